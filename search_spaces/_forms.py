@@ -1,0 +1,120 @@
+"""The base of every domain, and the lists of values. `search_spaces.domains` describes them and parses them."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
+
+from search_spaces._conditions import Condition, raw_when, values_problems
+from search_spaces._values import Value, as_raw, as_value, identity, shown
+from search_spaces.errors import SpaceError
+
+
+@dataclass(frozen=True)
+class Domain(ABC):
+    """The values of one field. Raises SpaceError, without the field's name, for arguments that cannot be."""
+
+    NAME: ClassVar[str]
+    SHAPE: ClassVar[str]
+    when: tuple[Condition, ...] = field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        if problems := self._problems():
+            raise SpaceError(problems)
+
+    @classmethod
+    def form(cls) -> str:
+        """The YAML form, for messages."""
+        return f"{{{cls.NAME}: {cls.SHAPE}}}"
+
+    @classmethod
+    @abstractmethod
+    def from_raw(cls, raw: object) -> Self:
+        """The domain that stands behind its name in YAML; raises SpaceError."""
+
+    @abstractmethod
+    def sample(self, rng: random.Random) -> Value:
+        """A value of the domain, drawn with `rng` alone."""
+
+    @abstractmethod
+    def values(self) -> tuple[Value, ...] | None:
+        """Every value, in order; None for a continuous range. Look at `size` first: a range of integers may be long."""
+
+    @abstractmethod
+    def extremes(self) -> tuple[Value, ...]:
+        """The values to check a domain by: both ends of a range, every value of a list."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int | None:
+        """How many values there are; None for a continuous range."""
+
+    @abstractmethod
+    def contains(self, value: object) -> bool:
+        """Whether a point may hold `value` here."""
+
+    def to_raw(self) -> dict[str, object]:
+        """The YAML form as plain data, which parses to an equal domain."""
+        raw: dict[str, object] = {self.NAME: self._arguments()}
+        if self.when:
+            raw["when"] = raw_when(self.when)
+        return raw
+
+    @abstractmethod
+    def _arguments(self) -> list[object]: ...
+
+    @abstractmethod
+    def _problems(self) -> list[str]: ...
+
+
+@dataclass(frozen=True)
+class _Options(Domain):
+    """A list of values."""
+
+    SHAPE = "[value, value]"
+    options: tuple[Value, ...]
+
+    @classmethod
+    def from_raw(cls, raw: object) -> Self:
+        if not isinstance(raw, list | tuple):
+            given = shown(raw)
+            raise SpaceError([f"{cls.NAME} takes a list and {given} is none: write {{{cls.NAME}: [{given}]}}"])
+        return cls(tuple(as_value(item) for item in raw))
+
+    def sample(self, rng: random.Random) -> Value:
+        return rng.choice(self.options)
+
+    def values(self) -> tuple[Value, ...]:
+        return self.options
+
+    def extremes(self) -> tuple[Value, ...]:
+        return self.options
+
+    @property
+    def size(self) -> int:
+        return len(self.options)
+
+    def contains(self, value: object) -> bool:
+        return any(identity(value) == identity(option) for option in self.options)
+
+    def _arguments(self) -> list[object]:
+        return [as_raw(option) for option in self.options]
+
+    def _problems(self) -> list[str]:
+        return [f"{self.NAME}: {problem}" for problem in values_problems(self.options)]
+
+
+@dataclass(frozen=True)
+class Choice(_Options):
+    """One of the listed values, all equally likely."""
+
+    NAME = "choice"
+
+
+@dataclass(frozen=True)
+class Grid(_Options):
+    """One of the listed values; a sweep goes through all combinations of its grids, so each comes equally often."""
+
+    NAME = "grid"

@@ -1,0 +1,78 @@
+"""How the fields of a space hang together: what is wrong with their conditions, and an order that respects them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from search_spaces._conditions import Condition
+from search_spaces._forms import Domain
+from search_spaces._values import shown
+
+_MOST_SHOWN = 12
+
+
+def structure_problems(domains: Mapping[str, Domain]) -> list[str]:
+    """One line for every condition that cannot be met and every circle of conditions; also for a space without fields.
+
+    Conditions on fields outside the space are the caller's to check.
+    """
+    if not domains:
+        return ["search_space: is empty: name at least one field, for example adapter.r: {choice: [8, 16]}"]
+    problems = [
+        f"{name}: {problem}"
+        for name, domain in domains.items()
+        for condition in domain.when
+        if condition.field in domains and (problem := _condition_problem(condition, domains[condition.field]))
+    ]
+    circle = _circle(domains)
+    if circle:
+        problems.append(f"search_space: the conditions {' -> '.join(circle)} wait on each other: remove one when")
+    return problems
+
+
+def ordered(domains: Mapping[str, Domain]) -> tuple[str, ...]:
+    """The fields, each after the searched fields that its conditions ask for, else as given."""
+    done: dict[str, None] = {}
+
+    def visit(name: str) -> None:
+        if name not in done:
+            for asked in _asked(domains, name):
+                visit(asked)
+            done[name] = None
+
+    for name in domains:
+        visit(name)
+    return tuple(done)
+
+
+def _condition_problem(condition: Condition, asked: Domain) -> str | None:
+    if asked.size is None:
+        return (
+            f"when asks for {condition.field}, a continuous range that is never exactly some value: "
+            "give it a choice, or drop the when"
+        )
+    never = [value for value in condition.values if not asked.contains(value)]
+    if not never:
+        return None
+    takes = shown(asked.values()) if asked.size <= _MOST_SHOWN else shown(asked.to_raw())
+    return f"when asks for {condition.field} {shown(never[0])}, which it never takes: use one of {takes}"
+
+
+def _circle(domains: Mapping[str, Domain]) -> list[str]:
+    """The first fields whose conditions lead back to themselves, as a path that ends where it starts; else []."""
+    clear: set[str] = set()
+
+    def follow(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        for asked in _asked(domains, name) if name not in clear else ():
+            if found := follow(asked, [*path, name]):
+                return found
+        clear.add(name)
+        return []
+
+    return next((found for name in domains if (found := follow(name, []))), [])
+
+
+def _asked(domains: Mapping[str, Domain], name: str) -> list[str]:
+    return [condition.field for condition in domains[name].when if condition.field in domains]

@@ -1,0 +1,111 @@
+"""What a field may take: one type per YAML form, each with its values, its size and a way to draw one.
+
+| form                              | takes                                                                      |
+|-----------------------------------|----------------------------------------------------------------------------|
+| `{choice: [a, b]}`                | one of the listed values; a list in it is an explicit list of words        |
+| `{grid: [a, b]}`                  | the same, and random search takes every combination of the grids in turn   |
+| `{uniform: [low, high]}`          | a float, both ends included, rounded to a thousandth of the range or finer |
+| `{loguniform: [low, high]}`       | a float, uniform in its logarithm, rounded to 3 significant digits         |
+| `{randint: [low, high]}`          | an integer, both ends included                                             |
+| `{quniform: [low, high, q]}`      | a multiple of q, both ends included and themselves multiples of q          |
+| `{qloguniform: [low, high, q]}`   | likewise, uniform in the logarithm                                         |
+| `{qrandint: [low, high, q]}`      | likewise, integers                                                         |
+
+Drawn floats are rounded so that they read well as logged parameters (0.000213, not 0.00021344987562341); a point
+that a person or another searcher brings may hold any float within the bounds.
+
+Beside the form, `when: {FIELD: value or [values]}` limits the search of a field: it is searched only in points where
+FIELD has (one of) the value(s), and keeps the base's value in the others. With several fields all must hold. An
+explicit list of words is written as a list in the list: `when: {adapter.target_modules: [[q_proj, v_proj]]}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from search_spaces._conditions import Condition, parse_when
+from search_spaces._forms import Choice, Domain, Grid
+from search_spaces._ranges import LogUniform, QLogUniform, QRandInt, QUniform, RandInt, Uniform
+from search_spaces._values import Value, did_you_mean, shown
+from search_spaces.errors import SpaceError, collected
+
+FORMS: tuple[type[Domain], ...] = (Choice, Grid, Uniform, LogUniform, RandInt, QUniform, QLogUniform, QRandInt)
+_NAMES = tuple(form.NAME for form in FORMS)
+
+
+def parse(field: str, raw: object) -> Domain:
+    """The domain that the YAML value `raw` describes.
+
+    Args:
+        field: the searched field, for messages only.
+        raw: a mapping with one form of the module's table and perhaps `when`.
+
+    Raises:
+        SpaceError: with a line for every problem, each starting with `field`.
+    """
+    problems: list[str] = []
+    with collected(problems, f"{field}: "):
+        return _parse(raw)
+    raise SpaceError(problems)
+
+
+def _parse(raw: object) -> Domain:
+    if not isinstance(raw, Mapping):
+        raise SpaceError([_not_a_mapping(raw)])
+    kind = _kind(raw)
+    problems: list[str] = []
+    domain: Domain | None = None
+    when: tuple[Condition, ...] = ()
+    with collected(problems):
+        domain = kind.from_raw(raw[kind.NAME])
+    with collected(problems):
+        when = parse_when(raw["when"]) if "when" in raw else ()
+    if domain is None or problems:
+        raise SpaceError(problems)
+    return replace(domain, when=when)
+
+
+def _kind(raw: Mapping[object, object]) -> type[Domain]:
+    """The form that the mapping names; raises SpaceError for none, several, and keys that are no form."""
+    named = [form for form in FORMS if form.NAME in raw]
+    others = [str(key) for key in raw if key not in _NAMES and key != "when"]
+    if not named:
+        forms = ", ".join(form.form() for form in FORMS)
+        if not others:
+            raise SpaceError([f"no domain given: write one of {forms}"])
+        hint = did_you_mean(others[0], _NAMES)
+        raise SpaceError([f"unknown domain {others[0]!r}{hint or ':'} write one of {forms}"])
+    problems = [f"unknown key {key!r}{did_you_mean(key, ('when',)) or ':'} remove it" for key in others]
+    if len(named) > 1:
+        names = " and ".join(form.NAME for form in named)
+        problems.append(f"{names} are {len(named)} domains for one field: keep one")
+    if problems:
+        raise SpaceError(problems)
+    return named[0]
+
+
+def _not_a_mapping(raw: object) -> str:
+    if isinstance(raw, list | tuple):
+        return f"a list is no domain: write {{choice: {shown(raw)}}}"
+    if raw is None:
+        return "nothing given: write {choice: [8, 16]}, for example"
+    given = shown(raw)
+    return f"{given} alone is no domain: write {{choice: [{given}]}}, or set it in the sweep file and leave it out here"
+
+
+__all__ = [
+    "FORMS",
+    "Choice",
+    "Condition",
+    "Domain",
+    "Grid",
+    "LogUniform",
+    "QLogUniform",
+    "QRandInt",
+    "QUniform",
+    "RandInt",
+    "Uniform",
+    "Value",
+    "parse",
+]

@@ -1,0 +1,284 @@
+"""Spaces: parsing with every problem at once, conditions, grids and draws."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import pickle
+from collections import Counter
+from random import Random
+from typing import Any
+
+import pytest
+
+from search_spaces.errors import SpaceError
+from search_spaces.space import MOST_LISTED, SearchSpace
+
+WIDE = {
+    "training.learning_rate": {"loguniform": [1e-5, 1e-3]},
+    "adapter.lora_alpha": {"choice": [8, 16], "when": {"adapter.use_rslora": True}},
+    "adapter.alpha_over_r": {"choice": [1, 2, 4], "when": {"adapter.use_rslora": False}},
+    "adapter.use_rslora": {"choice": [False, True]},
+}
+FINITE = {name: raw for name, raw in WIDE.items() if name != "training.learning_rate"}
+CHAIN = {
+    "a.x": {"choice": [1, 2]},
+    "a.y": {"choice": [1, 2], "when": {"a.x": 2}},
+    "a.z": {"choice": [1, 2, 3], "when": {"a.y": [1]}},
+}
+
+
+def problems(raw: object) -> tuple[str, ...]:
+    with pytest.raises(SpaceError) as caught:
+        SearchSpace.parse(raw)
+    return caught.value.problems
+
+
+WRONG: list[tuple[object, str]] = [
+    (None, "search_space: null is no mapping of fields: write {adapter.r: {choice: [8, 16]}}"),
+    (["adapter.r"], "search_space: ['adapter.r'] is no mapping of fields: write {adapter.r: {choice: [8, 16]}}"),
+    ({}, "search_space: is empty: name at least one field, for example adapter.r: {choice: [8, 16]}"),
+    ({3: {"choice": [1]}}, "search_space: 3 is no field: write its dotted name, such as adapter.r"),
+    ({" ": {"choice": [1]}}, "search_space: ' ' is no field: write its dotted name, such as adapter.r"),
+    ({"a.b": [1, 2]}, "a.b: a list is no domain: write {choice: [1, 2]}"),
+    (
+        {"a.x": {"choice": [1], "when": {"a.y": 3}}, "a.y": {"choice": [1, 2]}},
+        "a.x: when asks for a.y 3, which it never takes: use one of [1, 2]",
+    ),
+    (
+        {"a.x": {"choice": [1], "when": {"a.y": [1, True]}}, "a.y": {"randint": [0, 99]}},
+        "a.x: when asks for a.y true, which it never takes: use one of {randint: [0, 99]}",
+    ),
+    (
+        {"a.x": {"choice": [1], "when": {"a.y": 0.5}}, "a.y": {"uniform": [0, 1]}},
+        (
+            "a.x: when asks for a.y, a continuous range that is never exactly some value: "
+            "give it a choice, or drop the when"
+        ),
+    ),
+    (
+        {"a.x": {"choice": [1], "when": {"a.x": 1}}},
+        "search_space: the conditions a.x -> a.x wait on each other: remove one when",
+    ),
+    (
+        {
+            "a.start": {"choice": [1], "when": {"a.x": 1}},
+            "a.x": {"choice": [1], "when": {"a.y": 1}},
+            "a.y": {"choice": [1], "when": {"a.z": 1}},
+            "a.z": {"choice": [1], "when": {"a.x": 1}},
+        },
+        "search_space: the conditions a.x -> a.y -> a.z -> a.x wait on each other: remove one when",
+    ),
+]
+
+
+@pytest.mark.parametrize(("raw", "message"), WRONG, ids=[message for _, message in WRONG])
+def test_wrong_space_is_refused_with_the_reason(raw: object, message: str) -> None:
+    assert problems(raw) == (message,)
+
+
+def test_all_problems_of_a_space_are_told_at_once() -> None:
+    told = problems(
+        {
+            "a.v": {"uniform": [2, 1]},
+            "a.w": 8,
+            "a.x": {"choice": [1], "when": {"a.y": 9}},
+            "a.y": {"choice": [1], "when": {"a.y": 1}},
+        }
+    )
+    assert [line.split(" ")[0] for line in told] == ["a.v:", "a.w:", "a.x:", "search_space:"]
+
+
+def test_condition_on_a_field_with_a_wrong_domain_is_no_second_problem() -> None:
+    assert len(problems({"a.x": {"choice": [1], "when": {"a.y": 1}}, "a.y": [1]})) == 1
+
+
+def test_space_keeps_the_order_of_the_file() -> None:
+    space = SearchSpace.parse(WIDE)
+    assert list(space.domains) == list(WIDE)
+    assert list(space.sample(Random(0))) == [name for name in WIDE if name in space.sample(Random(0))]
+
+
+def test_order_puts_a_field_after_those_its_conditions_ask_for() -> None:
+    assert SearchSpace.parse(WIDE).order == (
+        "training.learning_rate",
+        "adapter.use_rslora",
+        "adapter.lora_alpha",
+        "adapter.alpha_over_r",
+    )
+
+
+def test_conditional_field_is_drawn_only_where_its_condition_holds() -> None:
+    space = SearchSpace.parse(WIDE)
+    seen: Counter[object] = Counter()
+    for number in range(50):
+        point = space.sample(Random(number))
+        assert ("adapter.lora_alpha" in point) == point["adapter.use_rslora"]
+        assert ("adapter.alpha_over_r" in point) == (not point["adapter.use_rslora"])
+        seen[point["adapter.use_rslora"]] += 1
+    assert min(seen[False], seen[True]) > 10
+
+
+def test_grid_goes_through_every_point_of_a_conditional_space_once() -> None:
+    points = list(SearchSpace.parse(FINITE).grid())
+    assert points == [
+        {"adapter.alpha_over_r": 1, "adapter.use_rslora": False},
+        {"adapter.alpha_over_r": 2, "adapter.use_rslora": False},
+        {"adapter.alpha_over_r": 4, "adapter.use_rslora": False},
+        {"adapter.lora_alpha": 8, "adapter.use_rslora": True},
+        {"adapter.lora_alpha": 16, "adapter.use_rslora": True},
+    ]
+    assert SearchSpace.parse(FINITE).size() == 5
+
+
+def test_plain_grid_is_the_product_with_the_last_field_fastest() -> None:
+    space = SearchSpace.parse({"a.x": {"choice": [1, 2]}, "a.y": {"grid": ["u", "v"]}, "a.z": {"randint": [0, 1]}})
+    expected = [dict(zip(("a.x", "a.y", "a.z"), row, strict=True)) for row in itertools.product((1, 2), "uv", (0, 1))]
+    assert list(space.grid()) == expected
+
+
+def test_inactive_field_meets_no_condition_while_its_base_value_is_unknown() -> None:
+    assert list(SearchSpace.parse(CHAIN).grid()) == [
+        {"a.x": 1},
+        {"a.x": 2, "a.y": 1, "a.z": 1},
+        {"a.x": 2, "a.y": 1, "a.z": 2},
+        {"a.x": 2, "a.y": 1, "a.z": 3},
+        {"a.x": 2, "a.y": 2},
+    ]
+
+
+def test_inactive_field_counts_with_its_base_value() -> None:
+    space = SearchSpace.parse(CHAIN).with_base({"a.x": 9, "a.y": 1})
+    assert {"a.x": 1, "a.z": 3} in list(space.grid())
+    assert space.size() == len(list(space.grid())) == 7
+
+
+def test_condition_on_a_field_outside_the_space_looks_at_the_base() -> None:
+    space = SearchSpace.parse({"a.x": {"choice": [1, 2], "when": {"b.y": ["u", "v"]}}, "a.z": {"choice": [1]}})
+    assert space.condition_fields() == ("b.y",)
+    assert space.with_base({"b.y": "v"}).size() == 2
+    assert list(space.with_base({"b.y": "w"}).grid()) == [{"a.z": 1}]
+    with pytest.raises(SpaceError, match=r"a\.x: when asks for b\.y, whose value is not known here"):
+        space.sample(Random(0))
+
+
+def test_all_conditions_of_a_field_must_hold() -> None:
+    space = SearchSpace.parse(
+        {"a.x": {"choice": [1, 2]}, "a.y": {"choice": [1, 2]}, "a.z": {"choice": [5], "when": {"a.x": 1, "a.y": [2]}}}
+    )
+    assert [point for point in space.grid() if "a.z" in point] == [{"a.x": 1, "a.y": 2, "a.z": 5}]
+    assert [(one.field, one.values) for one in space.conditions()["a.z"]] == [("a.x", (1,)), ("a.y", (2,))]
+
+
+def test_condition_can_ask_for_an_explicit_list_of_words() -> None:
+    space = SearchSpace.parse(
+        {"a.m": {"choice": ["mlp", ["q", "v"]]}, "a.z": {"choice": [5], "when": {"a.m": [["v", "q"]]}}}
+    )
+    assert list(space.grid()) == [{"a.m": "mlp"}, {"a.m": ("q", "v"), "a.z": 5}]
+
+
+def test_grid_of_a_continuous_field_names_it() -> None:
+    with pytest.raises(SpaceError) as caught:
+        SearchSpace.parse({**WIDE, "a.b": {"uniform": [0, 1]}}).grid()
+    assert [line.split(": ")[0] for line in caught.value.problems] == ["training.learning_rate", "a.b"]
+    assert caught.value.problems[1] == (
+        "a.b: {uniform: [low, high]} is continuous, and a grid needs values to go through: "
+        "write {choice: [value, value]}, or search at random"
+    )
+
+
+def test_grid_of_a_very_long_range_is_refused() -> None:
+    space = SearchSpace.parse({"a.b": {"randint": [0, MOST_LISTED]}})
+    with pytest.raises(SpaceError, match=r"a\.b: 10001 values are too many for a grid \(at most 10000\)"):
+        space.grid()
+    assert space.size() == MOST_LISTED + 1
+
+
+def test_continuous_field_that_is_never_active_leaves_a_grid() -> None:
+    space = SearchSpace.parse({"a.x": {"choice": [1]}, "a.y": {"uniform": [0, 1], "when": {"b.c": 2}}})
+    assert list(space.with_base({"b.c": 1}).grid()) == [{"a.x": 1}]
+    assert space.with_base({"b.c": 2}).size() is None
+
+
+def test_size_of_a_long_range_with_conditions_is_counted_without_listing() -> None:
+    space = SearchSpace.parse({"a.n": {"randint": [1, 10**12]}, "a.x": {"choice": [1, 2, 3], "when": {"a.n": [5, 7]}}})
+    assert space.size() == 10**12 - 2 + 2 * 3
+
+
+def test_fields_that_exclude_each_other_never_meet() -> None:
+    space = SearchSpace.parse(WIDE)
+    assert not space.may_meet("adapter.lora_alpha", "adapter.alpha_over_r")
+    assert space.may_meet("adapter.lora_alpha", "training.learning_rate")
+    assert not space.may_meet("adapter.lora_alpha", "adapter.r")
+
+
+GRIDS = {
+    "a.x": {"grid": [1, 2, 3]},
+    "a.y": {"choice": ["p", "q"]},
+    "a.z": {"grid": [False, True]},
+    "a.u": {"uniform": [0, 1]},
+}
+
+
+def test_random_search_goes_through_all_combinations_of_the_grids() -> None:
+    space = SearchSpace.parse(GRIDS)
+    assert space.grid_fields == ("a.x", "a.z")
+    assert space.grid_size == 6
+    points = [space.sample(Random(index), index) for index in range(12)]
+    taken = [(point["a.x"], point["a.z"]) for point in points]
+    assert taken == list(itertools.product((1, 2, 3), (False, True))) * 2
+    assert len({point["a.u"] for point in points}) == 12
+
+
+def test_conditional_grid_field_stays_out_of_the_points_where_it_is_inactive() -> None:
+    space = SearchSpace.parse({"a.x": {"grid": [1, 2]}, "a.y": {"grid": [5, 6, 7], "when": {"a.x": 2}}})
+    points = [space.sample(Random(0), index) for index in range(space.grid_size)]
+    assert points == [{"a.x": 1}] * 3 + [{"a.x": 2, "a.y": value} for value in (5, 6, 7)]
+
+
+def test_grid_size_is_one_without_grids() -> None:
+    assert SearchSpace.parse(WIDE).grid_size == 1
+    assert SearchSpace.parse(WIDE).sample(Random(3), 7) == SearchSpace.parse(WIDE).sample(Random(3))
+
+
+GOOD = {"training.learning_rate": 2e-4, "adapter.use_rslora": True, "adapter.lora_alpha": 8}
+OUTSIDE: list[tuple[str, dict[str, Any]]] = [
+    ("an unknown field", {**GOOD, "adapter.r": 8}),
+    ("a value outside", {**GOOD, "training.learning_rate": 1.0}),
+    ("an inactive field", {**GOOD, "adapter.alpha_over_r": 1}),
+    ("a missing field", {"training.learning_rate": 2e-4, "adapter.use_rslora": True}),
+    ("nothing", {}),
+]
+
+
+def test_space_contains_a_point_with_just_its_active_fields() -> None:
+    assert SearchSpace.parse(WIDE).contains(GOOD)
+
+
+@pytest.mark.parametrize(("what", "point"), OUTSIDE, ids=[what for what, _ in OUTSIDE])
+def test_space_does_not_contain_a_point_with(what: str, point: dict[str, Any]) -> None:
+    assert not SearchSpace.parse(WIDE).contains(point)
+
+
+def test_restrict_drops_the_inactive_fields() -> None:
+    values = {**GOOD, "adapter.alpha_over_r": 2, "adapter.use_rslora": False}
+    assert SearchSpace.parse(WIDE).restrict(values) == {
+        "training.learning_rate": 2e-4,
+        "adapter.alpha_over_r": 2,
+        "adapter.use_rslora": False,
+    }
+
+
+def test_raw_form_is_json_and_parses_to_an_equal_space() -> None:
+    raw = {**WIDE, "a.m": {"choice": ["mlp", ["q", "v"]], "when": {"adapter.use_rslora": True}}}
+    space = SearchSpace.parse(raw)
+    assert space.to_raw() == raw
+    assert SearchSpace.parse(json.loads(json.dumps(space.to_raw()))) == space
+    assert space.with_base({"adapter.use_rslora": True}) == space
+
+
+def test_space_survives_pickling() -> None:
+    space = SearchSpace.parse(WIDE).with_base({"adapter.use_rslora": False})
+    again = pickle.loads(pickle.dumps(space))
+    assert again == space
+    assert again.sample(Random(1)) == space.sample(Random(1))

@@ -1,0 +1,176 @@
+"""Properties of all domains and spaces."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from fractions import Fraction
+from random import Random
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search_spaces.domains import parse
+from search_spaces.space import SearchSpace
+
+WORDS = st.sampled_from(["attention", "mlp", "all-linear", "q_proj", "v_proj"])
+SCALARS = st.one_of(st.booleans(), st.integers(2, 99), st.floats(100, 200, allow_nan=False), WORDS)
+LISTS = st.lists(WORDS, min_size=1, max_size=3, unique=True).map(sorted)
+OPTIONS = st.lists(st.one_of(SCALARS, LISTS), min_size=1, max_size=4, unique_by=lambda value: (type(value), str(value)))
+FLOATS = st.floats(-1e9, 1e9, allow_nan=False)
+POSITIVE = st.floats(1e-12, 1e9, allow_nan=False)
+STEPS = st.sampled_from(["0.1", "0.05", "1e-05", "0.3", "2.5", "7"])
+
+
+def ordered(numbers: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
+    return st.tuples(numbers, numbers).map(sorted)
+
+
+@st.composite
+def quantised(draw: st.DrawFn, *, positive: bool) -> list[float]:
+    q = draw(STEPS)
+    low, high = sorted(draw(st.tuples(*[st.integers(1 if positive else -50, 200)] * 2)))
+    return [float(low * Fraction(q)), float(high * Fraction(q)), float(q)]
+
+
+@st.composite
+def whole_steps(draw: st.DrawFn) -> list[int]:
+    q = draw(st.integers(1, 16))
+    low, high = sorted(draw(st.tuples(st.integers(-20, 40), st.integers(-20, 40))))
+    return [low * q, high * q, q]
+
+
+LISTED = st.one_of(
+    st.fixed_dictionaries({"choice": OPTIONS}),
+    st.fixed_dictionaries({"grid": OPTIONS}),
+    st.fixed_dictionaries({"randint": ordered(st.integers(-3, 3))}),
+)
+LATTICES = st.one_of(
+    st.fixed_dictionaries({"quniform": quantised(positive=False)}),
+    st.fixed_dictionaries({"qloguniform": quantised(positive=True)}),
+    st.fixed_dictionaries({"qrandint": whole_steps()}),
+)
+CONTINUOUS = st.one_of(
+    st.fixed_dictionaries({"uniform": ordered(FLOATS)}), st.fixed_dictionaries({"loguniform": ordered(POSITIVE)})
+)
+SEEDS = st.integers(0, 2**32)
+
+
+@st.composite
+def spaces(draw: st.DrawFn, domains: st.SearchStrategy[dict[str, Any]]) -> SearchSpace:
+    """A space of up to four fields, of which some wait on values of listed fields before them, in any file order."""
+    raw: dict[str, dict[str, Any]] = {"a.f0": draw(LISTED)}
+    listed = ["a.f0"]
+    for name in [f"a.f{number}" for number in range(1, draw(st.integers(1, 4)))]:
+        raw[name] = dict(draw(domains))
+        asked = draw(st.lists(st.sampled_from(listed), max_size=2, unique=True))
+        when = {other: draw(conditions(raw[other])) for other in asked}
+        if when:
+            raw[name]["when"] = when
+        if raw[name].keys() & {"choice", "grid", "randint"}:
+            listed.append(name)
+    names = draw(st.permutations(list(raw)))
+    return SearchSpace.parse({name: raw[name] for name in names})
+
+
+@st.composite
+def conditions(draw: st.DrawFn, raw: dict[str, Any]) -> list[Any]:
+    values = parse("a.b", {name: value for name, value in raw.items() if name != "when"}).values() or ()
+    count = draw(st.integers(1, len(values)))
+    return [list(value) if isinstance(value, tuple) else value for value in draw(st.permutations(values))[:count]]
+
+
+@given(st.one_of(LISTED, LATTICES, CONTINUOUS), SEEDS)
+def test_domain_contains_what_it_draws(raw: dict[str, Any], seed: int) -> None:
+    domain = parse("a.b", raw)
+    rng = Random(seed)
+    drawn = [domain.sample(rng) for _ in range(5)]
+    assert all(domain.contains(value) for value in drawn)
+    assert all(domain.contains(value) for value in domain.extremes())
+    if (values := domain.values()) is not None:
+        assert len(values) == domain.size
+        assert all(any(type(value) is type(one) and value == one for one in values) for value in drawn)
+
+
+@given(LATTICES, SEEDS)
+def test_quantised_value_is_a_multiple_of_q_as_it_prints(raw: dict[str, Any], seed: int) -> None:
+    ((name, (low, high, q)),) = raw.items()
+    value = parse("a.b", raw).sample(Random(seed))
+    assert low <= value <= high
+    assert (Fraction(str(value)) / Fraction(str(q))).denominator == 1
+    assert isinstance(value, int) == (name == "qrandint")
+
+
+@given(st.one_of(LISTED, LATTICES, CONTINUOUS), SEEDS)
+def test_same_seed_draws_the_same_values(raw: dict[str, Any], seed: int) -> None:
+    one, other = Random(seed), Random(seed)
+    domain = parse("a.b", raw)
+    assert [domain.sample(one) for _ in range(3)] == [domain.sample(other) for _ in range(3)]
+
+
+@given(st.one_of(LISTED, LATTICES, CONTINUOUS))
+def test_domain_comes_back_from_its_raw_form_through_json(raw: dict[str, Any]) -> None:
+    domain = parse("a.b", raw)
+    assert parse("a.b", json.loads(json.dumps(domain.to_raw()))) == domain
+
+
+@given(spaces(st.one_of(LISTED, LATTICES, CONTINUOUS)), SEEDS, st.integers(0, 10**6))
+def test_space_contains_what_it_draws(space: SearchSpace, seed: int, index: int) -> None:
+    for point in (space.sample(Random(seed)), space.sample(Random(seed), index)):
+        assert space.contains(point)
+        assert list(point) == [name for name in space.domains if name in point]
+
+
+@given(spaces(st.one_of(LISTED, LATTICES, CONTINUOUS)), SEEDS)
+def test_drawn_fields_are_those_whose_conditions_hold_in_the_point(space: SearchSpace, seed: int) -> None:
+    point = space.sample(Random(seed))
+    for name, domain in space.domains.items():
+        met = [one.field in point and one.holds(point[one.field]) for one in domain.when]
+        assert (name in point) == all(met)
+
+
+@given(spaces(LISTED))
+def test_grid_has_every_point_once_and_as_many_as_size_says(space: SearchSpace) -> None:
+    points = list(space.grid())
+    assert len({repr(point) for point in points}) == len(points) == space.size()
+    assert all(space.contains(point) for point in points)
+    # Every combination of values, restricted to what is active in it, is one of the points.
+    rows = itertools.product(*(domain.values() or () for domain in space.domains.values()))
+    restricted = {repr(space.restrict(dict(zip(space.domains, row, strict=True)))) for row in rows}
+    assert restricted == {repr(point) for point in points}
+
+
+@given(spaces(st.one_of(LISTED, CONTINUOUS)))
+def test_fields_meet_exactly_when_some_draw_can_have_both(space: SearchSpace) -> None:
+    listed = SearchSpace.parse(
+        {name: domain.to_raw() if domain.size else _listed(domain.to_raw()) for name, domain in space.domains.items()}
+    )
+    points = list(listed.grid())
+    for one, other in itertools.combinations(space.domains, 2):
+        assert space.may_meet(one, other) == any(one in point and other in point for point in points)
+
+
+def _listed(raw: dict[str, Any]) -> dict[str, Any]:
+    return {"choice": [1]} | {key: value for key, value in raw.items() if key == "when"}
+
+
+@given(spaces(LISTED), st.integers(0, 5))
+def test_each_combination_of_the_grids_comes_equally_often(space: SearchSpace, rounds: int) -> None:
+    unconditional = [name for name in space.grid_fields if not space.domains[name].when]
+    points = [space.sample(Random(index), index) for index in range(rounds * space.grid_size)]
+    for name in unconditional:
+        options = space.domains[name].values() or ()
+        counts = [
+            sum(point[name] == option and type(point[name]) is type(option) for point in points) for option in options
+        ]
+        assert set(counts) == {rounds * space.grid_size // len(options)}
+    assert space.grid_size == math.prod(space.domains[name].size or 1 for name in space.grid_fields)
+
+
+@given(spaces(st.one_of(LISTED, LATTICES, CONTINUOUS)), SEEDS)
+def test_space_comes_back_from_its_raw_form_through_json(space: SearchSpace, seed: int) -> None:
+    again = SearchSpace.parse(json.loads(json.dumps(space.to_raw())))
+    assert again == space
+    assert again.sample(Random(seed)) == space.sample(Random(seed))
