@@ -1,0 +1,1 @@
+"""Where trials run: hosts that hold a base model, the broker that leases their slots, and the connection to Ray."""

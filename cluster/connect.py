@@ -1,0 +1,60 @@
+"""The connection to Ray: a cluster of this process's own, or the one that runs here already."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import ray
+
+from cluster.errors import ConnectionFailed
+
+# Read by Ray at import or start: its reporters, loggers and usage questions would drown the sweep's own output, and its
+# strict metric check would end a sweep for a trial that diverged before its first evaluation.
+ENVIRONMENT = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+@contextmanager
+def connected(address: Literal["local", "auto"] | str, namespace: str) -> Iterator[None]:
+    """Ray, for as long as the block runs.
+
+    Args:
+        address: `local` starts a cluster of its own and never joins one that happens to be there; `auto` joins the
+            one on this node; anything else is the address of one.
+        namespace: where this sweep's actors are named.
+
+    Raises:
+        ConnectionFailed: none could be started or joined.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    options: dict[str, object] = {}
+    if address == "local":
+        options = {"include_dashboard": False, "object_store_memory": 512 * 2**20}
+    try:
+        ray.init(
+            address=address,
+            namespace=namespace,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+            **options,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConnectionFailed(f"cluster.address: {address!r}: no Ray cluster there: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,20 @@
+"""Errors of this package, each also the standard error that it refines.
+
+ClusterError
+├── ConnectionFailed (ConnectionError)   no Ray cluster could be started or joined
+└── HostError (RuntimeError)             a host cannot start: its base or its data cannot be loaded
+"""
+
+from __future__ import annotations
+
+
+class ClusterError(Exception):
+    """Base of this package's errors: they print without a traceback."""
+
+
+class ConnectionFailed(ClusterError, ConnectionError):  # noqa: N818 - reads as what happened
+    """No Ray cluster could be started or joined."""
+
+
+class HostError(ClusterError, RuntimeError):
+    """A host cannot start."""

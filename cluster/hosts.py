@@ -1,0 +1,126 @@
+"""A host: the process that holds the base model and trains the adapters on it. One per GPU, or one on a CPU.
+
+What it hands out is JSON and bytes, never torch objects: unpickling those would import torch in a light process.
+Calls return within seconds; the training itself runs in the loop's own thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import ray
+
+from cluster.devices import MEMORY_SHARE, free_bytes
+from cluster.errors import HostError
+from cluster.loop import Outcome, PackLoop
+from trainables import registry
+from trainables.contract import Device, Failure, Opened, Prepared
+from trainables.errors import TrainableError
+from trainables.specs import Spec, TrialSpec
+
+
+class Room(Spec):
+    """How many slots a host may have."""
+
+    slots: int | Literal["auto"]
+    at_most: int
+    """Upper bound for `auto`."""
+    largest: tuple[TrialSpec, ...]
+    """The specs of the space that need the most memory."""
+    hosts_per_machine: int = 1
+    """CPU hosts that share the machine's cores and memory."""
+
+
+class HostFacts(Spec):
+    """A host that is ready."""
+
+    pid: int
+    device: Device
+    slots: int
+    estimated_bytes: int | None
+    """Memory that these slots were planned with; None when the model's sizes are unknown."""
+
+
+class Host:
+    """The actor's class; see `HostActor`."""
+
+    def __init__(self, base: str, room: Room) -> None:
+        self._base = TrialSpec.model_validate_json(base)
+        self._trainable = registry.find(self._base.trainable)
+        self._room = room
+        self._loop: PackLoop | None = None
+        self._calls = ThreadPoolExecutor(max_workers=128, thread_name_prefix="host-call")
+        quieten()
+        # Ray sets OMP_NUM_THREADS from num_cpus, which is 0 for a CPU host.
+        threads = str(max(1, len(os.sched_getaffinity(0)) // room.hosts_per_machine))
+        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = threads
+
+    async def prepare(self) -> Prepared:
+        """Reads and tokenises the data. Raises HostError with the user's mistake."""
+        return await asyncio.get_running_loop().run_in_executor(self._calls, self._prepare)
+
+    async def start(self, data: bytes) -> HostFacts:
+        """Loads the base model and starts the training loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._calls, self._start, data)
+
+    async def open(self, lease: str, spec: str, snapshot: bytes | None) -> Opened | Failure:
+        """Puts a trial into a slot, from a snapshot if there is one."""
+        return await asyncio.wrap_future(self._running().open(lease, TrialSpec.model_validate_json(spec), snapshot))
+
+    async def advance(self, lease: str, target: int, best: float, wait_seconds: float) -> Outcome | None:
+        """See `PackLoop.advance`."""
+        call = self._running().advance
+        return await asyncio.get_running_loop().run_in_executor(self._calls, call, lease, target, best, wait_seconds)
+
+    async def close(self, lease: str) -> None:
+        """Frees a slot."""
+        await asyncio.wrap_future(self._running().close(lease))
+
+    def _prepare(self) -> Prepared:
+        try:
+            return self._trainable.prepare(self._base, cache())
+        except TrainableError as error:
+            raise HostError(str(error)) from None
+
+    def _start(self, data: bytes) -> HostFacts:
+        device: Device = "cuda" if ray.get_gpu_ids() else "cpu"
+        free = free_bytes(device, str(ray.get_gpu_ids()[0]) if device == "cuda" else None) // (
+            1 if device == "cuda" else self._room.hosts_per_machine
+        )
+        try:
+            pack = self._trainable.open_pack(self._base, data, cache())
+        except TrainableError as error:
+            raise HostError(str(error)) from None
+        # After loading: a hub model's sizes are known now.
+        need = self._trainable.need(self._base, self._room.largest, device)
+        slots = self._room.slots
+        if slots == "auto":
+            slots = need.slots(int(free * MEMORY_SHARE), self._room.at_most) if need is not None else 1
+        self._loop = PackLoop(pack, slots)
+        estimate = need.total(slots) if need is not None else None
+        return HostFacts(pid=os.getpid(), device=device, slots=slots, estimated_bytes=estimate)
+
+    def _running(self) -> PackLoop:
+        if self._loop is None:
+            raise HostError("the host has not started")
+        return self._loop
+
+
+def cache() -> Path:
+    """Where this machine keeps quantised bases and tokenised data: $QSWEEP_CACHE, else ~/.cache/qlora-sweeps."""
+    return Path(os.environ.get("QSWEEP_CACHE") or Path.home() / ".cache" / "qlora-sweeps")
+
+
+def quieten() -> None:
+    """Progress bars and advice of the libraries have no reader in a host."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+HostActor = ray.remote(max_concurrency=256)(Host)
+"""The Ray actor class of `Host`."""

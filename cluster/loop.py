@@ -1,0 +1,213 @@
+"""The training loop of a host: one thread, slots that join and leave between steps. No Ray.
+
+Callers name a target step and wait; asking twice for the same target trains once and answers twice, so a call whose
+answer was lost can be repeated. A slot whose owner has not asked for more waits without holding up the others.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from trainables.contract import Evaluation, Failure, Opened, Pack, StepRecord
+from trainables.isolation import failure_of
+from trainables.specs import Spec, TrialSpec
+
+Result = TypeVar("Result")
+
+
+class Outcome(Spec):
+    """A slot at its target step, or why it will not get there. Bytes and plain values only."""
+
+    step: int
+    history: tuple[StepRecord, ...] = ()
+    """The steps since the previous outcome."""
+    evaluation: Evaluation | None = None
+    failure: Failure | None = None
+    snapshot: bytes | None = None
+    adapter: dict[str, bytes] | None = None
+    """The adapter's files, when this evaluation is better than the best that the caller named."""
+    peak_memory_bytes: int = 0
+
+
+@dataclass
+class _Lease:
+    slot: int
+    step: int
+    target: int = 0
+    best: float = float("inf")
+    history: list[StepRecord] = field(default_factory=list)
+    outcome: Outcome | None = None
+
+    @property
+    def waits(self) -> bool:
+        return (self.outcome is not None and self.outcome.failure is not None) or self.target <= self.step
+
+    @property
+    def is_due(self) -> bool:
+        """At its target, and not evaluated there yet."""
+        return self.target == self.step and self.target > 0 and (self.outcome is None or self.outcome.step < self.step)
+
+
+class PackLoop:
+    """Trains the leases of one pack in a thread of its own until `stop`."""
+
+    def __init__(self, pack: Pack, slots: int) -> None:
+        self._pack = pack
+        self._free = list(range(slots))
+        self._leases: dict[str, _Lease] = {}
+        self._commands: list[Callable[[], None]] = []
+        self._changed = threading.Condition()
+        self._stopped = False
+        self.fatal: BaseException | None = None
+        """What ended the loop, if anything did: the pack itself is broken then, not one slot."""
+        self._thread = threading.Thread(target=self._run, name="pack-loop", daemon=True)
+        self._thread.start()
+
+    # Called by others
+
+    def open(self, lease: str, spec: TrialSpec, snapshot: bytes | None) -> Future[Opened | Failure]:
+        """Puts a trial into a slot before the next step. A lease that is open already answers again."""
+        return self._soon(lambda: self._open(lease, spec, snapshot))
+
+    def advance(self, lease: str, target: int, best: float, wait_seconds: float) -> Outcome | None:
+        """Trains the lease to step `target` and evaluates it there; None while it is still on its way.
+
+        Raises:
+            KeyError: the lease is not open here.
+        """
+        with self._changed:
+            kept = self._leases[lease]
+            kept.target, kept.best = max(kept.target, target), best
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self.fatal is not None or self._answer(kept, target), wait_seconds)
+            if self.fatal is not None:
+                raise RuntimeError(f"the host's training loop broke: {self.fatal!r}") from self.fatal
+            return kept.outcome if self._answer(kept, target) else None
+
+    def close(self, lease: str) -> Future[None]:
+        """Frees the lease's slot before the next step. Closing an unknown lease does nothing."""
+        return self._soon(lambda: self._close(lease))
+
+    def stop(self) -> None:
+        """Ends the thread after the step that is running."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    @staticmethod
+    def _answer(kept: _Lease, target: int) -> bool:
+        return kept.outcome is not None and (kept.outcome.failure is not None or kept.outcome.step >= target)
+
+    def _soon(self, action: Callable[[], Result]) -> Future[Result]:
+        future: Future[Result] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(action())
+            except Exception as error:
+                future.set_exception(error)
+
+        with self._changed:
+            if self.fatal is not None:
+                raise RuntimeError(f"the host's training loop broke: {self.fatal!r}") from self.fatal
+            self._commands.append(run)
+            self._changed.notify_all()
+        return future
+
+    # In the loop's thread
+
+    def _run(self) -> None:
+        try:
+            while self._next():
+                pass
+        except BaseException as error:
+            with self._changed:
+                self.fatal = error
+                self._changed.notify_all()
+
+    def _next(self) -> bool:
+        """Commands, then one step for all that have one to do, then evaluations. False when stopped."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or self._commands or self._busy())
+            if self._stopped:
+                return False
+            commands, self._commands = self._commands, []
+        for command in commands:
+            command()
+        self._step()
+        self._evaluate()
+        return True
+
+    def _busy(self) -> bool:
+        return any(not lease.waits or lease.is_due for lease in self._leases.values())
+
+    def _step(self) -> None:
+        moving = {lease.slot: lease for lease in list(self._leases.values()) if not lease.waits}
+        if not moving:
+            return
+        for slot, result in self._pack.step(sorted(moving)).items():
+            lease = moving[slot]
+            if isinstance(result, Failure):
+                self._settle(lease, Outcome(step=lease.step, history=tuple(lease.history), failure=result))
+            else:
+                with self._changed:
+                    lease.step = result.step
+                    lease.history.append(result)
+
+    def _evaluate(self) -> None:
+        due = {lease.slot: lease for lease in list(self._leases.values()) if lease.is_due}
+        if not due:
+            return
+        for slot, result in self._pack.evaluate(sorted(due)).items():
+            lease = due[slot]
+            if isinstance(result, Failure):
+                outcome = Outcome(step=lease.step, history=tuple(lease.history), failure=result)
+            else:
+                outcome = self._report(lease, result)
+            self._settle(lease, outcome)
+
+    def _report(self, lease: _Lease, evaluation: Evaluation) -> Outcome:
+        try:
+            better = evaluation.eval_loss < lease.best
+            return Outcome(
+                step=lease.step,
+                history=tuple(lease.history),
+                evaluation=evaluation,
+                snapshot=self._pack.snapshot(lease.slot),
+                adapter=dict(self._pack.adapter(lease.slot)) if better else None,
+                peak_memory_bytes=self._pack.peak_memory_bytes(),
+            )
+        except Exception as error:
+            return Outcome(step=lease.step, history=tuple(lease.history), failure=failure_of(error))
+
+    def _settle(self, lease: _Lease, outcome: Outcome) -> None:
+        with self._changed:
+            lease.outcome = outcome
+            lease.history = []
+            self._changed.notify_all()
+
+    def _open(self, lease: str, spec: TrialSpec, snapshot: bytes | None) -> Opened | Failure:
+        if lease in self._leases:
+            self._close(lease)
+        if not self._free:
+            raise RuntimeError("no slot is free on this host")
+        slot = self._free.pop(0)
+        opened = self._pack.open(slot, spec, snapshot)
+        if isinstance(opened, Failure):
+            self._free.append(slot)
+            return opened
+        with self._changed:
+            self._leases[lease] = _Lease(slot, opened.step)
+        return opened
+
+    def _close(self, lease: str) -> None:
+        with self._changed:
+            kept = self._leases.pop(lease, None)
+        if kept is not None:
+            self._pack.close(kept.slot)
+            self._free.append(kept.slot)

@@ -1,0 +1,5 @@
+"""`python -m sweeps` is `qsweep`."""
+
+from sweeps.cli import main
+
+main()

@@ -1,0 +1,85 @@
+"""Schedulers and searchers by name: a component is one module, found by its name. Nothing is registered."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, Literal, Protocol, Union
+
+from pydantic import Field
+
+from search_spaces.domains import Value
+from search_spaces.space import SearchSpace
+from trainables.specs import Spec
+
+Kind = Literal["schedulers", "searchers"]
+
+
+class SchedulerConfig(Protocol):
+    """What a module in `schedulers/` offers as `Config`, a Spec with a `kind` of its own."""
+
+    kind: str
+
+    def points(self, steps: int) -> tuple[int, ...]:
+        """Steps at which each trial reports; the last one is `steps`."""
+
+    def build(self, steps: int) -> Any:
+        """Ray's scheduler for reports at these points. Imports ray."""
+
+    def expected_steps(self, steps: int, trials: int, slots: int) -> int:
+        """Optimizer steps of the whole sweep, as far as can be said before it runs."""
+
+
+class SearcherConfig(Protocol):
+    """What a module in `searchers/` offers as `Config`, a Spec with a `kind` of its own."""
+
+    kind: str
+    start_with_default: bool
+
+    def check(self, space: SearchSpace) -> list[str]:
+        """Why this space can't be searched this way, "field: reason" each."""
+
+    def size(self, space: SearchSpace) -> int | None:
+        """How many different points there are to suggest; None when they do not run out."""
+
+    def build(self, space: SearchSpace, seed: int) -> Searcher:
+        """The searcher, at its beginning."""
+
+
+class Searcher(Protocol):
+    """Suggests points one after the other; the same seed suggests the same points."""
+
+    def suggest(self) -> dict[str, Value] | None:
+        """The next point, or None when there is none left. Points may repeat: the caller drops those."""
+
+
+def modules(kind: Kind) -> dict[str, ModuleType]:
+    """Every component of a kind by its name."""
+    folder = Path(__file__).parent / kind
+    names = [info.name for info in pkgutil.iter_modules([str(folder)])]
+    return {name: importlib.import_module(f"sweeps.{kind}.{name}") for name in names}
+
+
+def available(kind: Kind) -> dict[str, str]:
+    """Name -> first line of its docstring."""
+    return {name: (module.__doc__ or "").split("\n")[0] for name, module in modules(kind).items()}
+
+
+def config_type(kind: Kind) -> Any:
+    """The type of the sweep file's section: the components' configurations, told apart by `kind`."""
+    configs = tuple(module.Config for module in modules(kind).values())
+    return Annotated[Union[configs], Field(discriminator="kind")]  # noqa: UP007 - built from a tuple
+
+
+def keys(kind: Kind, name: str) -> set[str]:
+    """Keys that a component's section may have."""
+    config: type[Spec] = modules(kind)[name].Config
+    return set(config.model_fields)
+
+
+def docline(path: Path) -> str:
+    """First line of a Python file's docstring, without running it."""
+    return (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]

@@ -1,0 +1,148 @@
+"""The sweep file as a frozen, strict object. Pure: no file is read and nothing heavy is imported here.
+
+`sweeps.load` reads files, applies overrides and collects every problem; the classes here say what is allowed.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from sweeps import components
+from trainables.specs import AdapterSpec, DataSpec, ModelSpec, QuantizationSpec, Spec, TrainingSpec, TrialSpec
+
+if TYPE_CHECKING:
+    Scheduler = components.SchedulerConfig
+    Search = components.SearcherConfig
+else:
+    Scheduler = components.config_type("schedulers")
+    Search = components.config_type("searchers")
+
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_UNIT_BYTES = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(MB|GB|TB)")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
+
+
+def seconds(duration: str) -> float:
+    """Seconds of a duration such as 90s, 30m, 2h or 1d; raises ValueError for anything else."""
+    match = _DURATION.fullmatch(duration.strip())
+    if match is None or float(match[1]) == 0:
+        raise ValueError("write a duration above 0 with its unit: 90s, 30m, 2h or 1d")
+    return float(match[1]) * _UNIT_SECONDS[match[2]]
+
+
+def _is_duration(value: str) -> str:
+    seconds(value)
+    return value
+
+
+def size_bytes(size: str) -> int:
+    """Bytes of a size such as 500MB, 20GB or 1TB (powers of ten); raises ValueError for anything else."""
+    match = _SIZE.fullmatch(size.strip())
+    if match is None or float(match[1]) == 0:
+        raise ValueError("write a size above 0 with its unit: 500MB, 20GB or 1TB")
+    return int(float(match[1]) * _UNIT_BYTES[match[2]])
+
+
+def _is_size(value: str) -> str:
+    size_bytes(value)
+    return value
+
+
+class Objective(Spec):
+    """What decides which trial is better."""
+
+    metric: Literal["eval_loss"] = "eval_loss"
+    """Total negative log-likelihood of the evaluation rows' completion tokens / number of those tokens."""
+    mode: Literal["min"] = "min"
+
+
+class Budget(Spec):
+    """What the sweep may spend."""
+
+    trials: Annotated[int, Field(ge=1)] = 16
+    """Points to try, the default configuration included. Equal points run once; infeasible ones are replaced."""
+    steps_per_trial: Annotated[int, Field(ge=1)] = 81
+    """Optimizer steps of a trial that is not stopped early."""
+    wall_clock: Annotated[str, AfterValidator(_is_duration)] | None = None
+    """Time after which the sweep ends in order: 90s, 30m, 2h, 1d."""
+
+
+class ClusterConfig(Spec):
+    """Where the trials run."""
+
+    profile: str = "local"
+    """A profile of cluster/profiles, or the path of a YAML file; its fields can be overridden here."""
+    address: str | None = None
+    """local: a Ray of the sweep's own; auto: the Ray that runs on this node; or an address."""
+    hosts: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Processes that hold the base model. auto: one per GPU, or one on the CPU."""
+    slots_per_host: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Trials that train at once on a host. auto: what memory holds and saturates the device, at most a third of all."""
+    gpu_memory: Annotated[str, AfterValidator(_is_size)] | None = None
+    """Memory of one GPU, such as 24GB: lets `plan` count slots for GPUs that this machine does not have."""
+
+
+def _is_tracking_uri(value: str) -> str:
+    if value.startswith(("sqlite:///", "http://", "https://", "postgresql", "mysql", "mssql", "databricks")):
+        return value
+    raise ValueError(
+        "must be a database or a server: sqlite:///mlflow.db, http://HOST:5000, postgresql://... (MLflow 3 no longer "
+        "writes plain folders)"
+    )
+
+
+class Tracking(Spec):
+    """The MLflow server or database."""
+
+    uri: Annotated[str, AfterValidator(_is_tracking_uri)] = "sqlite:///mlflow.db"
+    """An MLflow tracking URI; sqlite paths are relative to the current folder."""
+    experiment: str | None = None
+    """Name of the MLflow experiment; the sweep's name when left out."""
+
+
+class SweepConfig(Spec):
+    """A whole sweep."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    """Letters, digits, dot, dash and underscore: it names a folder."""
+    trainable: str = "qlora"
+    """A trainable of trainables/, or the dotted path of a module of your own."""
+    model: ModelSpec | None = None
+    quantization: QuantizationSpec = QuantizationSpec()
+    adapter: AdapterSpec = AdapterSpec()
+    data: DataSpec | None = None
+    training: TrainingSpec = TrainingSpec()
+    search_space: str | dict[str, Any] = "lora_core"
+    """A space of search_spaces/, or a mapping from fields of adapter and training to domains."""
+    objective: Objective = Objective()
+    budget: Budget = Budget()
+    scheduler: Scheduler = Field(default_factory=lambda: components.modules("schedulers")["asha"].Config())
+    searcher: Search = Field(default_factory=lambda: components.modules("searchers")["random"].Config())
+    cluster: ClusterConfig = ClusterConfig()
+    tracking: Tracking = Tracking()
+    storage: str = Field("results", min_length=1)
+    """Folder for the sweep's own folder; relative to the current folder."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the points and, with each point, of its trial."""
+
+    @property
+    def base(self) -> TrialSpec:
+        """The configuration of the file itself, before any point of the space."""
+        return TrialSpec(
+            trainable=self.trainable,
+            model=self.model,
+            quantization=self.quantization,
+            adapter=self.adapter,
+            data=self.data,
+            training=self.training,
+            steps=self.budget.steps_per_trial,
+        )
+
+    @property
+    def experiment(self) -> str:
+        """The MLflow experiment's name."""
+        return self.tracking.experiment or self.name

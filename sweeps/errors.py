@@ -1,0 +1,33 @@
+"""Errors of this package, each also the standard error that it refines.
+
+SweepError
+├── ConfigError (ValueError)    the sweep file says something that cannot be; holds every problem at once
+└── StorageError (OSError)      the sweep's folder can't be written or is not what it should be
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class SweepError(Exception):
+    """Base of this package's errors: the user can mend them, so they print without a traceback."""
+
+
+class ConfigError(SweepError, ValueError):
+    """The sweep file, or what it refers to, is wrong.
+
+    Attributes:
+        problems: one line each, "field: value and rule, way out".
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[str, ...]]]:
+        return ConfigError, (self.problems,)
+
+
+class StorageError(SweepError, OSError):
+    """The sweep's folder cannot be written or read."""

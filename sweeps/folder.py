@@ -1,0 +1,144 @@
+"""A sweep's folder on disk: its resolved configuration, its events, and one folder per trial.
+
+NAME/
+├── config.json           the resolved configuration; the folder is a sweep once it is there
+├── events.jsonl          everything that happened, one event per line
+├── tracking.json         how far the tracking server has acknowledged the events
+├── trials/TRIAL_KEY/     snapshot (to go on from) and best (adapter/ and eval_rows.json)
+└── tune/                 Ray Tune's own files; nothing is read from them
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sweeps.errors import StorageError
+from sweeps.lifecycle import Event, from_line, to_line
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file that readers see whole or not at all."""
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Writes a folder that readers see whole or not at all; one that is there already is replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        for name, content in files.items():
+            target = draft / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        shutil.rmtree(path, ignore_errors=True)
+        draft.rename(path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+class SweepFolder:
+    """The paths of one sweep."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"
+        self.events = path / "events.jsonl"
+        self.tracking = path / "tracking.json"
+        self.tune = path / "tune"
+
+    def trial(self, trial_key: str) -> Path:
+        """Where a trial keeps its snapshot and its best adapter."""
+        return self.path / "trials" / trial_key
+
+
+def create(storage: Path, name: str, document: Mapping[str, Any]) -> SweepFolder:
+    """Makes storage/name, or name-2, name-3, ... when that is taken, and writes config.json.
+
+    Making a folder is atomic, so two launches at once get two folders.
+
+    Raises:
+        StorageError: the storage cannot be written.
+    """
+    number = 1
+    while True:
+        path = storage / (name if number == 1 else f"{name}-{number}")
+        try:
+            storage.mkdir(parents=True, exist_ok=True)
+            path.mkdir()
+            break
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise StorageError(
+                f"storage: {storage} cannot be written: {error.strerror}; choose another: storage=DIR"
+            ) from error
+    folder = SweepFolder(path)
+    try:
+        write_whole(folder.config, json.dumps({**document, "dir": str(path)}, indent=2).encode())
+    except OSError as error:
+        raise StorageError(f"storage: {path} cannot be written: {error.strerror}") from error
+    return folder
+
+
+@contextmanager
+def locked(folder: SweepFolder) -> Iterator[None]:
+    """Holds the sweep's folder against a second driver; the lock goes with the process, so a kill leaves none.
+
+    Raises:
+        StorageError: another driver holds it.
+    """
+    with (folder.path / "driver.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(f"{folder.path}: another process drives this sweep") from None
+        yield
+
+
+class EventLog:
+    """The append-only file of events."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab")
+        whole = max((offset for _, offset in read_events(path)), default=0)
+        # A line that a crash tore would spoil the next one.
+        self._file.truncate(whole)
+
+    def append(self, event: Event) -> None:
+        """Adds an event; it is on disk when this returns."""
+        self._file.write(to_line(event).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def read_events(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
+    """The events from a byte offset on, each with the offset after it; a torn last line is ignored."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            offset += len(line)
+            yield from_line(line), offset

@@ -1,0 +1,223 @@
+"""What happened in a sweep: events, and the record that they add up to. Pure.
+
+Events are the sweep's only state: the driver appends them to `events.jsonl` in the sweep's folder, and the progress
+display, the tracking writer and the closing table are all folds over them. A metric point is known by (trial_key,
+metric, step); the first one wins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from trainables.contract import Report
+from trainables.specs import Spec
+
+
+class TrialState(StrEnum):
+    """Where a trial stands."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+    """Interrupted with the sweep."""
+    STOPPED = "STOPPED"
+    """Ended early by the scheduler or by the budget."""
+    COMPLETED = "COMPLETED"
+    DIVERGED = "DIVERGED"
+    INFEASIBLE = "INFEASIBLE"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    FAILED = "FAILED"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more will come of the trial."""
+        return self not in (TrialState.PENDING, TrialState.RUNNING, TrialState.PAUSED)
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether the trial may be the best one."""
+        return self in (TrialState.COMPLETED, TrialState.STOPPED)
+
+    @property
+    def counts_as_trial(self) -> bool:
+        """Whether the trial uses up one of budget.trials: an infeasible point is replaced by another."""
+        return self is not TrialState.INFEASIBLE
+
+
+Scalar = bool | int | float | str
+
+
+class SweepStarted(Spec):
+    """The sweep begins, or goes on."""
+
+    type: Literal["sweep_started"] = "sweep_started"
+    time: float
+
+
+class DataPrepared(Spec):
+    """The data is tokenised; from here on its fingerprint is known."""
+
+    type: Literal["data_prepared"] = "data_prepared"
+    time: float
+    summary: dict[str, Scalar]
+
+
+class TrialStarted(Spec):
+    """A trial holds a slot. Comes again when the trial goes on after an interruption."""
+
+    type: Literal["trial_started"] = "trial_started"
+    time: float
+    trial_key: str
+    number: int
+    """0 for the first trial of the sweep."""
+    params: dict[str, Scalar]
+    """The searched fields, and those that are always shown, under their short names."""
+    spec: str
+    """The resolved TrialSpec as JSON."""
+
+
+class TrialReported(Spec):
+    """A trial reached a report point."""
+
+    type: Literal["trial_reported"] = "trial_reported"
+    time: float
+    trial_key: str
+    report: Report
+    adapter: str | None = None
+    """Folder of the adapter, relative to the sweep's folder, when this is the best step so far."""
+
+
+class TrialEnded(Spec):
+    """A trial is over, or interrupted."""
+
+    type: Literal["trial_ended"] = "trial_ended"
+    time: float
+    trial_key: str
+    state: TrialState
+    reason: str
+    by_person_or_budget: bool = False
+
+
+class SweepEnded(Spec):
+    """The driver leaves in order."""
+
+    type: Literal["sweep_ended"] = "sweep_ended"
+    time: float
+    reason: Literal["finished", "budget", "interrupted", "failed"]
+    message: str = ""
+
+
+Event = SweepStarted | DataPrepared | TrialStarted | TrialReported | TrialEnded | SweepEnded
+_EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
+
+
+def to_line(event: Event) -> str:
+    """The event as one line of JSON, without the line break."""
+    return event.model_dump_json()
+
+
+def from_line(line: str | bytes) -> Event:
+    """The event of a line written by `to_line`; raises ValueError for anything else."""
+    return _EVENT.validate_json(line)
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial as its events tell it."""
+
+    trial_key: str
+    number: int
+    params: Mapping[str, Scalar]
+    state: TrialState = TrialState.PENDING
+    reason: str = ""
+    step: int = 0
+    best_step: int | None = None
+    best_eval_loss: float = math.inf
+    evals: tuple[tuple[int, float], ...] = ()
+    """(step, eval_loss) of each report."""
+    adapter: str | None = None
+    tokens: int = 0
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    trainable_params: int = 0
+
+    def story(self) -> str:
+        """The trial in one line, for failing tests and logs."""
+        evals = " ".join(f"{step}:{loss:.4f}" for step, loss in self.evals)
+        return f"{self.trial_key} #{self.number} {self.state} step {self.step} [{evals}] {self.reason}".rstrip()
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """A sweep as its events tell it."""
+
+    trials: Mapping[str, TrialRecord] = field(default_factory=dict)
+    started: float | None = None
+    ended: SweepEnded | None = None
+    data: Mapping[str, Scalar] = field(default_factory=dict)
+
+    def apply(self, event: Event) -> SweepRecord:
+        """The record after `event`."""
+        match event:
+            case SweepStarted():
+                return replace(self, started=self.started if self.started is not None else event.time, ended=None)
+            case DataPrepared():
+                return replace(self, data=event.summary)
+            case SweepEnded():
+                return replace(self, ended=event)
+            case TrialStarted():
+                known = self.trials.get(event.trial_key)
+                trial = known or TrialRecord(event.trial_key, event.number, event.params)
+                return self._with(replace(trial, state=TrialState.RUNNING, reason=""))
+            case TrialReported():
+                return self._with(_reported(self.trials[event.trial_key], event))
+            case TrialEnded():
+                return self._with(replace(self.trials[event.trial_key], state=event.state, reason=event.reason))
+
+    def _with(self, trial: TrialRecord) -> SweepRecord:
+        return replace(self, trials={**self.trials, trial.trial_key: trial})
+
+    def counts(self) -> dict[str, int]:
+        """How many trials are in each state, the states that occur only."""
+        states = [trial.state for trial in self.trials.values()]
+        return {state.value: states.count(state) for state in TrialState if state in states}
+
+
+def _reported(trial: TrialRecord, event: TrialReported) -> TrialRecord:
+    report = event.report
+    return replace(
+        trial,
+        step=report.step,
+        best_step=report.best_step,
+        best_eval_loss=report.best_eval_loss,
+        evals=(*trial.evals, (report.step, report.eval_loss)),
+        adapter=event.adapter or trial.adapter,
+        tokens=report.tokens,
+        seconds=report.seconds,
+        peak_memory_bytes=max(trial.peak_memory_bytes, report.peak_memory_bytes),
+        trainable_params=report.trainable_params,
+    )
+
+
+def first_wins(events: Iterable[Event], record: SweepRecord | None = None) -> Iterator[tuple[Event, SweepRecord]]:
+    """Passes events on, each with the record after it, and drops what was said before.
+
+    A report at or before the trial's last reported step is dropped, and history up to that step is cut: after a
+    restart a step may be trained again, and its first numbers stay.
+    """
+    record = record or SweepRecord()
+    for event in events:
+        if isinstance(event, TrialReported):
+            last = record.trials[event.trial_key].step
+            if event.report.step <= last:
+                continue
+            fresh = tuple(step for step in event.report.history if step.step > last)
+            event = event.model_copy(update={"report": event.report.model_copy(update={"history": fresh})})
+        record = record.apply(event)
+        yield event, record

@@ -1,0 +1,139 @@
+"""What a sweep will do and cost, before anything is spent. Pure: memory and devices are arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from typing import Any
+
+from search_spaces.domains import Value
+from search_spaces.space import SearchSpace
+from sweeps import points
+from sweeps.config import SweepConfig
+from trainables.contract import Device, Need
+from trainables.specs import TrialSpec
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the sweep is planned for."""
+
+    device: Device
+    hosts: int
+    free_bytes: int | None
+    """Free memory of each host's device; None when it cannot be known here."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The answer of `plan`."""
+
+    trials: int
+    points: tuple[int, ...]
+    """Steps at which a trial reports: the scheduler's rungs."""
+    expected_steps: int
+    worst_steps: int
+    hosts: int
+    slots_per_host: int | None
+    """None when the memory of the hosts, or the size of the model, is unknown here: each host decides."""
+    device: Device
+    memory_bytes: int | None
+    """Estimated memory of one host with these slots."""
+    warnings: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data, with the same names."""
+        return asdict(self)
+
+
+def plan(config: SweepConfig, space: SearchSpace, need: Need | None, machine: Machine) -> Plan:
+    """The plan of a checked sweep.
+
+    Args:
+        need: the trainable's estimate for the largest specs of the space; None when the model's sizes are unknown.
+        machine: where it is to run.
+    """
+    distinct = config.searcher.size(space)
+    default = int(config.searcher.start_with_default)
+    trials = config.budget.trials if distinct is None else min(config.budget.trials, distinct + default)
+    steps = config.budget.steps_per_trial
+    report_points = config.scheduler.points(steps)
+    slots = slots_per_host(config, need, machine)
+    total = (slots or 1) * machine.hosts
+    memory = need.total(slots) if need is not None and slots is not None else None
+    planned = Plan(
+        trials=trials,
+        points=report_points,
+        expected_steps=config.scheduler.expected_steps(steps, trials, total),
+        worst_steps=steps * trials,
+        hosts=machine.hosts,
+        slots_per_host=slots,
+        device=machine.device,
+        memory_bytes=memory,
+        warnings=(),
+    )
+    return replace(planned, warnings=tuple(_warnings(config, space, planned, machine)))
+
+
+def at_most(config: SweepConfig) -> int:
+    """Upper bound of slots_per_host: auto. Early stopping needs a queue: it compares trials that come one by one."""
+    return max(1, config.budget.trials // 3)
+
+
+def slots_per_host(config: SweepConfig, need: Need | None, machine: Machine) -> int | None:
+    """Slots that the sweep will have on each host, as far as it can be known here."""
+    asked = config.cluster.slots_per_host
+    if asked != "auto":
+        return asked
+    if need is None or machine.free_bytes is None:
+        return None
+    return need.slots(machine.free_bytes, at_most(config))
+
+
+def largest(config: SweepConfig, space: SearchSpace) -> tuple[TrialSpec, ...]:
+    """The specs of the space that need the most memory: the highest rank and batch, with each choice of modules."""
+    choices: dict[str, Sequence[Value]] = {}
+    for field in ("adapter.r", "training.batch_size"):
+        if field in space.domains:
+            choices[field] = [max(value for value in space.domains[field].extremes() if isinstance(value, int))]
+    if "adapter.target_modules" in space.domains:
+        choices["adapter.target_modules"] = space.domains["adapter.target_modules"].values() or ()
+    combinations = product(*choices.values())
+    return tuple(points.apply(config.base, dict(zip(choices, values, strict=True)), 0) for values in combinations)
+
+
+def _warnings(config: SweepConfig, space: SearchSpace, planned: Plan, machine: Machine) -> list[str]:
+    slots = (planned.slots_per_host or 1) * planned.hosts
+    memory = planned.memory_bytes
+    found = []
+    if config.scheduler.kind == "asha" and len(planned.points) < 2:
+        found.append(
+            f"scheduler.grace_steps reaches budget.steps_per_trial {planned.points[0]}: no trial can be stopped early; "
+            "lower grace_steps or raise steps_per_trial"
+        )
+    if config.scheduler.kind == "asha" and slots >= planned.trials > 1:
+        found.append(
+            f"{slots} slots for {planned.trials} trials: all of them run at once, so early stopping has nothing to "
+            "save; raise budget.trials or lower cluster.slots_per_host"
+        )
+    if "training.learning_rate" not in space.domains:
+        found.append(
+            "the space leaves training.learning_rate alone: it matters most, and the best value moves with the other "
+            "fields; add training.learning_rate: {loguniform: [2.0e-5, 2.0e-3]}"
+        )
+    if planned.trials < config.budget.trials:
+        found.append(
+            f"the space has {planned.trials} different trials, fewer than budget.trials {config.budget.trials}"
+        )
+    if memory is None and config.model is not None:
+        found.append(
+            f"memory is not known here: give model.facts for {config.model.source} and cluster.gpu_memory, or let "
+            "each host find out"
+        )
+    if memory is not None and machine.free_bytes is not None and memory > machine.free_bytes:
+        found.append(
+            f"about {memory / 1e9:.1f} GB needed per host, {machine.free_bytes / 1e9:.1f} GB free: lower "
+            "cluster.slots_per_host, training.batch_size or data.max_length"
+        )
+    return found

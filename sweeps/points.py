@@ -1,0 +1,95 @@
+"""From a point of the search space to a trial: its specification, its seed, its key. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from search_spaces.domains import Value
+from sweeps.lifecycle import Scalar
+from trainables.specs import TrialSpec
+
+Point = Mapping[str, Value]
+
+SEARCHABLE = ("adapter", "training")
+# They change how fast a step comes, never what it computes.
+_PACING = frozenset({"step_seconds", "gradient_checkpointing"})
+_OTHER_ALPHA = {"adapter.lora_alpha": "alpha_over_r", "adapter.alpha_over_r": "lora_alpha"}
+
+
+def base_value(base: TrialSpec, field: str) -> Value:
+    """The value that `base` has at a searched field, as a point would say it."""
+    if field == "adapter.alpha_over_r":
+        return base.adapter.alpha / base.adapter.r
+    if field == "adapter.lora_alpha":
+        return base.adapter.alpha
+    section, name = field.split(".", 1)
+    value: Value = getattr(getattr(base, section), name)
+    return value
+
+
+def apply(base: TrialSpec, point: Point, sweep_seed: int) -> TrialSpec:
+    """The specification of the trial at `point`; raises pydantic.ValidationError for values out of range."""
+    raw: dict[str, Any] = base.model_dump()
+    for field, value in point.items():
+        section, name = field.split(".", 1)
+        raw[section][name] = value
+        if field in _OTHER_ALPHA:
+            raw[section][_OTHER_ALPHA[field]] = None
+    raw["seed"] = seed(sweep_seed, point)
+    return TrialSpec.model_validate(raw)
+
+
+def seed(sweep_seed: int, point: Point) -> int:
+    """The trial's own seed in [0, 2**31), from the sweep's seed and the searched values alone."""
+    values = {field: _word(value) for field, value in point.items()}
+    return int(_digest({"seed": sweep_seed, "point": values})[:8], 16) >> 1
+
+
+def trial_key(spec: TrialSpec, fingerprints: Mapping[str, str]) -> str:
+    """12 hex digits that stand for everything that decides the trial's numbers.
+
+    Args:
+        spec: the resolved trial. Names, paths and fields that only pace are left out.
+        fingerprints: what the trainable says of the base model and the data; they stand for their paths.
+    """
+    adapter = spec.adapter.model_dump(exclude={"alpha_over_r"}) | {"lora_alpha": float(spec.adapter.alpha)}
+    identity = {
+        "trainable": spec.trainable,
+        "fingerprints": dict(fingerprints),
+        "quantization": spec.quantization.model_dump(),
+        "adapter": adapter,
+        "training": spec.training.model_dump(exclude=set(_PACING)),
+        "steps": spec.steps,
+        "seed": spec.seed,
+    }
+    return _digest(identity)[:12]
+
+
+def params(spec: TrialSpec, point: Point) -> dict[str, Scalar]:
+    """What people compare: r, lora_alpha, target_modules, learning_rate and the searched fields, by short name."""
+    shown: dict[str, Scalar] = {
+        "r": spec.adapter.r,
+        "lora_alpha": _plain(spec.adapter.alpha),
+        "target_modules": _word(spec.adapter.target_modules),
+        "learning_rate": spec.training.learning_rate,
+    }
+    for field, value in point.items():
+        shown.setdefault(field.split(".", 1)[1], _word(value))
+    return shown
+
+
+def _word(value: Value) -> Scalar:
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return _plain(value) if isinstance(value, float) else value
+
+
+def _plain(value: float) -> int | float:
+    return int(value) if value == int(value) else value
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

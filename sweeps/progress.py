@@ -1,0 +1,143 @@
+"""What people see while a sweep runs: a live table in a terminal, one line per event elsewhere. Written to stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+
+from sweeps import tables
+from sweeps.lifecycle import DataPrepared, Event, SweepRecord, TrialEnded, TrialReported, TrialStarted
+from sweeps.names import run_name
+from sweeps.selection import choose
+
+
+class Progress(Protocol):
+    """A display. It listens to the journal."""
+
+    def __call__(self, event: Event, record: SweepRecord) -> None:
+        """Shows what `event` changed."""
+
+    def say(self, line: str) -> None:
+        """Shows a line of text."""
+
+
+class Lines(AbstractContextManager["Lines"]):
+    """One line per event."""
+
+    def __init__(self, console: Console, started: float, clock: Callable[[], float]) -> None:
+        self._console = console
+        self._started = started
+        self._clock = clock
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing to clean up."""
+
+    def __call__(self, event: Event, record: SweepRecord) -> None:
+        """See `Progress`."""
+        line = describe(event, record)
+        if line is not None:
+            self.say(line)
+
+    def say(self, line: str) -> None:
+        """See `Progress`."""
+        minutes, seconds = divmod(int(self._clock() - self._started), 60)
+        self._console.print(f"{minutes:02d}:{seconds:02d} {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+class Table(AbstractContextManager["Table"]):
+    """A table that is drawn again and again, with a status line below."""
+
+    def __init__(
+        self, console: Console, started: float, clock: Callable[[], float], expected_steps: int, trials: int
+    ) -> None:
+        self._started = started
+        self._clock = clock
+        self._expected_steps = expected_steps
+        self._trials = trials
+        self._record = SweepRecord()
+        self._notes: list[str] = []
+        self._training_since: float | None = None
+        self._live = Live(console=console, get_renderable=self._draw, refresh_per_second=2)
+
+    def __enter__(self) -> Table:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def __call__(self, event: Event, record: SweepRecord) -> None:
+        """See `Progress`."""
+        self._record = record
+        if isinstance(event, DataPrepared):
+            self._training_since = self._clock()
+            self.say(describe(event, record) or "")
+
+    def say(self, line: str) -> None:
+        """See `Progress`."""
+        self._notes = [*self._notes[-4:], line]
+
+    def _draw(self) -> RenderableType:
+        trials = sorted(self._record.trials.values(), key=lambda trial: trial.number)
+        return Group(*self._notes, tables.terminal(self._record, trials) if trials else "", self._status())
+
+    def _status(self) -> str:
+        now = self._clock()
+        counts = " ".join(f"{count} {state.lower()}" for state, count in self._record.counts().items())
+        words = [_clock_text(now - self._started), f"{len(self._record.trials)}/{self._trials} trials", counts]
+        best = choose(self._record.trials.values()).winner
+        if best is not None:
+            words.append(f"best {best.best_eval_loss:.4f} (t{best.number:02d})")
+        steps = sum(trial.step for trial in self._record.trials.values())
+        if self._training_since is not None and steps and now > self._training_since:
+            seconds = now - self._training_since
+            tokens = sum(trial.tokens for trial in self._record.trials.values())
+            words.append(f"{tokens / seconds:.0f} tokens/s")
+            left = max(0.0, (self._expected_steps - steps) * seconds / steps)
+            words.append(f"about {_clock_text(left)} left")
+        return " · ".join(word for word in words if word)
+
+
+def describe(event: Event, record: SweepRecord) -> str | None:
+    """The event in one line, or None for events that are not worth one."""
+    match event:
+        case DataPrepared():
+            return _data(event)
+        case TrialStarted():
+            return f"{run_name(event.number, event.params)}: started"
+        case TrialReported():
+            trial, report = record.trials[event.trial_key], event.report
+            best = " (its best)" if report.best_step == report.step else f" (its best: {report.best_eval_loss:.4f})"
+            return f"t{trial.number:02d} step {report.step}: eval_loss {report.eval_loss:.4f}{best}"
+        case TrialEnded():
+            trial = record.trials[event.trial_key]
+            reason = f": {event.reason}" if event.reason else ""
+            return f"t{trial.number:02d} {event.state.value} at step {trial.step}{reason}"
+        case _:
+            return None
+
+
+def _data(event: DataPrepared) -> str | None:
+    data = event.summary
+    if not data["train_rows"]:
+        return None
+    line = f"data: {data['train_rows']} rows to train on, {data['eval_rows']} to evaluate on"
+    line += f", longest {data['longest_row']} tokens"
+    if data["truncated_rows"] or data["dropped_rows"]:
+        line += (
+            f"; {data['truncated_rows']} cut to data.max_length, {data['dropped_rows']} left out (no completion left)"
+        )
+    return line
+
+
+def _clock_text(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,78 @@
+"""Rungs of successive halving, and how many steps a sweep is expected to take. Pure."""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+def rungs(grace_steps: int, reduction_factor: int, steps: int) -> tuple[int, ...]:
+    """Steps at which trials are compared: grace_steps times powers of reduction_factor below `steps`, then `steps`.
+
+    Integers are multiplied, since Ray's own milestones (tune/schedulers/async_hyperband.py, 2.60) come from a
+    floating-point logarithm that can lose the top rung: (1, 1000, 10) gives 1, 10, 100 there.
+    """
+    points = []
+    step = grace_steps
+    while step < steps:
+        points.append(step)
+        step *= reduction_factor
+    return (*points, steps)
+
+
+def next_point(points: Sequence[int], step: int) -> int | None:
+    """The first report point after `step`, or None when `step` is at or past the last one."""
+    place = bisect_right(points, step)
+    return points[place] if place < len(points) else None
+
+
+class Steps(NamedTuple):
+    """Optimizer steps of a whole sweep, summed over its trials."""
+
+    expected: int
+    worst: int
+    """No trial is stopped."""
+
+
+def asha_steps(points: Sequence[int], reduction_factor: int, trials: int, slots: int) -> Steps:
+    """Steps that asynchronous halving in its stopping form takes when trials arrive in random order.
+
+    Plays Ray's rule on trials whose ranking is fixed (a trial stops at a rung when it is below the
+    1 - 1/reduction_factor quantile of those recorded before; async_hyperband.py, `_Bracket.on_result`).
+    """
+    rng = random.Random(0)
+    plays = max(1, min(200, 20_000 // trials))
+    totals = [_play(points, reduction_factor, trials, slots, rng) for _ in range(plays)]
+    return Steps(round(sum(totals) / plays), trials * points[-1])
+
+
+def _play(points: Sequence[int], factor: int, trials: int, slots: int, rng: random.Random) -> int:
+    quality = rng.sample(range(trials), trials)
+    recorded: list[list[int]] = [[] for _ in points]
+    running = [(0, trial) for trial in range(min(slots, trials))]
+    waiting = list(range(len(running), trials))
+    total = 0
+    while running:
+        running.sort(key=lambda entry: points[entry[0]])
+        rung, trial = running.pop(0)
+        total += points[rung] - (points[rung - 1] if rung else 0)
+        goes_on = rung + 1 < len(points) and _survives(quality[trial], recorded[rung], factor)
+        recorded[rung].append(quality[trial])
+        if goes_on:
+            running.append((rung + 1, trial))
+        elif waiting:
+            running.append((0, waiting.pop(0)))
+    return total
+
+
+def _survives(quality: int, recorded: list[int], factor: int) -> bool:
+    """Whether `quality` (greater is better) is at or above the 1 - 1/factor quantile of `recorded`."""
+    if not recorded:
+        return True
+    ordered = sorted(recorded)
+    place = (1 - 1 / factor) * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return quality >= ordered[low] + (place - low) * (ordered[high] - ordered[low])

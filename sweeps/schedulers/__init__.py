@@ -1,0 +1,1 @@
+"""How trials are stopped early: one module per scheduler, each with a `Config`."""

@@ -1,0 +1,47 @@
+"""ASHA: at each rung, trials below the best 1/reduction_factor of those seen there so far are stopped.
+
+Asynchronous successive halving (Li et al., MLSys 2020, arXiv 1810.05934) in the stopping form of Ray's ASHAScheduler:
+a trial is never paused, the first one at a rung always goes on.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from sweeps.rungs import asha_steps, rungs
+from trainables.specs import Spec
+
+
+class Config(Spec):
+    """Rungs at grace_steps, grace_steps x reduction_factor, ... and at the last step."""
+
+    kind: Literal["asha"] = "asha"
+    grace_steps: Annotated[int, Field(ge=1)] = 3
+    """Steps that every trial gets."""
+    reduction_factor: Annotated[int, Field(ge=2)] = 3
+    """One of so many goes on at each rung."""
+
+    def points(self, steps: int) -> tuple[int, ...]:
+        """The rungs."""
+        return rungs(self.grace_steps, self.reduction_factor, steps)
+
+    def build(self, steps: int) -> Any:
+        """Ray's ASHAScheduler with exactly these rungs."""
+        from ray.tune.schedulers import ASHAScheduler
+
+        scheduler = ASHAScheduler(
+            time_attr="step",
+            grace_period=min(self.grace_steps, steps),
+            reduction_factor=self.reduction_factor,
+            max_t=steps,
+        )
+        # Ray computes its rungs by a floating-point logarithm that can lose the top one (async_hyperband.py, 2.60).
+        for bracket in scheduler._brackets:
+            bracket._rungs = [(point, {}) for point in reversed(self.points(steps)[:-1])]
+        return scheduler
+
+    def expected_steps(self, steps: int, trials: int, slots: int) -> int:
+        """From playing Ray's rule with trials that arrive in random order."""
+        return asha_steps(self.points(steps), self.reduction_factor, trials, slots).expected

@@ -1,0 +1,37 @@
+"""FIFO: every trial runs to its last step; reports come at the same points as under ASHA.
+
+The yardstick for early stopping: what it saves, and whether it stops the right ones.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from sweeps.rungs import rungs
+from trainables.specs import Spec
+
+
+class Config(Spec):
+    """Report points at grace_steps, grace_steps x reduction_factor, ... and at the last step."""
+
+    kind: Literal["fifo"] = "fifo"
+    grace_steps: Annotated[int, Field(ge=1)] = 3
+    """The first report point."""
+    reduction_factor: Annotated[int, Field(ge=2)] = 3
+    """Each report point is so many times the one before."""
+
+    def points(self, steps: int) -> tuple[int, ...]:
+        """The report points."""
+        return rungs(self.grace_steps, self.reduction_factor, steps)
+
+    def build(self, steps: int) -> Any:
+        """Ray's FIFOScheduler."""
+        from ray.tune.schedulers import FIFOScheduler
+
+        return FIFOScheduler()
+
+    def expected_steps(self, steps: int, trials: int, slots: int) -> int:
+        """All of them."""
+        return steps * trials

@@ -1,0 +1,1 @@
+"""Where the next point comes from: one module per searcher, each with a `Config`."""

@@ -1,0 +1,45 @@
+"""Grid search: every combination of the space's values, in the order of the file, the last field fastest."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from search_spaces.domains import Value
+from search_spaces.space import SearchSpace
+from trainables.specs import Spec
+
+
+class Config(Spec):
+    """All combinations of choices and grids."""
+
+    kind: Literal["grid"] = "grid"
+    start_with_default: bool = True
+    """Trial 0 is the configuration of the file itself, to compare the others with."""
+
+    def check(self, space: SearchSpace) -> list[str]:
+        """Continuous domains have no grid."""
+        return [
+            f"search_space.{field}: a continuous domain has no grid; list its values: {{choice: [...]}}, "
+            "or use searcher.kind=random"
+            for field, domain in space.domains.items()
+            if domain.values() is None
+        ]
+
+    def size(self, space: SearchSpace) -> int | None:
+        """The number of combinations."""
+        return space.size()
+
+    def build(self, space: SearchSpace, seed: int) -> GridSearcher:
+        """The searcher, at the first combination."""
+        return GridSearcher(space)
+
+
+class GridSearcher:
+    """See `sweeps.components.Searcher`."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._points = space.grid()
+
+    def suggest(self) -> dict[str, Value] | None:
+        """The next combination; None after the last."""
+        return next(self._points, None)

@@ -1,0 +1,47 @@
+"""Random search: each point is drawn afresh; `grid` domains take their values in turn.
+
+Bergstra and Bengio, JMLR 2012. Point i is a function of the seed and i alone.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Literal
+
+from search_spaces.domains import Value
+from search_spaces.space import SearchSpace
+from trainables.specs import Spec
+
+
+class Config(Spec):
+    """Points drawn from the space's domains."""
+
+    kind: Literal["random"] = "random"
+    start_with_default: bool = True
+    """Trial 0 is the configuration of the file itself, to compare the others with."""
+
+    def check(self, space: SearchSpace) -> list[str]:
+        """Every space can be drawn from."""
+        return []
+
+    def size(self, space: SearchSpace) -> int | None:
+        """The number of different points; None when a domain is continuous."""
+        return space.size()
+
+    def build(self, space: SearchSpace, seed: int) -> RandomSearcher:
+        """The searcher, at its first point."""
+        return RandomSearcher(space, seed)
+
+
+class RandomSearcher:
+    """See `sweeps.components.Searcher`."""
+
+    def __init__(self, space: SearchSpace, seed: int) -> None:
+        self._space = space
+        self._seed = seed
+        self._given = 0
+
+    def suggest(self) -> dict[str, Value] | None:
+        """A new draw; never ends."""
+        index, self._given = self._given, self._given + 1
+        return self._space.sample(Random(f"{self._seed}:{index}"), index)

@@ -1,0 +1,117 @@
+"""What is printed before and after a sweep, on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from sweeps import tables
+from sweeps.folder import SweepFolder
+from sweeps.load import Sweep
+from sweeps.plan import Plan
+from sweeps.progress import Lines, Progress, Table
+from sweeps.selection import choose
+from sweeps.tracking.uris import without_password
+
+if TYPE_CHECKING:
+    from sweeps.launch import Result
+
+
+def console() -> Console:
+    """People read stderr."""
+    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 140)
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """The plan, and its warnings, for people."""
+    rungs = ", ".join(map(str, plan.points))
+    saved = f"; {plan.worst_steps} if none is stopped early" if plan.worst_steps != plan.expected_steps else ""
+    lines = [
+        f"plan: {plan.trials} trials, reports at steps {rungs}; about {plan.expected_steps} steps in all{saved}",
+    ]
+    device = {"cpu": "CPU", "cuda": "GPU"}[plan.device]
+    hosts = f"{plan.hosts} {device} {'host' if plan.hosts == 1 else 'hosts'}"
+    if plan.slots_per_host is None:
+        lines.append(f"      {hosts}; each decides on its slots from its free memory")
+    else:
+        memory = f", about {plan.memory_bytes / 1e9:.1f} GB each" if plan.memory_bytes is not None else ""
+        lines.append(
+            f"      {hosts} with {plan.slots_per_host} {'slot' if plan.slots_per_host == 1 else 'slots'}{memory}"
+        )
+    return lines + [f"warning: {warning}" for warning in plan.warnings]
+
+
+def display(sweep: Sweep, folder: SweepFolder, plan: Plan, started: float) -> AbstractContextManager[Progress]:
+    """A live table in a terminal, lines elsewhere."""
+    out = console()
+    if folder.path.name != sweep.config.name:
+        out.print(f"{sweep.config.name} exists already, so this sweep is {folder.path.name}", markup=False)
+    out.print(f"sweep folder: {folder.path}", markup=False, soft_wrap=True)
+    if out.is_terminal:
+        return Table(out, started, time.time, plan.expected_steps, plan.trials)
+    return Lines(out, started, time.time)
+
+
+def show(sweep: Sweep, result: Result, seconds: float) -> None:
+    """The table of trials, the best one, and what to do next."""
+    out = console()
+    record = result.record
+    decision = choose(record.trials.values())
+    out.print()
+    if record.trials:
+        out.print(tables.terminal(record, tables.order(record)))
+        out.print()
+    lines = [f"best: {decision.why}"] if decision.winner is None else []
+    compared = tables.against_default(record, decision, sweep.config.searcher.start_with_default)
+    if decision.winner is not None:
+        best = decision.winner
+        lines.append(f"best: t{best.number:02d}, eval_loss {best.best_eval_loss:.4f} at step {best.best_step}")
+    if compared is not None:
+        lines.append(f"      {compared}")
+    counts = ", ".join(f"{count} {state}" for state, count in record.counts().items())
+    lines.append(f"{len(record.trials)} trials ({counts}) in {int(seconds) // 60} min {int(seconds) % 60:02d} s")
+    peak = max((trial.peak_memory_bytes for trial in record.trials.values()), default=0)
+    if peak:
+        estimate = result.estimated_bytes
+        planned = f" (estimated: {estimate / 1e9:.1f} GB)" if estimate is not None else ""
+        lines.append(f"peak memory of a host: {peak / 1e9:.1f} GB{planned}")
+    lines += _next_steps(sweep, result)
+    for line in lines:
+        out.print(line, markup=False, soft_wrap=True)
+
+
+def _next_steps(sweep: Sweep, result: Result) -> list[str]:
+    uri = without_password(sweep.config.tracking.uri)
+    lines = []
+    if result.undelivered:
+        lines.append(
+            f"{result.undelivered} events are not in MLflow ({uri}); they are kept in {result.folder}/events.jsonl"
+        )
+    best = choose(result.record.trials.values()).winner
+    if best is not None and best.adapter is not None:
+        lines += ["", "the best adapter, a PEFT folder:", f"  {result.folder / best.adapter / 'adapter'}"]
+    if uri.startswith("sqlite:") or uri.startswith(("postgresql", "mysql", "mssql")):
+        page = f"http://127.0.0.1:5000/#/experiments/{result.experiment_id}/runs?workflowType=machine_learning"
+        lines += [
+            "compare the trials in MLflow:",
+            f"  {_mlflow()} ui --backend-store-uri {uri} --port 5000",
+            f"  then open {page}",
+        ]
+    elif result.experiment_id is not None:
+        page = f"{uri.rstrip('/')}/#/experiments/{result.experiment_id}/runs?workflowType=machine_learning"
+        lines += ["compare the trials in MLflow:", f"  {page}"]
+    return lines
+
+
+def _mlflow() -> str:
+    """The mlflow command of this environment, as short as it works."""
+    beside = Path(sys.executable).parent / "mlflow"
+    try:
+        return str(beside.relative_to(Path.cwd()))
+    except ValueError:
+        return str(beside)

@@ -1,0 +1,121 @@
+"""MLflow as this project needs it: every call can be made twice, runs are found by tag before they are created."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from sweeps.tracking.uris import artifact_root
+
+# Short retries: the tracking writer repeats what failed, and the client's own would block it for minutes
+# (mlflow/environment_variables.py, 3.17.2).
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+
+class Point(NamedTuple):
+    """One metric value. Equal points are stored once by MLflow."""
+
+    key: str
+    value: float
+    time: float
+    """Seconds since the epoch."""
+    step: int
+
+
+class Runs:
+    """The runs of one experiment on one tracking server or database."""
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        import logging
+
+        from mlflow import MlflowClient
+
+        # Database migrations and artifact uploads talk at INFO.
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        self._client = MlflowClient(tracking_uri=uri)
+        self.uri = uri
+        self.experiment_id = self._experiment(experiment)
+
+    def _experiment(self, name: str) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                created: str = self._client.create_experiment(name, artifact_location=artifact_root(self.uri))
+                return created
+            except MlflowException:
+                # Another sweep may have made it in between.
+                found = self._client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        if found.lifecycle_stage == "deleted":
+            self._client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def open(self, identity: Mapping[str, str], name: str, tags: Mapping[str, str], time: float) -> str:
+        """The id of the run with exactly these identifying tags; created, and set RUNNING, when there is none."""
+        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in identity.items())
+        if "sweep.trial_key" not in identity:
+            wanted += " and tags.`sweep.trial_key` IS NULL"
+        found = self._client.search_runs([self.experiment_id], wanted, max_results=1, order_by=["start_time ASC"])
+        if found:
+            return str(found[0].info.run_id)
+        run = self._client.create_run(
+            self.experiment_id, start_time=int(time * 1000), tags={**tags, **identity}, run_name=name
+        )
+        return str(run.info.run_id)
+
+    def running(self, run_id: str) -> None:
+        """Marks the run as running (again)."""
+        self._client.update_run(run_id, status="RUNNING")
+
+    def log(
+        self,
+        run_id: str,
+        points: Sequence[Point] = (),
+        params: Mapping[str, object] | None = None,
+        tags: Mapping[str, object] | None = None,
+    ) -> None:
+        """Adds metric points, params and tags in as few requests as MLflow's limits allow."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        metrics = [Metric(p.key, p.value, int(p.time * 1000), p.step) for p in points]
+        for start in range(0, max(len(metrics), 1), 900):
+            first = start == 0
+            self._client.log_batch(
+                run_id,
+                metrics[start : start + 900],
+                [Param(key, str(value)) for key, value in (params or {}).items()] if first else [],
+                [RunTag(key, str(value)) for key, value in (tags or {}).items()] if first else [],
+            )
+
+    def text(self, run_id: str, path: str, content: str) -> None:
+        """Writes a text artifact."""
+        self._client.log_text(run_id, content, path)
+
+    def folder(self, run_id: str, folder: Path) -> None:
+        """Uploads a folder's content to the root of the run's artifacts."""
+        self._client.log_artifacts(run_id, str(folder))
+
+    def dataset(self, run_id: str, name: str, digest: str, profile: str, source: str) -> None:
+        """Says which data the run used."""
+        from mlflow.entities import Dataset, DatasetInput
+
+        entity = Dataset(name=name, digest=digest, source_type="local", source=source, profile=profile)
+        self._client.log_inputs(run_id, [DatasetInput(entity, [])])
+
+    def finish(self, run_id: str, status: str, time: float) -> None:
+        """Ends the run with FINISHED, KILLED or FAILED."""
+        self._client.set_terminated(run_id, status, int(time * 1000))

@@ -1,0 +1,183 @@
+"""What each event means to MLflow: one parent run per sweep, one child run per trial."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Protocol
+
+from sweeps.config import SweepConfig
+from sweeps.folder import SweepFolder
+from sweeps.lifecycle import (
+    DataPrepared,
+    Event,
+    SweepEnded,
+    SweepRecord,
+    SweepStarted,
+    TrialEnded,
+    TrialReported,
+    TrialStarted,
+    TrialState,
+)
+from sweeps.names import run_name
+from sweeps.selection import choose
+from sweeps.tables import markdown
+from sweeps.tracking.client import Point, Runs
+
+PACKAGES = (
+    "qlora-sweeps", "ray", "torch", "transformers", "peft", "bitsandbytes", "datasets", "mlflow-skinny", "accelerate"
+)  # fmt: skip
+_STATUS = {TrialState.COMPLETED: "FINISHED", TrialState.STOPPED: "FINISHED", TrialState.PAUSED: "KILLED"}
+_SWEEP_STATUS = {"finished": "FINISHED", "budget": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
+
+
+class Sink(Protocol):
+    """Takes events in order; any of them may come twice."""
+
+    def apply(self, event: Event, record: SweepRecord) -> None:
+        """Carries the event out, or raises; `record` is the sweep after it."""
+
+
+class MlflowSink:
+    """Writes events to MLflow."""
+
+    def __init__(self, config: SweepConfig, sweep_id: str, folder: SweepFolder) -> None:
+        self._config = config
+        self._sweep_id = sweep_id
+        self._folder = folder
+        self._runs: Runs | None = None
+        self._parent: str | None = None
+        self.run_ids: dict[str, str] = {}
+        """Trial key -> run id, of the runs that were opened."""
+
+    @property
+    def parent_run(self) -> str | None:
+        """Id of the parent run; None while the server has not answered yet."""
+        return self._parent
+
+    @property
+    def experiment_id(self) -> str | None:
+        """Id of the experiment; None while the server has not answered yet."""
+        return self._runs.experiment_id if self._runs is not None else None
+
+    def apply(self, event: Event, record: SweepRecord) -> None:
+        """See `Sink.apply`."""
+        if self._runs is None:
+            self._runs = Runs(self._config.tracking.uri, self._config.experiment)
+        runs = self._runs
+        parent = self._open_parent(runs, record.started or event.time)
+        match event:
+            case SweepStarted():
+                self._start_sweep(runs, parent)
+            case DataPrepared():
+                self._data(runs, parent, event.summary)
+            case TrialStarted():
+                self._start_trial(runs, event, record)
+            case TrialReported():
+                run_id = self._open_child(runs, event.trial_key, record, event.time)
+                runs.log(run_id, metric_points(event))
+            case TrialEnded():
+                self._end_trial(runs, event, record)
+            case SweepEnded():
+                self._end_sweep(runs, parent, event, record)
+
+    def _open_parent(self, runs: Runs, time: float) -> str:
+        if self._parent is None:
+            tags = {"mlflow.source.name": "qsweep", "mlflow.runColor": "#5f6b7a"}
+            self._parent = runs.open({"sweep.id": self._sweep_id}, self._config.name, tags, time)
+        return self._parent
+
+    def _start_sweep(self, runs: Runs, parent: str) -> None:
+        config = self._config
+        params: dict[str, object] = {
+            "trainable": config.trainable,
+            "trials": config.budget.trials,
+            "steps_per_trial": config.budget.steps_per_trial,
+            "scheduler": config.scheduler.kind,
+            "searcher": config.searcher.kind,
+            "seed": config.seed,
+        }
+        if config.model is not None:
+            params |= {"base_model": config.model.source, "quantization": config.quantization.scheme}
+        runs.running(parent)
+        runs.log(parent, params=params, tags={"sweep.state": "RUNNING", **_packages()})
+        runs.text(parent, "sweep/config.json", self._folder.config.read_text())
+
+    def _data(self, runs: Runs, parent: str, summary: Mapping[str, Any]) -> None:
+        runs.log(parent, tags={"data.fingerprint": summary["fingerprint"]})
+        data = self._config.data
+        if data is not None:
+            source = json.dumps({"train": data.train, "eval": data.eval})
+            runs.dataset(parent, self._config.name, str(summary["fingerprint"]), json.dumps(dict(summary)), source)
+
+    def _open_child(self, runs: Runs, trial_key: str, record: SweepRecord, time: float) -> str:
+        if trial_key not in self.run_ids:
+            trial = record.trials[trial_key]
+            identity = {"sweep.id": self._sweep_id, "sweep.trial_key": trial_key}
+            tags = {"mlflow.parentRunId": str(self._parent), "mlflow.source.name": "qsweep"}
+            self.run_ids[trial_key] = runs.open(identity, run_name(trial.number, trial.params), tags, time)
+        return self.run_ids[trial_key]
+
+    def _start_trial(self, runs: Runs, event: TrialStarted, record: SweepRecord) -> None:
+        run_id = self._open_child(runs, event.trial_key, record, event.time)
+        runs.running(run_id)
+        runs.log(run_id, params=event.params, tags={"sweep.state": TrialState.RUNNING, "sweep.number": event.number})
+        runs.text(run_id, "trial.json", json.dumps(json.loads(event.spec), indent=2))
+
+    def _end_trial(self, runs: Runs, event: TrialEnded, record: SweepRecord) -> None:
+        trial = record.trials[event.trial_key]
+        run_id = self._open_child(runs, event.trial_key, record, event.time)
+        if trial.adapter is not None:
+            runs.folder(run_id, self._folder.path / trial.adapter)
+        note = f"{event.state.value} at step {trial.step}" + (f": {event.reason}" if event.reason else "")
+        runs.log(run_id, tags={"sweep.state": event.state, "mlflow.note.content": note})
+        status = "KILLED" if event.by_person_or_budget else _STATUS.get(event.state, "FAILED")
+        runs.finish(run_id, status, event.time)
+
+    def _end_sweep(self, runs: Runs, parent: str, event: SweepEnded, record: SweepRecord) -> None:
+        decision = choose(record.trials.values())
+        tags: dict[str, object] = {
+            "sweep.state": event.reason,
+            "mlflow.note.content": markdown(record, decision),
+        }
+        points = []
+        if decision.winner is not None:
+            best = decision.winner
+            tags |= {"sweep.best_trial_key": best.trial_key, "sweep.best_run": self.run_ids.get(best.trial_key, "")}
+            points = [Point("best_eval_loss", best.best_eval_loss, event.time, best.best_step or 0)]
+        runs.log(parent, points, tags=tags)
+        runs.finish(parent, _SWEEP_STATUS[event.reason], event.time)
+
+
+def metric_points(event: TrialReported) -> list[Point]:
+    """The metric points of a report. eval_loss comes first: the UI's compare page shows what was logged first."""
+    report = event.report
+    at = {
+        "eval_loss": report.eval_loss,
+        "best_eval_loss": report.best_eval_loss,
+        "best_step": float(report.best_step),
+        "trainable_params": float(report.trainable_params),
+        "tokens": float(report.tokens),
+        "seconds": report.seconds,
+        "peak_memory_bytes": float(report.peak_memory_bytes),
+    }
+    points = [Point(key, value, report.time, report.step) for key, value in at.items()]
+    for step in report.history:
+        points += [
+            Point("train_loss", step.train_loss, step.time, step.step),
+            Point("learning_rate", step.learning_rate, step.time, step.step),
+            Point("grad_norm", step.grad_norm, step.time, step.step),
+        ]
+    return points
+
+
+def _packages() -> dict[str, str]:
+    tags = {"version.python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            tags[f"version.{package.removesuffix('-skinny')}"] = version(package)
+        except PackageNotFoundError:
+            continue
+    return tags

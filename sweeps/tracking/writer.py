@@ -1,0 +1,103 @@
+"""The thread that carries events to the tracking server. Training never waits for it.
+
+The sweep's event log is the queue: the thread reads on from the last acknowledged byte, hands event after event to the
+sink, and notes how far it came. What the server does not take stays in the log and is tried again.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from sweeps.folder import SweepFolder, read_events, write_whole
+from sweeps.lifecycle import SweepRecord
+from sweeps.tracking.sink import Sink
+
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 15.0
+
+
+class Writer:
+    """Delivers a sweep's events, each at least once and in order."""
+
+    def __init__(self, folder: SweepFolder, sink: Sink, say: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._sink = sink
+        self._say = say
+        self._changed = threading.Condition()
+        self._news = True
+        self._closing = False
+        self._trouble: str | None = None
+        self._offset = acknowledged(folder)
+        self._record = SweepRecord()
+        for event, offset in read_events(folder.events):
+            if offset <= self._offset:
+                self._record = self._record.apply(event)
+        self._thread = threading.Thread(target=self._run, name="tracking-writer", daemon=True)
+
+    def start(self) -> None:
+        """Begins to deliver."""
+        self._thread.start()
+
+    def notify(self) -> None:
+        """There are new events in the log."""
+        with self._changed:
+            self._news = True
+            self._changed.notify_all()
+
+    def drain(self, seconds: float) -> int:
+        """Waits until everything is delivered, or `seconds` are over; the number of events that are left."""
+        with self._changed:
+            self._closing = self._news = True
+            self._changed.notify_all()
+        self._thread.join(seconds)
+        return sum(1 for _ in read_events(self._folder.events, self._offset))
+
+    def _run(self) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._news)
+                self._news = False
+                closing = self._closing
+            try:
+                self._deliver()
+            except Exception as error:  # whatever the server or its client did: an outage costs delay, not the sweep
+                self._report(error)
+                with self._changed:
+                    self._news = True
+                    # A driver that begins to close wants one more try at once.
+                    self._changed.wait_for(partial(self._begins_to_close, closing), pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                continue
+            if self._trouble is not None:
+                self._say("tracking: back, everything is delivered")
+            self._trouble, pause = None, FIRST_PAUSE_SECONDS
+            if closing:
+                return
+
+    def _begins_to_close(self, was_closing: bool) -> bool:
+        return self._closing and not was_closing
+
+    def _deliver(self) -> None:
+        for event, offset in read_events(self._folder.events, self._offset):
+            record = self._record.apply(event)
+            self._sink.apply(event, record)
+            self._record, self._offset = record, offset
+            write_whole(self._folder.tracking, json.dumps({"acknowledged_bytes": offset}).encode())
+
+    def _report(self, error: Exception) -> None:
+        if self._trouble is None:
+            reason = str(error).strip().split("\n")[0][:200]
+            self._say(f"tracking: {type(error).__name__}: {reason}; training goes on, events are kept and sent again")
+        self._trouble = str(error)
+
+
+def acknowledged(folder: SweepFolder) -> int:
+    """How many bytes of the event log the server has taken; 0 when that is not known."""
+    try:
+        return int(json.loads(folder.tracking.read_text())["acknowledged_bytes"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return 0

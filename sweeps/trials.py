@@ -1,0 +1,72 @@
+"""The trials of a sweep, one after the other: the default configuration, then the searcher's points. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from search_spaces.domains import Value
+from search_spaces.space import SearchSpace
+from sweeps import points
+from sweeps.components import Searcher
+from sweeps.config import SweepConfig
+from sweeps.lifecycle import Scalar
+from trainables.specs import TrialSpec
+
+REPEATS = 1000
+"""Points in a row that were all there before, after which the space counts as used up."""
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """A trial that has not started."""
+
+    number: int
+    trial_key: str
+    spec: TrialSpec
+    params: Mapping[str, Scalar]
+
+
+class TrialSource:
+    """Hands out trials until budget.trials of them count, or the space has no new point."""
+
+    def __init__(self, config: SweepConfig, space: SearchSpace, fingerprints: Mapping[str, str]) -> None:
+        self._config = config
+        self._space = space
+        self._fingerprints = fingerprints
+        self._searcher: Searcher = config.searcher.build(space, config.seed)
+        self._seen: set[str] = set()
+        self._left = config.budget.trials
+        self._first = config.searcher.start_with_default
+
+    def next(self) -> PlannedTrial | None:
+        """The next trial; None when there is none for now (`replace` may make room for one)."""
+        if self._left == 0:
+            return None
+        for point in self._candidates():
+            trial = self._trial(point)
+            if trial.trial_key not in self._seen:
+                self._seen.add(trial.trial_key)
+                self._left -= 1
+                return trial
+        return None
+
+    def replace(self) -> None:
+        """A trial that was handed out turned out infeasible: there may be one more."""
+        self._left += 1
+
+    def _candidates(self) -> Iterable[Mapping[str, Value]]:
+        if self._first:
+            self._first = False
+            base = self._config.base
+            yield self._space.restrict({field: points.base_value(base, field) for field in self._space.domains})
+        for _ in range(REPEATS):
+            point = self._searcher.suggest()
+            if point is None:
+                return
+            yield point
+
+    def _trial(self, point: Mapping[str, Value]) -> PlannedTrial:
+        spec = points.apply(self._config.base, point, self._config.seed)
+        key = points.trial_key(spec, self._fingerprints)
+        return PlannedTrial(len(self._seen), key, spec, points.params(spec, point))

@@ -1,0 +1,74 @@
+"""From Ray Tune's callbacks to the sweep's events. Nothing here talks to a server, so nothing here can fail for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+
+from sweeps.journal import Journal
+from sweeps.lifecycle import TrialEnded, TrialReported, TrialStarted, TrialState
+from trainables.contract import Report
+
+STOPPED_BY_SCHEDULER = "stopped by the scheduler"
+
+
+class JournalCallback(Callback):
+    """Writes what happens to the trials into the journal."""
+
+    def __init__(self, journal: Journal, clock: Callable[[], float], ended: Callable[[str], None]) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._ended = ended
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The trial's process runs; comes again after a retry."""
+        config = trial.config
+        known = self._journal.record.trials.get(config["trial_key"])
+        if known is None or known.state is not TrialState.RUNNING:
+            self._journal.add(
+                TrialStarted(
+                    time=self._clock(),
+                    trial_key=config["trial_key"],
+                    number=config["number"],
+                    params=config["params"],
+                    spec=config["spec"],
+                )
+            )
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A report, or the end that the trial itself found."""
+        key = trial.config["trial_key"]
+        if "report" in result:
+            report = Report.model_validate_json(result["report"])
+            self._journal.add(TrialReported(time=report.time, trial_key=key, report=report, adapter=result["adapter"]))
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The trial is over: by itself, or by the scheduler when its last report says that it was still running."""
+        result = trial.last_result or {}
+        state = TrialState(result.get("state", TrialState.FAILED))
+        reason = result.get("reason", "")
+        if state is TrialState.PAUSED:
+            return  # The end of the sweep says why.
+        if state is TrialState.RUNNING:
+            state, reason = TrialState.STOPPED, STOPPED_BY_SCHEDULER
+        self._end(trial, state, reason)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The trial's process failed for good."""
+        self._end(trial, TrialState.FAILED, _last_line(trial))
+
+    def _end(self, trial: Trial, state: TrialState, reason: str) -> None:
+        key = trial.config["trial_key"]
+        self._ended(key)
+        self._journal.add(TrialEnded(time=self._clock(), trial_key=key, state=state, reason=reason))
+
+
+def _last_line(trial: Trial) -> str:
+    error = trial.get_error()
+    lines = str(error).strip().splitlines() if error is not None else []
+    return lines[-1] if lines else "its process failed"

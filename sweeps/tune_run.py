@@ -1,0 +1,154 @@
+"""The sweep on Ray Tune: hosts and broker, searcher and scheduler, stop and end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune import PlacementGroupFactory, Stopper
+from ray.tune.search.search_generator import SearchGenerator
+
+from cluster import broker
+from cluster.errors import HostError
+from cluster.hosts import HostFacts, Room
+from sweeps.config import SweepConfig
+from sweeps.folder import SweepFolder
+from sweeps.journal import Journal
+from sweeps.lifecycle import DataPrepared, SweepEnded, TrialEnded, TrialState
+from sweeps.stop import StopRequest
+from sweeps.trials import TrialSource
+from sweeps.tune_callback import JournalCallback
+from sweeps.tune_search import TrialQueue
+from sweeps.tune_trial import SlotTrial
+
+PROXY_CPUS = 0.05
+"""Logical CPUs of a trial's own process: it only waits."""
+
+
+@dataclass
+class Driver:
+    """One sweep in this process, connected to Ray."""
+
+    config: SweepConfig
+    folder: SweepFolder
+    journal: Journal
+    stop: StopRequest
+    clock: Callable[[], float] = time.time
+    hosts: tuple[HostFacts, ...] = field(default=(), init=False)
+    _broker: Any = field(default=None, init=False)
+
+    def start_hosts(self, room: Room) -> broker.Ready:
+        """Starts broker and hosts; the data is prepared on the way.
+
+        Raises:
+            HostError: no host can run; the message says what to mend.
+        """
+        self._broker = broker.create(self.config.base, room, self.config.cluster.hosts)
+        starting = self._broker.start.remote()
+        answer: broker.Ready | broker.NotReady | None = None
+        while answer is None:
+            done, _ = ray.wait([starting], timeout=0.5)
+            if self.stop.reason is not None:
+                raise KeyboardInterrupt
+            answer = ray.get(starting) if done else None
+        if isinstance(answer, broker.NotReady):
+            raise HostError(answer.message)
+        self.hosts = answer.hosts
+        summary = answer.data.model_dump()
+        self.journal.add(DataPrepared(time=self.clock(), summary=summary))
+        return answer
+
+    def run(self, source: TrialSource, slots: int) -> None:
+        """Runs the trials to the end of the budget, or until someone stops the sweep."""
+        steps = self.config.budget.steps_per_trial
+        shared = {"dir": str(self.folder.path), "points": list(self.config.scheduler.points(steps))}
+        queue = TrialQueue(source, shared, self._slots)
+        # A searcher without Tune's own limiter is given one pending trial at a time unless told otherwise.
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
+        # Not tune.Tuner: it pickles searcher and callbacks into storage for its own restore, which is not used here.
+        tune.run(
+            SlotTrial,
+            name="tune",
+            metric="eval_loss",
+            mode="min",
+            storage_path=str(self.folder.path),
+            num_samples=-1,
+            search_alg=SearchGenerator(queue),
+            scheduler=self.config.scheduler.build(steps),
+            resources_per_trial=PlacementGroupFactory([{"CPU": PROXY_CPUS, "node:__internal_head__": 0.001}]),
+            reuse_actors=True,
+            max_failures=-1,
+            stop=_Stop(self.stop, self._close),
+            callbacks=[JournalCallback(self.journal, self.clock, self._trial_ended)],
+            raise_on_failed_trial=False,
+            verbose=0,
+            log_to_file=False,
+        )
+
+    def end(self, failed: str | None = None) -> None:
+        """Says of every trial and of the sweep how it ended."""
+        interrupted = self.stop.reason == "interrupted"
+        for trial in list(self.journal.record.trials.values()):
+            if not trial.state.is_final:
+                self.journal.add(_left_over(trial.trial_key, self.clock(), interrupted, failed))
+        reason = "failed" if failed is not None else self.stop.reason or "finished"
+        self.journal.add(SweepEnded(time=self.clock(), reason=reason, message=failed or ""))
+
+    def _slots(self) -> int:
+        slots: int = ray.get(self._broker.slots.remote())
+        return slots
+
+    def _trial_ended(self, trial_key: str) -> None:
+        self._broker.release.remote(trial_key)
+        shutil.rmtree(self.folder.trial(trial_key) / "snapshot", ignore_errors=True)
+
+    def _close(self) -> None:
+        self._broker.stop.remote()
+
+
+class _Stop(Stopper):
+    """Ends the Tune run when someone asked for it."""
+
+    def __init__(self, request: StopRequest, close: Callable[[], None]) -> None:
+        self._request = request
+        self._close = close
+        self._closed = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its stopper into every snapshot, and none is ever read."""
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No single trial is stopped here."""
+        return False
+
+    def stop_all(self) -> bool:
+        if self._request.check() is None:
+            return False
+        if not self._closed:
+            self._closed = True
+            self._close()
+        return True
+
+
+def _left_over(trial_key: str, now: float, interrupted: bool, failed: str | None) -> TrialEnded:
+    """A trial that was running when the sweep ended."""
+    if failed is not None:
+        return TrialEnded(time=now, trial_key=trial_key, state=TrialState.FAILED, reason=failed)
+    if interrupted:
+        return TrialEnded(
+            time=now, trial_key=trial_key, state=TrialState.PAUSED, reason="interrupted", by_person_or_budget=True
+        )
+    return TrialEnded(
+        time=now,
+        trial_key=trial_key,
+        state=TrialState.STOPPED,
+        reason="budget.wall_clock is used up",
+        by_person_or_budget=True,
+    )

@@ -1,0 +1,58 @@
+"""The trials of a sweep as Ray Tune's searcher, with a gate: never more of them live than there are slots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from sweeps.lifecycle import TrialState
+from sweeps.trials import TrialSource
+
+
+class TrialQueue(Searcher):
+    """Hands a `TrialSource` to Ray Tune.
+
+    Tune's own ConcurrencyLimiter takes a fixed number; the slots of a cluster change while a sweep runs.
+    """
+
+    def __init__(self, source: TrialSource, shared: dict[str, Any], slots: Callable[[], int]) -> None:
+        super().__init__()
+        self._source = source
+        self._shared = shared
+        self._slots = slots
+        self._live: set[str] = set()
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        """Metric and space are the source's own."""
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial's configuration; None when no slot is free; FINISHED when none will come."""
+        if len(self._live) >= self._slots():
+            return None
+        trial = self._source.next()
+        if trial is None:
+            # A live trial may yet turn out infeasible and make room for another.
+            return None if self._live else Searcher.FINISHED
+        self._live.add(trial_id)
+        return {
+            **self._shared,
+            "trial_key": trial.trial_key,
+            "number": trial.number,
+            "params": dict(trial.params),
+            "spec": trial.spec.model_dump_json(),
+        }
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Frees the trial's place; an infeasible one is replaced."""
+        if trial_id in self._live and (result or {}).get("state") == TrialState.INFEASIBLE:
+            self._source.replace()
+        self._live.discard(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the sweep's event log is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see `save`."""

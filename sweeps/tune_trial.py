@@ -1,0 +1,183 @@
+"""A trial as Ray Tune sees it: a light process that leases a slot, names target steps, and keeps what comes back.
+
+It never imports torch. It writes the trial's snapshot and best adapter into the sweep's folder, so that a trial can go
+on after anything but the loss of that folder.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.exceptions import RayActorError
+
+from cluster import broker
+from cluster.loop import Outcome
+from sweeps.folder import SweepFolder, write_folder
+from sweeps.lifecycle import TrialState
+from sweeps.rungs import next_point
+from trainables.contract import Failure, Opened, Report
+
+WAIT_SECONDS = 2.0
+"""How long one call to a host or the broker lasts at most: a stop is noticed that soon."""
+HOSTS_LOST_AT_MOST = 3
+"""A trial whose host died this often is to blame for it."""
+_STATES = {
+    "diverged": TrialState.DIVERGED,
+    "infeasible": TrialState.INFEASIBLE,
+    "out_of_memory": TrialState.OUT_OF_MEMORY,
+    "failed": TrialState.FAILED,
+}
+
+
+class SlotTrial(tune.Trainable):
+    """Ray Tune's trial. One `step` trains to the next report point."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Takes up the trial where its folder left it."""
+        self._broker = ray.get_actor(broker.NAME)
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Makes this process another trial's; Ray Tune calls neither stop nor cleanup in between."""
+        self._release()
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Trains to the next report point and says what came of it."""
+        target = next_point(self._points, self._step)
+        assert target is not None, "a trial at its last point is not asked to train"
+        outcome = self._reach(target)
+        if isinstance(outcome, TrialState):
+            return self._final(outcome, "the sweep is stopping")
+        if outcome.failure is not None or outcome.evaluation is None:
+            failure = outcome.failure or Failure(kind="failed", message="no evaluation")
+            return self._final(_STATES[failure.kind], failure.message)
+        report, adapter = self._keep(outcome, outcome.evaluation.model_dump())
+        done = target == self._points[-1]
+        if done:
+            self._release()
+        return {
+            "step": report.step,
+            "eval_loss": report.eval_loss,
+            "state": (TrialState.COMPLETED if done else TrialState.RUNNING).value,
+            "report": report.model_dump_json(),
+            "adapter": adapter,
+            "done": done,
+        }
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the sweep's folder has it all."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: `setup` has read the sweep's folder."""
+
+    def cleanup(self) -> None:
+        """Gives the slot back. Best effort: Ray may kill the process first, so the driver tells the broker too."""
+        self._release()
+
+    # The trial's own folder
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._key: str = config["trial_key"]
+        self._spec: str = config["spec"]
+        self._points: tuple[int, ...] = tuple(config["points"])
+        self._folder = SweepFolder(Path(config["dir"]))
+        self._grant: broker.Grant | None = None
+        self._lost = 0
+        self._trainable_params = 0
+        self._best, self._best_step, self._step = math.inf, 0, 0
+        self._snapshot: bytes | None = None
+        kept = self._folder.trial(self._key) / "snapshot"
+        if kept.is_dir():
+            state = json.loads((kept / "state.json").read_text())
+            self._step, self._best, self._best_step = state["step"], state["best_eval_loss"], state["best_step"]
+            self._snapshot = (kept / "snapshot.bin").read_bytes()
+
+    def _keep(self, outcome: Outcome, evaluation: dict[str, Any]) -> tuple[Report, str | None]:
+        """Writes adapter and snapshot, in this order: a snapshot never knows of an adapter that is not there."""
+        home = self._folder.trial(self._key)
+        loss = evaluation["eval_loss"]
+        adapter = None
+        if outcome.adapter is not None and loss < self._best:
+            self._best, self._best_step = loss, outcome.step
+            files = {f"adapter/{name}": content for name, content in outcome.adapter.items()}
+            rows = {"step": outcome.step, **evaluation}
+            write_folder(home / "best", files | {"eval_rows.json": json.dumps(rows).encode()})
+            adapter = str((home / "best").relative_to(self._folder.path))
+        self._step = outcome.step
+        self._snapshot = outcome.snapshot
+        state = {"step": self._step, "best_eval_loss": self._best, "best_step": self._best_step}
+        if outcome.snapshot is not None and self._step < self._points[-1]:
+            content = {"snapshot.bin": outcome.snapshot, "state.json": json.dumps(state).encode()}
+            write_folder(home / "snapshot", content)
+        last = outcome.history[-1]
+        report = Report(
+            step=outcome.step,
+            eval_loss=loss,
+            best_step=self._best_step,
+            best_eval_loss=self._best,
+            history=outcome.history,
+            tokens=last.tokens,
+            seconds=last.seconds,
+            peak_memory_bytes=outcome.peak_memory_bytes,
+            trainable_params=self._trainable_params,
+            time=time.time(),
+        )
+        return report, adapter
+
+    # The slot
+
+    def _reach(self, target: int) -> Outcome | TrialState:
+        """The outcome at `target`, whatever happens to hosts on the way; PAUSED when the sweep is stopping."""
+        while True:
+            if self._lost >= HOSTS_LOST_AT_MOST:
+                failure = Failure(kind="failed", message=f"its host died {self._lost} times")
+                return Outcome(step=self._step, failure=failure)
+            try:
+                if self._grant is None:
+                    opened = self._lease()
+                    if isinstance(opened, Failure):
+                        return Outcome(step=self._step, failure=opened)
+                if not ray.get(self._broker.goes_on.remote()):
+                    return TrialState.PAUSED
+                if self._grant is None:
+                    continue
+                call = self._grant.host.advance.remote(self._grant.lease, target, self._best, WAIT_SECONDS)
+                outcome: Outcome | None = ray.get(call)
+                if outcome is not None:
+                    return outcome
+            except RayActorError:
+                self._host_lost()
+
+    def _lease(self) -> Opened | Failure | None:
+        """Waits a moment for a slot and puts the trial into it; None when there was none."""
+        self._grant = ray.get(self._broker.acquire.remote(self._key, WAIT_SECONDS))
+        if self._grant is None:
+            return None
+        opened: Opened | Failure = ray.get(self._grant.host.open.remote(self._grant.lease, self._spec, self._snapshot))
+        if isinstance(opened, Opened):
+            self._trainable_params = opened.trainable_params
+        return opened
+
+    def _host_lost(self) -> None:
+        if self._grant is None:
+            raise RuntimeError("the broker is gone")
+        self._lost += 1
+        host, self._grant = self._grant.host_id, None
+        ray.get(self._broker.lost.remote(host))
+
+    def _release(self) -> None:
+        if self._grant is not None:
+            self._grant = None
+            ray.get(self._broker.release.remote(self._key))
+
+    def _final(self, state: TrialState, reason: str) -> dict[str, Any]:
+        self._release()
+        return {"step": self._step, "state": state.value, "reason": reason, "done": True}

@@ -1,0 +1,175 @@
+"""The contract between whoever schedules trials and whatever trains them.
+
+A trainable is a module that offers the functions of `Trainable`; its `Pack` trains several adapters (slots) at once.
+A new trainable is one file in `trainables/` (or any importable module, by its dotted path), and the contract tests
+run over every module that is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Protocol
+
+from pydantic import Field
+
+from trainables.specs import Spec, TrialSpec
+
+Device = Literal["cpu", "cuda"]
+FailureKind = Literal["diverged", "infeasible", "out_of_memory", "failed"]
+
+
+class Failure(Spec):
+    """Why a slot can't go on. The other slots are not touched; the owner closes the slot."""
+
+    kind: FailureKind
+    message: str
+
+
+class StepRecord(Spec):
+    """One optimizer step of one slot."""
+
+    step: int
+    """1 for the first step."""
+    train_loss: float
+    """Mean negative log-likelihood per completion token over the effective batch, before the update."""
+    learning_rate: float
+    grad_norm: float
+    """Norm before clipping."""
+    tokens: int
+    """Tokens of all steps so far, padding not counted."""
+    seconds: float
+    """Time spent in this slot's steps so far, those of its neighbours in the same pass included."""
+    time: float
+    """When the step ended, in seconds since the epoch."""
+
+
+class Evaluation(Spec):
+    """One evaluation of one slot on the sweep's fixed rows."""
+
+    eval_loss: float
+    """Total negative log-likelihood of the completion tokens / number of completion tokens."""
+    row_losses: Annotated[tuple[float, ...], Field(strict=False)] = ()
+    """Total negative log-likelihood of each row, in the order of the evaluation rows."""
+    row_tokens: Annotated[tuple[int, ...], Field(strict=False)] = ()
+    """Completion tokens of each row."""
+
+
+class Opened(Spec):
+    """A slot that is ready to train."""
+
+    step: int
+    """Steps that its snapshot had done; 0 without one."""
+    trainable_params: int
+
+
+class Report(Spec):
+    """What a trial has to say at a report point."""
+
+    step: int
+    eval_loss: float
+    best_step: int
+    best_eval_loss: float
+    history: Annotated[tuple[StepRecord, ...], Field(strict=False)]
+    """The steps since the previous report."""
+    tokens: int
+    seconds: float
+    peak_memory_bytes: int
+    """Most memory that the host has used so far: of the GPU, or of the process on a CPU."""
+    trainable_params: int
+    time: float
+    """When the evaluation ended, in seconds since the epoch."""
+
+
+class Summary(Spec):
+    """What preparing the data found, for people and for the tracking server."""
+
+    fingerprint: str
+    """16 hex digits over every token and label; equal data, template and tokenizer give an equal fingerprint."""
+    train_rows: int
+    eval_rows: int
+    train_tokens: int = 0
+    longest_row: int = 0
+    """Tokens of the longest row."""
+    truncated_rows: int = 0
+    dropped_rows: int = 0
+    """Rows left without a completion token."""
+
+
+class Prepared(Spec):
+    """Data made ready once per sweep, as bytes that every host reads alike."""
+
+    summary: Summary
+    payload: bytes = Field(repr=False)
+
+
+class Need(Spec):
+    """An estimate of memory on the device that trains."""
+
+    base_bytes: int
+    """The frozen base and what exists once."""
+    slot_bytes: int
+    """The largest adapter of the space with its optimizer state."""
+    step_bytes: int
+    """Activations of one slot in a step."""
+    saturating_slots: int
+    """Slots that keep the device busy: more of them train no faster and only weaken early stopping."""
+
+    def total(self, slots: int) -> int:
+        """Bytes with `slots` slots training at once."""
+        return self.base_bytes + slots * (self.slot_bytes + self.step_bytes)
+
+    def slots(self, free_bytes: int, at_most: int) -> int:
+        """Slots that fit into `free_bytes`, saturate the device and are no more than `at_most`; at least 1."""
+        fitting = (free_bytes - self.base_bytes) // max(1, self.slot_bytes + self.step_bytes)
+        return max(1, min(fitting, self.saturating_slots, at_most))
+
+
+class Pack(Protocol):
+    """Slots that train side by side. A slot's numbers do not depend on its neighbours.
+
+    Not thread-safe: one thread calls it. A `Failure` concerns its slot alone and is returned, never raised.
+    """
+
+    def open(self, slot: int, spec: TrialSpec, snapshot: bytes | None = None) -> Opened | Failure:
+        """Puts a trial into a free slot, from the start or from a snapshot of the same trial."""
+
+    def step(self, slots: Sequence[int]) -> Mapping[int, StepRecord | Failure]:
+        """Does one optimizer step for each of `slots`."""
+
+    def evaluate(self, slots: Sequence[int]) -> Mapping[int, Evaluation | Failure]:
+        """Evaluates each of `slots` on the sweep's evaluation rows; changes nothing that training sees."""
+
+    def snapshot(self, slot: int) -> bytes:
+        """All that `open` needs to go on as if nothing had happened."""
+
+    def adapter(self, slot: int) -> Mapping[str, bytes]:
+        """The slot's adapter as it stands now: file name -> content of a folder that others can load."""
+
+    def close(self, slot: int) -> None:
+        """Frees the slot. Closing a free slot does nothing."""
+
+    def peak_memory_bytes(self) -> int:
+        """Most memory used so far: of the GPU, or of this process on a CPU."""
+
+
+class Trainable(Protocol):
+    """What a module in `trainables/` offers."""
+
+    REQUIRES: frozenset[str]
+    """Sections of the sweep file that it cannot do without, of `model` and `data`."""
+
+    def check(self, base: TrialSpec) -> list[str]:
+        """Problems with local files, each "field: what is wrong". Answers fast, without torch or the network."""
+
+    def fingerprint(self, base: TrialSpec) -> Mapping[str, str]:
+        """What identifies the base model and the data, for the trial keys. Without torch or the network."""
+
+    def prepare(self, base: TrialSpec, cache: Path) -> Prepared:
+        """Reads, tokenises and fingerprints the data. Raises `DataError` when there is nothing to train on."""
+
+    def open_pack(self, base: TrialSpec, data: bytes, cache: Path) -> Pack:
+        """Loads the base model onto this process's device."""
+
+    def need(self, base: TrialSpec, largest: Sequence[TrialSpec], device: Device) -> Need | None:
+        """Estimates memory for the largest specs of a space; None when the model's sizes are unknown."""

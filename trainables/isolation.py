@@ -1,0 +1,51 @@
+"""One slot's trouble stays its own: a shared operation that raises is done again in halves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from trainables.contract import Failure
+from trainables.errors import InfeasibleError
+
+Result = TypeVar("Result")
+
+
+def isolated(
+    slots: Sequence[int],
+    operation: Callable[[Sequence[int]], Mapping[int, Result | Failure]],
+    clear: Callable[[], None],
+) -> dict[int, Result | Failure]:
+    """Runs `operation` over all slots at once; when it raises, over each half, down to the slot that is to blame.
+
+    Out of memory is handled the same way: smaller parts need less, and a slot that does not fit alone fails alone.
+
+    Args:
+        slots: the slots that take part; none gives an empty answer.
+        operation: must not have changed any slot when it raises.
+        clear: drops what a broken operation left behind; called before it is tried again.
+
+    Returns:
+        What `operation` returned for each slot, or why that slot can't go on.
+    """
+    if not slots:
+        return {}
+    try:
+        return dict(operation(slots))
+    except Exception as error:
+        # The traceback holds the broken pass's tensors: let go of it before trying again.
+        failure = failure_of(error)
+    clear()
+    if len(slots) == 1:
+        return {slots[0]: failure}
+    half = len(slots) // 2
+    return isolated(slots[:half], operation, clear) | isolated(slots[half:], operation, clear)
+
+
+def failure_of(error: Exception) -> Failure:
+    """What an exception means for the slot that raised it."""
+    if isinstance(error, InfeasibleError):
+        return Failure(kind="infeasible", message=str(error))
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "can't allocate" in str(error):
+        return Failure(kind="out_of_memory", message=str(error).split("\n")[0])
+    return Failure(kind="failed", message=f"{type(error).__name__}: {error}")

@@ -1,0 +1,190 @@
+"""What one trial trains, fully resolved: frozen, strict, and free of torch.
+
+A `TrialSpec` is the base specification of a sweep with one point of the search space applied. Every unit is in
+the field's own docstring; the JSON schema of the sweep file is generated from these classes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+DEFAULT_ALPHA_OVER_R = 2.0
+
+
+class Spec(BaseModel):
+    """Base of every specification: immutable, no unknown keys, no silent conversion, finite numbers only."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class ModelFacts(Spec):
+    """Sizes of a base model, for planning when its configuration cannot be read (a hub model, for example)."""
+
+    parameters: Positive
+    """Parameters in all."""
+    layers: Positive
+    hidden_size: Positive
+    intermediate_size: Positive
+    vocab_size: Positive
+    attention_heads: Positive
+    key_value_heads: Positive
+    head_dim: Positive | None = None
+    """Width of one attention head; hidden_size / attention_heads when left out."""
+
+
+class ModelSpec(Spec):
+    """The frozen base model."""
+
+    source: str = Field(min_length=1)
+    """Hub id, local folder, path of a .gguf file, or package:NAME/FILE.gguf (a file inside an installed package)."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Off unless you have read that code."""
+    facts: ModelFacts | None = None
+    """Sizes for `plan` when the model's own configuration is out of reach."""
+
+
+class QuantizationSpec(Spec):
+    """Precision of the frozen base (QLoRA, arXiv 2305.14314, section 3)."""
+
+    scheme: Literal["nf4", "fp4", "none"] = "nf4"
+    """nf4 and fp4 are QLoRA; none is plain LoRA on an unquantised base."""
+    double_quant: bool = True
+    """Quantise the quantisation constants too: about 0.4 bits per parameter less."""
+    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the base's activations. auto: bfloat16 where the hardware has it, else float32."""
+
+
+class AdapterSpec(Spec):
+    """One LoRA adapter (arXiv 2106.09685)."""
+
+    r: Positive = 16
+    """Rank of the update."""
+    alpha_over_r: Annotated[float, Field(gt=0)] | None = None
+    """lora_alpha as a ratio to r, so that another rank is not another step size; 2 when lora_alpha is not given."""
+    lora_alpha: Annotated[float, Field(gt=0)] | None = None
+    """lora_alpha itself, in place of alpha_over_r."""
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = "attention-qv"
+    """A preset (attention-qv, attention, mlp, all-linear) or a list of module names."""
+    use_rslora: bool = False
+    """Scale by alpha / sqrt(r) instead of alpha / r (arXiv 2312.03732)."""
+
+    @model_validator(mode="after")
+    def _one_alpha(self) -> AdapterSpec:
+        if self.lora_alpha is not None and self.alpha_over_r is not None:
+            raise ValueError("lora_alpha and alpha_over_r say the same thing twice: keep one of them")
+        return self
+
+    @property
+    def alpha(self) -> float:
+        """The resolved lora_alpha."""
+        return self.lora_alpha if self.lora_alpha is not None else (self.alpha_over_r or DEFAULT_ALPHA_OVER_R) * self.r
+
+
+class DataSpec(Spec):
+    """Rows to train on and rows to evaluate on. Exactly one of completion, messages and text says how a row reads."""
+
+    train: str = Field(min_length=1)
+    """A .jsonl, .csv or .parquet file, or a hub data set id (`owner/name`, optionally `owner/name:config`)."""
+    eval: str | None = None
+    """Likewise. Without it the last `eval_examples` rows of `train` are held out."""
+    test: str | None = None
+    """Rows that only promotion sees; fingerprinted and otherwise left alone."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub data set."""
+    train_split: str = "train"
+    """Split of a hub data set that `train` reads."""
+    eval_split: str = "validation"
+    """Split of a hub data set that `eval` reads."""
+    test_split: str = "test"
+    """Split of a hub data set that `test` reads."""
+    prompt: str | None = None
+    """Template over the row's columns, for example "{question}"."""
+    completion: str | None = None
+    """Template of the answer; the loss counts its tokens only."""
+    system: str | None = None
+    """System message put before every prompt, where the chat template has a place for it."""
+    messages: str | None = None
+    """Column that holds a chat: a list of {role, content}; the loss counts the last assistant message."""
+    text: str | None = None
+    """Template of plain text; the loss counts every token but the first."""
+    max_length: Annotated[int, Field(ge=8)] = 512
+    """Tokens per row; longer rows are cut on the right, counted and reported."""
+    eval_examples: Positive | None = 200
+    """Rows to evaluate on, the first of `eval`; null takes all."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> DataSpec:
+        forms = [name for name in ("completion", "messages", "text") if getattr(self, name) is not None]
+        if len(forms) != 1:
+            given = " and ".join(forms) if forms else "none of them"
+            raise ValueError(
+                f"a row reads as prompt and completion, as messages, or as text: {given} given; "
+                'set, for example, prompt: "{question}" and completion: "{answer}"'
+            )
+        if self.prompt is not None and self.completion is None:
+            raise ValueError("prompt needs completion: the template of the answer to train on")
+        if self.completion is not None and self.prompt is None:
+            raise ValueError('completion needs prompt: the template of the question (for plain text use text: "...")')
+        if self.system is not None and self.prompt is None:
+            raise ValueError("system goes with prompt and completion only: messages bring their own system message")
+        if self.eval is None and self.eval_examples is None:
+            raise ValueError("eval_examples: null needs data.eval: say how many rows of train to hold out")
+        return self
+
+
+class TrainingSpec(Spec):
+    """How one adapter is trained."""
+
+    batch_size: Positive = 4
+    """Rows per micro-batch."""
+    gradient_accumulation_steps: Positive = 1
+    """Micro-batches per optimizer step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2.0e-4
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Shape of the learning rate after the warm-up, over the sweep's steps_per_trial."""
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    """Share of the steps in which the learning rate rises linearly from 0."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Clip the gradient of each adapter to this norm; null does not clip."""
+    gradient_checkpointing: Literal["auto"] | bool = "auto"
+    """Recompute activations instead of keeping them. auto: only where memory needs it."""
+    step_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """Toy only: how long one step lasts, for demonstrations and fault tests."""
+
+
+class TrialSpec(Spec):
+    """One trial, fully resolved. Two trials with the same spec compute the same numbers."""
+
+    trainable: str = "qlora"
+    model: ModelSpec | None = None
+    quantization: QuantizationSpec = QuantizationSpec()
+    adapter: AdapterSpec = AdapterSpec()
+    data: DataSpec | None = None
+    training: TrainingSpec = TrainingSpec()
+    steps: Positive = 81
+    """Optimizer steps of a trial that is not stopped; the schedule spans them."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of initialisation, data order and dropout."""
+
+    @property
+    def base_model(self) -> ModelSpec:
+        """The model, for trainables that cannot do without one."""
+        if self.model is None:
+            raise ValueError("model.source is missing")
+        return self.model
+
+    @property
+    def rows(self) -> DataSpec:
+        """The data, for trainables that cannot do without any."""
+        if self.data is None:
+            raise ValueError("data is missing")
+        return self.data

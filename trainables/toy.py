@@ -1,0 +1,148 @@
+"""Closed-form learning curves instead of training: for demonstrations, tests and a new cluster's smoke run. No torch.
+
+The curve of a trial is floor + (start - floor) / sqrt(1 + step). Its floor depends on the hyperparameters: best near a
+learning rate of 3e-4, better with a higher rank and more target modules. Curves of different trials do not cross, so
+the best trial is known in advance. A learning rate above 0.01 diverges; a rank above 256 is infeasible.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainables.contract import Device, Evaluation, Failure, Need, Opened, Prepared, StepRecord, Summary
+from trainables.schedule import learning_rate
+from trainables.specs import TrialSpec
+
+REQUIRES: frozenset[str] = frozenset()
+
+START_LOSS = 2.5
+LARGEST_RANK = 256
+DIVERGES_ABOVE = 0.01
+DIVERGES_AT_STEP = 5
+_BREADTH = {"attention-qv": 1, "attention": 2, "mlp": 3, "all-linear": 7}
+
+
+def check(base: TrialSpec) -> list[str]:
+    """No files, no problems."""
+    return []
+
+
+def fingerprint(base: TrialSpec) -> Mapping[str, str]:
+    """The toy's own version: another curve is another trial."""
+    return {"toy": "1"}
+
+
+def prepare(base: TrialSpec, cache: Path) -> Prepared:
+    """There is no data."""
+    return Prepared(summary=Summary(fingerprint="0" * 16, train_rows=0, eval_rows=1), payload=b"")
+
+
+def open_pack(base: TrialSpec, data: bytes, cache: Path) -> ToyPack:
+    """A pack of curves."""
+    return ToyPack()
+
+
+def need(base: TrialSpec, largest: Sequence[TrialSpec], device: Device) -> Need | None:
+    """A Python process; a curve weighs nothing."""
+    return Need(base_bytes=150_000_000, slot_bytes=1_000, step_bytes=0, saturating_slots=4)
+
+
+def floor(spec: TrialSpec) -> float:
+    """The loss that the trial's curve falls towards."""
+    decades = math.log10(spec.training.learning_rate / 3e-4)
+    modules = spec.adapter.target_modules
+    breadth = _BREADTH.get(modules, 1) if isinstance(modules, str) else len(modules)
+    return 0.5 + 0.3 * decades**2 + 0.4 / math.sqrt(spec.adapter.r) + 0.1 / breadth
+
+
+def loss_at(spec: TrialSpec, step: int) -> float:
+    """The trial's loss after `step` steps; NaN once it has diverged."""
+    if spec.training.learning_rate > DIVERGES_ABOVE and step >= DIVERGES_AT_STEP:
+        return math.nan
+    return floor(spec) + (START_LOSS - floor(spec)) / math.sqrt(1 + step)
+
+
+@dataclass
+class _Slot:
+    spec: TrialSpec
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+class ToyPack:
+    """A `Pack` without a model. See `trainables.contract.Pack`."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._slots: dict[int, _Slot] = {}
+
+    def open(self, slot: int, spec: TrialSpec, snapshot: bytes | None = None) -> Opened | Failure:
+        """See `Pack.open`."""
+        if slot in self._slots:
+            raise ValueError(f"slot {slot} is taken")
+        if spec.adapter.r > LARGEST_RANK:
+            return Failure(kind="infeasible", message=f"adapter.r: {spec.adapter.r} exceeds {LARGEST_RANK}")
+        self._slots[slot] = _Slot(spec, **(json.loads(snapshot) if snapshot is not None else {}))
+        return Opened(step=self._slots[slot].step, trainable_params=1000 * spec.adapter.r)
+
+    def step(self, slots: Sequence[int]) -> Mapping[int, StepRecord | Failure]:
+        """See `Pack.step`."""
+        pause = max((self._slots[slot].spec.training.step_seconds for slot in slots), default=0.0)
+        if pause:
+            threading.Event().wait(pause)
+        return {slot: self._step(self._slots[slot], pause) for slot in slots}
+
+    def _step(self, slot: _Slot, seconds: float) -> StepRecord | Failure:
+        loss = loss_at(slot.spec, slot.step + 1)
+        if math.isnan(loss):
+            return Failure(kind="diverged", message=f"step {slot.step + 1}: train_loss nan")
+        training = slot.spec.training
+        slot.step += 1
+        slot.tokens += 100 * training.batch_size * training.gradient_accumulation_steps
+        slot.seconds += seconds
+        return StepRecord(
+            step=slot.step,
+            train_loss=loss,
+            learning_rate=learning_rate(training, slot.step, slot.spec.steps),
+            grad_norm=1.0 / math.sqrt(slot.step),
+            tokens=slot.tokens,
+            seconds=slot.seconds,
+            time=self._clock(),
+        )
+
+    def evaluate(self, slots: Sequence[int]) -> Mapping[int, Evaluation | Failure]:
+        """See `Pack.evaluate`."""
+        return {slot: self._evaluate(self._slots[slot]) for slot in slots}
+
+    def _evaluate(self, slot: _Slot) -> Evaluation | Failure:
+        loss = loss_at(slot.spec, slot.step)
+        if math.isnan(loss):
+            return Failure(kind="diverged", message=f"eval_loss nan at step {slot.step}")
+        return Evaluation(eval_loss=loss, row_losses=(loss,), row_tokens=(1,))
+
+    def snapshot(self, slot: int) -> bytes:
+        """See `Pack.snapshot`."""
+        kept = self._slots[slot]
+        return json.dumps({"step": kept.step, "tokens": kept.tokens, "seconds": kept.seconds}).encode()
+
+    def adapter(self, slot: int) -> Mapping[str, bytes]:
+        """See `Pack.adapter`: the curve's floor, as JSON."""
+        kept = self._slots[slot]
+        return {"toy_adapter.json": json.dumps({"floor": floor(kept.spec), "step": kept.step}).encode()}
+
+    def close(self, slot: int) -> None:
+        """See `Pack.close`."""
+        self._slots.pop(slot, None)
+
+    def peak_memory_bytes(self) -> int:
+        """See `Pack.peak_memory_bytes`."""
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
