@@ -1,0 +1,87 @@
+"""Packs on tiny models, for tests: `import packs`."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import tiny_models
+import torch
+
+from trainables import base_model, dataset
+from trainables.adapter_pack import AdapterPack
+from trainables.contract import StepRecord
+from trainables.specs import AdapterSpec, DataSpec, ModelSpec, QuantizationSpec, TrainingSpec, TrialSpec
+
+
+def spec(seed: int = 1, steps: int = 20, **fields) -> TrialSpec:
+    """A trial on the tiny model; `fields` are those of AdapterSpec and TrainingSpec."""
+    adapter = {name: value for name, value in fields.items() if name in AdapterSpec.model_fields}
+    training = {name: value for name, value in fields.items() if name in TrainingSpec.model_fields}
+    return TrialSpec(
+        model=ModelSpec(source="tiny/model"),
+        quantization=QuantizationSpec(scheme="none", compute_dtype="float32"),
+        data=DataSpec(train="unused.jsonl", text="{text}"),
+        adapter=AdapterSpec(**{"r": 4, "target_modules": "all-linear", **adapter}),
+        training=TrainingSpec(**{"batch_size": 2, "learning_rate": 1e-2, **training}),
+        steps=steps,
+        seed=seed,
+    )
+
+
+@lru_cache
+def rows(train: int = 24, evaluation: int = 6) -> dataset.Rows:
+    """Rows of random tokens and uneven lengths."""
+    rng = np.random.default_rng(0)
+    return dataset.Rows(train=_split(rng, train), eval=_split(rng, evaluation))
+
+
+def _split(rng: np.random.Generator, count: int) -> dataset.Split:
+    lengths = rng.integers(6, 24, count)
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    ids = rng.integers(2, tiny_models.VOCAB_SIZE, int(starts[-1])).astype(np.int32)
+    return dataset.Split(ids=ids, starts=starts, labels_from=(lengths // 2).astype(np.int32))
+
+
+def base(architecture: str = "llama", quantised: bool = False, dtype: torch.dtype = torch.float32) -> base_model.Base:
+    """A tiny frozen base on the CPU."""
+    model = tiny_models.build(architecture).to(dtype)
+    if quantised:
+        model = quantise(model, dtype)
+    model.requires_grad_(False)
+    model.eval()
+    model.config.use_cache = False
+    model.name_or_path = "tiny/model"
+    base_model.keep_gradients(model)
+    return base_model.Base(model, torch.device("cpu"), dtype)
+
+
+def quantise(model, dtype: torch.dtype):
+    """Puts the model's linear layers, heads excepted, into NF4 with double quantisation."""
+    import bitsandbytes as bnb
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, torch.nn.Linear) and "lm_head" not in name:
+            layer = bnb.nn.Linear4bit(
+                module.in_features, module.out_features, bias=module.bias is not None,
+                compute_dtype=dtype, compress_statistics=True, quant_type="nf4",
+            )  # fmt: skip
+            layer.load_state_dict(module.state_dict())
+            parent = model.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], layer.to("cpu"))
+    return model
+
+
+def pack(loaded: base_model.Base | None = None, data: dataset.Rows | None = None) -> AdapterPack:
+    """A pack on a tiny Llama."""
+    return AdapterPack(loaded or base(), data or rows())
+
+
+def losses(pack: AdapterPack, slot: int, steps: int, with_slots: tuple[int, ...] = ()) -> list[float]:
+    """The slot's train losses over `steps` steps, the other slots training beside it."""
+    found = []
+    for _ in range(steps):
+        record = pack.step([*with_slots, slot])[slot]
+        assert isinstance(record, StepRecord), record
+        found.append(record.train_loss)
+    return found

@@ -1,0 +1,100 @@
+"""What an adapter looks like outside the process: PEFT folders and snapshots, both safetensors, never a pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import safetensors.torch
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+
+from trainables.specs import Spec, TrialSpec
+
+
+class Progress(Spec):
+    """How far a slot has come."""
+
+    step: int
+    tokens: int
+    seconds: float
+
+
+def lora_config(spec: TrialSpec, modules: Sequence[str]) -> LoraConfig:
+    """PEFT's configuration of the trial's adapter on the resolved target modules."""
+    alpha = spec.adapter.alpha
+    return LoraConfig(
+        r=spec.adapter.r,
+        # Readers such as vLLM expect an integer; PEFT itself takes a fraction as well.
+        lora_alpha=int(alpha) if alpha == int(alpha) else alpha,
+        lora_dropout=spec.adapter.lora_dropout,
+        target_modules=list(modules),
+        use_rslora=spec.adapter.use_rslora,
+        bias="none",
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=spec.base_model.source,
+        revision=spec.base_model.revision,
+    )
+
+
+def peft_folder(model: PeftModel, adapter: str) -> dict[str, bytes]:
+    """The two files that PeftModel.from_pretrained, vLLM and TGI read.
+
+    Made from PEFT's own state dict and configuration rather than by save_pretrained, which asks the hub whether the
+    base's vocabulary was resized (utils/save_and_load.py, 0.21.2).
+    """
+    state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
+    tensors = {name: value.detach().to("cpu").contiguous() for name, value in state.items()}
+    config = _plain(model.peft_config[adapter].to_dict()) | {"inference_mode": True}
+    return {
+        "adapter_model.safetensors": safetensors.torch.save(tensors, metadata={"format": "pt"}),
+        "adapter_config.json": json.dumps(config, indent=2, sort_keys=True).encode(),
+    }
+
+
+def snapshot(
+    parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, progress: Progress
+) -> bytes:
+    """Weights, AdamW moments and progress. The data position and the dropout masks follow from the step."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name, parameter in parameters.items():
+        tensors[f"weight/{name}"] = parameter.detach()
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{key}/{name}"] = value
+    whole = {name: value.to("cpu").contiguous() for name, value in tensors.items()}
+    content: bytes = safetensors.torch.save(whole, metadata={"progress": progress.model_dump_json()})
+    return content
+
+
+def restore(content: bytes, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> Progress:
+    """Puts a snapshot back and returns its progress; raises ValueError for one of another adapter."""
+    tensors = safetensors.torch.load(content)
+    kept = {name.split("/", 1)[1] for name in tensors}
+    if kept != set(parameters):
+        raise ValueError("the snapshot holds other modules than this adapter has")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[f"weight/{name}"])
+    for name, parameter in parameters.items():
+        state = {
+            key: tensors[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in tensors
+        }
+        if state:
+            # AdamW keeps its step counter on the CPU (torch/optim/adamw.py).
+            optimizer.state[parameter] = {
+                key: value if key == "step" else value.to(parameter.device) for key, value in state.items()
+            }
+    return Progress.model_validate_json(_metadata(content)["progress"])
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """The free-form part of a safetensors header (its layout: 8 bytes of length, then JSON)."""
+    size = int.from_bytes(content[:8], "little")
+    metadata: dict[str, str] = json.loads(content[8 : 8 + size])["__metadata__"]
+    return metadata
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """PEFT's configuration as JSON data; sets are sorted, so that equal adapters give equal bytes."""
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}

@@ -1,0 +1,215 @@
+"""The frozen base model: loaded, quantised once per machine, cached, and guarded.
+
+The cache holds one folder per (source, revision, quantisation, compute type). A folder appears whole, by rename, under
+a file lock, so two sweeps that start at once make it once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainables import model_source
+from trainables.errors import ModelError
+from trainables.specs import QuantizationSpec, TrialSpec
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Base:
+    """A frozen base model on its device, in evaluation mode, with every parameter frozen."""
+
+    model: PreTrainedModel
+    device: torch.device
+    dtype: torch.dtype
+
+
+def load(spec: TrialSpec, cache: Path) -> Base:
+    """Loads the base of `spec` onto the GPU if there is one, else the CPU.
+
+    Raises:
+        ModelError: the source cannot be found or loaded.
+    """
+    import torch
+
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    dtype = compute_dtype(spec.quantization, device)
+    folder, revision = _folder(spec, dtype, cache)
+    model = _from_pretrained(spec, folder, revision=revision, dtype=dtype, device_map={"": device})
+    model.requires_grad_(False)
+    model.eval()
+    model.config.use_cache = False
+    # What PEFT writes as base_model_name_or_path: the configured source, never a path inside the cache.
+    model.name_or_path = spec.base_model.source
+    keep_gradients(model)
+    return Base(model, device, dtype)
+
+
+def load_tokenizer(spec: TrialSpec, cache: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of the base, right-padding, with a padding token.
+
+    Raises:
+        ModelError: the source has no tokenizer that can be loaded.
+    """
+    import torch
+    from transformers import AutoTokenizer
+
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    folder, revision = _folder(spec, compute_dtype(spec.quantization, device), cache)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, revision=revision, trust_remote_code=spec.base_model.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.source: {spec.base_model.source!r} has no usable tokenizer: {error}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def free_bytes() -> int:
+    """Memory that nobody uses yet on the device that `load` will choose."""
+    import psutil
+    import torch
+
+    return int(torch.cuda.mem_get_info(0)[0] if torch.cuda.is_available() else psutil.virtual_memory().available)
+
+
+def compute_dtype(quantization: QuantizationSpec, device: torch.device) -> torch.dtype:
+    """The type of the base's activations on `device`; `auto` is bfloat16 where the hardware has it."""
+    import torch
+
+    if quantization.compute_dtype != "auto":
+        dtype: torch.dtype = getattr(torch, quantization.compute_dtype)
+        return dtype
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def keep_gradients(model: PreTrainedModel) -> None:
+    """Keeps bitsandbytes from repacking 4-bit weights in place on CPUs with AVX512-BF16.
+
+    bitsandbytes 0.50.2 (nn/modules.py, Linear4bit.forward) packs the weights at the first evaluation there; from then
+    on matmul_4bit has no gradient (autograd/_functions.py) and training goes wrong without an error.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # Read by Linear4bit.forward; no public switch exists.
+            module.support_avx512bf16_for_cpu = False
+
+
+def checkpoint_gradients(model: PreTrainedModel) -> None:
+    """Recomputes each block's activations in the backward pass, the rest of the model staying in evaluation mode.
+
+    transformers checkpoints a block only in training mode (modeling_layers.py, GradientCheckpointingLayer, 5.24), and
+    training mode would switch on the base's own dropout: so only the blocks themselves are told that they train, and
+    the dropout that some (OPT, for one) apply in the block itself is set to 0.
+    """
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for module in model.modules():
+        if getattr(module, "gradient_checkpointing", False):
+            module.training = True
+            for name in [name for name, value in vars(module).items() if "drop" in name and isinstance(value, float)]:
+                setattr(module, name, 0.0)
+
+
+def _folder(spec: TrialSpec, dtype: torch.dtype, cache: Path) -> tuple[str, str | None]:
+    """Where `from_pretrained` reads the base from, made first if need be, with the revision to ask for."""
+    model = spec.base_model
+    source = model_source.locate(model.source)
+    if spec.quantization.scheme == "none" and source.kind != "gguf":
+        return str(source.path or model.source), model.revision
+    target = cache / "bases" / _key(spec, dtype)
+    if not target.is_dir():
+        from filelock import FileLock
+
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_suffix(".lock")):
+            if not target.is_dir():
+                _make(spec, source, dtype, target)
+    return str(target), None
+
+
+def _key(spec: TrialSpec, dtype: torch.dtype) -> str:
+    quantization = spec.quantization
+    parts = [
+        model_source.fingerprint(spec.base_model),
+        quantization.scheme,
+        str(quantization.double_quant),
+        str(dtype),
+        version("transformers"),
+        version("bitsandbytes"),
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _make(spec: TrialSpec, source: model_source.Source, dtype: torch.dtype, target: Path) -> None:
+    """Writes the folder `target`: the base as it is trained on, and its tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, BitsAndBytesConfig, GgufConfig
+
+    scheme = spec.quantization.scheme
+    work = Path(tempfile.mkdtemp(dir=target.parent, prefix=".making-"))
+    try:
+        origin, options = str(source.path or spec.base_model.source), {"revision": spec.base_model.revision}
+        tokenizer_options: dict[str, Any] = dict(options)
+        if source.kind == "gguf" and source.path is not None:
+            origin, gguf = str(source.path.parent), source.path.name
+            tokenizer_options = {"gguf_file": gguf}
+            plain = _from_pretrained(
+                spec, origin, gguf_file=gguf, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+            )
+            plain.save_pretrained(work / "plain")
+            options = {"revision": None}
+        tokenizer = AutoTokenizer.from_pretrained(
+            origin, trust_remote_code=spec.base_model.trust_remote_code, **tokenizer_options
+        )
+        made = work / "made"
+        if scheme == "none":
+            (work / "plain").rename(made)
+        else:
+            config = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type=scheme,
+                bnb_4bit_use_double_quant=spec.quantization.double_quant,
+                bnb_4bit_compute_dtype=dtype,
+            )
+            plain_folder = str(work / "plain") if source.kind == "gguf" else origin
+            quantised = _from_pretrained(spec, plain_folder, quantization_config=config, dtype=dtype, **options)
+            quantised.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        made.rename(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _from_pretrained(spec: TrialSpec, origin: str, **options: Any) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            origin,
+            trust_remote_code=spec.base_model.trust_remote_code,
+            use_safetensors=_safetensors(options),
+            **options,
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.source: {spec.base_model.source!r} cannot be loaded: {error}") from error
+    return model
+
+
+def _safetensors(options: dict[str, Any]) -> bool | None:
+    """Safetensors only: a pickle from the network is never opened. A GGUF file is neither."""
+    return None if "gguf_file" in options else True

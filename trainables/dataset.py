@@ -1,0 +1,297 @@
+"""Rows as tokens and labels: rendered, tokenised, packed into bytes, cached, and drawn in a seeded order.
+
+`prepare` runs once per sweep; every host reads its bytes with `load`. One row is a run of token ids and the first
+position that counts in the loss; the labels run from there to the row's end. Position p is predicted from the
+positions before it, so position 0 never counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from array import array
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from filelock import FileLock
+
+from trainables import rows as row_source
+from trainables import templates
+from trainables.contract import Prepared, Summary
+from trainables.errors import DataError
+from trainables.rendering import Renderer, Text, tokenizer_fingerprint
+from trainables.rows import SplitName
+from trainables.specs import DataSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PreTrainedTokenizerBase
+
+LAYOUT = 1
+"""Raised when the same rows would give other bytes, so that no cache of an earlier layout is used."""
+BATCH_ROWS = 256
+"""Rows given to the tokenizer at a time: it works on them in parallel."""
+_ARRAYS = ("ids", "starts", "labels_from")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+Numbered = tuple[int, templates.Row]
+
+
+class Row(NamedTuple):
+    """One row: `ids` (length,) int32, of which those from `labels_from` (1 or more) on count in the loss."""
+
+    ids: np.ndarray
+    labels_from: int
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Rows end to end: row i is ids[starts[i] : starts[i + 1]]."""
+
+    ids: np.ndarray
+    """(tokens of all rows,) int32."""
+    starts: np.ndarray
+    """(rows + 1,) int64."""
+    labels_from: np.ndarray
+    """(rows,) int32, counted from the row's own start."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.labels_from)
+
+    def row(self, i: int) -> Row:
+        """Row `i`, a view."""
+        return Row(self.ids[self.starts[i] : self.starts[i + 1]], int(self.labels_from[i]))
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What a sweep trains on and evaluates on."""
+
+    train: Split
+    eval: Split
+
+
+def prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase, cache: Path) -> Prepared:
+    """The rows as bytes and what was found in them, from `cache`/data when they were prepared before.
+
+    The bytes are a safetensors file: the arrays of `Split` under train.* and eval.*, the summary in its metadata.
+    Hub data sets are cached only when `data.revision` is a full commit: a branch may move.
+
+    Raises:
+        DataError: nothing to train or evaluate on, or a row that cannot be used; names file, row and columns.
+    """
+    key = _key(data, tokenizer)
+    if key is None:
+        return _prepare(data, tokenizer)
+    path = cache / "data" / f"{key}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        prepared = _cached(path)
+        if prepared is None:
+            prepared = _prepare(data, tokenizer)
+            _write(path, prepared.payload)
+    return prepared
+
+
+def load(payload: bytes) -> Rows:
+    """The rows in the bytes of `prepare`."""
+    import numpy as np
+    from safetensors.numpy import load as load_arrays
+
+    # Copies: torch.from_numpy warns of arrays that cannot be written to.
+    arrays = {name: np.array(values) for name, values in load_arrays(payload).items()}
+    return Rows(*(Split(*(arrays[f"{split}.{name}"] for name in _ARRAYS)) for split in ("train", "eval")))
+
+
+@lru_cache(maxsize=32)
+def order(seed: int, rows: int, epoch: int) -> np.ndarray:
+    """The order of `rows` rows in one epoch, a permutation (rows,) int64 that cannot be written to.
+
+    Drawn from PCG64 keyed by seed and epoch alone, so any position of the data can be found again from its number.
+    """
+    import numpy as np
+
+    # A spawn key, not [seed, epoch]: there, a seed of 2**32 in epoch 0 would be seed 0 in epoch 1.
+    sequence = np.random.SeedSequence(seed, spawn_key=(epoch,))
+    permutation = np.random.Generator(np.random.PCG64(sequence)).permutation(rows)
+    permutation.setflags(write=False)
+    return permutation
+
+
+def batch_rows(seed: int, rows: int, first: int, count: int) -> list[int]:
+    """The rows at positions `first` to `first + count - 1` of all epochs' orders one after another."""
+    chosen: list[int] = []
+    while len(chosen) < count:
+        epoch, at = divmod(first + len(chosen), rows)
+        chosen += order(seed, rows, epoch)[at : at + count - len(chosen)].tolist()
+    return chosen
+
+
+# Preparing
+
+
+@dataclass
+class _Packing:
+    """One split while it grows. Arrays, not lists: a token takes 4 bytes."""
+
+    ids: array[int] = field(default_factory=lambda: array("i"))
+    starts: array[int] = field(default_factory=lambda: array("q", [0]))
+    labels_from: array[int] = field(default_factory=lambda: array("i"))
+    truncated: int = 0
+    dropped: int = 0
+    columns: tuple[str, ...] = ()
+    """Those of the first row."""
+    least_length: int | None = None
+    """The smallest max_length that would have kept a row, where all were dropped."""
+
+    def add(self, ids: list[int], labels_from: int, max_length: int) -> None:
+        """Appends a row, cut on the right, unless no label is left of it."""
+        self.truncated += len(ids) > max_length
+        kept = ids[:max_length]
+        if labels_from >= len(kept):
+            self.dropped += 1
+            if labels_from < len(ids):
+                self.least_length = min(self.least_length or labels_from + 1, labels_from + 1)
+            return
+        self.ids.extend(kept)
+        self.starts.append(len(self.ids))
+        self.labels_from.append(labels_from)
+
+    def split(self) -> Split:
+        """The rows so far as arrays."""
+        import numpy as np
+
+        return Split(np.array(self.ids, "<i4"), np.array(self.starts, "<i8"), np.array(self.labels_from, "<i4"))
+
+
+def _prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> Prepared:
+    from safetensors.numpy import save
+
+    renderer = Renderer(data, tokenizer)
+    numbered = enumerate(row_source.read(data, "train"), 1)
+    if data.eval is None:
+        held: deque[Numbered] = deque()
+        train = _pack(renderer, "train", _hold_out(data, numbered, held))
+        evaluation = _pack(renderer, "train", held)
+    else:
+        train = _pack(renderer, "train", numbered)
+        evaluation = _pack(renderer, "eval", islice(enumerate(row_source.read(data, "eval"), 1), data.eval_examples))
+    rows = Rows(train.split(), evaluation.split())
+    summary = Summary(
+        fingerprint=_fingerprint(rows),
+        train_rows=len(rows.train),
+        eval_rows=len(rows.eval),
+        train_tokens=len(rows.train.ids),
+        longest_row=max(int((split.starts[1:] - split.starts[:-1]).max()) for split in (rows.train, rows.eval)),
+        truncated_rows=train.truncated + evaluation.truncated,
+        dropped_rows=train.dropped + evaluation.dropped,
+    )
+    payload = save(_arrays(rows), metadata={"summary": summary.model_dump_json()})
+    return Prepared(summary=summary, payload=payload)
+
+
+def _hold_out(data: DataSpec, numbered: Iterable[Numbered], held: deque[Numbered]) -> Iterator[Numbered]:
+    """All rows but the last `eval_examples`, which are in `held` at the end."""
+    count = data.eval_examples or 0
+    for row in numbered:
+        held.append(row)
+        if len(held) > count:
+            yield held.popleft()
+    if held and held[0][0] == 1:
+        raise DataError(row_source.too_few_to_hold_out(data, len(held)))
+
+
+def _pack(renderer: Renderer, split: SplitName, numbered: Iterable[Numbered]) -> _Packing:
+    """All rows of one split, tokenised. Raises `DataError` when none has a label left."""
+    data = renderer.data
+    packing = _Packing()
+    stream = iter(numbered)
+    while batch := list(islice(stream, BATCH_ROWS)):
+        if not packing.columns:
+            packing.columns = tuple(batch[0][1])
+            if problems := templates.absent(data, packing.columns, getattr(data, split)):
+                raise DataError("\n".join(problems))
+        for ids, labels_from in renderer.encode([_text(renderer, split, row) for row in batch]):
+            packing.add(ids, labels_from, data.max_length)
+    if not packing.labels_from:
+        raise DataError(_nothing_left(data, split, packing))
+    return packing
+
+
+def _text(renderer: Renderer, split: SplitName, numbered: Numbered) -> Text:
+    number, row = numbered
+    try:
+        return renderer.text(row)
+    except DataError as error:
+        raise DataError(f"data.{split}: {getattr(renderer.data, split)}, row {number}: {error}") from error
+
+
+def _nothing_left(data: DataSpec, split: SplitName, packing: _Packing) -> str:
+    source = f"data.{split}: {getattr(data, split)}"
+    if not packing.dropped:
+        return f"{source} has no rows"
+    fields = " and ".join(f"data.{name}" for name in (*templates.TEMPLATES, "messages") if getattr(data, name))
+    length = packing.least_length
+    longer = f"raise data.max_length = {data.max_length} ({length} would keep one), or " if length else ""
+    found = f"none of {packing.dropped} rows has a token to learn"
+    return f"{source}: {found}: {longer}check {fields}; columns: {', '.join(packing.columns)}"
+
+
+# Bytes and cache
+
+
+def _arrays(rows: Rows) -> dict[str, np.ndarray]:
+    splits = {"train": rows.train, "eval": rows.eval}
+    return {f"{split}.{name}": getattr(values, name) for split, values in splits.items() for name in _ARRAYS}
+
+
+def _fingerprint(rows: Rows) -> str:
+    digest = hashlib.sha256()
+    for values in _arrays(rows).values():
+        digest.update(values.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _key(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What names the prepared rows, or None where nothing fixes what the hub will give."""
+    identity = row_source.fingerprint(data.model_copy(update={"test": None}))
+    pinned = data.revision is not None and _COMMIT.fullmatch(data.revision)
+    if not pinned and any(source.startswith("hub:") for source in identity.values()):
+        return None
+    identity |= {"tokenizer": tokenizer_fingerprint(tokenizer), "layout": str(LAYOUT)}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _cached(path: Path) -> Prepared | None:
+    """What `path` holds, or None when it is absent, cut short, or not what was written."""
+    from safetensors import SafetensorError
+
+    try:
+        payload = path.read_bytes()
+        # A safetensors header: 8 bytes of length, little-endian, then JSON (safetensors 0.8).
+        header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
+        summary = Summary.model_validate_json(header["__metadata__"]["summary"])
+        if _fingerprint(load(payload)) == summary.fingerprint:
+            return Prepared(summary=summary, payload=payload)
+    # A pydantic error and one of JSON or UTF-8 are ValueErrors: whatever is wrong with it, the file is made again.
+    except (FileNotFoundError, SafetensorError, ValueError, LookupError, TypeError):
+        pass
+    return None
+
+
+def _write(path: Path, payload: bytes) -> None:
+    """Writes the file whole. The caller holds the lock, so the sibling has one writer."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        file.write(payload)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,63 @@
+"""QLoRA and LoRA fine-tuning on transformers, PEFT and bitsandbytes: the trainable that sweeps are for.
+
+Thin: torch and the Hugging Face libraries are imported where they are used, so that `validate` and `plan` stay fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from trainables import memory, model_source, rows, targets
+from trainables.contract import Device, Need, Pack, Prepared
+from trainables.specs import TrialSpec
+
+REQUIRES = frozenset({"model", "data"})
+
+
+def check(base: TrialSpec) -> list[str]:
+    """Problems with the local model, the local data files and the names of target modules."""
+    problems = []
+    if base.model is not None:
+        problems += model_source.check(base.model)
+    if base.data is not None:
+        problems += rows.check(base.data)
+    wrong = targets.check_name(base.adapter.target_modules)
+    if wrong is not None:
+        problems.append(wrong)
+    return problems
+
+
+def fingerprint(base: TrialSpec) -> Mapping[str, str]:
+    """The base model and the rows, by content where they are local."""
+    data = {f"data.{name}": digest for name, digest in rows.fingerprint(base.rows).items()}
+    return {"model": model_source.fingerprint(base.base_model)} | data
+
+
+def prepare(base: TrialSpec, cache: Path) -> Prepared:
+    """Tokenises the rows with the base's own tokenizer and chat template; cached by fingerprint."""
+    from trainables import base_model, dataset
+
+    return dataset.prepare(base.rows, base_model.load_tokenizer(base, cache), cache)
+
+
+def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
+    """Loads the base onto this process's device, ready for adapters."""
+    from trainables import base_model, dataset
+    from trainables.adapter_pack import AdapterPack
+
+    free = base_model.free_bytes()
+    loaded = base_model.load(base, cache)
+    checkpoint = base.training.gradient_checkpointing
+    if checkpoint == "auto":
+        estimate = need(base, [base], "cuda" if loaded.device.type == "cuda" else "cpu")
+        checkpoint = estimate is not None and memory.checkpointing(estimate, free)
+    if checkpoint:
+        base_model.checkpoint_gradients(loaded.model)
+    return AdapterPack(loaded, dataset.load(data))
+
+
+def need(base: TrialSpec, largest: Sequence[TrialSpec], device: Device) -> Need | None:
+    """Memory for the largest specs of a space; None when the model's sizes are unknown."""
+    facts = model_source.facts(base.base_model)
+    return None if facts is None else memory.need(base, largest, facts, device)

@@ -1,0 +1,183 @@
+"""Templates over the columns of a row, and chats held in one column: how a `DataSpec` says that a row reads.
+
+A template is text with {column} in it and no more: no attributes, indices, conversions or formats, so that a sweep
+file cannot reach into objects and every mistake can be named. {{ and }} stand for braces of the text itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+import string
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Number
+from typing import Any
+
+from trainables.errors import DataError
+from trainables.specs import DataSpec
+
+Row = Mapping[str, object]
+Message = dict[str, Any]
+
+TEMPLATES = ("prompt", "completion", "text")
+_BRACES = "write {{ and }} for braces of the text itself"
+
+
+@dataclass(frozen=True)
+class Template:
+    """A parsed template: pieces of literal text, each followed by a column or by nothing."""
+
+    parts: tuple[tuple[str, str | None], ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it names, each once, in order of appearance."""
+        return tuple(dict.fromkeys(column for _, column in self.parts if column is not None))
+
+    def fill(self, row: Row) -> str:
+        """The text of one row. Raises `DataError` for a column that is missing, null, or not text or a number."""
+        return "".join(text + ("" if column is None else _value(row, column)) for text, column in self.parts)
+
+
+def parse(field: str, template: str) -> Template:
+    """The template of `data.field`. Raises `DataError` that says what is malformed and how to write it."""
+    where = f"data.{field}: {template!r}"
+    try:
+        pieces = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise DataError(f"{where} has unbalanced braces ({error}): {_BRACES}") from None
+    parts: list[tuple[str, str | None]] = []
+    for text, column, form, conversion in pieces:
+        if column is not None and (problem := _malformed(column, form or "", conversion)):
+            raise DataError(f"{where} {problem}; {_BRACES}")
+        parts.append((text, column))
+    parsed = Template(tuple(parts))
+    # A constant prompt is of use (every row answers the same request); a constant answer or text never is.
+    if field != "prompt" and not parsed.columns:
+        raise DataError(f'{where} names no column: put the column in braces, for example "{{{template.strip()}}}"')
+    return parsed
+
+
+def parse_all(data: DataSpec) -> dict[str, Template]:
+    """Field -> template, for those of prompt, completion and text that `data` sets. Raises `DataError`."""
+    return {field: parse(field, template) for field, template in _given(data).items()}
+
+
+def malformed(data: DataSpec) -> list[str]:
+    """What is wrong with the templates themselves, whatever the rows hold."""
+    problems = []
+    for field, template in _given(data).items():
+        try:
+            parse(field, template)
+        except DataError as error:
+            problems.append(str(error))
+    return problems
+
+
+def columns(data: DataSpec) -> tuple[str, ...]:
+    """The columns that `data` needs, each once. Raises `DataError` for a malformed template."""
+    if data.messages is not None:
+        return (data.messages,)
+    return tuple(dict.fromkeys(column for template in parse_all(data).values() for column in template.columns))
+
+
+def absent(data: DataSpec, found: Collection[str], source: str) -> list[str]:
+    """What `data` names that is not among the columns `found` in `source`, with the nearest name that is."""
+    has = f"columns: {', '.join(found)}"
+    problems = []
+    for field, template in _given(data).items():
+        for column in parse(field, template).columns:
+            if column not in found:
+                near = _near(column, found)
+                hint = f"; did you mean {{{near}}}?" if near else ""
+                problems.append(f"data.{field}: {{{column}}} is not a column of {source}; {has}{hint}")
+        if field == "prompt" and template.strip() in found:
+            problems.append(f'data.prompt: {template!r} is a column, not a template: write "{{{template.strip()}}}"')
+    if data.messages is not None and data.messages not in found:
+        near = _near(data.messages.strip(" {}"), found)
+        hint = f"; did you mean {near}?" if near else ""
+        bare = " (the name of the column alone, without braces)" if "{" in data.messages else ""
+        problems.append(f"data.messages: {data.messages} is not a column of {source}{bare}; {has}{hint}")
+    return problems
+
+
+def chat(row: Row, column: str) -> list[Message]:
+    """The chat in `column` up to its last assistant message, keys without a value left out.
+
+    Raises:
+        DataError: it is not a list of {role, content}, or has no assistant message that answers another.
+    """
+    if column not in row:
+        raise DataError(_missing(row, column))
+    value = row[column]
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        kind = type(value).__name__
+        raise DataError(f"column {column!r} is not a list of {{role, content}} but {kind}; CSV cannot hold chats")
+    messages = [_message(column, number, message) for number, message in enumerate(value, 1)]
+    last = max((index for index, message in enumerate(messages) if message["role"] == "assistant"), default=None)
+    if last is None:
+        raise DataError(f"column {column!r} has no assistant message to learn from")
+    if last == 0:
+        raise DataError(f"column {column!r} has no message before its assistant message")
+    return messages[: last + 1]
+
+
+def _given(data: DataSpec) -> dict[str, str]:
+    values = {field: getattr(data, field) for field in TEMPLATES}
+    return {field: value for field, value in values.items() if value is not None}
+
+
+def _malformed(column: str, form: str, conversion: str | None) -> str | None:
+    """What is wrong with one replacement field, or None."""
+    if column == "" or column.isdigit():
+        return f"has a positional {{{column}}}: name a column"
+    if "[" in column or "." in column:
+        return f"reaches into a value with {{{column}}}: name a column and nothing more"
+    if conversion is not None or form:
+        return f"gives {{{column}}} a conversion or format: name a column and nothing more"
+    return None
+
+
+def _value(row: Row, column: str) -> str:
+    if column not in row:
+        raise DataError(_missing(row, column))
+    value = row[column]
+    if isinstance(value, str):
+        return _encodable(value, column)
+    if isinstance(value, Number):
+        return str(value)
+    if value is None:
+        raise DataError(f"column {column!r} is null: give it a value, or leave the row out")
+    raise DataError(f"column {column!r} is a {type(value).__name__}: a template takes text, numbers and booleans")
+
+
+def _encodable(text: str, column: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start : error.end]
+        raise DataError(f"column {column!r} holds {half!a}, half of a character: no tokenizer takes that") from None
+    return text
+
+
+def _missing(row: Row, column: str) -> str:
+    return f"has no column {column!r}; columns: {', '.join(row)}"
+
+
+def _message(column: str, number: int, message: object) -> Message:
+    if not isinstance(message, Mapping):
+        raise DataError(f"column {column!r}, message {number} is not {{role, content}} but {type(message).__name__}")
+    for key in ("role", "content"):
+        text = message.get(key)
+        if not isinstance(text, str):
+            keys = ", ".join(map(str, message))
+            raise DataError(f"column {column!r}, message {number} has no text in {key!r}; keys: {keys}")
+        _encodable(text, column)
+    # Parquet gives every message the keys of all others, null where a message has none.
+    return {str(key): value for key, value in message.items() if value is not None}
+
+
+def _near(name: str, found: Collection[str]) -> str | None:
+    lower = {column.lower(): column for column in found}
+    near = difflib.get_close_matches(name.lower(), lower, n=1)
+    return lower[near[0]] if near else None
