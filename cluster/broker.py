@@ -67,6 +67,7 @@ class Broker:
         self._wanted = hosts
         self._hosts: dict[str, _Host] = {}
         self._data: Any = None
+        self._longest_row = 0
         self._made = 0
         self._granted = 0
         self._stopping = False
@@ -84,7 +85,8 @@ class Broker:
             actors = [self._make(on_gpu=gpus > 0) for _ in range(count)]
             prepared = await actors[0].prepare.remote()
             self._data = ray.put(prepared.payload)
-            facts = await asyncio.gather(*(actor.start.remote(self._data) for actor in actors))
+            self._longest_row = prepared.summary.longest_row
+            facts = await asyncio.gather(*(self._start(actor) for actor in actors))
         except (RayTaskError, RayActorError) as error:
             return NotReady(message=_message(error))
         for actor, fact in zip(actors, facts, strict=True):
@@ -142,7 +144,7 @@ class Broker:
         for _ in range(START_ATTEMPTS):
             actor = self._make(on_gpu=gone.facts.device == "cuda")
             try:
-                self._add(actor, await actor.start.remote(self._data))
+                self._add(actor, await self._start(actor))
             except RayActorError:
                 continue
             break
@@ -151,6 +153,10 @@ class Broker:
     def _make(self, on_gpu: bool) -> Any:
         options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": "SPREAD", "num_gpus": 1 if on_gpu else 0}
         return HostActor.options(**options).remote(self._base, self._room)
+
+    async def _start(self, actor: Any) -> HostFacts:
+        facts: HostFacts = await actor.start.remote(self._data, self._longest_row)
+        return facts
 
     def _add(self, actor: Any, facts: HostFacts) -> None:
         self._made += 1

@@ -63,9 +63,9 @@ class Host:
         """Reads and tokenises the data. Raises HostError with the user's mistake."""
         return await asyncio.get_running_loop().run_in_executor(self._calls, self._prepare)
 
-    async def start(self, data: bytes) -> HostFacts:
-        """Loads the base model and starts the training loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._calls, self._start, data)
+    async def start(self, data: bytes, longest_row: int) -> HostFacts:
+        """Loads the base model and starts the training loop. `longest_row` is in tokens; 0 when there are no rows."""
+        return await asyncio.get_running_loop().run_in_executor(self._calls, self._start, data, longest_row)
 
     async def open(self, lease: str, spec: str, snapshot: bytes | None) -> Opened | Failure:
         """Puts a trial into a slot, from a snapshot if there is one."""
@@ -86,17 +86,18 @@ class Host:
         except TrainableError as error:
             raise HostError(str(error)) from None
 
-    def _start(self, data: bytes) -> HostFacts:
+    def _start(self, data: bytes, longest_row: int) -> HostFacts:
         device: Device = "cuda" if ray.get_gpu_ids() else "cpu"
         free = free_bytes(device, str(ray.get_gpu_ids()[0]) if device == "cuda" else None) // (
             1 if device == "cuda" else self._room.hosts_per_machine
         )
         try:
             pack = self._trainable.open_pack(self._base, data, cache())
+            # After loading: a hub model's sizes are known now.
+            largest = [_with_rows_of(spec, longest_row) for spec in self._room.largest]
+            need = self._trainable.need(_with_rows_of(self._base, longest_row), largest, device)
         except TrainableError as error:
             raise HostError(str(error)) from None
-        # After loading: a hub model's sizes are known now.
-        need = self._trainable.need(self._base, self._room.largest, device)
         slots = self._room.slots
         if slots == "auto":
             slots = need.slots(int(free * MEMORY_SHARE), self._room.at_most) if need is not None else 1
@@ -108,6 +109,13 @@ class Host:
         if self._loop is None:
             raise HostError("the host has not started")
         return self._loop
+
+
+def _with_rows_of(spec: TrialSpec, tokens: int) -> TrialSpec:
+    """The spec with data.max_length as low as the rows really are: that is what memory is needed for."""
+    if spec.data is None or not 0 < tokens < spec.data.max_length:
+        return spec
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"max_length": tokens})})
 
 
 def cache() -> Path:

@@ -141,6 +141,8 @@ def _show_plan(planned: Any) -> None:
 
 def main() -> None:
     """The console script."""
+    # A trainable of your own may lie in the current folder. At the end of the path, so that it shadows nothing.
+    sys.path.append(str(Path.cwd()))
     app()
 
 

@@ -4,7 +4,7 @@ NAME/
 ├── config.json           the resolved configuration; the folder is a sweep once it is there
 ├── events.jsonl          everything that happened, one event per line
 ├── tracking.json         how far the tracking server has acknowledged the events
-├── trials/TRIAL_KEY/     snapshot (to go on from) and best (adapter/ and eval_rows.json)
+├── trials/TRIAL_KEY/     snapshot-STEP (to go on from) and best-STEP (adapter/ and eval_rows.json)
 └── tune/                 Ray Tune's own files; nothing is read from them
 """
 
@@ -18,10 +18,12 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sweeps.errors import StorageError
 from sweeps.lifecycle import Event, from_line, to_line
+
+Kind = Literal["snapshot", "best"]
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -65,6 +67,27 @@ class SweepFolder:
     def trial(self, trial_key: str) -> Path:
         """Where a trial keeps its snapshot and its best adapter."""
         return self.path / "trials" / trial_key
+
+    def keep(self, trial_key: str, kind: Kind, step: int, files: Mapping[str, bytes]) -> Path:
+        """Writes the trial's latest snapshot or best adapter, then drops the one before; answers its folder."""
+        path = self.trial(trial_key) / f"{kind}-{step:06d}"
+        write_folder(path, files)
+        for older in self._all(trial_key, kind):
+            if older != path:
+                shutil.rmtree(older, ignore_errors=True)
+        return path
+
+    def latest(self, trial_key: str, kind: Kind) -> Path | None:
+        """The folder that `keep` wrote last."""
+        return max(self._all(trial_key, kind), default=None)
+
+    def drop(self, trial_key: str, kind: Kind) -> None:
+        """Removes what `keep` wrote."""
+        for path in self._all(trial_key, kind):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _all(self, trial_key: str, kind: Kind) -> list[Path]:
+        return list(self.trial(trial_key).glob(f"{kind}-*"))
 
 
 def create(storage: Path, name: str, document: Mapping[str, Any]) -> SweepFolder:

