@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from trainables.contract import Evaluation, Failure, Opened, Pack, StepRecord
 from trainables.isolation import failure_of
@@ -52,6 +52,27 @@ class _Lease:
         return self.target == self.step and self.target > 0 and (self.outcome is None or self.outcome.step < self.step)
 
 
+@dataclass(frozen=True)
+class _Command(Generic[Result]):
+    """Something to do between two steps, and the future that its caller holds."""
+
+    action: Callable[[], Result]
+    future: Future[Result]
+
+    def run(self) -> None:
+        # A caller that went away has cancelled its future: nothing is done for it then.
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            self.future.set_result(self.action())
+        except Exception as error:
+            self.future.set_exception(error)
+
+    def refuse(self, error: Exception) -> None:
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
+
+
 class PackLoop:
     """Trains the leases of one pack in a thread of its own until `stop`."""
 
@@ -59,7 +80,7 @@ class PackLoop:
         self._pack = pack
         self._free = list(range(slots))
         self._leases: dict[str, _Lease] = {}
-        self._commands: list[Callable[[], None]] = []
+        self._commands: list[_Command[Any]] = []
         self._changed = threading.Condition()
         self._stopped = False
         self.fatal: BaseException | None = None
@@ -78,14 +99,15 @@ class PackLoop:
 
         Raises:
             KeyError: the lease is not open here.
+            RuntimeError: no step will come any more, as for every other call.
         """
         with self._changed:
+            self._check()
             kept = self._leases[lease]
             kept.target, kept.best = max(kept.target, target), best
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self.fatal is not None or self._answer(kept, target), wait_seconds)
-            if self.fatal is not None:
-                raise RuntimeError(f"the host's training loop broke: {self.fatal!r}") from self.fatal
+            self._changed.wait_for(lambda: self._over() or self._answer(kept, target), wait_seconds)
+            self._check()
             return kept.outcome if self._answer(kept, target) else None
 
     def close(self, lease: str) -> Future[None]:
@@ -104,20 +126,21 @@ class PackLoop:
         return kept.outcome is not None and (kept.outcome.failure is not None or kept.outcome.step >= target)
 
     def _soon(self, action: Callable[[], Result]) -> Future[Result]:
-        future: Future[Result] = Future()
-
-        def run() -> None:
-            try:
-                future.set_result(action())
-            except Exception as error:
-                future.set_exception(error)
-
+        command = _Command(action, Future())
         with self._changed:
-            if self.fatal is not None:
-                raise RuntimeError(f"the host's training loop broke: {self.fatal!r}") from self.fatal
-            self._commands.append(run)
+            self._check()
+            self._commands.append(command)
             self._changed.notify_all()
-        return future
+        return command.future
+
+    def _over(self) -> bool:
+        return self._stopped or self.fatal is not None
+
+    def _check(self) -> None:
+        if self.fatal is not None:
+            raise RuntimeError(f"the host's training loop broke: {self.fatal!r}") from self.fatal
+        if self._stopped:
+            raise RuntimeError("the host's training loop was stopped")
 
     # In the loop's thread
 
@@ -129,6 +152,12 @@ class PackLoop:
             with self._changed:
                 self.fatal = error
                 self._changed.notify_all()
+        try:
+            self._check()
+        except RuntimeError as error:
+            # Nothing is added any more: whoever waits for a command learns that it will not be run.
+            for command in self._commands:
+                command.refuse(error)
 
     def _next(self) -> bool:
         """Commands, then one step for all that have one to do, then evaluations. False when stopped."""
@@ -138,7 +167,7 @@ class PackLoop:
                 return False
             commands, self._commands = self._commands, []
         for command in commands:
-            command()
+            command.run()
         self._step()
         self._evaluate()
         return True
@@ -197,7 +226,13 @@ class PackLoop:
         if not self._free:
             raise RuntimeError("no slot is free on this host")
         slot = self._free.pop(0)
-        opened = self._pack.open(slot, spec, snapshot)
+        try:
+            opened = self._pack.open(slot, spec, snapshot)
+        except Exception:
+            # Half open, for all that is known here.
+            self._pack.close(slot)
+            self._free.append(slot)
+            raise
         if isinstance(opened, Failure):
             self._free.append(slot)
             return opened

@@ -7,39 +7,51 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from search_spaces.domains import Value
+from search_spaces.domains import Domain, Value
 from search_spaces.space import SearchSpace
 from sweeps import points, problems
 from sweeps.config import SweepConfig
 from trainables import registry
-from trainables.specs import AdapterSpec, DataSpec, ModelSpec, TrainingSpec, TrialSpec
+from trainables.contract import Trainable
+from trainables.specs import AdapterSpec, TrainingSpec, TrialSpec
 
 _FIELDS = [f"adapter.{name}" for name in AdapterSpec.model_fields] + [
     f"training.{name}" for name in TrainingSpec.model_fields
 ]
-_PACING = ("training.step_seconds", "training.gradient_checkpointing")
 
 
-def fields(space: SearchSpace) -> list[str]:
-    """Searched fields, and fields that conditions ask for, that the specification does not have."""
-    wrong = [f"search_space.{field}: {reason}" for field in space.domains if (reason := _field(field))]
-    for name, conditions in space.conditions().items():
-        for condition in conditions:
+def fields(config: SweepConfig, domains: Mapping[str, Domain]) -> list[str]:
+    """What is wrong with searched fields, each for itself, "search_space.FIELD: reason" each."""
+    trainable = _trainable(config)
+    # Without model and data: the values are to be judged, no file is to be read.
+    base = config.base.model_copy(update={"model": None, "data": None})
+    wrong = []
+    for field, domain in domains.items():
+        reason = _field(field)
+        wrong += [f"{field}: {reason}"] if reason is not None else _values(base, field, domain, trainable)
+        for condition in domain.when:
             if condition.field not in _FIELDS:
-                wrong.append(f"search_space.{name}: when: {problems.unknown('field', condition.field, _FIELDS)}")
-    return wrong
+                wrong.append(f"{field}: when: {problems.unknown_field(condition.field, _FIELDS)}")
+    return [f"search_space.{line}" for line in wrong]
 
 
-def space(base: TrialSpec, space: SearchSpace) -> list[str]:
-    """What keeps this space from being searched around this base, "search_space.FIELD: reason" each."""
-    wrong = [line for field in space.domains for line in _values(base, field, space)]
-    if space.may_meet("adapter.lora_alpha", "adapter.alpha_over_r"):
+def with_base(config: SweepConfig, space: SearchSpace) -> SearchSpace:
+    """The space that knows the configuration's own values, as far as its conditions ask for fields that exist."""
+    known = [field for field in space.condition_fields() if field in _FIELDS]
+    return space.with_base({field: points.base_value(config.base, field) for field in known})
+
+
+def space(config: SweepConfig, space: SearchSpace) -> list[str]:
+    """What is wrong with the fields together, and with searching them this way; the space knows the base's values."""
+    wrong = config.searcher.check(space)
+    known = set(space.condition_fields()) <= set(_FIELDS)
+    if known and space.may_meet("adapter.lora_alpha", "adapter.alpha_over_r"):
         wrong.append("search_space.adapter.lora_alpha: says the same as adapter.alpha_over_r: search one of them")
     return wrong
 
 
 def _field(field: str) -> str | None:
-    if field in _PACING:
+    if field in points.PACING:
         return "changes how fast a step is, not what it computes: there is nothing to search"
     if field in _FIELDS:
         return None
@@ -49,18 +61,20 @@ def _field(field: str) -> str | None:
             "all trials of a sweep share one base model and one data set, so only adapter.* and training.* may be "
             "searched; run one sweep for each value"
         )
-    return problems.unknown("field", field, _FIELDS)
+    return problems.unknown_field(field, _FIELDS)
 
 
-def _values(base: TrialSpec, field: str, space: SearchSpace) -> list[str]:
-    """Values of the domain that the specification does not take."""
+def _values(base: TrialSpec, field: str, domain: Domain, trainable: Trainable | None) -> list[str]:
+    """Values of the domain that the specification or the trainable does not take, "FIELD: reason" each."""
     wrong: dict[str, None] = {}
-    for value in space.domains[field].extremes():
+    for value in domain.extremes():
         try:
-            points.apply(base, {field: value}, 0)
+            spec = points.apply(base, {field: value}, 0)
         except ValidationError as error:
-            for line in problems.of_validation(error, _raw(base, field, value)):
-                wrong[f"search_space.{line}"] = None
+            wrong |= dict.fromkeys(problems.of_validation(error, _raw(base, field, value)))
+        else:
+            lines = trainable.check(spec) if trainable is not None else []
+            wrong |= dict.fromkeys(line for line in lines if line.startswith(f"{field}:"))
     return list(wrong)
 
 
@@ -71,23 +85,28 @@ def _raw(base: TrialSpec, field: str, value: Value) -> dict[str, Any]:
     return raw
 
 
-def local_files(raw: Mapping[str, Any], config: SweepConfig | None) -> list[str]:
-    """Problems with the model's and the data's files, as far as their own sections are right."""
+def local_files(raw: Mapping[str, Any], config: SweepConfig) -> list[str]:
+    """Problems with the trainable, and with the model's and the data's files.
+
+    Args:
+        raw: what the file says; a section that is wrong there is left out of `config`.
+    """
+    if not isinstance(raw.get("trainable", config.trainable), str):
+        return []
     try:
-        trainable = registry.find(str(raw.get("trainable", "qlora")))
+        trainable = registry.find(config.trainable)
     except LookupError as error:
         return [f"trainable: {error}"]
     wrong = [
-        f"{section}: is required by the trainable {raw.get('trainable', 'qlora')}"
+        f"{section}: is required by the trainable {config.trainable}"
         for section in sorted(trainable.REQUIRES)
         if raw.get(section) is None
     ]
-    if config is not None:
-        return wrong + trainable.check(config.base)
-    parts: dict[str, Any] = {}
-    for section, kind in (("model", ModelSpec), ("data", DataSpec)):
-        try:
-            parts[section] = kind.model_validate(raw[section]) if raw.get(section) is not None else None
-        except ValidationError:
-            parts[section] = None
-    return wrong + trainable.check(TrialSpec(trainable=str(raw.get("trainable", "qlora")), **parts))
+    return wrong + trainable.check(config.base)
+
+
+def _trainable(config: SweepConfig) -> Trainable | None:
+    try:
+        return registry.find(config.trainable)
+    except LookupError:
+        return None  # `local_files` says so

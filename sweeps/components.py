@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, Protocol, Union
 
-from pydantic import Field
+from pydantic import Discriminator, Tag
 
 from search_spaces.domains import Value
 from search_spaces.space import SearchSpace
 from trainables.specs import Spec
 
 Kind = Literal["schedulers", "searchers"]
+DEFAULTS: Mapping[Kind, str] = {"schedulers": "asha", "searchers": "random"}
+"""What a sweep file gets whose section names no `kind`."""
 
 
 class SchedulerConfig(Protocol):
@@ -68,18 +70,25 @@ def available(kind: Kind) -> dict[str, str]:
     return {name: (module.__doc__ or "").split("\n")[0] for name, module in modules(kind).items()}
 
 
+def default(kind: Kind) -> Any:
+    """The configuration of a section that is left out."""
+    return modules(kind)[DEFAULTS[kind]].Config()
+
+
 def config_type(kind: Kind) -> Any:
     """The type of the sweep file's section: the components' configurations, told apart by `kind`."""
-    configs = tuple(module.Config for module in modules(kind).values())
-    return Annotated[Union[configs], Field(discriminator="kind")]  # noqa: UP007 - built from a tuple
+    configs = tuple(Annotated[module.Config, Tag(name)] for name, module in modules(kind).items())
+    # Not Field(discriminator="kind"): that asks for a kind even where there is a default.
+    return Annotated[Union[configs], Discriminator(lambda section: named(kind, section))]  # noqa: UP007 - a tuple
+
+
+def named(kind: Kind, section: object) -> str:
+    """The component that a section of the sweep file, or its configuration, is for; perhaps there is none such."""
+    given = section.get("kind") if isinstance(section, Mapping) else getattr(section, "kind", None)
+    return DEFAULTS[kind] if given is None else str(given)
 
 
 def keys(kind: Kind, name: str) -> set[str]:
     """Keys that a component's section may have."""
     config: type[Spec] = modules(kind)[name].Config
     return set(config.model_fields)
-
-
-def docline(path: Path) -> str:
-    """First line of a Python file's docstring, without running it."""
-    return (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import BeforeValidator, Field
 
 from sweeps import components
 from trainables.specs import AdapterSpec, DataSpec, ModelSpec, QuantizationSpec, Spec, TrainingSpec, TrialSpec
@@ -34,8 +34,8 @@ def seconds(duration: str) -> float:
     return float(match[1]) * _UNIT_SECONDS[match[2]]
 
 
-def _is_duration(value: str) -> str:
-    seconds(value)
+def _is_duration(value: object) -> object:
+    seconds(str(value))
     return value
 
 
@@ -47,8 +47,8 @@ def size_bytes(size: str) -> int:
     return int(float(match[1]) * _UNIT_BYTES[match[2]])
 
 
-def _is_size(value: str) -> str:
-    size_bytes(value)
+def _is_size(value: object) -> object:
+    size_bytes(str(value))
     return value
 
 
@@ -67,7 +67,7 @@ class Budget(Spec):
     """Points to try, the default configuration included. Equal points run once; infeasible ones are replaced."""
     steps_per_trial: Annotated[int, Field(ge=1)] = 81
     """Optimizer steps of a trial that is not stopped early."""
-    wall_clock: Annotated[str, AfterValidator(_is_duration)] | None = None
+    wall_clock: Annotated[str, BeforeValidator(_is_duration)] | None = None
     """Time after which the sweep ends in order: 90s, 30m, 2h, 1d."""
 
 
@@ -82,12 +82,12 @@ class ClusterConfig(Spec):
     """Processes that hold the base model. auto: one per GPU, or one on the CPU."""
     slots_per_host: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Trials that train at once on a host. auto: what memory holds and saturates the device, at most a third of all."""
-    gpu_memory: Annotated[str, AfterValidator(_is_size)] | None = None
+    gpu_memory: Annotated[str, BeforeValidator(_is_size)] | None = None
     """Memory of one GPU, such as 24GB: lets `plan` count slots for GPUs that this machine does not have."""
 
 
-def _is_tracking_uri(value: str) -> str:
-    if value.startswith(("sqlite:///", "http://", "https://", "postgresql", "mysql", "mssql", "databricks")):
+def _is_tracking_uri(value: object) -> object:
+    if str(value).startswith(("sqlite:///", "http://", "https://", "postgresql", "mysql", "mssql", "databricks")):
         return value
     raise ValueError(
         "must be a database or a server: sqlite:///mlflow.db, http://HOST:5000, postgresql://... (MLflow 3 no longer "
@@ -98,7 +98,7 @@ def _is_tracking_uri(value: str) -> str:
 class Tracking(Spec):
     """The MLflow server or database."""
 
-    uri: Annotated[str, AfterValidator(_is_tracking_uri)] = "sqlite:///mlflow.db"
+    uri: Annotated[str, BeforeValidator(_is_tracking_uri)] = "sqlite:///mlflow.db"
     """An MLflow tracking URI; sqlite paths are relative to the current folder."""
     experiment: str | None = None
     """Name of the MLflow experiment; the sweep's name when left out."""
@@ -120,8 +120,8 @@ class SweepConfig(Spec):
     """A space of search_spaces/, or a mapping from fields of adapter and training to domains."""
     objective: Objective = Objective()
     budget: Budget = Budget()
-    scheduler: Scheduler = Field(default_factory=lambda: components.modules("schedulers")["asha"].Config())
-    searcher: Search = Field(default_factory=lambda: components.modules("searchers")["random"].Config())
+    scheduler: Scheduler = Field(default_factory=lambda: components.default("schedulers"))
+    searcher: Search = Field(default_factory=lambda: components.default("searchers"))
     cluster: ClusterConfig = ClusterConfig()
     tracking: Tracking = Tracking()
     storage: str = Field("results", min_length=1)

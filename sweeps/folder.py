@@ -16,7 +16,8 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +45,7 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
+        draft.mkdir()
         for name, content in files.items():
             target = draft / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -98,25 +100,24 @@ def create(storage: Path, name: str, document: Mapping[str, Any]) -> SweepFolder
     Raises:
         StorageError: the storage cannot be written.
     """
-    number = 1
-    while True:
+    try:
+        storage.mkdir(parents=True, exist_ok=True)
+        folder = SweepFolder(_new(storage, name))
+        write_whole(folder.config, json.dumps({**document, "dir": str(folder.path)}, indent=2).encode())
+    except OSError as error:
+        raise StorageError(
+            f"storage: {storage} cannot be written: {error.strerror}; choose another: storage=DIR"
+        ) from error
+    return folder
+
+
+def _new(storage: Path, name: str) -> Path:
+    for number in count(1):
         path = storage / (name if number == 1 else f"{name}-{number}")
-        try:
-            storage.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
             path.mkdir()
             break
-        except FileExistsError:
-            number += 1
-        except OSError as error:
-            raise StorageError(
-                f"storage: {storage} cannot be written: {error.strerror}; choose another: storage=DIR"
-            ) from error
-    folder = SweepFolder(path)
-    try:
-        write_whole(folder.config, json.dumps({**document, "dir": str(path)}, indent=2).encode())
-    except OSError as error:
-        raise StorageError(f"storage: {path} cannot be written: {error.strerror}") from error
-    return folder
+    return path
 
 
 @contextmanager

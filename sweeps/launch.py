@@ -122,7 +122,7 @@ def launch(
         writer.start()
         driver = Driver(config, folder, journal, stop, clock)
         try:
-            _drive(sweep, driver, sweep_id)
+            _drive(sweep, driver, sweep_id, display.say)
         finally:
             left = writer.drain(DRAIN_SECONDS)
     return Result(
@@ -138,13 +138,17 @@ def launch(
     )
 
 
-def _drive(sweep: Sweep, driver: Driver, namespace: str) -> None:
+def _drive(sweep: Sweep, driver: Driver, namespace: str, say: Callable[[str], None]) -> None:
     """Connects to Ray and runs the trials; whatever happens, the journal says how each of them ended."""
     from cluster.connect import connected
 
     failure: str | None = "the driver failed"
     try:
-        with connected(sweep.config.cluster.address or "local", namespace):
+        address = sweep.config.cluster.address or "local"
+        say("starting Ray" if address == "local" else f"joining Ray ({address})")
+        # Ray puts a SIGTERM handler of its own in place when it starts, so ours come again after it.
+        with connected(address, namespace), on_signals(driver.stop, say):
+            say("starting hosts: data and base model are made ready, and cached for the next time")
             ready = driver.start_hosts(room(sweep))
             driver.run(source(sweep), ready.slots)
         failure = None

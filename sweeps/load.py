@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ from typing import Any
 from pydantic import ValidationError
 
 import search_spaces
+from search_spaces import domains
+from search_spaces.domains import Domain
 from search_spaces.errors import SpaceError
 from search_spaces.space import SearchSpace
-from sweeps import check, overrides, points, problems, yaml_files
+from sweeps import check, overrides, problems, yaml_files
 from sweeps.config import SweepConfig
 from sweeps.errors import ConfigError
 from trainables import rows
-from trainables.specs import TrialSpec
+from trainables.errors import DataError
 
 RECIPES = Path(__file__).parent / "recipes"
 PROFILES = Path(__file__).parent.parent / "cluster" / "profiles"
@@ -57,21 +60,16 @@ def load(file: str, changes: Sequence[str], folder: Path) -> Sweep:
     wrong += _apply_profile(raw)
     config, found = _validate(raw)
     wrong += found
-    space, found = _space(raw.get("search_space", "lora_core"))
+    searched, space, found = _space(raw.get("search_space", "lora_core"))
     wrong += found
+    wrong += check.fields(config, searched)
     if space is not None:
-        base = config.base if config is not None else TrialSpec()
-        found = check.fields(space)
-        if not found:
-            space = space.with_base({field: points.base_value(base, field) for field in space.condition_fields()})
-            found = check.space(base, space) or (config.searcher.check(space) if config is not None else [])
-        wrong += found
+        space = check.with_base(config, space)
+        wrong += check.space(config, space)
     wrong += check.local_files(raw, config)
-    if wrong or config is None or space is None:
+    if wrong or space is None:
         raise ConfigError(wrong)
-    resolved = config.model_copy(
-        update={"search_space": space.to_raw(), "storage": str((folder / config.storage).resolve())}
-    )
+    resolved = config.model_copy(update={"search_space": space.to_raw(), "storage": _absolute(config.storage, folder)})
     return Sweep(_with_tracking_uri(resolved, folder), space)
 
 
@@ -89,44 +87,72 @@ def _find(file: str, folder: Path) -> Path:
     )
 
 
-def _validate(raw: Mapping[str, Any]) -> tuple[SweepConfig | None, list[str]]:
+def _validate(raw: Mapping[str, Any]) -> tuple[SweepConfig, list[str]]:
+    """The configuration and what is wrong with it: wrong sections are as if left out, so that the rest is checked."""
     try:
         return SweepConfig.model_validate(raw), []
     except ValidationError as error:
-        return None, problems.of_validation(error, raw)
+        wrong = {place for detail in error.errors() for place in detail["loc"][:1]}
+        right = {key: value for key, value in raw.items() if isinstance(key, str) and key not in wrong}
+        return SweepConfig.model_validate({"name": "unnamed", **right}), problems.of_validation(error, raw)
 
 
-def _space(raw: object) -> tuple[SearchSpace | None, list[str]]:
+def _space(raw: object) -> tuple[Mapping[str, Domain], SearchSpace | None, list[str]]:
+    """The domains that are right, the space if all of it is, and what is wrong."""
     try:
         if isinstance(raw, str):
-            return search_spaces.load(raw), []
-        if isinstance(raw, Mapping):
-            return SearchSpace.parse(raw), []
+            space = search_spaces.load(raw)
+        elif isinstance(raw, Mapping):
+            space = SearchSpace.parse(raw)
+        else:
+            return {}, None, []  # the configuration's own type says so
     except SpaceError as error:
-        return None, [line if line.startswith("search_space") else f"search_space.{line}" for line in error.problems]
-    return None, []
+        lines = [line if line.startswith("search_space") else f"search_space.{line}" for line in error.problems]
+        return _domains(raw) if isinstance(raw, Mapping) else {}, None, lines
+    return space.domains, space, []
+
+
+def _domains(raw: Mapping[Any, Any]) -> dict[str, Domain]:
+    found = {}
+    for field, domain in raw.items():
+        with suppress(SpaceError):
+            found[str(field)] = domains.parse(str(field), domain)
+    return found
 
 
 def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
     """Makes the paths in `raw` absolute: relative ones are relative to `folder`."""
     model = raw.get("model")
-    if isinstance(model, dict) and isinstance(source := model.get("source"), str) and _is_path(source, folder):
-        model["source"] = str((folder / Path(source).expanduser()).resolve())
+    if isinstance(model, dict) and isinstance(source := model.get("source"), str) and _is_model_path(source, folder):
+        model["source"] = _absolute(source, folder)
     data = raw.get("data")
     if isinstance(data, dict):
         for field in ("train", "eval", "test"):
             value = data.get(field)
-            if isinstance(value, str) and value and rows.is_local(value):
-                data[field] = str((folder / Path(value).expanduser()).resolve())
+            if isinstance(value, str) and _is_data_path(value):
+                data[field] = _absolute(value, folder)
     cluster = raw.get("cluster")
     if isinstance(cluster, dict) and isinstance(profile := cluster.get("profile"), str) and profile.endswith(".yaml"):
-        cluster["profile"] = str((folder / profile).resolve())
+        cluster["profile"] = _absolute(profile, folder)
 
 
-def _is_path(source: str, folder: Path) -> bool:
-    if source.startswith("package:"):
+def _absolute(path: str, folder: Path) -> str:
+    with suppress(RuntimeError):  # no home of that name: the path is then not found as it stands
+        path = str(Path(path).expanduser())
+    return str((folder / path).resolve())
+
+
+def _is_model_path(source: str, folder: Path) -> bool:
+    if not source or source.startswith("package:"):
         return False
     return source.startswith((".", "/", "~")) or source.endswith(".gguf") or (folder / source).exists()
+
+
+def _is_data_path(source: str) -> bool:
+    try:
+        return bool(source) and rows.is_local(source)
+    except DataError:
+        return False  # the check of the data says why
 
 
 def _apply_profile(raw: dict[str, Any]) -> list[str]:

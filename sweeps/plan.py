@@ -54,9 +54,7 @@ def plan(config: SweepConfig, space: SearchSpace, need: Need | None, machine: Ma
         need: the trainable's estimate for the largest specs of the space; None when the model's sizes are unknown.
         machine: where it is to run.
     """
-    distinct = config.searcher.size(space)
-    default = int(config.searcher.start_with_default)
-    trials = config.budget.trials if distinct is None else min(config.budget.trials, distinct + default)
+    trials = _trials(config, space)
     steps = config.budget.steps_per_trial
     report_points = config.scheduler.points(steps)
     slots = slots_per_host(config, need, machine)
@@ -74,6 +72,15 @@ def plan(config: SweepConfig, space: SearchSpace, need: Need | None, machine: Ma
         warnings=(),
     )
     return replace(planned, warnings=tuple(_warnings(config, space, planned, machine)))
+
+
+def _trials(config: SweepConfig, space: SearchSpace) -> int:
+    """Different trials, as many as there are and the budget allows."""
+    distinct = config.searcher.size(space)
+    if distinct is None:
+        return config.budget.trials
+    starts_outside = config.searcher.start_with_default and not space.contains(points.default(config.base, space))
+    return min(config.budget.trials, distinct + int(starts_outside))
 
 
 def at_most(config: SweepConfig) -> int:

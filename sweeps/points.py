@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from search_spaces.domains import Value
+from search_spaces.space import SearchSpace
 from sweeps.lifecycle import Scalar
 from trainables.specs import TrialSpec
 
 Point = Mapping[str, Value]
 
-SEARCHABLE = ("adapter", "training")
+ALWAYS_LOGGED = ("r", "lora_alpha", "target_modules", "learning_rate")
 # They change how fast a step comes, never what it computes.
 _PACING = frozenset({"step_seconds", "gradient_checkpointing"})
 _OTHER_ALPHA = {"adapter.lora_alpha": "alpha_over_r", "adapter.alpha_over_r": "lora_alpha"}
@@ -28,6 +29,11 @@ def base_value(base: TrialSpec, field: str) -> Value:
     section, name = field.split(".", 1)
     value: Value = getattr(getattr(base, section), name)
     return value
+
+
+def default(base: TrialSpec, space: SearchSpace) -> dict[str, Value]:
+    """The point that `base` itself is. Its values need not be in the space's domains."""
+    return space.restrict({field: base_value(base, field) for field in space.domains})
 
 
 def apply(base: TrialSpec, point: Point, sweep_seed: int) -> TrialSpec:
@@ -55,7 +61,10 @@ def trial_key(spec: TrialSpec, fingerprints: Mapping[str, str]) -> str:
         spec: the resolved trial. Names, paths and fields that only pace are left out.
         fingerprints: what the trainable says of the base model and the data; they stand for their paths.
     """
-    adapter = spec.adapter.model_dump(exclude={"alpha_over_r"}) | {"lora_alpha": float(spec.adapter.alpha)}
+    adapter = spec.adapter.model_dump(exclude={"alpha_over_r"}) | {
+        "lora_alpha": float(spec.adapter.alpha),
+        "target_modules": _word(spec.adapter.target_modules),
+    }
     identity = {
         "trainable": spec.trainable,
         "fingerprints": dict(fingerprints),
@@ -83,7 +92,7 @@ def params(spec: TrialSpec, point: Point) -> dict[str, Scalar]:
 
 def _word(value: Value) -> Scalar:
     if isinstance(value, tuple):
-        return ",".join(value)
+        return ",".join(sorted(value))  # modules in another order are the same modules
     return _plain(value) if isinstance(value, float) else value
 
 

@@ -22,7 +22,7 @@ def _machine(config: SweepConfig) -> plan.Machine:
     asked = config.cluster.hosts
     if config.cluster.gpu_memory is not None:
         return plan.Machine("cuda", 1 if asked == "auto" else asked, size_bytes(config.cluster.gpu_memory))
-    if config.cluster.address != "local":
+    if (config.cluster.address or "local") != "local":
         return plan.Machine("cuda", 1 if asked == "auto" else asked, None)
     gpus = devices.gpus()
     if gpus:

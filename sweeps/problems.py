@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from sweeps import components
 from sweeps.config import SweepConfig
 
+_PASSWORD = re.compile(r"(://[^/@:]*):[^/@]*@")
 _KINDS: dict[str, components.Kind] = {"scheduler": "schedulers", "searcher": "searchers"}
 _RULES = {
     "missing": "is required",
@@ -27,7 +29,7 @@ _RULES = {
     "model_attributes_type": "must be a mapping of keys to values",
     "string_too_short": "must not be empty",
     "too_short": "must not be empty",
-    "union_tag_not_found": "needs a kind",
+    "invalid_key": "must be text, as all keys are",
 }
 _COMPARISONS = {
     "greater_than": ("gt", "must be greater than"),
@@ -35,8 +37,6 @@ _COMPARISONS = {
     "less_than": ("lt", "must be less than"),
     "less_than_equal": ("le", "must be at most"),
 }
-
-
 _SYNONYMS = {
     "alpha": "lora_alpha",
     "alpha_ratio": "alpha_over_r",
@@ -55,6 +55,8 @@ def of_validation(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
     rules: dict[str, list[str]] = {}
     values: dict[str, object] = {}
     for detail in error.errors(include_url=False):
+        if detail["type"] == "too_short" and detail["input"]:
+            continue  # pydantic counts the right items only, and says of the wrong ones what is wrong
         path = _path(detail["loc"], raw, keep_last=detail["type"] == "missing")
         field = ".".join(path)
         rule = _rule(detail, path, raw)
@@ -71,6 +73,15 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {what} {name!r}{did_you_mean(name, names)} (there are: {', '.join(names)})"
 
 
+def unknown_field(name: str, known: Sequence[str]) -> str:
+    """That a dotted field is unknown; a field whose section alone is missing or wrong is found by its last part."""
+    last = name.rpartition(".")[2]
+    same = [field for field in known if field.rpartition(".")[2] == _SYNONYMS.get(last, last)]
+    if not same:
+        return unknown("field", name, known)
+    return f"unknown field {name!r}; did you mean {same[0]}? (there are: {', '.join(known)})"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The words "; did you mean X?" for the closest of `known`, or nothing."""
     close = get_close_matches(name, list(known), 1, 0.5)
@@ -78,8 +89,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def _line(field: str, value: object, rules: Sequence[str]) -> str:
-    shown = "" if isinstance(value, Mapping) or rules == ["is required"] or "unknown key" in rules[0] else f" {value!r}"
-    return f"{field or 'the sweep file'}:{shown} {' or '.join(rules)}"
+    silent = isinstance(value, Mapping) or rules == ["is required"] or "unknown key" in rules[0]
+    return f"{field or 'the sweep file'}:{'' if silent else f' {_shown(value)}'} {' or '.join(rules)}"
+
+
+def _shown(value: object) -> str:
+    """The value as YAML writes it; a password in a URI is left out."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return repr(_PASSWORD.sub(r"\1:***@", value) if isinstance(value, str) else value)
 
 
 def _path(loc: Sequence[str | int], raw: object, keep_last: bool) -> list[str]:
@@ -104,6 +122,8 @@ def _rule(detail: Any, path: Sequence[str], raw: Mapping[str, Any]) -> str:
         return str(context["error"])
     if kind == "union_tag_invalid":
         return unknown("kind", str(context["tag"]), components.modules(_KINDS[path[0]]))
+    if kind == "string_type" and isinstance(detail["input"], Mapping):
+        return "must be text: braces need quotes in YAML"
     if kind == "literal_error":
         choices = [choice.strip(" '") for choice in context["expected"].replace(" or ", ",").split(",")]
         meant = did_you_mean(str(detail["input"]), choices)
@@ -119,8 +139,11 @@ def _rule(detail: Any, path: Sequence[str], raw: Mapping[str, Any]) -> str:
 def _unknown_key(path: Sequence[str], raw: Mapping[str, Any]) -> str:
     here = _keys(path[:-1], raw)
     name = path[-1]
-    close = [_SYNONYMS[name]] if _SYNONYMS.get(name) in here else get_close_matches(name, here, 1, 0.5)
-    meant = ".".join([*path[:-1], close[0]]) if close else _elsewhere(_SYNONYMS.get(name, name))
+    word = _SYNONYMS.get(name, name)
+    close = [word] if word in here else get_close_matches(name, here, 1, 0.5)
+    # The very name in another section says more than one like it here.
+    meant = None if word in here else _elsewhere(word)
+    meant = meant or (".".join([*path[:-1], close[0]]) if close else None)
     hint = f"; did you mean {meant}?" if meant else ""
     return f"unknown key{hint} (keys here: {', '.join(here)})"
 
@@ -136,10 +159,9 @@ def _elsewhere(name: str) -> str | None:
 def _keys(path: Sequence[str], raw: Mapping[str, Any]) -> list[str]:
     """Keys allowed at a path of the sweep file."""
     if path and path[0] in _KINDS:
-        modules = components.modules(_KINDS[path[0]])
-        section = raw.get(path[0])
-        kind = section.get("kind") if isinstance(section, Mapping) else None
-        return sorted(components.keys(_KINDS[path[0]], kind)) if kind in modules else ["kind"]
+        name = components.named(_KINDS[path[0]], raw.get(path[0]))
+        known = name in components.modules(_KINDS[path[0]])
+        return sorted(components.keys(_KINDS[path[0]], name)) if known else ["kind"]
     model: type[BaseModel] | None = SweepConfig
     for part in path:
         model = _model(model.model_fields[part].annotation) if model and part in model.model_fields else None

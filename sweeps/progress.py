@@ -13,7 +13,6 @@ from rich.live import Live
 from sweeps import tables
 from sweeps.lifecycle import DataPrepared, Event, SweepRecord, TrialEnded, TrialReported, TrialStarted
 from sweeps.names import run_name
-from sweeps.selection import choose
 
 
 class Progress(Protocol):
@@ -64,7 +63,7 @@ class Table(AbstractContextManager["Table"]):
         self._record = SweepRecord()
         self._notes: list[str] = []
         self._training_since: float | None = None
-        self._live = Live(console=console, get_renderable=self._draw, refresh_per_second=2)
+        self._live = Live(console=console, get_renderable=self._draw, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> Table:
         self._live.start()
@@ -94,8 +93,8 @@ class Table(AbstractContextManager["Table"]):
         now = self._clock()
         counts = " ".join(f"{count} {state.lower()}" for state, count in self._record.counts().items())
         words = [_clock_text(now - self._started), f"{len(self._record.trials)}/{self._trials} trials", counts]
-        best = choose(self._record.trials.values()).winner
-        if best is not None:
+        best = min(self._record.trials.values(), key=lambda trial: trial.best_eval_loss, default=None)
+        if best is not None and best.best_step is not None:
             words.append(f"best {best.best_eval_loss:.4f} (t{best.number:02d})")
         steps = sum(trial.step for trial in self._record.trials.values())
         if self._training_since is not None and steps and now > self._training_since:

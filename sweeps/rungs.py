@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -36,42 +36,39 @@ class Steps(NamedTuple):
     """No trial is stopped."""
 
 
-def asha_steps(points: Sequence[int], reduction_factor: int, trials: int, slots: int) -> Steps:
+def asha_steps(points: Sequence[int], reduction_factor: int, trials: int) -> Steps:
     """Steps that asynchronous halving in its stopping form takes when trials arrive in random order.
 
     Plays Ray's rule on trials whose ranking is fixed (a trial stops at a rung when it is below the
-    1 - 1/reduction_factor quantile of those recorded before; async_hyperband.py, `_Bracket.on_result`).
+    1 - 1/reduction_factor quantile of those recorded before; async_hyperband.py, `_Bracket.on_result`). Trials that
+    are equally fast come to each rung in the order of their start, so the number of slots does not matter.
     """
     rng = random.Random(0)
     plays = max(1, min(200, 20_000 // trials))
-    totals = [_play(points, reduction_factor, trials, slots, rng) for _ in range(plays)]
+    totals = [_play(points, reduction_factor, rng.sample(range(trials), trials)) for _ in range(plays)]
     return Steps(round(sum(totals) / plays), trials * points[-1])
 
 
-def _play(points: Sequence[int], factor: int, trials: int, slots: int, rng: random.Random) -> int:
-    quality = rng.sample(range(trials), trials)
-    recorded: list[list[int]] = [[] for _ in points]
-    running = [(0, trial) for trial in range(min(slots, trials))]
-    waiting = list(range(len(running), trials))
+def _play(points: Sequence[int], factor: int, qualities: Sequence[int]) -> int:
+    """Steps of trials with these qualities, each different, in this order."""
+    recorded: list[list[int]] = [[] for _ in points[:-1]]
     total = 0
-    while running:
-        running.sort(key=lambda entry: points[entry[0]])
-        rung, trial = running.pop(0)
-        total += points[rung] - (points[rung - 1] if rung else 0)
-        goes_on = rung + 1 < len(points) and _survives(quality[trial], recorded[rung], factor)
-        recorded[rung].append(quality[trial])
-        if goes_on:
-            running.append((rung + 1, trial))
-        elif waiting:
-            running.append((0, waiting.pop(0)))
+    for quality in qualities:
+        rung = 0
+        while rung < len(recorded):
+            goes_on = _survives(quality, recorded[rung], factor)
+            insort(recorded[rung], quality)
+            if not goes_on:
+                break
+            rung += 1
+        total += points[rung]
     return total
 
 
-def _survives(quality: int, recorded: list[int], factor: int) -> bool:
-    """Whether `quality` (greater is better) is at or above the 1 - 1/factor quantile of `recorded`."""
-    if not recorded:
+def _survives(quality: int, ordered: Sequence[int], factor: int) -> bool:
+    """Whether `quality` (greater is better) is at or above the 1 - 1/factor quantile of `ordered`, ascending."""
+    if not ordered:
         return True
-    ordered = sorted(recorded)
     place = (1 - 1 / factor) * (len(ordered) - 1)
     low = int(place)
     high = min(low + 1, len(ordered) - 1)

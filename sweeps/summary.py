@@ -7,6 +7,7 @@ import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 from rich.console import Console
 
@@ -95,17 +96,17 @@ def _next_steps(sweep: Sweep, result: Result) -> list[str]:
     best = choose(result.record.trials.values()).winner
     if best is not None and best.adapter is not None:
         lines += ["", "the best adapter:", f"  {result.folder / best.adapter / 'adapter'}"]
-    if uri.startswith("sqlite:") or uri.startswith(("postgresql", "mysql", "mssql")):
-        page = f"http://127.0.0.1:5000/#/experiments/{result.experiment_id}/runs?workflowType=machine_learning"
-        lines += [
-            "compare the trials in MLflow:",
-            f"  {_mlflow()} ui --backend-store-uri {uri} --port 5000",
-            f"  then open {page}",
-        ]
-    elif result.experiment_id is not None:
-        page = f"{uri.rstrip('/')}/#/experiments/{result.experiment_id}/runs?workflowType=machine_learning"
-        lines += ["compare the trials in MLflow:", f"  {page}"]
+    if result.parent_run is not None:
+        server = None if uri.startswith("http") else f"{_mlflow()} ui --backend-store-uri {uri} --port 5000"
+        lines += ["compare the trials in MLflow:", *([f"  {server}", "  then open"] if server else [])]
+        lines.append(f"  {_page('http://127.0.0.1:5000' if server else uri.rstrip('/'), result)}")
     return lines
+
+
+def _page(server: str, result: Result) -> str:
+    """MLflow's page of this sweep's trials: the saved view that the sweep made."""
+    query = urlencode({"workflowType": "machine_learning", "viewStateShareKey": result.sweep_id})
+    return f"{server}/#/experiments/{result.experiment_id}/runs?{query}"
 
 
 def _mlflow() -> str:

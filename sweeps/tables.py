@@ -58,7 +58,7 @@ def markdown(record: SweepRecord, decision: Decision) -> str:
 def against_default(record: SweepRecord, decision: Decision, starts_with_default: bool) -> str | None:
     """The best trial compared with the default configuration, which is trial 0."""
     default = next((t for t in record.trials.values() if t.number == 0), None) if starts_with_default else None
-    if decision.winner is None or default is None or not math.isfinite(default.best_eval_loss):
+    if decision.winner is None or default is None or not rank([default]):
         return None
     if default.trial_key == decision.winner.trial_key:
         return f"the default configuration (t00) is the best: eval_loss {default.best_eval_loss:.4f}"

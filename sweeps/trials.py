@@ -58,8 +58,7 @@ class TrialSource:
     def _candidates(self) -> Iterable[Mapping[str, Value]]:
         if self._first:
             self._first = False
-            base = self._config.base
-            yield self._space.restrict({field: points.base_value(base, field) for field in self._space.domains})
+            yield points.default(self._config.base, self._space)
         for _ in range(REPEATS):
             point = self._searcher.suggest()
             if point is None:

@@ -43,9 +43,10 @@ def isolated(
 
 
 def failure_of(error: Exception) -> Failure:
-    """What an exception means for the slot that raised it."""
+    """What an exception means for the slot that raised it; one without words goes by its name."""
+    text, name = str(error), type(error).__name__
     if isinstance(error, InfeasibleError):
-        return Failure(kind="infeasible", message=str(error))
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "can't allocate" in str(error):
-        return Failure(kind="out_of_memory", message=str(error).split("\n")[0])
-    return Failure(kind="failed", message=f"{type(error).__name__}: {error}")
+        return Failure(kind="infeasible", message=text or name)
+    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate" in text:
+        return Failure(kind="out_of_memory", message=text.split("\n")[0] or name)
+    return Failure(kind="failed", message=f"{name}: {text}" if text else name)

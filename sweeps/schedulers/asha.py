@@ -44,4 +44,4 @@ class Config(Spec):
 
     def expected_steps(self, steps: int, trials: int, slots: int) -> int:
         """From playing Ray's rule with trials that arrive in random order."""
-        return asha_steps(self.points(steps), self.reduction_factor, trials, slots).expected
+        return asha_steps(self.points(steps), self.reduction_factor, trials).expected

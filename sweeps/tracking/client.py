@@ -116,6 +116,10 @@ class Runs:
         entity = Dataset(name=name, digest=digest, source_type="local", source=source, profile=profile)
         self._client.log_inputs(run_id, [DatasetInput(entity, [])])
 
+    def experiment_tag(self, key: str, value: str) -> None:
+        """Sets a tag of the experiment."""
+        self._client.set_experiment_tag(self.experiment_id, key, value)
+
     def finish(self, run_id: str, status: str, time: float) -> None:
         """Ends the run with FINISHED, KILLED or FAILED."""
         self._client.set_terminated(run_id, status, int(time * 1000))

@@ -22,9 +22,11 @@ from sweeps.lifecycle import (
     TrialState,
 )
 from sweeps.names import run_name
+from sweeps.points import ALWAYS_LOGGED
 from sweeps.selection import choose
 from sweeps.tables import markdown
 from sweeps.tracking.client import Point, Runs
+from sweeps.tracking.views import TAG_PREFIX, shared_view
 
 PACKAGES = (
     "qlora-sweeps", "ray", "torch", "transformers", "peft", "bitsandbytes", "datasets", "mlflow-skinny", "accelerate"
@@ -70,7 +72,7 @@ class MlflowSink:
         parent = self._open_parent(runs, record.started or event.time)
         match event:
             case SweepStarted():
-                self._start_sweep(runs, parent)
+                self._start_sweep(runs, parent, event)
             case DataPrepared():
                 self._data(runs, parent, event.summary)
             case TrialStarted():
@@ -89,7 +91,7 @@ class MlflowSink:
             self._parent = runs.open({"sweep.id": self._sweep_id}, self._config.name, tags, time)
         return self._parent
 
-    def _start_sweep(self, runs: Runs, parent: str) -> None:
+    def _start_sweep(self, runs: Runs, parent: str, event: SweepStarted) -> None:
         config = self._config
         params: dict[str, object] = {
             "trainable": config.trainable,
@@ -104,6 +106,15 @@ class MlflowSink:
         runs.running(parent)
         runs.log(parent, params=params, tags={"sweep.state": "RUNNING", **_packages()})
         runs.text(parent, "sweep/config.json", self._folder.config.read_text())
+        shown = [*ALWAYS_LOGGED, *(field.split(".", 1)[1] for field in self._searched())]
+        view = shared_view(self._folder.path.name, parent, list(dict.fromkeys(shown)), event.time)
+        runs.experiment_tag(TAG_PREFIX + self._sweep_id, view)
+
+    def _searched(self) -> list[str]:
+        """The searched fields; alpha_over_r follows from r and lora_alpha, which are always there."""
+        space = self._config.search_space
+        fields = space if isinstance(space, dict) else {}
+        return [field for field in fields if field != "adapter.alpha_over_r"]
 
     def _data(self, runs: Runs, parent: str, summary: Mapping[str, Any]) -> None:
         runs.log(parent, tags={"data.fingerprint": summary["fingerprint"]})

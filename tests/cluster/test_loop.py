@@ -1,0 +1,374 @@
+"""The training loop of a host: slots come and go between steps, and nobody waits for another's owner."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from concurrent.futures import Future
+
+import pytest
+
+from cluster.loop import PackLoop
+from trainables import toy
+from trainables.contract import Evaluation, Failure, Opened
+from trainables.specs import AdapterSpec, TrainingSpec, TrialSpec
+
+DEADLINE = 120.0
+"""Seconds after which a test that waits has failed: far more than anything here takes."""
+
+
+def trial(learning_rate: float = 3e-4, r: int = 16) -> TrialSpec:
+    return TrialSpec(
+        trainable="toy", adapter=AdapterSpec(r=r), training=TrainingSpec(learning_rate=learning_rate), steps=100
+    )
+
+
+class Gate:
+    """A place where the loop's thread waits until the test lets it go on."""
+
+    def __init__(self) -> None:
+        self._reached, self._opened = threading.Event(), threading.Event()
+
+    def pass_through(self) -> None:
+        self._reached.set()
+        assert self._opened.wait(DEADLINE), "the test never opened the gate"
+
+    def wait_until_reached(self) -> None:
+        assert self._reached.wait(DEADLINE), "the loop never came to the gate"
+
+    def open(self) -> None:
+        self._opened.set()
+
+
+class GatedPack(toy.ToyPack):
+    """The toy's curves, with a gate before each numbered call of `step`, and a log of what the loop asked for."""
+
+    def __init__(self, *gated_steps: int) -> None:
+        super().__init__()
+        self.gates = {number: Gate() for number in gated_steps}
+        self.log: list[tuple] = []
+        self.steps = 0
+
+    def open(self, slot, spec, snapshot=None):
+        self.log.append(("open", slot))
+        return super().open(slot, spec, snapshot)
+
+    def step(self, slots):
+        self.steps += 1
+        self.log.append(("step", *slots))
+        if self.steps in self.gates:
+            self.gates[self.steps].pass_through()
+        return super().step(slots)
+
+    def evaluate(self, slots):
+        self.log.append(("evaluate", *slots))
+        return super().evaluate(slots)
+
+    def close(self, slot):
+        self.log.append(("close", slot))
+        super().close(slot)
+
+
+class BrokenPack(GatedPack):
+    """Breaks the contract: raises where it should return a `Failure`."""
+
+    def step(self, slots):
+        super().step(slots)
+        raise OSError("the device is gone")
+
+
+@pytest.fixture
+def started():
+    """Starts a loop on a pack; it is stopped after the test, whatever became of it."""
+    loops = []
+
+    def start(pack, slots: int = 2) -> PackLoop:
+        loops.append((PackLoop(pack, slots), pack))
+        return loops[-1][0]
+
+    yield start
+    for loop, pack in loops:
+        for gate in getattr(pack, "gates", {}).values():
+            gate.open()
+        loop.stop()
+
+
+def opened(loop: PackLoop, lease: str, spec: TrialSpec | None = None, snapshot: bytes | None = None):
+    return loop.open(lease, spec or trial(), snapshot).result(DEADLINE)
+
+
+def advanced(loop: PackLoop, lease: str, target: int, best: float = math.inf):
+    outcome = loop.advance(lease, target, best, DEADLINE)
+    assert outcome is not None, f"{lease} never came to step {target}"
+    return outcome
+
+
+def ask(loop: PackLoop, lease: str, target: int) -> None:
+    """Names a target without waiting for it."""
+    assert loop.advance(lease, target, math.inf, 0.0) is None
+
+
+def test_a_lease_is_trained_to_its_target_and_evaluated_there(started):
+    pack = GatedPack()
+    loop = started(pack)
+    assert opened(loop, "a") == Opened(step=0, trainable_params=16_000)
+    outcome = advanced(loop, "a", 3)
+    assert (outcome.step, outcome.failure) == (3, None)
+    assert [record.step for record in outcome.history] == [1, 2, 3]
+    assert outcome.evaluation.eval_loss == toy.loss_at(trial(), 3)
+    assert pack.log == [("open", 0), ("step", 0), ("step", 0), ("step", 0), ("evaluate", 0)]
+
+
+def test_history_begins_after_the_previous_outcome(started):
+    loop = started(toy.ToyPack())
+    opened(loop, "a")
+    advanced(loop, "a", 3)
+    assert [record.step for record in advanced(loop, "a", 5).history] == [4, 5]
+
+
+def test_leases_with_steps_to_do_share_them(started):
+    pack = GatedPack(1)
+    loop = started(pack)
+    opened(loop, "a")
+    opened(loop, "b")
+    ask(loop, "a", 3)
+    pack.gates[1].wait_until_reached()
+    ask(loop, "b", 2)
+    pack.gates[1].open()
+    advanced(loop, "a", 3)
+    advanced(loop, "b", 2)
+    assert [entry for entry in pack.log if entry[0] == "step"] == [("step", 0), ("step", 0, 1), ("step", 0, 1)]
+
+
+def test_a_lease_that_waits_for_its_owner_holds_nobody_up(started):
+    pack = GatedPack()
+    loop = started(pack)
+    opened(loop, "a")
+    opened(loop, "b")
+    advanced(loop, "a", 3)
+    assert advanced(loop, "b", 9).step == 9
+    assert sum(entry[0] == "step" and 0 in entry[1:] for entry in pack.log) == 3
+
+
+def test_the_same_target_twice_trains_once_and_answers_twice(started):
+    pack = GatedPack()
+    loop = started(pack)
+    opened(loop, "a")
+    first = advanced(loop, "a", 3)
+    assert advanced(loop, "a", 3) == first
+    assert (pack.steps, pack.log.count(("evaluate", 0))) == (3, 1)
+
+
+def test_an_answer_that_nobody_waited_for_can_be_asked_for_again(started):
+    pack = GatedPack(2)
+    loop = started(pack)
+    opened(loop, "a")
+    ask(loop, "a", 3)
+    pack.gates[2].wait_until_reached()
+    ask(loop, "a", 3)
+    pack.gates[2].open()
+    assert [record.step for record in advanced(loop, "a", 3).history] == [1, 2, 3]
+    assert pack.steps == 3
+
+
+def test_a_lease_that_diverges_answers_with_its_failure_and_the_steps_before(started):
+    loop = started(toy.ToyPack())
+    opened(loop, "a", trial(learning_rate=0.05))
+    opened(loop, "b")
+    outcome = advanced(loop, "a", 9)
+    assert outcome.failure == Failure(kind="diverged", message="step 5: train_loss nan")
+    assert (outcome.step, outcome.evaluation) == (4, None)
+    assert [record.step for record in outcome.history] == [1, 2, 3, 4]
+    assert advanced(loop, "a", 9) == outcome
+    assert advanced(loop, "b", 9).failure is None
+
+
+def test_a_failed_evaluation_is_the_leases_own_outcome(started):
+    class Blind(toy.ToyPack):
+        def evaluate(self, slots):
+            return super().evaluate(slots) | {0: Failure(kind="diverged", message="eval_loss nan")}
+
+    loop = started(Blind())
+    opened(loop, "a")
+    opened(loop, "b")
+    outcome = advanced(loop, "a", 3)
+    assert (outcome.step, outcome.failure.kind, len(outcome.history)) == (3, "diverged", 3)
+
+
+def test_a_snapshot_that_cannot_be_made_costs_its_own_lease_alone(started):
+    class Unkept(toy.ToyPack):
+        def snapshot(self, slot):
+            if slot == 0:
+                raise MemoryError("no room for the snapshot")
+            return super().snapshot(slot)
+
+    loop = started(Unkept())
+    opened(loop, "a")
+    opened(loop, "b")
+    assert advanced(loop, "a", 3).failure == Failure(kind="out_of_memory", message="no room for the snapshot")
+    assert advanced(loop, "b", 3).failure is None
+
+
+def test_the_outcomes_snapshot_goes_on_in_another_loop(started):
+    first = started(toy.ToyPack())
+    opened(first, "a")
+    snapshot = advanced(first, "a", 3).snapshot
+    second = started(toy.ToyPack())
+    assert opened(second, "a-2", trial(), snapshot).step == 3
+    outcome = advanced(second, "a-2", 5)
+    assert [record.step for record in outcome.history] == [4, 5]
+    assert outcome.history[-1].tokens == 5 * 400
+
+
+def test_an_unknown_lease_is_a_key_error(started):
+    with pytest.raises(KeyError, match="unknown"):
+        advanced(started(toy.ToyPack()), "unknown", 3)
+
+
+def test_a_closed_lease_is_unknown_and_closing_it_again_does_nothing(started):
+    loop = started(toy.ToyPack())
+    opened(loop, "a")
+    loop.close("a").result(DEADLINE)
+    loop.close("a").result(DEADLINE)
+    with pytest.raises(KeyError):
+        advanced(loop, "a", 3)
+
+
+def test_a_slot_changes_hands_before_the_next_step(started):
+    pack = GatedPack(1)
+    loop = started(pack, slots=1)
+    opened(loop, "a")
+    ask(loop, "a", 100)
+    pack.gates[1].wait_until_reached()
+    closing, opening = loop.close("a"), loop.open("b", trial(), None)
+    assert not closing.done()
+    pack.gates[1].open()
+    closing.result(DEADLINE)
+    assert opening.result(DEADLINE).step == 0
+    assert pack.log == [("open", 0), ("step", 0), ("close", 0), ("open", 0)]
+    assert advanced(loop, "b", 1).step == 1
+
+
+def test_opening_a_lease_again_starts_it_afresh_in_one_slot(started):
+    loop = started(toy.ToyPack(), slots=2)
+    opened(loop, "a")
+    advanced(loop, "a", 3)
+    assert opened(loop, "a").step == 0
+    assert [record.step for record in advanced(loop, "a", 1).history] == [1]
+    assert isinstance(opened(loop, "b"), Opened)
+
+
+def test_more_leases_than_slots_are_refused(started):
+    loop = started(toy.ToyPack(), slots=1)
+    opened(loop, "a")
+    with pytest.raises(RuntimeError, match="no slot is free"):
+        opened(loop, "b")
+
+
+def test_a_trial_that_cannot_be_opened_takes_no_slot(started):
+    loop = started(toy.ToyPack(), slots=1)
+    assert opened(loop, "a", trial(r=300)).kind == "infeasible"
+    assert isinstance(opened(loop, "b"), Opened)
+
+
+def test_a_pack_that_raises_while_opening_keeps_no_slot(started):
+    loop = started(toy.ToyPack(), slots=1)
+    with pytest.raises(ValueError, match="Expecting value"):
+        opened(loop, "a", trial(), b"not a snapshot")
+    assert isinstance(opened(loop, "b"), Opened)
+
+
+@pytest.mark.parametrize(("best", "handed_out"), [(math.inf, True), (10.0, True), (0.1, False)])
+def test_the_adapter_is_handed_out_only_when_it_beats_the_best(started, best, handed_out):
+    loop = started(toy.ToyPack())
+    opened(loop, "a")
+    outcome = advanced(loop, "a", 3, best)
+    assert (outcome.adapter is not None) is handed_out
+
+
+def test_an_adapter_as_good_as_the_best_is_not_handed_out(started):
+    loop = started(toy.ToyPack())
+    opened(loop, "a")
+    assert advanced(loop, "a", 3, best=toy.loss_at(trial(), 3)).adapter is None
+
+
+def calls(loop: PackLoop):
+    return {
+        "advance": lambda: loop.advance("a", 3, math.inf, DEADLINE),
+        "advance an unknown lease": lambda: loop.advance("unknown", 3, math.inf, DEADLINE),
+        "open": lambda: loop.open("b", trial(), None).result(DEADLINE),
+        "close": lambda: loop.close("a").result(DEADLINE),
+    }
+
+
+def wait_until_refused(loop: PackLoop) -> None:
+    deadline = time.monotonic() + DEADLINE
+    with pytest.raises(RuntimeError):
+        while time.monotonic() < deadline:
+            loop.close("nobody")
+            threading.Event().wait(0.01)
+
+
+def test_a_pack_that_raises_breaks_the_loop_and_every_call_says_so(started):
+    loop = started(BrokenPack())
+    opened(loop, "a")
+    for call in calls(loop).values():
+        with pytest.raises(RuntimeError, match=r"training loop broke: OSError\('the device is gone'\)"):
+            call()
+    assert isinstance(loop.fatal, OSError)
+
+
+def test_calls_that_waited_when_the_loop_broke_say_so(started):
+    pack = BrokenPack(1)
+    loop = started(pack)
+    opened(loop, "a")
+    ask(loop, "a", 3)
+    pack.gates[1].wait_until_reached()
+    waiting: list[Future] = [loop.open("b", trial(), None), loop.close("a")]
+    pack.gates[1].open()
+    for future in waiting:
+        with pytest.raises(RuntimeError, match="training loop broke"):
+            future.result(DEADLINE)
+
+
+def test_stop_lets_the_running_step_end_and_refuses_what_waits(started):
+    pack = GatedPack(1)
+    loop = started(pack)
+    opened(loop, "a")
+    ask(loop, "a", 100)
+    pack.gates[1].wait_until_reached()
+    waiting = loop.open("b", trial(), None)
+    stopping = threading.Thread(target=loop.stop)
+    stopping.start()
+    wait_until_refused(loop)
+    pack.gates[1].open()
+    stopping.join(DEADLINE)
+    assert not stopping.is_alive()
+    assert pack.steps == 1
+    for call in [lambda: waiting.result(DEADLINE), *calls(loop).values()]:
+        with pytest.raises(RuntimeError, match="training loop was stopped"):
+            call()
+
+
+def test_an_opening_that_was_cancelled_never_takes_place(started):
+    pack = GatedPack(1)
+    loop = started(pack)
+    opened(loop, "a")
+    ask(loop, "a", 2)
+    pack.gates[1].wait_until_reached()
+    assert loop.open("b", trial(), None).cancel()
+    pack.gates[1].open()
+    assert advanced(loop, "a", 2).step == 2
+    assert ("open", 1) not in pack.log
+
+
+def test_outcomes_are_plain_values(started):
+    loop = started(toy.ToyPack())
+    opened(loop, "a")
+    outcome = advanced(loop, "a", 3)
+    assert type(outcome.snapshot) is bytes
+    assert {type(content) for content in outcome.adapter.values()} == {bytes}
+    assert isinstance(outcome.evaluation, Evaluation)
+    assert outcome.peak_memory_bytes > 0
+    assert type(outcome).model_validate_json(outcome.model_dump_json()).step == 3

@@ -1,0 +1,31 @@
+"""What holds for every test: quiet libraries, no network, few threads, and faults only when they are asked for."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+# Libraries read these when they are imported, here and in the processes that tests start.
+ENVIRONMENT = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "MKL_NUM_THREADS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "OMP_NUM_THREADS": "1",  # the models are tiny: more threads only wait for each other
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+for name, value in ENVIRONMENT.items():
+    os.environ.setdefault(name, value)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out tests that inject faults, unless -m speaks of them."""
+    if "chaos" in config.option.markexpr:
+        return
+    faults = [item for item in items if item.get_closest_marker("chaos") is not None]
+    config.hook.pytest_deselected(items=faults)
+    items[:] = [item for item in items if item not in faults]
