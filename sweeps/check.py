@@ -20,19 +20,19 @@ _FIELDS = [f"adapter.{name}" for name in AdapterSpec.model_fields] + [
 ]
 
 
-def fields(config: SweepConfig, domains: Mapping[str, Domain]) -> list[str]:
+def fields(config: SweepConfig, space: SearchSpace) -> list[str]:
     """What is wrong with searched fields, each for itself, "search_space.FIELD: reason" each."""
     trainable = _trainable(config)
     # Without model and data: the values are to be judged, no file is to be read.
     base = config.base.model_copy(update={"model": None, "data": None})
     wrong = []
-    for field, domain in domains.items():
+    for field, domain in space.domains.items():
         reason = _field(field)
         wrong += [f"{field}: {reason}"] if reason is not None else _values(base, field, domain, trainable)
         for condition in domain.when:
             if condition.field not in _FIELDS:
                 wrong.append(f"{field}: when: {problems.unknown_field(condition.field, _FIELDS)}")
-    return [f"search_space.{line}" for line in wrong]
+    return [f"search_space.{line}" for line in wrong] + config.searcher.check(space)
 
 
 def with_base(config: SweepConfig, space: SearchSpace) -> SearchSpace:
@@ -41,13 +41,11 @@ def with_base(config: SweepConfig, space: SearchSpace) -> SearchSpace:
     return space.with_base({field: points.base_value(config.base, field) for field in known})
 
 
-def space(config: SweepConfig, space: SearchSpace) -> list[str]:
-    """What is wrong with the fields together, and with searching them this way; the space knows the base's values."""
-    wrong = config.searcher.check(space)
-    known = set(space.condition_fields()) <= set(_FIELDS)
-    if known and space.may_meet("adapter.lora_alpha", "adapter.alpha_over_r"):
-        wrong.append("search_space.adapter.lora_alpha: says the same as adapter.alpha_over_r: search one of them")
-    return wrong
+def together(space: SearchSpace) -> list[str]:
+    """What is wrong with the fields of a space together; it knows the values that its conditions ask for."""
+    if set(space.condition_fields()) <= set(_FIELDS) and space.may_meet("adapter.lora_alpha", "adapter.alpha_over_r"):
+        return ["search_space.adapter.lora_alpha: says the same as adapter.alpha_over_r: search one of them"]
+    return []
 
 
 def _field(field: str) -> str | None:

@@ -100,7 +100,6 @@ def launch(file: File, changes: Changes = None, as_json: Json = False) -> None:
 
     from sweeps import launch as launching
     from sweeps import preflight, summary
-    from sweeps.folder import SweepFolder
 
     started = time.time()
     with mistakes():
@@ -108,14 +107,24 @@ def launch(file: File, changes: Changes = None, as_json: Json = False) -> None:
         planned = preflight.plan_here(sweep)
         _show_plan(planned)
 
-        def progress(folder: SweepFolder) -> Any:
-            return summary.display(sweep, folder, planned, started)
+        result = launching.launch(sweep, summary.displays(started, planned.expected_steps, planned.trials))
+    _finish(sweep, result, time.time() - started, as_json)
 
-        result = launching.launch(sweep, planned, progress)
-    summary.show(sweep, result, time.time() - started)
-    if as_json:
-        print(json.dumps(result.as_json()))
-    raise typer.Exit(result.exit_code)
+
+@app.command()
+def resume(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The sweep's folder.")], as_json: Json = False
+) -> None:
+    """Go on with a sweep that was interrupted or lost its driver; send what MLflow has not taken."""
+    import time
+
+    from sweeps import launch as launching
+    from sweeps import summary
+
+    started = time.time()
+    with mistakes():
+        sweep, result = launching.resume(folder.resolve(), summary.displays(started))
+    _finish(sweep, result, time.time() - started, as_json)
 
 
 @app.command()
@@ -130,6 +139,15 @@ def _load(file: str, changes: list[str] | None) -> Any:
     from sweeps import load
 
     return load.load(file, changes or [], Path.cwd())
+
+
+def _finish(sweep: Any, result: Any, seconds: float, as_json: bool) -> None:
+    from sweeps import summary
+
+    summary.show(sweep, result, seconds)
+    if as_json:
+        print(json.dumps(result.as_json()))
+    raise typer.Exit(result.exit_code)
 
 
 def _show_plan(planned: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, Protocol, Union
@@ -30,6 +30,12 @@ class SchedulerConfig(Protocol):
 
     def build(self, steps: int) -> Any:
         """Ray's scheduler for reports at these points. Imports ray."""
+
+    def replay(self, scheduler: Any, reports: Iterable[tuple[str, int, float]]) -> set[str]:
+        """Tells a new scheduler what an earlier one saw, in order: (trial key, step, eval_loss) each.
+
+        Returns the trials that it stops at their latest report.
+        """
 
     def expected_steps(self, steps: int, trials: int, slots: int) -> int:
         """Optimizer steps of the whole sweep, as far as can be said before it runs."""

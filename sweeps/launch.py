@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.errors import ClusterError
 from sweeps import folder as folders
 from sweeps import plan as plans
+from sweeps import reopen
 from sweeps.config import SweepConfig, seconds
 from sweeps.folder import SweepFolder
 from sweeps.journal import Journal
@@ -23,12 +24,9 @@ from sweeps.load import Sweep
 from sweeps.progress import Progress
 from sweeps.selection import choose
 from sweeps.stop import StopRequest, on_signals
-from sweeps.trials import TrialSource
-from trainables import registry
 
 if TYPE_CHECKING:
-    from cluster.hosts import Room
-    from sweeps.tune_run import Driver
+    from cluster.hosts import HostFacts, Room
 
 DRAIN_SECONDS = 120.0
 """How long the end of a sweep waits for the tracking server."""
@@ -81,48 +79,62 @@ class Result:
         }
 
 
-def launch(
-    sweep: Sweep,
-    planned: plans.Plan,
-    progress: Callable[[SweepFolder], AbstractContextManager[Progress]],
-    clock: Callable[[], float] = time.time,
-) -> Result:
-    """Runs a sweep in a new folder.
+Displays = Callable[[SweepFolder], AbstractContextManager[Progress]]
+"""Makes the display of a sweep once its folder is known."""
 
-    Args:
-        sweep: the checked configuration.
-        planned: its plan; bounds what hosts may take.
-        progress: makes the display once the sweep's folder is known.
+
+def launch(sweep: Sweep, progress: Displays, clock: Callable[[], float] = time.time) -> Result:
+    """Runs a sweep in a new folder.
 
     Raises:
         StorageError, ConnectionFailed, HostError: nothing could be trained; the folder says so too.
     """
-    # Imported here: mlflow and ray take seconds, and a mistake in the sweep file must not wait for them.
+    started = datetime.fromtimestamp(clock(), UTC)
+    sweep_id = f"{sweep.config.name}-{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    folder = folders.create(Path(sweep.config.storage), sweep.config.name, document(sweep.config, sweep_id))
+    return _run(sweep, sweep_id, folder, progress, clock)
+
+
+def resume(path: Path, progress: Displays, clock: Callable[[], float] = time.time) -> tuple[Sweep, Result]:
+    """Goes on with the sweep in a folder: finished trials stay, the others go on from their last snapshot.
+
+    A finished sweep is not run again; what MLflow has not taken is sent.
+
+    Raises:
+        ConfigError: there is no sweep, or its configuration was changed.
+        StorageError, ConnectionFailed, HostError: nothing could be trained.
+    """
+    sweep, sweep_id = reopen.load(SweepFolder(path))
+    return sweep, _run(sweep, sweep_id, SweepFolder(path), progress, clock)
+
+
+def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, clock: Callable[[], float]) -> Result:
+    # Imported here: mlflow takes seconds, and a mistake in the sweep file must not wait for it.
     from sweeps.tracking.sink import MlflowSink
     from sweeps.tracking.writer import Writer
-    from sweeps.tune_run import Driver
 
     config = sweep.config
-    started = datetime.fromtimestamp(clock(), UTC)
-    sweep_id = f"{config.name}-{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    folder = folders.create(Path(config.storage), config.name, document(config, sweep_id))
-    budget = config.budget.wall_clock
-    stop = StopRequest(clock() + seconds(budget) if budget is not None else None, clock)
     with ExitStack() as stack:
         stack.enter_context(folders.locked(folder))
         journal = Journal(folder)
         stack.callback(journal.close)
+        stop = StopRequest(_deadline(config, journal.record, clock()), clock)
         display = stack.enter_context(progress(folder))
         stack.enter_context(on_signals(stop, display.say))
+        if folder.path.name != config.name and journal.record.started is None:
+            display.say(f"{config.name} is there already, so this sweep is {folder.path.name}")
         sink = MlflowSink(config, sweep_id, folder)
         writer = Writer(folder, sink, display.say)
-        journal.listen(display)
-        journal.listen(lambda _event, _record: writer.notify())
-        journal.add(SweepStarted(time=clock()))
-        writer.start()
-        driver = Driver(config, folder, journal, stop, clock)
+        hosts: tuple[HostFacts, ...] = ()
         try:
-            _drive(sweep, driver, sweep_id, display.say)
+            if not journal.record.is_finished:
+                journal.listen(display)
+                journal.listen(lambda _event, _record: writer.notify())
+                journal.add(SweepStarted(time=clock(), config=config.model_dump_json()))
+                writer.start()
+                hosts = _drive(sweep, sweep_id, folder, journal, stop, display.say)
+            else:
+                writer.start()
         finally:
             left = writer.drain(DRAIN_SECONDS)
     return Result(
@@ -134,23 +146,35 @@ def launch(
         parent_run=sink.parent_run,
         experiment_id=sink.experiment_id,
         run_ids=sink.run_ids,
-        estimated_bytes=driver.hosts[0].estimated_bytes if driver.hosts else None,
+        estimated_bytes=hosts[0].estimated_bytes if hosts else None,
     )
 
 
-def _drive(sweep: Sweep, driver: Driver, namespace: str, say: Callable[[str], None]) -> None:
+def _deadline(config: SweepConfig, record: SweepRecord, now: float) -> float | None:
+    """When budget.wall_clock is used up; what earlier drivers of this sweep took is counted."""
+    if config.budget.wall_clock is None:
+        return None
+    spent = record.spent_seconds + max(0.0, (record.latest or 0.0) - (record.resumed or 0.0))
+    return now + seconds(config.budget.wall_clock) - spent
+
+
+def _drive(
+    sweep: Sweep, sweep_id: str, folder: SweepFolder, journal: Journal, stop: StopRequest, say: Callable[[str], None]
+) -> tuple[HostFacts, ...]:
     """Connects to Ray and runs the trials; whatever happens, the journal says how each of them ended."""
     from cluster.connect import connected
+    from sweeps.tune_run import Driver
 
+    driver = Driver(sweep.config, folder, journal, stop)
     failure: str | None = "the driver failed"
     try:
         address = sweep.config.cluster.address or "local"
         say("starting Ray" if address == "local" else f"joining Ray ({address})")
         # Ray puts a SIGTERM handler of its own in place when it starts, so ours come again after it.
-        with connected(address, namespace), on_signals(driver.stop, say):
+        with connected(address, sweep_id), on_signals(stop, say):
             say("starting hosts: data and base model are made ready, and cached for the next time")
             ready = driver.start_hosts(room(sweep))
-            driver.run(source(sweep), ready.slots)
+            driver.run(sweep.space, ready.slots)
         failure = None
     except KeyboardInterrupt:
         failure = None
@@ -159,6 +183,7 @@ def _drive(sweep: Sweep, driver: Driver, namespace: str, say: Callable[[str], No
         raise
     finally:
         driver.end(failure)
+    return driver.hosts
 
 
 def document(config: SweepConfig, sweep_id: str) -> dict[str, Any]:
@@ -175,9 +200,3 @@ def room(sweep: Sweep) -> Room:
         at_most=plans.at_most(sweep.config),
         largest=plans.largest(sweep.config, sweep.space),
     )
-
-
-def source(sweep: Sweep) -> TrialSource:
-    """The sweep's trials from the first one on."""
-    fingerprints = registry.find(sweep.config.trainable).fingerprint(sweep.config.base)
-    return TrialSource(sweep.config, sweep.space, fingerprints)

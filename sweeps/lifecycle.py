@@ -58,6 +58,8 @@ class SweepStarted(Spec):
 
     type: Literal["sweep_started"] = "sweep_started"
     time: float
+    config: str
+    """The resolved configuration as JSON: what config.json must still say when the sweep goes on."""
 
 
 class DataPrepared(Spec):
@@ -159,14 +161,24 @@ class SweepRecord:
 
     trials: Mapping[str, TrialRecord] = field(default_factory=dict)
     started: float | None = None
+    resumed: float | None = None
+    """When the present driver began."""
+    config: str | None = None
+    latest: float | None = None
+    """When the latest event happened."""
+    spent_seconds: float = 0.0
+    """Time that earlier drivers of this sweep took."""
     ended: SweepEnded | None = None
     data: Mapping[str, Scalar] = field(default_factory=dict)
 
     def apply(self, event: Event) -> SweepRecord:
         """The record after `event`."""
+        return replace(self._after(event), latest=event.time)
+
+    def _after(self, event: Event) -> SweepRecord:
         match event:
             case SweepStarted():
-                return replace(self, started=self.started if self.started is not None else event.time, ended=None)
+                return self._started(event)
             case DataPrepared():
                 return replace(self, data=event.summary)
             case SweepEnded():
@@ -179,6 +191,18 @@ class SweepRecord:
                 return self._with(_reported(self.trials[event.trial_key], event))
             case TrialEnded():
                 return self._with(replace(self.trials[event.trial_key], state=event.state, reason=event.reason))
+
+    def _started(self, event: SweepStarted) -> SweepRecord:
+        if self.started is None:
+            return replace(self, started=event.time, resumed=event.time, config=event.config)
+        spent = self.spent_seconds + (self.latest or 0.0) - (self.resumed or 0.0)
+        return replace(self, resumed=event.time, spent_seconds=spent, ended=None)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the sweep ended by itself or by its budget, with every trial in a final state."""
+        over = self.ended is not None and self.ended.reason in ("finished", "budget")
+        return over and all(trial.state.is_final for trial in self.trials.values())
 
     def _with(self, trial: TrialRecord) -> SweepRecord:
         return replace(self, trials={**self.trials, trial.trial_key: trial})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,12 @@ def load(file: str, changes: Sequence[str], folder: Path) -> Sweep:
     wrong += _apply_profile(raw)
     config, found = _validate(raw)
     wrong += found
-    searched, space, found = _space(raw.get("search_space", "lora_core"))
+    space, found = _space(raw.get("search_space", "lora_core"))
     wrong += found
-    wrong += check.fields(config, searched)
     if space is not None:
         space = check.with_base(config, space)
-        wrong += check.space(config, space)
+        wrong += check.fields(config, space)
+        wrong += check.together(space) if not found else []
     wrong += check.local_files(raw, config)
     if wrong or space is None:
         raise ConfigError(wrong)
@@ -97,27 +97,28 @@ def _validate(raw: Mapping[str, Any]) -> tuple[SweepConfig, list[str]]:
         return SweepConfig.model_validate({"name": "unnamed", **right}), problems.of_validation(error, raw)
 
 
-def _space(raw: object) -> tuple[Mapping[str, Domain], SearchSpace | None, list[str]]:
-    """The domains that are right, the space if all of it is, and what is wrong."""
+def _space(raw: object) -> tuple[SearchSpace | None, list[str]]:
+    """The search space and what is wrong with it: wrong fields are left out, so that the rest is checked."""
     try:
         if isinstance(raw, str):
-            space = search_spaces.load(raw)
-        elif isinstance(raw, Mapping):
-            space = SearchSpace.parse(raw)
-        else:
-            return {}, None, []  # the configuration's own type says so
+            return search_spaces.load(raw), []
+        if isinstance(raw, Mapping):
+            return SearchSpace.parse(raw), []
     except SpaceError as error:
         lines = [line if line.startswith("search_space") else f"search_space.{line}" for line in error.problems]
-        return _domains(raw) if isinstance(raw, Mapping) else {}, None, lines
-    return space.domains, space, []
+        return _right_part(raw) if isinstance(raw, Mapping) else None, lines
+    return None, []  # the configuration says that it is neither
 
 
-def _domains(raw: Mapping[Any, Any]) -> dict[str, Domain]:
-    found = {}
+def _right_part(raw: Mapping[Any, Any]) -> SearchSpace | None:
+    found: dict[str, Domain] = {}
     for field, domain in raw.items():
         with suppress(SpaceError):
             found[str(field)] = domains.parse(str(field), domain)
-    return found
+    for part in (found, {field: replace(domain, when=()) for field, domain in found.items()}):
+        with suppress(SpaceError):  # the conditions do not hold together: without them the values can be checked
+            return SearchSpace(part)
+    return None
 
 
 def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:

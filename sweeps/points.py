@@ -15,8 +15,8 @@ from trainables.specs import TrialSpec
 Point = Mapping[str, Value]
 
 ALWAYS_LOGGED = ("r", "lora_alpha", "target_modules", "learning_rate")
-# They change how fast a step comes, never what it computes.
-_PACING = frozenset({"step_seconds", "gradient_checkpointing"})
+PACING = ("training.step_seconds", "training.gradient_checkpointing")
+"""They change how fast a step comes, never what it computes."""
 _OTHER_ALPHA = {"adapter.lora_alpha": "alpha_over_r", "adapter.alpha_over_r": "lora_alpha"}
 
 
@@ -70,7 +70,7 @@ def trial_key(spec: TrialSpec, fingerprints: Mapping[str, str]) -> str:
         "fingerprints": dict(fingerprints),
         "quantization": spec.quantization.model_dump(),
         "adapter": adapter,
-        "training": spec.training.model_dump(exclude=set(_PACING)),
+        "training": spec.training.model_dump(exclude={field.partition(".")[2] for field in PACING}),
         "steps": spec.steps,
         "seed": spec.seed,
     }

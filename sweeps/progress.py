@@ -54,7 +54,12 @@ class Table(AbstractContextManager["Table"]):
     """A table that is drawn again and again, with a status line below."""
 
     def __init__(
-        self, console: Console, started: float, clock: Callable[[], float], expected_steps: int, trials: int
+        self,
+        console: Console,
+        started: float,
+        clock: Callable[[], float],
+        expected_steps: int | None,
+        trials: int | None,
     ) -> None:
         self._started = started
         self._clock = clock
@@ -92,7 +97,11 @@ class Table(AbstractContextManager["Table"]):
     def _status(self) -> str:
         now = self._clock()
         counts = " ".join(f"{count} {state.lower()}" for state, count in self._record.counts().items())
-        words = [_clock_text(now - self._started), f"{len(self._record.trials)}/{self._trials} trials", counts]
+        words = [
+            _clock_text(now - self._started),
+            f"{len(self._record.trials)}{f'/{self._trials}' if self._trials else ''} trials",
+            counts,
+        ]
         best = min(self._record.trials.values(), key=lambda trial: trial.best_eval_loss, default=None)
         if best is not None and best.best_step is not None:
             words.append(f"best {best.best_eval_loss:.4f} (t{best.number:02d})")
@@ -101,8 +110,9 @@ class Table(AbstractContextManager["Table"]):
             seconds = now - self._training_since
             tokens = sum(trial.tokens for trial in self._record.trials.values())
             words.append(f"{tokens / seconds:.0f} tokens/s")
-            left = max(0.0, (self._expected_steps - steps) * seconds / steps)
-            words.append(f"about {_clock_text(left)} left")
+            if self._expected_steps is not None:
+                left = max(0.0, (self._expected_steps - steps) * seconds / steps)
+                words.append(f"about {_clock_text(left)} left")
         return " · ".join(word for word in words if word)
 
 

@@ -20,7 +20,7 @@ from sweeps.selection import choose
 from sweeps.tracking.uris import without_password
 
 if TYPE_CHECKING:
-    from sweeps.launch import Result
+    from sweeps.launch import Displays, Result
 
 
 def console() -> Console:
@@ -47,15 +47,17 @@ def plan_lines(plan: Plan) -> list[str]:
     return lines + [f"warning: {warning}" for warning in plan.warnings]
 
 
-def display(sweep: Sweep, folder: SweepFolder, plan: Plan, started: float) -> AbstractContextManager[Progress]:
+def displays(started: float, expected_steps: int | None = None, trials: int | None = None) -> Displays:
     """A live table in a terminal, lines elsewhere."""
-    out = console()
-    if folder.path.name != sweep.config.name:
-        out.print(f"{sweep.config.name} exists already, so this sweep is {folder.path.name}", markup=False)
-    out.print(f"sweep folder: {folder.path}", markup=False, soft_wrap=True)
-    if out.is_terminal:
-        return Table(out, started, time.time, plan.expected_steps, plan.trials)
-    return Lines(out, started, time.time)
+
+    def display(folder: SweepFolder) -> AbstractContextManager[Progress]:
+        out = console()
+        out.print(f"sweep folder: {folder.path}", markup=False, soft_wrap=True)
+        if out.is_terminal:
+            return Table(out, started, time.time, expected_steps, trials)
+        return Lines(out, started, time.time)
+
+    return display
 
 
 def show(sweep: Sweep, result: Result, seconds: float) -> None:
@@ -89,6 +91,8 @@ def show(sweep: Sweep, result: Result, seconds: float) -> None:
 def _next_steps(sweep: Sweep, result: Result) -> list[str]:
     uri = without_password(sweep.config.tracking.uri)
     lines = []
+    if result.stopped_by is not None:
+        lines += ["go on with:", f"  qsweep resume {result.folder}"]
     if result.undelivered:
         lines.append(
             f"{result.undelivered} events are not in MLflow ({uri}); they are kept in {result.folder}/events.jsonl"

@@ -10,7 +10,7 @@ from search_spaces.space import SearchSpace
 from sweeps import points
 from sweeps.components import Searcher
 from sweeps.config import SweepConfig
-from sweeps.lifecycle import Scalar
+from sweeps.lifecycle import Scalar, TrialState
 from trainables.specs import TrialSpec
 
 REPEATS = 1000
@@ -30,8 +30,24 @@ class PlannedTrial:
 class TrialSource:
     """Hands out trials until budget.trials of them count, or the space has no new point."""
 
-    def __init__(self, config: SweepConfig, space: SearchSpace, fingerprints: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        config: SweepConfig,
+        space: SearchSpace,
+        fingerprints: Mapping[str, str],
+        known: Mapping[str, TrialState] | None = None,
+    ) -> None:
+        """The trials from the first one on.
+
+        Args:
+            config: the sweep.
+            space: its search space.
+            fingerprints: what identifies base and data.
+            known: trials of a sweep that goes on, by key: those in a final state are not handed out again, the others
+                are, under the numbers that they had.
+        """
         self._config = config
+        self._known = known or {}
         self._space = space
         self._fingerprints = fingerprints
         self._searcher: Searcher = config.searcher.build(space, config.seed)
@@ -45,10 +61,16 @@ class TrialSource:
             return None
         for point in self._candidates():
             trial = self._trial(point)
-            if trial.trial_key not in self._seen:
-                self._seen.add(trial.trial_key)
+            if trial.trial_key in self._seen:
+                continue
+            self._seen.add(trial.trial_key)
+            state = self._known.get(trial.trial_key, TrialState.PENDING)
+            if state.counts_as_trial:
                 self._left -= 1
+            if not state.is_final:
                 return trial
+            if self._left == 0:
+                return None
         return None
 
     def replace(self) -> None:

@@ -16,15 +16,17 @@ from ray.tune.search.search_generator import SearchGenerator
 from cluster import broker
 from cluster.errors import HostError
 from cluster.hosts import HostFacts, Room
+from search_spaces.space import SearchSpace
 from sweeps.config import SweepConfig
-from sweeps.folder import SweepFolder
+from sweeps.folder import SweepFolder, read_events
 from sweeps.journal import Journal
-from sweeps.lifecycle import DataPrepared, SweepEnded, TrialEnded, TrialState
+from sweeps.lifecycle import DataPrepared, SweepEnded, TrialEnded, TrialReported, TrialState
 from sweeps.stop import StopRequest
 from sweeps.trials import TrialSource
-from sweeps.tune_callback import JournalCallback
+from sweeps.tune_callback import STOPPED_BY_SCHEDULER, JournalCallback
 from sweeps.tune_search import TrialQueue
 from sweeps.tune_trial import SlotTrial
+from trainables import registry
 
 PROXY_CPUS = 0.05
 """Logical CPUs of a trial's own process: it only waits."""
@@ -63,9 +65,14 @@ class Driver:
         self.journal.add(DataPrepared(time=self.clock(), summary=summary))
         return answer
 
-    def run(self, source: TrialSource, slots: int) -> None:
+    def run(self, space: SearchSpace, slots: int) -> None:
         """Runs the trials to the end of the budget, or until someone stops the sweep."""
         steps = self.config.budget.steps_per_trial
+        scheduler = self.config.scheduler.build(steps)
+        self._settle(scheduler)
+        known = {key: trial.state for key, trial in self.journal.record.trials.items()}
+        fingerprints = registry.find(self.config.trainable).fingerprint(self.config.base)
+        source = TrialSource(self.config, space, fingerprints, known)
         shared = {"dir": str(self.folder.path), "points": list(self.config.scheduler.points(steps))}
         queue = TrialQueue(source, shared, self._slots)
         # A searcher without Tune's own limiter is given one pending trial at a time unless told otherwise.
@@ -79,7 +86,7 @@ class Driver:
             storage_path=str(self.folder.path),
             num_samples=-1,
             search_alg=SearchGenerator(queue),
-            scheduler=self.config.scheduler.build(steps),
+            scheduler=scheduler,
             resources_per_trial=PlacementGroupFactory([{"CPU": PROXY_CPUS, "node:__internal_head__": 0.001}]),
             reuse_actors=True,
             max_failures=-1,
@@ -98,6 +105,27 @@ class Driver:
                 self.journal.add(_left_over(trial.trial_key, self.clock(), interrupted, failed))
         reason = "failed" if failed is not None else self.stop.reason or "finished"
         self.journal.add(SweepEnded(time=self.clock(), reason=reason, message=failed or ""))
+
+    def _settle(self, scheduler: Any) -> None:
+        """Gives a scheduler the reports of earlier drivers, and ends trials whose end those did not live to write."""
+        trials = self.journal.record.trials
+        reports = [
+            (event.trial_key, event.report.step, event.report.eval_loss)
+            for event, _ in read_events(self.folder.events)
+            if isinstance(event, TrialReported)
+        ]
+        stopped = self.config.scheduler.replay(scheduler, reports)
+        for trial in list(trials.values()):
+            if trial.state.is_final:
+                continue
+            if trial.step == self.config.budget.steps_per_trial:
+                ended = TrialState.COMPLETED, ""
+            elif trial.trial_key in stopped:
+                ended = TrialState.STOPPED, STOPPED_BY_SCHEDULER
+            else:
+                continue
+            self.journal.add(TrialEnded(time=self.clock(), trial_key=trial.trial_key, state=ended[0], reason=ended[1]))
+            self.folder.drop(trial.trial_key, "snapshot")
 
     def _slots(self) -> int:
         slots: int = ray.get(self._broker.slots.remote())

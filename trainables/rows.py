@@ -51,17 +51,16 @@ def is_local(source: str) -> bool:
 def check(data: DataSpec) -> list[str]:
     """Problems with the local files and the templates, each "data.FIELD: what is wrong". No network, no torch."""
     problems = templates.malformed(data)
-    well_formed = not problems
     for split in SPLITS:
         source = getattr(data, split)
         if source is None:
             continue
         try:
             if _is_local(data, split):
-                problems += _file_problems(data, split, well_formed=well_formed)
+                problems += _file_problems(data, split)
         except DataError as error:
             problems.append(str(error))
-    # Reading a Parquet file says again that a template is malformed.
+    # Once each: looking for the columns of a malformed template says again that it is malformed.
     return list(dict.fromkeys(problems + _shared_problems(data)))
 
 
@@ -96,16 +95,14 @@ def _is_local(data: DataSpec, split: SplitName) -> bool:
         raise DataError(f"data.{split}: {error}") from None
 
 
-def _file_problems(data: DataSpec, split: SplitName, *, well_formed: bool) -> list[str]:
+def _file_problems(data: DataSpec, split: SplitName) -> list[str]:
     source = getattr(data, split)
     stream = _read_local(data, split)
     rows = list(islice(stream, 1 if split == "test" else CHECKED_ROWS))
     if not rows:
         return [f"data.{split}: {source} has no rows"]
-    problems = []
-    if well_formed:
-        found = tuple(dict.fromkeys(chain.from_iterable(rows)))
-        problems += templates.absent(data, found, source) or _first_bad_row(data, split, rows)
+    found = tuple(dict.fromkeys(chain.from_iterable(rows)))
+    problems = templates.absent(data, found, source) or _first_bad_row(data, split, rows)
     if split == "train" and data.eval is None and data.eval_examples is not None:
         beyond = islice(stream, max(0, min(data.eval_examples + 1, COUNTED_ROWS) - len(rows)))
         total = len(rows) + sum(1 for _ in beyond)

@@ -6,6 +6,8 @@ a trial is never paused, the first one at a rung always goes on.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -41,6 +43,16 @@ class Config(Spec):
         for bracket in scheduler._brackets:
             bracket._rungs = [(point, {}) for point in reversed(self.points(steps)[:-1])]
         return scheduler
+
+    def replay(self, scheduler: Any, reports: Iterable[tuple[str, int, float]]) -> set[str]:
+        """Fills the rungs, which Ray saves nowhere (ray#30838), by playing the reports in the order they came."""
+        stopped: dict[str, bool] = {}
+        bracket = scheduler._brackets[0]
+        for trial_key, step, eval_loss in reports:
+            # Ray's bracket knows a trial by its id and takes a reward: higher is better.
+            action = bracket.on_result(SimpleNamespace(trial_id=trial_key), step, -eval_loss)
+            stopped[trial_key] = action == "STOP"
+        return {trial_key for trial_key, was_stopped in stopped.items() if was_stopped}
 
     def expected_steps(self, steps: int, trials: int, slots: int) -> int:
         """From playing Ray's rule with trials that arrive in random order."""

@@ -5,6 +5,7 @@ The yardstick for early stopping: what it saves, and whether it stops the right 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -31,6 +32,10 @@ class Config(Spec):
         from ray.tune.schedulers import FIFOScheduler
 
         return FIFOScheduler()
+
+    def replay(self, scheduler: Any, reports: Iterable[tuple[str, int, float]]) -> set[str]:
+        """Nothing to remember: no trial is ever stopped."""
+        return set()
 
     def expected_steps(self, steps: int, trials: int, slots: int) -> int:
         """All of them."""

@@ -85,9 +85,9 @@ def test_value_that_cannot_be_text_is_an_error(row: dict[str, object], says: str
             ["data.prompt: {qestion} is not a column of d.jsonl; columns: question, answer; did you mean {question}?"],
         ),
         (
-            {"prompt": "{question}", "completion": "{Answer} {zzz}"},
+            {"prompt": "{question}", "completion": "{ANSWER} {zzz}"},
             [
-                "data.completion: {Answer} is not a column of d.jsonl; columns: question, answer; "
+                "data.completion: {ANSWER} is not a column of d.jsonl; columns: question, answer; "
                 "did you mean {answer}?",
                 "data.completion: {zzz} is not a column of d.jsonl; columns: question, answer",
             ],

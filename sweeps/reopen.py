@@ -1,0 +1,58 @@
+"""A sweep that goes on: its configuration as it was launched, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from search_spaces.space import SearchSpace
+from sweeps import points, problems
+from sweeps.config import SweepConfig
+from sweeps.errors import ConfigError
+from sweeps.folder import SweepFolder, read_events
+from sweeps.lifecycle import SweepStarted
+from sweeps.load import Sweep
+
+
+def load(folder: SweepFolder) -> tuple[Sweep, str]:
+    """The sweep in a folder, and its id.
+
+    Raises:
+        ConfigError: there is no sweep, it cannot be read, or its configuration is not the one that was launched.
+    """
+    try:
+        document = json.loads(folder.config.read_text())
+        raw, sweep_id = document["config"], str(document["sweep_id"])
+    except FileNotFoundError:
+        raise ConfigError([f"{folder.path}: no sweep here: a sweep's folder has a config.json"]) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError([f"{folder.config}: not the configuration of a sweep: {error}"]) from None
+    _unchanged(folder, raw)
+    try:
+        config = SweepConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(problems.of_validation(error, raw)) from None
+    space = SearchSpace.parse(config.search_space)
+    asked = {field: points.base_value(config.base, field) for field in space.condition_fields()}
+    return Sweep(config, space.with_base(asked)), sweep_id
+
+
+def _unchanged(folder: SweepFolder, raw: Mapping[str, Any]) -> None:
+    launched = next((event for event, _ in read_events(folder.events) if isinstance(event, SweepStarted)), None)
+    if launched is None:
+        return
+    changes = list(_differences(json.loads(launched.config), raw, ""))
+    if changes:
+        way_out = "a sweep goes on as it was launched: put the values back, or launch a new sweep"
+        raise ConfigError([*(f"{folder.config}: {change}" for change in changes), way_out])
+
+
+def _differences(before: object, now: object, field: str) -> Iterator[str]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in [*before, *(key for key in now if key not in before)]:
+            yield from _differences(before.get(key), now.get(key), f"{field}.{key}" if field else str(key))
+    elif before != now:
+        yield f"{field} was {json.dumps(before)} at launch and is {json.dumps(now)} now"
