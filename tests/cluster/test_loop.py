@@ -221,6 +221,17 @@ def test_the_outcomes_snapshot_goes_on_in_another_loop(started):
     assert outcome.history[-1].tokens == 5 * 400
 
 
+def test_a_lease_opened_at_its_target_is_evaluated_without_another_step(started):
+    first = started(toy.ToyPack())
+    opened(first, "a")
+    snapshot = advanced(first, "a", 3).snapshot
+    loop = started(toy.ToyPack())
+    opened(loop, "a", trial(), snapshot)
+    outcome = advanced(loop, "a", 3)
+    assert (outcome.step, outcome.history) == (3, ())
+    assert outcome.evaluation.eval_loss == toy.loss_at(trial(), 3)
+
+
 def test_an_unknown_lease_is_a_key_error(started):
     with pytest.raises(KeyError, match="unknown"):
         advanced(started(toy.ToyPack()), "unknown", 3)
@@ -273,9 +284,14 @@ def test_a_trial_that_cannot_be_opened_takes_no_slot(started):
 
 
 def test_a_pack_that_raises_while_opening_keeps_no_slot(started):
-    loop = started(toy.ToyPack(), slots=1)
-    with pytest.raises(ValueError, match="Expecting value"):
-        opened(loop, "a", trial(), b"not a snapshot")
+    class HalfOpen(toy.ToyPack):
+        def open(self, slot, spec, snapshot=None):
+            super().open(slot, spec)
+            return super().open(slot, spec) if spec.adapter.r == 8 else Opened(step=0, trainable_params=1)
+
+    loop = started(HalfOpen(), slots=1)
+    with pytest.raises(ValueError, match="slot 0 is taken"):
+        opened(loop, "a", trial(r=8))
     assert isinstance(opened(loop, "b"), Opened)
 
 
@@ -342,6 +358,7 @@ def test_stop_lets_the_running_step_end_and_refuses_what_waits(started):
     stopping = threading.Thread(target=loop.stop)
     stopping.start()
     wait_until_refused(loop)
+    assert stopping.is_alive()
     pack.gates[1].open()
     stopping.join(DEADLINE)
     assert not stopping.is_alive()

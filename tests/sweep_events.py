@@ -1,0 +1,67 @@
+"""Events and records of trials in few words, for the tests of what is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sweeps.lifecycle import Event, SweepRecord, SweepStarted, TrialEnded, TrialReported, TrialStarted, TrialState
+from trainables.contract import Report, StepRecord
+
+
+def begun(time: float = 0.0) -> SweepStarted:
+    """The sweep begins."""
+    return SweepStarted(time=time, config="{}")
+
+
+def started(key: str, number: int = 0, time: float = 1.0, **params: bool | int | float | str) -> TrialStarted:
+    """A trial holds a slot."""
+    return TrialStarted(time=time, trial_key=key, number=number, params=params, spec="{}")
+
+
+def history(first: int, last: int) -> tuple[StepRecord, ...]:
+    """The steps `first` to `last`, told apart by their losses."""
+    return tuple(
+        StepRecord(
+            step=step,
+            train_loss=10.0 - step / 100,
+            learning_rate=1e-4,
+            grad_norm=1.0,
+            tokens=step * 100,
+            seconds=step * 0.5,
+            time=float(step),
+        )
+        for step in range(first, last + 1)
+    )
+
+
+def reported(key: str, step: int, loss: float, *, since: int = 0, best: tuple[int, float] | None = None) -> TrialReported:
+    """A report at `step` on the steps after `since`; it is the trial's best unless `best` is (step, loss)."""
+    best_step, best_loss = best or (step, loss)
+    report = Report(
+        step=step,
+        eval_loss=loss,
+        best_step=best_step,
+        best_eval_loss=best_loss,
+        history=history(since + 1, step),
+        tokens=step * 100,
+        seconds=step * 0.5,
+        peak_memory_bytes=1000 + step,
+        trainable_params=64,
+        time=10.0 + step,
+    )
+    folder = f"trials/{key}/best-{step:06d}" if best_step == step else None
+    return TrialReported(time=report.time, trial_key=key, report=report, adapter=folder)
+
+
+def ended(key: str, state: TrialState, reason: str = "", **more: Any) -> TrialEnded:
+    """A trial is over."""
+    return TrialEnded(time=99.0, trial_key=key, state=state, reason=reason, **more)
+
+
+def record(events: Iterable[Event]) -> SweepRecord:
+    """What the events add up to."""
+    whole = SweepRecord()
+    for event in events:
+        whole = whole.apply(event)
+    return whole
