@@ -58,6 +58,8 @@ class Host:
         # Ray sets OMP_NUM_THREADS from num_cpus, which is 0 for a CPU host.
         threads = str(max(1, len(os.sched_getaffinity(0)) // room.hosts_per_machine))
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = threads
+        # Threads that wait by spinning make a step several times slower as soon as another process wants a core.
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
     async def prepare(self) -> Prepared:
         """Reads and tokenises the data. Raises HostError with the user's mistake."""

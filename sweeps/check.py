@@ -20,9 +20,18 @@ _FIELDS = [f"adapter.{name}" for name in AdapterSpec.model_fields] + [
 ]
 
 
-def fields(config: SweepConfig, space: SearchSpace) -> list[str]:
+def find_trainable(raw: Mapping[str, Any], config: SweepConfig) -> tuple[Trainable | None, list[str]]:
+    """The trainable, or why there is none. `raw` is what the file says: what is wrong there is left out of `config`."""
+    if not isinstance(raw.get("trainable", config.trainable), str):
+        return None, []  # the configuration says so
+    try:
+        return registry.find(config.trainable), []
+    except LookupError as error:
+        return None, [f"trainable: {error}"]
+
+
+def fields(config: SweepConfig, space: SearchSpace, trainable: Trainable | None) -> list[str]:
     """What is wrong with searched fields, each for itself, "search_space.FIELD: reason" each."""
-    trainable = _trainable(config)
     # Without model and data: the values are to be judged, no file is to be read.
     base = config.base.model_copy(update={"model": None, "data": None})
     wrong = []
@@ -83,28 +92,11 @@ def _raw(base: TrialSpec, field: str, value: Value) -> dict[str, Any]:
     return raw
 
 
-def local_files(raw: Mapping[str, Any], config: SweepConfig) -> list[str]:
-    """Problems with the trainable, and with the model's and the data's files.
-
-    Args:
-        raw: what the file says; a section that is wrong there is left out of `config`.
-    """
-    if not isinstance(raw.get("trainable", config.trainable), str):
-        return []
-    try:
-        trainable = registry.find(config.trainable)
-    except LookupError as error:
-        return [f"trainable: {error}"]
+def local_files(raw: Mapping[str, Any], config: SweepConfig, trainable: Trainable) -> list[str]:
+    """Sections that the trainable lacks, and problems with the model's and the data's files."""
     wrong = [
         f"{section}: is required by the trainable {config.trainable}"
         for section in sorted(trainable.REQUIRES)
         if raw.get(section) is None
     ]
     return wrong + trainable.check(config.base)
-
-
-def _trainable(config: SweepConfig) -> Trainable | None:
-    try:
-        return registry.find(config.trainable)
-    except LookupError:
-        return None  # `local_files` says so

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, Protocol, Union
 
-from pydantic import Discriminator, Tag
+from pydantic import Discriminator, Field, Tag
 
 from search_spaces.domains import Value
 from search_spaces.space import SearchSpace
@@ -85,7 +85,13 @@ def config_type(kind: Kind) -> Any:
     """The type of the sweep file's section: the components' configurations, told apart by `kind`."""
     configs = tuple(Annotated[module.Config, Tag(name)] for name, module in modules(kind).items())
     # Not Field(discriminator="kind"): that asks for a kind even where there is a default.
-    return Annotated[Union[configs], Discriminator(lambda section: named(kind, section))]  # noqa: UP007 - a tuple
+    told_apart = Discriminator(lambda section: named(kind, section))
+    return Annotated[Union[configs], told_apart, Field(json_schema_extra=_any_of)]  # noqa: UP007 - built from a tuple
+
+
+def _any_of(schema: dict[str, Any]) -> None:
+    """A section without a kind fits several components."""
+    schema["anyOf"] = schema.pop("oneOf")
 
 
 def named(kind: Kind, section: object) -> str:

@@ -60,13 +60,15 @@ def load(file: str, changes: Sequence[str], folder: Path) -> Sweep:
     wrong += _apply_profile(raw)
     config, found = _validate(raw)
     wrong += found
+    trainable, found = check.find_trainable(raw, config)
+    wrong += found
     space, found = _space(raw.get("search_space", "lora_core"))
     wrong += found
     if space is not None:
         space = check.with_base(config, space)
-        wrong += check.fields(config, space)
+        wrong += check.fields(config, space, trainable)
         wrong += check.together(space) if not found else []
-    wrong += check.local_files(raw, config)
+    wrong += check.local_files(raw, config, trainable) if trainable is not None else []
     if wrong or space is None:
         raise ConfigError(wrong)
     resolved = config.model_copy(update={"search_space": space.to_raw(), "storage": _absolute(config.storage, folder)})

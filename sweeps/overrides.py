@@ -58,7 +58,7 @@ def _set(
     resolve_paths(change)
     for section, kind in _KINDS.items():
         if parts == [section, "kind"] and isinstance(raw.get(section), dict):
-            known = components.keys(kind, str(value)) if value in components.modules(kind) else {"kind"}
+            known = components.keys(kind, str(value)) if str(value) in components.modules(kind) else {"kind"}
             raw[section] = {key: kept for key, kept in raw[section].items() if key in known}
     at = raw
     for part in parts[:-1]:

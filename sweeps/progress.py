@@ -102,7 +102,8 @@ class Table(AbstractContextManager["Table"]):
             f"{len(self._record.trials)}{f'/{self._trials}' if self._trials else ''} trials",
             counts,
         ]
-        best = min(self._record.trials.values(), key=lambda trial: trial.best_eval_loss, default=None)
+        fit = [t for t in self._record.trials.values() if t.state.is_ranked or not t.state.is_final]
+        best = min(fit, key=lambda trial: trial.best_eval_loss, default=None)
         if best is not None and best.best_step is not None:
             words.append(f"best {best.best_eval_loss:.4f} (t{best.number:02d})")
         steps = sum(trial.step for trial in self._record.trials.values())

@@ -35,7 +35,9 @@ def history(first: int, last: int) -> tuple[StepRecord, ...]:
     )
 
 
-def reported(key: str, step: int, loss: float, *, since: int = 0, best: tuple[int, float] | None = None) -> TrialReported:
+def reported(
+    key: str, step: int, loss: float, *, since: int = 0, best: tuple[int, float] | None = None
+) -> TrialReported:
     """A report at `step` on the steps after `since`; it is the trial's best unless `best` is (step, loss)."""
     best_step, best_loss = best or (step, loss)
     report = Report(

@@ -25,11 +25,9 @@ from trainables.base_model import Base
 from trainables.contract import Evaluation, Failure, Opened, StepRecord
 from trainables.dropout import Draw
 from trainables.isolation import failure_of, isolated
+from trainables.memory import EVALUATION_TOKENS
 from trainables.schedule import learning_rate
 from trainables.specs import TrialSpec
-
-EVALUATION_TOKENS = 2048
-"""Most tokens per slot in one forward pass of an evaluation. Fixed, so that results do not depend on the machine."""
 
 
 @dataclass

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -64,10 +63,14 @@ def locate(source: str) -> Source:
     """
     if source.startswith("package:"):
         return Source("gguf", _in_package(source), source)
-    path = Path(os.path.abspath(os.path.expanduser(source)))
-    if os.path.isdir(path):
+    try:
+        path = Path(source).expanduser().absolute()
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, RuntimeError) as error:  # no permission, a name that is too long, an unknown ~user
+        raise _error(source, f"cannot be looked up: {error}") from error
+    if is_folder:
         return Source("folder", path, source)
-    if os.path.isfile(path):
+    if is_file:
         if path.suffix.lower() != ".gguf":
             raise _error(source, "a file must be a .gguf; for other weights name the folder that holds config.json")
         return Source("gguf", path, source)
@@ -174,9 +177,9 @@ def _package_folders(name: str) -> Sequence[str]:
 
 def _close_names(path: Path) -> str:
     """Names like the first missing part of `path`, as the end of a message; empty when there are none."""
-    parent = next(folder for folder in path.parents if os.path.isdir(folder))
+    parent = next(folder for folder in path.parents if folder.is_dir())
     try:
-        names = os.listdir(parent)
+        names = [entry.name for entry in parent.iterdir()]
     except OSError:
         return ""
     close = get_close_matches(path.relative_to(parent).parts[0], names, n=3)

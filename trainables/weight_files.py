@@ -112,8 +112,6 @@ class _Reader:
     def _text(self) -> str:
         length = self._number("Q")
         self.position += length
-        if self.position > len(self._data):
-            raise OverflowError("a string reaches past the end")
         return self._data[self.position - length : self.position].decode(errors="replace")
 
     def _value(self, kind: int) -> object:

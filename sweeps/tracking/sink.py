@@ -26,6 +26,7 @@ from sweeps.points import ALWAYS_LOGGED
 from sweeps.selection import choose
 from sweeps.tables import markdown
 from sweeps.tracking.client import Point, Runs
+from sweeps.tracking.uris import without_password
 from sweeps.tracking.views import TAG_PREFIX, shared_view
 
 PACKAGES = (
@@ -105,7 +106,7 @@ class MlflowSink:
             params |= {"base_model": config.model.source, "quantization": config.quantization.scheme}
         runs.running(parent)
         runs.log(parent, params=params, tags={"sweep.state": "RUNNING", **_packages()})
-        runs.text(parent, "sweep/config.json", self._folder.config.read_text())
+        runs.text(parent, "sweep/config.json", without_password(self._folder.config.read_text()))
         shown = [*ALWAYS_LOGGED, *(field.split(".", 1)[1] for field in self._searched())]
         view = shared_view(self._folder.path.name, parent, list(dict.fromkeys(shown)), event.time)
         runs.experiment_tag(TAG_PREFIX + self._sweep_id, view)
@@ -156,7 +157,9 @@ class MlflowSink:
         points = []
         if decision.winner is not None:
             best = decision.winner
-            tags |= {"sweep.best_trial_key": best.trial_key, "sweep.best_run": self.run_ids.get(best.trial_key, "")}
+            # Found, not remembered: an earlier driver may have opened it.
+            run_id = self._open_child(runs, best.trial_key, record, event.time)
+            tags |= {"sweep.best_trial_key": best.trial_key, "sweep.best_run": run_id}
             points = [Point("best_eval_loss", best.best_eval_loss, event.time, best.best_step or 0)]
         runs.log(parent, points, tags=tags)
         runs.finish(parent, _SWEEP_STATUS[event.reason], event.time)

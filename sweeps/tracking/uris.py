@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 _SQLITE = "sqlite:///"
+# user:password@ of an authority; a quote ends it, since URIs also stand in JSON. And the parameters that database
+# drivers take a password from.
+_PASSWORD = re.compile(r"""(://[^\s/?#"':@]*:)[^\s/"']*(?=@)|([?&](?:ssl)?(?:password|passwd|pwd|token)=)[^\s&"']+""")
 
 
 def artifact_root(uri: str) -> str | None:
@@ -13,10 +16,6 @@ def artifact_root(uri: str) -> str | None:
     return (Path(uri.removeprefix(_SQLITE)).parent / "mlartifacts").as_uri() if uri.startswith(_SQLITE) else None
 
 
-def without_password(uri: str) -> str:
-    """The URI as it may be shown: a password in it becomes ***."""
-    parts = urlsplit(uri)
-    if parts.password is None:
-        return uri
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{host}"))
+def without_password(text: str) -> str:
+    """The URI, or the text with URIs in it, as it may be shown: passwords become ***."""
+    return _PASSWORD.sub(r"\1\2***", text)

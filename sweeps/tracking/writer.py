@@ -14,6 +14,7 @@ from functools import partial
 from sweeps.folder import SweepFolder, read_events, write_whole
 from sweeps.lifecycle import SweepRecord
 from sweeps.tracking.sink import Sink
+from sweeps.tracking.uris import without_password
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
@@ -52,7 +53,8 @@ class Writer:
         with self._changed:
             self._closing = self._news = True
             self._changed.notify_all()
-        self._thread.join(seconds)
+        if self._thread.is_alive():
+            self._thread.join(seconds)
         return sum(1 for _ in read_events(self._folder.events, self._offset))
 
     def _run(self) -> None:
@@ -90,7 +92,8 @@ class Writer:
 
     def _report(self, error: Exception) -> None:
         if self._trouble is None:
-            reason = str(error).strip().split("\n")[0][:200]
+            # The client's errors name the server as it was configured, password included.
+            reason = without_password(str(error).strip().split("\n")[0])[:200]
             self._say(f"tracking: {type(error).__name__}: {reason}; training goes on, events are kept and sent again")
         self._trouble = str(error)
 

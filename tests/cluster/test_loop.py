@@ -172,6 +172,18 @@ def test_an_answer_that_nobody_waited_for_can_be_asked_for_again(started):
     assert pack.steps == 3
 
 
+def test_a_repeated_call_for_an_earlier_target_does_not_hold_the_lease_back(started):
+    pack = GatedPack(1, 4)
+    loop = started(pack)
+    opened(loop, "a")
+    ask(loop, "a", 5)
+    pack.gates[1].wait_until_reached()
+    ask(loop, "a", 3)
+    pack.gates[1].open()
+    pack.gates[4].wait_until_reached()
+    assert ("evaluate", 0) not in pack.log
+
+
 def test_a_lease_that_diverges_answers_with_its_failure_and_the_steps_before(started):
     loop = started(toy.ToyPack())
     opened(loop, "a", trial(learning_rate=0.05))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,12 +43,14 @@ def test_rungs_rise_and_end_at_the_last_step(settings: tuple[int, int, int]) -> 
     grace, factor, steps = settings
     found = rungs(grace, factor, steps)
     assert found[-1] == steps
-    assert all(low < high for low, high in zip(found, found[1:], strict=False))
-    assert all(high == low * factor for low, high in zip(found[:-1], found[1:-1], strict=False))
+    assert all(low < high for low, high in pairwise(found))
+    assert all(high == low * factor for low, high in pairwise(found[:-1]))
     assert found[0] == min(grace, steps)
 
 
-@pytest.mark.parametrize(("step", "expected"), [(0, 3), (2, 3), (3, 9), (8, 9), (9, 27), (26, 27), (27, None), (99, None)])
+@pytest.mark.parametrize(
+    ("step", "expected"), [(0, 3), (2, 3), (3, 9), (8, 9), (9, 27), (26, 27), (27, None), (99, None)]
+)
 def test_the_next_report_comes_at_the_first_point_after_the_step(step: int, expected: int | None) -> None:
     assert next_point((3, 9, 27), step) == expected
 
@@ -87,9 +90,7 @@ def built(grace: int, factor: int, steps: int) -> Any:
 
 
 @pytest.mark.parametrize(("grace", "factor", "steps", "expected"), TABLE)
-def test_rays_scheduler_has_exactly_our_rungs(
-    grace: int, factor: int, steps: int, expected: tuple[int, ...]
-) -> None:
+def test_rays_scheduler_has_exactly_our_rungs(grace: int, factor: int, steps: int, expected: tuple[int, ...]) -> None:
     scheduler = built(grace, factor, steps)
     assert [milestone for milestone, _ in scheduler._brackets[0]._rungs] == list(reversed(expected[:-1]))
     assert len(scheduler._brackets) == 1
@@ -150,7 +151,9 @@ def test_replaying_reports_fills_the_rungs_as_the_first_time() -> None:
     lived = built(1, 3, 9)
     for name in ("a", "b", "c"):
         lived.on_trial_add(None, trial(name))
-    actions = [lived.on_trial_result(None, trial(name), {"step": step, "eval_loss": loss}) for name, step, loss in reports]
+    actions = [
+        lived.on_trial_result(None, trial(name), {"step": step, "eval_loss": loss}) for name, step, loss in reports
+    ]
     config = asha.Config(grace_steps=1, reduction_factor=3)
     again = config.build(9)
     stopped = config.replay(again, reports)
@@ -181,7 +184,9 @@ def test_fifo_has_nothing_to_remember() -> None:
         (2, [1, 2, 3, 4], 3, False),
     ],
 )
-def test_a_trial_goes_on_at_or_above_the_quantile(quality: int, recorded: list[int], factor: int, goes_on: bool) -> None:
+def test_a_trial_goes_on_at_or_above_the_quantile(
+    quality: int, recorded: list[int], factor: int, goes_on: bool
+) -> None:
     assert module._survives(quality, recorded, factor) is goes_on
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import tiny_models
@@ -126,14 +127,17 @@ def test_file_in_a_package_is_found_without_importing_it(package: Path, name: st
         ),
         ("package:llm_tiny/other.gguf", "has no file 'other.gguf'; its .gguf files: tiny.gguf"),
         ("package:os/a.gguf", "'os' is not installed"),
-        ("package:__main__/a.gguf", "'__main__' is not installed"),
+        ("package:no_spec/a.gguf", "'no_spec' is not installed"),
         ("package:llm_tiny/../tiny.gguf", "is written package:NAME/FILE.gguf"),
         ("package:llm_tiny", "is written package:NAME/FILE.gguf"),
         ("package:llm.tiny/a.gguf", "is written package:NAME/FILE.gguf"),
     ],
 )
 @pytest.mark.usefixtures("package")
-def test_package_that_does_not_hold_the_file_is_explained(source: str, said: str) -> None:
+def test_package_that_does_not_hold_the_file_is_explained(
+    source: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "no_spec", ModuleType("no_spec"))
     with pytest.raises(ModelError, match=r"^model\.source: ") as error:
         model_source.locate(source)
     assert said in str(error.value)
@@ -181,9 +185,15 @@ def test_missing_path_is_named_in_full_with_names_like_it(
     assert f"no such file or folder: {tried}; did you mean {tmp_path / 'base'}?" in str(error.value)
 
 
-@pytest.mark.parametrize("source", ["two words", "https://huggingface.co/a/b", "-a", "a--b", "a/b.git", "x" * 5000])
+@pytest.mark.parametrize("source", ["two words", "https://huggingface.co/a/b", "-a", "a--b", "a/b.git"])
 def test_what_is_neither_path_nor_hub_id_is_explained(source: str) -> None:
     with pytest.raises(ModelError, match=r"neither a path \(tried /.*\) nor a hub id: a hub id is NAME or OWNER/NAME"):
+        model_source.locate(source)
+
+
+@pytest.mark.parametrize("source", ["x" * 5000, "~nobody-of-that-name/base"])
+def test_what_the_system_refuses_to_look_up_is_explained(source: str) -> None:
+    with pytest.raises(ModelError, match=r"^model\.source: .*cannot be looked up: "):
         model_source.locate(source)
 
 
@@ -274,6 +284,7 @@ def test_unusable_folder_is_explained(tmp_path: Path, spoil: Callable[[Path], No
         (b"version https://git-lfs", "this one with b'vers'"),
         (gguf_file(version=1), "GGUF version 1 is not supported"),
         (b"GGUF" + struct.pack("<IQQ", 3, 2**60, 2**60), "the GGUF header is damaged near byte"),
+        (gguf_file(struct.pack("<Q", 2**64 - 1)), "the GGUF header is damaged near byte"),
         (gguf_file(gguf_text("k") + struct.pack("<I", 99)), "the GGUF header is damaged near byte"),
     ],
 )

@@ -1,0 +1,427 @@
+"""The contract of trainables and packs, held by every module that `trainables.registry` finds."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import packs
+import pytest
+import tiny_models
+import torch
+
+from trainables import registry, toy
+from trainables.contract import Evaluation, Failure, Need, Opened, Pack, StepRecord
+from trainables.specs import AdapterSpec, DataSpec, ModelSpec, QuantizationSpec, TrainingSpec, TrialSpec
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What the contract tests need to know of a trainable."""
+
+    pack: Callable[[], Pack]
+    """A new pack, with one base and the same data for each call."""
+    trial: TrialSpec
+    neighbour: TrialSpec
+    """Another trial, as different from `trial` as it can be."""
+    diverging: TrialSpec
+    """Its loss stops being finite within STEPS steps."""
+    infeasible: TrialSpec
+    base: TrialSpec
+    """A base specification whose files exist."""
+    tolerance: float
+    """How far the same numbers may be apart."""
+
+
+STEPS = 6
+
+
+def toy_kit(folder: Path) -> Kit:
+    def trial(r: int = 16, learning_rate: float = 3e-4, seed: int = 1) -> TrialSpec:
+        adapter, training = AdapterSpec(r=r), TrainingSpec(learning_rate=learning_rate)
+        return TrialSpec(trainable="toy", adapter=adapter, training=training, steps=20, seed=seed)
+
+    return Kit(
+        pack=lambda: toy.open_pack(trial(), b"", folder),
+        trial=trial(),
+        neighbour=trial(r=4, learning_rate=5e-3, seed=2),
+        diverging=trial(learning_rate=0.05),
+        infeasible=trial(r=300),
+        base=trial(),
+        tolerance=0.0,
+    )
+
+
+def qlora_kit(folder: Path) -> Kit:
+    rows = [{"question": f"What is {n} + {n}?", "answer": f"It is {2 * n}."} for n in range(12)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    base = TrialSpec(
+        model=ModelSpec(source=str(tiny_models.save("llama", folder / "model"))),
+        quantization=QuantizationSpec(scheme="none", compute_dtype="float32"),
+        data=DataSpec(
+            train=str(folder / "rows.jsonl"), prompt="{question}", completion="{answer}", max_length=64, eval_examples=3
+        ),
+    )
+    return Kit(
+        pack=packs.pack,
+        trial=packs.spec(seed=1, lora_dropout=0.2, gradient_accumulation_steps=2),
+        neighbour=packs.spec(seed=2, r=16, target_modules="mlp", use_rslora=True, batch_size=3, schedule="cosine"),
+        diverging=packs.spec(seed=3, learning_rate=1e30, warmup_ratio=0.0),
+        infeasible=packs.spec(seed=4, target_modules=("c_attn",)),
+        base=base,
+        tolerance=1e-5,  # single precision; other shapes of the same sums differ in the last digit
+    )
+
+
+FACTORIES: dict[str, Callable[[Path], Kit]] = {"qlora": qlora_kit, "toy": toy_kit}
+
+
+@pytest.fixture(scope="module", params=sorted(registry.available()))
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def kit(name, tmp_path_factory) -> Kit:
+    if name not in FACTORIES:
+        pytest.fail(
+            f"trainables/{name}.py offers open_pack, but nothing here makes a pack of it for the contract tests: "
+            f"write a function that gives its Kit and add it to FACTORIES in {Path(__file__).name}"
+        )
+    return FACTORIES[name](tmp_path_factory.mktemp(name))
+
+
+@pytest.fixture
+def pack(kit) -> Pack:
+    return kit.pack()
+
+
+def step(pack: Pack, slot: int, *neighbours: int) -> StepRecord:
+    record = pack.step([*neighbours, slot])[slot]
+    assert isinstance(record, StepRecord), record
+    return record
+
+
+def losses(pack: Pack, slot: int, steps: int, *neighbours: int) -> list[float]:
+    return [step(pack, slot, *neighbours).train_loss for _ in range(steps)]
+
+
+def evaluation(pack: Pack, slot: int) -> Evaluation:
+    found = pack.evaluate([slot])[slot]
+    assert isinstance(found, Evaluation), found
+    return found
+
+
+def alone(kit: Kit, steps: int = STEPS) -> list[float]:
+    pack = kit.pack()
+    pack.open(0, kit.trial)
+    return losses(pack, 0, steps)
+
+
+def close_to(kit: Kit, expected: list[float] | float):
+    return pytest.approx(expected, rel=0, abs=kit.tolerance)
+
+
+# Packs
+
+
+def test_a_trial_opens_at_step_0_with_parameters_to_train(kit, pack):
+    opened = pack.open(0, kit.trial)
+    assert isinstance(opened, Opened)
+    assert opened.step == 0
+    assert opened.trainable_params > 0
+
+
+def test_steps_count_from_1_and_their_records_add_up(kit, pack):
+    pack.open(3, kit.trial)
+    records = [step(pack, 3) for _ in range(STEPS)]
+    assert [record.step for record in records] == list(range(1, STEPS + 1))
+    assert all(record.learning_rate > 0 and record.grad_norm >= 0 for record in records)
+    assert sorted(record.tokens for record in records) == [record.tokens for record in records]
+    assert sorted(record.seconds for record in records) == [record.seconds for record in records]
+    assert records[0].tokens > 0
+
+
+def test_only_the_slots_that_are_named_take_a_step(kit, pack):
+    pack.open(0, kit.trial)
+    pack.open(1, kit.neighbour)
+    assert set(pack.step([1])) == {1}
+    assert set(pack.evaluate([0])) == {0}
+    assert step(pack, 0, 1).step == 1
+    assert step(pack, 1).step == 3
+
+
+def test_no_slots_is_nothing_to_do(pack):
+    assert pack.step([]) == {}
+    assert pack.evaluate([]) == {}
+
+
+def test_the_same_trial_computes_the_same_numbers(kit):
+    first, second = kit.pack(), kit.pack()
+    first.open(0, kit.trial)
+    torch.rand(1)  # what others draw from the global generator is no part of a trial
+    second.open(5, kit.trial)
+    assert losses(first, 0, STEPS) == close_to(kit, losses(second, 5, STEPS))
+    assert evaluation(first, 0).row_losses == pytest.approx(evaluation(second, 5).row_losses, abs=100 * kit.tolerance)
+
+
+def test_training_moves_the_evaluation(kit, pack):
+    pack.open(0, kit.trial)
+    before = evaluation(pack, 0).eval_loss
+    losses(pack, 0, STEPS)
+    assert evaluation(pack, 0).eval_loss != before
+
+
+def test_a_neighbour_changes_nothing(kit, pack):
+    pack.open(0, kit.neighbour)
+    pack.open(1, kit.trial)
+    found = losses(pack, 1, 2, 0)
+    pack.close(0)
+    found += losses(pack, 1, 2)
+    pack.open(2, kit.neighbour)
+    found += losses(pack, 1, STEPS - 4, 2)
+    assert found == close_to(kit, alone(kit))
+
+
+def test_eval_loss_is_the_mean_over_all_completion_tokens(kit, pack):
+    pack.open(0, kit.trial)
+    step(pack, 0)
+    found = evaluation(pack, 0)
+    assert len(found.row_losses) == len(found.row_tokens) > 0
+    assert found.eval_loss == pytest.approx(sum(found.row_losses) / sum(found.row_tokens))
+
+
+def test_evaluation_changes_nothing_that_training_sees(kit, pack):
+    pack.open(0, kit.trial)
+    found = []
+    for _ in range(STEPS):
+        pack.evaluate([0])
+        found += losses(pack, 0, 1)
+    assert found == close_to(kit, alone(kit))
+
+
+def test_snapshot_changes_nothing_and_goes_on_in_another_pack(kit, pack):
+    pack.open(0, kit.trial)
+    first = losses(pack, 0, 2)
+    snapshot = pack.snapshot(0)
+    assert type(snapshot) is bytes
+    evaluated = evaluation(pack, 0).eval_loss
+    tokens = step(pack, 0).tokens
+    other = kit.pack()
+    assert other.open(4, kit.trial, snapshot).step == 2
+    assert evaluation(other, 4).eval_loss == close_to(kit, evaluated)
+    record = step(other, 4)
+    assert (record.step, record.tokens) == (3, tokens)
+    assert [*first, record.train_loss, *losses(other, 4, STEPS - 3)] == close_to(kit, alone(kit))
+    losses(pack, 0, STEPS - 3)
+    assert evaluation(pack, 0).eval_loss == close_to(kit, evaluation(other, 4).eval_loss)
+
+
+def test_a_snapshot_goes_on_in_the_slot_that_it_came_from(kit, pack):
+    pack.open(0, kit.trial)
+    first = losses(pack, 0, 3)
+    snapshot = pack.snapshot(0)
+    losses(pack, 0, 2)
+    pack.close(0)
+    assert pack.open(0, kit.trial, snapshot).step == 3
+    assert first + losses(pack, 0, STEPS - 3) == close_to(kit, alone(kit))
+
+
+def test_a_slot_that_diverges_says_so_and_leaves_its_neighbour_alone(kit, pack):
+    pack.open(0, kit.diverging)
+    pack.open(1, kit.trial)
+    found, failure = [], None
+    for _ in range(STEPS):
+        results = pack.step([0, 1] if failure is None else [1])
+        found.append(results[1].train_loss)
+        if isinstance(results.get(0), Failure):
+            failure = results[0]
+    assert failure is not None, f"the diverging trial took {STEPS} steps"
+    assert failure.kind == "diverged"
+    assert "step" in failure.message
+    assert found == close_to(kit, alone(kit))
+
+
+def test_a_slot_that_failed_can_be_given_to_another_trial(kit, pack):
+    pack.open(0, kit.diverging)
+    while not isinstance(pack.step([0])[0], Failure):
+        pass
+    pack.close(0)
+    pack.open(0, kit.trial)
+    assert losses(pack, 0, STEPS) == close_to(kit, alone(kit))
+
+
+def test_an_infeasible_trial_says_so_and_takes_no_slot(kit, pack):
+    refused = pack.open(0, kit.infeasible)
+    assert isinstance(refused, Failure)
+    assert refused.kind == "infeasible"
+    assert refused.message
+    assert isinstance(pack.open(0, kit.trial), Opened)
+
+
+def test_opening_a_taken_slot_raises_and_leaves_it_as_it_was(kit, pack):
+    pack.open(0, kit.trial)
+    found = losses(pack, 0, 2)
+    with pytest.raises(ValueError, match="slot 0 is taken"):
+        pack.open(0, kit.neighbour)
+    assert found + losses(pack, 0, STEPS - 2) == close_to(kit, alone(kit))
+
+
+def test_a_closed_slot_can_be_opened_again(kit, pack):
+    for _ in range(2):
+        pack.open(0, kit.trial)
+        assert losses(pack, 0, STEPS) == close_to(kit, alone(kit))
+        pack.close(0)
+
+
+def test_closing_a_free_slot_does_nothing(kit, pack):
+    pack.close(7)
+    pack.open(0, kit.trial)
+    pack.close(0)
+    pack.close(0)
+    assert isinstance(pack.open(0, kit.trial), Opened)
+
+
+def test_an_adapter_is_a_folder_of_files_as_it_stands_now(kit, pack):
+    pack.open(0, kit.trial)
+    before = dict(pack.adapter(0))
+    found = losses(pack, 0, 1)
+    after = dict(pack.adapter(0))
+    assert found + losses(pack, 0, STEPS - 1) == close_to(kit, alone(kit))
+    assert after
+    assert after.keys() == before.keys()
+    assert after != before
+    for file, content in after.items():
+        assert type(content) is bytes
+        path = PurePosixPath(file)
+        assert not path.is_absolute()
+        assert ".." not in path.parts
+
+
+def test_peak_memory_is_known(kit, pack):
+    pack.open(0, kit.trial)
+    step(pack, 0)
+    assert pack.peak_memory_bytes() > 0
+
+
+# Trainables
+
+
+def test_a_trainable_requires_sections_of_the_sweep_file(name):
+    assert registry.find(name).REQUIRES.issubset({"model", "data"})
+
+
+def test_check_finds_nothing_wrong_with_files_that_are_right(name, kit):
+    assert registry.find(name).check(kit.base) == []
+
+
+def test_fingerprint_is_words_that_stay_the_same(name, kit):
+    trainable = registry.find(name)
+    found = trainable.fingerprint(kit.base)
+    assert found
+    assert all(isinstance(key, str) and isinstance(value, str) for key, value in found.items())
+    assert trainable.fingerprint(kit.base) == found
+
+
+def test_need_grows_with_the_slots(name, kit):
+    need = registry.find(name).need(kit.base, [kit.base], "cpu")
+    assert isinstance(need, Need)
+    assert need.total(1) > 0
+    assert need.total(4) > need.total(1)
+    assert need.slots(10**15, at_most=2) <= 2
+    assert need.slots(0, at_most=2) == 1
+
+
+def test_prepared_data_opens_a_pack_that_trains(name, kit, tmp_path):
+    trainable = registry.find(name)
+    prepared = trainable.prepare(kit.base, tmp_path)
+    assert re.fullmatch("[0-9a-f]{16}", prepared.summary.fingerprint)
+    assert trainable.prepare(kit.base, tmp_path) == prepared
+    pack = trainable.open_pack(kit.base, prepared.payload, tmp_path)
+    assert isinstance(pack.open(0, kit.base), Opened)
+    assert step(pack, 0).step == 1
+    found = evaluation(pack, 0)
+    assert len(found.row_losses) == prepared.summary.eval_rows
+    assert math.isfinite(found.eval_loss)
+
+
+LIGHT = """
+import sys
+from trainables import registry
+from trainables.specs import TrialSpec
+
+name, spec = sys.argv[1:]
+base, trainable = TrialSpec.model_validate_json(spec), registry.find(name)
+trainable.check(base), trainable.fingerprint(base), trainable.need(base, [base], "cpu")
+"""
+HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "pyarrow", "ray", "mlflow")
+
+
+def imported(program: str, *arguments: str) -> set[str]:
+    """The heavy packages that a program imports in a Python of its own."""
+    program += f"\nprint(*(name for name in {HEAVY!r} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_questions_before_a_launch_import_nothing_heavy(name, kit):
+    assert imported(LIGHT, name, kit.base.model_dump_json()) == set()
+
+
+# The registry
+
+
+def test_available_imports_no_trainable():
+    program = """
+import sys
+from trainables import registry
+found = registry.available()
+assert found, "no trainable"
+assert not [name for name in found if f"trainables.{name}" in sys.modules], "a trainable was imported"
+"""
+    assert imported(program) == set()
+
+
+def test_available_says_what_each_is_for():
+    found = registry.available()
+    assert {"qlora", "toy"} <= found.keys()
+    assert all(found.values())
+
+
+def test_find_takes_a_dotted_path():
+    assert registry.find("trainables.toy") is toy
+
+
+def test_find_takes_a_module_of_ones_own(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "curves.py").write_text("from trainables.toy import *\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert registry.find("mine.curves").open_pack is toy.open_pack
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("qlra", r"no trainable 'qlra'; did you mean qlora\? \(there are: .*qlora.*toy.*; a dotted path works too\)"),
+        ("specs", r"no trainable 'specs'.*there are: "),
+        ("", r"no trainable ''"),
+        ("nowhere.at_all", r"no module 'nowhere' to import the trainable 'nowhere.at_all' from"),
+        ("trainables.nothing", r"no module 'trainables.nothing' to import"),
+        (
+            "trainables.specs",
+            r"trainables.specs is not a trainable: it lacks REQUIRES, check, fingerprint, .*open_pack",
+        ),
+    ],
+)
+def test_find_says_what_there_is_instead(wanted, message):
+    with pytest.raises(LookupError, match=message):
+        registry.find(wanted)

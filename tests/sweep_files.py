@@ -1,0 +1,33 @@
+"""Sweep files in few words, for tests: what every file needs, and the rows and models that it may name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from search_spaces.space import SearchSpace
+from sweeps.config import SweepConfig
+
+TOY = "name: x\ntrainable: toy\n"
+"""A whole sweep file of the toy."""
+QLORA = """\
+name: x
+model: {source: hub/model}
+data: {train: rows.jsonl, prompt: "{question}", completion: "{answer}", eval_examples: 5}
+"""
+"""A whole sweep file of the real trainable; needs `write_rows`."""
+
+
+def write_rows(folder: Path, name: str = "rows.jsonl", rows: int = 30) -> Path:
+    """Rows with the columns question and answer."""
+    path = folder / name
+    path.write_text("".join(json.dumps({"question": f"q{n}", "answer": f"a{n}"}) + "\n" for n in range(rows)))
+    return path
+
+
+def toy(space: dict[str, Any] | None = None, **sections: Any) -> tuple[SweepConfig, SearchSpace]:
+    """A checked sweep of the toy."""
+    space = space or {"adapter.r": {"choice": [4, 8, 16]}}
+    config = SweepConfig.model_validate({"name": "x", "trainable": "toy", "search_space": space, **sections})
+    return config, SearchSpace.parse(space)

@@ -1,0 +1,244 @@
+"""The plan's numbers, and a warning for each way to spend a budget badly."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from sweep_files import toy
+
+from cluster import devices
+from search_spaces.space import SearchSpace
+from sweeps import load, preflight
+from sweeps.config import SweepConfig
+from sweeps.plan import Machine, Plan, at_most, largest, plan
+from trainables.contract import Need
+
+RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
+NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=8)
+MODEL = {"source": "hub/model"}
+SERVER = Machine("cuda", 1, 10**6)
+
+
+def planned(
+    space: dict[str, Any] | None = None, need: Need | None = NEED, machine: Machine = SERVER, **sections: Any
+) -> Plan:
+    config, parsed = toy(space or RATES, **sections)
+    return plan(config, parsed, need, machine)
+
+
+# Trials and steps
+
+
+def test_rungs_and_steps_come_from_the_scheduler() -> None:
+    found = planned(budget={"trials": 8, "steps_per_trial": 27}, scheduler={"kind": "fifo"})
+    assert (found.trials, found.points) == (8, (3, 9, 27))
+    assert (found.expected_steps, found.worst_steps) == (8 * 27, 8 * 27)
+
+
+def test_early_stopping_is_expected_to_save_steps() -> None:
+    found = planned(budget={"trials": 8, "steps_per_trial": 27})
+    assert 8 * 3 <= found.expected_steps < found.worst_steps == 8 * 27
+
+
+@pytest.mark.parametrize(
+    ("default", "start", "trials"),
+    [(4, True, 2), (16, True, 3), (16, False, 2)],
+    ids=["default in the space", "default outside", "without the default"],
+)
+def test_a_small_space_bounds_the_trials(default: int, start: bool, trials: int) -> None:
+    found = planned(
+        {"adapter.r": {"choice": [4, 8]}},
+        adapter={"r": default},
+        searcher={"kind": "random", "start_with_default": start},
+        budget={"trials": 9},
+    )
+    assert found.trials == trials
+    assert f"the space has {trials} different trials, fewer than budget.trials 9" in found.warnings
+
+
+def test_the_plan_says_as_many_trials_as_a_sweep_has() -> None:
+    from sweeps.trials import TrialSource
+
+    space = {
+        "adapter.use_rslora": {"choice": [False, True]},
+        "adapter.lora_alpha": {"choice": [5, 7], "when": {"adapter.use_rslora": True}},
+    }
+    config, parsed = toy(space, budget={"trials": 50})
+    source = TrialSource(config, parsed, {})
+    assert sum(1 for _ in iter(source.next, None)) == plan(config, parsed, NEED, SERVER).trials == 3
+
+
+# Slots and memory
+
+
+@pytest.mark.parametrize(
+    ("free_bytes", "trials", "slots"),
+    [
+        (10**6, 99, 8),  # more would not keep the device busier
+        (10**6, 9, 3),  # a third of the trials
+        (10**6, 2, 1),
+        (1500, 99, 5),  # what memory holds
+        (1499, 99, 4),
+        (10, 99, 1),  # at least one: the host will say that it does not fit
+    ],
+)
+def test_auto_slots_fit_saturate_and_leave_a_queue(free_bytes: int, trials: int, slots: int) -> None:
+    found = planned(machine=Machine("cuda", 1, free_bytes), budget={"trials": trials})
+    assert found.slots_per_host == slots
+    assert found.memory_bytes == 1000 + slots * 100
+
+
+def test_slots_that_are_asked_for_are_taken() -> None:
+    assert planned(cluster={"slots_per_host": 30}).slots_per_host == 30
+
+
+@pytest.mark.parametrize(("need", "free_bytes"), [(None, 10**6), (NEED, None)])
+def test_unknown_memory_leaves_slots_to_the_hosts(need: Need | None, free_bytes: int | None) -> None:
+    found = planned(need=need, machine=Machine("cuda", 2, free_bytes), model=MODEL)
+    assert (found.slots_per_host, found.memory_bytes, found.hosts) == (None, None, 2)
+
+
+@pytest.mark.parametrize(("trials", "bound"), [(1, 1), (2, 1), (3, 1), (6, 2), (16, 5)])
+def test_auto_slots_are_at_most_a_third_of_the_trials(trials: int, bound: int) -> None:
+    assert at_most(toy(budget={"trials": trials})[0]) == bound
+
+
+def test_memory_is_estimated_for_the_largest_rank_and_batch_with_each_choice_of_modules() -> None:
+    config, space = toy(
+        {
+            "adapter.r": {"choice": [64, 8]},
+            "training.batch_size": {"randint": [1, 12]},
+            "adapter.target_modules": {"choice": ["mlp", ["q_proj"]]},
+            **RATES,
+        }
+    )
+    specs = largest(config, space)
+    assert [(spec.adapter.r, spec.training.batch_size, spec.adapter.target_modules) for spec in specs] == [
+        (64, 12, "mlp"),
+        (64, 12, ("q_proj",)),
+    ]
+
+
+def test_memory_is_estimated_for_the_base_where_nothing_large_is_searched() -> None:
+    config, space = toy(RATES, adapter={"r": 5})
+    (spec,) = largest(config, space)
+    assert (spec.adapter, spec.training) == (config.base.adapter, config.base.training)
+
+
+def test_a_plan_is_plain_json() -> None:
+    found = json.loads(json.dumps(planned().as_json()))
+    assert found["trials"] == 16
+    assert found["points"] == [3, 9, 27, 81]
+    assert found["device"] == "cuda"
+    assert found["warnings"] == []
+
+
+# Warnings
+
+BEST_LEFT_ALONE = "the space leaves training.learning_rate alone"
+WARNINGS: list[tuple[str, dict[str, Any]]] = [
+    ("", {}),
+    (
+        "scheduler.grace_steps reaches budget.steps_per_trial 3: no trial can be stopped early",
+        {"budget": {"steps_per_trial": 3}},
+    ),
+    ("16 slots for 16 trials: all of them run at once", {"cluster": {"slots_per_host": 16}}),
+    (BEST_LEFT_ALONE, {"space": {"adapter.r": {"uniform": [1, 2]}}}),
+    (
+        "the space has 2 different trials, fewer than budget.trials 6",
+        {
+            "space": RATES | {"training.learning_rate": {"choice": [2e-4, 1e-3]}},
+            "budget": {"trials": 6},
+            "cluster": {"slots_per_host": 1},
+        },
+    ),
+    ("memory is not known here: give model.facts for hub/model", {"need": None, "model": MODEL}),
+    ("about 0.0 GB needed per host, 0.0 GB free", {"machine": Machine("cuda", 1, 1099)}),
+]
+
+
+@pytest.mark.parametrize(("warning", "setting"), WARNINGS, ids=[warning or "none" for warning, _ in WARNINGS])
+def test_each_bad_plan_has_its_warning_and_no_other(warning: str, setting: dict[str, Any]) -> None:
+    if warning == BEST_LEFT_ALONE:  # a space that is not checked, so any continuous field will do
+        config = toy(RATES)[0]
+        found = plan(config, SearchSpace.parse(setting["space"]), NEED, SERVER).warnings
+    else:
+        found = planned(**setting).warnings
+    assert [line.startswith(warning) for line in found] == ([True] if warning else [])
+
+
+def test_several_hosts_count_all_their_slots() -> None:
+    found = planned(machine=Machine("cuda", 8, 10**6), cluster={"slots_per_host": 2})
+    assert "16 slots for 16 trials" in found.warnings[0]
+
+
+def test_fifo_is_not_told_about_early_stopping() -> None:
+    assert (
+        planned(scheduler={"kind": "fifo"}, budget={"steps_per_trial": 3}, cluster={"slots_per_host": 16}).warnings
+        == ()
+    )
+
+
+def test_a_single_trial_is_not_told_to_be_more() -> None:
+    found = planned(RATES, budget={"trials": 1})
+    assert not [line for line in found.warnings if "at once" in line]
+
+
+def test_unknown_memory_is_no_warning_for_a_trainable_without_a_model() -> None:
+    assert planned(need=None).warnings == ()
+
+
+# This machine
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "gpus", lambda: 0)
+    monkeypatch.setattr(devices, "free_bytes", lambda device: {"cpu": 10**9, "cuda": 10**10}[device])
+
+
+def here(**cluster: Any) -> Plan:
+    config, space = toy(RATES, cluster=cluster)
+    return preflight.plan_here(load.Sweep(config, space))
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize(
+    ("cluster", "device", "hosts", "slots"),
+    [
+        ({"address": "local"}, "cpu", 1, 4),
+        ({}, "cpu", 1, 4),
+        ({"address": "local", "hosts": 2}, "cpu", 2, 4),
+        ({"address": "local", "hosts": 2, "slots_per_host": 7}, "cpu", 2, 7),
+        ({"address": "auto"}, "cuda", 1, None),
+        ({"address": "ray://head:10001", "hosts": 3}, "cuda", 3, None),
+        ({"address": "auto", "gpu_memory": "24GB", "hosts": 3}, "cuda", 3, 4),
+    ],
+)
+def test_the_plan_is_for_where_the_sweep_will_run(
+    cluster: dict[str, Any], device: str, hosts: int, slots: int | None
+) -> None:
+    found = here(**cluster)
+    assert (found.device, found.hosts, found.slots_per_host) == (device, hosts, slots)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_machine_with_gpus_has_a_host_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "gpus", lambda: 4)
+    assert (here(address="local").device, here(address="local").hosts) == ("cuda", 4)
+    assert here(address="local", hosts=1).hosts == 1
+
+
+def test_every_recipe_that_needs_no_file_of_ours_can_be_planned() -> None:
+    """Large models are planned from model.facts, without the model."""
+    names = [name for name in load.recipes() if name.startswith(("llama", "mistral"))]
+    assert names
+    for name in names:
+        config = load.load(name, [], load.RECIPES).config
+        assert isinstance(config, SweepConfig)
+        found = preflight.plan_here(load.load(name, [], load.RECIPES))
+        assert found.slots_per_host is not None, name
+        assert found.memory_bytes is not None
+        assert not [line for line in found.warnings if "GB needed" in line], (name, found.warnings)

