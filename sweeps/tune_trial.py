@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ from trainables.contract import Failure, Opened, Report
 
 WAIT_SECONDS = 2.0
 """How long one call to a host or the broker lasts at most: a stop is noticed that soon."""
-HOSTS_LOST_AT_MOST = 3
-"""A trial whose host died this often is to blame for it."""
+RETRY_SECONDS = 0.5
+BROKER_SECONDS = 120.0
+"""How long to wait for a broker that died to be made anew."""
 _STATES = {
     "diverged": TrialState.DIVERGED,
     "infeasible": TrialState.INFEASIBLE,
@@ -97,7 +99,6 @@ class SlotTrial(tune.Trainable):
         self._points: tuple[int, ...] = tuple(config["points"])
         self._folder = SweepFolder(Path(config["dir"]))
         self._grant: broker.Grant | None = None
-        self._lost = 0
         self._trainable_params = 0
         self._best, self._best_step, self._step = math.inf, 0, 0
         self._snapshot: bytes | None = None
@@ -144,47 +145,67 @@ class SlotTrial(tune.Trainable):
 
     def _reach(self, target: int) -> Outcome | TrialState:
         """The outcome at `target`, whatever happens to hosts on the way; PAUSED when the sweep is stopping."""
-        while True:
-            if self._lost >= HOSTS_LOST_AT_MOST:
-                failure = Failure(kind="failed", message=f"its host died {self._lost} times")
-                return Outcome(step=self._step, failure=failure)
+        while self._ask("goes_on", self._key):
             try:
-                if self._grant is None:
-                    opened = self._lease()
-                    if isinstance(opened, Failure):
-                        return Outcome(step=self._step, failure=opened)
-                if not ray.get(self._broker.goes_on.remote()):
-                    return TrialState.PAUSED
-                if self._grant is None:
-                    continue
-                call = self._grant.host.advance.remote(self._grant.lease, target, self._best, WAIT_SECONDS)
-                outcome: Outcome | None = ray.get(call)
-                if outcome is not None:
-                    return outcome
+                outcome = self._advance(target)
             except RayActorError:
                 self._host_lost()
+                continue
+            except KeyError:
+                # The lease is over: this process was not heard of for too long, or the host is a new one.
+                self._grant = None
+                continue
+            if outcome is not None:
+                if outcome.failure is None:
+                    self._ask("reached", self._key)
+                return outcome
+        return TrialState.PAUSED
+
+    def _advance(self, target: int) -> Outcome | None:
+        """One call to the host, with a lease taken first if there is none; None while there is nothing to tell."""
+        if self._grant is None:
+            opened = self._lease()
+            if isinstance(opened, Failure):
+                return Outcome(step=self._step, failure=opened)
+            if self._grant is None:
+                return None
+        call = self._grant.host.advance.remote(self._grant.lease, target, self._best, WAIT_SECONDS)
+        outcome: Outcome | None = ray.get(call)
+        return outcome
 
     def _lease(self) -> Opened | Failure | None:
         """Waits a moment for a slot and puts the trial into it; None when there was none."""
-        self._grant = ray.get(self._broker.acquire.remote(self._key, WAIT_SECONDS))
-        if self._grant is None:
+        granted = self._ask("acquire", self._key, WAIT_SECONDS)
+        if granted is None:
             return None
-        opened: Opened | Failure = ray.get(self._grant.host.open.remote(self._grant.lease, self._spec, self._snapshot))
+        if isinstance(granted, broker.Refused):
+            return Failure(kind="failed", message=granted.message)
+        self._grant = granted
+        opened: Opened | Failure = ray.get(granted.host.open.remote(granted.lease, self._spec, self._snapshot))
         if isinstance(opened, Opened):
             self._trainable_params = opened.trainable_params
         return opened
 
     def _host_lost(self) -> None:
-        if self._grant is None:
-            raise RuntimeError("the broker is gone")
-        self._lost += 1
-        host, self._grant = self._grant.host_id, None
-        ray.get(self._broker.lost.remote(host))
+        if self._grant is not None:
+            host, self._grant = self._grant.host_id, None
+            self._ask("lost", host)
 
     def _release(self) -> None:
         if self._grant is not None:
             self._grant = None
-            ray.get(self._broker.release.remote(self._key))
+            self._ask("release", self._key)
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        """The broker's answer; while Ray makes a broker that died anew, asks again."""
+        deadline = time.monotonic() + BROKER_SECONDS
+        while True:
+            try:
+                return ray.get(getattr(self._broker, method).remote(*arguments))
+            except RayActorError:
+                if time.monotonic() > deadline:
+                    raise
+                threading.Event().wait(RETRY_SECONDS)
 
     def _final(self, state: TrialState, reason: str) -> dict[str, Any]:
         self._release()
