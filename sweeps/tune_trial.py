@@ -22,7 +22,7 @@ from cluster.loop import Outcome
 from sweeps.folder import SweepFolder
 from sweeps.lifecycle import TrialState
 from sweeps.rungs import next_point
-from trainables.contract import Failure, Opened, Report
+from trainables.contract import Failure, Opened, Report, StepRecord
 
 WAIT_SECONDS = 2.0
 """How long one call to a host or the broker lasts at most: a stop is noticed that soon."""
@@ -102,10 +102,12 @@ class SlotTrial(tune.Trainable):
         self._trainable_params = 0
         self._best, self._best_step, self._step = math.inf, 0, 0
         self._snapshot: bytes | None = None
+        self._history: list[StepRecord] = []
         kept = self._folder.latest(self._key, "snapshot")
         if kept is not None:
             state = json.loads((kept / "state.json").read_text())
             self._step, self._best, self._best_step = state["step"], state["best_eval_loss"], state["best_step"]
+            self._history = [StepRecord.model_validate(step) for step in state["history"]]
             self._snapshot = (kept / "snapshot.bin").read_bytes()
 
     def _keep(self, outcome: Outcome, evaluation: dict[str, Any]) -> tuple[Report, str | None]:
@@ -120,19 +122,15 @@ class SlotTrial(tune.Trainable):
                 self._key, "best", outcome.step, files | {"eval_rows.json": json.dumps(rows).encode()}
             )
             adapter = str(best.relative_to(self._folder.path))
-        self._step = outcome.step
-        self._snapshot = outcome.snapshot
-        state = {"step": self._step, "best_eval_loss": self._best, "best_step": self._best_step}
-        if outcome.snapshot is not None and self._step < self._points[-1]:
-            content = {"snapshot.bin": outcome.snapshot, "state.json": json.dumps(state).encode()}
-            self._folder.keep(self._key, "snapshot", self._step, content)
-        last = outcome.history[-1]
+        history, self._history = tuple(self._history), []
+        self._save(outcome)
+        last = history[-1]
         report = Report(
             step=outcome.step,
             eval_loss=loss,
             best_step=self._best_step,
             best_eval_loss=self._best,
-            history=outcome.history,
+            history=history,
             tokens=last.tokens,
             seconds=last.seconds,
             peak_memory_bytes=outcome.peak_memory_bytes,
@@ -140,6 +138,20 @@ class SlotTrial(tune.Trainable):
             time=time.time(),
         )
         return report, adapter
+
+    def _save(self, outcome: Outcome) -> None:
+        """Writes the snapshot of an outcome, if the trial has more steps to do."""
+        self._step, self._snapshot = outcome.step, outcome.snapshot
+        if outcome.snapshot is None or self._step == self._points[-1]:
+            return
+        state = {
+            "step": self._step,
+            "best_eval_loss": self._best,
+            "best_step": self._best_step,
+            "history": [step.model_dump() for step in self._history],
+        }
+        content = {"snapshot.bin": outcome.snapshot, "state.json": json.dumps(state).encode()}
+        self._folder.keep(self._key, "snapshot", self._step, content)
 
     # The slot
 
@@ -155,10 +167,15 @@ class SlotTrial(tune.Trainable):
                 # The lease is over: this process was not heard of for too long, or the host is a new one.
                 self._grant = None
                 continue
-            if outcome is not None:
-                if outcome.failure is None:
-                    self._ask("reached", self._key)
+            if outcome is None:
+                continue
+            self._history += outcome.history
+            if outcome.failure is not None:
                 return outcome
+            self._ask("reached", self._key)
+            if outcome.evaluation is not None:
+                return outcome
+            self._save(outcome)
         return TrialState.PAUSED
 
     def _advance(self, target: int) -> Outcome | None:
@@ -169,7 +186,8 @@ class SlotTrial(tune.Trainable):
                 return Outcome(step=self._step, failure=opened)
             if self._grant is None:
                 return None
-        call = self._grant.host.advance.remote(self._grant.lease, target, self._best, WAIT_SECONDS)
+        known = self._history[-1].step if self._history else self._step
+        call = self._grant.host.advance.remote(self._grant.lease, target, self._best, known, WAIT_SECONDS)
         outcome: Outcome | None = ray.get(call)
         return outcome
 
