@@ -7,7 +7,9 @@ first, so nobody can train in a slot that was given to another.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import ray
@@ -19,8 +21,14 @@ from trainables.contract import Summary
 from trainables.specs import Spec, TrialSpec
 
 NAME = "broker"
-START_ATTEMPTS = 3
-"""How often a host that dies while it starts is made again."""
+LEASE_SECONDS = 60.0
+"""A lease that was not renewed for so long is over: its holder is gone."""
+SUSPECT_AFTER = 2
+"""A trial whose hosts died this often in a row trains alone, so that the next death has one cause."""
+GUILTY_AFTER = 3
+"""A trial whose hosts died this often in a row, the last time alone, is refused."""
+RETRY_SECONDS = 10.0
+"""Pause between attempts to make a host when there is none."""
 
 
 class Ready(Spec):
@@ -50,31 +58,62 @@ class Grant:
     host: Any
 
 
+class Refused(Spec):
+    """Why a trial gets no slot any more."""
+
+    message: str
+
+
+@dataclass
+class _Lease:
+    lease: str
+    renewed: float
+
+
 @dataclass
 class _Host:
     actor: Any
     facts: HostFacts
-    leases: dict[str, str]
-    """Trial key -> lease."""
+    leases: dict[str, _Lease] = field(default_factory=dict)
+    """By trial key."""
 
 
 class Broker:
-    """The actor's class; see `create`."""
+    """The actor's class; see `create`.
 
-    def __init__(self, base: TrialSpec, room: Room, hosts: int | Literal["auto"]) -> None:
+    Ray makes it anew when it dies. It then begins empty: its hosts died with it, and the trials lease again.
+    """
+
+    def __init__(
+        self,
+        base: TrialSpec,
+        room: Room,
+        hosts: int | Literal["auto"],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._base = base.model_dump_json()
         self._room = room
         self._wanted = hosts
+        self._clock = clock
         self._hosts: dict[str, _Host] = {}
         self._data: Any = None
         self._longest_row = 0
         self._made = 0
         self._granted = 0
         self._stopping = False
+        self._deaths: dict[str, int] = {}
+        """Trial key -> hosts in a row that died while it trained there."""
+        self._suspects_waiting: dict[str, float] = {}
+        self._starting = asyncio.Lock()
+        self._tried = -RETRY_SECONDS
         self._changed = asyncio.Condition()
 
     async def start(self) -> Ready | NotReady:
         """Starts the hosts, one per GPU or the wanted number on CPUs; the first of them prepares the data."""
+        async with self._starting:
+            return await self._start_all()
+
+    async def _start_all(self) -> Ready | NotReady:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         count = (gpus or 1) if self._wanted == "auto" else self._wanted
         if gpus and count > gpus:
@@ -97,58 +136,112 @@ class Broker:
         """From now on `goes_on` is false: trials end at their next call."""
         self._stopping = True
 
-    async def goes_on(self) -> bool:
-        """Whether trials should go on training."""
+    async def goes_on(self, trial_key: str) -> bool:
+        """Whether trials should go on training; renews the trial's lease."""
+        for host in self._hosts.values():
+            if trial_key in host.leases:
+                host.leases[trial_key].renewed = self._clock()
         return not self._stopping
 
     async def slots(self) -> int:
         """Slots of the hosts that live now."""
         return sum(host.facts.slots for host in self._hosts.values())
 
-    async def acquire(self, trial_key: str, wait_seconds: float) -> Grant | None:
+    async def acquire(self, trial_key: str, wait_seconds: float) -> Grant | Refused | None:
         """A lease on a free slot, on the host with the most of them; None when none became free in time."""
+        await self._revive()
         await self.release(trial_key)
+        await self._expire()
+        deaths = self._deaths.get(trial_key, 0)
+        if deaths >= GUILTY_AFTER:
+            return Refused(message=f"its host died {deaths} times in a row, the last time with no other trial on it")
+        if deaths >= SUSPECT_AFTER:
+            self._suspects_waiting[trial_key] = self._clock()
         async with self._changed:
             try:
-                await asyncio.wait_for(self._changed.wait_for(self._roomiest), wait_seconds)
+                await asyncio.wait_for(self._changed.wait_for(lambda: self._place(trial_key)), wait_seconds)
             except TimeoutError:
                 return None
-            host_id = self._roomiest()
+            host_id = self._place(trial_key)
             if host_id is None:
                 return None
+            self._suspects_waiting.pop(trial_key, None)
             self._granted += 1
             lease = f"{trial_key}-{self._granted}"
-            self._hosts[host_id].leases[trial_key] = lease
+            self._hosts[host_id].leases[trial_key] = _Lease(lease, self._clock())
             return Grant(lease, host_id, self._hosts[host_id].actor)
 
     async def release(self, trial_key: str) -> None:
         """Ends the trial's lease, if it has one. The slot is free once the host has closed it."""
         for host_id, host in list(self._hosts.items()):
-            lease = host.leases.get(trial_key)
-            if lease is None:
+            held = host.leases.get(trial_key)
+            if held is None:
                 continue
             try:
-                await host.actor.close.remote(lease)
+                await host.actor.close.remote(held.lease)
             except RayActorError:
                 await self.lost(host_id)
                 return
             host.leases.pop(trial_key, None)
             await self._tell()
 
+    async def reached(self, trial_key: str) -> None:
+        """The trial came to a report point: it is not what kills hosts."""
+        self._deaths.pop(trial_key, None)
+
     async def lost(self, host_id: str) -> None:
-        """Replaces a host that died; its leases are gone with it. Saying so twice replaces it once."""
+        """Takes a host that died out, its leases with it, and makes another. Saying so twice does it once."""
         gone = self._hosts.pop(host_id, None)
         if gone is None:
             return
+        for trial_key in gone.leases:
+            self._deaths[trial_key] = self._deaths.get(trial_key, 0) + 1
         ray.kill(gone.actor)
-        for _ in range(START_ATTEMPTS):
-            actor = self._make(on_gpu=gone.facts.device == "cuda")
-            try:
-                self._add(actor, await self._start(actor))
-            except RayActorError:
-                continue
-            break
+        self._replacing = asyncio.create_task(self._replace(gone.facts.device == "cuda"))
+
+    async def _replace(self, on_gpu: bool) -> None:
+        actor = self._make(on_gpu)
+        try:
+            self._add(actor, await self._start(actor))
+        except (RayActorError, RayTaskError):
+            return  # With no host left, `_revive` tries again.
         await self._tell()
+
+    async def _revive(self) -> None:
+        """Makes hosts when there is none: after this actor was made anew, or when replacing them failed."""
+        if self._hosts or self._starting.locked() or self._clock() - self._tried < RETRY_SECONDS:
+            return
+        async with self._starting:
+            self._tried = self._clock()
+            if self._data is None:
+                await self._start_all()
+            else:
+                await self._replace(on_gpu=ray.cluster_resources().get("GPU", 0) > 0)
+
+    async def _expire(self) -> None:
+        """Ends leases whose holders have not been heard of."""
+        now = self._clock()
+        for host in list(self._hosts.values()):
+            for trial_key in [key for key, held in host.leases.items() if now - held.renewed > LEASE_SECONDS]:
+                await self.release(trial_key)
+        waiting = self._suspects_waiting.items()
+        self._suspects_waiting = {key: asked for key, asked in waiting if now - asked <= LEASE_SECONDS}
+
+    def _place(self, trial_key: str) -> str | None:
+        """The host for a trial: one of its own for a suspect; while a suspect waits, nobody else is let in."""
+        suspect = self._is_suspect(trial_key)
+        if self._suspects_waiting and not suspect:
+            return None
+        best, most = None, 0
+        for host_id, host in self._hosts.items():
+            free = host.facts.slots - len(host.leases)
+            taken = bool(host.leases) if suspect else any(map(self._is_suspect, host.leases))
+            if free > most and not taken:
+                best, most = host_id, free
+        return best
+
+    def _is_suspect(self, trial_key: str) -> bool:
+        return self._deaths.get(trial_key, 0) >= SUSPECT_AFTER
 
     def _make(self, on_gpu: bool) -> Any:
         options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": "SPREAD", "num_gpus": 1 if on_gpu else 0}
@@ -160,12 +253,7 @@ class Broker:
 
     def _add(self, actor: Any, facts: HostFacts) -> None:
         self._made += 1
-        self._hosts[f"host-{self._made}"] = _Host(actor, facts, {})
-
-    def _roomiest(self) -> str | None:
-        free = {host_id: host.facts.slots - len(host.leases) for host_id, host in self._hosts.items()}
-        best = max(free, key=lambda host_id: free[host_id], default=None)
-        return best if best is not None and free[best] > 0 else None
+        self._hosts[f"host-{self._made}"] = _Host(actor, facts)
 
     async def _tell(self) -> None:
         async with self._changed:
@@ -175,7 +263,7 @@ class Broker:
 def create(base: TrialSpec, room: Room, hosts: int | Literal["auto"]) -> Any:
     """The broker's actor handle, on the driver's own node, found by others under NAME in the driver's namespace."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"name": NAME, "num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here}
+    options = {"name": NAME, "num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here, "max_restarts": -1}
     return ray.remote(Broker).options(**options).remote(base, room, hosts)
 
 

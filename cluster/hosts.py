@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -73,10 +74,10 @@ class Host:
         """Puts a trial into a slot, from a snapshot if there is one."""
         return await asyncio.wrap_future(self._running().open(lease, TrialSpec.model_validate_json(spec), snapshot))
 
-    async def advance(self, lease: str, target: int, best: float, wait_seconds: float) -> Outcome | None:
+    async def advance(self, lease: str, target: int, best: float, known: int, wait_seconds: float) -> Outcome | None:
         """See `PackLoop.advance`."""
-        call = self._running().advance
-        return await asyncio.get_running_loop().run_in_executor(self._calls, call, lease, target, best, wait_seconds)
+        call = partial(self._running().advance, lease, target, best, known, wait_seconds)
+        return await asyncio.get_running_loop().run_in_executor(self._calls, call)
 
     async def close(self, lease: str) -> None:
         """Frees a slot."""

@@ -7,6 +7,7 @@ answer was lost can be repeated. A slot whose owner has not asked for more waits
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -14,18 +15,19 @@ from typing import Any, Generic, TypeVar
 
 from trainables.contract import Evaluation, Failure, Opened, Pack, StepRecord
 from trainables.isolation import failure_of
-from trainables.specs import Spec, TrialSpec
+from trainables.specs import Spec, TrialSpec, seconds
 
 Result = TypeVar("Result")
 
 
 class Outcome(Spec):
-    """A slot at its target step, or why it will not get there. Bytes and plain values only."""
+    """A slot at its target step, or saved on its way there, or why it won't get there. Bytes and plain values only."""
 
     step: int
     history: tuple[StepRecord, ...] = ()
-    """The steps since the previous outcome."""
+    """The steps since the previous outcome that the caller has."""
     evaluation: Evaluation | None = None
+    """None on the way: then there is a snapshot and nothing else."""
     failure: Failure | None = None
     snapshot: bytes | None = None
     adapter: dict[str, bytes] | None = None
@@ -36,11 +38,25 @@ class Outcome(Spec):
 @dataclass
 class _Lease:
     slot: int
+    spec: TrialSpec
+    opened_step: int
     step: int
     target: int = 0
     best: float = float("inf")
     history: list[StepRecord] = field(default_factory=list)
+    """The steps that the owner has not said to have."""
     outcome: Outcome | None = None
+    saved: Outcome | None = None
+    """The latest snapshot on the way to the target."""
+    saved_time: float = 0.0
+
+    def is_save_due(self, now: float) -> bool:
+        """Whether the spec's snapshot_every is over since the slot was opened, saved or at a report point."""
+        every = self.spec.training.snapshot_every
+        since = max(self.opened_step, *(kept.step for kept in (self.outcome, self.saved) if kept is not None), 0)
+        if isinstance(every, int):
+            return self.step - since >= every
+        return self.step > since and now - self.saved_time >= seconds(every)
 
     @property
     def waits(self) -> bool:
@@ -76,8 +92,9 @@ class _Command(Generic[Result]):
 class PackLoop:
     """Trains the leases of one pack in a thread of its own until `stop`."""
 
-    def __init__(self, pack: Pack, slots: int) -> None:
+    def __init__(self, pack: Pack, slots: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._pack = pack
+        self._clock = clock
         self._free = list(range(slots))
         self._leases: dict[str, _Lease] = {}
         self._commands: list[_Command[Any]] = []
@@ -94,8 +111,15 @@ class PackLoop:
         """Puts a trial into a slot before the next step. A lease that is open already answers again."""
         return self._soon(lambda: self._open(lease, spec, snapshot))
 
-    def advance(self, lease: str, target: int, best: float, wait_seconds: float) -> Outcome | None:
-        """Trains the lease to step `target` and evaluates it there; None while it is still on its way.
+    def advance(self, lease: str, target: int, best: float, known: int, wait_seconds: float) -> Outcome | None:
+        """Trains the lease to step `target` and evaluates it there; None while there is nothing to tell.
+
+        Args:
+            lease: an open lease.
+            target: the step to train to.
+            best: the lowest eval_loss so far; a better one is handed out with its adapter.
+            known: the last step that the caller has the history of: an answer that was lost is given again.
+            wait_seconds: how long to wait for an answer.
 
         Raises:
             KeyError: the lease is not open here.
@@ -105,10 +129,15 @@ class PackLoop:
             self._check()
             kept = self._leases[lease]
             kept.target, kept.best = max(kept.target, target), best
+            kept.history = [step for step in kept.history if step.step > known]
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._over() or self._answer(kept, target), wait_seconds)
+            self._changed.wait_for(lambda: self._over() or self._answer(kept, target, known) is not None, wait_seconds)
             self._check()
-            return kept.outcome if self._answer(kept, target) else None
+            answer = self._answer(kept, target, known)
+            if answer is None:
+                return None
+            fresh = tuple(step for step in answer.history if step.step > known)
+            return answer.model_copy(update={"history": fresh})
 
     def close(self, lease: str) -> Future[None]:
         """Frees the lease's slot before the next step. Closing an unknown lease does nothing."""
@@ -122,8 +151,11 @@ class PackLoop:
         self._thread.join()
 
     @staticmethod
-    def _answer(kept: _Lease, target: int) -> bool:
-        return kept.outcome is not None and (kept.outcome.failure is not None or kept.outcome.step >= target)
+    def _answer(kept: _Lease, target: int, known: int) -> Outcome | None:
+        outcome = kept.outcome
+        if outcome is not None and (outcome.failure is not None or outcome.step >= target):
+            return outcome
+        return kept.saved if kept.saved is not None and kept.saved.step > known else None
 
     def _soon(self, action: Callable[[], Result]) -> Future[Result]:
         command = _Command(action, Future())
@@ -187,6 +219,19 @@ class PackLoop:
                 with self._changed:
                     lease.step = result.step
                     lease.history.append(result)
+                if lease.step < lease.target and lease.is_save_due(self._clock()):
+                    self._save(lease)
+
+    def _save(self, lease: _Lease) -> None:
+        try:
+            snapshot = self._pack.snapshot(lease.slot)
+        except Exception as error:
+            self._settle(lease, Outcome(step=lease.step, history=tuple(lease.history), failure=failure_of(error)))
+            return
+        with self._changed:
+            lease.saved = Outcome(step=lease.step, history=tuple(lease.history), snapshot=snapshot)
+            lease.saved_time = self._clock()
+            self._changed.notify_all()
 
     def _evaluate(self) -> None:
         due = {lease.slot: lease for lease in list(self._leases.values()) if lease.is_due}
@@ -216,8 +261,8 @@ class PackLoop:
 
     def _settle(self, lease: _Lease, outcome: Outcome) -> None:
         with self._changed:
-            lease.outcome = outcome
-            lease.history = []
+            lease.outcome, lease.saved = outcome, None
+            lease.saved_time = self._clock()
             self._changed.notify_all()
 
     def _open(self, lease: str, spec: TrialSpec, snapshot: bytes | None) -> Opened | Failure:
@@ -237,7 +282,7 @@ class PackLoop:
             self._free.append(slot)
             return opened
         with self._changed:
-            self._leases[lease] = _Lease(slot, opened.step)
+            self._leases[lease] = _Lease(slot, spec, opened.step, opened.step, saved_time=self._clock())
         return opened
 
     def _close(self, lease: str) -> None:

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from sweeps import components
-from trainables.specs import AdapterSpec, DataSpec, ModelSpec, QuantizationSpec, Spec, TrainingSpec, TrialSpec
+from trainables.specs import (
+    AdapterSpec,
+    DataSpec,
+    Duration,
+    ModelSpec,
+    QuantizationSpec,
+    Spec,
+    TrainingSpec,
+    TrialSpec,
+)
 
 if TYPE_CHECKING:
     Scheduler = components.SchedulerConfig
@@ -20,23 +29,8 @@ else:
     Scheduler = components.config_type("schedulers")
     Search = components.config_type("searchers")
 
-_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _UNIT_BYTES = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(MB|GB|TB)")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
-
-
-def seconds(duration: str) -> float:
-    """Seconds of a duration such as 90s, 30m, 2h or 1d; raises ValueError for anything else."""
-    match = _DURATION.fullmatch(duration.strip())
-    if match is None or float(match[1]) == 0:
-        raise ValueError("write a duration above 0 with its unit: 90s, 30m, 2h or 1d")
-    return float(match[1]) * _UNIT_SECONDS[match[2]]
-
-
-def _is_duration(value: object) -> object:
-    seconds(str(value))
-    return value
 
 
 def size_bytes(size: str) -> int:
@@ -67,7 +61,7 @@ class Budget(Spec):
     """Points to try, the default configuration included. Equal points run once; infeasible ones are replaced."""
     steps_per_trial: Annotated[int, Field(ge=1)] = 81
     """Optimizer steps of a trial that is not stopped early."""
-    wall_clock: Annotated[str, BeforeValidator(_is_duration)] | None = None
+    wall_clock: Duration | None = None
     """Time after which the sweep ends in order: 90s, 30m, 2h, 1d."""
 
 

@@ -16,7 +16,7 @@ from cluster.errors import ClusterError
 from sweeps import folder as folders
 from sweeps import plan as plans
 from sweeps import reopen
-from sweeps.config import SweepConfig, seconds
+from sweeps.config import SweepConfig
 from sweeps.folder import SweepFolder
 from sweeps.journal import Journal
 from sweeps.lifecycle import SweepRecord, SweepStarted, TrialState
@@ -24,6 +24,7 @@ from sweeps.load import Sweep
 from sweeps.progress import Progress
 from sweeps.selection import choose
 from sweeps.stop import StopRequest, on_signals
+from trainables.specs import seconds
 
 if TYPE_CHECKING:
     from cluster.hosts import HostFacts, Room

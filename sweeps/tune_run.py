@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayActorError
 from ray.tune import PlacementGroupFactory, Stopper
 from ray.tune.search.search_generator import SearchGenerator
 
@@ -128,7 +129,10 @@ class Driver:
             self.folder.drop(trial.trial_key, "snapshot")
 
     def _slots(self) -> int:
-        slots: int = ray.get(self._broker.slots.remote())
+        try:
+            slots: int = ray.get(self._broker.slots.remote())
+        except RayActorError:
+            return 0  # The broker is being made anew: nothing begins until it is there.
         return slots
 
     def _trial_ended(self, trial_key: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ from cluster.loop import Outcome
 from sweeps.folder import SweepFolder
 from sweeps.lifecycle import TrialState
 from sweeps.rungs import next_point
-from trainables.contract import Failure, Opened, Report
+from trainables.contract import Failure, Opened, Report, StepRecord
 
 WAIT_SECONDS = 2.0
 """How long one call to a host or the broker lasts at most: a stop is noticed that soon."""
-HOSTS_LOST_AT_MOST = 3
-"""A trial whose host died this often is to blame for it."""
+RETRY_SECONDS = 0.5
+BROKER_SECONDS = 120.0
+"""How long to wait for a broker that died to be made anew."""
 _STATES = {
     "diverged": TrialState.DIVERGED,
     "infeasible": TrialState.INFEASIBLE,
@@ -97,14 +99,15 @@ class SlotTrial(tune.Trainable):
         self._points: tuple[int, ...] = tuple(config["points"])
         self._folder = SweepFolder(Path(config["dir"]))
         self._grant: broker.Grant | None = None
-        self._lost = 0
         self._trainable_params = 0
         self._best, self._best_step, self._step = math.inf, 0, 0
         self._snapshot: bytes | None = None
+        self._history: list[StepRecord] = []
         kept = self._folder.latest(self._key, "snapshot")
         if kept is not None:
             state = json.loads((kept / "state.json").read_text())
             self._step, self._best, self._best_step = state["step"], state["best_eval_loss"], state["best_step"]
+            self._history = [StepRecord.model_validate(step) for step in state["history"]]
             self._snapshot = (kept / "snapshot.bin").read_bytes()
 
     def _keep(self, outcome: Outcome, evaluation: dict[str, Any]) -> tuple[Report, str | None]:
@@ -119,19 +122,15 @@ class SlotTrial(tune.Trainable):
                 self._key, "best", outcome.step, files | {"eval_rows.json": json.dumps(rows).encode()}
             )
             adapter = str(best.relative_to(self._folder.path))
-        self._step = outcome.step
-        self._snapshot = outcome.snapshot
-        state = {"step": self._step, "best_eval_loss": self._best, "best_step": self._best_step}
-        if outcome.snapshot is not None and self._step < self._points[-1]:
-            content = {"snapshot.bin": outcome.snapshot, "state.json": json.dumps(state).encode()}
-            self._folder.keep(self._key, "snapshot", self._step, content)
-        last = outcome.history[-1]
+        history, self._history = tuple(self._history), []
+        self._save(outcome)
+        last = history[-1]
         report = Report(
             step=outcome.step,
             eval_loss=loss,
             best_step=self._best_step,
             best_eval_loss=self._best,
-            history=outcome.history,
+            history=history,
             tokens=last.tokens,
             seconds=last.seconds,
             peak_memory_bytes=outcome.peak_memory_bytes,
@@ -140,51 +139,91 @@ class SlotTrial(tune.Trainable):
         )
         return report, adapter
 
+    def _save(self, outcome: Outcome) -> None:
+        """Writes the snapshot of an outcome, if the trial has more steps to do."""
+        self._step, self._snapshot = outcome.step, outcome.snapshot
+        if outcome.snapshot is None or self._step == self._points[-1]:
+            return
+        state = {
+            "step": self._step,
+            "best_eval_loss": self._best,
+            "best_step": self._best_step,
+            "history": [step.model_dump() for step in self._history],
+        }
+        content = {"snapshot.bin": outcome.snapshot, "state.json": json.dumps(state).encode()}
+        self._folder.keep(self._key, "snapshot", self._step, content)
+
     # The slot
 
     def _reach(self, target: int) -> Outcome | TrialState:
         """The outcome at `target`, whatever happens to hosts on the way; PAUSED when the sweep is stopping."""
-        while True:
-            if self._lost >= HOSTS_LOST_AT_MOST:
-                failure = Failure(kind="failed", message=f"its host died {self._lost} times")
-                return Outcome(step=self._step, failure=failure)
+        while self._ask("goes_on", self._key):
             try:
-                if self._grant is None:
-                    opened = self._lease()
-                    if isinstance(opened, Failure):
-                        return Outcome(step=self._step, failure=opened)
-                if not ray.get(self._broker.goes_on.remote()):
-                    return TrialState.PAUSED
-                if self._grant is None:
-                    continue
-                call = self._grant.host.advance.remote(self._grant.lease, target, self._best, WAIT_SECONDS)
-                outcome: Outcome | None = ray.get(call)
-                if outcome is not None:
-                    return outcome
+                outcome = self._advance(target)
             except RayActorError:
                 self._host_lost()
+                continue
+            except KeyError:
+                # The lease is over: this process was not heard of for too long, or the host is a new one.
+                self._grant = None
+                continue
+            if outcome is None:
+                continue
+            self._history += outcome.history
+            if outcome.failure is not None:
+                return outcome
+            self._ask("reached", self._key)
+            if outcome.evaluation is not None:
+                return outcome
+            self._save(outcome)
+        return TrialState.PAUSED
+
+    def _advance(self, target: int) -> Outcome | None:
+        """One call to the host, with a lease taken first if there is none; None while there is nothing to tell."""
+        if self._grant is None:
+            opened = self._lease()
+            if isinstance(opened, Failure):
+                return Outcome(step=self._step, failure=opened)
+            if self._grant is None:
+                return None
+        known = self._history[-1].step if self._history else self._step
+        call = self._grant.host.advance.remote(self._grant.lease, target, self._best, known, WAIT_SECONDS)
+        outcome: Outcome | None = ray.get(call)
+        return outcome
 
     def _lease(self) -> Opened | Failure | None:
         """Waits a moment for a slot and puts the trial into it; None when there was none."""
-        self._grant = ray.get(self._broker.acquire.remote(self._key, WAIT_SECONDS))
-        if self._grant is None:
+        granted = self._ask("acquire", self._key, WAIT_SECONDS)
+        if granted is None:
             return None
-        opened: Opened | Failure = ray.get(self._grant.host.open.remote(self._grant.lease, self._spec, self._snapshot))
+        if isinstance(granted, broker.Refused):
+            return Failure(kind="failed", message=granted.message)
+        self._grant = granted
+        opened: Opened | Failure = ray.get(granted.host.open.remote(granted.lease, self._spec, self._snapshot))
         if isinstance(opened, Opened):
             self._trainable_params = opened.trainable_params
         return opened
 
     def _host_lost(self) -> None:
-        if self._grant is None:
-            raise RuntimeError("the broker is gone")
-        self._lost += 1
-        host, self._grant = self._grant.host_id, None
-        ray.get(self._broker.lost.remote(host))
+        if self._grant is not None:
+            host, self._grant = self._grant.host_id, None
+            self._ask("lost", host)
 
     def _release(self) -> None:
         if self._grant is not None:
             self._grant = None
-            ray.get(self._broker.release.remote(self._key))
+            self._ask("release", self._key)
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        """The broker's answer; while Ray makes a broker that died anew, asks again."""
+        deadline = time.monotonic() + BROKER_SECONDS
+        while True:
+            try:
+                return ray.get(getattr(self._broker, method).remote(*arguments))
+            except RayActorError:
+                if time.monotonic() > deadline:
+                    raise
+                threading.Event().wait(RETRY_SECONDS)
 
     def _final(self, state: TrialState, reason: str) -> dict[str, Any]:
         self._release()

@@ -6,12 +6,15 @@ the field's own docstring; the JSON schema of the sweep file is generated from t
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 DEFAULT_ALPHA_OVER_R = 2.0
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
 
 
 class Spec(BaseModel):
@@ -20,6 +23,22 @@ class Spec(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+
+def seconds(duration: str) -> float:
+    """Seconds of a duration such as 90s, 30m, 2h or 1d; raises ValueError for anything else."""
+    match = _DURATION.fullmatch(duration.strip())
+    if match is None or float(match[1]) == 0:
+        raise ValueError("write a duration above 0 with its unit: 90s, 30m, 2h or 1d")
+    return float(match[1]) * _UNIT_SECONDS[match[2]]
+
+
+def _is_duration(value: object) -> object:
+    seconds(str(value))
+    return value
+
+
+Duration = Annotated[str, BeforeValidator(_is_duration)]
 
 
 class ModelFacts(Spec):
@@ -157,6 +176,8 @@ class TrainingSpec(Spec):
     """Clip the gradient of each adapter to this norm; null does not clip."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"
     """Recompute activations instead of keeping them. auto: only where memory needs it."""
+    snapshot_every: Positive | Duration = "5m"
+    """Steps, or a duration such as 90s or 5m, after which a trial is saved between its report points."""
     step_seconds: Annotated[float, Field(ge=0)] = 0.0
     """Toy only: how long one step lasts, for demonstrations and fault tests."""
 
