@@ -24,6 +24,7 @@ from sweeps.load import Sweep
 from sweeps.progress import Progress
 from sweeps.selection import choose
 from sweeps.stop import StopRequest, on_signals
+from sweeps.tracking.uris import without_password
 from trainables.specs import seconds
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, c
             if not journal.record.is_finished:
                 journal.listen(display)
                 journal.listen(lambda _event, _record: writer.notify())
-                journal.add(SweepStarted(time=clock(), config=config.model_dump_json()))
+                journal.add(SweepStarted(time=clock(), config=kept(config)))
                 writer.start()
                 hosts = _drive(sweep, sweep_id, folder, journal, stop, display.say)
             else:
@@ -189,7 +190,12 @@ def _drive(
 
 def document(config: SweepConfig, sweep_id: str) -> dict[str, Any]:
     """What config.json holds: the resolved configuration and the sweep's id."""
-    return {"sweep_id": sweep_id, "config": json.loads(config.model_dump_json())}
+    return {"sweep_id": sweep_id, "config": json.loads(kept(config))}
+
+
+def kept(config: SweepConfig) -> str:
+    """The configuration as it is written down, in JSON: without the passwords of its URIs."""
+    return without_password(config.model_dump_json())
 
 
 def room(sweep: Sweep) -> Room:

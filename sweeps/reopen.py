@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from sweeps.errors import ConfigError
 from sweeps.folder import SweepFolder, read_events
 from sweeps.lifecycle import SweepStarted
 from sweeps.load import Sweep
+from sweeps.tracking.uris import without_password
 
 
 def load(folder: SweepFolder) -> tuple[Sweep, str]:
@@ -32,12 +34,25 @@ def load(folder: SweepFolder) -> tuple[Sweep, str]:
         raise ConfigError([f"{folder.config}: not the configuration of a sweep: {error}"]) from None
     _unchanged(folder, raw)
     try:
-        config = SweepConfig.model_validate(raw)
+        config = _with_password(SweepConfig.model_validate(raw))
     except ValidationError as error:
         raise ConfigError(problems.of_validation(error, raw)) from None
     space = SearchSpace.parse(config.search_space)
     asked = {field: points.base_value(config.base, field) for field in space.condition_fields()}
     return Sweep(config, space.with_base(asked)), sweep_id
+
+
+def _with_password(config: SweepConfig) -> SweepConfig:
+    """Passwords are not written down: one that the tracking URI needs comes from MLFLOW_TRACKING_URI."""
+    uri = config.tracking.uri
+    if uri == without_password(uri) and "***" not in uri:
+        return config
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if without_password(given) != uri:
+        raise ConfigError(
+            [f"tracking.uri: the password of {uri} is not kept: give the whole URI in MLFLOW_TRACKING_URI"]
+        )
+    return config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": given})})
 
 
 def _unchanged(folder: SweepFolder, raw: Mapping[str, Any]) -> None:

@@ -18,9 +18,12 @@ DEADLINE = 120.0
 """Seconds after which a test that waits has failed: far more than anything here takes."""
 
 
-def trial(learning_rate: float = 3e-4, r: int = 16) -> TrialSpec:
+def trial(learning_rate: float = 3e-4, r: int = 16, **training) -> TrialSpec:
     return TrialSpec(
-        trainable="toy", adapter=AdapterSpec(r=r), training=TrainingSpec(learning_rate=learning_rate), steps=100
+        trainable="toy",
+        adapter=AdapterSpec(r=r),
+        training=TrainingSpec(learning_rate=learning_rate, **training),
+        steps=100,
     )
 
 
@@ -83,8 +86,8 @@ def started():
     """Starts a loop on a pack; it is stopped after the test, whatever became of it."""
     loops = []
 
-    def start(pack, slots: int = 2) -> PackLoop:
-        loops.append((PackLoop(pack, slots), pack))
+    def start(pack, slots: int = 2, clock=time.monotonic) -> PackLoop:
+        loops.append((PackLoop(pack, slots, clock), pack))
         return loops[-1][0]
 
     yield start
@@ -98,15 +101,15 @@ def opened(loop: PackLoop, lease: str, spec: TrialSpec | None = None, snapshot: 
     return loop.open(lease, spec or trial(), snapshot).result(DEADLINE)
 
 
-def advanced(loop: PackLoop, lease: str, target: int, best: float = math.inf):
-    outcome = loop.advance(lease, target, best, DEADLINE)
+def advanced(loop: PackLoop, lease: str, target: int, best: float = math.inf, known: int = 0):
+    outcome = loop.advance(lease, target, best, known, DEADLINE)
     assert outcome is not None, f"{lease} never came to step {target}"
     return outcome
 
 
 def ask(loop: PackLoop, lease: str, target: int) -> None:
     """Names a target without waiting for it."""
-    assert loop.advance(lease, target, math.inf, 0.0) is None
+    assert loop.advance(lease, target, math.inf, 0, 0.0) is None
 
 
 def test_a_lease_is_trained_to_its_target_and_evaluated_there(started):
@@ -120,11 +123,46 @@ def test_a_lease_is_trained_to_its_target_and_evaluated_there(started):
     assert pack.log == [("open", 0), ("step", 0), ("step", 0), ("step", 0), ("evaluate", 0)]
 
 
-def test_history_begins_after_the_previous_outcome(started):
+def test_history_begins_after_what_the_caller_knows(started):
     loop = started(toy.ToyPack())
     opened(loop, "a")
     advanced(loop, "a", 3)
-    assert [record.step for record in advanced(loop, "a", 5).history] == [4, 5]
+    assert [record.step for record in advanced(loop, "a", 5, known=3).history] == [4, 5]
+
+
+def test_history_of_an_answer_that_was_lost_is_given_again(started):
+    loop = started(toy.ToyPack())
+    opened(loop, "a")
+    advanced(loop, "a", 3)
+    assert [record.step for record in advanced(loop, "a", 5).history] == [1, 2, 3, 4, 5]
+
+
+def test_a_lease_is_saved_on_its_way(started):
+    pack = GatedPack(5)
+    loop = started(pack)
+    opened(loop, "a", trial(snapshot_every=2))
+    saved = advanced(loop, "a", 9)
+    # The loop may have come to the next one before it is asked.
+    assert saved.step in (2, 4)
+    assert (saved.evaluation, saved.failure) == (None, None)
+    assert [record.step for record in saved.history] == list(range(1, saved.step + 1))
+    pack.gates[5].open()
+    other = toy.ToyPack()
+    assert other.open(0, trial(snapshot_every=2), saved.snapshot).step == saved.step
+    known = saved.step
+    while (outcome := advanced(loop, "a", 9, known=known)).evaluation is None:
+        known = outcome.step
+    assert outcome.step == 9
+    assert [record.step for record in outcome.history] == list(range(known + 1, 10))
+
+
+def test_a_lease_is_saved_after_its_time(started):
+    pack = GatedPack(6)
+    loop = started(pack, clock=lambda: 0.4 * pack.steps)
+    opened(loop, "a", trial(snapshot_every="1s"))
+    saved = advanced(loop, "a", 8)
+    assert (saved.step, saved.evaluation, saved.failure) == (3, None, None)
+    pack.gates[6].open()
 
 
 def test_leases_with_steps_to_do_share_them(started):
@@ -323,8 +361,8 @@ def test_an_adapter_as_good_as_the_best_is_not_handed_out(started):
 
 def calls(loop: PackLoop):
     return {
-        "advance": lambda: loop.advance("a", 3, math.inf, DEADLINE),
-        "advance an unknown lease": lambda: loop.advance("unknown", 3, math.inf, DEADLINE),
+        "advance": lambda: loop.advance("a", 3, math.inf, 0, DEADLINE),
+        "advance an unknown lease": lambda: loop.advance("unknown", 3, math.inf, 0, DEADLINE),
         "open": lambda: loop.open("b", trial(), None).result(DEADLINE),
         "close": lambda: loop.close("a").result(DEADLINE),
     }
