@@ -156,7 +156,11 @@ class EventLog:
 
 
 def read_events(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
-    """The events from a byte offset on, each with the offset after it; a torn last line is ignored."""
+    """The events from a byte offset on, each with the offset after it; a torn last line is ignored.
+
+    Raises:
+        StorageError: a line before the last one is damaged.
+    """
     if not path.exists():
         return
     with path.open("rb") as file:
@@ -164,5 +168,10 @@ def read_events(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
         for line in file:
             if not line.endswith(b"\n"):
                 return
+            try:
+                event = from_line(line)
+            except ValueError:
+                problem = f"{path}: the line at byte {offset} is damaged; put the file back from a copy, or launch anew"
+                raise StorageError(problem) from None
             offset += len(line)
-            yield from_line(line), offset
+            yield event, offset

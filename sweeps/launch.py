@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import time
 from collections.abc import Callable
@@ -30,7 +31,7 @@ from trainables.specs import seconds
 if TYPE_CHECKING:
     from cluster.hosts import HostFacts, Room
 
-DRAIN_SECONDS = 120.0
+DRAIN_SECONDS = float(os.environ.get("QSWEEP_DRAIN_SECONDS", "120"))
 """How long the end of a sweep waits for the tracking server."""
 
 

@@ -85,7 +85,8 @@ def _trials(config: SweepConfig, space: SearchSpace) -> int:
 
 def at_most(config: SweepConfig) -> int:
     """Upper bound of slots_per_host: auto. Early stopping needs a queue: it compares trials that come one by one."""
-    return max(1, config.budget.trials // 3)
+    hosts = config.cluster.hosts if config.cluster.hosts != "auto" else 1
+    return max(1, config.budget.trials // 3 // hosts)
 
 
 def slots_per_host(config: SweepConfig, need: Need | None, machine: Machine) -> int | None:

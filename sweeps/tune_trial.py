@@ -19,6 +19,7 @@ from ray.exceptions import RayActorError
 
 from cluster import broker
 from cluster.loop import Outcome
+from sweeps import snapshots
 from sweeps.folder import SweepFolder
 from sweeps.lifecycle import TrialState
 from sweeps.rungs import next_point
@@ -100,15 +101,10 @@ class SlotTrial(tune.Trainable):
         self._folder = SweepFolder(Path(config["dir"]))
         self._grant: broker.Grant | None = None
         self._trainable_params = 0
-        self._best, self._best_step, self._step = math.inf, 0, 0
-        self._snapshot: bytes | None = None
-        self._history: list[StepRecord] = []
-        kept = self._folder.latest(self._key, "snapshot")
-        if kept is not None:
-            state = json.loads((kept / "state.json").read_text())
-            self._step, self._best, self._best_step = state["step"], state["best_eval_loss"], state["best_step"]
-            self._history = [StepRecord.model_validate(step) for step in state["history"]]
-            self._snapshot = (kept / "snapshot.bin").read_bytes()
+        progress, self._snapshot = snapshots.read(self._folder, self._key)
+        self._step, self._best_step = progress.step, progress.best_step
+        self._best = math.inf if progress.best_eval_loss is None else progress.best_eval_loss
+        self._history: list[StepRecord] = list(progress.history)
 
     def _keep(self, outcome: Outcome, evaluation: dict[str, Any]) -> tuple[Report, str | None]:
         """Writes adapter and snapshot, in this order: a snapshot never knows of an adapter that is not there."""
@@ -144,14 +140,13 @@ class SlotTrial(tune.Trainable):
         self._step, self._snapshot = outcome.step, outcome.snapshot
         if outcome.snapshot is None or self._step == self._points[-1]:
             return
-        state = {
-            "step": self._step,
-            "best_eval_loss": self._best,
-            "best_step": self._best_step,
-            "history": [step.model_dump() for step in self._history],
-        }
-        content = {"snapshot.bin": outcome.snapshot, "state.json": json.dumps(state).encode()}
-        self._folder.keep(self._key, "snapshot", self._step, content)
+        progress = snapshots.Progress(
+            step=self._step,
+            best_step=self._best_step,
+            best_eval_loss=self._best if math.isfinite(self._best) else None,
+            history=tuple(self._history),
+        )
+        snapshots.write(self._folder, self._key, progress, outcome.snapshot)
 
     # The slot
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import cast
 
@@ -13,6 +14,7 @@ from trainables.contract import Trainable
 OFFERS = ("REQUIRES", "check", "fingerprint", "prepare", "open_pack", "need")
 
 
+@cache
 def available() -> dict[str, str]:
     """Name -> first line of its docstring, for each trainable in this package; nothing is imported."""
     found = {}
@@ -30,6 +32,8 @@ def find(name: str) -> Trainable:
         LookupError: there is none; the message says what there is.
     """
     names = available()
+    if name.startswith(".") or name.endswith(".") or ".." in name:
+        raise LookupError(f"{name!r} is not the dotted path of a module (trainables here: {', '.join(names)})")
     path = name if "." in name else f"trainables.{name}"
     if "." not in name and name not in names:
         close = get_close_matches(name, names, 1)

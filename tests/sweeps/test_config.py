@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from sweep_files import QLORA, TOY, write_rows
 
 from sweeps import components, load, yaml_files
-from sweeps.config import SweepConfig, seconds, size_bytes
+from sweeps.config import SweepConfig, size_bytes
 from sweeps.errors import ConfigError
-from trainables.specs import AdapterSpec, TrainingSpec
+from trainables.specs import AdapterSpec, TrainingSpec, seconds
 
 # Defaults and strictness
 

@@ -173,6 +173,16 @@ def test_a_whole_line_without_its_end_is_torn(tmp_path: Path) -> None:
     assert list(read_events(path)) == []
 
 
+def test_a_damaged_line_is_told_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    written(path, EVENTS[:1])
+    whole = path.stat().st_size
+    with path.open("ab") as file:
+        file.write(b'{"type": "sweep_sta\n' + to_line(EVENTS[1]).encode() + b"\n")
+    with pytest.raises(StorageError, match=f"the line at byte {whole} is damaged"):
+        list(read_events(path))
+
+
 # The journal
 
 

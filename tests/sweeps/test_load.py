@@ -217,6 +217,20 @@ searcher: {kind: grid}
     ]
 
 
+def test_a_wrong_condition_is_not_taken_for_none(here: Path) -> None:
+    """Without it both alphas would be searched at once."""
+    space = """\
+search_space:
+  adapter.use_rslora: {choice: [false, true]}
+  adapter.alpha_over_r: {choice: [1], when: {adapter.use_rslora: [false]}}
+  adapter.lora_alpha: {choice: [8], when: {adapter.use_rslora: perhaps}}
+"""
+    (line,) = wrong(here, TOY + space)
+    assert line.startswith(
+        "search_space.adapter.lora_alpha: when asks for adapter.use_rslora 'perhaps', which it never"
+    )
+
+
 def test_a_wrong_section_is_not_said_to_be_missing(here: Path) -> None:
     assert wrong(here, "name: x\nmodel: {sorce: a/b}\ndata: [1]\n") == [
         "model.source: is required",

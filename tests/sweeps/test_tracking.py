@@ -321,10 +321,19 @@ def test_the_sweeps_own_status(sink, client, reason, status):
     assert parent.info.end_time == 100_000
 
 
-def test_a_trial_that_goes_on_is_running_again_in_the_same_run(sink, client):
+def test_a_sweep_that_goes_on_is_running_again_in_the_same_runs(sink, client):
     trial = started("aaaa", **NAMED)
-    deliver(sink, [begun(), trial, ended("aaaa", TrialState.PAUSED), trial])
+    interrupted = [begun(), trial, ended("aaaa", TrialState.PAUSED), over("interrupted")]
+    deliver(sink, [*interrupted, begun(200.0), trial])
     assert run_of(client, "aaaa").info.status == "RUNNING"
+    assert run_of(client, None).info.status == "RUNNING"
+    assert run_of(client, None).data.tags["sweep.state"] == "RUNNING"
+
+
+def test_runs_begin_when_their_sweep_and_their_trial_began(sink, client):
+    deliver(sink, [begun(5.0), started("aaaa", 0, 7.0, **NAMED)])
+    assert run_of(client, None).info.start_time == 5_000
+    assert run_of(client, "aaaa").info.start_time == 7_000
 
 
 def test_every_event_twice_changes_nothing(sink, folder, client):

@@ -71,6 +71,7 @@ ROWS: list[Row] = [
     toy("number in a list", "adapter: {target_modules: [q, 4]}", "adapter.target_modules.1: 4 must be text", "adapter.target_modules: ['q', 4] must be text"),
     toy("word for auto or a number", "cluster: {hosts: many}", "cluster.hosts: 'many' must be a whole number or must be 'auto'"),
     toy("word for auto or a flag", "training: {gradient_checkpointing: maybe}", "training.gradient_checkpointing: 'maybe' must be 'auto' or must be true or false"),
+    toy("word for steps or a duration", "training: {snapshot_every: often}", "training.snapshot_every: 'often' must be a whole number or write a duration above 0 with its unit"),
     # Ranges
     toy("rank 0", "adapter: {r: 0}", "adapter.r: 0 must be greater than 0"),
     toy("dropout 1", "adapter: {lora_dropout: 1.0}", "adapter.lora_dropout: 1.0 must be less than 1.0"),

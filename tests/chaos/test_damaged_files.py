@@ -1,0 +1,52 @@
+"""Files of a sweep that are torn, cut short or missing."""
+
+from __future__ import annotations
+
+import shutil
+
+import chaos_runs as runs
+import pytest
+
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
+WORDS = [*runs.TOY, "scheduler.kind=fifo", "training.snapshot_every=2"]
+
+
+def cut_short(snapshot) -> None:
+    content = (snapshot / "snapshot.bin").read_bytes()
+    (snapshot / "snapshot.bin").write_bytes(content[: len(content) // 2])
+
+
+def without_data(snapshot) -> None:
+    (snapshot / "snapshot.bin").unlink()
+
+
+def damaged_manifest(snapshot) -> None:
+    (snapshot / "progress.json").write_text("{")
+
+
+@pytest.mark.parametrize("damage", [cut_short, without_data, damaged_manifest, shutil.rmtree])
+def test_damaged_snapshot_is_not_trusted_and_costs_no_point(tmp_path, damage):
+    run = runs.start(tmp_path, "launch", *WORDS)
+    sweep = tmp_path / "results" / "toy"
+    runs.wait_for(lambda: len(list(sweep.glob("trials/*/snapshot-*/progress.json"))) >= 2, run)
+    runs.kill(run.process.pid)
+    for snapshot in sweep.glob("trials/*/snapshot-*"):
+        damage(snapshot)
+    with (sweep / "events.jsonl").open("ab") as events:
+        events.write(b'{"type":"trial_repor')
+    again = runs.start(tmp_path, "resume", "results/toy")
+    assert again.wait() == 0, again.err.read_text()
+    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
+    runs.assert_every_step_once(sweep)
+
+
+def test_damaged_event_is_said_and_nothing_is_started(tmp_path):
+    run = runs.start(tmp_path, "launch", "toy", "budget.trials=2")
+    assert run.wait() == 0
+    events = tmp_path / "results" / "toy" / "events.jsonl"
+    lines = events.read_text().splitlines(keepends=True)
+    events.write_text("".join([*lines[:2], "{damaged\n", *lines[2:]]))
+    again = runs.start(tmp_path, "resume", "results/toy")
+    assert again.wait() == 2
+    assert "is damaged" in again.err.read_text()
+    assert "Traceback" not in again.err.read_text()

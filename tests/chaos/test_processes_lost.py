@@ -1,0 +1,73 @@
+"""Hosts, the broker and trial processes die while a sweep runs."""
+
+from __future__ import annotations
+
+import chaos_runs as runs
+import pytest
+
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
+FIFO = [*runs.TOY, "scheduler.kind=fifo", "training.snapshot_every=2"]
+
+
+def started(folder, *words):
+    """A sweep with one report behind it."""
+    run = runs.start(folder, "launch", *words)
+    sweep = folder / "results" / "toy"
+    runs.wait_for(lambda: (sweep / "events.jsonl").exists() and runs.reports(sweep) >= 1, run)
+    return run, sweep
+
+
+@pytest.mark.parametrize("name", ["Host", "Broker", "SlotTrial"])
+def test_lost_process_costs_no_trial_and_doubles_nothing(tmp_path, name):
+    run, sweep = started(tmp_path, *FIFO)
+    for pid in runs.ray_processes(run, name):
+        runs.kill(pid)
+    assert run.wait() == 0, run.err.read_text()
+    found = runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
+    runs.assert_every_step_once(sweep)
+    assert {trial.state.value for trial in found.trials.values()} == {"COMPLETED"}
+
+
+def test_all_hosts_lost_at_once(tmp_path):
+    run, sweep = started(tmp_path, *FIFO, "cluster.hosts=2", "cluster.slots_per_host=1")
+    runs.wait_for(lambda: len(runs.ray_processes(run, "Host")) == 2, run)
+    for pid in runs.ray_processes(run, "Host"):
+        runs.kill(pid)
+    assert run.wait() == 0, run.err.read_text()
+    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
+    runs.assert_every_step_once(sweep)
+
+
+KILLER = '''
+"""The toy, with one trial that takes its host down at its second step."""
+import os, signal
+from trainables import toy
+from trainables.toy import REQUIRES, check, fingerprint, need, prepare
+
+class Pack(toy.ToyPack):
+    def _step(self, slot, seconds):
+        if slot.spec.adapter.r == 64 and slot.step == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._step(slot, seconds)
+
+def open_pack(base, data, cache):
+    return Pack()
+'''
+
+
+def test_trial_that_keeps_killing_its_host_fails_alone(tmp_path):
+    (tmp_path / "killers").mkdir()
+    (tmp_path / "killers" / "toy.py").write_text(KILLER)
+    words = [
+        *FIFO, "trainable=killers.toy", "budget.steps_per_trial=9", "searcher.kind=grid",
+        "searcher.start_with_default=false",
+        "search_space={adapter.r: {choice: [8, 64, 16, 32, 4, 2]}}",
+    ]  # fmt: skip
+    run = runs.start(tmp_path, "launch", *words)
+    sweep = tmp_path / "results" / "toy"
+    assert run.wait() == 1, run.err.read_text()
+    found = runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
+    runs.assert_every_step_once(sweep)
+    states = {trial.params["r"]: trial.state.value for trial in found.trials.values()}
+    assert states == {8: "COMPLETED", 64: "FAILED", 16: "COMPLETED", 32: "COMPLETED", 4: "COMPLETED", 2: "COMPLETED"}
+    assert "its host died 3 times" in next(t.reason for t in found.trials.values() if t.params["r"] == 64)

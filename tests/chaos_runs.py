@@ -1,0 +1,153 @@
+"""Sweeps driven through the command line and disturbed, and what must hold of each at its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from sweeps.folder import read_events
+from sweeps.lifecycle import SweepRecord, TrialReported, TrialState
+from trainables import toy
+from trainables.specs import TrialSpec
+
+DEADLINE_SECONDS = 180.0
+TOY = ["toy", "budget.trials=6", "cluster.slots_per_host=2", "training.step_seconds=0.15"]
+
+
+@dataclass
+class Run:
+    """A running `qsweep launch` or `qsweep resume`."""
+
+    process: subprocess.Popen[bytes]
+    out: Path
+    err: Path
+
+    def wait(self) -> int:
+        """Its exit code."""
+        return self.process.wait(DEADLINE_SECONDS)
+
+    def answer(self) -> dict[str, Any]:
+        """The JSON object on the last line of its stdout."""
+        return json.loads(self.out.read_text().strip().splitlines()[-1])
+
+
+def start(folder: Path, *words: str, **environment: str) -> Run:
+    """Starts `qsweep WORDS` in a folder."""
+    number = len(list(folder.glob("*.err")))
+    out, err = folder / f"{number}.out", folder / f"{number}.err"
+    command = [sys.executable, "-m", "sweeps", *words, "--json"]
+    with out.open("wb") as stdout, err.open("wb") as stderr:
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=stdout, stderr=stderr, env={**os.environ, **environment}, start_new_session=True
+        )
+    return Run(process, out, err)
+
+
+def wait_for(condition: Callable[[], bool], run: Run | None = None) -> None:
+    """Waits until something is true; fails with the run's stderr when it is not in time, or the run ended before."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        ended = run is not None and run.process.poll() is not None
+        if ended or time.monotonic() > deadline:
+            told = run.err.read_text() if run is not None else ""
+            raise AssertionError(f"{'the run ended first' if ended else 'never came true'}:\n{told}")
+        threading.Event().wait(0.05)
+
+
+def record(sweep: Path) -> SweepRecord:
+    """The sweep as its events tell it."""
+    found = SweepRecord()
+    for event, _ in read_events(sweep / "events.jsonl"):
+        found = found.apply(event)
+    return found
+
+
+def reports(sweep: Path) -> int:
+    """How many reports there are so far."""
+    return sum(isinstance(event, TrialReported) for event, _ in read_events(sweep / "events.jsonl"))
+
+
+def kill(pid: int) -> None:
+    """Kills a process without a word, and waits until it is gone."""
+    process = psutil.Process(pid)
+    process.send_signal(signal.SIGKILL)
+    psutil.wait_procs([process], timeout=30)
+
+
+def ray_processes(run: Run, name: str) -> list[int]:
+    """Process ids of the sweep's Ray actors whose title begins with `ray::NAME`."""
+    children = psutil.Process(run.process.pid).children(recursive=True)
+    found = []
+    for child in children:
+        try:
+            if " ".join(child.cmdline()).startswith(f"ray::{name}"):
+                found.append(child.pid)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def assert_whole(sweep: Path, uri: str, trials: int) -> SweepRecord:
+    """Nothing is lost, nothing doubled, nothing left running, and the best trial is the best."""
+    from mlflow import MlflowClient
+
+    found = record(sweep)
+    stories = "\n".join(trial.story() for trial in found.trials.values())
+    counted = [trial for trial in found.trials.values() if trial.state is not TrialState.INFEASIBLE]
+    assert len(counted) == trials, stories
+    assert all(trial.state.is_final for trial in found.trials.values()), stories
+
+    sweep_id = json.loads((sweep / "config.json").read_text())["sweep_id"]
+    client = MlflowClient(uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(experiments, f"tags.`sweep.id` = '{sweep_id}'", max_results=500)
+    assert [run.info.run_name for run in runs if run.info.status == "RUNNING"] == []
+    children = [run for run in runs if "sweep.trial_key" in run.data.tags]
+    assert len(runs) == len(children) + 1, "one parent"
+    assert sorted(run.data.tags["sweep.trial_key"] for run in children) == sorted(found.trials)
+    logged = expected_points(sweep)
+    for run in children:
+        key = run.data.tags["sweep.trial_key"]
+        assert run.data.tags["sweep.state"] == found.trials[key].state
+        for metric in ("train_loss", "eval_loss"):
+            history = client.get_metric_history(run.info.run_id, metric)
+            points = [(point.step, point.value) for point in sorted(history, key=lambda point: point.step)]
+            assert points == logged[key][metric], f"{key} {metric}"
+    return found
+
+
+def expected_points(sweep: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Trial key -> metric -> (step, value) of every point, from the event log."""
+    points: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for key in record(sweep).trials:
+        points[key] = {"train_loss": [], "eval_loss": []}
+    for event, _ in read_events(sweep / "events.jsonl"):
+        if isinstance(event, TrialReported):
+            mine = points[event.trial_key]
+            mine["eval_loss"].append((event.report.step, event.report.eval_loss))
+            mine["train_loss"] += [(step.step, step.train_loss) for step in event.report.history]
+    return points
+
+
+def assert_every_step_once(sweep: Path) -> None:
+    """Every trial's history runs from step 1 to its last without a gap, and says what the toy's curve says."""
+    specs = {}
+    for line in (sweep / "events.jsonl").read_text().splitlines():
+        event = json.loads(line)
+        if event["type"] == "trial_started":
+            specs[event["trial_key"]] = TrialSpec.model_validate_json(event["spec"])
+    for key, metrics in expected_points(sweep).items():
+        steps = [step for step, _ in metrics["train_loss"]]
+        assert steps == list(range(1, len(steps) + 1)), key
+        assert metrics["train_loss"] == [(step, toy.loss_at(specs[key], step)) for step in steps], key

@@ -1,0 +1,234 @@
+"""The broker on a real Ray: who gets a slot, and what becomes of hosts that die."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+import ray
+
+from cluster import broker
+from cluster.connect import connected
+from cluster.hosts import Room
+from trainables import toy
+from trainables.contract import Opened
+from trainables.specs import TrialSpec
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+DEADLINE = 240.0
+TOY = TrialSpec(trainable="toy", steps=100)
+FAULTY = """
+from trainables.errors import DataError
+from trainables.toy import *
+
+
+def prepare(base, cache):
+    raise DataError("data.train: rows.jsonl has no rows")
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster(tmp_path_factory):
+    """A Ray of these tests' own. Its processes import what is on the path when it starts."""
+    folder = tmp_path_factory.mktemp("modules")
+    (folder / "faulty").mkdir()
+    (folder / "faulty" / "rows.py").write_text(FAULTY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [*sys.path, str(folder)])
+        with connected("local", "tests"):
+            yield
+
+
+class Asked:
+    """A broker whose methods are called and awaited."""
+
+    def __init__(self, handle) -> None:
+        self.handle = handle
+
+    def __getattr__(self, method: str) -> Callable:
+        return lambda *arguments: ray.get(getattr(self.handle, method).remote(*arguments), timeout=DEADLINE)
+
+
+def room(slots: int) -> Room:
+    return Room(slots=slots, at_most=4, largest=(TOY,))
+
+
+@pytest.fixture(scope="module")
+def shared(cluster):
+    """One broker with two hosts of two slots, for tests that leave it as it was."""
+    handle = broker.create(TOY, room(2), 2)
+    yield Asked(handle), ray.get(handle.start.remote(), timeout=DEADLINE)
+    ray.kill(handle)
+
+
+TRIALS = ("a", "b", "c", "d", "e")
+
+
+@pytest.fixture
+def hired(shared):
+    """The shared broker; no trial has a lease before or after."""
+    yield shared[0]
+    for trial in TRIALS:
+        shared[0].release(trial)
+
+
+@pytest.fixture
+def make(cluster, monkeypatch):
+    """Makes brokers that a test may harm."""
+    handles = []
+
+    def make(base: TrialSpec = TOY, hosts: int = 1, slots: int = 2) -> Asked:
+        monkeypatch.setattr(broker, "NAME", f"harmed-{time.monotonic()}")
+        handles.append(broker.create(base, room(slots), hosts))
+        return Asked(handles[-1])
+
+    yield make
+    for handle in handles:
+        ray.kill(handle)
+
+
+def opened(grant: broker.Grant, trial: TrialSpec = TOY):
+    return ray.get(grant.host.open.remote(grant.lease, trial.model_dump_json(), None), timeout=DEADLINE)
+
+
+def advanced(grant: broker.Grant, target: int):
+    return ray.get(grant.host.advance.remote(grant.lease, target, math.inf, 0, DEADLINE), timeout=2 * DEADLINE)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, "never came true"
+        threading.Event().wait(0.05)
+
+
+def test_start_says_what_hosts_and_slots_there_are(shared):
+    asked, ready = shared
+    assert isinstance(ready, broker.Ready)
+    assert ready.slots == asked.slots() == 4
+    assert [(host.device, host.slots) for host in ready.hosts] == [("cpu", 2)] * 2
+    assert len({host.pid for host in ready.hosts}) == 2
+    assert ready.data == toy.prepare(TOY, None).summary
+    assert all(host.estimated_bytes > 0 for host in ready.hosts)
+
+
+def test_trials_find_the_broker_by_its_name(shared):
+    found = ray.get_actor(broker.NAME)
+    assert ray.get(found.slots.remote(), timeout=DEADLINE) == 4
+
+
+def test_slots_are_granted_until_there_are_none_left(hired):
+    grants = [hired.acquire(trial, DEADLINE) for trial in TRIALS[:4]]
+    assert len({grant.lease for grant in grants}) == 4
+    assert hired.acquire("e", 0.05) is None
+
+
+def test_trials_spread_over_the_hosts(hired):
+    assert len({hired.acquire(trial, DEADLINE).host_id for trial in TRIALS[:2]}) == 2
+
+
+def test_a_released_slot_can_be_had_again(hired):
+    for trial in TRIALS[:4]:
+        hired.acquire(trial, DEADLINE)
+    hired.release("b")
+    assert hired.acquire("e", DEADLINE).lease.startswith("e")
+    assert hired.acquire("b", 0.05) is None
+
+
+def test_a_trial_that_waits_gets_the_slot_that_becomes_free(hired):
+    for trial in TRIALS[:4]:
+        hired.acquire(trial, DEADLINE)
+    waiting = hired.handle.acquire.remote("e", DEADLINE)
+    assert ray.wait([waiting], timeout=0.05)[0] == []
+    hired.release("a")
+    assert isinstance(ray.get(waiting, timeout=DEADLINE), broker.Grant)
+
+
+def test_releasing_what_was_never_leased_does_nothing(hired):
+    assert hired.release("nobody") is None
+
+
+def test_a_lease_trains_on_its_host(hired):
+    grant = hired.acquire("a", DEADLINE)
+    assert opened(grant) == Opened(step=0, trainable_params=16_000)
+    outcome = advanced(grant, 3)
+    assert (outcome.step, outcome.evaluation.eval_loss) == (3, toy.loss_at(TOY, 3))
+    assert outcome.peak_memory_bytes > 0
+
+
+def test_a_trial_that_asks_again_has_a_new_lease_and_the_old_one_is_over(hired):
+    first = hired.acquire("a", DEADLINE)
+    opened(first)
+    second = hired.acquire("a", DEADLINE)
+    assert second.lease != first.lease
+    opened(second)
+    assert advanced(second, 3).step == 3
+    with pytest.raises(KeyError):
+        advanced(first, 3)
+    assert all(hired.acquire(trial, DEADLINE) for trial in TRIALS[1:4])
+    assert hired.acquire("e", 0.05) is None
+
+
+def test_a_released_lease_trains_no_more(hired):
+    grant = hired.acquire("a", DEADLINE)
+    opened(grant)
+    hired.release("a")
+    with pytest.raises(KeyError):
+        advanced(grant, 3)
+
+
+def test_trials_go_on_until_the_sweep_stops(make):
+    asked = make()
+    assert asked.goes_on("a") is True
+    asked.stop()
+    assert asked.goes_on("a") is False
+
+
+def test_a_host_that_died_is_replaced_once_and_its_leases_are_gone(make):
+    asked = make(hosts=2, slots=1)
+    ready = asked.start()
+    grant = asked.acquire("a", DEADLINE)
+    other = asked.acquire("b", DEADLINE)
+    opened(grant)
+    opened(other)
+    pids = {host.pid for host in ready.hosts}
+    ray.kill(grant.host)
+    with pytest.raises(ray.exceptions.RayActorError):
+        advanced(grant, 3)
+    ray.get([asked.handle.lost.remote(grant.host_id) for _ in range(2)], timeout=DEADLINE)
+    again = asked.acquire("a", DEADLINE)
+    assert again.host_id not in (grant.host_id, other.host_id)
+    assert again.lease != grant.lease
+    assert opened(again).step == 0
+    assert advanced(again, 3).step == 3
+    with pytest.raises(KeyError):
+        ray.get(again.host.advance.remote(grant.lease, 3, math.inf, 0, 0.0), timeout=DEADLINE)
+    assert advanced(other, 3).step == 3, "the other host went on"
+    assert asked.slots() == 2
+    assert asked.acquire("c", 0.05) is None
+    assert len(pids) == 2
+
+
+def test_a_process_that_was_killed_is_noticed_when_its_slot_is_given_back(make):
+    asked = make(slots=1)
+    (host,) = asked.start().hosts
+    grant = asked.acquire("a", DEADLINE)
+    os.kill(host.pid, signal.SIGKILL)
+    with pytest.raises(ray.exceptions.RayActorError):
+        advanced(grant, 3)
+    asked.release("a")
+    again = asked.acquire("b", DEADLINE)
+    assert again.host_id != grant.host_id
+    assert opened(again).step == 0
+
+
+def test_a_mistake_in_the_data_is_told_in_the_trainables_own_words(make):
+    answer = make(TOY.model_copy(update={"trainable": "faulty.rows"})).start()
+    assert answer == broker.NotReady(message="data.train: rows.jsonl has no rows")
