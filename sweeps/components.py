@@ -28,8 +28,13 @@ class SchedulerConfig(Protocol):
     def points(self, steps: int) -> tuple[int, ...]:
         """Steps at which each trial reports; the last one is `steps`."""
 
-    def build(self, steps: int) -> Any:
-        """Ray's scheduler for reports at these points. Imports ray."""
+    def build(self, steps: int, spares_first: bool = False) -> Any:
+        """Ray's scheduler for reports at these points. Imports ray.
+
+        Args:
+            steps: of a trial that is not stopped.
+            spares_first: trial 0 is never stopped early: the others are compared with it at its full length.
+        """
 
     def replay(self, scheduler: Any, reports: Iterable[tuple[str, int, float]]) -> set[str]:
         """Tells a new scheduler what an earlier one saw, in order: (trial key, step, eval_loss) each.

@@ -69,7 +69,7 @@ class Driver:
     def run(self, space: SearchSpace, slots: int) -> None:
         """Runs the trials to the end of the budget, or until someone stops the sweep."""
         steps = self.config.budget.steps_per_trial
-        scheduler = self.config.scheduler.build(steps)
+        scheduler = self.config.scheduler.build(steps, self.config.searcher.start_with_default)
         self._settle(scheduler)
         known = {key: trial.state for key, trial in self.journal.record.trials.items()}
         fingerprints = registry.find(self.config.trainable).fingerprint(self.config.base)
@@ -121,7 +121,7 @@ class Driver:
                 continue
             if trial.step == self.config.budget.steps_per_trial:
                 ended = TrialState.COMPLETED, ""
-            elif trial.trial_key in stopped:
+            elif trial.trial_key in stopped and not (trial.number == 0 and self.config.searcher.start_with_default):
                 ended = TrialState.STOPPED, STOPPED_BY_SCHEDULER
             else:
                 continue

@@ -29,11 +29,17 @@ class Config(Spec):
         """The rungs."""
         return rungs(self.grace_steps, self.reduction_factor, steps)
 
-    def build(self, steps: int) -> Any:
+    def build(self, steps: int, spares_first: bool = False) -> Any:
         """Ray's ASHAScheduler with exactly these rungs."""
         from ray.tune.schedulers import ASHAScheduler
 
-        scheduler = ASHAScheduler(
+        class Sparing(ASHAScheduler):
+            def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+                decision: str = super().on_trial_result(tune_controller, trial, result)
+                spared = spares_first and trial.config.get("number") == 0 and result.get("step", steps) < steps
+                return self.CONTINUE if spared and not result.get("done") else decision
+
+        scheduler = Sparing(
             time_attr="step",
             grace_period=min(self.grace_steps, steps),
             reduction_factor=self.reduction_factor,

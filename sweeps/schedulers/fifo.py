@@ -27,7 +27,7 @@ class Config(Spec):
         """The report points."""
         return rungs(self.grace_steps, self.reduction_factor, steps)
 
-    def build(self, steps: int) -> Any:
+    def build(self, steps: int, spares_first: bool = False) -> Any:
         """Ray's FIFOScheduler."""
         from ray.tune.schedulers import FIFOScheduler
 

@@ -14,7 +14,7 @@ class Config(Spec):
 
     kind: Literal["grid"] = "grid"
     start_with_default: bool = True
-    """Trial 0 is the configuration of the file itself, to compare the others with."""
+    """Trial 0 is the configuration of the file itself. It is never stopped early: the others are compared with it."""
 
     def check(self, space: SearchSpace) -> list[str]:
         """Continuous domains have no grid."""

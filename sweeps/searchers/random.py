@@ -18,7 +18,7 @@ class Config(Spec):
 
     kind: Literal["random"] = "random"
     start_with_default: bool = True
-    """Trial 0 is the configuration of the file itself, to compare the others with."""
+    """Trial 0 is the configuration of the file itself. It is never stopped early: the others are compared with it."""
 
     def check(self, space: SearchSpace) -> list[str]:
         """Every space can be drawn from."""

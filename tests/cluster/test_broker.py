@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -36,12 +35,12 @@ def prepare(base, cache):
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster(tmp_path_factory):
-    """A Ray of these tests' own. Its processes import what is on the path when it starts."""
+    """A Ray of these tests' own. Its processes also import from the folder that it was started in."""
     folder = tmp_path_factory.mktemp("modules")
     (folder / "faulty").mkdir()
     (folder / "faulty" / "rows.py").write_text(FAULTY)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", [*sys.path, str(folder)])
+        patch.chdir(folder)
         with connected("local", "tests"):
             yield
 
@@ -193,12 +192,11 @@ def test_trials_go_on_until_the_sweep_stops(make):
 
 def test_a_host_that_died_is_replaced_once_and_its_leases_are_gone(make):
     asked = make(hosts=2, slots=1)
-    ready = asked.start()
+    asked.start()
     grant = asked.acquire("a", DEADLINE)
     other = asked.acquire("b", DEADLINE)
     opened(grant)
     opened(other)
-    pids = {host.pid for host in ready.hosts}
     ray.kill(grant.host)
     with pytest.raises(ray.exceptions.RayActorError):
         advanced(grant, 3)
@@ -213,7 +211,6 @@ def test_a_host_that_died_is_replaced_once_and_its_leases_are_gone(make):
     assert advanced(other, 3).step == 3, "the other host went on"
     assert asked.slots() == 2
     assert asked.acquire("c", 0.05) is None
-    assert len(pids) == 2
 
 
 def test_a_process_that_was_killed_is_noticed_when_its_slot_is_given_back(make):
@@ -231,4 +228,5 @@ def test_a_process_that_was_killed_is_noticed_when_its_slot_is_given_back(make):
 
 def test_a_mistake_in_the_data_is_told_in_the_trainables_own_words(make):
     answer = make(TOY.model_copy(update={"trainable": "faulty.rows"})).start()
-    assert answer == broker.NotReady(message="data.train: rows.jsonl has no rows")
+    assert isinstance(answer, broker.NotReady)
+    assert answer.message == "data.train: rows.jsonl has no rows"

@@ -232,3 +232,18 @@ def test_two_trials_are_expected_to_take_what_can_be_reckoned() -> None:
 def test_asha_expects_what_playing_its_rule_gives() -> None:
     config = asha.Config(grace_steps=4, reduction_factor=3)
     assert config.expected_steps(36, 8, 2) == asha_steps((4, 12, 36), 3, 8).expected
+
+
+def test_first_trial_is_spared_when_it_is_the_default():
+    scheduler = asha.Config(grace_steps=1, reduction_factor=2).build(4, spares_first=True)
+    scheduler.set_search_properties("eval_loss", "min")
+    trials = [SimpleNamespace(trial_id=str(number), config={"number": number}) for number in range(3)]
+    for trial in trials:
+        scheduler.on_trial_add(None, trial)
+    losses = [3.0, 1.0, 2.5]
+    decisions = [
+        scheduler.on_trial_result(None, trials[number], {"step": 1, "eval_loss": losses[number]})
+        for number in (1, 0, 2)
+    ]
+    assert decisions == ["CONTINUE", "CONTINUE", "STOP"]
+    assert scheduler.on_trial_result(None, trials[0], {"step": 4, "eval_loss": 3.0}) == "STOP"
