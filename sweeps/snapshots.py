@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from sweeps.folder import SweepFolder
-from trainables.contract import StepRecord
+from trainables.contract import Report, StepRecord
 from trainables.specs import Spec
 
 
@@ -21,6 +21,10 @@ class Progress(Spec):
     """None before the first evaluation."""
     history: Annotated[tuple[StepRecord, ...], Field(strict=False)] = ()
     """The steps since the last report."""
+    report: Report | None = None
+    """The report made at this very step: whoever goes on from here makes it again if nobody took it in."""
+    adapter: str | None = None
+    """The adapter's folder that goes with the report."""
     sha256: str = ""
     """Of the pack's snapshot."""
 

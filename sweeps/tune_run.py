@@ -75,7 +75,8 @@ class Driver:
         fingerprints = registry.find(self.config.trainable).fingerprint(self.config.base)
         source = TrialSource(self.config, space, fingerprints, known)
         shared = {"dir": str(self.folder.path), "points": list(self.config.scheduler.points(steps))}
-        queue = TrialQueue(source, shared, self._slots)
+        reported = {key: trial.step for key, trial in self.journal.record.trials.items()}
+        queue = TrialQueue(source, shared, self._slots, reported)
         # A searcher without Tune's own limiter is given one pending trial at a time unless told otherwise.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
         # Not tune.Tuner: it pickles searcher and callbacks into storage for its own restore, which is not used here.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -17,8 +17,19 @@ class TrialQueue(Searcher):
     Tune's own ConcurrencyLimiter takes a fixed number; the slots of a cluster change while a sweep runs.
     """
 
-    def __init__(self, source: TrialSource, shared: dict[str, Any], slots: Callable[[], int]) -> None:
+    def __init__(
+        self, source: TrialSource, shared: dict[str, Any], slots: Callable[[], int], reported: Mapping[str, int]
+    ) -> None:
+        """A queue.
+
+        Args:
+            source: the trials.
+            shared: configuration that all trials have.
+            slots: how many there are now.
+            reported: trial key -> last step that the journal has a report of.
+        """
         super().__init__()
+        self._reported = reported
         self._source = source
         self._shared = shared
         self._slots = slots
@@ -40,6 +51,7 @@ class TrialQueue(Searcher):
         return {
             **self._shared,
             "trial_key": trial.trial_key,
+            "reported_step": self._reported.get(trial.trial_key, 0),
             "number": trial.number,
             "params": dict(trial.params),
             "spec": trial.spec.model_dump_json(),

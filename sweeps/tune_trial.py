@@ -41,6 +41,9 @@ _STATES = {
 class SlotTrial(tune.Trainable):
     """Ray Tune's trial. One `step` trains to the next report point."""
 
+    _pending: dict[str, Any] | None
+    """A report that was made before and may not have arrived."""
+
     def setup(self, config: dict[str, Any]) -> None:
         """Takes up the trial where its folder left it."""
         self._broker = ray.get_actor(broker.NAME)
@@ -61,6 +64,10 @@ class SlotTrial(tune.Trainable):
             return self._final(TrialState.FAILED, f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}")
 
     def _train(self) -> dict[str, Any]:
+        if self._pending is not None:
+            pending = self._pending
+            self._pending = None
+            return pending
         target = next_point(self._points, self._step)
         assert target is not None, "a trial at its last point is not asked to train"
         outcome = self._reach(target)
@@ -70,9 +77,12 @@ class SlotTrial(tune.Trainable):
             failure = outcome.failure or Failure(kind="failed", message="no evaluation")
             return self._final(_STATES[failure.kind], failure.message)
         report, adapter = self._keep(outcome, outcome.evaluation.model_dump())
-        done = target == self._points[-1]
-        if done:
+        if target == self._points[-1]:
             self._release()
+        return self._told(report, adapter)
+
+    def _told(self, report: Report, adapter: str | None) -> dict[str, Any]:
+        done = report.step == self._points[-1]
         return {
             "step": report.step,
             "eval_loss": report.eval_loss,
@@ -105,6 +115,10 @@ class SlotTrial(tune.Trainable):
         self._step, self._best_step = progress.step, progress.best_step
         self._best = math.inf if progress.best_eval_loss is None else progress.best_eval_loss
         self._history: list[StepRecord] = list(progress.history)
+        self._pending = None
+        if progress.report is not None and progress.report.step > config["reported_step"]:
+            # The driver died between this trial's snapshot and its report.
+            self._pending = self._told(progress.report, progress.adapter)
 
     def _keep(self, outcome: Outcome, evaluation: dict[str, Any]) -> tuple[Report, str | None]:
         """Writes adapter and snapshot, in this order: a snapshot never knows of an adapter that is not there."""
@@ -119,7 +133,6 @@ class SlotTrial(tune.Trainable):
             )
             adapter = str(best.relative_to(self._folder.path))
         history, self._history = tuple(self._history), []
-        self._save(outcome)
         last = history[-1]
         report = Report(
             step=outcome.step,
@@ -133,9 +146,10 @@ class SlotTrial(tune.Trainable):
             trainable_params=self._trainable_params,
             time=time.time(),
         )
+        self._save(outcome, report, adapter)
         return report, adapter
 
-    def _save(self, outcome: Outcome) -> None:
+    def _save(self, outcome: Outcome, report: Report | None = None, adapter: str | None = None) -> None:
         """Writes the snapshot of an outcome, if the trial has more steps to do."""
         self._step, self._snapshot = outcome.step, outcome.snapshot
         if outcome.snapshot is None or self._step == self._points[-1]:
@@ -145,6 +159,8 @@ class SlotTrial(tune.Trainable):
             best_step=self._best_step,
             best_eval_loss=self._best if math.isfinite(self._best) else None,
             history=tuple(self._history),
+            report=report,
+            adapter=adapter,
         )
         snapshots.write(self._folder, self._key, progress, outcome.snapshot)
 
