@@ -39,6 +39,9 @@ _SWEEP_STATUS = {"finished": "FINISHED", "budget": "FINISHED", "interrupted": "K
 class Sink(Protocol):
     """Takes events in order; any of them may come twice."""
 
+    def attach(self, record: SweepRecord) -> None:
+        """Finds the runs of a sweep that an earlier driver began, or raises."""
+
     def apply(self, event: Event, record: SweepRecord) -> None:
         """Carries the event out, or raises; `record` is the sweep after it."""
 
@@ -65,11 +68,18 @@ class MlflowSink:
         """Id of the experiment; None while the server has not answered yet."""
         return self._runs.experiment_id if self._runs is not None else None
 
+    def attach(self, record: SweepRecord) -> None:
+        """See `Sink.attach`: the parent's, and the best trial's; the others are found when an event needs them."""
+        runs = self._connect()
+        time = record.started or 0.0
+        self._open_parent(runs, time)
+        best = choose(record.trials.values()).winner
+        if best is not None:
+            self._open_child(runs, best.trial_key, record, time)
+
     def apply(self, event: Event, record: SweepRecord) -> None:
         """See `Sink.apply`."""
-        if self._runs is None:
-            self._runs = Runs(self._config.tracking.uri, self._config.experiment)
-        runs = self._runs
+        runs = self._connect()
         parent = self._open_parent(runs, record.started or event.time)
         match event:
             case SweepStarted():
@@ -85,6 +95,11 @@ class MlflowSink:
                 self._end_trial(runs, event, record)
             case SweepEnded():
                 self._end_sweep(runs, parent, event, record)
+
+    def _connect(self) -> Runs:
+        if self._runs is None:
+            self._runs = Runs(self._config.tracking.uri, self._config.experiment)
+        return self._runs
 
     def _open_parent(self, runs: Runs, time: float) -> str:
         if self._parent is None:

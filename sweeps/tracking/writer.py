@@ -31,6 +31,7 @@ class Writer:
         self._news = True
         self._closing = False
         self._trouble: str | None = None
+        self._attached = False
         self._offset = acknowledged(folder)
         self._record = SweepRecord()
         for event, offset in read_events(folder.events):
@@ -84,6 +85,9 @@ class Writer:
         return self._closing and not was_closing
 
     def _deliver(self) -> None:
+        if not self._attached and self._record.started is not None:
+            self._sink.attach(self._record)
+        self._attached = True
         for event, offset in read_events(self._folder.events, self._offset):
             record = self._record.apply(event)
             self._sink.apply(event, record)

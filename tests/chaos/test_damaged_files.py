@@ -24,14 +24,17 @@ def damaged_manifest(snapshot) -> None:
     (snapshot / "progress.json").write_text("{")
 
 
-@pytest.mark.parametrize("damage", [cut_short, without_data, damaged_manifest, shutil.rmtree])
-def test_damaged_snapshot_is_not_trusted_and_costs_no_point(tmp_path, damage):
+DAMAGES = (cut_short, without_data, damaged_manifest, shutil.rmtree)
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_damaged_snapshots_are_not_trusted_and_cost_no_point(tmp_path, first):
     run = runs.start(tmp_path, "launch", *WORDS)
     sweep = tmp_path / "results" / "toy"
     runs.wait_for(lambda: len(list(sweep.glob("trials/*/snapshot-*/progress.json"))) >= 2, run)
     runs.kill(run.process.pid)
-    for snapshot in sweep.glob("trials/*/snapshot-*"):
-        damage(snapshot)
+    for place, snapshot in enumerate(sorted(sweep.glob("trials/*/snapshot-*"))):
+        DAMAGES[first + place % 2](snapshot)
     with (sweep / "events.jsonl").open("ab") as events:
         events.write(b'{"type":"trial_repor')
     again = runs.start(tmp_path, "resume", "results/toy")

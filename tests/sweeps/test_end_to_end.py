@@ -1,0 +1,314 @@
+"""Whole sweeps from the command line: real Ray, real MLflow, and for QLoRA a tiny model in four bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import chaos_runs as runs
+import pytest
+import tiny_models
+from mlflow import MlflowClient
+
+from sweeps.folder import read_events
+from sweeps.lifecycle import TrialReported, TrialStarted
+from trainables import toy
+from trainables.specs import TrialSpec
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
+
+DEADLINE = 500.0
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    """Quantised bases and tokenised data, shared by the sweeps of these tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def start(tmp_path, cache):
+    """Starts `qsweep launch WORDS` in the test's folder; nothing of it outlives the test."""
+    started = []
+
+    def start(*words: str) -> runs.Run:
+        started.append(runs.start(tmp_path, "launch", *words, QSWEEP_CACHE=str(cache)))
+        return started[-1]
+
+    yield start
+    for run in started:
+        if run.process.poll() is None:
+            os.killpg(run.process.pid, signal.SIGKILL)
+            run.process.wait(DEADLINE)
+
+
+def ended(run: runs.Run) -> int:
+    """The run's exit code; it has shown no traceback on the way."""
+    code = run.process.wait(DEADLINE)
+    told = run.err.read_text()
+    assert "Traceback" not in told, told
+    return code
+
+
+def succeeded(run: runs.Run) -> dict:
+    """What the run printed as JSON."""
+    assert ended(run) == 0, run.err.read_text()
+    return run.answer()
+
+
+def specs(sweep: Path) -> dict[str, TrialSpec]:
+    """Trial key -> what it trained."""
+    events = [event for event, _ in read_events(sweep / "events.jsonl")]
+    return {
+        event.trial_key: TrialSpec.model_validate_json(event.spec)
+        for event in events
+        if isinstance(event, TrialStarted)
+    }
+
+
+def mlflow_runs(folder: Path) -> dict[str | None, list]:
+    """Runs by trial key; None stands for the parents."""
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    found: dict[str | None, list] = {}
+    for run in client.search_runs(experiments, max_results=1000):
+        found.setdefault(run.data.tags.get("sweep.trial_key"), []).append(run)
+    return found
+
+
+def statuses(folder: Path) -> dict[str, set[str]]:
+    """sweep.state -> run statuses of the trials in it."""
+    table: dict[str, set[str]] = {}
+    for key, found in mlflow_runs(folder).items():
+        if key is not None:
+            for run in found:
+                table.setdefault(run.data.tags["sweep.state"], set()).add(run.info.status)
+    return table
+
+
+def test_a_toy_sweep_is_the_same_in_its_answer_its_events_and_mlflow(start, tmp_path):
+    answer = succeeded(start("toy", "budget.trials=8", "seed=3"))
+    sweep = tmp_path / "results" / "toy"
+    assert answer.keys() == {"sweep", "dir", "parent_run", "trials", "states", "best"}
+    assert answer["dir"] == str(sweep)
+    assert answer["trials"] == sum(answer["states"].values()) == 8
+    assert answer["states"].keys() <= {"COMPLETED", "STOPPED"}
+    assert "STOPPED" in answer["states"], "early stopping stopped nobody"
+    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 8)
+    runs.assert_every_step_once(sweep)
+    assert statuses(tmp_path) == {"COMPLETED": {"FINISHED"}, "STOPPED": {"FINISHED"}}
+    (parent,) = mlflow_runs(tmp_path)[None]
+    assert parent.info.run_id == answer["parent_run"]
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["sweep.id"] == answer["sweep"]
+    assert_best_is_the_lowest_curve(answer, sweep)
+    assert_mlflow_agrees_on_the_best(answer, tmp_path)
+
+
+def assert_best_is_the_lowest_curve(answer: dict, sweep: Path) -> None:
+    """Curves do not cross, so a scheduler that compares at equal steps never stops the lowest."""
+    best, trials = answer["best"], specs(sweep)
+    assert best.keys() == {"trial_key", "run_id", "metric", "value", "step", "params"}
+    spec = trials[best["trial_key"]]
+    assert toy.floor(spec) == min(toy.floor(other) for other in trials.values())
+    assert (best["metric"], best["step"], best["value"]) == ("eval_loss", 27, toy.loss_at(spec, 27))
+    assert best["params"]["r"] == spec.adapter.r
+    assert best["params"]["lora_alpha"] == spec.adapter.alpha
+    assert best["params"]["learning_rate"] == spec.training.learning_rate
+
+
+def assert_mlflow_agrees_on_the_best(answer: dict, folder: Path) -> None:
+    best = answer["best"]
+    (run,) = mlflow_runs(folder)[best["trial_key"]]
+    assert run.info.run_id == best["run_id"]
+    assert run.data.metrics["best_eval_loss"] == best["value"]
+    assert run.data.metrics["best_step"] == best["step"]
+    assert run.data.params == {name: str(value) for name, value in best["params"].items()}
+    adapter = folder / "mlartifacts" / best["run_id"] / "artifacts" / "adapter" / "toy_adapter.json"
+    assert json.loads(adapter.read_text())["step"] == best["step"]
+    lowest = min(
+        run.data.metrics["best_eval_loss"]
+        for key, found in mlflow_runs(folder).items()
+        if key is not None
+        for run in found
+    )
+    assert lowest == best["value"]
+
+
+def test_without_early_stopping_every_trial_runs_to_its_end(start, tmp_path):
+    answer = succeeded(start("toy", "budget.trials=5", "scheduler.kind=fifo", "seed=4"))
+    sweep = tmp_path / "results" / "toy"
+    assert answer["states"] == {"COMPLETED": 5}
+    assert_best_is_the_lowest_curve(answer, sweep)
+    points: dict[str, list[int]] = {}
+    for event, _ in read_events(sweep / "events.jsonl"):
+        if isinstance(event, TrialReported):
+            points.setdefault(event.trial_key, []).append(event.report.step)
+    assert list(points.values()) == [[3, 9, 27]] * 5
+
+
+def test_a_trial_that_diverges_is_failed_and_an_infeasible_one_is_replaced(start, tmp_path):
+    space = "{adapter.r: {choice: [300, 8]}, training.learning_rate: {choice: [3.0e-4, 0.05]}}"
+    grid = ["searcher.kind=grid", "scheduler.kind=fifo", f"search_space={space}", "budget.trials=3"]
+    answer = succeeded(start("toy", *grid))
+    assert answer["states"] == {"COMPLETED": 2, "DIVERGED": 1, "INFEASIBLE": 2}
+    assert answer["trials"] == 5
+    assert statuses(tmp_path) == {"COMPLETED": {"FINISHED"}, "DIVERGED": {"FAILED"}, "INFEASIBLE": {"FAILED"}}
+    sweep = tmp_path / "results" / "toy"
+    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 3)
+    for key, spec in specs(sweep).items():
+        (run,) = mlflow_runs(tmp_path)[key]
+        diverged, infeasible = spec.training.learning_rate == 0.05, spec.adapter.r == 300
+        state = "INFEASIBLE" if infeasible else "DIVERGED" if diverged else "COMPLETED"
+        assert run.data.tags["sweep.state"] == state
+        note = {"INFEASIBLE": "adapter.r: 300 exceeds 256", "DIVERGED": "step 5: train_loss nan", "COMPLETED": ""}
+        assert note[state] in run.data.tags["mlflow.note.content"]
+
+
+def test_ctrl_c_ends_in_order(start, tmp_path):
+    run = start("toy", "budget.trials=6", "cluster.slots_per_host=2", "training.step_seconds=0.2")
+    sweep = tmp_path / "results" / "toy"
+    runs.wait_for(lambda: runs.reports(sweep) >= 1, run)
+    os.killpg(run.process.pid, signal.SIGINT)  # a terminal sends it to all processes of the command
+    assert ended(run) == 130, run.err.read_text()
+    found = runs.record(sweep)
+    assert found.ended.reason == "interrupted"
+    assert run.answer()["states"]["PAUSED"] >= 1
+    assert {r.info.status for all_of_it in mlflow_runs(tmp_path).values() for r in all_of_it} <= {"FINISHED", "KILLED"}
+    assert statuses(tmp_path)["PAUSED"] == {"KILLED"}
+    (parent,) = mlflow_runs(tmp_path)[None]
+    assert (parent.info.status, parent.data.tags["sweep.state"]) == ("KILLED", "interrupted")
+
+
+@pytest.mark.parametrize("long_enough", [("20s", "90s", "400s")], ids=["wall_clock"])
+def test_a_budget_that_is_used_up_ends_in_order(start, tmp_path, long_enough):
+    """The budget counts from the launch: on a slow machine a short one is over before the first report."""
+    for wall_clock in long_enough:
+        name = f"name=b{wall_clock}"
+        endless = ["budget.steps_per_trial=100000", "training.step_seconds=0.05", f"budget.wall_clock={wall_clock}"]
+        run = start("toy", name, *endless, "budget.trials=3", "cluster.slots_per_host=2")
+        code, answer = ended(run), run.answer()
+        if answer["best"] is not None:
+            break
+    assert code == 0, run.err.read_text()
+    assert answer["states"] == {"STOPPED": answer["trials"]}
+    assert runs.record(Path(answer["dir"])).ended.reason == "budget"
+    found = mlflow_runs(tmp_path)
+    for key in specs(Path(answer["dir"])):
+        (trial,) = found[key]
+        assert (trial.data.tags["sweep.state"], trial.info.status) in {("STOPPED", "KILLED"), ("STOPPED", "FINISHED")}
+    assert found[answer["best"]["trial_key"]][0].info.status == "KILLED"
+    (parent,) = [run for run in found[None] if run.data.tags["sweep.id"] == answer["sweep"]]
+    assert (parent.info.status, parent.data.tags["sweep.state"]) == ("FINISHED", "budget")
+
+
+def test_two_launches_of_one_name_at_once_get_two_folders_and_share_a_new_database(start, tmp_path):
+    both = [start("toy", "budget.trials=3", f"seed={seed}") for seed in (1, 2)]
+    answers = [succeeded(run) for run in both]
+    assert {answer["dir"] for answer in answers} == {str(tmp_path / "results" / name) for name in ("toy", "toy-2")}
+    assert len({answer["sweep"] for answer in answers}) == 2
+    for answer in answers:
+        runs.assert_whole(Path(answer["dir"]), f"sqlite:///{tmp_path}/mlflow.db", 3)
+    assert {run.info.run_id for run in mlflow_runs(tmp_path)[None]} == {answer["parent_run"] for answer in answers}
+    assert len({run.info.experiment_id for run in mlflow_runs(tmp_path)[None]}) == 1
+    for run in both:
+        assert "tracking:" not in run.err.read_text()
+
+
+# QLoRA
+
+SWEEP = """
+name: tiny
+model: {source: model}
+quantization: {scheme: nf4, double_quant: true, compute_dtype: float32}
+data: {train: rows.jsonl, prompt: "{question}", completion: "{answer}", max_length: 96, eval_examples: 4}
+training: {batch_size: 2}
+search_space:
+  adapter.r: {choice: [2, 4, 8]}
+  adapter.target_modules: {choice: [attention-qv, all-linear]}
+  training.learning_rate: {loguniform: [1.0e-3, 3.0e-2]}
+budget: {trials: 5, steps_per_trial: 9}
+cluster: {slots_per_host: 2}
+"""
+# What anyone would write to look at an adapter, with plain PEFT and one row after the other; only the base, which has
+# to be in four bits in the same way, and the tokens come from the package.
+EVAL_LOSS = """
+import sys
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+
+from trainables import base_model, dataset
+from trainables.specs import TrialSpec
+
+spec, adapter, cache = TrialSpec.model_validate_json(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+model = PeftModel.from_pretrained(base_model.load(spec, cache).model, adapter).eval()
+rows = dataset.load(dataset.prepare(spec.rows, base_model.load_tokenizer(spec, cache), cache).payload).eval
+total, tokens = 0.0, 0
+with torch.no_grad():
+    for row in map(rows.row, range(len(rows))):
+        ids = torch.tensor(row.ids.tolist())[None]
+        logits = model(input_ids=ids).logits[0, row.labels_from - 1 : -1]
+        total += float(torch.nn.functional.cross_entropy(logits, ids[0, row.labels_from :], reduction="sum"))
+        tokens += len(row.ids) - row.labels_from
+print(total / tokens)
+"""
+
+
+def write_qlora_sweep(folder: Path) -> None:
+    tiny_models.save("llama", folder / "model")
+    rows = [{"question": f"What is {n} and {n + 7}?", "answer": f"It is {2 * n + 7}."} for n in range(24)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "sweep.yaml").write_text(SWEEP)
+
+
+def test_a_qlora_sweep_leaves_an_adapter_that_plain_peft_loads_with_the_same_loss(start, tmp_path, cache):
+    write_qlora_sweep(tmp_path)
+    answer = succeeded(start("sweep.yaml"))
+    sweep, best = tmp_path / "results" / "tiny", answer["best"]
+    assert answer["trials"] == 5
+    assert answer["states"].keys() <= {"COMPLETED", "STOPPED"}
+    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 5)
+    (run,) = mlflow_runs(tmp_path)[best["trial_key"]]
+    adapter = tmp_path / "mlartifacts" / best["run_id"] / "artifacts" / "adapter"
+    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == str(
+        tmp_path / "model"
+    )
+    spec = specs(sweep)[best["trial_key"]].model_dump_json()
+    command = [sys.executable, "-c", EVAL_LOSS, spec, str(adapter), str(cache)]
+    loss = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    # Rows one by one and rows together add up in another order.
+    assert run.data.metrics["best_eval_loss"] == best["value"] == pytest.approx(loss, abs=1e-4)
+    assert pickles(tmp_path / "results", lambda path: "tune" in path.parts) == []
+    assert pickles(tmp_path / "mlartifacts") == []
+
+
+def pickles(folder: Path, apart_from: Callable[[Path], bool] = lambda path: False) -> list[Path]:
+    """Files that loading would run code from: pickles, and the zip files that torch.save makes of them."""
+    found = []
+    for path in folder.rglob("*"):
+        if path.is_file() and not apart_from(path.relative_to(folder)):
+            head = path.read_bytes()[:4]
+            pickled = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+            if pickled or head == b"PK\x03\x04" or path.suffix in (".pkl", ".pickle", ".pt", ".pth"):
+                found.append(path)
+    return found
+
+
+def test_rows_that_leave_nothing_to_learn_are_the_users_mistake(start, tmp_path):
+    write_qlora_sweep(tmp_path)
+    run = start("sweep.yaml", "data.max_length=8")
+    assert ended(run) == 2, run.err.read_text()
+    told = run.err.read_text()
+    assert "error: data.train: " in told
+    assert "none of 20 rows has a token to learn: raise data.max_length = 8" in told
+    assert run.out.read_text() == ""
+    assert runs.record(tmp_path / "results" / "tiny").ended.reason == "failed"
+    (parent,) = mlflow_runs(tmp_path)[None]
+    assert parent.info.status == "FAILED"

