@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -98,8 +99,8 @@ class Broker:
         self._hosts: dict[str, _Host] = {}
         self._data: Any = None
         self._longest_row = 0
-        self._made = 0
-        self._granted = 0
+        self._count = 0
+        self._replacing: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._deaths: dict[str, int] = {}
         """Trial key -> hosts in a row that died while it trained there."""
@@ -119,7 +120,9 @@ class Broker:
         if gpus and count > gpus:
             return NotReady(message=f"cluster.hosts: {count} asked for, but the cluster has {gpus} GPUs, one per host")
         machines = max(1, sum(node["Alive"] for node in ray.nodes()))
-        self._room = self._room.model_copy(update={"hosts_per_machine": -(-count // machines)})
+        self._count = count
+        shared = {"hosts_per_machine": -(-count // machines), "at_most": max(1, self._room.at_most // count)}
+        self._room = self._room.model_copy(update=shared)
         try:
             actors = [self._make(on_gpu=gpus > 0) for _ in range(count)]
             prepared = await actors[0].prepare.remote()
@@ -144,7 +147,8 @@ class Broker:
         return not self._stopping
 
     async def slots(self) -> int:
-        """Slots of the hosts that live now."""
+        """Slots of the hosts that live now; makes hosts where some are missing."""
+        await self._revive()
         return sum(host.facts.slots for host in self._hosts.values())
 
     async def acquire(self, trial_key: str, wait_seconds: float) -> Grant | Refused | None:
@@ -166,8 +170,7 @@ class Broker:
             if host_id is None:
                 return None
             self._suspects_waiting.pop(trial_key, None)
-            self._granted += 1
-            lease = f"{trial_key}-{self._granted}"
+            lease = f"{trial_key}-{uuid.uuid4().hex[:8]}"
             self._hosts[host_id].leases[trial_key] = _Lease(lease, self._clock())
             return Grant(lease, host_id, self._hosts[host_id].actor)
 
@@ -197,7 +200,12 @@ class Broker:
         for trial_key in gone.leases:
             self._deaths[trial_key] = self._deaths.get(trial_key, 0) + 1
         ray.kill(gone.actor)
-        self._replacing = asyncio.create_task(self._replace(gone.facts.device == "cuda"))
+        self._begin_replacing(gone.facts.device == "cuda")
+
+    def _begin_replacing(self, on_gpu: bool) -> None:
+        task = asyncio.create_task(self._replace(on_gpu))
+        self._replacing.add(task)
+        task.add_done_callback(self._replacing.discard)
 
     async def _replace(self, on_gpu: bool) -> None:
         actor = self._make(on_gpu)
@@ -208,15 +216,15 @@ class Broker:
         await self._tell()
 
     async def _revive(self) -> None:
-        """Makes hosts when there is none: after this actor was made anew, or when replacing them failed."""
-        if self._hosts or self._starting.locked() or self._clock() - self._tried < RETRY_SECONDS:
+        """Makes hosts that are missing: after this actor was made anew, or when replacing one failed."""
+        if self._starting.locked() or self._clock() - self._tried < RETRY_SECONDS:
             return
-        async with self._starting:
+        if self._data is None:
             self._tried = self._clock()
-            if self._data is None:
-                await self._start_all()
-            else:
-                await self._replace(on_gpu=ray.cluster_resources().get("GPU", 0) > 0)
+            await self.start()
+        elif len(self._hosts) + len(self._replacing) < self._count:
+            self._tried = self._clock()
+            self._begin_replacing(on_gpu=ray.cluster_resources().get("GPU", 0) > 0)
 
     async def _expire(self) -> None:
         """Ends leases whose holders have not been heard of."""
@@ -252,8 +260,8 @@ class Broker:
         return facts
 
     def _add(self, actor: Any, facts: HostFacts) -> None:
-        self._made += 1
-        self._hosts[f"host-{self._made}"] = _Host(actor, facts)
+        # Never the same twice, also after this actor was made anew: trials name hosts that they lost.
+        self._hosts[f"host-{uuid.uuid4().hex[:8]}"] = _Host(actor, facts)
 
     async def _tell(self) -> None:
         async with self._changed:

@@ -29,7 +29,7 @@ class Room(Spec):
 
     slots: int | Literal["auto"]
     at_most: int
-    """Upper bound for `auto`."""
+    """Upper bound for `auto`: of all hosts together until the broker has shared it out, then of each."""
     largest: tuple[TrialSpec, ...]
     """The specs of the space that need the most memory."""
     hosts_per_machine: int = 1
@@ -78,7 +78,10 @@ class Host:
     async def advance(self, lease: str, target: int, best: float, known: int, wait_seconds: float) -> Outcome | None:
         """See `PackLoop.advance`."""
         call = partial(self._running().advance, lease, target, best, known, wait_seconds)
-        return await asyncio.get_running_loop().run_in_executor(self._calls, call)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._calls, call)
+        finally:
+            self._running()
 
     async def close(self, lease: str) -> None:
         """Frees a slot."""
@@ -112,6 +115,9 @@ class Host:
     def _running(self) -> PackLoop:
         if self._loop is None:
             raise HostError("the host has not started")
+        if self._loop.fatal is not None:
+            # Nothing trains here any more. A host that is gone is replaced; one that only fails is not.
+            os._exit(1)
         return self._loop
 
 

@@ -71,13 +71,16 @@ class SweepFolder:
         return self.path / "trials" / trial_key
 
     def keep(self, trial_key: str, kind: Kind, step: int, files: Mapping[str, bytes]) -> Path:
-        """Writes the trial's latest snapshot or best adapter, then drops the one before; answers its folder."""
+        """Writes the trial's latest snapshot or best adapter; answers its folder."""
         path = self.trial(trial_key) / f"{kind}-{step:06d}"
         write_folder(path, files)
-        for older in self._all(trial_key, kind):
-            if older != path:
-                shutil.rmtree(older, ignore_errors=True)
         return path
+
+    def prune(self, trial_key: str, kind: Kind, kept: Path) -> None:
+        """Removes what `keep` wrote before `kept`."""
+        for path in self._all(trial_key, kind):
+            if path < kept:
+                shutil.rmtree(path, ignore_errors=True)
 
     def latest(self, trial_key: str, kind: Kind) -> Path | None:
         """The folder that `keep` wrote last."""
@@ -139,16 +142,24 @@ class EventLog:
     """The append-only file of events."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("ab")
+        self._path = path
+        try:
+            self._file = path.open("ab")
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
         whole = max((offset for _, offset in read_events(path)), default=0)
         # A line that a crash tore would spoil the next one.
         self._file.truncate(whole)
 
     def append(self, event: Event) -> None:
         """Adds an event; it is on disk when this returns."""
-        self._file.write(to_line(event).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._file.write(to_line(event).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            problem = f"{self._path}: cannot be written: {error.strerror}; make room, then go on with qsweep resume"
+            raise StorageError(problem) from error
 
     def close(self) -> None:
         """Closes the file."""

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +18,7 @@ from sweeps import folder as folders
 from sweeps import plan as plans
 from sweeps import reopen
 from sweeps.config import SweepConfig
+from sweeps.errors import ConfigError, SweepError
 from sweeps.folder import SweepFolder
 from sweeps.journal import Journal
 from sweeps.lifecycle import SweepRecord, SweepStarted, TrialState
@@ -26,6 +27,8 @@ from sweeps.progress import Progress
 from sweeps.selection import choose
 from sweeps.stop import StopRequest, on_signals
 from sweeps.tracking.uris import without_password
+from trainables import registry
+from trainables.errors import TrainableError
 from trainables.specs import seconds
 
 if TYPE_CHECKING:
@@ -128,12 +131,14 @@ def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, c
             display.say(f"{config.name} is there already, so this sweep is {folder.path.name}")
         sink = MlflowSink(config, sweep_id, folder)
         writer = Writer(folder, sink, display.say)
+        fingerprints = dict(registry.find(config.trainable).fingerprint(config.base))
+        _same(journal.record.fingerprints, fingerprints)
         hosts: tuple[HostFacts, ...] = ()
         try:
             if not journal.record.is_finished:
                 journal.listen(display)
                 journal.listen(lambda _event, _record: writer.notify())
-                journal.add(SweepStarted(time=clock(), config=kept(config)))
+                journal.add(SweepStarted(time=clock(), config=kept(config), fingerprints=fingerprints))
                 writer.start()
                 hosts = _drive(sweep, sweep_id, folder, journal, stop, display.say)
             else:
@@ -151,6 +156,15 @@ def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, c
         run_ids=sink.run_ids,
         estimated_bytes=hosts[0].estimated_bytes if hosts else None,
     )
+
+
+def _same(before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Refuses to go on with another base model or other data than the sweep began with."""
+    changed = [name for name in now if before.get(name, now[name]) != now[name]]
+    if changed:
+        raise ConfigError(
+            [f"{name}: its content is not what the sweep began with: launch a new sweep" for name in changed]
+        )
 
 
 def _deadline(config: SweepConfig, record: SweepRecord, now: float) -> float | None:
@@ -181,7 +195,7 @@ def _drive(
         failure = None
     except KeyboardInterrupt:
         failure = None
-    except ClusterError as error:
+    except (ClusterError, SweepError, TrainableError) as error:
         failure = str(error)
         raise
     finally:

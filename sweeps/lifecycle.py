@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from trainables.contract import Report
+from trainables.contract import Report, StepRecord
 from trainables.specs import Spec
 
 
@@ -60,6 +60,8 @@ class SweepStarted(Spec):
     time: float
     config: str
     """The resolved configuration as JSON: what config.json must still say when the sweep goes on."""
+    fingerprints: dict[str, str] = Field(default_factory=dict)
+    """What identified the base model and the data: they must not have changed either."""
 
 
 class DataPrepared(Spec):
@@ -104,6 +106,8 @@ class TrialEnded(Spec):
     state: TrialState
     reason: str
     by_person_or_budget: bool = False
+    history: Annotated[tuple[StepRecord, ...], Field(strict=False)] = ()
+    """The steps since the last report, of a trial that ended before its next one."""
 
 
 class SweepEnded(Spec):
@@ -164,6 +168,7 @@ class SweepRecord:
     resumed: float | None = None
     """When the present driver began."""
     config: str | None = None
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
     latest: float | None = None
     """When the latest event happened."""
     spent_seconds: float = 0.0
@@ -190,11 +195,15 @@ class SweepRecord:
             case TrialReported():
                 return self._with(_reported(self.trials[event.trial_key], event))
             case TrialEnded():
-                return self._with(replace(self.trials[event.trial_key], state=event.state, reason=event.reason))
+                trial = self.trials[event.trial_key]
+                step = event.history[-1].step if event.history else trial.step
+                return self._with(replace(trial, state=event.state, reason=event.reason, step=step))
 
     def _started(self, event: SweepStarted) -> SweepRecord:
         if self.started is None:
-            return replace(self, started=event.time, resumed=event.time, config=event.config)
+            return replace(
+                self, started=event.time, resumed=event.time, config=event.config, fingerprints=event.fingerprints
+            )
         spent = self.spent_seconds + (self.latest or 0.0) - (self.resumed or 0.0)
         return replace(self, resumed=event.time, spent_seconds=spent, ended=None)
 
@@ -243,5 +252,8 @@ def first_wins(events: Iterable[Event], record: SweepRecord | None = None) -> It
                 continue
             fresh = tuple(step for step in event.report.history if step.step > last)
             event = event.model_copy(update={"report": event.report.model_copy(update={"history": fresh})})
+        if isinstance(event, TrialEnded):
+            fresh = tuple(step for step in event.history if step.step > record.trials[event.trial_key].step)
+            event = event.model_copy(update={"history": fresh})
         record = record.apply(event)
         yield event, record

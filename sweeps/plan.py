@@ -84,9 +84,8 @@ def _trials(config: SweepConfig, space: SearchSpace) -> int:
 
 
 def at_most(config: SweepConfig) -> int:
-    """Upper bound of slots_per_host: auto. Early stopping needs a queue: it compares trials that come one by one."""
-    hosts = config.cluster.hosts if config.cluster.hosts != "auto" else 1
-    return max(1, config.budget.trials // 3 // hosts)
+    """Most slots of all hosts, where they are automatic: early stopping compares trials that come one by one."""
+    return max(1, config.budget.trials // 3)
 
 
 def slots_per_host(config: SweepConfig, need: Need | None, machine: Machine) -> int | None:
@@ -96,7 +95,7 @@ def slots_per_host(config: SweepConfig, need: Need | None, machine: Machine) -> 
         return asked
     if need is None or machine.free_bytes is None:
         return None
-    return need.slots(machine.free_bytes, at_most(config))
+    return need.slots(machine.free_bytes, max(1, at_most(config) // machine.hosts))
 
 
 def largest(config: SweepConfig, space: SearchSpace) -> tuple[TrialSpec, ...]:
@@ -105,10 +104,13 @@ def largest(config: SweepConfig, space: SearchSpace) -> tuple[TrialSpec, ...]:
     for field in ("adapter.r", "training.batch_size"):
         if field in space.domains:
             choices[field] = [max(value for value in space.domains[field].extremes() if isinstance(value, int))]
+    if "adapter.lora_dropout" in space.domains:
+        choices["adapter.lora_dropout"] = [space.domains["adapter.lora_dropout"].extremes()[-1]]
     if "adapter.target_modules" in space.domains:
         choices["adapter.target_modules"] = space.domains["adapter.target_modules"].values() or ()
     combinations = product(*choices.values())
-    return tuple(points.apply(config.base, dict(zip(choices, values, strict=True)), 0) for values in combinations)
+    found = [points.apply(config.base, dict(zip(choices, values, strict=True)), 0) for values in combinations]
+    return (*found, config.base) if config.searcher.start_with_default else tuple(found)
 
 
 def _warnings(config: SweepConfig, space: SearchSpace, planned: Plan, machine: Machine) -> list[str]:

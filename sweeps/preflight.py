@@ -21,11 +21,16 @@ def plan_here(sweep: Sweep) -> plan.Plan:
 def _machine(config: SweepConfig) -> plan.Machine:
     asked = config.cluster.hosts
     if config.cluster.gpu_memory is not None:
-        return plan.Machine("cuda", 1 if asked == "auto" else asked, size_bytes(config.cluster.gpu_memory))
+        return plan.Machine("cuda", 1 if asked == "auto" else asked, _share(size_bytes(config.cluster.gpu_memory)))
     if (config.cluster.address or "local") != "local":
         return plan.Machine("cuda", 1 if asked == "auto" else asked, None)
     gpus = devices.gpus()
     if gpus:
-        return plan.Machine("cuda", gpus if asked == "auto" else asked, devices.free_bytes("cuda"))
+        return plan.Machine("cuda", gpus if asked == "auto" else asked, _share(devices.free_bytes("cuda")))
     hosts = 1 if asked == "auto" else asked
-    return plan.Machine("cpu", hosts, int(devices.free_bytes("cpu") * devices.MEMORY_SHARE) // hosts)
+    return plan.Machine("cpu", hosts, _share(devices.free_bytes("cpu")) // hosts)
+
+
+def _share(free_bytes: int) -> int:
+    """What hosts plan their slots into."""
+    return int(free_bytes * devices.MEMORY_SHARE)

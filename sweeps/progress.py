@@ -9,6 +9,7 @@ from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.text import Text
 
 from sweeps import tables
 from sweeps.lifecycle import DataPrepared, Event, SweepRecord, TrialEnded, TrialReported, TrialStarted
@@ -92,7 +93,7 @@ class Table(AbstractContextManager["Table"]):
 
     def _draw(self) -> RenderableType:
         trials = sorted(self._record.trials.values(), key=lambda trial: trial.number)
-        return Group(*self._notes, tables.terminal(self._record, trials) if trials else "", self._status())
+        return Group(*map(Text, self._notes), tables.terminal(self._record, trials) if trials else "", self._status())
 
     def _status(self) -> str:
         now = self._clock()

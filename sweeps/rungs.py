@@ -7,6 +7,9 @@ from bisect import bisect_right, insort
 from collections.abc import Sequence
 from typing import NamedTuple
 
+MOST_PLAYED = 5_000
+"""Trials that are played at most; what more of them take follows in proportion."""
+
 
 def rungs(grace_steps: int, reduction_factor: int, steps: int) -> tuple[int, ...]:
     """Steps at which trials are compared: grace_steps times powers of reduction_factor below `steps`, then `steps`.
@@ -44,9 +47,10 @@ def asha_steps(points: Sequence[int], reduction_factor: int, trials: int) -> Ste
     are equally fast come to each rung in the order of their start, so the number of slots does not matter.
     """
     rng = random.Random(0)
-    plays = max(1, min(200, 20_000 // trials))
-    totals = [_play(points, reduction_factor, rng.sample(range(trials), trials)) for _ in range(plays)]
-    return Steps(round(sum(totals) / plays), trials * points[-1])
+    played = min(trials, MOST_PLAYED)
+    plays = max(1, min(200, 20_000 // played))
+    totals = [_play(points, reduction_factor, rng.sample(range(played), played)) for _ in range(plays)]
+    return Steps(round(sum(totals) / plays * trials / played), trials * points[-1])
 
 
 def _play(points: Sequence[int], factor: int, qualities: Sequence[int]) -> int:

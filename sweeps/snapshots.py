@@ -33,7 +33,8 @@ def write(folder: SweepFolder, trial_key: str, progress: Progress, snapshot: byt
     """Keeps a snapshot; the one before goes when this one is whole."""
     stamped = progress.model_copy(update={"sha256": hashlib.sha256(snapshot).hexdigest()})
     files = {"snapshot.bin": snapshot, "progress.json": stamped.model_dump_json().encode()}
-    folder.keep(trial_key, "snapshot", progress.step, files)
+    kept = folder.keep(trial_key, "snapshot", progress.step, files)
+    folder.prune(trial_key, "snapshot", kept)
 
 
 def read(folder: SweepFolder, trial_key: str) -> tuple[Progress, bytes | None]:

@@ -94,9 +94,8 @@ def _next_steps(sweep: Sweep, result: Result) -> list[str]:
     if result.stopped_by is not None:
         lines += ["go on with:", f"  qsweep resume {result.folder}"]
     if result.undelivered:
-        lines.append(
-            f"{result.undelivered} events are not in MLflow ({uri}); they are kept in {result.folder}/events.jsonl"
-        )
+        lines += [f"{result.undelivered} events are not in MLflow ({uri}); send them with:"]
+        lines += [f"  qsweep resume {result.folder}"]
     best = choose(result.record.trials.values()).winner
     if best is not None and best.adapter is not None:
         lines += ["", "the best adapter:", f"  {result.folder / best.adapter / 'adapter'}"]

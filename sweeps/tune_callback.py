@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ray.tune import Callback
@@ -10,7 +10,7 @@ from ray.tune.experiment import Trial
 
 from sweeps.journal import Journal
 from sweeps.lifecycle import TrialEnded, TrialReported, TrialStarted, TrialState
-from trainables.contract import Report
+from trainables.contract import Report, StepRecord
 
 STOPPED_BY_SCHEDULER = "stopped by the scheduler"
 
@@ -18,8 +18,23 @@ STOPPED_BY_SCHEDULER = "stopped by the scheduler"
 class JournalCallback(Callback):
     """Writes what happens to the trials into the journal."""
 
-    def __init__(self, journal: Journal, clock: Callable[[], float], ended: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        clock: Callable[[], float],
+        reported: Callable[[str, str | None], None],
+        ended: Callable[[str], None],
+    ) -> None:
+        """A callback.
+
+        Args:
+            journal: takes the events.
+            clock: the time, in seconds since the epoch.
+            reported: told of each trial key and adapter folder once the journal has them.
+            ended: told of each trial key whose trial is over.
+        """
         self._journal = journal
+        self._reported = reported
         self._clock = clock
         self._ended = ended
 
@@ -45,7 +60,9 @@ class JournalCallback(Callback):
         key = trial.config["trial_key"]
         if "report" in result:
             report = Report.model_validate_json(result["report"])
-            self._journal.add(TrialReported(time=report.time, trial_key=key, report=report, adapter=result["adapter"]))
+            told = TrialReported(time=report.time, trial_key=key, report=report, adapter=result["adapter"])
+            self._journal.add(told)
+            self._reported(key, told.adapter)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """The trial is over: by itself, or by the scheduler when its last report says that it was still running."""
@@ -56,16 +73,17 @@ class JournalCallback(Callback):
             return  # The end of the sweep says why.
         if state is TrialState.RUNNING:
             state, reason = TrialState.STOPPED, STOPPED_BY_SCHEDULER
-        self._end(trial, state, reason)
+        self._end(trial, state, reason, result.get("history", ()))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """The trial's process failed for good."""
         self._end(trial, TrialState.FAILED, _last_line(trial))
 
-    def _end(self, trial: Trial, state: TrialState, reason: str) -> None:
+    def _end(self, trial: Trial, state: TrialState, reason: str, history: Sequence[str] = ()) -> None:
         key = trial.config["trial_key"]
+        steps = tuple(StepRecord.model_validate_json(step) for step in history)
         self._ended(key)
-        self._journal.add(TrialEnded(time=self._clock(), trial_key=key, state=state, reason=reason))
+        self._journal.add(TrialEnded(time=self._clock(), trial_key=key, state=state, reason=reason, history=steps))
 
 
 def _last_line(trial: Trial) -> str:

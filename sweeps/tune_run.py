@@ -25,7 +25,7 @@ from sweeps.lifecycle import DataPrepared, SweepEnded, TrialEnded, TrialReported
 from sweeps.stop import StopRequest
 from sweeps.trials import TrialSource
 from sweeps.tune_callback import STOPPED_BY_SCHEDULER, JournalCallback
-from sweeps.tune_search import TrialQueue
+from sweeps.tune_search import Reported, TrialQueue
 from sweeps.tune_trial import SlotTrial
 from trainables import registry
 
@@ -75,7 +75,11 @@ class Driver:
         fingerprints = registry.find(self.config.trainable).fingerprint(self.config.base)
         source = TrialSource(self.config, space, fingerprints, known)
         shared = {"dir": str(self.folder.path), "points": list(self.config.scheduler.points(steps))}
-        reported = {key: trial.step for key, trial in self.journal.record.trials.items()}
+        reported = {
+            key: Reported(trial.step, trial.best_step, trial.best_eval_loss)
+            for key, trial in self.journal.record.trials.items()
+            if trial.best_step is not None
+        }
         queue = TrialQueue(source, shared, self._slots, reported)
         # A searcher without Tune's own limiter is given one pending trial at a time unless told otherwise.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
@@ -93,7 +97,7 @@ class Driver:
             reuse_actors=True,
             max_failures=-1,
             stop=_Stop(self.stop, self._close),
-            callbacks=[JournalCallback(self.journal, self.clock, self._trial_ended)],
+            callbacks=[JournalCallback(self.journal, self.clock, self._reported, self._trial_ended)],
             raise_on_failed_trial=False,
             verbose=0,
             log_to_file=False,
@@ -101,10 +105,11 @@ class Driver:
 
     def end(self, failed: str | None = None) -> None:
         """Says of every trial and of the sweep how it ended."""
-        interrupted = self.stop.reason == "interrupted"
+        over = self.stop.reason == "budget" and failed is None
+        why = failed or ("budget.wall_clock is used up" if over else "interrupted")
         for trial in list(self.journal.record.trials.values()):
             if not trial.state.is_final:
-                self.journal.add(_left_over(trial.trial_key, self.clock(), interrupted, failed))
+                self.journal.add(_left_over(trial.trial_key, self.clock(), why, paused=not over))
         reason = "failed" if failed is not None else self.stop.reason or "finished"
         self.journal.add(SweepEnded(time=self.clock(), reason=reason, message=failed or ""))
 
@@ -135,6 +140,11 @@ class Driver:
         except RayActorError:
             return 0  # The broker is being made anew: nothing begins until it is there.
         return slots
+
+    def _reported(self, trial_key: str, adapter: str | None) -> None:
+        if adapter is not None:
+            # Not before: the journal has named the older one until now.
+            self.folder.prune(trial_key, "best", self.folder.path / adapter)
 
     def _trial_ended(self, trial_key: str) -> None:
         self._broker.release.remote(trial_key)
@@ -169,18 +179,7 @@ class _Stop(Stopper):
         return True
 
 
-def _left_over(trial_key: str, now: float, interrupted: bool, failed: str | None) -> TrialEnded:
-    """A trial that was running when the sweep ended."""
-    if failed is not None:
-        return TrialEnded(time=now, trial_key=trial_key, state=TrialState.FAILED, reason=failed)
-    if interrupted:
-        return TrialEnded(
-            time=now, trial_key=trial_key, state=TrialState.PAUSED, reason="interrupted", by_person_or_budget=True
-        )
-    return TrialEnded(
-        time=now,
-        trial_key=trial_key,
-        state=TrialState.STOPPED,
-        reason="budget.wall_clock is used up",
-        by_person_or_budget=True,
-    )
+def _left_over(trial_key: str, now: float, reason: str, paused: bool) -> TrialEnded:
+    """A trial that was not over when the sweep ended: it goes on with `resume`, or the budget has stopped it."""
+    state = TrialState.PAUSED if paused else TrialState.STOPPED
+    return TrialEnded(time=now, trial_key=trial_key, state=state, reason=reason, by_person_or_budget=True)

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ray.tune.search import Searcher
 
 from sweeps.lifecycle import TrialState
 from sweeps.trials import TrialSource
+
+
+class Reported(NamedTuple):
+    """What the journal has of a trial."""
+
+    step: int
+    best_step: int
+    best_eval_loss: float | None
+
+
+NOTHING = Reported(0, 0, None)
 
 
 class TrialQueue(Searcher):
@@ -18,7 +29,7 @@ class TrialQueue(Searcher):
     """
 
     def __init__(
-        self, source: TrialSource, shared: dict[str, Any], slots: Callable[[], int], reported: Mapping[str, int]
+        self, source: TrialSource, shared: dict[str, Any], slots: Callable[[], int], reported: Mapping[str, Reported]
     ) -> None:
         """A queue.
 
@@ -26,7 +37,7 @@ class TrialQueue(Searcher):
             source: the trials.
             shared: configuration that all trials have.
             slots: how many there are now.
-            reported: trial key -> last step that the journal has a report of.
+            reported: trial key -> what the journal has of it.
         """
         super().__init__()
         self._reported = reported
@@ -51,7 +62,7 @@ class TrialQueue(Searcher):
         return {
             **self._shared,
             "trial_key": trial.trial_key,
-            "reported_step": self._reported.get(trial.trial_key, 0),
+            "reported": self._reported.get(trial.trial_key, NOTHING)._asdict(),
             "number": trial.number,
             "params": dict(trial.params),
             "spec": trial.spec.model_dump_json(),

@@ -112,11 +112,14 @@ class SlotTrial(tune.Trainable):
         self._grant: broker.Grant | None = None
         self._trainable_params = 0
         progress, self._snapshot = snapshots.read(self._folder, self._key)
-        self._step, self._best_step = progress.step, progress.best_step
-        self._best = math.inf if progress.best_eval_loss is None else progress.best_eval_loss
+        self._step = progress.step
+        # A damaged snapshot must not make the trial forget which adapter is its best.
+        known = config["reported"] if progress.best_eval_loss is None else progress.model_dump()
+        self._best_step = known["best_step"]
+        self._best = math.inf if known["best_eval_loss"] is None else known["best_eval_loss"]
         self._history: list[StepRecord] = list(progress.history)
         self._pending = None
-        if progress.report is not None and progress.report.step > config["reported_step"]:
+        if progress.report is not None and progress.report.step > config["reported"]["step"]:
             # The driver died between this trial's snapshot and its report.
             self._pending = self._told(progress.report, progress.adapter)
 
@@ -238,4 +241,5 @@ class SlotTrial(tune.Trainable):
 
     def _final(self, state: TrialState, reason: str) -> dict[str, Any]:
         self._release()
-        return {"step": self._step, "state": state.value, "reason": reason, "done": True}
+        history = [step.model_dump_json() for step in self._history]
+        return {"step": self._step, "state": state.value, "reason": reason, "history": history, "done": True}

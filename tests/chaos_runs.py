@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from sweeps.folder import read_events
-from sweeps.lifecycle import SweepRecord, TrialReported, TrialState
+from sweeps.lifecycle import SweepRecord, TrialEnded, TrialReported, TrialState
 from trainables import toy
 from trainables.specs import TrialSpec
 
@@ -137,6 +137,8 @@ def expected_points(sweep: Path) -> dict[str, dict[str, list[tuple[int, float]]]
             mine = points[event.trial_key]
             mine["eval_loss"].append((event.report.step, event.report.eval_loss))
             mine["train_loss"] += [(step.step, step.train_loss) for step in event.report.history]
+        if isinstance(event, TrialEnded):
+            points[event.trial_key]["train_loss"] += [(step.step, step.train_loss) for step in event.history]
     return points
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,16 @@ ENVIRONMENT = {
 }
 for name, value in ENVIRONMENT.items():
     os.environ.setdefault(name, value)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of MLflow without a run. To copy: MLflow's migrations take seconds."""
+    from sweeps.tracking.client import make_database
+
+    file = tmp_path_factory.mktemp("database") / "mlflow.db"
+    make_database(f"sqlite:///{file}")
+    return file
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -24,7 +24,7 @@ from trainables import adapter_files, dataset, lora_layers, targets
 from trainables.base_model import Base
 from trainables.contract import Evaluation, Failure, Opened, StepRecord
 from trainables.dropout import Draw
-from trainables.isolation import failure_of, isolated
+from trainables.isolation import failure_of, is_sticky, isolated
 from trainables.memory import EVALUATION_TOKENS
 from trainables.schedule import learning_rate
 from trainables.specs import TrialSpec
@@ -158,6 +158,8 @@ class AdapterPack:
         try:
             return self._update(slot, parts, loss, elapsed)
         except Exception as error:
+            if is_sticky(error):
+                raise
             return failure_of(error)
 
     def _update(self, slot: _Slot, parts: Sequence[_Part], loss: float, elapsed: float) -> StepRecord | Failure:

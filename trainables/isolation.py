@@ -33,6 +33,8 @@ def isolated(
     try:
         return dict(operation(slots))
     except Exception as error:
+        if is_sticky(error):
+            raise
         # The traceback holds the broken pass's tensors: let go of it before trying again.
         failure = failure_of(error)
     clear()
@@ -40,6 +42,12 @@ def isolated(
         return {slots[0]: failure}
     half = len(slots) // 2
     return isolated(slots[:half], operation, clear) | isolated(slots[half:], operation, clear)
+
+
+def is_sticky(error: Exception) -> bool:
+    """Whether the whole process is spoilt: after a CUDA error other than a lack of memory, every later call fails."""
+    text = str(error)
+    return "CUDA error" in text and "out of memory" not in text
 
 
 def failure_of(error: Exception) -> Failure:

@@ -22,7 +22,7 @@ class Config(Spec):
             f"search_space.{field}: a continuous domain has no grid; list its values: {{choice: [...]}}, "
             "or use searcher.kind=random"
             for field, domain in space.domains.items()
-            if domain.values() is None
+            if domain.size is None
         ]
 
     def size(self, space: SearchSpace) -> int | None:

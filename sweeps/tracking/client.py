@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from sweeps.tracking.uris import artifact_root
+from sweeps.tracking.uris import artifact_root, sqlite_file
 
-# Short retries: the tracking writer repeats what failed, and the client's own would block it for minutes
-# (mlflow/environment_variables.py, 3.17.2).
+# No retries: the tracking writer repeats what failed, looking for the run first. The client's own retries block it for
+# minutes, and create a run twice when only the answer was lost (mlflow/environment_variables.py, 3.17.2).
 ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -30,6 +32,34 @@ class Point(NamedTuple):
     step: int
 
 
+def make_database(uri: str) -> None:
+    """Makes the SQLite database of a URI where there is none yet; it appears whole or not at all.
+
+    MLflow makes one in place, in seconds and without a lock: two sweeps at once, or one that is killed meanwhile, leave
+    a database that no MLflow opens any more (store/tracking/sqlalchemy_store.py, 3.17.2).
+    """
+    file = sqlite_file(uri)
+    if file is None or file.exists():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        _migrate(draft)
+        # Another sweep may have been faster: its database is the one then. And where a file system has no hard links,
+        # MLflow makes it in place after all.
+        with suppress(OSError):
+            file.hardlink_to(draft)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _migrate(file: Path) -> None:
+    from mlflow import MlflowClient
+
+    # The first call makes the tables.
+    MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments(max_results=1)
+
+
 class Runs:
     """The runs of one experiment on one tracking server or database."""
 
@@ -43,6 +73,7 @@ class Runs:
         # Database migrations and artifact uploads talk at INFO.
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
+        make_database(uri)
         self._client = MlflowClient(tracking_uri=uri)
         self.uri = uri
         self.experiment_id = self._experiment(experiment)
@@ -107,6 +138,9 @@ class Runs:
 
     def folder(self, run_id: str, folder: Path) -> None:
         """Uploads a folder's content to the root of the run's artifacts."""
+        if not folder.is_dir():
+            # MLflow would upload nothing, without a word.
+            raise FileNotFoundError(f"{folder} is missing")
         self._client.log_artifacts(run_id, str(folder))
 
     def dataset(self, run_id: str, name: str, digest: str, profile: str, source: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ from sweeps.tables import markdown
 from sweeps.tracking.client import Point, Runs
 from sweeps.tracking.uris import without_password
 from sweeps.tracking.views import TAG_PREFIX, shared_view
+from trainables.contract import StepRecord
 
 PACKAGES = (
     "qlora-sweeps", "ray", "torch", "transformers", "peft", "bitsandbytes", "datasets", "mlflow-skinny", "accelerate"
@@ -159,7 +160,7 @@ class MlflowSink:
         if trial.adapter is not None:
             runs.folder(run_id, self._folder.path / trial.adapter)
         note = f"{event.state.value} at step {trial.step}" + (f": {event.reason}" if event.reason else "")
-        runs.log(run_id, tags={"sweep.state": event.state, "mlflow.note.content": note})
+        runs.log(run_id, step_points(event.history), tags={"sweep.state": event.state, "mlflow.note.content": note})
         status = "KILLED" if event.by_person_or_budget else _STATUS.get(event.state, "FAILED")
         runs.finish(run_id, status, event.time)
 
@@ -193,7 +194,13 @@ def metric_points(event: TrialReported) -> list[Point]:
         "peak_memory_bytes": float(report.peak_memory_bytes),
     }
     points = [Point(key, value, report.time, report.step) for key, value in at.items()]
-    for step in report.history:
+    return points + step_points(report.history)
+
+
+def step_points(history: Iterable[StepRecord]) -> list[Point]:
+    """The metric points of optimizer steps."""
+    points = []
+    for step in history:
         points += [
             Point("train_loss", step.train_loss, step.time, step.step),
             Point("learning_rate", step.learning_rate, step.time, step.step),

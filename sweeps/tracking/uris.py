@@ -11,9 +11,15 @@ _SQLITE = "sqlite:///"
 _PASSWORD = re.compile(r"""(://[^\s/?#"':@]*:)[^\s/"']*(?=@)|([?&](?:ssl)?(?:password|passwd|pwd|token)=)[^\s&"']+""")
 
 
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite database; None for anything else."""
+    return Path(uri.removeprefix(_SQLITE).partition("?")[0]) if uri.startswith(_SQLITE) else None
+
+
 def artifact_root(uri: str) -> str | None:
     """Where artifacts of an experiment go: beside a SQLite database; None where the server decides."""
-    return (Path(uri.removeprefix(_SQLITE)).parent / "mlartifacts").as_uri() if uri.startswith(_SQLITE) else None
+    file = sqlite_file(uri)
+    return (file.parent / "mlartifacts").as_uri() if file is not None else None
 
 
 def without_password(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,13 @@ DEADLINE = 500.0
 def cache(tmp_path_factory) -> Path:
     """Quantised bases and tokenised data, shared by the sweeps of these tests."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def home(tmp_path, empty_database) -> Path:
+    """A folder to launch from, with an empty tracking database: making one takes seconds."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return tmp_path
 
 
 @pytest.fixture
@@ -91,23 +99,23 @@ def statuses(folder: Path) -> dict[str, set[str]]:
     return table
 
 
-def test_a_toy_sweep_is_the_same_in_its_answer_its_events_and_mlflow(start, tmp_path):
+def test_a_toy_sweep_is_the_same_in_its_answer_its_events_and_mlflow(start, home):
     answer = succeeded(start("toy", "budget.trials=8", "seed=3"))
-    sweep = tmp_path / "results" / "toy"
+    sweep = home / "results" / "toy"
     assert answer.keys() == {"sweep", "dir", "parent_run", "trials", "states", "best"}
     assert answer["dir"] == str(sweep)
     assert answer["trials"] == sum(answer["states"].values()) == 8
     assert answer["states"].keys() <= {"COMPLETED", "STOPPED"}
     assert "STOPPED" in answer["states"], "early stopping stopped nobody"
-    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 8)
+    runs.assert_whole(sweep, f"sqlite:///{home}/mlflow.db", 8)
     runs.assert_every_step_once(sweep)
-    assert statuses(tmp_path) == {"COMPLETED": {"FINISHED"}, "STOPPED": {"FINISHED"}}
-    (parent,) = mlflow_runs(tmp_path)[None]
+    assert statuses(home) == {"COMPLETED": {"FINISHED"}, "STOPPED": {"FINISHED"}}
+    (parent,) = mlflow_runs(home)[None]
     assert parent.info.run_id == answer["parent_run"]
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["sweep.id"] == answer["sweep"]
     assert_best_is_the_lowest_curve(answer, sweep)
-    assert_mlflow_agrees_on_the_best(answer, tmp_path)
+    assert_mlflow_agrees_on_the_best(answer, home)
 
 
 def assert_best_is_the_lowest_curve(answer: dict, sweep: Path) -> None:
@@ -140,9 +148,9 @@ def assert_mlflow_agrees_on_the_best(answer: dict, folder: Path) -> None:
     assert lowest == best["value"]
 
 
-def test_without_early_stopping_every_trial_runs_to_its_end(start, tmp_path):
+def test_without_early_stopping_every_trial_runs_to_its_end(start, home):
     answer = succeeded(start("toy", "budget.trials=5", "scheduler.kind=fifo", "seed=4"))
-    sweep = tmp_path / "results" / "toy"
+    sweep = home / "results" / "toy"
     assert answer["states"] == {"COMPLETED": 5}
     assert_best_is_the_lowest_curve(answer, sweep)
     points: dict[str, list[int]] = {}
@@ -152,17 +160,17 @@ def test_without_early_stopping_every_trial_runs_to_its_end(start, tmp_path):
     assert list(points.values()) == [[3, 9, 27]] * 5
 
 
-def test_a_trial_that_diverges_is_failed_and_an_infeasible_one_is_replaced(start, tmp_path):
+def test_a_trial_that_diverges_is_failed_and_an_infeasible_one_is_replaced(start, home):
     space = "{adapter.r: {choice: [300, 8]}, training.learning_rate: {choice: [3.0e-4, 0.05]}}"
     grid = ["searcher.kind=grid", "scheduler.kind=fifo", f"search_space={space}", "budget.trials=3"]
     answer = succeeded(start("toy", *grid))
     assert answer["states"] == {"COMPLETED": 2, "DIVERGED": 1, "INFEASIBLE": 2}
     assert answer["trials"] == 5
-    assert statuses(tmp_path) == {"COMPLETED": {"FINISHED"}, "DIVERGED": {"FAILED"}, "INFEASIBLE": {"FAILED"}}
-    sweep = tmp_path / "results" / "toy"
-    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 3)
+    assert statuses(home) == {"COMPLETED": {"FINISHED"}, "DIVERGED": {"FAILED"}, "INFEASIBLE": {"FAILED"}}
+    sweep = home / "results" / "toy"
+    runs.assert_whole(sweep, f"sqlite:///{home}/mlflow.db", 3)
     for key, spec in specs(sweep).items():
-        (run,) = mlflow_runs(tmp_path)[key]
+        (run,) = mlflow_runs(home)[key]
         diverged, infeasible = spec.training.learning_rate == 0.05, spec.adapter.r == 300
         state = "INFEASIBLE" if infeasible else "DIVERGED" if diverged else "COMPLETED"
         assert run.data.tags["sweep.state"] == state
@@ -170,23 +178,23 @@ def test_a_trial_that_diverges_is_failed_and_an_infeasible_one_is_replaced(start
         assert note[state] in run.data.tags["mlflow.note.content"]
 
 
-def test_ctrl_c_ends_in_order(start, tmp_path):
+def test_ctrl_c_ends_in_order(start, home):
     run = start("toy", "budget.trials=6", "cluster.slots_per_host=2", "training.step_seconds=0.2")
-    sweep = tmp_path / "results" / "toy"
+    sweep = home / "results" / "toy"
     runs.wait_for(lambda: runs.reports(sweep) >= 1, run)
     os.killpg(run.process.pid, signal.SIGINT)  # a terminal sends it to all processes of the command
     assert ended(run) == 130, run.err.read_text()
     found = runs.record(sweep)
     assert found.ended.reason == "interrupted"
     assert run.answer()["states"]["PAUSED"] >= 1
-    assert {r.info.status for all_of_it in mlflow_runs(tmp_path).values() for r in all_of_it} <= {"FINISHED", "KILLED"}
-    assert statuses(tmp_path)["PAUSED"] == {"KILLED"}
-    (parent,) = mlflow_runs(tmp_path)[None]
+    assert {r.info.status for all_of_it in mlflow_runs(home).values() for r in all_of_it} <= {"FINISHED", "KILLED"}
+    assert statuses(home)["PAUSED"] == {"KILLED"}
+    (parent,) = mlflow_runs(home)[None]
     assert (parent.info.status, parent.data.tags["sweep.state"]) == ("KILLED", "interrupted")
 
 
 @pytest.mark.parametrize("long_enough", [("20s", "90s", "400s")], ids=["wall_clock"])
-def test_a_budget_that_is_used_up_ends_in_order(start, tmp_path, long_enough):
+def test_a_budget_that_is_used_up_ends_in_order(start, home, long_enough):
     """The budget counts from the launch: on a slow machine a short one is over before the first report."""
     for wall_clock in long_enough:
         name = f"name=b{wall_clock}"
@@ -198,7 +206,7 @@ def test_a_budget_that_is_used_up_ends_in_order(start, tmp_path, long_enough):
     assert code == 0, run.err.read_text()
     assert answer["states"] == {"STOPPED": answer["trials"]}
     assert runs.record(Path(answer["dir"])).ended.reason == "budget"
-    found = mlflow_runs(tmp_path)
+    found = mlflow_runs(home)
     for key in specs(Path(answer["dir"])):
         (trial,) = found[key]
         assert (trial.data.tags["sweep.state"], trial.info.status) in {("STOPPED", "KILLED"), ("STOPPED", "FINISHED")}
@@ -268,25 +276,23 @@ def write_qlora_sweep(folder: Path) -> None:
     (folder / "sweep.yaml").write_text(SWEEP)
 
 
-def test_a_qlora_sweep_leaves_an_adapter_that_plain_peft_loads_with_the_same_loss(start, tmp_path, cache):
-    write_qlora_sweep(tmp_path)
+def test_a_qlora_sweep_leaves_an_adapter_that_plain_peft_loads_with_the_same_loss(start, home, cache):
+    write_qlora_sweep(home)
     answer = succeeded(start("sweep.yaml"))
-    sweep, best = tmp_path / "results" / "tiny", answer["best"]
+    sweep, best = home / "results" / "tiny", answer["best"]
     assert answer["trials"] == 5
     assert answer["states"].keys() <= {"COMPLETED", "STOPPED"}
-    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 5)
-    (run,) = mlflow_runs(tmp_path)[best["trial_key"]]
-    adapter = tmp_path / "mlartifacts" / best["run_id"] / "artifacts" / "adapter"
-    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == str(
-        tmp_path / "model"
-    )
+    runs.assert_whole(sweep, f"sqlite:///{home}/mlflow.db", 5)
+    (run,) = mlflow_runs(home)[best["trial_key"]]
+    adapter = home / "mlartifacts" / best["run_id"] / "artifacts" / "adapter"
+    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == str(home / "model")
     spec = specs(sweep)[best["trial_key"]].model_dump_json()
     command = [sys.executable, "-c", EVAL_LOSS, spec, str(adapter), str(cache)]
     loss = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     # Rows one by one and rows together add up in another order.
     assert run.data.metrics["best_eval_loss"] == best["value"] == pytest.approx(loss, abs=1e-4)
-    assert pickles(tmp_path / "results", lambda path: "tune" in path.parts) == []
-    assert pickles(tmp_path / "mlartifacts") == []
+    assert pickles(home / "results", lambda path: "tune" in path.parts) == []
+    assert pickles(home / "mlartifacts") == []
 
 
 def pickles(folder: Path, apart_from: Callable[[Path], bool] = lambda path: False) -> list[Path]:
@@ -301,14 +307,14 @@ def pickles(folder: Path, apart_from: Callable[[Path], bool] = lambda path: Fals
     return found
 
 
-def test_rows_that_leave_nothing_to_learn_are_the_users_mistake(start, tmp_path):
-    write_qlora_sweep(tmp_path)
+def test_rows_that_leave_nothing_to_learn_are_the_users_mistake(start, home):
+    write_qlora_sweep(home)
     run = start("sweep.yaml", "data.max_length=8")
     assert ended(run) == 2, run.err.read_text()
     told = run.err.read_text()
     assert "error: data.train: " in told
     assert "none of 20 rows has a token to learn: raise data.max_length = 8" in told
     assert run.out.read_text() == ""
-    assert runs.record(tmp_path / "results" / "tiny").ended.reason == "failed"
-    (parent,) = mlflow_runs(tmp_path)[None]
+    assert runs.record(home / "results" / "tiny").ended.reason == "failed"
+    (parent,) = mlflow_runs(home)[None]
     assert parent.info.status == "FAILED"

@@ -65,6 +65,8 @@ def test_the_latest_of_a_trial_is_kept_and_the_one_before_is_not(tmp_path: Path)
     folder.keep("key", "snapshot", 9, {"s": b"9"})
     kept = folder.keep("key", "best", 27, {"a": b"27"})
     assert folder.latest("key", "best") == kept
+    assert len(list(folder.trial("key").glob("best-*"))) == 2
+    folder.prune("key", "best", kept)
     assert sorted(path.name for path in folder.trial("key").iterdir()) == ["best-000027", "snapshot-000009"]
     folder.drop("key", "snapshot")
     assert folder.latest("key", "snapshot") is None

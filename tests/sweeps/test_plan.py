@@ -114,7 +114,8 @@ def test_memory_is_estimated_for_the_largest_rank_and_batch_with_each_choice_of_
             **RATES,
         }
     )
-    specs = largest(config, space)
+    *specs, default = largest(config, space)
+    assert default == config.base
     assert [(spec.adapter.r, spec.training.batch_size, spec.adapter.target_modules) for spec in specs] == [
         (64, 12, "mlp"),
         (64, 12, ("q_proj",)),
@@ -123,7 +124,7 @@ def test_memory_is_estimated_for_the_largest_rank_and_batch_with_each_choice_of_
 
 def test_memory_is_estimated_for_the_base_where_nothing_large_is_searched() -> None:
     config, space = toy(RATES, adapter={"r": 5})
-    (spec,) = largest(config, space)
+    spec, _default = largest(config, space)
     assert (spec.adapter, spec.training) == (config.base.adapter, config.base.training)
 
 
@@ -210,11 +211,11 @@ def here(**cluster: Any) -> Plan:
     [
         ({"address": "local"}, "cpu", 1, 4),
         ({}, "cpu", 1, 4),
-        ({"address": "local", "hosts": 2}, "cpu", 2, 4),
+        ({"address": "local", "hosts": 2}, "cpu", 2, 2),
         ({"address": "local", "hosts": 2, "slots_per_host": 7}, "cpu", 2, 7),
         ({"address": "auto"}, "cuda", 1, None),
         ({"address": "ray://head:10001", "hosts": 3}, "cuda", 3, None),
-        ({"address": "auto", "gpu_memory": "24GB", "hosts": 3}, "cuda", 3, 4),
+        ({"address": "auto", "gpu_memory": "24GB", "hosts": 3}, "cuda", 3, 1),
     ],
 )
 def test_the_plan_is_for_where_the_sweep_will_run(

@@ -15,6 +15,7 @@ from sweep_events import begun, ended, reported, started
 from sweeps.config import SweepConfig, Tracking
 from sweeps.folder import EventLog, SweepFolder, read_events
 from sweeps.lifecycle import DataPrepared, Event, SweepEnded, TrialEnded, TrialState, first_wins
+from sweeps.tracking import client as tracking_client
 from sweeps.tracking import writer as writing
 from sweeps.tracking.client import Runs
 from sweeps.tracking.sink import MlflowSink
@@ -62,16 +63,6 @@ def keep_adapter(folder: SweepFolder, key: str, step: int) -> None:
 
 
 # MLflow
-
-
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory) -> Path:
-    """A database after MLflow's migrations, which take seconds: they run once, and tests copy it."""
-    folder = tmp_path_factory.mktemp("template")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db").search_experiments()
-    return folder / "mlflow.db"
 
 
 @pytest.fixture
@@ -388,6 +379,38 @@ def test_an_experiment_that_another_sweep_made_in_between_is_used(uri, client, m
     assert Runs(uri, "family").experiment_id == made
 
 
+def test_a_new_database_is_whole_and_alone_in_its_folder(empty_database):
+    assert [path.name for path in empty_database.parent.iterdir()] == ["mlflow.db"]
+    assert MlflowClient(tracking_uri=f"sqlite:///{empty_database}").search_runs(["0"]) == []
+
+
+def test_a_database_that_another_sweep_made_meanwhile_is_kept(empty_database, tmp_path, monkeypatch):
+    file = tmp_path / "new" / "mlflow.db"
+
+    def migrate(draft: Path) -> None:
+        assert not file.exists(), "the database is there before it is whole"
+        shutil.copy(empty_database, draft)
+        shutil.copy(empty_database, file)
+        MlflowClient(tracking_uri=f"sqlite:///{file}").create_experiment("theirs")
+
+    monkeypatch.setattr(tracking_client, "_migrate", migrate)
+    Runs(f"sqlite:///{file}", "ours")
+    names = {found.name for found in MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()}
+    assert names == {"Default", "theirs", "ours"}
+    assert [path.name for path in file.parent.iterdir()] == ["mlflow.db"]
+
+
+def test_a_database_whose_making_failed_is_not_there(tmp_path, monkeypatch):
+    def migrate(draft: Path) -> None:
+        draft.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(tracking_client, "_migrate", migrate)
+    with pytest.raises(OSError, match="No space left"):
+        Runs(f"sqlite:///{tmp_path}/mlflow.db", "ours")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_password_of_the_server_is_in_no_artifact(sink, folder, client):
     folder.config.write_text(json.dumps({"config": {"tracking": {"uri": "postgresql://me:secret@host/mlflow"}}}))
     deliver(sink, sweep_events(folder)[:1])
@@ -611,6 +634,7 @@ def test_passwords_are_not_shown(uri, shown):
     ("uri", "root"),
     [
         ("sqlite:////data/mlflow.db", "file:///data/mlartifacts"),
+        ("sqlite:////data/mlflow.db?timeout=60", "file:///data/mlartifacts"),
         ("http://host:5000", None),
         ("postgresql://host/db", None),
     ],
