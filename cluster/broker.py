@@ -185,7 +185,9 @@ class Broker:
             except RayActorError:
                 await self.lost(host_id)
                 return
-            host.leases.pop(trial_key, None)
+            # Another release may have been faster, and the trial may hold a new lease by now.
+            if host.leases.get(trial_key) is held:
+                del host.leases[trial_key]
             await self._tell()
 
     async def reached(self, trial_key: str) -> None:

@@ -38,6 +38,12 @@ _STATES = {
 }
 
 
+def last_words(error: Exception) -> str:
+    """The exception's kind and the last line of its text, if it has any."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
+
+
 class SlotTrial(tune.Trainable):
     """Ray Tune's trial. One `step` trains to the next report point."""
 
@@ -61,7 +67,7 @@ class SlotTrial(tune.Trainable):
             return self._train()
         except Exception as error:
             # Not Tune's business: it would start the trial again and again (max_failures is unlimited).
-            return self._final(TrialState.FAILED, f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}")
+            return self._final(TrialState.FAILED, last_words(error))
 
     def _train(self) -> dict[str, Any]:
         if self._pending is not None:

@@ -1,0 +1,54 @@
+"""Leases of the broker, without Ray: hosts are fakes whose calls wait where the test says."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+from cluster.broker import Broker, Grant, _Host
+from cluster.hosts import HostFacts, Room
+from trainables.specs import TrialSpec
+
+
+class SlowToClose:
+    """A host whose `close` answers when its gate is opened."""
+
+    def __init__(self) -> None:
+        self.gates: list[asyncio.Event] = []
+        self.close = SimpleNamespace(remote=self._close)
+
+    async def _close(self, lease: str) -> None:
+        gate = asyncio.Event()
+        self.gates.append(gate)
+        await gate.wait()
+
+
+def broker_with(host: SlowToClose) -> Broker:
+    broker = Broker(TrialSpec(trainable="toy"), Room(slots=1, at_most=1, largest=()), 1, clock=lambda: 0.0)
+    broker._hosts["h"] = _Host(host, HostFacts(pid=1, device="cpu", slots=1, estimated_bytes=None))
+    broker._data, broker._count = object(), 1
+    return broker
+
+
+async def granted(broker: Broker, trial_key: str, wait_seconds: float = 0.05) -> Grant | None:
+    found = await broker.acquire(trial_key, wait_seconds)
+    assert found is None or isinstance(found, Grant)
+    return found
+
+
+def test_a_late_release_does_not_take_the_next_lease_of_the_same_trial_away():
+    async def play() -> None:
+        host = SlowToClose()
+        broker = broker_with(host)
+        assert await granted(broker, "a") is not None
+        releases = [asyncio.create_task(broker.release("a")) for _ in range(2)]
+        while len(host.gates) < 2:
+            await asyncio.sleep(0)
+        host.gates[0].set()
+        await releases[0]
+        assert await granted(broker, "a") is not None
+        host.gates[1].set()
+        await releases[1]
+        assert await granted(broker, "b") is None, "one slot, two leases"
+
+    asyncio.run(asyncio.wait_for(play(), 30))
