@@ -10,6 +10,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -107,6 +108,7 @@ class Broker:
         self._suspects_waiting: dict[str, float] = {}
         self._starting = asyncio.Lock()
         self._tried = -RETRY_SECONDS
+        self._news: list[str] = []
         self._changed = asyncio.Condition()
 
     async def start(self) -> Ready | NotReady:
@@ -145,6 +147,13 @@ class Broker:
             if trial_key in host.leases:
                 host.leases[trial_key].renewed = self._clock()
         return not self._stopping
+
+    async def news(self, known: int, wait_seconds: float) -> list[str]:
+        """What became of hosts, a line each, from line `known` on; waits for one when there is none."""
+        async with self._changed:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait_for(lambda: len(self._news) > known), wait_seconds)
+        return self._news[known:]
 
     async def slots(self) -> int:
         """Slots of the hosts that live now; makes hosts where some are missing."""
@@ -202,7 +211,11 @@ class Broker:
         for trial_key in gone.leases:
             self._deaths[trial_key] = self._deaths.get(trial_key, 0) + 1
         ray.kill(gone.actor)
+        trials = f"{len(gone.leases)} {'trial' if len(gone.leases) == 1 else 'trials'}"
+        left = "another is made" if self._hosts else "no host is left: trials wait until one is there"
+        self._news.append(f"host lost (process {gone.facts.pid} on {gone.facts.node}, {trials}); {left}")
         self._begin_replacing(gone.facts.device == "cuda")
+        await self._tell()
 
     def _begin_replacing(self, on_gpu: bool) -> None:
         task = asyncio.create_task(self._replace(on_gpu))
@@ -212,9 +225,14 @@ class Broker:
     async def _replace(self, on_gpu: bool) -> None:
         actor = self._make(on_gpu)
         try:
-            self._add(actor, await self._start(actor))
-        except (RayActorError, RayTaskError):
-            return  # With no host left, `_revive` tries again.
+            facts = await self._start(actor)
+        except (RayActorError, RayTaskError) as error:
+            # `_revive` tries again.
+            self._news.append(f"a host could not be made: {_message(error)}; trying again every {RETRY_SECONDS:.0f} s")
+        else:
+            self._add(actor, facts)
+            free = sum(host.facts.slots for host in self._hosts.values())
+            self._news.append(f"host started (process {facts.pid} on {facts.node}): {_hosts(len(self._hosts), free)}")
         await self._tell()
 
     async def _revive(self) -> None:
@@ -275,6 +293,10 @@ def create(base: TrialSpec, room: Room, hosts: int | Literal["auto"]) -> Any:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"name": NAME, "num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here, "max_restarts": -1}
     return ray.remote(Broker).options(**options).remote(base, room, hosts)
+
+
+def _hosts(hosts: int, slots: int) -> str:
+    return f"{hosts} {'host' if hosts == 1 else 'hosts'}, {slots} {'slot' if slots == 1 else 'slots'}"
 
 
 def _message(error: RayTaskError | RayActorError) -> str:

@@ -40,6 +40,8 @@ class HostFacts(Spec):
     """A host that is ready."""
 
     pid: int
+    node: str
+    """IP address of its machine."""
     device: Device
     slots: int
     estimated_bytes: int | None
@@ -83,6 +85,10 @@ class Host:
         finally:
             self._running()
 
+    async def save(self, lease: str, known: int) -> Outcome:
+        """See `PackLoop.save`."""
+        return await asyncio.wrap_future(self._running().save(lease, known))
+
     async def close(self, lease: str) -> None:
         """Frees a slot."""
         await asyncio.wrap_future(self._running().close(lease))
@@ -110,7 +116,9 @@ class Host:
             slots = need.slots(int(free * MEMORY_SHARE), self._room.at_most) if need is not None else 1
         self._loop = PackLoop(pack, slots)
         estimate = need.total(slots) if need is not None else None
-        return HostFacts(pid=os.getpid(), device=device, slots=slots, estimated_bytes=estimate)
+        return HostFacts(
+            pid=os.getpid(), node=ray.util.get_node_ip_address(), device=device, slots=slots, estimated_bytes=estimate
+        )
 
     def _running(self) -> PackLoop:
         if self._loop is None:

@@ -139,6 +139,10 @@ class PackLoop:
             fresh = tuple(step for step in answer.history if step.step > known)
             return answer.model_copy(update={"history": fresh})
 
+    def save(self, lease: str, known: int) -> Future[Outcome]:
+        """The lease as it stands before the next step: the history after step `known`, and a snapshot or a failure."""
+        return self._soon(lambda: self._save_now(lease, known))
+
     def close(self, lease: str) -> Future[None]:
         """Frees the lease's slot before the next step. Closing an unknown lease does nothing."""
         return self._soon(lambda: self._close(lease))
@@ -232,6 +236,14 @@ class PackLoop:
             lease.saved = Outcome(step=lease.step, history=tuple(lease.history), snapshot=snapshot)
             lease.saved_time = self._clock()
             self._changed.notify_all()
+
+    def _save_now(self, lease: str, known: int) -> Outcome:
+        kept = self._leases[lease]
+        history = tuple(step for step in kept.history if step.step > known)
+        try:
+            return Outcome(step=kept.step, history=history, snapshot=self._pack.snapshot(kept.slot))
+        except Exception as error:
+            return Outcome(step=kept.step, history=history, failure=failure_of(error))
 
     def _evaluate(self) -> None:
         due = {lease.slot: lease for lease in list(self._leases.values()) if lease.is_due}

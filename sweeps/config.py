@@ -63,6 +63,8 @@ class Budget(Spec):
     """Optimizer steps of a trial that is not stopped early."""
     wall_clock: Duration | None = None
     """Time after which the sweep ends in order: 90s, 30m, 2h, 1d."""
+    disk: Annotated[str, BeforeValidator(_is_size)] | None = None
+    """Room for the sweep's checkpoints, such as 20GB: snapshots make room for adapters; without any the sweep ends."""
 
 
 class ClusterConfig(Spec):

@@ -3,6 +3,7 @@
 SweepError
 ├── ConfigError (ValueError)    the sweep file says something that cannot be; holds every problem at once
 └── StorageError (OSError)      the sweep's folder can't be written or is not what it should be
+    └── BudgetUsedUp            budget.disk leaves no room for an adapter
 """
 
 from __future__ import annotations
@@ -31,3 +32,7 @@ class ConfigError(SweepError, ValueError):
 
 class StorageError(SweepError, OSError):
     """The sweep's folder cannot be written or read."""
+
+
+class BudgetUsedUp(StorageError):  # noqa: N818 - reads as what happened
+    """budget.disk leaves no room for an adapter."""

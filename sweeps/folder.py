@@ -4,12 +4,12 @@ NAME/
 ├── config.json           the resolved configuration; the folder is a sweep once it is there
 ├── events.jsonl          everything that happened, one event per line
 ├── tracking.json         how far the tracking server has acknowledged the events
-├── trials/TRIAL_KEY/     snapshot-STEP (to go on from) and best-STEP (adapter/ and eval_rows.json)
-└── tune/                 Ray Tune's own files; nothing is read from them
+└── trials/TRIAL_KEY/     snapshot-STEP (to go on from) and best-STEP (adapter/ and eval_rows.json)
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -49,7 +49,10 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
         for name, content in files.items():
             target = draft / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
+            with target.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
         shutil.rmtree(path, ignore_errors=True)
         draft.rename(path)
     finally:
@@ -64,11 +67,20 @@ class SweepFolder:
         self.config = path / "config.json"
         self.events = path / "events.jsonl"
         self.tracking = path / "tracking.json"
-        self.tune = path / "tune"
 
     def trial(self, trial_key: str) -> Path:
         """Where a trial keeps its snapshot and its best adapter."""
         return self.path / "trials" / trial_key
+
+    def trials(self) -> list[Path]:
+        """The folders of all trials that have kept something."""
+        return [path for path in (self.path / "trials").glob("*") if path.is_dir()]
+
+    def clean(self) -> None:
+        """Removes what processes that were killed have left half written. No other process may be writing."""
+        for trial in self.trials():
+            for draft in trial.glob(".*"):
+                shutil.rmtree(draft, ignore_errors=True)
 
     def keep(self, trial_key: str, kind: Kind, step: int, files: Mapping[str, bytes]) -> Path:
         """Writes the trial's latest snapshot or best adapter; answers its folder."""
@@ -78,21 +90,23 @@ class SweepFolder:
 
     def prune(self, trial_key: str, kind: Kind, kept: Path) -> None:
         """Removes what `keep` wrote before `kept`."""
-        for path in self._all(trial_key, kind):
+        for path in self.all(trial_key, kind):
             if path < kept:
                 shutil.rmtree(path, ignore_errors=True)
 
-    def latest(self, trial_key: str, kind: Kind) -> Path | None:
-        """The folder that `keep` wrote last."""
-        return max(self._all(trial_key, kind), default=None)
+    def prune_all_but(self, trial_key: str, kind: Kind, count: int) -> None:
+        """Removes all that `keep` wrote but the latest `count`."""
+        for path in self.all(trial_key, kind)[count:]:
+            shutil.rmtree(path, ignore_errors=True)
 
     def drop(self, trial_key: str, kind: Kind) -> None:
         """Removes what `keep` wrote."""
-        for path in self._all(trial_key, kind):
+        for path in self.all(trial_key, kind):
             shutil.rmtree(path, ignore_errors=True)
 
-    def _all(self, trial_key: str, kind: Kind) -> list[Path]:
-        return list(self.trial(trial_key).glob(f"{kind}-*"))
+    def all(self, trial_key: str, kind: Kind) -> list[Path]:
+        """What `keep` wrote and nobody has removed, the latest first."""
+        return sorted(self.trial(trial_key).glob(f"{kind}-*"), reverse=True)
 
 
 def create(storage: Path, name: str, document: Mapping[str, Any]) -> SweepFolder:
@@ -130,7 +144,11 @@ def locked(folder: SweepFolder) -> Iterator[None]:
     Raises:
         StorageError: another driver holds it.
     """
-    with (folder.path / "driver.lock").open("a") as file:
+    try:
+        file = (folder.path / "driver.lock").open("a")
+    except OSError as error:
+        raise StorageError(f"{folder.path}: cannot be written: {error.strerror}") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -144,26 +162,35 @@ class EventLog:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._file = path.open("ab")
+            # Unbuffered: what a full disk refuses must not be tried again when the file is closed.
+            self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
-        whole = max((offset for _, offset in read_events(path)), default=0)
+        self._whole = max((offset for _, offset in read_events(path)), default=0)
         # A line that a crash tore would spoil the next one.
-        self._file.truncate(whole)
+        self._file.truncate(self._whole)
 
     def append(self, event: Event) -> None:
         """Adds an event; it is on disk when this returns."""
+        line = to_line(event).encode() + b"\n"
         try:
-            self._file.write(to_line(event).encode() + b"\n")
-            self._file.flush()
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file.fileno())
         except OSError as error:
-            problem = f"{self._path}: cannot be written: {error.strerror}; make room, then go on with qsweep resume"
-            raise StorageError(problem) from error
+            with suppress(OSError):
+                self._file.truncate(self._whole)
+            raise StorageError(cannot_write(self._path, error)) from error
+        self._whole += len(line)
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def cannot_write(path: Path, error: OSError) -> str:
+    """That a sweep's file cannot be written while the sweep runs, and the way out."""
+    return f"{path}: cannot be written: {error.strerror}; make room, then go on with qsweep resume"
 
 
 def read_events(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:

@@ -18,7 +18,7 @@ from sweeps import folder as folders
 from sweeps import plan as plans
 from sweeps import reopen
 from sweeps.config import SweepConfig
-from sweeps.errors import ConfigError, SweepError
+from sweeps.errors import ConfigError, StorageError, SweepError
 from sweeps.folder import SweepFolder
 from sweeps.journal import Journal
 from sweeps.lifecycle import SweepRecord, SweepStarted, TrialState
@@ -47,6 +47,8 @@ class Result:
     record: SweepRecord
     stopped_by: int | None
     """The signal that interrupted the sweep."""
+    failure: str | None
+    """What ended the sweep before its time; `resume` goes on once it is mended."""
     undelivered: int
     """Events that the tracking server has not taken."""
     parent_run: str | None
@@ -62,7 +64,7 @@ class Result:
             return 128 + self.stopped_by
         failed = any(trial.state is TrialState.FAILED for trial in self.record.trials.values())
         best = choose(self.record.trials.values()).winner
-        return 1 if failed or best is None or self.undelivered else 0
+        return 1 if failed or best is None or self.undelivered or self.failure is not None else 0
 
     def as_json(self) -> dict[str, Any]:
         """The line that --json prints."""
@@ -144,12 +146,14 @@ def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, c
             else:
                 writer.start()
         finally:
+            stop.is_over = True
             left = writer.drain(DRAIN_SECONDS)
     return Result(
         sweep_id=sweep_id,
         folder=folder.path,
         record=journal.record,
         stopped_by=stop.signal,
+        failure=stop.message if stop.reason == "failed" else None,
         undelivered=left,
         parent_run=sink.parent_run,
         experiment_id=sink.experiment_id,
@@ -182,7 +186,7 @@ def _drive(
     from cluster.connect import connected
     from sweeps.tune_run import Driver
 
-    driver = Driver(sweep.config, folder, journal, stop)
+    driver = Driver(sweep.config, folder, journal, stop, say)
     failure: str | None = "the driver failed"
     try:
         address = sweep.config.cluster.address or "local"
@@ -195,11 +199,18 @@ def _drive(
         failure = None
     except KeyboardInterrupt:
         failure = None
+    except StorageError as error:
+        # The journal takes no more: what is on disk is whole, and `resume` closes the trials.
+        failure = str(error)
+        stop.ask("failed", failure)
     except (ClusterError, SweepError, TrainableError) as error:
         failure = str(error)
         raise
     finally:
-        driver.end(failure)
+        try:
+            driver.end(failure)
+        except StorageError as error:
+            stop.ask("failed", str(error))
     return driver.hosts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, ValidationError
@@ -10,6 +11,9 @@ from pydantic import Field, ValidationError
 from sweeps.folder import SweepFolder
 from trainables.contract import Report, StepRecord
 from trainables.specs import Spec
+
+KEPT = 2
+"""Snapshots of a trial: should the last one turn out damaged, the one before it is there."""
 
 
 class Progress(Spec):
@@ -29,24 +33,33 @@ class Progress(Spec):
     """Of the pack's snapshot."""
 
 
-def write(folder: SweepFolder, trial_key: str, progress: Progress, snapshot: bytes) -> None:
-    """Keeps a snapshot; the one before goes when this one is whole."""
+def files(progress: Progress, snapshot: bytes) -> dict[str, bytes]:
+    """A snapshot as the files that `read` takes."""
     stamped = progress.model_copy(update={"sha256": hashlib.sha256(snapshot).hexdigest()})
-    files = {"snapshot.bin": snapshot, "progress.json": stamped.model_dump_json().encode()}
-    kept = folder.keep(trial_key, "snapshot", progress.step, files)
-    folder.prune(trial_key, "snapshot", kept)
+    return {"snapshot.bin": snapshot, "progress.json": stamped.model_dump_json().encode()}
 
 
 def read(folder: SweepFolder, trial_key: str) -> tuple[Progress, bytes | None]:
-    """The trial's latest whole snapshot; the beginning where there is none, or where it is damaged."""
-    kept = folder.latest(trial_key, "snapshot")
-    if kept is None:
-        return Progress(), None
+    """The trial's latest whole snapshot; the beginning where there is none."""
+    for kept in folder.all(trial_key, "snapshot"):
+        found = _read(kept)
+        if found is not None:
+            return found
+    return Progress(), None
+
+
+def best_loss(kept: Path) -> float | None:
+    """The best eval_loss that the trial of a snapshot had when it was written; None when there was none."""
+    try:
+        return Progress.model_validate_json((kept / "progress.json").read_bytes()).best_eval_loss
+    except (OSError, ValidationError):
+        return None
+
+
+def _read(kept: Path) -> tuple[Progress, bytes] | None:
     try:
         progress = Progress.model_validate_json((kept / "progress.json").read_bytes())
         snapshot = (kept / "snapshot.bin").read_bytes()
     except (OSError, ValidationError):
-        return Progress(), None
-    if hashlib.sha256(snapshot).hexdigest() != progress.sha256:
-        return Progress(), None
-    return progress, snapshot
+        return None
+    return (progress, snapshot) if hashlib.sha256(snapshot).hexdigest() == progress.sha256 else None

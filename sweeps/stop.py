@@ -1,4 +1,4 @@
-"""How a sweep is asked to end early: a signal from a person or a scheduler, or a budget that is used up."""
+"""How a sweep is asked to end early: by a signal, by a budget that is used up, or by storage that takes no more."""
 
 from __future__ import annotations
 
@@ -11,23 +11,35 @@ from types import FrameType
 from typing import Literal
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+Reason = Literal["interrupted", "budget", "failed"]
 
 
 @dataclass
 class StopRequest:
-    """Whether the sweep should end, and why."""
+    """Whether the sweep should end, and why. The first reason stays."""
 
     deadline: float | None
-    """Time on `clock` at which the budget is used up."""
+    """Time on `clock` at which budget.wall_clock is used up."""
     clock: Callable[[], float]
-    reason: Literal["interrupted", "budget"] | None = None
+    reason: Reason | None = None
+    message: str = ""
+    """The reason in words."""
     signal: int | None = None
-    """The signal that asked."""
+    """The signal that ended the sweep."""
+    is_over: bool = False
+    """All that is left is to deliver telemetry: a signal ends the waiting for that, not the sweep."""
+    hurried: bool = False
+    """A signal came, whatever else had ended the sweep before."""
 
-    def check(self) -> Literal["interrupted", "budget"] | None:
-        """The reason to end now, if there is one; the first one stays."""
-        if self.reason is None and self.deadline is not None and self.clock() >= self.deadline:
-            self.reason = "budget"
+    def ask(self, reason: Reason, message: str) -> None:
+        """Ends the sweep in order, unless it is ending already."""
+        if self.reason is None and not self.is_over:
+            self.reason, self.message = reason, message
+
+    def check(self) -> Reason | None:
+        """The reason to end now, if there is one."""
+        if self.deadline is not None and self.clock() >= self.deadline:
+            self.ask("budget", "budget.wall_clock is used up")
         return self.reason
 
 
@@ -36,10 +48,16 @@ def on_signals(request: StopRequest, say: Callable[[str], None]) -> Iterator[Non
     """While the block runs: the first signal asks to end in order, the second ends the process at once."""
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        if request.signal is not None:
+        if request.hurried:
             os._exit(128 + number)
-        request.reason, request.signal = "interrupted", number
-        say("stopping: trials end at their next step; once more to end at once")
+        request.hurried = True
+        if request.is_over:
+            say("leaving without waiting for the tracking server")
+            return
+        if request.reason is None:
+            request.ask("interrupted", "interrupted")
+            request.signal = number
+        say("stopping: trials are saved at their next step; once more to end at once")
 
     before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:

@@ -91,7 +91,9 @@ def show(sweep: Sweep, result: Result, seconds: float) -> None:
 def _next_steps(sweep: Sweep, result: Result) -> list[str]:
     uri = without_password(sweep.config.tracking.uri)
     lines = []
-    if result.stopped_by is not None:
+    if result.failure is not None:
+        lines += ["", f"error: {result.failure}"]
+    if result.stopped_by is not None or result.failure is not None:
         lines += ["go on with:", f"  qsweep resume {result.folder}"]
     if result.undelivered:
         lines += [f"{result.undelivered} events are not in MLflow ({uri}); send them with:"]

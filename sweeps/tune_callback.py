@@ -10,6 +10,7 @@ from ray.tune.experiment import Trial
 
 from sweeps.journal import Journal
 from sweeps.lifecycle import TrialEnded, TrialReported, TrialStarted, TrialState
+from sweeps.stop import Reason
 from trainables.contract import Report, StepRecord
 
 STOPPED_BY_SCHEDULER = "stopped by the scheduler"
@@ -24,6 +25,7 @@ class JournalCallback(Callback):
         clock: Callable[[], float],
         reported: Callable[[str, str | None], None],
         ended: Callable[[str], None],
+        end_sweep: Callable[[Reason, str], None],
     ) -> None:
         """A callback.
 
@@ -32,11 +34,15 @@ class JournalCallback(Callback):
             clock: the time, in seconds since the epoch.
             reported: told of each trial key and adapter folder once the journal has them.
             ended: told of each trial key whose trial is over.
+            end_sweep: told why, when a trial finds that the sweep cannot go on.
         """
         self._journal = journal
         self._reported = reported
         self._clock = clock
         self._ended = ended
+        self._end_sweep = end_sweep
+        self.unreported: dict[str, tuple[StepRecord, ...]] = {}
+        """Trial key -> the steps since its last report, of trials that were interrupted."""
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """The trial's process runs; comes again after a retry."""
@@ -70,7 +76,11 @@ class JournalCallback(Callback):
         state = TrialState(result.get("state", TrialState.FAILED))
         reason = result.get("reason", "")
         if state is TrialState.PAUSED:
-            return  # The end of the sweep says why.
+            # The end of the sweep says of it how it ended.
+            self.unreported[trial.config["trial_key"]] = _steps(result.get("history", ()))
+            if "ends_sweep" in result:
+                self._end_sweep(result["ends_sweep"], reason)
+            return
         if state is TrialState.RUNNING:
             state, reason = TrialState.STOPPED, STOPPED_BY_SCHEDULER
         self._end(trial, state, reason, result.get("history", ()))
@@ -81,9 +91,13 @@ class JournalCallback(Callback):
 
     def _end(self, trial: Trial, state: TrialState, reason: str, history: Sequence[str] = ()) -> None:
         key = trial.config["trial_key"]
-        steps = tuple(StepRecord.model_validate_json(step) for step in history)
         self._ended(key)
-        self._journal.add(TrialEnded(time=self._clock(), trial_key=key, state=state, reason=reason, history=steps))
+        ended = TrialEnded(time=self._clock(), trial_key=key, state=state, reason=reason, history=_steps(history))
+        self._journal.add(ended)
+
+
+def _steps(history: Sequence[str]) -> tuple[StepRecord, ...]:
+    return tuple(StepRecord.model_validate_json(step) for step in history)
 
 
 def _last_line(trial: Trial) -> str:

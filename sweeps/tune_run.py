@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from cluster import broker
 from cluster.errors import HostError
 from cluster.hosts import HostFacts, Room
 from search_spaces.space import SearchSpace
-from sweeps.config import SweepConfig
+from sweeps.config import SweepConfig, size_bytes
 from sweeps.folder import SweepFolder, read_events
 from sweeps.journal import Journal
 from sweeps.lifecycle import DataPrepared, SweepEnded, TrialEnded, TrialReported, TrialState
@@ -28,9 +29,14 @@ from sweeps.tune_callback import STOPPED_BY_SCHEDULER, JournalCallback
 from sweeps.tune_search import Reported, TrialQueue
 from sweeps.tune_trial import SlotTrial
 from trainables import registry
+from trainables.contract import StepRecord
 
 PROXY_CPUS = 0.05
 """Logical CPUs of a trial's own process: it only waits."""
+LEAVE_SECONDS = 30.0
+"""How long trials have to save themselves when the sweep is asked to end."""
+NEWS_SECONDS = 30.0
+"""How long one question for news of the hosts waits."""
 
 
 @dataclass
@@ -41,9 +47,14 @@ class Driver:
     folder: SweepFolder
     journal: Journal
     stop: StopRequest
+    say: Callable[[str], None]
     clock: Callable[[], float] = time.time
     hosts: tuple[HostFacts, ...] = field(default=(), init=False)
     _broker: Any = field(default=None, init=False)
+    _callback: JournalCallback = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._callback = JournalCallback(self.journal, self.clock, self._reported, self._trial_ended, self.stop.ask)
 
     def start_hosts(self, room: Room) -> broker.Ready:
         """Starts broker and hosts; the data is prepared on the way.
@@ -71,47 +82,61 @@ class Driver:
         steps = self.config.budget.steps_per_trial
         scheduler = self.config.scheduler.build(steps, self.config.searcher.start_with_default)
         self._settle(scheduler)
+        self.folder.clean()
         known = {key: trial.state for key, trial in self.journal.record.trials.items()}
         fingerprints = registry.find(self.config.trainable).fingerprint(self.config.base)
         source = TrialSource(self.config, space, fingerprints, known)
-        shared = {"dir": str(self.folder.path), "points": list(self.config.scheduler.points(steps))}
+        disk = self.config.budget.disk
+        shared = {
+            "dir": str(self.folder.path),
+            "points": list(self.config.scheduler.points(steps)),
+            "disk_bytes": None if disk is None else size_bytes(disk),
+        }
         reported = {
             key: Reported(trial.step, trial.best_step, trial.best_eval_loss)
             for key, trial in self.journal.record.trials.items()
             if trial.best_step is not None
         }
-        queue = TrialQueue(source, shared, self._slots, reported)
+        queue = TrialQueue(source, shared, self._slots, lambda: self.stop.reason is not None, reported)
+        watch = _Watch(self.stop, self._broker, queue, self.say)
         # A searcher without Tune's own limiter is given one pending trial at a time unless told otherwise.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
-        # Not tune.Tuner: it pickles searcher and callbacks into storage for its own restore, which is not used here.
-        tune.run(
-            SlotTrial,
-            name="tune",
-            metric="eval_loss",
-            mode="min",
-            storage_path=str(self.folder.path),
-            num_samples=-1,
-            search_alg=SearchGenerator(queue),
-            scheduler=scheduler,
-            resources_per_trial=PlacementGroupFactory([{"CPU": PROXY_CPUS, "node:__internal_head__": 0.001}]),
-            reuse_actors=True,
-            max_failures=-1,
-            stop=_Stop(self.stop, self._close),
-            callbacks=[JournalCallback(self.journal, self.clock, self._reported, self._trial_ended)],
-            raise_on_failed_trial=False,
-            verbose=0,
-            log_to_file=False,
-        )
+        # Tune's own files have no reader: they must not fill the sweep's folder, nor fail with it.
+        with tempfile.TemporaryDirectory(prefix="qsweep-tune-", ignore_cleanup_errors=True) as scratch:
+            # Not tune.Tuner: it pickles searcher and callbacks into storage for its own restore, not used here.
+            tune.run(
+                SlotTrial,
+                name="tune",
+                metric="eval_loss",
+                mode="min",
+                storage_path=scratch,
+                num_samples=-1,
+                search_alg=SearchGenerator(queue),
+                scheduler=scheduler,
+                resources_per_trial=PlacementGroupFactory([{"CPU": PROXY_CPUS, "node:__internal_head__": 0.001}]),
+                reuse_actors=True,
+                max_failures=-1,
+                stop=watch,
+                callbacks=[self._callback],
+                raise_on_failed_trial=False,
+                verbose=0,
+                log_to_file=False,
+            )
 
     def end(self, failed: str | None = None) -> None:
         """Says of every trial and of the sweep how it ended."""
-        over = self.stop.reason == "budget" and failed is None
-        why = failed or ("budget.wall_clock is used up" if over else "interrupted")
-        for trial in list(self.journal.record.trials.values()):
-            if not trial.state.is_final:
-                self.journal.add(_left_over(trial.trial_key, self.clock(), why, paused=not over))
         reason = "failed" if failed is not None else self.stop.reason or "finished"
-        self.journal.add(SweepEnded(time=self.clock(), reason=reason, message=failed or ""))
+        why = failed or self.stop.message
+        state = TrialState.STOPPED if reason == "budget" else TrialState.PAUSED
+        for trial in list(self.journal.record.trials.values()):
+            if trial.state.is_final:
+                continue
+            # What a paused trial has trained since its last report goes on with it, in its snapshot.
+            history = self._callback.unreported.get(trial.trial_key, ()) if state is TrialState.STOPPED else ()
+            self.journal.add(_left_over(trial.trial_key, self.clock(), state, why, history))
+            if state.is_final:
+                self.folder.drop(trial.trial_key, "snapshot")
+        self.journal.add(SweepEnded(time=self.clock(), reason=reason, message=why))
 
     def _settle(self, scheduler: Any) -> None:
         """Gives a scheduler the reports of earlier drivers, and ends trials whose end those did not live to write."""
@@ -150,17 +175,18 @@ class Driver:
         self._broker.release.remote(trial_key)
         self.folder.drop(trial_key, "snapshot")
 
-    def _close(self) -> None:
-        self._broker.stop.remote()
 
+class _Watch(Stopper):
+    """Looks after the sweep between Tune's steps: ends it when someone asked for that, and says what hosts do."""
 
-class _Stop(Stopper):
-    """Ends the Tune run when someone asked for it."""
-
-    def __init__(self, request: StopRequest, close: Callable[[], None]) -> None:
+    def __init__(self, request: StopRequest, broker: Any, queue: TrialQueue, say: Callable[[str], None]) -> None:
         self._request = request
-        self._close = close
-        self._closed = False
+        self._broker = broker
+        self._queue = queue
+        self._say = say
+        self._deadline: float | None = None
+        self._known = 0
+        self._news: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its stopper into every snapshot, and none is ever read."""
@@ -171,15 +197,36 @@ class _Stop(Stopper):
         return False
 
     def stop_all(self) -> bool:
+        """Whether Tune should stop what still runs: trials first have time to save themselves."""
+        self._tell()
         if self._request.check() is None:
             return False
-        if not self._closed:
-            self._closed = True
-            self._close()
-        return True
+        if self._deadline is None:
+            self._broker.stop.remote()
+            self._deadline = time.monotonic() + LEAVE_SECONDS
+        return self._queue.live == 0 or time.monotonic() > self._deadline
+
+    def _tell(self) -> None:
+        if self._news is None:
+            self._news = self._broker.news.remote(self._known, NEWS_SECONDS)
+        if not ray.wait([self._news], timeout=0)[0]:
+            return
+        try:
+            lines = ray.get(self._news)
+        except RayActorError:
+            self._known, lines = 0, []
+            self._say("the broker is lost: another is made, and trials lease again")
+        else:
+            self._known += len(lines)
+        self._news = None
+        for line in lines:
+            self._say(line)
 
 
-def _left_over(trial_key: str, now: float, reason: str, paused: bool) -> TrialEnded:
+def _left_over(
+    trial_key: str, now: float, state: TrialState, reason: str, history: tuple[StepRecord, ...]
+) -> TrialEnded:
     """A trial that was not over when the sweep ended: it goes on with `resume`, or the budget has stopped it."""
-    state = TrialState.PAUSED if paused else TrialState.STOPPED
-    return TrialEnded(time=now, trial_key=trial_key, state=state, reason=reason, by_person_or_budget=True)
+    return TrialEnded(
+        time=now, trial_key=trial_key, state=state, reason=reason, by_person_or_budget=True, history=history
+    )

@@ -19,6 +19,7 @@ class Reported(NamedTuple):
     best_eval_loss: float | None
 
 
+FINISHED: str = Searcher.FINISHED
 NOTHING = Reported(0, 0, None)
 
 
@@ -29,7 +30,12 @@ class TrialQueue(Searcher):
     """
 
     def __init__(
-        self, source: TrialSource, shared: dict[str, Any], slots: Callable[[], int], reported: Mapping[str, Reported]
+        self,
+        source: TrialSource,
+        shared: dict[str, Any],
+        slots: Callable[[], int],
+        is_stopping: Callable[[], bool],
+        reported: Mapping[str, Reported],
     ) -> None:
         """A queue.
 
@@ -37,6 +43,7 @@ class TrialQueue(Searcher):
             source: the trials.
             shared: configuration that all trials have.
             slots: how many there are now.
+            is_stopping: whether the sweep is asked to end: no trial begins then.
             reported: trial key -> what the journal has of it.
         """
         super().__init__()
@@ -44,7 +51,13 @@ class TrialQueue(Searcher):
         self._source = source
         self._shared = shared
         self._slots = slots
+        self._is_stopping = is_stopping
         self._live: set[str] = set()
+
+    @property
+    def live(self) -> int:
+        """Trials that were handed out and are not over."""
+        return len(self._live)
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """Metric and space are the source's own."""
@@ -52,12 +65,14 @@ class TrialQueue(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's configuration; None when no slot is free; FINISHED when none will come."""
+        if self._is_stopping():
+            return FINISHED
         if len(self._live) >= self._slots():
             return None
         trial = self._source.next()
         if trial is None:
             # A live trial may yet turn out infeasible and make room for another.
-            return None if self._live else Searcher.FINISHED
+            return None if self._live else FINISHED
         self._live.add(trial_id)
         return {
             **self._shared,

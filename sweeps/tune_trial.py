@@ -10,17 +10,21 @@ import json
 import math
 import threading
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
 from cluster import broker
 from cluster.loop import Outcome
 from sweeps import snapshots
-from sweeps.folder import SweepFolder
+from sweeps.disk import Disk
+from sweeps.errors import BudgetUsedUp, StorageError
+from sweeps.folder import SweepFolder, cannot_write
 from sweeps.lifecycle import TrialState
 from sweeps.rungs import next_point
 from trainables.contract import Failure, Opened, Report, StepRecord
@@ -36,6 +40,11 @@ _STATES = {
     "out_of_memory": TrialState.OUT_OF_MEMORY,
     "failed": TrialState.FAILED,
 }
+
+
+def size(files: Mapping[str, bytes]) -> int:
+    """Bytes of a folder's files."""
+    return sum(map(len, files.values()))
 
 
 def last_words(error: Exception) -> str:
@@ -65,6 +74,10 @@ class SlotTrial(tune.Trainable):
         """Trains to the next report point and says what came of it."""
         try:
             return self._train()
+        except StorageError as error:
+            # Not the trial's fault: the sweep ends in order, and the trial goes on with it.
+            ends = "budget" if isinstance(error, BudgetUsedUp) else "failed"
+            return self._final(TrialState.PAUSED, str(error)) | {"ends_sweep": ends}
         except Exception as error:
             # Not Tune's business: it would start the trial again and again (max_failures is unlimited).
             return self._final(TrialState.FAILED, last_words(error))
@@ -77,8 +90,8 @@ class SlotTrial(tune.Trainable):
         target = next_point(self._points, self._step)
         assert target is not None, "a trial at its last point is not asked to train"
         outcome = self._reach(target)
-        if isinstance(outcome, TrialState):
-            return self._final(outcome, "the sweep is stopping")
+        if outcome is None:
+            return self._final(TrialState.PAUSED, "the sweep is stopping")
         if outcome.failure is not None or outcome.evaluation is None:
             failure = outcome.failure or Failure(kind="failed", message="no evaluation")
             return self._final(_STATES[failure.kind], failure.message)
@@ -115,6 +128,7 @@ class SlotTrial(tune.Trainable):
         self._spec: str = config["spec"]
         self._points: tuple[int, ...] = tuple(config["points"])
         self._folder = SweepFolder(Path(config["dir"]))
+        self._disk = Disk(self._folder, config["disk_bytes"])
         self._grant: broker.Grant | None = None
         self._trainable_params = 0
         progress, self._snapshot = snapshots.read(self._folder, self._key)
@@ -134,13 +148,10 @@ class SlotTrial(tune.Trainable):
         loss = evaluation["eval_loss"]
         adapter = None
         if outcome.adapter is not None and loss < self._best:
-            self._best, self._best_step = loss, outcome.step
             files = {f"adapter/{name}": content for name, content in outcome.adapter.items()}
             rows = {"step": outcome.step, **evaluation}
-            best = self._folder.keep(
-                self._key, "best", outcome.step, files | {"eval_rows.json": json.dumps(rows).encode()}
-            )
-            adapter = str(best.relative_to(self._folder.path))
+            adapter = self._keep_best(outcome.step, files | {"eval_rows.json": json.dumps(rows).encode()})
+            self._best, self._best_step = loss, outcome.step
         history, self._history = tuple(self._history), []
         last = history[-1]
         report = Report(
@@ -158,8 +169,25 @@ class SlotTrial(tune.Trainable):
         self._save(outcome, report, adapter)
         return report, adapter
 
+    def _keep_best(self, step: int, files: Mapping[str, bytes]) -> str:
+        """Writes the trial's best adapter; its folder, relative to the sweep's."""
+        with self._writing(), self._disk.room("best", size(files), self._best) as is_room:
+            if not is_room:
+                raise BudgetUsedUp("budget.disk is used up: no room for another adapter")
+            best = self._folder.keep(self._key, "best", step, files)
+        return str(best.relative_to(self._folder.path))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except StorageError:
+            raise
+        except OSError as error:
+            raise StorageError(cannot_write(self._folder.trial(self._key), error)) from error
+
     def _save(self, outcome: Outcome, report: Report | None = None, adapter: str | None = None) -> None:
-        """Writes the snapshot of an outcome, if the trial has more steps to do."""
+        """Writes the snapshot of an outcome, if the trial has more steps to do and budget.disk has room."""
         self._step, self._snapshot = outcome.step, outcome.snapshot
         if outcome.snapshot is None or self._step == self._points[-1]:
             return
@@ -171,12 +199,16 @@ class SlotTrial(tune.Trainable):
             report=report,
             adapter=adapter,
         )
-        snapshots.write(self._folder, self._key, progress, outcome.snapshot)
+        files = snapshots.files(progress, outcome.snapshot)
+        with self._writing(), self._disk.room("snapshot", size(files), self._best) as is_room:
+            if is_room:
+                self._folder.keep(self._key, "snapshot", self._step, files)
+        self._folder.prune_all_but(self._key, "snapshot", snapshots.KEPT)
 
     # The slot
 
-    def _reach(self, target: int) -> Outcome | TrialState:
-        """The outcome at `target`, whatever happens to hosts on the way; PAUSED when the sweep is stopping."""
+    def _reach(self, target: int) -> Outcome | None:
+        """The outcome at `target`, whatever happens to hosts on the way; None when the sweep is stopping."""
         while self._ask("goes_on", self._key):
             try:
                 outcome = self._advance(target)
@@ -196,7 +228,24 @@ class SlotTrial(tune.Trainable):
             if outcome.evaluation is not None:
                 return outcome
             self._save(outcome)
-        return TrialState.PAUSED
+        self._leave()
+        return None
+
+    def _leave(self) -> None:
+        """Saves the trial where it stands, so that it loses no step to a stop."""
+        if self._grant is None:
+            return
+        try:
+            outcome: Outcome = ray.get(self._grant.host.save.remote(self._grant.lease, self._known()))
+        except (RayActorError, RayTaskError):
+            return  # It goes on from the snapshot before.
+        self._history += outcome.history
+        if outcome.snapshot is not None and outcome.step > self._step:
+            self._save(outcome)
+
+    def _known(self) -> int:
+        """The last step that this process has the history of."""
+        return self._history[-1].step if self._history else self._step
 
     def _advance(self, target: int) -> Outcome | None:
         """One call to the host, with a lease taken first if there is none; None while there is nothing to tell."""
@@ -206,8 +255,7 @@ class SlotTrial(tune.Trainable):
                 return Outcome(step=self._step, failure=opened)
             if self._grant is None:
                 return None
-        known = self._history[-1].step if self._history else self._step
-        call = self._grant.host.advance.remote(self._grant.lease, target, self._best, known, WAIT_SECONDS)
+        call = self._grant.host.advance.remote(self._grant.lease, target, self._best, self._known(), WAIT_SECONDS)
         outcome: Outcome | None = ray.get(call)
         return outcome
 
@@ -219,7 +267,13 @@ class SlotTrial(tune.Trainable):
         if isinstance(granted, broker.Refused):
             return Failure(kind="failed", message=granted.message)
         self._grant = granted
-        opened: Opened | Failure = ray.get(granted.host.open.remote(granted.lease, self._spec, self._snapshot))
+        opening = granted.host.open.remote(granted.lease, self._spec, self._snapshot)
+        # Behind a long step it takes long; whoever waits does not lose the lease meanwhile.
+        while not ray.wait([opening], timeout=WAIT_SECONDS)[0]:
+            if not self._ask("goes_on", self._key):
+                self._release()
+                return None
+        opened: Opened | Failure = ray.get(opening)
         if isinstance(opened, Opened):
             self._trainable_params = opened.trainable_params
         return opened

@@ -108,11 +108,8 @@ def assert_whole(sweep: Path, uri: str, trials: int) -> SweepRecord:
     assert len(counted) == trials, stories
     assert all(trial.state.is_final for trial in found.trials.values()), stories
 
-    sweep_id = json.loads((sweep / "config.json").read_text())["sweep_id"]
     client = MlflowClient(uri)
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    runs = client.search_runs(experiments, f"tags.`sweep.id` = '{sweep_id}'", max_results=500)
-    assert [run.info.run_name for run in runs if run.info.status == "RUNNING"] == []
+    runs = assert_none_running(sweep, uri)
     children = [run for run in runs if "sweep.trial_key" in run.data.tags]
     assert len(runs) == len(children) + 1, "one parent"
     assert sorted(run.data.tags["sweep.trial_key"] for run in children) == sorted(found.trials)
@@ -125,6 +122,18 @@ def assert_whole(sweep: Path, uri: str, trials: int) -> SweepRecord:
             points = [(point.step, point.value) for point in sorted(history, key=lambda point: point.step)]
             assert points == logged[key][metric], f"{key} {metric}"
     return found
+
+
+def assert_none_running(sweep: Path, uri: str) -> list[Any]:
+    """The sweep's runs in MLflow, none of which is RUNNING."""
+    from mlflow import MlflowClient
+
+    sweep_id = json.loads((sweep / "config.json").read_text())["sweep_id"]
+    client = MlflowClient(uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = list(client.search_runs(experiments, f"tags.`sweep.id` = '{sweep_id}'", max_results=500))
+    assert [run.info.run_name for run in runs if run.info.status == "RUNNING"] == []
+    return runs
 
 
 def expected_points(sweep: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:

@@ -25,7 +25,7 @@ class SlowToClose:
 
 def broker_with(host: SlowToClose) -> Broker:
     broker = Broker(TrialSpec(trainable="toy"), Room(slots=1, at_most=1, largest=()), 1, clock=lambda: 0.0)
-    broker._hosts["h"] = _Host(host, HostFacts(pid=1, device="cpu", slots=1, estimated_bytes=None))
+    broker._hosts["h"] = _Host(host, HostFacts(pid=1, node="127.0.0.1", device="cpu", slots=1, estimated_bytes=None))
     broker._data, broker._count = object(), 1
     return broker
 

@@ -60,17 +60,17 @@ def test_a_folder_without_files_is_a_folder(tmp_path: Path) -> None:
 
 def test_the_latest_of_a_trial_is_kept_and_the_one_before_is_not(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
-    assert folder.latest("key", "best") is None
+    assert folder.all("key", "best") == []
     folder.keep("key", "best", 9, {"a": b"9"})
     folder.keep("key", "snapshot", 9, {"s": b"9"})
     kept = folder.keep("key", "best", 27, {"a": b"27"})
-    assert folder.latest("key", "best") == kept
+    assert folder.all("key", "best")[0] == kept
     assert len(list(folder.trial("key").glob("best-*"))) == 2
     folder.prune("key", "best", kept)
     assert sorted(path.name for path in folder.trial("key").iterdir()) == ["best-000027", "snapshot-000009"]
     folder.drop("key", "snapshot")
-    assert folder.latest("key", "snapshot") is None
-    assert folder.latest("key", "best") == kept
+    assert folder.all("key", "snapshot") == []
+    assert folder.all("key", "best")[0] == kept
 
 
 # Making a sweep's folder

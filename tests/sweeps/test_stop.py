@@ -63,7 +63,7 @@ with on_signals(StopRequest(None, lambda: 0.0), print):
     done = subprocess.run([sys.executable, "-u", "-c", code], capture_output=True, text=True, env=dict(os.environ))
     assert done.returncode == 128 + signal.SIGTERM
     assert "still here" not in done.stdout
-    assert done.stdout.startswith("stopping: trials end at their next step")
+    assert done.stdout.startswith("stopping: trials are saved at their next step")
 
 
 def test_handlers_are_put_back_when_the_sweep_fails() -> None:

@@ -1,0 +1,140 @@
+"""A sweep is asked to stop, by a person, twice by an impatient one, or by a budget."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import chaos_runs as runs
+import pytest
+
+from sweeps import snapshots
+from sweeps.folder import SweepFolder
+from trainables import toy
+
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
+FIFO = [*runs.TOY, "scheduler.kind=fifo"]
+
+
+def between_reports(sweep) -> bool:
+    """Whether the sweep has reported and some trial is likely to stand between two report points."""
+    return (sweep / "events.jsonl").exists() and runs.reports(sweep) >= 2
+
+
+def test_interrupted_trials_go_on_at_the_step_where_they_stood(tmp_path):
+    run = runs.start(tmp_path, "launch", *FIFO, "training.step_seconds=0.3")
+    sweep = tmp_path / "results" / "toy"
+    runs.wait_for(lambda: between_reports(sweep), run)
+    os.kill(run.process.pid, signal.SIGINT)
+    assert run.wait() == 130, run.err.read_text()
+    found = runs.record(sweep)
+    paused = {key: trial.step for key, trial in found.trials.items() if trial.state == "PAUSED"}
+    saved = {key: snapshots.read(SweepFolder(sweep), key)[0] for key in paused}
+    # Nobody saved them on their way: budget and pace leave no other snapshot than the one of the stop.
+    assert any(saved[key].step > step for key, step in paused.items()), (paused, saved)
+    for key, progress in saved.items():
+        assert [record.step for record in progress.history] == list(range(paused[key] + 1, progress.step + 1))
+    again = runs.start(tmp_path, "resume", "results/toy")
+    assert again.wait() == 0, again.err.read_text()
+    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
+    runs.assert_every_step_once(sweep)
+
+
+def test_the_second_ctrl_c_ends_at_once_and_resume_goes_on(tmp_path):
+    run = runs.start(tmp_path, "launch", *FIFO, "training.step_seconds=2", "training.snapshot_every=1")
+    sweep = tmp_path / "results" / "toy"
+    runs.wait_for(lambda: (sweep / "events.jsonl").exists() and len(runs.record(sweep).trials) == 2, run)
+    os.kill(run.process.pid, signal.SIGINT)
+    runs.wait_for(lambda: "once more to end at once" in run.err.read_text(), run)
+    os.kill(run.process.pid, signal.SIGINT)
+    assert run.wait() == 130
+    again = runs.start(tmp_path, "resume", "results/toy")
+    runs.wait_for(lambda: "SlotTrial" in run.err.read_text() or runs.reports(sweep) >= 1, again)
+    os.kill(again.process.pid, signal.SIGINT)
+    assert again.wait() == 130, again.err.read_text()
+    runs.assert_none_running(sweep, f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def test_a_used_up_wall_clock_ranks_what_was_trained_and_loses_no_step(tmp_path):
+    run = runs.start(tmp_path, "launch", *FIFO, "training.step_seconds=0.4", "budget.wall_clock=25s")
+    sweep = tmp_path / "results" / "toy"
+    assert run.wait() == 0, run.err.read_text()
+    found = runs.record(sweep)
+    assert found.ended is not None
+    assert (found.ended.reason, found.ended.message) == ("budget", "budget.wall_clock is used up")
+    assert {trial.state.value for trial in found.trials.values()} <= {"STOPPED", "COMPLETED"}
+    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", len(found.trials))
+    runs.assert_every_step_once(sweep)
+    assert list(sweep.glob("trials/*/snapshot-*")) == []
+    again = runs.start(tmp_path, "resume", "results/toy")
+    assert again.wait() == 0, again.err.read_text()
+    assert again.answer()["states"] == run.answer()["states"]
+
+
+HEAVY = '''
+"""The toy, with adapters and snapshots that weigh something."""
+from trainables import toy
+from trainables.toy import REQUIRES, check, fingerprint, need, prepare
+
+class Pack(toy.ToyPack):
+    def snapshot(self, slot):
+        return super().snapshot(slot) + b" " * 2_000_000
+    def adapter(self, slot):
+        return {**super().adapter(slot), "weights": bytes(1_000_000)}
+
+def open_pack(base, data, cache):
+    return Pack()
+'''
+
+
+@pytest.fixture
+def heavy(tmp_path) -> list[str]:
+    (tmp_path / "heavies").mkdir()
+    (tmp_path / "heavies" / "toy.py").write_text(HEAVY)
+    return [*FIFO, "trainable=heavies.toy", "training.snapshot_every=2", "training.step_seconds=0.05"]
+
+
+def used(sweep) -> int:
+    found = 0
+    for path in sweep.glob("trials/**/*"):
+        try:
+            found += path.stat().st_size if path.is_file() else 0
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def test_snapshots_make_room_for_adapters_within_the_disk_budget(tmp_path, heavy):
+    run = runs.start(tmp_path, "launch", *heavy, "budget.disk=9MB")
+    sweep = tmp_path / "results" / "toy"
+    most = 0
+
+    def ended() -> bool:
+        nonlocal most
+        most = max(most, used(sweep))
+        return run.process.poll() is not None
+
+    runs.wait_for(ended)
+    assert run.wait() == 0, run.err.read_text()
+    # Two slots with two snapshots each, and six adapters, would take 14 MB.
+    assert 6_000_000 < most <= 9_000_000
+    found = runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
+    assert {trial.state.value for trial in found.trials.values()} == {"COMPLETED"}
+    runs.assert_every_step_once(sweep)
+    assert len(list(sweep.glob("trials/*/best-*/adapter/weights"))) == 6
+
+
+def test_a_disk_budget_without_room_for_another_adapter_ends_the_sweep_in_order(tmp_path, heavy):
+    run = runs.start(tmp_path, "launch", *heavy, "budget.disk=4.5MB")
+    sweep = tmp_path / "results" / "toy"
+    assert run.wait() == 0, run.err.read_text()
+    found = runs.record(sweep)
+    assert found.ended is not None
+    assert found.ended.reason == "budget"
+    assert "budget.disk is used up" in found.ended.message
+    assert used(sweep) <= 4_500_000
+    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", len(found.trials))
+    runs.assert_every_step_once(sweep)
+    best = run.answer()["best"]
+    kept = next((sweep / "trials" / best["trial_key"]).glob("best-*/adapter/toy_adapter.json"))
+    assert str(toy.START_LOSS) not in kept.read_text()
