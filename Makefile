@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MODEL := $(VENV)/.quickstart-model
 
-.PHONY: sweep test check chaos bench format clean
+.PHONY: sweep test check chaos chaos-long bench format clean
 
 sweep: $(READY) $(MODEL)  ## run the quickstart: a real QLoRA sweep on this machine
 	$(BIN)/qsweep launch quickstart
@@ -21,6 +21,9 @@ check: $(READY)  ## format, lint, types, layers
 
 chaos: $(READY) $(MODEL)  ## faults: what a trial does to its neighbours, and what becomes of a sweep
 	$(BIN)/pytest tests/chaos -m chaos
+
+chaos-long: $(READY)  ## random faults, several in a row: QSWEEP_CHAOS_SCHEDULES of them from QSWEEP_CHAOS_SEED on
+	$(BIN)/pytest tests/chaos/test_random_schedules.py -m chaos_long -rP
 
 bench: $(READY) $(MODEL)  ## start-up times, and packed training against one after the other
 	$(BIN)/python -m tests.benchmarks

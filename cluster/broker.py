@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.hosts import HostActor, HostFacts, Room
+from cluster.hosts import PROCESS_LOST, HostActor, HostFacts, Room
 from trainables.contract import Summary
 from trainables.specs import Spec, TrialSpec
 
@@ -131,7 +131,7 @@ class Broker:
             self._data = ray.put(prepared.payload)
             self._longest_row = prepared.summary.longest_row
             facts = await asyncio.gather(*(self._start(actor) for actor in actors))
-        except (RayTaskError, RayActorError) as error:
+        except (RayTaskError, *PROCESS_LOST) as error:
             return NotReady(message=_message(error))
         for actor, fact in zip(actors, facts, strict=True):
             self._add(actor, fact)
@@ -191,7 +191,7 @@ class Broker:
                 continue
             try:
                 await host.actor.close.remote(held.lease)
-            except RayActorError:
+            except PROCESS_LOST:
                 await self.lost(host_id)
                 return
             # Another release may have been faster, and the trial may hold a new lease by now.
@@ -226,7 +226,7 @@ class Broker:
         actor = self._make(on_gpu)
         try:
             facts = await self._start(actor)
-        except (RayActorError, RayTaskError) as error:
+        except (RayTaskError, *PROCESS_LOST) as error:
             # `_revive` tries again.
             self._news.append(f"a host could not be made: {_message(error)}; trying again every {RETRY_SECONDS:.0f} s")
         else:
@@ -299,6 +299,6 @@ def _hosts(hosts: int, slots: int) -> str:
     return f"{hosts} {'host' if hosts == 1 else 'hosts'}, {slots} {'slot' if slots == 1 else 'slots'}"
 
 
-def _message(error: RayTaskError | RayActorError) -> str:
+def _message(error: RayError) -> str:
     cause = getattr(error, "cause", None)
     return str(cause) if cause is not None else f"a host died while it started: {str(error).splitlines()[0]}"

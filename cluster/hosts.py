@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 import ray
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
 
 from cluster.devices import MEMORY_SHARE, free_bytes
 from cluster.errors import HostError
@@ -22,6 +23,10 @@ from trainables import registry
 from trainables.contract import Device, Failure, Opened, Prepared
 from trainables.errors import TrainableError
 from trainables.specs import Spec, TrialSpec
+
+PROCESS_LOST = (RayActorError, NodeDiedError, OutOfMemoryError)
+"""What a call to an actor raises whose process is gone: for one that Ray's memory monitor has ended, the last is
+raised, which is no RayActorError (ray/exceptions.py, 2.60)."""
 
 
 class Room(Spec):

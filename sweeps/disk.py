@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import fcntl
 import math
+import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,22 +82,23 @@ class Disk:
             yield chosen is not None
 
     def _used(self) -> int:
-        return sum(_size(trial) for trial in self._folder.trials())
+        return size(self._folder.path / "trials")
 
     def _snapshots(self) -> list[Kept]:
         found = []
         for trial in self._folder.trials():
             for place, path in enumerate(self._folder.all(trial.name, "snapshot")):
                 loss = snapshots.best_loss(path)
-                found.append(Kept(path, trial.name, _size(path), place == 0, math.inf if loss is None else loss))
+                found.append(Kept(path, trial.name, size(path), place == 0, math.inf if loss is None else loss))
         return found
 
 
-def _size(folder: Path) -> int:
+def size(folder: Path) -> int:
+    """Bytes of the files below a folder, as far as they are still there: other processes write and remove meanwhile."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue  # Another process has just replaced it.
+    # os.walk passes over folders that are gone; Path.rglob raises (pathlib.py, 3.11).
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += (Path(place) / name).stat().st_size
     return total

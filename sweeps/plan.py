@@ -10,7 +10,8 @@ from typing import Any
 from search_spaces.domains import Value
 from search_spaces.space import SearchSpace
 from sweeps import points
-from sweeps.config import SweepConfig
+from sweeps.config import SweepConfig, size_bytes
+from sweeps.snapshots import KEPT
 from trainables.contract import Device, Need
 from trainables.specs import TrialSpec
 
@@ -23,6 +24,8 @@ class Machine:
     hosts: int
     free_bytes: int | None
     """Free memory of each host's device; None when it cannot be known here."""
+    disk_bytes: int | None = None
+    """Free room where the sweep's folder goes; None when it cannot be known."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Plan:
     device: Device
     memory_bytes: int | None
     """Estimated memory of one host with these slots."""
+    disk_bytes: int | None
+    """Estimated most room on disk: every trial's best adapter, and the snapshots of those that train."""
     warnings: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -60,6 +65,8 @@ def plan(config: SweepConfig, space: SearchSpace, need: Need | None, machine: Ma
     slots = slots_per_host(config, need, machine)
     total = (slots or 1) * machine.hosts
     memory = need.total(slots) if need is not None and slots is not None else None
+    # A trial's next adapter, and its next snapshot, are there before the one that they replace goes.
+    live = total * (need.adapter_bytes + (KEPT + 1) * need.snapshot_bytes) if need is not None else 0
     planned = Plan(
         trials=trials,
         points=report_points,
@@ -69,9 +76,13 @@ def plan(config: SweepConfig, space: SearchSpace, need: Need | None, machine: Ma
         slots_per_host=slots,
         device=machine.device,
         memory_bytes=memory,
+        disk_bytes=trials * need.adapter_bytes + live if need is not None else None,
         warnings=(),
     )
-    return replace(planned, warnings=tuple(_warnings(config, space, planned, machine)))
+    return replace(
+        planned,
+        warnings=tuple(_warnings(config, space, planned, machine) + _disk_warnings(config, planned, need, machine)),
+    )
 
 
 def _trials(config: SweepConfig, space: SearchSpace) -> int:
@@ -145,5 +156,26 @@ def _warnings(config: SweepConfig, space: SearchSpace, planned: Plan, machine: M
         found.append(
             f"about {memory / 1e9:.1f} GB needed per host, {machine.free_bytes / 1e9:.1f} GB free: lower "
             "cluster.slots_per_host, training.batch_size or data.max_length"
+        )
+    return found
+
+
+def _disk_warnings(config: SweepConfig, planned: Plan, need: Need | None, machine: Machine) -> list[str]:
+    if need is None or planned.disk_bytes is None:
+        return []
+    found = []
+    adapters = planned.trials * need.adapter_bytes
+    if config.budget.disk is not None and adapters > size_bytes(config.budget.disk):
+        found.append(
+            f"budget.disk {config.budget.disk}: the largest adapters of {planned.trials} trials take "
+            f"{adapters / 1e9:.2f} GB, and the sweep ends when there is no room for another"
+        )
+    wanted = (
+        planned.disk_bytes if config.budget.disk is None else min(planned.disk_bytes, size_bytes(config.budget.disk))
+    )
+    if machine.disk_bytes is not None and wanted > machine.disk_bytes:
+        found.append(
+            f"storage: up to {wanted / 1e9:.1f} GB of adapters and snapshots, {machine.disk_bytes / 1e9:.1f} GB free "
+            f"in {config.storage}: make room, name another storage, or set budget.disk"
         )
     return found

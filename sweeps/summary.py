@@ -37,14 +37,19 @@ def plan_lines(plan: Plan) -> list[str]:
     ]
     device = {"cpu": "CPU", "cuda": "GPU"}[plan.device]
     hosts = f"{plan.hosts} {device} {'host' if plan.hosts == 1 else 'hosts'}"
+    disk = f"; up to {_size(plan.disk_bytes)} on disk" if plan.disk_bytes else ""
     if plan.slots_per_host is None:
-        lines.append(f"      {hosts}; each decides on its slots from its free memory")
+        lines.append(f"      {hosts}; each decides on its slots from its free memory{disk}")
     else:
         memory = f", about {plan.memory_bytes / 1e9:.1f} GB each" if plan.memory_bytes is not None else ""
         lines.append(
-            f"      {hosts} with {plan.slots_per_host} {'slot' if plan.slots_per_host == 1 else 'slots'}{memory}"
+            f"      {hosts} with {plan.slots_per_host} {'slot' if plan.slots_per_host == 1 else 'slots'}{memory}{disk}"
         )
     return lines + [f"warning: {warning}" for warning in plan.warnings]
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:.0f} MB"
 
 
 def displays(started: float, expected_steps: int | None = None, trials: int | None = None) -> Displays:

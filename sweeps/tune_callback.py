@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from ray.tune import Callback
 from ray.tune.experiment import Trial
@@ -16,31 +16,30 @@ from trainables.contract import Report, StepRecord
 STOPPED_BY_SCHEDULER = "stopped by the scheduler"
 
 
+class Owner(Protocol):
+    """Who is told what the journal cannot know."""
+
+    def reported(self, trial_key: str, adapter: str | None) -> None:
+        """The journal has a report of the trial, with this adapter folder if it is the best so far."""
+
+    def trial_ended(self, trial_key: str) -> None:
+        """The trial is over."""
+
+    def process_lost(self, number: int) -> None:
+        """The process of the trial of this number died; Ray Tune starts another."""
+
+    def end_sweep(self, reason: Reason, message: str) -> None:
+        """A trial found that the sweep cannot go on."""
+
+
 class JournalCallback(Callback):
     """Writes what happens to the trials into the journal."""
 
-    def __init__(
-        self,
-        journal: Journal,
-        clock: Callable[[], float],
-        reported: Callable[[str, str | None], None],
-        ended: Callable[[str], None],
-        end_sweep: Callable[[Reason, str], None],
-    ) -> None:
-        """A callback.
-
-        Args:
-            journal: takes the events.
-            clock: the time, in seconds since the epoch.
-            reported: told of each trial key and adapter folder once the journal has them.
-            ended: told of each trial key whose trial is over.
-            end_sweep: told why, when a trial finds that the sweep cannot go on.
-        """
+    def __init__(self, journal: Journal, clock: Callable[[], float], owner: Owner) -> None:
+        """A callback; `clock` gives seconds since the epoch."""
         self._journal = journal
-        self._reported = reported
         self._clock = clock
-        self._ended = ended
-        self._end_sweep = end_sweep
+        self._owner = owner
         self.unreported: dict[str, tuple[StepRecord, ...]] = {}
         """Trial key -> the steps since its last report, of trials that were interrupted."""
 
@@ -68,7 +67,7 @@ class JournalCallback(Callback):
             report = Report.model_validate_json(result["report"])
             told = TrialReported(time=report.time, trial_key=key, report=report, adapter=result["adapter"])
             self._journal.add(told)
-            self._reported(key, told.adapter)
+            self._owner.reported(key, told.adapter)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """The trial is over: by itself, or by the scheduler when its last report says that it was still running."""
@@ -79,11 +78,15 @@ class JournalCallback(Callback):
             # The end of the sweep says of it how it ended.
             self.unreported[trial.config["trial_key"]] = _steps(result.get("history", ()))
             if "ends_sweep" in result:
-                self._end_sweep(result["ends_sweep"], reason)
+                self._owner.end_sweep(result["ends_sweep"], reason)
             return
         if state is TrialState.RUNNING:
             state, reason = TrialState.STOPPED, STOPPED_BY_SCHEDULER
         self._end(trial, state, reason, result.get("history", ()))
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The trial's process failed and is started again."""
+        self._owner.process_lost(trial.config["number"])
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """The trial's process failed for good."""
@@ -91,7 +94,7 @@ class JournalCallback(Callback):
 
     def _end(self, trial: Trial, state: TrialState, reason: str, history: Sequence[str] = ()) -> None:
         key = trial.config["trial_key"]
-        self._ended(key)
+        self._owner.trial_ended(key)
         ended = TrialEnded(time=self._clock(), trial_key=key, state=state, reason=reason, history=_steps(history))
         self._journal.add(ended)
 

@@ -11,19 +11,19 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayActorError
 from ray.tune import PlacementGroupFactory, Stopper
 from ray.tune.search.search_generator import SearchGenerator
 
 from cluster import broker
 from cluster.errors import HostError
-from cluster.hosts import HostFacts, Room
+from cluster.hosts import PROCESS_LOST, HostFacts, Room
 from search_spaces.space import SearchSpace
+from sweeps import tune_memory
 from sweeps.config import SweepConfig, size_bytes
 from sweeps.folder import SweepFolder, read_events
 from sweeps.journal import Journal
 from sweeps.lifecycle import DataPrepared, SweepEnded, TrialEnded, TrialReported, TrialState
-from sweeps.stop import StopRequest
+from sweeps.stop import Reason, StopRequest
 from sweeps.trials import TrialSource
 from sweeps.tune_callback import STOPPED_BY_SCHEDULER, JournalCallback
 from sweeps.tune_search import Reported, TrialQueue
@@ -54,7 +54,7 @@ class Driver:
     _callback: JournalCallback = field(init=False)
 
     def __post_init__(self) -> None:
-        self._callback = JournalCallback(self.journal, self.clock, self._reported, self._trial_ended, self.stop.ask)
+        self._callback = JournalCallback(self.journal, self.clock, self)
 
     def start_hosts(self, room: Room) -> broker.Ready:
         """Starts broker and hosts; the data is prepared on the way.
@@ -102,7 +102,8 @@ class Driver:
         # A searcher without Tune's own limiter is given one pending trial at a time unless told otherwise.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
         # Tune's own files have no reader: they must not fill the sweep's folder, nor fail with it.
-        with tempfile.TemporaryDirectory(prefix="qsweep-tune-", ignore_cleanup_errors=True) as scratch:
+        scratch_folder = tempfile.TemporaryDirectory(prefix="qsweep-tune-", ignore_cleanup_errors=True)
+        with scratch_folder as scratch, tune_memory.survived():
             # Not tune.Tuner: it pickles searcher and callbacks into storage for its own restore, not used here.
             tune.run(
                 SlotTrial,
@@ -162,18 +163,28 @@ class Driver:
     def _slots(self) -> int:
         try:
             slots: int = ray.get(self._broker.slots.remote())
-        except RayActorError:
+        except PROCESS_LOST:
             return 0  # The broker is being made anew: nothing begins until it is there.
         return slots
 
-    def _reported(self, trial_key: str, adapter: str | None) -> None:
+    def reported(self, trial_key: str, adapter: str | None) -> None:
+        """See `tune_callback.Owner`."""
         if adapter is not None:
             # Not before: the journal has named the older one until now.
             self.folder.prune(trial_key, "best", self.folder.path / adapter)
 
-    def _trial_ended(self, trial_key: str) -> None:
+    def trial_ended(self, trial_key: str) -> None:
+        """See `tune_callback.Owner`."""
         self._broker.release.remote(trial_key)
         self.folder.drop(trial_key, "snapshot")
+
+    def process_lost(self, number: int) -> None:
+        """See `tune_callback.Owner`."""
+        self.say(f"t{number:02d}: its process is lost: another goes on from the last snapshot")
+
+    def end_sweep(self, reason: Reason, message: str) -> None:
+        """See `tune_callback.Owner`."""
+        self.stop.ask(reason, message)
 
 
 class _Watch(Stopper):
@@ -213,7 +224,7 @@ class _Watch(Stopper):
             return
         try:
             lines = ray.get(self._news)
-        except RayActorError:
+        except PROCESS_LOST:
             self._known, lines = 0, []
             self._say("the broker is lost: another is made, and trials lease again")
         else:

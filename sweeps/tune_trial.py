@@ -17,9 +17,10 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayError
 
 from cluster import broker
+from cluster.hosts import PROCESS_LOST
 from cluster.loop import Outcome
 from sweeps import snapshots
 from sweeps.disk import Disk
@@ -212,8 +213,11 @@ class SlotTrial(tune.Trainable):
         while self._ask("goes_on", self._key):
             try:
                 outcome = self._advance(target)
-            except RayActorError:
+            except PROCESS_LOST:
                 self._host_lost()
+                continue
+            except ObjectLostError:
+                # A large answer, with the node that held it: the host gives it again, if it is still there.
                 continue
             except KeyError:
                 # The lease is over: this process was not heard of for too long, or the host is a new one.
@@ -237,7 +241,7 @@ class SlotTrial(tune.Trainable):
             return
         try:
             outcome: Outcome = ray.get(self._grant.host.save.remote(self._grant.lease, self._known()))
-        except (RayActorError, RayTaskError):
+        except RayError:
             return  # It goes on from the snapshot before.
         self._history += outcome.history
         if outcome.snapshot is not None and outcome.step > self._step:
@@ -294,7 +298,7 @@ class SlotTrial(tune.Trainable):
         while True:
             try:
                 return ray.get(getattr(self._broker, method).remote(*arguments))
-            except RayActorError:
+            except PROCESS_LOST:
                 if time.monotonic() > deadline:
                     raise
                 threading.Event().wait(RETRY_SECONDS)

@@ -16,13 +16,43 @@ from typing import Any
 
 import psutil
 
+from sweeps import load
 from sweeps.folder import read_events
 from sweeps.lifecycle import SweepRecord, TrialEnded, TrialReported, TrialState
+from sweeps.trials import TrialSource
 from trainables import toy
 from trainables.specs import TrialSpec
 
 DEADLINE_SECONDS = 180.0
 TOY = ["toy", "budget.trials=6", "cluster.slots_per_host=2", "training.step_seconds=0.15"]
+
+
+HEAVY = '''
+"""The toy, with adapters and snapshots that weigh something."""
+from trainables import toy
+from trainables.toy import REQUIRES, check, fingerprint, need, prepare
+
+class Pack(toy.ToyPack):
+    def snapshot(self, slot):
+        return super().snapshot(slot) + b" " * 2_000_000
+    def adapter(self, slot):
+        return {**super().adapter(slot), "weights": bytes(1_000_000)}
+
+def open_pack(base, data, cache):
+    return Pack()
+'''
+
+
+def heavy(folder: Path) -> list[str]:
+    """The toy with adapters of 1 MB and snapshots of 2 MB, as overrides of a sweep that runs in `folder`."""
+    return variant(folder, "heavies", HEAVY)
+
+
+def variant(folder: Path, name: str, code: str) -> list[str]:
+    """A toy of the caller's own as the trainable of a sweep that runs in `folder`."""
+    (folder / name).mkdir()
+    (folder / name / "toy.py").write_text(code)
+    return [f"trainable={name}.toy"]
 
 
 @dataclass
@@ -162,3 +192,11 @@ def assert_every_step_once(sweep: Path) -> None:
         steps = [step for step, _ in metrics["train_loss"]]
         assert steps == list(range(1, len(steps) + 1)), key
         assert metrics["train_loss"] == [(step, toy.loss_at(specs[key], step)) for step in steps], key
+
+
+def undisturbed_best(folder: Path, words: list[str]) -> str:
+    """The best trial of the same seed when nothing goes wrong, by the closed form of its curves."""
+    sweep = load.load(words[0], words[1:], folder)
+    source = TrialSource(sweep.config, sweep.space, toy.fingerprint(sweep.config.base))
+    planned = list(iter(source.next, None))
+    return min(planned, key=lambda trial: toy.floor(trial.spec)).trial_key

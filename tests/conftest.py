@@ -43,6 +43,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leaves out tests that inject faults, unless -m speaks of them."""
     if "chaos" in config.option.markexpr:
         return
-    faults = [item for item in items if item.get_closest_marker("chaos") is not None]
+    faults = [item for item in items if any(map(item.get_closest_marker, ("chaos", "chaos_long")))]
     config.hook.pytest_deselected(items=faults)
     items[:] = [item for item in items if item not in faults]

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-MAKE = re.findall(r"^make (\w+)", README, re.MULTILINE)
+MAKE = re.findall(r"^make ([\w-]+)", README, re.MULTILINE)
 
 
 def test_make_targets_are_found():

@@ -104,7 +104,7 @@ class Prepared(Spec):
 
 
 class Need(Spec):
-    """An estimate of memory on the device that trains."""
+    """An estimate of memory on the device that trains, and of what is kept on disk."""
 
     base_bytes: int
     """The frozen base and what exists once."""
@@ -114,6 +114,10 @@ class Need(Spec):
     """Activations of one slot in a step."""
     saturating_slots: int
     """Slots that keep the device busy: more of them train no faster and only weaken early stopping."""
+    adapter_bytes: int = 0
+    """The largest adapter of the space on disk."""
+    snapshot_bytes: int = 0
+    """The largest snapshot of the space on disk."""
 
     def total(self, slots: int) -> int:
         """Bytes with `slots` slots training at once."""

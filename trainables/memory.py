@@ -24,6 +24,9 @@ _PROCESS_BYTES: Mapping[Device, int] = {"cpu": 700_000_000, "cuda": 500_000_000}
 _TRAINED_BYTES = 16
 # The best adapter so far, kept in fp32 in host memory.
 _KEPT_BYTES = 4
+# On disk: an fp32 adapter; a snapshot with both moments beside it.
+_ADAPTER_BYTES = 4
+_SNAPSHOT_BYTES = 12
 # fp32 logits, their log-softmax, and the gradients of both.
 _TRAINING_LOGIT_BYTES = 16
 # Logits as the head gives them and in fp32, and their log-softmax.
@@ -60,13 +63,16 @@ def need(
     longest = base.rows.max_length if tokens is None else min(tokens, base.rows.max_length)
     width = _dtype_bytes(base.quantization, device)
     slot = _TRAINED_BYTES + (_KEPT_BYTES if device == "cpu" else 0)
+    parameters = max(lora_parameters(facts, trial.adapter) for trial in trials)
     return Need(
         base_bytes=_PROCESS_BYTES[device] + _base_bytes(facts, base.quantization, width),
-        slot_bytes=max(lora_parameters(facts, trial.adapter) for trial in trials) * slot,
+        slot_bytes=parameters * slot,
         step_bytes=max(_step_bytes(facts, trial, longest, width) for trial in trials),
         saturating_slots=saturating_slots(
             facts.parameters, device, max(1, round(base.training.batch_size * longest * _MEAN_OF_LONGEST))
         ),
+        adapter_bytes=parameters * _ADAPTER_BYTES,
+        snapshot_bytes=parameters * _SNAPSHOT_BYTES,
     )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sweeps.tracking.uris import artifact_root, sqlite_file
 
@@ -107,6 +107,29 @@ class Runs:
             self.experiment_id, start_time=int(time * 1000), tags={**tags, **identity}, run_name=name
         )
         return str(run.info.run_id)
+
+    def remove_doubles(self, sweep_id: str, used: Collection[str] = ()) -> None:
+        """Leaves one run for the sweep and one for each of its trials, and deletes the others.
+
+        A create whose answer was lost may take effect after `open` has looked for its run and made another. Of doubles
+        the one in `used` stays, else the one that has more metrics.
+        """
+        groups: dict[str | None, list[Any]] = {}
+        for run in self._of_sweep(sweep_id):
+            groups.setdefault(run.data.tags.get("sweep.trial_key"), []).append(run)
+        for runs in groups.values():
+            runs.sort(key=lambda run: (run.info.run_id not in used, -len(run.data.metrics), run.info.run_id))
+            for double in runs[1:]:
+                self._client.delete_run(double.info.run_id)
+
+    def _of_sweep(self, sweep_id: str) -> Iterator[Any]:
+        token = None
+        while True:
+            page = self._client.search_runs([self.experiment_id], f"tags.`sweep.id` = '{sweep_id}'", page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
 
     def running(self, run_id: str) -> None:
         """Marks the run as running (again)."""

@@ -72,6 +72,7 @@ class MlflowSink:
     def attach(self, record: SweepRecord) -> None:
         """See `Sink.attach`: the parent's, and the best trial's; the others are found when an event needs them."""
         runs = self._connect()
+        runs.remove_doubles(self._sweep_id)
         time = record.started or 0.0
         self._open_parent(runs, time)
         best = choose(record.trials.values()).winner
@@ -177,6 +178,7 @@ class MlflowSink:
             run_id = self._open_child(runs, best.trial_key, record, event.time)
             tags |= {"sweep.best_trial_key": best.trial_key, "sweep.best_run": run_id}
             points = [Point("best_eval_loss", best.best_eval_loss, event.time, best.best_step or 0)]
+        runs.remove_doubles(self._sweep_id, [parent, *self.run_ids.values()])
         runs.log(parent, points, tags=tags)
         runs.finish(parent, _SWEEP_STATUS[event.reason], event.time)
 

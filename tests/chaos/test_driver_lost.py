@@ -8,22 +8,11 @@ import signal
 import chaos_runs as runs
 import pytest
 
+from sweeps import snapshots
+from sweeps.folder import SweepFolder
+
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
 FIFO = [*runs.TOY, "scheduler.kind=fifo"]
-
-
-def undisturbed_best(folder, words) -> str:
-    """The best trial of the same seed when nothing goes wrong, by the closed form of its curves."""
-    from pathlib import Path
-
-    from sweeps import load
-    from sweeps.trials import TrialSource
-    from trainables import toy
-
-    sweep = load.load(words[0], words[1:], Path(folder))
-    source = TrialSource(sweep.config, sweep.space, toy.fingerprint(sweep.config.base))
-    planned = list(iter(source.next, None))
-    return min(planned, key=lambda trial: toy.floor(trial.spec)).trial_key
 
 
 @pytest.mark.parametrize("seen", [0, 1], ids=["before the first report", "after a report"])
@@ -38,7 +27,7 @@ def test_killed_driver_is_resumed_without_loss(tmp_path, seen):
     assert again.wait() == 0, again.err.read_text()
     found = runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
     runs.assert_every_step_once(sweep)
-    assert again.answer()["best"]["trial_key"] == undisturbed_best(tmp_path, FIFO)
+    assert again.answer()["best"]["trial_key"] == runs.undisturbed_best(tmp_path, FIFO)
     assert {trial.state.value for trial in found.trials.values()} == {"COMPLETED"}
 
 
@@ -52,10 +41,65 @@ def test_driver_killed_twice_under_asha_is_resumed_without_loss(tmp_path):
     assert run.wait() == 0, run.err.read_text()
     runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
     runs.assert_every_step_once(sweep)
-    assert run.answer()["best"]["trial_key"] == undisturbed_best(tmp_path, runs.TOY)
+    assert run.answer()["best"]["trial_key"] == runs.undisturbed_best(tmp_path, runs.TOY)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+HELD = '''
+"""The toy, whose evaluations wait as long as a file is there."""
+import threading
+from pathlib import Path
+from trainables import toy
+from trainables.toy import REQUIRES, check, fingerprint, need, prepare
+
+FOLDER = Path(__file__).parent
+
+class Pack(toy.ToyPack):
+    def evaluate(self, slots):
+        (FOLDER / "evaluating").touch()
+        while (FOLDER / "hold").exists():
+            threading.Event().wait(0.05)
+        return super().evaluate(slots)
+
+def open_pack(base, data, cache):
+    return Pack()
+'''
+
+
+def test_driver_killed_while_trials_are_evaluated(tmp_path):
+    words = ["launch", *FIFO, *runs.variant(tmp_path, "held", HELD), "training.snapshot_every=2"]
+    (tmp_path / "held" / "hold").touch()
+    run = runs.start(tmp_path, *words)
+    runs.wait_for((tmp_path / "held" / "evaluating").exists, run)
+    runs.kill(run.process.pid)
+    (tmp_path / "held" / "hold").unlink()
+    again = runs.start(tmp_path, "resume", "results/toy")
+    assert again.wait() == 0, again.err.read_text()
+    sweep = tmp_path / "results" / "toy"
+    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
+    runs.assert_every_step_once(sweep)
+
+
+def test_driver_killed_between_a_trials_snapshot_and_its_report(tmp_path):
+    run = runs.start(tmp_path, "launch", *FIFO, "training.step_seconds=0.3")
+    sweep = tmp_path / "results" / "toy"
+    runs.wait_for(lambda: (sweep / "events.jsonl").exists() and runs.reports(sweep) >= 1, run)
+    # Trials go on to their next report point by themselves; a driver that stands still takes no report in.
+    run.process.send_signal(signal.SIGSTOP)
+    seen = runs.record(sweep).trials
+
+    def unreported() -> bool:
+        kept = [snapshots.read(SweepFolder(sweep), key)[0].report for key in seen]
+        return any(report is not None and report.step > seen[key].step for key, report in zip(seen, kept, strict=True))
+
+    runs.wait_for(unreported)
+    runs.kill(run.process.pid)
+    again = runs.start(tmp_path, "resume", "results/toy")
+    assert again.wait() == 0, again.err.read_text()
+    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
+    runs.assert_every_step_once(sweep)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_in_order_and_resume_goes_on(tmp_path, number):
     run = runs.start(tmp_path, "launch", *FIFO)
     sweep = tmp_path / "results" / "toy"

@@ -9,11 +9,13 @@ import chaos_runs as runs
 import pytest
 
 from sweeps import snapshots
+from sweeps.disk import size
 from sweeps.folder import SweepFolder
 from trainables import toy
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
 FIFO = [*runs.TOY, "scheduler.kind=fifo"]
+OFTEN = ["training.snapshot_every=2", "training.step_seconds=0.05"]
 
 
 def between_reports(sweep) -> bool:
@@ -71,41 +73,12 @@ def test_a_used_up_wall_clock_ranks_what_was_trained_and_loses_no_step(tmp_path)
     assert again.answer()["states"] == run.answer()["states"]
 
 
-HEAVY = '''
-"""The toy, with adapters and snapshots that weigh something."""
-from trainables import toy
-from trainables.toy import REQUIRES, check, fingerprint, need, prepare
-
-class Pack(toy.ToyPack):
-    def snapshot(self, slot):
-        return super().snapshot(slot) + b" " * 2_000_000
-    def adapter(self, slot):
-        return {**super().adapter(slot), "weights": bytes(1_000_000)}
-
-def open_pack(base, data, cache):
-    return Pack()
-'''
-
-
-@pytest.fixture
-def heavy(tmp_path) -> list[str]:
-    (tmp_path / "heavies").mkdir()
-    (tmp_path / "heavies" / "toy.py").write_text(HEAVY)
-    return [*FIFO, "trainable=heavies.toy", "training.snapshot_every=2", "training.step_seconds=0.05"]
-
-
 def used(sweep) -> int:
-    found = 0
-    for path in sweep.glob("trials/**/*"):
-        try:
-            found += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue
-    return found
+    return size(sweep / "trials")
 
 
-def test_snapshots_make_room_for_adapters_within_the_disk_budget(tmp_path, heavy):
-    run = runs.start(tmp_path, "launch", *heavy, "budget.disk=9MB")
+def test_snapshots_make_room_for_adapters_within_the_disk_budget(tmp_path):
+    run = runs.start(tmp_path, "launch", *FIFO, *runs.heavy(tmp_path), *OFTEN, "budget.disk=9MB")
     sweep = tmp_path / "results" / "toy"
     most = 0
 
@@ -124,8 +97,8 @@ def test_snapshots_make_room_for_adapters_within_the_disk_budget(tmp_path, heavy
     assert len(list(sweep.glob("trials/*/best-*/adapter/weights"))) == 6
 
 
-def test_a_disk_budget_without_room_for_another_adapter_ends_the_sweep_in_order(tmp_path, heavy):
-    run = runs.start(tmp_path, "launch", *heavy, "budget.disk=4.5MB")
+def test_a_disk_budget_without_room_for_another_adapter_ends_the_sweep_in_order(tmp_path):
+    run = runs.start(tmp_path, "launch", *FIFO, *runs.heavy(tmp_path), *OFTEN, "budget.disk=4.5MB")
     sweep = tmp_path / "results" / "toy"
     assert run.wait() == 0, run.err.read_text()
     found = runs.record(sweep)

@@ -26,6 +26,9 @@ def test_lost_process_costs_no_trial_and_doubles_nothing(tmp_path, name):
     found = runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
     runs.assert_every_step_once(sweep)
     assert {trial.state.value for trial in found.trials.values()} == {"COMPLETED"}
+    said = {"Host": "host lost", "Broker": "the broker is lost", "SlotTrial": "its process is lost"}
+    assert said[name] in run.err.read_text()
+    assert "Traceback" not in run.err.read_text()
 
 
 def test_all_hosts_lost_at_once(tmp_path):
@@ -56,10 +59,8 @@ def open_pack(base, data, cache):
 
 
 def test_trial_that_keeps_killing_its_host_fails_alone(tmp_path):
-    (tmp_path / "killers").mkdir()
-    (tmp_path / "killers" / "toy.py").write_text(KILLER)
     words = [
-        *FIFO, "trainable=killers.toy", "budget.steps_per_trial=9", "searcher.kind=grid",
+        *FIFO, *runs.variant(tmp_path, "killers", KILLER), "budget.steps_per_trial=9", "searcher.kind=grid",
         "searcher.start_with_default=false",
         "search_space={adapter.r: {choice: [8, 64, 16, 32, 4, 2]}}",
     ]  # fmt: skip

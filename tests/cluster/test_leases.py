@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from types import SimpleNamespace
 
+from ray.exceptions import OutOfMemoryError
+
 from cluster.broker import Broker, Grant, _Host
 from cluster.hosts import HostFacts, Room
 from trainables.specs import TrialSpec
@@ -23,7 +25,7 @@ class SlowToClose:
         await gate.wait()
 
 
-def broker_with(host: SlowToClose) -> Broker:
+def broker_with(host: object) -> Broker:
     broker = Broker(TrialSpec(trainable="toy"), Room(slots=1, at_most=1, largest=()), 1, clock=lambda: 0.0)
     broker._hosts["h"] = _Host(host, HostFacts(pid=1, node="127.0.0.1", device="cpu", slots=1, estimated_bytes=None))
     broker._data, broker._count = object(), 1
@@ -50,5 +52,31 @@ def test_a_late_release_does_not_take_the_next_lease_of_the_same_trial_away():
         host.gates[1].set()
         await releases[1]
         assert await granted(broker, "b") is None, "one slot, two leases"
+
+    asyncio.run(asyncio.wait_for(play(), 30))
+
+
+class EndedByTheMemoryMonitor:
+    """A host whose process Ray has ended for want of memory: every call says so."""
+
+    def __init__(self) -> None:
+        self.close = SimpleNamespace(remote=self._close)
+
+    async def _close(self, lease: str) -> None:
+        raise OutOfMemoryError("Task was killed due to the node running low on memory.")
+
+
+def test_a_host_that_the_memory_monitor_ended_is_a_lost_host(monkeypatch):
+    monkeypatch.setattr("ray.kill", lambda actor: None)
+    monkeypatch.setattr(Broker, "_begin_replacing", lambda self, on_gpu: None)
+
+    async def play() -> None:
+        broker = broker_with(EndedByTheMemoryMonitor())
+        assert await granted(broker, "a") is not None
+        await broker.release("a")
+        assert broker._hosts == {}
+        assert await broker.news(0, 0.0) == [
+            "host lost (process 1 on 127.0.0.1, 1 trial); no host is left: trials wait until one is there"
+        ]
 
     asyncio.run(asyncio.wait_for(play(), 30))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from cluster import devices
 from search_spaces.space import SearchSpace
 from sweeps import load, preflight
 from sweeps.config import SweepConfig
+from sweeps.errors import ConfigError
 from sweeps.plan import Machine, Plan, at_most, largest, plan
 from trainables.contract import Need
 
@@ -189,6 +191,38 @@ def test_a_single_trial_is_not_told_to_be_more() -> None:
 
 def test_unknown_memory_is_no_warning_for_a_trainable_without_a_model() -> None:
     assert planned(need=None).warnings == ()
+
+
+# Disk
+
+ADAPTER = NEED.model_copy(update={"adapter_bytes": 10**9, "snapshot_bytes": 3 * 10**9})
+
+
+def test_disk_holds_every_adapter_and_the_snapshots_of_what_trains() -> None:
+    found = planned(need=ADAPTER, budget={"trials": 8}, cluster={"slots_per_host": 2})
+    assert found.disk_bytes == 8 * 10**9 + 2 * (10**9 + 3 * 3 * 10**9)
+
+
+def test_a_disk_budget_without_room_for_all_adapters_is_said() -> None:
+    sections: dict[str, Any] = {"need": ADAPTER, "cluster": {"slots_per_host": 2}}
+    (warning,) = planned(budget={"trials": 8, "disk": "7GB"}, **sections).warnings
+    assert warning.startswith("budget.disk 7GB: the largest adapters of 8 trials take 8.00 GB")
+    assert planned(budget={"trials": 8, "disk": "8GB"}, **sections).warnings == ()
+
+
+def test_storage_without_room_is_said_and_a_disk_budget_bounds_it() -> None:
+    small = replace(SERVER, disk_bytes=9 * 10**9)
+    sections: dict[str, Any] = {"need": ADAPTER, "machine": small, "cluster": {"slots_per_host": 2}}
+    (warning,) = planned(budget={"trials": 8}, **sections).warnings
+    assert warning.startswith("storage: up to 28.0 GB of adapters and snapshots, 9.0 GB free in results")
+    assert planned(budget={"trials": 8, "disk": "9GB"}, **sections).warnings == ()
+
+
+def test_a_disk_budget_below_one_adapter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, space = toy(RATES, budget={"disk": "999MB"})
+    monkeypatch.setattr("trainables.toy.need", lambda *_: ADAPTER)
+    with pytest.raises(ConfigError, match=r"budget\.disk: .999MB. does not hold one adapter of 1000 MB"):
+        preflight.plan_here(load.Sweep(config, space))
 
 
 # This machine

@@ -1,0 +1,117 @@
+"""Several faults in a row in one sweep, at random; all of a schedule follows from its seed, but not the timing.
+
+Run by `make chaos-long`. QSWEEP_CHAOS_SEED is the first seed, QSWEEP_CHAOS_SCHEDULES the number of schedules.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import chaos_runs as runs
+import mlflow_servers
+import psutil
+import pytest
+
+FIRST = int(os.environ.get("QSWEEP_CHAOS_SEED", "0"))
+COUNT = int(os.environ.get("QSWEEP_CHAOS_SCHEDULES", "30"))
+pytestmark = [pytest.mark.chaos_long, pytest.mark.ray, pytest.mark.timeout(1200)]
+WORDS = [*runs.TOY, "scheduler.kind=fifo", "training.snapshot_every=2", "cluster.hosts=2", "cluster.slots_per_host=1"]
+MOST_HOST_LOSSES = 2
+"""A third death in a row would rightly fail the trial."""
+
+
+@dataclass
+class Disturbed:
+    """A sweep in the middle of its faults."""
+
+    folder: Path
+    run: runs.Run
+    server: mlflow_servers.Server
+    rng: random.Random
+    host_losses: int = 0
+
+    @property
+    def sweep(self) -> Path:
+        return self.folder / "results" / "toy"
+
+    def go_on(self) -> None:
+        self.run = runs.start(self.folder, "resume", "results/toy")
+
+    def lose(self, name: str) -> None:
+        found = runs.ray_processes(self.run, name)
+        if found:
+            pid = self.rng.choice(sorted(found))
+            if psutil.pid_exists(pid):
+                runs.kill(pid)
+
+
+def lose_host(sweep: Disturbed) -> None:
+    if sweep.host_losses < MOST_HOST_LOSSES:
+        sweep.host_losses += 1
+        sweep.lose("Host")
+
+
+def lose_broker(sweep: Disturbed) -> None:
+    sweep.lose("Broker")
+
+
+def lose_trial_process(sweep: Disturbed) -> None:
+    sweep.lose("SlotTrial")
+
+
+def lose_driver(sweep: Disturbed) -> None:
+    runs.kill(sweep.run.process.pid)
+    sweep.go_on()
+
+
+def interrupt(sweep: Disturbed) -> None:
+    sweep.run.process.send_signal(sweep.rng.choice([signal.SIGINT, signal.SIGTERM, signal.SIGHUP]))
+    sweep.run.wait()
+    sweep.go_on()
+
+
+def lose_server(sweep: Disturbed) -> None:
+    sweep.server.kill()
+
+
+def server_comes_back(sweep: Disturbed) -> None:
+    sweep.server.start()
+
+
+FAULTS: tuple[Callable[[Disturbed], None], ...] = (
+    lose_host, lose_broker, lose_trial_process, lose_driver, interrupt, lose_server, server_comes_back
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(FIRST, FIRST + COUNT))
+def test_no_schedule_of_faults_loses_or_doubles_anything(tmp_path, seed):
+    rng = random.Random(seed)
+    faults = rng.choices(FAULTS, k=rng.randint(2, 5))
+    print(f"seed {seed}: {', '.join(fault.__name__ for fault in faults)}")
+    with mlflow_servers.server(tmp_path) as server:
+        run = runs.start(tmp_path, "launch", *WORDS, f"tracking.uri={server.uri}")
+        sweep = Disturbed(tmp_path, run, server, rng)
+        runs.wait_for((sweep.sweep / "config.json").exists, run)
+        for fault in faults:
+            wanted = runs.reports(sweep.sweep) + rng.randint(0, 3)
+            runs.wait_for(lambda: sweep.run.process.poll() is not None or runs.reports(sweep.sweep) >= wanted)  # noqa: B023
+            threading.Event().wait(rng.uniform(0, 1))
+            if sweep.run.process.poll() is None:
+                fault(sweep)
+        server.start()
+        # A sweep that waited in vain for its server, or for which a fault came too early, is gone on with.
+        for _ in range(3):
+            if sweep.run.wait() == 0:
+                break
+            sweep.go_on()
+        assert sweep.run.wait() == 0, sweep.run.err.read_text()
+        found = runs.assert_whole(sweep.sweep, server.uri, 6)
+        runs.assert_every_step_once(sweep.sweep)
+        assert {trial.state.value for trial in found.trials.values()} == {"COMPLETED"}
+        assert sweep.run.answer()["best"]["trial_key"] == runs.undisturbed_best(tmp_path, WORDS)

@@ -1,0 +1,82 @@
+"""Storage that is full, read-only, or given back."""
+
+from __future__ import annotations
+
+import subprocess
+from contextlib import contextmanager
+
+import chaos_runs as runs
+import pytest
+
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
+WORDS = [*runs.TOY, "scheduler.kind=fifo", "training.snapshot_every=2", "training.step_seconds=0.05"]
+
+
+def mount(folder, options: str) -> None:
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+
+
+@contextmanager
+def mounted(folder, options: str):
+    """A file system of its own at `folder`, with these mount options."""
+    folder.mkdir()
+    mount(folder, options)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_the_sweep_in_order_and_resume_goes_on(tmp_path):
+    words = ["launch", *WORDS, *runs.heavy(tmp_path), "storage=disk"]
+    with mounted(tmp_path / "disk", "size=5m"):
+        run = runs.start(tmp_path, *words)
+        sweep = tmp_path / "disk" / "toy"
+        assert run.wait() == 1, run.err.read_text()
+        told = run.err.read_text()
+        assert "No space left on device; make room, then go on with qsweep resume" in told
+        assert f"qsweep resume {sweep}" in told
+        assert "Traceback" not in told
+        runs.assert_none_running(sweep, f"sqlite:///{tmp_path}/mlflow.db")
+        mount(tmp_path / "disk", "remount,size=100m")
+        again = runs.start(tmp_path, "resume", "disk/toy")
+        assert again.wait() == 0, again.err.read_text()
+        found = runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
+        runs.assert_every_step_once(sweep)
+        assert {trial.state.value for trial in found.trials.values()} == {"COMPLETED"}
+
+
+def test_storage_that_cannot_be_written_is_refused_before_anything_starts(tmp_path):
+    with mounted(tmp_path / "disk", "ro"):
+        run = runs.start(tmp_path, "launch", *WORDS, "storage=disk")
+        assert run.wait() == 2
+        told = run.err.read_text()
+        assert f"storage: {tmp_path}/disk cannot be written: Read-only file system" in told
+        assert "starting Ray" not in told
+        assert "Traceback" not in told
+
+
+def test_a_sweep_that_became_read_only_is_refused_and_goes_on_once_it_can_be_written(tmp_path):
+    with mounted(tmp_path / "disk", "size=50m"):
+        run = runs.start(tmp_path, "launch", *WORDS, "storage=disk")
+        sweep = tmp_path / "disk" / "toy"
+        runs.wait_for(lambda: (sweep / "events.jsonl").exists() and runs.reports(sweep) >= 1, run)
+        runs.kill(run.process.pid)
+        # The trials' own processes may still hold files open for a moment: then it cannot be made read-only.
+        runs.wait_for(
+            lambda: (
+                subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "disk")], capture_output=True).returncode
+                == 0
+            )
+        )
+        again = runs.start(tmp_path, "resume", "disk/toy")
+        assert again.wait() == 2
+        assert "cannot be written: Read-only file system" in again.err.read_text()
+        assert "Traceback" not in again.err.read_text()
+        mount(tmp_path / "disk", "remount,rw")
+        again = runs.start(tmp_path, "resume", "disk/toy")
+        assert again.wait() == 0, again.err.read_text()
+        runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
+        runs.assert_every_step_once(sweep)
