@@ -20,7 +20,7 @@ check: $(READY)  ## format, lint, types, layers
 	$(BIN)/lint-imports --no-logo
 
 chaos: $(READY) $(MODEL)  ## faults: what a trial does to its neighbours, and what becomes of a sweep
-	$(BIN)/pytest tests/chaos -m chaos
+	$(BIN)/pytest tests/chaos -m chaos -n 2
 
 chaos-long: $(READY)  ## random faults, several in a row: QSWEEP_CHAOS_SCHEDULES of them from QSWEEP_CHAOS_SEED on
 	$(BIN)/pytest tests/chaos/test_random_schedules.py -m chaos_long -rP

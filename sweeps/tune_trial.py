@@ -59,6 +59,8 @@ class SlotTrial(tune.Trainable):
 
     _pending: dict[str, Any] | None
     """A report that was made before and may not have arrived."""
+    _unwritten: bytes | None
+    """The latest snapshot, when budget.disk had no room for it."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Takes up the trial where its folder left it."""
@@ -132,7 +134,8 @@ class SlotTrial(tune.Trainable):
         self._disk = Disk(self._folder, config["disk_bytes"])
         self._grant: broker.Grant | None = None
         self._trainable_params = 0
-        progress, self._snapshot = snapshots.read(self._folder, self._key)
+        progress, _ = snapshots.read(self._folder, self._key)
+        self._unwritten = None
         self._step = progress.step
         # A damaged snapshot must not make the trial forget which adapter is its best.
         known = config["reported"] if progress.best_eval_loss is None else progress.model_dump()
@@ -189,7 +192,7 @@ class SlotTrial(tune.Trainable):
 
     def _save(self, outcome: Outcome, report: Report | None = None, adapter: str | None = None) -> None:
         """Writes the snapshot of an outcome, if the trial has more steps to do and budget.disk has room."""
-        self._step, self._snapshot = outcome.step, outcome.snapshot
+        self._step, self._unwritten = outcome.step, None
         if outcome.snapshot is None or self._step == self._points[-1]:
             return
         progress = snapshots.Progress(
@@ -204,6 +207,8 @@ class SlotTrial(tune.Trainable):
         with self._writing(), self._disk.room("snapshot", size(files), self._best) as is_room:
             if is_room:
                 self._folder.keep(self._key, "snapshot", self._step, files)
+            else:
+                self._unwritten = outcome.snapshot
         self._folder.prune_all_but(self._key, "snapshot", snapshots.KEPT)
 
     # The slot
@@ -271,7 +276,7 @@ class SlotTrial(tune.Trainable):
         if isinstance(granted, broker.Refused):
             return Failure(kind="failed", message=granted.message)
         self._grant = granted
-        opening = granted.host.open.remote(granted.lease, self._spec, self._snapshot)
+        opening = granted.host.open.remote(granted.lease, self._spec, self._latest())
         # Behind a long step it takes long; whoever waits does not lose the lease meanwhile.
         while not ray.wait([opening], timeout=WAIT_SECONDS)[0]:
             if not self._ask("goes_on", self._key):
@@ -281,6 +286,10 @@ class SlotTrial(tune.Trainable):
         if isinstance(opened, Opened):
             self._trainable_params = opened.trainable_params
         return opened
+
+    def _latest(self) -> bytes | None:
+        """What the trial goes on from. Read anew: in memory, it would weigh as much as the trial's optimizer."""
+        return self._unwritten if self._unwritten is not None else snapshots.read(self._folder, self._key)[1]
 
     def _host_lost(self) -> None:
         if self._grant is not None:

@@ -16,9 +16,10 @@ from typing import Any
 
 import psutil
 
-from sweeps import load
-from sweeps.folder import read_events
+from sweeps import reopen
+from sweeps.folder import SweepFolder, read_events
 from sweeps.lifecycle import SweepRecord, TrialEnded, TrialReported, TrialState
+from sweeps.selection import choose
 from sweeps.trials import TrialSource
 from trainables import toy
 from trainables.specs import TrialSpec
@@ -151,6 +152,7 @@ def assert_whole(sweep: Path, uri: str, trials: int) -> SweepRecord:
             history = client.get_metric_history(run.info.run_id, metric)
             points = [(point.step, point.value) for point in sorted(history, key=lambda point: point.step)]
             assert points == logged[key][metric], f"{key} {metric}"
+    assert_best_is_undisturbed(sweep, found)
     return found
 
 
@@ -194,9 +196,25 @@ def assert_every_step_once(sweep: Path) -> None:
         assert metrics["train_loss"] == [(step, toy.loss_at(specs[key], step)) for step in steps], key
 
 
-def undisturbed_best(folder: Path, words: list[str]) -> str:
-    """The best trial of the same seed when nothing goes wrong, by the closed form of its curves."""
-    sweep = load.load(words[0], words[1:], folder)
-    source = TrialSource(sweep.config, sweep.space, toy.fingerprint(sweep.config.base))
-    planned = list(iter(source.next, None))
-    return min(planned, key=lambda trial: toy.floor(trial.spec)).trial_key
+def undisturbed_best(sweep: Path) -> str | None:
+    """The best trial of the same seed when nothing goes wrong, by the closed form of the toy's curves."""
+    resolved, _ = reopen.load(SweepFolder(sweep))
+    if not resolved.config.trainable.endswith("toy"):
+        return None
+    source = TrialSource(resolved.config, resolved.space, toy.fingerprint(resolved.config.base))
+    return min(iter(source.next, None), key=lambda trial: toy.floor(trial.spec)).trial_key
+
+
+def assert_best_is_undisturbed(sweep: Path, found: SweepRecord) -> None:
+    """Of a sweep that ran to its end with no trial broken, the best trial is that of the undisturbed sweep."""
+    states = {trial.state for trial in found.trials.values()}
+    if (
+        found.ended is None
+        or found.ended.reason != "finished"
+        or not states <= {TrialState.COMPLETED, TrialState.STOPPED}
+    ):
+        return
+    winner = choose(found.trials.values()).winner
+    expected = undisturbed_best(sweep)
+    assert winner is not None
+    assert expected in (None, winner.trial_key)

@@ -27,7 +27,7 @@ def test_killed_driver_is_resumed_without_loss(tmp_path, seen):
     assert again.wait() == 0, again.err.read_text()
     found = runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
     runs.assert_every_step_once(sweep)
-    assert again.answer()["best"]["trial_key"] == runs.undisturbed_best(tmp_path, FIFO)
+    assert again.answer()["best"]["trial_key"] == runs.undisturbed_best(sweep)
     assert {trial.state.value for trial in found.trials.values()} == {"COMPLETED"}
 
 
@@ -41,7 +41,7 @@ def test_driver_killed_twice_under_asha_is_resumed_without_loss(tmp_path):
     assert run.wait() == 0, run.err.read_text()
     runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
     runs.assert_every_step_once(sweep)
-    assert run.answer()["best"]["trial_key"] == runs.undisturbed_best(tmp_path, runs.TOY)
+    assert run.answer()["best"]["trial_key"] == runs.undisturbed_best(sweep)
 
 
 HELD = '''
