@@ -7,6 +7,7 @@ import signal
 
 import chaos_runs as runs
 import pytest
+import tiny_sweeps
 
 from sweeps import snapshots
 from sweeps.folder import SweepFolder
@@ -150,3 +151,32 @@ def test_changed_configuration_is_refused_with_the_difference(tmp_path):
     again = runs.start(tmp_path, "resume", "results/toy")
     assert again.wait() == 2
     assert "training.learning_rate was 0.0002 at launch and is 0.001 now" in again.err.read_text()
+
+
+def test_a_resumed_trial_computes_what_an_uninterrupted_one_computes(tmp_path):
+    tiny_sweeps.write(tmp_path)
+    words = [
+        "sweep.yaml",
+        "scheduler.kind=fifo",
+        "budget={trials: 2, steps_per_trial: 18}",
+        "training.snapshot_every=4",
+    ]
+    cache = {"QSWEEP_CACHE": str(tmp_path / "cache")}
+    run = runs.start(tmp_path, "launch", *words, "name=disturbed", **cache)
+    disturbed, calm = tmp_path / "results" / "disturbed", tmp_path / "results" / "calm"
+    # Between report points (3, 9, 18): nothing but a snapshot knows of this step.
+    runs.wait_for(lambda: list(disturbed.glob("trials/*/snapshot-000013")) != [], run)
+    runs.kill(run.process.pid)
+    again = runs.start(tmp_path, "resume", "results/disturbed", **cache)
+    assert again.wait() == 0, again.err.read_text()
+    undisturbed = runs.start(tmp_path, "launch", *words, "name=calm", **cache)
+    assert undisturbed.wait() == 0, undisturbed.err.read_text()
+    runs.assert_whole(disturbed, f"sqlite:///{tmp_path}/mlflow.db", 2)
+    found, expected = runs.expected_points(disturbed), runs.expected_points(calm)
+    assert found.keys() == expected.keys()
+    for key in found:
+        for metric in ("train_loss", "eval_loss"):
+            assert [step for step, _ in found[key][metric]] == [step for step, _ in expected[key][metric]]
+            losses = [loss for _, loss in expected[key][metric]]
+            # Single precision; the disturbed trials had other neighbours for a while.
+            assert [loss for _, loss in found[key][metric]] == pytest.approx(losses, abs=1e-5)
