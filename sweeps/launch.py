@@ -50,7 +50,9 @@ class Result:
     failure: str | None
     """What ended the sweep before its time; `resume` goes on once it is mended."""
     undelivered: int
-    """Events that the tracking server has not taken."""
+    """Events that the tracking server has not taken yet."""
+    refused: int
+    """Events that it will never take."""
     parent_run: str | None
     experiment_id: str | None
     run_ids: dict[str, str]
@@ -64,7 +66,8 @@ class Result:
             return 128 + self.stopped_by
         failed = any(trial.state is TrialState.FAILED for trial in self.record.trials.values())
         best = choose(self.record.trials.values()).winner
-        return 1 if failed or best is None or self.undelivered or self.failure is not None else 0
+        lacking = self.undelivered or self.refused or self.failure is not None
+        return 1 if failed or best is None or lacking else 0
 
     def as_json(self) -> dict[str, Any]:
         """The line that --json prints."""
@@ -155,6 +158,7 @@ def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, c
         stopped_by=stop.signal,
         failure=stop.message if stop.reason == "failed" else None,
         undelivered=left,
+        refused=writer.refused,
         parent_run=sink.parent_run,
         experiment_id=sink.experiment_id,
         run_ids=sink.run_ids,

@@ -103,6 +103,10 @@ def _next_steps(sweep: Sweep, result: Result) -> list[str]:
     if result.undelivered:
         lines += [f"{result.undelivered} events are not in MLflow ({uri}); send them with:"]
         lines += [f"  qsweep resume {result.folder}"]
+    if result.refused:
+        lines.append(
+            f"{result.refused} events were refused by MLflow ({uri}) and are in {result.folder}/events.jsonl only"
+        )
     best = choose(result.record.trials.values()).winner
     if best is not None and best.adapter is not None:
         lines += ["", "the best adapter:", f"  {result.folder / best.adapter / 'adapter'}"]

@@ -60,6 +60,14 @@ def _migrate(file: Path) -> None:
     MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments(max_results=1)
 
 
+def is_refusal(error: Exception) -> bool:
+    """Whether MLflow will never take what it was sent: the same request again would fail again."""
+    from mlflow.exceptions import MlflowException
+
+    # Among others: points of a run that somebody has deleted (store/tracking/sqlalchemy_store.py, 3.17.2).
+    return isinstance(error, MlflowException) and error.error_code == "INVALID_PARAMETER_VALUE"
+
+
 class Runs:
     """The runs of one experiment on one tracking server or database."""
 

@@ -25,7 +25,7 @@ from sweeps.names import run_name
 from sweeps.points import ALWAYS_LOGGED
 from sweeps.selection import choose
 from sweeps.tables import markdown
-from sweeps.tracking.client import Point, Runs
+from sweeps.tracking.client import Point, Runs, is_refusal
 from sweeps.tracking.uris import without_password
 from sweeps.tracking.views import TAG_PREFIX, shared_view
 from trainables.contract import StepRecord
@@ -45,6 +45,12 @@ class Sink(Protocol):
 
     def apply(self, event: Event, record: SweepRecord) -> None:
         """Carries the event out, or raises; `record` is the sweep after it."""
+
+    def forget(self) -> None:
+        """Looks for its runs again from now on: an error may mean that one is gone."""
+
+    def is_refusal(self, error: Exception) -> bool:
+        """Whether the event that raised this will never be taken."""
 
 
 class MlflowSink:
@@ -97,6 +103,15 @@ class MlflowSink:
                 self._end_trial(runs, event, record)
             case SweepEnded():
                 self._end_sweep(runs, parent, event, record)
+
+    def forget(self) -> None:
+        """See `Sink.forget`."""
+        self._parent = None
+        self.run_ids.clear()
+
+    def is_refusal(self, error: Exception) -> bool:
+        """See `Sink.is_refusal`."""
+        return is_refusal(error)
 
     def _connect(self) -> Runs:
         if self._runs is None:

@@ -12,12 +12,14 @@ from collections.abc import Callable
 from functools import partial
 
 from sweeps.folder import SweepFolder, read_events, write_whole
-from sweeps.lifecycle import SweepRecord
+from sweeps.lifecycle import Event, SweepRecord, TrialEnded, TrialReported, TrialStarted
 from sweeps.tracking.sink import Sink
 from sweeps.tracking.uris import without_password
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
+REFUSED_AFTER = 3
+"""An event that the server refuses for good is left out after so many tries."""
 
 
 class Writer:
@@ -33,6 +35,10 @@ class Writer:
         self._trouble: str | None = None
         self._attached = False
         self._offset = acknowledged(folder)
+        self._tries = 0
+        """Of the event behind the offset."""
+        self.refused = _noted(folder, "refused")
+        """Events of this sweep that the server does not take and that were left out."""
         self._record = SweepRecord()
         for event, offset in read_events(folder.events):
             if offset <= self._offset:
@@ -90,21 +96,46 @@ class Writer:
         self._attached = True
         for event, offset in read_events(self._folder.events, self._offset):
             record = self._record.apply(event)
-            self._sink.apply(event, record)
+            try:
+                self._sink.apply(event, record)
+            except Exception as error:
+                self._sink.forget()
+                self._tries += 1
+                if self._tries < REFUSED_AFTER or not self._sink.is_refusal(error):
+                    raise
+                self._refuse(event, error)
+            self._tries = 0
             self._record, self._offset = record, offset
-            write_whole(self._folder.tracking, json.dumps({"acknowledged_bytes": offset}).encode())
+            self._note()
+
+    def _refuse(self, event: Event, error: Exception) -> None:
+        """Leaves out what the server will never take: the events behind it must not wait for it."""
+        self.refused += 1
+        of = f" of trial {event.trial_key}" if isinstance(event, TrialStarted | TrialReported | TrialEnded) else ""
+        self._say(f"tracking: MLflow refuses {event.type}{of}, which is left out: {_reason(error)}")
+
+    def _note(self) -> None:
+        note = {"acknowledged_bytes": self._offset, "refused": self.refused}
+        write_whole(self._folder.tracking, json.dumps(note).encode())
 
     def _report(self, error: Exception) -> None:
         if self._trouble is None:
-            # The client's errors name the server as it was configured, password included.
-            reason = without_password(str(error).strip().split("\n")[0])[:200]
-            self._say(f"tracking: {type(error).__name__}: {reason}; training goes on, events are kept and sent again")
+            self._say(f"tracking: {_reason(error)}; training goes on, events are kept and sent again")
         self._trouble = str(error)
+
+
+def _reason(error: Exception) -> str:
+    # The client's errors name the server as it was configured, password included.
+    return f"{type(error).__name__}: {without_password(str(error).strip().split(chr(10))[0])[:200]}"
 
 
 def acknowledged(folder: SweepFolder) -> int:
     """How many bytes of the event log the server has taken; 0 when that is not known."""
+    return _noted(folder, "acknowledged_bytes")
+
+
+def _noted(folder: SweepFolder, name: str) -> int:
     try:
-        return int(json.loads(folder.tracking.read_text())["acknowledged_bytes"])
+        return int(json.loads(folder.tracking.read_text())[name])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return 0

@@ -14,7 +14,7 @@ from sweep_events import begun, ended, reported, started
 
 from sweeps.config import SweepConfig, Tracking
 from sweeps.folder import EventLog, SweepFolder, read_events
-from sweeps.lifecycle import DataPrepared, Event, SweepEnded, TrialEnded, TrialState, first_wins
+from sweeps.lifecycle import DataPrepared, Event, SweepEnded, TrialEnded, TrialReported, TrialState, first_wins
 from sweeps.tracking import client as tracking_client
 from sweeps.tracking import writer as writing
 from sweeps.tracking.client import Runs
@@ -466,6 +466,12 @@ class FakeSink:
     def attach(self, record) -> None:
         """There is nothing to find."""
 
+    def forget(self) -> None:
+        """There was nothing to find."""
+
+    def is_refusal(self, error) -> bool:
+        return False
+
     def apply(self, event, record) -> None:
         if self.failures:
             self.failures -= 1
@@ -546,6 +552,54 @@ def test_trouble_is_said_once_and_its_end_once(log, start):
         "tracking: ConnectionError: no answer; training goes on, events are kept and sent again",
         "tracking: back, everything is delivered",
     ]
+
+
+def test_what_the_server_will_never_take_is_left_out_and_said(log, start, folder):
+    class Refuses(FakeSink):
+        def apply(self, event, record) -> None:
+            if isinstance(event, TrialReported):
+                raise ValueError("a point of a deleted run")
+            super().apply(event, record)
+
+        def is_refusal(self, error) -> bool:
+            return isinstance(error, ValueError)
+
+    sink = Refuses()
+    for event in EVENTS:
+        log.append(event)
+    writer, said = start(sink)
+    assert writer.drain(DEADLINE) == 0
+    assert sink.taken == [EVENTS[0], EVENTS[1], EVENTS[3]]
+    reason = "ValueError: a point of a deleted run"
+    assert said == [
+        f"tracking: {reason}; training goes on, events are kept and sent again",
+        f"tracking: MLflow refuses trial_reported of trial aaaa, which is left out: {reason}",
+        "tracking: back, everything is delivered",
+    ]
+    assert writer.refused == 1
+    assert Writer(folder, FakeSink(), said).refused == 1
+
+
+def test_a_trial_whose_run_was_deleted_gets_another(sink, folder, client, log, start):
+    keep_adapter(folder, "aaaa", 3)
+    for event in (begun(), started("aaaa", **PARAMS)):
+        log.append(event)
+    before, _ = start(sink)
+    assert before.drain(DEADLINE) == 0
+    client.delete_run(run_of(client, "aaaa").info.run_id)
+    for event in EVENTS[2:]:
+        log.append(event)
+    writer, said = start(sink)
+    assert writer.drain(DEADLINE) == 0
+    (run,) = [
+        run
+        for run in runs(client)
+        if run.data.tags.get("sweep.trial_key") == "aaaa" and run.info.lifecycle_stage == "active"
+    ]
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["eval_loss"] == 0.7
+    assert writer.refused == 0
+    assert len(said) == 2
 
 
 def test_trouble_is_said_in_one_line_without_a_password(log, start):
