@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -11,6 +13,7 @@ from search_spaces.domains import Domain, Value
 from search_spaces.space import SearchSpace
 from sweeps import points, problems
 from sweeps.config import SweepConfig
+from sweeps.tracking.uris import sqlite_file
 from trainables import registry
 from trainables.contract import Trainable
 from trainables.specs import AdapterSpec, TrainingSpec, TrialSpec
@@ -90,6 +93,26 @@ def _raw(base: TrialSpec, field: str, value: Value) -> dict[str, Any]:
     raw = base.model_dump()
     raw[section][name] = value
     return raw
+
+
+def places(config: SweepConfig) -> list[str]:
+    """Why the sweep's folder or its SQLite database cannot be written where they are to be. Nothing is made."""
+    sweep = Path(config.storage) / config.name
+    found = _unwritable(f"storage: {config.storage}", sweep, "choose another: storage=DIR")
+    database = sqlite_file(config.tracking.uri)
+    if database is None:
+        return found
+    if database.is_dir():
+        return [*found, f"tracking.uri: {config.tracking.uri}: {database} is a folder, not a database file"]
+    way_out = "choose another: tracking.uri=sqlite:///FILE"
+    return found + _unwritable(f"tracking.uri: {config.tracking.uri}", database, way_out)
+
+
+def _unwritable(what: str, path: Path, way_out: str) -> list[str]:
+    there = next(place for place in (path, *path.parents) if place.exists())
+    if there != path and there.is_file():
+        return [f"{what} cannot be made: {there} is a file; {way_out}"]
+    return [] if os.access(there, os.W_OK) else [f"{what} cannot be written: no permission for {there}; {way_out}"]
 
 
 def local_files(raw: Mapping[str, Any], config: SweepConfig, trainable: Trainable) -> list[str]:

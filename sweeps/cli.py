@@ -24,7 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-File = Annotated[str, typer.Argument(metavar="FILE", help="A sweep file (YAML), or the name of a recipe.")]
+File = Annotated[
+    str, typer.Argument(metavar="FILE", help="A sweep file (YAML), or the name of a recipe (see `qsweep ls`).")
+]
 Changes = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Overrides: dotted.key=YAML value, for example budget.trials=4."),
@@ -51,6 +53,23 @@ def mistakes() -> Iterator[None]:
     except (SweepError, ClusterError, TrainableError, SpaceError) as error:
         say(f"error: {error}")
         raise typer.Exit(2) from None
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"qsweep {version('qlora-sweeps')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Hyperparameter sweeps for LoRA and QLoRA fine-tuning on Ray Tune and MLflow."""
 
 
 @app.command()
@@ -108,12 +127,16 @@ def launch(file: File, changes: Changes = None, as_json: Json = False) -> None:
         _show_plan(planned)
 
         result = launching.launch(sweep, summary.displays(started, planned.expected_steps, planned.trials))
-    _finish(sweep, result, time.time() - started, as_json)
+    _finish(sweep, result, as_json)
 
 
 @app.command()
 def resume(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The sweep's folder.")], as_json: Json = False
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The sweep's folder.")],
+    tracking_uri: Annotated[
+        str | None, typer.Option("--tracking-uri", help="Send everything to this MLflow from now on.")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Go on with a sweep that was interrupted or lost its driver; send what MLflow has not taken."""
     import time
@@ -123,8 +146,8 @@ def resume(
 
     started = time.time()
     with mistakes():
-        sweep, result = launching.resume(folder.resolve(), summary.displays(started))
-    _finish(sweep, result, time.time() - started, as_json)
+        sweep, result = launching.resume(folder.resolve(), summary.displays(started), tracking_uri)
+    _finish(sweep, result, as_json)
 
 
 @app.command()
@@ -141,10 +164,10 @@ def _load(file: str, changes: list[str] | None) -> Any:
     return load.load(file, changes or [], Path.cwd())
 
 
-def _finish(sweep: Any, result: Any, seconds: float, as_json: bool) -> None:
+def _finish(sweep: Any, result: Any, as_json: bool) -> None:
     from sweeps import summary
 
-    summary.show(sweep, result, seconds)
+    summary.show(sweep, result)
     if as_json:
         print(json.dumps(result.as_json()))
     raise typer.Exit(result.exit_code)

@@ -46,6 +46,12 @@ def _is_size(value: object) -> object:
     return value
 
 
+def _is_folder(value: object) -> object:
+    if "://" in str(value):
+        raise ValueError("must be a folder of this machine, local or mounted: no s3://, gs:// or the like")
+    return value
+
+
 class Objective(Spec):
     """What decides which trial is better."""
 
@@ -120,8 +126,8 @@ class SweepConfig(Spec):
     searcher: Search = Field(default_factory=lambda: components.default("searchers"))
     cluster: ClusterConfig = ClusterConfig()
     tracking: Tracking = Tracking()
-    storage: str = Field("results", min_length=1)
-    """Folder for the sweep's own folder; relative to the current folder."""
+    storage: Annotated[str, BeforeValidator(_is_folder)] = Field("results", min_length=1)
+    """Folder for the sweep's own folder, local or mounted; relative to the current folder."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the points and, with each point, of its trial."""
 

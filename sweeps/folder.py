@@ -3,7 +3,7 @@
 NAME/
 ├── config.json           the resolved configuration; the folder is a sweep once it is there
 ├── events.jsonl          everything that happened, one event per line
-├── tracking.json         how far the tracking server has acknowledged the events
+├── tracking.json         which tracking server has acknowledged the events, and how far
 └── trials/TRIAL_KEY/     snapshot-STEP (to go on from) and best-STEP (adapter/ and eval_rows.json)
 """
 
@@ -186,6 +186,15 @@ class EventLog:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def noted_by(folder: SweepFolder) -> dict[str, Any]:
+    """What the tracking writer has noted; empty when it has not, or when the note is spoilt."""
+    try:
+        noted = json.loads(folder.tracking.read_text())
+    except (OSError, ValueError):
+        return {}
+    return noted if isinstance(noted, dict) else {}
 
 
 def cannot_write(path: Path, error: OSError) -> str:

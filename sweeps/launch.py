@@ -106,16 +106,19 @@ def launch(sweep: Sweep, progress: Displays, clock: Callable[[], float] = time.t
     return _run(sweep, sweep_id, folder, progress, clock)
 
 
-def resume(path: Path, progress: Displays, clock: Callable[[], float] = time.time) -> tuple[Sweep, Result]:
+def resume(
+    path: Path, progress: Displays, tracking_uri: str | None = None, clock: Callable[[], float] = time.time
+) -> tuple[Sweep, Result]:
     """Goes on with the sweep in a folder: finished trials stay, the others go on from their last snapshot.
 
-    A finished sweep is not run again; what MLflow has not taken is sent.
+    A finished sweep is not run again; what MLflow has not taken is sent. An MLflow that is new to the sweep, at
+    `tracking_uri`, is sent everything.
 
     Raises:
         ConfigError: there is no sweep, or its configuration was changed.
         StorageError, ConnectionFailed, HostError: nothing could be trained.
     """
-    sweep, sweep_id = reopen.load(SweepFolder(path))
+    sweep, sweep_id = reopen.load(SweepFolder(path), tracking_uri)
     return sweep, _run(sweep, sweep_id, SweepFolder(path), progress, clock)
 
 
@@ -135,7 +138,7 @@ def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, c
         if folder.path.name != config.name and journal.record.started is None:
             display.say(f"{config.name} is there already, so this sweep is {folder.path.name}")
         sink = MlflowSink(config, sweep_id, folder)
-        writer = Writer(folder, sink, display.say)
+        writer = Writer(folder, sink, display.say, config.tracking.uri)
         fingerprints = dict(registry.find(config.trainable).fingerprint(config.base))
         _same(journal.record.fingerprints, fingerprints)
         hosts: tuple[HostFacts, ...] = ()
@@ -147,6 +150,7 @@ def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, c
                 writer.start()
                 hosts = _drive(sweep, sweep_id, folder, journal, stop, display.say)
             else:
+                display.say("finished already: no trial is run")
                 writer.start()
         finally:
             stop.is_over = True

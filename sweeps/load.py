@@ -18,6 +18,7 @@ from search_spaces.space import SearchSpace
 from sweeps import check, overrides, problems, yaml_files
 from sweeps.config import SweepConfig
 from sweeps.errors import ConfigError
+from sweeps.tracking.uris import absolute_uri
 from trainables import rows
 from trainables.errors import DataError
 
@@ -69,10 +70,11 @@ def load(file: str, changes: Sequence[str], folder: Path) -> Sweep:
         wrong += check.fields(config, space, trainable)
         wrong += check.together(space) if not found else []
     wrong += check.local_files(raw, config, trainable) if trainable is not None else []
+    resolved = _with_tracking_uri(config.model_copy(update={"storage": _absolute(config.storage, folder)}), folder)
+    wrong += check.places(resolved)
     if wrong or space is None:
         raise ConfigError(wrong)
-    resolved = config.model_copy(update={"search_space": space.to_raw(), "storage": _absolute(config.storage, folder)})
-    return Sweep(_with_tracking_uri(resolved, folder), space)
+    return Sweep(resolved.model_copy(update={"search_space": space.to_raw()}), space)
 
 
 def _find(file: str, folder: Path) -> Path:
@@ -179,9 +181,5 @@ def _apply_profile(raw: dict[str, Any]) -> list[str]:
 
 
 def _with_tracking_uri(config: SweepConfig, folder: Path) -> SweepConfig:
-    """sqlite:///FILE is relative to the current folder; made absolute, it means the same from everywhere."""
-    uri = config.tracking.uri
-    prefix = "sqlite:///"
-    if uri.startswith(prefix) and not uri.startswith(prefix + "/"):
-        uri = prefix + str((folder / uri.removeprefix(prefix)).resolve())
+    uri = absolute_uri(config.tracking.uri, folder)
     return config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": uri})})

@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from search_spaces.space import SearchSpace
 from sweeps import points, problems
-from sweeps.config import SweepConfig
+from sweeps.config import SweepConfig, Tracking
 from sweeps.errors import ConfigError
-from sweeps.folder import SweepFolder, read_events
+from sweeps.folder import SweepFolder, noted_by, read_events
 from sweeps.lifecycle import SweepStarted
 from sweeps.load import Sweep
-from sweeps.tracking.uris import without_password
+from sweeps.tracking.uris import absolute_uri, without_password
 
 
-def load(folder: SweepFolder) -> tuple[Sweep, str]:
+def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[Sweep, str]:
     """The sweep in a folder, and its id.
+
+    Args:
+        folder: where it lies.
+        tracking_uri: the MLflow to use instead of the one that the sweep has used so far.
 
     Raises:
         ConfigError: there is no sweep, it cannot be read, or its configuration is not the one that was launched.
@@ -34,12 +39,20 @@ def load(folder: SweepFolder) -> tuple[Sweep, str]:
         raise ConfigError([f"{folder.config}: not the configuration of a sweep: {error}"]) from None
     _unchanged(folder, raw)
     try:
-        config = _with_password(SweepConfig.model_validate(raw))
+        config = _tracked_by(SweepConfig.model_validate(raw), tracking_uri or noted_by(folder).get("uri"))
     except ValidationError as error:
         raise ConfigError(problems.of_validation(error, raw)) from None
     space = SearchSpace.parse(config.search_space)
     asked = {field: points.base_value(config.base, field) for field in space.condition_fields()}
     return Sweep(config, space.with_base(asked)), sweep_id
+
+
+def _tracked_by(config: SweepConfig, uri: str | None) -> SweepConfig:
+    """The configuration with another tracking URI, if there is one; the sweep was launched with the one in `config`."""
+    if uri:
+        tracking = Tracking.model_validate({**config.tracking.model_dump(), "uri": absolute_uri(uri, Path.cwd())})
+        config = config.model_copy(update={"tracking": tracking})
+    return _with_password(config)
 
 
 def _with_password(config: SweepConfig) -> SweepConfig:

@@ -23,9 +23,10 @@ def choose(trials: Iterable[TrialRecord]) -> Decision:
     Every trial is ranked by the best value that it reported on the sweep's fixed evaluation rows, not by its last
     one. Equal values go to the trial with the lower number, so the answer does not depend on the order of arrival.
     """
+    trials = tuple(trials)
     ranked = rank(trials)
     if not ranked:
-        return Decision(None, "no trial completed with a finite eval_loss")
+        return Decision(None, "no trial completed with a finite eval_loss" if trials else "no trial began")
     best = ranked[0]
     why = f"lowest eval_loss of {len(ranked)} ranked trials, at step {best.best_step}"
     return Decision(best, why)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from types import FrameType
 from typing import Literal
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SHOW_CURSOR = "\x1b[?25h"
 Reason = Literal["interrupted", "budget", "failed"]
 
 
@@ -49,6 +51,12 @@ def on_signals(request: StopRequest, say: Callable[[str], None]) -> Iterator[Non
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if request.hurried:
+            # A live table has hidden the cursor, and nothing else is left to run that would show it again.
+            if sys.stderr.isatty():
+                sys.stderr.write(SHOW_CURSOR)
+            print(
+                "ended at once; qsweep resume goes on with the sweep and closes its runs", file=sys.stderr, flush=True
+            )
             os._exit(128 + number)
         request.hurried = True
         if request.is_over:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from sweeps import tables
 from sweeps.folder import SweepFolder
+from sweeps.lifecycle import SweepRecord
 from sweeps.load import Sweep
 from sweeps.plan import Plan
 from sweeps.progress import Lines, Progress, Table
@@ -32,19 +33,19 @@ def plan_lines(plan: Plan) -> list[str]:
     """The plan, and its warnings, for people."""
     rungs = ", ".join(map(str, plan.points))
     saved = f"; {plan.worst_steps} if none is stopped early" if plan.worst_steps != plan.expected_steps else ""
+    steps = "step" if len(plan.points) == 1 else "steps"
     lines = [
-        f"plan: {plan.trials} trials, reports at steps {rungs}; about {plan.expected_steps} steps in all{saved}",
+        f"plan: {counted(plan.trials, 'trial')}, reports at {steps} {rungs}; "
+        f"about {plan.expected_steps} steps in all{saved}"
     ]
     device = {"cpu": "CPU", "cuda": "GPU"}[plan.device]
-    hosts = f"{plan.hosts} {device} {'host' if plan.hosts == 1 else 'hosts'}"
+    hosts = counted(plan.hosts, f"{device} host")
     disk = f"; up to {_size(plan.disk_bytes)} on disk" if plan.disk_bytes else ""
     if plan.slots_per_host is None:
         lines.append(f"      {hosts}; each decides on its slots from its free memory{disk}")
     else:
-        memory = f", about {plan.memory_bytes / 1e9:.1f} GB each" if plan.memory_bytes is not None else ""
-        lines.append(
-            f"      {hosts} with {plan.slots_per_host} {'slot' if plan.slots_per_host == 1 else 'slots'}{memory}{disk}"
-        )
+        memory = f": about {plan.memory_bytes / 1e9:.1f} GB per host at most" if plan.memory_bytes is not None else ""
+        lines.append(f"      {hosts} with {counted(plan.slots_per_host, 'slot')}{memory}{disk}")
     return lines + [f"warning: {warning}" for warning in plan.warnings]
 
 
@@ -65,7 +66,7 @@ def displays(started: float, expected_steps: int | None = None, trials: int | No
     return display
 
 
-def show(sweep: Sweep, result: Result, seconds: float) -> None:
+def show(sweep: Sweep, result: Result) -> None:
     """The table of trials, the best one, and what to do next."""
     out = console()
     record = result.record
@@ -82,15 +83,28 @@ def show(sweep: Sweep, result: Result, seconds: float) -> None:
     if compared is not None:
         lines.append(f"      {compared}")
     counts = ", ".join(f"{count} {state}" for state, count in record.counts().items())
-    lines.append(f"{len(record.trials)} trials ({counts}) in {int(seconds) // 60} min {int(seconds) % 60:02d} s")
+    lines.append(f"{counted(len(record.trials), 'trial')}{f' ({counts})' if counts else ''} in {_duration(record)}")
+    if record.ended is not None and record.ended.reason == "budget":
+        lines.append(f"the sweep ended early: {record.ended.message}")
     peak = max((trial.peak_memory_bytes for trial in record.trials.values()), default=0)
     if peak:
         estimate = result.estimated_bytes
-        planned = f" (estimated: {estimate / 1e9:.1f} GB)" if estimate is not None else ""
-        lines.append(f"peak memory of a host: {peak / 1e9:.1f} GB{planned}")
+        planned = f" (estimated for training: {estimate / 1e9:.1f} GB)" if estimate is not None else ""
+        lines.append(f"peak memory of a host, loading included: {peak / 1e9:.1f} GB{planned}")
     lines += _next_steps(sweep, result)
     for line in lines:
         out.print(line, markup=False, soft_wrap=True)
+
+
+def counted(count: int, word: str) -> str:
+    """The count and its word, in the plural where it is one."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def _duration(record: SweepRecord) -> str:
+    """What the sweep took, under all of its drivers."""
+    seconds = int(record.spent_seconds + max(0.0, (record.latest or 0.0) - (record.resumed or 0.0)))
+    return f"{seconds // 60} min {seconds % 60:02d} s"
 
 
 def _next_steps(sweep: Sweep, result: Result) -> list[str]:
@@ -99,10 +113,10 @@ def _next_steps(sweep: Sweep, result: Result) -> list[str]:
     if result.failure is not None:
         lines += ["", f"error: {result.failure}"]
     if result.stopped_by is not None or result.failure is not None:
-        lines += ["go on with:", f"  qsweep resume {result.folder}"]
+        lines += ["go on with:", f"  {command('qsweep')} resume {result.folder}"]
     if result.undelivered:
-        lines += [f"{result.undelivered} events are not in MLflow ({uri}); send them with:"]
-        lines += [f"  qsweep resume {result.folder}"]
+        lines += [f"{result.undelivered} events are not in MLflow ({uri}); send them, there or elsewhere, with:"]
+        lines += [f"  {command('qsweep')} resume {result.folder} [--tracking-uri URI]"]
     if result.refused:
         lines.append(
             f"{result.refused} events were refused by MLflow ({uri}) and are in {result.folder}/events.jsonl only"
@@ -111,7 +125,7 @@ def _next_steps(sweep: Sweep, result: Result) -> list[str]:
     if best is not None and best.adapter is not None:
         lines += ["", "the best adapter:", f"  {result.folder / best.adapter / 'adapter'}"]
     if result.parent_run is not None:
-        server = None if uri.startswith("http") else f"{_mlflow()} ui --backend-store-uri {uri} --port 5000"
+        server = None if uri.startswith("http") else f"{command('mlflow')} ui --backend-store-uri {uri} --port 5000"
         lines += ["compare the trials in MLflow:", *([f"  {server}", "  then open"] if server else [])]
         lines.append(f"  {_page('http://127.0.0.1:5000' if server else uri.rstrip('/'), result)}")
     return lines
@@ -123,9 +137,9 @@ def _page(server: str, result: Result) -> str:
     return f"{server}/#/experiments/{result.experiment_id}/runs?{query}"
 
 
-def _mlflow() -> str:
-    """The mlflow command of this environment, as short as it works."""
-    beside = Path(sys.executable).parent / "mlflow"
+def command(name: str) -> str:
+    """A command of this environment, as short as it works from the current folder."""
+    beside = Path(sys.executable).parent / name
     try:
         return str(beside.relative_to(Path.cwd()))
     except ValueError:

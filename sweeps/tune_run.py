@@ -133,8 +133,10 @@ class Driver:
             if trial.state.is_final:
                 continue
             # What a paused trial has trained since its last report goes on with it, in its snapshot.
-            history = self._callback.unreported.get(trial.trial_key, ()) if state is TrialState.STOPPED else ()
-            self.journal.add(_left_over(trial.trial_key, self.clock(), state, why, history))
+            unreported = self._callback.unreported.get(trial.trial_key, ())
+            history = unreported if state is TrialState.STOPPED else ()
+            saved = f"; goes on from step {unreported[-1].step}" if unreported and state is TrialState.PAUSED else ""
+            self.journal.add(_left_over(trial.trial_key, self.clock(), state, why + saved, history))
             if state.is_final:
                 self.folder.drop(trial.trial_key, "snapshot")
         self.journal.add(SweepEnded(time=self.clock(), reason=reason, message=why))

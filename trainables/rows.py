@@ -103,6 +103,8 @@ def _file_problems(data: DataSpec, split: SplitName) -> list[str]:
         return [f"data.{split}: {source} has no rows"]
     found = tuple(dict.fromkeys(chain.from_iterable(rows)))
     problems = templates.absent(data, found, source) or _first_bad_row(data, split, rows)
+    if split == "test" and problems:
+        problems.append(f"data.test: {source}: leave it out with data.test=null if these rows are not of this task")
     if split == "train" and data.eval is None and data.eval_examples is not None:
         beyond = islice(stream, max(0, min(data.eval_examples + 1, COUNTED_ROWS) - len(rows)))
         total = len(rows) + sum(1 for _ in beyond)

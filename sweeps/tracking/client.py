@@ -61,11 +61,12 @@ def _migrate(file: Path) -> None:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether MLflow will never take what it was sent: the same request again would fail again."""
+    """Whether MLflow will never take what it was sent: another try would fail as well."""
     from mlflow.exceptions import MlflowException
 
     # Among others: points of a run that somebody has deleted (store/tracking/sqlalchemy_store.py, 3.17.2).
-    return isinstance(error, MlflowException) and error.error_code == "INVALID_PARAMETER_VALUE"
+    refused = isinstance(error, MlflowException) and error.error_code == "INVALID_PARAMETER_VALUE"
+    return refused or isinstance(error, FileNotFoundError)
 
 
 class Runs:

@@ -17,6 +17,7 @@ from sweeps.lifecycle import (
     SweepRecord,
     SweepStarted,
     TrialEnded,
+    TrialRecord,
     TrialReported,
     TrialStarted,
     TrialState,
@@ -173,12 +174,22 @@ class MlflowSink:
     def _end_trial(self, runs: Runs, event: TrialEnded, record: SweepRecord) -> None:
         trial = record.trials[event.trial_key]
         run_id = self._open_child(runs, event.trial_key, record, event.time)
-        if trial.adapter is not None:
-            runs.folder(run_id, self._folder.path / trial.adapter)
         note = f"{event.state.value} at step {trial.step}" + (f": {event.reason}" if event.reason else "")
         runs.log(run_id, step_points(event.history), tags={"sweep.state": event.state, "mlflow.note.content": note})
         status = "KILLED" if event.by_person_or_budget else _STATUS.get(event.state, "FAILED")
         runs.finish(run_id, status, event.time)
+        # Last: an adapter that is lost must not leave the run as if it were still going on.
+        self._upload(runs, run_id, trial)
+
+    def _upload(self, runs: Runs, run_id: str, trial: TrialRecord) -> None:
+        if trial.adapter is None:
+            return
+        adapter = self._folder.path / trial.adapter
+        better = [path for path in self._folder.all(trial.trial_key, "best") if path > adapter]
+        if better and not adapter.is_dir():
+            # Interrupted there, the trial has gone on since: its later end brings its best adapter.
+            return
+        runs.folder(run_id, adapter)
 
     def _end_sweep(self, runs: Runs, parent: str, event: SweepEnded, record: SweepRecord) -> None:
         decision = choose(record.trials.values())

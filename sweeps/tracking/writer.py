@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
-from sweeps.folder import SweepFolder, read_events, write_whole
+from sweeps.folder import SweepFolder, noted_by, read_events, write_whole
 from sweeps.lifecycle import Event, SweepRecord, TrialEnded, TrialReported, TrialStarted
 from sweeps.tracking.sink import Sink
 from sweeps.tracking.uris import without_password
@@ -25,8 +25,10 @@ REFUSED_AFTER = 3
 class Writer:
     """Delivers a sweep's events, each at least once and in order."""
 
-    def __init__(self, folder: SweepFolder, sink: Sink, say: Callable[[str], None]) -> None:
+    def __init__(self, folder: SweepFolder, sink: Sink, say: Callable[[str], None], uri: str = "") -> None:
+        """A writer that has not begun; `uri` names the server: what another one has acknowledged does not count."""
         self._folder = folder
+        self._uri = without_password(uri)
         self._sink = sink
         self._say = say
         self._changed = threading.Condition()
@@ -34,10 +36,12 @@ class Writer:
         self._closing = False
         self._trouble: str | None = None
         self._attached = False
-        self._offset = acknowledged(folder)
+        noted = noted_by(folder)
+        here = noted.get("uri", self._uri) == self._uri
+        self._offset = _number(noted, "acknowledged_bytes") if here else 0
         self._tries = 0
         """Of the event behind the offset."""
-        self.refused = _noted(folder, "refused")
+        self.refused = _number(noted, "refused") if here else 0
         """Events of this sweep that the server does not take and that were left out."""
         self._record = SweepRecord()
         for event, offset in read_events(folder.events):
@@ -60,7 +64,10 @@ class Writer:
         with self._changed:
             self._closing = self._news = True
             self._changed.notify_all()
+            trouble = self._trouble
         if self._thread.is_alive():
+            if trouble is not None:
+                self._say(f"tracking: waiting up to {seconds:.0f} s for the server; Ctrl-C leaves without it")
             self._thread.join(seconds)
         return sum(1 for _ in read_events(self._folder.events, self._offset))
 
@@ -115,12 +122,12 @@ class Writer:
         self._say(f"tracking: MLflow refuses {event.type}{of}, which is left out: {_reason(error)}")
 
     def _note(self) -> None:
-        note = {"acknowledged_bytes": self._offset, "refused": self.refused}
+        note = {"uri": self._uri, "acknowledged_bytes": self._offset, "refused": self.refused}
         write_whole(self._folder.tracking, json.dumps(note).encode())
 
     def _report(self, error: Exception) -> None:
         if self._trouble is None:
-            self._say(f"tracking: {_reason(error)}; training goes on, events are kept and sent again")
+            self._say(f"tracking: {_reason(error)}; events are kept and sent again")
         self._trouble = str(error)
 
 
@@ -131,11 +138,9 @@ def _reason(error: Exception) -> str:
 
 def acknowledged(folder: SweepFolder) -> int:
     """How many bytes of the event log the server has taken; 0 when that is not known."""
-    return _noted(folder, "acknowledged_bytes")
+    return _number(noted_by(folder), "acknowledged_bytes")
 
 
-def _noted(folder: SweepFolder, name: str) -> int:
-    try:
-        return int(json.loads(folder.tracking.read_text())[name])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return 0
+def _number(noted: Mapping[str, object], name: str) -> int:
+    value = noted.get(name)
+    return value if isinstance(value, int) else 0

@@ -22,6 +22,8 @@ FIRST = int(os.environ.get("QSWEEP_CHAOS_SEED", "0"))
 COUNT = int(os.environ.get("QSWEEP_CHAOS_SCHEDULES", "30"))
 pytestmark = [pytest.mark.chaos_long, pytest.mark.ray, pytest.mark.timeout(1200)]
 WORDS = [*runs.TOY, "scheduler.kind=fifo", "training.snapshot_every=2", "cluster.hosts=2", "cluster.slots_per_host=1"]
+ENVIRONMENT = {"QSWEEP_DRAIN_SECONDS": "10"}
+"""A driver that is interrupted while the server is down does not wait for long."""
 MOST_HOST_LOSSES = 2
 """A third death in a row would rightly fail the trial."""
 
@@ -41,7 +43,7 @@ class Disturbed:
         return self.folder / "results" / "toy"
 
     def go_on(self) -> None:
-        self.run = runs.start(self.folder, "resume", "results/toy")
+        self.run = runs.start(self.folder, "resume", "results/toy", **ENVIRONMENT)
 
     def lose(self, name: str) -> None:
         found = runs.ray_processes(self.run, name)
@@ -95,7 +97,7 @@ def test_no_schedule_of_faults_loses_or_doubles_anything(tmp_path, seed):
     faults = rng.choices(FAULTS, k=rng.randint(2, 5))
     print(f"seed {seed}: {', '.join(fault.__name__ for fault in faults)}")
     with mlflow_servers.server(tmp_path) as server:
-        run = runs.start(tmp_path, "launch", *WORDS, f"tracking.uri={server.uri}")
+        run = runs.start(tmp_path, "launch", *WORDS, f"tracking.uri={server.uri}", **ENVIRONMENT)
         sweep = Disturbed(tmp_path, run, server, rng)
         runs.wait_for((sweep.sweep / "config.json").exists, run)
         for fault in faults:

@@ -99,3 +99,15 @@ def test_driver_killed_while_the_server_is_down(tmp_path):
         assert again.wait() == 0, again.err.read_text()
         runs.assert_whole(sweep, mlflow.uri, 6)
         runs.assert_every_step_once(sweep)
+
+
+def test_events_for_a_server_that_is_gone_are_sent_to_another(tmp_path):
+    with server(tmp_path, runs=False) as gone:
+        run = runs.start(tmp_path, "launch", *WORDS, f"tracking.uri={gone.uri}", QSWEEP_DRAIN_SECONDS="2")
+        assert run.wait() == 1, run.err.read_text()
+    for words in (["resume", "results/toy", "--tracking-uri", "sqlite:///other.db"], ["resume", "results/toy"]):
+        again = runs.start(tmp_path, *words)
+        assert again.wait() == 0, again.err.read_text()
+        assert "finished already" in again.err.read_text()
+        runs.assert_whole(tmp_path / "results" / "toy", f"sqlite:///{tmp_path}/other.db", 6)
+        assert again.answer()["parent_run"] is not None

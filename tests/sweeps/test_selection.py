@@ -46,7 +46,7 @@ def test_a_trial_that_was_stopped_can_win() -> None:
 def test_there_may_be_no_winner(trials: list[TrialRecord]) -> None:
     decision = choose(trials)
     assert decision.winner is None
-    assert decision.why == "no trial completed with a finite eval_loss"
+    assert decision.why == ("no trial completed with a finite eval_loss" if trials else "no trial began")
 
 
 def test_the_order_of_arrival_does_not_matter() -> None:

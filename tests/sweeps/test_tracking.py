@@ -220,6 +220,21 @@ def test_the_adapter_of_the_best_step_is_an_artifact(sink, folder, client):
     assert text(client, run_id, "adapter/adapter_model.safetensors") == "aaaa"
 
 
+def test_an_adapter_that_a_better_one_has_replaced_is_not_waited_for(sink, folder, client):
+    keep_adapter(folder, "aaaa", 9)
+    deliver(sink, [begun(), started("aaaa", 0, **PARAMS), reported("aaaa", 3, 0.7), ended("aaaa", TrialState.PAUSED)])
+    assert run_of(client, "aaaa").info.status == "KILLED"
+    assert [name for name in files(client, run_of(client, "aaaa").info.run_id) if "adapter/" in name] == []
+
+
+def test_an_adapter_that_is_lost_leaves_no_run_running(sink, client):
+    events = [begun(), started("aaaa", 0, **PARAMS), reported("aaaa", 3, 0.7), ended("aaaa", TrialState.COMPLETED)]
+    with pytest.raises(FileNotFoundError, match="best-000003 is missing") as raised:
+        deliver(sink, events)
+    assert sink.is_refusal(raised.value)
+    assert run_of(client, "aaaa").info.status == "FINISHED"
+
+
 def test_artifacts_lie_beside_the_database(sink, folder, client, tmp_path):
     deliver(sink, sweep_events(folder))
     assert (tmp_path / "mlartifacts" / sink.run_ids["aaaa"] / "artifacts" / "adapter").is_dir()
@@ -549,7 +564,7 @@ def test_trouble_is_said_once_and_its_end_once(log, start):
     assert writer.drain(DEADLINE) == 0
     assert sink.taken == EVENTS
     assert said == [
-        "tracking: ConnectionError: no answer; training goes on, events are kept and sent again",
+        "tracking: ConnectionError: no answer; events are kept and sent again",
         "tracking: back, everything is delivered",
     ]
 
@@ -572,7 +587,7 @@ def test_what_the_server_will_never_take_is_left_out_and_said(log, start, folder
     assert sink.taken == [EVENTS[0], EVENTS[1], EVENTS[3]]
     reason = "ValueError: a point of a deleted run"
     assert said == [
-        f"tracking: {reason}; training goes on, events are kept and sent again",
+        f"tracking: {reason}; events are kept and sent again",
         f"tracking: MLflow refuses trial_reported of trial aaaa, which is left out: {reason}",
         "tracking: back, everything is delivered",
     ]

@@ -109,6 +109,9 @@ ROWS: list[Row] = [
     toy("unknown profile", "cluster: {profile: locl}", "cluster.profile: unknown profile 'locl'; did you mean local? (there are: attached, local)"),
     toy("no such profile file", "cluster: {profile: mine.yaml}", "mine.yaml' (there are: attached, local)"),
     toy("profile that is no mapping", "cluster: {profile: list.yaml}", "list.yaml: a sweep file is a mapping"),
+    toy("storage that is no folder", "storage: s3://bucket/sweeps", "storage: 's3://bucket/sweeps' must be a folder of this machine, local or mounted"),
+    toy("storage below a file", "storage: notes.txt/results", "notes.txt is a file; choose another: storage=DIR"),
+    toy("database below a file", "tracking: {uri: 'sqlite:///notes.txt/mlflow.db'}", "notes.txt is a file; choose another: tracking.uri=sqlite:///FILE"),
     toy("folder for tracking", "tracking: {uri: ./mlruns}", "tracking.uri: './mlruns' must be a database or a server: sqlite:///mlflow.db, http://HOST:5000,"),
     toy("file for tracking", "tracking: {uri: 'file:///mlruns'}", "tracking.uri: 'file:///mlruns' must be a database or a server"),
     toy("password in a wrong URI", "tracking: {uri: 'postgres://me:secret@host/db'}", "tracking.uri: 'postgres://me:***@host/db' must be a database or a server"),
@@ -291,5 +294,6 @@ def test_a_wrong_command_is_exit_code_2(run: Run, words: list[str]) -> None:
 def test_a_storage_that_is_a_file_is_told_before_anything_starts(run: Run, folder: Path) -> None:
     code, lines, _ = run("launch", "toy", "storage=notes.txt")
     assert code == 2
-    assert lines[-1].startswith("error: storage: ")
-    assert lines[-1].endswith("cannot be written: File exists; choose another: storage=DIR")
+    assert lines[-2].startswith("error: storage: ")
+    assert lines[-2].endswith("notes.txt is a file; choose another: storage=DIR")
+    assert lines[-1] == "1 problem; nothing was started"
