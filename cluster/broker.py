@@ -19,7 +19,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.hosts import PROCESS_LOST, HostActor, HostFacts, Room
-from trainables.contract import Summary
+from trainables.contract import StepRecord, Summary
 from trainables.specs import Spec, TrialSpec
 
 NAME = "broker"
@@ -29,6 +29,8 @@ SUSPECT_AFTER = 2
 """A trial whose hosts died this often in a row trains alone, so that the next death has one cause."""
 GUILTY_AFTER = 3
 """A trial whose hosts died this often in a row, the last time alone, is refused."""
+ANSWER_SECONDS = 5.0
+"""How long a host has to say where its trials stand."""
 RETRY_SECONDS = 10.0
 """Pause between attempts to make a host when there is none."""
 
@@ -154,6 +156,17 @@ class Broker:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait_for(lambda: len(self._news) > known), wait_seconds)
         return self._news[known:]
+
+    async def latest(self) -> dict[str, StepRecord]:
+        """Trial key -> the last step that the trial has taken on its host. A host that does not answer is left out."""
+        hosts = list(self._hosts.values())
+        asked = (asyncio.wait_for(host.actor.latest.remote(), ANSWER_SECONDS) for host in hosts)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        found: dict[str, StepRecord] = {}
+        for host, answer in zip(hosts, answers, strict=True):
+            if not isinstance(answer, BaseException):
+                found |= {key: answer[held.lease] for key, held in host.leases.items() if held.lease in answer}
+        return found
 
     async def slots(self) -> int:
         """Slots of the hosts that live now; makes hosts where some are missing."""

@@ -20,7 +20,7 @@ from cluster.devices import MEMORY_SHARE, free_bytes
 from cluster.errors import HostError
 from cluster.loop import Outcome, PackLoop
 from trainables import registry
-from trainables.contract import Device, Failure, Opened, Prepared
+from trainables.contract import Device, Failure, Opened, Prepared, StepRecord
 from trainables.errors import TrainableError
 from trainables.specs import Spec, TrialSpec
 
@@ -93,6 +93,10 @@ class Host:
     async def save(self, lease: str, known: int) -> Outcome:
         """See `PackLoop.save`."""
         return await asyncio.wrap_future(self._running().save(lease, known))
+
+    async def latest(self) -> dict[str, StepRecord]:
+        """See `PackLoop.latest`."""
+        return self._running().latest()
 
     async def close(self, lease: str) -> None:
         """Frees a slot."""

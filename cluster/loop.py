@@ -45,6 +45,8 @@ class _Lease:
     best: float = float("inf")
     history: list[StepRecord] = field(default_factory=list)
     """The steps that the owner has not said to have."""
+    latest: StepRecord | None = None
+    """The last step that was taken here."""
     outcome: Outcome | None = None
     saved: Outcome | None = None
     """The latest snapshot on the way to the target."""
@@ -143,6 +145,11 @@ class PackLoop:
         """The lease as it stands before the next step: the history after step `known`, and a snapshot or a failure."""
         return self._soon(lambda: self._save_now(lease, known))
 
+    def latest(self) -> dict[str, StepRecord]:
+        """The last step of each lease that has taken one here."""
+        with self._changed:
+            return {name: lease.latest for name, lease in self._leases.items() if lease.latest is not None}
+
     def close(self, lease: str) -> Future[None]:
         """Frees the lease's slot before the next step. Closing an unknown lease does nothing."""
         return self._soon(lambda: self._close(lease))
@@ -223,6 +230,7 @@ class PackLoop:
                 with self._changed:
                     lease.step = result.step
                     lease.history.append(result)
+                    lease.latest = result
                 if lease.step < lease.target and lease.is_save_due(self._clock()):
                     self._save(lease)
 

@@ -148,7 +148,7 @@ def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, c
                 journal.listen(lambda _event, _record: writer.notify())
                 journal.add(SweepStarted(time=clock(), config=kept(config), fingerprints=fingerprints))
                 writer.start()
-                hosts = _drive(sweep, sweep_id, folder, journal, stop, display.say)
+                hosts = _drive(sweep, sweep_id, folder, journal, stop, display)
             else:
                 display.say("finished already: no trial is run")
                 writer.start()
@@ -188,13 +188,14 @@ def _deadline(config: SweepConfig, record: SweepRecord, now: float) -> float | N
 
 
 def _drive(
-    sweep: Sweep, sweep_id: str, folder: SweepFolder, journal: Journal, stop: StopRequest, say: Callable[[str], None]
+    sweep: Sweep, sweep_id: str, folder: SweepFolder, journal: Journal, stop: StopRequest, display: Progress
 ) -> tuple[HostFacts, ...]:
     """Connects to Ray and runs the trials; whatever happens, the journal says how each of them ended."""
     from cluster.connect import connected
     from sweeps.tune_run import Driver
 
-    driver = Driver(sweep.config, folder, journal, stop, say)
+    driver = Driver(sweep.config, folder, journal, stop, display)
+    say = display.say
     failure: str | None = "the driver failed"
     try:
         address = sweep.config.cluster.address or "local"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from types import TracebackType
 from typing import Protocol
 
@@ -12,8 +13,12 @@ from rich.live import Live
 from rich.text import Text
 
 from sweeps import tables
-from sweeps.lifecycle import DataPrepared, Event, SweepRecord, TrialEnded, TrialReported, TrialStarted
+from sweeps.lifecycle import DataPrepared, Event, SweepRecord, TrialEnded, TrialRecord, TrialReported, TrialStarted
 from sweeps.names import run_name
+from trainables.contract import StepRecord
+
+QUIET_SECONDS = 60.0
+"""After so long without a line, one says where the trials stand."""
 
 
 class Progress(Protocol):
@@ -25,6 +30,9 @@ class Progress(Protocol):
     def say(self, line: str) -> None:
         """Shows a line of text."""
 
+    def latest(self, steps: Mapping[str, StepRecord]) -> None:
+        """Shows where trials stand between reports: trial key -> the last step that each has taken."""
+
 
 class Lines(AbstractContextManager["Lines"]):
     """One line per event."""
@@ -33,6 +41,8 @@ class Lines(AbstractContextManager["Lines"]):
         self._console = console
         self._started = started
         self._clock = clock
+        self._record = SweepRecord()
+        self._said = started
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -41,14 +51,26 @@ class Lines(AbstractContextManager["Lines"]):
 
     def __call__(self, event: Event, record: SweepRecord) -> None:
         """See `Progress`."""
+        self._record = record
         line = describe(event, record)
         if line is not None:
             self.say(line)
 
     def say(self, line: str) -> None:
         """See `Progress`."""
-        minutes, seconds = divmod(int(self._clock() - self._started), 60)
+        self._said = self._clock()
+        minutes, seconds = divmod(int(self._said - self._started), 60)
         self._console.print(f"{minutes:02d}:{seconds:02d} {line}", markup=False, highlight=False, soft_wrap=True)
+
+    def latest(self, steps: Mapping[str, StepRecord]) -> None:
+        """See `Progress`: a line now and then, while nothing else is said."""
+        stands = [
+            f"t{trial.number:02d} step {steps[trial.trial_key].step} train_loss {steps[trial.trial_key].train_loss:.4f}"
+            for trial in self._record.trials.values()
+            if trial.trial_key in steps and not trial.state.is_final
+        ]
+        if stands and self._clock() - self._said >= QUIET_SECONDS:
+            self.say(f"on the way: {', '.join(stands)}")
 
 
 class Table(AbstractContextManager["Table"]):
@@ -60,13 +82,14 @@ class Table(AbstractContextManager["Table"]):
         started: float,
         clock: Callable[[], float],
         expected_steps: int | None,
-        trials: int | None,
+        planned: int | None,
     ) -> None:
         self._started = started
         self._clock = clock
         self._expected_steps = expected_steps
-        self._trials = trials
+        self._planned = planned
         self._record = SweepRecord()
+        self._steps: Mapping[str, StepRecord] = {}
         self._notes: list[str] = []
         self._training_since: float | None = None
         self._live = Live(console=console, get_renderable=self._draw, refresh_per_second=2, transient=True)
@@ -91,8 +114,17 @@ class Table(AbstractContextManager["Table"]):
         """See `Progress`."""
         self._notes = [*self._notes[-4:], line]
 
-    def _draw(self) -> RenderableType:
+    def latest(self, steps: Mapping[str, StepRecord]) -> None:
+        """See `Progress`."""
+        self._steps = steps
+
+    def _trials(self) -> list[TrialRecord]:
+        """The trials where they stand now, between reports too."""
         trials = sorted(self._record.trials.values(), key=lambda trial: trial.number)
+        return [_at(trial, self._steps.get(trial.trial_key)) for trial in trials]
+
+    def _draw(self) -> RenderableType:
+        trials = self._trials()
         return Group(*map(Text, self._notes), tables.terminal(self._record, trials) if trials else "", self._status())
 
     def _status(self) -> str:
@@ -100,22 +132,30 @@ class Table(AbstractContextManager["Table"]):
         counts = " ".join(f"{count} {state.lower()}" for state, count in self._record.counts().items())
         words = [
             _clock_text(now - self._started),
-            f"{len(self._record.trials)}{f'/{self._trials}' if self._trials else ''} trials",
+            f"{len(self._record.trials)}{f'/{self._planned}' if self._planned else ''} trials",
             counts,
         ]
         fit = [t for t in self._record.trials.values() if t.state.is_ranked or not t.state.is_final]
         best = min(fit, key=lambda trial: trial.best_eval_loss, default=None)
         if best is not None and best.best_step is not None:
             words.append(f"best {best.best_eval_loss:.4f} (t{best.number:02d})")
-        steps = sum(trial.step for trial in self._record.trials.values())
+        trials = self._trials()
+        steps = sum(trial.step for trial in trials)
         if self._training_since is not None and steps and now > self._training_since:
             seconds = now - self._training_since
-            tokens = sum(trial.tokens for trial in self._record.trials.values())
+            tokens = sum(trial.tokens for trial in trials)
             words.append(f"{tokens / seconds:.0f} tokens/s")
             if self._expected_steps is not None:
                 left = max(0.0, (self._expected_steps - steps) * seconds / steps)
                 words.append(f"about {_clock_text(left)} left")
         return " · ".join(word for word in words if word)
+
+
+def _at(trial: TrialRecord, latest: StepRecord | None) -> TrialRecord:
+    """The trial at the last step that it has taken."""
+    if latest is None or latest.step <= trial.step or trial.state.is_final:
+        return trial
+    return replace(trial, step=latest.step, tokens=latest.tokens, seconds=latest.seconds)
 
 
 def describe(event: Event, record: SweepRecord) -> str | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +25,7 @@ from sweeps.config import SweepConfig, size_bytes
 from sweeps.folder import SweepFolder, read_events
 from sweeps.journal import Journal
 from sweeps.lifecycle import DataPrepared, SweepEnded, TrialEnded, TrialReported, TrialState
+from sweeps.progress import Progress
 from sweeps.stop import Reason, StopRequest
 from sweeps.trials import TrialSource
 from sweeps.tune_callback import STOPPED_BY_SCHEDULER, JournalCallback
@@ -35,6 +38,8 @@ PROXY_CPUS = 0.05
 """Logical CPUs of a trial's own process: it only waits."""
 LEAVE_SECONDS = 30.0
 """How long trials have to save themselves when the sweep is asked to end."""
+STEPS_SECONDS = 2.0
+"""Pause between questions for the steps that trials have taken."""
 NEWS_SECONDS = 30.0
 """How long one question for news of the hosts waits."""
 
@@ -47,7 +52,7 @@ class Driver:
     folder: SweepFolder
     journal: Journal
     stop: StopRequest
-    say: Callable[[str], None]
+    display: Progress
     clock: Callable[[], float] = time.time
     hosts: tuple[HostFacts, ...] = field(default=(), init=False)
     _broker: Any = field(default=None, init=False)
@@ -98,7 +103,7 @@ class Driver:
             if trial.best_step is not None
         }
         queue = TrialQueue(source, shared, self._slots, lambda: self.stop.reason is not None, reported)
-        watch = _Watch(self.stop, self._broker, queue, self.say)
+        watch = _Watch(self.stop, self._broker, queue, self.display)
         # A searcher without Tune's own limiter is given one pending trial at a time unless told otherwise.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
         # Tune's own files have no reader: they must not fill the sweep's folder, nor fail with it.
@@ -182,7 +187,7 @@ class Driver:
 
     def process_lost(self, number: int) -> None:
         """See `tune_callback.Owner`."""
-        self.say(f"t{number:02d}: its process is lost: another goes on from the last snapshot")
+        self.display.say(f"t{number:02d}: its process is lost: another goes on from the last snapshot")
 
     def end_sweep(self, reason: Reason, message: str) -> None:
         """See `tune_callback.Owner`."""
@@ -192,14 +197,16 @@ class Driver:
 class _Watch(Stopper):
     """Looks after the sweep between Tune's steps: ends it when someone asked for that, and says what hosts do."""
 
-    def __init__(self, request: StopRequest, broker: Any, queue: TrialQueue, say: Callable[[str], None]) -> None:
+    def __init__(self, request: StopRequest, broker: Any, queue: TrialQueue, display: Progress) -> None:
         self._request = request
         self._broker = broker
         self._queue = queue
-        self._say = say
+        self._display = display
         self._deadline: float | None = None
         self._known = 0
         self._news: Any = None
+        self._latest: Any = None
+        self._asked = -math.inf
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its stopper into every snapshot, and none is ever read."""
@@ -212,6 +219,7 @@ class _Watch(Stopper):
     def stop_all(self) -> bool:
         """Whether Tune should stop what still runs: trials first have time to save themselves."""
         self._tell()
+        self._show_steps()
         if self._request.check() is None:
             return False
         if self._deadline is None:
@@ -228,12 +236,22 @@ class _Watch(Stopper):
             lines = ray.get(self._news)
         except PROCESS_LOST:
             self._known, lines = 0, []
-            self._say("the broker is lost: another is made, and trials lease again")
+            self._display.say("the broker is lost: another is made, and trials lease again")
         else:
             self._known += len(lines)
         self._news = None
         for line in lines:
-            self._say(line)
+            self._display.say(line)
+
+    def _show_steps(self) -> None:
+        if self._latest is None and time.monotonic() - self._asked >= STEPS_SECONDS:
+            self._latest, self._asked = self._broker.latest.remote(), time.monotonic()
+        if self._latest is None or not ray.wait([self._latest], timeout=0)[0]:
+            return
+        # Where trials stand is good to know, no more: a broker that was lost is news for `_tell`.
+        with suppress(*PROCESS_LOST):
+            self._display.latest(ray.get(self._latest))
+        self._latest = None
 
 
 def _left_over(

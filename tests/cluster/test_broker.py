@@ -154,6 +154,15 @@ def test_releasing_what_was_never_leased_does_nothing(hired):
     assert hired.release("nobody") is None
 
 
+def test_where_trials_stand_is_known_between_their_reports(hired):
+    granted = hired.acquire("a", 0.1)
+    ray.get(granted.host.open.remote(granted.lease, TOY.model_dump_json(), None), timeout=DEADLINE)
+    assert hired.latest() == {}
+    ray.get(granted.host.advance.remote(granted.lease, 3, math.inf, 0, DEADLINE), timeout=DEADLINE)
+    ((key, step),) = hired.latest().items()
+    assert (key, step.step) == ("a", 3)
+
+
 def test_a_lease_trains_on_its_host(hired):
     grant = hired.acquire("a", DEADLINE)
     assert opened(grant) == Opened(step=0, trainable_params=16_000)
