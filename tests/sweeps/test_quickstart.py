@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 
+README = (Path(__file__).parents[2] / "README.md").read_text()
 SCORE = """
 import json, sys
 from pathlib import Path
@@ -60,6 +62,12 @@ def test_quickstart_finds_an_adapter_that_peft_loads_with_the_same_loss(tmp_path
     # One row at a time against many with padding, through 30 layers in single precision.
     found = json.loads(scored.stdout.strip().splitlines()[-1])["eval_loss"]
     assert found == pytest.approx(best["value"], abs=1e-3)
+
+    snippet = README.split("```python")[1].split("```")[0]
+    mine, count = re.subn(r'"results/quickstart/trials/[^"]*"', repr(str(adapter)), snippet)
+    assert count == 1
+    shown = subprocess.run([sys.executable, "-c", mine], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert shown.stdout.strip().startswith("{"), shown.stdout
 
 
 def first_trial(sweep: Path) -> float:
