@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -96,7 +96,7 @@ class Broker:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._base = base.model_dump_json()
-        self._room = room
+        self._asked = self._room = room
         self._wanted = hosts
         self._clock = clock
         self._hosts: dict[str, _Host] = {}
@@ -125,8 +125,8 @@ class Broker:
             return NotReady(message=f"cluster.hosts: {count} asked for, but the cluster has {gpus} GPUs, one per host")
         machines = max(1, sum(node["Alive"] for node in ray.nodes()))
         self._count = count
-        shared = {"hosts_per_machine": -(-count // machines), "at_most": max(1, self._room.at_most // count)}
-        self._room = self._room.model_copy(update=shared)
+        shared = {"hosts_per_machine": -(-count // machines), "at_most": max(1, self._asked.at_most // count)}
+        self._room = self._asked.model_copy(update=shared)
         try:
             actors = [self._make(on_gpu=gpus > 0) for _ in range(count)]
             prepared = await actors[0].prepare.remote()
@@ -231,9 +231,22 @@ class Broker:
         await self._tell()
 
     def _begin_replacing(self, on_gpu: bool) -> None:
-        task = asyncio.create_task(self._replace(on_gpu))
+        self._in_background(self._replace(on_gpu))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Nobody waits for it: loading a base takes minutes, and whoever asks for a slot is to hear within seconds."""
+        task = asyncio.create_task(work)
         self._replacing.add(task)
         task.add_done_callback(self._replacing.discard)
+
+    async def _start_anew(self) -> None:
+        """Starts the hosts of a broker that was itself made anew."""
+        answer = await self.start()
+        if isinstance(answer, NotReady):
+            self._news.append(f"no host could be made: {answer.message}; trying again every {RETRY_SECONDS:.0f} s")
+        else:
+            self._news.append(f"hosts started: {_hosts(len(self._hosts), answer.slots)}")
+        await self._tell()
 
     async def _replace(self, on_gpu: bool) -> None:
         actor = self._make(on_gpu)
@@ -254,7 +267,7 @@ class Broker:
             return
         if self._data is None:
             self._tried = self._clock()
-            await self.start()
+            self._in_background(self._start_anew())
         elif len(self._hosts) + len(self._replacing) < self._count:
             self._tried = self._clock()
             self._begin_replacing(on_gpu=ray.cluster_resources().get("GPU", 0) > 0)

@@ -42,6 +42,27 @@ def connected(address: Literal["local", "auto"] | str, namespace: str) -> Iterat
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     options: dict[str, object] = {}
+    with _undisturbed():
+        yield from _connected(address, namespace, options)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keeps Ray from taking SIGTERM over, and from printing what its raylets have to say of every process that died.
+
+    Ray has switches for neither (ray/_private/worker.py, 2.60: `init` and `connect` set a handler that exits at once;
+    `listen_error_messages` prints whatever `log_to_driver` says). The sweep says itself what became of its processes.
+    """
+    handler, printer = ray._private.utils.set_sigterm_handler, ray._private.worker.print_to_stdstream
+    ray._private.utils.set_sigterm_handler = lambda _handler: None
+    ray._private.worker.print_to_stdstream = lambda *_arguments, **_options: None
+    try:
+        yield
+    finally:
+        ray._private.utils.set_sigterm_handler, ray._private.worker.print_to_stdstream = handler, printer
+
+
+def _connected(address: str, namespace: str, options: dict[str, object]) -> Iterator[None]:
     if address == "local":
         options = {"include_dashboard": False, "object_store_memory": 512 * 2**20}
     try:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
@@ -24,6 +24,7 @@ from trainables.contract import Device, Failure, Opened, Prepared, StepRecord
 from trainables.errors import TrainableError
 from trainables.specs import Spec, TrialSpec
 
+Answer = TypeVar("Answer")
 PROCESS_LOST = (RayActorError, NodeDiedError, OutOfMemoryError)
 """What a call to an actor raises whose process is gone: for one that Ray's memory monitor has ended, the last is
 raised, which is no RayActorError (ray/exceptions.py, 2.60)."""
@@ -80,7 +81,7 @@ class Host:
 
     async def open(self, lease: str, spec: str, snapshot: bytes | None) -> Opened | Failure:
         """Puts a trial into a slot, from a snapshot if there is one."""
-        return await asyncio.wrap_future(self._running().open(lease, TrialSpec.model_validate_json(spec), snapshot))
+        return await self._soon(self._running().open(lease, TrialSpec.model_validate_json(spec), snapshot))
 
     async def advance(self, lease: str, target: int, best: float, known: int, wait_seconds: float) -> Outcome | None:
         """See `PackLoop.advance`."""
@@ -92,7 +93,7 @@ class Host:
 
     async def save(self, lease: str, known: int) -> Outcome:
         """See `PackLoop.save`."""
-        return await asyncio.wrap_future(self._running().save(lease, known))
+        return await self._soon(self._running().save(lease, known))
 
     async def latest(self) -> dict[str, StepRecord]:
         """See `PackLoop.latest`."""
@@ -100,7 +101,14 @@ class Host:
 
     async def close(self, lease: str) -> None:
         """Frees a slot."""
-        await asyncio.wrap_future(self._running().close(lease))
+        await self._soon(self._running().close(lease))
+
+    async def _soon(self, answer: Future[Answer]) -> Answer:
+        try:
+            return await asyncio.wrap_future(answer)
+        finally:
+            # An answer that failed because the loop broke is no answer: the host ends instead.
+            self._running()
 
     def _prepare(self) -> Prepared:
         try:

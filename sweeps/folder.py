@@ -152,7 +152,9 @@ def locked(folder: SweepFolder) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StorageError(f"{folder.path}: another process drives this sweep") from None
+            raise StorageError(
+                f"{folder.path}: another process drives this sweep: wait until it ends, or stop it"
+            ) from None
         yield
 
 

@@ -200,8 +200,7 @@ def _drive(
     try:
         address = sweep.config.cluster.address or "local"
         say("starting Ray" if address == "local" else f"joining Ray ({address})")
-        # Ray puts a SIGTERM handler of its own in place when it starts, so ours come again after it.
-        with connected(address, sweep_id), on_signals(stop, say):
+        with connected(address, sweep_id):
             say("starting hosts: data and base model are made ready, and cached for the next time")
             ready = driver.start_hosts(room(sweep))
             driver.run(sweep.space, ready.slots)

@@ -33,8 +33,10 @@ def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[Sweep, s
     try:
         document = json.loads(folder.config.read_text())
         raw, sweep_id = document["config"], str(document["sweep_id"])
-    except FileNotFoundError:
-        raise ConfigError([f"{folder.path}: no sweep here: a sweep's folder has a config.json"]) from None
+    except OSError:
+        raise ConfigError(
+            [f"{folder.path}: no sweep here: a sweep's folder has a config.json{_sweeps_in(folder)}"]
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError([f"{folder.config}: not the configuration of a sweep: {error}"]) from None
     _unchanged(folder, raw)
@@ -45,6 +47,12 @@ def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[Sweep, s
     space = SearchSpace.parse(config.search_space)
     asked = {field: points.base_value(config.base, field) for field in space.condition_fields()}
     return Sweep(config, space.with_base(asked)), sweep_id
+
+
+def _sweeps_in(folder: SweepFolder) -> str:
+    """What may have been meant: the sweeps in a storage folder."""
+    there = sorted(path.parent.name for path in folder.path.glob("*/config.json")) if folder.path.is_dir() else []
+    return f"; in it are {', '.join(there)}" if there else ""
 
 
 def _tracked_by(config: SweepConfig, uri: str | None) -> SweepConfig:

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
+from sweeps.errors import StorageError
 from sweeps.journal import Journal
-from sweeps.lifecycle import TrialEnded, TrialReported, TrialStarted, TrialState
+from sweeps.lifecycle import Event, TrialEnded, TrialReported, TrialStarted, TrialState
 from sweeps.stop import Reason
 from trainables.contract import Report, StepRecord
 
@@ -40,6 +41,8 @@ class JournalCallback(Callback):
         self._journal = journal
         self._clock = clock
         self._owner = owner
+        self.failure: StorageError | None = None
+        """Why the journal takes no more events."""
         self.unreported: dict[str, tuple[StepRecord, ...]] = {}
         """Trial key -> the steps since its last report, of trials that were interrupted."""
 
@@ -48,7 +51,7 @@ class JournalCallback(Callback):
         config = trial.config
         known = self._journal.record.trials.get(config["trial_key"])
         if known is None or known.state is not TrialState.RUNNING:
-            self._journal.add(
+            self._add(
                 TrialStarted(
                     time=self._clock(),
                     trial_key=config["trial_key"],
@@ -66,8 +69,8 @@ class JournalCallback(Callback):
         if "report" in result:
             report = Report.model_validate_json(result["report"])
             told = TrialReported(time=report.time, trial_key=key, report=report, adapter=result["adapter"])
-            self._journal.add(told)
-            self._owner.reported(key, told.adapter)
+            if self._add(told):
+                self._owner.reported(key, told.adapter)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """The trial is over: by itself, or by the scheduler when its last report says that it was still running."""
@@ -92,11 +95,21 @@ class JournalCallback(Callback):
         """The trial's process failed for good."""
         self._end(trial, TrialState.FAILED, _last_line(trial))
 
+    def _add(self, event: Event) -> bool:
+        """Whether the journal took the event. Never raises: into Tune, which would end with a traceback."""
+        try:
+            self._journal.add(event)
+        except StorageError as error:
+            self.failure = self.failure or error
+            self._owner.end_sweep("failed", str(error))
+            return False
+        return True
+
     def _end(self, trial: Trial, state: TrialState, reason: str, history: Sequence[str] = ()) -> None:
         key = trial.config["trial_key"]
-        self._owner.trial_ended(key)
         ended = TrialEnded(time=self._clock(), trial_key=key, state=state, reason=reason, history=_steps(history))
-        self._journal.add(ended)
+        if self._add(ended):
+            self._owner.trial_ended(key)
 
 
 def _steps(history: Sequence[str]) -> tuple[StepRecord, ...]:

@@ -83,7 +83,11 @@ class Driver:
         return answer
 
     def run(self, space: SearchSpace, slots: int) -> None:
-        """Runs the trials to the end of the budget, or until someone stops the sweep."""
+        """Runs the trials to the end of the budget, or until someone stops the sweep.
+
+        Raises:
+            StorageError: the journal takes no more events; the trials have ended in order.
+        """
         steps = self.config.budget.steps_per_trial
         scheduler = self.config.scheduler.build(steps, self.config.searcher.start_with_default)
         self._settle(scheduler)
@@ -128,6 +132,8 @@ class Driver:
                 verbose=0,
                 log_to_file=False,
             )
+        if self._callback.failure is not None:
+            raise self._callback.failure
 
     def end(self, failed: str | None = None) -> None:
         """Says of every trial and of the sweep how it ended."""

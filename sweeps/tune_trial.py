@@ -59,19 +59,29 @@ class SlotTrial(tune.Trainable):
 
     _pending: dict[str, Any] | None
     """A report that was made before and may not have arrived."""
+    _trouble: Exception | None
+    """Why the trial could not be taken up."""
     _unwritten: bytes | None
     """The latest snapshot, when budget.disk had no room for it."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Takes up the trial where its folder left it."""
         self._broker = ray.get_actor(broker.NAME)
-        self._begin(config)
+        self._take_up(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Makes this process another trial's; Ray Tune calls neither stop nor cleanup in between."""
         self._release()
-        self._begin(new_config)
+        self._take_up(new_config)
         return True
+
+    def _take_up(self, config: dict[str, Any]) -> None:
+        self._trouble = None
+        try:
+            self._begin(config)
+        except Exception as error:
+            # `step` tells: raised here, it would make Tune start the trial again without end.
+            self._trouble = error
 
     def step(self) -> dict[str, Any]:
         """Trains to the next report point and says what came of it."""
@@ -86,6 +96,8 @@ class SlotTrial(tune.Trainable):
             return self._final(TrialState.FAILED, last_words(error))
 
     def _train(self) -> dict[str, Any]:
+        if self._trouble is not None:
+            raise self._trouble
         if self._pending is not None:
             pending = self._pending
             self._pending = None
@@ -127,12 +139,14 @@ class SlotTrial(tune.Trainable):
     # The trial's own folder
 
     def _begin(self, config: dict[str, Any]) -> None:
+        self._grant: broker.Grant | None = None
+        self._step = 0
+        self._history: list[StepRecord] = []
         self._key: str = config["trial_key"]
         self._spec: str = config["spec"]
         self._points: tuple[int, ...] = tuple(config["points"])
         self._folder = SweepFolder(Path(config["dir"]))
         self._disk = Disk(self._folder, config["disk_bytes"])
-        self._grant: broker.Grant | None = None
         self._trainable_params = 0
         progress, _ = snapshots.read(self._folder, self._key)
         self._unwritten = None
@@ -141,7 +155,7 @@ class SlotTrial(tune.Trainable):
         known = config["reported"] if progress.best_eval_loss is None else progress.model_dump()
         self._best_step = known["best_step"]
         self._best = math.inf if known["best_eval_loss"] is None else known["best_eval_loss"]
-        self._history: list[StepRecord] = list(progress.history)
+        self._history = list(progress.history)
         self._pending = None
         if progress.report is not None and progress.report.step > config["reported"]["step"]:
             # The driver died between this trial's snapshot and its report.

@@ -44,6 +44,7 @@ def load(spec: TrialSpec, cache: Path) -> Base:
     dtype = compute_dtype(spec.quantization, device)
     folder, revision = _folder(spec, dtype, cache)
     model = _from_pretrained(spec, folder, revision=revision, dtype=dtype, device_map={"": device})
+    _refuse_moving_positions(model, spec)
     model.requires_grad_(False)
     model.eval()
     model.config.use_cache = False
@@ -108,6 +109,25 @@ def keep_gradients(model: PreTrainedModel) -> None:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # Read by Linear4bit.forward; no public switch exists.
             module.support_avx512bf16_for_cpu = False
+
+
+def _refuse_moving_positions(model: PreTrainedModel, spec: TrialSpec) -> None:
+    """Refuses rows beyond the length from which the base encodes positions by the longest row of a batch.
+
+    "dynamic" and "longrope" rotary embeddings do (transformers modeling_rope_utils.py, dynamic_rope_update, 5.24):
+    a trial's numbers would depend on its neighbours' rows.
+    """
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    kinds = {layer.get("rope_type") for layer in (rope, *rope.values()) if isinstance(layer, dict)}
+    if spec.data is None or not kinds & {"dynamic", "longrope"}:
+        return
+    original = rope.get("original_max_position_embeddings") or model.config.max_position_embeddings
+    if spec.data.max_length > original:
+        raise ModelError(
+            f"data.max_length: {spec.data.max_length} is beyond the {original} positions from which "
+            f"{spec.base_model.source} scales them by the longest row of a batch, so that a trial's numbers would "
+            f"depend on its neighbours: lower it to {original}"
+        )
 
 
 def checkpoint_gradients(model: PreTrainedModel) -> None:

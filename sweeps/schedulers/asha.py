@@ -35,6 +35,10 @@ class Config(Spec):
 
         class Sparing(ASHAScheduler):
             def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+                judged = trial.config.get("reported", {}).get("step", 0)
+                if result.get("step", steps) <= judged and not result.get("done"):
+                    # Judged there under an earlier driver (see `replay`): its snapshot was lost, and it comes again.
+                    return str(self.CONTINUE)
                 decision: str = super().on_trial_result(tune_controller, trial, result)
                 spared = spares_first and trial.config.get("number") == 0 and result.get("step", steps) < steps
                 return self.CONTINUE if spared and not result.get("done") else decision

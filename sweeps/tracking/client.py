@@ -60,11 +60,19 @@ def _migrate(file: Path) -> None:
     MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments(max_results=1)
 
 
+_PASSING = (401, 403, 408, 409, 429)
+"""Answers of the 400s that another try may not get: credentials are mended, a server is less busy."""
+
+
 def is_refusal(error: Exception) -> bool:
     """Whether MLflow will never take what it was sent: another try would fail as well."""
     from mlflow.exceptions import MlflowException
+    from requests import HTTPError
 
     # Among others: points of a run that somebody has deleted (store/tracking/sqlalchemy_store.py, 3.17.2).
+    if isinstance(error, HTTPError) and error.response is not None:
+        # An artifact: all else comes as MlflowException. Too large for a proxy, for one; what is left may pass.
+        return 400 <= error.response.status_code < 500 and error.response.status_code not in _PASSING
     refused = isinstance(error, MlflowException) and error.error_code == "INVALID_PARAMETER_VALUE"
     return refused or isinstance(error, FileNotFoundError)
 
@@ -139,6 +147,14 @@ class Runs:
             token = page.token
             if not token:
                 return
+
+    def still_running(self, sweep_id: str) -> dict[str, str]:
+        """Run id -> trial key of the sweep's trials whose run is RUNNING."""
+        return {
+            run.info.run_id: run.data.tags["sweep.trial_key"]
+            for run in self._of_sweep(sweep_id)
+            if run.info.status == "RUNNING" and "sweep.trial_key" in run.data.tags
+        }
 
     def running(self, run_id: str) -> None:
         """Marks the run as running (again)."""

@@ -107,7 +107,7 @@ class MlflowSink:
 
     def forget(self) -> None:
         """See `Sink.forget`."""
-        self._parent = None
+        self._runs = self._parent = None
         self.run_ids.clear()
 
     def is_refusal(self, error: Exception) -> bool:
@@ -205,6 +205,10 @@ class MlflowSink:
             tags |= {"sweep.best_trial_key": best.trial_key, "sweep.best_run": run_id}
             points = [Point("best_eval_loss", best.best_eval_loss, event.time, best.best_step or 0)]
         runs.remove_doubles(self._sweep_id, [parent, *self.run_ids.values()])
+        for left, key in runs.still_running(self._sweep_id).items():
+            # MLflow did not take the end of this trial.
+            if key in record.trials:
+                runs.finish(left, _STATUS.get(record.trials[key].state, "FAILED"), event.time)
         runs.log(parent, points, tags=tags)
         runs.finish(parent, _SWEEP_STATUS[event.reason], event.time)
 

@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 _SQLITE = "sqlite:///"
-# user:password@ of an authority; a quote ends it, since URIs also stand in JSON. And the parameters that database
-# drivers take a password from.
-_PASSWORD = re.compile(r"""(://[^\s/?#"':@]*:)[^\s/"']*(?=@)|([?&](?:ssl)?(?:password|passwd|pwd|token)=)[^\s&"']+""")
+# user:password@ of an authority; a quote ends it, since URIs also stand in JSON. A token alone before the @ of a web
+# address. And the parameters that database drivers take a password from.
+_PASSWORD = re.compile(
+    r"""(://[^\s/?#"':@]*:)[^\s/"']*(?=@)|(https?://)[^\s/?#"':@]+(?=@)|([?&](?:ssl)?(?:password|passwd|pwd|token)=)[^\s&"']+"""
+)
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -31,4 +33,4 @@ def artifact_root(uri: str) -> str | None:
 
 def without_password(text: str) -> str:
     """The URI, or the text with URIs in it, as it may be shown: passwords become ***."""
-    return _PASSWORD.sub(r"\1\2***", text)
+    return _PASSWORD.sub(r"\1\2\3***", text)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 
+from sweeps.errors import StorageError
 from sweeps.folder import SweepFolder, noted_by, read_events, write_whole
 from sweeps.lifecycle import Event, SweepRecord, TrialEnded, TrialReported, TrialStarted
 from sweeps.tracking.sink import Sink
@@ -36,18 +38,31 @@ class Writer:
         self._closing = False
         self._trouble: str | None = None
         self._attached = False
-        noted = noted_by(folder)
-        here = noted.get("uri", self._uri) == self._uri
-        self._offset = _number(noted, "acknowledged_bytes") if here else 0
+        self._refused: list[int] = []
+        """Where in the log the events are that the server refused."""
+        self._offset = self._begin_at(noted_by(folder))
         self._tries = 0
         """Of the event behind the offset."""
-        self.refused = _number(noted, "refused") if here else 0
-        """Events of this sweep that the server does not take and that were left out."""
         self._record = SweepRecord()
         for event, offset in read_events(folder.events):
             if offset <= self._offset:
                 self._record = self._record.apply(event)
         self._thread = threading.Thread(target=self._run, name="tracking-writer", daemon=True)
+
+    def _begin_at(self, noted: Mapping[str, object]) -> int:
+        """Where the events begin that this server has not taken; the beginning when the note is not of this log."""
+        if noted.get("uri", self._uri) != self._uri:
+            return 0
+        refused = noted.get("refused")
+        # What was refused is tried again by the next driver, and all behind it: every event may come twice.
+        places = refused if isinstance(refused, list) else []
+        offset = min([_number(noted), *(place for place in places if isinstance(place, int))])
+        return offset if offset in {0, *(after for _, after in read_events(self._folder.events))} else 0
+
+    @property
+    def refused(self) -> int:
+        """Events that the server does not take and that were left out."""
+        return len(self._refused)
 
     def start(self) -> None:
         """Begins to deliver."""
@@ -69,7 +84,12 @@ class Writer:
             if trouble is not None:
                 self._say(f"tracking: waiting up to {seconds:.0f} s for the server; Ctrl-C leaves without it")
             self._thread.join(seconds)
-        return sum(1 for _ in read_events(self._folder.events, self._offset))
+        left = 0
+        # A log that is damaged behind what was sent is for the next driver to tell of: this one has its result.
+        with suppress(StorageError):
+            for _ in read_events(self._folder.events, self._offset):
+                left += 1
+        return left
 
     def _run(self) -> None:
         pause = FIRST_PAUSE_SECONDS
@@ -88,7 +108,7 @@ class Writer:
                     self._changed.wait_for(partial(self._begins_to_close, closing), pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 continue
-            if self._trouble is not None:
+            if self._trouble is not None and not self._refused:
                 self._say("tracking: back, everything is delivered")
             self._trouble, pause = None, FIRST_PAUSE_SECONDS
             if closing:
@@ -117,18 +137,19 @@ class Writer:
 
     def _refuse(self, event: Event, error: Exception) -> None:
         """Leaves out what the server will never take: the events behind it must not wait for it."""
-        self.refused += 1
+        self._refused.append(self._offset)
         of = f" of trial {event.trial_key}" if isinstance(event, TrialStarted | TrialReported | TrialEnded) else ""
         self._say(f"tracking: MLflow refuses {event.type}{of}, which is left out: {_reason(error)}")
 
     def _note(self) -> None:
-        note = {"uri": self._uri, "acknowledged_bytes": self._offset, "refused": self.refused}
+        note = {"uri": self._uri, "acknowledged_bytes": self._offset, "refused": self._refused}
         write_whole(self._folder.tracking, json.dumps(note).encode())
 
     def _report(self, error: Exception) -> None:
-        if self._trouble is None:
+        kind = type(error).__name__
+        if self._trouble != kind:
             self._say(f"tracking: {_reason(error)}; events are kept and sent again")
-        self._trouble = str(error)
+        self._trouble = kind
 
 
 def _reason(error: Exception) -> str:
@@ -138,9 +159,9 @@ def _reason(error: Exception) -> str:
 
 def acknowledged(folder: SweepFolder) -> int:
     """How many bytes of the event log the server has taken; 0 when that is not known."""
-    return _number(noted_by(folder), "acknowledged_bytes")
+    return _number(noted_by(folder))
 
 
-def _number(noted: Mapping[str, object], name: str) -> int:
-    value = noted.get(name)
+def _number(noted: Mapping[str, object]) -> int:
+    value = noted.get("acknowledged_bytes")
     return value if isinstance(value, int) else 0

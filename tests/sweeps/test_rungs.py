@@ -80,7 +80,7 @@ def test_fifo_stops_nobody() -> None:
 
 def trial(name: str) -> Any:
     """What Ray's scheduler looks at of a trial."""
-    return SimpleNamespace(trial_id=name)
+    return SimpleNamespace(trial_id=name, config={})
 
 
 def built(grace: int, factor: int, steps: int) -> Any:
@@ -160,6 +160,17 @@ def test_replaying_reports_fills_the_rungs_as_the_first_time() -> None:
     assert rung_content(again) == rung_content(lived)
     assert actions == ["CONTINUE", "CONTINUE", "CONTINUE", "STOP", "CONTINUE", "STOP"]
     assert stopped == {"c"}  # b has done all its steps: nobody stopped it
+
+
+def test_a_report_that_was_judged_under_an_earlier_driver_is_not_judged_again() -> None:
+    config, scheduler = asha.Config(grace_steps=1, reduction_factor=3), built(1, 3, 9)
+    config.replay(scheduler, [("a", 1, 3.0), ("b", 1, 2.0), ("a", 3, 2.5), ("b", 3, 1.9)])
+    before = rung_content(scheduler)
+    resumed = SimpleNamespace(trial_id="t1", config={"reported": {"step": 3}})
+    scheduler.on_trial_add(None, resumed)
+    for step in (1, 3):
+        assert scheduler.on_trial_result(None, resumed, {"step": step, "eval_loss": 3.0}) == "CONTINUE"
+    assert rung_content(scheduler) == before
 
 
 def test_fifo_has_nothing_to_remember() -> None:

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import requests
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from sweep_events import begun, ended, reported, started
@@ -589,10 +590,79 @@ def test_what_the_server_will_never_take_is_left_out_and_said(log, start, folder
     assert said == [
         f"tracking: {reason}; events are kept and sent again",
         f"tracking: MLflow refuses trial_reported of trial aaaa, which is left out: {reason}",
-        "tracking: back, everything is delivered",
     ]
     assert writer.refused == 1
-    assert Writer(folder, FakeSink(), said).refused == 1
+    # The next driver tries again, and sends what comes behind it once more.
+    again = FakeSink()
+    writer, _ = start(again)
+    assert writer.drain(DEADLINE) == 0
+    assert again.taken == EVENTS[2:]
+    assert writer.refused == 0
+
+
+def test_another_kind_of_trouble_is_said_too(log, start):
+    class Changing(FakeSink):
+        def apply(self, event, record) -> None:
+            if self.failures == 1:
+                self.failures = 0
+                raise TimeoutError("too slow")
+            super().apply(event, record)
+
+    log.append(EVENTS[0])
+    writer, said = start(Changing(failures=3))
+    assert writer.drain(DEADLINE) == 0
+    assert [line.split(";")[0] for line in said] == [
+        "tracking: ConnectionError: no answer",
+        "tracking: TimeoutError: too slow",
+        "tracking: back, everything is delivered",
+    ]
+
+
+def test_a_log_that_was_cut_is_sent_from_its_beginning(log, start, folder):
+    for event in EVENTS:
+        log.append(event)
+    writer, _ = start(FakeSink())
+    assert writer.drain(DEADLINE) == 0
+    log.close()
+    lines = folder.events.read_bytes().splitlines(keepends=True)
+    folder.events.write_bytes(b"".join(lines[:-1]))
+    again = FakeSink()
+    writer, said = start(again)
+    assert writer.drain(DEADLINE) == 0
+    assert again.taken == EVENTS[:-1]
+    assert said == []
+
+
+def test_a_trial_whose_end_was_refused_is_not_left_running(sink, folder, client):
+    *before, (_, _), (last, record) = first_wins(sweep_events(folder))
+    for event, known in before:
+        sink.apply(event, known)
+    assert run_of(client, "aaaa").info.status == "RUNNING"
+    sink.apply(last, record)
+    assert run_of(client, "aaaa").info.status == "FINISHED"
+
+
+def test_an_experiment_that_was_deleted_meanwhile_comes_back(sink, folder, client, log, start):
+    keep_adapter(folder, "aaaa", 3)
+    for event in (begun(), started("aaaa", **PARAMS)):
+        log.append(event)
+    before, _ = start(sink)
+    assert before.drain(DEADLINE) == 0
+    client.delete_experiment(sink.experiment_id)
+    for event in EVENTS[2:]:
+        log.append(event)
+    writer, _ = start(sink)
+    assert writer.drain(DEADLINE) == 0
+    assert writer.refused == 0
+    assert run_of(client, "aaaa").info.status == "FINISHED"
+    assert client.get_experiment(sink.experiment_id).lifecycle_stage == "active"
+
+
+@pytest.mark.parametrize(("status", "is_refusal"), [(413, True), (404, True), (403, False), (429, False), (500, False)])
+def test_what_a_proxy_answers_to_an_artifact(status, is_refusal):
+    response = requests.Response()
+    response.status_code = status
+    assert tracking_client.is_refusal(requests.HTTPError(response=response)) is is_refusal
 
 
 def test_a_trial_whose_run_was_deleted_gets_another(sink, folder, client, log, start):
@@ -718,7 +788,7 @@ def test_real_mlflow_through_the_writer(log, folder, sink, client):
         ("sqlite:////tmp/mlflow.db", "sqlite:////tmp/mlflow.db"),
         ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
         ("https://host/path@v1:x", "https://host/path@v1:x"),
-        ("http://user@host:5000/a", "http://user@host:5000/a"),
+        ("https://token@host:5000/a", "https://***@host:5000/a"),
         ("http://user:secret@host:5000/a?b=c", "http://user:***@host:5000/a?b=c"),
         ("https://:secret@host", "https://:***@host"),
         ("postgresql+psycopg2://u:p@ss@host/db", "postgresql+psycopg2://u:***@host/db"),
