@@ -137,7 +137,7 @@ def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, c
         stack.enter_context(on_signals(stop, display.say))
         if folder.path.name != config.name and journal.record.started is None:
             display.say(f"{config.name} is there already, so this sweep is {folder.path.name}")
-        sink = MlflowSink(config, sweep_id, folder)
+        sink = MlflowSink(config, sweep_id, folder, display.say)
         writer = Writer(folder, sink, display.say, config.tracking.uri)
         fingerprints = dict(registry.find(config.trainable).fingerprint(config.base))
         _same(journal.record.fingerprints, fingerprints)

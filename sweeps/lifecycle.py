@@ -95,6 +95,8 @@ class TrialReported(Spec):
     report: Report
     adapter: str | None = None
     """Folder of the adapter, relative to the sweep's folder, when this is the best step so far."""
+    adapter_sha256: str | None = None
+    """Digest of the adapter's files when they were written; None in logs of earlier versions."""
 
 
 class TrialEnded(Spec):
@@ -148,6 +150,7 @@ class TrialRecord:
     evals: tuple[tuple[int, float], ...] = ()
     """(step, eval_loss) of each report."""
     adapter: str | None = None
+    adapter_sha256: str | None = None
     tokens: int = 0
     seconds: float = 0.0
     peak_memory_bytes: int = 0
@@ -231,6 +234,7 @@ def _reported(trial: TrialRecord, event: TrialReported) -> TrialRecord:
         best_eval_loss=report.best_eval_loss,
         evals=(*trial.evals, (report.step, report.eval_loss)),
         adapter=event.adapter or trial.adapter,
+        adapter_sha256=event.adapter_sha256 if event.adapter else trial.adapter_sha256,
         tokens=report.tokens,
         seconds=report.seconds,
         peak_memory_bytes=max(trial.peak_memory_bytes, report.peak_memory_bytes),

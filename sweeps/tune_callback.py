@@ -68,7 +68,13 @@ class JournalCallback(Callback):
         key = trial.config["trial_key"]
         if "report" in result:
             report = Report.model_validate_json(result["report"])
-            told = TrialReported(time=report.time, trial_key=key, report=report, adapter=result["adapter"])
+            told = TrialReported(
+                time=report.time,
+                trial_key=key,
+                report=report,
+                adapter=result["adapter"],
+                adapter_sha256=result["adapter_sha256"],
+            )
             if self._add(told):
                 self._owner.reported(key, told.adapter)
 

@@ -22,7 +22,7 @@ from ray.exceptions import ObjectLostError, RayError
 from cluster import broker
 from cluster.hosts import PROCESS_LOST
 from cluster.loop import Outcome
-from sweeps import snapshots
+from sweeps import digests, snapshots
 from sweeps.disk import Disk
 from sweeps.errors import BudgetUsedUp, StorageError
 from sweeps.folder import SweepFolder, cannot_write
@@ -123,8 +123,18 @@ class SlotTrial(tune.Trainable):
             "state": (TrialState.COMPLETED if done else TrialState.RUNNING).value,
             "report": report.model_dump_json(),
             "adapter": adapter,
+            "adapter_sha256": None if adapter is None else self._digest(adapter),
             "done": done,
         }
+
+    def _digest(self, adapter: str) -> str | None:
+        """The adapter's digest as it was when it was written, not as the files may be by now."""
+        try:
+            rows = json.loads((self._folder.path / adapter / "eval_rows.json").read_bytes())
+        except (OSError, ValueError):
+            return None  # Not known, so that nobody trusts the folder: the trial itself does not need it.
+        digest: str | None = rows.get("adapter_sha256")
+        return digest
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the sweep's folder has it all."""
@@ -167,7 +177,7 @@ class SlotTrial(tune.Trainable):
         adapter = None
         if outcome.adapter is not None and loss < self._best:
             files = {f"adapter/{name}": content for name, content in outcome.adapter.items()}
-            rows = {"step": outcome.step, **evaluation}
+            rows = {"step": outcome.step, "adapter_sha256": digests.of_files(outcome.adapter), **evaluation}
             adapter = self._keep_best(outcome.step, files | {"eval_rows.json": json.dumps(rows).encode()})
             self._best, self._best_step = loss, outcome.step
         history, self._history = tuple(self._history), []

@@ -71,7 +71,7 @@ class AdapterPack:
         head = base.model.get_output_embeddings()
         self._keep: torch.Tensor | None = None
         head.register_forward_pre_hook(self._keep_labelled)
-        self._eval_chunks = _chunks([data.eval.row(i) for i in range(len(data.eval))])
+        self._eval_chunks = chunks([data.eval.row(i) for i in range(len(data.eval))])
 
     # Joining and leaving
 
@@ -217,7 +217,8 @@ class AdapterPack:
                 for place, piece in zip(places, token_losses.double().split(counts), strict=True):
                     totals[slot][place] = float(piece.sum())
         tokens = tuple(len(row.ids) - row.labels_from for row in map(self._data.eval.row, range(len(self._data.eval))))
-        return {slot: _evaluation(totals[slot], tokens) for slot in slots}
+        hardware = self._base.hardware
+        return {slot: _evaluation(totals[slot], tokens, hardware) for slot in slots}
 
     # The shared pass
 
@@ -279,23 +280,23 @@ class AdapterPack:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _evaluation(totals: Sequence[float], tokens: tuple[int, ...]) -> Evaluation | Failure:
+def _evaluation(totals: Sequence[float], tokens: tuple[int, ...], hardware: str) -> Evaluation | Failure:
     loss = sum(totals) / sum(tokens)
     if not _finite(loss):
         return Failure(kind="diverged", message=f"eval_loss {loss}")
-    return Evaluation(eval_loss=loss, row_losses=tuple(totals), row_tokens=tokens)
+    return Evaluation(eval_loss=loss, row_losses=tuple(totals), row_tokens=tokens, hardware=hardware)
 
 
-def _chunks(rows: Sequence[dataset.Row]) -> list[tuple[list[int], list[dataset.Row]]]:
+def chunks(rows: Sequence[dataset.Row]) -> list[tuple[list[int], list[dataset.Row]]]:
     """Evaluation rows in passes of at most EVALUATION_TOKENS tokens with padding, rows of like length together."""
-    chunks: list[tuple[list[int], list[dataset.Row]]] = []
+    found: list[tuple[list[int], list[dataset.Row]]] = []
     for place in sorted(range(len(rows)), key=lambda i: (-len(rows[i].ids), i)):
         row = rows[place]
-        if not chunks or (len(chunks[-1][1]) + 1) * len(chunks[-1][1][0].ids) > EVALUATION_TOKENS:
-            chunks.append(([], []))
-        chunks[-1][0].append(place)
-        chunks[-1][1].append(row)
-    return chunks
+        if not found or (len(found[-1][1]) + 1) * len(found[-1][1][0].ids) > EVALUATION_TOKENS:
+            found.append(([], []))
+        found[-1][0].append(place)
+        found[-1][1].append(row)
+    return found
 
 
 def _finite(value: float) -> bool:

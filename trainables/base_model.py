@@ -31,6 +31,11 @@ class Base:
     device: torch.device
     dtype: torch.dtype
 
+    @property
+    def hardware(self) -> str:
+        """Device and type of the activations in words, "cpu float32": numbers of one agree closely with each other."""
+        return f"{self.device.type} {str(self.dtype).removeprefix('torch.')}"
+
 
 def load(spec: TrialSpec, cache: Path) -> Base:
     """Loads the base of `spec` onto the GPU if there is one, else the CPU.

@@ -53,6 +53,8 @@ class Evaluation(Spec):
     """Total negative log-likelihood of each row, in the order of the evaluation rows."""
     row_tokens: Annotated[tuple[int, ...], Field(strict=False)] = ()
     """Completion tokens of each row."""
+    hardware: str = ""
+    """What it was computed on, device and type of the activations: "cpu float32"."""
 
 
 class Opened(Spec):

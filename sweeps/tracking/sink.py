@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Protocol
 
+from sweeps import digests
 from sweeps.config import SweepConfig
 from sweeps.folder import SweepFolder
 from sweeps.lifecycle import (
@@ -57,10 +59,13 @@ class Sink(Protocol):
 class MlflowSink:
     """Writes events to MLflow."""
 
-    def __init__(self, config: SweepConfig, sweep_id: str, folder: SweepFolder) -> None:
+    def __init__(
+        self, config: SweepConfig, sweep_id: str, folder: SweepFolder, say: Callable[[str], None] = lambda _line: None
+    ) -> None:
         self._config = config
         self._sweep_id = sweep_id
         self._folder = folder
+        self._say = say
         self._runs: Runs | None = None
         self._parent: str | None = None
         self.run_ids: dict[str, str] = {}
@@ -138,7 +143,8 @@ class MlflowSink:
         if config.model is not None:
             params |= {"base_model": config.model.source, "quantization": config.quantization.scheme}
         runs.running(parent)
-        runs.log(parent, params=params, tags={"sweep.state": "RUNNING", **_packages()})
+        prints = {f"fingerprint.{name}": digest for name, digest in event.fingerprints.items()}
+        runs.log(parent, params=params, tags={"sweep.state": "RUNNING", **prints, **_packages()})
         runs.text(parent, "sweep/config.json", without_password(self._folder.config.read_text()))
         shown = [*ALWAYS_LOGGED, *(field.split(".", 1)[1] for field in self._searched())]
         view = shared_view(self._folder.path.name, parent, list(dict.fromkeys(shown)), event.time)
@@ -189,7 +195,19 @@ class MlflowSink:
         if better and not adapter.is_dir():
             # Interrupted there, the trial has gone on since: its later end brings its best adapter.
             return
-        runs.folder(run_id, adapter)
+        self._adapter(runs, run_id, trial.adapter_sha256, adapter)
+
+    def _adapter(self, runs: Runs, run_id: str, written: str | None, folder: Path) -> None:
+        """Uploads the trial's best adapter, unless its files are no longer those that the trial wrote."""
+        if written is not None and folder.is_dir() and digests.of_folder(folder / "adapter") != written:
+            why = "its files are not those that the trial wrote"
+            self._say(f"tracking: {folder}: {why}: the adapter is not uploaded")
+            # No digest: an adapter of an earlier step may be there, and is not the trial's best.
+            runs.log(run_id, tags={"sweep.adapter_refused": why, "sweep.adapter_sha256": ""})
+            return
+        runs.folder(run_id, folder)
+        if written is not None:
+            runs.log(run_id, tags={"sweep.adapter_sha256": written})
 
     def _end_sweep(self, runs: Runs, parent: str, event: SweepEnded, record: SweepRecord) -> None:
         decision = choose(record.trials.values())

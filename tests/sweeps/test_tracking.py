@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from sweep_events import begun, ended, reported, started
 
+from sweeps import digests
 from sweeps.config import SweepConfig, Tracking
 from sweeps.folder import EventLog, SweepFolder, read_events
 from sweeps.lifecycle import DataPrepared, Event, SweepEnded, TrialEnded, TrialReported, TrialState, first_wins
@@ -234,6 +235,47 @@ def test_an_adapter_that_is_lost_leaves_no_run_running(sink, client):
         deliver(sink, events)
     assert sink.is_refusal(raised.value)
     assert run_of(client, "aaaa").info.status == "FINISHED"
+
+
+def with_digest(events: list, folder: SweepFolder) -> list:
+    """The events as a trial tells them that names the digest of what it wrote."""
+    return [
+        event.model_copy(update={"adapter_sha256": digests.of_folder(folder.path / event.adapter / "adapter")})
+        if isinstance(event, TrialReported) and event.adapter
+        else event
+        for event in events
+    ]
+
+
+def test_an_adapter_that_was_not_touched_is_uploaded_with_its_digest(sink, folder, client):
+    deliver(sink, with_digest(sweep_events(folder), folder))
+    run = run_of(client, "aaaa")
+    written = digests.of_files({"adapter_config.json": b"{}", "adapter_model.safetensors": b"aaaa"})
+    assert run.data.tags["sweep.adapter_sha256"] == written
+    assert "adapter/adapter_model.safetensors" in files(client, run.info.run_id)
+
+
+@pytest.mark.parametrize("change", ["changed", "added"])
+def test_an_adapter_that_was_changed_on_disk_is_not_uploaded(config, folder, client, change):
+    said = []
+    sink = MlflowSink(config, SWEEP, folder, said.append)
+    events = with_digest(sweep_events(folder), folder)
+    adapter = folder.trial("aaaa") / "best-000003" / "adapter"
+    (adapter / {"changed": "adapter_model.safetensors", "added": "evil.py"}[change]).write_bytes(b"other")
+    deliver(sink, events)
+    run = run_of(client, "aaaa")
+    assert run.info.status == "FINISHED"
+    assert files(client, run.info.run_id) == ["trial.json"]
+    assert "not those that the trial wrote" in run.data.tags["sweep.adapter_refused"]
+    assert run.data.tags["sweep.adapter_sha256"] == ""
+    assert "adapter/adapter_model.safetensors" in files(client, run_of(client, "bbbb").info.run_id)
+    assert [line for line in said if "best-000003" in line and "not uploaded" in line]
+
+
+def test_the_parent_says_what_identifies_base_and_data(sink, client):
+    deliver(sink, [begun().model_copy(update={"fingerprints": {"model": "folder:12", "data.train": "34"}})])
+    tags = run_of(client, None).data.tags
+    assert (tags["fingerprint.model"], tags["fingerprint.data.train"]) == ("folder:12", "34")
 
 
 def test_artifacts_lie_beside_the_database(sink, folder, client, tmp_path):

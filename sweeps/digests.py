@@ -1,0 +1,23 @@
+"""What identifies an adapter's files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def of_files(files: Mapping[str, bytes]) -> str:
+    """64 hex digits over the names and contents of files, in whatever order they come."""
+    lines = (f"{name} {hashlib.sha256(content).hexdigest()}\n" for name, content in sorted(files.items()))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def of_folder(folder: Path) -> str:
+    """`of_files` of all files in a folder; that of no files when it is not there."""
+    return of_files(read(folder))
+
+
+def read(folder: Path) -> dict[str, bytes]:
+    """All files of a folder: path in it -> content."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
