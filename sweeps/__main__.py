@@ -2,4 +2,6 @@
 
 from sweeps.cli import main
 
-main()
+# A process that is spawned reads this module again.
+if __name__ == "__main__":
+    main()

@@ -111,6 +111,23 @@ def load(payload: bytes) -> Rows:
     return Rows(*(Split(*(arrays[f"{split}.{name}"] for name in _ARRAYS)) for split in ("train", "eval")))
 
 
+def whole(data: DataSpec, split: SplitName, tokenizer: PreTrainedTokenizerBase) -> Split:
+    """All rows of one split, tokenised like those of `prepare`; nothing is cached.
+
+    Raises:
+        DataError: no rows, or a row that cannot be used.
+    """
+    return _pack(Renderer(data, tokenizer), split, enumerate(row_source.read(data, split), 1)).split()
+
+
+def split_fingerprint(split: Split) -> str:
+    """16 hex digits over every token and label of some rows."""
+    digest = hashlib.sha256()
+    for values in (getattr(split, name) for name in _ARRAYS):
+        digest.update(values.tobytes())
+    return digest.hexdigest()[:16]
+
+
 @lru_cache(maxsize=32)
 def order(seed: int, rows: int, epoch: int) -> np.ndarray:
     """The order of `rows` rows in one epoch, a permutation (rows,) int64 that cannot be written to.

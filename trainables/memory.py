@@ -83,6 +83,14 @@ def lora_parameters(facts: ModelFacts, spec: AdapterSpec) -> int:
     return facts.layers * spec.r * per_layer
 
 
+def scoring_bytes(base: TrialSpec, facts: ModelFacts, device: Device) -> int:
+    """Bytes of the base and of one pass over rows without gradients, of which one block's activations are alive."""
+    width = _dtype_bytes(base.quantization, device)
+    per_token = _activation_bytes(facts, base.adapter, width) + facts.vocab_size * _EVALUATION_LOGIT_BYTES
+    tokens = max(EVALUATION_TOKENS, base.rows.max_length)
+    return _PROCESS_BYTES[device] + _base_bytes(facts, base.quantization, width) + tokens * per_token
+
+
 def saturating_slots(parameters: int, device: Device, tokens_per_step: int) -> int:
     """Slots after which more of them train no faster, 1 to 16, for a model of `parameters` parameters.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from trainables import memory, model_source, rows, targets
 from trainables.contract import Device, Need, Pack, Prepared
+from trainables.scoring import AdapterScorer, Scorer
 from trainables.specs import TrialSpec
 
 REQUIRES = frozenset({"model", "data"})
@@ -55,6 +56,17 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
     if checkpoint:
         base_model.checkpoint_gradients(loaded.model)
     return AdapterPack(loaded, dataset.load(data))
+
+
+def open_scorer(base: TrialSpec, cache: Path) -> Scorer:
+    """Loads the base onto this process's device, to score adapters of this base on its data."""
+    return AdapterScorer(base, cache)
+
+
+def scoring_bytes(base: TrialSpec, device: Device) -> int | None:
+    """Memory that `open_scorer` and its scorer take; None when the model's sizes are unknown."""
+    facts = model_source.facts(base.base_model)
+    return None if facts is None else memory.scoring_bytes(base, facts, device)
 
 
 def need(base: TrialSpec, largest: Sequence[TrialSpec], device: Device) -> Need | None:

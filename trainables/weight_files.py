@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import mmap
@@ -37,6 +38,20 @@ def samples(path: Path) -> Iterator[bytes]:
         for start, length in [(0, _MIB), *pages, (max(0, size - _MIB), _MIB)]:
             file.seek(start)
             yield file.read(length)
+
+
+def sampled_digest(path: Path) -> str:
+    """64 hex digits over a file's size and samples of it."""
+    digest = hashlib.sha256(f"{path.stat().st_size}\n".encode())
+    for stretch in samples(path):
+        digest.update(stretch)
+    return digest.hexdigest()
+
+
+def gguf_text(path: Path, key: str) -> str | None:
+    """A value of a GGUF file's header, as text; None when it has none. Raises ValueError like `gguf_header`."""
+    value = gguf_header(path)[0].get(key)
+    return None if value is None else str(value)
 
 
 def safetensors_parameters(path: Path) -> int:

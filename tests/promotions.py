@@ -1,0 +1,176 @@
+"""Sweeps to promote from, without Ray: `import promotions`.
+
+Adapters are trained once, by the real engine on the tiny model; a sweep is then written as its driver would, events and
+folder, and delivered to a real MLflow by the real sink.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import tiny_models
+
+from cluster.scoring import Held
+from sweeps import digests, launch
+from sweeps.config import SweepConfig
+from sweeps.contest import Asked
+from sweeps.folder import SweepFolder
+from sweeps.lifecycle import (
+    DataPrepared,
+    SweepEnded,
+    SweepStarted,
+    TrialEnded,
+    TrialReported,
+    TrialStarted,
+    TrialState,
+    first_wins,
+)
+from sweeps.promote import Outcome, promote
+from sweeps.tracking.sink import MlflowSink
+from trainables import qlora
+from trainables.contract import Evaluation, Report, StepRecord
+from trainables.specs import TrialSpec
+
+MODEL = "answers"
+STEPS = {"weak": 2, "strong": 80}
+"""Adapter -> optimizer steps; the strong one has the lower loss."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An adapter and what its trial reported of it."""
+
+    files: Mapping[str, bytes]
+    evaluation: Evaluation
+    steps: int
+
+
+def write_data(folder: Path, odd_rows: int = 0) -> None:
+    """A base, and rows of a simple rule; `odd_rows` more to evaluate on break it: the better an adapter, the worse."""
+    tiny_models.save("llama", folder / "base")
+    for name, first, count in (("train", 0, 40), ("eval", 100, 8), ("test", 200, 40)):
+        lines = [{"question": f"{n} and {n % 7}?", "answer": f"the total is {n}"} for n in range(first, first + count)]
+        if name == "eval":
+            lines += [odd(n) for n in range(odd_rows)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def odd(n: int) -> dict[str, str]:
+    """A row that breaks the rule."""
+    return {"question": f"{300 + n} and {n % 7}?", "answer": "9 8 7 6 5 4 3 2 1 9 8 7"}
+
+
+def config(folder: Path, uri: str, **fields: object) -> SweepConfig:
+    """A sweep's configuration on the data of `write_data`; `fields` are those of the sweep file."""
+    data = {name: str(folder / f"{name}.jsonl") for name in ("train", "eval", "test")}
+    raw = {
+        "name": "tickets",
+        "model": {"source": str(folder / "base")},
+        "quantization": {"scheme": "none", "compute_dtype": "float32"},
+        "data": {**data, "prompt": "{question}", "completion": "{answer}", "max_length": 64, "eval_examples": 8},
+        "adapter": {"r": 4, "target_modules": "all-linear"},
+        "training": {"batch_size": 4, "learning_rate": 1e-2},
+        "search_space": {"adapter.r": {"choice": [4, 8]}},
+        "tracking": {"uri": uri},
+        "promotion": {"model": MODEL},
+    }
+    return SweepConfig.model_validate(raw | fields)
+
+
+def train(of: SweepConfig, cache: Path) -> dict[str, Trained]:
+    """The adapters of `STEPS`."""
+    prepared = qlora.prepare(of.base, cache)
+    pack = qlora.open_pack(of.base, prepared.payload, cache)
+    found = {}
+    for slot, (name, steps) in enumerate(STEPS.items()):
+        pack.open(slot, of.base.model_copy(update={"steps": max(STEPS.values()), "seed": slot}))
+        for _ in range(steps):
+            assert isinstance(pack.step([slot])[slot], StepRecord)
+        evaluation = pack.evaluate([slot])[slot]
+        assert isinstance(evaluation, Evaluation)
+        found[name] = Trained(pack.adapter(slot), evaluation, steps)
+        pack.close(slot)
+    return found
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial of a sweep that is written down."""
+
+    adapter: Trained
+    state: TrialState = TrialState.COMPLETED
+    reported_loss: float | None = None
+    """What it says that its loss is, where that is not true."""
+
+
+def deliver(
+    of: SweepConfig, sweep_id: str, folder: Path, trials: Sequence[Trial], fingerprint: str, begun: float = 1.0
+) -> SweepFolder:
+    """Writes a sweep with trials k0, k1, ... and sends it to MLflow; its folder."""
+    made = SweepFolder(folder)
+    folder.mkdir(parents=True)
+    made.config.write_text(json.dumps(launch.document(of, sweep_id)))
+    prints = dict(qlora.fingerprint(of.base))
+    events = [
+        SweepStarted(time=begun, config=launch.kept(of), fingerprints=prints),
+        DataPrepared(time=2.0, summary={"fingerprint": fingerprint}),
+    ]
+    for number, trial in enumerate(trials):
+        events += _trial_events(made, f"k{number}", number, trial)
+    events.append(SweepEnded(time=90.0, reason="finished"))
+    sink = MlflowSink(of, sweep_id, made)
+    for event, record in first_wins(events):
+        sink.apply(event, record)
+    return made
+
+
+def _trial_events(folder: SweepFolder, key: str, number: int, trial: Trial) -> list:
+    kept = trial.adapter
+    digest = digests.of_files(kept.files)
+    rows = {"step": kept.steps, "adapter_sha256": digest, **kept.evaluation.model_dump()}
+    files = {f"adapter/{name}": content for name, content in kept.files.items()}
+    best = folder.keep(key, "best", kept.steps, files | {"eval_rows.json": json.dumps(rows).encode()})
+    loss = kept.evaluation.eval_loss if trial.reported_loss is None else trial.reported_loss
+    params = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "learning_rate": 1e-2}
+    report = Report(
+        step=kept.steps, eval_loss=loss, best_step=kept.steps, best_eval_loss=loss, history=(), tokens=1, seconds=1.0,
+        peak_memory_bytes=1, trainable_params=1, time=20.0,
+    )  # fmt: skip
+    adapter = str(best.relative_to(folder.path))
+    return [
+        TrialStarted(time=10.0, trial_key=key, number=number, params=params, spec="{}"),
+        TrialReported(time=20.0, trial_key=key, report=report, adapter=adapter, adapter_sha256=digest),
+        TrialEnded(time=30.0, trial_key=key, state=trial.state, reason=""),
+    ]
+
+
+class InProcess(Held):
+    """Scores in this process, and believes a packaged model: what one really answers has its own test."""
+
+    def serve(self, script: str, files: Mapping[str, bytes], job: str) -> str:
+        assert "MLmodel" in files
+        return json.dumps({"losses": [], "texts": ["as told"], "prompts": []})
+
+
+@contextmanager
+def in_process(base, address: str | None = None) -> Iterator[InProcess]:
+    """A `ScoredBy`."""
+    assert address is None
+    yield _held(base.model_dump_json())
+
+
+@lru_cache
+def _held(base: str) -> InProcess:
+    return InProcess(TrialSpec.model_validate_json(base))
+
+
+def run(sweep: object, said: list[str] | None = None, **asked: object) -> Outcome:
+    """Promotes from a sweep, in this process."""
+    policy = {name: asked.pop(name) for name in ("model", "top", "alias", "min_gain", "metric") if name in asked}
+    said = [] if said is None else said
+    return promote(Asked(str(sweep), policy, **asked), said.append, scored_by=in_process, clock=lambda: 1000.0)

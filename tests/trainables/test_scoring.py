@@ -1,0 +1,138 @@
+"""A second evaluation by plain PEFT gives what the training engine reported, and only takes adapters that are none but
+that."""
+
+from __future__ import annotations
+
+import json
+
+import promotions
+import pytest
+
+from trainables import qlora, scoring
+from trainables.errors import DataError, ModelError
+from trainables.scoring import BASE, Request
+
+SCHEMES = ("none", "nf4")
+
+
+@pytest.fixture(scope="module", params=SCHEMES)
+def trained(request, tmp_path_factory):
+    """A base, its adapters, and a scorer; with and without quantisation."""
+    root = tmp_path_factory.mktemp("scoring")
+    promotions.write_data(root, odd_rows=12)
+    quantization = {"scheme": request.param, "compute_dtype": "float32"}
+    config = promotions.config(root, "sqlite:///none.db", quantization=quantization)
+    adapters = promotions.train(config, root / "cache")
+    return config.base, adapters, qlora.open_scorer(config.base, root / "cache"), root
+
+
+def files(adapters) -> dict:
+    return {name: adapter.files for name, adapter in adapters.items()}
+
+
+def test_plain_peft_gives_what_training_reported(trained):
+    base, adapters, scorer, root = trained
+    answer = scorer.score(Request(rows="eval", adapters=files(adapters)))
+    for name, adapter in adapters.items():
+        assert answer.scores[name].row_tokens == adapter.evaluation.row_tokens
+        # The same numbers by two routes; test_adapter_pack.py holds 1e-5 per token, rows have up to 20 tokens.
+        assert answer.scores[name].row_losses == pytest.approx(adapter.evaluation.row_losses, abs=2e-4)
+        assert answer.hardware == adapter.evaluation.hardware == "cpu float32"
+    assert answer.fingerprint == qlora.prepare(base, root / "cache").summary.fingerprint
+
+
+def test_adapters_leave_nothing_behind(trained):
+    _, adapters, scorer, _ = trained
+    alone = scorer.score(Request(rows="test", with_base=True)).scores[BASE]
+    both = scorer.score(Request(rows="test", with_base=True, adapters=files(adapters)))
+    assert both.scores[BASE] == alone
+    again = scorer.score(Request(rows="test", with_base=True, adapters=files(adapters)))
+    assert again == both
+    assert both.scores["strong"].loss < both.scores["weak"].loss < alone.loss
+
+
+def test_each_name_of_rows_means_its_rows(trained):
+    _, _, scorer, root = trained
+    (root / "more.jsonl").write_text(json.dumps({"question": "q", "answer": "a"}) + "\n")
+    counts = {
+        rows: len(scorer.score(Request(rows=rows, with_base=True)).scores[BASE].row_losses)
+        for rows in ("eval", "held_out", "test", str(root / "more.jsonl"))
+    }
+    assert list(counts.values()) == [8, 20, 40, 1]
+    with pytest.raises(DataError, match=r"nowhere.jsonl does not exist"):
+        scorer.score(Request(rows=str(root / "nowhere.jsonl"), with_base=True))
+
+
+def test_rows_held_out_of_the_training_rows_are_all_of_them(trained):
+    base, _, _, root = trained
+    held = base.model_copy(update={"data": base.data.model_copy(update={"eval": None})})
+    scorer = qlora.open_scorer(held, root / "cache")
+    found = [scorer.score(Request(rows=rows, with_base=True, samples=3)) for rows in ("eval", "held_out")]
+    assert found[0].scores == found[1].scores
+    assert found[0].samples[0].columns == {"question": "32 and 4?"}
+
+
+def test_samples_are_the_first_rows(trained):
+    _, _, scorer, _ = trained
+    answer = scorer.score(Request(rows="test", with_base=True, samples=3))
+    assert [sample.columns for sample in answer.samples] == [{"question": f"{n} and {n % 7}?"} for n in (200, 201, 202)]
+    tokens = [len(sample.ids) - sample.labels_from for sample in answer.samples]
+    assert tuple(tokens) == answer.scores[BASE].row_tokens[:3]
+
+
+def test_the_parts_say_how_to_find_the_base(trained):
+    base, _, scorer, _ = trained
+    parts = scorer.parts()
+    assert (parts.source, parts.kind, parts.columns) == (base.model.source, "folder", ("question",))
+    assert parts.quantization["compute_dtype"] == "float32"
+    assert len(parts.files["model.safetensors"]) == 64
+    assert {"tokenizer.json", "chat_template.jinja"} <= parts.tokenizer.keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"adapter_model.bin": b""}, "adapter_model.bin: an adapter is adapter_config.json and"),
+        ({"model.py": b""}, "model.py: an adapter is"),
+        ({"adapter_model.safetensors": None}, "no *.safetensors"),
+        ({"adapter_config.json": None}, "adapter_config.json: missing, or not JSON"),
+        ({"adapter_config.json": b"[]"}, "not a LoRA adapter"),
+        ({"auto_mapping": {"parent_library": "os"}}, "auto_mapping names code to import"),
+        ({"base_model_name_or_path": "other"}, "base_model_name_or_path is 'other', the sweep's is"),
+        ({"revision": "main"}, "revision is 'main', the sweep's is None"),
+    ],
+)
+def test_what_is_no_adapter_of_this_base_is_refused(trained, change, problem):
+    base, adapters, scorer, _ = trained
+    good = dict(adapters["weak"].files)
+    assert scoring.problems(base, good) == []
+    config = json.loads(good["adapter_config.json"])
+    for name, content in change.items():
+        if "." in name:
+            good = {**good, name: content} if content is not None else {k: v for k, v in good.items() if k != name}
+        else:
+            good["adapter_config.json"] = json.dumps({**config, name: content}).encode()
+    assert any(problem in line for line in scoring.problems(base, good))
+    with pytest.raises(ModelError, match="adapter bad: "):
+        scorer.score(Request(rows="eval", adapters={"bad": good}))
+
+
+def test_weights_that_are_cut_short_are_refused(trained):
+    _, adapters, scorer, _ = trained
+    good = dict(adapters["weak"].files)
+    good["adapter_model.safetensors"] = good["adapter_model.safetensors"][:-100]
+    with pytest.raises(ModelError, match="PEFT cannot load it"):
+        scorer.score(Request(rows="eval", adapters={"bad": good}))
+
+
+def test_a_loss_that_is_not_finite_is_an_error(trained):
+    import safetensors.torch
+
+    _, adapters, scorer, _ = trained
+    good = dict(adapters["weak"].files)
+    tensors = safetensors.torch.load(good["adapter_model.safetensors"])
+    broken = {name: values * float("nan") for name, values in tensors.items()}
+    good["adapter_model.safetensors"] = safetensors.torch.save(broken)
+    with pytest.raises(ModelError, match="its loss is not finite"):
+        scorer.score(Request(rows="eval", adapters={"bad": good}))
+    assert scorer.score(Request(rows="eval", adapters=files(adapters))).scores.keys() == {"weak", "strong"}

@@ -1,0 +1,331 @@
+"""Adapters scored again on rows, one after the other: what promotion decides by.
+
+An independent re-check of what training saved: the base is loaded as it was trained on, each adapter by plain PEFT from
+its files, and the losses are computed without the training engine. What goes in and out is JSON and bytes. torch and
+the Hugging Face libraries are imported where they are used.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import deque
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+from pydantic import Field
+
+from trainables import model_source, rows, templates, weight_files
+from trainables.errors import ModelError
+from trainables.specs import DataSpec, Spec, TrialSpec
+
+if TYPE_CHECKING:
+    from trainables import dataset
+
+BASE = "base"
+"""The name that the base without an adapter is scored under."""
+_HARMLESS = (".json", ".md")
+
+
+class Request(Spec):
+    """What to score."""
+
+    rows: str
+    """eval (the rows that the sweep was scored on), held_out (all of data.eval), test (data.test), or a file."""
+    adapters: Mapping[str, Mapping[str, bytes]] = Field(default_factory=dict, repr=False)
+    """Name -> files of a PEFT folder."""
+    with_base: bool = False
+    """Score the base without an adapter too, under the name `BASE`."""
+    samples: int = 0
+    """Rows to hand back, the first ones, for a check of what is served."""
+
+
+class Scores(Spec):
+    """The losses of one adapter."""
+
+    row_losses: Annotated[tuple[float, ...], Field(strict=False)]
+    """Total negative log-likelihood of each row."""
+    row_tokens: Annotated[tuple[int, ...], Field(strict=False)]
+    """Completion tokens of each row."""
+
+    @property
+    def loss(self) -> float:
+        """Negative log-likelihood per completion token."""
+        return sum(self.row_losses) / sum(self.row_tokens)
+
+
+class Sample(Spec):
+    """One row, as it is and as tokens."""
+
+    columns: dict[str, str]
+    """What a caller would give of the row; empty for a chat and a plain text, which have none."""
+    ids: Annotated[tuple[int, ...], Field(strict=False)]
+    labels_from: int
+
+
+class Answer(Spec):
+    """What was scored."""
+
+    scores: dict[str, Scores]
+    hardware: str
+    """Device and type of the activations, as `Evaluation.hardware`."""
+    fingerprint: str
+    """16 hex digits over the rows' tokens and labels; of eval, the fingerprint of the sweep's data."""
+    samples: Annotated[tuple[Sample, ...], Field(strict=False)] = ()
+
+
+class Parts(Spec):
+    """What a packaged adapter needs to find its base again, and to talk to it."""
+
+    source: str
+    revision: str | None
+    """The commit of a hub model, where it is known."""
+    kind: str
+    """hub, folder or gguf."""
+    files: dict[str, str]
+    """Weight file -> 64 hex digits over its size and samples of it; empty for a hub model, whose commit says it."""
+    quantization: dict[str, Any]
+    trust_remote_code: bool
+    licence: str | None
+    form: dict[str, Any]
+    """How a row reads: the fields of data that say it."""
+    columns: Annotated[tuple[str, ...], Field(strict=False)]
+    """What a caller gives."""
+    tokenizer: dict[str, bytes] = Field(repr=False)
+    """The files of the tokenizer, its chat template among them."""
+
+
+class Scorer(Protocol):
+    """A base in memory that scores adapters."""
+
+    def score(self, request: Request) -> Answer:
+        """Scores adapters, and the base if asked."""
+
+    def parts(self) -> Parts:
+        """What the base is, for a package."""
+
+
+def problems(base: TrialSpec, files: Mapping[str, bytes]) -> list[str]:
+    """What is wrong with an adapter's files: pickles, another base or revision, tensors that are cut short."""
+    found = []
+    for name in sorted(files):
+        if not name.endswith((".safetensors", *_HARMLESS)) or "/" in name:
+            found.append(f"{name}: an adapter is adapter_config.json and *.safetensors: other files may hold code")
+    if not any(name.endswith(".safetensors") for name in files):
+        found.append("no *.safetensors: there are no weights")
+    try:
+        config = json.loads(files["adapter_config.json"])
+    except (KeyError, ValueError):
+        return [*found, "adapter_config.json: missing, or not JSON"]
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        return [*found, "adapter_config.json: not a LoRA adapter"]
+    if config.get("auto_mapping"):
+        found.append("adapter_config.json: auto_mapping names code to import")
+    for field, wanted in (
+        ("base_model_name_or_path", base.base_model.source),
+        ("revision", base.base_model.revision),
+    ):
+        if config.get(field) != wanted:
+            found.append(f"adapter_config.json: {field} is {config.get(field)!r}, the sweep's is {wanted!r}")
+    return found
+
+
+class AdapterScorer:
+    """A `Scorer` on transformers and PEFT, on the GPU if there is one."""
+
+    def __init__(self, base: TrialSpec, cache: Path) -> None:
+        from trainables import base_model
+
+        self._spec = base
+        self._cache = cache
+        self._tokenizer = base_model.load_tokenizer(base, cache)
+        self._base = base_model.load(base, cache)
+        self._keep: Any = None
+        self._base.model.get_output_embeddings().register_forward_pre_hook(self._keep_labelled)
+
+    def score(self, request: Request) -> Answer:
+        """See `Scorer.score`.
+
+        Raises:
+            DataError: the rows cannot be used.
+            ModelError: an adapter cannot be loaded, or its loss is not finite.
+        """
+        split, fingerprint = self._rows(request.rows)
+        scores = {}
+        if request.with_base:
+            scores[BASE] = self._losses(BASE, self._base.model, split)
+        for name, files in request.adapters.items():
+            scores[name] = self._with_adapter(name, files, split)
+        samples = self._samples(request.rows, request.samples)
+        return Answer(scores=scores, hardware=self._base.hardware, fingerprint=fingerprint, samples=samples)
+
+    def parts(self) -> Parts:
+        """See `Scorer.parts`."""
+        model = self._spec.base_model
+        source = model_source.locate(model.source)
+        quantization = self._spec.quantization.model_dump() | {"compute_dtype": self._base.hardware.split()[1]}
+        with tempfile.TemporaryDirectory() as folder:
+            self._tokenizer.save_pretrained(folder)
+            tokenizer = {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
+        data = self._spec.rows
+        return Parts(
+            source=model.source,
+            revision=getattr(self._base.model.config, "_commit_hash", None) if source.kind == "hub" else None,
+            kind=source.kind,
+            files=_digests(source),
+            quantization=quantization,
+            trust_remote_code=model.trust_remote_code,
+            licence=_licence(source),
+            form=data.model_dump(include={"prompt", "completion", "messages", "text", "system", "max_length"}),
+            columns=_columns(data),
+            tokenizer=tokenizer,
+        )
+
+    # Rows
+
+    def _rows(self, which: str) -> tuple[dataset.Split, str]:
+        from trainables import dataset
+
+        if which == "eval":
+            prepared = dataset.prepare(self._spec.rows, self._tokenizer, self._cache)
+            return dataset.load(prepared.payload).eval, prepared.summary.fingerprint
+        data, name = _source(self._spec.rows, which)
+        if data.eval is None and name == "eval":
+            # Held out of the rows to train on: all of them are those that the sweep was scored on.
+            split = self._rows("eval")[0]
+        else:
+            split = dataset.whole(data, name, self._tokenizer)
+        return split, dataset.split_fingerprint(split)
+
+    def _samples(self, which: str, count: int) -> tuple[Sample, ...]:
+        from trainables.rendering import Renderer
+
+        data, name = _source(self._spec.rows, which)
+        if data.eval is None and name == "eval":
+            found = list(deque(rows.read(data, "train"), maxlen=data.eval_examples))[:count]
+        else:
+            found = list(islice(rows.read(data, name), count))
+        renderer = Renderer(data, self._tokenizer)
+        samples = []
+        for row in found:
+            (encoded,) = renderer.encode([renderer.text(row)])
+            ids = tuple(encoded.ids[: data.max_length])
+            if encoded.labels_from >= len(ids):
+                break  # A row that is left out: those after it have other places among the scores.
+            columns = {} if data.prompt is None else {column: str(row[column]) for column in _columns(data)}
+            samples.append(Sample(columns=columns, ids=ids, labels_from=encoded.labels_from))
+        return tuple(samples)
+
+    # Losses
+
+    def _with_adapter(self, name: str, files: Mapping[str, bytes], split: dataset.Split) -> Scores:
+        from peft import PeftModel
+        from safetensors import SafetensorError
+
+        wrong = problems(self._spec, files)
+        if wrong:
+            raise ModelError("\n".join(f"adapter {name}: {problem}" for problem in wrong))
+        with tempfile.TemporaryDirectory() as folder:
+            for file, content in files.items():
+                (Path(folder) / file).write_bytes(content)
+            try:
+                adapted = PeftModel.from_pretrained(self._base.model, folder)
+            except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+                raise ModelError(f"adapter {name}: PEFT cannot load it: {str(error).splitlines()[0]}") from error
+        adapted.eval()
+        try:
+            return self._losses(name, adapted, split)
+        finally:
+            adapted.unload()
+            # PEFT warns of a model that was adapted before, and leaves this behind (peft_model.py, 0.21.2).
+            vars(self._base.model).pop("peft_config", None)
+
+    def _losses(self, name: str, model: Any, split: dataset.Split) -> Scores:
+        import torch
+
+        from trainables.adapter_pack import chunks
+
+        totals = [0.0] * len(split)
+        with torch.no_grad():
+            for places, batch in chunks([split.row(i) for i in range(len(split))]):
+                counts = [len(row.ids) - row.labels_from for row in batch]
+                losses = self._token_losses(model, batch)
+                for place, piece in zip(places, losses.double().split(counts), strict=True):
+                    totals[place] = float(piece.sum())
+        if any(total - total != 0.0 for total in totals):
+            raise ModelError(f"adapter {name}: its loss is not finite on these rows")
+        tokens = tuple(len(row.ids) - row.labels_from for row in map(split.row, range(len(split))))
+        return Scores(row_losses=tuple(totals), row_tokens=tokens)
+
+    def _token_losses(self, model: Any, batch: Sequence[dataset.Row]) -> Any:
+        """Negative log-likelihoods of the labelled tokens, (labels,), float32; right padding needs no mask."""
+        import torch
+
+        length = max(len(row.ids) for row in batch)
+        ids_BT = torch.zeros((len(batch), length), dtype=torch.long)
+        keep_BT = torch.zeros((len(batch), length), dtype=torch.bool)
+        for place, row in enumerate(batch):
+            ids_BT[place, : len(row.ids)] = torch.from_numpy(row.ids)
+            keep_BT[place, row.labels_from - 1 : len(row.ids) - 1] = True
+        answers_N = torch.cat([torch.from_numpy(row.ids[row.labels_from :]) for row in batch]).long()
+        self._keep = keep_BT.to(self._base.device)
+        try:
+            logits_NV = model(input_ids=ids_BT.to(self._base.device), use_cache=False).logits
+        finally:
+            self._keep = None
+        return torch.nn.functional.cross_entropy(
+            logits_NV.float(), answers_N.to(self._base.device), reduction="none"
+        ).cpu()
+
+    def _keep_labelled(self, _head: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Only positions that have a label go through the head: (rows, length, width) becomes (labels, width)."""
+        return None if self._keep is None else (inputs[0][self._keep], *inputs[1:])
+
+
+def _source(data: DataSpec, which: str) -> tuple[DataSpec, rows.SplitName]:
+    """The data and the split of it that `which` names; see `Request.rows`."""
+    if which == "eval":
+        return data, "eval"
+    if which == "held_out":
+        return data.model_copy(update={"eval_examples": data.eval_examples if data.eval is None else None}), "eval"
+    if which == "test":
+        return data, "test"
+    return data.model_copy(update={"test": which}), "test"
+
+
+def check_rows(data: DataSpec, file: str) -> list[str]:
+    """What is wrong with a file of rows to decide by: missing, other columns, or the rows that were trained on."""
+    return [
+        problem.replace("data.test", "--eval-data", 1)
+        for problem in rows.check(data.model_copy(update={"test": file}))
+        if problem.startswith("data.test")
+    ]
+
+
+def _columns(data: DataSpec) -> tuple[str, ...]:
+    """What a caller gives: the prompt's columns; a chat and a plain text have one, prompt."""
+    if data.prompt is None:
+        return ("prompt",)
+    return templates.parse("prompt", data.prompt).columns or ("prompt",)
+
+
+def _digests(source: model_source.Source) -> dict[str, str]:
+    if source.path is None:
+        return {}
+    paths = [source.path] if source.kind == "gguf" else weight_files.weights(source.path)
+    return {path.name: weight_files.sampled_digest(path) for path in paths}
+
+
+def _licence(source: model_source.Source) -> str | None:
+    """What the model's own files say of its licence."""
+    if source.path is None:
+        return None
+    try:
+        if source.kind == "gguf":
+            return weight_files.gguf_text(source.path, "general.license")
+        lines = (source.path / "README.md").read_text().splitlines()
+    except (OSError, ValueError):
+        return None
+    return next((line.split(":", 1)[1].strip() for line in lines[:40] if line.startswith("license:")), None)
