@@ -106,6 +106,30 @@ class Tracking(Spec):
     """Name of the MLflow experiment; the sweep's name when left out."""
 
 
+MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+
+
+def _is_alias(value: object) -> object:
+    if re.fullmatch(r"latest|v\d+|challenger|previous.*", str(value)):
+        raise ValueError("is kept for other uses (latest and v1 by MLflow, challenger and previous by promotion)")
+    return value
+
+
+class Promotion(Spec):
+    """What `qsweep promote` does with the sweep's best adapters where its own options do not say otherwise."""
+
+    model: Annotated[str, Field(pattern=MODEL_NAME)] | None = None
+    """Name of the registered model; `launch --promote` needs it."""
+    top: Annotated[int, Field(ge=1)] = 3
+    """Candidates, the best by `metric`, that are evaluated again."""
+    alias: Annotated[str, BeforeValidator(_is_alias), Field(pattern=MODEL_NAME)] = "champion"
+    """The alias that moves to the winner."""
+    min_gain: Annotated[float, Field(ge=0)] = 0.0
+    """How much lower its loss must be than the base's and the champion's, in nats per completion token."""
+    metric: Annotated[str, Field(min_length=1)] = "eval_loss"
+    """The candidates are those with the lowest best value of it."""
+
+
 class SweepConfig(Spec):
     """A whole sweep."""
 
@@ -126,6 +150,7 @@ class SweepConfig(Spec):
     searcher: Search = Field(default_factory=lambda: components.default("searchers"))
     cluster: ClusterConfig = ClusterConfig()
     tracking: Tracking = Tracking()
+    promotion: Promotion = Promotion()
     storage: Annotated[str, BeforeValidator(_is_folder)] = Field("results", min_length=1)
     """Folder for the sweep's own folder, local or mounted; relative to the current folder."""
     seed: Annotated[int, Field(ge=0)] = 0

@@ -115,6 +115,11 @@ ROWS: list[Row] = [
     toy("folder for tracking", "tracking: {uri: ./mlruns}", "tracking.uri: './mlruns' must be a database or a server: sqlite:///mlflow.db, http://HOST:5000,"),
     toy("file for tracking", "tracking: {uri: 'file:///mlruns'}", "tracking.uri: 'file:///mlruns' must be a database or a server"),
     toy("password in a wrong URI", "tracking: {uri: 'postgres://me:secret@host/db'}", "tracking.uri: 'postgres://me:***@host/db' must be a database or a server"),
+    # Promotion
+    toy("key misspelt in promotion", "promotion: {modle: x}", "promotion.modle: unknown key; did you mean promotion.model?"),
+    toy("name of no model", "promotion: {model: a/b}", "promotion.model: 'a/b' may hold letters, digits,"),
+    toy("gain below zero", "promotion: {min_gain: -1}", "promotion.min_gain: -1 must be"),
+    toy("no candidates", "promotion: {top: 0}", "promotion.top: 0 must be"),
     # The search space
     toy("unknown space", "search_space: lora_cor", "search_space: unknown space 'lora_cor', did you mean lora_core? there are lora_core, lora_wide, toy"),
     toy("number for the space", "search_space: 4", "search_space: 4 must be text or must be a mapping of keys to values"),
