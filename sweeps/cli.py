@@ -31,6 +31,9 @@ Changes = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Overrides: dotted.key=YAML value, for example budget.trials=4."),
 ]
+Promoting = Annotated[
+    bool, typer.Option("--promote", help="Promote the best adapter at the end, as the file's promotion section says.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 
 
@@ -113,7 +116,7 @@ def plan(file: File, changes: Changes = None, as_json: Json = False) -> None:
 
 
 @app.command()
-def launch(file: File, changes: Changes = None, as_json: Json = False) -> None:
+def launch(file: File, changes: Changes = None, promote: Promoting = False, as_json: Json = False) -> None:
     """Run a sweep."""
     import time
 
@@ -123,11 +126,12 @@ def launch(file: File, changes: Changes = None, as_json: Json = False) -> None:
     started = time.time()
     with mistakes():
         sweep = _load(file, changes)
+        _check_promotion(sweep, promote)
         planned = preflight.plan_here(sweep)
         _show_plan(planned)
 
         result = launching.launch(sweep, summary.displays(started, planned.expected_steps, planned.trials))
-    _finish(sweep, result, as_json)
+    _finish(sweep, result, promote, as_json)
 
 
 @app.command()
@@ -136,18 +140,92 @@ def resume(
     tracking_uri: Annotated[
         str | None, typer.Option("--tracking-uri", help="Send everything to this MLflow from now on.")
     ] = None,
+    promote: Promoting = False,
     as_json: Json = False,
 ) -> None:
     """Go on with a sweep that was interrupted or lost its driver; send what MLflow has not taken."""
     import time
 
     from sweeps import launch as launching
-    from sweeps import summary
+    from sweeps import reopen, summary
+    from sweeps.folder import SweepFolder
 
     started = time.time()
     with mistakes():
+        if promote:
+            _check_promotion(reopen.load(SweepFolder(folder.resolve()), tracking_uri)[0], promote)
         sweep, result = launching.resume(folder.resolve(), summary.displays(started), tracking_uri)
-    _finish(sweep, result, as_json)
+    _finish(sweep, result, promote, as_json)
+
+
+Model = Annotated[str | None, typer.Option("--model", metavar="NAME", help="The registered model.")]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        metavar="URI",
+        help="The MLflow store; the sweep folder's, or MLFLOW_TRACKING_URI, if not given.",
+    ),
+]
+
+
+@app.command()
+def promote(  # noqa: PLR0913 - its options
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's id, name (the newest of it) or folder.")],
+    model: Model = None,
+    top: Annotated[int | None, typer.Option(help="Candidates that are evaluated again; 3 if not given.")] = None,
+    alias: Annotated[str | None, typer.Option(help="The alias that moves; champion if not given.")] = None,
+    min_gain: Annotated[float | None, typer.Option(help="How much lower the loss must be; 0 if not given.")] = None,
+    metric: Annotated[str | None, typer.Option(help="What ranks the candidates; eval_loss if not given.")] = None,
+    eval_data: Annotated[Path | None, typer.Option(help="Rows that decide; data.test if not given.")] = None,
+    trial: Annotated[str | None, typer.Option(metavar="KEY", help="The only candidate: a key, or t03.")] = None,
+    tracking_uri: Store = None,
+    address: Annotated[str | None, typer.Option(help="Evaluate on this Ray cluster; auto: the one here.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do all but write.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Promote what is refused; the version says so.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a sweep's best adapters again and make the best the champion, if it is better."""
+    with mistakes():
+        from sweeps import promotion_cli
+
+        asked = promotion_cli.asked(
+            sweep,
+            {"model": model, "top": top, "alias": alias, "min_gain": min_gain, "metric": metric},
+            eval_data=eval_data, trial=trial, tracking_uri=tracking_uri, address=address, dry_run=dry_run, force=force,
+        )  # fmt: skip
+        outcome = promotion_cli.promote(asked)
+    if as_json:
+        print(json.dumps(outcome.as_json()))
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def rollback(
+    model: Annotated[str, typer.Option("--model", metavar="NAME", help="The registered model.")],
+    to: Annotated[str | None, typer.Option(metavar="VERSION", help="The version to go back to.")] = None,
+    alias: Annotated[str, typer.Option(help="The alias that moves.")] = "champion",
+    tracking_uri: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Move a model's alias back to the version before."""
+    with mistakes():
+        from sweeps import promotion_cli
+
+        done = promotion_cli.roll_back(model, to, alias, tracking_uri)
+    if as_json:
+        print(json.dumps(done.as_json()))
+
+
+@app.command()
+def models(model: Model = None, tracking_uri: Store = None, as_json: Json = False) -> None:
+    """List promoted models, or one with the history of its promotions."""
+    with mistakes():
+        from sweeps import promotion_cli
+
+        found = promotion_cli.show_models(model, tracking_uri)
+    if as_json:
+        print(json.dumps(found))
 
 
 @app.command()
@@ -164,13 +242,40 @@ def _load(file: str, changes: list[str] | None) -> Any:
     return load.load(file, changes or [], Path.cwd())
 
 
-def _finish(sweep: Any, result: Any, as_json: bool) -> None:
+def _check_promotion(sweep: Any, promote: bool) -> None:
+    if promote:
+        from sweeps import promotion_cli
+
+        promotion_cli.check(sweep.config)
+
+
+def _finish(sweep: Any, result: Any, promote: bool, as_json: bool) -> None:
     from sweeps import summary
 
     summary.show(sweep, result)
+    code, document = result.exit_code, result.as_json()
+    if promote and code == 0:
+        code, document["promotion"] = _promote_result(sweep, result)
+    elif promote:
+        say(f"not promoted: the sweep did not end well (exit code {code})")
     if as_json:
-        print(json.dumps(result.as_json()))
-    raise typer.Exit(result.exit_code)
+        print(json.dumps(document))
+    raise typer.Exit(code)
+
+
+def _promote_result(sweep: Any, result: Any) -> tuple[int, dict[str, Any] | None]:
+    """The exit code and the JSON object of the promotion of a sweep that has just ended."""
+    from sweeps import promotion_cli
+
+    say()
+    try:
+        with mistakes():
+            outcome = promotion_cli.promote(
+                promotion_cli.asked(str(result.folder), {}, tracking_uri=sweep.config.tracking.uri)
+            )
+    except typer.Exit as end:
+        return end.exit_code, None
+    return outcome.exit_code, outcome.as_json()
 
 
 def _show_plan(planned: Any) -> None:

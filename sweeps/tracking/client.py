@@ -77,19 +77,24 @@ def is_refusal(error: Exception) -> bool:
     return refused or isinstance(error, FileNotFoundError)
 
 
+def quiet() -> None:
+    """Sets MLflow's environment, and keeps from the screen what has no reader there."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import logging
+
+    # Database migrations and artifact uploads talk at INFO.
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 class Runs:
     """The runs of one experiment on one tracking server or database."""
 
     def __init__(self, uri: str, experiment: str) -> None:
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        import logging
-
+        quiet()
         from mlflow import MlflowClient
 
-        # Database migrations and artifact uploads talk at INFO.
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
         make_database(uri)
         self._client = MlflowClient(tracking_uri=uri)
         self.uri = uri

@@ -1,0 +1,143 @@
+"""Which tracking store a command means, and whether it may hold a sweep at all: answered before MLflow is imported.
+
+Importing MLflow takes seconds, and its client creates a SQLite database that is not there. So a database is looked at
+with sqlite3, read only, and a server is asked over HTTP; where that gives no answer, MLflow itself is left to find out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeps.errors import SweepError
+from sweeps.folder import SweepFolder
+from sweeps.tracking.uris import sqlite_file, without_password
+
+DEFAULT = "sqlite:///mlflow.db"
+_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to look for a sweep."""
+
+    uri: str
+    sweep: str
+    """The sweep's id or name."""
+    folder: Path | None = None
+    """The sweep's folder, when that was given."""
+
+    @property
+    def shown(self) -> str:
+        """The store without passwords."""
+        return without_password(self.uri)
+
+
+def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, str] = os.environ) -> Place:
+    """Where `sweep` (an id, a name or a folder) is to be looked for.
+
+    Raises:
+        SweepError: the store or the sweep is not there.
+    """
+    folder = SweepFolder(Path(sweep).expanduser().absolute())
+    given = environment.get("MLFLOW_TRACKING_URI")
+    if not folder.config.is_file():
+        if folder.path.is_dir() and "/" in sweep:
+            raise SweepError(f"{folder.path}: no sweep here: a sweep's folder has a config.json")
+        place = Place(tracking_uri or given or DEFAULT, sweep)
+        check(place.uri)
+        if _unknown(place):
+            raise SweepError(
+                f"{sweep}: no sweep of this id or name in {place.shown}; name its folder, or the store with "
+                "--tracking-uri"
+            )
+        return place
+    try:
+        document = json.loads(folder.config.read_text())
+        sweep_id, kept = str(document["sweep_id"]), str(document["config"]["tracking"]["uri"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SweepError(f"{folder.config}: not the configuration of a sweep: {error}") from None
+    # Passwords are not kept in the folder.
+    if given is not None and without_password(given) == kept:
+        kept = given
+    place = Place(tracking_uri or kept, sweep_id, folder.path)
+    check(place.uri)
+    if _unknown(place):
+        raise SweepError(f"{folder.path}: not in {place.shown}: send it with qsweep resume {folder.path}")
+    return place
+
+
+def store(tracking_uri: str | None = None, environment: Mapping[str, str] = os.environ) -> str:
+    """The tracking store of a command without a sweep. Raises `SweepError` when it is not there."""
+    uri = tracking_uri or environment.get("MLFLOW_TRACKING_URI") or DEFAULT
+    check(uri)
+    return uri
+
+
+def check(uri: str) -> None:
+    """Raises `SweepError` when a database is not there, or no server answers."""
+    file = sqlite_file(uri)
+    if file is not None and not file.is_file():
+        raise SweepError(f"{uri}: no such database ({file.absolute()}); name the store with --tracking-uri")
+    if uri.startswith(("http://", "https://")):
+        try:
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_SECONDS).close()
+        except urllib.error.HTTPError:
+            return  # Something answers; MLflow's own client says what is wrong.
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise SweepError(f"{without_password(uri)}: no MLflow server answers there: {reason}") from None
+
+
+def _unknown(place: Place) -> bool:
+    """Whether the store certainly does not hold the sweep."""
+    file = sqlite_file(place.uri)
+    try:
+        if file is not None:
+            return not _in_database(file, place.sweep)
+        if place.uri.startswith("http://") and "@" not in place.uri:
+            return not _on_server(place.uri, place.sweep)
+    except (sqlite3.Error, OSError, ValueError, KeyError, TypeError):
+        pass
+    return False
+
+
+def _in_database(file: Path, sweep: str) -> bool:
+    """Looks into MLflow's tables (mlflow/store/tracking/dbmodels/models.py, 3.17.2)."""
+    question = (
+        "select 1 from tags join runs using (run_uuid) "
+        "where tags.key = 'sweep.id' and (tags.value = ? or runs.name = ?) limit 1"
+    )
+    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=_SECONDS)) as database:
+        return database.execute(question, (sweep, sweep)).fetchone() is not None
+
+
+def _on_server(uri: str, sweep: str) -> bool:
+    found = _post(uri, "experiments/search", {"max_results": 1000})
+    experiments = [each["experiment_id"] for each in found.get("experiments", [])]
+    if "next_page_token" in found or "'" in sweep:
+        return True
+    for condition in (f"tags.`sweep.id` = '{sweep}'", f"attributes.run_name = '{sweep}'"):
+        answer = _post(uri, "runs/search", {"experiment_ids": experiments, "filter": condition, "max_results": 1})
+        if answer.get("runs"):
+            return True
+    return False
+
+
+def _post(uri: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    request = urllib.request.Request(
+        f"{uri.rstrip('/')}/api/2.0/mlflow/{path}",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found

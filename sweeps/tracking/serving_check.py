@@ -1,0 +1,50 @@
+"""Serves a packaged adapter in a process of its own and says what it answers. Run by path, this file stands alone.
+
+argv: the model's folder. stdin: {"samples": [{"columns", "ids", "labels_from"}], "answers": [columns],
+"new_tokens": n, "refused": [package]}. The last line of stdout: {"losses": [...], "texts": [...], "prompts": [...]},
+the last of which says whether a prompt's tokens are those of training.
+"""
+
+import importlib.abc
+import json
+import os
+import sys
+from typing import Any
+
+
+class _Refusing(importlib.abc.MetaPathFinder):
+    """Packages that the model must do without."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._names = set(names)
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
+        if fullname.partition(".")[0] in self._names:
+            raise ModuleNotFoundError(f"the packaged model may not import {fullname}")
+
+
+def main() -> None:
+    """Loads the model, scores and answers the samples."""
+    job = json.load(sys.stdin)
+    sys.meta_path.insert(0, _Refusing(job["refused"]))
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    import mlflow
+    import pandas
+
+    model = mlflow.pyfunc.load_model(sys.argv[1])
+    inner = model.unwrap_python_model()
+    samples = job["samples"]
+    losses = [inner.score(sample["ids"], sample["labels_from"]) for sample in samples]
+    asked = job["answers"]
+    texts = model.predict(pandas.DataFrame(asked), params={"max_new_tokens": job["new_tokens"]}) if asked else []
+    prompts = [
+        inner.prompt_ids(sample["columns"])[: sample["labels_from"]] == sample["ids"][: sample["labels_from"]]
+        for sample in samples
+        if sample["columns"]
+    ]
+    print(json.dumps({"losses": losses, "texts": texts, "prompts": prompts}))
+
+
+if __name__ == "__main__":
+    main()
