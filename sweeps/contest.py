@@ -157,6 +157,8 @@ class Contest:
                 f"{error}: promotion evaluates on the sweep's own base and rows: put it there, run this where the "
                 "sweep ran, or give --address of a cluster that has it"
             ) from None
+        if not self.sweep.fingerprints:
+            self.say("warning: an earlier version ran this sweep: whether base and data are still its own is not known")
         for name, before in self.sweep.fingerprints.items():
             if self.fingerprints.get(name, before) != before:
                 self._refuse(f"{name}: its content is not what the sweep began with")

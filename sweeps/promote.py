@@ -23,6 +23,7 @@ from sweeps.contest import Asked, Contest, Say
 from sweeps.errors import ConfigError, SweepError
 from sweeps.gate import Verdict
 from sweeps.registration import Registered, Registration
+from sweeps.tracking.client import answering
 from sweeps.tracking.lookup import Lookup
 from trainables.specs import TrialSpec
 
@@ -91,22 +92,23 @@ def promote(
     """
     policy_of(asked, Policy())
     place = stores.find(asked.sweep, asked.tracking_uri)
-    sweep = Lookup(place.uri).sweep(place)
-    policy = policy_of(asked, sweep.config.promotion)
-    if policy.model is None:
-        raise SweepError("--model: name the registered model, or set promotion.model in the sweep file")
-    can_score(sweep.config.trainable)
-    say(f"sweep: {sweep.sweep_id} ({len(sweep.trials)} trials, {sweep.state.lower()}) in {place.shown}")
-    contest = Contest(asked, policy, place.uri, sweep, say)
-    contest.find_champion()
-    contest.choose()
-    contest.fetch()
-    with scored_by(contest.base(), asked.address) as scored:
-        contest.check_content(scored)
-        contest.evaluate_again(scored)
-        verdict = contest.decide(scored)
-        show(verdict)
-        registered = _registered(contest, verdict, scored, clock)
+    with answering(place.uri):
+        sweep = Lookup(place.uri).sweep(place)
+        policy = policy_of(asked, sweep.config.promotion)
+        if policy.model is None:
+            raise SweepError("--model: name the registered model, or set promotion.model in the sweep file")
+        can_score(sweep.config.trainable)
+        say(f"sweep: {sweep.sweep_id} ({len(sweep.trials)} trials, {sweep.state.lower()}) in {place.shown}")
+        contest = Contest(asked, policy, place.uri, sweep, say)
+        contest.find_champion()
+        contest.choose()
+        contest.fetch()
+        with scored_by(contest.base(), asked.address) as scored:
+            contest.check_content(scored)
+            contest.evaluate_again(scored)
+            verdict = contest.decide(scored)
+            show(verdict)
+            registered = _registered(contest, verdict, scored, clock)
     return Outcome(
         model=policy.model,
         alias=policy.alias,

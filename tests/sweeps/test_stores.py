@@ -22,12 +22,12 @@ def sweep_folder(path: Path, uri: str) -> Path:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["promote", "nothing", "--model", "m"], "sqlite:///mlflow.db: no such database"),
-        (["promote", "results/x", "--model", "m"], "sqlite:///nowhere/mlflow.db: no such database"),
+        (["promote", "nothing", "--model", "m"], "/mlflow.db: no such database"),
+        (["promote", "results/x", "--model", "m"], "/nowhere/mlflow.db: no such database"),
         (["promote", "x", "--model", "m", "--tracking-uri", "http://127.0.0.1:1"], "no MLflow server answers there"),
         (["promote", "./results", "--model", "m"], "no sweep here: a sweep's folder has a config.json"),
-        (["rollback", "--model", "m"], "sqlite:///mlflow.db: no such database"),
-        (["models"], "sqlite:///mlflow.db: no such database"),
+        (["rollback", "--model", "m"], "/mlflow.db: no such database"),
+        (["models"], "/mlflow.db: no such database"),
         (["launch", "toy", "--promote"], "promotion.model: --promote needs it"),
     ],
 )
