@@ -198,7 +198,7 @@ def test_a_sweep_that_did_not_end_well_is_not_promoted(monkeypatch, capsys):
     monkeypatch.setattr("sweeps.summary.show", lambda *_: None)
     ended = SimpleNamespace(exit_code=130, as_json=lambda: {"sweep": "x"})
     with pytest.raises(typer.Exit) as end:
-        cli._finish(None, ended, 1.0, True, True)
+        cli._finish(None, ended, True, True)
     assert end.value.exit_code == 130
     out, err = capsys.readouterr()
     assert err == "not promoted: the sweep did not end well (exit code 130)\n"
