@@ -112,7 +112,11 @@ def _unwritable(what: str, path: Path, way_out: str) -> list[str]:
     there = next(place for place in (path, *path.parents) if place.exists())
     if there != path and there.is_file():
         return [f"{what} cannot be made: {there} is a file; {way_out}"]
-    return [] if os.access(there, os.W_OK) else [f"{what} cannot be written: no permission for {there}; {way_out}"]
+    return (
+        []
+        if os.access(there, os.W_OK)
+        else [f"{what} cannot be written: {there} is read-only, or another user's; {way_out}"]
+    )
 
 
 def local_files(raw: Mapping[str, Any], config: SweepConfig, trainable: Trainable) -> list[str]:

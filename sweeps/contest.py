@@ -117,7 +117,7 @@ class Contest:
         for trial in self.trials:
             files = self.lookup.adapter(trial.run_id)
             if trial.adapter_sha256 is None:
-                self.say(f"warning: {trial.label}: its run has no digest of the adapter, so it cannot be verified")
+                self._refuse(f"{trial.label}: its run {trial.run_id} has no tag sweep.adapter_sha256 to verify it by")
             elif digests.of_files(files) != trial.adapter_sha256:
                 raise SweepError(
                     f"{trial.label}: its adapter in MLflow (run {trial.run_id}) is not the one that the trial wrote: "

@@ -154,7 +154,7 @@ def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, c
                 writer.start()
         finally:
             stop.is_over = True
-            left = writer.drain(DRAIN_SECONDS)
+            left = writer.drain(DRAIN_SECONDS, lambda: stop.is_leaving)
     return Result(
         sweep_id=sweep_id,
         folder=folder.path,

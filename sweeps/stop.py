@@ -30,6 +30,8 @@ class StopRequest:
     """The signal that ended the sweep."""
     is_over: bool = False
     """All that is left is to deliver telemetry: a signal ends the waiting for that, not the sweep."""
+    is_leaving: bool = False
+    """A signal came while all was over: nobody waits for the tracking server any more."""
     hurried: bool = False
     """A signal came, whatever else had ended the sweep before."""
 
@@ -60,6 +62,7 @@ def on_signals(request: StopRequest, say: Callable[[str], None]) -> Iterator[Non
             os._exit(128 + number)
         request.hurried = True
         if request.is_over:
+            request.is_leaving = True
             say("leaving without waiting for the tracking server")
             return
         if request.reason is None:

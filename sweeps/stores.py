@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.errors import SweepError
-from sweeps.folder import SweepFolder
-from sweeps.tracking.uris import sqlite_file, without_password
+from sweeps.folder import SweepFolder, noted_by
+from sweeps.tracking.uris import absolute_uri, sqlite_file, without_password
 
 DEFAULT = "sqlite:///mlflow.db"
 _SECONDS = 2.0
@@ -62,10 +62,11 @@ def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, 
         return place
     try:
         document = json.loads(folder.config.read_text())
-        sweep_id, kept = str(document["sweep_id"]), str(document["config"]["tracking"]["uri"])
+        sweep_id, launched = str(document["sweep_id"]), str(document["config"]["tracking"]["uri"])
     except (ValueError, KeyError, TypeError) as error:
         raise SweepError(f"{folder.config}: not the configuration of a sweep: {error}") from None
-    # Passwords are not kept in the folder.
+    # A sweep may have been sent to another MLflow since. Passwords are not kept in the folder.
+    kept = str(noted_by(folder).get("uri") or launched)
     if given is not None and without_password(given) == kept:
         kept = given
     place = Place(absolute(tracking_uri or kept), sweep_id, folder.path)
@@ -83,9 +84,8 @@ def store(tracking_uri: str | None = None, environment: Mapping[str, str] = os.e
 
 
 def absolute(uri: str) -> str:
-    """The URI with the path of a SQLite file made absolute: MLflow remembers stores by their URI alone."""
-    file = sqlite_file(uri)
-    return uri if file is None or file.is_absolute() else f"sqlite:///{file.absolute()}"
+    """The URI, relative to the current folder no longer: MLflow remembers stores by their URI alone."""
+    return absolute_uri(uri, Path.cwd())
 
 
 def check(uri: str) -> None:

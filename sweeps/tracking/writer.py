@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -20,6 +21,9 @@ from sweeps.tracking.uris import without_password
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
+PATIENCE_SECONDS = 3.0
+"""A drain that takes longer says that it waits."""
+TURN_SECONDS = 0.2
 REFUSED_AFTER = 3
 """An event that the server refuses for good is left out after so many tries."""
 
@@ -74,22 +78,27 @@ class Writer:
             self._news = True
             self._changed.notify_all()
 
-    def drain(self, seconds: float) -> int:
-        """Waits until everything is delivered, or `seconds` are over; the number of events that are left."""
+    def drain(self, seconds: float, is_leaving: Callable[[], bool] = lambda: False) -> int:
+        """Waits until everything is delivered, `seconds` are over, or the caller leaves; how many events are left."""
         with self._changed:
             self._closing = self._news = True
             self._changed.notify_all()
-            trouble = self._trouble
-        if self._thread.is_alive():
-            if trouble is not None:
-                self._say(f"tracking: waiting up to {seconds:.0f} s for the server; Ctrl-C leaves without it")
-            self._thread.join(seconds)
+        self._wait(min(seconds, PATIENCE_SECONDS), is_leaving)
+        if self._thread.is_alive() and seconds > PATIENCE_SECONDS and not is_leaving():
+            self._say(f"tracking: waiting up to {seconds:.0f} s for the server; Ctrl-C leaves without it")
+            self._wait(seconds - PATIENCE_SECONDS, is_leaving)
         left = 0
         # A log that is damaged behind what was sent is for the next driver to tell of: this one has its result.
         with suppress(StorageError):
             for _ in read_events(self._folder.events, self._offset):
                 left += 1
         return left
+
+    def _wait(self, seconds: float, is_leaving: Callable[[], bool]) -> None:
+        # In short turns: a signal does not end the wait for a thread.
+        deadline = time.monotonic() + seconds
+        while self._thread.is_alive() and not is_leaving() and (left := deadline - time.monotonic()) > 0:
+            self._thread.join(min(left, TURN_SECONDS))
 
     def _run(self) -> None:
         pause = FIRST_PAUSE_SECONDS

@@ -111,3 +111,18 @@ def test_a_disk_budget_without_room_for_another_adapter_ends_the_sweep_in_order(
     best = run.answer()["best"]
     kept = next((sweep / "trials" / best["trial_key"]).glob("best-*/adapter/toy_adapter.json"))
     assert str(toy.START_LOSS) not in kept.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_heard_while_ray_starts(tmp_path, number):
+    run = runs.start(tmp_path, "launch", *FIFO)
+    runs.wait_for(lambda: "starting Ray" in run.err.read_text(), run)
+    os.kill(run.process.pid, number)
+    assert run.wait() == 128 + number, run.err.read_text()
+    assert "qsweep resume" in run.err.read_text()
+    assert "Traceback" not in run.err.read_text()
+    sweep = tmp_path / "results" / "toy"
+    runs.assert_none_running(sweep, f"sqlite:///{tmp_path}/mlflow.db")
+    again = runs.start(tmp_path, "resume", "results/toy")
+    assert again.wait() == 0, again.err.read_text()
+    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from ray.exceptions import OutOfMemoryError
 
-from cluster.broker import Broker, Grant, _Host
+from cluster.broker import LEASE_SECONDS, Broker, Grant, _Host
 from cluster.hosts import HostFacts, Room
 from trainables.specs import TrialSpec
 
@@ -78,5 +78,34 @@ def test_a_host_that_the_memory_monitor_ended_is_a_lost_host(monkeypatch):
         assert await broker.news(0, 0.0) == [
             "host lost (process 1 on 127.0.0.1, 1 trial); no host is left: trials wait until one is there"
         ]
+
+    asyncio.run(asyncio.wait_for(play(), 30))
+
+
+class Prompt:
+    """A host that does what it is told at once."""
+
+    def __init__(self) -> None:
+        self.closed: list[str] = []
+        self.close = SimpleNamespace(remote=self._close)
+
+    async def _close(self, lease: str) -> None:
+        self.closed.append(lease)
+
+
+def test_a_lease_that_nobody_renews_expires_and_its_slot_goes_to_another():
+    async def play() -> None:
+        host, now = Prompt(), [0.0]
+        broker = broker_with(host)
+        broker._clock = lambda: now[0]
+        first = await granted(broker, "a")
+        assert first is not None
+        now[0] = LEASE_SECONDS - 1
+        assert await broker.goes_on("a")
+        now[0] = 2 * LEASE_SECONDS - 2
+        assert await granted(broker, "b") is None, "it was renewed"
+        now[0] = 2 * LEASE_SECONDS
+        assert await granted(broker, "b") is not None
+        assert host.closed == [first.lease]
 
     asyncio.run(asyncio.wait_for(play(), 30))
