@@ -12,7 +12,7 @@ sweep: $(READY) $(MODEL)  ## run the quickstart: a real QLoRA sweep on this mach
 	$(BIN)/qsweep launch quickstart
 
 test: $(DEV) $(MODEL)  ## all tests but the chaos and benchmark ones
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(DEV)  ## format, lint, types, layers
 	$(BIN)/ruff format --check .

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -41,9 +43,8 @@ def connected(address: Literal["local", "auto"] | str, namespace: str) -> Iterat
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    options: dict[str, object] = {}
     with _undisturbed():
-        yield from _connected(address, namespace, options)
+        yield from _connected(address, namespace)
 
 
 @contextmanager
@@ -62,7 +63,8 @@ def _undisturbed() -> Iterator[None]:
         ray._private.utils.set_sigterm_handler, ray._private.worker.print_to_stdstream = handler, printer
 
 
-def _connected(address: str, namespace: str, options: dict[str, object]) -> Iterator[None]:
+def _connected(address: str, namespace: str) -> Iterator[None]:
+    options: dict[str, object] = {}
     if address == "local":
         options = {"include_dashboard": False, "object_store_memory": 512 * 2**20}
     try:
@@ -79,4 +81,8 @@ def _connected(address: str, namespace: str, options: dict[str, object]) -> Iter
     try:
         yield
     finally:
+        heard = signal.getsignal(signal.SIGTERM)
         ray.shutdown()
+        if threading.current_thread() is threading.main_thread():
+            # Ray's C++ side resets SIGTERM behind Python's back when it closes its log (found by trying, 2.60).
+            signal.signal(signal.SIGTERM, heard)
