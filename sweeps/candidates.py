@@ -25,8 +25,9 @@ def choose(sweep: FoundSweep, policy: Promotion, trial: str | None, force: bool)
     if trial is not None:
         return [_named(sweep, policy.metric, trial, force)]
     metric = policy.metric
-    if sweep.trials and all(math.isnan(each.best(metric)) for each in sweep.trials):
-        known = sorted({key.removeprefix("best_") for each in sweep.trials for key in each.metrics if "best_" in key})
+    if sweep.trials and (metric == "step" or all(math.isnan(each.best(metric)) for each in sweep.trials)):
+        named = {key.removeprefix("best_") for each in sweep.trials for key in each.metrics if key.startswith("best_")}
+        known = sorted(named - {"step"})
         if known and metric not in known:
             hint = did_you_mean(metric, known)
             raise SweepError(f"--metric: no trial has best_{metric}{hint} (there are: {', '.join(known)})")

@@ -43,7 +43,7 @@ def say(line: str = "") -> None:
 
 
 @contextmanager
-def mistakes() -> Iterator[None]:
+def mistakes(at_start: bool = True) -> Iterator[None]:
     """A user's mistake ends the command with its message and exit code 2; anything else keeps its traceback."""
     try:
         yield
@@ -51,7 +51,7 @@ def mistakes() -> Iterator[None]:
         count = len(error.problems)
         for problem in error.problems:
             say(f"error: {problem}")
-        say(f"{count} {'problem' if count == 1 else 'problems'}; nothing was started")
+        say(f"{count} {'problem' if count == 1 else 'problems'}{'; nothing was started' if at_start else ''}")
         raise typer.Exit(2) from None
     except (SweepError, ClusterError, TrainableError, SpaceError) as error:
         say(f"error: {error}")
@@ -269,7 +269,7 @@ def _promote_result(sweep: Any, result: Any) -> tuple[int, dict[str, Any] | None
 
     say()
     try:
-        with mistakes():
+        with mistakes(at_start=False):
             outcome = promotion_cli.promote(
                 promotion_cli.asked(str(result.folder), {}, tracking_uri=sweep.config.tracking.uri)
             )

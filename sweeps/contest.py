@@ -6,6 +6,7 @@ The steps are `Contest`'s methods, in order. Nothing is written here.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +15,10 @@ import numpy as np
 
 from cluster.errors import ClusterError
 from cluster.scoring import Scoring
-from sweeps import candidates, digests, gate
+from sweeps import candidates, digests, gate, packages
 from sweeps.config import Promotion as Policy
 from sweeps.errors import ConfigError, SweepError
 from sweeps.gate import CHAMPION, Verdict
-from sweeps.tracking import package
 from sweeps.tracking.lookup import FoundSweep, Lookup, TrialRun
 from sweeps.tracking.registry import IDENTITY, Registry, Version
 from sweeps.tracking.uris import without_password
@@ -125,8 +125,17 @@ class Contest:
                 )
             self._harmless(trial.label, files)
             self.adapters[trial.label] = files
-            self.reported[trial.label] = self.lookup.reported(trial.run_id)
+            self.reported[trial.label] = self._reported(trial)
         self.say("adapters: fetched and verified")
+
+    def _reported(self, trial: TrialRun) -> Evaluation:
+        """What the trial was scored with; on what decides how exactly it must come out again."""
+        reported = self.lookup.reported(trial.run_id)
+        if trial.rows_sha256 is None or reported.sha256 != trial.rows_sha256:
+            self._refuse(f"{trial.label}: its eval_rows.json in MLflow is not the one that the trial wrote")
+        if not reported.evaluation.hardware:
+            self._refuse(f"{trial.label}: it is not known on what it was evaluated")
+        return reported.evaluation
 
     def _harmless(self, label: str, files: Mapping[str, bytes]) -> None:
         wrong = scores.problems(self.sweep.config.base, files)
@@ -174,15 +183,16 @@ class Contest:
                 f"({theirs}) than this sweep ({self.base_identity()})"
             )
             return
-        files = self.lookup.adapter(
-            self.champion.run_id, f"{where(self.model, self.champion.tags[IDENTITY])}/{package.ADAPTER}"
-        )
-        if digests.of_files(files) != self.champion.tags.get("adapter_sha256"):
-            raise SweepError(
-                f"{self.model}: the files of version {self.champion.number} are not those that were promoted: sha256 "
-                "differs; go back with qsweep rollback"
+        files = packages.verified(self.lookup, self.model, self.champion)
+        mine = self.sweep.config.base.rows.model_dump(include=set(packages.form(files)))
+        if packages.form(files) != mine:
+            # In a form that it was not taught, it would look worse than it is.
+            self._refuse(
+                f"{self.model}: its {self.policy.alias}, version {self.champion.number}, reads rows in another form "
+                "(prompt, completion, messages, text or system) than this sweep"
             )
-        self.adapters[CHAMPION] = files
+            return
+        self.adapters[CHAMPION] = packages.adapter(files)
 
     def base_identity(self) -> str:
         """What makes adapters comparable: the base and its quantisation."""
@@ -207,7 +217,7 @@ class Contest:
             loss = answer.scores[label].loss
             if not found.holds or (claimed is not None and not abs(claimed - loss) <= found.tolerance):
                 raise SweepError(
-                    f"{label}: evaluates to {loss:.5f} and reported {claimed:.5f}; its rows differ by "
+                    f"{label}: evaluates to {loss:.5f} and reported {claimed or math.nan:.5f}; its rows differ by "
                     f"{found.difference:.2g} per token, more than {found.tolerance:g} ({found.hardware}): adapter, "
                     "base, rows or libraries are not those of the sweep"
                 )
@@ -267,8 +277,3 @@ class Contest:
         if not self.asked.force:
             raise SweepError(f"{without_password(what)}; --force does it all the same, and the version says so")
         self._force(what)
-
-
-def where(model: str, identity: str) -> str:
-    """Where a version's package is among the artifacts of its run."""
-    return f"promoted/{model}/{identity}"

@@ -20,6 +20,8 @@ from trainables.scoring import BASE, Scores
 
 RESAMPLES = 10_000
 ERROR_RATE = 0.05
+LEAST_ROWS = 10
+"""With fewer rows nothing passes: the interval of one row has no width at all."""
 FEW_ROWS = 30
 """Below this many rows the bootstrap's intervals are too narrow to be trusted."""
 CHAMPION = "champion"
@@ -95,6 +97,8 @@ def decide(
         _reason(found, min_gain, confidence) for found in comparisons if found.candidate == winner and not found.passed
     )
     rows = len(scores[winner].row_losses)
+    if rows < LEAST_ROWS:
+        reasons = (f"only {rows} rows decide: at least {LEAST_ROWS} are needed", *reasons)
     few = (
         (f"only {rows} rows decide: with fewer than {FEW_ROWS} the interval is too narrow",) if rows < FEW_ROWS else ()
     )

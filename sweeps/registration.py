@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.scoring import Scoring
-from sweeps import cards, digests, faults, gate
-from sweeps.contest import Contest, where
+from sweeps import cards, digests, faults, gate, packages
+from sweeps.contest import Contest
 from sweeps.errors import SweepError
 from sweeps.gate import CHAMPION, Verdict
 from sweeps.tracking import package
@@ -61,7 +61,7 @@ class Registration:
                 self._contest.say("package: " + self._serves(digests.read(folder)))
                 self._contest.say("dry run: nothing was written")
                 return Registered()
-            with self._contest.registry.locked():
+            with self._contest.registry.locked(lambda: self._contest.say("waiting for another promotion to end")):
                 version = self._version(folder, story)
                 return self._move(version, now)
 
@@ -72,9 +72,10 @@ class Registration:
         faults.point("promote.after_model")
         known = self._contest.registry.of_identity(self._contest.model, identity)
         if known is not None and known.is_complete:
+            packages.verified(self._contest.lookup, self._contest.model, known)
             self._contest.say(f"registered: {self._contest.model} version {known.number} is there already")
             return known
-        path = where(self._contest.model, identity)
+        path = packages.where(self._contest.model, identity)
         self._contest.registry.upload(self._contest.winner.run_id, folder, path)
         faults.point("promote.after_upload")
         tags = {IDENTITY: identity, **self._tags(story)}
@@ -86,8 +87,15 @@ class Registration:
         faults.point("promote.after_description")
         self._contest.say(f"registered: {self._contest.model} version {version.number}")
         fetched = self._contest.lookup.adapter(version.run_id, path)
+        if fetched != digests.read(folder):
+            raise SweepError(
+                f"run {version.run_id}: among its artifacts, {path} holds other files than were uploaded: somebody "
+                "else writes there; remove the folder and promote again"
+            )
         self._contest.say("served from the registry: " + self._serves(fetched))
-        self._contest.registry.tag(self._contest.model, version.number, {STATE: COMPLETE})
+        self._contest.registry.tag(
+            self._contest.model, version.number, {packages.DIGEST: digests.of_files(fetched), STATE: COMPLETE}
+        )
         faults.point("promote.after_serving")
         return version
 
@@ -99,6 +107,8 @@ class Registration:
         found = json.loads(self._scored.serve(package.CHECK.read_text(), files, json.dumps(job)).splitlines()[-1])
         expected = self._answer.scores[self._contest.winner.label]
         allowed = gate.tolerance(self._answer.hardware, self._answer.hardware)
+        if not samples or len(found["losses"]) != len(samples):
+            raise SweepError("the packaged model scored none of the rows that it was to score: nothing is promoted")
         for place, loss in enumerate(found["losses"]):
             gap = abs(loss - expected.row_losses[place]) / expected.row_tokens[place]
             if not gap <= allowed:

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import ValidationError
 from rich.table import Table
 
-from sweeps import stores
-from sweeps.errors import SweepError
+from sweeps import faults, packages, problems, stores
+from sweeps.config import Promotion
+from sweeps.errors import ConfigError, SweepError
 from sweeps.tracking.client import answering
+from sweeps.tracking.lookup import Lookup
 from sweeps.tracking.registry import Entry, Model, Registry, Version, previous
 
 
@@ -38,11 +41,12 @@ def rollback(
     Raises:
         SweepError: there is nothing to go back to.
     """
+    _check_alias(alias)
     uri = stores.store(tracking_uri)
-    registry = Registry(uri)
-    with answering(uri), registry.locked():
+    with answering(uri), Registry(uri).locked():
+        registry = Registry(uri)
         model = _ours(registry, name)
-        now, target = model.aliases.get(alias), to or model.aliases.get(previous(alias))
+        now, target = model.aliases.get(alias), to or _begun(model, alias) or model.aliases.get(previous(alias))
         if target is None:
             raise SweepError(f"{name}: no version was the {alias} before: name one with --to")
         version = registry.version(name, target)
@@ -50,9 +54,12 @@ def rollback(
             raise SweepError(f"--to: version {target} of {name} was never promoted to its end")
         if target == now:
             raise SweepError(f"{name}: version {target} is the {alias} already: name another with --to")
+        packages.verified(Lookup(uri), name, version)
         registry.remember(name, Entry(clock(), "rollback", alias, target, now, version.tags.get("sweep.id", "")))
+        faults.point("rollback.after_history")
         if now is not None:
             registry.point(name, previous(alias), now)
+        faults.point("rollback.after_previous")
         registry.point(name, alias, target)
     return RolledBack(name, alias, target, now)
 
@@ -64,13 +71,28 @@ def models(name: str | None, tracking_uri: str | None) -> list[tuple[Model, dict
         SweepError: there is no model of the name.
     """
     uri = stores.store(tracking_uri)
-    registry = Registry(uri)
     with answering(uri):
+        registry = Registry(uri)
         found = registry.models() if name is None else [_ours(registry, name)]
         return [
             (model, {alias: registry.version(model.name, number) for alias, number in model.aliases.items()})
             for model in found
         ]
+
+
+def _check_alias(alias: str) -> None:
+    try:
+        Promotion(alias=alias)
+    except ValidationError as error:
+        raise ConfigError([f"--{line}" for line in problems.of_validation(error, {"alias": alias})]) from None
+
+
+def _begun(model: Model, alias: str) -> str | None:
+    """Where a rollback of the alias that ended on its way was going to."""
+    moves = [place for place, entry in enumerate(model.history) if entry.alias == alias]
+    if not moves or _happened(model, moves[-1]) or model.history[moves[-1]].action != "rollback":
+        return None
+    return model.history[moves[-1]].version
 
 
 def table(found: list[tuple[Model, dict[str, Version]]]) -> Table:

@@ -111,7 +111,12 @@ def _unknown(place: Place) -> bool:
             return not _in_database(file, place.sweep)
         if place.uri.startswith("http://") and "@" not in place.uri:
             return not _on_server(place.uri, place.sweep)
-    except (sqlite3.Error, OSError, ValueError, KeyError, TypeError):
+    except sqlite3.DatabaseError as error:
+        if "locked" not in str(error):
+            raise SweepError(
+                f"{place.shown}: not a database of MLflow ({error}); name the store with --tracking-uri"
+            ) from None
+    except (OSError, ValueError, KeyError, TypeError):
         pass
     return False
 

@@ -83,10 +83,12 @@ def answering(uri: str) -> Iterator[None]:
     """What MLflow fails with inside the block is the user's to mend: raised as `SweepError`, without passwords."""
     from mlflow.exceptions import MlflowException
     from requests import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, RequestException) as error:
+    # The last: a database whose driver is not installed.
+    except (MlflowException, RequestException, SQLAlchemyError, ModuleNotFoundError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SweepError(without_password(f"MLflow ({uri}): {reason}")) from error
 

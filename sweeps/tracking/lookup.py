@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import tempfile
@@ -34,6 +35,8 @@ class TrialRun:
     state: str
     adapter_sha256: str | None
     """None in runs of earlier versions, and where the adapter was not uploaded."""
+    rows_sha256: str | None
+    """Of eval_rows.json."""
     refused: str | None
     """Why its adapter was not uploaded."""
     metrics: Mapping[str, float]
@@ -53,6 +56,14 @@ class TrialRun:
         """Whether the trial may be promoted."""
         ranked = self.state in (state.value for state in TrialState if state.is_ranked)
         return ranked and math.isfinite(self.best(metric))
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What a trial was scored with, and the digest of the file that says it."""
+
+    evaluation: Evaluation
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -116,14 +127,20 @@ class Lookup:
             raise SweepError(f"run {run_id}: has no {path} in MLflow")
         return found
 
-    def reported(self, run_id: str) -> Evaluation:
+    def reported(self, run_id: str) -> Reported:
         """What the trial was scored with at its best step. Raises `SweepError` when that is not there."""
         from mlflow.exceptions import MlflowException
 
         try:
             with tempfile.TemporaryDirectory() as folder:
-                raw = json.loads(Path(self._client.download_artifacts(run_id, "eval_rows.json", folder)).read_bytes())
-            return Evaluation.model_validate({key: raw[key] for key in Evaluation.model_fields if key in raw})
+                content = Path(self._client.download_artifacts(run_id, "eval_rows.json", folder)).read_bytes()
+            raw = json.loads(content)
+            found = Evaluation.model_validate({key: raw[key] for key in Evaluation.model_fields if key in raw})
+            if not found.row_losses or len(found.row_losses) != len(found.row_tokens):
+                raise ValueError("a row has no loss, or no number of tokens")
+            if found.hardware and len(found.hardware.split()) != 2:
+                raise ValueError(f"hardware: {found.hardware!r} is not a device and a type")
+            return Reported(found, hashlib.sha256(content).hexdigest())
         except (MlflowException, OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise SweepError(f"run {run_id}: its eval_rows.json cannot be read: {reason}") from error
@@ -190,6 +207,7 @@ def _trial(run: Any) -> TrialRun:
         name=run.info.run_name,
         state=tags.get("sweep.state", ""),
         adapter_sha256=tags.get("sweep.adapter_sha256") or None,
+        rows_sha256=tags.get("sweep.eval_rows_sha256"),
         refused=tags.get("sweep.adapter_refused") if tags.get("sweep.adapter_sha256") == "" else None,
         metrics=dict(run.data.metrics),
         params=dict(run.data.params),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +65,8 @@ class Model:
     aliases: Mapping[str, str]
     """Alias -> version."""
     history: tuple[Entry, ...]
+    last: int = 0
+    """Number of the last entry, readable or not."""
 
 
 class Registry:
@@ -187,23 +189,31 @@ class Registry:
             # An earlier try of the same move, which ended before it came to the alias.
             return
         value = json.dumps({key: value for key, value in vars(entry).items() if value not in (None, "")})
-        self._client.set_registered_model_tag(name, f"{_HISTORY}{len(model.history) + 1:04d}", value)
+        self._client.set_registered_model_tag(name, f"{_HISTORY}{model.last + 1:04d}", value)
 
     def forget_last(self, name: str, entry: Entry) -> None:
         """Takes the last entry back, if it says the same: its move did not happen."""
         model = self.model(name)
         if model is not None and model.history and _same(model.history[-1], entry):
-            self._client.delete_registered_model_tag(name, f"{_HISTORY}{len(model.history):04d}")
+            self._client.delete_registered_model_tag(name, f"{_HISTORY}{model.last:04d}")
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Holds the registry of a SQLite database against other promotions; on a server there is nothing to hold."""
+    def locked(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Holds the registry of a SQLite database against other promotions; on a server there is nothing to hold.
+
+        Args:
+            waiting: called when another one holds it.
+        """
         file = sqlite_file(self._uri)
         if file is None:
             yield
             return
         with file.with_name(f".{file.name}.promotion.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def _registered(self, name: str) -> Any:
@@ -234,8 +244,16 @@ def _version(found: Any) -> Version:
 
 def _model(found: Any) -> Model:
     entries = []
-    for key in sorted(key for key in found.tags if key.startswith(_HISTORY)):
+    keys = sorted(key for key in found.tags if key.startswith(_HISTORY))
+    for key in keys:
         # Somebody else's words under our tag are no reason to fail.
         with suppress(ValueError, TypeError):
             entries.append(Entry(**json.loads(found.tags[key])))
-    return Model(found.name, {alias: str(number) for alias, number in found.aliases.items()}, tuple(entries))
+    return Model(
+        found.name, {alias: str(number) for alias, number in found.aliases.items()}, tuple(entries), _last(keys)
+    )
+
+
+def _last(keys: Sequence[str]) -> int:
+    numbers = (key.removeprefix(_HISTORY) for key in keys)
+    return max((int(number) for number in numbers if number.isdecimal()), default=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from collections.abc import Callable, Iterable, Mapping
@@ -207,7 +208,8 @@ class MlflowSink:
             return
         runs.folder(run_id, folder)
         if written is not None:
-            runs.log(run_id, tags={"sweep.adapter_sha256": written})
+            rows = hashlib.sha256((folder / "eval_rows.json").read_bytes()).hexdigest()
+            runs.log(run_id, tags={"sweep.adapter_sha256": written, "sweep.eval_rows_sha256": rows})
 
     def _end_sweep(self, runs: Runs, parent: str, event: SweepEnded, record: SweepRecord) -> None:
         decision = choose(record.trials.values())

@@ -236,6 +236,9 @@ def test_few_rows_are_warned_of(world):
     said: list[str] = []
     run(world.sweep("second"), said, eval_data=rows, dry_run=True)
     assert any(line.startswith("warning: only 5 rows decide") for line in said)
+    outcome = run(world.sweep("second"), eval_data=rows)
+    assert outcome.exit_code == 1
+    assert outcome.reasons[0] == "only 5 rows decide: at least 10 are needed"
 
 
 def test_a_gain_below_min_gain_is_refused(world):
@@ -361,13 +364,14 @@ def test_an_adapter_that_was_tampered_with_is_refused(world, name, content, matc
     ],
 )
 def test_an_adapter_that_was_never_verified_is_still_checked(world, change, match):
-    """Without a digest, as in runs of earlier versions: its configuration and its losses must be right."""
+    """Without a digest, as in runs of earlier versions, and forced: configuration and losses must still be right."""
     folder = world.adapter(SECOND, "k1")
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(change(config)))
     with closing(sqlite3.connect(world.root / "mlflow.db")) as database, database:
         database.execute("delete from tags where key = 'sweep.adapter_sha256'")
-    refused(world, match)
+    refused(world, "has no tag sweep.adapter_sha256")
+    refused(world, match, force=True)
 
 
 @pytest.mark.parametrize("what", ["metric", "rows"])
@@ -384,7 +388,8 @@ def test_a_reported_loss_that_does_not_come_out_again_is_an_error(world, what):
         rows["row_losses"][0] += 1.0
         rows["row_losses"][1] -= 1.0
         file.write_text(json.dumps(rows))
-    refused(world, "t01: evaluates to .* and reported")
+        refused(world, "t01: its eval_rows.json in MLflow is not the one that the trial wrote")
+    refused(world, "t01: evaluates to .* and reported", force=what == "rows")
 
 
 def test_a_name_that_is_taken_by_something_else_is_refused(world):
@@ -443,6 +448,48 @@ def test_a_champion_that_was_tampered_with_is_refused(champion):
     refused(champion, "the files of version 1 are not those that were promoted")
 
 
+def package_of(world, version: str) -> Path:
+    """The folder of a version's package."""
+    identity = world.tags(version)["promotion.identity"]
+    (folder,) = world.root.glob(f"mlartifacts/*/artifacts/promoted/{MODEL}/{identity}")
+    return folder
+
+
+def test_a_whole_version_that_was_changed_since_is_neither_promoted_again_nor_gone_back_to(champion):
+    run(champion.sweep("second"))
+    rollback(MODEL, None, "champion", champion.uri)
+    (package_of(champion, "2") / "served.py").write_text("raise SystemExit")
+    refused(champion, "the files of version 2 are not those that were promoted")
+    with pytest.raises(SweepError, match="the files of version 2 are not those"):
+        rollback(MODEL, "2", "champion", champion.uri)
+    assert champion.aliases()["champion"] == "1"
+
+
+def test_files_of_others_in_a_package_are_refused(champion, monkeypatch):
+    killed_at("upload", champion.sweep("second"))
+    folder = max(
+        champion.root.glob(f"mlartifacts/*/artifacts/promoted/{MODEL}/*"), key=lambda path: path.stat().st_mtime
+    )
+    (folder / "artifacts" / "adapter" / "adapter_model.bin").write_bytes(b"pickle")
+    with pytest.raises(SweepError, match="holds other files than were uploaded"):
+        run(champion.sweep("second"))
+    assert champion.aliases()["champion"] == "1"
+
+
+def test_a_champion_that_reads_rows_in_another_form_is_no_comparison_unless_forced(champion, shared):
+    other = promotions.config(shared, champion.uri)
+    data = other.base.rows.model_copy(update={"prompt": "Q: {question}"})
+    other = other.model_copy(update={"data": data})
+    trained = promotions.train(other, shared / "cache-form")
+    fingerprint = qlora.prepare(other.base, shared / "cache-form").summary.fingerprint
+    promotions.deliver(
+        other, "third-20260104-000000-dddd", champion.sweep("third"), [Trial(trained["strong"])], fingerprint
+    )
+    refused(champion, "reads rows in another form", "third")
+    assert run(champion.sweep("third"), force=True).exit_code == 0
+    assert "another form" in champion.tags("2")["promotion.forced"]
+
+
 def test_a_champion_of_somebody_else_is_refused(champion):
     run_id = champion.client.get_model_version(MODEL, "1").run_id
     champion.client.create_model_version(MODEL, f"runs:/{run_id}/adapter", run_id)
@@ -451,10 +498,11 @@ def test_a_champion_of_somebody_else_is_refused(champion):
 
 
 def test_a_packaged_model_that_answers_otherwise_is_not_promoted(world, monkeypatch):
-    answer = json.dumps({"losses": [1.0], "texts": ["x"], "prompts": [True]})
-    monkeypatch.setattr(promotions.InProcess, "serve", lambda *_: answer)
-    with pytest.raises(SweepError, match="the packaged model is not what was evaluated: row 1"):
-        run(world.sweep("second"))
+    for losses, match in (([1.0] * 4, "is not what was evaluated: row 1"), ([], "scored none of the rows")):
+        answer = json.dumps({"losses": losses, "texts": ["x"], "prompts": [True]})
+        monkeypatch.setattr(promotions.InProcess, "serve", lambda *_, answer=answer: answer)
+        with pytest.raises(SweepError, match=f"the packaged model {match}"):
+            run(world.sweep("second"))
     assert world.aliases() == {}
 
 
@@ -565,6 +613,38 @@ def test_rollback_goes_back_and_says_what_changed(champion):
     ]  # fmt: skip
     assert all(each["completed"] for each in history)
     assert rollback(MODEL, "2", "champion", champion.uri).before == "1"
+
+
+@pytest.mark.parametrize("point", ["history", "previous"])
+def test_a_rollback_that_is_killed_is_ended_by_doing_it_again(champion, point):
+    run(champion.sweep("second"))
+    child = os.fork()
+    if child == 0:
+        os.environ[faults.VARIABLE] = f"rollback.after_{point}"
+        try:
+            rollback(MODEL, None, "champion", champion.uri)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 137
+    assert champion.aliases()["champion"] == "2"
+    assert rollback(MODEL, None, "champion", champion.uri).version == "1"
+    assert champion.aliases() == {"challenger": "2", "champion": "1", "previous": "2"}
+    assert len(models(MODEL, champion.uri)[0][0].history) == 3
+
+
+@pytest.mark.parametrize("alias", ["latest", "v1", "bad name", "challenger"])
+def test_a_rollback_of_a_wrong_alias_writes_nothing(champion, alias):
+    run(champion.sweep("second"))
+    with pytest.raises(SweepError, match="alias"):
+        rollback(MODEL, "1", alias, champion.uri)
+    assert len(models(MODEL, champion.uri)[0][0].history) == 2
+
+
+def test_an_entry_of_the_history_that_nobody_can_read_is_not_written_over(champion):
+    champion.client.set_registered_model_tag(MODEL, "promotion.history.0001", "{")
+    run(champion.sweep("second"))
+    rollback(MODEL, None, "champion", champion.uri)
+    assert [entry.action for entry in models(MODEL, champion.uri)[0][0].history] == ["promote", "rollback"]
 
 
 def test_after_a_rollback_the_same_version_is_promoted_again(champion):
