@@ -99,6 +99,8 @@ def quiet() -> None:
         os.environ.setdefault(name, value)
     import logging
 
+    import mlflow  # noqa: F401 - it sets levels of its own when it is imported
+
     # Database migrations and artifact uploads talk at INFO.
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)

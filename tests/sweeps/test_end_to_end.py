@@ -225,6 +225,7 @@ def test_two_launches_of_one_name_at_once_get_two_folders_and_share_a_new_databa
     assert len({run.info.experiment_id for run in mlflow_runs(tmp_path)[None]}) == 1
     for run in both:
         assert "tracking:" not in run.err.read_text()
+        assert "INFO" not in run.err.read_text()
 
 
 # QLoRA
