@@ -1,26 +1,44 @@
 """The frozen base model: loaded, quantised once per machine, cached, and guarded.
 
 The cache holds one folder per (source, revision, quantisation, compute type). A folder appears whole, by rename, under
-a file lock, so two sweeps that start at once make it once.
+a file lock, so two sweeps that start at once make it once. Of a hub model it says which commit it was made from: the
+branch may have moved since.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainables import model_source
+from trainables import model_source, weight_files
 from trainables.errors import ModelError
 from trainables.specs import QuantizationSpec, TrialSpec
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+ORIGIN = "origin.json"
+"""The file in a folder of the cache that says which commit of a hub model it was made from."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the name of a hub model stood for."""
+
+    commit: str
+    files: Mapping[str, str]
+    """See `weight_digests`; empty where only the commit is known."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +48,8 @@ class Base:
     model: PreTrainedModel
     device: torch.device
     dtype: torch.dtype
+    origin: Origin | None = None
+    """None for a local model, and for a hub model whose commit is not known."""
 
     @property
     def hardware(self) -> str:
@@ -56,7 +76,7 @@ def load(spec: TrialSpec, cache: Path) -> Base:
     # What PEFT writes as base_model_name_or_path: the configured source, never a path inside the cache.
     model.name_or_path = spec.base_model.source
     keep_gradients(model)
-    return Base(model, device, dtype)
+    return Base(model, device, dtype, _origin(spec, folder, revision))
 
 
 def load_tokenizer(spec: TrialSpec, cache: Path) -> PreTrainedTokenizerBase:
@@ -80,6 +100,12 @@ def load_tokenizer(spec: TrialSpec, cache: Path) -> PreTrainedTokenizerBase:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def weight_digests(folder: Path) -> dict[str, str]:
+    """Weight file of a model's folder -> 64 hex digits over its size and samples of it."""
+    paths = weight_files.weights(folder)
+    return {path.relative_to(folder).as_posix(): weight_files.sampled_digest(path) for path in paths}
 
 
 def free_bytes() -> int:
@@ -155,7 +181,7 @@ def _folder(spec: TrialSpec, dtype: torch.dtype, cache: Path) -> tuple[str, str 
     model = spec.base_model
     source = model_source.locate(model.source)
     if spec.quantization.scheme == "none" and source.kind != "gguf":
-        return str(source.path or model.source), model.revision
+        return str(source.path or model.source), _commit(spec, source)
     target = cache / "bases" / _key(spec, dtype)
     if not target.is_dir():
         from filelock import FileLock
@@ -165,6 +191,47 @@ def _folder(spec: TrialSpec, dtype: torch.dtype, cache: Path) -> tuple[str, str 
             if not target.is_dir():
                 _make(spec, source, dtype, target)
     return str(target), None
+
+
+def _commit(spec: TrialSpec, source: model_source.Source) -> str | None:
+    """The commit that the revision of a hub model stands for now, else the revision: loading says what is wrong.
+
+    Everything is loaded by it: a branch may move between one file and the next. The hub is asked, unless it is offline;
+    the folder of what it answers is named by the commit (huggingface_hub 2.4, file_download.py, hf_hub_download).
+    """
+    revision = spec.base_model.revision
+    if source.kind != "hub":
+        return revision
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        name = Path(hf_hub_download(source.text, "config.json", revision=revision)).parent.name
+    except (OSError, ValueError, EntryNotFoundError):
+        return revision
+    return name if _COMMIT.fullmatch(name) else revision
+
+
+def _origin(spec: TrialSpec, folder: str, revision: str | None) -> Origin | None:
+    """What a base that was loaded from `folder` by `revision` is; see `Base.origin`."""
+    if model_source.locate(spec.base_model.source).kind != "hub":
+        return None
+    if spec.quantization.scheme == "none":
+        return _at(spec, revision)
+    try:
+        return Origin(**json.loads((Path(folder) / ORIGIN).read_text()))
+    except FileNotFoundError:  # made by an earlier version, or without knowing it
+        return _at(spec, spec.base_model.revision)
+
+
+def _at(spec: TrialSpec, revision: str | None) -> Origin | None:
+    """A hub model at a commit; None when `revision` is none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if revision is None or not _COMMIT.fullmatch(revision):
+        return None
+    found = try_to_load_from_cache(spec.base_model.source, "config.json", revision=revision)
+    return Origin(revision, weight_digests(Path(found).parent) if isinstance(found, str) else {})
 
 
 def _key(spec: TrialSpec, dtype: torch.dtype) -> str:
@@ -188,7 +255,7 @@ def _make(spec: TrialSpec, source: model_source.Source, dtype: torch.dtype, targ
     scheme = spec.quantization.scheme
     work = Path(tempfile.mkdtemp(dir=target.parent, prefix=".making-"))
     try:
-        origin, options = str(source.path or spec.base_model.source), {"revision": spec.base_model.revision}
+        origin, options = str(source.path or spec.base_model.source), {"revision": _commit(spec, source)}
         tokenizer_options: dict[str, Any] = dict(options)
         if source.kind == "gguf" and source.path is not None:
             origin, gguf = str(source.path.parent), source.path.name
@@ -214,6 +281,9 @@ def _make(spec: TrialSpec, source: model_source.Source, dtype: torch.dtype, targ
             plain_folder = str(work / "plain") if source.kind == "gguf" else origin
             quantised = _from_pretrained(spec, plain_folder, quantization_config=config, dtype=dtype, **options)
             quantised.save_pretrained(made)
+            known = _at(spec, options["revision"]) if source.kind == "hub" else None
+            if known is not None:
+                (made / ORIGIN).write_text(json.dumps(asdict(known)))
         tokenizer.save_pretrained(made)
         made.rename(target)
     finally:

@@ -81,11 +81,12 @@ class Parts(Spec):
 
     source: str
     revision: str | None
-    """The commit of a hub model, where it is known."""
+    """The commit of a hub model; None for others."""
     kind: str
     """hub, folder or gguf."""
     files: dict[str, str]
-    """Weight file -> 64 hex digits over its size and samples of it; empty for a hub model, whose commit says it."""
+    """Weight file -> 64 hex digits over its size and samples of it; empty for a hub model of which only the commit is
+    known."""
     quantization: dict[str, Any]
     trust_remote_code: bool
     licence: str | None
@@ -133,7 +134,10 @@ def problems(base: TrialSpec, files: Mapping[str, bytes]) -> list[str]:
 
 
 class AdapterScorer:
-    """A `Scorer` on transformers and PEFT, on the GPU if there is one."""
+    """A `Scorer` on transformers and PEFT, on the GPU if there is one.
+
+    Raises `ModelError` when the base cannot be loaded, and when it is a hub model and nobody knows which commit.
+    """
 
     def __init__(self, base: TrialSpec, cache: Path) -> None:
         from trainables import base_model
@@ -142,6 +146,9 @@ class AdapterScorer:
         self._cache = cache
         self._tokenizer = base_model.load_tokenizer(base, cache)
         self._base = base_model.load(base, cache)
+        self._source = model_source.locate(base.base_model.source)
+        if self._source.kind == "hub" and self._base.origin is None:
+            raise ModelError(_unknown_commit(base, cache))
         self._keep: Any = None
         self._base.model.get_output_embeddings().register_forward_pre_hook(self._keep_labelled)
 
@@ -163,8 +170,7 @@ class AdapterScorer:
 
     def parts(self) -> Parts:
         """See `Scorer.parts`."""
-        model = self._spec.base_model
-        source = model_source.locate(model.source)
+        model, source, origin = self._spec.base_model, self._source, self._base.origin
         quantization = self._spec.quantization.model_dump() | {"compute_dtype": self._base.hardware.split()[1]}
         with tempfile.TemporaryDirectory() as folder:
             self._tokenizer.save_pretrained(folder)
@@ -172,9 +178,9 @@ class AdapterScorer:
         data = self._spec.rows
         return Parts(
             source=model.source,
-            revision=getattr(self._base.model.config, "_commit_hash", None) if source.kind == "hub" else None,
+            revision=None if origin is None else origin.commit,
             kind=source.kind,
-            files=_digests(source),
+            files=_digests(source) if origin is None else dict(origin.files),
             quantization=quantization,
             trust_remote_code=model.trust_remote_code,
             licence=_licence(source),
@@ -312,10 +318,25 @@ def _columns(data: DataSpec) -> tuple[str, ...]:
 
 
 def _digests(source: model_source.Source) -> dict[str, str]:
+    """Of a local model, see `Parts.files`."""
+    from trainables import base_model
+
     if source.path is None:
         return {}
-    paths = [source.path] if source.kind == "gguf" else weight_files.weights(source.path)
-    return {path.name: weight_files.sampled_digest(path) for path in paths}
+    if source.kind == "gguf":
+        return {source.path.name: weight_files.sampled_digest(source.path)}
+    return base_model.weight_digests(source.path)
+
+
+def _unknown_commit(base: TrialSpec, cache: Path) -> str:
+    model = base.base_model
+    problem = f"model.source: the commit of {model.source!r} that was loaded is not known, so it cannot be served again"
+    if base.quantization.scheme == "none":
+        return f"{problem}: pin model.revision to a commit, or have the model in the hub cache"
+    return (
+        f"{problem}: pin model.revision to a commit, or have the model in the hub cache and delete {cache / 'bases'}, "
+        "where it lies quantised by an earlier version: it is made again"
+    )
 
 
 def _licence(source: model_source.Source) -> str | None:

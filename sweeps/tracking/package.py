@@ -22,7 +22,8 @@ CHECK = Path(__file__).parent / "serving_check.py"
 ADAPTER = "artifacts/adapter"
 """Where the PEFT folder is in the package."""
 _ALWAYS = (
-    "mlflow", "torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "numpy", "pandas", "jinja2"
+    "mlflow", "torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "huggingface_hub", "numpy",
+    "pandas", "jinja2",
 )  # fmt: skip
 
 

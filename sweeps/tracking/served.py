@@ -136,6 +136,9 @@ def _located(base: dict[str, Any]) -> str:
     """What `from_pretrained` loads the base from, once its weights are known to be the ones of training."""
     source = str(base["source"])
     if base["kind"] == "hub":
+        from huggingface_hub import hf_hub_download
+
+        _check(base, {name: Path(hf_hub_download(source, name, revision=base["revision"])) for name in base["files"]})
         return source
     if source.startswith("package:"):
         package, _, file = source.removeprefix("package:").partition("/")
@@ -148,10 +151,16 @@ def _located(base: dict[str, Any]) -> str:
         path = Path(source).expanduser()
         if not path.exists():
             raise FileNotFoundError(f"the base {source} is not there: put it where the adapter was trained on it")
-    for name, digest in base["files"].items():
-        if _sampled_digest(path / name if path.is_dir() else path) != digest:
-            raise ValueError(f"the base {source} is not the one that the adapter was trained on: {name} differs")
+    _check(base, {name: path / name if path.is_dir() else path for name in base["files"]})
     return str(path)
+
+
+def _check(base: dict[str, Any], found: dict[str, Path]) -> None:
+    """Raises when a weight file is not the one of training."""
+    for name, digest in base["files"].items():
+        if _sampled_digest(found[name]) != digest:
+            where = base["source"] if base["revision"] is None else f"{base['source']} at {base['revision']}"
+            raise ValueError(f"the base {where} is not the one that the adapter was trained on: {name} differs")
 
 
 def _sampled_digest(path: Path) -> str:
