@@ -10,15 +10,15 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import deque
-from collections.abc import Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from pydantic import Field
 
 from trainables import model_source, rows, templates, weight_files
-from trainables.errors import ModelError
+from trainables.errors import DataError, ModelError
 from trainables.specs import DataSpec, Spec, TrialSpec
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class AdapterScorer:
             scores[BASE] = self._losses(BASE, self._base.model, split)
         for name, files in request.adapters.items():
             scores[name] = self._with_adapter(name, files, split)
-        samples = self._samples(request.rows, request.samples)
+        samples = self._samples(request.rows, split, request.samples)
         return Answer(scores=scores, hardware=self._base.hardware, fingerprint=fingerprint, samples=samples)
 
     def parts(self) -> Parts:
@@ -205,24 +205,33 @@ class AdapterScorer:
             split = dataset.whole(data, name, self._tokenizer)
         return split, dataset.split_fingerprint(split)
 
-    def _samples(self, which: str, count: int) -> tuple[Sample, ...]:
+    def _samples(self, which: str, split: dataset.Split, count: int) -> tuple[Sample, ...]:
+        """The first `count` rows of what was scored, with the columns that they were made of."""
+        kept = [split.row(i) for i in range(min(count, len(split)))]
+        columns: Iterator[dict[str, str]] = repeat({})
+        if kept and self._spec.rows.prompt is not None:
+            columns = self._columns_of(kept, which)
+        return tuple(
+            Sample(columns=given, ids=tuple(row.ids.tolist()), labels_from=row.labels_from)
+            for row, given in zip(kept, columns, strict=False)
+        )
+
+    def _columns_of(self, kept: Sequence[dataset.Row], which: str) -> Iterator[dict[str, str]]:
+        """What a caller would give of each row of `kept`: rows that were left out are passed over."""
         from trainables.rendering import Renderer
 
         data, name = _source(self._spec.rows, which)
-        if data.eval is None and name == "eval":
-            found = list(deque(rows.read(data, "train"), maxlen=data.eval_examples))[:count]
-        else:
-            found = list(islice(rows.read(data, name), count))
         renderer = Renderer(data, self._tokenizer)
-        samples = []
-        for row in found:
-            (encoded,) = renderer.encode([renderer.text(row)])
-            ids = tuple(encoded.ids[: data.max_length])
-            if encoded.labels_from >= len(ids):
-                break  # A row that is left out: those after it have other places among the scores.
-            columns = {} if data.prompt is None else {column: str(row[column]) for column in _columns(data)}
-            samples.append(Sample(columns=columns, ids=ids, labels_from=encoded.labels_from))
-        return tuple(samples)
+        held_out = data.eval is None and name == "eval"
+        rest = iter(deque(rows.read(data, "train"), maxlen=data.eval_examples) if held_out else rows.read(data, name))
+        for number, wanted in enumerate(kept, 1):
+            for row in rest:
+                (encoded,) = renderer.encode([renderer.text(row)])
+                if encoded.ids[: data.max_length] == wanted.ids.tolist() and encoded.labels_from == wanted.labels_from:
+                    yield {column: str(row[column]) for column in _columns(data)}
+                    break
+            else:
+                raise DataError(f"data: row {number} that was scored is not there any more: leave the rows as they are")
 
     # Losses
 

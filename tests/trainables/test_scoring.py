@@ -7,6 +7,7 @@ import json
 
 import promotions
 import pytest
+import torch
 
 from trainables import qlora, scoring
 from trainables.errors import DataError, ModelError
@@ -78,6 +79,37 @@ def test_samples_are_the_first_rows(trained):
     assert [sample.columns for sample in answer.samples] == [{"question": f"{n} and {n % 7}?"} for n in (200, 201, 202)]
     tokens = [len(sample.ids) - sample.labels_from for sample in answer.samples]
     assert tuple(tokens) == answer.scores[BASE].row_tokens[:3]
+
+
+@pytest.mark.parametrize("which", ["eval", "held_out", "test", "file"])
+def test_samples_are_of_the_rows_that_were_scored_also_after_rows_that_were_left_out(trained, tmp_path, which):
+    base, _, _, root = trained
+    long = {"question": "0 1 2 3 4 5 6 7 8 9 " * 20, "answer": "none is left of it"}
+    lines = [long, *({"question": f"{n}?", "answer": f"{n} it is"} for n in range(3)), long, {**long, "question": "3?"}]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = base.data.model_copy(update={"eval": str(file), "test": str(file)})
+    scorer = qlora.open_scorer(base.model_copy(update={"data": data}), root / "cache")
+    answer = scorer.score(Request(rows=str(file) if which == "file" else which, with_base=True, samples=4))
+    assert [sample.columns["question"] for sample in answer.samples] == ["0?", "1?", "2?", "3?"]
+    scored = answer.scores[BASE]
+    for sample, row_loss, tokens in zip(answer.samples, scored.row_losses, scored.row_tokens, strict=True):
+        assert len(sample.ids) - sample.labels_from == tokens
+        ids = torch.tensor([sample.ids])
+        with torch.no_grad():
+            logits = scorer._base.model(input_ids=ids).logits[0, sample.labels_from - 1 : -1]
+        # The same sums in another order, over up to 20 tokens.
+        found = torch.nn.functional.cross_entropy(logits, ids[0, sample.labels_from :], reduction="sum")
+        assert float(found) == pytest.approx(row_loss, abs=2e-4)
+
+
+def test_samples_of_a_plain_text_have_no_columns(trained):
+    base, _, _, root = trained
+    text = {"prompt": None, "completion": None, "text": "{question} {answer}"}
+    scorer = qlora.open_scorer(base.model_copy(update={"data": base.data.model_copy(update=text)}), root / "cache")
+    answer = scorer.score(Request(rows="test", with_base=True, samples=3))
+    assert [sample.columns for sample in answer.samples] == [{}, {}, {}]
+    assert scorer.score(Request(rows="test", with_base=True)).samples == ()
 
 
 def test_the_parts_say_how_to_find_the_base(trained):
