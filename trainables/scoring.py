@@ -35,7 +35,7 @@ class Request(Spec):
     rows: str
     """eval (the rows that the sweep was scored on), held_out (all of data.eval), test (data.test), or a file."""
     adapters: Mapping[str, Mapping[str, bytes]] = Field(default_factory=dict, repr=False)
-    """Name -> files of a PEFT folder."""
+    """Name -> files of a PEFT folder. That they are of this base, the caller knows by its content."""
     with_base: bool = False
     """Score the base without an adapter too, under the name `BASE`."""
     samples: int = 0
@@ -108,8 +108,12 @@ class Scorer(Protocol):
         """What the base is, for a package."""
 
 
-def problems(base: TrialSpec, files: Mapping[str, bytes]) -> list[str]:
-    """What is wrong with an adapter's files: pickles, another base or revision, tensors that are cut short."""
+def problems(base: TrialSpec, files: Mapping[str, bytes], *, same_source: bool = True) -> list[str]:
+    """What is wrong with an adapter's files: pickles, no LoRA adapter, and another base than the sweep's.
+
+    Without `same_source`, the base may lie elsewhere or be named by another revision: the names that an earlier sweep's
+    adapter gives need not be this sweep's.
+    """
     found = []
     for name in sorted(files):
         if not name.endswith((".safetensors", *_HARMLESS)) or "/" in name:
@@ -124,12 +128,15 @@ def problems(base: TrialSpec, files: Mapping[str, bytes]) -> list[str]:
         return [*found, "adapter_config.json: not a LoRA adapter"]
     if config.get("auto_mapping"):
         found.append("adapter_config.json: auto_mapping names code to import")
-    for field, wanted in (
-        ("base_model_name_or_path", base.base_model.source),
-        ("revision", base.base_model.revision),
-    ):
-        if config.get(field) != wanted:
-            found.append(f"adapter_config.json: {field} is {config.get(field)!r}, the sweep's is {wanted!r}")
+    if not same_source:
+        return found
+    source, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if source != base.base_model.source:
+        wanted = base.base_model.source
+        found.append(f"adapter_config.json: base_model_name_or_path is {source!r}, the sweep's is {wanted!r}")
+    if (revision or "main") != (base.base_model.revision or "main"):
+        wanted = base.base_model.revision or "main"
+        found.append(f"adapter_config.json: revision is {revision!r}, the sweep's is {wanted!r}")
     return found
 
 
@@ -239,7 +246,7 @@ class AdapterScorer:
         from peft import PeftModel
         from safetensors import SafetensorError
 
-        wrong = problems(self._spec, files)
+        wrong = problems(self._spec, files, same_source=False)
         if wrong:
             raise ModelError("\n".join(f"adapter {name}: {problem}" for problem in wrong))
         with tempfile.TemporaryDirectory() as folder:

@@ -130,8 +130,6 @@ def test_the_parts_say_how_to_find_the_base(trained):
         ({"adapter_config.json": None}, "adapter_config.json: missing, or not JSON"),
         ({"adapter_config.json": b"[]"}, "not a LoRA adapter"),
         ({"auto_mapping": {"parent_library": "os"}}, "auto_mapping names code to import"),
-        ({"base_model_name_or_path": "other"}, "base_model_name_or_path is 'other', the sweep's is"),
-        ({"revision": "main"}, "revision is 'main', the sweep's is None"),
     ],
 )
 def test_what_is_no_adapter_of_this_base_is_refused(trained, change, problem):
@@ -147,6 +145,25 @@ def test_what_is_no_adapter_of_this_base_is_refused(trained, change, problem):
     assert any(problem in line for line in scoring.problems(base, good))
     with pytest.raises(ModelError, match="adapter bad: "):
         scorer.score(Request(rows="eval", adapters={"bad": good}))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"base_model_name_or_path": "other"}, "base_model_name_or_path is 'other', the sweep's is"),
+        ({"revision": "v2"}, "revision is 'v2', the sweep's is 'main'"),
+        ({"revision": "main"}, None),
+    ],
+)
+def test_a_candidate_names_the_sweeps_base_and_a_champion_may_name_another_place(trained, change, problem):
+    base, adapters, scorer, _ = trained
+    files = dict(adapters["weak"].files)
+    before = scorer.score(Request(rows="eval", adapters={"champion": files}))
+    files["adapter_config.json"] = json.dumps({**json.loads(files["adapter_config.json"]), **change}).encode()
+    found = scoring.problems(base, files)
+    assert [problem in line for line in found] == ([] if problem is None else [True])
+    assert scoring.problems(base, files, same_source=False) == []
+    assert scorer.score(Request(rows="eval", adapters={"champion": files})) == before
 
 
 def test_weights_that_are_cut_short_are_refused(trained):
