@@ -27,6 +27,8 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 CHECKED_ROWS = 20
 COUNTED_ROWS = 2000
 """Rows that `check` counts at most, to see whether enough are left beside those held out."""
+OTHER_TASK = "leave it out with data.test=null if these rows are not of this task"
+"""Ends a problem of `data.test` that `check` finds."""
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.+-]+)?", re.ASCII)
 # Letters, so that a version in a hub id ("owner/name-v1.5") is not taken for a suffix.
@@ -85,6 +87,16 @@ def fingerprint(data: DataSpec) -> dict[str, str]:
     return {**found, "form": hashlib.sha256(form.encode()).hexdigest()[:16]}
 
 
+def same_content(one: Path, other: Path) -> bool:
+    """Whether two files hold the same bytes; False for what cannot be read. Files of different sizes are not read."""
+    try:
+        if one.stat().st_size != other.stat().st_size:
+            return False
+        return one.samefile(other) or _digest(one) == _digest(other)
+    except OSError:
+        return False
+
+
 def _is_local(data: DataSpec, split: SplitName) -> bool:
     source: str | None = getattr(data, split)
     if source is None:
@@ -104,7 +116,7 @@ def _file_problems(data: DataSpec, split: SplitName) -> list[str]:
     found = tuple(dict.fromkeys(chain.from_iterable(rows)))
     problems = templates.absent(data, found, source) or _first_bad_row(data, split, rows)
     if split == "test" and problems:
-        problems.append(f"data.test: {source}: leave it out with data.test=null if these rows are not of this task")
+        problems.append(f"data.test: {source}: {OTHER_TASK}")
     if split == "train" and data.eval is None and data.eval_examples is not None:
         beyond = islice(stream, max(0, min(data.eval_examples + 1, COUNTED_ROWS) - len(rows)))
         total = len(rows) + sum(1 for _ in beyond)
@@ -146,6 +158,8 @@ def _shared_problems(data: DataSpec) -> list[str]:
         if other.suffix.lower() in SUFFIXES:
             if source == data.train or (train.is_file() and other.is_file() and train.samefile(other)):
                 problems.append(f"data.{split}: is the same file as data.train")
+            elif same_content(train, other):
+                problems.append(f"data.{split}: {source} is a copy of data.train: give rows that are not trained on")
         elif source == data.train and getattr(data, f"{split}_split") == data.train_split:
             problems.append(f"data.{split}: is the same split ({data.train_split}) as data.train")
     return problems
@@ -276,7 +290,11 @@ def _content(data: DataSpec, split: SplitName) -> str:
     try:
         if not path.is_file():
             raise DataError(f"data.{split}: {_not_found(path)}")
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return _digest(path)[:16]
     except OSError as error:
         raise DataError(f"data.{split}: {source} cannot be read: {error}") from error
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

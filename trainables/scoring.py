@@ -319,11 +319,22 @@ def _source(data: DataSpec, which: str) -> tuple[DataSpec, rows.SplitName]:
 
 def check_rows(data: DataSpec, file: str) -> list[str]:
     """What is wrong with a file of rows to decide by: missing, other columns, or the rows that were trained on."""
-    return [
-        problem.replace("data.test", "--eval-data", 1)
-        for problem in rows.check(data.model_copy(update={"test": file}))
-        if problem.startswith("data.test")
-    ]
+    others = rows.check(data.model_copy(update={"test": None}))
+    found = rows.check(data.model_copy(update={"test": file}))
+    return [_of_option(problem) for problem in found if problem not in others and rows.OTHER_TASK not in problem]
+
+
+def seen_by_search(data: DataSpec, file: str) -> bool:
+    """Whether a file of rows to decide by holds the very rows of `data.eval`, which chose the adapters already.
+
+    Files are compared, by their bytes; False where `data.eval` is none that is here.
+    """
+    return data.eval is not None and rows.same_content(Path(data.eval), Path(file))
+
+
+def _of_option(problem: str) -> str:
+    """A problem of the rows in `data.test` as one of --eval-data, which stood in its place."""
+    return f"--eval-data: {problem.removeprefix('data.test: ')}"
 
 
 def _columns(data: DataSpec) -> tuple[str, ...]:

@@ -257,6 +257,25 @@ def test_rows_trained_on_cannot_be_evaluated_on(train: Path, tmp_path: Path) -> 
     assert rows.check(spec("a/b", "a/b")) == []
 
 
+@pytest.mark.parametrize("split", ["eval", "test"])
+def test_a_copy_of_the_rows_trained_on_is_told_from_other_rows(train: Path, tmp_path: Path, split: str) -> None:
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(train.read_bytes())
+    problem = f"data.{split}: {copy} is a copy of data.train: give rows that are not trained on"
+    assert rows.check(spec(train, **{split: str(copy)})) == [problem]
+    # As long, one letter is another.
+    copy.write_bytes(train.read_bytes().replace(b"roughly", b"rouhgly", 1))
+    assert rows.check(spec(train, **{split: str(copy)})) == []
+
+
+def test_files_of_other_sizes_are_not_read(train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = write_jsonl(tmp_path / "other.jsonl", PAIRS[:3])
+    monkeypatch.setattr(rows, "_digest", lambda path: pytest.fail(f"{path} was read"))
+    assert not rows.same_content(train, other)
+    assert not rows.same_content(train, tmp_path / "missing.jsonl")
+    assert rows.same_content(train, train)
+
+
 def test_test_file_is_checked_by_its_first_row_only(train: Path, tmp_path: Path) -> None:
     test = write_jsonl(tmp_path / "test.jsonl", [PAIRS[0], {"other": 1}])
     assert rows.check(spec(train, test=str(test))) == []
@@ -264,6 +283,7 @@ def test_test_file_is_checked_by_its_first_row_only(train: Path, tmp_path: Path)
     assert [problem.split(":")[0] for problem in rows.check(spec(train, test=str(test)))] == [
         "data.prompt",
         "data.completion",
+        "data.test",
     ]
 
 

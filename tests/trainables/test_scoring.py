@@ -64,6 +64,33 @@ def test_each_name_of_rows_means_its_rows(trained):
         scorer.score(Request(rows=str(root / "nowhere.jsonl"), with_base=True))
 
 
+def test_a_file_to_decide_by_is_told_of_by_its_option(trained, tmp_path):
+    base, _, _, root = trained
+    data, file = base.data, tmp_path / "file.jsonl"
+    file.write_text(json.dumps({"question": "q", "answer": "a"}) + "\n")
+    assert scoring.check_rows(data, str(file)) == []
+    assert scoring.check_rows(data.model_copy(update={"train": str(root / "gone.jsonl")}), str(file)) == []
+    file.write_bytes((root / "train.jsonl").read_bytes())
+    assert scoring.check_rows(data, str(file)) == [
+        f"--eval-data: {file} is a copy of data.train: give rows that are not trained on"
+    ]
+    assert scoring.check_rows(data, str(root / "train.jsonl")) == ["--eval-data: is the same file as data.train"]
+    file.write_text(json.dumps({"question": "q", "reply": "a"}) + "\n")
+    (problem,) = scoring.check_rows(data, str(file))
+    assert problem.startswith(f"--eval-data: data.completion: {{answer}} is not a column of {file}; columns: question")
+
+
+def test_rows_that_the_search_has_seen_are_known_by_their_bytes(trained, tmp_path):
+    base, _, _, root = trained
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes((root / "eval.jsonl").read_bytes())
+    assert scoring.seen_by_search(base.data, str(copy))
+    assert scoring.seen_by_search(base.data, base.data.eval)
+    assert not scoring.seen_by_search(base.data, base.data.test)
+    assert not scoring.seen_by_search(base.data, str(tmp_path / "missing.jsonl"))
+    assert not scoring.seen_by_search(base.data.model_copy(update={"eval": None}), str(copy))
+
+
 def test_rows_held_out_of_the_training_rows_are_all_of_them(trained):
     base, _, _, root = trained
     held = base.model_copy(update={"data": base.data.model_copy(update={"eval": None})})
