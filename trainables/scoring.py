@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 BASE = "base"
 """The name that the base without an adapter is scored under."""
+_NAMED = ("eval", "held_out", "test")
+"""What `Request.rows` may be beside a file."""
 _HARMLESS = (".json", ".md")
 
 
@@ -205,12 +207,20 @@ class AdapterScorer:
             prepared = dataset.prepare(self._spec.rows, self._tokenizer, self._cache)
             return dataset.load(prepared.payload).eval, prepared.summary.fingerprint
         data, name = _source(self._spec.rows, which)
-        if data.eval is None and name == "eval":
-            # Held out of the rows to train on: all of them are those that the sweep was scored on.
-            split = self._rows("eval")[0]
-        else:
-            split = dataset.whole(data, name, self._tokenizer)
+        # Held out of the rows to train on: all of them are those that the sweep was scored on.
+        held_out = data.eval is None and name == "eval"
+        split = self._rows("eval")[0] if held_out else self._whole(data, name, which)
         return split, dataset.split_fingerprint(split)
+
+    def _whole(self, data: DataSpec, name: rows.SplitName, which: str) -> dataset.Split:
+        from trainables import dataset
+
+        try:
+            return dataset.whole(data, name, self._tokenizer)
+        except DataError as error:
+            if which in _NAMED:
+                raise
+            raise DataError("\n".join(map(_of_option, str(error).splitlines()))) from error
 
     def _samples(self, which: str, split: dataset.Split, count: int) -> tuple[Sample, ...]:
         """The first `count` rows of what was scored, with the columns that they were made of."""

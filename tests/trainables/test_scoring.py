@@ -91,6 +91,24 @@ def test_rows_that_the_search_has_seen_are_known_by_their_bytes(trained, tmp_pat
     assert not scoring.seen_by_search(base.data.model_copy(update={"eval": None}), str(copy))
 
 
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ({"question": "q", "answer": None}, r"^--eval-data: {file}, row 2: column 'answer' is null"),
+        ("text", r"^--eval-data: {file}, line 2: is a str, not an object"),
+    ],
+)
+def test_a_bad_row_is_of_the_option_or_the_field_that_named_its_file(trained, tmp_path, bad, says):
+    base, _, scorer, root = trained
+    file = tmp_path / "file.jsonl"
+    file.write_text(json.dumps({"question": "q", "answer": "a"}) + "\n" + json.dumps(bad) + "\n")
+    with pytest.raises(DataError, match=says.format(file=file)):
+        scorer.score(Request(rows=str(file), with_base=True))
+    of_field = base.model_copy(update={"data": base.data.model_copy(update={"test": str(file)})})
+    with pytest.raises(DataError, match=says.format(file=file).replace("--eval-data", "data.test")):
+        qlora.open_scorer(of_field, root / "cache").score(Request(rows="test", with_base=True))
+
+
 def test_rows_held_out_of_the_training_rows_are_all_of_them(trained):
     base, _, _, root = trained
     held = base.model_copy(update={"data": base.data.model_copy(update={"eval": None})})
