@@ -1,21 +1,25 @@
 """Where adapters are scored: in a process of its own on this machine, or on a host of a Ray cluster.
 
-A process of its own, so that the caller never imports torch and the memory is given back at the end. Which way it is,
-the base is held by a `Held`, and what goes back and forth is pydantic objects and bytes.
+A process of its own, so that the caller never imports torch and the memory is given back at the end. It does not import
+the caller's script, so that one needs no `__main__` guard. Which way it is, the base is held by a `Held`, and what goes
+back and forth is pydantic objects and bytes.
 """
 
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Protocol, cast
 
 from cluster.devices import MEMORY_SHARE, free_bytes, gpus
@@ -28,6 +32,7 @@ from trainables.specs import TrialSpec
 
 NAMESPACE = "qsweep-promotion"
 _CHECK_SECONDS = 1800.0
+_CHILD = "import sys; sys.path[:] = sys.argv[2:]; from cluster import scoring; scoring.serve_calls(int(sys.argv[1]))"
 
 
 class Scoring(Protocol):
@@ -158,19 +163,24 @@ def scoring(base: TrialSpec, address: str | None = None) -> Iterator[Scoring]:
         with _on_cluster(base, address) as there:
             yield there
         return
-    context = multiprocessing.get_context("spawn")
-    here, there_end = context.Pipe()
-    process = context.Process(target=_serve, args=(there_end, base), name="qsweep-scoring", daemon=True)
-    process.start()
-    there_end.close()
-    try:
-        yield _Remote(lambda method, arguments: _call(here, process, method, arguments))
-    finally:
-        here.close()
-        process.join(5)
-        if process.is_alive():
-            process.kill()
-            process.join()
+    here, there_end = Pipe()
+    with here:
+        with there_end:
+            process = subprocess.Popen(
+                [sys.executable, "-c", _CHILD, str(there_end.fileno()), *sys.path],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[there_end.fileno()],
+                # A group of its own, which ends whole; Ctrl-C is heard here.
+                start_new_session=True,
+            )  # fmt: skip
+        try:
+            # One that is dead already is told of by the first call.
+            with suppress(OSError):
+                here.send(base)
+            yield _Remote(lambda method, arguments: _call(here, process, method, arguments))
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 class _Remote:
@@ -195,18 +205,26 @@ class _Remote:
         return str(self._call("serve", (script, files, job)))
 
 
-def _serve(calls: Connection, base: TrialSpec) -> None:
-    """The process's loop: a call in, an answer out; ends with the caller."""
+def serve_calls(descriptor: int) -> None:
+    """The process's loop: the base, then a call in, an answer out; ends with the caller, whatever is being done."""
     # What the libraries say there has no reader; mistakes come back as answers.
     with Path(os.devnull).open("w") as nothing:
         os.dup2(nothing.fileno(), 2)
-    held = Held(base)
+    calls = Connection(descriptor)
+    held = Held(calls.recv())
+    asked: SimpleQueue[tuple[str, tuple[Any, ...]]] = SimpleQueue()
+    threading.Thread(target=_hear, args=(calls, asked), daemon=True).start()
     while True:
-        try:
-            method, arguments = calls.recv()
-        except (EOFError, KeyboardInterrupt):
-            return
-        calls.send(_answer(held, method, arguments))
+        calls.send(_answer(held, *asked.get()))
+
+
+def _hear(calls: Connection, asked: SimpleQueue[tuple[str, tuple[Any, ...]]]) -> None:
+    """Takes calls in; ends the process, and those that it started, when the caller is gone."""
+    try:
+        while True:
+            asked.put(calls.recv())
+    except (EOFError, OSError):
+        os.killpg(os.getpid(), signal.SIGKILL)
 
 
 def _answer(held: Held, method: str, arguments: tuple[Any, ...]) -> tuple[str | None, Any]:
@@ -219,14 +237,15 @@ def _answer(held: Held, method: str, arguments: tuple[Any, ...]) -> tuple[str | 
         return f"{type(error).__name__}: {error}", None
 
 
-def _call(calls: Connection, process: Any, method: str, arguments: tuple[Any, ...]) -> Any:
+def _call(calls: Connection, process: subprocess.Popen[bytes], method: str, arguments: tuple[Any, ...]) -> Any:
     try:
         calls.send((method, arguments))
         problem, answer = calls.recv()
     except (EOFError, OSError) as error:
-        process.join(5)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(5)
         raise HostError(
-            f"the process that evaluates died (exit code {process.exitcode}); if memory ran out, give --address of a "
+            f"the process that evaluates died (exit code {process.returncode}); if memory ran out, give --address of a "
             "Ray cluster with a host that holds the base"
         ) from error
     return _checked(problem, answer)

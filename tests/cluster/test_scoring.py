@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
+import time
 
 import promotions
+import psutil
 import pytest
 
 from cluster import scoring
@@ -62,6 +66,64 @@ def test_a_process_that_dies_is_told(base, monkeypatch):
             elsewhere._call("fingerprint", (promotions.Held(base),))
 
 
+PLAIN = """
+import sys
+from cluster.scoring import scoring
+from trainables.specs import TrialSpec
+
+with scoring(TrialSpec.model_validate_json(sys.argv[1])) as elsewhere:
+    print(elsewhere.fingerprint()["model"], flush=True)
+    if len(sys.argv) > 2:
+        elsewhere.serve(sys.argv[2], {}, "")
+"""
+
+
+@pytest.fixture
+def script(base, tmp_path):
+    """Starts a script that has no `__main__` guard, in another folder than ours; says its command line."""
+    (tmp_path / "plain.py").write_text(PLAIN)
+    # What Python would import from there, it must not.
+    (tmp_path / "cluster.py").write_text("raise AssertionError('not ours')")
+    path = os.pathsep.join(path for path in sys.path if path)
+    started = []
+
+    def start(*words: str) -> subprocess.Popen:
+        command = [sys.executable, "-P", str(tmp_path / "plain.py"), base.model_dump_json(), *words]
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_script_needs_no_guard(base, script):
+    process = script()
+    out, err = process.communicate(timeout=100)
+    assert (process.returncode, out.strip()) == (0, qlora.fingerprint(base)["model"]), err
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_goes_on_when_the_caller_ends(script, how):
+    """The process that evaluates, and the one that serves for a check, which it had started, in the midst of it."""
+    process = script("import time; time.sleep(3600)")
+    assert process.stdout.readline(), process.stderr.read()
+    below: list[psutil.Process] = []
+    deadline = time.monotonic() + 100
+    while len(below) < 2:
+        assert time.monotonic() < deadline, below
+        below = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(how)
+    process.wait(100)
+    gone, alive = psutil.wait_procs(below, timeout=100)
+    assert (len(gone), alive) == (2, [])
+
+
 def test_a_base_that_does_not_fit_is_refused_with_the_way_out(base):
     class Large:
         def open_scorer(self, base, cache):
@@ -88,8 +150,6 @@ def test_a_trainable_without_adapters_is_told():
 
 
 def test_scoring_is_imported_without_anything_heavy():
-    import subprocess
-
     code = "import sys, cluster.scoring; print([n for n in ('ray', 'torch', 'mlflow') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
