@@ -32,6 +32,8 @@ from trainables.specs import TrialSpec
 
 NAMESPACE = "qsweep-promotion"
 _CHECK_SECONDS = 1800.0
+_START_SECONDS = 600.0
+"""How long a host of a cluster may take to start, waiting for a GPU included."""
 _CHILD = "import sys; sys.path[:] = sys.argv[2:]; from cluster import scoring; scoring.serve_calls(int(sys.argv[1]))"
 
 
@@ -155,7 +157,7 @@ def scoring(base: TrialSpec, address: str | None = None) -> Iterator[Scoring]:
         address: of a Ray cluster (`auto`: the one on this node); this machine when None.
 
     Raises:
-        HostError: the trainable scores nothing.
+        HostError: the trainable scores nothing, or no host of the cluster starts: its GPUs are busy, for example.
         ConnectionFailed: no Ray cluster is at the address.
     """
     can_score(base.trainable)
@@ -266,6 +268,12 @@ def _on_cluster(base: TrialSpec, address: str) -> Iterator[Scoring]:
     with connected(address, f"{NAMESPACE}-{os.getpid()}"):
         has_gpu = ray.cluster_resources().get("GPU", 0) > 0
         actor = ray.remote(num_gpus=1 if has_gpu else 0, num_cpus=0)(_Actor).remote(base.model_dump_json())
+        try:
+            ray.get(actor.ready.remote(), timeout=_START_SECONDS)
+        except ray.exceptions.GetTimeoutError:
+            raise HostError(_not_started(address, ray.cluster_resources(), ray.available_resources())) from None
+        except ray.exceptions.RayActorError as error:
+            raise HostError(f"the host that evaluates cannot start: {str(error).splitlines()[0]}") from error
 
         def call(method: str, arguments: tuple[Any, ...]) -> Any:
             try:
@@ -276,6 +284,17 @@ def _on_cluster(base: TrialSpec, address: str) -> Iterator[Scoring]:
         yield _Remote(call)
 
 
+def _not_started(address: str, whole: Mapping[str, float], free: Mapping[str, float]) -> str:
+    """What was waited for in vain; the resources are Ray's."""
+    waited = f"--address {address}: waited {_START_SECONDS / 60:.0f} minutes for a"
+    gpus = whole.get("GPU", 0)
+    if gpus > 0:
+        busy = f"{gpus:g} in the cluster, {free.get('GPU', 0):g} of them free"
+        way_out = "wait for the sweep that holds them or stop it, or leave --address out to evaluate on this machine"
+        return f"{waited} GPU ({busy}): {way_out}"
+    return f"{waited} process to start on the cluster: look at ray status, or leave --address out"
+
+
 class _Actor:
     """A `Held` as a Ray actor."""
 
@@ -283,6 +302,9 @@ class _Actor:
         # Ray sets OMP_NUM_THREADS from num_cpus, which is 0 here.
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
         self._held = Held(TrialSpec.model_validate_json(base))
+
+    def ready(self) -> None:
+        """Returns once the actor has started."""
 
     def call(self, method: str, arguments: tuple[Any, ...]) -> tuple[str | None, Any]:
         """The answer of a method; see `_answer`."""

@@ -58,6 +58,18 @@ def test_a_process_elsewhere_scores_the_same(base, expected, address):
         assert elsewhere.score(Request(rows="test", with_base=True)) == found
 
 
+@pytest.mark.ray
+def test_a_busy_gpu_is_waited_for_with_a_deadline(base, monkeypatch):
+    import ray
+
+    monkeypatch.setattr(scoring, "_START_SECONDS", 0.5)
+    # The cluster has none in truth, so that it never becomes free.
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
+    problem = r"--address local: waited 0 minutes for a GPU \(1 in the cluster, 0 of them free\): wait for the sweep"
+    with pytest.raises(HostError, match=problem), scoring.scoring(base, "local"):
+        raise AssertionError("no host has started")
+
+
 def test_a_process_that_dies_is_told(base, monkeypatch):
     with scoring.scoring(base) as elsewhere:
         elsewhere.fingerprint()
