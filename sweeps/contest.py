@@ -244,9 +244,11 @@ class Contest:
         return self.verdict
 
     def _deciding(self) -> str:
-        if self.asked.eval_data is not None:
-            return str(self.asked.eval_data.absolute())
         data = self.sweep.config.base.rows
+        if self.asked.eval_data is not None:
+            if scores.seen_by_search(data, str(self.asked.eval_data)):
+                self.say("warning: --eval-data holds the rows of data.eval: rows decide that the search has seen")
+            return str(self.asked.eval_data.absolute())
         if data.test is not None:
             return "test"
         self.say("warning: there is no data.test and no --eval-data: rows decide that the search has seen")
