@@ -159,7 +159,7 @@ def _check(base: dict[str, Any], found: dict[str, Path]) -> None:
     """Raises when a weight file is not the one of training."""
     for name, digest in base["files"].items():
         if _sampled_digest(found[name]) != digest:
-            where = base["source"] if base["revision"] is None else f"{base['source']} at {base['revision']}"
+            where = f"{base['source']} at {base['revision']}" if base["kind"] == "hub" else base["source"]
             raise ValueError(f"the base {where} is not the one that the adapter was trained on: {name} differs")
 
 
