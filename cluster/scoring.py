@@ -264,6 +264,7 @@ def _on_cluster(base: TrialSpec, address: str) -> Iterator[Scoring]:
     import ray
 
     from cluster.connect import connected
+    from cluster.hosts import PROCESS_LOST
 
     with connected(address, f"{NAMESPACE}-{os.getpid()}"):
         has_gpu = ray.cluster_resources().get("GPU", 0) > 0
@@ -272,13 +273,13 @@ def _on_cluster(base: TrialSpec, address: str) -> Iterator[Scoring]:
             ray.get(actor.ready.remote(), timeout=_START_SECONDS)
         except ray.exceptions.GetTimeoutError:
             raise HostError(_not_started(address, ray.cluster_resources(), ray.available_resources())) from None
-        except ray.exceptions.RayActorError as error:
+        except PROCESS_LOST as error:
             raise HostError(f"the host that evaluates cannot start: {str(error).splitlines()[0]}") from error
 
         def call(method: str, arguments: tuple[Any, ...]) -> Any:
             try:
                 return _checked(*ray.get(actor.call.remote(method, arguments)))
-            except ray.exceptions.RayActorError as error:
+            except PROCESS_LOST as error:
                 raise HostError(f"the host that evaluates is lost: {str(error).splitlines()[0]}") from error
 
         yield _Remote(call)
