@@ -182,7 +182,12 @@ def promote(  # noqa: PLR0913 - its options
     tracking_uri: Store = None,
     address: Annotated[str | None, typer.Option(help="Evaluate on this Ray cluster; auto: the one here.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do all but write.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Promote what is refused; the version says so.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Promote in spite of its state, another base or changed content, but not of the gate."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Evaluate a sweep's best adapters again and make the best the champion, if it is better."""
@@ -194,7 +199,11 @@ def promote(  # noqa: PLR0913 - its options
             {"model": model, "top": top, "alias": alias, "min_gain": min_gain, "metric": metric},
             eval_data=eval_data, trial=trial, tracking_uri=tracking_uri, address=address, dry_run=dry_run, force=force,
         )  # fmt: skip
-        outcome = promotion_cli.promote(asked)
+        try:
+            outcome = promotion_cli.promote(asked)
+        except KeyboardInterrupt:
+            say("interrupted: the alias is where it was, or moved whole; the same command ends what was begun")
+            raise typer.Exit(130) from None
     if as_json:
         print(json.dumps(outcome.as_json()))
     raise typer.Exit(outcome.exit_code)

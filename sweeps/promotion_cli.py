@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 def asked(sweep: str, policy: Mapping[str, object], **options: Any) -> Asked:
     """What the command line says. Raises `SweepError` at once when the sweep or its store is not there."""
+    rows = options.get("eval_data")
+    if rows is not None and not rows.is_file():
+        raise ConfigError([f"--eval-data: {rows.absolute()} is not a file"])
     stores.find(sweep, options["tracking_uri"])
     from sweeps.contest import Asked
 

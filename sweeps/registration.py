@@ -86,6 +86,7 @@ class Registration:
         self._contest.registry.describe_model(self._contest.model, cards.model_description(story))
         faults.point("promote.after_description")
         self._contest.say(f"registered: {self._contest.model} version {version.number}")
+        self._contest.say("serving it in a fresh process")
         fetched = self._contest.lookup.adapter(version.run_id, path)
         if fetched != digests.read(folder):
             raise SweepError(

@@ -48,7 +48,7 @@ def rollback(
         model = _ours(registry, name)
         now, target = model.aliases.get(alias), to or _begun(model, alias) or model.aliases.get(previous(alias))
         if target is None:
-            raise SweepError(f"{name}: no version was the {alias} before: name one with --to")
+            raise SweepError(f"{name}: no version was the {alias} before: there is nothing to go back to")
         version = registry.version(name, target)
         if not version.is_complete:
             raise SweepError(f"--to: version {target} of {name} was never promoted to its end")
@@ -101,6 +101,8 @@ def table(found: list[tuple[Model, dict[str, Version]]]) -> Table:
     for column in ("model", "alias", "version", "loss", "trial", "sweep", "base"):
         shown.add_column(column, justify="right" if column in ("version", "loss") else "left", no_wrap=True)
     for model, versions in found:
+        if not versions:
+            shown.add_row(model.name, "none: no promotion has come to its end", *[""] * 5)
         for alias, version in sorted(versions.items()):
             tags = version.tags
             loss = f"{float(tags['loss']):.4f}" if "loss" in tags else ""

@@ -257,5 +257,5 @@ def test_the_commands_print_what_happened(server, monkeypatch):
     ]  # fmt: skip
     code, err, _ = invoke("rollback", "--model", "printed")
     assert code == 2
-    assert "error: printed: no version was the champion before: name one with --to" in err
+    assert "error: printed: no version was the champion before: there is nothing to go back to" in err
     assert promotion_cli.show_models("printed", uri)[0]["model"] == "printed"
