@@ -78,11 +78,19 @@ def _connected(address: str, namespace: str) -> Iterator[None]:
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConnectionFailed(f"cluster.address: {address!r}: no Ray cluster there: {error}") from error
+    _hear_again()
     try:
         yield
     finally:
-        heard = signal.getsignal(signal.SIGTERM)
         ray.shutdown()
-        if threading.current_thread() is threading.main_thread():
-            # Ray's C++ side resets SIGTERM behind Python's back when it closes its log (found by trying, 2.60).
-            signal.signal(signal.SIGTERM, heard)
+        _hear_again()
+
+
+def _hear_again() -> None:
+    """Puts Python's handler of SIGTERM back.
+
+    Ray's C++ side takes the signal over behind Python's back when it opens its log, and resets it when it closes that
+    (found by trying, 2.60).
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
