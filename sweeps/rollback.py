@@ -43,8 +43,12 @@ def rollback(
     """
     _check_alias(alias)
     uri = stores.store(tracking_uri)
-    with answering(uri), Registry(uri).locked():
-        registry = Registry(uri)
+    with answering(uri):
+        return _roll_back(Registry(uri), name, to, alias, clock)
+
+
+def _roll_back(registry: Registry, name: str, to: str | None, alias: str, clock: Callable[[], float]) -> RolledBack:
+    with registry.locked():
         model = _ours(registry, name)
         now, target = model.aliases.get(alias), to or _begun(model, alias) or model.aliases.get(previous(alias))
         if target is None:
@@ -54,7 +58,7 @@ def rollback(
             raise SweepError(f"--to: version {target} of {name} was never promoted to its end")
         if target == now:
             raise SweepError(f"{name}: version {target} is the {alias} already: name another with --to")
-        packages.verified(Lookup(uri), name, version)
+        packages.verified(Lookup(registry.uri), name, version)
         registry.remember(name, Entry(clock(), "rollback", alias, target, now, version.tags.get("sweep.id", "")))
         faults.point("rollback.after_history")
         if now is not None:

@@ -22,10 +22,10 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from trainables import adapter_files, dataset, lora_layers, targets
 from trainables.base_model import Base
+from trainables.batches import chunks, stack
 from trainables.contract import Evaluation, Failure, Opened, StepRecord
 from trainables.dropout import Draw
 from trainables.isolation import failure_of, is_sticky, isolated
-from trainables.memory import EVALUATION_TOKENS
 from trainables.schedule import learning_rate
 from trainables.specs import TrialSpec
 
@@ -224,25 +224,17 @@ class AdapterPack:
 
     def _token_losses(self, parts: Sequence[_Part]) -> list[torch.Tensor]:
         """One forward pass over all parts: each part's negative log-likelihoods, (its labelled tokens,), float32."""
-        length = max(part.longest for part in parts)
-        rows = [row for part in parts for row in part.rows]
-        ids_BT = torch.zeros((len(rows), length), dtype=torch.long)
-        keep_BT = torch.zeros((len(rows), length), dtype=torch.bool)
-        for place, row in enumerate(rows):
-            ids_BT[place, : len(row.ids)] = torch.from_numpy(row.ids)
-            keep_BT[place, row.labels_from - 1 : len(row.ids) - 1] = True
-        answers_N = torch.cat([torch.from_numpy(row.ids[row.labels_from :]) for row in rows]).long()
+        batch = stack([row for part in parts for row in part.rows])
         for part in parts:
             part.slot.draw.rows, part.slot.draw.length = len(part.rows), part.longest
         # They stay until the next pass: gradient checkpointing runs the layers again in the backward pass.
         self._routes.names = [part.slot.name for part in parts for _ in part.rows]
-        self._keep = keep_BT.to(self._base.device)
+        self._keep = batch.keep.to(self._base.device)
         try:
-            # Right padding needs no mask under causal attention, and without one the fast kernels stay available.
-            logits_NV = self._base.model(input_ids=ids_BT.to(self._base.device), use_cache=False).logits
+            logits_NV = self._base.model(input_ids=batch.ids.to(self._base.device), use_cache=False).logits
         finally:
             self._keep = None
-        losses_N = functional.cross_entropy(logits_NV.float(), answers_N.to(self._base.device), reduction="none")
+        losses_N = functional.cross_entropy(logits_NV.float(), batch.answers.to(self._base.device), reduction="none")
         return list(losses_N.split([part.labels for part in parts]))
 
     def _keep_labelled(
@@ -285,18 +277,6 @@ def _evaluation(totals: Sequence[float], tokens: tuple[int, ...], hardware: str)
     if not _finite(loss):
         return Failure(kind="diverged", message=f"eval_loss {loss}")
     return Evaluation(eval_loss=loss, row_losses=tuple(totals), row_tokens=tokens, hardware=hardware)
-
-
-def chunks(rows: Sequence[dataset.Row]) -> list[tuple[list[int], list[dataset.Row]]]:
-    """Evaluation rows in passes of at most EVALUATION_TOKENS tokens with padding, rows of like length together."""
-    found: list[tuple[list[int], list[dataset.Row]]] = []
-    for place in sorted(range(len(rows)), key=lambda i: (-len(rows[i].ids), i)):
-        row = rows[place]
-        if not found or (len(found[-1][1]) + 1) * len(found[-1][1][0].ids) > EVALUATION_TOKENS:
-            found.append(([], []))
-        found[-1][0].append(place)
-        found[-1][1].append(row)
-    return found
 
 
 def _finite(value: float) -> bool:

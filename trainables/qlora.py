@@ -10,7 +10,7 @@ from pathlib import Path
 
 from trainables import memory, model_source, rows, targets
 from trainables.contract import Device, Need, Pack, Prepared
-from trainables.scoring import AdapterScorer, Scorer
+from trainables.scoring import Scorer
 from trainables.specs import TrialSpec
 
 REQUIRES = frozenset({"model", "data"})
@@ -60,6 +60,8 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
 
 def open_scorer(base: TrialSpec, cache: Path) -> Scorer:
     """Loads the base onto this process's device, to score adapters of this base on its data."""
+    from trainables.adapter_scorer import AdapterScorer
+
     return AdapterScorer(base, cache)
 
 

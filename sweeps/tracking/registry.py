@@ -76,7 +76,7 @@ class Registry:
         quiet()
         from mlflow import MlflowClient
 
-        self._uri = uri
+        self.uri = uri
         self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
 
     # Reading
@@ -204,7 +204,7 @@ class Registry:
         Args:
             waiting: called when another one holds it.
         """
-        file = sqlite_file(self._uri)
+        file = sqlite_file(self.uri)
         if file is None:
             yield
             return
