@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Literal
 
@@ -47,11 +49,22 @@ class StopRequest:
         return self.reason
 
 
+def _let_go_of_terminal() -> None:
+    """After a terminal is lost every line for it fails, and would end what is to end in order."""
+    with Path(os.devnull).open("w") as nothing:
+        for stream in (sys.__stdout__, sys.__stderr__):
+            # Not isatty: it is false of a terminal that is gone.
+            if stream is not None and stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):
+                os.dup2(nothing.fileno(), stream.fileno())
+
+
 @contextmanager
 def on_signals(request: StopRequest, say: Callable[[str], None]) -> Iterator[None]:
     """While the block runs: the first signal asks to end in order, the second ends the process at once."""
 
     def handle(number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            _let_go_of_terminal()
         if request.hurried:
             # A live table has hidden the cursor, and nothing else is left to run that would show it again.
             if sys.stderr.isatty():

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
+import sys
+import threading
+from contextlib import suppress
 
 import chaos_runs as runs
 import pytest
@@ -126,3 +130,29 @@ def test_a_signal_is_heard_while_ray_starts(tmp_path, number):
     again = runs.start(tmp_path, "resume", "results/toy")
     assert again.wait() == 0, again.err.read_text()
     runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
+
+
+def test_a_sweep_whose_terminal_is_lost_ends_in_order_and_resume_goes_on(tmp_path):
+    sweep = tmp_path / "results" / "toy"
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(tmp_path)
+        os.execv(sys.executable, [sys.executable, "-m", "sweeps", "launch", *FIFO])
+    reader = threading.Thread(target=_read_all, args=(terminal,), daemon=True)
+    reader.start()
+    runs.wait_for(lambda: (sweep / "events.jsonl").exists() and runs.reports(sweep) >= 1)
+    # What closing its window does.
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + signal.SIGHUP
+    runs.assert_none_running(sweep, f"sqlite:///{tmp_path}/mlflow.db")
+    again = runs.start(tmp_path, "resume", "results/toy")
+    assert again.wait() == 0, again.err.read_text()
+    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
+    runs.assert_every_step_once(sweep)
+
+
+def _read_all(terminal: int) -> None:
+    """Takes what is written to a terminal, until it is closed: a full one would hold the writer up."""
+    with suppress(OSError):
+        while os.read(terminal, 65536):
+            pass
