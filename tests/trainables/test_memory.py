@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trainables import adapter_pack, memory
+from trainables import batches, dataset, memory
 from trainables.contract import Need
 from trainables.specs import AdapterSpec, DataSpec, ModelFacts, ModelSpec, QuantizationSpec, TrainingSpec, TrialSpec
 
@@ -210,8 +211,16 @@ def test_few_evaluation_rows_make_a_small_evaluation() -> None:
     assert many - few == 128_256 * (2048 * 10 - 100 * 16)
 
 
-def test_evaluation_passes_are_as_long_as_the_pack_makes_them() -> None:
-    assert memory.EVALUATION_TOKENS == adapter_pack.EVALUATION_TOKENS
+def test_evaluation_passes_are_as_long_as_the_estimate_says_and_hold_every_row_once() -> None:
+    assert memory.EVALUATION_TOKENS == batches.EVALUATION_TOKENS
+    rows = [dataset.Row(np.zeros(length, np.int32), 1) for length in (700, 3, 500, 700, 900, 12, 2100)]
+    found = batches.chunks(rows)
+    assert sorted(place for places, _ in found for place in places) == list(range(len(rows)))
+    padded = [len(chunk) * max(len(row.ids) for row in chunk) for _, chunk in found]
+    # A row that is longer than a pass has one of its own.
+    assert padded[0] == 2100
+    assert all(tokens <= memory.EVALUATION_TOKENS for tokens in padded[1:])
+    assert len(found) < len(rows)
 
 
 def test_gradient_checkpointing_keeps_one_layer_and_the_inputs_of_the_others() -> None:
