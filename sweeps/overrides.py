@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +13,7 @@ import search_spaces
 from search_spaces.errors import SpaceError
 from sweeps import components, yaml_files
 
+_TEXTS = ("data.prompt", "data.completion", "data.text", "data.system")
 _KINDS: dict[str, components.Kind] = {"scheduler": "schedulers", "searcher": "searchers"}
 
 
@@ -33,13 +36,25 @@ def apply(raw: dict[str, Any], changes: Sequence[str], resolve_paths: Callable[[
             value = yaml_files.parse(text)
         except yaml.YAMLError:
             wrong.append(
-                f"{key}: {text!r} is not a YAML value; quote it for the shell, for example '{key}={{choice: [8]}}'"
+                _not_text(key, text)
+                if key in _TEXTS
+                else f"{key}: {text!r} is not a YAML value; quote it for the shell, for example '{key}={{choice: [8]}}'"
             )
+            continue
+        if key in _TEXTS and value is not None and not isinstance(value, str):
+            wrong.append(_not_text(key, text))
             continue
         problem = _set(raw, _parts(key), value, resolve_paths)
         if problem is not None:
             wrong.append(f"{key}: {problem}")
     return wrong
+
+
+def _not_text(key: str, text: str) -> str:
+    """What to type for a text that YAML reads as something else: {question} is a mapping there."""
+    # A JSON string is a YAML string too.
+    quoted = shlex.quote(f"{key}={json.dumps(text, ensure_ascii=False)}")
+    return f"{key}: {text} is not text as YAML reads it; type {quoted}"
 
 
 def _parts(key: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import pytest
@@ -102,7 +103,6 @@ def test_a_kind_that_is_no_word_is_no_crash(value: str) -> None:
         ("=4", "=4: an override is key=value, for example budget.trials=4"),
         ("--trials", "--trials: an override is key=value, for example budget.trials=4"),
         ("budget.trials=[1", "budget.trials: '[1' is not a YAML value; quote it for the shell"),
-        ("data.prompt={{q}}", "data.prompt: '{{q}}' is not a YAML value"),
         ("name=2026-13-01", "name: '2026-13-01' is not a YAML value"),
         ("seed.x=4", "seed.x: seed is 3, which has no keys"),
         ("budget.trials.x=4", "budget.trials.x: trials is 8, which has no keys"),
@@ -113,6 +113,36 @@ def test_a_wrong_override_is_told_and_the_others_are_taken(change: str, problem:
     (line,) = problems(raw, change, "storage=here")
     assert line.startswith(problem)
     assert raw == {"seed": 3, "budget": {"trials": 8}, "storage": "here"}
+
+
+@pytest.mark.parametrize(
+    ("change", "typed"),
+    [
+        ("data.prompt={question}", "'data.prompt=\"{question}\"'"),
+        ("data.completion={answer}", "'data.completion=\"{answer}\"'"),
+        ("data.text=Title: {title}", "'data.text=\"Title: {title}\"'"),
+        ("data.system=Rule: be brief", "'data.system=\"Rule: be brief\"'"),
+        ("data.prompt={a} and {b}", "'data.prompt=\"{a} and {b}\"'"),
+        ("data.prompt={{q}}", "'data.prompt=\"{{q}}\"'"),
+        ('data.prompt=It\'s {q}: "x"', """'data.prompt="It'"'"'s {q}: \\"x\\""'"""),
+        ("data.completion=5", "'data.completion=\"5\"'"),
+    ],
+)
+def test_text_that_yaml_reads_otherwise_is_told_with_the_words_to_type(change: str, typed: str) -> None:
+    raw: dict[str, Any] = {"data": {"prompt": "{p}"}}
+    (line,) = problems(raw, change)
+    key, _, text = change.partition("=")
+    assert line == f"{key}: {text} is not text as YAML reads it; type {typed}"
+    assert raw == {"data": {"prompt": "{p}"}}
+    # What is to be typed gives that very text.
+    (word,) = shlex.split(typed)
+    assert changed({}, word) == {"data": {key.removeprefix("data."): text}}
+
+
+def test_a_text_may_be_taken_back() -> None:
+    assert changed({"data": {"system": "x"}}, "data.system=null", "data.prompt=") == {
+        "data": {"system": None, "prompt": None}
+    }
 
 
 def test_a_field_cannot_be_added_to_what_is_no_space() -> None:
