@@ -2,7 +2,8 @@
 
 ClusterError
 ├── ConnectionFailed (ConnectionError)   no Ray cluster could be started or joined
-└── HostError (RuntimeError)             a host cannot start: its base or its data cannot be loaded
+├── HostError (RuntimeError)             a host cannot start: its base or its data cannot be loaded
+└── LeaseOver (LookupError)              a lease is not open on this host: its trial takes another
 """
 
 from __future__ import annotations
@@ -18,3 +19,7 @@ class ConnectionFailed(ClusterError, ConnectionError):  # noqa: N818 - reads as 
 
 class HostError(ClusterError, RuntimeError):
     """A host cannot start."""
+
+
+class LeaseOver(ClusterError, LookupError):  # noqa: N818 - reads as what happened
+    """A lease is not open on this host. No KeyError: a trainable may raise that itself."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from cluster.errors import LeaseOver
 from trainables.contract import Evaluation, Failure, Opened, Pack, StepRecord
-from trainables.isolation import failure_of
+from trainables.isolation import failure_of, is_sticky
 from trainables.specs import Spec, TrialSpec, seconds
 
 Result = TypeVar("Result")
@@ -124,12 +125,12 @@ class PackLoop:
             wait_seconds: how long to wait for an answer.
 
         Raises:
-            KeyError: the lease is not open here.
+            LeaseOver: the lease is not open here.
             RuntimeError: no step will come any more, as for every other call.
         """
         with self._changed:
             self._check()
-            kept = self._leases[lease]
+            kept = self._held(lease)
             kept.target, kept.best = max(kept.target, target), best
             kept.history = [step for step in kept.history if step.step > known]
             self._changed.notify_all()
@@ -160,6 +161,12 @@ class PackLoop:
             self._stopped = True
             self._changed.notify_all()
         self._thread.join()
+
+    def _held(self, lease: str) -> _Lease:
+        found = self._leases.get(lease)
+        if found is None:
+            raise LeaseOver(f"the lease {lease} is over")
+        return found
 
     @staticmethod
     def _answer(kept: _Lease, target: int, known: int) -> Outcome | None:
@@ -222,7 +229,7 @@ class PackLoop:
         moving = {lease.slot: lease for lease in list(self._leases.values()) if not lease.waits}
         if not moving:
             return
-        for slot, result in self._pack.step(sorted(moving)).items():
+        for slot, result in _blamed(self._pack.step, sorted(moving)).items():
             lease = moving[slot]
             if isinstance(result, Failure):
                 self._settle(lease, Outcome(step=lease.step, history=tuple(lease.history), failure=result))
@@ -246,7 +253,7 @@ class PackLoop:
             self._changed.notify_all()
 
     def _save_now(self, lease: str, known: int) -> Outcome:
-        kept = self._leases[lease]
+        kept = self._held(lease)
         history = tuple(step for step in kept.history if step.step > known)
         try:
             return Outcome(step=kept.step, history=history, snapshot=self._pack.snapshot(kept.slot))
@@ -257,7 +264,7 @@ class PackLoop:
         due = {lease.slot: lease for lease in list(self._leases.values()) if lease.is_due}
         if not due:
             return
-        for slot, result in self._pack.evaluate(sorted(due)).items():
+        for slot, result in _blamed(self._pack.evaluate, sorted(due)).items():
             lease = due[slot]
             if isinstance(result, Failure):
                 outcome = Outcome(step=lease.step, history=tuple(lease.history), failure=result)
@@ -293,11 +300,13 @@ class PackLoop:
         slot = self._free.pop(0)
         try:
             opened = self._pack.open(slot, spec, snapshot)
-        except Exception:
+        except Exception as error:
             # Half open, for all that is known here.
             self._pack.close(slot)
-            self._free.append(slot)
-            raise
+            if is_sticky(error):
+                self._free.append(slot)
+                raise
+            opened = failure_of(error)
         if isinstance(opened, Failure):
             self._free.append(slot)
             return opened
@@ -311,3 +320,19 @@ class PackLoop:
         if kept is not None:
             self._pack.close(kept.slot)
             self._free.append(kept.slot)
+
+
+def _blamed(
+    operation: Callable[[Sequence[int]], Mapping[int, Result | Failure]], slots: Sequence[int]
+) -> Mapping[int, Result | Failure]:
+    """What `operation` says of the slots. One that raises on a slot alone has said why that one can't go on.
+
+    On several slots it raises: which of them is to blame cannot be told, and the pack counts as broken. The trials of
+    a host that dies twice then train alone.
+    """
+    try:
+        return operation(slots)
+    except Exception as error:
+        if len(slots) > 1 or is_sticky(error):
+            raise
+        return {slots[0]: failure_of(error)}

@@ -20,6 +20,7 @@ from ray import tune
 from ray.exceptions import ObjectLostError, RayError
 
 from cluster import broker
+from cluster.errors import LeaseOver
 from cluster.hosts import PROCESS_LOST
 from cluster.loop import Outcome
 from sweeps import digests, snapshots
@@ -248,7 +249,7 @@ class SlotTrial(tune.Trainable):
             except ObjectLostError:
                 # A large answer, with the node that held it: the host gives it again, if it is still there.
                 continue
-            except KeyError:
+            except LeaseOver:
                 # The lease is over: this process was not heard of for too long, or the host is a new one.
                 self._grant = None
                 continue

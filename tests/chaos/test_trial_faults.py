@@ -54,3 +54,44 @@ def test_each_fault_ends_its_own_trial_and_no_other(tmp_path):
     }  # fmt: skip
     assert run.answer()["best"]["params"]["r"] == 8
     assert "Traceback" not in run.err.read_text()
+
+
+CARELESS = '''
+"""The toy, three trials of which raise KeyError where a pack should answer with a failure."""
+from trainables import toy
+from trainables.toy import REQUIRES, check, fingerprint, need, prepare
+
+class Pack(toy.ToyPack):
+    def _raise(self, rank, specs):
+        if any(spec.adapter.r == rank for spec in specs):
+            raise KeyError(f"row {rank}")
+
+    def open(self, slot, spec, snapshot=None):
+        self._raise(64, [spec])
+        return super().open(slot, spec, snapshot)
+
+    def step(self, slots):
+        self._raise(32, [self._slots[slot].spec for slot in slots])
+        return super().step(slots)
+
+    def evaluate(self, slots):
+        self._raise(16, [self._slots[slot].spec for slot in slots])
+        return super().evaluate(slots)
+
+def open_pack(base, data, cache):
+    return Pack()
+'''
+
+
+def test_a_trial_whose_pack_raises_key_error_fails_with_its_words_and_is_not_leased_for_ever(tmp_path):
+    words = [
+        *runs.TOY, *runs.variant(tmp_path, "careless", CARELESS), "scheduler.kind=fifo", "budget.steps_per_trial=3",
+        "searcher.kind=grid", "searcher.start_with_default=false", "training.step_seconds=0",
+        "search_space={adapter.r: {choice: [64, 32, 16, 8]}}", "budget.trials=4",
+    ]  # fmt: skip
+    run = runs.start(tmp_path, "launch", *words)
+    assert run.wait() == 1, run.err.read_text()
+    found = runs.assert_whole(tmp_path / "results" / "toy", f"sqlite:///{tmp_path}/mlflow.db", 4)
+    ends = {trial.params["r"]: (trial.state.value, trial.reason) for trial in found.trials.values()}
+    failed = {rank: ("FAILED", f"KeyError: 'row {rank}'") for rank in (64, 32, 16)}
+    assert ends == {**failed, 8: ("COMPLETED", "")}

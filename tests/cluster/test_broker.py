@@ -14,6 +14,7 @@ import ray
 
 from cluster import broker
 from cluster.connect import connected
+from cluster.errors import LeaseOver
 from cluster.hosts import Room
 from trainables import toy
 from trainables.contract import Opened
@@ -178,7 +179,7 @@ def test_a_trial_that_asks_again_has_a_new_lease_and_the_old_one_is_over(hired):
     assert second.lease != first.lease
     opened(second)
     assert advanced(second, 3).step == 3
-    with pytest.raises(KeyError):
+    with pytest.raises(LeaseOver):
         advanced(first, 3)
     assert all(hired.acquire(trial, DEADLINE) for trial in TRIALS[1:4])
     assert hired.acquire("e", 0.05) is None
@@ -188,7 +189,7 @@ def test_a_released_lease_trains_no_more(hired):
     grant = hired.acquire("a", DEADLINE)
     opened(grant)
     hired.release("a")
-    with pytest.raises(KeyError):
+    with pytest.raises(LeaseOver):
         advanced(grant, 3)
 
 
@@ -215,7 +216,7 @@ def test_a_host_that_died_is_replaced_once_and_its_leases_are_gone(make):
     assert again.lease != grant.lease
     assert opened(again).step == 0
     assert advanced(again, 3).step == 3
-    with pytest.raises(KeyError):
+    with pytest.raises(LeaseOver):
         ray.get(again.host.advance.remote(grant.lease, 3, math.inf, 0, 0.0), timeout=DEADLINE)
     assert advanced(other, 3).step == 3, "the other host went on"
     assert asked.slots() == 2
