@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
-from search_spaces.domains import Value
+from search_spaces.domains import Domain, Value
 from search_spaces.space import SearchSpace
 from sweeps import points
 from sweeps.config import SweepConfig, size_bytes
@@ -110,18 +110,21 @@ def slots_per_host(config: SweepConfig, need: Need | None, machine: Machine) -> 
 
 
 def largest(config: SweepConfig, space: SearchSpace) -> tuple[TrialSpec, ...]:
-    """The specs of the space that need the most memory: the highest rank and batch, with each choice of modules."""
+    """The specs that need the most memory: the highest rank, batch and dropout, with each choice of modules."""
     choices: dict[str, Sequence[Value]] = {}
-    for field in ("adapter.r", "training.batch_size"):
+    for field in ("adapter.r", "training.batch_size", "adapter.lora_dropout"):
         if field in space.domains:
-            choices[field] = [max(value for value in space.domains[field].extremes() if isinstance(value, int))]
-    if "adapter.lora_dropout" in space.domains:
-        choices["adapter.lora_dropout"] = [space.domains["adapter.lora_dropout"].extremes()[-1]]
+            choices[field] = [highest(space.domains[field])]
     if "adapter.target_modules" in space.domains:
         choices["adapter.target_modules"] = space.domains["adapter.target_modules"].values() or ()
     combinations = product(*choices.values())
     found = [points.apply(config.base, dict(zip(choices, values, strict=True)), 0) for values in combinations]
     return (*found, config.base) if config.searcher.start_with_default else tuple(found)
+
+
+def highest(domain: Domain) -> float:
+    """The highest value of a domain of numbers, as it is written: a whole number stays one."""
+    return max(value for value in domain.extremes() if isinstance(value, int | float))
 
 
 def _warnings(config: SweepConfig, space: SearchSpace, planned: Plan, machine: Machine) -> list[str]:

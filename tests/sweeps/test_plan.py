@@ -124,6 +124,12 @@ def test_memory_is_estimated_for_the_largest_rank_and_batch_with_each_choice_of_
     ]
 
 
+@pytest.mark.parametrize("dropouts", [[0.0, 0.1], [0.1, 0.0], [0.05, 0.1, 0.0]])
+def test_memory_is_estimated_for_the_highest_dropout_wherever_it_stands(dropouts: list[float]) -> None:
+    config, space = toy({"adapter.lora_dropout": {"choice": dropouts}, **RATES})
+    assert largest(config, space)[0].adapter.lora_dropout == 0.1
+
+
 def test_memory_is_estimated_for_the_base_where_nothing_large_is_searched() -> None:
     config, space = toy(RATES, adapter={"r": 5})
     spec, _default = largest(config, space)
