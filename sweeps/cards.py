@@ -24,6 +24,9 @@ class Story:
     rows: str
     """Where the rows that decided come from."""
     base: str
+    """Where the base comes from, the commit of a hub model included."""
+    hub_id: str | None
+    """Of a base that the hub has."""
     quantization: str
     licence: str | None
     install_base: str | None
@@ -93,7 +96,9 @@ def card(story: Story) -> str:
     """The model card inside the package."""
     config, verdict = story.sweep.config, story.verdict
     data = config.data
-    lines = ["---", f"base_model: {story.base}"]
+    lines = ["---"]
+    # The hub links a model to its base by the bare id, and takes nothing else here; the commit stands under Training.
+    lines += [f"base_model: {story.hub_id}"] if story.hub_id else []
     lines += [f"license: {story.licence}"] if story.licence else []
     lines += ["library_name: peft", "tags: [lora]", "---", "", f"# {story.model}", "", headline(story), ""]
     if story.forced:

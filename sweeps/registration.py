@@ -167,6 +167,7 @@ class Registration:
             verdict=self._verdict,
             rows=self._contest.rows(),
             base=parts.source + (f" at {parts.revision}" if parts.revision else ""),
+            hub_id=parts.source if parts.kind == "hub" else None,
             quantization=f"{scheme}, {quantization['compute_dtype']}",
             licence=parts.licence,
             install_base=package.install_base(parts),
