@@ -91,7 +91,7 @@ class SweepFolder:
     def prune(self, trial_key: str, kind: Kind, kept: Path) -> None:
         """Removes what `keep` wrote before `kept`."""
         for path in self.all(trial_key, kind):
-            if path < kept:
+            if _step(path) < _step(kept):
                 shutil.rmtree(path, ignore_errors=True)
 
     def prune_all_but(self, trial_key: str, kind: Kind, count: int) -> None:
@@ -106,7 +106,15 @@ class SweepFolder:
 
     def all(self, trial_key: str, kind: Kind) -> list[Path]:
         """What `keep` wrote and nobody has removed, the latest first."""
-        return sorted(self.trial(trial_key).glob(f"{kind}-*"), reverse=True)
+        found = [path for path in self.trial(trial_key).glob(f"{kind}-*") if _step(path) >= 0]
+        return sorted(found, key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    """The step of what `keep` wrote; -1 of anything else."""
+    digits = path.name.rpartition("-")[2]
+    # As a number: from a million steps on, names are longer, and sort before those of fewer steps.
+    return int(digits) if digits.isdecimal() else -1
 
 
 def create(storage: Path, name: str, document: Mapping[str, Any]) -> SweepFolder:

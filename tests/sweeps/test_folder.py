@@ -73,6 +73,20 @@ def test_the_latest_of_a_trial_is_kept_and_the_one_before_is_not(tmp_path: Path)
     assert folder.all("key", "best")[0] == kept
 
 
+@pytest.mark.parametrize("kind", ["best", "snapshot"])
+def test_a_million_steps_come_after_fewer(tmp_path: Path, kind: folders.Kind) -> None:
+    folder = SweepFolder(tmp_path)
+    steps = (999_999, 1_000_000, 1_000_010)
+    kept = [folder.keep("key", kind, step, {"a": b"x"}) for step in steps]
+    (folder.trial("key") / f"{kind}-of-mine").mkdir()
+    assert folder.all("key", kind) == kept[::-1]
+    folder.prune("key", kind, kept[1])
+    assert folder.all("key", kind) == kept[:0:-1]
+    folder.prune_all_but("key", kind, 1)
+    assert folder.all("key", kind) == kept[2:]
+    assert (folder.trial("key") / f"{kind}-of-mine").is_dir()
+
+
 # Making a sweep's folder
 
 
