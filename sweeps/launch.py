@@ -115,7 +115,7 @@ def resume(
     `tracking_uri`, is sent everything.
 
     Raises:
-        ConfigError: there is no sweep, or its configuration was changed.
+        ConfigError: there is no sweep, its configuration was changed, or the folder is a copy of it.
         StorageError, ConnectionFailed, HostError: nothing could be trained.
     """
     sweep, sweep_id = reopen.load(SweepFolder(path), tracking_uri)
@@ -137,6 +137,9 @@ def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, c
         stack.enter_context(on_signals(stop, display.say))
         if folder.path.name != config.name and journal.record.started is None:
             display.say(f"{config.name} is there already, so this sweep is {folder.path.name}")
+        former = reopen.note_place(folder)
+        if former is not None:
+            display.say(f"the sweep's folder was {former} and is {folder.path} from now on")
         sink = MlflowSink(config, sweep_id, folder, display.say)
         writer = Writer(folder, sink, display.say, config.tracking.uri)
         fingerprints = dict(registry.find(config.trainable).fingerprint(config.base))
@@ -146,7 +149,8 @@ def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, c
             if not journal.record.is_finished:
                 journal.listen(display)
                 journal.listen(lambda _event, _record: writer.notify())
-                journal.add(SweepStarted(time=clock(), config=kept(config), fingerprints=fingerprints))
+                begun = SweepStarted(time=clock(), config=kept(config), fingerprints=fingerprints, sweep_id=sweep_id)
+                journal.add(begun)
                 writer.start()
                 hosts = _drive(sweep, sweep_id, folder, journal, stop, display)
             else:

@@ -62,6 +62,8 @@ class SweepStarted(Spec):
     """The resolved configuration as JSON: what config.json must still say when the sweep goes on."""
     fingerprints: dict[str, str] = Field(default_factory=dict)
     """What identified the base model and the data: they must not have changed either."""
+    sweep_id: str | None = None
+    """None in logs of earlier versions."""
 
 
 class DataPrepared(Spec):
