@@ -25,6 +25,7 @@ from sweeps.lifecycle import SweepRecord, SweepStarted, TrialState
 from sweeps.load import Sweep
 from sweeps.progress import Progress
 from sweeps.selection import choose
+from sweeps.spent import Spent, spent
 from sweeps.stop import StopRequest, on_signals
 from sweeps.tracking.uris import without_password
 from trainables import registry
@@ -53,6 +54,7 @@ class Result:
     """Events that the tracking server has not taken yet."""
     refused: int
     """Events that it will never take."""
+    spent: Spent
     parent_run: str | None
     experiment_id: str | None
     run_ids: dict[str, str]
@@ -87,6 +89,7 @@ class Result:
                 "step": best.best_step,
                 "params": dict(best.params),
             },
+            "spent": self.spent.as_json(),
         }
 
 
@@ -167,6 +170,7 @@ def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, c
         failure=stop.message if stop.reason == "failed" else None,
         undelivered=left,
         refused=writer.refused,
+        spent=spent(journal.record, config.budget.steps_per_trial),
         parent_run=sink.parent_run,
         experiment_id=sink.experiment_id,
         run_ids=sink.run_ids,
@@ -187,8 +191,7 @@ def _deadline(config: SweepConfig, record: SweepRecord, now: float) -> float | N
     """When budget.wall_clock is used up; what earlier drivers of this sweep took is counted."""
     if config.budget.wall_clock is None:
         return None
-    spent = record.spent_seconds + max(0.0, (record.latest or 0.0) - (record.resumed or 0.0))
-    return now + seconds(config.budget.wall_clock) - spent
+    return now + seconds(config.budget.wall_clock) - record.seconds_spent()
 
 
 def _drive(

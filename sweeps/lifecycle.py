@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from trainables.contract import Report, StepRecord
+from trainables.contract import Device, Report, StepRecord
 from trainables.specs import Spec
 
 
@@ -64,6 +64,19 @@ class SweepStarted(Spec):
     """What identified the base model and the data: they must not have changed either."""
     sweep_id: str | None = None
     """None in logs of earlier versions."""
+
+
+class HostsStarted(Spec):
+    """The driver's hosts are ready."""
+
+    type: Literal["hosts_started"] = "hosts_started"
+    time: float
+    since: float
+    """When they were asked for: from then on they take up their machines."""
+    hosts: int
+    slots: int
+    """Of all hosts."""
+    device: Device
 
 
 class DataPrepared(Spec):
@@ -123,7 +136,7 @@ class SweepEnded(Spec):
     message: str = ""
 
 
-Event = SweepStarted | DataPrepared | TrialStarted | TrialReported | TrialEnded | SweepEnded
+Event = SweepStarted | HostsStarted | DataPrepared | TrialStarted | TrialReported | TrialEnded | SweepEnded
 _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
 
 
@@ -157,6 +170,7 @@ class TrialRecord:
     seconds: float = 0.0
     peak_memory_bytes: int = 0
     trainable_params: int = 0
+    stopped_by_scheduler: bool = False
 
     def story(self) -> str:
         """The trial in one line, for failing tests and logs."""
@@ -178,6 +192,12 @@ class SweepRecord:
     """When the latest event happened."""
     spent_seconds: float = 0.0
     """Time that earlier drivers of this sweep took."""
+    hosts: HostsStarted | None = None
+    """Of the present driver."""
+    host_seconds: Mapping[Device, float] = field(default_factory=dict)
+    """Hosts times time, under earlier drivers."""
+    hosts_unknown: bool = False
+    """A driver of an earlier version did not write down how many hosts it had."""
     ended: SweepEnded | None = None
     data: Mapping[str, Scalar] = field(default_factory=dict)
 
@@ -189,8 +209,10 @@ class SweepRecord:
         match event:
             case SweepStarted():
                 return self._started(event)
+            case HostsStarted():
+                return replace(self, hosts=event)
             case DataPrepared():
-                return replace(self, data=event.summary)
+                return replace(self, data=event.summary, hosts_unknown=self.hosts_unknown or self.hosts is None)
             case SweepEnded():
                 return replace(self, ended=event)
             case TrialStarted():
@@ -200,17 +222,34 @@ class SweepRecord:
             case TrialReported():
                 return self._with(_reported(self.trials[event.trial_key], event))
             case TrialEnded():
-                trial = self.trials[event.trial_key]
-                step = event.history[-1].step if event.history else trial.step
-                return self._with(replace(trial, state=event.state, reason=event.reason, step=step))
+                return self._with(_ended(self.trials[event.trial_key], event))
 
     def _started(self, event: SweepStarted) -> SweepRecord:
         if self.started is None:
             return replace(
                 self, started=event.time, resumed=event.time, config=event.config, fingerprints=event.fingerprints
             )
-        spent = self.spent_seconds + (self.latest or 0.0) - (self.resumed or 0.0)
-        return replace(self, resumed=event.time, spent_seconds=spent, ended=None)
+        return replace(
+            self,
+            resumed=event.time,
+            spent_seconds=self.seconds_spent(),
+            hosts=None,
+            host_seconds=self.host_seconds_spent(),
+            ended=None,
+        )
+
+    def seconds_spent(self, now: float | None = None) -> float:
+        """What the sweep has taken under all drivers until `now`, else its latest event; pauses between them apart."""
+        now = self.latest if now is None else now
+        return self.spent_seconds + max(0.0, (now or 0.0) - (self.resumed or 0.0))
+
+    def host_seconds_spent(self) -> dict[Device, float]:
+        """Device -> hosts times time until the latest event, under those drivers that told of their hosts."""
+        found = dict(self.host_seconds)
+        if self.hosts is not None:
+            held = self.hosts.hosts * max(0.0, (self.latest or 0.0) - self.hosts.since)
+            found[self.hosts.device] = found.get(self.hosts.device, 0.0) + held
+        return found
 
     @property
     def is_finished(self) -> bool:
@@ -242,6 +281,16 @@ def _reported(trial: TrialRecord, event: TrialReported) -> TrialRecord:
         peak_memory_bytes=max(trial.peak_memory_bytes, report.peak_memory_bytes),
         trainable_params=report.trainable_params,
     )
+
+
+def _ended(trial: TrialRecord, event: TrialEnded) -> TrialRecord:
+    trial = replace(trial, state=event.state, reason=event.reason)
+    if event.state is TrialState.STOPPED:
+        trial = replace(trial, stopped_by_scheduler=not event.by_person_or_budget)
+    if event.history:
+        last = event.history[-1]
+        trial = replace(trial, step=last.step, tokens=last.tokens, seconds=last.seconds)
+    return trial
 
 
 def first_wins(events: Iterable[Event], record: SweepRecord | None = None) -> Iterator[tuple[Event, SweepRecord]]:

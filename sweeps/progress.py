@@ -79,12 +79,10 @@ class Table(AbstractContextManager["Table"]):
     def __init__(
         self,
         console: Console,
-        started: float,
         clock: Callable[[], float],
         expected_steps: int | None,
         planned: int | None,
     ) -> None:
-        self._started = started
         self._clock = clock
         self._expected_steps = expected_steps
         self._planned = planned
@@ -92,6 +90,10 @@ class Table(AbstractContextManager["Table"]):
         self._steps: Mapping[str, StepRecord] = {}
         self._notes: list[str] = []
         self._training_since: float | None = None
+        self._before: dict[str, tuple[int, int]] = {}
+        """Trial key -> steps and tokens that earlier drivers did."""
+        self._going_on: set[str] = set()
+        """Those of them of which this driver has not told a step yet: their snapshots may be beyond their reports."""
         self._live = Live(console=console, get_renderable=self._draw, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> Table:
@@ -108,6 +110,8 @@ class Table(AbstractContextManager["Table"]):
         self._record = record
         if isinstance(event, DataPrepared):
             self._training_since = self._clock()
+            self._before = {trial.trial_key: (trial.step, trial.tokens) for trial in record.trials.values()}
+            self._going_on = set(self._before)
             self.say(describe(event, record) or "")
 
     def say(self, line: str) -> None:
@@ -117,6 +121,9 @@ class Table(AbstractContextManager["Table"]):
     def latest(self, steps: Mapping[str, StepRecord]) -> None:
         """See `Progress`."""
         self._steps = steps
+        for key in self._going_on & steps.keys():
+            self._before[key] = steps[key].step, steps[key].tokens
+        self._going_on -= steps.keys()
 
     def _trials(self) -> list[TrialRecord]:
         """The trials where they stand now, between reports too."""
@@ -131,7 +138,7 @@ class Table(AbstractContextManager["Table"]):
         now = self._clock()
         counts = " ".join(f"{count} {state.lower()}" for state, count in self._record.counts().items())
         words = [
-            _clock_text(now - self._started),
+            _clock_text(self._record.seconds_spent(now)),
             f"{len(self._record.trials)}{f'/{self._planned}' if self._planned else ''} trials",
             counts,
         ]
@@ -139,16 +146,24 @@ class Table(AbstractContextManager["Table"]):
         best = min(fit, key=lambda trial: trial.best_eval_loss, default=None)
         if best is not None and best.best_step is not None:
             words.append(f"best {best.best_eval_loss:.4f} (t{best.number:02d})")
+        return " · ".join(word for word in [*words, *self._speed(now)] if word)
+
+    def _speed(self, now: float) -> list[str]:
+        """Tokens per second and the time that is left, by what was done since this driver's training began."""
+        if self._training_since is None or now <= self._training_since:
+            return []
         trials = self._trials()
         steps = sum(trial.step for trial in trials)
-        if self._training_since is not None and steps and now > self._training_since:
-            seconds = now - self._training_since
-            tokens = sum(trial.tokens for trial in trials)
-            words.append(f"{tokens / seconds:.0f} tokens/s")
-            if self._expected_steps is not None:
-                left = max(0.0, (self._expected_steps - steps) * seconds / steps)
-                words.append(f"about {_clock_text(left)} left")
-        return " · ".join(word for word in words if word)
+        done = steps - sum(steps for steps, _ in self._before.values())
+        tokens = sum(trial.tokens for trial in trials) - sum(tokens for _, tokens in self._before.values())
+        if done <= 0:
+            return []
+        seconds = now - self._training_since
+        words = [f"{tokens / seconds:.0f} tokens/s"]
+        if self._expected_steps is not None:
+            left = max(0.0, (self._expected_steps - steps) * seconds / done)
+            words.append(f"about {_clock_text(left)} left")
+        return words
 
 
 def _at(trial: TrialRecord, latest: StepRecord | None) -> TrialRecord:

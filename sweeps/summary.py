@@ -13,11 +13,11 @@ from rich.console import Console
 
 from sweeps import tables
 from sweeps.folder import SweepFolder
-from sweeps.lifecycle import SweepRecord
 from sweeps.load import Sweep
 from sweeps.plan import Plan
 from sweeps.progress import Lines, Progress, Table
 from sweeps.selection import choose
+from sweeps.spent import Spent
 from sweeps.tracking.uris import without_password
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def displays(started: float, expected_steps: int | None = None, trials: int | No
         out = console()
         out.print(f"sweep folder: {folder.path}", markup=False, soft_wrap=True)
         if out.is_terminal:
-            return Table(out, started, time.time, expected_steps, trials)
+            return Table(out, time.time, expected_steps, trials)
         return Lines(out, started, time.time)
 
     return display
@@ -83,7 +83,7 @@ def show(sweep: Sweep, result: Result) -> None:
     if compared is not None:
         lines.append(f"      {compared}")
     counts = ", ".join(f"{count} {state}" for state, count in record.counts().items())
-    lines.append(f"{counted(len(record.trials), 'trial')}{f' ({counts})' if counts else ''} in {_duration(record)}")
+    lines.append(f"{counted(len(record.trials), 'trial')}{f' ({counts})' if counts else ''}{_spent(result.spent)}")
     if record.ended is not None and record.ended.reason == "budget":
         lines.append(f"the sweep ended early: {record.ended.message}")
     peak = max((trial.peak_memory_bytes for trial in record.trials.values()), default=0)
@@ -101,10 +101,13 @@ def counted(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
-def _duration(record: SweepRecord) -> str:
-    """What the sweep took, under all of its drivers."""
-    seconds = int(record.spent_seconds + max(0.0, (record.latest or 0.0) - (record.resumed or 0.0)))
-    return f"{seconds // 60} min {seconds % 60:02d} s"
+def _spent(spent: Spent) -> str:
+    """What the sweep took, and what early stopping saved."""
+    words = f" in {int(spent.seconds) // 60} min {int(spent.seconds) % 60:02d} s, {counted(spent.steps, 'step')}"
+    if spent.full_steps > spent.steps:
+        saved = spent.full_steps - spent.steps
+        words += f"; early stopping saved {saved} of {spent.full_steps} steps ({saved / spent.full_steps:.0%})"
+    return words
 
 
 def _next_steps(sweep: Sweep, result: Result) -> list[str]:

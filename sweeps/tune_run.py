@@ -24,7 +24,7 @@ from sweeps import tune_memory
 from sweeps.config import SweepConfig, size_bytes
 from sweeps.folder import SweepFolder, read_events
 from sweeps.journal import Journal
-from sweeps.lifecycle import DataPrepared, SweepEnded, TrialEnded, TrialReported, TrialState
+from sweeps.lifecycle import DataPrepared, HostsStarted, SweepEnded, TrialEnded, TrialReported, TrialState
 from sweeps.progress import Progress
 from sweeps.stop import Reason, StopRequest
 from sweeps.trials import TrialSource
@@ -67,6 +67,7 @@ class Driver:
         Raises:
             HostError: no host can run; the message says what to mend.
         """
+        since = self.clock()
         self._broker = broker.create(self.config.base, room, self.config.cluster.hosts)
         starting = self._broker.start.remote()
         answer: broker.Ready | broker.NotReady | None = None
@@ -78,6 +79,15 @@ class Driver:
         if isinstance(answer, broker.NotReady):
             raise HostError(answer.message)
         self.hosts = answer.hosts
+        self.journal.add(
+            HostsStarted(
+                time=self.clock(),
+                since=since,
+                hosts=len(answer.hosts),
+                slots=answer.slots,
+                device=answer.hosts[0].device,
+            )
+        )
         summary = answer.data.model_dump()
         self.journal.add(DataPrepared(time=self.clock(), summary=summary))
         return answer

@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +29,7 @@ from sweeps.lifecycle import (
 from sweeps.names import run_name
 from sweeps.points import ALWAYS_LOGGED
 from sweeps.selection import choose
+from sweeps.spent import spent
 from sweeps.tables import markdown
 from sweeps.tracking.client import Point, Runs, is_refusal
 from sweeps.tracking.uris import without_password
@@ -217,13 +219,13 @@ class MlflowSink:
             "sweep.state": event.reason,
             "mlflow.note.content": markdown(record, decision),
         }
-        points = []
+        points = spent_points(record, self._config.budget.steps_per_trial)
         if decision.winner is not None:
             best = decision.winner
             # Found, not remembered: an earlier driver may have opened it.
             run_id = self._open_child(runs, best.trial_key, record, event.time)
             tags |= {"sweep.best_trial_key": best.trial_key, "sweep.best_run": run_id}
-            points = [Point("best_eval_loss", best.best_eval_loss, event.time, best.best_step or 0)]
+            points.append(Point("best_eval_loss", best.best_eval_loss, event.time, best.best_step or 0))
         runs.remove_doubles(self._sweep_id, [parent, *self.run_ids.values()])
         for left, key in runs.still_running(self._sweep_id).items():
             # MLflow did not take the end of this trial.
@@ -259,6 +261,12 @@ def step_points(history: Iterable[StepRecord]) -> list[Point]:
             Point("grad_norm", step.grad_norm, step.time, step.step),
         ]
     return points
+
+
+def spent_points(record: SweepRecord, steps_per_trial: int) -> list[Point]:
+    """What the sweep has spent, as metric points of its parent run."""
+    found = asdict(spent(record, steps_per_trial))
+    return [Point(key, float(value), record.latest or 0.0, 0) for key, value in found.items() if value is not None]
 
 
 def _packages() -> dict[str, str]:

@@ -101,7 +101,7 @@ def statuses(folder: Path) -> dict[str, set[str]]:
 def test_a_toy_sweep_is_the_same_in_its_answer_its_events_and_mlflow(start, home):
     answer = succeeded(start("toy", "budget.trials=8", "seed=3"))
     sweep = home / "results" / "toy"
-    assert answer.keys() == {"sweep", "dir", "parent_run", "trials", "states", "best"}
+    assert answer.keys() == {"sweep", "dir", "parent_run", "trials", "states", "best", "spent"}
     assert answer["dir"] == str(sweep)
     assert answer["trials"] == sum(answer["states"].values()) == 8
     assert answer["states"].keys() <= {"COMPLETED", "STOPPED"}
@@ -115,6 +115,19 @@ def test_a_toy_sweep_is_the_same_in_its_answer_its_events_and_mlflow(start, home
     assert parent.data.tags["sweep.id"] == answer["sweep"]
     assert_best_is_the_lowest_curve(answer, sweep)
     assert_mlflow_agrees_on_the_best(answer, home)
+    assert_what_was_spent_is_told(answer, sweep, parent)
+
+
+def assert_what_was_spent_is_told(answer: dict, sweep: Path, parent) -> None:
+    trials = runs.record(sweep).trials.values()
+    told = answer["spent"]
+    assert told["steps"] == sum(trial.step for trial in trials) < told["full_steps"] == 8 * 27
+    assert told["tokens"] == sum(trial.tokens for trial in trials) > 0
+    assert told["gpu_hours"] == 0
+    spent = {name: parent.data.metrics[name] for name in told}
+    assert spent == pytest.approx(told)
+    # One host, and it took a while until it was asked for.
+    assert 0 < parent.data.metrics["host_seconds"] < told["seconds"]
 
 
 def assert_best_is_the_lowest_curve(answer: dict, sweep: Path) -> None:

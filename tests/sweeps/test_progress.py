@@ -7,13 +7,16 @@ from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
-from sweep_events import ended, history, record, reported, started
+from sweep_events import begun, ended, history, record, reported, started
 
-from sweeps.lifecycle import SweepRecord, TrialState
+from sweeps.lifecycle import DataPrepared, SweepRecord, TrialState
 from sweeps.progress import QUIET_SECONDS, Lines, Table
 
 NAMED = {"r": 8, "lora_alpha": 16, "target_modules": "attention-qv", "learning_rate": 3e-4}
 EVENTS = [started("aaaa", 0, **NAMED), started("bbbb", 1, **NAMED), reported("aaaa", 3, 0.7)]
+PREPARED = DataPrepared(
+    time=98.0, summary=dict.fromkeys(["train_rows", "eval_rows", "longest_row", "truncated_rows", "dropped_rows"], 7)
+)
 
 
 class Clock:
@@ -77,13 +80,36 @@ def drawn(table: Table, out: Console) -> str:
 
 
 def test_the_table_counts_steps_between_reports(out: Console, clock: Clock) -> None:
-    table = Table(out, 100.0, clock, 54, 2)
+    table = Table(out, clock, 54, 2)
     table(EVENTS[-1], record(EVENTS))
     table.latest(steps(aaaa=2, bbbb=7))
     rows = {line.split()[0]: line.split() for line in drawn(table, out).splitlines() if line.strip().startswith("t0")}
     # A step that is older than the last report is not shown.
     assert (rows["t00"][5], rows["t01"][5]) == ("3", "7")
     assert "2/2 trials" in drawn(table, out)
+
+
+def test_tokens_per_second_are_those_of_the_present_driver(out: Console, clock: Clock) -> None:
+    table = Table(out, clock, None, 2)
+    events = [begun(), EVENTS[0], EVENTS[2], begun(90.0), PREPARED]
+    table(PREPARED, record(events))
+    events.append(started("bbbb", 1, 101.0))
+    table(events[-1], record(events))
+    clock.now += 10
+    assert "tokens/s" not in drawn(table, out)
+    # The first of them goes on from a snapshot behind its report: those steps were another driver's.
+    table.latest(steps(aaaa=5))
+    clock.now += 10
+    table.latest(steps(aaaa=8, bbbb=1))
+    assert "20 tokens/s" in drawn(table, out)
+
+
+def test_the_clock_shows_what_all_drivers_took(out: Console, clock: Clock) -> None:
+    table = Table(out, clock, None, 2)
+    whole = [begun(), *EVENTS, begun(90.0)]
+    table(whole[-1], record(whole))
+    # The first driver until its last event, at 13, and ten seconds of this one.
+    assert drawn(table, out).splitlines()[-1].startswith("0:23 ")
 
 
 def test_nothing_is_on_the_way_before_the_first_event(out: Console, clock: Clock) -> None:

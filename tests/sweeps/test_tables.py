@@ -177,7 +177,7 @@ def test_markup_in_a_message_is_no_markup() -> None:
 
 def test_the_live_table_shows_trials_best_and_time_left() -> None:
     now = 10.0
-    table = Table(Console(file=io.StringIO()), 0.0, lambda: now, expected_steps=36, planned=8)
+    table = Table(Console(file=io.StringIO()), lambda: now, expected_steps=36, planned=8)
     found = SweepRecord()
     counts = dict.fromkeys(["train_rows", "eval_rows", "longest_row", "truncated_rows", "dropped_rows"], 7)
     data = DataPrepared(time=0.0, summary=counts)
@@ -197,14 +197,14 @@ def test_the_live_table_shows_trials_best_and_time_left() -> None:
 
 
 def test_the_live_best_may_still_be_running() -> None:
-    table = Table(Console(file=io.StringIO()), 0.0, lambda: 0.0, expected_steps=36, planned=8)
+    table = Table(Console(file=io.StringIO()), lambda: 0.0, expected_steps=36, planned=8)
     running = sweep(started("e", 4, **PARAMS), reported("e", 3, 0.5))
     table(begun(), running)
     assert "best 0.5000 (t04)" in text(table._draw())
 
 
 def test_the_live_table_keeps_the_latest_notes() -> None:
-    table = Table(Console(file=io.StringIO()), 0.0, lambda: 0.0, 1, 1)
+    table = Table(Console(file=io.StringIO()), lambda: 0.0, 1, 1)
     for number in range(9):
         table.say(f"note {number}")
     shown = text(table._draw())
