@@ -14,6 +14,7 @@ from sweep_events import begun, history, reported
 from sweeps.lifecycle import (
     DataPrepared,
     Event,
+    HostsStarted,
     SweepEnded,
     SweepStarted,
     TrialEnded,
@@ -53,6 +54,14 @@ REPORTS = st.builds(
 )
 EVENTS: list[st.SearchStrategy[Event]] = [
     st.builds(SweepStarted, time=FINITE, config=TEXT),
+    st.builds(
+        HostsStarted,
+        time=FINITE,
+        since=FINITE,
+        hosts=st.integers(1, 99),
+        slots=st.integers(1, 99),
+        device=st.sampled_from(["cpu", "cuda"]),
+    ),
     st.builds(DataPrepared, time=FINITE, summary=SCALARS),
     st.builds(TrialStarted, time=FINITE, trial_key=TEXT, number=st.integers(0, 10**6), params=SCALARS, spec=TEXT),
     st.builds(TrialReported, time=FINITE, trial_key=TEXT, report=REPORTS, adapter=st.none() | TEXT),
