@@ -18,6 +18,11 @@ from trainables.specs import DataSpec, Spec, TrialSpec
 BASE = "base"
 """The name that the base without an adapter is scored under."""
 _HARMLESS = (".json", ".md")
+_KEEPING = (True, False, None, "gaussian", "eva")
+"""Values of init_lora_weights that never look at the base's weights when an adapter is loaded. Of the others, pissa,
+olora, corda, loftq and lora_ga change them (peft 0.21 tuners/lora/layer.py, update_layer)."""
+_TRAINED_BESIDE = ("modules_to_save", "trainable_token_indices", "layer_replication")
+"""Fields by which an adapter brings parts of the base itself; `unload` leaves those in it."""
 
 
 class Request(Spec):
@@ -119,6 +124,7 @@ def problems(base: TrialSpec, files: Mapping[str, bytes], *, same_source: bool =
         return [*found, "adapter_config.json: not a LoRA adapter"]
     if config.get("auto_mapping"):
         found.append("adapter_config.json: auto_mapping names code to import")
+    found += _touches_base(config)
     if not same_source:
         return found
     source, revision = config.get("base_model_name_or_path"), config.get("revision")
@@ -128,6 +134,20 @@ def problems(base: TrialSpec, files: Mapping[str, bytes], *, same_source: bool =
     if (revision or "main") != (base.base_model.revision or "main"):
         wanted = base.base_model.revision or "main"
         found.append(f"adapter_config.json: revision is {revision!r}, the sweep's is {wanted!r}")
+    return found
+
+
+def _touches_base(config: Mapping[str, Any]) -> list[str]:
+    """Why the adapter would change the base that the adapters after it are scored on."""
+    rule = "it may change the base that other adapters share: only plain LoRA on a frozen base is scored"
+    found = []
+    init = config.get("init_lora_weights", True)
+    if not any(init is keeping or (isinstance(init, str) and init == keeping) for keeping in _KEEPING):
+        way_out = "convert it to plain LoRA with PEFT's path_initial_model_for_weight_conversion"
+        found.append(f"adapter_config.json: init_lora_weights is {init!r}: {rule}; {way_out}")
+    if config.get("bias", "none") != "none":
+        found.append(f"adapter_config.json: bias is {config['bias']!r}: {rule}")
+    found += [f"adapter_config.json: {name} is set: {rule}" for name in _TRAINED_BESIDE if config.get(name)]
     return found
 
 

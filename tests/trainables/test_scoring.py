@@ -175,6 +175,12 @@ def test_the_parts_say_how_to_find_the_base(trained):
         ({"adapter_config.json": None}, "adapter_config.json: missing, or not JSON"),
         ({"adapter_config.json": b"[]"}, "not a LoRA adapter"),
         ({"auto_mapping": {"parent_library": "os"}}, "auto_mapping names code to import"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa': it may change the base"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is 'pissa_niter_4': it may change the base"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights is 'olora': it may change the base"),
+        ({"init_lora_weights": ["loftq"]}, "init_lora_weights is ['loftq']: it may change the base"),
+        ({"bias": "all"}, "bias is 'all': it may change the base"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save is set: it may change the base"),
     ],
 )
 def test_what_is_no_adapter_of_this_base_is_refused(trained, change, problem):
@@ -209,6 +215,18 @@ def test_a_candidate_names_the_sweeps_base_and_a_champion_may_name_another_place
     assert [problem in line for line in found] == ([] if problem is None else [True])
     assert scoring.problems(base, files, same_source=False) == []
     assert scorer.score(Request(rows="eval", adapters={"champion": files})) == before
+
+
+def test_an_adapter_with_another_harmless_initialisation_is_scored_and_leaves_nothing_behind(trained):
+    _, adapters, scorer, _ = trained
+    before = scorer.score(Request(rows="eval", with_base=True, adapters=files(adapters)))
+    good = dict(adapters["weak"].files)
+    for init in ("gaussian", "eva", False):
+        config = {**json.loads(good["adapter_config.json"]), "init_lora_weights": init, "r": 4}
+        good["adapter_config.json"] = json.dumps(config).encode()
+        found = scorer.score(Request(rows="eval", adapters={"other": good}))
+        assert found.scores["other"] == before.scores["weak"], init
+    assert scorer.score(Request(rows="eval", with_base=True, adapters=files(adapters))) == before
 
 
 def test_weights_that_are_cut_short_are_refused(trained):
