@@ -127,7 +127,7 @@ def launch(file: File, changes: Changes = None, promote: Promoting = False, as_j
     with mistakes():
         sweep = _load(file, changes)
         _check_promotion(sweep, promote)
-        planned = preflight.plan_here(sweep)
+        planned = preflight.plan_here(sweep, to_launch=True)
         _show_plan(planned)
 
         result = launching.launch(sweep, summary.displays(started, planned.expected_steps, planned.trials))

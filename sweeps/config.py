@@ -85,7 +85,8 @@ class ClusterConfig(Spec):
     slots_per_host: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Trials that train at once on a host. auto: what memory holds and saturates the device, at most a third of all."""
     gpu_memory: Annotated[str, BeforeValidator(_is_size)] | None = None
-    """Memory of one GPU, such as 24GB: lets `plan` count slots for GPUs that this machine does not have."""
+    """Memory of one GPU, such as 24GB: lets `plan` count slots for GPUs that this machine does not have. A sweep that
+    runs on this machine (profile local) goes by the device that is here."""
 
 
 def _is_tracking_uri(value: object) -> object:

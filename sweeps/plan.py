@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
@@ -15,6 +15,8 @@ from sweeps.snapshots import KEPT
 from trainables.contract import Device, Need
 from trainables.specs import TrialSpec
 
+DEVICES: Mapping[Device, str] = {"cpu": "CPU", "cuda": "GPU"}
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -26,6 +28,10 @@ class Machine:
     """Free memory of each host's device; None when it cannot be known here."""
     disk_bytes: int | None = None
     """Free room where the sweep's folder goes; None when it cannot be known."""
+    place: str = "on this machine"
+    """Where that is, in words."""
+    unused: str | None = None
+    """The cluster.gpu_memory that the sweep will not go by."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,8 @@ class Plan:
     slots_per_host: int | None
     """None when the memory of the hosts, or the size of the model, is unknown here: each host decides."""
     device: Device
+    place: str
+    """Where the hosts are, in words: a plan may be for another machine than this one."""
     memory_bytes: int | None
     """Estimated memory of one host with these slots."""
     disk_bytes: int | None
@@ -75,6 +83,7 @@ def plan(config: SweepConfig, space: SearchSpace, need: Need | None, machine: Ma
         hosts=machine.hosts,
         slots_per_host=slots,
         device=machine.device,
+        place=machine.place,
         memory_bytes=memory,
         disk_bytes=trials * need.adapter_bytes + live if need is not None else None,
         warnings=(),
@@ -159,6 +168,12 @@ def _search_warnings(config: SweepConfig, space: SearchSpace, planned: Plan) -> 
 def _memory_warnings(config: SweepConfig, planned: Plan, machine: Machine) -> list[str]:
     model, memory = config.model, planned.memory_bytes
     found = []
+    if machine.unused is not None:
+        found.append(
+            f"cluster.gpu_memory {machine.unused} is not used: the sweep runs on this machine's "
+            f"{DEVICES[machine.device]}, as cluster.profile=local does; GPUs elsewhere are joined with "
+            "cluster.profile=attached"
+        )
     if model is not None and model.facts is not None and model.own_facts is None:
         found.append(
             f"model.facts are of {model.facts.of}, not of model.source {model.source}: they are not used; give those "

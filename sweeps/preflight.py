@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from cluster import devices
 from sweeps import plan
@@ -15,13 +16,17 @@ from trainables import registry
 from trainables.contract import Need
 
 
-def plan_here(sweep: Sweep) -> plan.Plan:
-    """The plan, with this machine's memory where the sweep runs here and the recipe's where it does not.
+def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
+    """The plan, with this machine's memory where the sweep runs here, and with cluster.gpu_memory where that is given.
+
+    Args:
+        sweep: what is to run.
+        to_launch: it starts now, so a sweep that runs here is planned for the device that is here.
 
     Raises:
         ConfigError: not one adapter fits into budget.disk.
     """
-    machine = replace(_machine(sweep.config), disk_bytes=_free_disk(Path(sweep.config.storage)))
+    machine = replace(_machine(sweep.config, to_launch), disk_bytes=_free_disk(Path(sweep.config.storage)))
     need = registry.find(sweep.config.trainable).need(
         sweep.config.base, plan.largest(sweep.config, sweep.space), machine.device
     )
@@ -46,16 +51,23 @@ def _free_disk(storage: Path) -> int | None:
     return shutil.disk_usage(there).free if there is not None else None
 
 
-def _machine(config: SweepConfig) -> plan.Machine:
-    asked = config.cluster.hosts
-    if config.cluster.gpu_memory is not None:
-        return plan.Machine("cuda", 1 if asked == "auto" else asked, _share(size_bytes(config.cluster.gpu_memory)))
+def _machine(config: SweepConfig, to_launch: bool) -> plan.Machine:
+    memory, hosts = config.cluster.gpu_memory, config.cluster.hosts
+    gpu_bytes = None if memory is None else _share(size_bytes(memory))
     if (config.cluster.address or "local") != "local":
-        return plan.Machine("cuda", 1 if asked == "auto" else asked, None)
+        place = "on a Ray cluster" if memory is None else f"on a Ray cluster with GPUs of {memory}"
+        return plan.Machine("cuda", 1 if hosts == "auto" else hosts, gpu_bytes, place=place)
+    if memory is None or to_launch:
+        return replace(_this_machine(hosts), unused=memory)
+    place = f"on a GPU of {memory}, not on this machine"
+    return plan.Machine("cuda", 1 if hosts == "auto" else hosts, gpu_bytes, place=place)
+
+
+def _this_machine(hosts: int | Literal["auto"]) -> plan.Machine:
     gpus = devices.gpus()
     if gpus:
-        return plan.Machine("cuda", gpus if asked == "auto" else asked, _share(devices.free_bytes("cuda")))
-    hosts = 1 if asked == "auto" else asked
+        return plan.Machine("cuda", gpus if hosts == "auto" else hosts, _share(devices.free_bytes("cuda")))
+    hosts = 1 if hosts == "auto" else hosts
     return plan.Machine("cpu", hosts, _share(devices.free_bytes("cpu")) // hosts)
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from sweeps import tables
 from sweeps.folder import SweepFolder
 from sweeps.load import Sweep
-from sweeps.plan import Plan
+from sweeps.plan import DEVICES, Plan
 from sweeps.progress import Lines, Progress, Table
 from sweeps.selection import choose
 from sweeps.spent import Spent
@@ -38,13 +38,12 @@ def plan_lines(plan: Plan) -> list[str]:
         f"plan: {counted(plan.trials, 'trial')}, reports at {steps} {rungs}; "
         f"about {plan.expected_steps} steps in all{saved}"
     ]
-    device = {"cpu": "CPU", "cuda": "GPU"}[plan.device]
-    hosts = counted(plan.hosts, f"{device} host")
+    hosts = f"{plan.place}: {counted(plan.hosts, f'{DEVICES[plan.device]} host')}"
     disk = f"; up to {_size(plan.disk_bytes)} on disk" if plan.disk_bytes else ""
     if plan.slots_per_host is None:
         lines.append(f"      {hosts}; each decides on its slots from its free memory{disk}")
     else:
-        memory = f": about {plan.memory_bytes / 1e9:.1f} GB per host at most" if plan.memory_bytes is not None else ""
+        memory = f", about {plan.memory_bytes / 1e9:.1f} GB per host at most" if plan.memory_bytes is not None else ""
         lines.append(f"      {hosts} with {counted(plan.slots_per_host, 'slot')}{memory}{disk}")
     return lines + [f"warning: {warning}" for warning in plan.warnings]
 

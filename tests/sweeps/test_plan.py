@@ -15,6 +15,7 @@ from sweeps import load, preflight
 from sweeps.config import SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.plan import Machine, Plan, at_most, largest, plan
+from sweeps.summary import plan_lines
 from trainables.contract import Need
 
 RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
@@ -240,9 +241,9 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "free_bytes", lambda device: {"cpu": 10**9, "cuda": 10**10}[device])
 
 
-def here(**cluster: Any) -> Plan:
+def here(to_launch: bool = False, **cluster: Any) -> Plan:
     config, space = toy(RATES, cluster=cluster)
-    return preflight.plan_here(load.Sweep(config, space))
+    return preflight.plan_here(load.Sweep(config, space), to_launch)
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -263,6 +264,38 @@ def test_the_plan_is_for_where_the_sweep_will_run(
 ) -> None:
     found = here(**cluster)
     assert (found.device, found.hosts, found.slots_per_host) == (device, hosts, slots)
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize(
+    ("cluster", "place"),
+    [
+        ({}, "on this machine: 1 CPU host with 4 slots"),
+        ({"gpu_memory": "16GB"}, "on a GPU of 16GB, not on this machine: 1 GPU host with 4 slots"),
+        ({"address": "auto"}, "on a Ray cluster: 1 GPU host; each decides"),
+        ({"address": "auto", "gpu_memory": "24GB"}, "on a Ray cluster with GPUs of 24GB: 1 GPU host with"),
+    ],
+)
+def test_the_plan_says_for_which_device_it_is(cluster: dict[str, Any], place: str) -> None:
+    found = here(**cluster)
+    assert plan_lines(found)[1].strip().startswith(place)
+    assert not [line for line in found.warnings if "gpu_memory" in line]
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_launch_is_planned_for_the_device_that_is_there() -> None:
+    found = here(to_launch=True, gpu_memory="16GB")
+    assert (found.device, found.place) == ("cpu", "on this machine")
+    assert found.warnings[0].startswith("cluster.gpu_memory 16GB is not used: the sweep runs on this machine's CPU")
+    assert here(to_launch=True, address="auto", gpu_memory="24GB").place == "on a Ray cluster with GPUs of 24GB"
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_launch_on_this_machines_gpu_has_the_memory_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "gpus", lambda: 1)
+    found = here(to_launch=True, gpu_memory="999GB", slots_per_host=1)
+    assert (found.device, found.place) == ("cuda", "on this machine")
+    assert found.warnings[0].startswith("cluster.gpu_memory 999GB is not used: the sweep runs on this machine's GPU")
 
 
 @pytest.mark.usefixtures("no_gpu")
