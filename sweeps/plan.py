@@ -103,8 +103,8 @@ def _trials(config: SweepConfig, space: SearchSpace) -> int:
     distinct = config.searcher.size(space)
     if distinct is None:
         return config.budget.trials
-    starts_outside = config.searcher.start_with_default and not space.contains(points.default(config.base, space))
-    return min(config.budget.trials, distinct + int(starts_outside))
+    starts_outside = config.searcher.start_with_default and points.outside(config.base, space)
+    return min(config.budget.trials, distinct + bool(starts_outside))
 
 
 def at_most(config: SweepConfig) -> int:
@@ -158,11 +158,22 @@ def _search_warnings(config: SweepConfig, space: SearchSpace, planned: Plan) -> 
             "the space leaves training.learning_rate alone: it matters most, and the best value moves with the other "
             "fields; add training.learning_rate: {loguniform: [2.0e-5, 2.0e-3]}"
         )
+    outside = points.outside(config.base, space) if config.searcher.start_with_default else {}
+    if outside:
+        values = ", ".join(f"{field} {_shown(value)}" for field, value in outside.items())
+        found.append(
+            f"t00 is the default configuration, which lies outside the space ({values}): it is trained and ranked with "
+            "the others; search its values too, change them, or set searcher.start_with_default=false"
+        )
     if planned.trials < config.budget.trials:
         found.append(
             f"the space has {planned.trials} different trials, fewer than budget.trials {config.budget.trials}"
         )
     return found
+
+
+def _shown(value: Value) -> str:
+    return ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _memory_warnings(config: SweepConfig, planned: Plan, machine: Machine) -> list[str]:

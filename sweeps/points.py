@@ -36,6 +36,11 @@ def default(base: TrialSpec, space: SearchSpace) -> dict[str, Value]:
     return space.restrict({field: base_value(base, field) for field in space.domains})
 
 
+def outside(base: TrialSpec, space: SearchSpace) -> dict[str, Value]:
+    """The values of `base` itself that the space does not hold: searched field -> value."""
+    return {field: value for field, value in default(base, space).items() if not space.domains[field].contains(value)}
+
+
 def apply(base: TrialSpec, point: Point, sweep_seed: int) -> TrialSpec:
     """The specification of the trial at `point`; raises pydantic.ValidationError for values out of range."""
     raw: dict[str, Any] = base.model_dump()

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from rich.console import Console
 
-from sweeps import tables
+from sweeps import points, tables
 from sweeps.folder import SweepFolder
 from sweeps.load import Sweep
 from sweeps.plan import DEVICES, Plan
@@ -70,12 +70,15 @@ def show(sweep: Sweep, result: Result) -> None:
     out = console()
     record = result.record
     decision = choose(record.trials.values())
+    starts_with_default = sweep.config.searcher.start_with_default
+    outside = starts_with_default and bool(points.outside(sweep.config.base, sweep.space))
     out.print()
     if record.trials:
-        out.print(tables.terminal(record, tables.order(record)))
+        note = "t00: the default configuration, outside the space" if outside else None
+        out.print(tables.terminal(record, tables.order(record), note))
         out.print()
     lines = [f"best: {decision.why}"] if decision.winner is None else []
-    compared = tables.against_default(record, decision, sweep.config.searcher.start_with_default)
+    compared = tables.against_default(record, decision, starts_with_default, outside)
     if decision.winner is not None:
         best = decision.winner
         lines.append(f"best: t{best.number:02d}, eval_loss {best.best_eval_loss:.4f} at step {best.best_step}")

@@ -21,10 +21,10 @@ def order(record: SweepRecord) -> list[TrialRecord]:
     return ranked + sorted(rest, key=lambda trial: trial.number)
 
 
-def terminal(record: SweepRecord, trials: Sequence[TrialRecord]) -> Table:
-    """The trials as a table for people."""
+def terminal(record: SweepRecord, trials: Sequence[TrialRecord], note: str | None = None) -> Table:
+    """The trials as a table for people, with a note below it."""
     params = _params(trials)
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", caption=note, caption_justify="left")
     for name in ("trial", *(_SHORT.get(name, name) for name in params), "steps", "best eval_loss", "at", "state"):
         table.add_column(name, justify="left" if name in ("modules", "state") else "right", no_wrap=True)
     for trial in trials:
@@ -55,18 +55,28 @@ def markdown(record: SweepRecord, decision: Decision) -> str:
     return "\n".join(lines)
 
 
-def against_default(record: SweepRecord, decision: Decision, starts_with_default: bool) -> str | None:
-    """The best trial compared with the default configuration, which is trial 0."""
+def against_default(
+    record: SweepRecord, decision: Decision, starts_with_default: bool, is_outside: bool = False
+) -> str | None:
+    """The best trial compared with the default configuration, which is trial 0.
+
+    Args:
+        record: the sweep's.
+        decision: its best trial.
+        starts_with_default: whether trial 0 is the default configuration.
+        is_outside: whether that lies outside the search space.
+    """
+    name = "t00, outside the space" if is_outside else "t00"
     default = next((t for t in record.trials.values() if t.number == 0), None) if starts_with_default else None
     if decision.winner is None or default is None or not rank([default]):
         return None
     if default.trial_key == decision.winner.trial_key:
-        return f"the default configuration (t00) is the best: eval_loss {default.best_eval_loss:.4f}"
+        return f"the default configuration ({name}) is the best: eval_loss {default.best_eval_loss:.4f}"
     gain = default.best_eval_loss - decision.winner.best_eval_loss
     until = f"stopped at step {default.step}" if default.state.value == "STOPPED" else f"{default.step} steps"
     return (
         f"t{decision.winner.number:02d} has eval_loss {decision.winner.best_eval_loss:.4f}, the default configuration "
-        f"(t00, {until}) {default.best_eval_loss:.4f}: {gain:.4f} lower ({gain / default.best_eval_loss:.0%})"
+        f"({name}, {until}) {default.best_eval_loss:.4f}: {gain:.4f} lower ({gain / default.best_eval_loss:.0%})"
     )
 
 

@@ -155,7 +155,7 @@ WARNINGS: list[tuple[str, dict[str, Any]]] = [
         {"budget": {"steps_per_trial": 3}},
     ),
     ("16 slots for 16 trials: all of them run at once", {"cluster": {"slots_per_host": 16}}),
-    (BEST_LEFT_ALONE, {"space": {"adapter.r": {"uniform": [1, 2]}}}),
+    (BEST_LEFT_ALONE, {"space": {"adapter.lora_dropout": {"uniform": [0, 0.1]}}}),
     (
         "the space has 2 different trials, fewer than budget.trials 6",
         {
@@ -177,6 +177,33 @@ def test_each_bad_plan_has_its_warning_and_no_other(warning: str, setting: dict[
     else:
         found = planned(**setting).warnings
     assert [line.startswith(warning) for line in found] == ([True] if warning else [])
+
+
+RANKS = {"adapter.r": {"choice": [4, 8]}}
+ALPHAS = {"choice": [9]}
+ONLY_RSLORA = {
+    "adapter.use_rslora": {"choice": [True, False]},
+    "adapter.lora_alpha": ALPHAS | {"when": {"adapter.use_rslora": True}},
+}
+
+
+@pytest.mark.parametrize(
+    ("space", "sections", "fields"),
+    [
+        (RANKS, {}, "adapter.r 16"),
+        (RANKS | {"adapter.lora_alpha": ALPHAS}, {}, "adapter.r 16, adapter.lora_alpha 32"),
+        (RANKS, {"adapter": {"r": 8}}, None),
+        (RANKS, {"searcher": {"kind": "random", "start_with_default": False}}, None),
+        (ONLY_RSLORA, {}, None),
+    ],
+    ids=["outside", "two fields", "inside", "without the default", "a field that it does not search"],
+)
+def test_a_default_outside_the_space_is_told(
+    space: dict[str, Any], sections: dict[str, Any], fields: str | None
+) -> None:
+    found = [line for line in planned(RATES | space, **sections).warnings if "outside the space" in line]
+    said = f"t00 is the default configuration, which lies outside the space ({fields})"
+    assert [line.startswith(said) for line in found] == ([] if fields is None else [True])
 
 
 def test_several_hosts_count_all_their_slots() -> None:

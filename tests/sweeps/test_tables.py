@@ -60,6 +60,13 @@ def test_the_terminals_table_shows_each_trial_in_a_line() -> None:
     assert lines[4].split() == ["t03", "16", "32", "attention-qv", "0.0002", "0", "-", "FAILED"]
 
 
+def test_a_note_stands_below_the_table() -> None:
+    found = sweep()
+    lines = text(tables.terminal(found, tables.order(found), "t00: outside the space")).splitlines()
+    assert lines[-1].strip() == "t00: outside the space"
+    assert len(lines) == 6
+
+
 def test_markdown_begins_with_the_answer() -> None:
     found = sweep()
     lines = tables.markdown(found, choose(found.trials.values())).splitlines()
@@ -77,8 +84,8 @@ def test_markdown_says_why_there_is_no_best() -> None:
 # Against the default
 
 
-def compared(found: SweepRecord, starts_with_default: bool = True) -> str | None:
-    return tables.against_default(found, choose(found.trials.values()), starts_with_default)
+def compared(found: SweepRecord, starts_with_default: bool = True, is_outside: bool = False) -> str | None:
+    return tables.against_default(found, choose(found.trials.values()), starts_with_default, is_outside)
 
 
 def test_the_best_is_compared_with_the_default() -> None:
@@ -94,6 +101,14 @@ def test_a_default_that_went_to_its_end_says_so() -> None:
 def test_the_default_itself_can_be_the_best() -> None:
     found = sweep(reported("a", 9, 0.5), ended("a", TrialState.COMPLETED))
     assert compared(found) == "the default configuration (t00) is the best: eval_loss 0.5000"
+
+
+def test_a_default_outside_the_space_says_so() -> None:
+    assert "the default configuration (t00, outside the space, stopped at step 3) 2.0" in (
+        compared(sweep(), is_outside=True) or ""
+    )
+    found = sweep(reported("a", 9, 0.5), ended("a", TrialState.COMPLETED))
+    assert "the default configuration (t00, outside the space) is the best" in (compared(found, is_outside=True) or "")
 
 
 @pytest.mark.parametrize("state", [TrialState.DIVERGED, TrialState.FAILED, TrialState.RUNNING])
