@@ -35,6 +35,7 @@ Promoting = Annotated[
     bool, typer.Option("--promote", help="Promote the best adapter at the end, as the file's promotion section says.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
+ALIAS_IS_WHOLE = "the alias is where it was, or moved whole"
 
 
 def say(line: str = "") -> None:
@@ -191,19 +192,21 @@ def promote(  # noqa: PLR0913 - its options
     as_json: Json = False,
 ) -> None:
     """Evaluate a sweep's best adapters again and make the best the champion, if it is better."""
-    with mistakes():
-        from sweeps import promotion_cli
+    from sweeps import promotion_cli
+    from sweeps.stop import Interrupted, raising_on_signals
 
-        asked = promotion_cli.asked(
-            sweep,
-            {"model": model, "top": top, "alias": alias, "min_gain": min_gain, "metric": metric},
-            eval_data=eval_data, trial=trial, tracking_uri=tracking_uri, address=address, dry_run=dry_run, force=force,
-        )  # fmt: skip
-        try:
+    try:
+        with mistakes(), raising_on_signals():
+            asked = promotion_cli.asked(
+                sweep,
+                {"model": model, "top": top, "alias": alias, "min_gain": min_gain, "metric": metric},
+                eval_data=eval_data, trial=trial, tracking_uri=tracking_uri, address=address, dry_run=dry_run,
+                force=force,
+            )  # fmt: skip
             outcome = promotion_cli.promote(asked)
-        except KeyboardInterrupt:
-            say("interrupted: the alias is where it was, or moved whole; the same command ends what was begun")
-            raise typer.Exit(130) from None
+    except Interrupted as interrupted:
+        say(f"interrupted: {ALIAS_IS_WHOLE}; the same command does what is left")
+        raise typer.Exit(interrupted.exit_code) from None
     if as_json:
         print(json.dumps(outcome.as_json()))
     raise typer.Exit(outcome.exit_code)
@@ -264,7 +267,8 @@ def _finish(sweep: Any, result: Any, promote: bool, as_json: bool) -> None:
     summary.show(sweep, result)
     code, document = result.exit_code, result.as_json()
     if promote and code == 0:
-        code, document["promotion"] = _promote_result(sweep, result)
+        code, promotion = _promote_result(sweep, result)
+        document |= promotion
     elif promote:
         say(f"not promoted: the sweep did not end well (exit code {code})")
     if as_json:
@@ -272,19 +276,23 @@ def _finish(sweep: Any, result: Any, promote: bool, as_json: bool) -> None:
     raise typer.Exit(code)
 
 
-def _promote_result(sweep: Any, result: Any) -> tuple[int, dict[str, Any] | None]:
-    """The exit code and the JSON object of the promotion of a sweep that has just ended."""
+def _promote_result(sweep: Any, result: Any) -> tuple[int, dict[str, Any]]:
+    """The exit code of the promotion of a sweep that has just ended, and what --json says of it."""
     from sweeps import promotion_cli
+    from sweeps.stop import Interrupted, raising_on_signals
 
     say()
     try:
-        with mistakes(at_start=False):
+        with mistakes(at_start=False), raising_on_signals():
             outcome = promotion_cli.promote(
                 promotion_cli.asked(str(result.folder), {}, tracking_uri=sweep.config.tracking.uri)
             )
+    except Interrupted as interrupted:
+        say(f"interrupted: {ALIAS_IS_WHOLE}; qsweep promote {result.folder} does what is left")
+        return interrupted.exit_code, {"promotion": None, "not_promoted": "interrupted"}
     except typer.Exit as end:
-        return end.exit_code, None
-    return outcome.exit_code, outcome.as_json()
+        return end.exit_code, {"promotion": None, "not_promoted": "failed"}
+    return outcome.exit_code, {"promotion": outcome.as_json()}
 
 
 def _show_plan(planned: Any) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Literal, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SHOW_CURSOR = "\x1b[?25h"
@@ -66,13 +66,7 @@ def on_signals(request: StopRequest, say: Callable[[str], None]) -> Iterator[Non
         if number == signal.SIGHUP:
             _let_go_of_terminal()
         if request.hurried:
-            # A live table has hidden the cursor, and nothing else is left to run that would show it again.
-            if sys.stderr.isatty():
-                sys.stderr.write(SHOW_CURSOR)
-            print(
-                "ended at once; qsweep resume goes on with the sweep and closes its runs", file=sys.stderr, flush=True
-            )
-            os._exit(128 + number)
+            _end_at_once(number, "qsweep resume goes on with the sweep and closes its runs")
         request.hurried = True
         if request.is_over:
             request.is_leaving = True
@@ -83,9 +77,49 @@ def on_signals(request: StopRequest, say: Callable[[str], None]) -> Iterator[Non
             request.signal = number
         say("stopping: trials are saved at their next step; once more to end at once")
 
+    with _handled_by(handle):
+        yield
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal came while there is nothing to end in order."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
+@contextmanager
+def raising_on_signals() -> Iterator[None]:
+    """While the block runs: the first signal raises `Interrupted` in it, the second ends the process at once."""
+    heard = False
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        nonlocal heard
+        if number == signal.SIGHUP:
+            _let_go_of_terminal()
+        if heard:
+            _end_at_once(number, "the same command goes on")
+        heard = True
+        raise Interrupted(number)
+
+    with _handled_by(handle):
+        yield
+
+
+@contextmanager
+def _handled_by(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _end_at_once(number: int, way_out: str) -> NoReturn:
+    # A live table has hidden the cursor, and nothing else is left to run that would show it again.
+    if sys.stderr.isatty():
+        sys.stderr.write(SHOW_CURSOR)
+    print(f"ended at once; {way_out}", file=sys.stderr, flush=True)
+    os._exit(128 + number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -77,7 +78,7 @@ def fresh_python(code: str, folder: Path, *words: str) -> dict:
 
 @pytest.mark.ray
 def test_a_sweep_promotes_its_best_adapter_which_a_fresh_python_serves(tmp_path):
-    """`launch --promote` on a 4-bit base, then MLflow and PEFT load what was registered, without this project."""
+    """`launch --promote` on a 4-bit base is interrupted and goes on; MLflow and PEFT load the result without us."""
     promotions.write_data(tmp_path)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     raw = promotions.config(tmp_path, uri).model_dump(mode="json", exclude_defaults=True)
@@ -90,6 +91,20 @@ def test_a_sweep_promotes_its_best_adapter_which_a_fresh_python_serves(tmp_path)
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(raw))
     environment = {**os.environ, "QSWEEP_CACHE": str(tmp_path / "cache"), "HOME": str(tmp_path)}
     command = [sys.executable, "-m", "sweeps", "launch", "s.yaml", "--promote", "--json"]
+    interrupted = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    told = []
+    for line in interrupted.stderr:
+        told.append(line)
+        if line.startswith("sweep: "):  # the promotion has begun
+            interrupted.send_signal(signal.SIGTERM)
+    assert interrupted.wait(400) == 143, told
+    answer = json.loads(interrupted.stdout.read().splitlines()[-1])
+    assert (answer["promotion"], answer["not_promoted"]) == (None, "interrupted")
+    assert told[-1].endswith(f"qsweep promote {tmp_path}/results/tickets does what is left\n"), told
+
+    command[3:5] = ["resume", "results/tickets"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])
@@ -203,6 +218,22 @@ def test_a_sweep_that_did_not_end_well_is_not_promoted(monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert err == "not promoted: the sweep did not end well (exit code 130)\n"
     assert json.loads(out) == {"sweep": "x"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_promotion_says_what_the_sweep_was_and_how_to_go_on(number, monkeypatch, capsys):
+    monkeypatch.setattr("sweeps.summary.show", lambda *_: None)
+    monkeypatch.setattr(promotion_cli, "asked", lambda *_, **__: None)
+    monkeypatch.setattr(promotion_cli, "promote", lambda _: signal.raise_signal(number))
+    sweep = SimpleNamespace(config=SimpleNamespace(tracking=SimpleNamespace(uri="sqlite:///a.db")))
+    ended = SimpleNamespace(exit_code=0, folder="/results/x", as_json=lambda: {"sweep": "x"})
+    with pytest.raises(typer.Exit) as end:
+        cli._finish(sweep, ended, True, True)
+    assert end.value.exit_code == 128 + number
+    out, err = capsys.readouterr()
+    advice = "qsweep promote /results/x does what is left"
+    assert err == f"\ninterrupted: the alias is where it was, or moved whole; {advice}\n"
+    assert json.loads(out) == {"sweep": "x", "promotion": None, "not_promoted": "interrupted"}
 
 
 def test_an_unknown_sweep_on_a_server_is_told_fast(server):
