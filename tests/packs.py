@@ -31,7 +31,7 @@ def spec(seed: int = 1, steps: int = 20, **fields) -> TrialSpec:
 
 @lru_cache
 def rows(train: int = 24, evaluation: int = 6) -> dataset.Rows:
-    """Rows of random tokens and uneven lengths."""
+    """Rows of random tokens, uneven lengths and scattered labels."""
     rng = np.random.default_rng(0)
     return dataset.Rows(train=_split(rng, train), eval=_split(rng, evaluation))
 
@@ -40,7 +40,10 @@ def _split(rng: np.random.Generator, count: int) -> dataset.Split:
     lengths = rng.integers(6, 24, count)
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     ids = rng.integers(2, tiny_models.VOCAB_SIZE, int(starts[-1])).astype(np.int32)
-    return dataset.Split(ids=ids, starts=starts, labels_from=(lengths // 2).astype(np.int32))
+    # Labels with gaps, as chats have them of which every answer counts; each row's first token has none, its last one.
+    labelled = rng.random(len(ids)) < 0.6
+    labelled[starts[:-1]], labelled[starts[1:] - 1] = False, True
+    return dataset.Split(ids=ids, starts=starts, labelled=labelled)
 
 
 def base(architecture: str = "llama", quantised: bool = False, dtype: torch.dtype = torch.float32) -> base_model.Base:

@@ -51,7 +51,7 @@ class _Part:
 
     @property
     def labels(self) -> int:
-        return sum(len(row.ids) - row.labels_from for row in self.rows)
+        return sum(row.labels for row in self.rows)
 
     @property
     def longest(self) -> int:
@@ -211,12 +211,12 @@ class AdapterPack:
         for slot in slots:
             self._slots[slot].draw.training = False
         for places, rows in self._eval_chunks:
-            counts = [len(row.ids) - row.labels_from for row in rows]
+            counts = [row.labels for row in rows]
             parts = [_Part(self._slots[slot], rows) for slot in slots]
             for slot, token_losses in zip(slots, self._token_losses(parts), strict=True):
                 for place, piece in zip(places, token_losses.double().split(counts), strict=True):
                     totals[slot][place] = float(piece.sum())
-        tokens = tuple(len(row.ids) - row.labels_from for row in map(self._data.eval.row, range(len(self._data.eval))))
+        tokens = tuple(self._data.eval.row(i).labels for i in range(len(self._data.eval)))
         hardware = self._base.hardware
         return {slot: _evaluation(totals[slot], tokens, hardware) for slot in slots}
 

@@ -110,7 +110,7 @@ class AdapterScorer:
         if kept and self._spec.rows.prompt is not None:
             columns = self._columns_of(kept, which)
         return tuple(
-            Sample(columns=given, ids=tuple(row.ids.tolist()), labels_from=row.labels_from)
+            Sample(columns=given, ids=tuple(row.ids.tolist()), labelled=tuple(row.labelled.nonzero()[0].tolist()))
             for row, given in zip(kept, columns, strict=False)
         )
 
@@ -123,7 +123,8 @@ class AdapterScorer:
         for number, wanted in enumerate(kept, 1):
             for row in rest:
                 (encoded,) = renderer.encode([renderer.text(row)])
-                if encoded.ids[: data.max_length] == wanted.ids.tolist() and encoded.labels_from == wanted.labels_from:
+                found = encoded.ids[: data.max_length], bytes(encoded.labelled[: data.max_length])
+                if found == (wanted.ids.tolist(), wanted.labelled.tobytes()):
                     yield {column: str(row[column]) for column in _columns(data)}
                     break
             else:
@@ -154,13 +155,13 @@ class AdapterScorer:
         totals = [0.0] * len(split)
         with torch.no_grad():
             for places, batch in chunks([split.row(i) for i in range(len(split))]):
-                counts = [len(row.ids) - row.labels_from for row in batch]
+                counts = [row.labels for row in batch]
                 losses = self._token_losses(model, batch)
                 for place, piece in zip(places, losses.double().split(counts), strict=True):
                     totals[place] = float(piece.sum())
         if any(total - total != 0.0 for total in totals):
             raise ModelError(f"adapter {name}: its loss is not finite on these rows")
-        tokens = tuple(len(row.ids) - row.labels_from for row in map(split.row, range(len(split))))
+        tokens = tuple(split.row(i).labels for i in range(len(split)))
         return Scores(row_losses=tuple(totals), row_tokens=tokens)
 
     def _token_losses(self, model: Any, rows: Sequence[dataset.Row]) -> torch.Tensor:

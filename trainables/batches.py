@@ -29,8 +29,8 @@ def stack(rows: Sequence[Row]) -> Batch:
     keep_BT = torch.zeros((len(rows), length), dtype=torch.bool)
     for place, row in enumerate(rows):
         ids_BT[place, : len(row.ids)] = torch.from_numpy(row.ids)
-        keep_BT[place, row.labels_from - 1 : len(row.ids) - 1] = True
-    return Batch(ids_BT, keep_BT, torch.cat([torch.from_numpy(row.ids[row.labels_from :]) for row in rows]).long())
+        keep_BT[place, : len(row.ids) - 1] = torch.from_numpy(row.labelled[1:])
+    return Batch(ids_BT, keep_BT, torch.cat([torch.from_numpy(row.ids[row.labelled]) for row in rows]).long())
 
 
 def chunks(rows: Sequence[Row]) -> list[tuple[list[int], list[Row]]]:

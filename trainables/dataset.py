@@ -1,8 +1,8 @@
 """Rows as tokens and labels: rendered, tokenised, packed into bytes, cached, and drawn in a seeded order.
 
-`prepare` runs once per sweep; every host reads its bytes with `load`. One row is a run of token ids and the first
-position that counts in the loss; the labels run from there to the row's end. Position p is predicted from the
-positions before it, so position 0 never counts.
+`prepare` runs once per sweep; every host reads its bytes with `load`. One row is a run of token ids, each labelled or
+not: the labelled ones count in the loss. Position p is predicted from the positions before it, so position 0 never
+counts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from trainables import rows as row_source
 from trainables import templates
 from trainables.contract import Prepared, Summary
 from trainables.errors import DataError
-from trainables.rendering import Renderer, Text, tokenizer_fingerprint
+from trainables.rendering import Encoded, Renderer, Text, tokenizer_fingerprint
 from trainables.rows import SplitName
 from trainables.specs import DataSpec
 
@@ -34,41 +34,49 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised when the same rows would give other bytes, so that no cache of an earlier layout is used."""
 BATCH_ROWS = 256
 """Rows given to the tokenizer at a time: it works on them in parallel."""
-_ARRAYS = ("ids", "starts", "labels_from")
+_ARRAYS = ("ids", "starts", "labelled")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 Numbered = tuple[int, templates.Row]
 
 
 class Row(NamedTuple):
-    """One row: `ids` (length,) int32, of which those from `labels_from` (1 or more) on count in the loss."""
+    """One row."""
 
     ids: np.ndarray
-    labels_from: int
+    """(length,) int32."""
+    labelled: np.ndarray
+    """(length,) bool: the tokens that count in the loss, one at least and never the first."""
+
+    @property
+    def labels(self) -> int:
+        """Number of labelled tokens."""
+        return int(self.labelled.sum())
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Rows end to end: row i is ids[starts[i] : starts[i + 1]]."""
+    """Rows end to end: row i is ids[starts[i] : starts[i + 1]], and labelled likewise."""
 
     ids: np.ndarray
     """(tokens of all rows,) int32."""
     starts: np.ndarray
     """(rows + 1,) int64."""
-    labels_from: np.ndarray
-    """(rows,) int32, counted from the row's own start."""
+    labelled: np.ndarray
+    """(tokens of all rows,) bool."""
 
     def __len__(self) -> int:
         """Number of rows."""
-        return len(self.labels_from)
+        return len(self.starts) - 1
 
     def row(self, i: int) -> Row:
         """Row `i`, a view."""
-        return Row(self.ids[self.starts[i] : self.starts[i + 1]], int(self.labels_from[i]))
+        place = slice(self.starts[i], self.starts[i + 1])
+        return Row(self.ids[place], self.labelled[place])
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,10 +130,7 @@ def whole(data: DataSpec, split: SplitName, tokenizer: PreTrainedTokenizerBase) 
 
 def split_fingerprint(split: Split) -> str:
     """16 hex digits over every token and label of some rows."""
-    digest = hashlib.sha256()
-    for values in (getattr(split, name) for name in _ARRAYS):
-        digest.update(values.tobytes())
-    return digest.hexdigest()[:16]
+    return _digest(_content(split))
 
 
 @lru_cache(maxsize=32)
@@ -161,7 +166,7 @@ class _Packing:
 
     ids: array[int] = field(default_factory=lambda: array("i"))
     starts: array[int] = field(default_factory=lambda: array("q", [0]))
-    labels_from: array[int] = field(default_factory=lambda: array("i"))
+    labelled: bytearray = field(default_factory=bytearray)
     truncated: int = 0
     dropped: int = 0
     columns: tuple[str, ...] = ()
@@ -169,24 +174,32 @@ class _Packing:
     least_length: int | None = None
     """The smallest max_length that would have kept a row, where all were dropped."""
 
-    def add(self, ids: list[int], labels_from: int, max_length: int) -> None:
+    @property
+    def rows(self) -> int:
+        """Rows that were kept."""
+        return len(self.starts) - 1
+
+    def add(self, row: Encoded, max_length: int) -> None:
         """Appends a row, cut on the right, unless no label is left of it."""
-        self.truncated += len(ids) > max_length
-        kept = ids[:max_length]
-        if labels_from >= len(kept):
+        self.truncated += len(row.ids) > max_length
+        labelled = row.labelled[:max_length]
+        if not any(labelled):
             self.dropped += 1
-            if labels_from < len(ids):
-                self.least_length = min(self.least_length or labels_from + 1, labels_from + 1)
+            least = row.labelled.find(1) + 1
+            if least:
+                self.least_length = min(self.least_length or least, least)
             return
-        self.ids.extend(kept)
+        self.ids.extend(row.ids[:max_length])
         self.starts.append(len(self.ids))
-        self.labels_from.append(labels_from)
+        self.labelled.extend(labelled)
 
     def split(self) -> Split:
         """The rows so far as arrays."""
         import numpy as np
 
-        return Split(np.array(self.ids, "<i4"), np.array(self.starts, "<i8"), np.array(self.labels_from, "<i4"))
+        # A copy: torch warns of arrays that cannot be written to, and the buffer may still grow.
+        labelled = np.array(np.frombuffer(self.labelled, np.bool_))
+        return Split(np.array(self.ids, "<i4"), np.array(self.starts, "<i8"), labelled)
 
 
 def _prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> Prepared:
@@ -236,9 +249,9 @@ def _pack(renderer: Renderer, split: SplitName, numbered: Iterable[Numbered]) ->
             packing.columns = tuple(batch[0][1])
             if problems := templates.absent(data, packing.columns, getattr(data, split)):
                 raise DataError("\n".join(problems))
-        for ids, labels_from in renderer.encode([_text(renderer, split, row) for row in batch]):
-            packing.add(ids, labels_from, data.max_length)
-    if not packing.labels_from:
+        for row in renderer.encode([_text(renderer, split, row) for row in batch]):
+            packing.add(row, data.max_length)
+    if not packing.rows:
         raise DataError(_nothing_left(data, split, packing))
     return packing
 
@@ -271,8 +284,23 @@ def _arrays(rows: Rows) -> dict[str, np.ndarray]:
 
 
 def _fingerprint(rows: Rows) -> str:
+    return _digest([*_content(rows.train), *_content(rows.eval)])
+
+
+def _content(split: Split) -> list[np.ndarray]:
+    """All that tells rows apart; rows labelled to their end give what earlier versions took, and recorded."""
+    import numpy as np
+
+    positions = np.flatnonzero(split.labelled)
+    first = positions[np.searchsorted(positions, split.starts[:-1])] - split.starts[:-1]
+    found = [split.ids, split.starts, first.astype("<i4")]
+    to_the_end = len(positions) == len(split.ids) - int(first.sum())
+    return found if to_the_end else [*found, split.labelled]
+
+
+def _digest(arrays: Iterable[np.ndarray]) -> str:
     digest = hashlib.sha256()
-    for values in _arrays(rows).values():
+    for values in arrays:
         digest.update(values.tobytes())
     return digest.hexdigest()[:16]
 

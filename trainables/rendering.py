@@ -41,8 +41,8 @@ class Encoded(NamedTuple):
     """One row as tokens."""
 
     ids: list[int]
-    labels_from: int
-    """The first token of the answer, at least 1; len(ids) or more when there is none."""
+    labelled: bytearray
+    """For each token 1 where it counts in the loss, else 0; the first never does."""
 
 
 class Renderer:
@@ -84,10 +84,10 @@ class Renderer:
         wholes = self._ids([text.whole for text in texts])
         encoded = []
         for prompt, whole in zip(prompts, wholes, strict=True):
-            labels_from = max(1, _shared(prompt, whole))
+            start = max(1, _shared(prompt, whole))
             if not self._is_chat and self._tokenizer.eos_token_id is not None:
                 whole = [*whole, self._tokenizer.eos_token_id]
-            encoded.append(Encoded(whole, labels_from))
+            encoded.append(Encoded(whole, _labelled(len(whole), start, len(whole))))
         return encoded
 
     def _chat(self, messages: list[templates.Message]) -> Text:
@@ -166,6 +166,13 @@ def _with_fixed_date(template: str) -> str:
 
 def _message(role: str, content: str) -> templates.Message:
     return {"role": role, "content": content}
+
+
+def _labelled(length: int, start: int, end: int) -> bytearray:
+    """Of `length` tokens, those from `start` up to `end`."""
+    labelled = bytearray(length)
+    labelled[start:end] = b"\1" * (end - start)
+    return labelled
 
 
 def _shared(prompt: list[int], whole: list[int]) -> int:

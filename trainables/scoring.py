@@ -58,7 +58,8 @@ class Sample(Spec):
     columns: dict[str, str]
     """What a caller would give of the row; empty for a chat and a plain text, which have none."""
     ids: Annotated[tuple[int, ...], Field(strict=False)]
-    labels_from: int
+    labelled: Annotated[tuple[int, ...], Field(strict=False)]
+    """Positions of the tokens that count."""
 
 
 class Answer(Spec):

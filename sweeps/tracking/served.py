@@ -78,14 +78,14 @@ class PromotedAdapter(mlflow.pyfunc.PythonModel):
             ids = ids[:-1]
         return ids
 
-    def score(self, ids: list[int], labels_from: int) -> float:
-        """Total negative log-likelihood of the tokens from `labels_from` on."""
+    def score(self, ids: list[int], labelled: list[int]) -> float:
+        """Total negative log-likelihood of the tokens at the positions `labelled`."""
         import torch
 
         whole = torch.tensor([ids], device=self._model.device)
         with torch.no_grad():
-            logits = self._model(input_ids=whole, use_cache=False).logits[0, labels_from - 1 : -1]
-        return float(torch.nn.functional.cross_entropy(logits.float(), whole[0, labels_from:], reduction="sum"))
+            logits = self._model(input_ids=whole, use_cache=False).logits[0, [place - 1 for place in labelled]]
+        return float(torch.nn.functional.cross_entropy(logits.float(), whole[0, labelled], reduction="sum"))
 
 
 def _load(base: dict[str, Any]) -> Any:

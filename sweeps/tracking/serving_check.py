@@ -1,6 +1,6 @@
 """Serves a packaged adapter in a process of its own and says what it answers. Run by path, this file stands alone.
 
-argv: the model's folder. stdin: {"samples": [{"columns", "ids", "labels_from"}], "answers": [columns],
+argv: the model's folder. stdin: {"samples": [{"columns", "ids", "labelled"}], "answers": [columns],
 "new_tokens": n, "refused": [package]}. The last line of stdout: {"losses": [...], "texts": [...], "prompts": [...]},
 the last of which says whether a prompt's tokens are those of training.
 """
@@ -35,11 +35,11 @@ def main() -> None:
     model = mlflow.pyfunc.load_model(sys.argv[1])
     inner = model.unwrap_python_model()
     samples = job["samples"]
-    losses = [inner.score(sample["ids"], sample["labels_from"]) for sample in samples]
+    losses = [inner.score(sample["ids"], sample["labelled"]) for sample in samples]
     asked = job["answers"]
     texts = model.predict(pandas.DataFrame(asked), params={"max_new_tokens": job["new_tokens"]}) if asked else []
     prompts = [
-        inner.prompt_ids(sample["columns"])[: sample["labels_from"]] == sample["ids"][: sample["labels_from"]]
+        inner.prompt_ids(sample["columns"])[: sample["labelled"][0]] == sample["ids"][: sample["labelled"][0]]
         for sample in samples
         if sample["columns"]
     ]

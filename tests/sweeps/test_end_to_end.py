@@ -262,9 +262,9 @@ total, tokens = 0.0, 0
 with torch.no_grad():
     for row in map(rows.row, range(len(rows))):
         ids = torch.tensor(row.ids.tolist())[None]
-        logits = model(input_ids=ids).logits[0, row.labels_from - 1 : -1]
-        total += float(torch.nn.functional.cross_entropy(logits, ids[0, row.labels_from :], reduction="sum"))
-        tokens += len(row.ids) - row.labels_from
+        logits = model(input_ids=ids).logits[0, :-1][row.labelled[1:]]
+        total += float(torch.nn.functional.cross_entropy(logits, ids[0, row.labelled], reduction="sum"))
+        tokens += row.labels
 print(total / tokens)
 """
 

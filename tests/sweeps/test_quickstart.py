@@ -32,9 +32,9 @@ with torch.no_grad():
     for i in range(len(rows)):
         row = rows.row(i)
         ids = torch.from_numpy(row.ids).long()[None]
-        logits = model(input_ids=ids).logits[0, row.labels_from - 1 : -1]
-        total += float(functional.cross_entropy(logits, ids[0, row.labels_from :], reduction="sum"))
-        tokens += len(row.ids) - row.labels_from
+        logits = model(input_ids=ids).logits[0, :-1][row.labelled[1:]]
+        total += float(functional.cross_entropy(logits, ids[0, row.labelled], reduction="sum"))
+        tokens += row.labels
 print(json.dumps({"eval_loss": total / tokens}))
 """
 

@@ -193,12 +193,12 @@ def plain_peft(model, spec, steps):
     found = []
     for step in range(steps):
         batch = [data.row(i) for i in dataset.batch_rows(spec.seed, len(data), step * count, count)]
-        labels = sum(len(row.ids) - row.labels_from for row in batch)
+        labels = sum(row.labels for row in batch)
         total = 0.0
         for row in batch:
             ids = torch.from_numpy(row.ids).long()[None]
-            logits = model(input_ids=ids).logits[0, row.labels_from - 1 : -1]
-            loss = functional.cross_entropy(logits, ids[0, row.labels_from :], reduction="sum") / labels
+            logits = model(input_ids=ids).logits[0, :-1][row.labelled[1:]]
+            loss = functional.cross_entropy(logits, ids[0, row.labelled], reduction="sum") / labels
             loss.backward()
             total += float(loss)
         if spec.training.max_grad_norm is not None:
@@ -224,15 +224,15 @@ def test_eval_loss_is_the_mean_over_completion_tokens_and_holds_every_row():
     rows = [packs.rows().eval.row(i) for i in range(len(packs.rows().eval))]
     expected = [row_loss(packs.base().model, row) for row in rows]  # B is zero before the first step
     assert found.row_losses == pytest.approx(expected, abs=1e-4)
-    assert found.row_tokens == tuple(len(row.ids) - row.labels_from for row in rows)
+    assert found.row_tokens == tuple(row.labels for row in rows)
     assert found.eval_loss == pytest.approx(sum(expected) / sum(found.row_tokens), abs=FP32)
 
 
 @torch.no_grad()
 def row_loss(model, row) -> float:
     ids = torch.from_numpy(row.ids).long()[None]
-    logits = model(input_ids=ids).logits[0, row.labels_from - 1 : -1]
-    return float(functional.cross_entropy(logits, ids[0, row.labels_from :], reduction="sum"))
+    logits = model(input_ids=ids).logits[0, :-1][row.labelled[1:]]
+    return float(functional.cross_entropy(logits, ids[0, row.labelled], reduction="sum"))
 
 
 def test_evaluation_changes_nothing_that_training_sees():

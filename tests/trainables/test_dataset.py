@@ -62,7 +62,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def answers(split: dataset.Split, tokenizer: PreTrainedTokenizerFast) -> list[str]:
     """The labelled text of each row."""
-    return [tokenizer.decode(row.ids[row.labels_from :].tolist()) for row in map(split.row, range(len(split)))]
+    return [tokenizer.decode(row.ids[row.labelled].tolist()) for row in map(split.row, range(len(split)))]
 
 
 # Rows
@@ -73,8 +73,8 @@ def test_rows_come_back_with_their_labels(prepare: Prepare, train: Path, tokeniz
     wanted = [f"{pair['answer']}<|end|>" for pair in PAIRS]
     assert answers(loaded.train, tokenizer) == wanted[:9]
     assert answers(loaded.eval, tokenizer) == wanted[9:]
-    ids, labels_from = loaded.train.row(4)
-    assert tokenizer.decode(ids[:labels_from].tolist()) == "<|user|>What is 4 + 4?<|end|><|assistant|>"
+    ids, labelled = loaded.train.row(4)
+    assert tokenizer.decode(ids[~labelled].tolist()) == "<|user|>What is 4 + 4?<|end|><|assistant|>"
 
 
 def test_payload_is_flat_arrays_with_the_summary(prepare: Prepare, train: Path) -> None:
@@ -83,7 +83,7 @@ def test_payload_is_flat_arrays_with_the_summary(prepare: Prepare, train: Path) 
     assert {name: str(values.dtype) for name, values in arrays.items()} == {
         f"{split}.{name}": dtype
         for split in ("train", "eval")
-        for name, dtype in {"ids": "int32", "starts": "int64", "labels_from": "int32"}.items()
+        for name, dtype in {"ids": "int32", "starts": "int64", "labelled": "bool"}.items()
     }
     lengths = np.concatenate([np.diff(arrays["train.starts"]), np.diff(arrays["eval.starts"])])
     summary = prepared.summary
@@ -143,8 +143,8 @@ def test_chats_and_text_are_prepared(prepare: Prepare, tmp_path: Path, tokenizer
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     path = write(tmp_path / "a.jsonl", [{"chat": turns, "body": "A text"}] * 4)
     assert answers(dataset.load(prepare(path, messages="chat").payload).train, tokenizer) == ["Hello<|end|>"]
-    ids, labels_from = dataset.load(prepare(path, text="{body}").payload).train.row(0)
-    assert (tokenizer.decode(ids.tolist()), labels_from) == ("A text<|end|>", 1)
+    ids, labelled = dataset.load(prepare(path, text="{body}").payload).train.row(0)
+    assert (tokenizer.decode(ids.tolist()), labelled.tolist()) == ("A text<|end|>", [False] + [True] * (len(ids) - 1))
 
 
 # Length
@@ -268,6 +268,14 @@ def test_summary_fingerprint_covers_labels_and_evaluation_rows(prepare: Prepare,
     other_labels = prepare(train, text=whole).summary
     assert other_labels.train_tokens == first.train_tokens
     assert len({summary.fingerprint for summary in (first, other_eval, other_labels)}) == 3
+
+
+def test_fingerprints_are_those_of_sweeps_that_were_launched_before(prepare: Prepare, train: Path) -> None:
+    """Promotion refuses a sweep whose tokens are others than it recorded."""
+    prepared = prepare(train)
+    assert prepared.summary.fingerprint == "7920f94bca204850"
+    assert dataset.split_fingerprint(dataset.load(prepared.payload).eval) == "5c36971711eff929"
+    assert prepare(train, max_length=24).summary.fingerprint == "626e4e4e6c9df4ee"
 
 
 @pytest.mark.parametrize(

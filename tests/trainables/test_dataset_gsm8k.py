@@ -31,9 +31,9 @@ def test_grade_school_maths_is_prepared_whole(tmp_path: Path) -> None:
     prepared = dataset.prepare(data, tokenizer, tmp_path)
     train = dataset.load(prepared.payload).train
     found = [train.row(i) for i in range(len(train))]
-    learnt = [tokenizer.decode(row.ids[row.labels_from :].tolist()) for row in found]
+    learnt = [tokenizer.decode(row.ids[row.labelled].tolist()) for row in found]
     assert learnt == [f"{row['answer']}<|end|>" for row in itertools.islice(rows.read(data, "train"), 40)]
     assert all(row.ids[-1] == tokenizer.eos_token_id for row in found)
-    share = sum(len(row.ids) - row.labels_from for row in found) / prepared.summary.train_tokens
+    share = sum(row.labels for row in found) / prepared.summary.train_tokens
     assert 0.4 < share < 0.7
     assert (prepared.summary.truncated_rows, prepared.summary.dropped_rows) == (0, 0)

@@ -57,8 +57,9 @@ class Parts:
 def parts(tokenizer: PreTrainedTokenizerBase, row: Row = ROW, **fields: Any) -> Parts:
     renderer = Renderer(DataSpec(train="train.jsonl", **fields), tokenizer)
     (encoded,) = renderer.encode([renderer.text(row)])
-    ids, start = encoded
-    return Parts(tokenizer.decode(ids[:start]), tokenizer.decode(ids[start:]))
+    ids, labelled = encoded
+    given, learnt = ([id for id, label in zip(ids, labelled, strict=True) if label == value] for value in (0, 1))
+    return Parts(tokenizer.decode(given), tokenizer.decode(learnt))
 
 
 def test_chat_template_surrounds_the_prompt_and_the_end_token_is_learnt(chat: PreTrainedTokenizerFast) -> None:

@@ -122,7 +122,7 @@ def test_samples_are_the_first_rows(trained):
     _, _, scorer, _ = trained
     answer = scorer.score(Request(rows="test", with_base=True, samples=3))
     assert [sample.columns for sample in answer.samples] == [{"question": f"{n} and {n % 7}?"} for n in (200, 201, 202)]
-    tokens = [len(sample.ids) - sample.labels_from for sample in answer.samples]
+    tokens = [len(sample.labelled) for sample in answer.samples]
     assert tuple(tokens) == answer.scores[BASE].row_tokens[:3]
 
 
@@ -139,12 +139,12 @@ def test_samples_are_of_the_rows_that_were_scored_also_after_rows_that_were_left
     assert [sample.columns["question"] for sample in answer.samples] == ["0?", "1?", "2?", "3?"]
     scored = answer.scores[BASE]
     for sample, row_loss, tokens in zip(answer.samples, scored.row_losses, scored.row_tokens, strict=True):
-        assert len(sample.ids) - sample.labels_from == tokens
+        assert len(sample.labelled) == tokens
         ids = torch.tensor([sample.ids])
         with torch.no_grad():
-            logits = scorer._base.model(input_ids=ids).logits[0, sample.labels_from - 1 : -1]
+            logits = scorer._base.model(input_ids=ids).logits[0, sample.labelled[0] - 1 : -1]
         # The same sums in another order, over up to 20 tokens.
-        found = torch.nn.functional.cross_entropy(logits, ids[0, sample.labels_from :], reduction="sum")
+        found = torch.nn.functional.cross_entropy(logits, ids[0, sample.labelled[0] :], reduction="sum")
         assert float(found) == pytest.approx(row_loss, abs=2e-4)
 
 
