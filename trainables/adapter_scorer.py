@@ -78,7 +78,9 @@ class AdapterScorer:
             quantization=quantization,
             trust_remote_code=model.trust_remote_code,
             licence=_licence(source),
-            form=data.model_dump(include={"prompt", "completion", "messages", "text", "system", "max_length"}),
+            form=data.model_dump(
+                include={"prompt", "completion", "messages", "train_on", "text", "system", "max_length"}
+            ),
             columns=_columns(data),
             tokenizer=tokenizer,
         )

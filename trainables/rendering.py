@@ -35,6 +35,8 @@ class Text(NamedTuple):
     """What is given; empty where all is to be learnt."""
     whole: str
     """The prompt and the answer."""
+    earlier: tuple[tuple[str, str], ...] = ()
+    """Prompt and whole of each answer before, where those are learnt too; each whole is a start of this one."""
 
 
 class Encoded(NamedTuple):
@@ -80,28 +82,52 @@ class Renderer:
 
     def encode(self, texts: Sequence[Text]) -> list[Encoded]:
         """The tokens of each text, an end token included."""
-        prompts = self._ids([text.prompt for text in texts])
-        wholes = self._ids([text.whole for text in texts])
+        answers = [answer for text in texts for answer in (*text.earlier, (text.prompt, text.whole))]
+        prompts = iter(self._ids([prompt for prompt, _ in answers]))
+        wholes = iter(self._ids([whole for _, whole in answers]))
         encoded = []
-        for prompt, whole in zip(prompts, wholes, strict=True):
-            start = max(1, _shared(prompt, whole))
+        for text in texts:
+            turns = [(next(prompts), next(wholes)) for _ in range(len(text.earlier) + 1)]
+            ids = turns[-1][1]
+            spans = [(max(1, _shared(prompt, whole)), _shared(whole, ids)) for prompt, whole in turns]
             if not self._is_chat and self._tokenizer.eos_token_id is not None:
-                whole = [*whole, self._tokenizer.eos_token_id]
-            encoded.append(Encoded(whole, _labelled(len(whole), start, len(whole))))
+                ids = [*ids, self._tokenizer.eos_token_id]
+                spans[-1] = (spans[-1][0], len(ids))
+            encoded.append(Encoded(ids, _labelled(len(ids), spans)))
         return encoded
 
     def _chat(self, messages: list[templates.Message]) -> Text:
-        """The chat before its last message, as the model is prompted, and the chat up to the end of its last turn."""
+        """The chat up to the end of its last turn, and the answers in it that are learnt."""
         from jinja2 import TemplateError
 
         try:
-            prompt = self._apply(messages[:-1], add_generation_prompt=True)
-            whole = self._apply(messages, add_generation_prompt=False)
+            text = self._answer(messages)
+            if self.data.train_on == "all":
+                text = text._replace(earlier=self._earlier(messages, text.whole))
+            return text
         # What a template raises itself: roles that do not alternate, no place for a system message.
         except TemplateError as error:
             hint = "" if self.data.system is None else f"; if it is data.system: {_NO_SYSTEM}"
             raise DataError(f"the model's chat template refuses the row: {error}{hint}") from error
-        return Text(prompt, self._ended(whole))
+
+    def _answer(self, messages: list[templates.Message]) -> Text:
+        """The chat before its last message, as the model is prompted, and the chat up to the end of its last turn."""
+        prompt = self._apply(messages[:-1], add_generation_prompt=True)
+        return Text(prompt, self._ended(self._apply(messages, add_generation_prompt=False)))
+
+    def _earlier(self, messages: list[templates.Message], whole: str) -> tuple[tuple[str, str], ...]:
+        """Prompt and whole of each answer before the last one; what is learnt must be what will be asked for."""
+        found = []
+        for number in templates.answers(messages)[:-1]:
+            prompt, answered, _ = self._answer(messages[:number])
+            before = self._apply(messages[: number - 1], add_generation_prompt=False).rstrip()
+            if not (whole.startswith(answered) and answered.startswith(before)):
+                raise DataError(
+                    "data.train_on: all needs a chat template that ends each answer, and writes it alike whether "
+                    f"others follow or not; this one does not for message {number}; take data.train_on: last"
+                )
+            found.append((prompt, answered))
+        return tuple(found)
 
     def _apply(self, messages: list[templates.Message], *, add_generation_prompt: bool) -> str:
         rendered = self._tokenizer.apply_chat_template(
@@ -168,10 +194,11 @@ def _message(role: str, content: str) -> templates.Message:
     return {"role": role, "content": content}
 
 
-def _labelled(length: int, start: int, end: int) -> bytearray:
-    """Of `length` tokens, those from `start` up to `end`."""
+def _labelled(length: int, spans: Sequence[tuple[int, int]]) -> bytearray:
+    """Of `length` tokens, those of each span, from its start up to its end."""
     labelled = bytearray(length)
-    labelled[start:end] = b"\1" * (end - start)
+    for start, end in spans:
+        labelled[start:end] = b"\1" * (end - start)
     return labelled
 
 

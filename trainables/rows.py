@@ -83,8 +83,10 @@ def fingerprint(data: DataSpec) -> dict[str, str]:
     """
     found: dict[str, str] = {split: _content(data, split) for split in SPLITS if getattr(data, split) is not None}
     fields = ("prompt", "completion", "system", "messages", "text", "max_length", "eval_examples")
-    form = json.dumps({field: getattr(data, field) for field in fields}, sort_keys=True)
-    return {**found, "form": hashlib.sha256(form.encode()).hexdigest()[:16]}
+    form = {field: getattr(data, field) for field in fields}
+    if data.train_on != "last":  # sweeps that were launched when there was nothing else keep their fingerprint
+        form["train_on"] = data.train_on
+    return {**found, "form": hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()[:16]}
 
 
 def same_content(one: Path, other: Path) -> bool:

@@ -138,7 +138,10 @@ class DataSpec(Spec):
     system: str | None = None
     """System message put before every prompt, where the chat template has a place for it."""
     messages: str | None = None
-    """Column that holds a chat: a list of {role, content}; the loss counts the last assistant message."""
+    """Column that holds a chat: a list of {role, content}, or of {from, value} as ShareGPT has it."""
+    train_on: Literal["last", "all"] = "last"
+    """Which assistant messages of a chat count in the loss: the last one, or all that answer another. last is the
+    default: `eval_loss` is then about what a whole chat leads to, and any chat template can do it."""
     text: str | None = None
     """Template of plain text; the loss counts every token but the first."""
     max_length: Annotated[int, Field(ge=8)] = 512
@@ -161,6 +164,8 @@ class DataSpec(Spec):
             raise ValueError('completion needs prompt: the template of the question (for plain text use text: "...")')
         if self.system is not None and self.prompt is None:
             raise ValueError("system goes with prompt and completion only: messages bring their own system message")
+        if self.train_on != "last" and self.messages is None:
+            raise ValueError("train_on goes with messages only: other rows have one answer")
         if self.eval is None and self.eval_examples is None:
             raise ValueError("eval_examples: null needs data.eval: say how many rows of train to hold out")
         return self

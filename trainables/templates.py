@@ -19,6 +19,8 @@ from trainables.specs import DataSpec
 Row = Mapping[str, object]
 Message = dict[str, Any]
 
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "tool": "tool"}
+"""Who says a message of {from, value} -> the role of {role, content}."""
 TEMPLATES = ("prompt", "completion", "text")
 _BRACES = "write {{ and }} for braces of the text itself"
 
@@ -105,7 +107,7 @@ def chat(row: Row, column: str) -> list[Message]:
     """The chat in `column` up to its last assistant message, keys without a value left out.
 
     Raises:
-        DataError: it is not a list of {role, content}, or has no assistant message that answers another.
+        DataError: it is not a list of {role, content} or {from, value}, or no assistant message answers another.
     """
     if column not in row:
         raise DataError(_missing(row, column))
@@ -116,10 +118,16 @@ def chat(row: Row, column: str) -> list[Message]:
     messages = [_message(column, number, message) for number, message in enumerate(value, 1)]
     last = max((index for index, message in enumerate(messages) if message["role"] == "assistant"), default=None)
     if last is None:
-        raise DataError(f"column {column!r} has no assistant message to learn from")
+        roles = ", ".join(dict.fromkeys(message["role"] for message in messages)) or "none"
+        raise DataError(f"column {column!r} has no assistant message to learn from (roles: {roles})")
     if last == 0:
         raise DataError(f"column {column!r} has no message before its assistant message")
     return messages[: last + 1]
+
+
+def answers(messages: Sequence[Message]) -> list[int]:
+    """The numbers, from 1, of the assistant messages that another message comes before."""
+    return [number for number, message in enumerate(messages, 1) if number > 1 and message["role"] == "assistant"]
 
 
 def _given(data: DataSpec) -> dict[str, str]:
@@ -167,14 +175,21 @@ def _missing(row: Row, column: str) -> str:
 def _message(column: str, number: int, message: object) -> Message:
     if not isinstance(message, Mapping):
         raise DataError(f"column {column!r}, message {number} is not {{role, content}} but {type(message).__name__}")
-    for key in ("role", "content"):
+    sharegpt = message.get("role") is None and {"from", "value"} <= message.keys()
+    names = {"from": "role", "value": "content"} if sharegpt else {}
+    for key in names or ("role", "content"):
         text = message.get(key)
         if not isinstance(text, str):
             keys = ", ".join(map(str, message))
             raise DataError(f"column {column!r}, message {number} has no text in {key!r}; keys: {keys}")
         _encodable(text, column)
     # Parquet gives every message the keys of all others, null where a message has none.
-    return {str(key): value for key, value in message.items() if value is not None}
+    said = {names.get(str(key), str(key)): value for key, value in message.items() if value is not None}
+    if names and said["role"] not in SHAREGPT_ROLES:
+        raise DataError(
+            f"column {column!r}, message {number} is from {said['role']!r}: human, gpt, system and tool are read"
+        )
+    return said | {"role": SHAREGPT_ROLES[said["role"]]} if names else said
 
 
 def _near(name: str, found: Collection[str]) -> str | None:

@@ -147,6 +147,25 @@ def test_chats_and_text_are_prepared(prepare: Prepare, tmp_path: Path, tokenizer
     assert (tokenizer.decode(ids.tolist()), labelled.tolist()) == ("A text<|end|>", [False] + [True] * (len(ids) - 1))
 
 
+def test_a_chat_of_which_all_counts_keeps_the_answers_before_the_cut(
+    prepare: Prepare, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    turns = [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, "abcd", strict=True)]
+    path = write(tmp_path / "a.jsonl", [{"chat": turns}] * 4)
+    whole, cut = (
+        dataset.load(prepare(path, messages="chat", train_on="all", max_length=length).payload).train
+        for length in (12, 9)
+    )
+    assert tokenizer.decode(whole.row(0).ids.tolist()) == (
+        "<|user|>a<|end|><|assistant|>b<|end|><|user|>c<|end|><|assistant|>d<|end|>"
+    )
+    assert answers(whole, tokenizer) == ["b<|end|>d<|end|>"] * len(whole)
+    assert answers(cut, tokenizer) == ["b<|end|>"] * len(cut)
+    assert whole.row(0).labels == 4
+    last = prepare(path, messages="chat", max_length=12).summary
+    assert last.fingerprint != prepare(path, messages="chat", train_on="all", max_length=12).summary.fingerprint
+
+
 # Length
 
 

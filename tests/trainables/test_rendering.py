@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,14 @@ def parts(tokenizer: PreTrainedTokenizerBase, row: Row = ROW, **fields: Any) -> 
     return Parts(tokenizer.decode(given), tokenizer.decode(learnt))
 
 
+def spans(tokenizer: PreTrainedTokenizerBase, row: Row, **fields: Any) -> list[tuple[str, bool]]:
+    """A row's tokens as text, cut where learning begins or ends."""
+    renderer = Renderer(DataSpec(train="train.jsonl", **fields), tokenizer)
+    (encoded,) = renderer.encode([renderer.text(row)])
+    groups = itertools.groupby(zip(encoded.ids, encoded.labelled, strict=True), key=lambda pair: pair[1])
+    return [(tokenizer.decode([id for id, _ in group]), bool(label)) for label, group in groups]
+
+
 def test_chat_template_surrounds_the_prompt_and_the_end_token_is_learnt(chat: PreTrainedTokenizerFast) -> None:
     assert parts(chat, **PAIR) == Parts("<|user|>What is 40 + 2?<|end|><|assistant|>", "The total is 42.<|end|>")
 
@@ -109,6 +118,55 @@ def test_chat_learns_the_last_assistant_message_only(chat: PreTrainedTokenizerFa
     assert parts(chat, row, messages="chat") == Parts(
         "<|user|>Hi<|end|><|assistant|>Hello<|end|><|user|>Hi<|end|><|assistant|>", "Again<|end|>"
     )
+
+
+CHAT = [USER, ANSWER, USER, {"role": "assistant", "content": "Again"}, USER]
+
+
+def test_every_answer_of_a_chat_counts_when_all_are_trained_on(chat: PreTrainedTokenizerFast) -> None:
+    assert spans(chat, {"chat": CHAT}, messages="chat", train_on="all") == [
+        ("<|user|>Hi<|end|><|assistant|>", False),
+        ("Hello<|end|>", True),
+        ("<|user|>Hi<|end|><|assistant|>", False),
+        ("Again<|end|>", True),
+    ]
+    # What follows an answer's end is no part of it.
+    template(chat, str(chat.chat_template).replace("<|end|>", "<|end|>\n"))
+    assert [text for text, learnt in spans(chat, {"chat": CHAT}, messages="chat", train_on="all") if learnt] == [
+        "Hello<|end|>",
+        "Again<|end|>",
+    ]
+
+
+def test_an_answer_to_nothing_does_not_count(chat: PreTrainedTokenizerFast) -> None:
+    row = {"chat": [ANSWER, USER, {"role": "assistant", "content": "Again"}]}
+    found = [text for text, learnt in spans(chat, row, messages="chat", train_on="all") if learnt]
+    assert found == ["Again<|end|>"]
+
+
+def test_all_of_one_answer_is_its_last(chat: PreTrainedTokenizerFast) -> None:
+    row = {"chat": [USER, ANSWER]}
+    assert spans(chat, row, messages="chat", train_on="all") == spans(chat, row, messages="chat")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # Reasoning that stands before the last answer alone, as Qwen3's template has it.
+        "{% for m in messages %}<|{{ m.role }}|>{% if loop.last and m.role == 'assistant' %}<think></think>{% endif %}"
+        "{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}",
+        # Nothing says where an answer ends.
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}",
+        # What is given changes with what comes later.
+        "{{ messages | length }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}",
+    ],
+)
+def test_a_template_that_writes_earlier_answers_otherwise_is_refused(chat: PreTrainedTokenizerFast, text: str) -> None:
+    template(chat, text)
+    with pytest.raises(DataError, match=r"data\.train_on: all .* for message 2; take data\.train_on: last"):
+        parts(chat, {"chat": CHAT}, messages="chat", train_on="all")
+    parts(chat, {"chat": CHAT}, messages="chat")
 
 
 def test_without_a_chat_template_the_answer_follows_the_prompt(plain: PreTrainedTokenizerFast) -> None:
@@ -201,4 +259,6 @@ def test_real_chat_model_learns_the_answer_and_its_end() -> None:
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat is 40 + 2?<|im_end|>\n<|im_start|>assistant\n",
         "The total is 42.<|im_end|>",
     )
+    found = spans(tokenizer, {"chat": CHAT}, messages="chat", train_on="all")
+    assert [text for text, learnt in found if learnt] == ["Hello<|im_end|>", "Again<|im_end|>"]
     assert parts(tokenizer, {"body": "printer"}, text="Reset the {body}") == Parts("Reset", " the printer<|im_end|>")

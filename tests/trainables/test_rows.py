@@ -237,7 +237,7 @@ def test_chats_are_checked(tmp_path: Path) -> None:
     user = {"role": "user", "content": "Hi"}
     path = write_jsonl(tmp_path / "a.jsonl", [{"chat": [user]}, {"chat": "Hi"}] * 5)
     (problem,) = rows.check(spec(path, messages="chat"))
-    assert problem == f"data.train: {path}, row 1: column 'chat' has no assistant message to learn from"
+    assert problem == f"data.train: {path}, row 1: column 'chat' has no assistant message to learn from (roles: user)"
 
 
 def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:

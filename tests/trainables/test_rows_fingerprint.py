@@ -52,6 +52,13 @@ def test_fingerprint_follows_how_rows_read(train: Path, change: dict[str, Any]) 
     assert after["train"] == before["train"]
 
 
+def test_fingerprint_of_chats_is_that_of_sweeps_that_knew_the_last_answer_only(train: Path) -> None:
+    chats = {"prompt": None, "completion": None, "messages": "chat"}
+    found = [rows.fingerprint(spec(train, **chats, **said))["form"] for said in ({}, {"train_on": "last"})]
+    assert found == ["18f95295d82a0900"] * 2
+    assert rows.fingerprint(spec(train, **chats, train_on="all"))["form"] != found[0]
+
+
 def test_fingerprint_of_hub_rows_is_what_was_declared() -> None:
     data = spec("a/b:c", "a/b", test="a/b", revision="v1")
     found = rows.fingerprint(data)

@@ -157,6 +157,27 @@ def test_samples_of_a_plain_text_have_no_columns(trained):
     assert scorer.score(Request(rows="test", with_base=True)).samples == ()
 
 
+def test_a_chat_of_which_all_counts_is_scored_on_every_answer(trained, tmp_path):
+    base, _, _, root = trained
+    roles = ["user", "assistant", "user", "assistant"]
+    chats = [{"chat": [{"role": role, "content": f"{n}{role}"} for role in roles]} for n in range(12)]
+    file = tmp_path / "chats.jsonl"
+    file.write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    change = {"prompt": None, "completion": None, "messages": "chat", "train_on": "all", "test": str(file)}
+    scorer = qlora.open_scorer(base.model_copy(update={"data": base.data.model_copy(update=change)}), root / "cache")
+    answer = scorer.score(Request(rows="test", with_base=True, samples=2))
+    for sample, loss, tokens in zip(
+        answer.samples, answer.scores[BASE].row_losses, answer.scores[BASE].row_tokens, strict=False
+    ):
+        assert len(sample.labelled) == tokens < len(sample.ids) - sample.labelled[0]
+        ids = torch.tensor([sample.ids])
+        with torch.no_grad():
+            logits = scorer._base.model(input_ids=ids).logits[0, [place - 1 for place in sample.labelled]]
+        found = torch.nn.functional.cross_entropy(logits, ids[0, list(sample.labelled)], reduction="sum")
+        assert float(found) == pytest.approx(loss, abs=2e-4)
+    assert scorer.parts().form["train_on"] == "all"
+
+
 def test_the_parts_say_how_to_find_the_base(trained):
     base, _, scorer, _ = trained
     parts = scorer.parts()

@@ -117,13 +117,27 @@ def test_chat_ends_with_the_last_assistant_message_and_drops_nulls() -> None:
     assert templates.chat(row, "chat") == [USER, ANSWER, USER, ANSWER]
 
 
+def test_a_chat_in_sharegpts_words_reads_like_any_other() -> None:
+    said = [("system", "Be brief."), ("human", "Hi"), ("gpt", "Hello"), ("tool", "3"), ("gpt", "Bye")]
+    row = {"conversations": [{"from": who, "value": text, "weight": None} for who, text in said]}
+    roles = {"human": "user", "gpt": "assistant"}
+    assert templates.chat(row, "conversations") == [
+        {"role": roles.get(who, who), "content": text} for who, text in said
+    ]
+    row["conversations"][1]["from"] = "bot"
+    with pytest.raises(DataError, match="message 2 is from 'bot': human, gpt, system and tool are read"):
+        templates.chat(row, "conversations")
+
+
 @pytest.mark.parametrize(
     ("value", "says"),
     [
         ("[]", "not a list of {role, content} but str"),
         (None, "but NoneType"),
         ([], "no assistant message"),
-        ([USER], "no assistant message"),
+        ([USER], "no assistant message to learn from (roles: user)"),
+        ([{"from": "human", "value": 4}], "message 1 has no text in 'value'"),
+        ([{"from": "human", "text": "Hi"}], "message 1 has no text in 'role'"),
         ([ANSWER], "no message before"),
         (["Hi"], "message 1 is not {role, content} but str"),
         ([USER, {"role": "assistant", "text": "Hello"}], "message 2 has no text in 'content'; keys: role, text"),
