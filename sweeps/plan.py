@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -13,6 +14,7 @@ from sweeps import points
 from sweeps.config import SweepConfig, size_bytes
 from sweeps.snapshots import KEPT
 from trainables.contract import Device, Need
+from trainables.schedule import warmup_steps
 from trainables.specs import TrialSpec
 
 DEVICES: Mapping[Device, str] = {"cpu": "CPU", "cuda": "GPU"}
@@ -148,6 +150,8 @@ def _search_warnings(config: SweepConfig, space: SearchSpace, planned: Plan) -> 
             f"scheduler.grace_steps reaches budget.steps_per_trial {planned.points[0]}: no trial can be stopped early; "
             "lower grace_steps or raise steps_per_trial"
         )
+    if config.scheduler.kind == "asha" and len(planned.points) > 1:
+        found += _warmup_warnings(config, space, planned.points[0])
     if config.scheduler.kind == "asha" and slots >= planned.trials > 1:
         found.append(
             f"{slots} slots for {planned.trials} trials: all of them run at once, so early stopping has nothing to "
@@ -170,6 +174,27 @@ def _search_warnings(config: SweepConfig, space: SearchSpace, planned: Plan) -> 
             f"the space has {planned.trials} different trials, fewer than budget.trials {config.budget.trials}"
         )
     return found
+
+
+def _warmup_warnings(config: SweepConfig, space: SearchSpace, first: int) -> list[str]:
+    """Until the rate is full, trials differ by how fast it rises: at least half of the steps should come after that.
+
+    Args:
+        config: the sweep.
+        space: its search space.
+        first: the step at which ASHA first ranks.
+    """
+    field, steps = "training.warmup_ratio", config.budget.steps_per_trial
+    ratio = highest(space.domains[field]) if field in space.domains else config.training.warmup_ratio
+    rising = warmup_steps(ratio, steps) - 1
+    if 2 * rising <= first:
+        return []
+    most = math.floor(1000 * (first // 2 + 1) / steps) / 1000
+    return [
+        f"scheduler.grace_steps {first}: the learning rate rises for {rising} steps ({field} {ratio:g} of {steps}), so "
+        f"the first ranking compares how fast rates start; raise grace_steps to {2 * rising} or more, or lower "
+        f"warmup_ratio to {most:g}"
+    ]
 
 
 def _shown(value: Value) -> str:

@@ -7,6 +7,11 @@ import math
 from trainables.specs import TrainingSpec
 
 
+def warmup_steps(warmup_ratio: float, steps: int) -> int:
+    """Steps in which the learning rate rises; the last of them has the full rate, so 1 is no warm-up."""
+    return math.ceil(warmup_ratio * steps)
+
+
 def learning_rate(training: TrainingSpec, step: int, steps: int) -> float:
     """The learning rate of optimizer step `step` (1 to `steps`).
 
@@ -14,7 +19,7 @@ def learning_rate(training: TrainingSpec, step: int, steps: int) -> float:
     transformers' get_linear_schedule_with_warmup and get_cosine_schedule_with_warmup (optimization.py, 5.24), but
     counted so that the first step already moves and the last one still does.
     """
-    warmup = math.ceil(training.warmup_ratio * steps)
+    warmup = warmup_steps(training.warmup_ratio, steps)
     if step <= warmup:
         return training.learning_rate * step / warmup
     if training.schedule == "constant":

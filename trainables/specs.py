@@ -181,8 +181,9 @@ class TrainingSpec(Spec):
     learning_rate: Annotated[float, Field(gt=0)] = 2.0e-4
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Shape of the learning rate after the warm-up, over the sweep's steps_per_trial."""
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
-    """Share of the steps in which the learning rate rises linearly from 0."""
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    """Share of the steps in which the learning rate rises linearly from 0. Short: early stopping ranks trials after a
+    few steps, and most of these should have the full rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Clip the gradient of each adapter to this norm; null does not clip."""

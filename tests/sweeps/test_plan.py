@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from sweep_files import toy
 
+import search_spaces
 from cluster import devices
 from search_spaces.space import SearchSpace
-from sweeps import load, preflight
+from sweeps import check, load, preflight
 from sweeps.config import SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.plan import Machine, Plan, at_most, largest, plan
@@ -177,6 +178,55 @@ def test_each_bad_plan_has_its_warning_and_no_other(warning: str, setting: dict[
     else:
         found = planned(**setting).warnings
     assert [line.startswith(warning) for line in found] == ([True] if warning else [])
+
+
+@pytest.mark.parametrize(
+    ("grace", "ratio", "steps", "raised", "lowered"),
+    [
+        (3, 0.1, 27, 4, 0.074),  # at the warm-up
+        (9, 0.03, 243, 14, 0.02),  # soon after it
+        (3, 0.3, 81, 48, 0.024),  # within it
+        (4, 0.1, 27, None, None),
+        (9, 0.03, 81, None, None),
+        (3, 0.03, 27, None, None),  # one step, which has the full rate
+        (27, 0.9, 27, None, None),  # nothing is ranked before the end
+    ],
+)
+def test_a_ranking_near_the_warmup_is_told_with_both_ways_out(
+    grace: int, ratio: float, steps: int, raised: int | None, lowered: float | None
+) -> None:
+    def told(grace: int, ratio: float) -> list[str]:
+        asha = {"kind": "asha", "grace_steps": grace}
+        sections = {"scheduler": asha, "training": {"warmup_ratio": ratio}, "budget": {"steps_per_trial": steps}}
+        return [line for line in planned(**sections).warnings if "how fast rates start" in line]
+
+    found = told(grace, ratio)
+    if raised is None or lowered is None:
+        assert found == []
+        return
+    assert f"raise grace_steps to {raised} or more, or lower warmup_ratio to {lowered:g}" in found[0]
+    assert told(raised, ratio) == told(grace, lowered) == []
+    assert told(raised - 1, ratio) != []
+
+
+def test_the_longest_warmup_of_the_space_counts() -> None:
+    space = RATES | {"training.warmup_ratio": {"choice": [0.5, 0.02]}}
+    assert "(training.warmup_ratio 0.5 of 81)" in planned(space).warnings[0]
+    assert not [line for line in planned(space, scheduler={"kind": "fifo"}).warnings if "rates start" in line]
+
+
+@pytest.mark.parametrize("recipe", sorted(load.recipes()))
+def test_no_recipe_ranks_near_its_warmup(recipe: str) -> None:
+    sweep = load.load(recipe, [], load.RECIPES)
+    found = plan(sweep.config, sweep.space, NEED, SERVER).warnings
+    assert not [line for line in found if "rates start" in line or "outside the space" in line]
+
+
+@pytest.mark.parametrize("space", ["lora_core", "lora_wide"])
+def test_the_defaults_are_inside_the_named_spaces(space: str) -> None:
+    config, parsed = toy(search_spaces.load(space).to_raw())
+    found = plan(config, check.with_base(config, parsed), NEED, SERVER).warnings
+    assert not [line for line in found if "outside the space" in line]
 
 
 RANKS = {"adapter.r": {"choice": [4, 8]}}
