@@ -29,6 +29,7 @@ from trainables.errors import DataError
 from trainables.rendering import Encoded, Renderer, Text, tokenizer_fingerprint
 from trainables.rows import SplitName
 from trainables.specs import DataSpec
+from trainables.templates import Placed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,8 +41,6 @@ BATCH_ROWS = 256
 """Rows given to the tokenizer at a time: it works on them in parallel."""
 _ARRAYS = ("ids", "starts", "labelled")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-
-Numbered = tuple[int, templates.Row]
 
 
 class Row(NamedTuple):
@@ -125,7 +124,7 @@ def whole(data: DataSpec, split: SplitName, tokenizer: PreTrainedTokenizerBase) 
     Raises:
         DataError: no rows, or a row that cannot be used.
     """
-    return _pack(Renderer(data, tokenizer), split, enumerate(row_source.read(data, split), 1)).split()
+    return _pack(Renderer(data, tokenizer), split, row_source.placed(data, split)).split()
 
 
 def split_fingerprint(split: Split) -> str:
@@ -206,14 +205,14 @@ def _prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> Prepared:
     from safetensors.numpy import save
 
     renderer = Renderer(data, tokenizer)
-    numbered = enumerate(row_source.read(data, "train"), 1)
+    found = row_source.placed(data, "train")
     if data.eval is None:
-        held: deque[Numbered] = deque()
-        train = _pack(renderer, "train", _hold_out(data, numbered, held))
+        held: deque[Placed] = deque()
+        train = _pack(renderer, "train", _hold_out(data, found, held))
         evaluation = _pack(renderer, "train", held)
     else:
-        train = _pack(renderer, "train", numbered)
-        evaluation = _pack(renderer, "eval", islice(enumerate(row_source.read(data, "eval"), 1), data.eval_examples))
+        train = _pack(renderer, "train", found)
+        evaluation = _pack(renderer, "eval", islice(row_source.placed(data, "eval"), data.eval_examples))
     rows = Rows(train.split(), evaluation.split())
     summary = Summary(
         fingerprint=_fingerprint(rows),
@@ -228,25 +227,26 @@ def _prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> Prepared:
     return Prepared(summary=summary, payload=payload)
 
 
-def _hold_out(data: DataSpec, numbered: Iterable[Numbered], held: deque[Numbered]) -> Iterator[Numbered]:
+def _hold_out(data: DataSpec, found: Iterable[Placed], held: deque[Placed]) -> Iterator[Placed]:
     """All rows but the last `eval_examples`, which are in `held` at the end."""
-    count = data.eval_examples or 0
-    for row in numbered:
+    count, enough = data.eval_examples or 0, False
+    for row in found:
         held.append(row)
         if len(held) > count:
+            enough = True
             yield held.popleft()
-    if held and held[0][0] == 1:
+    if held and not enough:
         raise DataError(row_source.too_few_to_hold_out(data, len(held)))
 
 
-def _pack(renderer: Renderer, split: SplitName, numbered: Iterable[Numbered]) -> _Packing:
+def _pack(renderer: Renderer, split: SplitName, found: Iterable[Placed]) -> _Packing:
     """All rows of one split, tokenised. Raises `DataError` when none has a label left."""
     data = renderer.data
     packing = _Packing()
-    stream = iter(numbered)
+    stream = iter(found)
     while batch := list(islice(stream, BATCH_ROWS)):
         if not packing.columns:
-            packing.columns = tuple(batch[0][1])
+            packing.columns = tuple(batch[0].row)
             if problems := templates.absent(data, packing.columns, getattr(data, split)):
                 raise DataError("\n".join(problems))
         for row in renderer.encode([_text(renderer, split, row) for row in batch]):
@@ -256,12 +256,11 @@ def _pack(renderer: Renderer, split: SplitName, numbered: Iterable[Numbered]) ->
     return packing
 
 
-def _text(renderer: Renderer, split: SplitName, numbered: Numbered) -> Text:
-    number, row = numbered
+def _text(renderer: Renderer, split: SplitName, found: Placed) -> Text:
     try:
-        return renderer.text(row)
+        return renderer.text(found.row)
     except DataError as error:
-        raise DataError(f"data.{split}: {getattr(renderer.data, split)}, row {number}: {error}") from error
+        raise DataError(f"data.{split}: {getattr(renderer.data, split)}, {found.place}: {error}") from error
 
 
 def _nothing_left(data: DataSpec, split: SplitName, packing: _Packing) -> str:

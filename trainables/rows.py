@@ -1,25 +1,22 @@
 """Rows as their files or the hub hold them, what is wrong with them, and what identifies them.
 
-Local files are read with the standard library (Parquet with pyarrow, imported where it is used), hub data sets with
-`datasets`: so checking a sweep file starts in milliseconds. Nothing here knows about tokens.
+`row_files` reads local files, `datasets` those of the hub. Nothing here knows about tokens.
 """
 
 from __future__ import annotations
 
-import csv
-import difflib
 import hashlib
 import json
 import re
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
-from trainables import templates
+from trainables import row_files, templates
 from trainables.errors import DataError
 from trainables.specs import DataSpec
-from trainables.templates import Row
+from trainables.templates import Placed, Row
 
 SplitName = Literal["train", "eval", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "eval", "test")
@@ -33,7 +30,6 @@ OTHER_TASK = "leave it out with data.test=null if these rows are not of this tas
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.+-]+)?", re.ASCII)
 # Letters, so that a version in a hub id ("owner/name-v1.5") is not taken for a suffix.
 _FILE_SUFFIX = re.compile(r"\.[a-z]{2,9}\d?$", re.IGNORECASE)
-_CSV_FIELD_CHARACTERS = 2**31 - 1
 
 
 def is_local(source: str) -> bool:
@@ -67,12 +63,19 @@ def check(data: DataSpec) -> list[str]:
 
 
 def read(data: DataSpec, split: SplitName) -> Iterator[Row]:
-    """The rows of one split, in order. Values of a CSV file are strings.
+    """The rows of one split, in order; see `placed`."""
+    return (row for _, row, _ in placed(data, split))
+
+
+def placed(data: DataSpec, split: SplitName) -> Iterator[Placed]:
+    """The rows of one split, in order, with their places. Values of a CSV file are strings.
 
     Raises:
         DataError: the file or data set is not there or cannot be read; names the file and the line.
     """
-    return _read_local(data, split) if _is_local(data, split) else _read_hub(data, split)
+    if _is_local(data, split):
+        return row_files.read(f"data.{split}", getattr(data, split), data)
+    return _read_hub(data, split)
 
 
 def fingerprint(data: DataSpec) -> dict[str, str]:
@@ -111,11 +114,11 @@ def _is_local(data: DataSpec, split: SplitName) -> bool:
 
 def _file_problems(data: DataSpec, split: SplitName) -> list[str]:
     source = getattr(data, split)
-    stream = _read_local(data, split)
+    stream = placed(data, split)
     rows = list(islice(stream, 1 if split == "test" else CHECKED_ROWS))
     if not rows:
         return [f"data.{split}: {source} has no rows"]
-    found = tuple(dict.fromkeys(chain.from_iterable(rows)))
+    found = tuple(dict.fromkeys(chain.from_iterable(row for _, row, _ in rows)))
     problems = templates.absent(data, found, source) or _first_bad_row(data, split, rows)
     if split == "test" and problems:
         problems.append(f"data.test: {source}: {OTHER_TASK}")
@@ -135,16 +138,16 @@ def too_few_to_hold_out(data: DataSpec, rows: int) -> str:
     )
 
 
-def _first_bad_row(data: DataSpec, split: SplitName, rows: list[Row]) -> list[str]:
+def _first_bad_row(data: DataSpec, split: SplitName, rows: list[Placed]) -> list[str]:
     parsed = templates.parse_all(data)
-    for number, row in enumerate(rows, 1):
+    for place, row, _ in rows:
         try:
             for template in parsed.values():
                 template.fill(row)
             if data.messages is not None:
                 templates.chat(row, data.messages)
         except DataError as error:
-            return [f"data.{split}: {getattr(data, split)}, row {number}: {error}"]
+            return [f"data.{split}: {getattr(data, split)}, {place}: {error}"]
     return []
 
 
@@ -167,111 +170,7 @@ def _shared_problems(data: DataSpec) -> list[str]:
     return problems
 
 
-def _read_local(data: DataSpec, split: SplitName) -> Iterator[Row]:
-    source = getattr(data, split)
-    path, where = Path(source), f"data.{split}: {source}"
-    try:
-        if not path.is_file():
-            raise DataError(f"data.{split}: {_not_found(path)}")
-        match path.suffix.lower():
-            case ".csv":
-                yield from _csv(path, where)
-            case ".parquet":
-                yield from _parquet(path, where, data)
-            case _:
-                yield from _json(path, where)
-    except OSError as error:
-        raise DataError(f"{where} cannot be read: {error}") from error
-
-
-def _not_found(path: Path) -> str:
-    place = path.absolute()
-    if not place.parent.is_dir():
-        return f"{place} does not exist (nor does the folder {place.parent})"
-    near = difflib.get_close_matches(place.name, [entry.name for entry in place.parent.iterdir()], n=3)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return f"{place} {'is not a file' if place.exists() else 'does not exist'}{hint}"
-
-
-def _json(path: Path, where: str) -> Iterator[Row]:
-    """Rows of JSON lines, or of one JSON array of objects, which is read as a whole."""
-    with path.open("rb") as file:
-        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-        file.seek(0)
-        if start.startswith(b"["):
-            array = cast("list[object]", _parsed(file.read(), where))
-            for number, row in enumerate(array, 1):
-                yield _object(row, f"{where}, row {number}")
-            return
-        # Lines end at \n alone: str.splitlines would also break at U+2028, which JSON strings may hold.
-        for number, line in enumerate(file, 1):
-            if line.strip(b" \t\r\n\xef\xbb\xbf"):
-                place = f"{where}, line {number}"
-                yield _object(_parsed(line, place), place)
-
-
-def _parsed(raw: bytes, where: str) -> object:
-    try:
-        return json.loads(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: is not UTF-8 text ({error.reason}): save the file as UTF-8") from None
-    except json.JSONDecodeError as error:
-        spot = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
-        raise DataError(f"{where}: is not JSON: {error.msg} at {spot}") from None
-
-
-def _object(value: object, where: str) -> Row:
-    if not isinstance(value, dict):
-        raise DataError(f'{where}: is a {type(value).__name__}, not an object such as {{"question": "..."}}')
-    return value
-
-
-def _csv(path: Path, where: str) -> Iterator[Row]:
-    # A process-wide setting, without which a text of more than 131,072 characters is an error.
-    csv.field_size_limit(_CSV_FIELD_CHARACTERS)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        try:
-            header = next(reader, [])
-            if len(set(header)) != len(header):
-                raise DataError(f"{where}, line 1: names a column twice: {', '.join(header)}")
-            for values in reader:
-                if len(values) == len(header):
-                    yield dict(zip(header, values, strict=True))
-                elif values:
-                    counts = f"{len(values)} values for {len(header)} columns"
-                    raise DataError(f"{where}, line {reader.line_num}: has {counts} ({', '.join(header)})")
-        except csv.Error as error:
-            raise DataError(f"{where}, line {reader.line_num}: is not CSV: {error}") from None
-        except UnicodeDecodeError as error:
-            place = f"{where}, after line {reader.line_num}"
-            raise DataError(f"{place}: is not UTF-8 text ({error.reason}): save the file as UTF-8") from None
-
-
-def _parquet(path: Path, where: str, data: DataSpec) -> Iterator[Row]:
-    from pyarrow import ArrowException, parquet
-
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024, columns=_needed(data, file.schema_arrow.names)):
-                yield from batch.to_pylist()
-    except ArrowException as error:
-        raise DataError(f"{where}: is not a Parquet file that can be read: {error}") from error
-
-
-def _needed(data: DataSpec, found: list[str]) -> list[str]:
-    """The columns to read: others may be large, or hold sounds and pictures that are decoded as they are read.
-
-    All of them when one is missing, so that the error can show what there is.
-    """
-    wanted = set(templates.columns(data))
-    if not wanted <= set(found):
-        return found
-    # A prompt that is a column's bare name is an error that shows only when the column is there.
-    return [column for column in found if column in wanted or column == (data.prompt or "").strip()]
-
-
-def _read_hub(data: DataSpec, split: SplitName) -> Iterator[Row]:
+def _read_hub(data: DataSpec, split: SplitName) -> Iterator[Placed]:
     import datasets
 
     source, part = getattr(data, split), getattr(data, f"{split}_split")
@@ -281,7 +180,8 @@ def _read_hub(data: DataSpec, split: SplitName) -> Iterator[Row]:
     # What datasets 5 raises for an unknown id, configuration or split, no network, and files that do not parse.
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"data.{split}: cannot load split {part!r} of the hub data set {source}: {error}") from error
-    yield from found.select_columns(_needed(data, found.column_names))
+    for number, row in enumerate(found.select_columns(row_files.needed(data, found.column_names)), 1):
+        yield Placed(f"row {number}", row, 0)
 
 
 def _content(data: DataSpec, split: SplitName) -> str:
@@ -291,7 +191,7 @@ def _content(data: DataSpec, split: SplitName) -> str:
     path = Path(source)
     try:
         if not path.is_file():
-            raise DataError(f"data.{split}: {_not_found(path)}")
+            raise DataError(f"data.{split}: {row_files.not_found(path)}")
         return _digest(path)[:16]
     except OSError as error:
         raise DataError(f"data.{split}: {source} cannot be read: {error}") from error

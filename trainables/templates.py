@@ -7,16 +7,29 @@ file cannot reach into objects and every mistake can be named. {{ and }} stand f
 from __future__ import annotations
 
 import difflib
+import math
 import string
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Number
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainables.errors import DataError
 from trainables.specs import DataSpec
 
 Row = Mapping[str, object]
+
+
+class Placed(NamedTuple):
+    """A row and where it stands."""
+
+    place: str
+    """line 7, or row 7 where the file has no lines of rows."""
+    row: Row
+    size: int
+    """About how many bytes it takes in its file; 0 where there is no file here."""
+
+
 Message = dict[str, Any]
 
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "tool": "tool"}
@@ -37,7 +50,7 @@ class Template:
         return tuple(dict.fromkeys(column for _, column in self.parts if column is not None))
 
     def fill(self, row: Row) -> str:
-        """The text of one row. Raises `DataError` for a column that is missing, null, or not text or a number."""
+        """The text of one row. Raises `DataError` for a column that is missing, null, NaN, or not text or a number."""
         return "".join(text + ("" if column is None else _value(row, column)) for text, column in self.parts)
 
 
@@ -152,6 +165,8 @@ def _value(row: Row, column: str) -> str:
     value = row[column]
     if isinstance(value, str):
         return _encodable(value, column)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise DataError(f"column {column!r} is {value}, no number: give it a value, or leave the row out")
     if isinstance(value, Number):
         return str(value)
     if value is None:

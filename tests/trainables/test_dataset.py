@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -50,13 +51,13 @@ def prepare(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Prepare:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The splits that were read from their files, rather than from the cache."""
-    read, splits = rows.read, []
+    placed, splits = rows.placed, []
 
     def counted(data: DataSpec, split: rows.SplitName) -> Any:
         splits.append(split)
-        return read(data, split)
+        return placed(data, split)
 
-    monkeypatch.setattr(rows, "read", counted)
+    monkeypatch.setattr(rows, "placed", counted)
     return splits
 
 
@@ -234,9 +235,11 @@ def test_train_must_have_more_rows_than_are_held_out(
 @pytest.mark.parametrize(
     ("bad", "place", "says"),
     [
-        ({"question": "x"}, 5, "row 6: has no column 'answer'; columns: question"),
-        ({"question": None, "answer": "y"}, 5, "row 6: column 'question' is null"),
-        ({"question": "x"}, 11, "row 12: has no column 'answer'"),
+        ({"question": "x"}, 5, "line 6: has no column 'answer'; columns: question"),
+        ({"question": None, "answer": "y"}, 5, "line 6: column 'question' is null"),
+        ({"question": "x"}, 11, "line 12: has no column 'answer'"),
+        ({"question": "x", "answer": math.nan}, 5, "line 6: column 'answer' is nan, no number: give it a value"),
+        ({"question": -math.inf, "answer": "y"}, 11, "line 12: column 'question' is -inf, no number"),
         ({"q": "x"}, 0, "{question} is not a column of"),
     ],
 )

@@ -114,6 +114,54 @@ def test_csv_values_are_strings_and_may_be_long(tmp_path: Path) -> None:
     assert list(rows.read(spec(path), "train")) == [{"question": "1", "answer": "x" * 200_000}]
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+def test_csv_columns_may_stand_between_semicolons_or_tabs(tmp_path: Path, delimiter: str, quoting: int) -> None:
+    with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=delimiter, quoting=quoting)  # type: ignore[arg-type]
+        writer.writerows([["id", "question", "answer"], *([n, *pair.values()] for n, pair in enumerate(PAIRS))])
+    data = spec(tmp_path / "a.csv")
+    assert list(rows.read(data, "train")) == [{"id": str(n), **pair} for n, pair in enumerate(PAIRS)]
+    assert rows.check(data) == []
+    (problem,) = rows.check(spec(tmp_path / "a.csv", prompt="{qestion}"))
+    assert problem.endswith("columns: id, question, answer; did you mean {question}?")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        # The needed columns are there with commas: the semicolon is a letter like any other.
+        ("question,answer,a;b\n1,2,3\n1,2,3\n", None),
+        ("question;answer\n1;2\n3,4\n", "line 3: has 1 values for 2 columns (question, answer)"),
+        ("answer;x\tanswer\n", "line 1: reads with semicolons and with tabs"),
+        ("question|answer\n1|2\n", "{question} is not a column of"),
+    ],
+)
+def test_csv_is_never_read_by_a_wrong_guess(tmp_path: Path, content: str, problem: str | None) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(content)
+    prompt = "{question}" if "question" in content else "Why?"
+    found = rows.check(spec(path, prompt=prompt, completion="{answer}", eval_examples=1))
+    assert found == [] if problem is None else problem in found[0], found
+
+
+def test_places_are_those_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('\n{"question": 1}\n\n{"question": 2}\n')
+    (tmp_path / "a.csv").write_text('question,answer\n\n1,"two\nlines"\n3,4\n')
+    write(tmp_path / "a.json", PAIRS[:2])
+    write(tmp_path / "a.parquet", PAIRS[:2])
+    places = {
+        kind: [found.place for found in rows.placed(spec(tmp_path / f"a.{kind}"), "train")]
+        for kind in ("jsonl", "csv", "json", "parquet")
+    }
+    assert places == {
+        "jsonl": ["line 2", "line 4"],
+        "csv": ["line 3", "line 5"],
+        "json": ["row 1", "row 2"],
+        "parquet": ["row 1", "row 2"],
+    }
+
+
 def test_parquet_reads_the_needed_columns_only(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", [{"id": 1, "question": "a", "answer": "b"}])
     assert list(rows.read(spec(path), "train")) == [{"question": "a", "answer": "b"}]
@@ -229,7 +277,7 @@ def test_prompt_without_braces_is_found_in_every_format(tmp_path: Path, name: st
 def test_bad_value_is_named_with_its_row(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [*PAIRS[:6], {"question": "x", "answer": None}])
     assert rows.check(spec(path)) == [
-        f"data.train: {path}, row 7: column 'answer' is null: give it a value, or leave the row out"
+        f"data.train: {path}, line 7: column 'answer' is null: give it a value, or leave the row out"
     ]
 
 
@@ -237,7 +285,7 @@ def test_chats_are_checked(tmp_path: Path) -> None:
     user = {"role": "user", "content": "Hi"}
     path = write_jsonl(tmp_path / "a.jsonl", [{"chat": [user]}, {"chat": "Hi"}] * 5)
     (problem,) = rows.check(spec(path, messages="chat"))
-    assert problem == f"data.train: {path}, row 1: column 'chat' has no assistant message to learn from (roles: user)"
+    assert problem == f"data.train: {path}, line 1: column 'chat' has no assistant message to learn from (roles: user)"
 
 
 def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:

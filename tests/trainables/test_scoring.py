@@ -94,7 +94,7 @@ def test_rows_that_the_search_has_seen_are_known_by_their_bytes(trained, tmp_pat
 @pytest.mark.parametrize(
     ("bad", "says"),
     [
-        ({"question": "q", "answer": None}, r"^--eval-data: {file}, row 2: column 'answer' is null"),
+        ({"question": "q", "answer": None}, r"^--eval-data: {file}, line 2: column 'answer' is null"),
         ("text", r"^--eval-data: {file}, line 2: is a str, not an object"),
     ],
 )
