@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import typer
 from cluster.errors import ClusterError
 from search_spaces.errors import SpaceError
 from sweeps.errors import ConfigError, SweepError
+from sweeps.passwords import without_passwords
 from trainables.errors import TrainableError
 
 app = typer.Typer(
@@ -51,11 +53,11 @@ def mistakes(at_start: bool = True) -> Iterator[None]:
     except ConfigError as error:
         count = len(error.problems)
         for problem in error.problems:
-            say(f"error: {problem}")
+            say(f"error: {without_passwords(problem)}")
         say(f"{count} {'problem' if count == 1 else 'problems'}{'; nothing was started' if at_start else ''}")
         raise typer.Exit(2) from None
     except (SweepError, ClusterError, TrainableError, SpaceError) as error:
-        say(f"error: {error}")
+        say(f"error: {without_passwords(str(error))}")
         raise typer.Exit(2) from None
 
 
@@ -306,7 +308,12 @@ def main() -> None:
     """The console script."""
     # A trainable of your own may lie in the current folder. At the end of the path, so that it shadows nothing.
     sys.path.append(str(Path.cwd()))
-    app()
+    try:
+        app()
+    except Exception:
+        # As Python would show it, but for passwords: errors of libraries name the URIs that they were given.
+        say(without_passwords(traceback.format_exc()).rstrip())
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field
 
@@ -89,13 +90,28 @@ class ClusterConfig(Spec):
     runs on this machine (profile local) goes by the device that is here."""
 
 
+NOT_AN_ADDRESS = (
+    "is not a web address: in a user name or password write / as %2F, ? as %3F, # as %23, @ as %40 and a blank as %20"
+)
+
+
 def _is_tracking_uri(value: object) -> object:
+    if str(value).startswith(("http://", "https://")) and not _is_address(str(value)):
+        raise ValueError(NOT_AN_ADDRESS)
     if str(value).startswith(("sqlite:///", "http://", "https://", "postgresql", "mysql", "mssql", "databricks")):
         return value
     raise ValueError(
         "must be a database or a server: sqlite:///mlflow.db, http://HOST:5000, postgresql://... (MLflow 3 no longer "
         "writes plain folders)"
     )
+
+
+def _is_address(uri: str) -> bool:
+    try:
+        parts = urlsplit(uri)
+        return bool(parts.hostname) and parts.port != 0 and " " not in parts.netloc
+    except ValueError:
+        return False
 
 
 class Tracking(Spec):

@@ -19,9 +19,9 @@ from sweeps import candidates, digests, gate, packages
 from sweeps.config import Promotion as Policy
 from sweeps.errors import ConfigError, SweepError
 from sweeps.gate import CHAMPION, Verdict
+from sweeps.passwords import without_passwords
 from sweeps.tracking.lookup import FoundSweep, Lookup, TrialRun
 from sweeps.tracking.registry import IDENTITY, Registry, Version
-from sweeps.tracking.uris import without_password
 from trainables import scoring as scores
 from trainables.contract import Evaluation
 from trainables.errors import TrainableError
@@ -276,6 +276,7 @@ class Contest:
 
     def _refuse(self, what: str) -> None:
         """An error, unless --force turns it into something that the version tells of."""
+        what = without_passwords(what)
         if not self.asked.force:
-            raise SweepError(f"{without_password(what)}; --force does it all the same, and the version says so")
+            raise SweepError(f"{what}; --force does it all the same, and the version says so")
         self._force(what)

@@ -23,11 +23,11 @@ from sweeps.folder import SweepFolder
 from sweeps.journal import Journal
 from sweeps.lifecycle import SweepRecord, SweepStarted, TrialState
 from sweeps.load import Sweep
+from sweeps.passwords import without_password, without_passwords
 from sweeps.progress import Progress
 from sweeps.selection import choose
 from sweeps.spent import Spent, spent
 from sweeps.stop import StopRequest, on_signals
-from sweeps.tracking.uris import without_password
 from trainables import registry
 from trainables.errors import TrainableError
 from trainables.specs import seconds
@@ -236,7 +236,8 @@ def document(config: SweepConfig, sweep_id: str) -> dict[str, Any]:
 
 def kept(config: SweepConfig) -> str:
     """The configuration as it is written down, in JSON: without the passwords of its URIs."""
-    return without_password(config.model_dump_json())
+    tracking = config.tracking.model_copy(update={"uri": without_password(config.tracking.uri)})
+    return without_passwords(config.model_copy(update={"tracking": tracking}).model_dump_json())
 
 
 def room(sweep: Sweep) -> Room:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Union, get_args, get_origin
 
@@ -12,8 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from sweeps import components
 from sweeps.config import SweepConfig
+from sweeps.passwords import without_password, without_passwords
 
-_PASSWORD = re.compile(r"(://[^/@:]*):[^/@]*@")
 _KINDS: dict[str, components.Kind] = {"scheduler": "schedulers", "searcher": "searchers"}
 _RULES = {
     "missing": "is required",
@@ -90,14 +89,22 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def _line(field: str, value: object, rules: Sequence[str]) -> str:
     silent = isinstance(value, Mapping) or rules == ["is required"] or "unknown key" in rules[0]
-    return f"{field or 'the sweep file'}:{'' if silent else f' {_shown(value)}'} {' or '.join(rules)}"
+    return f"{field or 'the sweep file'}:{'' if silent else f' {_shown(value, field)}'} {' or '.join(rules)}"
 
 
-def _shown(value: object) -> str:
-    """The value as YAML writes it; a password in a URI is left out."""
+def _shown(value: object, field: str) -> str:
+    """The value as YAML writes it; passwords in URIs are left out."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
-    return repr(_PASSWORD.sub(r"\1:***@", value) if isinstance(value, str) else value)
+    return repr(_without_passwords(value, without_password if field == "tracking.uri" else without_passwords))
+
+
+def _without_passwords(value: object, shown: Callable[[str], str]) -> object:
+    if isinstance(value, str):
+        return shown(value)
+    if isinstance(value, Mapping):
+        return {_without_passwords(key, shown): _without_passwords(part, shown) for key, part in value.items()}
+    return [_without_passwords(part, shown) for part in value] if isinstance(value, list) else value
 
 
 def _path(loc: Sequence[str | int], raw: object, keep_last: bool) -> list[str]:

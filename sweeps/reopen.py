@@ -11,13 +11,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from search_spaces.space import SearchSpace
-from sweeps import points, problems
+from sweeps import points, problems, stores
 from sweeps.config import SweepConfig, Tracking
 from sweeps.errors import ConfigError, StorageError
 from sweeps.folder import SweepFolder, cannot_write, noted_by, read_events, write_whole
 from sweeps.lifecycle import SweepStarted
 from sweeps.load import Sweep
-from sweeps.tracking.uris import absolute_uri, without_password
+from sweeps.tracking.uris import absolute_uri
 from trainables import json_text
 
 
@@ -117,20 +117,8 @@ def _tracked_by(config: SweepConfig, uri: str | None) -> SweepConfig:
     if uri:
         tracking = Tracking.model_validate({**config.tracking.model_dump(), "uri": absolute_uri(uri, Path.cwd())})
         config = config.model_copy(update={"tracking": tracking})
-    return _with_password(config)
-
-
-def _with_password(config: SweepConfig) -> SweepConfig:
-    """Passwords are not written down: one that the tracking URI needs comes from MLFLOW_TRACKING_URI."""
-    uri = config.tracking.uri
-    if uri == without_password(uri) and "***" not in uri:
-        return config
-    given = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if without_password(given) != uri:
-        raise ConfigError(
-            [f"tracking.uri: the password of {uri} is not kept: give the whole URI in MLFLOW_TRACKING_URI"]
-        )
-    return config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": given})})
+    whole = stores.with_password(config.tracking.uri, os.environ)
+    return config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": whole})})
 
 
 def _unchanged(folder: SweepFolder, raw: Mapping[str, Any], sweep_id: str) -> None:

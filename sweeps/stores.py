@@ -9,17 +9,17 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeps.errors import SweepError
+from sweeps.config import NOT_AN_ADDRESS
+from sweeps.errors import ConfigError, SweepError
 from sweeps.folder import SweepFolder, noted_by
-from sweeps.tracking.uris import absolute_uri, sqlite_file, without_password
+from sweeps.passwords import HIDDEN, without_password
+from sweeps.tracking.uris import absolute_uri, sqlite_file
 
 DEFAULT = "sqlite:///mlflow.db"
 _SECONDS = 2.0
@@ -65,11 +65,9 @@ def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, 
         sweep_id, launched = str(document["sweep_id"]), str(document["config"]["tracking"]["uri"])
     except (ValueError, KeyError, TypeError) as error:
         raise SweepError(f"{folder.config}: not the configuration of a sweep: {error}") from None
-    # A sweep may have been sent to another MLflow since. Passwords are not kept in the folder.
-    kept = str(noted_by(folder).get("uri") or launched)
-    if given is not None and without_password(given) == kept:
-        kept = given
-    place = Place(absolute(tracking_uri or kept), sweep_id, folder.path)
+    # A sweep may have been sent to another MLflow since.
+    kept = tracking_uri or with_password(str(noted_by(folder).get("uri") or launched), environment)
+    place = Place(absolute(kept), sweep_id, folder.path)
     check(place.uri)
     if _unknown(place):
         raise SweepError(f"{folder.path}: not in {place.shown}: send it with qsweep resume {folder.path}")
@@ -83,6 +81,22 @@ def store(tracking_uri: str | None = None, environment: Mapping[str, str] = os.e
     return uri
 
 
+def with_password(uri: str, environment: Mapping[str, str]) -> str:
+    """The URI that a sweep's folder names; its password, which is not kept there, comes from MLFLOW_TRACKING_URI.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if HIDDEN not in uri or sqlite_file(uri) is not None:
+        return uri
+    given = environment.get("MLFLOW_TRACKING_URI", "")
+    if without_password(given) != without_password(uri):
+        raise ConfigError(
+            [f"tracking.uri: the password of {uri} is not kept: give the whole URI in MLFLOW_TRACKING_URI"]
+        )
+    return given
+
+
 def absolute(uri: str) -> str:
     """The URI, relative to the current folder no longer: MLflow remembers stores by their URI alone."""
     return absolute_uri(uri, Path.cwd())
@@ -94,13 +108,29 @@ def check(uri: str) -> None:
     if file is not None and not file.is_file():
         raise SweepError(f"{uri}: no such database; name the store with --tracking-uri")
     if uri.startswith(("http://", "https://")):
-        try:
-            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_SECONDS).close()
-        except urllib.error.HTTPError:
-            return  # Something answers; MLflow's own client says what is wrong.
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise SweepError(f"{without_password(uri)}: no MLflow server answers there: {reason}") from None
+        _ask(uri)
+
+
+def _ask(uri: str) -> None:
+    import requests  # a third of a second
+
+    try:
+        # Whatever it answers, something is there; MLflow's own client says what is wrong.
+        requests.get(f"{uri.rstrip('/')}/health", timeout=_SECONDS)
+    except requests.exceptions.SSLError:
+        return
+    except (requests.exceptions.InvalidURL, UnicodeError):
+        # `from None`, here and below: the errors name the whole URI.
+        raise SweepError(f"{without_password(uri)}: {NOT_AN_ADDRESS}") from None
+    except (requests.RequestException, ValueError) as error:
+        raise SweepError(f"{without_password(uri)}: no MLflow server answers there: {_root(error)}") from None
+
+
+def _root(error: BaseException) -> str:
+    """What went wrong at first."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _unknown(place: Place) -> bool:
@@ -109,7 +139,7 @@ def _unknown(place: Place) -> bool:
     try:
         if file is not None:
             return not _in_database(file, place.sweep)
-        if place.uri.startswith("http://") and "@" not in place.uri:
+        if place.uri.startswith(("http://", "https://")):
             return not _on_server(place.uri, place.sweep)
     except sqlite3.DatabaseError as error:
         if "locked" not in str(error):
@@ -144,11 +174,9 @@ def _on_server(uri: str, sweep: str) -> bool:
 
 
 def _post(uri: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    request = urllib.request.Request(
-        f"{uri.rstrip('/')}/api/2.0/mlflow/{path}",
-        data=json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
-        found: dict[str, Any] = json.load(answer)
+    import requests
+
+    answer = requests.post(f"{uri.rstrip('/')}/api/2.0/mlflow/{path}", json=body, timeout=_SECONDS)
+    answer.raise_for_status()
+    found: dict[str, Any] = answer.json()
     return found

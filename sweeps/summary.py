@@ -14,11 +14,11 @@ from rich.console import Console
 from sweeps import points, tables
 from sweeps.folder import SweepFolder
 from sweeps.load import Sweep
+from sweeps.passwords import without_password
 from sweeps.plan import DEVICES, Plan
 from sweeps.progress import Lines, Progress, Table
 from sweeps.selection import choose
 from sweeps.spent import Spent
-from sweeps.tracking.uris import without_password
 
 if TYPE_CHECKING:
     from sweeps.launch import Displays, Result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import socket
@@ -13,7 +14,10 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+import requests
 
 DEADLINE_SECONDS = 180.0
 
@@ -81,3 +85,44 @@ def server(folder: Path, runs: bool = True) -> Iterator[Server]:
         yield found
     finally:
         found.kill()
+
+
+class _Guard(BaseHTTPRequestHandler):
+    """Passes on what comes with the right name and password, and answers 401 to the rest."""
+
+    behind: str
+    allowed: str
+
+    def _pass_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.headers.get("Authorization") != self.allowed:
+            self._answer(401, b"who are you?")
+            return
+        kept = {key: value for key, value in self.headers.items() if key.lower() not in ("host", "authorization")}
+        got = requests.request(self.command, self.behind + self.path, headers=kept, data=body, timeout=60)
+        self._answer(got.status_code, got.content)
+
+    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _pass_on  # noqa: N815 - names that http.server calls
+
+    def _answer(self, status: int, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_arguments: object) -> None:
+        """Says nothing."""
+
+
+@contextmanager
+def guarded(uri: str, user: str, password: str) -> Iterator[int]:
+    """A port of 127.0.0.1 behind which a server is, for those who know a name and a password."""
+    allowed = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), type("Guard", (_Guard,), {"behind": uri, "allowed": allowed}))
+    listening.daemon_threads = True
+    threading.Thread(target=listening.serve_forever, daemon=True).start()
+    try:
+        yield listening.server_port
+    finally:
+        listening.shutdown()
+        listening.server_close()

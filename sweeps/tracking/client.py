@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sweeps.errors import SweepError
-from sweeps.tracking.uris import artifact_root, sqlite_file, without_password
+from sweeps.passwords import without_password, without_passwords
+from sweeps.tracking.uris import artifact_root, sqlite_file
 
 # No retries: the tracking writer repeats what failed, looking for the run first. The client's own retries block it for
 # minutes, and create a run twice when only the answer was lost (mlflow/environment_variables.py, 3.17.2).
@@ -89,8 +90,8 @@ def answering(uri: str) -> Iterator[None]:
         yield
     # The last: a database whose driver is not installed.
     except (MlflowException, RequestException, SQLAlchemyError, ModuleNotFoundError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SweepError(without_password(f"MLflow ({uri}): {reason}")) from error
+        reason = (without_passwords(str(error).strip(), uri).splitlines() or [type(error).__name__])[0]
+        raise SweepError(f"MLflow ({without_password(uri)}): {reason}") from error
 
 
 def quiet() -> None:

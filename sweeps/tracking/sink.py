@@ -27,12 +27,12 @@ from sweeps.lifecycle import (
     TrialState,
 )
 from sweeps.names import run_name
+from sweeps.passwords import without_passwords
 from sweeps.points import ALWAYS_LOGGED
 from sweeps.selection import choose
 from sweeps.spent import spent
 from sweeps.tables import markdown
 from sweeps.tracking.client import Point, Runs, is_refusal
-from sweeps.tracking.uris import without_password
 from sweeps.tracking.views import TAG_PREFIX, shared_view
 from trainables.contract import StepRecord
 
@@ -148,7 +148,7 @@ class MlflowSink:
         runs.running(parent)
         prints = {f"fingerprint.{name}": digest for name, digest in event.fingerprints.items()}
         runs.log(parent, params=params, tags={"sweep.state": "RUNNING", **prints, **_packages()})
-        runs.text(parent, "sweep/config.json", without_password(self._folder.config.read_text()))
+        runs.text(parent, "sweep/config.json", without_passwords(self._folder.config.read_text()))
         shown = [*ALWAYS_LOGGED, *(field.split(".", 1)[1] for field in self._searched())]
         view = shared_view(self._folder.path.name, parent, list(dict.fromkeys(shown)), event.time)
         runs.experiment_tag(TAG_PREFIX + self._sweep_id, view)

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 _SQLITE = "sqlite:///"
-# user:password@ of an authority; a quote ends it, since URIs also stand in JSON. A token alone before the @ of a web
-# address. And the parameters that database drivers take a password from.
-_PASSWORD = re.compile(
-    r"""(://[^\s/?#"':@]*:)[^\s/"']*(?=@)|(https?://)[^\s/?#"':@]+(?=@)|([?&](?:ssl)?(?:password|passwd|pwd|token)=)[^\s&"']+"""
-)
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -29,8 +23,3 @@ def artifact_root(uri: str) -> str | None:
     """Where artifacts of an experiment go: beside a SQLite database; None where the server decides."""
     file = sqlite_file(uri)
     return (file.parent / "mlartifacts").as_uri() if file is not None else None
-
-
-def without_password(text: str) -> str:
-    """The URI, or the text with URIs in it, as it may be shown: passwords become ***."""
-    return _PASSWORD.sub(r"\1\2\3***", text)

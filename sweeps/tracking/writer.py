@@ -16,8 +16,8 @@ from functools import partial
 from sweeps.errors import StorageError
 from sweeps.folder import SweepFolder, noted_by, read_events, write_whole
 from sweeps.lifecycle import Event, SweepRecord, TrialEnded, TrialReported, TrialStarted
+from sweeps.passwords import without_password, without_passwords
 from sweeps.tracking.sink import Sink
-from sweeps.tracking.uris import without_password
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
@@ -34,7 +34,7 @@ class Writer:
     def __init__(self, folder: SweepFolder, sink: Sink, say: Callable[[str], None], uri: str = "") -> None:
         """A writer that has not begun; `uri` names the server: what another one has acknowledged does not count."""
         self._folder = folder
-        self._uri = without_password(uri)
+        self._uri = uri
         self._sink = sink
         self._say = say
         self._changed = threading.Condition()
@@ -55,7 +55,7 @@ class Writer:
 
     def _begin_at(self, noted: Mapping[str, object]) -> int:
         """Where the events begin that this server has not taken; the beginning when the note is not of this log."""
-        if noted.get("uri", self._uri) != self._uri:
+        if without_password(str(noted.get("uri", self._uri))) != without_password(self._uri):
             return 0
         refused = noted.get("refused")
         # What was refused is tried again by the next driver, and all behind it: every event may come twice.
@@ -148,22 +148,22 @@ class Writer:
         """Leaves out what the server will never take: the events behind it must not wait for it."""
         self._refused.append(self._offset)
         of = f" of trial {event.trial_key}" if isinstance(event, TrialStarted | TrialReported | TrialEnded) else ""
-        self._say(f"tracking: MLflow refuses {event.type}{of}, which is left out: {_reason(error)}")
+        self._say(f"tracking: MLflow refuses {event.type}{of}, which is left out: {self._reason(error)}")
 
     def _note(self) -> None:
-        note = {"uri": self._uri, "acknowledged_bytes": self._offset, "refused": self._refused}
+        note = {"uri": without_password(self._uri), "acknowledged_bytes": self._offset, "refused": self._refused}
         write_whole(self._folder.tracking, json.dumps(note).encode())
 
     def _report(self, error: Exception) -> None:
         kind = type(error).__name__
         if self._trouble != kind:
-            self._say(f"tracking: {_reason(error)}; events are kept and sent again")
+            self._say(f"tracking: {self._reason(error)}; events are kept and sent again")
         self._trouble = kind
 
-
-def _reason(error: Exception) -> str:
-    # The client's errors name the server as it was configured, password included.
-    return f"{type(error).__name__}: {without_password(str(error).strip().split(chr(10))[0])[:200]}"
+    def _reason(self, error: Exception) -> str:
+        # The client's errors name the server as it was configured, password included.
+        told = without_passwords(str(error).strip(), self._uri)
+        return f"{type(error).__name__}: {told.split(chr(10))[0][:200]}"
 
 
 def acknowledged(folder: SweepFolder) -> int:

@@ -59,12 +59,13 @@ def test_a_database_without_the_sweep_says_so(empty_database, tmp_path):
 
 def test_the_folders_store_goes_before_the_environments(tmp_path):
     folder = str(sweep_folder(tmp_path / "x", "postgresql://me:***@host/db"))
-    assert stores.find(folder, None, {}) == stores.Place("postgresql://me:***@host/db", "x-1", Path(folder))
     given = {"MLFLOW_TRACKING_URI": "postgresql://me:secret@host/db"}
     found = stores.find(folder, None, given)
     assert (found.uri, found.shown) == (given["MLFLOW_TRACKING_URI"], "postgresql://me:***@host/db")
     other = {"MLFLOW_TRACKING_URI": "postgresql://other/db"}
-    assert stores.find(folder, None, other).uri == "postgresql://me:***@host/db"
+    for environment in ({}, other):
+        with pytest.raises(SweepError, match="give the whole URI in MLFLOW_TRACKING_URI"):
+            stores.find(folder, None, environment)
     assert stores.find("x-1", None, other).uri == "postgresql://other/db"
     assert stores.find("x-1", "postgresql://third/db", other).uri == "postgresql://third/db"
 
@@ -73,3 +74,23 @@ def test_a_folder_that_is_damaged_is_told(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(SweepError, match="not the configuration of a sweep"):
         stores.find(str(tmp_path), None, {})
+
+
+@pytest.mark.parametrize(
+    ("kept", "given"),
+    [
+        ("postgresql://me:***@host/db", "postgresql://me:sec/ret@host/db"),
+        # Written by versions that hid less, or otherwise.
+        ("postgresql://host/db?password=***&a=b", "postgresql://host/db?password=secret&a=b"),
+        ("http://me:***@x@host", "http://me:se@x@host"),
+    ],
+)
+def test_a_password_that_the_folder_does_not_keep_comes_from_the_environment(kept, given):
+    assert stores.with_password(kept, {"MLFLOW_TRACKING_URI": given}) == given
+    with pytest.raises(SweepError, match="is not kept: give the whole URI in MLFLOW_TRACKING_URI"):
+        stores.with_password(kept, {"MLFLOW_TRACKING_URI": "http://host"})
+
+
+@pytest.mark.parametrize("uri", ["http://me:secret@host", "postgres://host/db?access_token=x", "sqlite:////a***b.db"])
+def test_a_uri_that_is_whole_needs_no_environment(uri):
+    assert stores.with_password(uri, {}) == uri

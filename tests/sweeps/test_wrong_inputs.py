@@ -114,6 +114,11 @@ ROWS: list[Row] = [
     toy("database below a file", "tracking: {uri: 'sqlite:///notes.txt/mlflow.db'}", "notes.txt is a file; choose another: tracking.uri=sqlite:///FILE"),
     toy("folder for tracking", "tracking: {uri: ./mlruns}", "tracking.uri: './mlruns' must be a database or a server: sqlite:///mlflow.db, http://HOST:5000,"),
     toy("file for tracking", "tracking: {uri: 'file:///mlruns'}", "tracking.uri: 'file:///mlruns' must be a database or a server"),
+    toy("password in the parameters of a wrong URI", "tracking: {uri: 'postgres://host/db?password=x'}", "tracking.uri: 'postgres://host/db?password=***' must be a database or a server"),
+    toy("password in a URI without //", "tracking: {uri: 'http:/me:secret@host'}", "tracking.uri: 'http:***@host' must be a database or a server"),
+    toy("password in a list", "tracking: {uri: ['http://me:secret@host']}", "tracking.uri: ['http://me:***@host'] must be a database"),
+    toy("slash in the password of a server", "tracking: {uri: 'http://me:sec/ret@host'}", "tracking.uri: 'http://me:***@host' is not a web address: in a user name or password write / as %2F"),
+    change("tracking.uri=http://", "tracking.uri: 'http://' is not a web address"),
     toy("password in a wrong URI", "tracking: {uri: 'postgres://me:secret@host/db'}", "tracking.uri: 'postgres://me:***@host/db' must be a database or a server"),
     # Promotion
     toy("key misspelt in promotion", "promotion: {modle: x}", "promotion.modle: unknown key; did you mean promotion.model?"),
