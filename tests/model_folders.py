@@ -7,6 +7,8 @@ import struct
 from pathlib import Path
 
 LLAMA = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
     "vocab_size": 64,
     "hidden_size": 32,
     "intermediate_size": 48,

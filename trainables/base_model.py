@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainables import model_source, weight_files
+from trainables import base_checks, model_source, weight_files
 from trainables.errors import ModelError
 from trainables.specs import QuantizationSpec, TrialSpec
 
@@ -69,13 +69,14 @@ def load(spec: TrialSpec, cache: Path) -> Base:
     dtype = compute_dtype(spec.quantization, device)
     folder, revision = _folder(spec, dtype, cache)
     model = _from_pretrained(spec, folder, revision=revision, dtype=dtype, device_map={"": device})
-    _refuse_moving_positions(model, spec)
+    base_checks.refuse_moving_positions(model, spec)
     model.requires_grad_(False)
     model.eval()
     model.config.use_cache = False
     # What PEFT writes as base_model_name_or_path: the configured source, never a path inside the cache.
     model.name_or_path = spec.base_model.source
     keep_gradients(model)
+    base_checks.refuse_foresight(spec.base_model.source, model)
     return Base(model, device, dtype, _origin(spec, folder, revision))
 
 
@@ -142,25 +143,6 @@ def keep_gradients(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _refuse_moving_positions(model: PreTrainedModel, spec: TrialSpec) -> None:
-    """Refuses rows beyond the length from which the base encodes positions by the longest row of a batch.
-
-    "dynamic" and "longrope" rotary embeddings do (transformers modeling_rope_utils.py, dynamic_rope_update, 5.24):
-    a trial's numbers would depend on its neighbours' rows.
-    """
-    rope = getattr(model.config, "rope_parameters", None) or {}
-    kinds = {layer.get("rope_type") for layer in (rope, *rope.values()) if isinstance(layer, dict)}
-    if spec.data is None or not kinds & {"dynamic", "longrope"}:
-        return
-    original = rope.get("original_max_position_embeddings") or model.config.max_position_embeddings
-    if spec.data.max_length > original:
-        raise ModelError(
-            f"data.max_length: {spec.data.max_length} is beyond the {original} positions from which "
-            f"{spec.base_model.source} scales them by the longest row of a batch, so that a trial's numbers would "
-            f"depend on its neighbours: lower it to {original}"
-        )
-
-
 def checkpoint_gradients(model: PreTrainedModel) -> None:
     """Recomputes each block's activations in the backward pass, the rest of the model staying in evaluation mode.
 
@@ -196,6 +178,8 @@ def _folder(spec: TrialSpec, dtype: torch.dtype, cache: Path) -> tuple[str, str 
 def _commit(spec: TrialSpec, source: model_source.Source) -> str | None:
     """The commit that the revision of a hub model stands for now, else the revision: loading says what is wrong.
 
+    Its configuration is known now, and must be of a model that can be trained here.
+
     Everything is loaded by it: a branch may move between one file and the next. The hub is asked, unless it is offline;
     the folder of what it answers is named by the commit (huggingface_hub 2.4, file_download.py, hf_hub_download).
     """
@@ -206,9 +190,11 @@ def _commit(spec: TrialSpec, source: model_source.Source) -> str | None:
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        name = Path(hf_hub_download(source.text, "config.json", revision=revision)).parent.name
+        folder = Path(hf_hub_download(source.text, "config.json", revision=revision)).parent
     except (OSError, ValueError, EntryNotFoundError):
         return revision
+    model_source.refuse_other_kinds(spec.base_model, folder)
+    name = folder.name
     return name if _COMMIT.fullmatch(name) else revision
 
 
@@ -294,14 +280,17 @@ def _from_pretrained(spec: TrialSpec, origin: str, **options: Any) -> PreTrained
     from transformers import AutoModelForCausalLM
 
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        model: PreTrainedModel
+        model, loaded = AutoModelForCausalLM.from_pretrained(
             origin,
+            output_loading_info=True,
             trust_remote_code=spec.base_model.trust_remote_code,
             use_safetensors=_safetensors(options),
             **options,
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"model.source: {spec.base_model.source!r} cannot be loaded: {error}") from error
+    base_checks.refuse_missing_weights(spec.base_model.source, loaded["missing_keys"])
     return model
 
 

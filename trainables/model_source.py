@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from trainables import model_files, model_sizes, weight_files
+from trainables import architectures, model_files, model_sizes, weight_files
 from trainables.errors import ModelError
 from trainables.model_files import error
 from trainables.specs import ModelFacts, ModelSpec
@@ -65,7 +65,7 @@ def locate(source: str) -> Source:
 
 
 def check(model: ModelSpec) -> list[str]:
-    """Problems with a local model, each "field: what is wrong: the way out"; of a hub id only the form is checked."""
+    """Problems with a model, each "field: what is wrong: the way out"; of a hub model as far as it is in the cache."""
     problems = []
     try:
         source = locate(model.source)
@@ -74,6 +74,8 @@ def check(model: ModelSpec) -> list[str]:
             problems.append(f"model.revision: {model.revision!r} with the local model.source {source.text!r}: {rule}")
         if source.path is not None:
             (_check_folder if source.kind == "folder" else model_files.header)(source.text, source.path)
+        refusal = _verdict(model).refusal
+        problems += [str(error(model.source, refusal))] if refusal is not None else []
         problems += _check_facts(model)
     except ModelError as problem:
         problems.append(str(problem))
@@ -131,6 +133,28 @@ def _sizes(model: ModelSpec) -> model_sizes.Sizes | None:
         return model_sizes.of_gguf(source.text, source.path)
     folder = source.path or model_files.cached(model)
     return None if folder is None else model_sizes.of_folder(source.text, folder)
+
+
+def refuse_other_kinds(model: ModelSpec, folder: Path) -> None:
+    """Refuses a model whose folder holds the configuration of anything but a decoder-only causal language model.
+
+    Raises:
+        ModelError: says what it is instead.
+    """
+    refusal = architectures.of_config(model_files.config(model.source, folder), model.trust_remote_code).refusal
+    if refusal is not None:
+        raise error(model.source, refusal)
+
+
+def _verdict(model: ModelSpec) -> architectures.Verdict:
+    """Whether the model is of the kind that can be trained here, by its own files."""
+    source = locate(model.source)
+    if source.kind == "gguf" and source.path is not None:
+        return architectures.of_gguf(model_files.header(source.text, source.path)[0])
+    folder = source.path or model_files.cached(model)
+    if folder is None:
+        return architectures.Verdict(doubt="its configuration is not on this machine")
+    return architectures.of_config(model_files.config(source.text, folder), model.trust_remote_code)
 
 
 def _check_facts(model: ModelSpec) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 import tiny_models
 import torch
 
-from trainables import base_model
+from trainables import base_checks, base_model
 from trainables.adapter_pack import AdapterPack
 from trainables.contract import StepRecord
 from trainables.errors import ModelError
@@ -90,7 +90,7 @@ def test_rows_that_would_couple_trials_through_their_positions_are_refused(rope,
     data = DataSpec(train="rows.jsonl", text="{text}", max_length=max_length)
     spec = TrialSpec(model=ModelSpec(source="some/model"), data=data)
     if not is_refused:
-        base_model._refuse_moving_positions(model, spec)
+        base_checks.refuse_moving_positions(model, spec)
         return
     with pytest.raises(ModelError, match=r"data\.max_length: \d+ is beyond the \d+ positions"):
-        base_model._refuse_moving_positions(model, spec)
+        base_checks.refuse_moving_positions(model, spec)

@@ -1,0 +1,46 @@
+"""Models that cannot be trained, through the command line: one line, exit code 2, nothing started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from model_folders import LLAMA, write_folder
+from sweep_files import QLORA, write_rows
+from typer.testing import CliRunner
+
+from sweeps.cli import app
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a sweep file whose model is ./base."""
+    write_rows(tmp_path)
+    (tmp_path / "s.yaml").write_text(QLORA.replace("hub/model", "./base"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def mistake(command: str, *changes: str) -> str:
+    """The one mistake that a command tells."""
+    result = CliRunner().invoke(app, [command, "s.yaml", *changes])
+    error, count = result.stderr.splitlines()
+    assert (result.exit_code, result.stdout, count) == (2, "", "1 problem; nothing was started")
+    return error
+
+
+@pytest.mark.parametrize("command", ["validate", "plan", "launch"])
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "bart", "is_encoder_decoder": True}, "an encoder-decoder (is_encoder_decoder in config.json)"),
+        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "(saved as BertForMaskedLM) is no decoder"),
+    ],
+    ids=["bart", "bert"],
+)
+def test_a_model_that_is_no_decoder_is_told(here: Path, command: str, config: dict[str, object], said: str) -> None:
+    write_folder(here / "base", LLAMA | config)
+    line = mistake(command)
+    assert line.startswith(f"error: model.source: {str(here / 'base')!r}: ")
+    assert said in line
+    assert line.endswith("is needed, such as Llama, Qwen, Gemma, Mistral or GPT-2")

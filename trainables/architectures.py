@@ -1,0 +1,184 @@
+"""Whether a model's configuration is of a causal language model with a decoder alone, told in milliseconds.
+
+The tables of the installed transformers say it. They are read from its source: importing them would import torch. What
+a configuration cannot say (code that comes with the model) is a doubt; `base_checks` looks at the loaded model itself.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+NEEDED = "a causal language model with a decoder alone is needed, such as Llama, Qwen, Gemma, Mistral or GPT-2"
+
+# transformers 5.24. Tables: models/auto/modeling_auto.py, auto_mappings.py, integrations/ggml.py.
+_BIDIRECTIONAL = ("MODEL_FOR_MASKED_LM", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM", "MODEL_FOR_SPEECH_SEQ_2_SEQ")
+"""Tables of models that are no decoders unless `is_decoder` says so, also where they have a class for causal models."""
+_ALSO_BIDIRECTIONAL = ("bert-generation", "trocr")
+_SEES_ALL = ("xlnet",)
+"""Their attention sees the whole text whatever their configuration says."""
+_WITH_PICTURES = ("MODEL_FOR_IMAGE_TEXT_TO_TEXT", "MODEL_FOR_MULTIMODAL_LM")
+"""Tables of classes whose language model can be loaded alone, where the type is also in the table of causal models."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What can be said of a model by its configuration; neither field where it is what is needed."""
+
+    refusal: str | None = None
+    """Why it cannot be trained, with the way out."""
+    doubt: str | None = None
+    """Why that is not known before it is loaded."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What transformers knows."""
+
+    types: frozenset[str]
+    """All model types."""
+    classes: Mapping[str, Mapping[str, tuple[str, ...]]]
+    """Table, such as MODEL_FOR_CAUSAL_LM -> model type -> its classes."""
+    gguf: frozenset[str]
+    """Architectures of GGUF files, in transformers' spelling."""
+
+    @property
+    def causal(self) -> Mapping[str, tuple[str, ...]]:
+        """Model types that AutoModelForCausalLM loads -> their classes."""
+        return self.classes["MODEL_FOR_CAUSAL_LM"]
+
+
+def of_config(config: Mapping[str, object], trust_remote_code: bool = False) -> Verdict:
+    """The verdict on the content of config.json."""
+    text = config.get("text_config")  # the language model inside a multimodal one
+    merged = {**config, **text} if isinstance(text, dict) else dict(config)
+    if seen := _sees_ahead(config.get("model_type"), merged):
+        return Verdict(refusal=seen)
+    codes = config.get("auto_map")
+    has_code = isinstance(codes, dict) and "AutoModelForCausalLM" in codes
+    if has_code and trust_remote_code:
+        return Verdict(doubt="it brings its own code")
+    kind, known = config.get("model_type"), tables()
+    if known is None:
+        return Verdict(doubt=f"the tables of transformers {version('transformers')} cannot be read")
+    if not isinstance(kind, str):
+        return Verdict(refusal="config.json has no model_type, so transformers cannot tell what it is")
+    if kind not in known.causal:
+        return Verdict(refusal=_not_causal(kind, known, has_code))
+    return _of_class(kind, merged, config.get("architectures"), known)
+
+
+def of_gguf(values: Mapping[str, object]) -> Verdict:
+    """The verdict on the key-value section of a GGUF file."""
+    architecture, known = values.get("general.architecture"), tables()
+    if known is None:
+        return Verdict(doubt=f"the tables of transformers {version('transformers')} cannot be read")
+    if not isinstance(architecture, str):
+        return Verdict(refusal="its header has no general.architecture")
+    kind = next((name for name in known.gguf if _squeezed(name) == _squeezed(architecture)), None)
+    if kind is None and not architecture.startswith("t5"):
+        supported = ", ".join(sorted(known.gguf & known.causal.keys()))
+        reads = f"transformers {version('transformers')} reads {supported}"
+        return Verdict(refusal=f"a GGUF file of architecture {architecture!r} cannot be loaded: {reads}")
+    if kind not in known.causal:
+        return Verdict(refusal=f"architecture {architecture!r} is no causal language model: {NEEDED}")
+    return Verdict()
+
+
+@lru_cache
+def tables() -> Tables | None:
+    """The tables of the installed transformers; None when they are not where, or what, they were."""
+    found = find_spec("transformers")
+    try:
+        root = Path((found.origin if found else None) or "").parent
+        models = _assigned(root / "models" / "auto" / "modeling_auto.py")
+        classes = {
+            name.removesuffix("_MAPPING_NAMES"): _entries(value)
+            for name, value in models.items()
+            if name.endswith("_MAPPING_NAMES")
+        }
+        types = _assigned(root / "models" / "auto" / "auto_mappings.py")["CONFIG_MAPPING_NAMES"]
+        gguf = _assigned(root / "integrations" / "ggml.py")["GGUF_CONFIG_MAPPING"]
+        keys = gguf.keys if isinstance(gguf, ast.Dict) else []
+        names = frozenset(key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str))
+        known = frozenset(_entries(types))
+        every = ("MODEL", "MODEL_FOR_CAUSAL_LM", *_BIDIRECTIONAL, *_WITH_PICTURES)
+        return Tables(known, classes, names - {"general", "tokenizer"}) if set(every) <= classes.keys() else None
+    except (OSError, ValueError, LookupError, TypeError, SyntaxError):
+        return None
+
+
+def _assigned(path: Path) -> dict[str, ast.expr]:
+    """Name -> what a module's source assigns to it."""
+    found = {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            found[node.targets[0].id] = node.value
+    return found
+
+
+def _entries(table: ast.expr) -> dict[str, tuple[str, ...]]:
+    """Model type -> classes of an `OrderedDict([(type, class or classes), ...])`; other tables in it are left out."""
+    if not isinstance(table, ast.Call) or not isinstance(table.args[0], ast.List):
+        return {}
+    pairs = [ast.literal_eval(pair) for pair in table.args[0].elts if isinstance(pair, ast.Tuple)]
+    return {kind: (classes,) if isinstance(classes, str) else tuple(classes) for kind, classes in pairs}
+
+
+def _sees_ahead(kind: object, config: Mapping[str, object]) -> str | None:
+    """The refusal of a configuration that says itself that its attention is not causal."""
+    if config.get("is_encoder_decoder") is True:
+        return f"an encoder-decoder (is_encoder_decoder in config.json): {NEEDED}"
+    if kind in _SEES_ALL or (kind == "xlm" and config.get("causal") is not True):
+        return f"the attention of model_type {kind!r} sees the tokens that are to be predicted: {NEEDED}"
+    says = [
+        f"{name} {str(value).lower()}"
+        for name, value in (("is_causal", False), ("use_bidirectional_attention", True))
+        if config.get(name) is value
+    ]
+    if config.get("use_bidirectional_attention") == "all":
+        says.append("use_bidirectional_attention all")
+    if says:
+        return f"its attention sees the tokens that are to be predicted ({says[0]} in config.json): {NEEDED}"
+    return None
+
+
+def _not_causal(kind: str, known: Tables, has_code: bool) -> str:
+    if kind in known.types:
+        return f"model_type {kind!r} is no causal language model: {NEEDED}"
+    if has_code:
+        return (
+            f"model_type {kind!r} comes with its own code: read that code, and allow it with "
+            "model.trust_remote_code=true"
+        )
+    return f"transformers {version('transformers')} does not know model_type {kind!r}: a newer one may"
+
+
+def _of_class(kind: str, config: Mapping[str, object], classes: object, known: Tables) -> Verdict:
+    """The verdict on a type that has a class for causal models, by the class that its weights were saved from."""
+    names = [name for name in classes if isinstance(name, str)] if isinstance(classes, list) else []
+    may_be_encoder = kind in _ALSO_BIDIRECTIONAL or any(kind in known.classes[table] for table in _BIDIRECTIONAL)
+    if may_be_encoder and config.get("is_decoder") is not True:
+        saved = f" (saved as {names[0]})" if names else ""
+        return Verdict(
+            refusal=f"model_type {kind!r}{saved} is no decoder, since config.json does not say is_decoder true: "
+            f"it sees the tokens that are to be predicted; {NEEDED}"
+        )
+    tables_of = {
+        name: [table for table, types in known.classes.items() if name in types.get(kind, ())] for name in names
+    }
+    # A class without a head ("MODEL") may share its head's weights with the embeddings: loading tells.
+    good = {"MODEL_FOR_CAUSAL_LM", "MODEL", *_WITH_PICTURES}
+    wrong = [name for name, found in tables_of.items() if found and not good & set(found)]
+    if wrong:
+        return Verdict(refusal=f"its weights were saved from {wrong[0]}, which has no language-model head: {NEEDED}")
+    return Verdict()
+
+
+def _squeezed(name: str) -> str:
+    return name.replace("_", "").replace("-", "")

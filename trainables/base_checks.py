@@ -1,0 +1,81 @@
+"""What a loaded base must be, looked for in the model itself: whatever its names say, its losses mean something."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from trainables.architectures import NEEDED
+from trainables.errors import ModelError
+from trainables.model_files import error
+from trainables.specs import TrialSpec
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+_TOKENS = 8
+
+
+def refuse_missing_weights(source: str, missing: Collection[str]) -> None:
+    """Refuses a base with weights that its files do not have: they would be random.
+
+    So are the head of a model that was saved without one, and the embeddings of an encoder-decoder whose decoder is
+    loaded alone.
+
+    Args:
+        source: the model, for the message.
+        missing: names of the weights; those that are tied to others are not among them.
+    """
+    if missing:
+        shown = ", ".join(sorted(missing)[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise error(source, f"its files lack {shown}, which would be random: {NEEDED}")
+
+
+def refuse_foresight(source: str, model: PreTrainedModel) -> None:
+    """Refuses a base whose output at a position depends on a later token: such a model sees the answer.
+
+    Asked of the gradient, which is exactly 0 from a position to later tokens in a causal model, whatever the precision,
+    the layers or the kernels are.
+    """
+    import torch
+
+    seen: list[torch.Tensor] = []
+
+    def remember(_module: object, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+        seen.append(output.detach().requires_grad_(True))
+        return seen[-1]
+
+    embeddings = model.get_input_embeddings()
+    hook = embeddings.register_forward_hook(remember)
+    ids = torch.arange(_TOKENS, device=embeddings.weight.device)[None]
+    try:
+        with torch.enable_grad():
+            logits = model(input_ids=ids, use_cache=False).logits
+            logits[:, : _TOKENS // 2].float().square().sum().backward()
+    finally:
+        hook.remove()
+    for tokens in seen:
+        # One row of tokens, whichever axis is the batch.
+        later = None if tokens.grad is None else tokens.grad.reshape(_TOKENS, -1)[_TOKENS // 2 :]
+        if later is not None and bool((later != 0).any()) and bool(later.isfinite().all()):
+            raise error(source, f"its output depends on tokens that are to be predicted: {NEEDED}")
+
+
+def refuse_moving_positions(model: PreTrainedModel, spec: TrialSpec) -> None:
+    """Refuses rows beyond the length from which the base encodes positions by the longest row of a batch.
+
+    "dynamic" and "longrope" rotary embeddings do (transformers modeling_rope_utils.py, dynamic_rope_update, 5.24):
+    a trial's numbers would depend on its neighbours' rows.
+    """
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    kinds = {layer.get("rope_type") for layer in (rope, *rope.values()) if isinstance(layer, dict)}
+    if spec.data is None or not kinds & {"dynamic", "longrope"}:
+        return
+    original = rope.get("original_max_position_embeddings") or model.config.max_position_embeddings
+    if spec.data.max_length > original:
+        raise ModelError(
+            f"data.max_length: {spec.data.max_length} is beyond the {original} positions from which "
+            f"{spec.base_model.source} scales them by the longest row of a batch, so that a trial's numbers would "
+            f"depend on its neighbours: lower it to {original}"
+        )
