@@ -20,7 +20,7 @@ from cluster import broker
 from cluster.errors import HostError
 from cluster.hosts import PROCESS_LOST, HostFacts, Room
 from search_spaces.space import SearchSpace
-from sweeps import tune_memory
+from sweeps import tune_processes
 from sweeps.config import SweepConfig, size_bytes
 from sweeps.folder import SweepFolder, read_events
 from sweeps.journal import Journal
@@ -101,6 +101,7 @@ class Driver:
         steps = self.config.budget.steps_per_trial
         scheduler = self.config.scheduler.build(steps, self.config.searcher.start_with_default)
         self._settle(scheduler)
+        tune_processes.keep_processes(scheduler)
         self.folder.clean()
         known = {key: trial.state for key, trial in self.journal.record.trials.items()}
         fingerprints = registry.find(self.config.trainable).fingerprint(self.config.base)
@@ -122,7 +123,7 @@ class Driver:
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
         # Tune's own files have no reader: they must not fill the sweep's folder, nor fail with it.
         scratch_folder = tempfile.TemporaryDirectory(prefix="qsweep-tune-", ignore_cleanup_errors=True)
-        with scratch_folder as scratch, tune_memory.survived():
+        with scratch_folder as scratch, tune_processes.survived():
             # Not tune.Tuner: it pickles searcher and callbacks into storage for its own restore, not used here.
             tune.run(
                 SlotTrial,
