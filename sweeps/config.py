@@ -65,7 +65,8 @@ class Budget(Spec):
     """What the sweep may spend."""
 
     trials: Annotated[int, Field(ge=1)] = 16
-    """Points to try, the default configuration included. Equal points run once; infeasible ones are replaced."""
+    """Points to try, the default configuration included. Equal points run once; infeasible ones are replaced, so
+    many of them or 10, whichever is more."""
     steps_per_trial: Annotated[int, Field(ge=1)] = 81
     """Optimizer steps of a trial that is not stopped early."""
     wall_clock: Duration | None = None

@@ -101,6 +101,18 @@ class TrialStarted(Spec):
     """The resolved TrialSpec as JSON."""
 
 
+class PointInfeasible(Spec):
+    """A point of the space cannot be trained: it never held a slot, and another takes its place."""
+
+    type: Literal["point_infeasible"] = "point_infeasible"
+    time: float
+    trial_key: str
+    number: int
+    params: dict[str, Scalar]
+    """As those of `TrialStarted`."""
+    reason: str
+
+
 class TrialReported(Spec):
     """A trial reached a report point."""
 
@@ -136,7 +148,16 @@ class SweepEnded(Spec):
     message: str = ""
 
 
-Event = SweepStarted | HostsStarted | DataPrepared | TrialStarted | TrialReported | TrialEnded | SweepEnded
+Event = (
+    SweepStarted
+    | HostsStarted
+    | DataPrepared
+    | TrialStarted
+    | PointInfeasible
+    | TrialReported
+    | TrialEnded
+    | SweepEnded
+)
 _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
 
 
@@ -219,6 +240,9 @@ class SweepRecord:
                 known = self.trials.get(event.trial_key)
                 trial = known or TrialRecord(event.trial_key, event.number, event.params)
                 return self._with(replace(trial, state=TrialState.RUNNING, reason=""))
+            case PointInfeasible():
+                trial = TrialRecord(event.trial_key, event.number, event.params)
+                return self._with(replace(trial, state=TrialState.INFEASIBLE, reason=event.reason))
             case TrialReported():
                 return self._with(_reported(self.trials[event.trial_key], event))
             case TrialEnded():
@@ -301,6 +325,8 @@ def first_wins(events: Iterable[Event], record: SweepRecord | None = None) -> It
     """
     record = record or SweepRecord()
     for event in events:
+        if isinstance(event, PointInfeasible) and event.trial_key in record.trials:
+            continue
         if isinstance(event, TrialReported):
             last = record.trials[event.trial_key].step
             if event.report.step <= last:

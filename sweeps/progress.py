@@ -13,7 +13,16 @@ from rich.live import Live
 from rich.text import Text
 
 from sweeps import tables
-from sweeps.lifecycle import DataPrepared, Event, SweepRecord, TrialEnded, TrialRecord, TrialReported, TrialStarted
+from sweeps.lifecycle import (
+    DataPrepared,
+    Event,
+    PointInfeasible,
+    SweepRecord,
+    TrialEnded,
+    TrialRecord,
+    TrialReported,
+    TrialStarted,
+)
 from sweeps.names import run_name
 from trainables.contract import StepRecord
 
@@ -180,6 +189,8 @@ def describe(event: Event, record: SweepRecord) -> str | None:
             return _data(event)
         case TrialStarted():
             return f"{run_name(event.number, event.params)}: started"
+        case PointInfeasible():
+            return f"{run_name(event.number, event.params)}: INFEASIBLE: {event.reason}"
         case TrialReported():
             trial, report = record.trials[event.trial_key], event.report
             best = " (its best)" if report.best_step == report.step else f" (its best: {report.best_eval_loss:.4f})"

@@ -13,6 +13,8 @@ from sweeps.config import SweepConfig
 from sweeps.lifecycle import Scalar, TrialState
 from trainables.specs import TrialSpec
 
+LEAST_REPLACED = 10
+"""Infeasible points that a sweep of a small budget replaces; one of a larger budget as many as budget.trials."""
 REPEATS = 1000
 """Points in a row that were all there before, after which the space counts as used up."""
 
@@ -53,6 +55,9 @@ class TrialSource:
         self._searcher: Searcher = config.searcher.build(space, config.seed)
         self._seen: set[str] = set()
         self._left = config.budget.trials
+        self._replaceable = max(LEAST_REPLACED, config.budget.trials)
+        self._infeasible = sum(not state.counts_as_trial for state in self._known.values())
+        self._last_reason = ""
         self._first = config.searcher.start_with_default
 
     def next(self) -> PlannedTrial | None:
@@ -63,6 +68,8 @@ class TrialSource:
             trial = self._trial(point)
             if trial.trial_key in self._seen:
                 continue
+            if self.gave_up is not None and trial.trial_key not in self._known:
+                return None
             self._seen.add(trial.trial_key)
             state = self._known.get(trial.trial_key, TrialState.PENDING)
             if state.counts_as_trial:
@@ -73,9 +80,21 @@ class TrialSource:
                 return None
         return None
 
-    def replace(self) -> None:
-        """A trial that was handed out turned out infeasible: there may be one more."""
+    def replace(self, reason: str) -> None:
+        """A trial that was handed out turned out infeasible: there may be one more, unless there were too many."""
         self._left += 1
+        self._infeasible += 1
+        self._last_reason = f" (the last: {reason})"
+
+    @property
+    def gave_up(self) -> str | None:
+        """Why no infeasible point is replaced any more, where there were too many of them and trials are lacking."""
+        if self._infeasible < self._replaceable or self._left == 0:
+            return None
+        return (
+            f"{self._infeasible} points cannot be trained{self._last_reason}, and no sweep replaces more than "
+            f"budget.trials, or {LEAST_REPLACED}: take such values out of the search space"
+        )
 
     def _candidates(self) -> Iterable[Mapping[str, Value]]:
         if self._first:

@@ -10,7 +10,7 @@ from ray.tune.experiment import Trial
 
 from sweeps.errors import StorageError
 from sweeps.journal import Journal
-from sweeps.lifecycle import Event, TrialEnded, TrialReported, TrialStarted, TrialState
+from sweeps.lifecycle import Event, PointInfeasible, TrialEnded, TrialReported, TrialStarted, TrialState
 from sweeps.stop import Reason
 from trainables.contract import Report, StepRecord
 
@@ -46,26 +46,13 @@ class JournalCallback(Callback):
         self.unreported: dict[str, tuple[StepRecord, ...]] = {}
         """Trial key -> the steps since its last report, of trials that were interrupted."""
 
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """The trial's process runs; comes again after a retry."""
-        config = trial.config
-        known = self._journal.record.trials.get(config["trial_key"])
-        if known is None or known.state is not TrialState.RUNNING:
-            self._add(
-                TrialStarted(
-                    time=self._clock(),
-                    trial_key=config["trial_key"],
-                    number=config["number"],
-                    params=config["params"],
-                    spec=config["spec"],
-                )
-            )
-
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """A report, or the end that the trial itself found."""
+        """The trial holds a slot, or reports. What else it says is an end: see `on_trial_complete`."""
         key = trial.config["trial_key"]
+        if "opened" in result or "report" in result:
+            self._begin(trial)
         if "report" in result:
             report = Report.model_validate_json(result["report"])
             told = TrialReported(
@@ -81,7 +68,9 @@ class JournalCallback(Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """The trial is over: by itself, or by the scheduler when its last report says that it was still running."""
         result = trial.last_result or {}
-        state = TrialState(result.get("state", TrialState.FAILED))
+        if "state" not in result or "opened" in result:
+            return  # The sweep's end did not wait for its first report; it says of the trial how it ended.
+        state = TrialState(result["state"])
         reason = result.get("reason", "")
         if state is TrialState.PAUSED:
             # The end of the sweep says of it how it ended.
@@ -111,11 +100,27 @@ class JournalCallback(Callback):
             return False
         return True
 
+    def _begin(self, trial: Trial) -> bool:
+        """Whether the journal has the trial as running; it comes again after a retry."""
+        known = self._journal.record.trials.get(trial.config["trial_key"])
+        if known is not None and known.state is TrialState.RUNNING:
+            return True
+        return self._add(TrialStarted(spec=trial.config["spec"], **self._who(trial)))
+
     def _end(self, trial: Trial, state: TrialState, reason: str, history: Sequence[str] = ()) -> None:
         key = trial.config["trial_key"]
-        ended = TrialEnded(time=self._clock(), trial_key=key, state=state, reason=reason, history=_steps(history))
-        if self._add(ended):
+        if key in self._journal.record.trials or state is not TrialState.INFEASIBLE:
+            began = key in self._journal.record.trials or self._begin(trial)
+            ended = TrialEnded(time=self._clock(), trial_key=key, state=state, reason=reason, history=_steps(history))
+            told = began and self._add(ended)
+        else:
+            told = self._add(PointInfeasible(reason=reason, **self._who(trial)))
+        if told:
             self._owner.trial_ended(key)
+
+    def _who(self, trial: Trial) -> dict[str, Any]:
+        """What the first event of a trial says, whichever it is."""
+        return {"time": self._clock()} | {name: trial.config[name] for name in ("trial_key", "number", "params")}
 
 
 def _steps(history: Sequence[str]) -> tuple[StepRecord, ...]:

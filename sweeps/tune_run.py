@@ -57,6 +57,7 @@ class Driver:
     hosts: tuple[HostFacts, ...] = field(default=(), init=False)
     _broker: Any = field(default=None, init=False)
     _callback: JournalCallback = field(init=False)
+    _source: TrialSource | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._callback = JournalCallback(self.journal, self.clock, self)
@@ -105,7 +106,7 @@ class Driver:
         self.folder.clean()
         known = {key: trial.state for key, trial in self.journal.record.trials.items()}
         fingerprints = registry.find(self.config.trainable).fingerprint(self.config.base)
-        source = TrialSource(self.config, space, fingerprints, known)
+        source = self._source = TrialSource(self.config, space, fingerprints, known)
         disk = self.config.budget.disk
         shared = {
             "dir": str(self.folder.path),
@@ -148,6 +149,9 @@ class Driver:
 
     def end(self, failed: str | None = None) -> None:
         """Says of every trial and of the sweep how it ended."""
+        gave_up = self._source.gave_up if self._source is not None else None
+        if failed is None and self.stop.reason is None and gave_up is not None:
+            self.stop.ask("budget", gave_up)
         reason = "failed" if failed is not None else self.stop.reason or "finished"
         why = failed or self.stop.message
         state = TrialState.STOPPED if reason == "budget" else TrialState.PAUSED

@@ -86,7 +86,7 @@ class TrialQueue(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Frees the trial's place; an infeasible one is replaced."""
         if trial_id in self._live and (result or {}).get("state") == TrialState.INFEASIBLE:
-            self._source.replace()
+            self._source.replace(str((result or {}).get("reason")))
         self._live.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:

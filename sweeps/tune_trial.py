@@ -103,6 +103,8 @@ class SlotTrial(tune.Trainable):
             pending = self._pending
             self._pending = None
             return pending
+        if not self._is_open:
+            return self._open()
         target = next_point(self._points, self._step)
         assert target is not None, "a trial at its last point is not asked to train"
         outcome = self._reach(target)
@@ -115,6 +117,17 @@ class SlotTrial(tune.Trainable):
         if target == self._points[-1]:
             self._release()
         return self._told(report, adapter)
+
+    def _open(self) -> dict[str, Any]:
+        """Takes a slot and says so: only then the trial has begun."""
+        opened = self._slot()
+        if opened is None:
+            return self._final(TrialState.PAUSED, "the sweep is stopping")
+        if isinstance(opened, Failure):
+            return self._final(_STATES[opened.kind], opened.message)
+        self._is_open = True
+        # Without the metric: no scheduler judges it (ray async_hyperband.py, on_trial_result, 2.60).
+        return {"step": self._step, "state": TrialState.RUNNING.value, "opened": True, "done": False}
 
     def _told(self, report: Report, adapter: str | None) -> dict[str, Any]:
         done = report.step == self._points[-1]
@@ -151,6 +164,7 @@ class SlotTrial(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._grant: broker.Grant | None = None
+        self._is_open = False
         self._step = 0
         self._history: list[StepRecord] = []
         self._key: str = config["trial_key"]
@@ -237,6 +251,18 @@ class SlotTrial(tune.Trainable):
         self._folder.prune_all_but(self._key, "snapshot", snapshots.KEPT)
 
     # The slot
+
+    def _slot(self) -> Opened | Failure | None:
+        """The trial in a slot, whatever happens to hosts on the way; None when the sweep is stopping."""
+        while self._ask("goes_on", self._key):
+            try:
+                opened = self._lease()
+            except PROCESS_LOST:
+                self._host_lost()
+                continue
+            if opened is not None:
+                return opened
+        return None
 
     def _reach(self, target: int) -> Outcome | None:
         """The outcome at `target`, whatever happens to hosts on the way; None when the sweep is stopping."""

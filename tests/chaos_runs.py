@@ -18,7 +18,7 @@ import psutil
 
 from sweeps import reopen
 from sweeps.folder import SweepFolder, read_events
-from sweeps.lifecycle import SweepRecord, TrialEnded, TrialReported, TrialState
+from sweeps.lifecycle import SweepRecord, TrialEnded, TrialReported, TrialStarted, TrialState
 from sweeps.selection import choose
 from sweeps.trials import TrialSource
 from trainables import toy
@@ -143,7 +143,8 @@ def assert_whole(sweep: Path, uri: str, trials: int) -> SweepRecord:
     runs = assert_none_running(sweep, uri)
     children = [run for run in runs if "sweep.trial_key" in run.data.tags]
     assert len(runs) == len(children) + 1, "one parent"
-    assert sorted(run.data.tags["sweep.trial_key"] for run in children) == sorted(found.trials)
+    began = {event.trial_key for event, _ in read_events(sweep / "events.jsonl") if isinstance(event, TrialStarted)}
+    assert sorted(run.data.tags["sweep.trial_key"] for run in children) == sorted(began)
     logged = expected_points(sweep)
     for run in children:
         key = run.data.tags["sweep.trial_key"]

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sweeps.lifecycle import Event, SweepRecord, SweepStarted, TrialEnded, TrialReported, TrialStarted, TrialState
+from sweeps.lifecycle import (
+    Event,
+    PointInfeasible,
+    SweepRecord,
+    SweepStarted,
+    TrialEnded,
+    TrialReported,
+    TrialStarted,
+    TrialState,
+)
 from trainables.contract import Report, StepRecord
 
 
@@ -17,6 +26,11 @@ def begun(time: float = 0.0) -> SweepStarted:
 def started(key: str, number: int = 0, time: float = 1.0, **params: bool | int | float | str) -> TrialStarted:
     """A trial holds a slot."""
     return TrialStarted(time=time, trial_key=key, number=number, params=params, spec="{}")
+
+
+def infeasible(key: str, number: int = 0, reason: str = "no such layer", **params: Any) -> PointInfeasible:
+    """A point that never held a slot."""
+    return PointInfeasible(time=1.0, trial_key=key, number=number, params=params, reason=reason)
 
 
 def history(first: int, last: int) -> tuple[StepRecord, ...]:

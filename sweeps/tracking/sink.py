@@ -95,7 +95,7 @@ class MlflowSink:
             self._open_child(runs, best.trial_key, record, time)
 
     def apply(self, event: Event, record: SweepRecord) -> None:
-        """See `Sink.apply`."""
+        """See `Sink.apply`. A point that is infeasible never trained: it has a row in the parent's note, and no run."""
         runs = self._connect()
         parent = self._open_parent(runs, record.started or event.time)
         match event:

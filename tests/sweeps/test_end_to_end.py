@@ -16,7 +16,8 @@ import tiny_sweeps
 from mlflow import MlflowClient
 
 from sweeps.folder import read_events
-from sweeps.lifecycle import TrialReported, TrialStarted
+from sweeps.lifecycle import TrialReported, TrialStarted, TrialState
+from sweeps.trials import LEAST_REPLACED
 from trainables import toy
 from trainables.specs import TrialSpec
 
@@ -178,16 +179,31 @@ def test_a_trial_that_diverges_is_failed_and_an_infeasible_one_is_replaced(start
     answer = succeeded(start("toy", *grid))
     assert answer["states"] == {"COMPLETED": 2, "DIVERGED": 1, "INFEASIBLE": 2}
     assert answer["trials"] == 5
-    assert statuses(home) == {"COMPLETED": {"FINISHED"}, "DIVERGED": {"FAILED"}, "INFEASIBLE": {"FAILED"}}
+    assert statuses(home) == {"COMPLETED": {"FINISHED"}, "DIVERGED": {"FAILED"}}, "what never trained is no run"
     sweep = home / "results" / "toy"
     runs.assert_whole(sweep, f"sqlite:///{home}/mlflow.db", 3)
     for key, spec in specs(sweep).items():
         (run,) = mlflow_runs(home)[key]
-        diverged, infeasible = spec.training.learning_rate == 0.05, spec.adapter.r == 300
-        state = "INFEASIBLE" if infeasible else "DIVERGED" if diverged else "COMPLETED"
+        state = "DIVERGED" if spec.training.learning_rate == 0.05 else "COMPLETED"
         assert run.data.tags["sweep.state"] == state
-        note = {"INFEASIBLE": "adapter.r: 300 exceeds 256", "DIVERGED": "step 5: train_loss nan", "COMPLETED": ""}
-        assert note[state] in run.data.tags["mlflow.note.content"]
+        assert {"DIVERGED": "step 5: train_loss nan", "COMPLETED": ""}[state] in run.data.tags["mlflow.note.content"]
+    refused = [trial for trial in runs.record(sweep).trials.values() if trial.state is TrialState.INFEASIBLE]
+    assert {trial.reason for trial in refused} == {"adapter.r: 300 exceeds 256"}
+    (parent,) = mlflow_runs(home)[None]
+    assert all(f"| t{trial.number:02d} | 300 |" in parent.data.tags["mlflow.note.content"] for trial in refused)
+
+
+def test_infeasible_points_are_replaced_so_often_and_then_the_sweep_ends_in_order(start, home):
+    space = "search_space={adapter.r: {randint: [257, 100000]}}"
+    run = start("toy", space, "budget.trials=3", "searcher.start_with_default=false")
+    assert ended(run) == 1, "there is no best trial"
+    answer, found = run.answer(), runs.record(home / "results" / "toy")
+    # Trials that were handed out with the last one may be infeasible too.
+    assert LEAST_REPLACED <= answer["states"]["INFEASIBLE"] < LEAST_REPLACED + 3
+    assert (answer["trials"], answer["best"]) == (answer["states"]["INFEASIBLE"], None)
+    assert found.ended.reason == "budget"
+    assert "no sweep replaces more than budget.trials, or 10: take such values out" in run.err.read_text()
+    assert list(mlflow_runs(home)) == [None]
 
 
 def test_ctrl_c_ends_in_order(start, home):

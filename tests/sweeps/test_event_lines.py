@@ -15,6 +15,7 @@ from sweeps.lifecycle import (
     DataPrepared,
     Event,
     HostsStarted,
+    PointInfeasible,
     SweepEnded,
     SweepStarted,
     TrialEnded,
@@ -64,6 +65,7 @@ EVENTS: list[st.SearchStrategy[Event]] = [
     ),
     st.builds(DataPrepared, time=FINITE, summary=SCALARS),
     st.builds(TrialStarted, time=FINITE, trial_key=TEXT, number=st.integers(0, 10**6), params=SCALARS, spec=TEXT),
+    st.builds(PointInfeasible, time=FINITE, trial_key=TEXT, number=st.integers(0, 10**6), params=SCALARS, reason=TEXT),
     st.builds(TrialReported, time=FINITE, trial_key=TEXT, report=REPORTS, adapter=st.none() | TEXT),
     st.builds(
         TrialEnded,

@@ -8,7 +8,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sweep_events import begun, ended, record, reported, started
+from sweep_events import begun, ended, infeasible, record, reported, started
 
 from sweeps.lifecycle import (
     DataPrepared,
@@ -79,6 +79,23 @@ def test_the_highest_memory_of_all_reports_is_kept() -> None:
     second = reported("a", 9, 1.0)
     low = second.model_copy(update={"report": second.report.model_copy(update={"peak_memory_bytes": 1})})
     assert record([started("a"), reported("a", 3, 2.0), low]).trials["a"].peak_memory_bytes == 1003
+
+
+def test_a_point_that_never_held_a_slot_is_an_infeasible_trial() -> None:
+    trial = record([begun(), infeasible("a", 4, "adapter.r: 300 exceeds 256", r=300)]).trials["a"]
+    assert (trial.number, trial.params, trial.state) == (4, {"r": 300}, TrialState.INFEASIBLE)
+    assert (trial.reason, trial.step) == ("adapter.r: 300 exceeds 256", 0)
+
+
+def test_a_point_is_infeasible_once() -> None:
+    events = [infeasible("a"), infeasible("a", reason="again"), started("b"), infeasible("b")]
+    assert [event for event, _ in first_wins(events)] == [events[0], events[2]]
+
+
+def test_an_infeasible_trial_of_an_earlier_version_began_before_it_ended() -> None:
+    old = record([started("a", 2, r=300), ended("a", TrialState.INFEASIBLE, "no such layer")]).trials["a"]
+    new = record([infeasible("a", 2, r=300)]).trials["a"]
+    assert old == new
 
 
 def test_a_trial_that_goes_on_keeps_what_it_had() -> None:

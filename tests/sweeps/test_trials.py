@@ -9,7 +9,7 @@ import pytest
 from sweep_files import toy
 
 from sweeps.lifecycle import TrialState
-from sweeps.trials import PlannedTrial, TrialSource
+from sweeps.trials import LEAST_REPLACED, PlannedTrial, TrialSource
 
 RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
 GRID = {"adapter.r": {"choice": [4, 8]}, "training.batch_size": {"choice": [1, 2, 4]}}
@@ -78,7 +78,7 @@ def test_modules_in_another_order_are_no_other_trial() -> None:
 def test_an_infeasible_trial_makes_room_for_another() -> None:
     trials = source(RATES, 2)
     before = drawn(trials)
-    trials.replace()
+    trials.replace("no such layer")
     after = drawn(trials)
     assert [trial.number for trial in after] == [2]
     assert not set(keys(before)) & set(keys(after))
@@ -87,8 +87,30 @@ def test_an_infeasible_trial_makes_room_for_another() -> None:
 def test_an_infeasible_trial_is_not_replaced_where_the_space_has_no_more() -> None:
     trials = source({"adapter.r": {"choice": [16]}})
     assert len(drawn(trials)) == 1
-    trials.replace()
+    trials.replace("no such layer")
     assert trials.next() is None
+
+
+@pytest.mark.parametrize(("budget", "replaced"), [(3, LEAST_REPLACED), (14, 14)])
+def test_infeasible_trials_are_replaced_so_often_and_no_more(budget: int, replaced: int) -> None:
+    trials = source(RATES, budget)
+    handed_out = len(drawn(trials))
+    for number in range(100):
+        assert (trials.gave_up is None) is (number < replaced)
+        trials.replace(f"point {number}")
+        handed_out += len(drawn(trials))
+    assert handed_out == budget + replaced - 1
+    assert trials.gave_up is not None
+    assert "(the last: point 99)" in trials.gave_up
+
+
+def test_as_many_infeasible_trials_as_may_be_are_no_reason_to_give_up_where_none_is_lacking() -> None:
+    trials = source(RATES, 10)
+    drawn(trials)
+    for _ in range(LEAST_REPLACED - 1):
+        trials.replace("no such layer")
+        drawn(trials)
+    assert trials.gave_up is None
 
 
 @pytest.mark.parametrize("kind", ["random", "grid"])
@@ -162,7 +184,7 @@ def test_unfinished_trials_are_handed_out_again_under_their_numbers(state: Trial
 def test_a_replaced_trial_stays_replaced() -> None:
     lived = source(RATES, 2)
     first = drawn(lived)
-    lived.replace()
+    lived.replace("no such layer")
     (third,) = drawn(lived)
     known = {
         first[0].trial_key: TrialState.COMPLETED,
@@ -170,6 +192,16 @@ def test_a_replaced_trial_stays_replaced() -> None:
         third.trial_key: TrialState.PAUSED,
     }
     assert drawn(source(RATES, 2, known)) == [third]
+
+
+def test_a_sweep_that_gave_up_hands_out_what_it_had_begun_and_nothing_else() -> None:
+    begun = drawn(source(RATES, 13))
+    infeasible = dict.fromkeys(keys(begun)[:LEAST_REPLACED], TrialState.INFEASIBLE)
+    trials = source(RATES, 3, {**infeasible, begun[11].trial_key: TrialState.PAUSED})
+    assert drawn(trials) == []
+    trials = source(RATES, 3, {**infeasible, begun[10].trial_key: TrialState.PAUSED})
+    assert drawn(trials) == [begun[10]]
+    assert trials.gave_up is not None
 
 
 def test_a_sweep_whose_trials_are_all_over_has_none_left() -> None:
