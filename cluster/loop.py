@@ -143,7 +143,10 @@ class PackLoop:
             return answer.model_copy(update={"history": fresh})
 
     def save(self, lease: str, known: int) -> Future[Outcome]:
-        """The lease as it stands before the next step: the history after step `known`, and a snapshot or a failure."""
+        """The lease as it stands before the next step: the history after step `known`, and a snapshot or a failure.
+
+        An evaluation that was going on is waited for, and comes with the answer.
+        """
         return self._soon(lambda: self._save_now(lease, known))
 
     def latest(self) -> dict[str, StepRecord]:
@@ -255,6 +258,10 @@ class PackLoop:
     def _save_now(self, lease: str, known: int) -> Outcome:
         kept = self._held(lease)
         history = tuple(step for step in kept.history if step.step > known)
+        over = kept.outcome
+        if over is not None and (over.failure is not None or over.step > known):
+            # Its owner has not heard of it, and would go on past its report point without it.
+            return over.model_copy(update={"history": history})
         try:
             return Outcome(step=kept.step, history=history, snapshot=self._pack.snapshot(kept.slot))
         except Exception as error:

@@ -15,7 +15,12 @@ from trainables.specs import TrialSpec
 Point = Mapping[str, Value]
 
 ALWAYS_LOGGED = ("r", "lora_alpha", "target_modules", "learning_rate")
-PACING = ("training.step_seconds", "training.snapshot_every", "training.gradient_checkpointing")
+PACING = (
+    "training.step_seconds",
+    "training.eval_seconds",
+    "training.snapshot_every",
+    "training.gradient_checkpointing",
+)
 """They change how fast a step comes, never what it computes."""
 _OTHER_ALPHA = {"adapter.lora_alpha": "alpha_over_r", "adapter.alpha_over_r": "lora_alpha"}
 

@@ -62,6 +62,8 @@ class SlotTrial(tune.Trainable):
     """A report that was made before and may not have arrived."""
     _trouble: Exception | None
     """Why the trial could not be taken up."""
+    _is_unevaluated: bool
+    """The trial stands at a report point that it was not evaluated at: it must not go on past it."""
     _unwritten: bytes | None
     """The latest snapshot, when budget.disk had no room for it."""
 
@@ -105,7 +107,7 @@ class SlotTrial(tune.Trainable):
             return pending
         if not self._is_open:
             return self._open()
-        target = next_point(self._points, self._step)
+        target = self._step if self._is_unevaluated else next_point(self._points, self._step)
         assert target is not None, "a trial at its last point is not asked to train"
         outcome = self._reach(target)
         if outcome is None:
@@ -176,6 +178,7 @@ class SlotTrial(tune.Trainable):
         progress, _ = snapshots.read(self._folder, self._key)
         self._unwritten = None
         self._step = progress.step
+        self._is_unevaluated = progress.step in self._points and progress.report is None
         # A damaged snapshot must not make the trial forget which adapter is its best.
         known = config["reported"] if progress.best_eval_loss is None else progress.model_dump()
         self._best_step = known["best_step"]
@@ -231,7 +234,7 @@ class SlotTrial(tune.Trainable):
 
     def _save(self, outcome: Outcome, report: Report | None = None, adapter: str | None = None) -> None:
         """Writes the snapshot of an outcome, if the trial has more steps to do and budget.disk has room."""
-        self._step, self._unwritten = outcome.step, None
+        self._step, self._is_unevaluated, self._unwritten = outcome.step, False, None
         if outcome.snapshot is None or self._step == self._points[-1]:
             return
         progress = snapshots.Progress(
@@ -288,20 +291,22 @@ class SlotTrial(tune.Trainable):
             if outcome.evaluation is not None:
                 return outcome
             self._save(outcome)
-        self._leave()
-        return None
+        return self._leave()
 
-    def _leave(self) -> None:
-        """Saves the trial where it stands, so that it loses no step to a stop."""
+    def _leave(self) -> Outcome | None:
+        """Saves the trial where it stands, so that it loses no step to a stop; answers a report point reached there."""
         if self._grant is None:
-            return
+            return None
         try:
             outcome: Outcome = ray.get(self._grant.host.save.remote(self._grant.lease, self._known()))
         except RayError:
-            return  # It goes on from the snapshot before.
+            return None  # It goes on from the snapshot before.
         self._history += outcome.history
+        if outcome.evaluation is not None or outcome.failure is not None:
+            return outcome
         if outcome.snapshot is not None and outcome.step > self._step:
             self._save(outcome)
+        return None
 
     def _known(self) -> int:
         """The last step that this process has the history of."""

@@ -197,6 +197,15 @@ def assert_every_step_once(sweep: Path) -> None:
         assert metrics["train_loss"] == [(step, toy.loss_at(specs[key], step)) for step in steps], key
 
 
+def assert_every_rung_in_turn(sweep: Path) -> None:
+    """Every trial reported at each of its report points as far as it came, and skipped none."""
+    config = reopen.load(SweepFolder(sweep))[0].config
+    points = list(config.scheduler.points(config.budget.steps_per_trial))
+    for key, metrics in expected_points(sweep).items():
+        reached = [step for step, _ in metrics["eval_loss"]]
+        assert reached == points[: len(reached)], key
+
+
 def undisturbed_best(sweep: Path) -> str | None:
     """The best trial of the same seed when nothing goes wrong, by the closed form of the toy's curves."""
     resolved, _ = reopen.load(SweepFolder(sweep))

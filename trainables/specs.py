@@ -193,6 +193,8 @@ class TrainingSpec(Spec):
     """Steps, or a duration such as 90s or 5m, after which a trial is saved between its report points."""
     step_seconds: Annotated[float, Field(ge=0)] = 0.0
     """Toy only: how long one step lasts, for demonstrations and fault tests."""
+    eval_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """Toy only: how long one evaluation lasts."""
 
 
 class TrialSpec(Spec):

@@ -119,6 +119,9 @@ class ToyPack:
 
     def evaluate(self, slots: Sequence[int]) -> Mapping[int, Evaluation | Failure]:
         """See `Pack.evaluate`."""
+        pause = max((self._slots[slot].spec.training.eval_seconds for slot in slots), default=0.0)
+        if pause:
+            threading.Event().wait(pause)
         return {slot: self._evaluate(self._slots[slot]) for slot in slots}
 
     def _evaluate(self, slot: _Slot) -> Evaluation | Failure:

@@ -80,6 +80,23 @@ def test_driver_killed_while_trials_are_evaluated(tmp_path):
     runs.assert_every_step_once(sweep)
 
 
+@pytest.mark.parametrize(("number", "scheduler"), [(signal.SIGINT, "asha"), (signal.SIGTERM, "fifo")])
+def test_a_stop_while_trials_are_evaluated_skips_no_rung(tmp_path, number, scheduler):
+    # Longer than a trial's call to its host: it asks to be saved while it is evaluated.
+    lasting = [*runs.variant(tmp_path, "held", HELD), "training.eval_seconds=6"]
+    run = runs.start(tmp_path, "launch", *runs.TOY, f"scheduler.kind={scheduler}", *lasting, "budget.trials=2")
+    sweep = tmp_path / "results" / "toy"
+    runs.wait_for((tmp_path / "held" / "evaluating").exists, run)
+    os.kill(run.process.pid, number)
+    assert run.wait() == 128 + number, run.err.read_text()
+    assert runs.reports(sweep) >= 1, "the evaluation that was going on is lost"
+    again = runs.start(tmp_path, "resume", "results/toy")
+    assert again.wait() == 0, again.err.read_text()
+    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 2)
+    runs.assert_every_step_once(sweep)
+    runs.assert_every_rung_in_turn(sweep)
+
+
 def test_driver_killed_between_a_trials_snapshot_and_its_report(tmp_path):
     run = runs.start(tmp_path, "launch", *FIFO, "training.step_seconds=0.3")
     sweep = tmp_path / "results" / "toy"

@@ -174,6 +174,7 @@ def test_a_key_is_12_hex_digits() -> None:
         trial(data=DataSpec(train="/elsewhere/rows.csv", text="{t}")),
         trial(model=None, data=None),
         trial(training=TrainingSpec(step_seconds=1.5)),
+        trial(training=TrainingSpec(eval_seconds=1.5)),
         trial(training=TrainingSpec(snapshot_every=3)),
         trial(training=TrainingSpec(gradient_checkpointing=True)),
         trial(training=TrainingSpec(gradient_checkpointing=False)),

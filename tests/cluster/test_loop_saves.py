@@ -1,0 +1,73 @@
+"""A lease that is saved at once, because its owner has to leave."""
+
+from __future__ import annotations
+
+import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from cluster.loop import PackLoop
+from trainables import toy
+from trainables.contract import Failure
+from trainables.specs import TrainingSpec, TrialSpec
+
+DEADLINE = 120.0
+TRIAL = TrialSpec(trainable="toy", training=TrainingSpec(learning_rate=3e-4), steps=100)
+
+
+class LongEvaluation(toy.ToyPack):
+    """Evaluates once the test lets it, and then says what the test wants."""
+
+    def __init__(self, failure: Failure | None = None) -> None:
+        super().__init__()
+        self.began, self.may_end = threading.Event(), threading.Event()
+        self._failure = failure
+
+    def evaluate(self, slots):
+        self.began.set()
+        assert self.may_end.wait(DEADLINE)
+        return super().evaluate(slots) if self._failure is None else dict.fromkeys(slots, self._failure)
+
+
+@pytest.fixture
+def saved_while_evaluated():
+    """The answer to a save that came while a lease was evaluated at step 3; the loop goes on."""
+    loops: list[PackLoop] = []
+
+    def save(pack: LongEvaluation):
+        loop = PackLoop(pack, 1)
+        loops.append(loop)
+        loop.open("a", TRIAL, None).result(DEADLINE)
+        with ThreadPoolExecutor(1) as owner:
+            waiting = owner.submit(loop.advance, "a", 3, math.inf, 0, DEADLINE)
+            assert pack.began.wait(DEADLINE)
+            answer = loop.save("a", 0)
+            pack.may_end.set()
+            waiting.result(DEADLINE)
+        return loop, answer.result(DEADLINE)
+
+    yield save
+    for loop in loops:
+        loop.stop()
+
+
+def test_a_save_while_a_lease_is_evaluated_brings_the_evaluation(saved_while_evaluated):
+    _, outcome = saved_while_evaluated(LongEvaluation())
+    assert outcome.evaluation.eval_loss == toy.loss_at(TRIAL, 3)
+    assert [record.step for record in outcome.history] == [1, 2, 3]
+    assert outcome.adapter is not None
+
+
+def test_a_save_while_a_lease_is_evaluated_brings_the_failure(saved_while_evaluated):
+    _, outcome = saved_while_evaluated(LongEvaluation(Failure(kind="diverged", message="nan")))
+    assert (outcome.step, outcome.failure.kind) == (3, "diverged")
+    assert [record.step for record in outcome.history] == [1, 2, 3]
+
+
+def test_a_save_after_the_owner_has_the_evaluation_brings_a_snapshot_alone(saved_while_evaluated):
+    loop, _ = saved_while_evaluated(LongEvaluation())
+    outcome = loop.save("a", 3).result(DEADLINE)
+    assert (outcome.step, outcome.evaluation, outcome.history) == (3, None, ())
+    assert outcome.snapshot is not None
