@@ -162,7 +162,11 @@ def _absolute(path: str, folder: Path) -> str:
 def _is_model_path(source: str, folder: Path) -> bool:
     if not source or source.startswith("package:"):
         return False
-    return source.startswith((".", "/", "~")) or source.endswith(".gguf") or (folder / source).exists()
+    if source.startswith((".", "/", "~")) or source.endswith(".gguf"):
+        return True
+    path = folder / source
+    # OWNER/NAME of a hub is a path all the same where OWNER is a folder here: one that is mistyped at its end.
+    return path.exists() or ("/" in source and path.parent.is_dir())
 
 
 def _is_data_path(source: str) -> bool:

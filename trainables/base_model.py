@@ -87,16 +87,10 @@ def load_tokenizer(spec: TrialSpec, cache: Path) -> PreTrainedTokenizerBase:
         ModelError: the source has no tokenizer that can be loaded.
     """
     import torch
-    from transformers import AutoTokenizer
 
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     folder, revision = _folder(spec, compute_dtype(spec.quantization, device), cache)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, revision=revision, trust_remote_code=spec.base_model.trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model.source: {spec.base_model.source!r} has no usable tokenizer: {error}") from error
+    tokenizer = _tokenizer(spec, folder, revision=revision)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
@@ -236,7 +230,7 @@ def _key(spec: TrialSpec, dtype: torch.dtype) -> str:
 def _make(spec: TrialSpec, source: model_source.Source, dtype: torch.dtype, target: Path) -> None:
     """Writes the folder `target`: the base as it is trained on, and its tokenizer."""
     import torch
-    from transformers import AutoTokenizer, BitsAndBytesConfig, GgufConfig
+    from transformers import BitsAndBytesConfig, GgufConfig
 
     scheme = spec.quantization.scheme
     work = Path(tempfile.mkdtemp(dir=target.parent, prefix=".making-"))
@@ -251,9 +245,7 @@ def _make(spec: TrialSpec, source: model_source.Source, dtype: torch.dtype, targ
             )
             plain.save_pretrained(work / "plain")
             options = {"revision": None}
-        tokenizer = AutoTokenizer.from_pretrained(
-            origin, trust_remote_code=spec.base_model.trust_remote_code, **tokenizer_options
-        )
+        tokenizer = _tokenizer(spec, origin, **tokenizer_options)
         made = work / "made"
         if scheme == "none":
             (work / "plain").rename(made)
@@ -274,6 +266,20 @@ def _make(spec: TrialSpec, source: model_source.Source, dtype: torch.dtype, targ
         made.rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _tokenizer(spec: TrialSpec, origin: str, **options: Any) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    trusted = spec.base_model.trust_remote_code
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(origin, trust_remote_code=trusted, **options)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.source: {spec.base_model.source!r} has no usable tokenizer: {error}") from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        # transformers 5.24 makes one without words where it finds no vocabulary.
+        raise ModelError(f"model.source: {spec.base_model.source!r} has no tokenizer: no vocabulary among its files")
+    return tokenizer
 
 
 def _from_pretrained(spec: TrialSpec, origin: str, **options: Any) -> PreTrainedModel:

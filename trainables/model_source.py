@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -56,6 +57,8 @@ def locate(source: str) -> Source:
             raise error(source, "a file must be a .gguf; for other weights name the folder that holds config.json")
         return Source("gguf", path, source)
     means_path = source.startswith(("/", ".", "~")) or source.lower().endswith(".gguf") or source.count("/") > 1
+    # The way to a folder that is here, mistyped at its end, has the form of OWNER/NAME.
+    means_path = means_path or ("/" in source and path.parent.is_dir())
     if means_path and "://" not in source:
         raise error(source, f"no such file or folder: {path}{_close_names(path)}")
     if _is_hub_id(source):
@@ -66,20 +69,23 @@ def locate(source: str) -> Source:
 
 def check(model: ModelSpec) -> list[str]:
     """Problems with a model, each "field: what is wrong: the way out"; of a hub model as far as it is in the cache."""
-    problems = []
     try:
         source = locate(model.source)
-        if source.path is not None and model.revision is not None:
-            rule = "only hub models have revisions; leave it out"
-            problems.append(f"model.revision: {model.revision!r} with the local model.source {source.text!r}: {rule}")
-        if source.path is not None:
-            (_check_folder if source.kind == "folder" else model_files.header)(source.text, source.path)
-        refusal = _verdict(model).refusal
-        problems += [str(error(model.source, refusal))] if refusal is not None else []
-        problems += _check_facts(model)
     except ModelError as problem:
-        problems.append(str(problem))
-    return problems
+        return [str(problem)]
+    problems = []
+    if source.path is not None and model.revision is not None:
+        rule = "only hub models have revisions; leave it out"
+        problems.append(f"model.revision: {model.revision!r} with the local model.source {source.text!r}: {rule}")
+    looks = [partial(_check_files, model, source)]
+    if source.kind != "folder" or source.path is None or (source.path / "config.json").is_file():
+        looks += [partial(_check_kind, model), partial(_check_facts, model)]
+    for look in looks:
+        try:
+            look()
+        except ModelError as problem:
+            problems.append(str(problem))
+    return list(dict.fromkeys(problems))  # what cannot be read is found by each of them
 
 
 def fingerprint(model: ModelSpec) -> str:
@@ -157,14 +163,13 @@ def _verdict(model: ModelSpec) -> architectures.Verdict:
     return architectures.of_config(model_files.config(source.text, folder), model.trust_remote_code)
 
 
-def _check_facts(model: ModelSpec) -> list[str]:
+def _check_facts(model: ModelSpec) -> None:
     """Facts are for models whose configuration is out of reach: where it can be read, both must say the same."""
     sizes = _sizes(model) if model.own_facts is not None else None
     wrong = [] if sizes is None or model.own_facts is None else sizes.contradictions(model.own_facts)
-    if not wrong:
-        return []
-    way_out = "correct them, or leave model.facts out: the model's own files are read"
-    return [f"model.facts: are not those of model.source {model.source!r}: {'; '.join(wrong)}: {way_out}"]
+    if wrong:
+        way_out = "correct them, or leave model.facts out: the model's own files are read"
+        raise ModelError(f"model.facts: are not those of model.source {model.source!r}: {'; '.join(wrong)}: {way_out}")
 
 
 def _in_package(source: str) -> Path:
@@ -209,20 +214,27 @@ def _is_hub_id(text: str) -> bool:
     return not forbidden and _HUB_ID.fullmatch(text) is not None
 
 
-def _check_folder(source: str, folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        if (folder / "adapter_config.json").is_file():
-            raise error(source, "a LoRA adapter, not a base model; name the model that it was trained on")
-        raise error(source, "a model folder needs config.json, as save_pretrained writes it; for GGUF name the file")
-    model_files.config(source, folder)
-    weights = weight_files.weights(folder)
-    if not weights and any(folder.glob("*.bin")):
-        way_out = 'AutoModelForCausalLM.from_pretrained("OLD").save_pretrained("NEW"), for a model that you trust'
-        raise error(source, f"only .bin weights: pickle files run code when read; convert them once: {way_out}")
-    if not weights:
-        raise error(source, "a model folder needs weights: no *.safetensors here")
+def _check_files(model: ModelSpec, source: Source) -> None:
+    """Refuses a local model that lacks files, or has some that are cut short."""
+    if source.path is None:
+        return
+    if source.kind == "gguf":
+        if model_files.header(source.text, source.path)[0].get("tokenizer.ggml.tokens") is None:
+            raise error(source.text, "the GGUF file holds no tokenizer (tokenizer.ggml.tokens): export it with one")
+        return
+    lacking = model_files.lacking([path.name for path in source.path.iterdir()], model.trust_remote_code)
+    if lacking is not None:
+        raise error(source.text, lacking)
+    model_files.config(source.text, source.path)
+    weights = weight_files.weights(source.path)
     missing = [path.name for path in weights if not path.is_file()]
     if missing:
-        raise error(source, f"model.safetensors.index.json names files that are missing: {', '.join(missing)}")
+        raise error(source.text, f"model.safetensors.index.json names files that are missing: {', '.join(missing)}")
     for path in weights:
-        model_files.parameters(source, path)
+        model_files.parameters(source.text, path)
+
+
+def _check_kind(model: ModelSpec) -> None:
+    refusal = _verdict(model).refusal
+    if refusal is not None:
+        raise error(model.source, refusal)

@@ -44,3 +44,17 @@ def test_a_model_that_is_no_decoder_is_told(here: Path, command: str, config: di
     assert line.startswith(f"error: model.source: {str(here / 'base')!r}: ")
     assert said in line
     assert line.endswith("is needed, such as Llama, Qwen, Gemma, Mistral or GPT-2")
+
+
+@pytest.mark.parametrize(("file", "source"), [("models/bse", None), ("owner/name", "models/bse")])
+def test_a_mistyped_path_is_no_hub_id(here: Path, file: str, source: str | None) -> None:
+    """In the file, from whose folder it goes, and on the command line."""
+    write_folder(here / "models" / "base")
+    (here / "s.yaml").write_text(QLORA.replace("hub/model", file))
+    line = mistake("validate", *([f"model.source={source}"] if source else []))
+    assert f"no such file or folder: {here}/models/bse; did you mean {here}/models/base?" in line
+
+
+def test_a_folder_without_a_tokenizer_is_told(here: Path) -> None:
+    (write_folder(here / "base") / "tokenizer.json").unlink()
+    assert "a model folder needs a tokenizer" in mistake("validate")

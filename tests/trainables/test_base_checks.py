@@ -107,3 +107,11 @@ def test_a_model_without_a_head_of_its_own_is_refused_unless_the_embeddings_are_
     config = AutoConfig.for_model("gpt2", **tiny_models._CONFIGS["gpt2"])
     folder = with_tokenizer(AutoModel.from_config(config), tmp_path / "gpt2")
     assert base_model.load(on(folder, "none"), tmp_path / "cache").model.lm_head.weight.shape == (304, 32)
+
+
+@pytest.mark.parametrize("scheme", ["none", "nf4"])
+def test_a_model_without_a_tokenizer_is_told(tmp_path: Path, scheme: str) -> None:
+    """transformers makes one of a single word for it, with which no row has a token."""
+    tiny_models.build("gpt2").save_pretrained(tmp_path / "gpt2")
+    with pytest.raises(ModelError, match=r"gpt2' has no tokenizer: no vocabulary among its files"):
+        base_model.load_tokenizer(on(tmp_path / "gpt2", scheme), tmp_path / "cache")

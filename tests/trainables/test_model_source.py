@@ -16,7 +16,16 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from hypothesis import example, given
 from hypothesis import strategies as st
-from model_folders import LLAMA, gguf_file, gguf_text, gguf_with, write_folder, write_safetensors
+from model_folders import (
+    LLAMA,
+    gguf_file,
+    gguf_pairs,
+    gguf_text,
+    gguf_uint32,
+    gguf_with,
+    write_folder,
+    write_safetensors,
+)
 
 from trainables import model_source, weight_files
 from trainables.errors import ModelError
@@ -111,6 +120,14 @@ def test_missing_path_is_named_in_full_with_names_like_it(
     assert f"no such file or folder: {tried}; did you mean {tmp_path / 'base'}?" in str(error.value)
 
 
+def test_a_path_that_is_mistyped_at_its_end_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "models" / "base")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=r"no such file or folder: .*/models/bse; did you mean .*/models/base\?"):
+        model_source.locate("models/bse")
+    assert model_source.locate("owner/bse").kind == "hub"
+
+
 @pytest.mark.parametrize("source", ["two words", "https://huggingface.co/a/b", "-a", "a--b", "a/b.git"])
 def test_what_is_neither_path_nor_hub_id_is_explained(source: str) -> None:
     with pytest.raises(ModelError, match=r"neither a path \(tried /.*\) nor a hub id: a hub id is NAME or OWNER/NAME"):
@@ -167,6 +184,10 @@ def missing_shard(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def no_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").rename(folder / "tokenizer_config.json")
+
+
 def cut_short(folder: Path) -> None:
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:-1])
@@ -190,6 +211,10 @@ def no_table(folder: Path) -> None:
         (no_weights, "no *.safetensors here"),
         (pickle, "only .bin weights: pickle files run code when read; convert them once: AutoModelForCausalLM"),
         (missing_shard, "names files that are missing: model-2-of-2.safetensors"),
+        (
+            no_tokenizer,
+            "a model folder needs a tokenizer: no tokenizer.json, nor another vocabulary; put it there: Auto",
+        ),
         (cut_short, "model.safetensors is not a whole safetensors file (the header promises"),
         (pointer, "a Git LFS pointer? download it again"),
         (no_table, "no tensor table in the header"),
@@ -230,6 +255,34 @@ def test_gguf_header_cut_anywhere_is_an_error_of_the_source(
     path.write_bytes(gguf_with()[:length])
     with pytest.raises(ModelError, match="damaged near byte"):
         model_source.facts(ModelSpec(source=str(path)))
+
+
+@pytest.mark.parametrize("name", ["spiece.model", "vocab.json", "vocab.txt", "qwen.tiktoken", "tekken.json"])
+def test_other_vocabularies_are_tokenizers_too(tmp_path: Path, name: str) -> None:
+    folder = write_folder(tmp_path / "base")
+    (folder / "tokenizer.json").rename(folder / name)
+    assert model_source.check(ModelSpec(source=str(folder))) == []
+
+
+def test_code_of_its_own_may_read_words_from_any_file(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "base")
+    no_tokenizer(folder)
+    assert model_source.check(ModelSpec(source=str(folder), trust_remote_code=True)) == []
+
+
+def test_what_is_wrong_with_a_model_is_told_at_once(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "base", LLAMA | {"model_type": "bert"})
+    no_tokenizer(folder)
+    files, kind = model_source.check(ModelSpec(source=str(folder)))
+    assert "needs a tokenizer" in files
+    assert "is no decoder" in kind
+
+
+def test_gguf_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    pairs = [pair for pair in gguf_pairs() if b"tokenizer" not in pair]
+    (tmp_path / "base.gguf").write_bytes(gguf_file(*pairs, gguf_uint32("llama.vocab_size", 64)))
+    (problem,) = model_source.check(ModelSpec(source=str(tmp_path / "base.gguf")))
+    assert "the GGUF file holds no tokenizer (tokenizer.ggml.tokens)" in problem
 
 
 def test_revision_of_a_local_model_is_a_problem_beside_others(tmp_path: Path) -> None:
