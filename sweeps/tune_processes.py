@@ -1,4 +1,4 @@
-"""Ray Tune and the processes of trials: a slot keeps its own, and one that dies is started again.
+"""Ray Tune and the processes of trials: a slot keeps its own, one that dies is started again, none is given secrets.
 
 What is changed here in Ray Tune 2.60 has no switch there.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 
 
@@ -50,3 +51,19 @@ def survived() -> Iterator[None]:
         yield
     finally:
         RayActorManager._actor_task_failed = failed
+
+
+@contextmanager
+def without_secrets() -> Iterator[None]:
+    """While the block runs, Tune copies no variable of this process's environment to the processes of trials.
+
+    It would copy AWS credentials among others, and Ray's agent on the trials' node writes what it is given into a log
+    that everyone there can read (tune/execution/class_cache.py). Trials need none of them. Without variables of its
+    own a trial also takes a process that Ray has started in advance.
+    """
+    kept, copied = class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = {}, frozenset()
+    try:
+        yield
+    finally:
+        class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = kept, copied

@@ -124,7 +124,7 @@ class Driver:
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
         # Tune's own files have no reader: they must not fill the sweep's folder, nor fail with it.
         scratch_folder = tempfile.TemporaryDirectory(prefix="qsweep-tune-", ignore_cleanup_errors=True)
-        with scratch_folder as scratch, tune_processes.survived():
+        with scratch_folder as scratch, tune_processes.survived(), tune_processes.without_secrets():
             # Not tune.Tuner: it pickles searcher and callbacks into storage for its own restore, not used here.
             tune.run(
                 SlotTrial,

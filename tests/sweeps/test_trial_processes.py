@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import shutil
 import time
+from pathlib import Path
 
 import pytest
+import ray
 from ray.air.execution._internal.actor_manager import RayActorManager
 from rich.console import Console
 
@@ -26,9 +28,14 @@ def home(tmp_path, monkeypatch, empty_database):
     return tmp_path
 
 
-def run(home, *words) -> Result:
+def lines() -> Lines:
+    """A display that nobody sees."""
+    return Lines(Console(file=io.StringIO()), time.time(), time.time)
+
+
+def run(home, *words, shown=None) -> Result:
     """A sweep of the toy in this process."""
-    shown = Lines(Console(file=io.StringIO()), time.time(), time.time)
+    shown = shown or lines()
     return launch(load.load("toy", [f"cluster.slots_per_host={SLOTS}", *words], home), lambda _folder: shown)
 
 
@@ -41,3 +48,30 @@ def test_a_slot_keeps_its_process_for_one_trial_after_another(home, monkeypatch)
     # Trials end before the processes of the others are there.
     assert len(run(home, "budget.trials=20").record.trials) == 20
     assert len(asked) == SLOTS
+
+
+def test_credentials_of_the_driver_are_in_no_file(home, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-7f31")
+    found, looked_at, shown = [], set(), lines()
+    show = shown.say
+
+    def say(line: str) -> None:
+        # While Ray is there: its folder goes with it.
+        if ray.is_initialized():
+            session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
+            looked_at.update(path for path in session.rglob("*") if path.is_file())
+            found.extend(filter(holds_canary, looked_at))
+        show(line)
+
+    monkeypatch.setattr(shown, "say", say)
+    run(home, "budget.trials=4", shown=shown)
+    assert looked_at
+    found.extend(path for path in home.rglob("*") if path.is_file() and holds_canary(path))
+    assert found == []
+
+
+def holds_canary(path: Path) -> bool:
+    try:
+        return b"canary-7f31" in path.read_bytes()
+    except OSError:
+        return False  # A file that went meanwhile.
