@@ -34,8 +34,8 @@ from sweeps.tune_trial import SlotTrial
 from trainables import registry
 from trainables.contract import StepRecord
 
-PROXY_CPUS = 0.05
-"""Logical CPUs of a trial's own process: it only waits."""
+TRIAL_PROCESS = PlacementGroupFactory([{"node:__internal_head__": 0.001}])
+"""What a trial's own process takes: a place on the head, and no CPU, since it only waits."""
 LEAVE_SECONDS = 30.0
 """How long trials have to save themselves when the sweep is asked to end."""
 STEPS_SECONDS = 2.0
@@ -135,7 +135,7 @@ class Driver:
                 num_samples=-1,
                 search_alg=SearchGenerator(queue),
                 scheduler=scheduler,
-                resources_per_trial=PlacementGroupFactory([{"CPU": PROXY_CPUS, "node:__internal_head__": 0.001}]),
+                resources_per_trial=TRIAL_PROCESS,
                 reuse_actors=True,
                 max_failures=-1,
                 stop=watch,
