@@ -11,11 +11,48 @@ import yaml
 
 from sweeps.errors import ConfigError
 
+BYTES = 1_000_000
+"""Of a file."""
+VALUES = 10_000
+"""Of a file, those that an alias stands for counted each time: aliases of aliases grow without bound."""
+DEPTH = 50
+"""Lists and mappings inside each other, at most: what reads them goes down one call per level."""
+_TEXT = "tag:yaml.org,2002:str"
+_CHARACTERS = 1000
+"""Of a value that is not text: a number of more digits takes long to read."""
+
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2 floats (PyYAML follows 1.1, where 2e-4 is text) and no duplicate keys."""
+    """SafeLoader with YAML 1.2 floats (PyYAML follows 1.1, where 2e-4 is text), no duplicate keys, and bounds."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = 0
+        self._total = 0
+        self._sizes: dict[int, int] = {}
+        """Values in a node, by its identity; known once the whole node was read."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        before, self._depth = self._total, self._depth + 1
+        if self._depth > DEPTH:
+            raise _error(f"lists and mappings stand more than {DEPTH} deep in each other", event)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if not isinstance(event, yaml.AliasEvent):
+            self._total += 1
+            self._sizes[id(node)] = self._total - before
+        elif id(node) in self._sizes:
+            self._total += self._sizes[id(node)]
+        else:
+            raise _error(f"the alias *{event.anchor} stands inside what it names", event)
+        if self._total > VALUES:
+            raise _error(f"more than {VALUES} values, those that an alias stands for counted each time: list fewer", event)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        if not isinstance(node, yaml.MappingNode):  # a tag that does not fit: PyYAML says so
+            return super().construct_mapping(node, deep)
         seen = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
@@ -29,13 +66,34 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if isinstance(node, yaml.ScalarNode) and node.tag != _TEXT and len(node.value) > _CHARACTERS:
+            raise _error(f"a value of {len(node.value)} characters that is not text: put it in quotes", node)
         try:
-            return super().construct_object(node, deep)
-        except ValueError as error:  # looks like a date or a number, and is none: 2026-13-01
-            raise _error(f"{node.value!r} is not what it looks like ({error}): put it in quotes", node) from error
+            value = super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError) as error:
+            # It looks like a date or a number, and is none (2026-13-01), or a tag says so: PyYAML lets through whatever
+            # its conversions raise.
+            reason = f" ({error})" if isinstance(error, ValueError) else ""
+            shown = f"{node.value[:60]!r}" if isinstance(node, yaml.ScalarNode) else f"what is tagged {node.tag}"
+            raise _error(f"{shown} is not what it looks like{reason}: put it in quotes", node) from error
+        if isinstance(value, str) and (problem := _no_text(value)):
+            raise _error(problem, node)
+        return value
 
 
-def _error(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
+def _no_text(value: str) -> str | None:
+    """Why characters cannot be written to a file, or name one."""
+    if "\0" in value:
+        return "text cannot hold the character \\0"
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        return f"text cannot hold {value[error.start]!r}, which is half a character"
+    return None
+
+
+def _error(problem: str, node: Any) -> yaml.constructor.ConstructorError:
+    """A mistake at a node or an event."""
     return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
@@ -49,7 +107,11 @@ _Loader.add_implicit_resolver(
 def read(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; raises ConfigError with line and reason for anything else."""
     try:
-        raw = parse(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(BYTES + 1)
+        if len(content) > BYTES:
+            raise ConfigError([f"{path}: a sweep file has at most {BYTES / 1e6:g} MB: give data files by their names"])
+        raw = parse(content.decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path}: cannot be read: {error}"]) from error
     except yaml.YAMLError as error:
@@ -60,7 +122,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def parse(text: str) -> Any:
-    """The value of YAML text; raises yaml.YAMLError."""
+    """The value of YAML text within the bounds above; raises yaml.YAMLError."""
     return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
 
 

@@ -59,10 +59,24 @@ MISTAKES = [
     ("a: !!int many\n", "line 1, column 4: 'many' is not what it looks like"),
     ("a: !!python/object:os.system x\n", "line 1, column 4: could not determine a constructor for the tag"),
     ("a: *b\n", "line 1, column 4: found undefined alias 'b'"),
+    ("a: !!bool zzz\n", "line 1, column 4: 'zzz' is not what it looks like: put it in quotes"),
+    ("a: !!timestamp soon\n", "line 1, column 4: 'soon' is not what it looks like"),
+    ("a: !!int ''\n", "line 1, column 4: '' is not what it looks like"),
+    ("a: !!float\n", "line 1, column 4: '' is not what it looks like"),
+    ("a: !!set {[1]: }\n", "line 1, column 11: a key is text"),
+    ("a: !!set [1]\n", "line 1, column 4: expected a mapping node"),
+    (f"a: {'9' * 1001}\n", "line 1, column 4: a value of 1001 characters that is not text"),
+    (f"a: 1{':59' * 50_000}\n", "line 1, column 4: a value of "),
+    ('a: "\\0"\n', "line 1, column 4: text cannot hold the character \\0"),
+    ('a: "\\ud800"\n', "line 1, column 4: text cannot hold '\\ud800', which is half a character"),
+    ("a: " + "[" * 3000 + "]" * 3000, "line 1, column 53: lists and mappings stand more than 50 deep"),
+    ("a: &a [*a]\n", "line 1, column 8: the alias *a stands inside what it names"),
+    ("a: &a {b: *a}\n", "line 1, column 11: the alias *a stands inside what it names"),
+    ("a: [" + "8," * 10_001 + "]", "line 1, column 20003: more than 10000 values"),
 ]
 
 
-@pytest.mark.parametrize(("text", "message"), MISTAKES, ids=[text for text, _ in MISTAKES])
+@pytest.mark.parametrize(("text", "message"), MISTAKES, ids=[text[:30] for text, _ in MISTAKES])
 def test_a_mistake_is_told_with_its_line(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text(text)
@@ -72,7 +86,7 @@ def test_a_mistake_is_told_with_its_line(text: str, message: str, tmp_path: Path
     assert problem.startswith(f"{path}: not valid YAML: {message}")
 
 
-@pytest.mark.parametrize("text", [text for text, _ in MISTAKES])
+@pytest.mark.parametrize("text", [text for text, _ in MISTAKES], ids=[text[:30] for text, _ in MISTAKES])
 def test_every_mistake_is_a_yaml_error(text: str) -> None:
     """What reads overrides relies on it."""
     with pytest.raises(yaml.YAMLError):
@@ -93,6 +107,28 @@ def test_what_cannot_be_read_is_told(content: bytes | None, tmp_path: Path) -> N
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ConfigError, match="cannot be read"):
+        yaml_files.read(path)
+
+
+def test_aliases_of_aliases_do_not_grow_without_bound() -> None:
+    """The billion laughs, one level of ten each."""
+    lines = ["a0: &a0 [1,1,1,1,1,1,1,1,1,1]"]
+    lines += [f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
+    with pytest.raises(yaml.YAMLError, match="more than 10000 values, those that an alias stands for counted"):
+        yaml_files.parse("\n".join(lines))
+    assert len(yaml_files.parse("\n".join(lines[:3]))["a2"]) == 10
+
+
+def test_what_is_as_deep_and_as_long_as_may_be_is_read() -> None:
+    assert yaml_files.parse("[" * 49 + "1" + "]" * 49)
+    assert len(yaml_files.parse("[" + "8," * 9_999 + "]")) == 9_999
+    assert yaml_files.parse("9" * 1000) == int("9" * 1000)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("name: x\n# " + "x" * yaml_files.BYTES)
+    with pytest.raises(ConfigError, match="a sweep file has at most 1 MB: give data files by their names"):
         yaml_files.read(path)
 
 
