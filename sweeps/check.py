@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,16 +103,20 @@ def places(config: SweepConfig) -> list[str]:
     database = sqlite_file(config.tracking.uri)
     if database is None:
         return found
-    if database.is_dir():
-        return [*found, f"tracking.uri: {config.tracking.uri}: {database} is a folder, not a database file"]
+    with suppress(OSError):  # told below
+        if database.is_dir():
+            return [*found, f"tracking.uri: {config.tracking.uri}: {database} is a folder, not a database file"]
     way_out = "choose another: tracking.uri=sqlite:///FILE"
     return found + _unwritable(f"tracking.uri: {config.tracking.uri}", database, way_out)
 
 
 def _unwritable(what: str, path: Path, way_out: str) -> list[str]:
-    there = next(place for place in (path, *path.parents) if place.exists())
-    if there != path and there.is_file():
-        return [f"{what} cannot be made: {there} is a file; {way_out}"]
+    try:
+        there = next(place for place in (path, *path.parents) if place.exists())
+        if there != path and there.is_file():
+            return [f"{what} cannot be made: {there} is a file; {way_out}"]
+    except OSError as error:  # a name that is too long, or a folder that may not be looked into
+        return [f"{what} cannot be made: {error.strerror}; {way_out}"]
     return (
         []
         if os.access(there, os.W_OK)

@@ -17,6 +17,7 @@ from search_spaces.errors import SpaceError
 from sweeps.errors import ConfigError, SweepError
 from sweeps.passwords import without_passwords
 from trainables.errors import TrainableError
+from trainables.legible import legible
 
 app = typer.Typer(
     name="qsweep",
@@ -53,11 +54,11 @@ def mistakes(at_start: bool = True) -> Iterator[None]:
     except ConfigError as error:
         count = len(error.problems)
         for problem in error.problems:
-            say(f"error: {without_passwords(problem)}")
+            say(f"error: {legible(without_passwords(problem))}")
         say(f"{count} {'problem' if count == 1 else 'problems'}{'; nothing was started' if at_start else ''}")
         raise typer.Exit(2) from None
     except (SweepError, ClusterError, TrainableError, SpaceError) as error:
-        say(f"error: {without_passwords(str(error))}")
+        say(f"error: {legible(without_passwords(str(error)))}")
         raise typer.Exit(2) from None
 
 

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field
 
 from sweeps import components
 from trainables.specs import (
+    MOST,
     AdapterSpec,
     DataSpec,
     Duration,
@@ -31,6 +32,7 @@ else:
     Search = components.config_type("searchers")
 
 _UNIT_BYTES = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
+_MOST_BYTES = 10**18
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(MB|GB|TB)")
 
 
@@ -39,7 +41,10 @@ def size_bytes(size: str) -> int:
     match = _SIZE.fullmatch(size.strip())
     if match is None or float(match[1]) == 0:
         raise ValueError("write a size above 0 with its unit: 500MB, 20GB or 1TB")
-    return int(float(match[1]) * _UNIT_BYTES[match[2]])
+    found = float(match[1]) * _UNIT_BYTES[match[2]]
+    if found > _MOST_BYTES:
+        raise ValueError("must be at most 1000000TB")
+    return int(found)
 
 
 def _is_size(value: object) -> object:
@@ -64,10 +69,10 @@ class Objective(Spec):
 class Budget(Spec):
     """What the sweep may spend."""
 
-    trials: Annotated[int, Field(ge=1)] = 16
+    trials: Annotated[int, Field(ge=1, le=MOST)] = 16
     """Points to try, the default configuration included. Equal points run once; infeasible ones are replaced, so
     many of them or 10, whichever is more."""
-    steps_per_trial: Annotated[int, Field(ge=1)] = 81
+    steps_per_trial: Annotated[int, Field(ge=1, le=MOST)] = 81
     """Optimizer steps of a trial that is not stopped early."""
     wall_clock: Duration | None = None
     """Time after which the sweep ends in order: 90s, 30m, 2h, 1d."""
@@ -82,9 +87,9 @@ class ClusterConfig(Spec):
     """A profile of cluster/profiles, or the path of a YAML file; its fields can be overridden here."""
     address: str | None = None
     """local: a Ray of the sweep's own; auto: the Ray that runs on this node; or an address."""
-    hosts: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    hosts: Annotated[int, Field(ge=1, le=MOST)] | Literal["auto"] = "auto"
     """Processes that hold the base model. auto: one per GPU, or one on the CPU."""
-    slots_per_host: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    slots_per_host: Annotated[int, Field(ge=1, le=MOST)] | Literal["auto"] = "auto"
     """Trials that train at once on a host. auto: what memory holds and saturates the device, at most a third of all."""
     gpu_memory: Annotated[str, BeforeValidator(_is_size)] | None = None
     """Memory of one GPU, such as 24GB: lets `plan` count slots for GPUs that this machine does not have. A sweep that
@@ -138,11 +143,11 @@ class Promotion(Spec):
 
     model: Annotated[str, Field(pattern=MODEL_NAME)] | None = None
     """Name of the registered model; `launch --promote` needs it."""
-    top: Annotated[int, Field(ge=1)] = 3
+    top: Annotated[int, Field(ge=1, le=MOST)] = 3
     """Candidates, the best by `metric`, that are evaluated again."""
     alias: Annotated[str, BeforeValidator(_is_alias), Field(pattern=MODEL_NAME)] = "champion"
     """The alias that moves to the winner."""
-    min_gain: Annotated[float, Field(ge=0)] = 0.0
+    min_gain: Annotated[float, Field(ge=0, le=MOST)] = 0.0
     """How much lower its loss must be than the base's and the champion's, in nats per completion token."""
     metric: Annotated[str, Field(min_length=1)] = "eval_loss"
     """The candidates are those with the lowest best value of it."""
@@ -171,7 +176,7 @@ class SweepConfig(Spec):
     promotion: Promotion = Promotion()
     storage: Annotated[str, BeforeValidator(_is_folder)] = Field("results", min_length=1)
     """Folder for the sweep's own folder, local or mounted; relative to the current folder."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=MOST)] = 0
     """Seed of the points and, with each point, of its trial."""
 
     @property

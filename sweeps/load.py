@@ -81,12 +81,15 @@ def load(file: str, changes: Sequence[str], folder: Path) -> Sweep:
 
 def _find(file: str, folder: Path) -> Path:
     path = folder / file
-    if path.is_file():
-        return path.resolve()
     recipe = RECIPES / f"{file}.yaml"
-    if "/" not in file and recipe.is_file():
-        return recipe
-    near = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+    try:
+        if path.is_file():
+            return path.resolve()
+        if "/" not in file and recipe.is_file():
+            return recipe
+        near = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"{file}: no such file: {error}"]) from None
     hint = problems.did_you_mean(file, [*recipes(), *near])
     raise ConfigError(
         [f"{file}: no such file ({path}), and no recipe of that name{hint} (recipes: {', '.join(recipes())})"]
@@ -154,9 +157,12 @@ def _name_facts(raw: Mapping[str, Any]) -> None:
 
 
 def _absolute(path: str, folder: Path) -> str:
-    with suppress(RuntimeError):  # no home of that name: the path is then not found as it stands
+    # No home of that name, or links that go round: the path is then not found as it stands.
+    with suppress(RuntimeError):
         path = str(Path(path).expanduser())
-    return str((folder / path).resolve())
+    with suppress(RuntimeError):
+        return str((folder / path).resolve())
+    return str(folder.absolute() / path)
 
 
 def _is_model_path(source: str, folder: Path) -> bool:
@@ -165,8 +171,11 @@ def _is_model_path(source: str, folder: Path) -> bool:
     if source.startswith((".", "/", "~")) or source.endswith(".gguf"):
         return True
     path = folder / source
-    # OWNER/NAME of a hub is a path all the same where OWNER is a folder here: one that is mistyped at its end.
-    return path.exists() or ("/" in source and path.parent.is_dir())
+    try:
+        # OWNER/NAME of a hub is a path all the same where OWNER is a folder here: one that is mistyped at its end.
+        return path.exists() or ("/" in source and path.parent.is_dir())
+    except OSError:
+        return False  # the check of the model says why
 
 
 def _is_data_path(source: str) -> bool:
@@ -184,11 +193,15 @@ def _apply_profile(raw: dict[str, Any]) -> list[str]:
     name = given.get("profile", "local")
     if not isinstance(name, str):
         return []
+    shipped = sorted(path.stem for path in PROFILES.glob("*.yaml"))
+    if not name.endswith(".yaml") and name not in shipped:
+        return [f"cluster.profile: {problems.unknown('profile', name, shipped)}"]
     path = Path(name) if name.endswith(".yaml") else PROFILES / f"{name}.yaml"
-    if not path.is_file():
-        return [
-            f"cluster.profile: {problems.unknown('profile', name, sorted(p.stem for p in PROFILES.glob('*.yaml')))}"
-        ]
+    try:
+        if not path.is_file():
+            return [f"cluster.profile: {problems.unknown('profile', name, shipped)}"]
+    except OSError as error:
+        return [f"cluster.profile: {name}: {error.strerror}"]
     try:
         raw["cluster"] = {**yaml_files.read(path), **given}
     except ConfigError as error:

@@ -12,7 +12,9 @@ from pydantic import BaseModel, ValidationError
 from sweeps import components
 from sweeps.config import SweepConfig
 from sweeps.passwords import without_password, without_passwords
+from trainables.legible import legible
 
+_MOST_SHOWN = 200
 _KINDS: dict[str, components.Kind] = {"scheduler": "schedulers", "searcher": "searchers"}
 _RULES = {
     "missing": "is required",
@@ -96,7 +98,8 @@ def _shown(value: object, field: str) -> str:
     """The value as YAML writes it; passwords in URIs are left out."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
-    return repr(_without_passwords(value, without_password if field == "tracking.uri" else without_passwords))
+    shown = _without_passwords(value, without_password if field == "tracking.uri" else without_passwords)
+    return legible(repr(shown), _MOST_SHOWN)
 
 
 def _without_passwords(value: object, shown: Callable[[str], str]) -> object:

@@ -47,7 +47,9 @@ class _Loader(yaml.SafeLoader):
         else:
             raise _error(f"the alias *{event.anchor} stands inside what it names", event)
         if self._total > VALUES:
-            raise _error(f"more than {VALUES} values, those that an alias stands for counted each time: list fewer", event)
+            raise _error(
+                f"more than {VALUES} values, those that an alias stands for counted each time: list fewer", event
+            )
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from trainables import weight_files
+from trainables import json_text, weight_files
 from trainables.errors import ModelError
 from trainables.specs import ModelSpec
 
@@ -27,7 +26,7 @@ def error(source: str, problem: str) -> ModelError:
 def config(source: str, folder: Path) -> Mapping[str, object]:
     """The configuration of a model's folder. Raises ModelError when it is not readable."""
     try:
-        found = json.loads((folder / "config.json").read_bytes())
+        found = json_text.parse((folder / "config.json").read_bytes())
     except (OSError, ValueError) as problem:
         raise error(source, f"config.json is not readable JSON: {problem}") from problem
     if not isinstance(found, dict):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO, cast
 
-from trainables import templates
+from trainables import json_text, templates
 from trainables.errors import DataError
 from trainables.specs import DataSpec
 from trainables.templates import Placed, Row
@@ -106,12 +106,14 @@ def _json(path: Path, where: str) -> Iterator[Placed]:
 
 def _parsed(raw: bytes, where: str) -> object:
     try:
-        return json.loads(raw.decode("utf-8-sig"))
+        return json_text.parse(raw)
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: is not UTF-8 text ({error.reason}): save the file as UTF-8") from None
     except json.JSONDecodeError as error:
         spot = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
         raise DataError(f"{where}: is not JSON: {error.msg} at {spot}") from None
+    except ValueError as error:
+        raise DataError(f"{where}: cannot be used: {error}") from None
 
 
 def _object(value: object, where: str) -> Row:

@@ -37,9 +37,13 @@ def is_local(source: str) -> bool:
     accepted = f"a file ends in {', '.join(SUFFIXES)}; a hub data set is owner/name or owner/name:config"
     if Path(source).suffix.lower() in SUFFIXES:
         return True
-    if Path(source).is_dir():
+    try:
+        is_folder, is_there = Path(source).is_dir(), Path(source).exists()
+    except OSError as error:  # a name that is too long, for example
+        raise DataError(f"{source} cannot be looked up: {error.strerror}; {accepted}") from None
+    if is_folder:
         raise DataError(f"{source} is a folder: name a file in it ({accepted})")
-    if source.startswith(("/", "./", "../", "~")) or _FILE_SUFFIX.search(source) or Path(source).exists():
+    if source.startswith(("/", "./", "../", "~")) or _FILE_SUFFIX.search(source) or is_there:
         raise DataError(f"{source} is not a kind of file that is read here: {accepted}")
     if not _HUB_ID.fullmatch(source):
         raise DataError(f"{source} is neither a file nor a hub data set: {accepted}")
@@ -151,6 +155,13 @@ def _first_bad_row(data: DataSpec, split: SplitName, rows: list[Placed]) -> list
     return []
 
 
+def _same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
 def _shared_problems(data: DataSpec) -> list[str]:
     """Rows that are trained on must not be evaluated on."""
     problems = []
@@ -161,7 +172,7 @@ def _shared_problems(data: DataSpec) -> list[str]:
             continue
         train, other = Path(data.train), Path(source)
         if other.suffix.lower() in SUFFIXES:
-            if source == data.train or (train.is_file() and other.is_file() and train.samefile(other)):
+            if source == data.train or _same_file(train, other):
                 problems.append(f"data.{split}: is the same file as data.train")
             elif same_content(train, other):
                 problems.append(f"data.{split}: {source} is a copy of data.train: give rows that are not trained on")

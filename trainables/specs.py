@@ -11,9 +11,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
+MOST = 10**15
+"""No number of a sweep file is larger: sums and products of a few are still exact enough to plan with."""
+Positive = Annotated[int, Field(gt=0, le=MOST)]
 DEFAULT_ALPHA_OVER_R = 2.0
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_MOST_SECONDS = 10_000 * 86400
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
 
 
@@ -30,7 +33,10 @@ def seconds(duration: str) -> float:
     match = _DURATION.fullmatch(duration.strip())
     if match is None or float(match[1]) == 0:
         raise ValueError("write a duration above 0 with its unit: 90s, 30m, 2h or 1d")
-    return float(match[1]) * _UNIT_SECONDS[match[2]]
+    found = float(match[1]) * _UNIT_SECONDS[match[2]]
+    if found > _MOST_SECONDS:
+        raise ValueError("must be at most 10000d")
+    return found
 
 
 def _is_duration(value: object) -> object:
@@ -92,9 +98,9 @@ class AdapterSpec(Spec):
 
     r: Positive = 16
     """Rank of the update."""
-    alpha_over_r: Annotated[float, Field(gt=0)] | None = None
+    alpha_over_r: Annotated[float, Field(gt=0, le=MOST)] | None = None
     """lora_alpha as a ratio to r, so that another rank is not another step size; 2 when lora_alpha is not given."""
-    lora_alpha: Annotated[float, Field(gt=0)] | None = None
+    lora_alpha: Annotated[float, Field(gt=0, le=MOST)] | None = None
     """lora_alpha itself, in place of alpha_over_r."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     target_modules: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = "attention-qv"
@@ -144,7 +150,7 @@ class DataSpec(Spec):
     default: `eval_loss` is then about what a whole chat leads to, and any chat template can do it."""
     text: str | None = None
     """Template of plain text; the loss counts every token but the first."""
-    max_length: Annotated[int, Field(ge=8)] = 512
+    max_length: Annotated[int, Field(ge=8, le=MOST)] = 512
     """Tokens per row; longer rows are cut on the right, counted and reported."""
     eval_examples: Positive | None = 200
     """Rows to evaluate on, the first of `eval`; null takes all."""
@@ -178,20 +184,20 @@ class TrainingSpec(Spec):
     """Rows per micro-batch."""
     gradient_accumulation_steps: Positive = 1
     """Micro-batches per optimizer step."""
-    learning_rate: Annotated[float, Field(gt=0)] = 2.0e-4
+    learning_rate: Annotated[float, Field(gt=0, le=MOST)] = 2.0e-4
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Shape of the learning rate after the warm-up, over the sweep's steps_per_trial."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Share of the steps in which the learning rate rises linearly from 0. Short: early stopping ranks trials after a
     few steps, and most of these should have the full rate."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    weight_decay: Annotated[float, Field(ge=0, le=MOST)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0, le=MOST)] | None = 1.0
     """Clip the gradient of each adapter to this norm; null does not clip."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"
     """Recompute activations instead of keeping them. auto: only where memory needs it."""
     snapshot_every: Positive | Duration = "5m"
     """Steps, or a duration such as 90s or 5m, after which a trial is saved between its report points."""
-    step_seconds: Annotated[float, Field(ge=0)] = 0.0
+    step_seconds: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     """Toy only: how long one step lasts, for demonstrations and fault tests."""
     eval_seconds: Annotated[float, Field(ge=0)] = 0.0
     """Toy only: how long one evaluation lasts."""
@@ -208,7 +214,7 @@ class TrialSpec(Spec):
     training: TrainingSpec = TrainingSpec()
     steps: Positive = 81
     """Optimizer steps of a trial that is not stopped; the schedule spans them."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=MOST)] = 0
     """Seed of initialisation, data order and dropout."""
 
     @property

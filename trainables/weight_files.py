@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import mmap
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from trainables import json_text
 
 _MIB = 1 << 20
 # Value types of the GGUF specification (ggml, docs/gguf.md, versions 2 and 3) and their struct codes.
@@ -24,7 +25,7 @@ def weights(folder: Path) -> list[Path]:
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     try:
-        index = json.loads((folder / "model.safetensors.index.json").read_bytes())
+        index = json_text.parse((folder / "model.safetensors.index.json").read_bytes())
         return [folder / name for name in sorted(set(index["weight_map"].values()))]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return sorted(folder.glob("*.safetensors"))
@@ -63,7 +64,7 @@ def safetensors_parameters(path: Path) -> int:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(min(length, size)))
+        header = json_text.parse(file.read(min(length, size)))
     try:
         tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
         end = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors), default=0)

@@ -13,16 +13,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from sweeps.rungs import asha_steps, rungs
-from trainables.specs import Spec
+from trainables.specs import MOST, Spec
 
 
 class Config(Spec):
     """Rungs at grace_steps, grace_steps x reduction_factor, ... and at the last step."""
 
     kind: Literal["asha"] = "asha"
-    grace_steps: Annotated[int, Field(ge=1)] = 3
+    grace_steps: Annotated[int, Field(ge=1, le=MOST)] = 3
     """Steps that every trial gets."""
-    reduction_factor: Annotated[int, Field(ge=2)] = 3
+    reduction_factor: Annotated[int, Field(ge=2, le=MOST)] = 3
     """One of so many goes on at each rung."""
 
     def points(self, steps: int) -> tuple[int, ...]:

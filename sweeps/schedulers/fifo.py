@@ -11,16 +11,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from sweeps.rungs import rungs
-from trainables.specs import Spec
+from trainables.specs import MOST, Spec
 
 
 class Config(Spec):
     """Report points at grace_steps, grace_steps x reduction_factor, ... and at the last step."""
 
     kind: Literal["fifo"] = "fifo"
-    grace_steps: Annotated[int, Field(ge=1)] = 3
+    grace_steps: Annotated[int, Field(ge=1, le=MOST)] = 3
     """The first report point."""
-    reduction_factor: Annotated[int, Field(ge=2)] = 3
+    reduction_factor: Annotated[int, Field(ge=2, le=MOST)] = 3
     """Each report point is so many times the one before."""
 
     def points(self, steps: int) -> tuple[int, ...]:

@@ -9,39 +9,11 @@ One row per mistake, through the real command line.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from mistakes import Row, change, check, qlora, run, toy
 from sweep_files import QLORA, TOY, write_rows
-from typer.testing import CliRunner
-
-from sweeps.cli import app
-
-
-class Row(NamedTuple):
-    """A mistake: a sweep file and overrides, and what each line of the answer must hold."""
-
-    what: str
-    text: str
-    lines: Sequence[str]
-    changes: Sequence[str] = ()
-
-
-def toy(what: str, text: str, *lines: str, changes: Sequence[str] = ()) -> Row:
-    return Row(what, TOY + text, lines, changes)
-
-
-def qlora(what: str, old: str, new: str, *lines: str) -> Row:
-    """The real trainable's file with a part of it replaced."""
-    assert old in QLORA
-    return Row(what, QLORA.replace(old, new), lines)
-
-
-def change(override: str, *lines: str) -> Row:
-    return Row(override, TOY, lines, [override])
-
 
 BRACES = "must be text: braces need quotes in YAML"
 FORMS = "a row reads as prompt and completion, as messages, or as text"
@@ -207,39 +179,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-Run = Callable[..., tuple[int, list[str], str]]
-
-
-@pytest.fixture
-def run(folder: Path) -> Run:
-    """Runs a command; answers its exit code, the lines on stderr and all of stdout."""
-
-    def invoke(*words: str) -> tuple[int, list[str], str]:
-        result = CliRunner().invoke(app, list(words))
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result.exit_code, result.stderr.splitlines(), result.stdout
-
-    return invoke
-
-
-def check(run: Run, folder: Path, row: Row, command: str = "validate") -> None:
-    (folder / "s.yaml").write_text(row.text)
-    before = sorted(folder.rglob("*"))
-    code, lines, out = run(command, "s.yaml", *row.changes)
-    *errors, last = lines
-    assert code == 2
-    assert out == ""
-    assert all(line.startswith("error: ") for line in errors), lines
-    assert [text for text in row.lines if not any(text in line for line in errors)] == [], lines
-    assert len(errors) == len(row.lines), lines
-    assert last == f"{len(errors)} {'problem' if len(errors) == 1 else 'problems'}; nothing was started"
-    assert sorted(folder.rglob("*")) == before
-
-
 @pytest.mark.parametrize("row", ROWS, ids=[row.what for row in ROWS])
-def test_a_mistake_is_told_with_its_way_out(run: Run, folder: Path, row: Row) -> None:
-    check(run, folder, row)
+def test_a_mistake_is_told_with_its_way_out(folder: Path, row: Row) -> None:
+    check(folder, row)
 
 
 def test_each_row_is_another_mistake() -> None:
@@ -248,18 +190,18 @@ def test_each_row_is_another_mistake() -> None:
 
 @pytest.mark.parametrize("command", ["plan", "launch"])
 @pytest.mark.parametrize("what", ["rank 0", "file missing", "syntax", "no model, no data, no name"])
-def test_plan_and_launch_stop_at_the_same_mistakes(run: Run, folder: Path, what: str, command: str) -> None:
-    check(run, folder, next(row for row in ROWS if row.what == what), command)
+def test_plan_and_launch_stop_at_the_same_mistakes(folder: Path, what: str, command: str) -> None:
+    check(folder, next(row for row in ROWS if row.what == what), command)
 
 
-def test_the_rows_are_right_but_for_their_mistakes(run: Run, folder: Path) -> None:
+def test_the_rows_are_right_but_for_their_mistakes(folder: Path) -> None:
     for text in (TOY, QLORA):
         (folder / "s.yaml").write_text(text)
         assert run("validate", "s.yaml") == (0, ["s.yaml: valid (x, 4 searched fields)"], "")
     assert not (folder / "results").exists()
 
 
-def test_several_mistakes_are_told_at_once(run: Run, folder: Path) -> None:
+def test_several_mistakes_are_told_at_once(folder: Path) -> None:
     row = toy(
         "several",
         "sead: 1\nadapter: {r: '8'}\nsearch_space: {adapter.rank: {choice: [8]}, adapter.r: {choice: [0]}}",
@@ -270,10 +212,10 @@ def test_several_mistakes_are_told_at_once(run: Run, folder: Path) -> None:
         "budget.trials: 'x' must be a whole number",
         changes=["budget.trials=x"],
     )
-    check(run, folder, row)
+    check(folder, row)
 
 
-def test_a_number_without_a_dot_is_a_number(run: Run, folder: Path) -> None:
+def test_a_number_without_a_dot_is_a_number(folder: Path) -> None:
     (folder / "s.yaml").write_text(TOY + "training: {learning_rate: 2e-4}\n")
     code, _, out = run("plan", "s.yaml", "training.learning_rate=3e-4", "--json")
     assert code == 0
@@ -289,20 +231,20 @@ def test_a_number_without_a_dot_is_a_number(run: Run, folder: Path) -> None:
         (".", ".: no such file ("),
     ],
 )
-def test_an_unknown_recipe_names_those_there_are(run: Run, file: str, line: str) -> None:
+def test_an_unknown_recipe_names_those_there_are(file: str, line: str) -> None:
     code, lines, _ = run("validate", file)
     assert code == 2
     assert line in lines[0], lines
 
 
 @pytest.mark.parametrize("words", [["nope"], ["validate"], ["plan", "toy", "--jsn"], ["resume"]])
-def test_a_wrong_command_is_exit_code_2(run: Run, words: list[str]) -> None:
+def test_a_wrong_command_is_exit_code_2(words: list[str]) -> None:
     code, lines, _ = run(*words)
     assert code == 2
     assert lines
 
 
-def test_a_storage_that_is_a_file_is_told_before_anything_starts(run: Run, folder: Path) -> None:
+def test_a_storage_that_is_a_file_is_told_before_anything_starts(folder: Path) -> None:
     code, lines, _ = run("launch", "toy", "storage=notes.txt")
     assert code == 2
     assert lines[-2].startswith("error: storage: ")
