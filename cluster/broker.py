@@ -19,7 +19,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.hosts import PROCESS_LOST, HostActor, HostFacts, Room
-from trainables.contract import StepRecord, Summary
+from trainables.contract import Evaluation, Failure, StepRecord, Summary
 from trainables.specs import Spec, TrialSpec
 
 NAME = "broker"
@@ -107,6 +107,8 @@ class Broker:
         self._stopping = False
         self._deaths: dict[str, int] = {}
         """Trial key -> hosts in a row that died while it trained there."""
+        self._base_deaths = 0
+        """Hosts that died while they evaluated the base."""
         self._suspects_waiting: dict[str, float] = {}
         self._starting = asyncio.Lock()
         self._tried = -RETRY_SECONDS
@@ -156,6 +158,26 @@ class Broker:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait_for(lambda: len(self._news) > known), wait_seconds)
         return self._news[known:]
+
+    async def evaluate_base(self) -> Evaluation | Failure | None:
+        """The base without an adapter on the evaluation rows, by the first host; None when that is to be asked again.
+
+        Asked for before there are trials, it is the first thing that the host does, and holds them up no longer. A host
+        may die meanwhile for reasons of its own; one more that dies is an answer.
+        """
+        first = next(iter(self._hosts.items()), None)
+        if first is None:
+            return None
+        host_id, host = first
+        try:
+            found: Evaluation | Failure = await host.actor.evaluate_base.remote()
+        except PROCESS_LOST:
+            await self.lost(host_id)
+            self._base_deaths += 1
+            return None if self._base_deaths < SUSPECT_AFTER else Failure(kind="failed", message="its host died, twice")
+        except RayTaskError as error:
+            return Failure(kind="failed", message=_message(error))
+        return found
 
     async def latest(self) -> dict[str, StepRecord]:
         """Trial key -> the last step that the trial has taken on its host. A host that does not answer is left out."""

@@ -20,7 +20,7 @@ from cluster.devices import MEMORY_SHARE, free_bytes
 from cluster.errors import HostError
 from cluster.loop import Outcome, PackLoop
 from trainables import registry
-from trainables.contract import Device, Failure, Opened, Prepared, StepRecord
+from trainables.contract import Device, Evaluation, Failure, Opened, Prepared, StepRecord
 from trainables.errors import TrainableError
 from trainables.specs import Spec, TrialSpec
 
@@ -94,6 +94,10 @@ class Host:
     async def save(self, lease: str, known: int) -> Outcome:
         """See `PackLoop.save`."""
         return await self._soon(self._running().save(lease, known))
+
+    async def evaluate_base(self) -> Evaluation | Failure:
+        """See `PackLoop.evaluate_base`."""
+        return await self._soon(self._running().evaluate_base())
 
     async def latest(self) -> dict[str, StepRecord]:
         """See `PackLoop.latest`."""

@@ -149,6 +149,10 @@ class PackLoop:
         """
         return self._soon(lambda: self._save_now(lease, known))
 
+    def evaluate_base(self) -> Future[Evaluation | Failure]:
+        """The base without an adapter on the evaluation rows, before the next step."""
+        return self._soon(self._evaluate_base)
+
     def latest(self) -> dict[str, StepRecord]:
         """The last step of each lease that has taken one here."""
         with self._changed:
@@ -266,6 +270,12 @@ class PackLoop:
             return Outcome(step=kept.step, history=history, snapshot=self._pack.snapshot(kept.slot))
         except Exception as error:
             return Outcome(step=kept.step, history=history, failure=failure_of(error))
+
+    def _evaluate_base(self) -> Evaluation | Failure:
+        try:
+            return self._pack.evaluate_base()
+        except Exception as error:
+            return failure_of(error)
 
     def _evaluate(self) -> None:
         due = {lease.slot: lease for lease in list(self._leases.values()) if lease.is_due}

@@ -14,13 +14,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from peft import PeftModel, get_peft_model
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from trainables import adapter_files, dataset, lora_layers, targets
+from trainables import adapter_files, dataset, kept_evaluation, lora_layers, targets
 from trainables.base_model import Base
 from trainables.batches import chunks, stack
 from trainables.contract import Evaluation, Failure, Opened, StepRecord
@@ -44,10 +45,14 @@ class _Slot:
 
 @dataclass
 class _Part:
-    """The rows of one slot in a packed pass."""
+    """The rows of one slot in a packed pass; without a slot, rows that no adapter sees."""
 
-    slot: _Slot
+    slot: _Slot | None
     rows: list[dataset.Row] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return lora_layers.NO_ADAPTER if self.slot is None else self.slot.name
 
     @property
     def labels(self) -> int:
@@ -61,7 +66,11 @@ class _Part:
 class AdapterPack:
     """A `Pack` of LoRA adapters on one frozen base model. See `trainables.contract.Pack`."""
 
-    def __init__(self, base: Base, data: dataset.Rows, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, base: Base, data: dataset.Rows, clock: Callable[[], float] = time.time, known_base: Path | None = None
+    ) -> None:
+        """A pack without a slot; `known_base` is the file where the base's own evaluation is kept, or is to be."""
+        self._known_base = known_base
         self._base = base
         self._data = data
         self._clock = clock
@@ -205,20 +214,30 @@ class AdapterPack:
         """Evaluates each slot on all evaluation rows; see `Pack.evaluate`."""
         return isolated(list(slots), self._evaluate, self._clear)
 
-    @torch.no_grad()
     def _evaluate(self, slots: Sequence[int]) -> dict[int, Evaluation | Failure]:
-        totals = {slot: [0.0] * len(self._data.eval) for slot in slots}
-        for slot in slots:
-            self._slots[slot].draw.training = False
+        chosen = [self._slots[slot] for slot in slots]
+        for slot in chosen:
+            slot.draw.training = False
+        return dict(zip(slots, self._on_eval_rows(chosen), strict=True))
+
+    def evaluate_base(self) -> Evaluation | Failure:
+        """The base without an adapter, in the passes that adapters are evaluated in; see `Pack.evaluate_base`."""
+        return kept_evaluation.kept(self._known_base, self._evaluate_base)
+
+    def _evaluate_base(self) -> Evaluation | Failure:
+        return isolated([0], lambda _: {0: self._on_eval_rows([None])[0]}, self._clear)[0]
+
+    @torch.no_grad()
+    def _on_eval_rows(self, slots: Sequence[_Slot | None]) -> list[Evaluation | Failure]:
+        totals = [[0.0] * len(self._data.eval) for _ in slots]
         for places, rows in self._eval_chunks:
             counts = [row.labels for row in rows]
-            parts = [_Part(self._slots[slot], rows) for slot in slots]
-            for slot, token_losses in zip(slots, self._token_losses(parts), strict=True):
+            parts = [_Part(slot, rows) for slot in slots]
+            for of_slot, token_losses in zip(totals, self._token_losses(parts), strict=True):
                 for place, piece in zip(places, token_losses.double().split(counts), strict=True):
-                    totals[slot][place] = float(piece.sum())
+                    of_slot[place] = float(piece.sum())
         tokens = tuple(self._data.eval.row(i).labels for i in range(len(self._data.eval)))
-        hardware = self._base.hardware
-        return {slot: _evaluation(totals[slot], tokens, hardware) for slot in slots}
+        return [_evaluation(of_slot, tokens, self._base.hardware) for of_slot in totals]
 
     # The shared pass
 
@@ -226,9 +245,10 @@ class AdapterPack:
         """One forward pass over all parts: each part's negative log-likelihoods, (its labelled tokens,), float32."""
         batch = stack([row for part in parts for row in part.rows])
         for part in parts:
-            part.slot.draw.rows, part.slot.draw.length = len(part.rows), part.longest
+            if part.slot is not None:
+                part.slot.draw.rows, part.slot.draw.length = len(part.rows), part.longest
         # They stay until the next pass: gradient checkpointing runs the layers again in the backward pass.
-        self._routes.names = [part.slot.name for part in parts for _ in part.rows]
+        self._routes.names = [part.name for part in parts for _ in part.rows]
         self._keep = batch.keep.to(self._base.device)
         try:
             logits_NV = self._base.model(input_ids=batch.ids.to(self._base.device), use_cache=False).logits

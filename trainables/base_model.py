@@ -97,6 +97,13 @@ def load_tokenizer(spec: TrialSpec, cache: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def identity(spec: TrialSpec, base: Base) -> tuple[str, ...] | None:
+    """What decides the numbers of a loaded base, in words; None for a hub model whose commit is not known."""
+    if base.origin is None and model_source.locate(spec.base_model.source).kind == "hub":
+        return None
+    return _key(spec, base.dtype), base.hardware, "" if base.origin is None else base.origin.commit
+
+
 def weight_digests(folder: Path) -> dict[str, str]:
     """Weight file of a model's folder -> 64 hex digits over its size and samples of it."""
     paths = weight_files.weights(folder)

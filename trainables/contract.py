@@ -146,6 +146,9 @@ class Pack(Protocol):
     def evaluate(self, slots: Sequence[int]) -> Mapping[int, Evaluation | Failure]:
         """Evaluates each of `slots` on the sweep's evaluation rows; changes nothing that training sees."""
 
+    def evaluate_base(self) -> Evaluation | Failure:
+        """Evaluates the base without an adapter on the same rows: where every slot starts from. Changes nothing."""
+
     def snapshot(self, slot: int) -> bytes:
         """All that `open` needs to go on as if nothing had happened."""
 

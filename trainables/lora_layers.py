@@ -12,6 +12,9 @@ from peft.tuners.lora import LoraLayer
 
 from trainables.dropout import Draw, SeededDropout
 
+NO_ADAPTER = "__base__"
+"""The name by which PEFT's layers leave rows to the base alone (tuners/lora/layer.py and bnb.py, 0.21.2)."""
+
 
 @dataclass
 class Routes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trainables import memory, model_source, rows, targets
+from trainables import kept_evaluation, memory, model_source, rows, targets
 from trainables.contract import Device, Need, Pack, Prepared
 from trainables.scoring import Scorer
 from trainables.specs import TrialSpec
@@ -55,7 +55,12 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
         checkpoint = estimate is not None and memory.checkpointing(estimate, free)
     if checkpoint:
         base_model.checkpoint_gradients(loaded.model)
-    return AdapterPack(loaded, dataset.load(data))
+    rows_of_sweep = dataset.load(data)
+    identity = base_model.identity(base, loaded)
+    if identity is None:
+        return AdapterPack(loaded, rows_of_sweep)
+    known = kept_evaluation.place(cache, *identity, dataset.split_fingerprint(rows_of_sweep.eval))
+    return AdapterPack(loaded, rows_of_sweep, known_base=known)
 
 
 def open_scorer(base: TrialSpec, cache: Path) -> Scorer:

@@ -130,6 +130,10 @@ class ToyPack:
             return Failure(kind="diverged", message=f"eval_loss nan at step {slot.step}")
         return Evaluation(eval_loss=loss, row_losses=(loss,), row_tokens=(1,))
 
+    def evaluate_base(self) -> Evaluation | Failure:
+        """See `Pack.evaluate_base`: where every curve starts."""
+        return Evaluation(eval_loss=START_LOSS, row_losses=(START_LOSS,), row_tokens=(1,))
+
     def snapshot(self, slot: int) -> bytes:
         """See `Pack.snapshot`."""
         kept = self._slots[slot]

@@ -9,6 +9,7 @@ from ray.exceptions import OutOfMemoryError
 
 from cluster.broker import LEASE_SECONDS, Broker, Grant, _Host
 from cluster.hosts import HostFacts, Room
+from trainables.contract import Failure
 from trainables.specs import TrialSpec
 
 
@@ -78,6 +79,32 @@ def test_a_host_that_the_memory_monitor_ended_is_a_lost_host(monkeypatch):
         assert await broker.news(0, 0.0) == [
             "host lost (process 1 on 127.0.0.1, 1 trial); no host is left: trials wait until one is there"
         ]
+
+    asyncio.run(asyncio.wait_for(play(), 30))
+
+
+class DiesOverTheBase:
+    """A host whose process is gone when it is asked to evaluate the base."""
+
+    def __init__(self) -> None:
+        self.evaluate_base = SimpleNamespace(remote=self._evaluate_base)
+
+    async def _evaluate_base(self) -> None:
+        raise OutOfMemoryError("Task was killed due to the node running low on memory.")
+
+
+def test_a_base_that_takes_two_hosts_down_is_not_evaluated_again(monkeypatch):
+    monkeypatch.setattr("ray.kill", lambda actor: None)
+    monkeypatch.setattr(Broker, "_begin_replacing", lambda self, on_gpu: None)
+
+    async def play() -> None:
+        broker = broker_with(DiesOverTheBase())
+        assert await broker.evaluate_base() is None
+        assert await broker.evaluate_base() is None, "there is no host, and that is nobody's fault"
+        broker._hosts |= broker_with(DiesOverTheBase())._hosts
+        found = await broker.evaluate_base()
+        assert isinstance(found, Failure)
+        assert found.message == "its host died, twice"
 
     asyncio.run(asyncio.wait_for(play(), 30))
 

@@ -69,6 +69,10 @@ class GatedPack(toy.ToyPack):
         self.log.append(("evaluate", *slots))
         return super().evaluate(slots)
 
+    def evaluate_base(self):
+        self.log.append(("evaluate_base",))
+        return super().evaluate_base()
+
     def close(self, slot):
         self.log.append(("close", slot))
         super().close(slot)
@@ -122,6 +126,28 @@ def test_a_lease_is_trained_to_its_target_and_evaluated_there(started):
     assert [record.step for record in outcome.history] == [1, 2, 3]
     assert outcome.evaluation.eval_loss == toy.loss_at(trial(), 3)
     assert pack.log == [("open", 0), ("step", 0), ("step", 0), ("step", 0), ("evaluate", 0)]
+
+
+def test_what_is_asked_of_the_base_first_is_done_first(started):
+    pack = GatedPack()
+    loop = started(pack)
+    found = loop.evaluate_base()
+    opened(loop, "a")
+    advanced(loop, "a", 1)
+    assert found.result(DEADLINE).eval_loss == toy.START_LOSS
+    assert pack.log == [("evaluate_base",), ("open", 0), ("step", 0), ("evaluate", 0)]
+
+
+def test_a_base_that_cannot_be_evaluated_stops_no_trial(started):
+    class Bare(toy.ToyPack):
+        evaluate_base = property()
+
+    loop = started(Bare())
+    failure = loop.evaluate_base().result(DEADLINE)
+    assert isinstance(failure, Failure)
+    assert failure.message.startswith("AttributeError")
+    opened(loop, "a")
+    assert advanced(loop, "a", 3).step == 3
 
 
 def test_history_begins_after_what_the_caller_knows(started):
@@ -357,6 +383,7 @@ def calls(loop: PackLoop):
         "advance": lambda: loop.advance("a", 3, math.inf, 0, DEADLINE),
         "advance an unknown lease": lambda: loop.advance("unknown", 3, math.inf, 0, DEADLINE),
         "open": lambda: loop.open("b", trial(), None).result(DEADLINE),
+        "evaluate the base": lambda: loop.evaluate_base().result(DEADLINE),
         "close": lambda: loop.close("a").result(DEADLINE),
     }
 

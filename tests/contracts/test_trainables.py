@@ -208,6 +208,35 @@ def test_evaluation_changes_nothing_that_training_sees(kit, pack):
     assert found == close_to(kit, alone(kit))
 
 
+def test_the_base_is_evaluated_on_the_rows_of_the_trials(kit, pack):
+    alone_with_it = pack.evaluate_base()
+    assert isinstance(alone_with_it, Evaluation)
+    pack.open(0, kit.trial)
+    losses(pack, 0, 1)
+    found = evaluation(pack, 0)
+    assert alone_with_it.row_tokens == found.row_tokens
+    assert alone_with_it.hardware == found.hardware
+    assert alone_with_it.eval_loss == pytest.approx(sum(alone_with_it.row_losses) / sum(alone_with_it.row_tokens))
+    assert alone_with_it.eval_loss != found.eval_loss
+    # What trains beside it changes nothing of it, not even in the last digit.
+    assert pack.evaluate_base() == alone_with_it
+
+
+def test_an_evaluation_of_the_base_changes_nothing_that_training_sees(kit, pack):
+    pack.open(0, kit.trial)
+    found = []
+    for _ in range(STEPS):
+        pack.evaluate_base()
+        found += losses(pack, 0, 1)
+    assert found == close_to(kit, alone(kit))
+
+
+def test_a_trial_starts_where_the_base_stands(kit, pack):
+    """An adapter that has not been trained adds nothing."""
+    pack.open(0, kit.trial)
+    assert evaluation(pack, 0).eval_loss == pytest.approx(pack.evaluate_base().eval_loss, abs=kit.tolerance)
+
+
 def test_snapshot_changes_nothing_and_goes_on_in_another_pack(kit, pack):
     pack.open(0, kit.trial)
     first = losses(pack, 0, 2)
@@ -349,7 +378,7 @@ def test_prepared_data_opens_a_pack_that_trains(name, kit, tmp_path):
     assert isinstance(pack.open(0, kit.base), Opened)
     assert step(pack, 0).step == 1
     found = evaluation(pack, 0)
-    assert len(found.row_losses) == prepared.summary.eval_rows
+    assert len(found.row_losses) == len(pack.evaluate_base().row_losses) == prepared.summary.eval_rows
     assert math.isfinite(found.eval_loss)
 
 
