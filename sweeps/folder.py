@@ -3,6 +3,7 @@
 NAME/
 ├── config.json           the resolved configuration; the folder is a sweep once it is there
 ├── events.jsonl          everything that happened, one event per line
+├── base_eval_rows.json   what the base without an adapter evaluates to, row by row
 ├── tracking.json         which tracking server has acknowledged the events, and how far
 └── trials/TRIAL_KEY/     snapshot-STEP (to go on from) and best-STEP (adapter/ and eval_rows.json)
 """
@@ -67,6 +68,7 @@ class SweepFolder:
         self.config = path / "config.json"
         self.events = path / "events.jsonl"
         self.tracking = path / "tracking.json"
+        self.base_rows = path / "base_eval_rows.json"
 
     def trial(self, trial_key: str) -> Path:
         """Where a trial keeps its snapshot and its best adapter."""

@@ -1,11 +1,9 @@
 """Whether an adapter is better than what it would replace. Pure: losses in, a verdict out.
 
 Rows are compared in pairs, the same row under both models, so that hard rows weigh on neither side. The gain is the
-difference of the losses per completion token, sum of negative log-likelihoods / sum of tokens; its interval is the
-percentile interval of a bootstrap over rows (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13;
-paired as in Koehn, Statistical Significance Tests for Machine Translation Evaluation, EMNLP 2004, section 4). Choosing
-the best of k candidates on the rows that decide makes the best look better than it is, so the interval has confidence
-1 - 0.05 / k (Bonferroni; Dunn, JASA 56, 1961): all k intervals hold at once in 95 of 100 promotions.
+difference of the losses per completion token, sum of negative log-likelihoods / sum of tokens, with an interval of the
+bootstrap over rows (`bootstrap`). Choosing the best of k candidates on the rows that decide makes the best look better
+than it is, so the interval has confidence 1 - 0.05 / k: all k intervals hold at once in 95 of 100 promotions.
 """
 
 from __future__ import annotations
@@ -16,17 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from sweeps.bootstrap import FEW_ROWS, LEAST_ROWS, confidence_of, interval
 from trainables.scoring import BASE, Scores
 
-RESAMPLES = 10_000
-ERROR_RATE = 0.05
-LEAST_ROWS = 10
-"""With fewer rows nothing passes: the interval of one row has no width at all."""
-FEW_ROWS = 30
-"""Below this many rows the bootstrap's intervals are too narrow to be trusted."""
 CHAMPION = "champion"
 """The name that the present champion is scored under."""
-_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -85,7 +77,7 @@ def decide(
     """
     losses = {name: found.loss for name, found in scores.items()}
     winner = min(candidates, key=lambda name: losses[name])
-    confidence = 1 - ERROR_RATE / len(candidates)
+    confidence = confidence_of(len(candidates))
     references = [name for name in (BASE, CHAMPION) if name in scores]
     ordered = [winner, *(name for name in candidates if name != winner)]
     comparisons = tuple(
@@ -103,28 +95,6 @@ def decide(
         (f"only {rows} rows decide: with fewer than {FEW_ROWS} the interval is too narrow",) if rows < FEW_ROWS else ()
     )
     return Verdict(winner, not reasons, reasons, losses, comparisons, min_gain, confidence, rows, few)
-
-
-def interval(
-    gains: Sequence[float], tokens: Sequence[int], confidence: float, rng: np.random.Generator
-) -> tuple[float, float]:
-    """The percentile interval of sum(gains) / sum(tokens) over resampled rows.
-
-    Args:
-        gains: of each row, the difference of its total negative log-likelihoods.
-        tokens: of each row.
-        confidence: such as 0.95.
-        rng: draws the resamples.
-    """
-    gain_R, tokens_R = np.asarray(gains, float), np.asarray(tokens, float)
-    rows = len(gain_R)
-    drawn: list[np.ndarray] = []
-    for _ in range(RESAMPLES // _AT_ONCE):
-        places_SR = rng.integers(0, rows, (_AT_ONCE, rows))
-        drawn.append(gain_R[places_SR].sum(axis=1) / tokens_R[places_SR].sum(axis=1))
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(drawn), [tail, 1 - tail])
-    return float(low), float(high)
 
 
 def _compare(

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import ClusterError
+from sweeps import eval_rows, reopen
 from sweeps import folder as folders
 from sweeps import plan as plans
-from sweeps import reopen
 from sweeps.config import SweepConfig
 from sweeps.errors import ConfigError, StorageError, SweepError
 from sweeps.folder import SweepFolder
@@ -26,6 +26,7 @@ from sweeps.load import Sweep
 from sweeps.passwords import without_password, without_passwords
 from sweeps.progress import Progress
 from sweeps.selection import choose
+from sweeps.separation import Separation
 from sweeps.spent import Spent, spent
 from sweeps.stop import StopRequest, on_signals
 from trainables import registry
@@ -55,6 +56,8 @@ class Result:
     refused: int
     """Events that it will never take."""
     spent: Spent
+    separation: Separation | None
+    """The best trial against the next ones; None when there is nothing to compare."""
     parent_run: str | None
     experiment_id: str | None
     run_ids: dict[str, str]
@@ -73,7 +76,7 @@ class Result:
 
     def as_json(self) -> dict[str, Any]:
         """The line that --json prints."""
-        best = choose(self.record.trials.values()).winner
+        best, base = choose(self.record.trials.values()).winner, self.record.base
         return {
             "sweep": self.sweep_id,
             "dir": str(self.folder),
@@ -89,6 +92,8 @@ class Result:
                 "step": best.best_step,
                 "params": dict(best.params),
             },
+            "base": base and {"metric": "eval_loss", "value": base.eval_loss, "rows": base.rows},
+            "comparisons": self.separation and self.separation.as_json(),
             "spent": self.spent.as_json(),
         }
 
@@ -170,6 +175,7 @@ def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, c
         failure=stop.message if stop.reason == "failed" else None,
         undelivered=left,
         refused=writer.refused,
+        separation=eval_rows.separation(folder, journal.record),
         spent=spent(journal.record, config.budget.steps_per_trial),
         parent_run=sink.parent_run,
         experiment_id=sink.experiment_id,

@@ -87,6 +87,17 @@ class DataPrepared(Spec):
     summary: dict[str, Scalar]
 
 
+class BaseEvaluated(Spec):
+    """The base without an adapter was evaluated: where every trial starts from."""
+
+    type: Literal["base_evaluated"] = "base_evaluated"
+    time: float
+    eval_loss: float
+    rows: int
+    hardware: str
+    """As `Evaluation.hardware`."""
+
+
 class TrialStarted(Spec):
     """A trial holds a slot. Comes again when the trial goes on after an interruption."""
 
@@ -152,6 +163,7 @@ Event = (
     SweepStarted
     | HostsStarted
     | DataPrepared
+    | BaseEvaluated
     | TrialStarted
     | PointInfeasible
     | TrialReported
@@ -221,6 +233,8 @@ class SweepRecord:
     """A driver of an earlier version did not write down how many hosts it had."""
     ended: SweepEnded | None = None
     data: Mapping[str, Scalar] = field(default_factory=dict)
+    base: BaseEvaluated | None = None
+    """None until it was evaluated, and where it could not be."""
 
     def apply(self, event: Event) -> SweepRecord:
         """The record after `event`."""
@@ -234,6 +248,8 @@ class SweepRecord:
                 return replace(self, hosts=event)
             case DataPrepared():
                 return replace(self, data=event.summary, hosts_unknown=self.hosts_unknown or self.hosts is None)
+            case BaseEvaluated():
+                return replace(self, base=event)
             case SweepEnded():
                 return replace(self, ended=event)
             case TrialStarted():
@@ -321,11 +337,13 @@ def first_wins(events: Iterable[Event], record: SweepRecord | None = None) -> It
     """Passes events on, each with the record after it, and drops what was said before.
 
     A report at or before the trial's last reported step is dropped, and history up to that step is cut: after a
-    restart a step may be trained again, and its first numbers stay.
+    restart a step may be trained again, and its first numbers stay. So does the first evaluation of the base.
     """
     record = record or SweepRecord()
     for event in events:
         if isinstance(event, PointInfeasible) and event.trial_key in record.trials:
+            continue
+        if isinstance(event, BaseEvaluated) and record.base is not None:
             continue
         if isinstance(event, TrialReported):
             last = record.trials[event.trial_key].step

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from sweeps import tables
 from sweeps.lifecycle import (
+    BaseEvaluated,
     DataPrepared,
     Event,
     PointInfeasible,
@@ -187,6 +188,8 @@ def describe(event: Event, record: SweepRecord) -> str | None:
     match event:
         case DataPrepared():
             return _data(event)
+        case BaseEvaluated():
+            return f"base without an adapter: eval_loss {event.eval_loss:.4f} on {event.rows} rows"
         case TrialStarted():
             return f"{run_name(event.number, event.params)}: started"
         case PointInfeasible():

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from rich.console import Console
 
-from sweeps import points, tables
+from sweeps import answers, points, tables
 from sweeps.folder import SweepFolder
 from sweeps.load import Sweep
 from sweeps.passwords import without_password
@@ -75,15 +75,15 @@ def show(sweep: Sweep, result: Result) -> None:
     out.print()
     if record.trials:
         note = "t00: the default configuration, outside the space" if outside else None
-        out.print(tables.terminal(record, tables.order(record), note))
+        out.print(tables.terminal(record, tables.order(record), note, result.separation))
         out.print()
     lines = [f"best: {decision.why}"] if decision.winner is None else []
-    compared = tables.against_default(record, decision, starts_with_default, outside)
+    default = answers.against_default(record, decision, starts_with_default, outside)
+    compared = [*answers.of_best(record, decision, result.separation), *([default] if default is not None else [])]
     if decision.winner is not None:
         best = decision.winner
         lines.append(f"best: t{best.number:02d}, eval_loss {best.best_eval_loss:.4f} at step {best.best_step}")
-    if compared is not None:
-        lines.append(f"      {compared}")
+    lines += [f"      {line}" for line in compared]
     counts = ", ".join(f"{count} {state}" for state, count in record.counts().items())
     lines.append(f"{counted(len(record.trials), 'trial')}{f' ({counts})' if counts else ''}{_spent(result.spent)}")
     if record.ended is not None and record.ended.reason == "budget":

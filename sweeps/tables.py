@@ -7,9 +7,16 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
+from sweeps import answers
 from sweeps.lifecycle import SweepRecord, TrialRecord
 from sweeps.selection import Decision, rank
+from sweeps.separation import Separation
+from trainables.scoring import BASE
 
+NO_ADAPTER = "no adapter"
+"""What stands for a state in the row of the base."""
+_APART = {True: "yes", False: "no", None: "?"}
+APART = "apart from best"
 _SHORT = {"learning_rate": "lr", "lora_alpha": "alpha", "target_modules": "modules"}
 
 
@@ -21,22 +28,34 @@ def order(record: SweepRecord) -> list[TrialRecord]:
     return ranked + sorted(rest, key=lambda trial: trial.number)
 
 
-def terminal(record: SweepRecord, trials: Sequence[TrialRecord], note: str | None = None) -> Table:
-    """The trials as a table for people, with a note below it."""
+def terminal(
+    record: SweepRecord, trials: Sequence[TrialRecord], note: str | None = None, separation: Separation | None = None
+) -> Table:
+    """The trials as a table for people, with a note below it.
+
+    Args:
+        record: the sweep's.
+        trials: the rows, in this order; the base comes last.
+        note: what to say below.
+        separation: of the best trial; its answers are a column.
+    """
     params = _params(trials)
     table = Table(box=None, pad_edge=False, header_style="bold", caption=note, caption_justify="left")
-    for name in ("trial", *(_SHORT.get(name, name) for name in params), "steps", "best eval_loss", "at", "state"):
-        table.add_column(name, justify="left" if name in ("modules", "state") else "right", no_wrap=True)
+    last = ["state", *([APART] if separation is not None else [])]
+    for name in ("trial", *(_SHORT.get(name, name) for name in params), "steps", "best eval_loss", "at", *last):
+        table.add_column(name, justify="left" if name in ("modules", *last) else "right", no_wrap=True)
     for trial in trials:
         values = [_value(trial.params.get(name, "")) for name in params]
         at = "" if trial.best_step is None else str(trial.best_step)
-        table.add_row(
-            f"t{trial.number:02d}", *values, str(trial.step), _loss(trial.best_eval_loss), at, trial.state.value
-        )
+        end = [trial.state.value, *_apart(separation, trial.trial_key)]
+        table.add_row(f"t{trial.number:02d}", *values, str(trial.step), _loss(trial.best_eval_loss), at, *end)
+    if record.base is not None:
+        end = [NO_ADAPTER, *_apart(separation, BASE)]
+        table.add_row(BASE, *("" for _ in params), "0", _loss(record.base.eval_loss), "0", *end)
     return table
 
 
-def markdown(record: SweepRecord, decision: Decision) -> str:
+def markdown(record: SweepRecord, decision: Decision, separation: Separation | None = None) -> str:
     """The result as Markdown, the answer first: MLflow folds a note after its first lines."""
     if decision.winner is None:
         head = f"No best trial: {decision.why}."
@@ -44,40 +63,28 @@ def markdown(record: SweepRecord, decision: Decision) -> str:
         best = decision.winner
         shown = ", ".join(f"{name} {_value(value)}" for name, value in best.params.items())
         head = f"**Best: t{best.number:02d}, eval_loss {best.best_eval_loss:.4f}** at step {best.best_step} ({shown})."
+    lines = [head, "", *(f"- {line}" for line in answers.of_best(record, decision, separation))]
+    lines += [""] if lines[-1] else []
     trials = order(record)
     params = _params(trials)
-    names = ["trial", *params, "steps", "best_eval_loss", "state"]
-    lines = [head, "", f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    names = ["trial", *params, "steps", "best_eval_loss", "state", *([APART] if separation is not None else [])]
+    lines += [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     for trial in trials:
         cells = [f"t{trial.number:02d}", *(_value(trial.params.get(name, "")) for name in params)]
         cells += [str(trial.step), _loss(trial.best_eval_loss), trial.state.value]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join([*cells, *_apart(separation, trial.trial_key)])} |")
+    if record.base is not None:
+        cells = [BASE, *("" for _ in params), "0", _loss(record.base.eval_loss), NO_ADAPTER]
+        lines.append(f"| {' | '.join([*cells, *_apart(separation, BASE)])} |")
     return "\n".join(lines)
 
 
-def against_default(
-    record: SweepRecord, decision: Decision, starts_with_default: bool, is_outside: bool = False
-) -> str | None:
-    """The best trial compared with the default configuration, which is trial 0.
-
-    Args:
-        record: the sweep's.
-        decision: its best trial.
-        starts_with_default: whether trial 0 is the default configuration.
-        is_outside: whether that lies outside the search space.
-    """
-    name = "t00, outside the space" if is_outside else "t00"
-    default = next((t for t in record.trials.values() if t.number == 0), None) if starts_with_default else None
-    if decision.winner is None or default is None or not rank([default]):
-        return None
-    if default.trial_key == decision.winner.trial_key:
-        return f"the default configuration ({name}) is the best: eval_loss {default.best_eval_loss:.4f}"
-    gain = default.best_eval_loss - decision.winner.best_eval_loss
-    until = f"stopped at step {default.step}" if default.state.value == "STOPPED" else f"{default.step} steps"
-    return (
-        f"t{decision.winner.number:02d} has eval_loss {decision.winner.best_eval_loss:.4f}, the default configuration "
-        f"({name}, {until}) {default.best_eval_loss:.4f}: {gain:.4f} lower ({gain / default.best_eval_loss:.0%})"
-    )
+def _apart(separation: Separation | None, key: str) -> list[str]:
+    """The cell that says whether a trial, or the base, is apart from the best; none without the column."""
+    if separation is None:
+        return []
+    found = separation.base if key == BASE else separation.of(key)
+    return [_APART[found.apart] if found is not None else ""]
 
 
 def _params(trials: Sequence[TrialRecord]) -> list[str]:

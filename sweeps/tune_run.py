@@ -22,17 +22,27 @@ from cluster.hosts import PROCESS_LOST, HostFacts, Room
 from search_spaces.space import SearchSpace
 from sweeps import tune_processes
 from sweeps.config import SweepConfig, size_bytes
-from sweeps.folder import SweepFolder, read_events
+from sweeps.errors import StorageError
+from sweeps.folder import SweepFolder, cannot_write, read_events, write_whole
 from sweeps.journal import Journal
-from sweeps.lifecycle import DataPrepared, HostsStarted, SweepEnded, TrialEnded, TrialReported, TrialState
+from sweeps.lifecycle import (
+    BaseEvaluated,
+    DataPrepared,
+    HostsStarted,
+    SweepEnded,
+    TrialEnded,
+    TrialReported,
+    TrialState,
+)
 from sweeps.progress import Progress
 from sweeps.stop import Reason, StopRequest
 from sweeps.trials import TrialSource
+from sweeps.tune_base import BaseEvaluation
 from sweeps.tune_callback import STOPPED_BY_SCHEDULER, JournalCallback
 from sweeps.tune_search import Reported, TrialQueue
 from sweeps.tune_trial import SlotTrial
 from trainables import registry
-from trainables.contract import StepRecord
+from trainables.contract import Evaluation, Failure, StepRecord
 
 TRIAL_PROCESS = PlacementGroupFactory([{"node:__internal_head__": 0.001}])
 """What a trial's own process takes: a place on the head, and no CPU, since it only waits."""
@@ -119,7 +129,8 @@ class Driver:
             if trial.best_step is not None
         }
         queue = TrialQueue(source, shared, self._slots, lambda: self.stop.reason is not None, reported)
-        watch = _Watch(self.stop, self._broker, queue, self.display)
+        base = BaseEvaluation(self._broker, self._base_evaluated) if self.journal.record.base is None else None
+        watch = _Watch(self.stop, self._broker, queue, self.display, base)
         # A searcher without Tune's own limiter is given one pending trial at a time unless told otherwise.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
         # Tune's own files have no reader: they must not fill the sweep's folder, nor fail with it.
@@ -144,8 +155,26 @@ class Driver:
                 verbose=0,
                 log_to_file=False,
             )
+        if base is not None and self.stop.reason is None:
+            # The trials of other hosts may have been faster.
+            base.look(LEAVE_SECONDS)
         if self._callback.failure is not None:
             raise self._callback.failure
+
+    def _base_evaluated(self, found: Evaluation | Failure) -> None:
+        if isinstance(found, Failure):
+            self.display.say(f"the base without an adapter could not be evaluated: {found.message}")
+            return
+        told = BaseEvaluated(
+            time=self.clock(), eval_loss=found.eval_loss, rows=len(found.row_losses), hardware=found.hardware
+        )
+        try:
+            write_whole(self.folder.base_rows, found.model_dump_json().encode())
+            self.journal.add(told)
+        except OSError as error:
+            self.stop.ask("failed", cannot_write(self.folder.base_rows, error))
+        except StorageError as error:
+            self.stop.ask("failed", str(error))
 
     def end(self, failed: str | None = None) -> None:
         """Says of every trial and of the sweep how it ended."""
@@ -218,11 +247,14 @@ class Driver:
 class _Watch(Stopper):
     """Looks after the sweep between Tune's steps: ends it when someone asked for that, and says what hosts do."""
 
-    def __init__(self, request: StopRequest, broker: Any, queue: TrialQueue, display: Progress) -> None:
+    def __init__(
+        self, request: StopRequest, broker: Any, queue: TrialQueue, display: Progress, base: BaseEvaluation | None
+    ) -> None:
         self._request = request
         self._broker = broker
         self._queue = queue
         self._display = display
+        self._base = base
         self._deadline: float | None = None
         self._known = 0
         self._news: Any = None
@@ -241,6 +273,8 @@ class _Watch(Stopper):
         """Whether Tune should stop what still runs: trials first have time to save themselves."""
         self._tell()
         self._show_steps()
+        if self._base is not None:
+            self._base.look()
         if self._request.check() is None:
             return False
         if self._deadline is None:

@@ -18,7 +18,7 @@ import psutil
 
 from sweeps import reopen
 from sweeps.folder import SweepFolder, read_events
-from sweeps.lifecycle import SweepRecord, TrialEnded, TrialReported, TrialStarted, TrialState
+from sweeps.lifecycle import BaseEvaluated, SweepRecord, TrialEnded, TrialReported, TrialStarted, TrialState
 from sweeps.selection import choose
 from sweeps.trials import TrialSource
 from trainables import toy
@@ -153,8 +153,17 @@ def assert_whole(sweep: Path, uri: str, trials: int) -> SweepRecord:
             history = client.get_metric_history(run.info.run_id, metric)
             points = [(point.step, point.value) for point in sorted(history, key=lambda point: point.step)]
             assert points == logged[key][metric], f"{key} {metric}"
+    assert_base_is_told_once(sweep, client, next(run for run in runs if run not in children))
     assert_best_is_undisturbed(sweep, found)
     return found
+
+
+def assert_base_is_told_once(sweep: Path, client: Any, parent: Any) -> None:
+    """Where the sweep starts from is evaluated once, whatever becomes of drivers, brokers and hosts."""
+    told = [event.eval_loss for event, _ in read_events(sweep / "events.jsonl") if isinstance(event, BaseEvaluated)]
+    assert len(told) <= 1
+    logged = client.get_metric_history(parent.info.run_id, "base_eval_loss")
+    assert [point.value for point in logged] == told
 
 
 def assert_none_running(sweep: Path, uri: str) -> list[Any]:

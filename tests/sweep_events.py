@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from sweeps.lifecycle import (
+    BaseEvaluated,
     Event,
     PointInfeasible,
     SweepRecord,
@@ -21,6 +22,11 @@ from trainables.contract import Report, StepRecord
 def begun(time: float = 0.0) -> SweepStarted:
     """The sweep begins."""
     return SweepStarted(time=time, config="{}")
+
+
+def base(loss: float, rows: int = 32) -> BaseEvaluated:
+    """The base was evaluated."""
+    return BaseEvaluated(time=0.5, eval_loss=loss, rows=rows, hardware="cpu float32")
 
 
 def started(key: str, number: int = 0, time: float = 1.0, **params: bool | int | float | str) -> TrialStarted:

@@ -11,10 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
-from sweeps import digests
+from sweeps import digests, eval_rows
 from sweeps.config import SweepConfig
 from sweeps.folder import SweepFolder
 from sweeps.lifecycle import (
+    BaseEvaluated,
     DataPrepared,
     Event,
     SweepEnded,
@@ -103,6 +104,8 @@ class MlflowSink:
                 self._start_sweep(runs, parent, event)
             case DataPrepared():
                 self._data(runs, parent, event.summary)
+            case BaseEvaluated():
+                self._base(runs, parent, event)
             case TrialStarted():
                 self._start_trial(runs, event, record)
             case TrialReported():
@@ -166,6 +169,11 @@ class MlflowSink:
             source = json.dumps({"train": data.train, "eval": data.eval})
             runs.dataset(parent, self._config.name, str(summary["fingerprint"]), json.dumps(dict(summary)), source)
 
+    def _base(self, runs: Runs, parent: str, event: BaseEvaluated) -> None:
+        runs.log(parent, [Point("base_eval_loss", event.eval_loss, event.time, 0)])
+        if self._folder.base_rows.exists():
+            runs.text(parent, self._folder.base_rows.name, self._folder.base_rows.read_text())
+
     def _open_child(self, runs: Runs, trial_key: str, record: SweepRecord, time: float) -> str:
         if trial_key not in self.run_ids:
             trial = record.trials[trial_key]
@@ -217,7 +225,7 @@ class MlflowSink:
         decision = choose(record.trials.values())
         tags: dict[str, object] = {
             "sweep.state": event.reason,
-            "mlflow.note.content": markdown(record, decision),
+            "mlflow.note.content": markdown(record, decision, eval_rows.separation(self._folder, record)),
         }
         points = spent_points(record, self._config.budget.steps_per_trial)
         if decision.winner is not None:

@@ -102,7 +102,7 @@ def statuses(folder: Path) -> dict[str, set[str]]:
 def test_a_toy_sweep_is_the_same_in_its_answer_its_events_and_mlflow(start, home):
     answer = succeeded(start("toy", "budget.trials=8", "seed=3"))
     sweep = home / "results" / "toy"
-    assert answer.keys() == {"sweep", "dir", "parent_run", "trials", "states", "best", "spent"}
+    assert answer.keys() == {"sweep", "dir", "parent_run", "trials", "states", "best", "base", "comparisons", "spent"}
     assert answer["dir"] == str(sweep)
     assert answer["trials"] == sum(answer["states"].values()) == 8
     assert answer["states"].keys() <= {"COMPLETED", "STOPPED"}
@@ -117,6 +117,11 @@ def test_a_toy_sweep_is_the_same_in_its_answer_its_events_and_mlflow(start, home
     assert_best_is_the_lowest_curve(answer, sweep)
     assert_mlflow_agrees_on_the_best(answer, home)
     assert_what_was_spent_is_told(answer, sweep, parent)
+    assert answer["base"] == {"metric": "eval_loss", "value": toy.START_LOSS, "rows": 1}
+    assert parent.data.metrics["base_eval_loss"] == toy.START_LOSS
+    told = answer["comparisons"]
+    assert [other["unknown"] for other in told["trials"]] == ["1 evaluation row, at least 10 are needed"] * 7
+    assert "| apart from best |" in parent.data.tags["mlflow.note.content"]
 
 
 def assert_what_was_spent_is_told(answer: dict, sweep: Path, parent) -> None:
@@ -300,6 +305,12 @@ def test_a_qlora_sweep_leaves_an_adapter_that_plain_peft_loads_with_the_same_los
     loss = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     # Rows one by one and rows together add up in another order.
     assert run.data.metrics["best_eval_loss"] == best["value"] == pytest.approx(loss, abs=1e-4)
+    (parent,) = mlflow_runs(home)[None]
+    # No adapter that has trained a little is worse than none, on rows like those that it has seen.
+    assert parent.data.metrics["base_eval_loss"] == answer["base"]["value"] > best["value"]
+    assert answer["base"]["rows"] == 4
+    kept = json.loads((home / "mlartifacts" / parent.info.run_id / "artifacts" / "base_eval_rows.json").read_text())
+    assert kept["eval_loss"] == pytest.approx(sum(kept["row_losses"]) / sum(kept["row_tokens"]))
     assert pickles(home / "results") == []
     assert pickles(home / "mlartifacts") == []
 

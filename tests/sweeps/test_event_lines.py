@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from sweep_events import begun, history, reported
 
 from sweeps.lifecycle import (
+    BaseEvaluated,
     DataPrepared,
     Event,
     HostsStarted,
@@ -64,6 +65,7 @@ EVENTS: list[st.SearchStrategy[Event]] = [
         device=st.sampled_from(["cpu", "cuda"]),
     ),
     st.builds(DataPrepared, time=FINITE, summary=SCALARS),
+    st.builds(BaseEvaluated, time=FINITE, eval_loss=FINITE, rows=st.integers(1, 10**6), hardware=TEXT),
     st.builds(TrialStarted, time=FINITE, trial_key=TEXT, number=st.integers(0, 10**6), params=SCALARS, spec=TEXT),
     st.builds(PointInfeasible, time=FINITE, trial_key=TEXT, number=st.integers(0, 10**6), params=SCALARS, reason=TEXT),
     st.builds(TrialReported, time=FINITE, trial_key=TEXT, report=REPORTS, adapter=st.none() | TEXT),

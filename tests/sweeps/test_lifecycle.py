@@ -8,7 +8,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sweep_events import begun, ended, infeasible, record, reported, started
+from sweep_events import base, begun, ended, infeasible, record, reported, started
 
 from sweeps.lifecycle import (
     DataPrepared,
@@ -137,6 +137,16 @@ def test_time_between_drivers_is_not_spent() -> None:
     whole = record([begun(0.0), SweepEnded(time=40.0, reason="interrupted"), begun(1000.0), started("a", time=1060.0)])
     assert whole.spent_seconds == 40.0
     assert whole.apply(begun(5000.0)).spent_seconds == 100.0  # a driver that was killed: until its last event
+
+
+def test_the_first_evaluation_of_the_base_stays() -> None:
+    found = [event for event, _ in first_wins([begun(), base(4.5), begun(9.0), base(4.4)])]
+    assert record(found).base == base(4.5)
+    assert [event.type for event in found] == ["sweep_started", "base_evaluated", "sweep_started"]
+
+
+def test_a_log_of_an_earlier_version_knows_no_base() -> None:
+    assert record([begun(), started("a"), reported("a", 3, 1.0)]).base is None
 
 
 def test_a_sweep_goes_on_with_the_configuration_that_it_began_with() -> None:

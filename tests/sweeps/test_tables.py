@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from rich.console import Console
-from sweep_events import begun, ended, record, reported, started
+from sweep_events import base, begun, ended, record, reported, started
 
 from sweeps import tables
 from sweeps.lifecycle import DataPrepared, Event, SweepEnded, SweepRecord, TrialState
 from sweeps.names import run_name
 from sweeps.progress import Lines, Table, describe
 from sweeps.selection import choose
+from sweeps.separation import Compared, Separation
 
 PARAMS = {"r": 16, "lora_alpha": 32, "target_modules": "attention-qv", "learning_rate": 0.0002}
 EVENTS: list[Event] = [
@@ -76,50 +77,34 @@ def test_markdown_begins_with_the_answer() -> None:
     assert {line.count("|") for line in lines[2:]} == {9}
 
 
+def test_the_base_is_the_last_row() -> None:
+    found = sweep(base(4.57114))
+    last = text(tables.terminal(found, tables.order(found))).splitlines()[-1]
+    assert last.split() == ["base", "0", "4.5711", "0", "no", "adapter"]
+    assert tables.markdown(found, choose(found.trials.values())).splitlines()[-1] == (
+        "| base |  |  |  |  | 0 | 4.5711 | no adapter |"
+    )
+
+
+def test_whether_a_trial_is_apart_from_the_best_is_a_column() -> None:
+    found = sweep(base(4.5))
+    separation = Separation(32, 0.975, (Compared("a", 0.75, -0.1, 1.6),), Compared("base", 3.25, 3.0, 3.5), 0)
+    lines = text(tables.terminal(found, tables.order(found), None, separation)).splitlines()
+    assert lines[0].endswith("state       apart from best")
+    ends = {line.split()[0]: line.split()[-1] for line in lines[1:]}
+    assert ends == {"t01": "COMPLETED", "t00": "no", "t02": "DIVERGED", "t03": "FAILED", "base": "yes"}
+    note = tables.markdown(found, choose(found.trials.values()), separation).splitlines()
+    rows = [line for line in note if line.startswith("|")]
+    assert rows[0].endswith("| state | apart from best |")
+    assert [row.split("|")[-2].strip() for row in rows[2:]] == ["", "no", "", "", "yes"]
+    assert note[2].startswith("- better than the base without an adapter (4.5000)")
+    assert note[3].startswith("- t00 cannot be told apart from it")
+    assert note[4] == ""
+
+
 def test_markdown_says_why_there_is_no_best() -> None:
     found = record([started("a"), ended("a", TrialState.FAILED)])
     assert tables.markdown(found, choose(found.trials.values())).startswith("No best trial: no trial completed")
-
-
-# Against the default
-
-
-def compared(found: SweepRecord, starts_with_default: bool = True, is_outside: bool = False) -> str | None:
-    return tables.against_default(found, choose(found.trials.values()), starts_with_default, is_outside)
-
-
-def test_the_best_is_compared_with_the_default() -> None:
-    assert compared(sweep()) == (
-        "t01 has eval_loss 1.2500, the default configuration (t00, stopped at step 3) 2.0000: 0.7500 lower (38%)"
-    )
-
-
-def test_a_default_that_went_to_its_end_says_so() -> None:
-    assert "(t00, 3 steps)" in (compared(sweep(ended("a", TrialState.COMPLETED))) or "")
-
-
-def test_the_default_itself_can_be_the_best() -> None:
-    found = sweep(reported("a", 9, 0.5), ended("a", TrialState.COMPLETED))
-    assert compared(found) == "the default configuration (t00) is the best: eval_loss 0.5000"
-
-
-def test_a_default_outside_the_space_says_so() -> None:
-    assert "the default configuration (t00, outside the space, stopped at step 3) 2.0" in (
-        compared(sweep(), is_outside=True) or ""
-    )
-    found = sweep(reported("a", 9, 0.5), ended("a", TrialState.COMPLETED))
-    assert "the default configuration (t00, outside the space) is the best" in (compared(found, is_outside=True) or "")
-
-
-@pytest.mark.parametrize("state", [TrialState.DIVERGED, TrialState.FAILED, TrialState.RUNNING])
-def test_a_default_that_is_not_ranked_is_no_yardstick(state: TrialState) -> None:
-    """Its loss may even be the lowest, before it diverged."""
-    assert compared(sweep(reported("a", 9, 0.1), ended("a", state))) is None
-
-
-def test_there_may_be_nothing_to_compare() -> None:
-    assert compared(sweep(), starts_with_default=False) is None
-    assert compared(record([])) is None
 
 
 # Lines
@@ -133,6 +118,7 @@ def test_there_may_be_nothing_to_compare() -> None:
         (reported("a", 9, 2.5, best=(3, 2.0)), "t00 step 9: eval_loss 2.5000 (its best: 2.0000)"),
         (ended("a", TrialState.COMPLETED), "t00 COMPLETED at step 3"),
         (ended("a", TrialState.STOPPED, "stopped by the scheduler"), "t00 STOPPED at step 3: stopped by the scheduler"),
+        (base(4.57114), "base without an adapter: eval_loss 4.5711 on 32 rows"),
         (begun(), None),
         (SweepEnded(time=0.0, reason="finished"), None),
         (

@@ -1,0 +1,149 @@
+"""Whether the best trial is better than the next ones by more than chance. Pure: losses of rows in, intervals out.
+
+Each trial is compared with the best on the sweep's evaluation rows, both at their best step. The best was chosen on
+these rows among all ranked trials, so each interval has the confidence that lets as many as there were hold at once
+(`bootstrap.confidence_of`; Hsu, Multiple Comparisons with the Best, 1996, chapter 4), also where only the next ones are
+compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from sweeps.bootstrap import FEW_ROWS, LEAST_ROWS, confidence_of, intervals
+from trainables.contract import Evaluation
+
+MOST = 10
+"""So many of the next trials are compared."""
+SEED = 0
+"""Of the resamples: the same losses give the same answer."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A trial, or the base without an adapter, against the best trial."""
+
+    key: str
+    """Of the trial, or `trainables.scoring.BASE`."""
+    difference: float
+    """How much higher its loss is, per completion token."""
+    low: float | None = None
+    high: float | None = None
+    unknown: str = ""
+    """Why there is no interval."""
+
+    @property
+    def apart(self) -> bool | None:
+        """Whether the difference is more than chance on these rows; None when that cannot be told."""
+        if self.low is None or self.high is None:
+            return None
+        return self.low > 0 or self.high < 0
+
+    def rows_needed(self, rows: int) -> int | None:
+        """Rows with which a difference like this would be told: widths shrink with the root of the rows."""
+        if self.apart is not False or self.low is None or self.difference <= 0:
+            return None
+        return math.ceil(rows * ((self.difference - self.low) / self.difference) ** 2)
+
+    def as_json(self) -> dict[str, Any]:
+        """Its part of the JSON line."""
+        return {**asdict(self), "apart": self.apart}
+
+
+@dataclass(frozen=True)
+class Separation:
+    """The best trial against others."""
+
+    rows: int
+    """Evaluation rows."""
+    confidence: float
+    """Of each interval."""
+    trials: tuple[Compared, ...]
+    """The next ones, best first."""
+    base: Compared | None
+    not_compared: int
+    """Ranked trials behind those that were compared."""
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the intervals are too narrow to be trusted."""
+        return LEAST_ROWS <= self.rows < FEW_ROWS
+
+    def of(self, key: str) -> Compared | None:
+        """What is known of a trial."""
+        return next((found for found in self.trials if found.key == key), None)
+
+    def as_json(self) -> dict[str, Any]:
+        """Its object in the JSON line."""
+        return {
+            "rows": self.rows,
+            "confidence": self.confidence,
+            "trials": [found.as_json() for found in self.trials],
+            "base": self.base and self.base.as_json(),
+            "not_compared": self.not_compared,
+        }
+
+
+def separate(
+    best: Evaluation | str,
+    others: Sequence[tuple[str, float]],
+    base: tuple[str, float] | None,
+    evaluations: Mapping[str, Evaluation | str],
+    ranked: int,
+) -> Separation:
+    """Compares others with the best trial.
+
+    Args:
+        best: its evaluation at its best step, or why that is not known.
+        others: key and difference of the trials to compare, best first.
+        base: the same of the base, if its loss is known.
+        evaluations: by key, or why there is none.
+        ranked: how many trials the best was chosen from.
+    """
+    confidence = confidence_of(max(1, ranked - 1 + (base is not None)))
+    pairs = [*others, *([base] if base is not None else [])]
+    unknown = {key: _unknown(best, evaluations[key]) for key, _ in pairs}
+    told = {key: _gains(best, evaluations[key]) for key, _ in pairs if not unknown[key]}
+    spans: dict[str, tuple[float, float]] = {}
+    if told and isinstance(best, Evaluation):
+        found = intervals(list(told.values()), best.row_tokens, confidence, np.random.default_rng(SEED))
+        spans = dict(zip(told, found, strict=True))
+    compared = [_compared(key, gap, spans.get(key), unknown[key]) for key, gap in pairs]
+    return Separation(
+        rows=len(best.row_losses) if isinstance(best, Evaluation) else 0,
+        confidence=confidence,
+        trials=tuple(compared[: len(others)]),
+        base=compared[-1] if base is not None else None,
+        not_compared=ranked - 1 - len(others),
+    )
+
+
+def _compared(key: str, difference: float, span: tuple[float, float] | None, unknown: str) -> Compared:
+    low, high = span if span is not None else (None, None)
+    return Compared(key, difference, low, high, unknown)
+
+
+def _unknown(best: Evaluation | str, other: Evaluation | str) -> str:
+    """Why two evaluations cannot be compared row by row; empty when they can."""
+    if isinstance(best, str):
+        return best
+    if isinstance(other, str):
+        return other
+    if best.row_tokens != other.row_tokens:
+        return "it was evaluated on other rows"
+    if best.hardware != other.hardware:
+        return f"it was evaluated on {other.hardware or 'unknown hardware'}, the best on {best.hardware or 'unknown'}"
+    if len(best.row_losses) < LEAST_ROWS:
+        rows = "1 evaluation row" if len(best.row_losses) == 1 else f"{len(best.row_losses)} evaluation rows"
+        return f"{rows}, at least {LEAST_ROWS} are needed"
+    return ""
+
+
+def _gains(best: Evaluation | str, other: Evaluation | str) -> list[float]:
+    assert isinstance(best, Evaluation) and isinstance(other, Evaluation)
+    return [theirs - ours for theirs, ours in zip(other.row_losses, best.row_losses, strict=True)]
