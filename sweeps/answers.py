@@ -33,7 +33,11 @@ def against_base(record: SweepRecord, decision: Decision, separation: Separation
 
 
 def against_default(
-    record: SweepRecord, decision: Decision, starts_with_default: bool, is_outside: bool = False
+    record: SweepRecord,
+    decision: Decision,
+    starts_with_default: bool,
+    is_outside: bool = False,
+    separation: Separation | None = None,
 ) -> str | None:
     """The best trial compared with the default configuration, which is trial 0.
 
@@ -42,6 +46,7 @@ def against_default(
         decision: its best trial.
         starts_with_default: whether trial 0 is the default configuration.
         is_outside: whether that lies outside the search space.
+        separation: of the best trial.
     """
     name = "t00, outside the space" if is_outside else "t00"
     default = next((t for t in record.trials.values() if t.number == 0), None) if starts_with_default else None
@@ -54,6 +59,7 @@ def against_default(
     return (
         f"t{decision.winner.number:02d} has eval_loss {decision.winner.best_eval_loss:.4f}, the default configuration "
         f"({name}, {until}) {default.best_eval_loss:.4f}: {gain:.4f} lower ({gain / default.best_eval_loss:.0%})"
+        f"{_span(separation.of(default.trial_key), separation) if separation is not None else ''}"
     )
 
 

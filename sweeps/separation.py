@@ -51,8 +51,10 @@ class Compared:
         return math.ceil(rows * ((self.difference - self.low) / self.difference) ** 2)
 
     def as_json(self) -> dict[str, Any]:
-        """Its part of the JSON line."""
-        return {**asdict(self), "apart": self.apart}
+        """Its part of the JSON line, without its key."""
+        found = asdict(self)
+        del found["key"]
+        return {**found, "apart": self.apart}
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Separation:
         return {
             "rows": self.rows,
             "confidence": self.confidence,
-            "trials": [found.as_json() for found in self.trials],
+            "trials": [{"trial_key": found.key, **found.as_json()} for found in self.trials],
             "base": self.base and self.base.as_json(),
             "not_compared": self.not_compared,
         }

@@ -78,7 +78,7 @@ def show(sweep: Sweep, result: Result) -> None:
         out.print(tables.terminal(record, tables.order(record), note, result.separation))
         out.print()
     lines = [f"best: {decision.why}"] if decision.winner is None else []
-    default = answers.against_default(record, decision, starts_with_default, outside)
+    default = answers.against_default(record, decision, starts_with_default, outside, result.separation)
     compared = [*answers.of_best(record, decision, result.separation), *([default] if default is not None else [])]
     if decision.winner is not None:
         best = decision.winner

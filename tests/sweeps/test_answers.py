@@ -139,6 +139,12 @@ def test_the_best_is_compared_with_the_default() -> None:
     )
 
 
+def test_with_the_interval_of_the_default_where_it_is_known() -> None:
+    found = separation(Compared("a", 0.75, 0.6, 0.9))
+    told = answers.against_default(sweep(), choose(sweep().trials.values()), True, separation=found)
+    assert (told or "").endswith("0.7500 lower (38%), 97.5% interval 0.6000 to 0.9000 on 32 rows")
+
+
 def test_a_default_that_went_to_its_end_says_so() -> None:
     assert "(t00, 3 steps)" in (compared(sweep(ended("a", TrialState.COMPLETED))) or "")
 

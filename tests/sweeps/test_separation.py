@@ -145,8 +145,9 @@ def test_the_same_losses_give_the_same_answer() -> None:
 def test_the_json_object_says_all_of_it() -> None:
     found = separated(base=evaluation(3.0), a=evaluation(0.1)).as_json()
     assert list(found) == ["rows", "confidence", "trials", "base", "not_compared"]
-    assert list(found["trials"][0]) == ["key", "difference", "low", "high", "unknown", "apart"]
+    assert list(found["trials"][0]) == ["trial_key", "difference", "low", "high", "unknown", "apart"]
     assert found["trials"][0]["apart"] is True
+    assert list(found["base"]) == ["difference", "low", "high", "unknown", "apart"]
 
 
 # Resamples
