@@ -131,6 +131,8 @@ def launch(file: File, changes: Changes = None, promote: Promoting = False, as_j
     with mistakes():
         sweep = _load(file, changes)
         _check_promotion(sweep, promote)
+        for line in preflight.look_up(sweep):
+            say(f"warning: {line}")
         planned = preflight.plan_here(sweep, to_launch=True)
         _show_plan(planned)
 

@@ -13,7 +13,27 @@ from sweeps.config import SweepConfig, size_bytes
 from sweeps.errors import ConfigError
 from sweeps.load import Sweep
 from trainables import registry
-from trainables.contract import Need
+from trainables.contract import LookedUp, Need
+
+
+def look_up(sweep: Sweep) -> list[str]:
+    """Asks the network what only it can say, before anything is started; returns what is to be told.
+
+    Raises:
+        ConfigError: a model or a data set is not there, may not be read, or cannot be reached from here.
+    """
+    config = sweep.config
+    trainable = registry.find(config.trainable)
+    if not hasattr(trainable, "look_up"):
+        return []
+    from cluster.hosts import cache
+
+    found: LookedUp = trainable.look_up(config.base, cache())
+    runs_here = (config.cluster.address or "local") == "local"
+    if wrong := [*found.problems, *(found.unreachable if runs_here else ())]:
+        raise ConfigError(wrong)
+    elsewhere = [f"{line}; the nodes of the Ray cluster may reach it" for line in found.unreachable]
+    return [*elsewhere, *found.notices]
 
 
 def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:

@@ -101,7 +101,16 @@ def identity(spec: TrialSpec, base: Base) -> tuple[str, ...] | None:
     """What decides the numbers of a loaded base, in words; None for a hub model whose commit is not known."""
     if base.origin is None and model_source.locate(spec.base_model.source).kind == "hub":
         return None
-    return _key(spec, base.dtype), base.hardware, "" if base.origin is None else base.origin.commit
+    return _key(spec, str(base.dtype)), base.hardware, "" if base.origin is None else base.origin.commit
+
+
+def is_made(spec: TrialSpec, cache: Path) -> bool:
+    """Whether `cache` may hold the base as it is trained on, so that the hub is not asked for it."""
+    if spec.quantization.scheme == "none":
+        return False
+    asked = spec.quantization.compute_dtype
+    types = ("float32", "bfloat16", "float16") if asked == "auto" else (asked,)
+    return any((cache / "bases" / _key(spec, f"torch.{name}")).is_dir() for name in types)
 
 
 def weight_digests(folder: Path) -> dict[str, str]:
@@ -165,7 +174,7 @@ def _folder(spec: TrialSpec, dtype: torch.dtype, cache: Path) -> tuple[str, str 
     source = model_source.locate(model.source)
     if spec.quantization.scheme == "none" and source.kind != "gguf":
         return str(source.path or model.source), _commit(spec, source)
-    target = cache / "bases" / _key(spec, dtype)
+    target = cache / "bases" / _key(spec, str(dtype))
     if not target.is_dir():
         from filelock import FileLock
 
@@ -221,13 +230,13 @@ def _at(spec: TrialSpec, revision: str | None) -> Origin | None:
     return Origin(revision, weight_digests(Path(found).parent) if isinstance(found, str) else {})
 
 
-def _key(spec: TrialSpec, dtype: torch.dtype) -> str:
+def _key(spec: TrialSpec, dtype: str) -> str:
     quantization = spec.quantization
     parts = [
         model_source.fingerprint(spec.base_model),
         quantization.scheme,
         str(quantization.double_quant),
-        str(dtype),
+        dtype,
         version("transformers"),
         version("bitsandbytes"),
     ]

@@ -105,6 +105,17 @@ class Prepared(Spec):
     payload: bytes = Field(repr=False)
 
 
+class LookedUp(Spec):
+    """What only the network can say of a sweep, a line each."""
+
+    problems: tuple[str, ...] = ()
+    """What is wrong, "field: what: the way out"."""
+    unreachable: tuple[str, ...] = ()
+    """What this machine cannot reach: wrong too, unless the sweep runs elsewhere."""
+    notices: tuple[str, ...] = ()
+    """What is not known before the sweep runs."""
+
+
 class Need(Spec):
     """An estimate of memory on the device that trains, and of what is kept on disk."""
 
@@ -163,7 +174,11 @@ class Pack(Protocol):
 
 
 class Trainable(Protocol):
-    """What a module in `trainables/` offers."""
+    """What a module in `trainables/` offers.
+
+    Beside it, where there is something to ask the network before a sweep starts: `look_up(base, cache) -> LookedUp`,
+    which answers within seconds.
+    """
 
     REQUIRES: frozenset[str]
     """Sections of the sweep file that it cannot do without, of `model` and `data`."""

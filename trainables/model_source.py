@@ -88,6 +88,15 @@ def check(model: ModelSpec) -> list[str]:
     return list(dict.fromkeys(problems))  # what cannot be read is found by each of them
 
 
+def doubt(model: ModelSpec) -> str | None:
+    """Why it is not known yet whether the model is of the kind that can be trained here; None where that is known.
+
+    Raises:
+        ModelError: the source is not there, or its configuration or header cannot be read.
+    """
+    return _verdict(model).doubt
+
+
 def fingerprint(model: ModelSpec) -> str:
     """Identity of the base model, independent of where it lies; a few milliseconds per file.
 

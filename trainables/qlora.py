@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainables import kept_evaluation, memory, model_source, rows, targets
-from trainables.contract import Device, Need, Pack, Prepared
+from trainables.contract import Device, LookedUp, Need, Pack, Prepared
 from trainables.scoring import Scorer
 from trainables.specs import TrialSpec
 
@@ -27,6 +27,13 @@ def check(base: TrialSpec) -> list[str]:
     if wrong is not None:
         problems.append(wrong)
     return problems
+
+
+def look_up(base: TrialSpec, cache: Path) -> LookedUp:
+    """What the hub says of the model and the data, where these are hub ids."""
+    from trainables import look_up as looking
+
+    return looking.look_up(base, cache)
 
 
 def fingerprint(base: TrialSpec) -> Mapping[str, str]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hub_servers
 import pytest
 from model_folders import LLAMA, write_folder
 from sweep_files import QLORA, write_rows
 from typer.testing import CliRunner
 
+from sweeps import load, preflight
 from sweeps.cli import app
+from sweeps.errors import ConfigError
 
 
 @pytest.fixture
@@ -53,6 +56,30 @@ def test_a_mistyped_path_is_no_hub_id(here: Path, file: str, source: str | None)
     (here / "s.yaml").write_text(QLORA.replace("hub/model", file))
     line = mistake("validate", *([f"model.source={source}"] if source else []))
     assert f"no such file or folder: {here}/models/bse; did you mean {here}/models/base?" in line
+
+
+def test_a_hub_that_cannot_be_reached_is_told_before_ray_starts(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "s.yaml").write_text(QLORA)
+    hub_servers.use(monkeypatch, "http://127.0.0.1:9", here / "hub")
+    before = sorted(here.rglob("*"))
+    line = mistake("launch")
+    assert line.startswith("error: model.source: 'hub/model': the hub cannot be reached (")
+    assert sorted(here.rglob("*")) == before
+    # Its nodes may reach what this machine does not.
+    config = load.load("s.yaml", ["cluster.profile=attached"], here)
+    (warning,) = preflight.look_up(config)
+    assert warning.endswith("connect, or name a folder; the nodes of the Ray cluster may reach it")
+
+
+def test_a_model_that_the_hub_does_not_have_is_told_before_ray_starts(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "s.yaml").write_text(QLORA)
+    with hub_servers.serving() as hub:
+        hub_servers.use(monkeypatch, hub.url, here / "hub")
+        assert "'hub/model': the hub says: Repository not found: check the name" in mistake("launch")
+        with pytest.raises(ConfigError):
+            preflight.look_up(load.load("s.yaml", ["cluster.profile=attached"], here))
 
 
 def test_a_folder_without_a_tokenizer_is_told(here: Path) -> None:
