@@ -16,7 +16,7 @@ from sweeps import points, problems
 from sweeps.config import SweepConfig
 from sweeps.tracking.uris import sqlite_file
 from trainables import registry
-from trainables.contract import Trainable
+from trainables.contract import Preview, Trainable
 from trainables.specs import AdapterSpec, TrainingSpec, TrialSpec
 
 _FIELDS = [f"adapter.{name}" for name in AdapterSpec.model_fields] + [
@@ -124,11 +124,16 @@ def _unwritable(what: str, path: Path, way_out: str) -> list[str]:
     )
 
 
-def local_files(raw: Mapping[str, Any], config: SweepConfig, trainable: Trainable) -> list[str]:
-    """Sections that the trainable lacks, and problems with the model's and the data's files."""
+def local_files(raw: Mapping[str, Any], config: SweepConfig, trainable: Trainable) -> tuple[Preview, list[str]]:
+    """What the data looks like; sections that the trainable lacks, and problems with the model's and data's files."""
     wrong = [
         f"{section}: is required by the trainable {config.trainable}"
         for section in sorted(trainable.REQUIRES)
         if raw.get(section) is None
     ]
-    return wrong + trainable.check(config.base)
+    wrong += trainable.check(config.base)
+    look = getattr(trainable, "preview", None)
+    if wrong or look is None or config.data is None:
+        return Preview(), wrong
+    preview: Preview = look(config.base)
+    return preview, list(preview.problems)

@@ -105,6 +105,8 @@ def validate(file: File, changes: Changes = None) -> None:
     with mistakes():
         sweep = _load(file, changes)
         say(f"{file}: valid ({sweep.config.name}, {len(sweep.space.domains)} searched fields)")
+        for warning in sweep.preview.warnings:
+            say(f"warning: {warning}")
 
 
 @app.command()

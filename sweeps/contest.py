@@ -23,7 +23,7 @@ from sweeps.passwords import without_passwords
 from sweeps.tracking.lookup import FoundSweep, Lookup, TrialRun
 from sweeps.tracking.registry import IDENTITY, Registry, Version
 from trainables import scoring as scores
-from trainables.contract import Evaluation
+from trainables.contract import Evaluation, Preview
 from trainables.errors import TrainableError
 from trainables.scoring import Answer, Request, Scores
 from trainables.specs import TrialSpec
@@ -157,8 +157,11 @@ class Contest:
         if self.asked.eval_data is not None:
             data = self.sweep.config.base.rows
             wrong = scores.check_rows(data, str(self.asked.eval_data))
-            if wrong:
-                raise ConfigError(wrong)
+            look = scores.look_at_rows(data, str(self.asked.eval_data)) if not wrong else Preview(problems=tuple(wrong))
+            if look.problems:
+                raise ConfigError(look.problems)
+            for warning in look.warnings:
+                self.say(f"warning: {warning}")
         try:
             self.fingerprints = scored.fingerprint()
         except (ClusterError, TrainableError) as error:

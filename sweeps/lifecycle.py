@@ -85,6 +85,8 @@ class DataPrepared(Spec):
     type: Literal["data_prepared"] = "data_prepared"
     time: float
     summary: dict[str, Scalar]
+    warnings: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """What is odd about the rows, a line each."""
 
 
 class BaseEvaluated(Spec):

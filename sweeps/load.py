@@ -20,10 +20,12 @@ from sweeps.config import SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.tracking.uris import absolute_uri
 from trainables import rows
+from trainables.contract import Preview
 from trainables.errors import DataError
 
 RECIPES = Path(__file__).parent / "recipes"
 PROFILES = Path(__file__).parent.parent / "cluster" / "profiles"
+_UNSEEN = Preview()
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Sweep:
 
     config: SweepConfig
     space: SearchSpace
+    preview: Preview = _UNSEEN
+    """What the local data looks like."""
 
 
 def recipes() -> dict[str, str]:
@@ -71,12 +75,13 @@ def load(file: str, changes: Sequence[str], folder: Path) -> Sweep:
         space = check.with_base(config, space)
         wrong += check.fields(config, space, trainable)
         wrong += check.together(space) if not found else []
-    wrong += check.local_files(raw, config, trainable) if trainable is not None else []
+    preview, found = check.local_files(raw, config, trainable) if trainable is not None else (Preview(), [])
+    wrong += found
     resolved = _with_tracking_uri(config.model_copy(update={"storage": _absolute(config.storage, folder)}), folder)
     wrong += check.places(resolved)
     if wrong or space is None:
         raise ConfigError(wrong)
-    return Sweep(resolved.model_copy(update={"search_space": space.to_raw()}), space)
+    return Sweep(resolved.model_copy(update={"search_space": space.to_raw()}), space, preview)
 
 
 def _find(file: str, folder: Path) -> Path:

@@ -65,6 +65,8 @@ class Lines(AbstractContextManager["Lines"]):
         line = describe(event, record)
         if line is not None:
             self.say(line)
+        for warning in warnings(event):
+            self.say(warning)
 
     def say(self, line: str) -> None:
         """See `Progress`."""
@@ -123,6 +125,9 @@ class Table(AbstractContextManager["Table"]):
             self._before = {trial.trial_key: (trial.step, trial.tokens) for trial in record.trials.values()}
             self._going_on = set(self._before)
             self.say(describe(event, record) or "")
+            for line in warnings(event):
+                # Above the table, where it stays.
+                self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def say(self, line: str) -> None:
         """See `Progress`."""
@@ -204,6 +209,11 @@ def describe(event: Event, record: SweepRecord) -> str | None:
             return f"t{trial.number:02d} {event.state.value} at step {trial.step}{reason}"
         case _:
             return None
+
+
+def warnings(event: Event) -> list[str]:
+    """What the event warns of, a line each."""
+    return [f"warning: {line}" for line in event.warnings] if isinstance(event, DataPrepared) else []
 
 
 def _data(event: DataPrepared) -> str | None:

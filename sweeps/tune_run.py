@@ -99,8 +99,8 @@ class Driver:
                 device=answer.hosts[0].device,
             )
         )
-        summary = answer.data.model_dump()
-        self.journal.add(DataPrepared(time=self.clock(), summary=summary))
+        summary = answer.data.model_dump(exclude={"warnings"})
+        self.journal.add(DataPrepared(time=self.clock(), summary=summary, warnings=answer.data.warnings))
         return answer
 
     def run(self, space: SearchSpace, slots: int) -> None:

@@ -19,10 +19,12 @@ data: {train: rows.jsonl, prompt: "{question}", completion: "{answer}", eval_exa
 """A whole sweep file of the real trainable; needs `write_rows`."""
 
 
-def write_rows(folder: Path, name: str = "rows.jsonl", rows: int = 30) -> Path:
-    """Rows with the columns question and answer."""
+def write_rows(folder: Path, name: str = "rows.jsonl", rows: int = 30, first: int = 0) -> Path:
+    """Rows with the columns question and answer, numbered from `first`."""
     path = folder / name
-    path.write_text("".join(json.dumps({"question": f"q{n}", "answer": f"a{n}"}) + "\n" for n in range(rows)))
+    path.write_text(
+        "".join(json.dumps({"question": f"q{n}", "answer": f"a{n}"}) + "\n" for n in range(first, first + rows))
+    )
     return path
 
 

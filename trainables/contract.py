@@ -96,6 +96,27 @@ class Summary(Spec):
     truncated_rows: int = 0
     dropped_rows: int = 0
     """Rows left without a completion token."""
+    empty_rows: int = 0
+    """Rows with an empty answer, left out or not."""
+    missing_value_rows: int = 0
+    """Rows with an answer that is a word for a missing value: nan, null, None."""
+    repeated_rows: int = 0
+    """Rows to train on that stood there before."""
+    eval_rows_in_train: int = 0
+    test_rows_in_train: int = 0
+    warnings: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """What is odd about the rows, a line each, with the place of the first."""
+
+
+class Preview(Spec):
+    """What a look at local data finds before anything starts. A trainable may offer it: `preview(base)`."""
+
+    problems: tuple[str, ...] = ()
+    """"field: what is wrong" each."""
+    warnings: tuple[str, ...] = ()
+    """What is odd, a line each."""
+    train_rows: int | None = None
+    """Rows to train on; None where that is not known yet."""
 
 
 class Prepared(Spec):

@@ -11,10 +11,9 @@ import hashlib
 import json
 import os
 import re
-from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -23,22 +22,21 @@ from typing import TYPE_CHECKING, NamedTuple
 from filelock import FileLock
 
 from trainables import rows as row_source
-from trainables import templates
 from trainables.contract import Prepared, Summary
 from trainables.errors import DataError
-from trainables.rendering import Encoded, Renderer, Text, tokenizer_fingerprint
+from trainables.findings import Findings, Tally
+from trainables.rendering import Renderer, tokenizer_fingerprint
 from trainables.rows import SplitName
 from trainables.specs import DataSpec
 from trainables.templates import Placed
+from trainables.tokenising import tokenise
 
 if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
 
-LAYOUT = 2
+LAYOUT = 3
 """Raised when the same rows would give other bytes, so that no cache of an earlier layout is used."""
-BATCH_ROWS = 256
-"""Rows given to the tokenizer at a time: it works on them in parallel."""
 _ARRAYS = ("ids", "starts", "labelled")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -124,7 +122,7 @@ def whole(data: DataSpec, split: SplitName, tokenizer: PreTrainedTokenizerBase) 
     Raises:
         DataError: no rows, or a row that cannot be used.
     """
-    return _pack(Renderer(data, tokenizer), split, row_source.placed(data, split)).split()
+    return Split(*tokenise(Renderer(data, tokenizer), split, row_source.placed(data, split)).arrays())
 
 
 def split_fingerprint(split: Split) -> str:
@@ -159,61 +157,23 @@ def batch_rows(seed: int, rows: int, first: int, count: int) -> list[int]:
 # Preparing
 
 
-@dataclass
-class _Packing:
-    """One split while it grows. Arrays, not lists: a token takes 4 bytes."""
-
-    ids: array[int] = field(default_factory=lambda: array("i"))
-    starts: array[int] = field(default_factory=lambda: array("q", [0]))
-    labelled: bytearray = field(default_factory=bytearray)
-    truncated: int = 0
-    dropped: int = 0
-    columns: tuple[str, ...] = ()
-    """Those of the first row."""
-    least_length: int | None = None
-    """The smallest max_length that would have kept a row, where all were dropped."""
-
-    @property
-    def rows(self) -> int:
-        """Rows that were kept."""
-        return len(self.starts) - 1
-
-    def add(self, row: Encoded, max_length: int) -> None:
-        """Appends a row, cut on the right, unless no label is left of it."""
-        self.truncated += len(row.ids) > max_length
-        labelled = row.labelled[:max_length]
-        if not any(labelled):
-            self.dropped += 1
-            least = row.labelled.find(1) + 1
-            if least:
-                self.least_length = min(self.least_length or least, least)
-            return
-        self.ids.extend(row.ids[:max_length])
-        self.starts.append(len(self.ids))
-        self.labelled.extend(labelled)
-
-    def split(self) -> Split:
-        """The rows so far as arrays."""
-        import numpy as np
-
-        # A copy: torch warns of arrays that cannot be written to, and the buffer may still grow.
-        labelled = np.array(np.frombuffer(self.labelled, np.bool_))
-        return Split(np.array(self.ids, "<i4"), np.array(self.starts, "<i8"), labelled)
-
-
 def _prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> Prepared:
     from safetensors.numpy import save
 
-    renderer = Renderer(data, tokenizer)
+    renderer, findings = Renderer(data, tokenizer), Findings(data)
     found = row_source.placed(data, "train")
     if data.eval is None:
         held: deque[Placed] = deque()
-        train = _pack(renderer, "train", _hold_out(data, found, held))
-        evaluation = _pack(renderer, "train", held)
+        train = tokenise(renderer, "train", _hold_out(data, found, held), findings)
+        evaluation = tokenise(renderer, "train", held, findings, "eval")
     else:
-        train = _pack(renderer, "train", found)
-        evaluation = _pack(renderer, "eval", islice(row_source.placed(data, "eval"), data.eval_examples))
-    rows = Rows(train.split(), evaluation.split())
+        train = tokenise(renderer, "train", found, findings)
+        evaluation = tokenise(renderer, "eval", islice(row_source.placed(data, "eval"), data.eval_examples), findings)
+    lines = _compare_test(data, findings)
+    if problems := findings.problems():
+        raise DataError("\n".join(problems))
+    rows = Rows(Split(*train.arrays()), Split(*evaluation.arrays()))
+    parts = findings.parts
     summary = Summary(
         fingerprint=_fingerprint(rows),
         train_rows=len(rows.train),
@@ -222,9 +182,26 @@ def _prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> Prepared:
         longest_row=max(int((split.starts[1:] - split.starts[:-1]).max()) for split in (rows.train, rows.eval)),
         truncated_rows=train.truncated + evaluation.truncated,
         dropped_rows=train.dropped + evaluation.dropped,
+        empty_rows=parts["train"].empty.rows + parts["eval"].empty.rows,
+        missing_value_rows=parts["train"].missing.rows + parts["eval"].missing.rows,
+        repeated_rows=parts["train"].repeated.rows,
+        eval_rows_in_train=parts["eval"].trained_on.rows,
+        test_rows_in_train=parts["test"].trained_on.rows,
+        warnings=(*findings.warnings(), *lines),
     )
     payload = save(_arrays(rows), metadata={"summary": summary.model_dump_json()})
     return Prepared(summary=summary, payload=payload)
+
+
+def _compare_test(data: DataSpec, findings: Findings) -> list[str]:
+    """Compares the rows that only promotion sees with those to train on; what kept it from that, in a line."""
+    try:
+        for found in row_source.placed(data, "test") if data.test is not None else ():
+            findings.add("test", found)
+    except DataError as error:
+        findings.parts["test"] = Tally()
+        return [f"data.test was not compared with data.train: {error}"]
+    return []
 
 
 def _hold_out(data: DataSpec, found: Iterable[Placed], held: deque[Placed]) -> Iterator[Placed]:
@@ -237,41 +214,6 @@ def _hold_out(data: DataSpec, found: Iterable[Placed], held: deque[Placed]) -> I
             yield held.popleft()
     if held and not enough:
         raise DataError(row_source.too_few_to_hold_out(data, len(held)))
-
-
-def _pack(renderer: Renderer, split: SplitName, found: Iterable[Placed]) -> _Packing:
-    """All rows of one split, tokenised. Raises `DataError` when none has a label left."""
-    data = renderer.data
-    packing = _Packing()
-    stream = iter(found)
-    while batch := list(islice(stream, BATCH_ROWS)):
-        if not packing.columns:
-            packing.columns = tuple(batch[0].row)
-            if problems := templates.absent(data, packing.columns, getattr(data, split)):
-                raise DataError("\n".join(problems))
-        for row in renderer.encode([_text(renderer, split, row) for row in batch]):
-            packing.add(row, data.max_length)
-    if not packing.rows:
-        raise DataError(_nothing_left(data, split, packing))
-    return packing
-
-
-def _text(renderer: Renderer, split: SplitName, found: Placed) -> Text:
-    try:
-        return renderer.text(found.row)
-    except DataError as error:
-        raise DataError(f"data.{split}: {getattr(renderer.data, split)}, {found.place}: {error}") from error
-
-
-def _nothing_left(data: DataSpec, split: SplitName, packing: _Packing) -> str:
-    source = f"data.{split}: {getattr(data, split)}"
-    if not packing.dropped:
-        return f"{source} has no rows"
-    fields = " and ".join(f"data.{name}" for name in (*templates.TEMPLATES, "messages") if getattr(data, name))
-    length = packing.least_length
-    longer = f"raise data.max_length = {data.max_length} ({length} would keep one), or " if length else ""
-    found = f"none of {packing.dropped} rows has a token to learn"
-    return f"{source}: {found}: {longer}check {fields}; columns: {', '.join(packing.columns)}"
 
 
 # Bytes and cache
@@ -306,7 +248,13 @@ def _digest(arrays: Iterable[np.ndarray]) -> str:
 
 def _key(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> str | None:
     """What names the prepared rows, or None where nothing fixes what the hub will give."""
-    identity = row_source.fingerprint(data.model_copy(update={"test": None}))
+    try:
+        identity = row_source.fingerprint(data)
+    except DataError:
+        if data.test is None:
+            raise
+        # Only promotion needs it, and maybe on another machine: it is said that the rows were not compared with it.
+        identity = row_source.fingerprint(data.model_copy(update={"test": None})) | {"test": "not here"}
     pinned = data.revision is not None and _COMMIT.fullmatch(data.revision)
     if not pinned and any(source.startswith("hub:") for source in identity.values()):
         return None

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainables import kept_evaluation, memory, model_source, rows, targets
-from trainables.contract import Device, LookedUp, Need, Pack, Prepared
+from trainables import preview as preview_rows
+from trainables.contract import Device, LookedUp, Need, Pack, Prepared, Preview
 from trainables.scoring import Scorer
 from trainables.specs import TrialSpec
 
@@ -34,6 +35,11 @@ def look_up(base: TrialSpec, cache: Path) -> LookedUp:
     from trainables import look_up as looking
 
     return looking.look_up(base, cache)
+
+
+def preview(base: TrialSpec) -> Preview:
+    """A look at the first rows of local data."""
+    return preview_rows.preview(base.rows)
 
 
 def fingerprint(base: TrialSpec) -> Mapping[str, str]:

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 from pydantic import Field
 
-from trainables import rows
+from trainables import preview, rows
+from trainables.contract import Preview
 from trainables.specs import DataSpec, Spec, TrialSpec
 
 BASE = "base"
@@ -157,6 +158,18 @@ def check_rows(data: DataSpec, file: str) -> list[str]:
     others = rows.check(data.model_copy(update={"test": None}))
     found = rows.check(data.model_copy(update={"test": file}))
     return [of_option(problem) for problem in found if problem not in others and rows.OTHER_TASK not in problem]
+
+
+def look_at_rows(data: DataSpec, file: str) -> Preview:
+    """What a look at a file of rows to decide by finds: bad rows, and those that were trained on, by content."""
+    found = preview.preview(data.model_copy(update={"test": file}))
+
+    def own(lines: Sequence[str]) -> tuple[str, ...]:
+        return tuple(
+            of_option(line) for line in lines if line.startswith("data.test: ") and rows.OTHER_TASK not in line
+        )
+
+    return Preview(problems=own(found.problems), warnings=own(found.warnings))
 
 
 def seen_by_search(data: DataSpec, file: str) -> bool:

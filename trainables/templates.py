@@ -50,8 +50,8 @@ class Template:
         return tuple(dict.fromkeys(column for _, column in self.parts if column is not None))
 
     def fill(self, row: Row) -> str:
-        """The text of one row. Raises `DataError` for a column that is missing, null, NaN, or not text or a number."""
-        return "".join(text + ("" if column is None else _value(row, column)) for text, column in self.parts)
+        """The text of one row. Raises `DataError` like `value`."""
+        return "".join(text + ("" if column is None else value(row, column)) for text, column in self.parts)
 
 
 def parse(field: str, template: str) -> Template:
@@ -159,19 +159,20 @@ def _malformed(column: str, form: str, conversion: str | None) -> str | None:
     return None
 
 
-def _value(row: Row, column: str) -> str:
+def value(row: Row, column: str) -> str:
+    """The value of one column as text. Raises `DataError` where it is missing, null, NaN, or not text or a number."""
     if column not in row:
         raise DataError(_missing(row, column))
-    value = row[column]
-    if isinstance(value, str):
-        return _encodable(value, column)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise DataError(f"column {column!r} is {value}, no number: give it a value, or leave the row out")
-    if isinstance(value, Number):
-        return str(value)
-    if value is None:
+    cell = row[column]
+    if isinstance(cell, str):
+        return _encodable(cell, column)
+    if isinstance(cell, float) and not math.isfinite(cell):
+        raise DataError(f"column {column!r} is {cell}, no number: give it a value, or leave the row out")
+    if isinstance(cell, Number):
+        return str(cell)
+    if cell is None:
         raise DataError(f"column {column!r} is null: give it a value, or leave the row out")
-    raise DataError(f"column {column!r} is a {type(value).__name__}: a template takes text, numbers and booleans")
+    raise DataError(f"column {column!r} is a {type(cell).__name__}: a template takes text, numbers and booleans")
 
 
 def _encodable(text: str, column: str) -> str:

@@ -252,7 +252,7 @@ def test_a_recipes_files_are_shipped_with_it(name: str) -> None:
 def test_the_sweep_file_of_the_design_is_valid(tmp_path: Path) -> None:
     """Every key that is promised, at once."""
     write_rows(tmp_path, "train.jsonl")
-    write_rows(tmp_path, "eval.jsonl", 5)
+    write_rows(tmp_path, "eval.jsonl", 5, first=30)
     (tmp_path / "s.yaml").write_text("""\
 name: support-tickets
 trainable: qlora

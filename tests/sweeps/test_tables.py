@@ -168,6 +168,17 @@ def test_a_log_gets_a_line_for_each_event_with_its_time() -> None:
     assert lines[1].endswith("lr1.2e-03: started")  # longer than the console: not broken
 
 
+def test_what_is_odd_about_the_data_is_a_line_each() -> None:
+    counts = dict.fromkeys(["train_rows", "eval_rows", "longest_row", "truncated_rows", "dropped_rows"], 7)
+    prepared = DataPrepared(time=0.0, summary=counts, warnings=("data.train: odd", "data.eval: [few]"))
+    lines = told(lambda console: Lines(console, 0.0, lambda: 0.0), [begun(), prepared]).splitlines()
+    assert [line[6:] for line in lines[1:]] == ["warning: data.train: odd", "warning: data.eval: [few]"]
+    table = Table(Console(file=io.StringIO()), lambda: 0.0, 1, 1)
+    table(prepared, record([prepared]))
+    assert isinstance(table._live.console.file, io.StringIO)
+    assert table._live.console.file.getvalue().splitlines() == ["warning: data.train: odd", "warning: data.eval: [few]"]
+
+
 def test_markup_in_a_message_is_no_markup() -> None:
     lines = told(
         lambda console: Lines(console, 0.0, lambda: 0.0),

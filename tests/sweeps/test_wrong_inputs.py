@@ -153,6 +153,8 @@ ROWS: list[Row] = [
     qlora("prompt alone", ', completion: "{answer}"', "", f"data: {FORMS}: none of them given"),
     qlora("completion alone", 'prompt: "{question}", ', "", "data: completion needs prompt: the template of the question"),
     qlora("more held out than there is", "eval_examples: 5", "eval_examples: 30", "data.eval_examples: 30 rows are held out of data.train, which has 30: lower data.eval_examples, or give data.eval"),
+    qlora("NaN in a late row", "rows.jsonl", "late.jsonl", "late.jsonl, line 25: column 'answer' is nan, no number"),
+    qlora("evaluated on copies of rows", "rows.jsonl", "rows.jsonl, eval: some.jsonl", "data.eval: all 3 rows stand in data.train too, so all is trained on: give other rows"),
     qlora("evaluated on what is trained on", "eval_examples: 5", "eval: rows.jsonl", "data.eval: is the same file as data.train"),
     # Model
     qlora("no such folder", "hub/model", "./nowhere", "nowhere': no such file or folder: "),
@@ -171,6 +173,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_rows(tmp_path)
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "broken.jsonl").write_text('{"question": "q", "answer": "a"}\n{"question": \n')
+    rows = (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "late.jsonl").write_text("".join([*rows[:24], '{"question": "q", "answer": NaN}\n', *rows[25:]]))
+    (tmp_path / "some.jsonl").write_text("".join(rows[3:6]))
     (tmp_path / "notes.txt").write_text("notes")
     (tmp_path / "fake.gguf").write_text("not GGUF at all")
     (tmp_path / "list.yaml").write_text("- local\n")
@@ -197,7 +202,9 @@ def test_plan_and_launch_stop_at_the_same_mistakes(folder: Path, what: str, comm
 def test_the_rows_are_right_but_for_their_mistakes(folder: Path) -> None:
     for text in (TOY, QLORA):
         (folder / "s.yaml").write_text(text)
-        assert run("validate", "s.yaml") == (0, ["s.yaml: valid (x, 4 searched fields)"], "")
+        code, lines, out = run("validate", "s.yaml")
+        assert (code, lines[0], out) == (0, "s.yaml: valid (x, 4 searched fields)", "")
+        assert all("5 rows to evaluate on can hardly tell adapters apart" in line for line in lines[1:])
     assert not (folder / "results").exists()
 
 

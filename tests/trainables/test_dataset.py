@@ -101,7 +101,8 @@ def test_loaded_arrays_can_be_handed_to_torch(prepare: Prepare, train: Path) -> 
 def test_eval_file_gives_its_first_rows(
     prepare: Prepare, train: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    held = write(tmp_path / "eval.jsonl", PAIRS[::-1])
+    others = [{"question": f"{pair['question']} Say it.", "answer": pair["answer"]} for pair in PAIRS[::-1]]
+    held = write(tmp_path / "eval.jsonl", others)
     some = dataset.load(prepare(train, eval=str(held)).payload)
     assert len(some.train) == 12
     assert answers(some.eval, tokenizer) == [f"{pair['answer']}<|end|>" for pair in PAIRS[:-4:-1]]
@@ -142,17 +143,19 @@ def test_hub_rows_are_prepared_like_a_file(
 
 def test_chats_and_text_are_prepared(prepare: Prepare, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
-    path = write(tmp_path / "a.jsonl", [{"chat": turns, "body": "A text"}] * 4)
-    assert answers(dataset.load(prepare(path, messages="chat").payload).train, tokenizer) == ["Hello<|end|>"]
+    chats = [{"chat": [turns[0], {**turns[1], "content": f"Hello{n}"}], "body": f"A text{n}"} for n in range(4)]
+    path = write(tmp_path / "a.jsonl", chats)
+    assert answers(dataset.load(prepare(path, messages="chat").payload).train, tokenizer) == ["Hello0<|end|>"]
     ids, labelled = dataset.load(prepare(path, text="{body}").payload).train.row(0)
-    assert (tokenizer.decode(ids.tolist()), labelled.tolist()) == ("A text<|end|>", [False] + [True] * (len(ids) - 1))
+    assert (tokenizer.decode(ids.tolist()), labelled.tolist()) == ("A text0<|end|>", [False] + [True] * (len(ids) - 1))
 
 
 def test_a_chat_of_which_all_counts_keeps_the_answers_before_the_cut(
     prepare: Prepare, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     turns = [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, "abcd", strict=True)]
-    path = write(tmp_path / "a.jsonl", [{"chat": turns}] * 4)
+    others = [[{**turns[0], "content": text}, *turns[1:]] for text in "efg"]
+    path = write(tmp_path / "a.jsonl", [{"chat": turns} for turns in (turns, *others)])
     whole, cut = (
         dataset.load(prepare(path, messages="chat", train_on="all", max_length=length).payload).train
         for length in (12, 9)
@@ -160,8 +163,8 @@ def test_a_chat_of_which_all_counts_keeps_the_answers_before_the_cut(
     assert tokenizer.decode(whole.row(0).ids.tolist()) == (
         "<|user|>a<|end|><|assistant|>b<|end|><|user|>c<|end|><|assistant|>d<|end|>"
     )
-    assert answers(whole, tokenizer) == ["b<|end|>d<|end|>"] * len(whole)
-    assert answers(cut, tokenizer) == ["b<|end|>"] * len(cut)
+    assert answers(whole, tokenizer) == ["b<|end|>d<|end|>"]
+    assert answers(cut, tokenizer) == ["b<|end|>"]
     assert whole.row(0).labels == 4
     last = prepare(path, messages="chat", max_length=12).summary
     assert last.fingerprint != prepare(path, messages="chat", train_on="all", max_length=12).summary.fingerprint
@@ -176,7 +179,12 @@ def test_long_rows_are_cut_and_those_without_an_answer_left_out(
     short, long_answer, long_question = (
         {"question": question, "answer": answer} for question, answer in [("a", "b"), ("c", "z" * 40), ("y" * 13, "d")]
     )
-    prepared = prepare(write(tmp_path / "a.jsonl", [short, long_answer, long_question] * 2), max_length=16)
+    held = [
+        {"question": "e", "answer": "f"},
+        {"question": "g", "answer": "z" * 40},
+        {"question": "x" * 13, "answer": "d"},
+    ]
+    prepared = prepare(write(tmp_path / "a.jsonl", [short, long_answer, long_question, *held]), max_length=16)
     loaded = dataset.load(prepared.payload)
     assert [len(loaded.train.row(i).ids) for i in range(2)] == [6, 16]
     assert answers(loaded.train, tokenizer) == ["b<|end|>", "z" * 12]
@@ -186,7 +194,7 @@ def test_long_rows_are_cut_and_those_without_an_answer_left_out(
 
 
 def test_row_as_long_as_allowed_is_whole(prepare: Prepare, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    path = write(tmp_path / "a.jsonl", [{"question": "a", "answer": "zzzzzzzz"}] * 4)
+    path = write(tmp_path / "a.jsonl", [{"question": name, "answer": "zzzzzzzz"} for name in "abcd"])
     prepared = prepare(path, max_length=13)
     assert prepared.summary.truncated_rows == 0
     assert prepare(path, max_length=12).summary.truncated_rows == 4
@@ -194,7 +202,8 @@ def test_row_as_long_as_allowed_is_whole(prepare: Prepare, tmp_path: Path, token
 
 
 def test_no_answer_left_says_what_to_change(prepare: Prepare, tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", [{"question": "x" * length, "answer": "y"} for length in (30, 20) * 4])
+    lengths = enumerate((30, 20) * 4)
+    path = write(tmp_path / "a.jsonl", [{"question": "xyzXYZWQ"[n] * length, "answer": "y"} for n, length in lengths])
     with pytest.raises(DataError) as error:
         prepare(path, max_length=16)
     assert str(error.value) == (
@@ -260,8 +269,11 @@ def test_same_rows_elsewhere_come_from_the_cache(
     copy = tmp_path / "copy.jsonl"
     copy.write_bytes(train.read_bytes())
     assert prepare(copy) == first
-    assert prepare(copy, test=str(train)) == first, "rows that only promotion sees change nothing"
     assert made == ["train"]
+    test = write(tmp_path / "test.jsonl", [{"question": "Why?", "answer": "So."}] * 10)
+    with_test = [prepare(copy, test=str(test)) for _ in range(2)]
+    assert with_test == [first] * 2, "rows that only promotion sees change nothing"
+    assert made == ["train", "train", "test"]
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,21 @@ def test_a_file_to_decide_by_is_told_of_by_its_option(trained, tmp_path):
     assert problem.startswith(f"--eval-data: data.completion: {{answer}} is not a column of {file}; columns: question")
 
 
+def test_a_file_to_decide_by_is_compared_with_the_training_rows_by_content(trained, tmp_path):
+    base, _, _, root = trained
+    seen = (root / "train.jsonl").read_text().splitlines(keepends=True)
+    file = tmp_path / "file.jsonl"
+    new = [json.dumps({"question": f"new {n}", "answer": "a"}) + "\n" for n in range(10)]
+    file.write_text("".join([*new, seen[3]]))
+    look = scoring.look_at_rows(base.data, str(file))
+    assert look.problems == ()
+    (warning,) = look.warnings
+    assert warning.startswith("--eval-data: rows that stand in data.train too, 1 of 11, the first on line 11")
+    file.write_text("".join(seen[3:5]))
+    (problem,) = scoring.look_at_rows(base.data, str(file)).problems
+    assert problem.startswith("--eval-data: all 2 rows stand in data.train too")
+
+
 def test_rows_that_the_search_has_seen_are_known_by_their_bytes(trained, tmp_path):
     base, _, _, root = trained
     copy = tmp_path / "copy.jsonl"
