@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import ClusterError
-from sweeps import eval_rows, reopen
+from sweeps import epochs, eval_rows, reopen
 from sweeps import folder as folders
 from sweeps import plan as plans
 from sweeps.config import SweepConfig
@@ -216,6 +216,9 @@ def _drive(
         with connected(address, sweep_id):
             say("starting hosts: data and base model are made ready, and cached for the next time")
             ready = driver.start_hosts(room(sweep))
+            if ready.data.train_rows:
+                rows = epochs.rows_per_trial(sweep.config, sweep.space)
+                say(epochs.line(sweep.config.budget.steps_per_trial, rows, ready.data.train_rows))
             driver.run(sweep.space, ready.slots)
         failure = None
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ from typing import Any
 
 from search_spaces.domains import Domain, Value
 from search_spaces.space import SearchSpace
-from sweeps import points
+from sweeps import epochs, points
 from sweeps.config import SweepConfig, size_bytes
 from sweeps.snapshots import KEPT
 from trainables.contract import Device, Need
@@ -56,10 +56,21 @@ class Plan:
     disk_bytes: int | None
     """Estimated most room on disk: every trial's best adapter, and the snapshots of those that train."""
     warnings: tuple[str, ...]
+    rows_per_trial: tuple[int, int] | None = None
+    """Fewest and most rows that a trial trains on when it is not stopped early; None where there is no data."""
+    train_rows: int | None = None
+    """Rows to train on; None when that is not known yet."""
+
+    @property
+    def epochs(self) -> tuple[float, float] | None:
+        """`rows_per_trial` as parts of `train_rows`."""
+        if self.rows_per_trial is None or self.train_rows is None:
+            return None
+        return self.rows_per_trial[0] / self.train_rows, self.rows_per_trial[1] / self.train_rows
 
     def as_json(self) -> dict[str, Any]:
         """Plain data, with the same names."""
-        return asdict(self)
+        return {**asdict(self), "epochs": self.epochs}
 
 
 def plan(config: SweepConfig, space: SearchSpace, need: Need | None, machine: Machine) -> Plan:
@@ -89,6 +100,7 @@ def plan(config: SweepConfig, space: SearchSpace, need: Need | None, machine: Ma
         memory_bytes=memory,
         disk_bytes=trials * need.adapter_bytes + live if need is not None else None,
         warnings=(),
+        rows_per_trial=epochs.rows_per_trial(config, space) if config.data is not None else None,
     )
     return replace(
         planned,

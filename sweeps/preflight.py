@@ -51,7 +51,12 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
         sweep.config.base, plan.largest(sweep.config, sweep.space), machine.device
     )
     _check_disk(sweep.config, need)
-    return plan.plan(sweep.config, sweep.space, need, machine)
+    planned = plan.plan(sweep.config, sweep.space, need, machine)
+    if to_launch:
+        # Of the data a launch speaks once all rows are ready.
+        return replace(planned, rows_per_trial=None)
+    warnings = (*planned.warnings, *sweep.preview.warnings)
+    return replace(planned, train_rows=sweep.preview.train_rows, warnings=warnings)
 
 
 def _check_disk(config: SweepConfig, need: Need | None) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from rich.console import Console
 
-from sweeps import answers, points, tables
+from sweeps import answers, epochs, points, tables
 from sweeps.folder import SweepFolder
 from sweeps.load import Sweep
 from sweeps.passwords import without_password
@@ -45,6 +45,8 @@ def plan_lines(plan: Plan) -> list[str]:
     else:
         memory = f", about {plan.memory_bytes / 1e9:.1f} GB per host at most" if plan.memory_bytes is not None else ""
         lines.append(f"      {hosts} with {counted(plan.slots_per_host, 'slot')}{memory}{disk}")
+    if plan.rows_per_trial is not None:
+        lines.append(f"      {epochs.line(plan.points[-1], plan.rows_per_trial, plan.train_rows)}")
     return lines + [f"warning: {warning}" for warning in plan.warnings]
 
 
