@@ -30,6 +30,9 @@ def preview(data: DataSpec) -> Preview:
         source: str | None = getattr(data, split)
         if source is None or not rows.is_local(source):
             continue
+        if row_files.is_large_array(Path(source)):
+            partly.append(f"data.{split}: one large JSON array is looked at by launch only; save it as .jsonl for more")
+            continue
         look = _Look(rows.placed(data, split))
         try:
             _count(data, split, look, findings)

@@ -20,6 +20,8 @@ from trainables.templates import Placed, Row
 _CSV_FIELD_CHARACTERS = 2**31 - 1
 COUNTED_BYTES = 1_000_000_000
 """Files of JSON lines up to this size are counted: in about a second."""
+ARRAY_BYTES = 100_000_000
+"""JSON arrays above this size are read when the data is prepared, and not to check a sweep file."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -81,6 +83,14 @@ def not_found(path: Path) -> str:
     near = difflib.get_close_matches(place.name, [entry.name for entry in place.parent.iterdir()], n=3)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     return f"{place} {'is not a file' if place.exists() else 'does not exist'}{hint}"
+
+
+def is_large_array(path: Path) -> bool:
+    """Whether a file is one JSON array that takes seconds to read: its first row cannot be had without its last."""
+    try:
+        return path.suffix.lower() == ".json" and path.stat().st_size > ARRAY_BYTES and _is_array(path)
+    except OSError:
+        return False
 
 
 def _is_array(path: Path) -> bool:

@@ -58,7 +58,7 @@ def check(data: DataSpec) -> list[str]:
         if source is None:
             continue
         try:
-            if _is_local(data, split):
+            if _is_local(data, split) and not row_files.is_large_array(Path(source)):
                 problems += _file_problems(data, split)
         except DataError as error:
             problems.append(str(error))

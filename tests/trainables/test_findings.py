@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import tiny_models
 
-from trainables import dataset, preview
+from trainables import dataset, preview, row_files, rows
 from trainables.contract import Summary
 from trainables.errors import DataError
 from trainables.specs import DataSpec
@@ -207,9 +207,23 @@ def test_a_look_at_a_large_file_is_bounded_and_says_so(
     assert found.train_rows == 50, "JSON lines are counted without being read"
 
 
-@pytest.mark.parametrize(("kind", "rows"), [("csv", None), ("parquet", 20), ("json", None)])
+def test_a_large_json_array_is_left_to_the_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("[\n")
+    data = DataSpec(train=str(path), prompt="{question}", completion="{answer}", eval_examples=10)
+    assert "is not JSON" in rows.check(data)[0]
+    monkeypatch.setattr(row_files, "ARRAY_BYTES", 1)
+    assert rows.check(data) == []
+    found = preview.preview(data)
+    assert (found.problems, found.train_rows) == ((), None)
+    assert found.warnings == (
+        "data.train: one large JSON array is looked at by launch only; save it as .jsonl for more",
+    )
+
+
+@pytest.mark.parametrize(("kind", "count"), [("csv", None), ("parquet", 20), ("json", None)])
 def test_rows_are_counted_where_that_is_fast(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, rows: int | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, count: int | None
 ) -> None:
     import pyarrow
     from pyarrow import csv, parquet
@@ -225,7 +239,7 @@ def test_rows_are_counted_where_that_is_fast(
     data = DataSpec(train=str(path), prompt="{question}", completion="{answer}", eval_examples=10)
     assert preview.preview(data).train_rows == 20
     monkeypatch.setattr(preview, "LOOKED_ROWS", 5)
-    assert preview.preview(data).train_rows == rows
+    assert preview.preview(data).train_rows == count
 
 
 def test_a_look_imports_no_heavy_library() -> None:
