@@ -36,7 +36,7 @@ def refuse_foresight(source: str, model: PreTrainedModel) -> None:
     """Refuses a base whose output at a position depends on a later token: such a model sees the answer.
 
     Asked of the gradient, which is exactly 0 from a position to later tokens in a causal model, whatever the precision,
-    the layers or the kernels are.
+    the layers or the kernels are. A base whose first pass fails is refused as well: no trial could train on it.
     """
     import torch
 
@@ -44,15 +44,18 @@ def refuse_foresight(source: str, model: PreTrainedModel) -> None:
 
     def remember(_module: object, _inputs: object, output: torch.Tensor) -> torch.Tensor:
         seen.append(output.detach().requires_grad_(True))
-        return seen[-1]
+        return seen[-1].clone()  # some models (CTRL, for one) go on in place, which a leaf does not allow
 
     embeddings = model.get_input_embeddings()
     hook = embeddings.register_forward_hook(remember)
-    ids = torch.arange(_TOKENS, device=embeddings.weight.device)[None]
     try:
         with torch.enable_grad():
-            logits = model(input_ids=ids, use_cache=False).logits
-            logits[:, : _TOKENS // 2].float().square().sum().backward()
+            _loss(model, torch.arange(_TOKENS, device=embeddings.weight.device)).backward()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as problem:
+        way_out = "quantization.scheme=none may mend it" if getattr(model, "is_quantized", False) else NEEDED
+        raise error(source, f"its first pass fails ({type(problem).__name__}: {problem}): {way_out}") from problem
     finally:
         hook.remove()
     for tokens in seen:
@@ -60,6 +63,12 @@ def refuse_foresight(source: str, model: PreTrainedModel) -> None:
         later = None if tokens.grad is None else tokens.grad.reshape(_TOKENS, -1)[_TOKENS // 2 :]
         if later is not None and bool((later != 0).any()) and bool(later.isfinite().all()):
             raise error(source, f"its output depends on tokens that are to be predicted: {NEEDED}")
+
+
+def _loss(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+    """A number that depends on the outputs at the first half of the tokens alone."""
+    logits: torch.Tensor = model(input_ids=ids[None], use_cache=False).logits
+    return logits[:, : len(ids) // 2].float().square().sum()
 
 
 def refuse_moving_positions(model: PreTrainedModel, spec: TrialSpec) -> None:

