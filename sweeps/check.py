@@ -17,6 +17,7 @@ from sweeps.config import SweepConfig
 from sweeps.tracking.uris import sqlite_file
 from trainables import registry
 from trainables.contract import Preview, Trainable
+from trainables.errors import NotTrainable
 from trainables.specs import AdapterSpec, TrainingSpec, TrialSpec
 
 _FIELDS = [f"adapter.{name}" for name in AdapterSpec.model_fields] + [
@@ -30,7 +31,7 @@ def find_trainable(raw: Mapping[str, Any], config: SweepConfig) -> tuple[Trainab
         return None, []  # the configuration says so
     try:
         return registry.find(config.trainable), []
-    except LookupError as error:
+    except NotTrainable as error:
         return None, [f"trainable: {error}"]
 
 
@@ -84,7 +85,7 @@ def _values(base: TrialSpec, field: str, domain: Domain, trainable: Trainable | 
         except ValidationError as error:
             wrong |= dict.fromkeys(problems.of_validation(error, _raw(base, field, value)))
         else:
-            lines = trainable.check(spec) if trainable is not None else []
+            lines = _of_trainable(trainable, spec) if trainable is not None else []
             wrong |= dict.fromkeys(line for line in lines if line.startswith(f"{field}:"))
     return list(wrong)
 
@@ -131,9 +132,16 @@ def local_files(raw: Mapping[str, Any], config: SweepConfig, trainable: Trainabl
         for section in sorted(trainable.REQUIRES)
         if raw.get(section) is None
     ]
-    wrong += trainable.check(config.base)
+    wrong += _of_trainable(trainable, config.base)
     look = getattr(trainable, "preview", None)
     if wrong or look is None or config.data is None:
         return Preview(), wrong
     preview: Preview = look(config.base)
     return preview, list(preview.problems)
+
+
+def _of_trainable(trainable: Trainable, spec: TrialSpec) -> list[str]:
+    try:
+        return registry.check(trainable, spec)
+    except NotTrainable as error:
+        return [f"trainable: {spec.trainable}: {error}"]

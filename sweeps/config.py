@@ -147,7 +147,7 @@ class Promotion(Spec):
     """Candidates, the best by `metric`, that are evaluated again."""
     alias: Annotated[str, BeforeValidator(_is_alias), Field(pattern=MODEL_NAME)] = "champion"
     """The alias that moves to the winner."""
-    min_gain: Annotated[float, Field(ge=0, le=MOST)] = 0.0
+    min_gain: Annotated[float, Field(ge=0)] = 0.0
     """How much lower its loss must be than the base's and the champion's, in nats per completion token."""
     metric: Annotated[str, Field(min_length=1)] = "eval_loss"
     """The candidates are those with the lowest best value of it."""
@@ -176,7 +176,7 @@ class SweepConfig(Spec):
     promotion: Promotion = Promotion()
     storage: Annotated[str, BeforeValidator(_is_folder)] = Field("results", min_length=1)
     """Folder for the sweep's own folder, local or mounted; relative to the current folder."""
-    seed: Annotated[int, Field(ge=0, le=MOST)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     """Seed of the points and, with each point, of its trial."""
 
     @property

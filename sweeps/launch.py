@@ -150,7 +150,8 @@ def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, c
             display.say(f"the sweep's folder was {former} and is {folder.path} from now on")
         sink = MlflowSink(config, sweep_id, folder, display.say)
         writer = Writer(folder, sink, display.say, config.tracking.uri)
-        fingerprints = dict(registry.find(config.trainable).fingerprint(config.base))
+        with registry.answering(f"trainable: {config.trainable}: its fingerprint"):
+            fingerprints = dict(registry.find(config.trainable).fingerprint(config.base))
         _same(journal.record.fingerprints, fingerprints)
         hosts: tuple[HostFacts, ...] = ()
         try:

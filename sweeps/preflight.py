@@ -47,9 +47,9 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
         ConfigError: not one adapter fits into budget.disk.
     """
     machine = replace(_machine(sweep.config, to_launch), disk_bytes=_free_disk(Path(sweep.config.storage)))
-    need = registry.find(sweep.config.trainable).need(
-        sweep.config.base, plan.largest(sweep.config, sweep.space), machine.device
-    )
+    trainable = registry.find(sweep.config.trainable)
+    with registry.answering(f"trainable: {sweep.config.trainable}: its need"):
+        need = trainable.need(sweep.config.base, plan.largest(sweep.config, sweep.space), machine.device)
     _check_disk(sweep.config, need)
     planned = plan.plan(sweep.config, sweep.space, need, machine)
     if to_launch:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import ast
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
+from traceback import extract_tb
 from typing import cast
 
 from trainables.contract import Trainable
+from trainables.errors import NotTrainable, TrainableError
+from trainables.legible import legible
+from trainables.specs import TrialSpec
 
 OFFERS = ("REQUIRES", "check", "fingerprint", "prepare", "open_pack", "need")
 
@@ -19,7 +25,7 @@ def available() -> dict[str, str]:
     """Name -> first line of its docstring, for each trainable in this package; nothing is imported."""
     found = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        tree = ast.parse(path.read_text())
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         if any(isinstance(node, ast.FunctionDef) and node.name == "open_pack" for node in tree.body):
             found[path.stem] = (ast.get_docstring(tree) or "").split("\n")[0]
     return found
@@ -29,21 +35,58 @@ def find(name: str) -> Trainable:
     """The trainable called `name`, or at the dotted path `name`.
 
     Raises:
-        LookupError: there is none; the message says what there is.
+        NotTrainable: there is none, and the message says what there is; or it cannot be imported, or lacks something.
     """
     names = available()
     if name.startswith(".") or name.endswith(".") or ".." in name:
-        raise LookupError(f"{name!r} is not the dotted path of a module (trainables here: {', '.join(names)})")
+        raise NotTrainable(f"{name!r} is not the dotted path of a module (trainables here: {', '.join(names)})")
     path = name if "." in name else f"trainables.{name}"
     if "." not in name and name not in names:
         close = get_close_matches(name, names, 1)
         meant = f"; did you mean {close[0]}?" if close else ""
-        raise LookupError(f"no trainable {name!r}{meant} (there are: {', '.join(names)}; a dotted path works too)")
+        raise NotTrainable(f"no trainable {name!r}{meant} (there are: {', '.join(names)}; a dotted path works too)")
     try:
-        module = importlib.import_module(path)
+        with answering("importing it"):
+            module = importlib.import_module(path)
     except ModuleNotFoundError as error:
-        raise LookupError(f"no module {error.name!r} to import the trainable {name!r} from") from None
+        raise NotTrainable(f"no module {error.name!r} to import the trainable {name!r} from") from None
+    except NotTrainable as error:
+        raise NotTrainable(f"{path}: {error}") from error
     missing = [offer for offer in OFFERS if not hasattr(module, offer)]
     if missing:
-        raise LookupError(f"{path} is not a trainable: it lacks {', '.join(missing)}")
+        raise NotTrainable(f"{path} is not a trainable: it lacks {', '.join(missing)}")
+    wrong = [offer for offer in OFFERS if offer != "REQUIRES" and not callable(getattr(module, offer))]
+    if wrong:
+        raise NotTrainable(f"{path} is not a trainable: {', '.join(wrong)} must be functions")
+    if not isinstance(module.REQUIRES, frozenset | set) or not {"model", "data"} >= module.REQUIRES:
+        raise NotTrainable(f"{path} is not a trainable: REQUIRES must be a frozenset, of 'model' and 'data'")
     return cast(Trainable, module)
+
+
+def check(trainable: Trainable, base: TrialSpec) -> list[str]:
+    """What the trainable finds wrong. Raises `NotTrainable` when its check breaks, or answers something else."""
+    with answering("its check"):
+        found = trainable.check(base)
+    if not isinstance(found, list) or not all(isinstance(line, str) for line in found):
+        raise NotTrainable(f"its check answers {legible(repr(found), 100)}, not a list of problems")
+    return found
+
+
+@contextmanager
+def answering(what: str) -> Iterator[None]:
+    """Code of a trainable runs: whatever it raises is told in a line, with its place.
+
+    Raises:
+        TrainableError: as the code raised it.
+        ModuleNotFoundError: likewise.
+        NotTrainable: instead of anything else, the end of the process included.
+    """
+    try:
+        yield
+    except (TrainableError, ModuleNotFoundError):
+        raise
+    except (Exception, SystemExit) as error:
+        place = extract_tb(error.__traceback__)[-1]
+        raise NotTrainable(
+            f"{what} raises {type(error).__name__}: {legible(str(error), 500)} ({place.filename}, line {place.lineno})"
+        ) from error

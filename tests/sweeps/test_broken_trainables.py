@@ -1,0 +1,86 @@
+"""A trainable of one's own that does not keep the contract is told in a line, before anything starts."""
+
+from __future__ import annotations
+
+import sys
+from itertools import count
+from pathlib import Path
+
+import pytest
+from mistakes import check, run, toy
+from sweep_files import TOY
+
+GOOD = """
+from trainables.toy import REQUIRES, check, fingerprint, need, open_pack, prepare
+"""
+NUMBERS = count()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, from which modules are imported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    return tmp_path
+
+
+def module(folder: Path, code: str) -> str:
+    """The dotted path of a new module."""
+    package = f"broken{next(NUMBERS)}"
+    (folder / package).mkdir()
+    (folder / package / "mine.py").write_text(code)
+    return f"{package}.mine"
+
+
+IMPORTS = [
+    ("raise RuntimeError('no\\nlicence \\x1b[31m')", "importing it raises RuntimeError: no licence \\x1b[31m ("),
+    ("raise SystemExit(7)", "importing it raises SystemExit: 7 ("),
+    ("import sys; sys.exit()", "importing it raises SystemExit:  ("),
+    ("def (", "importing it raises SyntaxError: invalid syntax (mine.py, line 1)"),
+    ("import no_such_library", "no module 'no_such_library' to import the trainable"),
+    (GOOD + "check = None", "is not a trainable: check must be functions"),
+    (GOOD + "need = fingerprint = 5", "is not a trainable: fingerprint, need must be functions"),
+    (GOOD + "REQUIRES = None", "is not a trainable: REQUIRES must be a frozenset, of 'model' and 'data'"),
+    (GOOD + "REQUIRES = frozenset({5})", "is not a trainable: REQUIRES must be a frozenset, of 'model' and 'data'"),
+    (GOOD + "def check(base): return None", "its check answers None, not a list of problems"),
+    (GOOD + "def check(base): return 'adapter'", "its check answers 'adapter', not a list of problems"),
+    (GOOD + "def check(base): raise ValueError('no', 'GPU')", "its check raises ValueError: ('no', 'GPU') ("),
+    (GOOD + "def check(base): exit(3)", "its check raises SystemExit: 3 ("),
+    (GOOD + "def check(base): return check(base)", "its check raises RecursionError: maximum recursion depth"),
+    (GOOD + "def check(): return []", "its check raises TypeError: check() takes 0 positional arguments"),
+]
+
+
+@pytest.mark.parametrize("command", ["validate", "plan", "launch"])
+@pytest.mark.parametrize(("code", "line"), IMPORTS, ids=[line[:50] for _, line in IMPORTS])
+def test_it_is_told(folder: Path, code: str, line: str, command: str) -> None:
+    path = module(folder, code)
+    check(folder, toy("broken", "", line, changes=[f"trainable={path}"]), command)
+
+
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        ("def need(*_): raise OSError(5, 'no')", "its need raises OSError: [Errno 5] no ("),
+        ("def fingerprint(_): exit(2)", "its fingerprint raises SystemExit: 2 ("),
+        ("def fingerprint(_): return None", "its fingerprint raises TypeError: 'NoneType' object is not iterable ("),
+    ],
+)
+def test_what_is_asked_later_is_told_too(folder: Path, code: str, line: str) -> None:
+    path = module(folder, GOOD + code)
+    (folder / "s.yaml").write_text(TOY)
+    status, lines, _ = run("launch", "s.yaml", f"trainable={path}", "tracking.uri=sqlite:///m.db")
+    assert status == 2
+    assert f"error: trainable: {path}: {line}" in "\n".join(lines)
+
+
+def test_one_that_is_gone_when_its_sweep_goes_on_is_told(folder: Path) -> None:
+    path = module(folder, GOOD + "def fingerprint(_): raise ValueError('later')")
+    (folder / "s.yaml").write_text(TOY)
+    assert run("launch", "s.yaml", f"trainable={path}", "tracking.uri=sqlite:///m.db")[0] == 2
+    (folder / path.replace(".", "/")).with_suffix(".py").unlink()
+    del sys.modules[path]
+    status, lines, _ = run("resume", "results/x")
+    assert status == 2
+    assert lines[1:] == [f"error: no module '{path}' to import the trainable '{path}' from"]
