@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.hosts import PROCESS_LOST, HostActor, HostFacts, Room
 from trainables.contract import Evaluation, Failure, StepRecord, Summary
+from trainables.legible import Words
 from trainables.specs import Spec, TrialSpec
 
 NAME = "broker"
@@ -50,7 +51,7 @@ class Ready(Spec):
 class NotReady(Spec):
     """Why no host can run; the user can mend it."""
 
-    message: str
+    message: Words
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Grant:
 class Refused(Spec):
     """Why a trial gets no slot any more."""
 
-    message: str
+    message: Words
 
 
 @dataclass

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from trainables.contract import Device, Report, StepRecord
+from trainables.legible import Words
 from trainables.specs import Spec
 
 
@@ -123,7 +124,7 @@ class PointInfeasible(Spec):
     number: int
     params: dict[str, Scalar]
     """As those of `TrialStarted`."""
-    reason: str
+    reason: Words
 
 
 class TrialReported(Spec):
@@ -146,7 +147,7 @@ class TrialEnded(Spec):
     time: float
     trial_key: str
     state: TrialState
-    reason: str
+    reason: Words
     by_person_or_budget: bool = False
     history: Annotated[tuple[StepRecord, ...], Field(strict=False)] = ()
     """The steps since the last report, of a trial that ended before its next one."""
@@ -158,7 +159,7 @@ class SweepEnded(Spec):
     type: Literal["sweep_ended"] = "sweep_ended"
     time: float
     reason: Literal["finished", "budget", "interrupted", "failed"]
-    message: str = ""
+    message: Words = ""
 
 
 Event = (

@@ -26,6 +26,7 @@ from sweeps.lifecycle import (
 )
 from sweeps.names import run_name
 from trainables.contract import StepRecord
+from trainables.legible import MOST_SHOWN, legible
 
 QUIET_SECONDS = 60.0
 """After so long without a line, one says where the trials stand."""
@@ -72,7 +73,9 @@ class Lines(AbstractContextManager["Lines"]):
         """See `Progress`."""
         self._said = self._clock()
         minutes, seconds = divmod(int(self._said - self._started), 60)
-        self._console.print(f"{minutes:02d}:{seconds:02d} {line}", markup=False, highlight=False, soft_wrap=True)
+        self._console.print(
+            f"{minutes:02d}:{seconds:02d} {legible(line)}", markup=False, highlight=False, soft_wrap=True
+        )
 
     def latest(self, steps: Mapping[str, StepRecord]) -> None:
         """See `Progress`: a line now and then, while nothing else is said."""
@@ -131,7 +134,7 @@ class Table(AbstractContextManager["Table"]):
 
     def say(self, line: str) -> None:
         """See `Progress`."""
-        self._notes = [*self._notes[-4:], line]
+        self._notes = [*self._notes[-4:], legible(line)]
 
     def latest(self, steps: Mapping[str, StepRecord]) -> None:
         """See `Progress`."""
@@ -198,14 +201,14 @@ def describe(event: Event, record: SweepRecord) -> str | None:
         case TrialStarted():
             return f"{run_name(event.number, event.params)}: started"
         case PointInfeasible():
-            return f"{run_name(event.number, event.params)}: INFEASIBLE: {event.reason}"
+            return f"{run_name(event.number, event.params)}: INFEASIBLE: {legible(event.reason, MOST_SHOWN)}"
         case TrialReported():
             trial, report = record.trials[event.trial_key], event.report
             best = " (its best)" if report.best_step == report.step else f" (its best: {report.best_eval_loss:.4f})"
             return f"t{trial.number:02d} step {report.step}: eval_loss {report.eval_loss:.4f}{best}"
         case TrialEnded():
             trial = record.trials[event.trial_key]
-            reason = f": {event.reason}" if event.reason else ""
+            reason = f": {legible(event.reason, MOST_SHOWN)}" if event.reason else ""
             return f"t{trial.number:02d} {event.state.value} at step {trial.step}{reason}"
         case _:
             return None

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal, NoReturn
 
+from trainables.legible import legible
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SHOW_CURSOR = "\x1b[?25h"
 Reason = Literal["interrupted", "budget", "failed"]
@@ -40,7 +42,7 @@ class StopRequest:
     def ask(self, reason: Reason, message: str) -> None:
         """Ends the sweep in order, unless it is ending already."""
         if self.reason is None and not self.is_over:
-            self.reason, self.message = reason, message
+            self.reason, self.message = reason, legible(message)
 
     def check(self) -> Reason | None:
         """The reason to end now, if there is one."""

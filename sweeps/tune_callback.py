@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any, Protocol
 
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
-from sweeps.errors import StorageError
+from sweeps.errors import SweepError
 from sweeps.journal import Journal
-from sweeps.lifecycle import Event, PointInfeasible, TrialEnded, TrialReported, TrialStarted, TrialState
+from sweeps.lifecycle import PointInfeasible, TrialEnded, TrialReported, TrialStarted, TrialState
 from sweeps.stop import Reason
+from sweeps.tune_processes import DEATHS
 from trainables.contract import Report, StepRecord
+from trainables.isolation import failure_of
 
 STOPPED_BY_SCHEDULER = "stopped by the scheduler"
 
@@ -33,6 +36,24 @@ class Owner(Protocol):
         """A trial found that the sweep cannot go on."""
 
 
+def _in_order(told: Callable[..., None]) -> Callable[..., None]:
+    """Ends the sweep in order when something fails here.
+
+    Raised into Tune, it would make Tune start the trial again without end, or leave all trials with a traceback.
+    """
+
+    @wraps(told)
+    def guarded(self: JournalCallback, *words: Any, **info: Any) -> None:
+        try:
+            told(self, *words, **info)
+        except Exception as error:
+            self.failure = self.failure or error
+            message = str(error) if isinstance(error, SweepError) else failure_of(error).message
+            self._owner.end_sweep("failed", message)
+
+    return guarded
+
+
 class JournalCallback(Callback):
     """Writes what happens to the trials into the journal."""
 
@@ -41,11 +62,12 @@ class JournalCallback(Callback):
         self._journal = journal
         self._clock = clock
         self._owner = owner
-        self.failure: StorageError | None = None
-        """Why the journal takes no more events."""
+        self.failure: Exception | None = None
+        """Why the journal takes no more events, or what else has failed here."""
         self.unreported: dict[str, tuple[StepRecord, ...]] = {}
         """Trial key -> the steps since its last report, of trials that were interrupted."""
 
+    @_in_order
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
@@ -62,9 +84,10 @@ class JournalCallback(Callback):
                 adapter=result["adapter"],
                 adapter_sha256=result["adapter_sha256"],
             )
-            if self._add(told):
-                self._owner.reported(key, told.adapter)
+            self._journal.add(told)
+            self._owner.reported(key, told.adapter)
 
+    @_in_order
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """The trial is over: by itself, or by the scheduler when its last report says that it was still running."""
         result = trial.last_result or {}
@@ -82,41 +105,33 @@ class JournalCallback(Callback):
             state, reason = TrialState.STOPPED, STOPPED_BY_SCHEDULER
         self._end(trial, state, reason, result.get("history", ()))
 
+    @_in_order
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """The trial's process failed and is started again."""
         self._owner.process_lost(trial.config["number"])
 
+    @_in_order
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """The trial's process failed for good."""
-        self._end(trial, TrialState.FAILED, _last_line(trial))
+        """The trial's process died once too often."""
+        reason = f"its process died {DEATHS} times in a row with nothing saved in between: {_last_line(trial)}"
+        self._end(trial, TrialState.FAILED, reason)
 
-    def _add(self, event: Event) -> bool:
-        """Whether the journal took the event. Never raises: into Tune, which would end with a traceback."""
-        try:
-            self._journal.add(event)
-        except StorageError as error:
-            self.failure = self.failure or error
-            self._owner.end_sweep("failed", str(error))
-            return False
-        return True
-
-    def _begin(self, trial: Trial) -> bool:
-        """Whether the journal has the trial as running; it comes again after a retry."""
+    def _begin(self, trial: Trial) -> None:
+        """Says that the trial runs, unless that is known; it comes again after a retry."""
         known = self._journal.record.trials.get(trial.config["trial_key"])
-        if known is not None and known.state is TrialState.RUNNING:
-            return True
-        return self._add(TrialStarted(spec=trial.config["spec"], **self._who(trial)))
+        if known is None or known.state is not TrialState.RUNNING:
+            self._journal.add(TrialStarted(spec=trial.config["spec"], **self._who(trial)))
 
     def _end(self, trial: Trial, state: TrialState, reason: str, history: Sequence[str] = ()) -> None:
         key = trial.config["trial_key"]
-        if key in self._journal.record.trials or state is not TrialState.INFEASIBLE:
-            began = key in self._journal.record.trials or self._begin(trial)
-            ended = TrialEnded(time=self._clock(), trial_key=key, state=state, reason=reason, history=_steps(history))
-            told = began and self._add(ended)
+        if key not in self._journal.record.trials and state is TrialState.INFEASIBLE:
+            self._journal.add(PointInfeasible(reason=reason, **self._who(trial)))
         else:
-            told = self._add(PointInfeasible(reason=reason, **self._who(trial)))
-        if told:
-            self._owner.trial_ended(key)
+            if key not in self._journal.record.trials:
+                self._begin(trial)
+            ended = TrialEnded(time=self._clock(), trial_key=key, state=state, reason=reason, history=_steps(history))
+            self._journal.add(ended)
+        self._owner.trial_ended(key)
 
     def _who(self, trial: Trial) -> dict[str, Any]:
         """What the first event of a trial says, whichever it is."""

@@ -5,7 +5,7 @@ What is changed here in Ray Tune 2.60 has no switch there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,25 @@ from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
+
+DEATHS = 3
+"""So many deaths of a trial's process in a row, with nothing saved in between, end the trial."""
+
+
+class Deaths:
+    """How often trials' own processes died. The loss of a host or a node is none: those processes live on the head."""
+
+    def __init__(self, saved: Callable[[str], object]) -> None:
+        """None so far; `saved` says what the trial of a key would go on from now."""
+        self._saved = saved
+        self._known: dict[str, tuple[object, int]] = {}
+
+    def may_go_on(self, trial_key: str) -> bool:
+        """Whether the trial gets another process after this death."""
+        saved = self._saved(trial_key)
+        before, count = self._known.get(trial_key, (saved, 0))
+        self._known[trial_key] = saved, count + 1 if saved == before else 1
+        return self._known[trial_key][1] < DEATHS
 
 
 def keep_processes(scheduler: Any) -> None:
@@ -33,13 +52,14 @@ def keep_processes(scheduler: Any) -> None:
 
 
 @contextmanager
-def survived() -> Iterator[None]:
-    """While the block runs, a process that Ray's memory monitor ends is started again, like any that dies.
+def survived(deaths: Deaths) -> Iterator[None]:
+    """While the block runs, a trial whose process dies gets another, also when Ray's memory monitor ended it.
 
-    Without this, Tune gives up the whole experiment: what a call to such a process raises is no RayActorError, and
-    Tune's manager of actors takes it for an unexpected exception (air/execution/_internal/actor_manager.py).
+    Tune would count deaths over the whole trial. And it would give up the experiment after one by the memory monitor:
+    what a call to such a process raises is no RayActorError, and Tune's manager of actors takes it for an unexpected
+    exception (air/execution/_internal/actor_manager.py).
     """
-    failed = RayActorManager._actor_task_failed
+    failed, recovers = RayActorManager._actor_task_failed, Trial.should_recover
 
     def told(self: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
         if isinstance(exception, OutOfMemoryError):
@@ -47,10 +67,11 @@ def survived() -> Iterator[None]:
         failed(self, tracked_actor_task, exception)
 
     RayActorManager._actor_task_failed = told
+    Trial.should_recover = lambda trial: deaths.may_go_on(trial.config["trial_key"])
     try:
         yield
     finally:
-        RayActorManager._actor_task_failed = failed
+        RayActorManager._actor_task_failed, Trial.should_recover = failed, recovers
 
 
 @contextmanager

@@ -130,12 +130,13 @@ class Driver:
         }
         queue = TrialQueue(source, shared, self._slots, lambda: self.stop.reason is not None, reported)
         base = BaseEvaluation(self._broker, self._base_evaluated) if self.journal.record.base is None else None
+        deaths = tune_processes.Deaths(self._saved)
         watch = _Watch(self.stop, self._broker, queue, self.display, base)
         # A searcher without Tune's own limiter is given one pending trial at a time unless told otherwise.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
         # Tune's own files have no reader: they must not fill the sweep's folder, nor fail with it.
         scratch_folder = tempfile.TemporaryDirectory(prefix="qsweep-tune-", ignore_cleanup_errors=True)
-        with scratch_folder as scratch, tune_processes.survived(), tune_processes.without_secrets():
+        with scratch_folder as scratch, tune_processes.survived(deaths), tune_processes.without_secrets():
             # Not tune.Tuner: it pickles searcher and callbacks into storage for its own restore, not used here.
             tune.run(
                 SlotTrial,
@@ -148,7 +149,6 @@ class Driver:
                 scheduler=scheduler,
                 resources_per_trial=TRIAL_PROCESS,
                 reuse_actors=True,
-                max_failures=-1,
                 stop=watch,
                 callbacks=[self._callback],
                 raise_on_failed_trial=False,
@@ -223,6 +223,11 @@ class Driver:
         except PROCESS_LOST:
             return 0  # The broker is being made anew: nothing begins until it is there.
         return slots
+
+    def _saved(self, trial_key: str) -> object:
+        """What the trial has brought to safety: its last report and its last snapshot."""
+        known = self.journal.record.trials.get(trial_key)
+        return known and known.step, self.folder.all(trial_key, "snapshot")[:1]
 
     def reported(self, trial_key: str, adapter: str | None) -> None:
         """See `tune_callback.Owner`."""

@@ -30,6 +30,7 @@ from sweeps.folder import SweepFolder, cannot_write
 from sweeps.lifecycle import TrialState
 from sweeps.rungs import next_point
 from trainables.contract import Failure, Opened, Report, StepRecord
+from trainables.legible import legible
 
 WAIT_SECONDS = 2.0
 """How long one call to a host or the broker lasts at most: a stop is noticed that soon."""
@@ -52,7 +53,7 @@ def size(files: Mapping[str, bytes]) -> int:
 def last_words(error: Exception) -> str:
     """The exception's kind and the last line of its text, if it has any."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
+    return legible(f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__)
 
 
 class SlotTrial(tune.Trainable):
@@ -83,7 +84,7 @@ class SlotTrial(tune.Trainable):
         try:
             self._begin(config)
         except Exception as error:
-            # `step` tells: raised here, it would make Tune start the trial again without end.
+            # `step` tells: raised here, it would make Tune start the trial again.
             self._trouble = error
 
     def step(self) -> dict[str, Any]:
@@ -93,9 +94,9 @@ class SlotTrial(tune.Trainable):
         except StorageError as error:
             # Not the trial's fault: the sweep ends in order, and the trial goes on with it.
             ends = "budget" if isinstance(error, BudgetUsedUp) else "failed"
-            return self._final(TrialState.PAUSED, str(error)) | {"ends_sweep": ends}
+            return self._final(TrialState.PAUSED, legible(str(error))) | {"ends_sweep": ends}
         except Exception as error:
-            # Not Tune's business: it would start the trial again and again (max_failures is unlimited).
+            # Not Tune's business: it would start the trial again.
             return self._final(TrialState.FAILED, last_words(error))
 
     def _train(self) -> dict[str, Any]:

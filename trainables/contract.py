@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
+from trainables.legible import Words
 from trainables.specs import Spec, TrialSpec
 
 Device = Literal["cpu", "cuda"]
@@ -23,7 +24,7 @@ class Failure(Spec):
     """Why a slot can't go on. The other slots are not touched; the owner closes the slot."""
 
     kind: FailureKind
-    message: str
+    message: Words
 
 
 class StepRecord(Spec):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import chaos_runs as runs
 import pytest
 
+from sweeps.tune_processes import DEATHS
+
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
 FAULTY = '''
 """The toy, three trials of which go wrong at their fifth step, each in its own way."""
@@ -95,3 +97,76 @@ def test_a_trial_whose_pack_raises_key_error_fails_with_its_words_and_is_not_lea
     ends = {trial.params["r"]: (trial.state.value, trial.reason) for trial in found.trials.values()}
     failed = {rank: ("FAILED", f"KeyError: 'row {rank}'") for rank in (64, 32, 16)}
     assert ends == {**failed, 8: ("COMPLETED", "")}
+
+
+HOSTILE = '''
+"""The toy, with failures whose words no encoding takes, that steer a terminal, and that are long."""
+from trainables import toy
+from trainables.contract import Failure
+from trainables.isolation import isolated
+from trainables.toy import REQUIRES, check, fingerprint, need, prepare
+
+class Pack(toy.ToyPack):
+    def step(self, slots):
+        return isolated(list(slots), self._steps, lambda: None)
+
+    def _steps(self, slots):
+        for slot in slots:
+            if self._slots[slot].spec.adapter.r == 32:
+                raise FileNotFoundError(2, "no such file", "rows-\\udcff.jsonl")
+            if self._slots[slot].spec.adapter.r == 16:
+                raise ValueError("\\x1b[2J\\u202e" + "x" * 3_000_000)
+        return super().step(slots)
+
+    def snapshot(self, slot):
+        # Raised in the loop, beside the steps.
+        if self._slots[slot].spec.adapter.r == 8:
+            raise OSError("\\udcff")
+        return super().snapshot(slot)
+
+def open_pack(base, data, cache):
+    return Pack()
+'''
+
+
+def test_words_that_no_encoding_takes_end_their_own_trial_once(tmp_path):
+    words = [
+        *runs.TOY, *runs.variant(tmp_path, "hostile", HOSTILE), "scheduler.kind=fifo", "budget.steps_per_trial=9",
+        "budget.trials=4", "searcher.kind=grid", "searcher.start_with_default=false",
+        "search_space={adapter.r: {choice: [32, 16, 8, 4]}}",
+    ]  # fmt: skip
+    run = runs.start(tmp_path, "launch", *words)
+    sweep = tmp_path / "results" / "toy"
+    assert run.wait() == 1, run.err.read_text()
+    found = runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 4)
+    states = {trial.params["r"]: (trial.state.value, trial.reason) for trial in found.trials.values()}
+    assert states[4] == ("COMPLETED", "")
+    assert {r: state for r, (state, _) in states.items() if r != 4} == dict.fromkeys((32, 16, 8), "FAILED")
+    assert "rows-\\udcff.jsonl" in states[32][1]
+    assert states[8][1] == "OSError: \\udcff"
+    told = run.err.read_text()
+    assert told.count("FAILED at step") == 3
+    assert "\x1b" not in told + states[16][1]
+    assert len(told) < 10_000
+    assert "Traceback" not in told
+
+
+def test_a_trial_whose_process_always_dies_fails_and_ends(tmp_path):
+    """Nothing is saved in between: its first step takes longer than its process lives."""
+    run = runs.start(tmp_path, "launch", *runs.TOY, "budget.trials=1", "training.step_seconds=60")
+    died: set[int] = set()
+
+    def ended() -> bool:
+        for pid in set(runs.ray_processes(run, "SlotTrial")) - died:
+            died.add(pid)
+            runs.kill(pid)
+        return run.process.poll() is not None
+
+    runs.wait_for(ended)
+    told = run.err.read_text()
+    assert run.wait() == 1, told
+    assert len(died) == DEATHS
+    [trial] = runs.record(tmp_path / "results" / "toy").trials.values()
+    assert trial.state.value == "FAILED"
+    assert f"its process died {DEATHS} times in a row" in trial.reason
+    assert "Traceback" not in told

@@ -17,7 +17,13 @@ OPENED = {"step": 0, "state": "RUNNING", "opened": True, "done": False}
 
 
 class Owner:
-    """Takes everything and does nothing."""
+    """Notes why it is asked to end the sweep; takes all else and does nothing."""
+
+    def __init__(self) -> None:
+        self.ends: list[tuple[str, str]] = []
+
+    def end_sweep(self, reason: str, message: str) -> None:
+        self.ends.append((reason, message))
 
     def __getattr__(self, method: str):
         return lambda *arguments: None
@@ -38,8 +44,13 @@ def events(journal) -> list:
 
 
 @pytest.fixture
-def callback(journal) -> JournalCallback:
-    return JournalCallback(journal, lambda: 5.0, Owner())
+def owner() -> Owner:
+    return Owner()
+
+
+@pytest.fixture
+def callback(journal, owner) -> JournalCallback:
+    return JournalCallback(journal, lambda: 5.0, owner)
 
 
 def trial(key: str = "a", **last_result: Any) -> Any:
@@ -99,3 +110,28 @@ def test_a_trial_that_the_sweeps_end_did_not_wait_for_has_not_failed(callback, e
     callback.on_trial_complete(1, [], trial(**last))
     assert told(events) == ["trial_started"]
     assert not journal.record.trials["a"].state.is_final
+
+
+def test_a_failure_that_no_encoding_takes_is_kept_written_out(callback, journal, owner):
+    callback.on_trial_result(1, [], trial(), OPENED)
+    callback.on_trial_complete(1, [], trial(**ending("FAILED", "OSError: rows-\udcff.jsonl \x1b[2J")))
+    assert journal.record.trials["a"].state is TrialState.FAILED
+    assert journal.record.trials["a"].reason == r"OSError: rows-\udcff.jsonl \x1b[2J"
+    assert owner.ends == []
+
+
+def test_nothing_that_fails_here_is_raised_into_tune_or_swallowed(callback, journal, owner):
+    def broken(_event, _record):
+        raise RuntimeError("the display broke")
+
+    journal.listen(broken)
+    callback.on_trial_result(1, [], trial(), OPENED)
+    assert owner.ends == [("failed", "RuntimeError: the display broke")]
+    assert isinstance(callback.failure, RuntimeError)
+
+
+def test_a_report_that_cannot_be_read_ends_the_sweep_in_order(callback, owner):
+    callback.on_trial_result(1, [], trial(), report(3) | {"report": "{}"})
+    [(reason, _)] = owner.ends
+    assert reason == "failed"
+    assert callback.failure is not None

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainables.contract import Failure
 from trainables.legible import legible
 
 
@@ -24,7 +25,8 @@ def test_control_characters_are_escaped(text: str, shown: str) -> None:
 
 
 def test_a_long_text_is_cut_in_the_middle() -> None:
-    assert legible("a" * 10 + "b" * 3_000_000 + "c" * 10, 20) == "aaaaaaaaaa ... (3000000 characters) ... cccccccccc"
+    shown = legible("a" * 10 + "b" * 3_000_000 + "c" * 10, 48)
+    assert shown == "aaaaaaaaa ... (3000020 characters) ... ccccccccc"
 
 
 @given(st.text(st.characters()), st.integers(0, 50))
@@ -32,3 +34,12 @@ def test_any_text_becomes_one_printable_line(text: str, most: int) -> None:
     shown = legible(text, most)
     assert shown.isprintable()
     shown.encode()
+
+
+@given(st.text(st.characters(), max_size=200), st.integers(50, 100))
+def test_what_comes_out_is_bounded_and_comes_out_of_itself(text: str, most: int) -> None:
+    shown = legible(text, most)
+    assert len(shown) <= most
+    assert legible(shown, most) == shown
+    failure = Failure(kind="failed", message=text)
+    assert Failure.model_validate_json(failure.model_dump_json()) == failure
