@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from search_spaces.domains import Value
 from search_spaces.space import SearchSpace
 from sweeps.lifecycle import Scalar
+from sweeps.passwords import without_passwords
 from trainables.specs import TrialSpec
 
 Point = Mapping[str, Value]
@@ -22,6 +24,8 @@ PACING = (
     "training.gradient_checkpointing",
 )
 """They change how fast a step comes, never what it computes."""
+_OF_MODELS = ("lora_dropout", "use_rslora", "weight_decay", "max_grad_norm")
+"""What a trainable without a model has no use for."""
 _OTHER_ALPHA = {"adapter.lora_alpha": "alpha_over_r", "adapter.alpha_over_r": "lora_alpha"}
 
 
@@ -98,6 +102,30 @@ def params(spec: TrialSpec, point: Point) -> dict[str, Scalar]:
     for field, value in point.items():
         shown.setdefault(field.split(".", 1)[1], _word(value))
     return shown
+
+
+def settings(spec: TrialSpec) -> dict[str, Scalar]:
+    """All else that decides the trial's numbers, searched or not, so that sweeps can be compared; by short name.
+
+    What only a model or data have use for is left out where there is none. `log10_learning_rate` is for charts, whose
+    axes are linear.
+    """
+    lora = {"lora_dropout": spec.adapter.lora_dropout, "use_rslora": spec.adapter.use_rslora}
+    training = spec.training.model_dump(exclude={"learning_rate", *(field.partition(".")[2] for field in PACING)})
+    found: dict[str, Any] = {"log10_learning_rate": round(math.log10(spec.training.learning_rate), 4)}
+    found |= {"steps_per_trial": spec.steps, "seed": spec.seed, **lora, **training}
+    if spec.model is None:
+        for name in _OF_MODELS:
+            del found[name]
+    else:
+        quantization = spec.quantization
+        found |= {"base_model": without_passwords(spec.model.source), "base_revision": spec.model.revision}
+        found |= {"quantization": quantization.scheme, "compute_dtype": quantization.compute_dtype}
+        found |= {"double_quant": quantization.double_quant and quantization.scheme != "none"}
+    if spec.data is not None:
+        data = spec.data.model_dump(include={"max_length", "eval_examples", "train_on"})
+        found |= {"train_data": without_passwords(spec.data.train), **data}
+    return {name: "none" if value is None else _word(value) for name, value in found.items()}
 
 
 def _word(value: Value) -> Scalar:

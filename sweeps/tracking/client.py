@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,11 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+
+
+LONGEST_PARAM = 6000
+"""Characters (mlflow/utils/validation.py, 3.17.2)."""
+Say = Callable[[str], None]
 
 
 class Point(NamedTuple):
@@ -107,78 +113,138 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-class Runs:
-    """The runs of one experiment on one tracking server or database."""
+def _short(value: str) -> str:
+    """A param's value; one that is longer than MLflow takes is told from others by its digest."""
+    if len(value) <= LONGEST_PARAM:
+        return value
+    return f"{value[: LONGEST_PARAM - 20]}... {hashlib.sha256(value.encode()).hexdigest()[:12]}"
 
-    def __init__(self, uri: str, experiment: str) -> None:
+
+class Runs:
+    """The runs of one sweep on one tracking server or database."""
+
+    def __init__(
+        self, uri: str, experiment: str, sweep_id: str = "", known: str | None = None, say: Say = lambda _line: None
+    ) -> None:
+        """The runs in the experiment of this name, which is made when there is none.
+
+        Args:
+            uri: the server or database.
+            experiment: the experiment's name.
+            sweep_id: the sweep's.
+            known: id of the experiment that the sweep's runs were in, which may have another name by now.
+            say: is told what people did to the experiment and the runs meanwhile.
+        """
         quiet()
         from mlflow import MlflowClient
 
         make_database(uri)
         self._client = MlflowClient(tracking_uri=uri)
         self.uri = uri
-        self.experiment_id = self._experiment(experiment)
+        self._sweep_id = sweep_id
+        self._say = say
+        found = self._known(known, experiment) or self._named(experiment)
+        self.experiment_id = str(found.experiment_id)
+        if found.name != experiment:
+            say(f"tracking: the experiment {experiment} is called {found.name} in MLflow now")
+        if found.lifecycle_stage == "deleted":
+            self._client.restore_experiment(self.experiment_id)
+            say(f"tracking: the experiment {found.name} was deleted in MLflow: it is restored, with its runs")
 
-    def _experiment(self, name: str) -> str:
+    def _known(self, experiment_id: str | None, name: str) -> Any:
+        """The experiment of this id, unless it is that of others: a new database counts from 1 again."""
+        from mlflow.entities import ViewType
+        from mlflow.exceptions import MlflowException
+
+        if experiment_id is None:
+            return None
+        try:
+            found = self._client.get_experiment(experiment_id)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            return None
+        ours = f"tags.`sweep.id` = '{self._sweep_id}'"
+        if found.name == name or self._client.search_runs([experiment_id], ours, ViewType.ALL, max_results=1):
+            return found
+        return None
+
+    def _named(self, name: str) -> Any:
         from mlflow.exceptions import MlflowException
 
         found = self._client.get_experiment_by_name(name)
         if found is None:
             try:
-                created: str = self._client.create_experiment(name, artifact_location=artifact_root(self.uri))
-                return created
+                made = self._client.create_experiment(name, artifact_location=artifact_root(self.uri))
+                return self._client.get_experiment(made)
             except MlflowException:
                 # Another sweep may have made it in between.
                 found = self._client.get_experiment_by_name(name)
                 if found is None:
                     raise
-        if found.lifecycle_stage == "deleted":
-            self._client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
+        return found
 
-    def open(self, identity: Mapping[str, str], name: str, tags: Mapping[str, str], time: float) -> str:
-        """The id of the run with exactly these identifying tags; created, and set RUNNING, when there is none."""
+    def find(self, identity: Mapping[str, str]) -> str | None:
+        """The id of the run with exactly these identifying tags; one that somebody has deleted is restored."""
+        from mlflow.entities import ViewType
+
         wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in identity.items())
         if "sweep.trial_key" not in identity:
             wanted += " and tags.`sweep.trial_key` IS NULL"
-        found = self._client.search_runs([self.experiment_id], wanted, max_results=1, order_by=["start_time ASC"])
-        if found:
-            return str(found[0].info.run_id)
+        found = self._client.search_runs([self.experiment_id], wanted, ViewType.ALL, order_by=["start_time ASC"])
+        active = [run for run in found if run.info.lifecycle_stage == "active"]
+        if not active and found:
+            # Of doubles that were deleted, the one that was used.
+            active = [max(found, key=lambda run: len(run.data.metrics))]
+            self._client.restore_run(active[0].info.run_id)
+            self._say(f"tracking: the run {active[0].info.run_name} was deleted in MLflow: it is restored")
+        return str(active[0].info.run_id) if active else None
+
+    def create(self, identity: Mapping[str, str], name: str, tags: Mapping[str, str], time: float) -> str:
+        """The id of a new run, which is RUNNING."""
         run = self._client.create_run(
             self.experiment_id, start_time=int(time * 1000), tags={**tags, **identity}, run_name=name
         )
         return str(run.info.run_id)
 
-    def remove_doubles(self, sweep_id: str, used: Collection[str] = ()) -> None:
+    def remove_doubles(self, used: Collection[str] = ()) -> dict[str | None, Any]:
         """Leaves one run for the sweep and one for each of its trials, and deletes the others.
+
+        What is left comes back, by trial key; the sweep's own under None.
 
         A create whose answer was lost may take effect after `open` has looked for its run and made another. Of doubles
         the one in `used` stays, else the one that has more metrics.
         """
         groups: dict[str | None, list[Any]] = {}
-        for run in self._of_sweep(sweep_id):
+        for run in self._of_sweep():
             groups.setdefault(run.data.tags.get("sweep.trial_key"), []).append(run)
         for runs in groups.values():
             runs.sort(key=lambda run: (run.info.run_id not in used, -len(run.data.metrics), run.info.run_id))
             for double in runs[1:]:
                 self._client.delete_run(double.info.run_id)
+        return {key: runs[0] for key, runs in groups.items()}
 
-    def _of_sweep(self, sweep_id: str) -> Iterator[Any]:
+    def _of_sweep(self) -> Iterator[Any]:
         token = None
+        ours = f"tags.`sweep.id` = '{self._sweep_id}'"
         while True:
-            page = self._client.search_runs([self.experiment_id], f"tags.`sweep.id` = '{sweep_id}'", page_token=token)
+            page = self._client.search_runs([self.experiment_id], ours, page_token=token)
             yield from page
             token = page.token
             if not token:
                 return
 
-    def still_running(self, sweep_id: str) -> dict[str, str]:
+    def still_running(self) -> dict[str, str]:
         """Run id -> trial key of the sweep's trials whose run is RUNNING."""
         return {
             run.info.run_id: run.data.tags["sweep.trial_key"]
-            for run in self._of_sweep(sweep_id)
+            for run in self._of_sweep()
             if run.info.status == "RUNNING" and "sweep.trial_key" in run.data.tags
         }
+
+    def has(self, run_id: str, path: str) -> bool:
+        """Whether there is something in a folder of the run's artifacts."""
+        return bool(self._client.list_artifacts(run_id, path))
 
     def running(self, run_id: str) -> None:
         """Marks the run as running (again)."""
@@ -200,7 +266,7 @@ class Runs:
             self._client.log_batch(
                 run_id,
                 metrics[start : start + 900],
-                [Param(key, str(value)) for key, value in (params or {}).items()] if first else [],
+                [Param(key, _short(str(value))) for key, value in (params or {}).items()] if first else [],
                 [RunTag(key, str(value)) for key, value in (tags or {}).items()] if first else [],
             )
 

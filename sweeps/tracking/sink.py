@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
 from sweeps import digests, eval_rows
 from sweeps.config import SweepConfig
-from sweeps.folder import SweepFolder
+from sweeps.folder import SweepFolder, noted_by
 from sweeps.lifecycle import (
     BaseEvaluated,
     DataPrepared,
@@ -29,17 +28,19 @@ from sweeps.lifecycle import (
 )
 from sweeps.names import run_name
 from sweeps.passwords import without_passwords
-from sweeps.points import ALWAYS_LOGGED
+from sweeps.points import ALWAYS_LOGGED, settings
 from sweeps.selection import choose
-from sweeps.spent import spent
 from sweeps.tables import markdown
 from sweeps.tracking.client import Point, Runs, is_refusal
+from sweeps.tracking.held import Lost, missing
+from sweeps.tracking.measures import end_points, metric_points, spent_points
 from sweeps.tracking.views import TAG_PREFIX, shared_view
-from trainables.contract import StepRecord
+from trainables.specs import TrialSpec
 
 PACKAGES = (
     "qlora-sweeps", "ray", "torch", "transformers", "peft", "bitsandbytes", "datasets", "mlflow-skinny", "accelerate"
 )  # fmt: skip
+MARK = "sweep.acknowledged"
 _STATUS = {TrialState.COMPLETED: "FINISHED", TrialState.STOPPED: "FINISHED", TrialState.PAUSED: "KILLED"}
 _SWEEP_STATUS = {"finished": "FINISHED", "budget": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 
@@ -47,8 +48,22 @@ _SWEEP_STATUS = {"finished": "FINISHED", "budget": "FINISHED", "interrupted": "K
 class Sink(Protocol):
     """Takes events in order; any of them may come twice."""
 
-    def attach(self, record: SweepRecord) -> None:
-        """Finds the runs of a sweep that an earlier driver began, or raises."""
+    @property
+    def experiment_id(self) -> str | None:
+        """Id of the experiment; None while the server has not answered yet."""
+
+    def attach(self, record: SweepRecord) -> str | None:
+        """Finds the runs of a sweep that has begun; the latest `mark`.
+
+        Raises:
+            Lost: what `record` says is not there. So does `apply` when a run is gone.
+        """
+
+    def mark(self, words: str) -> None:
+        """Keeps, with the sweep's run, words that stand for all events so far."""
+
+    def start_over(self) -> None:
+        """All events come again: nothing is `Lost` from now on, all is made."""
 
     def apply(self, event: Event, record: SweepRecord) -> None:
         """Carries the event out, or raises; `record` is the sweep after it."""
@@ -71,7 +86,10 @@ class MlflowSink:
         self._folder = folder
         self._say = say
         self._runs: Runs | None = None
+        self._experiment_id: str | None = noted_by(folder).get("experiment_id")
         self._parent: str | None = None
+        self._starts_over = False
+        self._said: set[str] = set()
         self.run_ids: dict[str, str] = {}
         """Trial key -> run id, of the runs that were opened."""
 
@@ -82,23 +100,47 @@ class MlflowSink:
 
     @property
     def experiment_id(self) -> str | None:
-        """Id of the experiment; None while the server has not answered yet."""
-        return self._runs.experiment_id if self._runs is not None else None
+        """See `Sink.experiment_id`."""
+        return self._experiment_id
 
-    def attach(self, record: SweepRecord) -> None:
+    def attach(self, record: SweepRecord) -> str | None:
         """See `Sink.attach`: the parent's, and the best trial's; the others are found when an event needs them."""
         runs = self._connect()
-        runs.remove_doubles(self._sweep_id)
         time = record.started or 0.0
-        self._open_parent(runs, time)
+        held = runs.remove_doubles()
+        self._open_parent(runs, time, False)
+        if None not in held:  # deleted by somebody, and restored
+            held = runs.remove_doubles()
         best = choose(record.trials.values()).winner
         if best is not None:
             self._open_child(runs, best.trial_key, record, time)
+        if not self._starts_over:
+            self._check(runs, record, held)
+        mark: str | None = held[None].data.tags.get(MARK) if None in held else None
+        return mark
+
+    def _check(self, runs: Runs, record: SweepRecord, held: Mapping[str | None, Any]) -> None:
+        what = missing(record, held)
+        best = choose(record.trials.values()).winner
+        if what is None and best is not None and held[best.trial_key].data.tags.get("sweep.adapter_sha256"):
+            # The one that is asked for most: looking at all would take a request for each.
+            what = None if runs.has(self.run_ids[best.trial_key], "adapter") else "the adapter of the best trial"
+        if what is not None:
+            raise Lost(what)
+
+    def mark(self, words: str) -> None:
+        """See `Sink.mark`."""
+        runs = self._connect()
+        runs.log(self._open_parent(runs, 0.0, False), tags={MARK: words})
+
+    def start_over(self) -> None:
+        """See `Sink.start_over`."""
+        self._starts_over = True
 
     def apply(self, event: Event, record: SweepRecord) -> None:
         """See `Sink.apply`. A point that is infeasible never trained: it has a row in the parent's note, and no run."""
         runs = self._connect()
-        parent = self._open_parent(runs, record.started or event.time)
+        parent = self._open_parent(runs, record.started or event.time, isinstance(event, SweepStarted))
         match event:
             case SweepStarted():
                 self._start_sweep(runs, parent, event)
@@ -127,13 +169,29 @@ class MlflowSink:
 
     def _connect(self) -> Runs:
         if self._runs is None:
-            self._runs = Runs(self._config.tracking.uri, self._config.experiment)
+            config = self._config
+            self._runs = Runs(
+                config.tracking.uri, config.experiment, self._sweep_id, self._experiment_id, self._say_once
+            )
+            self._experiment_id = self._runs.experiment_id
         return self._runs
 
-    def _open_parent(self, runs: Runs, time: float) -> str:
+    def _say_once(self, line: str) -> None:
+        """Says what is found again at each look."""
+        if line not in self._said:
+            self._said.add(line)
+            self._say(line)
+
+    def _open_parent(self, runs: Runs, time: float, begins: bool) -> str:
+        """The sweep's run; made, when there is none, only where it begins."""
         if self._parent is None:
+            identity = {"sweep.id": self._sweep_id}
+            self._parent = runs.find(identity)
+        if self._parent is None:
+            if not begins and not self._starts_over:
+                raise Lost("the sweep's run")
             tags = {"mlflow.source.name": "qsweep", "mlflow.runColor": "#5f6b7a"}
-            self._parent = runs.open({"sweep.id": self._sweep_id}, self._config.name, tags, time)
+            self._parent = runs.create(identity, self._config.name, tags, time)
         return self._parent
 
     def _start_sweep(self, runs: Runs, parent: str, event: SweepStarted) -> None:
@@ -147,7 +205,7 @@ class MlflowSink:
             "seed": config.seed,
         }
         if config.model is not None:
-            params |= {"base_model": config.model.source, "quantization": config.quantization.scheme}
+            params |= {"base_model": without_passwords(config.model.source), "quantization": config.quantization.scheme}
         runs.running(parent)
         prints = {f"fingerprint.{name}": digest for name, digest in event.fingerprints.items()}
         runs.log(parent, params=params, tags={"sweep.state": "RUNNING", **prints, **_packages()})
@@ -174,25 +232,33 @@ class MlflowSink:
         if self._folder.base_rows.exists():
             runs.text(parent, self._folder.base_rows.name, self._folder.base_rows.read_text())
 
-    def _open_child(self, runs: Runs, trial_key: str, record: SweepRecord, time: float) -> str:
+    def _open_child(self, runs: Runs, trial_key: str, record: SweepRecord, time: float, begins: bool = False) -> str:
+        """The trial's run; made, when there is none, only where it begins."""
         if trial_key not in self.run_ids:
             trial = record.trials[trial_key]
             identity = {"sweep.id": self._sweep_id, "sweep.trial_key": trial_key}
-            tags = {"mlflow.parentRunId": str(self._parent), "mlflow.source.name": "qsweep"}
-            self.run_ids[trial_key] = runs.open(identity, run_name(trial.number, trial.params), tags, time)
+            found = runs.find(identity)
+            if found is None:
+                if not begins and not self._starts_over:
+                    raise Lost(f"the run of t{trial.number:02d}")
+                tags = {"mlflow.parentRunId": str(self._parent), "mlflow.source.name": "qsweep"}
+                found = runs.create(identity, run_name(trial.number, trial.params), tags, time)
+            self.run_ids[trial_key] = found
         return self.run_ids[trial_key]
 
     def _start_trial(self, runs: Runs, event: TrialStarted, record: SweepRecord) -> None:
-        run_id = self._open_child(runs, event.trial_key, record, event.time)
+        run_id = self._open_child(runs, event.trial_key, record, event.time, True)
         runs.running(run_id)
-        runs.log(run_id, params=event.params, tags={"sweep.state": TrialState.RUNNING, "sweep.number": event.number})
+        # First what people compare: a run's page keeps the order.
+        params = {**event.params, **settings(TrialSpec.model_validate_json(event.spec)), **event.params}
+        runs.log(run_id, params=params, tags={"sweep.state": TrialState.RUNNING, "sweep.number": event.number})
         runs.text(run_id, "trial.json", json.dumps(json.loads(event.spec), indent=2))
 
     def _end_trial(self, runs: Runs, event: TrialEnded, record: SweepRecord) -> None:
         trial = record.trials[event.trial_key]
         run_id = self._open_child(runs, event.trial_key, record, event.time)
         note = f"{event.state.value} at step {trial.step}" + (f": {event.reason}" if event.reason else "")
-        runs.log(run_id, step_points(event.history), tags={"sweep.state": event.state, "mlflow.note.content": note})
+        runs.log(run_id, end_points(event.history), tags={"sweep.state": event.state, "mlflow.note.content": note})
         status = "KILLED" if event.by_person_or_budget else _STATUS.get(event.state, "FAILED")
         runs.finish(run_id, status, event.time)
         # Last: an adapter that is lost must not leave the run as if it were still going on.
@@ -234,47 +300,13 @@ class MlflowSink:
             run_id = self._open_child(runs, best.trial_key, record, event.time)
             tags |= {"sweep.best_trial_key": best.trial_key, "sweep.best_run": run_id}
             points.append(Point("best_eval_loss", best.best_eval_loss, event.time, best.best_step or 0))
-        runs.remove_doubles(self._sweep_id, [parent, *self.run_ids.values()])
-        for left, key in runs.still_running(self._sweep_id).items():
+        runs.remove_doubles([parent, *self.run_ids.values()])
+        for left, key in runs.still_running().items():
             # MLflow did not take the end of this trial.
             if key in record.trials:
                 runs.finish(left, _STATUS.get(record.trials[key].state, "FAILED"), event.time)
         runs.log(parent, points, tags=tags)
         runs.finish(parent, _SWEEP_STATUS[event.reason], event.time)
-
-
-def metric_points(event: TrialReported) -> list[Point]:
-    """The metric points of a report. eval_loss comes first: the UI's compare page shows what was logged first."""
-    report = event.report
-    at = {
-        "eval_loss": report.eval_loss,
-        "best_eval_loss": report.best_eval_loss,
-        "best_step": float(report.best_step),
-        "trainable_params": float(report.trainable_params),
-        "tokens": float(report.tokens),
-        "seconds": report.seconds,
-        "peak_memory_bytes": float(report.peak_memory_bytes),
-    }
-    points = [Point(key, value, report.time, report.step) for key, value in at.items()]
-    return points + step_points(report.history)
-
-
-def step_points(history: Iterable[StepRecord]) -> list[Point]:
-    """The metric points of optimizer steps."""
-    points = []
-    for step in history:
-        points += [
-            Point("train_loss", step.train_loss, step.time, step.step),
-            Point("learning_rate", step.learning_rate, step.time, step.step),
-            Point("grad_norm", step.grad_norm, step.time, step.step),
-        ]
-    return points
-
-
-def spent_points(record: SweepRecord, steps_per_trial: int) -> list[Point]:
-    """What the sweep has spent, as metric points of its parent run."""
-    found = asdict(spent(record, steps_per_trial))
-    return [Point(key, float(value), record.latest or 0.0, 0) for key, value in found.items() if value is not None]
 
 
 def _packages() -> dict[str, str]:

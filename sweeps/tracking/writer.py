@@ -6,6 +6,7 @@ sink, and notes how far it came. What the server does not take stays in the log 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 import time
@@ -17,6 +18,7 @@ from sweeps.errors import StorageError
 from sweeps.folder import SweepFolder, noted_by, read_events, write_whole
 from sweeps.lifecycle import Event, SweepRecord, TrialEnded, TrialReported, TrialStarted
 from sweeps.passwords import without_password, without_passwords
+from sweeps.tracking.held import Lost
 from sweeps.tracking.sink import Sink
 
 FIRST_PAUSE_SECONDS = 0.5
@@ -24,6 +26,8 @@ LONGEST_PAUSE_SECONDS = 15.0
 PATIENCE_SECONDS = 3.0
 """A drain that takes longer says that it waits."""
 TURN_SECONDS = 0.2
+MARK_EVERY = 50
+"""Events, after which the server is told how far it came: what it is told comes back from a backup as old as that."""
 REFUSED_AFTER = 3
 """An event that the server refuses for good is left out after so many tries."""
 
@@ -44,6 +48,10 @@ class Writer:
         self._attached = False
         self._refused: list[int] = []
         """Where in the log the events are that the server refused."""
+        self._marked = 0
+        """How far the server was told that it came."""
+        self._unmarked = 0
+        """Events since."""
         self._offset = self._begin_at(noted_by(folder))
         self._tries = 0
         """Of the event behind the offset."""
@@ -60,8 +68,14 @@ class Writer:
         refused = noted.get("refused")
         # What was refused is tried again by the next driver, and all behind it: every event may come twice.
         places = refused if isinstance(refused, list) else []
-        offset = min([_number(noted), *(place for place in places if isinstance(place, int))])
-        return offset if offset in {0, *(after for _, after in read_events(self._folder.events))} else 0
+        told = noted.get("marked_bytes")
+        # What came behind the mark may have gone with the server's last minutes.
+        marked = [told] if isinstance(told, int) and told > 0 else []
+        offset = min([_number(noted), *marked, *(place for place in places if isinstance(place, int))])
+        if offset not in {0, *(after for _, after in read_events(self._folder.events))}:
+            return 0
+        self._marked = marked[0] if marked else 0
+        return offset
 
     @property
     def refused(self) -> int:
@@ -127,22 +141,62 @@ class Writer:
         return self._closing and not was_closing
 
     def _deliver(self) -> None:
+        try:
+            self._attach()
+            self._send()
+        except Lost as lost:
+            self._start_over(str(lost))
+            self._send()
+
+    def _attach(self) -> None:
         if not self._attached and self._record.started is not None:
-            self._sink.attach(self._record)
+            mark = self._sink.attach(self._record)
+            if self._marked and not self._covers(mark):
+                raise Lost("what came last, as in a backup")
         self._attached = True
+
+    def _covers(self, mark: str | None) -> bool:
+        """Whether the server has what it was told to have, and of this very log."""
+        words = (mark or "").split()
+        offset = int(words[0]) if words and words[0].isdecimal() else -1
+        return offset >= self._marked and mark == self._words(offset)
+
+    def _words(self, offset: int) -> str:
+        with self._folder.events.open("rb") as log:
+            return f"{offset} {hashlib.sha256(log.read(offset)).hexdigest()[:12]}"
+
+    def _start_over(self, what: str) -> None:
+        self._say(f"tracking: MLflow no longer has {what}: all events are sent again")
+        self._sink.start_over()
+        self._record, self._offset, self._marked = SweepRecord(), 0, 0
+        self._refused.clear()
+        self._note()
+
+    def _send(self) -> None:
         for event, offset in read_events(self._folder.events, self._offset):
             record = self._record.apply(event)
             try:
                 self._sink.apply(event, record)
             except Exception as error:
                 self._sink.forget()
+                # Whoever does not answer may have lost something. What was left out is missing, and known to be.
+                self._attached = bool(self._refused)
                 self._tries += 1
                 if self._tries < REFUSED_AFTER or not self._sink.is_refusal(error):
                     raise
                 self._refuse(event, error)
             self._tries = 0
-            self._record, self._offset = record, offset
+            self._record, self._offset, self._unmarked = record, offset, self._unmarked + 1
             self._note()
+            if self._unmarked >= MARK_EVERY:
+                self._mark()
+        if self._unmarked and self._closing:
+            self._mark()
+
+    def _mark(self) -> None:
+        self._sink.mark(self._words(self._offset))
+        self._marked, self._unmarked = self._offset, 0
+        self._note()
 
     def _refuse(self, event: Event, error: Exception) -> None:
         """Leaves out what the server will never take: the events behind it must not wait for it."""
@@ -151,7 +205,13 @@ class Writer:
         self._say(f"tracking: MLflow refuses {event.type}{of}, which is left out: {self._reason(error)}")
 
     def _note(self) -> None:
-        note = {"uri": without_password(self._uri), "acknowledged_bytes": self._offset, "refused": self._refused}
+        note = {
+            "uri": without_password(self._uri),
+            "acknowledged_bytes": self._offset,
+            "marked_bytes": self._marked,
+            "refused": self._refused,
+            "experiment_id": self._sink.experiment_id,
+        }
         write_whole(self._folder.tracking, json.dumps(note).encode())
 
     def _report(self, error: Exception) -> None:

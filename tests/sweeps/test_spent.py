@@ -7,7 +7,7 @@ from sweep_events import begun, ended, history, record, reported, started
 
 from sweeps.lifecycle import DataPrepared, Event, HostsStarted, SweepEnded, SweepRecord, TrialState
 from sweeps.spent import spent
-from sweeps.tracking.sink import spent_points
+from sweeps.tracking.measures import spent_points
 from trainables.contract import Device
 
 FULL = 27

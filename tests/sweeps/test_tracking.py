@@ -10,60 +10,40 @@ from pathlib import Path
 import pytest
 import requests
 from mlflow import MlflowClient
-from mlflow.entities import ViewType
 from sweep_events import begun, ended, reported, started
+from sweep_events import history as steps_between
+from tracked_sweeps import (
+    NAMED,
+    PARAMS,
+    SPEC,
+    SUMMARY,
+    SWEEP,
+    deliver,
+    everything,
+    files,
+    history,
+    keep_adapter,
+    over,
+    run_of,
+    runs,
+    sweep_events,
+    with_digest,
+)
 
 from sweeps import digests
 from sweeps.config import SweepConfig, Tracking
 from sweeps.folder import EventLog, SweepFolder, read_events
-from sweeps.lifecycle import DataPrepared, Event, SweepEnded, TrialEnded, TrialReported, TrialState, first_wins
+from sweeps.lifecycle import TrialEnded, TrialReported, TrialState, first_wins
+from sweeps.points import settings
 from sweeps.tracking import client as tracking_client
 from sweeps.tracking import writer as writing
 from sweeps.tracking.client import Runs
 from sweeps.tracking.sink import MlflowSink
 from sweeps.tracking.uris import artifact_root
 from sweeps.tracking.writer import Writer, acknowledged
-from trainables.specs import DataSpec, ModelSpec, TrialSpec
+from trainables.specs import DataSpec, ModelSpec
 
 DEADLINE = 120.0
-SWEEP = "demo-20260101-000000-abcd"
-PARAMS = {"r": 8, "lora_alpha": 16, "target_modules": "attention-qv", "learning_rate": 3e-4, "use_rslora": False}
-NAMED = {name: PARAMS[name] for name in ("r", "lora_alpha", "target_modules", "learning_rate")}
-SPEC = TrialSpec(trainable="toy", seed=5)
-SUMMARY = {"fingerprint": "0123456789abcdef", "train_rows": 12, "eval_rows": 3, "longest_row": 40}
-
-
-# Events of a small sweep
-
-
-def sweep_events(folder: SweepFolder) -> list[Event]:
-    """Two trials: the first is best at its first report, the second is stopped by the scheduler."""
-    for key in ("aaaa", "bbbb"):
-        keep_adapter(folder, key, 3)
-    return [
-        begun(),
-        DataPrepared(time=0.5, summary=SUMMARY),
-        started("aaaa", 0, **PARAMS),
-        reported("aaaa", 3, 0.7),
-        started("bbbb", 1, 2.0, **PARAMS).model_copy(update={"spec": SPEC.model_dump_json()}),
-        reported("bbbb", 3, 0.9),
-        ended("bbbb", TrialState.STOPPED, "stopped by the scheduler"),
-        reported("aaaa", 9, 0.8, since=3, best=(3, 0.7)),
-        ended("aaaa", TrialState.COMPLETED),
-        over(),
-    ]
-
-
-def over(reason: str = "finished") -> SweepEnded:
-    return SweepEnded(time=100.0, reason=reason)
-
-
-def keep_adapter(folder: SweepFolder, key: str, step: int) -> None:
-    """Writes a best adapter to where the events say that it is."""
-    files = {"adapter/adapter_config.json": b"{}", "adapter/adapter_model.safetensors": key.encode()}
-    folder.keep(key, "best", step, files | {"eval_rows.json": b'{"row_losses": [1.0]}'})
-
-
 # MLflow
 
 
@@ -103,50 +83,6 @@ def client(uri) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
-def deliver(sink: MlflowSink, events: list, times: int = 1) -> None:
-    for event, record in first_wins(events):
-        for _ in range(times):
-            sink.apply(event, record)
-
-
-def runs(client: MlflowClient) -> list:
-    ids = [found.experiment_id for found in client.search_experiments(ViewType.ALL)]
-    return client.search_runs(ids, run_view_type=ViewType.ALL, order_by=["start_time ASC"])
-
-
-def run_of(client: MlflowClient, key: str | None):
-    (found,) = [run for run in runs(client) if run.data.tags.get("sweep.trial_key") == key]
-    return found
-
-
-def history(client: MlflowClient, run_id: str, metric: str) -> list[tuple[int, float]]:
-    return sorted((point.step, point.value) for point in client.get_metric_history(run_id, metric))
-
-
-def files(client: MlflowClient, run_id: str, path: str | None = None) -> list[str]:
-    found = []
-    for entry in client.list_artifacts(run_id, path):
-        found += files(client, run_id, entry.path) if entry.is_dir else [entry.path]
-    return sorted(found)
-
-
-def everything(client: MlflowClient) -> dict:
-    """All that MLflow knows of the runs, to compare."""
-    return {
-        run.info.run_id: (
-            run.info.status,
-            run.info.start_time,
-            run.info.end_time,
-            run.data.tags,
-            run.data.params,
-            {name: sorted(client.get_metric_history(run.info.run_id, name), key=str) for name in run.data.metrics},
-            files(client, run.info.run_id),
-            [entry.dataset.to_dictionary() for entry in run.inputs.dataset_inputs],
-        )
-        for run in runs(client)
-    }
-
-
 # The sink
 
 
@@ -170,7 +106,8 @@ def test_a_sweep_is_one_parent_and_one_child_per_trial(sink, folder, client):
 def test_a_child_has_its_params_number_name_and_spec(sink, folder, client):
     deliver(sink, sweep_events(folder))
     child = run_of(client, "bbbb")
-    assert child.data.params == {name: str(value) for name, value in PARAMS.items()}
+    expected = {**PARAMS, **settings(SPEC), **PARAMS}
+    assert child.data.params == {name: str(value) for name, value in expected.items()}
     assert child.data.tags["sweep.number"] == "1"
     assert child.info.run_name == "t01 r8 a16 attention-qv lr3.0e-04"
     spec = json.loads(text(client, child.info.run_id, "trial.json"))
@@ -192,6 +129,7 @@ def test_metrics_are_there_by_optimizer_step(sink, folder, client):
         "eval_loss": [(3, 0.7), (9, 0.8)],
         "best_eval_loss": [(3, 0.7), (9, 0.7)],
         "best_step": [(3, 3.0), (9, 3.0)],
+        "steps": [(3, 3.0), (9, 9.0)],
         "trainable_params": [(3, 64.0), (9, 64.0)],
         "tokens": [(3, 300.0), (9, 900.0)],
         "seconds": [(3, 1.5), (9, 4.5)],
@@ -201,6 +139,22 @@ def test_metrics_are_there_by_optimizer_step(sink, folder, client):
     assert run_of(client, "aaaa").data.metrics.keys() == expected.keys()
     (point,) = [point for point in client.get_metric_history(run_id, "train_loss") if point.step == 2]
     assert point.timestamp == 2_000
+
+
+def test_a_trial_that_ends_behind_its_last_report_says_what_it_took(sink, client):
+    end = ended("aaaa", TrialState.DIVERGED, history=steps_between(1, 5))
+    deliver(sink, [begun(), started("aaaa", **NAMED), end])
+    metrics = run_of(client, "aaaa").data.metrics
+    assert (metrics["steps"], metrics["tokens"], metrics["seconds"]) == (5, 500, 2.5)
+
+
+def test_params_that_are_too_long_for_mlflow_are_told_apart(sink, client):
+    modules = [",".join([f"layers.{number}.q_proj" for number in range(500)] + [last]) for last in ("a", "b")]
+    trials = [started(f"key{at}", at, **{**NAMED, "target_modules": words}) for at, words in enumerate(modules)]
+    deliver(sink, [begun(), *trials], times=2)
+    kept = [run_of(client, f"key{at}").data.params["target_modules"] for at in (0, 1)]
+    assert all(len(words) <= 6000 and words.startswith("layers.0.q_proj,") for words in kept)
+    assert kept[0] != kept[1]
 
 
 def test_a_report_with_more_points_than_one_request_takes_arrives_whole(sink, client):
@@ -235,16 +189,6 @@ def test_an_adapter_that_is_lost_leaves_no_run_running(sink, client):
         deliver(sink, events)
     assert sink.is_refusal(raised.value)
     assert run_of(client, "aaaa").info.status == "FINISHED"
-
-
-def with_digest(events: list, folder: SweepFolder) -> list:
-    """The events as a trial tells them that names the digest of what it wrote."""
-    return [
-        event.model_copy(update={"adapter_sha256": digests.of_folder(folder.path / event.adapter / "adapter")})
-        if isinstance(event, TrialReported) and event.adapter
-        else event
-        for event in events
-    ]
 
 
 def test_an_adapter_that_was_not_touched_is_uploaded_with_its_digest(sink, folder, client):
@@ -520,9 +464,17 @@ class FakeSink:
         self.failures, self.message = failures, message
         self.taken: list = []
         self.trials: list[int] = []
+        self.marks: list[str] = []
+        self.experiment_id = "7"
 
-    def attach(self, record) -> None:
-        """There is nothing to find."""
+    def attach(self, record) -> str | None:
+        return self.marks[-1] if self.marks else None
+
+    def mark(self, words) -> None:
+        self.marks.append(words)
+
+    def start_over(self) -> None:
+        """There was nothing to find."""
 
     def forget(self) -> None:
         """There was nothing to find."""
@@ -553,8 +505,10 @@ def start(folder, monkeypatch):
     """Starts a writer on a sink; every sink is healed after the test, so that no thread stays behind."""
     monkeypatch.setattr(writing, "FIRST_PAUSE_SECONDS", 0.001)
     sinks: list[tuple[Writer, FakeSink]] = []
+    server: list[str] = []
 
     def begin(sink: FakeSink) -> tuple[Writer, Said]:
+        sink.marks = server
         said = Said()
         writer = Writer(folder, sink, said)
         sinks.append((writer, sink))

@@ -1,0 +1,55 @@
+"""The metric points that events are to MLflow. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+
+from sweeps.lifecycle import SweepRecord, TrialReported
+from sweeps.spent import spent
+from sweeps.tracking.client import Point
+from trainables.contract import StepRecord
+
+
+def metric_points(event: TrialReported) -> list[Point]:
+    """The metric points of a report. eval_loss comes first: the UI's compare page shows what was logged first."""
+    report = event.report
+    at = {
+        "eval_loss": report.eval_loss,
+        "best_eval_loss": report.best_eval_loss,
+        "best_step": float(report.best_step),
+        "steps": float(report.step),
+        "trainable_params": float(report.trainable_params),
+        "tokens": float(report.tokens),
+        "seconds": report.seconds,
+        "peak_memory_bytes": float(report.peak_memory_bytes),
+    }
+    points = [Point(key, value, report.time, report.step) for key, value in at.items()]
+    return points + step_points(report.history)
+
+
+def end_points(history: Sequence[StepRecord]) -> list[Point]:
+    """The metric points of a trial that ends behind its last report: the steps since, and what it took in all."""
+    points = step_points(history)
+    for last in history[-1:]:
+        spent = {"steps": last.step, "tokens": last.tokens, "seconds": last.seconds}
+        points += [Point(key, float(value), last.time, last.step) for key, value in spent.items()]
+    return points
+
+
+def step_points(history: Iterable[StepRecord]) -> list[Point]:
+    """The metric points of optimizer steps."""
+    points = []
+    for step in history:
+        points += [
+            Point("train_loss", step.train_loss, step.time, step.step),
+            Point("learning_rate", step.learning_rate, step.time, step.step),
+            Point("grad_norm", step.grad_norm, step.time, step.step),
+        ]
+    return points
+
+
+def spent_points(record: SweepRecord, steps_per_trial: int) -> list[Point]:
+    """What the sweep has spent, as metric points of its parent run."""
+    found = asdict(spent(record, steps_per_trial))
+    return [Point(key, float(value), record.latest or 0.0, 0) for key, value in found.items() if value is not None]
