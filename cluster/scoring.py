@@ -104,11 +104,11 @@ class Held:
                 target = model / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
-            (Path(folder) / "check.py").write_text(script)
+            (Path(folder) / "check.py").write_text(script, encoding="utf-8")
             done = subprocess.run(
                 # Isolated: neither the current folder nor PYTHONPATH may lend it what the package does not list.
                 [sys.executable, "-I", "check.py", str(model)],
-                input=job, capture_output=True, text=True, cwd=folder, timeout=_CHECK_SECONDS,
+                input=job, capture_output=True, encoding="utf-8", errors="replace", cwd=folder, timeout=_CHECK_SECONDS,
             )  # fmt: skip
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

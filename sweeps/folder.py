@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from sweeps.errors import StorageError
 from sweeps.lifecycle import Event, from_line, to_line
+from trainables import json_text
 
 Kind = Literal["snapshot", "best"]
 
@@ -203,7 +204,7 @@ class EventLog:
 def noted_by(folder: SweepFolder) -> dict[str, Any]:
     """What the tracking writer has noted; empty when it has not, or when the note is spoilt."""
     try:
-        noted = json.loads(folder.tracking.read_text())
+        noted = json_text.parse(folder.tracking.read_bytes())
     except (OSError, ValueError):
         return {}
     return noted if isinstance(noted, dict) else {}

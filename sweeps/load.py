@@ -42,7 +42,7 @@ def recipes() -> dict[str, str]:
     """Shipped sweep files: name -> first comment line."""
     found = {}
     for path in sorted(RECIPES.glob("*.yaml")):
-        first = path.read_text().split("\n", 1)[0]
+        first = path.read_text(encoding="utf-8").split("\n", 1)[0]
         found[path.stem] = first.lstrip("# ").strip()
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from sweeps.errors import SweepError
 from sweeps.tracking import package
 from sweeps.tracking.lookup import Lookup
 from sweeps.tracking.registry import IDENTITY, Version
+from trainables import json_text
 
 DIGEST = "package_sha256"
 """Tag of a complete version: the digest of all files of its package."""
@@ -44,5 +44,5 @@ def adapter(files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 def form(files: Mapping[str, bytes]) -> dict[str, Any]:
     """How the adapter of a package was taught to read a row."""
-    found: dict[str, Any] = json.loads(files["artifacts/base.json"])["form"]
+    found: dict[str, Any] = json_text.parse(files["artifacts/base.json"])["form"]
     return {name: value for name, value in found.items() if name != "max_length"}

@@ -105,7 +105,9 @@ class Registration:
         samples = [sample.model_dump() for sample in self._answer.samples]
         answers = [sample["columns"] or {"prompt": "Hello"} for sample in samples[:1]]
         job = {"samples": samples, "answers": answers, "new_tokens": NEW_TOKENS, "refused": OURS}
-        found = json.loads(self._scored.serve(package.CHECK.read_text(), files, json.dumps(job)).splitlines()[-1])
+        found = json.loads(
+            self._scored.serve(package.CHECK.read_text(encoding="utf-8"), files, json.dumps(job)).splitlines()[-1]
+        )
         expected = self._answer.scores[self._contest.winner.label]
         allowed = gate.tolerance(self._answer.hardware, self._answer.hardware)
         if not samples or len(found["losses"]) != len(samples):

@@ -6,7 +6,6 @@ with sqlite3, read only, and a server is asked over HTTP; where that gives no an
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from sweeps.errors import ConfigError, SweepError
 from sweeps.folder import SweepFolder, noted_by
 from sweeps.passwords import HIDDEN, without_password
 from sweeps.tracking.uris import absolute_uri, sqlite_file
+from trainables import json_text
 
 DEFAULT = "sqlite:///mlflow.db"
 _SECONDS = 2.0
@@ -61,7 +61,7 @@ def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, 
             )
         return place
     try:
-        document = json.loads(folder.config.read_text())
+        document = json_text.parse(folder.config.read_bytes())
         sweep_id, launched = str(document["sweep_id"]), str(document["config"]["tracking"]["uri"])
     except (ValueError, KeyError, TypeError) as error:
         raise SweepError(f"{folder.config}: not the configuration of a sweep: {error}") from None

@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from safetensors import SafetensorError
 from torch.nn import functional
 
 from trainables import base_model, dataset, model_source, rows, templates, weight_files
 from trainables.batches import chunks, stack
 from trainables.errors import DataError, ModelError
+from trainables.legible import legible
 from trainables.rendering import Renderer
 from trainables.scoring import BASE, Answer, Parts, Request, Sample, Scores, of_option, problems
 from trainables.specs import DataSpec, TrialSpec
@@ -143,8 +143,8 @@ class AdapterScorer:
                 (Path(folder) / file).write_bytes(content)
             try:
                 adapted = PeftModel.from_pretrained(self._base.model, folder)
-            except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-                raise ModelError(f"adapter {name}: PEFT cannot load it: {str(error).splitlines()[0]}") from error
+            except Exception as error:  # whatever PEFT makes of a configuration that others wrote
+                raise ModelError(f"adapter {name}: PEFT cannot load it: {legible(str(error), 300)}") from error
         adapted.eval()
         try:
             return self._losses(name, adapted, split)
@@ -227,7 +227,7 @@ def _licence(source: model_source.Source) -> str | None:
     try:
         if source.kind == "gguf":
             return weight_files.gguf_text(source.path, "general.license")
-        lines = (source.path / "README.md").read_text().splitlines()
+        lines = (source.path / "README.md").read_text(encoding="utf-8", errors="replace").splitlines()
     except (OSError, ValueError):
         return None
     return next((line.split(":", 1)[1].strip() for line in lines[:40] if line.startswith("license:")), None)

@@ -215,7 +215,7 @@ def _origin(spec: TrialSpec, folder: str, revision: str | None) -> Origin | None
     if spec.quantization.scheme == "none":
         return _at(spec, revision)
     try:
-        return Origin(**json.loads((Path(folder) / ORIGIN).read_text()))
+        return Origin(**json.loads((Path(folder) / ORIGIN).read_text(encoding="utf-8")))
     except FileNotFoundError:  # made by an earlier version, or without knowing it
         return _at(spec, spec.base_model.revision)
 
@@ -277,7 +277,7 @@ def _make(spec: TrialSpec, source: model_source.Source, dtype: torch.dtype, targ
             quantised.save_pretrained(made)
             known = _at(spec, options["revision"]) if source.kind == "hub" else None
             if known is not None:
-                (made / ORIGIN).write_text(json.dumps(asdict(known)))
+                (made / ORIGIN).write_text(json.dumps(asdict(known)), encoding="utf-8")
         tokenizer.save_pretrained(made)
         made.rename(target)
     finally:

@@ -5,15 +5,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 from pydantic import Field
 
-from trainables import preview, rows
+from trainables import json_text, preview, rows
 from trainables.contract import Preview
+from trainables.legible import legible
 from trainables.specs import DataSpec, Spec, TrialSpec
 
 BASE = "base"
@@ -24,6 +24,22 @@ _KEEPING = (True, False, None, "gaussian", "eva")
 olora, corda, loftq and lora_ga change them (peft 0.21 tuners/lora/layer.py, update_layer)."""
 _TRAINED_BESIDE = ("modules_to_save", "trainable_token_indices", "layer_replication")
 """Fields by which an adapter brings parts of the base itself; `unload` leaves those in it."""
+_PLAIN = {
+    *(
+        "peft_type",
+        "task_type",
+        "auto_mapping",
+        "peft_version",
+        "base_model_name_or_path",
+        "revision",
+        "inference_mode",
+    ),
+    *("r", "target_modules", "lora_alpha", "lora_dropout", "use_rslora", "bias", "init_lora_weights"),
+    # Set in every file, and without a meaning for plain LoRA (peft 0.21, tuners/lora/config.py).
+    *("fan_in_fan_out", "megatron_core", "qalora_group_size"),
+}
+"""What the configuration of plain LoRA may set. The rest are other methods, and regular expressions over the names of
+modules, which may take for ever to match."""
 
 
 class Request(Spec):
@@ -119,14 +135,14 @@ def problems(base: TrialSpec, files: Mapping[str, bytes], *, same_source: bool =
     if not any(name.endswith(".safetensors") for name in files):
         found.append("no *.safetensors: there are no weights")
     try:
-        config = json.loads(files["adapter_config.json"])
+        config = json_text.parse(files["adapter_config.json"])
     except (KeyError, ValueError):
         return [*found, "adapter_config.json: missing, or not JSON"]
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         return [*found, "adapter_config.json: not a LoRA adapter"]
     if config.get("auto_mapping"):
         found.append("adapter_config.json: auto_mapping names code to import")
-    found += _touches_base(config)
+    found += _touches_base(config) + _beyond_lora(config)
     if not same_source:
         return found
     source, revision = config.get("base_model_name_or_path"), config.get("revision")
@@ -150,6 +166,18 @@ def _touches_base(config: Mapping[str, Any]) -> list[str]:
     if config.get("bias", "none") != "none":
         found.append(f"adapter_config.json: bias is {config['bias']!r}: {rule}")
     found += [f"adapter_config.json: {name} is set: {rule}" for name in _TRAINED_BESIDE if config.get(name)]
+    return found
+
+
+def _beyond_lora(config: Mapping[str, Any]) -> list[str]:
+    """What else than plain LoRA on listed modules the adapter is."""
+    others = [name for name in config if name not in {*_PLAIN, *_TRAINED_BESIDE} and config[name]]
+    found = [f"adapter_config.json: {legible(name, 60)} is set: only plain LoRA is scored" for name in others]
+    modules = config.get("target_modules")
+    if not isinstance(modules, list) or not all(isinstance(module, str) for module in modules):
+        found.append(
+            f"adapter_config.json: target_modules is {legible(repr(modules), 100)}, not a list of modules' names"
+        )
     return found
 
 

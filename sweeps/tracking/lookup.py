@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import tempfile
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from sweeps.errors import ConfigError, SweepError
 from sweeps.lifecycle import TrialState
 from sweeps.stores import Place
 from sweeps.tracking.client import quiet
+from trainables import json_text
 from trainables.contract import Evaluation
 
 _PAGE = 1000
@@ -134,14 +134,14 @@ class Lookup:
         try:
             with tempfile.TemporaryDirectory() as folder:
                 content = Path(self._client.download_artifacts(run_id, "eval_rows.json", folder)).read_bytes()
-            raw = json.loads(content)
+            raw = json_text.parse(content)
             found = Evaluation.model_validate({key: raw[key] for key in Evaluation.model_fields if key in raw})
             if not found.row_losses or len(found.row_losses) != len(found.row_tokens):
                 raise ValueError("a row has no loss, or no number of tokens")
             if found.hardware and len(found.hardware.split()) != 2:
                 raise ValueError(f"hardware: {found.hardware!r} is not a device and a type")
             return Reported(found, hashlib.sha256(content).hexdigest())
-        except (MlflowException, OSError, ValueError) as error:
+        except (MlflowException, OSError, ValueError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise SweepError(f"run {run_id}: its eval_rows.json cannot be read: {reason}") from error
 
@@ -188,8 +188,8 @@ class Lookup:
         try:
             with tempfile.TemporaryDirectory() as folder:
                 path = self._client.download_artifacts(run_id, "sweep/config.json", folder)
-                raw = json.loads(Path(path).read_bytes())["config"]
-        except (MlflowException, OSError, ValueError, KeyError) as error:
+                raw = json_text.parse(Path(path).read_bytes())["config"]
+        except (MlflowException, OSError, ValueError, KeyError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise SweepError(f"run {run_id}: its sweep/config.json cannot be read: {reason}") from error
         try:

@@ -57,7 +57,7 @@ def write(folder: Path, contents: Contents) -> None:
             (Path(work) / name).mkdir()
             for file, content in files.items():
                 (Path(work) / name / file).write_bytes(content)
-        (Path(work) / "base.json").write_text(json.dumps(base_facts(parts), indent=2))
+        (Path(work) / "base.json").write_text(json.dumps(base_facts(parts), indent=2), encoding="utf-8")
         pyfunc.save_model(
             str(folder),
             python_model=str(CODE),
@@ -74,8 +74,10 @@ def write(folder: Path, contents: Contents) -> None:
     if install is not None:
         # A comment: `requirements` says why it is no line of its own.
         listed = folder / "requirements.txt"
-        listed.write_text(f"# The base is installed by itself: {install}\n{listed.read_text()}")
-    (folder / "README.md").write_text(contents.card)
+        listed.write_text(
+            f"# The base is installed by itself: {install}\n{listed.read_text(encoding='utf-8')}", encoding="utf-8"
+        )
+    (folder / "README.md").write_text(contents.card, encoding="utf-8")
 
 
 def base_facts(parts: Parts) -> dict[str, object]:

@@ -29,7 +29,7 @@ class PromotedAdapter(mlflow.pyfunc.PythonModel):
         from peft import PeftModel
         from transformers import AutoTokenizer
 
-        self._base = json.loads(Path(context.artifacts["base"]).read_text())
+        self._base = json.loads(Path(context.artifacts["base"]).read_text(encoding="utf-8"))
         self._tokenizer = AutoTokenizer.from_pretrained(context.artifacts["tokenizer"])
         self._tokenizer.padding_side = "left"
         self._model = PeftModel.from_pretrained(_load(self._base), context.artifacts["adapter"])

@@ -209,7 +209,7 @@ class MlflowSink:
         runs.running(parent)
         prints = {f"fingerprint.{name}": digest for name, digest in event.fingerprints.items()}
         runs.log(parent, params=params, tags={"sweep.state": "RUNNING", **prints, **_packages()})
-        runs.text(parent, "sweep/config.json", without_passwords(self._folder.config.read_text()))
+        runs.text(parent, "sweep/config.json", without_passwords(self._folder.config.read_text(encoding="utf-8")))
         shown = [*ALWAYS_LOGGED, *(field.split(".", 1)[1] for field in self._searched())]
         view = shared_view(self._folder.path.name, parent, list(dict.fromkeys(shown)), event.time)
         runs.experiment_tag(TAG_PREFIX + self._sweep_id, view)
@@ -230,7 +230,7 @@ class MlflowSink:
     def _base(self, runs: Runs, parent: str, event: BaseEvaluated) -> None:
         runs.log(parent, [Point("base_eval_loss", event.eval_loss, event.time, 0)])
         if self._folder.base_rows.exists():
-            runs.text(parent, self._folder.base_rows.name, self._folder.base_rows.read_text())
+            runs.text(parent, self._folder.base_rows.name, self._folder.base_rows.read_text(encoding="utf-8"))
 
     def _open_child(self, runs: Runs, trial_key: str, record: SweepRecord, time: float, begins: bool = False) -> str:
         """The trial's run; made, when there is none, only where it begins."""

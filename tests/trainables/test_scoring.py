@@ -217,6 +217,16 @@ def test_the_parts_say_how_to_find_the_base(trained):
         ({"init_lora_weights": ["loftq"]}, "init_lora_weights is ['loftq']: it may change the base"),
         ({"bias": "all"}, "bias is 'all': it may change the base"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save is set: it may change the base"),
+        ({"target_modules": "("}, "target_modules is '(', not a list of modules' names"),
+        ({"target_modules": "(a+)+$"}, "target_modules is '(a+)+$', not a list"),
+        ({"target_modules": [1]}, "target_modules is [1], not a list"),
+        ({"target_modules": None}, "target_modules is None, not a list"),
+        ({"exclude_modules": "("}, "exclude_modules is set: only plain LoRA is scored"),
+        ({"rank_pattern": {"(": 4}}, "rank_pattern is set: only plain LoRA is scored"),
+        ({"arrow_config": {"top_k": 1}}, "arrow_config is set: only plain LoRA is scored"),
+        ({"\x1b[31m": 1}, "\\x1b[31m is set: only plain LoRA is scored"),
+        ({"adapter_config.json": b"[" * 100_000}, "adapter_config.json: missing, or not JSON"),
+        ({"adapter_config.json": b"\xff"}, "adapter_config.json: missing, or not JSON"),
     ],
 )
 def test_what_is_no_adapter_of_this_base_is_refused(trained, change, problem):
@@ -232,6 +242,28 @@ def test_what_is_no_adapter_of_this_base_is_refused(trained, change, problem):
     assert any(problem in line for line in scoring.problems(base, good))
     with pytest.raises(ModelError, match="adapter bad: "):
         scorer.score(Request(rows="eval", adapters={"bad": good}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"r": "8"},
+        {"r": -1},
+        {"r": 10**12},
+        {"r": None},
+        {"lora_alpha": "x"},
+        {"lora_dropout": 5},
+        {"task_type": "NONE"},
+    ],
+)
+def test_what_peft_cannot_load_is_told_and_leaves_nothing_behind(trained, change):
+    _, adapters, scorer, _ = trained
+    good = dict(adapters["weak"].files)
+    before = scorer.score(Request(rows="eval", adapters={"good": good}))
+    bad = {**good, "adapter_config.json": json.dumps({**json.loads(good["adapter_config.json"]), **change}).encode()}
+    with pytest.raises(ModelError, match="adapter bad: PEFT cannot load it: "):
+        scorer.score(Request(rows="eval", adapters={"bad": bad}))
+    assert scorer.score(Request(rows="eval", adapters={"good": good})) == before
 
 
 @pytest.mark.parametrize(
