@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from search_spaces.space import SearchSpace
 from sweeps import points, problems
 from sweeps.config import SweepConfig
 from sweeps.tracking.uris import sqlite_file
-from trainables import registry
+from trainables import paths, registry
 from trainables.contract import Preview, Trainable
 from trainables.errors import NotTrainable
 from trainables.specs import AdapterSpec, TrainingSpec, TrialSpec
@@ -104,18 +103,37 @@ def places(config: SweepConfig) -> list[str]:
     database = sqlite_file(config.tracking.uri)
     if database is None:
         return found
-    with suppress(OSError):  # told below
-        if database.is_dir():
-            return [*found, f"tracking.uri: {config.tracking.uri}: {database} is a folder, not a database file"]
+    if paths.is_folder(database):
+        return [*found, f"tracking.uri: {config.tracking.uri}: {database} is a folder, not a database file"]
     way_out = "choose another: tracking.uri=sqlite:///FILE"
     return found + _unwritable(f"tracking.uri: {config.tracking.uri}", database, way_out)
 
 
+def texts(config: SweepConfig) -> list[str]:
+    """Paths of folders here whose names are not UTF-8: config.json cannot hold them, nor can MLflow."""
+    return [
+        f"{field}: {text!a} holds bytes that are not UTF-8: rename the folder"
+        for field, text in _texts(config.model_dump(), "")
+        if any("\ud800" <= character <= "\udfff" for character in text)
+    ]
+
+
+def _texts(value: object, field: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield field, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _texts(inner, f"{field}.{key}" if field else str(key))
+
+
 def _unwritable(what: str, path: Path, way_out: str) -> list[str]:
     try:
+        os.fsencode(path)
         there = next(place for place in (path, *path.parents) if place.exists())
         if there != path and there.is_file():
             return [f"{what} cannot be made: {there} is a file; {way_out}"]
+    except UnicodeEncodeError:
+        return [f"{what} cannot be made: this locale has no such names; set PYTHONUTF8=1"]
     except OSError as error:  # a name that is too long, or a folder that may not be looked into
         return [f"{what} cannot be made: {error.strerror}; {way_out}"]
     return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -258,7 +259,9 @@ def schema() -> None:
 def _load(file: str, changes: list[str] | None) -> Any:
     from sweeps import load
 
-    return load.load(file, changes or [], Path.cwd())
+    # What the shell gave, as UTF-8 whatever the locale.
+    words = [os.fsencode(change).decode("utf-8", "surrogateescape") for change in changes or []]
+    return load.load(file, words, Path.cwd())
 
 
 def _check_promotion(sweep: Any, promote: bool) -> None:

@@ -19,7 +19,7 @@ from sweeps import check, overrides, problems, yaml_files
 from sweeps.config import SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.tracking.uris import absolute_uri
-from trainables import rows
+from trainables import paths, rows
 from trainables.contract import Preview
 from trainables.errors import DataError
 
@@ -78,7 +78,7 @@ def load(file: str, changes: Sequence[str], folder: Path) -> Sweep:
     preview, found = check.local_files(raw, config, trainable) if trainable is not None else (Preview(), [])
     wrong += found
     resolved = _with_tracking_uri(config.model_copy(update={"storage": _absolute(config.storage, folder)}), folder)
-    wrong += check.places(resolved)
+    wrong += check.texts(resolved) or check.places(resolved)
     if wrong or space is None:
         raise ConfigError(wrong)
     return Sweep(resolved.model_copy(update={"search_space": space.to_raw()}), space, preview)
@@ -87,14 +87,11 @@ def load(file: str, changes: Sequence[str], folder: Path) -> Sweep:
 def _find(file: str, folder: Path) -> Path:
     path = folder / file
     recipe = RECIPES / f"{file}.yaml"
-    try:
-        if path.is_file():
-            return path.resolve()
-        if "/" not in file and recipe.is_file():
-            return recipe
-        near = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-    except (OSError, ValueError) as error:
-        raise ConfigError([f"{file}: no such file: {error}"]) from None
+    if paths.is_file(path):
+        return path.resolve()
+    if "/" not in file and paths.is_file(recipe):
+        return recipe
+    near = [p.name for p in path.parent.glob("*.yaml")] if paths.is_folder(path.parent) else []
     hint = problems.did_you_mean(file, [*recipes(), *near])
     raise ConfigError(
         [f"{file}: no such file ({path}), and no recipe of that name{hint} (recipes: {', '.join(recipes())})"]
@@ -162,12 +159,9 @@ def _name_facts(raw: Mapping[str, Any]) -> None:
 
 
 def _absolute(path: str, folder: Path) -> str:
-    # No home of that name, or links that go round: the path is then not found as it stands.
-    with suppress(RuntimeError):
+    with suppress(RuntimeError):  # no home of that name: the path is then not found as it stands
         path = str(Path(path).expanduser())
-    with suppress(RuntimeError):
-        return str((folder / path).resolve())
-    return str(folder.absolute() / path)
+    return str(paths.absolute(folder / path))
 
 
 def _is_model_path(source: str, folder: Path) -> bool:
@@ -176,11 +170,8 @@ def _is_model_path(source: str, folder: Path) -> bool:
     if source.startswith((".", "/", "~")) or source.endswith(".gguf"):
         return True
     path = folder / source
-    try:
-        # OWNER/NAME of a hub is a path all the same where OWNER is a folder here: one that is mistyped at its end.
-        return path.exists() or ("/" in source and path.parent.is_dir())
-    except OSError:
-        return False  # the check of the model says why
+    # OWNER/NAME of a hub is a path all the same where OWNER is a folder here: one that is mistyped at its end.
+    return paths.is_file(path) or paths.is_folder(path) or ("/" in source and paths.is_folder(path.parent))
 
 
 def _is_data_path(source: str) -> bool:
@@ -199,14 +190,9 @@ def _apply_profile(raw: dict[str, Any]) -> list[str]:
     if not isinstance(name, str):
         return []
     shipped = sorted(path.stem for path in PROFILES.glob("*.yaml"))
-    if not name.endswith(".yaml") and name not in shipped:
-        return [f"cluster.profile: {problems.unknown('profile', name, shipped)}"]
     path = Path(name) if name.endswith(".yaml") else PROFILES / f"{name}.yaml"
-    try:
-        if not path.is_file():
-            return [f"cluster.profile: {problems.unknown('profile', name, shipped)}"]
-    except OSError as error:
-        return [f"cluster.profile: {name}: {error.strerror}"]
+    if not paths.is_file(path):
+        return [f"cluster.profile: {problems.unknown('profile', name, shipped)}"]
     try:
         raw["cluster"] = {**yaml_files.read(path), **given}
     except ConfigError as error:

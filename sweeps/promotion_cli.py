@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sweeps import stores
 from sweeps.errors import ConfigError
 from sweeps.summary import console
+from trainables import paths
 
 if TYPE_CHECKING:
     from sweeps.config import SweepConfig
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def asked(sweep: str, policy: Mapping[str, object], **options: Any) -> Asked:
     """What the command line says. Raises `SweepError` at once when the sweep or its store is not there."""
     rows = options.get("eval_data")
-    if rows is not None and not rows.is_file():
+    if rows is not None and not paths.is_file(rows):
         raise ConfigError([f"--eval-data: {rows.absolute()} is not a file"])
     stores.find(sweep, options["tracking_uri"])
     from sweeps.contest import Asked

@@ -18,7 +18,7 @@ from sweeps.folder import SweepFolder, cannot_write, noted_by, read_events, writ
 from sweeps.lifecycle import SweepStarted
 from sweeps.load import Sweep
 from sweeps.tracking.uris import absolute_uri
-from trainables import json_text
+from trainables import json_text, paths
 
 
 def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[Sweep, str]:
@@ -108,7 +108,9 @@ def _is_sweep(place: Path, sweep_id: object) -> bool:
 
 def _sweeps_in(folder: SweepFolder) -> str:
     """What may have been meant: the sweeps in a storage folder."""
-    there = sorted(path.parent.name for path in folder.path.glob("*/config.json")) if folder.path.is_dir() else []
+    there = (
+        sorted(path.parent.name for path in folder.path.glob("*/config.json")) if paths.is_folder(folder.path) else []
+    )
     return f"; in it are {', '.join(there)}" if there else ""
 
 

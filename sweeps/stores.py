@@ -19,7 +19,7 @@ from sweeps.errors import ConfigError, SweepError
 from sweeps.folder import SweepFolder, noted_by
 from sweeps.passwords import HIDDEN, without_password
 from sweeps.tracking.uris import absolute_uri, sqlite_file
-from trainables import json_text
+from trainables import json_text, paths
 
 DEFAULT = "sqlite:///mlflow.db"
 _SECONDS = 2.0
@@ -49,8 +49,8 @@ def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, 
     """
     folder = SweepFolder(Path(sweep).expanduser().absolute())
     given = environment.get("MLFLOW_TRACKING_URI")
-    if not folder.config.is_file():
-        if folder.path.is_dir() and "/" in sweep:
+    if not paths.is_file(folder.config):
+        if paths.is_folder(folder.path) and "/" in sweep:
             raise SweepError(f"{folder.path}: no sweep here: a sweep's folder has a config.json")
         place = Place(absolute(tracking_uri or given or DEFAULT), sweep)
         check(place.uri)
@@ -105,7 +105,7 @@ def absolute(uri: str) -> str:
 def check(uri: str) -> None:
     """Raises `SweepError` when a database is not there, or no server answers."""
     file = sqlite_file(uri)
-    if file is not None and not file.is_file():
+    if file is not None and not paths.is_file(file):
         raise SweepError(f"{uri}: no such database; name the store with --tracking-uri")
     if uri.startswith(("http://", "https://")):
         _ask(uri)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from trainables import paths
+
 _SQLITE = "sqlite:///"
 
 
@@ -16,7 +18,7 @@ def absolute_uri(uri: str, folder: Path) -> str:
     """The URI; that of a SQLite file, which is relative to `folder`, means the same from everywhere."""
     if not uri.startswith(_SQLITE) or uri.startswith(_SQLITE + "/"):
         return uri
-    return _SQLITE + str((folder / uri.removeprefix(_SQLITE)).resolve())
+    return _SQLITE + str(paths.absolute(folder / uri.removeprefix(_SQLITE)))
 
 
 def artifact_root(uri: str) -> str | None:

@@ -1,0 +1,143 @@
+"""Input that is made to break what reads it is told in a line, with exit code 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mistakes
+import pytest
+from sweep_files import QLORA, TOY, write_rows
+
+DEEP = "[" * 100_000 + "]" * 100_000
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12)
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with what the sweep files name."""
+    write_rows(tmp_path)
+    (tmp_path / "deep.jsonl").write_text(f'{{"question": "q", "answer": {DEEP}}}\n')
+    (tmp_path / "deep.json").write_text(f'[{{"question": "q", "answer": {DEEP}}}]')
+    (tmp_path / "digits.jsonl").write_text(f'{{"question": "q", "answer": {"9" * 5000}}}\n')
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "config.json").write_text(DEEP)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(folder: Path, *words: str) -> str:
+    """What is said of input that is refused."""
+    before = sorted(folder.rglob("*"))
+    code, lines, out = mistakes.run(*words)
+    assert (code, out) == (2, ""), lines
+    assert all(len(line) < 2500 and line.isprintable() for line in lines), lines
+    assert lines[0].startswith("error: ")
+    assert sorted(folder.rglob("*")) == before
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f"{TOY}a: {'[' * 3000}", "lists and mappings stand more than 50 deep in each other"),
+        (f"{TOY}a: {'{b: ' * 3000}", "lists and mappings stand more than 50 deep in each other"),
+        (f"{TOY}{'- ' * 3000}", "not valid YAML: line 3, column 1"),
+        (TOY + LAUGHS, "more than 10000 values, those that an alias stands for counted each time: list fewer"),
+        (f"{TOY}search_space: {{adapter.r: {{choice: [{'8, ' * 3_500_000}]}}}}", "a sweep file has at most 1 MB"),
+        (f"{TOY}search_space: {{adapter.r: {{choice: [{'8, ' * 300_000}]}}}}", "more than 10000 values"),
+        (f"{TOY}seed: !!bool zzz", "'zzz' is not what it looks like: put it in quotes"),
+        (f"{TOY}seed: !!timestamp zzz", "'zzz' is not what it looks like: put it in quotes"),
+        (f"{TOY}budget: {{trials: {'9' * 400}}}", "must be at most 1000000000000000"),
+        (f"{TOY}budget: {{disk: {'9' * 400}GB}}", "must be at most 1000000TB"),
+        (f"{TOY}budget: {{wall_clock: {'9' * 400}h}}", "must be at most 10000d"),
+        (f"{TOY}storage: {'s' * 300}", "cannot be made: File name too long; choose another: storage=DIR"),
+        (f'{TOY}storage: "a\\0b"', "text cannot hold the character \\0"),
+        (f"trainable: toy\nname: {'n' * 300}", "may hold letters, digits, dot, dash and underscore"),
+        ('trainable: toy\nname: "a\\0b"', "text cannot hold the character \\0"),
+        ('trainable: toy\nname: "\\e[31m"', "name: '\\x1b[31m' may hold letters"),
+        (QLORA.replace("rows.jsonl", "deep.jsonl"), "deep.jsonl, line 1: cannot be used: it is nested more than 100"),
+        (QLORA.replace("rows.jsonl", "deep.json"), "deep.json: cannot be used: it is nested more than 100 deep"),
+        (QLORA.replace("rows.jsonl", "digits.jsonl"), "digits.jsonl, line 1: cannot be used: Exceeds the limit (4300"),
+        (QLORA.replace("hub/model", "./deep"), "config.json is not readable JSON: it is nested more than 100 deep"),
+    ],
+    ids=lambda text: text[-30:],
+)
+def test_a_sweep_file_is_refused(folder: Path, text: str, line: str) -> None:
+    (folder / "s.yaml").write_text(text)
+    assert line in refused(folder, "validate", "s.yaml")
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "n/" * 3000, "a\nb", "\x1b[31m", os.fsdecode(b"\xff")], ids=ascii)
+def test_a_name_of_no_sweep_is_refused(folder: Path, name: str) -> None:
+    for words in (["validate", name], ["resume", name], ["promote", name, "--model", "m"]):
+        refused(folder, *words)
+    assert "error: --eval-data: " in refused(folder, "promote", "x", "--model", "m", "--eval-data", name)
+    refused(folder, "models", "--tracking-uri", f"sqlite:///{name}")
+
+
+CONFIGS = [DEEP.encode(), b"\xff", b"[]", b"5", b'{"config": {}, "sweep_id": [[]]}', b"9" * 5000]
+
+
+@pytest.mark.parametrize("content", CONFIGS, ids=[str(config[:20]) for config in CONFIGS])
+def test_a_folder_of_no_sweep_is_refused(folder: Path, content: bytes) -> None:
+    (folder / "config.json").write_bytes(content)
+    for words in (["resume", "."], ["promote", "./", "--model", "m"]):
+        refused(folder, *words)
+
+
+# In processes of their own
+
+DEADLINE_SECONDS = 60.0
+"""Each takes a second; a machine that is busy gets more."""
+
+
+def qsweep(folder: Path, *words: str, **environment: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command in a folder."""
+    done = subprocess.run(
+        [sys.executable, "-m", "sweeps", *words],
+        cwd=folder, env={**os.environ, **environment}, capture_output=True, timeout=DEADLINE_SECONDS,
+    )  # fmt: skip
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+@pytest.mark.parametrize("text", [f"{TOY}a: {'[' * 3000}", TOY + LAUGHS, QLORA.replace("rows.jsonl", "deep.jsonl")])
+def test_the_command_ends_with_a_line(folder: Path, text: str) -> None:
+    (folder / "s.yaml").write_text(text)
+    code, out, err = qsweep(folder, "launch", "s.yaml")
+    assert (code, out) == (2, "")
+    assert [line.split(":")[0] for line in err.splitlines()] == ["error", "1 problem; nothing was started"]
+
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0"}
+
+
+def test_a_plain_ascii_locale_reads_the_same_files(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(QLORA.replace("question}", "question} größer?"), encoding="utf-8")
+    write_rows(tmp_path)
+    for words in (["validate", "s.yaml"], ["validate", "s.yaml", "data.prompt='{question} ü'"], ["ls"], ["schema"]):
+        code, _, err = qsweep(tmp_path, *words, **ASCII)
+        assert code == 0, err
+    code, out, err = qsweep(tmp_path, "plan", "s.yaml", "--json", **ASCII)
+    assert code == 0 and json.loads(out)["trials"] == 16, err
+    code, _, err = qsweep(tmp_path, "launch", "toy", "storage=größe", **ASCII)
+    assert code == 2
+    assert "this locale has no such names; set PYTHONUTF8=1" in err
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_told(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    try:
+        code, _, err = qsweep(folder, "launch", "toy")
+        assert code == 2
+        assert "error: storage: '" in err
+        assert "holds bytes that are not UTF-8: rename the folder" in err
+    finally:
+        shutil.rmtree(folder)
