@@ -45,7 +45,9 @@ def write(folder: Path, contents: Contents) -> None:
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
     parts = contents.parts
-    row = contents.example.columns if contents.example is not None else dict.fromkeys(parts.columns, "Hello")
+    # A chat and a plain text have no columns that a caller gives.
+    row = contents.example.columns if contents.example is not None else {}
+    row = row or dict.fromkeys(parts.columns, "Hello")
     signature = ModelSignature(
         inputs=Schema([ColSpec("string", column) for column in parts.columns]),
         outputs=Schema([ColSpec("string")]),
