@@ -7,12 +7,14 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Literal
 
 import ray
 
 from cluster.errors import ConnectionFailed
+from cluster.ray_files import private_token, ray_folder
 
 # Read by Ray at import or start: its reporters, loggers and usage questions would drown the sweep's own output, and its
 # strict metric check would end a sweep for a trial that diverged before its first evaluation.
@@ -43,8 +45,8 @@ def connected(address: Literal["local", "auto"] | str, namespace: str) -> Iterat
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    with _undisturbed():
-        yield from _connected(address, namespace)
+    with _undisturbed(), private_token(), ray_folder() if address == "local" else nullcontext() as folder:
+        yield from _connected(address, namespace, folder)
 
 
 @contextmanager
@@ -63,10 +65,10 @@ def _undisturbed() -> Iterator[None]:
         ray._private.utils.set_sigterm_handler, ray._private.worker.print_to_stdstream = handler, printer
 
 
-def _connected(address: str, namespace: str) -> Iterator[None]:
+def _connected(address: str, namespace: str, folder: Path | None) -> Iterator[None]:
     options: dict[str, object] = {}
-    if address == "local":
-        options = {"include_dashboard": False, "object_store_memory": 512 * 2**20}
+    if folder is not None:
+        options = {"include_dashboard": False, "object_store_memory": 512 * 2**20, "_temp_dir": str(folder)}
     try:
         ray.init(
             address=address,

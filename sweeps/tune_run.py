@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +18,7 @@ from ray.tune.search.search_generator import SearchGenerator
 from cluster import broker
 from cluster.errors import HostError
 from cluster.hosts import PROCESS_LOST, HostFacts, Room
+from cluster.ray_files import temporary_folder
 from search_spaces.space import SearchSpace
 from sweeps import tune_processes
 from sweeps.config import SweepConfig, size_bytes
@@ -135,15 +135,14 @@ class Driver:
         # A searcher without Tune's own limiter is given one pending trial at a time unless told otherwise.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
         # Tune's own files have no reader: they must not fill the sweep's folder, nor fail with it.
-        scratch_folder = tempfile.TemporaryDirectory(prefix="qsweep-tune-", ignore_cleanup_errors=True)
-        with scratch_folder as scratch, tune_processes.survived(deaths), tune_processes.without_secrets():
+        with temporary_folder("tune") as scratch, tune_processes.survived(deaths), tune_processes.without_secrets():
             # Not tune.Tuner: it pickles searcher and callbacks into storage for its own restore, not used here.
             tune.run(
                 SlotTrial,
                 name="tune",
                 metric="eval_loss",
                 mode="min",
-                storage_path=scratch,
+                storage_path=str(scratch),
                 num_samples=-1,
                 search_alg=SearchGenerator(queue),
                 scheduler=scheduler,

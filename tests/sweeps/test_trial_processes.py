@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -48,6 +49,17 @@ def test_a_slot_keeps_its_process_for_one_trial_after_another(home, monkeypatch)
     # Trials end before the processes of the others are there.
     assert len(run(home, "budget.trials=20").record.trials) == 20
     assert len(asked) == SLOTS
+
+
+def test_no_file_is_left_beside_the_sweep(home, monkeypatch):
+    # Short: Ray's sockets lie in it.
+    with tempfile.TemporaryDirectory(prefix="qs") as place:
+        monkeypatch.setattr(tempfile, "tempdir", place)
+        folders, shown = set(), lines()
+        monkeypatch.setattr(shown, "say", lambda _line: folders.update(p.name[:11] for p in Path(place).iterdir()))
+        run(home, "budget.trials=4", shown=shown)
+        assert folders == {"qsweep-ray-", "qsweep-tune"}
+        assert list(Path(place).iterdir()) == []
 
 
 def test_credentials_of_the_driver_are_in_no_file(home, monkeypatch):
