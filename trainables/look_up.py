@@ -28,11 +28,12 @@ def _model(base: TrialSpec, cache: Path) -> LookedUp:
     if base_model.is_made(base, cache):
         return LookedUp()
     answer = hub.ask(model.source, "model", model.revision)
+    near = model_source.close_names(Path(model.source).absolute())
     if answer.refusal is not None:
-        return LookedUp(problems=(f"model.source: {model.source!r}: {answer.refusal}",))
+        return LookedUp(problems=(f"model.source: {model.source!r}: {answer.refusal}{near}",))
     if answer.unreachable is not None:
         if (lacking := _lacking_in_cache(model)) is not None:
-            return LookedUp(unreachable=(f"model.source: {model.source!r}: {_unreached(answer)}, and {lacking}",))
+            return LookedUp(unreachable=(f"model.source: {model.source!r}: {_unreached(answer)}, and {lacking}{near}",))
     elif (lacking := model_files.lacking(answer.files, model.trust_remote_code)) is not None:
         return LookedUp(problems=(f"model.source: {model.source!r}: {lacking}",))
     # Once more: its configuration is in the cache now.

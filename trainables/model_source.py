@@ -60,11 +60,11 @@ def locate(source: str) -> Source:
     # The way to a folder that is here, mistyped at its end, has the form of OWNER/NAME.
     means_path = means_path or ("/" in source and path.parent.is_dir())
     if means_path and "://" not in source:
-        raise error(source, f"no such file or folder: {path}{_close_names(path)}")
+        raise error(source, f"no such file or folder: {path}{close_names(path)}")
     if _is_hub_id(source):
         return Source("hub", None, source)
     rule = "a hub id is NAME or OWNER/NAME of letters, digits, '-', '_' and '.', without '--', '..' or a final .git"
-    raise error(source, f"neither a path (tried {path}{_close_names(path)}) nor a hub id: {rule}")
+    raise error(source, f"neither a path (tried {path}{close_names(path)}) nor a hub id: {rule}")
 
 
 def check(model: ModelSpec) -> list[str]:
@@ -207,7 +207,7 @@ def _package_folders(name: str) -> Sequence[str]:
     return () if spec is None else list(spec.submodule_search_locations or ())
 
 
-def _close_names(path: Path) -> str:
+def close_names(path: Path) -> str:
     """Names like the first missing part of `path`, as the end of a message; empty when there are none."""
     parent = next(folder for folder in path.parents if folder.is_dir())
     try:

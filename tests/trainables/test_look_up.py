@@ -96,6 +96,12 @@ def test_the_hubs_own_reason_is_told_in_one_line(
     assert "\n" not in problem
 
 
+def test_a_folder_that_may_be_meant_is_named(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    assert look_up(tmp_path, "bsae").problems[0].endswith(f"; did you mean {tmp_path / 'base'}?")
+
+
 def test_a_revision_that_is_not_there_is_told(hub: Hub, tmp_path: Path) -> None:
     (problem,) = look_up(tmp_path, revision="nope").problems
     assert problem == "model.source: 'owner/name': the hub says: Invalid rev id: nope: check the revision"
