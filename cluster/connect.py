@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
+import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import ray
+from ray._private import services
 
-from cluster.errors import ConnectionFailed
+from cluster.errors import ConnectionFailed, NotStarted
 from cluster.ray_files import private_token, ray_folder
 
 # Read by Ray at import or start: its reporters, loggers and usage questions would drown the sweep's own output, and its
@@ -23,30 +26,171 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Without its head service a process of Ray's ends itself after this time, whatever it is doing (rpc_client.h,
+    # 2.60, with 60). A driver needs longer to deliver what it has; see `Cluster.is_lost`.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+HEADS = ("gcs_server", "raylet")
+"""Daemons that Ray cannot do without."""
+PROBE_SECONDS = 2.0
+END_SECONDS = 10.0
+"""How long a daemon may take to end."""
+
+
+class Cluster:
+    """Ray as this process starts or joins it. All but `connected` may be called from another thread."""
+
+    def __init__(self, address: Literal["local", "auto"] | str) -> None:
+        """Nothing yet.
+
+        Args:
+            address: `local` starts a cluster of its own and never joins one that happens to be there; `auto` joins the
+                one on this node; anything else is the address of one.
+        """
+        self._address = address
+        self._daemons: list[subprocess.Popen[bytes]] = []
+        self._service: tuple[str, int] | None = None
+        """Where the head service of a cluster that is not this process's own listens."""
+        self.patience_seconds = 0.0
+        """How long Ray may be lost before it will not come back. An own cluster's daemons are not started again."""
+        self.has_started = False
+        self.is_ending = False
+        self.is_abandoned = False
+        self._was_lost = False
+
+    @contextmanager
+    def connected(self, namespace: str) -> Iterator[None]:
+        """Ray, for as long as the block runs; `namespace` is where this sweep's actors are named.
+
+        Raises:
+            ConnectionFailed: no cluster is at the address.
+            NotStarted: no cluster could be started here.
+        """
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        own = ray_folder() if self._address == "local" else nullcontext()
+        with _undisturbed(), private_token(), own as folder, _apart(self._daemons):
+            if folder is not None:
+                self._start(namespace, folder)
+            else:
+                self._join(namespace)
+            hear_again()
+            self.has_started = True
+            try:
+                yield
+            finally:
+                self._was_lost, self.is_ending = self.is_lost(), True
+                ray.shutdown()
+                hear_again()
+
+    def is_lost(self) -> bool:
+        """Whether the head service is gone, or the daemon of this node that this process has started."""
+        if not self.has_started or self.is_ending:
+            return self._was_lost
+        if self._service is not None:
+            return not _listens(self._service)
+        return any(daemon.poll() is not None for daemon in self._daemons if _name(daemon) in HEADS)
+
+    def abandon(self) -> None:
+        """Ends the daemons that this process has started; what waits for Ray in other threads may wait for ever."""
+        self.is_abandoned = True
+        self._end_daemons()
+
+    def _end_daemons(self) -> None:
+        for daemon in self._daemons:
+            with suppress(OSError):
+                # Its whole group: the raylet's agents would take a minute to notice.
+                os.killpg(daemon.pid, signal.SIGKILL)
+
+    def _join(self, namespace: str) -> None:
+        try:
+            _init(self._address, namespace)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ConnectionFailed(f"cluster.address: {self._address!r}: no Ray cluster there: {error}") from error
+        host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
+        self._service, self.patience_seconds = (host.strip("[]"), int(port)), 60.0
+
+    def _start(self, namespace: str, folder: Path) -> None:
+        """Starts Ray; once more when that fails: on a busy machine its own time-outs may be too short."""
+        for attempt in (1, 2):
+            try:
+                self._try_to_start(namespace, folder)
+                return
+            except Exception as error:  # whatever became of which daemon: Ray has no error of its own for it
+                if attempt == 2 or self.is_abandoned:
+                    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                    raise NotStarted(f"Ray does not start on this machine, tried twice: {reason}") from error
+
+    def _try_to_start(self, namespace: str, folder: Path) -> None:
+        try:
+            options = {"include_dashboard": False, "object_store_memory": 512 * 2**20, "_temp_dir": str(folder)}
+            _init("local", namespace, **options)
+        except BaseException:
+            ray.shutdown()
+            self._end_daemons()
+            for daemon in self._daemons:
+                with suppress(subprocess.TimeoutExpired):
+                    daemon.wait(END_SECONDS)
+            self._daemons.clear()
+            raise
 
 
 @contextmanager
 def connected(address: Literal["local", "auto"] | str, namespace: str) -> Iterator[None]:
-    """Ray, for as long as the block runs.
+    """Ray, for as long as the block runs; see `Cluster`."""
+    with Cluster(address).connected(namespace):
+        yield
 
-    Args:
-        address: `local` starts a cluster of its own and never joins one that happens to be there; `auto` joins the
-            one on this node; anything else is the address of one.
-        namespace: where this sweep's actors are named.
 
-    Raises:
-        ConnectionFailed: none could be started or joined.
+def _init(address: str, namespace: str, **options: object) -> None:
+    ray.init(
+        address=address,
+        namespace=namespace,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=True,
+        **options,
+    )
+
+
+def _listens(service: tuple[str, int]) -> bool:
+    try:
+        with socket.create_connection(service, PROBE_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+def _name(daemon: subprocess.Popen[bytes]) -> str:
+    words = daemon.args
+    return Path(str(words[0])).name if isinstance(words, list) else ""
+
+
+@contextmanager
+def _apart(daemons: list[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Starts Ray's daemons in sessions of their own, and lists them.
+
+    Schedulers and `timeout` send SIGTERM to a whole process group; the daemons must not end before the trials are
+    saved. Ray has no switch for it (ray/_private/services.py, 2.60: `start_ray_process`). They still end with this
+    process: the kernel ends them when their parent is gone (`set_kill_on_parent_death_linux`).
     """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    with _undisturbed(), private_token(), ray_folder() if address == "local" else nullcontext() as folder:
-        yield from _connected(address, namespace, folder)
+    popen = services.ConsolePopen
+
+    def start(*arguments: Any, **options: Any) -> Any:
+        daemon = popen(*arguments, **options, start_new_session=True)
+        daemons.append(daemon)
+        return daemon
+
+    services.ConsolePopen = start
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
 
 
 @contextmanager
@@ -65,30 +209,7 @@ def _undisturbed() -> Iterator[None]:
         ray._private.utils.set_sigterm_handler, ray._private.worker.print_to_stdstream = handler, printer
 
 
-def _connected(address: str, namespace: str, folder: Path | None) -> Iterator[None]:
-    options: dict[str, object] = {}
-    if folder is not None:
-        options = {"include_dashboard": False, "object_store_memory": 512 * 2**20, "_temp_dir": str(folder)}
-    try:
-        ray.init(
-            address=address,
-            namespace=namespace,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-            **options,
-        )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ConnectionFailed(f"cluster.address: {address!r}: no Ray cluster there: {error}") from error
-    _hear_again()
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        _hear_again()
-
-
-def _hear_again() -> None:
+def hear_again() -> None:
     """Puts Python's handler of SIGTERM back.
 
     Ray's C++ side takes the signal over behind Python's back when it opens its log, and resets it when it closes that

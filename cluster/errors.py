@@ -1,7 +1,8 @@
 """Errors of this package, each also the standard error that it refines.
 
 ClusterError
-├── ConnectionFailed (ConnectionError)   no Ray cluster could be started or joined
+├── ConnectionFailed (ConnectionError)   no Ray cluster is at the address
+├── NotStarted (RuntimeError)            Ray could not be started on this machine
 ├── HostError (RuntimeError)             a host cannot start: its base or its data cannot be loaded
 └── LeaseOver (LookupError)              a lease is not open on this host: its trial takes another
 """
@@ -14,7 +15,11 @@ class ClusterError(Exception):
 
 
 class ConnectionFailed(ClusterError, ConnectionError):  # noqa: N818 - reads as what happened
-    """No Ray cluster could be started or joined."""
+    """No Ray cluster is at the address."""
+
+
+class NotStarted(ClusterError, RuntimeError):  # noqa: N818 - reads as what happened
+    """Ray could not be started on this machine."""
 
 
 class HostError(ClusterError, RuntimeError):

@@ -15,6 +15,7 @@ import typer
 
 from cluster.errors import ClusterError
 from search_spaces.errors import SpaceError
+from sweeps import streams
 from sweeps.errors import ConfigError, SweepError
 from sweeps.passwords import without_passwords
 from trainables.errors import TrainableError
@@ -282,7 +283,9 @@ def _finish(sweep: Any, result: Any, promote: bool, as_json: bool) -> None:
     elif promote:
         say(f"not promoted: the sweep did not end well (exit code {code})")
     if as_json:
-        print(json.dumps(document))
+        print(json.dumps(document), flush=True)
+    if result.is_ray_left_behind:
+        streams.end_at_once(code)
     raise typer.Exit(code)
 
 
@@ -314,6 +317,7 @@ def _show_plan(planned: Any) -> None:
 
 def main() -> None:
     """The console script."""
+    streams.make_heedless()
     # A trainable of your own may lie in the current folder. At the end of the path, so that it shadows nothing.
     sys.path.append(str(Path.cwd()))
     try:

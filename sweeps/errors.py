@@ -2,6 +2,7 @@
 
 SweepError
 ├── ConfigError (ValueError)    the sweep file says something that cannot be; holds every problem at once
+├── RayGone (RuntimeError)      Ray is gone or does not answer: the sweep ends without it
 └── StorageError (OSError)      the sweep's folder can't be written or is not what it should be
     └── BudgetUsedUp            budget.disk leaves no room for an adapter
 """
@@ -36,3 +37,7 @@ class StorageError(SweepError, OSError):
 
 class BudgetUsedUp(StorageError):  # noqa: N818 - reads as what happened
     """budget.disk leaves no room for an adapter."""
+
+
+class RayGone(SweepError, RuntimeError):  # noqa: N818 - reads as what happened
+    """Ray is gone or does not answer."""

@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, NotStarted
 from sweeps import epochs, eval_rows, reopen
 from sweeps import folder as folders
 from sweeps import plan as plans
 from sweeps.config import SweepConfig
-from sweeps.errors import ConfigError, StorageError, SweepError
+from sweeps.errors import ConfigError, RayGone, StorageError, SweepError
 from sweeps.folder import SweepFolder
 from sweeps.journal import Journal
 from sweeps.lifecycle import SweepRecord, SweepStarted, TrialState
@@ -29,6 +29,7 @@ from sweeps.selection import choose
 from sweeps.separation import Separation
 from sweeps.spent import Spent, spent
 from sweeps.stop import StopRequest, on_signals
+from sweeps.supervision import supervise
 from trainables import registry
 from trainables.errors import TrainableError
 from trainables.specs import seconds
@@ -51,6 +52,8 @@ class Result:
     """The signal that interrupted the sweep."""
     failure: str | None
     """What ended the sweep before its time; `resume` goes on once it is mended."""
+    is_ray_left_behind: bool
+    """Threads of this process wait for Ray in vain: it must end without them."""
     undelivered: int
     """Events that the tracking server has not taken yet."""
     refused: int
@@ -154,6 +157,7 @@ def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, c
             fingerprints = dict(registry.find(config.trainable).fingerprint(config.base))
         _same(journal.record.fingerprints, fingerprints)
         hosts: tuple[HostFacts, ...] = ()
+        left_behind = False
         try:
             if not journal.record.is_finished:
                 journal.listen(display)
@@ -161,7 +165,7 @@ def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, c
                 begun = SweepStarted(time=clock(), config=kept(config), fingerprints=fingerprints, sweep_id=sweep_id)
                 journal.add(begun)
                 writer.start()
-                hosts = _drive(sweep, sweep_id, folder, journal, stop, display)
+                hosts, left_behind = _drive(sweep, sweep_id, folder, journal, stop, display)
             else:
                 display.say("finished already: no trial is run")
                 writer.start()
@@ -174,6 +178,7 @@ def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, c
         record=journal.record,
         stopped_by=stop.signal,
         failure=stop.message if stop.reason == "failed" else None,
+        is_ray_left_behind=left_behind,
         undelivered=left,
         refused=writer.refused,
         separation=eval_rows.separation(folder, journal.record),
@@ -203,26 +208,39 @@ def _deadline(config: SweepConfig, record: SweepRecord, now: float) -> float | N
 
 def _drive(
     sweep: Sweep, sweep_id: str, folder: SweepFolder, journal: Journal, stop: StopRequest, display: Progress
-) -> tuple[HostFacts, ...]:
-    """Connects to Ray and runs the trials; whatever happens, the journal says how each of them ended."""
-    from cluster.connect import connected
+) -> tuple[tuple[HostFacts, ...], bool]:
+    """Connects to Ray and runs the trials; whatever happens, the journal says how each of them ended.
+
+    Answers the hosts, and whether Ray was left behind: then this process cannot end as others do.
+    """
+    from cluster.connect import Cluster, hear_again
     from sweeps.tune_run import Driver
 
     driver = Driver(sweep.config, folder, journal, stop, display)
     say = display.say
     failure: str | None = "the driver failed"
-    try:
-        address = sweep.config.cluster.address or "local"
-        say("starting Ray" if address == "local" else f"joining Ray ({address})")
-        with connected(address, sweep_id):
+    address = sweep.config.cluster.address or "local"
+    cluster = Cluster(address)
+
+    def train() -> None:
+        with cluster.connected(sweep_id):
             say("starting hosts: data and base model are made ready, and cached for the next time")
             ready = driver.start_hosts(room(sweep))
             if ready.data.train_rows:
                 rows = epochs.rows_per_trial(sweep.config, sweep.space)
                 say(epochs.line(sweep.config.budget.steps_per_trial, rows, ready.data.train_rows))
             driver.run(sweep.space, ready.slots)
+
+    try:
+        say("starting Ray" if address == "local" else f"joining Ray ({address})")
+        supervise(train, cluster, stop, hear_again)
         failure = None
     except KeyboardInterrupt:
+        failure = None
+    except (RayGone, NotStarted) as error:
+        journal.take_over()
+        say(str(error))
+        stop.ask("failed", str(error))
         failure = None
     except StorageError as error:
         # The journal takes no more: what is on disk is whole, and `resume` closes the trials.
@@ -236,7 +254,7 @@ def _drive(
             driver.end(failure)
         except StorageError as error:
             stop.ask("failed", str(error))
-    return driver.hosts
+    return driver.hosts, cluster.is_abandoned
 
 
 def document(config: SweepConfig, sweep_id: str) -> dict[str, Any]:

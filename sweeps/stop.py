@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Literal, NoReturn
 
+from sweeps.streams import to_nowhere
 from trainables.legible import legible
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -53,11 +53,10 @@ class StopRequest:
 
 def _let_go_of_terminal() -> None:
     """After a terminal is lost every line for it fails, and would end what is to end in order."""
-    with Path(os.devnull).open("w") as nothing:
-        for stream in (sys.__stdout__, sys.__stderr__):
-            # Not isatty: it is false of a terminal that is gone.
-            if stream is not None and stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):
-                os.dup2(nothing.fileno(), stream.fileno())
+    for stream in (sys.__stdout__, sys.__stderr__):
+        # Not isatty: it is false of a terminal that is gone.
+        if stream is not None and stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):
+            to_nowhere(stream.fileno())
 
 
 @contextmanager

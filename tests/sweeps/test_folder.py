@@ -234,3 +234,25 @@ def test_a_new_driver_knows_what_the_old_one_knew(tmp_path: Path) -> None:
     assert second.record == first.record
     second.add(reported("a", 3, 0.1))
     assert second.record == first.record
+
+
+def test_a_thread_that_was_left_behind_adds_nothing_and_ends(tmp_path):
+    journal = Journal(SweepFolder(tmp_path))
+    ended_by: list[BaseException] = []
+
+    def left_behind() -> None:
+        try:
+            journal.add(EVENTS[0])
+        except BaseException as error:
+            ended_by.append(error)
+
+    journal.take_over()
+    thread = threading.Thread(target=left_behind)
+    thread.start()
+    thread.join(60)
+    # No Exception: Ray Tune would go on, or tell of a failure.
+    assert [type(error) for error in ended_by] == [SystemExit]
+    assert journal.record == SweepRecord()
+    journal.add(EVENTS[0])
+    assert journal.record != SweepRecord()
+    journal.close()

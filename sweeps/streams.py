@@ -1,0 +1,69 @@
+"""What people read of a command. Who reads it may leave, or was never there: that is no reason to end a sweep."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from typing import TextIO, cast
+
+
+class Heedless:
+    """A stream that goes quiet once it cannot be written: a closed pipe, a terminal that is gone, a full disk."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes the text, or nothing."""
+        try:
+            self._stream.write(text)
+        except OSError:
+            self._let_go()
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes, or goes quiet."""
+        try:
+            self._stream.flush()
+        except OSError:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """From now on all goes to nowhere: what is in the stream's own buffer, too, which would fail again at exit."""
+        with suppress(OSError, ValueError):
+            to_nowhere(self._stream.fileno())
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+
+def to_nowhere(descriptor: int) -> None:
+    """Points an open file descriptor at nothing."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    if nothing != descriptor:
+        os.dup2(nothing, descriptor)
+        os.close(nothing)
+
+
+def make_heedless() -> None:
+    """Makes this process's stdout and stderr so; opens those that the caller has closed.
+
+    A closed one is not left so: the next file that is opened would take its number, and get what is said there.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            to_nowhere(descriptor)
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name) or os.fdopen(descriptor, "w")
+        setattr(sys, name, cast(TextIO, Heedless(stream)))
+
+
+def end_at_once(code: int) -> None:
+    """Ends the process without waiting for its threads, and with all said."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)

@@ -1,0 +1,110 @@
+"""Ray's daemons die under a sweep: with a signal to the whole process group, or alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+
+import chaos_runs as runs
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
+FIFO = [*runs.TOY, "scheduler.kind=fifo", "training.snapshot_every=2"]
+
+
+def reported(sweep) -> bool:
+    return (sweep / "events.jsonl").exists() and runs.reports(sweep) >= 1
+
+
+def daemon(run: runs.Run, name: str) -> int:
+    """The process id of a daemon of the sweep's Ray."""
+    children = psutil.Process(run.process.pid).children()
+    return next(child.pid for child in children if child.name().startswith(name))
+
+
+def goes_on(folder, sweep, trials: int = 6) -> None:
+    """What is interrupted is closed in MLflow, and `resume` loses and doubles nothing."""
+    runs.assert_none_running(sweep, f"sqlite:///{folder}/mlflow.db")
+    found = runs.record(sweep)
+    assert found.ended is not None
+    assert "RUNNING" not in {trial.state.value for trial in found.trials.values()}
+    again = runs.start(folder, "resume", "results/toy")
+    assert again.wait() == 0, again.err.read_text()
+    runs.assert_whole(sweep, f"sqlite:///{folder}/mlflow.db", trials)
+    runs.assert_every_step_once(sweep)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_process_group_ends_in_order(tmp_path, number):
+    run = runs.start(tmp_path, "launch", *FIFO)
+    sweep = tmp_path / "results" / "toy"
+    runs.wait_for(lambda: reported(sweep), run)
+    os.killpg(run.process.pid, number)
+    assert run.wait() == 128 + number, run.err.read_text()
+    told = run.err.read_text()
+    assert "Traceback" not in told
+    assert "GCS" not in told
+    # Hosts and trials lived on, so that the trials could save themselves.
+    assert not any(loss in told for loss in ("lost", "gone", "does not answer"))
+    goes_on(tmp_path, sweep)
+
+
+INFEASIBLE = [
+    "search_space={adapter.r: {choice: [257, 258, 259, 260, 261, 262, 263, 264, 8, 16, 32]}}",
+    "searcher.start_with_default=false",
+]
+
+
+def test_a_signal_to_the_process_group_while_trials_are_replaced_ends_in_order(tmp_path):
+    run = runs.start(tmp_path, "launch", *FIFO, *INFEASIBLE, "budget.trials=3")
+    sweep = tmp_path / "results" / "toy"
+    runs.wait_for(lambda: "INFEASIBLE" in run.err.read_text(), run)
+    os.killpg(run.process.pid, signal.SIGTERM)
+    assert run.wait() == 143, run.err.read_text()
+    assert "Traceback" not in run.err.read_text()
+    goes_on(tmp_path, sweep, 3)
+
+
+@pytest.mark.parametrize("name", ["gcs_server", "raylet"])
+def test_a_daemon_that_is_killed_ends_the_sweep_at_once_and_in_order(tmp_path, name):
+    run = runs.start(tmp_path, "launch", *FIFO)
+    sweep = tmp_path / "results" / "toy"
+    runs.wait_for(lambda: reported(sweep), run)
+    runs.kill(daemon(run, name))
+    runs.wait_for(lambda: "daemons are gone" in run.err.read_text(), run)
+    # Far below the minute after which Ray would have ended the process by itself.
+    assert run.process.wait(45) == 1, run.err.read_text()
+    told = run.err.read_text()
+    assert "qsweep resume" in told
+    assert "Traceback" not in told
+    assert run.answer()["dir"] == str(sweep)
+    goes_on(tmp_path, sweep)
+
+
+def test_sigterm_to_every_process_at_once_ends_with_143(tmp_path):
+    """As systemd sends it: to all of a control group, whatever their sessions are."""
+    run = runs.start(tmp_path, "launch", *FIFO)
+    sweep = tmp_path / "results" / "toy"
+    runs.wait_for(lambda: reported(sweep), run)
+    main = psutil.Process(run.process.pid)
+    for process in [*main.children(recursive=True), main]:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    assert run.wait() == 143, run.err.read_text()
+    assert "Traceback" not in run.err.read_text()
+    goes_on(tmp_path, sweep)
+
+
+def test_nothing_is_left_of_ray_when_the_driver_is_killed(tmp_path):
+    run = runs.start(tmp_path, "launch", *FIFO)
+    sweep = tmp_path / "results" / "toy"
+    runs.wait_for(lambda: reported(sweep), run)
+    # Ray's own agents notice within a minute; they hold nothing.
+    found = psutil.Process(run.process.pid).children(recursive=True)
+    children = [child for child in found if "Agent" not in " ".join(child.cmdline())]
+    assert len(children) > 4
+    runs.kill(run.process.pid)
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert alive == []
