@@ -19,7 +19,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.hosts import PROCESS_LOST, HostActor, HostFacts, Room
-from trainables.contract import Evaluation, Failure, StepRecord, Summary
+from trainables.contract import Evaluation, Failure, StepRecord, Summary, Target, TargetModules
 from trainables.legible import Words
 from trainables.specs import Spec, TrialSpec
 
@@ -101,6 +101,9 @@ class Broker:
         self._wanted = hosts
         self._clock = clock
         self._hosts: dict[str, _Host] = {}
+        self._on_gpu = False
+        self._first: Any = None
+        """The first host, when it was asked something before the start."""
         self._data: Any = None
         self._longest_row = 0
         self._count = 0
@@ -116,12 +119,26 @@ class Broker:
         self._news: list[str] = []
         self._changed = asyncio.Condition()
 
+    async def resolve(self, values: tuple[TargetModules, ...]) -> list[Target] | NotReady | None:
+        """See `Host.resolve`: asked of the first host, before it prepares or loads anything."""
+        async with self._starting:
+            problem = self._lay_out()
+            if problem is not None:
+                return problem
+            self._first = self._make(self._on_gpu)
+            try:
+                found: list[Target] | None = await self._first.resolve.remote(values)
+            except (RayTaskError, *PROCESS_LOST) as error:
+                return NotReady(message=_message(error))
+        return found
+
     async def start(self) -> Ready | NotReady:
         """Starts the hosts, one per GPU or the wanted number on CPUs; the first of them prepares the data."""
         async with self._starting:
             return await self._start_all()
 
-    async def _start_all(self) -> Ready | NotReady:
+    def _lay_out(self) -> NotReady | None:
+        """How many hosts, and how many of them share a machine; or why it cannot be."""
         gpus = int(ray.cluster_resources().get("GPU", 0))
         count = (gpus or 1) if self._wanted == "auto" else self._wanted
         if gpus and count > gpus:
@@ -130,8 +147,16 @@ class Broker:
         self._count = count
         shared = {"hosts_per_machine": -(-count // machines), "at_most": max(1, self._asked.at_most // count)}
         self._room = self._asked.model_copy(update=shared)
+        self._on_gpu = gpus > 0
+        return None
+
+    async def _start_all(self) -> Ready | NotReady:
+        problem = self._lay_out()
+        if problem is not None:
+            return problem
+        first, self._first = self._first or self._make(self._on_gpu), None
         try:
-            actors = [self._make(on_gpu=gpus > 0) for _ in range(count)]
+            actors = [first, *(self._make(self._on_gpu) for _ in range(self._count - 1))]
             prepared = await actors[0].prepare.remote()
             self._data = ray.put(prepared.payload)
             self._longest_row = prepared.summary.longest_row

@@ -11,7 +11,7 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
@@ -20,7 +20,17 @@ from cluster.devices import MEMORY_SHARE, free_bytes
 from cluster.errors import HostError
 from cluster.loop import Outcome, PackLoop
 from trainables import registry
-from trainables.contract import Device, Evaluation, Failure, Opened, Prepared, StepRecord
+from trainables.contract import (
+    Device,
+    Evaluation,
+    Failure,
+    Opened,
+    Prepared,
+    ResolvesTargets,
+    StepRecord,
+    Target,
+    TargetModules,
+)
 from trainables.errors import TrainableError
 from trainables.specs import Spec, TrialSpec
 
@@ -71,6 +81,13 @@ class Host:
         # threads that never spin make it a third slower when none does.
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
+    async def resolve(self, values: tuple[TargetModules, ...]) -> list[Target] | None:
+        """What values of adapter.target_modules mean; None from a trainable that does not say.
+
+        Raises HostError with the user's mistake.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._calls, self._resolve, values)
+
     async def prepare(self) -> Prepared:
         """Reads and tokenises the data. Raises HostError with the user's mistake."""
         return await asyncio.get_running_loop().run_in_executor(self._calls, self._prepare)
@@ -113,6 +130,14 @@ class Host:
         finally:
             # An answer that failed because the loop broke is no answer: the host ends instead.
             self._running()
+
+    def _resolve(self, values: tuple[TargetModules, ...]) -> list[Target] | None:
+        if not hasattr(self._trainable, "resolve_targets"):
+            return None
+        try:
+            return list(cast(ResolvesTargets, self._trainable).resolve_targets(self._base, values, cache()))
+        except TrainableError as error:
+            raise HostError(str(error)) from None
 
     def _prepare(self) -> Prepared:
         try:

@@ -225,7 +225,7 @@ def _drive(
     def train() -> None:
         with cluster.connected(sweep_id):
             say("starting hosts: data and base model are made ready, and cached for the next time")
-            ready = driver.start_hosts(room(sweep))
+            ready = driver.start_hosts(room(sweep), sweep.space)
             if ready.data.train_rows:
                 rows = epochs.rows_per_trial(sweep.config, sweep.space)
                 say(epochs.line(sweep.config.budget.steps_per_trial, rows, ready.data.train_rows))

@@ -101,6 +101,25 @@ class BaseEvaluated(Spec):
     """As `Evaluation.hardware`."""
 
 
+class TargetSettled(Spec):
+    """A value of adapter.target_modules is another on this base model, or cannot be trained: no trial has it."""
+
+    type: Literal["target_settled"] = "target_settled"
+    time: float
+    value: str
+    same_as: str | None = None
+    """The value with the same modules, which its points run under."""
+    problem: str | None = None
+    """Why it cannot be trained."""
+
+    @property
+    def line(self) -> str:
+        """What it means, for people."""
+        if self.same_as is None:
+            return f"{self.problem}; {self.value} is left out"
+        return f"adapter.target_modules: {self.value} is the same as {self.same_as} on this model, and runs as that"
+
+
 class TrialStarted(Spec):
     """A trial holds a slot. Comes again when the trial goes on after an interruption."""
 
@@ -167,6 +186,7 @@ Event = (
     | HostsStarted
     | DataPrepared
     | BaseEvaluated
+    | TargetSettled
     | TrialStarted
     | PointInfeasible
     | TrialReported
@@ -238,6 +258,8 @@ class SweepRecord:
     data: Mapping[str, Scalar] = field(default_factory=dict)
     base: BaseEvaluated | None = None
     """None until it was evaluated, and where it could not be."""
+    targets: Mapping[str, TargetSettled] = field(default_factory=dict)
+    """Values of adapter.target_modules that no trial has."""
 
     def apply(self, event: Event) -> SweepRecord:
         """The record after `event`."""
@@ -253,19 +275,13 @@ class SweepRecord:
                 return replace(self, data=event.summary, hosts_unknown=self.hosts_unknown or self.hosts is None)
             case BaseEvaluated():
                 return replace(self, base=event)
+            case TargetSettled():
+                return replace(self, targets={**self.targets, event.value: event})
             case SweepEnded():
                 return replace(self, ended=event)
-            case TrialStarted():
-                known = self.trials.get(event.trial_key)
-                trial = known or TrialRecord(event.trial_key, event.number, event.params)
-                return self._with(replace(trial, state=TrialState.RUNNING, reason=""))
-            case PointInfeasible():
-                trial = TrialRecord(event.trial_key, event.number, event.params)
-                return self._with(replace(trial, state=TrialState.INFEASIBLE, reason=event.reason))
-            case TrialReported():
-                return self._with(_reported(self.trials[event.trial_key], event))
-            case TrialEnded():
-                return self._with(_ended(self.trials[event.trial_key], event))
+            case _:
+                trial = _trial_after(self.trials.get(event.trial_key), event)
+                return replace(self, trials={**self.trials, trial.trial_key: trial})
 
     def _started(self, event: SweepStarted) -> SweepRecord:
         if self.started is None:
@@ -300,13 +316,27 @@ class SweepRecord:
         over = self.ended is not None and self.ended.reason in ("finished", "budget")
         return over and all(trial.state.is_final for trial in self.trials.values())
 
-    def _with(self, trial: TrialRecord) -> SweepRecord:
-        return replace(self, trials={**self.trials, trial.trial_key: trial})
-
     def counts(self) -> dict[str, int]:
         """How many trials are in each state, the states that occur only."""
         states = [trial.state for trial in self.trials.values()]
         return {state.value: states.count(state) for state in TrialState if state in states}
+
+
+def _trial_after(
+    known: TrialRecord | None, event: TrialStarted | PointInfeasible | TrialReported | TrialEnded
+) -> TrialRecord:
+    match event:
+        case TrialStarted() | PointInfeasible():
+            trial = known or TrialRecord(event.trial_key, event.number, event.params)
+            if isinstance(event, PointInfeasible):
+                return replace(trial, state=TrialState.INFEASIBLE, reason=event.reason)
+            return replace(trial, state=TrialState.RUNNING, reason="")
+        case TrialReported():
+            assert known is not None, "a trial begins before it reports"
+            return _reported(known, event)
+        case TrialEnded():
+            assert known is not None, "a trial begins before it ends"
+            return _ended(known, event)
 
 
 def _reported(trial: TrialRecord, event: TrialReported) -> TrialRecord:
@@ -344,6 +374,8 @@ def first_wins(events: Iterable[Event], record: SweepRecord | None = None) -> It
     """
     record = record or SweepRecord()
     for event in events:
+        if isinstance(event, TargetSettled) and event.value in record.targets:
+            continue
         if isinstance(event, PointInfeasible) and event.trial_key in record.trials:
             continue
         if isinstance(event, BaseEvaluated) and record.base is not None:

@@ -64,7 +64,7 @@ def apply(base: TrialSpec, point: Point, sweep_seed: int) -> TrialSpec:
 
 def seed(sweep_seed: int, point: Point) -> int:
     """The trial's own seed in [0, 2**31), from the sweep's seed and the searched values alone."""
-    values = {field: _word(value) for field, value in point.items()}
+    values = {field: word(value) for field, value in point.items()}
     return int(_digest({"seed": sweep_seed, "point": values})[:8], 16) >> 1
 
 
@@ -77,7 +77,7 @@ def trial_key(spec: TrialSpec, fingerprints: Mapping[str, str]) -> str:
     """
     adapter = spec.adapter.model_dump(exclude={"alpha_over_r"}) | {
         "lora_alpha": float(spec.adapter.alpha),
-        "target_modules": _word(spec.adapter.target_modules),
+        "target_modules": word(spec.adapter.target_modules),
     }
     identity = {
         "trainable": spec.trainable,
@@ -96,11 +96,11 @@ def params(spec: TrialSpec, point: Point) -> dict[str, Scalar]:
     shown: dict[str, Scalar] = {
         "r": spec.adapter.r,
         "lora_alpha": _plain(spec.adapter.alpha),
-        "target_modules": _word(spec.adapter.target_modules),
+        "target_modules": word(spec.adapter.target_modules),
         "learning_rate": spec.training.learning_rate,
     }
     for field, value in point.items():
-        shown.setdefault(field.split(".", 1)[1], _word(value))
+        shown.setdefault(field.split(".", 1)[1], word(value))
     return shown
 
 
@@ -125,10 +125,11 @@ def settings(spec: TrialSpec) -> dict[str, Scalar]:
     if spec.data is not None:
         data = spec.data.model_dump(include={"max_length", "eval_examples", "train_on"})
         found |= {"train_data": without_passwords(spec.data.train), **data}
-    return {name: "none" if value is None else _word(value) for name, value in found.items()}
+    return {name: "none" if value is None else word(value) for name, value in found.items()}
 
 
-def _word(value: Value) -> Scalar:
+def word(value: Value) -> Scalar:
+    """The value as params show it; a list of modules is one word."""
     if isinstance(value, tuple):
         return ",".join(sorted(value))  # modules in another order are the same modules
     return _plain(value) if isinstance(value, float) else value

@@ -19,6 +19,7 @@ from sweeps.lifecycle import (
     Event,
     PointInfeasible,
     SweepRecord,
+    TargetSettled,
     TrialEnded,
     TrialRecord,
     TrialReported,
@@ -198,6 +199,8 @@ def describe(event: Event, record: SweepRecord) -> str | None:
             return _data(event)
         case BaseEvaluated():
             return f"base without an adapter: eval_loss {event.eval_loss:.4f} on {event.rows} rows"
+        case TargetSettled():
+            return event.line
         case TrialStarted():
             return f"{run_name(event.number, event.params)}: started"
         case PointInfeasible():

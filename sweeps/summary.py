@@ -78,6 +78,8 @@ def show(sweep: Sweep, result: Result) -> None:
     if record.trials:
         note = "t00: the default configuration, outside the space" if outside else None
         out.print(tables.terminal(record, tables.order(record), note, result.separation))
+        for line in tables.notes(record):
+            out.print(line, markup=False, soft_wrap=True)
         out.print()
     lines = [f"best: {decision.why}"] if decision.winner is None else []
     default = answers.against_default(record, decision, starts_with_default, outside, result.separation)

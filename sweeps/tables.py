@@ -76,7 +76,13 @@ def markdown(record: SweepRecord, decision: Decision, separation: Separation | N
     if record.base is not None:
         cells = [BASE, *("" for _ in params), "0", _loss(record.base.eval_loss), NO_ADAPTER]
         lines.append(f"| {' | '.join([*cells, *_apart(separation, BASE)])} |")
+    lines += [f"\n{note}" for note in notes(record)]
     return "\n".join(lines)
+
+
+def notes(record: SweepRecord) -> list[str]:
+    """What the table cannot show: target modules that run under another name, or not at all."""
+    return [target.line for target in record.targets.values()]
 
 
 def _apart(separation: Separation | None, key: str) -> list[str]:

@@ -11,6 +11,7 @@ from sweeps import points
 from sweeps.components import Searcher
 from sweeps.config import SweepConfig
 from sweeps.lifecycle import Scalar, TrialState
+from sweeps.target_modules import Targets
 from trainables.specs import TrialSpec
 
 LEAST_REPLACED = 10
@@ -29,6 +30,14 @@ class PlannedTrial:
     params: Mapping[str, Scalar]
 
 
+def planned(
+    number: int, config: SweepConfig, point: Mapping[str, Value], fingerprints: Mapping[str, str]
+) -> PlannedTrial:
+    """The trial at a point of a sweep's space."""
+    spec = points.apply(config.base, point, config.seed)
+    return PlannedTrial(number, points.trial_key(spec, fingerprints), spec, points.params(spec, point))
+
+
 class TrialSource:
     """Hands out trials until budget.trials of them count, or the space has no new point."""
 
@@ -38,6 +47,7 @@ class TrialSource:
         space: SearchSpace,
         fingerprints: Mapping[str, str],
         known: Mapping[str, TrialState] | None = None,
+        targets: Targets | None = None,
     ) -> None:
         """The trials from the first one on.
 
@@ -47,11 +57,13 @@ class TrialSource:
             fingerprints: what identifies base and data.
             known: trials of a sweep that goes on, by key: those in a final state are not handed out again, the others
                 are, under the numbers that they had.
+            targets: what target modules mean on the base; each value for itself when it is not known.
         """
         self._config = config
         self._known = known or {}
         self._space = space
         self._fingerprints = fingerprints
+        self._targets = targets or Targets()
         self._searcher: Searcher = config.searcher.build(space, config.seed)
         self._seen: set[str] = set()
         self._left = config.budget.trials
@@ -66,7 +78,7 @@ class TrialSource:
             return None
         for point in self._candidates():
             trial = self._trial(point)
-            if trial.trial_key in self._seen:
+            if trial is None or trial.trial_key in self._seen:
                 continue
             if self.gave_up is not None and trial.trial_key not in self._known:
                 return None
@@ -106,7 +118,14 @@ class TrialSource:
                 return
             yield point
 
-    def _trial(self, point: Mapping[str, Value]) -> PlannedTrial:
-        spec = points.apply(self._config.base, point, self._config.seed)
-        key = points.trial_key(spec, self._fingerprints)
-        return PlannedTrial(len(self._seen), key, spec, points.params(spec, point))
+    def _trial(self, point: Mapping[str, Value]) -> PlannedTrial | None:
+        """The trial at the point, under the first name of its modules; None where they cannot be trained."""
+        trial = self._at(point)
+        if trial.trial_key in self._known:
+            return trial  # perhaps begun by a version that took each name for a trial of its own
+        if self._targets.problem(trial.spec.adapter.target_modules) is not None:
+            return None
+        return self._at(self._targets.represent(point))
+
+    def _at(self, point: Mapping[str, Value]) -> PlannedTrial:
+        return planned(len(self._seen), self._config, point, self._fingerprints)

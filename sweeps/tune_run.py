@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,15 +20,16 @@ from cluster.errors import HostError
 from cluster.hosts import PROCESS_LOST, HostFacts, Room
 from cluster.ray_files import temporary_folder
 from search_spaces.space import SearchSpace
-from sweeps import tune_processes
+from sweeps import points, target_modules, tune_processes
 from sweeps.config import SweepConfig, size_bytes
-from sweeps.errors import StorageError
+from sweeps.errors import ConfigError, StorageError
 from sweeps.folder import SweepFolder, cannot_write, read_events, write_whole
 from sweeps.journal import Journal
 from sweeps.lifecycle import (
     BaseEvaluated,
     DataPrepared,
     HostsStarted,
+    PointInfeasible,
     SweepEnded,
     TrialEnded,
     TrialReported,
@@ -36,7 +37,8 @@ from sweeps.lifecycle import (
 )
 from sweeps.progress import Progress
 from sweeps.stop import Reason, StopRequest
-from sweeps.trials import TrialSource
+from sweeps.target_modules import Targets
+from sweeps.trials import TrialSource, planned
 from sweeps.tune_base import BaseEvaluation
 from sweeps.tune_callback import STOPPED_BY_SCHEDULER, JournalCallback
 from sweeps.tune_search import Reported, TrialQueue
@@ -67,28 +69,23 @@ class Driver:
     hosts: tuple[HostFacts, ...] = field(default=(), init=False)
     _broker: Any = field(default=None, init=False)
     _callback: JournalCallback = field(init=False)
+    _targets: Targets = field(default_factory=Targets, init=False)
     _source: TrialSource | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._callback = JournalCallback(self.journal, self.clock, self)
 
-    def start_hosts(self, room: Room) -> broker.Ready:
-        """Starts broker and hosts; the data is prepared on the way.
+    def start_hosts(self, room: Room, space: SearchSpace) -> broker.Ready:
+        """Starts broker and hosts; first it is known what can be trained, then the data is prepared.
 
         Raises:
+            ConfigError: nothing of the space can be trained on this base.
             HostError: no host can run; the message says what to mend.
         """
         since = self.clock()
         self._broker = broker.create(self.config.base, room, self.config.cluster.hosts)
-        starting = self._broker.start.remote()
-        answer: broker.Ready | broker.NotReady | None = None
-        while answer is None:
-            done, _ = ray.wait([starting], timeout=0.5)
-            if self.stop.reason is not None:
-                raise KeyboardInterrupt
-            answer = ray.get(starting) if done else None
-        if isinstance(answer, broker.NotReady):
-            raise HostError(answer.message)
+        self._settle_targets(space)
+        answer: broker.Ready = self._answer(self._broker.start.remote())
         self.hosts = answer.hosts
         self.journal.add(
             HostsStarted(
@@ -103,6 +100,25 @@ class Driver:
         self.journal.add(DataPrepared(time=self.clock(), summary=summary, warnings=answer.data.warnings))
         return answer
 
+    def _settle_targets(self, space: SearchSpace) -> None:
+        answers = self._answer(self._broker.resolve.remote(target_modules.asked(self.config, space)))
+        self._targets = target_modules.settle(answers or ())
+        problems = target_modules.check(self.config, space, self._targets)
+        if problems:
+            raise ConfigError(problems)
+        for event in self._targets.events(self.clock()):
+            self.journal.add(event)
+
+    def _answer(self, asked: Any) -> Any:
+        """What the broker answers; KeyboardInterrupt when the sweep is asked to end meanwhile."""
+        while not ray.wait([asked], timeout=0.5)[0]:
+            if self.stop.reason is not None:
+                raise KeyboardInterrupt
+        answer = ray.get(asked)
+        if isinstance(answer, broker.NotReady):
+            raise HostError(answer.message)
+        return answer
+
     def run(self, space: SearchSpace, slots: int) -> None:
         """Runs the trials to the end of the budget, or until someone stops the sweep.
 
@@ -114,9 +130,10 @@ class Driver:
         self._settle(scheduler)
         tune_processes.keep_processes(scheduler)
         self.folder.clean()
-        known = {key: trial.state for key, trial in self.journal.record.trials.items()}
         fingerprints = registry.find(self.config.trainable).fingerprint(self.config.base)
-        source = self._source = TrialSource(self.config, space, fingerprints, known)
+        self._refuse_default(space, fingerprints)
+        known = {key: trial.state for key, trial in self.journal.record.trials.items()}
+        source = self._source = TrialSource(self.config, space, fingerprints, known, self._targets)
         disk = self.config.budget.disk
         shared = {
             "dir": str(self.folder.path),
@@ -174,6 +191,21 @@ class Driver:
             self.stop.ask("failed", cannot_write(self.folder.base_rows, error))
         except StorageError as error:
             self.stop.ask("failed", str(error))
+
+    def _refuse_default(self, space: SearchSpace, fingerprints: Mapping[str, str]) -> None:
+        """Where the default configuration cannot be trained, its place stays empty: no other trial is taken for it."""
+        own = self.config.adapter.target_modules
+        if self._targets.problem(own) is not None and self.config.searcher.start_with_default:
+            trial = planned(0, self.config, points.default(self.config.base, space), fingerprints)
+            self.journal.add(
+                PointInfeasible(
+                    time=self.clock(),
+                    trial_key=trial.trial_key,
+                    number=0,
+                    params=dict(trial.params),
+                    reason=f"the default configuration: {points.word(own)} is left out",
+                )
+            )
 
     def end(self, failed: str | None = None) -> None:
         """Says of every trial and of the sweep how it ended."""

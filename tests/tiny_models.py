@@ -55,6 +55,7 @@ _CONFIGS: dict[str, dict[str, Any]] = {
     "gpt_neox": _SIZES | {"intermediate_size": 64},
     "gemma3_text": _LLAMA | {"head_dim": 8, "query_pre_attn_scalar": 8},
     "phi3": _LLAMA,
+    "stablelm": _LLAMA,
     "falcon": _SIZES,
     "bloom": _SIZES,
     "mixtral": _LLAMA | {"num_local_experts": 4},

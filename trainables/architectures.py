@@ -7,6 +7,7 @@ a configuration cannot say (code that comes with the model) is a doubt; `base_ch
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +23,11 @@ _BIDIRECTIONAL = ("MODEL_FOR_MASKED_LM", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM", "MODE
 _ALSO_BIDIRECTIONAL = ("bert-generation", "trocr")
 _SEES_ALL = ("xlnet",)
 """Their attention sees the whole text whatever their configuration says."""
+_MIXER = re.compile(r"^class \w*(mamba|ssm)\w*mixer", re.IGNORECASE | re.MULTILINE)
+_BLOCK = re.compile(
+    r"(^class |self\.)\w*(attn|attention|mlp|ffn|feed_?forward|expert)\w*( *[:=(])", re.IGNORECASE | re.MULTILINE
+)
+"""A class or an attribute that a preset would find; see `targets._ANCESTORS`."""
 _WITH_PICTURES = ("MODEL_FOR_IMAGE_TEXT_TO_TEXT", "MODEL_FOR_MULTIMODAL_LM")
 """Tables of classes whose language model can be loaded alone, where the type is also in the table of causal models."""
 
@@ -71,6 +77,20 @@ def of_config(config: Mapping[str, object], trust_remote_code: bool = False) -> 
     if kind not in known.causal:
         return Verdict(refusal=_not_causal(kind, known, has_code))
     return _of_class(kind, merged, config.get("architectures"), known)
+
+
+def is_state_space(kind: str) -> bool:
+    """Whether a model type has state-space mixers and no attention or feed-forward part; False where it can't be told.
+
+    Read from the names in the source of its layers: presets of target modules mean nothing on such a model.
+    """
+    found, name = find_spec("transformers"), kind.replace("-", "_")
+    path = Path((found.origin if found else None) or "").parent / "models" / name / f"modeling_{name}.py"
+    try:
+        source = path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+    return _MIXER.search(source) is not None and _BLOCK.search(source) is None
 
 
 def of_gguf(values: Mapping[str, object]) -> Verdict:

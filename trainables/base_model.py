@@ -63,9 +63,7 @@ def load(spec: TrialSpec, cache: Path) -> Base:
     Raises:
         ModelError: the source cannot be found or loaded.
     """
-    import torch
-
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    device = _device()
     dtype = compute_dtype(spec.quantization, device)
     folder, revision = _folder(spec, dtype, cache)
     model = _from_pretrained(spec, folder, revision=revision, dtype=dtype, device_map={"": device})
@@ -80,15 +78,40 @@ def load(spec: TrialSpec, cache: Path) -> Base:
     return Base(model, device, dtype, _origin(spec, folder, revision))
 
 
+def skeleton(spec: TrialSpec, cache: Path) -> PreTrainedModel:
+    """The base's modules without weights, on the meta device: what layers it has, however large, within seconds.
+
+    Raises:
+        ModelError: the source cannot be found or built.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    source, trusted = model_source.locate(spec.base_model.source), spec.base_model.trust_remote_code
+    made = cache / "bases" / _key(spec, str(compute_dtype(spec.quantization, _device())))
+    options: dict[str, Any] = {}
+    if made.is_dir():
+        origin = str(made)
+    elif source.kind == "gguf" and source.path is not None:
+        origin, options = str(source.path.parent), {"gguf_file": source.path.name}
+    else:
+        origin, options = str(source.path or source.text), {"revision": _commit(spec, source)}
+    try:
+        config = AutoConfig.from_pretrained(origin, trust_remote_code=trusted, **options)
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.source: {spec.base_model.source!r} cannot be loaded: {error}") from error
+    return model
+
+
 def load_tokenizer(spec: TrialSpec, cache: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of the base, right-padding, with a padding token.
 
     Raises:
         ModelError: the source has no tokenizer that can be loaded.
     """
-    import torch
-
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    device = _device()
     folder, revision = _folder(spec, compute_dtype(spec.quantization, device), cache)
     tokenizer = _tokenizer(spec, folder, revision=revision)
     if tokenizer.pad_token_id is None:
@@ -125,6 +148,12 @@ def free_bytes() -> int:
     import torch
 
     return int(torch.cuda.mem_get_info(0)[0] if torch.cuda.is_available() else psutil.virtual_memory().available)
+
+
+def _device() -> torch.device:
+    import torch
+
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def compute_dtype(quantization: QuantizationSpec, device: torch.device) -> torch.dtype:

@@ -138,6 +138,20 @@ class LookedUp(Spec):
     """What is not known before the sweep runs."""
 
 
+TargetModules = str | tuple[str, ...]
+"""A value of adapter.target_modules: a preset, or names of modules."""
+
+
+class Target(Spec):
+    """What a value of adapter.target_modules means on the base model."""
+
+    value: str | Annotated[tuple[str, ...], Field(strict=False)]
+    modules: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Names of the layers that are adapted: values with equal names are one and the same."""
+    problem: str | None = None
+    """Why no adapter can be trained there, "field: what is wrong: the way out"."""
+
+
 class Need(Spec):
     """An estimate of memory on the device that trains, and of what is kept on disk."""
 
@@ -219,3 +233,13 @@ class Trainable(Protocol):
 
     def need(self, base: TrialSpec, largest: Sequence[TrialSpec], device: Device) -> Need | None:
         """Estimates memory for the largest specs of a space; None when the model's sizes are unknown."""
+
+
+class ResolvesTargets(Protocol):
+    """What a trainable offers beside its contract when it knows before any trial what target modules mean."""
+
+    def resolve_targets(self, base: TrialSpec, values: Sequence[TargetModules], cache: Path) -> Sequence[Target]:
+        """What each value means on the base, in their order. Loads no weights.
+
+        Raises `ModelError` when the base cannot be found.
+        """

@@ -161,6 +161,21 @@ def refuse_other_kinds(model: ModelSpec, folder: Path) -> None:
         raise error(model.source, refusal)
 
 
+def model_type(model: ModelSpec) -> str | None:
+    """What transformers calls its architecture; None of a hub model that is not in the cache.
+
+    Raises:
+        ModelError: the source is not there, or its configuration or header cannot be read.
+    """
+    source = locate(model.source)
+    if source.kind == "gguf" and source.path is not None:
+        found = model_files.header(source.text, source.path)[0].get("general.architecture")
+    else:
+        folder = source.path or model_files.cached(model)
+        found = None if folder is None else model_files.config(source.text, folder).get("model_type")
+    return found if isinstance(found, str) else None
+
+
 def _verdict(model: ModelSpec) -> architectures.Verdict:
     """Whether the model is of the kind that can be trained here, by its own files."""
     source = locate(model.source)

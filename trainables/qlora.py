@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trainables import kept_evaluation, memory, model_source, rows, targets
+from trainables import architectures, kept_evaluation, memory, model_source, rows, targets
 from trainables import preview as preview_rows
-from trainables.contract import Device, LookedUp, Need, Pack, Prepared, Preview
+from trainables.contract import Device, LookedUp, Need, Pack, Prepared, Preview, Target, TargetModules
 from trainables.scoring import Scorer
-from trainables.specs import TrialSpec
+from trainables.specs import ModelSpec, TrialSpec
 
 REQUIRES = frozenset({"model", "data"})
 
@@ -27,7 +27,20 @@ def check(base: TrialSpec) -> list[str]:
     wrong = targets.check_name(base.adapter.target_modules)
     if wrong is not None:
         problems.append(wrong)
+    if base.model is not None and not problems:
+        problems += _check_preset(base.model, base.adapter.target_modules)
     return problems
+
+
+def _check_preset(model: ModelSpec, target_modules: TargetModules) -> list[str]:
+    kind = model_source.model_type(model)
+    own_code = model.trust_remote_code
+    if isinstance(target_modules, str) and kind is not None and not own_code and architectures.is_state_space(kind):
+        return [
+            f"adapter.target_modules: {target_modules!r} matches no layer of model_type {kind!r}: presets mean "
+            "attention and feed-forward layers, and it has neither; list the names of the linear layers to adapt"
+        ]
+    return []
 
 
 def look_up(base: TrialSpec, cache: Path) -> LookedUp:
@@ -46,6 +59,14 @@ def fingerprint(base: TrialSpec) -> Mapping[str, str]:
     """The base model and the rows, by content where they are local."""
     data = {f"data.{name}": digest for name, digest in rows.fingerprint(base.rows).items()}
     return {"model": model_source.fingerprint(base.base_model)} | data
+
+
+def resolve_targets(base: TrialSpec, values: Sequence[TargetModules], cache: Path) -> list[Target]:
+    """What each value means on the base's own modules, or why none of them can be adapted."""
+    from trainables import base_model
+
+    model = base_model.skeleton(base, cache)
+    return [targets.answer(model, value) for value in values]
 
 
 def prepare(base: TrialSpec, cache: Path) -> Prepared:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
+from trainables.contract import Target
 from trainables.errors import InfeasibleError
 
 if TYPE_CHECKING:
@@ -92,6 +93,14 @@ def resolve(model: nn.Module, target_modules: str | tuple[str, ...]) -> tuple[st
     names = _shorten(chosen, modules)
     _refuse_rewritten(names, next(iter(modules.values())))
     return names
+
+
+def answer(model: nn.Module, target_modules: str | tuple[str, ...]) -> Target:
+    """`resolve`, with what stands in its way as a value."""
+    try:
+        return Target(value=target_modules, modules=resolve(model, target_modules))
+    except InfeasibleError as error:
+        return Target(value=target_modules, problem=str(error))
 
 
 def _base_modules(model: nn.Module) -> dict[str, nn.Module]:

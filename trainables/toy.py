@@ -15,7 +15,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainables.contract import Device, Evaluation, Failure, Need, Opened, Prepared, StepRecord, Summary
+from trainables.contract import (
+    Device,
+    Evaluation,
+    Failure,
+    Need,
+    Opened,
+    Prepared,
+    StepRecord,
+    Summary,
+    Target,
+    TargetModules,
+)
 from trainables.schedule import learning_rate
 from trainables.specs import TrialSpec
 
@@ -36,6 +47,13 @@ def check(base: TrialSpec) -> list[str]:
 def fingerprint(base: TrialSpec) -> Mapping[str, str]:
     """The toy's own version: another curve is another trial."""
     return {"toy": "1"}
+
+
+def resolve_targets(base: TrialSpec, values: Sequence[TargetModules], cache: Path) -> list[Target]:
+    """There is no model: each preset and each set of names is itself."""
+    return [
+        Target(value=value, modules=(value,) if isinstance(value, str) else tuple(sorted(value))) for value in values
+    ]
 
 
 def prepare(base: TrialSpec, cache: Path) -> Prepared:

@@ -360,6 +360,18 @@ def test_fingerprint_is_words_that_stay_the_same(name, kit):
     assert trainable.fingerprint(kit.base) == found
 
 
+def test_what_target_modules_mean_is_said_of_each_value(name, kit, tmp_path):
+    trainable = registry.find(name)
+    if not hasattr(trainable, "resolve_targets"):
+        pytest.skip("it does not know before its trials are opened")
+    wanted = [kit.trial.adapter.target_modules, "attention", "mlp", ("q_proj",)]
+    answers = trainable.resolve_targets(kit.base, wanted, tmp_path)
+    assert [answer.value for answer in answers] == wanted
+    assert all((answer.problem is None) == bool(answer.modules) for answer in answers)
+    assert isinstance(kit.pack().open(0, kit.trial), Opened)
+    assert answers[0].problem is None, "it was opened"
+
+
 def test_need_grows_with_the_slots(name, kit):
     need = registry.find(name).need(kit.base, [kit.base], "cpu")
     assert isinstance(need, Need)

@@ -19,6 +19,7 @@ from sweeps.lifecycle import (
     PointInfeasible,
     SweepEnded,
     SweepStarted,
+    TargetSettled,
     TrialEnded,
     TrialReported,
     TrialStarted,
@@ -67,6 +68,7 @@ EVENTS: list[st.SearchStrategy[Event]] = [
     st.builds(DataPrepared, time=FINITE, summary=SCALARS),
     st.builds(BaseEvaluated, time=FINITE, eval_loss=FINITE, rows=st.integers(1, 10**6), hardware=TEXT),
     st.builds(TrialStarted, time=FINITE, trial_key=TEXT, number=st.integers(0, 10**6), params=SCALARS, spec=TEXT),
+    st.builds(TargetSettled, time=FINITE, value=TEXT, same_as=st.none() | TEXT, problem=st.none() | TEXT),
     st.builds(PointInfeasible, time=FINITE, trial_key=TEXT, number=st.integers(0, 10**6), params=SCALARS, reason=TEXT),
     st.builds(TrialReported, time=FINITE, trial_key=TEXT, report=REPORTS, adapter=st.none() | TEXT),
     st.builds(
