@@ -82,19 +82,33 @@ class Renderer:
 
     def encode(self, texts: Sequence[Text]) -> list[Encoded]:
         """The tokens of each text, an end token included."""
-        answers = [answer for text in texts for answer in (*text.earlier, (text.prompt, text.whole))]
-        prompts = iter(self._ids([prompt for prompt, _ in answers]))
-        wholes = iter(self._ids([whole for _, whole in answers]))
+        prompts = self._ids([text.prompt for text in texts])
+        wholes = self._ids([text.whole for text in texts])
+        earlier = self._earlier_spans(texts, wholes)
         encoded = []
-        for text in texts:
-            turns = [(next(prompts), next(wholes)) for _ in range(len(text.earlier) + 1)]
-            ids = turns[-1][1]
-            spans = [(max(1, _shared(prompt, whole)), _shared(whole, ids)) for prompt, whole in turns]
+        for prompt, whole, spans in zip(prompts, wholes, earlier, strict=True):
+            start = max(1, _shared(prompt, whole))
             if not self._is_chat and self._tokenizer.eos_token_id is not None:
-                ids = [*ids, self._tokenizer.eos_token_id]
-                spans[-1] = (spans[-1][0], len(ids))
-            encoded.append(Encoded(ids, _labelled(len(ids), spans)))
+                whole = [*whole, self._tokenizer.eos_token_id]
+            encoded.append(Encoded(whole, _labelled(len(whole), [*spans, (start, len(whole))])))
         return encoded
+
+    def _earlier_spans(self, texts: Sequence[Text], wholes: Sequence[list[int]]) -> list[list[tuple[int, int]]]:
+        """Where the tokens of the earlier answers of each text begin and end, those beyond data.max_length left out."""
+        spans: list[list[tuple[int, int]]] = [[] for _ in texts]
+        due = [place for place, text in enumerate(texts) if text.earlier]
+        # The first answers of all texts, then the second ones: long chats are left once the rest of them is cut off.
+        while due:
+            answers = [texts[place].earlier[len(spans[place])] for place in due]
+            prompts, answered = (self._ids([answer[part] for answer in answers]) for part in (0, 1))
+            for place, prompt, ids in zip(due, prompts, answered, strict=True):
+                spans[place].append((max(1, _shared(prompt, ids)), _shared(ids, wholes[place])))
+            due = [
+                place
+                for place in due
+                if len(spans[place]) < len(texts[place].earlier) and spans[place][-1][1] < self.data.max_length
+            ]
+        return spans
 
     def _chat(self, messages: list[templates.Message]) -> Text:
         """The chat up to the end of its last turn, and the answers in it that are learnt."""

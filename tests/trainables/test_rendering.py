@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import itertools
+import random
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from trainables.errors import DataError
-from trainables.rendering import Renderer, tokenizer_fingerprint
+from trainables.rendering import Encoded, Renderer, tokenizer_fingerprint
 from trainables.specs import DataSpec
 from trainables.templates import Row
 
@@ -120,6 +121,7 @@ def test_chat_learns_the_last_assistant_message_only(chat: PreTrainedTokenizerFa
     )
 
 
+ROLES = ("user", "assistant")
 CHAT = [USER, ANSWER, USER, {"role": "assistant", "content": "Again"}, USER]
 
 
@@ -136,6 +138,27 @@ def test_every_answer_of_a_chat_counts_when_all_are_trained_on(chat: PreTrainedT
         "Hello<|end|>",
         "Again<|end|>",
     ]
+
+
+def test_all_learns_what_last_learns_of_each_start_of_a_chat(chat: PreTrainedTokenizerFast) -> None:
+    rng, words = random.Random(0), ["é\n", "reset", " the", "printer?", "\t", "42", "\u2028x", "  "]
+    chats = [
+        [{"role": role, "content": "".join(rng.choices(words, k=rng.randint(0, 30)))} for role in ROLES * turns]
+        for turns in (1, 2, 3, 5, 8)
+        for _ in range(6)
+    ]
+
+    def encoded(messages: list[list[dict[str, str]]], **fields: Any) -> list[Encoded]:
+        renderer = Renderer(DataSpec(train="train.jsonl", messages="chat", **fields), chat)
+        return renderer.encode([renderer.text({"chat": each}) for each in messages])
+
+    whole, cut = (encoded(chats, train_on="all", max_length=length) for length in (10_000, 40))
+    assert [each.labelled[:40] for each in cut] == [each.labelled[:40] for each in whole]
+    for messages, (ids, labelled) in zip(chats, whole, strict=True):
+        starts = encoded([messages[:end] for end in range(2, len(messages) + 1, 2)])
+        assert all(start.ids == ids[: len(start.ids)] for start in starts)
+        learnt = {place for start in starts for place, label in enumerate(start.labelled) if label}
+        assert [place for place, label in enumerate(labelled) if label] == sorted(learnt)
 
 
 def test_an_answer_to_nothing_does_not_count(chat: PreTrainedTokenizerFast) -> None:
