@@ -17,6 +17,7 @@ from pathlib import Path
 
 from sweeps import snapshots
 from sweeps.folder import Kind, SweepFolder
+from sweeps.private import open_file
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Disk:
         if self._limit is None:
             yield True
             return
-        with (self._folder.path / "disk.lock").open("a") as lock:
+        with open_file(self._folder.path / "disk.lock", "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             missing = self._used() + needed - self._limit
             chosen = to_remove(self._snapshots(), missing, loss if kind == "snapshot" else None)

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from sweeps.errors import StorageError
 from sweeps.lifecycle import Event, from_line, to_line
+from sweeps.private import FOLDER_MODE, make_folder, open_file
 from trainables import json_text
 
 Kind = Literal["snapshot", "best"]
@@ -33,7 +34,7 @@ def write_whole(path: Path, content: bytes) -> None:
     """Writes a file that readers see whole or not at all."""
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with draft.open("wb") as file:
+        with open_file(draft, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -44,14 +45,14 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     """Writes a folder that readers see whole or not at all; one that is there already is replaced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        draft.mkdir()
+        make_folder(draft)
         for name, content in files.items():
             target = draft / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as file:
+            make_folder(target.parent)
+            with open_file(target, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -143,7 +144,7 @@ def _new(storage: Path, name: str) -> Path:
     for number in count(1):
         path = storage / (name if number == 1 else f"{name}-{number}")
         with suppress(FileExistsError):
-            path.mkdir()
+            path.mkdir(FOLDER_MODE)
             break
     return path
 
@@ -156,7 +157,7 @@ def locked(folder: SweepFolder) -> Iterator[None]:
         StorageError: another driver holds it.
     """
     try:
-        file = (folder.path / "driver.lock").open("a")
+        file = open_file(folder.path / "driver.lock", "a")
     except OSError as error:
         raise StorageError(f"{folder.path}: cannot be written: {error.strerror}") from error
     with file:
@@ -176,7 +177,7 @@ class EventLog:
         self._path = path
         try:
             # Unbuffered: what a full disk refuses must not be tried again when the file is closed.
-            self._file = path.open("ab", buffering=0)
+            self._file = open_file(path, "ab", buffering=0)
         except OSError as error:
             raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
         self._whole = max((offset for _, offset in read_events(path)), default=0)

@@ -1,0 +1,38 @@
+"""New files and folders that their owner alone may read, unless a umask of the user's own says who else may.
+
+A sweep's folder holds data of the user: evaluation rows, adapters, paths, messages.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import IO, Any, Literal
+
+USUAL_MASKS = (0o022, 0o002)
+"""What systems set by themselves. Any other mask is the user's, and stays in force."""
+
+
+def _mask() -> int:
+    # The only way to read it is to set it: what another thread makes meanwhile is private.
+    found = os.umask(0o077)
+    os.umask(found)
+    return found
+
+
+_IS_USUAL = _mask() in USUAL_MASKS
+FOLDER_MODE = 0o700 if _IS_USUAL else 0o777
+"""For `Path.mkdir`, which applies the mask."""
+_FILE_MODE = 0o600 if _IS_USUAL else 0o666
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it that are missing; one that is there stays as it is."""
+    if not path.parent.is_dir():
+        make_folder(path.parent)  # not mkdir(parents=True): that gives those above the usual mode
+    path.mkdir(FOLDER_MODE, exist_ok=True)
+
+
+def open_file(path: Path, mode: Literal["a", "ab", "wb"], buffering: int = -1) -> IO[Any]:
+    """Opens a file to write; one that is not there is made."""
+    return open(path, mode, buffering, opener=lambda name, flags: os.open(name, flags, _FILE_MODE))
