@@ -85,6 +85,16 @@ def notes(record: SweepRecord) -> list[str]:
     return [target.line for target in record.targets.values()]
 
 
+def ending(trial: TrialRecord) -> str:
+    """How a trial ended, in a line: MLflow's table of runs shows its beginning."""
+    parts = [f"{trial.state.value} at step {trial.step}"]
+    if trial.evals:
+        parts.append(f"best eval_loss {trial.best_eval_loss:.4f}")
+    if trial.seconds:
+        parts.append(f"{trial.seconds:.0f} s")
+    return ", ".join(parts) + (f": {trial.reason}" if trial.reason else "")
+
+
 def _apart(separation: Separation | None, key: str) -> list[str]:
     """The cell that says whether a trial, or the base, is apart from the best; none without the column."""
     if separation is None:

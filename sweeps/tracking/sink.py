@@ -30,7 +30,7 @@ from sweeps.names import run_name
 from sweeps.passwords import without_passwords
 from sweeps.points import ALWAYS_LOGGED, settings
 from sweeps.selection import choose
-from sweeps.tables import markdown
+from sweeps.tables import ending, markdown
 from sweeps.tracking.client import Point, Runs, is_refusal
 from sweeps.tracking.held import Lost, missing
 from sweeps.tracking.measures import end_points, metric_points, spent_points
@@ -251,13 +251,15 @@ class MlflowSink:
         runs.running(run_id)
         # First what people compare: a run's page keeps the order.
         params = {**event.params, **settings(TrialSpec.model_validate_json(event.spec)), **event.params}
-        runs.log(run_id, params=params, tags={"sweep.state": TrialState.RUNNING, "sweep.number": event.number})
+        state = TrialState.RUNNING
+        tags = {"sweep.state": state, "sweep.number": event.number, "mlflow.note.content": state}
+        runs.log(run_id, params=params, tags=tags)
         runs.text(run_id, "trial.json", json.dumps(json.loads(event.spec), indent=2))
 
     def _end_trial(self, runs: Runs, event: TrialEnded, record: SweepRecord) -> None:
         trial = record.trials[event.trial_key]
         run_id = self._open_child(runs, event.trial_key, record, event.time)
-        note = f"{event.state.value} at step {trial.step}" + (f": {event.reason}" if event.reason else "")
+        note = ending(trial)
         runs.log(run_id, end_points(event.history), tags={"sweep.state": event.state, "mlflow.note.content": note})
         status = "KILLED" if event.by_person_or_budget else _STATUS.get(event.state, "FAILED")
         runs.finish(run_id, status, event.time)

@@ -12,15 +12,12 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
+NOTE = "attributes.`Description`"
 TAG_PREFIX = "mlflow.sharedViewState."
-_SECTION = {
-    "uuid": "sweep",
-    "name": "Sweep",
-    "display": True,
-    "isReordered": False,
-    "deleted": False,
-    "isGenerated": False,
-}
+LEARNING_RATE = "log10_learning_rate"
+"""In charts the logarithm stands for the learning rate: MLflow's axes of params are linear."""
+MOST_AXES = 6
+"""Params of the parallel coordinates: on a page 1000 pixels wide the labels of more stand on top of each other."""
 _LINE = {
     "lineSmoothness": 0,
     "xAxisScaleType": "linear",
@@ -49,7 +46,8 @@ def shared_view(name: str, parent_run: str, params: Sequence[str], time: float) 
 
 
 def _state(parent_run: str, params: Sequence[str]) -> dict[str, Any]:
-    metrics = ["metrics.`best_eval_loss`", "metrics.`best_step`"]
+    metrics = [f"metrics.`{name}`" for name in ("best_eval_loss", "steps", "seconds")]
+    axes = [LEARNING_RATE if name == "learning_rate" else name for name in params]
     return {
         "searchFilter": f"tags.`mlflow.parentRunId` = '{parent_run}'",
         "orderByKey": "metrics.`best_eval_loss`",
@@ -62,19 +60,28 @@ def _state(parent_run: str, params: Sequence[str]) -> dict[str, Any]:
         "useGroupedValuesInCharts": True,
         "hideEmptyCharts": True,
         "groupBy": None,
-        "selectedColumns": ["tags.`sweep.state`", *metrics, *(f"params.`{name}`" for name in params)],
-        "compareRunSections": [_SECTION],
+        # MLflow shows tags last; a run's note, which begins with its state, stands before the metrics.
+        "selectedColumns": [NOTE, *metrics, *(f"params.`{name}`" for name in params), "tags.`sweep.state`"],
+        "runListHidden": True,
+        # MLflow puts them in the order of the alphabet.
+        "compareRunSections": [_section("By parameter", 1, 420), _section("By step", 2, 360)],
         "compareRunCharts": [
-            _chart("PARALLEL", "Parameters against best_eval_loss", selectedParams=list(params),
+            _chart("By parameter", "PARALLEL", "Parameters against best_eval_loss", selectedParams=axes[:MOST_AXES],
                    selectedMetrics=["best_eval_loss"], showAllRuns=True),
-            *(_chart("LINE", metric, metricKey=metric, selectedMetricKeys=[metric], **_LINE)
+            *(_chart("By step", "LINE", metric, metricKey=metric, selectedMetricKeys=[metric], **_LINE)
               for metric in ("eval_loss", "train_loss")),
-            _chart("SCATTER", "learning_rate against best_eval_loss", tooltipDataKeys=["params.`r`"],
-                   xaxis={"key": "learning_rate", "type": "PARAM"}, yaxis={"key": "best_eval_loss", "type": "METRIC"}),
+            _chart("By parameter", "SCATTER", "Learning rate against best_eval_loss", tooltipDataKeys=["params.`r`"],
+                   xaxis={"key": LEARNING_RATE, "type": "PARAM"}, yaxis={"key": "best_eval_loss", "type": "METRIC"}),
         ],
     }  # fmt: skip
 
 
-def _chart(kind: str, title: str, **fields: Any) -> dict[str, Any]:
-    common = {"runsCountToCompare": 100, "metricSectionId": "sweep", "deleted": False, "isGenerated": False}
+def _section(name: str, columns: int, height: int) -> dict[str, Any]:
+    """A group of charts, so many in a row, so many pixels high."""
+    state = {"display": True, "isReordered": False, "deleted": False, "isGenerated": False}
+    return {"uuid": name, "name": name, "columns": columns, "cardHeight": height, **state}
+
+
+def _chart(section: str, kind: str, title: str, **fields: Any) -> dict[str, Any]:
+    common = {"runsCountToCompare": 100, "metricSectionId": section, "deleted": False, "isGenerated": False}
     return {"uuid": f"{kind}-{title}", "type": kind, "displayName": title, **common, **fields}

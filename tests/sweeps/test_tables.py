@@ -113,7 +113,7 @@ def test_markdown_says_why_there_is_no_best() -> None:
 @pytest.mark.parametrize(
     ("event", "line"),
     [
-        (started("b", 1, **PARAMS), "t01 r16 a32 attention-qv lr2.0e-04: started"),
+        (started("b", 1, **PARAMS), "t01 r16 a32 lr2.0e-4 attention-qv: started"),
         (reported("a", 3, 2.0), "t00 step 3: eval_loss 2.0000 (its best)"),
         (reported("a", 9, 2.5, best=(3, 2.0)), "t00 step 9: eval_loss 2.5000 (its best: 2.0000)"),
         (ended("a", TrialState.COMPLETED), "t00 COMPLETED at step 3"),
@@ -165,7 +165,7 @@ def test_a_log_gets_a_line_for_each_event_with_its_time() -> None:
     times = iter([61.0, 62.5, 3723.0])
     lines = told(lambda console: Lines(console, 1.0, lambda: next(times)), [begun(), *EVENTS[1:4]]).splitlines()
     assert [line[:6] for line in lines] == ["01:00 ", "01:01 ", "62:02 "]
-    assert lines[1].endswith("lr1.2e-03: started")  # longer than the console: not broken
+    assert lines[1].endswith("attention-qv: started")  # longer than the console: not broken
 
 
 def test_what_is_odd_about_the_data_is_a_line_each() -> None:
@@ -227,5 +227,5 @@ def test_the_live_table_keeps_the_latest_notes() -> None:
 
 
 def test_a_runs_name_reads_well() -> None:
-    assert run_name(7, PARAMS | {"r": 64, "learning_rate": 1}) == "t07 r64 a32 attention-qv lr1.0e+00"
-    assert run_name(123, PARAMS | {"target_modules": "q" * 99}) == f"t123 r16 a32 {'q' * 24} lr2.0e-04"
+    assert run_name(7, PARAMS | {"r": 64, "learning_rate": 1}) == "t07 r64 a32 lr1.0e+0 attention-qv"
+    assert run_name(123, PARAMS | {"target_modules": "q" * 99}) == f"t123 r16 a32 lr2.0e-4 {'q' * 24}"
