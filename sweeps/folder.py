@@ -88,6 +88,8 @@ class SweepFolder:
 
     def keep(self, trial_key: str, kind: Kind, step: int, files: Mapping[str, bytes]) -> Path:
         """Writes the trial's latest snapshot or best adapter; answers its folder."""
+        # Not the sweep's own folder: one that was deleted does not come back half.
+        self.trial(trial_key).parent.mkdir(exist_ok=True)
         path = self.trial(trial_key) / f"{kind}-{step:06d}"
         write_folder(path, files)
         return path
@@ -197,6 +199,22 @@ class EventLog:
             raise StorageError(cannot_write(self._path, error)) from error
         self._whole += len(line)
 
+    @property
+    def held(self) -> Path:
+        """The open file itself, for readers, whatever became of its name (proc(5), /proc/pid/fd)."""
+        return Path(f"/proc/self/fd/{self._file.fileno()}")
+
+    def is_in_place(self) -> bool:
+        """Whether the open file is still the one of its name; a disk that does not answer is no reason to doubt it."""
+        try:
+            there = self._path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True
+        here = os.fstat(self._file.fileno())
+        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
@@ -213,17 +231,25 @@ def noted_by(folder: SweepFolder) -> dict[str, Any]:
 
 def cannot_write(path: Path, error: OSError) -> str:
     """That a sweep's file cannot be written while the sweep runs, and the way out."""
+    if isinstance(error, FileNotFoundError):
+        return gone(path)
     return f"{path}: cannot be written: {error.strerror}; make room, then go on with qsweep resume"
+
+
+def gone(path: Path) -> str:
+    """That a sweep's folder, or a file of it, is not there any more, and the way out."""
+    way_out = "where it was moved, put it back or go on with qsweep resume at its new place"
+    return f"{path}: is gone, or is another file: the sweep's folder was deleted, moved or replaced; {way_out}"
 
 
 def read_events(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
     """The events from a byte offset on, each with the offset after it; a torn last line is ignored.
 
     Raises:
-        StorageError: a line before the last one is damaged.
+        StorageError: there is no log, or a line before the last one is damaged.
     """
     if not path.exists():
-        return
+        raise StorageError(f"{path}: is missing; put the file back from a copy, or launch anew")
     with path.open("rb") as file:
         file.seek(offset)
         for line in file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from sweeps.folder import EventLog, SweepFolder, read_events
 from sweeps.lifecycle import Event, SweepRecord, first_wins
@@ -44,6 +45,15 @@ class Journal:
         """From now on the calling thread alone adds events: another that was left behind has nothing to say."""
         with self._lock:
             self._keeper = threading.get_ident()
+
+    @property
+    def held(self) -> Path:
+        """See `EventLog.held`."""
+        return self._log.held
+
+    def is_in_place(self) -> bool:
+        """See `EventLog.is_in_place`."""
+        return self._log.is_in_place()
 
     def close(self) -> None:
         """Closes the log."""

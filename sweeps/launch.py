@@ -25,7 +25,7 @@ from sweeps.lifecycle import SweepRecord, SweepStarted, TrialState
 from sweeps.load import Sweep
 from sweeps.passwords import without_password, without_passwords
 from sweeps.progress import Progress
-from sweeps.selection import choose
+from sweeps.selection import Decision, choose
 from sweeps.separation import Separation
 from sweeps.spent import Spent, spent
 from sweeps.stop import StopRequest, on_signals
@@ -36,6 +36,7 @@ from trainables.specs import seconds
 
 if TYPE_CHECKING:
     from cluster.hosts import HostFacts, Room
+    from sweeps.tune_run import Driver
 
 DRAIN_SECONDS = float(os.environ.get("QSWEEP_DRAIN_SECONDS", "120"))
 """How long the end of a sweep waits for the tracking server."""
@@ -59,6 +60,8 @@ class Result:
     refused: int
     """Events that it will never take."""
     spent: Spent
+    is_folder_gone: bool
+    """The sweep's folder was deleted, moved or replaced: nothing of it is where `folder` says."""
     separation: Separation | None
     """The best trial against the next ones; None when there is nothing to compare."""
     parent_run: str | None
@@ -68,18 +71,25 @@ class Result:
     """Memory that a host's slots were planned with."""
 
     @property
+    def decision(self) -> Decision:
+        """The best trial, or why there is none."""
+        if self.is_folder_gone:
+            return Decision(None, "none: the sweep's folder is gone, and the adapters in it")
+        return choose(self.record.trials.values())
+
+    @property
     def exit_code(self) -> int:
         """0 with a best trial and none FAILED; 130 and its like when interrupted; 1 otherwise."""
-        if self.stopped_by is not None:
+        if self.stopped_by is not None and not self.is_folder_gone:
             return 128 + self.stopped_by
         failed = any(trial.state is TrialState.FAILED for trial in self.record.trials.values())
-        best = choose(self.record.trials.values()).winner
+        best = self.decision.winner
         lacking = self.undelivered or self.refused or self.failure is not None
         return 1 if failed or best is None or lacking else 0
 
     def as_json(self) -> dict[str, Any]:
         """The line that --json prints."""
-        best, base = choose(self.record.trials.values()).winner, self.record.base
+        best, base = self.decision.winner, self.record.base
         return {
             "sweep": self.sweep_id,
             "dir": str(self.folder),
@@ -152,7 +162,7 @@ def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, c
         if former is not None:
             display.say(f"the sweep's folder was {former} and is {folder.path} from now on")
         sink = MlflowSink(config, sweep_id, folder, display.say)
-        writer = Writer(folder, sink, display.say, config.tracking.uri)
+        writer = Writer(folder, sink, display.say, config.tracking.uri, journal.held)
         with registry.answering(f"trainable: {config.trainable}: its fingerprint"):
             fingerprints = dict(registry.find(config.trainable).fingerprint(config.base))
         _same(journal.record.fingerprints, fingerprints)
@@ -172,16 +182,18 @@ def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, c
         finally:
             stop.is_over = True
             left = writer.drain(DRAIN_SECONDS, lambda: stop.is_leaving)
+        is_gone = not journal.is_in_place()
     return Result(
         sweep_id=sweep_id,
         folder=folder.path,
         record=journal.record,
         stopped_by=stop.signal,
-        failure=stop.message if stop.reason == "failed" else None,
+        failure=folders.gone(folder.path) if is_gone else stop.message if stop.reason == "failed" else None,
+        is_folder_gone=is_gone,
         is_ray_left_behind=left_behind,
         undelivered=left,
         refused=writer.refused,
-        separation=eval_rows.separation(folder, journal.record),
+        separation=None if is_gone else eval_rows.separation(folder, journal.record),
         spent=spent(journal.record, config.budget.steps_per_trial),
         parent_run=sink.parent_run,
         experiment_id=sink.experiment_id,
@@ -224,16 +236,16 @@ def _drive(
 
     def train() -> None:
         with cluster.connected(sweep_id):
-            say("starting hosts: data and base model are made ready, and cached for the next time")
-            ready = driver.start_hosts(room(sweep), sweep.space)
-            if ready.data.train_rows:
-                rows = epochs.rows_per_trial(sweep.config, sweep.space)
-                say(epochs.line(sweep.config.budget.steps_per_trial, rows, ready.data.train_rows))
-            driver.run(sweep.space, ready.slots)
+            _train(sweep, driver, say)
+
+    def look() -> None:
+        hear_again()
+        if not journal.is_in_place():
+            stop.ask("failed", folders.gone(folder.path))
 
     try:
         say("starting Ray" if address == "local" else f"joining Ray ({address})")
-        supervise(train, cluster, stop, hear_again)
+        supervise(train, cluster, stop, look)
         failure = None
     except KeyboardInterrupt:
         failure = None
@@ -255,6 +267,16 @@ def _drive(
         except StorageError as error:
             stop.ask("failed", str(error))
     return driver.hosts, cluster.is_abandoned
+
+
+def _train(sweep: Sweep, driver: Driver, say: Callable[[str], None]) -> None:
+    """All that needs Ray."""
+    say("starting hosts: data and base model are made ready, and cached for the next time")
+    ready = driver.start_hosts(room(sweep), sweep.space)
+    if ready.data.train_rows:
+        rows = epochs.rows_per_trial(sweep.config, sweep.space)
+        say(epochs.line(sweep.config.budget.steps_per_trial, rows, ready.data.train_rows))
+    driver.run(sweep.space, ready.slots)
 
 
 def document(config: SweepConfig, sweep_id: str) -> dict[str, Any]:

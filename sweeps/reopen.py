@@ -124,6 +124,8 @@ def _tracked_by(config: SweepConfig, uri: str | None) -> SweepConfig:
 
 
 def _unchanged(folder: SweepFolder, raw: Mapping[str, Any], sweep_id: str) -> None:
+    if not folder.events.exists() and not folder.trials():
+        return  # Its driver was ended before it began.
     starts = [event for event, _ in read_events(folder.events) if isinstance(event, SweepStarted)]
     if not starts:
         return

@@ -17,7 +17,6 @@ from sweeps.load import Sweep
 from sweeps.passwords import without_password
 from sweeps.plan import DEVICES, Plan
 from sweeps.progress import Lines, Progress, Table
-from sweeps.selection import choose
 from sweeps.spent import Spent
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ def show(sweep: Sweep, result: Result) -> None:
     """The table of trials, the best one, and what to do next."""
     out = console()
     record = result.record
-    decision = choose(record.trials.values())
+    decision = result.decision
     starts_with_default = sweep.config.searcher.start_with_default
     outside = starts_with_default and bool(points.outside(sweep.config.base, sweep.space))
     out.print()
@@ -121,16 +120,16 @@ def _next_steps(sweep: Sweep, result: Result) -> list[str]:
     lines = []
     if result.failure is not None:
         lines += ["", f"error: {result.failure}"]
-    if result.stopped_by is not None or result.failure is not None:
+    if (result.stopped_by is not None or result.failure is not None) and not result.is_folder_gone:
         lines += ["go on with:", f"  {command('qsweep')} resume {result.folder}"]
-    if result.undelivered:
+    if result.undelivered and not result.is_folder_gone:
         lines += [f"{result.undelivered} events are not in MLflow ({uri}); send them, there or elsewhere, with:"]
         lines += [f"  {command('qsweep')} resume {result.folder} [--tracking-uri URI]"]
-    if result.refused:
+    if result.refused and not result.is_folder_gone:
         lines.append(
             f"{result.refused} events were refused by MLflow ({uri}) and are in {result.folder}/events.jsonl only"
         )
-    best = choose(result.record.trials.values()).winner
+    best = result.decision.winner
     if best is not None and best.adapter is not None:
         lines += ["", "the best adapter:", f"  {result.folder / best.adapter / 'adapter'}"]
     if result.parent_run is not None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 from sweeps.errors import StorageError
 from sweeps.folder import SweepFolder, noted_by, read_events, write_whole
@@ -35,9 +36,20 @@ REFUSED_AFTER = 3
 class Writer:
     """Delivers a sweep's events, each at least once and in order."""
 
-    def __init__(self, folder: SweepFolder, sink: Sink, say: Callable[[str], None], uri: str = "") -> None:
-        """A writer that has not begun; `uri` names the server: what another one has acknowledged does not count."""
+    def __init__(
+        self, folder: SweepFolder, sink: Sink, say: Callable[[str], None], uri: str = "", log: Path | None = None
+    ) -> None:
+        """A writer that has not begun.
+
+        Args:
+            folder: the sweep's.
+            sink: takes the events.
+            say: tells people.
+            uri: names the server: what another one has acknowledged does not count.
+            log: the folder's log of events under a name that outlives the folder.
+        """
         self._folder = folder
+        self._log = folder.events if log is None else log
         self._uri = uri
         self._sink = sink
         self._say = say
@@ -56,7 +68,7 @@ class Writer:
         self._tries = 0
         """Of the event behind the offset."""
         self._record = SweepRecord()
-        for event, offset in read_events(folder.events):
+        for event, offset in read_events(self._log):
             if offset <= self._offset:
                 self._record = self._record.apply(event)
         self._thread = threading.Thread(target=self._run, name="tracking-writer", daemon=True)
@@ -72,7 +84,7 @@ class Writer:
         # What came behind the mark may have gone with the server's last minutes.
         marked = [told] if isinstance(told, int) and told > 0 else []
         offset = min([_number(noted), *marked, *(place for place in places if isinstance(place, int))])
-        if offset not in {0, *(after for _, after in read_events(self._folder.events))}:
+        if offset not in {0, *(after for _, after in read_events(self._log))}:
             return 0
         self._marked = marked[0] if marked else 0
         return offset
@@ -104,7 +116,7 @@ class Writer:
         left = 0
         # A log that is damaged behind what was sent is for the next driver to tell of: this one has its result.
         with suppress(StorageError):
-            for _ in read_events(self._folder.events, self._offset):
+            for _ in read_events(self._log, self._offset):
                 left += 1
         return left
 
@@ -162,7 +174,7 @@ class Writer:
         return offset >= self._marked and mark == self._words(offset)
 
     def _words(self, offset: int) -> str:
-        with self._folder.events.open("rb") as log:
+        with self._log.open("rb") as log:
             return f"{offset} {hashlib.sha256(log.read(offset)).hexdigest()[:12]}"
 
     def _start_over(self, what: str) -> None:
@@ -173,7 +185,7 @@ class Writer:
         self._note()
 
     def _send(self) -> None:
-        for event, offset in read_events(self._folder.events, self._offset):
+        for event, offset in read_events(self._log, self._offset):
             record = self._record.apply(event)
             try:
                 self._sink.apply(event, record)
@@ -212,7 +224,9 @@ class Writer:
             "refused": self._refused,
             "experiment_id": self._sink.experiment_id,
         }
-        write_whole(self._folder.tracking, json.dumps(note).encode())
+        # With the folder gone there is no next driver that could read it.
+        with suppress(FileNotFoundError):
+            write_whole(self._folder.tracking, json.dumps(note).encode())
 
     def _report(self, error: Exception) -> None:
         kind = type(error).__name__

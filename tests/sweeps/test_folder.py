@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -167,8 +168,9 @@ def test_reading_goes_on_from_every_offset(tmp_path: Path) -> None:
         assert [event for event, _ in read_events(path, offset)] == EVENTS[place:]
 
 
-def test_a_log_that_is_not_there_is_empty(tmp_path: Path) -> None:
-    assert list(read_events(tmp_path / "events.jsonl")) == []
+def test_a_log_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="is missing"):
+        list(read_events(tmp_path / "events.jsonl"))
 
 
 @pytest.mark.parametrize("kept", [0, 1, 40])
@@ -256,3 +258,33 @@ def test_a_thread_that_was_left_behind_adds_nothing_and_ends(tmp_path):
     journal.add(EVENTS[0])
     assert journal.record != SweepRecord()
     journal.close()
+
+
+def replaced(sweep: Path) -> None:
+    (sweep / "events.jsonl").rename(sweep / "kept")
+    shutil.copy(sweep / "kept", sweep / "events.jsonl")
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [shutil.rmtree, lambda sweep: sweep.rename(sweep.with_name("elsewhere")), replaced],
+    ids=["deleted", "moved", "replaced"],
+)
+def test_a_log_whose_place_is_lost_says_so_and_is_read_on(tmp_path, lose):
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    log = EventLog(sweep / "events.jsonl")
+    log.append(EVENTS[0])
+    assert log.is_in_place()
+    lose(sweep)
+    assert not log.is_in_place()
+    log.append(EVENTS[1])
+    assert [event for event, _ in read_events(log.held)] == EVENTS[:2]
+    log.close()
+
+
+def test_a_sweeps_folder_that_was_deleted_does_not_come_back_half(tmp_path):
+    folder = SweepFolder(tmp_path / "sweep")
+    with pytest.raises(FileNotFoundError):
+        folder.keep("a", "snapshot", 3, {"x": b""})
+    assert list(tmp_path.iterdir()) == []
