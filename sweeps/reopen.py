@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from search_spaces.space import SearchSpace
 from sweeps import points, problems, stores
-from sweeps.config import SweepConfig, Tracking
+from sweeps.config import SweepConfig
 from sweeps.errors import ConfigError, StorageError
 from sweeps.folder import SweepFolder, cannot_write, noted_by, read_events, write_whole
 from sweeps.lifecycle import SweepStarted
@@ -36,10 +36,13 @@ def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[Sweep, s
     raw, sweep_id = document["config"], str(document["sweep_id"])
     _no_copy(folder, document)
     _unchanged(folder, raw, sweep_id)
+    raw = _tracked_by(raw, tracking_uri or noted_by(folder).get("uri"))
     try:
-        config = _tracked_by(SweepConfig.model_validate(raw), tracking_uri or noted_by(folder).get("uri"))
+        config = SweepConfig.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(problems.of_validation(error, raw)) from None
+    whole = stores.with_password(config.tracking.uri, os.environ)
+    config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": whole})})
     space = SearchSpace.parse(config.search_space)
     asked = {field: points.base_value(config.base, field) for field in space.condition_fields()}
     return Sweep(config, space.with_base(asked)), sweep_id
@@ -114,13 +117,12 @@ def _sweeps_in(folder: SweepFolder) -> str:
     return f"; in it are {', '.join(there)}" if there else ""
 
 
-def _tracked_by(config: SweepConfig, uri: str | None) -> SweepConfig:
-    """The configuration with another tracking URI, if there is one; the sweep was launched with the one in `config`."""
-    if uri:
-        tracking = Tracking.model_validate({**config.tracking.model_dump(), "uri": absolute_uri(uri, Path.cwd())})
-        config = config.model_copy(update={"tracking": tracking})
-    whole = stores.with_password(config.tracking.uri, os.environ)
-    return config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": whole})})
+def _tracked_by(raw: Mapping[str, Any], uri: str | None) -> Mapping[str, Any]:
+    """The configuration with another tracking URI, if there is one; the sweep was launched with the one in `raw`."""
+    tracking = raw.get("tracking") if isinstance(raw, Mapping) else None
+    if not uri or not isinstance(tracking, Mapping):
+        return raw
+    return {**raw, "tracking": {**tracking, "uri": absolute_uri(uri, Path.cwd())}}
 
 
 def _unchanged(folder: SweepFolder, raw: Mapping[str, Any], sweep_id: str) -> None:

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 from mlflow_servers import free_port, guarded, server
+from sweep_files import toy
 
-from sweeps import stores
-from sweeps.errors import SweepError
+from sweeps import reopen, stores
+from sweeps.errors import ConfigError, SweepError
+from sweeps.folder import SweepFolder
+from sweeps.launch import document
 
 SECRET = 'se/cr@t "x"'
 ENCODED = "se%2Fcr%40t%20%22x%22"
@@ -91,3 +94,24 @@ def test_a_traceback_has_no_password(tmp_path):
     assert done.returncode == 1
     assert "RuntimeError: cannot reach http://me:***@host" in done.stderr
     assert "secret" not in done.stderr
+
+
+def test_a_wrong_tracking_uri_of_resume_is_told_without_the_password(tmp_path):
+    config, _ = toy()
+    folder = SweepFolder(tmp_path)
+    folder.config.write_text(json.dumps(document(config, "x-1")))
+    with pytest.raises(ConfigError, match=r"^tracking.uri: 'http:\*\*\*@host' must be a database or a server"):
+        reopen.load(folder, "http:/me:secret@host")
+
+
+def test_a_sweep_goes_on_with_the_password_from_the_command_line_or_the_environment(tmp_path, monkeypatch):
+    uri = "http://me:se%2Fcret@host"
+    config, _ = toy(tracking={"uri": uri})
+    folder = SweepFolder(tmp_path)
+    folder.config.write_text(json.dumps(document(config, "x-1")))
+    assert "cret" not in folder.config.read_text()
+    assert reopen.load(folder, uri)[0].config.tracking.uri == uri
+    with pytest.raises(ConfigError, match="give the whole URI in MLFLOW_TRACKING_URI"):
+        reopen.load(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert reopen.load(folder)[0].config.tracking.uri == uri
