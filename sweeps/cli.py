@@ -40,6 +40,7 @@ Promoting = Annotated[
     bool, typer.Option("--promote", help="Promote the best adapter at the end, as the file's promotion section says.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
+MOST_PROBLEMS = 50
 ALIAS_IS_WHOLE = "the alias is where it was, or moved whole"
 
 
@@ -55,8 +56,10 @@ def mistakes(at_start: bool = True) -> Iterator[None]:
         yield
     except ConfigError as error:
         count = len(error.problems)
-        for problem in error.problems:
+        for problem in error.problems[:MOST_PROBLEMS]:
             say(f"error: {legible(without_passwords(problem))}")
+        if count > MOST_PROBLEMS:
+            say(f"and {count - MOST_PROBLEMS} more")
         say(f"{count} {'problem' if count == 1 else 'problems'}{'; nothing was started' if at_start else ''}")
         raise typer.Exit(2) from None
     except (SweepError, ClusterError, TrainableError, SpaceError) as error:

@@ -14,7 +14,7 @@ from sweeps.errors import ConfigError
 BYTES = 1_000_000
 """Of a file."""
 VALUES = 10_000
-"""Of a file, those that an alias stands for counted each time: aliases of aliases grow without bound."""
+"""Of a file, keys too; those that an alias stands for are counted each time: aliases of aliases grow without bound."""
 DEPTH = 50
 """Lists and mappings inside each other, at most: what reads them goes down one call per level."""
 _TEXT = "tag:yaml.org,2002:str"
@@ -48,7 +48,8 @@ class _Loader(yaml.SafeLoader):
             raise _error(f"the alias *{event.anchor} stands inside what it names", event)
         if self._total > VALUES:
             raise _error(
-                f"more than {VALUES} values, those that an alias stands for counted each time: list fewer", event
+                f"more than {VALUES} keys and values, those that an alias stands for counted each time: list fewer",
+                event,
             )
         return node
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainables import base_checks, model_source, weight_files
 from trainables.errors import ModelError
+from trainables.legible import legible
 from trainables.specs import QuantizationSpec, TrialSpec
 
 if TYPE_CHECKING:
@@ -319,8 +320,9 @@ def _tokenizer(spec: TrialSpec, origin: str, **options: Any) -> PreTrainedTokeni
     trusted = spec.base_model.trust_remote_code
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(origin, trust_remote_code=trusted, **options)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model.source: {spec.base_model.source!r} has no usable tokenizer: {error}") from error
+    except Exception as error:  # whatever transformers makes of files that others wrote
+        said = legible(str(error), 500) or type(error).__name__
+        raise ModelError(f"model.source: {spec.base_model.source!r} has no usable tokenizer: {said}") from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         # transformers 5.24 makes one without words where it finds no vocabulary.
         raise ModelError(f"model.source: {spec.base_model.source!r} has no tokenizer: no vocabulary among its files")

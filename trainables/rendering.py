@@ -119,8 +119,9 @@ class Renderer:
             if self.data.train_on == "all":
                 text = text._replace(earlier=self._earlier(messages, text.whole))
             return text
-        # What a template raises itself: roles that do not alternate, no place for a system message.
-        except TemplateError as error:
+        # What a template raises itself, roles that do not alternate or no place for a system message, and what its
+        # expressions do.
+        except (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError) as error:
             hint = "" if self.data.system is None else f"; if it is data.system: {_NO_SYSTEM}"
             raise DataError(f"the model's chat template refuses the row: {error}{hint}") from error
 

@@ -49,9 +49,9 @@ def refused(folder: Path, *words: str) -> str:
         (f"{TOY}a: {'[' * 3000}", "lists and mappings stand more than 50 deep in each other"),
         (f"{TOY}a: {'{b: ' * 3000}", "lists and mappings stand more than 50 deep in each other"),
         (f"{TOY}{'- ' * 3000}", "not valid YAML: line 3, column 1"),
-        (TOY + LAUGHS, "more than 10000 values, those that an alias stands for counted each time: list fewer"),
+        (TOY + LAUGHS, "more than 10000 keys and values, those that an alias stands for counted each time: list fewer"),
         (f"{TOY}search_space: {{adapter.r: {{choice: [{'8, ' * 3_500_000}]}}}}", "a sweep file has at most 1 MB"),
-        (f"{TOY}search_space: {{adapter.r: {{choice: [{'8, ' * 300_000}]}}}}", "more than 10000 values"),
+        (f"{TOY}search_space: {{adapter.r: {{choice: [{'8, ' * 300_000}]}}}}", "more than 10000 keys and values"),
         (f"{TOY}seed: !!bool zzz", "'zzz' is not what it looks like: put it in quotes"),
         (f"{TOY}seed: !!timestamp zzz", "'zzz' is not what it looks like: put it in quotes"),
         (f"{TOY}budget: {{trials: {'9' * 400}}}", "must be at most 1000000000000000"),
@@ -72,6 +72,12 @@ def refused(folder: Path, *words: str) -> str:
 def test_a_sweep_file_is_refused(folder: Path, text: str, line: str) -> None:
     (folder / "s.yaml").write_text(text)
     assert line in refused(folder, "validate", "s.yaml")
+
+
+def test_more_mistakes_than_anyone_reads_are_counted(folder: Path) -> None:
+    (folder / "s.yaml").write_text(TOY + "".join(f"k{n}: 1\n" for n in range(400)))
+    *first, rest, last = refused(folder, "validate", "s.yaml").splitlines()
+    assert (len(first), rest, last) == (50, "and 350 more", "400 problems; nothing was started")
 
 
 @pytest.mark.parametrize("name", ["n" * 300, "n/" * 3000, "a\nb", "\x1b[31m", os.fsdecode(b"\xff")], ids=ascii)
