@@ -67,6 +67,18 @@ def test_a_signal_to_the_process_group_while_trials_are_replaced_ends_in_order(t
     goes_on(tmp_path, sweep, 3)
 
 
+@pytest.mark.parametrize("said", ["starting Ray", "starting hosts"])
+def test_a_signal_to_the_process_group_while_a_sweep_starts_ends_in_order(tmp_path, said):
+    run = runs.start(tmp_path, "launch", *FIFO)
+    sweep = tmp_path / "results" / "toy"
+    runs.wait_for(lambda: said in run.err.read_text(), run)
+    os.killpg(run.process.pid, signal.SIGTERM)
+    assert run.wait() == 143, run.err.read_text()
+    assert "qsweep resume" in run.err.read_text()
+    assert "Traceback" not in run.err.read_text()
+    goes_on(tmp_path, sweep)
+
+
 @pytest.mark.parametrize("name", ["gcs_server", "raylet"])
 def test_a_daemon_that_is_killed_ends_the_sweep_at_once_and_in_order(tmp_path, name):
     run = runs.start(tmp_path, "launch", *FIFO)
@@ -108,3 +120,13 @@ def test_nothing_is_left_of_ray_when_the_driver_is_killed(tmp_path):
     runs.kill(run.process.pid)
     _, alive = psutil.wait_procs(children, timeout=60)
     assert alive == []
+
+
+def test_ray_that_does_not_start_is_told_of_in_a_line(tmp_path):
+    # No folder that Ray could use can be made there.
+    run = runs.start(tmp_path, "launch", *FIFO, QSWEEP_RAY_DIR="/dev/null/ray")
+    assert run.wait() == 1, run.err.read_text()
+    told = run.err.read_text()
+    assert "error: Ray does not start on this machine, tried twice: " in told
+    assert "Traceback" not in told
+    goes_on(tmp_path, tmp_path / "results" / "toy")

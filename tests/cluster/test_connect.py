@@ -1,0 +1,79 @@
+"""Ray that does not start, and Ray that goes. No Ray is started here."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cluster import connect
+from cluster.errors import NotStarted
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Makes Ray's start time out the first times, with a daemon left each time; answers the daemons."""
+    left: list[subprocess.Popen[bytes]] = []
+
+    def fail(cluster: connect.Cluster, times: int):
+        def init(address: str, namespace: str, **options: object) -> None:
+            if len(left) < times:
+                left.append(subprocess.Popen(["sleep", "600"], start_new_session=True))
+                cluster._daemons.append(left[-1])
+                raise TimeoutError("Timed out after 60 seconds\nwhile waiting for the raylet")
+
+        monkeypatch.setattr(connect, "_init", init)
+        return left
+
+    yield fail
+    for daemon in left:
+        daemon.kill()
+        daemon.wait()
+
+
+def test_ray_that_does_not_start_is_started_once_more(failing):
+    cluster = connect.Cluster("local")
+    left = failing(cluster, 1)
+    cluster._start("sweep", Path("/tmp/nowhere"))
+    assert [daemon.poll() for daemon in left] == [-9], "what the first start left is gone"
+
+
+def test_ray_that_does_not_start_twice_is_told_of_in_one_line(failing):
+    cluster = connect.Cluster("local")
+    left = failing(cluster, 2)
+    with pytest.raises(NotStarted) as told:
+        cluster._start("sweep", Path("/tmp/nowhere"))
+    assert str(told.value) == "Ray does not start on this machine, tried twice: Timed out after 60 seconds"
+    assert [daemon.poll() for daemon in left] == [-9, -9]
+
+
+def test_an_own_cluster_is_lost_with_a_daemon_that_it_cannot_do_without(tmp_path):
+    for name in ("raylet", "log_monitor"):
+        (tmp_path / name).symlink_to("/bin/sleep")
+    cluster = connect.Cluster("local")
+    cluster._daemons += [subprocess.Popen([str(tmp_path / name), "600"]) for name in ("raylet", "log_monitor")]
+    raylet, other = cluster._daemons
+    try:
+        cluster.has_started = True
+        assert not cluster.is_lost()
+        other.kill()
+        other.wait()
+        assert not cluster.is_lost()
+        raylet.kill()
+        raylet.wait()
+        assert cluster.is_lost()
+    finally:
+        for daemon in (raylet, other):
+            daemon.kill()
+            daemon.wait()
+
+
+def test_a_cluster_that_was_joined_is_lost_when_its_head_service_listens_no_more():
+    cluster = connect.Cluster("auto")
+    cluster.has_started = True
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        cluster._service = service.getsockname()
+        assert not cluster.is_lost()
+    assert cluster.is_lost()
