@@ -131,7 +131,11 @@ def _unchanged(folder: SweepFolder, raw: Mapping[str, Any], sweep_id: str) -> No
     starts = [event for event, _ in read_events(folder.events) if isinstance(event, SweepStarted)]
     if not starts:
         return
-    changes = list(_differences(json.loads(starts[0].config), raw, ""))
+    try:
+        launched = json_text.parse(starts[0].config)
+    except ValueError as error:
+        raise StorageError(f"{folder.events}: the configuration in its first line is damaged: {error}") from None
+    changes = list(_differences(launched, raw, ""))
     # Logs of earlier versions do not know it.
     for known in [start.sweep_id for start in starts if start.sweep_id is not None][:1]:
         changes += _differences(known, sweep_id, "sweep_id")

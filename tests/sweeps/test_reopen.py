@@ -11,7 +11,7 @@ from sweep_files import toy
 
 from sweeps import folder as folders
 from sweeps import launch, reopen
-from sweeps.errors import ConfigError
+from sweeps.errors import ConfigError, StorageError
 from sweeps.folder import EventLog, SweepFolder
 from sweeps.lifecycle import SweepStarted
 
@@ -98,6 +98,16 @@ def test_a_link_to_the_folder_is_the_folder(tmp_path: Path) -> None:
     original = launched(tmp_path)
     (tmp_path / "link").symlink_to(original.path)
     reopen.load(SweepFolder(tmp_path / "link"))
+
+
+def test_a_log_whose_configuration_is_damaged_is_told(tmp_path: Path) -> None:
+    config, _ = toy()
+    folder = folders.create(tmp_path, "x", launch.document(config, ID))
+    log = EventLog(folder.events)
+    log.append(SweepStarted(time=0.0, config="[" * 100_000))
+    log.close()
+    with pytest.raises(StorageError, match="the configuration in its first line is damaged: it is nested more than"):
+        reopen.load(folder)
 
 
 @pytest.mark.parametrize(
