@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from sweeps.stop import SIGNALS, StopRequest, on_signals
+from sweeps.stop import SIGNALS, Interrupted, StopRequest, on_signals, raising_on_signals
 
 
 class Clock:
@@ -54,7 +54,7 @@ def test_a_signal_asks_once_and_is_told(number: int) -> None:
 def test_the_second_signal_ends_the_process_at_once() -> None:
     code = """
 import os, signal
-from sweeps.stop import StopRequest, on_signals
+from sweeps.stop import SIGNALS, Interrupted, StopRequest, on_signals, raising_on_signals
 with on_signals(StopRequest(None, lambda: 0.0), print):
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -71,3 +71,25 @@ def test_handlers_are_put_back_when_the_sweep_fails() -> None:
     with pytest.raises(RuntimeError), on_signals(StopRequest(None, Clock()), print):
         raise RuntimeError
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_what_has_no_order_to_end_in(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as caught, raising_on_signals():
+        signal.raise_signal(number)
+    assert caught.value.exit_code == 128 + number
+    assert signal.getsignal(number) is before
+
+
+def test_nohup_is_kept() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        request = StopRequest(None, Clock())
+        with on_signals(request, print):
+            signal.raise_signal(signal.SIGHUP)
+        with raising_on_signals():
+            signal.raise_signal(signal.SIGHUP)
+        assert request.reason is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
