@@ -19,9 +19,9 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.hosts import PROCESS_LOST, HostActor, HostFacts, Room
-from trainables.contract import Evaluation, Failure, StepRecord, Summary, Target, TargetModules
-from trainables.legible import Words
-from trainables.specs import Spec, TrialSpec
+from cluster.leases import Grant, NotReady, Ready, Refused
+from trainables.contract import Evaluation, Failure, StepRecord, Target, TargetModules
+from trainables.specs import TrialSpec
 
 NAME = "broker"
 LEASE_SECONDS = 60.0
@@ -34,39 +34,6 @@ ANSWER_SECONDS = 5.0
 """How long a host has to say where its trials stand."""
 RETRY_SECONDS = 10.0
 """Pause between attempts to make a host when there is none."""
-
-
-class Ready(Spec):
-    """All hosts run."""
-
-    data: Summary
-    hosts: tuple[HostFacts, ...]
-
-    @property
-    def slots(self) -> int:
-        """Slots of all hosts."""
-        return sum(host.slots for host in self.hosts)
-
-
-class NotReady(Spec):
-    """Why no host can run; the user can mend it."""
-
-    message: Words
-
-
-@dataclass(frozen=True)
-class Grant:
-    """A lease on a slot. The host is a Ray actor handle."""
-
-    lease: str
-    host_id: str
-    host: Any
-
-
-class Refused(Spec):
-    """Why a trial gets no slot any more."""
-
-    message: Words
 
 
 @dataclass

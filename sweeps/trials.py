@@ -10,7 +10,7 @@ from search_spaces.space import SearchSpace
 from sweeps import points
 from sweeps.components import Searcher
 from sweeps.config import SweepConfig
-from sweeps.lifecycle import Scalar, TrialState
+from sweeps.lifecycle import PointInfeasible, Scalar, TrialState
 from sweeps.target_modules import Targets
 from trainables.specs import TrialSpec
 
@@ -36,6 +36,18 @@ def planned(
     """The trial at a point of a sweep's space."""
     spec = points.apply(config.base, point, config.seed)
     return PlannedTrial(number, points.trial_key(spec, fingerprints), spec, points.params(spec, point))
+
+
+def refused_default(
+    config: SweepConfig, space: SearchSpace, fingerprints: Mapping[str, str], targets: Targets, time: float
+) -> PointInfeasible | None:
+    """The default configuration, where it cannot be trained: number 0 is its own, and no other trial passes for it."""
+    own = config.adapter.target_modules
+    if targets.problem(own) is None or not config.searcher.start_with_default:
+        return None
+    trial = planned(0, config, points.default(config.base, space), fingerprints)
+    reason = f"the default configuration: {points.word(own)} is left out"
+    return PointInfeasible(time=time, trial_key=trial.trial_key, number=0, params=dict(trial.params), reason=reason)
 
 
 class TrialSource:

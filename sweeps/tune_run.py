@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,9 +18,10 @@ from ray.tune.search.search_generator import SearchGenerator
 from cluster import broker
 from cluster.errors import HostError
 from cluster.hosts import PROCESS_LOST, HostFacts, Room
+from cluster.leases import NotReady, Ready
 from cluster.ray_files import temporary_folder
 from search_spaces.space import SearchSpace
-from sweeps import points, target_modules, tune_processes
+from sweeps import target_modules, tune_processes
 from sweeps.config import SweepConfig, size_bytes
 from sweeps.errors import ConfigError, StorageError
 from sweeps.folder import SweepFolder, cannot_write, read_events, write_whole
@@ -29,7 +30,6 @@ from sweeps.lifecycle import (
     BaseEvaluated,
     DataPrepared,
     HostsStarted,
-    PointInfeasible,
     SweepEnded,
     TrialEnded,
     TrialReported,
@@ -38,13 +38,13 @@ from sweeps.lifecycle import (
 from sweeps.progress import Progress
 from sweeps.stop import Reason, StopRequest
 from sweeps.target_modules import Targets
-from sweeps.trials import TrialSource, planned
+from sweeps.trials import TrialSource, refused_default
 from sweeps.tune_base import BaseEvaluation
 from sweeps.tune_callback import STOPPED_BY_SCHEDULER, JournalCallback
 from sweeps.tune_search import Reported, TrialQueue
 from sweeps.tune_trial import SlotTrial
 from trainables import registry
-from trainables.contract import Evaluation, Failure, StepRecord
+from trainables.contract import Evaluation, Failure
 
 TRIAL_PROCESS = PlacementGroupFactory([{"node:__internal_head__": 0.001}])
 """What a trial's own process takes: a place on the head, and no CPU, since it only waits."""
@@ -75,7 +75,7 @@ class Driver:
     def __post_init__(self) -> None:
         self._callback = JournalCallback(self.journal, self.clock, self)
 
-    def start_hosts(self, room: Room, space: SearchSpace) -> broker.Ready:
+    def start_hosts(self, room: Room, space: SearchSpace) -> Ready:
         """Starts broker and hosts; first it is known what can be trained, then the data is prepared.
 
         Raises:
@@ -85,7 +85,7 @@ class Driver:
         since = self.clock()
         self._broker = broker.create(self.config.base, room, self.config.cluster.hosts)
         self._settle_targets(space)
-        answer: broker.Ready = self._answer(self._broker.start.remote())
+        answer: Ready = self._answer(self._broker.start.remote())
         self.hosts = answer.hosts
         self.journal.add(
             HostsStarted(
@@ -115,7 +115,7 @@ class Driver:
             if self.stop.reason is not None:
                 raise KeyboardInterrupt
         answer = ray.get(asked)
-        if isinstance(answer, broker.NotReady):
+        if isinstance(answer, NotReady):
             raise HostError(answer.message)
         return answer
 
@@ -131,7 +131,9 @@ class Driver:
         tune_processes.keep_processes(scheduler)
         self.folder.clean()
         fingerprints = registry.find(self.config.trainable).fingerprint(self.config.base)
-        self._refuse_default(space, fingerprints)
+        refused = refused_default(self.config, space, fingerprints, self._targets, self.clock())
+        if refused is not None:
+            self.journal.add(refused)
         known = {key: trial.state for key, trial in self.journal.record.trials.items()}
         source = self._source = TrialSource(self.config, space, fingerprints, known, self._targets)
         disk = self.config.budget.disk
@@ -192,21 +194,6 @@ class Driver:
         except StorageError as error:
             self.stop.ask("failed", str(error))
 
-    def _refuse_default(self, space: SearchSpace, fingerprints: Mapping[str, str]) -> None:
-        """Where the default configuration cannot be trained, its place stays empty: no other trial is taken for it."""
-        own = self.config.adapter.target_modules
-        if self._targets.problem(own) is not None and self.config.searcher.start_with_default:
-            trial = planned(0, self.config, points.default(self.config.base, space), fingerprints)
-            self.journal.add(
-                PointInfeasible(
-                    time=self.clock(),
-                    trial_key=trial.trial_key,
-                    number=0,
-                    params=dict(trial.params),
-                    reason=f"the default configuration: {points.word(own)} is left out",
-                )
-            )
-
     def end(self, failed: str | None = None) -> None:
         """Says of every trial and of the sweep how it ended."""
         gave_up = self._source.gave_up if self._source is not None else None
@@ -222,7 +209,16 @@ class Driver:
             unreported = self._callback.unreported.get(trial.trial_key, ())
             history = unreported if state is TrialState.STOPPED else ()
             saved = f"; goes on from step {unreported[-1].step}" if unreported and state is TrialState.PAUSED else ""
-            self.journal.add(_left_over(trial.trial_key, self.clock(), state, why + saved, history))
+            self.journal.add(
+                TrialEnded(
+                    time=self.clock(),
+                    trial_key=trial.trial_key,
+                    state=state,
+                    reason=why + saved,
+                    by_person_or_budget=True,
+                    history=history,
+                )
+            )
             if state.is_final:
                 self.folder.drop(trial.trial_key, "snapshot")
         self.journal.add(SweepEnded(time=self.clock(), reason=reason, message=why))
@@ -343,12 +339,3 @@ class _Watch(Stopper):
         with suppress(*PROCESS_LOST):
             self._display.latest(ray.get(self._latest))
         self._latest = None
-
-
-def _left_over(
-    trial_key: str, now: float, state: TrialState, reason: str, history: tuple[StepRecord, ...]
-) -> TrialEnded:
-    """A trial that was not over when the sweep ended: it goes on with `resume`, or the budget has stopped it."""
-    return TrialEnded(
-        time=now, trial_key=trial_key, state=state, reason=reason, by_person_or_budget=True, history=history
-    )

@@ -22,6 +22,7 @@ from ray.exceptions import ObjectLostError, RayError
 from cluster import broker
 from cluster.errors import LeaseOver
 from cluster.hosts import PROCESS_LOST
+from cluster.leases import Grant, Refused
 from cluster.loop import Outcome
 from sweeps import digests, snapshots
 from sweeps.disk import Disk
@@ -166,7 +167,7 @@ class SlotTrial(tune.Trainable):
     # The trial's own folder
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self._grant: broker.Grant | None = None
+        self._grant: Grant | None = None
         self._is_open = False
         self._step = 0
         self._history: list[StepRecord] = []
@@ -330,7 +331,7 @@ class SlotTrial(tune.Trainable):
         granted = self._ask("acquire", self._key, WAIT_SECONDS)
         if granted is None:
             return None
-        if isinstance(granted, broker.Refused):
+        if isinstance(granted, Refused):
             return Failure(kind="failed", message=granted.message)
         self._grant = granted
         opening = granted.host.open.remote(granted.lease, self._spec, self._latest())

@@ -16,6 +16,7 @@ from cluster import broker
 from cluster.connect import connected
 from cluster.errors import LeaseOver
 from cluster.hosts import Room
+from cluster.leases import Grant, NotReady, Ready
 from trainables import toy
 from trainables.contract import Opened
 from trainables.specs import TrialSpec
@@ -94,11 +95,11 @@ def make(cluster, monkeypatch):
         ray.kill(handle)
 
 
-def opened(grant: broker.Grant, trial: TrialSpec = TOY):
+def opened(grant: Grant, trial: TrialSpec = TOY):
     return ray.get(grant.host.open.remote(grant.lease, trial.model_dump_json(), None), timeout=DEADLINE)
 
 
-def advanced(grant: broker.Grant, target: int):
+def advanced(grant: Grant, target: int):
     return ray.get(grant.host.advance.remote(grant.lease, target, math.inf, 0, DEADLINE), timeout=2 * DEADLINE)
 
 
@@ -111,7 +112,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def test_start_says_what_hosts_and_slots_there_are(shared):
     asked, ready = shared
-    assert isinstance(ready, broker.Ready)
+    assert isinstance(ready, Ready)
     assert ready.slots == asked.slots() == 4
     assert [(host.device, host.slots) for host in ready.hosts] == [("cpu", 2)] * 2
     assert len({host.pid for host in ready.hosts}) == 2
@@ -148,7 +149,7 @@ def test_a_trial_that_waits_gets_the_slot_that_becomes_free(hired):
     waiting = hired.handle.acquire.remote("e", DEADLINE)
     assert ray.wait([waiting], timeout=0.05)[0] == []
     hired.release("a")
-    assert isinstance(ray.get(waiting, timeout=DEADLINE), broker.Grant)
+    assert isinstance(ray.get(waiting, timeout=DEADLINE), Grant)
 
 
 def test_releasing_what_was_never_leased_does_nothing(hired):
@@ -238,5 +239,5 @@ def test_a_process_that_was_killed_is_noticed_when_its_slot_is_given_back(make):
 
 def test_a_mistake_in_the_data_is_told_in_the_trainables_own_words(make):
     answer = make(TOY.model_copy(update={"trainable": "faulty.rows"})).start()
-    assert isinstance(answer, broker.NotReady)
+    assert isinstance(answer, NotReady)
     assert answer.message == "data.train: rows.jsonl has no rows"

@@ -8,11 +8,11 @@ import pytest
 from sweep_events import begun, record
 from sweep_files import toy
 
-from sweeps import points, tables
+from sweeps import tables
 from sweeps.lifecycle import TrialState, first_wins
 from sweeps.selection import choose
 from sweeps.target_modules import Targets, asked, check, settle
-from sweeps.trials import PlannedTrial, TrialSource
+from sweeps.trials import PlannedTrial, TrialSource, refused_default
 from trainables.contract import Target
 
 PRESETS = ["attention-qv", "attention", "mlp", "all-linear"]
@@ -115,10 +115,13 @@ def test_where_the_field_is_not_always_searched_the_files_own_value_counts_too()
 
 def test_a_default_that_cannot_be_trained_leaves_its_number_empty() -> None:
     config, space = toy(SPACE, adapter={"target_modules": "mlp"})
-    default = points.apply(config.base, points.default(config.base, space), config.seed)
-    known = {points.trial_key(default, {"toy": "1"}): TrialState.INFEASIBLE}
+    refused = refused_default(config, space, {"toy": "1"}, settle(EXPERTS), 5.0)
+    assert refused is not None
+    assert (refused.number, refused.reason) == (0, "the default configuration: mlp is left out")
+    known = {refused.trial_key: TrialState.INFEASIBLE}
     trials = drawn(settle(EXPERTS), known=known, adapter={"target_modules": "mlp"})
     assert [trial.number for trial in trials] == [1, 2, 3, 4]
+    assert refused_default(*toy(SPACE), {"toy": "1"}, settle(EXPERTS), 5.0) is None
 
 
 # What is told
