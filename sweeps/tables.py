@@ -86,12 +86,12 @@ def notes(record: SweepRecord) -> list[str]:
 
 
 def ending(trial: TrialRecord) -> str:
-    """How a trial ended, in a line: MLflow's table of runs shows its beginning."""
+    """How a trial ended, in a line: MLflow's table shows some 40 characters of it on a page 1000 pixels wide."""
     parts = [f"{trial.state.value} at step {trial.step}"]
-    if trial.evals:
-        parts.append(f"best eval_loss {trial.best_eval_loss:.4f}")
     if trial.seconds:
         parts.append(f"{trial.seconds:.0f} s")
+    if trial.evals:
+        parts.append(f"best {trial.best_eval_loss:.4f}")
     return ", ".join(parts) + (f": {trial.reason}" if trial.reason else "")
 
 

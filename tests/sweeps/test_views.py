@@ -64,7 +64,7 @@ def test_a_large_space_keeps_its_axes_apart():
 @pytest.mark.parametrize(
     ("events", "line"),
     [
-        ([reported("a", 9, 0.71234)], "STOPPED at step 9, best eval_loss 0.7123, 4 s: by the scheduler"),
+        ([reported("a", 9, 0.71234)], "STOPPED at step 9, 4 s, best 0.7123: by the scheduler"),
         ([], "STOPPED at step 0: by the scheduler"),
     ],
 )
