@@ -211,7 +211,7 @@ def test_a_server_that_fails_on_the_way_is_told(server, monkeypatch):
 
 def test_a_sweep_that_did_not_end_well_is_not_promoted(monkeypatch, capsys):
     monkeypatch.setattr("sweeps.summary.show", lambda *_: None)
-    ended = SimpleNamespace(exit_code=130, as_json=lambda: {"sweep": "x"})
+    ended = SimpleNamespace(exit_code=130, is_ray_left_behind=False, as_json=lambda: {"sweep": "x"})
     with pytest.raises(typer.Exit) as end:
         cli._finish(None, ended, True, True)
     assert end.value.exit_code == 130
@@ -226,7 +226,7 @@ def test_an_interrupted_promotion_says_what_the_sweep_was_and_how_to_go_on(numbe
     monkeypatch.setattr(promotion_cli, "asked", lambda *_, **__: None)
     monkeypatch.setattr(promotion_cli, "promote", lambda _: signal.raise_signal(number))
     sweep = SimpleNamespace(config=SimpleNamespace(tracking=SimpleNamespace(uri="sqlite:///a.db")))
-    ended = SimpleNamespace(exit_code=0, folder="/results/x", as_json=lambda: {"sweep": "x"})
+    ended = SimpleNamespace(exit_code=0, folder="/results/x", is_ray_left_behind=False, as_json=lambda: {"sweep": "x"})
     with pytest.raises(typer.Exit) as end:
         cli._finish(sweep, ended, True, True)
     assert end.value.exit_code == 128 + number
