@@ -89,7 +89,7 @@ class SweepFolder:
     def keep(self, trial_key: str, kind: Kind, step: int, files: Mapping[str, bytes]) -> Path:
         """Writes the trial's latest snapshot or best adapter; answers its folder."""
         # Not the sweep's own folder: one that was deleted does not come back half.
-        self.trial(trial_key).parent.mkdir(exist_ok=True)
+        self.trial(trial_key).parent.mkdir(FOLDER_MODE, exist_ok=True)
         path = self.trial(trial_key) / f"{kind}-{step:06d}"
         write_folder(path, files)
         return path
