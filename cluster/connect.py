@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -38,6 +40,7 @@ ENVIRONMENT = {
 HEADS = ("gcs_server", "raylet")
 """Daemons that Ray cannot do without."""
 PROBE_SECONDS = 2.0
+PROBE_EVERY_SECONDS = 5.0
 END_SECONDS = 10.0
 """How long a daemon may take to end."""
 
@@ -62,6 +65,7 @@ class Cluster:
         self.is_ending = False
         self.is_abandoned = False
         self._was_lost = False
+        self._probed, self._answers = -math.inf, True
 
     @contextmanager
     def connected(self, namespace: str) -> Iterator[None]:
@@ -93,7 +97,9 @@ class Cluster:
         if not self.has_started or self.is_ending:
             return self._was_lost
         if self._service is not None:
-            return not _listens(self._service)
+            if time.monotonic() - self._probed >= PROBE_EVERY_SECONDS:
+                self._answers, self._probed = _listens(self._service), time.monotonic()
+            return not self._answers
         return any(daemon.poll() is not None for daemon in self._daemons if _name(daemon) in HEADS)
 
     def abandon(self) -> None:

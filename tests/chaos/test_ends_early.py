@@ -28,7 +28,8 @@ def between_reports(sweep) -> bool:
 
 
 def test_interrupted_trials_go_on_at_the_step_where_they_stood(tmp_path):
-    run = runs.start(tmp_path, "launch", *FIFO, "training.step_seconds=0.3")
+    # The six steps to the next report take longer than a trial's call to its host, after which it hears of the stop.
+    run = runs.start(tmp_path, "launch", *FIFO, "training.step_seconds=0.6")
     sweep = tmp_path / "results" / "toy"
     runs.wait_for(lambda: between_reports(sweep), run)
     os.kill(run.process.pid, signal.SIGINT)

@@ -70,7 +70,8 @@ def test_an_own_cluster_is_lost_with_a_daemon_that_it_cannot_do_without(tmp_path
             daemon.wait()
 
 
-def test_a_cluster_that_was_joined_is_lost_when_its_head_service_listens_no_more():
+def test_a_cluster_that_was_joined_is_lost_when_its_head_service_listens_no_more(monkeypatch):
+    monkeypatch.setattr(connect, "PROBE_EVERY_SECONDS", 0.0)
     cluster = connect.Cluster("auto")
     cluster.has_started = True
     with socket.create_server(("127.0.0.1", 0)) as service:
