@@ -56,10 +56,12 @@ def test_no_file_is_left_beside_the_sweep(home, monkeypatch):
     with tempfile.TemporaryDirectory(prefix="qs") as place:
         monkeypatch.setattr(tempfile, "tempdir", place)
         folders, shown = set(), lines()
-        monkeypatch.setattr(shown, "say", lambda _line: folders.update(p.name[:11] for p in Path(place).iterdir()))
+        monkeypatch.setattr(
+            shown, "say", lambda _line: folders.update(p.name[:11] for p in Path(place).glob("qsweep-*"))
+        )
         run(home, "budget.trials=4", shown=shown)
         assert folders == {"qsweep-ray-", "qsweep-tune"}
-        assert list(Path(place).iterdir()) == []
+        assert list(Path(place).glob("qsweep-*")) == []
 
 
 def test_credentials_of_the_driver_are_in_no_file(home, monkeypatch):
