@@ -14,24 +14,29 @@ from urllib.parse import unquote
 HIDDEN = "***"
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_SLASHES = re.compile(r"//")
+"""Where the scheme is left out."""
 _PIECES = re.compile(r"(?<=[\n\r])|(?<=[\s\"'`(\[{<,|])(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 """Where another line, or another URI, begins in a text."""
 _WORD = re.compile(r"[^\s\"'`<>]*")
 _NAME = {False: re.compile(r"[^:/?#]*"), True: re.compile(r"[^:/?#\s\"'`<>]*")}
 """What may be a user's name, or an authority without a port: alone, and in a text."""
 _AUTHORITY = {False: re.compile(r"[^/?#]*"), True: re.compile(r"[^/?#\s\"'`<>]*")}
+_IPV6 = re.compile(r"\[[0-9A-Fa-f:.%]*\]")
 _PORT = re.compile(r"\d{0,5}(?=[\s\"'`<>(){}\[\],;.!|/?#\\]|$)")
 _LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"')
 _PARAMETER = re.compile(r"[?&#;]([^?&#;=]*)=")
 _HIDDEN_VALUE = re.compile(r"\*\*\*(?=[\s\"'`)\]}>,;.]|$)|$")
 _SECRETS = ("password", "passwd", "passphrase", "pwd", "token", "secret", "apikey", "accesskey", "secretkey",
-            "privatekey", "credential", "credentials", "signature", "odbcconnect")  # fmt: skip
-"""What the names of secret parameters end in, in small letters, without dashes and underscores."""
+            "privatekey", "credential", "credentials", "signature", "odbcconnect", "pass", "jwt")  # fmt: skip
+"""What the names of secret parameters end in, in small letters, without dashes, underscores and brackets."""
+_WHOLE_NAMES = ("auth", "key", "pw", "sig")
+"""Names that are secret alone; more end in them that are not, such as `sslkey`, a file."""
 
 
 def without_password(uri: str) -> str:
     """One URI as it may be shown: its password, its token and its secret parameters become ***."""
-    start = _SCHEME.match(uri)
+    start = _SCHEME.match(uri) or _SLASHES.match(uri)
     return _shown(start[0], uri[start.end() :], False) if start else _shown("", uri, False)
 
 
@@ -83,8 +88,8 @@ def _shown(scheme: str, rest: str, in_text: bool) -> str:
 def _user(rest: str, is_web: bool, in_text: bool) -> tuple[str, str]:
     """What stands before the host, as it may be shown; and the rest."""
     name = _match(_NAME[in_text], rest)
-    if rest.startswith("["):
-        return "", rest  # an IPv6 address
+    if _IPV6.match(rest):
+        return "", rest
     if is_web and "@" in name:
         # A token alone; or a name that holds an @.
         end = _match(_AUTHORITY[in_text], rest).rfind("@")
@@ -129,4 +134,5 @@ def _without_parameters(rest: str) -> str:
 
 
 def _is_secret(name: str) -> bool:
-    return re.sub("[-_ ]", "", unquote(name)).lower().endswith(_SECRETS)
+    plain = re.sub(r"[-_ \[\]]", "", unquote(name)).lower()
+    return plain.endswith(_SECRETS) or plain in _WHOLE_NAMES

@@ -32,6 +32,13 @@ SECRETS = [
     ("https://host/?access_token=x&a=b", "https://host/?access_token=***&a=b"),
     ("https://host/?api_key=x", "https://host/?api_key=***"),
     ("https://host/?apiKey=x&page=2", "https://host/?apiKey=***&page=2"),
+    (
+        "https://account.blob.core.windows.net/a?sv=1&sig=x&se=2",
+        "https://account.blob.core.windows.net/a?sv=1&sig=***&se=2",
+    ),
+    ("https://host/?key=x&pass=y", "https://host/?key=***&pass=***"),
+    ("https://host/?password%5B%5D=x", "https://host/?password%5B%5D=***"),
+    ("http://[user:secret@host", "http://[user:***@host"),
     ("https://host/#access_token=x&a=b", "https://host/#access_token=***&a=b"),
     ("https://host/?pass%77ord=x", "https://host/?pass%77ord=***"),
     ("postgresql://host/db?sslpassword=a&b", "postgresql://host/db?sslpassword=***"),
@@ -48,6 +55,7 @@ PLAIN = [
     "https://host/?metric_key=eval_loss&max_tokens=5",
     "http://[::1]:5000/a@b",
     "postgresql://u@host:5432/db",
+    "postgresql://host/db?sslkey=/a/b&sslmode=require",
     "databricks://profile",
     "s3://bucket/a@b",
     "",
@@ -97,6 +105,7 @@ def test_a_parameter_without_a_value_has_no_secret():
 
 def test_a_uri_that_lacks_its_scheme_is_read_as_one():
     assert without_password("user:secret@host:5000") == "user:***@host:5000"
+    assert without_password("//user:secret@host:5000") == "//user:***@host:5000"
     assert "secret" not in without_password("http:/user:secret@host:5000")
 
 
