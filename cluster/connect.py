@@ -105,6 +105,8 @@ class Cluster:
     def abandon(self) -> None:
         """Ends the daemons that this process has started; what waits for Ray in other threads may wait for ever."""
         self.is_abandoned = True
+        # Such threads fail one after the other, and would print a traceback each.
+        threading.excepthook = lambda _what: None
         self._end_daemons()
 
     def _end_daemons(self) -> None:

@@ -20,6 +20,8 @@ UNHELD_SECONDS = 60.0
 """A folder that nobody holds is abandoned when it is older: a younger one may be about to be held."""
 REMOVAL_SECONDS = 5.0
 """How long processes that end may still write into a folder that goes."""
+_held: list[Path] = []
+"""The folders of blocks that have not ended."""
 
 
 @contextmanager
@@ -39,12 +41,20 @@ def temporary_folder(purpose: str, longest_path: int | None = None) -> Iterator[
     _remove_abandoned(place, prefix)
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
     held = os.open(folder, os.O_RDONLY)
+    _held.append(folder)
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield folder
     finally:
+        _held.remove(folder)
         _remove(folder)
         os.close(held)
+
+
+def remove_all() -> None:
+    """Removes every temporary folder of this process, which is about to end without its blocks."""
+    for folder in list(_held):
+        _remove(folder)
 
 
 @contextmanager

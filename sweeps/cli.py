@@ -288,6 +288,9 @@ def _finish(sweep: Any, result: Any, promote: bool, as_json: bool) -> None:
     if as_json:
         print(json.dumps(document), flush=True)
     if result.is_ray_left_behind:
+        from cluster.ray_files import remove_all
+
+        remove_all()
         streams.end_at_once(code)
     raise typer.Exit(code)
 

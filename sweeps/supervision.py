@@ -24,6 +24,8 @@ END_SECONDS = 30.0
 """How long Ray's own end may take."""
 LOST = "Ray's daemons are gone"
 SILENT = "Ray does not answer"
+STARTING = "Ray had not started yet: nothing was trained"
+GO_ON = "trials go on from their last snapshots"
 
 
 class Ray(Protocol):
@@ -69,13 +71,13 @@ def supervise(
         hopeless = _hopeless(ray, stop, lasting)
         if hopeless is not None and thread.is_alive():
             ray.abandon()
-            raise RayGone(f"{hopeless}: trials go on from their last snapshots")
+            raise RayGone(f"{hopeless}: {GO_ON}" if ray.has_started else STARTING)
     try:
         done.result()
     except Exception as error:
         if not ray.is_lost():
             raise
-        raise RayGone(f"{LOST}: trials go on from their last snapshots") from error
+        raise RayGone(f"{LOST}: {GO_ON}") from error
 
 
 def _hopeless(ray: Ray, stop: StopRequest, lasting: _Lasting) -> str | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from contextlib import suppress
+from pathlib import Path
 
 import chaos_runs as runs
 import psutil
@@ -81,13 +83,15 @@ def test_a_signal_to_the_process_group_while_a_sweep_starts_ends_in_order(tmp_pa
 
 @pytest.mark.parametrize("name", ["gcs_server", "raylet"])
 def test_a_daemon_that_is_killed_ends_the_sweep_at_once_and_in_order(tmp_path, name):
-    run = runs.start(tmp_path, "launch", *FIFO)
-    sweep = tmp_path / "results" / "toy"
-    runs.wait_for(lambda: reported(sweep), run)
-    runs.kill(daemon(run, name))
-    runs.wait_for(lambda: "daemons are gone" in run.err.read_text(), run)
-    # Far below the minute after which Ray would have ended the process by itself.
-    assert run.process.wait(45) == 1, run.err.read_text()
+    with tempfile.TemporaryDirectory(prefix="qs") as place:  # short: Ray's sockets lie in it
+        run = runs.start(tmp_path, "launch", *FIFO, TMPDIR=place)
+        sweep = tmp_path / "results" / "toy"
+        runs.wait_for(lambda: reported(sweep), run)
+        runs.kill(daemon(run, name))
+        runs.wait_for(lambda: "daemons are gone" in run.err.read_text(), run)
+        # Far below the minute after which Ray would have ended the process by itself.
+        assert run.process.wait(45) == 1, run.err.read_text()
+        assert list(Path(place).glob("qsweep-*")) == []
     told = run.err.read_text()
     assert "qsweep resume" in told
     assert "Traceback" not in told

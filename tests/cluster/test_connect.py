@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,23 @@ def test_ray_that_does_not_start_twice_is_told_of_in_one_line(failing):
         cluster._start("sweep", Path("/tmp/nowhere"))
     assert str(told.value) == "Ray does not start on this machine, tried twice: Timed out after 60 seconds"
     assert [daemon.poll() for daemon in left] == [-9, -9]
+
+
+def test_threads_that_are_left_behind_fail_in_silence(monkeypatch):
+    told: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    goes = threading.Event()
+
+    def wait_for_ray() -> None:
+        goes.wait(60)
+        raise ConnectionError("failed to connect to all addresses")
+
+    thread = threading.Thread(target=wait_for_ray)
+    thread.start()
+    connect.Cluster("local").abandon()
+    goes.set()
+    thread.join()
+    assert told == []
 
 
 def test_an_own_cluster_is_lost_with_a_daemon_that_it_cannot_do_without(tmp_path):

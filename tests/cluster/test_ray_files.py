@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ray._private.authentication import authentication_token_setup as tokens
 
-from cluster.ray_files import LONGEST_PATH, UNHELD_SECONDS, private_token, ray_folder, temporary_folder
+from cluster.ray_files import LONGEST_PATH, UNHELD_SECONDS, private_token, ray_folder, remove_all, temporary_folder
 
 
 @pytest.fixture
@@ -43,6 +43,12 @@ def test_folder_goes_also_when_the_block_is_interrupted(place):
     with pytest.raises(KeyboardInterrupt), temporary_folder("test"):
         raise KeyboardInterrupt
     assert list(place.iterdir()) == []
+
+
+def test_folders_go_also_when_the_process_ends_without_its_blocks(place):
+    with temporary_folder("test"), temporary_folder("test"):
+        remove_all()
+        assert list(place.iterdir()) == []
 
 
 def test_what_a_killed_process_left_is_removed_and_what_is_in_use_or_not_ours_is_not(place):
