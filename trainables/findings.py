@@ -49,7 +49,7 @@ class Tally:
     word: str = ""
     """The first such word."""
     repeated: Count = field(default_factory=Count)
-    """Of train: that stood there before."""
+    """That stood there before."""
     trained_on: Count = field(default_factory=Count)
     """Of eval and test: that stand in train too."""
     unlearnt: Count = field(default_factory=Count)
@@ -64,7 +64,7 @@ class Findings:
     def __init__(self, data: DataSpec) -> None:
         self._data = data
         self._content = _reader(data)
-        self._trained_on: set[int] = set()
+        self._seen: dict[Part, set[int]] = {"train": set(), "eval": set(), "test": set()}
         self.parts: dict[Part, Tally] = {"train": Tally(), "eval": Tally(), "test": Tally()}
 
     def add(self, part: Part, found: Placed) -> None:
@@ -83,10 +83,11 @@ class Findings:
             tally.missing.add(place)
         if content.is_partly_learnt:
             tally.unlearnt.add(place)
-        if content.key in self._trained_on:
-            (tally.repeated if part == "train" else tally.trained_on).add(place)
-        elif part == "train":
-            self._trained_on.add(content.key)
+        if content.key in self._seen[part]:
+            tally.repeated.add(place)
+        self._seen[part].add(content.key)
+        if part != "train" and content.key in self._seen["train"]:
+            tally.trained_on.add(place)
 
     def problems(self) -> list[str]:
         """What makes every result worthless: nothing to evaluate on but rows that are trained on."""
@@ -117,9 +118,8 @@ class Findings:
                 "as words; where they stand for a missing value, leave the rows out"
             )
         if tally.repeated.rows:
-            found.append(
-                f"{name}: rows that stood there before, {_of(tally, tally.repeated)}: each is trained on that often"
-            )
+            meaning = "each is trained on that often" if part == "train" else "each counts as several; take them out"
+            found.append(f"{name}: rows that stood there before, {_of(tally, tally.repeated)}: {meaning}")
         if tally.trained_on.rows:
             found.append(
                 f"{name}: rows that stand in data.train too, {_of(tally, tally.trained_on)}: their loss says nothing "
@@ -138,10 +138,12 @@ class Findings:
         return found + ([] if part == "train" else self._few(part))
 
     def _few(self, part: Part) -> list[str]:
-        rows = self.parts[part].rows
+        tally = self.parts[part]
+        rows = tally.rows - tally.repeated.rows
         if not 0 < rows < FEW_ROWS:
             return []
         counted = "1 row" if rows == 1 else f"{rows} rows"
+        counted += ", copies left out," if tally.repeated.rows else ""
         if part == "test":
             return [f"data.test: {counted}: promotion passes nothing with fewer than {FEW_ROWS}"]
         how = "cannot" if rows == 1 else "can hardly"

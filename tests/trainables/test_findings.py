@@ -100,6 +100,19 @@ def test_rows_that_stand_twice_are_told_of(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["eval", "test"])
+def test_rows_that_are_evaluated_on_twice_are_told_of(tmp_path: Path, part: str) -> None:
+    """Forty copies of a row are one row: differences on them have intervals without any width."""
+    twice = [*pairs(20, 40), *pairs(3, 40)]
+    (line,) = told(spec(tmp_path, pairs(30), **({"eval": pairs(10, 30)} | {part: twice})), tmp_path)
+    assert line.startswith(f"data.{part}: rows that stood there before, 3 of 23, the first on line 21: ")
+    copies = spec(tmp_path, pairs(30), **({"eval": pairs(10, 30)} | {part: pairs(1, 40) * 40}))
+    first, few = told(copies, tmp_path)
+    assert first.startswith(f"data.{part}: rows that stood there before, 39 of 40, the first on line 2: ")
+    assert few.startswith(f"data.{part}: 1 row")
+    assert prepared(copies, tmp_path).repeated_rows == 0
+
+
+@pytest.mark.parametrize("part", ["eval", "test"])
 def test_rows_that_are_trained_on_and_evaluated_on_are_told_by_content(tmp_path: Path, part: str) -> None:
     """Other columns, another order of keys, another file: the same row."""
     mixed = [*pairs(8, 40), {"id": 7, "answer": "It is 3.", "question": "What is 3?"}, *pairs(2, 4)]
