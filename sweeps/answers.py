@@ -24,12 +24,15 @@ def against_base(record: SweepRecord, decision: Decision, separation: Separation
     start = record.base.eval_loss
     gain = start - decision.winner.best_eval_loss
     found = separation.base if separation is not None else None
+    base = f"the base without an adapter ({start:.4f})"
+    amount = f"{gain:.4f} lower ({gain / start:.0%})" if gain > 0 else f"{-gain:.4f} higher"
+    if found is not None and found.apart is None and gain > 0:
+        return f"whether it is better than {base} cannot be told: {amount}, {found.unknown}"
     if found is not None and found.apart is False:
         verdict = "cannot be told apart from"
     else:
         verdict = "better than" if gain > 0 else "not better than"
-    amount = f"{gain:.4f} lower ({gain / start:.0%})" if gain > 0 else f"{-gain:.4f} higher"
-    return f"{verdict} the base without an adapter ({start:.4f}): {amount}{_span(found, separation, negate=gain <= 0)}"
+    return f"{verdict} {base}: {amount}{_span(found, separation, negate=gain <= 0)}"
 
 
 def against_default(

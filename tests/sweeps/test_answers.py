@@ -70,6 +70,16 @@ def test_a_best_that_is_worse_than_the_base_says_so() -> None:
     )
 
 
+def test_a_gain_on_the_base_that_may_be_chance_for_all_that_is_known_is_no_win() -> None:
+    told = against_base(
+        sweep(base(4.5)), Compared("base", 3.25, None, None, "1 evaluation row, at least 10 are needed")
+    )
+    assert told == (
+        "whether it is better than the base without an adapter (4.5000) cannot be told: 3.2500 lower (72%), "
+        "1 evaluation row, at least 10 are needed"
+    )
+
+
 def test_without_base_or_best_there_is_nothing_to_compare() -> None:
     assert against_base(sweep()) is None
     assert answers.against_base(record([base(2.0)]), choose([])) is None
