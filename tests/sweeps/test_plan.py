@@ -210,6 +210,13 @@ def test_a_ranking_near_the_warmup_is_told_with_both_ways_out(
     assert told(raised - 1, ratio) != []
 
 
+def test_a_warmup_that_no_ranking_can_wait_for_has_one_way_out() -> None:
+    """Twice the warm-up is beyond the end of a trial."""
+    sections = {"training": {"warmup_ratio": 0.9}, "budget": {"steps_per_trial": 27}}
+    (found,) = [line for line in planned(**sections).warnings if "how fast rates start" in line]
+    assert found.endswith("how fast rates start; lower warmup_ratio to 0.074")
+
+
 def test_the_longest_warmup_of_the_space_counts() -> None:
     space = RATES | {"training.warmup_ratio": {"choice": [0.5, 0.02]}}
     assert "(training.warmup_ratio 0.5 of 81)" in planned(space).warnings[0]
