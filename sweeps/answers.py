@@ -78,7 +78,8 @@ def against_next(record: SweepRecord, decision: Decision, separation: Separation
     nearest = separation.trials[0]
     if nearest.apart:
         span = _span(nearest, separation)
-        lines.append(f"better than the next, {names[nearest.key]}: that is {nearest.difference:.4f} higher{span}")
+        gap = f"{nearest.difference:.4f} higher{span}; another seed may still turn them round"
+        lines.append(f"better than the next, {names[nearest.key]}: that is {gap}")
     untold = [found for found in separation.trials if found.apart is None]
     if untold:
         which = ", ".join(names[found.key] for found in untold[:SHOWN]) + (" and others" if untold[SHOWN:] else "")
