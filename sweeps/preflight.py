@@ -14,6 +14,7 @@ from sweeps.errors import ConfigError
 from sweeps.load import Sweep
 from trainables import registry
 from trainables.contract import LookedUp, Need
+from trainables.legible import legible
 
 
 def look_up(sweep: Sweep) -> list[str]:
@@ -28,7 +29,8 @@ def look_up(sweep: Sweep) -> list[str]:
         return []
     from cluster.hosts import cache
 
-    found: LookedUp = trainable.look_up(config.base, cache())
+    with registry.answering(f"trainable: {config.trainable}: its look_up"):
+        found: LookedUp = trainable.look_up(config.base, cache())
     runs_here = (config.cluster.address or "local") == "local"
     if wrong := [*found.problems, *(found.unreachable if runs_here else ())]:
         raise ConfigError(wrong)
@@ -50,6 +52,8 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
     trainable = registry.find(sweep.config.trainable)
     with registry.answering(f"trainable: {sweep.config.trainable}: its need"):
         need = trainable.need(sweep.config.base, plan.largest(sweep.config, sweep.space), machine.device)
+        if need is not None and not isinstance(need, Need):
+            raise TypeError(f"it answers {legible(repr(need), 100)}, not a Need")
     _check_disk(sweep.config, need)
     planned = plan.plan(sweep.config, sweep.space, need, machine)
     if to_launch:

@@ -57,7 +57,7 @@ def find(name: str) -> Trainable:
         raise NotTrainable(f"{path} is not a trainable: it lacks {', '.join(missing)}")
     wrong = [offer for offer in OFFERS if offer != "REQUIRES" and not callable(getattr(module, offer))]
     if wrong:
-        raise NotTrainable(f"{path} is not a trainable: {', '.join(wrong)} must be functions")
+        raise NotTrainable(f"{path} is not a trainable: {' and '.join(wrong)} must be callable")
     if not isinstance(module.REQUIRES, frozenset | set) or not {"model", "data"} >= module.REQUIRES:
         raise NotTrainable(f"{path} is not a trainable: REQUIRES must be a frozenset, of 'model' and 'data'")
     return cast(Trainable, module)
