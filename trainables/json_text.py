@@ -21,6 +21,10 @@ def parse(raw: bytes | str) -> Any:
         value = json.loads(text)
     except RecursionError:
         raise _too_deep() from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # whose words are for programmers
+        raise ValueError("it holds a number of thousands of digits") from None
     # Counting is fast and never too low.
     if text.count("[") + text.count("{") > DEPTH and _is_deep(value):
         raise _too_deep()

@@ -121,7 +121,8 @@ def _parsed(raw: bytes, where: str) -> object:
         raise DataError(f"{where}: is not UTF-8 text ({error.reason}): save the file as UTF-8") from None
     except json.JSONDecodeError as error:
         spot = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
-        raise DataError(f"{where}: is not JSON: {error.msg} at {spot}") from None
+        rule = error.msg.removesuffix(" at")
+        raise DataError(f"{where}: is not JSON: {rule} at {spot}") from None
     except ValueError as error:
         raise DataError(f"{where}: cannot be used: {error}") from None
 

@@ -25,6 +25,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_rows(tmp_path)
     (tmp_path / "deep.jsonl").write_text(f'{{"question": "q", "answer": {DEEP}}}\n')
     (tmp_path / "deep.json").write_text(f'[{{"question": "q", "answer": {DEEP}}}]')
+    (tmp_path / "nul.jsonl").write_text('{"question": "q\0", "answer": "a"}\n')
     (tmp_path / "digits.jsonl").write_text(f'{{"question": "q", "answer": {"9" * 5000}}}\n')
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "config.json").write_text(DEEP)
@@ -64,7 +65,11 @@ def refused(folder: Path, *words: str) -> str:
         ('trainable: toy\nname: "\\e[31m"', "name: '\\x1b[31m' may hold letters"),
         (QLORA.replace("rows.jsonl", "deep.jsonl"), "deep.jsonl, line 1: cannot be used: it is nested more than 100"),
         (QLORA.replace("rows.jsonl", "deep.json"), "deep.json: cannot be used: it is nested more than 100 deep"),
-        (QLORA.replace("rows.jsonl", "digits.jsonl"), "digits.jsonl, line 1: cannot be used: Exceeds the limit (4300"),
+        (QLORA.replace("rows.jsonl", "nul.jsonl"), "is not JSON: Invalid control character at column 16"),
+        (
+            QLORA.replace("rows.jsonl", "digits.jsonl"),
+            "digits.jsonl, line 1: cannot be used: it holds a number of thousands",
+        ),
         (QLORA.replace("hub/model", "./deep"), "config.json is not readable JSON: it is nested more than 100 deep"),
     ],
     ids=lambda text: text[-30:],

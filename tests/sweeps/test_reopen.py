@@ -119,7 +119,7 @@ def test_a_log_whose_configuration_is_damaged_is_told(tmp_path: Path) -> None:
         (b'{"config": {}}', "'sweep_id'"),
         (b"\xff", "utf-8"),
         (b"[" * 100_000, "nested more than"),
-        (b"1" * 10_000, "4300 digits"),
+        (b"1" * 10_000, "thousands of digits"),
     ],
 )
 def test_a_config_that_is_none_is_told(tmp_path: Path, content: bytes, reason: str) -> None:
