@@ -65,7 +65,11 @@ def ray_folder() -> Iterator[Path]:
     """
     kept = os.environ.get("QSWEEP_RAY_DIR")
     if kept:
-        yield Path(kept).absolute()
+        folder = Path(kept).absolute()
+        with suppress(OSError):  # of which Ray itself will tell
+            # Ray would let everyone write there.
+            folder.mkdir(0o700, exist_ok=True)
+        yield folder
     else:
         with temporary_folder("ray", LONGEST_PATH) as folder:
             yield folder

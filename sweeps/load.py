@@ -91,6 +91,8 @@ def _find(file: str, folder: Path) -> Path:
         return path.resolve()
     if "/" not in file and paths.is_file(recipe):
         return recipe
+    if paths.is_folder(path):
+        raise ConfigError([f"{file}: is a folder ({path}): name a sweep file, or go on with a sweep by qsweep resume"])
     near = [p.name for p in path.parent.glob("*.yaml")] if paths.is_folder(path.parent) else []
     hint = problems.did_you_mean(file, [*recipes(), *near])
     raise ConfigError(

@@ -80,10 +80,11 @@ def test_rays_folder_is_short_enough_for_its_sockets(place):
 
 
 def test_rays_folder_stays_where_someone_asked_for_it(place, monkeypatch):
-    monkeypatch.setenv("QSWEEP_RAY_DIR", str(place))
+    kept = place / "logs"
+    monkeypatch.setenv("QSWEEP_RAY_DIR", str(kept))
     with ray_folder() as folder:
-        assert folder == place
-    assert place.exists()
+        assert (folder, mode(folder)) == (kept, 0o700)
+    assert kept.exists()
 
 
 @pytest.fixture

@@ -235,7 +235,7 @@ def test_a_number_without_a_dot_is_a_number(folder: Path) -> None:
         ("toi", "and no recipe of that name; did you mean toy? (recipes: gsm8k,"),
         ("quickstart.yaml", "did you mean quickstart?"),
         ("nowhere/s.yaml", "nowhere/s.yaml: no such file ("),
-        (".", ".: no such file ("),
+        (".", ".: is a folder ("),
     ],
 )
 def test_an_unknown_recipe_names_those_there_are(file: str, line: str) -> None:
