@@ -52,6 +52,8 @@ class Tally:
     """That stood there before."""
     trained_on: Count = field(default_factory=Count)
     """Of eval and test: that stand in train too."""
+    chosen_on: Count = field(default_factory=Count)
+    """Of test: that stand in eval too."""
     unlearnt: Count = field(default_factory=Count)
     """Chats with answers that do not count."""
     cut_away: Count = field(default_factory=Count)
@@ -88,6 +90,8 @@ class Findings:
         self._seen[part].add(content.key)
         if part != "train" and content.key in self._seen["train"]:
             tally.trained_on.add(place)
+        elif part == "test" and content.key in self._seen["eval"]:
+            tally.chosen_on.add(place)
 
     def problems(self) -> list[str]:
         """What makes every result worthless: nothing to evaluate on but rows that are trained on."""
@@ -125,6 +129,12 @@ class Findings:
                 f"{name}: rows that stand in data.train too, {_of(tally, tally.trained_on)}: their loss says nothing "
                 "about new rows; take them out of one of the two"
             )
+        if tally.chosen_on.rows:
+            where = "are held out of data.train" if self._data.eval is None else "stand in data.eval"
+            found.append(
+                f"{name}: rows that {where} too, {_of(tally, tally.chosen_on)}: the best trial is chosen on them, so "
+                "they are no test of it; give other rows"
+            )
         if tally.cut_away.rows:
             found.append(
                 f"{name}: rows left out, {_of(tally, tally.cut_away)}: data.max_length {self._data.max_length} leaves "
@@ -143,7 +153,8 @@ class Findings:
         if not 0 < rows < FEW_ROWS:
             return []
         counted = "1 row" if rows == 1 else f"{rows} rows"
-        counted += ", copies left out," if tally.repeated.rows else ""
+        if tally.repeated.rows:
+            counted += " without its copies" if rows == 1 else " without copies"
         if part == "test":
             return [f"data.test: {counted}: promotion passes nothing with fewer than {FEW_ROWS}"]
         how = "cannot" if rows == 1 else "can hardly"

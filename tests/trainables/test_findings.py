@@ -99,6 +99,14 @@ def test_rows_that_stand_twice_are_told_of(tmp_path: Path) -> None:
     assert prepared(data, tmp_path).repeated_rows == 3
 
 
+def test_test_rows_that_the_best_is_chosen_on_are_told_of(tmp_path: Path) -> None:
+    """Promotion is to see rows that nothing was chosen on."""
+    (line,) = told(spec(tmp_path, pairs(30), pairs(12, 30), [*pairs(10, 60), *pairs(2, 30)]), tmp_path)
+    assert line.startswith("data.test: rows that stand in data.eval too, 2 of 12, the first on line 11: ")
+    (line,) = told(spec(tmp_path, pairs(42), None, [*pairs(10, 60), *pairs(1, 30)], eval_examples=12), tmp_path)
+    assert line.startswith("data.test: rows that are held out of data.train too, 1 of 11, the first on line 11: ")
+
+
 @pytest.mark.parametrize("part", ["eval", "test"])
 def test_rows_that_are_evaluated_on_twice_are_told_of(tmp_path: Path, part: str) -> None:
     """Forty copies of a row are one row: differences on them have intervals without any width."""
@@ -108,7 +116,7 @@ def test_rows_that_are_evaluated_on_twice_are_told_of(tmp_path: Path, part: str)
     copies = spec(tmp_path, pairs(30), **({"eval": pairs(10, 30)} | {part: pairs(1, 40) * 40}))
     first, few = told(copies, tmp_path)
     assert first.startswith(f"data.{part}: rows that stood there before, 39 of 40, the first on line 2: ")
-    assert few.startswith(f"data.{part}: 1 row")
+    assert few.startswith(f"data.{part}: 1 row without its copies")
     assert prepared(copies, tmp_path).repeated_rows == 0
 
 
