@@ -270,7 +270,7 @@ def test_same_rows_elsewhere_come_from_the_cache(
     copy.write_bytes(train.read_bytes())
     assert prepare(copy) == first
     assert made == ["train"]
-    test = write(tmp_path / "test.jsonl", [{"question": "Why?", "answer": "So."}] * 10)
+    test = write(tmp_path / "test.jsonl", [{"question": f"Why {n}?", "answer": "So."} for n in range(10)])
     with_test = [prepare(copy, test=str(test)) for _ in range(2)]
     assert with_test == [first] * 2, "rows that only promotion sees change nothing"
     assert made == ["train", "train", "test"]
