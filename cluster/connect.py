@@ -19,7 +19,7 @@ import ray
 from ray._private import services
 
 from cluster.errors import ConnectionFailed, NotStarted
-from cluster.ray_files import private_token, ray_folder
+from cluster.ray_files import private_command_line, private_token, ray_folder
 
 # Read by Ray at import or start: its reporters, loggers and usage questions would drown the sweep's own output, and its
 # strict metric check would end a sweep for a trial that diverged before its first evaluation.
@@ -78,7 +78,7 @@ class Cluster:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         own = ray_folder() if self._address == "local" else nullcontext()
-        with _undisturbed(), private_token(), own as folder, _apart(self._daemons):
+        with _undisturbed(), private_token(), private_command_line(), own as folder, _apart(self._daemons):
             if folder is not None:
                 self._start(namespace, folder)
             else:

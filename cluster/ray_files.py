@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import ray
 from ray._private.authentication import authentication_token_setup as tokens
 
 LONGEST_PATH = 43
@@ -98,6 +99,20 @@ def private_token() -> Iterator[None]:
         yield
     finally:
         tokens.generate_and_save_token = generate
+
+
+@contextmanager
+def private_command_line() -> Iterator[None]:
+    """While the block runs, Ray's list of jobs has only the name of the command: its words may hold passwords.
+
+    The list is kept by the cluster and shown in its dashboard (ray/_private/worker.py, 2.60: `init`).
+    """
+    named = ray._private.utils.get_entrypoint_name
+    ray._private.utils.get_entrypoint_name = lambda: "qsweep"
+    try:
+        yield
+    finally:
+        ray._private.utils.get_entrypoint_name = named
 
 
 def _remove_abandoned(place: Path, prefix: str) -> None:

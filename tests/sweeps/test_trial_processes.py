@@ -64,14 +64,16 @@ def test_no_file_is_left_beside_the_sweep(home, monkeypatch):
         assert list(Path(place).glob("qsweep-*")) == []
 
 
-def test_credentials_of_the_driver_are_in_no_file(home, monkeypatch):
+def test_credentials_of_the_driver_are_in_no_file_and_its_words_in_no_list_of_jobs(home, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-7f31")
-    found, looked_at, shown = [], set(), lines()
+    found, looked_at, commands, shown = [], set(), set(), lines()
     show = shown.say
 
     def say(line: str) -> None:
         # While Ray is there: its folder goes with it.
         if ray.is_initialized():
+            [job] = ray._private.state.jobs()
+            commands.add(job["Entrypoint"])
             session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
             looked_at.update(path for path in session.rglob("*") if path.is_file())
             found.extend(filter(holds_canary, looked_at))
@@ -80,6 +82,7 @@ def test_credentials_of_the_driver_are_in_no_file(home, monkeypatch):
     monkeypatch.setattr(shown, "say", say)
     run(home, "budget.trials=4", shown=shown)
     assert looked_at
+    assert commands == {"qsweep"}
     found.extend(path for path in home.rglob("*") if path.is_file() and holds_canary(path))
     assert found == []
 
