@@ -198,7 +198,8 @@ def describe(event: Event, record: SweepRecord) -> str | None:
         case DataPrepared():
             return _data(event)
         case BaseEvaluated():
-            return f"base without an adapter: eval_loss {event.eval_loss:.4f} on {event.rows} rows"
+            rows = "1 row" if event.rows == 1 else f"{event.rows} rows"
+            return f"base without an adapter: eval_loss {event.eval_loss:.4f} on {rows}"
         case TargetSettled():
             return event.line
         case TrialStarted():

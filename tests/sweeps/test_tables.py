@@ -119,6 +119,7 @@ def test_markdown_says_why_there_is_no_best() -> None:
         (ended("a", TrialState.COMPLETED), "t00 COMPLETED at step 3"),
         (ended("a", TrialState.STOPPED, "stopped by the scheduler"), "t00 STOPPED at step 3: stopped by the scheduler"),
         (base(4.57114), "base without an adapter: eval_loss 4.5711 on 32 rows"),
+        (base(2.5, 1), "base without an adapter: eval_loss 2.5000 on 1 row"),
         (begun(), None),
         (SweepEnded(time=0.0, reason="finished"), None),
         (
