@@ -18,7 +18,7 @@ import psutil
 
 from sweeps import reopen
 from sweeps.folder import SweepFolder, read_events
-from sweeps.lifecycle import BaseEvaluated, SweepRecord, TrialEnded, TrialReported, TrialStarted, TrialState
+from sweeps.lifecycle import BaseEvaluated, Event, SweepRecord, TrialEnded, TrialReported, TrialStarted, TrialState
 from sweeps.selection import choose
 from sweeps.trials import TrialSource
 from trainables import toy
@@ -99,14 +99,20 @@ def wait_for(condition: Callable[[], bool], run: Run | None = None) -> None:
 def record(sweep: Path) -> SweepRecord:
     """The sweep as its events tell it."""
     found = SweepRecord()
-    for event, _ in read_events(sweep / "events.jsonl"):
+    for event in events(sweep):
         found = found.apply(event)
     return found
 
 
+def events(sweep: Path) -> list[Event]:
+    """What has happened so far; nothing before the sweep has made its log."""
+    log = sweep / "events.jsonl"
+    return [event for event, _ in read_events(log)] if log.exists() else []
+
+
 def reports(sweep: Path) -> int:
     """How many reports there are so far."""
-    return sum(isinstance(event, TrialReported) for event, _ in read_events(sweep / "events.jsonl"))
+    return sum(isinstance(event, TrialReported) for event in events(sweep))
 
 
 def kill(pid: int) -> None:
@@ -143,7 +149,7 @@ def assert_whole(sweep: Path, uri: str, trials: int) -> SweepRecord:
     runs = assert_none_running(sweep, uri)
     children = [run for run in runs if "sweep.trial_key" in run.data.tags]
     assert len(runs) == len(children) + 1, "one parent"
-    began = {event.trial_key for event, _ in read_events(sweep / "events.jsonl") if isinstance(event, TrialStarted)}
+    began = {event.trial_key for event in events(sweep) if isinstance(event, TrialStarted)}
     assert sorted(run.data.tags["sweep.trial_key"] for run in children) == sorted(began)
     logged = expected_points(sweep)
     for run in children:
@@ -160,7 +166,7 @@ def assert_whole(sweep: Path, uri: str, trials: int) -> SweepRecord:
 
 def assert_base_is_told_once(sweep: Path, client: Any, parent: Any) -> None:
     """Where the sweep starts from is evaluated once, whatever becomes of drivers, brokers and hosts."""
-    told = [event.eval_loss for event, _ in read_events(sweep / "events.jsonl") if isinstance(event, BaseEvaluated)]
+    told = [event.eval_loss for event in events(sweep) if isinstance(event, BaseEvaluated)]
     assert len(told) <= 1
     logged = client.get_metric_history(parent.info.run_id, "base_eval_loss")
     assert [point.value for point in logged] == told
@@ -183,7 +189,7 @@ def expected_points(sweep: Path) -> dict[str, dict[str, list[tuple[int, float]]]
     points: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for key in record(sweep).trials:
         points[key] = {"train_loss": [], "eval_loss": []}
-    for event, _ in read_events(sweep / "events.jsonl"):
+    for event in events(sweep):
         if isinstance(event, TrialReported):
             mine = points[event.trial_key]
             mine["eval_loss"].append((event.report.step, event.report.eval_loss))

@@ -79,6 +79,7 @@ _MLA = "self_attn.q_a_proj self_attn.q_b_proj self_attn.kv_a_proj_with_mqa self_
 LAYERS = {
     "llama": _LLAMA,
     "qwen3": _LLAMA,
+    "stablelm": _LLAMA,
     "gemma3_text": _LLAMA,
     "gpt2": Layers(
         "transformer.h",
