@@ -13,11 +13,15 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import AfterValidator, Field, TypeAdapter
 
+from sweeps.passwords import without_passwords
 from trainables.contract import Device, Report, StepRecord
 from trainables.legible import Words
 from trainables.specs import Spec
+
+Told = Annotated[Words, AfterValidator(without_passwords)]
+"""What a library or a trainable said. It may name a URI with its password, and is shown, kept and sent to MLflow."""
 
 
 class TrialState(StrEnum):
@@ -143,7 +147,7 @@ class PointInfeasible(Spec):
     number: int
     params: dict[str, Scalar]
     """As those of `TrialStarted`."""
-    reason: Words
+    reason: Told
 
 
 class TrialReported(Spec):
@@ -166,7 +170,7 @@ class TrialEnded(Spec):
     time: float
     trial_key: str
     state: TrialState
-    reason: Words
+    reason: Told
     by_person_or_budget: bool = False
     history: Annotated[tuple[StepRecord, ...], Field(strict=False)] = ()
     """The steps since the last report, of a trial that ended before its next one."""
@@ -178,7 +182,7 @@ class SweepEnded(Spec):
     type: Literal["sweep_ended"] = "sweep_ended"
     time: float
     reason: Literal["finished", "budget", "interrupted", "failed"]
-    message: Words = ""
+    message: Told = ""
 
 
 Event = (

@@ -16,6 +16,7 @@ from sweeps.lifecycle import (
     SweepEnded,
     SweepRecord,
     SweepStarted,
+    TrialEnded,
     TrialReported,
     TrialState,
     first_wins,
@@ -118,6 +119,13 @@ def test_counts_name_the_states_that_occur_in_a_fixed_order() -> None:
         ]
     )
     assert list(whole.counts().items()) == [("COMPLETED", 2), ("FAILED", 1)]
+
+
+def test_no_event_keeps_a_password_of_a_failure() -> None:
+    message = "ConnectionError: http://user:secret@proxy:3128 refused"
+    failed = TrialEnded(time=1.0, trial_key="a", state=TrialState.FAILED, reason=message)
+    left = SweepEnded(time=2.0, reason="failed", message=message)
+    assert failed.reason == left.message == "ConnectionError: http://user:***@proxy:3128 refused"
 
 
 def test_a_record_is_never_changed_in_place() -> None:
