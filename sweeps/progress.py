@@ -26,6 +26,7 @@ from sweeps.lifecycle import (
     TrialStarted,
 )
 from sweeps.names import run_name
+from sweeps.passwords import without_passwords
 from trainables.contract import StepRecord
 from trainables.legible import MOST_SHOWN, legible
 
@@ -75,7 +76,7 @@ class Lines(AbstractContextManager["Lines"]):
         self._said = self._clock()
         minutes, seconds = divmod(int(self._said - self._started), 60)
         self._console.print(
-            f"{minutes:02d}:{seconds:02d} {legible(line)}", markup=False, highlight=False, soft_wrap=True
+            f"{minutes:02d}:{seconds:02d} {_shown(line)}", markup=False, highlight=False, soft_wrap=True
         )
 
     def latest(self, steps: Mapping[str, StepRecord]) -> None:
@@ -135,7 +136,7 @@ class Table(AbstractContextManager["Table"]):
 
     def say(self, line: str) -> None:
         """See `Progress`."""
-        self._notes = [*self._notes[-4:], legible(line)]
+        self._notes = [*self._notes[-4:], _shown(line)]
 
     def latest(self, steps: Mapping[str, StepRecord]) -> None:
         """See `Progress`."""
@@ -183,6 +184,11 @@ class Table(AbstractContextManager["Table"]):
             left = max(0.0, (self._expected_steps - steps) * seconds / done)
             words.append(f"about {_clock_text(left)} left")
         return words
+
+
+def _shown(line: str) -> str:
+    """The line as it may be shown: libraries' errors stand in it, and name what they were given."""
+    return legible(without_passwords(line))
 
 
 def _at(trial: TrialRecord, latest: StepRecord | None) -> TrialRecord:

@@ -118,3 +118,10 @@ def test_nothing_is_on_the_way_before_the_first_event(out: Console, clock: Clock
     display.latest(steps(aaaa=1))
     assert shown(out) == []
     assert record([]) == SweepRecord()
+
+
+def test_a_line_with_a_password_in_it_is_shown_without(lines: Lines, out: Console) -> None:
+    lines.say("a host could not be made: no route to https://ana:hunter2@models.test/x; trying again")
+    (line,) = shown(out)[-1:]
+    assert "hunter2" not in line
+    assert "models.test" in line
