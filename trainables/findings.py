@@ -94,8 +94,14 @@ class Findings:
             tally.chosen_on.add(place)
 
     def problems(self) -> list[str]:
-        """What makes every result worthless: nothing to evaluate on but rows that are trained on."""
+        """What makes every result worthless: no answer says anything, or all that is evaluated on is trained on."""
         found = []
+        field, answers = _answers(self._data)
+        for part, tally in self.parts.items():
+            if tally.rows and tally.empty.rows == tally.rows:
+                found.append(
+                    f"{self._name(part)}: all {answers} are empty, {_of(tally, tally.empty)}: check data.{field}"
+                )
         for part in ("eval", "test"):
             tally = self.parts[part]
             if tally.rows and tally.trained_on.rows == tally.rows:

@@ -141,6 +141,20 @@ def test_nothing_but_rows_that_are_trained_on_is_an_error(tmp_path: Path, part: 
     assert str(error.value) == problem
 
 
+@pytest.mark.parametrize("part", ["train", "eval", "test"])
+def test_nothing_but_empty_answers_is_an_error(tmp_path: Path, part: str) -> None:
+    parts = {"train": pairs(30), "eval": pairs(10, 30), "test": pairs(10, 50)}
+    for row in parts[part]:
+        row["answer"] = " "
+    data = spec(tmp_path, parts["train"], parts["eval"], parts["test"])
+    count = len(parts[part])
+    problem = f"data.{part}: all completions are empty, {count} of {count}, the first on line 1: check data.completion"
+    assert preview.preview(data).problems == (problem,)
+    with pytest.raises(DataError) as error:
+        prepared(data, tmp_path)
+    assert str(error.value) == problem
+
+
 def test_rows_held_out_may_stand_among_the_others(tmp_path: Path) -> None:
     data = spec(tmp_path, [*pairs(30), *pairs(9, 40), *pairs(1)], None, eval_examples=10)
     (line,) = told(data, tmp_path)
