@@ -20,6 +20,7 @@ from trainables.contract import Evaluation
 
 MOST = 10
 """So many of the next trials are compared."""
+FEW_COPIES = f"fewer than {LEAST_ROWS} different evaluation rows"
 SEED = 0
 """Of the resamples: the same losses give the same answer."""
 
@@ -110,11 +111,11 @@ def separate(
     confidence = confidence_of(max(1, ranked - 1 + (base is not None)))
     pairs = [*others, *([base] if base is not None else [])]
     unknown = {key: _unknown(best, evaluations[key]) for key, _ in pairs}
-    told = {key: _gains(best, evaluations[key]) for key, _ in pairs if not unknown[key]}
+    told = {key: found for key, _ in pairs if isinstance(found := evaluations[key], Evaluation) and not unknown[key]}
     spans: dict[str, tuple[float, float]] = {}
     if told and isinstance(best, Evaluation):
-        found = intervals(list(told.values()), best.row_tokens, confidence, np.random.default_rng(SEED))
-        spans = dict(zip(told, found, strict=True))
+        spans = _spans(best, told, confidence)
+        unknown |= {key: FEW_COPIES for key in told if key not in spans}
     compared = [_compared(key, gap, spans.get(key), unknown[key]) for key, gap in pairs]
     return Separation(
         rows=len(best.row_losses) if isinstance(best, Evaluation) else 0,
@@ -146,6 +147,24 @@ def _unknown(best: Evaluation | str, other: Evaluation | str) -> str:
     return ""
 
 
-def _gains(best: Evaluation | str, other: Evaluation | str) -> list[float]:
-    assert isinstance(best, Evaluation) and isinstance(other, Evaluation)
-    return [theirs - ours for theirs, ours in zip(other.row_losses, best.row_losses, strict=True)]
+def _spans(best: Evaluation, others: Mapping[str, Evaluation], confidence: float) -> dict[str, tuple[float, float]]:
+    """The interval of each difference; none where too few rows are left without copies."""
+    copies = _copies([best, *others.values()])
+    if max(copies) + 1 < LEAST_ROWS:
+        return {}
+    tokens = np.bincount(copies, best.row_tokens)
+    ours = np.asarray(best.row_losses)
+    gains = [np.bincount(copies, np.asarray(other.row_losses) - ours) for other in others.values()]
+    found = intervals([gain.tolist() for gain in gains], tokens.tolist(), confidence, np.random.default_rng(SEED))
+    return dict(zip(others, found, strict=True))
+
+
+def _copies(evaluations: Sequence[Evaluation]) -> list[int]:
+    """For each row the number of the different row that it is: copies are drawn together, being no further evidence.
+
+    Rows count as copies when they have as many tokens and, in each evaluation, the same loss to five digits: in single
+    precision a row's loss depends on the rows beside it in the sixth at most.
+    """
+    rows = zip(evaluations[0].row_tokens, *(evaluation.row_losses for evaluation in evaluations), strict=True)
+    numbers: dict[tuple[object, ...], int] = {}
+    return [numbers.setdefault((tokens, *(f"{loss:.5g}" for loss in losses)), len(numbers)) for tokens, *losses in rows]

@@ -174,3 +174,19 @@ def test_the_tails_of_a_high_confidence_hold_resamples() -> None:
     # The normal quantile of 1 - 0.000025 is 4.06.
     assert (high - low) / 2 == pytest.approx(4.06 * gains.std() / 20, rel=0.1)
     assert separation.MOST == 10
+
+
+def copied(one: Evaluation, times: int) -> Evaluation:
+    """The same rows so many times over."""
+    return one.model_copy(update={"row_losses": one.row_losses * times, "row_tokens": one.row_tokens * times})
+
+
+def test_copies_of_rows_are_no_further_evidence() -> None:
+    once = separated(a=evaluation(0.05, noise=0.3)).trials[0]
+    again = separated(copied(BEST, 4), a=copied(evaluation(0.05, noise=0.3), 4)).trials[0]
+    assert (again.low, again.high) == pytest.approx((once.low, once.high))
+
+
+def test_copies_of_a_few_rows_tell_nothing() -> None:
+    found = separated(copied(evaluation(rows=9), 5), a=copied(evaluation(0.5, rows=9), 5)).trials[0]
+    assert (found.apart, found.unknown) == (None, "fewer than 10 different evaluation rows")
