@@ -78,8 +78,9 @@ def against_next(record: SweepRecord, decision: Decision, separation: Separation
     nearest = separation.trials[0]
     if nearest.apart:
         span = _span(nearest, separation)
-        gap = f"{nearest.difference:.4f} higher{span}; another seed may still turn them round"
-        lines.append(f"better than the next, {names[nearest.key]}: that is {gap}")
+        lines.append(f"better than the next: {names[nearest.key]} is {nearest.difference:.4f} higher{span}")
+    if any(found.apart for found in separation.trials):
+        lines.append("a difference beyond chance on these rows may still be one of seeds: those are not compared")
     untold = [found for found in separation.trials if found.apart is None]
     if untold:
         which = ", ".join(names[found.key] for found in untold[:SHOWN]) + (" and others" if untold[SHOWN:] else "")
@@ -87,8 +88,8 @@ def against_next(record: SweepRecord, decision: Decision, separation: Separation
     if separation.not_compared and (alike or nearest.apart):
         lines.append(f"{separation.not_compared} more trials, further behind, were not compared")
     if separation.is_narrow and (alike or nearest.apart):
-        few = f"{separation.rows} evaluation rows are few: the intervals are too narrow"
-        lines.append(f"{few}; with {FEW_ROWS} or more they hold (data.eval_examples)")
+        few = f"{separation.rows} evaluation rows are few, and the intervals claim too much"
+        lines.append(f"{few}: evaluate on {FEW_ROWS} or more (data.eval_examples)")
     return lines
 
 

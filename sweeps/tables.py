@@ -16,7 +16,7 @@ from trainables.scoring import BASE
 NO_ADAPTER = "no adapter"
 """What stands for a state in the row of the base."""
 _APART = {True: "yes", False: "no", None: "?"}
-APART = "apart from best"
+APART = "differs"
 _SHORT = {"learning_rate": "lr", "lora_alpha": "alpha", "target_modules": "modules"}
 
 

@@ -94,8 +94,8 @@ def against_next(found: Separation | None) -> list[str]:
 
 def test_a_best_that_is_apart_from_the_next_says_by_how_much() -> None:
     assert against_next(separation(Compared("a", 0.75, 0.5, 1.0))) == [
-        "better than the next, t00: that is 0.7500 higher, 97.5% interval 0.5000 to 1.0000 on 32 rows; "
-        "another seed may still turn them round"
+        "better than the next: t00 is 0.7500 higher, 97.5% interval 0.5000 to 1.0000 on 32 rows",
+        "a difference beyond chance on these rows may still be one of seeds: those are not compared",
     ]
 
 
@@ -126,9 +126,9 @@ def test_what_cannot_be_told_is_said() -> None:
 
 def test_few_rows_and_trials_that_were_left_out_are_said() -> None:
     lines = against_next(separation(Compared("a", 0.75, 0.5, 1.0), rows=20, not_compared=4))
-    assert lines[1:] == [
+    assert lines[2:] == [
         "4 more trials, further behind, were not compared",
-        "20 evaluation rows are few: the intervals are too narrow; with 30 or more they hold (data.eval_examples)",
+        "20 evaluation rows are few, and the intervals claim too much: evaluate on 30 or more (data.eval_examples)",
     ]
 
 

@@ -90,12 +90,12 @@ def test_whether_a_trial_is_apart_from_the_best_is_a_column() -> None:
     found = sweep(base(4.5))
     separation = Separation(32, 0.975, (Compared("a", 0.75, -0.1, 1.6),), Compared("base", 3.25, 3.0, 3.5), 0)
     lines = text(tables.terminal(found, tables.order(found), None, separation)).splitlines()
-    assert lines[0].endswith("state       apart from best")
+    assert lines[0].endswith("state       differs")
     ends = {line.split()[0]: line.split()[-1] for line in lines[1:]}
     assert ends == {"t01": "COMPLETED", "t00": "no", "t02": "DIVERGED", "t03": "FAILED", "base": "yes"}
     note = tables.markdown(found, choose(found.trials.values()), separation).splitlines()
     rows = [line for line in note if line.startswith("|")]
-    assert rows[0].endswith("| state | apart from best |")
+    assert rows[0].endswith("| state | differs |")
     assert [row.split("|")[-2].strip() for row in rows[2:]] == ["", "no", "", "", "yes"]
     assert note[2].startswith("- better than the base without an adapter (4.5000)")
     assert note[3].startswith("- t00 cannot be told apart from it")
