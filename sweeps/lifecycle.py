@@ -246,6 +246,8 @@ class SweepRecord:
     started: float | None = None
     resumed: float | None = None
     """When the present driver began."""
+    drivers: int = 0
+    """How many have driven the sweep so far."""
     config: str | None = None
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     latest: float | None = None
@@ -290,11 +292,17 @@ class SweepRecord:
     def _started(self, event: SweepStarted) -> SweepRecord:
         if self.started is None:
             return replace(
-                self, started=event.time, resumed=event.time, config=event.config, fingerprints=event.fingerprints
+                self,
+                started=event.time,
+                resumed=event.time,
+                drivers=1,
+                config=event.config,
+                fingerprints=event.fingerprints,
             )
         return replace(
             self,
             resumed=event.time,
+            drivers=self.drivers + 1,
             spent_seconds=self.seconds_spent(),
             hosts=None,
             host_seconds=self.host_seconds_spent(),

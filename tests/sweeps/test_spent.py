@@ -99,6 +99,12 @@ def test_the_parent_run_shows_what_is_known_of_it() -> None:
     assert before == {"steps", "tokens", "seconds", "full_steps"}
 
 
+def test_the_parent_run_has_a_point_for_each_driver() -> None:
+    steps = {point.step for point in spent_points(sweep(over(45.0)), FULL)}
+    again = {point.step for point in spent_points(sweep(over(45.0), begun(), PREPARED, over(60.0)), FULL)}
+    assert (steps, again) == ({1}, {2})
+
+
 def test_nothing_is_spent_before_the_first_event() -> None:
     found = spent(record([]), FULL)
     assert (found.steps, found.seconds, found.host_seconds, found.full_steps) == (0, 0.0, 0.0, 0)
