@@ -145,7 +145,7 @@ def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
     if isinstance(data, dict):
         for field in ("train", "eval", "test"):
             value = data.get(field)
-            if isinstance(value, str) and _is_data_path(value):
+            if isinstance(value, str) and _is_data_path(value, folder):
                 data[field] = _absolute(value, folder)
     cluster = raw.get("cluster")
     if isinstance(cluster, dict) and isinstance(profile := cluster.get("profile"), str) and profile.endswith(".yaml"):
@@ -176,11 +176,14 @@ def _is_model_path(source: str, folder: Path) -> bool:
     return paths.is_file(path) or paths.is_folder(path) or ("/" in source and paths.is_folder(path.parent))
 
 
-def _is_data_path(source: str) -> bool:
+def _is_data_path(source: str, folder: Path) -> bool:
     try:
-        return bool(source) and rows.is_local(source)
+        if not source or rows.is_local(source):
+            return bool(source)
     except DataError:
         return False  # the check of the data says why
+    # As for models: OWNER/NAME is a path where OWNER is a folder here.
+    return "/" in source and paths.is_folder((folder / source.partition(":")[0]).parent)
 
 
 def _apply_profile(raw: dict[str, Any]) -> list[str]:

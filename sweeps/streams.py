@@ -18,7 +18,7 @@ class Heedless:
         """Writes the text, or nothing."""
         try:
             self._stream.write(text)
-        except OSError:
+        except (OSError, ValueError):  # the latter of a stream that somebody has closed
             self._let_go()
         return len(text)
 
@@ -26,7 +26,7 @@ class Heedless:
         """Flushes, or goes quiet."""
         try:
             self._stream.flush()
-        except OSError:
+        except (OSError, ValueError):
             self._let_go()
 
     def _let_go(self) -> None:

@@ -44,7 +44,9 @@ def find(name: str) -> Trainable:
     if "." not in name and name not in names:
         close = get_close_matches(name, names, 1)
         meant = f"; did you mean {close[0]}?" if close else ""
-        raise NotTrainable(f"no trainable {name!r}{meant} (there are: {', '.join(names)}; a dotted path works too)")
+        raise NotTrainable(
+            f"no trainable {name!r}{meant} (there are: {', '.join(names)}; one of your own is named PACKAGE.MODULE)"
+        )
     try:
         with answering("importing it"):
             module = importlib.import_module(path)

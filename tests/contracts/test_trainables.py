@@ -452,7 +452,10 @@ def test_find_takes_a_module_of_ones_own(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ("qlra", r"no trainable 'qlra'; did you mean qlora\? \(there are: .*qlora.*toy.*; a dotted path works too\)"),
+        (
+            "qlra",
+            r"no trainable 'qlra'; did you mean qlora\? \(there are: .*qlora.*toy.*; one of your own is named PACKAGE",
+        ),
         ("specs", r"no trainable 'specs'.*there are: "),
         ("", r"no trainable ''"),
         ("nowhere.at_all", r"no module 'nowhere' to import the trainable 'nowhere.at_all' from"),

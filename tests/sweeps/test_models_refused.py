@@ -58,6 +58,13 @@ def test_a_mistyped_path_is_no_hub_id(here: Path, file: str, source: str | None)
     assert f"no such file or folder: {here}/models/bse; did you mean {here}/models/base?" in line
 
 
+def test_a_mistyped_data_file_is_no_hub_id(here: Path) -> None:
+    write_folder(here / "models" / "base")
+    (here / "s.yaml").write_text(QLORA.replace("hub/model", "models/base"))
+    line = mistake("validate", "data.train=models/trian")
+    assert line.startswith(f"error: data.train: {here}/models/trian is not a kind of file that is read here")
+
+
 def test_a_hub_that_cannot_be_reached_is_told_before_ray_starts(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "s.yaml").write_text(QLORA)
     hub_servers.use(monkeypatch, "http://127.0.0.1:9", here / "hub")

@@ -24,6 +24,14 @@ def test_a_stream_whose_reader_left_goes_quiet():
         assert not heedless.isatty()
 
 
+def test_a_stream_that_somebody_closed_goes_quiet(tmp_path):
+    stream = (tmp_path / "out").open("w")
+    stream.close()
+    heedless = Heedless(stream)
+    assert heedless.write("a line\n") == 7
+    heedless.flush()
+
+
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
 def test_a_process_whose_reader_left_ends_as_it_would_have(name):
     reader, writer = os.pipe()
