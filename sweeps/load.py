@@ -63,6 +63,7 @@ def load(file: str, changes: Sequence[str], folder: Path) -> Sweep:
     _resolve_paths(raw, path.parent)
     _name_facts(raw)
     wrong = overrides.apply(raw, changes, lambda part: _resolve_paths(part, folder))
+    wrong += _model_elsewhere(raw, path.parent, folder)
     _name_facts(raw)
     wrong += _apply_profile(raw)
     config, found = _validate(raw)
@@ -150,6 +151,19 @@ def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
     cluster = raw.get("cluster")
     if isinstance(cluster, dict) and isinstance(profile := cluster.get("profile"), str) and profile.endswith(".yaml"):
         cluster["profile"] = _absolute(profile, folder)
+
+
+def _model_elsewhere(raw: Mapping[str, Any], beside: Path, folder: Path) -> list[str]:
+    """The problem with a model that lies in the current folder, while the file that names it lies elsewhere."""
+    model = raw.get("model")
+    source = model.get("source") if isinstance(model, dict) else None
+    if not isinstance(source, str) or not source or source.startswith(("package:", "/", "~")):
+        return []
+    there = folder / source
+    if not paths.is_folder(there) and not paths.is_file(there):
+        return []
+    rule = f"a path in a sweep file is relative to the file, so to {beside}"
+    return [f"model.source: {source!r} is in the current folder, but {rule}: write {there}"]
 
 
 def _name_facts(raw: Mapping[str, Any]) -> None:

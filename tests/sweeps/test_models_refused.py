@@ -58,6 +58,19 @@ def test_a_mistyped_path_is_no_hub_id(here: Path, file: str, source: str | None)
     assert f"no such file or folder: {here}/models/bse; did you mean {here}/models/base?" in line
 
 
+def test_a_model_in_the_current_folder_is_not_beside_a_file_elsewhere(here: Path) -> None:
+    write_folder(here / "models" / "base")
+    (here / "sweeps").mkdir()
+    (here / "sweeps" / "s.yaml").write_text(QLORA.replace("hub/model", "models/base"))
+    (here / "s.yaml").unlink(missing_ok=True)
+    result = CliRunner().invoke(app, ["validate", "sweeps/s.yaml"])
+    assert result.exit_code == 2
+    assert (
+        f"error: model.source: 'models/base' is in the current folder, but a path in a sweep file is relative to the "
+        f"file, so to {here}/sweeps: write {here}/models/base"
+    ) in result.stderr
+
+
 def test_a_mistyped_data_file_is_no_hub_id(here: Path) -> None:
     write_folder(here / "models" / "base")
     (here / "s.yaml").write_text(QLORA.replace("hub/model", "models/base"))
