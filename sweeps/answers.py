@@ -12,9 +12,25 @@ SHOWN = 3
 
 
 def of_best(record: SweepRecord, decision: Decision, separation: Separation | None) -> list[str]:
-    """The best trial against the base and against the next ones, a line each."""
-    lines = [against_base(record, decision, separation), *against_next(record, decision, separation)]
+    """The best trial against those that have not ended, the base and the next ones, a line each."""
+    lines = [
+        unfinished(record, decision),
+        against_base(record, decision, separation),
+        *against_next(record, decision, separation),
+    ]
     return [line for line in lines if line is not None]
+
+
+def unfinished(record: SweepRecord, decision: Decision) -> str | None:
+    """The trials that are lower than the best but have not ended: they may still win."""
+    if decision.winner is None:
+        return None
+    lower = [
+        f"t{trial.number:02d} {trial.best_eval_loss:.4f}"
+        for trial in record.trials.values()
+        if not trial.state.is_final and trial.best_eval_loss < decision.winner.best_eval_loss
+    ]
+    return f"the best of the trials that have ended; lower so far: {', '.join(lower)}" if lower else None
 
 
 def against_base(record: SweepRecord, decision: Decision, separation: Separation | None = None) -> str | None:

@@ -50,7 +50,7 @@ def say(line: str = "") -> None:
 
 
 @contextmanager
-def mistakes(at_start: bool = True) -> Iterator[None]:
+def mistakes(untouched: str = "nothing was started") -> Iterator[None]:
     """A user's mistake ends the command with its message and exit code 2; anything else keeps its traceback."""
     try:
         yield
@@ -60,7 +60,7 @@ def mistakes(at_start: bool = True) -> Iterator[None]:
             say(f"error: {legible(without_passwords(problem))}")
         if count > MOST_PROBLEMS:
             say(f"and {count - MOST_PROBLEMS} more")
-        say(f"{count} {'problem' if count == 1 else 'problems'}{'; nothing was started' if at_start else ''}")
+        say(f"{count} {'problem' if count == 1 else 'problems'}{f'; {untouched}' if untouched else ''}")
         raise typer.Exit(2) from None
     except (SweepError, ClusterError, TrainableError, SpaceError) as error:
         say(f"error: {legible(without_passwords(str(error)))}")
@@ -142,7 +142,7 @@ def launch(file: File, changes: Changes = None, promote: Promoting = False, as_j
             say(f"warning: {line}")
         planned = preflight.plan_here(sweep, to_launch=True)
         _show_plan(planned)
-
+    with mistakes("no trial was started"):
         result = launching.launch(sweep, summary.displays(started, planned.expected_steps, planned.trials))
     _finish(sweep, result, promote, as_json)
 
@@ -302,7 +302,7 @@ def _promote_result(sweep: Any, result: Any) -> tuple[int, dict[str, Any]]:
 
     say()
     try:
-        with mistakes(at_start=False), raising_on_signals():
+        with mistakes(""), raising_on_signals():
             outcome = promotion_cli.promote(
                 promotion_cli.asked(str(result.folder), {}, tracking_uri=sweep.config.tracking.uri)
             )

@@ -73,6 +73,11 @@ class Separation:
     """Ranked trials behind those that were compared."""
 
     @property
+    def is_told(self) -> bool:
+        """Whether anything can be told of any trial, or of the base."""
+        return any(found.apart is not None for found in (*self.trials, *([self.base] if self.base is not None else [])))
+
+    @property
     def is_narrow(self) -> bool:
         """Whether the intervals are too narrow to be trusted."""
         return LEAST_ROWS <= self.rows < FEW_ROWS

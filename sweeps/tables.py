@@ -37,11 +37,11 @@ def terminal(
         record: the sweep's.
         trials: the rows, in this order; the base comes last.
         note: what to say below.
-        separation: of the best trial; its answers are a column.
+        separation: of the best trial; its answers are a column, where there are any.
     """
     params = _params(trials)
     table = Table(box=None, pad_edge=False, header_style="bold", caption=note, caption_justify="left")
-    last = ["state", *([APART] if separation is not None else [])]
+    last = ["state", *_apart_head(separation)]
     for name in ("trial", *(_SHORT.get(name, name) for name in params), "steps", "best eval_loss", "at", *last):
         table.add_column(name, justify="left" if name in ("modules", *last) else "right", no_wrap=True)
     for trial in trials:
@@ -67,7 +67,7 @@ def markdown(record: SweepRecord, decision: Decision, separation: Separation | N
     lines += [""] if lines[-1] else []
     trials = order(record)
     params = _params(trials)
-    names = ["trial", *params, "steps", "best_eval_loss", "state", *([APART] if separation is not None else [])]
+    names = ["trial", *params, "steps", "best_eval_loss", "state", *_apart_head(separation)]
     lines += [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     for trial in trials:
         cells = [f"t{trial.number:02d}", *(_value(trial.params.get(name, "")) for name in params)]
@@ -95,9 +95,14 @@ def ending(trial: TrialRecord) -> str:
     return ", ".join(parts) + (f": {trial.reason}" if trial.reason else "")
 
 
+def _apart_head(separation: Separation | None) -> list[str]:
+    """The column's head; no column where nothing can be told of any trial."""
+    return [APART] if separation is not None and separation.is_told else []
+
+
 def _apart(separation: Separation | None, key: str) -> list[str]:
     """The cell that says whether a trial, or the base, is apart from the best; none without the column."""
-    if separation is None:
+    if not _apart_head(separation) or separation is None:
         return []
     found = separation.base if key == BASE else separation.of(key)
     return [_APART[found.apart] if found is not None else ""]

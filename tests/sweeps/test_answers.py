@@ -85,6 +85,14 @@ def test_without_base_or_best_there_is_nothing_to_compare() -> None:
     assert answers.against_base(record([base(2.0)]), choose([])) is None
 
 
+def test_trials_that_have_not_ended_and_are_lower_are_named() -> None:
+    found = sweep(started("d", 3), reported("d", 3, 1.125), ended("d", TrialState.PAUSED, "interrupted"))
+    told = answers.unfinished(found, choose(found.trials.values()))
+    assert told == "the best of the trials that have ended; lower so far: t03 1.1250"
+    assert answers.unfinished(sweep(), choose(sweep().trials.values())) is None
+    assert answers.unfinished(found, choose([])) is None
+
+
 # Against the next ones
 
 

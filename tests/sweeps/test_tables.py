@@ -102,6 +102,13 @@ def test_whether_a_trial_is_apart_from_the_best_is_a_column() -> None:
     assert note[4] == ""
 
 
+def test_there_is_no_column_where_nothing_can_be_told() -> None:
+    found = sweep()
+    separation = Separation(1, 0.975, (Compared("a", 0.75, None, None, "1 evaluation row"),), None, 0)
+    assert "differs" not in text(tables.terminal(found, tables.order(found), None, separation))
+    assert "differs" not in tables.markdown(found, choose(found.trials.values()), separation)
+
+
 def test_markdown_says_why_there_is_no_best() -> None:
     found = record([started("a"), ended("a", TrialState.FAILED)])
     assert tables.markdown(found, choose(found.trials.values())).startswith("No best trial: no trial completed")
