@@ -63,7 +63,7 @@ class Separation:
     """The best trial against others."""
 
     rows: int
-    """Evaluation rows."""
+    """Evaluation rows, without copies of others."""
     confidence: float
     """Of each interval."""
     trials: tuple[Compared, ...]
@@ -118,12 +118,15 @@ def separate(
     unknown = {key: _unknown(best, evaluations[key]) for key, _ in pairs}
     told = {key: found for key, _ in pairs if isinstance(found := evaluations[key], Evaluation) and not unknown[key]}
     spans: dict[str, tuple[float, float]] = {}
+    rows = len(best.row_losses) if isinstance(best, Evaluation) else 0
     if told and isinstance(best, Evaluation):
-        spans = _spans(best, told, confidence)
+        copies = _copies([best, *told.values()])
+        rows = max(copies) + 1
+        spans = _spans(best, told, copies, confidence) if rows >= LEAST_ROWS else {}
         unknown |= {key: FEW_COPIES for key in told if key not in spans}
     compared = [_compared(key, gap, spans.get(key), unknown[key]) for key, gap in pairs]
     return Separation(
-        rows=len(best.row_losses) if isinstance(best, Evaluation) else 0,
+        rows=rows,
         confidence=confidence,
         trials=tuple(compared[: len(others)]),
         base=compared[-1] if base is not None else None,
@@ -152,11 +155,10 @@ def _unknown(best: Evaluation | str, other: Evaluation | str) -> str:
     return ""
 
 
-def _spans(best: Evaluation, others: Mapping[str, Evaluation], confidence: float) -> dict[str, tuple[float, float]]:
-    """The interval of each difference; none where too few rows are left without copies."""
-    copies = _copies([best, *others.values()])
-    if max(copies) + 1 < LEAST_ROWS:
-        return {}
+def _spans(
+    best: Evaluation, others: Mapping[str, Evaluation], copies: Sequence[int], confidence: float
+) -> dict[str, tuple[float, float]]:
+    """The interval of each difference; `copies` as `_copies` tells them."""
     tokens = np.bincount(copies, best.row_tokens)
     ours = np.asarray(best.row_losses)
     gains = [np.bincount(copies, np.asarray(other.row_losses) - ours) for other in others.values()]

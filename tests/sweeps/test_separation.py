@@ -187,6 +187,11 @@ def test_copies_of_rows_are_no_further_evidence() -> None:
     assert (again.low, again.high) == pytest.approx((once.low, once.high))
 
 
+def test_rows_are_counted_without_their_copies() -> None:
+    found = separated(copied(evaluation(rows=12), 4), a=copied(evaluation(0.5, rows=12), 4))
+    assert (found.rows, found.is_narrow) == (12, True)
+
+
 def test_copies_of_a_few_rows_tell_nothing() -> None:
     found = separated(copied(evaluation(rows=9), 5), a=copied(evaluation(0.5, rows=9), 5)).trials[0]
     assert (found.apart, found.unknown) == (None, "fewer than 10 different evaluation rows")
