@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.hosts import HostFacts
 from trainables.contract import Summary
-from trainables.legible import Words
+from trainables.inputs.legible import Words
 from trainables.specs import Spec
 
 

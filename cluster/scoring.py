@@ -27,7 +27,7 @@ from cluster.errors import ClusterError, HostError
 from trainables import registry
 from trainables.contract import Device
 from trainables.errors import TrainableError
-from trainables.scoring import Answer, Parts, Request, Scorer
+from trainables.scoring.requests import Answer, Parts, Request, Scorer
 from trainables.specs import TrialSpec
 
 NAMESPACE = "qsweep-promotion"

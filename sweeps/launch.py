@@ -7,112 +7,39 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import ClusterError, NotStarted
-from sweeps import epochs, eval_rows, reopen
-from sweeps import folder as folders
-from sweeps import plan as plans
-from sweeps.config import SweepConfig
+from sweeps import saved_sweep
+from sweeps.config.load import Sweep
+from sweeps.config.model import SweepConfig
+from sweeps.config.passwords import without_password, without_passwords
 from sweeps.errors import ConfigError, RayGone, StorageError, SweepError
-from sweeps.folder import SweepFolder
-from sweeps.journal import Journal
-from sweeps.lifecycle import SweepRecord, SweepStarted, TrialState
-from sweeps.load import Sweep
-from sweeps.passwords import without_password, without_passwords
-from sweeps.progress import Progress
-from sweeps.selection import Decision, choose
-from sweeps.separation import Separation
-from sweeps.spent import Spent, spent
-from sweeps.stop import StopRequest, on_signals
-from sweeps.supervision import supervise
+from sweeps.planning import epochs
+from sweeps.planning import plan as plans
+from sweeps.record import eval_rows
+from sweeps.record import folder as folders
+from sweeps.record.events import SweepRecord, SweepStarted
+from sweeps.record.folder import SweepFolder
+from sweeps.record.journal import Journal
+from sweeps.record.spent import spent
+from sweeps.report.progress import Progress
+from sweeps.report.result import Displays, Result
+from sweeps.steering.stop import StopRequest, on_signals
+from sweeps.tune.supervision import supervise
 from trainables import registry
 from trainables.errors import TrainableError
 from trainables.specs import seconds
 
 if TYPE_CHECKING:
     from cluster.hosts import HostFacts, Room
-    from sweeps.tune_run import Driver
+    from sweeps.tune.driver import Driver
 
 DRAIN_SECONDS = float(os.environ.get("QSWEEP_DRAIN_SECONDS", "120"))
 """How long the end of a sweep waits for the tracking server."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a sweep ended."""
-
-    sweep_id: str
-    folder: Path
-    record: SweepRecord
-    stopped_by: int | None
-    """The signal that interrupted the sweep."""
-    failure: str | None
-    """What ended the sweep before its time; `resume` goes on once it is mended."""
-    is_ray_left_behind: bool
-    """Threads of this process wait for Ray in vain: it must end without them."""
-    undelivered: int
-    """Events that the tracking server has not taken yet."""
-    refused: int
-    """Events that it will never take."""
-    spent: Spent
-    is_folder_gone: bool
-    """The sweep's folder was deleted, moved or replaced: nothing of it is where `folder` says."""
-    separation: Separation | None
-    """The best trial against the next ones; None when there is nothing to compare."""
-    parent_run: str | None
-    experiment_id: str | None
-    run_ids: dict[str, str]
-    estimated_bytes: int | None
-    """Memory that a host's slots were planned with."""
-
-    @property
-    def decision(self) -> Decision:
-        """The best trial, or why there is none."""
-        if self.is_folder_gone:
-            return Decision(None, "none: the sweep's folder is gone, and the adapters in it")
-        return choose(self.record.trials.values())
-
-    @property
-    def exit_code(self) -> int:
-        """0 with a best trial and none FAILED; 130 and its like when interrupted; 1 otherwise."""
-        if self.stopped_by is not None and not self.is_folder_gone:
-            return 128 + self.stopped_by
-        failed = any(trial.state is TrialState.FAILED for trial in self.record.trials.values())
-        best = self.decision.winner
-        lacking = self.undelivered or self.refused or self.failure is not None
-        return 1 if failed or best is None or lacking else 0
-
-    def as_json(self) -> dict[str, Any]:
-        """The line that --json prints."""
-        best, base = self.decision.winner, self.record.base
-        return {
-            "sweep": self.sweep_id,
-            "dir": str(self.folder),
-            "parent_run": self.parent_run,
-            "trials": len(self.record.trials),
-            "states": self.record.counts(),
-            "best": best
-            and {
-                "trial_key": best.trial_key,
-                "run_id": self.run_ids.get(best.trial_key),
-                "metric": "eval_loss",
-                "value": best.best_eval_loss,
-                "step": best.best_step,
-                "params": dict(best.params),
-            },
-            "base": base and {"metric": "eval_loss", "value": base.eval_loss, "rows": base.rows},
-            "comparisons": self.separation and self.separation.as_json(),
-            "spent": self.spent.as_json(),
-        }
-
-
-Displays = Callable[[SweepFolder], AbstractContextManager[Progress]]
-"""Makes the display of a sweep once its folder is known."""
 
 
 def launch(sweep: Sweep, progress: Displays, clock: Callable[[], float] = time.time) -> Result:
@@ -139,7 +66,7 @@ def resume(
         ConfigError: there is no sweep, its configuration was changed, or the folder is a copy of it.
         StorageError, ConnectionFailed, HostError: nothing could be trained.
     """
-    sweep, sweep_id = reopen.load(SweepFolder(path), tracking_uri)
+    sweep, sweep_id = saved_sweep.load(SweepFolder(path), tracking_uri)
     return sweep, _run(sweep, sweep_id, SweepFolder(path), progress, clock)
 
 
@@ -158,7 +85,7 @@ def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, c
         stack.enter_context(on_signals(stop, display.say))
         if folder.path.name != config.name and journal.record.started is None:
             display.say(f"{config.name} is there already, so this sweep is {folder.path.name}")
-        former = reopen.note_place(folder)
+        former = saved_sweep.note_place(folder)
         if former is not None:
             display.say(f"the sweep's folder was {former} and is {folder.path} from now on")
         sink = MlflowSink(config, sweep_id, folder, display.say)
@@ -226,7 +153,7 @@ def _drive(
     Answers the hosts, and whether Ray was left behind: then this process cannot end as others do.
     """
     from cluster.connect import Cluster, hear_again
-    from sweeps.tune_run import Driver
+    from sweeps.tune.driver import Driver
 
     driver = Driver(sweep.config, folder, journal, stop, display)
     say = display.say

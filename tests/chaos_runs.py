@@ -16,11 +16,11 @@ from typing import Any
 
 import psutil
 
-from sweeps import reopen
-from sweeps.folder import SweepFolder, read_events
-from sweeps.lifecycle import BaseEvaluated, Event, SweepRecord, TrialEnded, TrialReported, TrialStarted, TrialState
-from sweeps.selection import choose
-from sweeps.trials import TrialSource
+from sweeps import saved_sweep
+from sweeps.planning.trial_source import TrialSource
+from sweeps.record.events import BaseEvaluated, Event, SweepRecord, TrialEnded, TrialReported, TrialStarted, TrialState
+from sweeps.record.folder import SweepFolder, read_events
+from sweeps.record.selection import choose
 from trainables import toy
 from trainables.specs import TrialSpec
 
@@ -214,7 +214,7 @@ def assert_every_step_once(sweep: Path) -> None:
 
 def assert_every_rung_in_turn(sweep: Path) -> None:
     """Every trial reported at each of its report points as far as it came, and skipped none."""
-    config = reopen.load(SweepFolder(sweep))[0].config
+    config = saved_sweep.load(SweepFolder(sweep))[0].config
     points = list(config.scheduler.points(config.budget.steps_per_trial))
     for key, metrics in expected_points(sweep).items():
         reached = [step for step, _ in metrics["eval_loss"]]
@@ -223,7 +223,7 @@ def assert_every_rung_in_turn(sweep: Path) -> None:
 
 def undisturbed_best(sweep: Path) -> str | None:
     """The best trial of the same seed when nothing goes wrong, by the closed form of the toy's curves."""
-    resolved, _ = reopen.load(SweepFolder(sweep))
+    resolved, _ = saved_sweep.load(SweepFolder(sweep))
     if not resolved.config.trainable.endswith("toy"):
         return None
     source = TrialSource(resolved.config, resolved.space, toy.fingerprint(resolved.config.base))

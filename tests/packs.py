@@ -8,9 +8,10 @@ import numpy as np
 import tiny_models
 import torch
 
-from trainables import base_model, dataset
-from trainables.adapter_pack import AdapterPack
+from trainables.base import base_model
 from trainables.contract import StepRecord
+from trainables.data import dataset
+from trainables.packing.adapter_pack import AdapterPack
 from trainables.specs import AdapterSpec, DataSpec, ModelSpec, QuantizationSpec, TrainingSpec, TrialSpec
 
 

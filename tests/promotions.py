@@ -16,11 +16,13 @@ from pathlib import Path
 import tiny_models
 
 from cluster.scoring import Held
-from sweeps import digests, launch, packages
-from sweeps.config import SweepConfig
-from sweeps.contest import Asked
-from sweeps.folder import SweepFolder
-from sweeps.lifecycle import (
+from sweeps import launch
+from sweeps.config.model import SweepConfig
+from sweeps.promotion import packages
+from sweeps.promotion.contest import Asked
+from sweeps.promotion.promote import Outcome, promote
+from sweeps.record import digests
+from sweeps.record.events import (
     DataPrepared,
     SweepEnded,
     SweepStarted,
@@ -30,11 +32,11 @@ from sweeps.lifecycle import (
     TrialState,
     first_wins,
 )
-from sweeps.promote import Outcome, promote
+from sweeps.record.folder import SweepFolder
 from sweeps.tracking.sink import MlflowSink
 from trainables import qlora
 from trainables.contract import Evaluation, Report, StepRecord
-from trainables.scoring import Answer, Request
+from trainables.scoring.requests import Answer, Request
 from trainables.specs import TrialSpec
 
 MODEL = "answers"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sweeps.lifecycle import (
+from sweeps.record.events import (
     BaseEvaluated,
     Event,
     PointInfeasible,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.space import SearchSpace
-from sweeps.config import SweepConfig
+from sweeps.config.model import SweepConfig
 
 TOY = "name: x\ntrainable: toy\n"
 """A whole sweep file of the toy."""

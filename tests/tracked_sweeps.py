@@ -6,9 +6,9 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from sweep_events import begun, ended, reported, started
 
-from sweeps import digests
-from sweeps.folder import SweepFolder
-from sweeps.lifecycle import DataPrepared, Event, SweepEnded, TrialReported, TrialState, first_wins
+from sweeps.record import digests
+from sweeps.record.events import DataPrepared, Event, SweepEnded, TrialReported, TrialState, first_wins
+from sweeps.record.folder import SweepFolder
 from sweeps.tracking.sink import MlflowSink
 from trainables.specs import TrialSpec
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
-from trainables.legible import Words
+from trainables.inputs.legible import Words
 from trainables.specs import Spec, TrialSpec
 
 Device = Literal["cpu", "cuda"]

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trainables import architectures, kept_evaluation, memory, model_source, rows, targets
-from trainables import preview as preview_rows
+from trainables.base import architectures, model_source
 from trainables.contract import Device, LookedUp, Need, Pack, Prepared, Preview, Target, TargetModules
-from trainables.scoring import Scorer
+from trainables.data import preview as preview_rows
+from trainables.data import rows
+from trainables.packing import kept_evaluation, memory, targets
+from trainables.scoring.requests import Scorer
 from trainables.specs import ModelSpec, TrialSpec
 
 REQUIRES = frozenset({"model", "data"})
@@ -45,7 +47,7 @@ def _check_preset(model: ModelSpec, target_modules: TargetModules) -> list[str]:
 
 def look_up(base: TrialSpec, cache: Path) -> LookedUp:
     """What the hub says of the model and the data, where these are hub ids."""
-    from trainables import look_up as looking
+    from trainables.hub import look_up as looking
 
     return looking.look_up(base, cache)
 
@@ -63,7 +65,7 @@ def fingerprint(base: TrialSpec) -> Mapping[str, str]:
 
 def resolve_targets(base: TrialSpec, values: Sequence[TargetModules], cache: Path) -> list[Target]:
     """What each value means on the base's own modules, or why none of them can be adapted."""
-    from trainables import base_model
+    from trainables.base import base_model
 
     model = base_model.skeleton(base, cache)
     return [targets.answer(model, value) for value in values]
@@ -71,15 +73,17 @@ def resolve_targets(base: TrialSpec, values: Sequence[TargetModules], cache: Pat
 
 def prepare(base: TrialSpec, cache: Path) -> Prepared:
     """Tokenises the rows with the base's own tokenizer and chat template; cached by fingerprint."""
-    from trainables import base_model, dataset
+    from trainables.base import base_model
+    from trainables.data import dataset
 
     return dataset.prepare(base.rows, base_model.load_tokenizer(base, cache), cache)
 
 
 def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
     """Loads the base onto this process's device, ready for adapters."""
-    from trainables import base_model, dataset
-    from trainables.adapter_pack import AdapterPack
+    from trainables.base import base_model
+    from trainables.data import dataset
+    from trainables.packing.adapter_pack import AdapterPack
 
     free = base_model.free_bytes()
     loaded = base_model.load(base, cache)
@@ -99,7 +103,7 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
 
 def open_scorer(base: TrialSpec, cache: Path) -> Scorer:
     """Loads the base onto this process's device, to score adapters of this base on its data."""
-    from trainables.adapter_scorer import AdapterScorer
+    from trainables.scoring.adapter_scorer import AdapterScorer
 
     return AdapterScorer(base, cache)
 

@@ -14,7 +14,7 @@ from typing import cast
 
 from trainables.contract import Trainable
 from trainables.errors import NotTrainable, TrainableError
-from trainables.legible import legible
+from trainables.inputs.legible import legible
 from trainables.specs import TrialSpec
 
 OFFERS = ("REQUIRES", "check", "fingerprint", "prepare", "open_pack", "need")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from sweeps.rungs import asha_steps, rungs
+from sweeps.halving.rungs import asha_steps, rungs
 from trainables.specs import MOST, Spec
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from sweeps.rungs import rungs
+from sweeps.halving.rungs import rungs
 from trainables.specs import MOST, Spec
 
 

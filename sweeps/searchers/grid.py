@@ -35,7 +35,7 @@ class Config(Spec):
 
 
 class GridSearcher:
-    """See `sweeps.components.Searcher`."""
+    """See `sweeps.config.components.Searcher`."""
 
     def __init__(self, space: SearchSpace) -> None:
         self._points = space.grid()

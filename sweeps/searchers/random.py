@@ -34,7 +34,7 @@ class Config(Spec):
 
 
 class RandomSearcher:
-    """See `sweeps.components.Searcher`."""
+    """See `sweeps.config.components.Searcher`."""
 
     def __init__(self, space: SearchSpace, seed: int) -> None:
         self._space = space

@@ -10,9 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sweeps.config.passwords import without_password, without_passwords
+from sweeps.config.uris import artifact_root, sqlite_file
 from sweeps.errors import SweepError
-from sweeps.passwords import without_password, without_passwords
-from sweeps.tracking.uris import artifact_root, sqlite_file
 
 # No retries: the tracking writer repeats what failed, looking for the run first. The client's own retries block it for
 # minutes, and create a run twice when only the answer was lost (mlflow/environment_variables.py, 3.17.2).

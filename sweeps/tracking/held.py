@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from sweeps.lifecycle import SweepRecord, TrialRecord, TrialState
+from sweeps.record.events import SweepRecord, TrialRecord, TrialState
 
 
 class Lost(Exception):  # noqa: N818 - reads as what happened

@@ -12,14 +12,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sweeps import digests, problems
-from sweeps.config import SweepConfig
+from sweeps.config import messages
+from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError, SweepError
-from sweeps.lifecycle import TrialState
-from sweeps.stores import Place
+from sweeps.record import digests
+from sweeps.record.events import TrialState
 from sweeps.tracking.client import quiet
-from trainables import json_text
+from sweeps.tracking.stores import Place
 from trainables.contract import Evaluation
+from trainables.inputs import json_text
 
 _PAGE = 1000
 
@@ -195,7 +196,7 @@ class Lookup:
         try:
             return SweepConfig.model_validate(raw)
         except ValidationError as error:
-            raise ConfigError(problems.of_validation(error, raw)) from None
+            raise ConfigError(messages.of_validation(error, raw)) from None
 
 
 def _trial(run: Any) -> TrialRun:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
-from sweeps.lifecycle import SweepRecord, TrialReported
-from sweeps.spent import spent
+from sweeps.record.events import SweepRecord, TrialReported
+from sweeps.record.spent import spent
 from sweeps.tracking.client import Point
 from trainables.contract import StepRecord
 

@@ -15,7 +15,7 @@ from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from trainables.scoring import Parts, Sample
+from trainables.scoring.requests import Parts, Sample
 
 CODE = Path(__file__).parent / "served.py"
 CHECK = Path(__file__).parent / "serving_check.py"

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweeps.config.uris import sqlite_file
 from sweeps.errors import SweepError
 from sweeps.tracking.client import quiet
-from sweeps.tracking.uris import sqlite_file
 
 OURS = "qsweep.model"
 """Tag of the registered models that promotion made."""

@@ -10,10 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
-from sweeps import digests, eval_rows
-from sweeps.config import SweepConfig
-from sweeps.folder import SweepFolder, noted_by
-from sweeps.lifecycle import (
+from sweeps.config.model import SweepConfig
+from sweeps.config.passwords import without_passwords
+from sweeps.config.points import ALWAYS_LOGGED, settings
+from sweeps.record import digests, eval_rows
+from sweeps.record.events import (
     BaseEvaluated,
     DataPrepared,
     Event,
@@ -26,11 +27,10 @@ from sweeps.lifecycle import (
     TrialStarted,
     TrialState,
 )
-from sweeps.names import run_name
-from sweeps.passwords import without_passwords
-from sweeps.points import ALWAYS_LOGGED, settings
-from sweeps.selection import choose
-from sweeps.tables import ending, markdown
+from sweeps.record.folder import SweepFolder, noted_by
+from sweeps.record.names import run_name
+from sweeps.record.selection import choose
+from sweeps.report.tables import ending, markdown
 from sweeps.tracking.client import Point, Runs, is_refusal
 from sweeps.tracking.held import Lost, missing
 from sweeps.tracking.measures import end_points, metric_points, spent_points

@@ -15,10 +15,10 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from sweeps.config.passwords import without_password, without_passwords
 from sweeps.errors import StorageError
-from sweeps.folder import SweepFolder, noted_by, read_events, write_whole
-from sweeps.lifecycle import Event, SweepRecord, TrialEnded, TrialReported, TrialStarted
-from sweeps.passwords import without_password, without_passwords
+from sweeps.record.events import Event, SweepRecord, TrialEnded, TrialReported, TrialStarted
+from sweeps.record.folder import SweepFolder, noted_by, read_events, write_whole
 from sweeps.tracking.held import Lost
 from sweeps.tracking.sink import Sink
 

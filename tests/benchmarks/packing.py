@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from cluster.hosts import cache
-from sweeps import load
+from sweeps.config import load
 from trainables import qlora
 
 SLOTS = (1, 2, 4)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from sweeps.folder import read_events
-from sweeps.lifecycle import TrialEnded, TrialStarted
+from sweeps.record.events import TrialEnded, TrialStarted
+from sweeps.record.folder import read_events
 
 SLOTS = (4, 40)
 SAMPLE_SECONDS = 0.2

@@ -9,8 +9,8 @@ import chaos_runs as runs
 import pytest
 import tiny_sweeps
 
-from sweeps import snapshots
-from sweeps.folder import SweepFolder
+from sweeps.record import snapshots
+from sweeps.record.folder import SweepFolder
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
 FIFO = [*runs.TOY, "scheduler.kind=fifo"]

@@ -12,9 +12,9 @@ from contextlib import suppress
 import chaos_runs as runs
 import pytest
 
-from sweeps import snapshots
-from sweeps.disk import size
-from sweeps.folder import SweepFolder
+from sweeps.record import snapshots
+from sweeps.record.disk import size
+from sweeps.record.folder import SweepFolder
 from trainables import toy
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cluster.loop import PackLoop
-from trainables.adapter_pack import AdapterPack
+from trainables.packing.adapter_pack import AdapterPack
 
 pytestmark = [
     pytest.mark.chaos,

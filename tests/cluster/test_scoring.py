@@ -16,7 +16,7 @@ import pytest
 from cluster import scoring
 from cluster.errors import HostError
 from trainables import qlora
-from trainables.scoring import BASE, Request
+from trainables.scoring.requests import BASE, Request
 
 
 @pytest.fixture(scope="module")

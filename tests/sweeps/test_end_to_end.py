@@ -15,9 +15,9 @@ import pytest
 import tiny_sweeps
 from mlflow import MlflowClient
 
-from sweeps.folder import read_events
-from sweeps.lifecycle import TrialReported, TrialStarted, TrialState
-from sweeps.trials import LEAST_REPLACED
+from sweeps.planning.trial_source import LEAST_REPLACED
+from sweeps.record.events import TrialReported, TrialStarted, TrialState
+from sweeps.record.folder import read_events
 from trainables import toy
 from trainables.specs import TrialSpec
 
@@ -279,7 +279,8 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 
-from trainables import base_model, dataset
+from trainables.base import base_model
+from trainables.data import dataset
 from trainables.specs import TrialSpec
 
 spec, adapter, cache = TrialSpec.model_validate_json(sys.argv[1]), sys.argv[2], Path(sys.argv[3])

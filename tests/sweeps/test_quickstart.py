@@ -20,8 +20,10 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from torch.nn import functional
-from sweeps import load
-from trainables import base_model, dataset, qlora
+from sweeps.config import load
+from trainables import qlora
+from trainables.base import base_model
+from trainables.data import dataset
 from cluster.hosts import cache
 
 base = load.load("quickstart", [], Path.cwd()).config.base

@@ -1,0 +1,166 @@
+"""Checks that need more than one section: the search space against the specification, and local files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from search_spaces.domains import Domain, Value
+from search_spaces.space import SearchSpace
+from sweeps.config import messages, points
+from sweeps.config.model import SweepConfig
+from sweeps.config.uris import sqlite_file
+from trainables import registry
+from trainables.contract import Preview, Trainable
+from trainables.errors import NotTrainable
+from trainables.inputs import paths
+from trainables.specs import AdapterSpec, TrainingSpec, TrialSpec
+
+_FIELDS = [f"adapter.{name}" for name in AdapterSpec.model_fields] + [
+    f"training.{name}" for name in TrainingSpec.model_fields
+]
+
+
+def find_trainable(raw: Mapping[str, Any], config: SweepConfig) -> tuple[Trainable | None, list[str]]:
+    """The trainable, or why there is none. `raw` is what the file says: what is wrong there is left out of `config`."""
+    if not isinstance(raw.get("trainable", config.trainable), str):
+        return None, []  # the configuration says so
+    try:
+        return registry.find(config.trainable), []
+    except NotTrainable as error:
+        return None, [f"trainable: {error}"]
+
+
+def fields(config: SweepConfig, space: SearchSpace, trainable: Trainable | None) -> list[str]:
+    """What is wrong with searched fields, each for itself, "search_space.FIELD: reason" each."""
+    # Without model and data: the values are to be judged, no file is to be read.
+    base = config.base.model_copy(update={"model": None, "data": None})
+    wrong = []
+    for field, domain in space.domains.items():
+        reason = _field(field)
+        wrong += [f"{field}: {reason}"] if reason is not None else _values(base, field, domain, trainable)
+        for condition in domain.when:
+            if condition.field not in _FIELDS:
+                wrong.append(f"{field}: when: {messages.unknown_field(condition.field, _FIELDS)}")
+    return [f"search_space.{line}" for line in wrong] + config.searcher.check(space)
+
+
+def with_base(config: SweepConfig, space: SearchSpace) -> SearchSpace:
+    """The space that knows the configuration's own values, as far as its conditions ask for fields that exist."""
+    known = [field for field in space.condition_fields() if field in _FIELDS]
+    return space.with_base({field: points.base_value(config.base, field) for field in known})
+
+
+def together(space: SearchSpace) -> list[str]:
+    """What is wrong with the fields of a space together; it knows the values that its conditions ask for."""
+    if set(space.condition_fields()) <= set(_FIELDS) and space.may_meet("adapter.lora_alpha", "adapter.alpha_over_r"):
+        return ["search_space.adapter.lora_alpha: says the same as adapter.alpha_over_r: search one of them"]
+    return []
+
+
+def _field(field: str) -> str | None:
+    if field in points.PACING:
+        return "changes how fast a step is, not what it computes: there is nothing to search"
+    if field in _FIELDS:
+        return None
+    section = field.split(".", 1)[0]
+    if section in ("model", "quantization", "data", "trainable"):
+        return (
+            "all trials of a sweep share one base model and one data set, so only adapter.* and training.* may be "
+            "searched; run one sweep for each value"
+        )
+    return messages.unknown_field(field, _FIELDS)
+
+
+def _values(base: TrialSpec, field: str, domain: Domain, trainable: Trainable | None) -> list[str]:
+    """Values of the domain that the specification or the trainable does not take, "FIELD: reason" each."""
+    wrong: dict[str, None] = {}
+    for value in domain.extremes():
+        try:
+            spec = points.apply(base, {field: value}, 0)
+        except ValidationError as error:
+            wrong |= dict.fromkeys(messages.of_validation(error, _raw(base, field, value)))
+        else:
+            lines = _of_trainable(trainable, spec) if trainable is not None else []
+            wrong |= dict.fromkeys(line for line in lines if line.startswith(f"{field}:"))
+    return list(wrong)
+
+
+def _raw(base: TrialSpec, field: str, value: Value) -> dict[str, Any]:
+    section, name = field.split(".", 1)
+    raw = base.model_dump()
+    raw[section][name] = value
+    return raw
+
+
+def places(config: SweepConfig) -> list[str]:
+    """Why the sweep's folder or its SQLite database cannot be written where they are to be. Nothing is made."""
+    sweep = Path(config.storage) / config.name
+    found = _unwritable(f"storage: {config.storage}", sweep, "choose another: storage=DIR")
+    database = sqlite_file(config.tracking.uri)
+    if database is None:
+        return found
+    if paths.is_folder(database):
+        return [*found, f"tracking.uri: {config.tracking.uri}: {database} is a folder, not a database file"]
+    way_out = "choose another: tracking.uri=sqlite:///FILE"
+    return found + _unwritable(f"tracking.uri: {config.tracking.uri}", database, way_out)
+
+
+def texts(config: SweepConfig) -> list[str]:
+    """Paths of folders here whose names are not UTF-8: config.json cannot hold them, nor can MLflow."""
+    return [
+        f"{field}: {text!a} holds bytes that are not UTF-8: rename the folder"
+        for field, text in _texts(config.model_dump(), "")
+        if any("\ud800" <= character <= "\udfff" for character in text)
+    ]
+
+
+def _texts(value: object, field: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield field, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _texts(inner, f"{field}.{key}" if field else str(key))
+
+
+def _unwritable(what: str, path: Path, way_out: str) -> list[str]:
+    try:
+        os.fsencode(path)
+        there = next(place for place in (path, *path.parents) if place.exists())
+        if there != path and there.is_file():
+            return [f"{what} cannot be made: {there} is a file; {way_out}"]
+    except UnicodeEncodeError:
+        return [f"{what} cannot be made: this locale has no such names; set PYTHONUTF8=1"]
+    except OSError as error:  # a name that is too long, or a folder that may not be looked into
+        return [f"{what} cannot be made: {error.strerror}; {way_out}"]
+    return (
+        []
+        if os.access(there, os.W_OK)
+        else [f"{what} cannot be written: {there} is read-only, or another user's; {way_out}"]
+    )
+
+
+def local_files(raw: Mapping[str, Any], config: SweepConfig, trainable: Trainable) -> tuple[Preview, list[str]]:
+    """What the data looks like; sections that the trainable lacks, and problems with the model's and data's files."""
+    wrong = [
+        f"{section}: is required by the trainable {config.trainable}"
+        for section in sorted(trainable.REQUIRES)
+        if raw.get(section) is None
+    ]
+    wrong += _of_trainable(trainable, config.base)
+    look = getattr(trainable, "preview", None)
+    if wrong or look is None or config.data is None:
+        return Preview(), wrong
+    preview: Preview = look(config.base)
+    return preview, list(preview.problems)
+
+
+def _of_trainable(trainable: Trainable, spec: TrialSpec) -> list[str]:
+    try:
+        return registry.check(trainable, spec)
+    except NotTrainable as error:
+        return [f"trainable: {spec.trainable}: {error}"]

@@ -1,0 +1,111 @@
+"""Schedulers and searchers by name: a component is one module, found by its name. Nothing is registered."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, Literal, Protocol, Union
+
+from pydantic import Discriminator, Field, Tag
+
+from search_spaces.domains import Value
+from search_spaces.space import SearchSpace
+from trainables.specs import Spec
+
+Kind = Literal["schedulers", "searchers"]
+DEFAULTS: Mapping[Kind, str] = {"schedulers": "asha", "searchers": "random"}
+"""What a sweep file gets whose section names no `kind`."""
+
+
+class SchedulerConfig(Protocol):
+    """What a module in `schedulers/` offers as `Config`, a Spec with a `kind` of its own."""
+
+    kind: str
+
+    def points(self, steps: int) -> tuple[int, ...]:
+        """Steps at which each trial reports; the last one is `steps`."""
+
+    def build(self, steps: int, spares_first: bool = False) -> Any:
+        """Ray's scheduler for reports at these points. Imports ray.
+
+        Args:
+            steps: of a trial that is not stopped.
+            spares_first: trial 0 is never stopped early: the others are compared with it at its full length.
+        """
+
+    def replay(self, scheduler: Any, reports: Iterable[tuple[str, int, float]]) -> set[str]:
+        """Tells a new scheduler what an earlier one saw, in order: (trial key, step, eval_loss) each.
+
+        Returns the trials that it stops at their latest report.
+        """
+
+    def expected_steps(self, steps: int, trials: int, slots: int) -> int:
+        """Optimizer steps of the whole sweep, as far as can be said before it runs."""
+
+
+class SearcherConfig(Protocol):
+    """What a module in `searchers/` offers as `Config`, a Spec with a `kind` of its own."""
+
+    kind: str
+    start_with_default: bool
+
+    def check(self, space: SearchSpace) -> list[str]:
+        """Why this space can't be searched this way, "field: reason" each."""
+
+    def size(self, space: SearchSpace) -> int | None:
+        """How many different points there are to suggest; None when they do not run out."""
+
+    def build(self, space: SearchSpace, seed: int) -> Searcher:
+        """The searcher, at its beginning."""
+
+
+class Searcher(Protocol):
+    """Suggests points one after the other; the same seed suggests the same points."""
+
+    def suggest(self) -> dict[str, Value] | None:
+        """The next point, or None when there is none left. Points may repeat: the caller drops those."""
+
+
+def modules(kind: Kind) -> dict[str, ModuleType]:
+    """Every component of a kind by its name."""
+    folder = Path(__file__).parent.parent / kind
+    names = [info.name for info in pkgutil.iter_modules([str(folder)])]
+    return {name: importlib.import_module(f"sweeps.{kind}.{name}") for name in names}
+
+
+def available(kind: Kind) -> dict[str, str]:
+    """Name -> first line of its docstring."""
+    return {name: (module.__doc__ or "").split("\n")[0] for name, module in modules(kind).items()}
+
+
+def default(kind: Kind) -> Any:
+    """The configuration of a section that is left out."""
+    return modules(kind)[DEFAULTS[kind]].Config()
+
+
+def config_type(kind: Kind) -> Any:
+    """The type of the sweep file's section: the components' configurations, told apart by `kind`."""
+    configs = tuple(Annotated[module.Config, Tag(name)] for name, module in modules(kind).items())
+    # Not Field(discriminator="kind"): that asks for a kind even where there is a default.
+    told_apart = Discriminator(lambda section: named(kind, section))
+    return Annotated[Union[configs], told_apart, Field(json_schema_extra=_any_of)]  # noqa: UP007 - built from a tuple
+
+
+def _any_of(schema: dict[str, Any]) -> None:
+    """A section without a kind fits several components."""
+    schema["anyOf"] = schema.pop("oneOf")
+
+
+def named(kind: Kind, section: object) -> str:
+    """The component that a section of the sweep file, or its configuration, is for; perhaps there is none such."""
+    given = section.get("kind") if isinstance(section, Mapping) else getattr(section, "kind", None)
+    return DEFAULTS[kind] if given is None else str(given)
+
+
+def keys(kind: Kind, name: str) -> set[str]:
+    """Keys that a component's section may have."""
+    config: type[Spec] = modules(kind)[name].Config
+    return set(config.model_fields)

@@ -1,0 +1,225 @@
+"""From a YAML file and overrides to a checked sweep; every problem in one pass, before Ray or torch is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+import search_spaces
+from search_spaces import domains
+from search_spaces.domains import Domain
+from search_spaces.errors import SpaceError
+from search_spaces.space import SearchSpace
+from sweeps.config import checks, messages, overrides, yaml_files
+from sweeps.config.model import SweepConfig
+from sweeps.config.uris import absolute_uri
+from sweeps.errors import ConfigError
+from trainables.contract import Preview
+from trainables.data import rows
+from trainables.errors import DataError
+from trainables.inputs import paths
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+PROFILES = Path(__file__).parents[2] / "cluster" / "profiles"
+_UNSEEN = Preview()
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep that may be launched: its resolved configuration and its search space."""
+
+    config: SweepConfig
+    space: SearchSpace
+    preview: Preview = _UNSEEN
+    """What the local data looks like."""
+
+
+def recipes() -> dict[str, str]:
+    """Shipped sweep files: name -> first comment line."""
+    found = {}
+    for path in sorted(RECIPES.glob("*.yaml")):
+        first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+        found[path.stem] = first.lstrip("# ").strip()
+    return found
+
+
+def load(file: str, changes: Sequence[str], folder: Path) -> Sweep:
+    """The sweep that a file and its overrides describe.
+
+    Args:
+        file: a YAML file, or the name of a recipe.
+        changes: overrides, `dotted.key=YAML value` each.
+        folder: the current folder, for relative paths in overrides and storage.
+
+    Raises:
+        ConfigError: holds every problem that was found.
+    """
+    path = _find(file, folder)
+    raw = yaml_files.read(path)
+    _resolve_paths(raw, path.parent)
+    _name_facts(raw)
+    wrong = overrides.apply(raw, changes, lambda part: _resolve_paths(part, folder))
+    wrong += _model_elsewhere(raw, path.parent, folder)
+    _name_facts(raw)
+    wrong += _apply_profile(raw)
+    config, found = _validate(raw)
+    wrong += found
+    trainable, found = checks.find_trainable(raw, config)
+    wrong += found
+    space, found = _space(raw.get("search_space", "lora_core"))
+    wrong += found
+    if space is not None:
+        space = checks.with_base(config, space)
+        wrong += checks.fields(config, space, trainable)
+        wrong += checks.together(space) if not found else []
+    preview, found = checks.local_files(raw, config, trainable) if trainable is not None else (Preview(), [])
+    wrong += found
+    resolved = _with_tracking_uri(config.model_copy(update={"storage": _absolute(config.storage, folder)}), folder)
+    wrong += checks.texts(resolved) or checks.places(resolved)
+    if wrong or space is None:
+        raise ConfigError(wrong)
+    return Sweep(resolved.model_copy(update={"search_space": space.to_raw()}), space, preview)
+
+
+def _find(file: str, folder: Path) -> Path:
+    path = folder / file
+    recipe = RECIPES / f"{file}.yaml"
+    if paths.is_file(path):
+        return path.resolve()
+    if "/" not in file and paths.is_file(recipe):
+        return recipe
+    if paths.is_folder(path):
+        raise ConfigError([f"{file}: is a folder ({path}): name a sweep file, or go on with a sweep by qsweep resume"])
+    near = [p.name for p in path.parent.glob("*.yaml")] if paths.is_folder(path.parent) else []
+    hint = messages.did_you_mean(file, [*recipes(), *near])
+    raise ConfigError(
+        [f"{file}: no such file ({path}), and no recipe of that name{hint} (recipes: {', '.join(recipes())})"]
+    )
+
+
+def _validate(raw: Mapping[str, Any]) -> tuple[SweepConfig, list[str]]:
+    """The configuration and what is wrong with it: wrong sections are as if left out, so that the rest is checked."""
+    try:
+        return SweepConfig.model_validate(raw), []
+    except ValidationError as error:
+        wrong = {place for detail in error.errors() for place in detail["loc"][:1]}
+        right = {key: value for key, value in raw.items() if isinstance(key, str) and key not in wrong}
+        return SweepConfig.model_validate({"name": "unnamed", **right}), messages.of_validation(error, raw)
+
+
+def _space(raw: object) -> tuple[SearchSpace | None, list[str]]:
+    """The search space and what is wrong with it: wrong fields are left out, so that the rest is checked."""
+    try:
+        if isinstance(raw, str):
+            return search_spaces.load(raw), []
+        if isinstance(raw, Mapping):
+            return SearchSpace.parse(raw), []
+    except SpaceError as error:
+        lines = [line if line.startswith("search_space") else f"search_space.{line}" for line in error.problems]
+        return _right_part(raw) if isinstance(raw, Mapping) else None, lines
+    return None, []  # the configuration says that it is neither
+
+
+def _right_part(raw: Mapping[Any, Any]) -> SearchSpace | None:
+    found: dict[str, Domain] = {}
+    for field, domain in raw.items():
+        with suppress(SpaceError):
+            found[str(field)] = domains.parse(str(field), domain)
+    for part in (found, {field: replace(domain, when=()) for field, domain in found.items()}):
+        with suppress(SpaceError):  # the conditions do not hold together: without them the values can be checked
+            return SearchSpace(part)
+    return None
+
+
+def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
+    """Makes the paths in `raw` absolute: relative ones are relative to `folder`."""
+    model = raw.get("model")
+    facts = model.get("facts") if isinstance(model, dict) else None
+    for part, key in ((model, "source"), (facts, "of")):
+        if isinstance(part, dict) and isinstance(source := part.get(key), str) and _is_model_path(source, folder):
+            part[key] = _absolute(source, folder)
+    data = raw.get("data")
+    if isinstance(data, dict):
+        for field in ("train", "eval", "test"):
+            value = data.get(field)
+            if isinstance(value, str) and _is_data_path(value, folder):
+                data[field] = _absolute(value, folder)
+    cluster = raw.get("cluster")
+    if isinstance(cluster, dict) and isinstance(profile := cluster.get("profile"), str) and profile.endswith(".yaml"):
+        cluster["profile"] = _absolute(profile, folder)
+
+
+def _model_elsewhere(raw: Mapping[str, Any], beside: Path, folder: Path) -> list[str]:
+    """The problem with a model that lies in the current folder, while the file that names it lies elsewhere."""
+    model = raw.get("model")
+    source = model.get("source") if isinstance(model, dict) else None
+    if not isinstance(source, str) or not source or source.startswith(("package:", "/", "~")):
+        return []
+    there = folder / source
+    if not paths.is_folder(there) and not paths.is_file(there):
+        return []
+    rule = f"a path in a sweep file is relative to the file, so to {beside}"
+    return [f"model.source: {source!r} is in the current folder, but {rule}: write {there}"]
+
+
+def _name_facts(raw: Mapping[str, Any]) -> None:
+    """Facts that do not say what they describe are of the source beside them: an override of it leaves them behind."""
+    model = raw.get("model")
+    facts = model.get("facts") if isinstance(model, dict) else None
+    if isinstance(model, dict) and isinstance(facts, dict) and facts.get("of") is None:
+        facts["of"] = model.get("source")
+
+
+def _absolute(path: str, folder: Path) -> str:
+    with suppress(RuntimeError):  # no home of that name: the path is then not found as it stands
+        path = str(Path(path).expanduser())
+    return str(paths.absolute(folder / path))
+
+
+def _is_model_path(source: str, folder: Path) -> bool:
+    if not source or source.startswith("package:"):
+        return False
+    if source.startswith((".", "/", "~")) or source.endswith(".gguf"):
+        return True
+    path = folder / source
+    # OWNER/NAME of a hub is a path all the same where OWNER is a folder here: one that is mistyped at its end.
+    return paths.is_file(path) or paths.is_folder(path) or ("/" in source and paths.is_folder(path.parent))
+
+
+def _is_data_path(source: str, folder: Path) -> bool:
+    try:
+        if not source or rows.is_local(source):
+            return bool(source)
+    except DataError:
+        return False  # the check of the data says why
+    # As for models: OWNER/NAME is a path where OWNER is a folder here.
+    return "/" in source and paths.is_folder((folder / source.partition(":")[0]).parent)
+
+
+def _apply_profile(raw: dict[str, Any]) -> list[str]:
+    """Puts the profile's fields under those that the file gives itself."""
+    given = raw.get("cluster", {})
+    if not isinstance(given, dict):
+        return []
+    name = given.get("profile", "local")
+    if not isinstance(name, str):
+        return []
+    shipped = sorted(path.stem for path in PROFILES.glob("*.yaml"))
+    path = Path(name) if name.endswith(".yaml") else PROFILES / f"{name}.yaml"
+    if not paths.is_file(path):
+        return [f"cluster.profile: {messages.unknown('profile', name, shipped)}"]
+    try:
+        raw["cluster"] = {**yaml_files.read(path), **given}
+    except ConfigError as error:
+        return list(error.problems)
+    return []
+
+
+def _with_tracking_uri(config: SweepConfig, folder: Path) -> SweepConfig:
+    uri = absolute_uri(config.tracking.uri, folder)
+    return config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": uri})})

@@ -1,0 +1,184 @@
+"""What is wrong with a sweep file, said so that people can mend it: field, value, rule, way out. Pure."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from sweeps.config import components
+from sweeps.config.model import SweepConfig
+from sweeps.config.passwords import without_password, without_passwords
+from trainables.inputs.legible import legible
+
+_MOST_SHOWN = 200
+_KINDS: dict[str, components.Kind] = {"scheduler": "schedulers", "searcher": "searchers"}
+_RULES = {
+    "missing": "is required",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "finite_number": "must be a finite number",
+    "tuple_type": "must be a list",
+    "model_type": "must be a mapping of keys to values",
+    "dict_type": "must be a mapping of keys to values",
+    "model_attributes_type": "must be a mapping of keys to values",
+    "string_too_short": "must not be empty",
+    "too_short": "must not be empty",
+    "invalid_key": "must be text, as all keys are",
+}
+_COMPARISONS = {
+    "greater_than": ("gt", "must be greater than"),
+    "greater_than_equal": ("ge", "must be at least"),
+    "less_than": ("lt", "must be less than"),
+    "less_than_equal": ("le", "must be at most"),
+}
+_SYNONYMS = {
+    "alpha": "lora_alpha",
+    "alpha_ratio": "alpha_over_r",
+    "dropout": "lora_dropout",
+    "lr": "learning_rate",
+    "modules": "target_modules",
+    "per_device_train_batch_size": "batch_size",
+    "rank": "r",
+    "rslora": "use_rslora",
+}
+"""Names that other tools, and people, use."""
+
+
+def of_validation(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
+    """One line per wrong field of `raw`, in the order of the file's sections."""
+    rules: dict[str, list[str]] = {}
+    values: dict[str, object] = {}
+    for detail in error.errors(include_url=False):
+        if detail["type"] == "too_short" and detail["input"]:
+            continue  # pydantic counts the right items only, and says of the wrong ones what is wrong
+        path = _path(detail["loc"], raw, keep_last=detail["type"] == "missing")
+        field = ".".join(path)
+        rule = _rule(detail, path, raw)
+        rules.setdefault(field, [])
+        if rule not in rules[field]:
+            rules[field].append(rule)
+        values[field] = detail["input"]
+    return [_line(field, values[field], rules[field]) for field in rules]
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """That `name` is unknown, what was meant, and what there is."""
+    names = list(known)
+    return f"unknown {what} {name!r}{did_you_mean(name, names)} (there are: {', '.join(names)})"
+
+
+def unknown_field(name: str, known: Sequence[str]) -> str:
+    """That a dotted field is unknown; a field whose section alone is missing or wrong is found by its last part."""
+    last = name.rpartition(".")[2]
+    same = [field for field in known if field.rpartition(".")[2] == _SYNONYMS.get(last, last)]
+    if not same:
+        return unknown("field", name, known)
+    return f"unknown field {name!r}; did you mean {same[0]}? (there are: {', '.join(known)})"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The words "; did you mean X?" for the closest of `known`, or nothing."""
+    close = get_close_matches(name, list(known), 1, 0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _line(field: str, value: object, rules: Sequence[str]) -> str:
+    silent = isinstance(value, Mapping) or rules == ["is required"] or "unknown key" in rules[0]
+    return f"{field or 'the sweep file'}:{'' if silent else f' {_shown(value, field)}'} {' or '.join(rules)}"
+
+
+def _shown(value: object, field: str) -> str:
+    """The value as YAML writes it; passwords in URIs are left out."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    shown = _without_passwords(value, without_password if field == "tracking.uri" else without_passwords)
+    return legible(repr(shown), _MOST_SHOWN)
+
+
+def _without_passwords(value: object, shown: Callable[[str], str]) -> object:
+    if isinstance(value, str):
+        return shown(value)
+    if isinstance(value, Mapping):
+        return {_without_passwords(key, shown): _without_passwords(part, shown) for key, part in value.items()}
+    return [_without_passwords(part, shown) for part in value] if isinstance(value, list) else value
+
+
+def _path(loc: Sequence[str | int], raw: object, keep_last: bool) -> list[str]:
+    """The part of a pydantic location that stands in the file: the names of union branches are left out."""
+    path: list[str] = []
+    at: Any = raw
+    for place, part in enumerate(loc):
+        known = part in at if isinstance(at, Mapping) else isinstance(at, list) and isinstance(part, int)
+        if known:
+            at = at[part]
+        elif not (keep_last and place == len(loc) - 1):
+            continue
+        path.append(str(part))
+    return path
+
+
+def _rule(detail: Any, path: Sequence[str], raw: Mapping[str, Any]) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        return _unknown_key(path, raw)
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "union_tag_invalid":
+        return unknown("kind", str(context["tag"]), components.modules(_KINDS[path[0]]))
+    if kind == "string_type" and isinstance(detail["input"], Mapping):
+        return "must be text: braces need quotes in YAML"
+    if kind == "literal_error":
+        choices = [choice.strip(" '") for choice in context["expected"].replace(" or ", ",").split(",")]
+        meant = did_you_mean(str(detail["input"]), choices)
+        return f"must be {context['expected']}{meant}"
+    if kind in _COMPARISONS:
+        key, text = _COMPARISONS[kind]
+        return f"{text} {context[key]}"
+    if kind == "string_pattern_mismatch":
+        return "may hold letters, digits, dot, dash and underscore, begins with a letter or digit, 100 at most"
+    return str(_RULES.get(kind, detail["msg"]))
+
+
+def _unknown_key(path: Sequence[str], raw: Mapping[str, Any]) -> str:
+    here = _keys(path[:-1], raw)
+    name = path[-1]
+    word = _SYNONYMS.get(name, name)
+    close = [word] if word in here else get_close_matches(name, here, 1, 0.5)
+    # The very name in another section says more than one like it here.
+    meant = None if word in here else _elsewhere(word)
+    meant = meant or (".".join([*path[:-1], close[0]]) if close else None)
+    hint = f"; did you mean {meant}?" if meant else ""
+    return f"unknown key{hint} (keys here: {', '.join(here)})"
+
+
+def _elsewhere(name: str) -> str | None:
+    """The dotted key that ends in `name`, if a section has one."""
+    for section in SweepConfig.model_fields:
+        if name in _keys([section], {}):
+            return f"{section}.{name}"
+    return None
+
+
+def _keys(path: Sequence[str], raw: Mapping[str, Any]) -> list[str]:
+    """Keys allowed at a path of the sweep file."""
+    if path and path[0] in _KINDS:
+        name = components.named(_KINDS[path[0]], raw.get(path[0]))
+        known = name in components.modules(_KINDS[path[0]])
+        return sorted(components.keys(_KINDS[path[0]], name)) if known else ["kind"]
+    model: type[BaseModel] | None = SweepConfig
+    for part in path:
+        model = _model(model.model_fields[part].annotation) if model and part in model.model_fields else None
+    return list(model.model_fields) if model is not None else []
+
+
+def _model(annotation: Any) -> type[BaseModel] | None:
+    """The Spec in an annotation such as `ModelSpec | None`."""
+    branches = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    return next((b for b in branches if isinstance(b, type) and issubclass(b, BaseModel)), None)

@@ -1,0 +1,198 @@
+"""The sweep file as a frozen, strict object. Pure: no file is read and nothing heavy is imported here.
+
+`sweeps.config.load` reads files, applies overrides and collects every problem; the classes here say what is allowed.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field
+
+from sweeps.config import components
+from trainables.specs import (
+    MOST,
+    AdapterSpec,
+    DataSpec,
+    Duration,
+    ModelSpec,
+    QuantizationSpec,
+    Spec,
+    TrainingSpec,
+    TrialSpec,
+)
+
+if TYPE_CHECKING:
+    Scheduler = components.SchedulerConfig
+    Search = components.SearcherConfig
+else:
+    Scheduler = components.config_type("schedulers")
+    Search = components.config_type("searchers")
+
+_UNIT_BYTES = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
+_MOST_BYTES = 10**18
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(MB|GB|TB)")
+
+
+def size_bytes(size: str) -> int:
+    """Bytes of a size such as 500MB, 20GB or 1TB (powers of ten); raises ValueError for anything else."""
+    match = _SIZE.fullmatch(size.strip())
+    if match is None or float(match[1]) == 0:
+        raise ValueError("write a size above 0 with its unit: 500MB, 20GB or 1TB")
+    found = float(match[1]) * _UNIT_BYTES[match[2]]
+    if found > _MOST_BYTES:
+        raise ValueError("must be at most 1000000TB")
+    return int(found)
+
+
+def _is_size(value: object) -> object:
+    size_bytes(str(value))
+    return value
+
+
+def _is_folder(value: object) -> object:
+    if "://" in str(value):
+        raise ValueError("must be a folder of this machine, local or mounted: no s3://, gs:// or the like")
+    return value
+
+
+class Objective(Spec):
+    """What decides which trial is better."""
+
+    metric: Literal["eval_loss"] = "eval_loss"
+    """Total negative log-likelihood of the evaluation rows' completion tokens / number of those tokens."""
+    mode: Literal["min"] = "min"
+
+
+class Budget(Spec):
+    """What the sweep may spend."""
+
+    trials: Annotated[int, Field(ge=1, le=MOST)] = 16
+    """Points to try, the default configuration included. Equal points run once; infeasible ones are replaced, so
+    many of them or 10, whichever is more."""
+    steps_per_trial: Annotated[int, Field(ge=1, le=MOST)] = 81
+    """Optimizer steps of a trial that is not stopped early."""
+    wall_clock: Duration | None = None
+    """Time after which the sweep ends in order: 90s, 30m, 2h, 1d."""
+    disk: Annotated[str, BeforeValidator(_is_size)] | None = None
+    """Room for the sweep's checkpoints, such as 20GB: snapshots make room for adapters; without any the sweep ends."""
+
+
+class ClusterConfig(Spec):
+    """Where the trials run."""
+
+    profile: str = "local"
+    """A profile of cluster/profiles, or the path of a YAML file; its fields can be overridden here."""
+    address: str | None = None
+    """local: a Ray of the sweep's own; auto: the Ray that runs on this node; or an address."""
+    hosts: Annotated[int, Field(ge=1, le=MOST)] | Literal["auto"] = "auto"
+    """Processes that hold the base model. auto: one per GPU, or one on the CPU."""
+    slots_per_host: Annotated[int, Field(ge=1, le=MOST)] | Literal["auto"] = "auto"
+    """Trials that train at once on a host. auto: what memory holds and saturates the device, at most a third of all."""
+    gpu_memory: Annotated[str, BeforeValidator(_is_size)] | None = None
+    """Memory of one GPU, such as 24GB: lets `plan` count slots for GPUs that this machine does not have. A sweep that
+    runs on this machine (profile local) goes by the device that is here."""
+
+
+NOT_AN_ADDRESS = (
+    "is not a web address: in a user name or password write / as %2F, ? as %3F, # as %23, @ as %40 and a blank as %20"
+)
+
+
+def _is_tracking_uri(value: object) -> object:
+    if str(value).startswith(("http://", "https://")) and not _is_address(str(value)):
+        raise ValueError(NOT_AN_ADDRESS)
+    if str(value).startswith(("sqlite:///", "http://", "https://", "postgresql", "mysql", "mssql", "databricks")):
+        return value
+    raise ValueError(
+        "must be a database or a server: sqlite:///mlflow.db, http://HOST:5000, postgresql://... (MLflow 3 no longer "
+        "writes plain folders)"
+    )
+
+
+def _is_address(uri: str) -> bool:
+    try:
+        parts = urlsplit(uri)
+        return bool(parts.hostname) and parts.port != 0 and " " not in parts.netloc
+    except ValueError:
+        return False
+
+
+class Tracking(Spec):
+    """The MLflow server or database."""
+
+    uri: Annotated[str, BeforeValidator(_is_tracking_uri)] = "sqlite:///mlflow.db"
+    """An MLflow tracking URI; sqlite paths are relative to the current folder."""
+    experiment: str | None = None
+    """Name of the MLflow experiment; the sweep's name when left out."""
+
+
+MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+
+
+def _is_alias(value: object) -> object:
+    if re.fullmatch(r"latest|v\d+|challenger|previous.*", str(value)):
+        raise ValueError("is kept for other uses (latest and v1 by MLflow, challenger and previous by promotion)")
+    return value
+
+
+class Promotion(Spec):
+    """What `qsweep promote` does with the sweep's best adapters where its own options do not say otherwise."""
+
+    model: Annotated[str, Field(pattern=MODEL_NAME)] | None = None
+    """Name of the registered model; `launch --promote` needs it."""
+    top: Annotated[int, Field(ge=1, le=MOST)] = 3
+    """Candidates, the best by `metric`, that are evaluated again."""
+    alias: Annotated[str, BeforeValidator(_is_alias), Field(pattern=MODEL_NAME)] = "champion"
+    """The alias that moves to the winner."""
+    min_gain: Annotated[float, Field(ge=0)] = 0.0
+    """How much lower its loss must be than the base's and the champion's, in nats per completion token."""
+    metric: Annotated[str, Field(min_length=1)] = "eval_loss"
+    """The candidates are those with the lowest best value of it."""
+
+
+class SweepConfig(Spec):
+    """A whole sweep."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    """Letters, digits, dot, dash and underscore: it names a folder."""
+    trainable: str = "qlora"
+    """A trainable of trainables/, or the dotted path of a module of your own."""
+    model: ModelSpec | None = None
+    quantization: QuantizationSpec = QuantizationSpec()
+    adapter: AdapterSpec = AdapterSpec()
+    data: DataSpec | None = None
+    training: TrainingSpec = TrainingSpec()
+    search_space: str | dict[str, Any] = "lora_core"
+    """A space of search_spaces/, or a mapping from fields of adapter and training to domains."""
+    objective: Objective = Objective()
+    budget: Budget = Budget()
+    scheduler: Scheduler = Field(default_factory=lambda: components.default("schedulers"))
+    searcher: Search = Field(default_factory=lambda: components.default("searchers"))
+    cluster: ClusterConfig = ClusterConfig()
+    tracking: Tracking = Tracking()
+    promotion: Promotion = Promotion()
+    storage: Annotated[str, BeforeValidator(_is_folder)] = Field("results", min_length=1)
+    """Folder for the sweep's own folder, local or mounted; relative to the current folder."""
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    """Seed of the points and, with each point, of its trial."""
+
+    @property
+    def base(self) -> TrialSpec:
+        """The configuration of the file itself, before any point of the space."""
+        return TrialSpec(
+            trainable=self.trainable,
+            model=self.model,
+            quantization=self.quantization,
+            adapter=self.adapter,
+            data=self.data,
+            training=self.training,
+            steps=self.budget.steps_per_trial,
+        )
+
+    @property
+    def experiment(self) -> str:
+        """The MLflow experiment's name."""
+        return self.tracking.experiment or self.name

@@ -1,0 +1,100 @@
+"""Overrides: `dotted.key=value` words after the sweep file, values read as YAML. Pure."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+import search_spaces
+from search_spaces.errors import SpaceError
+from sweeps.config import components, yaml_files
+
+_TEXTS = ("data.prompt", "data.completion", "data.text", "data.system")
+_KINDS: dict[str, components.Kind] = {"scheduler": "schedulers", "searcher": "searchers"}
+
+
+def apply(raw: dict[str, Any], changes: Sequence[str], resolve_paths: Callable[[dict[str, Any]], None]) -> list[str]:
+    """Changes `raw` in place and returns what is wrong with the overrides themselves.
+
+    What follows `search_space.` is one key, since fields of a space hold a dot. A named space is expanded before one of
+    its fields is changed. Another `kind` drops the keys that the new kind does not have.
+
+    Args:
+        resolve_paths: makes relative paths in a mapping shaped like the sweep file absolute.
+    """
+    wrong = []
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals or not key:
+            wrong.append(f"{change}: an override is key=value, for example budget.trials=4")
+            continue
+        try:
+            value = yaml_files.parse(text)
+        except yaml.YAMLError:
+            wrong.append(
+                _not_text(key, text)
+                if key in _TEXTS
+                else f"{key}: {text!r} is not a YAML value; quote it for the shell, for example '{key}={{choice: [8]}}'"
+            )
+            continue
+        if key in _TEXTS and value is not None and not isinstance(value, str):
+            wrong.append(_not_text(key, text))
+            continue
+        problem = _set(raw, _parts(key), value, resolve_paths)
+        if problem is not None:
+            wrong.append(f"{key}: {problem}")
+    return wrong
+
+
+def _not_text(key: str, text: str) -> str:
+    """What to type for a text that YAML reads as something else: {question} is a mapping there."""
+    # A JSON string is a YAML string too.
+    quoted = shlex.quote(f"{key}={json.dumps(text, ensure_ascii=False)}")
+    return f"{key}: {text} is not text as YAML reads it; type {quoted}"
+
+
+def _parts(key: str) -> list[str]:
+    section, dot, rest = key.partition(".")
+    return [section, rest] if section == "search_space" and dot else key.split(".")
+
+
+def _set(
+    raw: dict[str, Any], parts: list[str], value: object, resolve_paths: Callable[[dict[str, Any]], None]
+) -> str | None:
+    if parts[0] == "search_space" and len(parts) == 2:
+        return _set_field(raw, parts[1], value)
+    change: dict[str, Any] = {parts[-1]: value}
+    for part in reversed(parts[:-1]):
+        change = {part: change}
+    resolve_paths(change)
+    for section, kind in _KINDS.items():
+        if parts == [section, "kind"] and isinstance(raw.get(section), dict):
+            known = components.keys(kind, str(value)) if str(value) in components.modules(kind) else {"kind"}
+            raw[section] = {key: kept for key, kept in raw[section].items() if key in known}
+    at = raw
+    for part in parts[:-1]:
+        change = change[part]
+        if at.get(part) is None:
+            at[part] = {}
+        if not isinstance(at[part], dict):
+            return f"{part} is {at[part]!r}, which has no keys"
+        at = at[part]
+    at[parts[-1]] = change[parts[-1]]
+    return None
+
+
+def _set_field(raw: dict[str, Any], field: str, value: object) -> str | None:
+    space = raw.get("search_space", "lora_core")
+    if isinstance(space, str):
+        try:
+            space = search_spaces.load(space).to_raw()
+        except SpaceError:
+            return None  # whoever reads the space says so
+    if not isinstance(space, Mapping):
+        return "search_space is not a mapping of fields to domains"
+    raw["search_space"] = {**space, field: value}
+    return None

@@ -1,0 +1,143 @@
+"""From a point of the search space to a trial: its specification, its seed, its key. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from search_spaces.domains import Value
+from search_spaces.space import SearchSpace
+from sweeps.config.passwords import without_passwords
+from trainables.specs import TrialSpec
+
+Point = Mapping[str, Value]
+Scalar = bool | int | float | str
+
+ALWAYS_LOGGED = ("r", "lora_alpha", "target_modules", "learning_rate")
+PACING = (
+    "training.step_seconds",
+    "training.eval_seconds",
+    "training.snapshot_every",
+    "training.gradient_checkpointing",
+)
+"""They change how fast a step comes, never what it computes."""
+_OF_MODELS = ("lora_dropout", "use_rslora", "weight_decay", "max_grad_norm")
+"""What a trainable without a model has no use for."""
+_OTHER_ALPHA = {"adapter.lora_alpha": "alpha_over_r", "adapter.alpha_over_r": "lora_alpha"}
+
+
+def base_value(base: TrialSpec, field: str) -> Value:
+    """The value that `base` has at a searched field, as a point would say it."""
+    if field == "adapter.alpha_over_r":
+        return base.adapter.alpha / base.adapter.r
+    if field == "adapter.lora_alpha":
+        return base.adapter.alpha
+    section, name = field.split(".", 1)
+    value: Value = getattr(getattr(base, section), name)
+    return value
+
+
+def default(base: TrialSpec, space: SearchSpace) -> dict[str, Value]:
+    """The point that `base` itself is. Its values need not be in the space's domains."""
+    return space.restrict({field: base_value(base, field) for field in space.domains})
+
+
+def outside(base: TrialSpec, space: SearchSpace) -> dict[str, Value]:
+    """The values of `base` itself that the space does not hold: searched field -> value."""
+    return {field: value for field, value in default(base, space).items() if not space.domains[field].contains(value)}
+
+
+def apply(base: TrialSpec, point: Point, sweep_seed: int) -> TrialSpec:
+    """The specification of the trial at `point`; raises pydantic.ValidationError for values out of range."""
+    raw: dict[str, Any] = base.model_dump()
+    for field, value in point.items():
+        section, name = field.split(".", 1)
+        raw[section][name] = value
+        if field in _OTHER_ALPHA:
+            raw[section][_OTHER_ALPHA[field]] = None
+    raw["seed"] = seed(sweep_seed, point)
+    return TrialSpec.model_validate(raw)
+
+
+def seed(sweep_seed: int, point: Point) -> int:
+    """The trial's own seed in [0, 2**31), from the sweep's seed and the searched values alone."""
+    values = {field: word(value) for field, value in point.items()}
+    return int(_digest({"seed": sweep_seed, "point": values})[:8], 16) >> 1
+
+
+def trial_key(spec: TrialSpec, fingerprints: Mapping[str, str]) -> str:
+    """12 hex digits that stand for everything that decides the trial's numbers.
+
+    Args:
+        spec: the resolved trial. Names, paths and fields that only pace are left out.
+        fingerprints: what the trainable says of the base model and the data; they stand for their paths.
+    """
+    adapter = spec.adapter.model_dump(exclude={"alpha_over_r"}) | {
+        "lora_alpha": float(spec.adapter.alpha),
+        "target_modules": word(spec.adapter.target_modules),
+    }
+    identity = {
+        "trainable": spec.trainable,
+        "fingerprints": dict(fingerprints),
+        "quantization": spec.quantization.model_dump(),
+        "adapter": adapter,
+        "training": spec.training.model_dump(exclude={field.partition(".")[2] for field in PACING}),
+        "steps": spec.steps,
+        "seed": spec.seed,
+    }
+    return _digest(identity)[:12]
+
+
+def params(spec: TrialSpec, point: Point) -> dict[str, Scalar]:
+    """What people compare: r, lora_alpha, target_modules, learning_rate and the searched fields, by short name."""
+    shown: dict[str, Scalar] = {
+        "r": spec.adapter.r,
+        "lora_alpha": _plain(spec.adapter.alpha),
+        "target_modules": word(spec.adapter.target_modules),
+        "learning_rate": spec.training.learning_rate,
+    }
+    for field, value in point.items():
+        shown.setdefault(field.split(".", 1)[1], word(value))
+    return shown
+
+
+def settings(spec: TrialSpec) -> dict[str, Scalar]:
+    """All else that decides the trial's numbers, searched or not, so that sweeps can be compared; by short name.
+
+    What only a model or data have use for is left out where there is none. `log10_learning_rate` is for charts, whose
+    axes are linear.
+    """
+    lora = {"lora_dropout": spec.adapter.lora_dropout, "use_rslora": spec.adapter.use_rslora}
+    training = spec.training.model_dump(exclude={"learning_rate", *(field.partition(".")[2] for field in PACING)})
+    found: dict[str, Any] = {"log10_learning_rate": round(math.log10(spec.training.learning_rate), 4)}
+    found |= {"steps_per_trial": spec.steps, "seed": spec.seed, **lora, **training}
+    if spec.model is None:
+        for name in _OF_MODELS:
+            del found[name]
+    else:
+        quantization = spec.quantization
+        found |= {"base_model": without_passwords(spec.model.source), "base_revision": spec.model.revision}
+        found |= {"quantization": quantization.scheme, "compute_dtype": quantization.compute_dtype}
+        found |= {"double_quant": quantization.double_quant and quantization.scheme != "none"}
+    if spec.data is not None:
+        data = spec.data.model_dump(include={"max_length", "eval_examples", "train_on"})
+        found |= {"train_data": without_passwords(spec.data.train), **data}
+    return {name: "none" if value is None else word(value) for name, value in found.items()}
+
+
+def word(value: Value) -> Scalar:
+    """The value as params show it; a list of modules is one word."""
+    if isinstance(value, tuple):
+        return ",".join(sorted(value))  # modules in another order are the same modules
+    return _plain(value) if isinstance(value, float) else value
+
+
+def _plain(value: float) -> int | float:
+    return int(value) if value == int(value) else value
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

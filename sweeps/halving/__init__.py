@@ -1,0 +1,1 @@
+"""Rungs and the rule of successive halving. Pure."""

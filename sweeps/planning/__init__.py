@@ -1,0 +1,1 @@
+"""What a sweep will do and cost, and which trials it tries."""

@@ -1,0 +1,263 @@
+"""What a sweep will do and cost, before anything is spent. Pure: memory and devices are arguments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from typing import Any
+
+from search_spaces.domains import Domain, Value
+from search_spaces.space import SearchSpace
+from sweeps.config import points
+from sweeps.config.model import SweepConfig, size_bytes
+from sweeps.planning import epochs
+from sweeps.record.snapshots import KEPT
+from trainables.contract import Device, Need
+from trainables.schedule import warmup_steps
+from trainables.specs import TrialSpec
+
+DEVICES: Mapping[Device, str] = {"cpu": "CPU", "cuda": "GPU"}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the sweep is planned for."""
+
+    device: Device
+    hosts: int
+    free_bytes: int | None
+    """Free memory of each host's device; None when it cannot be known here."""
+    disk_bytes: int | None = None
+    """Free room where the sweep's folder goes; None when it cannot be known."""
+    place: str = "on this machine"
+    """Where that is, in words."""
+    unused: str | None = None
+    """The cluster.gpu_memory that the sweep will not go by."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The answer of `plan`."""
+
+    trials: int
+    points: tuple[int, ...]
+    """Steps at which a trial reports: the scheduler's rungs."""
+    expected_steps: int
+    worst_steps: int
+    hosts: int
+    slots_per_host: int | None
+    """None when the memory of the hosts, or the size of the model, is unknown here: each host decides."""
+    device: Device
+    place: str
+    """Where the hosts are, in words: a plan may be for another machine than this one."""
+    memory_bytes: int | None
+    """Estimated memory of one host with these slots."""
+    disk_bytes: int | None
+    """Estimated most room on disk: every trial's best adapter, and the snapshots of those that train."""
+    warnings: tuple[str, ...]
+    rows_per_trial: tuple[int, int] | None = None
+    """Fewest and most rows that a trial trains on when it is not stopped early; None where there is no data."""
+    train_rows: int | None = None
+    """Rows to train on; None when that is not known yet."""
+
+    @property
+    def epochs(self) -> tuple[float, float] | None:
+        """`rows_per_trial` as parts of `train_rows`."""
+        if self.rows_per_trial is None or self.train_rows is None:
+            return None
+        return self.rows_per_trial[0] / self.train_rows, self.rows_per_trial[1] / self.train_rows
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data, with the same names."""
+        return {**asdict(self), "epochs": self.epochs}
+
+
+def plan(config: SweepConfig, space: SearchSpace, need: Need | None, machine: Machine) -> Plan:
+    """The plan of a checked sweep.
+
+    Args:
+        need: the trainable's estimate for the largest specs of the space; None when the model's sizes are unknown.
+        machine: where it is to run.
+    """
+    trials = _trials(config, space)
+    steps = config.budget.steps_per_trial
+    report_points = config.scheduler.points(steps)
+    slots = slots_per_host(config, need, machine)
+    total = (slots or 1) * machine.hosts
+    memory = need.total(slots) if need is not None and slots is not None else None
+    # A trial's next adapter, and its next snapshot, are there before the one that they replace goes.
+    live = total * (need.adapter_bytes + (KEPT + 1) * need.snapshot_bytes) if need is not None else 0
+    planned = Plan(
+        trials=trials,
+        points=report_points,
+        expected_steps=config.scheduler.expected_steps(steps, trials, total),
+        worst_steps=steps * trials,
+        hosts=machine.hosts,
+        slots_per_host=slots,
+        device=machine.device,
+        place=machine.place,
+        memory_bytes=memory,
+        disk_bytes=trials * need.adapter_bytes + live if need is not None else None,
+        warnings=(),
+        rows_per_trial=epochs.rows_per_trial(config, space) if config.data is not None else None,
+    )
+    return replace(
+        planned,
+        warnings=tuple(
+            _search_warnings(config, space, planned)
+            + _memory_warnings(config, planned, machine)
+            + _disk_warnings(config, planned, need, machine)
+        ),
+    )
+
+
+def _trials(config: SweepConfig, space: SearchSpace) -> int:
+    """Different trials, as many as there are and the budget allows."""
+    distinct = config.searcher.size(space)
+    if distinct is None:
+        return config.budget.trials
+    starts_outside = config.searcher.start_with_default and points.outside(config.base, space)
+    return min(config.budget.trials, distinct + bool(starts_outside))
+
+
+def at_most(config: SweepConfig) -> int:
+    """Most slots of all hosts, where they are automatic: early stopping compares trials that come one by one."""
+    return max(1, config.budget.trials // 3)
+
+
+def slots_per_host(config: SweepConfig, need: Need | None, machine: Machine) -> int | None:
+    """Slots that the sweep will have on each host, as far as it can be known here."""
+    asked = config.cluster.slots_per_host
+    if asked != "auto":
+        return asked
+    if need is None or machine.free_bytes is None:
+        return None
+    return need.slots(machine.free_bytes, max(1, at_most(config) // machine.hosts))
+
+
+def largest(config: SweepConfig, space: SearchSpace) -> tuple[TrialSpec, ...]:
+    """The specs that need the most memory: the highest rank, batch and dropout, with each choice of modules."""
+    choices: dict[str, Sequence[Value]] = {}
+    for field in ("adapter.r", "training.batch_size", "adapter.lora_dropout"):
+        if field in space.domains:
+            choices[field] = [highest(space.domains[field])]
+    if "adapter.target_modules" in space.domains:
+        choices["adapter.target_modules"] = space.domains["adapter.target_modules"].values() or ()
+    combinations = product(*choices.values())
+    found = [points.apply(config.base, dict(zip(choices, values, strict=True)), 0) for values in combinations]
+    return (*found, config.base) if config.searcher.start_with_default else tuple(found)
+
+
+def highest(domain: Domain) -> float:
+    """The highest value of a domain of numbers, as it is written: a whole number stays one."""
+    return max(value for value in domain.extremes() if isinstance(value, int | float))
+
+
+def _search_warnings(config: SweepConfig, space: SearchSpace, planned: Plan) -> list[str]:
+    slots = (planned.slots_per_host or 1) * planned.hosts
+    found = []
+    if config.scheduler.kind == "asha" and len(planned.points) < 2:
+        found.append(
+            f"scheduler.grace_steps reaches budget.steps_per_trial {planned.points[0]}: no trial can be stopped early; "
+            "lower grace_steps or raise steps_per_trial"
+        )
+    if config.scheduler.kind == "asha" and len(planned.points) > 1:
+        found += _warmup_warnings(config, space, planned.points[0])
+    if config.scheduler.kind == "asha" and slots >= planned.trials > 1:
+        found.append(
+            f"{slots} slots for {planned.trials} trials: all of them run at once, so early stopping has nothing to "
+            "save; raise budget.trials or lower cluster.slots_per_host"
+        )
+    if "training.learning_rate" not in space.domains:
+        found.append(
+            "the space leaves training.learning_rate alone: it matters most, and the best value moves with the other "
+            "fields; add training.learning_rate: {loguniform: [2.0e-5, 2.0e-3]}"
+        )
+    outside = points.outside(config.base, space) if config.searcher.start_with_default else {}
+    if outside:
+        values = ", ".join(f"{field} {_shown(value)}" for field, value in outside.items())
+        found.append(
+            f"t00 is the default configuration, which lies outside the space ({values}): it is trained and ranked with "
+            "the others; search its values too, change them, or set searcher.start_with_default=false"
+        )
+    if planned.trials < config.budget.trials:
+        found.append(
+            f"the space has {planned.trials} different trials, fewer than budget.trials {config.budget.trials}"
+        )
+    return found
+
+
+def _warmup_warnings(config: SweepConfig, space: SearchSpace, first: int) -> list[str]:
+    """Until the rate is full, trials differ by how fast it rises: at least half of the steps should come after that.
+
+    Args:
+        config: the sweep.
+        space: its search space.
+        first: the step at which ASHA first ranks.
+    """
+    field, steps = "training.warmup_ratio", config.budget.steps_per_trial
+    ratio = highest(space.domains[field]) if field in space.domains else config.training.warmup_ratio
+    rising = warmup_steps(ratio, steps) - 1
+    if 2 * rising <= first:
+        return []
+    most = math.floor(1000 * (first // 2 + 1) / steps) / 1000
+    later = f"raise grace_steps to {2 * rising} or more, or " if 2 * rising < steps else ""
+    counted = "1 step" if rising == 1 else f"{rising} steps"
+    return [
+        f"scheduler.grace_steps {first}: the learning rate rises for {counted} ({field} {ratio:g} of {steps}), so "
+        f"the first ranking compares how fast rates start; {later}lower warmup_ratio to {most:g}"
+    ]
+
+
+def _shown(value: Value) -> str:
+    return ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _memory_warnings(config: SweepConfig, planned: Plan, machine: Machine) -> list[str]:
+    model, memory = config.model, planned.memory_bytes
+    found = []
+    if machine.unused is not None:
+        found.append(
+            f"cluster.gpu_memory {machine.unused} is not used: the sweep runs on this machine's "
+            f"{DEVICES[machine.device]}, as cluster.profile=local does; GPUs elsewhere are joined with "
+            "cluster.profile=attached"
+        )
+    if model is not None and model.facts is not None and model.own_facts is None:
+        found.append(
+            f"model.facts are of {model.facts.of}, not of model.source {model.source}: they are not used; give those "
+            "of this model, with of: its source, or leave them out"
+        )
+    if memory is None and model is not None:
+        found.append(
+            f"memory is not known here: give model.facts for {model.source} and cluster.gpu_memory, or let each host "
+            "find out"
+        )
+    if memory is not None and machine.free_bytes is not None and memory > machine.free_bytes:
+        found.append(
+            f"about {memory / 1e9:.1f} GB needed per host, {machine.free_bytes / 1e9:.1f} GB free: lower "
+            "cluster.slots_per_host, training.batch_size or data.max_length"
+        )
+    return found
+
+
+def _disk_warnings(config: SweepConfig, planned: Plan, need: Need | None, machine: Machine) -> list[str]:
+    if need is None or planned.disk_bytes is None:
+        return []
+    found = []
+    adapters = planned.trials * need.adapter_bytes
+    if config.budget.disk is not None and adapters > size_bytes(config.budget.disk):
+        found.append(
+            f"budget.disk {config.budget.disk}: the largest adapters of {planned.trials} trials take "
+            f"{adapters / 1e9:.2f} GB, and the sweep ends when there is no room for another"
+        )
+    wanted = (
+        planned.disk_bytes if config.budget.disk is None else min(planned.disk_bytes, size_bytes(config.budget.disk))
+    )
+    if machine.disk_bytes is not None and wanted > machine.disk_bytes:
+        found.append(
+            f"storage: up to {wanted / 1e9:.1f} GB of adapters and snapshots, {machine.disk_bytes / 1e9:.1f} GB free "
+            f"in {config.storage}: make room, name another storage, or set budget.disk"
+        )
+    return found

@@ -1,0 +1,1 @@
+"""Promotion: evidence, gate, registration, rollback."""

@@ -1,0 +1,48 @@
+"""The packages of promoted versions: where they lie among a run's artifacts, and that nobody has changed them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sweeps.errors import SweepError
+from sweeps.record import digests
+from sweeps.tracking import package
+from sweeps.tracking.lookup import Lookup
+from sweeps.tracking.registry import IDENTITY, Version
+from trainables.inputs import json_text
+
+DIGEST = "package_sha256"
+"""Tag of a complete version: the digest of all files of its package."""
+
+
+def where(model: str, identity: str) -> str:
+    """Where a version's package is among the artifacts of its run."""
+    return f"promoted/{model}/{identity}"
+
+
+def verified(lookup: Lookup, model: str, version: Version) -> dict[str, bytes]:
+    """The files of a complete version's package.
+
+    Raises:
+        SweepError: they are gone, or not those that were promoted.
+    """
+    files = lookup.adapter(version.run_id, where(model, version.tags[IDENTITY]))
+    if digests.of_files(files) != version.tags.get(DIGEST):
+        raise SweepError(
+            f"{model}: the files of version {version.number} are not those that were promoted: sha256 differs; go to "
+            "another version with qsweep rollback --to, and delete this one in MLflow"
+        )
+    return files
+
+
+def adapter(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The PEFT folder of a package."""
+    prefix = f"{package.ADAPTER}/"
+    return {name.removeprefix(prefix): content for name, content in files.items() if name.startswith(prefix)}
+
+
+def form(files: Mapping[str, bytes]) -> dict[str, Any]:
+    """How the adapter of a package was taught to read a row."""
+    found: dict[str, Any] = json_text.parse(files["artifacts/base.json"])["form"]
+    return {name: value for name, value in found.items() if name != "max_length"}

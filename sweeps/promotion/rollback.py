@@ -1,0 +1,160 @@
+"""The alias moved back, and what was promoted so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+from rich.table import Table
+
+from sweeps.config import messages
+from sweeps.config.model import Promotion
+from sweeps.errors import ConfigError, SweepError
+from sweeps.promotion import packages
+from sweeps.record import faults
+from sweeps.tracking import stores
+from sweeps.tracking.client import answering
+from sweeps.tracking.lookup import Lookup
+from sweeps.tracking.registry import Entry, Model, Registry, Version, previous
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """What a rollback changed."""
+
+    model: str
+    alias: str
+    version: str
+    before: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The line that --json prints."""
+        return {"model": self.model, "alias": self.alias, "version": self.version, "previous": self.before}
+
+
+def rollback(
+    name: str, to: str | None, alias: str, tracking_uri: str | None, clock: Callable[[], float] = time.time
+) -> RolledBack:
+    """Points an alias to a version that held it before, by default to the one before the present one.
+
+    Raises:
+        SweepError: there is nothing to go back to.
+    """
+    _check_alias(alias)
+    uri = stores.store(tracking_uri)
+    with answering(uri):
+        return _roll_back(Registry(uri), name, to, alias, clock)
+
+
+def _roll_back(registry: Registry, name: str, to: str | None, alias: str, clock: Callable[[], float]) -> RolledBack:
+    with registry.locked():
+        model = _ours(registry, name)
+        now, target = model.aliases.get(alias), to or _begun(model, alias) or model.aliases.get(previous(alias))
+        if target is None:
+            raise SweepError(f"{name}: no version was the {alias} before: there is nothing to go back to")
+        version = registry.version(name, target)
+        if not version.is_complete:
+            raise SweepError(f"--to: version {target} of {name} was never promoted to its end")
+        if target == now:
+            raise SweepError(f"{name}: version {target} is the {alias} already: name another with --to")
+        packages.verified(Lookup(registry.uri), name, version)
+        registry.remember(name, Entry(clock(), "rollback", alias, target, now, version.tags.get("sweep.id", "")))
+        faults.point("rollback.after_history")
+        if now is not None:
+            registry.point(name, previous(alias), now)
+        faults.point("rollback.after_previous")
+        registry.point(name, alias, target)
+    return RolledBack(name, alias, target, now)
+
+
+def models(name: str | None, tracking_uri: str | None) -> list[tuple[Model, dict[str, Version]]]:
+    """All models of ours, or the one of a name, with the versions that aliases point to, by alias.
+
+    Raises:
+        SweepError: there is no model of the name.
+    """
+    uri = stores.store(tracking_uri)
+    with answering(uri):
+        registry = Registry(uri)
+        found = registry.models() if name is None else [_ours(registry, name)]
+        return [
+            (model, {alias: registry.version(model.name, number) for alias, number in model.aliases.items()})
+            for model in found
+        ]
+
+
+def _check_alias(alias: str) -> None:
+    try:
+        Promotion(alias=alias)
+    except ValidationError as error:
+        raise ConfigError([f"--{line}" for line in messages.of_validation(error, {"alias": alias})]) from None
+
+
+def _begun(model: Model, alias: str) -> str | None:
+    """Where a rollback of the alias that ended on its way was going to."""
+    moves = [place for place, entry in enumerate(model.history) if entry.alias == alias]
+    if not moves or _happened(model, moves[-1]) or model.history[moves[-1]].action != "rollback":
+        return None
+    return model.history[moves[-1]].version
+
+
+def table(found: list[tuple[Model, dict[str, Version]]]) -> Table:
+    """The models, a line for each alias."""
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("model", "alias", "version", "loss", "trial", "sweep", "base"):
+        shown.add_column(column, justify="right" if column in ("version", "loss") else "left", no_wrap=True)
+    for model, versions in found:
+        if not versions:
+            shown.add_row(model.name, "none: no promotion has come to its end", *[""] * 5)
+        for alias, version in sorted(versions.items()):
+            tags = version.tags
+            loss = f"{float(tags['loss']):.4f}" if "loss" in tags else ""
+            forced = " (forced)" if "promotion.forced" in tags else ""
+            shown.add_row(
+                model.name, alias + forced, version.number, loss,
+                tags.get("sweep.trial_key", ""), tags.get("sweep.id", ""), tags.get("base", ""),
+            )  # fmt: skip
+    return shown
+
+
+def history(model: Model) -> Table:
+    """The moves of a model's aliases, the oldest first."""
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("when", "what", "alias", "version", "before", "gain", "sweep"):
+        shown.add_column(column, justify="right" if column in ("version", "before", "gain") else "left", no_wrap=True)
+    for place, entry in enumerate(model.history):
+        when = datetime.fromtimestamp(entry.time, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        gain = "" if entry.gain is None else f"{entry.gain:+.4f}"
+        done = "" if _happened(model, place) else " (not completed)"
+        shown.add_row(
+            when, entry.action + done, entry.alias, entry.version, entry.previous or "", gain, entry.sweep
+        )  # fmt: skip
+    return shown
+
+
+def as_json(model: Model) -> dict[str, Any]:
+    """A model as JSON data."""
+    return {
+        "model": model.name,
+        "aliases": dict(model.aliases),
+        "history": [{**vars(entry), "completed": _happened(model, place)} for place, entry in enumerate(model.history)],
+    }
+
+
+def _happened(model: Model, place: int) -> bool:
+    """Whether the alias came to where an entry says: entries are written right before the alias moves."""
+    entry = model.history[place]
+    later = [other for other in model.history[place + 1 :] if other.alias == entry.alias]
+    return (later[0].previous if later else model.aliases.get(entry.alias)) == entry.version
+
+
+def _ours(registry: Registry, name: str) -> Model:
+    model = registry.model(name)
+    if model is None:
+        known = ", ".join(each.name for each in registry.models()) or "none"
+        raise SweepError(f"--model: no registered model {name!r} (there are: {known})")
+    return model

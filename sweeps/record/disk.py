@@ -1,0 +1,105 @@
+"""budget.disk: how much a sweep's checkpoints may take, and which of them make room for others.
+
+Snapshots only spare training that was done already; a trial's best adapter is its result. So an older snapshot goes
+before a newer one, a worse trial's before a better one's, and no adapter ever goes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeps.record import snapshots
+from sweeps.record.folder import Kind, SweepFolder
+from sweeps.record.private_files import open_file
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A snapshot on disk."""
+
+    path: Path
+    trial_key: str
+    size: int
+    """Bytes."""
+    is_latest: bool
+    """Of its trial."""
+    loss: float
+    """The trial's best eval_loss when it was written; infinite before its first evaluation."""
+
+
+def to_remove(kept: Sequence[Kept], missing: int, worse_than: float | None) -> list[Kept] | None:
+    """The snapshots that make room for `missing` more bytes; None when they cannot. Pure.
+
+    Args:
+        kept: all snapshots of the sweep.
+        missing: bytes that are wanted beyond what the budget has left.
+        worse_than: latest snapshots go only of trials with a higher loss than this; None lets go of all.
+    """
+    superseded = sorted((each for each in kept if not each.is_latest), key=lambda each: (-each.loss, str(each.path)))
+    latest = [each for each in kept if each.is_latest and (worse_than is None or each.loss > worse_than)]
+    chosen: list[Kept] = []
+    for each in [*superseded, *sorted(latest, key=lambda each: (-each.loss, str(each.path)))]:
+        if missing <= 0:
+            break
+        chosen.append(each)
+        missing -= each.size
+    return chosen if missing <= 0 else None
+
+
+class Disk:
+    """The room for one sweep's checkpoints. Several processes of one machine may share it."""
+
+    def __init__(self, folder: SweepFolder, limit: int | None) -> None:
+        """Room for `limit` bytes; None is without limit."""
+        self._folder = folder
+        self._limit = limit
+
+    @contextmanager
+    def room(self, kind: Kind, needed: int, loss: float) -> Iterator[bool]:
+        """While the block runs nobody else takes the room for `needed` bytes; False when there is none.
+
+        Args:
+            kind: what is to be written: an adapter may take the place of any snapshot, a snapshot that of older ones
+                and of worse trials.
+            needed: bytes.
+            loss: the best eval_loss of the trial that writes.
+        """
+        if self._limit is None:
+            yield True
+            return
+        with open_file(self._folder.path / "disk.lock", "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            missing = self._used() + needed - self._limit
+            chosen = to_remove(self._snapshots(), missing, loss if kind == "snapshot" else None)
+            for each in chosen or ():
+                shutil.rmtree(each.path, ignore_errors=True)
+            yield chosen is not None
+
+    def _used(self) -> int:
+        return size(self._folder.path / "trials")
+
+    def _snapshots(self) -> list[Kept]:
+        found = []
+        for trial in self._folder.trials():
+            for place, path in enumerate(self._folder.all(trial.name, "snapshot")):
+                loss = snapshots.best_loss(path)
+                found.append(Kept(path, trial.name, size(path), place == 0, math.inf if loss is None else loss))
+        return found
+
+
+def size(folder: Path) -> int:
+    """Bytes of the files below a folder, as far as they are still there: other processes write and remove meanwhile."""
+    total = 0
+    # os.walk passes over folders that are gone; Path.rglob raises (pathlib.py, 3.11).
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += (Path(place) / name).stat().st_size
+    return total

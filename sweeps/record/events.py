@@ -1,0 +1,403 @@
+"""What happened in a sweep: events, and the record that they add up to. Pure.
+
+Events are the sweep's only state: the driver appends them to `events.jsonl` in the sweep's folder, and the progress
+display, the tracking writer and the closing table are all folds over them. A metric point is known by (trial_key,
+metric, step); the first one wins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, TypeAdapter
+
+from sweeps.config.passwords import without_passwords
+from sweeps.config.points import Scalar
+from trainables.contract import Device, Report, StepRecord
+from trainables.inputs.legible import Words
+from trainables.specs import Spec
+
+Told = Annotated[Words, AfterValidator(without_passwords)]
+"""What a library or a trainable said. It may name a URI with its password, and is shown, kept and sent to MLflow."""
+
+
+class TrialState(StrEnum):
+    """Where a trial stands."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+    """Interrupted with the sweep."""
+    STOPPED = "STOPPED"
+    """Ended early by the scheduler or by the budget."""
+    COMPLETED = "COMPLETED"
+    DIVERGED = "DIVERGED"
+    INFEASIBLE = "INFEASIBLE"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    FAILED = "FAILED"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more will come of the trial."""
+        return self not in (TrialState.PENDING, TrialState.RUNNING, TrialState.PAUSED)
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether the trial may be the best one."""
+        return self in (TrialState.COMPLETED, TrialState.STOPPED)
+
+    @property
+    def counts_as_trial(self) -> bool:
+        """Whether the trial uses up one of budget.trials: an infeasible point is replaced by another."""
+        return self is not TrialState.INFEASIBLE
+
+
+class SweepStarted(Spec):
+    """The sweep begins, or goes on."""
+
+    type: Literal["sweep_started"] = "sweep_started"
+    time: float
+    config: str
+    """The resolved configuration as JSON: what config.json must still say when the sweep goes on."""
+    fingerprints: dict[str, str] = Field(default_factory=dict)
+    """What identified the base model and the data: they must not have changed either."""
+    sweep_id: str | None = None
+    """None in logs of earlier versions."""
+
+
+class HostsStarted(Spec):
+    """The driver's hosts are ready."""
+
+    type: Literal["hosts_started"] = "hosts_started"
+    time: float
+    since: float
+    """When they were asked for: from then on they take up their machines."""
+    hosts: int
+    slots: int
+    """Of all hosts."""
+    device: Device
+
+
+class DataPrepared(Spec):
+    """The data is tokenised; from here on its fingerprint is known."""
+
+    type: Literal["data_prepared"] = "data_prepared"
+    time: float
+    summary: dict[str, Scalar]
+    warnings: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """What is odd about the rows, a line each."""
+
+
+class BaseEvaluated(Spec):
+    """The base without an adapter was evaluated: where every trial starts from."""
+
+    type: Literal["base_evaluated"] = "base_evaluated"
+    time: float
+    eval_loss: float
+    rows: int
+    hardware: str
+    """As `Evaluation.hardware`."""
+
+
+class TargetSettled(Spec):
+    """A value of adapter.target_modules is another on this base model, or cannot be trained: no trial has it."""
+
+    type: Literal["target_settled"] = "target_settled"
+    time: float
+    value: str
+    same_as: str | None = None
+    """The value with the same modules, which its points run under."""
+    problem: str | None = None
+    """Why it cannot be trained."""
+
+    @property
+    def line(self) -> str:
+        """What it means, for people."""
+        if self.same_as is None:
+            return f"{self.problem}; {self.value} is left out"
+        return f"adapter.target_modules: {self.value} is the same as {self.same_as} on this model, and runs as that"
+
+
+class TrialStarted(Spec):
+    """A trial holds a slot. Comes again when the trial goes on after an interruption."""
+
+    type: Literal["trial_started"] = "trial_started"
+    time: float
+    trial_key: str
+    number: int
+    """0 for the first trial of the sweep."""
+    params: dict[str, Scalar]
+    """The searched fields, and those that are always shown, under their short names."""
+    spec: str
+    """The resolved TrialSpec as JSON."""
+
+
+class PointInfeasible(Spec):
+    """A point of the space cannot be trained: it never held a slot, and another takes its place."""
+
+    type: Literal["point_infeasible"] = "point_infeasible"
+    time: float
+    trial_key: str
+    number: int
+    params: dict[str, Scalar]
+    """As those of `TrialStarted`."""
+    reason: Told
+
+
+class TrialReported(Spec):
+    """A trial reached a report point."""
+
+    type: Literal["trial_reported"] = "trial_reported"
+    time: float
+    trial_key: str
+    report: Report
+    adapter: str | None = None
+    """Folder of the adapter, relative to the sweep's folder, when this is the best step so far."""
+    adapter_sha256: str | None = None
+    """Digest of the adapter's files when they were written; None in logs of earlier versions."""
+
+
+class TrialEnded(Spec):
+    """A trial is over, or interrupted."""
+
+    type: Literal["trial_ended"] = "trial_ended"
+    time: float
+    trial_key: str
+    state: TrialState
+    reason: Told
+    by_person_or_budget: bool = False
+    history: Annotated[tuple[StepRecord, ...], Field(strict=False)] = ()
+    """The steps since the last report, of a trial that ended before its next one."""
+
+
+class SweepEnded(Spec):
+    """The driver leaves in order."""
+
+    type: Literal["sweep_ended"] = "sweep_ended"
+    time: float
+    reason: Literal["finished", "budget", "interrupted", "failed"]
+    message: Told = ""
+
+
+Event = (
+    SweepStarted
+    | HostsStarted
+    | DataPrepared
+    | BaseEvaluated
+    | TargetSettled
+    | TrialStarted
+    | PointInfeasible
+    | TrialReported
+    | TrialEnded
+    | SweepEnded
+)
+_EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
+
+
+def to_line(event: Event) -> str:
+    """The event as one line of JSON, without the line break."""
+    return event.model_dump_json()
+
+
+def from_line(line: str | bytes) -> Event:
+    """The event of a line written by `to_line`; raises ValueError for anything else."""
+    return _EVENT.validate_json(line)
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial as its events tell it."""
+
+    trial_key: str
+    number: int
+    params: Mapping[str, Scalar]
+    state: TrialState = TrialState.PENDING
+    reason: str = ""
+    step: int = 0
+    best_step: int | None = None
+    best_eval_loss: float = math.inf
+    evals: tuple[tuple[int, float], ...] = ()
+    """(step, eval_loss) of each report."""
+    adapter: str | None = None
+    adapter_sha256: str | None = None
+    tokens: int = 0
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    trainable_params: int = 0
+    stopped_by_scheduler: bool = False
+
+    def story(self) -> str:
+        """The trial in one line, for failing tests and logs."""
+        evals = " ".join(f"{step}:{loss:.4f}" for step, loss in self.evals)
+        return f"{self.trial_key} #{self.number} {self.state} step {self.step} [{evals}] {self.reason}".rstrip()
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """A sweep as its events tell it."""
+
+    trials: Mapping[str, TrialRecord] = field(default_factory=dict)
+    started: float | None = None
+    resumed: float | None = None
+    """When the present driver began."""
+    drivers: int = 0
+    """How many have driven the sweep so far."""
+    config: str | None = None
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    latest: float | None = None
+    """When the latest event happened."""
+    spent_seconds: float = 0.0
+    """Time that earlier drivers of this sweep took."""
+    hosts: HostsStarted | None = None
+    """Of the present driver."""
+    host_seconds: Mapping[Device, float] = field(default_factory=dict)
+    """Hosts times time, under earlier drivers."""
+    hosts_unknown: bool = False
+    """A driver of an earlier version did not write down how many hosts it had."""
+    ended: SweepEnded | None = None
+    data: Mapping[str, Scalar] = field(default_factory=dict)
+    base: BaseEvaluated | None = None
+    """None until it was evaluated, and where it could not be."""
+    targets: Mapping[str, TargetSettled] = field(default_factory=dict)
+    """Values of adapter.target_modules that no trial has."""
+
+    def apply(self, event: Event) -> SweepRecord:
+        """The record after `event`."""
+        return replace(self._after(event), latest=event.time)
+
+    def _after(self, event: Event) -> SweepRecord:
+        match event:
+            case SweepStarted():
+                return self._started(event)
+            case HostsStarted():
+                return replace(self, hosts=event)
+            case DataPrepared():
+                return replace(self, data=event.summary, hosts_unknown=self.hosts_unknown or self.hosts is None)
+            case BaseEvaluated():
+                return replace(self, base=event)
+            case TargetSettled():
+                return replace(self, targets={**self.targets, event.value: event})
+            case SweepEnded():
+                return replace(self, ended=event)
+            case _:
+                trial = _trial_after(self.trials.get(event.trial_key), event)
+                return replace(self, trials={**self.trials, trial.trial_key: trial})
+
+    def _started(self, event: SweepStarted) -> SweepRecord:
+        if self.started is None:
+            return replace(
+                self,
+                started=event.time,
+                resumed=event.time,
+                drivers=1,
+                config=event.config,
+                fingerprints=event.fingerprints,
+            )
+        return replace(
+            self,
+            resumed=event.time,
+            drivers=self.drivers + 1,
+            spent_seconds=self.seconds_spent(),
+            hosts=None,
+            host_seconds=self.host_seconds_spent(),
+            ended=None,
+        )
+
+    def seconds_spent(self, now: float | None = None) -> float:
+        """What the sweep has taken under all drivers until `now`, else its latest event; pauses between them apart."""
+        now = self.latest if now is None else now
+        return self.spent_seconds + max(0.0, (now or 0.0) - (self.resumed or 0.0))
+
+    def host_seconds_spent(self) -> dict[Device, float]:
+        """Device -> hosts times time until the latest event, under those drivers that told of their hosts."""
+        found = dict(self.host_seconds)
+        if self.hosts is not None:
+            held = self.hosts.hosts * max(0.0, (self.latest or 0.0) - self.hosts.since)
+            found[self.hosts.device] = found.get(self.hosts.device, 0.0) + held
+        return found
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the sweep ended by itself or by its budget, with every trial in a final state."""
+        over = self.ended is not None and self.ended.reason in ("finished", "budget")
+        return over and all(trial.state.is_final for trial in self.trials.values())
+
+    def counts(self) -> dict[str, int]:
+        """How many trials are in each state, the states that occur only."""
+        states = [trial.state for trial in self.trials.values()]
+        return {state.value: states.count(state) for state in TrialState if state in states}
+
+
+def _trial_after(
+    known: TrialRecord | None, event: TrialStarted | PointInfeasible | TrialReported | TrialEnded
+) -> TrialRecord:
+    match event:
+        case TrialStarted() | PointInfeasible():
+            trial = known or TrialRecord(event.trial_key, event.number, event.params)
+            if isinstance(event, PointInfeasible):
+                return replace(trial, state=TrialState.INFEASIBLE, reason=event.reason)
+            return replace(trial, state=TrialState.RUNNING, reason="")
+        case TrialReported():
+            assert known is not None, "a trial begins before it reports"
+            return _reported(known, event)
+        case TrialEnded():
+            assert known is not None, "a trial begins before it ends"
+            return _ended(known, event)
+
+
+def _reported(trial: TrialRecord, event: TrialReported) -> TrialRecord:
+    report = event.report
+    return replace(
+        trial,
+        step=report.step,
+        best_step=report.best_step,
+        best_eval_loss=report.best_eval_loss,
+        evals=(*trial.evals, (report.step, report.eval_loss)),
+        adapter=event.adapter or trial.adapter,
+        adapter_sha256=event.adapter_sha256 if event.adapter else trial.adapter_sha256,
+        tokens=report.tokens,
+        seconds=report.seconds,
+        peak_memory_bytes=max(trial.peak_memory_bytes, report.peak_memory_bytes),
+        trainable_params=report.trainable_params,
+    )
+
+
+def _ended(trial: TrialRecord, event: TrialEnded) -> TrialRecord:
+    trial = replace(trial, state=event.state, reason=event.reason)
+    if event.state is TrialState.STOPPED:
+        trial = replace(trial, stopped_by_scheduler=not event.by_person_or_budget)
+    if event.history:
+        last = event.history[-1]
+        trial = replace(trial, step=last.step, tokens=last.tokens, seconds=last.seconds)
+    return trial
+
+
+def first_wins(events: Iterable[Event], record: SweepRecord | None = None) -> Iterator[tuple[Event, SweepRecord]]:
+    """Passes events on, each with the record after it, and drops what was said before.
+
+    A report at or before the trial's last reported step is dropped, and history up to that step is cut: after a
+    restart a step may be trained again, and its first numbers stay. So does the first evaluation of the base.
+    """
+    record = record or SweepRecord()
+    for event in events:
+        if isinstance(event, TargetSettled) and event.value in record.targets:
+            continue
+        if isinstance(event, PointInfeasible) and event.trial_key in record.trials:
+            continue
+        if isinstance(event, BaseEvaluated) and record.base is not None:
+            continue
+        if isinstance(event, TrialReported):
+            last = record.trials[event.trial_key].step
+            if event.report.step <= last:
+                continue
+            fresh = tuple(step for step in event.report.history if step.step > last)
+            event = event.model_copy(update={"report": event.report.model_copy(update={"history": fresh})})
+        if isinstance(event, TrialEnded):
+            fresh = tuple(step for step in event.history if step.step > record.trials[event.trial_key].step)
+            event = event.model_copy(update={"history": fresh})
+        record = record.apply(event)
+        yield event, record

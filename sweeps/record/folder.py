@@ -1,0 +1,264 @@
+"""A sweep's folder on disk: its resolved configuration, its events, and one folder per trial.
+
+NAME/
+├── config.json           the resolved configuration; the folder is a sweep once it is there
+├── events.jsonl          everything that happened, one event per line
+├── base_eval_rows.json   what the base without an adapter evaluates to, row by row
+├── tracking.json         which tracking server has acknowledged the events, and how far
+└── trials/TRIAL_KEY/     snapshot-STEP (to go on from) and best-STEP (adapter/ and eval_rows.json)
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal
+
+from sweeps.errors import StorageError
+from sweeps.record.events import Event, from_line, to_line
+from sweeps.record.private_files import FOLDER_MODE, make_folder, open_file
+from trainables.inputs import json_text
+
+Kind = Literal["snapshot", "best"]
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file that readers see whole or not at all."""
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with open_file(draft, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Writes a folder that readers see whole or not at all; one that is there already is replaced."""
+    make_folder(path.parent)
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        make_folder(draft)
+        for name, content in files.items():
+            target = draft / name
+            make_folder(target.parent)
+            with open_file(target, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        shutil.rmtree(path, ignore_errors=True)
+        draft.rename(path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+class SweepFolder:
+    """The paths of one sweep."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"
+        self.events = path / "events.jsonl"
+        self.tracking = path / "tracking.json"
+        self.base_rows = path / "base_eval_rows.json"
+
+    def trial(self, trial_key: str) -> Path:
+        """Where a trial keeps its snapshot and its best adapter."""
+        return self.path / "trials" / trial_key
+
+    def trials(self) -> list[Path]:
+        """The folders of all trials that have kept something."""
+        return [path for path in (self.path / "trials").glob("*") if path.is_dir()]
+
+    def clean(self) -> None:
+        """Removes what processes that were killed have left half written. No other process may be writing."""
+        for trial in self.trials():
+            for draft in trial.glob(".*"):
+                shutil.rmtree(draft, ignore_errors=True)
+
+    def keep(self, trial_key: str, kind: Kind, step: int, files: Mapping[str, bytes]) -> Path:
+        """Writes the trial's latest snapshot or best adapter; answers its folder."""
+        # Not the sweep's own folder: one that was deleted does not come back half.
+        self.trial(trial_key).parent.mkdir(FOLDER_MODE, exist_ok=True)
+        path = self.trial(trial_key) / f"{kind}-{step:06d}"
+        write_folder(path, files)
+        return path
+
+    def prune(self, trial_key: str, kind: Kind, kept: Path) -> None:
+        """Removes what `keep` wrote before `kept`."""
+        for path in self.all(trial_key, kind):
+            if _step(path) < _step(kept):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def prune_all_but(self, trial_key: str, kind: Kind, count: int) -> None:
+        """Removes all that `keep` wrote but the latest `count`."""
+        for path in self.all(trial_key, kind)[count:]:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def drop(self, trial_key: str, kind: Kind) -> None:
+        """Removes what `keep` wrote."""
+        for path in self.all(trial_key, kind):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def all(self, trial_key: str, kind: Kind) -> list[Path]:
+        """What `keep` wrote and nobody has removed, the latest first."""
+        found = [path for path in self.trial(trial_key).glob(f"{kind}-*") if _step(path) >= 0]
+        return sorted(found, key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    """The step of what `keep` wrote; -1 of anything else."""
+    digits = path.name.rpartition("-")[2]
+    # As a number: from a million steps on, names are longer, and sort before those of fewer steps.
+    return int(digits) if digits.isdecimal() else -1
+
+
+def create(storage: Path, name: str, document: Mapping[str, Any]) -> SweepFolder:
+    """Makes storage/name, or name-2, name-3, ... when that is taken, and writes config.json.
+
+    Making a folder is atomic, so two launches at once get two folders.
+
+    Raises:
+        StorageError: the storage cannot be written.
+    """
+    try:
+        storage.mkdir(parents=True, exist_ok=True)
+        folder = SweepFolder(_new(storage, name))
+        write_whole(folder.config, json.dumps({**document, "dir": str(folder.path)}, indent=2).encode())
+    except OSError as error:
+        raise StorageError(
+            f"storage: {storage} cannot be written: {error.strerror}; choose another: storage=DIR"
+        ) from error
+    return folder
+
+
+def _new(storage: Path, name: str) -> Path:
+    for number in count(1):
+        path = storage / (name if number == 1 else f"{name}-{number}")
+        with suppress(FileExistsError):
+            path.mkdir(FOLDER_MODE)
+            break
+    return path
+
+
+@contextmanager
+def locked(folder: SweepFolder) -> Iterator[None]:
+    """Holds the sweep's folder against a second driver; the lock goes with the process, so a kill leaves none.
+
+    Raises:
+        StorageError: another driver holds it.
+    """
+    try:
+        file = open_file(folder.path / "driver.lock", "a")
+    except OSError as error:
+        raise StorageError(f"{folder.path}: cannot be written: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(
+                f"{folder.path}: another process drives this sweep: wait until it ends, or stop it"
+            ) from None
+        yield
+
+
+class EventLog:
+    """The append-only file of events."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            # Unbuffered: what a full disk refuses must not be tried again when the file is closed.
+            self._file = open_file(path, "ab", buffering=0)
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
+        self._whole = max((offset for _, offset in read_events(path)), default=0)
+        # A line that a crash tore would spoil the next one.
+        self._file.truncate(self._whole)
+
+    def append(self, event: Event) -> None:
+        """Adds an event; it is on disk when this returns."""
+        line = to_line(event).encode() + b"\n"
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(self._whole)
+            raise StorageError(cannot_write(self._path, error)) from error
+        self._whole += len(line)
+
+    @property
+    def held(self) -> Path:
+        """The open file itself, for readers, whatever became of its name (proc(5), /proc/pid/fd)."""
+        return Path(f"/proc/self/fd/{self._file.fileno()}")
+
+    def is_in_place(self) -> bool:
+        """Whether the open file is still the one of its name; a disk that does not answer is no reason to doubt it."""
+        try:
+            there = self._path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True
+        here = os.fstat(self._file.fileno())
+        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def noted_by(folder: SweepFolder) -> dict[str, Any]:
+    """What the tracking writer has noted; empty when it has not, or when the note is spoilt."""
+    try:
+        noted = json_text.parse(folder.tracking.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return noted if isinstance(noted, dict) else {}
+
+
+def cannot_write(path: Path, error: OSError) -> str:
+    """That a sweep's file cannot be written while the sweep runs, and the way out."""
+    if isinstance(error, FileNotFoundError):
+        return gone(path)
+    return f"{path}: cannot be written: {error.strerror}; make room, then go on with qsweep resume"
+
+
+def gone(path: Path) -> str:
+    """That a sweep's folder, or a file of it, is not there any more, and the way out."""
+    way_out = "where it was moved, put it back or go on with qsweep resume at its new place"
+    return f"{path}: is gone, or is another file: the sweep's folder was deleted, moved or replaced; {way_out}"
+
+
+def read_events(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
+    """The events from a byte offset on, each with the offset after it; a torn last line is ignored.
+
+    Raises:
+        StorageError: there is no log, or a line before the last one is damaged.
+    """
+    if not path.exists():
+        raise StorageError(f"{path}: is missing; put the file back from a copy, or launch anew")
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            try:
+                event = from_line(line)
+            except ValueError:
+                problem = f"{path}: the line at byte {offset} is damaged; put the file back from a copy, or launch anew"
+                raise StorageError(problem) from None
+            offset += len(line)
+            yield event, offset

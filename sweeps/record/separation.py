@@ -1,0 +1,177 @@
+"""Whether the best trial is better than the next ones by more than chance. Pure: losses of rows in, intervals out.
+
+Each trial is compared with the best on the sweep's evaluation rows, both at their best step. The best was chosen on
+these rows among all ranked trials, so each interval has the confidence that lets as many as there were hold at once
+(`bootstrap.confidence_of`; Hsu, Multiple Comparisons with the Best, 1996, chapter 4), also where only the next ones are
+compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from sweeps.record.bootstrap import FEW_ROWS, LEAST_ROWS, confidence_of, intervals
+from trainables.contract import Evaluation
+
+MOST = 10
+"""So many of the next trials are compared."""
+FEW_COPIES = f"fewer than {LEAST_ROWS} different evaluation rows"
+SEED = 0
+"""Of the resamples: the same losses give the same answer."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A trial, or the base without an adapter, against the best trial."""
+
+    key: str
+    """Of the trial, or `trainables.scoring.requests.BASE`."""
+    difference: float
+    """How much higher its loss is, per completion token."""
+    low: float | None = None
+    high: float | None = None
+    unknown: str = ""
+    """Why there is no interval."""
+
+    @property
+    def apart(self) -> bool | None:
+        """Whether the difference is more than chance on these rows; None when that cannot be told."""
+        if self.low is None or self.high is None:
+            return None
+        return self.low > 0 or self.high < 0
+
+    def rows_needed(self, rows: int) -> int | None:
+        """Rows with which a difference like this would be told: widths shrink with the root of the rows."""
+        if self.apart is not False or self.low is None or self.difference <= 0:
+            return None
+        return math.ceil(rows * ((self.difference - self.low) / self.difference) ** 2)
+
+    def as_json(self) -> dict[str, Any]:
+        """Its part of the JSON line, without its key."""
+        found = asdict(self)
+        del found["key"]
+        return {**found, "apart": self.apart}
+
+
+@dataclass(frozen=True)
+class Separation:
+    """The best trial against others."""
+
+    rows: int
+    """Evaluation rows, without copies of others."""
+    confidence: float
+    """Of each interval."""
+    trials: tuple[Compared, ...]
+    """The next ones, best first."""
+    base: Compared | None
+    not_compared: int
+    """Ranked trials behind those that were compared."""
+
+    @property
+    def is_told(self) -> bool:
+        """Whether anything can be told of any trial, or of the base."""
+        return any(found.apart is not None for found in (*self.trials, *([self.base] if self.base is not None else [])))
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the intervals are too narrow to be trusted."""
+        return LEAST_ROWS <= self.rows < FEW_ROWS
+
+    def of(self, key: str) -> Compared | None:
+        """What is known of a trial."""
+        return next((found for found in self.trials if found.key == key), None)
+
+    def as_json(self) -> dict[str, Any]:
+        """Its object in the JSON line."""
+        return {
+            "rows": self.rows,
+            "confidence": self.confidence,
+            "trials": [{"trial_key": found.key, **found.as_json()} for found in self.trials],
+            "base": self.base and self.base.as_json(),
+            "not_compared": self.not_compared,
+        }
+
+
+def separate(
+    best: Evaluation | str,
+    others: Sequence[tuple[str, float]],
+    base: tuple[str, float] | None,
+    evaluations: Mapping[str, Evaluation | str],
+    ranked: int,
+) -> Separation:
+    """Compares others with the best trial.
+
+    Args:
+        best: its evaluation at its best step, or why that is not known.
+        others: key and difference of the trials to compare, best first.
+        base: the same of the base, if its loss is known.
+        evaluations: by key, or why there is none.
+        ranked: how many trials the best was chosen from.
+    """
+    confidence = confidence_of(max(1, ranked - 1 + (base is not None)))
+    pairs = [*others, *([base] if base is not None else [])]
+    unknown = {key: _unknown(best, evaluations[key]) for key, _ in pairs}
+    told = {key: found for key, _ in pairs if isinstance(found := evaluations[key], Evaluation) and not unknown[key]}
+    spans: dict[str, tuple[float, float]] = {}
+    rows = len(best.row_losses) if isinstance(best, Evaluation) else 0
+    if told and isinstance(best, Evaluation):
+        copies = _copies([best, *told.values()])
+        rows = max(copies) + 1
+        spans = _spans(best, told, copies, confidence) if rows >= LEAST_ROWS else {}
+        unknown |= {key: FEW_COPIES for key in told if key not in spans}
+    compared = [_compared(key, gap, spans.get(key), unknown[key]) for key, gap in pairs]
+    return Separation(
+        rows=rows,
+        confidence=confidence,
+        trials=tuple(compared[: len(others)]),
+        base=compared[-1] if base is not None else None,
+        not_compared=ranked - 1 - len(others),
+    )
+
+
+def _compared(key: str, difference: float, span: tuple[float, float] | None, unknown: str) -> Compared:
+    low, high = span if span is not None else (None, None)
+    return Compared(key, difference, low, high, unknown)
+
+
+def _unknown(best: Evaluation | str, other: Evaluation | str) -> str:
+    """Why two evaluations cannot be compared row by row; empty when they can."""
+    if isinstance(best, str):
+        return best
+    if isinstance(other, str):
+        return other
+    if best.row_tokens != other.row_tokens:
+        return "it was evaluated on other rows"
+    if best.hardware != other.hardware:
+        return f"it was evaluated on {other.hardware or 'unknown hardware'}, the best on {best.hardware or 'unknown'}"
+    if len(best.row_losses) < LEAST_ROWS:
+        rows = "1 evaluation row" if len(best.row_losses) == 1 else f"{len(best.row_losses)} evaluation rows"
+        return f"{rows}, at least {LEAST_ROWS} are needed"
+    return ""
+
+
+def _spans(
+    best: Evaluation, others: Mapping[str, Evaluation], copies: Sequence[int], confidence: float
+) -> dict[str, tuple[float, float]]:
+    """The interval of each difference; `copies` as `_copies` tells them."""
+    tokens = np.bincount(copies, best.row_tokens)
+    ours = np.asarray(best.row_losses)
+    gains = [np.bincount(copies, np.asarray(other.row_losses) - ours) for other in others.values()]
+    found = intervals([gain.tolist() for gain in gains], tokens.tolist(), confidence, np.random.default_rng(SEED))
+    return dict(zip(others, found, strict=True))
+
+
+def _copies(evaluations: Sequence[Evaluation]) -> list[int]:
+    """For each row the number of the different row that it is: copies are drawn together, being no further evidence.
+
+    Rows count as copies when they have as many tokens and, in each evaluation, the same loss to five digits: in single
+    precision a row's loss depends on the rows beside it in the sixth at most.
+    """
+    rows = zip(evaluations[0].row_tokens, *(evaluation.row_losses for evaluation in evaluations), strict=True)
+    numbers: dict[tuple[object, ...], int] = {}
+    return [numbers.setdefault((tokens, *(f"{loss:.5g}" for loss in losses)), len(numbers)) for tokens, *losses in rows]

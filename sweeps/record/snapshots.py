@@ -1,0 +1,65 @@
+"""What a trial goes on from: the pack's snapshot, and what the trial's process knew. Checked before it is trusted."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+
+from sweeps.record.folder import SweepFolder
+from trainables.contract import Report, StepRecord
+from trainables.specs import Spec
+
+KEPT = 2
+"""Snapshots of a trial: should the last one turn out damaged, the one before it is there."""
+
+
+class Progress(Spec):
+    """A trial between two report points."""
+
+    step: int = 0
+    best_step: int = 0
+    best_eval_loss: float | None = None
+    """None before the first evaluation."""
+    history: Annotated[tuple[StepRecord, ...], Field(strict=False)] = ()
+    """The steps since the last report."""
+    report: Report | None = None
+    """The report made at this very step: whoever goes on from here makes it again if nobody took it in."""
+    adapter: str | None = None
+    """The adapter's folder that goes with the report."""
+    sha256: str = ""
+    """Of the pack's snapshot."""
+
+
+def files(progress: Progress, snapshot: bytes) -> dict[str, bytes]:
+    """A snapshot as the files that `read` takes."""
+    stamped = progress.model_copy(update={"sha256": hashlib.sha256(snapshot).hexdigest()})
+    return {"snapshot.bin": snapshot, "progress.json": stamped.model_dump_json().encode()}
+
+
+def read(folder: SweepFolder, trial_key: str) -> tuple[Progress, bytes | None]:
+    """The trial's latest whole snapshot; the beginning where there is none."""
+    for kept in folder.all(trial_key, "snapshot"):
+        found = _read(kept)
+        if found is not None:
+            return found
+    return Progress(), None
+
+
+def best_loss(kept: Path) -> float | None:
+    """The best eval_loss that the trial of a snapshot had when it was written; None when there was none."""
+    try:
+        return Progress.model_validate_json((kept / "progress.json").read_bytes()).best_eval_loss
+    except (OSError, ValidationError):
+        return None
+
+
+def _read(kept: Path) -> tuple[Progress, bytes] | None:
+    try:
+        progress = Progress.model_validate_json((kept / "progress.json").read_bytes())
+        snapshot = (kept / "snapshot.bin").read_bytes()
+    except (OSError, ValidationError):
+        return None
+    return (progress, snapshot) if hashlib.sha256(snapshot).hexdigest() == progress.sha256 else None

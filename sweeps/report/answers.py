@@ -1,0 +1,127 @@
+"""What is said of a sweep's best trial: against the base, the default configuration and the next trials. Pure."""
+
+from __future__ import annotations
+
+from sweeps.record.bootstrap import FEW_ROWS
+from sweeps.record.events import SweepRecord
+from sweeps.record.selection import Decision, rank
+from sweeps.record.separation import Compared, Separation
+
+SHOWN = 3
+"""Trials that cannot be told apart from the best and get a line of their own."""
+
+
+def of_best(record: SweepRecord, decision: Decision, separation: Separation | None) -> list[str]:
+    """The best trial against those that have not ended, the base and the next ones, a line each."""
+    lines = [
+        unfinished(record, decision),
+        against_base(record, decision, separation),
+        *against_next(record, decision, separation),
+    ]
+    return [line for line in lines if line is not None]
+
+
+def unfinished(record: SweepRecord, decision: Decision) -> str | None:
+    """The trials that are lower than the best but have not ended: they may still win."""
+    if decision.winner is None:
+        return None
+    lower = [
+        f"t{trial.number:02d} {trial.best_eval_loss:.4f}"
+        for trial in record.trials.values()
+        if not trial.state.is_final and trial.best_eval_loss < decision.winner.best_eval_loss
+    ]
+    return f"the best of the trials that have ended; lower so far: {', '.join(lower)}" if lower else None
+
+
+def against_base(record: SweepRecord, decision: Decision, separation: Separation | None = None) -> str | None:
+    """The best trial compared with the base without an adapter, where every trial starts from."""
+    if decision.winner is None or record.base is None:
+        return None
+    start = record.base.eval_loss
+    gain = start - decision.winner.best_eval_loss
+    found = separation.base if separation is not None else None
+    base = f"the base without an adapter ({start:.4f})"
+    amount = f"{gain:.4f} lower ({gain / start:.0%})" if gain > 0 else f"{-gain:.4f} higher"
+    if found is not None and found.apart is None and gain > 0:
+        return f"whether it is better than {base} cannot be told: {amount}, {found.unknown}"
+    if found is not None and found.apart is False:
+        verdict = "cannot be told apart from"
+    else:
+        verdict = "better than" if gain > 0 else "not better than"
+    return f"{verdict} {base}: {amount}{_span(found, separation, negate=gain <= 0)}"
+
+
+def against_default(
+    record: SweepRecord,
+    decision: Decision,
+    starts_with_default: bool,
+    is_outside: bool = False,
+    separation: Separation | None = None,
+) -> str | None:
+    """The best trial compared with the default configuration, which is trial 0.
+
+    Args:
+        record: the sweep's.
+        decision: its best trial.
+        starts_with_default: whether trial 0 is the default configuration.
+        is_outside: whether that lies outside the search space.
+        separation: of the best trial.
+    """
+    name = "t00, outside the space" if is_outside else "t00"
+    default = next((t for t in record.trials.values() if t.number == 0), None) if starts_with_default else None
+    if decision.winner is None or default is None or not rank([default]):
+        return None
+    if default.trial_key == decision.winner.trial_key:
+        return f"the default configuration ({name}) is the best: eval_loss {default.best_eval_loss:.4f}"
+    gain = default.best_eval_loss - decision.winner.best_eval_loss
+    until = f"stopped at step {default.step}" if default.state.value == "STOPPED" else f"{default.step} steps"
+    return (
+        f"t{decision.winner.number:02d} has eval_loss {decision.winner.best_eval_loss:.4f}, the default configuration "
+        f"({name}, {until}) {default.best_eval_loss:.4f}: {gain:.4f} lower ({gain / default.best_eval_loss:.0%})"
+        f"{_span(separation.of(default.trial_key), separation) if separation is not None else ''}"
+    )
+
+
+def against_next(record: SweepRecord, decision: Decision, separation: Separation | None) -> list[str]:
+    """Which of the next trials the best one cannot be told apart from, or that it can from all of them."""
+    if decision.winner is None or separation is None or not separation.trials:
+        return []
+    names = {key: f"t{trial.number:02d}" for key, trial in record.trials.items()}
+    alike = [found for found in separation.trials if found.apart is False]
+    lines = [_alike(names[found.key], found, separation) for found in alike[:SHOWN]]
+    if alike[SHOWN:]:
+        lines.append(f"nor can {', '.join(names[found.key] for found in alike[SHOWN:])}")
+    nearest = separation.trials[0]
+    if nearest.apart:
+        span = _span(nearest, separation)
+        lines.append(f"better than the next: {names[nearest.key]} is {nearest.difference:.4f} higher{span}")
+    if any(found.apart for found in separation.trials):
+        lines.append("a difference beyond chance on these rows may still be one of seeds: those are not compared")
+    untold = [found for found in separation.trials if found.apart is None]
+    if untold:
+        which = ", ".join(names[found.key] for found in untold[:SHOWN]) + (" and others" if untold[SHOWN:] else "")
+        lines.append(f"whether it is better than {which} cannot be told: {untold[0].unknown}")
+    if separation.not_compared and (alike or nearest.apart):
+        lines.append(f"{separation.not_compared} more trials, further behind, were not compared")
+    if separation.is_narrow and (alike or nearest.apart):
+        few = f"{separation.rows} evaluation rows are few, and the intervals claim too much"
+        lines.append(f"{few}: evaluate on {FEW_ROWS} or more (data.eval_examples)")
+    return lines
+
+
+def _alike(name: str, found: Compared, separation: Separation) -> str:
+    needed = found.rows_needed(separation.rows)
+    # Beyond that, the estimate is no more than a guess.
+    told = needed is not None and needed <= 50 * separation.rows
+    return (
+        f"{name} cannot be told apart from it: {found.difference:.4f} higher{_span(found, separation)}"
+        f"{f'; a difference of this size takes about {needed} rows' if told else ''}"
+    )
+
+
+def _span(found: Compared | None, separation: Separation | None, negate: bool = False) -> str:
+    """The interval in words; `negate` when what is said is how much higher the best is."""
+    if found is None or separation is None or found.low is None or found.high is None:
+        return ""
+    low, high = (-found.high, -found.low) if negate else (found.low, found.high)
+    return f", {separation.confidence:.1%} interval {low:.4f} to {high:.4f} on {separation.rows} rows"

@@ -1,0 +1,246 @@
+"""What people see while a sweep runs: a live table in a terminal, one line per event elsewhere. Written to stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from sweeps.config.passwords import without_passwords
+from sweeps.record.events import (
+    BaseEvaluated,
+    DataPrepared,
+    Event,
+    PointInfeasible,
+    SweepRecord,
+    TargetSettled,
+    TrialEnded,
+    TrialRecord,
+    TrialReported,
+    TrialStarted,
+)
+from sweeps.record.names import run_name
+from sweeps.report import tables
+from trainables.contract import StepRecord
+from trainables.inputs.legible import MOST_SHOWN, legible
+
+QUIET_SECONDS = 60.0
+"""After so long without a line, one says where the trials stand."""
+
+
+class Progress(Protocol):
+    """A display. It listens to the journal."""
+
+    def __call__(self, event: Event, record: SweepRecord) -> None:
+        """Shows what `event` changed."""
+
+    def say(self, line: str) -> None:
+        """Shows a line of text."""
+
+    def latest(self, steps: Mapping[str, StepRecord]) -> None:
+        """Shows where trials stand between reports: trial key -> the last step that each has taken."""
+
+
+class Lines(AbstractContextManager["Lines"]):
+    """One line per event."""
+
+    def __init__(self, console: Console, started: float, clock: Callable[[], float]) -> None:
+        self._console = console
+        self._started = started
+        self._clock = clock
+        self._record = SweepRecord()
+        self._said = started
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing to clean up."""
+
+    def __call__(self, event: Event, record: SweepRecord) -> None:
+        """See `Progress`."""
+        self._record = record
+        line = describe(event, record)
+        if line is not None:
+            self.say(line)
+        for warning in warnings(event):
+            self.say(warning)
+
+    def say(self, line: str) -> None:
+        """See `Progress`."""
+        self._said = self._clock()
+        minutes, seconds = divmod(int(self._said - self._started), 60)
+        self._console.print(
+            f"{minutes:02d}:{seconds:02d} {_shown(line)}", markup=False, highlight=False, soft_wrap=True
+        )
+
+    def latest(self, steps: Mapping[str, StepRecord]) -> None:
+        """See `Progress`: a line now and then, while nothing else is said."""
+        stands = [
+            f"t{trial.number:02d} step {steps[trial.trial_key].step} train_loss {steps[trial.trial_key].train_loss:.4f}"
+            for trial in self._record.trials.values()
+            if trial.trial_key in steps and not trial.state.is_final
+        ]
+        if stands and self._clock() - self._said >= QUIET_SECONDS:
+            self.say(f"on the way: {', '.join(stands)}")
+
+
+class Table(AbstractContextManager["Table"]):
+    """A table that is drawn again and again, with a status line below."""
+
+    def __init__(
+        self,
+        console: Console,
+        clock: Callable[[], float],
+        expected_steps: int | None,
+        planned: int | None,
+    ) -> None:
+        self._clock = clock
+        self._expected_steps = expected_steps
+        self._planned = planned
+        self._record = SweepRecord()
+        self._steps: Mapping[str, StepRecord] = {}
+        self._notes: list[str] = []
+        self._training_since: float | None = None
+        self._before: dict[str, tuple[int, int]] = {}
+        """Trial key -> steps and tokens that earlier drivers did."""
+        self._going_on: set[str] = set()
+        """Those of them of which this driver has not told a step yet: their snapshots may be beyond their reports."""
+        self._live = Live(console=console, get_renderable=self._draw, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> Table:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def __call__(self, event: Event, record: SweepRecord) -> None:
+        """See `Progress`."""
+        self._record = record
+        if isinstance(event, DataPrepared):
+            self._training_since = self._clock()
+            self._before = {trial.trial_key: (trial.step, trial.tokens) for trial in record.trials.values()}
+            self._going_on = set(self._before)
+            self.say(describe(event, record) or "")
+            for line in warnings(event):
+                # Above the table, where it stays.
+                self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def say(self, line: str) -> None:
+        """See `Progress`."""
+        self._notes = [*self._notes[-4:], _shown(line)]
+
+    def latest(self, steps: Mapping[str, StepRecord]) -> None:
+        """See `Progress`."""
+        self._steps = steps
+        for key in self._going_on & steps.keys():
+            self._before[key] = steps[key].step, steps[key].tokens
+        self._going_on -= steps.keys()
+
+    def _trials(self) -> list[TrialRecord]:
+        """The trials where they stand now, between reports too."""
+        trials = sorted(self._record.trials.values(), key=lambda trial: trial.number)
+        return [_at(trial, self._steps.get(trial.trial_key)) for trial in trials]
+
+    def _draw(self) -> RenderableType:
+        trials = self._trials()
+        return Group(*map(Text, self._notes), tables.terminal(self._record, trials) if trials else "", self._status())
+
+    def _status(self) -> str:
+        now = self._clock()
+        counts = " ".join(f"{count} {state.lower()}" for state, count in self._record.counts().items())
+        words = [
+            _clock_text(self._record.seconds_spent(now)),
+            f"{len(self._record.trials)}{f'/{self._planned}' if self._planned else ''} trials",
+            counts,
+        ]
+        fit = [t for t in self._record.trials.values() if t.state.is_ranked or not t.state.is_final]
+        best = min(fit, key=lambda trial: trial.best_eval_loss, default=None)
+        if best is not None and best.best_step is not None:
+            words.append(f"best {best.best_eval_loss:.4f} (t{best.number:02d})")
+        return " · ".join(word for word in [*words, *self._speed(now)] if word)
+
+    def _speed(self, now: float) -> list[str]:
+        """Tokens per second and the time that is left, by what was done since this driver's training began."""
+        if self._training_since is None or now <= self._training_since:
+            return []
+        trials = self._trials()
+        steps = sum(trial.step for trial in trials)
+        done = steps - sum(steps for steps, _ in self._before.values())
+        tokens = sum(trial.tokens for trial in trials) - sum(tokens for _, tokens in self._before.values())
+        if done <= 0:
+            return []
+        seconds = now - self._training_since
+        words = [f"{tokens / seconds:.0f} tokens/s"]
+        if self._expected_steps is not None:
+            left = max(0.0, (self._expected_steps - steps) * seconds / done)
+            words.append(f"about {_clock_text(left)} left")
+        return words
+
+
+def _shown(line: str) -> str:
+    """The line as it may be shown: libraries' errors stand in it, and name what they were given."""
+    return legible(without_passwords(line))
+
+
+def _at(trial: TrialRecord, latest: StepRecord | None) -> TrialRecord:
+    """The trial at the last step that it has taken."""
+    if latest is None or latest.step <= trial.step or trial.state.is_final:
+        return trial
+    return replace(trial, step=latest.step, tokens=latest.tokens, seconds=latest.seconds)
+
+
+def describe(event: Event, record: SweepRecord) -> str | None:
+    """The event in one line, or None for events that are not worth one."""
+    match event:
+        case DataPrepared():
+            return _data(event)
+        case BaseEvaluated():
+            rows = "1 row" if event.rows == 1 else f"{event.rows} rows"
+            return f"base without an adapter: eval_loss {event.eval_loss:.4f} on {rows}"
+        case TargetSettled():
+            return event.line
+        case TrialStarted():
+            return f"{run_name(event.number, event.params)}: started"
+        case PointInfeasible():
+            return f"{run_name(event.number, event.params)}: INFEASIBLE: {legible(event.reason, MOST_SHOWN)}"
+        case TrialReported():
+            trial, report = record.trials[event.trial_key], event.report
+            best = " (its best)" if report.best_step == report.step else f" (its best: {report.best_eval_loss:.4f})"
+            return f"t{trial.number:02d} step {report.step}: eval_loss {report.eval_loss:.4f}{best}"
+        case TrialEnded():
+            trial = record.trials[event.trial_key]
+            reason = f": {legible(event.reason, MOST_SHOWN)}" if event.reason else ""
+            return f"t{trial.number:02d} {event.state.value} at step {trial.step}{reason}"
+        case _:
+            return None
+
+
+def warnings(event: Event) -> list[str]:
+    """What the event warns of, a line each."""
+    return [f"warning: {line}" for line in event.warnings] if isinstance(event, DataPrepared) else []
+
+
+def _data(event: DataPrepared) -> str | None:
+    data = event.summary
+    if not data["train_rows"]:
+        return None
+    line = f"data: {data['train_rows']} rows to train on, {data['eval_rows']} to evaluate on"
+    line += f", longest {data['longest_row']} tokens"
+    if data["truncated_rows"] or data["dropped_rows"]:
+        line += (
+            f"; {data['truncated_rows']} cut to data.max_length, {data['dropped_rows']} left out (no completion left)"
+        )
+    return line
+
+
+def _clock_text(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,89 @@
+"""How a sweep ended, as people and programs are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeps.record.events import SweepRecord, TrialState
+from sweeps.record.folder import SweepFolder
+from sweeps.record.selection import Decision, choose
+from sweeps.record.separation import Separation
+from sweeps.record.spent import Spent
+from sweeps.report.progress import Progress
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a sweep ended."""
+
+    sweep_id: str
+    folder: Path
+    record: SweepRecord
+    stopped_by: int | None
+    """The signal that interrupted the sweep."""
+    failure: str | None
+    """What ended the sweep before its time; `resume` goes on once it is mended."""
+    is_ray_left_behind: bool
+    """Threads of this process wait for Ray in vain: it must end without them."""
+    undelivered: int
+    """Events that the tracking server has not taken yet."""
+    refused: int
+    """Events that it will never take."""
+    spent: Spent
+    is_folder_gone: bool
+    """The sweep's folder was deleted, moved or replaced: nothing of it is where `folder` says."""
+    separation: Separation | None
+    """The best trial against the next ones; None when there is nothing to compare."""
+    parent_run: str | None
+    experiment_id: str | None
+    run_ids: dict[str, str]
+    estimated_bytes: int | None
+    """Memory that a host's slots were planned with."""
+
+    @property
+    def decision(self) -> Decision:
+        """The best trial, or why there is none."""
+        if self.is_folder_gone:
+            return Decision(None, "none: the sweep's folder is gone, and the adapters in it")
+        return choose(self.record.trials.values())
+
+    @property
+    def exit_code(self) -> int:
+        """0 with a best trial and none FAILED; 130 and its like when interrupted; 1 otherwise."""
+        if self.stopped_by is not None and not self.is_folder_gone:
+            return 128 + self.stopped_by
+        failed = any(trial.state is TrialState.FAILED for trial in self.record.trials.values())
+        best = self.decision.winner
+        lacking = self.undelivered or self.refused or self.failure is not None
+        return 1 if failed or best is None or lacking else 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The line that --json prints."""
+        best, base = self.decision.winner, self.record.base
+        return {
+            "sweep": self.sweep_id,
+            "dir": str(self.folder),
+            "parent_run": self.parent_run,
+            "trials": len(self.record.trials),
+            "states": self.record.counts(),
+            "best": best
+            and {
+                "trial_key": best.trial_key,
+                "run_id": self.run_ids.get(best.trial_key),
+                "metric": "eval_loss",
+                "value": best.best_eval_loss,
+                "step": best.best_step,
+                "params": dict(best.params),
+            },
+            "base": base and {"metric": "eval_loss", "value": base.eval_loss, "rows": base.rows},
+            "comparisons": self.separation and self.separation.as_json(),
+            "spent": self.spent.as_json(),
+        }
+
+
+Displays = Callable[[SweepFolder], AbstractContextManager[Progress]]
+"""Makes the display of a sweep once its folder is known."""

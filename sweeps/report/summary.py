@@ -1,0 +1,156 @@
+"""What is printed before and after a sweep, on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+from rich.console import Console
+
+from sweeps.config import points
+from sweeps.config.load import Sweep
+from sweeps.config.passwords import without_password
+from sweeps.planning import epochs
+from sweeps.planning.plan import DEVICES, Plan
+from sweeps.record.folder import SweepFolder
+from sweeps.record.spent import Spent
+from sweeps.report import answers, tables
+from sweeps.report.progress import Lines, Progress, Table
+
+if TYPE_CHECKING:
+    from sweeps.report.result import Displays, Result
+
+
+def console() -> Console:
+    """People read stderr."""
+    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 140)
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """The plan, and its warnings, for people."""
+    rungs = ", ".join(map(str, plan.points))
+    saved = f"; {plan.worst_steps} if none is stopped early" if plan.worst_steps != plan.expected_steps else ""
+    steps = "step" if len(plan.points) == 1 else "steps"
+    lines = [
+        f"plan: {counted(plan.trials, 'trial')}, reports at {steps} {rungs}; "
+        f"about {plan.expected_steps} steps in all{saved}"
+    ]
+    hosts = f"{plan.place}: {counted(plan.hosts, f'{DEVICES[plan.device]} host')}"
+    disk = f"; up to {_size(plan.disk_bytes)} on disk" if plan.disk_bytes else ""
+    if plan.slots_per_host is None:
+        lines.append(f"      {hosts}; each decides on its slots from its free memory{disk}")
+    else:
+        memory = f", about {plan.memory_bytes / 1e9:.1f} GB per host at most" if plan.memory_bytes is not None else ""
+        lines.append(f"      {hosts} with {counted(plan.slots_per_host, 'slot')}{memory}{disk}")
+    if plan.rows_per_trial is not None:
+        lines.append(f"      {epochs.line(plan.points[-1], plan.rows_per_trial, plan.train_rows)}")
+    return lines + [f"warning: {warning}" for warning in plan.warnings]
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:.0f} MB"
+
+
+def displays(started: float, expected_steps: int | None = None, trials: int | None = None) -> Displays:
+    """A live table in a terminal, lines elsewhere."""
+
+    def display(folder: SweepFolder) -> AbstractContextManager[Progress]:
+        out = console()
+        out.print(f"sweep folder: {folder.path}", markup=False, soft_wrap=True)
+        if out.is_terminal:
+            return Table(out, time.time, expected_steps, trials)
+        return Lines(out, started, time.time)
+
+    return display
+
+
+def show(sweep: Sweep, result: Result) -> None:
+    """The table of trials, the best one, and what to do next."""
+    out = console()
+    record = result.record
+    decision = result.decision
+    starts_with_default = sweep.config.searcher.start_with_default
+    outside = starts_with_default and bool(points.outside(sweep.config.base, sweep.space))
+    out.print()
+    if record.trials:
+        note = "t00: the default configuration, outside the space" if outside else None
+        out.print(tables.terminal(record, tables.order(record), note, result.separation))
+        for line in tables.notes(record):
+            out.print(line, markup=False, soft_wrap=True)
+        out.print()
+    lines = [f"best: {decision.why}"] if decision.winner is None else []
+    default = answers.against_default(record, decision, starts_with_default, outside, result.separation)
+    compared = [*answers.of_best(record, decision, result.separation), *([default] if default is not None else [])]
+    if decision.winner is not None:
+        best = decision.winner
+        lines.append(f"best: t{best.number:02d}, eval_loss {best.best_eval_loss:.4f} at step {best.best_step}")
+    lines += [f"      {line}" for line in compared]
+    counts = ", ".join(f"{count} {state}" for state, count in record.counts().items())
+    lines.append(f"{counted(len(record.trials), 'trial')}{f' ({counts})' if counts else ''}{_spent(result.spent)}")
+    if record.ended is not None and record.ended.reason == "budget":
+        lines.append(f"the sweep ended early: {record.ended.message}")
+    peak = max((trial.peak_memory_bytes for trial in record.trials.values()), default=0)
+    if peak:
+        estimate = result.estimated_bytes
+        planned = f" (estimated for training: {estimate / 1e9:.1f} GB)" if estimate is not None else ""
+        lines.append(f"peak memory of a host, loading included: {peak / 1e9:.1f} GB{planned}")
+    lines += _next_steps(sweep, result)
+    for line in lines:
+        out.print(line, markup=False, soft_wrap=True)
+
+
+def counted(count: int, word: str) -> str:
+    """The count and its word, in the plural where it is one."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def _spent(spent: Spent) -> str:
+    """What the sweep took, and what early stopping saved."""
+    words = f" in {int(spent.seconds) // 60} min {int(spent.seconds) % 60:02d} s, {counted(spent.steps, 'step')}"
+    if spent.full_steps > spent.steps:
+        saved = spent.full_steps - spent.steps
+        words += f"; early stopping saved {saved} of {spent.full_steps} steps ({saved / spent.full_steps:.0%})"
+    return words
+
+
+def _next_steps(sweep: Sweep, result: Result) -> list[str]:
+    uri = without_password(sweep.config.tracking.uri)
+    lines = []
+    if result.failure is not None:
+        lines += ["", f"error: {result.failure}"]
+    if (result.stopped_by is not None or result.failure is not None) and not result.is_folder_gone:
+        lines += ["go on with:", f"  {command('qsweep')} resume {result.folder}"]
+    if result.undelivered and not result.is_folder_gone:
+        lines += [f"{result.undelivered} events are not in MLflow ({uri}); send them, there or elsewhere, with:"]
+        lines += [f"  {command('qsweep')} resume {result.folder} [--tracking-uri URI]"]
+    if result.refused and not result.is_folder_gone:
+        lines.append(
+            f"{result.refused} events were refused by MLflow ({uri}) and are in {result.folder}/events.jsonl only"
+        )
+    best = result.decision.winner
+    if best is not None and best.adapter is not None:
+        lines += ["", "the best adapter:", f"  {result.folder / best.adapter / 'adapter'}"]
+    if result.parent_run is not None:
+        server = None if uri.startswith("http") else f"{command('mlflow')} ui --backend-store-uri {uri} --port 5000"
+        lines += ["compare the trials in MLflow:", *([f"  {server}", "  then open"] if server else [])]
+        lines.append(f"  {_page('http://127.0.0.1:5000' if server else uri.rstrip('/'), result)}")
+    return lines
+
+
+def _page(server: str, result: Result) -> str:
+    """MLflow's page of this sweep's trials: the saved view that the sweep made."""
+    query = urlencode({"workflowType": "machine_learning", "viewStateShareKey": result.sweep_id})
+    return f"{server}/#/experiments/{result.experiment_id}/runs?{query}"
+
+
+def command(name: str) -> str:
+    """A command of this environment, as short as it works from the current folder."""
+    beside = Path(sys.executable).parent / name
+    try:
+        return str(beside.relative_to(Path.cwd()))
+    except ValueError:
+        return str(beside)

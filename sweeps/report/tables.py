@@ -1,0 +1,128 @@
+"""Tables of trials: for the terminal and for MLflow's notes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+
+from sweeps.record.events import SweepRecord, TrialRecord
+from sweeps.record.selection import Decision, rank
+from sweeps.record.separation import Separation
+from sweeps.report import answers
+from trainables.scoring.requests import BASE
+
+NO_ADAPTER = "no adapter"
+"""What stands for a state in the row of the base."""
+_APART = {True: "yes", False: "no", None: "?"}
+APART = "differs"
+_SHORT = {"learning_rate": "lr", "lora_alpha": "alpha", "target_modules": "modules"}
+
+
+def order(record: SweepRecord) -> list[TrialRecord]:
+    """Ranked trials first, best first; then the others by number."""
+    ranked = rank(record.trials.values())
+    keys = {trial.trial_key for trial in ranked}
+    rest = [trial for trial in record.trials.values() if trial.trial_key not in keys]
+    return ranked + sorted(rest, key=lambda trial: trial.number)
+
+
+def terminal(
+    record: SweepRecord, trials: Sequence[TrialRecord], note: str | None = None, separation: Separation | None = None
+) -> Table:
+    """The trials as a table for people, with a note below it.
+
+    Args:
+        record: the sweep's.
+        trials: the rows, in this order; the base comes last.
+        note: what to say below.
+        separation: of the best trial; its answers are a column, where there are any.
+    """
+    params = _params(trials)
+    table = Table(box=None, pad_edge=False, header_style="bold", caption=note, caption_justify="left")
+    last = ["state", *_apart_head(separation)]
+    for name in ("trial", *(_SHORT.get(name, name) for name in params), "steps", "best eval_loss", "at", *last):
+        table.add_column(name, justify="left" if name in ("modules", *last) else "right", no_wrap=True)
+    for trial in trials:
+        values = [_value(trial.params.get(name, "")) for name in params]
+        at = "" if trial.best_step is None else str(trial.best_step)
+        end = [trial.state.value, *_apart(separation, trial.trial_key)]
+        table.add_row(f"t{trial.number:02d}", *values, str(trial.step), _loss(trial.best_eval_loss), at, *end)
+    if record.base is not None:
+        end = [NO_ADAPTER, *_apart(separation, BASE)]
+        table.add_row(BASE, *("" for _ in params), "0", _loss(record.base.eval_loss), "0", *end)
+    return table
+
+
+def markdown(record: SweepRecord, decision: Decision, separation: Separation | None = None) -> str:
+    """The result as Markdown, the answer first: MLflow folds a note after its first lines."""
+    if decision.winner is None:
+        head = f"No best trial: {decision.why}."
+    else:
+        best = decision.winner
+        shown = ", ".join(f"{name} {_value(value)}" for name, value in best.params.items())
+        head = f"**Best: t{best.number:02d}, eval_loss {best.best_eval_loss:.4f}** at step {best.best_step} ({shown})."
+    lines = [head, "", *(f"- {line}" for line in answers.of_best(record, decision, separation))]
+    lines += [""] if lines[-1] else []
+    trials = order(record)
+    params = _params(trials)
+    names = ["trial", *params, "steps", "best_eval_loss", "state", *_apart_head(separation)]
+    lines += [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    for trial in trials:
+        cells = [f"t{trial.number:02d}", *(_value(trial.params.get(name, "")) for name in params)]
+        cells += [str(trial.step), _loss(trial.best_eval_loss), trial.state.value]
+        lines.append(f"| {' | '.join([*cells, *_apart(separation, trial.trial_key)])} |")
+    if record.base is not None:
+        cells = [BASE, *("" for _ in params), "0", _loss(record.base.eval_loss), NO_ADAPTER]
+        lines.append(f"| {' | '.join([*cells, *_apart(separation, BASE)])} |")
+    lines += [f"\n{note}" for note in notes(record)]
+    return "\n".join(lines)
+
+
+def notes(record: SweepRecord) -> list[str]:
+    """What the table cannot show: target modules that run under another name, or not at all."""
+    return [target.line for target in record.targets.values()]
+
+
+def ending(trial: TrialRecord) -> str:
+    """How a trial ended, in a line: MLflow's table shows some 40 characters of it on a page 1000 pixels wide."""
+    parts = [f"{trial.state.value} at step {trial.step}"]
+    if trial.seconds:
+        parts.append(f"{trial.seconds:.0f} s")
+    if trial.evals:
+        parts.append(f"best {trial.best_eval_loss:.4f}")
+    return ", ".join(parts) + (f": {trial.reason}" if trial.reason else "")
+
+
+def _apart_head(separation: Separation | None) -> list[str]:
+    """The column's head; no column where nothing can be told of any trial."""
+    return [APART] if separation is not None and separation.is_told else []
+
+
+def _apart(separation: Separation | None, key: str) -> list[str]:
+    """The cell that says whether a trial, or the base, is apart from the best; none without the column."""
+    if not _apart_head(separation) or separation is None:
+        return []
+    found = separation.base if key == BASE else separation.of(key)
+    return [_APART[found.apart] if found is not None else ""]
+
+
+def _params(trials: Sequence[TrialRecord]) -> list[str]:
+    names: dict[str, None] = {}
+    for trial in trials:
+        names |= dict.fromkeys(name for name in trial.params if not _implied(name, trial.params))
+    return list(names)
+
+
+def _implied(name: str, params: Mapping[str, object]) -> bool:
+    """alpha_over_r follows from r and lora_alpha, which are always shown."""
+    return name == "alpha_over_r" and "lora_alpha" in params
+
+
+def _value(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _loss(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "-"

@@ -1,0 +1,153 @@
+"""A sweep that goes on: its configuration as it was launched, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from search_spaces.space import SearchSpace
+from sweeps.config import messages, points
+from sweeps.config.load import Sweep
+from sweeps.config.model import SweepConfig
+from sweeps.config.uris import absolute_uri
+from sweeps.errors import ConfigError, StorageError
+from sweeps.record.events import SweepStarted
+from sweeps.record.folder import SweepFolder, cannot_write, noted_by, read_events, write_whole
+from sweeps.tracking import stores
+from trainables.inputs import json_text, paths
+
+
+def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[Sweep, str]:
+    """The sweep in a folder, and its id.
+
+    Args:
+        folder: where it lies.
+        tracking_uri: the MLflow to use instead of the one that the sweep has used so far.
+
+    Raises:
+        ConfigError: there is no sweep, it cannot be read, its configuration is not the one that was launched, or the
+            folder is a copy of a sweep that is still where it was.
+    """
+    document = _document(folder)
+    raw, sweep_id = document["config"], str(document["sweep_id"])
+    _no_copy(folder, document)
+    _unchanged(folder, raw, sweep_id)
+    raw = _tracked_by(raw, tracking_uri or noted_by(folder).get("uri"))
+    try:
+        config = SweepConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(messages.of_validation(error, raw)) from None
+    whole = stores.with_password(config.tracking.uri, os.environ)
+    config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": whole})})
+    space = SearchSpace.parse(config.search_space)
+    asked = {field: points.base_value(config.base, field) for field in space.condition_fields()}
+    return Sweep(config, space.with_base(asked)), sweep_id
+
+
+def note_place(folder: SweepFolder) -> Path | None:
+    """Writes down where a sweep's folder lies that was moved; answers where it was, None when it was not moved.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    document = _document(folder)
+    former = _place(document)
+    if former is None or former == folder.path:
+        return None
+    try:
+        write_whole(folder.config, json.dumps({**document, "dir": str(folder.path)}, indent=2).encode())
+    except OSError as error:
+        raise StorageError(cannot_write(folder.config, error)) from error
+    return former
+
+
+def _document(folder: SweepFolder) -> dict[str, Any]:
+    """What config.json holds: `config` and `sweep_id` are there."""
+    try:
+        document = json_text.parse(folder.config.read_bytes())
+        raw, _ = document["config"], document["sweep_id"]
+    except OSError:
+        raise ConfigError(
+            [f"{folder.path}: no sweep here: a sweep's folder has a config.json{_sweeps_in(folder)}"]
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError([f"{folder.config}: not the configuration of a sweep: {error}"]) from None
+    if not isinstance(raw, dict):
+        raise ConfigError([f"{folder.config}: not the configuration of a sweep: its config is no mapping"])
+    found: dict[str, Any] = document
+    return found
+
+
+def _place(document: Mapping[str, Any]) -> Path | None:
+    """Where the sweep's folder was when that was last written down; None where it was not."""
+    place = document.get("dir")
+    return Path(place) if isinstance(place, str) and place else None
+
+
+def _no_copy(folder: SweepFolder, document: Mapping[str, Any]) -> None:
+    """Refuses a copy beside its original: both are one sweep in MLflow, which would get every point twice."""
+    place = _place(document)
+    if place is None or not _is_sweep(place, document["sweep_id"]) or place.samefile(folder.path):
+        return
+    raise ConfigError(
+        [
+            f"{folder.path}: is a copy of the sweep in {place}, and MLflow would get every point twice: go on there "
+            f"with qsweep resume {place}, or remove that folder first and this one goes on in its place"
+        ]
+    )
+
+
+def _is_sweep(place: Path, sweep_id: object) -> bool:
+    """Whether the sweep of this id lies in a folder."""
+    try:
+        return bool(json_text.parse((place / "config.json").read_bytes())["sweep_id"] == sweep_id)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _sweeps_in(folder: SweepFolder) -> str:
+    """What may have been meant: the sweeps in a storage folder."""
+    there = (
+        sorted(path.parent.name for path in folder.path.glob("*/config.json")) if paths.is_folder(folder.path) else []
+    )
+    return f"; in it are {', '.join(there)}" if there else ""
+
+
+def _tracked_by(raw: Mapping[str, Any], uri: str | None) -> Mapping[str, Any]:
+    """The configuration with another tracking URI, if there is one; the sweep was launched with the one in `raw`."""
+    tracking = raw.get("tracking") if isinstance(raw, Mapping) else None
+    if not uri or not isinstance(tracking, Mapping):
+        return raw
+    return {**raw, "tracking": {**tracking, "uri": absolute_uri(uri, Path.cwd())}}
+
+
+def _unchanged(folder: SweepFolder, raw: Mapping[str, Any], sweep_id: str) -> None:
+    if not folder.events.exists() and not folder.trials():
+        return  # Its driver was ended before it began.
+    starts = [event for event, _ in read_events(folder.events) if isinstance(event, SweepStarted)]
+    if not starts:
+        return
+    try:
+        launched = json_text.parse(starts[0].config)
+    except ValueError as error:
+        raise StorageError(f"{folder.events}: the configuration in its first line is damaged: {error}") from None
+    changes = list(_differences(launched, raw, ""))
+    # Logs of earlier versions do not know it.
+    for known in [start.sweep_id for start in starts if start.sweep_id is not None][:1]:
+        changes += _differences(known, sweep_id, "sweep_id")
+    if changes:
+        way_out = "a sweep goes on as it was launched: put the values back, or launch a new sweep"
+        raise ConfigError([*(f"{folder.config}: {change}" for change in changes), way_out])
+
+
+def _differences(before: object, now: object, field: str) -> Iterator[str]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in [*before, *(key for key in now if key not in before)]:
+            yield from _differences(before.get(key), now.get(key), f"{field}.{key}" if field else str(key))
+    elif before != now:
+        yield f"{field} was {json.dumps(before)} at launch and is {json.dumps(now)} now"

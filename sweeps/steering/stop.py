@@ -1,0 +1,128 @@
+"""How a sweep is asked to end early: by a signal, by a budget that is used up, or by storage that takes no more."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Literal, NoReturn
+
+from sweeps.report.streams import to_nowhere
+from trainables.inputs.legible import legible
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SHOW_CURSOR = "\x1b[?25h"
+Reason = Literal["interrupted", "budget", "failed"]
+
+
+@dataclass
+class StopRequest:
+    """Whether the sweep should end, and why. The first reason stays."""
+
+    deadline: float | None
+    """Time on `clock` at which budget.wall_clock is used up."""
+    clock: Callable[[], float]
+    reason: Reason | None = None
+    message: str = ""
+    """The reason in words."""
+    signal: int | None = None
+    """The signal that ended the sweep."""
+    is_over: bool = False
+    """All that is left is to deliver telemetry: a signal ends the waiting for that, not the sweep."""
+    is_leaving: bool = False
+    """A signal came while all was over: nobody waits for the tracking server any more."""
+    hurried: bool = False
+    """A signal came, whatever else had ended the sweep before."""
+
+    def ask(self, reason: Reason, message: str) -> None:
+        """Ends the sweep in order, unless it is ending already."""
+        if self.reason is None and not self.is_over:
+            self.reason, self.message = reason, legible(message)
+
+    def check(self) -> Reason | None:
+        """The reason to end now, if there is one."""
+        if self.deadline is not None and self.clock() >= self.deadline:
+            self.ask("budget", "budget.wall_clock is used up")
+        return self.reason
+
+
+def _let_go_of_terminal() -> None:
+    """After a terminal is lost every line for it fails, and would end what is to end in order."""
+    for stream in (sys.__stdout__, sys.__stderr__):
+        # Not isatty: it is false of a terminal that is gone.
+        if stream is not None and stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):
+            to_nowhere(stream.fileno())
+
+
+@contextmanager
+def on_signals(request: StopRequest, say: Callable[[str], None]) -> Iterator[None]:
+    """While the block runs: the first signal asks to end in order, the second ends the process at once."""
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            _let_go_of_terminal()
+        if request.hurried:
+            _end_at_once(number, "qsweep resume goes on with the sweep and closes its runs")
+        request.hurried = True
+        if request.is_over:
+            request.is_leaving = True
+            say("leaving without waiting for the tracking server")
+            return
+        if request.reason is None:
+            request.ask("interrupted", "interrupted")
+            request.signal = number
+        say("stopping: trials are saved at their next step; once more to end at once")
+
+    with _handled_by(handle):
+        yield
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal came while there is nothing to end in order."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
+@contextmanager
+def raising_on_signals() -> Iterator[None]:
+    """While the block runs: the first signal raises `Interrupted` in it, the second ends the process at once."""
+    heard = False
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        nonlocal heard
+        if number == signal.SIGHUP:
+            _let_go_of_terminal()
+        if heard:
+            _end_at_once(number, "the same command goes on")
+        heard = True
+        raise Interrupted(number)
+
+    with _handled_by(handle):
+        yield
+
+
+@contextmanager
+def _handled_by(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    # nohup has SIGHUP ignored, so that a terminal may go.
+    heard = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_at_once(number: int, way_out: str) -> NoReturn:
+    # A live table has hidden the cursor, and nothing else is left to run that would show it again.
+    if sys.stderr.isatty():
+        sys.stderr.write(SHOW_CURSOR)
+    print(f"ended at once; {way_out}", file=sys.stderr, flush=True)
+    os._exit(128 + number)

@@ -1,0 +1,182 @@
+"""Which tracking store a command means, and whether it may hold a sweep at all: answered before MLflow is imported.
+
+Importing MLflow takes seconds, and its client creates a SQLite database that is not there. So a database is looked at
+with sqlite3, read only, and a server is asked over HTTP; where that gives no answer, MLflow itself is left to find out.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeps.config.model import NOT_AN_ADDRESS
+from sweeps.config.passwords import HIDDEN, without_password
+from sweeps.config.uris import absolute_uri, sqlite_file
+from sweeps.errors import ConfigError, SweepError
+from sweeps.record.folder import SweepFolder, noted_by
+from trainables.inputs import json_text, paths
+
+DEFAULT = "sqlite:///mlflow.db"
+_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to look for a sweep."""
+
+    uri: str
+    sweep: str
+    """The sweep's id or name."""
+    folder: Path | None = None
+    """The sweep's folder, when that was given."""
+
+    @property
+    def shown(self) -> str:
+        """The store without passwords."""
+        return without_password(self.uri)
+
+
+def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, str] = os.environ) -> Place:
+    """Where `sweep` (an id, a name or a folder) is to be looked for.
+
+    Raises:
+        SweepError: the store or the sweep is not there.
+    """
+    folder = SweepFolder(Path(sweep).expanduser().absolute())
+    given = environment.get("MLFLOW_TRACKING_URI")
+    if not paths.is_file(folder.config):
+        if paths.is_folder(folder.path) and "/" in sweep:
+            raise SweepError(f"{folder.path}: no sweep here: a sweep's folder has a config.json")
+        place = Place(absolute(tracking_uri or given or DEFAULT), sweep)
+        check(place.uri)
+        if _unknown(place):
+            raise SweepError(
+                f"{sweep}: no sweep of this id or name in {place.shown}; name its folder, or the store with "
+                "--tracking-uri"
+            )
+        return place
+    try:
+        document = json_text.parse(folder.config.read_bytes())
+        sweep_id, launched = str(document["sweep_id"]), str(document["config"]["tracking"]["uri"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SweepError(f"{folder.config}: not the configuration of a sweep: {error}") from None
+    # A sweep may have been sent to another MLflow since.
+    kept = tracking_uri or with_password(str(noted_by(folder).get("uri") or launched), environment)
+    place = Place(absolute(kept), sweep_id, folder.path)
+    check(place.uri)
+    if _unknown(place):
+        raise SweepError(f"{folder.path}: not in {place.shown}: send it with qsweep resume {folder.path}")
+    return place
+
+
+def store(tracking_uri: str | None = None, environment: Mapping[str, str] = os.environ) -> str:
+    """The tracking store of a command without a sweep. Raises `SweepError` when it is not there."""
+    uri = absolute(tracking_uri or environment.get("MLFLOW_TRACKING_URI") or DEFAULT)
+    check(uri)
+    return uri
+
+
+def with_password(uri: str, environment: Mapping[str, str]) -> str:
+    """The URI that a sweep's folder names; its password, which is not kept there, comes from MLFLOW_TRACKING_URI.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if HIDDEN not in uri or sqlite_file(uri) is not None:
+        return uri
+    given = environment.get("MLFLOW_TRACKING_URI", "")
+    if without_password(given) != without_password(uri):
+        raise ConfigError(
+            [f"tracking.uri: the password of {uri} is not kept: give the whole URI in MLFLOW_TRACKING_URI"]
+        )
+    return given
+
+
+def absolute(uri: str) -> str:
+    """The URI, relative to the current folder no longer: MLflow remembers stores by their URI alone."""
+    return absolute_uri(uri, Path.cwd())
+
+
+def check(uri: str) -> None:
+    """Raises `SweepError` when a database is not there, or no server answers."""
+    file = sqlite_file(uri)
+    if file is not None and not paths.is_file(file):
+        raise SweepError(f"{uri}: no such database; name the store with --tracking-uri")
+    if uri.startswith(("http://", "https://")):
+        _ask(uri)
+
+
+def _ask(uri: str) -> None:
+    import requests  # a third of a second
+
+    try:
+        # Whatever it answers, something is there; MLflow's own client says what is wrong.
+        requests.get(f"{uri.rstrip('/')}/health", timeout=_SECONDS)
+    except requests.exceptions.SSLError:
+        return
+    except (requests.exceptions.InvalidURL, UnicodeError):
+        # `from None`, here and below: the errors name the whole URI.
+        raise SweepError(f"{without_password(uri)}: {NOT_AN_ADDRESS}") from None
+    except (requests.RequestException, ValueError) as error:
+        raise SweepError(f"{without_password(uri)}: no MLflow server answers there: {_root(error)}") from None
+
+
+def _root(error: BaseException) -> str:
+    """What went wrong at first."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _unknown(place: Place) -> bool:
+    """Whether the store certainly does not hold the sweep."""
+    file = sqlite_file(place.uri)
+    try:
+        if file is not None:
+            return not _in_database(file, place.sweep)
+        if place.uri.startswith(("http://", "https://")):
+            return not _on_server(place.uri, place.sweep)
+    except sqlite3.DatabaseError as error:
+        if "locked" not in str(error):
+            raise SweepError(
+                f"{place.shown}: not a database of MLflow ({error}); name the store with --tracking-uri"
+            ) from None
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return False
+
+
+def _in_database(file: Path, sweep: str) -> bool:
+    """Looks into MLflow's tables (mlflow/store/tracking/dbmodels/models.py, 3.17.2)."""
+    question = (
+        "select 1 from tags join runs using (run_uuid) "
+        "where tags.key = 'sweep.id' and (tags.value = ? or runs.name = ?) limit 1"
+    )
+    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=_SECONDS)) as database:
+        return database.execute(question, (sweep, sweep)).fetchone() is not None
+
+
+def _on_server(uri: str, sweep: str) -> bool:
+    found = _post(uri, "experiments/search", {"max_results": 1000})
+    experiments = [each["experiment_id"] for each in found.get("experiments", [])]
+    if "next_page_token" in found or "'" in sweep:
+        return True
+    for condition in (f"tags.`sweep.id` = '{sweep}'", f"attributes.run_name = '{sweep}'"):
+        answer = _post(uri, "runs/search", {"experiment_ids": experiments, "filter": condition, "max_results": 1})
+        if answer.get("runs"):
+            return True
+    return False
+
+
+def _post(uri: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    import requests
+
+    answer = requests.post(f"{uri.rstrip('/')}/api/2.0/mlflow/{path}", json=body, timeout=_SECONDS)
+    answer.raise_for_status()
+    found: dict[str, Any] = answer.json()
+    return found

@@ -1,0 +1,1 @@
+"""The sweep on Ray Tune: all that touches it."""

@@ -1,0 +1,148 @@
+"""From Ray Tune's callbacks to the sweep's events. Nothing here talks to a server, so nothing here can fail for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, Protocol
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+
+from sweeps.errors import SweepError
+from sweeps.record.events import PointInfeasible, TrialEnded, TrialReported, TrialStarted, TrialState
+from sweeps.record.journal import Journal
+from sweeps.steering.stop import Reason
+from sweeps.tune.processes import DEATHS
+from trainables.contract import Report, StepRecord
+from trainables.isolation import failure_of
+
+STOPPED_BY_SCHEDULER = "stopped by the scheduler"
+
+
+class Owner(Protocol):
+    """Who is told what the journal cannot know."""
+
+    def reported(self, trial_key: str, adapter: str | None) -> None:
+        """The journal has a report of the trial, with this adapter folder if it is the best so far."""
+
+    def trial_ended(self, trial_key: str) -> None:
+        """The trial is over."""
+
+    def process_lost(self, number: int) -> None:
+        """The process of the trial of this number died; Ray Tune starts another."""
+
+    def end_sweep(self, reason: Reason, message: str) -> None:
+        """A trial found that the sweep cannot go on."""
+
+
+def _in_order(told: Callable[..., None]) -> Callable[..., None]:
+    """Ends the sweep in order when something fails here.
+
+    Raised into Tune, it would make Tune start the trial again without end, or leave all trials with a traceback.
+    """
+
+    @wraps(told)
+    def guarded(self: JournalCallback, *words: Any, **info: Any) -> None:
+        try:
+            told(self, *words, **info)
+        except Exception as error:
+            self.failure = self.failure or error
+            message = str(error) if isinstance(error, SweepError) else failure_of(error).message
+            self._owner.end_sweep("failed", message)
+
+    return guarded
+
+
+class JournalCallback(Callback):
+    """Writes what happens to the trials into the journal."""
+
+    def __init__(self, journal: Journal, clock: Callable[[], float], owner: Owner) -> None:
+        """A callback; `clock` gives seconds since the epoch."""
+        self._journal = journal
+        self._clock = clock
+        self._owner = owner
+        self.failure: Exception | None = None
+        """Why the journal takes no more events, or what else has failed here."""
+        self.unreported: dict[str, tuple[StepRecord, ...]] = {}
+        """Trial key -> the steps since its last report, of trials that were interrupted."""
+
+    @_in_order
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """The trial holds a slot, or reports. What else it says is an end: see `on_trial_complete`."""
+        key = trial.config["trial_key"]
+        if "opened" in result or "report" in result:
+            self._begin(trial)
+        if "report" in result:
+            report = Report.model_validate_json(result["report"])
+            told = TrialReported(
+                time=report.time,
+                trial_key=key,
+                report=report,
+                adapter=result["adapter"],
+                adapter_sha256=result["adapter_sha256"],
+            )
+            self._journal.add(told)
+            self._owner.reported(key, told.adapter)
+
+    @_in_order
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The trial is over: by itself, or by the scheduler when its last report says that it was still running."""
+        result = trial.last_result or {}
+        if "state" not in result or "opened" in result:
+            return  # The sweep's end did not wait for its first report; it says of the trial how it ended.
+        state = TrialState(result["state"])
+        reason = result.get("reason", "")
+        if state is TrialState.PAUSED:
+            # The end of the sweep says of it how it ended.
+            self.unreported[trial.config["trial_key"]] = _steps(result.get("history", ()))
+            if "ends_sweep" in result:
+                self._owner.end_sweep(result["ends_sweep"], reason)
+            return
+        if state is TrialState.RUNNING:
+            state, reason = TrialState.STOPPED, STOPPED_BY_SCHEDULER
+        self._end(trial, state, reason, result.get("history", ()))
+
+    @_in_order
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The trial's process failed and is started again."""
+        self._owner.process_lost(trial.config["number"])
+
+    @_in_order
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The trial's process died once too often."""
+        reason = f"its process died {DEATHS} times in a row with nothing saved in between: {_last_line(trial)}"
+        self._end(trial, TrialState.FAILED, reason)
+
+    def _begin(self, trial: Trial) -> None:
+        """Says that the trial runs, unless that is known; it comes again after a retry."""
+        known = self._journal.record.trials.get(trial.config["trial_key"])
+        if known is None or known.state is not TrialState.RUNNING:
+            self._journal.add(TrialStarted(spec=trial.config["spec"], **self._who(trial)))
+
+    def _end(self, trial: Trial, state: TrialState, reason: str, history: Sequence[str] = ()) -> None:
+        key = trial.config["trial_key"]
+        if key not in self._journal.record.trials and state is TrialState.INFEASIBLE:
+            self._journal.add(PointInfeasible(reason=reason, **self._who(trial)))
+        else:
+            if key not in self._journal.record.trials:
+                self._begin(trial)
+            ended = TrialEnded(time=self._clock(), trial_key=key, state=state, reason=reason, history=_steps(history))
+            self._journal.add(ended)
+        self._owner.trial_ended(key)
+
+    def _who(self, trial: Trial) -> dict[str, Any]:
+        """What the first event of a trial says, whichever it is."""
+        return {"time": self._clock()} | {name: trial.config[name] for name in ("trial_key", "number", "params")}
+
+
+def _steps(history: Sequence[str]) -> tuple[StepRecord, ...]:
+    return tuple(StepRecord.model_validate_json(step) for step in history)
+
+
+def _last_line(trial: Trial) -> str:
+    error = trial.get_error()
+    lines = str(error).strip().splitlines() if error is not None else []
+    return lines[-1] if lines else "its process failed"

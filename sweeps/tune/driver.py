@@ -1,0 +1,342 @@
+"""The sweep on Ray Tune: hosts and broker, searcher and scheduler, stop and end."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune import PlacementGroupFactory, Stopper
+from ray.tune.search.search_generator import SearchGenerator
+
+from cluster import broker
+from cluster.errors import HostError
+from cluster.hosts import PROCESS_LOST, HostFacts, Room
+from cluster.leases import NotReady, Ready
+from cluster.ray_files import temporary_folder
+from search_spaces.space import SearchSpace
+from sweeps.config.model import SweepConfig, size_bytes
+from sweeps.errors import ConfigError, StorageError
+from sweeps.planning import target_modules
+from sweeps.planning.target_modules import Targets
+from sweeps.planning.trial_source import TrialSource, refused_default
+from sweeps.record.events import (
+    BaseEvaluated,
+    DataPrepared,
+    HostsStarted,
+    SweepEnded,
+    TrialEnded,
+    TrialReported,
+    TrialState,
+)
+from sweeps.record.folder import SweepFolder, cannot_write, read_events, write_whole
+from sweeps.record.journal import Journal
+from sweeps.report.progress import Progress
+from sweeps.steering.stop import Reason, StopRequest
+from sweeps.tune import processes
+from sweeps.tune.base_evaluation import BaseEvaluation
+from sweeps.tune.callback import STOPPED_BY_SCHEDULER, JournalCallback
+from sweeps.tune.slot_trial import SlotTrial
+from sweeps.tune.trial_queue import Reported, TrialQueue
+from trainables import registry
+from trainables.contract import Evaluation, Failure
+
+TRIAL_PROCESS = PlacementGroupFactory([{"node:__internal_head__": 0.001}])
+"""What a trial's own process takes: a place on the head, and no CPU, since it only waits."""
+LEAVE_SECONDS = 30.0
+"""How long trials have to save themselves when the sweep is asked to end."""
+STEPS_SECONDS = 2.0
+"""Pause between questions for the steps that trials have taken."""
+NEWS_SECONDS = 30.0
+"""How long one question for news of the hosts waits."""
+
+
+@dataclass
+class Driver:
+    """One sweep in this process, connected to Ray."""
+
+    config: SweepConfig
+    folder: SweepFolder
+    journal: Journal
+    stop: StopRequest
+    display: Progress
+    clock: Callable[[], float] = time.time
+    hosts: tuple[HostFacts, ...] = field(default=(), init=False)
+    _broker: Any = field(default=None, init=False)
+    _callback: JournalCallback = field(init=False)
+    _targets: Targets = field(default_factory=Targets, init=False)
+    _source: TrialSource | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._callback = JournalCallback(self.journal, self.clock, self)
+
+    def start_hosts(self, room: Room, space: SearchSpace) -> Ready:
+        """Starts broker and hosts; first it is known what can be trained, then the data is prepared.
+
+        Raises:
+            ConfigError: nothing of the space can be trained on this base.
+            HostError: no host can run; the message says what to mend.
+        """
+        since = self.clock()
+        self._broker = broker.create(self.config.base, room, self.config.cluster.hosts)
+        self._settle_targets(space)
+        answer: Ready = self._answer(self._broker.start.remote())
+        self.hosts = answer.hosts
+        self.journal.add(
+            HostsStarted(
+                time=self.clock(),
+                since=since,
+                hosts=len(answer.hosts),
+                slots=answer.slots,
+                device=answer.hosts[0].device,
+            )
+        )
+        summary = answer.data.model_dump(exclude={"warnings"})
+        self.journal.add(DataPrepared(time=self.clock(), summary=summary, warnings=answer.data.warnings))
+        return answer
+
+    def _settle_targets(self, space: SearchSpace) -> None:
+        answers = self._answer(self._broker.resolve.remote(target_modules.asked(self.config, space)))
+        self._targets = target_modules.settle(answers or ())
+        problems = target_modules.check(self.config, space, self._targets)
+        if problems:
+            raise ConfigError(problems)
+        for event in self._targets.events(self.clock()):
+            self.journal.add(event)
+
+    def _answer(self, asked: Any) -> Any:
+        """What the broker answers; KeyboardInterrupt when the sweep is asked to end meanwhile."""
+        while not ray.wait([asked], timeout=0.5)[0]:
+            if self.stop.reason is not None:
+                raise KeyboardInterrupt
+        answer = ray.get(asked)
+        if isinstance(answer, NotReady):
+            raise HostError(answer.message)
+        return answer
+
+    def run(self, space: SearchSpace, slots: int) -> None:
+        """Runs the trials to the end of the budget, or until someone stops the sweep.
+
+        Raises:
+            StorageError: the journal takes no more events; the trials have ended in order.
+        """
+        steps = self.config.budget.steps_per_trial
+        scheduler = self.config.scheduler.build(steps, self.config.searcher.start_with_default)
+        self._settle(scheduler)
+        processes.keep_processes(scheduler)
+        self.folder.clean()
+        fingerprints = registry.find(self.config.trainable).fingerprint(self.config.base)
+        refused = refused_default(self.config, space, fingerprints, self._targets, self.clock())
+        if refused is not None:
+            self.journal.add(refused)
+        known = {key: trial.state for key, trial in self.journal.record.trials.items()}
+        source = self._source = TrialSource(self.config, space, fingerprints, known, self._targets)
+        disk = self.config.budget.disk
+        shared = {
+            "dir": str(self.folder.path),
+            "points": list(self.config.scheduler.points(steps)),
+            "disk_bytes": None if disk is None else size_bytes(disk),
+        }
+        reported = {
+            key: Reported(trial.step, trial.best_step, trial.best_eval_loss)
+            for key, trial in self.journal.record.trials.items()
+            if trial.best_step is not None
+        }
+        queue = TrialQueue(source, shared, self._slots, lambda: self.stop.reason is not None, reported)
+        base = BaseEvaluation(self._broker, self._base_evaluated) if self.journal.record.base is None else None
+        deaths = processes.Deaths(self._saved)
+        watch = _Watch(self.stop, self._broker, queue, self.display, base)
+        # A searcher without Tune's own limiter is given one pending trial at a time unless told otherwise.
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
+        # Tune's own files have no reader: they must not fill the sweep's folder, nor fail with it.
+        with temporary_folder("tune") as scratch, processes.survived(deaths), processes.without_secrets():
+            # Not tune.Tuner: it pickles searcher and callbacks into storage for its own restore, not used here.
+            tune.run(
+                SlotTrial,
+                name="tune",
+                metric="eval_loss",
+                mode="min",
+                storage_path=str(scratch),
+                num_samples=-1,
+                search_alg=SearchGenerator(queue),
+                scheduler=scheduler,
+                resources_per_trial=TRIAL_PROCESS,
+                reuse_actors=True,
+                stop=watch,
+                callbacks=[self._callback],
+                raise_on_failed_trial=False,
+                verbose=0,
+                log_to_file=False,
+            )
+        if base is not None and self.stop.reason is None:
+            # The trials of other hosts may have been faster.
+            base.look(LEAVE_SECONDS)
+        if self._callback.failure is not None:
+            raise self._callback.failure
+
+    def _base_evaluated(self, found: Evaluation | Failure) -> None:
+        if isinstance(found, Failure):
+            self.display.say(f"the base without an adapter could not be evaluated: {found.message}")
+            return
+        told = BaseEvaluated(
+            time=self.clock(), eval_loss=found.eval_loss, rows=len(found.row_losses), hardware=found.hardware
+        )
+        try:
+            write_whole(self.folder.base_rows, found.model_dump_json().encode())
+            self.journal.add(told)
+        except OSError as error:
+            self.stop.ask("failed", cannot_write(self.folder.base_rows, error))
+        except StorageError as error:
+            self.stop.ask("failed", str(error))
+
+    def end(self, failed: str | None = None) -> None:
+        """Says of every trial and of the sweep how it ended."""
+        gave_up = self._source.gave_up if self._source is not None else None
+        if failed is None and self.stop.reason is None and gave_up is not None:
+            self.stop.ask("budget", gave_up)
+        reason = "failed" if failed is not None else self.stop.reason or "finished"
+        why = failed or self.stop.message
+        state = TrialState.STOPPED if reason == "budget" else TrialState.PAUSED
+        for trial in list(self.journal.record.trials.values()):
+            if trial.state.is_final:
+                continue
+            # What a paused trial has trained since its last report goes on with it, in its snapshot.
+            unreported = self._callback.unreported.get(trial.trial_key, ())
+            history = unreported if state is TrialState.STOPPED else ()
+            saved = f"; goes on from step {unreported[-1].step}" if unreported and state is TrialState.PAUSED else ""
+            self.journal.add(
+                TrialEnded(
+                    time=self.clock(),
+                    trial_key=trial.trial_key,
+                    state=state,
+                    reason=why + saved,
+                    by_person_or_budget=True,
+                    history=history,
+                )
+            )
+            if state.is_final:
+                self.folder.drop(trial.trial_key, "snapshot")
+        self.journal.add(SweepEnded(time=self.clock(), reason=reason, message=why))
+
+    def _settle(self, scheduler: Any) -> None:
+        """Gives a scheduler the reports of earlier drivers, and ends trials whose end those did not live to write."""
+        trials = self.journal.record.trials
+        reports = [
+            (event.trial_key, event.report.step, event.report.eval_loss)
+            for event, _ in read_events(self.folder.events)
+            if isinstance(event, TrialReported)
+        ]
+        stopped = self.config.scheduler.replay(scheduler, reports)
+        for trial in list(trials.values()):
+            if trial.state.is_final:
+                continue
+            if trial.step == self.config.budget.steps_per_trial:
+                ended = TrialState.COMPLETED, ""
+            elif trial.trial_key in stopped and not (trial.number == 0 and self.config.searcher.start_with_default):
+                ended = TrialState.STOPPED, STOPPED_BY_SCHEDULER
+            else:
+                continue
+            self.journal.add(TrialEnded(time=self.clock(), trial_key=trial.trial_key, state=ended[0], reason=ended[1]))
+            self.folder.drop(trial.trial_key, "snapshot")
+
+    def _slots(self) -> int:
+        try:
+            slots: int = ray.get(self._broker.slots.remote())
+        except PROCESS_LOST:
+            return 0  # The broker is being made anew: nothing begins until it is there.
+        return slots
+
+    def _saved(self, trial_key: str) -> object:
+        """What the trial has brought to safety: its last report and its last snapshot."""
+        known = self.journal.record.trials.get(trial_key)
+        return known and known.step, self.folder.all(trial_key, "snapshot")[:1]
+
+    def reported(self, trial_key: str, adapter: str | None) -> None:
+        """See `tune_callback.Owner`."""
+        if adapter is not None:
+            # Not before: the journal has named the older one until now.
+            self.folder.prune(trial_key, "best", self.folder.path / adapter)
+
+    def trial_ended(self, trial_key: str) -> None:
+        """See `tune_callback.Owner`."""
+        self._broker.release.remote(trial_key)
+        self.folder.drop(trial_key, "snapshot")
+
+    def process_lost(self, number: int) -> None:
+        """See `tune_callback.Owner`."""
+        self.display.say(f"t{number:02d}: its process is lost: another goes on from the last snapshot")
+
+    def end_sweep(self, reason: Reason, message: str) -> None:
+        """See `tune_callback.Owner`."""
+        self.stop.ask(reason, message)
+
+
+class _Watch(Stopper):
+    """Looks after the sweep between Tune's steps: ends it when someone asked for that, and says what hosts do."""
+
+    def __init__(
+        self, request: StopRequest, broker: Any, queue: TrialQueue, display: Progress, base: BaseEvaluation | None
+    ) -> None:
+        self._request = request
+        self._broker = broker
+        self._queue = queue
+        self._display = display
+        self._base = base
+        self._deadline: float | None = None
+        self._known = 0
+        self._news: Any = None
+        self._latest: Any = None
+        self._asked = -math.inf
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its stopper into every snapshot, and none is ever read."""
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No single trial is stopped here."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether Tune should stop what still runs: trials first have time to save themselves."""
+        self._tell()
+        self._show_steps()
+        if self._base is not None:
+            self._base.look()
+        if self._request.check() is None:
+            return False
+        if self._deadline is None:
+            self._broker.stop.remote()
+            self._deadline = time.monotonic() + LEAVE_SECONDS
+        return self._queue.live == 0 or time.monotonic() > self._deadline
+
+    def _tell(self) -> None:
+        if self._news is None:
+            self._news = self._broker.news.remote(self._known, NEWS_SECONDS)
+        if not ray.wait([self._news], timeout=0)[0]:
+            return
+        try:
+            lines = ray.get(self._news)
+        except PROCESS_LOST:
+            self._known, lines = 0, []
+            self._display.say("the broker is lost: another is made, and trials lease again")
+        else:
+            self._known += len(lines)
+        self._news = None
+        for line in lines:
+            self._display.say(line)
+
+    def _show_steps(self) -> None:
+        if self._latest is None and time.monotonic() - self._asked >= STEPS_SECONDS:
+            self._latest, self._asked = self._broker.latest.remote(), time.monotonic()
+        if self._latest is None or not ray.wait([self._latest], timeout=0)[0]:
+            return
+        # Where trials stand is good to know, no more: a broker that was lost is news for `_tell`.
+        with suppress(*PROCESS_LOST):
+            self._display.latest(ray.get(self._latest))
+        self._latest = None

@@ -1,0 +1,376 @@
+"""A trial as Ray Tune sees it: a light process that leases a slot, names target steps, and keeps what comes back.
+
+It never imports torch. It writes the trial's snapshot and best adapter into the sweep's folder, so that a trial can go
+on after anything but the loss of that folder.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.exceptions import ObjectLostError, RayError
+
+from cluster import broker
+from cluster.errors import LeaseOver
+from cluster.hosts import PROCESS_LOST
+from cluster.leases import Grant, Refused
+from cluster.loop import Outcome
+from sweeps.errors import BudgetUsedUp, StorageError
+from sweeps.halving.rungs import next_point
+from sweeps.record import digests, snapshots
+from sweeps.record.disk import Disk
+from sweeps.record.events import TrialState
+from sweeps.record.folder import SweepFolder, cannot_write
+from trainables.contract import Failure, Opened, Report, StepRecord
+from trainables.inputs.legible import legible
+
+WAIT_SECONDS = 2.0
+"""How long one call to a host or the broker lasts at most: a stop is noticed that soon."""
+RETRY_SECONDS = 0.5
+BROKER_SECONDS = 120.0
+"""How long to wait for a broker that died to be made anew."""
+_STATES = {
+    "diverged": TrialState.DIVERGED,
+    "infeasible": TrialState.INFEASIBLE,
+    "out_of_memory": TrialState.OUT_OF_MEMORY,
+    "failed": TrialState.FAILED,
+}
+
+
+def size(files: Mapping[str, bytes]) -> int:
+    """Bytes of a folder's files."""
+    return sum(map(len, files.values()))
+
+
+def last_words(error: Exception) -> str:
+    """The exception's kind and the last line of its text, if it has any."""
+    lines = str(error).strip().splitlines()
+    return legible(f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__)
+
+
+class SlotTrial(tune.Trainable):
+    """Ray Tune's trial. One `step` trains to the next report point."""
+
+    _pending: dict[str, Any] | None
+    """A report that was made before and may not have arrived."""
+    _trouble: Exception | None
+    """Why the trial could not be taken up."""
+    _is_unevaluated: bool
+    """The trial stands at a report point that it was not evaluated at: it must not go on past it."""
+    _unwritten: bytes | None
+    """The latest snapshot, when budget.disk had no room for it."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Takes up the trial where its folder left it."""
+        self._broker = ray.get_actor(broker.NAME)
+        self._take_up(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Makes this process another trial's; Ray Tune calls neither stop nor cleanup in between."""
+        self._release()
+        self._take_up(new_config)
+        return True
+
+    def _take_up(self, config: dict[str, Any]) -> None:
+        self._trouble = None
+        try:
+            self._begin(config)
+        except Exception as error:
+            # `step` tells: raised here, it would make Tune start the trial again.
+            self._trouble = error
+
+    def step(self) -> dict[str, Any]:
+        """Trains to the next report point and says what came of it."""
+        try:
+            return self._train()
+        except StorageError as error:
+            # Not the trial's fault: the sweep ends in order, and the trial goes on with it.
+            ends = "budget" if isinstance(error, BudgetUsedUp) else "failed"
+            return self._final(TrialState.PAUSED, legible(str(error))) | {"ends_sweep": ends}
+        except Exception as error:
+            # Not Tune's business: it would start the trial again.
+            return self._final(TrialState.FAILED, last_words(error))
+
+    def _train(self) -> dict[str, Any]:
+        if self._trouble is not None:
+            raise self._trouble
+        if self._pending is not None:
+            pending = self._pending
+            self._pending = None
+            return pending
+        if not self._is_open:
+            return self._open()
+        target = self._step if self._is_unevaluated else next_point(self._points, self._step)
+        assert target is not None, "a trial at its last point is not asked to train"
+        outcome = self._reach(target)
+        if outcome is None:
+            return self._final(TrialState.PAUSED, "the sweep is stopping")
+        if outcome.failure is not None or outcome.evaluation is None:
+            failure = outcome.failure or Failure(kind="failed", message="no evaluation")
+            return self._final(_STATES[failure.kind], failure.message)
+        report, adapter = self._keep(outcome, outcome.evaluation.model_dump())
+        if target == self._points[-1]:
+            self._release()
+        return self._told(report, adapter)
+
+    def _open(self) -> dict[str, Any]:
+        """Takes a slot and says so: only then the trial has begun."""
+        opened = self._slot()
+        if opened is None:
+            return self._final(TrialState.PAUSED, "the sweep is stopping")
+        if isinstance(opened, Failure):
+            return self._final(_STATES[opened.kind], opened.message)
+        self._is_open = True
+        # Without the metric: no scheduler judges it (ray async_hyperband.py, on_trial_result, 2.60).
+        return {"step": self._step, "state": TrialState.RUNNING.value, "opened": True, "done": False}
+
+    def _told(self, report: Report, adapter: str | None) -> dict[str, Any]:
+        done = report.step == self._points[-1]
+        return {
+            "step": report.step,
+            "eval_loss": report.eval_loss,
+            "state": (TrialState.COMPLETED if done else TrialState.RUNNING).value,
+            "report": report.model_dump_json(),
+            "adapter": adapter,
+            "adapter_sha256": None if adapter is None else self._digest(adapter),
+            "done": done,
+        }
+
+    def _digest(self, adapter: str) -> str | None:
+        """The adapter's digest as it was when it was written, not as the files may be by now."""
+        try:
+            rows = json.loads((self._folder.path / adapter / "eval_rows.json").read_bytes())
+        except (OSError, ValueError):
+            return None  # Not known, so that nobody trusts the folder: the trial itself does not need it.
+        digest: str | None = rows.get("adapter_sha256")
+        return digest
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the sweep's folder has it all."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: `setup` has read the sweep's folder."""
+
+    def cleanup(self) -> None:
+        """Gives the slot back. Best effort: Ray may kill the process first, so the driver tells the broker too."""
+        self._release()
+
+    # The trial's own folder
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._grant: Grant | None = None
+        self._is_open = False
+        self._step = 0
+        self._history: list[StepRecord] = []
+        self._key: str = config["trial_key"]
+        self._spec: str = config["spec"]
+        self._points: tuple[int, ...] = tuple(config["points"])
+        self._folder = SweepFolder(Path(config["dir"]))
+        self._disk = Disk(self._folder, config["disk_bytes"])
+        self._trainable_params = 0
+        progress, _ = snapshots.read(self._folder, self._key)
+        self._unwritten = None
+        self._step = progress.step
+        self._is_unevaluated = progress.step in self._points and progress.report is None
+        # A damaged snapshot must not make the trial forget which adapter is its best.
+        known = config["reported"] if progress.best_eval_loss is None else progress.model_dump()
+        self._best_step = known["best_step"]
+        self._best = math.inf if known["best_eval_loss"] is None else known["best_eval_loss"]
+        self._history = list(progress.history)
+        self._pending = None
+        if progress.report is not None and progress.report.step > config["reported"]["step"]:
+            # The driver died between this trial's snapshot and its report.
+            self._pending = self._told(progress.report, progress.adapter)
+
+    def _keep(self, outcome: Outcome, evaluation: dict[str, Any]) -> tuple[Report, str | None]:
+        """Writes adapter and snapshot, in this order: a snapshot never knows of an adapter that is not there."""
+        loss = evaluation["eval_loss"]
+        adapter = None
+        if outcome.adapter is not None and loss < self._best:
+            files = {f"adapter/{name}": content for name, content in outcome.adapter.items()}
+            rows = {"step": outcome.step, "adapter_sha256": digests.of_files(outcome.adapter), **evaluation}
+            adapter = self._keep_best(outcome.step, files | {"eval_rows.json": json.dumps(rows).encode()})
+            self._best, self._best_step = loss, outcome.step
+        history, self._history = tuple(self._history), []
+        last = history[-1]
+        report = Report(
+            step=outcome.step,
+            eval_loss=loss,
+            best_step=self._best_step,
+            best_eval_loss=self._best,
+            history=history,
+            tokens=last.tokens,
+            seconds=last.seconds,
+            peak_memory_bytes=outcome.peak_memory_bytes,
+            trainable_params=self._trainable_params,
+            time=time.time(),
+        )
+        self._save(outcome, report, adapter)
+        return report, adapter
+
+    def _keep_best(self, step: int, files: Mapping[str, bytes]) -> str:
+        """Writes the trial's best adapter; its folder, relative to the sweep's."""
+        with self._writing(), self._disk.room("best", size(files), self._best) as is_room:
+            if not is_room:
+                raise BudgetUsedUp("budget.disk is used up: no room for another adapter")
+            best = self._folder.keep(self._key, "best", step, files)
+        return str(best.relative_to(self._folder.path))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except StorageError:
+            raise
+        except OSError as error:
+            raise StorageError(cannot_write(self._folder.trial(self._key), error)) from error
+
+    def _save(self, outcome: Outcome, report: Report | None = None, adapter: str | None = None) -> None:
+        """Writes the snapshot of an outcome, if the trial has more steps to do and budget.disk has room."""
+        self._step, self._is_unevaluated, self._unwritten = outcome.step, False, None
+        if outcome.snapshot is None or self._step == self._points[-1]:
+            return
+        progress = snapshots.Progress(
+            step=self._step,
+            best_step=self._best_step,
+            best_eval_loss=self._best if math.isfinite(self._best) else None,
+            history=tuple(self._history),
+            report=report,
+            adapter=adapter,
+        )
+        files = snapshots.files(progress, outcome.snapshot)
+        with self._writing(), self._disk.room("snapshot", size(files), self._best) as is_room:
+            if is_room:
+                self._folder.keep(self._key, "snapshot", self._step, files)
+            else:
+                self._unwritten = outcome.snapshot
+        self._folder.prune_all_but(self._key, "snapshot", snapshots.KEPT)
+
+    # The slot
+
+    def _slot(self) -> Opened | Failure | None:
+        """The trial in a slot, whatever happens to hosts on the way; None when the sweep is stopping."""
+        while self._ask("goes_on", self._key):
+            try:
+                opened = self._lease()
+            except PROCESS_LOST:
+                self._host_lost()
+                continue
+            if opened is not None:
+                return opened
+        return None
+
+    def _reach(self, target: int) -> Outcome | None:
+        """The outcome at `target`, whatever happens to hosts on the way; None when the sweep is stopping."""
+        while self._ask("goes_on", self._key):
+            try:
+                outcome = self._advance(target)
+            except PROCESS_LOST:
+                self._host_lost()
+                continue
+            except ObjectLostError:
+                # A large answer, with the node that held it: the host gives it again, if it is still there.
+                continue
+            except LeaseOver:
+                # The lease is over: this process was not heard of for too long, or the host is a new one.
+                self._grant = None
+                continue
+            if outcome is None:
+                continue
+            self._history += outcome.history
+            if outcome.failure is not None:
+                return outcome
+            self._ask("reached", self._key)
+            if outcome.evaluation is not None:
+                return outcome
+            self._save(outcome)
+        return self._leave()
+
+    def _leave(self) -> Outcome | None:
+        """Saves the trial where it stands, so that it loses no step to a stop; answers a report point reached there."""
+        if self._grant is None:
+            return None
+        try:
+            outcome: Outcome = ray.get(self._grant.host.save.remote(self._grant.lease, self._known()))
+        except RayError:
+            return None  # It goes on from the snapshot before.
+        self._history += outcome.history
+        if outcome.evaluation is not None or outcome.failure is not None:
+            return outcome
+        if outcome.snapshot is not None and outcome.step > self._step:
+            self._save(outcome)
+        return None
+
+    def _known(self) -> int:
+        """The last step that this process has the history of."""
+        return self._history[-1].step if self._history else self._step
+
+    def _advance(self, target: int) -> Outcome | None:
+        """One call to the host, with a lease taken first if there is none; None while there is nothing to tell."""
+        if self._grant is None:
+            opened = self._lease()
+            if isinstance(opened, Failure):
+                return Outcome(step=self._step, failure=opened)
+            if self._grant is None:
+                return None
+        call = self._grant.host.advance.remote(self._grant.lease, target, self._best, self._known(), WAIT_SECONDS)
+        outcome: Outcome | None = ray.get(call)
+        return outcome
+
+    def _lease(self) -> Opened | Failure | None:
+        """Waits a moment for a slot and puts the trial into it; None when there was none."""
+        granted = self._ask("acquire", self._key, WAIT_SECONDS)
+        if granted is None:
+            return None
+        if isinstance(granted, Refused):
+            return Failure(kind="failed", message=granted.message)
+        self._grant = granted
+        opening = granted.host.open.remote(granted.lease, self._spec, self._latest())
+        # Behind a long step it takes long; whoever waits does not lose the lease meanwhile.
+        while not ray.wait([opening], timeout=WAIT_SECONDS)[0]:
+            if not self._ask("goes_on", self._key):
+                self._release()
+                return None
+        opened: Opened | Failure = ray.get(opening)
+        if isinstance(opened, Opened):
+            self._trainable_params = opened.trainable_params
+        return opened
+
+    def _latest(self) -> bytes | None:
+        """What the trial goes on from. Read anew: in memory, it would weigh as much as the trial's optimizer."""
+        return self._unwritten if self._unwritten is not None else snapshots.read(self._folder, self._key)[1]
+
+    def _host_lost(self) -> None:
+        if self._grant is not None:
+            host, self._grant = self._grant.host_id, None
+            self._ask("lost", host)
+
+    def _release(self) -> None:
+        if self._grant is not None:
+            self._grant = None
+            self._ask("release", self._key)
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        """The broker's answer; while Ray makes a broker that died anew, asks again."""
+        deadline = time.monotonic() + BROKER_SECONDS
+        while True:
+            try:
+                return ray.get(getattr(self._broker, method).remote(*arguments))
+            except PROCESS_LOST:
+                if time.monotonic() > deadline:
+                    raise
+                threading.Event().wait(RETRY_SECONDS)
+
+    def _final(self, state: TrialState, reason: str) -> dict[str, Any]:
+        self._release()
+        history = [step.model_dump_json() for step in self._history]
+        return {"step": self._step, "state": state.value, "reason": reason, "history": history, "done": True}

@@ -1,0 +1,96 @@
+"""The trials of a sweep as Ray Tune's searcher, with a gate: never more of them live than there are slots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from ray.tune.search import Searcher
+
+from sweeps.planning.trial_source import TrialSource
+from sweeps.record.events import TrialState
+
+
+class Reported(NamedTuple):
+    """What the journal has of a trial."""
+
+    step: int
+    best_step: int
+    best_eval_loss: float | None
+
+
+FINISHED: str = Searcher.FINISHED
+NOTHING = Reported(0, 0, None)
+
+
+class TrialQueue(Searcher):
+    """Hands a `TrialSource` to Ray Tune.
+
+    Tune's own ConcurrencyLimiter takes a fixed number; the slots of a cluster change while a sweep runs.
+    """
+
+    def __init__(
+        self,
+        source: TrialSource,
+        shared: dict[str, Any],
+        slots: Callable[[], int],
+        is_stopping: Callable[[], bool],
+        reported: Mapping[str, Reported],
+    ) -> None:
+        """A queue.
+
+        Args:
+            source: the trials.
+            shared: configuration that all trials have.
+            slots: how many there are now.
+            is_stopping: whether the sweep is asked to end: no trial begins then.
+            reported: trial key -> what the journal has of it.
+        """
+        super().__init__()
+        self._reported = reported
+        self._source = source
+        self._shared = shared
+        self._slots = slots
+        self._is_stopping = is_stopping
+        self._live: set[str] = set()
+
+    @property
+    def live(self) -> int:
+        """Trials that were handed out and are not over."""
+        return len(self._live)
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        """Metric and space are the source's own."""
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial's configuration; None when no slot is free; FINISHED when none will come."""
+        if self._is_stopping():
+            return FINISHED
+        if len(self._live) >= self._slots():
+            return None
+        trial = self._source.next()
+        if trial is None:
+            # A live trial may yet turn out infeasible and make room for another.
+            return None if self._live else FINISHED
+        self._live.add(trial_id)
+        return {
+            **self._shared,
+            "trial_key": trial.trial_key,
+            "reported": self._reported.get(trial.trial_key, NOTHING)._asdict(),
+            "number": trial.number,
+            "params": dict(trial.params),
+            "spec": trial.spec.model_dump_json(),
+        }
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Frees the trial's place; an infeasible one is replaced."""
+        if trial_id in self._live and (result or {}).get("state") == TrialState.INFEASIBLE:
+            self._source.replace(str((result or {}).get("reason")))
+        self._live.discard(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the sweep's event log is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see `save`."""

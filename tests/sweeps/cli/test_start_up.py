@@ -1,0 +1,147 @@
+"""What the project promises of itself: names that are its own, fast imports, help for every command."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from sweep_files import QLORA, write_rows
+from typer.testing import CliRunner
+
+from sweeps.cli import app
+from sweeps.config import load
+
+ROOT = Path(load.__file__).parents[2]
+NAMES = ("cluster", "search_spaces", "sweeps", "trainables")
+HEAVY = ("datasets", "mlflow", "ray", "torch", "transformers")
+
+# Names
+
+
+@pytest.fixture
+def distribution() -> importlib.metadata.Distribution:
+    try:
+        return importlib.metadata.distribution("qlora-sweeps")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("qlora-sweeps is not installed as a distribution")
+
+
+@pytest.mark.usefixtures("distribution")
+@pytest.mark.parametrize("name", NAMES)
+def test_no_other_distribution_has_our_import_names(name: str) -> None:
+    """Unrelated distributions called sweeps and cluster exist: installed beside ours, one would shadow the other."""
+    # An editable install names its modules nowhere, so ours may be missing here.
+    assert set(importlib.metadata.packages_distributions().get(name, [])) <= {"qlora-sweeps"}
+
+
+def test_the_four_packages_are_imported_from_one_place() -> None:
+    specs = [importlib.util.find_spec(name) for name in NAMES]
+    assert {Path(spec.origin or "").parent.parent for spec in specs if spec is not None} == {ROOT}
+    assert None not in specs
+
+
+def test_the_installed_command_is_ours(distribution: importlib.metadata.Distribution) -> None:
+    (script,) = distribution.entry_points.select(group="console_scripts")
+    assert (script.name, script.value) == ("qsweep", "sweeps.cli:main")
+
+
+def test_what_is_built_is_the_four_packages() -> None:
+    built = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert sorted(built["packages"]) == sorted(NAMES)
+
+
+# Imports
+
+
+def loaded_after(code: str, folder: Path) -> list[str]:
+    """The heavy libraries that a fresh Python has imported after `code`."""
+    ending = f"\nimport sys, json; print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code + ending], cwd=folder, capture_output=True, text=True, check=True, timeout=120
+    )
+    found: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_a_fresh_python_would_tell_of_heavy_imports(tmp_path: Path) -> None:
+    """So that the tests below can fail."""
+    assert loaded_after("import sys; sys.modules['ray'] = sys", tmp_path) == ["ray"]
+
+
+COMMAND = """
+import sys
+from sweeps.cli import main
+sys.argv = ["qsweep", *{words!r}]
+try:
+    main()
+except SystemExit as end:
+    assert end.code == {code}, end.code
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (0, ["validate", "s.yaml"]),
+        (0, ["plan", "s.yaml", "--json"]),
+        (0, ["plan", "toy"]),
+        (0, ["ls"]),
+        (0, ["schema"]),
+        (0, ["--help"]),
+        (2, ["launch", "s.yaml", "budget.trials=many"]),
+    ],
+)
+def test_looking_imports_nothing_heavy(code: int, words: list[str], tmp_path: Path) -> None:
+    write_rows(tmp_path)
+    (tmp_path / "s.yaml").write_text(QLORA)
+    before = sorted(tmp_path.rglob("*"))
+    assert loaded_after(COMMAND.format(words=words, code=code), tmp_path) == []
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_importing_the_command_line_imports_nothing_heavy(tmp_path: Path) -> None:
+    assert (
+        loaded_after(
+            "import sweeps.cli, sweeps.config.load, sweeps.planning.plan, sweeps.planning.trial_source",
+            tmp_path,
+        )
+        == []
+    )
+
+
+# Commands
+
+
+def commands() -> dict[str, Any]:
+    group: Any = typer.main.get_command(app)
+    found: dict[str, Any] = group.commands
+    return found
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_command_has_help(name: str) -> None:
+    result = CliRunner().invoke(app, [name, "--help"])
+    assert result.exit_code == 0
+    assert commands()[name].help.strip().endswith(".")
+    for parameter in commands()[name].params:
+        assert getattr(parameter, "help", None), parameter.name
+
+
+def test_python_can_run_the_package_itself() -> None:
+    done = subprocess.run([sys.executable, "-m", "sweeps", "ls"], capture_output=True, text=True, check=True)
+    titles = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
+    assert titles == ["recipes", "search spaces", "trainables", "schedulers", "searchers"]
+    assert "  toy " in done.stdout and "  asha " in done.stdout and "  lora_core " in done.stdout
+
+
+def test_the_schema_is_printed_whole() -> None:
+    result = CliRunner().invoke(app, ["schema"])
+    assert json.loads(result.stdout)["title"] == "SweepConfig"

@@ -1,0 +1,247 @@
+"""From file and overrides to a checked sweep: where files are looked for, what paths mean, what profiles bring."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sweep_files import QLORA, TOY, write_rows
+
+from sweeps.config import load
+from sweeps.config.load import Sweep
+from sweeps.errors import ConfigError
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """The current folder; the sweep files are in files/."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "files").mkdir()
+    return tmp_path / "here"
+
+
+def loaded(here: Path, text: str, *changes: str) -> Sweep:
+    (here.parent / "files" / "s.yaml").write_text(text)
+    return load.load("../files/s.yaml", changes, here)
+
+
+def wrong(here: Path, text: str, *changes: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        loaded(here, text, *changes)
+    return list(caught.value.problems)
+
+
+# Which file
+
+
+def test_a_file_comes_before_a_recipe_of_its_name(here: Path) -> None:
+    assert load.load("toy", [], here).config.budget.trials == 12
+    (here / "toy").write_text(TOY + "budget: {trials: 2}\n")
+    assert load.load("toy", [], here).config.budget.trials == 2
+
+
+def test_a_file_may_lie_anywhere(here: Path) -> None:
+    path = here.parent / "files" / "s.yaml"
+    path.write_text(TOY)
+    assert load.load(str(path), [], here).config.name == "x"
+
+
+# Paths
+
+
+def test_paths_in_a_file_are_relative_to_it(here: Path) -> None:
+    files = here.parent / "files"
+    write_rows(files)
+    sweep = loaded(here, QLORA)
+    assert sweep.config.data is not None and sweep.config.data.train == str(files / "rows.jsonl")
+
+
+def test_paths_in_overrides_are_relative_to_the_current_folder(here: Path) -> None:
+    write_rows(here.parent / "files")
+    write_rows(here, "mine.jsonl")
+    sweep = loaded(here, QLORA, "data.train=mine.jsonl")
+    assert sweep.config.data is not None and sweep.config.data.train == str(here / "mine.jsonl")
+
+
+def test_storage_and_database_are_relative_to_the_current_folder(here: Path) -> None:
+    config = loaded(here, TOY + "storage: out\ntracking: {uri: 'sqlite:///runs/m.db'}\n").config
+    assert config.storage == str(here / "out")
+    assert config.tracking.uri == f"sqlite:///{here / 'runs' / 'm.db'}"
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////abs/m.db", "http://127.0.0.1:5000", "postgresql://u:p@h/db"])
+def test_what_is_absolute_stays(here: Path, uri: str) -> None:
+    assert loaded(here, TOY + f"tracking: {{uri: '{uri}'}}\n").config.tracking.uri == uri
+
+
+def test_a_tilde_is_the_home_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(here.parent / "files"))
+    write_rows(here.parent / "files")
+    config = loaded(here, QLORA.replace("rows.jsonl", "~/rows.jsonl"), "storage=~/out").config
+    assert config.storage == str(here.parent / "files" / "out")
+    assert config.data is not None and config.data.train == str(here.parent / "files" / "rows.jsonl")
+
+
+def test_the_home_of_nobody_is_a_path_that_is_not_there(here: Path) -> None:
+    write_rows(here.parent / "files")
+    (line,) = wrong(here, QLORA.replace("hub/model", '"~no-such-user/model"'))
+    assert line.startswith("model.source: ") and "no such file or folder" in line
+
+
+@pytest.mark.parametrize("source", ["hub/model", "gpt2", "package:no_such_package/m.gguf"])
+def test_hub_ids_and_packages_are_no_paths(here: Path, source: str) -> None:
+    sweep = loaded(here, TOY + f"model: {{source: '{source}'}}\n")
+    assert sweep.config.model is not None and sweep.config.model.source == source
+
+
+def test_a_folder_beside_the_file_is_meant_before_a_hub_id(here: Path) -> None:
+    (here.parent / "files" / "hub" / "model").mkdir(parents=True)
+    sweep = loaded(here, TOY + "model: {source: hub/model}\n")
+    assert sweep.config.model is not None
+    assert sweep.config.model.source == str(here.parent / "files" / "hub" / "model")
+
+
+def test_a_data_set_of_the_hub_is_no_path(here: Path) -> None:
+    config = loaded(here, QLORA.replace("rows.jsonl", "openai/gsm8k:main")).config
+    assert config.data is not None and config.data.train == "openai/gsm8k:main"
+
+
+# The space
+
+
+def test_a_named_space_is_written_out(here: Path) -> None:
+    sweep = loaded(here, TOY + "search_space: toy\n")
+    assert sweep.config.search_space == sweep.space.to_raw()
+    assert sweep.space.domains["adapter.r"].values() == (4, 8, 16)
+
+
+def test_a_resolved_configuration_says_the_same_again(here: Path, tmp_path: Path) -> None:
+    sweep = loaded(here, TOY + "search_space: toy\nadapter: {target_modules: [q, v]}\n")
+    (here / "again.yaml").write_text(sweep.config.model_dump_json())
+    assert load.load("again.yaml", [], here).config == sweep.config
+
+
+def test_conditions_know_what_the_file_says(here: Path) -> None:
+    space = "search_space: {adapter.lora_alpha: {choice: [8], when: {adapter.use_rslora: true}}}\n"
+    sweep = loaded(here, TOY + space + "adapter: {use_rslora: true}\n")
+    assert sweep.space.size() == 1
+    assert loaded(here, TOY + space).space.size() == 1  # the empty point
+    assert sweep.space.restrict({"adapter.lora_alpha": 8}) == {"adapter.lora_alpha": 8}
+
+
+def test_both_alphas_may_be_searched_where_no_point_has_both(here: Path) -> None:
+    assert "adapter.lora_alpha" in loaded(here, TOY + "search_space: lora_wide\n").space.domains
+
+
+# Profiles
+
+
+def test_a_profile_stands_under_what_the_file_says(here: Path) -> None:
+    config = loaded(here, TOY + "cluster: {profile: attached, hosts: 3}\n").config.cluster
+    assert (config.profile, config.address, config.hosts, config.slots_per_host) == ("attached", "auto", 3, "auto")
+    assert loaded(here, TOY).config.cluster.address == "local"
+    assert loaded(here, TOY, "cluster.profile=attached").config.cluster.address == "auto"
+
+
+def test_a_profile_can_be_a_file_of_your_own(here: Path) -> None:
+    (here.parent / "files" / "mine.yaml").write_text("address: ray://head:10001\nslots_per_host: 6\n")
+    config = loaded(here, TOY + "cluster: {profile: mine.yaml}\n").config.cluster
+    assert (config.address, config.slots_per_host) == ("ray://head:10001", 6)
+
+
+def test_every_profile_that_is_shipped_fits(here: Path) -> None:
+    names = sorted(path.stem for path in load.PROFILES.glob("*.yaml"))
+    assert names == ["attached", "local"]
+    for name in names:
+        assert loaded(here, TOY, f"cluster.profile={name}").config.cluster.address
+
+
+# Overrides
+
+
+def test_an_override_of_a_section_that_the_file_leaves_out_keeps_its_defaults(here: Path) -> None:
+    config = loaded(here, TOY, "searcher.start_with_default=false", "scheduler.grace_steps=5").config
+    assert config.searcher.model_dump() == {"kind": "random", "start_with_default": False}
+    assert config.scheduler.model_dump() == {"kind": "asha", "grace_steps": 5, "reduction_factor": 3}
+
+
+# Every problem in one pass
+
+EVERYWHERE: dict[str, Any] = {
+    "sead: 1": "sead: unknown key; did you mean seed?",
+    "model: {source: ./nowhere}": "no such file or folder",
+    "data: {train: rowz.jsonl, prompt: '{question}', completion: '{answer}'}": "did you mean rows.jsonl?",
+    "adapter: {target_modules: attention-vq}": "adapter.target_modules: 'attention-vq' is not a preset",
+    "training: {batch_size: 0}": "training.batch_size: 0 must be greater than 0",
+    "budget: {wall_clock: 90}": "budget.wall_clock: 90 write a duration",
+    "searcher: {kind: grid}": "search_space.training.learning_rate: a continuous domain has no grid",
+    "cluster: {profile: locl}": "cluster.profile: unknown profile 'locl'; did you mean local?",
+    "tracking: {uri: ./mlruns}": "tracking.uri: './mlruns' must be a database or a server",
+}
+SPACE = {
+    "training.learning_rate: {loguniform: [1e-5, 1e-3]}": "",
+    "model.source: {choice: [a, b]}": "search_space.model.source: all trials of a sweep share one base model",
+    "adapter.rank: {choice: [8]}": "search_space.adapter.rank: unknown field 'adapter.rank'; did you mean adapter.r?",
+    "adapter.r: {choice: [0, 8]}": "search_space.adapter.r: 0 must be greater than 0",
+    "adapter.lora_dropout: {uniform: [0.5, 0.1]}": "search_space.adapter.lora_dropout: uniform: low 0.5 is above",
+    "training.schedule: {choice: [liner]}": "search_space.training.schedule: 'liner' must be 'linear'",
+    "adapter.target_modules: {choice: [mpl, mlp]}": "search_space.adapter.target_modules: 'mpl' is not a preset",
+    "training.weight_decay: {choice: [0.1], when: {adapter.x: 1}}": "search_space.training.weight_decay: when: unknown",
+}
+
+
+def test_all_problems_of_a_file_are_told_in_one_pass(here: Path) -> None:
+    write_rows(here.parent / "files")
+    space = "search_space:\n" + "".join(f"  {line}\n" for line in SPACE)
+    lines = wrong(here, "name: x\n" + "\n".join(EVERYWHERE) + "\n" + space, "budget.trials")
+    expected = [*EVERYWHERE.values(), *filter(None, SPACE.values()), "budget.trials: an override is key=value"]
+    assert [text for text in expected if not any(text in line for line in lines)] == []
+    assert len(lines) == len(expected), lines
+
+
+def test_conditions_that_do_not_hold_together_hide_no_other_problem(here: Path) -> None:
+    lines = wrong(
+        here,
+        TOY
+        + """\
+search_space:
+  adapter.r: {choice: [0], when: {adapter.use_rslora: true}}
+  adapter.use_rslora: {choice: [true], when: {adapter.r: 0}}
+searcher: {kind: grid}
+""",
+    )
+    assert [line.split(" wait")[0] for line in lines] == [
+        "search_space: the conditions adapter.r -> adapter.use_rslora -> adapter.r",
+        "search_space.adapter.r: 0 must be greater than 0",
+    ]
+
+
+def test_a_wrong_condition_is_not_taken_for_none(here: Path) -> None:
+    """Without it both alphas would be searched at once."""
+    space = """\
+search_space:
+  adapter.use_rslora: {choice: [false, true]}
+  adapter.alpha_over_r: {choice: [1], when: {adapter.use_rslora: [false]}}
+  adapter.lora_alpha: {choice: [8], when: {adapter.use_rslora: perhaps}}
+"""
+    (line,) = wrong(here, TOY + space)
+    assert line.startswith(
+        "search_space.adapter.lora_alpha: when asks for adapter.use_rslora 'perhaps', which it never"
+    )
+
+
+def test_a_wrong_section_is_not_said_to_be_missing(here: Path) -> None:
+    assert wrong(here, "name: x\nmodel: {sorce: a/b}\ndata: [1]\n") == [
+        "model.source: is required",
+        "model.sorce: unknown key; did you mean model.source? (keys here: source, revision, trust_remote_code, facts)",
+        "data: [1] must be a mapping of keys to values",
+    ]
+
+
+def test_a_value_that_is_wrong_many_times_is_told_once_each(here: Path) -> None:
+    lines = wrong(here, TOY + "search_space: {adapter.r: {randint: [-4, 0]}}\n")
+    assert lines == [
+        "search_space.adapter.r: -4 must be greater than 0",
+        "search_space.adapter.r: 0 must be greater than 0",
+    ]

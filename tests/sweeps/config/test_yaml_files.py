@@ -1,0 +1,138 @@
+"""YAML as people mean it, and mistakes in it with their place."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sweeps.config import yaml_files
+from sweeps.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2e-4", 0.0002),
+        ("2E-4", 0.0002),
+        ("1e5", 100000.0),
+        ("+1e3", 1000.0),
+        ("-.5e3", -500.0),
+        ("1.e2", 100.0),
+        ("2.0e-4", 0.0002),
+        ("16", 16),
+        ("0.5", 0.5),
+        (".inf", math.inf),
+    ],
+)
+def test_numbers_are_numbers(text: str, value: float) -> None:
+    found = yaml_files.parse(text)
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize("text", ["7e3abcd", "1e5-run", "0e0x", "e5", "2e", "1e5.jsonl", "12e4f"])
+def test_words_that_begin_like_a_number_are_words(text: str) -> None:
+    """A commit hash, a name or a file."""
+    assert yaml_files.parse(text) == text
+
+
+def test_none_is_the_scheme_and_null_is_nothing() -> None:
+    assert yaml_files.parse("{a: none, b: null, c: , d: ~}") == {"a": "none", "b": None, "c": None, "d": None}
+
+
+def test_a_mapping_can_bring_the_keys_of_another() -> None:
+    text = "a: &a {r: 8, use_rslora: true}\nb: {<<: *a, r: 16}\n"
+    assert yaml_files.parse(text)["b"] == {"r": 16, "use_rslora": True}
+
+
+MISTAKES = [
+    ("name: x\nname: y\n", "line 2, column 1: the key 'name' stands twice"),
+    ("a: {r: 1, r: 2}\n", "line 1, column 11: the key 'r' stands twice"),
+    ("a: b: c\n", "line 1, column 5: mapping values are not allowed here"),
+    ("a:\n  - [1\n", "line 3, column 1: expected ',' or ']', but got '<stream end>'"),
+    ("a: 'x\n", "line 2, column 1: found unexpected end of stream"),
+    ("a:\n\t- 1\n", "line 2, column 1: found character '\\t' that cannot start any token"),
+    ("prompt: {{question}}\n", "line 1, column 10: a key is text: braces need quotes"),
+    ("name: 2026-13-01\n", "line 1, column 7: '2026-13-01' is not what it looks like (month must be in 1..12)"),
+    ("a: !!int many\n", "line 1, column 4: 'many' is not what it looks like"),
+    ("a: !!python/object:os.system x\n", "line 1, column 4: could not determine a constructor for the tag"),
+    ("a: *b\n", "line 1, column 4: found undefined alias 'b'"),
+    ("a: !!bool zzz\n", "line 1, column 4: 'zzz' is not what it looks like: put it in quotes"),
+    ("a: !!timestamp soon\n", "line 1, column 4: 'soon' is not what it looks like"),
+    ("a: !!int ''\n", "line 1, column 4: '' is not what it looks like"),
+    ("a: !!float\n", "line 1, column 4: '' is not what it looks like"),
+    ("a: !!set {[1]: }\n", "line 1, column 11: a key is text"),
+    ("a: !!set [1]\n", "line 1, column 4: expected a mapping node"),
+    (f"a: {'9' * 1001}\n", "line 1, column 4: a value of 1001 characters that is not text"),
+    (f"a: 1{':59' * 50_000}\n", "line 1, column 4: a value of "),
+    ('a: "\\0"\n', "line 1, column 4: text cannot hold the character \\0"),
+    ('a: "\\ud800"\n', "line 1, column 4: text cannot hold '\\ud800', which is half a character"),
+    ("a: " + "[" * 3000 + "]" * 3000, "line 1, column 53: lists and mappings stand more than 50 deep"),
+    ("a: &a [*a]\n", "line 1, column 8: the alias *a stands inside what it names"),
+    ("a: &a {b: *a}\n", "line 1, column 11: the alias *a stands inside what it names"),
+    ("a: [" + "8," * 10_001 + "]", "line 1, column 20003: more than 10000 keys and values"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), MISTAKES, ids=[text[:30] for text, _ in MISTAKES])
+def test_a_mistake_is_told_with_its_line(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        yaml_files.read(path)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{path}: not valid YAML: {message}")
+
+
+@pytest.mark.parametrize("text", [text for text, _ in MISTAKES], ids=[text[:30] for text, _ in MISTAKES])
+def test_every_mistake_is_a_yaml_error(text: str) -> None:
+    """What reads overrides relies on it."""
+    with pytest.raises(yaml.YAMLError):
+        yaml_files.parse(text)
+
+
+@pytest.mark.parametrize("text", ["", "# a comment\n", "- a\n", "text\n", "8\n", "null\n"])
+def test_a_sweep_file_is_a_mapping(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="a sweep file is a mapping that begins with, for example, name: my-sweep"):
+        yaml_files.read(path)
+
+
+@pytest.mark.parametrize("content", [b"name: \xff", None])
+def test_what_cannot_be_read_is_told(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        yaml_files.read(path)
+
+
+def test_aliases_of_aliases_do_not_grow_without_bound() -> None:
+    """The billion laughs, one level of ten each."""
+    lines = ["a0: &a0 [1,1,1,1,1,1,1,1,1,1]"]
+    lines += [f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
+    with pytest.raises(yaml.YAMLError, match="more than 10000 keys and values, those that an alias stands for counted"):
+        yaml_files.parse("\n".join(lines))
+    assert len(yaml_files.parse("\n".join(lines[:3]))["a2"]) == 10
+
+
+def test_what_is_as_deep_and_as_long_as_may_be_is_read() -> None:
+    assert yaml_files.parse("[" * 49 + "1" + "]" * 49)
+    assert len(yaml_files.parse("[" + "8," * 9_999 + "]")) == 9_999
+    assert yaml_files.parse("9" * 1000) == int("9" * 1000)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("name: x\n# " + "x" * yaml_files.BYTES)
+    with pytest.raises(ConfigError, match="a sweep file has at most 1 MB: give data files by their names"):
+        yaml_files.read(path)
+
+
+def test_a_file_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_bytes("\ufeffname: größe\n".encode())
+    assert yaml_files.read(path) == {"name": "größe"}

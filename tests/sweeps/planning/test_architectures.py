@@ -1,0 +1,166 @@
+"""Eight architectures under `lora_core`: each trains with every preset that means something, or is refused in one line.
+
+Models are tiny and random. What is refused is refused before Ray starts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import chaos_runs as runs
+import packs
+import pytest
+import tiny_models
+import tiny_sweeps
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertLMHeadModel,
+    MambaConfig,
+    MambaForCausalLM,
+    PreTrainedModel,
+)
+from typer.testing import CliRunner
+
+import search_spaces
+from sweeps.cli import app
+from sweeps.planning import target_modules
+from sweeps.record.events import TargetSettled, TrialStarted, TrialState
+from sweeps.record.folder import read_events
+from trainables import qlora
+from trainables.base import base_model
+from trainables.contract import Evaluation, Opened, StepRecord
+from trainables.specs import ModelSpec, QuantizationSpec, TrialSpec
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+
+PRESETS = search_spaces.load("lora_core").domains["adapter.target_modules"].values()
+ALL = {"attention-qv", "attention", "mlp", "all-linear"}
+TRAINED = {
+    "qwen3": (ALL, {}),
+    "gemma3_text": (ALL, {}),
+    "gpt2": (ALL, {}),
+    "stablelm": (ALL, {}),
+    # Its experts are stacked tensors: no preset can mean them.
+    "mixtral": (ALL - {"mlp"}, {"all-linear": "attention"}),
+}
+"""Architecture -> the presets that mean something, and those of them that mean another one."""
+
+
+def saved(model: PreTrainedModel, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    tiny_models.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def spec(folder: Path) -> TrialSpec:
+    quantization = QuantizationSpec(scheme="none", compute_dtype="float32")
+    return TrialSpec(model=ModelSpec(source=str(folder)), quantization=quantization)
+
+
+@pytest.mark.parametrize("architecture", TRAINED)
+def test_each_preset_that_means_something_trains(architecture: str, tmp_path: Path) -> None:
+    means, same = TRAINED[architecture]
+    base = spec(tiny_models.save(architecture, tmp_path / "model"))
+    answers = qlora.resolve_targets(base, PRESETS, tmp_path)
+    assert {answer.value for answer in answers if answer.problem is None} == means
+    assert target_modules.settle(answers).stands_for == same
+    pack = packs.pack(base_model.load(base, tmp_path))
+    for slot, preset in enumerate(sorted(means)):
+        trial = packs.spec(seed=slot, target_modules=preset)
+        assert isinstance(pack.open(slot, trial), Opened), preset
+    slots = range(len(means))
+    before = [found.eval_loss for found in pack.evaluate(slots).values()]
+    for _ in range(5):
+        assert all(isinstance(found, StepRecord) for found in pack.step(slots).values())
+    after = pack.evaluate(slots).values()
+    assert all(isinstance(found, Evaluation) and math.isfinite(found.eval_loss) for found in after)
+    assert all(now.eval_loss != then for now, then in zip(after, before, strict=True))
+
+
+@pytest.mark.parametrize("architecture", tiny_models.ARCHITECTURES)
+def test_what_presets_mean_is_known_without_weights(architecture: str, tmp_path: Path) -> None:
+    from trainables.packing import targets
+
+    model = tiny_models.build(architecture)
+    model.config.save_pretrained(tmp_path)
+    assert all(parameter.is_meta for parameter in base_model.skeleton(spec(tmp_path), tmp_path).parameters())
+    assert qlora.resolve_targets(spec(tmp_path), PRESETS, tmp_path) == [targets.answer(model, p) for p in PRESETS]
+
+
+def mamba() -> PreTrainedModel:
+    return MambaForCausalLM(MambaConfig(vocab_size=304, hidden_size=16, state_size=4, num_hidden_layers=2))
+
+
+def bart() -> PreTrainedModel:
+    sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
+    return BartForConditionalGeneration(BartConfig(**sizes, vocab_size=304))
+
+
+def bert() -> PreTrainedModel:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    return BertLMHeadModel(BertConfig(**sizes, vocab_size=304))
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (bart, "an encoder-decoder"),
+        (bert, "is no decoder"),
+        (mamba, "adapter.target_modules: 'attention-qv' matches no layer of model_type 'mamba'"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_one_line_before_ray_starts(make, line, tmp_path, monkeypatch) -> None:
+    tiny_sweeps.write(tmp_path)
+    saved(make(), tmp_path / "other")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ray.init", lambda *_, **__: pytest.fail("Ray was started"))
+    result = CliRunner().invoke(app, ["launch", "sweep.yaml", "model.source=./other", "search_space=lora_core"])
+    error, count = result.stderr.splitlines()
+    assert (result.exit_code, count) == (2, "1 problem; nothing was started")
+    assert line in error
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_a_sweep_of_a_mixture_of_experts_runs_each_set_of_modules_once(tmp_path: Path) -> None:
+    tiny_sweeps.write(tmp_path)
+    tiny_models.save("mixtral", tmp_path / "experts")
+    values = "[attention-qv, attention, mlp, all-linear, [q_proj, v_proj]]"
+    space = f"search_space={{adapter.target_modules: {{choice: {values}}}}}"
+    words = ["model.source=experts", space, "searcher.kind=grid", "adapter.target_modules=mlp"]
+    run = runs.start(tmp_path, "launch", "sweep.yaml", *words, "budget.steps_per_trial=3", QSWEEP_CACHE=str(tmp_path))
+    assert run.wait() == 0, run.err.read_text()
+    sweep = tmp_path / "results" / "tiny"
+    found = runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 2)
+    events = [event for event, _ in read_events(sweep / "events.jsonl")]
+    trained = [event.params["target_modules"] for event in events if isinstance(event, TrialStarted)]
+    assert sorted(trained) == ["attention", "attention-qv"]
+    told = {event.value: event.same_as for event in events if isinstance(event, TargetSettled)}
+    assert told == {"mlp": None, "all-linear": "attention", "q_proj,v_proj": "attention-qv"}
+    for target in found.targets.values():  # once when it is known, and once below the table
+        assert run.err.read_text().count(f"{target.line}\n") == 2
+    (default,) = [trial for trial in found.trials.values() if trial.state is TrialState.INFEASIBLE]
+    assert (default.number, default.reason) == (0, "the default configuration: mlp is left out")
+    assert run.answer()["best"]["params"]["target_modules"] in trained
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_a_space_without_a_value_that_can_be_trained_ends_the_launch(tmp_path: Path) -> None:
+    tiny_sweeps.write(tmp_path)
+    words = ["search_space={adapter.target_modules: {choice: [[c_attn], [q_prj]]}}", "adapter.target_modules=mlp"]
+    run = runs.start(tmp_path, "launch", "sweep.yaml", *words, QSWEEP_CACHE=str(tmp_path))
+    assert run.wait() == 2, run.err.read_text()
+    told = run.err.read_text()
+    assert "error: adapter.target_modules: 'c_attn' matches no linear layer that can be adapted" in told
+    assert "'q_prj' matches no linear layer" in told
+    assert "the closest is q_proj" in told
+    assert "Traceback" not in told
+    assert json.loads((tmp_path / "results" / "tiny" / "events.jsonl").read_text().splitlines()[-1])["type"] == (
+        "sweep_ended"
+    )

@@ -1,0 +1,81 @@
+"""Sizes that a sweep file gives of its model belong to that model: another one does not inherit them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from model_folders import write_folder
+from sweep_files import write_rows
+
+from sweeps.config import load
+from sweeps.errors import ConfigError
+from sweeps.planning import this_machine
+
+ID = "meta-llama/Llama-3.1-8B-Instruct"
+OTHERS = (
+    "{parameters: 9, layers: 1, hidden_size: 8, intermediate_size: 8, vocab_size: 8, attention_heads: 1, "
+    "key_value_heads: 1}"
+)
+FOLDER = """\
+name: x
+model: {source: models/base, facts: {OF parameters: 105, layers: 2, hidden_size: 32, intermediate_size: 48,
+  vocab_size: 64, attention_heads: 4, key_value_heads: 2}}
+data: {train: rows.jsonl, prompt: "{question}", completion: "{answer}", eval_examples: 5}
+"""
+
+Recipe = Callable[..., load.Sweep]
+
+
+def without_of(text: str) -> str:
+    return text.replace(f"of: {ID}, ", "")
+
+
+@pytest.fixture(params=[str, without_of], ids=["of", "no of"])
+def recipe(request: pytest.FixtureRequest, tmp_path: Path) -> Recipe:
+    """Loads the recipe of the 8B model, with the name of the model in its facts and without it."""
+
+    def write(*overrides: str, change: Callable[[str], str] = str) -> load.Sweep:
+        path = tmp_path / "s.yaml"
+        path.write_text(change(request.param((load.RECIPES / "llama-3.1-8b-qlora.yaml").read_text())))
+        return load.load(str(path), overrides, tmp_path)
+
+    return write
+
+
+def test_the_facts_of_a_file_are_those_of_its_model(recipe: Recipe) -> None:
+    planned = this_machine.plan_here(recipe())
+    assert planned.memory_bytes is not None
+    assert not [line for line in planned.warnings if "model.facts" in line]
+
+
+def test_another_source_on_the_command_line_leaves_the_facts_behind(recipe: Recipe) -> None:
+    planned = this_machine.plan_here(recipe("model.source=owner/seventy"))
+    assert planned.memory_bytes is None
+    (told,) = [line for line in planned.warnings if line.startswith("model.facts are")]
+    assert told.startswith(f"model.facts are of {ID}, not of model.source owner/seventy: they are not used")
+
+
+def test_facts_that_come_with_the_other_source_are_used(recipe: Recipe) -> None:
+    planned = this_machine.plan_here(recipe("model.source=owner/seventy", f"model.facts={OTHERS}"))
+    assert planned.memory_bytes is not None
+    assert not [line for line in planned.warnings if "model.facts" in line]
+
+
+def test_facts_that_name_another_model_than_the_file_are_not_used(tmp_path: Path) -> None:
+    text = (load.RECIPES / "llama-3.1-8b-qlora.yaml").read_text().replace(f"source: {ID}", "source: owner/other")
+    (tmp_path / "s.yaml").write_text(text)
+    assert this_machine.plan_here(load.load("s.yaml", [], tmp_path)).memory_bytes is None
+
+
+@pytest.mark.parametrize("of", ["", "of: models/base,", "of: ./models/base,"])
+def test_a_folder_is_the_same_however_it_is_written(tmp_path: Path, of: str) -> None:
+    write_folder(tmp_path / "models" / "base")
+    write_rows(tmp_path)
+    (tmp_path / "s.yaml").write_text(FOLDER.replace("OF", of))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    assert this_machine.plan_here(load.load("../s.yaml", [], elsewhere)).memory_bytes is not None
+    with pytest.raises(ConfigError, match=r"model\.facts: are not those of .* layers 3, where the model has 2"):
+        load.load("../s.yaml", ["model.facts.layers=3"], elsewhere)

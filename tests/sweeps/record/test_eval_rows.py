@@ -1,0 +1,111 @@
+"""What the sweep's folder keeps of each row is read as it was written, and nothing else is believed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sweep_events import base, ended, record, reported, started
+
+from sweeps.record.eval_rows import separation
+from sweeps.record.events import Event, TrialState
+from sweeps.record.folder import SweepFolder
+from sweeps.record.separation import Separation
+from trainables.contract import Evaluation
+
+ROWS = 40
+HARD = np.random.default_rng(1).uniform(10, 30, ROWS)
+
+
+def evaluation(loss: float, rows: int = ROWS) -> Evaluation:
+    """Rows of ten tokens, all of them as far from the others as the loss says."""
+    losses = HARD[:rows] + 10 * loss - HARD[:rows].mean()
+    found = tuple(losses.tolist())
+    return Evaluation(eval_loss=sum(found) / (10 * rows), row_losses=found, row_tokens=(10,) * rows, hardware="cpu f")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SweepFolder:
+    return SweepFolder(tmp_path)
+
+
+def trial(folder: SweepFolder, key: str, number: int, loss: float, rows: int = ROWS) -> list[Event]:
+    """A completed trial, and the rows that it keeps."""
+    found = evaluation(loss, rows)
+    kept = {"step": 3, "adapter_sha256": "0", **found.model_dump()}
+    folder.keep(key, "best", 3, {"eval_rows.json": json.dumps(kept).encode()})
+    return [started(key, number), reported(key, 3, found.eval_loss), ended(key, TrialState.COMPLETED)]
+
+
+def separated(folder: SweepFolder, *events: list[Event]) -> Separation:
+    found = separation(folder, record([event for of_trial in events for event in of_trial]))
+    assert found is not None
+    return found
+
+
+def test_the_next_trials_are_compared_with_the_best(folder: SweepFolder) -> None:
+    found = separated(folder, trial(folder, "a", 0, 2.0), trial(folder, "b", 1, 1.5), trial(folder, "c", 2, 1.7))
+    assert [(other.key, other.apart) for other in found.trials] == [("c", True), ("a", True)]
+    assert found.trials[0].difference == pytest.approx(0.2)
+    assert (found.rows, found.base, found.not_compared) == (ROWS, None, 0)
+
+
+def test_the_base_is_compared_too(folder: SweepFolder) -> None:
+    start = evaluation(4.5)
+    folder.base_rows.write_text(start.model_dump_json())
+    found = separated(folder, [base(start.eval_loss)], trial(folder, "a", 0, 2.0))
+    assert found.trials == ()
+    assert found.base is not None
+    assert (found.base.difference, found.base.apart) == (pytest.approx(2.5), True)
+
+
+def test_only_the_next_ones_are_compared_and_the_default(folder: SweepFolder) -> None:
+    trials = [trial(folder, f"k{n}", n, 1.0 + (99 if n == 0 else n) / 100) for n in range(15)]
+    found = separated(folder, *trials)
+    assert [other.key for other in found.trials] == [*(f"k{n}" for n in range(2, 12)), "k0"]
+    assert found.not_compared == 3
+    assert found.confidence == 1 - 0.05 / 14
+
+
+def test_a_trial_that_is_not_ranked_is_not_compared(folder: SweepFolder) -> None:
+    failed = [*trial(folder, "b", 1, 0.1), ended("b", TrialState.FAILED)]
+    assert separation(folder, record([*trial(folder, "a", 0, 2.0), *failed])) is None
+
+
+def test_a_single_trial_has_nothing_beside_it(folder: SweepFolder) -> None:
+    assert separation(folder, record(trial(folder, "a", 0, 2.0))) is None
+    assert separation(folder, record([])) is None
+
+
+def spoilt(folder: SweepFolder, content: str | None) -> str:
+    events = trial(folder, "a", 0, 2.0), trial(folder, "b", 1, 1.5)
+    path = folder.trial("a") / "best-000003" / "eval_rows.json"
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    (found,) = separated(folder, *events).trials
+    assert found.apart is None
+    return found.unknown
+
+
+def test_files_that_are_missing_are_told(folder: SweepFolder) -> None:
+    assert spoilt(folder, None) == "the row losses of t00 are missing"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "null", '{"eval_loss": NaN}', "[" * 100_000, '{"eval_loss": 2.0}'])
+def test_files_that_are_spoilt_are_told(folder: SweepFolder, content: str) -> None:
+    assert spoilt(folder, content) == "the row losses of t00 cannot be read"
+
+
+def test_rows_of_another_step_are_not_believed(folder: SweepFolder) -> None:
+    assert spoilt(folder, evaluation(1.9).model_dump_json()) == "the row losses of t00 are not those of its loss"
+
+
+def test_an_adapter_that_was_never_kept_has_no_rows(folder: SweepFolder) -> None:
+    event = reported("b", 3, 1.9)
+    bare = [started("b", 1), event.model_copy(update={"adapter": None}), ended("b", TrialState.COMPLETED)]
+    (found,) = separated(folder, trial(folder, "a", 0, 1.5), bare).trials
+    assert found.unknown == "the row losses of t01 were not kept"

@@ -1,0 +1,290 @@
+"""A sweep's folder: made once, locked, written whole, and its log of events, torn lines and all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from sweep_events import begun, ended, reported, started
+
+from sweeps.errors import StorageError
+from sweeps.record import folder as folders
+from sweeps.record.events import Event, SweepRecord, TrialState, to_line
+from sweeps.record.folder import EventLog, SweepFolder, read_events, write_folder, write_whole
+from sweeps.record.journal import Journal
+
+# Files
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_whole(path, b"one")
+    write_whole(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one_and_no_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.json"
+    write_whole(path, b"one")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(path, b"two")
+    assert path.read_bytes() == b"one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "trials" / "best"
+    write_folder(path, {"adapter/one": b"1", "rows.json": b"2"})
+    write_folder(path, {"adapter/two": b"3"})
+    assert [str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()] == ["adapter/two"]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_without_files_is_a_folder(tmp_path: Path) -> None:
+    write_folder(tmp_path / "best", {})
+    assert list((tmp_path / "best").iterdir()) == []
+
+
+def test_the_latest_of_a_trial_is_kept_and_the_one_before_is_not(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    assert folder.all("key", "best") == []
+    folder.keep("key", "best", 9, {"a": b"9"})
+    folder.keep("key", "snapshot", 9, {"s": b"9"})
+    kept = folder.keep("key", "best", 27, {"a": b"27"})
+    assert folder.all("key", "best")[0] == kept
+    assert len(list(folder.trial("key").glob("best-*"))) == 2
+    folder.prune("key", "best", kept)
+    assert sorted(path.name for path in folder.trial("key").iterdir()) == ["best-000027", "snapshot-000009"]
+    folder.drop("key", "snapshot")
+    assert folder.all("key", "snapshot") == []
+    assert folder.all("key", "best")[0] == kept
+
+
+@pytest.mark.parametrize("kind", ["best", "snapshot"])
+def test_a_million_steps_come_after_fewer(tmp_path: Path, kind: folders.Kind) -> None:
+    folder = SweepFolder(tmp_path)
+    steps = (999_999, 1_000_000, 1_000_010)
+    kept = [folder.keep("key", kind, step, {"a": b"x"}) for step in steps]
+    (folder.trial("key") / f"{kind}-of-mine").mkdir()
+    assert folder.all("key", kind) == kept[::-1]
+    folder.prune("key", kind, kept[1])
+    assert folder.all("key", kind) == kept[:0:-1]
+    folder.prune_all_but("key", kind, 1)
+    assert folder.all("key", kind) == kept[2:]
+    assert (folder.trial("key") / f"{kind}-of-mine").is_dir()
+
+
+# Making a sweep's folder
+
+
+def test_a_name_that_is_taken_gets_a_number(tmp_path: Path) -> None:
+    made = [folders.create(tmp_path / "results", "x", {"n": n}).path.name for n in range(3)]
+    assert made == ["x", "x-2", "x-3"]
+
+
+def test_the_folder_says_what_it_holds(tmp_path: Path) -> None:
+    folder = folders.create(tmp_path, "x", {"sweep_id": "x-1"})
+    assert json.loads(folder.config.read_text()) == {"sweep_id": "x-1", "dir": str(folder.path)}
+
+
+def test_launches_at_once_get_a_folder_each(tmp_path: Path) -> None:
+    made: list[Path] = []
+    threads = [threading.Thread(target=lambda: made.append(folders.create(tmp_path, "x", {}).path)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(made)) == 8
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_storage_that_is_a_file_is_an_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError, match=r"storage: .* cannot be written: .*; choose another: storage=DIR"):
+        folders.create(tmp_path / name, "x", {})
+
+
+# The lock
+
+
+def test_a_second_driver_is_refused(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    refused = pytest.raises(StorageError, match="another process drives this sweep")
+    with folders.locked(folder), refused, folders.locked(folder):
+        pass
+    with folders.locked(folder):
+        pass
+
+
+def test_a_killed_driver_leaves_no_lock(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib; from sweeps.record.folder import SweepFolder, locked\n"
+        f"with locked(SweepFolder(pathlib.Path({str(tmp_path)!r}))): os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    with folders.locked(SweepFolder(tmp_path)):
+        pass
+
+
+# The log
+
+EVENTS: list[Event] = [begun(), started("a", r=8), reported("a", 3, 1.0), ended("a", TrialState.COMPLETED)]
+
+
+def written(path: Path, events: list[Event]) -> None:
+    log = EventLog(path)
+    for event in events:
+        log.append(event)
+    log.close()
+
+
+def test_the_log_gives_back_what_was_appended(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    written(path, EVENTS[:2])
+    written(path, EVENTS[2:])
+    assert [event for event, _ in read_events(path)] == EVENTS
+
+
+def test_reading_goes_on_from_every_offset(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    written(path, EVENTS)
+    offsets = [offset for _, offset in read_events(path)]
+    assert offsets[-1] == path.stat().st_size
+    for place, offset in enumerate([0, *offsets]):
+        assert [event for event, _ in read_events(path, offset)] == EVENTS[place:]
+
+
+def test_a_log_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="is missing"):
+        list(read_events(tmp_path / "events.jsonl"))
+
+
+@pytest.mark.parametrize("kept", [0, 1, 40])
+def test_a_torn_last_line_is_ignored_and_cut_before_the_next_event(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "events.jsonl"
+    written(path, EVENTS[:2])
+    with path.open("ab") as file:
+        file.write(to_line(EVENTS[2]).encode()[:kept])
+    assert [event for event, _ in read_events(path)] == EVENTS[:2]
+    written(path, EVENTS[3:])
+    assert [event for event, _ in read_events(path)] == [*EVENTS[:2], EVENTS[3]]
+
+
+def test_a_whole_line_without_its_end_is_torn(tmp_path: Path) -> None:
+    """The break is written with the line, so without it nobody was told of the event."""
+    path = tmp_path / "events.jsonl"
+    path.write_text(to_line(EVENTS[0]))
+    assert list(read_events(path)) == []
+
+
+def test_a_damaged_line_is_told_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    written(path, EVENTS[:1])
+    whole = path.stat().st_size
+    with path.open("ab") as file:
+        file.write(b'{"type": "sweep_sta\n' + to_line(EVENTS[1]).encode() + b"\n")
+    with pytest.raises(StorageError, match=f"the line at byte {whole} is damaged"):
+        list(read_events(path))
+
+
+# The journal
+
+
+def test_listeners_hear_of_an_event_once_it_is_on_disk(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    heard: list[tuple[Event, int, SweepRecord]] = []
+    journal = Journal(folder)
+    journal.listen(lambda event, record: heard.append((event, len(list(read_events(folder.events))), record)))
+    for event in EVENTS:
+        journal.add(event)
+    journal.close()
+    assert [event for event, _, _ in heard] == EVENTS
+    assert [count for _, count, _ in heard] == [1, 2, 3, 4]
+    assert heard[-1][2] == journal.record
+
+
+def test_what_is_not_new_is_neither_written_nor_told(tmp_path: Path) -> None:
+    journal = Journal(SweepFolder(tmp_path))
+    heard: list[Event] = []
+    journal.listen(lambda event, _: heard.append(event))
+    for event in [*EVENTS[:3], reported("a", 3, 0.1), reported("a", 2, 0.1)]:
+        journal.add(event)
+    journal.close()
+    assert heard == EVENTS[:3]
+    assert [event for event, _ in read_events(SweepFolder(tmp_path).events)] == EVENTS[:3]
+
+
+def test_a_new_driver_knows_what_the_old_one_knew(tmp_path: Path) -> None:
+    first = Journal(SweepFolder(tmp_path))
+    for event in EVENTS[:3]:
+        first.add(event)
+    second = Journal(SweepFolder(tmp_path))
+    assert second.record == first.record
+    second.add(reported("a", 3, 0.1))
+    assert second.record == first.record
+
+
+def test_a_thread_that_was_left_behind_adds_nothing_and_ends(tmp_path):
+    journal = Journal(SweepFolder(tmp_path))
+    ended_by: list[BaseException] = []
+
+    def left_behind() -> None:
+        try:
+            journal.add(EVENTS[0])
+        except BaseException as error:
+            ended_by.append(error)
+
+    journal.take_over()
+    thread = threading.Thread(target=left_behind)
+    thread.start()
+    thread.join(60)
+    # No Exception: Ray Tune would go on, or tell of a failure.
+    assert [type(error) for error in ended_by] == [SystemExit]
+    assert journal.record == SweepRecord()
+    journal.add(EVENTS[0])
+    assert journal.record != SweepRecord()
+    journal.close()
+
+
+def replaced(sweep: Path) -> None:
+    (sweep / "events.jsonl").rename(sweep / "kept")
+    shutil.copy(sweep / "kept", sweep / "events.jsonl")
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [shutil.rmtree, lambda sweep: sweep.rename(sweep.with_name("elsewhere")), replaced],
+    ids=["deleted", "moved", "replaced"],
+)
+def test_a_log_whose_place_is_lost_says_so_and_is_read_on(tmp_path, lose):
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    log = EventLog(sweep / "events.jsonl")
+    log.append(EVENTS[0])
+    assert log.is_in_place()
+    lose(sweep)
+    assert not log.is_in_place()
+    log.append(EVENTS[1])
+    assert [event for event, _ in read_events(log.held)] == EVENTS[:2]
+    log.close()
+
+
+def test_a_sweeps_folder_that_was_deleted_does_not_come_back_half(tmp_path):
+    folder = SweepFolder(tmp_path / "sweep")
+    with pytest.raises(FileNotFoundError):
+        folder.keep("a", "snapshot", 3, {"x": b""})
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,197 @@
+"""Whether the best trial is better than others by more than chance, from what each row gave."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sweeps.record import separation
+from sweeps.record.bootstrap import intervals
+from sweeps.record.separation import Separation, separate
+from trainables.contract import Evaluation
+
+ROWS = 40
+TOKENS = tuple(10 + row % 7 for row in range(ROWS))
+HARD = np.random.default_rng(1).normal(20, 5, ROWS)
+"""What each row costs under any adapter: it must weigh on neither side."""
+
+
+def evaluation(above: float = 0.0, noise: float = 0.0, seed: int = 2, rows: int = ROWS, on: str = "cpu") -> Evaluation:
+    """Row losses that lie `above` per token higher than the best's, give or take some noise."""
+    tokens = TOKENS[:rows]
+    extra = np.random.default_rng(seed).normal(0, noise, rows) if noise else np.zeros(rows)
+    losses = tuple(float(hard + (above + more) * count) for hard, more, count in zip(HARD, extra, tokens, strict=False))
+    return Evaluation(
+        eval_loss=sum(losses) / sum(tokens), row_losses=losses, row_tokens=tokens, hardware=f"{on} float32"
+    )
+
+
+BEST = evaluation()
+
+
+def separated(best: Evaluation | str = BEST, base: Evaluation | None = None, **others: Evaluation | str) -> Separation:
+    def gap(other: Evaluation | str) -> float:
+        known = isinstance(other, Evaluation) and isinstance(best, Evaluation)
+        return other.eval_loss - best.eval_loss if known else 0.5
+
+    found: dict[str, Evaluation | str] = {**others} if base is None else {**others, "base": base}
+    gaps = [(key, gap(other)) for key, other in others.items()]
+    return separate(best, gaps, None if base is None else ("base", gap(base)), found, len(others) + 1)
+
+
+def test_a_difference_that_every_row_shows_is_apart_however_uneven_the_rows_are() -> None:
+    (found,) = separated(a=evaluation(0.02, 0.01)).trials
+    assert found.apart is True
+    assert found.low is not None and found.high is not None
+    assert 0 < found.low < found.difference < found.high
+    assert found.rows_needed(ROWS) is None
+
+
+def test_a_difference_that_some_rows_contradict_is_not() -> None:
+    (found,) = separated(a=evaluation(0.02, 0.5)).trials
+    assert found.apart is False
+    needed = found.rows_needed(ROWS)
+    assert needed is not None and needed > ROWS
+
+
+def test_one_configuration_run_twice_is_no_win() -> None:
+    """Two runs that differ by chance alone: told apart in at most 2.5 % of cases, one tail of the interval."""
+    told = 0
+    for trial in range(100):
+        one, other = evaluation(0, 0.3, 2 * trial), evaluation(0, 0.3, 2 * trial + 1)
+        worse, better = sorted([one, other], key=lambda found: -found.eval_loss)
+        told += bool(separated(better, a=worse).trials[0].apart)
+    # Either of the two may be the better one, so both tails count: 5 expected, 14 is beyond four standard deviations.
+    assert told < 14
+
+
+def test_more_trials_take_a_wider_interval() -> None:
+    one = separated(a=evaluation(0.02, 0.3))
+    ten = separated(**{f"t{n}": evaluation(0.02, 0.3) for n in range(10)})
+    assert (one.confidence, ten.confidence) == (0.95, 0.995)
+
+    def width(found: Separation) -> float:
+        first = found.trials[0]
+        assert first.low is not None and first.high is not None
+        return first.high - first.low
+
+    # Normal quantiles of 99.75 and 97.5 %: 2.81 and 1.96.
+    assert width(ten) / width(one) == pytest.approx(2.81 / 1.96, rel=0.1)
+
+
+def test_trials_that_are_not_compared_still_count_for_the_confidence() -> None:
+    found = separate(BEST, [("a", 0.1)], None, {"a": evaluation(0.1)}, ranked=41)
+    assert (found.confidence, found.not_compared) == (1 - 0.05 / 40, 39)
+
+
+def test_the_base_is_one_more_comparison() -> None:
+    found = separated(base=evaluation(3.0, 0.5), a=evaluation(0.02, 0.01))
+    assert found.confidence == 0.975
+    assert found.base is not None and found.base.apart is True
+    assert found.base.key == "base"
+    assert [other.key for other in found.trials] == ["a"]
+
+
+def test_a_base_that_is_better_is_apart_too() -> None:
+    found = separated(base=evaluation(-0.1, 0.01))
+    assert found.base is not None and found.base.high is not None
+    assert found.base.apart is True and found.base.high < 0
+
+
+def test_the_same_adapter_is_not_apart_from_itself() -> None:
+    (found,) = separated(a=BEST).trials
+    assert (found.difference, found.low, found.high, found.apart) == (0.0, 0.0, 0.0, False)
+    assert found.rows_needed(ROWS) is None
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        (evaluation(0.1, rows=30), "it was evaluated on other rows"),
+        (evaluation(0.1, on="cuda"), "it was evaluated on cuda float32, the best on cpu float32"),
+        ("the row losses of t02 are missing", "the row losses of t02 are missing"),
+    ],
+)
+def test_what_cannot_be_compared_says_why_and_the_others_are(other: Evaluation | str, why: str) -> None:
+    unknown, known = separated(a=other, b=evaluation(0.1)).trials
+    assert (unknown.apart, unknown.unknown, unknown.low) == (None, why, None)
+    assert known.apart is True
+
+
+def test_nothing_can_be_told_without_the_best() -> None:
+    found = separated("the row losses of t00 are missing", evaluation(1.0), a=evaluation(0.1))
+    assert found.rows == 0
+    assert {other.unknown for other in (*found.trials, found.base) if other} == {"the row losses of t00 are missing"}
+
+
+@pytest.mark.parametrize(("rows", "why"), [(1, "1 evaluation row, at least 10 are needed"), (9, "9 evaluation rows,")])
+def test_a_few_rows_tell_nothing(rows: int, why: str) -> None:
+    """The interval of one row has no width: it would call every difference real."""
+    (found,) = separated(evaluation(rows=rows), a=evaluation(0.5, rows=rows)).trials
+    assert found.apart is None
+    assert found.unknown.startswith(why)
+
+
+@pytest.mark.parametrize(("rows", "narrow"), [(9, False), (10, True), (29, True), (30, False)])
+def test_intervals_of_few_rows_are_called_narrow(rows: int, narrow: bool) -> None:
+    assert separated(evaluation(rows=rows), a=evaluation(0.5, rows=rows)).is_narrow is narrow
+
+
+def test_the_same_losses_give_the_same_answer() -> None:
+    found = [separated(base=evaluation(3, 0.5), a=evaluation(0.02, 0.5), b=evaluation(0.1, 0.5)) for _ in range(2)]
+    assert found[0] == found[1]
+
+
+def test_the_json_object_says_all_of_it() -> None:
+    found = separated(base=evaluation(3.0), a=evaluation(0.1)).as_json()
+    assert list(found) == ["rows", "confidence", "trials", "base", "not_compared"]
+    assert list(found["trials"][0]) == ["trial_key", "difference", "low", "high", "unknown", "apart"]
+    assert found["trials"][0]["apart"] is True
+    assert list(found["base"]) == ["difference", "low", "high", "unknown", "apart"]
+
+
+# Resamples
+
+
+def test_several_gains_are_compared_on_the_same_resamples() -> None:
+    gains = np.random.default_rng(3).normal(0.1, 1.0, (2, 50))
+    both = intervals(gains.tolist(), [2] * 50, 0.95, np.random.default_rng(0))
+    alone = [intervals([of.tolist()], [2] * 50, 0.95, np.random.default_rng(0))[0] for of in gains]
+    assert both == [pytest.approx(found) for found in alone]
+
+
+def test_many_rows_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    gains = np.random.default_rng(3).normal(0.1, 1.0, 50).tolist()
+    whole = intervals([gains], [1] * 50, 0.95, np.random.default_rng(0))
+    monkeypatch.setattr("sweeps.record.bootstrap._AT_ONCE", 120)
+    assert intervals([gains], [1] * 50, 0.95, np.random.default_rng(0)) == [pytest.approx(whole[0])]
+
+
+def test_the_tails_of_a_high_confidence_hold_resamples() -> None:
+    """Of 10,000, one end of 99.9975 % would lie beyond all of them."""
+    gains = np.random.default_rng(3).normal(0.0, 1.0, 400)
+    low, high = intervals([gains.tolist()], [1] * 400, 1 - 0.05 / 1000, np.random.default_rng(0))[0]
+    # The normal quantile of 1 - 0.000025 is 4.06.
+    assert (high - low) / 2 == pytest.approx(4.06 * gains.std() / 20, rel=0.1)
+    assert separation.MOST == 10
+
+
+def copied(one: Evaluation, times: int) -> Evaluation:
+    """The same rows so many times over."""
+    return one.model_copy(update={"row_losses": one.row_losses * times, "row_tokens": one.row_tokens * times})
+
+
+def test_copies_of_rows_are_no_further_evidence() -> None:
+    once = separated(a=evaluation(0.05, noise=0.3)).trials[0]
+    again = separated(copied(BEST, 4), a=copied(evaluation(0.05, noise=0.3), 4)).trials[0]
+    assert (again.low, again.high) == pytest.approx((once.low, once.high))
+
+
+def test_rows_are_counted_without_their_copies() -> None:
+    found = separated(copied(evaluation(rows=12), 4), a=copied(evaluation(0.5, rows=12), 4))
+    assert (found.rows, found.is_narrow) == (12, True)
+
+
+def test_copies_of_a_few_rows_tell_nothing() -> None:
+    found = separated(copied(evaluation(rows=9), 5), a=copied(evaluation(0.5, rows=9), 5)).trials[0]
+    assert (found.apart, found.unknown) == (None, "fewer than 10 different evaluation rows")

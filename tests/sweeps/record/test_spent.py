@@ -1,0 +1,110 @@
+"""What a sweep has spent is added up in one place, under all of its drivers."""
+
+from __future__ import annotations
+
+import pytest
+from sweep_events import begun, ended, history, record, reported, started
+
+from sweeps.record.events import DataPrepared, Event, HostsStarted, SweepEnded, SweepRecord, TrialState
+from sweeps.record.spent import spent
+from sweeps.tracking.measures import spent_points
+from trainables.contract import Device
+
+FULL = 27
+PREPARED = DataPrepared(time=12.0, summary={"train_rows": 0})
+
+
+def hosts(time: float = 10.0, count: int = 2, device: Device = "cpu") -> HostsStarted:
+    return HostsStarted(time=time, since=time - 5, hosts=count, slots=4, device=device)
+
+
+def over(time: float) -> SweepEnded:
+    return SweepEnded(time=time, reason="finished")
+
+
+def sweep(*events: Event) -> SweepRecord:
+    return record([begun(), hosts(), PREPARED, *events])
+
+
+def test_steps_and_tokens_are_those_of_all_trials() -> None:
+    found = spent(
+        sweep(
+            started("a"),
+            started("b", 1),
+            reported("a", 9, 1.0),
+            reported("b", 3, 2.0),
+            ended("b", TrialState.STOPPED, history=history(4, 5)),  # taken since its last report
+        ),
+        FULL,
+    )
+    assert (found.steps, found.tokens) == (9 + 5, 900 + 500)
+
+
+@pytest.mark.parametrize(
+    ("state", "by_budget", "full"),
+    [
+        (TrialState.STOPPED, False, FULL),
+        (TrialState.STOPPED, True, 3),
+        (TrialState.DIVERGED, False, 3),
+        (TrialState.FAILED, False, 3),
+        (TrialState.PAUSED, True, 3),
+    ],
+)
+def test_only_the_scheduler_saves_steps(state: TrialState, by_budget: bool, full: int) -> None:
+    over = ended("a", state, by_person_or_budget=by_budget)
+    assert spent(sweep(started("a"), reported("a", 3, 1.0), over), FULL).full_steps == full
+
+
+def test_a_sweep_that_nobody_stopped_took_all_steps() -> None:
+    found = spent(sweep(started("a"), reported("a", FULL, 1.0), ended("a", TrialState.COMPLETED)), FULL)
+    assert found.steps == found.full_steps == FULL
+
+
+def test_time_is_from_the_start_to_the_end_and_hosts_count_from_when_they_were_asked_for() -> None:
+    found = spent(sweep(over(45.0)), FULL)
+    assert (found.seconds, found.host_seconds, found.gpu_hours) == (45.0, 2 * 40.0, 0.0)
+
+
+def test_time_between_drivers_is_not_spent_and_each_had_its_own_hosts() -> None:
+    again = [begun(1000.0), hosts(1010.0, 3, "cuda"), PREPARED.model_copy(update={"time": 1011.0}), over(1065.0)]
+    found = spent(sweep(over(45.0), *again), FULL)
+    assert found.seconds == 45 + 65
+    assert found.host_seconds == 2 * 40 + 3 * 60
+    assert found.gpu_hours == pytest.approx(3 * 60 / 3600)
+
+
+def test_a_driver_that_got_no_host_held_none() -> None:
+    found = spent(sweep(over(45.0), begun(1000.0), over(1007.0)), FULL)
+    assert (found.seconds, found.host_seconds) == (52.0, 80.0)
+
+
+@pytest.mark.parametrize("after", [[], [begun(1000.0), hosts(1010.0), PREPARED, over(1020.0)]])
+def test_the_hosts_of_an_earlier_version_are_not_known(after: list[Event]) -> None:
+    """Its log does not tell of them."""
+    found = spent(record([begun(), PREPARED, over(45.0), *after]), FULL)
+    assert (found.host_seconds, found.gpu_hours) == (None, None)
+    assert found.as_json()["gpu_hours"] is None
+
+
+def test_the_json_object_has_its_fixed_keys() -> None:
+    assert list(spent(sweep(), FULL).as_json()) == ["steps", "tokens", "seconds", "gpu_hours", "full_steps"]
+
+
+def test_the_parent_run_shows_what_is_known_of_it() -> None:
+    points = {point.key: point.value for point in spent_points(sweep(over(45.0)), FULL)}
+    assert points == {
+        "steps": 0, "tokens": 0, "seconds": 45, "host_seconds": 80, "gpu_hours": 0, "full_steps": 0
+    }  # fmt: skip
+    before = {point.key for point in spent_points(record([begun(), PREPARED, over(45.0)]), FULL)}
+    assert before == {"steps", "tokens", "seconds", "full_steps"}
+
+
+def test_the_parent_run_has_a_point_for_each_driver() -> None:
+    steps = {point.step for point in spent_points(sweep(over(45.0)), FULL)}
+    again = {point.step for point in spent_points(sweep(over(45.0), begun(), PREPARED, over(60.0)), FULL)}
+    assert (steps, again) == ({1}, {2})
+
+
+def test_nothing_is_spent_before_the_first_event() -> None:
+    found = spent(record([]), FULL)
+    assert (found.steps, found.seconds, found.host_seconds, found.full_steps) == (0, 0.0, 0.0, 0)

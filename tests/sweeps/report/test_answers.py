@@ -1,0 +1,192 @@
+"""What is said of the best trial, in lines that say no more than is known."""
+
+from __future__ import annotations
+
+import pytest
+from sweep_events import base, ended, record, reported, started
+
+from sweeps.record.events import Event, SweepRecord, TrialState
+from sweeps.record.selection import choose
+from sweeps.record.separation import Compared, Separation
+from sweeps.report import answers
+
+EVENTS: list[Event] = [
+    started("a", 0),
+    started("b", 1),
+    started("c", 2),
+    reported("a", 3, 2.0),
+    reported("b", 3, 1.5),
+    reported("c", 3, 1.0),
+    ended("c", TrialState.DIVERGED, "loss nan"),
+    reported("b", 9, 1.25, since=3),
+    ended("b", TrialState.COMPLETED),
+    ended("a", TrialState.STOPPED, "stopped by the scheduler"),
+]
+
+
+def sweep(*changes: Event) -> SweepRecord:
+    return record([*EVENTS, *changes])
+
+
+def separation(*trials: Compared, against: Compared | None = None, rows: int = 32, not_compared: int = 0) -> Separation:
+    return Separation(rows, 0.975, trials, against, not_compared)
+
+
+UNTOLD = Compared("a", 0.75, None, None, "1 evaluation row, at least 10 are needed")
+
+
+# Against the base
+
+
+def against_base(found: SweepRecord, compared: Compared | None = None) -> str | None:
+    return answers.against_base(found, choose(found.trials.values()), separation(against=compared))
+
+
+def test_the_best_is_compared_with_the_base() -> None:
+    assert against_base(sweep(base(4.5))) == "better than the base without an adapter (4.5000): 3.2500 lower (72%)"
+
+
+def test_with_the_interval_where_it_is_known() -> None:
+    told = against_base(sweep(base(4.5)), Compared("base", 3.25, 3.1, 3.4))
+    assert told == (
+        "better than the base without an adapter (4.5000): 3.2500 lower (72%), "
+        "97.5% interval 3.1000 to 3.4000 on 32 rows"
+    )
+
+
+def test_a_gain_on_the_base_that_may_be_chance_is_no_win() -> None:
+    told = against_base(sweep(base(1.26)), Compared("base", 0.01, -0.02, 0.04))
+    assert told == (
+        "cannot be told apart from the base without an adapter (1.2600): 0.0100 lower (1%), "
+        "97.5% interval -0.0200 to 0.0400 on 32 rows"
+    )
+
+
+def test_a_best_that_is_worse_than_the_base_says_so() -> None:
+    told = against_base(sweep(base(1.2)), Compared("base", -0.05, -0.06, -0.04))
+    assert told == (
+        "not better than the base without an adapter (1.2000): 0.0500 higher, "
+        "97.5% interval 0.0400 to 0.0600 on 32 rows"
+    )
+
+
+def test_a_gain_on_the_base_that_may_be_chance_for_all_that_is_known_is_no_win() -> None:
+    told = against_base(
+        sweep(base(4.5)), Compared("base", 3.25, None, None, "1 evaluation row, at least 10 are needed")
+    )
+    assert told == (
+        "whether it is better than the base without an adapter (4.5000) cannot be told: 3.2500 lower (72%), "
+        "1 evaluation row, at least 10 are needed"
+    )
+
+
+def test_without_base_or_best_there_is_nothing_to_compare() -> None:
+    assert against_base(sweep()) is None
+    assert answers.against_base(record([base(2.0)]), choose([])) is None
+
+
+def test_trials_that_have_not_ended_and_are_lower_are_named() -> None:
+    found = sweep(started("d", 3), reported("d", 3, 1.125), ended("d", TrialState.PAUSED, "interrupted"))
+    told = answers.unfinished(found, choose(found.trials.values()))
+    assert told == "the best of the trials that have ended; lower so far: t03 1.1250"
+    assert answers.unfinished(sweep(), choose(sweep().trials.values())) is None
+    assert answers.unfinished(found, choose([])) is None
+
+
+# Against the next ones
+
+
+def against_next(found: Separation | None) -> list[str]:
+    return answers.against_next(sweep(), choose(sweep().trials.values()), found)
+
+
+def test_a_best_that_is_apart_from_the_next_says_by_how_much() -> None:
+    assert against_next(separation(Compared("a", 0.75, 0.5, 1.0))) == [
+        "better than the next: t00 is 0.7500 higher, 97.5% interval 0.5000 to 1.0000 on 32 rows",
+        "a difference beyond chance on these rows may still be one of seeds: those are not compared",
+    ]
+
+
+def test_a_next_that_cannot_be_told_apart_is_named_with_what_would_tell() -> None:
+    assert against_next(separation(Compared("a", 0.02, -0.01, 0.05))) == [
+        "t00 cannot be told apart from it: 0.0200 higher, 97.5% interval -0.0100 to 0.0500 on 32 rows; "
+        "a difference of this size takes about 72 rows"
+    ]
+
+
+def test_where_a_guess_of_the_rows_would_be_wild_there_is_none() -> None:
+    (line,) = against_next(separation(Compared("a", 0.001, -0.05, 0.05)))
+    assert "takes about" not in line
+
+
+def test_many_that_cannot_be_told_apart_are_named_together() -> None:
+    alike = [Compared(key, 0.1, -0.1, 0.3) for key in ("a", "c", "a", "c", "a")]
+    lines = against_next(separation(*alike))
+    assert len(lines) == answers.SHOWN + 1
+    assert lines[-1] == "nor can t02, t00"
+
+
+def test_what_cannot_be_told_is_said() -> None:
+    assert against_next(separation(UNTOLD, rows=1)) == [
+        "whether it is better than t00 cannot be told: 1 evaluation row, at least 10 are needed"
+    ]
+
+
+def test_few_rows_and_trials_that_were_left_out_are_said() -> None:
+    lines = against_next(separation(Compared("a", 0.75, 0.5, 1.0), rows=20, not_compared=4))
+    assert lines[2:] == [
+        "4 more trials, further behind, were not compared",
+        "20 evaluation rows are few, and the intervals claim too much: evaluate on 30 or more (data.eval_examples)",
+    ]
+
+
+def test_nothing_is_said_of_nothing() -> None:
+    assert against_next(None) == []
+    assert against_next(separation()) == []
+
+
+# Against the default
+
+
+def compared(found: SweepRecord, starts_with_default: bool = True, is_outside: bool = False) -> str | None:
+    return answers.against_default(found, choose(found.trials.values()), starts_with_default, is_outside)
+
+
+def test_the_best_is_compared_with_the_default() -> None:
+    assert compared(sweep()) == (
+        "t01 has eval_loss 1.2500, the default configuration (t00, stopped at step 3) 2.0000: 0.7500 lower (38%)"
+    )
+
+
+def test_with_the_interval_of_the_default_where_it_is_known() -> None:
+    found = separation(Compared("a", 0.75, 0.6, 0.9))
+    told = answers.against_default(sweep(), choose(sweep().trials.values()), True, separation=found)
+    assert (told or "").endswith("0.7500 lower (38%), 97.5% interval 0.6000 to 0.9000 on 32 rows")
+
+
+def test_a_default_that_went_to_its_end_says_so() -> None:
+    assert "(t00, 3 steps)" in (compared(sweep(ended("a", TrialState.COMPLETED))) or "")
+
+
+def test_the_default_itself_can_be_the_best() -> None:
+    found = sweep(reported("a", 9, 0.5), ended("a", TrialState.COMPLETED))
+    assert compared(found) == "the default configuration (t00) is the best: eval_loss 0.5000"
+
+
+def test_a_default_outside_the_space_says_so() -> None:
+    assert "the default configuration (t00, outside the space, stopped at step 3) 2.0" in (
+        compared(sweep(), is_outside=True) or ""
+    )
+    found = sweep(reported("a", 9, 0.5), ended("a", TrialState.COMPLETED))
+    assert "the default configuration (t00, outside the space) is the best" in (compared(found, is_outside=True) or "")
+
+
+@pytest.mark.parametrize("state", [TrialState.DIVERGED, TrialState.FAILED, TrialState.RUNNING])
+def test_a_default_that_is_not_ranked_is_no_yardstick(state: TrialState) -> None:
+    """Its loss may even be the lowest, before it diverged."""
+    assert compared(sweep(reported("a", 9, 0.1), ended("a", state))) is None
+
+
+def test_there_may_be_nothing_to_compare() -> None:
+    assert compared(sweep(), starts_with_default=False) is None
+    assert compared(record([])) is None

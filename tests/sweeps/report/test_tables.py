@@ -1,0 +1,240 @@
+"""Tables, lines and names: what people read of a sweep."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+
+import pytest
+from rich.console import Console
+from sweep_events import base, begun, ended, record, reported, started
+
+from sweeps.record.events import DataPrepared, Event, SweepEnded, SweepRecord, TrialState
+from sweeps.record.names import run_name
+from sweeps.record.selection import choose
+from sweeps.record.separation import Compared, Separation
+from sweeps.report import tables
+from sweeps.report.progress import Lines, Table, describe
+
+PARAMS = {"r": 16, "lora_alpha": 32, "target_modules": "attention-qv", "learning_rate": 0.0002}
+EVENTS: list[Event] = [
+    begun(),
+    started("a", 0, **PARAMS),
+    started("b", 1, **PARAMS | {"r": 8, "alpha_over_r": 4, "learning_rate": 0.00123456}),
+    started("c", 2, **PARAMS),
+    started("d", 3, **PARAMS),
+    reported("a", 3, 2.0),
+    reported("b", 3, 1.5),
+    reported("c", 3, 1.0),
+    ended("c", TrialState.DIVERGED, "loss nan"),
+    reported("b", 9, 1.25, since=3),
+    ended("b", TrialState.COMPLETED),
+    ended("a", TrialState.STOPPED, "stopped by the scheduler"),
+    ended("d", TrialState.FAILED),
+]
+
+
+def sweep(*changes: Event) -> SweepRecord:
+    return record([*EVENTS, *changes])
+
+
+def text(thing: object) -> str:
+    console = Console(file=io.StringIO(), width=140)
+    console.print(thing)
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+# Tables
+
+
+def test_trials_are_ordered_best_first_then_by_number() -> None:
+    assert [trial.trial_key for trial in tables.order(sweep())] == ["b", "a", "c", "d"]
+
+
+def test_the_terminals_table_shows_each_trial_in_a_line() -> None:
+    found = sweep()
+    lines = text(tables.terminal(found, tables.order(found))).splitlines()
+    assert lines[0].split() == ["trial", "r", "alpha", "modules", "lr", "steps", "best", "eval_loss", "at", "state"]
+    assert lines[1].split() == ["t01", "8", "32", "attention-qv", "0.00123", "9", "1.2500", "9", "COMPLETED"]
+    assert lines[4].split() == ["t03", "16", "32", "attention-qv", "0.0002", "0", "-", "FAILED"]
+
+
+def test_a_note_stands_below_the_table() -> None:
+    found = sweep()
+    lines = text(tables.terminal(found, tables.order(found), "t00: outside the space")).splitlines()
+    assert lines[-1].strip() == "t00: outside the space"
+    assert len(lines) == 6
+
+
+def test_markdown_begins_with_the_answer() -> None:
+    found = sweep()
+    lines = tables.markdown(found, choose(found.trials.values())).splitlines()
+    assert lines[0].startswith("**Best: t01, eval_loss 1.2500** at step 9 (r 8, lora_alpha 32,")
+    assert lines[2] == "| trial | r | lora_alpha | target_modules | learning_rate | steps | best_eval_loss | state |"
+    assert len(lines) == 4 + 4
+    assert {line.count("|") for line in lines[2:]} == {9}
+
+
+def test_the_base_is_the_last_row() -> None:
+    found = sweep(base(4.57114))
+    last = text(tables.terminal(found, tables.order(found))).splitlines()[-1]
+    assert last.split() == ["base", "0", "4.5711", "0", "no", "adapter"]
+    assert tables.markdown(found, choose(found.trials.values())).splitlines()[-1] == (
+        "| base |  |  |  |  | 0 | 4.5711 | no adapter |"
+    )
+
+
+def test_whether_a_trial_is_apart_from_the_best_is_a_column() -> None:
+    found = sweep(base(4.5))
+    separation = Separation(32, 0.975, (Compared("a", 0.75, -0.1, 1.6),), Compared("base", 3.25, 3.0, 3.5), 0)
+    lines = text(tables.terminal(found, tables.order(found), None, separation)).splitlines()
+    assert lines[0].endswith("state       differs")
+    ends = {line.split()[0]: line.split()[-1] for line in lines[1:]}
+    assert ends == {"t01": "COMPLETED", "t00": "no", "t02": "DIVERGED", "t03": "FAILED", "base": "yes"}
+    note = tables.markdown(found, choose(found.trials.values()), separation).splitlines()
+    rows = [line for line in note if line.startswith("|")]
+    assert rows[0].endswith("| state | differs |")
+    assert [row.split("|")[-2].strip() for row in rows[2:]] == ["", "no", "", "", "yes"]
+    assert note[2].startswith("- better than the base without an adapter (4.5000)")
+    assert note[3].startswith("- t00 cannot be told apart from it")
+    assert note[4] == ""
+
+
+def test_there_is_no_column_where_nothing_can_be_told() -> None:
+    found = sweep()
+    separation = Separation(1, 0.975, (Compared("a", 0.75, None, None, "1 evaluation row"),), None, 0)
+    assert "differs" not in text(tables.terminal(found, tables.order(found), None, separation))
+    assert "differs" not in tables.markdown(found, choose(found.trials.values()), separation)
+
+
+def test_markdown_says_why_there_is_no_best() -> None:
+    found = record([started("a"), ended("a", TrialState.FAILED)])
+    assert tables.markdown(found, choose(found.trials.values())).startswith("No best trial: no trial completed")
+
+
+# Lines
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (started("b", 1, **PARAMS), "t01 r16 a32 lr2.0e-4 attention-qv: started"),
+        (reported("a", 3, 2.0), "t00 step 3: eval_loss 2.0000 (its best)"),
+        (reported("a", 9, 2.5, best=(3, 2.0)), "t00 step 9: eval_loss 2.5000 (its best: 2.0000)"),
+        (ended("a", TrialState.COMPLETED), "t00 COMPLETED at step 3"),
+        (ended("a", TrialState.STOPPED, "stopped by the scheduler"), "t00 STOPPED at step 3: stopped by the scheduler"),
+        (base(4.57114), "base without an adapter: eval_loss 4.5711 on 32 rows"),
+        (base(2.5, 1), "base without an adapter: eval_loss 2.5000 on 1 row"),
+        (begun(), None),
+        (SweepEnded(time=0.0, reason="finished"), None),
+        (
+            DataPrepared(
+                time=0.0,
+                summary={
+                    "train_rows": 30,
+                    "eval_rows": 5,
+                    "longest_row": 96,
+                    "truncated_rows": 0,
+                    "dropped_rows": 0,
+                },
+            ),
+            "data: 30 rows to train on, 5 to evaluate on, longest 96 tokens",
+        ),
+        (
+            DataPrepared(
+                time=0.0,
+                summary={"train_rows": 30, "eval_rows": 5, "longest_row": 64, "truncated_rows": 4, "dropped_rows": 1},
+            ),
+            "data: 30 rows to train on, 5 to evaluate on, longest 64 tokens; "
+            "4 cut to data.max_length, 1 left out (no completion left)",
+        ),
+        (DataPrepared(time=0.0, summary={"train_rows": 0}), None),
+    ],
+)
+def test_an_event_in_one_line(event: Event, line: str | None) -> None:
+    found = describe(event, record([started("a", 0, **PARAMS), reported("a", 3, 2.0)]))
+    assert found == line
+
+
+def told(make: Callable[[Console], Lines], events: Sequence[Event]) -> str:
+    console = Console(file=io.StringIO(), width=40)
+    found = SweepRecord()
+    with make(console) as lines:
+        for event in events:
+            found = found.apply(event)
+            lines(event, found)
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+def test_a_log_gets_a_line_for_each_event_with_its_time() -> None:
+    times = iter([61.0, 62.5, 3723.0])
+    lines = told(lambda console: Lines(console, 1.0, lambda: next(times)), [begun(), *EVENTS[1:4]]).splitlines()
+    assert [line[:6] for line in lines] == ["01:00 ", "01:01 ", "62:02 "]
+    assert lines[1].endswith("attention-qv: started")  # longer than the console: not broken
+
+
+def test_what_is_odd_about_the_data_is_a_line_each() -> None:
+    counts = dict.fromkeys(["train_rows", "eval_rows", "longest_row", "truncated_rows", "dropped_rows"], 7)
+    prepared = DataPrepared(time=0.0, summary=counts, warnings=("data.train: odd", "data.eval: [few]"))
+    lines = told(lambda console: Lines(console, 0.0, lambda: 0.0), [begun(), prepared]).splitlines()
+    assert [line[6:] for line in lines[1:]] == ["warning: data.train: odd", "warning: data.eval: [few]"]
+    table = Table(Console(file=io.StringIO()), lambda: 0.0, 1, 1)
+    table(prepared, record([prepared]))
+    assert isinstance(table._live.console.file, io.StringIO)
+    assert table._live.console.file.getvalue().splitlines() == ["warning: data.train: odd", "warning: data.eval: [few]"]
+
+
+def test_markup_in_a_message_is_no_markup() -> None:
+    lines = told(
+        lambda console: Lines(console, 0.0, lambda: 0.0),
+        [started("a", 0, **PARAMS), ended("a", TrialState.FAILED, "KeyError: [bold] [/]")],
+    )
+    assert "KeyError: [bold] [/]" in lines
+
+
+def test_the_live_table_shows_trials_best_and_time_left() -> None:
+    now = 10.0
+    table = Table(Console(file=io.StringIO()), lambda: now, expected_steps=36, planned=8)
+    found = SweepRecord()
+    counts = dict.fromkeys(["train_rows", "eval_rows", "longest_row", "truncated_rows", "dropped_rows"], 7)
+    data = DataPrepared(time=0.0, summary=counts)
+    for event in [begun(), data, *EVENTS[1:]]:
+        found = found.apply(event)
+        table(event, found)
+    now = 40.0
+    shown = text(table._draw())
+    assert "data: 7 rows to train on" in shown
+    assert "t03" in shown
+    # 15 of 36 steps in 30 seconds
+    assert "0:40 · 4/8 trials · 1 stopped 1 completed 1 diverged 1 failed · best 1.2500 (t01)" in " ".join(
+        shown.split()
+    )
+    assert "50 tokens/s" in shown
+    assert "about 0:42 left" in " ".join(shown.split())
+
+
+def test_the_live_best_may_still_be_running() -> None:
+    table = Table(Console(file=io.StringIO()), lambda: 0.0, expected_steps=36, planned=8)
+    running = sweep(started("e", 4, **PARAMS), reported("e", 3, 0.5))
+    table(begun(), running)
+    assert "best 0.5000 (t04)" in text(table._draw())
+
+
+def test_the_live_table_keeps_the_latest_notes() -> None:
+    table = Table(Console(file=io.StringIO()), lambda: 0.0, 1, 1)
+    for number in range(9):
+        table.say(f"note {number}")
+    shown = text(table._draw())
+    assert [number for number in range(9) if f"note {number}" in shown] == [4, 5, 6, 7, 8]
+
+
+# Names
+
+
+def test_a_runs_name_reads_well() -> None:
+    assert run_name(7, PARAMS | {"r": 64, "learning_rate": 1}) == "t07 r64 a32 lr1.0e+0 attention-qv"
+    assert run_name(123, PARAMS | {"target_modules": "q" * 99}) == f"t123 r16 a32 lr2.0e-4 {'q' * 24}"

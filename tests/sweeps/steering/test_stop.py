@@ -1,0 +1,95 @@
+"""A sweep is asked to end by a signal or by its budget."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from sweeps.steering.stop import SIGNALS, Interrupted, StopRequest, on_signals, raising_on_signals
+
+
+class Clock:
+    """Time that a test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_budget_ends_the_sweep_at_its_deadline() -> None:
+    clock = Clock()
+    request = StopRequest(100.0, clock)
+    assert request.check() is None
+    clock.now = 99.9
+    assert request.check() is None
+    clock.now = 100.0
+    assert request.check() == "budget"
+    clock.now = 0.0
+    assert request.check() == "budget"
+
+
+def test_without_a_budget_nothing_ends_the_sweep() -> None:
+    clock = Clock()
+    clock.now = 1e12
+    assert StopRequest(None, clock).check() is None
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_asks_once_and_is_told(number: int) -> None:
+    said: list[str] = []
+    request = StopRequest(None, Clock())
+    before = {each: signal.getsignal(each) for each in SIGNALS}
+    with on_signals(request, said.append):
+        signal.raise_signal(number)
+        assert (request.check(), request.signal) == ("interrupted", number)
+    assert len(said) == 1
+    assert {each: signal.getsignal(each) for each in SIGNALS} == before
+
+
+def test_the_second_signal_ends_the_process_at_once() -> None:
+    code = """
+import os, signal
+from sweeps.steering.stop import SIGNALS, Interrupted, StopRequest, on_signals, raising_on_signals
+with on_signals(StopRequest(None, lambda: 0.0), print):
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("still here")
+"""
+    done = subprocess.run([sys.executable, "-u", "-c", code], capture_output=True, text=True, env=dict(os.environ))
+    assert done.returncode == 128 + signal.SIGTERM
+    assert "still here" not in done.stdout
+    assert done.stdout.startswith("stopping: trials are saved at their next step")
+
+
+def test_handlers_are_put_back_when_the_sweep_fails() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(RuntimeError), on_signals(StopRequest(None, Clock()), print):
+        raise RuntimeError
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_what_has_no_order_to_end_in(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as caught, raising_on_signals():
+        signal.raise_signal(number)
+    assert caught.value.exit_code == 128 + number
+    assert signal.getsignal(number) is before
+
+
+def test_nohup_is_kept() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        request = StopRequest(None, Clock())
+        with on_signals(request, print):
+            signal.raise_signal(signal.SIGHUP)
+        with raising_on_signals():
+            signal.raise_signal(signal.SIGHUP)
+        assert request.reason is None
+    finally:
+        signal.signal(signal.SIGHUP, before)

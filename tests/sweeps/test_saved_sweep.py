@@ -1,0 +1,130 @@
+"""A sweep that goes on is the one that was launched, in the place where it is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from sweep_files import toy
+
+from sweeps import launch, saved_sweep
+from sweeps.errors import ConfigError, StorageError
+from sweeps.record import folder as folders
+from sweeps.record.events import SweepStarted
+from sweeps.record.folder import EventLog, SweepFolder
+
+ID = "x-20260101-000000-abcd"
+
+
+def launched(storage: Path, known_id: str | None = ID) -> SweepFolder:
+    """A sweep's folder after its driver began; `known_id` is the id in its event log."""
+    config, _ = toy()
+    folder = folders.create(storage, "x", launch.document(config, ID))
+    log = EventLog(folder.events)
+    log.append(SweepStarted(time=0.0, config=launch.kept(config), sweep_id=known_id))
+    log.close()
+    return folder
+
+
+def edit(folder: SweepFolder, **changes: object) -> None:
+    folder.config.write_text(json.dumps(json.loads(folder.config.read_text()) | changes))
+
+
+def refused(folder: SweepFolder) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        saved_sweep.load(folder)
+    return caught.value.problems
+
+
+def test_a_sweep_goes_on_under_its_id(tmp_path: Path) -> None:
+    folder = launched(tmp_path)
+    assert saved_sweep.load(folder)[1] == ID
+    assert saved_sweep.note_place(folder) is None
+
+
+def test_another_id_is_refused(tmp_path: Path) -> None:
+    folder = launched(tmp_path)
+    edit(folder, sweep_id="another")
+    change, way_out = refused(folder)
+    assert change == f'{folder.config}: sweep_id was "{ID}" at launch and is "another" now'
+    assert way_out == "a sweep goes on as it was launched: put the values back, or launch a new sweep"
+
+
+def test_a_log_that_does_not_know_the_id_is_taken(tmp_path: Path) -> None:
+    folder = launched(tmp_path, known_id=None)
+    assert saved_sweep.load(folder)[1] == ID
+
+
+def test_an_id_that_a_later_start_wrote_down_counts(tmp_path: Path) -> None:
+    folder = launched(tmp_path, known_id=None)
+    config, _ = toy()
+    log = EventLog(folder.events)
+    log.append(SweepStarted(time=1.0, config=launch.kept(config), sweep_id=ID))
+    log.close()
+    edit(folder, sweep_id="another")
+    assert "sweep_id was" in refused(folder)[0]
+
+
+def test_a_copy_beside_its_original_is_refused(tmp_path: Path) -> None:
+    original = launched(tmp_path)
+    copy = SweepFolder(Path(shutil.copytree(original.path, tmp_path / "copy")))
+    (problem,) = refused(copy)
+    assert problem.startswith(f"{copy.path}: is a copy of the sweep in {original.path}, and MLflow would get every")
+    assert f"qsweep resume {original.path}" in problem
+    saved_sweep.load(original)
+
+
+def test_a_folder_that_was_moved_goes_on_and_knows_its_place(tmp_path: Path) -> None:
+    original = launched(tmp_path)
+    moved = SweepFolder(original.path.rename(tmp_path / "moved"))
+    saved_sweep.load(moved)
+    assert saved_sweep.note_place(moved) == original.path
+    assert json.loads(moved.config.read_text())["dir"] == str(moved.path)
+    assert saved_sweep.note_place(moved) is None
+    saved_sweep.load(moved)
+
+
+def test_another_sweep_in_the_former_place_is_no_original(tmp_path: Path) -> None:
+    original = launched(tmp_path)
+    moved = SweepFolder(original.path.rename(tmp_path / "moved"))
+    config, _ = toy()
+    assert folders.create(tmp_path, "x", launch.document(config, "x-2")).path == original.path
+    saved_sweep.load(moved)
+
+
+def test_a_link_to_the_folder_is_the_folder(tmp_path: Path) -> None:
+    original = launched(tmp_path)
+    (tmp_path / "link").symlink_to(original.path)
+    saved_sweep.load(SweepFolder(tmp_path / "link"))
+
+
+def test_a_log_whose_configuration_is_damaged_is_told(tmp_path: Path) -> None:
+    config, _ = toy()
+    folder = folders.create(tmp_path, "x", launch.document(config, ID))
+    log = EventLog(folder.events)
+    log.append(SweepStarted(time=0.0, config="[" * 100_000))
+    log.close()
+    with pytest.raises(StorageError, match="the configuration in its first line is damaged: it is nested more than"):
+        saved_sweep.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"{}", "'config'"),
+        (b"[]", "list indices"),
+        (b'{"config": 5, "sweep_id": "x"}', "its config is no mapping"),
+        (b'{"config": {}}', "'sweep_id'"),
+        (b"\xff", "utf-8"),
+        (b"[" * 100_000, "nested more than"),
+        (b"1" * 10_000, "thousands of digits"),
+    ],
+)
+def test_a_config_that_is_none_is_told(tmp_path: Path, content: bytes, reason: str) -> None:
+    folder = launched(tmp_path)
+    folder.config.write_bytes(content)
+    (problem,) = refused(folder)
+    assert problem.startswith(f"{folder.config}: not the configuration of a sweep: ")
+    assert reason in problem

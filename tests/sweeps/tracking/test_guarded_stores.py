@@ -1,0 +1,118 @@
+"""A tracking server that asks for a name and a password, which stand in its URI: they work, and are never shown."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow_servers import free_port, guarded, server
+from sweep_files import toy
+
+from sweeps import saved_sweep
+from sweeps.errors import ConfigError, SweepError
+from sweeps.launch import document
+from sweeps.record.folder import SweepFolder
+from sweeps.tracking import stores
+
+SECRET = 'se/cr@t "x"'
+ENCODED = "se%2Fcr%40t%20%22x%22"
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory):
+    """A real server that holds one sweep, behind a guard."""
+    from mlflow import MlflowClient
+
+    with server(tmp_path_factory.mktemp("server")) as mlflow:
+        client = MlflowClient(mlflow.uri)
+        client.create_run("0", tags={"sweep.id": "x-1"}, run_name="x")
+        with guarded(mlflow.uri, "me", SECRET) as port:
+            yield f"http://me:{ENCODED}@127.0.0.1:{port}"
+
+
+def qsweep(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sweeps", *words], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_a_sweep_is_looked_for_with_the_password(uri):
+    assert stores.find("x-1", uri, {}).uri == uri
+    with pytest.raises(SweepError, match="y: no sweep of this id or name in http://me:\\*\\*\\*@127"):
+        stores.find("y", uri, {})
+
+
+def test_models_are_listed_with_the_password(uri, tmp_path):
+    done = qsweep(tmp_path, "models", "--tracking-uri", uri, "--json")
+    assert (done.returncode, json.loads(done.stdout.splitlines()[-1])) == (0, []), done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["rollback", "--model", "m"], ["models", "--model", "m"], ["promote", "y", "--model", "m"]]
+)
+def test_what_is_not_there_is_told_without_the_password(uri, tmp_path, words):
+    done = qsweep(tmp_path, *words, "--tracking-uri", uri)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not any(part in done.stderr for part in ("cr@t", "cr%40t"))
+
+
+@pytest.mark.parametrize(
+    ("words", "address", "told"),
+    [
+        (
+            ["rollback", "--model", "m"],
+            "http://me:{}@127.0.0.1:{}",
+            "no MLflow server answers there: Connection refused",
+        ),
+        (
+            ["promote", "y", "--model", "m"],
+            "http://me:se/cr@t@127.0.0.1:{1}",
+            "is not a web address: in a user name or password write / as %2F",
+        ),
+        (["models"], "http://me:se cr@t@[127.0.0.1:{1}", "is not a web address"),
+    ],
+)
+def test_a_server_that_cannot_be_asked_is_told_in_a_line(tmp_path, words, address, told):
+    done = qsweep(tmp_path, *words, "--tracking-uri", address.format(ENCODED, free_port()))
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert told in done.stderr
+    assert not any(part in done.stderr for part in ("cr@t", "cr%40t"))
+
+
+def test_a_traceback_has_no_password(tmp_path):
+    code = (
+        "from sweeps import cli\n"
+        "def fails(): raise RuntimeError('cannot reach http://me:secret@host')\n"
+        "cli.app = fails\n"
+        "cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "RuntimeError: cannot reach http://me:***@host" in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_a_wrong_tracking_uri_of_resume_is_told_without_the_password(tmp_path):
+    config, _ = toy()
+    folder = SweepFolder(tmp_path)
+    folder.config.write_text(json.dumps(document(config, "x-1")))
+    with pytest.raises(ConfigError, match=r"^tracking.uri: 'http:\*\*\*@host' must be a database or a server"):
+        saved_sweep.load(folder, "http:/me:secret@host")
+
+
+def test_a_sweep_goes_on_with_the_password_from_the_command_line_or_the_environment(tmp_path, monkeypatch):
+    uri = "http://me:se%2Fcret@host"
+    config, _ = toy(tracking={"uri": uri})
+    folder = SweepFolder(tmp_path)
+    folder.config.write_text(json.dumps(document(config, "x-1")))
+    assert "cret" not in folder.config.read_text()
+    assert saved_sweep.load(folder, uri)[0].config.tracking.uri == uri
+    with pytest.raises(ConfigError, match="give the whole URI in MLFLOW_TRACKING_URI"):
+        saved_sweep.load(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert saved_sweep.load(folder)[0].config.tracking.uri == uri

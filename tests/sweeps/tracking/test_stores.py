@@ -1,0 +1,96 @@
+"""Which store a command means: found out without MLflow, and without making a database."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sweeps.errors import SweepError
+from sweeps.tracking import stores
+
+
+def sweep_folder(path: Path, uri: str) -> Path:
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps({"sweep_id": "x-1", "config": {"tracking": {"uri": uri}}}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["promote", "nothing", "--model", "m"], "/mlflow.db: no such database"),
+        (["promote", "results/x", "--model", "m"], "/nowhere/mlflow.db: no such database"),
+        (["promote", "x", "--model", "m", "--tracking-uri", "http://127.0.0.1:1"], "no MLflow server answers there"),
+        (["promote", "./results", "--model", "m"], "no sweep here: a sweep's folder has a config.json"),
+        (["rollback", "--model", "m"], "/mlflow.db: no such database"),
+        (["models"], "/mlflow.db: no such database"),
+        (["launch", "toy", "--promote"], "promotion.model: --promote needs it"),
+    ],
+)
+def test_what_is_not_there_is_told_before_mlflow_is_imported(tmp_path, words, line):
+    sweep_folder(tmp_path / "results" / "x", "sqlite:///nowhere/mlflow.db")
+    before = sorted(tmp_path.rglob("*"))
+    code = (
+        "import sys\nfrom sweeps.cli import main\n"
+        f"sys.argv = ['qsweep', *{words!r}]\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    assert end.code == 2, end.code\n"
+        "print([name for name in ('mlflow', 'ray', 'torch') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert line in done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_database_without_the_sweep_says_so(empty_database, tmp_path):
+    uri = f"sqlite:///{empty_database}"
+    for sweep in ("x-1", "x", "it's"):
+        with pytest.raises(SweepError, match="no sweep of this id or name in sqlite"):
+            stores.find(sweep, uri, {})
+    with pytest.raises(SweepError, match="send it with qsweep resume"):
+        stores.find(str(sweep_folder(tmp_path / "x", uri)), None, {})
+
+
+def test_the_folders_store_goes_before_the_environments(tmp_path):
+    folder = str(sweep_folder(tmp_path / "x", "postgresql://me:***@host/db"))
+    given = {"MLFLOW_TRACKING_URI": "postgresql://me:secret@host/db"}
+    found = stores.find(folder, None, given)
+    assert (found.uri, found.shown) == (given["MLFLOW_TRACKING_URI"], "postgresql://me:***@host/db")
+    other = {"MLFLOW_TRACKING_URI": "postgresql://other/db"}
+    for environment in ({}, other):
+        with pytest.raises(SweepError, match="give the whole URI in MLFLOW_TRACKING_URI"):
+            stores.find(folder, None, environment)
+    assert stores.find("x-1", None, other).uri == "postgresql://other/db"
+    assert stores.find("x-1", "postgresql://third/db", other).uri == "postgresql://third/db"
+
+
+def test_a_folder_that_is_damaged_is_told(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(SweepError, match="not the configuration of a sweep"):
+        stores.find(str(tmp_path), None, {})
+
+
+@pytest.mark.parametrize(
+    ("kept", "given"),
+    [
+        ("postgresql://me:***@host/db", "postgresql://me:sec/ret@host/db"),
+        # Written by versions that hid less, or otherwise.
+        ("postgresql://host/db?password=***&a=b", "postgresql://host/db?password=secret&a=b"),
+        ("http://me:***@x@host", "http://me:se@x@host"),
+    ],
+)
+def test_a_password_that_the_folder_does_not_keep_comes_from_the_environment(kept, given):
+    assert stores.with_password(kept, {"MLFLOW_TRACKING_URI": given}) == given
+    with pytest.raises(SweepError, match="is not kept: give the whole URI in MLFLOW_TRACKING_URI"):
+        stores.with_password(kept, {"MLFLOW_TRACKING_URI": "http://host"})
+
+
+@pytest.mark.parametrize("uri", ["http://me:secret@host", "postgres://host/db?access_token=x", "sqlite:////a***b.db"])
+def test_a_uri_that_is_whole_needs_no_environment(uri):
+    assert stores.with_password(uri, {}) == uri

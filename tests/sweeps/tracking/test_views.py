@@ -1,0 +1,73 @@
+"""The saved view that a sweep leaves in MLflow. Its format is MLflow's own, and was looked at in a browser (3.17.2)."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+
+import pytest
+from sweep_events import begun, ended, record, reported, started
+
+from sweeps.record.events import TrialState
+from sweeps.report.tables import ending
+from sweeps.tracking.views import MOST_AXES, shared_view
+
+PARAMS = ["r", "lora_alpha", "target_modules", "learning_rate"]
+
+
+def state(params: list[str]) -> dict:
+    document = json.loads(shared_view("demo", "abc", params, 1.5))
+    assert (document["name"], document["createdAt"], document["updatedAt"]) == ("demo", 1500, 1500)
+    kind, packed = document["state"].split(";")
+    assert kind == "deflate"
+    return json.loads(zlib.decompress(base64.b64decode(packed)))
+
+
+def charts(view: dict, kind: str) -> list[dict]:
+    return [chart for chart in view["compareRunCharts"] if chart["type"] == kind]
+
+
+def test_how_a_trial_ended_and_what_it_took_are_the_first_columns():
+    assert state(PARAMS)["selectedColumns"] == [
+        "attributes.`Description`",
+        "metrics.`best_eval_loss`",
+        "metrics.`steps`",
+        "metrics.`seconds`",
+        *(f"params.`{name}`" for name in PARAMS),
+        "tags.`sweep.state`",
+    ]
+
+
+def test_the_parallel_coordinates_have_a_row_for_themselves():
+    view = state(PARAMS)
+    (chart,) = charts(view, "PARALLEL")
+    (section,) = [each for each in view["compareRunSections"] if each["uuid"] == chart["metricSectionId"]]
+    assert section["columns"] == 1
+    # MLflow sorts sections by name: they are to be seen first.
+    assert section["name"] == min(each["name"] for each in view["compareRunSections"])
+
+
+def test_charts_show_the_logarithm_of_the_learning_rate():
+    view = state(PARAMS)
+    (parallel,), (scatter,) = charts(view, "PARALLEL"), charts(view, "SCATTER")
+    assert parallel["selectedParams"] == ["r", "lora_alpha", "target_modules", "log10_learning_rate"]
+    assert scatter["xaxis"] == {"key": "log10_learning_rate", "type": "PARAM"}
+
+
+def test_a_large_space_keeps_its_axes_apart():
+    view = state([*PARAMS, *(f"p{number}" for number in range(9))])
+    assert len(charts(view, "PARALLEL")[0]["selectedParams"]) == MOST_AXES
+    assert len([name for name in view["selectedColumns"] if name.startswith("params.")]) == 13
+
+
+@pytest.mark.parametrize(
+    ("events", "line"),
+    [
+        ([reported("a", 9, 0.71234)], "STOPPED at step 9, 4 s, best 0.7123: by the scheduler"),
+        ([], "STOPPED at step 0: by the scheduler"),
+    ],
+)
+def test_a_trials_note_begins_with_what_is_asked_first(events, line):
+    end = ended("a", TrialState.STOPPED, "by the scheduler")
+    assert ending(record([begun(), started("a"), *events, end]).trials["a"]) == line

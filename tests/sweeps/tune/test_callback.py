@@ -1,0 +1,137 @@
+"""What the journal is told of a trial: it begins when it holds a slot, and an infeasible point never begins."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sweep_events import reported
+
+from sweeps.record.events import TrialState
+from sweeps.record.folder import SweepFolder
+from sweeps.record.journal import Journal
+from sweeps.tune.callback import JournalCallback
+
+OPENED = {"step": 0, "state": "RUNNING", "opened": True, "done": False}
+
+
+class Owner:
+    """Notes why it is asked to end the sweep; takes all else and does nothing."""
+
+    def __init__(self) -> None:
+        self.ends: list[tuple[str, str]] = []
+
+    def end_sweep(self, reason: str, message: str) -> None:
+        self.ends.append((reason, message))
+
+    def __getattr__(self, method: str):
+        return lambda *arguments: None
+
+
+@pytest.fixture
+def journal(tmp_path):
+    journal = Journal(SweepFolder(tmp_path))
+    yield journal
+    journal.close()
+
+
+@pytest.fixture
+def events(journal) -> list:
+    told: list = []
+    journal.listen(lambda event, _record: told.append(event))
+    return told
+
+
+@pytest.fixture
+def owner() -> Owner:
+    return Owner()
+
+
+@pytest.fixture
+def callback(journal, owner) -> JournalCallback:
+    return JournalCallback(journal, lambda: 5.0, owner)
+
+
+def trial(key: str = "a", **last_result: Any) -> Any:
+    config = {"trial_key": key, "number": 3, "params": {"r": 8}, "spec": "{}"}
+    return SimpleNamespace(config=config, last_result=last_result, get_error=lambda: None)
+
+
+def report(step: int) -> dict[str, Any]:
+    told = reported("a", step, 2.0).report.model_dump_json()
+    return {"step": step, "state": "RUNNING", "report": told, "adapter": None, "adapter_sha256": None, "done": False}
+
+
+def ending(state: str, reason: str) -> dict[str, Any]:
+    return {"step": 0, "state": state, "reason": reason, "history": [], "done": True}
+
+
+def told(events: list) -> list[str]:
+    return [event.type for event in events]
+
+
+def test_a_trial_begins_once_it_holds_a_slot(callback, events):
+    callback.on_trial_start(1, [], trial())
+    assert events == []
+    for _ in range(2):  # its process may be started again
+        callback.on_trial_result(1, [], trial(), OPENED)
+    assert told(events) == ["trial_started"]
+    assert (events[0].number, events[0].params) == (3, {"r": 8})
+
+
+def test_a_report_that_comes_before_a_slot_is_one_of_a_trial_that_runs(callback, events):
+    callback.on_trial_result(1, [], trial(), report(3))
+    assert told(events) == ["trial_started", "trial_reported"]
+
+
+def test_a_point_that_never_held_a_slot_is_infeasible_in_one_event(callback, events, journal):
+    callback.on_trial_complete(1, [], trial(**ending("INFEASIBLE", "no such layer")))
+    assert told(events) == ["point_infeasible"]
+    assert journal.record.trials["a"].state is TrialState.INFEASIBLE
+    assert journal.record.trials["a"].reason == "no such layer"
+
+
+def test_a_trial_that_trained_and_turned_out_infeasible_has_begun(callback, events):
+    callback.on_trial_result(1, [], trial(), OPENED)
+    callback.on_trial_complete(1, [], trial(**ending("INFEASIBLE", "no such layer")))
+    assert told(events) == ["trial_started", "trial_ended"]
+
+
+def test_a_trial_that_failed_before_it_held_a_slot_is_a_trial_that_failed(callback, events):
+    callback.on_trial_complete(1, [], trial(**ending("FAILED", "KeyError: 'row 17'")))
+    assert told(events) == ["trial_started", "trial_ended"]
+
+
+@pytest.mark.parametrize("last", [{}, OPENED])
+def test_a_trial_that_the_sweeps_end_did_not_wait_for_has_not_failed(callback, events, journal, last):
+    """Ray Tune calls it complete; the end of the sweep says that it is interrupted."""
+    callback.on_trial_result(1, [], trial(), OPENED)
+    callback.on_trial_complete(1, [], trial(**last))
+    assert told(events) == ["trial_started"]
+    assert not journal.record.trials["a"].state.is_final
+
+
+def test_a_failure_that_no_encoding_takes_is_kept_written_out(callback, journal, owner):
+    callback.on_trial_result(1, [], trial(), OPENED)
+    callback.on_trial_complete(1, [], trial(**ending("FAILED", "OSError: rows-\udcff.jsonl \x1b[2J")))
+    assert journal.record.trials["a"].state is TrialState.FAILED
+    assert journal.record.trials["a"].reason == r"OSError: rows-\udcff.jsonl \x1b[2J"
+    assert owner.ends == []
+
+
+def test_nothing_that_fails_here_is_raised_into_tune_or_swallowed(callback, journal, owner):
+    def broken(_event, _record):
+        raise RuntimeError("the display broke")
+
+    journal.listen(broken)
+    callback.on_trial_result(1, [], trial(), OPENED)
+    assert owner.ends == [("failed", "RuntimeError: the display broke")]
+    assert isinstance(callback.failure, RuntimeError)
+
+
+def test_a_report_that_cannot_be_read_ends_the_sweep_in_order(callback, owner):
+    callback.on_trial_result(1, [], trial(), report(3) | {"report": "{}"})
+    [(reason, _)] = owner.ends
+    assert reason == "failed"
+    assert callback.failure is not None

@@ -1,0 +1,60 @@
+"""What a trial's process makes of an exception, and which step it trains to."""
+
+from __future__ import annotations
+
+import pytest
+
+from sweeps.record import snapshots
+from sweeps.record.events import TrialState
+from sweeps.record.folder import SweepFolder
+from sweeps.tune.slot_trial import SlotTrial
+from trainables.contract import Report
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("first\nlast"), "ValueError: last"),
+        (AssertionError(), "AssertionError"),
+        (MemoryError("  \n"), "MemoryError"),
+    ],
+)
+def test_exception_in_a_trial_ends_it_and_is_never_raised_into_tune(monkeypatch, error, reason):
+    def broken(self):
+        raise error
+
+    monkeypatch.setattr(SlotTrial, "_train", broken)
+    trial = object.__new__(SlotTrial)
+    trial._grant, trial._step, trial._history = None, 4, []
+    assert trial.step() == {"step": 4, "state": TrialState.FAILED.value, "reason": reason, "history": [], "done": True}
+
+
+def taken_up(folder, monkeypatch, report: Report | None) -> tuple[SlotTrial, list[int]]:
+    """A trial that goes on from a snapshot at its report point 3, and the targets that it names."""
+    sweep, targets = SweepFolder(folder), []
+    progress = snapshots.Progress(step=3, report=report)
+    sweep.keep("a", "snapshot", 3, snapshots.files(progress, b"weights"))
+    monkeypatch.setattr(SlotTrial, "_reach", lambda self, target: targets.append(target))
+    trial = object.__new__(SlotTrial)
+    reported = {"step": report.step if report else 0, "best_step": 0, "best_eval_loss": None}
+    trial._take_up(
+        {"trial_key": "a", "spec": "", "points": [3, 9], "dir": str(folder), "disk_bytes": None, "reported": reported}
+    )
+    trial._is_open = True
+    return trial, targets
+
+
+def test_a_trial_that_was_not_evaluated_at_its_report_point_is_evaluated_there_first(tmp_path, monkeypatch):
+    trial, targets = taken_up(tmp_path, monkeypatch, None)
+    trial._train()
+    assert targets == [3]
+
+
+def test_a_trial_that_reported_goes_on_to_its_next_report_point(tmp_path, monkeypatch):
+    report = Report(
+        step=3, eval_loss=1.0, best_step=3, best_eval_loss=1.0, history=(), tokens=1, seconds=1.0,
+        peak_memory_bytes=0, trainable_params=1, time=0.0,
+    )  # fmt: skip
+    trial, targets = taken_up(tmp_path, monkeypatch, report)
+    trial._train()
+    assert targets == [9]

@@ -1,0 +1,111 @@
+"""The driver waits for Ray as long as there is hope, and no longer."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import pytest
+
+from sweeps.errors import RayGone
+from sweeps.steering.stop import StopRequest
+from sweeps.tune.supervision import START_SECONDS, STOP_SECONDS, TURN_SECONDS, supervise
+
+
+@dataclass
+class FakeRay:
+    """Ray as the test wants it."""
+
+    has_started: bool = True
+    is_ending: bool = False
+    patience_seconds: float = 0.0
+    lost: bool = False
+    abandoned: bool = False
+
+    def is_lost(self) -> bool:
+        return self.lost
+
+    def abandon(self) -> None:
+        self.abandoned = True
+
+
+class Clock:
+    """Goes on at every look; the work ends when the test says so."""
+
+    def __init__(self, step_seconds: float = 1.0) -> None:
+        self.now, self._step = 0.0, step_seconds
+
+    def __call__(self) -> float:
+        return self.now
+
+    def look(self) -> None:
+        self.now += self._step
+
+
+@pytest.fixture
+def stuck():
+    """Work that waits until the test is over."""
+    over = threading.Event()
+    yield lambda: over.wait(60) and None
+    over.set()
+
+
+def stop(reason=None) -> StopRequest:
+    return StopRequest(None, lambda: 0.0, reason=reason)
+
+
+def test_what_the_work_raises_is_raised():
+    def broken() -> None:
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        supervise(broken, FakeRay(), stop(), lambda: None)
+
+
+def test_a_failure_of_the_work_while_ray_is_lost_is_rays():
+    def broken() -> None:
+        raise ValueError("actor died")
+
+    with pytest.raises(RayGone, match="daemons are gone"):
+        supervise(broken, FakeRay(lost=True, patience_seconds=1e9), stop(), lambda: None)
+
+
+def test_lost_ray_is_not_waited_for(stuck):
+    ray, clock = FakeRay(lost=True, patience_seconds=5.0), Clock()
+    with pytest.raises(RayGone, match="daemons are gone"):
+        supervise(stuck, ray, stop(), clock.look, clock)
+    assert ray.abandoned
+    assert 5.0 < clock.now < 10.0
+
+
+@pytest.mark.parametrize(
+    ("started", "seconds", "told"),
+    [(True, STOP_SECONDS, "does not answer"), (False, START_SECONDS, "^Ray had not started yet: nothing was trained$")],
+)
+def test_ray_that_does_not_end_when_asked_is_left_behind(stuck, started, seconds, told):
+    ray, clock = FakeRay(has_started=started), Clock(step_seconds=seconds / 4)
+    with pytest.raises(RayGone, match=told):
+        supervise(stuck, ray, stop("interrupted"), clock.look, clock)
+    assert seconds < clock.now < 2 * seconds
+
+
+def test_ray_that_does_not_end_by_itself_is_left_behind(stuck):
+    ray, clock = FakeRay(is_ending=True), Clock(step_seconds=10)
+    with pytest.raises(RayGone, match="does not answer"):
+        supervise(stuck, ray, stop(), clock.look, clock)
+
+
+def test_ray_that_is_there_is_waited_for():
+    looks = []
+    clock = Clock(step_seconds=1e6)
+    ended = threading.Event()
+
+    def look() -> None:
+        clock.look()
+        looks.append(1)
+        if len(looks) == 3:
+            ended.set()
+
+    supervise(lambda: ended.wait(60) and None, FakeRay(), stop(), look, clock)
+    assert len(looks) >= 3
+    assert TURN_SECONDS < 1

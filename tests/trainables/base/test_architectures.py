@@ -1,0 +1,168 @@
+"""Only decoder-only causal language models are accepted, by what their configuration says, without importing torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models
+from model_folders import LLAMA, gguf_file, gguf_pairs, gguf_text, gguf_with, write_folder
+from transformers import CONFIG_MAPPING, AutoConfig, modeling_gguf_pytorch_utils
+from transformers.models.auto import auto_mappings, modeling_auto
+
+from trainables.base import architectures, model_source
+from trainables.base.architectures import of_config
+from trainables.specs import ModelSpec
+
+ALWAYS_CAUSAL = {"gpt_neox", "gpt_neox_japanese"}
+"""Their configurations have a default of is_decoder that nothing reads (transformers 5.24)."""
+NOT_ENCODERS_BUT_REFUSED = {"xlnet", "xlm", "moss_transcribe_diarize"}
+
+
+def test_the_tables_are_those_of_transformers() -> None:
+    known = architectures.tables()
+    assert known is not None
+    assert known.types == frozenset(auto_mappings.CONFIG_MAPPING_NAMES) & known.types
+    # Some are added elsewhere: parts of sound models, and other names of one type.
+    assert len(frozenset(CONFIG_MAPPING) - known.types) < 20
+    for table in ("MODEL_FOR_CAUSAL_LM", "MODEL_FOR_MASKED_LM", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM", "MODEL"):
+        expected = getattr(modeling_auto, f"{table}_MAPPING_NAMES")
+        assert {kind: classes[0] for kind, classes in known.classes[table].items()} == {
+            kind: name if isinstance(name, str) else name[0] for kind, name in expected.items()
+        }
+    supported = set(modeling_gguf_pytorch_utils.GGUF_SUPPORTED_ARCHITECTURES)
+    assert known.gguf == supported - {"general", "tokenizer"}
+
+
+def test_every_type_of_transformers_is_judged_by_its_own_defaults() -> None:
+    """Encoders that have a class for causal models are no decoders, unless they say so."""
+    known = architectures.tables()
+    assert known is not None
+    wrong, judged = [], 0
+    for kind in sorted(known.causal.keys() - {"gemma4_assistant"}):  # it has no defaults
+        config = CONFIG_MAPPING[kind]()
+        encodes = getattr(config, "is_encoder_decoder", False) or getattr(config, "is_decoder", True) is False
+        expected = (encodes and kind not in ALWAYS_CAUSAL) or kind in NOT_ENCODERS_BUT_REFUSED
+        refusal = of_config(json.loads(config.to_json_string())).refusal
+        wrong += [(kind, refusal)] if (refusal is not None) is not expected else []
+        judged += 1
+    assert wrong == []
+    assert judged > 150
+
+
+@pytest.mark.parametrize("architecture", [*tiny_models.ARCHITECTURES, "mamba"])
+def test_decoders_are_accepted(architecture: str) -> None:
+    config = json.loads(AutoConfig.for_model(architecture).to_json_string())
+    assert of_config(config) == architectures.Verdict()
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"model_type": "bart", "is_encoder_decoder": True}, "an encoder-decoder (is_encoder_decoder in config.json)"),
+    ({"model_type": "bart", "architectures": ["BartForConditionalGeneration"]}, "is no decoder"),
+    ({"model_type": "t5"}, "model_type 't5' is no causal language model"),
+    ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "'bert' (saved as BertForMaskedLM) is no decoder"),
+    ({"model_type": "bert", "architectures": ["BertLMHeadModel"], "is_decoder": False}, "does not say is_decoder true"),
+    ({"model_type": "bert", "architectures": ["BertModel"]}, "(saved as BertModel) is no decoder"),
+    ({"model_type": "roberta"}, "model_type 'roberta' is no decoder"),
+    ({"model_type": "electra"}, "model_type 'electra' is no decoder"),
+    ({"model_type": "distilbert"}, "model_type 'distilbert' is no causal language model"),
+    ({"model_type": "modernbert"}, "model_type 'modernbert' is no causal language model"),
+    ({"model_type": "xlnet"}, "sees the tokens that are to be predicted"),
+    ({"model_type": "llama", "is_causal": False}, "(is_causal false in config.json)"),
+    ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "(use_bidirectional_attention true in"),
+    ({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, "has no language-model head"),
+    ({"model_type": "clip"}, "model_type 'clip' is no causal language model"),
+    ({"model_type": "newer"}, "does not know model_type 'newer': a newer one may"),
+    ({"model_type": "own", "auto_map": {"AutoModelForCausalLM": "m.M"}}, "allow it with model.trust_remote_code=true"),
+    ({}, "config.json has no model_type"),
+]
+
+
+@pytest.mark.parametrize(("config", "said"), REFUSED, ids=[said for _, said in REFUSED])
+def test_what_is_no_decoder_is_refused_by_its_configuration(config: dict[str, Any], said: str) -> None:
+    assert said in (of_config(config).refusal or "")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "bert", "architectures": ["BertLMHeadModel"], "is_decoder": True},
+        {"model_type": "bart", "architectures": ["BartForCausalLM"], "is_decoder": True, "is_encoder_decoder": False},
+        {"model_type": "gpt2", "architectures": ["GPT2Model"]},  # its head is its embeddings: loading tells
+        {"model_type": "llama", "architectures": ["LLaMAForCausalLM"]},  # a name of former days
+        {"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"], "text_config": {}},
+    ],
+)
+def test_what_may_be_a_decoder_is_not_refused(config: dict[str, Any]) -> None:
+    assert of_config(config) == architectures.Verdict()
+
+
+def test_code_that_comes_with_the_model_is_a_doubt() -> None:
+    config = {"model_type": "own", "auto_map": {"AutoModelForCausalLM": "modeling.Own"}}
+    assert of_config(config, trust_remote_code=True).doubt == "it brings its own code"
+
+
+def test_tables_that_cannot_be_read_are_a_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(architectures, "tables", lambda: None)
+    assert "cannot be read" in (of_config({"model_type": "llama"}).doubt or "")
+    assert "cannot be read" in (architectures.of_gguf({"general.architecture": "llama"}).doubt or "")
+    assert of_config({"model_type": "bart", "is_encoder_decoder": True}).refusal is not None
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2moe", "gpt-oss", "minimax-m2", "gemma3", "mamba"])
+def test_gguf_files_of_decoders_are_accepted(architecture: str) -> None:
+    assert architectures.of_gguf({"general.architecture": architecture}) == architectures.Verdict()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "said"),
+    [
+        ("bert", "a GGUF file of architecture 'bert' cannot be loaded: transformers"),
+        ("t5", "architecture 't5' is no causal language model"),
+        ("t5encoder", "architecture 't5encoder' is no causal language model"),
+    ],
+)
+def test_gguf_files_of_others_are_refused(tmp_path: Path, architecture: str, said: str) -> None:
+    pairs = gguf_pairs()
+    pairs[0] = gguf_text("general.architecture") + b"\x08\0\0\0" + gguf_text(architecture)
+    (tmp_path / "base.gguf").write_bytes(gguf_file(*pairs))
+    (problem,) = model_source.check(ModelSpec(source=str(tmp_path / "base.gguf")))
+    assert said in problem
+
+
+def test_a_gguf_file_must_name_its_architecture(tmp_path: Path) -> None:
+    (tmp_path / "base.gguf").write_bytes(gguf_file(*gguf_pairs()[1:]))
+    (problem,) = model_source.check(ModelSpec(source=str(tmp_path / "base.gguf")))
+    assert "no general.architecture" in problem
+
+
+def test_a_model_in_the_cache_of_the_hub_is_judged_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert model_source.check(ModelSpec(source="owner/name")) == []
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    (tmp_path / "models--owner--name" / "refs").mkdir()
+    (tmp_path / "models--owner--name" / "refs" / "main").write_text("0123")
+    (problem,) = model_source.check(ModelSpec(source="owner/name"))
+    assert problem.startswith("model.source: 'owner/name': model_type 'bert' is no decoder")
+
+
+def test_a_refusal_imports_neither_torch_nor_transformers(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "bert", LLAMA | {"model_type": "bert"})
+    (tmp_path / "base.gguf").write_bytes(gguf_with())
+    program = (
+        "import sys\n"
+        "from trainables.base import model_source\n"
+        "from trainables.specs import ModelSpec\n"
+        "print(*(len(model_source.check(ModelSpec(source=source))) for source in sys.argv[1:]))\n"
+        "print(*(sys.modules.keys() & {'torch', 'transformers', 'numpy'}))\n"
+    )
+    command = [sys.executable, "-c", program, str(folder), str(tmp_path / "base.gguf")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["1", "0"]

@@ -1,0 +1,133 @@
+"""A loaded base is looked at itself: one that sees ahead, or whose weights are not all there, is not trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import packs
+import pytest
+import tiny_models
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertLMHeadModel,
+    CTRLConfig,
+    CTRLLMHeadModel,
+    MambaConfig,
+    MambaForCausalLM,
+    PreTrainedModel,
+    XLNetConfig,
+    XLNetLMHeadModel,
+)
+
+from trainables.base import base_checks, base_model
+from trainables.errors import ModelError
+from trainables.specs import ModelSpec, QuantizationSpec, TrialSpec
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+
+BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+BART = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
+
+
+def bert(is_decoder: bool) -> PreTrainedModel:
+    return BertLMHeadModel(BertConfig(**BERT, vocab_size=tiny_models.VOCAB_SIZE, is_decoder=is_decoder))
+
+
+def mamba() -> PreTrainedModel:
+    return MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=16, state_size=4, num_hidden_layers=2))
+
+
+def ctrl() -> PreTrainedModel:
+    return CTRLLMHeadModel(CTRLConfig(vocab_size=64, n_embd=32, n_layer=2, n_head=4, dff=64))
+
+
+def xlnet() -> PreTrainedModel:
+    return XLNetLMHeadModel(XLNetConfig(vocab_size=64, d_model=32, n_layer=2, n_head=4, d_inner=64))
+
+
+def frozen(model: PreTrainedModel) -> PreTrainedModel:
+    return model.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("architecture", tiny_models.ARCHITECTURES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_causal_models_do_not_see_ahead(architecture: str, dtype: torch.dtype) -> None:
+    base_checks.refuse_foresight("x", packs.base(architecture, dtype=dtype).model)
+
+
+def test_neither_do_quantised_ones_state_spaces_and_decoders_of_other_families() -> None:
+    for model in (packs.base(quantised=True).model, mamba(), ctrl(), bert(is_decoder=True)):
+        base_checks.refuse_foresight("x", frozen(model))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_sees_ahead_is_refused_whatever_its_name(dtype: torch.dtype) -> None:
+    for model in (bert(is_decoder=False), xlnet()):
+        with pytest.raises(ModelError, match=r"^model\.source: 'x': its output depends on tokens that are to be predi"):
+            base_checks.refuse_foresight("x", frozen(model).to(dtype))
+
+
+def test_looking_leaves_nothing_behind() -> None:
+    model = frozen(tiny_models.build("llama"))
+    base_checks.refuse_foresight("x", model)
+    assert not model.get_input_embeddings()._forward_hooks
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def on(source: Path, scheme: str) -> TrialSpec:
+    quantization = QuantizationSpec(scheme=scheme, compute_dtype="float32")
+    return packs.spec().model_copy(update={"model": ModelSpec(source=str(source)), "quantization": quantization})
+
+
+def with_tokenizer(model: PreTrainedModel, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    tiny_models.tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("scheme", ["none", "nf4"])
+def test_an_encoder_decoder_whose_decoder_would_be_loaded_alone_is_refused(tmp_path: Path, scheme: str) -> None:
+    folder = with_tokenizer(BartForConditionalGeneration(BartConfig(**BART, vocab_size=304)), tmp_path / "bart")
+    with pytest.raises(ModelError, match=r"its files lack lm_head\.weight, model\.decoder\.embed_tokens\.weight"):
+        base_model.load(on(folder, scheme), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("scheme", ["none", "nf4"])
+def test_a_model_that_sees_ahead_is_refused_when_it_is_loaded(tmp_path: Path, scheme: str) -> None:
+    folder = with_tokenizer(bert(is_decoder=False), tmp_path / "bert")
+    with pytest.raises(ModelError, match="depends on tokens that are to be predicted"):
+        base_model.load(on(folder, scheme), tmp_path / "cache")
+
+
+def test_a_model_that_does_not_work_in_four_bits_is_told_with_the_way_out(tmp_path: Path) -> None:
+    """Mamba multiplies by the weights of a layer itself, which are packed then (transformers 5.24)."""
+    folder = with_tokenizer(mamba(), tmp_path / "mamba")
+    with pytest.raises(
+        ModelError, match=r"its first pass fails \(RuntimeError: .*quantization\.scheme=none may mend it"
+    ):
+        base_model.load(on(folder, "nf4"), tmp_path / "cache")
+    base_model.load(on(folder, "none"), tmp_path / "cache")
+
+
+def test_a_model_without_a_head_of_its_own_is_refused_unless_the_embeddings_are_it(tmp_path: Path) -> None:
+    config = AutoConfig.for_model("llama", **tiny_models._CONFIGS["llama"], tie_word_embeddings=False)
+    folder = with_tokenizer(AutoModelForSequenceClassification.from_config(config), tmp_path / "classes")
+    with pytest.raises(ModelError, match=r"its files lack lm_head\.weight, which would be random"):
+        base_model.load(on(folder, "none"), tmp_path / "cache")
+    config = AutoConfig.for_model("gpt2", **tiny_models._CONFIGS["gpt2"])
+    folder = with_tokenizer(AutoModel.from_config(config), tmp_path / "gpt2")
+    assert base_model.load(on(folder, "none"), tmp_path / "cache").model.lm_head.weight.shape == (304, 32)
+
+
+@pytest.mark.parametrize("scheme", ["none", "nf4"])
+def test_a_model_without_a_tokenizer_is_told(tmp_path: Path, scheme: str) -> None:
+    """transformers makes one of a single word for it, with which no row has a token."""
+    tiny_models.build("gpt2").save_pretrained(tmp_path / "gpt2")
+    with pytest.raises(ModelError, match=r"gpt2' has no tokenizer: no vocabulary among its files"):
+        base_model.load_tokenizer(on(tmp_path / "gpt2", scheme), tmp_path / "cache")

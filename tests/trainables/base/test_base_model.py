@@ -1,0 +1,96 @@
+"""The frozen base: made once per machine, in the precision asked for, and refused where it would couple trials."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+from types import SimpleNamespace
+
+import packs
+import pytest
+import tiny_models
+import torch
+
+from trainables.base import base_checks, base_model
+from trainables.contract import StepRecord
+from trainables.errors import ModelError
+from trainables.packing.adapter_pack import AdapterPack
+from trainables.specs import DataSpec, ModelSpec, QuantizationSpec, TrialSpec
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.save("llama", tmp_path_factory.mktemp("model"))
+
+
+def on(source: Path, scheme: str, dtype: str = "float32") -> TrialSpec:
+    quantization = QuantizationSpec(scheme=scheme, compute_dtype=dtype)
+    return packs.spec(target_modules="all-linear").model_copy(
+        update={"model": ModelSpec(source=str(source)), "quantization": quantization}
+    )
+
+
+@pytest.mark.parametrize("scheme", ["nf4", "fp4"])
+def test_a_base_in_four_bits_trains(source: Path, tmp_path: Path, scheme: str) -> None:
+    loaded = base_model.load(on(source, scheme), tmp_path)
+    layers = [module for module in loaded.model.modules() if type(module).__name__ == "Linear4bit"]
+    assert {layer.weight.quant_type for layer in layers} == {scheme}
+    pack = AdapterPack(loaded, packs.rows())
+    pack.open(0, on(source, scheme))
+    before = pack.evaluate([0])[0]
+    record = pack.step([0])[0]
+    assert isinstance(record, StepRecord)
+    assert record.grad_norm > 0
+    assert pack.evaluate([0])[0] != before
+
+
+def _load(source: str, cache: str) -> None:
+    base_model.load(on(Path(source), "nf4"), Path(cache))
+
+
+def test_two_sweeps_at_once_make_the_quantised_base_once(source: Path, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    both = [context.Process(target=_load, args=(str(source), str(tmp_path))) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(200)
+    assert [process.exitcode for process in both] == [0, 0]
+    made = [path for path in (tmp_path / "bases").iterdir() if path.is_dir()]
+    assert len(made) == 1, made
+    assert (made[0] / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("asked", "cuda_has_it", "expected"),
+    [("float16", False, torch.float16), ("auto", True, torch.bfloat16), ("auto", False, torch.float32)],
+)
+def test_auto_is_bfloat16_where_the_hardware_has_it(
+    monkeypatch: pytest.MonkeyPatch, asked: str, cuda_has_it: bool, expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: cuda_has_it)
+    quantization = QuantizationSpec(compute_dtype=asked)
+    assert base_model.compute_dtype(quantization, torch.device("cuda")) == expected
+
+
+@pytest.mark.parametrize(
+    ("rope", "max_length", "is_refused"),
+    [
+        ({"rope_type": "default"}, 500, False),
+        ({"rope_type": "dynamic", "factor": 2.0}, 64, False),
+        ({"rope_type": "dynamic", "factor": 2.0}, 65, True),
+        ({"rope_type": "longrope", "original_max_position_embeddings": 32}, 33, True),
+        ({"full_attention": {"rope_type": "dynamic"}}, 65, True),
+    ],
+)
+def test_rows_that_would_couple_trials_through_their_positions_are_refused(rope, max_length, is_refused) -> None:
+    model = SimpleNamespace(config=SimpleNamespace(rope_parameters=rope, max_position_embeddings=64))
+    data = DataSpec(train="rows.jsonl", text="{text}", max_length=max_length)
+    spec = TrialSpec(model=ModelSpec(source="some/model"), data=data)
+    if not is_refused:
+        base_checks.refuse_moving_positions(model, spec)
+        return
+    with pytest.raises(ModelError, match=r"data\.max_length: \d+ is beyond the \d+ positions"):
+        base_checks.refuse_moving_positions(model, spec)

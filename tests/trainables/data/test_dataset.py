@@ -1,0 +1,341 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+from safetensors.numpy import load as load_arrays
+from transformers import PreTrainedTokenizerFast
+
+from trainables.contract import Prepared
+from trainables.data import dataset, rows
+from trainables.errors import DataError
+from trainables.specs import DataSpec
+
+PAIRS = [{"question": f"What is {n} + {n}?", "answer": f'It is {2 * n}, "of course".\n'} for n in range(12)]
+Prepare = Callable[..., Prepared]
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    return tiny_models.tokenizer()
+
+
+def write(path: Path, values: Sequence[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(value) + "\n" for value in values))
+    return path
+
+
+def spec(train: Path | str, **fields: Any) -> DataSpec:
+    form = {} if fields.keys() & {"messages", "text"} else {"prompt": "{question}", "completion": "{answer}"}
+    return DataSpec(**{"train": str(train), "eval_examples": 3, **form, **fields})
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Path:
+    return write(tmp_path / "train.jsonl", PAIRS)
+
+
+@pytest.fixture
+def prepare(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Prepare:
+    return lambda train, **fields: dataset.prepare(spec(train, **fields), tokenizer, tmp_path / "cache")
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The splits that were read from their files, rather than from the cache."""
+    placed, splits = rows.placed, []
+
+    def counted(data: DataSpec, split: rows.SplitName) -> Any:
+        splits.append(split)
+        return placed(data, split)
+
+    monkeypatch.setattr(rows, "placed", counted)
+    return splits
+
+
+def answers(split: dataset.Split, tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """The labelled text of each row."""
+    return [tokenizer.decode(row.ids[row.labelled].tolist()) for row in map(split.row, range(len(split)))]
+
+
+# Rows
+
+
+def test_rows_come_back_with_their_labels(prepare: Prepare, train: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    loaded = dataset.load(prepare(train).payload)
+    wanted = [f"{pair['answer']}<|end|>" for pair in PAIRS]
+    assert answers(loaded.train, tokenizer) == wanted[:9]
+    assert answers(loaded.eval, tokenizer) == wanted[9:]
+    ids, labelled = loaded.train.row(4)
+    assert tokenizer.decode(ids[~labelled].tolist()) == "<|user|>What is 4 + 4?<|end|><|assistant|>"
+
+
+def test_payload_is_flat_arrays_with_the_summary(prepare: Prepare, train: Path) -> None:
+    prepared = prepare(train)
+    arrays = load_arrays(prepared.payload)
+    assert {name: str(values.dtype) for name, values in arrays.items()} == {
+        f"{split}.{name}": dtype
+        for split in ("train", "eval")
+        for name, dtype in {"ids": "int32", "starts": "int64", "labelled": "bool"}.items()
+    }
+    lengths = np.concatenate([np.diff(arrays["train.starts"]), np.diff(arrays["eval.starts"])])
+    summary = prepared.summary
+    assert (summary.train_rows, summary.eval_rows) == (9, 3)
+    assert summary.train_tokens == len(arrays["train.ids"]) == arrays["train.starts"][-1]
+    assert summary.longest_row == lengths.max()
+    assert (summary.truncated_rows, summary.dropped_rows) == (0, 0)
+
+
+def test_loaded_arrays_can_be_handed_to_torch(prepare: Prepare, train: Path) -> None:
+    assert dataset.load(prepare(train).payload).train.row(0).ids.flags.writeable
+
+
+def test_eval_file_gives_its_first_rows(
+    prepare: Prepare, train: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    others = [{"question": f"{pair['question']} Say it.", "answer": pair["answer"]} for pair in PAIRS[::-1]]
+    held = write(tmp_path / "eval.jsonl", others)
+    some = dataset.load(prepare(train, eval=str(held)).payload)
+    assert len(some.train) == 12
+    assert answers(some.eval, tokenizer) == [f"{pair['answer']}<|end|>" for pair in PAIRS[:-4:-1]]
+    assert len(dataset.load(prepare(train, eval=str(held), eval_examples=None).payload).eval) == 12
+
+
+def test_every_format_gives_the_same_bytes(prepare: Prepare, train: Path, tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["question", "answer"], *(list(pair.values()) for pair in PAIRS)])
+    parquet.write_table(pyarrow.Table.from_pylist(PAIRS), tmp_path / "a.parquet")
+    (tmp_path / "a.json").write_text(json.dumps(PAIRS))
+    payloads = {
+        prepare(path).payload for path in (train, *(tmp_path / f"a.{kind}" for kind in ("csv", "parquet", "json")))
+    }
+    assert len(payloads) == 1
+
+
+def test_hub_rows_are_prepared_like_a_file(
+    prepare: Prepare, train: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_list(PAIRS))
+    local = prepare(train)
+    assert prepare("a/b") == local
+    made.clear()
+    prepare("a/b", revision="main")
+    prepare("a/b", revision="main")
+    assert made == ["train", "train"], "a branch may move: no cache"
+    made.clear()
+    pinned = {"revision": "0123456789" * 4}
+    assert prepare("a/b", **pinned) == prepare("a/b", **pinned) == local
+    assert made == ["train"], "a commit cannot move"
+
+
+def test_chats_and_text_are_prepared(prepare: Prepare, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    chats = [{"chat": [turns[0], {**turns[1], "content": f"Hello{n}"}], "body": f"A text{n}"} for n in range(4)]
+    path = write(tmp_path / "a.jsonl", chats)
+    assert answers(dataset.load(prepare(path, messages="chat").payload).train, tokenizer) == ["Hello0<|end|>"]
+    ids, labelled = dataset.load(prepare(path, text="{body}").payload).train.row(0)
+    assert (tokenizer.decode(ids.tolist()), labelled.tolist()) == ("A text0<|end|>", [False] + [True] * (len(ids) - 1))
+
+
+def test_a_chat_of_which_all_counts_keeps_the_answers_before_the_cut(
+    prepare: Prepare, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    turns = [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, "abcd", strict=True)]
+    others = [[{**turns[0], "content": text}, *turns[1:]] for text in "efg"]
+    path = write(tmp_path / "a.jsonl", [{"chat": turns} for turns in (turns, *others)])
+    whole, cut = (
+        dataset.load(prepare(path, messages="chat", train_on="all", max_length=length).payload).train
+        for length in (12, 9)
+    )
+    assert tokenizer.decode(whole.row(0).ids.tolist()) == (
+        "<|user|>a<|end|><|assistant|>b<|end|><|user|>c<|end|><|assistant|>d<|end|>"
+    )
+    assert answers(whole, tokenizer) == ["b<|end|>d<|end|>"]
+    assert answers(cut, tokenizer) == ["b<|end|>"]
+    assert whole.row(0).labels == 4
+    last = prepare(path, messages="chat", max_length=12).summary
+    assert last.fingerprint != prepare(path, messages="chat", train_on="all", max_length=12).summary.fingerprint
+
+
+# Length
+
+
+def test_long_rows_are_cut_and_those_without_an_answer_left_out(
+    prepare: Prepare, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    short, long_answer, long_question = (
+        {"question": question, "answer": answer} for question, answer in [("a", "b"), ("c", "z" * 40), ("y" * 13, "d")]
+    )
+    held = [
+        {"question": "e", "answer": "f"},
+        {"question": "g", "answer": "z" * 40},
+        {"question": "x" * 13, "answer": "d"},
+    ]
+    prepared = prepare(write(tmp_path / "a.jsonl", [short, long_answer, long_question, *held]), max_length=16)
+    loaded = dataset.load(prepared.payload)
+    assert [len(loaded.train.row(i).ids) for i in range(2)] == [6, 16]
+    assert answers(loaded.train, tokenizer) == ["b<|end|>", "z" * 12]
+    summary = prepared.summary
+    assert (summary.train_rows, summary.eval_rows) == (2, 2)
+    assert (summary.truncated_rows, summary.dropped_rows, summary.longest_row) == (4, 2, 16)
+
+
+def test_row_as_long_as_allowed_is_whole(prepare: Prepare, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    path = write(tmp_path / "a.jsonl", [{"question": name, "answer": "zzzzzzzz"} for name in "abcd"])
+    prepared = prepare(path, max_length=13)
+    assert prepared.summary.truncated_rows == 0
+    assert prepare(path, max_length=12).summary.truncated_rows == 4
+    assert answers(dataset.load(prepared.payload).train, tokenizer) == ["zzzzzzzz<|end|>"]
+
+
+def test_no_answer_left_says_what_to_change(prepare: Prepare, tmp_path: Path) -> None:
+    lengths = enumerate((30, 20) * 4)
+    path = write(tmp_path / "a.jsonl", [{"question": "xyzXYZWQ"[n] * length, "answer": "y"} for n, length in lengths])
+    with pytest.raises(DataError) as error:
+        prepare(path, max_length=16)
+    assert str(error.value) == (
+        f"data.train: {path}: none of 5 rows has a token to learn: raise data.max_length = 16 (24 would keep one), "
+        "or check data.prompt and data.completion; columns: question, answer"
+    )
+    assert prepare(path, max_length=24).summary.train_rows == 2
+
+
+# Errors
+
+
+def test_eval_without_rows_to_learn_from_is_an_error(prepare: Prepare, train: Path, tmp_path: Path) -> None:
+    held = write(tmp_path / "eval.jsonl", [{"question": "x" * 200, "answer": "y"}])
+    with pytest.raises(DataError, match=r"data\.eval: .* none of 1 rows has a token to learn"):
+        prepare(train, eval=str(held), max_length=64)
+
+
+@pytest.mark.parametrize("split", ["train", "eval"])
+def test_file_without_rows_is_an_error(prepare: Prepare, train: Path, tmp_path: Path, split: str) -> None:
+    empty = write(tmp_path / "empty.jsonl", [])
+    sources = {"train": train, "eval": str(train)} | {split: str(empty)}
+    with pytest.raises(DataError, match=rf"data\.{split}: .*empty\.jsonl has no rows"):
+        prepare(**sources)
+
+
+@pytest.mark.parametrize(("held_out", "enough"), [(11, True), (12, False), (200, False)])
+def test_train_must_have_more_rows_than_are_held_out(
+    prepare: Prepare, train: Path, held_out: int, enough: bool
+) -> None:
+    if enough:
+        assert prepare(train, eval_examples=held_out).summary.train_rows == 1
+        return
+    with pytest.raises(DataError, match=rf"data\.eval_examples: {held_out} rows are held out of .* which has 12"):
+        prepare(train, eval_examples=held_out)
+
+
+@pytest.mark.parametrize(
+    ("bad", "place", "says"),
+    [
+        ({"question": "x"}, 5, "line 6: has no column 'answer'; columns: question"),
+        ({"question": None, "answer": "y"}, 5, "line 6: column 'question' is null"),
+        ({"question": "x"}, 11, "line 12: has no column 'answer'"),
+        ({"question": "x", "answer": math.nan}, 5, "line 6: column 'answer' is nan, no number: give it a value"),
+        ({"question": -math.inf, "answer": "y"}, 11, "line 12: column 'question' is -inf, no number"),
+        ({"q": "x"}, 0, "{question} is not a column of"),
+    ],
+)
+def test_bad_row_is_named(prepare: Prepare, tmp_path: Path, bad: dict[str, Any], place: int, says: str) -> None:
+    path = write(tmp_path / "a.jsonl", [*PAIRS[:place], bad, *PAIRS[place + 1 :]])
+    with pytest.raises(DataError, match=re.escape(says)) as error:
+        prepare(path)
+    assert str(path) in str(error.value)
+
+
+# Identity and cache
+
+
+def test_same_rows_elsewhere_come_from_the_cache(
+    prepare: Prepare, train: Path, tmp_path: Path, made: list[str]
+) -> None:
+    first = prepare(train)
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(train.read_bytes())
+    assert prepare(copy) == first
+    assert made == ["train"]
+    test = write(tmp_path / "test.jsonl", [{"question": f"Why {n}?", "answer": "So."} for n in range(10)])
+    with_test = [prepare(copy, test=str(test)) for _ in range(2)]
+    assert with_test == [first] * 2, "rows that only promotion sees change nothing"
+    assert made == ["train", "train", "test"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"max_length": 64}, {"prompt": "{question} "}, {"eval_examples": 4}, {"system": "x"}]
+)
+def test_other_reading_of_the_rows_is_prepared_anew(
+    prepare: Prepare, train: Path, made: list[str], change: dict[str, Any]
+) -> None:
+    prepare(train)
+    prepare(train, **change)
+    assert made == ["train", "train"]
+
+
+def test_other_tokenizer_is_prepared_anew(train: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    first = dataset.prepare(spec(train), tokenizer, tmp_path)
+    tokenizer.chat_template = None
+    assert dataset.prepare(spec(train), tokenizer, tmp_path).summary.fingerprint != first.summary.fingerprint
+
+
+def test_summary_fingerprint_covers_labels_and_evaluation_rows(prepare: Prepare, train: Path, tmp_path: Path) -> None:
+    first = prepare(train).summary
+    other_eval = prepare(write(tmp_path / "b.jsonl", [*PAIRS[:-1], PAIRS[0]])).summary
+    assert other_eval.train_tokens == first.train_tokens
+    # The same tokens, all of them learnt.
+    whole = "<|user|>{question}<|end|><|assistant|>{answer}"
+    other_labels = prepare(train, text=whole).summary
+    assert other_labels.train_tokens == first.train_tokens
+    assert len({summary.fingerprint for summary in (first, other_eval, other_labels)}) == 3
+
+
+def test_fingerprints_are_those_of_sweeps_that_were_launched_before(prepare: Prepare, train: Path) -> None:
+    """Promotion refuses a sweep whose tokens are others than it recorded."""
+    prepared = prepare(train)
+    assert prepared.summary.fingerprint == "7920f94bca204850"
+    assert dataset.split_fingerprint(dataset.load(prepared.payload).eval) == "5c36971711eff929"
+    assert prepare(train, max_length=24).summary.fingerprint == "626e4e4e6c9df4ee"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:40],
+        lambda content: content[:-1],
+        lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+        lambda content: content.replace(b"__metadata__", b"__metadatb__"),
+        lambda content: b"\xff" * 64,
+    ],
+)
+def test_damaged_cache_is_made_again(
+    prepare: Prepare, train: Path, tmp_path: Path, made: list[str], damage: Callable[[bytes], bytes]
+) -> None:
+    first = prepare(train)
+    (file,) = (tmp_path / "cache" / "data").glob("*.safetensors")
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))
+    assert prepare(train) == first
+    assert made == ["train", "train"]
+    assert file.read_bytes() == whole
+
+
+def test_failed_preparation_leaves_no_cache(prepare: Prepare, train: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        prepare(train, prompt="{q}")
+    assert not list((tmp_path / "cache" / "data").glob("*.safetensors"))

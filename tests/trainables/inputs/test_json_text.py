@@ -1,0 +1,35 @@
+"""JSON that is spoilt is told, whatever is wrong with it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from trainables.inputs import json_text
+
+
+def nested(depth: int, opening: str = "[", closing: str = "]") -> str:
+    return opening * depth + "1" + closing * depth
+
+
+@pytest.mark.parametrize(
+    "raw", ['{"a": [1, 2.5, null, "x"]}', b"\xef\xbb\xbf[1]", nested(json_text.DEPTH), "[" + "[1]," * 500 + "1]"]
+)
+def test_json_is_read(raw: str | bytes) -> None:
+    assert json_text.parse(raw) == json.loads(raw)
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":', '[{"a":'])
+@pytest.mark.parametrize("depth", [json_text.DEPTH + 1, 100_000])
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_is_nested_too_deep_is_told(opening: str, depth: int, whole: bool) -> None:
+    closing = opening.replace('"a":', "")[::-1].replace("[", "]").replace("{", "}") if whole else ""
+    with pytest.raises(ValueError, match=r"nested more than 100 deep|Expecting"):
+        json_text.parse(nested(depth, opening, closing))
+
+
+@pytest.mark.parametrize("raw", ["", "{", b"\xff", "9" * 5000, "[" * 50])
+def test_what_is_no_json_is_told(raw: str | bytes) -> None:
+    with pytest.raises(ValueError):
+        json_text.parse(raw)

@@ -1,0 +1,328 @@
+"""The pack's promises: neighbours change nothing, PEFT's own training gives the same numbers, adapters are whole."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import packs
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from torch.nn import functional
+
+from trainables.contract import Evaluation, Failure, Opened, StepRecord
+from trainables.data import dataset
+from trainables.packing import adapter_files, targets
+from trainables.packing.adapter_pack import AdapterPack
+from trainables.schedule import learning_rate
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+
+NEIGHBOURS = [
+    packs.spec(seed=11, r=2, lora_alpha=16.0, lora_dropout=0.3, target_modules="attention-qv", batch_size=3),
+    packs.spec(seed=12, r=16, use_rslora=True, target_modules="mlp", batch_size=1, schedule="cosine"),
+    packs.spec(seed=13, r=8, lora_dropout=0.1, target_modules=("q_proj", "down_proj"), gradient_accumulation_steps=2),
+]
+TRIAL = packs.spec(seed=7, r=4, lora_dropout=0.2, gradient_accumulation_steps=2, warmup_ratio=0.2)
+# Single precision keeps about 7 digits; other shapes of the same sums differ in the last one.
+FP32 = 1e-5
+# bfloat16 keeps about 3 digits in every activation.
+BF16 = 2e-2
+
+
+def alone(spec=TRIAL, steps=10, loaded=None):
+    pack = packs.pack(loaded)
+    assert isinstance(pack.open(0, spec), Opened)
+    return packs.losses(pack, 0, steps), pack
+
+
+@pytest.mark.parametrize("quantised", [False, True], ids=["plain", "nf4"])
+def test_trial_computes_the_same_alone_and_with_three_different_neighbours(quantised):
+    expected, solo = alone(loaded=packs.base(quantised=quantised))
+    pack = packs.pack(packs.base(quantised=quantised))
+    for slot, neighbour in enumerate(NEIGHBOURS):
+        pack.open(slot, neighbour)
+    pack.open(3, TRIAL)
+    assert packs.losses(pack, 3, 10, (0, 1, 2)) == pytest.approx(expected, abs=FP32)
+    assert evaluation(pack, 3).eval_loss == pytest.approx(evaluation(solo, 0).eval_loss, abs=FP32)
+
+
+def test_trial_computes_the_same_while_neighbours_join_and_leave():
+    expected, _ = alone()
+    pack = packs.pack()
+    pack.open(5, TRIAL)
+    found = packs.losses(pack, 5, 2)
+    pack.open(0, NEIGHBOURS[0])
+    found += packs.losses(pack, 5, 2, (0,))
+    pack.open(1, NEIGHBOURS[1])
+    pack.evaluate([0, 5])
+    found += packs.losses(pack, 5, 3, (0, 1))
+    pack.close(0)
+    found += packs.losses(pack, 5, 1, (1,))
+    pack.open(0, NEIGHBOURS[2])
+    found += packs.losses(pack, 5, 2, (0, 1))
+    assert found == pytest.approx(expected, abs=FP32)
+
+
+def test_trial_computes_the_same_under_gradient_checkpointing():
+    from trainables.base.base_model import checkpoint_gradients
+
+    expected, _ = alone()
+    loaded = packs.base()
+    checkpoint_gradients(loaded.model)
+    found, _ = alone(loaded=loaded)
+    assert found == pytest.approx(expected, abs=FP32)
+
+
+def test_forty_steps_with_neighbours_stay_close_in_fp32():
+    spec = packs.spec(seed=7, steps=40, learning_rate=3e-3)
+    expected, _ = alone(spec, 40)
+    pack = packs.pack()
+    for slot, neighbour in enumerate(NEIGHBOURS):
+        pack.open(slot, neighbour)
+    pack.open(3, spec)
+    # Rounding grows with every step: ten times the tolerance of ten steps.
+    assert packs.losses(pack, 3, 40, (0, 1, 2)) == pytest.approx(expected, abs=10 * FP32)
+
+
+def test_bf16_base_stays_close_with_neighbours():
+    expected, _ = alone(loaded=packs.base(dtype=torch.bfloat16))
+    pack = packs.pack(packs.base(dtype=torch.bfloat16))
+    for slot, neighbour in enumerate(NEIGHBOURS):
+        pack.open(slot, neighbour)
+    pack.open(3, TRIAL)
+    assert packs.losses(pack, 3, 10, (0, 1, 2)) == pytest.approx(expected, abs=BF16)
+
+
+def test_neighbour_that_diverges_is_told_and_changes_nothing():
+    expected, _ = alone()
+    pack = packs.pack()
+    pack.open(0, TRIAL)
+    pack.open(1, NEIGHBOURS[0])
+    found = packs.losses(pack, 0, 3, (1,))
+    with torch.no_grad():
+        next(iter(pack._slots[1].parameters.values())).fill_(math.nan)
+    result = pack.step([0, 1])
+    assert isinstance(result[1], Failure)
+    assert result[1].kind == "diverged"
+    found.append(result[0].train_loss)
+    pack.close(1)
+    assert found + packs.losses(pack, 0, 6) == pytest.approx(expected, abs=FP32)
+
+
+def test_neighbour_that_raises_is_told_and_changes_nothing(monkeypatch):
+    expected, _ = alone()
+    pack = packs.pack()
+    pack.open(0, TRIAL)
+    pack.open(1, NEIGHBOURS[0])
+    found = packs.losses(pack, 0, 3, (1,))
+    whole = AdapterPack._batch
+    monkeypatch.setattr(AdapterPack, "_batch", lambda self, slot: whole(self, slot) if slot.name == "slot0" else 1 / 0)
+    result = pack.step([0, 1])
+    assert result[1] == Failure(kind="failed", message="ZeroDivisionError: division by zero")
+    found.append(result[0].train_loss)
+    pack.close(1)
+    assert found + packs.losses(pack, 0, 6) == pytest.approx(expected, abs=FP32)
+
+
+def test_out_of_memory_in_a_shared_pass_is_redone_in_smaller_parts(monkeypatch):
+    expected, _ = alone()
+    pack = packs.pack()
+    pack.open(0, TRIAL)
+    pack.open(1, NEIGHBOURS[0])
+    whole = AdapterPack._token_losses
+
+    def scarce(self, parts):
+        if len(parts) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(self, parts)
+
+    monkeypatch.setattr(AdapterPack, "_token_losses", scarce)
+    assert packs.losses(pack, 0, 10, (1,)) == pytest.approx(expected, abs=FP32)
+
+
+def test_slot_that_does_not_fit_alone_is_out_of_memory_and_the_others_go_on(monkeypatch):
+    expected, _ = alone()
+    pack = packs.pack()
+    pack.open(0, TRIAL)
+    pack.open(1, NEIGHBOURS[0])
+    whole = AdapterPack._token_losses
+
+    def scarce(self, parts):
+        if any(part.slot.name == "slot1" for part in parts):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(self, parts)
+
+    monkeypatch.setattr(AdapterPack, "_token_losses", scarce)
+    result = pack.step([0, 1])
+    assert result[1].kind == "out_of_memory"
+    found = [result[0].train_loss]
+    pack.close(1)
+    assert found + packs.losses(pack, 0, 9) == pytest.approx(expected, abs=FP32)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        packs.spec(seed=3, r=8, weight_decay=0.1),
+        packs.spec(seed=4, r=4, use_rslora=True, target_modules="attention", max_grad_norm=0.1),
+        packs.spec(
+            seed=5, r=2, lora_alpha=1.0, target_modules="mlp", gradient_accumulation_steps=3, max_grad_norm=None
+        ),
+    ],
+    ids=["all-linear", "rslora", "accumulation"],
+)
+@pytest.mark.parametrize("quantised", [False, True], ids=["plain", "nf4"])
+def test_packed_training_equals_plain_peft(spec, quantised):
+    pack = packs.pack(packs.base(quantised=quantised))
+    pack.open(0, NEIGHBOURS[0])
+    pack.open(1, spec)
+    found = packs.losses(pack, 1, 10, (0,))
+    expected = plain_peft(packs.base(quantised=quantised).model, spec, 10)
+    assert found == pytest.approx(expected, abs=FP32)
+
+
+def plain_peft(model, spec, steps):
+    """PEFT, AdamW and a loop: what anyone would write for one adapter, one row after the other."""
+    config = adapter_files.lora_config(spec, targets.resolve(model, spec.adapter.target_modules))
+    torch.manual_seed(spec.seed)
+    model = get_peft_model(model, config)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, weight_decay=spec.training.weight_decay)
+    data, count = packs.rows().train, spec.training.batch_size * spec.training.gradient_accumulation_steps
+    found = []
+    for step in range(steps):
+        batch = [data.row(i) for i in dataset.batch_rows(spec.seed, len(data), step * count, count)]
+        labels = sum(row.labels for row in batch)
+        total = 0.0
+        for row in batch:
+            ids = torch.from_numpy(row.ids).long()[None]
+            logits = model(input_ids=ids).logits[0, :-1][row.labelled[1:]]
+            loss = functional.cross_entropy(logits, ids[0, row.labelled], reduction="sum") / labels
+            loss.backward()
+            total += float(loss)
+        if spec.training.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(trained, spec.training.max_grad_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(spec.training, step + 1, spec.steps)
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append(total)
+    return found
+
+
+def evaluation(pack, slot) -> Evaluation:
+    result = pack.evaluate([slot])[slot]
+    assert isinstance(result, Evaluation), result
+    return result
+
+
+def test_eval_loss_is_the_mean_over_completion_tokens_and_holds_every_row():
+    pack = packs.pack()
+    pack.open(0, TRIAL)
+    found = evaluation(pack, 0)
+    rows = [packs.rows().eval.row(i) for i in range(len(packs.rows().eval))]
+    expected = [row_loss(packs.base().model, row) for row in rows]  # B is zero before the first step
+    assert found.row_losses == pytest.approx(expected, abs=1e-4)
+    assert found.row_tokens == tuple(row.labels for row in rows)
+    assert found.eval_loss == pytest.approx(sum(expected) / sum(found.row_tokens), abs=FP32)
+
+
+@torch.no_grad()
+def row_loss(model, row) -> float:
+    ids = torch.from_numpy(row.ids).long()[None]
+    logits = model(input_ids=ids).logits[0, :-1][row.labelled[1:]]
+    return float(functional.cross_entropy(logits, ids[0, row.labelled], reduction="sum"))
+
+
+def test_evaluation_changes_nothing_that_training_sees():
+    expected, _ = alone()
+    pack = packs.pack()
+    pack.open(0, TRIAL)
+    found = []
+    for _ in range(10):
+        found += packs.losses(pack, 0, 1)
+        pack.evaluate([0])
+    assert found == pytest.approx(expected, abs=FP32)
+
+
+def test_snapshot_goes_on_as_if_nothing_had_happened():
+    expected, _ = alone()
+    pack = packs.pack()
+    pack.open(0, TRIAL)
+    first = packs.losses(pack, 0, 4)
+    snapshot = pack.snapshot(0)
+    other = packs.pack()
+    opened = other.open(2, TRIAL, snapshot)
+    assert opened.step == 4
+    assert first + packs.losses(other, 2, 6) == pytest.approx(expected, abs=FP32)
+
+
+def test_snapshot_of_another_adapter_is_refused():
+    pack = packs.pack()
+    pack.open(0, NEIGHBOURS[0])
+    pack.step([0])
+    refused = packs.pack().open(0, TRIAL, pack.snapshot(0))
+    assert isinstance(refused, Failure)
+    assert "other modules" in refused.message
+
+
+def test_adapter_folder_is_read_by_peft_and_gives_the_same_loss(tmp_path):
+    pack = packs.pack()
+    pack.open(0, NEIGHBOURS[0])
+    pack.open(1, packs.spec(seed=9, r=8, target_modules="mlp"))
+    packs.losses(pack, 1, 5, (0,))
+    for name, content in pack.adapter(1).items():
+        (tmp_path / name).write_bytes(content)
+    model = PeftModel.from_pretrained(packs.base().model, tmp_path)
+    rows = [packs.rows().eval.row(i) for i in range(len(packs.rows().eval))]
+    found = evaluation(pack, 1)
+    assert [row_loss(model, row) for row in rows] == pytest.approx(found.row_losses, abs=1e-4)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "tiny/model"
+    assert sorted(config["target_modules"]) == ["down_proj", "gate_proj", "up_proj"]
+    assert config["r"] == 8
+    assert config["lora_alpha"] == 16
+
+
+def test_only_adapters_change():
+    loaded = packs.base()
+    before = {name: value.clone() for name, value in loaded.model.named_parameters()}
+    pack = packs.pack(loaded)
+    pack.open(0, TRIAL)
+    packs.losses(pack, 0, 3)
+    after = {name.replace(".base_layer", ""): value for name, value in loaded.model.named_parameters()}
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_modules_that_the_base_lacks_are_infeasible_and_leave_the_slot_free():
+    pack = packs.pack()
+    refused = pack.open(0, packs.spec(target_modules=("c_attn",)))
+    assert isinstance(refused, Failure)
+    assert refused.kind == "infeasible"
+    assert isinstance(pack.open(0, TRIAL), Opened)
+
+
+def test_slot_is_free_again_after_it_was_closed():
+    pack = packs.pack()
+    for turn in range(3):
+        pack.open(0, packs.spec(seed=turn, r=2**turn))
+        assert isinstance(pack.step([0])[0], StepRecord)
+        pack.close(0)
+    expected, _ = alone()
+    pack.open(0, TRIAL)
+    assert packs.losses(pack, 0, 10) == pytest.approx(expected, abs=FP32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_gradients_of_a_4bit_base_are_the_same_before_and_after_an_evaluation(dtype):
+    """bitsandbytes 0.50.2 repacks 4-bit weights on CPUs with AVX512-BF16 at the first evaluation."""
+    pack = packs.pack(packs.base(quantised=True, dtype=dtype))
+    pack.open(0, packs.spec(lora_dropout=0.0, learning_rate=1e-12))
+    before = pack.step([0])[0]
+    pack.close(0)
+    pack.open(0, packs.spec(lora_dropout=0.0, learning_rate=1e-12))
+    pack.evaluate([0])
+    after = pack.step([0])[0]
+    assert (after.train_loss, after.grad_norm) == (before.train_loss, before.grad_norm)

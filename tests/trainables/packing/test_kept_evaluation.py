@@ -1,0 +1,117 @@
+"""The base without an adapter: evaluated as plain PEFT does it, once on a machine."""
+
+from __future__ import annotations
+
+import json
+
+import packs
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.nn import functional
+
+from trainables.contract import Evaluation, Failure
+from trainables.packing import kept_evaluation
+from trainables.packing.batches import chunks, stack
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+
+
+def plain_peft(quantised: bool) -> list[float]:
+    """Row losses with a trained-looking adapter that is disabled, in the passes of an evaluation."""
+    config = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    model = get_peft_model(packs.base(quantised=quantised).model, config).eval()
+    data = packs.rows().eval
+    found = [0.0] * len(data)
+    with torch.no_grad(), model.disable_adapter():
+        for places, rows in chunks([data.row(i) for i in range(len(data))]):
+            batch = stack(rows)
+            # Only the positions that have a label go through the head, as everywhere here.
+            hidden = model.base_model.model.model(input_ids=batch.ids, use_cache=False).last_hidden_state
+            logits = model.get_output_embeddings()(hidden[batch.keep]).float()
+            losses = functional.cross_entropy(logits, batch.answers, reduction="none").double()
+            counts = [row.labels for row in rows]
+            for place, piece in zip(places, losses.split(counts), strict=True):
+                found[place] = float(piece.sum())
+    return found
+
+
+@pytest.mark.parametrize("quantised", [False, True], ids=["plain", "nf4"])
+def test_to_the_last_bit_what_plain_peft_gives_with_its_adapter_disabled(quantised):
+    pack = packs.pack(packs.base(quantised=quantised))
+    expected = plain_peft(quantised)
+    assert list(pack.evaluate_base().row_losses) == expected
+    pack.open(0, packs.spec(seed=1, lora_dropout=0.1))
+    pack.open(1, packs.spec(seed=2, target_modules="mlp"))
+    packs.losses(pack, 1, 3, (0,))
+    assert list(pack.evaluate_base().row_losses) == expected
+    pack.close(0)
+    assert list(pack.evaluate_base().row_losses) == expected
+
+
+def test_a_pass_that_does_not_fit_is_no_exception(monkeypatch):
+    pack = packs.pack()
+    monkeypatch.setattr(pack, "_token_losses", lambda parts: torch.zeros(0) if not parts else 1 / 0)
+    found = pack.evaluate_base()
+    assert isinstance(found, Failure)
+    assert found.message == "ZeroDivisionError: division by zero"
+
+
+# On disk
+
+EVALUATION = Evaluation(eval_loss=2.0, row_losses=(6.0, 4.0), row_tokens=(2, 3), hardware="cpu float32")
+
+
+def never() -> Evaluation:
+    raise AssertionError("it is there already")
+
+
+def test_it_is_made_once(tmp_path):
+    path = kept_evaluation.place(tmp_path, "base", "nf4", "rows")
+    assert kept_evaluation.kept(path, lambda: EVALUATION) == EVALUATION
+    assert kept_evaluation.kept(path, never) == EVALUATION
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_another_base_quantisation_type_or_other_rows_are_another_evaluation(tmp_path):
+    identities = [("a", "b"), ("a", "c"), ("b", "a"), ("a",), ("a", "b", "")]
+    assert len({kept_evaluation.place(tmp_path, *identity) for identity in identities}) == len(identities)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", EVALUATION.model_dump_json().encode()[:-20], b'{"eval_loss": 2.0}'],
+    ids=["empty", "torn", "a list", "cut short", "without rows"],
+)
+def test_a_damaged_file_is_made_again(tmp_path, content):
+    path = tmp_path / "kept.json"
+    path.write_bytes(content)
+    assert kept_evaluation.kept(path, lambda: EVALUATION) == EVALUATION
+    assert kept_evaluation.kept(path, never) == EVALUATION
+
+
+def test_a_loss_that_is_not_that_of_its_rows_is_not_believed(tmp_path):
+    path = tmp_path / "kept.json"
+    path.write_text(json.dumps(EVALUATION.model_dump() | {"eval_loss": 0.1}))
+    assert kept_evaluation.kept(path, lambda: EVALUATION) == EVALUATION
+
+
+def test_what_failed_is_not_kept(tmp_path):
+    path = tmp_path / "kept.json"
+    failure = Failure(kind="out_of_memory", message="no room")
+    assert kept_evaluation.kept(path, lambda: failure) == failure
+    assert not path.exists()
+
+
+def test_a_cache_that_cannot_be_written_costs_a_pass_and_no_more(tmp_path):
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "kept.json"
+    assert kept_evaluation.kept(path, lambda: EVALUATION) == EVALUATION
+
+
+def test_a_pack_that_finds_it_does_not_compute_it(tmp_path, monkeypatch):
+    path = tmp_path / "kept.json"
+    first = packs.AdapterPack(packs.base(), packs.rows(), known_base=path).evaluate_base()
+    again = packs.AdapterPack(packs.base(), packs.rows(), known_base=path)
+    monkeypatch.setattr(again, "_token_losses", lambda parts: never())
+    assert again.evaluate_base() == first

@@ -1,0 +1,356 @@
+"""Presets and module names resolve to exactly the layers meant, on every architecture, and PEFT trains those."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import tiny_models
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    BioGptConfig,
+    BioGptForCausalLM,
+    BitsAndBytesConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    JambaConfig,
+    JambaForCausalLM,
+    LlamaForSequenceClassification,
+    MambaConfig,
+    MambaForCausalLM,
+)
+
+from trainables.errors import InfeasibleError
+from trainables.packing import targets
+
+pytestmark = [
+    # peft 0.21 asks transformers 5.24 under the old name when it wraps a model.
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    # PEFT sets fan_in_fan_out for GPT-2's Conv1D itself and says so.
+    pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning"),
+]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What a block of an architecture consists of, each layer by its path inside the block."""
+
+    blocks: str
+    qv: str
+    attention: str
+    mlp: str
+    short: dict[str, str] = field(default_factory=dict)
+    """Preset -> its short names, where they are not the last parts of the paths."""
+    infeasible: tuple[str, ...] = ()
+
+    def paths(self, preset: str) -> list[str]:
+        by_preset = {"attention-qv": self.qv, "attention": self.attention, "mlp": self.mlp}
+        return by_preset.get(preset, f"{self.attention} {self.mlp}").split()
+
+    def full_names(self, preset: str) -> set[str]:
+        return {f"{self.blocks}.{index}.{path}" for index in range(2) for path in self.paths(preset)}
+
+    def short_names(self, preset: str) -> set[str]:
+        return set(
+            self.short[preset].split() if preset in self.short else [p.split(".")[-1] for p in self.paths(preset)]
+        )
+
+
+_QKVO = "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj"
+_GATED = "mlp.gate_proj mlp.up_proj mlp.down_proj"
+_QV = "self_attn.q_proj self_attn.v_proj"
+_FOUR_H = "mlp.dense_h_to_4h mlp.dense_4h_to_h"
+_LLAMA = Layers("model.layers", _QV, _QKVO, _GATED)
+_BLOOM = Layers(
+    "transformer.h",
+    "self_attention.query_key_value",
+    "self_attention.query_key_value self_attention.dense",
+    _FOUR_H,
+)
+_MLA = "self_attn.q_a_proj self_attn.q_b_proj self_attn.kv_a_proj_with_mqa self_attn.kv_b_proj"
+LAYERS = {
+    "llama": _LLAMA,
+    "qwen3": _LLAMA,
+    "stablelm": _LLAMA,
+    "gemma3_text": _LLAMA,
+    "gpt2": Layers(
+        "transformer.h",
+        "attn.c_attn",
+        "attn.c_attn attn.c_proj",
+        "mlp.c_fc mlp.c_proj",
+        short={"attention": "c_attn attn.c_proj", "mlp": "c_fc mlp.c_proj"},
+    ),
+    "opt": Layers(
+        "model.decoder.layers", _QV, "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.out_proj", "fc1 fc2"
+    ),
+    "phi": Layers(
+        "model.layers", _QV, "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.dense", "mlp.fc1 mlp.fc2"
+    ),
+    "gpt_neox": Layers(
+        "gpt_neox.layers", "attention.query_key_value", "attention.query_key_value attention.dense", _FOUR_H
+    ),
+    "phi3": Layers(
+        "model.layers",
+        "self_attn.qkv_proj",
+        "self_attn.qkv_proj self_attn.o_proj",
+        "mlp.gate_up_proj mlp.down_proj",
+    ),
+    "falcon": _BLOOM,
+    "bloom": _BLOOM,
+    # The experts are stacked tensors: nothing is left of the feed-forward part.
+    "mixtral": Layers("model.layers", _QV, _QKVO, "", infeasible=("mlp",)),
+    "qwen2_moe": Layers(
+        "model.layers",
+        _QV,
+        _QKVO,
+        "mlp.shared_expert.gate_proj mlp.shared_expert.up_proj mlp.shared_expert.down_proj",
+    ),
+    # PEFT would turn the names of its dense and shared layers into those of the stacked experts.
+    "deepseek_v3": Layers("model.layers", _MLA, f"{_MLA} self_attn.o_proj", "", infeasible=("mlp", "all-linear")),
+}
+FEASIBLE = [(a, p) for a, layers in LAYERS.items() for p in targets.PRESETS if p not in layers.infeasible]
+
+
+def _adapted(model: nn.Module) -> set[str]:
+    """Names that the adapted layers have in the base model."""
+    return {n.removeprefix("base_model.model.") for n, m in model.named_modules() if isinstance(m, LoraLayer)}
+
+
+def _wrap(model: nn.Module, names: tuple[str, ...]) -> PeftModel:
+    return get_peft_model(model, LoraConfig(r=2, target_modules=list(names), task_type="CAUSAL_LM"))
+
+
+def _train_one_step(model: nn.Module) -> None:
+    ids = torch.arange(5, 29).reshape(2, 12)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    model(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+
+
+def test_every_architecture_is_in_the_table() -> None:
+    assert tuple(sorted(LAYERS)) == tuple(sorted(tiny_models.ARCHITECTURES))
+
+
+@pytest.mark.parametrize(("architecture", "preset"), FEASIBLE)
+def test_a_preset_adapts_and_trains_exactly_its_layers(architecture: str, preset: str) -> None:
+    model = tiny_models.build(architecture)
+    before = {id(p): p.detach().clone() for p in model.parameters()}
+
+    names = targets.resolve(model, preset)
+    wrapped = _wrap(model, names)
+    _train_one_step(wrapped)
+
+    assert set(names) == LAYERS[architecture].short_names(preset)
+    assert len(names) == len(set(names))
+    assert _adapted(wrapped) == LAYERS[architecture].full_names(preset)
+    lora_b = {n: p for n, p in wrapped.named_parameters() if "lora_B" in n}
+    assert len(lora_b) == len(LAYERS[architecture].full_names(preset))
+    assert [n for n, p in lora_b.items() if not p.any()] == []
+    frozen = [p for p in wrapped.parameters() if not p.requires_grad]
+    assert len(frozen) == len(before)
+    assert all(torch.equal(p, before[id(p)]) for p in frozen)
+
+
+@pytest.mark.parametrize(("architecture", "preset"), FEASIBLE)
+def test_the_answer_is_the_same_on_a_model_that_carries_adapters(architecture: str, preset: str) -> None:
+    model = tiny_models.build(architecture)
+    names = targets.resolve(model, preset)
+    wrapped = _wrap(model, targets.resolve(model, "attention"))
+
+    assert targets.resolve(wrapped, preset) == names
+    wrapped.add_adapter("second", LoraConfig(r=4, target_modules=list(names), task_type="CAUSAL_LM"))
+    assert targets.resolve(wrapped, preset) == names
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "phi", "gpt_neox", "gemma3_text", "phi3", "falcon"])
+def test_all_linear_is_what_peft_calls_so_on_a_plain_decoder(architecture: str) -> None:
+    ours = _wrap(tiny_models.build(architecture), targets.resolve(tiny_models.build(architecture), "all-linear"))
+    peft_config = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    assert _adapted(ours) == _adapted(get_peft_model(tiny_models.build(architecture), peft_config))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen2_moe"])
+def test_the_saved_adapter_names_short_modules_and_loads_elsewhere(architecture: str, tmp_path: Path) -> None:
+    wrapped = _wrap(tiny_models.build(architecture), targets.resolve(tiny_models.build(architecture), "mlp"))
+    _train_one_step(wrapped)
+    wrapped.save_pretrained(tmp_path)
+
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert set(config["target_modules"]) == LAYERS[architecture].short_names("mlp")
+    loaded = PeftModel.from_pretrained(tiny_models.build(architecture), tmp_path)
+    ids = torch.arange(5, 29).reshape(2, 12)
+    assert torch.equal(loaded.eval()(ids).logits, wrapped.eval()(ids).logits)
+
+
+@pytest.mark.parametrize("preset", targets.PRESETS)
+def test_a_4_bit_model_resolves_like_its_original(preset: str, tmp_path: Path) -> None:
+    folder = tiny_models.save("llama", tmp_path)
+    quantised = AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    )
+    assert type(quantised.model.layers[0].mlp.up_proj).__name__ == "Linear4bit"
+    names = targets.resolve(quantised, preset)
+    assert names == targets.resolve(tiny_models.build("llama"), preset)
+    assert _adapted(_wrap(quantised, names)) == LAYERS["llama"].full_names(preset)
+
+
+def test_names_select_by_their_end_as_in_peft() -> None:
+    model = tiny_models.build("gpt2")
+    assert targets.resolve(model, ("c_proj",)) == ("c_proj",)
+    assert targets.resolve(model, ("h.0.mlp.c_proj", "h.1.mlp.c_proj")) == ("mlp.c_proj",)
+    assert targets.resolve(model, ("mlp.c_proj", "c_fc", "c_proj")) == ("c_proj", "c_fc")
+
+
+def test_names_of_one_layer_stay_full_names() -> None:
+    model = tiny_models.build("llama")
+    names = targets.resolve(model, ("layers.1.self_attn.q_proj",))
+    assert names == ("model.layers.1.self_attn.q_proj",)
+    wrapped = _wrap(model, names)
+    assert _adapted(wrapped) == set(names)
+    assert targets.resolve(wrapped, names) == names
+
+
+def test_the_innermost_ancestor_tells_what_a_layer_is() -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_experts": 1, "vocab_size": 64}
+    with torch.device("meta"):
+        model = JambaForCausalLM(JambaConfig(**sizes, attn_layer_period=2, attn_layer_offset=1))
+    assert type(model.model.layers[0]).__name__ == "JambaMambaDecoderLayer"
+    assert targets.resolve(model, "mlp") == ("gate_proj", "up_proj", "down_proj")
+    assert not {"in_proj", "x_proj", "dt_proj", "out_proj"} & set(targets.resolve(model, "all-linear"))
+
+
+def test_a_head_is_known_by_its_place_whatever_its_name() -> None:
+    with torch.device("meta"):
+        config = BioGptConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, vocab_size=64)
+        model = BioGptForCausalLM(config)
+    with pytest.raises(InfeasibleError, match="'output_projection' matches no linear layer"):
+        targets.resolve(model, ("output_projection",))
+
+
+def test_a_vision_tower_is_left_out_of_presets_and_names() -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**sizes, "vocab_size": 64, "num_key_value_heads": 1, "head_dim": 8}
+    config = Gemma3Config(text_config=text, vision_config={**sizes, "image_size": 28, "patch_size": 14})
+    model = Gemma3ForConditionalGeneration(config)
+    self_attn = "model.language_model.layers.0.self_attn"
+    assert any("vision_tower" in n and n.endswith(".q_proj") for n, _ in model.named_modules())
+
+    for meant in ("attention-qv", ("q_proj", "v_proj")):
+        names = targets.resolve(model, meant)
+        assert names == (f"{self_attn}.q_proj", f"{self_attn}.v_proj")
+    assert _adapted(_wrap(model, names)) == set(names)
+
+
+def test_layers_outside_the_blocks_are_for_names_only() -> None:
+    model = tiny_models.build("opt")
+    assert targets.resolve(model, ("project_in",)) == ("project_in",)
+    assert not {"project_in", "project_out"} & set(targets.resolve(model, "all-linear"))
+
+
+def test_a_classification_head_is_left_out() -> None:
+    model = LlamaForSequenceClassification(tiny_models.build("llama").config)
+    assert "score" not in targets.resolve(model, "all-linear")
+    with pytest.raises(InfeasibleError, match="heads"):
+        targets.resolve(model, ("score",))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "meant", "parts"),
+    [
+        (
+            "mixtral",
+            "mlp",
+            ["mlp matches no layer of MixtralForCausalLM", "stacked tensors (down_proj, gate_up_proj)", "v_proj (2)"],
+        ),
+        ("mixtral", "mlp", ["a preset that matches (attention-qv, attention, all-linear)"]),
+        ("deepseek_v3", "mlp", ["gate_proj, up_proj, down_proj of DeepseekV3ForCausalLM", "another preset"]),
+        ("deepseek_v3", ("q_a_proj", "up_proj"), ["PEFT takes up_proj of DeepseekV3ForCausalLM"]),
+        (
+            "gpt2",
+            ("c_proj", "q_proj"),
+            ["'q_proj' matches no linear layer", "closest is c_proj", "c_attn (2), c_proj (4)"],
+        ),
+        ("llama", ("self_attn",), ["'self_attn' matches no linear layer"]),
+        ("llama", ("proj",), ["'proj' matches no linear layer"]),
+        ("llama", ("lm_head",), ["'lm_head'", "heads, routers, vision and audio towers never are"]),
+        ("qwen2_moe", ("shared_expert_gate",), ["'shared_expert_gate'", "routers"]),
+        ("llama", "attention-vq", ["did you mean attention-qv?"]),
+    ],
+)
+def test_what_cannot_be_adapted_says_why_and_what_there_is(
+    architecture: str, meant: str | tuple[str, ...], parts: list[str]
+) -> None:
+    with pytest.raises(InfeasibleError) as caught:
+        targets.resolve(tiny_models.build(architecture), meant)
+    message = str(caught.value)
+    assert message.startswith("adapter.target_modules: ")
+    assert [part for part in parts if part not in message] == []
+
+
+@pytest.mark.parametrize("preset", targets.PRESETS)
+def test_a_state_space_model_has_no_preset_but_takes_names(preset: str) -> None:
+    model = MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1))
+    with pytest.raises(InfeasibleError, match=r"in_proj \(1\).*list some of these names"):
+        targets.resolve(model, preset)
+    assert targets.resolve(model, ("in_proj",)) == ("in_proj",)
+
+
+@pytest.mark.parametrize("good", [*targets.PRESETS, ("q_proj", "v_proj"), ("attn.c_proj",)])
+def test_presets_and_lists_of_names_pass(good: str | tuple[str, ...]) -> None:
+    assert targets.check_name(good) is None
+
+
+@pytest.mark.parametrize(
+    ("bad", "hint"),
+    [
+        ("attention-vq", "did you mean attention-qv?"),
+        ("all_linear", "did you mean all-linear?"),
+        ("q_proj", "module names are given as a list, for example [q_proj, v_proj]"),
+        (".*proj", "The presets are attention-qv, attention, mlp, all-linear"),
+        ("", "'' is not a preset"),
+        (("mlp", "q_proj"), "without brackets"),
+        (("q_proj", ""), "'' is not a module name"),
+    ],
+)
+def test_a_wrong_name_is_told_with_the_way_out(bad: str | tuple[str, ...], hint: str) -> None:
+    problem = targets.check_name(bad)
+    assert problem is not None
+    assert problem.startswith("adapter.target_modules: ")
+    assert hint in problem
+
+
+def test_checking_a_name_loads_no_torch() -> None:
+    code = (
+        "import sys; from trainables.packing import targets; targets.check_name('mlp'); "
+        "print([m for m in ('torch', 'transformers', 'peft') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("architecture", tiny_models.ARCHITECTURES)
+def test_a_tiny_model_is_the_same_each_time_and_leaves_the_random_state(architecture: str, tmp_path: Path) -> None:
+    state = torch.get_rng_state()
+    first = tiny_models.build(architecture)
+    assert torch.equal(torch.get_rng_state(), state)
+    reloaded = AutoModelForCausalLM.from_pretrained(tiny_models.save(architecture, tmp_path))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), reloaded.parameters(), strict=True))
+
+
+def test_the_tiny_tokenizer_encodes_any_text_and_keeps_chat_tokens_whole() -> None:
+    tokenizer = tiny_models.tokenizer()
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Où est 日本?\n\t😀"}], add_generation_prompt=True, tokenize=False
+    )
+    ids = tokenizer(text)["input_ids"]
+    assert tokenizer.decode(ids) == text == "<|user|>Où est 日本?\n\t😀<|end|><|assistant|>"
+    assert [ids[0], *ids[-2:]] == tokenizer.convert_tokens_to_ids(["<|user|>", "<|end|>", "<|assistant|>"])
+    assert len(tokenizer) == tiny_models.VOCAB_SIZE

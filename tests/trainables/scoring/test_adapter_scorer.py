@@ -1,0 +1,319 @@
+"""A second evaluation by plain PEFT gives what the training engine reported, and only takes adapters that are none but
+that."""
+
+from __future__ import annotations
+
+import json
+
+import promotions
+import pytest
+import torch
+
+from trainables import qlora
+from trainables.errors import DataError, ModelError
+from trainables.scoring import requests
+from trainables.scoring.requests import BASE, Request
+
+SCHEMES = ("none", "nf4")
+
+
+@pytest.fixture(scope="module", params=SCHEMES)
+def trained(request, tmp_path_factory):
+    """A base, its adapters, and a scorer; with and without quantisation."""
+    root = tmp_path_factory.mktemp("scoring")
+    promotions.write_data(root, odd_rows=12)
+    quantization = {"scheme": request.param, "compute_dtype": "float32"}
+    config = promotions.config(root, "sqlite:///none.db", quantization=quantization)
+    adapters = promotions.train(config, root / "cache")
+    return config.base, adapters, qlora.open_scorer(config.base, root / "cache"), root
+
+
+def files(adapters) -> dict:
+    return {name: adapter.files for name, adapter in adapters.items()}
+
+
+def test_plain_peft_gives_what_training_reported(trained):
+    base, adapters, scorer, root = trained
+    answer = scorer.score(Request(rows="eval", adapters=files(adapters)))
+    for name, adapter in adapters.items():
+        assert answer.scores[name].row_tokens == adapter.evaluation.row_tokens
+        # The same numbers by two routes; test_adapter_pack.py holds 1e-5 per token, rows have up to 20 tokens.
+        assert answer.scores[name].row_losses == pytest.approx(adapter.evaluation.row_losses, abs=2e-4)
+        assert answer.hardware == adapter.evaluation.hardware == "cpu float32"
+    assert answer.fingerprint == qlora.prepare(base, root / "cache").summary.fingerprint
+
+
+def test_adapters_leave_nothing_behind(trained):
+    _, adapters, scorer, _ = trained
+    alone = scorer.score(Request(rows="test", with_base=True)).scores[BASE]
+    both = scorer.score(Request(rows="test", with_base=True, adapters=files(adapters)))
+    assert both.scores[BASE] == alone
+    again = scorer.score(Request(rows="test", with_base=True, adapters=files(adapters)))
+    assert again == both
+    assert both.scores["strong"].loss < both.scores["weak"].loss < alone.loss
+
+
+def test_each_name_of_rows_means_its_rows(trained):
+    _, _, scorer, root = trained
+    (root / "more.jsonl").write_text(json.dumps({"question": "q", "answer": "a"}) + "\n")
+    counts = {
+        rows: len(scorer.score(Request(rows=rows, with_base=True)).scores[BASE].row_losses)
+        for rows in ("eval", "held_out", "test", str(root / "more.jsonl"))
+    }
+    assert list(counts.values()) == [8, 20, 40, 1]
+    with pytest.raises(DataError, match=r"nowhere.jsonl does not exist"):
+        scorer.score(Request(rows=str(root / "nowhere.jsonl"), with_base=True))
+
+
+def test_a_file_to_decide_by_is_told_of_by_its_option(trained, tmp_path):
+    base, _, _, root = trained
+    data, file = base.data, tmp_path / "file.jsonl"
+    file.write_text(json.dumps({"question": "q", "answer": "a"}) + "\n")
+    assert requests.check_rows(data, str(file)) == []
+    assert requests.check_rows(data.model_copy(update={"train": str(root / "gone.jsonl")}), str(file)) == []
+    file.write_bytes((root / "train.jsonl").read_bytes())
+    assert requests.check_rows(data, str(file)) == [
+        f"--eval-data: {file} is a copy of data.train: give rows that are not trained on"
+    ]
+    assert requests.check_rows(data, str(root / "train.jsonl")) == ["--eval-data: is the same file as data.train"]
+    file.write_text(json.dumps({"question": "q", "reply": "a"}) + "\n")
+    (problem,) = requests.check_rows(data, str(file))
+    assert problem.startswith(f"--eval-data: data.completion: {{answer}} is not a column of {file}; columns: question")
+
+
+def test_a_file_to_decide_by_is_compared_with_the_training_rows_by_content(trained, tmp_path):
+    base, _, _, root = trained
+    seen = (root / "train.jsonl").read_text().splitlines(keepends=True)
+    file = tmp_path / "file.jsonl"
+    new = [json.dumps({"question": f"new {n}", "answer": "a"}) + "\n" for n in range(10)]
+    file.write_text("".join([*new, seen[3]]))
+    look = requests.look_at_rows(base.data, str(file))
+    assert look.problems == ()
+    (warning,) = look.warnings
+    assert warning.startswith("--eval-data: rows that stand in data.train too, 1 of 11, the first on line 11")
+    file.write_text("".join(seen[3:5]))
+    (problem,) = requests.look_at_rows(base.data, str(file)).problems
+    assert problem.startswith("--eval-data: all 2 rows stand in data.train too")
+
+
+def test_rows_that_the_search_has_seen_are_known_by_their_bytes(trained, tmp_path):
+    base, _, _, root = trained
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes((root / "eval.jsonl").read_bytes())
+    assert requests.seen_by_search(base.data, str(copy))
+    assert requests.seen_by_search(base.data, base.data.eval)
+    assert not requests.seen_by_search(base.data, base.data.test)
+    assert not requests.seen_by_search(base.data, str(tmp_path / "missing.jsonl"))
+    assert not requests.seen_by_search(base.data.model_copy(update={"eval": None}), str(copy))
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ({"question": "q", "answer": None}, r"^--eval-data: {file}, line 2: column 'answer' is null"),
+        ("text", r"^--eval-data: {file}, line 2: is a str, not an object"),
+    ],
+)
+def test_a_bad_row_is_of_the_option_or_the_field_that_named_its_file(trained, tmp_path, bad, says):
+    base, _, scorer, root = trained
+    file = tmp_path / "file.jsonl"
+    file.write_text(json.dumps({"question": "q", "answer": "a"}) + "\n" + json.dumps(bad) + "\n")
+    with pytest.raises(DataError, match=says.format(file=file)):
+        scorer.score(Request(rows=str(file), with_base=True))
+    of_field = base.model_copy(update={"data": base.data.model_copy(update={"test": str(file)})})
+    with pytest.raises(DataError, match=says.format(file=file).replace("--eval-data", "data.test")):
+        qlora.open_scorer(of_field, root / "cache").score(Request(rows="test", with_base=True))
+
+
+def test_rows_held_out_of_the_training_rows_are_all_of_them(trained):
+    base, _, _, root = trained
+    held = base.model_copy(update={"data": base.data.model_copy(update={"eval": None})})
+    scorer = qlora.open_scorer(held, root / "cache")
+    found = [scorer.score(Request(rows=rows, with_base=True, samples=3)) for rows in ("eval", "held_out")]
+    assert found[0].scores == found[1].scores
+    assert found[0].samples[0].columns == {"question": "32 and 4?"}
+
+
+def test_samples_are_the_first_rows(trained):
+    _, _, scorer, _ = trained
+    answer = scorer.score(Request(rows="test", with_base=True, samples=3))
+    assert [sample.columns for sample in answer.samples] == [{"question": f"{n} and {n % 7}?"} for n in (200, 201, 202)]
+    tokens = [len(sample.labelled) for sample in answer.samples]
+    assert tuple(tokens) == answer.scores[BASE].row_tokens[:3]
+
+
+@pytest.mark.parametrize("which", ["eval", "held_out", "test", "file"])
+def test_samples_are_of_the_rows_that_were_scored_also_after_rows_that_were_left_out(trained, tmp_path, which):
+    base, _, _, root = trained
+    long = {"question": "0 1 2 3 4 5 6 7 8 9 " * 20, "answer": "none is left of it"}
+    lines = [long, *({"question": f"{n}?", "answer": f"{n} it is"} for n in range(3)), long, {**long, "question": "3?"}]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = base.data.model_copy(update={"eval": str(file), "test": str(file)})
+    scorer = qlora.open_scorer(base.model_copy(update={"data": data}), root / "cache")
+    answer = scorer.score(Request(rows=str(file) if which == "file" else which, with_base=True, samples=4))
+    assert [sample.columns["question"] for sample in answer.samples] == ["0?", "1?", "2?", "3?"]
+    scored = answer.scores[BASE]
+    for sample, row_loss, tokens in zip(answer.samples, scored.row_losses, scored.row_tokens, strict=True):
+        assert len(sample.labelled) == tokens
+        ids = torch.tensor([sample.ids])
+        with torch.no_grad():
+            logits = scorer._base.model(input_ids=ids).logits[0, sample.labelled[0] - 1 : -1]
+        # The same sums in another order, over up to 20 tokens.
+        found = torch.nn.functional.cross_entropy(logits, ids[0, sample.labelled[0] :], reduction="sum")
+        assert float(found) == pytest.approx(row_loss, abs=2e-4)
+
+
+def test_samples_of_a_plain_text_have_no_columns(trained):
+    base, _, _, root = trained
+    text = {"prompt": None, "completion": None, "text": "{question} {answer}"}
+    scorer = qlora.open_scorer(base.model_copy(update={"data": base.data.model_copy(update=text)}), root / "cache")
+    answer = scorer.score(Request(rows="test", with_base=True, samples=3))
+    assert [sample.columns for sample in answer.samples] == [{}, {}, {}]
+    assert scorer.score(Request(rows="test", with_base=True)).samples == ()
+
+
+def test_a_chat_of_which_all_counts_is_scored_on_every_answer(trained, tmp_path):
+    base, _, _, root = trained
+    roles = ["user", "assistant", "user", "assistant"]
+    chats = [{"chat": [{"role": role, "content": f"{n}{role}"} for role in roles]} for n in range(12)]
+    file = tmp_path / "chats.jsonl"
+    file.write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    change = {"prompt": None, "completion": None, "messages": "chat", "train_on": "all", "test": str(file)}
+    scorer = qlora.open_scorer(base.model_copy(update={"data": base.data.model_copy(update=change)}), root / "cache")
+    answer = scorer.score(Request(rows="test", with_base=True, samples=2))
+    for sample, loss, tokens in zip(
+        answer.samples, answer.scores[BASE].row_losses, answer.scores[BASE].row_tokens, strict=False
+    ):
+        assert len(sample.labelled) == tokens < len(sample.ids) - sample.labelled[0]
+        ids = torch.tensor([sample.ids])
+        with torch.no_grad():
+            logits = scorer._base.model(input_ids=ids).logits[0, [place - 1 for place in sample.labelled]]
+        found = torch.nn.functional.cross_entropy(logits, ids[0, list(sample.labelled)], reduction="sum")
+        assert float(found) == pytest.approx(loss, abs=2e-4)
+    assert scorer.parts().form["train_on"] == "all"
+
+
+def test_the_parts_say_how_to_find_the_base(trained):
+    base, _, scorer, _ = trained
+    parts = scorer.parts()
+    assert (parts.source, parts.kind, parts.columns) == (base.model.source, "folder", ("question",))
+    assert parts.quantization["compute_dtype"] == "float32"
+    assert len(parts.files["model.safetensors"]) == 64
+    assert {"tokenizer.json", "chat_template.jinja"} <= parts.tokenizer.keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"adapter_model.bin": b""}, "adapter_model.bin: an adapter is adapter_config.json and"),
+        ({"model.py": b""}, "model.py: an adapter is"),
+        ({"adapter_model.safetensors": None}, "no *.safetensors"),
+        ({"adapter_config.json": None}, "adapter_config.json: missing, or not JSON"),
+        ({"adapter_config.json": b"[]"}, "not a LoRA adapter"),
+        ({"auto_mapping": {"parent_library": "os"}}, "auto_mapping names code to import"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa': it may change the base"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is 'pissa_niter_4': it may change the base"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights is 'olora': it may change the base"),
+        ({"init_lora_weights": ["loftq"]}, "init_lora_weights is ['loftq']: it may change the base"),
+        ({"bias": "all"}, "bias is 'all': it may change the base"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save is set: it may change the base"),
+        ({"target_modules": "("}, "target_modules is '(', not a list of modules' names"),
+        ({"target_modules": "(a+)+$"}, "target_modules is '(a+)+$', not a list"),
+        ({"target_modules": [1]}, "target_modules is [1], not a list"),
+        ({"target_modules": None}, "target_modules is None, not a list"),
+        ({"exclude_modules": "("}, "exclude_modules is set: only plain LoRA is scored"),
+        ({"rank_pattern": {"(": 4}}, "rank_pattern is set: only plain LoRA is scored"),
+        ({"arrow_config": {"top_k": 1}}, "arrow_config is set: only plain LoRA is scored"),
+        ({"\x1b[31m": 1}, "\\x1b[31m is set: only plain LoRA is scored"),
+        ({"adapter_config.json": b"[" * 100_000}, "adapter_config.json: missing, or not JSON"),
+        ({"adapter_config.json": b"\xff"}, "adapter_config.json: missing, or not JSON"),
+    ],
+)
+def test_what_is_no_adapter_of_this_base_is_refused(trained, change, problem):
+    base, adapters, scorer, _ = trained
+    good = dict(adapters["weak"].files)
+    assert requests.problems(base, good) == []
+    config = json.loads(good["adapter_config.json"])
+    for name, content in change.items():
+        if "." in name:
+            good = {**good, name: content} if content is not None else {k: v for k, v in good.items() if k != name}
+        else:
+            good["adapter_config.json"] = json.dumps({**config, name: content}).encode()
+    assert any(problem in line for line in requests.problems(base, good))
+    with pytest.raises(ModelError, match="adapter bad: "):
+        scorer.score(Request(rows="eval", adapters={"bad": good}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"r": "8"},
+        {"r": -1},
+        {"r": 10**12},
+        {"r": None},
+        {"lora_alpha": "x"},
+        {"lora_dropout": 5},
+        {"task_type": "NONE"},
+    ],
+)
+def test_what_peft_cannot_load_is_told_and_leaves_nothing_behind(trained, change):
+    _, adapters, scorer, _ = trained
+    good = dict(adapters["weak"].files)
+    before = scorer.score(Request(rows="eval", adapters={"good": good}))
+    bad = {**good, "adapter_config.json": json.dumps({**json.loads(good["adapter_config.json"]), **change}).encode()}
+    with pytest.raises(ModelError, match="adapter bad: PEFT cannot load it: "):
+        scorer.score(Request(rows="eval", adapters={"bad": bad}))
+    assert scorer.score(Request(rows="eval", adapters={"good": good})) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"base_model_name_or_path": "other"}, "base_model_name_or_path is 'other', the sweep's is"),
+        ({"revision": "v2"}, "revision is 'v2', the sweep's is 'main'"),
+        ({"revision": "main"}, None),
+    ],
+)
+def test_a_candidate_names_the_sweeps_base_and_a_champion_may_name_another_place(trained, change, problem):
+    base, adapters, scorer, _ = trained
+    files = dict(adapters["weak"].files)
+    before = scorer.score(Request(rows="eval", adapters={"champion": files}))
+    files["adapter_config.json"] = json.dumps({**json.loads(files["adapter_config.json"]), **change}).encode()
+    found = requests.problems(base, files)
+    assert [problem in line for line in found] == ([] if problem is None else [True])
+    assert requests.problems(base, files, same_source=False) == []
+    assert scorer.score(Request(rows="eval", adapters={"champion": files})) == before
+
+
+def test_an_adapter_with_another_harmless_initialisation_is_scored_and_leaves_nothing_behind(trained):
+    _, adapters, scorer, _ = trained
+    before = scorer.score(Request(rows="eval", with_base=True, adapters=files(adapters)))
+    good = dict(adapters["weak"].files)
+    for init in ("gaussian", "eva", False):
+        config = {**json.loads(good["adapter_config.json"]), "init_lora_weights": init, "r": 4}
+        good["adapter_config.json"] = json.dumps(config).encode()
+        found = scorer.score(Request(rows="eval", adapters={"other": good}))
+        assert found.scores["other"] == before.scores["weak"], init
+    assert scorer.score(Request(rows="eval", with_base=True, adapters=files(adapters))) == before
+
+
+def test_weights_that_are_cut_short_are_refused(trained):
+    _, adapters, scorer, _ = trained
+    good = dict(adapters["weak"].files)
+    good["adapter_model.safetensors"] = good["adapter_model.safetensors"][:-100]
+    with pytest.raises(ModelError, match="PEFT cannot load it"):
+        scorer.score(Request(rows="eval", adapters={"bad": good}))
+
+
+def test_a_loss_that_is_not_finite_is_an_error(trained):
+    import safetensors.torch
+
+    _, adapters, scorer, _ = trained
+    good = dict(adapters["weak"].files)
+    tensors = safetensors.torch.load(good["adapter_model.safetensors"])
+    broken = {name: values * float("nan") for name, values in tensors.items()}
+    good["adapter_model.safetensors"] = safetensors.torch.save(broken)
+    with pytest.raises(ModelError, match="its loss is not finite"):
+        scorer.score(Request(rows="eval", adapters={"bad": good}))
+    assert scorer.score(Request(rows="eval", adapters=files(adapters))).scores.keys() == {"weak", "strong"}

@@ -1,0 +1,1 @@
+"""The frozen base model: where it lies, how large it is, how it is loaded."""

@@ -1,0 +1,352 @@
+"""The frozen base model: loaded, quantised once per machine, cached, and guarded.
+
+The cache holds one folder per (source, revision, quantisation, compute type). A folder appears whole, by rename, under
+a file lock, so two sweeps that start at once make it once. Of a hub model it says which commit it was made from: the
+branch may have moved since.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainables.base import base_checks, model_source, weight_files
+from trainables.errors import ModelError
+from trainables.inputs.legible import legible
+from trainables.specs import QuantizationSpec, TrialSpec
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+ORIGIN = "origin.json"
+"""The file in a folder of the cache that says which commit of a hub model it was made from."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the name of a hub model stood for."""
+
+    commit: str
+    files: Mapping[str, str]
+    """See `weight_digests`; empty where only the commit is known."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """A frozen base model on its device, in evaluation mode, with every parameter frozen."""
+
+    model: PreTrainedModel
+    device: torch.device
+    dtype: torch.dtype
+    origin: Origin | None = None
+    """None for a local model, and for a hub model whose commit is not known."""
+
+    @property
+    def hardware(self) -> str:
+        """Device and type of the activations in words, "cpu float32": numbers of one agree closely with each other."""
+        return f"{self.device.type} {str(self.dtype).removeprefix('torch.')}"
+
+
+def load(spec: TrialSpec, cache: Path) -> Base:
+    """Loads the base of `spec` onto the GPU if there is one, else the CPU.
+
+    Raises:
+        ModelError: the source cannot be found or loaded.
+    """
+    device = _device()
+    dtype = compute_dtype(spec.quantization, device)
+    folder, revision = _folder(spec, dtype, cache)
+    model = _from_pretrained(spec, folder, revision=revision, dtype=dtype, device_map={"": device})
+    base_checks.refuse_moving_positions(model, spec)
+    model.requires_grad_(False)
+    model.eval()
+    model.config.use_cache = False
+    # What PEFT writes as base_model_name_or_path: the configured source, never a path inside the cache.
+    model.name_or_path = spec.base_model.source
+    keep_gradients(model)
+    base_checks.refuse_foresight(spec.base_model.source, model)
+    return Base(model, device, dtype, _origin(spec, folder, revision))
+
+
+def skeleton(spec: TrialSpec, cache: Path) -> PreTrainedModel:
+    """The base's modules without weights, on the meta device: what layers it has, however large, within seconds.
+
+    Raises:
+        ModelError: the source cannot be found or built.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    source, trusted = model_source.locate(spec.base_model.source), spec.base_model.trust_remote_code
+    made = cache / "bases" / _key(spec, str(compute_dtype(spec.quantization, _device())))
+    options: dict[str, Any] = {}
+    if made.is_dir():
+        origin = str(made)
+    elif source.kind == "gguf" and source.path is not None:
+        origin, options = str(source.path.parent), {"gguf_file": source.path.name}
+    else:
+        origin, options = str(source.path or source.text), {"revision": _commit(spec, source)}
+    try:
+        config = AutoConfig.from_pretrained(origin, trust_remote_code=trusted, **options)
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.source: {spec.base_model.source!r} cannot be loaded: {error}") from error
+    return model
+
+
+def load_tokenizer(spec: TrialSpec, cache: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of the base, right-padding, with a padding token.
+
+    Raises:
+        ModelError: the source has no tokenizer that can be loaded.
+    """
+    device = _device()
+    folder, revision = _folder(spec, compute_dtype(spec.quantization, device), cache)
+    tokenizer = _tokenizer(spec, folder, revision=revision)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def identity(spec: TrialSpec, base: Base) -> tuple[str, ...] | None:
+    """What decides the numbers of a loaded base, in words; None for a hub model whose commit is not known."""
+    if base.origin is None and model_source.locate(spec.base_model.source).kind == "hub":
+        return None
+    return _key(spec, str(base.dtype)), base.hardware, "" if base.origin is None else base.origin.commit
+
+
+def is_made(spec: TrialSpec, cache: Path) -> bool:
+    """Whether `cache` may hold the base as it is trained on, so that the hub is not asked for it."""
+    if spec.quantization.scheme == "none":
+        return False
+    asked = spec.quantization.compute_dtype
+    types = ("float32", "bfloat16", "float16") if asked == "auto" else (asked,)
+    return any((cache / "bases" / _key(spec, f"torch.{name}")).is_dir() for name in types)
+
+
+def weight_digests(folder: Path) -> dict[str, str]:
+    """Weight file of a model's folder -> 64 hex digits over its size and samples of it."""
+    paths = weight_files.weights(folder)
+    return {path.relative_to(folder).as_posix(): weight_files.sampled_digest(path) for path in paths}
+
+
+def free_bytes() -> int:
+    """Memory that nobody uses yet on the device that `load` will choose."""
+    import psutil
+    import torch
+
+    return int(torch.cuda.mem_get_info(0)[0] if torch.cuda.is_available() else psutil.virtual_memory().available)
+
+
+def _device() -> torch.device:
+    import torch
+
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def compute_dtype(quantization: QuantizationSpec, device: torch.device) -> torch.dtype:
+    """The type of the base's activations on `device`; `auto` is bfloat16 where the hardware has it."""
+    import torch
+
+    if quantization.compute_dtype != "auto":
+        dtype: torch.dtype = getattr(torch, quantization.compute_dtype)
+        return dtype
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def keep_gradients(model: PreTrainedModel) -> None:
+    """Keeps bitsandbytes from repacking 4-bit weights in place on CPUs with AVX512-BF16.
+
+    bitsandbytes 0.50.2 (nn/modules.py, Linear4bit.forward) packs the weights at the first evaluation there; from then
+    on matmul_4bit has no gradient (autograd/_functions.py) and training goes wrong without an error.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # Read by Linear4bit.forward; no public switch exists.
+            module.support_avx512bf16_for_cpu = False
+
+
+def checkpoint_gradients(model: PreTrainedModel) -> None:
+    """Recomputes each block's activations in the backward pass, the rest of the model staying in evaluation mode.
+
+    transformers checkpoints a block only in training mode (modeling_layers.py, GradientCheckpointingLayer, 5.24), and
+    training mode would switch on the base's own dropout: so only the blocks themselves are told that they train, and
+    the dropout that some (OPT, for one) apply in the block itself is set to 0.
+    """
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for module in model.modules():
+        if getattr(module, "gradient_checkpointing", False):
+            module.training = True
+            for name in [name for name, value in vars(module).items() if "drop" in name and isinstance(value, float)]:
+                setattr(module, name, 0.0)
+
+
+def _folder(spec: TrialSpec, dtype: torch.dtype, cache: Path) -> tuple[str, str | None]:
+    """Where `from_pretrained` reads the base from, made first if need be, with the revision to ask for."""
+    model = spec.base_model
+    source = model_source.locate(model.source)
+    if spec.quantization.scheme == "none" and source.kind != "gguf":
+        return str(source.path or model.source), _commit(spec, source)
+    target = cache / "bases" / _key(spec, str(dtype))
+    if not target.is_dir():
+        from filelock import FileLock
+
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_suffix(".lock")):
+            if not target.is_dir():
+                _make(spec, source, dtype, target)
+    return str(target), None
+
+
+def _commit(spec: TrialSpec, source: model_source.Source) -> str | None:
+    """The commit that the revision of a hub model stands for now, else the revision: loading says what is wrong.
+
+    Its configuration is known now, and must be of a model that can be trained here.
+
+    Everything is loaded by it: a branch may move between one file and the next. The hub is asked, unless it is offline;
+    the folder of what it answers is named by the commit (huggingface_hub 2.4, file_download.py, hf_hub_download).
+    """
+    revision = spec.base_model.revision
+    if source.kind != "hub":
+        return revision
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        folder = Path(hf_hub_download(source.text, "config.json", revision=revision)).parent
+    except (OSError, ValueError, EntryNotFoundError):
+        return revision
+    model_source.refuse_other_kinds(spec.base_model, folder)
+    name = folder.name
+    return name if _COMMIT.fullmatch(name) else revision
+
+
+def _origin(spec: TrialSpec, folder: str, revision: str | None) -> Origin | None:
+    """What a base that was loaded from `folder` by `revision` is; see `Base.origin`."""
+    if model_source.locate(spec.base_model.source).kind != "hub":
+        return None
+    if spec.quantization.scheme == "none":
+        return _at(spec, revision)
+    try:
+        return Origin(**json.loads((Path(folder) / ORIGIN).read_text(encoding="utf-8")))
+    except FileNotFoundError:  # made by an earlier version, or without knowing it
+        return _at(spec, spec.base_model.revision)
+
+
+def _at(spec: TrialSpec, revision: str | None) -> Origin | None:
+    """A hub model at a commit; None when `revision` is none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if revision is None or not _COMMIT.fullmatch(revision):
+        return None
+    found = try_to_load_from_cache(spec.base_model.source, "config.json", revision=revision)
+    return Origin(revision, weight_digests(Path(found).parent) if isinstance(found, str) else {})
+
+
+def _key(spec: TrialSpec, dtype: str) -> str:
+    quantization = spec.quantization
+    parts = [
+        model_source.fingerprint(spec.base_model),
+        quantization.scheme,
+        str(quantization.double_quant),
+        dtype,
+        version("transformers"),
+        version("bitsandbytes"),
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _make(spec: TrialSpec, source: model_source.Source, dtype: torch.dtype, target: Path) -> None:
+    """Writes the folder `target`: the base as it is trained on, and its tokenizer."""
+    import torch
+    from transformers import BitsAndBytesConfig, GgufConfig
+
+    scheme = spec.quantization.scheme
+    work = Path(tempfile.mkdtemp(dir=target.parent, prefix=".making-"))
+    try:
+        origin, options = str(source.path or spec.base_model.source), {"revision": _commit(spec, source)}
+        tokenizer_options: dict[str, Any] = dict(options)
+        if source.kind == "gguf" and source.path is not None:
+            origin, gguf = str(source.path.parent), source.path.name
+            tokenizer_options = {"gguf_file": gguf}
+            plain = _from_pretrained(
+                spec, origin, gguf_file=gguf, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+            )
+            plain.save_pretrained(work / "plain")
+            options = {"revision": None}
+        tokenizer = _tokenizer(spec, origin, **tokenizer_options)
+        made = work / "made"
+        if scheme == "none":
+            (work / "plain").rename(made)
+        else:
+            config = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type=scheme,
+                bnb_4bit_use_double_quant=spec.quantization.double_quant,
+                bnb_4bit_compute_dtype=dtype,
+            )
+            plain_folder = str(work / "plain") if source.kind == "gguf" else origin
+            quantised = _from_pretrained(spec, plain_folder, quantization_config=config, dtype=dtype, **options)
+            quantised.save_pretrained(made)
+            known = _at(spec, options["revision"]) if source.kind == "hub" else None
+            if known is not None:
+                (made / ORIGIN).write_text(json.dumps(asdict(known)), encoding="utf-8")
+        tokenizer.save_pretrained(made)
+        made.rename(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _tokenizer(spec: TrialSpec, origin: str, **options: Any) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    trusted = spec.base_model.trust_remote_code
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(origin, trust_remote_code=trusted, **options)
+    except Exception as error:  # whatever transformers makes of files that others wrote
+        said = legible(str(error), 500) or type(error).__name__
+        raise ModelError(f"model.source: {spec.base_model.source!r} has no usable tokenizer: {said}") from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        # transformers 5.24 makes one without words where it finds no vocabulary.
+        raise ModelError(f"model.source: {spec.base_model.source!r} has no tokenizer: no vocabulary among its files")
+    return tokenizer
+
+
+def _from_pretrained(spec: TrialSpec, origin: str, **options: Any) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model: PreTrainedModel
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            origin,
+            output_loading_info=True,
+            trust_remote_code=spec.base_model.trust_remote_code,
+            use_safetensors=_safetensors(options),
+            **options,
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.source: {spec.base_model.source!r} cannot be loaded: {error}") from error
+    base_checks.refuse_missing_weights(spec.base_model.source, loaded["missing_keys"])
+    return model
+
+
+def _safetensors(options: dict[str, Any]) -> bool | None:
+    """Safetensors only: a pickle from the network is never opened. A GGUF file is neither."""
+    return None if "gguf_file" in options else True

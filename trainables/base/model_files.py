@@ -1,0 +1,81 @@
+"""What a model's own files say, read without loading it: its configuration, the headers of its weights, its cache."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from trainables.base import weight_files
+from trainables.errors import ModelError
+from trainables.inputs import json_text
+from trainables.specs import ModelSpec
+
+# What transformers' tokenizers read their vocabulary from (VOCAB_FILES_NAMES of its tokenization files, 5.24).
+_VOCABULARIES = (
+    "tokenizer.json", "*.model", "*vocab*.json", "*vocab*.txt", "*.tiktoken", "tekken.json", "bpe.codes", "dict.txt",
+    "*.tokenizer", "byte_maps.json",
+)  # fmt: skip
+_DAMAGED = "a copy cut short, or a Git LFS pointer? download it again"
+
+
+def error(source: str, problem: str) -> ModelError:
+    """The error of `model.source`."""
+    return ModelError(f"model.source: {source!r}: {problem}")
+
+
+def config(source: str, folder: Path) -> Mapping[str, object]:
+    """The configuration of a model's folder. Raises ModelError when it is not readable."""
+    try:
+        found = json_text.parse((folder / "config.json").read_bytes())
+    except (OSError, ValueError) as problem:
+        raise error(source, f"config.json is not readable JSON: {problem}") from problem
+    if not isinstance(found, dict):
+        raise error(source, f"config.json must hold a JSON object, not {type(found).__name__}")
+    return found
+
+
+def lacking(names: Collection[str], own_code: bool = False) -> str | None:
+    """What a model lacks whose files have these names, with the way out; None when it may be whole.
+
+    Args:
+        names: of the files beside config.json.
+        own_code: code that comes with the model may read its words from any file.
+    """
+    if "config.json" not in names:
+        if "adapter_config.json" in names:
+            return "a LoRA adapter, not a base model; name the model that it was trained on"
+        return "a model folder needs config.json, as save_pretrained writes it; for GGUF name the file"
+    if "model.safetensors.index.json" not in names and not fnmatch.filter(names, "*.safetensors"):
+        if fnmatch.filter(names, "*.bin"):
+            way_out = 'AutoModelForCausalLM.from_pretrained("OLD").save_pretrained("NEW"), for a model that you trust'
+            return f"only .bin weights: pickle files run code when read; convert them once: {way_out}"
+        return "a model folder needs weights: no *.safetensors here"
+    if not own_code and not any(fnmatch.filter(names, pattern) for pattern in _VOCABULARIES):
+        way_out = 'AutoTokenizer.from_pretrained("ITS BASE").save_pretrained("HERE")'
+        return f"a model folder needs a tokenizer: no tokenizer.json, nor another vocabulary; put it there: {way_out}"
+    return None
+
+
+def header(source: str, path: Path) -> tuple[Mapping[str, object], int]:
+    """The key-value section of a GGUF file, and the elements of all its tensors. Raises ModelError."""
+    try:
+        return weight_files.gguf_header(path)
+    except ValueError as problem:
+        raise error(source, f"{path.name} is not a whole GGUF file ({problem}): {_DAMAGED}") from problem
+
+
+def parameters(source: str, path: Path) -> int:
+    """Elements of all tensors of a safetensors file. Raises ModelError."""
+    try:
+        return weight_files.safetensors_parameters(path)
+    except ValueError as problem:
+        raise error(source, f"{path.name} is not a whole safetensors file ({problem}): {_DAMAGED}") from problem
+
+
+def cached(model: ModelSpec) -> Path | None:
+    """The snapshot folder of a hub model in the local cache. Importing huggingface_hub takes less than 0.1 s."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model.source, "config.json", revision=model.revision)
+    return Path(found).parent if isinstance(found, str) else None

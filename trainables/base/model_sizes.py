@@ -1,0 +1,118 @@
+"""How large a model is, by its configuration and the headers of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainables.base import model_files, weight_files
+from trainables.specs import ModelFacts
+
+# One size goes by several names: Llama's first, then GPT-2's, then those of OPT, GPT-Neo, Falcon, MPT.
+_CONFIG_NAMES: Mapping[str, Sequence[str]] = {
+    "layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+    "hidden_size": ("hidden_size", "n_embd", "d_model"),
+    "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim"),
+    "vocab_size": ("vocab_size",),
+    "attention_heads": ("num_attention_heads", "n_head", "num_heads", "n_heads"),
+    "key_value_heads": ("num_key_value_heads", "num_kv_heads"),
+    "head_dim": ("head_dim",),
+}
+_GGUF_NAMES: Mapping[str, str] = {
+    "layers": "block_count",
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "vocab_size": "vocab_size",
+    "attention_heads": "attention.head_count",
+    "key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+}
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_PARAMETER_SHARE = 0.1
+"""How far given parameters may be from the counted ones: some count tied embeddings twice, some once."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a model's own files say."""
+
+    stated: Mapping[str, int]
+    """Field of `ModelFacts` -> its value, where the configuration has it."""
+    counted: int | None
+    """Parameters by the weights' headers; None when they are not all here, or packed by a quantisation."""
+    estimated: int | None = None
+    """Parameters by arithmetic."""
+
+    def facts(self) -> ModelFacts | None:
+        """All sizes; None when one is unknown."""
+        known = dict(self.stated)
+        if "hidden_size" in known:
+            known.setdefault("intermediate_size", 4 * known["hidden_size"])  # GPT-2, configuration_gpt2.py: n_inner
+        if "attention_heads" in known:
+            known.setdefault("key_value_heads", known["attention_heads"])
+        parameters = self.counted or self.estimated
+        if parameters is None or any(size not in known for size in _CONFIG_NAMES if size != "head_dim"):
+            return None
+        return ModelFacts.model_validate({**known, "parameters": parameters})
+
+    def contradictions(self, given: ModelFacts) -> list[str]:
+        """Each field of `given` that says something else, "FIELD VALUE, where the model has VALUE"."""
+        values: dict[str, int] = given.model_dump(exclude={"of"}, exclude_none=True)
+        values.setdefault("head_dim", given.hidden_size // given.attention_heads)
+        found = [
+            f"{field} {values[field]}, where the model has {value}"
+            for field, value in self.stated.items()
+            if values[field] != value
+        ]
+        if self.counted is not None and abs(given.parameters - self.counted) > _PARAMETER_SHARE * self.counted:
+            found.insert(0, f"parameters {given.parameters}, where the model has {self.counted}")
+        return found
+
+
+def of_folder(source: str, folder: Path) -> Sizes:
+    """Sizes by config.json and the weights, as far as they are there. Raises ModelError when they cannot be read."""
+    config = model_files.config(source, folder)
+    text = config.get("text_config")  # the language model inside a multimodal one
+    merged = {**config, **text} if isinstance(text, dict) else config
+    found = {size: _first(merged, names) for size, names in _CONFIG_NAMES.items()}
+    stated = {size: value for size, value in found.items() if value is not None}
+    return Sizes(stated, _counted(source, folder, merged), _estimated(stated, merged))
+
+
+def of_gguf(source: str, path: Path) -> Sizes:
+    """Sizes by the header of a GGUF file. Raises ModelError when it cannot be read."""
+    values, parameters = model_files.header(source, path)
+    architecture = values.get("general.architecture")
+    found = {size: _first(values, [f"{architecture}.{name}"]) for size, name in _GGUF_NAMES.items()}
+    found["vocab_size"] = found["vocab_size"] or _first(values, ["tokenizer.ggml.tokens"])
+    stated = {size: value for size, value in found.items() if value is not None}
+    return Sizes(stated, parameters)
+
+
+def _first(values: Mapping[str, object], names: Sequence[str]) -> int | None:
+    found = (values.get(name) for name in names)
+    return next((value for value in found if type(value) is int and value > 0), None)
+
+
+def _counted(source: str, folder: Path, config: Mapping[str, object]) -> int | None:
+    weights = weight_files.weights(folder)
+    if "quantization_config" in config or not weights or not all(path.is_file() for path in weights):
+        return None
+    return sum(model_files.parameters(source, path) for path in weights)
+
+
+def _estimated(stated: Mapping[str, int], config: Mapping[str, object]) -> int | None:
+    """Parameters of a Llama-like model, biases left out; GPT-2's kin have an MLP of two matrices instead of three.
+
+    Those of a mixture of experts are not estimated: each architecture lays its experts out in another way.
+    """
+    if not {"hidden_size", "attention_heads", "layers", "vocab_size"} <= stated.keys() or _first(config, _EXPERTS):
+        return None
+    hidden, heads = stated["hidden_size"], stated["attention_heads"]
+    inner = stated.get("intermediate_size", 4 * hidden)
+    head = stated.get("head_dim") or hidden // heads
+    attention = 2 * hidden * head * (heads + stated.get("key_value_heads", heads))
+    matrices = 3 if "hidden_act" in config or "hidden_activation" in config else 2
+    embeddings = stated["vocab_size"] * hidden * (1 if config.get("tie_word_embeddings", True) else 2)
+    return stated["layers"] * (attention + matrices * hidden * inner + 2 * hidden) + hidden + embeddings

@@ -1,0 +1,1 @@
+"""Rows: read, checked, rendered, and turned into tokens."""

@@ -1,0 +1,289 @@
+"""Rows as tokens and labels: rendered, tokenised, packed into bytes, cached, and drawn in a seeded order.
+
+`prepare` runs once per sweep; every host reads its bytes with `load`. One row is a run of token ids, each labelled or
+not: the labelled ones count in the loss. Position p is predicted from the positions before it, so position 0 never
+counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from filelock import FileLock
+
+from trainables.contract import Prepared, Summary
+from trainables.data import rows as row_source
+from trainables.data.findings import Findings, Tally
+from trainables.data.rendering import Renderer, tokenizer_fingerprint
+from trainables.data.rows import SplitName
+from trainables.data.templates import Placed
+from trainables.data.tokenising import tokenise
+from trainables.errors import DataError
+from trainables.specs import DataSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PreTrainedTokenizerBase
+
+LAYOUT = 3
+"""Raised when the same rows would give other bytes, so that no cache of an earlier layout is used."""
+_ARRAYS = ("ids", "starts", "labelled")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class Row(NamedTuple):
+    """One row."""
+
+    ids: np.ndarray
+    """(length,) int32."""
+    labelled: np.ndarray
+    """(length,) bool: the tokens that count in the loss, one at least and never the first."""
+
+    @property
+    def labels(self) -> int:
+        """Number of labelled tokens."""
+        return int(self.labelled.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Rows end to end: row i is ids[starts[i] : starts[i + 1]], and labelled likewise."""
+
+    ids: np.ndarray
+    """(tokens of all rows,) int32."""
+    starts: np.ndarray
+    """(rows + 1,) int64."""
+    labelled: np.ndarray
+    """(tokens of all rows,) bool."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.starts) - 1
+
+    def row(self, i: int) -> Row:
+        """Row `i`, a view."""
+        place = slice(self.starts[i], self.starts[i + 1])
+        return Row(self.ids[place], self.labelled[place])
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What a sweep trains on and evaluates on."""
+
+    train: Split
+    eval: Split
+
+
+def prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase, cache: Path) -> Prepared:
+    """The rows as bytes and what was found in them, from `cache`/data when they were prepared before.
+
+    The bytes are a safetensors file: the arrays of `Split` under train.* and eval.*, the summary in its metadata.
+    Hub data sets are cached only when `data.revision` is a full commit: a branch may move.
+
+    Raises:
+        DataError: nothing to train or evaluate on, or a row that cannot be used; names file, row and columns.
+    """
+    key = _key(data, tokenizer)
+    if key is None:
+        return _prepare(data, tokenizer)
+    path = cache / "data" / f"{key}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        prepared = _cached(path)
+        if prepared is None:
+            prepared = _prepare(data, tokenizer)
+            _write(path, prepared.payload)
+    return prepared
+
+
+def load(payload: bytes) -> Rows:
+    """The rows in the bytes of `prepare`."""
+    import numpy as np
+    from safetensors.numpy import load as load_arrays
+
+    # Copies: torch.from_numpy warns of arrays that cannot be written to.
+    arrays = {name: np.array(values) for name, values in load_arrays(payload).items()}
+    return Rows(*(Split(*(arrays[f"{split}.{name}"] for name in _ARRAYS)) for split in ("train", "eval")))
+
+
+def whole(data: DataSpec, split: SplitName, tokenizer: PreTrainedTokenizerBase) -> Split:
+    """All rows of one split, tokenised like those of `prepare`; nothing is cached.
+
+    Raises:
+        DataError: no rows, or a row that cannot be used.
+    """
+    return Split(*tokenise(Renderer(data, tokenizer), split, row_source.placed(data, split)).arrays())
+
+
+def split_fingerprint(split: Split) -> str:
+    """16 hex digits over every token and label of some rows."""
+    return _digest(_content(split))
+
+
+@lru_cache(maxsize=32)
+def order(seed: int, rows: int, epoch: int) -> np.ndarray:
+    """The order of `rows` rows in one epoch, a permutation (rows,) int64 that cannot be written to.
+
+    Drawn from PCG64 keyed by seed and epoch alone, so any position of the data can be found again from its number.
+    """
+    import numpy as np
+
+    # A spawn key, not [seed, epoch]: there, a seed of 2**32 in epoch 0 would be seed 0 in epoch 1.
+    sequence = np.random.SeedSequence(seed, spawn_key=(epoch,))
+    permutation = np.random.Generator(np.random.PCG64(sequence)).permutation(rows)
+    permutation.setflags(write=False)
+    return permutation
+
+
+def batch_rows(seed: int, rows: int, first: int, count: int) -> list[int]:
+    """The rows at positions `first` to `first + count - 1` of all epochs' orders one after another."""
+    chosen: list[int] = []
+    while len(chosen) < count:
+        epoch, at = divmod(first + len(chosen), rows)
+        chosen += order(seed, rows, epoch)[at : at + count - len(chosen)].tolist()
+    return chosen
+
+
+# Preparing
+
+
+def _prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> Prepared:
+    from safetensors.numpy import save
+
+    renderer, findings = Renderer(data, tokenizer), Findings(data)
+    found = row_source.placed(data, "train")
+    if data.eval is None:
+        held: deque[Placed] = deque()
+        train = tokenise(renderer, "train", _hold_out(data, found, held), findings)
+        evaluation = tokenise(renderer, "train", held, findings, "eval")
+    else:
+        train = tokenise(renderer, "train", found, findings)
+        evaluation = tokenise(renderer, "eval", islice(row_source.placed(data, "eval"), data.eval_examples), findings)
+    lines = _compare_test(data, findings)
+    if problems := findings.problems():
+        raise DataError("\n".join(problems))
+    rows = Rows(Split(*train.arrays()), Split(*evaluation.arrays()))
+    parts = findings.parts
+    summary = Summary(
+        fingerprint=_fingerprint(rows),
+        train_rows=len(rows.train),
+        eval_rows=len(rows.eval),
+        train_tokens=len(rows.train.ids),
+        longest_row=max(int((split.starts[1:] - split.starts[:-1]).max()) for split in (rows.train, rows.eval)),
+        truncated_rows=train.truncated + evaluation.truncated,
+        dropped_rows=train.dropped + evaluation.dropped,
+        empty_rows=parts["train"].empty.rows + parts["eval"].empty.rows,
+        missing_value_rows=parts["train"].missing.rows + parts["eval"].missing.rows,
+        repeated_rows=parts["train"].repeated.rows,
+        eval_rows_in_train=parts["eval"].trained_on.rows,
+        test_rows_in_train=parts["test"].trained_on.rows,
+        warnings=(*findings.warnings(), *lines),
+    )
+    payload = save(_arrays(rows), metadata={"summary": summary.model_dump_json()})
+    return Prepared(summary=summary, payload=payload)
+
+
+def _compare_test(data: DataSpec, findings: Findings) -> list[str]:
+    """Compares the rows that only promotion sees with those to train on; what kept it from that, in a line."""
+    try:
+        for found in row_source.placed(data, "test") if data.test is not None else ():
+            findings.add("test", found)
+    except DataError as error:
+        findings.parts["test"] = Tally()
+        return [f"data.test was not compared with data.train: {error}"]
+    return []
+
+
+def _hold_out(data: DataSpec, found: Iterable[Placed], held: deque[Placed]) -> Iterator[Placed]:
+    """All rows but the last `eval_examples`, which are in `held` at the end."""
+    count, enough = data.eval_examples or 0, False
+    for row in found:
+        held.append(row)
+        if len(held) > count:
+            enough = True
+            yield held.popleft()
+    if held and not enough:
+        raise DataError(row_source.too_few_to_hold_out(data, len(held)))
+
+
+# Bytes and cache
+
+
+def _arrays(rows: Rows) -> dict[str, np.ndarray]:
+    splits = {"train": rows.train, "eval": rows.eval}
+    return {f"{split}.{name}": getattr(values, name) for split, values in splits.items() for name in _ARRAYS}
+
+
+def _fingerprint(rows: Rows) -> str:
+    return _digest([*_content(rows.train), *_content(rows.eval)])
+
+
+def _content(split: Split) -> list[np.ndarray]:
+    """All that tells rows apart; rows labelled to their end give what earlier versions took, and recorded."""
+    import numpy as np
+
+    positions = np.flatnonzero(split.labelled)
+    first = positions[np.searchsorted(positions, split.starts[:-1])] - split.starts[:-1]
+    found = [split.ids, split.starts, first.astype("<i4")]
+    to_the_end = len(positions) == len(split.ids) - int(first.sum())
+    return found if to_the_end else [*found, split.labelled]
+
+
+def _digest(arrays: Iterable[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for values in arrays:
+        digest.update(values.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _key(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What names the prepared rows, or None where nothing fixes what the hub will give."""
+    try:
+        identity = row_source.fingerprint(data)
+    except DataError:
+        if data.test is None:
+            raise
+        # Only promotion needs it, and maybe on another machine: it is said that the rows were not compared with it.
+        identity = row_source.fingerprint(data.model_copy(update={"test": None})) | {"test": "not here"}
+    pinned = data.revision is not None and _COMMIT.fullmatch(data.revision)
+    if not pinned and any(source.startswith("hub:") for source in identity.values()):
+        return None
+    identity |= {"tokenizer": tokenizer_fingerprint(tokenizer), "layout": str(LAYOUT)}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _cached(path: Path) -> Prepared | None:
+    """What `path` holds, or None when it is absent, cut short, or not what was written."""
+    from safetensors import SafetensorError
+
+    try:
+        payload = path.read_bytes()
+        # A safetensors header: 8 bytes of length, little-endian, then JSON (safetensors 0.8).
+        header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
+        summary = Summary.model_validate_json(header["__metadata__"]["summary"])
+        if _fingerprint(load(payload)) == summary.fingerprint:
+            return Prepared(summary=summary, payload=payload)
+    # A pydantic error and one of JSON or UTF-8 are ValueErrors: whatever is wrong with it, the file is made again.
+    except (FileNotFoundError, SafetensorError, ValueError, LookupError, TypeError):
+        pass
+    return None
+
+
+def _write(path: Path, payload: bytes) -> None:
+    """Writes the file whole. The caller holds the lock, so the sibling has one writer."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        file.write(payload)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

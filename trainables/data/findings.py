@@ -1,0 +1,225 @@
+"""What is odd about a sweep's rows, counted while they are read, and told in the same words before a launch and after.
+
+Rows are equal when what their templates take from them is, whatever file they stand in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from trainables.data import templates
+from trainables.data.templates import Placed, Row
+from trainables.errors import DataError
+from trainables.specs import DataSpec
+
+Part = Literal["train", "eval", "test"]
+"""What a row is for. Rows held out of data.train are for eval."""
+FEW_ROWS = 10
+"""With fewer rows than these, differences between adapters are mostly chance; promotion passes nothing."""
+_MISSING = frozenset({"nan", "NaN", "NAN", "null", "NULL", "None", "N/A", "#N/A", "<NA>", "NaT"})
+"""What programs write for a value that is missing."""
+
+
+@dataclass
+class Count:
+    """How many rows have something, and where the first of them stands."""
+
+    rows: int = 0
+    first: str = ""
+
+    def add(self, place: str) -> None:
+        """One more."""
+        self.rows += 1
+        self.first = self.first or place
+
+
+@dataclass
+class Tally:
+    """The rows of one part."""
+
+    rows: int = 0
+    empty: Count = field(default_factory=Count)
+    """With an answer that is empty."""
+    missing: Count = field(default_factory=Count)
+    """With an answer that is a word for a missing value."""
+    word: str = ""
+    """The first such word."""
+    repeated: Count = field(default_factory=Count)
+    """That stood there before."""
+    trained_on: Count = field(default_factory=Count)
+    """Of eval and test: that stand in train too."""
+    chosen_on: Count = field(default_factory=Count)
+    """Of test: that stand in eval too."""
+    unlearnt: Count = field(default_factory=Count)
+    """Chats with answers that do not count."""
+    cut_away: Count = field(default_factory=Count)
+    """Left out: data.max_length leaves nothing to learn of them."""
+
+
+class Findings:
+    """Counts rows as they come. Those of train come first, so that the others can be compared with them."""
+
+    def __init__(self, data: DataSpec) -> None:
+        self._data = data
+        self._content = _reader(data)
+        self._seen: dict[Part, set[int]] = {"train": set(), "eval": set(), "test": set()}
+        self.parts: dict[Part, Tally] = {"train": Tally(), "eval": Tally(), "test": Tally()}
+
+    def add(self, part: Part, found: Placed) -> None:
+        """Counts a row. Raises `DataError` for one that cannot be used; names file and line."""
+        try:
+            content = self._content(found.row)
+        except DataError as error:
+            split = "train" if part == "eval" and self._data.eval is None else part
+            raise DataError(f"data.{split}: {getattr(self._data, split)}, {found.place}: {error}") from error
+        tally, place = self.parts[part], found.place
+        tally.rows += 1
+        if content.empty:
+            tally.empty.add(place)
+        if content.missing is not None:
+            tally.word = tally.word or content.missing
+            tally.missing.add(place)
+        if content.is_partly_learnt:
+            tally.unlearnt.add(place)
+        if content.key in self._seen[part]:
+            tally.repeated.add(place)
+        self._seen[part].add(content.key)
+        if part != "train" and content.key in self._seen["train"]:
+            tally.trained_on.add(place)
+        elif part == "test" and content.key in self._seen["eval"]:
+            tally.chosen_on.add(place)
+
+    def problems(self) -> list[str]:
+        """What makes every result worthless: no answer says anything, or all that is evaluated on is trained on."""
+        found = []
+        field, answers = _answers(self._data)
+        for part, tally in self.parts.items():
+            if tally.rows and tally.empty.rows == tally.rows:
+                found.append(
+                    f"{self._name(part)}: all {answers} are empty, {_of(tally, tally.empty)}: check data.{field}"
+                )
+        for part in ("eval", "test"):
+            tally = self.parts[part]
+            if tally.rows and tally.trained_on.rows == tally.rows:
+                name = self._name(part)
+                rows = f"all {tally.rows} rows stand" if tally.rows > 1 else "the only row stands"
+                found.append(f"{name}: {rows} in data.train too, so all is trained on: give other rows")
+        return found
+
+    def warnings(self) -> list[str]:
+        """What is odd but may be meant, a line each."""
+        return [line for part in self.parts for line in self._warnings(part)]
+
+    def _warnings(self, part: Part) -> list[str]:
+        tally, name = self.parts[part], self._name(part)
+        field, answers = _answers(self._data)
+        found = []
+        if tally.empty.rows * 2 > tally.rows:
+            found.append(f"{name}: most {answers} are empty, {_of(tally, tally.empty)}: check data.{field}")
+        elif tally.empty.rows:
+            found.append(f"{name}: empty {answers}, {_of(tally, tally.empty)}: they teach to answer nothing")
+        if tally.missing.rows:
+            found.append(
+                f"{name}: {answers} that say {tally.word!r} and no more, {_of(tally, tally.missing)}: they are learnt "
+                "as words; where they stand for a missing value, leave the rows out"
+            )
+        if tally.repeated.rows:
+            meaning = "each is trained on that often" if part == "train" else "each counts as several; take them out"
+            found.append(f"{name}: rows that stood there before, {_of(tally, tally.repeated)}: {meaning}")
+        if tally.trained_on.rows:
+            found.append(
+                f"{name}: rows that stand in data.train too, {_of(tally, tally.trained_on)}: their loss says nothing "
+                "about new rows; take them out of one of the two"
+            )
+        if tally.chosen_on.rows:
+            where = "are held out of data.train" if self._data.eval is None else "stand in data.eval"
+            found.append(
+                f"{name}: rows that {where} too, {_of(tally, tally.chosen_on)}: the best trial is chosen on them, so "
+                "they are no test of it; give other rows"
+            )
+        if tally.cut_away.rows:
+            found.append(
+                f"{name}: rows left out, {_of(tally, tally.cut_away)}: data.max_length {self._data.max_length} leaves "
+                f"nothing of their {answers}"
+            )
+        if part == "train" and tally.unlearnt.rows:
+            found.append(
+                f"data.messages: chats with several answers, {_of(tally, tally.unlearnt)}: the last one counts "
+                "(data.train_on: all counts each)"
+            )
+        return found + ([] if part == "train" else self._few(part))
+
+    def _few(self, part: Part) -> list[str]:
+        tally = self.parts[part]
+        rows = tally.rows - tally.repeated.rows
+        if not 0 < rows < FEW_ROWS:
+            return []
+        counted = "1 row" if rows == 1 else f"{rows} rows"
+        if tally.repeated.rows:
+            counted += " without its copies" if rows == 1 else " without copies"
+        if part == "test":
+            return [f"data.test: {counted}: promotion passes nothing with fewer than {FEW_ROWS}"]
+        how = "cannot" if rows == 1 else "can hardly"
+        return [f"{self._name(part)}: {counted} to evaluate on {how} tell adapters apart: give 30 or more"]
+
+    def _name(self, part: Part) -> str:
+        held_out = part == "eval" and self._data.eval is None
+        return "data.train, its last rows, held out" if held_out else f"data.{part}"
+
+
+class _Content(NamedTuple):
+    """What a row says."""
+
+    key: int
+    """Equal for equal rows."""
+    empty: bool
+    missing: str | None
+    is_partly_learnt: bool
+
+
+def _reader(data: DataSpec) -> Callable[[Row], _Content]:
+    column = data.messages
+    if column is not None:
+        return lambda row: _of_chat(data, templates.chat(row, column))
+    parsed = templates.parse_all(data)
+    learnt = [name for field, template in parsed.items() if field != "prompt" for name in template.columns]
+
+    def content(row: Row) -> _Content:
+        key = _key([template.fill(row) for template in parsed.values()])
+        values = [templates.value(row, name).strip() for name in learnt]
+        return _Content(key, not any(values), next((each for each in values if each in _MISSING), None), False)
+
+    return content
+
+
+def _of_chat(data: DataSpec, messages: list[templates.Message]) -> _Content:
+    answers = templates.answers(messages)
+    counted = answers if data.train_on == "all" else answers[-1:]
+    values = [messages[number - 1]["content"].strip() for number in counted]
+    return _Content(
+        _key([json.dumps(messages, sort_keys=True, default=str)]),
+        not all(values),
+        next((each for each in values if each in _MISSING), None),
+        len(counted) < len(answers),
+    )
+
+
+def _key(texts: list[str]) -> int:
+    """64 bits: two of a million different rows are taken for equal once in ten million data sets."""
+    content = "\0".join(texts).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
+
+
+def _of(tally: Tally, count: Count) -> str:
+    return f"{count.rows} of {tally.rows}, the first on {count.first}"
+
+
+def _answers(data: DataSpec) -> tuple[str, str]:
+    """The field that says what is learnt, and what to call that."""
+    if data.completion is not None:
+        return "completion", "completions"
+    return ("messages", "answers") if data.messages is not None else ("text", "texts")

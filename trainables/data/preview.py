@@ -1,0 +1,99 @@
+"""A look at the first rows of local files before anything starts: what is wrong, what is odd, how many there are."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+from trainables.contract import Preview
+from trainables.data import row_files, rows
+from trainables.data.findings import Findings
+from trainables.data.rows import SplitName
+from trainables.data.templates import Placed
+from trainables.errors import DataError
+from trainables.specs import DataSpec
+
+LOOKED_ROWS = 20_000
+LOOKED_BYTES = 20_000_000
+"""Rows of a split are looked at up to these, in about half a second; all of them are when the data is prepared."""
+
+
+def preview(data: DataSpec) -> Preview:
+    """What the local files hold; hub data sets are looked at when they are prepared. No network, no torch."""
+    findings = Findings(data)
+    problems, partly = [], []
+    train_rows = None
+    for split in rows.SPLITS:
+        source: str | None = getattr(data, split)
+        if source is None or not rows.is_local(source):
+            continue
+        if row_files.is_large_array(Path(source)):
+            partly.append(f"data.{split}: one large JSON array is looked at by launch only; save it as .jsonl for more")
+            continue
+        look = _Look(rows.placed(data, split))
+        try:
+            _count(data, split, look, findings)
+        except DataError as error:
+            problems.append(str(error))
+            if split == "test":
+                problems.append(f"data.test: {source}: {rows.OTHER_TASK}")
+        else:
+            if look.is_cut:
+                partly.append(f"data.{split}: only the first {look.rows} rows were looked at; launch looks at all")
+            if split == "train":
+                train_rows = _train_rows(data, look)
+    return Preview(
+        problems=tuple(problems + findings.problems()),
+        warnings=tuple(findings.warnings() + partly),
+        train_rows=train_rows,
+    )
+
+
+class _Look:
+    """The first rows of a split."""
+
+    def __init__(self, stream: Iterator[Placed]) -> None:
+        self._stream = stream
+        self.rows = 0
+        self.is_cut = False
+        """Whether there are more."""
+
+    def __iter__(self) -> Iterator[Placed]:
+        size = 0
+        for found in self._stream:
+            if self.rows == LOOKED_ROWS or size >= LOOKED_BYTES:
+                self.is_cut = True
+                return
+            self.rows += 1
+            size += found.size
+            yield found
+
+
+def _count(data: DataSpec, split: SplitName, look: _Look, findings: Findings) -> None:
+    if split != "train":
+        for found in islice(look, data.eval_examples if split == "eval" else None):
+            findings.add(split, found)
+        return
+    # The last ones are held out, as far as the end is seen.
+    held: deque[Placed] = deque()
+    for found in look:
+        held.append(found)
+        if data.eval is not None or len(held) > (data.eval_examples or 0):
+            findings.add("train", held.popleft())
+    for found in held:
+        findings.add("train" if look.is_cut else "eval", found)
+
+
+def _train_rows(data: DataSpec, look: _Look) -> int | None:
+    """Rows to train on, those held out left aside; None where counting them would take long."""
+    total: int | None = look.rows
+    if look.is_cut:
+        total = None
+        with suppress(OSError):
+            total = row_files.count(Path(data.train))
+    if total is None:
+        return None
+    return total - (data.eval_examples or 0) if data.eval is None else total

@@ -1,0 +1,199 @@
+"""Rows of local files, each with the place where it stands: JSON lines, JSON arrays, CSV, Parquet.
+
+Read with the standard library (Parquet with pyarrow, imported where it is used): a check starts in milliseconds.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO, cast
+
+from trainables.data import templates
+from trainables.data.templates import Placed, Row
+from trainables.errors import DataError
+from trainables.inputs import json_text
+from trainables.specs import DataSpec
+
+_CSV_FIELD_CHARACTERS = 2**31 - 1
+COUNTED_BYTES = 1_000_000_000
+"""Files of JSON lines up to this size are counted: in about a second."""
+ARRAY_BYTES = 100_000_000
+"""JSON arrays above this size are read when the data is prepared, and not to check a sweep file."""
+_BOM = b"\xef\xbb\xbf"
+
+
+def read(field: str, source: str, data: DataSpec) -> Iterator[Placed]:
+    """The rows of a file, in order; of Parquet the columns that `data` needs. Values of a CSV file are strings.
+
+    Args:
+        field: data.train, data.eval or data.test, for errors.
+        source: the file.
+        data: says which columns there should be.
+
+    Raises:
+        DataError: the file is not there or cannot be read; names the line.
+    """
+    path, where = Path(source), f"{field}: {source}"
+    try:
+        if not path.is_file():
+            raise DataError(f"{field}: {not_found(path)}")
+        match path.suffix.lower():
+            case ".csv":
+                yield from _csv(path, where, data)
+            case ".parquet":
+                yield from _parquet(path, where, data)
+            case _:
+                yield from _json(path, where)
+    except OSError as error:
+        raise DataError(f"{where} cannot be read: {error}") from error
+
+
+def count(path: Path) -> int | None:
+    """How many rows a file has, without reading what they say; None where only reading them all would tell."""
+    if path.suffix.lower() == ".parquet":
+        from pyarrow import parquet
+
+        return int(parquet.read_metadata(path).num_rows)
+    if path.suffix.lower() == ".csv" or path.stat().st_size > COUNTED_BYTES or _is_array(path):
+        return None
+    with path.open("rb") as file:
+        return sum(1 for line in file if not line.isspace())
+
+
+def needed(data: DataSpec, found: list[str]) -> list[str]:
+    """The columns to read: others may be large, or hold sounds and pictures that are decoded as they are read.
+
+    All of them when one is missing, so that the error can show what there is.
+    """
+    wanted = set(templates.columns(data))
+    if not wanted <= set(found):
+        return found
+    # A prompt that is a column's bare name is an error that shows only when the column is there.
+    return [column for column in found if column in wanted or column == (data.prompt or "").strip()]
+
+
+def not_found(path: Path) -> str:
+    """That a file is not there, with names like it that are."""
+    place = path.absolute()
+    if not place.parent.is_dir():
+        return f"{place} does not exist (nor does the folder {place.parent})"
+    near = difflib.get_close_matches(place.name, [entry.name for entry in place.parent.iterdir()], n=3)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"{place} {'is not a file' if place.exists() else 'does not exist'}{hint}"
+
+
+def is_large_array(path: Path) -> bool:
+    """Whether a file is one JSON array that takes seconds to read: its first row cannot be had without its last."""
+    try:
+        return path.suffix.lower() == ".json" and path.stat().st_size > ARRAY_BYTES and _is_array(path)
+    except OSError:
+        return False
+
+
+def _is_array(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4096).removeprefix(_BOM).lstrip().startswith(b"[")
+
+
+def _json(path: Path, where: str) -> Iterator[Placed]:
+    """Rows of JSON lines, or of one JSON array of objects, which is read as a whole."""
+    if _is_array(path):
+        array = cast("list[object]", _parsed(path.read_bytes(), where))
+        size = path.stat().st_size // max(1, len(array))
+        for number, row in enumerate(array, 1):
+            yield Placed(f"row {number}", _object(row, f"{where}, row {number}"), size)
+        return
+    with path.open("rb") as file:
+        # Lines end at \n alone: str.splitlines would also break at U+2028, which JSON strings may hold.
+        for number, line in enumerate(file, 1):
+            if line.strip(b" \t\r\n" + _BOM):
+                place = f"line {number}"
+                yield Placed(place, _object(_parsed(line, f"{where}, {place}"), f"{where}, {place}"), len(line))
+
+
+def _parsed(raw: bytes, where: str) -> object:
+    try:
+        return json_text.parse(raw)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: is not UTF-8 text ({error.reason}): save the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        spot = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
+        rule = error.msg.removesuffix(" at")
+        raise DataError(f"{where}: is not JSON: {rule} at {spot}") from None
+    except ValueError as error:
+        raise DataError(f"{where}: cannot be used: {error}") from None
+
+
+def _object(value: object, where: str) -> Row:
+    if not isinstance(value, dict):
+        raise DataError(f'{where}: is a {type(value).__name__}, not an object such as {{"question": "..."}}')
+    return value
+
+
+def _csv(path: Path, where: str, data: DataSpec) -> Iterator[Placed]:
+    # A process-wide setting, without which a text of more than 131,072 characters is an error.
+    csv.field_size_limit(_CSV_FIELD_CHARACTERS)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        line = 0
+        try:
+            delimiter = _delimiter(file, where, data)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            header = next(reader, [])
+            if len(set(header)) != len(header):
+                raise DataError(f"{where}, line 1: names a column twice: {', '.join(header)}")
+            line = reader.line_num
+            for values in reader:
+                if len(values) == len(header):
+                    row = dict(zip(header, values, strict=True))
+                    yield Placed(f"line {line + 1}", row, sum(map(len, values)))
+                elif values:
+                    counts = f"{len(values)} values for {len(header)} columns"
+                    raise DataError(f"{where}, line {reader.line_num}: has {counts} ({', '.join(header)})")
+                line = reader.line_num
+        except csv.Error as error:
+            raise DataError(f"{where}, line {line + 1}: is not CSV: {error}") from None
+        except UnicodeDecodeError as error:
+            place = f"{where}, after line {line}"
+            raise DataError(f"{place}: is not UTF-8 text ({error.reason}): save the file as UTF-8") from None
+
+
+def _delimiter(file: TextIO, where: str, data: DataSpec) -> str:
+    """What separates the columns: commas, unless the columns that are needed are there with semicolons or tabs alone.
+
+    Where no way gives them, an error follows, which shows the columns that there are.
+    """
+    headers = {delimiter: _header(file, delimiter) for delimiter in ",;\t"}
+    file.seek(0)
+    wanted = set(templates.columns(data))
+    fits = [delimiter for delimiter, header in headers.items() if wanted <= set(header)]
+    if len(fits) > 1 and "," not in fits:
+        raise DataError(f"{where}, line 1: reads with semicolons and with tabs between columns: save it with commas")
+    if fits:
+        return fits[0]
+    return max(headers, key=lambda delimiter: len(headers[delimiter])) if len(headers[","]) < 2 else ","
+
+
+def _header(file: TextIO, delimiter: str) -> list[str]:
+    file.seek(0)
+    try:
+        return next(csv.reader(file, delimiter=delimiter, strict=True), [])
+    except csv.Error:
+        return []
+
+
+def _parquet(path: Path, where: str, data: DataSpec) -> Iterator[Placed]:
+    from pyarrow import ArrowException, parquet
+
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024, columns=needed(data, file.schema_arrow.names)):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield Placed(f"row {number}", row, batch.nbytes // len(batch))
+    except ArrowException as error:
+        raise DataError(f"{where}: is not a Parquet file that can be read: {error}") from error

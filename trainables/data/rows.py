@@ -1,0 +1,213 @@
+"""Rows as their files or the hub hold them, what is wrong with them, and what identifies them.
+
+`row_files` reads local files, `datasets` those of the hub. Nothing here knows about tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import Literal
+
+from trainables.data import row_files, templates
+from trainables.data.templates import Placed, Row
+from trainables.errors import DataError
+from trainables.specs import DataSpec
+
+SplitName = Literal["train", "eval", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "eval", "test")
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+CHECKED_ROWS = 20
+COUNTED_ROWS = 2000
+"""Rows that `check` counts at most, to see whether enough are left beside those held out."""
+OTHER_TASK = "leave it out with data.test=null if these rows are not of this task"
+"""Ends a problem of `data.test` that `check` finds."""
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.+-]+)?", re.ASCII)
+# Letters, so that a version in a hub id ("owner/name-v1.5") is not taken for a suffix.
+_FILE_SUFFIX = re.compile(r"\.[a-z]{2,9}\d?$", re.IGNORECASE)
+
+
+def is_local(source: str) -> bool:
+    """True for a file to read here, False for a hub data set id. Raises `DataError` for what is neither."""
+    accepted = f"a file ends in {', '.join(SUFFIXES)}; a hub data set is owner/name or owner/name:config"
+    if Path(source).suffix.lower() in SUFFIXES:
+        return True
+    try:
+        is_folder, is_there = Path(source).is_dir(), Path(source).exists()
+    except OSError as error:  # a name that is too long, for example
+        raise DataError(f"{source} cannot be looked up: {error.strerror}; {accepted}") from None
+    if is_folder:
+        raise DataError(f"{source} is a folder: name a file in it ({accepted})")
+    if source.startswith(("/", "./", "../", "~")) or _FILE_SUFFIX.search(source) or is_there:
+        raise DataError(f"{source} is not a kind of file that is read here: {accepted}")
+    if not _HUB_ID.fullmatch(source):
+        raise DataError(f"{source} is neither a file nor a hub data set: {accepted}")
+    return False
+
+
+def check(data: DataSpec) -> list[str]:
+    """Problems with the local files and the templates, each "data.FIELD: what is wrong". No network, no torch."""
+    problems = templates.malformed(data)
+    for split in SPLITS:
+        source = getattr(data, split)
+        if source is None:
+            continue
+        try:
+            if _is_local(data, split) and not row_files.is_large_array(Path(source)):
+                problems += _file_problems(data, split)
+        except DataError as error:
+            problems.append(str(error))
+    # Once each: looking for the columns of a malformed template says again that it is malformed.
+    return list(dict.fromkeys(problems + _shared_problems(data)))
+
+
+def read(data: DataSpec, split: SplitName) -> Iterator[Row]:
+    """The rows of one split, in order; see `placed`."""
+    return (row for _, row, _ in placed(data, split))
+
+
+def placed(data: DataSpec, split: SplitName) -> Iterator[Placed]:
+    """The rows of one split, in order, with their places. Values of a CSV file are strings.
+
+    Raises:
+        DataError: the file or data set is not there or cannot be read; names the file and the line.
+    """
+    if _is_local(data, split):
+        return row_files.read(f"data.{split}", getattr(data, split), data)
+    return _read_hub(data, split)
+
+
+def fingerprint(data: DataSpec) -> dict[str, str]:
+    """What identifies the rows and how they read: split -> content hash or hub revision, and "form".
+
+    Paths are not in it: equal files give equal fingerprints wherever they lie. A split that is not given has no
+    entry. Raises `DataError` when a file cannot be read.
+    """
+    found: dict[str, str] = {split: _content(data, split) for split in SPLITS if getattr(data, split) is not None}
+    fields = ("prompt", "completion", "system", "messages", "text", "max_length", "eval_examples")
+    form = {field: getattr(data, field) for field in fields}
+    if data.train_on != "last":  # sweeps that were launched when there was nothing else keep their fingerprint
+        form["train_on"] = data.train_on
+    return {**found, "form": hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()[:16]}
+
+
+def same_content(one: Path, other: Path) -> bool:
+    """Whether two files hold the same bytes; False for what cannot be read. Files of different sizes are not read."""
+    try:
+        if one.stat().st_size != other.stat().st_size:
+            return False
+        return one.samefile(other) or _digest(one) == _digest(other)
+    except OSError:
+        return False
+
+
+def _is_local(data: DataSpec, split: SplitName) -> bool:
+    source: str | None = getattr(data, split)
+    if source is None:
+        raise DataError(f"data.{split}: is not given")
+    try:
+        return is_local(source)
+    except DataError as error:
+        raise DataError(f"data.{split}: {error}") from None
+
+
+def _file_problems(data: DataSpec, split: SplitName) -> list[str]:
+    source = getattr(data, split)
+    stream = placed(data, split)
+    rows = list(islice(stream, 1 if split == "test" else CHECKED_ROWS))
+    if not rows:
+        return [f"data.{split}: {source} has no rows"]
+    found = tuple(dict.fromkeys(chain.from_iterable(row for _, row, _ in rows)))
+    problems = templates.absent(data, found, source) or _first_bad_row(data, split, rows)
+    if split == "test" and problems:
+        problems.append(f"data.test: {source}: {OTHER_TASK}")
+    if split == "train" and data.eval is None and data.eval_examples is not None:
+        beyond = islice(stream, max(0, min(data.eval_examples + 1, COUNTED_ROWS) - len(rows)))
+        total = len(rows) + sum(1 for _ in beyond)
+        if total <= data.eval_examples and total < COUNTED_ROWS:
+            problems.append(too_few_to_hold_out(data, total))
+    return problems
+
+
+def too_few_to_hold_out(data: DataSpec, rows: int) -> str:
+    """The problem of a `train` with no more rows than are held out of it for evaluation."""
+    return (
+        f"data.eval_examples: {data.eval_examples} rows are held out of data.train, which has {rows}: "
+        "lower data.eval_examples, or give data.eval"
+    )
+
+
+def _first_bad_row(data: DataSpec, split: SplitName, rows: list[Placed]) -> list[str]:
+    parsed = templates.parse_all(data)
+    for place, row, _ in rows:
+        try:
+            for template in parsed.values():
+                template.fill(row)
+            if data.messages is not None:
+                templates.chat(row, data.messages)
+        except DataError as error:
+            return [f"data.{split}: {getattr(data, split)}, {place}: {error}"]
+    return []
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def _shared_problems(data: DataSpec) -> list[str]:
+    """Rows that are trained on must not be evaluated on."""
+    problems = []
+    others: tuple[SplitName, ...] = ("eval", "test")
+    for split in others:
+        source: str | None = getattr(data, split)
+        if source is None:
+            continue
+        train, other = Path(data.train), Path(source)
+        if other.suffix.lower() in SUFFIXES:
+            if source == data.train or _same_file(train, other):
+                problems.append(f"data.{split}: is the same file as data.train")
+            elif same_content(train, other):
+                problems.append(f"data.{split}: {source} is a copy of data.train: give rows that are not trained on")
+        elif source == data.train and getattr(data, f"{split}_split") == data.train_split:
+            problems.append(f"data.{split}: is the same split ({data.train_split}) as data.train")
+    return problems
+
+
+def _read_hub(data: DataSpec, split: SplitName) -> Iterator[Placed]:
+    import datasets
+
+    source, part = getattr(data, split), getattr(data, f"{split}_split")
+    name, _, config = source.partition(":")
+    try:
+        found = datasets.load_dataset(name, config or None, split=part, revision=data.revision)
+    # What datasets 5 raises for an unknown id, configuration or split, no network, and files that do not parse.
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"data.{split}: cannot load split {part!r} of the hub data set {source}: {error}") from error
+    for number, row in enumerate(found.select_columns(row_files.needed(data, found.column_names)), 1):
+        yield Placed(f"row {number}", row, 0)
+
+
+def _content(data: DataSpec, split: SplitName) -> str:
+    source = getattr(data, split)
+    if not _is_local(data, split):
+        return f"hub:{source}@{data.revision or 'main'}/{getattr(data, f'{split}_split')}"
+    path = Path(source)
+    try:
+        if not path.is_file():
+            raise DataError(f"data.{split}: {row_files.not_found(path)}")
+        return _digest(path)[:16]
+    except OSError as error:
+        raise DataError(f"data.{split}: {source} cannot be read: {error}") from error
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,120 @@
+"""Rows to tokens and labels: rendered, tokenised some at a time, cut, counted."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from trainables.data import templates
+from trainables.data.findings import Findings, Part
+from trainables.data.rendering import Encoded, Renderer, Text
+from trainables.data.rows import SplitName
+from trainables.data.templates import Placed
+from trainables.errors import DataError
+from trainables.specs import DataSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+BATCH_ROWS = 256
+"""Rows given to the tokenizer at a time: it works on them in parallel."""
+
+
+@dataclass
+class Tokenised:
+    """One split while it grows. Arrays, not lists: a token takes 4 bytes."""
+
+    ids: array[int] = field(default_factory=lambda: array("i"))
+    starts: array[int] = field(default_factory=lambda: array("q", [0]))
+    labelled: bytearray = field(default_factory=bytearray)
+    truncated: int = 0
+    dropped: int = 0
+    columns: tuple[str, ...] = ()
+    """Those of the first row."""
+    least_length: int | None = None
+    """The smallest max_length that would have kept a row, where all were dropped."""
+
+    @property
+    def rows(self) -> int:
+        """Rows that were kept."""
+        return len(self.starts) - 1
+
+    def add(self, row: Encoded, max_length: int) -> bool:
+        """Appends a row, cut on the right, unless no label is left of it; true where the cut is what left none."""
+        self.truncated += len(row.ids) > max_length
+        labelled = row.labelled[:max_length]
+        if not any(labelled):
+            self.dropped += 1
+            least = row.labelled.find(1) + 1
+            if least:
+                self.least_length = min(self.least_length or least, least)
+            return least > 0
+        self.ids.extend(row.ids[:max_length])
+        self.starts.append(len(self.ids))
+        self.labelled.extend(labelled)
+        return False
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The rows so far: ids, starts and labelled, as `dataset.Split` has them."""
+        import numpy as np
+
+        # A copy: torch warns of arrays that cannot be written to, and the buffer may still grow.
+        labelled = np.array(np.frombuffer(self.labelled, np.bool_))
+        return np.array(self.ids, "<i4"), np.array(self.starts, "<i8"), labelled
+
+
+def tokenise(
+    renderer: Renderer,
+    split: SplitName,
+    found: Iterable[Placed],
+    findings: Findings | None = None,
+    part: Part | None = None,
+) -> Tokenised:
+    """All rows of one split, tokenised. Raises `DataError` when none has a label left.
+
+    Args:
+        renderer: turns rows into tokens.
+        split: where the rows come from.
+        found: the rows.
+        findings: counts what is odd about them.
+        part: what they are for, where that is not what their split says.
+    """
+    data = renderer.data
+    tokenised = Tokenised()
+    stream = iter(found)
+    while batch := list(islice(stream, BATCH_ROWS)):
+        if not tokenised.columns:
+            tokenised.columns = tuple(batch[0].row)
+            if problems := templates.absent(data, tokenised.columns, getattr(data, split)):
+                raise DataError("\n".join(problems))
+        texts = [_text(renderer, split, row) for row in batch]
+        for placed, row in zip(batch, renderer.encode(texts), strict=True):
+            is_cut_away = tokenised.add(row, data.max_length)
+            if findings is not None:
+                findings.add(part or split, placed)
+                if is_cut_away:
+                    findings.parts[part or split].cut_away.add(placed.place)
+    if not tokenised.rows:
+        raise DataError(_nothing_left(data, split, tokenised))
+    return tokenised
+
+
+def _text(renderer: Renderer, split: SplitName, found: Placed) -> Text:
+    try:
+        return renderer.text(found.row)
+    except DataError as error:
+        raise DataError(f"data.{split}: {getattr(renderer.data, split)}, {found.place}: {error}") from error
+
+
+def _nothing_left(data: DataSpec, split: SplitName, tokenised: Tokenised) -> str:
+    source = f"data.{split}: {getattr(data, split)}"
+    if not tokenised.dropped:
+        return f"{source} has no rows"
+    fields = " and ".join(f"data.{name}" for name in (*templates.TEMPLATES, "messages") if getattr(data, name))
+    length = tokenised.least_length
+    longer = f"raise data.max_length = {data.max_length} ({length} would keep one), or " if length else ""
+    found = f"none of {tokenised.dropped} rows has a token to learn"
+    return f"{source}: {found}: {longer}check {fields}; columns: {', '.join(tokenised.columns)}"

@@ -1,0 +1,1 @@
+"""What the Hugging Face hub says of models and data sets."""

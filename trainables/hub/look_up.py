@@ -1,0 +1,88 @@
+"""What only the hub can say of a sweep's model and data, asked before anything is started."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from trainables.base import base_model, model_files, model_source
+from trainables.contract import LookedUp
+from trainables.data import rows
+from trainables.errors import DataError
+from trainables.hub import client
+from trainables.specs import DataSpec, ModelSpec, TrialSpec
+
+
+def look_up(base: TrialSpec, cache: Path) -> LookedUp:
+    """What the hub says of the model and the data; nothing is asked for local ones, nor for what `cache` has."""
+    found = [_model(base, cache), *_data(base.rows)]
+    return LookedUp(
+        problems=tuple(line for part in found for line in part.problems),
+        unreachable=tuple(line for part in found for line in part.unreachable),
+        notices=tuple(line for part in found for line in part.notices),
+    )
+
+
+def _model(base: TrialSpec, cache: Path) -> LookedUp:
+    model = base.base_model
+    if model_source.locate(model.source).kind != "hub":
+        return LookedUp(notices=_doubts(model))
+    if base_model.is_made(base, cache):
+        return LookedUp()
+    answer = client.ask(model.source, "model", model.revision)
+    near = model_source.close_names(Path(model.source).absolute())
+    if answer.refusal is not None:
+        return LookedUp(problems=(f"model.source: {model.source!r}: {answer.refusal}{near}",))
+    if answer.unreachable is not None:
+        if (lacking := _lacking_in_cache(model)) is not None:
+            return LookedUp(unreachable=(f"model.source: {model.source!r}: {_unreached(answer)}, and {lacking}{near}",))
+    elif (lacking := model_files.lacking(answer.files, model.trust_remote_code)) is not None:
+        return LookedUp(problems=(f"model.source: {model.source!r}: {lacking}",))
+    # Once more: its configuration is in the cache now.
+    return LookedUp(problems=tuple(model_source.check(model)), notices=_doubts(model))
+
+
+def _doubts(model: ModelSpec) -> tuple[str, ...]:
+    doubt = model_source.doubt(model)
+    rest = "whether it is a causal language model with a decoder alone is seen when it is loaded"
+    return () if doubt is None else (f"model.source {model.source}: {doubt}: {rest}",)
+
+
+def _lacking_in_cache(model: ModelSpec) -> str | None:
+    """What the local cache of the hub lacks of the model."""
+    folder = model_files.cached(model)
+    if folder is None:
+        return "the model is not in its cache on this machine: connect, or name a folder"
+    lacking = model_files.lacking([path.name for path in folder.iterdir()], model.trust_remote_code)
+    return None if lacking is None else f"its cache on this machine holds only a part of the model ({lacking})"
+
+
+def _data(data: DataSpec) -> Iterator[LookedUp]:
+    asked: dict[str, rows.SplitName] = {}
+    for split in rows.SPLITS:
+        source: str | None = getattr(data, split)
+        try:
+            if source is not None and not rows.is_local(source):
+                asked.setdefault(source.partition(":")[0], split)
+        except DataError:
+            continue  # the check of the data says why
+    for name, split in asked.items():
+        answer = client.ask(name, "dataset", data.revision)
+        if answer.refusal is not None:
+            yield LookedUp(problems=(f"data.{split}: {name!r}: {answer.refusal}",))
+        elif answer.unreachable is not None and not _is_cached(name):
+            rest = "the data set is not in its cache on this machine: connect, or give a file"
+            yield LookedUp(unreachable=(f"data.{split}: {name!r}: {_unreached(answer)}, and {rest}",))
+
+
+def _is_cached(name: str) -> bool:
+    """Whether `datasets` may have the data set: it keeps owner/name as owner___name (5.x, builder.py)."""
+    import datasets
+
+    folder = Path(datasets.config.HF_DATASETS_CACHE)
+    kept = name.replace("/", "").replace("_", "").lower()
+    return folder.is_dir() and any(path.name.replace("_", "").lower() == kept for path in folder.iterdir())
+
+
+def _unreached(answer: client.Answer) -> str:
+    return f"the hub cannot be reached ({answer.unreachable})"

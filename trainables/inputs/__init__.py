@@ -1,0 +1,1 @@
+"""Text, JSON and paths that others wrote: read and shown safely."""

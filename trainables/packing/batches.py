@@ -1,0 +1,45 @@
+"""Rows side by side in one pass of a model: how they are grouped, padded, and which positions count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from trainables.data.dataset import Row
+from trainables.packing.memory import EVALUATION_TOKENS
+
+
+class Batch(NamedTuple):
+    """Rows padded on the right. That needs no mask under causal attention, and so the fast kernels stay available."""
+
+    ids: torch.Tensor
+    """(rows, length)."""
+    keep: torch.Tensor
+    """(rows, length), true at the positions from which a labelled token is predicted."""
+    answers: torch.Tensor
+    """(labels,): the labelled tokens, row after row."""
+
+
+def stack(rows: Sequence[Row]) -> Batch:
+    """The rows as tensors on the CPU."""
+    length = max(len(row.ids) for row in rows)
+    ids_BT = torch.zeros((len(rows), length), dtype=torch.long)
+    keep_BT = torch.zeros((len(rows), length), dtype=torch.bool)
+    for place, row in enumerate(rows):
+        ids_BT[place, : len(row.ids)] = torch.from_numpy(row.ids)
+        keep_BT[place, : len(row.ids) - 1] = torch.from_numpy(row.labelled[1:])
+    return Batch(ids_BT, keep_BT, torch.cat([torch.from_numpy(row.ids[row.labelled]) for row in rows]).long())
+
+
+def chunks(rows: Sequence[Row]) -> list[tuple[list[int], list[Row]]]:
+    """Evaluation rows in passes of at most EVALUATION_TOKENS tokens with padding, rows of like length together."""
+    found: list[tuple[list[int], list[Row]]] = []
+    for place in sorted(range(len(rows)), key=lambda i: (-len(rows[i].ids), i)):
+        row = rows[place]
+        if not found or (len(found[-1][1]) + 1) * len(found[-1][1][0].ids) > EVALUATION_TOKENS:
+            found.append(([], []))
+        found[-1][0].append(place)
+        found[-1][1].append(row)
+    return found

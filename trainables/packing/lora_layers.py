@@ -1,0 +1,68 @@
+"""PEFT's LoRA layers, made to serve several adapters in one pass, in training too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+
+from trainables.packing.dropout import Draw, SeededDropout
+
+NO_ADAPTER = "__base__"
+"""The name by which PEFT's layers leave rows to the base alone (tuners/lora/layer.py and bnb.py, 0.21.2)."""
+
+
+@dataclass
+class Routes:
+    """Which adapter serves each row of the latest pass."""
+
+    names: list[str] = field(default_factory=list)
+    hooked: set[int] = field(default_factory=set)
+    """Layers that already have the hook, by id: the wrapped layers live as long as the model."""
+
+
+def layers(model: PeftModel) -> Iterator[tuple[str, LoraLayer]]:
+    """Every wrapped layer, in the order of the module tree."""
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            yield name, module
+
+
+def attach(model: PeftModel, routes: Routes, adapter: str, dropout: float, draw: Draw) -> None:
+    """Prepares a new adapter's layers: the routing hook, and dropout that follows the trial's own seed."""
+    own = 0
+    for _, layer in layers(model):
+        if id(layer) not in routes.hooked:
+            layer.register_forward_pre_hook(_router(routes), with_kwargs=True)
+            routes.hooked.add(id(layer))
+        if adapter in layer.lora_A and dropout > 0:
+            layer.lora_dropout[adapter] = SeededDropout(dropout, own, draw)
+        own += adapter in layer.lora_A
+
+
+def detach(model: PeftModel, adapter: str) -> None:
+    """Deletes an adapter; the wrapped layers stay wrapped."""
+    # PEFT warns when it deletes the active adapter and picks another: nothing here reads the active one.
+    model.base_model.set_adapter([])
+    model.delete_adapter(adapter)
+
+
+def parameters(model: PeftModel, adapter: str) -> dict[str, torch.nn.Parameter]:
+    """The adapter's parameters by a name that does not hold the adapter's own."""
+    own = f".{adapter}."
+    return {name.replace(own, "."): value for name, value in model.named_parameters() if own in name}
+
+
+def _router(routes: Routes) -> Any:
+    def hook(_layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        names = routes.names
+        if names and args[0].shape[0] != len(names):
+            # Some models (OPT, for one) flatten rows and positions before a linear layer.
+            names = [name for name in names for _ in range(args[0].shape[0] // len(names))]
+        return args, {**kwargs, "adapter_names": names} if names else kwargs
+
+    return hook

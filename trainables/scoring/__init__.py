@@ -1,0 +1,1 @@
+"""Adapters scored again, for promotion."""

@@ -1,0 +1,234 @@
+"""Scores adapters again, one after the other: what promotion decides by.
+
+An independent re-check of what training saved: the base is loaded as it was trained on, each adapter by plain PEFT from
+its files, and the losses are computed without the training engine.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch.nn import functional
+
+from trainables.base import base_model, model_source, weight_files
+from trainables.data import dataset, rows, templates
+from trainables.data.rendering import Renderer
+from trainables.errors import DataError, ModelError
+from trainables.inputs.legible import legible
+from trainables.packing.batches import chunks, stack
+from trainables.scoring.requests import BASE, Answer, Parts, Request, Sample, Scores, of_option, problems
+from trainables.specs import DataSpec, TrialSpec
+
+_NAMED = ("eval", "held_out", "test")
+"""What `Request.rows` may be beside a file."""
+
+
+class AdapterScorer:
+    """A `Scorer` on transformers and PEFT, on the GPU if there is one.
+
+    Raises `ModelError` when the base cannot be loaded, and when it is a hub model and nobody knows which commit.
+    """
+
+    def __init__(self, base: TrialSpec, cache: Path) -> None:
+        self._spec = base
+        self._cache = cache
+        self._tokenizer = base_model.load_tokenizer(base, cache)
+        self._base = base_model.load(base, cache)
+        self._source = model_source.locate(base.base_model.source)
+        if self._source.kind == "hub" and self._base.origin is None:
+            raise ModelError(_unknown_commit(base, cache))
+        self._keep: Any = None
+        self._base.model.get_output_embeddings().register_forward_pre_hook(self._keep_labelled)
+
+    def score(self, request: Request) -> Answer:
+        """See `Scorer.score`.
+
+        Raises:
+            DataError: the rows cannot be used.
+            ModelError: an adapter cannot be loaded, or its loss is not finite.
+        """
+        split, fingerprint = self._rows(request.rows)
+        scores = {}
+        if request.with_base:
+            scores[BASE] = self._losses(BASE, self._base.model, split)
+        for name, files in request.adapters.items():
+            scores[name] = self._with_adapter(name, files, split)
+        samples = self._samples(request.rows, split, request.samples)
+        return Answer(scores=scores, hardware=self._base.hardware, fingerprint=fingerprint, samples=samples)
+
+    def parts(self) -> Parts:
+        """See `Scorer.parts`."""
+        model, source, origin = self._spec.base_model, self._source, self._base.origin
+        quantization = self._spec.quantization.model_dump() | {"compute_dtype": self._base.hardware.split()[1]}
+        with tempfile.TemporaryDirectory() as folder:
+            self._tokenizer.save_pretrained(folder)
+            tokenizer = {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
+        data = self._spec.rows
+        return Parts(
+            source=model.source,
+            revision=None if origin is None else origin.commit,
+            kind=source.kind,
+            files=_digests(source) if origin is None else dict(origin.files),
+            quantization=quantization,
+            trust_remote_code=model.trust_remote_code,
+            licence=_licence(source),
+            form=data.model_dump(
+                include={"prompt", "completion", "messages", "train_on", "text", "system", "max_length"}
+            ),
+            columns=_columns(data),
+            tokenizer=tokenizer,
+        )
+
+    # Rows
+
+    def _rows(self, which: str) -> tuple[dataset.Split, str]:
+        if which == "eval":
+            prepared = dataset.prepare(self._spec.rows, self._tokenizer, self._cache)
+            return dataset.load(prepared.payload).eval, prepared.summary.fingerprint
+        data, name = _source(self._spec.rows, which)
+        # Held out of the rows to train on: all of them are those that the sweep was scored on.
+        held_out = data.eval is None and name == "eval"
+        split = self._rows("eval")[0] if held_out else self._whole(data, name, which)
+        return split, dataset.split_fingerprint(split)
+
+    def _whole(self, data: DataSpec, name: rows.SplitName, which: str) -> dataset.Split:
+        try:
+            return dataset.whole(data, name, self._tokenizer)
+        except DataError as error:
+            if which in _NAMED:
+                raise
+            raise DataError("\n".join(map(of_option, str(error).splitlines()))) from error
+
+    def _samples(self, which: str, split: dataset.Split, count: int) -> tuple[Sample, ...]:
+        """The first `count` rows of what was scored, with the columns that they were made of."""
+        kept = [split.row(i) for i in range(min(count, len(split)))]
+        columns: Iterator[dict[str, str]] = repeat({})
+        if kept and self._spec.rows.prompt is not None:
+            columns = self._columns_of(kept, which)
+        return tuple(
+            Sample(columns=given, ids=tuple(row.ids.tolist()), labelled=tuple(row.labelled.nonzero()[0].tolist()))
+            for row, given in zip(kept, columns, strict=False)
+        )
+
+    def _columns_of(self, kept: Sequence[dataset.Row], which: str) -> Iterator[dict[str, str]]:
+        """What a caller would give of each row of `kept`: rows that were left out are passed over."""
+        data, name = _source(self._spec.rows, which)
+        renderer = Renderer(data, self._tokenizer)
+        held_out = data.eval is None and name == "eval"
+        rest = iter(deque(rows.read(data, "train"), maxlen=data.eval_examples) if held_out else rows.read(data, name))
+        for number, wanted in enumerate(kept, 1):
+            for row in rest:
+                (encoded,) = renderer.encode([renderer.text(row)])
+                found = encoded.ids[: data.max_length], bytes(encoded.labelled[: data.max_length])
+                if found == (wanted.ids.tolist(), wanted.labelled.tobytes()):
+                    yield {column: str(row[column]) for column in _columns(data)}
+                    break
+            else:
+                raise DataError(f"data: row {number} that was scored is not there any more: leave the rows as they are")
+
+    # Losses
+
+    def _with_adapter(self, name: str, files: Mapping[str, bytes], split: dataset.Split) -> Scores:
+        wrong = problems(self._spec, files, same_source=False)
+        if wrong:
+            raise ModelError("\n".join(f"adapter {name}: {problem}" for problem in wrong))
+        with tempfile.TemporaryDirectory() as folder:
+            for file, content in files.items():
+                (Path(folder) / file).write_bytes(content)
+            try:
+                adapted = PeftModel.from_pretrained(self._base.model, folder)
+            except Exception as error:  # whatever PEFT makes of a configuration that others wrote
+                raise ModelError(f"adapter {name}: PEFT cannot load it: {legible(str(error), 300)}") from error
+        adapted.eval()
+        try:
+            return self._losses(name, adapted, split)
+        finally:
+            adapted.unload()
+            # PEFT warns of a model that was adapted before, and leaves this behind (peft_model.py, 0.21.2).
+            vars(self._base.model).pop("peft_config", None)
+
+    def _losses(self, name: str, model: Any, split: dataset.Split) -> Scores:
+        totals = [0.0] * len(split)
+        with torch.no_grad():
+            for places, batch in chunks([split.row(i) for i in range(len(split))]):
+                counts = [row.labels for row in batch]
+                losses = self._token_losses(model, batch)
+                for place, piece in zip(places, losses.double().split(counts), strict=True):
+                    totals[place] = float(piece.sum())
+        if any(total - total != 0.0 for total in totals):
+            raise ModelError(f"adapter {name}: its loss is not finite on these rows")
+        tokens = tuple(split.row(i).labels for i in range(len(split)))
+        return Scores(row_losses=tuple(totals), row_tokens=tokens)
+
+    def _token_losses(self, model: Any, rows: Sequence[dataset.Row]) -> torch.Tensor:
+        """Negative log-likelihoods of the labelled tokens, (labels,), float32."""
+        batch = stack(rows)
+        self._keep = batch.keep.to(self._base.device)
+        try:
+            logits_NV = model(input_ids=batch.ids.to(self._base.device), use_cache=False).logits
+        finally:
+            self._keep = None
+        answers_N = batch.answers.to(self._base.device)
+        return functional.cross_entropy(logits_NV.float(), answers_N, reduction="none").cpu()
+
+    def _keep_labelled(self, _head: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Only positions that have a label go through the head: (rows, length, width) becomes (labels, width)."""
+        return None if self._keep is None else (inputs[0][self._keep], *inputs[1:])
+
+
+def _source(data: DataSpec, which: str) -> tuple[DataSpec, rows.SplitName]:
+    """The data and the split of it that `which` names; see `Request.rows`."""
+    if which == "eval":
+        return data, "eval"
+    if which == "held_out":
+        return data.model_copy(update={"eval_examples": data.eval_examples if data.eval is None else None}), "eval"
+    if which == "test":
+        return data, "test"
+    return data.model_copy(update={"test": which}), "test"
+
+
+def _columns(data: DataSpec) -> tuple[str, ...]:
+    """What a caller gives: the prompt's columns; a chat and a plain text have one, prompt."""
+    if data.prompt is None:
+        return ("prompt",)
+    return templates.parse("prompt", data.prompt).columns or ("prompt",)
+
+
+def _digests(source: model_source.Source) -> dict[str, str]:
+    """Of a local model, see `Parts.files`."""
+    if source.path is None:
+        return {}
+    if source.kind == "gguf":
+        return {source.path.name: weight_files.sampled_digest(source.path)}
+    return base_model.weight_digests(source.path)
+
+
+def _unknown_commit(base: TrialSpec, cache: Path) -> str:
+    model = base.base_model
+    problem = f"model.source: the commit of {model.source!r} that was loaded is not known, so it cannot be served again"
+    if base.quantization.scheme == "none":
+        return f"{problem}: pin model.revision to a commit, or have the model in the hub cache"
+    return (
+        f"{problem}: pin model.revision to a commit, or have the model in the hub cache and delete {cache / 'bases'}, "
+        "where it lies quantised by an earlier version: it is made again"
+    )
+
+
+def _licence(source: model_source.Source) -> str | None:
+    """What the model's own files say of its licence."""
+    if source.path is None:
+        return None
+    try:
+        if source.kind == "gguf":
+            return weight_files.gguf_text(source.path, "general.license")
+        lines = (source.path / "README.md").read_text(encoding="utf-8", errors="replace").splitlines()
+    except (OSError, ValueError):
+        return None
+    return next((line.split(":", 1)[1].strip() for line in lines[:40] if line.startswith("license:")), None)
