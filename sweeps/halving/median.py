@@ -1,0 +1,32 @@
+"""The median stopping rule (Golovin et al., Google Vizier, KDD 2017, section 3.2.2). Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, median
+
+from sweeps.halving.rule import Direction, Rule, TrialHistory, Verdict
+
+LEAST_TRIALS = 3
+"""So many others must have come to a point before a trial is stopped there (min_samples_required of Ray 2.60)."""
+
+
+class Median(Rule):
+    """Stops a trial whose best value so far is worse than the median of the others' mean values up to that point."""
+
+    def __init__(
+        self, points: Sequence[int], direction: Direction = "min", overfit_patience: int | None = None
+    ) -> None:
+        """See `Rule`."""
+        super().__init__(points, direction, overfit_patience)
+        self._means: dict[int, list[float]] = {point: [] for point in self.points}
+        """Point -> the mean of its reports up to there, of each trial that came so far."""
+
+    def _judge(self, name: str, trial: TrialHistory, point: int, loss: float) -> Verdict:
+        if not math.isfinite(loss):
+            return Verdict.STOP
+        others = self._means[point]
+        is_worse = len(others) >= LEAST_TRIALS and trial.best > median(others)
+        others.append(fmean(trial.losses))
+        return Verdict.STOP if is_worse else Verdict.GO_ON

@@ -1,0 +1,128 @@
+"""ASHA in its promoting form: a trial is parked at each rung, and goes on when it ranks among the best there. Pure.
+
+Li et al., MLSys 2020 (arXiv 1810.05934), Algorithm 2. What is added to it: the order `breadth`, protected trials, and
+the tail.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sweeps.halving.rule import Direction, Idle, Key, Resume, Rule, TrialHistory, Verdict, Work, place
+
+Order = Literal["breadth", "paper"]
+TAIL_LOSSES = 3
+"""After so many trials in a row that ended on their way from a rung to the next, the tail resumes no other."""
+
+
+@dataclass
+class Rung:
+    """The trials that came to a rung, best first."""
+
+    ranked: list[Key] = field(default_factory=list)
+    """All of them, those that diverged on the way last."""
+    parked: list[Key] = field(default_factory=list)
+    """Those that wait there."""
+
+
+class Promote(Rule):
+    """Resumes a parked trial when it ranks in the first floor(n / reduction_factor) of the n that came to its rung.
+
+    `breadth`: new trials begin first, then the lowest rung is resumed first. What a sweep takes is known in advance
+    (see `cost.promote_cost`) and hardly depends on the order in which good trials come. `paper`: the highest rung is
+    resumed first and before any new trial, so that a trial reaches the last point early.
+
+    The tail: where no trial would reach the last point (floor(n / reduction_factor) is 0 up there), the best one of
+    the highest rung goes on once nothing else is left to do. A protected trial that leads there is enough.
+    """
+
+    def __init__(
+        self,
+        points: Sequence[int],
+        reduction_factor: int,
+        order: Order = "breadth",
+        direction: Direction = "min",
+        overfit_patience: int | None = None,
+    ) -> None:
+        """See `Rule`; one of `reduction_factor` trials goes on at each rung."""
+        super().__init__(points, direction, overfit_patience)
+        self._factor = reduction_factor
+        self._order = order
+        self._rungs = {point: Rung() for point in self.points[:-1]}
+        self._places: dict[str, tuple[Rung, Key]] = {}
+        """Where each trial's last report is ranked."""
+        self._complete: set[str] = set()
+        """Trials that have reached the last point."""
+        self._lost = 0
+        """Trials in a row that ended on their way from a rung to the next."""
+
+    def next(self, is_exhausted: bool) -> Work:
+        """See `Rule.next`."""
+        promotable = next(self._promotable(), None)
+        if self._order == "paper" and promotable is not None:
+            return Resume(promotable)
+        if not is_exhausted:
+            return Idle.NEW
+        if promotable is not None:
+            return Resume(promotable)
+        if self._running:
+            return Idle.WAIT
+        last = self._last_resort()
+        return Idle.OVER if last is None else Resume(last)
+
+    def rank(self, trial: str) -> tuple[int, int, int] | None:
+        """The last rung that the trial was ranked at, its place there from 1 on, and of how many; None for others."""
+        known = self._trials.get(trial)
+        if known is None:
+            return None
+        for point in reversed(self.points[:-1]):
+            ranked = self._rungs[point].ranked
+            for number, key in enumerate(ranked if point <= known.resource else (), start=1):
+                if key.trial == trial:
+                    return point, number, len(ranked)
+        return None
+
+    def _promotable(self) -> Iterator[str]:
+        """The trial to resume at each rung where there is one, in the order in which rungs come."""
+        rungs = list(self._rungs.values())
+        for rung in reversed(rungs) if self._order == "paper" else rungs:
+            # If the best of the parked does not rank high enough, no other one does.
+            if rung.parked and place(rung.ranked, rung.parked[0]) < len(rung.ranked) // self._factor:
+                yield rung.parked[0].trial
+
+    def _last_resort(self) -> str | None:
+        """The trial that goes on to the last point although it does not rank high enough among so few."""
+        is_reached = any(not self._trials[name].is_protected for name in self._complete)
+        if is_reached or self._lost >= TAIL_LOSSES:
+            return None
+        for rung in reversed(self._rungs.values()):
+            if rung.parked:
+                leader = rung.parked[0]
+                before = rung.ranked[: place(rung.ranked, leader)]
+                return None if any(key.trial in self._complete for key in before) else leader.trial
+        return None
+
+    def _judge(self, name: str, trial: TrialHistory, point: int, loss: float) -> Verdict:
+        if point == self.points[-1]:
+            if math.isfinite(loss):
+                self._complete.add(name)
+            return Verdict.STOP
+        rung, key = self._places[name] = self._rungs[point], self._key(name, loss)
+        insort(rung.ranked, key)
+        return Verdict.PARK
+
+    def _parked(self, name: str, trial: TrialHistory) -> None:
+        rung, key = self._places[name]
+        insort(rung.parked, key)
+
+    def _unparked(self, name: str, trial: TrialHistory) -> None:
+        rung, key = self._places[name]
+        rung.parked.remove(key)
+
+    def _arrived(self, trial: TrialHistory, is_finite: bool) -> None:
+        if not trial.is_protected:
+            self._lost = 0 if is_finite else self._lost + 1

@@ -1,0 +1,279 @@
+"""What every rule shares: the events, the verdicts, and the fold over them. Pure."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import pairwise
+from typing import Literal, NamedTuple, Self
+
+Direction = Literal["min", "max"]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A trial has a slot: it is new, or it goes on after it was parked or interrupted."""
+
+    trial: str
+    is_protected: bool = False
+    """Whatever its reports say, the trial is trained to the last point: the others are compared with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A trial was evaluated at a point."""
+
+    trial: str
+    resource: int
+    """Steps or examples that it has had."""
+    value: float
+    """Of the metric. The trial is over when it is not finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A trial is over, and not by a verdict: it failed, diverged or turned out infeasible, or someone ended it."""
+
+    trial: str
+    is_diverged: bool = False
+    """It had its turn and lost it: it ranks last where it would have reported next."""
+
+
+Event = Started | Reported | Ended
+
+
+class Verdict(StrEnum):
+    """What becomes of a trial after its report."""
+
+    GO_ON = "go_on"
+    STOP = "stop"
+    """The trial is over: it was stopped early, or has reached the last point."""
+    PARK = "park"
+    """The trial gives its slot back and may be resumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """A free slot is for this parked trial."""
+
+    trial: str
+
+
+class Idle(StrEnum):
+    """What a free slot is for when no parked trial is to go on."""
+
+    NEW = "new"
+    """For a new trial."""
+    WAIT = "wait"
+    """For nobody until a trial reports or ends."""
+    OVER = "over"
+    """For nobody any more: the trials that are parked now have ended."""
+
+
+Work = Resume | Idle
+
+
+class Key(NamedTuple):
+    """A report as it is ranked: the smaller the better, the earlier of two equal ones first."""
+
+    loss: float
+    """The value, or its negative where higher is better; infinite where it was not finite."""
+    order: int
+    trial: str
+
+
+class Standing(StrEnum):
+    """Where a trial is, as far as its rule knows."""
+
+    RUNNING = "running"
+    PARKED = "parked"
+    OVER = "over"
+
+
+@dataclass
+class TrialHistory:
+    """What a rule remembers of a trial."""
+
+    is_protected: bool
+    standing: Standing = Standing.RUNNING
+    resource: int = 0
+    """Of its last report."""
+    losses: list[float] = field(default_factory=list)
+    """Of its reports, in order."""
+    worse_in_a_row: int = 0
+    """Reports since its best one."""
+
+    @property
+    def best(self) -> float:
+        """The lowest loss so far; infinite before the first report."""
+        return min(self.losses, default=math.inf)
+
+
+class Rule:
+    """A fold over events that says who goes on. Subclasses say how a report is judged, and who is resumed."""
+
+    def __init__(
+        self, points: Sequence[int], direction: Direction = "min", overfit_patience: int | None = None
+    ) -> None:
+        """A rule that has seen nothing.
+
+        Args:
+            points: resources at which every trial reports, rising; at the last one it is complete.
+            direction: whether a lower or a higher value of the metric is better.
+            overfit_patience: a trial stops after so many reports in a row that are worse than its best one, as a
+                training that overfits does (ALTO, arXiv 2604.05426, its early exit for overfitting); None: never.
+        """
+        if not points or any(low >= high for low, high in pairwise(points)):
+            raise ValueError(f"points must rise and must not be empty: {points}")
+        self.points = tuple(points)
+        self._sign = 1.0 if direction == "min" else -1.0
+        self._patience = overfit_patience
+        self._trials: dict[str, TrialHistory] = {}
+        self._running: set[str] = set()
+        self._taken = 0
+
+    def replay(self, events: Iterable[Event]) -> Self:
+        """Takes all these events and answers the rule itself."""
+        for event in events:
+            self.take(event)
+        return self
+
+    def take(self, event: Event) -> Verdict:
+        """Folds an event in; answers what becomes of its trial.
+
+        A report at or before the trial's last one was judged already: the trial goes on. The end of an unknown trial
+        says nothing.
+
+        Raises:
+            ValueError: the trial reports and has not started.
+        """
+        self._taken += 1
+        match event:
+            case Started():
+                return self._start(event)
+            case Ended():
+                return self._end(event)
+            case Reported():
+                return self._report(event)
+
+    def next(self, is_exhausted: bool) -> Work:
+        """What a free slot is for. Asking changes nothing: tell what was done of it by `Started`.
+
+        Args:
+            is_exhausted: there is no new trial to begin now.
+        """
+        if not is_exhausted:
+            return Idle.NEW
+        return Idle.WAIT if self._running else Idle.OVER
+
+    def standing(self, trial: str) -> Standing | None:
+        """Where the trial is; None when the rule does not know it."""
+        known = self._trials.get(trial)
+        return known.standing if known is not None else None
+
+    @property
+    def parked(self) -> tuple[str, ...]:
+        """Trials that may be resumed, in the order in which they started."""
+        return tuple(name for name, trial in self._trials.items() if trial.standing is Standing.PARKED)
+
+    def resource(self, trial: str) -> int:
+        """Of the trial's last report; 0 before the first."""
+        return self._trials[trial].resource
+
+    def next_point(self, trial: str) -> int | None:
+        """Where the trial reports next; None when it has reported at the last point."""
+        place = bisect_right(self.points, self._trials[trial].resource)
+        return self.points[place] if place < len(self.points) else None
+
+    def _judge(self, name: str, trial: TrialHistory, point: int, loss: float) -> Verdict:
+        """Takes a report in and judges it; `trial.losses` ends with it. A loss that is not finite is infinite."""
+        raise NotImplementedError
+
+    def _parked(self, name: str, trial: TrialHistory) -> None:
+        """Takes in that the trial waits at `trial.resource` from now on."""
+
+    def _unparked(self, name: str, trial: TrialHistory) -> None:
+        """Takes in that the trial waits there no longer."""
+
+    def _arrived(self, trial: TrialHistory, is_finite: bool) -> None:
+        """Takes in that a trial came from one point to the next, or was lost on the way."""
+
+    def _start(self, event: Started) -> Verdict:
+        trial = self._trials.get(event.trial)
+        if trial is None:
+            trial = self._trials[event.trial] = TrialHistory(event.is_protected)
+        elif trial.standing is Standing.OVER:
+            return Verdict.STOP
+        self._stand(event.trial, trial, Standing.RUNNING)
+        return Verdict.GO_ON
+
+    def _end(self, event: Ended) -> Verdict:
+        trial = self._trials.get(event.trial)
+        if trial is None or trial.standing is Standing.OVER:
+            return Verdict.STOP
+        if trial.standing is Standing.RUNNING and trial.resource:
+            self._arrived(trial, is_finite=False)
+        self._stand(event.trial, trial, Standing.OVER)
+        point = self.next_point(event.trial)
+        if event.is_diverged and point is not None:
+            trial.losses.append(math.inf)
+            self._judge(event.trial, trial, point, math.inf)
+        return Verdict.STOP
+
+    def _report(self, event: Reported) -> Verdict:
+        trial = self._trials.get(event.trial)
+        if trial is None:
+            raise ValueError(f"{event.trial} reports at {event.resource} and has not started")
+        if trial.standing is Standing.OVER:
+            return Verdict.STOP
+        if event.resource <= trial.resource:
+            return Verdict.GO_ON
+        self._stand(event.trial, trial, Standing.RUNNING)
+        loss = self._sign * event.value if math.isfinite(event.value) else math.inf
+        if trial.resource:
+            self._arrived(trial, math.isfinite(loss))
+        trial.worse_in_a_row = trial.worse_in_a_row + 1 if loss > trial.best else 0
+        trial.losses.append(loss)
+        verdict = Verdict.GO_ON
+        for point in self._passed(trial.resource, event.resource):
+            if verdict is not Verdict.STOP:
+                verdict = self._judge(event.trial, trial, point, loss)
+        trial.resource = event.resource
+        verdict = self._settled(trial, verdict)
+        if verdict is Verdict.STOP:
+            self._stand(event.trial, trial, Standing.OVER)
+        elif verdict is Verdict.PARK:
+            self._stand(event.trial, trial, Standing.PARKED)
+        return verdict
+
+    def _passed(self, before: int, now: int) -> tuple[int, ...]:
+        """Points after `before` up to `now`: one, unless a report is late."""
+        return self.points[bisect_right(self.points, before) : bisect_right(self.points, now)]
+
+    def _settled(self, trial: TrialHistory, verdict: Verdict) -> Verdict:
+        """The verdict with what holds under every rule."""
+        if trial.losses[-1] == math.inf or trial.resource >= self.points[-1]:
+            return Verdict.STOP
+        if trial.is_protected:
+            return Verdict.GO_ON
+        is_overfit = self._patience is not None and trial.worse_in_a_row >= self._patience
+        return Verdict.STOP if is_overfit else verdict
+
+    def _stand(self, name: str, trial: TrialHistory, standing: Standing) -> None:
+        if trial.standing is Standing.PARKED and standing is not Standing.PARKED:
+            self._unparked(name, trial)
+        trial.standing = standing
+        (self._running.add if standing is Standing.RUNNING else self._running.discard)(name)
+        if standing is Standing.PARKED:
+            self._parked(name, trial)
+
+    def _key(self, name: str, loss: float) -> Key:
+        return Key(loss, self._taken, name)
+
+
+def place(ranked: Sequence[Key], key: Key) -> int:
+    """How many rank before `key`."""
+    return bisect_left(ranked, key)

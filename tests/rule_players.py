@@ -1,0 +1,76 @@
+"""Plays a rule on several slots; the order in which trials report is an argument."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from sweeps.halving.rule import Ended, Event, Idle, Reported, Resume, Rule, Started, Verdict
+
+
+@dataclass
+class Play:
+    """What happened: the events in order, and each piece of work that was begun."""
+
+    events: list[Event] = field(default_factory=list)
+    work: list[tuple[str, int]] = field(default_factory=list)
+    """(trial, the point that it trains to)."""
+    verdicts: list[Verdict] = field(default_factory=list)
+    most_idle: int = 0
+    """Slots that were free while a trial could have gone on."""
+
+    @property
+    def reports(self) -> list[Reported]:
+        return [event for event in self.events if isinstance(event, Reported)]
+
+
+def play(
+    rule: Rule,
+    value: Callable[[str, int], float | None],
+    trials: int,
+    slots: int,
+    pick: Callable[[Sequence[str]], str],
+    protects_first: bool = False,
+) -> Play:
+    """Runs `trials` trials to the end.
+
+    Args:
+        rule: plays.
+        value: of a trial at a point; None: it fails on the way there.
+        trials: how many there are; their names are their numbers.
+        slots: how many of them train at once.
+        pick: which of the trials in slots comes to its point next.
+        protects_first: trial 0 is protected.
+    """
+    done, busy, begun = Play(), [], 0
+
+    def tell(event: Event) -> Verdict:
+        done.events.append(event)
+        return rule.take(event)
+
+    while True:
+        while len(busy) < slots:
+            work = rule.next(is_exhausted=begun == trials)
+            if work is Idle.NEW:
+                name, begun = str(begun), begun + 1
+            elif isinstance(work, Resume):
+                name = work.trial
+            else:
+                assert bool(busy) == (work is Idle.WAIT)
+                break
+            assert name not in busy
+            tell(Started(name, is_protected=protects_first and name == "0"))
+            done.work.append((name, rule.next_point(name) or 0))
+            busy.append(name)
+        if not busy:
+            return done
+        name = pick(busy)
+        point = rule.next_point(name)
+        assert point is not None
+        found = value(name, point)
+        verdict = tell(Ended(name) if found is None else Reported(name, point, found))
+        done.verdicts.append(verdict)
+        if verdict is not Verdict.GO_ON:
+            busy.remove(name)
+        else:
+            done.work.append((name, rule.next_point(name) or 0))

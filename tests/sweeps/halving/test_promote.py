@@ -1,0 +1,226 @@
+"""ASHA's promoting form: against the pseudo-code of the paper, what it takes, its tail, and trials that are lost."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rule_players import Play, play
+
+from sweeps.halving.cost import has_tail, played_cost, promote_cost, promote_counts, steps_of
+from sweeps.halving.promote import TAIL_LOSSES, Order, Promote
+from sweeps.halving.rule import Ended, Idle, Reported, Resume, Standing, Started, Verdict
+
+POINTS = (3, 9, 27, 81)
+
+
+def in_turn(busy: Sequence[str]) -> str:
+    return busy[0]
+
+
+def by(values: Sequence[float]) -> Callable[[str, int], float]:
+    return lambda name, _point: values[int(name)]
+
+
+class Model:
+    """Algorithm 2 of arXiv 1810.05934, word for word: `get_job`, and the rungs that it looks at. Slow."""
+
+    def __init__(self, factor: int, top: int) -> None:
+        self.factor, self.top = factor, top
+        self.reports: list[list[tuple[float, int, str]]] = [[] for _ in range(top + 1)]
+        self.promoted: list[set[str]] = [set() for _ in range(top + 1)]
+
+    def candidates(self, rung: int) -> list[str]:
+        best = sorted(self.reports[rung])[: len(self.reports[rung]) // self.factor]
+        return [name for _, _, name in best if name not in self.promoted[rung]]
+
+    def get_job(self) -> tuple[str, int] | None:
+        """A trial and the rung that it goes to; None: "grow the bottom rung"."""
+        for rung in range(self.top - 1, -1, -1):
+            found = self.candidates(rung)
+            if found:
+                self.promoted[rung].add(found[0])
+                return found[0], rung + 1
+        return None
+
+
+def model_work(factor: int, points: Sequence[int], played: Play, trials: int) -> list[tuple[str, int]]:
+    """What the model begins, told the same reports in the same order."""
+    model, work, begun = Model(factor, len(points) - 1), [], 0
+    for number, event in enumerate(played.events):
+        if isinstance(event, Reported):
+            model.reports[points.index(event.resource)].append((event.value, number, event.trial))
+        elif isinstance(event, Started):
+            job = model.get_job()
+            if job is not None:
+                work.append((job[0], points[job[1]]))
+            elif begun < trials:
+                work.append((str(begun), points[0]))
+                begun += 1
+    return work
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data(), st.integers(2, 4), st.integers(1, 4), st.integers(1, 40))
+def test_the_order_of_the_paper_is_that_of_its_pseudo_code(
+    data: st.DataObject, factor: int, slots: int, trials: int
+) -> None:
+    values = data.draw(st.lists(st.integers(0, 9), min_size=trials, max_size=trials))
+    rng = random.Random(data.draw(st.integers(0, 99)))
+    points = (1, factor, factor**2, factor**3)
+    played = play(Promote(points, factor, "paper"), by(values), trials, slots, rng.choice)
+    expected = model_work(factor, points, played, trials)
+    assert played.work[: len(expected)] == expected
+    assert len(played.work) - len(expected) <= len(points)  # the tail
+
+
+def brute_breadth(values: Sequence[float], factor: int, points: Sequence[int]) -> int:
+    """Synchronous halving, which breadth is on one slot."""
+    survivors, total, before = list(range(len(values))), 0, 0
+    for point in points:
+        total += len(survivors) * (point - before)
+        survivors = sorted(survivors, key=lambda number: values[number])[: max(1, len(survivors) // factor)]
+        before = point
+    return total
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.permutations(range(20)), st.integers(1, 20), st.integers(2, 4))
+def test_breadth_on_one_slot_takes_what_halving_in_step_takes(order: list[int], trials: int, factor: int) -> None:
+    points = (2, 2 * factor, 2 * factor**2)
+    values = order[:trials]
+    steps = steps_of(Promote(points, factor), values)
+    assert steps == brute_breadth(values, factor, points)
+    assert promote_cost(points, factor, trials) == (steps, steps)
+
+
+@pytest.mark.parametrize("order", ["random", "improving", "worsening"])
+def test_breadth_takes_552_steps_of_64_trials_in_any_order(order: str) -> None:
+    values = list(range(64))
+    if order == "random":
+        random.Random(1).shuffle(values)
+    elif order == "improving":
+        values.reverse()
+    assert steps_of(Promote(POINTS, 3), values) == 552 == promote_cost(POINTS, 3, 64).expected
+    assert promote_counts(64, 4, 3) == (64, 21, 7, 2)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.permutations(range(24)), st.integers(1, 24), st.integers(2, 4))
+def test_what_a_protected_trial_adds_is_known_too(order: list[int], trials: int, factor: int) -> None:
+    points = (2, 2 * factor, 2 * factor**2)
+    values = sorted(range(trials), key=lambda number: order[number])
+    each = [steps_of(Promote(points, factor), [rank, *(v for v in values if v != rank)], True) for rank in values]
+    cost = promote_cost(points, factor, trials, protects_first=True)
+    assert cost.expected == round(sum(each) / trials)
+    assert max(each) <= cost.worst
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 6), st.booleans())
+def test_breadth_never_takes_more_than_its_worst_case(seed: int, trials: int, slots: int, protects: bool) -> None:
+    rng = random.Random(seed)
+    values = [rng.random() for _ in range(trials)]
+    played = play(Promote(POINTS, 3), by(values), trials, slots, rng.choice, protects)
+    took = sum(point - max(p for p in (0, *POINTS) if p < point) for _, point in played.work)
+    assert took <= promote_cost(POINTS, 3, trials, slots, protects).worst
+
+
+@pytest.mark.parametrize(("order", "first"), [("breadth", [0, 1, 2, 3, 4, 5]), ("paper", [0, 1, 2])])
+def test_breadth_begins_all_trials_before_it_resumes_one(order: Order, first: list[int]) -> None:
+    played = play(Promote((1, 3, 9), 3, order), by([5, 4, 3, 2, 1, 0]), 6, 1, in_turn)
+    resumed = next(number for number, (_, point) in enumerate(played.work) if point > 1)
+    assert [int(name) for name, _ in played.work[:resumed]] == first
+
+
+def test_a_higher_value_is_better_when_the_direction_is_max() -> None:
+    rule = Promote((1, 3), 3, direction="max")
+    for name, value in [("a", 0.1), ("b", 0.9), ("c", 0.5)]:
+        rule.take(Started(name))
+        assert rule.take(Reported(name, 1, value)) is Verdict.PARK
+    assert rule.next(is_exhausted=True) == Resume("b")
+    assert [rule.rank(name) for name in "abcd"] == [(1, 3, 3), (1, 1, 3), (1, 2, 3), None]
+
+
+# The tail
+
+
+@pytest.mark.parametrize("trials", [1, 2, 8, 26])
+def test_the_best_trial_reaches_the_last_point_although_too_few_came_to_the_rung_below(trials: int) -> None:
+    played = play(Promote(POINTS, 3), by(list(range(trials))), trials, 2, in_turn)
+    assert [report.trial for report in played.reports if report.resource == 81] == ["0"]
+    assert has_tail(trials, 4, 3)
+    assert not has_tail(27, 4, 3)
+
+
+@pytest.mark.parametrize(("rank", "complete"), [(0, {"0"}), (3, {"0", "1"})])
+def test_a_protected_trial_that_leads_is_the_one_that_reaches_the_last_point(rank: int, complete: set[str]) -> None:
+    values = [float(rank), 1.0, 2.0, 4.0]
+    played = play(Promote(POINTS, 3), by(values), 4, 1, in_turn, protects_first=True)
+    assert {report.trial for report in played.reports if report.resource == 81} == complete
+
+
+def test_the_tail_gives_up_after_so_many_trials_that_were_lost_in_a_row() -> None:
+    played = play(Promote((1, 3), 20), lambda name, point: None if point == 3 else float(name), 12, 1, in_turn)
+    assert [name for name, point in played.work if point == 3] == [str(number) for number in range(TAIL_LOSSES)]
+
+
+def test_a_trial_that_arrives_gives_the_tail_its_tries_back() -> None:
+    lost = {("0", 3), ("1", 3), ("2", 9), ("3", 3), ("4", 3)}
+    played = play(
+        Promote((1, 3, 9), 20), lambda name, point: None if (name, point) in lost else float(name), 9, 1, in_turn
+    )
+    assert [work for work in played.work if work[1] > 1] == [
+        *[("0", 3), ("1", 3), ("2", 3), ("2", 9)],
+        *[("3", 3), ("4", 3)],
+    ]
+
+
+# Trials that are lost
+
+
+def test_a_trial_that_diverged_ranks_last_where_it_would_have_reported() -> None:
+    rule = Promote((1, 3), 3)
+    for name in "abc":
+        rule.take(Started(name))
+    rule.take(Reported("a", 1, 2.0))
+    rule.take(Ended("b", is_diverged=True))
+    assert rule.next(is_exhausted=True) is Idle.WAIT
+    assert rule.take(Reported("c", 1, math.nan)) is Verdict.STOP
+    assert rule.next(is_exhausted=True) == Resume("a")  # 1 of 3
+    assert [rule.standing(name) for name in "abc"] == [Standing.PARKED, Standing.OVER, Standing.OVER]
+
+
+def test_a_trial_that_failed_is_ranked_nowhere() -> None:
+    rule = Promote((1, 3), 3)
+    for name in "abc":
+        rule.take(Started(name))
+    rule.take(Reported("a", 1, 2.0))
+    rule.take(Reported("b", 1, 3.0))
+    rule.take(Ended("c"))
+    assert rule.rank("a") == (1, 1, 2)
+
+
+def test_a_trial_that_overfits_is_not_resumed() -> None:
+    losses = {3: 1.0, 9: 1.5, 27: 1.6, 81: 1.7}
+    rule = Promote(POINTS, 2, overfit_patience=2)
+    rule.take(Started("a"))
+    verdicts = []
+    for point in POINTS:
+        verdicts.append(rule.take(Reported("a", point, losses[point])))
+        if verdicts[-1] is Verdict.STOP:
+            break
+        rule.take(Started("a"))
+    assert verdicts == [Verdict.PARK, Verdict.PARK, Verdict.STOP]
+    assert rule.next(is_exhausted=True) is Idle.OVER
+
+
+@pytest.mark.parametrize("order", ["breadth", "paper"])
+def test_the_order_of_the_paper_is_expected_to_take_more(order: Order) -> None:
+    cost = played_cost(lambda: Promote(POINTS, 3, order), 64)
+    assert cost.worst == 64 * 81
+    assert cost.expected == 552 if order == "breadth" else 640 < cost.expected < 800

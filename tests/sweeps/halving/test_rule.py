@@ -1,0 +1,152 @@
+"""What holds under every rule: no rung is passed over, a replay decides the same, no slot idles."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rule_players import Play, play
+
+from sweeps.halving.fifo import Fifo
+from sweeps.halving.median import Median
+from sweeps.halving.promote import Promote
+from sweeps.halving.rule import Ended, Idle, Reported, Rule, Standing, Started, Verdict
+from sweeps.halving.stop import Stop
+
+POINTS = (1, 3, 9, 27)
+RULES: dict[str, Callable[[], Rule]] = {
+    "fifo": lambda: Fifo(POINTS),
+    "median": lambda: Median(POINTS),
+    "stop": lambda: Stop(POINTS, 3),
+    "breadth": lambda: Promote(POINTS, 3),
+    "paper": lambda: Promote(POINTS, 3, "paper"),
+    "patient": lambda: Promote(POINTS, 2, overfit_patience=1),
+}
+EVERY = pytest.mark.parametrize("name", list(RULES))
+
+
+def lived(rule: Rule, seed: int) -> Play:
+    """A sweep in which trials cross, fail and diverge."""
+    rng = random.Random(seed)
+
+    def value(_name: str, _point: int) -> float | None:
+        lot = rng.random()
+        return None if lot < 0.08 else float("nan") if lot < 0.16 else round(rng.random(), 1)
+
+    return play(rule, value, rng.randint(1, 25), rng.randint(1, 4), rng.choice, rng.random() < 0.5)
+
+
+@EVERY
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 10**9))
+def test_no_trial_passes_a_point_without_a_report_and_every_trial_begins(name: str, seed: int) -> None:
+    played = lived(RULES[name](), seed)
+    for trial in {event.trial for event in played.events}:
+        seen = [report.resource for report in played.reports if report.trial == trial]
+        assert tuple(seen) == POINTS[: len(seen)]
+
+
+@EVERY
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 10**9), cut=st.floats(0, 1))
+def test_a_replay_of_the_events_stands_where_the_rule_stood(name: str, seed: int, cut: float) -> None:
+    events = lived(RULES[name](), seed).events
+    at = int(cut * len(events))
+    first, second = RULES[name]().replay(events[:at]), RULES[name]().replay(events[:at])
+    for event in events[at:]:
+        assert [first.next(is_exhausted) for is_exhausted in (False, True)] == [
+            second.next(is_exhausted) for is_exhausted in (False, True)
+        ]
+        assert first.take(event) == second.take(event)
+    assert vars(first) == vars(second)
+
+
+@EVERY
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 10**9))
+def test_a_protected_trial_ends_at_the_last_point_only(name: str, seed: int) -> None:
+    rng = random.Random(seed)
+    played = play(RULES[name](), lambda trial, _: rng.random() + 9 * (trial == "0"), 12, 3, rng.choice, True)
+    assert [report.resource for report in played.reports if report.trial == "0"] == list(POINTS)
+
+
+@EVERY
+def test_a_trial_that_goes_on_after_an_interruption_reports_no_point_again(name: str) -> None:
+    rule = RULES[name]()
+    rule.take(Started("a", is_protected=True))
+    rule.take(Reported("a", 1, 2.0))
+    rule.take(Started("a", is_protected=True))
+    assert rule.take(Reported("a", 1, 7.0)) is Verdict.GO_ON
+    assert rule.next_point("a") == 3
+
+
+@EVERY
+def test_a_late_report_is_ranked_at_each_point_that_it_passed(name: str) -> None:
+    rule = RULES[name]()
+    rule.take(Started("a"))
+    rule.take(Reported("a", 4, 2.0))
+    assert rule.next_point("a") == 9
+    rule.take(Started("a"))
+    rule.take(Reported("a", 27, 1.0))
+    assert (rule.next_point("a"), rule.standing("a")) == (None, Standing.OVER)
+
+
+@EVERY
+def test_who_has_not_started_does_not_report(name: str) -> None:
+    with pytest.raises(ValueError, match="a reports at 1 and has not started"):
+        RULES[name]().take(Reported("a", 1, 2.0))
+
+
+@EVERY
+def test_the_end_of_a_trial_that_never_started_says_nothing(name: str) -> None:
+    rule = RULES[name]()
+    rule.take(Ended("a", is_diverged=True))
+    assert rule.next(is_exhausted=False) is Idle.NEW
+    assert rule.next(is_exhausted=True) is Idle.OVER
+
+
+def test_a_parked_trial_that_someone_ends_is_not_resumed() -> None:
+    rule = Promote((1, 3), 3)
+    rule.take(Started("a"))
+    rule.take(Reported("a", 1, 2.0))
+    assert rule.parked == ("a",)
+    rule.take(Ended("a"))
+    assert (rule.parked, rule.next(is_exhausted=True)) == ((), Idle.OVER)
+
+
+def test_overfit_patience_counts_reports_in_a_row_that_are_worse_than_the_best() -> None:
+    rule = Fifo((1, 2, 3, 4, 5, 6), overfit_patience=2)
+    rule.take(Started("a"))
+    values = [5.0, 6.0, 4.0, 4.5, 4.2]
+    assert [rule.take(Reported("a", step, value)) for step, value in enumerate(values, 1)] == [
+        *[Verdict.GO_ON] * 4,
+        Verdict.STOP,
+    ]
+
+
+# Median stopping
+
+
+def test_median_stops_a_trial_whose_best_is_worse_than_the_median_of_the_others_means() -> None:
+    rule = Median((1, 2, 4), "max")
+    for name in "abcde":
+        rule.take(Started(name))
+    for name, value in [("a", 1.0), ("b", 2.0), ("c", 3.0)]:
+        assert rule.take(Reported(name, 1, value)) is Verdict.GO_ON  # too few others
+    assert rule.take(Reported("d", 1, 1.9)) is Verdict.STOP
+    assert rule.take(Reported("e", 1, 2.0)) is Verdict.GO_ON  # of 1, 2, 3 and 1.9 the median is 1.95
+    for name, value in [("a", 5.0), ("b", 2.0), ("c", 3.0)]:  # means: 3, 2, 3
+        rule.take(Reported(name, 2, value))
+    assert rule.take(Reported("e", 2, 2.5)) is Verdict.STOP
+
+
+def test_median_looks_at_a_trials_best_value_and_not_at_its_last() -> None:
+    rule = Median((1, 2, 4))
+    for name in "abcd":
+        rule.take(Started(name))
+        rule.take(Reported(name, 1, 1.0 if name == "d" else 2.0))
+    for name, value in [("a", 2.0), ("b", 2.0), ("c", 2.0), ("d", 9.0)]:
+        assert rule.take(Reported(name, 2, value)) is Verdict.GO_ON
