@@ -74,7 +74,7 @@ def qlora_kit(folder: Path) -> Kit:
         pack=packs.pack,
         trial=packs.spec(seed=1, lora_dropout=0.2, gradient_accumulation_steps=2),
         neighbour=packs.spec(seed=2, r=16, target_modules="mlp", use_rslora=True, batch_size=3, schedule="cosine"),
-        diverging=packs.spec(seed=3, learning_rate=1e15, warmup_ratio=0.0),
+        diverging=packs.spec(seed=3, learning_rate=1e30, warmup_ratio=0.0),
         infeasible=packs.spec(seed=4, target_modules=("c_attn",)),
         base=base,
         tolerance=1e-5,  # single precision; other shapes of the same sums differ in the last digit
