@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import subprocess
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -96,3 +98,23 @@ def test_a_cluster_that_was_joined_is_lost_when_its_head_service_listens_no_more
         cluster._service = service.getsockname()
         assert not cluster.is_lost()
     assert cluster.is_lost()
+
+
+def test_no_garbage_is_collected_while_ray_ends(monkeypatch):
+    class Reference:
+        """As one of Ray's: freeing it while Ray ends takes the process with it."""
+
+    freed_meanwhile = []
+
+    def shutdown() -> None:
+        late = Reference()
+        late.cycle = late  # type: ignore[attr-defined]
+        seen = weakref.ref(late)
+        del late
+        blocks = [[] for _ in range(100_000)]  # more than enough for a collection of the youngest generation
+        freed_meanwhile.append(seen() is None and bool(blocks))
+
+    monkeypatch.setattr(connect.ray, "shutdown", shutdown)
+    connect._shut_down()
+    assert freed_meanwhile == [False]
+    assert gc.isenabled()
