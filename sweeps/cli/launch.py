@@ -1,0 +1,28 @@
+"""`qsweep launch FILE`."""
+
+from __future__ import annotations
+
+from sweeps.cli.shared import Changes, File, Json, Promoting, load_sweep, mistakes, say, show_plan
+from sweeps.cli.sweep_end import check_promotion, finish
+
+
+def launch(file: File, changes: Changes = None, promote: Promoting = False, as_json: Json = False) -> None:
+    """Run a sweep."""
+    import time
+
+    from sweeps import launch as launching
+    from sweeps.planning import this_machine
+    from sweeps.report import summary
+
+    started = time.time()
+    with mistakes():
+        sweep = load_sweep(file, changes)
+        if promote:
+            check_promotion(sweep.config)
+        for line in this_machine.look_up(sweep):
+            say(f"warning: {line}")
+        planned = this_machine.plan_here(sweep, to_launch=True)
+        show_plan(planned)
+    with mistakes("no trial was started"):
+        result = launching.launch(sweep, summary.displays(started, planned.expected_steps, planned.trials))
+    finish(sweep, result, promote, as_json)

@@ -1,0 +1,22 @@
+"""`qsweep ls`."""
+
+from __future__ import annotations
+
+
+def ls() -> None:
+    """List recipes, search spaces, trainables, schedulers and searchers."""
+    import search_spaces
+    from sweeps.config import components, load
+    from trainables import registry
+
+    groups = {
+        "recipes": load.recipes(),
+        "search spaces": search_spaces.available(),
+        "trainables": registry.available(),
+        "schedulers": components.available("schedulers"),
+        "searchers": components.available("searchers"),
+    }
+    for title, members in groups.items():
+        print(title)
+        for name, line in members.items():
+            print(f"  {name:20} {line}")

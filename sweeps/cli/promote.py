@@ -1,0 +1,54 @@
+"""`qsweep promote SWEEP`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sweeps.cli.shared import Json, Model, Store, mistakes, say
+
+ALIAS_IS_WHOLE = "the alias is where it was, or moved whole"
+
+
+def promote(  # noqa: PLR0913 - its options
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's id, name (the newest of it) or folder.")],
+    model: Model = None,
+    top: Annotated[int | None, typer.Option(help="Candidates that are evaluated again; 3 if not given.")] = None,
+    alias: Annotated[str | None, typer.Option(help="The alias that moves; champion if not given.")] = None,
+    min_gain: Annotated[float | None, typer.Option(help="How much lower the loss must be; 0 if not given.")] = None,
+    metric: Annotated[str | None, typer.Option(help="What ranks the candidates; eval_loss if not given.")] = None,
+    eval_data: Annotated[Path | None, typer.Option(help="Rows that decide; data.test if not given.")] = None,
+    trial: Annotated[str | None, typer.Option(metavar="KEY", help="The only candidate: a key, or t03.")] = None,
+    tracking_uri: Store = None,
+    address: Annotated[str | None, typer.Option(help="Evaluate on this Ray cluster; auto: the one here.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do all but write.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Promote in spite of its state, another base or changed content, but not of the gate."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a sweep's best adapters again and make the best the champion, if it is better."""
+    from sweeps.cli import promotion
+    from sweeps.steering.stop import Interrupted, raising_on_signals
+
+    try:
+        with mistakes(), raising_on_signals():
+            asked = promotion.asked(
+                sweep,
+                {"model": model, "top": top, "alias": alias, "min_gain": min_gain, "metric": metric},
+                eval_data=eval_data, trial=trial, tracking_uri=tracking_uri, address=address, dry_run=dry_run,
+                force=force,
+            )  # fmt: skip
+            outcome = promotion.promote(asked)
+    except Interrupted as interrupted:
+        say(f"interrupted: {ALIAS_IS_WHOLE}; the same command does what is left")
+        raise typer.Exit(interrupted.exit_code) from None
+    if as_json:
+        print(json.dumps(outcome.as_json()))
+    raise typer.Exit(outcome.exit_code)

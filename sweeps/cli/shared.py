@@ -1,0 +1,94 @@
+"""What the commands share: the application, the options that several of them have, and how mistakes are told."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cluster.errors import ClusterError
+from search_spaces.errors import SpaceError
+from sweeps.config.passwords import without_passwords
+from sweeps.errors import ConfigError, SweepError
+from trainables.errors import TrainableError
+from trainables.inputs.legible import legible
+
+if TYPE_CHECKING:
+    from sweeps.config.load import Sweep
+    from sweeps.planning.plan import Plan
+
+File = Annotated[
+    str, typer.Argument(metavar="FILE", help="A sweep file (YAML), or the name of a recipe (see `qsweep ls`).")
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides: dotted.key=YAML value, for example budget.trials=4."),
+]
+Promoting = Annotated[
+    bool, typer.Option("--promote", help="Promote the best adapter at the end, as the file's promotion section says.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
+Model = Annotated[str | None, typer.Option("--model", metavar="NAME", help="The registered model.")]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        metavar="URI",
+        help="The MLflow store; the sweep folder's, or MLFLOW_TRACKING_URI, if not given.",
+    ),
+]
+MOST_MISTAKES = 50
+"""How many mistakes are shown at most."""
+
+
+def say(line: str = "") -> None:
+    """Prints a line for people."""
+    print(line, file=sys.stderr)
+
+
+@contextmanager
+def mistakes(untouched: str = "nothing was started") -> Iterator[None]:
+    """Turns a user's mistake into its message and exit code 2; any other error keeps its traceback.
+
+    Args:
+        untouched: says after the message what the mistake has not changed.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        count = len(error.problems)
+        for problem in error.problems[:MOST_MISTAKES]:
+            say(f"error: {legible(without_passwords(problem))}")
+        if count > MOST_MISTAKES:
+            say(f"and {count - MOST_MISTAKES} more")
+        say(f"{count} {'problem' if count == 1 else 'problems'}{f'; {untouched}' if untouched else ''}")
+        raise typer.Exit(2) from None
+    except (SweepError, ClusterError, TrainableError, SpaceError) as error:
+        say(f"error: {legible(without_passwords(str(error)))}")
+        raise typer.Exit(2) from None
+
+
+def load_sweep(file: str, changes: list[str] | None) -> Sweep:
+    """The sweep of a file and its overrides, checked.
+
+    Raises:
+        ConfigError: with a message for each mistake.
+    """
+    from sweeps.config import load
+
+    # The shell's bytes are read as UTF-8 whatever the locale.
+    words = [os.fsencode(change).decode("utf-8", "surrogateescape") for change in changes or []]
+    return load.load(file, words, Path.cwd())
+
+
+def show_plan(plan: Plan) -> None:
+    """Prints the plan for people."""
+    from sweeps.report import summary
+
+    for line in summary.plan_lines(plan):
+        say(line)

@@ -1,0 +1,62 @@
+"""The end of `launch` and `resume`: the summary, the promotion, the JSON line, the exit code."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from sweeps.cli.promote import ALIAS_IS_WHOLE
+from sweeps.cli.shared import mistakes, say
+from sweeps.report import streams
+
+if TYPE_CHECKING:
+    from sweeps.config.load import Sweep
+    from sweeps.config.model import SweepConfig
+    from sweeps.report.result import Result
+
+
+def check_promotion(config: SweepConfig) -> None:
+    """Raises `SweepError` or `HostError` when a sweep cannot be promoted at its end, whatever its result."""
+    from sweeps.cli import promotion
+
+    promotion.check(config)
+
+
+def finish(sweep: Sweep, result: Result, promote: bool, as_json: bool) -> None:
+    """Prints how the sweep ended, promotes its best adapter where that was asked for, and ends the command."""
+    from sweeps.report import summary
+
+    summary.show(sweep, result)
+    code, document = result.exit_code, result.as_json()
+    if promote and code == 0:
+        code, promotion = _promote(sweep, result)
+        document |= promotion
+    elif promote:
+        say(f"not promoted: the sweep did not end well (exit code {code})")
+    if as_json:
+        print(json.dumps(document), flush=True)
+    if result.is_ray_left_behind:
+        from cluster.ray_files import remove_all
+
+        remove_all()
+        streams.end_at_once(code)
+    raise typer.Exit(code)
+
+
+def _promote(sweep: Sweep, result: Result) -> tuple[int, dict[str, Any]]:
+    """The exit code of the promotion of a sweep that has just ended, and what --json says of it."""
+    from sweeps.cli import promotion
+    from sweeps.steering.stop import Interrupted, raising_on_signals
+
+    say()
+    try:
+        with mistakes(""), raising_on_signals():
+            outcome = promotion.promote(promotion.asked(str(result.folder), {}, tracking_uri=sweep.config.tracking.uri))
+    except Interrupted as interrupted:
+        say(f"interrupted: {ALIAS_IS_WHOLE}; qsweep promote {result.folder} does what is left")
+        return interrupted.exit_code, {"promotion": None, "not_promoted": "interrupted"}
+    except typer.Exit as end:
+        return end.exit_code, {"promotion": None, "not_promoted": "failed"}
+    return outcome.exit_code, {"promotion": outcome.as_json()}

@@ -1,0 +1,14 @@
+"""`qsweep validate FILE`."""
+
+from __future__ import annotations
+
+from sweeps.cli.shared import Changes, File, load_sweep, mistakes, say
+
+
+def validate(file: File, changes: Changes = None) -> None:
+    """Check a sweep file, and the local files it names, without starting anything."""
+    with mistakes():
+        sweep = load_sweep(file, changes)
+        say(f"{file}: valid ({sweep.config.name}, {len(sweep.space.domains)} searched fields)")
+        for warning in sweep.preview.warnings:
+            say(f"warning: {warning}")
