@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.hosts import PROCESS_LOST, HostActor, HostFacts, Room
 from cluster.leases import Grant, NotReady, Ready, Refused
-from trainables.contract import Evaluation, Failure, StepRecord, Target, TargetModules
+from trainables.contract import Evaluation, Failure, RowShape, StepRecord, Target, TargetModules
 from trainables.specs import TrialSpec
 
 NAME = "broker"
@@ -72,7 +72,7 @@ class Broker:
         self._first: Any = None
         """The first host, when it was asked something before the start."""
         self._data: Any = None
-        self._longest_row = 0
+        self._rows: RowShape | None = None
         self._count = 0
         self._replacing: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -126,7 +126,7 @@ class Broker:
             actors = [first, *(self._make(self._on_gpu) for _ in range(self._count - 1))]
             prepared = await actors[0].prepare.remote()
             self._data = ray.put(prepared.payload)
-            self._longest_row = prepared.summary.longest_row
+            self._rows = prepared.summary.shape
             facts = await asyncio.gather(*(self._start(actor) for actor in actors))
         except (RayTaskError, *PROCESS_LOST) as error:
             return NotReady(message=_message(error))
@@ -317,7 +317,7 @@ class Broker:
         return HostActor.options(**options).remote(self._base, self._room)
 
     async def _start(self, actor: Any) -> HostFacts:
-        facts: HostFacts = await actor.start.remote(self._data, self._longest_row)
+        facts: HostFacts = await actor.start.remote(self._data, self._rows)
         return facts
 
     def _add(self, actor: Any, facts: HostFacts) -> None:

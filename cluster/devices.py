@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+from collections.abc import Mapping
+from pathlib import Path
 
 import psutil
 
@@ -11,6 +14,33 @@ from trainables.contract import Device
 
 MEMORY_SHARE = 0.85
 """Part of the free memory that slots may be planned into."""
+GPU_GB: Mapping[str, int] = {
+    "T4": 16, "V100": 16, "A10": 24, "A10G": 24, "L4": 24, "RTX 3090": 24, "RTX 4090": 24, "RTX 5090": 32,
+    "RTX A6000": 48, "L40S": 48, "A40": 48, "A100": 40, "A100 80GB": 80, "H100": 80, "H200": 141, "B200": 180,
+}  # fmt: skip
+"""Memory of a GPU by its type, as its maker states it, in GB. Of types with several sizes, the smallest."""
+
+
+def gpu_gb(kind: str) -> int | None:
+    """Memory of a type of GPU in GB, whatever its capitals; None for a type that is not in the table."""
+    return next((size for name, size in GPU_GB.items() if name.lower() == kind.strip().lower()), None)
+
+
+def name(device: Device, gpu: str | None = None) -> str:
+    """What trains, in the maker's words: "NVIDIA H100 80GB HBM3", or the processor with the threads that are ours.
+
+    Args:
+        device: the kind.
+        gpu: an index or UUID; the first one when left out.
+    """
+    if device == "cuda":
+        return _nvidia_smi("name", gpu)
+    return f"{_processor()}, {len(os.sched_getaffinity(0))} threads"
+
+
+def cache() -> Path:
+    """Where this machine keeps bases, tokenised data and rates: $QSWEEP_CACHE, else ~/.cache/qlora-sweeps."""
+    return Path(os.environ.get("QSWEEP_CACHE") or Path.home() / ".cache" / "qlora-sweeps")
 
 
 def gpus() -> int:
@@ -25,6 +55,19 @@ def free_bytes(device: Device, gpu: str | None = None) -> int:
     """Memory that nobody uses yet: of the GPU `gpu` (an index or UUID), or of the machine."""
     if device == "cpu":
         return int(psutil.virtual_memory().available)
-    query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits", f"--id={gpu or 0}"]
-    mebibytes = subprocess.run(query, check=True, capture_output=True, text=True).stdout
-    return int(mebibytes.split()[0]) * 2**20
+    return int(_nvidia_smi("memory.free", gpu)) * 2**20
+
+
+def _nvidia_smi(field: str, gpu: str | None) -> str:
+    query = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits", f"--id={gpu or 0}"]
+    return subprocess.run(query, check=True, capture_output=True, text=True).stdout.strip().splitlines()[0]
+
+
+def _processor() -> str:
+    """The processor's name as Linux tells it (/proc/cpuinfo, x86 only), else the architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    found = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return found or os.uname().machine

@@ -10,13 +10,12 @@ import asyncio
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Literal, TypeVar, cast
 
 import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
 
-from cluster.devices import MEMORY_SHARE, free_bytes
+from cluster.devices import MEMORY_SHARE, cache, free_bytes, name
 from cluster.errors import HostError
 from cluster.loop import Outcome, PackLoop
 from trainables import registry
@@ -27,6 +26,7 @@ from trainables.contract import (
     Opened,
     Prepared,
     ResolvesTargets,
+    RowShape,
     StepRecord,
     Target,
     TargetModules,
@@ -62,6 +62,8 @@ class HostFacts(Spec):
     slots: int
     estimated_bytes: int | None
     """Memory that these slots were planned with; None when the model's sizes are unknown."""
+    device_name: str = ""
+    """See `devices.name`."""
 
 
 class Host:
@@ -92,9 +94,9 @@ class Host:
         """Reads and tokenises the data. Raises HostError with the user's mistake."""
         return await asyncio.get_running_loop().run_in_executor(self._calls, self._prepare)
 
-    async def start(self, data: bytes, longest_row: int) -> HostFacts:
-        """Loads the base model and starts the training loop. `longest_row` is in tokens; 0 when there are no rows."""
-        return await asyncio.get_running_loop().run_in_executor(self._calls, self._start, data, longest_row)
+    async def start(self, data: bytes, rows: RowShape | None) -> HostFacts:
+        """Loads the base model and starts the training loop. `rows` is None when there are no rows."""
+        return await asyncio.get_running_loop().run_in_executor(self._calls, self._start, data, rows)
 
     async def open(self, lease: str, spec: str, snapshot: bytes | None) -> Opened | Failure:
         """Puts a trial into a slot, from a snapshot if there is one."""
@@ -145,16 +147,14 @@ class Host:
         except TrainableError as error:
             raise HostError(str(error)) from None
 
-    def _start(self, data: bytes, longest_row: int) -> HostFacts:
-        device: Device = "cuda" if ray.get_gpu_ids() else "cpu"
-        free = free_bytes(device, str(ray.get_gpu_ids()[0]) if device == "cuda" else None) // (
-            1 if device == "cuda" else self._room.hosts_per_machine
-        )
+    def _start(self, data: bytes, rows: RowShape | None) -> HostFacts:
+        gpu = next((str(found) for found in ray.get_gpu_ids()), None)
+        device: Device = "cpu" if gpu is None else "cuda"
+        free = free_bytes(device, gpu) // (self._room.hosts_per_machine if device == "cpu" else 1)
         try:
             pack = self._trainable.open_pack(self._base, data, cache())
             # After loading: a hub model's sizes are known now.
-            largest = [_with_rows_of(spec, longest_row) for spec in self._room.largest]
-            need = self._trainable.need(_with_rows_of(self._base, longest_row), largest, device)
+            need = registry.need(self._trainable, self._base, self._room.largest, device, rows)
         except TrainableError as error:
             raise HostError(str(error)) from None
         slots = self._room.slots
@@ -163,7 +163,12 @@ class Host:
         self._loop = PackLoop(pack, slots)
         estimate = need.total(slots) if need is not None else None
         return HostFacts(
-            pid=os.getpid(), node=ray.util.get_node_ip_address(), device=device, slots=slots, estimated_bytes=estimate
+            pid=os.getpid(),
+            node=ray.util.get_node_ip_address(),
+            device=device,
+            slots=slots,
+            estimated_bytes=estimate,
+            device_name=name(device, gpu),
         )
 
     def _running(self) -> PackLoop:
@@ -173,18 +178,6 @@ class Host:
             # Nothing trains here any more. A host that is gone is replaced; one that only fails is not.
             os._exit(1)
         return self._loop
-
-
-def _with_rows_of(spec: TrialSpec, tokens: int) -> TrialSpec:
-    """The spec with data.max_length as low as the rows really are: that is what memory is needed for."""
-    if spec.data is None or not 0 < tokens < spec.data.max_length:
-        return spec
-    return spec.model_copy(update={"data": spec.data.model_copy(update={"max_length": tokens})})
-
-
-def cache() -> Path:
-    """Where this machine keeps quantised bases and tokenised data: $QSWEEP_CACHE, else ~/.cache/qlora-sweeps."""
-    return Path(os.environ.get("QSWEEP_CACHE") or Path.home() / ".cache" / "qlora-sweeps")
 
 
 def quieten() -> None:

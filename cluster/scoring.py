@@ -118,7 +118,8 @@ class Held:
     def _loaded(self) -> Scorer:
         if self._scorer is None:
             # Imported here: it imports Ray, which takes a second.
-            from cluster.hosts import cache, quieten
+            from cluster.devices import cache
+            from cluster.hosts import quieten
 
             quieten()
             trainable = can_score(self._base.trainable)

@@ -92,6 +92,8 @@ class Summary(Spec):
     train_rows: int
     eval_rows: int
     train_tokens: int = 0
+    labelled_tokens: int = 0
+    """Of `train_tokens`, those that count in the loss; 0 where that was not counted."""
     longest_row: int = 0
     """Tokens of the longest row."""
     truncated_rows: int = 0
@@ -107,6 +109,20 @@ class Summary(Spec):
     test_rows_in_train: int = 0
     warnings: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """What is odd about the rows, a line each, with the place of the first."""
+
+    @property
+    def shape(self) -> RowShape | None:
+        """What memory and time depend on; None where there are no rows."""
+        if not self.train_rows or not self.train_tokens:
+            return None
+        labelled = self.labelled_tokens / self.train_tokens if self.labelled_tokens else 1.0
+        return RowShape(
+            longest=max(1, self.longest_row),
+            mean=self.train_tokens / self.train_rows,
+            labelled=labelled,
+            train_rows=self.train_rows,
+            eval_rows=self.eval_rows,
+        )
 
 
 class Preview(Spec):
@@ -152,6 +168,47 @@ class Target(Spec):
     """Why no adapter can be trained there, "field: what is wrong: the way out"."""
 
 
+class RowShape(Spec):
+    """What memory and time depend on in the rows of a sweep."""
+
+    longest: Annotated[int, Field(ge=1)]
+    """Tokens of the longest row."""
+    mean: Annotated[float, Field(gt=0)]
+    """Tokens of a row to train on, on average."""
+    labelled: Annotated[float, Field(gt=0, le=1)]
+    """Part of the tokens that count in the loss."""
+    train_rows: int
+    eval_rows: int
+
+
+class Memory(Spec):
+    """What a host holds on the device that trains, by part, in bytes."""
+
+    process: int = 0
+    """Python and the libraries, or the CUDA context."""
+    base: int = 0
+    """The frozen weights, and one layer that is dequantised."""
+    adapters: int = 0
+    """Weights of the adapters; on a CPU also the best of each so far."""
+    gradients: int = 0
+    optimizer: int = 0
+    """Both moments of AdamW."""
+    activations: int = 0
+    """What the forward pass keeps for the backward pass."""
+    logits: int = 0
+    """Logits of the labelled tokens, their log-softmax, and the gradients of both."""
+
+    @property
+    def total(self) -> int:
+        """The sum of the parts."""
+        return sum(self.model_dump().values())
+
+    def plus(self, other: Memory, times: int = 1) -> Memory:
+        """Both together, the other one `times` times."""
+        mine, others = self.model_dump(), other.model_dump()
+        return Memory(**{part: mine[part] + times * others[part] for part in mine})
+
+
 class Need(Spec):
     """An estimate of memory on the device that trains, and of what is kept on disk."""
 
@@ -167,6 +224,15 @@ class Need(Spec):
     """The largest adapter of the space on disk."""
     snapshot_bytes: int = 0
     """The largest snapshot of the space on disk."""
+    host: Memory | None = None
+    """`base_bytes` by part; None where the trainable does not say."""
+    slot: Memory | None = None
+    """`slot_bytes` and `step_bytes` by part; None where the trainable does not say."""
+
+    def memory(self, slots: int) -> Memory:
+        """What a host with `slots` slots holds, by part as far as they are told."""
+        host = self.host or Memory(base=self.base_bytes)
+        return host.plus(self.slot or Memory(adapters=self.slot_bytes, activations=self.step_bytes), slots)
 
     def total(self, slots: int) -> int:
         """Bytes with `slots` slots training at once."""
@@ -233,6 +299,15 @@ class Trainable(Protocol):
 
     def need(self, base: TrialSpec, largest: Sequence[TrialSpec], device: Device) -> Need | None:
         """Estimates memory for the largest specs of a space; None when the model's sizes are unknown."""
+
+
+class CountsRows(Protocol):
+    """What a trainable offers beside its contract when its need of memory depends on the rows."""
+
+    def need_of_rows(
+        self, base: TrialSpec, largest: Sequence[TrialSpec], device: Device, rows: RowShape
+    ) -> Need | None:
+        """As `Trainable.need`, for rows whose shape is known."""
 
 
 class ResolvesTargets(Protocol):

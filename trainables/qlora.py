@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainables.base import architectures, model_source
-from trainables.contract import Device, LookedUp, Need, Pack, Prepared, Preview, Target, TargetModules
+from trainables.contract import Device, LookedUp, Need, Pack, Prepared, Preview, RowShape, Target, TargetModules
 from trainables.data import preview as preview_rows
 from trainables.data import rows
 from trainables.packing import kept_evaluation, memory, targets
@@ -118,3 +118,9 @@ def need(base: TrialSpec, largest: Sequence[TrialSpec], device: Device) -> Need 
     """Memory for the largest specs of a space; None when the model's sizes are unknown."""
     facts = model_source.facts(base.base_model)
     return None if facts is None else memory.need(base, largest, facts, device)
+
+
+def need_of_rows(base: TrialSpec, largest: Sequence[TrialSpec], device: Device, rows: RowShape) -> Need | None:
+    """As `need`, for rows whose shape is known."""
+    facts = model_source.facts(base.base_model)
+    return None if facts is None else memory.need(base, largest, facts, device, rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
@@ -12,7 +12,7 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import cast
 
-from trainables.contract import Trainable
+from trainables.contract import CountsRows, Device, Need, RowShape, Trainable
 from trainables.errors import NotTrainable, TrainableError
 from trainables.inputs.legible import legible
 from trainables.specs import TrialSpec
@@ -72,6 +72,34 @@ def check(trainable: Trainable, base: TrialSpec) -> list[str]:
     if not isinstance(found, list) or not all(isinstance(line, str) for line in found):
         raise NotTrainable(f"its check answers {legible(repr(found), 100)}, not a list of problems")
     return found
+
+
+def need(
+    trainable: Trainable, base: TrialSpec, largest: Sequence[TrialSpec], device: Device, rows: RowShape | None
+) -> Need | None:
+    """The trainable's estimate, for rows of this shape where it is known; None when it cannot say.
+
+    A trainable that does not ask for the shape is told the length of the longest row as data.max_length.
+
+    Raises:
+        TrainableError: as the trainable raised it.
+        NotTrainable: its need breaks, or answers something else.
+    """
+    with answering("its need"):
+        if rows is not None and hasattr(trainable, "need_of_rows"):
+            found = cast(CountsRows, trainable).need_of_rows(base, largest, device, rows)
+        else:
+            found = trainable.need(_cut(base, rows), [_cut(spec, rows) for spec in largest], device)
+        if found is not None and not isinstance(found, Need):
+            raise TypeError(f"it answers {legible(repr(found), 100)}, not a Need")
+    return found
+
+
+def _cut(spec: TrialSpec, rows: RowShape | None) -> TrialSpec:
+    """The spec with data.max_length as low as the rows really are: that is what memory is needed for."""
+    if spec.data is None or rows is None or rows.longest >= spec.data.max_length:
+        return spec
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"max_length": max(8, rows.longest)})})
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from sweeps.config import points
 from sweeps.config.model import SweepConfig, size_bytes
 from sweeps.planning import epochs
 from sweeps.record.snapshots import KEPT
-from trainables.contract import Device, Need
+from trainables.contract import Device, Memory, Need
 from trainables.schedule import warmup_steps
 from trainables.specs import TrialSpec
 
@@ -54,6 +54,8 @@ class Plan:
     """Where the hosts are, in words: a plan may be for another machine than this one."""
     memory_bytes: int | None
     """Estimated memory of one host with these slots."""
+    memory: Memory | None
+    """`memory_bytes` by part."""
     disk_bytes: int | None
     """Estimated most room on disk: every trial's best adapter, and the snapshots of those that train."""
     warnings: tuple[str, ...]
@@ -71,7 +73,7 @@ class Plan:
 
     def as_json(self) -> dict[str, Any]:
         """Plain data, with the same names."""
-        return {**asdict(self), "epochs": self.epochs}
+        return {**asdict(self), "memory": self.memory and self.memory.model_dump(), "epochs": self.epochs}
 
 
 def plan(config: SweepConfig, space: SearchSpace, need: Need | None, machine: Machine) -> Plan:
@@ -86,7 +88,7 @@ def plan(config: SweepConfig, space: SearchSpace, need: Need | None, machine: Ma
     report_points = config.scheduler.points(steps)
     slots = slots_per_host(config, need, machine)
     total = (slots or 1) * machine.hosts
-    memory = need.total(slots) if need is not None and slots is not None else None
+    memory = need.memory(slots) if need is not None and slots is not None else None
     # A trial's next adapter, and its next snapshot, are there before the one that they replace goes.
     live = total * (need.adapter_bytes + (KEPT + 1) * need.snapshot_bytes) if need is not None else 0
     planned = Plan(
@@ -98,7 +100,8 @@ def plan(config: SweepConfig, space: SearchSpace, need: Need | None, machine: Ma
         slots_per_host=slots,
         device=machine.device,
         place=machine.place,
-        memory_bytes=memory,
+        memory_bytes=None if memory is None else memory.total,
+        memory=memory,
         disk_bytes=trials * need.adapter_bytes + live if need is not None else None,
         warnings=(),
         rows_per_trial=epochs.rows_per_trial(config, space) if config.data is not None else None,

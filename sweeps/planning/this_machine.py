@@ -11,10 +11,10 @@ from cluster import devices
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig, size_bytes
 from sweeps.errors import ConfigError
-from sweeps.planning import plan
+from sweeps.planning import plan, rate_store
 from trainables import registry
 from trainables.contract import LookedUp, Need
-from trainables.inputs.legible import legible
+from trainables.errors import NotTrainable
 
 
 def look_up(sweep: Sweep) -> list[str]:
@@ -27,10 +27,8 @@ def look_up(sweep: Sweep) -> list[str]:
     trainable = registry.find(config.trainable)
     if not hasattr(trainable, "look_up"):
         return []
-    from cluster.hosts import cache
-
     with registry.answering(f"trainable: {config.trainable}: its look_up"):
-        found: LookedUp = trainable.look_up(config.base, cache())
+        found: LookedUp = trainable.look_up(config.base, devices.cache())
     runs_here = (config.cluster.address or "local") == "local"
     if wrong := [*found.problems, *(found.unreachable if runs_here else ())]:
         raise ConfigError(wrong)
@@ -50,10 +48,12 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
     """
     machine = replace(_machine(sweep.config, to_launch), disk_bytes=_free_disk(Path(sweep.config.storage)))
     trainable = registry.find(sweep.config.trainable)
-    with registry.answering(f"trainable: {sweep.config.trainable}: its need"):
-        need = trainable.need(sweep.config.base, plan.largest(sweep.config, sweep.space), machine.device)
-        if need is not None and not isinstance(need, Need):
-            raise TypeError(f"it answers {legible(repr(need), 100)}, not a Need")
+    shape = rate_store.read(devices.cache()).shape(sweep.config)
+    try:
+        largest = plan.largest(sweep.config, sweep.space)
+        need = registry.need(trainable, sweep.config.base, largest, machine.device, shape)
+    except NotTrainable as error:
+        raise NotTrainable(f"trainable: {sweep.config.trainable}: {error}") from error
     _check_disk(sweep.config, need)
     planned = plan.plan(sweep.config, sweep.space, need, machine)
     if to_launch:

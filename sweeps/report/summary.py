@@ -20,6 +20,7 @@ from sweeps.record.folder import SweepFolder
 from sweeps.record.spent import Spent
 from sweeps.report import answers, tables
 from sweeps.report.progress import Lines, Progress, Table
+from trainables.contract import Memory
 
 if TYPE_CHECKING:
     from sweeps.report.result import Displays, Result
@@ -46,9 +47,16 @@ def plan_lines(plan: Plan) -> list[str]:
     else:
         memory = f", about {plan.memory_bytes / 1e9:.1f} GB per host at most" if plan.memory_bytes is not None else ""
         lines.append(f"      {hosts} with {counted(plan.slots_per_host, 'slot')}{memory}{disk}")
+        lines += [f"      {line}" for line in memory_lines(plan.memory)]
     if plan.rows_per_trial is not None:
         lines.append(f"      {epochs.line(plan.points[-1], plan.rows_per_trial, plan.train_rows)}")
     return lines + [f"warning: {warning}" for warning in plan.warnings]
+
+
+def memory_lines(memory: Memory | None) -> list[str]:
+    """The parts of a host's memory, those that take none left out; no line where there is one part only."""
+    parts = {part: size for part, size in memory.model_dump().items() if size} if memory is not None else {}
+    return [f"memory: {', '.join(f'{part} {_size(size)}' for part, size in parts.items())}"] if len(parts) > 1 else []
 
 
 def _size(size_bytes: int) -> str:

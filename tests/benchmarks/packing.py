@@ -6,7 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from cluster.hosts import cache
+from cluster.devices import cache
 from sweeps.config import load
 from trainables import qlora
 

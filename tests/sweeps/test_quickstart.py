@@ -24,7 +24,7 @@ from sweeps.config import load
 from trainables import qlora
 from trainables.base import base_model
 from trainables.data import dataset
-from cluster.hosts import cache
+from cluster.devices import cache
 
 base = load.load("quickstart", [], Path.cwd()).config.base
 rows = dataset.load(qlora.prepare(base, cache()).payload).eval

@@ -179,6 +179,7 @@ def _prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> Prepared:
         train_rows=len(rows.train),
         eval_rows=len(rows.eval),
         train_tokens=len(rows.train.ids),
+        labelled_tokens=int(rows.train.labelled.sum()),
         longest_row=max(int((split.starts[1:] - split.starts[:-1]).max()) for split in (rows.train, rows.eval)),
         truncated_rows=train.truncated + evaluation.truncated,
         dropped_rows=train.dropped + evaluation.dropped,

@@ -12,16 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from trainables.contract import Device, Need
+from trainables.contract import Device, Memory, Need, RowShape
 from trainables.specs import AdapterSpec, ModelFacts, QuantizationSpec, TrialSpec
 
 MAX_SLOTS = 16
 """Where packing was studied up to: the gain per slot has long flattened, and every slot costs host time."""
 
 # A host process before its first model: Python, torch, transformers, peft, ray and datasets; a CUDA context.
-_PROCESS_BYTES: Mapping[Device, int] = {"cpu": 700_000_000, "cuda": 500_000_000}
-# fp32 weight, gradient and two moments of AdamW.
-_TRAINED_BYTES = 16
+_PROCESS_BYTES: Mapping[Device, int] = {"cpu": 600_000_000, "cuda": 500_000_000}
+# fp32, of each trainable parameter: its weight, its gradient, and the two moments of AdamW.
+_WEIGHT_BYTES, _GRADIENT_BYTES, _OPTIMIZER_BYTES = 4, 4, 8
 # The best adapter so far, kept in fp32 in host memory.
 _KEPT_BYTES = 4
 # On disk: an fp32 adapter; a snapshot with both moments beside it.
@@ -46,7 +46,7 @@ _PRESETS: Mapping[str, Sequence[str]] = {
 
 
 def need(
-    base: TrialSpec, largest: Sequence[TrialSpec], facts: ModelFacts, device: Device, tokens: int | None = None
+    base: TrialSpec, largest: Sequence[TrialSpec], facts: ModelFacts, device: Device, rows: RowShape | None = None
 ) -> Need:
     """Estimated bytes of the base and of one slot on `device`, and the slots that keep it busy.
 
@@ -57,23 +57,44 @@ def need(
         largest: the specs of the space that may need most; none stands for `base` itself.
         facts: sizes of the model.
         device: what trains.
-        tokens: tokens of the longest row, where that is known; data.max_length otherwise.
+        rows: the rows as they are; where they are not known, each is data.max_length tokens long and every token
+            has a label.
     """
     trials = list(largest) or [base]
-    longest = base.rows.max_length if tokens is None else min(tokens, base.rows.max_length)
+    shape = _shape(base, rows)
     width = _dtype_bytes(base.quantization, device)
-    slot = _TRAINED_BYTES + (_KEPT_BYTES if device == "cpu" else 0)
     parameters = max(lora_parameters(facts, trial.adapter) for trial in trials)
+    passes = [_pass(facts, trial, shape, width) for trial in trials]
+    heaviest = max(passes, key=lambda memory: memory.total)
+    kept = _KEPT_BYTES if device == "cpu" else 0
+    slot = heaviest.model_copy(
+        update={
+            "adapters": parameters * (_WEIGHT_BYTES + kept),
+            "gradients": parameters * _GRADIENT_BYTES,
+            "optimizer": parameters * _OPTIMIZER_BYTES,
+        }
+    )
+    host = Memory(process=_PROCESS_BYTES[device], base=_base_bytes(facts, base.quantization, width))
+    tokens = base.training.batch_size * (rows.mean if rows is not None else shape.longest * _MEAN_OF_LONGEST)
     return Need(
-        base_bytes=_PROCESS_BYTES[device] + _base_bytes(facts, base.quantization, width),
-        slot_bytes=parameters * slot,
-        step_bytes=max(_step_bytes(facts, trial, longest, width) for trial in trials),
-        saturating_slots=saturating_slots(
-            facts.parameters, device, max(1, round(base.training.batch_size * longest * _MEAN_OF_LONGEST))
-        ),
+        base_bytes=host.total,
+        slot_bytes=slot.adapters + slot.gradients + slot.optimizer,
+        step_bytes=heaviest.total,
+        host=host,
+        slot=slot,
+        saturating_slots=saturating_slots(facts.parameters, device, max(1, round(tokens))),
         adapter_bytes=parameters * _ADAPTER_BYTES,
         snapshot_bytes=parameters * _SNAPSHOT_BYTES,
     )
+
+
+def _shape(base: TrialSpec, rows: RowShape | None) -> RowShape:
+    """The rows as they are, cut as the sweep cuts them, or as long as they may be and labelled throughout."""
+    most = base.rows.max_length
+    if rows is None:
+        evaluated = base.rows.eval_examples or EVALUATION_TOKENS
+        return RowShape(longest=most, mean=most, labelled=1.0, train_rows=1, eval_rows=evaluated)
+    return rows.model_copy(update={"longest": min(most, rows.longest), "mean": min(most, rows.mean)})
 
 
 def lora_parameters(facts: ModelFacts, spec: AdapterSpec) -> int:
@@ -138,8 +159,8 @@ def _base_bytes(facts: ModelFacts, quantization: QuantizationSpec, width: int) -
     return round(linear * (0.5 + constants)) + (facts.parameters - linear) * width + max(shapes) * width
 
 
-def _step_bytes(facts: ModelFacts, trial: TrialSpec, longest: int, width: int) -> int:
-    """What one slot's pass over rows of `longest` tokens takes, every token with a label.
+def _pass(facts: ModelFacts, trial: TrialSpec, rows: RowShape, width: int) -> Memory:
+    """What one slot's passes take: those that train, whose rows are as long as the longest, and those that evaluate.
 
     Training's activations and evaluation's logits come after one another and yet add up: they differ so much in size
     that glibc keeps the freed memory of the one from the other.
@@ -149,10 +170,10 @@ def _step_bytes(facts: ModelFacts, trial: TrialSpec, longest: int, width: int) -
         activations = facts.layers * facts.hidden_size * width + per_layer
     else:
         activations = facts.layers * per_layer
-    training = trial.training.batch_size * longest
-    evaluation = min(EVALUATION_TOKENS, (trial.rows.eval_examples or EVALUATION_TOKENS) * longest)
-    logits = facts.vocab_size * max(training * _TRAINING_LOGIT_BYTES, evaluation * _EVALUATION_LOGIT_BYTES)
-    return training * activations + logits
+    training = trial.training.batch_size * rows.longest
+    evaluation = min(EVALUATION_TOKENS, rows.eval_rows * rows.mean)
+    logits = max(training * _TRAINING_LOGIT_BYTES, evaluation * _EVALUATION_LOGIT_BYTES) * rows.labelled
+    return Memory(activations=training * activations, logits=round(facts.vocab_size * logits))
 
 
 def _activation_bytes(facts: ModelFacts, adapter: AdapterSpec, width: int) -> int:

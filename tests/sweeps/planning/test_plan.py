@@ -19,7 +19,7 @@ from sweeps.errors import ConfigError
 from sweeps.planning import this_machine
 from sweeps.planning.plan import Machine, Plan, at_most, largest, plan
 from sweeps.report.summary import plan_lines
-from trainables.contract import Need
+from trainables.contract import Memory, Need
 
 RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
 NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=8)
@@ -94,6 +94,20 @@ def test_auto_slots_fit_saturate_and_leave_a_queue(free_bytes: int, trials: int,
     found = planned(machine=Machine("cuda", 1, free_bytes), budget={"trials": trials})
     assert found.slots_per_host == slots
     assert found.memory_bytes == 1000 + slots * 100
+
+
+def test_memory_is_shown_by_part_where_the_trainable_tells_the_parts() -> None:
+    parts = Memory(process=6 * 10**8, base=4 * 10**8), Memory(adapters=10**7, activations=9 * 10**7)
+    need = Need(
+        base_bytes=10**9, slot_bytes=10**7, step_bytes=9 * 10**7, saturating_slots=2, host=parts[0], slot=parts[1]
+    )
+    found = planned(need=need, machine=Machine("cuda", 1, 10**11))
+    assert "      memory: process 0.6 GB, base 0.4 GB, adapters 20 MB, activations 0.2 GB" in plan_lines(found)
+    assert found.as_json()["memory"] == {
+        "process": 6 * 10**8, "base": 4 * 10**8, "adapters": 2 * 10**7, "gradients": 0, "optimizer": 0,
+        "activations": 18 * 10**7, "logits": 0,
+    }  # fmt: skip
+    assert sum(found.as_json()["memory"].values()) == found.memory_bytes
 
 
 def test_slots_that_are_asked_for_are_taken() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trainables.contract import Need
+from trainables.contract import Need, RowShape
 from trainables.data import dataset
 from trainables.packing import batches, memory
 from trainables.specs import AdapterSpec, DataSpec, ModelFacts, ModelSpec, QuantizationSpec, TrainingSpec, TrialSpec
@@ -72,6 +72,11 @@ def trial(**changes: Any) -> TrialSpec:
         training=TrainingSpec(**sections["training"]),
         data=DataSpec(train="rows.jsonl", eval="more.jsonl", text="{text}", **sections["data"]),
     )
+
+
+def rows(longest: int, mean: float | None = None, labelled: float = 1.0, evaluated: int = 2048) -> RowShape:
+    """Rows of a shape; all as long as the longest, and labelled throughout, unless told otherwise."""
+    return RowShape(longest=longest, mean=mean or longest, labelled=labelled, train_rows=100, eval_rows=evaluated)
 
 
 @pytest.mark.parametrize("r", [1, 8])
@@ -150,7 +155,7 @@ def test_unquantised_weights_are_as_wide_as_the_compute_type(compute_dtype: str,
 def test_activations_of_an_8b_model_are_those_that_were_measured() -> None:
     """74 to 81 bytes per token, layer and unit of hidden size: transformers, bitsandbytes and PEFT in bf16."""
     one, two = (
-        memory.need(trial(target_modules="all-linear", batch_size=size), [], LLAMA_8B, "cuda", tokens=1)
+        memory.need(trial(target_modules="all-linear", batch_size=size), [], LLAMA_8B, "cuda", rows(longest=1))
         for size in (1, 2)
     )
     # A second row of one token adds one token; evaluation's logits outweigh training's in both.
@@ -200,7 +205,10 @@ def test_largest_specs_decide_and_the_base_does_where_there_are_none() -> None:
 
 def test_longest_row_counts_where_it_is_known_and_never_beyond_max_length() -> None:
     spec = trial(max_length=100)
-    known = {tokens: memory.need(spec, [], LLAMA_1B, "cuda", tokens=tokens).step_bytes for tokens in (None, 50, 900)}
+    known = {
+        longest: memory.need(spec, [], LLAMA_1B, "cuda", longest and rows(longest)).step_bytes
+        for longest in (None, 50, 900)
+    }
     assert known[50] < known[None] == known[900]
 
 
@@ -275,3 +283,29 @@ def test_checkpointing_is_for_where_one_slot_does_not_fit() -> None:
     need = Need(base_bytes=100, slot_bytes=10, step_bytes=40, saturating_slots=4)
     assert not memory.checkpointing(need, free_bytes=150)
     assert memory.checkpointing(need, free_bytes=149)
+
+
+def test_a_host_is_told_by_part_and_the_parts_make_up_the_whole() -> None:
+    spec = trial(r=8, target_modules="all-linear", max_length=100)
+    need = memory.need(spec, [], SMOLLM2, "cpu")
+    one, three = need.memory(1), need.memory(3)
+    assert (one.total, three.total) == (need.total(1), need.total(3))
+    parameters = memory.lora_parameters(SMOLLM2, spec.adapter)
+    # fp32: a weight (on a CPU beside the best one so far), a gradient, two moments.
+    assert (three.adapters, three.gradients, three.optimizer) == (24 * parameters, 12 * parameters, 24 * parameters)
+    assert (three.base, three.process) == (one.base, one.process)
+    assert three.activations == 3 * one.activations > 0
+    assert three.logits == 3 * one.logits > 0
+
+
+def test_only_labelled_tokens_go_through_the_head() -> None:
+    spec = trial(max_length=512)
+    whole, half = (memory.need(spec, [], SMOLLM2, "cpu", rows(200, labelled=share)).memory(1) for share in (1.0, 0.5))
+    assert half.logits == whole.logits // 2
+    assert half.activations == whole.activations
+
+
+def test_rows_that_are_shorter_on_average_make_more_slots_worth_while() -> None:
+    spec = trial(batch_size=4, max_length=500)
+    long, short = (memory.need(spec, [], LLAMA_8B, "cuda", rows(500, mean)).saturating_slots for mean in (500, 100))
+    assert (long, short) == (2, 7)

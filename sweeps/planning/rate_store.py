@@ -1,0 +1,102 @@
+"""What this machine remembers from one sweep to the next: rates, and the shape of rows. One small JSON file.
+
+The file is a convenience: one that cannot be read counts as empty, and one that cannot be written is told, no more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock
+from pydantic import Field, ValidationError
+
+from sweeps.config.model import SweepConfig
+from sweeps.config.passwords import without_passwords
+from sweeps.planning.rates import Rate, RateKey, kept
+from sweeps.record.folder import write_whole
+from trainables.contract import RowShape
+from trainables.specs import Spec
+
+MOST_SHAPES = 200
+FILE = "rates.json"
+
+
+class Remembered(Spec):
+    """The file's content."""
+
+    rates: tuple[Rate, ...] = ()
+    shapes: dict[str, RowShape] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RateStore:
+    """The file in a cache folder."""
+
+    folder: Path
+    content: Remembered = field(default_factory=Remembered)
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return self.folder / FILE
+
+    def shape(self, config: SweepConfig) -> RowShape | None:
+        """The shape of a sweep's rows as an earlier sweep or calibration found them; None when it is not known."""
+        return self.content.shapes.get(data_key(config)) if config.data is not None else None
+
+
+def read(folder: Path) -> RateStore:
+    """What is remembered in a cache folder; nothing when there is no file that can be read."""
+    try:
+        content = json.loads((folder / FILE).read_bytes())
+        return RateStore(folder, Remembered.model_validate_json(json.dumps(content)))
+    except (OSError, ValueError, ValidationError):
+        return RateStore(folder)
+
+
+def remember(folder: Path, rate: Rate | None, shapes: Mapping[str, RowShape]) -> None:
+    """Adds to what is remembered; two that do so at once both come in.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{FILE}.lock"):
+        known = read(folder).content
+        rates = kept(known.rates, rate) if rate is not None else known.rates
+        all_shapes = {**{key: shape for key, shape in known.shapes.items() if key not in shapes}, **shapes}
+        content = Remembered(rates=rates, shapes=dict(list(all_shapes.items())[-MOST_SHAPES:]))
+        write_whole(folder / FILE, content.model_dump_json(indent=1).encode())
+
+
+def rate_key(config: SweepConfig, device_name: str) -> RateKey:
+    """What a rate of this sweep is of.
+
+    Args:
+        config: the sweep.
+        device_name: see `cluster.devices.name`, or a part of it.
+    """
+    model = config.model
+    source = config.trainable if model is None else without_passwords(model.source)
+    revision = f"@{model.revision}" if model is not None and model.revision is not None else ""
+    scheme = f"{config.quantization.scheme} {config.quantization.compute_dtype}"
+    return RateKey(
+        trainable=config.trainable,
+        model=source + revision,
+        quantization=scheme if model is not None else "none",
+        device=device_name,
+    )
+
+
+def data_key(config: SweepConfig) -> str:
+    """12 hex digits for a sweep's rows under its model's tokenizer: where they are, how they read, and their size."""
+    assert config.data is not None, "a sweep without data has no rows"
+    sources = [config.data.train, config.data.eval or ""]
+    sizes = [path.stat().st_size if (path := Path(source)).is_file() else 0 for source in sources]
+    model = config.model
+    identity = [config.data.model_dump(), sizes, model and [model.source, model.revision]]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]

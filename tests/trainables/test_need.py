@@ -1,0 +1,75 @@
+"""Memory as a trainable is asked for it: with the shape of the rows where that is known."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from trainables import registry
+from trainables.contract import Memory, Need, RowShape, Summary
+from trainables.errors import NotTrainable
+from trainables.specs import DataSpec, TrialSpec
+
+SHAPE = RowShape(longest=40, mean=30.0, labelled=0.5, train_rows=9, eval_rows=3)
+SPEC = TrialSpec(data=DataSpec(train="rows.jsonl", text="{text}", max_length=100))
+
+
+def asked(rows: RowShape | None, **offers: Any) -> tuple[Need | None, list[Any]]:
+    """What a trainable answers, and the lengths of rows that it was asked for."""
+    seen: list[Any] = []
+
+    def need(base: TrialSpec, largest: list[TrialSpec], device: str) -> Need:
+        seen.extend([base.rows.max_length, *(spec.rows.max_length for spec in largest)])
+        return Need(base_bytes=1, slot_bytes=2, step_bytes=3, saturating_slots=1)
+
+    def need_of_rows(base: TrialSpec, largest: list[TrialSpec], device: str, rows: RowShape) -> Need:
+        seen.append(rows)
+        return Need(base_bytes=10, slot_bytes=2, step_bytes=3, saturating_slots=1)
+
+    every = {"need": need, "need_of_rows": need_of_rows}
+    trainable: Any = SimpleNamespace(**{name: every[name] for name in ("need", *offers)})
+    return registry.need(trainable, SPEC, [SPEC], "cpu", rows), seen
+
+
+def test_a_trainable_is_asked_with_the_shape_of_the_rows_where_it_takes_one() -> None:
+    assert asked(SHAPE, need_of_rows=True)[1] == [SHAPE]
+    assert asked(None, need_of_rows=True)[1] == [100, 100]
+
+
+@pytest.mark.parametrize(("longest", "told"), [(40, 40), (3, 8), (100, 100), (500, 100)])
+def test_one_that_takes_none_is_told_the_longest_row(longest: int, told: int) -> None:
+    """8 is the least that data.max_length may be."""
+    assert asked(SHAPE.model_copy(update={"longest": longest}))[1] == [told, told]
+
+
+def test_what_is_no_estimate_is_refused_with_what_it_was() -> None:
+    trainable: Any = SimpleNamespace(need=lambda *_: 3)
+    with pytest.raises(NotTrainable, match="its need raises TypeError: it answers 3, not a Need"):
+        registry.need(trainable, SPEC, [], "cpu", None)
+
+
+def test_a_need_without_parts_still_has_its_whole() -> None:
+    need = Need(base_bytes=100, slot_bytes=10, step_bytes=40, saturating_slots=4)
+    assert need.memory(2) == Memory(base=100, adapters=20, activations=80)
+    assert need.memory(2).total == need.total(2)
+
+
+def summary(**fields: Any) -> Summary:
+    return Summary(fingerprint="0" * 16, **{"train_rows": 4, "eval_rows": 2, "train_tokens": 80, **fields})
+
+
+def test_the_shape_of_rows_follows_from_what_was_prepared() -> None:
+    found = summary(longest_row=30, labelled_tokens=20).shape
+    assert found == RowShape(longest=30, mean=20.0, labelled=0.25, train_rows=4, eval_rows=2)
+
+
+def test_rows_whose_labels_were_not_counted_count_as_labelled_throughout() -> None:
+    found = summary(longest_row=30).shape
+    assert found is not None
+    assert found.labelled == 1.0
+
+
+def test_no_rows_have_no_shape() -> None:
+    assert summary(train_rows=0, train_tokens=0).shape is None
