@@ -68,7 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _answer(self) -> None:
-        hub: Hub = self.server.hub
+        hub: Hub = self.server.hub  # type: ignore[attr-defined]
         hub.asked.append(self.path)
         parts = self.path.split("?")[0].strip("/").split("/")
         kind, name = (parts[1], "/".join(parts[2:4])) if parts[0] == "api" else ("models", "/".join(parts[:2]))

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import tiny_models
 
@@ -24,6 +25,7 @@ from sweeps.promotion.promote import Outcome, promote
 from sweeps.record import digests
 from sweeps.record.events import (
     DataPrepared,
+    Event,
     SweepEnded,
     SweepStarted,
     TrialEnded,
@@ -68,7 +70,7 @@ def odd(n: int) -> dict[str, str]:
     return {"question": f"{300 + n} and {n % 7}?", "answer": "9 8 7 6 5 4 3 2 1 9 8 7"}
 
 
-def config(folder: Path, uri: str, **fields: object) -> SweepConfig:
+def config(folder: Path, uri: str, **fields: Any) -> SweepConfig:
     """A sweep's configuration on the data of `write_data`; `fields` are those of the sweep file."""
     data = {name: str(folder / f"{name}.jsonl") for name in ("train", "eval", "test")}
     raw = {
@@ -119,7 +121,7 @@ def deliver(
     folder.mkdir(parents=True)
     made.config.write_text(json.dumps(launch.document(of, sweep_id)))
     prints = dict(qlora.fingerprint(of.base))
-    events = [
+    events: list[Event] = [
         SweepStarted(time=begun, config=launch.kept(of), fingerprints=prints),
         DataPrepared(time=2.0, summary={"fingerprint": fingerprint}),
     ]
@@ -139,7 +141,7 @@ def _trial_events(folder: SweepFolder, key: str, number: int, trial: Trial) -> l
     files = {f"adapter/{name}": content for name, content in kept.files.items()}
     best = folder.keep(key, "best", kept.steps, files | {"eval_rows.json": json.dumps(rows).encode()})
     loss = kept.evaluation.eval_loss if trial.reported_loss is None else trial.reported_loss
-    params = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "learning_rate": 1e-2}
+    params: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "learning_rate": 1e-2}
     report = Report(
         step=kept.steps, eval_loss=loss, best_step=kept.steps, best_eval_loss=loss, history=(), tokens=1, seconds=1.0,
         peak_memory_bytes=1, trainable_params=1, time=20.0,
@@ -184,8 +186,10 @@ def _held(base: str) -> InProcess:
     return InProcess(TrialSpec.model_validate_json(base))
 
 
-def run(sweep: object, said: list[str] | None = None, **asked: object) -> Outcome:
+def run(sweep: object, said: list[str] | None = None, **asked: Any) -> Outcome:
     """Promotes from a sweep, in this process."""
-    policy = {name: asked.pop(name) for name in ("model", "top", "alias", "min_gain", "metric") if name in asked}
+    policy: dict[str, Any] = {
+        name: asked.pop(name) for name in ("model", "top", "alias", "min_gain", "metric") if name in asked
+    }
     said = [] if said is None else said
     return promote(Asked(str(sweep), policy, **asked), said.append, scored_by=in_process, clock=lambda: 1000.0)

@@ -42,7 +42,8 @@ def play(
         pick: which of the trials in slots comes to its point next.
         protects_first: trial 0 is protected.
     """
-    done, busy, begun = Play(), [], 0
+    done, begun = Play(), 0
+    busy: list[str] = []
 
     def tell(event: Event) -> Verdict:
         done.events.append(event)

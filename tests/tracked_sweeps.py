@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from sweep_events import begun, ended, reported, started
@@ -13,10 +15,16 @@ from sweeps.tracking.sink import MlflowSink
 from trainables.specs import TrialSpec
 
 SWEEP = "demo-20260101-000000-abcd"
-PARAMS = {"r": 8, "lora_alpha": 16, "target_modules": "attention-qv", "learning_rate": 3e-4, "use_rslora": False}
+PARAMS: dict[str, Any] = {
+    "r": 8,
+    "lora_alpha": 16,
+    "target_modules": "attention-qv",
+    "learning_rate": 3e-4,
+    "use_rslora": False,
+}
 NAMED = {name: PARAMS[name] for name in ("r", "lora_alpha", "target_modules", "learning_rate")}
 SPEC = TrialSpec(trainable="toy", seed=5)
-SUMMARY = {"fingerprint": "0123456789abcdef", "train_rows": 12, "eval_rows": 3, "longest_row": 40}
+SUMMARY: dict[str, Any] = {"fingerprint": "0123456789abcdef", "train_rows": 12, "eval_rows": 3, "longest_row": 40}
 
 
 def sweep_events(folder: SweepFolder) -> list[Event]:
@@ -47,7 +55,7 @@ def with_digest(events: list, folder: SweepFolder) -> list:
     ]
 
 
-def over(reason: str = "finished") -> SweepEnded:
+def over(reason: Literal["finished", "budget", "interrupted", "failed"] = "finished") -> SweepEnded:
     return SweepEnded(time=100.0, reason=reason)
 
 
@@ -78,7 +86,7 @@ def history(client: MlflowClient, run_id: str, metric: str) -> list[tuple[int, f
 
 
 def files(client: MlflowClient, run_id: str, path: str | None = None) -> list[str]:
-    found = []
+    found: list[str] = []
     for entry in client.list_artifacts(run_id, path):
         found += files(client, run_id, entry.path) if entry.is_dir else [entry.path]
     return sorted(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from tests.benchmarks import packing, processes, startup
+from . import packing, processes, startup
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import ray
@@ -116,8 +117,8 @@ def test_start_says_what_hosts_and_slots_there_are(shared):
     assert ready.slots == asked.slots() == 4
     assert [(host.device, host.slots) for host in ready.hosts] == [("cpu", 2)] * 2
     assert len({host.pid for host in ready.hosts}) == 2
-    assert ready.data == toy.prepare(TOY, None).summary
-    assert all(host.estimated_bytes > 0 for host in ready.hosts)
+    assert ready.data == toy.prepare(TOY, Path("unused")).summary
+    assert all((host.estimated_bytes or 0) > 0 for host in ready.hosts)
 
 
 def test_trials_find_the_broker_by_its_name(shared):

@@ -264,7 +264,7 @@ def test_a_lease_that_diverges_answers_with_its_failure_and_the_steps_before(sta
 def test_a_failed_evaluation_is_the_leases_own_outcome(started):
     class Blind(toy.ToyPack):
         def evaluate(self, slots):
-            return super().evaluate(slots) | {0: Failure(kind="diverged", message="eval_loss nan")}
+            return {**super().evaluate(slots), 0: Failure(kind="diverged", message="eval_loss nan")}
 
     loop = started(Blind())
     opened(loop, "a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from typing import Any
 
 import pytest
 
@@ -135,7 +136,7 @@ def test_every_unknown_key_is_told_beside_two_domains() -> None:
 
 
 @pytest.mark.parametrize("wrong", [lambda: Choice(()), lambda: RandInt(2, 1)])
-def test_domains_made_in_python_are_checked_too(wrong) -> None:  # type: ignore[no-untyped-def]
+def test_domains_made_in_python_are_checked_too(wrong: Any) -> None:
     with pytest.raises(SpaceError):
         wrong()
 

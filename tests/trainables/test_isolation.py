@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Set
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from trainables.isolation import failure_of, isolated
 class Shared:
     """An operation over slots that raises for some of them, or for too many at once."""
 
-    def __init__(self, broken: set[int] = frozenset(), at_most: int = 99, error: type[Exception] = ValueError) -> None:
+    def __init__(self, broken: Set[int] = frozenset(), at_most: int = 99, error: type[Exception] = ValueError) -> None:
         self.broken, self.at_most, self.error = broken, at_most, error
         self.calls: list[tuple[int, ...]] = []
         self.served: list[int] = []

@@ -71,7 +71,7 @@ def test_a_value_out_of_range_is_no_trial(point: points.Point) -> None:
 
 
 def test_the_base_says_its_own_values_as_a_point_would() -> None:
-    base = trial(adapter=AdapterSpec(r=8, lora_alpha=4, target_modules=["q"]), training=TrainingSpec(batch_size=3))
+    base = trial(adapter=AdapterSpec(r=8, lora_alpha=4, target_modules=("q",)), training=TrainingSpec(batch_size=3))
     fields = [
         "adapter.r",
         "adapter.alpha_over_r",
@@ -189,11 +189,11 @@ OTHERS: list[TrialSpec] = [
     trial(steps=80),
     trial(seed=1),
     *(
-        trial(quantization=QuantizationSpec(**{name: value}))
+        trial(quantization=QuantizationSpec.model_validate({name: value}))
         for name, value in [("scheme", "fp4"), ("double_quant", False), ("compute_dtype", "float16")]
     ),
     *(
-        trial(adapter=AdapterSpec(**{name: value}))
+        trial(adapter=AdapterSpec.model_validate({name: value}))
         for name, value in [
             ("r", 8),
             ("alpha_over_r", 1),
@@ -205,7 +205,7 @@ OTHERS: list[TrialSpec] = [
         ]
     ),
     *(
-        trial(training=TrainingSpec(**{name: value}))
+        trial(training=TrainingSpec.model_validate({name: value}))
         for name, value in [
             ("batch_size", 8),
             ("gradient_accumulation_steps", 2),
@@ -280,7 +280,11 @@ def test_params_are_plain_and_always_hold_the_four_that_matter() -> None:
 
 
 def test_params_hold_every_searched_field_under_its_short_name() -> None:
-    point = {"adapter.alpha_over_r": 2.0, "adapter.target_modules": ("v_proj", "q_proj"), "adapter.use_rslora": True}
+    point: points.Point = {
+        "adapter.alpha_over_r": 2.0,
+        "adapter.target_modules": ("v_proj", "q_proj"),
+        "adapter.use_rslora": True,
+    }
     shown = points.params(points.apply(trial(), point, 0), point)
     assert shown["alpha_over_r"] == 2
     assert shown["target_modules"] == "q_proj,v_proj"

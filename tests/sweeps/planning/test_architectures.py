@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import chaos_runs as runs
 import packs
@@ -37,7 +38,7 @@ from trainables.specs import ModelSpec, QuantizationSpec, TrialSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
-PRESETS = search_spaces.load("lora_core").domains["adapter.target_modules"].values()
+PRESETS: Any = search_spaces.load("lora_core").domains["adapter.target_modules"].values()
 ALL = {"attention-qv", "attention", "mlp", "all-linear"}
 TRAINED = {
     "qwen3": (ALL, {}),

@@ -213,7 +213,11 @@ def test_a_ranking_near_the_warmup_is_told_with_both_ways_out(
 ) -> None:
     def told(grace: int, ratio: float) -> list[str]:
         asha = {"kind": "asha", "grace_steps": grace}
-        sections = {"scheduler": asha, "training": {"warmup_ratio": ratio}, "budget": {"steps_per_trial": steps}}
+        sections: dict[str, Any] = {
+            "scheduler": asha,
+            "training": {"warmup_ratio": ratio},
+            "budget": {"steps_per_trial": steps},
+        }
         return [line for line in planned(**sections).warnings if "how fast rates start" in line]
 
     found = told(grace, ratio)
@@ -227,7 +231,7 @@ def test_a_ranking_near_the_warmup_is_told_with_both_ways_out(
 
 def test_a_warmup_that_no_ranking_can_wait_for_has_one_way_out() -> None:
     """Twice the warm-up is beyond the end of a trial."""
-    sections = {"training": {"warmup_ratio": 0.9}, "budget": {"steps_per_trial": 27}}
+    sections: dict[str, Any] = {"training": {"warmup_ratio": 0.9}, "budget": {"steps_per_trial": 27}}
     (found,) = [line for line in planned(**sections).warnings if "how fast rates start" in line]
     assert found.endswith("how fast rates start; lower warmup_ratio to 0.074")
 

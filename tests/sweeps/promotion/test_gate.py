@@ -20,7 +20,7 @@ def scores(per_token: float, noise: float = 0.0, seed: int = 0, rows: int = ROWS
     return Scores(row_losses=tuple(losses.tolist()), row_tokens=tuple(TOKENS[:rows].tolist()))
 
 
-def verdict(min_gain: float = 0.0, **found: Scores):
+def verdict(min_gain: float = 0.0, /, **found: Scores):
     names = [name for name in found if name not in (BASE, CHAMPION)]
     return decide(found, names, min_gain, np.random.default_rng(0))
 
@@ -70,7 +70,7 @@ def test_the_interval_is_that_of_the_mean_where_rows_are_of_one_length():
     low, high = interval(gains.tolist(), [1] * 400, 0.95, np.random.default_rng(0))
     half = 1.96 * gains.std() / 20
     # Monte Carlo error of 10,000 resamples, and that the bootstrap is not exactly normal.
-    assert (low, high) == (pytest.approx(gains.mean() - half, abs=0.01), pytest.approx(gains.mean() + half, abs=0.01))
+    assert [low, high] == pytest.approx([gains.mean() - half, gains.mean() + half], abs=0.01)
 
 
 def test_chance_alone_passes_at_most_as_often_as_it_may():

@@ -19,6 +19,7 @@ from promotions import MODEL, Trial, run
 
 from sweeps.errors import SweepError
 from sweeps.promotion import registration
+from sweeps.promotion.promote import Outcome
 from sweeps.promotion.rollback import as_json, models, rollback
 from sweeps.record import faults
 from sweeps.record.events import TrialState
@@ -69,6 +70,7 @@ def shared(tmp_path_factory, empty_database) -> Path:
     trained = promotions.train(config, root / "cache")
     weak, strong = trained["weak"], trained["strong"]
     fingerprint = qlora.prepare(config.base, root / "cache").summary.fingerprint
+    assert config.data is not None
     untested = config.data.model_copy(update={"test": None})
     for name, sweep_id, trials, of in (
         ("first", FIRST, [Trial(weak)], config),
@@ -559,24 +561,29 @@ def test_every_fault_point_is_tried():
 def test_of_two_at_once_one_wins(champion, monkeypatch, moment):
     """The other one runs whole while the first is on its way; on a server nothing holds it back."""
     monkeypatch.setattr("sweeps.tracking.registry.sqlite_file", lambda _uri: None)
-    others = []
+    begun: list[bool] = []
+    others: list[Outcome] = []
 
     def other() -> None:
-        if not others:
-            others.append("begun")
+        if not begun:
+            begun.append(True)
             others.append(run(champion.sweep("twin")))
 
-    if moment == "while it is served":
-        serve = promotions.InProcess.serve
-        monkeypatch.setattr(promotions.InProcess, "serve", lambda *words: (other(), serve(*words))[1])
-    else:
-        remember = Registry.remember
-        monkeypatch.setattr(Registry, "remember", lambda *words: (other(), remember(*words))[1])
+    at: tuple[type, str] = (promotions.InProcess, "serve")
+    if moment == "before the alias moves":
+        at = (Registry, "remember")
+    real = getattr(*at)
+
+    def after_the_other(*words):
+        other()
+        return real(*words)
+
+    monkeypatch.setattr(*at, after_the_other)
     outcome = run(champion.sweep("second"))
-    assert others[1].exit_code == 0
+    assert others[0].exit_code == 0
     assert outcome.exit_code == 1
     assert "the champion changed meanwhile" in outcome.reasons[0]
-    winner = others[1].registered.version
+    winner = others[0].registered.version
     assert champion.aliases()["champion"] == winner != outcome.registered.version
     history = as_json(models(MODEL, champion.uri)[0][0])["history"]
     assert [(each["version"], each["completed"]) for each in history] == [("1", True), (winner, True)]

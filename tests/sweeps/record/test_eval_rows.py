@@ -58,7 +58,8 @@ def test_the_base_is_compared_too(folder: SweepFolder) -> None:
     found = separated(folder, [base(start.eval_loss)], trial(folder, "a", 0, 2.0))
     assert found.trials == ()
     assert found.base is not None
-    assert (found.base.difference, found.base.apart) == (pytest.approx(2.5), True)
+    assert found.base.difference == pytest.approx(2.5)
+    assert found.base.apart
 
 
 def test_only_the_next_ones_are_compared_and_the_default(folder: SweepFolder) -> None:
@@ -106,6 +107,6 @@ def test_rows_of_another_step_are_not_believed(folder: SweepFolder) -> None:
 
 def test_an_adapter_that_was_never_kept_has_no_rows(folder: SweepFolder) -> None:
     event = reported("b", 3, 1.9)
-    bare = [started("b", 1), event.model_copy(update={"adapter": None}), ended("b", TrialState.COMPLETED)]
+    bare: list[Event] = [started("b", 1), event.model_copy(update={"adapter": None}), ended("b", TrialState.COMPLETED)]
     (found,) = separated(folder, trial(folder, "a", 0, 1.5), bare).trials
     assert found.unknown == "the row losses of t01 were not kept"

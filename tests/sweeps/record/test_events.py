@@ -89,7 +89,7 @@ def test_a_point_that_never_held_a_slot_is_an_infeasible_trial() -> None:
 
 
 def test_a_point_is_infeasible_once() -> None:
-    events = [infeasible("a"), infeasible("a", reason="again"), started("b"), infeasible("b")]
+    events: list[Event] = [infeasible("a"), infeasible("a", reason="again"), started("b"), infeasible("b")]
     assert [event for event, _ in first_wins(events)] == [events[0], events[2]]
 
 
@@ -198,7 +198,7 @@ def numbers(events: list[Event]) -> list[tuple[int, list[int]]]:
 
 
 def test_a_report_that_comes_twice_is_passed_on_once() -> None:
-    events = [started("a"), reported("a", 3, 1.0), reported("a", 3, 5.0)]
+    events: list[Event] = [started("a"), reported("a", 3, 1.0), reported("a", 3, 5.0)]
     assert numbers(events) == [(3, [1, 2, 3])]
     *_, (_, last) = first_wins(events)
     assert last.trials["a"].best_eval_loss == 1.0
@@ -216,7 +216,7 @@ def test_a_report_of_an_earlier_step_is_dropped() -> None:
 
 
 def test_trials_do_not_drop_each_others_reports() -> None:
-    events = [started("a"), started("b", 1), reported("a", 9, 1.0), reported("b", 3, 1.0)]
+    events: list[Event] = [started("a"), started("b", 1), reported("a", 9, 1.0), reported("b", 3, 1.0)]
     assert [step for step, _ in numbers(events)] == [9, 3]
 
 
@@ -232,7 +232,7 @@ def test_first_wins_goes_on_from_a_record() -> None:
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 12)), max_size=12))
 def test_no_step_of_a_trial_is_passed_on_twice(reports: list[tuple[str, int]]) -> None:
-    events = [started("a"), started("b", 1), *(reported(key, step, 1.0) for key, step in reports)]
+    events: list[Event] = [started("a"), started("b", 1), *(reported(key, step, 1.0) for key, step in reports)]
     told: dict[str, list[int]] = {"a": [], "b": []}
     for event, _ in first_wins(events):
         if isinstance(event, TrialReported):

@@ -31,8 +31,9 @@ BEST = evaluation()
 
 def separated(best: Evaluation | str = BEST, base: Evaluation | None = None, **others: Evaluation | str) -> Separation:
     def gap(other: Evaluation | str) -> float:
-        known = isinstance(other, Evaluation) and isinstance(best, Evaluation)
-        return other.eval_loss - best.eval_loss if known else 0.5
+        if isinstance(other, Evaluation) and isinstance(best, Evaluation):
+            return other.eval_loss - best.eval_loss
+        return 0.5
 
     found: dict[str, Evaluation | str] = {**others} if base is None else {**others, "base": base}
     gaps = [(key, gap(other)) for key, other in others.items()]

@@ -66,7 +66,12 @@ def test_time_is_from_the_start_to_the_end_and_hosts_count_from_when_they_were_a
 
 
 def test_time_between_drivers_is_not_spent_and_each_had_its_own_hosts() -> None:
-    again = [begun(1000.0), hosts(1010.0, 3, "cuda"), PREPARED.model_copy(update={"time": 1011.0}), over(1065.0)]
+    again: list[Event] = [
+        begun(1000.0),
+        hosts(1010.0, 3, "cuda"),
+        PREPARED.model_copy(update={"time": 1011.0}),
+        over(1065.0),
+    ]
     found = spent(sweep(over(45.0), *again), FULL)
     assert found.seconds == 45 + 65
     assert found.host_seconds == 2 * 40 + 3 * 60

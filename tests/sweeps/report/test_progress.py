@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from rich.console import Console
 from sweep_events import begun, ended, history, record, reported, started
 
-from sweeps.record.events import DataPrepared, SweepRecord, TrialState
+from sweeps.record.events import DataPrepared, Event, SweepRecord, TrialState
 from sweeps.report.progress import QUIET_SECONDS, Lines, Table
 
-NAMED = {"r": 8, "lora_alpha": 16, "target_modules": "attention-qv", "learning_rate": 3e-4}
-EVENTS = [started("aaaa", 0, **NAMED), started("bbbb", 1, **NAMED), reported("aaaa", 3, 0.7)]
+NAMED: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": "attention-qv", "learning_rate": 3e-4}
+EVENTS: list[Event] = [started("aaaa", 0, **NAMED), started("bbbb", 1, **NAMED), reported("aaaa", 3, 0.7)]
 PREPARED = DataPrepared(
     time=98.0, summary=dict.fromkeys(["train_rows", "eval_rows", "longest_row", "truncated_rows", "dropped_rows"], 7)
 )
@@ -66,7 +67,7 @@ def test_a_quiet_log_says_now_and_then_where_trials_stand(lines: Lines, out: Con
 
 
 def test_trials_that_are_over_or_unknown_are_not_on_the_way(lines: Lines, out: Console, clock: Clock) -> None:
-    whole = [*EVENTS, ended("bbbb", TrialState.STOPPED)]
+    whole: list[Event] = [*EVENTS, ended("bbbb", TrialState.STOPPED)]
     lines(whole[-1], record(whole))
     clock.now += QUIET_SECONDS
     lines.latest(steps(bbbb=7, cccc=9))
@@ -91,7 +92,7 @@ def test_the_table_counts_steps_between_reports(out: Console, clock: Clock) -> N
 
 def test_tokens_per_second_are_those_of_the_present_driver(out: Console, clock: Clock) -> None:
     table = Table(out, clock, None, 2)
-    events = [begun(), EVENTS[0], EVENTS[2], begun(90.0), PREPARED]
+    events: list[Event] = [begun(), EVENTS[0], EVENTS[2], begun(90.0), PREPARED]
     table(PREPARED, record(events))
     events.append(started("bbbb", 1, 101.0))
     table(events[-1], record(events))
@@ -106,7 +107,7 @@ def test_tokens_per_second_are_those_of_the_present_driver(out: Console, clock: 
 
 def test_the_clock_shows_what_all_drivers_took(out: Console, clock: Clock) -> None:
     table = Table(out, clock, None, 2)
-    whole = [begun(), *EVENTS, begun(90.0)]
+    whole: list[Event] = [begun(), *EVENTS, begun(90.0)]
     table(whole[-1], record(whole))
     # The first driver until its last event, at 13, and ten seconds of this one.
     assert drawn(table, out).splitlines()[-1].startswith("0:23 ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ def test_a_stream_whose_reader_left_goes_quiet():
         for _ in range(3):
             assert heedless.write("a line\n") == 7
             heedless.flush()
-        assert not heedless.isatty()
+        assert not heedless.isatty()  # type: ignore[operator]
 
 
 def test_a_stream_that_somebody_closed_goes_quiet(tmp_path):
@@ -37,7 +38,8 @@ def test_a_process_whose_reader_left_ends_as_it_would_have(name):
     reader, writer = os.pipe()
     os.close(reader)
     code = f"{SAY}for _ in range(9): print('x' * 9999, file=sys.{name})\nsys.exit(5)"
-    done = subprocess.run([sys.executable, "-c", code], **{name: writer}, check=False)
+    given: dict[str, Any] = {name: writer}
+    done = subprocess.run([sys.executable, "-c", code], **given, check=False)
     os.close(writer)
     assert done.returncode == 5
 

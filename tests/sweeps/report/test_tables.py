@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -16,7 +17,7 @@ from sweeps.record.separation import Compared, Separation
 from sweeps.report import tables
 from sweeps.report.progress import Lines, Table, describe
 
-PARAMS = {"r": 16, "lora_alpha": 32, "target_modules": "attention-qv", "learning_rate": 0.0002}
+PARAMS: dict[str, Any] = {"r": 16, "lora_alpha": 32, "target_modules": "attention-qv", "learning_rate": 0.0002}
 EVENTS: list[Event] = [
     begun(),
     started("a", 0, **PARAMS),
@@ -179,7 +180,7 @@ def test_a_log_gets_a_line_for_each_event_with_its_time() -> None:
 
 def test_what_is_odd_about_the_data_is_a_line_each() -> None:
     counts = dict.fromkeys(["train_rows", "eval_rows", "longest_row", "truncated_rows", "dropped_rows"], 7)
-    prepared = DataPrepared(time=0.0, summary=counts, warnings=("data.train: odd", "data.eval: [few]"))
+    prepared = DataPrepared(time=0.0, summary={**counts}, warnings=("data.train: odd", "data.eval: [few]"))
     lines = told(lambda console: Lines(console, 0.0, lambda: 0.0), [begun(), prepared]).splitlines()
     assert [line[6:] for line in lines[1:]] == ["warning: data.train: odd", "warning: data.eval: [few]"]
     table = Table(Console(file=io.StringIO()), lambda: 0.0, 1, 1)
@@ -201,7 +202,7 @@ def test_the_live_table_shows_trials_best_and_time_left() -> None:
     table = Table(Console(file=io.StringIO()), lambda: now, expected_steps=36, planned=8)
     found = SweepRecord()
     counts = dict.fromkeys(["train_rows", "eval_rows", "longest_row", "truncated_rows", "dropped_rows"], 7)
-    data = DataPrepared(time=0.0, summary=counts)
+    data = DataPrepared(time=0.0, summary={**counts})
     for event in [begun(), data, *EVENTS[1:]]:
         found = found.apply(event)
         table(event, found)

@@ -34,7 +34,7 @@ from sweeps.config.model import SweepConfig, Tracking
 from sweeps.config.points import settings
 from sweeps.config.uris import artifact_root
 from sweeps.record import digests
-from sweeps.record.events import TrialEnded, TrialReported, TrialState, first_wins
+from sweeps.record.events import Event, TrialEnded, TrialReported, TrialState, first_wins
 from sweeps.record.folder import EventLog, SweepFolder, read_events
 from sweeps.tracking import client as tracking_client
 from sweeps.tracking import writer as writing
@@ -201,7 +201,7 @@ def test_an_adapter_that_was_not_touched_is_uploaded_with_its_digest(sink, folde
 
 @pytest.mark.parametrize("change", ["changed", "added"])
 def test_an_adapter_that_was_changed_on_disk_is_not_uploaded(config, folder, client, change):
-    said = []
+    said: list[str] = []
     sink = MlflowSink(config, SWEEP, folder, said.append)
     events = with_digest(sweep_events(folder), folder)
     adapter = folder.trial("aaaa") / "best-000003" / "adapter"
@@ -536,7 +536,7 @@ class Said(list):
         assert self._some.wait(DEADLINE), "the writer said nothing"
 
 
-EVENTS = [begun(), started("aaaa"), reported("aaaa", 3, 0.7), ended("aaaa", TrialState.COMPLETED)]
+EVENTS: list[Event] = [begun(), started("aaaa"), reported("aaaa", 3, 0.7), ended("aaaa", TrialState.COMPLETED)]
 
 
 def test_the_writer_delivers_every_event_once_in_order_with_the_record_after_it(log, start):
@@ -640,8 +640,8 @@ def test_a_trial_whose_end_was_refused_is_not_left_running(sink, folder, client)
 
 def test_an_experiment_that_was_deleted_meanwhile_comes_back(sink, folder, client, log, start):
     keep_adapter(folder, "aaaa", 3)
-    for event in (begun(), started("aaaa", **PARAMS)):
-        log.append(event)
+    log.append(begun())
+    log.append(started("aaaa", **PARAMS))
     before, _ = start(sink)
     assert before.drain(DEADLINE) == 0
     client.delete_experiment(sink.experiment_id)
@@ -663,8 +663,8 @@ def test_what_a_proxy_answers_to_an_artifact(status, is_refusal):
 
 def test_a_trial_whose_run_was_deleted_gets_another(sink, folder, client, log, start):
     keep_adapter(folder, "aaaa", 3)
-    for event in (begun(), started("aaaa", **PARAMS)):
-        log.append(event)
+    log.append(begun())
+    log.append(started("aaaa", **PARAMS))
     before, _ = start(sink)
     assert before.drain(DEADLINE) == 0
     client.delete_run(run_of(client, "aaaa").info.run_id)

@@ -106,6 +106,9 @@ def test_ray_that_is_there_is_waited_for():
         if len(looks) == 3:
             ended.set()
 
-    supervise(lambda: ended.wait(60) and None, FakeRay(), stop(), look, clock)
+    def work() -> None:
+        ended.wait(60)
+
+    supervise(work, FakeRay(), stop(), look, clock)
     assert len(looks) >= 3
     assert TURN_SECONDS < 1

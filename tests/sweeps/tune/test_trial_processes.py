@@ -44,9 +44,12 @@ def run(home, *words, shown=None) -> Result:
 def test_a_slot_keeps_its_process_for_one_trial_after_another(home, monkeypatch):
     asked = []
     add = RayActorManager.add_actor
-    monkeypatch.setattr(
-        RayActorManager, "add_actor", lambda *words, **more: asked.append(add(*words, **more)) or asked[-1]
-    )
+
+    def counted(*words, **more):
+        asked.append(add(*words, **more))
+        return asked[-1]
+
+    monkeypatch.setattr(RayActorManager, "add_actor", counted)
     # Trials end before the processes of the others are there.
     assert len(run(home, "budget.trials=20").record.trials) == 20
     assert len(asked) == SLOTS
@@ -56,7 +59,8 @@ def test_no_file_is_left_beside_the_sweep(home, monkeypatch):
     # Short: Ray's sockets lie in it.
     with tempfile.TemporaryDirectory(prefix="qs") as place:
         monkeypatch.setattr(tempfile, "tempdir", place)
-        folders, shown = set(), lines()
+        folders: set[str] = set()
+        shown = lines()
         monkeypatch.setattr(
             shown, "say", lambda _line: folders.update(p.name[:11] for p in Path(place).glob("qsweep-*"))
         )
@@ -67,7 +71,9 @@ def test_no_file_is_left_beside_the_sweep(home, monkeypatch):
 
 def test_credentials_of_the_driver_are_in_no_file_and_its_words_in_no_list_of_jobs(home, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-7f31")
-    found, looked_at, commands, shown = [], set(), set(), lines()
+    found: list[Path] = []
+    looked_at: set[Path] = set()
+    commands, shown = set(), lines()
     show = shown.say
 
     def say(line: str) -> None:

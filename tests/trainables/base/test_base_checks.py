@@ -81,7 +81,7 @@ def test_looking_leaves_nothing_behind() -> None:
 
 
 def on(source: Path, scheme: str) -> TrialSpec:
-    quantization = QuantizationSpec(scheme=scheme, compute_dtype="float32")
+    quantization = QuantizationSpec.model_validate({"scheme": scheme, "compute_dtype": "float32"})
     return packs.spec().model_copy(update={"model": ModelSpec(source=str(source)), "quantization": quantization})
 
 

@@ -26,7 +26,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def on(source: Path, scheme: str, dtype: str = "float32") -> TrialSpec:
-    quantization = QuantizationSpec(scheme=scheme, compute_dtype=dtype)
+    quantization = QuantizationSpec.model_validate({"scheme": scheme, "compute_dtype": dtype})
     return packs.spec(target_modules="all-linear").model_copy(
         update={"model": ModelSpec(source=str(source)), "quantization": quantization}
     )
@@ -71,7 +71,7 @@ def test_auto_is_bfloat16_where_the_hardware_has_it(
     monkeypatch: pytest.MonkeyPatch, asked: str, cuda_has_it: bool, expected: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: cuda_has_it)
-    quantization = QuantizationSpec(compute_dtype=asked)
+    quantization = QuantizationSpec.model_validate({"compute_dtype": asked})
     assert base_model.compute_dtype(quantization, torch.device("cuda")) == expected
 
 

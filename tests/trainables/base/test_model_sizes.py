@@ -180,7 +180,7 @@ OF_LLAMA = {
 
 
 def problems(source: Path | str, **given: int) -> list[str]:
-    return model_source.check(ModelSpec(source=str(source), facts=ModelFacts(**OF_LLAMA | given)))
+    return model_source.check(ModelSpec(source=str(source), facts=ModelFacts.model_validate(OF_LLAMA | given)))
 
 
 def test_facts_that_agree_with_the_model_are_no_problem(tmp_path: Path) -> None:

@@ -49,9 +49,10 @@ def prepare(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Prepare:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def made(monkeypatch: pytest.MonkeyPatch) -> list[rows.SplitName]:
     """The splits that were read from their files, rather than from the cache."""
-    placed, splits = rows.placed, []
+    placed = rows.placed
+    splits: list[rows.SplitName] = []
 
     def counted(data: DataSpec, split: rows.SplitName) -> Any:
         splits.append(split)

@@ -34,7 +34,7 @@ def spec(folder: Path, train: Rows, eval: Rows | None, test: Rows | None = None,
     form = {} if "messages" in fields else {"prompt": "{question}", "completion": "{answer}"}
     sources = {"train": train, "eval": eval, "test": test}
     found = {name: write(folder / f"{name}.jsonl", rows) for name, rows in sources.items() if rows is not None}
-    return DataSpec(**found, **form | fields)
+    return DataSpec.model_validate({**found, **form, **fields})
 
 
 def prepared(data: DataSpec, cache: Path) -> Summary:

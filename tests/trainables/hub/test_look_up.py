@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import datasets
 import hub_servers
@@ -47,7 +48,7 @@ def model(**config: object) -> dict[str, bytes]:
     return {"config.json": content, "model.safetensors": b"", "tokenizer.json": b"{}"}
 
 
-def look_up(tmp_path: Path, source: str = "owner/name", data: str = "rows.jsonl", **fields: object) -> LookedUp:
+def look_up(tmp_path: Path, source: str = "owner/name", data: str = "rows.jsonl", **fields: Any) -> LookedUp:
     rows = DataSpec(train=data, text="{text}", revision=None if data.endswith(".jsonl") else "main")
     spec = TrialSpec(model=ModelSpec(source=source, **fields), data=rows)
     return qlora.look_up(spec, tmp_path / "cache")

@@ -14,7 +14,16 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trainables.contract import Need, RowShape
 from trainables.data import dataset
 from trainables.packing import batches, memory
-from trainables.specs import AdapterSpec, DataSpec, ModelFacts, ModelSpec, QuantizationSpec, TrainingSpec, TrialSpec
+from trainables.specs import (
+    AdapterSpec,
+    DataSpec,
+    ModelFacts,
+    ModelSpec,
+    QuantizationSpec,
+    Spec,
+    TrainingSpec,
+    TrialSpec,
+)
 
 # peft 0.21 asks transformers 5.24 under the old name when it wraps a model.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -61,7 +70,12 @@ LLAMA_8B = model_facts(8_030_261_248, 32, 4096, 14_336, 128_256, (32, 8))
 def trial(**changes: Any) -> TrialSpec:
     """A spec with fields of its sections changed: r=8, scheme="none", max_length=64, ..."""
     sections: dict[str, dict[str, Any]] = {"adapter": {}, "quantization": {}, "training": {}, "data": {}}
-    kinds = {"adapter": AdapterSpec, "quantization": QuantizationSpec, "training": TrainingSpec, "data": DataSpec}
+    kinds: dict[str, type[Spec]] = {
+        "adapter": AdapterSpec,
+        "quantization": QuantizationSpec,
+        "training": TrainingSpec,
+        "data": DataSpec,
+    }
     for name, value in changes.items():
         section = next(section for section, kind in kinds.items() if name in kind.model_fields)
         sections[section][name] = value
@@ -222,7 +236,9 @@ def test_few_evaluation_rows_make_a_small_evaluation() -> None:
 
 def test_evaluation_passes_are_as_long_as_the_estimate_says_and_hold_every_row_once() -> None:
     assert memory.EVALUATION_TOKENS == batches.EVALUATION_TOKENS
-    rows = [dataset.Row(np.zeros(length, np.int32), 1) for length in (700, 3, 500, 700, 900, 12, 2100)]
+    rows = [
+        dataset.Row(np.zeros(length, np.int32), np.ones(length, bool)) for length in (700, 3, 500, 700, 900, 12, 2100)
+    ]
     found = batches.chunks(rows)
     assert sorted(place for places, _ in found for place in places) == list(range(len(rows)))
     padded = [len(chunk) * max(len(row.ids) for row in chunk) for _, chunk in found]

@@ -4,6 +4,7 @@ that."""
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import promotions
 import pytest
@@ -26,6 +27,11 @@ def trained(request, tmp_path_factory):
     config = promotions.config(root, "sqlite:///none.db", quantization=quantization)
     adapters = promotions.train(config, root / "cache")
     return config.base, adapters, qlora.open_scorer(config.base, root / "cache"), root
+
+
+def bare(scorer: Any) -> Any:
+    """The base of a scorer, without an adapter."""
+    return scorer._base.model
 
 
 def files(adapters) -> dict:
@@ -158,7 +164,7 @@ def test_samples_are_of_the_rows_that_were_scored_also_after_rows_that_were_left
         assert len(sample.labelled) == tokens
         ids = torch.tensor([sample.ids])
         with torch.no_grad():
-            logits = scorer._base.model(input_ids=ids).logits[0, sample.labelled[0] - 1 : -1]
+            logits = bare(scorer)(input_ids=ids).logits[0, sample.labelled[0] - 1 : -1]
         # The same sums in another order, over up to 20 tokens.
         found = torch.nn.functional.cross_entropy(logits, ids[0, sample.labelled[0] :], reduction="sum")
         assert float(found) == pytest.approx(row_loss, abs=2e-4)
@@ -188,7 +194,7 @@ def test_a_chat_of_which_all_counts_is_scored_on_every_answer(trained, tmp_path)
         assert len(sample.labelled) == tokens < len(sample.ids) - sample.labelled[0]
         ids = torch.tensor([sample.ids])
         with torch.no_grad():
-            logits = scorer._base.model(input_ids=ids).logits[0, [place - 1 for place in sample.labelled]]
+            logits = bare(scorer)(input_ids=ids).logits[0, [place - 1 for place in sample.labelled]]
         found = torch.nn.functional.cross_entropy(logits, ids[0, list(sample.labelled)], reduction="sum")
         assert float(found) == pytest.approx(loss, abs=2e-4)
     assert scorer.parts().form["train_on"] == "all"
