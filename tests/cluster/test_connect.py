@@ -111,7 +111,9 @@ def test_no_garbage_is_collected_while_ray_ends(monkeypatch):
         late.cycle = late  # type: ignore[attr-defined]
         seen = weakref.ref(late)
         del late
-        blocks = [[] for _ in range(100_000)]  # more than enough for a collection of the youngest generation
+        blocks: list[list] = [
+            [] for _ in range(100_000)
+        ]  # more than enough for a collection of the youngest generation
         freed_meanwhile.append(seen() is None and bool(blocks))
 
     monkeypatch.setattr(connect.ray, "shutdown", shutdown)

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import mlflow_servers
 import promotions
@@ -21,8 +22,7 @@ from mlflow import MlflowClient
 from promotions import MODEL, Trial, run
 from typer.testing import CliRunner
 
-from sweeps import cli
-from sweeps.cli import app, promotion
+from sweeps.cli import app, promotion, sweep_end
 from sweeps.errors import SweepError
 from sweeps.promotion import promote as promoting
 from sweeps.promotion.rollback import models, rollback
@@ -211,9 +211,10 @@ def test_a_server_that_fails_on_the_way_is_told(server, monkeypatch):
 
 def test_a_sweep_that_did_not_end_well_is_not_promoted(monkeypatch, capsys):
     monkeypatch.setattr("sweeps.report.summary.show", lambda *_: None)
-    ended = SimpleNamespace(exit_code=130, is_ray_left_behind=False, as_json=lambda: {"sweep": "x"})
+    sweep: Any = None
+    ended: Any = SimpleNamespace(exit_code=130, is_ray_left_behind=False, as_json=lambda: {"sweep": "x"})
     with pytest.raises(typer.Exit) as end:
-        cli._finish(None, ended, True, True)
+        sweep_end.finish(sweep, ended, True, True)
     assert end.value.exit_code == 130
     out, err = capsys.readouterr()
     assert err == "not promoted: the sweep did not end well (exit code 130)\n"
@@ -225,10 +226,12 @@ def test_an_interrupted_promotion_says_what_the_sweep_was_and_how_to_go_on(numbe
     monkeypatch.setattr("sweeps.report.summary.show", lambda *_: None)
     monkeypatch.setattr(promotion, "asked", lambda *_, **__: None)
     monkeypatch.setattr(promotion, "promote", lambda _: signal.raise_signal(number))
-    sweep = SimpleNamespace(config=SimpleNamespace(tracking=SimpleNamespace(uri="sqlite:///a.db")))
-    ended = SimpleNamespace(exit_code=0, folder="/results/x", is_ray_left_behind=False, as_json=lambda: {"sweep": "x"})
+    sweep: Any = SimpleNamespace(config=SimpleNamespace(tracking=SimpleNamespace(uri="sqlite:///a.db")))
+    ended: Any = SimpleNamespace(
+        exit_code=0, folder="/results/x", is_ray_left_behind=False, as_json=lambda: {"sweep": "x"}
+    )
     with pytest.raises(typer.Exit) as end:
-        cli._finish(sweep, ended, True, True)
+        sweep_end.finish(sweep, ended, True, True)
     assert end.value.exit_code == 128 + number
     out, err = capsys.readouterr()
     advice = "qsweep promote /results/x does what is left"

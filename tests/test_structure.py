@@ -1,0 +1,101 @@
+"""The house stays small: few rooms and arrows, no circle, short files and functions, and tests in the same rooms."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import grimp
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("sweeps", "cluster", "trainables", "search_spaces")
+ACROSS = {"benchmarks", "chaos", "contracts"}
+"""Folders of tests that speak of several rooms."""
+PRODUCT = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
+STILL_LONG = {
+    "cluster/loop.py",
+    "sweeps/record/events.py",
+    "sweeps/tune/slot_trial.py",
+    "trainables/base/base_model.py",
+    "tests/cluster/test_loop.py",
+    "tests/contracts/test_trainables.py",
+    "tests/sweeps/planning/test_plan.py",
+    "tests/sweeps/promotion/test_promote.py",
+    "tests/sweeps/tracking/test_sink.py",
+}
+"""Files that are to be divided."""
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+
+def lines(file: Path) -> int:
+    return len(file.read_text().splitlines())
+
+
+def longer(files: list[Path], most: int) -> dict[str, int]:
+    """File -> its lines, where they are more than `most`."""
+    found = {str(file.relative_to(ROOT)): lines(file) for file in files}
+    return {name: count for name, count in found.items() if count > most and name not in STILL_LONG}
+
+
+@cache
+def arrows(package: str) -> frozenset[tuple[str, str]]:
+    """(room, a room that it imports) for the rooms of a package; a module beside the rooms counts as one."""
+    graph = grimp.build_graph(package, cache_dir=None)
+    found = set()
+    for module in graph.modules:
+        for imported in graph.find_modules_directly_imported_by(module):
+            ends = tuple(name.split(".")[1] for name in (module, imported) if "." in name)
+            if len(ends) == 2 and ends[0] != ends[1]:
+                found.add((ends[0], ends[1]))
+    return frozenset(found)
+
+
+def test_files_are_found():
+    assert len(PRODUCT) > 100
+    assert len(TESTS) > 100
+
+
+def test_product_files_are_short():
+    assert longer(PRODUCT, 350) == {}
+
+
+def test_test_files_are_short():
+    assert longer(TESTS, 400) == {}
+
+
+def test_functions_of_the_product_are_short():
+    found = {}
+    for file in PRODUCT:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                if length > 60:
+                    found[f"{file.relative_to(ROOT)}: {node.name}"] = length
+    assert found == {}
+
+
+def test_every_folder_of_tests_is_a_room():
+    folders = {file.parent.relative_to(ROOT / "tests") for file in TESTS} - {Path()}
+    assert len(folders) > 15
+    assert [
+        str(each) for each in folders if str(each) not in ACROSS and not (ROOT / each / "__init__.py").exists()
+    ] == []
+
+
+def test_sweeps_has_few_rooms_and_few_arrows():
+    entries = [entry for entry in (ROOT / "sweeps").iterdir() if entry.name not in ("__init__.py", "recipes")]
+    rooms = {entry.stem for entry in entries if entry.suffix == ".py" or (entry / "__init__.py").exists()}
+    assert {room for arrow in arrows("sweeps") for room in arrow} <= rooms
+    assert 10 < len(rooms) <= 16
+    assert 30 < len(arrows("sweeps")) <= 60
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_rooms_import_each_other_in_a_circle(package):
+    sorter: TopologicalSorter[str] = TopologicalSorter()
+    for room, imported in arrows(package):
+        sorter.add(room, imported)
+    sorter.prepare()  # CycleError names the circle
