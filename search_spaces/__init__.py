@@ -2,6 +2,7 @@
 
 A named space is a module of this package with a constant `SPACE` in exactly the YAML form; adding one is adding a
 file. Its docstring's first line is what `available` shows, and a comment above each field says where the range is from.
+A module may also hold `PORTFOLIO`: points to try first, for the searcher `prior`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from types import ModuleType
 
 from search_spaces._values import did_you_mean
 from search_spaces.errors import SpaceError
+from search_spaces.space import PORTFOLIO as _PORTFOLIO
 from search_spaces.space import Point, SearchSpace
 
 
@@ -28,7 +30,8 @@ def load(name: str) -> SearchSpace:
         raise SpaceError(
             [f"search_space: unknown space {name!r}{hint or ':'} there are {', '.join(spaces)}, or write a mapping"]
         )
-    return SearchSpace.parse(spaces[name].SPACE)
+    portfolio = getattr(spaces[name], "PORTFOLIO", [])
+    return SearchSpace.parse({**spaces[name].SPACE, **({_PORTFOLIO: portfolio} if portfolio else {})})
 
 
 def _modules() -> dict[str, ModuleType]:

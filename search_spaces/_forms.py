@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 from search_spaces._conditions import Condition, raw_when, values_problems
-from search_spaces._values import Value, as_raw, as_value, identity, shown
+from search_spaces._values import Value, as_raw, as_value, identity, is_number, shown
 from search_spaces.errors import SpaceError
 
 
@@ -19,9 +19,17 @@ class Domain(ABC):
     NAME: ClassVar[str]
     SHAPE: ClassVar[str]
     when: tuple[Condition, ...] = field(default=(), kw_only=True)
+    prior: Value | None = field(default=None, kw_only=True)
+    """The value that is expected to do best, before anything is measured."""
 
     def __post_init__(self) -> None:
-        if problems := self._problems():
+        problems = self._problems()
+        if not problems and self.prior is not None and not self.contains(self.prior):
+            given = shown(as_raw(self.prior))
+            problems = [
+                f"prior {given} is no value of {shown(self.to_raw()[self.NAME])}: write one of them, or remove it"
+            ]
+        if problems:
             raise SpaceError(problems)
 
     @classmethod
@@ -55,9 +63,27 @@ class Domain(ABC):
     def contains(self, value: object) -> bool:
         """Whether a point may hold `value` here."""
 
+    @property
+    @abstractmethod
+    def is_ordered(self) -> bool:
+        """Whether the values are numbers, so that some are nearer to each other than others."""
+
+    @abstractmethod
+    def position(self, value: Value) -> float:
+        """Where a value stands between the lowest (0) and the highest (1), for domains that are ordered.
+
+        A number that is outside the domain stands where the nearest value of the domain does.
+        """
+
+    @abstractmethod
+    def at(self, position: float) -> Value:
+        """The value at a position in [0, 1]: equal parts of [0, 1] are equally likely when `sample` draws."""
+
     def to_raw(self) -> dict[str, object]:
         """The YAML form as plain data, which parses to an equal domain."""
         raw: dict[str, object] = {self.NAME: self._arguments()}
+        if self.prior is not None:
+            raw["prior"] = as_raw(self.prior)
         if self.when:
             raw["when"] = raw_when(self.when)
         return raw
@@ -98,6 +124,23 @@ class _Options(Domain):
 
     def contains(self, value: object) -> bool:
         return any(identity(value) == identity(option) for option in self.options)
+
+    @property
+    def is_ordered(self) -> bool:
+        return all(is_number(option) for option in self.options)
+
+    def position(self, value: Value) -> float:
+        numbers = self._numbers()
+        assert is_number(value), "words have no position"
+        nearest = min(range(len(numbers)), key=lambda place: abs(numbers[place] - value))
+        return (nearest + 0.5) / len(numbers)
+
+    def at(self, position: float) -> Value:
+        numbers = self._numbers()
+        return numbers[min(int(position * len(numbers)), len(numbers) - 1)]
+
+    def _numbers(self) -> list[float]:
+        return sorted(option for option in self.options if is_number(option))
 
     def _arguments(self) -> list[object]:
         return [as_raw(option) for option in self.options]

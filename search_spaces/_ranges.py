@@ -46,6 +46,28 @@ class _Range(Domain):
     def contains(self, value: object) -> bool:
         return is_number(value) and self.low <= value <= self.high
 
+    @property
+    def is_ordered(self) -> bool:
+        return True
+
+    def position(self, value: Value) -> float:
+        low, high = self._scaled(self.low), self._scaled(self.high)
+        assert is_number(value), "a range holds numbers"
+        inside = min(max(value, self.low), self.high)
+        return (self._scaled(inside) - low) / (high - low) if high > low else 0.5
+
+    def at(self, position: float) -> Value:
+        low, high = self._scaled(self.low), self._scaled(self.high)
+        there = low + position * (high - low)
+        return self._nearest(math.exp(there) if self.LOG else there)
+
+    @abstractmethod
+    def _nearest(self, number: float) -> Value:
+        """The value of the domain that reads well and is nearest to `number`."""
+
+    def _scaled(self, number: float) -> float:
+        return math.log(number) if self.LOG else number
+
     def _arguments(self) -> list[object]:
         return [getattr(self, name) for name in self.BOUNDS]
 
@@ -81,7 +103,10 @@ class Uniform(_Range):
     NAME = "uniform"
 
     def sample(self, rng: random.Random) -> float:
-        return round_between(self._draw(rng), self.low, self.high)
+        return self._nearest(self._draw(rng))
+
+    def _nearest(self, number: float) -> float:
+        return round_between(number, self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -92,7 +117,10 @@ class LogUniform(_Range):
     LOG = True
 
     def sample(self, rng: random.Random) -> float:
-        return round_significant(self._draw(rng), self.low, self.high)
+        return self._nearest(self._draw(rng))
+
+    def _nearest(self, number: float) -> float:
+        return round_significant(number, self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -107,8 +135,25 @@ class _Lattice(_Range):
         first, last = self._ends()
         if not self.LOG:
             return self._at(rng.randint(first, last))
-        nearest = round(Fraction(self._draw(rng)) / self._step())
-        return self._at(min(max(nearest, first), last))
+        return self._nearest(self._draw(rng))
+
+    def position(self, value: Value) -> float:
+        if self.LOG:
+            return super().position(value)
+        first, last = self._ends()
+        assert is_number(value), "a range holds numbers"
+        nearest = min(max(round(_exact(value) / self._step()), first), last)
+        return (nearest - first + 0.5) / (last - first + 1)
+
+    def at(self, position: float) -> Value:
+        if self.LOG:
+            return super().at(position)
+        first, last = self._ends()
+        return self._at(min(first + int(position * (last - first + 1)), last))
+
+    def _nearest(self, number: float) -> Value:
+        first, last = self._ends()
+        return self._at(min(max(round(Fraction(number) / self._step()), first), last))
 
     def values(self) -> tuple[Value, ...]:
         first, last = self._ends()

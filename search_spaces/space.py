@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from search_spaces._structure import ordered, structure_problems
-from search_spaces._values import Value, identity, shown
+from search_spaces._values import Value, as_raw, as_value, identity, shown, value_problem
 from search_spaces.domains import Condition, Domain, Grid
 from search_spaces.domains import parse as parse_domain
 from search_spaces.errors import SpaceError, collected
@@ -22,6 +22,8 @@ from search_spaces.errors import SpaceError, collected
 Point = dict[str, Value]
 """Searched field -> value, active fields only, in the order of the space."""
 
+PORTFOLIO = "portfolio"
+"""The one key of a space's mapping that is no field: the points to try first."""
 MOST_LISTED = 10_000
 """Values of one field that a grid will go through."""
 _ANY_OTHER = ""  # stands for all values that no condition names: an empty word is no value of any domain
@@ -35,6 +37,8 @@ class SearchSpace:
     """Searched field -> its domain, in file order."""
     base: Mapping[str, Value] = field(default_factory=dict, compare=False)
     """What fields hold where they are not searched, as far as conditions ask."""
+    portfolio: tuple[Mapping[str, Value], ...] = ()
+    """Points to try first, the most promising one first. One that the space does not contain counts for nothing."""
 
     def __post_init__(self) -> None:
         if problems := structure_problems(self.domains):
@@ -45,7 +49,7 @@ class SearchSpace:
         """The search space that a YAML mapping describes.
 
         Args:
-            raw: field -> a form of `search_spaces.domains`.
+            raw: field -> a form of `search_spaces.domains`; perhaps `portfolio` -> a list of points.
 
         Raises:
             SpaceError: with every problem of every field; a line that is not about one field starts "search_space: ".
@@ -55,7 +59,12 @@ class SearchSpace:
             raise SpaceError([f"search_space: {shown(raw)} is no mapping of fields: write {example}"])
         problems: list[str] = []
         found: dict[str, Domain] = {}
+        portfolio: tuple[Point, ...] = ()
         for name, value in raw.items():
+            if name == PORTFOLIO:
+                with collected(problems):
+                    portfolio = _parse_portfolio(value)
+                continue
             if not isinstance(name, str) or not name.strip():
                 problems.append(f"search_space: {shown(name)} is no field: write its dotted name, such as adapter.r")
                 continue
@@ -64,11 +73,14 @@ class SearchSpace:
         problems += structure_problems(found) if found else []
         if problems:
             raise SpaceError(problems)
-        return cls(found)
+        return cls(found, portfolio=portfolio)
 
     def to_raw(self) -> dict[str, object]:
         """Plain YAML and JSON data that `parse` turns into an equal space."""
-        return {name: domain.to_raw() for name, domain in self.domains.items()}
+        raw: dict[str, object] = {name: domain.to_raw() for name, domain in self.domains.items()}
+        if self.portfolio:
+            raw[PORTFOLIO] = [{name: as_raw(value) for name, value in point.items()} for point in self.portfolio]
+        return raw
 
     @cached_property
     def order(self) -> tuple[str, ...]:
@@ -226,3 +238,19 @@ class SearchSpace:
 
     def _in_file_order(self, point: Point) -> Point:
         return {name: point[name] for name in self.domains if name in point}
+
+
+def _parse_portfolio(raw: object) -> tuple[Point, ...]:
+    if not isinstance(raw, list | tuple) or not all(isinstance(point, Mapping) for point in raw):
+        example = "[{adapter.r: 16, training.learning_rate: 3.0e-4}]"
+        raise SpaceError([f"{PORTFOLIO}: {shown(raw)} is no list of points: write {example}, or remove it"])
+    points = tuple({str(name): as_value(value) for name, value in point.items()} for point in raw)
+    wrong = [
+        f"{PORTFOLIO}: {name}: {problem}"
+        for point in points
+        for name, value in point.items()
+        if (problem := value_problem(value))
+    ]
+    if wrong:
+        raise SpaceError(wrong)
+    return points

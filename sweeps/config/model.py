@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field
 
+from search_spaces.space import PORTFOLIO
 from sweeps.config import components
 from trainables.specs import (
     MOST,
@@ -166,7 +167,8 @@ class SweepConfig(Spec):
     data: DataSpec | None = None
     training: TrainingSpec = TrainingSpec()
     search_space: str | dict[str, Any] = "lora_core"
-    """A space of search_spaces/, or a mapping from fields of adapter and training to domains."""
+    """A space of search_spaces/, or a mapping from fields of adapter and training to domains; `portfolio` in it lists
+    points to try first."""
     objective: Objective = Objective()
     budget: Budget = Budget()
     scheduler: Scheduler = Field(default_factory=lambda: components.default("schedulers"))
@@ -191,6 +193,12 @@ class SweepConfig(Spec):
             training=self.training,
             steps=self.budget.steps_per_trial,
         )
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The searched fields; none as long as the space is a name."""
+        space = self.search_space
+        return tuple(field for field in space if field != PORTFOLIO) if isinstance(space, dict) else ()
 
     @property
     def experiment(self) -> str:

@@ -119,7 +119,7 @@ def card(story: Story) -> str:
         f"- base: `{story.base}`, {story.quantization}; licence: {story.licence or 'see the base'}",
         f"- {', '.join(f'{name} {value}' for name, value in story.winner.params.items())}",
         f"- the best of {len(story.sweep.trials)} trials of the sweep `{story.sweep.sweep_id}` "
-        f"(space: {', '.join(config.search_space) if isinstance(config.search_space, dict) else config.search_space})",
+        f"(space: {', '.join(config.searched) or config.search_space})",
         "",
         "## Use",
         "",

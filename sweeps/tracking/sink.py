@@ -216,9 +216,7 @@ class MlflowSink:
 
     def _searched(self) -> list[str]:
         """The searched fields; alpha_over_r follows from r and lora_alpha, which are always there."""
-        space = self._config.search_space
-        fields = space if isinstance(space, dict) else {}
-        return [field for field in fields if field != "adapter.alpha_over_r"]
+        return [field for field in self._config.searched if field != "adapter.alpha_over_r"]
 
     def _data(self, runs: Runs, parent: str, summary: Mapping[str, Any]) -> None:
         runs.log(parent, tags={"data.fingerprint": summary["fingerprint"]})

@@ -66,7 +66,8 @@ def test_unknown_space_is_refused_with_the_names_there_are(name: str, rest: str)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_named_space_loads_from_plain_data_and_comes_back_as_written(name: str) -> None:
-    raw = importlib.import_module(f"search_spaces.{name}").SPACE
+    module = importlib.import_module(f"search_spaces.{name}")
+    raw = {**module.SPACE, **({"portfolio": module.PORTFOLIO} if hasattr(module, "PORTFOLIO") else {})}
     assert json.loads(json.dumps(raw)) == raw
     space = search_spaces.load(name)
     assert space.to_raw() == raw

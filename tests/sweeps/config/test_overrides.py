@@ -58,7 +58,7 @@ def test_what_follows_search_space_is_one_key() -> None:
 def test_a_named_space_is_written_out_before_a_field_is_changed(raw: dict[str, Any]) -> None:
     space = changed(raw, "search_space.adapter.r={choice: [2]}")["search_space"]
     assert space["adapter.r"] == {"choice": [2]}
-    assert space["training.learning_rate"] == {"loguniform": [2e-5, 2e-3]}
+    assert space["training.learning_rate"] == {"loguniform": [2e-5, 2e-3], "prior": 5e-4}
 
 
 def test_the_space_can_be_replaced_whole() -> None:
