@@ -31,7 +31,7 @@ from typing import cast
 from search_spaces._conditions import Condition, parse_when
 from search_spaces._forms import Choice, Domain, Grid
 from search_spaces._ranges import LogUniform, QLogUniform, QRandInt, QUniform, RandInt, Uniform
-from search_spaces._values import Value, as_value, did_you_mean, shown, value_problem
+from search_spaces._values import Value, as_value, did_you_mean, identity, shown, value_problem
 from search_spaces.errors import SpaceError, collected
 
 FORMS: tuple[type[Domain], ...] = (Choice, Grid, Uniform, LogUniform, RandInt, QUniform, QLogUniform, QRandInt)
@@ -122,5 +122,6 @@ __all__ = [
     "RandInt",
     "Uniform",
     "Value",
+    "identity",
     "parse",
 ]

@@ -46,7 +46,30 @@ def fields(config: SweepConfig, space: SearchSpace, trainable: Trainable | None)
         for condition in domain.when:
             if condition.field not in _FIELDS:
                 wrong.append(f"{field}: when: {messages.unknown_field(condition.field, _FIELDS)}")
-    return [f"search_space.{line}" for line in wrong] + config.searcher.check(space)
+    explicit = _explicit_points(config, space, base, trainable) if not wrong else []
+    return [f"search_space.{line}" for line in wrong] + config.searcher.check(space) + explicit
+
+
+def _explicit_points(
+    config: SweepConfig, space: SearchSpace, base: TrialSpec, trainable: Trainable | None
+) -> list[str]:
+    """What is wrong with searcher.points, "searcher.points: FIELD: reason" each."""
+    wrong: dict[str, None] = {}
+    for point in config.searcher.points:
+        strange = [field for field in point if field not in space.domains]
+        for field in strange:
+            hint = messages.did_you_mean(field, list(space.domains))
+            wrong[f"{field}: is not searched{hint} (searched: {', '.join(space.domains)})"] = None
+        lines = [line for field in point for line in _value(base, field, point[field], trainable) if not strange]
+        wrong |= dict.fromkeys(lines)
+        if not strange and not lines:
+            whole = points.completed(config.base, space, point)
+            wrong |= {
+                f"{field}: is not searched together with the point's other values: remove it": None
+                for field in point
+                if field not in whole
+            }
+    return [f"searcher.points: {line}" for line in wrong]
 
 
 def with_base(config: SweepConfig, space: SearchSpace) -> SearchSpace:
@@ -80,14 +103,17 @@ def _values(base: TrialSpec, field: str, domain: Domain, trainable: Trainable | 
     """Values of the domain that the specification or the trainable does not take, "FIELD: reason" each."""
     wrong: dict[str, None] = {}
     for value in domain.extremes():
-        try:
-            spec = points.apply(base, {field: value}, 0)
-        except ValidationError as error:
-            wrong |= dict.fromkeys(messages.of_validation(error, _raw(base, field, value)))
-        else:
-            lines = _of_trainable(trainable, spec) if trainable is not None else []
-            wrong |= dict.fromkeys(line for line in lines if line.startswith(f"{field}:"))
+        wrong |= dict.fromkeys(_value(base, field, value, trainable))
     return list(wrong)
+
+
+def _value(base: TrialSpec, field: str, value: Value, trainable: Trainable | None) -> list[str]:
+    try:
+        spec = points.apply(base, {field: value}, 0)
+    except ValidationError as error:
+        return messages.of_validation(error, _raw(base, field, value))
+    lines = _of_trainable(trainable, spec) if trainable is not None else []
+    return [line for line in lines if line.startswith(f"{field}:")]
 
 
 def _raw(base: TrialSpec, field: str, value: Value) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pydantic import Discriminator, Field, Tag
 
 from search_spaces.domains import Value
 from search_spaces.space import SearchSpace
+from sweeps.searchers import Searcher
 from trainables.specs import Spec
 
 Kind = Literal["schedulers", "searchers"]
@@ -51,6 +52,7 @@ class SearcherConfig(Protocol):
 
     kind: str
     start_with_default: bool
+    points: tuple[Mapping[str, Value], ...]
 
     def check(self, space: SearchSpace) -> list[str]:
         """Why this space can't be searched this way, "field: reason" each."""
@@ -62,17 +64,10 @@ class SearcherConfig(Protocol):
         """The searcher, at its beginning."""
 
 
-class Searcher(Protocol):
-    """Suggests points one after the other; the same seed suggests the same points."""
-
-    def suggest(self) -> dict[str, Value] | None:
-        """The next point, or None when there is none left. Points may repeat: the caller drops those."""
-
-
 def modules(kind: Kind) -> dict[str, ModuleType]:
     """Every component of a kind by its name."""
     folder = Path(__file__).parent.parent / kind
-    names = [info.name for info in pkgutil.iter_modules([str(folder)])]
+    names = [info.name for info in pkgutil.iter_modules([str(folder)]) if not info.name.startswith("_")]
     return {name: importlib.import_module(f"sweeps.{kind}.{name}") for name in names}
 
 

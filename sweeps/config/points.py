@@ -6,12 +6,15 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search_spaces.domains import Value
 from search_spaces.space import SearchSpace
 from sweeps.config.passwords import without_passwords
 from trainables.specs import TrialSpec
+
+if TYPE_CHECKING:
+    from sweeps.config.model import SweepConfig
 
 Point = Mapping[str, Value]
 Scalar = bool | int | float | str
@@ -42,7 +45,18 @@ def base_value(base: TrialSpec, field: str) -> Value:
 
 def default(base: TrialSpec, space: SearchSpace) -> dict[str, Value]:
     """The point that `base` itself is. Its values need not be in the space's domains."""
-    return space.restrict({field: base_value(base, field) for field in space.domains})
+    return completed(base, space, {})
+
+
+def completed(base: TrialSpec, space: SearchSpace, point: Point) -> dict[str, Value]:
+    """The point with the values of `base` itself at the searched fields that it leaves out."""
+    return space.restrict({**{field: base_value(base, field) for field in space.domains}, **point})
+
+
+def beginning(config: SweepConfig, space: SearchSpace) -> list[dict[str, Value]]:
+    """The points that come before the searcher's own: the configuration of the file itself, then searcher.points."""
+    default: list[Point] = [{}] if config.searcher.start_with_default else []
+    return [completed(config.base, space, point) for point in (*default, *config.searcher.points)]
 
 
 def outside(base: TrialSpec, space: SearchSpace) -> dict[str, Value]:

@@ -121,8 +121,9 @@ def _trials(config: SweepConfig, space: SearchSpace) -> int:
     distinct = config.searcher.size(space)
     if distinct is None:
         return config.budget.trials
-    starts_outside = config.searcher.start_with_default and points.outside(config.base, space)
-    return min(config.budget.trials, distinct + bool(starts_outside))
+    beginning = points.beginning(config, space)
+    outside = {points.seed(config.seed, point) for point in beginning if not space.contains(point)}
+    return min(config.budget.trials, distinct + len(outside))
 
 
 def at_most(config: SweepConfig) -> int:

@@ -1,4 +1,7 @@
-"""The trials of a sweep, one after the other: the default configuration, then the searcher's points. Pure."""
+"""The trials of a sweep, one after the other: the default configuration, `searcher.points`, then the searcher's own.
+
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,11 @@ from dataclasses import dataclass
 from search_spaces.domains import Value
 from search_spaces.space import SearchSpace
 from sweeps.config import points
-from sweeps.config.components import Searcher
 from sweeps.config.model import SweepConfig
 from sweeps.config.points import Scalar
 from sweeps.planning.target_modules import Targets
 from sweeps.record.events import PointInfeasible, TrialState
+from sweeps.searchers import Searcher
 from trainables.specs import TrialSpec
 
 LEAST_REPLACED = 10
@@ -83,7 +86,7 @@ class TrialSource:
         self._replaceable = max(LEAST_REPLACED, config.budget.trials)
         self._infeasible = sum(not state.counts_as_trial for state in self._known.values())
         self._last_reason = ""
-        self._first = config.searcher.start_with_default
+        self._first = iter(points.beginning(config, space))
 
     def next(self) -> PlannedTrial | None:
         """The next trial; None when there is none for now (`replace` may make room for one)."""
@@ -122,9 +125,7 @@ class TrialSource:
         )
 
     def _candidates(self) -> Iterable[Mapping[str, Value]]:
-        if self._first:
-            self._first = False
-            yield points.default(self._config.base, self._space)
+        yield from self._first
         for _ in range(REPEATS):
             point = self._searcher.suggest()
             if point is None:

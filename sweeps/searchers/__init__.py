@@ -1,1 +1,62 @@
-"""Where the next point comes from: one module per searcher, each with a `Config`."""
+"""Where the next point comes from: one module per searcher, each with a `Config`.
+
+A searcher is asked for points and told what became of them:
+
+    searcher = Config().build(space, seed=0)
+    point = searcher.suggest()
+    searcher.tell(point, resource=27, outcome=1.84, is_final=False)
+
+The same seed, and the same calls in the same order, give the same points. So a searcher is rebuilt by making the calls
+again. Modules whose names begin with an underscore are no searchers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Protocol
+
+from pydantic import BeforeValidator, Field
+
+from search_spaces.domains import Value
+from trainables.contract import FailureKind
+from trainables.specs import Spec
+
+
+class Searcher(Protocol):
+    """Suggests points one after the other."""
+
+    def suggest(self) -> dict[str, Value] | None:
+        """The next point, or None when there is none left. Points may repeat: the caller drops those."""
+
+    def tell(self, point: Mapping[str, Value], resource: int, outcome: float | FailureKind, is_final: bool) -> None:
+        """Takes notice of a result.
+
+        Args:
+            point: where the trial is. It need not be one that was suggested, nor lie in the space.
+            resource: how far the trial was trained: its optimizer steps, or examples. 0 where it never began.
+            outcome: a finite value, lower is better; or why there is none ("failed" says nothing about the point).
+            is_final: whether the trial was trained to its full length. One that was stopped or parked was not.
+        """
+
+
+def _as_points(raw: object) -> object:
+    """YAML's lists of words as tuples, as points hold them."""
+    if not isinstance(raw, list | tuple):
+        return raw
+    return tuple(
+        {name: tuple(value) if isinstance(value, list) else value for name, value in point.items()}
+        if isinstance(point, Mapping)
+        else point
+        for point in raw
+    )
+
+
+class SearcherSettings(Spec):
+    """What every searcher can be told."""
+
+    kind: str
+    start_with_default: bool = True
+    """Trial 0 is the configuration of the file itself. It is never stopped early: the others are compared with it."""
+    points: Annotated[tuple[dict[str, Any], ...], BeforeValidator(_as_points), Field(strict=False)] = ()
+    """Points to try before any others, a mapping from searched fields to values each. A field that is left out keeps
+    the value of the file itself."""

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from search_spaces.domains import Value
 from search_spaces.space import SearchSpace
-from trainables.specs import Spec
+from sweeps.searchers import SearcherSettings
+from trainables.contract import FailureKind
 
 
-class Config(Spec):
+class Config(SearcherSettings):
     """All combinations of choices and grids."""
 
     kind: Literal["grid"] = "grid"
-    start_with_default: bool = True
-    """Trial 0 is the configuration of the file itself. It is never stopped early: the others are compared with it."""
 
     def check(self, space: SearchSpace) -> list[str]:
         """Continuous domains have no grid."""
@@ -35,7 +35,7 @@ class Config(Spec):
 
 
 class GridSearcher:
-    """See `sweeps.config.components.Searcher`."""
+    """See `sweeps.searchers.Searcher`."""
 
     def __init__(self, space: SearchSpace) -> None:
         self._points = space.grid()
@@ -43,3 +43,6 @@ class GridSearcher:
     def suggest(self) -> dict[str, Value] | None:
         """The next combination; None after the last."""
         return next(self._points, None)
+
+    def tell(self, point: Mapping[str, Value], resource: int, outcome: float | FailureKind, is_final: bool) -> None:
+        """Nothing changes: the order of a grid is fixed."""

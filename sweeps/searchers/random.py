@@ -5,20 +5,20 @@ Bergstra and Bengio, JMLR 2012. Point i is a function of the seed and i alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from random import Random
 from typing import Literal
 
 from search_spaces.domains import Value
 from search_spaces.space import SearchSpace
-from trainables.specs import Spec
+from sweeps.searchers import SearcherSettings
+from trainables.contract import FailureKind
 
 
-class Config(Spec):
+class Config(SearcherSettings):
     """Points drawn from the space's domains."""
 
     kind: Literal["random"] = "random"
-    start_with_default: bool = True
-    """Trial 0 is the configuration of the file itself. It is never stopped early: the others are compared with it."""
 
     def check(self, space: SearchSpace) -> list[str]:
         """Every space can be drawn from."""
@@ -34,7 +34,7 @@ class Config(Spec):
 
 
 class RandomSearcher:
-    """See `sweeps.config.components.Searcher`."""
+    """See `sweeps.searchers.Searcher`."""
 
     def __init__(self, space: SearchSpace, seed: int) -> None:
         self._space = space
@@ -45,3 +45,6 @@ class RandomSearcher:
         """A new draw; never ends."""
         index, self._given = self._given, self._given + 1
         return self._space.sample(Random(f"{self._seed}:{index}"), index)
+
+    def tell(self, point: Mapping[str, Value], resource: int, outcome: float | FailureKind, is_final: bool) -> None:
+        """Nothing changes: each draw is independent of all others."""

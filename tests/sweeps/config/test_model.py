@@ -25,7 +25,7 @@ def test_a_name_is_enough_and_the_rest_has_defaults() -> None:
     assert (config.trainable, config.search_space, config.storage, config.seed) == ("qlora", "lora_core", "results", 0)
     assert (config.budget.trials, config.budget.steps_per_trial, config.budget.wall_clock) == (16, 81, None)
     assert config.model_dump()["scheduler"] == {"kind": "asha", "grace_steps": 3, "reduction_factor": 3}
-    assert config.model_dump()["searcher"] == {"kind": "random", "start_with_default": True}
+    assert config.model_dump()["searcher"] == {"kind": "random", "start_with_default": True, "points": ()}
     assert (config.objective.metric, config.objective.mode) == ("eval_loss", "min")
     assert (config.cluster.profile, config.cluster.hosts, config.cluster.slots_per_host) == ("local", "auto", "auto")
     assert config.tracking.uri == "sqlite:///mlflow.db"

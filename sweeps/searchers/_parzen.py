@@ -1,0 +1,113 @@
+"""Points by Optuna's tree-structured Parzen estimator (TPE), as a function of what is known and of a seed.
+
+Optuna 5.0.0, samplers/_tpe/sampler.py: the multivariate estimator with `constant_liar` (points whose result is open
+count as bad, so that parallel trials spread out), `group` for conditional fields. `_split_trials` there ranks complete
+trials by value, then pruned ones by how far they came and their value there, then infeasible ones. Numbers are given to
+it as their positions in [0, 1], words and flags as categories.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Set
+from typing import TYPE_CHECKING, Any
+
+from search_spaces.domains import Domain, Value, identity
+from search_spaces.space import SearchSpace
+from sweeps.searchers._history import History, Point, Seen
+
+if TYPE_CHECKING:
+    import optuna
+
+
+def points(space: SearchSpace, history: History, seed: int) -> Iterator[dict[str, Value]]:
+    """Points that look promising, without end; each takes those before it for tried."""
+    study = _study(space, history, seed)
+    while True:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `group` is called experimental at each use
+            trial = study.ask()
+            point: dict[str, Value] = {}
+            for name in space.order:
+                if space.is_active(name, point):
+                    point[name] = _suggest(trial, name, space.domains[name])
+        yield {name: point[name] for name in space.domains if name in point}
+
+
+def _study(space: SearchSpace, history: History, seed: int) -> optuna.Study:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=1, multivariate=True, group=bool(space.conditions()), constant_liar=True
+        )
+        study = optuna.create_study(sampler=sampler)
+    common = history.common
+    worst = max((value for seen in history.seen for value in seen.values.values()), default=0.0)
+    for seen in history.seen:
+        params = _params(space, seen.point)
+        if params is not None:
+            given = {"params": params, "distributions": {name: _distribution(space.domains[name]) for name in params}}
+            study.add_trial(_trial(seen, given, common, worst))
+    return study
+
+
+def _trial(seen: Seen, given: Mapping[str, Any], common: Set[int], worst: float) -> optuna.trial.FrozenTrial:
+    """The point as Optuna knows it: complete, pruned at the resource where it compares, infeasible, or running."""
+    from optuna.trial import TrialState, create_trial
+
+    if seen.failure in ("infeasible", "out_of_memory"):
+        trial = create_trial(state=TrialState.PRUNED, **given)
+        trial.set_constraint("trains", 1.0)
+        return trial
+    if seen.failure == "diverged":
+        # Optuna has no place for infinity: the worst value there is, less far than any other.
+        return create_trial(state=TrialState.PRUNED, intermediate_values={0: worst}, **given)
+    if seen.is_open:
+        return create_trial(state=TrialState.RUNNING, **given)
+    compared = seen.judged_at(common)
+    if seen.is_final and compared == max(seen.values):
+        return create_trial(state=TrialState.COMPLETE, value=seen.values[compared], **given)
+    return create_trial(state=TrialState.PRUNED, intermediate_values={compared: seen.values[compared]}, **given)
+
+
+def _params(space: SearchSpace, point: Point) -> dict[str, Any] | None:
+    """The point in Optuna's terms; None where it has words that the space does not have, or fields that it lacks."""
+    params: dict[str, Any] = {}
+    for name, value in point.items():
+        domain = space.domains.get(name)
+        if domain is None:
+            return None
+        if domain.is_ordered and not isinstance(value, int | float):
+            return None
+        if domain.is_ordered:
+            params[name] = domain.position(value)
+        elif domain.contains(value):
+            params[name] = _place(domain, value)
+        else:
+            return None
+    return params
+
+
+def _place(domain: Domain, value: Value) -> int:
+    return next(place for place, option in enumerate(domain.values() or ()) if identity(option) == identity(value))
+
+
+def _distribution(domain: Domain) -> optuna.distributions.BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    if domain.is_ordered:
+        return FloatDistribution(0.0, 1.0)
+    return CategoricalDistribution(tuple(range(len(domain.values() or ()))))
+
+
+def _suggest(trial: optuna.Trial, name: str, domain: Domain) -> Value:
+    if domain.is_ordered:
+        position = trial.suggest_float(name, 0.0, 1.0)
+        assert math.isfinite(position)
+        return domain.at(position)
+    options = domain.values() or ()
+    return options[int(trial.suggest_categorical(name, tuple(range(len(options)))))]

@@ -1,0 +1,174 @@
+"""What is known before the sweep first, then more and more what the sweep finds itself.
+
+First come the points of the space's portfolio (without one, the point of all its priors). Then each point is drawn from
+one of four sources: the priors of the space, the neighbourhood of the best point so far, TPE, and the space at random.
+The weight of the priors falls with the number of results (piBO, Hvarfner et al., arXiv 2204.11051, eq. 6) and with how
+much better the neighbourhood of the best point explains the good results than the priors do (PriorBand, Mallik et al.,
+arXiv 2306.12370, section 5). So a wrong prior costs a few trials and not the sweep.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain, islice
+from random import Random
+from typing import Literal
+
+from search_spaces.domains import Value
+from search_spaces.space import SearchSpace
+from sweeps.searchers import SearcherSettings, _draws, _parzen
+from sweeps.searchers._history import History, Point
+from sweeps.searchers.tpe import STARTUP
+from trainables.contract import FailureKind
+
+PLAIN = 0.15
+"""Share of points that are drawn from the space at random, whatever is known."""
+PATIENCE = 5.0
+"""Results after which the priors have half the weight that they would have had before."""
+PARZEN = 0.6
+"""Share of TPE in what the sweep finds itself, once it has enough results."""
+SPREAD = 0.25
+"""Standard deviation of a prior, and of a step away from the best point, in the domain's length (PriorBand's)."""
+MOVES = 0.5
+"""Probability with which each field of the best point changes (PriorBand's); one changes in any case."""
+TRIES = 40
+"""Draws until a point is new."""
+
+Source = Literal["prior", "best", "parzen", "plain"]
+
+
+class Config(SearcherSettings):
+    """Points that are known to be good first, then points like those that did best."""
+
+    kind: Literal["prior"] = "prior"
+
+    def check(self, space: SearchSpace) -> list[str]:
+        """The space must say something."""
+        if space.portfolio or any(domain.prior is not None for domain in space.domains.values()):
+            return []
+        return [
+            "searcher.kind: prior begins with what the search space expects, and this one has no prior: add one to a "
+            "field, such as {loguniform: [2.0e-5, 2.0e-3], prior: 3.0e-4}, or use searcher.kind=tpe"
+        ]
+
+    def size(self, space: SearchSpace) -> int | None:
+        """The number of different points; None when a domain is continuous."""
+        return space.size()
+
+    def build(self, space: SearchSpace, seed: int) -> PriorSearcher:
+        """The searcher, at its first point."""
+        return PriorSearcher(space, seed)
+
+
+class PriorSearcher:
+    """See `sweeps.searchers.Searcher`."""
+
+    def __init__(self, space: SearchSpace, seed: int) -> None:
+        self._space = space
+        self._seed = seed
+        self._given = 0
+        self._history = History()
+        self._first = iter(_beginning(space, Random(f"{seed}:beginning")))
+
+    def suggest(self) -> dict[str, Value] | None:
+        """The next point; never ends."""
+        index, self._given = self._given, self._given + 1
+        candidates = chain(self._first, islice(self._draws(index), TRIES))
+        new = next((point for point in candidates if point not in self._history), None)
+        point = self._space.sample(Random(f"{self._seed}:{index}"), index) if new is None else dict(new)
+        self._history.suggested(point)
+        return point
+
+    def tell(self, point: Mapping[str, Value], resource: int, outcome: float | FailureKind, is_final: bool) -> None:
+        """Takes notice of a result, also of one that is not the trial's last."""
+        self._history.tell(point, resource, outcome, is_final)
+
+    def _draws(self, index: int) -> Iterator[dict[str, Value]]:
+        """Points of the mixture, without end."""
+        rng = Random(f"{self._seed}:{index}:prior")
+        weights = mixture(self._space, self._history)
+        parzen = _parzen.points(self._space, self._history, rng.getrandbits(32))
+        draw: Mapping[Source, Callable[[], dict[str, Value]]] = {
+            "prior": lambda: from_priors(self._space, rng),
+            "best": lambda: near_best(self._space, self._history, rng),
+            "parzen": lambda: next(parzen),
+            "plain": lambda: self._space.sample(rng),
+        }
+        while True:
+            (source,) = rng.choices(list(weights), list(weights.values()))
+            yield draw[source]()
+
+
+def mixture(space: SearchSpace, history: History) -> dict[Source, float]:
+    """The probability of each source of the next point; they add up to 1."""
+    results = len(history.told)
+    if not history.ranked():
+        return {"prior": 1 - PLAIN, "best": 0.0, "parzen": 0.0, "plain": PLAIN}
+    prior = (1 - PLAIN) * _trust(space, history) * PATIENCE / (PATIENCE + results)
+    found = 1 - PLAIN - prior
+    parzen = found * PARZEN if results >= STARTUP else 0.0
+    return {"prior": prior, "best": found - parzen, "parzen": parzen, "plain": PLAIN}
+
+
+def _trust(space: SearchSpace, history: History) -> float:
+    """How likely the good points are under the priors, against the neighbourhood of the best point; 0 to 1."""
+    ranked = history.ranked()
+    good = ranked[: max(1, len(ranked) // 3)]
+    best = ranked[0].point
+    prior = near = 0.0
+    for place, seen in enumerate(good):
+        weight = len(good) - place
+        prior += weight * math.prod(
+            _draws.density(domain, domain.prior, SPREAD, seen.point[name])
+            for name, domain in space.domains.items()
+            if name in seen.point and domain.prior is not None
+        )
+        near += weight * math.prod(
+            MOVES * _draws.density(domain, best[name], SPREAD, seen.point[name]) + 1 - MOVES
+            for name, domain in space.domains.items()
+            if name in seen.point and name in best
+        )
+    return prior / (prior + near)
+
+
+def from_priors(space: SearchSpace, rng: Random) -> dict[str, Value]:
+    """A point whose fields are near their priors; those without one are drawn at random."""
+    point: dict[str, Value] = {}
+    for name in space.order:
+        if space.is_active(name, point):
+            domain = space.domains[name]
+            point[name] = domain.sample(rng) if domain.prior is None else _draws.near(domain, domain.prior, SPREAD, rng)
+    return {name: point[name] for name in space.domains if name in point}
+
+
+def near_best(space: SearchSpace, history: History, rng: Random) -> dict[str, Value]:
+    """The best point so far with some of its fields changed."""
+    best = history.ranked()[0].point
+    fields = [name for name in space.order if name in best]
+    always = rng.choice(fields) if fields else None
+    point: dict[str, Value] = {}
+    for name in space.order:
+        if not space.is_active(name, point):
+            continue
+        domain = space.domains[name]
+        if name not in best:
+            point[name] = domain.sample(rng)
+        elif name == always or rng.random() < MOVES or not domain.contains(best[name]):
+            point[name] = _draws.near(domain, best[name], SPREAD, rng)
+        else:
+            point[name] = best[name]
+    return {name: point[name] for name in space.domains if name in point}
+
+
+def _beginning(space: SearchSpace, rng: Random) -> list[Point]:
+    """The points of the portfolio that the space has; where there are none, the point of all priors."""
+    known = [point for point in space.portfolio if space.contains(point)]
+    if known:
+        return known
+    point: dict[str, Value] = {}
+    for name in space.order:
+        if space.is_active(name, point):
+            domain = space.domains[name]
+            point[name] = domain.sample(rng) if domain.prior is None else domain.prior
+    return [{name: point[name] for name in space.domains if name in point}]

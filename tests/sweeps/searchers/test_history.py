@@ -1,0 +1,49 @@
+"""What searchers were told: each point once, compared where others have been too."""
+
+from __future__ import annotations
+
+from sweeps.searchers._history import History
+
+A, B, C = ({"adapter.r": r} for r in (4, 8, 16))
+
+
+def history(*told: tuple[dict[str, int], int, float]) -> History:
+    found = History()
+    for point, resource, value in told:
+        found.tell(point, resource, value, False)
+    return found
+
+
+def test_a_point_is_kept_once_however_often_it_is_told() -> None:
+    seen = history((A, 1, 3.0), (B, 1, 2.5), (A, 3, 2.0), ({"adapter.r": 4.0}, 9, 1.0))  # type: ignore[arg-type]
+    assert [point.point for point in seen.seen] == [A, B]
+    assert seen.seen[0].values == {1: 3.0, 3: 2.0, 9: 1.0}
+
+
+def test_the_best_are_those_that_came_further_then_those_with_lower_values() -> None:
+    ranked = history((A, 1, 1.0), (B, 1, 3.0), (B, 3, 2.0), (C, 1, 4.0), (C, 3, 1.5)).ranked()
+    assert [seen.point for seen in ranked] == [C, B, A]
+
+
+def test_a_point_that_is_ahead_alone_is_judged_where_the_others_have_been() -> None:
+    ranked = history((A, 1, 3.0), (A, 3, 2.9), (A, 9, 2.8), (B, 1, 2.0), (C, 1, 2.5)).ranked()
+    assert [seen.point for seen in ranked] == [B, C, A]
+
+
+def test_failures_are_not_ranked_and_a_fault_of_the_machine_says_nothing() -> None:
+    found = history((A, 1, 1.0), (B, 1, 2.0))
+    found.tell(A, 3, "diverged", False)
+    found.tell(C, 0, "failed", False)
+    assert [seen.point for seen in found.ranked()] == [B]
+    assert C not in [seen.point for seen in found.told]
+    assert C in found
+
+
+def test_a_suggested_point_is_open_until_it_is_told() -> None:
+    found = History()
+    found.suggested(A)
+    assert [seen.is_open for seen in found.seen] == [True]
+    assert found.told == ()
+    found.tell(A, 1, 2.0, False)
+    found.suggested(A)
+    assert [seen.is_open for seen in found.seen] == [False]
