@@ -23,8 +23,6 @@ STILL_LONG = {
     "tests/cluster/test_loop.py",
     "tests/contracts/test_trainables.py",
     "tests/sweeps/planning/test_plan.py",
-    "tests/sweeps/promotion/test_promote.py",
-    "tests/sweeps/tracking/test_sink.py",
 }
 """Files that are to be divided."""
 TESTS = sorted((ROOT / "tests").rglob("*.py"))

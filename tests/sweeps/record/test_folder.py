@@ -236,6 +236,8 @@ def test_a_new_driver_knows_what_the_old_one_knew(tmp_path: Path) -> None:
     assert second.record == first.record
     second.add(reported("a", 3, 0.1))
     assert second.record == first.record
+    for journal in (first, second):
+        journal.close()
 
 
 def test_a_thread_that_was_left_behind_adds_nothing_and_ends(tmp_path):

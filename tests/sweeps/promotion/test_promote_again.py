@@ -1,0 +1,99 @@
+"""A promotion that is given again, killed anywhere, or that runs beside another ends well."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import promotions
+import pytest
+from promotion_worlds import killed_at
+from promotions import MODEL, run
+
+from sweeps.promotion import registration
+from sweeps.promotion.promote import Outcome
+from sweeps.promotion.rollback import as_json, models
+from sweeps.tracking.registry import Registry
+
+
+def test_the_same_promotion_twice_gives_the_same_version(world):
+    run(world.sweep("second"))
+    before, tags = world.aliases(), world.tags()
+    again = run(world.sweep("second"))
+    assert again.exit_code == 0
+    assert (again.already, again.registered.version) == (True, "1")
+    assert (world.aliases(), world.tags(), world.versions()) == (before, tags, ["1"])
+    assert len(models(MODEL, world.uri)[0][0].history) == 1
+
+
+POINTS = ("model", "upload", "version", "description", "serving", "challenger", "history", "previous", "alias")
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_promotion_that_is_killed_anywhere_is_ended_by_doing_it_again(champion, point):
+    killed_at(point, champion.sweep("second"))
+    assert champion.aliases()["champion"] == ("2" if point == "alias" else "1")
+    outcome = run(champion.sweep("second"))
+    assert outcome.exit_code == 0
+    assert champion.aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
+    assert champion.versions() == ["1", "2"]
+    assert champion.tags("2")["promotion.state"] == "complete"
+    history = as_json(models(MODEL, champion.uri)[0][0])["history"]
+    assert [(each["version"], each["completed"]) for each in history] == [("1", True), ("2", True)]
+
+
+def test_every_fault_point_is_tried():
+    code = Path(registration.__file__).read_text()
+    assert [point for point in POINTS if f'"promote.after_{point}"' not in code] == []
+    assert code.count("faults.point(") == len(POINTS)
+
+
+@pytest.mark.parametrize("moment", ["while it is served", "before the alias moves"])
+def test_of_two_at_once_one_wins(champion, monkeypatch, moment):
+    """The other one runs whole while the first is on its way; on a server nothing holds it back."""
+    monkeypatch.setattr("sweeps.tracking.registry.sqlite_file", lambda _uri: None)
+    begun: list[bool] = []
+    others: list[Outcome] = []
+
+    def other() -> None:
+        if not begun:
+            begun.append(True)
+            others.append(run(champion.sweep("twin")))
+
+    at: tuple[type, str] = (promotions.InProcess, "serve")
+    if moment == "before the alias moves":
+        at = (Registry, "remember")
+    real = getattr(*at)
+
+    def after_the_other(*words):
+        other()
+        return real(*words)
+
+    monkeypatch.setattr(*at, after_the_other)
+    outcome = run(champion.sweep("second"))
+    assert others[0].exit_code == 0
+    assert outcome.exit_code == 1
+    assert "the champion changed meanwhile" in outcome.reasons[0]
+    winner = others[0].registered.version
+    assert champion.aliases()["champion"] == winner != outcome.registered.version
+    history = as_json(models(MODEL, champion.uri)[0][0])["history"]
+    assert [(each["version"], each["completed"]) for each in history] == [("1", True), (winner, True)]
+
+
+def test_two_promotions_on_one_database_wait_for_each_other(world):
+    """Both at the same time in two processes: one version, one alias, both end well."""
+    children = []
+    for _ in range(2):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                code = run(world.sweep("second")).exit_code
+            finally:
+                os._exit(code)
+        children.append(child)
+    codes = sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+    assert codes in ([0, 0], [0, 1])
+    assert world.versions() == ["1"]
+    assert world.aliases() == {"challenger": "1", "champion": "1"}
+    assert len(models(MODEL, world.uri)[0][0].history) == 1

@@ -1,0 +1,216 @@
+"""What is not promoted, and that a refusal writes nothing."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import promotions
+import pytest
+from promotion_worlds import SECOND, killed_at, package_of, refused
+from promotions import MODEL, Trial, run
+
+from sweeps.errors import SweepError
+from sweeps.promotion.rollback import rollback
+from sweeps.record.events import TrialState
+from trainables import qlora
+
+
+@pytest.mark.parametrize(
+    ("asked", "match"),
+    [
+        ({"trial": "k2"}, "--trial: t02 is DIVERGED.*--force"),
+        ({"trial": "k3"}, "--trial: t03 is FAILED"),
+        ({"trial": "t04"}, "--trial: t04 is PAUSED"),
+        ({"trial": "k9"}, "--trial: no trial 'k9' in .*t01 k1"),
+        ({"metric": "eval_los"}, "--metric: no trial has best_eval_los; did you mean eval_loss"),
+        ({"model": "no good"}, "--model: 'no good'"),
+        ({"alias": "no good"}, "--alias: 'no good' may hold"),
+        ({"alias": "latest"}, "--alias: 'latest' is kept for other uses"),
+        ({"alias": "previous"}, "--alias: 'previous' is kept"),
+        ({"top": 0}, "--top: 0 must be at least 1"),
+        ({"min_gain": -1.0}, "--min-gain: -1.0 must be"),
+        ({"eval_data": Path("nowhere.jsonl")}, "--eval-data: .*nowhere.jsonl does not exist"),
+    ],
+)
+def test_a_wrong_option_is_told(world, asked, match):
+    refused(world, match, **asked)
+
+
+def test_rows_that_were_trained_on_do_not_decide(world, shared):
+    refused(world, "--eval-data: is the same file as data.train", eval_data=shared / "train.jsonl")
+
+
+def test_a_forced_trial_says_so(world, shared):
+    # Its true loss, so that the second evaluation agrees.
+    trained = promotions.train(promotions.config(shared, world.uri), shared / "cache")
+    config = promotions.config(shared, world.uri, name="third")
+    fingerprint = qlora.prepare(config.base, shared / "cache").summary.fingerprint
+    trials = [Trial(trained["strong"], TrialState.FAILED)]
+    promotions.deliver(config, "third-20260104-000000-dddd", world.sweep("third"), trials, fingerprint)
+    refused(world, "--trial: t00 is FAILED", "third", trial="t00")
+    assert run(world.sweep("third"), trial="t00", force=True).exit_code == 0
+    assert world.tags()["promotion.forced"] == "t00 is FAILED"
+    assert "Forced" in world.client.get_model_version(MODEL, "1").description
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("adapter_model.safetensors", None, "t01: its adapter .* is not the one that the trial wrote: sha256"),
+        ("adapter_config.json", None, "t01: its adapter .* is not the one that the trial wrote: sha256"),
+        ("adapter_model.bin", b"pickle", "t01: its adapter .* is not the one that the trial wrote: sha256"),
+    ],
+)
+def test_an_adapter_that_was_tampered_with_is_refused(world, name, content, match):
+    file = world.adapter(SECOND, "k1") / name
+    file.write_bytes(content or file.read_bytes() + b" ")
+    refused(world, match)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda config: config | {"base_model_name_or_path": "other/base"}, "base_model_name_or_path is 'other/base'"),
+        (lambda config: config | {"revision": "abc"}, "revision is 'abc'"),
+        (lambda config: config | {"peft_type": "IA3"}, "not a LoRA adapter"),
+        (lambda config: config | {"r": 8}, "PEFT cannot load it"),
+        (lambda config: config | {"lora_alpha": 64}, "evaluates to .* and reported"),
+    ],
+)
+def test_an_adapter_that_was_never_verified_is_still_checked(world, change, match):
+    """Without a digest, as in runs of earlier versions, and forced: configuration and losses must still be right."""
+    folder = world.adapter(SECOND, "k1")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(change(config)))
+    with closing(sqlite3.connect(world.root / "mlflow.db")) as database, database:
+        database.execute("delete from tags where key = 'sweep.adapter_sha256'")
+    refused(world, "has no tag sweep.adapter_sha256")
+    refused(world, match, force=True)
+
+
+@pytest.mark.parametrize("what", ["metric", "rows"])
+def test_a_reported_loss_that_does_not_come_out_again_is_an_error(world, what):
+    if what == "metric":
+        with closing(sqlite3.connect(world.root / "mlflow.db")) as database, database:
+            database.execute(
+                "update latest_metrics set value = 2.5 where key = 'best_eval_loss' and value < 4 and value > 1"
+            )
+    else:
+        file = world.adapter(SECOND, "k1").parent / "eval_rows.json"
+        rows = json.loads(file.read_text())
+        # The sum stays: what one row loses another gains.
+        rows["row_losses"][0] += 1.0
+        rows["row_losses"][1] -= 1.0
+        file.write_text(json.dumps(rows))
+        refused(world, "t01: its eval_rows.json in MLflow is not the one that the trial wrote")
+    refused(world, "t01: evaluates to .* and reported", force=what == "rows")
+
+
+def test_a_name_that_is_taken_by_something_else_is_refused(world):
+    world.client.create_registered_model(MODEL)
+    refused(world, "--model: 'answers' is registered already and not by qsweep")
+    assert world.versions() == []
+
+
+def test_a_model_without_a_name_is_refused(world, shared):
+    config = promotions.config(shared, world.uri, name="nameless", promotion={})
+    promotions.deliver(config, "nameless-20260101-000000-eeee", world.sweep("nameless"), [], "0" * 16)
+    refused(world, "--model: name the registered model, or set promotion.model", "nameless")
+
+
+def test_a_toy_has_nothing_to_promote(world, shared):
+    config = promotions.config(shared, world.uri, name="toy").model_copy(update={"trainable": "toy"})
+    promotions.deliver(config, "toy-20260101-000000-ffff", world.sweep("toy"), [], "0" * 16)
+    refused(world, "trainable: 'toy' has no adapters to promote", "toy")
+
+
+@pytest.mark.parametrize("what", ["base/model.safetensors", "train.jsonl", "eval.jsonl", "test.jsonl"])
+def test_other_content_than_the_sweep_began_with_is_refused(world, shared, what):
+    file = shared / what
+    before = file.read_bytes()
+    try:
+        if what.startswith("base"):
+            file.write_bytes(before[:-8] + b"\0" * 8)
+        else:
+            file.write_bytes(before + before.splitlines(keepends=True)[0].replace(b"total", b"sum"))
+        refused(world, "its content is not what the sweep began with; --force")
+    finally:
+        file.write_bytes(before)
+
+
+def test_rows_that_are_not_on_this_machine_are_told_with_the_way_out(world, shared):
+    file = shared / "eval.jsonl"
+    file.rename(shared / "away.jsonl")
+    try:
+        refused(world, "eval.jsonl does not exist.*run this where the sweep ran, or give --address")
+    finally:
+        (shared / "away.jsonl").rename(file)
+
+
+def test_a_champion_on_another_base_is_refused_unless_forced(champion):
+    champion.client.set_model_version_tag(MODEL, "1", "base.identity", "folder:0123456789abcdef nf4")
+    refused(champion, "its champion, version 1, is on another base")
+    outcome = run(champion.sweep("second"), force=True)
+    assert outcome.exit_code == 0
+    assert "another base" in champion.tags("2")["promotion.forced"]
+    assert "champion" not in outcome.verdict.losses
+
+
+def test_a_champion_that_was_tampered_with_is_refused(champion):
+    (file,) = champion.root.glob("mlartifacts/*/artifacts/promoted/*/*/artifacts/adapter/adapter_model.safetensors")
+    file.write_bytes(file.read_bytes()[:-4] + b"\0\0\0\1")
+    refused(champion, "the files of version 1 are not those that were promoted")
+
+
+def test_a_whole_version_that_was_changed_since_is_neither_promoted_again_nor_gone_back_to(champion):
+    run(champion.sweep("second"))
+    rollback(MODEL, None, "champion", champion.uri)
+    (package_of(champion, "2") / "served.py").write_text("raise SystemExit")
+    refused(champion, "the files of version 2 are not those that were promoted")
+    with pytest.raises(SweepError, match="the files of version 2 are not those"):
+        rollback(MODEL, "2", "champion", champion.uri)
+    assert champion.aliases()["champion"] == "1"
+
+
+def test_files_of_others_in_a_package_are_refused(champion, monkeypatch):
+    killed_at("upload", champion.sweep("second"))
+    folder = max(
+        champion.root.glob(f"mlartifacts/*/artifacts/promoted/{MODEL}/*"), key=lambda path: path.stat().st_mtime
+    )
+    (folder / "artifacts" / "adapter" / "adapter_model.bin").write_bytes(b"pickle")
+    with pytest.raises(SweepError, match="holds other files than were uploaded"):
+        run(champion.sweep("second"))
+    assert champion.aliases()["champion"] == "1"
+
+
+def test_a_champion_that_reads_rows_in_another_form_is_no_comparison_unless_forced(champion, shared):
+    other = promotions.config(shared, champion.uri)
+    data = other.base.rows.model_copy(update={"prompt": "Q: {question}"})
+    other = other.model_copy(update={"data": data})
+    trained = promotions.train(other, shared / "cache-form")
+    fingerprint = qlora.prepare(other.base, shared / "cache-form").summary.fingerprint
+    promotions.deliver(
+        other, "third-20260104-000000-dddd", champion.sweep("third"), [Trial(trained["strong"])], fingerprint
+    )
+    refused(champion, "reads rows in another form", "third")
+    assert run(champion.sweep("third"), force=True).exit_code == 0
+    assert "another form" in champion.tags("2")["promotion.forced"]
+
+
+def test_a_champion_of_somebody_else_is_refused(champion):
+    run_id = champion.client.get_model_version(MODEL, "1").run_id
+    champion.client.create_model_version(MODEL, f"runs:/{run_id}/adapter", run_id)
+    champion.client.set_registered_model_alias(MODEL, "champion", "2")
+    refused(champion, "version 2, its champion, was not made by qsweep")
+
+
+def test_a_packaged_model_that_answers_otherwise_is_not_promoted(world, monkeypatch):
+    for losses, match in (([1.0] * 4, "is not what was evaluated: row 1"), ([], "scored none of the rows")):
+        answer = json.dumps({"losses": losses, "texts": ["x"], "prompts": [True]})
+        monkeypatch.setattr(promotions.InProcess, "serve", lambda *_, answer=answer: answer)
+        with pytest.raises(SweepError, match=f"the packaged model {match}"):
+            run(world.sweep("second"))
+    assert world.aliases() == {}

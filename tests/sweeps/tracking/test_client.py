@@ -1,0 +1,58 @@
+"""The database and the experiment that runs go to, and where artifacts lie."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from sweeps.config.uris import artifact_root
+from sweeps.tracking import client as tracking_client
+from sweeps.tracking.client import Runs
+
+
+def test_a_new_database_is_whole_and_alone_in_its_folder(empty_database):
+    assert [path.name for path in empty_database.parent.iterdir()] == ["mlflow.db"]
+    assert MlflowClient(tracking_uri=f"sqlite:///{empty_database}").search_runs(["0"]) == []
+
+
+def test_a_database_that_another_sweep_made_meanwhile_is_kept(empty_database, tmp_path, monkeypatch):
+    file = tmp_path / "new" / "mlflow.db"
+
+    def migrate(draft: Path) -> None:
+        assert not file.exists(), "the database is there before it is whole"
+        shutil.copy(empty_database, draft)
+        shutil.copy(empty_database, file)
+        MlflowClient(tracking_uri=f"sqlite:///{file}").create_experiment("theirs")
+
+    monkeypatch.setattr(tracking_client, "_migrate", migrate)
+    Runs(f"sqlite:///{file}", "ours")
+    names = {found.name for found in MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()}
+    assert names == {"Default", "theirs", "ours"}
+    assert [path.name for path in file.parent.iterdir()] == ["mlflow.db"]
+
+
+def test_a_database_whose_making_failed_is_not_there(tmp_path, monkeypatch):
+    def migrate(draft: Path) -> None:
+        draft.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(tracking_client, "_migrate", migrate)
+    with pytest.raises(OSError, match="No space left"):
+        Runs(f"sqlite:///{tmp_path}/mlflow.db", "ours")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("uri", "root"),
+    [
+        ("sqlite:////data/mlflow.db", "file:///data/mlartifacts"),
+        ("sqlite:////data/mlflow.db?timeout=60", "file:///data/mlartifacts"),
+        ("http://host:5000", None),
+        ("postgresql://host/db", None),
+    ],
+)
+def test_artifacts_go_beside_a_sqlite_file_and_elsewhere_where_the_server_says(uri, root):
+    assert artifact_root(uri) == root

@@ -1,0 +1,342 @@
+"""Events reach MLflow whatever the server does."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import requests
+from sweep_events import begun, ended, reported, started
+from tracked_sweeps import (
+    PARAMS,
+    keep_adapter,
+    run_of,
+    runs,
+    sweep_events,
+)
+
+from sweeps.record.events import Event, TrialEnded, TrialReported, TrialState, first_wins
+from sweeps.record.folder import EventLog, read_events
+from sweeps.tracking import client as tracking_client
+from sweeps.tracking import writer as writing
+from sweeps.tracking.writer import Writer, acknowledged
+
+DEADLINE = 120.0
+
+
+class FakeSink:
+    """Takes events, or raises as often as it is told to."""
+
+    def __init__(self, failures: int = 0, message: str = "no answer") -> None:
+        self.failures, self.message = failures, message
+        self.taken: list = []
+        self.trials: list[int] = []
+        self.marks: list[str] = []
+        self.experiment_id = "7"
+
+    def attach(self, record) -> str | None:
+        return self.marks[-1] if self.marks else None
+
+    def mark(self, words) -> None:
+        self.marks.append(words)
+
+    def start_over(self) -> None:
+        """There was nothing to find."""
+
+    def forget(self) -> None:
+        """There was nothing to find."""
+
+    def is_refusal(self, error) -> bool:
+        return False
+
+    def apply(self, event, record) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise ConnectionError(self.message)
+        self.taken.append(event)
+        self.trials.append(len(record.trials))
+
+
+FOREVER = 10**9
+
+
+@pytest.fixture
+def log(folder):
+    made = EventLog(folder.events)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def start(folder, monkeypatch):
+    """Starts a writer on a sink; every sink is healed after the test, so that no thread stays behind."""
+    monkeypatch.setattr(writing, "FIRST_PAUSE_SECONDS", 0.001)
+    sinks: list[tuple[Writer, FakeSink]] = []
+    server: list[str] = []
+
+    def begin(sink: FakeSink) -> tuple[Writer, Said]:
+        sink.marks = server
+        said = Said()
+        writer = Writer(folder, sink, said)
+        sinks.append((writer, sink))
+        writer.start()
+        return writer, said
+
+    yield begin
+    for writer, sink in sinks:
+        sink.failures = 0
+        writer.drain(DEADLINE)
+
+
+class Said(list):
+    """What a writer said; a test can wait for its first line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._some = threading.Event()
+
+    def __call__(self, line: str) -> None:
+        self.append(line)
+        self._some.set()
+
+    def wait(self) -> None:
+        assert self._some.wait(DEADLINE), "the writer said nothing"
+
+
+EVENTS: list[Event] = [begun(), started("aaaa"), reported("aaaa", 3, 0.7), ended("aaaa", TrialState.COMPLETED)]
+
+
+def test_the_writer_delivers_every_event_once_in_order_with_the_record_after_it(log, start):
+    sink = FakeSink()
+    for event in EVENTS[:2]:
+        log.append(event)
+    writer, said = start(sink)
+    for event in EVENTS[2:]:
+        log.append(event)
+        writer.notify()
+    assert writer.drain(DEADLINE) == 0
+    assert sink.taken == EVENTS
+    assert sink.trials == [0, 1, 1, 1]
+    assert said == []
+
+
+def test_trouble_is_said_once_and_its_end_once(log, start):
+    sink = FakeSink(failures=5)
+    for event in EVENTS:
+        log.append(event)
+    writer, said = start(sink)
+    assert writer.drain(DEADLINE) == 0
+    assert sink.taken == EVENTS
+    assert said == [
+        "tracking: ConnectionError: no answer; events are kept and sent again",
+        "tracking: back, everything is delivered",
+    ]
+
+
+def test_what_the_server_will_never_take_is_left_out_and_said(log, start, folder):
+    class Refuses(FakeSink):
+        def apply(self, event, record) -> None:
+            if isinstance(event, TrialReported):
+                raise ValueError("a point of a deleted run")
+            super().apply(event, record)
+
+        def is_refusal(self, error) -> bool:
+            return isinstance(error, ValueError)
+
+    sink = Refuses()
+    for event in EVENTS:
+        log.append(event)
+    writer, said = start(sink)
+    assert writer.drain(DEADLINE) == 0
+    assert sink.taken == [EVENTS[0], EVENTS[1], EVENTS[3]]
+    reason = "ValueError: a point of a deleted run"
+    assert said == [
+        f"tracking: {reason}; events are kept and sent again",
+        f"tracking: MLflow refuses trial_reported of trial aaaa, which is left out: {reason}",
+    ]
+    assert writer.refused == 1
+    # The next driver tries again, and sends what comes behind it once more.
+    again = FakeSink()
+    writer, _ = start(again)
+    assert writer.drain(DEADLINE) == 0
+    assert again.taken == EVENTS[2:]
+    assert writer.refused == 0
+
+
+def test_another_kind_of_trouble_is_said_too(log, start):
+    class Changing(FakeSink):
+        def apply(self, event, record) -> None:
+            if self.failures == 1:
+                self.failures = 0
+                raise TimeoutError("too slow")
+            super().apply(event, record)
+
+    log.append(EVENTS[0])
+    writer, said = start(Changing(failures=3))
+    assert writer.drain(DEADLINE) == 0
+    assert [line.split(";")[0] for line in said] == [
+        "tracking: ConnectionError: no answer",
+        "tracking: TimeoutError: too slow",
+        "tracking: back, everything is delivered",
+    ]
+
+
+def test_a_log_that_was_cut_is_sent_from_its_beginning(log, start, folder):
+    for event in EVENTS:
+        log.append(event)
+    writer, _ = start(FakeSink())
+    assert writer.drain(DEADLINE) == 0
+    log.close()
+    lines = folder.events.read_bytes().splitlines(keepends=True)
+    folder.events.write_bytes(b"".join(lines[:-1]))
+    again = FakeSink()
+    writer, said = start(again)
+    assert writer.drain(DEADLINE) == 0
+    assert again.taken == EVENTS[:-1]
+    assert said == []
+
+
+def test_a_trial_whose_end_was_refused_is_not_left_running(sink, folder, client):
+    *before, (_, _), (last, record) = first_wins(sweep_events(folder))
+    for event, known in before:
+        sink.apply(event, known)
+    assert run_of(client, "aaaa").info.status == "RUNNING"
+    sink.apply(last, record)
+    assert run_of(client, "aaaa").info.status == "FINISHED"
+
+
+def test_an_experiment_that_was_deleted_meanwhile_comes_back(sink, folder, client, log, start):
+    keep_adapter(folder, "aaaa", 3)
+    log.append(begun())
+    log.append(started("aaaa", **PARAMS))
+    before, _ = start(sink)
+    assert before.drain(DEADLINE) == 0
+    client.delete_experiment(sink.experiment_id)
+    for event in EVENTS[2:]:
+        log.append(event)
+    writer, _ = start(sink)
+    assert writer.drain(DEADLINE) == 0
+    assert writer.refused == 0
+    assert run_of(client, "aaaa").info.status == "FINISHED"
+    assert client.get_experiment(sink.experiment_id).lifecycle_stage == "active"
+
+
+@pytest.mark.parametrize(("status", "is_refusal"), [(413, True), (404, True), (403, False), (429, False), (500, False)])
+def test_what_a_proxy_answers_to_an_artifact(status, is_refusal):
+    response = requests.Response()
+    response.status_code = status
+    assert tracking_client.is_refusal(requests.HTTPError(response=response)) is is_refusal
+
+
+def test_a_trial_whose_run_was_deleted_gets_another(sink, folder, client, log, start):
+    keep_adapter(folder, "aaaa", 3)
+    log.append(begun())
+    log.append(started("aaaa", **PARAMS))
+    before, _ = start(sink)
+    assert before.drain(DEADLINE) == 0
+    client.delete_run(run_of(client, "aaaa").info.run_id)
+    for event in EVENTS[2:]:
+        log.append(event)
+    writer, said = start(sink)
+    assert writer.drain(DEADLINE) == 0
+    (run,) = [
+        run
+        for run in runs(client)
+        if run.data.tags.get("sweep.trial_key") == "aaaa" and run.info.lifecycle_stage == "active"
+    ]
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["eval_loss"] == 0.7
+    assert writer.refused == 0
+    assert len(said) == 2
+
+
+def test_trouble_is_said_in_one_line_without_a_password(log, start):
+    sink = FakeSink(1, "API request to http://me:secret@host:5000/api/2.0 failed\nhttp://me:secret@host:5000")
+    log.append(EVENTS[0])
+    _, said = start(sink)
+    said.wait()
+    assert said[0].startswith("tracking: ConnectionError: API request to http://me:***@host:5000/api/2.0 failed;")
+
+
+def test_drain_says_how_many_events_are_left(log, start, folder):
+    sink = FakeSink(FOREVER)
+    for event in EVENTS:
+        log.append(event)
+    writer, _ = start(sink)
+    assert writer.drain(0.05) == len(EVENTS)
+    assert acknowledged(folder) == 0
+
+
+def test_a_writer_that_never_began_has_all_events_left(log, folder):
+    log.append(EVENTS[0])
+    assert Writer(folder, FakeSink(), print).drain(DEADLINE) == 1
+
+
+def test_a_driver_that_ends_has_one_more_try_at_once(log, start, monkeypatch):
+    monkeypatch.setattr(writing, "FIRST_PAUSE_SECONDS", 10 * DEADLINE)
+    sink = FakeSink(failures=1)
+    log.append(EVENTS[0])
+    writer, said = start(sink)
+    said.wait()
+    assert writer.drain(DEADLINE) == 0
+    assert sink.taken == EVENTS[:1]
+
+
+def test_what_was_taken_is_remembered_and_not_sent_again(log, start, folder):
+    for event in EVENTS[:2]:
+        log.append(event)
+    first, _ = start(FakeSink())
+    assert first.drain(DEADLINE) == 0
+    assert acknowledged(folder) == folder.events.stat().st_size
+    for event in EVENTS[2:]:
+        log.append(event)
+    sink = FakeSink()
+    second, _ = start(sink)
+    assert second.drain(DEADLINE) == 0
+    assert sink.taken == EVENTS[2:]
+    assert sink.trials == [1, 1]
+
+
+def test_an_event_is_acknowledged_only_when_it_was_taken(log, start, folder):
+    class Refuses(FakeSink):
+        def apply(self, event, record):
+            if isinstance(event, TrialEnded):
+                super().apply(event, record)
+            else:
+                self.taken.append(event)
+
+    sink = Refuses(FOREVER)
+    for event in EVENTS:
+        log.append(event)
+    writer, said = start(sink)
+    said.wait()
+    assert writer.drain(0.05) == 1
+    assert sink.taken == EVENTS[:3]
+    assert acknowledged(folder) == [offset for _, offset in read_events(folder.events)][2]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"acknowledged_bytes": null}', '{"other": 1}'])
+def test_a_spoilt_note_of_what_was_taken_means_all_again(folder, content):
+    folder.tracking.write_text(content)
+    assert acknowledged(folder) == 0
+
+
+def test_a_torn_last_line_waits_until_it_is_whole(folder, start):
+    log = EventLog(folder.events)
+    log.append(EVENTS[0])
+    with folder.events.open("ab") as file:
+        file.write(b'{"type": "trial_started", "ti')
+    sink = FakeSink()
+    writer, _ = start(sink)
+    assert writer.drain(DEADLINE) == 0
+    assert sink.taken == EVENTS[:1]
+    log.close()
+
+
+def test_real_mlflow_through_the_writer(log, folder, sink, client):
+    for event in sweep_events(folder):
+        log.append(event)
+    writer = Writer(folder, sink, lambda line: None)
+    writer.start()
+    assert writer.drain(DEADLINE) == 0
+    assert {run.info.status for run in runs(client)} == {"FINISHED"}
