@@ -19,8 +19,8 @@ import tiny_models
 from cluster.scoring import Held
 from sweeps import launch
 from sweeps.config.model import SweepConfig
-from sweeps.promotion import packages
-from sweeps.promotion.contest import Asked
+from sweeps.promotion import version_files
+from sweeps.promotion.context import PromotionRequest
 from sweeps.promotion.promote import Outcome, promote
 from sweeps.record import digests
 from sweeps.record.events import (
@@ -35,6 +35,7 @@ from sweeps.record.events import (
     first_wins,
 )
 from sweeps.record.folder import SweepFolder
+from sweeps.tracking import stores
 from sweeps.tracking.sink import MlflowSink
 from trainables import qlora
 from trainables.contract import Evaluation, Report, StepRecord
@@ -170,7 +171,7 @@ class InProcess(Held):
 
     def serve(self, script: str, files: Mapping[str, bytes], job: str) -> str:
         assert "MLmodel" in files
-        losses = self._scored[digests.of_files(packages.adapter(files))]
+        losses = self._scored[digests.of_files(version_files.adapter(files))]
         return json.dumps({"losses": losses[: len(json.loads(job)["samples"])], "texts": ["as told"], "prompts": []})
 
 
@@ -192,4 +193,6 @@ def run(sweep: object, said: list[str] | None = None, **asked: Any) -> Outcome:
         name: asked.pop(name) for name in ("model", "top", "alias", "min_gain", "metric") if name in asked
     }
     said = [] if said is None else said
-    return promote(Asked(str(sweep), policy, **asked), said.append, scored_by=in_process, clock=lambda: 1000.0)
+    place = stores.find(str(sweep), asked.pop("tracking_uri", None))
+    request = PromotionRequest(place, policy, **asked)
+    return promote(request, said.append, scored_by=in_process, clock=lambda: 1000.0)

@@ -12,20 +12,20 @@ from trainables.inputs import paths
 
 if TYPE_CHECKING:
     from sweeps.config.model import SweepConfig
-    from sweeps.promotion.contest import Asked
+    from sweeps.promotion.context import PromotionRequest
     from sweeps.promotion.promote import Outcome
     from sweeps.promotion.rollback import RolledBack
 
 
-def asked(sweep: str, policy: Mapping[str, object], **options: Any) -> Asked:
+def asked(sweep: str, policy: Mapping[str, object], **options: Any) -> PromotionRequest:
     """What the command line says. Raises `SweepError` at once when the sweep or its store is not there."""
     rows = options.get("eval_data")
     if rows is not None and not paths.is_file(rows):
         raise ConfigError([f"--eval-data: {rows.absolute()} is not a file"])
-    stores.find(sweep, options["tracking_uri"])
-    from sweeps.promotion.contest import Asked
+    place = stores.find(sweep, options.pop("tracking_uri"))
+    from sweeps.promotion.context import PromotionRequest
 
-    return Asked(sweep, policy, **options)
+    return PromotionRequest(place, policy, **options)
 
 
 def check(config: SweepConfig) -> None:
@@ -37,7 +37,7 @@ def check(config: SweepConfig) -> None:
     can_score(config.trainable)
 
 
-def promote(asked: Asked) -> Outcome:
+def promote(request: PromotionRequest) -> Outcome:
     """Promotes, a line for each step and the gate as a table."""
     from sweeps.promotion import cards
     from sweeps.promotion import promote as promoting
@@ -52,7 +52,7 @@ def promote(asked: Asked) -> Outcome:
         out.print(cards.table(verdict))
         out.print()
 
-    outcome = promoting.promote(asked, say, show)
+    outcome = promoting.promote(request, say, show)
     for reason in outcome.reasons:
         say(f"not promoted: {reason}")
     return outcome

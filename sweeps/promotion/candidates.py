@@ -1,26 +1,65 @@
-"""Which trials of a sweep may be promoted. Pure."""
+"""Which trials of a sweep may be promoted, and their adapters, fetched from MLflow and verified."""
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from sweeps.config.messages import did_you_mean
-from sweeps.config.model import Promotion
-from sweeps.errors import SweepError
-from sweeps.tracking.lookup import FoundSweep, TrialRun
+from sweeps.config.model import Promotion as Policy
+from sweeps.errors import ConfigError, SweepError
+from sweeps.promotion.context import Context
+from sweeps.record import digests
+from sweeps.tracking.lookup import TrackedSweep, TrialRun
+from trainables.contract import Evaluation
+from trainables.scoring import requests
+from trainables.specs import TrialSpec
 
 
-def choose(sweep: FoundSweep, policy: Promotion, trial: str | None, force: bool) -> list[TrialRun]:
-    """The candidates, best first: the `policy.top` best ranked trials, or the one that was named.
+@dataclass(frozen=True)
+class Candidate:
+    """A trial with its adapter, which was fetched and verified."""
+
+    trial: TrialRun
+    adapter: Mapping[str, bytes]
+    """File of the PEFT folder -> content."""
+    adapter_sha256: str
+    reported: Evaluation
+    """What the trial was scored with."""
+    identity: str
+    """Makes a version the same one: 16 hex digits over the sweep, the trial and the adapter's files."""
+
+    @property
+    def label(self) -> str:
+        """The trial as tables name it."""
+        return self.trial.label
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """All candidates, best first, and the objections that --force overrode."""
+
+    each: tuple[Candidate, ...]
+    forced: tuple[str, ...]
+
+    def named(self, label: str) -> Candidate:
+        """The candidate of a label."""
+        return next(candidate for candidate in self.each if candidate.label == label)
+
+
+def choose(sweep: TrackedSweep, policy: Policy, trial: str | None, force: bool) -> list[TrialRun]:
+    """Chooses the `policy.top` best ranked trials, best first, or the one that `trial` names. Pure.
 
     Args:
         sweep: the sweep and its trials.
         policy: says metric and number.
         trial: a trial's key, or its number as tables show it (t03).
-        force: a trial that was named may be one that is not ranked.
+        force: the trial that is named may be one that is not ranked.
 
     Raises:
-        SweepError: no trial, or not the one that was named, may be promoted.
+        SweepError: no trial, or not the named one, may be promoted.
     """
     if trial is not None:
         return [_named(sweep, policy.metric, trial, force)]
@@ -41,16 +80,84 @@ def choose(sweep: FoundSweep, policy: Promotion, trial: str | None, force: bool)
     return sorted(ranked, key=lambda each: (each.best(metric), each.number))[: policy.top]
 
 
-def _named(sweep: FoundSweep, metric: str, trial: str, force: bool) -> TrialRun:
-    found = next((each for each in sweep.trials if trial in (each.trial_key, each.label)), None)
-    if found is None:
+def _named(sweep: TrackedSweep, metric: str, trial: str, force: bool) -> TrialRun:
+    run = next((each for each in sweep.trials if trial in (each.trial_key, each.label)), None)
+    if run is None:
         there = ", ".join(f"{each.label} {each.trial_key}" for each in sweep.trials)
         raise SweepError(f"--trial: no trial {trial!r} in {sweep.sweep_id} (there are: {there})")
-    if found.refused is not None:
-        raise SweepError(f"--trial: the adapter of {found.label} is not in MLflow: {found.refused}")
-    if not found.is_ranked(metric) and not force:
+    if run.refused is not None:
+        raise SweepError(f"--trial: the adapter of {run.label} is not in MLflow: {run.refused}")
+    if not run.is_ranked(metric) and not force:
         raise SweepError(
-            f"--trial: {found.label} is {found.state}, its best_{metric} {found.best(metric):.4f}: only a COMPLETED or "
+            f"--trial: {run.label} is {run.state}, its best_{metric} {run.best(metric):.4f}: only a COMPLETED or "
             "STOPPED trial with a finite value is promoted; --force does it, and the version says so"
         )
-    return found
+    return run
+
+
+def fetch(context: Context, trials: Sequence[TrialRun]) -> Candidates:
+    """Fetches each trial's adapter and reported losses from MLflow, and checks that the trial wrote them.
+
+    Raises:
+        SweepError: a file is not there, or not the one that the trial wrote.
+        ConfigError: an adapter may hold code, or is not plain LoRA on the sweep's base.
+    """
+    forced = [
+        context.force(f"{trial.label} is {trial.state}")
+        for trial in trials
+        if not trial.is_ranked(context.policy.metric)
+    ]
+    metric = context.policy.metric
+    context.say(
+        f"candidates by best {metric}: " + ", ".join(f"{each.label} {each.best(metric):.4f}" for each in trials)
+    )
+    candidates = []
+    for trial in trials:
+        files = context.lookup.adapter(trial.run_id)
+        digest = digests.of_files(files)
+        forced += [context.force(f"{trial.label}: {objection}") for objection in _objections_to_adapter(trial, digest)]
+        problems = requests.problems(context.sweep.config.base, files)
+        if problems:
+            raise ConfigError([f"{trial.label}: {problem}" for problem in problems])
+        reported = context.lookup.reported(trial.run_id)
+        forced += [
+            context.force(f"{trial.label}: {objection}")
+            for objection in _objections_to_losses(trial, reported.evaluation, reported.sha256)
+        ]
+        identity = hashlib.sha256("\n".join((context.sweep.sweep_id, trial.trial_key, digest)).encode())
+        candidates.append(Candidate(trial, files, digest, reported.evaluation, identity.hexdigest()[:16]))
+    context.say("adapters: fetched and verified")
+    return Candidates(tuple(candidates), tuple(forced))
+
+
+def _objections_to_adapter(trial: TrialRun, digest: str) -> list[str]:
+    """Says that nothing verifies the adapter. Raises `SweepError` when the digest is another one."""
+    if trial.adapter_sha256 is None:
+        return [f"its run {trial.run_id} has no tag sweep.adapter_sha256 to verify it by"]
+    if digest != trial.adapter_sha256:
+        raise SweepError(
+            f"{trial.label}: its adapter in MLflow (run {trial.run_id}) is not the one that the trial wrote: "
+            "sha256 differs; choose another with --trial"
+        )
+    return []
+
+
+def _objections_to_losses(trial: TrialRun, evaluation: Evaluation, digest: str) -> list[str]:
+    objections = []
+    if trial.rows_sha256 is None or digest != trial.rows_sha256:
+        objections.append("its eval_rows.json in MLflow is not the one that the trial wrote")
+    if not evaluation.hardware:
+        # It decides how exactly the losses must come out again.
+        objections.append("it is not known on what it was evaluated")
+    return objections
+
+
+def base_of(sweep: TrackedSweep, candidates: Candidates) -> TrialSpec:
+    """The base with the type of activations that the candidates were evaluated in, where they all name the same."""
+    spec = sweep.config.base
+    hardware = {each.reported.hardware for each in candidates.each if each.reported.hardware}
+    dtypes = {name.split()[1] for name in hardware}
+    if len(dtypes) != 1:
+        return spec
+    quantization = spec.quantization.model_copy(update={"compute_dtype": dtypes.pop()})
+    return spec.model_copy(update={"quantization": quantization})

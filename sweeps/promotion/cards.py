@@ -8,28 +8,29 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from sweeps.promotion.gate import CHAMPION, Verdict
-from sweeps.tracking.lookup import FoundSweep, TrialRun
+from sweeps.tracking.lookup import TrackedSweep, TrialRun
 from trainables.scoring.requests import BASE
 
 
 @dataclass(frozen=True)
-class Story:
-    """What there is to tell of the winner of a gate."""
+class VersionFacts:
+    """What the model card and the registry say of a version."""
 
     model: str
     alias: str
-    sweep: FoundSweep
+    sweep: TrackedSweep
     winner: TrialRun
     verdict: Verdict
     rows: str
-    """Where the rows that decided come from."""
+    """Where the rows that decided come from, in words."""
     base: str
-    """Where the base comes from, the commit of a hub model included."""
+    """Source of the base, with the commit of a hub model."""
     hub_id: str | None
-    """Of a base that the hub has."""
+    """None when the hub does not have the base."""
     quantization: str
     licence: str | None
     install_base: str | None
+    """The command that installs a base inside a package."""
     forced: Sequence[str]
     versions: Mapping[str, str]
 
@@ -42,73 +43,73 @@ def table(verdict: Verdict) -> Table:
     for name in (BASE, CHAMPION):
         if name in verdict.losses:
             shown.add_row(name, f"{verdict.losses[name]:.4f}", "", "", "", "")
-    told = ""
-    for found in verdict.comparisons:
-        first = found.candidate != told
-        told = found.candidate
+    shown_last = ""
+    for comparison in verdict.comparisons:
+        first = comparison.candidate != shown_last
+        shown_last = comparison.candidate
         shown.add_row(
-            found.candidate if first else "",
-            f"{verdict.losses[found.candidate]:.4f}" if first else "",
-            found.against,
-            f"{found.gain:+.4f}",
-            f"{found.low:+.4f} to {found.high:+.4f}",
-            ("passes" if found.passed else "fails") if found.candidate == verdict.winner else "",
+            comparison.candidate if first else "",
+            f"{verdict.losses[comparison.candidate]:.4f}" if first else "",
+            comparison.against,
+            f"{comparison.gain:+.4f}",
+            f"{comparison.low:+.4f} to {comparison.high:+.4f}",
+            ("passes" if comparison.passed else "fails") if comparison.candidate == verdict.winner else "",
         )
     return shown
 
 
-def headline(story: Story) -> str:
+def headline(facts: VersionFacts) -> str:
     """The version in one sentence."""
-    verdict = story.verdict
+    verdict = facts.verdict
     gains = ", ".join(
-        f"{found.gain:.4f} lower than the {found.against} ({verdict.confidence:.1%} interval {found.low:.4f} to "
-        f"{found.high:.4f})"
-        for found in verdict.of(verdict.winner)
+        f"{comparison.gain:.4f} lower than the {comparison.against} ({verdict.confidence:.1%} interval "
+        f"{comparison.low:.4f} to {comparison.high:.4f})"
+        for comparison in verdict.of(verdict.winner)
     )
-    return f"Loss **{verdict.losses[verdict.winner]:.4f}** on {verdict.rows} rows of {story.rows}: {gains}."
+    return f"Loss **{verdict.losses[verdict.winner]:.4f}** on {verdict.rows} rows of {facts.rows}: {gains}."
 
 
-def description(story: Story) -> str:
+def description(facts: VersionFacts) -> str:
     """A version's description in the registry, the answer first."""
-    winner = story.winner
+    winner = facts.winner
     settings = ", ".join(f"{name} {value}" for name, value in winner.params.items())
-    lines = [headline(story), ""]
-    lines += [f"**Forced**: {reason}." for reason in story.forced]
+    lines = [headline(facts), ""]
+    lines += [f"**Forced**: {reason}." for reason in facts.forced]
     lines += [
-        f"- sweep `{story.sweep.sweep_id}`, trial {winner.label} (`{winner.trial_key}`)",
+        f"- sweep `{facts.sweep.sweep_id}`, trial {winner.label} (`{winner.trial_key}`)",
         f"- {settings}",
-        f"- base `{story.base}`, {story.quantization}",
+        f"- base `{facts.base}`, {facts.quantization}",
         "- the plain PEFT folder is `artifacts/adapter` of this version",
     ]
     return "\n".join(lines)
 
 
-def model_description(story: Story) -> str:
+def model_description(facts: VersionFacts) -> str:
     """The registered model's description."""
     return (
-        f"LoRA adapters on `{story.base}`, promoted by `qsweep promote` after they were evaluated again.\n\n"
-        f'Load the present one with `mlflow.pyfunc.load_model("models:/{story.model}@{story.alias}")`. '
+        f"LoRA adapters on `{facts.base}`, promoted by `qsweep promote` after they were evaluated again.\n\n"
+        f'Load the present one with `mlflow.pyfunc.load_model("models:/{facts.model}@{facts.alias}")`. '
         "`qsweep models` shows the history, `qsweep rollback` takes the last promotion back."
     )
 
 
-def card(story: Story) -> str:
+def card(facts: VersionFacts) -> str:
     """The model card inside the package."""
-    config, verdict = story.sweep.config, story.verdict
+    config, verdict = facts.sweep.config, facts.verdict
     data = config.data
     lines = ["---"]
     # The hub links a model to its base by the bare id, and takes nothing else here; the commit stands under Training.
-    lines += [f"base_model: {story.hub_id}"] if story.hub_id else []
-    lines += [f"license: {story.licence}"] if story.licence else []
-    lines += ["library_name: peft", "tags: [lora]", "---", "", f"# {story.model}", "", headline(story), ""]
-    if story.forced:
-        lines += [*(f"**Forced**: {reason}." for reason in story.forced), ""]
+    lines += [f"base_model: {facts.hub_id}"] if facts.hub_id else []
+    lines += [f"license: {facts.licence}"] if facts.licence else []
+    lines += ["library_name: peft", "tags: [lora]", "---", "", f"# {facts.model}", "", headline(facts), ""]
+    if facts.forced:
+        lines += [*(f"**Forced**: {reason}." for reason in facts.forced), ""]
     lines += ["| | loss | gain | interval |", "|---|---|---|---|"]
     lines += [f"| {name} | {verdict.losses[name]:.4f} | | |" for name in (BASE, CHAMPION) if name in verdict.losses]
     lines += [
-        f"| {found.candidate} | {verdict.losses[found.candidate]:.4f} | {found.gain:+.4f} on the {found.against} "
-        f"| {found.low:+.4f} to {found.high:+.4f} |"
-        for found in verdict.comparisons
+        f"| {comparison.candidate} | {verdict.losses[comparison.candidate]:.4f} "
+        f"| {comparison.gain:+.4f} on the {comparison.against} | {comparison.low:+.4f} to {comparison.high:+.4f} |"
+        for comparison in verdict.comparisons
     ]
     lines += ["", "Loss is the negative log-likelihood per completion token, in nats.", "", "## Training", ""]
     if data is not None:
@@ -116,9 +117,9 @@ def card(story: Story) -> str:
         if data.system is not None:
             lines += [f"- system message: {data.system}"]
     lines += [
-        f"- base: `{story.base}`, {story.quantization}; licence: {story.licence or 'see the base'}",
-        f"- {', '.join(f'{name} {value}' for name, value in story.winner.params.items())}",
-        f"- the best of {len(story.sweep.trials)} trials of the sweep `{story.sweep.sweep_id}` "
+        f"- base: `{facts.base}`, {facts.quantization}; licence: {facts.licence or 'see the base'}",
+        f"- {', '.join(f'{name} {value}' for name, value in facts.winner.params.items())}",
+        f"- the best of {len(facts.sweep.trials)} trials of the sweep `{facts.sweep.sweep_id}` "
         f"(space: {', '.join(config.searched) or config.search_space})",
         "",
         "## Use",
@@ -128,13 +129,13 @@ def card(story: Story) -> str:
         "",
         "```python",
         "import mlflow, pandas",
-        f'model = mlflow.pyfunc.load_model("models:/{story.model}@{story.alias}")',
+        f'model = mlflow.pyfunc.load_model("models:/{facts.model}@{facts.alias}")',
         "model.predict(pandas.DataFrame([{...}]))  # the columns of input_example.json",
         "```",
         "",
         "`artifacts/adapter` is a plain PEFT folder: `PeftModel.from_pretrained(base, PATH)`, or",
-        f"`vllm serve BASE --enable-lora --lora-modules {story.model}=PATH`.",
+        f"`vllm serve BASE --enable-lora --lora-modules {facts.model}=PATH`.",
     ]
-    if story.install_base is not None:
-        lines += ["", f"Beside requirements.txt it needs its base: `{story.install_base}`."]
+    if facts.install_base is not None:
+        lines += ["", f"Beside requirements.txt it needs its base: `{facts.install_base}`."]
     return "\n".join(lines) + "\n"

@@ -1,8 +1,8 @@
-"""Promotion: a sweep's best adapters evaluated again, compared with what they would replace, and registered.
+"""Promotes from start to end: choose candidates, verify them, evaluate them again, ask the gate, register the winner.
 
-Nothing is written before the gate has passed; then every write can be done twice, and the alias moves last. Two at once
-do not both win: see `sweeps.promotion.registration`, and `sweeps.tracking.registry` for what remains of the race on a
-server.
+Each step is a function that takes and returns frozen records. Nothing is written before the gate has passed; then every
+write can run twice, and the alias moves last. Of two promotions at once only one wins: see
+`sweeps.promotion.registration`, and `sweeps.tracking.registry` for the race that remains on a server.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
 from cluster.scoring import Scoring, can_score, scoring
-from sweeps.config import messages
 from sweeps.config.model import Promotion as Policy
-from sweeps.errors import ConfigError, SweepError
-from sweeps.promotion.contest import Asked, Contest, Say
+from sweeps.errors import SweepError
+from sweeps.promotion import candidates, content, evidence, registration
+from sweeps.promotion.context import Context, PromotionRequest, Say, policy_of
+from sweeps.promotion.evidence import Decision
 from sweeps.promotion.gate import Verdict
-from sweeps.promotion.registration import Registered, Registration
-from sweeps.tracking import stores
+from sweeps.promotion.registration import Registered, Winner
 from sweeps.tracking.client import answering
 from sweeps.tracking.lookup import Lookup
+from sweeps.tracking.registry import Registry, Version
 from trainables.specs import TrialSpec
 
 Show = Callable[[Verdict], None]
@@ -72,7 +71,7 @@ class Outcome:
 
 
 def promote(
-    asked: Asked,
+    request: PromotionRequest,
     say: Say,
     show: Show = lambda _verdict: None,
     scored_by: ScoredBy = scoring,
@@ -81,7 +80,7 @@ def promote(
     """Promotes the best adapter of a sweep, if it is better than what it would replace.
 
     Args:
-        asked: the sweep, and what to do.
+        request: the sweep, and what to do.
         say: told of each step in a line.
         show: given the verdict, for a table.
         scored_by: makes what evaluates: a process of its own, or a host of a cluster.
@@ -90,53 +89,63 @@ def promote(
     Raises:
         SweepError, ClusterError, TrainableError: something is not as it must be; the alias was not moved.
     """
-    policy_of(asked, Policy())
-    place = stores.find(asked.sweep, asked.tracking_uri)
-    with answering(place.uri):
-        sweep = Lookup(place.uri).sweep(place)
-        policy = policy_of(asked, sweep.config.promotion)
-        if policy.model is None:
-            raise SweepError("--model: name the registered model, or set promotion.model in the sweep file")
-        can_score(sweep.config.trainable)
-        say(f"sweep: {sweep.sweep_id} ({len(sweep.trials)} trials, {sweep.state.lower()}) in {place.shown}")
-        contest = Contest(asked, policy, place.uri, sweep, say)
-        contest.find_champion()
-        contest.choose()
-        contest.fetch()
-        with scored_by(contest.base(), asked.address) as scored:
-            contest.check_content(scored)
-            contest.evaluate_again(scored)
-            verdict = contest.decide(scored)
-            show(verdict)
-            registered = _registered(contest, verdict, scored, clock)
+    policy_of(request, Policy())
+    with answering(request.place.uri):
+        context = _context(request, say)
+        champion = content.find_champion(context)
+        trials = candidates.choose(context.sweep, context.policy, request.trial, request.force)
+        fetched = candidates.fetch(context, trials)
+        with scored_by(candidates.base_of(context.sweep, fetched), request.address) as scored:
+            checked = content.check(context, champion, scored)
+            forced = fetched.forced + checked.forced + evidence.confirm(context, fetched, scored)
+            losses = evidence.collect(context, fetched, checked, scored)
+            decision = evidence.decide(fetched, champion, losses, context.policy.min_gain)
+            for warning in decision.verdict.warnings:
+                say(f"warning: {warning}")
+            show(decision.verdict)
+            registered = _ended_without(context, decision, champion)
+            if registered is None:
+                winner = Winner(
+                    candidate=decision.winner,
+                    candidates=len(fetched.each),
+                    champion=champion,
+                    base_identity=checked.base_identity,
+                    evidence=losses,
+                    verdict=decision.verdict,
+                    forced=forced,
+                )
+                registered = registration.register(context, winner, scored, clock())
     return Outcome(
-        model=policy.model,
-        alias=policy.alias,
-        verdict=verdict,
+        model=context.model,
+        alias=context.alias,
+        verdict=decision.verdict,
         registered=registered,
-        already=contest.is_champion(),
-        previous=contest.champion.number if contest.champion is not None else None,
-        dry_run=asked.dry_run,
+        already=decision.is_champion,
+        previous=champion.number if champion is not None else None,
+        dry_run=request.dry_run,
     )
 
 
-def policy_of(asked: Asked, of_file: Policy) -> Policy:
-    """The policy of the sweep file with what was asked for instead. Raises `ConfigError` naming the option."""
-    given = {name: value for name, value in asked.policy.items() if value is not None}
-    try:
-        return Policy.model_validate({**of_file.model_dump(), **given})
-    except ValidationError as error:
-        found = (line.partition(":") for line in messages.of_validation(error, given))
-        raise ConfigError([f"--{name.replace('_', '-')}:{rest}" for name, _, rest in found]) from None
+def _context(request: PromotionRequest, say: Say) -> Context:
+    """Reads the sweep from MLflow. Raises `SweepError` or `HostError` when it cannot be promoted from."""
+    uri = request.place.uri
+    lookup = Lookup(uri)
+    sweep = lookup.sweep(request.place)
+    policy = policy_of(request, sweep.config.promotion)
+    if policy.model is None:
+        raise SweepError("--model: name the registered model, or set promotion.model in the sweep file")
+    can_score(sweep.config.trainable)
+    say(f"sweep: {sweep.sweep_id} ({len(sweep.trials)} trials, {sweep.state.lower()}) in {request.place.shown}")
+    return Context(request, policy, policy.model, sweep, lookup, Registry(uri), say)
 
 
-def _registered(contest: Contest, verdict: Verdict, scored: Scoring, clock: Callable[[], float]) -> Registered:
-    champion, model = contest.champion, contest.model
-    if champion is not None and contest.is_champion():
-        contest.say(f"{model} version {champion.number} is the {contest.policy.alias} already")
+def _ended_without(context: Context, decision: Decision, champion: Version | None) -> Registered | None:
+    """What a promotion ends with when there is nothing to register; None when the winner is to be registered."""
+    if champion is not None and decision.is_champion:
+        context.say(f"{context.model} version {champion.number} is the {context.alias} already")
         return Registered(champion.number, promoted=True)
-    if not verdict.passed:
-        contest.say("gate: no")
+    if not decision.verdict.passed:
+        context.say("gate: no")
         return Registered()
-    contest.say(f"gate: {verdict.winner} passes")
-    return Registration(contest, verdict, scored).register(clock())
+    context.say(f"gate: {decision.verdict.winner} passes")
+    return None

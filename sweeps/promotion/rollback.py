@@ -14,7 +14,7 @@ from rich.table import Table
 from sweeps.config import messages
 from sweeps.config.model import Promotion
 from sweeps.errors import ConfigError, SweepError
-from sweeps.promotion import packages
+from sweeps.promotion import version_files
 from sweeps.record import faults
 from sweeps.tracking import stores
 from sweeps.tracking.client import answering
@@ -61,7 +61,7 @@ def _roll_back(registry: Registry, name: str, to: str | None, alias: str, clock:
             raise SweepError(f"--to: version {target} of {name} was never promoted to its end")
         if target == now:
             raise SweepError(f"{name}: version {target} is the {alias} already: name another with --to")
-        packages.verified(Lookup(registry.uri), name, version)
+        version_files.fetch(Lookup(registry.uri), name, version)
         registry.remember(name, Entry(clock(), "rollback", alias, target, now, version.tags.get("sweep.id", "")))
         faults.point("rollback.after_history")
         if now is not None:

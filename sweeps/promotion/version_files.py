@@ -1,4 +1,4 @@
-"""The packages of promoted versions: where they lie among a run's artifacts, and that nobody has changed them."""
+"""Fetches the files of a promoted version from its run's artifacts, and verifies that nobody has changed them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def where(model: str, identity: str) -> str:
     return f"promoted/{model}/{identity}"
 
 
-def verified(lookup: Lookup, model: str, version: Version) -> dict[str, bytes]:
-    """The files of a complete version's package.
+def fetch(lookup: Lookup, model: str, version: Version) -> dict[str, bytes]:
+    """Fetches the files of a complete version's package, and verifies them.
 
     Raises:
         SweepError: they are gone, or not those that were promoted.
@@ -37,12 +37,12 @@ def verified(lookup: Lookup, model: str, version: Version) -> dict[str, bytes]:
 
 
 def adapter(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The PEFT folder of a package."""
+    """The files of a package's PEFT folder."""
     prefix = f"{package.ADAPTER}/"
     return {name.removeprefix(prefix): content for name, content in files.items() if name.startswith(prefix)}
 
 
-def form(files: Mapping[str, bytes]) -> dict[str, Any]:
-    """How the adapter of a package was taught to read a row."""
-    found: dict[str, Any] = json_text.parse(files["artifacts/base.json"])["form"]
-    return {name: value for name, value in found.items() if name != "max_length"}
+def row_form(files: Mapping[str, bytes]) -> dict[str, Any]:
+    """The fields of `data` that say in what form of rows the package's adapter was trained."""
+    form: dict[str, Any] = json_text.parse(files["artifacts/base.json"])["form"]
+    return {name: value for name, value in form.items() if name != "max_length"}

@@ -1,0 +1,112 @@
+"""Checks before anything is evaluated: base and rows are the sweep's own, and the champion can be compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.errors import ClusterError
+from cluster.scoring import Scoring
+from sweeps.config.model import SweepConfig
+from sweeps.errors import ConfigError, SweepError
+from sweeps.promotion import version_files
+from sweeps.promotion.context import Context
+from sweeps.tracking.registry import IDENTITY, Version
+from trainables.errors import TrainableError
+from trainables.scoring import requests
+
+
+@dataclass(frozen=True)
+class Content:
+    """What was checked."""
+
+    base_identity: str
+    """Base and quantisation: only adapters of the same ones can be compared."""
+    champion_adapter: Mapping[str, bytes] | None
+    """None when there is no champion, or --force promotes without a comparison with it."""
+    forced: tuple[str, ...]
+    """The objections that --force overrode."""
+
+
+def find_champion(context: Context) -> Version | None:
+    """The version that the alias points to now; None when there is none.
+
+    Raises:
+        SweepError: the model's name is taken by something else, or the version was not made by qsweep.
+    """
+    context.registry.model(context.model)
+    champion = context.registry.at(context.model, context.alias)
+    if champion is not None and IDENTITY not in champion.tags:
+        raise SweepError(
+            f"{context.model}: version {champion.number}, its {context.alias}, was not made by qsweep: there is no "
+            "adapter to compare with; move the alias or choose another"
+        )
+    return champion
+
+
+def check(context: Context, champion: Version | None, scored: Scoring) -> Content:
+    """Checks that base and rows are still those that the sweep began with, and that the champion is on this base.
+
+    Raises:
+        ConfigError: the rows of --eval-data are wrong.
+        SweepError: base or rows are not there, or differ and the request does not force.
+    """
+    if context.request.eval_data is not None:
+        _check_rows(context, context.request.eval_data)
+    try:
+        fingerprints = scored.fingerprint()
+    except (ClusterError, TrainableError) as error:
+        raise SweepError(
+            f"{error}: promotion evaluates on the sweep's own base and rows: put it there, run this where the "
+            "sweep ran, or give --address of a cluster that has it"
+        ) from None
+    if not context.sweep.fingerprints:
+        context.say("warning: an earlier version ran this sweep: whether base and data are still its own is not known")
+    forced = [
+        context.force(f"{name}: its content is not what the sweep began with")
+        for name, before in context.sweep.fingerprints.items()
+        if fingerprints.get(name, before) != before
+    ]
+    identity = _base_identity(context.sweep.config, fingerprints)
+    if champion is None:
+        return Content(identity, None, tuple(forced))
+    adapter, objections = _champion_adapter(context, champion, identity)
+    forced += [context.force(objection) for objection in objections]
+    return Content(identity, adapter, tuple(forced))
+
+
+def _check_rows(context: Context, file: Path) -> None:
+    data = context.sweep.config.base.rows
+    problems = requests.check_rows(data, str(file))
+    if problems:
+        raise ConfigError(problems)
+    look = requests.look_at_rows(data, str(file))
+    if look.problems:
+        raise ConfigError(look.problems)
+    for warning in look.warnings:
+        context.say(f"warning: {warning}")
+
+
+def _base_identity(config: SweepConfig, fingerprints: Mapping[str, str]) -> str:
+    quantization = config.quantization
+    double = " double" if quantization.scheme != "none" and quantization.double_quant else ""
+    return f"{fingerprints['model']} {quantization.scheme}{double}"
+
+
+def _champion_adapter(
+    context: Context, champion: Version, base_identity: str
+) -> tuple[dict[str, bytes] | None, list[str]]:
+    """The champion's adapter, or None and why it cannot be compared with."""
+    who = f"{context.model}: its {context.alias}, version {champion.number},"
+    theirs = champion.tags.get("base.identity")
+    if theirs != base_identity:
+        return None, [f"{who} is on another base ({theirs}) than this sweep ({base_identity})"]
+    files = version_files.fetch(context.lookup, context.model, champion)
+    form = version_files.row_form(files)
+    if form != context.sweep.config.base.rows.model_dump(include=set(form)):
+        # An adapter looks worse than it is on rows in a form that it was not trained on.
+        return None, [
+            f"{who} reads rows in another form (prompt, completion, messages, text or system) than this sweep"
+        ]
+    return version_files.adapter(files), []

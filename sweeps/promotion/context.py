@@ -1,0 +1,78 @@
+"""What a promotion was asked to do, and what each of its steps is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from sweeps.config import messages
+from sweeps.config.model import Promotion as Policy
+from sweeps.config.passwords import without_passwords
+from sweeps.errors import ConfigError, SweepError
+from sweeps.tracking.lookup import Lookup, TrackedSweep
+from sweeps.tracking.registry import Registry
+from sweeps.tracking.stores import Place
+
+Say = Callable[[str], None]
+"""Shows one line to the user."""
+
+
+@dataclass(frozen=True)
+class PromotionRequest:
+    """What the command line asks for."""
+
+    place: Place
+    """The store and the sweep in it."""
+    policy: Mapping[str, object] = field(default_factory=dict)
+    """Fields of the sweep file's promotion section that are replaced; None leaves a field as it is."""
+    eval_data: Path | None = None
+    trial: str | None = None
+    """The only candidate: a trial's key, or its number as tables show it (t03)."""
+    address: str | None = None
+    """Of the Ray cluster that evaluates; this machine when None."""
+    dry_run: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every step of one promotion reads. No step changes it."""
+
+    request: PromotionRequest
+    policy: Policy
+    model: str
+    """The registered model's name."""
+    sweep: TrackedSweep
+    lookup: Lookup
+    registry: Registry
+    say: Say
+
+    @property
+    def alias(self) -> str:
+        """The alias that the winner is to have."""
+        return self.policy.alias
+
+    def force(self, objection: str) -> str:
+        """Says that --force overrides an objection, and returns it for the version's tags and description.
+
+        Raises:
+            SweepError: the request does not force.
+        """
+        objection = without_passwords(objection)
+        if not self.request.force:
+            raise SweepError(f"{objection}; --force does it all the same, and the version says so")
+        self.say(f"forced: {objection}")
+        return objection
+
+
+def policy_of(request: PromotionRequest, of_file: Policy) -> Policy:
+    """The sweep file's policy with the request's fields in it. Raises `ConfigError`, which names the option."""
+    given = {name: value for name, value in request.policy.items() if value is not None}
+    try:
+        return Policy.model_validate({**of_file.model_dump(), **given})
+    except ValidationError as error:
+        lines = (line.partition(":") for line in messages.of_validation(error, given))
+        raise ConfigError([f"--{name.replace('_', '-')}:{rest}" for name, _, rest in lines]) from None

@@ -1,0 +1,122 @@
+"""Evaluates the candidates: once to confirm what their trials reported, once on the rows that decide."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from cluster.scoring import Scoring
+from sweeps.errors import SweepError
+from sweeps.promotion import gate
+from sweeps.promotion.candidates import Candidate, Candidates
+from sweeps.promotion.content import Content
+from sweeps.promotion.context import Context
+from sweeps.promotion.gate import CHAMPION, Verdict
+from sweeps.tracking.registry import IDENTITY, Version
+from trainables.scoring import requests
+from trainables.scoring.requests import Answer, Request, Scores
+
+SAMPLES = 4
+"""Rows that the packaged model must score as the evaluation did."""
+SEED = 0
+"""Of the bootstrap: the same losses give the same verdict."""
+_IN_WORDS = {"test": "data.test", "held_out": "data.eval, all of it"}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Losses of base, champion and candidates on the rows that decide."""
+
+    answer: Answer
+    rows: str
+    """Where the rows come from, in words."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The gate's verdict and the candidate that it is about."""
+
+    verdict: Verdict
+    winner: Candidate
+    is_champion: bool
+    """Whether the alias points to the winner already."""
+
+
+def confirm(context: Context, candidates: Candidates, scored: Scoring) -> tuple[str, ...]:
+    """Evaluates the candidates on the rows that their trials were scored on, and compares with what those reported.
+
+    Returns:
+        The objections that --force overrode.
+
+    Raises:
+        SweepError: a loss does not come out again.
+    """
+    context.say(f"evaluating {len(candidates.each)} on the rows that the sweep was scored on")
+    adapters = {candidate.label: candidate.adapter for candidate in candidates.each}
+    answer = scored.score(Request(rows="eval", adapters=adapters))
+    forced = []
+    tokens = context.sweep.data_fingerprint
+    if tokens is not None and answer.fingerprint[: len(tokens)] != tokens:
+        forced.append(context.force("data: its tokens are not those that the sweep trained on"))
+    for candidate in candidates.each:
+        context.say(_confirmed(candidate, answer))
+    return tuple(forced)
+
+
+def _confirmed(candidate: Candidate, answer: Answer) -> str:
+    """The line that says how far the second evaluation is from the first. Raises `SweepError` when it is too far."""
+    reported, scores = candidate.reported, answer.scores[candidate.label]
+    before = Scores(row_losses=reported.row_losses, row_tokens=reported.row_tokens)
+    agreement = gate.agreement(before, reported.hardware, scores, answer.hardware)
+    claimed = candidate.trial.metrics.get("best_eval_loss")
+    if not agreement.holds or (claimed is not None and not abs(claimed - scores.loss) <= agreement.tolerance):
+        raise SweepError(
+            f"{candidate.label}: evaluates to {scores.loss:.5f} and reported {claimed or math.nan:.5f}; its rows "
+            f"differ by {agreement.difference:.2g} per token, more than {agreement.tolerance:g} "
+            f"({agreement.hardware}): adapter, base, rows or libraries are not those of the sweep"
+        )
+    return (
+        f"  {candidate.label}: {scores.loss:.4f}, as reported (rows differ by {agreement.difference:.1g}, tolerance "
+        f"{agreement.tolerance:g} for {agreement.hardware})"
+    )
+
+
+def collect(context: Context, candidates: Candidates, content: Content, scored: Scoring) -> Evidence:
+    """Evaluates the base, the champion if there is one, and the candidates on the rows that decide."""
+    rows = _deciding_rows(context)
+    words = context.request.eval_data.name if context.request.eval_data is not None else _IN_WORDS[rows]
+    adapters = {candidate.label: candidate.adapter for candidate in candidates.each}
+    if content.champion_adapter is not None:
+        adapters[CHAMPION] = content.champion_adapter
+    champion = ", champion" if CHAMPION in adapters else ""
+    context.say(f"evaluating base{champion} and candidates on {words}")
+    request = Request(rows=rows, adapters=adapters, with_base=True, samples=SAMPLES)
+    return Evidence(scored.score(request), words)
+
+
+def _deciding_rows(context: Context) -> str:
+    """The rows as `Request.rows` names them; warns when the search has seen them."""
+    data, file = context.sweep.config.base.rows, context.request.eval_data
+    if file is not None:
+        if requests.seen_by_search(data, str(file)):
+            context.say("warning: --eval-data holds the rows of data.eval: rows decide that the search has seen")
+        return str(file.absolute())
+    if data.test is not None:
+        return "test"
+    context.say("warning: there is no data.test and no --eval-data: rows decide that the search has seen")
+    return "held_out"
+
+
+def decide(candidates: Candidates, champion: Version | None, evidence: Evidence, min_gain: float) -> Decision:
+    """The gate's verdict on the candidate with the lowest loss. Pure."""
+    scores = dict(evidence.answer.scores)
+    best = min(candidates.each, key=lambda candidate: scores[candidate.label].loss)
+    is_champion = champion is not None and champion.tags[IDENTITY] == best.identity
+    if is_champion:
+        # Nothing is gained by a comparison with itself.
+        scores.pop(CHAMPION, None)
+    labels = [candidate.label for candidate in candidates.each]
+    verdict = gate.decide(scores, labels, min_gain, np.random.default_rng(SEED))
+    return Decision(verdict, candidates.named(verdict.winner), is_champion)
