@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -14,27 +13,22 @@ from trainables.contract import Device
 
 MEMORY_SHARE = 0.85
 """Part of the free memory that slots may be planned into."""
-GPU_GB: Mapping[str, int] = {
-    "T4": 16, "V100": 16, "A10": 24, "A10G": 24, "L4": 24, "RTX 3090": 24, "RTX 4090": 24, "RTX 5090": 32,
-    "RTX A6000": 48, "L40S": 48, "A40": 48, "A100": 40, "A100 80GB": 80, "H100": 80, "H200": 141, "B200": 180,
-}  # fmt: skip
-"""Memory of a GPU by its type, as its maker states it, in GB. Of types with several sizes, the smallest."""
-
-
-def gpu_gb(kind: str) -> int | None:
-    """Memory of a type of GPU in GB, whatever its capitals; None for a type that is not in the table."""
-    return next((size for name, size in GPU_GB.items() if name.lower() == kind.strip().lower()), None)
 
 
 def name(device: Device, gpu: str | None = None) -> str:
     """What trains, in the maker's words: "NVIDIA H100 80GB HBM3", or the processor with the threads that are ours.
+
+    "GPU" for one that nvidia-smi does not tell.
 
     Args:
         device: the kind.
         gpu: an index or UUID; the first one when left out.
     """
     if device == "cuda":
-        return _nvidia_smi("name", gpu)
+        try:
+            return _nvidia_smi("name", gpu)
+        except (OSError, subprocess.CalledProcessError):
+            return "GPU"
     return f"{_processor()}, {len(os.sched_getaffinity(0))} threads"
 
 

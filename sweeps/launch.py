@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_password, without_passwords
 from sweeps.errors import ConfigError, RayGone, StorageError, SweepError
-from sweeps.planning import epochs
+from sweeps.planning import epochs, this_machine
 from sweeps.planning import plan as plans
 from sweeps.record import eval_rows
 from sweeps.record import folder as folders
@@ -103,6 +103,7 @@ def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, c
                 journal.add(begun)
                 writer.start()
                 hosts, left_behind = _drive(sweep, sweep_id, folder, journal, stop, display)
+                _remember(config, folder, hosts, display.say)
             else:
                 display.say("finished already: no trial is run")
                 writer.start()
@@ -127,6 +128,15 @@ def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, c
         run_ids=sink.run_ids,
         estimated_bytes=hosts[0].estimated_bytes if hosts else None,
     )
+
+
+def _remember(config: SweepConfig, folder: SweepFolder, hosts: Sequence[HostFacts], say: Callable[[str], None]) -> None:
+    """Keeps what the sweep has shown, for later plans: a convenience, whatever comes of it."""
+    try:
+        if hosts:
+            this_machine.remember(config, folder, hosts[0].device_name)
+    except (OSError, ValueError) as error:
+        say(f"the rates of this sweep are not kept for later plans: {error}")
 
 
 def _same(before: Mapping[str, str], now: Mapping[str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "MKL_NUM_THREADS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # What sweeps of tests show of this machine is no evidence for anyone's plan, nor that for theirs.
+    "QSWEEP_RATES": str(Path(tempfile.gettempdir()) / f"qsweep-rates-{os.getpid()}" / "rates.json"),
     "OMP_NUM_THREADS": "1",  # the models are tiny: more threads only wait for each other
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",

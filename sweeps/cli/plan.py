@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
+from typing import Annotated
 
-from sweeps.cli.shared import Changes, File, Json, load_sweep, mistakes, show_plan
+import typer
+
+from sweeps.cli.shared import Changes, File, Json, load_sweep, mistakes, say, show_plan
+
+Calibrating = Annotated[
+    bool,
+    typer.Option("--calibrate", help="First train about a dozen steps here, so that the plan can tell time and cost."),
+]
 
 
-def plan(file: File, changes: Changes = None, as_json: Json = False) -> None:
+def plan(file: File, changes: Changes = None, calibrate: Calibrating = False, as_json: Json = False) -> None:
     """Show what a sweep will do and cost, without starting anything."""
     from sweeps.planning import this_machine
 
     with mistakes():
-        planned = this_machine.plan_here(load_sweep(file, changes))
+        sweep = load_sweep(file, changes)
+        if calibrate:
+            say("calibrating: the base is loaded, and about a dozen steps are trained")
+            this_machine.calibrate(sweep)
+        planned = this_machine.plan_here(sweep)
     show_plan(planned)
     if as_json:
         print(json.dumps(planned.as_json()))

@@ -88,7 +88,7 @@ def load_sweep(file: str, changes: list[str] | None) -> Sweep:
 
 def show_plan(plan: Plan) -> None:
     """Prints the plan for people."""
-    from sweeps.report import summary
+    from sweeps.report.plan_lines import plan_lines
 
-    for line in summary.plan_lines(plan):
+    for line in plan_lines(plan):
         say(line)

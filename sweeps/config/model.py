@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field
 
+from cluster import gpus
 from search_spaces.space import PORTFOLIO
 from sweeps.config import components
 from trainables.specs import (
@@ -53,6 +54,12 @@ def _is_size(value: object) -> object:
     return value
 
 
+def _is_gpu(value: object) -> object:
+    if gpus.memory_gb(str(value)) is None:
+        raise ValueError(f"must be one of {', '.join(gpus.MEMORY_GB)}; of another type give gpu_memory alone")
+    return value
+
+
 def _is_folder(value: object) -> object:
     if "://" in str(value):
         raise ValueError("must be a folder of this machine, local or mounted: no s3://, gs:// or the like")
@@ -92,6 +99,9 @@ class ClusterConfig(Spec):
     """Processes that hold the base model. auto: one per GPU, or one on the CPU."""
     slots_per_host: Annotated[int, Field(ge=1, le=MOST)] | Literal["auto"] = "auto"
     """Trials that train at once on a host. auto: what memory holds and saturates the device, at most a third of all."""
+    gpu: Annotated[str, BeforeValidator(_is_gpu)] | None = None
+    """Type of the GPUs, such as H100 or "A100 80GB": lets `plan` tell slots, time and GPU-hours for GPUs that this
+    machine does not have, the last two by rates that sweeps on such GPUs have left here."""
     gpu_memory: Annotated[str, BeforeValidator(_is_size)] | None = None
     """Memory of one GPU, such as 24GB: lets `plan` count slots for GPUs that this machine does not have. A sweep that
     runs on this machine (profile local) goes by the device that is here."""

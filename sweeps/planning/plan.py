@@ -13,6 +13,8 @@ from search_spaces.space import SearchSpace
 from sweeps.config import points
 from sweeps.config.model import SweepConfig, size_bytes
 from sweeps.planning import epochs
+from sweeps.planning.outlook import Known, Outlook, outlook
+from sweeps.planning.which import Choice
 from sweeps.record.snapshots import KEPT
 from trainables.contract import Device, Memory, Need
 from trainables.schedule import warmup_steps
@@ -35,6 +37,8 @@ class Machine:
     """Where that is, in words."""
     unused: str | None = None
     """The cluster.gpu_memory that the sweep will not go by."""
+    device_name: str | None = None
+    """See `cluster.devices.name`, or a part of it; None when it is unknown."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,10 @@ class Plan:
     """Fewest and most rows that a trial trains on when it is not stopped early; None where there is no data."""
     train_rows: int | None = None
     """Rows to train on; None when that is not known yet."""
+    outlook: Outlook | None = None
+    """Trials at each point, tokens, evaluations, time."""
+    choices: tuple[Choice, ...] = ()
+    """LoRA against QLoRA on GPUs of common sizes; empty when the model's sizes are unknown."""
 
     @property
     def epochs(self) -> tuple[float, float] | None:
@@ -73,15 +81,22 @@ class Plan:
 
     def as_json(self) -> dict[str, Any]:
         """Plain data, with the same names."""
-        return {**asdict(self), "memory": self.memory and self.memory.model_dump(), "epochs": self.epochs}
+        found = {**asdict(self), "memory": self.memory and self.memory.model_dump(), "epochs": self.epochs}
+        del found["outlook"]
+        return {**found, **(self.outlook.as_json() if self.outlook is not None else {})}
 
 
-def plan(config: SweepConfig, space: SearchSpace, need: Need | None, machine: Machine) -> Plan:
+def plan(
+    config: SweepConfig, space: SearchSpace, need: Need | None, machine: Machine, known: Known | None = None
+) -> Plan:
     """The plan of a checked sweep.
 
     Args:
+        config: the sweep.
+        space: its search space.
         need: the trainable's estimate for the largest specs of the space; None when the model's sizes are unknown.
         machine: where it is to run.
+        known: rates and rows, as far as they are known.
     """
     trials = _trials(config, space)
     steps = config.budget.steps_per_trial
@@ -105,6 +120,7 @@ def plan(config: SweepConfig, space: SearchSpace, need: Need | None, machine: Ma
         disk_bytes=trials * need.adapter_bytes + live if need is not None else None,
         warnings=(),
         rows_per_trial=epochs.rows_per_trial(config, space) if config.data is not None else None,
+        outlook=outlook(config, space, trials, (machine.hosts, slots or 1, machine.device == "cuda"), known or Known()),
     )
     return replace(
         planned,

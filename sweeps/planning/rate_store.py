@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_passwords
@@ -22,7 +22,6 @@ from trainables.contract import RowShape
 from trainables.specs import Spec
 
 MOST_SHAPES = 200
-FILE = "rates.json"
 
 
 class Remembered(Spec):
@@ -31,46 +30,37 @@ class Remembered(Spec):
     rates: tuple[Rate, ...] = ()
     shapes: dict[str, RowShape] = Field(default_factory=dict)
 
-
-@dataclass(frozen=True)
-class RateStore:
-    """The file in a cache folder."""
-
-    folder: Path
-    content: Remembered = field(default_factory=Remembered)
-
-    @property
-    def path(self) -> Path:
-        """Where it lies."""
-        return self.folder / FILE
-
     def shape(self, config: SweepConfig) -> RowShape | None:
         """The shape of a sweep's rows as an earlier sweep or calibration found them; None when it is not known."""
-        return self.content.shapes.get(data_key(config)) if config.data is not None else None
+        return self.shapes.get(data_key(config)) if config.data is not None else None
 
 
-def read(folder: Path) -> RateStore:
-    """What is remembered in a cache folder; nothing when there is no file that can be read."""
+def place(cache: Path) -> Path:
+    """The file: $QSWEEP_RATES, else in the cache folder."""
+    return Path(os.environ.get("QSWEEP_RATES") or cache / "rates.json")
+
+
+def read(path: Path) -> Remembered:
+    """What is remembered in a file; nothing when there is none that can be read."""
     try:
-        content = json.loads((folder / FILE).read_bytes())
-        return RateStore(folder, Remembered.model_validate_json(json.dumps(content)))
-    except (OSError, ValueError, ValidationError):
-        return RateStore(folder)
+        return Remembered.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return Remembered()
 
 
-def remember(folder: Path, rate: Rate | None, shapes: Mapping[str, RowShape]) -> None:
+def remember(path: Path, rate: Rate | None, shapes: Mapping[str, RowShape]) -> None:
     """Adds to what is remembered; two that do so at once both come in.
 
     Raises:
         OSError: the file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{FILE}.lock"):
-        known = read(folder).content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        known = read(path)
         rates = kept(known.rates, rate) if rate is not None else known.rates
-        all_shapes = {**{key: shape for key, shape in known.shapes.items() if key not in shapes}, **shapes}
-        content = Remembered(rates=rates, shapes=dict(list(all_shapes.items())[-MOST_SHAPES:]))
-        write_whole(folder / FILE, content.model_dump_json(indent=1).encode())
+        older = {key: shape for key, shape in known.shapes.items() if key not in shapes}
+        newest = dict([*older.items(), *shapes.items()][-MOST_SHAPES:])
+        write_whole(path, Remembered(rates=rates, shapes=newest).model_dump_json(indent=1).encode())
 
 
 def rate_key(config: SweepConfig, device_name: str) -> RateKey:

@@ -7,14 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from cluster import devices
+from cluster import devices, gpus
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig, size_bytes
 from sweeps.errors import ConfigError
-from sweeps.planning import plan, rate_store
+from sweeps.planning import measured, plan, rate_store
+from sweeps.planning.outlook import Known
+from sweeps.planning.which import Choice, choices
+from sweeps.record.events import DataPrepared
+from sweeps.record.folder import SweepFolder, read_events
 from trainables import registry
-from trainables.contract import LookedUp, Need
+from trainables.contract import Device, LookedUp, Need, RowShape, Summary
 from trainables.errors import NotTrainable
+from trainables.packing.memory import MAX_SLOTS
+from trainables.specs import QuantizationSpec, TrainingSpec
 
 
 def look_up(sweep: Sweep) -> list[str]:
@@ -46,21 +52,96 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
     Raises:
         ConfigError: not one adapter fits into budget.disk.
     """
-    machine = replace(_machine(sweep.config, to_launch), disk_bytes=_free_disk(Path(sweep.config.storage)))
+    machine = machine_of(sweep.config, to_launch)
+    store = rate_store.read(_remembered())
     trainable = registry.find(sweep.config.trainable)
-    shape = rate_store.read(devices.cache()).shape(sweep.config)
+    shape = store.shape(sweep.config)
     try:
         largest = plan.largest(sweep.config, sweep.space)
         need = registry.need(trainable, sweep.config.base, largest, machine.device, shape)
     except NotTrainable as error:
         raise NotTrainable(f"trainable: {sweep.config.trainable}: {error}") from error
     _check_disk(sweep.config, need)
-    planned = plan.plan(sweep.config, sweep.space, need, machine)
+    key = None if machine.device_name is None else rate_store.rate_key(sweep.config, machine.device_name)
+    planned = plan.plan(sweep.config, sweep.space, need, machine, Known(store.rates, key, shape))
     if to_launch:
         # Of the data a launch speaks once all rows are ready.
         return replace(planned, rows_per_trial=None)
     warnings = (*planned.warnings, *sweep.preview.warnings)
-    return replace(planned, train_rows=sweep.preview.train_rows, warnings=warnings)
+    choices = _choices(sweep, shape)
+    return replace(planned, train_rows=sweep.preview.train_rows, warnings=warnings, choices=choices)
+
+
+def calibrate(sweep: Sweep) -> None:
+    """Measures this machine's rate for a sweep, and remembers it with the shape of the rows.
+
+    Raises:
+        ConfigError: the sweep is planned for a device that this machine does not have, or nothing can be trained.
+    """
+    from sweeps.planning.calibration import calibrate as measure
+
+    machine = machine_of(sweep.config, to_launch=True)
+    if (sweep.config.cluster.address or "local") != "local":
+        raise ConfigError(
+            [
+                "--calibrate: the sweep runs on a Ray cluster: calibrate on one of its machines, with "
+                "cluster.profile=local"
+            ]
+        )
+    planned = plan_here(sweep, to_launch=True)
+    rate, summary = measure(sweep, planned.slots_per_host or 1, machine.device_name or "")
+    shape = summary.shape
+    rate_store.remember(_remembered(), rate, {} if shape is None else {rate_store.data_key(sweep.config): shape})
+
+
+def remember(config: SweepConfig, folder: SweepFolder, device_name: str) -> None:
+    """Keeps what a sweep has shown, for the plans of later ones.
+
+    Args:
+        config: of the sweep.
+        folder: where its event log is.
+        device_name: what its hosts train on; see `devices.name`.
+
+    Raises:
+        OSError: the cache cannot be written.
+    """
+    rate = measured.of_sweep(
+        (event for event, _ in read_events(folder.events)), rate_store.rate_key(config, device_name)
+    )
+    shapes = {}
+    if config.data is not None and (shape := rows_of(folder)) is not None:
+        shapes[rate_store.data_key(config)] = shape
+    rate_store.remember(_remembered(), rate, shapes)
+
+
+def _remembered() -> Path:
+    return rate_store.place(devices.cache())
+
+
+def rows_of(folder: SweepFolder) -> RowShape | None:
+    """The shape of a sweep's rows, as its event log has them; None where it has none."""
+    prepared = [event for event, _ in read_events(folder.events) if isinstance(event, DataPrepared)]
+    return Summary.model_validate(prepared[-1].summary).shape if prepared else None
+
+
+def _choices(sweep: Sweep, rows: RowShape | None) -> tuple[Choice, ...]:
+    """LoRA against QLoRA for the sweep's model, space and rows, in the types that GPUs train in."""
+    trainable = registry.find(sweep.config.trainable)
+
+    def estimate(scheme: str, recomputes: bool) -> Need | None:
+        changed = {
+            "quantization": {**sweep.config.quantization.model_dump(), "scheme": scheme, "compute_dtype": "auto"},
+            "training": {**sweep.config.training.model_dump(), "gradient_checkpointing": recomputes},
+        }
+        config = sweep.config.model_copy(
+            update={
+                "quantization": QuantizationSpec.model_validate(changed["quantization"]),
+                "training": TrainingSpec.model_validate(changed["training"]),
+            }
+        )
+        return registry.need(trainable, config.base, plan.largest(config, sweep.space), "cuda", rows)
+
+    return choices(estimate, devices.MEMORY_SHARE, MAX_SLOTS) if sweep.config.model is not None else ()
 
 
 def _check_disk(config: SweepConfig, need: Need | None) -> None:
@@ -80,24 +161,38 @@ def _free_disk(storage: Path) -> int | None:
     return shutil.disk_usage(there).free if there is not None else None
 
 
+def machine_of(config: SweepConfig, to_launch: bool = False) -> plan.Machine:
+    """Where the sweep is planned for; `to_launch` as in `plan_here`."""
+    return replace(_machine(config, to_launch), disk_bytes=_free_disk(Path(config.storage)))
+
+
 def _machine(config: SweepConfig, to_launch: bool) -> plan.Machine:
-    memory, hosts = config.cluster.gpu_memory, config.cluster.hosts
-    gpu_bytes = None if memory is None else _share(size_bytes(memory))
+    gpu, memory, hosts = config.cluster.gpu, config.cluster.gpu_memory, config.cluster.hosts
+    gpu_bytes = _gpu_bytes(gpu, memory)
+    named = " ".join(([gpu] if gpu is not None else []) + ([memory] if memory is not None else []))
     if (config.cluster.address or "local") != "local":
-        place = "on a Ray cluster" if memory is None else f"on a Ray cluster with GPUs of {memory}"
-        return plan.Machine("cuda", 1 if hosts == "auto" else hosts, gpu_bytes, place=place)
-    if memory is None or to_launch:
-        return replace(_this_machine(hosts), unused=memory)
-    place = f"on a GPU of {memory}, not on this machine"
-    return plan.Machine("cuda", 1 if hosts == "auto" else hosts, gpu_bytes, place=place)
+        place = f"on a Ray cluster with GPUs of {named}" if named else "on a Ray cluster"
+        return plan.Machine("cuda", 1 if hosts == "auto" else hosts, gpu_bytes, place=place, device_name=gpu)
+    if not named or to_launch:
+        return replace(_this_machine(hosts), unused=named or None)
+    place = f"on a GPU of {named}, not on this machine"
+    return plan.Machine("cuda", 1 if hosts == "auto" else hosts, gpu_bytes, place=place, device_name=gpu)
+
+
+def _gpu_bytes(gpu: str | None, memory: str | None) -> int | None:
+    """What may be planned with on a GPU of this memory, or of this type where no memory is given."""
+    if memory is not None:
+        return _share(size_bytes(memory))
+    size = gpus.memory_gb(gpu) if gpu is not None else None
+    return None if size is None else _share(size * 10**9)
 
 
 def _this_machine(hosts: int | Literal["auto"]) -> plan.Machine:
-    gpus = devices.gpus()
-    if gpus:
-        return plan.Machine("cuda", gpus if hosts == "auto" else hosts, _share(devices.free_bytes("cuda")))
-    hosts = 1 if hosts == "auto" else hosts
-    return plan.Machine("cpu", hosts, _share(devices.free_bytes("cpu")) // hosts)
+    found = devices.gpus()
+    device: Device = "cuda" if found else "cpu"
+    free, name = _share(devices.free_bytes(device)), devices.name(device)
+    count = max(1, found) if hosts == "auto" else hosts
+    return plan.Machine(device, count, free if found else free // count, device_name=name)
 
 
 def _share(free_bytes: int) -> int:

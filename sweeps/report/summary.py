@@ -14,13 +14,11 @@ from rich.console import Console
 from sweeps.config import points
 from sweeps.config.load import Sweep
 from sweeps.config.passwords import without_password
-from sweeps.planning import epochs
-from sweeps.planning.plan import DEVICES, Plan
 from sweeps.record.folder import SweepFolder
 from sweeps.record.spent import Spent
 from sweeps.report import answers, tables
 from sweeps.report.progress import Lines, Progress, Table
-from trainables.contract import Memory
+from sweeps.report.words import counted, duration
 
 if TYPE_CHECKING:
     from sweeps.report.result import Displays, Result
@@ -29,38 +27,6 @@ if TYPE_CHECKING:
 def console() -> Console:
     """People read stderr."""
     return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 140)
-
-
-def plan_lines(plan: Plan) -> list[str]:
-    """The plan, and its warnings, for people."""
-    rungs = ", ".join(map(str, plan.points))
-    saved = f"; {plan.worst_steps} if none is stopped early" if plan.worst_steps != plan.expected_steps else ""
-    steps = "step" if len(plan.points) == 1 else "steps"
-    lines = [
-        f"plan: {counted(plan.trials, 'trial')}, reports at {steps} {rungs}; "
-        f"about {plan.expected_steps} steps in all{saved}"
-    ]
-    hosts = f"{plan.place}: {counted(plan.hosts, f'{DEVICES[plan.device]} host')}"
-    disk = f"; up to {_size(plan.disk_bytes)} on disk" if plan.disk_bytes else ""
-    if plan.slots_per_host is None:
-        lines.append(f"      {hosts}; each decides on its slots from its free memory{disk}")
-    else:
-        memory = f", about {plan.memory_bytes / 1e9:.1f} GB per host at most" if plan.memory_bytes is not None else ""
-        lines.append(f"      {hosts} with {counted(plan.slots_per_host, 'slot')}{memory}{disk}")
-        lines += [f"      {line}" for line in memory_lines(plan.memory)]
-    if plan.rows_per_trial is not None:
-        lines.append(f"      {epochs.line(plan.points[-1], plan.rows_per_trial, plan.train_rows)}")
-    return lines + [f"warning: {warning}" for warning in plan.warnings]
-
-
-def memory_lines(memory: Memory | None) -> list[str]:
-    """The parts of a host's memory, those that take none left out; no line where there is one part only."""
-    parts = {part: size for part, size in memory.model_dump().items() if size} if memory is not None else {}
-    return [f"memory: {', '.join(f'{part} {_size(size)}' for part, size in parts.items())}"] if len(parts) > 1 else []
-
-
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:.0f} MB"
 
 
 def displays(started: float, expected_steps: int | None = None, trials: int | None = None) -> Displays:
@@ -111,14 +77,9 @@ def show(sweep: Sweep, result: Result) -> None:
         out.print(line, markup=False, soft_wrap=True)
 
 
-def counted(count: int, word: str) -> str:
-    """The count and its word, in the plural where it is one."""
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
-
-
 def _spent(spent: Spent) -> str:
     """What the sweep took, and what early stopping saved."""
-    words = f" in {int(spent.seconds) // 60} min {int(spent.seconds) % 60:02d} s, {counted(spent.steps, 'step')}"
+    words = f" in {duration(spent.seconds)}, {counted(spent.steps, 'step')}"
     if spent.full_steps > spent.steps:
         saved = spent.full_steps - spent.steps
         words += f"; early stopping saved {saved} of {spent.full_steps} steps ({saved / spent.full_steps:.0%})"

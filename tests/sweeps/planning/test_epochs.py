@@ -12,7 +12,7 @@ from sweeps.config import load
 from sweeps.config.load import Sweep
 from sweeps.planning import this_machine
 from sweeps.planning.epochs import line, rows_per_trial
-from sweeps.report import summary
+from sweeps.report.plan_lines import plan_lines
 
 RATES = "search_space: {training.learning_rate: {loguniform: [1.0e-5, 1.0e-3]}"
 
@@ -67,23 +67,23 @@ def test_the_plan_says_how_many_epochs_a_trial_is(tmp_path: Path) -> None:
     planned = this_machine.plan_here(sweep(tmp_path))
     assert (planned.rows_per_trial, planned.train_rows) == ((324, 324), 25)
     assert planned.as_json()["epochs"] == (12.96, 12.96)
-    assert "      a trial of 81 steps sees 324 rows: 13 epochs of 25" in summary.plan_lines(planned)
+    assert "      a trial of 81 steps sees 324 rows: 13 epochs of 25" in plan_lines(planned)
 
 
 def test_the_plan_says_that_rows_of_the_hub_are_not_counted_yet(tmp_path: Path) -> None:
     planned = this_machine.plan_here(sweep(tmp_path, "", "data.train=openai/gsm8k:main"))
     assert (planned.train_rows, planned.as_json()["epochs"]) == (None, None)
-    assert any(line.endswith("launch says when the data is ready") for line in summary.plan_lines(planned))
+    assert any(line.endswith("launch says when the data is ready") for line in plan_lines(planned))
 
 
 @pytest.mark.parametrize(("to_launch", "told"), [(False, True), (True, False)])
 def test_a_plan_speaks_of_the_rows_and_a_launch_once_all_are_ready(tmp_path: Path, to_launch: bool, told: bool) -> None:
     planned = this_machine.plan_here(sweep(tmp_path), to_launch)
     assert any("5 rows to evaluate on" in warning for warning in planned.warnings) == told
-    assert any("epochs" in line for line in summary.plan_lines(planned)) == told
+    assert any("epochs" in line for line in plan_lines(planned)) == told
 
 
 def test_the_toy_has_no_epochs() -> None:
     planned: Any = this_machine.plan_here(load.load("toy", [], Path.cwd()))
     assert planned.rows_per_trial is None
-    assert not any("epoch" in line for line in summary.plan_lines(planned))
+    assert not any("epoch" in line for line in plan_lines(planned))

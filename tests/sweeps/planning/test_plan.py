@@ -18,7 +18,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.planning import this_machine
 from sweeps.planning.plan import Machine, Plan, at_most, largest, plan
-from sweeps.report.summary import plan_lines
+from sweeps.report.plan_lines import plan_lines
 from trainables.contract import Memory, Need
 
 RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}

@@ -1,0 +1,105 @@
+"""`qsweep plan FILE --calibrate`: about a dozen real steps on this machine, through the loop that hosts run.
+
+No Ray and no tracking: the base is loaded into this process, the sweep's first trials train side by side in the slots
+that the plan gives a host, and are evaluated once.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from cluster.devices import cache
+from cluster.loop import Outcome, PackLoop
+from sweeps.config.load import Sweep
+from sweeps.errors import ConfigError
+from sweeps.planning import measured, rate_store
+from sweeps.planning.rates import Rate
+from sweeps.planning.trial_source import TrialSource
+from trainables import registry
+from trainables.contract import Failure, Summary
+from trainables.errors import TrainableError
+
+WARM_STEPS = 1
+"""Steps of each trial before the clock starts: the first one of a process is slow."""
+STEPS = 12
+"""Steps of all trials together that are measured, at least 2 of each."""
+WAIT_SECONDS = 600.0
+
+
+def calibrate(
+    sweep: Sweep, slots: int, device_name: str, clock: Callable[[], float] = time.time
+) -> tuple[Rate, Summary]:
+    """Measures the rate of this machine for a sweep, and prepares its rows.
+
+    Takes as long as it takes to load the base, to train about 12 + `slots` steps and to evaluate as many trials.
+
+    Args:
+        sweep: what is planned.
+        slots: trials that train side by side.
+        device_name: see `cluster.devices.name`.
+        clock: seconds since the epoch, as the pack's own.
+
+    Raises:
+        ConfigError: nothing can be trained; says why.
+    """
+    config = sweep.config
+    trainable = registry.find(config.trainable)
+    started = clock()
+    try:
+        prepared = trainable.prepare(config.base, cache())
+        pack = trainable.open_pack(config.base, prepared.payload, cache())
+    except TrainableError as error:
+        raise ConfigError([str(error)]) from None
+    loop = PackLoop(pack, slots)
+    ready = clock()
+    try:
+        leases = _open(loop, sweep, slots)
+        target = WARM_STEPS + max(2, math.ceil(STEPS / len(leases)))
+        with ThreadPoolExecutor(len(leases)) as calls:
+            reached = list(calls.map(lambda lease: _reach(loop, lease, target, clock), leases))
+    finally:
+        loop.stop()
+    summary = prepared.summary
+    rate = measured.of_steps(
+        [_warm(outcome, ended) for outcome, ended in reached],
+        rate_store.rate_key(config, device_name),
+        evaluation_rows=summary.eval_rows,
+        row_tokens=summary.shape.mean if summary.shape is not None else 0.0,
+    )
+    return rate.model_copy(update={"start_seconds": ready - started, "is_calibration": True}), summary
+
+
+def _open(loop: PackLoop, sweep: Sweep, slots: int) -> list[str]:
+    """Puts the sweep's first trials that can be trained into the slots; their leases."""
+    source = TrialSource(sweep.config, sweep.space, {})
+    leases: list[str] = []
+    reason = "it has no point"
+    for _ in range(4 * slots):
+        trial = source.next() if len(leases) < slots else None
+        if trial is None:
+            break
+        opened = loop.open(trial.trial_key, trial.spec, None).result(WAIT_SECONDS)
+        if isinstance(opened, Failure):
+            reason = opened.message
+        else:
+            leases.append(trial.trial_key)
+    if not leases:
+        raise ConfigError([f"search_space: nothing of it can be trained: {reason}"])
+    return leases
+
+
+def _reach(loop: PackLoop, lease: str, target: int, clock: Callable[[], float]) -> tuple[Outcome, float]:
+    """The lease at `target`, evaluated there, and when that was; a failure ends it before."""
+    while True:
+        outcome = loop.advance(lease, target, math.inf, 0, WAIT_SECONDS)
+        if outcome is not None and (outcome.evaluation is not None or outcome.failure is not None):
+            return outcome, clock()
+
+
+def _warm(outcome: Outcome, ended: float) -> measured.Trained:
+    """What counts of an outcome: all but the first steps, and the evaluation."""
+    first, *rest = outcome.history or (None,)
+    return measured.Trained(first, tuple(rest), ended if outcome.evaluation is not None else None)

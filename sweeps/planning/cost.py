@@ -1,0 +1,91 @@
+"""What a sweep takes in time and GPU-hours, from the trials that reach each rung and the speed of a host. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sweeps.planning.rates import Speed
+
+FORWARD_SHARE = 0.5
+"""An evaluated token against a trained one: a frozen base needs no gradients of its weights, so the backward pass costs
+about what the forward pass does (2 + 2 FLOP per parameter and token against 2)."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """An expected value and the range that it is believed to be in."""
+
+    expected: float
+    low: float
+    high: float
+
+    def times(self, factor: float) -> Span:
+        """All three, multiplied."""
+        return Span(self.expected * factor, self.low * factor, self.high * factor)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the trials of a sweep do together."""
+
+    steps: Span
+    """Optimizer steps."""
+    worst_steps: int
+    """Optimizer steps when no trial is stopped early."""
+    evaluations: float
+    worst_evaluations: int
+    trials: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Time that a sweep takes from its command to its answer."""
+
+    seconds: Span
+    worst_seconds: float
+    """When no trial is stopped early."""
+    gpu_hours: Span
+    """0 on CPUs."""
+    evaluation_share: float
+    """Part of the hosts' working time that goes into evaluations, 0 to 1."""
+
+
+def cost(work: Work, speed: Speed, hosts: int, is_gpu: bool) -> Cost:
+    """The cost of `work` on `hosts` hosts of this speed.
+
+    Steps and evaluations are shared by the hosts; the start, and what each trial takes beside its steps, are not.
+    """
+    evaluating = work.evaluations * speed.evaluation_seconds / hosts
+    fixed = speed.start_seconds + work.trials * speed.trial_seconds
+
+    def seconds(steps: float, uncertainty: float) -> float:
+        return fixed + (steps * speed.step_seconds / hosts + evaluating) * (1 + uncertainty)
+
+    taken = Span(
+        seconds(work.steps.expected, 0.0),
+        seconds(work.steps.low, -speed.uncertainty),
+        seconds(work.steps.high, speed.uncertainty),
+    )
+    training = work.steps.expected * speed.step_seconds / hosts
+    worst = fixed + (work.worst_steps * speed.step_seconds + work.worst_evaluations * speed.evaluation_seconds) / hosts
+    return Cost(
+        seconds=taken,
+        worst_seconds=worst,
+        gpu_hours=taken.times(hosts / 3600 if is_gpu else 0.0),
+        evaluation_share=evaluating / (training + evaluating) if training + evaluating else 0.0,
+    )
+
+
+def evaluation_share(steps: float, tokens_per_step: float, evaluations: float, evaluation_tokens: float) -> float:
+    """Part of the arithmetic that goes into evaluations, 0 to 1, where no rate is known."""
+    trained, evaluated = steps * tokens_per_step, evaluations * evaluation_tokens * FORWARD_SHARE
+    return evaluated / (trained + evaluated) if trained + evaluated else 0.0
+
+
+def steps_of(points: Sequence[int], reaching: Sequence[float]) -> float:
+    """Optimizer steps of trials of which `reaching[i]` reach `points[i]`, those that stop on the way not counted."""
+    before = (0, *points)
+    return sum(
+        count * (point - last) for count, point, last in zip(reaching, points, before[: len(points)], strict=True)
+    )

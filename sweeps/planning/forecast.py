@@ -1,0 +1,51 @@
+"""How many trials reach each rung. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import quantiles
+
+from sweeps.planning.cost import Span, Work, steps_of
+
+LEAST_FOR_QUANTILES = 20
+"""Plays from which a range is the middle 80 % of them; of fewer, it is all."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the scheduler is expected to let through."""
+
+    points: tuple[int, ...]
+    """Where trials report and are ranked."""
+    reaching: tuple[float, ...]
+    """Expected trials at each point."""
+    plays: tuple[tuple[int, ...], ...]
+    """Trials at each point in each of the ways in which it may go; one where the rule leaves no choice."""
+
+    def work(self, trials: int) -> Work:
+        """Steps and evaluations of so many trials; the base is evaluated once."""
+        totals = sorted(steps_of(self.points, play) for play in self.plays)
+        low, high = totals[0], totals[-1]
+        if len(totals) >= LEAST_FOR_QUANTILES:
+            tenths = quantiles(totals, n=10)
+            low, high = tenths[0], tenths[-1]
+        return Work(
+            steps=Span(sum(totals) / len(totals), low, high),
+            worst_steps=trials * self.points[-1],
+            evaluations=sum(self.reaching) + 1,
+            worst_evaluations=trials * len(self.points) + 1,
+            trials=trials,
+        )
+
+
+def forecast(points: Sequence[int], plays: Sequence[Sequence[int]]) -> Forecast:
+    """The forecast of as many plays of a scheduler's rule.
+
+    Args:
+        points: where trials report.
+        plays: trials at each point, for each play.
+    """
+    columns = zip(*plays, strict=True)
+    expected = tuple(sum(column) / len(plays) for column in columns)
+    return Forecast(tuple(points), expected, tuple(tuple(play) for play in plays))

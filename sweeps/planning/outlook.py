@@ -1,0 +1,119 @@
+"""What is expected of a sweep: trials at each rung, steps, tokens, evaluations, time. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from search_spaces.space import SearchSpace
+from sweeps.config.model import SweepConfig
+from sweeps.halving.fifo import Fifo
+from sweeps.halving.rule import Rule
+from sweeps.halving.stop import Stop
+from sweeps.planning import epochs, play
+from sweeps.planning.cost import Cost, Span, cost, evaluation_share
+from sweeps.planning.forecast import Forecast, forecast
+from sweeps.planning.rates import UNKNOWN, Load, Rate, RateKey, speed
+from trainables.contract import RowShape
+
+MEAN_OF_LONGEST = 0.4
+"""A row's mean length as a part of data.max_length, before the rows were read: GSM8K's have 217 tokens under 512."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of rows and rates before a sweep."""
+
+    rates: Sequence[Rate] = ()
+    key: RateKey | None = None
+    """Of the base on the device; None when the device is unknown."""
+    rows: RowShape | None = None
+    """None when the rows were never prepared on this machine."""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is expected, as far as it can be said."""
+
+    reaching: tuple[float, ...]
+    """Trials at each report point, rounded to a tenth."""
+    steps: Span
+    """Optimizer steps of all trials."""
+    evaluations: float
+    """Of all trials, and one of the base."""
+    tokens: float | None
+    """Of these steps; None without rows. An estimate until the rows were prepared once on this machine."""
+    are_tokens_known: bool
+    evaluation_share: float | None
+    """Part of the work that goes into evaluations, 0 to 1; None when nothing is known of it."""
+    cost: Cost | None
+    """None when no rate is known."""
+    rate: str
+    """Where the cost comes from, in words, or how to know it."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data; of the cost, `seconds` and `gpu_hours` with their ranges, and `worst_seconds`."""
+        found = asdict(self)
+        told = found.pop("cost") or {"seconds": None, "gpu_hours": None, "worst_seconds": None}
+        told.pop("evaluation_share", None)
+        return {**found, **told}
+
+
+def outlook(
+    config: SweepConfig, space: SearchSpace, trials: int, hosts: tuple[int, int, bool], known: Known
+) -> Outlook:
+    """The outlook of a checked sweep.
+
+    Args:
+        config: the sweep.
+        space: its search space.
+        trials: different ones, as many as there will be.
+        hosts: how many, slots of each, and whether they are GPUs.
+        known: rates and rows.
+    """
+    count, slots, is_gpu = hosts
+    seen = expected(config, trials, count * slots)
+    work = seen.work(trials)
+    load = _load(config, space, slots, known.rows)
+    found = speed(known.rates, known.key, load) if known.key is not None else None
+    taken = cost(work, found, count, is_gpu) if found is not None else None
+    share = taken.evaluation_share if taken is not None and found is not None and found.step_seconds else None
+    if share is None and load.row_tokens:
+        evaluated = load.evaluation_rows * load.row_tokens
+        share = evaluation_share(work.steps.expected, load.tokens_per_step, work.evaluations, evaluated)
+    return Outlook(
+        reaching=tuple(round(reached, 1) for reached in seen.reaching),
+        steps=work.steps,
+        evaluations=round(work.evaluations, 1),
+        tokens=work.steps.expected * load.tokens_per_step if load.row_tokens else None,
+        are_tokens_known=known.rows is not None,
+        evaluation_share=share,
+        cost=taken,
+        rate=UNKNOWN if found is None else f"by {found.measured} steps that were measured",
+    )
+
+
+def expected(config: SweepConfig, trials: int, slots: int) -> Forecast:
+    """The trials that reach each report point, from playing the scheduler's rule."""
+    steps = config.budget.steps_per_trial
+    points = config.scheduler.points(steps)
+    spares = config.searcher.start_with_default
+    return forecast(points, play.plays(lambda: _rule(config, points), trials, slots, spares))
+
+
+def _rule(config: SweepConfig, points: Sequence[int]) -> Rule:
+    if config.scheduler.kind == "fifo":
+        return Fifo(points)
+    return Stop(points, config.scheduler.reduction_factor)  # type: ignore[attr-defined]
+
+
+def _load(config: SweepConfig, space: SearchSpace, slots: int, rows: RowShape | None) -> Load:
+    """What a step and an evaluation hold; a searched batch counts as the middle between its fewest and most rows."""
+    fewest, most = epochs.rows_per_trial(config, space)
+    rows_per_step = (fewest + most) / 2 / config.budget.steps_per_trial
+    if config.data is None:
+        return Load(tokens_per_step=0.0, slots=slots, evaluation_rows=0, row_tokens=0.0)
+    mean = rows.mean if rows is not None else config.data.max_length * MEAN_OF_LONGEST
+    evaluated = rows.eval_rows if rows is not None else config.data.eval_examples or 0
+    return Load(rows_per_step * mean, slots, evaluated, mean)

@@ -1,0 +1,82 @@
+"""Which to use when: plain LoRA or QLoRA for a model on GPUs of common sizes. Pure: estimates are arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from trainables.contract import Need
+
+GPU_GB = (12, 16, 24, 40, 80)
+"""Memory of common GPUs: RTX 3060 to 4070, T4 and A4000, A10G, L4 and RTX 4090, A100, H100."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A way to train on a GPU."""
+
+    slots: int
+    """Trials that train side by side; 0 where not one fits."""
+    recomputes: bool = False
+    """Whether that needs gradient checkpointing: about a third more arithmetic for a fraction of the activations."""
+
+    @property
+    def words(self) -> str:
+        """It in a table's cell."""
+        if self.slots == 0:
+            return "does not fit"
+        count = f"{self.slots} slot{'' if self.slots == 1 else 's'}"
+        return f"{count}, recomputing" if self.recomputes else count
+
+
+@dataclass(frozen=True)
+class Choice:
+    """LoRA and QLoRA on a GPU of one size."""
+
+    gpu_gb: int
+    lora: Fit
+    qlora: Fit
+
+    @property
+    def advice(self) -> str:
+        """What to use: LoRA where the unquantised base leaves room for as many trials, since its steps are faster."""
+        if self.lora.slots == 0 and self.qlora.slots == 0:
+            return "a larger GPU, or shorter rows"
+        if self.lora.slots == 0:
+            return "QLoRA"
+        if self.lora.recomputes and not self.qlora.recomputes:
+            return "QLoRA"
+        return "LoRA" if 2 * self.lora.slots >= self.qlora.slots else "QLoRA for more slots, LoRA for faster steps"
+
+
+Estimate = Callable[[str, bool], Need | None]
+"""The memory of a host on a GPU, for a quantisation scheme, with or without gradient checkpointing."""
+
+
+def choices(estimate: Estimate, share: float, at_most: int, sizes: Sequence[int] = GPU_GB) -> tuple[Choice, ...]:
+    """LoRA against QLoRA on GPUs of these sizes; empty when the model's sizes are unknown.
+
+    Args:
+        estimate: memory of a host.
+        share: part of a GPU's memory that may be planned with.
+        at_most: slots that the sweep can use.
+        sizes: in GB, powers of ten.
+    """
+    found = []
+    for size in sizes:
+        free = int(size * 1e9 * share)
+        lora, qlora = (_fit(estimate, scheme, free, at_most) for scheme in ("none", "nf4"))
+        if lora is None or qlora is None:
+            return ()
+        found.append(Choice(size, lora, qlora))
+    return tuple(found)
+
+
+def _fit(estimate: Estimate, scheme: str, free_bytes: int, at_most: int) -> Fit | None:
+    for recomputes in (False, True):
+        need = estimate(scheme, recomputes)
+        if need is None:
+            return None
+        if need.total(1) <= free_bytes:
+            return Fit(need.slots(free_bytes, at_most), recomputes)
+    return Fit(0)

@@ -1,0 +1,112 @@
+"""A plan in words, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sweeps.planning import epochs
+from sweeps.planning.cost import Span
+from sweeps.planning.outlook import Outlook
+from sweeps.planning.plan import DEVICES, Plan
+from sweeps.planning.which import Choice
+from sweeps.report.words import counted, duration, size
+from trainables.contract import Memory
+
+CONTINUED = "      "
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """The plan, and its warnings."""
+    rungs = ", ".join(map(str, plan.points))
+    saved = f"; {plan.worst_steps} if none is stopped early" if plan.worst_steps != plan.expected_steps else ""
+    steps = "step" if len(plan.points) == 1 else "steps"
+    lines = [
+        f"plan: {counted(plan.trials, 'trial')}, reports at {steps} {rungs}; "
+        f"about {plan.expected_steps} steps in all{saved}"
+    ]
+    rest = [*_hosts(plan), *_data(plan), *_outlook(plan), *_choices(plan.choices)]
+    return lines + [CONTINUED + line for line in rest] + [f"warning: {warning}" for warning in plan.warnings]
+
+
+def _hosts(plan: Plan) -> Iterator[str]:
+    hosts = f"{plan.place}: {counted(plan.hosts, f'{DEVICES[plan.device]} host')}"
+    disk = f"; up to {size(plan.disk_bytes)} on disk" if plan.disk_bytes else ""
+    if plan.slots_per_host is None:
+        yield f"{hosts}; each decides on its slots from its free memory{disk}"
+        return
+    memory = f", about {plan.memory_bytes / 1e9:.1f} GB per host at most" if plan.memory_bytes is not None else ""
+    yield f"{hosts} with {counted(plan.slots_per_host, 'slot')}{memory}{disk}"
+    yield from _memory(plan.memory)
+
+
+def _memory(memory: Memory | None) -> Iterator[str]:
+    """The parts of a host's memory, those that take none left out; nothing where there is one part only."""
+    parts = {part: held for part, held in memory.model_dump().items() if held} if memory is not None else {}
+    if len(parts) > 1:
+        yield f"memory: {', '.join(f'{part} {size(held)}' for part, held in parts.items())}"
+
+
+def _data(plan: Plan) -> Iterator[str]:
+    if plan.rows_per_trial is not None:
+        yield epochs.line(plan.points[-1], plan.rows_per_trial, plan.train_rows)
+
+
+def _outlook(plan: Plan) -> Iterator[str]:
+    seen = plan.outlook
+    if seen is None:
+        return
+    if len(seen.reaching) > 1:
+        yield f"expected to reach each: {', '.join(f'{reached:g}' for reached in seen.reaching)} trials"
+    work = []
+    if seen.tokens is not None:
+        unread = "" if seen.are_tokens_known else ", were its rows like most: they are not read yet"
+        work.append(f"about {_tokens(seen.tokens)} tokens{unread}")
+    if seen.evaluation_share is not None:
+        work.append(f"{seen.evaluation_share:.0%} of the work is evaluation")
+    if work:
+        yield ", ".join(work)
+    yield f"time: {_time(seen, plan)}"
+
+
+def _time(seen: Outlook, plan: Plan) -> str:
+    if seen.cost is None:
+        return seen.rate
+    taken = seen.cost.seconds
+    words = f"about {duration(taken.expected)} ({duration(taken.low)} to {duration(taken.high)})"
+    if plan.device == "cuda":
+        words += f", {_hours(seen.cost.gpu_hours)} GPU-hours"
+    if seen.cost.worst_seconds > taken.high:
+        words += f"; {duration(seen.cost.worst_seconds)} if none is stopped early"
+    return f"{words}; {seen.rate}"
+
+
+def _hours(hours: Span) -> str:
+    return f"{hours.expected:.2g} ({hours.low:.2g} to {hours.high:.2g})"
+
+
+def _tokens(count: float) -> str:
+    for unit, name in ((1e9, "billion"), (1e6, "million")):
+        if count >= unit:
+            return f"{count / unit:.2g} {name}"
+    return f"{count:,.0f}"
+
+
+def _choices(choices: Sequence[Choice]) -> Iterator[str]:
+    """The table, sizes with equal rows in one."""
+    merged: list[tuple[list[int], Choice]] = []
+    for choice in choices:
+        if merged and _row(merged[-1][1]) == _row(choice):
+            merged[-1][0].append(choice.gpu_gb)
+        else:
+            merged.append(([choice.gpu_gb], choice))
+    if merged:
+        yield "which to use when, for this model, space and rows:"
+        yield f"{'GPU':>12}  {'LoRA, 16-bit base':24}{'QLoRA, nf4 base':24}use"
+    for sizes, choice in merged:
+        span = f"{sizes[0]} GB" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} GB"
+        lora, qlora, advice = _row(choice)
+        yield f"{span:>12}  {lora:24}{qlora:24}{advice}"
+
+
+def _row(choice: Choice) -> tuple[str, str, str]:
+    return choice.lora.words, choice.qlora.words, choice.advice

@@ -1,0 +1,141 @@
+"""The estimate of a host's memory against the measured peak of a process: SmolLM2-135M on the quickstart's rows.
+
+    python -m tests.benchmarks.memory --results DIR
+
+Each case is measured in a process of its own, which writes DIR/CASE.json; cases that are there already are not measured
+again. The table is printed, and written to DIR/table.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeps.config import load
+from trainables.specs import AdapterSpec, TrialSpec
+
+STEPS = 2
+ROWS_TO_EVALUATE = 16
+OVERRIDES = (f"data.eval_examples={ROWS_TO_EVALUATE}", "training.batch_size=2", "quantization.compute_dtype=float32")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured."""
+
+    r: int
+    target_modules: str
+    scheme: str
+    slots: int
+
+    @property
+    def name(self) -> str:
+        return f"r{self.r}-{self.target_modules}-{self.scheme}-{self.slots}"
+
+
+CASES = tuple(
+    Case(r, modules, scheme, slots)
+    for slots, modules, scheme, r in itertools.product(
+        (1, 8), ("attention-qv", "attention", "mlp", "all-linear"), ("nf4", "none"), (8, 64)
+    )
+)
+
+
+def spec(case: Case) -> TrialSpec:
+    """The quickstart with the case's adapter and base."""
+    config = load.load("quickstart", [*OVERRIDES, f"quantization.scheme={case.scheme}"], Path.cwd()).config
+    adapter = AdapterSpec(r=case.r, target_modules=case.target_modules, alpha_over_r=2)
+    return config.base.model_copy(update={"adapter": adapter})
+
+
+def prepare() -> None:
+    """Quantises and caches each base, and the rows: what that leaves in a process is not what a case takes."""
+    from cluster.devices import cache
+    from trainables import qlora
+
+    for scheme in ("nf4", "none"):
+        base = spec(Case(8, "attention-qv", scheme, 1))
+        qlora.open_pack(base, qlora.prepare(base, cache()).payload, cache())
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """Trains and evaluates as many adapters side by side, in this process; bytes that it held at each stage."""
+    start = _status("VmRSS")
+    import torch
+
+    from cluster.devices import cache
+    from trainables import qlora
+    from trainables.data import dataset
+
+    torch.set_num_threads(1)  # two at a low priority wait for one another where others are busy
+    base = spec(case)
+    prepared = qlora.prepare(base, cache())
+    rows = dataset.load(prepared.payload)
+    pack = qlora.open_pack(base, prepared.payload, cache())
+    loading = _status("VmHWM")
+    _forget_peak()
+    loaded = _status("VmRSS")
+    slots = list(range(case.slots))
+    for slot in slots:
+        pack.open(slot, base.model_copy(update={"seed": slot + 1}))
+    stages = {"opened": _status("VmHWM")}
+    for _ in range(STEPS):
+        pack.step(slots)
+    stages["trained"] = _status("VmHWM")
+    pack.evaluate(slots)
+    stages["evaluated"] = _status("VmHWM")
+    kept = [(pack.adapter(slot), pack.snapshot(slot)) for slot in slots[:1]]
+    pack.step(slots)
+    del kept
+    return {
+        "start": start,
+        "loading": loading,
+        "loaded": loaded,
+        **stages,
+        "peak": _status("VmHWM"),
+        "longest_row": prepared.summary.longest_row,
+        "labelled": float(rows.train.labelled.mean()),
+        "labelled_eval": float(rows.eval.labelled.mean()),
+    }
+
+
+def _status(field: str) -> int:
+    """Bytes of a line of /proc/self/status (proc(5)): VmRSS what is resident now, VmHWM the most so far."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise LookupError(field)
+
+
+def _forget_peak() -> None:
+    """Sets VmHWM back to what is resident now (proc(5), clear_refs, since Linux 4.0)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=Path("memory-results"), help="folder of measured cases")
+    parser.add_argument("--case", help="measure this one in this process; prepare: fill the caches only")
+    arguments = parser.parse_args()
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    places = {case: arguments.results / f"{case.name}.json" for case in CASES}
+    if arguments.case == "prepare":
+        prepare()
+    elif arguments.case is not None:
+        case = next(case for case in CASES if case.name == arguments.case)
+        places[case].write_text(json.dumps(measure(case)))
+    else:
+        missing = [case.name for case, path in places.items() if not path.is_file()]
+        for name in (["prepare"] if missing else []) + missing:
+            words = ["-m", "tests.benchmarks.memory", "--results", str(arguments.results), "--case", name]
+            subprocess.run([sys.executable, *words], check=True)
+
+
+if __name__ == "__main__":
+    main()

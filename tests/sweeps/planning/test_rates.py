@@ -1,0 +1,219 @@
+"""Rates: what a log says of its hosts, which measurement applies to a plan, and what is remembered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sweep_files import toy
+
+from sweeps.config.model import SweepConfig
+from sweeps.planning import measured, rate_store
+from sweeps.planning.rates import LEAST_RANGE, MOST_RANGE, RAY_SECONDS, TRIAL_SECONDS, Load, Rate, RateKey, kept, speed
+from sweeps.record.events import DataPrepared, Event, HostsStarted, SweepEnded, SweepStarted, TrialReported
+from trainables.contract import Report, RowShape, StepRecord
+
+KEY = RateKey(trainable="qlora", model="hub/model", quantization="nf4 auto", device="NVIDIA H100 80GB HBM3")
+
+
+def rate(**fields: Any) -> Rate:
+    given: dict[str, Any] = {
+        "key": KEY, "tokens_per_step": 100.0, "slots": 2.0, "step_seconds": 4.0, "evaluation_seconds": 10.0,
+        "evaluation_rows": 50, "row_tokens": 25.0, "start_seconds": 20.0, "trial_seconds": 3.0, "spread": 0.0,
+        "steps": 30, "time": 1.0,
+    }  # fmt: skip
+    return Rate(**{**given, **fields})
+
+
+def load(tokens: float = 100.0, slots: int = 2, rows: int = 50, row_tokens: float = 25.0) -> Load:
+    return Load(tokens, slots, rows, row_tokens)
+
+
+# Which rate applies
+
+
+def test_a_step_that_is_shared_costs_each_trial_its_part() -> None:
+    found = speed([rate()], KEY, load())
+    assert found is not None
+    assert (found.step_seconds, found.evaluation_seconds) == (2.0, 10.0)
+    assert (found.start_seconds, found.trial_seconds) == (20.0, 3.0)
+    assert found.uncertainty == LEAST_RANGE
+
+
+def test_time_follows_tokens_and_evaluation_rows() -> None:
+    found = speed([rate()], KEY, load(tokens=50.0, slots=4, rows=100, row_tokens=50.0))
+    assert found is not None
+    assert (found.step_seconds, found.evaluation_seconds) == (1.0, 40.0)
+
+
+def test_what_was_measured_far_from_the_plan_has_a_wider_range() -> None:
+    ranges = []
+    for tokens in (100.0, 200.0, 400.0, 100_000.0):
+        found = speed([rate()], KEY, load(tokens=tokens))
+        assert found is not None
+        ranges.append(found.uncertainty)
+    assert ranges == sorted(set(ranges))
+    assert ranges[-1] == MOST_RANGE
+
+
+def test_the_closest_measurement_counts_and_of_equal_ones_the_latest() -> None:
+    rates = [rate(step_seconds=1.0, time=1.0), rate(step_seconds=2.0, time=2.0), rate(slots=8.0, time=3.0)]
+    found = speed(rates, KEY, load())
+    assert found is not None
+    assert found.step_seconds == 1.0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("model", "other"), ("quantization", "none auto"), ("device", "NVIDIA A100"), ("trainable", "x")],
+)
+def test_another_base_precision_or_device_is_another_rate(field: str, value: str) -> None:
+    assert speed([rate()], KEY.model_copy(update={field: value}), load()) is None
+
+
+@pytest.mark.parametrize("name", ["H100", "h100 80gb", "NVIDIA H100 80GB HBM3"])
+def test_a_gpu_is_known_by_a_part_of_its_name(name: str) -> None:
+    assert speed([rate()], KEY.model_copy(update={"device": name}), load()) is not None
+
+
+def test_overheads_of_a_calibration_are_those_of_loading_and_of_ray() -> None:
+    calibrated = rate(is_calibration=True, start_seconds=5.0, trial_seconds=0.0, time=9.0)
+    alone, beside = speed([calibrated], KEY, load()), speed([calibrated, rate(time=1.0)], KEY, load())
+    assert alone is not None
+    assert beside is not None
+    assert (alone.start_seconds, alone.trial_seconds) == (5.0 + RAY_SECONDS, TRIAL_SECONDS)
+    assert (beside.start_seconds, beside.trial_seconds) == (20.0, 3.0)
+
+
+def test_a_new_rate_replaces_that_of_its_kind_and_the_oldest_go() -> None:
+    rates = kept([rate(time=1.0), rate(slots=8.0, time=2.0)], rate(time=3.0, steps=99))
+    assert [(found.time, found.steps) for found in rates] == [(2.0, 30), (3.0, 99)]
+    assert [found.time for found in kept(rates, rate(slots=4.0, time=4.0), most=2)] == [3.0, 4.0]
+
+
+# What a log says
+
+
+def steps(first: int, last: int, ended: float, each: float, tokens: int = 10) -> tuple[StepRecord, ...]:
+    """Steps that follow one another, the last at `ended`; all before took as long."""
+    return tuple(
+        StepRecord(
+            step=step, train_loss=1.0, learning_rate=1e-3, grad_norm=1.0, tokens=tokens * step, seconds=each * step,
+            time=ended - each * (last - step),
+        )
+        for step in range(first, last + 1)
+    )  # fmt: skip
+
+
+def reported(key: str, history: tuple[StepRecord, ...], time: float) -> TrialReported:
+    report = Report(
+        step=history[-1].step, eval_loss=1.0, best_step=history[-1].step, best_eval_loss=1.0, history=history,
+        tokens=history[-1].tokens, seconds=history[-1].seconds, peak_memory_bytes=1, trainable_params=1, time=time,
+    )  # fmt: skip
+    return TrialReported(time=time, trial_key=key, report=report)
+
+
+def log(*events: Event, end: float) -> list[Event]:
+    summary: dict[str, Any] = {"fingerprint": "0" * 16, "train_rows": 4, "train_tokens": 40, "eval_rows": 6}
+    return [
+        SweepStarted(time=100.0, config="{}"),
+        HostsStarted(time=110.0, since=101.0, hosts=1, slots=2, device="cpu"),
+        DataPrepared(time=110.0, summary=summary),
+        *events,
+        SweepEnded(time=end, reason="finished"),
+    ]
+
+
+def test_a_pass_that_two_trials_share_counts_once() -> None:
+    """Two trials take five steps of 2 s side by side, from 110 to 120, and are evaluated together until 123."""
+    side_by_side = [reported(key, steps(1, 5, 120.0, 2.0), 123.0) for key in "ab"]
+    found = measured.of_sweep(log(*side_by_side, end=127.0), KEY)
+    assert found is not None
+    assert (found.slots, found.step_seconds, found.tokens_per_step) == (2.0, 2.0, 10.0)
+    assert found.evaluation_seconds == 1.5
+    assert (found.evaluation_rows, found.row_tokens) == (6, 10.0)
+    assert (found.start_seconds, found.trial_seconds) == (10.0, 2.0)
+    assert (found.steps, found.spread) == (10, 0.0)
+
+
+def test_one_trial_after_the_other_has_one_slot() -> None:
+    first = reported("a", steps(1, 3, 116.0, 2.0), 117.0)
+    second = reported("b", steps(1, 3, 123.0, 2.0), 124.0)
+    found = measured.of_sweep(log(first, second, end=124.0), KEY)
+    assert found is not None
+    assert (found.slots, found.step_seconds, found.evaluation_seconds, found.trial_seconds) == (1.0, 2.0, 1.0, 0.0)
+
+
+def test_a_trial_that_waited_between_two_reports_is_not_charged_for_it() -> None:
+    early = reported("a", steps(1, 3, 116.0, 2.0), 117.0)
+    late = reported("a", tuple(step for step in steps(1, 6, 1006.0, 2.0) if step.step > 3), 1007.0)
+    found = measured.of_sweep(log(early, late, end=1007.0), KEY)
+    assert found is not None
+    assert (found.step_seconds, found.evaluation_seconds) == (2.0, 1.0)
+
+
+def test_a_few_steps_are_no_measurement() -> None:
+    assert measured.of_sweep(log(reported("a", steps(1, 5, 120.0, 2.0), 121.0), end=122.0), KEY) is None
+
+
+def test_only_the_latest_driver_counts() -> None:
+    before = log(reported("a", steps(1, 6, 122.0, 2.0), 123.0), end=123.0)
+    assert measured.of_sweep([*before, *log(end=999.0)], KEY) is None
+
+
+def test_covered_time_is_that_of_the_union() -> None:
+    assert measured.covered([(5.0, 6.0), (0.0, 2.0), (1.0, 3.0), (1.5, 1.6)]) == 4.0
+    assert measured.covered([]) == 0.0
+
+
+# What is remembered
+
+
+def config_with_rows(folder: Path, **data: Any) -> SweepConfig:
+    rows = folder / "rows.jsonl"
+    rows.write_text('{"text": "a"}\n')
+    section = {"train": str(rows), "text": "{text}", **data}
+    return toy()[0].model_copy(update={"data": SweepConfig(name="x", data=section).data})  # type: ignore[arg-type]
+
+
+def test_rates_and_shapes_are_remembered(tmp_path: Path) -> None:
+    path, config = tmp_path / "deep" / "rates.json", config_with_rows(tmp_path)
+    shape = RowShape(longest=9, mean=5.0, labelled=0.5, train_rows=3, eval_rows=2)
+    assert rate_store.read(path) == rate_store.Remembered()
+    rate_store.remember(path, rate(), {rate_store.data_key(config): shape})
+    rate_store.remember(path, rate(slots=8.0), {})
+    found = rate_store.read(path)
+    assert [known.slots for known in found.rates] == [2.0, 8.0]
+    assert found.shape(config) == shape
+
+
+def test_rows_that_changed_are_other_rows(tmp_path: Path) -> None:
+    config = config_with_rows(tmp_path)
+    keys = [rate_store.data_key(config), rate_store.data_key(config_with_rows(tmp_path, max_length=99))]
+    (tmp_path / "rows.jsonl").write_text('{"text": "another"}\n')
+    assert len({*keys, rate_store.data_key(config)}) == 3
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"rates": [{"slots": 1}]}', '{"new": 1}'])
+def test_a_file_that_cannot_be_read_counts_as_empty(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "rates.json"
+    path.write_text(content)
+    assert rate_store.read(path) == rate_store.Remembered()
+    rate_store.remember(path, rate(), {})
+    assert rate_store.read(path).rates == (rate(),)
+
+
+def test_a_rate_is_of_base_precision_and_device() -> None:
+    config = SweepConfig.model_validate(
+        {
+            "name": "x",
+            "model": {"source": "https://me:secret@host/model", "revision": "abc"},
+            "quantization": {"scheme": "fp4"},
+        }
+    )
+    found = rate_store.rate_key(config, "GPU")
+    assert (found.trainable, found.quantization, found.device) == ("qlora", "fp4 auto", "GPU")
+    assert found.model.endswith("host/model@abc")
+    assert "secret" not in found.model
+    assert rate_store.rate_key(toy()[0], "GPU").model == "toy"

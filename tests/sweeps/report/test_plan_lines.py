@@ -1,0 +1,96 @@
+"""A plan in words: time with its range and source, or how to know it; the table of LoRA and QLoRA; durations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sweep_files import toy
+
+from sweeps.planning.outlook import Known
+from sweeps.planning.plan import Machine, Plan, plan
+from sweeps.planning.rate_store import rate_key
+from sweeps.planning.rates import Rate
+from sweeps.planning.which import Choice, Fit
+from sweeps.report.plan_lines import plan_lines
+from sweeps.report.words import counted, duration, size
+from trainables.contract import Need
+
+NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=8)
+RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
+
+
+def planned(device: Any = "cpu", is_known: bool = True) -> Plan:
+    config, space = toy(RATES, scheduler={"kind": "fifo"}, budget={"trials": 4, "steps_per_trial": 27})
+    rate = Rate(
+        key=rate_key(config, "CPU of ours, 2 threads"), tokens_per_step=0.0, slots=1.0, step_seconds=2.0,
+        evaluation_seconds=1.0, evaluation_rows=0, row_tokens=0.0, start_seconds=20.0, trial_seconds=1.0, spread=0.0,
+        steps=126, time=1.0,
+    )  # fmt: skip
+    known = Known(rates=[rate], key=rate_key(config, "CPU of ours")) if is_known else None
+    return plan(config, space, NEED, Machine(device, 1, 10**6), known)
+
+
+def lines(found: Plan) -> str:
+    return "\n".join(line.strip() for line in plan_lines(found))
+
+
+def test_time_is_told_with_its_range_and_where_it_comes_from() -> None:
+    # 20 s to start, 4 trials of 1 s, 108 steps of 2 s, 12 evaluations and that of the base of 1 s; 15 % either way.
+    assert "time: about 4 min 13 s (3 min 39 s to 4 min 47 s); by 126 steps that were measured" in lines(planned())
+
+
+def test_gpus_are_paid_by_the_hour() -> None:
+    assert ", 0.07 (0.061 to 0.08) GPU-hours; by 126 steps" in lines(planned("cuda"))
+
+
+def test_without_rates_the_plan_says_how_to_have_them() -> None:
+    assert "time: unknown: run `qsweep plan FILE --calibrate`" in lines(planned(is_known=False))
+
+
+def test_trials_at_each_report_point_are_told() -> None:
+    assert "expected to reach each: 4, 4, 4 trials" in lines(planned())
+
+
+def test_json_has_the_same_numbers_under_plain_names() -> None:
+    told, untold = planned("cuda").as_json(), planned(is_known=False).as_json()
+    assert told["seconds"]["expected"] == pytest.approx(253)
+    assert told["gpu_hours"]["expected"] == pytest.approx(253 / 3600)
+    assert told["reaching"] == (4, 4, 4)
+    assert told["steps"] == {"expected": 108.0, "low": 108, "high": 108}
+    assert (untold["seconds"], untold["gpu_hours"], untold["worst_seconds"]) == (None, None, None)
+    assert planned("cpu").as_json()["gpu_hours"]["expected"] == 0
+
+
+def test_sizes_of_gpus_with_the_same_answer_share_a_line() -> None:
+    choices = (
+        Choice(12, Fit(0), Fit(1, recomputes=True)),
+        Choice(24, Fit(2), Fit(3)),
+        Choice(40, Fit(2), Fit(3)),
+    )
+    found = plan_lines(replace(planned(), choices=choices))
+    table = [line.split() for line in found[-3:]]
+    assert table[0][0] == "GPU"
+    assert table[1] == ["12", "GB", "does", "not", "fit", "1", "slot,", "recomputing", "QLoRA"]
+    assert table[2] == ["24", "to", "40", "GB", "2", "slots", "3", "slots", "LoRA"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.2, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (273, "4 min 33 s"),
+        (3600, "1 h 00 min"),
+        (90_000, "1 d 1 h"),
+    ],
+)
+def test_durations_are_in_the_unit_that_suits_them(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_counts_and_sizes_have_their_units() -> None:
+    assert (counted(1, "slot"), counted(2, "slot")) == ("1 slot", "2 slots")
+    assert (size(99_000_000), size(150_000_000)) == ("99 MB", "0.1 GB")
