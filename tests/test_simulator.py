@@ -1,0 +1,68 @@
+"""What early stopping must hold on the simulator. The tables of docs/schedulers.md have more seeds."""
+
+from __future__ import annotations
+
+from random import Random
+from statistics import fmean
+
+import pytest
+from simulator import ARRIVALS, Curve, Listed, Setting, curves, simulate
+
+from sweeps.halving.fifo import Fifo
+from sweeps.halving.promote import Promote
+from sweeps.halving.stop import Stop
+
+POINTS = (3, 9, 27, 81)
+SEEDS = 40
+NOISE = 0.03
+
+
+def sweeps(make, arrival, slots=1, noise=NOISE):
+    trials = [list(curves(64, Random(seed), POINTS[-1])) for seed in range(SEEDS)]
+    return [
+        simulate(make(), Listed(ARRIVALS[arrival](each)), Setting(slots, noise), Random(seed))
+        for seed, each in enumerate(trials)
+    ]
+
+
+@pytest.mark.parametrize("arrival", ARRIVALS)
+def test_promotion_takes_a_ninth_of_the_full_grid_in_any_order_of_arrival(arrival):
+    done = sweeps(lambda: Promote(POINTS, 3), arrival)
+    # 64 x 3 + 21 x 6 + 7 x 18 + 2 x 54 = 552, a little more when one of so few diverges on its way.
+    assert fmean(each.steps for each in done) == pytest.approx(552, abs=5)
+    # .0175 is the mean regret with 300 seeds; the standard error of 40 is about .004.
+    assert fmean(each.regret(81) for each in done) <= 0.0175 + 2 * 0.004
+
+
+def test_the_stopping_form_takes_twice_as_much_when_trials_improve():
+    stop = fmean(each.steps for each in sweeps(lambda: Stop(POINTS, 3), "improving"))
+    promote = fmean(each.steps for each in sweeps(lambda: Promote(POINTS, 3), "improving"))
+    assert stop > 2 * promote
+
+
+def test_without_noise_fifo_finds_the_best():
+    for outcome in sweeps(lambda: Fifo(POINTS), "random", noise=0.0):
+        assert outcome.regret(81) == 0
+        assert outcome.steps <= 64 * 81
+
+
+@pytest.mark.parametrize("slots", [2, 4, 8, 64])
+def test_slots_work_side_by_side_and_none_idles_while_a_trial_may_go_on(slots):
+    alone = simulate(Fifo(POINTS), Listed([Curve(1, 1, 1)] * 64), Setting(1), Random(0))
+    beside = simulate(Fifo(POINTS), Listed([Curve(1, 1, 1)] * 64), Setting(slots), Random(0))
+    assert (alone.steps, alone.makespan) == (64 * 81, 64 * 81)
+    assert (beside.steps, beside.makespan) == (64 * 81, 64 * 81 / slots)
+
+
+def test_evaluations_take_their_time():
+    outcome = simulate(Fifo((3, 9)), Listed([Curve(1, 1, 1)]), Setting(evaluation=2.0), Random(0))
+    assert (outcome.steps, outcome.makespan) == (9, 13)
+
+
+def test_the_answer_of_a_sweep_that_is_cut_short_is_the_best_until_then():
+    good, bad = Curve(1.0, 1.0, 1.0), Curve(2.0, 1.0, 1.0)
+    outcome = simulate(Fifo((3, 9)), Listed([bad, good]), Setting(), Random(0))
+    assert outcome.answer(2) is None
+    assert outcome.answer(9).trial == 0
+    assert outcome.answer(12).trial == 1
+    assert outcome.regret(9, until=12) == pytest.approx(good.loss(3) - good.loss(9))
