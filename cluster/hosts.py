@@ -17,6 +17,7 @@ from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
 
 from cluster.devices import MEMORY_SHARE, cache, free_bytes, name
 from cluster.errors import HostError
+from cluster.library_output import silence
 from cluster.loop import Outcome, PackLoop
 from trainables import registry
 from trainables.contract import (
@@ -75,7 +76,7 @@ class Host:
         self._room = room
         self._loop: PackLoop | None = None
         self._calls = ThreadPoolExecutor(max_workers=128, thread_name_prefix="host-call")
-        quieten()
+        silence()
         # Ray sets OMP_NUM_THREADS from num_cpus, which is 0 for a CPU host.
         threads = str(max(1, len(os.sched_getaffinity(0)) // room.hosts_per_machine))
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = threads
@@ -178,13 +179,6 @@ class Host:
             # Nothing trains here any more. A host that is gone is replaced; one that only fails is not.
             os._exit(1)
         return self._loop
-
-
-def quieten() -> None:
-    """Progress bars and advice of the libraries have no reader in a host."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 HostActor = ray.remote(max_concurrency=256)(Host)

@@ -37,10 +37,12 @@ class Outcome(Spec):
 
 
 @dataclass
-class _Lease:
+class _Training:
+    """An open lease: its slot, its target and what its owner has not yet been given."""
+
     slot: int
     spec: TrialSpec
-    opened_step: int
+    opened: Opened
     step: int
     target: int = 0
     best: float = float("inf")
@@ -56,7 +58,7 @@ class _Lease:
     def is_save_due(self, now: float) -> bool:
         """Whether the spec's snapshot_every is over since the slot was opened, saved or at a report point."""
         every = self.spec.training.snapshot_every
-        since = max(self.opened_step, *(kept.step for kept in (self.outcome, self.saved) if kept is not None), 0)
+        since = max(self.opened.step, *(kept.step for kept in (self.outcome, self.saved) if kept is not None), 0)
         if isinstance(every, int):
             return self.step - since >= every
         return self.step > since and now - self.saved_time >= seconds(every)
@@ -99,7 +101,7 @@ class PackLoop:
         self._pack = pack
         self._clock = clock
         self._free = list(range(slots))
-        self._leases: dict[str, _Lease] = {}
+        self._leases: dict[str, _Training] = {}
         self._commands: list[_Command[Any]] = []
         self._changed = threading.Condition()
         self._stopped = False
@@ -111,7 +113,7 @@ class PackLoop:
     # Called by others
 
     def open(self, lease: str, spec: TrialSpec, snapshot: bytes | None) -> Future[Opened | Failure]:
-        """Puts a trial into a slot before the next step. A lease that is open already answers again."""
+        """Puts a trial into a slot before the next step. An open lease goes on, and gives the same answer again."""
         return self._soon(lambda: self._open(lease, spec, snapshot))
 
     def advance(self, lease: str, target: int, best: float, known: int, wait_seconds: float) -> Outcome | None:
@@ -169,14 +171,14 @@ class PackLoop:
             self._changed.notify_all()
         self._thread.join()
 
-    def _held(self, lease: str) -> _Lease:
+    def _held(self, lease: str) -> _Training:
         found = self._leases.get(lease)
         if found is None:
             raise LeaseOver(f"the lease {lease} is over")
         return found
 
     @staticmethod
-    def _answer(kept: _Lease, target: int, known: int) -> Outcome | None:
+    def _answer(kept: _Training, target: int, known: int) -> Outcome | None:
         outcome = kept.outcome
         if outcome is not None and (outcome.failure is not None or outcome.step >= target):
             return outcome
@@ -248,7 +250,7 @@ class PackLoop:
                 if lease.step < lease.target and lease.is_save_due(self._clock()):
                     self._save(lease)
 
-    def _save(self, lease: _Lease) -> None:
+    def _save(self, lease: _Training) -> None:
         try:
             snapshot = self._pack.snapshot(lease.slot)
         except Exception as error:
@@ -289,7 +291,7 @@ class PackLoop:
                 outcome = self._report(lease, result)
             self._settle(lease, outcome)
 
-    def _report(self, lease: _Lease, evaluation: Evaluation) -> Outcome:
+    def _report(self, lease: _Training, evaluation: Evaluation) -> Outcome:
         try:
             better = evaluation.eval_loss < lease.best
             return Outcome(
@@ -303,7 +305,7 @@ class PackLoop:
         except Exception as error:
             return Outcome(step=lease.step, history=tuple(lease.history), failure=failure_of(error))
 
-    def _settle(self, lease: _Lease, outcome: Outcome) -> None:
+    def _settle(self, lease: _Training, outcome: Outcome) -> None:
         with self._changed:
             lease.outcome, lease.saved = outcome, None
             lease.saved_time = self._clock()
@@ -311,7 +313,7 @@ class PackLoop:
 
     def _open(self, lease: str, spec: TrialSpec, snapshot: bytes | None) -> Opened | Failure:
         if lease in self._leases:
-            self._close(lease)
+            return self._leases[lease].opened
         if not self._free:
             raise RuntimeError("no slot is free on this host")
         slot = self._free.pop(0)
@@ -328,7 +330,7 @@ class PackLoop:
             self._free.append(slot)
             return opened
         with self._changed:
-            self._leases[lease] = _Lease(slot, spec, opened.step, opened.step, saved_time=self._clock())
+            self._leases[lease] = _Training(slot, spec, opened, opened.step, saved_time=self._clock())
         return opened
 
     def _close(self, lease: str) -> None:

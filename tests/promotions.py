@@ -16,7 +16,7 @@ from typing import Any
 
 import tiny_models
 
-from cluster.scoring import Held
+from cluster.scoring_host import ScoringHost
 from sweeps import launch
 from sweeps.config.model import SweepConfig
 from sweeps.promotion import version_files
@@ -155,7 +155,7 @@ def _trial_events(folder: SweepFolder, key: str, number: int, trial: Trial) -> l
     ]
 
 
-class InProcess(Held):
+class InProcess(ScoringHost):
     """Scores in this process, and believes a packaged model: what one really answers has its own test."""
 
     def __init__(self, base: TrialSpec) -> None:

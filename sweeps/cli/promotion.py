@@ -30,7 +30,7 @@ def asked(sweep: str, policy: Mapping[str, object], **options: Any) -> Promotion
 
 def check(config: SweepConfig) -> None:
     """Raises `SweepError` or `HostError` when a sweep cannot be promoted at its end, whatever comes of it."""
-    from cluster.scoring import can_score
+    from cluster.scoring_host import can_score
 
     if config.promotion.model is None:
         raise ConfigError(["promotion.model: --promote needs it: the name of the registered model"])

@@ -13,7 +13,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.scoring import Scoring, can_score, scoring
+from cluster.scoring import Scoring, scoring
+from cluster.scoring_host import can_score
 from sweeps.config.model import Promotion as Policy
 from sweeps.errors import SweepError
 from sweeps.promotion import candidates, content, evidence, registration

@@ -3,118 +3,13 @@
 from __future__ import annotations
 
 import math
-import threading
-import time
-from concurrent.futures import Future
 
 import pytest
+from pack_loops import DEADLINE, GatedPack, advanced, ask, opened, trial
 
 from cluster.errors import LeaseOver
-from cluster.loop import PackLoop
 from trainables import toy
 from trainables.contract import Evaluation, Failure, Opened
-from trainables.specs import AdapterSpec, TrainingSpec, TrialSpec
-
-DEADLINE = 120.0
-"""Seconds after which a test that waits has failed: far more than anything here takes."""
-
-
-def trial(learning_rate: float = 3e-4, r: int = 16, **training) -> TrialSpec:
-    return TrialSpec(
-        trainable="toy",
-        adapter=AdapterSpec(r=r),
-        training=TrainingSpec(learning_rate=learning_rate, **training),
-        steps=100,
-    )
-
-
-class Gate:
-    """A place where the loop's thread waits until the test lets it go on."""
-
-    def __init__(self) -> None:
-        self._reached, self._opened = threading.Event(), threading.Event()
-
-    def pass_through(self) -> None:
-        self._reached.set()
-        assert self._opened.wait(DEADLINE), "the test never opened the gate"
-
-    def wait_until_reached(self) -> None:
-        assert self._reached.wait(DEADLINE), "the loop never came to the gate"
-
-    def open(self) -> None:
-        self._opened.set()
-
-
-class GatedPack(toy.ToyPack):
-    """The toy's curves, with a gate before each numbered call of `step`, and a log of what the loop asked for."""
-
-    def __init__(self, *gated_steps: int) -> None:
-        super().__init__()
-        self.gates = {number: Gate() for number in gated_steps}
-        self.log: list[tuple] = []
-        self.steps = 0
-
-    def open(self, slot, spec, snapshot=None):
-        self.log.append(("open", slot))
-        return super().open(slot, spec, snapshot)
-
-    def step(self, slots):
-        self.steps += 1
-        self.log.append(("step", *slots))
-        if self.steps in self.gates:
-            self.gates[self.steps].pass_through()
-        return super().step(slots)
-
-    def evaluate(self, slots):
-        self.log.append(("evaluate", *slots))
-        return super().evaluate(slots)
-
-    def evaluate_base(self):
-        self.log.append(("evaluate_base",))
-        return super().evaluate_base()
-
-    def close(self, slot):
-        self.log.append(("close", slot))
-        super().close(slot)
-
-
-class BrokenPack(GatedPack):
-    """Breaks the contract in a way that no other call gets over."""
-
-    def step(self, slots):
-        super().step(slots)
-        raise RuntimeError("CUDA error: device-side assert triggered")
-
-
-@pytest.fixture
-def started():
-    """Starts a loop on a pack; it is stopped after the test, whatever became of it."""
-    loops = []
-
-    def start(pack, slots: int = 2, clock=time.monotonic) -> PackLoop:
-        loops.append((PackLoop(pack, slots, clock), pack))
-        return loops[-1][0]
-
-    yield start
-    for loop, pack in loops:
-        for gate in getattr(pack, "gates", {}).values():
-            gate.open()
-        loop.stop()
-
-
-def opened(loop: PackLoop, lease: str, spec: TrialSpec | None = None, snapshot: bytes | None = None):
-    return loop.open(lease, spec or trial(), snapshot).result(DEADLINE)
-
-
-def advanced(loop: PackLoop, lease: str, target: int, best: float = math.inf, known: int = 0):
-    outcome = loop.advance(lease, target, best, known, DEADLINE)
-    assert outcome is not None, f"{lease} never came to step {target}"
-    return outcome
-
-
-def ask(loop: PackLoop, lease: str, target: int) -> None:
-    """Names a target without waiting for it."""
-    assert loop.advance(lease, target, math.inf, 0, 0.0) is None
 
 
 def test_a_lease_is_trained_to_its_target_and_evaluated_there(started):
@@ -342,13 +237,16 @@ def test_a_slot_changes_hands_before_the_next_step(started):
     assert advanced(loop, "b", 1).step == 1
 
 
-def test_opening_a_lease_again_starts_it_afresh_in_one_slot(started):
-    loop = started(toy.ToyPack(), slots=2)
-    opened(loop, "a")
+def test_opening_an_open_lease_answers_again_and_goes_on_with_it(started):
+    pack = GatedPack()
+    loop = started(pack, slots=2)
+    first = opened(loop, "a")
     advanced(loop, "a", 3)
-    assert opened(loop, "a").step == 0
-    assert [record.step for record in advanced(loop, "a", 1).history] == [1]
+    assert opened(loop, "a") == first
+    assert [record.step for record in advanced(loop, "a", 4).history] == [1, 2, 3, 4]
+    assert pack.steps == 4
     assert isinstance(opened(loop, "b"), Opened)
+    assert [entry for entry in pack.log if entry[0] in ("open", "close")] == [("open", 0), ("open", 1)]
 
 
 def test_more_leases_than_slots_are_refused(started):
@@ -376,66 +274,6 @@ def test_an_adapter_as_good_as_the_best_is_not_handed_out(started):
     loop = started(toy.ToyPack())
     opened(loop, "a")
     assert advanced(loop, "a", 3, best=toy.loss_at(trial(), 3)).adapter is None
-
-
-def calls(loop: PackLoop):
-    return {
-        "advance": lambda: loop.advance("a", 3, math.inf, 0, DEADLINE),
-        "advance an unknown lease": lambda: loop.advance("unknown", 3, math.inf, 0, DEADLINE),
-        "open": lambda: loop.open("b", trial(), None).result(DEADLINE),
-        "evaluate the base": lambda: loop.evaluate_base().result(DEADLINE),
-        "close": lambda: loop.close("a").result(DEADLINE),
-    }
-
-
-def wait_until_refused(loop: PackLoop) -> None:
-    deadline = time.monotonic() + DEADLINE
-    with pytest.raises(RuntimeError):
-        while time.monotonic() < deadline:
-            loop.close("nobody")
-            threading.Event().wait(0.01)
-
-
-def test_a_pack_that_raises_breaks_the_loop_and_every_call_says_so(started):
-    loop = started(BrokenPack())
-    opened(loop, "a")
-    for call in calls(loop).values():
-        with pytest.raises(RuntimeError, match=r"training loop broke: RuntimeError.*CUDA error"):
-            call()
-    assert isinstance(loop.fatal, RuntimeError)
-
-
-def test_calls_that_waited_when_the_loop_broke_say_so(started):
-    pack = BrokenPack(1)
-    loop = started(pack)
-    opened(loop, "a")
-    ask(loop, "a", 3)
-    pack.gates[1].wait_until_reached()
-    waiting: list[Future] = [loop.open("b", trial(), None), loop.close("a")]
-    pack.gates[1].open()
-    for future in waiting:
-        with pytest.raises(RuntimeError, match="training loop broke"):
-            future.result(DEADLINE)
-
-
-def test_stop_lets_the_running_step_end_and_refuses_what_waits(started):
-    pack = GatedPack(1)
-    loop = started(pack)
-    opened(loop, "a")
-    ask(loop, "a", 100)
-    pack.gates[1].wait_until_reached()
-    waiting = loop.open("b", trial(), None)
-    stopping = threading.Thread(target=loop.stop)
-    stopping.start()
-    wait_until_refused(loop)
-    assert stopping.is_alive()
-    pack.gates[1].open()
-    stopping.join(DEADLINE)
-    assert not stopping.is_alive()
-    assert pack.steps == 1
-    for call in [lambda: waiting.result(DEADLINE), *calls(loop).values()]:
-        with pytest.raises(RuntimeError, match="training loop was stopped"):
-            call()
 
 
 def test_an_opening_that_was_cancelled_never_takes_place(started):

@@ -6,19 +6,14 @@ import math
 import threading
 
 import pytest
+from pack_loops import DEADLINE, trial
 
-from cluster.loop import PackLoop
 from trainables import toy
 from trainables.contract import Failure, Opened
-from trainables.specs import AdapterSpec, TrialSpec
+from trainables.specs import TrialSpec
 
-DEADLINE = 120.0
 FAULTY = 32
 """The rank of the trial that goes wrong."""
-
-
-def trial(r: int = 16) -> TrialSpec:
-    return TrialSpec(trainable="toy", adapter=AdapterSpec(r=r), steps=100)
 
 
 class Raising(toy.ToyPack):
@@ -46,25 +41,12 @@ class Raising(toy.ToyPack):
         return super().evaluate(slots)
 
 
-@pytest.fixture
-def started():
-    loops = []
-
-    def start(pack, slots: int = 2) -> PackLoop:
-        loops.append(PackLoop(pack, slots))
-        return loops[-1]
-
-    yield start
-    for loop in loops:
-        loop.stop()
-
-
 WORDS = Failure(kind="failed", message="KeyError: 'row 17'")
 
 
 def test_what_is_raised_while_opening_is_the_trials_failure_and_takes_no_slot(started):
     loop = started(Raising("open"), slots=1)
-    assert loop.open("a", trial(FAULTY), None).result(DEADLINE) == WORDS
+    assert loop.open("a", trial(r=FAULTY), None).result(DEADLINE) == WORDS
     assert isinstance(loop.open("b", trial(), None).result(DEADLINE), Opened)
     assert loop.advance("b", 3, math.inf, 0, DEADLINE).step == 3
 
@@ -72,7 +54,7 @@ def test_what_is_raised_while_opening_is_the_trials_failure_and_takes_no_slot(st
 @pytest.mark.parametrize(("where", "step"), [("step", 0), ("evaluate", 3)])
 def test_what_a_trial_raises_alone_is_its_own_failure(started, where, step):
     loop = started(Raising(where))
-    loop.open("a", trial(FAULTY), None).result(DEADLINE)
+    loop.open("a", trial(r=FAULTY), None).result(DEADLINE)
     found = loop.advance("a", 3, math.inf, 0, DEADLINE)
     assert (found.step, found.failure) == (step, WORDS)
     loop.open("b", trial(), None).result(DEADLINE)

@@ -15,6 +15,7 @@ import pytest
 
 from cluster import scoring
 from cluster.errors import HostError
+from cluster.scoring_host import ScoringHost, can_score, check_memory
 from trainables import qlora
 from trainables.scoring.requests import BASE, Request
 
@@ -74,9 +75,9 @@ def test_a_process_that_dies_is_told(base, monkeypatch):
     with scoring.scoring(base) as elsewhere:
         assert isinstance(elsewhere, scoring._Remote)
         elsewhere.fingerprint()
-        monkeypatch.setattr(promotions.Held, "__reduce__", lambda _: (os._exit, (9,)), raising=False)
+        monkeypatch.setattr(ScoringHost, "__reduce__", lambda _: (os._exit, (9,)), raising=False)
         with pytest.raises(HostError, match=r"the process that evaluates died \(exit code 9\).*--address"):
-            elsewhere._call("fingerprint", (promotions.Held(base),))
+            elsewhere._call("fingerprint", (ScoringHost(base),))
 
 
 PLAIN = """
@@ -146,10 +147,10 @@ def test_a_base_that_does_not_fit_is_refused_with_the_way_out(base):
             return 40_000_000_000
 
     with pytest.raises(HostError, match=r"about 40.0 GB .* this machine has 8.5 GB free: give --address"):
-        scoring.check_memory(base, Large(), "cpu", lambda _device: 10_000_000_000)
+        check_memory(base, Large(), "cpu", lambda _device: 10_000_000_000)
     with pytest.raises(HostError, match="this GPU has"):
-        scoring.check_memory(base, Large(), "cuda", lambda _device: 10_000_000_000)
-    scoring.check_memory(base, Large(), "cpu", lambda _device: 48_000_000_000)
+        check_memory(base, Large(), "cuda", lambda _device: 10_000_000_000)
+    check_memory(base, Large(), "cpu", lambda _device: 48_000_000_000)
 
 
 def test_the_estimate_is_of_the_tiny_model(base):
@@ -161,7 +162,7 @@ def test_the_estimate_is_of_the_tiny_model(base):
 
 def test_a_trainable_without_adapters_is_told():
     with pytest.raises(HostError, match="trainable: 'toy' has no adapters to promote"):
-        scoring.can_score("toy")
+        can_score("toy")
 
 
 def test_scoring_is_imported_without_anything_heavy():

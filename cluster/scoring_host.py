@@ -1,0 +1,117 @@
+"""Holds a base and scores adapters on it, in the process that it is made in."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from cluster import serving
+from cluster.devices import MEMORY_SHARE, cache, free_bytes, gpus
+from cluster.errors import ClusterError, HostError
+from cluster.library_output import silence
+from trainables import registry
+from trainables.contract import Device
+from trainables.errors import TrainableError
+from trainables.scoring.requests import Answer, Parts, Request, Scorer
+from trainables.specs import TrialSpec
+
+
+class CanScore(Protocol):
+    """What a trainable offers beside its contract when its adapters can be promoted."""
+
+    def open_scorer(self, base: TrialSpec, cache: Path) -> Scorer:
+        """Loads the base onto this process's device."""
+
+    def scoring_bytes(self, base: TrialSpec, device: Device) -> int | None:
+        """Estimates the memory that this takes; None when it is unknown."""
+
+
+def can_score(name: str) -> CanScore:
+    """The trainable's part that scores adapters.
+
+    Raises:
+        HostError: it has none.
+    """
+    trainable = registry.find(name)
+    if not hasattr(trainable, "open_scorer"):
+        raise HostError(f"trainable: {name!r} has no adapters to promote: it offers no open_scorer and scoring_bytes")
+    return cast(CanScore, trainable)
+
+
+class ScoringHost:
+    """A `Scoring` in this process. The first call that needs the base loads it."""
+
+    def __init__(self, base: TrialSpec) -> None:
+        self._base = base
+        self._scorer: Scorer | None = None
+
+    def fingerprint(self) -> dict[str, str]:
+        """See `Scoring.fingerprint`."""
+        return dict(registry.find(self._base.trainable).fingerprint(self._base))
+
+    def score(self, request: Request) -> Answer:
+        """See `Scoring.score`."""
+        return self._loaded().score(request)
+
+    def parts(self) -> Parts:
+        """See `Scoring.parts`."""
+        return self._loaded().parts()
+
+    def serve(self, script: str, files: Mapping[str, bytes], job: str) -> str:
+        """See `Scoring.serve`."""
+        self._scorer = None
+        gc.collect()
+        return serving.serve(script, files, job)
+
+    def _loaded(self) -> Scorer:
+        if self._scorer is None:
+            silence()
+            trainable = can_score(self._base.trainable)
+            check_memory(self._base, trainable)
+            self._scorer = trainable.open_scorer(self._base, cache())
+        return self._scorer
+
+
+def check_memory(
+    base: TrialSpec,
+    trainable: CanScore,
+    device: Device | None = None,
+    free: Callable[[Device], int] = free_bytes,
+) -> None:
+    """Refuses a base that does not fit into the memory that is free here.
+
+    Raises:
+        HostError: it does not fit; says what is needed and where it could be done.
+    """
+    device = device or ("cuda" if gpus() else "cpu")
+    needed, available = trainable.scoring_bytes(base, device), int(free(device) * MEMORY_SHARE)
+    if needed is not None and needed > available:
+        where = "GPU" if device == "cuda" else "machine"
+        raise HostError(
+            f"model.source: {base.base_model.source!r} needs about {needed / 1e9:.1f} GB to be evaluated and this "
+            f"{where} has {available / 1e9:.1f} GB free: give --address of a Ray cluster with a host that holds it"
+        )
+
+
+Reply = tuple[str | None, Any]
+"""The user's mistake if there is one, and what the method returned."""
+
+
+def reply(host: ScoringHost, method: str, arguments: tuple[Any, ...]) -> Reply:
+    """Calls a method for a caller in another process. Errors come back as text, which can always be pickled."""
+    try:
+        return None, getattr(host, method)(*arguments)
+    except (TrainableError, ClusterError) as error:
+        return str(error), None
+    except Exception as error:
+        return f"{type(error).__name__}: {error}", None
+
+
+def returned(answer: Reply) -> Any:
+    """What the method returned. Raises `HostError` with the mistake if there is one."""
+    problem, value = answer
+    if problem is not None:
+        raise HostError(problem)
+    return value
