@@ -1,7 +1,7 @@
-"""The broker: owns the hosts and leases their slots to trials. One actor on the driver's node; it dies with that.
+"""The broker owns the hosts and leases their slots to trials. It is one actor on the driver's node and dies with it.
 
-A lease has an id of its own, never used twice. A trial that asks again gets a new lease and its old one is closed
-first, so nobody can train in a slot that was given to another.
+Each lease has its own id, which is never used again. When a trial asks again, the broker closes its old lease and gives
+it a new one, so that no trial can train in a slot that another one has.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.hosts import PROCESS_LOST, HostActor, HostFacts, Room
+from cluster.hosts import PROCESS_LOST, HostActor, HostFacts, SlotLimits
 from cluster.leases import Grant, NotReady, Ready, Refused
 from trainables.contract import Evaluation, Failure, RowShape, StepRecord, Target, TargetModules
 from trainables.specs import TrialSpec
 
 NAME = "broker"
 LEASE_SECONDS = 60.0
-"""A lease that was not renewed for so long is over: its holder is gone."""
+"""A lease that is not renewed for this time is over: its trial is gone."""
 SUSPECT_AFTER = 2
-"""A trial whose hosts died this often in a row trains alone, so that the next death has one cause."""
+"""After its hosts died this many times in a row, a trial trains alone, so that the next death has one cause."""
 GUILTY_AFTER = 3
-"""A trial whose hosts died this often in a row, the last time alone, is refused."""
+"""After its hosts died this many times in a row, the last time while it trained alone, a trial is refused."""
 ANSWER_SECONDS = 5.0
-"""How long a host has to say where its trials stand."""
+"""How long a host may take to report the last steps of its trials."""
 RETRY_SECONDS = 10.0
-"""Pause between attempts to make a host when there is none."""
+"""Time between two attempts to start a missing host."""
 
 
 @dataclass
 class _Lease:
-    lease: str
+    lease_id: str
     renewed: float
 
 
@@ -47,30 +47,30 @@ class _Host:
     actor: Any
     facts: HostFacts
     leases: dict[str, _Lease] = field(default_factory=dict)
-    """By trial key."""
+    """Trial key -> its lease."""
 
 
 class Broker:
     """The actor's class; see `create`.
 
-    Ray makes it anew when it dies. It then begins empty: its hosts died with it, and the trials lease again.
+    When it dies, Ray starts a new one, which knows no hosts: they died too. It starts new ones, and trials ask again.
     """
 
     def __init__(
         self,
         base: TrialSpec,
-        room: Room,
+        limits: SlotLimits,
         hosts: int | Literal["auto"],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._base = base.model_dump_json()
-        self._asked = self._room = room
+        self._limits_of_all = self._limits = limits
         self._wanted = hosts
         self._clock = clock
         self._hosts: dict[str, _Host] = {}
         self._on_gpu = False
         self._first: Any = None
-        """The first host, when it was asked something before the start."""
+        """The first host, when `resolve` has asked it before the start."""
         self._data: Any = None
         self._rows: RowShape | None = None
         self._count = 0
@@ -87,17 +87,17 @@ class Broker:
         self._changed = asyncio.Condition()
 
     async def resolve(self, values: tuple[TargetModules, ...]) -> list[Target] | NotReady | None:
-        """See `Host.resolve`: asked of the first host, before it prepares or loads anything."""
+        """Asks the first host, before it prepares or loads anything; see `Host.resolve`."""
         async with self._starting:
             problem = self._lay_out()
             if problem is not None:
                 return problem
             self._first = self._make(self._on_gpu)
             try:
-                found: list[Target] | None = await self._first.resolve.remote(values)
+                targets: list[Target] | None = await self._first.resolve.remote(values)
             except (RayTaskError, *PROCESS_LOST) as error:
                 return NotReady(message=_message(error))
-        return found
+        return targets
 
     async def start(self) -> Ready | NotReady:
         """Starts the hosts, one per GPU or the wanted number on CPUs; the first of them prepares the data."""
@@ -105,15 +105,15 @@ class Broker:
             return await self._start_all()
 
     def _lay_out(self) -> NotReady | None:
-        """How many hosts, and how many of them share a machine; or why it cannot be."""
+        """Decides how many hosts there are and how many share a machine, or returns why the number is impossible."""
         gpus = int(ray.cluster_resources().get("GPU", 0))
         count = (gpus or 1) if self._wanted == "auto" else self._wanted
         if gpus and count > gpus:
             return NotReady(message=f"cluster.hosts: {count} asked for, but the cluster has {gpus} GPUs, one per host")
         machines = max(1, sum(node["Alive"] for node in ray.nodes()))
         self._count = count
-        shared = {"hosts_per_machine": -(-count // machines), "at_most": max(1, self._asked.at_most // count)}
-        self._room = self._asked.model_copy(update=shared)
+        shared = {"hosts_per_machine": -(-count // machines), "at_most": max(1, self._limits_of_all.at_most // count)}
+        self._limits = self._limits_of_all.model_copy(update=shared)
         self._on_gpu = gpus > 0
         return None
 
@@ -135,7 +135,7 @@ class Broker:
         return Ready(data=prepared.summary, hosts=tuple(facts))
 
     async def stop(self) -> None:
-        """From now on `goes_on` is false: trials end at their next call."""
+        """Makes `goes_on` false from now on, so that trials end at their next call."""
         self._stopping = True
 
     async def goes_on(self, trial_key: str) -> bool:
@@ -146,50 +146,50 @@ class Broker:
         return not self._stopping
 
     async def news(self, known: int, wait_seconds: float) -> list[str]:
-        """What became of hosts, a line each, from line `known` on; waits for one when there is none."""
+        """The lines about hosts lost and started, from number `known` on; waits for the next one when there is none."""
         async with self._changed:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait_for(lambda: len(self._news) > known), wait_seconds)
         return self._news[known:]
 
     async def evaluate_base(self) -> Evaluation | Failure | None:
-        """The base without an adapter on the evaluation rows, by the first host; None when that is to be asked again.
+        """Evaluates the base without an adapter on the first host; None when the caller is to ask again.
 
-        Asked for before there are trials, it is the first thing that the host does, and holds them up no longer. A host
-        may die meanwhile for reasons of its own; one more that dies is an answer.
+        The driver asks before there are trials, so that the host does this first and no trial waits for it later. When
+        the host dies, the caller asks again; when a second one dies, that is the answer.
         """
         first = next(iter(self._hosts.items()), None)
         if first is None:
             return None
         host_id, host = first
         try:
-            found: Evaluation | Failure = await host.actor.evaluate_base.remote()
+            answer: Evaluation | Failure = await host.actor.evaluate_base.remote()
         except PROCESS_LOST:
             await self.lost(host_id)
             self._base_deaths += 1
             return None if self._base_deaths < SUSPECT_AFTER else Failure(kind="failed", message="its host died, twice")
         except RayTaskError as error:
             return Failure(kind="failed", message=_message(error))
-        return found
+        return answer
 
     async def latest(self) -> dict[str, StepRecord]:
-        """Trial key -> the last step that the trial has taken on its host. A host that does not answer is left out."""
+        """Trial key -> the last step that it took on its host. Leaves out hosts that do not answer in time."""
         hosts = list(self._hosts.values())
-        asked = (asyncio.wait_for(host.actor.latest.remote(), ANSWER_SECONDS) for host in hosts)
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        found: dict[str, StepRecord] = {}
+        calls = (asyncio.wait_for(host.actor.latest.remote(), ANSWER_SECONDS) for host in hosts)
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        steps: dict[str, StepRecord] = {}
         for host, answer in zip(hosts, answers, strict=True):
             if not isinstance(answer, BaseException):
-                found |= {key: answer[held.lease] for key, held in host.leases.items() if held.lease in answer}
-        return found
+                steps |= {key: answer[lease.lease_id] for key, lease in host.leases.items() if lease.lease_id in answer}
+        return steps
 
     async def slots(self) -> int:
-        """Slots of the hosts that live now; makes hosts where some are missing."""
+        """The number of slots of the living hosts; begins to start those that are missing."""
         await self._revive()
         return sum(host.facts.slots for host in self._hosts.values())
 
     async def acquire(self, trial_key: str, wait_seconds: float) -> Grant | Refused | None:
-        """A lease on a free slot, on the host with the most of them; None when none became free in time."""
+        """Leases a free slot of the host that has the most of them; None when no slot becomes free in time."""
         await self._revive()
         await self.release(trial_key)
         await self._expire()
@@ -212,27 +212,27 @@ class Broker:
             return Grant(lease, host_id, self._hosts[host_id].actor)
 
     async def release(self, trial_key: str) -> None:
-        """Ends the trial's lease, if it has one. The slot is free once the host has closed it."""
+        """Ends the trial's lease if it has one. Its slot becomes free once the host has closed it."""
         for host_id, host in list(self._hosts.items()):
-            held = host.leases.get(trial_key)
-            if held is None:
+            lease = host.leases.get(trial_key)
+            if lease is None:
                 continue
             try:
-                await host.actor.close.remote(held.lease)
+                await host.actor.close.remote(lease.lease_id)
             except PROCESS_LOST:
                 await self.lost(host_id)
                 return
-            # Another release may have been faster, and the trial may hold a new lease by now.
-            if host.leases.get(trial_key) is held:
+            # While the host closed it, another call may have released it and given the trial a new lease.
+            if host.leases.get(trial_key) is lease:
                 del host.leases[trial_key]
             await self._tell()
 
     async def reached(self, trial_key: str) -> None:
-        """The trial came to a report point: it is not what kills hosts."""
+        """Forgets the deaths of the trial's hosts: it came to a report point, so it is not what kills them."""
         self._deaths.pop(trial_key, None)
 
     async def lost(self, host_id: str) -> None:
-        """Takes a host that died out, its leases with it, and makes another. Saying so twice does it once."""
+        """Removes a host that died, with its leases, and begins to start another. Does nothing when called again."""
         gone = self._hosts.pop(host_id, None)
         if gone is None:
             return
@@ -249,13 +249,13 @@ class Broker:
         self._in_background(self._replace(on_gpu))
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        """Nobody waits for it: loading a base takes minutes, and whoever asks for a slot is to hear within seconds."""
+        """Runs work that takes minutes, such as loading a base, while others get their answers within seconds."""
         task = asyncio.create_task(work)
         self._replacing.add(task)
         task.add_done_callback(self._replacing.discard)
 
     async def _start_anew(self) -> None:
-        """Starts the hosts of a broker that was itself made anew."""
+        """Starts the hosts of a broker that Ray has restarted."""
         answer = await self.start()
         if isinstance(answer, NotReady):
             self._news.append(f"no host could be made: {answer.message}; trying again every {RETRY_SECONDS:.0f} s")
@@ -268,7 +268,7 @@ class Broker:
         try:
             facts = await self._start(actor)
         except (RayTaskError, *PROCESS_LOST) as error:
-            # `_revive` tries again.
+            # `_revive` tries again later.
             self._news.append(f"a host could not be made: {_message(error)}; trying again every {RETRY_SECONDS:.0f} s")
         else:
             self._add(actor, facts)
@@ -277,7 +277,7 @@ class Broker:
         await self._tell()
 
     async def _revive(self) -> None:
-        """Makes hosts that are missing: after this actor was made anew, or when replacing one failed."""
+        """Begins to start missing hosts: after Ray restarted this actor, or when a host could not be replaced."""
         if self._starting.locked() or self._clock() - self._tried < RETRY_SECONDS:
             return
         if self._data is None:
@@ -288,16 +288,16 @@ class Broker:
             self._begin_replacing(on_gpu=ray.cluster_resources().get("GPU", 0) > 0)
 
     async def _expire(self) -> None:
-        """Ends leases whose holders have not been heard of."""
+        """Ends the leases that were not renewed in time."""
         now = self._clock()
         for host in list(self._hosts.values()):
-            for trial_key in [key for key, held in host.leases.items() if now - held.renewed > LEASE_SECONDS]:
+            for trial_key in [key for key, lease in host.leases.items() if now - lease.renewed > LEASE_SECONDS]:
                 await self.release(trial_key)
         waiting = self._suspects_waiting.items()
-        self._suspects_waiting = {key: asked for key, asked in waiting if now - asked <= LEASE_SECONDS}
+        self._suspects_waiting = {key: since for key, since in waiting if now - since <= LEASE_SECONDS}
 
     def _place(self, trial_key: str) -> str | None:
-        """The host for a trial: one of its own for a suspect; while a suspect waits, nobody else is let in."""
+        """Chooses the host for a trial: an empty one for a suspect. No other trial is let in while a suspect waits."""
         suspect = self._is_suspect(trial_key)
         if self._suspects_waiting and not suspect:
             return None
@@ -314,14 +314,14 @@ class Broker:
 
     def _make(self, on_gpu: bool) -> Any:
         options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": "SPREAD", "num_gpus": 1 if on_gpu else 0}
-        return HostActor.options(**options).remote(self._base, self._room)
+        return HostActor.options(**options).remote(self._base, self._limits)
 
     async def _start(self, actor: Any) -> HostFacts:
         facts: HostFacts = await actor.start.remote(self._data, self._rows)
         return facts
 
     def _add(self, actor: Any, facts: HostFacts) -> None:
-        # Never the same twice, also after this actor was made anew: trials name hosts that they lost.
+        # An id is never used twice, also after Ray restarted this actor: trials name hosts that they lost.
         self._hosts[f"host-{uuid.uuid4().hex[:8]}"] = _Host(actor, facts)
 
     async def _tell(self) -> None:
@@ -329,11 +329,11 @@ class Broker:
             self._changed.notify_all()
 
 
-def create(base: TrialSpec, room: Room, hosts: int | Literal["auto"]) -> Any:
-    """The broker's actor handle, on the driver's own node, found by others under NAME in the driver's namespace."""
+def create(base: TrialSpec, limits: SlotLimits, hosts: int | Literal["auto"]) -> Any:
+    """Starts the broker on the driver's own node. Others find it under NAME in the driver's namespace."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"name": NAME, "num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here, "max_restarts": -1}
-    return ray.remote(Broker).options(**options).remote(base, room, hosts)
+    return ray.remote(Broker).options(**options).remote(base, limits, hosts)
 
 
 def _hosts(hosts: int, slots: int) -> str:

@@ -1,4 +1,4 @@
-"""The connection to Ray: a cluster of this process's own, or the one that runs here already."""
+"""Connects to Ray: starts a cluster of this process's own, or joins one that runs already."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from ray._private import services
 from cluster.errors import ConnectionFailed, NotStarted
 from cluster.ray_files import private_command_line, private_token, ray_folder
 
-# Read by Ray at import or start: its reporters, loggers and usage questions would drown the sweep's own output, and its
-# strict metric check would end a sweep for a trial that diverged before its first evaluation.
+# Ray reads these at import or start. Without them its reporters, loggers and usage questions would hide the sweep's own
+# output, and its strict metric check would end a sweep whose trial diverged before its first evaluation.
 ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Without its head service a process of Ray's ends itself after this time, whatever it is doing (rpc_client.h,
-    # 2.60, with 60). A driver needs longer to deliver what it has; see `Cluster.is_lost`.
+    # A process of Ray's ends itself this many seconds after the head service is gone, whatever it is doing
+    # (rpc_client.h, 2.60; its default is 60). A driver needs longer to deliver its results; see `Cluster.is_lost`.
     "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
@@ -39,7 +39,7 @@ ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 HEADS = ("gcs_server", "raylet")
-"""Daemons that Ray cannot do without."""
+"""Daemons without which Ray does not work."""
 PROBE_SECONDS = 2.0
 PROBE_EVERY_SECONDS = 5.0
 END_SECONDS = 10.0
@@ -50,7 +50,7 @@ class Cluster:
     """Ray as this process starts or joins it. All but `connected` may be called from another thread."""
 
     def __init__(self, address: Literal["local", "auto"] | str) -> None:
-        """Nothing yet.
+        """Starts nothing; `connected` does.
 
         Args:
             address: `local` starts a cluster of its own and never joins one that happens to be there; `auto` joins the
@@ -59,9 +59,9 @@ class Cluster:
         self._address = address
         self._daemons: list[subprocess.Popen[bytes]] = []
         self._service: tuple[str, int] | None = None
-        """Where the head service of a cluster that is not this process's own listens."""
+        """Address of the head service, when the cluster is not this process's own."""
         self.patience_seconds = 0.0
-        """How long Ray may be lost before it will not come back. An own cluster's daemons are not started again."""
+        """How long to wait for Ray once it is lost. 0 for an own cluster, whose daemons nobody starts again."""
         self.has_started = False
         self.is_ending = False
         self.is_abandoned = False
@@ -70,7 +70,7 @@ class Cluster:
 
     @contextmanager
     def connected(self, namespace: str) -> Iterator[None]:
-        """Ray, for as long as the block runs; `namespace` is where this sweep's actors are named.
+        """Connects to Ray for as long as the block runs; `namespace` holds the names of this sweep's actors.
 
         Raises:
             ConnectionFailed: no cluster is at the address.
@@ -94,7 +94,7 @@ class Cluster:
                 hear_again()
 
     def is_lost(self) -> bool:
-        """Whether the head service is gone, or the daemon of this node that this process has started."""
+        """Whether the head service is gone, or a daemon that this process has started."""
         if not self.has_started or self.is_ending:
             return self._was_lost
         if self._service is not None:
@@ -104,16 +104,16 @@ class Cluster:
         return any(daemon.poll() is not None for daemon in self._daemons if _name(daemon) in HEADS)
 
     def abandon(self) -> None:
-        """Ends the daemons that this process has started; what waits for Ray in other threads may wait for ever."""
+        """Ends the daemons that this process has started. Other threads that wait for Ray may then wait for ever."""
         self.is_abandoned = True
-        # Such threads fail one after the other, and would print a traceback each.
+        # Those threads fail one after the other, and each would print a traceback.
         threading.excepthook = lambda _what: None
         self._end_daemons()
 
     def _end_daemons(self) -> None:
         for daemon in self._daemons:
             with suppress(OSError):
-                # Its whole group: the raylet's agents would take a minute to notice.
+                # Its whole group, because the raylet's agents need a minute to notice its end.
                 os.killpg(daemon.pid, signal.SIGKILL)
 
     def _join(self, namespace: str) -> None:
@@ -125,12 +125,12 @@ class Cluster:
         self._service, self.patience_seconds = (host.strip("[]"), int(port)), 60.0
 
     def _start(self, namespace: str, folder: Path) -> None:
-        """Starts Ray; once more when that fails: on a busy machine its own time-outs may be too short."""
+        """Starts Ray, at the second try if need be: on a busy machine Ray's own time-outs may be too short."""
         for attempt in (1, 2):
             try:
                 self._try_to_start(namespace, folder)
                 return
-            except Exception as error:  # whatever became of which daemon: Ray has no error of its own for it
+            except Exception as error:  # Ray has no error of its own for a daemon that does not start
                 if attempt == 2 or self.is_abandoned:
                     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                     raise NotStarted(f"Ray does not start on this machine, tried twice: {reason}") from error
@@ -151,7 +151,7 @@ class Cluster:
 
 @contextmanager
 def connected(address: Literal["local", "auto"] | str, namespace: str) -> Iterator[None]:
-    """Ray, for as long as the block runs; see `Cluster`."""
+    """Connects to Ray for as long as the block runs; see `Cluster`."""
     with Cluster(address).connected(namespace):
         yield
 
@@ -170,9 +170,9 @@ def _init(address: str, namespace: str, **options: object) -> None:
 def _shut_down() -> None:
     """Ends Ray while no garbage is collected.
 
-    A reference to an object of Ray's that is freed in another thread while Ray ends takes the whole process with it,
-    exit code 1 and no word (core_worker_process.cc, 2.60: `GetCoreWorker` after the worker is gone). What is garbage
-    already is freed before; cycles that become garbage meanwhile wait until Ray has ended.
+    When another thread frees a reference to an object of Ray's while Ray ends, the whole process ends with exit code 1
+    and no message (core_worker_process.cc, 2.60: `GetCoreWorker` after the worker is gone). So garbage is freed before
+    Ray ends, and what becomes garbage meanwhile is freed after.
     """
     gc.collect()
     was_enabled = gc.isenabled()
@@ -201,9 +201,9 @@ def _name(daemon: subprocess.Popen[bytes]) -> str:
 def _apart(daemons: list[subprocess.Popen[bytes]]) -> Iterator[None]:
     """Starts Ray's daemons in sessions of their own, and lists them.
 
-    Schedulers and `timeout` send SIGTERM to a whole process group; the daemons must not end before the trials are
-    saved. Ray has no switch for it (ray/_private/services.py, 2.60: `start_ray_process`). They still end with this
-    process: the kernel ends them when their parent is gone (`set_kill_on_parent_death_linux`).
+    Job schedulers and `timeout` send SIGTERM to a whole process group, and the daemons must not end before the trials
+    are saved. Ray has no option for it (ray/_private/services.py, 2.60: `start_ray_process`). The daemons still end
+    with this process: the kernel kills them when their parent is gone (`set_kill_on_parent_death_linux`).
     """
     popen = services.ConsolePopen
 
@@ -221,10 +221,10 @@ def _apart(daemons: list[subprocess.Popen[bytes]]) -> Iterator[None]:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Keeps Ray from taking SIGTERM over, and from printing what its raylets have to say of every process that died.
+    """Keeps Ray from handling SIGTERM itself, and from printing a message for every process that dies.
 
-    Ray has switches for neither (ray/_private/worker.py, 2.60: `init` and `connect` set a handler that exits at once;
-    `listen_error_messages` prints whatever `log_to_driver` says). The sweep says itself what became of its processes.
+    Ray has an option for neither (ray/_private/worker.py, 2.60: `init` and `connect` set a handler that exits at once;
+    `listen_error_messages` prints even without `log_to_driver`). The sweep itself tells what became of its processes.
     """
     handler, printer = ray._private.utils.set_sigterm_handler, ray._private.worker.print_to_stdstream
     ray._private.utils.set_sigterm_handler = lambda _handler: None
@@ -238,8 +238,8 @@ def _undisturbed() -> Iterator[None]:
 def hear_again() -> None:
     """Puts Python's handler of SIGTERM back.
 
-    Ray's C++ side takes the signal over behind Python's back when it opens its log, and resets it when it closes that
-    (found by trying, 2.60).
+    Ray's C++ part replaces the handler when it opens its log, without Python's knowledge, and resets it when it closes
+    the log (observed with 2.60).
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))

@@ -1,4 +1,4 @@
-"""What this machine trains on, and how much memory is free there. Neither Ray nor torch is needed to ask."""
+"""Tells what this machine trains on and how much memory is free there, without Ray and torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import psutil
 from trainables.contract import Device
 
 MEMORY_SHARE = 0.85
-"""Part of the free memory that slots may be planned into."""
+"""The part of the free memory that a plan may use."""
 
 
 def name(device: Device, gpu: str | None = None) -> str:
@@ -46,7 +46,7 @@ def gpus() -> int:
 
 
 def free_bytes(device: Device, gpu: str | None = None) -> int:
-    """Memory that nobody uses yet: of the GPU `gpu` (an index or UUID), or of the machine."""
+    """Free memory: of the GPU `gpu` (an index or UUID), or of the machine."""
     if device == "cpu":
         return int(psutil.virtual_memory().available)
     return int(_nvidia_smi("memory.free", gpu)) * 2**20
@@ -63,5 +63,5 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    found = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return found or os.uname().machine
+    processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return processor or os.uname().machine

@@ -1,17 +1,17 @@
-"""Errors of this package, each also the standard error that it refines.
+"""Errors of this package. Each is also a standard error.
 
 ClusterError
 ├── ConnectionFailed (ConnectionError)   no Ray cluster is at the address
 ├── NotStarted (RuntimeError)            Ray could not be started on this machine
 ├── HostError (RuntimeError)             a host cannot start: its base or its data cannot be loaded
-└── LeaseOver (LookupError)              a lease is not open on this host: its trial takes another
+└── LeaseOver (LookupError)              a lease is not open on this host: the trial asks for another
 """
 
 from __future__ import annotations
 
 
 class ClusterError(Exception):
-    """Base of this package's errors: they print without a traceback."""
+    """Base of this package's errors, which are printed without a traceback."""
 
 
 class ConnectionFailed(ClusterError, ConnectionError):  # noqa: N818 - reads as what happened
@@ -27,4 +27,4 @@ class HostError(ClusterError, RuntimeError):
 
 
 class LeaseOver(ClusterError, LookupError):  # noqa: N818 - reads as what happened
-    """A lease is not open on this host. No KeyError: a trainable may raise that itself."""
+    """A lease is not open on this host. It is no KeyError, which a trainable may raise itself."""

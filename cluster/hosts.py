@@ -1,7 +1,7 @@
-"""A host: the process that holds the base model and trains the adapters on it. One per GPU, or one on a CPU.
+"""A host: the process that holds the base model and trains adapters on it. There is one per GPU, or one on a CPU.
 
-What it hands out is JSON and bytes, never torch objects: unpickling those would import torch in a light process.
-Calls return within seconds; the training itself runs in the loop's own thread.
+It returns JSON and bytes, never torch objects: to unpickle those, a light process would have to import torch. Calls
+return within seconds; the loop trains in a thread of its own.
 """
 
 from __future__ import annotations
@@ -37,24 +37,25 @@ from trainables.specs import Spec, TrialSpec
 
 Answer = TypeVar("Answer")
 PROCESS_LOST = (RayActorError, NodeDiedError, OutOfMemoryError)
-"""What a call to an actor raises whose process is gone: for one that Ray's memory monitor has ended, the last is
-raised, which is no RayActorError (ray/exceptions.py, 2.60)."""
+"""What a call raises when the actor's process is gone. When Ray's memory monitor has killed it, that is
+OutOfMemoryError, which is no RayActorError (ray/exceptions.py, 2.60)."""
 
 
-class Room(Spec):
-    """How many slots a host may have."""
+class SlotLimits(Spec):
+    """Says how many slots a host may have."""
 
     slots: int | Literal["auto"]
+    """A number, or auto: as many as fit into the free memory."""
     at_most: int
-    """Upper bound for `auto`: of all hosts together until the broker has shared it out, then of each."""
+    """Upper bound for auto: of all hosts together in what the broker is given, of one host in what a host is given."""
     largest: tuple[TrialSpec, ...]
     """The specs of the space that need the most memory."""
     hosts_per_machine: int = 1
-    """CPU hosts that share the machine's cores and memory."""
+    """CPU hosts that share a machine's cores and memory."""
 
 
 class HostFacts(Spec):
-    """A host that is ready."""
+    """Describes a host that is ready."""
 
     pid: int
     node: str
@@ -62,7 +63,7 @@ class HostFacts(Spec):
     device: Device
     slots: int
     estimated_bytes: int | None
-    """Memory that these slots were planned with; None when the model's sizes are unknown."""
+    """Memory that these slots are expected to take; None when the model's sizes are unknown."""
     device_name: str = ""
     """See `devices.name`."""
 
@@ -70,24 +71,25 @@ class HostFacts(Spec):
 class Host:
     """The actor's class; see `HostActor`."""
 
-    def __init__(self, base: str, room: Room) -> None:
+    def __init__(self, base: str, limits: SlotLimits) -> None:
         self._base = TrialSpec.model_validate_json(base)
         self._trainable = registry.find(self._base.trainable)
-        self._room = room
+        self._limits = limits
         self._loop: PackLoop | None = None
         self._calls = ThreadPoolExecutor(max_workers=128, thread_name_prefix="host-call")
         silence()
         # Ray sets OMP_NUM_THREADS from num_cpus, which is 0 for a CPU host.
-        threads = str(max(1, len(os.sched_getaffinity(0)) // room.hosts_per_machine))
+        threads = str(max(1, len(os.sched_getaffinity(0)) // limits.hosts_per_machine))
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = threads
         # Threads that wait by spinning for long make a step several times slower when another process wants a core;
         # threads that never spin make it a third slower when none does.
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
     async def resolve(self, values: tuple[TargetModules, ...]) -> list[Target] | None:
-        """What values of adapter.target_modules mean; None from a trainable that does not say.
+        """The modules that each value of adapter.target_modules means; None when the trainable cannot tell.
 
-        Raises HostError with the user's mistake.
+        Raises:
+            HostError: the user's mistake.
         """
         return await asyncio.get_running_loop().run_in_executor(self._calls, self._resolve, values)
 
@@ -131,7 +133,7 @@ class Host:
         try:
             return await asyncio.wrap_future(answer)
         finally:
-            # An answer that failed because the loop broke is no answer: the host ends instead.
+            # When the loop broke, the caller must not get its error as an answer: this ends the process.
             self._running()
 
     def _resolve(self, values: tuple[TargetModules, ...]) -> list[Target] | None:
@@ -149,18 +151,18 @@ class Host:
             raise HostError(str(error)) from None
 
     def _start(self, data: bytes, rows: RowShape | None) -> HostFacts:
-        gpu = next((str(found) for found in ray.get_gpu_ids()), None)
+        gpu = next((str(index) for index in ray.get_gpu_ids()), None)
         device: Device = "cpu" if gpu is None else "cuda"
-        free = free_bytes(device, gpu) // (self._room.hosts_per_machine if device == "cpu" else 1)
+        free = free_bytes(device, gpu) // (self._limits.hosts_per_machine if device == "cpu" else 1)
         try:
             pack = self._trainable.open_pack(self._base, data, cache())
             # After loading: a hub model's sizes are known now.
-            need = registry.need(self._trainable, self._base, self._room.largest, device, rows)
+            need = registry.need(self._trainable, self._base, self._limits.largest, device, rows)
         except TrainableError as error:
             raise HostError(str(error)) from None
-        slots = self._room.slots
+        slots = self._limits.slots
         if slots == "auto":
-            slots = need.slots(int(free * MEMORY_SHARE), self._room.at_most) if need is not None else 1
+            slots = need.slots(int(free * MEMORY_SHARE), self._limits.at_most) if need is not None else 1
         self._loop = PackLoop(pack, slots)
         estimate = need.total(slots) if need is not None else None
         return HostFacts(
@@ -176,7 +178,7 @@ class Host:
         if self._loop is None:
             raise HostError("the host has not started")
         if self._loop.fatal is not None:
-            # Nothing trains here any more. A host that is gone is replaced; one that only fails is not.
+            # Nothing can train here any more. The broker replaces a host only when its process is gone.
             os._exit(1)
         return self._loop
 

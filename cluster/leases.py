@@ -1,4 +1,4 @@
-"""What the broker answers: the hosts that it has, and a lease on a slot or why there is none."""
+"""What the broker answers: its hosts are ready or not, and a trial gets a lease on a slot or is refused."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from trainables.specs import Spec
 
 
 class Ready(Spec):
-    """All hosts run."""
+    """Says that all hosts run."""
 
     data: Summary
     hosts: tuple[HostFacts, ...]
 
     @property
     def slots(self) -> int:
-        """Slots of all hosts."""
+        """The number of slots of all hosts."""
         return sum(host.slots for host in self.hosts)
 
 
 class NotReady(Spec):
-    """Why no host can run; the user can mend it."""
+    """Says why no host can run. The user can mend it."""
 
     message: Words
 
 
 @dataclass(frozen=True)
 class Grant:
-    """A lease on a slot. The host is a Ray actor handle."""
+    """Gives a trial a lease on a slot of a host."""
 
     lease: str
     host_id: str
     host: Any
+    """Ray's handle of the host."""
 
 
 class Refused(Spec):
-    """Why a trial gets no slot any more."""
+    """Says why a trial gets no slot any more."""
 
     message: Words

@@ -1,7 +1,7 @@
-"""The training loop of a host: one thread, slots that join and leave between steps. No Ray.
+"""The training loop of a host: one thread that trains all slots; trials join and leave between two steps. No Ray.
 
-Callers name a target step and wait; asking twice for the same target trains once and answers twice, so a call whose
-answer was lost can be repeated. A slot whose owner has not asked for more waits without holding up the others.
+A caller names a target step and waits for it. To ask twice for the same target trains once and answers twice, so that a
+caller can repeat a call whose answer was lost. A lease at its target waits for its owner while the others train on.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ Result = TypeVar("Result")
 
 
 class Outcome(Spec):
-    """A slot at its target step, or saved on its way there, or why it won't get there. Bytes and plain values only."""
+    """What became of a lease: it reached its target, was saved on the way, or failed. Bytes and plain values only."""
 
     step: int
     history: tuple[StepRecord, ...] = ()
-    """The steps since the previous outcome that the caller has."""
+    """The steps that the caller does not know yet."""
     evaluation: Evaluation | None = None
-    """None on the way: then there is a snapshot and nothing else."""
+    """None on the way to the target: then there is only a snapshot."""
     failure: Failure | None = None
     snapshot: bytes | None = None
     adapter: dict[str, bytes] | None = None
-    """The adapter's files, when this evaluation is better than the best that the caller named."""
+    """The adapter's files, only when this evaluation is better than the best one that the caller named."""
     peak_memory_bytes: int = 0
 
 
@@ -47,41 +47,43 @@ class _Training:
     target: int = 0
     best: float = float("inf")
     history: list[StepRecord] = field(default_factory=list)
-    """The steps that the owner has not said to have."""
+    """The steps that the owner has not confirmed."""
     latest: StepRecord | None = None
-    """The last step that was taken here."""
+    """The last step that it took on this host."""
     outcome: Outcome | None = None
     saved: Outcome | None = None
     """The latest snapshot on the way to the target."""
     saved_time: float = 0.0
 
     def is_save_due(self, now: float) -> bool:
-        """Whether the spec's snapshot_every is over since the slot was opened, saved or at a report point."""
+        """Whether snapshot_every has passed since the lease was opened, saved or evaluated."""
         every = self.spec.training.snapshot_every
-        since = max(self.opened.step, *(kept.step for kept in (self.outcome, self.saved) if kept is not None), 0)
+        since = max(
+            self.opened.step, *(outcome.step for outcome in (self.outcome, self.saved) if outcome is not None), 0
+        )
         if isinstance(every, int):
             return self.step - since >= every
         return self.step > since and now - self.saved_time >= seconds(every)
 
     @property
-    def waits(self) -> bool:
+    def is_waiting(self) -> bool:
         return (self.outcome is not None and self.outcome.failure is not None) or self.target <= self.step
 
     @property
     def is_due(self) -> bool:
-        """At its target, and not evaluated there yet."""
+        """Whether it is at its target and must be evaluated there."""
         return self.target == self.step and self.target > 0 and (self.outcome is None or self.outcome.step < self.step)
 
 
 @dataclass(frozen=True)
 class _Command(Generic[Result]):
-    """Something to do between two steps, and the future that its caller holds."""
+    """An action to run between two steps, and the future on which its caller waits."""
 
     action: Callable[[], Result]
     future: Future[Result]
 
     def run(self) -> None:
-        # A caller that went away has cancelled its future: nothing is done for it then.
+        # A caller that went away has cancelled its future: then the action is not run.
         if not self.future.set_running_or_notify_cancel():
             return
         try:
@@ -95,7 +97,7 @@ class _Command(Generic[Result]):
 
 
 class PackLoop:
-    """Trains the leases of one pack in a thread of its own until `stop`."""
+    """Trains the leases of one pack in its own thread until `stop`."""
 
     def __init__(self, pack: Pack, slots: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._pack = pack
@@ -106,7 +108,7 @@ class PackLoop:
         self._changed = threading.Condition()
         self._stopped = False
         self.fatal: BaseException | None = None
-        """What ended the loop, if anything did: the pack itself is broken then, not one slot."""
+        """The error that ended the loop: the whole pack is broken then, not one slot."""
         self._thread = threading.Thread(target=self._run, name="pack-loop", daemon=True)
         self._thread.start()
 
@@ -117,46 +119,48 @@ class PackLoop:
         return self._soon(lambda: self._open(lease, spec, snapshot))
 
     def advance(self, lease: str, target: int, best: float, known: int, wait_seconds: float) -> Outcome | None:
-        """Trains the lease to step `target` and evaluates it there; None while there is nothing to tell.
+        """Trains the lease to step `target` and evaluates it there; None when there is no outcome in time.
 
         Args:
             lease: an open lease.
             target: the step to train to.
             best: the lowest eval_loss so far; a better one is handed out with its adapter.
-            known: the last step that the caller has the history of: an answer that was lost is given again.
+            known: the last step whose record the caller has; later ones are given again until it names them here.
             wait_seconds: how long to wait for an answer.
 
         Raises:
             LeaseOver: the lease is not open here.
-            RuntimeError: no step will come any more, as for every other call.
+            RuntimeError: the loop broke or was stopped. Every other call raises it too.
         """
         with self._changed:
             self._check()
-            kept = self._held(lease)
-            kept.target, kept.best = max(kept.target, target), best
-            kept.history = [step for step in kept.history if step.step > known]
+            training = self._lease(lease)
+            training.target, training.best = max(training.target, target), best
+            training.history = [step for step in training.history if step.step > known]
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._over() or self._answer(kept, target, known) is not None, wait_seconds)
+            self._changed.wait_for(
+                lambda: self._over() or self._answer(training, target, known) is not None, wait_seconds
+            )
             self._check()
-            answer = self._answer(kept, target, known)
+            answer = self._answer(training, target, known)
             if answer is None:
                 return None
             fresh = tuple(step for step in answer.history if step.step > known)
             return answer.model_copy(update={"history": fresh})
 
     def save(self, lease: str, known: int) -> Future[Outcome]:
-        """The lease as it stands before the next step: the history after step `known`, and a snapshot or a failure.
+        """Saves the lease before the next step: the history after step `known`, and a snapshot or a failure.
 
-        An evaluation that was going on is waited for, and comes with the answer.
+        Waits for an evaluation that is running, and returns it too.
         """
         return self._soon(lambda: self._save_now(lease, known))
 
     def evaluate_base(self) -> Future[Evaluation | Failure]:
-        """The base without an adapter on the evaluation rows, before the next step."""
+        """Evaluates the base without an adapter before the next step."""
         return self._soon(self._evaluate_base)
 
     def latest(self) -> dict[str, StepRecord]:
-        """The last step of each lease that has taken one here."""
+        """Lease -> the last step that it took on this host, for those that took one."""
         with self._changed:
             return {name: lease.latest for name, lease in self._leases.items() if lease.latest is not None}
 
@@ -165,24 +169,24 @@ class PackLoop:
         return self._soon(lambda: self._close(lease))
 
     def stop(self) -> None:
-        """Ends the thread after the step that is running."""
+        """Lets the running step end, then ends the thread."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
         self._thread.join()
 
-    def _held(self, lease: str) -> _Training:
-        found = self._leases.get(lease)
-        if found is None:
+    def _lease(self, lease: str) -> _Training:
+        training = self._leases.get(lease)
+        if training is None:
             raise LeaseOver(f"the lease {lease} is over")
-        return found
+        return training
 
     @staticmethod
-    def _answer(kept: _Training, target: int, known: int) -> Outcome | None:
-        outcome = kept.outcome
+    def _answer(training: _Training, target: int, known: int) -> Outcome | None:
+        outcome = training.outcome
         if outcome is not None and (outcome.failure is not None or outcome.step >= target):
             return outcome
-        return kept.saved if kept.saved is not None and kept.saved.step > known else None
+        return training.saved if training.saved is not None and training.saved.step > known else None
 
     def _soon(self, action: Callable[[], Result]) -> Future[Result]:
         command = _Command(action, Future())
@@ -214,12 +218,12 @@ class PackLoop:
         try:
             self._check()
         except RuntimeError as error:
-            # Nothing is added any more: whoever waits for a command learns that it will not be run.
+            # No command is added any more. Those that wait are refused.
             for command in self._commands:
                 command.refuse(error)
 
     def _next(self) -> bool:
-        """Commands, then one step for all that have one to do, then evaluations. False when stopped."""
+        """Runs the commands, one step of all leases that are on their way, and evaluations. False when stopped."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._commands or self._busy())
             if self._stopped:
@@ -232,10 +236,10 @@ class PackLoop:
         return True
 
     def _busy(self) -> bool:
-        return any(not lease.waits or lease.is_due for lease in self._leases.values())
+        return any(not lease.is_waiting or lease.is_due for lease in self._leases.values())
 
     def _step(self) -> None:
-        moving = {lease.slot: lease for lease in list(self._leases.values()) if not lease.waits}
+        moving = {lease.slot: lease for lease in list(self._leases.values()) if not lease.is_waiting}
         if not moving:
             return
         for slot, result in _blamed(self._pack.step, sorted(moving)).items():
@@ -262,16 +266,16 @@ class PackLoop:
             self._changed.notify_all()
 
     def _save_now(self, lease: str, known: int) -> Outcome:
-        kept = self._held(lease)
-        history = tuple(step for step in kept.history if step.step > known)
-        over = kept.outcome
+        training = self._lease(lease)
+        history = tuple(step for step in training.history if step.step > known)
+        over = training.outcome
         if over is not None and (over.failure is not None or over.step > known):
-            # Its owner has not heard of it, and would go on past its report point without it.
+            # The owner does not know this outcome yet, and without it would miss a report point.
             return over.model_copy(update={"history": history})
         try:
-            return Outcome(step=kept.step, history=history, snapshot=self._pack.snapshot(kept.slot))
+            return Outcome(step=training.step, history=history, snapshot=self._pack.snapshot(training.slot))
         except Exception as error:
-            return Outcome(step=kept.step, history=history, failure=failure_of(error))
+            return Outcome(step=training.step, history=history, failure=failure_of(error))
 
     def _evaluate_base(self) -> Evaluation | Failure:
         try:
@@ -320,7 +324,7 @@ class PackLoop:
         try:
             opened = self._pack.open(slot, spec, snapshot)
         except Exception as error:
-            # Half open, for all that is known here.
+            # The pack may have opened it in part.
             self._pack.close(slot)
             if is_sticky(error):
                 self._free.append(slot)
@@ -335,19 +339,19 @@ class PackLoop:
 
     def _close(self, lease: str) -> None:
         with self._changed:
-            kept = self._leases.pop(lease, None)
-        if kept is not None:
-            self._pack.close(kept.slot)
-            self._free.append(kept.slot)
+            training = self._leases.pop(lease, None)
+        if training is not None:
+            self._pack.close(training.slot)
+            self._free.append(training.slot)
 
 
 def _blamed(
     operation: Callable[[Sequence[int]], Mapping[int, Result | Failure]], slots: Sequence[int]
 ) -> Mapping[int, Result | Failure]:
-    """What `operation` says of the slots. One that raises on a slot alone has said why that one can't go on.
+    """Runs an operation on slots. What it raises on a single slot is that slot's failure.
 
-    On several slots it raises: which of them is to blame cannot be told, and the pack counts as broken. The trials of
-    a host that dies twice then train alone.
+    What it raises on several slots goes on: nobody can tell which one is to blame, so the pack counts as broken. The
+    broker later lets the trials of hosts that died twice train alone.
     """
     try:
         return operation(slots)

@@ -1,4 +1,4 @@
-"""The files that Ray makes on this machine: its folder goes with the cluster, its token is its owner's alone."""
+"""The files that Ray makes on this machine: removes its folder with the cluster, and keeps its token private."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ import ray
 from ray._private.authentication import authentication_token_setup as tokens
 
 LONGEST_PATH = 43
-"""Characters of a folder for Ray: its sockets' paths add up to 64, and Unix allows them 107."""
-UNHELD_SECONDS = 60.0
-"""A folder that nobody holds is abandoned when it is older: a younger one may be about to be held."""
+"""The most characters of the path of Ray's folder: its sockets add up to 64, and Unix allows 107 in all."""
+ABANDONED_SECONDS = 60.0
+"""An unlocked folder of this age is abandoned: a younger one may be locked in a moment."""
 REMOVAL_SECONDS = 5.0
-"""How long processes that end may still write into a folder that goes."""
-_held: list[Path] = []
+"""How long processes that are ending may still write into a folder that is removed."""
+_open: list[Path] = []
 """The folders of blocks that have not ended."""
 
 
 @contextmanager
 def temporary_folder(purpose: str, longest_path: int | None = None) -> Iterator[Path]:
-    """A folder that its owner alone can read and that goes with the block.
+    """Makes a folder that only its owner can read, and removes it with the block.
 
-    A process that is killed leaves its folder behind; whoever makes the next one for the same purpose removes it.
+    A process that is killed leaves its folder behind; the next call for the same purpose removes it.
 
     Args:
         purpose: part of its name, "qsweep-PURPOSE-...".
-        longest_path: the most characters that its path may have; where TMPDIR makes it longer it lies in /tmp.
+        longest_path: the most characters that its path may have; the folder lies in /tmp where TMPDIR makes it longer.
     """
     prefix = f"qsweep-{purpose}-"
     place = Path(tempfile.gettempdir())
@@ -41,33 +41,33 @@ def temporary_folder(purpose: str, longest_path: int | None = None) -> Iterator[
         place = Path("/tmp")
     _remove_abandoned(place, prefix)
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
-    held = os.open(folder, os.O_RDONLY)
-    _held.append(folder)
+    lock = os.open(folder, os.O_RDONLY)
+    _open.append(folder)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield folder
     finally:
-        _held.remove(folder)
+        _open.remove(folder)
         _remove(folder)
-        os.close(held)
+        os.close(lock)
 
 
 def remove_all() -> None:
-    """Removes every temporary folder of this process, which is about to end without its blocks."""
-    for folder in list(_held):
+    """Removes every temporary folder of this process, which is about to end in the midst of its blocks."""
+    for folder in list(_open):
         _remove(folder)
 
 
 @contextmanager
 def ray_folder() -> Iterator[Path]:
-    """A folder for a Ray of this process's own: its logs, its sockets, and objects that memory does not hold.
+    """Makes the folder for a Ray of this process's own: its logs, its sockets, and objects that memory does not hold.
 
-    $QSWEEP_RAY_DIR names one that stays, for whoever wants to read Ray's logs.
+    $QSWEEP_RAY_DIR names a folder that stays, so that one can read Ray's logs.
     """
     kept = os.environ.get("QSWEEP_RAY_DIR")
     if kept:
         folder = Path(kept).absolute()
-        with suppress(OSError):  # of which Ray itself will tell
+        with suppress(OSError):  # Ray itself reports it
             # Ray would let everyone write there.
             folder.mkdir(0o700, exist_ok=True)
         yield folder
@@ -78,12 +78,12 @@ def ray_folder() -> Iterator[Path]:
 
 @contextmanager
 def private_token() -> Iterator[None]:
-    """While the block runs, the file of the token that Ray makes for its clusters is its owner's alone.
+    """Makes Ray write its token so that only its owner can read it, while the block runs.
 
-    Ray lets everyone read it (ray/_private/authentication/authentication_token_setup.py, 2.60).
+    Ray itself lets everyone read it (ray/_private/authentication/authentication_token_setup.py, 2.60).
     """
     with suppress(OSError):
-        # One that is there already: Ray does not write it again.
+        # Ray does not write a token again that is there already.
         tokens._get_default_token_path().chmod(0o600)
     generate = tokens.generate_and_save_token
 
@@ -103,9 +103,9 @@ def private_token() -> Iterator[None]:
 
 @contextmanager
 def private_command_line() -> Iterator[None]:
-    """While the block runs, Ray's list of jobs has only the name of the command: its words may hold passwords.
+    """Keeps the words of the command line out of Ray's list of jobs, while the block runs: they may hold passwords.
 
-    The list is kept by the cluster and shown in its dashboard (ray/_private/worker.py, 2.60: `init`).
+    The cluster keeps the list and shows it in its dashboard (ray/_private/worker.py, 2.60: `init`).
     """
     named = ray._private.utils.get_entrypoint_name
     ray._private.utils.get_entrypoint_name = lambda: "qsweep"
@@ -118,18 +118,18 @@ def private_command_line() -> Iterator[None]:
 def _remove_abandoned(place: Path, prefix: str) -> None:
     for folder in place.glob(f"{prefix}*"):
         with suppress(OSError):
-            found = folder.lstat()
-            if found.st_uid == os.getuid() and time.time() - found.st_mtime > UNHELD_SECONDS:
-                _remove_unheld(folder)
+            status = folder.lstat()
+            if status.st_uid == os.getuid() and time.time() - status.st_mtime > ABANDONED_SECONDS:
+                _remove_unlocked(folder)
 
 
-def _remove_unheld(folder: Path) -> None:
-    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+def _remove_unlocked(folder: Path) -> None:
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder, ignore_errors=True)
     finally:
-        os.close(held)
+        os.close(lock)
 
 
 def _remove(folder: Path) -> None:

@@ -35,7 +35,7 @@ from trainables.errors import TrainableError
 from trainables.specs import seconds
 
 if TYPE_CHECKING:
-    from cluster.hosts import HostFacts, Room
+    from cluster.hosts import HostFacts, SlotLimits
     from sweeps.tune.driver import Driver
 
 DRAIN_SECONDS = float(os.environ.get("QSWEEP_DRAIN_SECONDS", "120"))
@@ -209,7 +209,7 @@ def _drive(
 def _train(sweep: Sweep, driver: Driver, say: Callable[[str], None]) -> None:
     """All that needs Ray."""
     say("starting hosts: data and base model are made ready, and cached for the next time")
-    ready = driver.start_hosts(room(sweep), sweep.space)
+    ready = driver.start_hosts(slot_limits(sweep), sweep.space)
     if ready.data.train_rows:
         rows = epochs.rows_per_trial(sweep.config, sweep.space)
         say(epochs.line(sweep.config.budget.steps_per_trial, rows, ready.data.train_rows))
@@ -227,11 +227,11 @@ def kept(config: SweepConfig) -> str:
     return without_passwords(config.model_copy(update={"tracking": tracking}).model_dump_json())
 
 
-def room(sweep: Sweep) -> Room:
+def slot_limits(sweep: Sweep) -> SlotLimits:
     """How many slots each host may have."""
-    from cluster.hosts import Room
+    from cluster.hosts import SlotLimits
 
-    return Room(
+    return SlotLimits(
         slots=sweep.config.cluster.slots_per_host,
         at_most=plans.at_most(sweep.config),
         largest=plans.largest(sweep.config, sweep.space),

@@ -17,7 +17,7 @@ from ray.tune.search.search_generator import SearchGenerator
 
 from cluster import broker
 from cluster.errors import HostError
-from cluster.hosts import PROCESS_LOST, HostFacts, Room
+from cluster.hosts import PROCESS_LOST, HostFacts, SlotLimits
 from cluster.leases import NotReady, Ready
 from cluster.ray_files import temporary_folder
 from search_spaces.space import SearchSpace
@@ -76,7 +76,7 @@ class Driver:
     def __post_init__(self) -> None:
         self._callback = JournalCallback(self.journal, self.clock, self)
 
-    def start_hosts(self, room: Room, space: SearchSpace) -> Ready:
+    def start_hosts(self, limits: SlotLimits, space: SearchSpace) -> Ready:
         """Starts broker and hosts; first it is known what can be trained, then the data is prepared.
 
         Raises:
@@ -84,7 +84,7 @@ class Driver:
             HostError: no host can run; the message says what to mend.
         """
         since = self.clock()
-        self._broker = broker.create(self.config.base, room, self.config.cluster.hosts)
+        self._broker = broker.create(self.config.base, limits, self.config.cluster.hosts)
         self._settle_targets(space)
         answer: Ready = self._answer(self._broker.start.remote())
         self.hosts = answer.hosts

@@ -16,7 +16,7 @@ import ray
 from cluster import broker
 from cluster.connect import connected
 from cluster.errors import LeaseOver
-from cluster.hosts import Room
+from cluster.hosts import SlotLimits
 from cluster.leases import Grant, NotReady, Ready
 from trainables import toy
 from trainables.contract import Opened
@@ -58,14 +58,14 @@ class Asked:
         return lambda *arguments: ray.get(getattr(self.handle, method).remote(*arguments), timeout=DEADLINE)
 
 
-def room(slots: int) -> Room:
-    return Room(slots=slots, at_most=4, largest=(TOY,))
+def limits(slots: int) -> SlotLimits:
+    return SlotLimits(slots=slots, at_most=4, largest=(TOY,))
 
 
 @pytest.fixture(scope="module")
 def shared(cluster):
     """One broker with two hosts of two slots, for tests that leave it as it was."""
-    handle = broker.create(TOY, room(2), 2)
+    handle = broker.create(TOY, limits(2), 2)
     yield Asked(handle), ray.get(handle.start.remote(), timeout=DEADLINE)
     ray.kill(handle)
 
@@ -88,7 +88,7 @@ def make(cluster, monkeypatch):
 
     def make(base: TrialSpec = TOY, hosts: int = 1, slots: int = 2) -> Asked:
         monkeypatch.setattr(broker, "NAME", f"harmed-{time.monotonic()}")
-        handles.append(broker.create(base, room(slots), hosts))
+        handles.append(broker.create(base, limits(slots), hosts))
         return Asked(handles[-1])
 
     yield make

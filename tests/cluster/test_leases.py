@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from ray.exceptions import OutOfMemoryError
 
 from cluster.broker import LEASE_SECONDS, Broker, Grant, _Host
-from cluster.hosts import HostFacts, Room
+from cluster.hosts import HostFacts, SlotLimits
 from trainables.contract import Failure
 from trainables.specs import TrialSpec
 
@@ -27,7 +27,7 @@ class SlowToClose:
 
 
 def broker_with(host: object) -> Broker:
-    broker = Broker(TrialSpec(trainable="toy"), Room(slots=1, at_most=1, largest=()), 1, clock=lambda: 0.0)
+    broker = Broker(TrialSpec(trainable="toy"), SlotLimits(slots=1, at_most=1, largest=()), 1, clock=lambda: 0.0)
     broker._hosts["h"] = _Host(host, HostFacts(pid=1, node="127.0.0.1", device="cpu", slots=1, estimated_bytes=None))
     broker._data, broker._count = object(), 1
     return broker
