@@ -1,4 +1,4 @@
-"""What people read of a promotion: the gate's table, the model card, the descriptions in the registry."""
+"""Writes what people read of a promotion: the gate's table, the model card, the descriptions in the registry."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class VersionFacts:
 
 
 def table(verdict: Verdict) -> Table:
-    """The gate: base, champion and candidates, the winner first."""
+    """Shows what the gate compared: base, champion and candidates, the winner first."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("", "loss", "gain on", "", f"{verdict.confidence:.1%} interval", "verdict"):
         shown.add_column(name, justify="left" if name in ("", "gain on", "verdict") else "right", no_wrap=True)
@@ -59,7 +59,7 @@ def table(verdict: Verdict) -> Table:
 
 
 def headline(facts: VersionFacts) -> str:
-    """The version in one sentence."""
+    """Says in one sentence what the version gained."""
     verdict = facts.verdict
     gains = ", ".join(
         f"{comparison.gain:.4f} lower than the {comparison.against} ({verdict.confidence:.1%} interval "
@@ -70,7 +70,7 @@ def headline(facts: VersionFacts) -> str:
 
 
 def description(facts: VersionFacts) -> str:
-    """A version's description in the registry, the answer first."""
+    """A version's description in the registry: first what it gained, then where it comes from."""
     winner = facts.winner
     settings = ", ".join(f"{name} {value}" for name, value in winner.params.items())
     lines = [headline(facts), ""]
@@ -98,7 +98,7 @@ def card(facts: VersionFacts) -> str:
     config, verdict = facts.sweep.config, facts.verdict
     data = config.data
     lines = ["---"]
-    # The hub links a model to its base by the bare id, and takes nothing else here; the commit stands under Training.
+    # The hub links a model to its base by the bare id and takes nothing else here; the commit is said under Training.
     lines += [f"base_model: {facts.hub_id}"] if facts.hub_id else []
     lines += [f"license: {facts.licence}"] if facts.licence else []
     lines += ["library_name: peft", "tags: [lora]", "---", "", f"# {facts.model}", "", headline(facts), ""]
@@ -124,8 +124,8 @@ def card(facts: VersionFacts) -> str:
         "",
         "## Use",
         "",
-        "The base is not in here. It is loaded from where it came from, quantised as in training, and refused when it",
-        "is not the same.",
+        "The base is not in this package. It is loaded from its source and quantised as in training. A base that is",
+        "not the one of training is refused.",
         "",
         "```python",
         "import mlflow, pandas",

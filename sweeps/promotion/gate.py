@@ -1,9 +1,9 @@
-"""Whether an adapter is better than what it would replace. Pure: losses in, a verdict out.
+"""Decides whether an adapter is better than the base and the champion. Pure: losses in, a verdict out.
 
-Rows are compared in pairs, the same row under both models, so that hard rows weigh on neither side. The gain is the
-difference of the losses per completion token, sum of negative log-likelihoods / sum of tokens, with an interval of the
-bootstrap over rows (`bootstrap`). Choosing the best of k candidates on the rows that decide makes the best look better
-than it is, so the interval has confidence 1 - 0.05 / k: all k intervals hold at once in 95 of 100 promotions.
+Each row is compared with itself under both models, so that a hard row weighs on neither side. The gain is the
+difference of the losses per completion token (sum of negative log-likelihoods / sum of tokens), with a bootstrap
+interval over rows (`bootstrap`). The best of k candidates looks better than it is on the rows that chose it, so the
+interval has confidence 1 - 0.05 / k: all k intervals hold at once in 95 of 100 promotions.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from sweeps.record.bootstrap import FEW_ROWS, LEAST_ROWS, confidence_of, interva
 from trainables.scoring.requests import BASE, Scores
 
 CHAMPION = "champion"
-"""The name that the present champion is scored under."""
+"""The name under which the present champion is scored."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One candidate against the base or the champion."""
+    """Compares one candidate with the base or the champion."""
 
     candidate: str
     against: str
@@ -36,7 +36,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says of the best candidate, and what it looked at."""
+    """The gate's decision on the best candidate, and all that it compared."""
 
     winner: str
     """The candidate with the lowest loss on the rows that decide."""
@@ -44,38 +44,38 @@ class Verdict:
     reasons: tuple[str, ...]
     """Why it did not pass; empty when it did."""
     losses: Mapping[str, float]
-    """Loss of each candidate, of the base, and of the champion if there is one."""
+    """Name of a candidate, BASE or CHAMPION -> its loss per completion token, in nats."""
     comparisons: tuple[Comparison, ...]
-    """Of every candidate, the winner's first."""
+    """All comparisons, the winner's first."""
     min_gain: float
     confidence: float
     rows: int
     warnings: tuple[str, ...] = ()
 
     def of(self, candidate: str) -> list[Comparison]:
-        """The comparisons of one candidate."""
-        return [found for found in self.comparisons if found.candidate == candidate]
+        """The comparisons of one candidate, that with the champion last."""
+        return [comparison for comparison in self.comparisons if comparison.candidate == candidate]
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as JSON data."""
+        """The verdict as JSON data."""
         return asdict(self) | {"losses": dict(self.losses)}
 
 
 def decide(
     scores: Mapping[str, Scores], candidates: Sequence[str], min_gain: float, rng: np.random.Generator
 ) -> Verdict:
-    """The verdict on the candidate with the lowest loss.
+    """Decides on the candidate with the lowest loss.
 
     It passes when against the base, and against the champion where there is one, its gain is at least `min_gain` and
     the interval of the gain lies above zero.
 
     Args:
-        scores: of the candidates, of `BASE`, and of `CHAMPION` if there is one, on the same rows.
-        candidates: names; among equal losses the first one wins.
+        scores: of the candidates, `BASE` and, if there is one, `CHAMPION`, all on the same rows.
+        candidates: their names; of equal losses the first one wins.
         min_gain: in nats per completion token.
-        rng: draws the resamples.
+        rng: draws the rows of the bootstrap.
     """
-    losses = {name: found.loss for name, found in scores.items()}
+    losses = {name: each.loss for name, each in scores.items()}
     winner = min(candidates, key=lambda name: losses[name])
     confidence = confidence_of(len(candidates))
     references = [name for name in (BASE, CHAMPION) if name in scores]
@@ -86,7 +86,9 @@ def decide(
         for reference in references
     )
     reasons = tuple(
-        _reason(found, min_gain, confidence) for found in comparisons if found.candidate == winner and not found.passed
+        _reason(comparison, min_gain, confidence)
+        for comparison in comparisons
+        if comparison.candidate == winner and not comparison.passed
     )
     rows = len(scores[winner].row_losses)
     if rows < LEAST_ROWS:
@@ -109,25 +111,26 @@ def _compare(
     return Comparison(name, against, gain, low, high, gain >= min_gain and low > 0)
 
 
-def _reason(found: Comparison, min_gain: float, confidence: float) -> str:
-    """Why a comparison did not pass."""
-    if found.gain <= 0:
-        return f"{found.candidate} is not better than the {found.against}: gain {found.gain:+.4f}"
-    if found.gain < min_gain:
-        return f"{found.candidate} gains {found.gain:.4f} on the {found.against}, less than min_gain {min_gain:g}"
-    span = f"[{found.low:+.4f}, {found.high:+.4f}]"
-    return f"{found.candidate}'s gain on the {found.against} may be chance: {confidence:.1%} interval {span} holds zero"
+def _reason(comparison: Comparison, min_gain: float, confidence: float) -> str:
+    """Says why a comparison did not pass."""
+    candidate, against, gain = comparison.candidate, comparison.against, comparison.gain
+    if gain <= 0:
+        return f"{candidate} is not better than the {against}: gain {gain:+.4f}"
+    if gain < min_gain:
+        return f"{candidate} gains {gain:.4f} on the {against}, less than min_gain {min_gain:g}"
+    span = f"[{comparison.low:+.4f}, {comparison.high:+.4f}]"
+    return f"{candidate}'s gain on the {against} may be chance: {confidence:.1%} interval {span} holds zero"
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a second evaluation is from the one that a trial reported."""
+    """Says how far a second evaluation is from the one that a trial reported."""
 
     difference: float
-    """Mean over tokens of the rows' absolute differences, in nats; what is above chance cannot cancel out in it."""
+    """Sum of the rows' absolute differences per token, in nats. Absolute, so that rows cannot cancel each other."""
     tolerance: float
     hardware: str
-    """Of both evaluations, where they differ."""
+    """Of the second evaluation; of both where they differ."""
 
     @property
     def holds(self) -> bool:
@@ -135,28 +138,28 @@ class Agreement:
         return self.difference <= self.tolerance
 
 
-def agreement(reported: Scores, reported_on: str, found: Scores, found_on: str) -> Agreement:
+def agreement(reported: Scores, reported_on: str, now: Scores, now_on: str) -> Agreement:
     """Compares an adapter's scores with those that its trial reported.
 
-    The tolerance is per type of the activations. float32: packed training and plain PEFT agree within 1e-5
-    (tests/trainables/packing/test_adapter_pack.py), ten times that is left for other versions of the libraries.
-    16-bit types keep 8 to 11 bits, and rows beside others in a pass are rounded otherwise: 0.02. Across devices the
-    order of sums differs everywhere: ten times as much in float32, twice as much in 16 bits. Where it is not known
-    what a trial was evaluated on, the widest holds.
+    The tolerance depends on the type of the activations. In float32, packed training and plain PEFT agree within 1e-5
+    (tests/trainables/packing/test_adapter_pack.py); the tolerance is ten times that, for other versions of the
+    libraries. 16-bit types keep 8 to 11 bits, and rounding depends on the other rows of a pass: 0.02. On another
+    device sums are computed in another order: ten times as much in float32, twice as much in 16 bits. The widest
+    tolerance holds when it is unknown on what a trial was evaluated.
     """
-    if reported.row_tokens != found.row_tokens:
+    if reported.row_tokens != now.row_tokens:
         return Agreement(float("inf"), 0.0, "other rows or tokens")
-    gaps = (abs(ours - theirs) for ours, theirs in zip(found.row_losses, reported.row_losses, strict=True))
-    difference = sum(gaps) / sum(found.row_tokens)
-    words = found_on if reported_on == found_on else f"{reported_on or 'unknown'}, now {found_on}"
-    return Agreement(difference, tolerance(reported_on, found_on), words)
+    gaps = (abs(ours - theirs) for ours, theirs in zip(now.row_losses, reported.row_losses, strict=True))
+    difference = sum(gaps) / sum(now.row_tokens)
+    words = now_on if reported_on == now_on else f"{reported_on or 'unknown'}, now {now_on}"
+    return Agreement(difference, tolerance(reported_on, now_on), words)
 
 
-def tolerance(reported_on: str, found_on: str) -> float:
-    """The largest difference that is no error, in nats per token; see `agreement`."""
+def tolerance(reported_on: str, now_on: str) -> float:
+    """The largest difference per token, in nats, that is no error; see `agreement`."""
     if not reported_on:
         return 0.04
-    (device, dtype), (device_now, dtype_now) = reported_on.split(), found_on.split()
+    (device, dtype), (device_now, dtype_now) = reported_on.split(), now_on.split()
     if dtype == dtype_now == "float32":
         return 1e-4 if device == device_now else 1e-3
     return 0.02 if (device, dtype) == (device_now, dtype_now) else 0.04

@@ -33,7 +33,7 @@ ScoredBy = Callable[[TrialSpec, str | None], AbstractContextManager[Scoring]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a promotion ended."""
+    """Says how a promotion ended."""
 
     model: str
     alias: str
@@ -47,17 +47,17 @@ class Outcome:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why the alias does not point to the winner; empty when it does, and for a dry run that would."""
+        """Why the alias does not point to the winner; empty when it does, and when a dry run passes."""
         passed = self.verdict.passed or self.already
         return self.registered.reasons if passed else self.verdict.reasons
 
     @property
     def exit_code(self) -> int:
-        """0 promoted, already champion, or a dry run that would have; 1 otherwise."""
+        """0 when the winner was promoted, is champion already, or passes in a dry run; 1 otherwise."""
         return 0 if self.registered.promoted or (self.dry_run and self.verdict.passed) else 1
 
     def as_json(self) -> dict[str, Any]:
-        """The line that --json prints."""
+        """The data of the line that --json prints."""
         return {
             "model": self.model,
             "version": self.registered.version,
@@ -84,11 +84,11 @@ def promote(
         request: the sweep, and what to do.
         say: told of each step in a line.
         show: given the verdict, for a table.
-        scored_by: makes what evaluates: a process of its own, or a host of a cluster.
+        scored_by: starts what evaluates: a process on this machine, or a host of a cluster.
         clock: seconds since the epoch.
 
     Raises:
-        SweepError, ClusterError, TrainableError: something is not as it must be; the alias was not moved.
+        SweepError, ClusterError, TrainableError: a check failed, or an evaluation. The alias was not moved.
     """
     policy_of(request, Policy())
     with answering(request.place.uri):

@@ -1,4 +1,4 @@
-"""The alias moved back, and what was promoted so far."""
+"""Moves an alias back to an earlier version, and shows what was promoted so far."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ from sweeps.tracking.registry import Entry, Model, Registry, Version, previous
 
 @dataclass(frozen=True)
 class RolledBack:
-    """What a rollback changed."""
+    """Says what a rollback changed."""
 
     model: str
     alias: str
     version: str
     before: str | None
+    """The version that the alias pointed to before."""
 
     def as_json(self) -> dict[str, Any]:
         """The line that --json prints."""
@@ -39,7 +40,7 @@ class RolledBack:
 def rollback(
     name: str, to: str | None, alias: str, tracking_uri: str | None, clock: Callable[[], float] = time.time
 ) -> RolledBack:
-    """Points an alias to a version that held it before, by default to the one before the present one.
+    """Points an alias to an earlier version, by default to the one that had it before the present one.
 
     Raises:
         SweepError: there is nothing to go back to.
@@ -53,7 +54,7 @@ def rollback(
 def _roll_back(registry: Registry, name: str, to: str | None, alias: str, clock: Callable[[], float]) -> RolledBack:
     with registry.locked():
         model = _ours(registry, name)
-        now, target = model.aliases.get(alias), to or _begun(model, alias) or model.aliases.get(previous(alias))
+        now, target = model.aliases.get(alias), to or _interrupted(model, alias) or model.aliases.get(previous(alias))
         if target is None:
             raise SweepError(f"{name}: no version was the {alias} before: there is nothing to go back to")
         version = registry.version(name, target)
@@ -72,7 +73,7 @@ def _roll_back(registry: Registry, name: str, to: str | None, alias: str, clock:
 
 
 def models(name: str | None, tracking_uri: str | None) -> list[tuple[Model, dict[str, Version]]]:
-    """All models of ours, or the one of a name, with the versions that aliases point to, by alias.
+    """The promoted models, or the one of a name, each with its versions by alias.
 
     Raises:
         SweepError: there is no model of the name.
@@ -80,10 +81,10 @@ def models(name: str | None, tracking_uri: str | None) -> list[tuple[Model, dict
     uri = stores.store(tracking_uri)
     with answering(uri):
         registry = Registry(uri)
-        found = registry.models() if name is None else [_ours(registry, name)]
+        chosen = registry.models() if name is None else [_ours(registry, name)]
         return [
             (model, {alias: registry.version(model.name, number) for alias, number in model.aliases.items()})
-            for model in found
+            for model in chosen
         ]
 
 
@@ -94,20 +95,20 @@ def _check_alias(alias: str) -> None:
         raise ConfigError([f"--{line}" for line in messages.of_validation(error, {"alias": alias})]) from None
 
 
-def _begun(model: Model, alias: str) -> str | None:
-    """Where a rollback of the alias that ended on its way was going to."""
+def _interrupted(model: Model, alias: str) -> str | None:
+    """The version that the last rollback of the alias was going to, when it was interrupted before the alias moved."""
     moves = [place for place, entry in enumerate(model.history) if entry.alias == alias]
-    if not moves or _happened(model, moves[-1]) or model.history[moves[-1]].action != "rollback":
+    if not moves or _is_completed(model, moves[-1]) or model.history[moves[-1]].action != "rollback":
         return None
     return model.history[moves[-1]].version
 
 
-def table(found: list[tuple[Model, dict[str, Version]]]) -> Table:
-    """The models, a line for each alias."""
+def table(promoted: list[tuple[Model, dict[str, Version]]]) -> Table:
+    """Shows the models, a line for each alias."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("model", "alias", "version", "loss", "trial", "sweep", "base"):
         shown.add_column(column, justify="right" if column in ("version", "loss") else "left", no_wrap=True)
-    for model, versions in found:
+    for model, versions in promoted:
         if not versions:
             shown.add_row(model.name, "none: no promotion has come to its end", *[""] * 5)
         for alias, version in sorted(versions.items()):
@@ -122,14 +123,14 @@ def table(found: list[tuple[Model, dict[str, Version]]]) -> Table:
 
 
 def history(model: Model) -> Table:
-    """The moves of a model's aliases, the oldest first."""
+    """Shows the moves of a model's aliases, the oldest first."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("when", "what", "alias", "version", "before", "gain", "sweep"):
         shown.add_column(column, justify="right" if column in ("version", "before", "gain") else "left", no_wrap=True)
     for place, entry in enumerate(model.history):
         when = datetime.fromtimestamp(entry.time, UTC).strftime("%Y-%m-%d %H:%M:%S")
         gain = "" if entry.gain is None else f"{entry.gain:+.4f}"
-        done = "" if _happened(model, place) else " (not completed)"
+        done = "" if _is_completed(model, place) else " (not completed)"
         shown.add_row(
             when, entry.action + done, entry.alias, entry.version, entry.previous or "", gain, entry.sweep
         )  # fmt: skip
@@ -141,12 +142,14 @@ def as_json(model: Model) -> dict[str, Any]:
     return {
         "model": model.name,
         "aliases": dict(model.aliases),
-        "history": [{**vars(entry), "completed": _happened(model, place)} for place, entry in enumerate(model.history)],
+        "history": [
+            {**vars(entry), "completed": _is_completed(model, place)} for place, entry in enumerate(model.history)
+        ],
     }
 
 
-def _happened(model: Model, place: int) -> bool:
-    """Whether the alias came to where an entry says: entries are written right before the alias moves."""
+def _is_completed(model: Model, place: int) -> bool:
+    """Whether the alias moved as an entry says. Entries are written right before it moves, so it may not have."""
     entry = model.history[place]
     later = [other for other in model.history[place + 1 :] if other.alias == entry.alias]
     return (later[0].previous if later else model.aliases.get(entry.alias)) == entry.version

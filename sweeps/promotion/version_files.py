@@ -13,11 +13,11 @@ from sweeps.tracking.registry import IDENTITY, Version
 from trainables.inputs import json_text
 
 DIGEST = "package_sha256"
-"""Tag of a complete version: the digest of all files of its package."""
+"""A complete version's tag that holds the digest of all files of its package."""
 
 
 def where(model: str, identity: str) -> str:
-    """Where a version's package is among the artifacts of its run."""
+    """The path of a version's package among the artifacts of its run."""
     return f"promoted/{model}/{identity}"
 
 
@@ -25,7 +25,7 @@ def fetch(lookup: Lookup, model: str, version: Version) -> dict[str, bytes]:
     """Fetches the files of a complete version's package, and verifies them.
 
     Raises:
-        SweepError: they are gone, or not those that were promoted.
+        SweepError: they are gone, or are not the files that were promoted.
     """
     files = lookup.adapter(version.run_id, where(model, version.tags[IDENTITY]))
     if digests.of_files(files) != version.tags.get(DIGEST):

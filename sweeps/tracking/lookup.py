@@ -1,4 +1,4 @@
-"""Sweeps as MLflow holds them: found by id or name, with their trials and adapters."""
+"""Reads sweeps, their trials and adapters from MLflow, by id or name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PAGE = 1000
 
 @dataclass(frozen=True)
 class TrialRun:
-    """A trial's run."""
+    """A trial as its run in MLflow tells it."""
 
     run_id: str
     trial_key: str
@@ -37,7 +37,7 @@ class TrialRun:
     adapter_sha256: str | None
     """None in runs of earlier versions, and where the adapter was not uploaded."""
     rows_sha256: str | None
-    """Of eval_rows.json."""
+    """Digest of eval_rows.json."""
     refused: str | None
     """Why its adapter was not uploaded."""
     metrics: Mapping[str, float]
@@ -69,7 +69,7 @@ class ReportedRows:
 
 @dataclass(frozen=True)
 class TrackedSweep:
-    """A sweep and its trials."""
+    """A sweep and its trials as MLflow holds them."""
 
     sweep_id: str
     name: str
@@ -77,9 +77,9 @@ class TrackedSweep:
     state: str
     config: SweepConfig
     fingerprints: Mapping[str, str]
-    """What identified the base and the data; empty for sweeps of earlier versions."""
+    """What identifies the base and the data that the sweep began with; empty for sweeps of earlier versions."""
     data_fingerprint: str | None
-    """Of the tokens."""
+    """Identifies the tokens that the sweep trained on."""
     trials: tuple[TrialRun, ...]
 
 
@@ -120,28 +120,28 @@ class Lookup:
 
         with tempfile.TemporaryDirectory() as folder:
             try:
-                found = digests.read(Path(self._client.download_artifacts(run_id, path, folder)))
+                files = digests.read(Path(self._client.download_artifacts(run_id, path, folder)))
             except (MlflowException, OSError) as error:
                 reason = str(error).splitlines()[0]
                 raise SweepError(f"run {run_id}: its {path} cannot be fetched from MLflow: {reason}") from error
-        if not found:
+        if not files:
             raise SweepError(f"run {run_id}: has no {path} in MLflow")
-        return found
+        return files
 
     def reported(self, run_id: str) -> ReportedRows:
-        """What the trial was scored with at its best step. Raises `SweepError` when that is not there."""
+        """The losses that the trial reported at its best step. Raises `SweepError` when they cannot be read."""
         from mlflow.exceptions import MlflowException
 
         try:
             with tempfile.TemporaryDirectory() as folder:
                 content = Path(self._client.download_artifacts(run_id, "eval_rows.json", folder)).read_bytes()
             raw = json_text.parse(content)
-            found = Evaluation.model_validate({key: raw[key] for key in Evaluation.model_fields if key in raw})
-            if not found.row_losses or len(found.row_losses) != len(found.row_tokens):
+            evaluation = Evaluation.model_validate({key: raw[key] for key in Evaluation.model_fields if key in raw})
+            if not evaluation.row_losses or len(evaluation.row_losses) != len(evaluation.row_tokens):
                 raise ValueError("a row has no loss, or no number of tokens")
-            if found.hardware and len(found.hardware.split()) != 2:
-                raise ValueError(f"hardware: {found.hardware!r} is not a device and a type")
-            return ReportedRows(found, hashlib.sha256(content).hexdigest())
+            if evaluation.hardware and len(evaluation.hardware.split()) != 2:
+                raise ValueError(f"hardware: {evaluation.hardware!r} is not a device and a type")
+            return ReportedRows(evaluation, hashlib.sha256(content).hexdigest())
         except (MlflowException, OSError, ValueError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise SweepError(f"run {run_id}: its eval_rows.json cannot be read: {reason}") from error
@@ -150,38 +150,38 @@ class Lookup:
         sweep = place.sweep
         if "'" not in sweep:
             alone = "tags.`sweep.trial_key` IS NULL"
-            found = self._search(f"tags.`sweep.id` = '{sweep}' and {alone}") or self._search(
+            parents = self._search(f"tags.`sweep.id` = '{sweep}' and {alone}") or self._search(
                 f"attributes.run_name = '{sweep}' and tags.`sweep.id` LIKE '%' and {alone}"
             )
-            if found:
-                return found[0]
+            if parents:
+                return parents[0]
         raise SweepError(
             f"{sweep}: no sweep of this id or name in {place.shown}; name its folder, or the store with --tracking-uri"
         )
 
     def _search(self, condition: str) -> list[Any]:
         """The runs of all experiments that meet a condition, the newest first."""
-        experiments = [found.experiment_id for found in self._all_experiments()]
-        found: list[Any] = []
+        experiments = [experiment.experiment_id for experiment in self._all_experiments()]
+        runs: list[Any] = []
         token = None
         while True:
             page = self._client.search_runs(
                 experiments, condition, max_results=_PAGE, order_by=["start_time DESC"], page_token=token
             )
-            found += page
+            runs += page
             token = page.token
             if not token:
-                return found
+                return runs
 
     def _all_experiments(self) -> list[Any]:
-        found: list[Any] = []
+        experiments: list[Any] = []
         token = None
         while True:
             page = self._client.search_experiments(max_results=_PAGE, page_token=token)
-            found += page
+            experiments += page
             token = page.token
             if not token:
-                return found
+                return experiments
 
     def _config(self, run_id: str) -> SweepConfig:
         from mlflow.exceptions import MlflowException

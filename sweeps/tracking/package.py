@@ -1,7 +1,8 @@
-"""The MLflow model of a promoted adapter, written as a folder: code, adapter, tokenizer, and where the base is.
+"""Writes a promoted adapter as an MLflow model: a folder with code, adapter, tokenizer, and where the base is.
 
-MLmodel, served.py (the model's code), requirements.txt, README.md (the model card), and under artifacts/ the plain PEFT
-folder `adapter`, `tokenizer` and `base.json`. Nothing is pickled and no weight of the base is stored.
+The folder holds MLmodel, served.py (the model's code), requirements.txt, README.md (the model card), and under
+artifacts/ the plain PEFT folder `adapter`, `tokenizer` and `base.json`. Nothing is pickled. No weight of the base is
+stored.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from trainables.scoring.requests import Parts, Sample
 CODE = Path(__file__).parent / "served.py"
 CHECK = Path(__file__).parent / "serving_check.py"
 ADAPTER = "artifacts/adapter"
-"""Where the PEFT folder is in the package."""
+"""Path of the PEFT folder in the package."""
 _ALWAYS = (
     "mlflow", "torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "huggingface_hub", "numpy",
     "pandas", "jinja2",
@@ -29,7 +30,7 @@ _ALWAYS = (
 
 @dataclass(frozen=True)
 class Contents:
-    """What goes into a package."""
+    """What a package is made of."""
 
     adapter: Mapping[str, bytes]
     parts: Parts
@@ -53,7 +54,7 @@ def write(folder: Path, contents: Contents) -> None:
         outputs=Schema([ColSpec("string")]),
         params=ParamSchema([ParamSpec("max_new_tokens", "integer", 256), ParamSpec("temperature", "float", 0.0)]),
     )
-    # MLflow advises type hints, whatever the filters of warnings say: the signature is what it asks for.
+    # MLflow prints an advice to use type hints, which no filter of warnings stops. The signature replaces them.
     with TemporaryDirectory() as work, redirect_stderr(StringIO()):
         for name, files in {"adapter": contents.adapter, "tokenizer": parts.tokenizer}.items():
             (Path(work) / name).mkdir()
@@ -74,7 +75,7 @@ def write(folder: Path, contents: Contents) -> None:
         )
     install = install_base(parts)
     if install is not None:
-        # A comment: `requirements` says why it is no line of its own.
+        # As a comment only: see `requirements`.
         listed = folder / "requirements.txt"
         listed.write_text(
             f"# The base is installed by itself: {install}\n{listed.read_text(encoding='utf-8')}", encoding="utf-8"
@@ -83,7 +84,7 @@ def write(folder: Path, contents: Contents) -> None:
 
 
 def base_facts(parts: Parts) -> dict[str, object]:
-    """What base.json says: where the base is, what it must be, and how to talk to it."""
+    """The content of base.json: where the base is, the digests of its files, and the form of its prompts."""
     facts: dict[str, object] = parts.model_dump(exclude={"tokenizer", "columns", "licence"})
     return facts
 
@@ -91,8 +92,8 @@ def base_facts(parts: Parts) -> dict[str, object]:
 def requirements(parts: Parts) -> list[str]:
     """The packages that the model needs, at the versions that it was checked with; torch without its local build.
 
-    A base inside a package is not among them: what such packages depend on is of no use here, so it is installed by
-    itself, as the model card and a comment say.
+    A base inside a package is not among them, because the dependencies of that package are not needed: it is installed
+    alone, as the model card and a comment in requirements.txt say.
     """
     names = [*_ALWAYS]
     if parts.quantization["scheme"] != "none":
@@ -103,7 +104,7 @@ def requirements(parts: Parts) -> list[str]:
 
 
 def versions(parts: Parts) -> dict[str, str]:
-    """Package -> version, for the tags of a version."""
+    """Package -> its version, for the tags of a model version."""
     return {name: number for name, _, number in (line.partition("==") for line in requirements(parts))}
 
 

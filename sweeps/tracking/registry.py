@@ -1,9 +1,9 @@
 """MLflow's model registry as promotion uses it: versions found by identity, aliases, and a history kept in tags.
 
-An alias is moved by one call and the last writer wins: MLflow 3.17 offers no compare-and-set. Two promotions on one
-SQLite database hold a file lock beside it. On a server each looks at the alias right before and right after it moves
-it; in the milliseconds between, two that compared with the same champion can both move it, and the later one stays,
-with both in the history.
+MLflow 3.17 has no compare-and-set for an alias: one call moves it, and the last writer wins. On one SQLite database, a
+promotion holds a file lock beside the database. On a server, it reads the alias right before and right after it moves
+it. In the milliseconds between, two promotions that compared with the same champion can both move it: the later one
+wins, and the history names both.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sweeps.errors import SweepError
 from sweeps.tracking.client import quiet
 
 OURS = "qsweep.model"
-"""Tag of the registered models that promotion made."""
+"""The tag of registered models that promotion made."""
 IDENTITY = "promotion.identity"
 STATE = "promotion.state"
 COMPLETE = "complete"
@@ -38,35 +38,35 @@ class Version:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all that a promotion writes of a version is written, and it was served once."""
+        """Whether a promotion has written all of the version, and served it once."""
         return self.tags.get(STATE) == COMPLETE
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One move of an alias, as the history tells it."""
+    """One move of an alias in the history."""
 
     time: float
     action: str
-    """promote or rollback."""
+    """`promote` or `rollback`."""
     alias: str
     version: str
     previous: str | None = None
     sweep: str = ""
     gain: float | None = None
-    """On the champion, else on the base."""
+    """How much lower the loss is than the champion's, or the base's when there was none; in nats per token."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A registered model of ours."""
+    """A registered model that promotion made."""
 
     name: str
     aliases: Mapping[str, str]
     """Alias -> version."""
     history: tuple[Entry, ...]
     last: int = 0
-    """Number of the last entry, readable or not."""
+    """Number of the last entry, which may be one that cannot be read."""
 
 
 class Registry:
@@ -87,25 +87,25 @@ class Registry:
         Raises:
             SweepError: the name is taken by something else.
         """
-        found = self._registered(name)
-        if found is None:
+        registered = self._registered(name)
+        if registered is None:
             return None
-        if found.tags.get(OURS) != "1":
+        if registered.tags.get(OURS) != "1":
             raise SweepError(
                 f"--model: {name!r} is registered already and not by qsweep (it has no tag {OURS}): choose another name"
             )
-        return _model(found)
+        return _model(registered)
 
     def models(self) -> list[Model]:
-        """All registered models of ours."""
-        found: list[Any] = []
+        """All registered models that promotion made."""
+        registered: list[Any] = []
         token = None
         while True:
             page = self._client.search_registered_models(f"tags.`{OURS}` = '1'", page_token=token)
-            found += page
+            registered += page
             token = page.token
             if not token:
-                return [_model(each) for each in found]
+                return [_model(each) for each in registered]
 
     def at(self, name: str, alias: str) -> Version | None:
         """The version that an alias points to; None when there is none."""
@@ -114,7 +114,7 @@ class Registry:
         return None if number is None else self.version(name, str(number))
 
     def version(self, name: str, number: str) -> Version:
-        """A version. Raises `SweepError` when there is none of this number."""
+        """The version of a number. Raises `SweepError` when there is none."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -123,21 +123,21 @@ class Registry:
             raise SweepError(f"{name}: no version {number}: {str(error).splitlines()[0]}") from error
 
     def of_identity(self, name: str, identity: str) -> Version | None:
-        """The oldest version with an identity."""
-        found = self._client.search_model_versions(f"name = '{name}' and tags.`{IDENTITY}` = '{identity}'")
-        return min((_version(each) for each in found), key=lambda version: int(version.number), default=None)
+        """The oldest version with an identity; None when there is none."""
+        versions = self._client.search_model_versions(f"name = '{name}' and tags.`{IDENTITY}` = '{identity}'")
+        return min((_version(each) for each in versions), key=lambda version: int(version.number), default=None)
 
-    # Writing: each of these can be done twice
+    # Writing: each of these can run twice
 
     def make_model(self, name: str) -> None:
-        """Registers the name, with our tag, unless it is ours already."""
+        """Registers the name with our tag, unless promotion made it already."""
         from mlflow.exceptions import MlflowException
 
         if self.model(name) is None:
             try:
                 self._client.create_registered_model(name, tags={OURS: "1"})
             except MlflowException:
-                # Another promotion may have made it in between.
+                # Another promotion may have registered it in between.
                 if self.model(name) is None:
                     raise
 
@@ -150,9 +150,9 @@ class Registry:
         self._client.log_artifacts(run_id, str(folder), path)
 
     def make_version(self, name: str, run_id: str, path: str, tags: Mapping[str, str], text: str) -> Version:
-        """The version with an identity (among `tags`), made from the run's artifacts when there is none.
+        """The version with the identity that `tags` name; makes it from the run's artifacts when there is none.
 
-        Made in one request, so that no version is ever without its identity.
+        One request makes it with its tags, so that no version is ever without its identity.
         """
         identity = tags[IDENTITY]
         known = self.of_identity(name, identity)
@@ -165,7 +165,7 @@ class Registry:
         first = self.of_identity(name, identity)
         if first is None or first.number == str(made.version):
             return _version(made)
-        # Another promotion of the same adapter made one in between: the oldest is kept.
+        # Another promotion of the same adapter has made one in between: the oldest one stays.
         self._client.delete_model_version(name, str(made.version))
         return first
 
@@ -186,23 +186,23 @@ class Registry:
         assert model is not None
         last = model.history[-1] if model.history else None
         if last is not None and _same(last, entry) and model.aliases.get(entry.alias) != entry.version:
-            # An earlier try of the same move, which ended before it came to the alias.
+            # The same move was tried before and was interrupted before it moved the alias.
             return
         value = json.dumps({key: value for key, value in vars(entry).items() if value not in (None, "")})
         self._client.set_registered_model_tag(name, f"{_HISTORY}{model.last + 1:04d}", value)
 
     def forget_last(self, name: str, entry: Entry) -> None:
-        """Takes the last entry back, if it says the same: its move did not happen."""
+        """Removes the last entry if it says the same: the alias did not move."""
         model = self.model(name)
         if model is not None and model.history and _same(model.history[-1], entry):
             self._client.delete_registered_model_tag(name, f"{_HISTORY}{model.last:04d}")
 
     @contextmanager
     def locked(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Holds the registry of a SQLite database against other promotions; on a server there is nothing to hold.
+        """Locks the registry of a SQLite database against other promotions; does nothing for a server.
 
         Args:
-            waiting: called when another one holds it.
+            waiting: called when another promotion has locked it.
         """
         file = sqlite_file(self.uri)
         if file is None:
@@ -238,20 +238,18 @@ def _same(one: Entry, other: Entry) -> bool:
     )  # fmt: skip
 
 
-def _version(found: Any) -> Version:
-    return Version(str(found.version), found.run_id, dict(found.tags))
+def _version(raw: Any) -> Version:
+    return Version(str(raw.version), raw.run_id, dict(raw.tags))
 
 
-def _model(found: Any) -> Model:
+def _model(raw: Any) -> Model:
     entries = []
-    keys = sorted(key for key in found.tags if key.startswith(_HISTORY))
+    keys = sorted(key for key in raw.tags if key.startswith(_HISTORY))
     for key in keys:
-        # Somebody else's words under our tag are no reason to fail.
+        # A tag that somebody else has changed must not make this fail.
         with suppress(ValueError, TypeError):
-            entries.append(Entry(**json.loads(found.tags[key])))
-    return Model(
-        found.name, {alias: str(number) for alias, number in found.aliases.items()}, tuple(entries), _last(keys)
-    )
+            entries.append(Entry(**json.loads(raw.tags[key])))
+    return Model(raw.name, {alias: str(number) for alias, number in raw.aliases.items()}, tuple(entries), _last(keys))
 
 
 def _last(keys: Sequence[str]) -> int:

@@ -1,8 +1,8 @@
-"""Serves a packaged adapter in a process of its own and says what it answers. Run by path, this file stands alone.
+"""Serves a packaged adapter in a process of its own and prints what it answers. Run by path; imports nothing of ours.
 
 argv: the model's folder. stdin: {"samples": [{"columns", "ids", "labelled"}], "answers": [columns],
-"new_tokens": n, "refused": [package]}. The last line of stdout: {"losses": [...], "texts": [...], "prompts": [...]},
-the last of which says whether a prompt's tokens are those of training.
+"new_tokens": n, "refused": [package]}. The last line of stdout: {"losses": [...], "texts": [...], "prompts": [...]};
+`prompts` says of each sample with columns whether its prompt has the tokens of training.
 """
 
 import importlib.abc
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class _Refusing(importlib.abc.MetaPathFinder):
-    """Packages that the model must do without."""
+    """Refuses to import packages that the model must do without."""
 
     def __init__(self, names: list[str]) -> None:
         self._names = set(names)
@@ -24,7 +24,7 @@ class _Refusing(importlib.abc.MetaPathFinder):
 
 
 def main() -> None:
-    """Loads the model, scores and answers the samples."""
+    """Loads the model, scores the samples and answers prompts."""
     job = json.load(sys.stdin)
     sys.meta_path.insert(0, _Refusing(job["refused"]))
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
