@@ -179,11 +179,11 @@ class InProcess(ScoringHost):
 def in_process(base, address: str | None = None) -> Iterator[InProcess]:
     """A `ScoredBy`."""
     assert address is None
-    yield _held(base.model_dump_json())
+    yield _host(base.model_dump_json())
 
 
 @lru_cache
-def _held(base: str) -> InProcess:
+def _host(base: str) -> InProcess:
     return InProcess(TrialSpec.model_validate_json(base))
 
 
