@@ -18,7 +18,8 @@ from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
 from cluster.devices import MEMORY_SHARE, cache, free_bytes, name
 from cluster.errors import HostError
 from cluster.library_output import silence
-from cluster.loop import Outcome, PackLoop
+from cluster.loop import PackLoop
+from cluster.training import Outcome
 from trainables import registry
 from trainables.contract import (
     Device,

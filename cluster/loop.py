@@ -10,69 +10,16 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from cluster.errors import LeaseOver
+from cluster.training import Outcome, Training
 from trainables.contract import Evaluation, Failure, Opened, Pack, StepRecord
 from trainables.isolation import failure_of, is_sticky
-from trainables.specs import Spec, TrialSpec, seconds
+from trainables.specs import TrialSpec
 
 Result = TypeVar("Result")
-
-
-class Outcome(Spec):
-    """What became of a lease: it reached its target, was saved on the way, or failed. Bytes and plain values only."""
-
-    step: int
-    history: tuple[StepRecord, ...] = ()
-    """The steps that the caller does not know yet."""
-    evaluation: Evaluation | None = None
-    """None on the way to the target: then there is only a snapshot."""
-    failure: Failure | None = None
-    snapshot: bytes | None = None
-    adapter: dict[str, bytes] | None = None
-    """The adapter's files, only when this evaluation is better than the best one that the caller named."""
-    peak_memory_bytes: int = 0
-
-
-@dataclass
-class _Training:
-    """An open lease: its slot, its target and what its owner has not yet been given."""
-
-    slot: int
-    spec: TrialSpec
-    opened: Opened
-    step: int
-    target: int = 0
-    best: float = float("inf")
-    history: list[StepRecord] = field(default_factory=list)
-    """The steps that the owner has not confirmed."""
-    latest: StepRecord | None = None
-    """The last step that it took on this host."""
-    outcome: Outcome | None = None
-    saved: Outcome | None = None
-    """The latest snapshot on the way to the target."""
-    saved_time: float = 0.0
-
-    def is_save_due(self, now: float) -> bool:
-        """Whether snapshot_every has passed since the lease was opened, saved or evaluated."""
-        every = self.spec.training.snapshot_every
-        since = max(
-            self.opened.step, *(outcome.step for outcome in (self.outcome, self.saved) if outcome is not None), 0
-        )
-        if isinstance(every, int):
-            return self.step - since >= every
-        return self.step > since and now - self.saved_time >= seconds(every)
-
-    @property
-    def is_waiting(self) -> bool:
-        return (self.outcome is not None and self.outcome.failure is not None) or self.target <= self.step
-
-    @property
-    def is_due(self) -> bool:
-        """Whether it is at its target and must be evaluated there."""
-        return self.target == self.step and self.target > 0 and (self.outcome is None or self.outcome.step < self.step)
 
 
 @dataclass(frozen=True)
@@ -103,7 +50,7 @@ class PackLoop:
         self._pack = pack
         self._clock = clock
         self._free = list(range(slots))
-        self._leases: dict[str, _Training] = {}
+        self._leases: dict[str, Training] = {}
         self._commands: list[_Command[Any]] = []
         self._changed = threading.Condition()
         self._stopped = False
@@ -175,14 +122,14 @@ class PackLoop:
             self._changed.notify_all()
         self._thread.join()
 
-    def _lease(self, lease: str) -> _Training:
+    def _lease(self, lease: str) -> Training:
         training = self._leases.get(lease)
         if training is None:
             raise LeaseOver(f"the lease {lease} is over")
         return training
 
     @staticmethod
-    def _answer(training: _Training, target: int, known: int) -> Outcome | None:
+    def _answer(training: Training, target: int, known: int) -> Outcome | None:
         outcome = training.outcome
         if outcome is not None and (outcome.failure is not None or outcome.step >= target):
             return outcome
@@ -254,7 +201,7 @@ class PackLoop:
                 if lease.step < lease.target and lease.is_save_due(self._clock()):
                     self._save(lease)
 
-    def _save(self, lease: _Training) -> None:
+    def _save(self, lease: Training) -> None:
         try:
             snapshot = self._pack.snapshot(lease.slot)
         except Exception as error:
@@ -295,7 +242,7 @@ class PackLoop:
                 outcome = self._report(lease, result)
             self._settle(lease, outcome)
 
-    def _report(self, lease: _Training, evaluation: Evaluation) -> Outcome:
+    def _report(self, lease: Training, evaluation: Evaluation) -> Outcome:
         try:
             better = evaluation.eval_loss < lease.best
             return Outcome(
@@ -309,7 +256,7 @@ class PackLoop:
         except Exception as error:
             return Outcome(step=lease.step, history=tuple(lease.history), failure=failure_of(error))
 
-    def _settle(self, lease: _Training, outcome: Outcome) -> None:
+    def _settle(self, lease: Training, outcome: Outcome) -> None:
         with self._changed:
             lease.outcome, lease.saved = outcome, None
             lease.saved_time = self._clock()
@@ -334,7 +281,7 @@ class PackLoop:
             self._free.append(slot)
             return opened
         with self._changed:
-            self._leases[lease] = _Training(slot, spec, opened, opened.step, saved_time=self._clock())
+            self._leases[lease] = Training(slot, spec, opened, opened.step, saved_time=self._clock())
         return opened
 
     def _close(self, lease: str) -> None:

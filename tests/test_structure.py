@@ -16,11 +16,9 @@ ACROSS = {"benchmarks", "chaos", "contracts"}
 """Folders of tests that speak of several rooms."""
 PRODUCT = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 STILL_LONG = {
-    "cluster/loop.py",
     "sweeps/record/events.py",
     "sweeps/tune/slot_trial.py",
     "trainables/base/base_model.py",
-    "tests/cluster/test_loop.py",
     "tests/contracts/test_trainables.py",
     "tests/sweeps/planning/test_plan.py",
 }

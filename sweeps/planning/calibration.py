@@ -12,7 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from cluster.devices import cache
-from cluster.loop import Outcome, PackLoop
+from cluster.loop import PackLoop
+from cluster.training import Outcome
 from sweeps.config.load import Sweep
 from sweeps.errors import ConfigError
 from sweeps.planning import measured, rate_store
