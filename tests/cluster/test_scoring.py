@@ -47,7 +47,7 @@ def test_a_process_elsewhere_scores_the_same(base, expected, address):
         assert (found.fingerprint, found.hardware) == (expected.fingerprint, expected.hardware)
         # Another number of threads adds up in another order.
         assert found.scores[BASE].row_losses == pytest.approx(expected.scores[BASE].row_losses, rel=1e-5)
-        assert elsewhere.parts().columns == ("question",)
+        assert elsewhere.base_facts().columns == ("question",)
         with pytest.raises(HostError, match=r"nowhere.jsonl does not exist"):
             elsewhere.score(Request(rows="/nowhere.jsonl", with_base=True))
         path, job, content = json.loads(elsewhere.serve(SCRIPT, {"a/b": b"text"}, '{"x": 1}'))

@@ -23,7 +23,7 @@ from trainables.data.rendering import Renderer
 from trainables.errors import DataError, ModelError
 from trainables.inputs.legible import legible
 from trainables.packing.batches import chunks, stack
-from trainables.scoring.requests import BASE, Answer, Parts, Request, Sample, Scores, of_option, problems
+from trainables.scoring.requests import BASE, Answer, BaseFacts, Request, Sample, Scores, of_option, problems
 from trainables.specs import DataSpec, TrialSpec
 
 _NAMED = ("eval", "held_out", "test")
@@ -63,15 +63,15 @@ class AdapterScorer:
         samples = self._samples(request.rows, split, request.samples)
         return Answer(scores=scores, hardware=self._base.hardware, fingerprint=fingerprint, samples=samples)
 
-    def parts(self) -> Parts:
-        """See `Scorer.parts`."""
+    def base_facts(self) -> BaseFacts:
+        """See `Scorer.base_facts`."""
         model, source, origin = self._spec.base_model, self._source, self._base.origin
         quantization = self._spec.quantization.model_dump() | {"compute_dtype": self._base.hardware.split()[1]}
         with tempfile.TemporaryDirectory() as folder:
             self._tokenizer.save_pretrained(folder)
             tokenizer = {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
         data = self._spec.rows
-        return Parts(
+        return BaseFacts(
             source=model.source,
             revision=None if origin is None else origin.commit,
             kind=source.kind,
@@ -202,7 +202,7 @@ def _columns(data: DataSpec) -> tuple[str, ...]:
 
 
 def _digests(source: model_source.Source) -> dict[str, str]:
-    """Of a local model, see `Parts.files`."""
+    """Of a local model, see `BaseFacts.files`."""
     if source.path is None:
         return {}
     if source.kind == "gguf":

@@ -91,8 +91,8 @@ class Answer(Spec):
     samples: Annotated[tuple[Sample, ...], Field(strict=False)] = ()
 
 
-class Parts(Spec):
-    """What a packaged adapter needs to find its base again, and to talk to it."""
+class BaseFacts(Spec):
+    """What a packaged adapter must know of its base: where it is, how it is loaded, and the form of its prompts."""
 
     source: str
     revision: str | None
@@ -106,9 +106,9 @@ class Parts(Spec):
     trust_remote_code: bool
     licence: str | None
     form: dict[str, Any]
-    """How a row reads: the fields of data that say it."""
+    """The fields of `data` that say in what form the adapter reads a row."""
     columns: Annotated[tuple[str, ...], Field(strict=False)]
-    """What a caller gives."""
+    """The columns of a row that a caller gives."""
     tokenizer: dict[str, bytes] = Field(repr=False)
     """The files of the tokenizer, its chat template among them."""
 
@@ -119,8 +119,8 @@ class Scorer(Protocol):
     def score(self, request: Request) -> Answer:
         """Scores adapters, and the base if asked."""
 
-    def parts(self) -> Parts:
-        """What the base is, for a package."""
+    def base_facts(self) -> BaseFacts:
+        """Describes the base for a package."""
 
 
 def problems(base: TrialSpec, files: Mapping[str, bytes], *, same_source: bool = True) -> list[str]:

@@ -9,11 +9,11 @@ import pytest
 from mlflow.utils.requirements_utils import _parse_requirements
 
 from sweeps.tracking import package
-from trainables.scoring.requests import Parts, Sample
+from trainables.scoring.requests import BaseFacts, Sample
 
 
-def parts_of(source: str, kind: str, columns: tuple[str, ...]) -> Parts:
-    return Parts(
+def facts_of(source: str, kind: str, columns: tuple[str, ...]) -> BaseFacts:
+    return BaseFacts(
         source=source, revision=None, kind=kind, files={}, trust_remote_code=False, licence=None, tokenizer={},
         quantization={"scheme": "nf4", "double_quant": True, "compute_dtype": "float32"}, form={}, columns=columns,
     )  # fmt: skip
@@ -27,14 +27,14 @@ def parts_of(source: str, kind: str, columns: tuple[str, ...]) -> Parts:
     ],
 )
 def test_a_base_in_a_package_is_a_comment_of_the_requirements(tmp_path: Path, source, kind, comments) -> None:
-    parts = parts_of(source, kind, ("question",))
-    package.write(tmp_path / "model", package.Contents({"adapter_config.json": b"{}"}, parts, "card", None))
+    facts = facts_of(source, kind, ("question",))
+    package.write(tmp_path / "model", package.Contents({"adapter_config.json": b"{}"}, facts, "card", None))
     lines = (tmp_path / "model" / "requirements.txt").read_text().splitlines()
     assert [line for line in lines if line.startswith("#")] == comments
-    assert [line for line in lines if not line.startswith("#")] == package.requirements(parts)
+    assert [line for line in lines if not line.startswith("#")] == package.requirements(facts)
     # MLflow reads it as pip does.
     parsed = list(_parse_requirements(str(tmp_path / "model" / "requirements.txt"), is_constraint=False))
-    assert [line.req_str for line in parsed] == package.requirements(parts)
+    assert [line.req_str for line in parsed] == package.requirements(facts)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_base_in_a_package_is_a_comment_of_the_requirements(tmp_path: Path, so
 )
 def test_the_example_is_a_row_that_a_caller_could_give(tmp_path: Path, example: Sample | None, row: str) -> None:
     contents = package.Contents(
-        {"adapter_config.json": b"{}"}, parts_of("owner/name", "hub", ("prompt",)), "card", example
+        {"adapter_config.json": b"{}"}, facts_of("owner/name", "hub", ("prompt",)), "card", example
     )
     package.write(tmp_path / "model", contents)
     written = json.loads((tmp_path / "model" / "input_example.json").read_text())

@@ -197,16 +197,16 @@ def test_a_chat_of_which_all_counts_is_scored_on_every_answer(trained, tmp_path)
             logits = bare(scorer)(input_ids=ids).logits[0, [place - 1 for place in sample.labelled]]
         found = torch.nn.functional.cross_entropy(logits, ids[0, list(sample.labelled)], reduction="sum")
         assert float(found) == pytest.approx(loss, abs=2e-4)
-    assert scorer.parts().form["train_on"] == "all"
+    assert scorer.base_facts().form["train_on"] == "all"
 
 
 def test_the_parts_say_how_to_find_the_base(trained):
     base, _, scorer, _ = trained
-    parts = scorer.parts()
-    assert (parts.source, parts.kind, parts.columns) == (base.model.source, "folder", ("question",))
-    assert parts.quantization["compute_dtype"] == "float32"
-    assert len(parts.files["model.safetensors"]) == 64
-    assert {"tokenizer.json", "chat_template.jinja"} <= parts.tokenizer.keys()
+    facts = scorer.base_facts()
+    assert (facts.source, facts.kind, facts.columns) == (base.model.source, "folder", ("question",))
+    assert facts.quantization["compute_dtype"] == "float32"
+    assert len(facts.files["model.safetensors"]) == 64
+    assert {"tokenizer.json", "chat_template.jinja"} <= facts.tokenizer.keys()
 
 
 @pytest.mark.parametrize(
