@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -12,6 +13,8 @@ from trainables.base import base_model
 from trainables.contract import StepRecord
 from trainables.data import dataset
 from trainables.packing.adapter_pack import AdapterPack
+from trainables.packing.engine import Engine, Segment
+from trainables.packing.peft_engine import PeftEngine
 from trainables.specs import AdapterSpec, DataSpec, ModelSpec, QuantizationSpec, TrainingSpec, TrialSpec
 
 
@@ -77,8 +80,19 @@ def quantise(model, dtype: torch.dtype):
 
 
 def pack(loaded: base_model.Base | None = None, data: dataset.Rows | None = None) -> AdapterPack:
-    """A pack on a tiny Llama."""
-    return AdapterPack(loaded or base(), data or rows())
+    """A pack of the reference engine on a tiny Llama."""
+    return AdapterPack(PeftEngine(loaded or base()), data or rows())
+
+
+def before_passes(monkeypatch, act: Callable[[Engine, list[Segment]], None]) -> None:
+    """Has `act` run before every pass of the reference engine: it may raise, or spoil an adapter."""
+    whole = PeftEngine.token_losses
+
+    def token_losses(self, segments):
+        act(self, segments)
+        return whole(self, segments)
+
+    monkeypatch.setattr(PeftEngine, "token_losses", token_losses)
 
 
 def losses(pack: AdapterPack, slot: int, steps: int, with_slots: tuple[int, ...] = ()) -> list[float]:

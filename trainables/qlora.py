@@ -84,6 +84,7 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
     from trainables.base import base_model
     from trainables.data import dataset
     from trainables.packing.adapter_pack import AdapterPack
+    from trainables.packing.peft_engine import PeftEngine
 
     free = base_model.free_bytes()
     loaded = base_model.load(base, cache)
@@ -95,10 +96,10 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
         base_model.checkpoint_gradients(loaded.model)
     rows_of_sweep = dataset.load(data)
     identity = base_model.identity(base, loaded)
-    if identity is None:
-        return AdapterPack(loaded, rows_of_sweep)
-    known = kept_evaluation.place(cache, *identity, dataset.split_fingerprint(rows_of_sweep.eval))
-    return AdapterPack(loaded, rows_of_sweep, known_base=known)
+    known = None
+    if identity is not None:
+        known = kept_evaluation.place(cache, *identity, dataset.split_fingerprint(rows_of_sweep.eval))
+    return AdapterPack(PeftEngine(loaded), rows_of_sweep, known_base=known)
 
 
 def open_scorer(base: TrialSpec, cache: Path) -> Scorer:

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from cluster.loop import PackLoop
-from trainables.packing.adapter_pack import AdapterPack
 
 pytestmark = [
     pytest.mark.chaos,
@@ -27,38 +26,25 @@ STEPS = 8
 FP32 = 1e-5
 
 
-def nan_at_step_three(pack: AdapterPack, monkeypatch) -> None:
-    whole = AdapterPack._batch
-
-    def poisoned(self, slot):
-        if slot.spec == CULPRIT and slot.step == 2:
-            with torch.no_grad():
-                next(iter(slot.parameters.values())).fill_(math.nan)
-        return whole(self, slot)
-
-    monkeypatch.setattr(AdapterPack, "_batch", poisoned)
+def of_culprit(segments) -> list[int]:
+    """The slot of the culprit when it is at step 3; empty at other times."""
+    return [segment.slot for segment in segments if segment.dropout and segment.dropout[:2] == (CULPRIT.seed, 3)]
 
 
-def exception_at_step_three(pack: AdapterPack, monkeypatch) -> None:
-    whole = AdapterPack._batch
-
-    def broken(self, slot):
-        if slot.spec == CULPRIT and slot.step == 2:
-            raise KeyError("row 17")
-        return whole(self, slot)
-
-    monkeypatch.setattr(AdapterPack, "_batch", broken)
+def nan_at_step_three(engine, segments) -> None:
+    for slot in of_culprit(segments):
+        with torch.no_grad():
+            next(iter(engine._adapters[slot].parameters.values())).fill_(math.nan)
 
 
-def out_of_memory_at_step_three(pack: AdapterPack, monkeypatch) -> None:
-    whole = AdapterPack._token_losses
+def exception_at_step_three(engine, segments) -> None:
+    if of_culprit(segments):
+        raise KeyError("row 17")
 
-    def scarce(self, parts):
-        if any(part.slot.spec == CULPRIT and part.slot.step == 2 for part in parts):
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return whole(self, parts)
 
-    monkeypatch.setattr(AdapterPack, "_token_losses", scarce)
+def out_of_memory_at_step_three(engine, segments) -> None:
+    if of_culprit(segments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
 def outcomes(loop: PackLoop, leases: dict) -> dict:
@@ -84,7 +70,7 @@ def test_fault_in_one_trial_changes_nothing_for_three_neighbours(monkeypatch, fa
     calm.stop()
 
     pack = packs.pack(packs.base(quantised=True))
-    fault(pack, monkeypatch)
+    packs.before_passes(monkeypatch, fault)
     loop = PackLoop(pack, 4)
     found = outcomes(loop, {**NEIGHBOURS, "culprit": CULPRIT})
     assert found["culprit"].failure.kind == kind

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 
-@dataclass
-class Draw:
-    """What the masks of one slot depend on; the pack moves it on before every pass."""
+class DropoutKey(NamedTuple):
+    """What the masks of one adapter in one pass follow from, beside the layer."""
 
     seed: int
-    step: int = 0
-    micro_batch: int = 0
+    step: int
+    micro_batch: int
+
+
+@dataclass
+class PassDropout:
+    """What the dropout layers of one adapter do in the present pass."""
+
+    key: DropoutKey | None = None
     rows: int = 0
     length: int = 0
-    """Tokens of the slot's longest row in this pass: the padding that neighbours cause gets no mask."""
-    training: bool = False
+
+    def begin(self, key: DropoutKey | None, rows: int, length: int) -> None:
+        """Sets the adapter's share of a new pass.
+
+        Args:
+            key: decides the masks; None drops nothing.
+            rows: rows of the adapter.
+            length: tokens of its longest row: the padding that neighbours cause gets no mask.
+        """
+        self.key, self.rows, self.length = key, rows, length
 
 
 class SeededDropout(nn.Module):
@@ -29,27 +44,25 @@ class SeededDropout(nn.Module):
     repeated (gradient checkpointing, a shared step redone in smaller parts) draws the same masks again.
     """
 
-    def __init__(self, p: float, layer: int, draw: Draw) -> None:
+    def __init__(self, p: float, layer: int, in_pass: PassDropout) -> None:
         super().__init__()
         self.p = p
         self._layer = layer
-        self._draw = draw
+        self._in_pass = in_pass
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (rows, padded length, features) or (rows * padded length, features); same shape and type out."""
-        draw = self._draw
-        if not draw.training:
+        key, rows, length = self._in_pass.key, self._in_pass.rows, self._in_pass.length
+        if key is None:
             return x
-        rows_RTF = x.view(draw.rows, -1, x.shape[-1])
-        keep_RLF = self._mask(draw, x.shape[-1], x.device)
-        padding = rows_RTF.shape[1] - draw.length
-        mask_RTF = nn.functional.pad(keep_RLF, (0, 0, 0, padding), value=1.0).to(x.dtype)
+        rows_RTF = x.view(rows, -1, x.shape[-1])
+        keep_RLF = self._mask(key, (rows, length, x.shape[-1]), x.device)
+        mask_RTF = nn.functional.pad(keep_RLF, (0, 0, 0, rows_RTF.shape[1] - length), value=1.0).to(x.dtype)
         return (rows_RTF * mask_RTF).view_as(x)
 
-    def _mask(self, draw: Draw, features: int, device: torch.device) -> torch.Tensor:
+    def _mask(self, key: DropoutKey, shape: tuple[int, int, int], device: torch.device) -> torch.Tensor:
         generator = torch.Generator(device=device)
-        key = f"{draw.seed} {draw.step} {draw.micro_batch} {self._layer}".encode()
-        generator.manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=7).digest()))
-        shape = (draw.rows, draw.length, features)
+        text = f"{key.seed} {key.step} {key.micro_batch} {self._layer}".encode()
+        generator.manual_seed(int.from_bytes(hashlib.blake2b(text, digest_size=7).digest()))
         uniform = torch.rand(shape, generator=generator, device=device)
         return (uniform >= self.p).to(torch.float32) / (1.0 - self.p)

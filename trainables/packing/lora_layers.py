@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
-from trainables.packing.dropout import Draw, SeededDropout
+from trainables.packing.dropout import PassDropout, SeededDropout
 
 NO_ADAPTER = "__base__"
 """The name by which PEFT's layers leave rows to the base alone (tuners/lora/layer.py and bnb.py, 0.21.2)."""
@@ -32,15 +32,15 @@ def layers(model: PeftModel) -> Iterator[tuple[str, LoraLayer]]:
             yield name, module
 
 
-def attach(model: PeftModel, routes: Routes, adapter: str, dropout: float, draw: Draw) -> None:
-    """Prepares a new adapter's layers: the routing hook, and dropout that follows the trial's own seed."""
+def attach(model: PeftModel, routes: Routes, adapter: str, p: float, dropout: PassDropout) -> None:
+    """Prepares a new adapter's layers: the routing hook, and dropout with probability `p` as `dropout` says."""
     own = 0
     for _, layer in layers(model):
         if id(layer) not in routes.hooked:
             layer.register_forward_pre_hook(_router(routes), with_kwargs=True)
             routes.hooked.add(id(layer))
-        if adapter in layer.lora_A and dropout > 0:
-            layer.lora_dropout[adapter] = SeededDropout(dropout, own, draw)
+        if adapter in layer.lora_A and p > 0:
+            layer.lora_dropout[adapter] = SeededDropout(p, own, dropout)
         own += adapter in layer.lora_A
 
 

@@ -14,7 +14,6 @@ import torch
 from trainables.base import base_checks, base_model
 from trainables.contract import StepRecord
 from trainables.errors import ModelError
-from trainables.packing.adapter_pack import AdapterPack
 from trainables.specs import DataSpec, ModelSpec, QuantizationSpec, TrialSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
@@ -37,7 +36,7 @@ def test_a_base_in_four_bits_trains(source: Path, tmp_path: Path, scheme: str) -
     loaded = base_model.load(on(source, scheme), tmp_path)
     layers = [module for module in loaded.model.modules() if type(module).__name__ == "Linear4bit"]
     assert {layer.weight.quant_type for layer in layers} == {scheme}
-    pack = AdapterPack(loaded, packs.rows())
+    pack = packs.pack(loaded)
     pack.open(0, on(source, scheme))
     before = pack.evaluate([0])[0]
     record = pack.step([0])[0]

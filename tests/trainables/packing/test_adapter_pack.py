@@ -14,7 +14,6 @@ from torch.nn import functional
 from trainables.contract import Evaluation, Failure, Opened, StepRecord
 from trainables.data import dataset
 from trainables.packing import adapter_files, targets
-from trainables.packing.adapter_pack import AdapterPack
 from trainables.schedule import learning_rate
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
@@ -112,49 +111,46 @@ def test_neighbour_that_diverges_is_told_and_changes_nothing():
 
 
 def test_neighbour_that_raises_is_told_and_changes_nothing(monkeypatch):
+    def broken(engine, segments):
+        if any(segment.slot == 1 for segment in segments):
+            raise KeyError("row 17")
+
     expected, _ = alone()
     pack = packs.pack()
     pack.open(0, TRIAL)
     pack.open(1, NEIGHBOURS[0])
     found = packs.losses(pack, 0, 3, (1,))
-    whole = AdapterPack._batch
-    monkeypatch.setattr(AdapterPack, "_batch", lambda self, slot: whole(self, slot) if slot.name == "slot0" else 1 / 0)
+    packs.before_passes(monkeypatch, broken)
     result = pack.step([0, 1])
-    assert result[1] == Failure(kind="failed", message="ZeroDivisionError: division by zero")
+    assert result[1] == Failure(kind="failed", message="KeyError: 'row 17'")
     found.append(result[0].train_loss)
     pack.close(1)
     assert found + packs.losses(pack, 0, 6) == pytest.approx(expected, abs=FP32)
 
 
 def test_out_of_memory_in_a_shared_pass_is_redone_in_smaller_parts(monkeypatch):
+    def scarce(engine, segments):
+        if len(segments) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
     expected, _ = alone()
+    packs.before_passes(monkeypatch, scarce)
     pack = packs.pack()
     pack.open(0, TRIAL)
     pack.open(1, NEIGHBOURS[0])
-    whole = AdapterPack._token_losses
-
-    def scarce(self, parts):
-        if len(parts) > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(self, parts)
-
-    monkeypatch.setattr(AdapterPack, "_token_losses", scarce)
     assert packs.losses(pack, 0, 10, (1,)) == pytest.approx(expected, abs=FP32)
 
 
 def test_slot_that_does_not_fit_alone_is_out_of_memory_and_the_others_go_on(monkeypatch):
+    def scarce(engine, segments):
+        if any(segment.slot == 1 for segment in segments):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
     expected, _ = alone()
+    packs.before_passes(monkeypatch, scarce)
     pack = packs.pack()
     pack.open(0, TRIAL)
     pack.open(1, NEIGHBOURS[0])
-    whole = AdapterPack._token_losses
-
-    def scarce(self, parts):
-        if any(part.slot.name == "slot1" for part in parts):
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(self, parts)
-
-    monkeypatch.setattr(AdapterPack, "_token_losses", scarce)
     result = pack.step([0, 1])
     assert result[1].kind == "out_of_memory"
     found = [result[0].train_loss]

@@ -50,9 +50,8 @@ def test_to_the_last_bit_what_plain_peft_gives_with_its_adapter_disabled(quantis
 
 
 def test_a_pass_that_does_not_fit_is_no_exception(monkeypatch):
-    pack = packs.pack()
-    monkeypatch.setattr(pack, "_token_losses", lambda parts: torch.zeros(0) if not parts else 1 / 0)
-    found = pack.evaluate_base()
+    packs.before_passes(monkeypatch, lambda engine, segments: 1 / 0)
+    found = packs.pack().evaluate_base()
     assert isinstance(found, Failure)
     assert found.message == "ZeroDivisionError: division by zero"
 
@@ -111,7 +110,7 @@ def test_a_cache_that_cannot_be_written_costs_a_pass_and_no_more(tmp_path):
 
 def test_a_pack_that_finds_it_does_not_compute_it(tmp_path, monkeypatch):
     path = tmp_path / "kept.json"
-    first = packs.AdapterPack(packs.base(), packs.rows(), known_base=path).evaluate_base()
-    again = packs.AdapterPack(packs.base(), packs.rows(), known_base=path)
-    monkeypatch.setattr(again, "_token_losses", lambda parts: never())
+    first = packs.AdapterPack(packs.PeftEngine(packs.base()), packs.rows(), known_base=path).evaluate_base()
+    again = packs.AdapterPack(packs.PeftEngine(packs.base()), packs.rows(), known_base=path)
+    packs.before_passes(monkeypatch, lambda engine, segments: never())
     assert again.evaluate_base() == first

@@ -1,0 +1,237 @@
+"""The contract of engines, held by every module of trainables.packing that ends in _engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import packs
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from torch.nn import functional
+
+from trainables import packing
+from trainables.base.base_model import Base
+from trainables.data.dataset import Row
+from trainables.errors import InfeasibleError
+from trainables.packing import adapter_files, targets
+from trainables.packing.dropout import DropoutKey
+from trainables.packing.engine import Engine, Segment
+from trainables.packing.peft_engine import PeftEngine
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+
+ENGINES: dict[str, Callable[[Base], Engine]] = {"peft_engine": PeftEngine}
+
+TRIAL = packs.spec(seed=7, r=4, lora_dropout=0.2)
+NEIGHBOURS = [
+    packs.spec(seed=11, r=2, lora_alpha=16.0, lora_dropout=0.3, target_modules="attention-qv"),
+    packs.spec(seed=12, r=16, use_rslora=True, target_modules="mlp"),
+    packs.spec(seed=13, r=8, target_modules=("q_proj", "down_proj")),
+]
+SPECS = {"all-linear": TRIAL, "rank-2": NEIGHBOURS[0], "rslora": NEIGHBOURS[1], "names": NEIGHBOURS[2]}
+# Single precision keeps about 7 digits; other shapes of the same sums differ in the last one.
+FP32 = 1e-5
+
+
+@pytest.fixture(params=sorted(path.stem for path in Path(packing.__file__).parent.glob("*_engine.py")))
+def make(request) -> Callable[[Base], Engine]:
+    if request.param not in ENGINES:
+        pytest.fail(f"trainables/packing/{request.param}.py holds an engine: add its class to ENGINES in this file")
+    return ENGINES[request.param]
+
+
+@pytest.fixture
+def engine(make) -> Engine:
+    return make(packs.base())
+
+
+def rows(*places: int) -> list[Row]:
+    return [packs.rows().train.row(place) for place in places]
+
+
+def losses(engine: Engine, *segments: Segment) -> list[list[float]]:
+    with torch.no_grad():
+        return [of_segment.tolist() for of_segment in engine.token_losses(segments)]
+
+
+def plain_losses(model, given: list[Row]) -> list[float]:
+    """Token losses of a model that knows nothing of engines, one row after the other."""
+    found = []
+    for row in given:
+        ids = torch.from_numpy(row.ids).long()[None]
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits[0, :-1][row.labelled[1:]]
+        found += functional.cross_entropy(logits.float(), ids[0, row.labelled], reduction="none").tolist()
+    return found
+
+
+def add(engine: Engine, slot: int, spec, seed: int = 0) -> dict[str, torch.nn.Parameter]:
+    """Adds an adapter that changes the model: as it starts, its B is zero."""
+    parameters = dict(engine.add(slot, spec))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if "lora_B" in name:
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return parameters
+
+
+def crowd(engine: Engine) -> list[Segment]:
+    """Three neighbours of other ranks, modules and lengths, and rows of the base alone."""
+    for slot, spec in enumerate(NEIGHBOURS):
+        add(engine, slot, spec, seed=slot)
+    masks = DropoutKey(11, 1, 0)
+    return [Segment(0, rows(0, 1, 2), masks), Segment(1, rows(3)), Segment(2, rows(4, 5)), Segment(None, rows(6))]
+
+
+def gradients(engine: Engine, parameters, *passes: list[Segment]) -> dict[str, torch.Tensor]:
+    for parameter in parameters.values():
+        parameter.grad = None
+    for segments in passes:
+        torch.cat(engine.token_losses(segments)).sum().backward()
+    return {name: parameter.grad.clone() for name, parameter in parameters.items()}
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_parameters_are_those_that_peft_makes_from_the_seed(engine, spec):
+    model = packs.base().model
+    config = adapter_files.lora_config(spec, targets.resolve(model, spec.adapter.target_modules))
+    torch.manual_seed(spec.seed)
+    expected = {
+        name.replace(".default.", "."): parameter
+        for name, parameter in get_peft_model(model, config).named_parameters()
+        if ".default." in name
+    }
+    torch.manual_seed(5)
+    state = torch.random.get_rng_state()
+    found = engine.add(3, spec)
+    assert torch.equal(torch.random.get_rng_state(), state), "it draws from the global generator"
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert all(parameter.requires_grad and parameter.dtype == torch.float32 for parameter in found.values())
+
+
+@pytest.mark.parametrize("quantised", [False, True], ids=["plain", "nf4"])
+def test_rows_without_a_slot_are_left_to_the_base(make, quantised):
+    given = rows(0, 1, 2)
+    expected = plain_losses(packs.base(quantised=quantised).model, given)
+    engine = make(packs.base(quantised=quantised))
+    assert losses(engine, Segment(None, given)) == [pytest.approx(expected, abs=FP32)]
+    found = losses(engine, *crowd(engine), Segment(None, given))
+    assert found[-1] == pytest.approx(expected, abs=FP32)
+    assert [len(of_segment) for of_segment in found[:3]] == [
+        sum(row.labels for row in part) for part in (rows(0, 1, 2), rows(3), rows(4, 5))
+    ]
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+@pytest.mark.parametrize("quantised", [False, True], ids=["plain", "nf4"])
+def test_losses_are_those_of_peft_on_the_folder_of_the_adapter(make, tmp_path, spec, quantised):
+    engine = make(packs.base(quantised=quantised))
+    segments = crowd(engine)
+    add(engine, 9, spec)
+    for file, content in engine.adapter(9).items():
+        (tmp_path / file).write_bytes(content)
+    model = PeftModel.from_pretrained(packs.base(quantised=quantised).model, tmp_path).eval()
+    found = losses(engine, *segments, Segment(9, rows(7, 8)))[-1]
+    assert found == pytest.approx(plain_losses(model, rows(7, 8)), abs=FP32)
+    assert found != pytest.approx(losses(engine, Segment(None, rows(7, 8)))[0], abs=100 * FP32)
+
+
+@pytest.mark.parametrize("quantised", [False, True], ids=["plain", "nf4"])
+def test_neighbours_change_neither_losses_nor_gradients(make, quantised):
+    segment = Segment(9, rows(7, 8), DropoutKey(7, 3, 0))
+    engine = make(packs.base(quantised=quantised))
+    parameters = add(engine, 9, TRIAL)
+    alone, own = losses(engine, segment)[0], gradients(engine, parameters, [segment])
+    segments = crowd(engine)
+    assert losses(engine, *segments, segment)[-1] == pytest.approx(alone, abs=FP32)
+    among = gradients(engine, parameters, [segments[0], segment, *segments[1:]])
+    for name, gradient in own.items():
+        torch.testing.assert_close(among[name], gradient, rtol=1e-4, atol=FP32, msg=name)
+    assert any(gradient.abs().max() > 0.01 for gradient in own.values())
+
+
+def test_gradients_of_several_passes_add_up(engine):
+    parameters = add(engine, 0, packs.spec(seed=1))
+    both = gradients(engine, parameters, [Segment(0, rows(0, 1))])
+    after_each_other = gradients(engine, parameters, [Segment(0, rows(0))], [Segment(0, rows(1))])
+    for name in both:
+        torch.testing.assert_close(after_each_other[name], both[name], rtol=1e-4, atol=FP32, msg=name)
+
+
+def test_only_the_adapters_of_the_pass_get_gradients(engine):
+    others = add(engine, 0, NEIGHBOURS[0])
+    parameters = add(engine, 1, TRIAL)
+    gradients(engine, parameters, [Segment(1, rows(0)), Segment(None, rows(1))])
+    own = {id(parameter) for parameter in parameters.values()}
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in others.values())
+    assert all(
+        parameter.grad is None or not parameter.grad.any()
+        for parameter in engine.base.model.parameters()
+        if id(parameter) not in own
+    )
+
+
+def test_dropout_follows_from_its_key_alone(engine):
+    add(engine, 0, TRIAL)
+    keys = [
+        DropoutKey(7, 1, 0),
+        DropoutKey(7, 1, 0),
+        DropoutKey(8, 1, 0),
+        DropoutKey(7, 2, 0),
+        DropoutKey(7, 1, 1),
+        None,
+    ]
+    first, again, *others = (losses(engine, Segment(0, rows(0, 1), key)) for key in keys)
+    assert first == again
+    assert all(other != first for other in others)
+
+
+def test_no_dropout_without_a_key(engine):
+    add(engine, 0, TRIAL)
+    add(engine, 1, TRIAL.model_copy(update={"adapter": TRIAL.adapter.model_copy(update={"lora_dropout": 0.0})}))
+    dropped, kept = losses(engine, Segment(0, rows(0, 1)), Segment(1, rows(0, 1), DropoutKey(7, 1, 0)))
+    assert dropped == pytest.approx(kept, abs=FP32)
+
+
+def test_adapters_come_and_go(engine):
+    add(engine, 0, TRIAL)
+    expected = losses(engine, Segment(0, rows(0)))
+    for turn in range(2):
+        parameters = add(engine, 1, NEIGHBOURS[turn])
+        losses(engine, Segment(1, rows(1)), Segment(0, rows(0)))
+        engine.remove(1)
+        assert losses(engine, Segment(0, rows(0))) == [pytest.approx(expected[0], abs=FP32)]
+    engine.remove(0)
+    parameters = add(engine, 0, TRIAL)
+    assert losses(engine, Segment(0, rows(0))) == [pytest.approx(expected[0], abs=FP32)]
+    assert all(gradient.isfinite().all() for gradient in gradients(engine, parameters, [Segment(0, rows(0))]).values())
+
+
+def test_removing_from_a_free_slot_does_nothing(engine):
+    engine.remove(4)
+    add(engine, 4, TRIAL)
+    engine.remove(4)
+    engine.remove(4)
+
+
+def test_modules_that_the_base_lacks_are_refused_and_leave_the_slot_free(engine):
+    with pytest.raises(InfeasibleError, match="c_attn"):
+        engine.add(0, packs.spec(target_modules=("c_attn",)))
+    engine.remove(0)
+    add(engine, 0, TRIAL)
+    assert np.isfinite(losses(engine, Segment(0, rows(0)))[0]).all()
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "gpt2", "opt", "gemma3_text", "phi3", "mixtral"])
+def test_other_architectures_compute_the_same_alone_and_among_others(make, architecture):
+    engine = make(packs.base(architecture))
+    for slot, seed in enumerate((1, 2)):
+        add(engine, slot, packs.spec(seed=seed, target_modules="attention", lora_dropout=0.1))
+    segment, other = Segment(0, rows(0, 1), DropoutKey(1, 1, 0)), Segment(1, rows(2), DropoutKey(2, 1, 0))
+    alone = losses(engine, segment)[0]
+    assert losses(engine, other, segment)[1] == pytest.approx(alone, abs=FP32)

@@ -1,0 +1,78 @@
+"""The boundary between a pack, which trains adapters, and an engine, which computes their losses on a frozen base.
+
+A pack owns what makes a trial: its rows, optimizer, learning rates, clipping and progress. An engine owns the adapters'
+tensors and the pass that they share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+
+from trainables.base.base_model import Base
+from trainables.data.dataset import Row
+from trainables.packing.dropout import DropoutKey
+from trainables.specs import TrialSpec
+
+
+class Segment(NamedTuple):
+    """The rows of one adapter in a shared pass."""
+
+    slot: int | None
+    """The adapter; None leaves the rows to the base alone."""
+    rows: Sequence[Row]
+    dropout: DropoutKey | None = None
+    """What the masks follow from; None drops nothing."""
+
+    @property
+    def labels(self) -> int:
+        """Number of labelled tokens."""
+        return sum(row.labels for row in self.rows)
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens, padding not counted."""
+        return sum(len(row.ids) for row in self.rows)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return max(len(row.ids) for row in self.rows)
+
+
+class Engine(Protocol):
+    """Holds an adapter per slot and computes the token losses of several adapters in one pass.
+
+    An adapter's losses and gradients do not depend on the other segments of the pass. Not thread-safe. The contract
+    tests (tests/contracts/test_engines.py) run over every engine.
+    """
+
+    base: Base
+
+    def add(self, slot: int, spec: TrialSpec) -> Mapping[str, torch.nn.Parameter]:
+        """Puts a new adapter into a free slot; the trial's seed alone decides its initial values.
+
+        Returns:
+            Its trainable parameters in fp32. Names, order and shapes are those of PEFT's state dict for the same spec,
+            so a snapshot of one engine can be restored in another.
+
+        Raises:
+            InfeasibleError: the spec's target modules match no layer of the base.
+        """
+
+    def remove(self, slot: int) -> None:
+        """Frees the slot, also after an `add` that raised. Does nothing for a free slot."""
+
+    def token_losses(self, segments: Sequence[Segment]) -> list[torch.Tensor]:
+        """Runs one forward pass over `segments`, in which each slot stands at most once.
+
+        Returns:
+            For each segment the negative log-likelihoods of its labelled tokens, row after row: (labels,), float32.
+            A backward pass from them adds to `grad` of the adapters' parameters and to nothing else. It comes before
+            the next call of this method.
+        """
+
+    def adapter(self, slot: int) -> Mapping[str, bytes]:
+        """File name -> content of the PEFT folder of the slot's adapter as it stands now."""
