@@ -73,7 +73,9 @@ def test_every_file_in_the_tree_exists():
     tree = TEXTS["docs/extending.md"].split("## Where things are")[1].split("```")[1]
     names = re.findall(r"[a-z_]+\.py\b", tree)
     assert len(names) > 30
-    assert [name for name in names if not list(ROOT.glob(f"*/**/{name}"))] == []
+    folders = re.findall(r"^([a-z_]+)/", tree, re.MULTILINE)
+    there = {file.name for folder in folders for file in (ROOT / folder).rglob("*.py")}
+    assert [name for name in names if name not in there] == []
 
 
 def test_commands_are_found_in_blocks_of_bash():
@@ -83,6 +85,21 @@ def test_commands_are_found_in_blocks_of_bash():
 
 def test_every_command_is_in_the_readme():
     assert [name for name in commands() if f"qsweep {name}" not in README] == []
+
+
+@pytest.mark.parametrize("verb", commands())
+def test_the_table_of_commands_has_every_option(verb):
+    (row,) = re.findall(rf"^\| `qsweep {verb}\b([^`]*)`", README, re.MULTILINE)
+    options = {name for parameter in commands()[verb].params for name in parameter.opts if name.startswith("--")}
+    assert set(re.findall(r"--[a-z-]+", row)) == options
+
+
+VERBS = {(page, verb) for page, text in TEXTS.items() for verb in re.findall(r"`qsweep ([a-z]+)", text)}
+
+
+def test_every_command_that_is_spoken_of_exists():
+    assert len(VERBS) > 9
+    assert [(page, verb) for page, verb in VERBS if verb not in commands()] == []
 
 
 @pytest.mark.parametrize(("page", "least"), [("README.md", 4), ("docs/promotion.md", 2)])
