@@ -189,7 +189,7 @@ class Memory(Spec):
     base: int = 0
     """The frozen weights, and one layer that is dequantised."""
     adapters: int = 0
-    """Weights of the adapters; on a CPU also the best of each so far."""
+    """Weights of the adapters."""
     gradients: int = 0
     optimizer: int = 0
     """Both moments of AdamW."""
@@ -197,6 +197,8 @@ class Memory(Spec):
     """What the forward pass keeps for the backward pass."""
     logits: int = 0
     """Logits of the labelled tokens, their log-softmax, and the gradients of both."""
+    kept: int = 0
+    """The snapshot and the adapter of each slot's last report, until its next one; 0 on a GPU."""
 
     @property
     def total(self) -> int:

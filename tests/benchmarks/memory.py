@@ -20,7 +20,7 @@ from typing import Any
 from sweeps.config import load
 from trainables.specs import AdapterSpec, TrialSpec
 
-STEPS = 2
+REPORTS = 3
 ROWS_TO_EVALUATE = 16
 OVERRIDES = (f"data.eval_examples={ROWS_TO_EVALUATE}", "training.batch_size=2", "quantization.compute_dtype=float32")
 
@@ -85,14 +85,14 @@ def measure(case: Case) -> dict[str, Any]:
     for slot in slots:
         pack.open(slot, base.model_copy(update={"seed": slot + 1}))
     stages = {"opened": _status("VmHWM")}
-    for _ in range(STEPS):
+    kept: dict[int, Any] = {}
+    for report in range(REPORTS):
         pack.step(slots)
-    stages["trained"] = _status("VmHWM")
-    pack.evaluate(slots)
-    stages["evaluated"] = _status("VmHWM")
-    kept = [(pack.adapter(slot), pack.snapshot(slot)) for slot in slots[:1]]
-    pack.step(slots)
-    del kept
+        stages[f"trained {report}"] = _status("VmHWM")
+        pack.evaluate(slots)
+        stages[f"evaluated {report}"] = _status("VmHWM")
+        for slot in slots:  # as the host's loop keeps them until the next report
+            kept[slot] = pack.snapshot(slot), pack.adapter(slot)
     return {
         "start": start,
         "loading": loading,

@@ -2,7 +2,7 @@
 
 The formulas describe a Llama-like block trained through PEFT 0.21 with fp32 adapters. They were held against a CPU
 process that trained and evaluated SmolLM2-135M (nf4 and unquantised, fp32 and bf16, one and two adapters on q, v and on
-all linear layers, with and without dropout; 4 rows of 110 tokens): the estimate is 4 to 14 % above the peak. At the
+all linear layers, with and without dropout; 4 rows of 110 tokens): the estimate is 1 to 9 % above the peak. At the
 sizes of an 8B model in bf16 the activations come to 79 bytes per token, layer and unit of hidden size; 74 to 81 were
 measured. Not counted: what loading takes for a moment, which for a GGUF file is all of its weights in fp32.
 """
@@ -19,18 +19,18 @@ MAX_SLOTS = 16
 """Where packing was studied up to: the gain per slot has long flattened, and every slot costs host time."""
 
 # A host process before its first model: Python, torch, transformers, peft, ray and datasets; a CUDA context.
-_PROCESS_BYTES: Mapping[Device, int] = {"cpu": 600_000_000, "cuda": 500_000_000}
+_PROCESS_BYTES: Mapping[Device, int] = {"cpu": 670_000_000, "cuda": 500_000_000}
 # fp32, of each trainable parameter: its weight, its gradient, and the two moments of AdamW.
 _WEIGHT_BYTES, _GRADIENT_BYTES, _OPTIMIZER_BYTES = 4, 4, 8
-# The best adapter so far, kept in fp32 in host memory.
-_KEPT_BYTES = 4
+# In the host's memory, of each trainable parameter: weight and moments in a snapshot, and the weight in an adapter.
+_KEPT_BYTES = 16
 # On disk: an fp32 adapter; a snapshot with both moments beside it.
 _ADAPTER_BYTES = 4
 _SNAPSHOT_BYTES = 12
 # fp32 logits, their log-softmax, and the gradients of both.
 _TRAINING_LOGIT_BYTES = 16
-# Logits as the head gives them and in fp32, and their log-softmax.
-_EVALUATION_LOGIT_BYTES = 10
+# By the width of the activations: logits as the head gives them, in fp32 where that is another type, their log-softmax.
+_EVALUATION_LOGIT_BYTES: Mapping[int, int] = {2: 10, 4: 8}
 EVALUATION_TOKENS = 2048
 """Most tokens per slot in one pass of an evaluation. Fixed, so that results do not depend on the machine."""
 
@@ -69,16 +69,17 @@ def need(
     kept = _KEPT_BYTES if device == "cpu" else 0
     slot = heaviest.model_copy(
         update={
-            "adapters": parameters * (_WEIGHT_BYTES + kept),
+            "adapters": parameters * _WEIGHT_BYTES,
             "gradients": parameters * _GRADIENT_BYTES,
             "optimizer": parameters * _OPTIMIZER_BYTES,
+            "kept": parameters * kept,
         }
     )
     host = Memory(process=_PROCESS_BYTES[device], base=_base_bytes(facts, base.quantization, width))
     tokens = base.training.batch_size * (rows.mean if rows is not None else shape.longest * _MEAN_OF_LONGEST)
     return Need(
         base_bytes=host.total,
-        slot_bytes=slot.adapters + slot.gradients + slot.optimizer,
+        slot_bytes=slot.adapters + slot.gradients + slot.optimizer + slot.kept,
         step_bytes=heaviest.total,
         host=host,
         slot=slot,
@@ -107,7 +108,7 @@ def lora_parameters(facts: ModelFacts, spec: AdapterSpec) -> int:
 def scoring_bytes(base: TrialSpec, facts: ModelFacts, device: Device) -> int:
     """Bytes of the base and of one pass over rows without gradients, of which one block's activations are alive."""
     width = _dtype_bytes(base.quantization, device)
-    per_token = _activation_bytes(facts, base.adapter, width) + facts.vocab_size * _EVALUATION_LOGIT_BYTES
+    per_token = _activation_bytes(facts, base.adapter, width) + facts.vocab_size * _EVALUATION_LOGIT_BYTES[width]
     tokens = max(EVALUATION_TOKENS, base.rows.max_length)
     return _PROCESS_BYTES[device] + _base_bytes(facts, base.quantization, width) + tokens * per_token
 
@@ -171,9 +172,16 @@ def _pass(facts: ModelFacts, trial: TrialSpec, rows: RowShape, width: int) -> Me
     else:
         activations = facts.layers * per_layer
     training = trial.training.batch_size * rows.longest
-    evaluation = min(EVALUATION_TOKENS, rows.eval_rows * rows.mean)
-    logits = max(training * _TRAINING_LOGIT_BYTES, evaluation * _EVALUATION_LOGIT_BYTES) * rows.labelled
+    evaluation = _evaluated(rows) * _EVALUATION_LOGIT_BYTES[width]
+    logits = max(training * _TRAINING_LOGIT_BYTES, evaluation) * rows.labelled
     return Memory(activations=training * activations, logits=round(facts.vocab_size * logits))
+
+
+def _evaluated(rows: RowShape) -> float:
+    """Tokens of an adapter's largest evaluation pass, padding not counted; see `batches.chunks`."""
+    if rows.eval_rows * rows.mean > EVALUATION_TOKENS:
+        return EVALUATION_TOKENS
+    return min(rows.eval_rows, max(1, EVALUATION_TOKENS // rows.longest)) * rows.mean
 
 
 def _activation_bytes(facts: ModelFacts, adapter: AdapterSpec, width: int) -> int:

@@ -134,10 +134,11 @@ def test_slot_on_a_gpu_takes_sixteen_bytes_per_trainable_parameter(facts: ModelF
         assert memory.need(spec, [], facts, "cuda").slot_bytes / 1e6 == pytest.approx(megabytes, abs=0.6)
 
 
-def test_slot_on_a_cpu_keeps_its_best_adapter_as_well() -> None:
+def test_slot_on_a_cpu_keeps_what_its_last_report_handed_out_as_well() -> None:
+    """A snapshot, weight and two moments of each parameter, and an adapter: 16 bytes beside 16 that train."""
     spec = trial(target_modules="all-linear")
     on_cpu, on_gpu = (memory.need(spec, [], SMOLLM2, device).slot_bytes for device in ("cpu", "cuda"))
-    assert on_cpu == on_gpu * 20 // 16
+    assert on_cpu == on_gpu * 32 // 16
 
 
 @pytest.mark.parametrize(
@@ -307,8 +308,10 @@ def test_a_host_is_told_by_part_and_the_parts_make_up_the_whole() -> None:
     one, three = need.memory(1), need.memory(3)
     assert (one.total, three.total) == (need.total(1), need.total(3))
     parameters = memory.lora_parameters(SMOLLM2, spec.adapter)
-    # fp32: a weight (on a CPU beside the best one so far), a gradient, two moments.
-    assert (three.adapters, three.gradients, three.optimizer) == (24 * parameters, 12 * parameters, 24 * parameters)
+    # fp32: a weight, a gradient, two moments, and on a CPU a snapshot and an adapter.
+    assert (three.adapters, three.gradients, three.optimizer) == (12 * parameters, 12 * parameters, 24 * parameters)
+    assert three.kept == 48 * parameters
+    assert memory.need(spec, [], SMOLLM2, "cuda").memory(3).kept == 0
     assert (three.base, three.process) == (one.base, one.process)
     assert three.activations == 3 * one.activations > 0
     assert three.logits == 3 * one.logits > 0
