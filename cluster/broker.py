@@ -76,6 +76,7 @@ class Broker:
         self._count = 0
         self._replacing: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._stopped_trials: set[str] = set()
         self._deaths: dict[str, int] = {}
         """Trial key -> hosts in a row that died while it trained there."""
         self._base_deaths = 0
@@ -138,12 +139,16 @@ class Broker:
         """Makes `goes_on` false from now on, so that trials end at their next call."""
         self._stopping = True
 
+    async def stop_trial(self, trial_key: str) -> None:
+        """From now on `goes_on` is false of this trial: it ends at its next call."""
+        self._stopped_trials.add(trial_key)
+
     async def goes_on(self, trial_key: str) -> bool:
-        """Whether trials should go on training; renews the trial's lease."""
+        """Whether the trial should go on training; renews its lease."""
         for host in self._hosts.values():
             if trial_key in host.leases:
                 host.leases[trial_key].renewed = self._clock()
-        return not self._stopping
+        return not self._stopping and trial_key not in self._stopped_trials
 
     async def news(self, known: int, wait_seconds: float) -> list[str]:
         """The lines about hosts lost and started, from number `known` on; waits for the next one when there is none."""

@@ -1,22 +1,21 @@
-"""A sweep from its checked configuration to its result: folder, tracking, Ray, and the closing answer."""
+"""One sweep from its checked configuration to its result. Reads from top to bottom as the sweep goes on."""
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cluster.errors import ClusterError, NotStarted
 from sweeps import saved_sweep
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
-from sweeps.config.passwords import without_password, without_passwords
 from sweeps.errors import ConfigError, RayGone, StorageError, SweepError
 from sweeps.planning import epochs, this_machine
 from sweeps.planning import plan as plans
@@ -28,6 +27,8 @@ from sweeps.record.journal import Journal
 from sweeps.record.spent import spent
 from sweeps.report.progress import Progress
 from sweeps.report.result import Displays, Result
+from sweeps.steering.answering import Answerer
+from sweeps.steering.mailbox import Mailbox
 from sweeps.steering.stop import StopRequest, on_signals
 from sweeps.tune.supervision import supervise
 from trainables import registry
@@ -35,7 +36,9 @@ from trainables.errors import TrainableError
 from trainables.specs import seconds
 
 if TYPE_CHECKING:
-    from cluster.hosts import HostFacts, SlotLimits
+    from cluster.hosts import HostFacts
+    from sweeps.tracking.sink import MlflowSink
+    from sweeps.tracking.writer import Writer
     from sweeps.tune.driver import Driver
 
 DRAIN_SECONDS = float(os.environ.get("QSWEEP_DRAIN_SECONDS", "120"))
@@ -50,7 +53,7 @@ def launch(sweep: Sweep, progress: Displays, clock: Callable[[], float] = time.t
     """
     started = datetime.fromtimestamp(clock(), UTC)
     sweep_id = f"{sweep.config.name}-{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    folder = folders.create(Path(sweep.config.storage), sweep.config.name, document(sweep.config, sweep_id))
+    folder = folders.create(Path(sweep.config.storage), sweep.config.name, saved_sweep.document(sweep.config, sweep_id))
     return _run(sweep, sweep_id, folder, progress, clock)
 
 
@@ -70,119 +73,141 @@ def resume(
     return sweep, _run(sweep, sweep_id, SweepFolder(path), progress, clock)
 
 
+@dataclass(frozen=True)
+class _Running:
+    """A sweep that this process drives, and nobody else: it holds the lock of the sweep's folder."""
+
+    sweep: Sweep
+    sweep_id: str
+    folder: SweepFolder
+    journal: Journal
+    mailbox: Mailbox
+    stop: StopRequest
+    display: Progress
+    clock: Callable[[], float]
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What is known of the machines once training is over."""
+
+    hosts: tuple[HostFacts, ...] = ()
+    is_ray_left_behind: bool = False
+    """Threads of this process wait for Ray in vain: it cannot end as others do."""
+
+
 def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, clock: Callable[[], float]) -> Result:
-    # Imported here: mlflow takes seconds, and a mistake in the sweep file must not wait for it.
-    from sweeps.tracking.sink import MlflowSink
-    from sweeps.tracking.writer import Writer
-
-    config = sweep.config
-    with ExitStack() as stack:
-        stack.enter_context(folders.locked(folder))
-        journal = Journal(folder)
-        stack.callback(journal.close)
-        stop = StopRequest(_deadline(config, journal.record, clock()), clock)
-        display = stack.enter_context(progress(folder))
-        stack.enter_context(on_signals(stop, display.say))
-        if folder.path.name != config.name and journal.record.started is None:
-            display.say(f"{config.name} is there already, so this sweep is {folder.path.name}")
-        former = saved_sweep.note_place(folder)
-        if former is not None:
-            display.say(f"the sweep's folder was {former} and is {folder.path} from now on")
-        sink = MlflowSink(config, sweep_id, folder, display.say)
-        writer = Writer(folder, sink, display.say, config.tracking.uri, journal.held)
-        with registry.answering(f"trainable: {config.trainable}: its fingerprint"):
-            fingerprints = dict(registry.find(config.trainable).fingerprint(config.base))
-        _same(journal.record.fingerprints, fingerprints)
-        hosts: tuple[HostFacts, ...] = ()
-        left_behind = False
+    with _driving(sweep, sweep_id, folder, progress, clock) as running:
+        _tell_place(running)
+        sink, writer = _tracking(running)
+        fingerprints = _fingerprints(running)
+        trained = _Trained()
         try:
-            if not journal.record.is_finished:
-                journal.listen(display)
-                journal.listen(lambda _event, _record: writer.notify())
-                begun = SweepStarted(time=clock(), config=kept(config), fingerprints=fingerprints, sweep_id=sweep_id)
-                journal.add(begun)
+            if running.journal.record.is_finished:
+                running.display.say("finished already: no trial is run")
                 writer.start()
-                hosts, left_behind = _drive(sweep, sweep_id, folder, journal, stop, display)
-                _remember(config, folder, hosts, display.say)
             else:
-                display.say("finished already: no trial is run")
-                writer.start()
+                _begin(running, writer, fingerprints)
+                trained = _drive(running)
+                _keep_rates(running, trained.hosts)
         finally:
-            stop.is_over = True
-            left = writer.drain(DRAIN_SECONDS, lambda: stop.is_leaving)
-        is_gone = not journal.is_in_place()
-    return Result(
-        sweep_id=sweep_id,
-        folder=folder.path,
-        record=journal.record,
-        stopped_by=stop.signal,
-        failure=folders.gone(folder.path) if is_gone else stop.message if stop.reason == "failed" else None,
-        is_folder_gone=is_gone,
-        is_ray_left_behind=left_behind,
-        undelivered=left,
-        refused=writer.refused,
-        separation=None if is_gone else eval_rows.separation(folder, journal.record),
-        spent=spent(journal.record, config.budget.steps_per_trial),
-        parent_run=sink.parent_run,
-        experiment_id=sink.experiment_id,
-        run_ids=sink.run_ids,
-        estimated_bytes=hosts[0].estimated_bytes if hosts else None,
-    )
+            running.stop.is_over = True
+            undelivered = writer.drain(DRAIN_SECONDS, lambda: running.stop.is_leaving)
+        return _result(running, trained, sink, writer, undelivered)
 
 
-def _remember(config: SweepConfig, folder: SweepFolder, hosts: Sequence[HostFacts], say: Callable[[str], None]) -> None:
-    """Keeps what the sweep has shown, for later plans: a convenience, whatever comes of it."""
-    try:
-        if hosts:
-            this_machine.remember(config, folder, hosts[0].device_name)
-    except (OSError, ValueError) as error:
-        say(f"the rates of this sweep are not kept for later plans: {error}")
-
-
-def _same(before: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Refuses to go on with another base model or other data than the sweep began with."""
-    changed = [name for name in now if before.get(name, now[name]) != now[name]]
-    if changed:
-        raise ConfigError(
-            [f"{name}: its content is not what the sweep began with: launch a new sweep" for name in changed]
-        )
+@contextmanager
+def _driving(
+    sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, clock: Callable[[], float]
+) -> Iterator[_Running]:
+    """Holds the sweep's folder, its event log, its display and this process's signals while the block runs."""
+    with folders.locked(folder), closing(Journal(folder)) as journal:
+        mailbox = Mailbox(folder)
+        stop = StopRequest(_deadline(sweep.config, journal.record, clock()), clock)
+        with progress(folder) as display, on_signals(stop, display.say, mailbox.post):
+            yield _Running(sweep, sweep_id, folder, journal, mailbox, stop, display, clock)
 
 
 def _deadline(config: SweepConfig, record: SweepRecord, now: float) -> float | None:
-    """When budget.wall_clock is used up; what earlier drivers of this sweep took is counted."""
+    """When budget.wall_clock is used up; the time that earlier drivers of this sweep took is counted."""
     if config.budget.wall_clock is None:
         return None
     return now + seconds(config.budget.wall_clock) - record.seconds_spent()
 
 
-def _drive(
-    sweep: Sweep, sweep_id: str, folder: SweepFolder, journal: Journal, stop: StopRequest, display: Progress
-) -> tuple[tuple[HostFacts, ...], bool]:
-    """Connects to Ray and runs the trials; whatever happens, the journal says how each of them ended.
+def _tell_place(running: _Running) -> None:
+    """Says where the sweep's folder lies when that is not where one would look; notes it when the folder was moved."""
+    name, path = running.sweep.config.name, running.folder.path
+    if path.name != name and running.journal.record.started is None:
+        running.display.say(f"{name} is there already, so this sweep is {path.name}")
+    former = saved_sweep.note_place(running.folder)
+    if former is not None:
+        running.display.say(f"the sweep's folder was {former} and is {path} from now on")
 
-    Answers the hosts, and whether Ray was left behind: then this process cannot end as others do.
+
+def _tracking(running: _Running) -> tuple[MlflowSink, Writer]:
+    """What carries the events to MLflow; nothing is sent before it is started."""
+    # Imported here: mlflow takes seconds, and a mistake in the sweep file must not wait for it.
+    from sweeps.tracking.sink import MlflowSink
+    from sweeps.tracking.writer import Writer
+
+    config, say = running.sweep.config, running.display.say
+    sink = MlflowSink(config, running.sweep_id, running.folder, say)
+    return sink, Writer(running.folder, sink, say, config.tracking.uri, running.journal.held)
+
+
+def _fingerprints(running: _Running) -> dict[str, str]:
+    """What identifies the base model and the data.
+
+    Raises:
+        ConfigError: they are not those that the sweep began with.
     """
-    from cluster.connect import Cluster, hear_again
+    config, before = running.sweep.config, running.journal.record.fingerprints
+    with registry.answering(f"trainable: {config.trainable}: its fingerprint"):
+        now = dict(registry.find(config.trainable).fingerprint(config.base))
+    changed = [name for name in now if before.get(name, now[name]) != now[name]]
+    if changed:
+        raise ConfigError(
+            [f"{name}: its content is not what the sweep began with: launch a new sweep" for name in changed]
+        )
+    return now
+
+
+def _begin(running: _Running, writer: Writer, fingerprints: dict[str, str]) -> None:
+    """Writes down that the sweep begins, or goes on; from here on people and MLflow are told of each event."""
+    journal = running.journal
+    journal.listen(running.display)
+    journal.listen(lambda _event, _record: writer.notify())
+    journal.add(
+        SweepStarted(
+            time=running.clock(),
+            config=saved_sweep.as_kept(running.sweep.config),
+            fingerprints=fingerprints,
+            sweep_id=running.sweep_id,
+        )
+    )
+    writer.start()
+
+
+def _drive(running: _Running) -> _Trained:
+    """Connects to Ray and runs the trials; whatever happens, the event log says how each of them ended."""
+    from cluster.connect import Cluster
     from sweeps.tune.driver import Driver
 
-    driver = Driver(sweep.config, folder, journal, stop, display)
-    say = display.say
-    failure: str | None = "the driver failed"
-    address = sweep.config.cluster.address or "local"
+    config, journal, stop, say = running.sweep.config, running.journal, running.stop, running.display.say
+    driver = Driver(config, running.folder, journal, stop, running.display)
+    answerer = Answerer(running.mailbox, journal, stop, driver.trials_to_stop.add, running.clock)
+    address = config.cluster.address or "local"
     cluster = Cluster(address)
 
     def train() -> None:
-        with cluster.connected(sweep_id):
-            _train(sweep, driver, say)
+        with cluster.connected(running.sweep_id):
+            _train(running.sweep, driver, say)
 
-    def look() -> None:
-        hear_again()
-        if not journal.is_in_place():
-            stop.ask("failed", folders.gone(folder.path))
-
+    failure: str | None = "the driver failed"
     try:
         say("starting Ray" if address == "local" else f"joining Ray ({address})")
-        supervise(train, cluster, stop, look)
+        supervise(train, cluster, stop, lambda: _look_after(running, answerer))
         failure = None
     except KeyboardInterrupt:
         failure = None
@@ -203,36 +228,68 @@ def _drive(
             driver.end(failure)
         except StorageError as error:
             stop.ask("failed", str(error))
-    return driver.hosts, cluster.is_abandoned
+    return _Trained(driver.hosts, cluster.is_abandoned)
+
+
+def _look_after(running: _Running, answerer: Answerer) -> None:
+    """Does what cannot wait while another thread is inside Ray; called several times a second."""
+    from cluster.connect import hear_again
+
+    hear_again()
+    if not running.journal.is_in_place():
+        running.stop.ask("failed", folders.gone(running.folder.path))
+        return
+    try:
+        answerer.answer_all()
+    except StorageError as error:
+        running.stop.ask("failed", str(error))
+
+
+def _keep_rates(running: _Running, hosts: Sequence[HostFacts]) -> None:
+    """Keeps how fast the sweep trained, for later plans: a convenience, whatever comes of it."""
+    try:
+        if hosts:
+            this_machine.remember(running.sweep.config, running.folder, hosts[0].device_name)
+    except (OSError, ValueError) as error:
+        running.display.say(f"the rates of this sweep are not kept for later plans: {error}")
 
 
 def _train(sweep: Sweep, driver: Driver, say: Callable[[str], None]) -> None:
-    """All that needs Ray."""
+    """Starts the hosts and runs the trials: all that needs Ray."""
+    from cluster.hosts import SlotLimits
+
+    config = sweep.config
     say("starting hosts: data and base model are made ready, and cached for the next time")
-    ready = driver.start_hosts(slot_limits(sweep), sweep.space)
+    limits = SlotLimits(
+        slots=config.cluster.slots_per_host,
+        at_most=plans.at_most(config),
+        largest=plans.largest(config, sweep.space),
+    )
+    ready = driver.start_hosts(limits, sweep.space)
     if ready.data.train_rows:
-        rows = epochs.rows_per_trial(sweep.config, sweep.space)
-        say(epochs.line(sweep.config.budget.steps_per_trial, rows, ready.data.train_rows))
+        rows = epochs.rows_per_trial(config, sweep.space)
+        say(epochs.line(config.budget.steps_per_trial, rows, ready.data.train_rows))
     driver.run(sweep.space, ready.slots)
 
 
-def document(config: SweepConfig, sweep_id: str) -> dict[str, Any]:
-    """What config.json holds: the resolved configuration and the sweep's id."""
-    return {"sweep_id": sweep_id, "config": json.loads(kept(config))}
-
-
-def kept(config: SweepConfig) -> str:
-    """The configuration as it is written down, in JSON: without the passwords of its URIs."""
-    tracking = config.tracking.model_copy(update={"uri": without_password(config.tracking.uri)})
-    return without_passwords(config.model_copy(update={"tracking": tracking}).model_dump_json())
-
-
-def slot_limits(sweep: Sweep) -> SlotLimits:
-    """How many slots each host may have."""
-    from cluster.hosts import SlotLimits
-
-    return SlotLimits(
-        slots=sweep.config.cluster.slots_per_host,
-        at_most=plans.at_most(sweep.config),
-        largest=plans.largest(sweep.config, sweep.space),
+def _result(running: _Running, trained: _Trained, sink: MlflowSink, writer: Writer, undelivered: int) -> Result:
+    """How the sweep ended; the folder's lock is still held."""
+    journal, stop, path = running.journal, running.stop, running.folder.path
+    is_gone = not journal.is_in_place()
+    return Result(
+        sweep_id=running.sweep_id,
+        folder=path,
+        record=journal.record,
+        stopped_by=stop.signal,
+        failure=folders.gone(path) if is_gone else stop.message if stop.reason == "failed" else None,
+        is_folder_gone=is_gone,
+        is_ray_left_behind=trained.is_ray_left_behind,
+        undelivered=undelivered,
+        refused=writer.refused,
+        separation=None if is_gone else eval_rows.separation(running.folder, journal.record),
+        spent=spent(journal.record, running.sweep.config.budget.steps_per_trial),
+        parent_run=sink.parent_run,
+        experiment_id=sink.experiment_id,
+        run_ids=sink.run_ids,
+        estimated_bytes=trained.hosts[0].estimated_bytes if trained.hosts else None,
     )

@@ -14,6 +14,7 @@ from search_spaces.space import SearchSpace
 from sweeps.config import messages, points
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
+from sweeps.config.passwords import without_password, without_passwords
 from sweeps.config.uris import absolute_uri
 from sweeps.errors import ConfigError, StorageError
 from sweeps.record.events import SweepStarted
@@ -47,6 +48,17 @@ def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[Sweep, s
     space = SearchSpace.parse(config.search_space)
     asked = {field: points.base_value(config.base, field) for field in space.condition_fields()}
     return Sweep(config, space.with_base(asked)), sweep_id
+
+
+def document(config: SweepConfig, sweep_id: str) -> dict[str, Any]:
+    """What config.json holds: the resolved configuration and the sweep's id."""
+    return {"sweep_id": sweep_id, "config": json.loads(as_kept(config))}
+
+
+def as_kept(config: SweepConfig) -> str:
+    """The configuration as it is kept on disk, in JSON: without the passwords of its URIs."""
+    tracking = config.tracking.model_copy(update={"uri": without_password(config.tracking.uri)})
+    return without_passwords(config.model_copy(update={"tracking": tracking}).model_dump_json())
 
 
 def note_place(folder: SweepFolder) -> Path | None:

@@ -17,7 +17,7 @@ from typing import Any
 import tiny_models
 
 from cluster.scoring_host import ScoringHost
-from sweeps import launch
+from sweeps import saved_sweep
 from sweeps.config.model import SweepConfig
 from sweeps.promotion import version_files
 from sweeps.promotion.context import PromotionRequest
@@ -120,10 +120,10 @@ def deliver(
     """Writes a sweep with trials k0, k1, ... and sends it to MLflow; its folder."""
     made = SweepFolder(folder)
     folder.mkdir(parents=True)
-    made.config.write_text(json.dumps(launch.document(of, sweep_id)))
+    made.config.write_text(json.dumps(saved_sweep.document(of, sweep_id)))
     prints = dict(qlora.fingerprint(of.base))
     events: list[Event] = [
-        SweepStarted(time=begun, config=launch.kept(of), fingerprints=prints),
+        SweepStarted(time=begun, config=saved_sweep.as_kept(of), fingerprints=prints),
         DataPrepared(time=2.0, summary={"fingerprint": fingerprint}),
     ]
     for number, trial in enumerate(trials):

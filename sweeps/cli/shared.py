@@ -42,6 +42,12 @@ Store = Annotated[
         help="The MLflow store; the sweep folder's, or MLFLOW_TRACKING_URI, if not given.",
     ),
 ]
+LocalSweep = Annotated[
+    str, typer.Argument(metavar="SWEEP", help="A sweep's folder, its id, or its name (the newest of it).")
+]
+Storage = Annotated[
+    Path, typer.Option("--storage", metavar="DIR", help="The folder in which an id or a name is looked for.")
+]
 MOST_MISTAKES = 50
 """How many mistakes are shown at most."""
 

@@ -174,6 +174,23 @@ class TrialEnded(Spec):
     """The steps since the last report, of a trial that ended before its next one."""
 
 
+class RequestAnswered(Spec):
+    """The driver answers what somebody asked of the running sweep: see `sweeps/steering/mailbox.py`."""
+
+    type: Literal["request_answered"] = "request_answered"
+    time: float
+    request: str
+    """Its id: what was answered once is not answered again."""
+    sender: str
+    asked: str
+    """What was asked for, in words."""
+    is_accepted: bool
+    message: Told
+    """What will come of it, or why nothing will."""
+    trial_key: str | None = None
+    """The trial that is to be stopped."""
+
+
 class SweepEnded(Spec):
     """The driver leaves in order."""
 
@@ -193,6 +210,7 @@ Event = (
     | PointInfeasible
     | TrialReported
     | TrialEnded
+    | RequestAnswered
     | SweepEnded
 )
 _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
@@ -264,6 +282,10 @@ class SweepRecord:
     """None until it was evaluated, and where it could not be."""
     targets: Mapping[str, TargetSettled] = field(default_factory=dict)
     """Values of adapter.target_modules that no trial has."""
+    answered: frozenset[str] = frozenset()
+    """Ids of the requests that were answered."""
+    trials_to_stop: frozenset[str] = frozenset()
+    """Keys of the trials that somebody asked to stop."""
 
     def apply(self, event: Event) -> SweepRecord:
         """The record after `event`."""
@@ -281,6 +303,8 @@ class SweepRecord:
                 return replace(self, base=event)
             case TargetSettled():
                 return replace(self, targets={**self.targets, event.value: event})
+            case RequestAnswered():
+                return self._request_answered(event)
             case SweepEnded():
                 return replace(self, ended=event)
             case _:
@@ -306,6 +330,10 @@ class SweepRecord:
             host_seconds=self.host_seconds_spent(),
             ended=None,
         )
+
+    def _request_answered(self, event: RequestAnswered) -> SweepRecord:
+        stopped = {event.trial_key} if event.is_accepted and event.trial_key is not None else set()
+        return replace(self, answered=self.answered | {event.request}, trials_to_stop=self.trials_to_stop | stopped)
 
     def seconds_spent(self, now: float | None = None) -> float:
         """What the sweep has taken under all drivers until `now`, else its latest event; pauses between them apart."""

@@ -4,6 +4,7 @@ NAME/
 ├── config.json           the resolved configuration; the folder is a sweep once it is there
 ├── events.jsonl          everything that happened, one event per line
 ├── base_eval_rows.json   what the base without an adapter evaluates to, row by row
+├── requests/             what other processes have asked of the driver, and it has not answered yet
 ├── tracking.json         which tracking server has acknowledged the events, and how far
 └── trials/TRIAL_KEY/     snapshot-STEP (to go on from) and best-STEP (adapter/ and eval_rows.json)
 """
@@ -71,6 +72,7 @@ class SweepFolder:
         self.events = path / "events.jsonl"
         self.tracking = path / "tracking.json"
         self.base_rows = path / "base_eval_rows.json"
+        self.requests = path / "requests"
 
     def trial(self, trial_key: str) -> Path:
         """Where a trial keeps its snapshot and its best adapter."""
@@ -170,6 +172,21 @@ def locked(folder: SweepFolder) -> Iterator[None]:
                 f"{folder.path}: another process drives this sweep: wait until it ends, or stop it"
             ) from None
         yield
+
+
+def is_driven(folder: SweepFolder) -> bool:
+    """Whether a process drives the sweep now."""
+    try:
+        file = (folder.path / "driver.lock").open("rb")
+    except OSError:
+        return False
+    with file:
+        try:
+            # Shared, and let go at once: two that look at the same time do not take each other for the driver.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 class EventLog:

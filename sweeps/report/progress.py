@@ -18,6 +18,7 @@ from sweeps.record.events import (
     DataPrepared,
     Event,
     PointInfeasible,
+    RequestAnswered,
     SweepRecord,
     TargetSettled,
     TrialEnded,
@@ -220,6 +221,8 @@ def describe(event: Event, record: SweepRecord) -> str | None:
             trial = record.trials[event.trial_key]
             reason = f": {legible(event.reason, MOST_SHOWN)}" if event.reason else ""
             return f"t{trial.number:02d} {event.state.value} at step {trial.step}{reason}"
+        case RequestAnswered():
+            return f"{event.asked} ({event.sender}): {'' if event.is_accepted else 'refused: '}{event.message}"
         case _:
             return None
 

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Literal, NoReturn
 
 from sweeps.report.streams import to_nowhere
+from sweeps.steering.mailbox import StopSweep
 from trainables.inputs.legible import legible
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -60,8 +61,16 @@ def _let_go_of_terminal() -> None:
 
 
 @contextmanager
-def on_signals(request: StopRequest, say: Callable[[str], None]) -> Iterator[None]:
-    """While the block runs: the first signal asks to end in order, the second ends the process at once."""
+def on_signals(
+    request: StopRequest, say: Callable[[str], None], post: Callable[[StopSweep], None] = lambda _request: None
+) -> Iterator[None]:
+    """While the block runs: the first signal asks to end in order, the second ends the process at once.
+
+    Args:
+        request: takes effect at once.
+        say: tells people.
+        post: puts the same request into the mailbox, so that the event log has who asked.
+    """
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
@@ -76,6 +85,7 @@ def on_signals(request: StopRequest, say: Callable[[str], None]) -> Iterator[Non
         if request.reason is None:
             request.ask("interrupted", "interrupted")
             request.signal = number
+            post(StopSweep(sender=signal.Signals(number).name))
         say("stopping: trials are saved at their next step; once more to end at once")
 
     with _handled_by(handle):

@@ -12,6 +12,7 @@ from ray.tune.experiment import Trial
 from sweeps.errors import SweepError
 from sweeps.record.events import PointInfeasible, TrialEnded, TrialReported, TrialStarted, TrialState
 from sweeps.record.journal import Journal
+from sweeps.steering.answering import STOPPED_BY_REQUEST
 from sweeps.steering.stop import Reason
 from sweeps.tune.processes import DEATHS
 from trainables.contract import Report, StepRecord
@@ -28,6 +29,9 @@ class Owner(Protocol):
 
     def trial_ended(self, trial_key: str) -> None:
         """The trial is over."""
+
+    def is_to_stop(self, trial_key: str) -> bool:
+        """Whether somebody asked to stop the trial."""
 
     def process_lost(self, number: int) -> None:
         """The process of the trial of this number died; Ray Tune starts another."""
@@ -95,7 +99,10 @@ class JournalCallback(Callback):
             return  # The sweep's end did not wait for its first report; it says of the trial how it ended.
         state = TrialState(result["state"])
         reason = result.get("reason", "")
-        if state is TrialState.PAUSED:
+        is_stopped = state is TrialState.PAUSED and self._owner.is_to_stop(trial.config["trial_key"])
+        if is_stopped and "ends_sweep" not in result:
+            state, reason = TrialState.STOPPED, STOPPED_BY_REQUEST
+        elif state is TrialState.PAUSED:
             # The end of the sweep says of it how it ended.
             self.unreported[trial.config["trial_key"]] = _steps(result.get("history", ()))
             if "ends_sweep" in result:
@@ -103,7 +110,7 @@ class JournalCallback(Callback):
             return
         if state is TrialState.RUNNING:
             state, reason = TrialState.STOPPED, STOPPED_BY_SCHEDULER
-        self._end(trial, state, reason, result.get("history", ()))
+        self._end(trial, state, reason, result.get("history", ()), by_person=is_stopped)
 
     @_in_order
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -122,14 +129,23 @@ class JournalCallback(Callback):
         if known is None or known.state is not TrialState.RUNNING:
             self._journal.add(TrialStarted(spec=trial.config["spec"], **self._who(trial)))
 
-    def _end(self, trial: Trial, state: TrialState, reason: str, history: Sequence[str] = ()) -> None:
+    def _end(
+        self, trial: Trial, state: TrialState, reason: str, history: Sequence[str] = (), by_person: bool = False
+    ) -> None:
         key = trial.config["trial_key"]
         if key not in self._journal.record.trials and state is TrialState.INFEASIBLE:
             self._journal.add(PointInfeasible(reason=reason, **self._who(trial)))
         else:
             if key not in self._journal.record.trials:
                 self._begin(trial)
-            ended = TrialEnded(time=self._clock(), trial_key=key, state=state, reason=reason, history=_steps(history))
+            ended = TrialEnded(
+                time=self._clock(),
+                trial_key=key,
+                state=state,
+                reason=reason,
+                by_person_or_budget=by_person,
+                history=_steps(history),
+            )
             self._journal.add(ended)
         self._owner.trial_ended(key)
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray import tune
-from ray.tune import PlacementGroupFactory, Stopper
+from ray.tune import PlacementGroupFactory
 from ray.tune.search.search_generator import SearchGenerator
 
 from cluster import broker
@@ -38,23 +36,19 @@ from sweeps.record.events import (
 from sweeps.record.folder import SweepFolder, cannot_write, read_events, write_whole
 from sweeps.record.journal import Journal
 from sweeps.report.progress import Progress
+from sweeps.steering.answering import STOPPED_BY_REQUEST
 from sweeps.steering.stop import Reason, StopRequest
 from sweeps.tune import processes
 from sweeps.tune.base_evaluation import BaseEvaluation
 from sweeps.tune.callback import STOPPED_BY_SCHEDULER, JournalCallback
 from sweeps.tune.slot_trial import SlotTrial
 from sweeps.tune.trial_queue import Reported, TrialQueue
+from sweeps.tune.watch import LEAVE_SECONDS, Watch
 from trainables import registry
 from trainables.contract import Evaluation, Failure
 
 TRIAL_PROCESS = PlacementGroupFactory([{"node:__internal_head__": 0.001}])
 """What a trial's own process takes: a place on the head, and no CPU, since it only waits."""
-LEAVE_SECONDS = 30.0
-"""How long trials have to save themselves when the sweep is asked to end."""
-STEPS_SECONDS = 2.0
-"""Pause between questions for the steps that trials have taken."""
-NEWS_SECONDS = 30.0
-"""How long one question for news of the hosts waits."""
 
 
 @dataclass
@@ -72,6 +66,8 @@ class Driver:
     _callback: JournalCallback = field(init=False)
     _targets: Targets = field(default_factory=Targets, init=False)
     _source: TrialSource | None = field(default=None, init=False)
+    trials_to_stop: set[str] = field(default_factory=set, init=False)
+    """Keys of the trials that somebody asked to stop, and that have not ended yet."""
 
     def __post_init__(self) -> None:
         self._callback = JournalCallback(self.journal, self.clock, self)
@@ -151,7 +147,7 @@ class Driver:
         queue = TrialQueue(source, shared, self._slots, lambda: self.stop.reason is not None, reported)
         base = BaseEvaluation(self._broker, self._base_evaluated) if self.journal.record.base is None else None
         deaths = processes.Deaths(self._saved)
-        watch = _Watch(self.stop, self._broker, queue, self.display, base)
+        watch = Watch(self.stop, self._broker, queue, self.display, base, self.trials_to_stop)
         # A searcher without Tune's own limiter is given one pending trial at a time unless told otherwise.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
         # Tune's own files have no reader: they must not fill the sweep's folder, nor fail with it.
@@ -240,9 +236,20 @@ class Driver:
                 ended = TrialState.COMPLETED, ""
             elif trial.trial_key in stopped and not (trial.number == 0 and self.config.searcher.start_with_default):
                 ended = TrialState.STOPPED, STOPPED_BY_SCHEDULER
+            elif trial.trial_key in self.journal.record.trials_to_stop:
+                ended = TrialState.STOPPED, STOPPED_BY_REQUEST
             else:
                 continue
-            self.journal.add(TrialEnded(time=self.clock(), trial_key=trial.trial_key, state=ended[0], reason=ended[1]))
+            state, reason = ended
+            self.journal.add(
+                TrialEnded(
+                    time=self.clock(),
+                    trial_key=trial.trial_key,
+                    state=state,
+                    reason=reason,
+                    by_person_or_budget=reason == STOPPED_BY_REQUEST,
+                )
+            )
             self.folder.drop(trial.trial_key, "snapshot")
 
     def _slots(self) -> int:
@@ -265,8 +272,13 @@ class Driver:
 
     def trial_ended(self, trial_key: str) -> None:
         """See `tune_callback.Owner`."""
+        self.trials_to_stop.discard(trial_key)
         self._broker.release.remote(trial_key)
         self.folder.drop(trial_key, "snapshot")
+
+    def is_to_stop(self, trial_key: str) -> bool:
+        """See `tune_callback.Owner`."""
+        return trial_key in self.trials_to_stop
 
     def process_lost(self, number: int) -> None:
         """See `tune_callback.Owner`."""
@@ -275,68 +287,3 @@ class Driver:
     def end_sweep(self, reason: Reason, message: str) -> None:
         """See `tune_callback.Owner`."""
         self.stop.ask(reason, message)
-
-
-class _Watch(Stopper):
-    """Looks after the sweep between Tune's steps: ends it when someone asked for that, and says what hosts do."""
-
-    def __init__(
-        self, request: StopRequest, broker: Any, queue: TrialQueue, display: Progress, base: BaseEvaluation | None
-    ) -> None:
-        self._request = request
-        self._broker = broker
-        self._queue = queue
-        self._display = display
-        self._base = base
-        self._deadline: float | None = None
-        self._known = 0
-        self._news: Any = None
-        self._latest: Any = None
-        self._asked = -math.inf
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles its stopper into every snapshot, and none is ever read."""
-        return {}
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """No single trial is stopped here."""
-        return False
-
-    def stop_all(self) -> bool:
-        """Whether Tune should stop what still runs: trials first have time to save themselves."""
-        self._tell()
-        self._show_steps()
-        if self._base is not None:
-            self._base.look()
-        if self._request.check() is None:
-            return False
-        if self._deadline is None:
-            self._broker.stop.remote()
-            self._deadline = time.monotonic() + LEAVE_SECONDS
-        return self._queue.live == 0 or time.monotonic() > self._deadline
-
-    def _tell(self) -> None:
-        if self._news is None:
-            self._news = self._broker.news.remote(self._known, NEWS_SECONDS)
-        if not ray.wait([self._news], timeout=0)[0]:
-            return
-        try:
-            lines = ray.get(self._news)
-        except PROCESS_LOST:
-            self._known, lines = 0, []
-            self._display.say("the broker is lost: another is made, and trials lease again")
-        else:
-            self._known += len(lines)
-        self._news = None
-        for line in lines:
-            self._display.say(line)
-
-    def _show_steps(self) -> None:
-        if self._latest is None and time.monotonic() - self._asked >= STEPS_SECONDS:
-            self._latest, self._asked = self._broker.latest.remote(), time.monotonic()
-        if self._latest is None or not ray.wait([self._latest], timeout=0)[0]:
-            return
-        # Where trials stand is good to know, no more: a broker that was lost is news for `_tell`.
-        with suppress(*PROCESS_LOST):
-            self._display.latest(ray.get(self._latest))
-        self._latest = None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sweep_files import toy
 
-from sweeps import launch, saved_sweep
+from sweeps import saved_sweep
 from sweeps.errors import ConfigError, StorageError
 from sweeps.record import folder as folders
 from sweeps.record.events import SweepStarted
@@ -21,9 +21,9 @@ ID = "x-20260101-000000-abcd"
 def launched(storage: Path, known_id: str | None = ID) -> SweepFolder:
     """A sweep's folder after its driver began; `known_id` is the id in its event log."""
     config, _ = toy()
-    folder = folders.create(storage, "x", launch.document(config, ID))
+    folder = folders.create(storage, "x", saved_sweep.document(config, ID))
     log = EventLog(folder.events)
-    log.append(SweepStarted(time=0.0, config=launch.kept(config), sweep_id=known_id))
+    log.append(SweepStarted(time=0.0, config=saved_sweep.as_kept(config), sweep_id=known_id))
     log.close()
     return folder
 
@@ -61,7 +61,7 @@ def test_an_id_that_a_later_start_wrote_down_counts(tmp_path: Path) -> None:
     folder = launched(tmp_path, known_id=None)
     config, _ = toy()
     log = EventLog(folder.events)
-    log.append(SweepStarted(time=1.0, config=launch.kept(config), sweep_id=ID))
+    log.append(SweepStarted(time=1.0, config=saved_sweep.as_kept(config), sweep_id=ID))
     log.close()
     edit(folder, sweep_id="another")
     assert "sweep_id was" in refused(folder)[0]
@@ -90,7 +90,7 @@ def test_another_sweep_in_the_former_place_is_no_original(tmp_path: Path) -> Non
     original = launched(tmp_path)
     moved = SweepFolder(original.path.rename(tmp_path / "moved"))
     config, _ = toy()
-    assert folders.create(tmp_path, "x", launch.document(config, "x-2")).path == original.path
+    assert folders.create(tmp_path, "x", saved_sweep.document(config, "x-2")).path == original.path
     saved_sweep.load(moved)
 
 
@@ -102,7 +102,7 @@ def test_a_link_to_the_folder_is_the_folder(tmp_path: Path) -> None:
 
 def test_a_log_whose_configuration_is_damaged_is_told(tmp_path: Path) -> None:
     config, _ = toy()
-    folder = folders.create(tmp_path, "x", launch.document(config, ID))
+    folder = folders.create(tmp_path, "x", saved_sweep.document(config, ID))
     log = EventLog(folder.events)
     log.append(SweepStarted(time=0.0, config="[" * 100_000))
     log.close()

@@ -13,8 +13,8 @@ from sweep_files import toy
 
 from sweeps import saved_sweep
 from sweeps.errors import ConfigError, SweepError
-from sweeps.launch import document
 from sweeps.record.folder import SweepFolder
+from sweeps.saved_sweep import document
 from sweeps.tracking import stores
 
 SECRET = 'se/cr@t "x"'

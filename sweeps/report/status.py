@@ -1,0 +1,220 @@
+"""Where a sweep stands, told from its folder alone: by another process, while the sweep runs or after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sweeps.config.passwords import without_password
+from sweeps.errors import SweepError
+from sweeps.record.events import DataPrepared, Event, SweepRecord, TrialRecord
+from sweeps.record.folder import SweepFolder, is_driven, noted_by, read_events
+from trainables.inputs import json_text
+
+State = Literal["RUNNING", "FINISHED", "INTERRUPTED", "FAILED", "LOST", "NOT_BEGUN"]
+WORDS: dict[State, str] = {
+    "RUNNING": "running",
+    "FINISHED": "finished",
+    "INTERRUPTED": "interrupted: qsweep resume goes on",
+    "FAILED": "failed: qsweep resume goes on once the cause is mended",
+    "LOST": "not running, and its driver was lost: qsweep resume goes on",
+    "NOT_BEGUN": "not running, and not begun: qsweep resume begins it",
+}
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a sweep stands."""
+
+    sweep_id: str
+    folder: Path
+    state: State
+    record: SweepRecord
+    planned_trials: int | None
+    """budget.trials; None where that is no number."""
+    seconds: float
+    """Time that all drivers of the sweep have spent so far."""
+    rates: Rates | None
+    """None before the first report under the present driver."""
+    seconds_left: float | None
+    """Estimated from the trials that have ended; None before the first of them, and when the sweep does not run."""
+    tracking_uri: str
+    backlog: int
+    """Events that the tracking server has not acknowledged yet."""
+    waiting_requests: int
+    """Requests in the mailbox that the driver has not answered."""
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The best trial so far, trials that still run among them."""
+        reported = [t for t in self.record.trials.values() if t.best_step is not None]
+        fit = [trial for trial in reported if trial.state.is_ranked or not trial.state.is_final]
+        return min(fit, key=lambda trial: (trial.best_eval_loss, trial.number), default=None)
+
+    def lines(self) -> list[str]:
+        """The status for people, without the table of trials."""
+        counts = ", ".join(f"{count} {state}" for state, count in self.record.counts().items()) or "none has begun"
+        lines = [
+            f"{self.sweep_id}: {WORDS[self.state]}",
+            f"  folder    {self.folder}",
+            f"  trials    {len(self.record.trials)} of {self.planned_trials or '?'} ({counts})",
+        ]
+        best = self.best
+        if best is not None:
+            lines.append(
+                f"  best      t{best.number:02d}, eval_loss {best.best_eval_loss:.4f} at step {best.best_step}"
+            )
+        if self.state == "RUNNING" and self.record.hosts is not None:
+            hosts = self.record.hosts
+            lines.append(f"  hosts     {hosts.hosts} on {hosts.device}, {hosts.slots} slots in all")
+        if self.rates is not None:
+            rates = self.rates
+            lines.append(f"  rate      {rates.steps_per_second:.2f} steps/s, {rates.tokens_per_second:.0f} tokens/s")
+        left = f", about {_duration(self.seconds_left)} left" if self.seconds_left is not None else ""
+        lines.append(f"  time      {_duration(self.seconds)}{left}")
+        tracked = "holds all events" if not self.backlog else f"has not taken {self.backlog} events yet"
+        lines.append(f"  tracking  {self.tracking_uri} {tracked}")
+        if self.waiting_requests:
+            lines.append(f"  requests  {self.waiting_requests} not answered yet")
+        return lines
+
+    def as_json(self) -> dict[str, Any]:
+        """The JSON line of `qsweep status`."""
+        best, hosts = self.best, self.record.hosts
+        return {
+            "sweep": self.sweep_id,
+            "dir": str(self.folder),
+            "state": self.state,
+            "trials": len(self.record.trials),
+            "planned_trials": self.planned_trials,
+            "states": self.record.counts(),
+            "best": best
+            and {
+                "trial_key": best.trial_key,
+                "metric": "eval_loss",
+                "value": best.best_eval_loss,
+                "step": best.best_step,
+                "params": dict(best.params),
+            },
+            "seconds": self.seconds,
+            "seconds_left": self.seconds_left,
+            "steps_per_second": self.rates and self.rates.steps_per_second,
+            "tokens_per_second": self.rates and self.rates.tokens_per_second,
+            "hosts": hosts and {"hosts": hosts.hosts, "slots": hosts.slots, "device": hosts.device},
+            "tracking": {"uri": self.tracking_uri, "backlog": self.backlog},
+            "waiting_requests": self.waiting_requests,
+        }
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How fast the present driver trains, by its latest event."""
+
+    steps_per_second: float
+    """Optimizer steps of all trials together."""
+    tokens_per_second: float
+
+
+def read(folder: SweepFolder, now: float) -> Status:
+    """The status of the sweep in a folder.
+
+    Args:
+        folder: the sweep's.
+        now: seconds since the epoch.
+
+    Raises:
+        SweepError: the folder holds no sweep, or its event log is damaged.
+    """
+    sweep_id, config = _config(folder)
+    # Before the log is read: a sweep that ends in between is told as running, and not as lost.
+    is_running = is_driven(folder)
+    log = list(read_events(folder.events)) if folder.events.exists() else []
+    record, rates = replay(event for event, _ in log)
+    trials = config["budget"]["trials"]
+    planned = trials if isinstance(trials, int) else None
+    note = noted_by(folder)
+    acknowledged = note.get("acknowledged_bytes", 0)
+    return Status(
+        sweep_id=sweep_id,
+        folder=folder.path,
+        state=state_of(record, is_running),
+        record=record,
+        planned_trials=planned,
+        seconds=record.seconds_spent(now if is_running else None),
+        rates=rates,
+        seconds_left=seconds_left(record, rates, planned, now) if is_running else None,
+        tracking_uri=without_password(str(note.get("uri") or config["tracking"]["uri"])),
+        backlog=sum(offset > acknowledged for _, offset in log),
+        waiting_requests=len(list(folder.requests.glob("[!.]*.json"))),
+    )
+
+
+def _config(folder: SweepFolder) -> tuple[str, dict[str, Any]]:
+    """The sweep's id and its configuration as plain data: a status needs little of it, whatever version wrote it."""
+    try:
+        document = json_text.parse(folder.config.read_bytes())
+        config: dict[str, Any] = document["config"]
+        _ = config["budget"]["trials"], config["tracking"]["uri"]
+        return str(document["sweep_id"]), config
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SweepError(f"{folder.config}: not the configuration of a sweep: {error}") from None
+
+
+def state_of(record: SweepRecord, is_running: bool) -> State:
+    """The state of a sweep: `is_running` says whether a process drives it now."""
+    if is_running:
+        return "RUNNING"
+    if record.started is None:
+        return "NOT_BEGUN"
+    if record.ended is None:
+        return "LOST"
+    if record.ended.reason == "failed":
+        return "FAILED"
+    return "FINISHED" if record.is_finished else "INTERRUPTED"
+
+
+def replay(events: Iterable[Event]) -> tuple[SweepRecord, Rates | None]:
+    """The record that the events add up to, and the rates of the present driver; None before its first report."""
+    record, training = SweepRecord(), SweepRecord()
+    since: float | None = None
+    for event in events:
+        record = record.apply(event)
+        if isinstance(event, DataPrepared):
+            training, since = record, event.time
+    if since is None or record.latest is None or record.latest <= since:
+        return record, None
+    seconds = record.latest - since
+    steps, tokens = _steps(record) - _steps(training), _tokens(record) - _tokens(training)
+    return record, Rates(steps / seconds, tokens / seconds) if steps > 0 else None
+
+
+def seconds_left(record: SweepRecord, rates: Rates | None, planned_trials: int | None, now: float) -> float | None:
+    """About how long the sweep still takes: the trials to come take as many steps as those that have ended.
+
+    Args:
+        record: the sweep.
+        rates: of its driver.
+        planned_trials: budget.trials.
+        now: seconds since the epoch; what was trained since the latest event is not counted twice.
+    """
+    ended = [trial.step for trial in record.trials.values() if trial.state.is_final]
+    if rates is None or not ended or planned_trials is None:
+        return None
+    steps = sum(ended) / len(ended) * planned_trials - _steps(record)
+    return max(0.0, steps / rates.steps_per_second - (now - (record.latest or now)))
+
+
+def _steps(record: SweepRecord) -> int:
+    return sum(trial.step for trial in record.trials.values())
+
+
+def _tokens(record: SweepRecord) -> int:
+    return sum(trial.tokens for trial in record.trials.values())
+
+
+def _duration(seconds: float) -> str:
+    """Such as 1 h 05 min, or 3 min 20 s."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"

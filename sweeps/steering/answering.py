@@ -1,0 +1,110 @@
+"""What a driver answers to the requests in its mailbox. The answer is written into the event log before it is acted on.
+
+So a driver that dies after its answer leaves the next one the word of it: see `SweepRecord.trials_to_stop`.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sweeps.record.events import RequestAnswered, SweepRecord, TrialRecord, TrialState
+from sweeps.record.journal import Journal
+from sweeps.steering.mailbox import Letter, Mailbox, StopSweep, StopTrial
+from sweeps.steering.stop import StopRequest
+
+STOPPED_BY_REQUEST = "stopped by request"
+STOPPING = "trials are saved at their next step"
+NOT_KNOWN = "this version of qsweep does not know the request"
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """Answers requests for one driver."""
+
+    mailbox: Mailbox
+    journal: Journal
+    stop: StopRequest
+    stop_trial: Callable[[str], None]
+    """Ends the running trial of this key at its next step."""
+    clock: Callable[[], float]
+
+    def answer_all(self) -> None:
+        """Answers each request that waits, and does what was asked for.
+
+        Raises:
+            StorageError: the event log takes no more; the requests stay in the mailbox.
+        """
+        for letter in self.mailbox.waiting():
+            if letter.request_id not in self.journal.record.answered:
+                answer = answer_to(letter, self.journal.record, self.clock())
+                self.journal.add(answer)
+                self._act(letter, answer)
+            self.mailbox.remove(letter)
+
+    def _act(self, letter: Letter, answer: RequestAnswered) -> None:
+        if not answer.is_accepted:
+            return
+        if answer.trial_key is not None:
+            self.stop_trial(answer.trial_key)
+        elif isinstance(letter.request, StopSweep):
+            # A signal has done it already, and its number is the exit code.
+            if self.stop.reason is None:
+                self.stop.signal = signal.SIGINT
+            self.stop.ask("interrupted", STOPPED_BY_REQUEST)
+
+
+def answer_to(letter: Letter, record: SweepRecord, now: float) -> RequestAnswered:
+    """The answer to a request, by what is known of the sweep.
+
+    Args:
+        letter: the request.
+        record: the sweep as it stands.
+        now: seconds since the epoch.
+    """
+    request = letter.request
+    if request is None:
+        return _answer(letter, now, "an unknown request", is_accepted=False, message=NOT_KNOWN)
+    if isinstance(request, StopTrial):
+        return _stop_trial(letter, request, record, now)
+    if record.ended is not None and record.ended.time >= (record.resumed or 0.0):
+        return _answer(letter, now, "stop the sweep", is_accepted=False, message="the sweep has ended already")
+    if letter.is_left_over:
+        told = "the sweep was not running when this was asked for; now it runs: ask again to stop it"
+        return _answer(letter, now, "stop the sweep", is_accepted=False, message=told)
+    return _answer(letter, now, "stop the sweep", is_accepted=True, message=STOPPING)
+
+
+def _stop_trial(letter: Letter, request: StopTrial, record: SweepRecord, now: float) -> RequestAnswered:
+    trial = trial_named(request.trial, record)
+    if trial is None:
+        there = ", ".join(f"t{each.number:02d}" for each in record.trials.values()) or "none has begun"
+        told = f"the sweep has no trial {request.trial}: it has {there}"
+        return _answer(letter, now, f"stop {request.trial}", is_accepted=False, message=told)
+    asked = f"stop t{trial.number:02d}"
+    if trial.state is not TrialState.RUNNING:
+        told = f"t{trial.number:02d} is {trial.state.value}: only a RUNNING trial can be stopped"
+        return _answer(letter, now, asked, is_accepted=False, message=told)
+    told = f"t{trial.number:02d} ends at its next step"
+    return _answer(letter, now, asked, is_accepted=True, message=told, trial_key=trial.trial_key)
+
+
+def trial_named(name: str, record: SweepRecord) -> TrialRecord | None:
+    """The trial of a key, or of a name such as t03; None when the sweep has none."""
+    names = (name, name.lower())
+    return next((t for t in record.trials.values() if t.trial_key == name or f"t{t.number:02d}" in names), None)
+
+
+def _answer(
+    letter: Letter, now: float, asked: str, *, is_accepted: bool, message: str, trial_key: str | None = None
+) -> RequestAnswered:
+    return RequestAnswered(
+        time=now,
+        request=letter.request_id,
+        sender="unknown" if letter.request is None else letter.request.sender,
+        asked=asked,
+        is_accepted=is_accepted,
+        message=message,
+        trial_key=trial_key,
+    )

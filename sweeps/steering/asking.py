@@ -1,0 +1,46 @@
+"""Asks the driver of a running sweep from another process, and waits for its answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from sweeps.errors import SweepError
+from sweeps.record.events import Event, RequestAnswered, SweepEnded
+from sweeps.record.folder import SweepFolder, is_driven, read_events
+from sweeps.steering import mailbox
+from sweeps.steering.mailbox import Request
+
+
+def ask(folder: SweepFolder, request: Request, is_over: Callable[[], bool]) -> RequestAnswered | None:
+    """The driver's answer to a request; None when there was none before `is_over`: it may still come.
+
+    Args:
+        folder: the sweep's.
+        request: what is asked for.
+        is_over: waits a moment, and says whether to wait no longer.
+
+    Raises:
+        SweepError: nobody drives the sweep, or its driver ended without an answer. The request is withdrawn.
+    """
+    if not is_driven(folder):
+        raise SweepError(f"{folder.path}: the sweep is not running: go on with it with qsweep resume {folder.path}")
+    offset = max((after for _, after in _events(folder)), default=0)
+    request_id = mailbox.send(folder, request, time.time_ns())
+    while True:
+        # Before the log is read: what a driver has answered just before its end is read then.
+        was_driven = is_driven(folder)
+        for event, _ in _events(folder, offset):
+            if isinstance(event, RequestAnswered) and event.request == request_id:
+                return event
+            was_driven = was_driven and not isinstance(event, SweepEnded)
+        if not was_driven:
+            mailbox.withdraw(folder, request_id)
+            raise SweepError(f"{folder.path}: the sweep ended before its driver saw the request")
+        if is_over():
+            return None
+
+
+def _events(folder: SweepFolder, offset: int = 0) -> Iterator[tuple[Event, int]]:
+    """As `read_events`; nothing while the driver has not made the log."""
+    return read_events(folder.events, offset) if folder.events.exists() else iter(())

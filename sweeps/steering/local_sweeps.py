@@ -1,0 +1,51 @@
+"""Finds the folder of a sweep on this machine, without asking MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sweeps.errors import StorageError, SweepError
+from sweeps.record.folder import SweepFolder, read_events
+from trainables.inputs import json_text, paths
+
+
+def find(sweep: str, storage: Path) -> SweepFolder:
+    """The folder of a sweep.
+
+    Args:
+        sweep: its folder, its id, or its name; of several sweeps with one name the newest is meant.
+        storage: where to look for an id or a name.
+
+    Raises:
+        SweepError: there is none.
+    """
+    folder = SweepFolder(Path(sweep).expanduser().absolute())
+    if paths.is_file(folder.config):
+        return folder
+    if "/" in sweep or not paths.is_folder(storage):
+        raise SweepError(f"{folder.path}: no sweep here: a sweep's folder has a config.json")
+    there = [SweepFolder(path.parent.absolute()) for path in storage.glob("*/config.json")]
+    of_name = [each for each in there if sweep in _names(each)]
+    if not of_name:
+        raise SweepError(
+            f"{sweep}: no sweep of this id or name in {storage.absolute()}; name its folder, or the folder that it "
+            "lies in with --storage"
+        )
+    return max(of_name, key=_began)
+
+
+def _names(folder: SweepFolder) -> tuple[str, ...]:
+    """What a sweep may be called by: its id, its name, and its folder's name."""
+    try:
+        document = json_text.parse(folder.config.read_bytes())
+        return str(document["sweep_id"]), str(document["config"]["name"]), folder.path.name
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+
+
+def _began(folder: SweepFolder) -> float:
+    """When the sweep began, in seconds since the epoch; 0 when that is not known."""
+    try:
+        return next((event.time for event, _ in read_events(folder.events)), 0.0)
+    except StorageError:
+        return 0.0

@@ -1,0 +1,125 @@
+"""The mailbox of a running sweep: how another process, or a signal, asks its driver for something.
+
+A request is a file in the sweep's folder that appears whole. The driver writes its answer into the event log, and then
+removes the file. So a request is answered once, also when the driver dies in between: the next driver knows from the
+log what was answered, and answers the rest.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from sweeps.errors import StorageError
+from sweeps.record.folder import SweepFolder, cannot_write, write_whole
+from sweeps.record.private_files import make_folder
+from trainables.specs import Spec
+
+
+class StopSweep(Spec):
+    """Asks to end the sweep in order: trials are saved, and `qsweep resume` goes on with them."""
+
+    type: Literal["stop_sweep"] = "stop_sweep"
+    sender: str
+    """Who asks: a command or a signal."""
+
+
+class StopTrial(Spec):
+    """Asks to end one trial for good: it keeps the rank that its last report gave it."""
+
+    type: Literal["stop_trial"] = "stop_trial"
+    sender: str
+    trial: str
+    """The trial's key, or its name in the table, such as t03."""
+
+
+Request = StopSweep | StopTrial
+_REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="type")])
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A request in the mailbox."""
+
+    request_id: str
+    request: Request | None
+    """None when the file holds no request that this version knows."""
+    is_left_over: bool
+    """The request was there before this driver began."""
+
+
+class Mailbox:
+    """The driver's side of a sweep's mailbox."""
+
+    def __init__(self, folder: SweepFolder) -> None:
+        """A mailbox that takes what lies in it now for requests that an earlier driver has not answered."""
+        self._folder = folder
+        self._posted: list[Letter] = []
+        self._left_over = frozenset(path.stem for path in _files(folder))
+
+    def post(self, request: Request) -> None:
+        """Puts in a request of this process, without a file."""
+        self._posted.append(Letter(uuid.uuid4().hex, request, is_left_over=False))
+
+    def waiting(self) -> Iterator[Letter]:
+        """The requests that lie in the mailbox, in the order in which they were sent."""
+        while self._posted:
+            yield self._posted.pop(0)
+        for path in _files(self._folder):
+            with suppress(FileNotFoundError):  # its sender has withdrawn it
+                yield Letter(path.stem, _read(path), path.stem in self._left_over)
+
+    def remove(self, letter: Letter) -> None:
+        """Takes out a request that was answered."""
+        withdraw(self._folder, letter.request_id)
+
+
+def send(folder: SweepFolder, request: Request, time_ns: int) -> str:
+    """Puts a request into the mailbox of a sweep; answers the request's id.
+
+    Args:
+        folder: the sweep's.
+        request: what is asked for.
+        time_ns: nanoseconds since the epoch; requests are answered in this order.
+
+    Raises:
+        StorageError: the sweep's folder cannot be written.
+    """
+    request_id = f"{time_ns:020d}-{uuid.uuid4().hex[:8]}"
+    path = _path(folder, request_id)
+    try:
+        make_folder(path.parent)
+        write_whole(path, request.model_dump_json().encode())
+    except OSError as error:
+        raise StorageError(cannot_write(path, error)) from error
+    return request_id
+
+
+def withdraw(folder: SweepFolder, request_id: str) -> None:
+    """Takes a request out of the mailbox; one that is not there is no error."""
+    with suppress(OSError):
+        _path(folder, request_id).unlink(missing_ok=True)
+
+
+def _path(folder: SweepFolder, request_id: str) -> Path:
+    return folder.requests / f"{request_id}.json"
+
+
+def _files(folder: SweepFolder) -> list[Path]:
+    """The files of requests, the first sent first. A draft that is not whole yet begins with a dot."""
+    with suppress(OSError):
+        return sorted(path for path in folder.requests.iterdir() if path.suffix == ".json" and path.name[0] != ".")
+    return []
+
+
+def _read(path: Path) -> Request | None:
+    try:
+        return _REQUEST.validate_json(path.read_bytes())
+    except ValueError:
+        return None

@@ -1,0 +1,106 @@
+"""What a driver does between the steps of Ray Tune: it ends trials and the sweep as asked, and tells what hosts do."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import suppress
+from typing import Any
+
+import ray
+from ray.tune import Stopper
+
+from cluster.hosts import PROCESS_LOST
+from sweeps.report.progress import Progress
+from sweeps.steering.stop import StopRequest
+from sweeps.tune.base_evaluation import BaseEvaluation
+from sweeps.tune.trial_queue import TrialQueue
+
+LEAVE_SECONDS = 30.0
+"""How long trials have to save themselves when the sweep is asked to end."""
+STEPS_SECONDS = 2.0
+"""Pause between questions for the steps that trials have taken."""
+NEWS_SECONDS = 30.0
+"""How long one question for news of the hosts waits."""
+
+
+class Watch(Stopper):
+    """Looks after the sweep between Tune's steps: ends it when someone asked for that, and says what hosts do."""
+
+    def __init__(
+        self,
+        request: StopRequest,
+        broker: Any,
+        queue: TrialQueue,
+        display: Progress,
+        base: BaseEvaluation | None,
+        trials_to_stop: set[str],
+    ) -> None:
+        self._request = request
+        self._broker = broker
+        self._queue = queue
+        self._display = display
+        self._base = base
+        self._trials_to_stop = trials_to_stop
+        self._told_to_stop: frozenset[str] = frozenset()
+        """The trials that the broker was told to stop."""
+        self._deadline: float | None = None
+        self._known = 0
+        self._news: Any = None
+        self._latest: Any = None
+        self._asked = -math.inf
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its stopper into every snapshot, and none is ever read."""
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No single trial is stopped here."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether Tune should stop what still runs: trials first have time to save themselves."""
+        self._tell()
+        self._show_steps()
+        self._stop_trials()
+        if self._base is not None:
+            self._base.look()
+        if self._request.check() is None:
+            return False
+        if self._deadline is None:
+            self._broker.stop.remote()
+            self._deadline = time.monotonic() + LEAVE_SECONDS
+        return self._queue.live == 0 or time.monotonic() > self._deadline
+
+    def _tell(self) -> None:
+        if self._news is None:
+            self._news = self._broker.news.remote(self._known, NEWS_SECONDS)
+        if not ray.wait([self._news], timeout=0)[0]:
+            return
+        try:
+            lines = ray.get(self._news)
+        except PROCESS_LOST:
+            self._known, lines = 0, []
+            self._told_to_stop = frozenset()
+            self._display.say("the broker is lost: another is made, and trials lease again")
+        else:
+            self._known += len(lines)
+        self._news = None
+        for line in lines:
+            self._display.say(line)
+
+    def _stop_trials(self) -> None:
+        to_stop = frozenset(self._trials_to_stop)
+        for trial_key in to_stop - self._told_to_stop:
+            self._broker.stop_trial.remote(trial_key)
+        self._told_to_stop = to_stop
+
+    def _show_steps(self) -> None:
+        if self._latest is None and time.monotonic() - self._asked >= STEPS_SECONDS:
+            self._latest, self._asked = self._broker.latest.remote(), time.monotonic()
+        if self._latest is None or not ray.wait([self._latest], timeout=0)[0]:
+            return
+        # Where trials stand is good to know, no more: a broker that was lost is news for `_tell`.
+        with suppress(*PROCESS_LOST):
+            self._display.latest(ray.get(self._latest))
+        self._latest = None

@@ -1,0 +1,90 @@
+"""A sweep that runs is watched and steered from another terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import chaos_runs as runs
+import pytest
+
+from sweeps.record.events import RequestAnswered, TrialState
+
+SLOW = ["toy", "budget.trials=6", "cluster.slots_per_host=2", "training.step_seconds=1.5"]
+
+
+def qsweep(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sweeps", *words], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+
+
+def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Callable[..., runs.Run]]:
+    started: list[runs.Run] = []
+
+    def start(*words: str) -> runs.Run:
+        started.append(runs.start(tmp_path, *words))
+        return started[-1]
+
+    yield start
+    for run in started:
+        if run.process.poll() is None:
+            os.killpg(run.process.pid, signal.SIGKILL)
+            run.process.wait(60)
+
+
+@pytest.mark.parametrize("words", [["status", "toy"], ["stop", "toy"], ["stop", "toy", "t03"], ["status", "./toy"]])
+def test_a_sweep_that_is_not_there_is_a_mistake(tmp_path: Path, words: list[str]) -> None:
+    done = qsweep(tmp_path, *words)
+    assert done.returncode == 2
+    assert "no sweep" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_a_trial_and_then_the_sweep_are_stopped_from_outside(tmp_path: Path, launch: Callable[..., runs.Run]) -> None:
+    run = launch("launch", *SLOW)
+    sweep = tmp_path / "results" / "toy"
+    runs.wait_for(lambda: runs.reports(sweep) >= 1, run)
+    status = qsweep(tmp_path, "status", "toy", "--json")
+    assert answer(status)["state"] == "RUNNING"
+    assert answer(status)["hosts"]["slots"] == 2
+    running = [t for t in runs.record(sweep).trials.values() if t.state is TrialState.RUNNING]
+    name = f"t{running[-1].number:02d}"
+
+    stopped = qsweep(tmp_path, "stop", "toy", name, "--json")
+    assert (stopped.returncode, answer(stopped)["accepted"]) == (0, True)
+    runs.wait_for(lambda: runs.record(sweep).trials[running[-1].trial_key].state is TrialState.STOPPED, run)
+    trial = runs.record(sweep).trials[running[-1].trial_key]
+    assert (trial.reason, trial.stopped_by_scheduler) == ("stopped by request", False)
+    again = qsweep(tmp_path, "stop", "toy", name)
+    assert again.returncode == 2
+    assert f"refused: {name} is STOPPED" in again.stderr
+
+    assert qsweep(tmp_path, "stop", str(sweep)).returncode == 0
+    assert run.wait() == 130
+    assert "go on with" in run.err.read_text()
+    told = [event for event in runs.events(sweep) if isinstance(event, RequestAnswered)]
+    assert [event.is_accepted for event in told] == [True, False, True]
+    assert answer(qsweep(tmp_path, "status", "toy", "--json"))["state"] == "INTERRUPTED"
+    assert qsweep(tmp_path, "stop", "toy").returncode == 2
+
+    following = launch("resume", str(sweep))
+    assert following.wait() == 0
+    # The trial that was stopped is not taken up again, and the requests are not answered twice.
+    assert runs.record(sweep).trials[trial.trial_key] == trial
+    assert sum(isinstance(event, RequestAnswered) for event in runs.events(sweep)) == 3

@@ -1,0 +1,126 @@
+"""Where a sweep stands is told from its folder alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from sweep_events import begun, ended, reported, started
+
+from sweeps.errors import SweepError
+from sweeps.record.events import DataPrepared, Event, HostsStarted, SweepEnded, TrialState
+from sweeps.record.folder import EventLog, SweepFolder, locked
+from sweeps.report.status import Rates, read, replay, seconds_left
+
+CONFIG = {"name": "x", "budget": {"trials": 4}, "tracking": {"uri": "http://me:secret@127.0.0.1:5000"}}
+DATA = DataPrepared(time=5.0, summary={"train_rows": 0})
+HOSTS = HostsStarted(time=4.0, since=3.0, hosts=2, slots=6, device="cpu")
+# `reported` tells of 100 tokens a step, and of a report at second 10 + step.
+TRAINED: list[Event] = [
+    begun(),
+    HOSTS,
+    DATA,
+    started("aaa", 0, r=8),
+    reported("aaa", 5, 2.0),
+    started("bbb", 1, r=4),
+    reported("bbb", 5, 1.5),
+]
+
+
+def write(folder: Path, events: list[Event]) -> SweepFolder:
+    (folder / "config.json").write_text(json.dumps({"sweep_id": "x-1", "config": CONFIG}))
+    (folder / "events.jsonl").touch()
+    log = EventLog(folder / "events.jsonl")
+    for event in events:
+        log.append(event)
+    log.close()
+    return SweepFolder(folder)
+
+
+def over(reason: str) -> SweepEnded:
+    return SweepEnded.model_validate({"time": 100.0, "reason": reason})
+
+
+PAUSED: list[Event] = [ended("aaa", TrialState.PAUSED), ended("bbb", TrialState.PAUSED)]
+ENDED: list[Event] = [ended("aaa", TrialState.STOPPED), ended("bbb", TrialState.COMPLETED)]
+
+
+@pytest.mark.parametrize(
+    ("events", "state"),
+    [
+        ([], "NOT_BEGUN"),
+        (TRAINED, "LOST"),
+        ([*TRAINED, over("failed")], "FAILED"),
+        ([*TRAINED, *PAUSED, over("interrupted")], "INTERRUPTED"),
+        ([*TRAINED, *ENDED, over("finished")], "FINISHED"),
+        ([*TRAINED, over("interrupted"), begun(200.0)], "LOST"),
+    ],
+)
+def test_the_state_of_a_sweep_that_does_not_run(tmp_path: Path, events: list[Event], state: str) -> None:
+    status = read(write(tmp_path, events), now=300.0)
+    assert status.state == state
+    assert status.seconds_left is None
+
+
+def test_a_sweep_runs_while_somebody_drives_it(tmp_path: Path) -> None:
+    folder = write(tmp_path, TRAINED)
+    with locked(folder):
+        status = read(folder, now=20.0)
+    assert status.state == "RUNNING"
+    assert status.best is not None
+    # Time on the log's clock, until now: the driver began at 0.
+    assert (status.best.trial_key, status.seconds) == ("bbb", 20.0)
+
+
+def test_the_best_may_still_run_and_is_none_that_diverged(tmp_path: Path) -> None:
+    events = [*TRAINED, ended("aaa", TrialState.COMPLETED), ended("bbb", TrialState.DIVERGED)]
+    best = read(write(tmp_path, events), now=30.0).best
+    assert best is not None
+    assert best.trial_key == "aaa"
+
+
+def test_rates_are_of_the_present_driver() -> None:
+    record, rates = replay(TRAINED)
+    # 10 steps and 1000 tokens between the data (5) and the latest report (15).
+    assert rates == Rates(steps_per_second=1.0, tokens_per_second=100.0)
+    _, later = replay([*TRAINED, begun(1000.0), DATA.model_copy(update={"time": 1010.0})])
+    assert later is None
+    assert len(record.trials) == 2
+
+
+def test_the_time_left_is_known_once_a_trial_has_ended() -> None:
+    record, rates = replay([*TRAINED, ended("bbb", TrialState.STOPPED).model_copy(update={"time": 15.0})])
+    # 4 trials of 5 steps each, 10 of them done, at one step a second; 2 seconds have passed since.
+    assert seconds_left(record, rates, planned_trials=4, now=17.0) == pytest.approx(8.0)
+    assert seconds_left(record, rates, planned_trials=4, now=1e6) == 0.0
+    assert seconds_left(replay(TRAINED)[0], rates, planned_trials=4, now=17.0) is None
+
+
+def test_what_mlflow_has_not_taken_is_counted_and_no_password_is_shown(tmp_path: Path) -> None:
+    folder = write(tmp_path, TRAINED)
+    first = len((tmp_path / "events.jsonl").read_bytes().splitlines(keepends=True)[0])
+    assert read(folder, now=20.0).backlog == len(TRAINED)
+    folder.tracking.write_text(json.dumps({"uri": CONFIG["tracking"]["uri"], "acknowledged_bytes": first}))
+    status = read(folder, now=20.0)
+    assert status.backlog == len(TRAINED) - 1
+    assert "secret" not in json.dumps(status.as_json()) + "\n".join(status.lines())
+
+
+def test_lines_and_json_say_the_same(tmp_path: Path) -> None:
+    folder = write(tmp_path, TRAINED)
+    with locked(folder):
+        status = read(folder, now=20.0)
+    shown = "\n".join(status.lines())
+    for words in ("x-1: running", "2 of 4 (2 RUNNING)", "t01, eval_loss 1.5000 at step 5", "2 on cpu, 6 slots"):
+        assert words in shown
+    document = status.as_json()
+    assert document["best"]["value"] == 1.5
+    assert document["hosts"] == {"hosts": 2, "slots": 6, "device": "cpu"}
+    assert (document["state"], document["steps_per_second"], document["waiting_requests"]) == ("RUNNING", 1.0, 0)
+
+
+def test_a_folder_that_holds_no_sweep_is_told(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(SweepError, match="not the configuration of a sweep"):
+        read(SweepFolder(tmp_path), now=0.0)

@@ -1,0 +1,92 @@
+"""Whoever asks a driver gets its answer, or is told why there is none."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from sweep_events import begun
+
+from sweeps.errors import SweepError
+from sweeps.record.events import RequestAnswered, SweepEnded
+from sweeps.record.folder import SweepFolder, is_driven, locked
+from sweeps.record.journal import Journal
+from sweeps.steering.answering import Answerer
+from sweeps.steering.asking import ask
+from sweeps.steering.mailbox import Mailbox, StopSweep
+from sweeps.steering.stop import StopRequest
+
+STOP = StopSweep(sender="a test")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SweepFolder:
+    (tmp_path / "events.jsonl").touch()
+    return SweepFolder(tmp_path)
+
+
+def test_a_sweep_is_driven_while_its_lock_is_held(folder: SweepFolder) -> None:
+    assert not is_driven(folder)
+    with locked(folder):
+        assert is_driven(folder)
+        assert is_driven(folder)
+    assert not is_driven(folder)
+
+
+def test_a_sweep_that_is_not_running_is_told_and_keeps_no_request(folder: SweepFolder) -> None:
+    with pytest.raises(SweepError, match="the sweep is not running: go on with it with qsweep resume"):
+        ask(folder, STOP, lambda: pytest.fail("nobody is there to wait for"))
+    assert not folder.requests.exists()
+
+
+def test_the_answer_comes_back(folder: SweepFolder) -> None:
+    journal = Journal(folder)
+    journal.add(begun())
+    stop = StopRequest(None, lambda: 0.0)
+    answerer = Answerer(Mailbox(folder), journal, stop, lambda _key: None, lambda: 1.0)
+
+    def driver_looks() -> bool:
+        answerer.answer_all()
+        return False
+
+    with locked(folder):
+        answer = ask(folder, STOP, driver_looks)
+    assert isinstance(answer, RequestAnswered)
+    assert answer.is_accepted
+    assert stop.reason == "interrupted"
+
+
+def test_a_driver_that_ends_first_leaves_no_request_behind(folder: SweepFolder) -> None:
+    journal = Journal(folder)
+    journal.add(begun())
+
+    def driver_ends() -> bool:
+        journal.add(SweepEnded(time=2.0, reason="finished"))
+        return False
+
+    with locked(folder), pytest.raises(SweepError, match="ended before its driver saw the request"):
+        ask(folder, STOP, driver_ends)
+    assert list(folder.requests.iterdir()) == []
+
+
+def test_a_driver_that_was_killed_leaves_no_request_behind(folder: SweepFolder) -> None:
+    held = threading.Event()
+    lock = locked(folder)
+    lock.__enter__()
+
+    def driver_is_killed() -> bool:
+        assert not held.is_set(), "asked again after the driver was gone"
+        held.set()
+        lock.__exit__(None, None, None)
+        return False
+
+    with pytest.raises(SweepError, match="ended before its driver saw the request"):
+        ask(folder, STOP, driver_is_killed)
+    assert list(folder.requests.iterdir()) == []
+
+
+def test_a_driver_that_is_busy_may_answer_later(folder: SweepFolder) -> None:
+    with locked(folder):
+        assert ask(folder, STOP, lambda: True) is None
+    assert len(list(folder.requests.iterdir())) == 1

@@ -1,0 +1,49 @@
+"""A sweep is found by its folder, its id or its name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from sweep_events import begun
+
+from sweeps.errors import SweepError
+from sweeps.record.folder import EventLog
+from sweeps.steering.local_sweeps import find
+
+
+def make(storage: Path, folder: str, sweep_id: str, began: float) -> Path:
+    path = storage / folder
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps({"sweep_id": sweep_id, "config": {"name": "x"}}))
+    (path / "events.jsonl").touch()
+    log = EventLog(path / "events.jsonl")
+    log.append(begun(began))
+    log.close()
+    return path
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    """Two sweeps of one name; the folder that sorts last is the older one."""
+    make(tmp_path, "x", "x-new", began=20.0)
+    make(tmp_path, "x-2", "x-old", began=10.0)
+    (tmp_path / "no-sweep").mkdir()
+    (tmp_path / "no-sweep" / "config.json").write_text("[]")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("sweep", "folder"), [("x", "x"), ("x-old", "x-2"), ("x-new", "x"), ("x-2", "x-2")])
+def test_a_sweep_is_found_by_id_or_name_and_the_newest_is_meant(storage: Path, sweep: str, folder: str) -> None:
+    assert find(sweep, storage).path == storage / folder
+
+
+def test_a_sweep_is_found_by_its_folder(storage: Path, tmp_path: Path) -> None:
+    assert find(str(storage / "x-2"), tmp_path / "elsewhere").path == storage / "x-2"
+
+
+@pytest.mark.parametrize("sweep", ["y", "no-sweep", "./y"])
+def test_a_sweep_that_is_not_there_is_told(storage: Path, sweep: str) -> None:
+    with pytest.raises(SweepError, match="no sweep"):
+        find(sweep, storage)
