@@ -16,7 +16,8 @@ import pytest
 
 from sweeps.record.events import RequestAnswered, TrialState
 
-SLOW = ["toy", "budget.trials=6", "cluster.slots_per_host=2", "training.step_seconds=1.5"]
+# Two trials side by side that no scheduler stops, and that take most of a minute.
+SLOW = ["toy", "scheduler.kind=fifo", "budget.trials=2", "cluster.slots_per_host=2", "training.step_seconds=2"]
 
 
 def qsweep(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -59,21 +60,20 @@ def test_a_sweep_that_is_not_there_is_a_mistake(tmp_path: Path, words: list[str]
 def test_a_trial_and_then_the_sweep_are_stopped_from_outside(tmp_path: Path, launch: Callable[..., runs.Run]) -> None:
     run = launch("launch", *SLOW)
     sweep = tmp_path / "results" / "toy"
-    runs.wait_for(lambda: runs.reports(sweep) >= 1, run)
+    runs.wait_for(lambda: runs.reports(sweep) >= 2, run)
     status = qsweep(tmp_path, "status", "toy", "--json")
     assert answer(status)["state"] == "RUNNING"
     assert answer(status)["hosts"]["slots"] == 2
-    running = [t for t in runs.record(sweep).trials.values() if t.state is TrialState.RUNNING]
-    name = f"t{running[-1].number:02d}"
+    key = next(trial.trial_key for trial in runs.record(sweep).trials.values() if trial.number == 1)
 
-    stopped = qsweep(tmp_path, "stop", "toy", name, "--json")
+    stopped = qsweep(tmp_path, "stop", "toy", "t01", "--json")
     assert (stopped.returncode, answer(stopped)["accepted"]) == (0, True)
-    runs.wait_for(lambda: runs.record(sweep).trials[running[-1].trial_key].state is TrialState.STOPPED, run)
-    trial = runs.record(sweep).trials[running[-1].trial_key]
+    runs.wait_for(lambda: runs.record(sweep).trials[key].state is TrialState.STOPPED, run)
+    trial = runs.record(sweep).trials[key]
     assert (trial.reason, trial.stopped_by_scheduler) == ("stopped by request", False)
-    again = qsweep(tmp_path, "stop", "toy", name)
+    again = qsweep(tmp_path, "stop", "toy", "t01")
     assert again.returncode == 2
-    assert f"refused: {name} is STOPPED" in again.stderr
+    assert "refused: t01 is STOPPED" in again.stderr
 
     assert qsweep(tmp_path, "stop", str(sweep)).returncode == 0
     assert run.wait() == 130
@@ -86,5 +86,5 @@ def test_a_trial_and_then_the_sweep_are_stopped_from_outside(tmp_path: Path, lau
     following = launch("resume", str(sweep))
     assert following.wait() == 0
     # The trial that was stopped is not taken up again, and the requests are not answered twice.
-    assert runs.record(sweep).trials[trial.trial_key] == trial
+    assert runs.record(sweep).trials[key] == trial
     assert sum(isinstance(event, RequestAnswered) for event in runs.events(sweep)) == 3
