@@ -1,4 +1,4 @@
-"""A sweep that goes on: its configuration as it was launched, and nothing else."""
+"""The configuration of a sweep as its folder keeps it: written at launch, read when the sweep goes on."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[Sweep, s
     """
     document = _document(folder)
     raw, sweep_id = document["config"], str(document["sweep_id"])
-    _no_copy(folder, document)
-    _unchanged(folder, raw, sweep_id)
+    _refuse_copy(folder, document)
+    _refuse_changes(folder, raw, sweep_id)
     raw = _tracked_by(raw, tracking_uri or noted_by(folder).get("uri"))
     try:
         config = SweepConfig.model_validate(raw)
@@ -46,8 +46,8 @@ def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[Sweep, s
     whole = stores.with_password(config.tracking.uri, os.environ)
     config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": whole})})
     space = SearchSpace.parse(config.search_space)
-    asked = {field: points.base_value(config.base, field) for field in space.condition_fields()}
-    return Sweep(config, space.with_base(asked)), sweep_id
+    base = {field: points.base_value(config.base, field) for field in space.condition_fields()}
+    return Sweep(config, space.with_base(base)), sweep_id
 
 
 def document(config: SweepConfig, sweep_id: str) -> dict[str, Any]:
@@ -91,8 +91,8 @@ def _document(folder: SweepFolder) -> dict[str, Any]:
         raise ConfigError([f"{folder.config}: not the configuration of a sweep: {error}"]) from None
     if not isinstance(raw, dict):
         raise ConfigError([f"{folder.config}: not the configuration of a sweep: its config is no mapping"])
-    found: dict[str, Any] = document
-    return found
+    checked: dict[str, Any] = document
+    return checked
 
 
 def _place(document: Mapping[str, Any]) -> Path | None:
@@ -101,7 +101,7 @@ def _place(document: Mapping[str, Any]) -> Path | None:
     return Path(place) if isinstance(place, str) and place else None
 
 
-def _no_copy(folder: SweepFolder, document: Mapping[str, Any]) -> None:
+def _refuse_copy(folder: SweepFolder, document: Mapping[str, Any]) -> None:
     """Refuses a copy beside its original: both are one sweep in MLflow, which would get every point twice."""
     place = _place(document)
     if place is None or not _is_sweep(place, document["sweep_id"]) or place.samefile(folder.path):
@@ -123,7 +123,7 @@ def _is_sweep(place: Path, sweep_id: object) -> bool:
 
 
 def _sweeps_in(folder: SweepFolder) -> str:
-    """What may have been meant: the sweeps in a storage folder."""
+    """A hint for a storage folder that was named in place of a sweep in it: which sweeps it holds."""
     there = (
         sorted(path.parent.name for path in folder.path.glob("*/config.json")) if paths.is_folder(folder.path) else []
     )
@@ -138,7 +138,8 @@ def _tracked_by(raw: Mapping[str, Any], uri: str | None) -> Mapping[str, Any]:
     return {**raw, "tracking": {**tracking, "uri": absolute_uri(uri, Path.cwd())}}
 
 
-def _unchanged(folder: SweepFolder, raw: Mapping[str, Any], sweep_id: str) -> None:
+def _refuse_changes(folder: SweepFolder, raw: Mapping[str, Any], sweep_id: str) -> None:
+    """Refuses a configuration that is not the one in the first line of the event log."""
     if not folder.events.exists() and not folder.trials():
         return  # Its driver was ended before it began.
     starts = [event for event, _ in read_events(folder.events) if isinstance(event, SweepStarted)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from sweeps.cli.shared import Json, Model, Store, mistakes
 
@@ -10,8 +11,27 @@ from sweeps.cli.shared import Json, Model, Store, mistakes
 def models(model: Model = None, tracking_uri: Store = None, as_json: Json = False) -> None:
     """List promoted models, or one with the history of its promotions."""
     with mistakes():
-        from sweeps.cli import promotion
-
-        shown = promotion.show_models(model, tracking_uri)
+        shown = show_models(model, tracking_uri)
     if as_json:
         print(json.dumps(shown))
+
+
+def show_models(model: str | None, tracking_uri: str | None) -> list[dict[str, Any]]:
+    """Prints the models, and the history of one that was named; returns all of it as JSON data."""
+    from sweeps.report.summary import console
+    from sweeps.tracking import stores
+
+    # Before the next import, which takes seconds.
+    stores.store(tracking_uri)
+    from sweeps.promotion import rollback
+
+    out = console()
+    promoted = rollback.models(model, tracking_uri)
+    if promoted:
+        out.print(rollback.table(promoted))
+    else:
+        out.print("no promoted models", markup=False)
+    if model is not None:
+        out.print()
+        out.print(rollback.history(promoted[0][0]))
+    return [rollback.as_json(each) for each, _ in promoted]

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sweeps.cli.shared import Json, Model, Store, mistakes, say
+from sweeps.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sweeps.promotion.context import PromotionRequest
+    from sweeps.promotion.promote import Outcome
 
 ALIAS_IS_WHOLE = "the alias is where it was, or moved whole"
 
@@ -34,21 +40,65 @@ def promote(  # noqa: PLR0913 - its options
     as_json: Json = False,
 ) -> None:
     """Evaluate a sweep's best adapters again and make the best the champion, if it is better."""
-    from sweeps.cli import promotion
     from sweeps.steering.stop import Interrupted, raising_on_signals
 
     try:
         with mistakes(), raising_on_signals():
-            asked = promotion.asked(
+            request = request_of(
                 sweep,
                 {"model": model, "top": top, "alias": alias, "min_gain": min_gain, "metric": metric},
                 eval_data=eval_data, trial=trial, tracking_uri=tracking_uri, address=address, dry_run=dry_run,
                 force=force,
             )  # fmt: skip
-            outcome = promotion.promote(asked)
+            outcome = show_promotion(request)
     except Interrupted as interrupted:
         say(f"interrupted: {ALIAS_IS_WHOLE}; the same command does what is left")
         raise typer.Exit(interrupted.exit_code) from None
     if as_json:
         print(json.dumps(outcome.as_json()))
     raise typer.Exit(outcome.exit_code)
+
+
+def request_of(sweep: str, policy: Mapping[str, object], **options: Any) -> PromotionRequest:
+    """The promotion that the command line asks for.
+
+    Args:
+        sweep: an id, a name or a folder.
+        policy: the fields of the sweep's promotion section that the command line gives; None for the others.
+        options: the other options, by their names.
+
+    Raises:
+        SweepError: the sweep, its store or the rows are not there. Told before MLflow is imported, which takes seconds.
+    """
+    from sweeps.tracking import stores
+    from trainables.inputs import paths
+
+    rows = options.get("eval_data")
+    if rows is not None and not paths.is_file(rows):
+        raise ConfigError([f"--eval-data: {rows.absolute()} is not a file"])
+    place = stores.find(sweep, options.pop("tracking_uri"))
+    from sweeps.promotion.context import PromotionRequest
+
+    return PromotionRequest(place, policy, **options)
+
+
+def show_promotion(request: PromotionRequest) -> Outcome:
+    """Promotes; prints a line for each step, and the gate as a table."""
+    from sweeps.promotion import cards
+    from sweeps.promotion import promote as promoting
+    from sweeps.report.summary import console
+
+    out = console()
+
+    def tell(line: str) -> None:
+        out.print(line, markup=False, soft_wrap=True)
+
+    def show(verdict: Any) -> None:
+        out.print()
+        out.print(cards.table(verdict))
+        out.print()
+
+    outcome = promoting.promote(request, tell, show)
+    for reason in outcome.reasons:
+        tell(f"not promoted: {reason}")
+    return outcome

@@ -18,9 +18,16 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Move a model's alias back to the version before."""
-    with mistakes():
-        from sweeps.cli import promotion
+    from sweeps.report.summary import console
+    from sweeps.tracking import stores
 
-        done = promotion.roll_back(model, to, alias, tracking_uri)
+    with mistakes():
+        # Before the next import, which takes seconds.
+        stores.store(tracking_uri)
+        from sweeps.promotion import rollback as rolling_back
+
+        moved = rolling_back.rollback(model, to, alias, tracking_uri)
+    before = f" (before: version {moved.before})" if moved.before is not None else ""
+    console().print(f"{moved.model}: {moved.alias} is version {moved.version}{before}", markup=False, soft_wrap=True)
     if as_json:
-        print(json.dumps(done.as_json()))
+        print(json.dumps(moved.as_json()))

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sweeps.cli.promote import ALIAS_IS_WHOLE
+from sweeps.cli.promote import ALIAS_IS_WHOLE, request_of, show_promotion
 from sweeps.cli.shared import mistakes, say
+from sweeps.errors import ConfigError
 from sweeps.report import streams
 
 if TYPE_CHECKING:
@@ -18,10 +19,16 @@ if TYPE_CHECKING:
 
 
 def check_promotion(config: SweepConfig) -> None:
-    """Raises `SweepError` or `HostError` when a sweep cannot be promoted at its end, whatever its result."""
-    from sweeps.cli import promotion
+    """Checks that the sweep can be promoted at its end, whatever its result.
 
-    promotion.check(config)
+    Raises:
+        SweepError, HostError: it cannot.
+    """
+    from cluster.scoring_host import can_score
+
+    if config.promotion.model is None:
+        raise ConfigError(["promotion.model: --promote needs it: the name of the registered model"])
+    can_score(config.trainable)
 
 
 def finish(sweep: Sweep, result: Result, promote: bool, as_json: bool) -> None:
@@ -47,13 +54,12 @@ def finish(sweep: Sweep, result: Result, promote: bool, as_json: bool) -> None:
 
 def _promote(sweep: Sweep, result: Result) -> tuple[int, dict[str, Any]]:
     """The exit code of the promotion of a sweep that has just ended, and what --json says of it."""
-    from sweeps.cli import promotion
     from sweeps.steering.stop import Interrupted, raising_on_signals
 
     say()
     try:
         with mistakes(""), raising_on_signals():
-            outcome = promotion.promote(promotion.asked(str(result.folder), {}, tracking_uri=sweep.config.tracking.uri))
+            outcome = show_promotion(request_of(str(result.folder), {}, tracking_uri=sweep.config.tracking.uri))
     except Interrupted as interrupted:
         say(f"interrupted: {ALIAS_IS_WHOLE}; qsweep promote {result.folder} does what is left")
         return interrupted.exit_code, {"promotion": None, "not_promoted": "interrupted"}

@@ -26,18 +26,23 @@ _FIELDS = [f"adapter.{name}" for name in AdapterSpec.model_fields] + [
 
 
 def find_trainable(raw: Mapping[str, Any], config: SweepConfig) -> tuple[Trainable | None, list[str]]:
-    """The trainable, or why there is none. `raw` is what the file says: what is wrong there is left out of `config`."""
+    """The trainable, or None and a line that says why.
+
+    Args:
+        raw: what the file says.
+        config: what is right of it.
+    """
     if not isinstance(raw.get("trainable", config.trainable), str):
-        return None, []  # the configuration says so
+        return None, []  # the check of the configuration has said so
     try:
         return registry.find(config.trainable), []
     except NotTrainable as error:
         return None, [f"trainable: {error}"]
 
 
-def fields(config: SweepConfig, space: SearchSpace, trainable: Trainable | None) -> list[str]:
-    """What is wrong with searched fields, each for itself, "search_space.FIELD: reason" each."""
-    # Without model and data: the values are to be judged, no file is to be read.
+def searched_fields(config: SweepConfig, space: SearchSpace, trainable: Trainable | None) -> list[str]:
+    """A line "search_space.FIELD: reason" for each mistake in a searched field, each field looked at alone."""
+    # Without model and data: only values are checked here, and no file is read.
     base = config.base.model_copy(update={"model": None, "data": None})
     wrong = []
     for field, domain in space.domains.items():
@@ -73,13 +78,17 @@ def _explicit_points(
 
 
 def with_base(config: SweepConfig, space: SearchSpace) -> SearchSpace:
-    """The space that knows the configuration's own values, as far as its conditions ask for fields that exist."""
+    """The space, told the configuration's own values of those fields that its conditions ask for."""
     known = [field for field in space.condition_fields() if field in _FIELDS]
     return space.with_base({field: points.base_value(config.base, field) for field in known})
 
 
-def together(space: SearchSpace) -> list[str]:
-    """What is wrong with the fields of a space together; it knows the values that its conditions ask for."""
+def fields_together(space: SearchSpace) -> list[str]:
+    """A line for each two fields that cannot be searched together.
+
+    Args:
+        space: as `with_base` returns it.
+    """
     if set(space.condition_fields()) <= set(_FIELDS) and space.may_meet("adapter.lora_alpha", "adapter.alpha_over_r"):
         return ["search_space.adapter.lora_alpha: says the same as adapter.alpha_over_r: search one of them"]
     return []
@@ -123,21 +132,21 @@ def _raw(base: TrialSpec, field: str, value: Value) -> dict[str, Any]:
     return raw
 
 
-def places(config: SweepConfig) -> list[str]:
-    """Why the sweep's folder or its SQLite database cannot be written where they are to be. Nothing is made."""
+def writable_places(config: SweepConfig) -> list[str]:
+    """A line for the sweep's folder, and one for its SQLite database, that cannot be written. Writes nothing."""
     sweep = Path(config.storage) / config.name
-    found = _unwritable(f"storage: {config.storage}", sweep, "choose another: storage=DIR")
+    wrong = _unwritable(f"storage: {config.storage}", sweep, "choose another: storage=DIR")
     database = sqlite_file(config.tracking.uri)
     if database is None:
-        return found
+        return wrong
     if paths.is_folder(database):
-        return [*found, f"tracking.uri: {config.tracking.uri}: {database} is a folder, not a database file"]
+        return [*wrong, f"tracking.uri: {config.tracking.uri}: {database} is a folder, not a database file"]
     way_out = "choose another: tracking.uri=sqlite:///FILE"
-    return found + _unwritable(f"tracking.uri: {config.tracking.uri}", database, way_out)
+    return wrong + _unwritable(f"tracking.uri: {config.tracking.uri}", database, way_out)
 
 
-def texts(config: SweepConfig) -> list[str]:
-    """Paths of folders here whose names are not UTF-8: config.json cannot hold them, nor can MLflow."""
+def paths_are_text(config: SweepConfig) -> list[str]:
+    """A line for each path that is not UTF-8: neither config.json nor MLflow can hold it."""
     return [
         f"{field}: {text!a} holds bytes that are not UTF-8: rename the folder"
         for field, text in _texts(config.model_dump(), "")
@@ -171,7 +180,7 @@ def _unwritable(what: str, path: Path, way_out: str) -> list[str]:
 
 
 def local_files(raw: Mapping[str, Any], config: SweepConfig, trainable: Trainable) -> tuple[Preview, list[str]]:
-    """What the data looks like; sections that the trainable lacks, and problems with the model's and data's files."""
+    """What the local data looks like, and a line for each section that is missing and each file that is wrong."""
     wrong = [
         f"{section}: is required by the trainable {config.trainable}"
         for section in sorted(trainable.REQUIRES)

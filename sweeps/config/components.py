@@ -95,7 +95,7 @@ def _any_of(schema: dict[str, Any]) -> None:
 
 
 def named(kind: Kind, section: object) -> str:
-    """The component that a section of the sweep file, or its configuration, is for; perhaps there is none such."""
+    """The name of the component that a section of the file, or its configuration, asks for; it may not exist."""
     given = section.get("kind") if isinstance(section, Mapping) else getattr(section, "kind", None)
     return DEFAULTS[kind] if given is None else str(given)
 

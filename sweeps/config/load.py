@@ -1,4 +1,4 @@
-"""From a YAML file and overrides to a checked sweep; every problem in one pass, before Ray or torch is imported."""
+"""Reads a sweep file and its overrides; checks all of it in one pass, before Ray or torch is imported."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Sweep:
 
 def recipes() -> dict[str, str]:
     """Shipped sweep files: name -> first comment line."""
-    found = {}
+    first_lines = {}
     for path in sorted(RECIPES.glob("*.yaml")):
         first = path.read_text(encoding="utf-8").split("\n", 1)[0]
-        found[path.stem] = first.lstrip("# ").strip()
-    return found
+        first_lines[path.stem] = first.lstrip("# ").strip()
+    return first_lines
 
 
 def load(file: str, changes: Sequence[str], folder: Path) -> Sweep:
@@ -57,7 +57,7 @@ def load(file: str, changes: Sequence[str], folder: Path) -> Sweep:
         folder: the current folder, for relative paths in overrides and storage.
 
     Raises:
-        ConfigError: holds every problem that was found.
+        ConfigError: with a line for each mistake in the file and the overrides.
     """
     path = _find(file, folder)
     raw = yaml_files.read(path)
@@ -67,20 +67,20 @@ def load(file: str, changes: Sequence[str], folder: Path) -> Sweep:
     wrong += _model_elsewhere(raw, path.parent, folder)
     _name_facts(raw)
     wrong += _apply_profile(raw)
-    config, found = _validate(raw)
-    wrong += found
-    trainable, found = checks.find_trainable(raw, config)
-    wrong += found
-    space, found = _space(raw.get("search_space", "lora_core"))
-    wrong += found
+    config, mistakes = _validate(raw)
+    wrong += mistakes
+    trainable, mistakes = checks.find_trainable(raw, config)
+    wrong += mistakes
+    space, space_mistakes = _space(raw.get("search_space", "lora_core"))
+    wrong += space_mistakes
     if space is not None:
         space = checks.with_base(config, space)
-        wrong += checks.fields(config, space, trainable)
-        wrong += checks.together(space) if not found else []
-    preview, found = checks.local_files(raw, config, trainable) if trainable is not None else (Preview(), [])
-    wrong += found
+        wrong += checks.searched_fields(config, space, trainable)
+        wrong += checks.fields_together(space) if not space_mistakes else []
+    preview, mistakes = checks.local_files(raw, config, trainable) if trainable is not None else (Preview(), [])
+    wrong += mistakes
     resolved = _with_tracking_uri(config.model_copy(update={"storage": _absolute(config.storage, folder)}), folder)
-    wrong += checks.texts(resolved) or checks.places(resolved)
+    wrong += checks.paths_are_text(resolved) or checks.writable_places(resolved)
     if wrong or space is None:
         raise ConfigError(wrong)
     return Sweep(resolved.model_copy(update={"search_space": space.to_raw()}), space, preview)
@@ -103,7 +103,7 @@ def _find(file: str, folder: Path) -> Path:
 
 
 def _validate(raw: Mapping[str, Any]) -> tuple[SweepConfig, list[str]]:
-    """The configuration and what is wrong with it: wrong sections are as if left out, so that the rest is checked."""
+    """The configuration, and a line for each mistake. A wrong section gets its defaults: the others are checked too."""
     try:
         return SweepConfig.model_validate(raw), []
     except ValidationError as error:
@@ -113,7 +113,7 @@ def _validate(raw: Mapping[str, Any]) -> tuple[SweepConfig, list[str]]:
 
 
 def _space(raw: object) -> tuple[SearchSpace | None, list[str]]:
-    """The search space and what is wrong with it: wrong fields are left out, so that the rest is checked."""
+    """The search space, and a line for each mistake. Wrong fields are left out, so the others are checked too."""
     try:
         if isinstance(raw, str):
             return search_spaces.load(raw), []
@@ -126,12 +126,13 @@ def _space(raw: object) -> tuple[SearchSpace | None, list[str]]:
 
 
 def _right_part(raw: Mapping[Any, Any]) -> SearchSpace | None:
-    found: dict[str, Domain] = {}
+    """The fields of a space that have no mistake; None when they do not make a space together."""
+    right: dict[str, Domain] = {}
     for field, domain in raw.items():
         with suppress(SpaceError):
-            found[str(field)] = domains.parse(str(field), domain)
-    for part in (found, {field: replace(domain, when=()) for field, domain in found.items()}):
-        with suppress(SpaceError):  # the conditions do not hold together: without them the values can be checked
+            right[str(field)] = domains.parse(str(field), domain)
+    for part in (right, {field: replace(domain, when=()) for field, domain in right.items()}):
+        with suppress(SpaceError):  # the conditions contradict each other: without them the values can be checked
             return SearchSpace(part)
     return None
 
@@ -155,7 +156,7 @@ def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
 
 
 def _model_elsewhere(raw: Mapping[str, Any], beside: Path, folder: Path) -> list[str]:
-    """The problem with a model that lies in the current folder, while the file that names it lies elsewhere."""
+    """Refuses a model that lies in the current folder while the sweep file, which names it, lies elsewhere."""
     model = raw.get("model")
     source = model.get("source") if isinstance(model, dict) else None
     if not isinstance(source, str) or not source or source.startswith(("package:", "/", "~")):
@@ -168,7 +169,7 @@ def _model_elsewhere(raw: Mapping[str, Any], beside: Path, folder: Path) -> list
 
 
 def _name_facts(raw: Mapping[str, Any]) -> None:
-    """Facts that do not say what they describe are of the source beside them: an override of it leaves them behind."""
+    """Notes in model.facts which model they describe, so that they are not used for one that an override names."""
     model = raw.get("model")
     facts = model.get("facts") if isinstance(model, dict) else None
     if isinstance(model, dict) and isinstance(facts, dict) and facts.get("of") is None:
@@ -176,7 +177,7 @@ def _name_facts(raw: Mapping[str, Any]) -> None:
 
 
 def _absolute(path: str, folder: Path) -> str:
-    with suppress(RuntimeError):  # no home of that name: the path is then not found as it stands
+    with suppress(RuntimeError):  # no home of that name: the checks then say that there is no such path
         path = str(Path(path).expanduser())
     return str(paths.absolute(folder / path))
 

@@ -1,4 +1,4 @@
-"""What is wrong with a sweep file, said so that people can mend it: field, value, rule, way out. Pure."""
+"""Messages about mistakes in a sweep file. Each names the field, its value, the rule and the way out. Pure."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _SYNONYMS = {
     "rank": "r",
     "rslora": "use_rslora",
 }
-"""Names that other tools, and people, use."""
+"""Names that other tools, or people, use for our keys."""
 
 
 def of_validation(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
@@ -69,13 +69,13 @@ def of_validation(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """That `name` is unknown, what was meant, and what there is."""
+    """The message that `name` is unknown, with the name that may have been meant and all that there are."""
     names = list(known)
     return f"unknown {what} {name!r}{did_you_mean(name, names)} (there are: {', '.join(names)})"
 
 
 def unknown_field(name: str, known: Sequence[str]) -> str:
-    """That a dotted field is unknown; a field whose section alone is missing or wrong is found by its last part."""
+    """The message that a dotted field is unknown. Its last part tells which field of another section is meant."""
     last = name.rpartition(".")[2]
     same = [field for field in known if field.rpartition(".")[2] == _SYNONYMS.get(last, last)]
     if not same:

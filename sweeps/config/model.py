@@ -1,6 +1,6 @@
 """The sweep file as a frozen, strict object. Pure: no file is read and nothing heavy is imported here.
 
-`sweeps.config.load` reads files, applies overrides and collects every problem; the classes here say what is allowed.
+`sweeps.config.load` reads files, applies overrides and collects every mistake; the classes here say what is allowed.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def size_bytes(size: str) -> int:
     match = _SIZE.fullmatch(size.strip())
     if match is None or float(match[1]) == 0:
         raise ValueError("write a size above 0 with its unit: 500MB, 20GB or 1TB")
-    found = float(match[1]) * _UNIT_BYTES[match[2]]
-    if found > _MOST_BYTES:
+    count = float(match[1]) * _UNIT_BYTES[match[2]]
+    if count > _MOST_BYTES:
         raise ValueError("must be at most 1000000TB")
-    return int(found)
+    return int(count)
 
 
 def _is_size(value: object) -> object:
@@ -189,7 +189,7 @@ class SweepConfig(Spec):
     storage: Annotated[str, BeforeValidator(_is_folder)] = Field("results", min_length=1)
     """Folder for the sweep's own folder, local or mounted; relative to the current folder."""
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
-    """Seed of the points and, with each point, of its trial."""
+    """Seed of the searcher; a trial's own seed follows from it and from the trial's point."""
 
     @property
     def base(self) -> TrialSpec:

@@ -18,12 +18,14 @@ _KINDS: dict[str, components.Kind] = {"scheduler": "schedulers", "searcher": "se
 
 
 def apply(raw: dict[str, Any], changes: Sequence[str], resolve_paths: Callable[[dict[str, Any]], None]) -> list[str]:
-    """Changes `raw` in place and returns what is wrong with the overrides themselves.
+    """Changes `raw` in place; returns a line for each mistake in the overrides themselves.
 
-    What follows `search_space.` is one key, since fields of a space hold a dot. A named space is expanded before one of
-    its fields is changed. Another `kind` drops the keys that the new kind does not have.
+    All that follows `search_space.` is one key, since the fields of a space hold a dot. A named space is expanded
+    before one of its fields is changed. Overriding a `kind` drops the keys that the new kind does not have.
 
     Args:
+        raw: the sweep file's content.
+        changes: `dotted.key=YAML value` each.
         resolve_paths: makes relative paths in a mapping shaped like the sweep file absolute.
     """
     wrong = []
@@ -93,7 +95,7 @@ def _set_field(raw: dict[str, Any], field: str, value: object) -> str | None:
         try:
             space = search_spaces.load(space).to_raw()
         except SpaceError:
-            return None  # whoever reads the space says so
+            return None  # the check of the space says that it does not exist
     if not isinstance(space, Mapping):
         return "search_space is not a mapping of fields to domains"
     raw["search_space"] = {**space, field: value}

@@ -15,12 +15,12 @@ HIDDEN = "***"
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SLASHES = re.compile(r"//")
-"""Where the scheme is left out."""
+"""The beginning of a URI without a scheme."""
 _PIECES = re.compile(r"(?<=[\n\r])|(?<=[\s\"'`(\[{<,|])(?=[A-Za-z][A-Za-z0-9+.-]*://)")
-"""Where another line, or another URI, begins in a text."""
+"""Where the next line, or the next URI, begins in a text."""
 _WORD = re.compile(r"[^\s\"'`<>]*")
 _NAME = {False: re.compile(r"[^:/?#]*"), True: re.compile(r"[^:/?#\s\"'`<>]*")}
-"""What may be a user's name, or an authority without a port: alone, and in a text."""
+"""A user's name, or a host without a port. Key: whether the URI stands in a text, where a blank or a quote ends it."""
 _AUTHORITY = {False: re.compile(r"[^/?#]*"), True: re.compile(r"[^/?#\s\"'`<>]*")}
 _IPV6 = re.compile(r"\[[0-9A-Fa-f:.%]*\]")
 _PORT = re.compile(r"\d{0,5}(?=[\s\"'`<>(){}\[\],;.!|/?#\\]|$)")
@@ -29,9 +29,9 @@ _PARAMETER = re.compile(r"[?&#;]([^?&#;=]*)=")
 _HIDDEN_VALUE = re.compile(r"\*\*\*(?=[\s\"'`)\]}>,;.]|$)|$")
 _SECRETS = ("password", "passwd", "passphrase", "pwd", "token", "secret", "apikey", "accesskey", "secretkey",
             "privatekey", "credential", "credentials", "signature", "odbcconnect", "pass", "jwt")  # fmt: skip
-"""What the names of secret parameters end in, in small letters, without dashes, underscores and brackets."""
+"""The names of secret parameters end in one of these; small letters, without dashes, underscores and brackets."""
 _WHOLE_NAMES = ("auth", "key", "pw", "sig")
-"""Names that are secret alone; more end in them that are not, such as `sslkey`, a file."""
+"""Names of secret parameters that are compared whole: names such as `sslkey`, of a file, end in them too."""
 
 
 def without_password(uri: str) -> str:
@@ -43,7 +43,7 @@ def without_password(uri: str) -> str:
 def without_passwords(text: str, known: str = "") -> str:
     """A text as it may be shown: in each URI of it, secrets become ***.
 
-    JSON stays JSON; what begins as a URI in it is one to its end.
+    JSON stays JSON: a string in it that begins as a URI is taken as one URI to its end.
 
     Where a password ends is not always known: the line may lose what follows it. A password that begins as a port does
     and goes on with a blank or a quote (`http://user:12 34@host`) is not told from a port, except in the URI `known`.
@@ -53,7 +53,7 @@ def without_passwords(text: str, known: str = "") -> str:
     if "://" not in text:
         return text
     if _is_json(text):
-        return _LITERAL.sub(lambda found: _literal(found[0]), text)
+        return _LITERAL.sub(lambda literal: _literal(literal[0]), text)
     return "".join(map(_piece, _PIECES.split(text)))
 
 
@@ -86,7 +86,7 @@ def _shown(scheme: str, rest: str, in_text: bool) -> str:
 
 
 def _user(rest: str, is_web: bool, in_text: bool) -> tuple[str, str]:
-    """What stands before the host, as it may be shown; and the rest."""
+    """The user and password before the host, as they may be shown; and the rest."""
     name = _match(_NAME[in_text], rest)
     if _IPV6.match(rest):
         return "", rest
@@ -115,15 +115,15 @@ def _end_of_password(after: str, in_text: bool) -> int:
 
 
 def _match(pattern: re.Pattern[str], text: str) -> str:
-    """The beginning that meets a pattern, which takes an empty one too."""
-    found = pattern.match(text)
-    return found[0] if found else ""
+    """The beginning of a text that matches a pattern; it may be empty."""
+    match = pattern.match(text)
+    return match[0] if match else ""
 
 
 def _without_parameters(rest: str) -> str:
     kept, hides = [], False
     for part in re.split(r"(?=&)", rest):
-        secret = next((found for found in _PARAMETER.finditer(part) if _is_secret(found[1])), None)
+        secret = next((parameter for parameter in _PARAMETER.finditer(part) if _is_secret(parameter[1])), None)
         if secret is not None:
             hides = _HIDDEN_VALUE.match(part, secret.end()) is None
             kept.append(part[: secret.end()] + HIDDEN if hides else part)

@@ -26,9 +26,9 @@ PACING = (
     "training.snapshot_every",
     "training.gradient_checkpointing",
 )
-"""They change how fast a step comes, never what it computes."""
+"""Fields that change how long a step takes, never what it computes."""
 _OF_MODELS = ("lora_dropout", "use_rslora", "weight_decay", "max_grad_norm")
-"""What a trainable without a model has no use for."""
+"""Settings that mean nothing to a trainable without a model."""
 _OTHER_ALPHA = {"adapter.lora_alpha": "alpha_over_r", "adapter.alpha_over_r": "lora_alpha"}
 
 
@@ -119,27 +119,27 @@ def params(spec: TrialSpec, point: Point) -> dict[str, Scalar]:
 
 
 def settings(spec: TrialSpec) -> dict[str, Scalar]:
-    """All else that decides the trial's numbers, searched or not, so that sweeps can be compared; by short name.
+    """All other settings that decide the trial's numbers, by short name, so that sweeps can be compared.
 
-    What only a model or data have use for is left out where there is none. `log10_learning_rate` is for charts, whose
+    Settings of a model or of data are left out where there is none. `log10_learning_rate` is for charts, whose
     axes are linear.
     """
     lora = {"lora_dropout": spec.adapter.lora_dropout, "use_rslora": spec.adapter.use_rslora}
     training = spec.training.model_dump(exclude={"learning_rate", *(field.partition(".")[2] for field in PACING)})
-    found: dict[str, Any] = {"log10_learning_rate": round(math.log10(spec.training.learning_rate), 4)}
-    found |= {"steps_per_trial": spec.steps, "seed": spec.seed, **lora, **training}
+    values: dict[str, Any] = {"log10_learning_rate": round(math.log10(spec.training.learning_rate), 4)}
+    values |= {"steps_per_trial": spec.steps, "seed": spec.seed, **lora, **training}
     if spec.model is None:
         for name in _OF_MODELS:
-            del found[name]
+            del values[name]
     else:
         quantization = spec.quantization
-        found |= {"base_model": without_passwords(spec.model.source), "base_revision": spec.model.revision}
-        found |= {"quantization": quantization.scheme, "compute_dtype": quantization.compute_dtype}
-        found |= {"double_quant": quantization.double_quant and quantization.scheme != "none"}
+        values |= {"base_model": without_passwords(spec.model.source), "base_revision": spec.model.revision}
+        values |= {"quantization": quantization.scheme, "compute_dtype": quantization.compute_dtype}
+        values |= {"double_quant": quantization.double_quant and quantization.scheme != "none"}
     if spec.data is not None:
         data = spec.data.model_dump(include={"max_length", "eval_examples", "train_on"})
-        found |= {"train_data": without_passwords(spec.data.train), **data}
-    return {name: "none" if value is None else word(value) for name, value in found.items()}
+        values |= {"train_data": without_passwords(spec.data.train), **data}
+    return {name: "none" if value is None else word(value) for name, value in values.items()}
 
 
 def word(value: Value) -> Scalar:

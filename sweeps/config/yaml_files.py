@@ -11,15 +11,15 @@ import yaml
 
 from sweeps.errors import ConfigError
 
-BYTES = 1_000_000
-"""Of a file."""
-VALUES = 10_000
-"""Of a file, keys too; those that an alias stands for are counted each time: aliases of aliases grow without bound."""
-DEPTH = 50
-"""Lists and mappings inside each other, at most: what reads them goes down one call per level."""
+MOST_BYTES = 1_000_000
+"""Size of the largest file that is read."""
+MOST_VALUES = 10_000
+"""Keys and values of a file. Those that an alias stands for are counted each time: aliases of aliases grow fast."""
+MOST_LEVELS = 50
+"""Lists and mappings inside each other: the reader goes down one call per level."""
 _TEXT = "tag:yaml.org,2002:str"
-_CHARACTERS = 1000
-"""Of a value that is not text: a number of more digits takes long to read."""
+_MOST_CHARACTERS = 1000
+"""Characters of a value that is not text: a number of more digits takes long to read."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -30,13 +30,13 @@ class _Loader(yaml.SafeLoader):
         self._depth = 0
         self._total = 0
         self._sizes: dict[int, int] = {}
-        """Values in a node, by its identity; known once the whole node was read."""
+        """id() of a node -> how many values it holds; known once the whole node was read."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         before, self._depth = self._total, self._depth + 1
-        if self._depth > DEPTH:
-            raise _error(f"lists and mappings stand more than {DEPTH} deep in each other", event)
+        if self._depth > MOST_LEVELS:
+            raise _error(f"lists and mappings stand more than {MOST_LEVELS} deep in each other", event)
         node = super().compose_node(parent, index)
         self._depth -= 1
         if not isinstance(event, yaml.AliasEvent):
@@ -46,9 +46,10 @@ class _Loader(yaml.SafeLoader):
             self._total += self._sizes[id(node)]
         else:
             raise _error(f"the alias *{event.anchor} stands inside what it names", event)
-        if self._total > VALUES:
+        if self._total > MOST_VALUES:
             raise _error(
-                f"more than {VALUES} keys and values, those that an alias stands for counted each time: list fewer",
+                f"more than {MOST_VALUES} keys and values, those that an alias stands for counted each time: "
+                "list fewer",
                 event,
             )
         return node
@@ -69,7 +70,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        if isinstance(node, yaml.ScalarNode) and node.tag != _TEXT and len(node.value) > _CHARACTERS:
+        if isinstance(node, yaml.ScalarNode) and node.tag != _TEXT and len(node.value) > _MOST_CHARACTERS:
             raise _error(f"a value of {len(node.value)} characters that is not text: put it in quotes", node)
         try:
             value = super().construct_object(node, deep)
@@ -111,9 +112,11 @@ def read(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; raises ConfigError with line and reason for anything else."""
     try:
         with path.open("rb") as file:
-            content = file.read(BYTES + 1)
-        if len(content) > BYTES:
-            raise ConfigError([f"{path}: a sweep file has at most {BYTES / 1e6:g} MB: give data files by their names"])
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ConfigError(
+                [f"{path}: a sweep file has at most {MOST_BYTES / 1e6:g} MB: give data files by their names"]
+            )
         raw = parse(content.decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path}: cannot be read: {error}"]) from error

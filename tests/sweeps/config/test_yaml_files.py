@@ -127,7 +127,7 @@ def test_what_is_as_deep_and_as_long_as_may_be_is_read() -> None:
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
-    path.write_text("name: x\n# " + "x" * yaml_files.BYTES)
+    path.write_text("name: x\n# " + "x" * yaml_files.MOST_BYTES)
     with pytest.raises(ConfigError, match="a sweep file has at most 1 MB: give data files by their names"):
         yaml_files.read(path)
 

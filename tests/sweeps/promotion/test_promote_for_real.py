@@ -22,7 +22,8 @@ from mlflow import MlflowClient
 from promotions import MODEL, Trial, run
 from typer.testing import CliRunner
 
-from sweeps.cli import app, promotion, sweep_end
+from sweeps.cli import app, sweep_end
+from sweeps.cli.models import show_models
 from sweeps.errors import SweepError
 from sweeps.promotion import promote as promoting
 from sweeps.promotion.rollback import models, rollback
@@ -224,8 +225,8 @@ def test_a_sweep_that_did_not_end_well_is_not_promoted(monkeypatch, capsys):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_promotion_says_what_the_sweep_was_and_how_to_go_on(number, monkeypatch, capsys):
     monkeypatch.setattr("sweeps.report.summary.show", lambda *_: None)
-    monkeypatch.setattr(promotion, "asked", lambda *_, **__: None)
-    monkeypatch.setattr(promotion, "promote", lambda _: signal.raise_signal(number))
+    monkeypatch.setattr(sweep_end, "request_of", lambda *_, **__: None)
+    monkeypatch.setattr(sweep_end, "show_promotion", lambda _: signal.raise_signal(number))
     sweep: Any = SimpleNamespace(config=SimpleNamespace(tracking=SimpleNamespace(uri="sqlite:///a.db")))
     ended: Any = SimpleNamespace(
         exit_code=0, folder="/results/x", is_ray_left_behind=False, as_json=lambda: {"sweep": "x"}
@@ -292,4 +293,4 @@ def test_the_commands_print_what_happened(server, monkeypatch):
     code, err, _ = invoke("rollback", "--model", "printed")
     assert code == 2
     assert "error: printed: no version was the champion before: there is nothing to go back to" in err
-    assert promotion.show_models("printed", uri)[0]["model"] == "printed"
+    assert show_models("printed", uri)[0]["model"] == "printed"
