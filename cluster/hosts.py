@@ -34,6 +34,7 @@ from trainables.contract import (
     TargetModules,
 )
 from trainables.errors import TrainableError
+from trainables.objective import MIN_EVAL_LOSS, Objective
 from trainables.specs import Spec, TrialSpec
 
 Answer = TypeVar("Answer")
@@ -106,9 +107,17 @@ class Host:
         """Puts a trial into a slot, from a snapshot if there is one."""
         return await self._soon(self._running().open(lease, TrialSpec.model_validate_json(spec), snapshot))
 
-    async def advance(self, lease: str, target: int, best: float, known: int, wait_seconds: float) -> Outcome | None:
+    async def advance(
+        self,
+        lease: str,
+        target: int,
+        best: float,
+        known: int,
+        wait_seconds: float,
+        objective: Objective = MIN_EVAL_LOSS,
+    ) -> Outcome | None:
         """See `PackLoop.advance`."""
-        call = partial(self._running().advance, lease, target, best, known, wait_seconds)
+        call = partial(self._running().advance, lease, target, best, known, wait_seconds, objective)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._calls, call)
         finally:

@@ -17,6 +17,7 @@ from cluster.errors import LeaseOver
 from cluster.training import Outcome, Training
 from trainables.contract import Evaluation, Failure, Opened, Pack, StepRecord
 from trainables.isolation import failure_of, is_sticky
+from trainables.objective import MIN_EVAL_LOSS, Objective
 from trainables.specs import TrialSpec
 
 Result = TypeVar("Result")
@@ -65,15 +66,24 @@ class PackLoop:
         """Puts a trial into a slot before the next step. An open lease goes on, and gives the same answer again."""
         return self._soon(lambda: self._open(lease, spec, snapshot))
 
-    def advance(self, lease: str, target: int, best: float, known: int, wait_seconds: float) -> Outcome | None:
+    def advance(
+        self,
+        lease: str,
+        target: int,
+        best: float,
+        known: int,
+        wait_seconds: float,
+        objective: Objective = MIN_EVAL_LOSS,
+    ) -> Outcome | None:
         """Trains the lease to step `target` and evaluates it there; None when there is no outcome in time.
 
         Args:
             lease: an open lease.
             target: the step to train to.
-            best: the lowest eval_loss so far; a better one is handed out with its adapter.
+            best: the best value of the objective so far; a better one is handed out with its adapter.
             known: the last step whose record the caller has; later ones are given again until it names them here.
             wait_seconds: how long to wait for an answer.
+            objective: what is better.
 
         Raises:
             LeaseOver: the lease is not open here.
@@ -82,7 +92,8 @@ class PackLoop:
         with self._changed:
             self._check()
             training = self._lease(lease)
-            training.target, training.best = max(training.target, target), best
+            training.target = max(training.target, target)
+            training.best, training.objective = best, objective
             training.history = [step for step in training.history if step.step > known]
             self._changed.notify_all()
             self._changed.wait_for(
@@ -244,7 +255,7 @@ class PackLoop:
 
     def _report(self, lease: Training, evaluation: Evaluation) -> Outcome:
         try:
-            better = evaluation.eval_loss < lease.best
+            better = lease.objective.is_better(lease.objective.of(evaluation.metrics), lease.best)
             return Outcome(
                 step=lease.step,
                 history=tuple(lease.history),

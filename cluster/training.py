@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from trainables.contract import Evaluation, Failure, Opened, StepRecord
+from trainables.objective import MIN_EVAL_LOSS, Objective
 from trainables.specs import Spec, TrialSpec, seconds
 
 
@@ -33,6 +34,7 @@ class Training:
     step: int
     target: int = 0
     best: float = float("inf")
+    objective: Objective = MIN_EVAL_LOSS
     history: list[StepRecord] = field(default_factory=list)
     """The steps that the owner has not confirmed."""
     latest: StepRecord | None = None

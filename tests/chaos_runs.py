@@ -166,7 +166,7 @@ def assert_whole(sweep: Path, uri: str, trials: int) -> SweepRecord:
 
 def assert_base_is_told_once(sweep: Path, client: Any, parent: Any) -> None:
     """Where the sweep starts from is evaluated once, whatever becomes of drivers, brokers and hosts."""
-    told = [event.eval_loss for event in events(sweep) if isinstance(event, BaseEvaluated)]
+    told = [event.metrics["eval_loss"] for event in events(sweep) if isinstance(event, BaseEvaluated)]
     assert len(told) <= 1
     logged = client.get_metric_history(parent.info.run_id, "base_eval_loss")
     assert [point.value for point in logged] == told
@@ -192,7 +192,7 @@ def expected_points(sweep: Path) -> dict[str, dict[str, list[tuple[int, float]]]
     for event in events(sweep):
         if isinstance(event, TrialReported):
             mine = points[event.trial_key]
-            mine["eval_loss"].append((event.report.step, event.report.eval_loss))
+            mine["eval_loss"].append((event.report.step, event.report.metrics["eval_loss"]))
             mine["train_loss"] += [(step.step, step.train_loss) for step in event.report.history]
         if isinstance(event, TrialEnded):
             points[event.trial_key]["train_loss"] += [(step.step, step.train_loss) for step in event.history]
@@ -239,7 +239,7 @@ def assert_best_is_undisturbed(sweep: Path, found: SweepRecord) -> None:
         or not states <= {TrialState.COMPLETED, TrialState.STOPPED}
     ):
         return
-    winner = choose(found.trials.values()).winner
+    winner = choose(found.trials.values(), found.objective).winner
     expected = undisturbed_best(sweep)
     assert winner is not None
     assert expected in (None, winner.trial_key)

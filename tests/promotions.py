@@ -138,13 +138,14 @@ def deliver(
 def _trial_events(folder: SweepFolder, key: str, number: int, trial: Trial) -> list:
     kept = trial.adapter
     digest = digests.of_files(kept.files)
-    rows = {"step": kept.steps, "adapter_sha256": digest, **kept.evaluation.model_dump()}
+    rows = {"step": kept.steps, "adapter_sha256": digest, **kept.evaluation.document()}
     files = {f"adapter/{name}": content for name, content in kept.files.items()}
     best = folder.keep(key, "best", kept.steps, files | {"eval_rows.json": json.dumps(rows).encode()})
-    loss = kept.evaluation.eval_loss if trial.reported_loss is None else trial.reported_loss
+    loss = kept.evaluation.loss if trial.reported_loss is None else trial.reported_loss
     params: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "learning_rate": 1e-2}
     report = Report(
-        step=kept.steps, eval_loss=loss, best_step=kept.steps, best_eval_loss=loss, history=(), tokens=1, seconds=1.0,
+        step=kept.steps, metrics={"eval_loss": loss}, best_step=kept.steps, best_metrics={"eval_loss": loss},
+        history=(), tokens=1, seconds=1.0,
         peak_memory_bytes=1, trainable_params=1, time=20.0,
     )  # fmt: skip
     adapter = str(best.relative_to(folder.path))

@@ -26,7 +26,7 @@ def begun(time: float = 0.0) -> SweepStarted:
 
 def base(loss: float, rows: int = 32) -> BaseEvaluated:
     """The base was evaluated."""
-    return BaseEvaluated(time=0.5, eval_loss=loss, rows=rows, hardware="cpu float32")
+    return BaseEvaluated(time=0.5, metrics={"eval_loss": loss}, rows=rows, hardware="cpu float32")
 
 
 def started(key: str, number: int = 0, time: float = 1.0, **params: bool | int | float | str) -> TrialStarted:
@@ -62,9 +62,9 @@ def reported(
     best_step, best_loss = best or (step, loss)
     report = Report(
         step=step,
-        eval_loss=loss,
+        metrics={"eval_loss": loss},
         best_step=best_step,
-        best_eval_loss=best_loss,
+        best_metrics={"eval_loss": best_loss},
         history=history(since + 1, step),
         tokens=step * 100,
         seconds=step * 0.5,

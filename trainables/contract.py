@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from trainables.inputs.legible import Words
+from trainables.objective import EVAL_LOSS
 from trainables.specs import Spec, TrialSpec
 
 Device = Literal["cpu", "cuda"]
@@ -45,17 +46,64 @@ class StepRecord(Spec):
     """When the step ended, in seconds since the epoch."""
 
 
+def _has_loss(metrics: dict[str, float]) -> dict[str, float]:
+    if EVAL_LOSS not in metrics:
+        raise ValueError(f"must have {EVAL_LOSS}")
+    return metrics
+
+
+Metrics = Annotated[dict[str, float], AfterValidator(_has_loss)]
+"""Name -> value. `eval_loss` is always there."""
+
+
+def named_metrics(raw: Any, names: Mapping[str, str]) -> Any:
+    """What earlier versions wrote, with each bare eval_loss in a mapping of metrics.
+
+    Args:
+        raw: what is validated.
+        names: old field -> the field that is a mapping of metrics now.
+    """
+    if not isinstance(raw, Mapping) or not names.keys() & raw.keys():
+        return raw
+    kept = {key: value for key, value in raw.items() if key not in names}
+    return kept | {new: {EVAL_LOSS: raw[old]} for old, new in names.items() if old in raw}
+
+
 class Evaluation(Spec):
     """One evaluation of one slot on the sweep's fixed rows."""
 
-    eval_loss: float
-    """Total negative log-likelihood of the completion tokens / number of completion tokens."""
+    metrics: Metrics
+    """Those of the trainable's METRICS. `eval_loss` is the total negative log-likelihood of the completion tokens /
+    number of completion tokens."""
     row_losses: Annotated[tuple[float, ...], Field(strict=False)] = ()
     """Total negative log-likelihood of each row, in the order of the evaluation rows."""
     row_tokens: Annotated[tuple[int, ...], Field(strict=False)] = ()
     """Completion tokens of each row."""
     hardware: str = ""
     """What it was computed on, device and type of the activations: "cpu float32"."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, raw: Any) -> Any:
+        return named_metrics(raw, {EVAL_LOSS: "metrics"})
+
+    @property
+    def loss(self) -> float:
+        """Its `eval_loss`: the one metric that every trainable gives."""
+        return self.metrics[EVAL_LOSS]
+
+    def document(self) -> dict[str, Any]:
+        """The evaluation as files hold it: each metric is a key of its own."""
+        return {**self.metrics, **self.model_dump(mode="json", exclude={"metrics"})}
+
+    @classmethod
+    def of_document(cls, raw: Mapping[str, Any]) -> Evaluation:
+        """The loss and the rows in what `document` gave, whatever else stands there.
+
+        Raises:
+            ValueError, TypeError: they cannot be read.
+        """
+        return cls.model_validate({key: raw[key] for key in (EVAL_LOSS, *cls.model_fields) if key in raw})
 
 
 class Opened(Spec):
@@ -70,9 +118,11 @@ class Report(Spec):
     """What a trial has to say at a report point."""
 
     step: int
-    eval_loss: float
+    metrics: Metrics
     best_step: int
-    best_eval_loss: float
+    """Where the objective was best so far."""
+    best_metrics: Metrics
+    """The metrics at that step."""
     history: Annotated[tuple[StepRecord, ...], Field(strict=False)]
     """The steps since the previous report."""
     tokens: int
@@ -82,6 +132,11 @@ class Report(Spec):
     trainable_params: int
     time: float
     """When the evaluation ended, in seconds since the epoch."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, raw: Any) -> Any:
+        return named_metrics(raw, {EVAL_LOSS: "metrics", "best_eval_loss": "best_metrics"})
 
 
 class Summary(Spec):
@@ -281,7 +336,8 @@ class Trainable(Protocol):
     """What a module in `trainables/` offers.
 
     Beside it, where there is something to ask the network before a sweep starts: `look_up(base, cache) -> LookedUp`,
-    which answers within seconds.
+    which answers within seconds. And where an evaluation gives more than `eval_loss`: `METRICS`, the name of each
+    metric -> whether a lower or a higher value is better ("min" or "max"), `eval_loss` among them.
     """
 
     REQUIRES: frozenset[str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
@@ -15,6 +15,7 @@ from typing import cast
 from trainables.contract import CountsRows, Device, Need, RowShape, Trainable
 from trainables.errors import NotTrainable, TrainableError
 from trainables.inputs.legible import legible
+from trainables.objective import EVAL_LOSS, Direction
 from trainables.specs import TrialSpec
 
 OFFERS = ("REQUIRES", "check", "fingerprint", "prepare", "open_pack", "need")
@@ -62,6 +63,11 @@ def find(name: str) -> Trainable:
         raise NotTrainable(f"{path} is not a trainable: {' and '.join(wrong)} must be callable")
     if not isinstance(module.REQUIRES, frozenset | set) or not {"model", "data"} >= module.REQUIRES:
         raise NotTrainable(f"{path} is not a trainable: REQUIRES must be a frozenset, of 'model' and 'data'")
+    given = getattr(module, "METRICS", {EVAL_LOSS: "min"})
+    if not isinstance(given, Mapping) or EVAL_LOSS not in given or not set(given.values()) <= {"min", "max"}:
+        raise NotTrainable(
+            f"{path} is not a trainable: METRICS must map names, eval_loss among them, to 'min' or 'max'"
+        )
     return cast(Trainable, module)
 
 
@@ -100,6 +106,12 @@ def _cut(spec: TrialSpec, rows: RowShape | None) -> TrialSpec:
     if spec.data is None or rows is None or rows.longest >= spec.data.max_length:
         return spec
     return spec.model_copy(update={"data": spec.data.model_copy(update={"max_length": max(8, rows.longest)})})
+
+
+def metrics(trainable: Trainable) -> Mapping[str, Direction]:
+    """The metrics of the trainable's evaluations, each with the direction in which it is better."""
+    offered: Mapping[str, Direction] = getattr(trainable, "METRICS", {EVAL_LOSS: "min"})
+    return offered
 
 
 @contextmanager

@@ -27,10 +27,12 @@ from trainables.contract import (
     Target,
     TargetModules,
 )
+from trainables.objective import EVAL_LOSS, Direction
 from trainables.schedule import learning_rate
 from trainables.specs import TrialSpec
 
 REQUIRES: frozenset[str] = frozenset()
+METRICS: Mapping[str, Direction] = {EVAL_LOSS: "min", "eval_accuracy": "max"}
 
 START_LOSS = 2.5
 LARGEST_RANK = 256
@@ -84,6 +86,11 @@ def loss_at(spec: TrialSpec, step: int) -> float:
     if spec.training.learning_rate > DIVERGES_ABOVE and step >= DIVERGES_AT_STEP:
         return math.nan
     return floor(spec) + (START_LOSS - floor(spec)) / math.sqrt(1 + step)
+
+
+def _evaluation(loss: float) -> Evaluation:
+    """Its accuracy is the probability of a token with that loss: the lower the one, the higher the other."""
+    return Evaluation(metrics={EVAL_LOSS: loss, "eval_accuracy": math.exp(-loss)}, row_losses=(loss,), row_tokens=(1,))
 
 
 @dataclass
@@ -146,11 +153,11 @@ class ToyPack:
         loss = loss_at(slot.spec, slot.step)
         if math.isnan(loss):
             return Failure(kind="diverged", message=f"eval_loss nan at step {slot.step}")
-        return Evaluation(eval_loss=loss, row_losses=(loss,), row_tokens=(1,))
+        return _evaluation(loss)
 
     def evaluate_base(self) -> Evaluation | Failure:
         """See `Pack.evaluate_base`: where every curve starts."""
-        return Evaluation(eval_loss=START_LOSS, row_losses=(START_LOSS,), row_tokens=(1,))
+        return _evaluation(START_LOSS)
 
     def snapshot(self, slot: int) -> bytes:
         """See `Pack.snapshot`."""

@@ -40,6 +40,17 @@ def find_trainable(raw: Mapping[str, Any], config: SweepConfig) -> tuple[Trainab
         return None, [f"trainable: {error}"]
 
 
+def objective(config: SweepConfig, trainable: Trainable) -> list[str]:
+    """What is wrong with the objective: a metric that the trainable does not offer, or the other direction."""
+    metric, mode, offered = config.objective.metric, config.objective.mode, registry.metrics(trainable)
+    if metric not in offered:
+        return [f"objective.metric: {messages.unknown('metric', metric, offered)}"]
+    if mode != offered[metric]:
+        better = "lower" if mode == "max" else "higher"
+        return [f"objective.mode: {mode}: a {better} {metric} is better: write mode: {offered[metric]}"]
+    return []
+
+
 def searched_fields(config: SweepConfig, space: SearchSpace, trainable: Trainable | None) -> list[str]:
     """A line "search_space.FIELD: reason" for each mistake in a searched field, each field looked at alone."""
     # Without model and data: only values are checked here, and no file is read.

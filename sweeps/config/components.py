@@ -38,7 +38,7 @@ class SchedulerConfig(Protocol):
         """
 
     def replay(self, scheduler: Any, reports: Iterable[tuple[str, int, float]]) -> set[str]:
-        """Tells a new scheduler what an earlier one saw, in order: (trial key, step, eval_loss) each.
+        """Tells a new scheduler what an earlier one saw, in order: (trial key, step, loss by the objective) each.
 
         Returns the trials that it stops at their latest report.
         """

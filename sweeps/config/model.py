@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field
 from cluster import gpus
 from search_spaces.space import PORTFOLIO
 from sweeps.config import components
+from trainables.objective import MIN_EVAL_LOSS, Objective
 from trainables.specs import (
     MOST,
     AdapterSpec,
@@ -64,14 +65,6 @@ def _is_folder(value: object) -> object:
     if "://" in str(value):
         raise ValueError("must be a folder of this machine, local or mounted: no s3://, gs:// or the like")
     return value
-
-
-class Objective(Spec):
-    """What decides which trial is better."""
-
-    metric: Literal["eval_loss"] = "eval_loss"
-    """Total negative log-likelihood of the evaluation rows' completion tokens / number of those tokens."""
-    mode: Literal["min"] = "min"
 
 
 class Budget(Spec):
@@ -179,7 +172,7 @@ class SweepConfig(Spec):
     search_space: str | dict[str, Any] = "lora_core"
     """A space of search_spaces/, or a mapping from fields of adapter and training to domains; `portfolio` in it lists
     points to try first."""
-    objective: Objective = Objective()
+    objective: Objective = MIN_EVAL_LOSS
     budget: Budget = Budget()
     scheduler: Scheduler = Field(default_factory=lambda: components.default("schedulers"))
     searcher: Search = Field(default_factory=lambda: components.default("searchers"))
@@ -190,6 +183,11 @@ class SweepConfig(Spec):
     """Folder for the sweep's own folder, local or mounted; relative to the current folder."""
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     """Seed of the searcher; a trial's own seed follows from it and from the trial's point."""
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What decides which trial is better: the first one, and where there are more, none alone."""
+        return (self.objective,)
 
     @property
     def base(self) -> TrialSpec:

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
-Direction = Literal["min", "max"]
+from trainables.objective import Direction as Direction  # the rules take it from here
 
 
 @dataclass(frozen=True, slots=True)

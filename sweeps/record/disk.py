@@ -18,6 +18,7 @@ from pathlib import Path
 from sweeps.record import snapshots
 from sweeps.record.folder import Kind, SweepFolder
 from sweeps.record.private_files import open_file
+from trainables.objective import MIN_EVAL_LOSS, Objective
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Kept:
     is_latest: bool
     """Of its trial."""
     loss: float
-    """The trial's best eval_loss when it was written; infinite before its first evaluation."""
+    """The trial's best value when it was written, by `Objective.loss`; infinite before the first evaluation."""
 
 
 def to_remove(kept: Sequence[Kept], missing: int, worse_than: float | None) -> list[Kept] | None:
@@ -56,8 +57,9 @@ def to_remove(kept: Sequence[Kept], missing: int, worse_than: float | None) -> l
 class Disk:
     """The room for one sweep's checkpoints. Several processes of one machine may share it."""
 
-    def __init__(self, folder: SweepFolder, limit: int | None) -> None:
-        """Room for `limit` bytes; None is without limit."""
+    def __init__(self, folder: SweepFolder, limit: int | None, objective: Objective = MIN_EVAL_LOSS) -> None:
+        """Room for `limit` bytes; None is without limit. The objective says which trial is worse."""
+        self._objective = objective
         self._folder = folder
         self._limit = limit
 
@@ -69,7 +71,7 @@ class Disk:
             kind: what is to be written: an adapter may take the place of any snapshot, a snapshot that of older ones
                 and of worse trials.
             needed: bytes.
-            loss: the best eval_loss of the trial that writes.
+            loss: the best value of the trial that writes, as `Objective.loss` gives it.
         """
         if self._limit is None:
             yield True
@@ -89,8 +91,9 @@ class Disk:
         found = []
         for trial in self._folder.trials():
             for place, path in enumerate(self._folder.all(trial.name, "snapshot")):
-                loss = snapshots.best_loss(path)
-                found.append(Kept(path, trial.name, size(path), place == 0, math.inf if loss is None else loss))
+                metrics = snapshots.best_metrics(path) or {}
+                loss = self._objective.loss(metrics.get(self._objective.metric, math.inf))
+                found.append(Kept(path, trial.name, size(path), place == 0, loss))
         return found
 
 

@@ -7,18 +7,20 @@ metric, step); the first one wins.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, TypeAdapter
+from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
 from sweeps.config.passwords import without_passwords
 from sweeps.config.points import Scalar
-from trainables.contract import Device, Report, StepRecord
+from trainables.contract import Device, Metrics, Report, StepRecord, named_metrics
 from trainables.inputs.legible import Words
+from trainables.objective import COSTS, EVAL_LOSS, MIN_EVAL_LOSS, Objective
 from trainables.specs import Spec
 
 Told = Annotated[Words, AfterValidator(without_passwords)]
@@ -68,6 +70,14 @@ class SweepStarted(Spec):
     sweep_id: str | None = None
     """None in logs of earlier versions."""
 
+    def objectives(self) -> tuple[Objective, ...]:
+        """What decides which trial is better, as the configuration says."""
+        try:
+            told = json.loads(self.config).get("objective") or {}
+            return tuple(Objective.model_validate(each) for each in (told if isinstance(told, list) else [told]))
+        except (ValueError, AttributeError):
+            return (MIN_EVAL_LOSS,)
+
 
 class HostsStarted(Spec):
     """The driver's hosts are ready."""
@@ -97,10 +107,16 @@ class BaseEvaluated(Spec):
 
     type: Literal["base_evaluated"] = "base_evaluated"
     time: float
-    eval_loss: float
+    metrics: Metrics
+    """As `Evaluation.metrics`."""
     rows: int
     hardware: str
     """As `Evaluation.hardware`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, raw: Any) -> Any:
+        return named_metrics(raw, {EVAL_LOSS: "metrics"})
 
 
 class TargetSettled(Spec):
@@ -237,9 +253,11 @@ class TrialRecord:
     reason: str = ""
     step: int = 0
     best_step: int | None = None
-    best_eval_loss: float = math.inf
-    evals: tuple[tuple[int, float], ...] = ()
-    """(step, eval_loss) of each report."""
+    """Where the objective was best so far; None before the first report."""
+    best_metrics: Mapping[str, float] = field(default_factory=dict)
+    """The metrics at that step."""
+    evals: tuple[tuple[int, Mapping[str, float]], ...] = ()
+    """(step, metrics) of each report."""
     adapter: str | None = None
     adapter_sha256: str | None = None
     tokens: int = 0
@@ -248,9 +266,15 @@ class TrialRecord:
     trainable_params: int = 0
     stopped_by_scheduler: bool = False
 
+    def value(self, metric: str) -> float:
+        """The metric at the trial's best step, or what it has cost (`COSTS`); NaN before its first report."""
+        if metric in COSTS and self.best_metrics:
+            return float(getattr(self, metric))
+        return self.best_metrics.get(metric, math.nan)
+
     def story(self) -> str:
         """The trial in one line, for failing tests and logs."""
-        evals = " ".join(f"{step}:{loss:.4f}" for step, loss in self.evals)
+        evals = " ".join(f"{step}:{metrics[EVAL_LOSS]:.4f}" for step, metrics in self.evals)
         return f"{self.trial_key} #{self.number} {self.state} step {self.step} [{evals}] {self.reason}".rstrip()
 
 
@@ -277,6 +301,8 @@ class SweepRecord:
     hosts_unknown: bool = False
     """A driver of an earlier version did not write down how many hosts it had."""
     ended: SweepEnded | None = None
+    objectives: tuple[Objective, ...] = (MIN_EVAL_LOSS,)
+    """What decides which trial is better: the first one, and where there are more, none alone."""
     data: Mapping[str, Scalar] = field(default_factory=dict)
     base: BaseEvaluated | None = None
     """None until it was evaluated, and where it could not be."""
@@ -286,6 +312,11 @@ class SweepRecord:
     """Ids of the requests that were answered."""
     trials_to_stop: frozenset[str] = frozenset()
     """Keys of the trials that somebody asked to stop."""
+
+    @property
+    def objective(self) -> Objective:
+        """The first objective: it decides which step of a trial is its best, and which trials are stopped early."""
+        return self.objectives[0]
 
     def apply(self, event: Event) -> SweepRecord:
         """The record after `event`."""
@@ -319,6 +350,7 @@ class SweepRecord:
                 resumed=event.time,
                 drivers=1,
                 config=event.config,
+                objectives=event.objectives(),
                 fingerprints=event.fingerprints,
             )
         return replace(
@@ -383,8 +415,8 @@ def _reported(trial: TrialRecord, event: TrialReported) -> TrialRecord:
         trial,
         step=report.step,
         best_step=report.best_step,
-        best_eval_loss=report.best_eval_loss,
-        evals=(*trial.evals, (report.step, report.eval_loss)),
+        best_metrics=report.best_metrics,
+        evals=(*trial.evals, (report.step, report.metrics)),
         adapter=event.adapter or trial.adapter,
         adapter_sha256=event.adapter_sha256 if event.adapter else trial.adapter_sha256,
         tokens=report.tokens,

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 
+def label(number: int) -> str:
+    """The trial of a number as tables name it: t03."""
+    return f"t{number:02d}"
+
+
 def run_name(number: int, params: Mapping[str, object]) -> str:
     """A name that reads well in tables and legends, which cut its end, such as "t07 r32 a64 lr3.0e-4 attention"."""
     rate = f"{float(str(params['learning_rate'])):.1e}".replace("e-0", "e-").replace("e+0", "e+")
-    words = [f"t{number:02d}", f"r{params['r']}", f"a{params['lora_alpha']}", f"lr{rate}"]
+    words = [label(number), f"r{params['r']}", f"a{params['lora_alpha']}", f"lr{rate}"]
     return " ".join([*words, str(params["target_modules"])[:24]])

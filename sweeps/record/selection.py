@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sweeps.record.events import TrialRecord
+from trainables.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -17,22 +18,34 @@ class Decision:
     why: str
 
 
-def choose(trials: Iterable[TrialRecord]) -> Decision:
-    """The trial with the lowest best eval_loss among those that completed or were stopped by the scheduler.
+def choose(trials: Iterable[TrialRecord], objective: Objective) -> Decision:
+    """The trial with the best value of the objective among those that completed or were stopped by the scheduler.
 
     Every trial is ranked by the best value that it reported on the sweep's fixed evaluation rows, not by its last
     one. Equal values go to the trial with the lower number, so the answer does not depend on the order of arrival.
     """
     trials = tuple(trials)
-    ranked = rank(trials)
+    ranked = rank(trials, objective)
     if not ranked:
-        return Decision(None, "no trial completed with a finite eval_loss" if trials else "no trial began")
+        return Decision(None, f"no trial completed with a finite {objective.metric}" if trials else "no trial began")
     best = ranked[0]
-    why = f"lowest eval_loss of {len(ranked)} ranked trials, at step {best.best_step}"
+    superlative = "lowest" if objective.mode == "min" else "highest"
+    why = f"{superlative} {objective.metric} of {len(ranked)} ranked trials, at step {best.best_step}"
     return Decision(best, why)
 
 
-def rank(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
+def rank(trials: Iterable[TrialRecord], objective: Objective) -> list[TrialRecord]:
     """The trials that may win, best first."""
-    fit = [trial for trial in trials if trial.state.is_ranked and math.isfinite(trial.best_eval_loss)]
-    return sorted(fit, key=lambda trial: (trial.best_eval_loss, trial.number))
+    return _sorted((trial for trial in trials if trial.state.is_ranked), objective)
+
+
+def leader(trials: Iterable[TrialRecord], objective: Objective) -> TrialRecord | None:
+    """The best trial so far, with those that have not ended; None before the first report."""
+    in_play = (trial for trial in trials if trial.state.is_ranked or not trial.state.is_final)
+    return next(iter(_sorted(in_play, objective)), None)
+
+
+def _sorted(trials: Iterable[TrialRecord], objective: Objective) -> list[TrialRecord]:
+    """The trials with a finite value, best first, equal ones by their number."""
+    fit = [trial for trial in trials if math.isfinite(trial.value(objective.metric))]
+    return sorted(fit, key=lambda trial: (objective.loss(trial.value(objective.metric)), trial.number))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from sweeps.record.folder import SweepFolder
-from trainables.contract import Report, StepRecord
+from trainables.contract import Metrics, Report, StepRecord, named_metrics
 from trainables.specs import Spec
 
 KEPT = 2
@@ -21,8 +22,8 @@ class Progress(Spec):
 
     step: int = 0
     best_step: int = 0
-    best_eval_loss: float | None = None
-    """None before the first evaluation."""
+    best_metrics: Metrics | None = None
+    """The metrics at that step; None before the first evaluation."""
     history: Annotated[tuple[StepRecord, ...], Field(strict=False)] = ()
     """The steps since the last report."""
     report: Report | None = None
@@ -31,6 +32,13 @@ class Progress(Spec):
     """The adapter's folder that goes with the report."""
     sha256: str = ""
     """Of the pack's snapshot."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, raw: Any) -> Any:
+        if isinstance(raw, Mapping) and raw.get("best_eval_loss", 0.0) is None:
+            return {key: value for key, value in raw.items() if key != "best_eval_loss"}
+        return named_metrics(raw, {"best_eval_loss": "best_metrics"})
 
 
 def files(progress: Progress, snapshot: bytes) -> dict[str, bytes]:
@@ -48,10 +56,10 @@ def read(folder: SweepFolder, trial_key: str) -> tuple[Progress, bytes | None]:
     return Progress(), None
 
 
-def best_loss(kept: Path) -> float | None:
-    """The best eval_loss that the trial of a snapshot had when it was written; None when there was none."""
+def best_metrics(kept: Path) -> Mapping[str, float] | None:
+    """The metrics at the best step that the trial of a snapshot had when it was written; None when there was none."""
     try:
-        return Progress.model_validate_json((kept / "progress.json").read_bytes()).best_eval_loss
+        return Progress.model_validate_json((kept / "progress.json").read_bytes()).best_metrics
     except (OSError, ValidationError):
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sweeps.record.bootstrap import FEW_ROWS
 from sweeps.record.events import SweepRecord
+from sweeps.record.names import label
 from sweeps.record.selection import Decision, rank
 from sweeps.record.separation import Compared, Separation
 
@@ -22,26 +23,30 @@ def of_best(record: SweepRecord, decision: Decision, separation: Separation | No
 
 
 def unfinished(record: SweepRecord, decision: Decision) -> str | None:
-    """The trials that are lower than the best but have not ended: they may still win."""
+    """The trials that are better than the best but have not ended: they may still win."""
     if decision.winner is None:
         return None
-    lower = [
-        f"t{trial.number:02d} {trial.best_eval_loss:.4f}"
+    objective = record.objective
+    value = decision.winner.value(objective.metric)
+    better = [
+        f"{label(trial.number)} {trial.value(objective.metric):.4f}"
         for trial in record.trials.values()
-        if not trial.state.is_final and trial.best_eval_loss < decision.winner.best_eval_loss
+        if not trial.state.is_final and objective.is_better(trial.value(objective.metric), value)
     ]
-    return f"the best of the trials that have ended; lower so far: {', '.join(lower)}" if lower else None
+    word = "lower" if objective.mode == "min" else "higher"
+    return f"the best of the trials that have ended; {word} so far: {', '.join(better)}" if better else None
 
 
 def against_base(record: SweepRecord, decision: Decision, separation: Separation | None = None) -> str | None:
     """The best trial compared with the base without an adapter, where every trial starts from."""
-    if decision.winner is None or record.base is None:
+    objective = record.objective
+    if decision.winner is None or record.base is None or objective.metric not in record.base.metrics:
         return None
-    start = record.base.eval_loss
-    gain = start - decision.winner.best_eval_loss
+    start = objective.of(record.base.metrics)
+    gain = objective.gain(start, decision.winner.value(objective.metric))
     found = separation.base if separation is not None else None
     base = f"the base without an adapter ({start:.4f})"
-    amount = f"{gain:.4f} lower ({gain / start:.0%})" if gain > 0 else f"{-gain:.4f} higher"
+    amount = objective.words(gain) + (_share(gain, start) if gain > 0 else "")
     if found is not None and found.apart is None and gain > 0:
         return f"whether it is better than {base} cannot be told: {amount}, {found.unknown}"
     if found is not None and found.apart is False:
@@ -68,16 +73,19 @@ def against_default(
         separation: of the best trial.
     """
     name = "t00, outside the space" if is_outside else "t00"
+    objective = record.objective
     default = next((t for t in record.trials.values() if t.number == 0), None) if starts_with_default else None
-    if decision.winner is None or default is None or not rank([default]):
+    if decision.winner is None or default is None or not rank([default], objective):
         return None
+    start = default.value(objective.metric)
     if default.trial_key == decision.winner.trial_key:
-        return f"the default configuration ({name}) is the best: eval_loss {default.best_eval_loss:.4f}"
-    gain = default.best_eval_loss - decision.winner.best_eval_loss
+        return f"the default configuration ({name}) is the best: {objective.metric} {start:.4f}"
+    value = decision.winner.value(objective.metric)
+    gain = objective.gain(start, value)
     until = f"stopped at step {default.step}" if default.state.value == "STOPPED" else f"{default.step} steps"
     return (
-        f"t{decision.winner.number:02d} has eval_loss {decision.winner.best_eval_loss:.4f}, the default configuration "
-        f"({name}, {until}) {default.best_eval_loss:.4f}: {gain:.4f} lower ({gain / default.best_eval_loss:.0%})"
+        f"{label(decision.winner.number)} has {objective.metric} {value:.4f}, the default configuration "
+        f"({name}, {until}) {start:.4f}: {objective.words(gain)}{_share(gain, start)}"
         f"{_span(separation.of(default.trial_key), separation) if separation is not None else ''}"
     )
 
@@ -86,7 +94,7 @@ def against_next(record: SweepRecord, decision: Decision, separation: Separation
     """Which of the next trials the best one cannot be told apart from, or that it can from all of them."""
     if decision.winner is None or separation is None or not separation.trials:
         return []
-    names = {key: f"t{trial.number:02d}" for key, trial in record.trials.items()}
+    names = {key: label(trial.number) for key, trial in record.trials.items()}
     alike = [found for found in separation.trials if found.apart is False]
     lines = [_alike(names[found.key], found, separation) for found in alike[:SHOWN]]
     if alike[SHOWN:]:
@@ -117,6 +125,11 @@ def _alike(name: str, found: Compared, separation: Separation) -> str:
         f"{name} cannot be told apart from it: {found.difference:.4f} higher{_span(found, separation)}"
         f"{f'; a difference of this size takes about {needed} rows' if told else ''}"
     )
+
+
+def _share(gain: float, start: float) -> str:
+    """The gain as a part of what it is compared with."""
+    return f" ({gain / abs(start):.0%})" if start else ""
 
 
 def _span(found: Compared | None, separation: Separation | None, negate: bool = False) -> str:

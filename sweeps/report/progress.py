@@ -26,7 +26,8 @@ from sweeps.record.events import (
     TrialReported,
     TrialStarted,
 )
-from sweeps.record.names import run_name
+from sweeps.record.names import label, run_name
+from sweeps.record.selection import leader
 from sweeps.report import tables
 from trainables.contract import StepRecord
 from trainables.inputs.legible import MOST_SHOWN, legible
@@ -83,9 +84,9 @@ class Lines(AbstractContextManager["Lines"]):
     def latest(self, steps: Mapping[str, StepRecord]) -> None:
         """See `Progress`: a line now and then, while nothing else is said."""
         stands = [
-            f"t{trial.number:02d} step {steps[trial.trial_key].step} train_loss {steps[trial.trial_key].train_loss:.4f}"
+            f"{label(trial.number)} step {latest.step} train_loss {latest.train_loss:.4f}"
             for trial in self._record.trials.values()
-            if trial.trial_key in steps and not trial.state.is_final
+            if (latest := steps.get(trial.trial_key)) is not None and not trial.state.is_final
         ]
         if stands and self._clock() - self._said >= QUIET_SECONDS:
             self.say(f"on the way: {', '.join(stands)}")
@@ -163,10 +164,10 @@ class Table(AbstractContextManager["Table"]):
             f"{len(self._record.trials)}{f'/{self._planned}' if self._planned else ''} trials",
             counts,
         ]
-        fit = [t for t in self._record.trials.values() if t.state.is_ranked or not t.state.is_final]
-        best = min(fit, key=lambda trial: trial.best_eval_loss, default=None)
-        if best is not None and best.best_step is not None:
-            words.append(f"best {best.best_eval_loss:.4f} (t{best.number:02d})")
+        objective = self._record.objective
+        best = leader(self._record.trials.values(), objective)
+        if best is not None:
+            words.append(f"best {best.value(objective.metric):.4f} ({label(best.number)})")
         return " · ".join(word for word in [*words, *self._speed(now)] if word)
 
     def _speed(self, now: float) -> list[str]:
@@ -206,7 +207,7 @@ def describe(event: Event, record: SweepRecord) -> str | None:
             return _data(event)
         case BaseEvaluated():
             rows = "1 row" if event.rows == 1 else f"{event.rows} rows"
-            return f"base without an adapter: eval_loss {event.eval_loss:.4f} on {rows}"
+            return f"base without an adapter: {_values(event.metrics, record)} on {rows}"
         case TargetSettled():
             return event.line
         case TrialStarted():
@@ -215,12 +216,12 @@ def describe(event: Event, record: SweepRecord) -> str | None:
             return f"{run_name(event.number, event.params)}: INFEASIBLE: {legible(event.reason, MOST_SHOWN)}"
         case TrialReported():
             trial, report = record.trials[event.trial_key], event.report
-            best = " (its best)" if report.best_step == report.step else f" (its best: {report.best_eval_loss:.4f})"
-            return f"t{trial.number:02d} step {report.step}: eval_loss {report.eval_loss:.4f}{best}"
+            best = f": {record.objective.of(report.best_metrics):.4f}" if report.best_step != report.step else ""
+            return f"{label(trial.number)} step {report.step}: {_values(report.metrics, record)} (its best{best})"
         case TrialEnded():
             trial = record.trials[event.trial_key]
             reason = f": {legible(event.reason, MOST_SHOWN)}" if event.reason else ""
-            return f"t{trial.number:02d} {event.state.value} at step {trial.step}{reason}"
+            return f"{label(trial.number)} {event.state.value} at step {trial.step}{reason}"
         case RequestAnswered():
             return f"{event.asked} ({event.sender}): {'' if event.is_accepted else 'refused: '}{event.message}"
         case _:
@@ -243,6 +244,12 @@ def _data(event: DataPrepared) -> str | None:
             f"; {data['truncated_rows']} cut to data.max_length, {data['dropped_rows']} left out (no completion left)"
         )
     return line
+
+
+def _values(metrics: Mapping[str, float], record: SweepRecord) -> str:
+    """What an evaluation gives of the sweep's objectives."""
+    names = [objective.metric for objective in record.objectives if objective.metric in metrics]
+    return ", ".join(f"{name} {metrics[name]:.4f}" for name in names)
 
 
 def _clock_text(seconds: float) -> str:

@@ -49,7 +49,7 @@ class Result:
         """The best trial, or why there is none."""
         if self.is_folder_gone:
             return Decision(None, "none: the sweep's folder is gone, and the adapters in it")
-        return choose(self.record.trials.values())
+        return choose(self.record.trials.values(), self.record.objective)
 
     @property
     def exit_code(self) -> int:
@@ -63,7 +63,7 @@ class Result:
 
     def as_json(self) -> dict[str, Any]:
         """The line that --json prints."""
-        best, base = self.decision.winner, self.record.base
+        best, base, metric = self.decision.winner, self.record.base, self.record.objective.metric
         return {
             "sweep": self.sweep_id,
             "dir": str(self.folder),
@@ -74,12 +74,12 @@ class Result:
             and {
                 "trial_key": best.trial_key,
                 "run_id": self.run_ids.get(best.trial_key),
-                "metric": "eval_loss",
-                "value": best.best_eval_loss,
+                "metric": metric,
+                "value": best.value(metric),
                 "step": best.best_step,
                 "params": dict(best.params),
             },
-            "base": base and {"metric": "eval_loss", "value": base.eval_loss, "rows": base.rows},
+            "base": base and {"metric": metric, "value": base.metrics.get(metric), "rows": base.rows},
             "comparisons": self.separation and self.separation.as_json(),
             "spent": self.spent.as_json(),
         }

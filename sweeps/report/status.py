@@ -11,6 +11,8 @@ from sweeps.config.passwords import without_password
 from sweeps.errors import SweepError
 from sweeps.record.events import DataPrepared, Event, SweepRecord, TrialRecord
 from sweeps.record.folder import SweepFolder, is_driven, noted_by, read_events
+from sweeps.record.names import label
+from sweeps.record.selection import leader
 from trainables.inputs import json_text
 
 State = Literal["RUNNING", "FINISHED", "INTERRUPTED", "FAILED", "LOST", "NOT_BEGUN"]
@@ -49,9 +51,7 @@ class Status:
     @property
     def best(self) -> TrialRecord | None:
         """The best trial so far, trials that still run among them."""
-        reported = [t for t in self.record.trials.values() if t.best_step is not None]
-        fit = [trial for trial in reported if trial.state.is_ranked or not trial.state.is_final]
-        return min(fit, key=lambda trial: (trial.best_eval_loss, trial.number), default=None)
+        return leader(self.record.trials.values(), self.record.objective)
 
     def lines(self) -> list[str]:
         """The status for people, without the table of trials."""
@@ -61,10 +61,10 @@ class Status:
             f"  folder    {self.folder}",
             f"  trials    {len(self.record.trials)} of {self.planned_trials or '?'} ({counts})",
         ]
-        best = self.best
+        best, metric = self.best, self.record.objective.metric
         if best is not None:
             lines.append(
-                f"  best      t{best.number:02d}, eval_loss {best.best_eval_loss:.4f} at step {best.best_step}"
+                f"  best      {label(best.number)}, {metric} {best.value(metric):.4f} at step {best.best_step}"
             )
         if self.state == "RUNNING" and self.record.hosts is not None:
             hosts = self.record.hosts
@@ -82,7 +82,7 @@ class Status:
 
     def as_json(self) -> dict[str, Any]:
         """The JSON line of `qsweep status`."""
-        best, hosts = self.best, self.record.hosts
+        best, hosts, metric = self.best, self.record.hosts, self.record.objective.metric
         return {
             "sweep": self.sweep_id,
             "dir": str(self.folder),
@@ -93,8 +93,8 @@ class Status:
             "best": best
             and {
                 "trial_key": best.trial_key,
-                "metric": "eval_loss",
-                "value": best.best_eval_loss,
+                "metric": metric,
+                "value": best.value(metric),
                 "step": best.best_step,
                 "params": dict(best.params),
             },

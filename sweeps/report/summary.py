@@ -15,6 +15,7 @@ from sweeps.config import points
 from sweeps.config.load import Sweep
 from sweeps.config.passwords import without_password
 from sweeps.record.folder import SweepFolder
+from sweeps.record.names import label
 from sweeps.record.spent import Spent
 from sweeps.report import answers, tables
 from sweeps.report.progress import Lines, Progress, Table
@@ -45,7 +46,7 @@ def displays(started: float, expected_steps: int | None = None, trials: int | No
 def show(sweep: Sweep, result: Result) -> None:
     """The table of trials, the best one, and what to do next."""
     out = console()
-    record = result.record
+    record, metric = result.record, result.record.objective.metric
     decision = result.decision
     starts_with_default = sweep.config.searcher.start_with_default
     outside = starts_with_default and bool(points.outside(sweep.config.base, sweep.space))
@@ -61,7 +62,7 @@ def show(sweep: Sweep, result: Result) -> None:
     compared = [*answers.of_best(record, decision, result.separation), *([default] if default is not None else [])]
     if decision.winner is not None:
         best = decision.winner
-        lines.append(f"best: t{best.number:02d}, eval_loss {best.best_eval_loss:.4f} at step {best.best_step}")
+        lines.append(f"best: {label(best.number)}, {metric} {best.value(metric):.4f} at step {best.best_step}")
     lines += [f"      {line}" for line in compared]
     counts = ", ".join(f"{count} {state}" for state, count in record.counts().items())
     lines.append(f"{counted(len(record.trials), 'trial')}{f' ({counts})' if counts else ''}{_spent(result.spent)}")

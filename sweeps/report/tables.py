@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from sweeps.record.events import SweepRecord, TrialRecord
+from sweeps.record.names import label
 from sweeps.record.selection import Decision, rank
 from sweeps.record.separation import Separation
 from sweeps.report import answers
@@ -22,7 +23,7 @@ _SHORT = {"learning_rate": "lr", "lora_alpha": "alpha", "target_modules": "modul
 
 def order(record: SweepRecord) -> list[TrialRecord]:
     """Ranked trials first, best first; then the others by number."""
-    ranked = rank(record.trials.values())
+    ranked = rank(record.trials.values(), record.objective)
     keys = {trial.trial_key for trial in ranked}
     rest = [trial for trial in record.trials.values() if trial.trial_key not in keys]
     return ranked + sorted(rest, key=lambda trial: trial.number)
@@ -42,39 +43,41 @@ def terminal(
     params = _params(trials)
     table = Table(box=None, pad_edge=False, header_style="bold", caption=note, caption_justify="left")
     last = ["state", *_apart_head(separation)]
-    for name in ("trial", *(_SHORT.get(name, name) for name in params), "steps", "best eval_loss", "at", *last):
+    metric = record.objective.metric
+    for name in ("trial", *(_SHORT.get(name, name) for name in params), "steps", f"best {metric}", "at", *last):
         table.add_column(name, justify="left" if name in ("modules", *last) else "right", no_wrap=True)
     for trial in trials:
         values = [_value(trial.params.get(name, "")) for name in params]
         at = "" if trial.best_step is None else str(trial.best_step)
         end = [trial.state.value, *_apart(separation, trial.trial_key)]
-        table.add_row(f"t{trial.number:02d}", *values, str(trial.step), _loss(trial.best_eval_loss), at, *end)
+        table.add_row(label(trial.number), *values, str(trial.step), _shown(trial.value(metric)), at, *end)
     if record.base is not None:
         end = [NO_ADAPTER, *_apart(separation, BASE)]
-        table.add_row(BASE, *("" for _ in params), "0", _loss(record.base.eval_loss), "0", *end)
+        table.add_row(BASE, *("" for _ in params), "0", _shown(record.base.metrics.get(metric, math.nan)), "0", *end)
     return table
 
 
 def markdown(record: SweepRecord, decision: Decision, separation: Separation | None = None) -> str:
     """The result as Markdown, the answer first: MLflow folds a note after its first lines."""
+    metric = record.objective.metric
     if decision.winner is None:
         head = f"No best trial: {decision.why}."
     else:
         best = decision.winner
         shown = ", ".join(f"{name} {_value(value)}" for name, value in best.params.items())
-        head = f"**Best: t{best.number:02d}, eval_loss {best.best_eval_loss:.4f}** at step {best.best_step} ({shown})."
+        head = f"**Best: {label(best.number)}, {metric} {best.value(metric):.4f}** at step {best.best_step} ({shown})."
     lines = [head, "", *(f"- {line}" for line in answers.of_best(record, decision, separation))]
     lines += [""] if lines[-1] else []
     trials = order(record)
     params = _params(trials)
-    names = ["trial", *params, "steps", "best_eval_loss", "state", *_apart_head(separation)]
+    names = ["trial", *params, "steps", f"best_{metric}", "state", *_apart_head(separation)]
     lines += [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     for trial in trials:
-        cells = [f"t{trial.number:02d}", *(_value(trial.params.get(name, "")) for name in params)]
-        cells += [str(trial.step), _loss(trial.best_eval_loss), trial.state.value]
+        cells = [label(trial.number), *(_value(trial.params.get(name, "")) for name in params)]
+        cells += [str(trial.step), _shown(trial.value(metric)), trial.state.value]
         lines.append(f"| {' | '.join([*cells, *_apart(separation, trial.trial_key)])} |")
     if record.base is not None:
-        cells = [BASE, *("" for _ in params), "0", _loss(record.base.eval_loss), NO_ADAPTER]
+        cells = [BASE, *("" for _ in params), "0", _shown(record.base.metrics.get(metric, math.nan)), NO_ADAPTER]
         lines.append(f"| {' | '.join([*cells, *_apart(separation, BASE)])} |")
     lines += [f"\n{note}" for note in notes(record)]
     return "\n".join(lines)
@@ -85,13 +88,13 @@ def notes(record: SweepRecord) -> list[str]:
     return [target.line for target in record.targets.values()]
 
 
-def ending(trial: TrialRecord) -> str:
+def ending(trial: TrialRecord, metric: str) -> str:
     """How a trial ended, in a line: MLflow's table shows some 40 characters of it on a page 1000 pixels wide."""
     parts = [f"{trial.state.value} at step {trial.step}"]
     if trial.seconds:
         parts.append(f"{trial.seconds:.0f} s")
     if trial.evals:
-        parts.append(f"best {trial.best_eval_loss:.4f}")
+        parts.append(f"best {trial.value(metric):.4f}")
     return ", ".join(parts) + (f": {trial.reason}" if trial.reason else "")
 
 
@@ -124,5 +127,5 @@ def _value(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _loss(value: float) -> str:
+def _shown(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else "-"

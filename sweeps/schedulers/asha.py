@@ -58,9 +58,9 @@ class Config(Spec):
         """Fills the rungs, which Ray saves nowhere (ray#30838), by playing the reports in the order they came."""
         stopped: dict[str, bool] = {}
         bracket = scheduler._brackets[0]
-        for trial_key, step, eval_loss in reports:
+        for trial_key, step, loss in reports:
             # Ray's bracket knows a trial by its id and takes a reward: higher is better.
-            action = bracket.on_result(SimpleNamespace(trial_id=trial_key), step, -eval_loss)
+            action = bracket.on_result(SimpleNamespace(trial_id=trial_key), step, -loss)
             stopped[trial_key] = action == "STOP"
         return {trial_key for trial_key, was_stopped in stopped.items() if was_stopped}
 

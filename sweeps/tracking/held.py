@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from sweeps.record.events import SweepRecord, TrialRecord, TrialState
+from sweeps.record.names import label
+from sweeps.tracking.measures import best_of
 
 
 class Lost(Exception):  # noqa: N818 - reads as what happened
@@ -31,7 +33,7 @@ def missing(record: SweepRecord, runs: Mapping[str | None, Any]) -> str | None:
             run = runs.get(trial.trial_key)
             what = "run" if run is None else _lacks(trial, run.data)
             if what is not None:
-                return f"the {what} of t{trial.number:02d}"
+                return f"the {what} of {label(trial.number)}"
     return None
 
 
@@ -40,7 +42,7 @@ def _lacks(trial: TrialRecord, data: Any) -> str | None:
         return "end"
     if not trial.params.keys() <= data.params.keys():
         return "params"
-    latest = {"best_eval_loss": trial.best_eval_loss, "eval_loss": trial.evals[-1][1]} if trial.evals else {}
+    latest = {**best_of(trial.best_metrics), **trial.evals[-1][1]} if trial.evals else {}
     for name, value in latest.items():
         if math.isfinite(value) and not math.isclose(data.metrics.get(name, math.inf), value, rel_tol=1e-9):
             return name

@@ -17,6 +17,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError, SweepError
 from sweeps.record import digests
 from sweeps.record.events import TrialState
+from sweeps.record.names import label
 from sweeps.tracking.client import quiet
 from sweeps.tracking.stores import Place
 from trainables.contract import Evaluation
@@ -47,7 +48,7 @@ class TrialRun:
     @property
     def label(self) -> str:
         """The trial as tables name it."""
-        return f"t{self.number:02d}"
+        return label(self.number)
 
     def best(self, metric: str) -> float:
         """Its best value of a metric; NaN when it has none."""
@@ -136,7 +137,7 @@ class Lookup:
             with tempfile.TemporaryDirectory() as folder:
                 content = Path(self._client.download_artifacts(run_id, "eval_rows.json", folder)).read_bytes()
             raw = json_text.parse(content)
-            evaluation = Evaluation.model_validate({key: raw[key] for key in Evaluation.model_fields if key in raw})
+            evaluation = Evaluation.of_document(raw)
             if not evaluation.row_losses or len(evaluation.row_losses) != len(evaluation.row_tokens):
                 raise ValueError("a row has no loss, or no number of tokens")
             if evaluation.hardware and len(evaluation.hardware.split()) != 2:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 from sweeps.record.events import SweepRecord, TrialReported
@@ -12,11 +12,11 @@ from trainables.contract import StepRecord
 
 
 def metric_points(event: TrialReported) -> list[Point]:
-    """The metric points of a report. eval_loss comes first: the UI's compare page shows what was logged first."""
+    """The metric points of a report. Its evaluation's come first: the UI's compare page shows what was logged first."""
     report = event.report
     at = {
-        "eval_loss": report.eval_loss,
-        "best_eval_loss": report.best_eval_loss,
+        **report.metrics,
+        **best_of(report.best_metrics),
         "best_step": float(report.best_step),
         "steps": float(report.step),
         "trainable_params": float(report.trainable_params),
@@ -26,6 +26,11 @@ def metric_points(event: TrialReported) -> list[Point]:
     }
     points = [Point(key, value, report.time, report.step) for key, value in at.items()]
     return points + step_points(report.history)
+
+
+def best_of(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics at a trial's best step under the names that they are logged with."""
+    return {f"best_{name}": value for name, value in metrics.items()}
 
 
 def end_points(history: Sequence[StepRecord]) -> list[Point]:

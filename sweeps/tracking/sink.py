@@ -28,12 +28,12 @@ from sweeps.record.events import (
     TrialState,
 )
 from sweeps.record.folder import SweepFolder, noted_by
-from sweeps.record.names import run_name
+from sweeps.record.names import label, run_name
 from sweeps.record.selection import choose
 from sweeps.report.tables import ending, markdown
 from sweeps.tracking.client import Point, Runs, is_refusal
 from sweeps.tracking.held import Lost, missing
-from sweeps.tracking.measures import end_points, metric_points, spent_points
+from sweeps.tracking.measures import best_of, end_points, metric_points, spent_points
 from sweeps.tracking.views import TAG_PREFIX, shared_view
 from trainables.specs import TrialSpec
 
@@ -111,7 +111,7 @@ class MlflowSink:
         self._open_parent(runs, time, False)
         if None not in held:  # deleted by somebody, and restored
             held = runs.remove_doubles()
-        best = choose(record.trials.values()).winner
+        best = choose(record.trials.values(), record.objective).winner
         if best is not None:
             self._open_child(runs, best.trial_key, record, time)
         if not self._starts_over:
@@ -121,7 +121,7 @@ class MlflowSink:
 
     def _check(self, runs: Runs, record: SweepRecord, held: Mapping[str | None, Any]) -> None:
         what = missing(record, held)
-        best = choose(record.trials.values()).winner
+        best = choose(record.trials.values(), record.objective).winner
         if what is None and best is not None and held[best.trial_key].data.tags.get("sweep.adapter_sha256"):
             # The one that is asked for most: looking at all would take a request for each.
             what = None if runs.has(self.run_ids[best.trial_key], "adapter") else "the adapter of the best trial"
@@ -211,7 +211,9 @@ class MlflowSink:
         runs.log(parent, params=params, tags={"sweep.state": "RUNNING", **prints, **_packages()})
         runs.text(parent, "sweep/config.json", without_passwords(self._folder.config.read_text(encoding="utf-8")))
         shown = [*ALWAYS_LOGGED, *(field.split(".", 1)[1] for field in self._searched())]
-        view = shared_view(self._folder.path.name, parent, list(dict.fromkeys(shown)), event.time)
+        view = shared_view(
+            self._folder.path.name, parent, list(dict.fromkeys(shown)), event.objectives()[0], event.time
+        )
         runs.experiment_tag(TAG_PREFIX + self._sweep_id, view)
 
     def _searched(self) -> list[str]:
@@ -226,7 +228,7 @@ class MlflowSink:
             runs.dataset(parent, self._config.name, str(summary["fingerprint"]), json.dumps(dict(summary)), source)
 
     def _base(self, runs: Runs, parent: str, event: BaseEvaluated) -> None:
-        runs.log(parent, [Point("base_eval_loss", event.eval_loss, event.time, 0)])
+        runs.log(parent, [Point(f"base_{name}", value, event.time, 0) for name, value in event.metrics.items()])
         if self._folder.base_rows.exists():
             runs.text(parent, self._folder.base_rows.name, self._folder.base_rows.read_text(encoding="utf-8"))
 
@@ -238,7 +240,7 @@ class MlflowSink:
             found = runs.find(identity)
             if found is None:
                 if not begins and not self._starts_over:
-                    raise Lost(f"the run of t{trial.number:02d}")
+                    raise Lost(f"the run of {label(trial.number)}")
                 tags = {"mlflow.parentRunId": str(self._parent), "mlflow.source.name": "qsweep"}
                 found = runs.create(identity, run_name(trial.number, trial.params), tags, time)
             self.run_ids[trial_key] = found
@@ -257,7 +259,7 @@ class MlflowSink:
     def _end_trial(self, runs: Runs, event: TrialEnded, record: SweepRecord) -> None:
         trial = record.trials[event.trial_key]
         run_id = self._open_child(runs, event.trial_key, record, event.time)
-        note = ending(trial)
+        note = ending(trial, record.objective.metric)
         runs.log(run_id, end_points(event.history), tags={"sweep.state": event.state, "mlflow.note.content": note})
         status = "KILLED" if event.by_person_or_budget else _STATUS.get(event.state, "FAILED")
         runs.finish(run_id, status, event.time)
@@ -288,7 +290,7 @@ class MlflowSink:
             runs.log(run_id, tags={"sweep.adapter_sha256": written, "sweep.eval_rows_sha256": rows})
 
     def _end_sweep(self, runs: Runs, parent: str, event: SweepEnded, record: SweepRecord) -> None:
-        decision = choose(record.trials.values())
+        decision = choose(record.trials.values(), record.objective)
         tags: dict[str, object] = {
             "sweep.state": event.reason,
             "mlflow.note.content": markdown(record, decision, eval_rows.separation(self._folder, record)),
@@ -299,7 +301,8 @@ class MlflowSink:
             # Found, not remembered: an earlier driver may have opened it.
             run_id = self._open_child(runs, best.trial_key, record, event.time)
             tags |= {"sweep.best_trial_key": best.trial_key, "sweep.best_run": run_id}
-            points.append(Point("best_eval_loss", best.best_eval_loss, event.time, best.best_step or 0))
+            logged = best_of(best.best_metrics).items()
+            points += [Point(name, value, event.time, best.best_step or 0) for name, value in logged]
         runs.remove_doubles([parent, *self.run_ids.values()])
         for left, key in runs.still_running().items():
             # MLflow did not take the end of this trial.

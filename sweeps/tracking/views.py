@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
+from trainables.objective import Objective
+
 NOTE = "attributes.`Description`"
 TAG_PREFIX = "mlflow.sharedViewState."
 LEARNING_RATE = "log10_learning_rate"
@@ -33,25 +35,27 @@ _LINE = {
 }
 
 
-def shared_view(name: str, parent_run: str, params: Sequence[str], time: float) -> str:
+def shared_view(name: str, parent_run: str, params: Sequence[str], objective: Objective, time: float) -> str:
     """The tag's value: a view called `name` of the runs below `parent_run`.
 
     Args:
         params: the logged names of what is searched, for columns and the parallel-coordinates chart.
+        objective: its metric orders the runs, and stands in columns and charts.
         time: now, in seconds since the epoch.
     """
-    packed = base64.b64encode(zlib.compress(json.dumps(_state(parent_run, params)).encode())).decode()
+    packed = base64.b64encode(zlib.compress(json.dumps(_state(parent_run, params, objective)).encode())).decode()
     moment = int(time * 1000)
     return json.dumps({"name": name, "createdAt": moment, "updatedAt": moment, "state": f"deflate;{packed}"})
 
 
-def _state(parent_run: str, params: Sequence[str]) -> dict[str, Any]:
-    metrics = [f"metrics.`{name}`" for name in ("best_eval_loss", "steps", "seconds")]
+def _state(parent_run: str, params: Sequence[str], objective: Objective) -> dict[str, Any]:
+    best = f"best_{objective.metric}"
+    metrics = [f"metrics.`{name}`" for name in (best, "steps", "seconds")]
     axes = [LEARNING_RATE if name == "learning_rate" else name for name in params]
     return {
         "searchFilter": f"tags.`mlflow.parentRunId` = '{parent_run}'",
-        "orderByKey": "metrics.`best_eval_loss`",
-        "orderByAsc": True,
+        "orderByKey": f"metrics.`{best}`",
+        "orderByAsc": objective.mode == "min",
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
@@ -66,12 +70,12 @@ def _state(parent_run: str, params: Sequence[str]) -> dict[str, Any]:
         # MLflow puts them in the order of the alphabet.
         "compareRunSections": [_section("By parameter", 1, 420), _section("By step", 2, 360)],
         "compareRunCharts": [
-            _chart("By parameter", "PARALLEL", "Parameters against best_eval_loss", selectedParams=axes[:MOST_AXES],
-                   selectedMetrics=["best_eval_loss"], showAllRuns=True),
+            _chart("By parameter", "PARALLEL", f"Parameters against {best}", selectedParams=axes[:MOST_AXES],
+                   selectedMetrics=[best], showAllRuns=True),
             *(_chart("By step", "LINE", metric, metricKey=metric, selectedMetricKeys=[metric], **_LINE)
-              for metric in ("eval_loss", "train_loss")),
-            _chart("By parameter", "SCATTER", "Learning rate against best_eval_loss", tooltipDataKeys=["params.`r`"],
-                   xaxis={"key": LEARNING_RATE, "type": "PARAM"}, yaxis={"key": "best_eval_loss", "type": "METRIC"}),
+              for metric in (objective.metric, "train_loss")),
+            _chart("By parameter", "SCATTER", f"Learning rate against {best}", tooltipDataKeys=["params.`r`"],
+                   xaxis={"key": LEARNING_RATE, "type": "PARAM"}, yaxis={"key": best, "type": "METRIC"}),
         ],
     }  # fmt: skip
 

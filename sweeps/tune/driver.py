@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -35,6 +36,7 @@ from sweeps.record.events import (
 )
 from sweeps.record.folder import SweepFolder, cannot_write, read_events, write_whole
 from sweeps.record.journal import Journal
+from sweeps.record.names import label
 from sweeps.report.progress import Progress
 from sweeps.steering.answering import STOPPED_BY_REQUEST
 from sweeps.steering.stop import Reason, StopRequest
@@ -123,6 +125,7 @@ class Driver:
             StorageError: the journal takes no more events; the trials have ended in order.
         """
         steps = self.config.budget.steps_per_trial
+        objective = self.config.objectives[0]
         scheduler = self.config.scheduler.build(steps, self.config.searcher.start_with_default)
         self._settle(scheduler)
         processes.keep_processes(scheduler)
@@ -138,9 +141,10 @@ class Driver:
             "dir": str(self.folder.path),
             "points": list(self.config.scheduler.points(steps)),
             "disk_bytes": None if disk is None else size_bytes(disk),
+            "objective": objective.model_dump(),
         }
         reported = {
-            key: Reported(trial.step, trial.best_step, trial.best_eval_loss)
+            key: Reported(trial.step, trial.best_step, dict(trial.best_metrics))
             for key, trial in self.journal.record.trials.items()
             if trial.best_step is not None
         }
@@ -156,8 +160,8 @@ class Driver:
             tune.run(
                 SlotTrial,
                 name="tune",
-                metric="eval_loss",
-                mode="min",
+                metric=objective.metric,
+                mode=objective.mode,
                 storage_path=str(scratch),
                 num_samples=-1,
                 search_alg=SearchGenerator(queue),
@@ -181,10 +185,10 @@ class Driver:
             self.display.say(f"the base without an adapter could not be evaluated: {found.message}")
             return
         told = BaseEvaluated(
-            time=self.clock(), eval_loss=found.eval_loss, rows=len(found.row_losses), hardware=found.hardware
+            time=self.clock(), metrics=found.metrics, rows=len(found.row_losses), hardware=found.hardware
         )
         try:
-            write_whole(self.folder.base_rows, found.model_dump_json().encode())
+            write_whole(self.folder.base_rows, json.dumps(found.document()).encode())
             self.journal.add(told)
         except OSError as error:
             self.stop.ask("failed", cannot_write(self.folder.base_rows, error))
@@ -222,9 +226,9 @@ class Driver:
 
     def _settle(self, scheduler: Any) -> None:
         """Gives a scheduler the reports of earlier drivers, and ends trials whose end those did not live to write."""
-        trials = self.journal.record.trials
+        trials, objective = self.journal.record.trials, self.config.objectives[0]
         reports = [
-            (event.trial_key, event.report.step, event.report.eval_loss)
+            (event.trial_key, event.report.step, objective.loss(objective.of(event.report.metrics)))
             for event, _ in read_events(self.folder.events)
             if isinstance(event, TrialReported)
         ]
@@ -282,7 +286,7 @@ class Driver:
 
     def process_lost(self, number: int) -> None:
         """See `tune_callback.Owner`."""
-        self.display.say(f"t{number:02d}: its process is lost: another goes on from the last snapshot")
+        self.display.say(f"{label(number)}: its process is lost: another goes on from the last snapshot")
 
     def end_sweep(self, reason: Reason, message: str) -> None:
         """See `tune_callback.Owner`."""

@@ -7,7 +7,6 @@ on after anything but the loss of that folder.
 from __future__ import annotations
 
 import json
-import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -30,8 +29,9 @@ from sweeps.record import digests, snapshots
 from sweeps.record.disk import Disk
 from sweeps.record.events import TrialState
 from sweeps.record.folder import SweepFolder, cannot_write
-from trainables.contract import Failure, Opened, Report, StepRecord
+from trainables.contract import Evaluation, Failure, Opened, Report, StepRecord
 from trainables.inputs.legible import legible
+from trainables.objective import Objective
 
 WAIT_SECONDS = 2.0
 """How long one call to a host or the broker lasts at most: a stop is noticed that soon."""
@@ -117,7 +117,7 @@ class SlotTrial(tune.Trainable):
         if outcome.failure is not None or outcome.evaluation is None:
             failure = outcome.failure or Failure(kind="failed", message="no evaluation")
             return self._final(_STATES[failure.kind], failure.message)
-        report, adapter = self._keep(outcome, outcome.evaluation.model_dump())
+        report, adapter = self._keep(outcome, outcome.evaluation)
         if target == self._points[-1]:
             self._release()
         return self._told(report, adapter)
@@ -136,8 +136,8 @@ class SlotTrial(tune.Trainable):
     def _told(self, report: Report, adapter: str | None) -> dict[str, Any]:
         done = report.step == self._points[-1]
         return {
+            **report.metrics,
             "step": report.step,
-            "eval_loss": report.eval_loss,
             "state": (TrialState.COMPLETED if done else TrialState.RUNNING).value,
             "report": report.model_dump_json(),
             "adapter": adapter,
@@ -175,38 +175,44 @@ class SlotTrial(tune.Trainable):
         self._spec: str = config["spec"]
         self._points: tuple[int, ...] = tuple(config["points"])
         self._folder = SweepFolder(Path(config["dir"]))
-        self._disk = Disk(self._folder, config["disk_bytes"])
+        self._objective = Objective.model_validate(config["objective"])
+        self._disk = Disk(self._folder, config["disk_bytes"], self._objective)
         self._trainable_params = 0
         progress, _ = snapshots.read(self._folder, self._key)
         self._unwritten = None
         self._step = progress.step
         self._is_unevaluated = progress.step in self._points and progress.report is None
         # A damaged snapshot must not make the trial forget which adapter is its best.
-        known = config["reported"] if progress.best_eval_loss is None else progress.model_dump()
+        known = config["reported"] if progress.best_metrics is None else progress.model_dump()
         self._best_step = known["best_step"]
-        self._best = math.inf if known["best_eval_loss"] is None else known["best_eval_loss"]
+        self._best_metrics = known["best_metrics"]
         self._history = list(progress.history)
         self._pending = None
         if progress.report is not None and progress.report.step > config["reported"]["step"]:
             # The driver died between this trial's snapshot and its report.
             self._pending = self._told(progress.report, progress.adapter)
 
-    def _keep(self, outcome: Outcome, evaluation: dict[str, Any]) -> tuple[Report, str | None]:
+    @property
+    def _best(self) -> float:
+        """The best value of the objective so far."""
+        return self._objective.worst if self._best_metrics is None else self._objective.of(self._best_metrics)
+
+    def _keep(self, outcome: Outcome, evaluation: Evaluation) -> tuple[Report, str | None]:
         """Writes adapter and snapshot, in this order: a snapshot never knows of an adapter that is not there."""
-        loss = evaluation["eval_loss"]
+        value = self._objective.of(evaluation.metrics)
         adapter = None
-        if outcome.adapter is not None and loss < self._best:
+        if outcome.adapter is not None and self._objective.is_better(value, self._best):
             files = {f"adapter/{name}": content for name, content in outcome.adapter.items()}
-            rows = {"step": outcome.step, "adapter_sha256": digests.of_files(outcome.adapter), **evaluation}
+            rows = {"step": outcome.step, "adapter_sha256": digests.of_files(outcome.adapter), **evaluation.document()}
             adapter = self._keep_best(outcome.step, files | {"eval_rows.json": json.dumps(rows).encode()})
-            self._best, self._best_step = loss, outcome.step
+            self._best_metrics, self._best_step = evaluation.metrics, outcome.step
         history, self._history = tuple(self._history), []
         last = history[-1]
         report = Report(
             step=outcome.step,
-            eval_loss=loss,
+            metrics=evaluation.metrics,
             best_step=self._best_step,
-            best_eval_loss=self._best,
+            best_metrics=self._best_metrics,
             history=history,
             tokens=last.tokens,
             seconds=last.seconds,
@@ -219,7 +225,7 @@ class SlotTrial(tune.Trainable):
 
     def _keep_best(self, step: int, files: Mapping[str, bytes]) -> str:
         """Writes the trial's best adapter; its folder, relative to the sweep's."""
-        with self._writing(), self._disk.room("best", size(files), self._best) as is_room:
+        with self._writing(), self._disk.room("best", size(files), self._objective.loss(self._best)) as is_room:
             if not is_room:
                 raise BudgetUsedUp("budget.disk is used up: no room for another adapter")
             best = self._folder.keep(self._key, "best", step, files)
@@ -242,13 +248,13 @@ class SlotTrial(tune.Trainable):
         progress = snapshots.Progress(
             step=self._step,
             best_step=self._best_step,
-            best_eval_loss=self._best if math.isfinite(self._best) else None,
+            best_metrics=self._best_metrics,
             history=tuple(self._history),
             report=report,
             adapter=adapter,
         )
         files = snapshots.files(progress, outcome.snapshot)
-        with self._writing(), self._disk.room("snapshot", size(files), self._best) as is_room:
+        with self._writing(), self._disk.room("snapshot", size(files), self._objective.loss(self._best)) as is_room:
             if is_room:
                 self._folder.keep(self._key, "snapshot", self._step, files)
             else:
@@ -322,7 +328,9 @@ class SlotTrial(tune.Trainable):
                 return Outcome(step=self._step, failure=opened)
             if self._grant is None:
                 return None
-        call = self._grant.host.advance.remote(self._grant.lease, target, self._best, self._known(), WAIT_SECONDS)
+        call = self._grant.host.advance.remote(
+            self._grant.lease, target, self._best, self._known(), WAIT_SECONDS, self._objective
+        )
         outcome: Outcome | None = ray.get(call)
         return outcome
 

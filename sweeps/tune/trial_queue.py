@@ -16,7 +16,7 @@ class Reported(NamedTuple):
 
     step: int
     best_step: int
-    best_eval_loss: float | None
+    best_metrics: dict[str, float] | None
 
 
 FINISHED: str = Searcher.FINISHED

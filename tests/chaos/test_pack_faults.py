@@ -79,7 +79,7 @@ def test_fault_in_one_trial_changes_nothing_for_three_neighbours(monkeypatch, fa
         assert found[lease].failure is None
         losses = [record.train_loss for record in found[lease].history]
         assert losses == pytest.approx([record.train_loss for record in expected[lease].history], abs=FP32)
-        assert found[lease].evaluation.eval_loss == pytest.approx(expected[lease].evaluation.eval_loss, abs=FP32)
+        assert found[lease].evaluation.loss == pytest.approx(expected[lease].evaluation.loss, abs=FP32)
 
     monkeypatch.undo()
     loop.close("culprit").result(120)

@@ -170,7 +170,7 @@ def test_a_lease_trains_on_its_host(hired):
     grant = hired.acquire("a", DEADLINE)
     assert opened(grant) == Opened(step=0, trainable_params=16_000)
     outcome = advanced(grant, 3)
-    assert (outcome.step, outcome.evaluation.eval_loss) == (3, toy.loss_at(TOY, 3))
+    assert (outcome.step, outcome.evaluation.loss) == (3, toy.loss_at(TOY, 3))
     assert outcome.peak_memory_bytes > 0
 
 

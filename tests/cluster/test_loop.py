@@ -19,7 +19,7 @@ def test_a_lease_is_trained_to_its_target_and_evaluated_there(started):
     outcome = advanced(loop, "a", 3)
     assert (outcome.step, outcome.failure) == (3, None)
     assert [record.step for record in outcome.history] == [1, 2, 3]
-    assert outcome.evaluation.eval_loss == toy.loss_at(trial(), 3)
+    assert outcome.evaluation.loss == toy.loss_at(trial(), 3)
     assert pack.log == [("open", 0), ("step", 0), ("step", 0), ("step", 0), ("evaluate", 0)]
 
 
@@ -29,7 +29,7 @@ def test_what_is_asked_of_the_base_first_is_done_first(started):
     found = loop.evaluate_base()
     opened(loop, "a")
     advanced(loop, "a", 1)
-    assert found.result(DEADLINE).eval_loss == toy.START_LOSS
+    assert found.result(DEADLINE).loss == toy.START_LOSS
     assert pack.log == [("evaluate_base",), ("open", 0), ("step", 0), ("evaluate", 0)]
 
 
@@ -201,7 +201,7 @@ def test_a_lease_opened_at_its_target_is_evaluated_without_another_step(started)
     opened(loop, "a", trial(), snapshot)
     outcome = advanced(loop, "a", 3)
     assert (outcome.step, outcome.history) == (3, ())
-    assert outcome.evaluation.eval_loss == toy.loss_at(trial(), 3)
+    assert outcome.evaluation.loss == toy.loss_at(trial(), 3)
 
 
 def test_an_unknown_lease_is_over(started):

@@ -55,7 +55,7 @@ def saved_while_evaluated():
 
 def test_a_save_while_a_lease_is_evaluated_brings_the_evaluation(saved_while_evaluated):
     _, outcome = saved_while_evaluated(LongEvaluation())
-    assert outcome.evaluation.eval_loss == toy.loss_at(TRIAL, 3)
+    assert outcome.evaluation.loss == toy.loss_at(TRIAL, 3)
     assert [record.step for record in outcome.history] == [1, 2, 3]
     assert outcome.adapter is not None
 

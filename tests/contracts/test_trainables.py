@@ -175,9 +175,9 @@ def test_the_same_trial_computes_the_same_numbers(kit):
 
 def test_training_moves_the_evaluation(kit, pack):
     pack.open(0, kit.trial)
-    before = evaluation(pack, 0).eval_loss
+    before = evaluation(pack, 0).loss
     losses(pack, 0, STEPS)
-    assert evaluation(pack, 0).eval_loss != before
+    assert evaluation(pack, 0).loss != before
 
 
 def test_a_neighbour_changes_nothing(kit, pack):
@@ -196,7 +196,7 @@ def test_eval_loss_is_the_mean_over_all_completion_tokens(kit, pack):
     step(pack, 0)
     found = evaluation(pack, 0)
     assert len(found.row_losses) == len(found.row_tokens) > 0
-    assert found.eval_loss == pytest.approx(sum(found.row_losses) / sum(found.row_tokens))
+    assert found.loss == pytest.approx(sum(found.row_losses) / sum(found.row_tokens))
 
 
 def test_evaluation_changes_nothing_that_training_sees(kit, pack):
@@ -216,8 +216,8 @@ def test_the_base_is_evaluated_on_the_rows_of_the_trials(kit, pack):
     found = evaluation(pack, 0)
     assert alone_with_it.row_tokens == found.row_tokens
     assert alone_with_it.hardware == found.hardware
-    assert alone_with_it.eval_loss == pytest.approx(sum(alone_with_it.row_losses) / sum(alone_with_it.row_tokens))
-    assert alone_with_it.eval_loss != found.eval_loss
+    assert alone_with_it.loss == pytest.approx(sum(alone_with_it.row_losses) / sum(alone_with_it.row_tokens))
+    assert alone_with_it.loss != found.loss
     # What trains beside it changes nothing of it, not even in the last digit.
     assert pack.evaluate_base() == alone_with_it
 
@@ -234,7 +234,7 @@ def test_an_evaluation_of_the_base_changes_nothing_that_training_sees(kit, pack)
 def test_a_trial_starts_where_the_base_stands(kit, pack):
     """An adapter that has not been trained adds nothing."""
     pack.open(0, kit.trial)
-    assert evaluation(pack, 0).eval_loss == pytest.approx(pack.evaluate_base().eval_loss, abs=kit.tolerance)
+    assert evaluation(pack, 0).loss == pytest.approx(pack.evaluate_base().loss, abs=kit.tolerance)
 
 
 def test_snapshot_changes_nothing_and_goes_on_in_another_pack(kit, pack):
@@ -242,16 +242,16 @@ def test_snapshot_changes_nothing_and_goes_on_in_another_pack(kit, pack):
     first = losses(pack, 0, 2)
     snapshot = pack.snapshot(0)
     assert type(snapshot) is bytes
-    evaluated = evaluation(pack, 0).eval_loss
+    evaluated = evaluation(pack, 0).loss
     tokens = step(pack, 0).tokens
     other = kit.pack()
     assert other.open(4, kit.trial, snapshot).step == 2
-    assert evaluation(other, 4).eval_loss == close_to(kit, evaluated)
+    assert evaluation(other, 4).loss == close_to(kit, evaluated)
     record = step(other, 4)
     assert (record.step, record.tokens) == (3, tokens)
     assert [*first, record.train_loss, *losses(other, 4, STEPS - 3)] == close_to(kit, alone(kit))
     losses(pack, 0, STEPS - 3)
-    assert evaluation(pack, 0).eval_loss == close_to(kit, evaluation(other, 4).eval_loss)
+    assert evaluation(pack, 0).loss == close_to(kit, evaluation(other, 4).loss)
 
 
 def test_a_snapshot_goes_on_in_the_slot_that_it_came_from(kit, pack):
@@ -391,7 +391,7 @@ def test_prepared_data_opens_a_pack_that_trains(name, kit, tmp_path):
     assert step(pack, 0).step == 1
     found = evaluation(pack, 0)
     assert len(found.row_losses) == len(pack.evaluate_base().row_losses) == prepared.summary.eval_rows
-    assert math.isfinite(found.eval_loss)
+    assert math.isfinite(found.loss)
 
 
 LIGHT = """

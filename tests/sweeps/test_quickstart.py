@@ -76,7 +76,7 @@ def first_trial(sweep: Path) -> float:
     """The default configuration's best eval_loss."""
     from chaos_runs import record
 
-    return next(trial.best_eval_loss for trial in record(sweep).trials.values() if trial.number == 0)
+    return next(trial.value("eval_loss") for trial in record(sweep).trials.values() if trial.number == 0)
 
 
 def peak_memory(sweep: Path) -> int:

@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from trainables.contract import Evaluation, Failure, Opened, StepRecord
 from trainables.data import dataset
 from trainables.isolation import failure_of, is_sticky, isolated
+from trainables.objective import EVAL_LOSS
 from trainables.packing import adapter_files, kept_evaluation
 from trainables.packing.batches import chunks
 from trainables.packing.dropout import DropoutKey
@@ -211,7 +212,7 @@ def _evaluation(totals: Sequence[float], tokens: tuple[int, ...], hardware: str)
     loss = sum(totals) / sum(tokens)
     if not _finite(loss):
         return Failure(kind="diverged", message=f"eval_loss {loss}")
-    return Evaluation(eval_loss=loss, row_losses=tuple(totals), row_tokens=tokens, hardware=hardware)
+    return Evaluation(metrics={EVAL_LOSS: loss}, row_losses=tuple(totals), row_tokens=tokens, hardware=hardware)
 
 
 def _finite(value: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import uuid
@@ -11,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from trainables.contract import Evaluation, Failure
+from trainables.inputs import json_text
 
 
 def place(cache: Path, *identity: str) -> Path:
@@ -32,14 +34,14 @@ def kept(path: Path | None, evaluate: Callable[[], Evaluation | Failure]) -> Eva
     made = evaluate()
     if isinstance(made, Evaluation):
         with suppress(OSError):
-            _write_whole(path, made.model_dump_json().encode())
+            _write_whole(path, json.dumps(made.document()).encode())
     return made
 
 
 def _read(path: Path) -> Evaluation | None:
-    with suppress(OSError, ValueError):
-        found = Evaluation.model_validate_json(path.read_bytes())
-        if found.row_tokens and math.isclose(found.eval_loss, sum(found.row_losses) / sum(found.row_tokens)):
+    with suppress(OSError, ValueError, TypeError):
+        found = Evaluation.of_document(json_text.parse(path.read_bytes()))
+        if found.row_tokens and math.isclose(found.loss, sum(found.row_losses) / sum(found.row_tokens)):
             return found
     return None
 

@@ -74,12 +74,12 @@ def test_each_preset_that_means_something_trains(architecture: str, tmp_path: Pa
         trial = packs.spec(seed=slot, target_modules=preset)
         assert isinstance(pack.open(slot, trial), Opened), preset
     slots = range(len(means))
-    before = [found.eval_loss for found in pack.evaluate(slots).values()]
+    before = [found.loss for found in pack.evaluate(slots).values()]
     for _ in range(5):
         assert all(isinstance(found, StepRecord) for found in pack.step(slots).values())
     after = pack.evaluate(slots).values()
-    assert all(isinstance(found, Evaluation) and math.isfinite(found.eval_loss) for found in after)
-    assert all(now.eval_loss != then for now, then in zip(after, before, strict=True))
+    assert all(isinstance(found, Evaluation) and math.isfinite(found.loss) for found in after)
+    assert all(now.loss != then for now, then in zip(after, before, strict=True))
 
 
 @pytest.mark.parametrize("architecture", tiny_models.ARCHITECTURES)

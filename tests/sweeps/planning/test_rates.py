@@ -108,7 +108,8 @@ def steps(first: int, last: int, ended: float, each: float, tokens: int = 10) ->
 
 def reported(key: str, history: tuple[StepRecord, ...], time: float) -> TrialReported:
     report = Report(
-        step=history[-1].step, eval_loss=1.0, best_step=history[-1].step, best_eval_loss=1.0, history=history,
+        step=history[-1].step, metrics={"eval_loss": 1.0}, best_step=history[-1].step,
+        best_metrics={"eval_loss": 1.0}, history=history,
         tokens=history[-1].tokens, seconds=history[-1].seconds, peak_memory_bytes=1, trainable_params=1, time=time,
     )  # fmt: skip
     return TrialReported(time=time, trial_key=key, report=report)

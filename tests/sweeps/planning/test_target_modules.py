@@ -14,6 +14,7 @@ from sweeps.record.events import TrialState, first_wins
 from sweeps.record.selection import choose
 from sweeps.report import tables
 from trainables.contract import Target
+from trainables.objective import MIN_EVAL_LOSS
 
 PRESETS = ["attention-qv", "attention", "mlp", "all-linear"]
 SPACE = {"adapter.target_modules": {"choice": PRESETS}, "adapter.r": {"choice": [4, 8]}}
@@ -137,7 +138,7 @@ def test_each_value_is_told_in_one_line_once() -> None:
     assert [event for event, _ in first_wins([*events, *settle(EXPERTS).events(9.0)])] == events
     whole = record([begun(), *events])
     assert tables.notes(whole) == [event.line for event in events]
-    assert all(line in tables.markdown(whole, choose([])) for line in tables.notes(whole))
+    assert all(line in tables.markdown(whole, choose([], MIN_EVAL_LOSS)) for line in tables.notes(whole))
 
 
 def test_names_in_another_order_are_nothing_to_tell() -> None:

@@ -23,7 +23,9 @@ def evaluation(loss: float, rows: int = ROWS) -> Evaluation:
     """Rows of ten tokens, all of them as far from the others as the loss says."""
     losses = HARD[:rows] + 10 * loss - HARD[:rows].mean()
     found = tuple(losses.tolist())
-    return Evaluation(eval_loss=sum(found) / (10 * rows), row_losses=found, row_tokens=(10,) * rows, hardware="cpu f")
+    return Evaluation(
+        metrics={"eval_loss": sum(found) / (10 * rows)}, row_losses=found, row_tokens=(10,) * rows, hardware="cpu f"
+    )
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def trial(folder: SweepFolder, key: str, number: int, loss: float, rows: int = R
     found = evaluation(loss, rows)
     kept = {"step": 3, "adapter_sha256": "0", **found.model_dump()}
     folder.keep(key, "best", 3, {"eval_rows.json": json.dumps(kept).encode()})
-    return [started(key, number), reported(key, 3, found.eval_loss), ended(key, TrialState.COMPLETED)]
+    return [started(key, number), reported(key, 3, found.loss), ended(key, TrialState.COMPLETED)]
 
 
 def separated(folder: SweepFolder, *events: list[Event]) -> Separation:
@@ -55,7 +57,7 @@ def test_the_next_trials_are_compared_with_the_best(folder: SweepFolder) -> None
 def test_the_base_is_compared_too(folder: SweepFolder) -> None:
     start = evaluation(4.5)
     folder.base_rows.write_text(start.model_dump_json())
-    found = separated(folder, [base(start.eval_loss)], trial(folder, "a", 0, 2.0))
+    found = separated(folder, [base(start.loss)], trial(folder, "a", 0, 2.0))
     assert found.trials == ()
     assert found.base is not None
     assert found.base.difference == pytest.approx(2.5)
@@ -102,7 +104,7 @@ def test_files_that_are_spoilt_are_told(folder: SweepFolder, content: str) -> No
 
 
 def test_rows_of_another_step_are_not_believed(folder: SweepFolder) -> None:
-    assert spoilt(folder, evaluation(1.9).model_dump_json()) == "the row losses of t00 are not those of its loss"
+    assert spoilt(folder, json.dumps(evaluation(1.9).document())) == "the row losses of t00 are not those of its loss"
 
 
 def test_an_adapter_that_was_never_kept_has_no_rows(folder: SweepFolder) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from sweep_events import begun, history, reported
+from sweep_events import begun, history, record, reported
 
 from sweeps.record.events import (
     BaseEvaluated,
@@ -29,9 +29,13 @@ from sweeps.record.events import (
     to_line,
 )
 from trainables.contract import Report, StepRecord
+from trainables.objective import Objective
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 TEXT = st.text(max_size=20)
+METRICS = st.dictionaries(TEXT, FINITE, max_size=2).flatmap(
+    lambda more: FINITE.map(lambda loss: more | {"eval_loss": loss})
+)
 SCALARS = st.dictionaries(TEXT, st.booleans() | st.integers(-(2**60), 2**60) | FINITE | TEXT, max_size=4)
 STEPS = st.builds(
     StepRecord,
@@ -46,9 +50,9 @@ STEPS = st.builds(
 REPORTS = st.builds(
     Report,
     step=st.integers(1, 10**9),
-    eval_loss=FINITE,
+    metrics=METRICS,
     best_step=st.integers(1, 10**9),
-    best_eval_loss=FINITE,
+    best_metrics=METRICS,
     history=st.lists(STEPS, max_size=3).map(tuple),
     tokens=st.integers(0, 2**60),
     seconds=FINITE,
@@ -67,7 +71,7 @@ EVENTS: list[st.SearchStrategy[Event]] = [
         device=st.sampled_from(["cpu", "cuda"]),
     ),
     st.builds(DataPrepared, time=FINITE, summary=SCALARS),
-    st.builds(BaseEvaluated, time=FINITE, eval_loss=FINITE, rows=st.integers(1, 10**6), hardware=TEXT),
+    st.builds(BaseEvaluated, time=FINITE, metrics=METRICS, rows=st.integers(1, 10**6), hardware=TEXT),
     st.builds(TrialStarted, time=FINITE, trial_key=TEXT, number=st.integers(0, 10**6), params=SCALARS, spec=TEXT),
     st.builds(TargetSettled, time=FINITE, value=TEXT, same_as=st.none() | TEXT, problem=st.none() | TEXT),
     st.builds(PointInfeasible, time=FINITE, trial_key=TEXT, number=st.integers(0, 10**6), params=SCALARS, reason=TEXT),
@@ -136,7 +140,7 @@ def test_a_line_that_is_no_event_is_refused(line: str | bytes) -> None:
 
 def test_a_report_holds_finite_numbers_only() -> None:
     with pytest.raises(ValidationError):
-        Report.model_validate(reported("a", 3, 1.0).report.model_dump() | {"eval_loss": math.nan})
+        Report.model_validate(reported("a", 3, 1.0).report.model_dump() | {"metrics": {"eval_loss": math.nan}})
     with pytest.raises(ValidationError):
         StepRecord.model_validate(history(1, 1)[0].model_dump() | {"train_loss": math.inf})
 
@@ -147,3 +151,31 @@ def test_a_report_of_an_earlier_version_is_read():
     raw = json.loads(to_line(event))
     assert raw.pop("adapter_sha256") is None
     assert from_line(json.dumps(raw)) == event
+
+
+def test_an_evaluation_of_an_earlier_version_is_read() -> None:
+    report = reported("a", 9, 2.5, best=(3, 2.0)).report
+    old = report.model_dump(exclude={"metrics", "best_metrics"}) | {"eval_loss": 2.5, "best_eval_loss": 2.0}
+    assert Report.model_validate_json(json.dumps(old)) == report
+    line = '{"type": "base_evaluated", "time": 1.0, "eval_loss": 4.5, "rows": 32, "hardware": "cpu float32"}'
+    event = from_line(line)
+    assert isinstance(event, BaseEvaluated) and event.metrics == {"eval_loss": 4.5}
+
+
+def test_metrics_without_a_loss_are_refused() -> None:
+    report = reported("a", 9, 2.5).report.model_dump()
+    with pytest.raises(ValidationError, match="must have eval_loss"):
+        Report.model_validate(report | {"metrics": {"eval_accuracy": 0.5}})
+
+
+@pytest.mark.parametrize(
+    ("config", "objectives"),
+    [
+        ("{}", (Objective(),)),
+        ('{"objective": {"metric": "eval_loss", "mode": "min"}}', (Objective(),)),
+        ('{"objective": {"metric": "eval_accuracy", "mode": "max"}}', (Objective(metric="eval_accuracy", mode="max"),)),
+        ('{"objective": [{"metric": "eval_loss"}, {"metric": "tokens"}]}', (Objective(), Objective(metric="tokens"))),
+    ],
+)
+def test_the_record_knows_the_objectives_of_the_configuration(config: str, objectives: tuple[Objective, ...]) -> None:
+    assert record([SweepStarted(time=0.0, config=config)]).objectives == objectives

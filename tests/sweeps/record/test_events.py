@@ -63,8 +63,8 @@ def test_a_trial_is_what_its_events_say() -> None:
     )
     trial = whole.trials["a"]
     assert (trial.number, trial.params, trial.state) == (3, {"r": 8}, TrialState.STOPPED)
-    assert (trial.step, trial.best_step, trial.best_eval_loss) == (9, 3, 2.0)
-    assert trial.evals == ((3, 2.0), (9, 2.5))
+    assert (trial.step, trial.best_step, trial.value("eval_loss")) == (9, 3, 2.0)
+    assert trial.evals == ((3, {"eval_loss": 2.0}), (9, {"eval_loss": 2.5}))
     assert trial.adapter == "trials/a/best-000003"  # the one of the best step, not of the last
     assert (trial.tokens, trial.seconds, trial.trainable_params) == (900, 4.5, 64)
     assert trial.reason == "stopped by the scheduler"
@@ -73,7 +73,8 @@ def test_a_trial_is_what_its_events_say() -> None:
 
 def test_a_trial_without_a_report_has_no_best() -> None:
     trial = record([started("a"), ended("a", TrialState.DIVERGED)]).trials["a"]
-    assert (trial.step, trial.best_step, trial.best_eval_loss, trial.adapter) == (0, None, math.inf, None)
+    assert (trial.step, trial.best_step, trial.adapter) == (0, None, None)
+    assert math.isnan(trial.value("eval_loss"))
 
 
 def test_the_highest_memory_of_all_reports_is_kept() -> None:
@@ -201,7 +202,7 @@ def test_a_report_that_comes_twice_is_passed_on_once() -> None:
     events: list[Event] = [started("a"), reported("a", 3, 1.0), reported("a", 3, 5.0)]
     assert numbers(events) == [(3, [1, 2, 3])]
     *_, (_, last) = first_wins(events)
-    assert last.trials["a"].best_eval_loss == 1.0
+    assert last.trials["a"].value("eval_loss") == 1.0
 
 
 def test_steps_that_were_trained_again_are_cut_from_the_history() -> None:

@@ -22,7 +22,7 @@ def evaluation(above: float = 0.0, noise: float = 0.0, seed: int = 2, rows: int 
     extra = np.random.default_rng(seed).normal(0, noise, rows) if noise else np.zeros(rows)
     losses = tuple(float(hard + (above + more) * count) for hard, more, count in zip(HARD, extra, tokens, strict=False))
     return Evaluation(
-        eval_loss=sum(losses) / sum(tokens), row_losses=losses, row_tokens=tokens, hardware=f"{on} float32"
+        metrics={"eval_loss": sum(losses) / sum(tokens)}, row_losses=losses, row_tokens=tokens, hardware=f"{on} float32"
     )
 
 
@@ -32,7 +32,7 @@ BEST = evaluation()
 def separated(best: Evaluation | str = BEST, base: Evaluation | None = None, **others: Evaluation | str) -> Separation:
     def gap(other: Evaluation | str) -> float:
         if isinstance(other, Evaluation) and isinstance(best, Evaluation):
-            return other.eval_loss - best.eval_loss
+            return other.loss - best.loss
         return 0.5
 
     found: dict[str, Evaluation | str] = {**others} if base is None else {**others, "base": base}
@@ -60,7 +60,7 @@ def test_one_configuration_run_twice_is_no_win() -> None:
     told = 0
     for trial in range(100):
         one, other = evaluation(0, 0.3, 2 * trial), evaluation(0, 0.3, 2 * trial + 1)
-        worse, better = sorted([one, other], key=lambda found: -found.eval_loss)
+        worse, better = sorted([one, other], key=lambda found: -found.loss)
         told += bool(separated(better, a=worse).trials[0].apart)
     # Either of the two may be the better one, so both tails count: 5 expected, 14 is beyond four standard deviations.
     assert told < 14

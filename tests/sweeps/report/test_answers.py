@@ -9,6 +9,7 @@ from sweeps.record.events import Event, SweepRecord, TrialState
 from sweeps.record.selection import choose
 from sweeps.record.separation import Compared, Separation
 from sweeps.report import answers
+from trainables.objective import MIN_EVAL_LOSS
 
 EVENTS: list[Event] = [
     started("a", 0),
@@ -39,7 +40,7 @@ UNTOLD = Compared("a", 0.75, None, None, "1 evaluation row, at least 10 are need
 
 
 def against_base(found: SweepRecord, compared: Compared | None = None) -> str | None:
-    return answers.against_base(found, choose(found.trials.values()), separation(against=compared))
+    return answers.against_base(found, choose(found.trials.values(), found.objective), separation(against=compared))
 
 
 def test_the_best_is_compared_with_the_base() -> None:
@@ -82,22 +83,22 @@ def test_a_gain_on_the_base_that_may_be_chance_for_all_that_is_known_is_no_win()
 
 def test_without_base_or_best_there_is_nothing_to_compare() -> None:
     assert against_base(sweep()) is None
-    assert answers.against_base(record([base(2.0)]), choose([])) is None
+    assert answers.against_base(record([base(2.0)]), choose([], MIN_EVAL_LOSS)) is None
 
 
 def test_trials_that_have_not_ended_and_are_lower_are_named() -> None:
     found = sweep(started("d", 3), reported("d", 3, 1.125), ended("d", TrialState.PAUSED, "interrupted"))
-    told = answers.unfinished(found, choose(found.trials.values()))
+    told = answers.unfinished(found, choose(found.trials.values(), found.objective))
     assert told == "the best of the trials that have ended; lower so far: t03 1.1250"
-    assert answers.unfinished(sweep(), choose(sweep().trials.values())) is None
-    assert answers.unfinished(found, choose([])) is None
+    assert answers.unfinished(sweep(), choose(sweep().trials.values(), sweep().objective)) is None
+    assert answers.unfinished(found, choose([], MIN_EVAL_LOSS)) is None
 
 
 # Against the next ones
 
 
 def against_next(found: Separation | None) -> list[str]:
-    return answers.against_next(sweep(), choose(sweep().trials.values()), found)
+    return answers.against_next(sweep(), choose(sweep().trials.values(), sweep().objective), found)
 
 
 def test_a_best_that_is_apart_from_the_next_says_by_how_much() -> None:
@@ -149,7 +150,9 @@ def test_nothing_is_said_of_nothing() -> None:
 
 
 def compared(found: SweepRecord, starts_with_default: bool = True, is_outside: bool = False) -> str | None:
-    return answers.against_default(found, choose(found.trials.values()), starts_with_default, is_outside)
+    return answers.against_default(
+        found, choose(found.trials.values(), found.objective), starts_with_default, is_outside
+    )
 
 
 def test_the_best_is_compared_with_the_default() -> None:
@@ -160,7 +163,7 @@ def test_the_best_is_compared_with_the_default() -> None:
 
 def test_with_the_interval_of_the_default_where_it_is_known() -> None:
     found = separation(Compared("a", 0.75, 0.6, 0.9))
-    told = answers.against_default(sweep(), choose(sweep().trials.values()), True, separation=found)
+    told = answers.against_default(sweep(), choose(sweep().trials.values(), sweep().objective), True, separation=found)
     assert (told or "").endswith("0.7500 lower (38%), 97.5% interval 0.6000 to 0.9000 on 32 rows")
 
 

@@ -71,7 +71,7 @@ def test_a_note_stands_below_the_table() -> None:
 
 def test_markdown_begins_with_the_answer() -> None:
     found = sweep()
-    lines = tables.markdown(found, choose(found.trials.values())).splitlines()
+    lines = tables.markdown(found, choose(found.trials.values(), found.objective)).splitlines()
     assert lines[0].startswith("**Best: t01, eval_loss 1.2500** at step 9 (r 8, lora_alpha 32,")
     assert lines[2] == "| trial | r | lora_alpha | target_modules | learning_rate | steps | best_eval_loss | state |"
     assert len(lines) == 4 + 4
@@ -82,7 +82,7 @@ def test_the_base_is_the_last_row() -> None:
     found = sweep(base(4.57114))
     last = text(tables.terminal(found, tables.order(found))).splitlines()[-1]
     assert last.split() == ["base", "0", "4.5711", "0", "no", "adapter"]
-    assert tables.markdown(found, choose(found.trials.values())).splitlines()[-1] == (
+    assert tables.markdown(found, choose(found.trials.values(), found.objective)).splitlines()[-1] == (
         "| base |  |  |  |  | 0 | 4.5711 | no adapter |"
     )
 
@@ -94,7 +94,7 @@ def test_whether_a_trial_is_apart_from_the_best_is_a_column() -> None:
     assert lines[0].endswith("state       differs")
     ends = {line.split()[0]: line.split()[-1] for line in lines[1:]}
     assert ends == {"t01": "COMPLETED", "t00": "no", "t02": "DIVERGED", "t03": "FAILED", "base": "yes"}
-    note = tables.markdown(found, choose(found.trials.values()), separation).splitlines()
+    note = tables.markdown(found, choose(found.trials.values(), found.objective), separation).splitlines()
     rows = [line for line in note if line.startswith("|")]
     assert rows[0].endswith("| state | differs |")
     assert [row.split("|")[-2].strip() for row in rows[2:]] == ["", "no", "", "", "yes"]
@@ -107,12 +107,14 @@ def test_there_is_no_column_where_nothing_can_be_told() -> None:
     found = sweep()
     separation = Separation(1, 0.975, (Compared("a", 0.75, None, None, "1 evaluation row"),), None, 0)
     assert "differs" not in text(tables.terminal(found, tables.order(found), None, separation))
-    assert "differs" not in tables.markdown(found, choose(found.trials.values()), separation)
+    assert "differs" not in tables.markdown(found, choose(found.trials.values(), found.objective), separation)
 
 
 def test_markdown_says_why_there_is_no_best() -> None:
     found = record([started("a"), ended("a", TrialState.FAILED)])
-    assert tables.markdown(found, choose(found.trials.values())).startswith("No best trial: no trial completed")
+    assert tables.markdown(found, choose(found.trials.values(), found.objective)).startswith(
+        "No best trial: no trial completed"
+    )
 
 
 # Lines

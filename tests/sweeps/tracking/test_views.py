@@ -12,12 +12,13 @@ from sweep_events import begun, ended, record, reported, started
 from sweeps.record.events import TrialState
 from sweeps.report.tables import ending
 from sweeps.tracking.views import MOST_AXES, shared_view
+from trainables.objective import MIN_EVAL_LOSS, Objective
 
 PARAMS = ["r", "lora_alpha", "target_modules", "learning_rate"]
 
 
-def state(params: list[str]) -> dict:
-    document = json.loads(shared_view("demo", "abc", params, 1.5))
+def state(params: list[str], objective: Objective = MIN_EVAL_LOSS) -> dict:
+    document = json.loads(shared_view("demo", "abc", params, objective, 1.5))
     assert (document["name"], document["createdAt"], document["updatedAt"]) == ("demo", 1500, 1500)
     kind, packed = document["state"].split(";")
     assert kind == "deflate"
@@ -70,4 +71,11 @@ def test_a_large_space_keeps_its_axes_apart():
 )
 def test_a_trials_note_begins_with_what_is_asked_first(events, line):
     end = ended("a", TrialState.STOPPED, "by the scheduler")
-    assert ending(record([begun(), started("a"), *events, end]).trials["a"]) == line
+    assert ending(record([begun(), started("a"), *events, end]).trials["a"], "eval_loss") == line
+
+
+def test_where_higher_is_better_the_highest_come_first():
+    view = state(PARAMS, Objective(metric="eval_accuracy", mode="max"))
+    assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`best_eval_accuracy`", False)
+    assert "metrics.`best_eval_accuracy`" in view["selectedColumns"]
+    assert [chart["selectedMetrics"] for chart in charts(view, "PARALLEL")] == [["best_eval_accuracy"]]

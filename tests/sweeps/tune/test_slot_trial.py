@@ -36,9 +36,10 @@ def taken_up(folder, monkeypatch, report: Report | None) -> tuple[SlotTrial, lis
     sweep.keep("a", "snapshot", 3, snapshots.files(progress, b"weights"))
     monkeypatch.setattr(SlotTrial, "_reach", lambda self, target: targets.append(target))
     trial = object.__new__(SlotTrial)
-    reported = {"step": report.step if report else 0, "best_step": 0, "best_eval_loss": None}
+    reported = {"step": report.step if report else 0, "best_step": 0, "best_metrics": None}
     trial._take_up(
         {"trial_key": "a", "spec": "", "points": [3, 9], "dir": str(folder), "disk_bytes": None, "reported": reported}
+        | {"objective": {"metric": "eval_loss", "mode": "min"}}
     )
     trial._is_open = True
     return trial, targets
@@ -52,8 +53,8 @@ def test_a_trial_that_was_not_evaluated_at_its_report_point_is_evaluated_there_f
 
 def test_a_trial_that_reported_goes_on_to_its_next_report_point(tmp_path, monkeypatch):
     report = Report(
-        step=3, eval_loss=1.0, best_step=3, best_eval_loss=1.0, history=(), tokens=1, seconds=1.0,
-        peak_memory_bytes=0, trainable_params=1, time=0.0,
+        step=3, metrics={"eval_loss": 1.0}, best_step=3, best_metrics={"eval_loss": 1.0}, history=(),
+        tokens=1, seconds=1.0, peak_memory_bytes=0, trainable_params=1, time=0.0,
     )  # fmt: skip
     trial, targets = taken_up(tmp_path, monkeypatch, report)
     trial._train()

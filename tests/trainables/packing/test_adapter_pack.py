@@ -44,7 +44,7 @@ def test_trial_computes_the_same_alone_and_with_three_different_neighbours(quant
         pack.open(slot, neighbour)
     pack.open(3, TRIAL)
     assert packs.losses(pack, 3, 10, (0, 1, 2)) == pytest.approx(expected, abs=FP32)
-    assert evaluation(pack, 3).eval_loss == pytest.approx(evaluation(solo, 0).eval_loss, abs=FP32)
+    assert evaluation(pack, 3).loss == pytest.approx(evaluation(solo, 0).loss, abs=FP32)
 
 
 def test_trial_computes_the_same_while_neighbours_join_and_leave():
@@ -222,7 +222,7 @@ def test_eval_loss_is_the_mean_over_completion_tokens_and_holds_every_row():
     expected = [row_loss(packs.base().model, row) for row in rows]  # B is zero before the first step
     assert found.row_losses == pytest.approx(expected, abs=1e-4)
     assert found.row_tokens == tuple(row.labels for row in rows)
-    assert found.eval_loss == pytest.approx(sum(expected) / sum(found.row_tokens), abs=FP32)
+    assert found.loss == pytest.approx(sum(expected) / sum(found.row_tokens), abs=FP32)
 
 
 @torch.no_grad()

@@ -58,7 +58,7 @@ def test_a_pass_that_does_not_fit_is_no_exception(monkeypatch):
 
 # On disk
 
-EVALUATION = Evaluation(eval_loss=2.0, row_losses=(6.0, 4.0), row_tokens=(2, 3), hardware="cpu float32")
+EVALUATION = Evaluation(metrics={"eval_loss": 2.0}, row_losses=(6.0, 4.0), row_tokens=(2, 3), hardware="cpu float32")
 
 
 def never() -> Evaluation:
@@ -91,7 +91,7 @@ def test_a_damaged_file_is_made_again(tmp_path, content):
 
 def test_a_loss_that_is_not_that_of_its_rows_is_not_believed(tmp_path):
     path = tmp_path / "kept.json"
-    path.write_text(json.dumps(EVALUATION.model_dump() | {"eval_loss": 0.1}))
+    path.write_text(json.dumps(EVALUATION.document() | {"eval_loss": 0.1}))
     assert kept_evaluation.kept(path, lambda: EVALUATION) == EVALUATION
 
 

@@ -1,0 +1,42 @@
+"""Which of two values is better, and what is said of their difference."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from trainables.objective import Objective
+
+LOWEST = Objective(metric="eval_loss", mode="min")
+HIGHEST = Objective(metric="eval_accuracy", mode="max")
+
+
+@pytest.mark.parametrize(("objective", "better", "worse"), [(LOWEST, 1.0, 2.0), (HIGHEST, 2.0, 1.0)])
+def test_the_mode_says_which_value_is_better(objective, better, worse):
+    assert objective.is_better(better, worse) and not objective.is_better(worse, better)
+    assert objective.loss(better) < objective.loss(worse)
+    assert objective.gain(worse, better) == 1.0 == -objective.gain(better, worse)
+    assert objective.is_better(worse, objective.worst)
+
+
+@pytest.mark.parametrize("objective", [LOWEST, HIGHEST])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_value_that_is_not_finite_ranks_last(objective, value):
+    assert objective.loss(value) == math.inf
+
+
+@pytest.mark.parametrize("objective", [LOWEST, HIGHEST])
+def test_nothing_is_better_than_itself_and_a_nan_than_nothing(objective):
+    assert not objective.is_better(1.0, 1.0)
+    assert not objective.is_better(math.nan, 1.0)
+
+
+def test_a_gain_is_said_in_the_direction_of_the_metric():
+    assert [LOWEST.words(0.75), LOWEST.words(-0.25)] == ["0.7500 lower", "0.2500 higher"]
+    assert [HIGHEST.words(0.75), HIGHEST.words(-0.25)] == ["0.7500 higher", "0.2500 lower"]
+
+
+def test_an_evaluation_without_the_metric_is_refused_by_its_name():
+    with pytest.raises(ValueError, match="the objective is eval_accuracy, and the evaluation gives eval_loss only"):
+        HIGHEST.of({"eval_loss": 1.0})

@@ -1,0 +1,59 @@
+"""What decides which trial is better: a metric by its name, and whether a lower or a higher value of it is better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+from trainables.specs import Spec
+
+Direction = Literal["min", "max"]
+EVAL_LOSS = "eval_loss"
+"""Total negative log-likelihood of the evaluation rows' completion tokens / number of those tokens."""
+
+COSTS = ("trainable_params", "tokens", "seconds", "peak_memory_bytes")
+"""What each report says beside the metrics of its evaluation. The lower, the better."""
+
+
+class Objective(Spec):
+    """What decides which trial is better."""
+
+    metric: str = EVAL_LOSS
+    """A metric that the trainable offers (its METRICS). eval_loss is the total negative log-likelihood of the
+    evaluation rows' completion tokens / number of those tokens."""
+    mode: Direction = "min"
+    """Whether a lower or a higher value is better."""
+
+    @property
+    def worst(self) -> float:
+        """The value that every other one is better than."""
+        return math.inf if self.mode == "min" else -math.inf
+
+    def of(self, metrics: Mapping[str, float]) -> float:
+        """The metric's value. Raises ValueError when it is not there."""
+        if self.metric not in metrics:
+            raise ValueError(f"the objective is {self.metric}, and the evaluation gives {', '.join(metrics)} only")
+        return metrics[self.metric]
+
+    def is_better(self, value: float, than: float) -> bool:
+        """Whether `value` is the better one; a NaN never is."""
+        return value < than if self.mode == "min" else value > than
+
+    def loss(self, value: float) -> float:
+        """The value, or its negative where higher is better: the lower the better. Infinite when it is not finite."""
+        if not math.isfinite(value):
+            return math.inf
+        return value if self.mode == "min" else -value
+
+    def gain(self, before: float, after: float) -> float:
+        """How much better `after` is; negative where it is worse."""
+        return before - after if self.mode == "min" else after - before
+
+    def words(self, gain: float) -> str:
+        """The gain in words: "0.7500 lower"."""
+        is_lower = (gain >= 0) == (self.mode == "min")
+        return f"{abs(gain):.4f} {'lower' if is_lower else 'higher'}"
+
+
+MIN_EVAL_LOSS = Objective()
