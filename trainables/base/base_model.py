@@ -1,8 +1,7 @@
 """The frozen base model: loaded, quantised once per machine, cached, and guarded.
 
-The cache holds one folder per (source, revision, quantisation, compute type). A folder appears whole, by rename, under
-a file lock, so two sweeps that start at once make it once. Of a hub model it says which commit it was made from: the
-branch may have moved since.
+The cache holds one folder per (source, revision, quantisation, compute type). A file lock and a rename let it appear
+whole, and once when two sweeps start together. The folder of a hub model names its commit, since the branch may move.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from trainables.specs import QuantizationSpec, TrialSpec
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 
 ORIGIN = "origin.json"
 """The file in a folder of the cache that says which commit of a hub model it was made from."""
