@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from trainables.inputs.legible import Words
-from trainables.objective import EVAL_LOSS
+from trainables.objective import EVAL_LOSS, Metrics, named_metrics
 from trainables.specs import Spec, TrialSpec
 
 Device = Literal["cpu", "cuda"]
@@ -46,29 +46,6 @@ class StepRecord(Spec):
     """When the step ended, in seconds since the epoch."""
 
 
-def _has_loss(metrics: dict[str, float]) -> dict[str, float]:
-    if EVAL_LOSS not in metrics:
-        raise ValueError(f"must have {EVAL_LOSS}")
-    return metrics
-
-
-Metrics = Annotated[dict[str, float], AfterValidator(_has_loss)]
-"""Name -> value. `eval_loss` is always there."""
-
-
-def named_metrics(raw: Any, names: Mapping[str, str]) -> Any:
-    """What earlier versions wrote, with each bare eval_loss in a mapping of metrics.
-
-    Args:
-        raw: what is validated.
-        names: old field -> the field that is a mapping of metrics now.
-    """
-    if not isinstance(raw, Mapping) or not names.keys() & raw.keys():
-        return raw
-    kept = {key: value for key, value in raw.items() if key not in names}
-    return kept | {new: {EVAL_LOSS: raw[old]} for old, new in names.items() if old in raw}
-
-
 class Evaluation(Spec):
     """One evaluation of one slot on the sweep's fixed rows."""
 
@@ -98,11 +75,7 @@ class Evaluation(Spec):
 
     @classmethod
     def of_document(cls, raw: Mapping[str, Any]) -> Evaluation:
-        """The loss and the rows in what `document` gave, whatever else stands there.
-
-        Raises:
-            ValueError, TypeError: they cannot be read.
-        """
+        """The loss and the rows in what `document` gave. Raises ValueError or TypeError when they cannot be read."""
         return cls.model_validate({key: raw[key] for key in (EVAL_LOSS, *cls.model_fields) if key in raw})
 
 
@@ -170,11 +143,10 @@ class Summary(Spec):
         """What memory and time depend on; None where there are no rows."""
         if not self.train_rows or not self.train_tokens:
             return None
-        labelled = self.labelled_tokens / self.train_tokens if self.labelled_tokens else 1.0
         return RowShape(
             longest=max(1, self.longest_row),
             mean=self.train_tokens / self.train_rows,
-            labelled=labelled,
+            labelled=self.labelled_tokens / self.train_tokens if self.labelled_tokens else 1.0,
             train_rows=self.train_rows,
             eval_rows=self.eval_rows,
         )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator
 
 from trainables.specs import Spec
 
@@ -57,3 +59,26 @@ class Objective(Spec):
 
 
 MIN_EVAL_LOSS = Objective()
+
+
+def _has_loss(metrics: dict[str, float]) -> dict[str, float]:
+    if EVAL_LOSS not in metrics:
+        raise ValueError(f"must have {EVAL_LOSS}")
+    return metrics
+
+
+Metrics = Annotated[dict[str, float], AfterValidator(_has_loss)]
+"""Name -> value. `eval_loss` is always there."""
+
+
+def named_metrics(raw: Any, names: Mapping[str, str]) -> Any:
+    """What earlier versions wrote, with each bare eval_loss in a mapping of metrics.
+
+    Args:
+        raw: what is validated.
+        names: old field -> the field that is a mapping of metrics now.
+    """
+    if not isinstance(raw, Mapping) or not names.keys() & raw.keys():
+        return raw
+    kept = {key: value for key, value in raw.items() if key not in names}
+    return kept | {new: {EVAL_LOSS: raw[old]} for old, new in names.items() if old in raw}

@@ -18,9 +18,9 @@ from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
 from sweeps.config.passwords import without_passwords
 from sweeps.config.points import Scalar
-from trainables.contract import Device, Metrics, Report, StepRecord, named_metrics
+from trainables.contract import Device, Report, StepRecord
 from trainables.inputs.legible import Words
-from trainables.objective import COSTS, EVAL_LOSS, MIN_EVAL_LOSS, Objective
+from trainables.objective import COSTS, EVAL_LOSS, MIN_EVAL_LOSS, Metrics, Objective, named_metrics
 from trainables.specs import Spec
 
 Told = Annotated[Words, AfterValidator(without_passwords)]

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from sweeps.record.folder import SweepFolder
-from trainables.contract import Metrics, Report, StepRecord, named_metrics
+from trainables.contract import Report, StepRecord
+from trainables.objective import Metrics, named_metrics
 from trainables.specs import Spec
 
 KEPT = 2
