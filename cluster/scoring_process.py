@@ -2,7 +2,8 @@
 
 The caller never imports torch, and the memory is given back at the end. Only pydantic objects and bytes pass between
 the two. The process does not import the caller's script, as multiprocessing's would, so that one needs no `__main__`
-guard. It starts several times faster than Ray on this machine would: see `docs/promotion.md`.
+guard. A Ray of this machine's own could run the host too, but takes longer to start: from the start to the first answer
+it took 21 to 39 s, this process 0.4 to 1.0 s (Ray 2.60, 2 busy CPU cores, four times each).
 """
 
 from __future__ import annotations
