@@ -14,8 +14,9 @@ Direction = Literal["min", "max"]
 EVAL_LOSS = "eval_loss"
 """Total negative log-likelihood of the evaluation rows' completion tokens / number of those tokens."""
 
-COSTS = ("trainable_params", "tokens", "seconds", "peak_memory_bytes")
-"""What each report says beside the metrics of its evaluation. The lower, the better."""
+COSTS = ("trainable_params",)
+"""What a report says of the trial itself, beside the metrics of its evaluation: a second objective, the lower the
+better. Tokens and seconds are no such thing: a trial that is stopped early has fewer."""
 
 
 class Objective(Spec):

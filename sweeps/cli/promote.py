@@ -25,7 +25,9 @@ def promote(  # noqa: PLR0913 - its options
     top: Annotated[int | None, typer.Option(help="Candidates that are evaluated again; 3 if not given.")] = None,
     alias: Annotated[str | None, typer.Option(help="The alias that moves; champion if not given.")] = None,
     min_gain: Annotated[float | None, typer.Option(help="How much lower the loss must be; 0 if not given.")] = None,
-    metric: Annotated[str | None, typer.Option(help="What ranks the candidates; eval_loss if not given.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="What ranks the candidates; the sweep's objective if not given.")
+    ] = None,
     eval_data: Annotated[Path | None, typer.Option(help="Rows that decide; data.test if not given.")] = None,
     trial: Annotated[str | None, typer.Option(metavar="KEY", help="The only candidate: a key, or t03.")] = None,
     tracking_uri: Store = None,

@@ -18,6 +18,7 @@ from trainables import registry
 from trainables.contract import Preview, Trainable
 from trainables.errors import NotTrainable
 from trainables.inputs import paths
+from trainables.objective import COSTS
 from trainables.specs import AdapterSpec, TrainingSpec, TrialSpec
 
 _FIELDS = [f"adapter.{name}" for name in AdapterSpec.model_fields] + [
@@ -40,15 +41,25 @@ def find_trainable(raw: Mapping[str, Any], config: SweepConfig) -> tuple[Trainab
         return None, [f"trainable: {error}"]
 
 
-def objective(config: SweepConfig, trainable: Trainable) -> list[str]:
-    """What is wrong with the objective: a metric that the trainable does not offer, or the other direction."""
-    metric, mode, offered = config.objective.metric, config.objective.mode, registry.metrics(trainable)
-    if metric not in offered:
-        return [f"objective.metric: {messages.unknown('metric', metric, offered)}"]
-    if mode != offered[metric]:
-        better = "lower" if mode == "max" else "higher"
-        return [f"objective.mode: {mode}: a {better} {metric} is better: write mode: {offered[metric]}"]
-    return []
+def objectives(config: SweepConfig, trainable: Trainable) -> list[str]:
+    """What is wrong with the objectives: a metric that the trainable does not offer, the other direction, a repeat."""
+    offered = dict(registry.metrics(trainable))
+    wrong, named = [], set()
+    for place, objective in enumerate(config.objectives):
+        field = f"objective.{place}" if isinstance(config.objective, tuple) else "objective"
+        # Of a cost no step is the best, and no trial worth stopping.
+        known = {**offered, **dict.fromkeys(COSTS, "min")} if place else offered
+        metric, mode = objective.metric, objective.mode
+        if metric not in known:
+            later = "; it may be a second objective, in a list" if metric in COSTS else ""
+            wrong.append(f"{field}.metric: {messages.unknown('metric', metric, known)}{later}")
+        elif mode != known[metric]:
+            better = "lower" if mode == "max" else "higher"
+            wrong.append(f"{field}.mode: {mode}: a {better} {metric} is better: write mode: {known[metric]}")
+        elif metric in named:
+            wrong.append(f"{field}.metric: {metric} is an objective already: name another, or leave this one out")
+        named.add(metric)
+    return wrong
 
 
 def searched_fields(config: SweepConfig, space: SearchSpace, trainable: Trainable | None) -> list[str]:

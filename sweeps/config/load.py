@@ -77,7 +77,7 @@ def load(file: str, changes: Sequence[str], folder: Path) -> Sweep:
         space = checks.with_base(config, space)
         wrong += checks.searched_fields(config, space, trainable)
         wrong += checks.fields_together(space) if not space_mistakes else []
-    wrong += checks.objective(config, trainable) if trainable is not None else []
+    wrong += checks.objectives(config, trainable) if trainable is not None else []
     preview, mistakes = checks.local_files(raw, config, trainable) if trainable is not None else (Preview(), [])
     wrong += mistakes
     resolved = _with_tracking_uri(config.model_copy(update={"storage": _absolute(config.storage, folder)}), folder)

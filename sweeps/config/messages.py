@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -174,6 +174,8 @@ def _keys(path: Sequence[str], raw: Mapping[str, Any]) -> list[str]:
         return sorted(components.keys(_KINDS[path[0]], name)) if known else ["kind"]
     model: type[BaseModel] | None = SweepConfig
     for part in path:
+        if part.isdecimal():
+            continue  # an item of a list
         model = _model(model.model_fields[part].annotation) if model and part in model.model_fields else None
     return list(model.model_fields) if model is not None else []
 
@@ -181,4 +183,5 @@ def _keys(path: Sequence[str], raw: Mapping[str, Any]) -> list[str]:
 def _model(annotation: Any) -> type[BaseModel] | None:
     """The Spec in an annotation such as `ModelSpec | None`."""
     branches = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    branches = tuple(get_args(branch)[0] if get_origin(branch) is Annotated else branch for branch in branches)
     return next((b for b in branches if isinstance(b, type) and issubclass(b, BaseModel)), None)

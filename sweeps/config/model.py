@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from cluster import gpus
 from search_spaces.space import PORTFOLIO
@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 else:
     Scheduler = components.config_type("schedulers")
     Search = components.config_type("searchers")
+
+Objectives = Annotated[
+    Annotated[Objective, Tag("one")]
+    | Annotated[tuple[Objective, ...], Field(strict=False, min_length=1), Tag("several")],
+    Discriminator(lambda section: "several" if isinstance(section, list | tuple) else "one"),
+]
 
 _UNIT_BYTES = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
 _MOST_BYTES = 10**18
@@ -153,8 +159,8 @@ class Promotion(Spec):
     """The alias that moves to the winner."""
     min_gain: Annotated[float, Field(ge=0)] = 0.0
     """How much lower its loss must be than the base's and the champion's, in nats per completion token."""
-    metric: Annotated[str, Field(min_length=1)] = "eval_loss"
-    """The candidates are those with the lowest best value of it."""
+    metric: Annotated[str, Field(min_length=1)] | None = None
+    """The candidates are those with the best value of it; the sweep's objective when left out."""
 
 
 class SweepConfig(Spec):
@@ -172,7 +178,9 @@ class SweepConfig(Spec):
     search_space: str | dict[str, Any] = "lora_core"
     """A space of search_spaces/, or a mapping from fields of adapter and training to domains; `portfolio` in it lists
     points to try first."""
-    objective: Objective = MIN_EVAL_LOSS
+    objective: Objectives = MIN_EVAL_LOSS
+    """One metric with its mode, or a list of several: the first one stops trials early and chooses the best step, and
+    the sweep's answer is the trials that no other one is better than in all of them."""
     budget: Budget = Budget()
     scheduler: Scheduler = Field(default_factory=lambda: components.default("schedulers"))
     searcher: Search = Field(default_factory=lambda: components.default("searchers"))
@@ -187,7 +195,7 @@ class SweepConfig(Spec):
     @property
     def objectives(self) -> tuple[Objective, ...]:
         """What decides which trial is better: the first one, and where there are more, none alone."""
-        return (self.objective,)
+        return self.objective if isinstance(self.objective, tuple) else (self.objective,)
 
     @property
     def base(self) -> TrialSpec:

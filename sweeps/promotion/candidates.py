@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sweeps.config.messages import did_you_mean
-from sweeps.config.model import Promotion as Policy
+from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError, SweepError
 from sweeps.promotion.context import Context
 from sweeps.record import digests
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
+from trainables import registry
 from trainables.contract import Evaluation
+from trainables.errors import NotTrainable
+from trainables.objective import Direction, Objective
 from trainables.scoring import requests
 from trainables.specs import TrialSpec
 
@@ -49,12 +52,44 @@ class Candidates:
         return next(candidate for candidate in self.each if candidate.label == label)
 
 
-def choose(sweep: TrackedSweep, policy: Policy, trial: str | None, force: bool) -> list[TrialRun]:
-    """Chooses the `policy.top` best ranked trials, best first, or the one that `trial` names. Pure.
+def ranking(config: SweepConfig, metric: str | None, trial: str | None) -> Objective:
+    """What ranks the candidates: the metric that is named, else the sweep's objective. Pure.
+
+    Args:
+        config: the sweep's.
+        metric: of the policy.
+        trial: the candidate that is named, if one is.
+
+    Raises:
+        SweepError: the sweep has several objectives, and nothing says which of its trials is wanted.
+    """
+    objectives = config.objectives
+    if metric is None and len(objectives) > 1 and trial is None:
+        names = " and ".join(objective.metric for objective in objectives)
+        raise SweepError(
+            f"the sweep has several objectives ({names}), and no trial is the best in all of them: choose one of its "
+            "Pareto set with --trial KEY, or rank by one metric with --metric NAME"
+        )
+    if metric is None:
+        return objectives[0]
+    known = {objective.metric: objective for objective in objectives}
+    return known.get(metric) or Objective(metric=metric, mode=_direction(config.trainable, metric))
+
+
+def _direction(trainable: str, metric: str) -> Direction:
+    try:
+        return registry.metrics(registry.find(trainable)).get(metric, "min")
+    except NotTrainable:
+        return "min"
+
+
+def choose(sweep: TrackedSweep, objective: Objective, top: int, trial: str | None, force: bool) -> list[TrialRun]:
+    """Chooses the `top` best ranked trials, best first, or the one that `trial` names. Pure.
 
     Args:
         sweep: the sweep and its trials.
-        policy: says metric and number.
+        objective: see `ranking`.
+        top: how many.
         trial: a trial's key, or its number as tables show it (t03).
         force: the trial that is named may be one that is not ranked.
 
@@ -62,8 +97,8 @@ def choose(sweep: TrackedSweep, policy: Policy, trial: str | None, force: bool) 
         SweepError: no trial, or not the named one, may be promoted.
     """
     if trial is not None:
-        return [_named(sweep, policy.metric, trial, force)]
-    metric = policy.metric
+        return [_named(sweep, objective.metric, trial, force)]
+    metric = objective.metric
     if sweep.trials and (metric == "step" or all(math.isnan(each.best(metric)) for each in sweep.trials)):
         named = {key.removeprefix("best_") for each in sweep.trials for key in each.metrics if key.startswith("best_")}
         known = sorted(named - {"step"})
@@ -77,7 +112,7 @@ def choose(sweep: TrackedSweep, policy: Policy, trial: str | None, force: bool) 
             f"{sweep.sweep_id}: no trial may be promoted: one must be COMPLETED or STOPPED, with a finite "
             f"best_{metric} and its adapter in MLflow ({states})"
         )
-    return sorted(ranked, key=lambda each: (each.best(metric), each.number))[: policy.top]
+    return sorted(ranked, key=lambda each: (objective.loss(each.best(metric)), each.number))[:top]
 
 
 def _named(sweep: TrackedSweep, metric: str, trial: str, force: bool) -> TrialRun:
@@ -105,9 +140,9 @@ def fetch(context: Context, trials: Sequence[TrialRun]) -> Candidates:
     forced = [
         context.force(f"{trial.label} is {trial.state}")
         for trial in trials
-        if not trial.is_ranked(context.policy.metric)
+        if not trial.is_ranked(context.objective.metric)
     ]
-    metric = context.policy.metric
+    metric = context.objective.metric
     context.say(
         f"candidates by best {metric}: " + ", ".join(f"{each.label} {each.best(metric):.4f}" for each in trials)
     )

@@ -15,6 +15,7 @@ from sweeps.errors import ConfigError, SweepError
 from sweeps.tracking.lookup import Lookup, TrackedSweep
 from sweeps.tracking.registry import Registry
 from sweeps.tracking.stores import Place
+from trainables.objective import Objective
 
 Say = Callable[[str], None]
 """Shows one line to the user."""
@@ -43,6 +44,8 @@ class Context:
 
     request: PromotionRequest
     policy: Policy
+    objective: Objective
+    """What ranks the candidates."""
     model: str
     """The registered model's name."""
     sweep: TrackedSweep

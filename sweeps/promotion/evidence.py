@@ -15,6 +15,7 @@ from sweeps.promotion.content import Content
 from sweeps.promotion.context import Context
 from sweeps.promotion.gate import CHAMPION, Verdict
 from sweeps.tracking.registry import IDENTITY, Version
+from trainables.objective import EVAL_LOSS
 from trainables.scoring import requests
 from trainables.scoring.requests import Answer, Request, Scores
 
@@ -70,7 +71,7 @@ def _confirmed(candidate: Candidate, answer: Answer) -> str:
     reported, scores = candidate.reported, answer.scores[candidate.label]
     before = Scores(row_losses=reported.row_losses, row_tokens=reported.row_tokens)
     agreement = gate.agreement(before, reported.hardware, scores, answer.hardware)
-    claimed = candidate.trial.metrics.get("best_eval_loss")
+    claimed = candidate.trial.metrics.get(f"best_{EVAL_LOSS}")
     if not agreement.holds or (claimed is not None and not abs(claimed - scores.loss) <= agreement.tolerance):
         raise SweepError(
             f"{candidate.label}: evaluates to {scores.loss:.5f} and reported {claimed or math.nan:.5f}; its rows "

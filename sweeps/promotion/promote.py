@@ -94,7 +94,7 @@ def promote(
     with answering(request.place.uri):
         context = _context(request, say)
         champion = content.find_champion(context)
-        trials = candidates.choose(context.sweep, context.policy, request.trial, request.force)
+        trials = candidates.choose(context.sweep, context.objective, context.policy.top, request.trial, request.force)
         fetched = candidates.fetch(context, trials)
         with scored_by(candidates.base_of(context.sweep, fetched), request.address) as scored:
             checked = content.check(context, champion, scored)
@@ -135,9 +135,10 @@ def _context(request: PromotionRequest, say: Say) -> Context:
     policy = policy_of(request, sweep.config.promotion)
     if policy.model is None:
         raise SweepError("--model: name the registered model, or set promotion.model in the sweep file")
+    objective = candidates.ranking(sweep.config, policy.metric, request.trial)
     can_score(sweep.config.trainable)
     say(f"sweep: {sweep.sweep_id} ({len(sweep.trials)} trials, {sweep.state.lower()}) in {request.place.shown}")
-    return Context(request, policy, policy.model, sweep, lookup, Registry(uri), say)
+    return Context(request, policy, objective, policy.model, sweep, lookup, Registry(uri), say)
 
 
 def _ended_without(context: Context, decision: Decision, champion: Version | None) -> Registered | None:

@@ -267,7 +267,7 @@ class TrialRecord:
     stopped_by_scheduler: bool = False
 
     def value(self, metric: str) -> float:
-        """The metric at the trial's best step, or what it has cost (`COSTS`); NaN before its first report."""
+        """The metric at the trial's best step, or one of its `COSTS`; NaN before its first report."""
         if metric in COSTS and self.best_metrics:
             return float(getattr(self, metric))
         return self.best_metrics.get(metric, math.nan)

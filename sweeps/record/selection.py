@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sweeps.record.events import TrialRecord
@@ -37,6 +38,23 @@ def choose(trials: Iterable[TrialRecord], objective: Objective) -> Decision:
 def rank(trials: Iterable[TrialRecord], objective: Objective) -> list[TrialRecord]:
     """The trials that may win, best first."""
     return _sorted((trial for trial in trials if trial.state.is_ranked), objective)
+
+
+def pareto(trials: Iterable[TrialRecord], objectives: Sequence[Objective]) -> list[TrialRecord]:
+    """The ranked trials that no other one is better than in one objective and as good in the others: best first.
+
+    Trials with equal values in all of them are both in it.
+    """
+    losses = [
+        (trial, [objective.loss(trial.value(objective.metric)) for objective in objectives])
+        for trial in rank(trials, objectives[0])
+    ]
+    return [
+        trial
+        for trial, mine in losses
+        if all(map(math.isfinite, mine))
+        and not any(other != mine and all(map(operator.le, other, mine)) for _, other in losses)
+    ]
 
 
 def leader(trials: Iterable[TrialRecord], objective: Objective) -> TrialRecord | None:

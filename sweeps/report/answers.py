@@ -5,7 +5,7 @@ from __future__ import annotations
 from sweeps.record.bootstrap import FEW_ROWS
 from sweeps.record.events import SweepRecord
 from sweeps.record.names import label
-from sweeps.record.selection import Decision, rank
+from sweeps.record.selection import Decision, pareto, rank
 from sweeps.record.separation import Compared, Separation
 
 SHOWN = 3
@@ -15,11 +15,21 @@ SHOWN = 3
 def of_best(record: SweepRecord, decision: Decision, separation: Separation | None) -> list[str]:
     """The best trial against those that have not ended, the base and the next ones, a line each."""
     lines = [
+        pareto_set(record),
         unfinished(record, decision),
         against_base(record, decision, separation),
         *against_next(record, decision, separation),
     ]
     return [line for line in lines if line is not None]
+
+
+def pareto_set(record: SweepRecord) -> str | None:
+    """The trials of the Pareto set, where there are several objectives."""
+    if len(record.objectives) == 1:
+        return None
+    metrics = " and ".join(objective.metric for objective in record.objectives)
+    names = ", ".join(label(trial.number) for trial in pareto(record.trials.values(), record.objectives))
+    return f"Pareto set of {metrics}: {names}; qsweep promote asks for one of them (--trial) or a metric (--metric)"
 
 
 def unfinished(record: SweepRecord, decision: Decision) -> str | None:

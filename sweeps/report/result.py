@@ -10,7 +10,7 @@ from typing import Any
 
 from sweeps.record.events import SweepRecord, TrialState
 from sweeps.record.folder import SweepFolder
-from sweeps.record.selection import Decision, choose
+from sweeps.record.selection import Decision, choose, pareto
 from sweeps.record.separation import Separation
 from sweeps.record.spent import Spent
 from sweeps.report.progress import Progress
@@ -61,6 +61,24 @@ class Result:
         lacking = self.undelivered or self.refused or self.failure is not None
         return 1 if failed or best is None or lacking else 0
 
+    def _pareto(self) -> dict[str, Any]:
+        """The trials of the Pareto set, where there are several objectives."""
+        objectives = self.record.objectives
+        if len(objectives) == 1 or self.is_folder_gone:
+            return {}
+        return {
+            "pareto": [
+                {
+                    "trial_key": trial.trial_key,
+                    "run_id": self.run_ids.get(trial.trial_key),
+                    "metrics": {objective.metric: trial.value(objective.metric) for objective in objectives},
+                    "step": trial.best_step,
+                    "params": dict(trial.params),
+                }
+                for trial in pareto(self.record.trials.values(), objectives)
+            ]
+        }
+
     def as_json(self) -> dict[str, Any]:
         """The line that --json prints."""
         best, base, metric = self.decision.winner, self.record.base, self.record.objective.metric
@@ -79,6 +97,7 @@ class Result:
                 "step": best.best_step,
                 "params": dict(best.params),
             },
+            **self._pareto(),
             "base": base and {"metric": metric, "value": base.metrics.get(metric), "rows": base.rows},
             "comparisons": self.separation and self.separation.as_json(),
             "spent": self.spent.as_json(),

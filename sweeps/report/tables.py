@@ -9,7 +9,7 @@ from rich.table import Table
 
 from sweeps.record.events import SweepRecord, TrialRecord
 from sweeps.record.names import label
-from sweeps.record.selection import Decision, rank
+from sweeps.record.selection import Decision, pareto, rank
 from sweeps.record.separation import Separation
 from sweeps.report import answers
 from trainables.scoring.requests import BASE
@@ -18,6 +18,7 @@ NO_ADAPTER = "no adapter"
 """What stands for a state in the row of the base."""
 _APART = {True: "yes", False: "no", None: "?"}
 APART = "differs"
+PARETO = "Pareto"
 _SHORT = {"learning_rate": "lr", "lora_alpha": "alpha", "target_modules": "modules"}
 
 
@@ -42,17 +43,21 @@ def terminal(
     """
     params = _params(trials)
     table = Table(box=None, pad_edge=False, header_style="bold", caption=note, caption_justify="left")
-    last = ["state", *_apart_head(separation)]
-    metric = record.objective.metric
-    for name in ("trial", *(_SHORT.get(name, name) for name in params), "steps", f"best {metric}", "at", *last):
+    last = ["state", *_pareto_head(record), *_apart_head(separation)]
+    chosen = _pareto(record)
+    metric, *others = _metrics(record)
+    heads = ["steps", f"best {metric}", "at", *others, *last]
+    for name in ("trial", *(_SHORT.get(name, name) for name in params), *heads):
         table.add_column(name, justify="left" if name in ("modules", *last) else "right", no_wrap=True)
     for trial in trials:
         values = [_value(trial.params.get(name, "")) for name in params]
         at = "" if trial.best_step is None else str(trial.best_step)
-        end = [trial.state.value, *_apart(separation, trial.trial_key)]
+        shown = [_shown(trial.value(name)) for name in others]
+        end = [*shown, trial.state.value, *_pareto_cell(chosen, trial.trial_key), *_apart(separation, trial.trial_key)]
         table.add_row(label(trial.number), *values, str(trial.step), _shown(trial.value(metric)), at, *end)
     if record.base is not None:
-        end = [NO_ADAPTER, *_apart(separation, BASE)]
+        shown = [_shown(record.base.metrics.get(name, math.nan)) for name in others]
+        end = [*shown, NO_ADAPTER, *_pareto_cell(chosen, BASE), *_apart(separation, BASE)]
         table.add_row(BASE, *("" for _ in params), "0", _shown(record.base.metrics.get(metric, math.nan)), "0", *end)
     return table
 
@@ -70,14 +75,24 @@ def markdown(record: SweepRecord, decision: Decision, separation: Separation | N
     lines += [""] if lines[-1] else []
     trials = order(record)
     params = _params(trials)
-    names = ["trial", *params, "steps", f"best_{metric}", "state", *_apart_head(separation)]
+    _, *others = _metrics(record)
+    chosen = _pareto(record)
+    last = ["state", *_pareto_head(record), *_apart_head(separation)]
+    names = ["trial", *params, "steps", f"best_{metric}", *others, *last]
     lines += [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     for trial in trials:
         cells = [label(trial.number), *(_value(trial.params.get(name, "")) for name in params)]
-        cells += [str(trial.step), _shown(trial.value(metric)), trial.state.value]
+        cells += [str(trial.step), *(_shown(trial.value(name)) for name in (metric, *others)), trial.state.value]
+        cells += _pareto_cell(chosen, trial.trial_key)
         lines.append(f"| {' | '.join([*cells, *_apart(separation, trial.trial_key)])} |")
     if record.base is not None:
-        cells = [BASE, *("" for _ in params), "0", _shown(record.base.metrics.get(metric, math.nan)), NO_ADAPTER]
+        cells = [
+            BASE,
+            *("" for _ in params),
+            "0",
+            *(_shown(record.base.metrics.get(name, math.nan)) for name in (metric, *others)),
+        ]
+        cells += [NO_ADAPTER, *_pareto_cell(chosen, BASE)]
         lines.append(f"| {' | '.join([*cells, *_apart(separation, BASE)])} |")
     lines += [f"\n{note}" for note in notes(record)]
     return "\n".join(lines)
@@ -96,6 +111,25 @@ def ending(trial: TrialRecord, metric: str) -> str:
     if trial.evals:
         parts.append(f"best {trial.value(metric):.4f}")
     return ", ".join(parts) + (f": {trial.reason}" if trial.reason else "")
+
+
+def _metrics(record: SweepRecord) -> list[str]:
+    return [objective.metric for objective in record.objectives]
+
+
+def _pareto(record: SweepRecord) -> set[str] | None:
+    """The keys of the trials in the Pareto set; None where there is one objective."""
+    if len(record.objectives) == 1:
+        return None
+    return {trial.trial_key for trial in pareto(record.trials.values(), record.objectives)}
+
+
+def _pareto_head(record: SweepRecord) -> list[str]:
+    return [PARETO] if len(record.objectives) > 1 else []
+
+
+def _pareto_cell(chosen: set[str] | None, key: str) -> list[str]:
+    return [] if chosen is None else ["yes" if key in chosen else ""]
 
 
 def _apart_head(separation: Separation | None) -> list[str]:
@@ -128,4 +162,6 @@ def _value(value: object) -> str:
 
 
 def _shown(value: float) -> str:
-    return f"{value:.4f}" if math.isfinite(value) else "-"
+    if not math.isfinite(value):
+        return "-"
+    return f"{value:,.0f}" if value == int(value) and abs(value) >= 1000 else f"{value:.4f}"

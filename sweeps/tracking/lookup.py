@@ -22,6 +22,7 @@ from sweeps.tracking.client import quiet
 from sweeps.tracking.stores import Place
 from trainables.contract import Evaluation
 from trainables.inputs import json_text
+from trainables.objective import COSTS
 
 _PAGE = 1000
 
@@ -51,8 +52,8 @@ class TrialRun:
         return label(self.number)
 
     def best(self, metric: str) -> float:
-        """Its best value of a metric; NaN when it has none."""
-        return self.metrics.get(f"best_{metric}", math.nan)
+        """The metric at its best step, or one of its `COSTS`; NaN when it has none."""
+        return self.metrics.get(metric if metric in COSTS else f"best_{metric}", math.nan)
 
     def is_ranked(self, metric: str) -> bool:
         """Whether the trial may be promoted."""

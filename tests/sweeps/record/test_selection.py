@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from sweeps.record.events import TrialRecord, TrialState
-from sweeps.record.selection import choose, rank
+from sweeps.record.selection import choose, leader, pareto, rank
 from trainables.objective import MIN_EVAL_LOSS, Objective
 
 
@@ -69,3 +69,43 @@ def test_where_higher_is_better_the_highest_wins() -> None:
     )
     assert decision.winner is not None and decision.winner.number == 1
     assert decision.why == "highest eval_accuracy of 2 ranked trials, at step 3"
+
+
+OBJECTIVES = (MIN_EVAL_LOSS, Objective(metric="trainable_params"))
+
+
+def sized(number: int, loss: float, params: int, state: TrialState = TrialState.COMPLETED) -> TrialRecord:
+    return replace(trial(number, loss, state), trainable_params=params)
+
+
+def test_the_pareto_set_holds_what_no_other_trial_beats() -> None:
+    trials = [
+        sized(0, 1.0, 900),
+        sized(1, 1.5, 300),
+        sized(2, 1.5, 400),  # as good as t01, and larger
+        sized(3, 2.0, 100),
+        sized(4, 2.5, 200),  # worse and larger than t03
+        sized(5, 0.5, 50, TrialState.DIVERGED),
+    ]
+    for order in itertools.permutations(trials):
+        assert [found.number for found in pareto(order, OBJECTIVES)] == [0, 1, 3]
+
+
+def test_equal_trials_are_both_in_the_pareto_set() -> None:
+    assert [found.number for found in pareto([sized(1, 1.0, 9), sized(0, 1.0, 9)], OBJECTIVES)] == [0, 1]
+
+
+def test_in_the_pareto_set_each_objective_has_its_direction() -> None:
+    both = (MIN_EVAL_LOSS, Objective(metric="eval_accuracy", mode="max"))
+    assert [found.number for found in pareto([accurate(0, 0.5), accurate(1, 0.75)], both)] == [1]
+
+
+def test_a_trial_without_one_of_the_metrics_is_in_no_pareto_set() -> None:
+    both = (MIN_EVAL_LOSS, Objective(metric="eval_accuracy", mode="max"))
+    assert [found.number for found in pareto([trial(0, 0.1), accurate(1, 0.75)], both)] == [1]
+
+
+def test_the_leader_may_still_run() -> None:
+    running = trial(1, 0.5, TrialState.RUNNING)
+    assert leader([trial(0, 1.0), running, trial(2, 0.1, TrialState.FAILED)], MIN_EVAL_LOSS) is running
+    assert leader([TrialRecord("new", 0, {}, TrialState.RUNNING)], MIN_EVAL_LOSS) is None

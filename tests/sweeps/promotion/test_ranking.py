@@ -1,0 +1,46 @@
+"""What ranks the candidates: the sweep's objective, unless the command or the file names a metric."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sweeps.config.model import SweepConfig
+from sweeps.errors import SweepError
+from sweeps.promotion.candidates import ranking
+from trainables.objective import MIN_EVAL_LOSS, Objective
+
+ACCURACY = Objective(metric="eval_accuracy", mode="max")
+SIZE = Objective(metric="trainable_params")
+
+
+def config(objective: Any) -> SweepConfig:
+    return SweepConfig.model_validate({"name": "s", "trainable": "toy", "objective": objective})
+
+
+@pytest.mark.parametrize(
+    ("objective", "metric", "trial", "expected"),
+    [
+        ({"metric": "eval_loss"}, None, None, MIN_EVAL_LOSS),
+        ({"metric": "eval_accuracy", "mode": "max"}, None, None, ACCURACY),
+        ({"metric": "eval_loss"}, "eval_accuracy", None, ACCURACY),
+        ([{"metric": "eval_loss"}, {"metric": "trainable_params"}], "trainable_params", None, SIZE),
+        ([{"metric": "eval_loss"}, {"metric": "trainable_params"}], None, "t01", MIN_EVAL_LOSS),
+        ([{"metric": "eval_loss"}], None, None, MIN_EVAL_LOSS),
+    ],
+)
+def test_the_metric_that_is_named_ranks_else_the_objective(objective, metric, trial, expected):
+    assert ranking(config(objective), metric, trial) == expected
+
+
+def test_with_several_objectives_somebody_must_choose():
+    several = config([{"metric": "eval_loss"}, {"metric": "trainable_params"}])
+    with pytest.raises(SweepError, match=r"eval_loss and trainable_params.*--trial KEY.*--metric NAME"):
+        ranking(several, None, None)
+
+
+def test_several_objectives_survive_the_configurations_file():
+    several = config([{"metric": "eval_loss"}, {"metric": "eval_accuracy", "mode": "max"}])
+    assert SweepConfig.model_validate_json(several.model_dump_json()) == several
+    assert several.objectives == (MIN_EVAL_LOSS, ACCURACY)
