@@ -6,7 +6,6 @@ import ast
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from traceback import extract_tb
@@ -15,6 +14,7 @@ from typing import cast
 from trainables.contract import CountsRows, Device, Need, RowShape, Trainable
 from trainables.errors import NotTrainable, TrainableError
 from trainables.inputs.legible import legible
+from trainables.inputs.similar import did_you_mean
 from trainables.objective import EVAL_LOSS, Direction
 from trainables.specs import TrialSpec
 
@@ -43,10 +43,9 @@ def find(name: str) -> Trainable:
         raise NotTrainable(f"{name!r} is not the dotted path of a module (trainables here: {', '.join(names)})")
     path = name if "." in name else f"trainables.{name}"
     if "." not in name and name not in names:
-        close = get_close_matches(name, names, 1)
-        meant = f"; did you mean {close[0]}?" if close else ""
         raise NotTrainable(
-            f"no trainable {name!r}{meant} (there are: {', '.join(names)}; one of your own is named PACKAGE.MODULE)"
+            f"no trainable {name!r}{did_you_mean(name, names)} (there are: {', '.join(names)}; "
+            "one of your own is named PACKAGE.MODULE)"
         )
     try:
         with answering("importing it"):

@@ -18,6 +18,7 @@ from trainables import registry
 from trainables.contract import Preview, Trainable
 from trainables.errors import NotTrainable
 from trainables.inputs import paths
+from trainables.inputs.similar import did_you_mean
 from trainables.objective import COSTS
 from trainables.specs import AdapterSpec, TrainingSpec, TrialSpec
 
@@ -85,7 +86,7 @@ def _explicit_points(
     for point in config.searcher.points:
         strange = [field for field in point if field not in space.domains]
         for field in strange:
-            hint = messages.did_you_mean(field, list(space.domains))
+            hint = did_you_mean(field, list(space.domains))
             wrong[f"{field}: is not searched{hint} (searched: {', '.join(space.domains)})"] = None
         lines = [line for field in point for line in _value(base, field, point[field], trainable) if not strange]
         wrong |= dict.fromkeys(lines)

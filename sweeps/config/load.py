@@ -23,6 +23,7 @@ from trainables.contract import Preview
 from trainables.data import rows
 from trainables.errors import DataError
 from trainables.inputs import paths
+from trainables.inputs.similar import did_you_mean
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 PROFILES = Path(__file__).parents[2] / "cluster" / "profiles"
@@ -97,7 +98,7 @@ def _find(file: str, folder: Path) -> Path:
     if paths.is_folder(path):
         raise ConfigError([f"{file}: is a folder ({path}): name a sweep file, or go on with a sweep by qsweep resume"])
     near = [p.name for p in path.parent.glob("*.yaml")] if paths.is_folder(path.parent) else []
-    hint = messages.did_you_mean(file, [*recipes(), *near])
+    hint = did_you_mean(file, [*recipes(), *near])
     raise ConfigError(
         [f"{file}: no such file ({path}), and no recipe of that name{hint} (recipes: {', '.join(recipes())})"]
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -13,6 +12,7 @@ from sweeps.config import components
 from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_password, without_passwords
 from trainables.inputs.legible import legible
+from trainables.inputs.similar import closest, did_you_mean
 
 _MOST_SHOWN = 200
 _KINDS: dict[str, components.Kind] = {"scheduler": "schedulers", "searcher": "searchers"}
@@ -83,12 +83,6 @@ def unknown_field(name: str, known: Sequence[str]) -> str:
     return f"unknown field {name!r}; did you mean {same[0]}? (there are: {', '.join(known)})"
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The words "; did you mean X?" for the closest of `known`, or nothing."""
-    close = get_close_matches(name, list(known), 1, 0.5)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
 def _line(field: str, value: object, rules: Sequence[str]) -> str:
     silent = isinstance(value, Mapping) or rules == ["is required"] or "unknown key" in rules[0]
     return f"{field or 'the sweep file'}:{'' if silent else f' {_shown(value, field)}'} {' or '.join(rules)}"
@@ -150,7 +144,7 @@ def _unknown_key(path: Sequence[str], raw: Mapping[str, Any]) -> str:
     here = _keys(path[:-1], raw)
     name = path[-1]
     word = _SYNONYMS.get(name, name)
-    close = [word] if word in here else get_close_matches(name, here, 1, 0.5)
+    close = [word] if word in here else closest(name, here)
     # The very name in another section says more than one like it here.
     meant = None if word in here else _elsewhere(word)
     meant = meant or (".".join([*path[:-1], close[0]]) if close else None)

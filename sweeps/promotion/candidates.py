@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sweeps.config.messages import did_you_mean
 from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError, SweepError
 from sweeps.promotion.context import Context
@@ -16,6 +15,7 @@ from sweeps.tracking.lookup import TrackedSweep, TrialRun
 from trainables import registry
 from trainables.contract import Evaluation
 from trainables.errors import NotTrainable
+from trainables.inputs.similar import did_you_mean
 from trainables.objective import Direction, Objective
 from trainables.scoring import requests
 from trainables.specs import TrialSpec

@@ -11,7 +11,6 @@ import importlib.util
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -19,6 +18,7 @@ from typing import Literal
 from trainables.base import architectures, model_files, model_sizes, weight_files
 from trainables.base.model_files import error
 from trainables.errors import ModelError
+from trainables.inputs.similar import did_you_mean
 from trainables.specs import ModelFacts, ModelSpec
 
 _PACKAGE = re.compile(r"package:([\w-]+)/(.+\.gguf)", re.IGNORECASE)
@@ -229,8 +229,7 @@ def close_names(path: Path) -> str:
         names = [entry.name for entry in parent.iterdir()]
     except OSError:
         return ""
-    close = get_close_matches(path.relative_to(parent).parts[0], names, n=3)
-    return f"; did you mean {' or '.join(str(parent / name) for name in close)}?" if close else ""
+    return did_you_mean(path.relative_to(parent).parts[0], names, 3, shown=lambda name: str(parent / name))
 
 
 def _is_hub_id(text: str) -> bool:

@@ -6,7 +6,6 @@ Read with the standard library (Parquet with pyarrow, imported where it is used)
 from __future__ import annotations
 
 import csv
-import difflib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from trainables.data import templates
 from trainables.data.templates import Placed, Row
 from trainables.errors import DataError
 from trainables.inputs import json_text
+from trainables.inputs.similar import did_you_mean
 from trainables.specs import DataSpec
 
 _CSV_FIELD_CHARACTERS = 2**31 - 1
@@ -81,8 +81,7 @@ def not_found(path: Path) -> str:
     place = path.absolute()
     if not place.parent.is_dir():
         return f"{place} does not exist (nor does the folder {place.parent})"
-    near = difflib.get_close_matches(place.name, [entry.name for entry in place.parent.iterdir()], n=3)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    hint = did_you_mean(place.name, [entry.name for entry in place.parent.iterdir()], most=3)
     return f"{place} {'is not a file' if place.exists() else 'does not exist'}{hint}"
 
 

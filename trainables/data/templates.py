@@ -6,7 +6,6 @@ file cannot reach into objects and every mistake can be named. {{ and }} stand f
 
 from __future__ import annotations
 
-import difflib
 import math
 import string
 from collections.abc import Collection, Mapping, Sequence
@@ -15,6 +14,7 @@ from numbers import Number
 from typing import Any, NamedTuple
 
 from trainables.errors import DataError
+from trainables.inputs.similar import did_you_mean
 from trainables.specs import DataSpec
 
 Row = Mapping[str, object]
@@ -103,14 +103,12 @@ def absent(data: DataSpec, found: Collection[str], source: str) -> list[str]:
     for field, template in _given(data).items():
         for column in parse(field, template).columns:
             if column not in found:
-                near = _near(column, found)
-                hint = f"; did you mean {{{near}}}?" if near else ""
+                hint = did_you_mean(column, found, shown=lambda name: f"{{{name}}}")
                 problems.append(f"data.{field}: {{{column}}} is not a column of {source}; {has}{hint}")
         if field == "prompt" and template.strip() in found:
             problems.append(f'data.prompt: {template!r} is a column, not a template: write "{{{template.strip()}}}"')
     if data.messages is not None and data.messages not in found:
-        near = _near(data.messages.strip(" {}"), found)
-        hint = f"; did you mean {near}?" if near else ""
+        hint = did_you_mean(data.messages.strip(" {}"), found)
         bare = " (the name of the column alone, without braces)" if "{" in data.messages else ""
         problems.append(f"data.messages: {data.messages} is not a column of {source}{bare}; {has}{hint}")
     return problems
@@ -206,9 +204,3 @@ def _message(column: str, number: int, message: object) -> Message:
             f"column {column!r}, message {number} is from {said['role']!r}: human, gpt, system and tool are read"
         )
     return said | {"role": SHAREGPT_ROLES[said["role"]]} if names else said
-
-
-def _near(name: str, found: Collection[str]) -> str | None:
-    lower = {column.lower(): column for column in found}
-    near = difflib.get_close_matches(name.lower(), lower, n=1)
-    return lower[near[0]] if near else None

@@ -6,7 +6,6 @@ architecture. What text never trains is left out always: heads, routers, vision 
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from trainables.contract import Target
 from trainables.errors import InfeasibleError
+from trainables.inputs.similar import closest, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,8 +44,7 @@ def check_name(target_modules: str | tuple[str, ...]) -> str | None:
     if isinstance(target_modules, str):
         if target_modules in PRESETS:
             return None
-        close = difflib.get_close_matches(target_modules, PRESETS, n=1)
-        meant = f"; did you mean {close[0]}?" if close else "."
+        meant = did_you_mean(target_modules, PRESETS) or "."
         return (
             f"{_FIELD}: {target_modules!r} is not a preset{meant} The presets are {', '.join(PRESETS)}; "
             "module names are given as a list, for example [q_proj, v_proj]"
@@ -168,8 +167,8 @@ def _of_names(entries: tuple[str, ...], linears: list[str]) -> list[str]:
     leaves = list(dict.fromkeys(map(_leaf, linears)))
     for entry in entries:
         if not any(_matches(entry, name) for name in linears):
-            close = difflib.get_close_matches(_leaf(entry), leaves, n=1, cutoff=0.4)
-            meant = f"; the closest is {close[0]}" if close else ""
+            similar = closest(_leaf(entry), leaves)
+            meant = f"; the closest is {similar[0]}" if similar else ""
             raise InfeasibleError(
                 f"{_FIELD}: {entry!r} matches no linear layer that can be adapted (heads, routers, vision and audio "
                 f"towers never are){meant}; the model has {_census(linears)}"

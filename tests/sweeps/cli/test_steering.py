@@ -16,8 +16,8 @@ import pytest
 
 from sweeps.record.events import RequestAnswered, TrialState
 
-# Two trials side by side that no scheduler stops, and that take most of a minute.
-SLOW = ["toy", "scheduler.kind=fifo", "budget.trials=2", "cluster.slots_per_host=2", "training.step_seconds=2"]
+# Two trials side by side that no scheduler stops, and that outlast the commands also on a machine that is busy.
+SLOW = ["toy", "scheduler.kind=fifo", "budget.trials=2", "cluster.slots_per_host=2", "training.step_seconds=5"]
 
 
 def qsweep(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -60,7 +60,8 @@ def test_a_sweep_that_is_not_there_is_a_mistake(tmp_path: Path, words: list[str]
 def test_a_trial_and_then_the_sweep_are_stopped_from_outside(tmp_path: Path, launch: Callable[..., runs.Run]) -> None:
     run = launch("launch", *SLOW)
     sweep = tmp_path / "results" / "toy"
-    runs.wait_for(lambda: runs.reports(sweep) >= 2, run)
+    runs.wait_for(lambda: len(runs.record(sweep).trials) >= 1, run)
+    runs.wait_for(lambda: len(runs.record(sweep).trials) == 2, run)
     status = qsweep(tmp_path, "status", "toy", "--json")
     assert answer(status)["state"] == "RUNNING"
     assert answer(status)["hosts"]["slots"] == 2
@@ -84,7 +85,9 @@ def test_a_trial_and_then_the_sweep_are_stopped_from_outside(tmp_path: Path, lau
     assert qsweep(tmp_path, "stop", "toy").returncode == 2
 
     following = launch("resume", str(sweep))
-    assert following.wait() == 0
+    runs.wait_for(lambda: runs.record(sweep).counts().get("RUNNING") == 1, following)
+    assert qsweep(tmp_path, "stop", "toy").returncode == 0
+    assert following.wait() == 130
     # The trial that was stopped is not taken up again, and the requests are not answered twice.
     assert runs.record(sweep).trials[key] == trial
-    assert sum(isinstance(event, RequestAnswered) for event in runs.events(sweep)) == 3
+    assert sum(isinstance(event, RequestAnswered) for event in runs.events(sweep)) == 4

@@ -1,0 +1,28 @@
+"""Hints at what somebody meant by a name that does not exist."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+
+SIMILARITY = 0.5
+"""Least likeness of two names, as `difflib.SequenceMatcher.ratio` measures it: 0 to 1."""
+
+
+def closest(name: str, known: Iterable[str], most: int = 1) -> list[str]:
+    """The names of `known` that are like `name`, whatever their capitals; the most similar first."""
+    by_lower = {each.lower(): each for each in known}
+    return [by_lower[each] for each in get_close_matches(name.lower(), by_lower, most, SIMILARITY)]
+
+
+def did_you_mean(name: str, known: Iterable[str], most: int = 1, shown: Callable[[str], str] = str) -> str:
+    """The end of a message: "; did you mean X or Y?", or nothing when no name is similar.
+
+    Args:
+        name: what was written.
+        known: what could have been meant.
+        most: how many names are offered at most.
+        shown: how a name is written in the message.
+    """
+    names = closest(name, known, most)
+    return f"; did you mean {' or '.join(map(shown, names))}?" if names else ""
