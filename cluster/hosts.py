@@ -20,7 +20,7 @@ from cluster.errors import HostError
 from cluster.library_output import silence
 from cluster.loop import PackLoop
 from cluster.training import Outcome
-from trainables import registry
+from trainables import catalogue
 from trainables.contract import (
     Device,
     Evaluation,
@@ -75,7 +75,7 @@ class Host:
 
     def __init__(self, base: str, limits: SlotLimits) -> None:
         self._base = TrialSpec.model_validate_json(base)
-        self._trainable = registry.find(self._base.trainable)
+        self._trainable = catalogue.find(self._base.trainable)
         self._limits = limits
         self._loop: PackLoop | None = None
         self._calls = ThreadPoolExecutor(max_workers=128, thread_name_prefix="host-call")
@@ -167,7 +167,7 @@ class Host:
         try:
             pack = self._trainable.open_pack(self._base, data, cache())
             # After loading: a hub model's sizes are known now.
-            need = registry.need(self._trainable, self._base, self._limits.largest, device, rows)
+            need = catalogue.need(self._trainable, self._base, self._limits.largest, device, rows)
         except TrainableError as error:
             raise HostError(str(error)) from None
         slots = self._limits.slots

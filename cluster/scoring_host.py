@@ -11,7 +11,7 @@ from cluster import serving
 from cluster.devices import MEMORY_SHARE, cache, free_bytes, gpus
 from cluster.errors import ClusterError, HostError
 from cluster.library_output import silence
-from trainables import registry
+from trainables import catalogue
 from trainables.contract import Device
 from trainables.errors import TrainableError
 from trainables.scoring.requests import Answer, BaseFacts, Request, Scorer
@@ -34,7 +34,7 @@ def can_score(name: str) -> CanScore:
     Raises:
         HostError: it has none.
     """
-    trainable = registry.find(name)
+    trainable = catalogue.find(name)
     if not hasattr(trainable, "open_scorer"):
         raise HostError(f"trainable: {name!r} has no adapters to promote: it offers no open_scorer and scoring_bytes")
     return cast(CanScore, trainable)
@@ -49,7 +49,7 @@ class ScoringHost:
 
     def fingerprint(self) -> dict[str, str]:
         """See `Scoring.fingerprint`."""
-        return dict(registry.find(self._base.trainable).fingerprint(self._base))
+        return dict(catalogue.find(self._base.trainable).fingerprint(self._base))
 
     def score(self, request: Request) -> Answer:
         """See `Scoring.score`."""

@@ -31,7 +31,7 @@ from sweeps.steering.answering import Answerer
 from sweeps.steering.mailbox import Mailbox
 from sweeps.steering.stop import StopRequest, on_signals
 from sweeps.tune.supervision import supervise
-from trainables import registry
+from trainables import catalogue
 from trainables.errors import TrainableError
 from trainables.specs import seconds
 
@@ -163,8 +163,8 @@ def _fingerprints(running: _Running) -> dict[str, str]:
         ConfigError: they are not those that the sweep began with.
     """
     config, before = running.sweep.config, running.journal.record.fingerprints
-    with registry.answering(f"trainable: {config.trainable}: its fingerprint"):
-        now = dict(registry.find(config.trainable).fingerprint(config.base))
+    with catalogue.answering(f"trainable: {config.trainable}: its fingerprint"):
+        now = dict(catalogue.find(config.trainable).fingerprint(config.base))
     changed = [name for name in now if before.get(name, now[name]) != now[name]]
     if changed:
         raise ConfigError(

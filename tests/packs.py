@@ -34,10 +34,10 @@ def spec(seed: int = 1, steps: int = 20, **fields) -> TrialSpec:
 
 
 @lru_cache
-def rows(train: int = 24, evaluation: int = 6) -> dataset.Rows:
+def rows(train: int = 24, evaluation: int = 6) -> dataset.Splits:
     """Rows of random tokens, uneven lengths and scattered labels."""
     rng = np.random.default_rng(0)
-    return dataset.Rows(train=_split(rng, train), eval=_split(rng, evaluation))
+    return dataset.Splits(train=_split(rng, train), eval=_split(rng, evaluation))
 
 
 def _split(rng: np.random.Generator, count: int) -> dataset.Split:
@@ -79,7 +79,7 @@ def quantise(model, dtype: torch.dtype):
     return model
 
 
-def pack(loaded: base_model.Base | None = None, data: dataset.Rows | None = None) -> AdapterPack:
+def pack(loaded: base_model.Base | None = None, data: dataset.Splits | None = None) -> AdapterPack:
     """A pack of the reference engine on a tiny Llama."""
     return AdapterPack(PeftEngine(loaded or base()), data or rows())
 

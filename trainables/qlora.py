@@ -11,7 +11,7 @@ from pathlib import Path
 from trainables.base import architectures, model_source
 from trainables.contract import Device, LookedUp, Need, Pack, Prepared, Preview, RowShape, Target, TargetModules
 from trainables.data import preview as preview_rows
-from trainables.data import rows
+from trainables.data import sources
 from trainables.packing import kept_evaluation, memory, targets
 from trainables.scoring.requests import Scorer
 from trainables.specs import ModelSpec, TrialSpec
@@ -25,7 +25,7 @@ def check(base: TrialSpec) -> list[str]:
     if base.model is not None:
         problems += model_source.check(base.model)
     if base.data is not None:
-        problems += rows.check(base.data)
+        problems += sources.check(base.data)
     wrong = targets.check_name(base.adapter.target_modules)
     if wrong is not None:
         problems.append(wrong)
@@ -54,12 +54,12 @@ def look_up(base: TrialSpec, cache: Path) -> LookedUp:
 
 def preview(base: TrialSpec) -> Preview:
     """A look at the first rows of local data."""
-    return preview_rows.preview(base.rows)
+    return preview_rows.preview(base.data_spec)
 
 
 def fingerprint(base: TrialSpec) -> Mapping[str, str]:
     """The base model and the rows, by content where they are local."""
-    data = {f"data.{name}": digest for name, digest in rows.fingerprint(base.rows).items()}
+    data = {f"data.{name}": digest for name, digest in sources.fingerprint(base.data_spec).items()}
     return {"model": model_source.fingerprint(base.base_model)} | data
 
 
@@ -76,7 +76,7 @@ def prepare(base: TrialSpec, cache: Path) -> Prepared:
     from trainables.base import base_model
     from trainables.data import dataset
 
-    return dataset.prepare(base.rows, base_model.load_tokenizer(base, cache), cache)
+    return dataset.prepare(base.data_spec, base_model.load_tokenizer(base, cache), cache)
 
 
 def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:

@@ -219,14 +219,14 @@ class TrialSpec(Spec):
 
     @property
     def base_model(self) -> ModelSpec:
-        """The model, for trainables that cannot do without one."""
+        """`model`, for trainables that cannot do without. Raises ValueError where it is missing."""
         if self.model is None:
             raise ValueError("model.source is missing")
         return self.model
 
     @property
-    def rows(self) -> DataSpec:
-        """The data, for trainables that cannot do without any."""
+    def data_spec(self) -> DataSpec:
+        """`data`, for trainables that cannot do without. Raises ValueError where it is missing."""
         if self.data is None:
             raise ValueError("data is missing")
         return self.data

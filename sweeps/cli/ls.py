@@ -7,12 +7,12 @@ def ls() -> None:
     """List recipes, search spaces, trainables, schedulers and searchers."""
     import search_spaces
     from sweeps.config import components, load
-    from trainables import registry
+    from trainables import catalogue
 
     groups = {
         "recipes": load.recipes(),
         "search spaces": search_spaces.available(),
-        "trainables": registry.available(),
+        "trainables": catalogue.available(),
         "schedulers": components.available("schedulers"),
         "searchers": components.available("searchers"),
     }

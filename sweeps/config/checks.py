@@ -14,7 +14,7 @@ from search_spaces.space import SearchSpace
 from sweeps.config import messages, points
 from sweeps.config.model import SweepConfig
 from sweeps.config.uris import sqlite_file
-from trainables import registry
+from trainables import catalogue
 from trainables.contract import Preview, Trainable
 from trainables.errors import NotTrainable
 from trainables.inputs import paths
@@ -37,14 +37,14 @@ def find_trainable(raw: Mapping[str, Any], config: SweepConfig) -> tuple[Trainab
     if not isinstance(raw.get("trainable", config.trainable), str):
         return None, []  # the check of the configuration has said so
     try:
-        return registry.find(config.trainable), []
+        return catalogue.find(config.trainable), []
     except NotTrainable as error:
         return None, [f"trainable: {error}"]
 
 
 def objectives(config: SweepConfig, trainable: Trainable) -> list[str]:
     """What is wrong with the objectives: a metric that the trainable does not offer, the other direction, a repeat."""
-    offered = dict(registry.metrics(trainable))
+    offered = dict(catalogue.metrics(trainable))
     wrong, named = [], set()
     for place, objective in enumerate(config.objectives):
         field = f"objective.{place}" if isinstance(config.objective, tuple) else "objective"
@@ -219,6 +219,6 @@ def local_files(raw: Mapping[str, Any], config: SweepConfig, trainable: Trainabl
 
 def _of_trainable(trainable: Trainable, spec: TrialSpec) -> list[str]:
     try:
-        return registry.check(trainable, spec)
+        return catalogue.check(trainable, spec)
     except NotTrainable as error:
         return [f"trainable: {spec.trainable}: {error}"]

@@ -20,7 +20,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.config.uris import absolute_uri
 from sweeps.errors import ConfigError
 from trainables.contract import Preview
-from trainables.data import rows
+from trainables.data import sources
 from trainables.errors import DataError
 from trainables.inputs import paths
 from trainables.inputs.similar import did_you_mean
@@ -196,7 +196,7 @@ def _is_model_path(source: str, folder: Path) -> bool:
 
 def _is_data_path(source: str, folder: Path) -> bool:
     try:
-        if not source or rows.is_local(source):
+        if not source or sources.is_local(source):
             return bool(source)
     except DataError:
         return False  # the check of the data says why

@@ -19,7 +19,7 @@ from sweeps.errors import ConfigError
 from sweeps.planning import measured, rate_store
 from sweeps.planning.rates import Rate
 from sweeps.planning.trial_source import TrialSource
-from trainables import registry
+from trainables import catalogue
 from trainables.contract import Failure, Summary
 from trainables.errors import TrainableError
 
@@ -47,7 +47,7 @@ def calibrate(
         ConfigError: nothing can be trained; says why.
     """
     config = sweep.config
-    trainable = registry.find(config.trainable)
+    trainable = catalogue.find(config.trainable)
     started = clock()
     try:
         prepared = trainable.prepare(config.base, cache())

@@ -16,7 +16,7 @@ from sweeps.planning.outlook import Known
 from sweeps.planning.which import Choice, choices
 from sweeps.record.events import DataPrepared
 from sweeps.record.folder import SweepFolder, read_events
-from trainables import registry
+from trainables import catalogue
 from trainables.contract import Device, LookedUp, Need, RowShape, Summary
 from trainables.errors import NotTrainable
 from trainables.packing.memory import MAX_SLOTS
@@ -30,10 +30,10 @@ def look_up(sweep: Sweep) -> list[str]:
         ConfigError: a model or a data set is not there, may not be read, or cannot be reached from here.
     """
     config = sweep.config
-    trainable = registry.find(config.trainable)
+    trainable = catalogue.find(config.trainable)
     if not hasattr(trainable, "look_up"):
         return []
-    with registry.answering(f"trainable: {config.trainable}: its look_up"):
+    with catalogue.answering(f"trainable: {config.trainable}: its look_up"):
         found: LookedUp = trainable.look_up(config.base, devices.cache())
     runs_here = (config.cluster.address or "local") == "local"
     if wrong := [*found.problems, *(found.unreachable if runs_here else ())]:
@@ -54,11 +54,11 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
     """
     machine = machine_of(sweep.config, to_launch)
     store = rate_store.read(_remembered())
-    trainable = registry.find(sweep.config.trainable)
+    trainable = catalogue.find(sweep.config.trainable)
     shape = store.shape(sweep.config)
     try:
         largest = plan.largest(sweep.config, sweep.space)
-        need = registry.need(trainable, sweep.config.base, largest, machine.device, shape)
+        need = catalogue.need(trainable, sweep.config.base, largest, machine.device, shape)
     except NotTrainable as error:
         raise NotTrainable(f"trainable: {sweep.config.trainable}: {error}") from error
     _check_disk(sweep.config, need)
@@ -126,7 +126,7 @@ def rows_of(folder: SweepFolder) -> RowShape | None:
 
 def _choices(sweep: Sweep, rows: RowShape | None) -> tuple[Choice, ...]:
     """LoRA against QLoRA for the sweep's model, space and rows, in the types that GPUs train in."""
-    trainable = registry.find(sweep.config.trainable)
+    trainable = catalogue.find(sweep.config.trainable)
 
     def estimate(scheme: str, recomputes: bool) -> Need | None:
         changed = {
@@ -139,7 +139,7 @@ def _choices(sweep: Sweep, rows: RowShape | None) -> tuple[Choice, ...]:
                 "training": TrainingSpec.model_validate(changed["training"]),
             }
         )
-        return registry.need(trainable, config.base, plan.largest(config, sweep.space), "cuda", rows)
+        return catalogue.need(trainable, config.base, plan.largest(config, sweep.space), "cuda", rows)
 
     return choices(estimate, devices.MEMORY_SHARE, MAX_SLOTS) if sweep.config.model is not None else ()
 

@@ -12,7 +12,7 @@ from sweeps.errors import ConfigError, SweepError
 from sweeps.promotion.context import Context
 from sweeps.record import digests
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
-from trainables import registry
+from trainables import catalogue
 from trainables.contract import Evaluation
 from trainables.errors import NotTrainable
 from trainables.inputs.similar import did_you_mean
@@ -78,7 +78,7 @@ def ranking(config: SweepConfig, metric: str | None, trial: str | None) -> Objec
 
 def _direction(trainable: str, metric: str) -> Direction:
     try:
-        return registry.metrics(registry.find(trainable)).get(metric, "min")
+        return catalogue.metrics(catalogue.find(trainable)).get(metric, "min")
     except NotTrainable:
         return "min"
 

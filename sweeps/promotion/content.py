@@ -77,7 +77,7 @@ def check(context: Context, champion: Version | None, scored: Scoring) -> Conten
 
 
 def _check_rows(context: Context, file: Path) -> None:
-    data = context.sweep.config.base.rows
+    data = context.sweep.config.base.data_spec
     problems = requests.check_rows(data, str(file))
     if problems:
         raise ConfigError(problems)
@@ -104,7 +104,7 @@ def _champion_adapter(
         return None, [f"{who} is on another base ({theirs}) than this sweep ({base_identity})"]
     files = version_files.fetch(context.lookup, context.model, champion)
     form = version_files.row_form(files)
-    if form != context.sweep.config.base.rows.model_dump(include=set(form)):
+    if form != context.sweep.config.base.data_spec.model_dump(include=set(form)):
         # An adapter looks worse than it is on rows in a form that it was not trained on.
         return None, [
             f"{who} reads rows in another form (prompt, completion, messages, text or system) than this sweep"

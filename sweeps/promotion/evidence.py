@@ -99,7 +99,7 @@ def collect(context: Context, candidates: Candidates, content: Content, scored: 
 
 def _deciding_rows(context: Context) -> str:
     """The rows as `Request.rows` names them; warns when the search has seen them."""
-    data, file = context.sweep.config.base.rows, context.request.eval_data
+    data, file = context.sweep.config.base.data_spec, context.request.eval_data
     if file is not None:
         if requests.seen_by_search(data, str(file)):
             context.say("warning: --eval-data holds the rows of data.eval: rows decide that the search has seen")

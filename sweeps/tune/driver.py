@@ -46,7 +46,6 @@ from sweeps.tune.callback import STOPPED_BY_SCHEDULER, JournalCallback
 from sweeps.tune.slot_trial import SlotTrial
 from sweeps.tune.trial_queue import Reported, TrialQueue
 from sweeps.tune.watch import LEAVE_SECONDS, Watch
-from trainables import registry
 from trainables.contract import Evaluation, Failure
 
 TRIAL_PROCESS = PlacementGroupFactory([{"node:__internal_head__": 0.001}])
@@ -130,7 +129,7 @@ class Driver:
         self._settle(scheduler)
         processes.keep_processes(scheduler)
         self.folder.clean()
-        fingerprints = registry.find(self.config.trainable).fingerprint(self.config.base)
+        fingerprints = self.journal.record.fingerprints
         refused = refused_default(self.config, space, fingerprints, self._targets, self.clock())
         if refused is not None:
             self.journal.add(refused)

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from trainables import packing
 from trainables.base.base_model import Base
-from trainables.data.dataset import Row
+from trainables.data.dataset import TokenRow
 from trainables.errors import InfeasibleError
 from trainables.packing import adapter_files, targets
 from trainables.packing.dropout import DropoutKey
@@ -48,7 +48,7 @@ def engine(make) -> Engine:
     return make(packs.base())
 
 
-def rows(*places: int) -> list[Row]:
+def rows(*places: int) -> list[TokenRow]:
     return [packs.rows().train.row(place) for place in places]
 
 
@@ -57,7 +57,7 @@ def losses(engine: Engine, *segments: Segment) -> list[list[float]]:
         return [of_segment.tolist() for of_segment in engine.token_losses(segments)]
 
 
-def plain_losses(model, given: list[Row]) -> list[float]:
+def plain_losses(model, given: list[TokenRow]) -> list[float]:
     """Token losses of a model that knows nothing of engines, one row after the other."""
     found = []
     for row in given:

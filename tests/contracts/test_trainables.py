@@ -1,90 +1,23 @@
-"""The contract of trainables and packs, held by every module that `trainables.registry` finds."""
+"""The contract of trainables and packs, held by every module that `trainables.catalogue` finds."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import subprocess
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
-import packs
 import pytest
-import tiny_models
+import python_imports
 import torch
+from trainable_kits import FACTORIES, STEPS, Kit
 
-from trainables import registry, toy
+from trainables import catalogue
 from trainables.contract import Evaluation, Failure, Need, Opened, Pack, StepRecord
-from trainables.specs import AdapterSpec, DataSpec, ModelSpec, QuantizationSpec, TrainingSpec, TrialSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
 
-@dataclass(frozen=True)
-class Kit:
-    """What the contract tests need to know of a trainable."""
-
-    pack: Callable[[], Pack]
-    """A new pack, with one base and the same data for each call."""
-    trial: TrialSpec
-    neighbour: TrialSpec
-    """Another trial, as different from `trial` as it can be."""
-    diverging: TrialSpec
-    """Its loss stops being finite within STEPS steps."""
-    infeasible: TrialSpec
-    base: TrialSpec
-    """A base specification whose files exist."""
-    tolerance: float
-    """How far the same numbers may be apart."""
-
-
-STEPS = 6
-
-
-def toy_kit(folder: Path) -> Kit:
-    def trial(r: int = 16, learning_rate: float = 3e-4, seed: int = 1) -> TrialSpec:
-        adapter, training = AdapterSpec(r=r), TrainingSpec(learning_rate=learning_rate)
-        return TrialSpec(trainable="toy", adapter=adapter, training=training, steps=20, seed=seed)
-
-    return Kit(
-        pack=lambda: toy.open_pack(trial(), b"", folder),
-        trial=trial(),
-        neighbour=trial(r=4, learning_rate=5e-3, seed=2),
-        diverging=trial(learning_rate=0.05),
-        infeasible=trial(r=300),
-        base=trial(),
-        tolerance=0.0,
-    )
-
-
-def qlora_kit(folder: Path) -> Kit:
-    rows = [{"question": f"What is {n} + {n}?", "answer": f"It is {2 * n}."} for n in range(12)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    base = TrialSpec(
-        model=ModelSpec(source=str(tiny_models.save("llama", folder / "model"))),
-        quantization=QuantizationSpec(scheme="none", compute_dtype="float32"),
-        data=DataSpec(
-            train=str(folder / "rows.jsonl"), prompt="{question}", completion="{answer}", max_length=64, eval_examples=3
-        ),
-    )
-    return Kit(
-        pack=packs.pack,
-        trial=packs.spec(seed=1, lora_dropout=0.2, gradient_accumulation_steps=2),
-        neighbour=packs.spec(seed=2, r=16, target_modules="mlp", use_rslora=True, batch_size=3, schedule="cosine"),
-        diverging=packs.spec(seed=3, learning_rate=1e30, warmup_ratio=0.0),
-        infeasible=packs.spec(seed=4, target_modules=("c_attn",)),
-        base=base,
-        tolerance=1e-5,  # single precision; other shapes of the same sums differ in the last digit
-    )
-
-
-FACTORIES: dict[str, Callable[[Path], Kit]] = {"qlora": qlora_kit, "toy": toy_kit}
-
-
-@pytest.fixture(scope="module", params=sorted(registry.available()))
+@pytest.fixture(scope="module", params=sorted(catalogue.available()))
 def name(request) -> str:
     return request.param
 
@@ -94,7 +27,7 @@ def kit(name, tmp_path_factory) -> Kit:
     if name not in FACTORIES:
         pytest.fail(
             f"trainables/{name}.py offers open_pack, but nothing here makes a pack of it for the contract tests: "
-            f"write a function that gives its Kit and add it to FACTORIES in {Path(__file__).name}"
+            f"write a function that gives its Kit and add it to FACTORIES in tests/trainable_kits.py"
         )
     return FACTORIES[name](tmp_path_factory.mktemp(name))
 
@@ -345,15 +278,15 @@ def test_peak_memory_is_known(kit, pack):
 
 
 def test_a_trainable_requires_sections_of_the_sweep_file(name):
-    assert registry.find(name).REQUIRES.issubset({"model", "data"})
+    assert catalogue.find(name).REQUIRES.issubset({"model", "data"})
 
 
 def test_check_finds_nothing_wrong_with_files_that_are_right(name, kit):
-    assert registry.find(name).check(kit.base) == []
+    assert catalogue.find(name).check(kit.base) == []
 
 
 def test_fingerprint_is_words_that_stay_the_same(name, kit):
-    trainable = registry.find(name)
+    trainable = catalogue.find(name)
     found = trainable.fingerprint(kit.base)
     assert found
     assert all(isinstance(key, str) and isinstance(value, str) for key, value in found.items())
@@ -361,7 +294,7 @@ def test_fingerprint_is_words_that_stay_the_same(name, kit):
 
 
 def test_what_target_modules_mean_is_said_of_each_value(name, kit, tmp_path):
-    trainable = registry.find(name)
+    trainable = catalogue.find(name)
     if not hasattr(trainable, "resolve_targets"):
         pytest.skip("it does not know before its trials are opened")
     wanted = [kit.trial.adapter.target_modules, "attention", "mlp", ("q_proj",)]
@@ -373,7 +306,7 @@ def test_what_target_modules_mean_is_said_of_each_value(name, kit, tmp_path):
 
 
 def test_need_grows_with_the_slots(name, kit):
-    need = registry.find(name).need(kit.base, [kit.base], "cpu")
+    need = catalogue.find(name).need(kit.base, [kit.base], "cpu")
     assert isinstance(need, Need)
     assert need.total(1) > 0
     assert need.total(4) > need.total(1)
@@ -382,7 +315,7 @@ def test_need_grows_with_the_slots(name, kit):
 
 
 def test_prepared_data_opens_a_pack_that_trains(name, kit, tmp_path):
-    trainable = registry.find(name)
+    trainable = catalogue.find(name)
     prepared = trainable.prepare(kit.base, tmp_path)
     assert re.fullmatch("[0-9a-f]{16}", prepared.summary.fingerprint)
     assert trainable.prepare(kit.base, tmp_path) == prepared
@@ -396,76 +329,14 @@ def test_prepared_data_opens_a_pack_that_trains(name, kit, tmp_path):
 
 LIGHT = """
 import sys
-from trainables import registry
+from trainables import catalogue
 from trainables.specs import TrialSpec
 
 name, spec = sys.argv[1:]
-base, trainable = TrialSpec.model_validate_json(spec), registry.find(name)
+base, trainable = TrialSpec.model_validate_json(spec), catalogue.find(name)
 trainable.check(base), trainable.fingerprint(base), trainable.need(base, [base], "cpu")
 """
-HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "pyarrow", "ray", "mlflow")
-
-
-def imported(program: str, *arguments: str) -> set[str]:
-    """The heavy packages that a program imports in a Python of its own."""
-    program += f"\nprint(*(name for name in {HEAVY!r} if name in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return set(done.stdout.split())
 
 
 def test_questions_before_a_launch_import_nothing_heavy(name, kit):
-    assert imported(LIGHT, name, kit.base.model_dump_json()) == set()
-
-
-# The registry
-
-
-def test_available_imports_no_trainable():
-    program = """
-import sys
-from trainables import registry
-found = registry.available()
-assert found, "no trainable"
-assert not [name for name in found if f"trainables.{name}" in sys.modules], "a trainable was imported"
-"""
-    assert imported(program) == set()
-
-
-def test_available_says_what_each_is_for():
-    found = registry.available()
-    assert {"qlora", "toy"} <= found.keys()
-    assert all(found.values())
-
-
-def test_find_takes_a_dotted_path():
-    assert registry.find("trainables.toy") is toy
-
-
-def test_find_takes_a_module_of_ones_own(tmp_path, monkeypatch):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "curves.py").write_text("from trainables.toy import *\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    assert registry.find("mine.curves").open_pack is toy.open_pack
-
-
-@pytest.mark.parametrize(
-    ("wanted", "message"),
-    [
-        (
-            "qlra",
-            r"no trainable 'qlra'; did you mean qlora\? \(there are: .*qlora.*toy.*; one of your own is named PACKAGE",
-        ),
-        ("specs", r"no trainable 'specs'.*there are: "),
-        ("", r"no trainable ''"),
-        ("nowhere.at_all", r"no module 'nowhere' to import the trainable 'nowhere.at_all' from"),
-        ("trainables.nothing", r"no module 'trainables.nothing' to import"),
-        (
-            "trainables.specs",
-            r"trainables.specs is not a trainable: it lacks REQUIRES, check, fingerprint, .*open_pack",
-        ),
-    ],
-)
-def test_find_says_what_there_is_instead(wanted, message):
-    with pytest.raises(LookupError, match=message):
-        registry.find(wanted)
+    assert python_imports.heavy(LIGHT, name, kit.base.model_dump_json()) == set()

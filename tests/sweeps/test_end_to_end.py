@@ -285,7 +285,7 @@ from trainables.specs import TrialSpec
 
 spec, adapter, cache = TrialSpec.model_validate_json(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 model = PeftModel.from_pretrained(base_model.load(spec, cache).model, adapter).eval()
-rows = dataset.load(dataset.prepare(spec.rows, base_model.load_tokenizer(spec, cache), cache).payload).eval
+rows = dataset.load(dataset.prepare(spec.data_spec, base_model.load_tokenizer(spec, cache), cache).payload).eval
 total, tokens = 0.0, 0
 with torch.no_grad():
     for row in map(rows.row, range(len(rows))):

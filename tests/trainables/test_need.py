@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from trainables import registry
+from trainables import catalogue
 from trainables.contract import Memory, Need, RowShape, Summary
 from trainables.errors import NotTrainable
 from trainables.specs import DataSpec, TrialSpec
@@ -21,7 +21,7 @@ def asked(rows: RowShape | None, **offers: Any) -> tuple[Need | None, list[Any]]
     seen: list[Any] = []
 
     def need(base: TrialSpec, largest: list[TrialSpec], device: str) -> Need:
-        seen.extend([base.rows.max_length, *(spec.rows.max_length for spec in largest)])
+        seen.extend([base.data_spec.max_length, *(spec.data_spec.max_length for spec in largest)])
         return Need(base_bytes=1, slot_bytes=2, step_bytes=3, saturating_slots=1)
 
     def need_of_rows(base: TrialSpec, largest: list[TrialSpec], device: str, rows: RowShape) -> Need:
@@ -30,7 +30,7 @@ def asked(rows: RowShape | None, **offers: Any) -> tuple[Need | None, list[Any]]
 
     every = {"need": need, "need_of_rows": need_of_rows}
     trainable: Any = SimpleNamespace(**{name: every[name] for name in ("need", *offers)})
-    return registry.need(trainable, SPEC, [SPEC], "cpu", rows), seen
+    return catalogue.need(trainable, SPEC, [SPEC], "cpu", rows), seen
 
 
 def test_a_trainable_is_asked_with_the_shape_of_the_rows_where_it_takes_one() -> None:
@@ -47,7 +47,7 @@ def test_one_that_takes_none_is_told_the_longest_row(longest: int, told: int) ->
 def test_what_is_no_estimate_is_refused_with_what_it_was() -> None:
     trainable: Any = SimpleNamespace(need=lambda *_: 3)
     with pytest.raises(NotTrainable, match="its need raises TypeError: it answers 3, not a Need"):
-        registry.need(trainable, SPEC, [], "cpu", None)
+        catalogue.need(trainable, SPEC, [], "cpu", None)
 
 
 def test_a_need_without_parts_still_has_its_whole() -> None:

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from trainables.inputs import json_text
+from trainables.inputs import json_text, safetensors_header
 
 _MIB = 1 << 20
 # Value types of the GGUF specification (ggml, docs/gguf.md, versions 2 and 3) and their struct codes.
@@ -63,11 +63,10 @@ def safetensors_parameters(path: Path) -> int:
     """
     size = path.stat().st_size
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json_text.parse(file.read(min(length, size)))
+        header, start = safetensors_header.read(file, size)
     try:
         tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
-        end = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors), default=0)
+        end = start + max((tensor["data_offsets"][1] for tensor in tensors), default=0)
         elements = sum(int(math.prod(tensor["shape"])) for tensor in tensors)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"no tensor table in the header: {error!r}") from error

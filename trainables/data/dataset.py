@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from filelock import FileLock
 
 from trainables.contract import Prepared, Summary
-from trainables.data import rows as row_source
+from trainables.data import sources
 from trainables.data.findings import Findings, Tally
 from trainables.data.rendering import Renderer, tokenizer_fingerprint
-from trainables.data.rows import SplitName
+from trainables.data.sources import SplitName
 from trainables.data.templates import Placed
 from trainables.data.tokenising import tokenise
 from trainables.errors import DataError
+from trainables.inputs import safetensors_header
 from trainables.specs import DataSpec
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ _ARRAYS = ("ids", "starts", "labelled")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-class Row(NamedTuple):
-    """One row."""
+class TokenRow(NamedTuple):
+    """One row as tokens."""
 
     ids: np.ndarray
     """(length,) int32."""
@@ -70,14 +71,14 @@ class Split:
         """Number of rows."""
         return len(self.starts) - 1
 
-    def row(self, i: int) -> Row:
+    def row(self, i: int) -> TokenRow:
         """Row `i`, a view."""
         place = slice(self.starts[i], self.starts[i + 1])
-        return Row(self.ids[place], self.labelled[place])
+        return TokenRow(self.ids[place], self.labelled[place])
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class Splits:
     """What a sweep trains on and evaluates on."""
 
     train: Split
@@ -106,14 +107,14 @@ def prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase, cache: Path) -> 
     return prepared
 
 
-def load(payload: bytes) -> Rows:
+def load(payload: bytes) -> Splits:
     """The rows in the bytes of `prepare`."""
     import numpy as np
     from safetensors.numpy import load as load_arrays
 
     # Copies: torch.from_numpy warns of arrays that cannot be written to.
     arrays = {name: np.array(values) for name, values in load_arrays(payload).items()}
-    return Rows(*(Split(*(arrays[f"{split}.{name}"] for name in _ARRAYS)) for split in ("train", "eval")))
+    return Splits(*(Split(*(arrays[f"{split}.{name}"] for name in _ARRAYS)) for split in ("train", "eval")))
 
 
 def whole(data: DataSpec, split: SplitName, tokenizer: PreTrainedTokenizerBase) -> Split:
@@ -122,7 +123,7 @@ def whole(data: DataSpec, split: SplitName, tokenizer: PreTrainedTokenizerBase) 
     Raises:
         DataError: no rows, or a row that cannot be used.
     """
-    return Split(*tokenise(Renderer(data, tokenizer), split, row_source.placed(data, split)).arrays())
+    return Split(*tokenise(Renderer(data, tokenizer), split, sources.placed(data, split)).arrays())
 
 
 def split_fingerprint(split: Split) -> str:
@@ -161,18 +162,18 @@ def _prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> Prepared:
     from safetensors.numpy import save
 
     renderer, findings = Renderer(data, tokenizer), Findings(data)
-    found = row_source.placed(data, "train")
+    found = sources.placed(data, "train")
     if data.eval is None:
         held: deque[Placed] = deque()
         train = tokenise(renderer, "train", _hold_out(data, found, held), findings)
         evaluation = tokenise(renderer, "train", held, findings, "eval")
     else:
         train = tokenise(renderer, "train", found, findings)
-        evaluation = tokenise(renderer, "eval", islice(row_source.placed(data, "eval"), data.eval_examples), findings)
+        evaluation = tokenise(renderer, "eval", islice(sources.placed(data, "eval"), data.eval_examples), findings)
     lines = _compare_test(data, findings)
     if problems := findings.problems():
         raise DataError("\n".join(problems))
-    rows = Rows(Split(*train.arrays()), Split(*evaluation.arrays()))
+    rows = Splits(Split(*train.arrays()), Split(*evaluation.arrays()))
     parts = findings.parts
     summary = Summary(
         fingerprint=_fingerprint(rows),
@@ -197,7 +198,7 @@ def _prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> Prepared:
 def _compare_test(data: DataSpec, findings: Findings) -> list[str]:
     """Compares the rows that only promotion sees with those to train on; what kept it from that, in a line."""
     try:
-        for found in row_source.placed(data, "test") if data.test is not None else ():
+        for found in sources.placed(data, "test") if data.test is not None else ():
             findings.add("test", found)
     except DataError as error:
         findings.parts["test"] = Tally()
@@ -214,18 +215,18 @@ def _hold_out(data: DataSpec, found: Iterable[Placed], held: deque[Placed]) -> I
             enough = True
             yield held.popleft()
     if held and not enough:
-        raise DataError(row_source.too_few_to_hold_out(data, len(held)))
+        raise DataError(sources.too_few_to_hold_out(data, len(held)))
 
 
 # Bytes and cache
 
 
-def _arrays(rows: Rows) -> dict[str, np.ndarray]:
+def _arrays(rows: Splits) -> dict[str, np.ndarray]:
     splits = {"train": rows.train, "eval": rows.eval}
     return {f"{split}.{name}": getattr(values, name) for split, values in splits.items() for name in _ARRAYS}
 
 
-def _fingerprint(rows: Rows) -> str:
+def _fingerprint(rows: Splits) -> str:
     return _digest([*_content(rows.train), *_content(rows.eval)])
 
 
@@ -250,12 +251,12 @@ def _digest(arrays: Iterable[np.ndarray]) -> str:
 def _key(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> str | None:
     """What names the prepared rows, or None where nothing fixes what the hub will give."""
     try:
-        identity = row_source.fingerprint(data)
+        identity = sources.fingerprint(data)
     except DataError:
         if data.test is None:
             raise
         # Only promotion needs it, and maybe on another machine: it is said that the rows were not compared with it.
-        identity = row_source.fingerprint(data.model_copy(update={"test": None})) | {"test": "not here"}
+        identity = sources.fingerprint(data.model_copy(update={"test": None})) | {"test": "not here"}
     pinned = data.revision is not None and _COMMIT.fullmatch(data.revision)
     if not pinned and any(source.startswith("hub:") for source in identity.values()):
         return None
@@ -269,9 +270,7 @@ def _cached(path: Path) -> Prepared | None:
 
     try:
         payload = path.read_bytes()
-        # A safetensors header: 8 bytes of length, little-endian, then JSON (safetensors 0.8).
-        header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
-        summary = Summary.model_validate_json(header["__metadata__"]["summary"])
+        summary = Summary.model_validate_json(safetensors_header.metadata(payload)["summary"])
         if _fingerprint(load(payload)) == summary.fingerprint:
             return Prepared(summary=summary, payload=payload)
     # A pydantic error and one of JSON or UTF-8 are ValueErrors: whatever is wrong with it, the file is made again.

@@ -9,9 +9,9 @@ from itertools import islice
 from pathlib import Path
 
 from trainables.contract import Preview
-from trainables.data import row_files, rows
+from trainables.data import row_files, sources
 from trainables.data.findings import Findings
-from trainables.data.rows import SplitName
+from trainables.data.sources import SplitName
 from trainables.data.templates import Placed
 from trainables.errors import DataError
 from trainables.specs import DataSpec
@@ -26,20 +26,20 @@ def preview(data: DataSpec) -> Preview:
     findings = Findings(data)
     problems, partly = [], []
     train_rows = None
-    for split in rows.SPLITS:
+    for split in sources.SPLITS:
         source: str | None = getattr(data, split)
-        if source is None or not rows.is_local(source):
+        if source is None or not sources.is_local(source):
             continue
         if row_files.is_large_array(Path(source)):
             partly.append(f"data.{split}: one large JSON array is looked at by launch only; save it as .jsonl for more")
             continue
-        look = _Look(rows.placed(data, split))
+        look = _Look(sources.placed(data, split))
         try:
             _count(data, split, look, findings)
         except DataError as error:
             problems.append(str(error))
             if split == "test":
-                problems.append(f"data.test: {source}: {rows.OTHER_TASK}")
+                problems.append(f"data.test: {source}: {sources.OTHER_TASK}")
         else:
             if look.is_cut:
                 partly.append(f"data.{split}: only the first {look.rows} rows were looked at; launch looks at all")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from trainables.data import templates
 from trainables.data.findings import Findings, Part
 from trainables.data.rendering import Encoded, Renderer, Text
-from trainables.data.rows import SplitName
+from trainables.data.sources import SplitName
 from trainables.data.templates import Placed
 from trainables.errors import DataError
 from trainables.specs import DataSpec

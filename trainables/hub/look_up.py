@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainables.base import base_model, model_files, model_source
 from trainables.contract import LookedUp
-from trainables.data import rows
+from trainables.data import sources
 from trainables.errors import DataError
 from trainables.hub import client
 from trainables.specs import DataSpec, ModelSpec, TrialSpec
@@ -15,7 +15,7 @@ from trainables.specs import DataSpec, ModelSpec, TrialSpec
 
 def look_up(base: TrialSpec, cache: Path) -> LookedUp:
     """What the hub says of the model and the data; nothing is asked for local ones, nor for what `cache` has."""
-    found = [_model(base, cache), *_data(base.rows)]
+    found = [_model(base, cache), *_data(base.data_spec)]
     return LookedUp(
         problems=tuple(line for part in found for line in part.problems),
         unreachable=tuple(line for part in found for line in part.unreachable),
@@ -58,11 +58,11 @@ def _lacking_in_cache(model: ModelSpec) -> str | None:
 
 
 def _data(data: DataSpec) -> Iterator[LookedUp]:
-    asked: dict[str, rows.SplitName] = {}
-    for split in rows.SPLITS:
+    asked: dict[str, sources.SplitName] = {}
+    for split in sources.SPLITS:
         source: str | None = getattr(data, split)
         try:
-            if source is not None and not rows.is_local(source):
+            if source is not None and not sources.is_local(source):
                 asked.setdefault(source.partition(":")[0], split)
         except DataError:
             continue  # the check of the data says why

@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 
+from trainables.inputs import safetensors_header
 from trainables.specs import Spec, TrialSpec
 
 
@@ -85,14 +86,7 @@ def restore(content: bytes, parameters: Mapping[str, torch.nn.Parameter], optimi
             optimizer.state[parameter] = {
                 key: value if key == "step" else value.to(parameter.device) for key, value in state.items()
             }
-    return Progress.model_validate_json(_metadata(content)["progress"])
-
-
-def _metadata(content: bytes) -> dict[str, str]:
-    """The free-form part of a safetensors header (its layout: 8 bytes of length, then JSON)."""
-    size = int.from_bytes(content[:8], "little")
-    metadata: dict[str, str] = json.loads(content[8 : 8 + size])["__metadata__"]
-    return metadata
+    return Progress.model_validate_json(safetensors_header.metadata(content)["progress"])
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,11 @@ class AdapterPack:
     """A `Pack` of LoRA adapters on one frozen base model. See `trainables.contract.Pack`."""
 
     def __init__(
-        self, engine: Engine, data: dataset.Rows, clock: Callable[[], float] = time.time, known_base: Path | None = None
+        self,
+        engine: Engine,
+        data: dataset.Splits,
+        clock: Callable[[], float] = time.time,
+        known_base: Path | None = None,
     ) -> None:
         """A pack without a slot; `known_base` is the file where the base's own evaluation is kept, or is to be."""
         self._known_base = known_base

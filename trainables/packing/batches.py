@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from trainables.data.dataset import Row
+from trainables.data.dataset import TokenRow
 from trainables.packing.memory import EVALUATION_TOKENS
 
 
@@ -22,7 +22,7 @@ class Batch(NamedTuple):
     """(labels,): the labelled tokens, row after row."""
 
 
-def stack(rows: Sequence[Row]) -> Batch:
+def stack(rows: Sequence[TokenRow]) -> Batch:
     """The rows as tensors on the CPU."""
     length = max(len(row.ids) for row in rows)
     ids_BT = torch.zeros((len(rows), length), dtype=torch.long)
@@ -33,9 +33,9 @@ def stack(rows: Sequence[Row]) -> Batch:
     return Batch(ids_BT, keep_BT, torch.cat([torch.from_numpy(row.ids[row.labelled]) for row in rows]).long())
 
 
-def chunks(rows: Sequence[Row]) -> list[tuple[list[int], list[Row]]]:
+def chunks(rows: Sequence[TokenRow]) -> list[tuple[list[int], list[TokenRow]]]:
     """Evaluation rows in passes of at most EVALUATION_TOKENS tokens with padding, rows of like length together."""
-    found: list[tuple[list[int], list[Row]]] = []
+    found: list[tuple[list[int], list[TokenRow]]] = []
     for place in sorted(range(len(rows)), key=lambda i: (-len(rows[i].ids), i)):
         row = rows[place]
         if not found or (len(found[-1][1]) + 1) * len(found[-1][1][0].ids) > EVALUATION_TOKENS:

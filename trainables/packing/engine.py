@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from trainables.base.base_model import Base
-from trainables.data.dataset import Row
+from trainables.data.dataset import TokenRow
 from trainables.packing.dropout import DropoutKey
 from trainables.specs import TrialSpec
 
@@ -22,7 +22,7 @@ class Segment(NamedTuple):
 
     slot: int | None
     """The adapter; None leaves the rows to the base alone."""
-    rows: Sequence[Row]
+    rows: Sequence[TokenRow]
     dropout: DropoutKey | None = None
     """What the masks follow from; None drops nothing."""
 

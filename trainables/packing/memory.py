@@ -91,9 +91,9 @@ def need(
 
 def _shape(base: TrialSpec, rows: RowShape | None) -> RowShape:
     """The rows as they are, cut as the sweep cuts them, or as long as they may be and labelled throughout."""
-    most = base.rows.max_length
+    most = base.data_spec.max_length
     if rows is None:
-        evaluated = base.rows.eval_examples or EVALUATION_TOKENS
+        evaluated = base.data_spec.eval_examples or EVALUATION_TOKENS
         return RowShape(longest=most, mean=most, labelled=1.0, train_rows=1, eval_rows=evaluated)
     return rows.model_copy(update={"longest": min(most, rows.longest), "mean": min(most, rows.mean)})
 
@@ -109,7 +109,7 @@ def scoring_bytes(base: TrialSpec, facts: ModelFacts, device: Device) -> int:
     """Bytes of the base and of one pass over rows without gradients, of which one block's activations are alive."""
     width = _dtype_bytes(base.quantization, device)
     per_token = _activation_bytes(facts, base.adapter, width) + facts.vocab_size * _EVALUATION_LOGIT_BYTES[width]
-    tokens = max(EVALUATION_TOKENS, base.rows.max_length)
+    tokens = max(EVALUATION_TOKENS, base.data_spec.max_length)
     return _PROCESS_BYTES[device] + _base_bytes(facts, base.quantization, width) + tokens * per_token
 
 

@@ -18,7 +18,7 @@ from peft import PeftModel
 from torch.nn import functional
 
 from trainables.base import base_model, model_source, weight_files
-from trainables.data import dataset, rows, templates
+from trainables.data import dataset, sources, templates
 from trainables.data.rendering import Renderer
 from trainables.errors import DataError, ModelError
 from trainables.inputs.legible import legible
@@ -70,7 +70,7 @@ class AdapterScorer:
         with tempfile.TemporaryDirectory() as folder:
             self._tokenizer.save_pretrained(folder)
             tokenizer = {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
-        data = self._spec.rows
+        data = self._spec.data_spec
         return BaseFacts(
             source=model.source,
             revision=None if origin is None else origin.commit,
@@ -90,15 +90,15 @@ class AdapterScorer:
 
     def _rows(self, which: str) -> tuple[dataset.Split, str]:
         if which == "eval":
-            prepared = dataset.prepare(self._spec.rows, self._tokenizer, self._cache)
+            prepared = dataset.prepare(self._spec.data_spec, self._tokenizer, self._cache)
             return dataset.load(prepared.payload).eval, prepared.summary.fingerprint
-        data, name = _source(self._spec.rows, which)
+        data, name = _source(self._spec.data_spec, which)
         # Held out of the rows to train on: all of them are those that the sweep was scored on.
         held_out = data.eval is None and name == "eval"
         split = self._rows("eval")[0] if held_out else self._whole(data, name, which)
         return split, dataset.split_fingerprint(split)
 
-    def _whole(self, data: DataSpec, name: rows.SplitName, which: str) -> dataset.Split:
+    def _whole(self, data: DataSpec, name: sources.SplitName, which: str) -> dataset.Split:
         try:
             return dataset.whole(data, name, self._tokenizer)
         except DataError as error:
@@ -110,19 +110,21 @@ class AdapterScorer:
         """The first `count` rows of what was scored, with the columns that they were made of."""
         kept = [split.row(i) for i in range(min(count, len(split)))]
         columns: Iterator[dict[str, str]] = repeat({})
-        if kept and self._spec.rows.prompt is not None:
+        if kept and self._spec.data_spec.prompt is not None:
             columns = self._columns_of(kept, which)
         return tuple(
             Sample(columns=given, ids=tuple(row.ids.tolist()), labelled=tuple(row.labelled.nonzero()[0].tolist()))
             for row, given in zip(kept, columns, strict=False)
         )
 
-    def _columns_of(self, kept: Sequence[dataset.Row], which: str) -> Iterator[dict[str, str]]:
+    def _columns_of(self, kept: Sequence[dataset.TokenRow], which: str) -> Iterator[dict[str, str]]:
         """What a caller would give of each row of `kept`: rows that were left out are passed over."""
-        data, name = _source(self._spec.rows, which)
+        data, name = _source(self._spec.data_spec, which)
         renderer = Renderer(data, self._tokenizer)
         held_out = data.eval is None and name == "eval"
-        rest = iter(deque(rows.read(data, "train"), maxlen=data.eval_examples) if held_out else rows.read(data, name))
+        rest = iter(
+            deque(sources.read(data, "train"), maxlen=data.eval_examples) if held_out else sources.read(data, name)
+        )
         for number, wanted in enumerate(kept, 1):
             for row in rest:
                 (encoded,) = renderer.encode([renderer.text(row)])
@@ -167,7 +169,7 @@ class AdapterScorer:
         tokens = tuple(split.row(i).labels for i in range(len(split)))
         return Scores(row_losses=tuple(totals), row_tokens=tokens)
 
-    def _token_losses(self, model: Any, rows: Sequence[dataset.Row]) -> torch.Tensor:
+    def _token_losses(self, model: Any, rows: Sequence[dataset.TokenRow]) -> torch.Tensor:
         """Negative log-likelihoods of the labelled tokens, (labels,), float32."""
         batch = stack(rows)
         self._keep = batch.keep.to(self._base.device)
@@ -183,7 +185,7 @@ class AdapterScorer:
         return None if self._keep is None else (inputs[0][self._keep], *inputs[1:])
 
 
-def _source(data: DataSpec, which: str) -> tuple[DataSpec, rows.SplitName]:
+def _source(data: DataSpec, which: str) -> tuple[DataSpec, sources.SplitName]:
     """The data and the split of it that `which` names; see `Request.rows`."""
     if which == "eval":
         return data, "eval"

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Protocol
 from pydantic import Field
 
 from trainables.contract import Preview
-from trainables.data import preview, rows
+from trainables.data import preview, sources
 from trainables.inputs import json_text
 from trainables.inputs.legible import legible
 from trainables.specs import DataSpec, Spec, TrialSpec
@@ -184,9 +184,9 @@ def _beyond_lora(config: Mapping[str, Any]) -> list[str]:
 
 def check_rows(data: DataSpec, file: str) -> list[str]:
     """What is wrong with a file of rows to decide by: missing, other columns, or the rows that were trained on."""
-    others = rows.check(data.model_copy(update={"test": None}))
-    found = rows.check(data.model_copy(update={"test": file}))
-    return [of_option(problem) for problem in found if problem not in others and rows.OTHER_TASK not in problem]
+    others = sources.check(data.model_copy(update={"test": None}))
+    found = sources.check(data.model_copy(update={"test": file}))
+    return [of_option(problem) for problem in found if problem not in others and sources.OTHER_TASK not in problem]
 
 
 def look_at_rows(data: DataSpec, file: str) -> Preview:
@@ -195,7 +195,7 @@ def look_at_rows(data: DataSpec, file: str) -> Preview:
 
     def own(lines: Sequence[str]) -> tuple[str, ...]:
         return tuple(
-            of_option(line) for line in lines if line.startswith("data.test: ") and rows.OTHER_TASK not in line
+            of_option(line) for line in lines if line.startswith("data.test: ") and sources.OTHER_TASK not in line
         )
 
     return Preview(problems=own(found.problems), warnings=own(found.warnings))
@@ -206,7 +206,7 @@ def seen_by_search(data: DataSpec, file: str) -> bool:
 
     Files are compared, by their bytes; False where `data.eval` is none that is here.
     """
-    return data.eval is not None and rows.same_content(Path(data.eval), Path(file))
+    return data.eval is not None and sources.same_content(Path(data.eval), Path(file))
 
 
 def of_option(problem: str) -> str:

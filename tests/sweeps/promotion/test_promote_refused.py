@@ -188,7 +188,7 @@ def test_files_of_others_in_a_package_are_refused(champion, monkeypatch):
 
 def test_a_champion_that_reads_rows_in_another_form_is_no_comparison_unless_forced(champion, shared):
     other = promotions.config(shared, champion.uri)
-    data = other.base.rows.model_copy(update={"prompt": "Q: {question}"})
+    data = other.base.data_spec.model_copy(update={"prompt": "Q: {question}"})
     other = other.model_copy(update={"data": data})
     trained = promotions.train(other, shared / "cache-form")
     fingerprint = qlora.prepare(other.base, shared / "cache-form").summary.fingerprint

@@ -15,7 +15,7 @@ from safetensors.numpy import load as load_arrays
 from transformers import PreTrainedTokenizerFast
 
 from trainables.contract import Prepared
-from trainables.data import dataset, rows
+from trainables.data import dataset, sources
 from trainables.errors import DataError
 from trainables.specs import DataSpec
 
@@ -49,16 +49,16 @@ def prepare(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Prepare:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[rows.SplitName]:
+def made(monkeypatch: pytest.MonkeyPatch) -> list[sources.SplitName]:
     """The splits that were read from their files, rather than from the cache."""
-    placed = rows.placed
-    splits: list[rows.SplitName] = []
+    placed = sources.placed
+    splits: list[sources.SplitName] = []
 
-    def counted(data: DataSpec, split: rows.SplitName) -> Any:
+    def counted(data: DataSpec, split: sources.SplitName) -> Any:
         splits.append(split)
         return placed(data, split)
 
-    monkeypatch.setattr(rows, "placed", counted)
+    monkeypatch.setattr(sources, "placed", counted)
     return splits
 
 

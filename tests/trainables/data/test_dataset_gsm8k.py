@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny_models
 
-from trainables.data import dataset, rows
+from trainables.data import dataset, sources
 from trainables.specs import DataSpec
 
 GSM8K = Path(__file__).parents[4] / "shared" / "data" / "gsm8k_train.jsonl"
@@ -26,13 +26,13 @@ def test_grade_school_maths_is_prepared_whole(tmp_path: Path) -> None:
         eval_examples=10,
         max_length=2048,
     )
-    assert rows.check(data) == []
+    assert sources.check(data) == []
     tokenizer = tiny_models.tokenizer()
     prepared = dataset.prepare(data, tokenizer, tmp_path)
     train = dataset.load(prepared.payload).train
     found = [train.row(i) for i in range(len(train))]
     learnt = [tokenizer.decode(row.ids[row.labelled].tolist()) for row in found]
-    assert learnt == [f"{row['answer']}<|end|>" for row in itertools.islice(rows.read(data, "train"), 40)]
+    assert learnt == [f"{row['answer']}<|end|>" for row in itertools.islice(sources.read(data, "train"), 40)]
     assert all(row.ids[-1] == tokenizer.eos_token_id for row in found)
     share = sum(row.labels for row in found) / prepared.summary.train_tokens
     assert 0.4 < share < 0.7

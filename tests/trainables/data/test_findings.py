@@ -13,7 +13,7 @@ import pytest
 import tiny_models
 
 from trainables.contract import Summary
-from trainables.data import dataset, preview, row_files, rows
+from trainables.data import dataset, preview, row_files, sources
 from trainables.errors import DataError
 from trainables.specs import DataSpec
 
@@ -246,9 +246,9 @@ def test_a_large_json_array_is_left_to_the_launch(tmp_path: Path, monkeypatch: p
     path = tmp_path / "a.json"
     path.write_text("[\n")
     data = DataSpec(train=str(path), prompt="{question}", completion="{answer}", eval_examples=10)
-    assert "is not JSON" in rows.check(data)[0]
+    assert "is not JSON" in sources.check(data)[0]
     monkeypatch.setattr(row_files, "ARRAY_BYTES", 1)
-    assert rows.check(data) == []
+    assert sources.check(data) == []
     found = preview.preview(data)
     assert (found.problems, found.train_rows) == ((), None)
     assert found.warnings == (

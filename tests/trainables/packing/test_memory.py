@@ -236,9 +236,9 @@ def test_few_evaluation_rows_make_a_small_evaluation() -> None:
 
 
 def test_evaluation_passes_are_as_long_as_the_estimate_says_and_hold_every_row_once() -> None:
-    assert memory.EVALUATION_TOKENS == batches.EVALUATION_TOKENS
     rows = [
-        dataset.Row(np.zeros(length, np.int32), np.ones(length, bool)) for length in (700, 3, 500, 700, 900, 12, 2100)
+        dataset.TokenRow(np.zeros(length, np.int32), np.ones(length, bool))
+        for length in (700, 3, 500, 700, 900, 12, 2100)
     ]
     found = batches.chunks(rows)
     assert sorted(place for places, _ in found for place in places) == list(range(len(rows)))

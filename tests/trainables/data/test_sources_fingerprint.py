@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from trainables.data import rows
+from trainables.data import sources
 from trainables.errors import DataError
 from trainables.specs import DataSpec
 
@@ -26,12 +26,12 @@ def test_fingerprint_follows_content_not_place(train: Path, tmp_path: Path) -> N
     (tmp_path / "elsewhere").mkdir()
     copy = tmp_path / "elsewhere" / "copy.jsonl"
     copy.write_bytes(train.read_bytes())
-    first = rows.fingerprint(spec(train))
-    assert rows.fingerprint(spec(copy)) == first
+    first = sources.fingerprint(spec(train))
+    assert sources.fingerprint(spec(copy)) == first
     assert first.keys() == {"train", "form"}
     assert all(len(value) == 16 for value in first.values())
     copy.write_bytes(copy.read_bytes() + b"\n")
-    changed = rows.fingerprint(spec(copy))
+    changed = sources.fingerprint(spec(copy))
     assert changed["train"] != first["train"]
     assert changed["form"] == first["form"]
 
@@ -47,27 +47,27 @@ def test_fingerprint_follows_content_not_place(train: Path, tmp_path: Path) -> N
     ],
 )
 def test_fingerprint_follows_how_rows_read(train: Path, change: dict[str, Any]) -> None:
-    before, after = rows.fingerprint(spec(train)), rows.fingerprint(spec(train, **change))
+    before, after = sources.fingerprint(spec(train)), sources.fingerprint(spec(train, **change))
     assert after["form"] != before["form"]
     assert after["train"] == before["train"]
 
 
 def test_fingerprint_of_chats_is_that_of_sweeps_that_knew_the_last_answer_only(train: Path) -> None:
     chats = {"prompt": None, "completion": None, "messages": "chat"}
-    found = [rows.fingerprint(spec(train, **chats, **said))["form"] for said in ({}, {"train_on": "last"})]
+    found = [sources.fingerprint(spec(train, **chats, **said))["form"] for said in ({}, {"train_on": "last"})]
     assert found == ["18f95295d82a0900"] * 2
-    assert rows.fingerprint(spec(train, **chats, train_on="all"))["form"] != found[0]
+    assert sources.fingerprint(spec(train, **chats, train_on="all"))["form"] != found[0]
 
 
 def test_fingerprint_of_hub_rows_is_what_was_declared() -> None:
     data = spec("a/b:c", "a/b", test="a/b", revision="v1")
-    found = rows.fingerprint(data)
+    found = sources.fingerprint(data)
     assert found["train"] == "hub:a/b:c@v1/train"
     assert found["eval"] == "hub:a/b@v1/validation"
     assert found["test"] == "hub:a/b@v1/test"
-    assert rows.fingerprint(spec("a/b"))["train"] == "hub:a/b@main/train"
+    assert sources.fingerprint(spec("a/b"))["train"] == "hub:a/b@main/train"
 
 
 def test_fingerprint_of_a_missing_file_names_the_field(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.train: .*/none\.csv does not exist"):
-        rows.fingerprint(spec(tmp_path / "none.csv"))
+        sources.fingerprint(spec(tmp_path / "none.csv"))

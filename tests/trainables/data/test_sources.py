@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from trainables.data import rows
+from trainables.data import sources
 from trainables.errors import DataError
 from trainables.specs import DataSpec
 
@@ -68,7 +68,7 @@ def train(tmp_path: Path) -> Path:
     ],
 )
 def test_suffix_tells_files_from_hub_ids(source: str, local: bool) -> None:
-    assert rows.is_local(source) is local
+    assert sources.is_local(source) is local
 
 
 @pytest.mark.parametrize(
@@ -77,14 +77,14 @@ def test_suffix_tells_files_from_hub_ids(source: str, local: bool) -> None:
 )
 def test_source_that_is_neither_is_refused_with_what_is_accepted(source: str) -> None:
     with pytest.raises(DataError, match=r"\.jsonl, \.json, \.csv, \.parquet; a hub data set is owner/name"):
-        rows.is_local(source)
+        sources.is_local(source)
 
 
 def test_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "owner/name").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="owner/name is a folder: name a file in it"):
-        rows.is_local("owner/name")
+        sources.is_local("owner/name")
 
 
 # Reading
@@ -92,26 +92,26 @@ def test_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
 def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
-    assert list(rows.read(spec(write(tmp_path / name, PAIRS)), "train")) == PAIRS
+    assert list(sources.read(spec(write(tmp_path / name, PAIRS)), "train")) == PAIRS
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
 def test_byte_order_mark_is_not_part_of_the_first_row(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, PAIRS)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert list(rows.read(spec(path), "train")) == PAIRS
+    assert list(sources.read(spec(path), "train")) == PAIRS
 
 
 def test_json_file_may_hold_lines_and_blank_ones(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(b'\r\n{"question": 1, "answer": 2}\r\n\n{"question": 3, "answer": 4}')
-    assert list(rows.read(spec(path), "train")) == [{"question": 1, "answer": 2}, {"question": 3, "answer": 4}]
+    assert list(sources.read(spec(path), "train")) == [{"question": 1, "answer": 2}, {"question": 3, "answer": 4}]
 
 
 def test_csv_values_are_strings_and_may_be_long(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text(f"question,answer\n\n1,{'x' * 200_000}\n")
-    assert list(rows.read(spec(path), "train")) == [{"question": "1", "answer": "x" * 200_000}]
+    assert list(sources.read(spec(path), "train")) == [{"question": "1", "answer": "x" * 200_000}]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -121,9 +121,9 @@ def test_csv_columns_may_stand_between_semicolons_or_tabs(tmp_path: Path, delimi
         writer = csv.writer(file, delimiter=delimiter, quoting=quoting)  # type: ignore[arg-type]
         writer.writerows([["id", "question", "answer"], *([n, *pair.values()] for n, pair in enumerate(PAIRS))])
     data = spec(tmp_path / "a.csv")
-    assert list(rows.read(data, "train")) == [{"id": str(n), **pair} for n, pair in enumerate(PAIRS)]
-    assert rows.check(data) == []
-    (problem,) = rows.check(spec(tmp_path / "a.csv", prompt="{qestion}"))
+    assert list(sources.read(data, "train")) == [{"id": str(n), **pair} for n, pair in enumerate(PAIRS)]
+    assert sources.check(data) == []
+    (problem,) = sources.check(spec(tmp_path / "a.csv", prompt="{qestion}"))
     assert problem.endswith("columns: id, question, answer; did you mean {question}?")
 
 
@@ -141,7 +141,7 @@ def test_csv_is_never_read_by_a_wrong_guess(tmp_path: Path, content: str, proble
     path = tmp_path / "a.csv"
     path.write_text(content)
     prompt = "{question}" if "question" in content else "Why?"
-    found = rows.check(spec(path, prompt=prompt, completion="{answer}", eval_examples=1))
+    found = sources.check(spec(path, prompt=prompt, completion="{answer}", eval_examples=1))
     assert found == [] if problem is None else problem in found[0], found
 
 
@@ -151,7 +151,7 @@ def test_places_are_those_of_the_file(tmp_path: Path) -> None:
     write(tmp_path / "a.json", PAIRS[:2])
     write(tmp_path / "a.parquet", PAIRS[:2])
     places = {
-        kind: [found.place for found in rows.placed(spec(tmp_path / f"a.{kind}"), "train")]
+        kind: [found.place for found in sources.placed(spec(tmp_path / f"a.{kind}"), "train")]
         for kind in ("jsonl", "csv", "json", "parquet")
     }
     assert places == {
@@ -164,7 +164,7 @@ def test_places_are_those_of_the_file(tmp_path: Path) -> None:
 
 def test_parquet_reads_the_needed_columns_only(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", [{"id": 1, "question": "a", "answer": "b"}])
-    assert list(rows.read(spec(path), "train")) == [{"question": "a", "answer": "b"}]
+    assert list(sources.read(spec(path), "train")) == [{"question": "a", "answer": "b"}]
 
 
 @pytest.mark.parametrize(
@@ -187,13 +187,13 @@ def test_unreadable_file_is_named_with_the_place(tmp_path: Path, name: str, cont
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(DataError, match=says) as error:
-        list(rows.read(spec(path), "train"))
+        list(sources.read(spec(path), "train"))
     assert str(error.value).startswith(f"data.train: {path}")
 
 
 def test_split_that_is_not_given_cannot_be_read(train: Path) -> None:
     with pytest.raises(DataError, match=r"data\.test: is not given"):
-        rows.read(spec(train), "test")
+        sources.read(spec(train), "test")
 
 
 # The hub
@@ -218,18 +218,18 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 def test_hub_rows_come_from_the_named_configuration_split_and_revision(hub: list[tuple[Any, ...]]) -> None:
     data = spec("openai/gsm8k:main", "openai/gsm8k", revision="abc", eval_split="held")
-    assert list(rows.read(data, "train")) == PAIRS
-    assert list(rows.read(data, "eval")) == PAIRS
+    assert list(sources.read(data, "train")) == PAIRS
+    assert list(sources.read(data, "eval")) == PAIRS
     assert hub == [("openai/gsm8k", "main", "train", "abc"), ("openai/gsm8k", None, "held", "abc")]
 
 
 def test_hub_columns_are_all_shown_when_one_is_missing(hub: list[tuple[Any, ...]]) -> None:
-    assert list(next(rows.read(spec("a/b", prompt="{q}"), "train"))) == ["picture", "question", "answer"]
+    assert list(next(sources.read(spec("a/b", prompt="{q}"), "train"))) == ["picture", "question", "answer"]
 
 
 def test_hub_failure_names_the_field_and_the_split(hub: list[tuple[Any, ...]]) -> None:
     with pytest.raises(DataError, match=r"data\.train: cannot load split 'missing' of the hub data set a/b: Unknown"):
-        list(rows.read(spec("a/b", train_split="missing"), "train"))
+        list(sources.read(spec("a/b", train_split="missing"), "train"))
 
 
 # Checking
@@ -238,13 +238,13 @@ def test_hub_failure_names_the_field_and_the_split(hub: list[tuple[Any, ...]]) -
 def test_good_files_have_no_problems(train: Path, tmp_path: Path) -> None:
     held = write(tmp_path / "eval.csv", PAIRS)
     test = write(tmp_path / "test.parquet", PAIRS)
-    assert rows.check(spec(train, held, test=str(test))) == []
-    assert rows.check(spec("openai/gsm8k")) == []
+    assert sources.check(spec(train, held, test=str(test))) == []
+    assert sources.check(spec("openai/gsm8k")) == []
 
 
 def test_missing_file_is_shown_whole_with_similar_names(train: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(train.parent)
-    problems = rows.check(spec("trian.jsonl", "no/eval.jsonl"))
+    problems = sources.check(spec("trian.jsonl", "no/eval.jsonl"))
     assert problems == [
         f"data.train: {train.parent}/trian.jsonl does not exist; did you mean train.jsonl?",
         f"data.eval: {train.parent}/no/eval.jsonl does not exist (nor does the folder {train.parent}/no)",
@@ -255,13 +255,13 @@ def test_missing_file_is_shown_whole_with_similar_names(train: Path, monkeypatch
 def test_file_without_rows_is_a_problem(tmp_path: Path, name: str, content: bytes) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    assert rows.check(spec(path)) == [f"data.train: {path} has no rows"]
+    assert sources.check(spec(path)) == [f"data.train: {path} has no rows"]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
 def test_missing_column_is_named_with_those_that_are_there(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, PAIRS)
-    assert rows.check(spec(path, prompt="{qestion}")) == [
+    assert sources.check(spec(path, prompt="{qestion}")) == [
         f"data.prompt: {{qestion}} is not a column of {path}; columns: question, answer; did you mean {{question}}?"
     ]
 
@@ -269,14 +269,14 @@ def test_missing_column_is_named_with_those_that_are_there(tmp_path: Path, name:
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
 def test_prompt_without_braces_is_found_in_every_format(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, PAIRS)
-    assert rows.check(spec(path, prompt="question")) == [
+    assert sources.check(spec(path, prompt="question")) == [
         "data.prompt: 'question' is a column, not a template: write \"{question}\""
     ]
 
 
 def test_bad_value_is_named_with_its_row(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [*PAIRS[:6], {"question": "x", "answer": None}])
-    assert rows.check(spec(path)) == [
+    assert sources.check(spec(path)) == [
         f"data.train: {path}, line 7: column 'answer' is null: give it a value, or leave the row out"
     ]
 
@@ -284,13 +284,13 @@ def test_bad_value_is_named_with_its_row(tmp_path: Path) -> None:
 def test_chats_are_checked(tmp_path: Path) -> None:
     user = {"role": "user", "content": "Hi"}
     path = write_jsonl(tmp_path / "a.jsonl", [{"chat": [user]}, {"chat": "Hi"}] * 5)
-    (problem,) = rows.check(spec(path, messages="chat"))
+    (problem,) = sources.check(spec(path, messages="chat"))
     assert problem == f"data.train: {path}, line 1: column 'chat' has no assistant message to learn from (roles: user)"
 
 
 def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", PAIRS)
-    problems = rows.check(spec(path, "eval.txt", test="nowhere.csv", prompt="{question", completion="{answer[0]}"))
+    problems = sources.check(spec(path, "eval.txt", test="nowhere.csv", prompt="{question", completion="{answer[0]}"))
     assert [problem.split(": ")[0] for problem in problems] == [
         "data.prompt", "data.completion", "data.eval", "data.test",
     ]  # fmt: skip
@@ -299,10 +299,12 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
 def test_rows_trained_on_cannot_be_evaluated_on(train: Path, tmp_path: Path) -> None:
     link = tmp_path / "link.jsonl"
     link.symlink_to(train)
-    assert rows.check(spec(train, link)) == ["data.eval: is the same file as data.train"]
-    assert rows.check(spec(train, test=str(train))) == ["data.test: is the same file as data.train"]
-    assert rows.check(spec("a/b", "a/b", eval_split="train")) == ["data.eval: is the same split (train) as data.train"]
-    assert rows.check(spec("a/b", "a/b")) == []
+    assert sources.check(spec(train, link)) == ["data.eval: is the same file as data.train"]
+    assert sources.check(spec(train, test=str(train))) == ["data.test: is the same file as data.train"]
+    assert sources.check(spec("a/b", "a/b", eval_split="train")) == [
+        "data.eval: is the same split (train) as data.train"
+    ]
+    assert sources.check(spec("a/b", "a/b")) == []
 
 
 @pytest.mark.parametrize("split", ["eval", "test"])
@@ -310,25 +312,25 @@ def test_a_copy_of_the_rows_trained_on_is_told_from_other_rows(train: Path, tmp_
     copy = tmp_path / "copy.jsonl"
     copy.write_bytes(train.read_bytes())
     problem = f"data.{split}: {copy} is a copy of data.train: give rows that are not trained on"
-    assert rows.check(spec(train, **{split: str(copy)})) == [problem]
+    assert sources.check(spec(train, **{split: str(copy)})) == [problem]
     # As long, one letter is another.
     copy.write_bytes(train.read_bytes().replace(b"roughly", b"rouhgly", 1))
-    assert rows.check(spec(train, **{split: str(copy)})) == []
+    assert sources.check(spec(train, **{split: str(copy)})) == []
 
 
 def test_files_of_other_sizes_are_not_read(train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = write_jsonl(tmp_path / "other.jsonl", PAIRS[:3])
-    monkeypatch.setattr(rows, "_digest", lambda path: pytest.fail(f"{path} was read"))
-    assert not rows.same_content(train, other)
-    assert not rows.same_content(train, tmp_path / "missing.jsonl")
-    assert rows.same_content(train, train)
+    monkeypatch.setattr(sources, "_digest", lambda path: pytest.fail(f"{path} was read"))
+    assert not sources.same_content(train, other)
+    assert not sources.same_content(train, tmp_path / "missing.jsonl")
+    assert sources.same_content(train, train)
 
 
 def test_test_file_is_checked_by_its_first_row_only(train: Path, tmp_path: Path) -> None:
     test = write_jsonl(tmp_path / "test.jsonl", [PAIRS[0], {"other": 1}])
-    assert rows.check(spec(train, test=str(test))) == []
+    assert sources.check(spec(train, test=str(test))) == []
     write_jsonl(test, [{"other": 1}])
-    assert [problem.split(":")[0] for problem in rows.check(spec(train, test=str(test)))] == [
+    assert [problem.split(":")[0] for problem in sources.check(spec(train, test=str(test)))] == [
         "data.prompt",
         "data.completion",
         "data.test",
@@ -337,7 +339,7 @@ def test_test_file_is_checked_by_its_first_row_only(train: Path, tmp_path: Path)
 
 @pytest.mark.parametrize(("held_out", "problems"), [(29, 0), (30, 1), (200, 1), (10**9, 1)])
 def test_too_few_rows_to_hold_out_is_a_problem(train: Path, held_out: int, problems: int) -> None:
-    found = rows.check(spec(train, eval_examples=held_out))
+    found = sources.check(spec(train, eval_examples=held_out))
     assert len(found) == problems
     for problem in found:
         assert problem.startswith(f"data.eval_examples: {held_out} rows are held out of data.train, which has 30:")
@@ -347,11 +349,11 @@ def test_checking_reads_no_more_than_it_needs(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [*PAIRS[:20], *PAIRS])
     with path.open("a") as file:
         file.write("broken\n")
-    assert rows.check(spec(path, eval_examples=40)) == []
+    assert sources.check(spec(path, eval_examples=40)) == []
 
 
 def test_checking_and_preparing_import_no_heavy_library() -> None:
     heavy = "{'torch', 'transformers', 'datasets', 'pyarrow', 'numpy'}"
-    code = f"import sys, trainables.data.rows, trainables.data.dataset; print({heavy} & sys.modules.keys())"
+    code = f"import sys, trainables.data.sources, trainables.data.dataset; print({heavy} & sys.modules.keys())"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"

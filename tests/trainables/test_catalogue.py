@@ -1,0 +1,58 @@
+"""Trainables by name: found, listed, and refused with what there is instead."""
+
+from __future__ import annotations
+
+import pytest
+import python_imports
+
+from trainables import catalogue, toy
+
+
+def test_available_imports_no_trainable():
+    program = """
+import sys
+from trainables import catalogue
+found = catalogue.available()
+assert found, "no trainable"
+assert not [name for name in found if f"trainables.{name}" in sys.modules], "a trainable was imported"
+"""
+    assert python_imports.heavy(program) == set()
+
+
+def test_available_says_what_each_is_for():
+    found = catalogue.available()
+    assert {"qlora", "toy"} <= found.keys()
+    assert all(found.values())
+
+
+def test_find_takes_a_dotted_path():
+    assert catalogue.find("trainables.toy") is toy
+
+
+def test_find_takes_a_module_of_ones_own(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "curves.py").write_text("from trainables.toy import *\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert catalogue.find("mine.curves").open_pack is toy.open_pack
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (
+            "qlra",
+            r"no trainable 'qlra'; did you mean qlora\? \(there are: .*qlora.*toy.*; one of your own is named PACKAGE",
+        ),
+        ("specs", r"no trainable 'specs'.*there are: "),
+        ("", r"no trainable ''"),
+        ("nowhere.at_all", r"no module 'nowhere' to import the trainable 'nowhere.at_all' from"),
+        ("trainables.nothing", r"no module 'trainables.nothing' to import"),
+        (
+            "trainables.specs",
+            r"trainables.specs is not a trainable: it lacks REQUIRES, check, fingerprint, .*open_pack",
+        ),
+    ],
+)
+def test_find_says_what_there_is_instead(wanted, message):
+    with pytest.raises(LookupError, match=message):
+        catalogue.find(wanted)

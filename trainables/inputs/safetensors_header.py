@@ -1,0 +1,24 @@
+"""The header of a safetensors file: 8 bytes of length, little-endian, then JSON (safetensors 0.8, README)."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, BinaryIO
+
+from trainables.inputs import json_text
+
+
+def read(file: BinaryIO, size: int) -> tuple[Any, int]:
+    """Reads the header from the start of a file of `size` bytes; returns it and the place where the tensors begin.
+
+    Raises:
+        ValueError: the header is not JSON.
+    """
+    length = int.from_bytes(file.read(8), "little")
+    return json_text.parse(file.read(min(length, size))), 8 + length
+
+
+def metadata(content: bytes) -> dict[str, str]:
+    """Returns the free texts of a file's header. Raises ValueError or KeyError where there are none."""
+    texts: dict[str, str] = read(io.BytesIO(content), len(content))[0]["__metadata__"]
+    return texts
