@@ -18,7 +18,6 @@ PRODUCT = sorted(file for package in PACKAGES for file in (ROOT / package).rglob
 STILL_LONG = {
     "sweeps/record/events.py",
     "sweeps/tune/slot_trial.py",
-    "tests/sweeps/planning/test_plan.py",
 }
 """Files that are to be divided."""
 TESTS = sorted((ROOT / "tests").rglob("*.py"))

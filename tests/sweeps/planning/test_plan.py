@@ -11,10 +11,8 @@ import pytest
 from sweep_files import toy
 
 import search_spaces
-from cluster import devices
 from search_spaces.space import SearchSpace
 from sweeps.config import checks, load
-from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.planning import this_machine
 from sweeps.planning.plan import Machine, Plan, at_most, largest, plan
@@ -335,89 +333,3 @@ def test_a_disk_budget_below_one_adapter_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("trainables.toy.need", lambda *_: ADAPTER)
     with pytest.raises(ConfigError, match=r"budget\.disk: .999MB. does not hold one adapter of 1000 MB"):
         this_machine.plan_here(load.Sweep(config, space))
-
-
-# This machine
-
-
-@pytest.fixture
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "gpus", lambda: 0)
-    monkeypatch.setattr(devices, "free_bytes", lambda device: {"cpu": 10**9, "cuda": 10**10}[device])
-
-
-def here(to_launch: bool = False, **cluster: Any) -> Plan:
-    config, space = toy(RATES, cluster=cluster)
-    return this_machine.plan_here(load.Sweep(config, space), to_launch)
-
-
-@pytest.mark.usefixtures("no_gpu")
-@pytest.mark.parametrize(
-    ("cluster", "device", "hosts", "slots"),
-    [
-        ({"address": "local"}, "cpu", 1, 4),
-        ({}, "cpu", 1, 4),
-        ({"address": "local", "hosts": 2}, "cpu", 2, 2),
-        ({"address": "local", "hosts": 2, "slots_per_host": 7}, "cpu", 2, 7),
-        ({"address": "auto"}, "cuda", 1, None),
-        ({"address": "ray://head:10001", "hosts": 3}, "cuda", 3, None),
-        ({"address": "auto", "gpu_memory": "24GB", "hosts": 3}, "cuda", 3, 1),
-    ],
-)
-def test_the_plan_is_for_where_the_sweep_will_run(
-    cluster: dict[str, Any], device: str, hosts: int, slots: int | None
-) -> None:
-    found = here(**cluster)
-    assert (found.device, found.hosts, found.slots_per_host) == (device, hosts, slots)
-
-
-@pytest.mark.usefixtures("no_gpu")
-@pytest.mark.parametrize(
-    ("cluster", "place"),
-    [
-        ({}, "on this machine: 1 CPU host with 4 slots"),
-        ({"gpu_memory": "16GB"}, "on a GPU of 16GB, not on this machine: 1 GPU host with 4 slots"),
-        ({"address": "auto"}, "on a Ray cluster: 1 GPU host; each decides"),
-        ({"address": "auto", "gpu_memory": "24GB"}, "on a Ray cluster with GPUs of 24GB: 1 GPU host with"),
-    ],
-)
-def test_the_plan_says_for_which_device_it_is(cluster: dict[str, Any], place: str) -> None:
-    found = here(**cluster)
-    assert plan_lines(found)[1].strip().startswith(place)
-    assert not [line for line in found.warnings if "gpu_memory" in line]
-
-
-@pytest.mark.usefixtures("no_gpu")
-def test_a_launch_is_planned_for_the_device_that_is_there() -> None:
-    found = here(to_launch=True, gpu_memory="16GB")
-    assert (found.device, found.place) == ("cpu", "on this machine")
-    assert found.warnings[0].startswith("cluster.gpu_memory 16GB is not used: the sweep runs on this machine's CPU")
-    assert here(to_launch=True, address="auto", gpu_memory="24GB").place == "on a Ray cluster with GPUs of 24GB"
-
-
-@pytest.mark.usefixtures("no_gpu")
-def test_a_launch_on_this_machines_gpu_has_the_memory_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "gpus", lambda: 1)
-    found = here(to_launch=True, gpu_memory="999GB", slots_per_host=1)
-    assert (found.device, found.place) == ("cuda", "on this machine")
-    assert found.warnings[0].startswith("cluster.gpu_memory 999GB is not used: the sweep runs on this machine's GPU")
-
-
-@pytest.mark.usefixtures("no_gpu")
-def test_a_machine_with_gpus_has_a_host_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "gpus", lambda: 4)
-    assert (here(address="local").device, here(address="local").hosts) == ("cuda", 4)
-    assert here(address="local", hosts=1).hosts == 1
-
-
-def test_every_recipe_that_needs_no_file_of_ours_can_be_planned() -> None:
-    """Large models are planned from model.facts, without the model."""
-    names = [name for name in load.recipes() if name.startswith(("llama", "mistral"))]
-    assert names
-    for name in names:
-        config = load.load(name, [], load.RECIPES).config
-        assert isinstance(config, SweepConfig)
-        found = this_machine.plan_here(load.load(name, [], load.RECIPES))
-        assert found.slots_per_host is not None, name
-        assert found.memory_bytes is not None
-        assert not [line for line in found.warnings if "GB needed" in line], (name, found.warnings)
