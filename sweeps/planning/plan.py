@@ -143,7 +143,10 @@ def _trials(config: SweepConfig, space: SearchSpace) -> int:
 
 
 def at_most(config: SweepConfig) -> int:
-    """Most slots of all hosts, where they are automatic: early stopping compares trials that come one by one."""
+    """How many slots all hosts together have at most when slots_per_host is auto.
+
+    A third of the trials: early stopping compares a trial with those that came before it, so most must come later.
+    """
     return max(1, config.budget.trials // 3)
 
 

@@ -26,7 +26,7 @@ class StopRequest:
     """Whether the sweep should end, and why. The first reason stays."""
 
     deadline: float | None
-    """Time on `clock` at which budget.wall_clock is used up."""
+    """When budget.wall_clock is used up, in seconds on `clock`; None without such a budget."""
     clock: Callable[[], float]
     reason: Reason | None = None
     message: str = ""
@@ -34,11 +34,11 @@ class StopRequest:
     signal: int | None = None
     """The signal that ended the sweep."""
     is_over: bool = False
-    """All that is left is to deliver telemetry: a signal ends the waiting for that, not the sweep."""
+    """The trials have ended; only telemetry is still being delivered. A signal now ends that, and not the sweep."""
     is_leaving: bool = False
-    """A signal came while all was over: nobody waits for the tracking server any more."""
-    hurried: bool = False
-    """A signal came, whatever else had ended the sweep before."""
+    """A signal came while telemetry was being delivered: the process leaves without waiting for the rest."""
+    was_signalled: bool = False
+    """A signal has come: the next one ends the process at once."""
 
     def ask(self, reason: Reason, message: str) -> None:
         """Ends the sweep in order, unless it is ending already."""
@@ -53,7 +53,7 @@ class StopRequest:
 
 
 def _let_go_of_terminal() -> None:
-    """After a terminal is lost every line for it fails, and would end what is to end in order."""
+    """Sends the output of a terminal that is gone to nowhere: a line for it would fail, and end the sweep at once."""
     for stream in (sys.__stdout__, sys.__stderr__):
         # Not isatty: it is false of a terminal that is gone.
         if stream is not None and stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):
@@ -75,9 +75,9 @@ def on_signals(
     def handle(number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             _let_go_of_terminal()
-        if request.hurried:
+        if request.was_signalled:
             _end_at_once(number, "qsweep resume goes on with the sweep and closes its runs")
-        request.hurried = True
+        request.was_signalled = True
         if request.is_over:
             request.is_leaving = True
             say("leaving without waiting for the tracking server")
@@ -93,7 +93,7 @@ def on_signals(
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal came while there is nothing to end in order."""
+    """A signal ended a command that has no trials to save."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
