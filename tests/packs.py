@@ -84,7 +84,7 @@ def pack(loaded: base_model.Base | None = None, data: dataset.Splits | None = No
     return AdapterPack(PeftEngine(loaded or base()), data or rows())
 
 
-def before_passes(monkeypatch, act: Callable[[Engine, list[Segment]], None]) -> None:
+def before_passes(monkeypatch, act: Callable[[Engine, list[Segment]], object]) -> None:
     """Has `act` run before every pass of the reference engine: it may raise, or spoil an adapter."""
     whole = PeftEngine.token_losses
 

@@ -200,7 +200,7 @@ def curves(count: int, rng: Random, full: int, diverging: float = 0.1) -> Iterat
         yield Curve(1 + 0.3 * quality, 1.5 + 0.5 * rng.random(), 0.5 + 0.3 * (quality + own), diverges_at)
 
 
-SPACE = {
+SPACE: dict[str, dict[str, Any]] = {
     "adapter.r": {"choice": [4, 8, 16, 32, 64]},
     "adapter.target_modules": {"choice": ["attention-qv", "attention", "mlp", "all-linear"]},
     "training.learning_rate": {"loguniform": [1.0e-5, 1.0e-2]},
@@ -241,8 +241,7 @@ class Searched:
 
     def tell(self, trial: int, steps: int, value: float, is_final: bool) -> None:
         """Passes on what was measured."""
-        outcome = value if math.isfinite(value) else "diverged"
-        self._searcher.tell(self._points[trial], steps, outcome, is_final)
+        self._searcher.tell(self._points[trial], steps, value if math.isfinite(value) else "diverged", is_final)
 
     def least(self, draws: int = 1000) -> float:
         """The best loss after full training of so many points drawn at random: what regret is measured against."""

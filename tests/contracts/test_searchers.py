@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import search_spaces
-from search_spaces.space import SearchSpace
+from search_spaces.space import Point, SearchSpace
 from sweeps.config import components
 from sweeps.searchers import Searcher
 from trainables.contract import FailureKind
@@ -145,7 +145,7 @@ def test_nothing_that_may_be_told_is_too_much(name: str) -> None:
     searcher = build(name, FINITE)
     for number, failure in enumerate(["diverged", "infeasible", "out_of_memory", "failed"] * 4):
         searcher.tell({"adapter.r": number}, 0, failure, False)  # type: ignore[arg-type]
-    outside = {"adapter.r": 12, "adapter.target_modules": "all-linear", "training.batch_size": 64}
+    outside: Point = {"adapter.r": 12, "adapter.target_modules": "all-linear", "training.batch_size": 64}
     for _ in range(2):
         searcher.tell(outside, 3, 1.5, False)
         searcher.tell(outside, 27, 1.2, True)

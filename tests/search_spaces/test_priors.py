@@ -137,7 +137,7 @@ def test_values_at_positions_are_of_the_domain_and_in_order(raw: dict[str, Any],
 @pytest.mark.parametrize("raw", DOMAINS, ids=str)
 def test_a_number_outside_stands_at_the_nearest_end(raw: dict[str, Any]) -> None:
     domain = parse("x", raw)
-    ends: Any = sorted(domain.extremes())  # type: ignore[type-var]
+    ends: Any = sorted(domain.extremes())
     assert domain.at(domain.position(ends[-1] * 10 + 1)) == ends[-1]
     assert domain.at(domain.position(ends[0] - 1e-6)) == ends[0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sweep_events import begun, ended, reported, started
@@ -13,7 +14,7 @@ from sweeps.record.events import DataPrepared, Event, HostsStarted, SweepEnded, 
 from sweeps.record.folder import EventLog, SweepFolder, locked
 from sweeps.report.status import Rates, read, replay, seconds_left
 
-CONFIG = {"name": "x", "budget": {"trials": 4}, "tracking": {"uri": "http://me:secret@127.0.0.1:5000"}}
+CONFIG: dict[str, Any] = {"name": "x", "budget": {"trials": 4}, "tracking": {"uri": "http://me:secret@127.0.0.1:5000"}}
 DATA = DataPrepared(time=5.0, summary={"train_rows": 0})
 HOSTS = HostsStarted(time=4.0, since=3.0, hosts=2, slots=6, device="cpu")
 # `reported` tells of 100 tokens a step, and of a report at second 10 + step.

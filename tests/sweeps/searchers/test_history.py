@@ -15,7 +15,7 @@ def history(*told: tuple[dict[str, int], int, float]) -> History:
 
 
 def test_a_point_is_kept_once_however_often_it_is_told() -> None:
-    seen = history((A, 1, 3.0), (B, 1, 2.5), (A, 3, 2.0), ({"adapter.r": 4.0}, 9, 1.0))  # type: ignore[arg-type]
+    seen = history((A, 1, 3.0), (B, 1, 2.5), (A, 3, 2.0), ({"adapter.r": 4.0}, 9, 1.0))  # type: ignore[dict-item]
     assert [point.point for point in seen.seen] == [A, B]
     assert seen.seen[0].values == {1: 3.0, 3: 2.0, 9: 1.0}
 

@@ -71,16 +71,16 @@ def head(model: torch.nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize("scheme", ["none", "nf4"])
 def test_the_commit_that_was_loaded_is_served_after_the_branch_has_moved(hub, tmp_path, scheme):
-    parts = qlora.open_scorer(spec(tmp_path, scheme), tmp_path / "cache").parts()
+    parts = qlora.open_scorer(spec(tmp_path, scheme), tmp_path / "cache").base_facts()
     assert (parts.kind, parts.revision, list(parts.files)) == ("hub", FIRST, ["model.safetensors"])
     hub.point(SECOND)
-    model = served._load(package.base_facts(parts))
+    model = served._load(package.base_json(parts))
     assert float(head(model).abs().sum()) > 0, "the second commit's head is 0"
 
 
 @pytest.mark.parametrize("scheme", ["none", "nf4"])
 def test_another_base_at_the_same_commit_is_refused(hub, tmp_path, scheme):
-    facts = package.base_facts(qlora.open_scorer(spec(tmp_path, scheme), tmp_path / "cache").parts())
+    facts = package.base_json(qlora.open_scorer(spec(tmp_path, scheme), tmp_path / "cache").base_facts())
     weights = hub.snapshot(FIRST) / "model.safetensors"
     weights.unlink()
     shutil.copy(hub.snapshot(SECOND) / "model.safetensors", weights)
@@ -89,11 +89,11 @@ def test_another_base_at_the_same_commit_is_refused(hub, tmp_path, scheme):
 
 
 def test_a_quantised_base_knows_its_commit_without_the_hub(hub, tmp_path):
-    before = qlora.open_scorer(spec(tmp_path, "nf4"), tmp_path / "cache").parts()
+    before = qlora.open_scorer(spec(tmp_path, "nf4"), tmp_path / "cache").base_facts()
     hub.point(SECOND)
-    assert qlora.open_scorer(spec(tmp_path, "nf4"), tmp_path / "cache").parts().revision == FIRST
+    assert qlora.open_scorer(spec(tmp_path, "nf4"), tmp_path / "cache").base_facts().revision == FIRST
     shutil.rmtree(hub.folder)
-    after = qlora.open_scorer(spec(tmp_path, "nf4"), tmp_path / "cache").parts()
+    after = qlora.open_scorer(spec(tmp_path, "nf4"), tmp_path / "cache").base_facts()
     assert (after.revision, after.files) == (FIRST, before.files)
 
 
@@ -104,12 +104,12 @@ def test_a_commit_that_nobody_knows_is_an_error_with_the_way_out(hub, tmp_path):
         origin.unlink()
     with pytest.raises(ModelError, match=r"commit of 'owner/name' .* pin model.revision to a commit, or have the"):
         qlora.open_scorer(spec(tmp_path, "nf4"), tmp_path / "cache")
-    assert qlora.open_scorer(spec(tmp_path, "nf4", FIRST), tmp_path / "cache").parts().revision == FIRST
+    assert qlora.open_scorer(spec(tmp_path, "nf4", FIRST), tmp_path / "cache").base_facts().revision == FIRST
     shutil.rmtree(tmp_path / "cache" / "bases")
-    assert qlora.open_scorer(spec(tmp_path, "nf4"), tmp_path / "cache").parts().revision == FIRST
+    assert qlora.open_scorer(spec(tmp_path, "nf4"), tmp_path / "cache").base_facts().revision == FIRST
 
 
 def test_a_pinned_commit_is_loaded_wherever_the_branch_points(hub, tmp_path):
-    parts = qlora.open_scorer(spec(tmp_path, "none", SECOND), tmp_path / "cache").parts()
+    parts = qlora.open_scorer(spec(tmp_path, "none", SECOND), tmp_path / "cache").base_facts()
     assert parts.revision == SECOND
-    assert float(head(served._load(package.base_facts(parts))).abs().sum()) == 0
+    assert float(head(served._load(package.base_json(parts))).abs().sum()) == 0
