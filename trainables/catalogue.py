@@ -24,12 +24,12 @@ OFFERS = ("REQUIRES", "check", "fingerprint", "prepare", "open_pack", "need")
 @cache
 def available() -> dict[str, str]:
     """Name -> first line of its docstring, for each trainable in this package; nothing is imported."""
-    found = {}
+    summaries = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         if any(isinstance(node, ast.FunctionDef) and node.name == "open_pack" for node in tree.body):
-            found[path.stem] = (ast.get_docstring(tree) or "").split("\n")[0]
-    return found
+            summaries[path.stem] = (ast.get_docstring(tree) or "").split("\n")[0]
+    return summaries
 
 
 def find(name: str) -> Trainable:
@@ -73,10 +73,10 @@ def find(name: str) -> Trainable:
 def check(trainable: Trainable, base: TrialSpec) -> list[str]:
     """What the trainable finds wrong. Raises `NotTrainable` when its check breaks, or answers something else."""
     with answering("its check"):
-        found = trainable.check(base)
-    if not isinstance(found, list) or not all(isinstance(line, str) for line in found):
-        raise NotTrainable(f"its check answers {legible(repr(found), 100)}, not a list of problems")
-    return found
+        problems = trainable.check(base)
+    if not isinstance(problems, list) or not all(isinstance(line, str) for line in problems):
+        raise NotTrainable(f"its check answers {legible(repr(problems), 100)}, not a list of problems")
+    return problems
 
 
 def need(
@@ -92,12 +92,12 @@ def need(
     """
     with answering("its need"):
         if rows is not None and hasattr(trainable, "need_of_rows"):
-            found = cast(CountsRows, trainable).need_of_rows(base, largest, device, rows)
+            estimate = cast(CountsRows, trainable).need_of_rows(base, largest, device, rows)
         else:
-            found = trainable.need(_cut(base, rows), [_cut(spec, rows) for spec in largest], device)
-        if found is not None and not isinstance(found, Need):
-            raise TypeError(f"it answers {legible(repr(found), 100)}, not a Need")
-    return found
+            estimate = trainable.need(_cut(base, rows), [_cut(spec, rows) for spec in largest], device)
+        if estimate is not None and not isinstance(estimate, Need):
+            raise TypeError(f"it answers {legible(repr(estimate), 100)}, not a Need")
+    return estimate
 
 
 def _cut(spec: TrialSpec, rows: RowShape | None) -> TrialSpec:

@@ -88,7 +88,7 @@ class Opened(Spec):
 
 
 class Report(Spec):
-    """What a trial has to say at a report point."""
+    """What a trial reports at a report point."""
 
     step: int
     metrics: Metrics
@@ -132,11 +132,11 @@ class Summary(Spec):
     missing_value_rows: int = 0
     """Rows with an answer that is a word for a missing value: nan, null, None."""
     repeated_rows: int = 0
-    """Rows to train on that stood there before."""
+    """Rows to train on that repeat an earlier row."""
     eval_rows_in_train: int = 0
     test_rows_in_train: int = 0
     warnings: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """What is odd about the rows, a line each, with the place of the first."""
+    """Oddities of the rows, a line each, with the place of the first such row."""
 
     @property
     def shape(self) -> RowShape | None:
@@ -158,7 +158,7 @@ class Preview(Spec):
     problems: tuple[str, ...] = ()
     """"field: what is wrong" each."""
     warnings: tuple[str, ...] = ()
-    """What is odd, a line each."""
+    """Oddities of the data, a line each."""
     train_rows: int | None = None
     """Rows to train on; None where that is not known yet."""
 
@@ -239,7 +239,7 @@ class Memory(Spec):
 
 
 class Need(Spec):
-    """An estimate of memory on the device that trains, and of what is kept on disk."""
+    """Estimates the memory of the device that trains, and the bytes that are kept on disk."""
 
     base_bytes: int
     """The frozen base and what exists once."""
@@ -292,16 +292,16 @@ class Pack(Protocol):
         """Evaluates the base without an adapter on the same rows: where every slot starts from. Changes nothing."""
 
     def snapshot(self, slot: int) -> bytes:
-        """All that `open` needs to go on as if nothing had happened."""
+        """Saves the slot: `open` goes on from these bytes as if the slot had never been closed."""
 
     def adapter(self, slot: int) -> Mapping[str, bytes]:
-        """The slot's adapter as it stands now: file name -> content of a folder that others can load."""
+        """Returns the slot's adapter as it stands now: file name -> content of a folder that PEFT can load."""
 
     def close(self, slot: int) -> None:
         """Frees the slot. Closing a free slot does nothing."""
 
     def peak_memory_bytes(self) -> int:
-        """Most memory used so far: of the GPU, or of this process on a CPU."""
+        """Returns the most memory used so far: of the GPU, or of this process on a CPU."""
 
 
 class Trainable(Protocol):
@@ -344,7 +344,7 @@ class ResolvesTargets(Protocol):
     """What a trainable offers beside its contract when it knows before any trial what target modules mean."""
 
     def resolve_targets(self, base: TrialSpec, values: Sequence[TargetModules], cache: Path) -> Sequence[Target]:
-        """What each value means on the base, in their order. Loads no weights.
+        """Returns the layers that each of `values` means on the base, in the same order. Loads no weights.
 
         Raises `ModelError` when the base cannot be found.
         """

@@ -1,4 +1,4 @@
-"""One slot's trouble stays its own: a shared operation that raises is done again in halves."""
+"""Keeps one slot's failure from its neighbours: a shared operation that raises is repeated on halves of the slots."""
 
 from __future__ import annotations
 

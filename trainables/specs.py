@@ -33,10 +33,10 @@ def seconds(duration: str) -> float:
     match = _DURATION.fullmatch(duration.strip())
     if match is None or float(match[1]) == 0:
         raise ValueError("write a duration above 0 with its unit: 90s, 30m, 2h or 1d")
-    found = float(match[1]) * _UNIT_SECONDS[match[2]]
-    if found > _MOST_SECONDS:
+    total = float(match[1]) * _UNIT_SECONDS[match[2]]
+    if total > _MOST_SECONDS:
         raise ValueError("must be at most 10000d")
-    return found
+    return total
 
 
 def _is_duration(value: object) -> object:

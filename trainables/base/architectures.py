@@ -84,8 +84,8 @@ def is_state_space(kind: str) -> bool:
 
     Read from the names in the source of its layers: presets of target modules mean nothing on such a model.
     """
-    found, name = find_spec("transformers"), kind.replace("-", "_")
-    path = Path((found.origin if found else None) or "").parent / "models" / name / f"modeling_{name}.py"
+    package, name = find_spec("transformers"), kind.replace("-", "_")
+    path = Path((package.origin if package else None) or "").parent / "models" / name / f"modeling_{name}.py"
     try:
         source = path.read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -113,9 +113,9 @@ def of_gguf(values: Mapping[str, object]) -> Verdict:
 @lru_cache
 def tables() -> Tables | None:
     """The tables of the installed transformers; None when they are not where, or what, they were."""
-    found = find_spec("transformers")
+    package = find_spec("transformers")
     try:
-        root = Path((found.origin if found else None) or "").parent
+        root = Path((package.origin if package else None) or "").parent
         models = _assigned(root / "models" / "auto" / "modeling_auto.py")
         classes = {
             name.removesuffix("_MAPPING_NAMES"): _entries(value)
@@ -135,11 +135,11 @@ def tables() -> Tables | None:
 
 def _assigned(path: Path) -> dict[str, ast.expr]:
     """Name -> what a module's source assigns to it."""
-    found = {}
+    values = {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            found[node.targets[0].id] = node.value
-    return found
+            values[node.targets[0].id] = node.value
+    return values
 
 
 def _entries(table: ast.expr) -> dict[str, tuple[str, ...]]:
@@ -194,7 +194,7 @@ def _of_class(kind: str, config: Mapping[str, object], classes: object, known: T
     }
     # A class without a head ("MODEL") may share its head's weights with the embeddings: loading tells.
     good = {"MODEL_FOR_CAUSAL_LM", "MODEL", *_WITH_PICTURES}
-    wrong = [name for name, found in tables_of.items() if found and not good & set(found)]
+    wrong = [name for name, tables in tables_of.items() if tables and not good & set(tables)]
     if wrong:
         return Verdict(refusal=f"its weights were saved from {wrong[0]}, which has no language-model head: {NEEDED}")
     return Verdict()

@@ -254,8 +254,8 @@ def _at(spec: TrialSpec, revision: str | None) -> Origin | None:
 
     if revision is None or not _COMMIT.fullmatch(revision):
         return None
-    found = try_to_load_from_cache(spec.base_model.source, "config.json", revision=revision)
-    return Origin(revision, weight_digests(Path(found).parent) if isinstance(found, str) else {})
+    path = try_to_load_from_cache(spec.base_model.source, "config.json", revision=revision)
+    return Origin(revision, weight_digests(Path(path).parent) if isinstance(path, str) else {})
 
 
 def _key(spec: TrialSpec, dtype: str) -> str:

@@ -27,12 +27,12 @@ def error(source: str, problem: str) -> ModelError:
 def config(source: str, folder: Path) -> Mapping[str, object]:
     """The configuration of a model's folder. Raises ModelError when it is not readable."""
     try:
-        found = json_text.parse((folder / "config.json").read_bytes())
+        content = json_text.parse((folder / "config.json").read_bytes())
     except (OSError, ValueError) as problem:
         raise error(source, f"config.json is not readable JSON: {problem}") from problem
-    if not isinstance(found, dict):
-        raise error(source, f"config.json must hold a JSON object, not {type(found).__name__}")
-    return found
+    if not isinstance(content, dict):
+        raise error(source, f"config.json must hold a JSON object, not {type(content).__name__}")
+    return content
 
 
 def lacking(names: Collection[str], own_code: bool = False) -> str | None:
@@ -77,5 +77,5 @@ def cached(model: ModelSpec) -> Path | None:
     """The snapshot folder of a hub model in the local cache. Importing huggingface_hub takes less than 0.1 s."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(model.source, "config.json", revision=model.revision)
-    return Path(found).parent if isinstance(found, str) else None
+    path = try_to_load_from_cache(model.source, "config.json", revision=model.revision)
+    return Path(path).parent if isinstance(path, str) else None

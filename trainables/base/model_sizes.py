@@ -60,14 +60,14 @@ class Sizes:
         """Each field of `given` that says something else, "FIELD VALUE, where the model has VALUE"."""
         values: dict[str, int] = given.model_dump(exclude={"of"}, exclude_none=True)
         values.setdefault("head_dim", given.hidden_size // given.attention_heads)
-        found = [
+        differences = [
             f"{field} {values[field]}, where the model has {value}"
             for field, value in self.stated.items()
             if values[field] != value
         ]
         if self.counted is not None and abs(given.parameters - self.counted) > _PARAMETER_SHARE * self.counted:
-            found.insert(0, f"parameters {given.parameters}, where the model has {self.counted}")
-        return found
+            differences.insert(0, f"parameters {given.parameters}, where the model has {self.counted}")
+        return differences
 
 
 def of_folder(source: str, folder: Path) -> Sizes:
@@ -75,8 +75,8 @@ def of_folder(source: str, folder: Path) -> Sizes:
     config = model_files.config(source, folder)
     text = config.get("text_config")  # the language model inside a multimodal one
     merged = {**config, **text} if isinstance(text, dict) else config
-    found = {size: _first(merged, names) for size, names in _CONFIG_NAMES.items()}
-    stated = {size: value for size, value in found.items() if value is not None}
+    sizes = {size: _first(merged, names) for size, names in _CONFIG_NAMES.items()}
+    stated = {size: value for size, value in sizes.items() if value is not None}
     return Sizes(stated, _counted(source, folder, merged), _estimated(stated, merged))
 
 
@@ -84,15 +84,15 @@ def of_gguf(source: str, path: Path) -> Sizes:
     """Sizes by the header of a GGUF file. Raises ModelError when it cannot be read."""
     values, parameters = model_files.header(source, path)
     architecture = values.get("general.architecture")
-    found = {size: _first(values, [f"{architecture}.{name}"]) for size, name in _GGUF_NAMES.items()}
-    found["vocab_size"] = found["vocab_size"] or _first(values, ["tokenizer.ggml.tokens"])
-    stated = {size: value for size, value in found.items() if value is not None}
+    sizes = {size: _first(values, [f"{architecture}.{name}"]) for size, name in _GGUF_NAMES.items()}
+    sizes["vocab_size"] = sizes["vocab_size"] or _first(values, ["tokenizer.ggml.tokens"])
+    stated = {size: value for size, value in sizes.items() if value is not None}
     return Sizes(stated, parameters)
 
 
 def _first(values: Mapping[str, object], names: Sequence[str]) -> int | None:
-    found = (values.get(name) for name in names)
-    return next((value for value in found if type(value) is int and value > 0), None)
+    candidates = (values.get(name) for name in names)
+    return next((value for value in candidates if type(value) is int and value > 0), None)
 
 
 def _counted(source: str, folder: Path, config: Mapping[str, object]) -> int | None:

@@ -169,11 +169,11 @@ def model_type(model: ModelSpec) -> str | None:
     """
     source = locate(model.source)
     if source.kind == "gguf" and source.path is not None:
-        found = model_files.header(source.text, source.path)[0].get("general.architecture")
+        kind = model_files.header(source.text, source.path)[0].get("general.architecture")
     else:
         folder = source.path or model_files.cached(model)
-        found = None if folder is None else model_files.config(source.text, folder).get("model_type")
-    return found if isinstance(found, str) else None
+        kind = None if folder is None else model_files.config(source.text, folder).get("model_type")
+    return kind if isinstance(kind, str) else None
 
 
 def _verdict(model: ModelSpec) -> architectures.Verdict:

@@ -120,9 +120,9 @@ class _Reader:
 
     def _numbers(self, code: str, count: int) -> tuple[float, ...]:
         layout = f"<{count}{code}"
-        found = struct.unpack_from(layout, self._data, self.position)
+        numbers = struct.unpack_from(layout, self._data, self.position)
         self.position += struct.calcsize(layout)
-        return found
+        return numbers
 
     def _text(self) -> str:
         length = self._number("Q")

@@ -162,13 +162,13 @@ def _prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> Prepared:
     from safetensors.numpy import save
 
     renderer, findings = Renderer(data, tokenizer), Findings(data)
-    found = sources.placed(data, "train")
+    train_rows = sources.placed(data, "train")
     if data.eval is None:
         held: deque[Placed] = deque()
-        train = tokenise(renderer, "train", _hold_out(data, found, held), findings)
+        train = tokenise(renderer, "train", _hold_out(data, train_rows, held), findings)
         evaluation = tokenise(renderer, "train", held, findings, "eval")
     else:
-        train = tokenise(renderer, "train", found, findings)
+        train = tokenise(renderer, "train", train_rows, findings)
         evaluation = tokenise(renderer, "eval", islice(sources.placed(data, "eval"), data.eval_examples), findings)
     lines = _compare_test(data, findings)
     if problems := findings.problems():
@@ -198,18 +198,18 @@ def _prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> Prepared:
 def _compare_test(data: DataSpec, findings: Findings) -> list[str]:
     """Compares the rows that only promotion sees with those to train on; what kept it from that, in a line."""
     try:
-        for found in sources.placed(data, "test") if data.test is not None else ():
-            findings.add("test", found)
+        for row in sources.placed(data, "test") if data.test is not None else ():
+            findings.add("test", row)
     except DataError as error:
         findings.parts["test"] = Tally()
         return [f"data.test was not compared with data.train: {error}"]
     return []
 
 
-def _hold_out(data: DataSpec, found: Iterable[Placed], held: deque[Placed]) -> Iterator[Placed]:
+def _hold_out(data: DataSpec, rows: Iterable[Placed], held: deque[Placed]) -> Iterator[Placed]:
     """All rows but the last `eval_examples`, which are in `held` at the end."""
     count, enough = data.eval_examples or 0, False
-    for row in found:
+    for row in rows:
         held.append(row)
         if len(held) > count:
             enough = True
@@ -236,9 +236,9 @@ def _content(split: Split) -> list[np.ndarray]:
 
     positions = np.flatnonzero(split.labelled)
     first = positions[np.searchsorted(positions, split.starts[:-1])] - split.starts[:-1]
-    found = [split.ids, split.starts, first.astype("<i4")]
+    arrays = [split.ids, split.starts, first.astype("<i4")]
     to_the_end = len(positions) == len(split.ids) - int(first.sum())
-    return found if to_the_end else [*found, split.labelled]
+    return arrays if to_the_end else [*arrays, split.labelled]
 
 
 def _digest(arrays: Iterable[np.ndarray]) -> str:

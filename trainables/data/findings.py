@@ -69,14 +69,14 @@ class Findings:
         self._seen: dict[Part, set[int]] = {"train": set(), "eval": set(), "test": set()}
         self.parts: dict[Part, Tally] = {"train": Tally(), "eval": Tally(), "test": Tally()}
 
-    def add(self, part: Part, found: Placed) -> None:
+    def add(self, part: Part, placed: Placed) -> None:
         """Counts a row. Raises `DataError` for one that cannot be used; names file and line."""
         try:
-            content = self._content(found.row)
+            content = self._content(placed.row)
         except DataError as error:
             split = "train" if part == "eval" and self._data.eval is None else part
-            raise DataError(f"data.{split}: {getattr(self._data, split)}, {found.place}: {error}") from error
-        tally, place = self.parts[part], found.place
+            raise DataError(f"data.{split}: {getattr(self._data, split)}, {placed.place}: {error}") from error
+        tally, place = self.parts[part], placed.place
         tally.rows += 1
         if content.empty:
             tally.empty.add(place)
@@ -95,11 +95,11 @@ class Findings:
 
     def problems(self) -> list[str]:
         """What makes every result worthless: no answer says anything, or all that is evaluated on is trained on."""
-        found = []
+        problems = []
         field, answers = _answers(self._data)
         for part, tally in self.parts.items():
             if tally.rows and tally.empty.rows == tally.rows:
-                found.append(
+                problems.append(
                     f"{self._name(part)}: all {answers} are empty, {_of(tally, tally.empty)}: check data.{field}"
                 )
         for part in ("eval", "test"):
@@ -107,8 +107,8 @@ class Findings:
             if tally.rows and tally.trained_on.rows == tally.rows:
                 name = self._name(part)
                 rows = f"all {tally.rows} rows stand" if tally.rows > 1 else "the only row stands"
-                found.append(f"{name}: {rows} in data.train too, so all is trained on: give other rows")
-        return found
+                problems.append(f"{name}: {rows} in data.train too, so all is trained on: give other rows")
+        return problems
 
     def warnings(self) -> list[str]:
         """What is odd but may be meant, a line each."""
@@ -117,41 +117,41 @@ class Findings:
     def _warnings(self, part: Part) -> list[str]:
         tally, name = self.parts[part], self._name(part)
         field, answers = _answers(self._data)
-        found = []
+        warnings = []
         if tally.empty.rows * 2 > tally.rows:
-            found.append(f"{name}: most {answers} are empty, {_of(tally, tally.empty)}: check data.{field}")
+            warnings.append(f"{name}: most {answers} are empty, {_of(tally, tally.empty)}: check data.{field}")
         elif tally.empty.rows:
-            found.append(f"{name}: empty {answers}, {_of(tally, tally.empty)}: they teach to answer nothing")
+            warnings.append(f"{name}: empty {answers}, {_of(tally, tally.empty)}: they teach to answer nothing")
         if tally.missing.rows:
-            found.append(
+            warnings.append(
                 f"{name}: {answers} that say {tally.word!r} and no more, {_of(tally, tally.missing)}: they are learnt "
                 "as words; where they stand for a missing value, leave the rows out"
             )
         if tally.repeated.rows:
             meaning = "each is trained on that often" if part == "train" else "each counts as several; take them out"
-            found.append(f"{name}: rows that stood there before, {_of(tally, tally.repeated)}: {meaning}")
+            warnings.append(f"{name}: rows that stood there before, {_of(tally, tally.repeated)}: {meaning}")
         if tally.trained_on.rows:
-            found.append(
+            warnings.append(
                 f"{name}: rows that stand in data.train too, {_of(tally, tally.trained_on)}: their loss says nothing "
                 "about new rows; take them out of one of the two"
             )
         if tally.chosen_on.rows:
             where = "are held out of data.train" if self._data.eval is None else "stand in data.eval"
-            found.append(
+            warnings.append(
                 f"{name}: rows that {where} too, {_of(tally, tally.chosen_on)}: the best trial is chosen on them, so "
                 "they are no test of it; give other rows"
             )
         if tally.cut_away.rows:
-            found.append(
+            warnings.append(
                 f"{name}: rows left out, {_of(tally, tally.cut_away)}: data.max_length {self._data.max_length} leaves "
                 f"nothing of their {answers}"
             )
         if part == "train" and tally.unlearnt.rows:
-            found.append(
+            warnings.append(
                 f"data.messages: chats with several answers, {_of(tally, tally.unlearnt)}: the last one counts "
                 "(data.train_on: all counts each)"
             )
-        return found + ([] if part == "train" else self._few(part))
+        return warnings + ([] if part == "train" else self._few(part))
 
     def _few(self, part: Part) -> list[str]:
         tally = self.parts[part]

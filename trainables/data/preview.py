@@ -63,28 +63,28 @@ class _Look:
 
     def __iter__(self) -> Iterator[Placed]:
         size = 0
-        for found in self._stream:
+        for row in self._stream:
             if self.rows == LOOKED_ROWS or size >= LOOKED_BYTES:
                 self.is_cut = True
                 return
             self.rows += 1
-            size += found.size
-            yield found
+            size += row.size
+            yield row
 
 
 def _count(data: DataSpec, split: SplitName, look: _Look, findings: Findings) -> None:
     if split != "train":
-        for found in islice(look, data.eval_examples if split == "eval" else None):
-            findings.add(split, found)
+        for row in islice(look, data.eval_examples if split == "eval" else None):
+            findings.add(split, row)
         return
     # The last ones are held out, as far as the end is seen.
     held: deque[Placed] = deque()
-    for found in look:
-        held.append(found)
+    for row in look:
+        held.append(row)
         if data.eval is not None or len(held) > (data.eval_examples or 0):
             findings.add("train", held.popleft())
-    for found in held:
-        findings.add("train" if look.is_cut else "eval", found)
+    for row in held:
+        findings.add("train" if look.is_cut else "eval", row)
 
 
 def _train_rows(data: DataSpec, look: _Look) -> int | None:

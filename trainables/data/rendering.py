@@ -132,7 +132,7 @@ class Renderer:
 
     def _earlier(self, messages: list[templates.Message], whole: str) -> tuple[tuple[str, str], ...]:
         """Prompt and whole of each answer before the last one; what is learnt must be what will be asked for."""
-        found = []
+        pairs = []
         for number in templates.answers(messages)[:-1]:
             prompt, answered, _ = self._answer(messages[:number])
             before = self._apply(messages[: number - 1], add_generation_prompt=False).rstrip()
@@ -141,8 +141,8 @@ class Renderer:
                     "data.train_on: all needs a chat template that ends each answer, and writes it alike whether "
                     f"others follow or not; this one does not for message {number}; take data.train_on: last"
                 )
-            found.append((prompt, answered))
-        return tuple(found)
+            pairs.append((prompt, answered))
+        return tuple(pairs)
 
     def _apply(self, messages: list[templates.Message], *, add_generation_prompt: bool) -> str:
         rendered = self._tokenizer.apply_chat_template(

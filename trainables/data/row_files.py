@@ -64,16 +64,16 @@ def count(path: Path) -> int | None:
         return sum(1 for line in file if not line.isspace())
 
 
-def needed(data: DataSpec, found: list[str]) -> list[str]:
+def needed(data: DataSpec, present: list[str]) -> list[str]:
     """The columns to read: others may be large, or hold sounds and pictures that are decoded as they are read.
 
     All of them when one is missing, so that the error can show what there is.
     """
     wanted = set(templates.columns(data))
-    if not wanted <= set(found):
-        return found
+    if not wanted <= set(present):
+        return present
     # A prompt that is a column's bare name is an error that shows only when the column is there.
-    return [column for column in found if column in wanted or column == (data.prompt or "").strip()]
+    return [column for column in present if column in wanted or column == (data.prompt or "").strip()]
 
 
 def not_found(path: Path) -> str:

@@ -88,12 +88,12 @@ def fingerprint(data: DataSpec) -> dict[str, str]:
     Paths are not in it: equal files give equal fingerprints wherever they lie. A split that is not given has no
     entry. Raises `DataError` when a file cannot be read.
     """
-    found: dict[str, str] = {split: _content(data, split) for split in SPLITS if getattr(data, split) is not None}
+    contents: dict[str, str] = {split: _content(data, split) for split in SPLITS if getattr(data, split) is not None}
     fields = ("prompt", "completion", "system", "messages", "text", "max_length", "eval_examples")
     form = {field: getattr(data, field) for field in fields}
     if data.train_on != "last":  # sweeps that were launched when there was nothing else keep their fingerprint
         form["train_on"] = data.train_on
-    return {**found, "form": hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()[:16]}
+    return {**contents, "form": hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()[:16]}
 
 
 def same_content(one: Path, other: Path) -> bool:
@@ -122,8 +122,8 @@ def _file_problems(data: DataSpec, split: SplitName) -> list[str]:
     rows = list(islice(stream, 1 if split == "test" else CHECKED_ROWS))
     if not rows:
         return [f"data.{split}: {source} has no rows"]
-    found = tuple(dict.fromkeys(chain.from_iterable(row for _, row, _ in rows)))
-    problems = templates.absent(data, found, source) or _first_bad_row(data, split, rows)
+    columns = tuple(dict.fromkeys(chain.from_iterable(row for _, row, _ in rows)))
+    problems = templates.absent(data, columns, source) or _first_bad_row(data, split, rows)
     if split == "test" and problems:
         problems.append(f"data.test: {source}: {OTHER_TASK}")
     if split == "train" and data.eval is None and data.eval_examples is not None:
@@ -187,11 +187,11 @@ def _read_hub(data: DataSpec, split: SplitName) -> Iterator[Placed]:
     source, part = getattr(data, split), getattr(data, f"{split}_split")
     name, _, config = source.partition(":")
     try:
-        found = datasets.load_dataset(name, config or None, split=part, revision=data.revision)
+        rows = datasets.load_dataset(name, config or None, split=part, revision=data.revision)
     # What datasets 5 raises for an unknown id, configuration or split, no network, and files that do not parse.
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"data.{split}: cannot load split {part!r} of the hub data set {source}: {error}") from error
-    for number, row in enumerate(found.select_columns(row_files.needed(data, found.column_names)), 1):
+    for number, row in enumerate(rows.select_columns(row_files.needed(data, rows.column_names)), 1):
         yield Placed(f"row {number}", row, 0)
 
 

@@ -96,19 +96,19 @@ def columns(data: DataSpec) -> tuple[str, ...]:
     return tuple(dict.fromkeys(column for template in parse_all(data).values() for column in template.columns))
 
 
-def absent(data: DataSpec, found: Collection[str], source: str) -> list[str]:
-    """What `data` names that is not among the columns `found` in `source`, with the nearest name that is."""
-    has = f"columns: {', '.join(found)}"
+def absent(data: DataSpec, present: Collection[str], source: str) -> list[str]:
+    """Problems for each column that `data` names and that is not among `present`, with the nearest that is."""
+    has = f"columns: {', '.join(present)}"
     problems = []
     for field, template in _given(data).items():
         for column in parse(field, template).columns:
-            if column not in found:
-                hint = did_you_mean(column, found, shown=lambda name: f"{{{name}}}")
+            if column not in present:
+                hint = did_you_mean(column, present, shown=lambda name: f"{{{name}}}")
                 problems.append(f"data.{field}: {{{column}}} is not a column of {source}; {has}{hint}")
-        if field == "prompt" and template.strip() in found:
+        if field == "prompt" and template.strip() in present:
             problems.append(f'data.prompt: {template!r} is a column, not a template: write "{{{template.strip()}}}"')
-    if data.messages is not None and data.messages not in found:
-        hint = did_you_mean(data.messages.strip(" {}"), found)
+    if data.messages is not None and data.messages not in present:
+        hint = did_you_mean(data.messages.strip(" {}"), present)
         bare = " (the name of the column alone, without braces)" if "{" in data.messages else ""
         problems.append(f"data.messages: {data.messages} is not a column of {source}{bare}; {has}{hint}")
     return problems

@@ -69,7 +69,7 @@ class Tokenised:
 def tokenise(
     renderer: Renderer,
     split: SplitName,
-    found: Iterable[Placed],
+    rows: Iterable[Placed],
     findings: Findings | None = None,
     part: Part | None = None,
 ) -> Tokenised:
@@ -78,13 +78,13 @@ def tokenise(
     Args:
         renderer: turns rows into tokens.
         split: where the rows come from.
-        found: the rows.
+        rows: the rows.
         findings: counts what is odd about them.
         part: what they are for, where that is not what their split says.
     """
     data = renderer.data
     tokenised = Tokenised()
-    stream = iter(found)
+    stream = iter(rows)
     while batch := list(islice(stream, BATCH_ROWS)):
         if not tokenised.columns:
             tokenised.columns = tuple(batch[0].row)
@@ -102,11 +102,11 @@ def tokenise(
     return tokenised
 
 
-def _text(renderer: Renderer, split: SplitName, found: Placed) -> Text:
+def _text(renderer: Renderer, split: SplitName, placed: Placed) -> Text:
     try:
-        return renderer.text(found.row)
+        return renderer.text(placed.row)
     except DataError as error:
-        raise DataError(f"data.{split}: {getattr(renderer.data, split)}, {found.place}: {error}") from error
+        raise DataError(f"data.{split}: {getattr(renderer.data, split)}, {placed.place}: {error}") from error
 
 
 def _nothing_left(data: DataSpec, split: SplitName, tokenised: Tokenised) -> str:
@@ -116,5 +116,5 @@ def _nothing_left(data: DataSpec, split: SplitName, tokenised: Tokenised) -> str
     fields = " and ".join(f"data.{name}" for name in (*templates.TEMPLATES, "messages") if getattr(data, name))
     length = tokenised.least_length
     longer = f"raise data.max_length = {data.max_length} ({length} would keep one), or " if length else ""
-    found = f"none of {tokenised.dropped} rows has a token to learn"
-    return f"{source}: {found}: {longer}check {fields}; columns: {', '.join(tokenised.columns)}"
+    problem = f"none of {tokenised.dropped} rows has a token to learn"
+    return f"{source}: {problem}: {longer}check {fields}; columns: {', '.join(tokenised.columns)}"

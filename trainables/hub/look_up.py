@@ -15,11 +15,11 @@ from trainables.specs import DataSpec, ModelSpec, TrialSpec
 
 def look_up(base: TrialSpec, cache: Path) -> LookedUp:
     """What the hub says of the model and the data; nothing is asked for local ones, nor for what `cache` has."""
-    found = [_model(base, cache), *_data(base.data_spec)]
+    answers = [_model(base, cache), *_data(base.data_spec)]
     return LookedUp(
-        problems=tuple(line for part in found for line in part.problems),
-        unreachable=tuple(line for part in found for line in part.unreachable),
-        notices=tuple(line for part in found for line in part.notices),
+        problems=tuple(line for part in answers for line in part.problems),
+        unreachable=tuple(line for part in answers for line in part.unreachable),
+        notices=tuple(line for part in answers for line in part.notices),
     )
 
 

@@ -1,4 +1,4 @@
-"""Text of others, such as a file's name or a library's message, made fit for one line of a terminal or a log."""
+"""Makes foreign text, such as a file's name or a library's message, safe to print in one line of a terminal or log."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Annotated
 from pydantic import BeforeValidator
 
 MOST = 2000
-"""Characters."""
+"""Most characters of a line, unless told otherwise."""
 MOST_KEPT = 5000
-"""Characters of a text in the event log."""
+"""Most characters of a text in the event log."""
 MOST_SHOWN = 500
-"""Characters of a trial's failure on a terminal."""
+"""Most characters of a trial's failure on a terminal."""
 
 
 def legible(text: str, most: int = MOST) -> str:
@@ -35,4 +35,4 @@ def _legible(character: str) -> str:
 
 
 Words = Annotated[str, BeforeValidator(lambda value: legible(value, MOST_KEPT) if isinstance(value, str) else value)]
-"""A field for text of others."""
+"""A field for foreign text: it is made legible when it is set."""

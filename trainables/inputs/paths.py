@@ -1,4 +1,4 @@
-"""Whether something lies where a user says; a name that cannot be is not there."""
+"""Tells whether a path that a user names exists. A path that the system refuses (too long, forbidden) does not."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from pathlib import Path
 
 
 def is_file(path: Path) -> bool:
-    """False too for a name that is too long, or in a folder that may not be looked into: Path.is_file raises then."""
+    """Whether the path is a file. False where Path.is_file raises: a name too long, a folder that may not be read."""
     with suppress(OSError, ValueError):
         return path.is_file()
     return False
 
 
 def is_folder(path: Path) -> bool:
-    """Likewise."""
+    """Whether the path is a folder. False where Path.is_dir raises."""
     with suppress(OSError, ValueError):
         return path.is_dir()
     return False
 
 
 def absolute(path: Path) -> Path:
-    """The path, its links followed as far as they lead somewhere: Path.resolve raises where they go round."""
+    """The absolute path with links resolved; with links kept where they form a circle, on which Path.resolve raises."""
     with suppress(OSError, ValueError, RuntimeError):
         return path.resolve()
     return path.absolute()

@@ -49,7 +49,14 @@ class AdapterPack:
         clock: Callable[[], float] = time.time,
         known_base: Path | None = None,
     ) -> None:
-        """A pack without a slot; `known_base` is the file where the base's own evaluation is kept, or is to be."""
+        """Starts without a slot.
+
+        Args:
+            engine: computes the losses on the base.
+            data: the rows to train and to evaluate on.
+            clock: seconds since the epoch.
+            known_base: the file that keeps the evaluation of the base alone between sweeps.
+        """
         self._known_base = known_base
         self._engine = engine
         self._data = data
@@ -148,7 +155,7 @@ class AdapterPack:
         )
 
     def _batch(self, slot: int) -> list[Segment]:
-        """The micro-batches of the slot's next step: a function of its seed and step alone."""
+        """Returns the micro-batches of the slot's next step. They follow from its seed and step alone."""
         spec, step = self._slots[slot].spec, self._slots[slot].step
         size = spec.training.batch_size
         count = size * spec.training.gradient_accumulation_steps
@@ -166,7 +173,7 @@ class AdapterPack:
         return isolated(list(slots), self._on_eval_rows, self._clear)
 
     def evaluate_base(self) -> Evaluation | Failure:
-        """The base without an adapter, in the passes that adapters are evaluated in; see `Pack.evaluate_base`."""
+        """Evaluates the base without an adapter, in the same passes as adapters; see `Pack.evaluate_base`."""
         return kept_evaluation.kept(
             self._known_base, lambda: isolated([0], lambda _: {0: self._on_eval_rows([None])[None]}, self._clear)[0]
         )
@@ -185,7 +192,7 @@ class AdapterPack:
         return {slot: _evaluation(totals[slot], tokens, self._engine.base.hardware) for slot in slots}
 
     def _clear(self) -> None:
-        """Drops what a broken pass left behind."""
+        """Drops the gradients and the cached memory that a broken pass left behind."""
         for slot in self._slots.values():
             slot.optimizer.zero_grad(set_to_none=True)
         if self._engine.base.device.type == "cuda":

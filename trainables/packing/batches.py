@@ -35,11 +35,11 @@ def stack(rows: Sequence[TokenRow]) -> Batch:
 
 def chunks(rows: Sequence[TokenRow]) -> list[tuple[list[int], list[TokenRow]]]:
     """Evaluation rows in passes of at most EVALUATION_TOKENS tokens with padding, rows of like length together."""
-    found: list[tuple[list[int], list[TokenRow]]] = []
+    passes: list[tuple[list[int], list[TokenRow]]] = []
     for place in sorted(range(len(rows)), key=lambda i: (-len(rows[i].ids), i)):
         row = rows[place]
-        if not found or (len(found[-1][1]) + 1) * len(found[-1][1][0].ids) > EVALUATION_TOKENS:
-            found.append(([], []))
-        found[-1][0].append(place)
-        found[-1][1].append(row)
-    return found
+        if not passes or (len(passes[-1][1]) + 1) * len(passes[-1][1][0].ids) > EVALUATION_TOKENS:
+            passes.append(([], []))
+        passes[-1][0].append(place)
+        passes[-1][1].append(row)
+    return passes

@@ -28,9 +28,9 @@ def kept(path: Path | None, evaluate: Callable[[], Evaluation | Failure]) -> Eva
     """
     if path is None:
         return evaluate()
-    found = _read(path)
-    if found is not None:
-        return found
+    known = _read(path)
+    if known is not None:
+        return known
     made = evaluate()
     if isinstance(made, Evaluation):
         with suppress(OSError):
@@ -40,9 +40,9 @@ def kept(path: Path | None, evaluate: Callable[[], Evaluation | Failure]) -> Eva
 
 def _read(path: Path) -> Evaluation | None:
     with suppress(OSError, ValueError, TypeError):
-        found = Evaluation.of_document(json_text.parse(path.read_bytes()))
-        if found.row_tokens and math.isclose(found.loss, sum(found.row_losses) / sum(found.row_tokens)):
-            return found
+        read = Evaluation.of_document(json_text.parse(path.read_bytes()))
+        if read.row_tokens and math.isclose(read.loss, sum(read.row_losses) / sum(read.row_tokens)):
+            return read
     return None
 
 

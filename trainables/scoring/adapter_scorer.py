@@ -128,8 +128,8 @@ class AdapterScorer:
         for number, wanted in enumerate(kept, 1):
             for row in rest:
                 (encoded,) = renderer.encode([renderer.text(row)])
-                found = encoded.ids[: data.max_length], bytes(encoded.labelled[: data.max_length])
-                if found == (wanted.ids.tolist(), wanted.labelled.tobytes()):
+                tokens = encoded.ids[: data.max_length], bytes(encoded.labelled[: data.max_length])
+                if tokens == (wanted.ids.tolist(), wanted.labelled.tobytes()):
                     yield {column: str(row[column]) for column in _columns(data)}
                     break
             else:

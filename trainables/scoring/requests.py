@@ -129,76 +129,76 @@ def problems(base: TrialSpec, files: Mapping[str, bytes], *, same_source: bool =
     Without `same_source`, the base may lie elsewhere or be named by another revision: the names that an earlier sweep's
     adapter gives need not be this sweep's.
     """
-    found = []
+    faults = []
     for name in sorted(files):
         if not name.endswith((".safetensors", *_HARMLESS)) or "/" in name:
-            found.append(f"{name}: an adapter is adapter_config.json and *.safetensors: other files may hold code")
+            faults.append(f"{name}: an adapter is adapter_config.json and *.safetensors: other files may hold code")
     if not any(name.endswith(".safetensors") for name in files):
-        found.append("no *.safetensors: there are no weights")
+        faults.append("no *.safetensors: there are no weights")
     try:
         config = json_text.parse(files["adapter_config.json"])
     except (KeyError, ValueError):
-        return [*found, "adapter_config.json: missing, or not JSON"]
+        return [*faults, "adapter_config.json: missing, or not JSON"]
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        return [*found, "adapter_config.json: not a LoRA adapter"]
+        return [*faults, "adapter_config.json: not a LoRA adapter"]
     if config.get("auto_mapping"):
-        found.append("adapter_config.json: auto_mapping names code to import")
-    found += _touches_base(config) + _beyond_lora(config)
+        faults.append("adapter_config.json: auto_mapping names code to import")
+    faults += _touches_base(config) + _beyond_lora(config)
     if not same_source:
-        return found
+        return faults
     source, revision = config.get("base_model_name_or_path"), config.get("revision")
     if source != base.base_model.source:
         wanted = base.base_model.source
-        found.append(f"adapter_config.json: base_model_name_or_path is {source!r}, the sweep's is {wanted!r}")
+        faults.append(f"adapter_config.json: base_model_name_or_path is {source!r}, the sweep's is {wanted!r}")
     if (revision or "main") != (base.base_model.revision or "main"):
         wanted = base.base_model.revision or "main"
-        found.append(f"adapter_config.json: revision is {revision!r}, the sweep's is {wanted!r}")
-    return found
+        faults.append(f"adapter_config.json: revision is {revision!r}, the sweep's is {wanted!r}")
+    return faults
 
 
 def _touches_base(config: Mapping[str, Any]) -> list[str]:
     """Why the adapter would change the base that the adapters after it are scored on."""
     rule = "it may change the base that other adapters share: only plain LoRA on a frozen base is scored"
-    found = []
+    faults = []
     init = config.get("init_lora_weights", True)
     if not any(init is keeping or (isinstance(init, str) and init == keeping) for keeping in _KEEPING):
         way_out = "convert it to plain LoRA with PEFT's path_initial_model_for_weight_conversion"
-        found.append(f"adapter_config.json: init_lora_weights is {init!r}: {rule}; {way_out}")
+        faults.append(f"adapter_config.json: init_lora_weights is {init!r}: {rule}; {way_out}")
     if config.get("bias", "none") != "none":
-        found.append(f"adapter_config.json: bias is {config['bias']!r}: {rule}")
-    found += [f"adapter_config.json: {name} is set: {rule}" for name in _TRAINED_BESIDE if config.get(name)]
-    return found
+        faults.append(f"adapter_config.json: bias is {config['bias']!r}: {rule}")
+    faults += [f"adapter_config.json: {name} is set: {rule}" for name in _TRAINED_BESIDE if config.get(name)]
+    return faults
 
 
 def _beyond_lora(config: Mapping[str, Any]) -> list[str]:
     """What else than plain LoRA on listed modules the adapter is."""
     others = [name for name in config if name not in {*_PLAIN, *_TRAINED_BESIDE} and config[name]]
-    found = [f"adapter_config.json: {legible(name, 60)} is set: only plain LoRA is scored" for name in others]
+    faults = [f"adapter_config.json: {legible(name, 60)} is set: only plain LoRA is scored" for name in others]
     modules = config.get("target_modules")
     if not isinstance(modules, list) or not all(isinstance(module, str) for module in modules):
-        found.append(
+        faults.append(
             f"adapter_config.json: target_modules is {legible(repr(modules), 100)}, not a list of modules' names"
         )
-    return found
+    return faults
 
 
 def check_rows(data: DataSpec, file: str) -> list[str]:
     """What is wrong with a file of rows to decide by: missing, other columns, or the rows that were trained on."""
     others = sources.check(data.model_copy(update={"test": None}))
-    found = sources.check(data.model_copy(update={"test": file}))
-    return [of_option(problem) for problem in found if problem not in others and sources.OTHER_TASK not in problem]
+    with_file = sources.check(data.model_copy(update={"test": file}))
+    return [of_option(problem) for problem in with_file if problem not in others and sources.OTHER_TASK not in problem]
 
 
 def look_at_rows(data: DataSpec, file: str) -> Preview:
     """What a look at a file of rows to decide by finds: bad rows, and those that were trained on, by content."""
-    found = preview.preview(data.model_copy(update={"test": file}))
+    look = preview.preview(data.model_copy(update={"test": file}))
 
     def own(lines: Sequence[str]) -> tuple[str, ...]:
         return tuple(
             of_option(line) for line in lines if line.startswith("data.test: ") and sources.OTHER_TASK not in line
         )
 
-    return Preview(problems=own(found.problems), warnings=own(found.warnings))
+    return Preview(problems=own(look.problems), warnings=own(look.warnings))
 
 
 def seen_by_search(data: DataSpec, file: str) -> bool:
