@@ -121,7 +121,7 @@ class Summary(Spec):
     eval_rows: int
     train_tokens: int = 0
     labelled_tokens: int = 0
-    """Of `train_tokens`, those that count in the loss; 0 where that was not counted."""
+    """The part of `train_tokens` that counts in the loss; 0 where it was not counted."""
     longest_row: int = 0
     """Tokens of the longest row."""
     truncated_rows: int = 0

@@ -126,7 +126,7 @@ class DataSpec(Spec):
     train: str = Field(min_length=1)
     """A .jsonl, .csv or .parquet file, or a hub data set id (`owner/name`, optionally `owner/name:config`)."""
     eval: str | None = None
-    """Likewise. Without it the last `eval_examples` rows of `train` are held out."""
+    """A file or a hub data set id, as `train`. Without it the last `eval_examples` rows of `train` are held out."""
     test: str | None = None
     """Rows that only promotion sees; fingerprinted and otherwise left alone."""
     revision: str | None = None

@@ -129,12 +129,11 @@ class Driver:
         self._settle(scheduler)
         processes.keep_processes(scheduler)
         self.folder.clean()
-        fingerprints = self.journal.record.fingerprints
-        refused = refused_default(self.config, space, fingerprints, self._targets, self.clock())
+        refused = refused_default(self.config, space, self.journal.record.fingerprints, self._targets, self.clock())
         if refused is not None:
             self.journal.add(refused)
         known = {key: trial.state for key, trial in self.journal.record.trials.items()}
-        source = self._source = TrialSource(self.config, space, fingerprints, known, self._targets)
+        source = self._source = TrialSource(self.config, space, self.journal.record.fingerprints, known, self._targets)
         disk = self.config.budget.disk
         shared = {
             "dir": str(self.folder.path),

@@ -39,7 +39,7 @@ class Verdict:
     refusal: str | None = None
     """Why it cannot be trained, with the way out."""
     doubt: str | None = None
-    """Why that is not known before it is loaded."""
+    """Why it cannot be told before the model is loaded."""
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,9 @@ class Tally:
     repeated: Count = field(default_factory=Count)
     """That stood there before."""
     trained_on: Count = field(default_factory=Count)
-    """Of eval and test: that stand in train too."""
+    """Rows of eval or test that stand in train too."""
     chosen_on: Count = field(default_factory=Count)
-    """Of test: that stand in eval too."""
+    """Rows of test that stand in eval too."""
     unlearnt: Count = field(default_factory=Count)
     """Chats with answers that do not count."""
     cut_away: Count = field(default_factory=Count)

@@ -210,7 +210,7 @@ def _message(role: str, content: str) -> templates.Message:
 
 
 def _labelled(length: int, spans: Sequence[tuple[int, int]]) -> bytearray:
-    """Of `length` tokens, those of each span, from its start up to its end."""
+    """The tokens of each span among `length` tokens, from its start up to its end."""
     labelled = bytearray(length)
     for start, end in spans:
         labelled[start:end] = b"\1" * (end - start)

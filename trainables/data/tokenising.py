@@ -33,7 +33,7 @@ class Tokenised:
     truncated: int = 0
     dropped: int = 0
     columns: tuple[str, ...] = ()
-    """Those of the first row."""
+    """The columns of the first row."""
     least_length: int | None = None
     """The smallest max_length that would have kept a row, where all were dropped."""
 

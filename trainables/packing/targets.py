@@ -1,4 +1,4 @@
-"""Which layers an adapter changes: a preset or module names -> names that PEFT selects exactly those layers by.
+"""Resolves target modules: from a preset or module names to names by which PEFT selects exactly the layers meant.
 
 Layers are told apart by where they stand in the model's own module tree, so one preset means the same on every
 architecture. What text never trains is left out always: heads, routers, vision and audio towers.

@@ -204,7 +204,7 @@ def _columns(data: DataSpec) -> tuple[str, ...]:
 
 
 def _digests(source: model_source.Source) -> dict[str, str]:
-    """Of a local model, see `BaseFacts.files`."""
+    """The digests of a local model's weight files; see `BaseFacts.files`."""
     if source.path is None:
         return {}
     if source.kind == "gguf":
