@@ -6,7 +6,6 @@ before a newer one, a worse trial's before a better one's, and no adapter ever g
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 import shutil
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from sweeps.record import snapshots
 from sweeps.record.folder import Kind, SweepFolder
-from sweeps.record.private_files import open_file
+from sweeps.record.private_files import file_lock
 from trainables.objective import MIN_EVAL_LOSS, Objective
 
 
@@ -76,8 +75,7 @@ class Disk:
         if self._limit is None:
             yield True
             return
-        with open_file(self._folder.path / "disk.lock", "a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with file_lock(self._folder.path / "disk.lock"):
             missing = self._used() + needed - self._limit
             chosen = to_remove(self._snapshots(), missing, loss if kind == "snapshot" else None)
             for each in chosen or ():

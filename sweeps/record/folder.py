@@ -23,12 +23,16 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import Timeout
+
 from sweeps.errors import StorageError
 from sweeps.record.events import Event, from_line, to_line
-from sweeps.record.private_files import FOLDER_MODE, make_folder, open_file
+from sweeps.record.private_files import FOLDER_MODE, file_lock, make_folder, open_file
 from trainables.inputs import json_text
 
 Kind = Literal["snapshot", "best"]
+LOCK_SECONDS = 0.5
+"""A driver waits so long for its lock: somebody who asks whether the sweep is driven holds it for a moment."""
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -161,17 +165,18 @@ def locked(folder: SweepFolder) -> Iterator[None]:
         StorageError: another driver holds it.
     """
     try:
-        file = open_file(folder.path / "driver.lock", "a")
+        lock = file_lock(folder.path / "driver.lock", LOCK_SECONDS)
+        lock.acquire()
+    except Timeout:
+        raise StorageError(
+            f"{folder.path}: another process drives this sweep: wait until it ends, or stop it"
+        ) from None
     except OSError as error:
         raise StorageError(f"{folder.path}: cannot be written: {error.strerror}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StorageError(
-                f"{folder.path}: another process drives this sweep: wait until it ends, or stop it"
-            ) from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def is_driven(folder: SweepFolder) -> bool:
@@ -244,6 +249,12 @@ def noted_by(folder: SweepFolder) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return noted if isinstance(noted, dict) else {}
+
+
+def acknowledged_bytes(note: Mapping[str, object]) -> int:
+    """How much of the event log the tracking server has taken, by the note of `noted_by`; 0 when it does not say."""
+    value = note.get("acknowledged_bytes")
+    return value if isinstance(value, int) else 0
 
 
 def cannot_write(path: Path, error: OSError) -> str:

@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from filelock import FileLock
+
 USUAL_MASKS = (0o022, 0o002)
 """What systems set by themselves. Any other mask is the user's, and stays in force."""
 
@@ -36,3 +38,17 @@ def make_folder(path: Path) -> None:
 def open_file(path: Path, mode: Literal["a", "ab", "wb"], buffering: int = -1) -> IO[Any]:
     """Opens a file to write; one that is not there is made."""
     return open(path, mode, buffering, opener=lambda name, flags: os.open(name, flags, _FILE_MODE))
+
+
+def file_lock(path: Path, timeout_seconds: float = -1) -> FileLock:
+    """A lock on a file, which is made where it is missing. The kernel frees it when its process is killed.
+
+    Args:
+        path: the file. It stays when the lock is released.
+        timeout_seconds: `acquire` waits so long before it raises `filelock.Timeout`; -1: until the lock is free.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    open_file(path, "a").close()  # FileLock would give a new file a mode of its own, whatever the mask
+    return FileLock(path, timeout=timeout_seconds)

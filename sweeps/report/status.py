@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sweeps.config.passwords import without_password
 from sweeps.errors import SweepError
 from sweeps.record.events import DataPrepared, Event, SweepRecord, TrialRecord
-from sweeps.record.folder import SweepFolder, is_driven, noted_by, read_events
+from sweeps.record.folder import SweepFolder, acknowledged_bytes, is_driven, noted_by, read_events
 from sweeps.record.names import label
 from sweeps.record.selection import leader
 from trainables.inputs import json_text
@@ -135,7 +135,7 @@ def read(folder: SweepFolder, now: float) -> Status:
     trials = config["budget"]["trials"]
     planned = trials if isinstance(trials, int) else None
     note = noted_by(folder)
-    acknowledged = note.get("acknowledged_bytes", 0)
+    acknowledged = acknowledged_bytes(note)
     return Status(
         sweep_id=sweep_id,
         folder=folder.path,

@@ -8,13 +8,14 @@ wins, and the history names both.
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from sweeps.config.uris import sqlite_file
 from sweeps.errors import SweepError
@@ -208,13 +209,16 @@ class Registry:
         if file is None:
             yield
             return
-        with file.with_name(f".{file.name}.promotion.lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                waiting()
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        lock = FileLock(file.with_name(f".{file.name}.promotion.lock"))
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            waiting()
+            lock.acquire()
+        try:
             yield
+        finally:
+            lock.release()
 
     def _registered(self, name: str) -> Any:
         from mlflow.exceptions import MlflowException

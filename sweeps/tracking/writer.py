@@ -18,7 +18,7 @@ from pathlib import Path
 from sweeps.config.passwords import without_password, without_passwords
 from sweeps.errors import StorageError
 from sweeps.record.events import Event, SweepRecord, TrialEnded, TrialReported, TrialStarted
-from sweeps.record.folder import SweepFolder, noted_by, read_events, write_whole
+from sweeps.record.folder import SweepFolder, acknowledged_bytes, noted_by, read_events, write_whole
 from sweeps.tracking.held import Lost
 from sweeps.tracking.sink import Sink
 
@@ -83,7 +83,7 @@ class Writer:
         told = noted.get("marked_bytes")
         # What came behind the mark may have gone with the server's last minutes.
         marked = [told] if isinstance(told, int) and told > 0 else []
-        offset = min([_number(noted), *marked, *(place for place in places if isinstance(place, int))])
+        offset = min([acknowledged_bytes(noted), *marked, *(place for place in places if isinstance(place, int))])
         if offset not in {0, *(after for _, after in read_events(self._log))}:
             return 0
         self._marked = marked[0] if marked else 0
@@ -238,13 +238,3 @@ class Writer:
         # The client's errors name the server as it was configured, password included.
         told = without_passwords(str(error).strip(), self._uri)
         return f"{type(error).__name__}: {told.split(chr(10))[0][:200]}"
-
-
-def acknowledged(folder: SweepFolder) -> int:
-    """How many bytes of the event log the server has taken; 0 when that is not known."""
-    return _number(noted_by(folder))
-
-
-def _number(noted: Mapping[str, object]) -> int:
-    value = noted.get("acknowledged_bytes")
-    return value if isinstance(value, int) else 0

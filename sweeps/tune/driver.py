@@ -123,8 +123,7 @@ class Driver:
         Raises:
             StorageError: the journal takes no more events; the trials have ended in order.
         """
-        steps = self.config.budget.steps_per_trial
-        objective = self.config.objectives[0]
+        steps, objective = self.config.budget.steps_per_trial, self.config.objectives[0]
         scheduler = self.config.scheduler.build(steps, self.config.searcher.start_with_default)
         self._settle(scheduler)
         processes.keep_processes(scheduler)

@@ -16,10 +16,10 @@ from tracked_sweeps import (
 )
 
 from sweeps.record.events import Event, TrialEnded, TrialReported, TrialState, first_wins
-from sweeps.record.folder import EventLog, read_events
+from sweeps.record.folder import EventLog, acknowledged_bytes, noted_by, read_events
 from sweeps.tracking import client as tracking_client
 from sweeps.tracking import writer as writing
-from sweeps.tracking.writer import Writer, acknowledged
+from sweeps.tracking.writer import Writer
 
 DEADLINE = 120.0
 
@@ -264,7 +264,7 @@ def test_drain_says_how_many_events_are_left(log, start, folder):
         log.append(event)
     writer, _ = start(sink)
     assert writer.drain(0.05) == len(EVENTS)
-    assert acknowledged(folder) == 0
+    assert acknowledged_bytes(noted_by(folder)) == 0
 
 
 def test_a_writer_that_never_began_has_all_events_left(log, folder):
@@ -287,7 +287,7 @@ def test_what_was_taken_is_remembered_and_not_sent_again(log, start, folder):
         log.append(event)
     first, _ = start(FakeSink())
     assert first.drain(DEADLINE) == 0
-    assert acknowledged(folder) == folder.events.stat().st_size
+    assert acknowledged_bytes(noted_by(folder)) == folder.events.stat().st_size
     for event in EVENTS[2:]:
         log.append(event)
     sink = FakeSink()
@@ -312,13 +312,13 @@ def test_an_event_is_acknowledged_only_when_it_was_taken(log, start, folder):
     said.wait()
     assert writer.drain(0.05) == 1
     assert sink.taken == EVENTS[:3]
-    assert acknowledged(folder) == [offset for _, offset in read_events(folder.events)][2]
+    assert acknowledged_bytes(noted_by(folder)) == [offset for _, offset in read_events(folder.events)][2]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"acknowledged_bytes": null}', '{"other": 1}'])
 def test_a_spoilt_note_of_what_was_taken_means_all_again(folder, content):
     folder.tracking.write_text(content)
-    assert acknowledged(folder) == 0
+    assert acknowledged_bytes(noted_by(folder)) == 0
 
 
 def test_a_torn_last_line_waits_until_it_is_whole(folder, start):
