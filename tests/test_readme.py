@@ -78,6 +78,14 @@ def test_every_file_in_the_tree_exists():
     assert [name for name in names if name not in there] == []
 
 
+@pytest.mark.parametrize("package", ["sweeps", "cluster", "trainables", "search_spaces"])
+def test_every_room_is_in_the_tree(package):
+    tree = TEXTS["docs/extending.md"].split("## Where things are")[1].split("```")[1]
+    (part,) = re.findall(rf"^{package}/.*\n(?:  .*\n)*", tree, re.MULTILINE)
+    rooms = {entry.parent.name for entry in (ROOT / package).glob("*/__init__.py")}
+    assert [room for room in sorted(rooms) if f"{room}/" not in part] == []
+
+
 def test_commands_are_found_in_blocks_of_bash():
     text = "```bash\nqsweep ls  # all\n.venv/bin/qsweep plan \\\n  toy 'a.b={c: 1}'\nmake\n```\n```\nqsweep no\n```\n"
     assert written_commands(text) == [["ls"], ["plan", "toy", "a.b={c: 1}"]]
