@@ -216,11 +216,11 @@ class Broker:
             self._hosts[host_id].leases[trial_key] = _Lease(lease, self._clock())
             return Grant(lease, host_id, self._hosts[host_id].actor)
 
-    async def release(self, trial_key: str) -> None:
-        """Ends the trial's lease if it has one. Its slot becomes free once the host has closed it."""
+    async def release(self, trial_key: str, lease_id: str | None = None) -> None:
+        """Ends the trial's lease, or only the one of `lease_id`. Its slot becomes free once the host has closed it."""
         for host_id, host in list(self._hosts.items()):
             lease = host.leases.get(trial_key)
-            if lease is None:
+            if lease is None or lease_id not in (None, lease.lease_id):
                 continue
             try:
                 await host.actor.close.remote(lease.lease_id)

@@ -38,7 +38,7 @@ def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[Sweep, s
     raw, sweep_id = document["config"], str(document["sweep_id"])
     _refuse_copy(folder, document)
     _refuse_changes(folder, raw, sweep_id)
-    raw = _tracked_by(raw, tracking_uri or noted_by(folder).get("uri"))
+    raw = _with_variant(_tracked_by(raw, tracking_uri or noted_by(folder).get("uri")))
     try:
         config = SweepConfig.model_validate(raw)
     except ValidationError as error:
@@ -128,6 +128,14 @@ def _sweeps_in(folder: SweepFolder) -> str:
         sorted(path.parent.name for path in folder.path.glob("*/config.json")) if paths.is_folder(folder.path) else []
     )
     return f"; in it are {', '.join(there)}" if there else ""
+
+
+def _with_variant(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration with the variant of ASHA that it was launched with: versions that do not name it had `stop`."""
+    scheduler = raw.get("scheduler")
+    if not isinstance(scheduler, Mapping) or scheduler.get("kind") != "asha" or "variant" in scheduler:
+        return raw
+    return {**raw, "scheduler": {**scheduler, "variant": "stop"}}
 
 
 def _tracked_by(raw: Mapping[str, Any], uri: str | None) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from sweeps.record.events import (
     SweepRecord,
     SweepStarted,
     TrialEnded,
+    TrialParked,
     TrialReported,
     TrialStarted,
     TrialState,
@@ -74,6 +75,11 @@ def reported(
     )
     folder = f"trials/{key}/best-{step:06d}" if best_step == step else None
     return TrialReported(time=report.time, trial_key=key, report=report, adapter=folder)
+
+
+def parked(key: str, step: int) -> TrialParked:
+    """A trial gave its slot back after its report at `step`."""
+    return TrialParked(time=50.0, trial_key=key, step=step)
 
 
 def ended(key: str, state: TrialState, reason: str = "", **more: Any) -> TrialEnded:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, Protocol, Union
@@ -13,6 +13,8 @@ from pydantic import Discriminator, Field, Tag
 
 from search_spaces.domains import Value
 from search_spaces.space import SearchSpace
+from sweeps.halving.cost import Cost
+from sweeps.halving.rule import Direction, Rule
 from sweeps.searchers import Searcher
 from trainables.specs import Spec
 
@@ -26,25 +28,33 @@ class SchedulerConfig(Protocol):
 
     kind: str
 
+    @property
+    def parks(self) -> bool:
+        """Whether trials may be parked at a report point and resumed later."""
+
     def points(self, steps: int) -> tuple[int, ...]:
         """Steps at which each trial reports; the last one is `steps`."""
 
-    def build(self, steps: int, spares_first: bool = False) -> Any:
-        """Ray's scheduler for reports at these points. Imports ray.
+    def build(self, steps: int, direction: Direction = "min") -> Rule:
+        """The rule for reports at these points, which has seen nothing.
 
         Args:
             steps: of a trial that is not stopped.
-            spares_first: trial 0 is never stopped early: the others are compared with it at its full length.
+            direction: whether a lower or a higher value of the metric is better.
         """
 
-    def replay(self, scheduler: Any, reports: Iterable[tuple[str, int, float]]) -> set[str]:
-        """Tells a new scheduler what an earlier one saw, in order: (trial key, step, loss by the objective) each.
+    def needs_tail(self, steps: int, trials: int) -> bool:
+        """Whether a trial reaches the last step only because the best one goes on beyond what its rank allows."""
 
-        Returns the trials that it stops at their latest report.
+    def cost(self, steps: int, trials: int, slots: int, protects_first: bool = False) -> Cost:
+        """Optimizer steps of the whole sweep, as far as can be said before it runs.
+
+        Args:
+            steps: of a trial that is not stopped.
+            trials: how many there are.
+            slots: how many of them train at once.
+            protects_first: one of them is trained to its end whatever it reports.
         """
-
-    def expected_steps(self, steps: int, trials: int, slots: int) -> int:
-        """Optimizer steps of the whole sweep, as far as can be said before it runs."""
 
 
 class SearcherConfig(Protocol):

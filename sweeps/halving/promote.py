@@ -75,7 +75,7 @@ class Promote(Rule):
         return Idle.OVER if last is None else Resume(last)
 
     def rank(self, trial: str) -> tuple[int, int, int] | None:
-        """The last rung that the trial was ranked at, its place there from 1 on, and of how many; None for others."""
+        """See `Rule.rank`."""
         known = self._trials.get(trial)
         if known is None:
             return None

@@ -188,6 +188,13 @@ class Rule:
         place = bisect_right(self.points, self._trials[trial].resource)
         return self.points[place] if place < len(self.points) else None
 
+    def rank(self, trial: str) -> tuple[int, int, int] | None:
+        """The last rung that the trial was ranked at, its place there from 1 on, and of how many.
+
+        None for a trial that was not ranked, and under a rule that ranks none.
+        """
+        return None
+
     def _judge(self, name: str, trial: TrialHistory, point: int, loss: float) -> Verdict:
         """Takes a report in and judges it; `trial.losses` ends with it. A loss that is not finite is infinite."""
         raise NotImplementedError

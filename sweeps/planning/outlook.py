@@ -8,9 +8,6 @@ from typing import Any
 
 from search_spaces.space import SearchSpace
 from sweeps.config.model import SweepConfig
-from sweeps.halving.fifo import Fifo
-from sweeps.halving.rule import Rule
-from sweeps.halving.stop import Stop
 from sweeps.planning import epochs, play
 from sweeps.planning.cost import Cost, Span, cost, evaluation_share
 from sweeps.planning.forecast import Forecast, forecast
@@ -99,13 +96,7 @@ def expected(config: SweepConfig, trials: int, slots: int) -> Forecast:
     steps = config.budget.steps_per_trial
     points = config.scheduler.points(steps)
     spares = config.searcher.start_with_default
-    return forecast(points, play.plays(lambda: _rule(config, points), trials, slots, spares))
-
-
-def _rule(config: SweepConfig, points: Sequence[int]) -> Rule:
-    if config.scheduler.kind == "fifo":
-        return Fifo(points)
-    return Stop(points, config.scheduler.reduction_factor)  # type: ignore[attr-defined]
+    return forecast(points, play.plays(lambda: config.scheduler.build(steps), trials, slots, spares))
 
 
 def _load(config: SweepConfig, space: SearchSpace, slots: int, rows: RowShape | None) -> Load:

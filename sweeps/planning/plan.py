@@ -61,8 +61,10 @@ class Plan:
     memory: Memory | None
     """`memory_bytes` by part."""
     disk_bytes: int | None
-    """Estimated most room on disk: every trial's best adapter, and the snapshots of those that train."""
+    """Estimated most room on disk: every trial's best adapter, and the snapshots of those that train or are parked."""
     warnings: tuple[str, ...]
+    ends_alone: bool = False
+    """Too few trials for one to be promoted to the last step by its rank: the best one goes on alone."""
     rows_per_trial: tuple[int, int] | None = None
     """Fewest and most rows that a trial trains on when it is not stopped early; None where there is no data."""
     train_rows: int | None = None
@@ -103,21 +105,23 @@ def plan(
     report_points = config.scheduler.points(steps)
     slots = slots_per_host(config, need, machine)
     total = (slots or 1) * machine.hosts
+    cost = config.scheduler.cost(steps, trials, total, config.searcher.start_with_default)
     memory = need.memory(slots) if need is not None and slots is not None else None
     # A trial's next adapter, and its next snapshot, are there before the one that they replace goes.
     live = total * (need.adapter_bytes + (KEPT + 1) * need.snapshot_bytes) if need is not None else 0
     planned = Plan(
         trials=trials,
         points=report_points,
-        expected_steps=config.scheduler.expected_steps(steps, trials, total),
-        worst_steps=steps * trials,
+        expected_steps=cost.expected,
+        worst_steps=cost.worst,
         hosts=machine.hosts,
         slots_per_host=slots,
         device=machine.device,
         place=machine.place,
         memory_bytes=None if memory is None else memory.total,
         memory=memory,
-        disk_bytes=trials * need.adapter_bytes + live if need is not None else None,
+        disk_bytes=trials * (need.adapter_bytes + _parked_bytes(config, need)) + live if need is not None else None,
+        ends_alone=config.scheduler.needs_tail(steps, trials),
         warnings=(),
         rows_per_trial=epochs.rows_per_trial(config, space) if config.data is not None else None,
         outlook=outlook(config, space, trials, (machine.hosts, slots or 1, machine.device == "cuda"), known or Known()),
@@ -130,6 +134,11 @@ def plan(
             + _disk_warnings(config, planned, need, machine)
         ),
     )
+
+
+def _parked_bytes(config: SweepConfig, need: Need) -> int:
+    """What a trial keeps on disk while it is parked, beside its best adapter."""
+    return KEPT * need.snapshot_bytes if config.scheduler.parks else 0
 
 
 def _trials(config: SweepConfig, space: SearchSpace) -> int:
@@ -188,10 +197,10 @@ def _search_warnings(config: SweepConfig, space: SearchSpace, planned: Plan) -> 
         )
     if config.scheduler.kind == "asha" and len(planned.points) > 1:
         found += _warmup_warnings(config, space, planned.points[0])
-    if config.scheduler.kind == "asha" and slots >= planned.trials > 1:
+    if config.scheduler.kind == "asha" and not config.scheduler.parks and slots >= planned.trials > 1:
         found.append(
             f"{slots} slots for {planned.trials} trials: all of them run at once, so early stopping has nothing to "
-            "save; raise budget.trials or lower cluster.slots_per_host"
+            "save; raise budget.trials, lower cluster.slots_per_host or set scheduler.variant=promote"
         )
     if "training.learning_rate" not in space.domains:
         found.append(
@@ -269,11 +278,13 @@ def _disk_warnings(config: SweepConfig, planned: Plan, need: Need | None, machin
     if need is None or planned.disk_bytes is None:
         return []
     found = []
-    adapters = planned.trials * need.adapter_bytes
-    if config.budget.disk is not None and adapters > size_bytes(config.budget.disk):
+    # Of each parked trial one snapshot stays, whatever the budget.
+    lasting = planned.trials * (need.adapter_bytes + _parked_bytes(config, need) // KEPT)
+    if config.budget.disk is not None and lasting > size_bytes(config.budget.disk):
+        what = "adapters, and snapshots while they are parked," if config.scheduler.parks else "adapters"
         found.append(
-            f"budget.disk {config.budget.disk}: the largest adapters of {planned.trials} trials take "
-            f"{adapters / 1e9:.2f} GB, and the sweep ends when there is no room for another"
+            f"budget.disk {config.budget.disk}: the largest {what} of {planned.trials} trials take "
+            f"{lasting / 1e9:.2f} GB, and the sweep ends when there is no room for another"
         )
     wanted = (
         planned.disk_bytes if config.budget.disk is None else min(planned.disk_bytes, size_bytes(config.budget.disk))

@@ -71,8 +71,8 @@ class TrialSource:
             config: the sweep.
             space: its search space.
             fingerprints: what identifies base and data.
-            known: trials of a sweep that goes on, by key: those in a final state are not handed out again, the others
-                are, under the numbers that they had.
+            known: trials of a sweep that goes on, by key: those that are over or parked are not handed out again, the
+                others are, under the numbers that they had.
             targets: what target modules mean on the base; each value for itself when it is not known.
         """
         self._config = config
@@ -102,7 +102,7 @@ class TrialSource:
             state = self._known.get(trial.trial_key, TrialState.PENDING)
             if state.counts_as_trial:
                 self._left -= 1
-            if not state.is_final:
+            if not state.is_final and state is not TrialState.PARKED:
                 return trial
             if self._left == 0:
                 return None

@@ -1,7 +1,8 @@
 """budget.disk: how much a sweep's checkpoints may take, and which of them make room for others.
 
 Snapshots only spare training that was done already; a trial's best adapter is its result. So an older snapshot goes
-before a newer one, a worse trial's before a better one's, and no adapter ever goes.
+before a newer one, a worse trial's before a better one's, and no adapter ever goes. Where the scheduler parks trials,
+the latest snapshot of one that stands at a report point does not go either: it is all that is left of its training.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Kept:
     """Of its trial."""
     loss: float
     """The trial's best value when it was written, by `Objective.loss`; infinite before the first evaluation."""
+    is_parked: bool = False
+    """It is all that a parked trial would go on from."""
 
 
 def to_remove(kept: Sequence[Kept], missing: int, worse_than: float | None) -> list[Kept] | None:
@@ -43,7 +46,11 @@ def to_remove(kept: Sequence[Kept], missing: int, worse_than: float | None) -> l
         worse_than: latest snapshots go only of trials with a higher loss than this; None lets go of all.
     """
     superseded = sorted((each for each in kept if not each.is_latest), key=lambda each: (-each.loss, str(each.path)))
-    latest = [each for each in kept if each.is_latest and (worse_than is None or each.loss > worse_than)]
+    latest = [
+        each
+        for each in kept
+        if each.is_latest and not each.is_parked and (worse_than is None or each.loss > worse_than)
+    ]
     chosen: list[Kept] = []
     for each in [*superseded, *sorted(latest, key=lambda each: (-each.loss, str(each.path)))]:
         if missing <= 0:
@@ -56,11 +63,21 @@ def to_remove(kept: Sequence[Kept], missing: int, worse_than: float | None) -> l
 class Disk:
     """The room for one sweep's checkpoints. Several processes of one machine may share it."""
 
-    def __init__(self, folder: SweepFolder, limit: int | None, objective: Objective = MIN_EVAL_LOSS) -> None:
-        """Room for `limit` bytes; None is without limit. The objective says which trial is worse."""
+    def __init__(
+        self, folder: SweepFolder, limit: int | None, objective: Objective = MIN_EVAL_LOSS, parks: bool = False
+    ) -> None:
+        """Room for checkpoints.
+
+        Args:
+            folder: the sweep's.
+            limit: bytes; None is without limit.
+            objective: says which trial is worse.
+            parks: whether the scheduler parks trials at their report points.
+        """
         self._objective = objective
         self._folder = folder
         self._limit = limit
+        self._parks = parks
 
     @contextmanager
     def room(self, kind: Kind, needed: int, loss: float) -> Iterator[bool]:
@@ -89,9 +106,10 @@ class Disk:
         found = []
         for trial in self._folder.trials():
             for place, path in enumerate(self._folder.all(trial.name, "snapshot")):
-                metrics = snapshots.best_metrics(path) or {}
-                loss = self._objective.loss(metrics.get(self._objective.metric, math.inf))
-                found.append(Kept(path, trial.name, size(path), place == 0, loss))
+                known, is_latest = snapshots.progress(path), place == 0
+                loss = self._objective.loss((known.best_metrics or {}).get(self._objective.metric, math.inf))
+                is_parked = self._parks and is_latest and known.report is not None
+                found.append(Kept(path, trial.name, size(path), is_latest, loss, is_parked))
         return found
 
 

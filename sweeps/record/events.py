@@ -32,6 +32,8 @@ class TrialState(StrEnum):
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"
+    PARKED = "PARKED"
+    """The scheduler may resume it: it waits at a report point, without a slot."""
     PAUSED = "PAUSED"
     """Interrupted with the sweep."""
     STOPPED = "STOPPED"
@@ -45,7 +47,7 @@ class TrialState(StrEnum):
     @property
     def is_final(self) -> bool:
         """Whether nothing more will come of the trial."""
-        return self not in (TrialState.PENDING, TrialState.RUNNING, TrialState.PAUSED)
+        return self not in (TrialState.PENDING, TrialState.RUNNING, TrialState.PARKED, TrialState.PAUSED)
 
     @property
     def is_ranked(self) -> bool:
@@ -139,7 +141,7 @@ class TargetSettled(Spec):
 
 
 class TrialStarted(Spec):
-    """A trial holds a slot. Comes again when the trial goes on after an interruption."""
+    """A trial holds a slot. Comes again when the trial goes on after it was parked or interrupted."""
 
     type: Literal["trial_started"] = "trial_started"
     time: float
@@ -175,6 +177,16 @@ class TrialReported(Spec):
     """Folder of the adapter, relative to the sweep's folder, when this is the best step so far."""
     adapter_sha256: str | None = None
     """Digest of the adapter's files when they were written; None in logs of earlier versions."""
+
+
+class TrialParked(Spec):
+    """A trial gave its slot back after a report. `TrialStarted` comes again if the scheduler resumes it."""
+
+    type: Literal["trial_parked"] = "trial_parked"
+    time: float
+    trial_key: str
+    step: int
+    """Of its report."""
 
 
 class TrialEnded(Spec):
@@ -225,6 +237,7 @@ Event = (
     | TrialStarted
     | PointInfeasible
     | TrialReported
+    | TrialParked
     | TrialEnded
     | RequestAnswered
     | SweepEnded
@@ -393,7 +406,7 @@ class SweepRecord:
 
 
 def _trial_after(
-    known: TrialRecord | None, event: TrialStarted | PointInfeasible | TrialReported | TrialEnded
+    known: TrialRecord | None, event: TrialStarted | PointInfeasible | TrialReported | TrialParked | TrialEnded
 ) -> TrialRecord:
     match event:
         case TrialStarted() | PointInfeasible():
@@ -404,6 +417,9 @@ def _trial_after(
         case TrialReported():
             assert known is not None, "a trial begins before it reports"
             return _reported(known, event)
+        case TrialParked():
+            assert known is not None, "a trial begins before it is parked"
+            return replace(known, state=TrialState.PARKED, reason="")
         case TrialEnded():
             assert known is not None, "a trial begins before it ends"
             return _ended(known, event)

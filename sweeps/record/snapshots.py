@@ -42,9 +42,9 @@ class Progress(Spec):
         return named_metrics(raw, {"best_eval_loss": "best_metrics"})
 
 
-def files(progress: Progress, snapshot: bytes) -> dict[str, bytes]:
+def files(known: Progress, snapshot: bytes) -> dict[str, bytes]:
     """A snapshot as the files that `read` takes."""
-    stamped = progress.model_copy(update={"sha256": hashlib.sha256(snapshot).hexdigest()})
+    stamped = known.model_copy(update={"sha256": hashlib.sha256(snapshot).hexdigest()})
     return {"snapshot.bin": snapshot, "progress.json": stamped.model_dump_json().encode()}
 
 
@@ -57,18 +57,18 @@ def read(folder: SweepFolder, trial_key: str) -> tuple[Progress, bytes | None]:
     return Progress(), None
 
 
-def best_metrics(kept: Path) -> Mapping[str, float] | None:
-    """The metrics at the best step that the trial of a snapshot had when it was written; None when there was none."""
+def progress(kept: Path) -> Progress:
+    """What the trial of a snapshot knew when it was written; nothing where that cannot be read."""
     try:
-        return Progress.model_validate_json((kept / "progress.json").read_bytes()).best_metrics
+        return Progress.model_validate_json((kept / "progress.json").read_bytes())
     except (OSError, ValidationError):
-        return None
+        return Progress()
 
 
 def _read(kept: Path) -> tuple[Progress, bytes] | None:
     try:
-        progress = Progress.model_validate_json((kept / "progress.json").read_bytes())
         snapshot = (kept / "snapshot.bin").read_bytes()
-    except (OSError, ValidationError):
+    except OSError:
         return None
-    return (progress, snapshot) if hashlib.sha256(snapshot).hexdigest() == progress.sha256 else None
+    found = progress(kept)
+    return (found, snapshot) if hashlib.sha256(snapshot).hexdigest() == found.sha256 else None

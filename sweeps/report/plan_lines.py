@@ -18,13 +18,13 @@ CONTINUED = "      "
 def plan_lines(plan: Plan) -> list[str]:
     """The plan, and its warnings."""
     rungs = ", ".join(map(str, plan.points))
-    saved = f"; {plan.worst_steps} if none is stopped early" if plan.worst_steps != plan.expected_steps else ""
+    most = f"; at most {plan.worst_steps}" if plan.worst_steps != plan.expected_steps else ""
     steps = "step" if len(plan.points) == 1 else "steps"
     lines = [
         f"plan: {counted(plan.trials, 'trial')}, reports at {steps} {rungs}; "
-        f"about {plan.expected_steps} steps in all{saved}"
+        f"about {plan.expected_steps} steps in all{most}"
     ]
-    rest = [*_hosts(plan), *_data(plan), *_outlook(plan), *_choices(plan.choices)]
+    rest = [*_hosts(plan), *_data(plan), *_few(plan), *_outlook(plan), *_choices(plan.choices)]
     return lines + [CONTINUED + line for line in rest] + [f"warning: {warning}" for warning in plan.warnings]
 
 
@@ -51,6 +51,11 @@ def _data(plan: Plan) -> Iterator[str]:
         yield epochs.line(plan.points[-1], plan.rows_per_trial, plan.train_rows)
 
 
+def _few(plan: Plan) -> Iterator[str]:
+    if plan.ends_alone:
+        yield f"few trials: the best one goes on to step {plan.points[-1]} alone"
+
+
 def _outlook(plan: Plan) -> Iterator[str]:
     seen = plan.outlook
     if seen is None:
@@ -75,7 +80,7 @@ def _time(seen: Outlook, plan: Plan) -> str:
     words = f"about {duration(taken.expected)} ({duration(taken.low)} to {duration(taken.high)})"
     if plan.device == "cuda":
         words += f", {_hours(seen.cost.gpu_hours)} GPU-hours"
-    if seen.cost.worst_seconds > taken.high:
+    if seen.cost.worst_seconds > taken.high and plan.worst_steps == plan.trials * plan.points[-1]:
         words += f"; {duration(seen.cost.worst_seconds)} if none is stopped early"
     return f"{words}; {seen.rate}"
 

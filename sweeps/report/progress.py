@@ -22,6 +22,7 @@ from sweeps.record.events import (
     SweepRecord,
     TargetSettled,
     TrialEnded,
+    TrialParked,
     TrialRecord,
     TrialReported,
     TrialStarted,
@@ -211,13 +212,17 @@ def describe(event: Event, record: SweepRecord) -> str | None:
         case TargetSettled():
             return event.line
         case TrialStarted():
-            return f"{run_name(event.number, event.params)}: started"
+            known = record.trials.get(event.trial_key)
+            begins = f"goes on from step {known.step}" if known is not None and known.step else "started"
+            return f"{run_name(event.number, event.params)}: {begins}"
         case PointInfeasible():
             return f"{run_name(event.number, event.params)}: INFEASIBLE: {legible(event.reason, MOST_SHOWN)}"
         case TrialReported():
             trial, report = record.trials[event.trial_key], event.report
             best = f": {record.objective.of(report.best_metrics):.4f}" if report.best_step != report.step else ""
             return f"{label(trial.number)} step {report.step}: {_values(report.metrics, record)} (its best{best})"
+        case TrialParked():
+            return f"{label(record.trials[event.trial_key].number)} parked at step {event.step}"
         case TrialEnded():
             trial = record.trials[event.trial_key]
             reason = f": {legible(event.reason, MOST_SHOWN)}" if event.reason else ""

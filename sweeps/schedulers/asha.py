@@ -1,69 +1,57 @@
-"""ASHA: at each rung, trials below the best 1/reduction_factor of those seen there so far are stopped.
+"""ASHA: at each rung one of reduction_factor trials goes on; the others wait there (promote) or are stopped (stop).
 
-Asynchronous successive halving (Li et al., MLSys 2020, arXiv 1810.05934) in the stopping form of Ray's ASHAScheduler:
-a trial is never paused, the first one at a rung always goes on.
+Asynchronous successive halving (Li et al., MLSys 2020, arXiv 1810.05934). `promote` is the paper's form, `stop` that of
+Ray's AsyncHyperBandScheduler.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from types import SimpleNamespace
-from typing import Annotated, Any, Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import model_validator
 
-from sweeps.halving.rungs import asha_steps, rungs
-from trainables.specs import MOST, Spec
+from sweeps.halving.cost import Cost, has_tail, played_cost, promote_cost
+from sweeps.halving.promote import Order, Promote
+from sweeps.halving.rule import Direction, Rule
+from sweeps.halving.settings import Settings
+from sweeps.halving.stop import Stop
 
 
-class Config(Spec):
+class Config(Settings):
     """Rungs at grace_steps, grace_steps x reduction_factor, ... and at the last step."""
 
     kind: Literal["asha"] = "asha"
-    grace_steps: Annotated[int, Field(ge=1, le=MOST)] = 3
-    """Steps that every trial gets."""
-    reduction_factor: Annotated[int, Field(ge=2, le=MOST)] = 3
-    """One of so many goes on at each rung."""
+    variant: Literal["promote", "stop"] = "promote"
+    """promote: a trial is parked at each rung, and resumed when it is among the best 1/reduction_factor there.
+    stop: a trial is judged once, when it comes to a rung, by those that were there before it."""
+    order: Order = "breadth"
+    """What a free slot is for, under promote. breadth: new trials first, then the lowest rung. paper: the highest rung
+    first, then new trials, so that a trial reaches the last step early."""
 
-    def points(self, steps: int) -> tuple[int, ...]:
-        """The rungs."""
-        return rungs(self.grace_steps, self.reduction_factor, steps)
+    @model_validator(mode="after")
+    def _order_is_for_promote(self) -> Self:
+        if self.variant == "stop" and self.order != "breadth":
+            raise ValueError(f"order: {self.order} is for variant promote: leave it out, or set variant: promote")
+        return self
 
-    def build(self, steps: int, spares_first: bool = False) -> Any:
-        """Ray's ASHAScheduler with exactly these rungs."""
-        from ray.tune.schedulers import ASHAScheduler
+    @property
+    def parks(self) -> bool:
+        """See `SchedulerConfig.parks`."""
+        return self.variant == "promote"
 
-        class Sparing(ASHAScheduler):
-            def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-                judged = trial.config.get("reported", {}).get("step", 0)
-                if result.get("step", steps) <= judged and not result.get("done"):
-                    # Judged there under an earlier driver (see `replay`): its snapshot was lost, and it comes again.
-                    return str(self.CONTINUE)
-                decision: str = super().on_trial_result(tune_controller, trial, result)
-                spared = spares_first and trial.config.get("number") == 0 and result.get("step", steps) < steps
-                return self.CONTINUE if spared and not result.get("done") else decision
+    def build(self, steps: int, direction: Direction = "min") -> Rule:
+        """See `SchedulerConfig.build`."""
+        points = self.points(steps)
+        if self.variant == "stop":
+            return Stop(points, self.reduction_factor, direction, self.overfit_patience)
+        return Promote(points, self.reduction_factor, self.order, direction, self.overfit_patience)
 
-        scheduler = Sparing(
-            time_attr="step",
-            grace_period=min(self.grace_steps, steps),
-            reduction_factor=self.reduction_factor,
-            max_t=steps,
-        )
-        # Ray computes its rungs by a floating-point logarithm that can lose the top one (async_hyperband.py, 2.60).
-        for bracket in scheduler._brackets:
-            bracket._rungs = [(point, {}) for point in reversed(self.points(steps)[:-1])]
-        return scheduler
+    def cost(self, steps: int, trials: int, slots: int, protects_first: bool = False) -> Cost:
+        """See `SchedulerConfig.cost`. Exact for `promote` in the order `breadth` on one slot."""
+        if self.variant == "promote" and self.order == "breadth":
+            return promote_cost(self.points(steps), self.reduction_factor, trials, slots, protects_first)
+        return played_cost(lambda: self.build(steps), trials, protects_first)
 
-    def replay(self, scheduler: Any, reports: Iterable[tuple[str, int, float]]) -> set[str]:
-        """Fills the rungs, which Ray saves nowhere (ray#30838), by playing the reports in the order they came."""
-        stopped: dict[str, bool] = {}
-        bracket = scheduler._brackets[0]
-        for trial_key, step, loss in reports:
-            # Ray's bracket knows a trial by its id and takes a reward: higher is better.
-            action = bracket.on_result(SimpleNamespace(trial_id=trial_key), step, -loss)
-            stopped[trial_key] = action == "STOP"
-        return {trial_key for trial_key, was_stopped in stopped.items() if was_stopped}
-
-    def expected_steps(self, steps: int, trials: int, slots: int) -> int:
-        """From playing Ray's rule with trials that arrive in random order."""
-        return asha_steps(self.points(steps), self.reduction_factor, trials).expected
+    def needs_tail(self, steps: int, trials: int) -> bool:
+        """See `SchedulerConfig.needs_tail`."""
+        return self.parks and has_tail(trials, len(self.points(steps)), self.reduction_factor)

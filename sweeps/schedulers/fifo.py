@@ -5,38 +5,23 @@ The yardstick for early stopping: what it saves, and whether it stops the right 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import Field
+from sweeps.halving.cost import Cost
+from sweeps.halving.fifo import Fifo
+from sweeps.halving.rule import Direction, Rule
+from sweeps.halving.settings import Settings
 
-from sweeps.halving.rungs import rungs
-from trainables.specs import MOST, Spec
 
-
-class Config(Spec):
+class Config(Settings):
     """Report points at grace_steps, grace_steps x reduction_factor, ... and at the last step."""
 
     kind: Literal["fifo"] = "fifo"
-    grace_steps: Annotated[int, Field(ge=1, le=MOST)] = 3
-    """The first report point."""
-    reduction_factor: Annotated[int, Field(ge=2, le=MOST)] = 3
-    """Each report point is so many times the one before."""
 
-    def points(self, steps: int) -> tuple[int, ...]:
-        """The report points."""
-        return rungs(self.grace_steps, self.reduction_factor, steps)
+    def build(self, steps: int, direction: Direction = "min") -> Rule:
+        """See `SchedulerConfig.build`."""
+        return Fifo(self.points(steps), direction, self.overfit_patience)
 
-    def build(self, steps: int, spares_first: bool = False) -> Any:
-        """Ray's FIFOScheduler."""
-        from ray.tune.schedulers import FIFOScheduler
-
-        return FIFOScheduler()
-
-    def replay(self, scheduler: Any, reports: Iterable[tuple[str, int, float]]) -> set[str]:
-        """Nothing to remember: no trial is ever stopped."""
-        return set()
-
-    def expected_steps(self, steps: int, trials: int, slots: int) -> int:
-        """All of them."""
-        return steps * trials
+    def cost(self, steps: int, trials: int, slots: int, protects_first: bool = False) -> Cost:
+        """See `SchedulerConfig.cost`."""
+        return Cost(steps * trials, steps * trials)

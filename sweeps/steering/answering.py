@@ -27,7 +27,7 @@ class Answerer:
     journal: Journal
     stop: StopRequest
     stop_trial: Callable[[str], None]
-    """Ends the running trial of this key at its next step."""
+    """Ends the running trial of this key at its next step, or the parked one at once."""
     clock: Callable[[], float]
 
     def answer_all(self) -> None:
@@ -83,10 +83,10 @@ def _stop_trial(letter: Letter, request: StopTrial, record: SweepRecord, now: fl
         told = f"the sweep has no trial {request.trial}: it has {there}"
         return _answer(letter, now, f"stop {request.trial}", is_accepted=False, message=told)
     asked = f"stop t{trial.number:02d}"
-    if trial.state is not TrialState.RUNNING:
-        told = f"t{trial.number:02d} is {trial.state.value}: only a RUNNING trial can be stopped"
+    if trial.state not in (TrialState.RUNNING, TrialState.PARKED):
+        told = f"t{trial.number:02d} is {trial.state.value}: only a RUNNING or PARKED trial can be stopped"
         return _answer(letter, now, asked, is_accepted=False, message=told)
-    told = f"t{trial.number:02d} ends at its next step"
+    told = f"t{trial.number:02d} ends {'now' if trial.state is TrialState.PARKED else 'at its next step'}"
     return _answer(letter, now, asked, is_accepted=True, message=told, trial_key=trial.trial_key)
 
 

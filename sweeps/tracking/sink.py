@@ -22,6 +22,7 @@ from sweeps.record.events import (
     SweepRecord,
     SweepStarted,
     TrialEnded,
+    TrialParked,
     TrialRecord,
     TrialReported,
     TrialStarted,
@@ -153,6 +154,8 @@ class MlflowSink:
             case TrialReported():
                 run_id = self._open_child(runs, event.trial_key, record, event.time)
                 runs.log(run_id, metric_points(event))
+            case TrialParked():
+                self._park_trial(runs, event, record)
             case TrialEnded():
                 self._end_trial(runs, event, record)
             case SweepEnded():
@@ -255,6 +258,13 @@ class MlflowSink:
         tags = {"sweep.state": state, "sweep.number": event.number, "mlflow.note.content": state}
         runs.log(run_id, params=params, tags=tags)
         runs.text(run_id, "trial.json", json.dumps(json.loads(event.spec), indent=2))
+
+    def _park_trial(self, runs: Runs, event: TrialParked, record: SweepRecord) -> None:
+        """A parked trial is not over: its run goes on, and says that it waits."""
+        run_id = self._open_child(runs, event.trial_key, record, event.time)
+        runs.running(run_id)
+        note = ending(record.trials[event.trial_key], record.objective.metric)
+        runs.log(run_id, tags={"sweep.state": TrialState.PARKED, "mlflow.note.content": note})
 
     def _end_trial(self, runs: Runs, event: TrialEnded, record: SweepRecord) -> None:
         trial = record.trials[event.trial_key]

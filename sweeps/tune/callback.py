@@ -10,7 +10,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from sweeps.errors import SweepError
-from sweeps.record.events import PointInfeasible, TrialEnded, TrialReported, TrialStarted, TrialState
+from sweeps.record.events import PointInfeasible, TrialEnded, TrialParked, TrialReported, TrialStarted, TrialState
 from sweeps.record.journal import Journal
 from sweeps.steering.answering import STOPPED_BY_REQUEST
 from sweeps.steering.stop import Reason
@@ -22,10 +22,16 @@ STOPPED_BY_SCHEDULER = "stopped by the scheduler"
 
 
 class Owner(Protocol):
-    """Who is told what the journal cannot know."""
+    """Who knows, and is told, what the journal cannot know."""
 
     def reported(self, trial_key: str, adapter: str | None) -> None:
         """The journal has a report of the trial, with this adapter folder if it is the best so far."""
+
+    def is_parked(self, trial_key: str) -> bool:
+        """Whether the scheduler has ended the trial in Tune only to resume it later."""
+
+    def trial_parked(self, trial_key: str) -> None:
+        """The trial gives its slot back and may be resumed."""
 
     def trial_ended(self, trial_key: str) -> None:
         """The trial is over."""
@@ -75,7 +81,15 @@ class JournalCallback(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """The trial holds a slot, or reports. What else it says is an end: see `on_trial_complete`."""
+        """See `take`."""
+        self.take(trial, result)
+
+    @_in_order
+    def take(self, trial: Trial, result: dict[str, Any]) -> None:
+        """The trial holds a slot, or reports. What else it says is an end: see `on_trial_complete`.
+
+        The scheduler says so first, and Tune again: the second time is nothing new.
+        """
         key = trial.config["trial_key"]
         if "opened" in result or "report" in result:
             self._begin(trial)
@@ -108,7 +122,13 @@ class JournalCallback(Callback):
             if "ends_sweep" in result:
                 self._owner.end_sweep(result["ends_sweep"], reason)
             return
-        if state is TrialState.RUNNING:
+        if state is TrialState.RUNNING and self._owner.is_parked(trial.config["trial_key"]):
+            is_stopped = self._owner.is_to_stop(trial.config["trial_key"])
+            if not is_stopped:
+                self._park(trial, result["step"])
+                return
+            state, reason = TrialState.STOPPED, STOPPED_BY_REQUEST
+        elif state is TrialState.RUNNING:
             state, reason = TrialState.STOPPED, STOPPED_BY_SCHEDULER
         self._end(trial, state, reason, result.get("history", ()), by_person=is_stopped)
 
@@ -128,6 +148,11 @@ class JournalCallback(Callback):
         known = self._journal.record.trials.get(trial.config["trial_key"])
         if known is None or known.state is not TrialState.RUNNING:
             self._journal.add(TrialStarted(spec=trial.config["spec"], **self._who(trial)))
+
+    def _park(self, trial: Trial, step: int) -> None:
+        key = trial.config["trial_key"]
+        self._journal.add(TrialParked(time=self._clock(), trial_key=key, step=step))
+        self._owner.trial_parked(key)
 
     def _end(
         self, trial: Trial, state: TrialState, reason: str, history: Sequence[str] = (), by_person: bool = False

@@ -31,20 +31,20 @@ from sweeps.record.events import (
     HostsStarted,
     SweepEnded,
     TrialEnded,
-    TrialReported,
     TrialState,
 )
-from sweeps.record.folder import SweepFolder, cannot_write, read_events, write_whole
+from sweeps.record.folder import SweepFolder, cannot_write, write_whole
 from sweeps.record.journal import Journal
 from sweeps.record.names import label
 from sweeps.report.progress import Progress
-from sweeps.steering.answering import STOPPED_BY_REQUEST
 from sweeps.steering.stop import Reason, StopRequest
 from sweeps.tune import processes
 from sweeps.tune.base_evaluation import BaseEvaluation
-from sweeps.tune.callback import STOPPED_BY_SCHEDULER, JournalCallback
+from sweeps.tune.callback import JournalCallback
+from sweeps.tune.ruling import Ruling
+from sweeps.tune.scheduler import RuleScheduler
 from sweeps.tune.slot_trial import SlotTrial
-from sweeps.tune.trial_queue import Reported, TrialQueue
+from sweeps.tune.trial_queue import NOTHING, Reported, TrialQueue
 from sweeps.tune.watch import LEAVE_SECONDS, Watch
 from trainables.contract import Evaluation, Failure
 
@@ -67,6 +67,7 @@ class Driver:
     _callback: JournalCallback = field(init=False)
     _targets: Targets = field(default_factory=Targets, init=False)
     _source: TrialSource | None = field(default=None, init=False)
+    _ruling: Ruling | None = field(default=None, init=False)
     trials_to_stop: set[str] = field(default_factory=set, init=False)
     """Keys of the trials that somebody asked to stop, and that have not ended yet."""
 
@@ -124,9 +125,9 @@ class Driver:
             StorageError: the journal takes no more events; the trials have ended in order.
         """
         steps, objective = self.config.budget.steps_per_trial, self.config.objectives[0]
-        scheduler = self.config.scheduler.build(steps, self.config.searcher.start_with_default)
-        self._settle(scheduler)
-        processes.keep_processes(scheduler)
+        rule = self.config.scheduler.build(steps, objective.mode)
+        ruling = self._ruling = Ruling(rule, self.journal, self.folder, self.config.searcher.start_with_default)
+        ruling.settle(self.clock)
         self.folder.clean()
         refused = refused_default(self.config, space, self.journal.record.fingerprints, self._targets, self.clock())
         if refused is not None:
@@ -139,16 +140,12 @@ class Driver:
             "points": list(self.config.scheduler.points(steps)),
             "disk_bytes": None if disk is None else size_bytes(disk),
             "objective": objective.model_dump(),
+            "parks": self.config.scheduler.parks,
         }
-        reported = {
-            key: Reported(trial.step, trial.best_step, dict(trial.best_metrics))
-            for key, trial in self.journal.record.trials.items()
-            if trial.best_step is not None
-        }
-        queue = TrialQueue(source, shared, self._slots, lambda: self.stop.reason is not None, reported)
+        queue = TrialQueue(source, shared, self._slots, self._is_stopping, self._reported, ruling)
         base = BaseEvaluation(self._broker, self._base_evaluated) if self.journal.record.base is None else None
         deaths = processes.Deaths(self._saved)
-        watch = Watch(self.stop, self._broker, queue, self.display, base, self.trials_to_stop)
+        watch = Watch(self.stop, self._broker, queue, self.display, base, self)
         # A searcher without Tune's own limiter is given one pending trial at a time unless told otherwise.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
         # Tune's own files have no reader: they must not fill the sweep's folder, nor fail with it.
@@ -162,7 +159,7 @@ class Driver:
                 storage_path=str(scratch),
                 num_samples=-1,
                 search_alg=SearchGenerator(queue),
-                scheduler=scheduler,
+                scheduler=RuleScheduler(rule, self._callback.take),
                 resources_per_trial=TRIAL_PROCESS,
                 reuse_actors=True,
                 stop=watch,
@@ -203,6 +200,9 @@ class Driver:
         for trial in list(self.journal.record.trials.values()):
             if trial.state.is_final:
                 continue
+            if trial.state is TrialState.PARKED and self._ruling is not None and reason in ("finished", "budget"):
+                self._ruling.end_parked(trial, self.clock())
+                continue
             # What a paused trial has trained since its last report goes on with it, in its snapshot.
             unreported = self._callback.unreported.get(trial.trial_key, ())
             history = unreported if state is TrialState.STOPPED else ()
@@ -221,37 +221,12 @@ class Driver:
                 self.folder.drop(trial.trial_key, "snapshot")
         self.journal.add(SweepEnded(time=self.clock(), reason=reason, message=why))
 
-    def _settle(self, scheduler: Any) -> None:
-        """Gives a scheduler the reports of earlier drivers, and ends trials whose end those did not live to write."""
-        trials, objective = self.journal.record.trials, self.config.objectives[0]
-        reports = [
-            (event.trial_key, event.report.step, objective.loss(objective.of(event.report.metrics)))
-            for event, _ in read_events(self.folder.events)
-            if isinstance(event, TrialReported)
-        ]
-        stopped = self.config.scheduler.replay(scheduler, reports)
-        for trial in list(trials.values()):
-            if trial.state.is_final:
-                continue
-            if trial.step == self.config.budget.steps_per_trial:
-                ended = TrialState.COMPLETED, ""
-            elif trial.trial_key in stopped and not (trial.number == 0 and self.config.searcher.start_with_default):
-                ended = TrialState.STOPPED, STOPPED_BY_SCHEDULER
-            elif trial.trial_key in self.journal.record.trials_to_stop:
-                ended = TrialState.STOPPED, STOPPED_BY_REQUEST
-            else:
-                continue
-            state, reason = ended
-            self.journal.add(
-                TrialEnded(
-                    time=self.clock(),
-                    trial_key=trial.trial_key,
-                    state=state,
-                    reason=reason,
-                    by_person_or_budget=reason == STOPPED_BY_REQUEST,
-                )
-            )
-            self.folder.drop(trial.trial_key, "snapshot")
+    def _reported(self, trial_key: str) -> Reported:
+        """What the journal has of a trial."""
+        known = self.journal.record.trials.get(trial_key)
+        if known is None or known.best_step is None:
+            return NOTHING
+        return Reported(known.step, known.best_step, dict(known.best_metrics))
 
     def _slots(self) -> int:
         try:
@@ -260,31 +235,49 @@ class Driver:
             return 0  # The broker is being made anew: nothing begins until it is there.
         return slots
 
+    def stop_parked(self, trial_key: str) -> bool:
+        """See `watch.Stops`."""
+        if self._ruling is None or not self._ruling.stop_parked(trial_key, self.clock()):
+            return False
+        self.trials_to_stop.discard(trial_key)
+        return True
+
+    def _is_stopping(self) -> bool:
+        return self.stop.reason is not None
+
+    def is_parked(self, trial_key: str) -> bool:
+        """See `callback.Owner`."""
+        return self._ruling is not None and self._ruling.is_parked(trial_key)
+
     def _saved(self, trial_key: str) -> object:
         """What the trial has brought to safety: its last report and its last snapshot."""
         known = self.journal.record.trials.get(trial_key)
         return known and known.step, self.folder.all(trial_key, "snapshot")[:1]
 
     def reported(self, trial_key: str, adapter: str | None) -> None:
-        """See `tune_callback.Owner`."""
+        """See `callback.Owner`."""
         if adapter is not None:
             # Not before: the journal has named the older one until now.
             self.folder.prune(trial_key, "best", self.folder.path / adapter)
 
+    def trial_parked(self, trial_key: str) -> None:
+        """See `callback.Owner`."""
+        self._broker.release.remote(trial_key)
+
     def trial_ended(self, trial_key: str) -> None:
-        """See `tune_callback.Owner`."""
+        """See `callback.Owner`."""
         self.trials_to_stop.discard(trial_key)
         self._broker.release.remote(trial_key)
         self.folder.drop(trial_key, "snapshot")
 
     def is_to_stop(self, trial_key: str) -> bool:
-        """See `tune_callback.Owner`."""
+        """See `callback.Owner`."""
         return trial_key in self.trials_to_stop
 
     def process_lost(self, number: int) -> None:
-        """See `tune_callback.Owner`."""
+        """See `callback.Owner`."""
         self.display.say(f"{label(number)}: its process is lost: another goes on from the last snapshot")
 
     def end_sweep(self, reason: Reason, message: str) -> None:
-        """See `tune_callback.Owner`."""
+        """See `callback.Owner`."""
         self.stop.ask(reason, message)

@@ -34,23 +34,6 @@ class Deaths:
         return self._known[trial_key][1] < DEATHS
 
 
-def keep_processes(scheduler: Any) -> None:
-    """Keeps a scheduler from choosing trials that wait for their process.
-
-    Tune gives the trial that the scheduler chooses the first process that is free, and throws away the one that starts
-    for it (tune/execution/tune_controller.py, `_maybe_reuse_cached_actor`). Its schedulers choose the oldest trial that
-    waits: whenever a trial ends while another's process starts, that process is lost, and the next trial needs one
-    more. Left alone, Tune gives a free process to a trial that has none.
-    """
-    choose = scheduler.choose_trial_to_run
-
-    def chosen(controller: Any) -> Any:
-        trial = choose(controller)
-        return trial if trial is not None and trial.status == Trial.PAUSED else None
-
-    scheduler.choose_trial_to_run = chosen
-
-
 @contextmanager
 def survived(deaths: Deaths) -> Iterator[None]:
     """While the block runs, a trial whose process dies gets another, also when Ray's memory monitor ended it.

@@ -176,7 +176,8 @@ class SlotTrial(tune.Trainable):
         self._points: tuple[int, ...] = tuple(config["points"])
         self._folder = SweepFolder(Path(config["dir"]))
         self._objective = Objective.model_validate(config["objective"])
-        self._disk = Disk(self._folder, config["disk_bytes"], self._objective)
+        self._parks: bool = config["parks"]
+        self._disk = Disk(self._folder, config["disk_bytes"], self._objective, self._parks)
         self._trainable_params = 0
         progress, _ = snapshots.read(self._folder, self._key)
         self._unwritten = None
@@ -257,6 +258,8 @@ class SlotTrial(tune.Trainable):
         with self._writing(), self._disk.room("snapshot", size(files), self._objective.loss(self._best)) as is_room:
             if is_room:
                 self._folder.keep(self._key, "snapshot", self._step, files)
+            elif report is not None and self._parks:
+                raise BudgetUsedUp("budget.disk is used up: no room for the snapshot of one more parked trial")
             else:
                 self._unwritten = outcome.snapshot
         self._folder.prune_all_but(self._key, "snapshot", snapshots.KEPT)
@@ -364,8 +367,9 @@ class SlotTrial(tune.Trainable):
 
     def _release(self) -> None:
         if self._grant is not None:
-            self._grant = None
-            self._ask("release", self._key)
+            lease, self._grant = self._grant.lease, None
+            # By its id: the trial may be parked, resumed in another process and hold another lease by now.
+            self._ask("release", self._key, lease)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
         """The broker's answer; while Ray makes a broker that died anew, asks again."""

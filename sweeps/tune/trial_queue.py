@@ -1,14 +1,19 @@
-"""The trials of a sweep as Ray Tune's searcher, with a gate: never more of them live than there are slots."""
+"""The trials of a sweep as Ray Tune's searcher, with a gate: never more of them live than there are slots.
+
+A free slot goes to a trial that was interrupted, else to whom the rule says: a parked trial or a new one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ray.tune.search import Searcher
 
-from sweeps.planning.trial_source import TrialSource
+from sweeps.halving.rule import Idle, Resume
+from sweeps.planning.trial_source import PlannedTrial, TrialSource
 from sweeps.record.events import TrialState
+from sweeps.tune.ruling import Ruling
 
 
 class Reported(NamedTuple):
@@ -35,7 +40,8 @@ class TrialQueue(Searcher):
         shared: dict[str, Any],
         slots: Callable[[], int],
         is_stopping: Callable[[], bool],
-        reported: Mapping[str, Reported],
+        reported: Callable[[str], Reported],
+        ruling: Ruling,
     ) -> None:
         """A queue.
 
@@ -44,9 +50,13 @@ class TrialQueue(Searcher):
             shared: configuration that all trials have.
             slots: how many there are now.
             is_stopping: whether the sweep is asked to end: no trial begins then.
-            reported: trial key -> what the journal has of it.
+            reported: what the journal has of the trial of a key.
+            ruling: says what a free slot is for.
         """
         super().__init__()
+        self._ruling = ruling
+        self._begun = dict(ruling.begun)
+        self._interrupted = ruling.interrupted()
         self._reported = reported
         self._source = source
         self._shared = shared
@@ -69,19 +79,36 @@ class TrialQueue(Searcher):
             return FINISHED
         if len(self._live) >= self._slots():
             return None
-        trial = self._source.next()
+        trial = self._next()
         if trial is None:
-            # A live trial may yet turn out infeasible and make room for another.
+            # A live trial may yet turn out infeasible and make room for another, or lead to one that goes on.
             return None if self._live else FINISHED
         self._live.add(trial_id)
+        self._begun[trial.trial_key] = trial
+        self._ruling.begin(trial)
         return {
             **self._shared,
             "trial_key": trial.trial_key,
-            "reported": self._reported.get(trial.trial_key, NOTHING)._asdict(),
+            "reported": self._reported(trial.trial_key)._asdict(),
             "number": trial.number,
             "params": dict(trial.params),
             "spec": trial.spec.model_dump_json(),
         }
+
+    def _next(self) -> PlannedTrial | None:
+        """The trial that a free slot is for; None when it is for nobody now."""
+        if self._interrupted:
+            trial = self._source.next()
+            self._interrupted = self._interrupted - {trial.trial_key} if trial is not None else set()
+            if trial is not None:
+                return trial
+        work = self._ruling.rule.next(is_exhausted=False)
+        if work is Idle.NEW:
+            trial = self._source.next()
+            if trial is not None:
+                return trial
+            work = self._ruling.rule.next(is_exhausted=True)
+        return self._begun[work.trial] if isinstance(work, Resume) else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Frees the trial's place; an infeasible one is replaced."""

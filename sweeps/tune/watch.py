@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 from ray.tune import Stopper
@@ -24,6 +24,16 @@ NEWS_SECONDS = 30.0
 """How long one question for news of the hosts waits."""
 
 
+class Stops(Protocol):
+    """Says which trials are to end before the sweep does."""
+
+    trials_to_stop: set[str]
+    """Keys of the trials that somebody asked to stop, and that have not ended yet."""
+
+    def stop_parked(self, trial_key: str) -> bool:
+        """Ends the trial if it is parked; answers whether it was."""
+
+
 class Watch(Stopper):
     """Looks after the sweep between Tune's steps: ends it when someone asked for that, and says what hosts do."""
 
@@ -34,14 +44,14 @@ class Watch(Stopper):
         queue: TrialQueue,
         display: Progress,
         base: BaseEvaluation | None,
-        trials_to_stop: set[str],
+        stops: Stops,
     ) -> None:
         self._request = request
         self._broker = broker
         self._queue = queue
         self._display = display
         self._base = base
-        self._trials_to_stop = trials_to_stop
+        self._stops = stops
         self._told_to_stop: frozenset[str] = frozenset()
         """The trials that the broker was told to stop."""
         self._deadline: float | None = None
@@ -90,9 +100,10 @@ class Watch(Stopper):
             self._display.say(line)
 
     def _stop_trials(self) -> None:
-        to_stop = frozenset(self._trials_to_stop)
+        to_stop = frozenset(self._stops.trials_to_stop)
         for trial_key in to_stop - self._told_to_stop:
-            self._broker.stop_trial.remote(trial_key)
+            if not self._stops.stop_parked(trial_key):
+                self._broker.stop_trial.remote(trial_key)
         self._told_to_stop = to_stop
 
     def _show_steps(self) -> None:

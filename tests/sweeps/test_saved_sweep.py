@@ -44,6 +44,31 @@ def test_a_sweep_goes_on_under_its_id(tmp_path: Path) -> None:
     assert saved_sweep.note_place(folder) is None
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "variant"),
+    [
+        ({"kind": "asha", "grace_steps": 3, "reduction_factor": 3}, "stop"),
+        ({"kind": "asha", "variant": "promote", "grace_steps": 3, "reduction_factor": 3}, "promote"),
+        ({"kind": "fifo", "grace_steps": 3, "reduction_factor": 3}, None),
+    ],
+    ids=["a version that had only one", "named", "another scheduler"],
+)
+def test_a_sweep_goes_on_with_the_variant_that_it_was_launched_with(
+    tmp_path: Path, scheduler: dict[str, object], variant: str | None
+) -> None:
+    config, _ = toy()
+    written = json.loads(saved_sweep.as_kept(config)) | {"scheduler": scheduler}
+    folder = folders.create(tmp_path, "x", {"sweep_id": ID, "config": written})
+    for _ in range(2):  # a later driver writes down the configuration as it reads it
+        loaded = saved_sweep.load(folder)[0].config
+        assert getattr(loaded.scheduler, "variant", None) == variant
+        log = EventLog(folder.events)
+        begun = json.dumps(written) if not folder.events.stat().st_size else saved_sweep.as_kept(loaded)
+        log.append(SweepStarted(time=0.0, config=begun, sweep_id=ID))
+        log.close()
+    assert getattr(saved_sweep.load(folder)[0].config.scheduler, "variant", None) == variant
+
+
 def test_another_id_is_refused(tmp_path: Path) -> None:
     folder = launched(tmp_path)
     edit(folder, sweep_id="another")

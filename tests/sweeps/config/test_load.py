@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sweep_files import QLORA, TOY, write_rows
 
-from sweeps.config import load
+from sweeps.config import components, load
 from sweeps.config.load import Sweep
 from sweeps.errors import ConfigError
 
@@ -163,7 +163,7 @@ def test_every_profile_that_is_shipped_fits(here: Path) -> None:
 def test_an_override_of_a_section_that_the_file_leaves_out_keeps_its_defaults(here: Path) -> None:
     config = loaded(here, TOY, "searcher.start_with_default=false", "scheduler.grace_steps=5").config
     assert config.model_dump()["searcher"] == {"kind": "random", "start_with_default": False, "points": ()}
-    assert config.model_dump()["scheduler"] == {"kind": "asha", "grace_steps": 5, "reduction_factor": 3}
+    assert config.scheduler == components.default("schedulers").model_copy(update={"grace_steps": 5})
 
 
 # Every problem in one pass

@@ -24,7 +24,14 @@ def test_a_name_is_enough_and_the_rest_has_defaults() -> None:
     config = SweepConfig(name="x")
     assert (config.trainable, config.search_space, config.storage, config.seed) == ("qlora", "lora_core", "results", 0)
     assert (config.budget.trials, config.budget.steps_per_trial, config.budget.wall_clock) == (16, 81, None)
-    assert config.model_dump()["scheduler"] == {"kind": "asha", "grace_steps": 3, "reduction_factor": 3}
+    assert config.model_dump()["scheduler"] == {
+        "kind": "asha",
+        "variant": "promote",
+        "order": "breadth",
+        "grace_steps": 3,
+        "reduction_factor": 3,
+        "overfit_patience": None,
+    }
     assert config.model_dump()["searcher"] == {"kind": "random", "start_with_default": True, "points": ()}
     assert (config.objective.metric, config.objective.mode) == ("eval_loss", "min")
     assert (config.cluster.profile, config.cluster.hosts, config.cluster.slots_per_host) == ("local", "auto", "auto")

@@ -23,6 +23,7 @@ RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
 NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=8)
 MODEL = {"source": "hub/model"}
 SERVER = Machine("cuda", 1, 10**6)
+STOP = {"kind": "asha", "variant": "stop"}
 
 
 def planned(
@@ -42,7 +43,7 @@ def test_rungs_and_steps_come_from_the_scheduler() -> None:
 
 
 def test_early_stopping_is_expected_to_save_steps() -> None:
-    found = planned(budget={"trials": 8, "steps_per_trial": 27})
+    found = planned(budget={"trials": 8, "steps_per_trial": 27}, scheduler=STOP)
     assert 8 * 3 <= found.expected_steps < found.worst_steps == 8 * 27
 
 
@@ -169,7 +170,7 @@ WARNINGS: list[tuple[str, dict[str, Any]]] = [
         "scheduler.grace_steps reaches budget.steps_per_trial 3: no trial can be stopped early",
         {"budget": {"steps_per_trial": 3}},
     ),
-    ("16 slots for 16 trials: all of them run at once", {"cluster": {"slots_per_host": 16}}),
+    ("16 slots for 16 trials: all of them run at once", {"cluster": {"slots_per_host": 16}, "scheduler": STOP}),
     (BEST_LEFT_ALONE, {"space": {"adapter.lora_dropout": {"uniform": [0, 0.1]}}}),
     (
         "the space has 2 different trials, fewer than budget.trials 6",
@@ -283,7 +284,7 @@ def test_a_default_outside_the_space_is_told(
 
 
 def test_several_hosts_count_all_their_slots() -> None:
-    found = planned(machine=Machine("cuda", 8, 10**6), cluster={"slots_per_host": 2})
+    found = planned(machine=Machine("cuda", 8, 10**6), cluster={"slots_per_host": 2}, scheduler=STOP)
     assert "16 slots for 16 trials" in found.warnings[0]
 
 
@@ -309,12 +310,12 @@ ADAPTER = NEED.model_copy(update={"adapter_bytes": 10**9, "snapshot_bytes": 3 * 
 
 
 def test_disk_holds_every_adapter_and_the_snapshots_of_what_trains() -> None:
-    found = planned(need=ADAPTER, budget={"trials": 8}, cluster={"slots_per_host": 2})
+    found = planned(need=ADAPTER, budget={"trials": 8}, cluster={"slots_per_host": 2}, scheduler=STOP)
     assert found.disk_bytes == 8 * 10**9 + 2 * (10**9 + 3 * 3 * 10**9)
 
 
 def test_a_disk_budget_without_room_for_all_adapters_is_said() -> None:
-    sections: dict[str, Any] = {"need": ADAPTER, "cluster": {"slots_per_host": 2}}
+    sections: dict[str, Any] = {"need": ADAPTER, "cluster": {"slots_per_host": 2}, "scheduler": STOP}
     (warning,) = planned(budget={"trials": 8, "disk": "7GB"}, **sections).warnings
     assert warning.startswith("budget.disk 7GB: the largest adapters of 8 trials take 8.00 GB")
     assert planned(budget={"trials": 8, "disk": "8GB"}, **sections).warnings == ()
@@ -322,7 +323,7 @@ def test_a_disk_budget_without_room_for_all_adapters_is_said() -> None:
 
 def test_storage_without_room_is_said_and_a_disk_budget_bounds_it() -> None:
     small = replace(SERVER, disk_bytes=9 * 10**9)
-    sections: dict[str, Any] = {"need": ADAPTER, "machine": small, "cluster": {"slots_per_host": 2}}
+    sections: dict[str, Any] = {"need": ADAPTER, "machine": small, "cluster": {"slots_per_host": 2}, "scheduler": STOP}
     (warning,) = planned(budget={"trials": 8}, **sections).warnings
     assert warning.startswith("storage: up to 28.0 GB of adapters and snapshots, 9.0 GB free in results")
     assert planned(budget={"trials": 8, "disk": "9GB"}, **sections).warnings == ()

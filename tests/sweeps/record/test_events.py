@@ -30,6 +30,7 @@ from sweeps.record.events import (
     [
         ("PENDING", False, False, True),
         ("RUNNING", False, False, True),
+        ("PARKED", False, False, True),
         ("PAUSED", False, False, True),
         ("STOPPED", True, True, True),
         ("COMPLETED", True, True, True),
@@ -45,7 +46,7 @@ def test_what_a_state_means(state: str, final: bool, ranked: bool, counts: bool)
 
 
 def test_every_state_is_in_the_table_above() -> None:
-    assert len(TrialState) == 9
+    assert len(TrialState) == 10
 
 
 # The record

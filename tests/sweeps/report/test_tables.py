@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from sweep_events import base, begun, ended, record, reported, started
+from sweep_events import base, begun, ended, parked, record, reported, started
 
 from sweeps.record.events import DataPrepared, Event, SweepEnded, SweepRecord, TrialState
 from sweeps.record.names import run_name
@@ -124,6 +124,8 @@ def test_markdown_says_why_there_is_no_best() -> None:
     ("event", "line"),
     [
         (started("b", 1, **PARAMS), "t01 r16 a32 lr2.0e-4 attention-qv: started"),
+        (started("a", 0, **PARAMS), "t00 r16 a32 lr2.0e-4 attention-qv: goes on from step 3"),
+        (parked("a", 3), "t00 parked at step 3"),
         (reported("a", 3, 2.0), "t00 step 3: eval_loss 2.0000 (its best)"),
         (reported("a", 9, 2.5, best=(3, 2.0)), "t00 step 9: eval_loss 2.5000 (its best: 2.0000)"),
         (ended("a", TrialState.COMPLETED), "t00 COMPLETED at step 3"),

@@ -108,7 +108,7 @@ def test_a_running_trial_is_stopped_by_its_key_or_its_name(folder: SweepFolder, 
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("t01", "t01 is COMPLETED: only a RUNNING trial can be stopped"),
+        ("t01", "t01 is COMPLETED: only a RUNNING or PARKED trial can be stopped"),
         ("t07", "the sweep has no trial t07: it has t00, t01"),
     ],
 )

@@ -39,7 +39,7 @@ def taken_up(folder, monkeypatch, report: Report | None) -> tuple[SlotTrial, lis
     reported = {"step": report.step if report else 0, "best_step": 0, "best_metrics": None}
     trial._take_up(
         {"trial_key": "a", "spec": "", "points": [3, 9], "dir": str(folder), "disk_bytes": None, "reported": reported}
-        | {"objective": {"metric": "eval_loss", "mode": "min"}}
+        | {"objective": {"metric": "eval_loss", "mode": "min"}, "parks": False}
     )
     trial._is_open = True
     return trial, targets

@@ -1,0 +1,28 @@
+"""What a sweep's log says to its rule: the same while the sweep runs as when it goes on later. Pure."""
+
+from __future__ import annotations
+
+from sweeps.halving import rule
+from sweeps.record.events import Event, PointInfeasible, TrialEnded, TrialReported, TrialStarted, TrialState
+from trainables.objective import Objective
+
+
+def rule_event(event: Event, objective: Objective, protects_first: bool) -> rule.Event | None:
+    """The event as the rule takes it; None for those that say nothing to it.
+
+    Args:
+        event: of the log.
+        objective: names the metric that the rule goes by.
+        protects_first: whether trial 0 is trained to its end whatever it reports.
+    """
+    match event:
+        case TrialStarted():
+            return rule.Started(event.trial_key, is_protected=protects_first and event.number == 0)
+        case TrialReported():
+            return rule.Reported(event.trial_key, event.report.step, objective.of(event.report.metrics))
+        case PointInfeasible():
+            return rule.Ended(event.trial_key)
+        case TrialEnded() if event.state.is_final:
+            return rule.Ended(event.trial_key, is_diverged=event.state is TrialState.DIVERGED)
+        case _:
+            return None  # An interrupted trial goes on where it was, a parked one waits.

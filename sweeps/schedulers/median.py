@@ -1,0 +1,27 @@
+"""Median: a trial is stopped when its best value is worse than the median of the others' mean values so far.
+
+The median stopping rule of Google Vizier (Golovin et al., KDD 2017, section 3.2.2), at the report points of ASHA.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sweeps.halving.cost import Cost, played_cost
+from sweeps.halving.median import Median
+from sweeps.halving.rule import Direction, Rule
+from sweeps.halving.settings import Settings
+
+
+class Config(Settings):
+    """Report points at grace_steps, grace_steps x reduction_factor, ... and at the last step."""
+
+    kind: Literal["median"] = "median"
+
+    def build(self, steps: int, direction: Direction = "min") -> Rule:
+        """See `SchedulerConfig.build`."""
+        return Median(self.points(steps), direction, self.overfit_patience)
+
+    def cost(self, steps: int, trials: int, slots: int, protects_first: bool = False) -> Cost:
+        """See `SchedulerConfig.cost`."""
+        return played_cost(lambda: self.build(steps), trials, protects_first)

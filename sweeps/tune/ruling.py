@@ -1,0 +1,95 @@
+"""A sweep's rule, told by its journal what happens. After a restart the journal is brought to where the rule stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sweeps.halving.rule import Rule, Standing, Started
+from sweeps.planning.trial_source import PlannedTrial
+from sweeps.record.events import Event, SweepRecord, TrialEnded, TrialParked, TrialRecord, TrialStarted, TrialState
+from sweeps.record.folder import SweepFolder, read_events
+from sweeps.record.journal import Journal
+from sweeps.record.rule_events import rule_event
+from sweeps.steering.answering import STOPPED_BY_REQUEST
+from sweeps.tune.callback import STOPPED_BY_SCHEDULER
+from trainables.specs import TrialSpec
+
+
+class Ruling:
+    """Keeps a rule and a journal in step."""
+
+    def __init__(self, rule: Rule, journal: Journal, folder: SweepFolder, protects_first: bool) -> None:
+        """Replays the log for a rule that has seen nothing, and listens to the journal from now on.
+
+        Args:
+            rule: of the sweep.
+            journal: of the sweep.
+            folder: of the sweep.
+            protects_first: whether trial 0 is trained to its end whatever it reports.
+        """
+        self.rule = rule
+        self._journal = journal
+        self._folder = folder
+        self._protects_first = protects_first
+        self.begun: dict[str, PlannedTrial] = {}
+        """Trial key -> each trial that has begun under earlier drivers."""
+        for event, _ in read_events(folder.events):
+            self._tell(event, journal.record)
+            if isinstance(event, TrialStarted):
+                spec = TrialSpec.model_validate_json(event.spec)
+                self.begun[event.trial_key] = PlannedTrial(event.number, event.trial_key, spec, event.params)
+        journal.listen(self._tell)
+
+    def _tell(self, event: Event, record: SweepRecord) -> None:
+        told = rule_event(event, record.objective, self._protects_first)
+        if told is not None:
+            self.rule.take(told)
+
+    def settle(self, clock: Callable[[], float]) -> None:
+        """Writes of each trial what was decided on it and an earlier driver did not live to write."""
+        to_stop = self._journal.record.trials_to_stop
+        for trial in list(self._journal.record.trials.values()):
+            standing = None if trial.state.is_final else self.rule.standing(trial.trial_key)
+            if standing is Standing.OVER and trial.step == self.rule.points[-1]:
+                self._end(trial, TrialState.COMPLETED, "", clock())
+            elif standing is Standing.OVER:
+                self._end(trial, TrialState.STOPPED, STOPPED_BY_SCHEDULER, clock())
+            elif standing is not None and trial.trial_key in to_stop:
+                self._end(trial, TrialState.STOPPED, STOPPED_BY_REQUEST, clock())
+            elif standing is Standing.PARKED and trial.state is not TrialState.PARKED:
+                self._journal.add(TrialParked(time=clock(), trial_key=trial.trial_key, step=trial.step))
+
+    def begin(self, trial: PlannedTrial) -> None:
+        """A slot is for this trial, before its process is there: the slot is for no other one."""
+        is_protected = self._protects_first and trial.number == 0
+        self.rule.take(Started(trial.trial_key, is_protected=is_protected))
+
+    def interrupted(self) -> set[str]:
+        """Keys of the trials that an earlier driver left in the middle."""
+        trials = self._journal.record.trials.values()
+        return {t.trial_key for t in trials if not t.state.is_final and t.state is not TrialState.PARKED}
+
+    def is_parked(self, trial_key: str) -> bool:
+        """Whether the rule has parked the trial."""
+        return self.rule.standing(trial_key) is Standing.PARKED
+
+    def stop_parked(self, trial_key: str, time: float) -> bool:
+        """Ends a trial that somebody asked to stop, if it is parked; answers whether it was."""
+        trial = self._journal.record.trials.get(trial_key)
+        if trial is None or trial.state is not TrialState.PARKED or not self.is_parked(trial_key):
+            return False
+        self._end(trial, TrialState.STOPPED, STOPPED_BY_REQUEST, time)
+        return True
+
+    def end_parked(self, trial: TrialRecord, time: float) -> None:
+        """Ends a trial that is parked when the sweep ends: it is stopped at its rung, with its rank there."""
+        ranked = self.rule.rank(trial.trial_key)
+        place = f": {ranked[1]} of {ranked[2]} at step {ranked[0]}" if ranked is not None else ""
+        self._end(trial, TrialState.STOPPED, STOPPED_BY_SCHEDULER + place, time)
+
+    def _end(self, trial: TrialRecord, state: TrialState, reason: str, time: float) -> None:
+        by_person = reason == STOPPED_BY_REQUEST
+        self._journal.add(
+            TrialEnded(time=time, trial_key=trial.trial_key, state=state, reason=reason, by_person_or_budget=by_person)
+        )
+        self._folder.drop(trial.trial_key, "snapshot")

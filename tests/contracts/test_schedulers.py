@@ -1,0 +1,143 @@
+"""The contract of schedulers, held by every module of sweeps/schedulers."""
+
+from __future__ import annotations
+
+import json
+import random
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from rule_players import Play, play
+
+from sweeps.config import components
+from sweeps.halving.rule import Direction, Reported, Rule, Standing, Started, Verdict
+
+STEPS = 27
+POINTS = (3, 9, 27)
+SECTIONS: list[dict[str, Any]] = [
+    *({"kind": name} for name in components.available("schedulers")),
+    {"kind": "asha", "variant": "stop"},
+    {"kind": "asha", "order": "paper"},
+    {"kind": "median", "overfit_patience": 1},
+]
+EVERY = pytest.mark.parametrize("section", SECTIONS, ids=lambda section: "-".join(map(str, section.values())))
+
+
+def config(section: dict[str, Any], **more: Any) -> Any:
+    return components.modules("schedulers")[section["kind"]].Config.model_validate({**section, **more})
+
+
+def built(section: dict[str, Any], direction: Direction = "min") -> Rule:
+    rule: Rule = config(section).build(STEPS, direction)
+    return rule
+
+
+def lived(rule: Rule, seed: int, protects_first: bool = True) -> Play:
+    """Twelve trials on three slots; trial 0 is the worst of them."""
+    rng = random.Random(seed)
+    return play(rule, lambda name, _: rng.random() + 9 * (name == "0"), 12, 3, rng.choice, protects_first)
+
+
+@EVERY
+def test_its_first_line_says_what_it_does_and_its_kind_is_its_name(section: dict[str, Any]) -> None:
+    assert components.available("schedulers")[section["kind"]].endswith((".", ":", ")"))
+    assert config(section).kind == section["kind"]
+
+
+@EVERY
+def test_reports_come_at_grace_steps_and_end_at_the_last_step(section: dict[str, Any]) -> None:
+    assert config(section).points(STEPS) == POINTS
+    assert config(section, grace_steps=2, reduction_factor=4).points(40) == (2, 8, 32, 40)
+    assert config(section, grace_steps=50).points(STEPS) == (STEPS,)
+
+
+@EVERY
+def test_every_trial_gets_its_grace_steps_and_reports_at_each_point_on_its_way(section: dict[str, Any]) -> None:
+    played = lived(built(section), 1)
+    for trial in map(str, range(12)):
+        seen = tuple(report.resource for report in played.reports if report.trial == trial)
+        assert seen
+        assert seen == POINTS[: len(seen)]
+
+
+@EVERY
+@pytest.mark.parametrize("seed", range(5))
+def test_the_default_configuration_is_trained_to_its_end_although_it_is_the_worst(
+    section: dict[str, Any], seed: int
+) -> None:
+    assert [report.resource for report in lived(built(section), seed).reports if report.trial == "0"] == list(POINTS)
+
+
+@EVERY
+def test_a_replay_after_any_event_decides_as_the_rule_would_have(section: dict[str, Any]) -> None:
+    played = lived(built(section), 2)
+    for at in range(len(played.events)):
+        again, rule = built(section), built(section).replay(played.events)
+        verdicts = [again.take(event) for event in played.events[:at]]
+        # A report that was not taken in comes again, and what was judged is not judged twice.
+        assert all(again.take(event) is not Verdict.PARK for event in played.events[:at] if isinstance(event, Reported))
+        verdicts += [again.take(event) for event in played.events[at:]]
+        judged = [v for v, event in zip(verdicts, played.events, strict=True) if isinstance(event, Reported)]
+        assert judged == played.verdicts
+        assert [again.standing(str(n)) for n in range(12)] == [rule.standing(str(n)) for n in range(12)]
+
+
+@EVERY
+def test_higher_is_better_when_the_direction_is_max(section: dict[str, Any]) -> None:
+    low, high = built(section, "min"), built(section, "max")
+    rng = random.Random(3)
+    for number in range(30):
+        low.take(Started(str(number)))
+        high.take(Started(str(number)))
+        value = rng.random()
+        assert low.take(Reported(str(number), 3, value)) is high.take(Reported(str(number), 3, -value))
+        assert low.next(is_exhausted=True) == high.next(is_exhausted=True)
+
+
+@EVERY
+def test_a_value_that_is_not_finite_ends_the_trial(section: dict[str, Any]) -> None:
+    for value in (float("nan"), float("inf"), float("-inf")):
+        rule = built(section, "max")
+        rule.take(Started("a"))
+        assert rule.take(Reported("a", 3, value)) is Verdict.STOP
+        assert rule.standing("a") is Standing.OVER
+
+
+@EVERY
+def test_overfit_patience_is_off_unless_it_is_asked_for(section: dict[str, Any]) -> None:
+    ends = {}
+    for patience in (None, 1):
+        rule = config(section, overfit_patience=patience).build(STEPS)
+        rule.take(Started("a"))
+        for point in POINTS:
+            ends[patience] = point
+            if rule.take(Reported("a", point, float(point))) is Verdict.STOP:
+                break
+            rule.take(Started("a"))
+    assert ends == {None: 27, 1: 9}
+
+
+@EVERY
+def test_its_cost_lies_between_one_point_each_and_all(section: dict[str, Any]) -> None:
+    for protects in (False, True):
+        cost = config(section).cost(STEPS, 9, 2, protects)
+        assert 9 * POINTS[0] <= cost.expected <= cost.worst <= 9 * STEPS
+
+
+@EVERY
+def test_only_a_scheduler_that_says_so_parks_trials(section: dict[str, Any]) -> None:
+    parked = Verdict.PARK in lived(built(section), 4).verdicts
+    assert parked == config(section).parks
+
+
+@EVERY
+def test_its_section_comes_back_from_json_as_it_was(section: dict[str, Any]) -> None:
+    given = config(section, grace_steps=2, overfit_patience=3)
+    assert type(given).model_validate(json.loads(given.model_dump_json())) == given
+
+
+@EVERY
+def test_more_trials_never_cost_less(section: dict[str, Any]) -> None:
+    costs = [config(section).cost(STEPS, trials, 1).expected for trials in (3, 9, 27, 81)]
+    assert all(low < high for low, high in pairwise(costs))

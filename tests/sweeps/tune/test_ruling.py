@@ -1,0 +1,294 @@
+"""Rule, journal and Ray Tune's searcher and scheduler together: Tune itself is played by the test, kills included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeGuard
+
+import pytest
+from sweep_events import reported, started
+from sweep_files import toy
+
+from sweeps.config.model import SweepConfig
+from sweeps.planning.trial_source import TrialSource
+from sweeps.record.events import Event, TrialParked, TrialReported, TrialStarted, TrialState
+from sweeps.record.folder import SweepFolder, read_events
+from sweeps.record.journal import Journal
+from sweeps.steering.answering import STOPPED_BY_REQUEST
+from sweeps.tune.callback import STOPPED_BY_SCHEDULER, JournalCallback
+from sweeps.tune.ruling import Ruling
+from sweeps.tune.scheduler import RuleScheduler
+from sweeps.tune.trial_queue import FINISHED, NOTHING, TrialQueue
+from trainables import toy as curves
+from trainables.specs import TrialSpec
+
+SPACE = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
+VARIANTS: list[dict[str, Any]] = [{}, {"order": "paper"}, {"variant": "stop"}, {"kind": "median"}]
+
+
+class Killed(BaseException):
+    """The driver is killed."""
+
+
+def sweep(trials: int = 9, searcher: dict[str, Any] | None = None, **scheduler: Any) -> SweepConfig:
+    config, _ = toy(
+        SPACE,
+        budget={"trials": trials, "steps_per_trial": 9},
+        scheduler={"grace_steps": 1, **scheduler},
+        searcher=searcher or {"kind": "random"},
+        seed=5,
+    )
+    return config
+
+
+class Driver:
+    """What the sweep's driver does with its parts, with trials that train at once and never fail."""
+
+    def __init__(self, folder: SweepFolder, config: SweepConfig, slots: int = 1) -> None:
+        self.config, self.folder = config, folder
+        self.journal = Journal(folder)
+        searcher = config.searcher
+        rule = config.scheduler.build(config.budget.steps_per_trial, config.objective.mode)
+        self.ruling = Ruling(rule, self.journal, folder, searcher.start_with_default)
+        self.callback = JournalCallback(self.journal, lambda: 1.0, self)
+        self.scheduler = RuleScheduler(rule, self.callback.take)
+        self.slots = slots
+        self.released: list[str] = []
+        self.infeasible: set[int] = set()
+        self.to_stop: set[str] = set()
+
+    def run(self, events_left: int = 10**6) -> None:
+        """Runs to the sweep's end, or is killed after so many more events."""
+
+        def count(_event: Event, _record: Any) -> None:
+            nonlocal events_left
+            events_left -= 1
+            if events_left == 0:
+                raise Killed
+
+        self.journal.listen(count)
+        self.ruling.settle(lambda: 1.0)
+        _, space = toy(SPACE)
+        known = {key: trial.state for key, trial in self.journal.record.trials.items()}
+        source = TrialSource(self.config, space, {}, known)
+        queue = TrialQueue(source, {}, lambda: self.slots, lambda: False, self.reported_before, self.ruling)
+        live: list[Any] = []
+        for number in range(10**4):
+            while len(live) < self.slots:
+                config = queue.suggest(str(number) + "-" + str(len(live)))
+                if config is None or config == FINISHED:
+                    break
+                assert isinstance(config, dict)
+                assert config["trial_key"] not in [trial.config["trial_key"] for trial in live]
+                live.append(SimpleNamespace(trial_id=f"{number}-{len(live)}", config=config, last_result={}))
+            if not live:
+                return
+            for trial in live:
+                if not trial.last_result:  # Its process is there later than the slot was given.
+                    self.begin(trial)
+            trial = live.pop(0)
+            if not self.step(trial):
+                queue.on_trial_complete(trial.trial_id, trial.last_result)
+                self.callback.on_trial_complete(1, [], trial)
+            else:
+                live.append(trial)
+
+    def begin(self, trial: Any) -> None:
+        """The trial's process holds a slot, where the point is feasible."""
+        step = self.reported_before(trial.config["trial_key"]).step
+        if trial.config["number"] in self.infeasible:
+            trial.last_result = {"state": "INFEASIBLE", "reason": "no such layer", "step": 0, "done": True}
+            return
+        assert self.tell(trial, {"step": step, "state": "RUNNING", "opened": True, "done": False})
+
+    def step(self, trial: Any) -> bool:
+        """The trial trains to its next report point; whether Tune would go on with it."""
+        if trial.last_result.get("state") == "INFEASIBLE":
+            return False
+        spec, before = TrialSpec.model_validate_json(trial.config["spec"]), trial.last_result["step"]
+        points = self.config.scheduler.points(9)
+        step = min(point for point in points if point > before)
+        report = reported(trial.config["trial_key"], step, curves.loss_at(spec, step)).report
+        state = "COMPLETED" if step == points[-1] else "RUNNING"
+        result = {"step": step, "state": state, "report": report.model_dump_json(), "adapter": None}
+        return self.tell(trial, result | {"adapter_sha256": None, "done": step == points[-1]})
+
+    def tell(self, trial: Any, result: dict[str, Any]) -> bool:
+        """What Tune does with a result (tune/execution/tune_controller.py, `_process_trial_result`, 2.60)."""
+        goes_on = not result["done"] and self.scheduler.on_trial_result(None, trial, result) == "CONTINUE"
+        self.callback.on_trial_result(1, [], trial, result)
+        trial.last_result = result
+        return goes_on
+
+    # What the callback asks and tells
+
+    def is_parked(self, trial_key: str) -> bool:
+        return self.ruling.is_parked(trial_key)
+
+    def reported(self, trial_key: str, adapter: str | None) -> None:
+        pass
+
+    def trial_parked(self, trial_key: str) -> None:
+        self.released.append(trial_key)
+
+    def trial_ended(self, trial_key: str) -> None:
+        self.released.append(trial_key)
+
+    def is_to_stop(self, trial_key: str) -> bool:
+        return trial_key in self.to_stop
+
+    def process_lost(self, number: int) -> None:
+        raise AssertionError
+
+    def end_sweep(self, reason: str, message: str) -> None:
+        raise AssertionError(message)
+
+    def reported_before(self, trial_key: str) -> Any:
+        known = self.journal.record.trials.get(trial_key)
+        return NOTHING if known is None else NOTHING._replace(step=known.step)
+
+
+@contextmanager
+def driver(path: Path, config: SweepConfig, slots: int = 1) -> Iterator[Driver]:
+    path.mkdir(exist_ok=True)
+    made = Driver(SweepFolder(path), config, slots)
+    yield made
+    made.journal.close()
+
+
+def story(path: Path) -> list[tuple[str, int]]:
+    """Who reported where, in order."""
+    events = [event for event, _ in read_events(path / "events.jsonl")]
+    return [(event.trial_key, event.report.step) for event in events if isinstance(event, TrialReported)]
+
+
+@pytest.mark.parametrize("scheduler", VARIANTS, ids=lambda section: "-".join(section.values()) or "promote")
+def test_a_sweep_that_is_killed_after_any_event_goes_on_as_if_it_had_not_been(
+    tmp_path: Path, scheduler: dict[str, Any]
+) -> None:
+    config = sweep(**scheduler)
+    with driver(tmp_path / "whole", config) as whole:
+        whole.run()
+        states = {key: trial.state for key, trial in whole.journal.record.trials.items()}
+    count = len(list(read_events(tmp_path / "whole" / "events.jsonl")))
+    for killed_after in range(1, count + 1):
+        path = tmp_path / str(killed_after)
+        with driver(path, config) as first, pytest.raises(Killed):
+            first.run(killed_after)
+        with driver(path, config) as second:
+            second.run()
+            assert {key: trial.state for key, trial in second.journal.record.trials.items()} == states
+        assert story(path) == story(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4])
+def test_a_sweep_that_is_killed_over_and_over_ranks_every_trial_once_at_each_rung(tmp_path: Path, slots: int) -> None:
+    config = sweep()
+    for _ in range(200):
+        with driver(tmp_path, config, slots) as one:
+            try:
+                one.run(2)
+            except Killed:
+                continue
+            break
+    seen = story(tmp_path)
+    assert len(seen) == len(set(seen))
+    assert [step for _, step in seen].count(1) == 9
+    assert [step for _, step in seen].count(3) >= 3
+    assert 9 in [step for _, step in seen]
+
+
+@pytest.mark.parametrize("order", ["breadth", "paper"])
+def test_trials_that_were_interrupted_come_before_all_others(tmp_path: Path, order: str) -> None:
+    config = sweep(order=order)
+    for killed_after in range(4, 30):
+        path = tmp_path / str(killed_after)
+        with driver(path, config, 3) as first, pytest.raises(Killed):
+            first.run(killed_after)
+        with driver(path, config, 3) as second:
+            second.ruling.settle(lambda: 1.0)
+            left = second.ruling.interrupted()
+            before = len(story(path))
+            second.run()
+        assert {key for key, _ in story(path)[before : before + len(left)]} == left
+
+
+def test_a_parked_trial_gives_its_slot_back_and_begins_again_when_it_is_resumed(tmp_path: Path) -> None:
+    with driver(tmp_path, sweep()) as whole:
+        whole.run()
+        trials = whole.journal.record.trials.values()
+        assert {trial.state for trial in trials} == {TrialState.COMPLETED, TrialState.PARKED}
+    events = [event for event, _ in read_events(tmp_path / "events.jsonl")]
+    parked = [event.trial_key for event in events if isinstance(event, TrialParked)]
+    resumed = [event.trial_key for event in events if isinstance(event, TrialStarted)]
+    assert set(parked) <= set(whole.released)
+    assert len(resumed) > len(set(resumed)) == 9
+    # A report ends the trial or parks it, but for the two on the way of the default configuration.
+    assert len(parked) == len(story(tmp_path)) - sum(trial.state is TrialState.COMPLETED for trial in trials) - 2
+
+
+def test_an_infeasible_point_is_replaced_and_ranked_nowhere(tmp_path: Path) -> None:
+    with driver(tmp_path, sweep(searcher={"kind": "random", "start_with_default": False})) as whole:
+        whole.infeasible = {2, 5}
+        whole.run()
+        states = [trial.state for trial in whole.journal.record.trials.values()]
+        assert states.count(TrialState.INFEASIBLE) == 2
+        assert len(states) == 11
+        assert [step for _, step in story(tmp_path)].count(1) == 9
+        assert [step for _, step in story(tmp_path)].count(3) == 3
+
+
+def test_a_parked_trial_is_told_its_rank_when_the_sweep_ends(tmp_path: Path) -> None:
+    with driver(tmp_path, sweep()) as whole:
+        whole.run()
+        waiting = [trial for trial in whole.journal.record.trials.values() if trial.state is TrialState.PARKED]
+        for trial in waiting:
+            whole.ruling.end_parked(trial, 9.0)
+        ends = {trial.reason for trial in whole.journal.record.trials.values() if trial.step == 1}
+        assert f"{STOPPED_BY_SCHEDULER}: 9 of 9 at step 1" in ends
+        assert whole.journal.record.counts().keys() == {"COMPLETED", "STOPPED"}
+
+
+def test_a_trial_that_somebody_stops_is_stopped_although_it_is_parked(tmp_path: Path) -> None:
+    with driver(tmp_path, sweep()) as first, pytest.raises(Killed):
+        first.run(14)
+    with driver(tmp_path, sweep()) as second:
+        record = second.journal.record
+        key = next(key for key, trial in record.trials.items() if trial.state is TrialState.PARKED)
+        assert second.ruling.stop_parked(key, 1.0)
+        assert not second.ruling.stop_parked(key, 1.0)
+        second.run()
+        assert second.journal.record.trials[key].reason == STOPPED_BY_REQUEST
+    assert [step for reporter, step in story(tmp_path) if reporter == key] == [1]
+
+
+def test_a_trial_that_reports_after_somebody_stopped_it_is_not_parked(tmp_path: Path) -> None:
+    with driver(tmp_path, sweep(searcher={"kind": "random", "start_with_default": False})) as whole:
+        whole.journal.listen(lambda event, _: whole.to_stop.add(event.trial_key) if is_third(event) else None)
+        whole.run()
+        stopped = [trial for trial in whole.journal.record.trials.values() if trial.state is TrialState.STOPPED]
+        assert [(trial.number, trial.reason) for trial in stopped] == [(2, STOPPED_BY_REQUEST)]
+
+
+def is_third(event: Event) -> TypeGuard[TrialStarted]:
+    return isinstance(event, TrialStarted) and event.number == 2
+
+
+def test_a_report_that_an_earlier_driver_took_in_is_settled(tmp_path: Path) -> None:
+    """Its driver died before it could say what became of the trial."""
+    config = sweep(variant="stop")
+    with driver(tmp_path, config) as one:
+        for number, (key, loss) in enumerate([("a", 1.0), ("b", 2.0), ("c", 3.0), ("d", 4.0)]):
+            one.journal.add(started(key, number).model_copy(update={"spec": config.base.model_dump_json()}))
+            one.journal.add(reported(key, 1, loss))
+    with driver(tmp_path, config) as two:
+        two.ruling.settle(lambda: 2.0)
+        record = two.journal.record.trials
+        assert {key: trial.state.value for key, trial in record.items()} == {
+            **{"a": "RUNNING", "b": "STOPPED", "c": "STOPPED", "d": "STOPPED"},
+        }
+        assert record["b"].reason == STOPPED_BY_SCHEDULER
+        assert two.ruling.interrupted() == {"a"}
