@@ -36,12 +36,6 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Says nothing of what other projects have yet to change: bitsandbytes and MLflow call what is deprecated."""
-    for message in ("`torch.jit.script_method` is deprecated", "The ``noload`` loader strategy is deprecated"):
-        config.addinivalue_line("filterwarnings", f"ignore:{message}")
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out tests that inject faults, unless -m speaks of them."""
     if "chaos" in config.option.markexpr:

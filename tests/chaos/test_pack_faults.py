@@ -13,7 +13,6 @@ from cluster.loop import PackLoop
 pytestmark = [
     pytest.mark.chaos,
     pytest.mark.timeout(600),
-    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning"),
 ]
 NEIGHBOURS = {
     "a": packs.spec(seed=11, r=2, lora_alpha=16.0, lora_dropout=0.3, target_modules="attention-qv", batch_size=3),

@@ -14,8 +14,6 @@ from trainable_kits import FACTORIES, STEPS, Kit
 from trainables import catalogue
 from trainables.contract import Evaluation, Failure, Need, Opened, Pack, StepRecord
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-
 
 @pytest.fixture(scope="module", params=sorted(catalogue.available()))
 def name(request) -> str:

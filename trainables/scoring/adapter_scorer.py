@@ -147,6 +147,7 @@ class AdapterScorer:
             try:
                 adapted = PeftModel.from_pretrained(self._base.model, folder)
             except Exception as error:  # whatever PEFT makes of a configuration that others wrote
+                vars(self._base.model).pop("peft_config", None)  # as below
                 raise ModelError(f"adapter {name}: PEFT cannot load it: {legible(str(error), 300)}") from error
         adapted.eval()
         try:

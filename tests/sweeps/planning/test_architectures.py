@@ -36,8 +36,6 @@ from trainables.base import base_model
 from trainables.contract import Evaluation, Opened, StepRecord
 from trainables.specs import ModelSpec, QuantizationSpec, TrialSpec
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-
 PRESETS: Any = search_spaces.load("lora_core").domains["adapter.target_modules"].values()
 ALL = {"attention-qv", "attention", "mlp", "all-linear"}
 TRAINED = {

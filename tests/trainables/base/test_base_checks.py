@@ -29,8 +29,6 @@ from trainables.base import base_checks, base_model
 from trainables.errors import ModelError
 from trainables.specs import ModelSpec, QuantizationSpec, TrialSpec
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-
 BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 BART = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
 

@@ -16,8 +16,6 @@ from trainables.contract import StepRecord
 from trainables.errors import ModelError
 from trainables.specs import DataSpec, ModelSpec, QuantizationSpec, TrialSpec
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -21,8 +21,6 @@ from trainables.specs import DataSpec, ModelSpec, QuantizationSpec, TrialSpec
 FIRST, SECOND = "1" * 40, "2" * 40
 NAME = "owner/name"
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-
 
 class Hub:
     """A hub cache with two commits of one model; nothing else is reachable."""

@@ -16,8 +16,6 @@ from trainables.data import dataset
 from trainables.packing import adapter_files, targets
 from trainables.schedule import learning_rate
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-
 NEIGHBOURS = [
     packs.spec(seed=11, r=2, lora_alpha=16.0, lora_dropout=0.3, target_modules="attention-qv", batch_size=3),
     packs.spec(seed=12, r=16, use_rslora=True, target_modules="mlp", batch_size=1, schedule="cosine"),
@@ -197,7 +195,7 @@ def plain_peft(model, spec, steps):
             logits = model(input_ids=ids).logits[0, :-1][row.labelled[1:]]
             loss = functional.cross_entropy(logits, ids[0, row.labelled], reduction="sum") / labels
             loss.backward()
-            total += float(loss)
+            total += float(loss.detach())
         if spec.training.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(trained, spec.training.max_grad_norm)
         for group in optimizer.param_groups:

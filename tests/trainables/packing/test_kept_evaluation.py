@@ -14,8 +14,6 @@ from trainables.contract import Evaluation, Failure
 from trainables.packing import kept_evaluation
 from trainables.packing.batches import chunks, stack
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-
 
 def plain_peft(quantised: bool) -> list[float]:
     """Row losses with a trained-looking adapter that is disabled, in the passes of an evaluation."""

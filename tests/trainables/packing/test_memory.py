@@ -25,9 +25,6 @@ from trainables.specs import (
     TrialSpec,
 )
 
-# peft 0.21 asks transformers 5.24 under the old name when it wraps a model.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
 TINY: dict[str, int] = {
     "vocab_size": 64,
     "hidden_size": 32,

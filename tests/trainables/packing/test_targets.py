@@ -33,9 +33,7 @@ from trainables.packing import targets
 
 pytestmark = [
     # peft 0.21 asks transformers 5.24 under the old name when it wraps a model.
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
     # PEFT sets fan_in_fan_out for GPT-2's Conv1D itself and says so.
-    pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning"),
 ]
 
 
