@@ -153,7 +153,7 @@ def _tracking(running: _Running) -> tuple[MlflowSink, Writer]:
 
     config, say = running.sweep.config, running.display.say
     sink = MlflowSink(config, running.sweep_id, running.folder, say)
-    return sink, Writer(running.folder, sink, say, config.tracking.uri, running.journal.held)
+    return sink, Writer(running.folder, sink, say, config.tracking.uri, running.journal.open_path)
 
 
 def _fingerprints(running: _Running) -> dict[str, str]:

@@ -103,14 +103,14 @@ class Disk:
         return size(self._folder.path / "trials")
 
     def _snapshots(self) -> list[Kept]:
-        found = []
+        kept = []
         for trial in self._folder.trials():
             for place, path in enumerate(self._folder.all(trial.name, "snapshot")):
                 known, is_latest = snapshots.progress(path), place == 0
                 loss = self._objective.loss((known.best_metrics or {}).get(self._objective.metric, math.inf))
                 is_parked = self._parks and is_latest and known.report is not None
-                found.append(Kept(path, trial.name, size(path), is_latest, loss, is_parked))
-        return found
+                kept.append(Kept(path, trial.name, size(path), is_latest, loss, is_parked))
+        return kept
 
 
 def size(folder: Path) -> int:

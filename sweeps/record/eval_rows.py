@@ -26,14 +26,14 @@ def separation(folder: SweepFolder, record: SweepRecord) -> Separation | None:
         return None
     best, *rest = ranked
     compared = [trial for place, trial in enumerate(rest) if place < MOST or trial.number == 0]
-    found = {trial.trial_key: _of_trial(folder, trial) for trial in compared}
+    evaluations = {trial.trial_key: _of_trial(folder, trial) for trial in compared}
     base = None
     if record.base is not None:
         start = record.base.metrics[EVAL_LOSS]
         base = BASE, start - best.value(EVAL_LOSS)
-        found[BASE] = _read(folder.base_rows, start, "the base")
+        evaluations[BASE] = _read(folder.base_rows, start, "the base")
     gaps = [(trial.trial_key, trial.value(EVAL_LOSS) - best.value(EVAL_LOSS)) for trial in compared]
-    return separate(_of_trial(folder, best), gaps, base, found, len(ranked))
+    return separate(_of_trial(folder, best), gaps, base, evaluations, len(ranked))
 
 
 def _of_trial(folder: SweepFolder, trial: TrialRecord) -> Evaluation | str:
@@ -46,12 +46,12 @@ def _of_trial(folder: SweepFolder, trial: TrialRecord) -> Evaluation | str:
 def _read(path: Path, loss: float, name: str) -> Evaluation | str:
     """The evaluation in a file, or why it is not that of `loss`."""
     try:
-        found = Evaluation.of_document(json_text.parse(path.read_bytes()))
-        told = sum(found.row_losses) / sum(found.row_tokens)
+        evaluation = Evaluation.of_document(json_text.parse(path.read_bytes()))
+        told = sum(evaluation.row_losses) / sum(evaluation.row_tokens)
     except FileNotFoundError:
         return f"the row losses of {name} are missing"
     except (OSError, ValueError, TypeError, ZeroDivisionError):
         return f"the row losses of {name} cannot be read"
-    if len(found.row_losses) != len(found.row_tokens) or not math.isclose(told, loss, rel_tol=1e-9):
+    if len(evaluation.row_losses) != len(evaluation.row_tokens) or not math.isclose(told, loss, rel_tol=1e-9):
         return f"the row losses of {name} are not those of its loss"
-    return found
+    return evaluation

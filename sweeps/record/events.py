@@ -387,11 +387,11 @@ class SweepRecord:
 
     def host_seconds_spent(self) -> dict[Device, float]:
         """Device -> hosts times time until the latest event, under those drivers that told of their hosts."""
-        found = dict(self.host_seconds)
+        seconds = dict(self.host_seconds)
         if self.hosts is not None:
             held = self.hosts.hosts * max(0.0, (self.latest or 0.0) - self.hosts.since)
-            found[self.hosts.device] = found.get(self.hosts.device, 0.0) + held
-        return found
+            seconds[self.hosts.device] = seconds.get(self.hosts.device, 0.0) + held
+        return seconds
 
     @property
     def is_finished(self) -> bool:

@@ -118,8 +118,8 @@ class SweepFolder:
 
     def all(self, trial_key: str, kind: Kind) -> list[Path]:
         """What `keep` wrote and nobody has removed, the latest first."""
-        found = [path for path in self.trial(trial_key).glob(f"{kind}-*") if _step(path) >= 0]
-        return sorted(found, key=_step, reverse=True)
+        paths = [path for path in self.trial(trial_key).glob(f"{kind}-*") if _step(path) >= 0]
+        return sorted(paths, key=_step, reverse=True)
 
 
 def _step(path: Path) -> int:
@@ -222,7 +222,7 @@ class EventLog:
         self._whole += len(line)
 
     @property
-    def held(self) -> Path:
+    def open_path(self) -> Path:
         """The open file itself, for readers, whatever became of its name (proc(5), /proc/pid/fd)."""
         return Path(f"/proc/self/fd/{self._file.fileno()}")
 

@@ -47,9 +47,9 @@ class Journal:
             self._keeper = threading.get_ident()
 
     @property
-    def held(self) -> Path:
-        """See `EventLog.held`."""
-        return self._log.held
+    def open_path(self) -> Path:
+        """See `EventLog.open_path`."""
+        return self._log.open_path
 
     def is_in_place(self) -> bool:
         """See `EventLog.is_in_place`."""

@@ -17,9 +17,9 @@ USUAL_MASKS = (0o022, 0o002)
 
 def _mask() -> int:
     # The only way to read it is to set it: what another thread makes meanwhile is private.
-    found = os.umask(0o077)
-    os.umask(found)
-    return found
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 _IS_USUAL = _mask() in USUAL_MASKS

@@ -53,9 +53,9 @@ class Compared:
 
     def as_json(self) -> dict[str, Any]:
         """Its part of the JSON line, without its key."""
-        found = asdict(self)
-        del found["key"]
-        return {**found, "apart": self.apart}
+        fields = asdict(self)
+        del fields["key"]
+        return {**fields, "apart": self.apart}
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Separation:
     @property
     def is_told(self) -> bool:
         """Whether anything can be told of any trial, or of the base."""
-        return any(found.apart is not None for found in (*self.trials, *([self.base] if self.base is not None else [])))
+        return any(each.apart is not None for each in (*self.trials, *([self.base] if self.base is not None else [])))
 
     @property
     def is_narrow(self) -> bool:
@@ -84,14 +84,14 @@ class Separation:
 
     def of(self, key: str) -> Compared | None:
         """What is known of a trial."""
-        return next((found for found in self.trials if found.key == key), None)
+        return next((each for each in self.trials if each.key == key), None)
 
     def as_json(self) -> dict[str, Any]:
         """Its object in the JSON line."""
         return {
             "rows": self.rows,
             "confidence": self.confidence,
-            "trials": [{"trial_key": found.key, **found.as_json()} for found in self.trials],
+            "trials": [{"trial_key": each.key, **each.as_json()} for each in self.trials],
             "base": self.base and self.base.as_json(),
             "not_compared": self.not_compared,
         }
@@ -116,7 +116,11 @@ def separate(
     confidence = confidence_of(max(1, ranked - 1 + (base is not None)))
     pairs = [*others, *([base] if base is not None else [])]
     unknown = {key: _unknown(best, evaluations[key]) for key, _ in pairs}
-    told = {key: found for key, _ in pairs if isinstance(found := evaluations[key], Evaluation) and not unknown[key]}
+    told = {
+        key: evaluation
+        for key, _ in pairs
+        if isinstance(evaluation := evaluations[key], Evaluation) and not unknown[key]
+    }
     spans: dict[str, tuple[float, float]] = {}
     rows = len(best.row_losses) if isinstance(best, Evaluation) else 0
     if told and isinstance(best, Evaluation):
@@ -162,8 +166,8 @@ def _spans(
     tokens = np.bincount(copies, best.row_tokens)
     ours = np.asarray(best.row_losses)
     gains = [np.bincount(copies, np.asarray(other.row_losses) - ours) for other in others.values()]
-    found = intervals([gain.tolist() for gain in gains], tokens.tolist(), confidence, np.random.default_rng(SEED))
-    return dict(zip(others, found, strict=True))
+    limits = intervals([gain.tolist() for gain in gains], tokens.tolist(), confidence, np.random.default_rng(SEED))
+    return dict(zip(others, limits, strict=True))
 
 
 def _copies(evaluations: Sequence[Evaluation]) -> list[int]:

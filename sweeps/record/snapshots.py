@@ -51,9 +51,9 @@ def files(known: Progress, snapshot: bytes) -> dict[str, bytes]:
 def read(folder: SweepFolder, trial_key: str) -> tuple[Progress, bytes | None]:
     """The trial's latest whole snapshot; the beginning where there is none."""
     for kept in folder.all(trial_key, "snapshot"):
-        found = _read(kept)
-        if found is not None:
-            return found
+        whole = _read(kept)
+        if whole is not None:
+            return whole
     return Progress(), None
 
 

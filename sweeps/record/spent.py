@@ -29,9 +29,9 @@ class Spent:
 
     def as_json(self) -> dict[str, Any]:
         """The object of the JSON line."""
-        found = asdict(self)
-        del found["host_seconds"]
-        return found
+        fields = asdict(self)
+        del fields["host_seconds"]
+        return fields
 
 
 def spent(record: SweepRecord, steps_per_trial: int) -> Spent:

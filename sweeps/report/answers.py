@@ -54,16 +54,16 @@ def against_base(record: SweepRecord, decision: Decision, separation: Separation
         return None
     start = objective.of(record.base.metrics)
     gain = objective.gain(start, decision.winner.value(objective.metric))
-    found = separation.base if separation is not None else None
+    compared = separation.base if separation is not None else None
     base = f"the base without an adapter ({start:.4f})"
     amount = objective.words(gain) + (_share(gain, start) if gain > 0 else "")
-    if found is not None and found.apart is None and gain > 0:
-        return f"whether it is better than {base} cannot be told: {amount}, {found.unknown}"
-    if found is not None and found.apart is False:
+    if compared is not None and compared.apart is None and gain > 0:
+        return f"whether it is better than {base} cannot be told: {amount}, {compared.unknown}"
+    if compared is not None and compared.apart is False:
         verdict = "cannot be told apart from"
     else:
         verdict = "better than" if gain > 0 else "not better than"
-    return f"{verdict} {base}: {amount}{_span(found, separation, negate=gain <= 0)}"
+    return f"{verdict} {base}: {amount}{_span(compared, separation, negate=gain <= 0)}"
 
 
 def against_default(
@@ -105,19 +105,19 @@ def against_next(record: SweepRecord, decision: Decision, separation: Separation
     if decision.winner is None or separation is None or not separation.trials:
         return []
     names = {key: label(trial.number) for key, trial in record.trials.items()}
-    alike = [found for found in separation.trials if found.apart is False]
-    lines = [_alike(names[found.key], found, separation) for found in alike[:SHOWN]]
+    alike = [each for each in separation.trials if each.apart is False]
+    lines = [_alike(names[each.key], each, separation) for each in alike[:SHOWN]]
     if alike[SHOWN:]:
-        lines.append(f"nor can {', '.join(names[found.key] for found in alike[SHOWN:])}")
+        lines.append(f"nor can {', '.join(names[each.key] for each in alike[SHOWN:])}")
     nearest = separation.trials[0]
     if nearest.apart:
         span = _span(nearest, separation)
         lines.append(f"better than the next: {names[nearest.key]} is {nearest.difference:.4f} higher{span}")
-    if any(found.apart for found in separation.trials):
+    if any(each.apart for each in separation.trials):
         lines.append("a difference beyond chance on these rows may still be one of seeds: those are not compared")
-    untold = [found for found in separation.trials if found.apart is None]
+    untold = [each for each in separation.trials if each.apart is None]
     if untold:
-        which = ", ".join(names[found.key] for found in untold[:SHOWN]) + (" and others" if untold[SHOWN:] else "")
+        which = ", ".join(names[each.key] for each in untold[:SHOWN]) + (" and others" if untold[SHOWN:] else "")
         lines.append(f"whether it is better than {which} cannot be told: {untold[0].unknown}")
     if separation.not_compared and (alike or nearest.apart):
         lines.append(f"{separation.not_compared} more trials, further behind, were not compared")
@@ -127,12 +127,12 @@ def against_next(record: SweepRecord, decision: Decision, separation: Separation
     return lines
 
 
-def _alike(name: str, found: Compared, separation: Separation) -> str:
-    needed = found.rows_needed(separation.rows)
+def _alike(name: str, compared: Compared, separation: Separation) -> str:
+    needed = compared.rows_needed(separation.rows)
     # Beyond that, the estimate is no more than a guess.
     told = needed is not None and needed <= 50 * separation.rows
     return (
-        f"{name} cannot be told apart from it: {found.difference:.4f} higher{_span(found, separation)}"
+        f"{name} cannot be told apart from it: {compared.difference:.4f} higher{_span(compared, separation)}"
         f"{f'; a difference of this size takes about {needed} rows' if told else ''}"
     )
 
@@ -142,9 +142,9 @@ def _share(gain: float, start: float) -> str:
     return f" ({gain / abs(start):.0%})" if start else ""
 
 
-def _span(found: Compared | None, separation: Separation | None, negate: bool = False) -> str:
+def _span(compared: Compared | None, separation: Separation | None, negate: bool = False) -> str:
     """The interval in words; `negate` when what is said is how much higher the best is."""
-    if found is None or separation is None or found.low is None or found.high is None:
+    if compared is None or separation is None or compared.low is None or compared.high is None:
         return ""
-    low, high = (-found.high, -found.low) if negate else (found.low, found.high)
+    low, high = (-compared.high, -compared.low) if negate else (compared.low, compared.high)
     return f", {separation.confidence:.1%} interval {low:.4f} to {high:.4f} on {separation.rows} rows"

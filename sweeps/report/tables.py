@@ -141,8 +141,8 @@ def _apart(separation: Separation | None, key: str) -> list[str]:
     """The cell that says whether a trial, or the base, is apart from the best; none without the column."""
     if not _apart_head(separation) or separation is None:
         return []
-    found = separation.base if key == BASE else separation.of(key)
-    return [_APART[found.apart] if found is not None else ""]
+    compared = separation.base if key == BASE else separation.of(key)
+    return [_APART[compared.apart] if compared is not None else ""]
 
 
 def _params(trials: Sequence[TrialRecord]) -> list[str]:

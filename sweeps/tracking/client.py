@@ -143,13 +143,13 @@ class Runs:
         self.uri = uri
         self._sweep_id = sweep_id
         self._say = say
-        found = self._known(known, experiment) or self._named(experiment)
-        self.experiment_id = str(found.experiment_id)
-        if found.name != experiment:
-            say(f"tracking: the experiment {experiment} is called {found.name} in MLflow now")
-        if found.lifecycle_stage == "deleted":
+        stored = self._known(known, experiment) or self._named(experiment)
+        self.experiment_id = str(stored.experiment_id)
+        if stored.name != experiment:
+            say(f"tracking: the experiment {experiment} is called {stored.name} in MLflow now")
+        if stored.lifecycle_stage == "deleted":
             self._client.restore_experiment(self.experiment_id)
-            say(f"tracking: the experiment {found.name} was deleted in MLflow: it is restored, with its runs")
+            say(f"tracking: the experiment {stored.name} was deleted in MLflow: it is restored, with its runs")
 
     def _known(self, experiment_id: str | None, name: str) -> Any:
         """The experiment of this id, unless it is that of others: a new database counts from 1 again."""
@@ -159,30 +159,30 @@ class Runs:
         if experiment_id is None:
             return None
         try:
-            found = self._client.get_experiment(experiment_id)
+            stored = self._client.get_experiment(experiment_id)
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             return None
         ours = f"tags.`sweep.id` = '{self._sweep_id}'"
-        if found.name == name or self._client.search_runs([experiment_id], ours, ViewType.ALL, max_results=1):
-            return found
+        if stored.name == name or self._client.search_runs([experiment_id], ours, ViewType.ALL, max_results=1):
+            return stored
         return None
 
     def _named(self, name: str) -> Any:
         from mlflow.exceptions import MlflowException
 
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
+        stored = self._client.get_experiment_by_name(name)
+        if stored is None:
             try:
                 made = self._client.create_experiment(name, artifact_location=artifact_root(self.uri))
                 return self._client.get_experiment(made)
             except MlflowException:
                 # Another sweep may have made it in between.
-                found = self._client.get_experiment_by_name(name)
-                if found is None:
+                stored = self._client.get_experiment_by_name(name)
+                if stored is None:
                     raise
-        return found
+        return stored
 
     def find(self, identity: Mapping[str, str]) -> str | None:
         """The id of the run with exactly these identifying tags; one that somebody has deleted is restored."""
@@ -191,11 +191,11 @@ class Runs:
         wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in identity.items())
         if "sweep.trial_key" not in identity:
             wanted += " and tags.`sweep.trial_key` IS NULL"
-        found = self._client.search_runs([self.experiment_id], wanted, ViewType.ALL, order_by=["start_time ASC"])
-        active = [run for run in found if run.info.lifecycle_stage == "active"]
-        if not active and found:
+        runs = self._client.search_runs([self.experiment_id], wanted, ViewType.ALL, order_by=["start_time ASC"])
+        active = [run for run in runs if run.info.lifecycle_stage == "active"]
+        if not active and runs:
             # Of doubles that were deleted, the one that was used.
-            active = [max(found, key=lambda run: len(run.data.metrics))]
+            active = [max(runs, key=lambda run: len(run.data.metrics))]
             self._client.restore_run(active[0].info.run_id)
             self._say(f"tracking: the run {active[0].info.run_name} was deleted in MLflow: it is restored")
         return str(active[0].info.run_id) if active else None

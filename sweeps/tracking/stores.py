@@ -162,9 +162,9 @@ def _in_database(file: Path, sweep: str) -> bool:
 
 
 def _on_server(uri: str, sweep: str) -> bool:
-    found = _post(uri, "experiments/search", {"max_results": 1000})
-    experiments = [each["experiment_id"] for each in found.get("experiments", [])]
-    if "next_page_token" in found or "'" in sweep:
+    answer = _post(uri, "experiments/search", {"max_results": 1000})
+    experiments = [each["experiment_id"] for each in answer.get("experiments", [])]
+    if "next_page_token" in answer or "'" in sweep:
         return True
     for condition in (f"tags.`sweep.id` = '{sweep}'", f"attributes.run_name = '{sweep}'"):
         answer = _post(uri, "runs/search", {"experiment_ids": experiments, "filter": condition, "max_results": 1})
@@ -178,5 +178,5 @@ def _post(uri: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
 
     answer = requests.post(f"{uri.rstrip('/')}/api/2.0/mlflow/{path}", json=body, timeout=_SECONDS)
     answer.raise_for_status()
-    found: dict[str, Any] = answer.json()
-    return found
+    document: dict[str, Any] = answer.json()
+    return document

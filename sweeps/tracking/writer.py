@@ -19,7 +19,7 @@ from sweeps.config.passwords import without_password, without_passwords
 from sweeps.errors import StorageError
 from sweeps.record.events import Event, SweepRecord, TrialEnded, TrialReported, TrialStarted
 from sweeps.record.folder import SweepFolder, acknowledged_bytes, noted_by, read_events, write_whole
-from sweeps.tracking.held import Lost
+from sweeps.tracking.lost import Lost
 from sweeps.tracking.sink import Sink
 
 FIRST_PAUSE_SECONDS = 0.5

@@ -281,7 +281,7 @@ def test_a_log_whose_place_is_lost_says_so_and_is_read_on(tmp_path, lose):
     lose(sweep)
     assert not log.is_in_place()
     log.append(EVENTS[1])
-    assert [event for event, _ in read_events(log.held)] == EVENTS[:2]
+    assert [event for event, _ in read_events(log.open_path)] == EVENTS[:2]
     log.close()
 
 

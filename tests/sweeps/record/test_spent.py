@@ -7,7 +7,7 @@ from sweep_events import begun, ended, history, record, reported, started
 
 from sweeps.record.events import DataPrepared, Event, HostsStarted, SweepEnded, SweepRecord, TrialState
 from sweeps.record.spent import spent
-from sweeps.tracking.measures import spent_points
+from sweeps.tracking.metrics import spent_points
 from trainables.contract import Device
 
 FULL = 27

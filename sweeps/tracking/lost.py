@@ -12,7 +12,7 @@ from typing import Any
 
 from sweeps.record.events import SweepRecord, TrialRecord, TrialState
 from sweeps.record.names import label
-from sweeps.tracking.measures import best_of
+from sweeps.tracking.metrics import best_of
 
 
 class Lost(Exception):  # noqa: N818 - reads as what happened

@@ -56,6 +56,6 @@ def step_points(history: Iterable[StepRecord]) -> list[Point]:
 
 def spent_points(record: SweepRecord, steps_per_trial: int) -> list[Point]:
     """What the sweep has spent, as metric points of its parent run: one of each per driver, at the driver's number."""
-    found = asdict(spent(record, steps_per_trial))
+    values = asdict(spent(record, steps_per_trial))
     time, step = record.latest or 0.0, record.drivers
-    return [Point(key, float(value), time, step) for key, value in found.items() if value is not None]
+    return [Point(key, float(value), time, step) for key, value in values.items() if value is not None]
