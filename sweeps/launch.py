@@ -21,11 +21,12 @@ from sweeps.planning import epochs, this_machine
 from sweeps.planning import plan as plans
 from sweeps.record import eval_rows
 from sweeps.record import folder as folders
-from sweeps.record.events import SweepRecord, SweepStarted
+from sweeps.record.events import SweepStarted
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
 from sweeps.record.spent import spent
-from sweeps.report.progress import Progress
+from sweeps.record.sweep_record import SweepRecord
+from sweeps.report.progress import Display
 from sweeps.report.result import Displays, Result
 from sweeps.steering.answering import Answerer
 from sweeps.steering.mailbox import Mailbox
@@ -83,7 +84,7 @@ class _Running:
     journal: Journal
     mailbox: Mailbox
     stop: StopRequest
-    display: Progress
+    display: Display
     clock: Callable[[], float]
 
 

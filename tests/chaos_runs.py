@@ -18,9 +18,10 @@ import psutil
 
 from sweeps import saved_sweep
 from sweeps.planning.trial_source import TrialSource
-from sweeps.record.events import BaseEvaluated, Event, SweepRecord, TrialEnded, TrialReported, TrialStarted, TrialState
+from sweeps.record.events import BaseEvaluated, Event, TrialEnded, TrialReported, TrialStarted, TrialState
 from sweeps.record.folder import SweepFolder, read_events
 from sweeps.record.selection import choose
+from sweeps.record.sweep_record import SweepRecord
 from trainables import toy
 from trainables.specs import TrialSpec
 

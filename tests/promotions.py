@@ -32,9 +32,9 @@ from sweeps.record.events import (
     TrialReported,
     TrialStarted,
     TrialState,
-    first_wins,
 )
 from sweeps.record.folder import SweepFolder
+from sweeps.record.sweep_record import first_wins
 from sweeps.tracking import stores
 from sweeps.tracking.sink import MlflowSink
 from trainables import qlora

@@ -9,7 +9,6 @@ from sweeps.record.events import (
     BaseEvaluated,
     Event,
     PointInfeasible,
-    SweepRecord,
     SweepStarted,
     TrialEnded,
     TrialParked,
@@ -17,6 +16,7 @@ from sweeps.record.events import (
     TrialStarted,
     TrialState,
 )
+from sweeps.record.sweep_record import SweepRecord
 from trainables.contract import Report, StepRecord
 
 

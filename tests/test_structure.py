@@ -16,7 +16,6 @@ ACROSS = {"benchmarks", "chaos", "contracts"}
 """Folders of tests that speak of several rooms."""
 PRODUCT = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 STILL_LONG = {
-    "sweeps/record/events.py",
     "sweeps/tune/slot_trial.py",
 }
 """Files that are to be divided."""

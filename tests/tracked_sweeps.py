@@ -9,8 +9,9 @@ from mlflow.entities import ViewType
 from sweep_events import begun, ended, reported, started
 
 from sweeps.record import digests
-from sweeps.record.events import DataPrepared, Event, SweepEnded, TrialReported, TrialState, first_wins
+from sweeps.record.events import DataPrepared, Event, SweepEnded, TrialReported, TrialState
 from sweeps.record.folder import SweepFolder
+from sweeps.record.sweep_record import first_wins
 from sweeps.tracking.sink import MlflowSink
 from trainables.specs import TrialSpec
 

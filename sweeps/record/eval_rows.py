@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from sweeps.record.events import SweepRecord, TrialRecord
 from sweeps.record.folder import SweepFolder
 from sweeps.record.names import label
 from sweeps.record.selection import rank
 from sweeps.record.separation import MOST, Separation, separate
+from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from trainables.contract import Evaluation
 from trainables.inputs import json_text
 from trainables.objective import EVAL_LOSS

@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from sweeps.record.events import Event, SweepRecord, first_wins
+from sweeps.record.events import Event
 from sweeps.record.folder import EventLog, SweepFolder, read_events
+from sweeps.record.sweep_record import SweepRecord, first_wins
 
 Listener = Callable[[Event, SweepRecord], None]
 

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sweeps.record.events import TrialRecord
+from sweeps.record.sweep_record import TrialRecord
 from trainables.objective import Objective
 
 

@@ -18,7 +18,7 @@ KEPT = 2
 """Snapshots of a trial: should the last one turn out damaged, the one before it is there."""
 
 
-class Progress(Spec):
+class SavedTrial(Spec):
     """A trial between two report points."""
 
     step: int = 0
@@ -42,30 +42,30 @@ class Progress(Spec):
         return named_metrics(raw, {"best_eval_loss": "best_metrics"})
 
 
-def files(known: Progress, snapshot: bytes) -> dict[str, bytes]:
+def files(known: SavedTrial, snapshot: bytes) -> dict[str, bytes]:
     """A snapshot as the files that `read` takes."""
     stamped = known.model_copy(update={"sha256": hashlib.sha256(snapshot).hexdigest()})
     return {"snapshot.bin": snapshot, "progress.json": stamped.model_dump_json().encode()}
 
 
-def read(folder: SweepFolder, trial_key: str) -> tuple[Progress, bytes | None]:
+def read(folder: SweepFolder, trial_key: str) -> tuple[SavedTrial, bytes | None]:
     """The trial's latest whole snapshot; the beginning where there is none."""
     for kept in folder.all(trial_key, "snapshot"):
         whole = _read(kept)
         if whole is not None:
             return whole
-    return Progress(), None
+    return SavedTrial(), None
 
 
-def progress(kept: Path) -> Progress:
+def progress(kept: Path) -> SavedTrial:
     """What the trial of a snapshot knew when it was written; nothing where that cannot be read."""
     try:
-        return Progress.model_validate_json((kept / "progress.json").read_bytes())
+        return SavedTrial.model_validate_json((kept / "progress.json").read_bytes())
     except (OSError, ValidationError):
-        return Progress()
+        return SavedTrial()
 
 
-def _read(kept: Path) -> tuple[Progress, bytes] | None:
+def _read(kept: Path) -> tuple[SavedTrial, bytes] | None:
     try:
         snapshot = (kept / "snapshot.bin").read_bytes()
     except OSError:

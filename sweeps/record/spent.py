@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sweeps.record.events import SweepRecord
+from sweeps.record.sweep_record import SweepRecord
 
 HOUR = 3600.0
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from sweeps.record.bootstrap import FEW_ROWS
-from sweeps.record.events import SweepRecord
 from sweeps.record.names import label
 from sweeps.record.selection import Decision, pareto, rank
 from sweeps.record.separation import Compared, Separation
+from sweeps.record.sweep_record import SweepRecord
 
 SHOWN = 3
 """Trials that cannot be told apart from the best and get a line of their own."""

@@ -19,16 +19,15 @@ from sweeps.record.events import (
     Event,
     PointInfeasible,
     RequestAnswered,
-    SweepRecord,
     TargetSettled,
     TrialEnded,
     TrialParked,
-    TrialRecord,
     TrialReported,
     TrialStarted,
 )
 from sweeps.record.names import label, run_name
 from sweeps.record.selection import leader
+from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import tables
 from trainables.contract import StepRecord
 from trainables.inputs.legible import MOST_SHOWN, legible
@@ -37,7 +36,7 @@ QUIET_SECONDS = 60.0
 """After so long without a line, one says where the trials stand."""
 
 
-class Progress(Protocol):
+class Display(Protocol):
     """A display. It listens to the journal."""
 
     def __call__(self, event: Event, record: SweepRecord) -> None:
@@ -66,7 +65,7 @@ class Lines(AbstractContextManager["Lines"]):
         """Nothing to clean up."""
 
     def __call__(self, event: Event, record: SweepRecord) -> None:
-        """See `Progress`."""
+        """See `Display`."""
         self._record = record
         line = describe(event, record)
         if line is not None:
@@ -75,7 +74,7 @@ class Lines(AbstractContextManager["Lines"]):
             self.say(warning)
 
     def say(self, line: str) -> None:
-        """See `Progress`."""
+        """See `Display`."""
         self._said = self._clock()
         minutes, seconds = divmod(int(self._said - self._started), 60)
         self._console.print(
@@ -83,7 +82,7 @@ class Lines(AbstractContextManager["Lines"]):
         )
 
     def latest(self, steps: Mapping[str, StepRecord]) -> None:
-        """See `Progress`: a line now and then, while nothing else is said."""
+        """See `Display`: a line now and then, while nothing else is said."""
         stands = [
             f"{label(trial.number)} step {latest.step} train_loss {latest.train_loss:.4f}"
             for trial in self._record.trials.values()
@@ -126,7 +125,7 @@ class Table(AbstractContextManager["Table"]):
         self._live.stop()
 
     def __call__(self, event: Event, record: SweepRecord) -> None:
-        """See `Progress`."""
+        """See `Display`."""
         self._record = record
         if isinstance(event, DataPrepared):
             self._training_since = self._clock()
@@ -138,11 +137,11 @@ class Table(AbstractContextManager["Table"]):
                 self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def say(self, line: str) -> None:
-        """See `Progress`."""
+        """See `Display`."""
         self._notes = [*self._notes[-4:], _shown(line)]
 
     def latest(self, steps: Mapping[str, StepRecord]) -> None:
-        """See `Progress`."""
+        """See `Display`."""
         self._steps = steps
         for key in self._going_on & steps.keys():
             self._before[key] = steps[key].step, steps[key].tokens

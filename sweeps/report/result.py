@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeps.record.events import SweepRecord, TrialState
+from sweeps.record.events import TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.record.selection import Decision, choose, pareto
 from sweeps.record.separation import Separation
 from sweeps.record.spent import Spent
-from sweeps.report.progress import Progress
+from sweeps.record.sweep_record import SweepRecord
+from sweeps.report.progress import Display
 
 
 @dataclass(frozen=True)
@@ -104,5 +105,5 @@ class Result:
         }
 
 
-Displays = Callable[[SweepFolder], AbstractContextManager[Progress]]
+Displays = Callable[[SweepFolder], AbstractContextManager[Display]]
 """Makes the display of a sweep once its folder is known."""

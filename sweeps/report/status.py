@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from sweeps.config.passwords import without_password
 from sweeps.errors import SweepError
-from sweeps.record.events import DataPrepared, Event, SweepRecord, TrialRecord
+from sweeps.record.events import DataPrepared, Event
 from sweeps.record.folder import SweepFolder, acknowledged_bytes, is_driven, noted_by, read_events
 from sweeps.record.names import label
 from sweeps.record.selection import leader
+from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from trainables.inputs import json_text
 
 State = Literal["RUNNING", "FINISHED", "INTERRUPTED", "FAILED", "LOST", "NOT_BEGUN"]

@@ -18,7 +18,7 @@ from sweeps.record.folder import SweepFolder
 from sweeps.record.names import label
 from sweeps.record.spent import Spent
 from sweeps.report import answers, tables
-from sweeps.report.progress import Lines, Progress, Table
+from sweeps.report.progress import Display, Lines, Table
 from sweeps.report.words import counted, duration
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def console() -> Console:
 def displays(started: float, expected_steps: int | None = None, trials: int | None = None) -> Displays:
     """A live table in a terminal, lines elsewhere."""
 
-    def display(folder: SweepFolder) -> AbstractContextManager[Progress]:
+    def display(folder: SweepFolder) -> AbstractContextManager[Display]:
         out = console()
         out.print(f"sweep folder: {folder.path}", markup=False, soft_wrap=True)
         if out.is_terminal:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from sweeps.record.events import SweepRecord, TrialRecord
 from sweeps.record.names import label
 from sweeps.record.selection import Decision, pareto, rank
 from sweeps.record.separation import Separation
+from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import answers
 from trainables.scoring.requests import BASE
 

@@ -9,8 +9,9 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sweeps.record.events import RequestAnswered, SweepRecord, TrialRecord, TrialState
+from sweeps.record.events import RequestAnswered, TrialState
 from sweeps.record.journal import Journal
+from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.steering.mailbox import Letter, Mailbox, StopSweep, StopTrial
 from sweeps.steering.stop import StopRequest
 

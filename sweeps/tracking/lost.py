@@ -10,8 +10,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from sweeps.record.events import SweepRecord, TrialRecord, TrialState
+from sweeps.record.events import TrialState
 from sweeps.record.names import label
+from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.tracking.metrics import best_of
 
 

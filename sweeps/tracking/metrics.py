@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
-from sweeps.record.events import SweepRecord, TrialReported
+from sweeps.record.events import TrialReported
 from sweeps.record.spent import spent
+from sweeps.record.sweep_record import SweepRecord
 from sweeps.tracking.client import Point
 from trainables.contract import StepRecord
 

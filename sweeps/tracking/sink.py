@@ -19,11 +19,9 @@ from sweeps.record.events import (
     DataPrepared,
     Event,
     SweepEnded,
-    SweepRecord,
     SweepStarted,
     TrialEnded,
     TrialParked,
-    TrialRecord,
     TrialReported,
     TrialStarted,
     TrialState,
@@ -31,6 +29,7 @@ from sweeps.record.events import (
 from sweeps.record.folder import SweepFolder, noted_by
 from sweeps.record.names import label, run_name
 from sweeps.record.selection import choose
+from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report.tables import ending, markdown
 from sweeps.tracking.client import Point, Runs, is_refusal
 from sweeps.tracking.lost import Lost, missing

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from sweeps.config.passwords import without_password, without_passwords
 from sweeps.errors import StorageError
-from sweeps.record.events import Event, SweepRecord, TrialEnded, TrialReported, TrialStarted
+from sweeps.record.events import Event, TrialEnded, TrialReported, TrialStarted
 from sweeps.record.folder import SweepFolder, acknowledged_bytes, noted_by, read_events, write_whole
+from sweeps.record.sweep_record import SweepRecord
 from sweeps.tracking.lost import Lost
 from sweeps.tracking.sink import Sink
 

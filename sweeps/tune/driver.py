@@ -25,18 +25,11 @@ from sweeps.errors import ConfigError, StorageError
 from sweeps.planning import target_modules
 from sweeps.planning.target_modules import Targets
 from sweeps.planning.trial_source import TrialSource, refused_default
-from sweeps.record.events import (
-    BaseEvaluated,
-    DataPrepared,
-    HostsStarted,
-    SweepEnded,
-    TrialEnded,
-    TrialState,
-)
+from sweeps.record.events import BaseEvaluated, DataPrepared, HostsStarted, SweepEnded, TrialEnded, TrialState
 from sweeps.record.folder import SweepFolder, cannot_write, write_whole
 from sweeps.record.journal import Journal
 from sweeps.record.names import label
-from sweeps.report.progress import Progress
+from sweeps.report.progress import Display
 from sweeps.steering.stop import Reason, StopRequest
 from sweeps.tune import processes
 from sweeps.tune.base_evaluation import BaseEvaluation
@@ -44,7 +37,7 @@ from sweeps.tune.callback import JournalCallback
 from sweeps.tune.ruling import Ruling
 from sweeps.tune.scheduler import RuleScheduler
 from sweeps.tune.slot_trial import SlotTrial
-from sweeps.tune.trial_queue import NOTHING, Reported, TrialQueue
+from sweeps.tune.trial_queue import NOTHING, LastReport, TrialQueue
 from sweeps.tune.watch import LEAVE_SECONDS, Watch
 from trainables.contract import Evaluation, Failure
 
@@ -60,7 +53,7 @@ class Driver:
     folder: SweepFolder
     journal: Journal
     stop: StopRequest
-    display: Progress
+    display: Display
     clock: Callable[[], float] = time.time
     hosts: tuple[HostFacts, ...] = field(default=(), init=False)
     _broker: Any = field(default=None, init=False)
@@ -221,12 +214,12 @@ class Driver:
                 self.folder.drop(trial.trial_key, "snapshot")
         self.journal.add(SweepEnded(time=self.clock(), reason=reason, message=why))
 
-    def _reported(self, trial_key: str) -> Reported:
+    def _reported(self, trial_key: str) -> LastReport:
         """What the journal has of a trial."""
         known = self.journal.record.trials.get(trial_key)
         if known is None or known.best_step is None:
             return NOTHING
-        return Reported(known.step, known.best_step, dict(known.best_metrics))
+        return LastReport(known.step, known.best_step, dict(known.best_metrics))
 
     def _slots(self) -> int:
         try:

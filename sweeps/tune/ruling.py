@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 from sweeps.halving.rule import Rule, Standing, Started
 from sweeps.planning.trial_source import PlannedTrial
-from sweeps.record.events import Event, SweepRecord, TrialEnded, TrialParked, TrialRecord, TrialStarted, TrialState
+from sweeps.record.events import Event, TrialEnded, TrialParked, TrialStarted, TrialState
 from sweeps.record.folder import SweepFolder, read_events
 from sweeps.record.journal import Journal
 from sweeps.record.rule_events import rule_event
+from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.steering.answering import STOPPED_BY_REQUEST
 from sweeps.tune.callback import STOPPED_BY_SCHEDULER
 from trainables.specs import TrialSpec

@@ -246,7 +246,7 @@ class SlotTrial(tune.Trainable):
         self._step, self._is_unevaluated, self._unwritten = outcome.step, False, None
         if outcome.snapshot is None or self._step == self._points[-1]:
             return
-        progress = snapshots.Progress(
+        progress = snapshots.SavedTrial(
             step=self._step,
             best_step=self._best_step,
             best_metrics=self._best_metrics,

@@ -16,7 +16,7 @@ from sweeps.record.events import TrialState
 from sweeps.tune.ruling import Ruling
 
 
-class Reported(NamedTuple):
+class LastReport(NamedTuple):
     """What the journal has of a trial."""
 
     step: int
@@ -25,7 +25,7 @@ class Reported(NamedTuple):
 
 
 FINISHED: str = Searcher.FINISHED
-NOTHING = Reported(0, 0, None)
+NOTHING = LastReport(0, 0, None)
 
 
 class TrialQueue(Searcher):
@@ -40,7 +40,7 @@ class TrialQueue(Searcher):
         shared: dict[str, Any],
         slots: Callable[[], int],
         is_stopping: Callable[[], bool],
-        reported: Callable[[str], Reported],
+        reported: Callable[[str], LastReport],
         ruling: Ruling,
     ) -> None:
         """A queue.

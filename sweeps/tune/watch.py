@@ -11,7 +11,7 @@ import ray
 from ray.tune import Stopper
 
 from cluster.hosts import PROCESS_LOST
-from sweeps.report.progress import Progress
+from sweeps.report.progress import Display
 from sweeps.steering.stop import StopRequest
 from sweeps.tune.base_evaluation import BaseEvaluation
 from sweeps.tune.trial_queue import TrialQueue
@@ -42,7 +42,7 @@ class Watch(Stopper):
         request: StopRequest,
         broker: Any,
         queue: TrialQueue,
-        display: Progress,
+        display: Display,
         base: BaseEvaluation | None,
         stops: Stops,
     ) -> None:

@@ -10,8 +10,9 @@ from sweep_files import toy
 
 from sweeps.planning.target_modules import Targets, asked, check, settle
 from sweeps.planning.trial_source import PlannedTrial, TrialSource, refused_default
-from sweeps.record.events import TrialState, first_wins
+from sweeps.record.events import TrialState
 from sweeps.record.selection import choose
+from sweeps.record.sweep_record import first_wins
 from sweeps.report import tables
 from trainables.contract import Target
 from trainables.objective import MIN_EVAL_LOSS

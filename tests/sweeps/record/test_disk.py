@@ -38,7 +38,7 @@ def test_a_trial_is_parked_where_it_reported_if_the_scheduler_parks_trials(
     folder = SweepFolder(tmp_path)
     report = reported("a", 3, 2.0).report if is_at_report_point else None
     for step, told in ((2, None), (3, report)):
-        known = snapshots.Progress(step=step, report=told, best_metrics={"eval_loss": 2.0})
+        known = snapshots.SavedTrial(step=step, report=told, best_metrics={"eval_loss": 2.0})
         folder.keep("a", "snapshot", step, snapshots.files(known, b"weights"))
     used = sum(path.stat().st_size for path in (tmp_path / "trials").rglob("*") if path.is_file())
     stays = parks and is_at_report_point

@@ -10,17 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sweep_events import base, begun, ended, infeasible, record, reported, started
 
-from sweeps.record.events import (
-    DataPrepared,
-    Event,
-    SweepEnded,
-    SweepRecord,
-    SweepStarted,
-    TrialEnded,
-    TrialReported,
-    TrialState,
-    first_wins,
-)
+from sweeps.record.events import DataPrepared, Event, SweepEnded, SweepStarted, TrialEnded, TrialReported, TrialState
+from sweeps.record.sweep_record import SweepRecord, first_wins
 
 # States
 

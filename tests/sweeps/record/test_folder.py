@@ -15,9 +15,10 @@ from sweep_events import begun, ended, reported, started
 
 from sweeps.errors import StorageError
 from sweeps.record import folder as folders
-from sweeps.record.events import Event, SweepRecord, TrialState, to_line
+from sweeps.record.events import Event, TrialState, to_line
 from sweeps.record.folder import EventLog, SweepFolder, read_events, write_folder, write_whole
 from sweeps.record.journal import Journal
+from sweeps.record.sweep_record import SweepRecord
 
 # Files
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from sweeps.record.events import TrialRecord, TrialState
+from sweeps.record.events import TrialState
 from sweeps.record.selection import choose, leader, pareto, rank
+from sweeps.record.sweep_record import TrialRecord
 from trainables.objective import MIN_EVAL_LOSS, Objective
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from sweep_events import begun, ended, history, record, reported, started
 
-from sweeps.record.events import DataPrepared, Event, HostsStarted, SweepEnded, SweepRecord, TrialState
+from sweeps.record.events import DataPrepared, Event, HostsStarted, SweepEnded, TrialState
 from sweeps.record.spent import spent
+from sweeps.record.sweep_record import SweepRecord
 from sweeps.tracking.metrics import spent_points
 from trainables.contract import Device
 
@@ -113,3 +114,8 @@ def test_the_parent_run_has_a_point_for_each_driver() -> None:
 def test_nothing_is_spent_before_the_first_event() -> None:
     found = spent(record([]), FULL)
     assert (found.steps, found.seconds, found.host_seconds, found.full_steps) == (0, 0.0, 0.0, 0)
+
+
+def test_a_clock_that_was_set_back_spends_no_time() -> None:
+    assert sweep(over(60.0), begun(50.0), over(40.0)).seconds_spent() == 60.0
+    assert SweepRecord().seconds_spent(100.0) == 0.0

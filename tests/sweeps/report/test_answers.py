@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from sweep_events import base, ended, record, reported, started
 
-from sweeps.record.events import Event, SweepRecord, TrialState
+from sweeps.record.events import Event, TrialState
 from sweeps.record.selection import choose
 from sweeps.record.separation import Compared, Separation
+from sweeps.record.sweep_record import SweepRecord
 from sweeps.report import answers
 from trainables.objective import MIN_EVAL_LOSS
 

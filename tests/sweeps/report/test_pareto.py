@@ -8,8 +8,9 @@ import pytest
 from rich.console import Console
 from sweep_events import base, ended, record, reported, started
 
-from sweeps.record.events import Event, SweepRecord, SweepStarted, TrialReported, TrialState
+from sweeps.record.events import Event, SweepStarted, TrialReported, TrialState
 from sweeps.record.selection import choose
+from sweeps.record.sweep_record import SweepRecord
 from sweeps.report import answers, tables
 from sweeps.report.progress import describe
 from trainables.contract import Metrics

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 from sweep_events import begun, ended, history, record, reported, started
 
-from sweeps.record.events import DataPrepared, Event, SweepRecord, TrialState
+from sweeps.record.events import DataPrepared, Event, TrialState
+from sweeps.record.sweep_record import SweepRecord
 from sweeps.report.progress import QUIET_SECONDS, Lines, Table
 
 NAMED: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": "attention-qv", "learning_rate": 3e-4}

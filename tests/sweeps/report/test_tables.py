@@ -10,10 +10,11 @@ import pytest
 from rich.console import Console
 from sweep_events import base, begun, ended, parked, record, reported, started
 
-from sweeps.record.events import DataPrepared, Event, SweepEnded, SweepRecord, TrialState
+from sweeps.record.events import DataPrepared, Event, SweepEnded, TrialState
 from sweeps.record.names import run_name
 from sweeps.record.selection import choose
 from sweeps.record.separation import Compared, Separation
+from sweeps.record.sweep_record import SweepRecord
 from sweeps.report import tables
 from sweeps.report.progress import Lines, Table, describe
 

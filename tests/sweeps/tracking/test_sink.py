@@ -29,7 +29,8 @@ from tracked_sweeps import (
 
 from sweeps.config.points import settings
 from sweeps.record import digests
-from sweeps.record.events import TrialState, first_wins
+from sweeps.record.events import TrialState
+from sweeps.record.sweep_record import first_wins
 from sweeps.tracking.client import Runs
 from sweeps.tracking.sink import MlflowSink
 

@@ -15,8 +15,9 @@ from tracked_sweeps import (
     sweep_events,
 )
 
-from sweeps.record.events import Event, TrialEnded, TrialReported, TrialState, first_wins
+from sweeps.record.events import Event, TrialEnded, TrialReported, TrialState
 from sweeps.record.folder import EventLog, acknowledged_bytes, noted_by, read_events
+from sweeps.record.sweep_record import first_wins
 from sweeps.tracking import client as tracking_client
 from sweeps.tracking import writer as writing
 from sweeps.tracking.writer import Writer

@@ -32,7 +32,7 @@ def test_exception_in_a_trial_ends_it_and_is_never_raised_into_tune(monkeypatch,
 def taken_up(folder, monkeypatch, report: Report | None) -> tuple[SlotTrial, list[int]]:
     """A trial that goes on from a snapshot at its report point 3, and the targets that it names."""
     sweep, targets = SweepFolder(folder), []
-    progress = snapshots.Progress(step=3, report=report)
+    progress = snapshots.SavedTrial(step=3, report=report)
     sweep.keep("a", "snapshot", 3, snapshots.files(progress, b"weights"))
     monkeypatch.setattr(SlotTrial, "_reach", lambda self, target: targets.append(target))
     trial = object.__new__(SlotTrial)

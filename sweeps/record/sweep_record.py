@@ -1,0 +1,258 @@
+"""What a sweep's events add up to: the record of the sweep and of its trials. Pure.
+
+A metric point is known by (trial_key, metric, step); the first one wins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from sweeps.config.points import Scalar
+from sweeps.record.events import (
+    BaseEvaluated,
+    DataPrepared,
+    Event,
+    HostsStarted,
+    PointInfeasible,
+    RequestAnswered,
+    SweepEnded,
+    SweepStarted,
+    TargetSettled,
+    TrialEnded,
+    TrialParked,
+    TrialReported,
+    TrialStarted,
+    TrialState,
+)
+from trainables.contract import Device
+from trainables.objective import COSTS, EVAL_LOSS, MIN_EVAL_LOSS, Objective
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial as its events tell it."""
+
+    trial_key: str
+    number: int
+    params: Mapping[str, Scalar]
+    state: TrialState = TrialState.PENDING
+    reason: str = ""
+    step: int = 0
+    best_step: int | None = None
+    """Where the objective was best so far; None before the first report."""
+    best_metrics: Mapping[str, float] = field(default_factory=dict)
+    """The metrics at that step."""
+    evals: tuple[tuple[int, Mapping[str, float]], ...] = ()
+    """(step, metrics) of each report."""
+    adapter: str | None = None
+    adapter_sha256: str | None = None
+    tokens: int = 0
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    trainable_params: int = 0
+    stopped_by_scheduler: bool = False
+
+    def value(self, metric: str) -> float:
+        """The metric at the trial's best step, or one of its `COSTS`; NaN before its first report."""
+        if metric in COSTS and self.best_metrics:
+            return float(getattr(self, metric))
+        return self.best_metrics.get(metric, math.nan)
+
+    def story(self) -> str:
+        """The trial in one line, for failing tests and logs."""
+        evals = " ".join(f"{step}:{metrics[EVAL_LOSS]:.4f}" for step, metrics in self.evals)
+        return f"{self.trial_key} #{self.number} {self.state} step {self.step} [{evals}] {self.reason}".rstrip()
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """A sweep as its events tell it."""
+
+    trials: Mapping[str, TrialRecord] = field(default_factory=dict)
+    started: float | None = None
+    resumed: float | None = None
+    """When the present driver began."""
+    drivers: int = 0
+    """How many have driven the sweep so far."""
+    config: str | None = None
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    latest: float | None = None
+    """When the latest event happened."""
+    spent_seconds: float = 0.0
+    """Time that earlier drivers of this sweep took."""
+    hosts: HostsStarted | None = None
+    """Of the present driver."""
+    host_seconds: Mapping[Device, float] = field(default_factory=dict)
+    """Hosts times time, under earlier drivers."""
+    hosts_unknown: bool = False
+    """A driver of an earlier version did not write down how many hosts it had."""
+    ended: SweepEnded | None = None
+    objectives: tuple[Objective, ...] = (MIN_EVAL_LOSS,)
+    """What decides which trial is better: the first one, and where there are more, none alone."""
+    data: Mapping[str, Scalar] = field(default_factory=dict)
+    base: BaseEvaluated | None = None
+    """None until it was evaluated, and where it could not be."""
+    targets: Mapping[str, TargetSettled] = field(default_factory=dict)
+    """Values of adapter.target_modules that no trial has."""
+    answered: frozenset[str] = frozenset()
+    """Ids of the requests that were answered."""
+    trials_to_stop: frozenset[str] = frozenset()
+    """Keys of the trials that somebody asked to stop."""
+
+    @property
+    def objective(self) -> Objective:
+        """The first objective: it decides which step of a trial is its best, and which trials are stopped early."""
+        return self.objectives[0]
+
+    def apply(self, event: Event) -> SweepRecord:
+        """The record after `event`."""
+        return replace(self._after(event), latest=event.time)
+
+    def _after(self, event: Event) -> SweepRecord:
+        match event:
+            case SweepStarted():
+                return self._started(event)
+            case HostsStarted():
+                return replace(self, hosts=event)
+            case DataPrepared():
+                return replace(self, data=event.summary, hosts_unknown=self.hosts_unknown or self.hosts is None)
+            case BaseEvaluated():
+                return replace(self, base=event)
+            case TargetSettled():
+                return replace(self, targets={**self.targets, event.value: event})
+            case RequestAnswered():
+                return self._request_answered(event)
+            case SweepEnded():
+                return replace(self, ended=event)
+            case _:
+                trial = _trial_after(self.trials.get(event.trial_key), event)
+                return replace(self, trials={**self.trials, trial.trial_key: trial})
+
+    def _started(self, event: SweepStarted) -> SweepRecord:
+        if self.started is None:
+            return replace(
+                self,
+                started=event.time,
+                resumed=event.time,
+                drivers=1,
+                config=event.config,
+                objectives=event.objectives(),
+                fingerprints=event.fingerprints,
+            )
+        return replace(
+            self,
+            resumed=event.time,
+            drivers=self.drivers + 1,
+            spent_seconds=self.seconds_spent(),
+            hosts=None,
+            host_seconds=self.host_seconds_spent(),
+            ended=None,
+        )
+
+    def _request_answered(self, event: RequestAnswered) -> SweepRecord:
+        stopped = {event.trial_key} if event.is_accepted and event.trial_key is not None else set()
+        return replace(self, answered=self.answered | {event.request}, trials_to_stop=self.trials_to_stop | stopped)
+
+    def seconds_spent(self, now: float | None = None) -> float:
+        """What the sweep has taken under all drivers until `now`, else its latest event; pauses between them apart."""
+        return self.spent_seconds + _lasted(self.resumed, self.latest if now is None else now)
+
+    def host_seconds_spent(self) -> dict[Device, float]:
+        """Device -> hosts times time until the latest event, under those drivers that told of their hosts."""
+        seconds = dict(self.host_seconds)
+        if self.hosts is not None:
+            held = self.hosts.hosts * _lasted(self.hosts.since, self.latest)
+            seconds[self.hosts.device] = seconds.get(self.hosts.device, 0.0) + held
+        return seconds
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the sweep ended by itself or by its budget, with every trial in a final state."""
+        over = self.ended is not None and self.ended.reason in ("finished", "budget")
+        return over and all(trial.state.is_final for trial in self.trials.values())
+
+    def counts(self) -> dict[str, int]:
+        """How many trials are in each state, the states that occur only."""
+        states = [trial.state for trial in self.trials.values()]
+        return {state.value: states.count(state) for state in TrialState if state in states}
+
+
+def _lasted(since: float | None, until: float | None) -> float:
+    """Seconds between two times; 0 where one is not known, or where a clock was set back in between."""
+    return 0.0 if since is None or until is None else max(0.0, until - since)
+
+
+def _trial_after(
+    known: TrialRecord | None, event: TrialStarted | PointInfeasible | TrialReported | TrialParked | TrialEnded
+) -> TrialRecord:
+    match event:
+        case TrialStarted() | PointInfeasible():
+            trial = known or TrialRecord(event.trial_key, event.number, event.params)
+            if isinstance(event, PointInfeasible):
+                return replace(trial, state=TrialState.INFEASIBLE, reason=event.reason)
+            return replace(trial, state=TrialState.RUNNING, reason="")
+        case TrialReported():
+            assert known is not None, "a trial begins before it reports"
+            return _reported(known, event)
+        case TrialParked():
+            assert known is not None, "a trial begins before it is parked"
+            return replace(known, state=TrialState.PARKED, reason="")
+        case TrialEnded():
+            assert known is not None, "a trial begins before it ends"
+            return _ended(known, event)
+
+
+def _reported(trial: TrialRecord, event: TrialReported) -> TrialRecord:
+    report = event.report
+    return replace(
+        trial,
+        step=report.step,
+        best_step=report.best_step,
+        best_metrics=report.best_metrics,
+        evals=(*trial.evals, (report.step, report.metrics)),
+        adapter=event.adapter or trial.adapter,
+        adapter_sha256=event.adapter_sha256 if event.adapter else trial.adapter_sha256,
+        tokens=report.tokens,
+        seconds=report.seconds,
+        peak_memory_bytes=max(trial.peak_memory_bytes, report.peak_memory_bytes),
+        trainable_params=report.trainable_params,
+    )
+
+
+def _ended(trial: TrialRecord, event: TrialEnded) -> TrialRecord:
+    trial = replace(trial, state=event.state, reason=event.reason)
+    if event.state is TrialState.STOPPED:
+        trial = replace(trial, stopped_by_scheduler=not event.by_person_or_budget)
+    if event.history:
+        last = event.history[-1]
+        trial = replace(trial, step=last.step, tokens=last.tokens, seconds=last.seconds)
+    return trial
+
+
+def first_wins(events: Iterable[Event], record: SweepRecord | None = None) -> Iterator[tuple[Event, SweepRecord]]:
+    """Passes events on, each with the record after it, and drops what was said before.
+
+    A report at or before the trial's last reported step is dropped, and history up to that step is cut: after a
+    restart a step may be trained again, and its first numbers stay. So does the first evaluation of the base.
+    """
+    record = record or SweepRecord()
+    for event in events:
+        if isinstance(event, TargetSettled) and event.value in record.targets:
+            continue
+        if isinstance(event, PointInfeasible) and event.trial_key in record.trials:
+            continue
+        if isinstance(event, BaseEvaluated) and record.base is not None:
+            continue
+        if isinstance(event, TrialReported):
+            last = record.trials[event.trial_key].step
+            if event.report.step <= last:
+                continue
+            fresh = tuple(step for step in event.report.history if step.step > last)
+            event = event.model_copy(update={"report": event.report.model_copy(update={"history": fresh})})
+        if isinstance(event, TrialEnded):
+            fresh = tuple(step for step in event.history if step.step > record.trials[event.trial_key].step)
+            event = event.model_copy(update={"history": fresh})
+        record = record.apply(event)
+        yield event, record
