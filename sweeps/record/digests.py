@@ -1,4 +1,4 @@
-"""What identifies an adapter's files."""
+"""Digests of an adapter's files."""
 
 from __future__ import annotations
 

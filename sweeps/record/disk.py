@@ -28,13 +28,13 @@ class Kept:
     path: Path
     trial_key: str
     size: int
-    """Bytes."""
+    """Size in bytes."""
     is_latest: bool
-    """Of its trial."""
+    """Whether it is the latest one of its trial."""
     loss: float
     """The trial's best value when it was written, by `Objective.loss`; infinite before the first evaluation."""
     is_parked: bool = False
-    """It is all that a parked trial would go on from."""
+    """Whether a parked trial would go on from it."""
 
 
 def to_remove(kept: Sequence[Kept], missing: int, worse_than: float | None) -> list[Kept] | None:
@@ -61,7 +61,7 @@ def to_remove(kept: Sequence[Kept], missing: int, worse_than: float | None) -> l
 
 
 class Disk:
-    """The room for one sweep's checkpoints. Several processes of one machine may share it."""
+    """Keeps one sweep's checkpoints within budget.disk. Several processes of one machine may share it."""
 
     def __init__(
         self, folder: SweepFolder, limit: int | None, objective: Objective = MIN_EVAL_LOSS, parks: bool = False
@@ -81,7 +81,7 @@ class Disk:
 
     @contextmanager
     def room(self, kind: Kind, needed: int, loss: float) -> Iterator[bool]:
-        """While the block runs nobody else takes the room for `needed` bytes; False when there is none.
+        """Makes room for `needed` bytes, and reserves it while the block runs. Gives False when there is none.
 
         Args:
             kind: what is to be written: an adapter may take the place of any snapshot, a snapshot that of older ones

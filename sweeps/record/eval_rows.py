@@ -1,4 +1,4 @@
-"""The evaluations, row by row, that a sweep keeps of its trials and the base, and what they tell of the best."""
+"""Reads the losses of each evaluation row that a sweep keeps, and compares the best trial with others by them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainables.scoring.requests import BASE
 def separation(folder: SweepFolder, record: SweepRecord) -> Separation | None:
     """The best trial against the next ones, trial 0 and the base; None when there is no best, or nothing beside it.
 
-    Rows are kept with their losses only: by another metric than eval_loss nothing is told.
+    Only losses are kept for each row, so there is no comparison by another metric than eval_loss.
     """
     ranked = rank(record.trials.values(), record.objective)
     if not ranked or (len(ranked) == 1 and record.base is None) or record.objective.metric != EVAL_LOSS:
@@ -44,7 +44,7 @@ def _of_trial(folder: SweepFolder, trial: TrialRecord) -> Evaluation | str:
 
 
 def _read(path: Path, loss: float, name: str) -> Evaluation | str:
-    """The evaluation in a file, or why it is not that of `loss`."""
+    """The evaluation in a file, or the reason why it cannot be used. It must come to `loss`."""
     try:
         evaluation = Evaluation.of_document(json_text.parse(path.read_bytes()))
         told = sum(evaluation.row_losses) / sum(evaluation.row_tokens)

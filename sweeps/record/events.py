@@ -20,7 +20,7 @@ from trainables.objective import EVAL_LOSS, MIN_EVAL_LOSS, Metrics, Objective, n
 from trainables.specs import Spec
 
 Told = Annotated[Words, AfterValidator(without_passwords)]
-"""What a library or a trainable said. It may name a URI with its password, and is shown, kept and sent to MLflow."""
+"""Text from a library or a trainable. It is shown and kept, so passwords in its URIs are removed."""
 
 
 class TrialState(StrEnum):
@@ -29,9 +29,9 @@ class TrialState(StrEnum):
     PENDING = "PENDING"
     RUNNING = "RUNNING"
     PARKED = "PARKED"
-    """The scheduler may resume it: it waits at a report point, without a slot."""
+    """It waits at a report point without a slot; the scheduler may resume it."""
     PAUSED = "PAUSED"
-    """Interrupted with the sweep."""
+    """The sweep was interrupted; the trial goes on when the sweep does."""
     STOPPED = "STOPPED"
     """Ended early by the scheduler or by the budget."""
     COMPLETED = "COMPLETED"
@@ -42,7 +42,7 @@ class TrialState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing more will come of the trial."""
+        """Whether the trial is over for good."""
         return self not in (TrialState.PENDING, TrialState.RUNNING, TrialState.PARKED, TrialState.PAUSED)
 
     @property
@@ -52,7 +52,7 @@ class TrialState(StrEnum):
 
     @property
     def counts_as_trial(self) -> bool:
-        """Whether the trial uses up one of budget.trials: an infeasible point is replaced by another."""
+        """Whether the trial counts towards budget.trials. An infeasible one does not: another takes its place."""
         return self is not TrialState.INFEASIBLE
 
 
@@ -62,9 +62,9 @@ class SweepStarted(Spec):
     type: Literal["sweep_started"] = "sweep_started"
     time: float
     config: str
-    """The resolved configuration as JSON: what config.json must still say when the sweep goes on."""
+    """The resolved configuration as JSON. config.json must still hold the same when the sweep goes on."""
     fingerprints: dict[str, str] = Field(default_factory=dict)
-    """What identified the base model and the data: they must not have changed either."""
+    """Identify the base model and the data, which must not have changed when the sweep goes on."""
     sweep_id: str | None = None
     """None in logs of earlier versions."""
 
@@ -83,15 +83,15 @@ class HostsStarted(Spec):
     type: Literal["hosts_started"] = "hosts_started"
     time: float
     since: float
-    """When they were asked for: from then on they take up their machines."""
+    """When the driver asked for the hosts. From then on their machines are in use."""
     hosts: int
     slots: int
-    """Of all hosts."""
+    """Slots of all hosts together."""
     device: Device
 
 
 class DataPrepared(Spec):
-    """The data is tokenised; from here on its fingerprint is known."""
+    """The data is tokenised, and its fingerprint is known."""
 
     type: Literal["data_prepared"] = "data_prepared"
     time: float
@@ -118,19 +118,19 @@ class BaseEvaluated(Spec):
 
 
 class TargetSettled(Spec):
-    """A value of adapter.target_modules is another on this base model, or cannot be trained: no trial has it."""
+    """A value of adapter.target_modules cannot be trained on this base model, or means the same as another value."""
 
     type: Literal["target_settled"] = "target_settled"
     time: float
     value: str
     same_as: str | None = None
-    """The value with the same modules, which its points run under."""
+    """The value that its points use instead, because it means the same modules."""
     problem: str | None = None
     """Why it cannot be trained."""
 
     @property
     def line(self) -> str:
-        """What it means, for people."""
+        """Says in one line what became of the value."""
         if self.same_as is None:
             return f"{self.problem}; {self.value} is left out"
         return f"adapter.target_modules: {self.value} is the same as {self.same_as} on this model, and runs as that"
@@ -158,7 +158,7 @@ class PointInfeasible(Spec):
     trial_key: str
     number: int
     params: dict[str, Scalar]
-    """As those of `TrialStarted`."""
+    """See `TrialStarted`."""
     reason: Told
 
 
@@ -182,7 +182,7 @@ class TrialParked(Spec):
     time: float
     trial_key: str
     step: int
-    """Of its report."""
+    """The step of its last report."""
 
 
 class TrialEnded(Spec):
@@ -195,7 +195,7 @@ class TrialEnded(Spec):
     reason: Told
     by_person_or_budget: bool = False
     history: Annotated[tuple[StepRecord, ...], Field(strict=False)] = ()
-    """The steps since the last report, of a trial that ended before its next one."""
+    """The steps that the trial took after its last report."""
 
 
 class RequestAnswered(Spec):

@@ -32,7 +32,7 @@ from trainables.inputs import json_text
 
 Kind = Literal["snapshot", "best"]
 LOCK_SECONDS = 0.5
-"""A driver waits so long for its lock: somebody who asks whether the sweep is driven holds it for a moment."""
+"""How long a driver waits for its lock. `is_driven` in another process holds it for a moment."""
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -87,13 +87,13 @@ class SweepFolder:
         return [path for path in (self.path / "trials").glob("*") if path.is_dir()]
 
     def clean(self) -> None:
-        """Removes what processes that were killed have left half written. No other process may be writing."""
+        """Removes the drafts of processes that were killed. No other process may be writing."""
         for trial in self.trials():
             for draft in trial.glob(".*"):
                 shutil.rmtree(draft, ignore_errors=True)
 
     def keep(self, trial_key: str, kind: Kind, step: int, files: Mapping[str, bytes]) -> Path:
-        """Writes the trial's latest snapshot or best adapter; answers its folder."""
+        """Writes the trial's latest snapshot or best adapter and returns its folder."""
         # Not the sweep's own folder: one that was deleted does not come back half.
         self.trial(trial_key).parent.mkdir(FOLDER_MODE, exist_ok=True)
         path = self.trial(trial_key) / f"{kind}-{step:06d}"
@@ -117,7 +117,7 @@ class SweepFolder:
             shutil.rmtree(path, ignore_errors=True)
 
     def all(self, trial_key: str, kind: Kind) -> list[Path]:
-        """What `keep` wrote and nobody has removed, the latest first."""
+        """The folders that `keep` wrote and that are still there, the latest first."""
         paths = [path for path in self.trial(trial_key).glob(f"{kind}-*") if _step(path) >= 0]
         return sorted(paths, key=_step, reverse=True)
 
@@ -159,7 +159,7 @@ def _new(storage: Path, name: str) -> Path:
 
 @contextmanager
 def locked(folder: SweepFolder) -> Iterator[None]:
-    """Holds the sweep's folder against a second driver; the lock goes with the process, so a kill leaves none.
+    """Locks the sweep's folder against a second driver. The lock ends with the process, even when it is killed.
 
     Raises:
         StorageError: another driver holds it.
@@ -223,11 +223,11 @@ class EventLog:
 
     @property
     def open_path(self) -> Path:
-        """The open file itself, for readers, whatever became of its name (proc(5), /proc/pid/fd)."""
+        """A path that reads the open file even after it was moved or deleted (proc(5), /proc/pid/fd)."""
         return Path(f"/proc/self/fd/{self._file.fileno()}")
 
     def is_in_place(self) -> bool:
-        """Whether the open file is still the one of its name; a disk that does not answer is no reason to doubt it."""
+        """Whether the open file still has its name. True also when the disk does not answer."""
         try:
             there = self._path.stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -243,7 +243,7 @@ class EventLog:
 
 
 def noted_by(folder: SweepFolder) -> dict[str, Any]:
-    """What the tracking writer has noted; empty when it has not, or when the note is spoilt."""
+    """The note that the tracking writer keeps in the folder; empty when there is none that can be read."""
     try:
         noted = json_text.parse(folder.tracking.read_bytes())
     except (OSError, ValueError):
@@ -258,20 +258,20 @@ def acknowledged_bytes(note: Mapping[str, object]) -> int:
 
 
 def cannot_write(path: Path, error: OSError) -> str:
-    """That a sweep's file cannot be written while the sweep runs, and the way out."""
+    """The message for a file that cannot be written while the sweep runs."""
     if isinstance(error, FileNotFoundError):
         return gone(path)
     return f"{path}: cannot be written: {error.strerror}; make room, then go on with qsweep resume"
 
 
 def gone(path: Path) -> str:
-    """That a sweep's folder, or a file of it, is not there any more, and the way out."""
+    """The message for a sweep's folder, or a file in it, that was moved, deleted or replaced."""
     way_out = "where it was moved, put it back or go on with qsweep resume at its new place"
     return f"{path}: is gone, or is another file: the sweep's folder was deleted, moved or replaced; {way_out}"
 
 
 def read_events(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
-    """The events from a byte offset on, each with the offset after it; a torn last line is ignored.
+    """Reads the events from a byte offset on, each with the offset after it. Ignores a last line without its end.
 
     Raises:
         StorageError: there is no log, or a line before the last one is damaged.

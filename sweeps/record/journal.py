@@ -1,4 +1,4 @@
-"""The driver's memory: events go to the log on disk, then to everyone who listens."""
+"""Writes the driver's events to the log on disk, then passes them to all who listen."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Journal:
         self._listeners.append(listener)
 
     def add(self, event: Event) -> None:
-        """Takes an event in, unless it says nothing new (see `first_wins`)."""
+        """Appends an event, unless it says nothing new (see `first_wins`)."""
         with self._lock:
             if self._keeper not in (None, threading.get_ident()):
                 # Ends the thread, and Ray Tune in it: no trial may go on past a report that was not taken in.
@@ -43,7 +43,7 @@ class Journal:
                     listener(fresh, record)
 
     def take_over(self) -> None:
-        """From now on the calling thread alone adds events: another that was left behind has nothing to say."""
+        """Lets only the calling thread add events from now on. A thread that was left behind ends when it tries."""
         with self._lock:
             self._keeper = threading.get_ident()
 

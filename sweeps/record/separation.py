@@ -19,10 +19,10 @@ from sweeps.record.bootstrap import FEW_ROWS, LEAST_ROWS, confidence_of, interva
 from trainables.contract import Evaluation
 
 MOST = 10
-"""So many of the next trials are compared."""
+"""How many of the next trials are compared with the best."""
 FEW_COPIES = f"fewer than {LEAST_ROWS} different evaluation rows"
 SEED = 0
-"""Of the resamples: the same losses give the same answer."""
+"""Seed of the resamples: the same losses give the same answer."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Compared:
     """A trial, or the base without an adapter, against the best trial."""
 
     key: str
-    """Of the trial, or `trainables.scoring.requests.BASE`."""
+    """The trial's key, or `trainables.scoring.requests.BASE`."""
     difference: float
     """How much higher its loss is, per completion token."""
     low: float | None = None
@@ -46,7 +46,7 @@ class Compared:
         return self.low > 0 or self.high < 0
 
     def rows_needed(self, rows: int) -> int | None:
-        """Rows with which a difference like this would be told: widths shrink with the root of the rows."""
+        """Evaluation rows that would show such a difference: intervals shrink with the square root of the rows."""
         if self.apart is not False or self.low is None or self.difference <= 0:
             return None
         return math.ceil(rows * ((self.difference - self.low) / self.difference) ** 2)
@@ -65,16 +65,16 @@ class Separation:
     rows: int
     """Evaluation rows, without copies of others."""
     confidence: float
-    """Of each interval."""
+    """Confidence of each interval, such as 0.99."""
     trials: tuple[Compared, ...]
     """The next ones, best first."""
     base: Compared | None
     not_compared: int
-    """Ranked trials behind those that were compared."""
+    """Number of ranked trials that are behind those and were not compared."""
 
     @property
     def is_told(self) -> bool:
-        """Whether anything can be told of any trial, or of the base."""
+        """Whether there is an interval for any trial, or for the base."""
         return any(each.apart is not None for each in (*self.trials, *([self.base] if self.base is not None else [])))
 
     @property
@@ -83,7 +83,7 @@ class Separation:
         return LEAST_ROWS <= self.rows < FEW_ROWS
 
     def of(self, key: str) -> Compared | None:
-        """What is known of a trial."""
+        """The comparison with a trial; None when it was not compared."""
         return next((each for each in self.trials if each.key == key), None)
 
     def as_json(self) -> dict[str, Any]:

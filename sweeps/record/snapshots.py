@@ -1,4 +1,4 @@
-"""What a trial goes on from: the pack's snapshot, and what the trial's process knew. Checked before it is trusted."""
+"""Writes and reads what a trial goes on from: the pack's snapshot, and the state of the trial's own process."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from trainables.objective import Metrics, named_metrics
 from trainables.specs import Spec
 
 KEPT = 2
-"""Snapshots of a trial: should the last one turn out damaged, the one before it is there."""
+"""Snapshots kept of each trial: when the last one is damaged, the one before it is used."""
 
 
 class SavedTrial(Spec):
-    """A trial between two report points."""
+    """The state of a trial's process when its snapshot was written."""
 
     step: int = 0
     best_step: int = 0
@@ -28,11 +28,11 @@ class SavedTrial(Spec):
     history: Annotated[tuple[StepRecord, ...], Field(strict=False)] = ()
     """The steps since the last report."""
     report: Report | None = None
-    """The report made at this very step: whoever goes on from here makes it again if nobody took it in."""
+    """The report of this step, if there is one. It is sent again when the event log does not have it."""
     adapter: str | None = None
     """The adapter's folder that goes with the report."""
     sha256: str = ""
-    """Of the pack's snapshot."""
+    """Digest of the pack's snapshot."""
 
     @model_validator(mode="before")
     @classmethod
@@ -43,13 +43,13 @@ class SavedTrial(Spec):
 
 
 def files(known: SavedTrial, snapshot: bytes) -> dict[str, bytes]:
-    """A snapshot as the files that `read` takes."""
+    """The files of a snapshot, which `read` reads."""
     stamped = known.model_copy(update={"sha256": hashlib.sha256(snapshot).hexdigest()})
     return {"snapshot.bin": snapshot, "progress.json": stamped.model_dump_json().encode()}
 
 
 def read(folder: SweepFolder, trial_key: str) -> tuple[SavedTrial, bytes | None]:
-    """The trial's latest whole snapshot; the beginning where there is none."""
+    """The trial's latest snapshot that is not damaged; an empty state and None where there is none."""
     for kept in folder.all(trial_key, "snapshot"):
         whole = _read(kept)
         if whole is not None:
@@ -58,7 +58,7 @@ def read(folder: SweepFolder, trial_key: str) -> tuple[SavedTrial, bytes | None]
 
 
 def progress(kept: Path) -> SavedTrial:
-    """What the trial of a snapshot knew when it was written; nothing where that cannot be read."""
+    """The trial's state in a snapshot's folder; an empty one where it cannot be read."""
     try:
         return SavedTrial.model_validate_json((kept / "progress.json").read_bytes())
     except (OSError, ValidationError):

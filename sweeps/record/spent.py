@@ -1,4 +1,4 @@
-"""What a sweep has spent. Pure: the one place where it is added up."""
+"""Adds up what a sweep has spent: steps, tokens, time and GPU-hours. Pure."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ class Spent:
     """What a sweep has spent so far, under all of its drivers."""
 
     steps: int
-    """Optimizer steps that the trials have taken. A step that a lost process took, and that was taken again, is one."""
+    """Optimizer steps of all trials. A step that was repeated after a loss counts once."""
     tokens: int
     """Tokens of these steps, padding not counted."""
     seconds: float
     """From the start to the latest event, without the time between two drivers."""
     host_seconds: float | None
-    """Hosts times the time that they were held; None when an earlier version, which did not tell, drove the sweep."""
+    """Number of hosts times the seconds that they were held; None when an earlier version did not write them down."""
     gpu_hours: float | None
-    """The same for hosts on a GPU, in hours: 0 on a CPU."""
+    """Hours that GPUs were held; 0 on a CPU."""
     full_steps: int
     """Steps that the trials would have taken if the scheduler had stopped none."""
 
     def as_json(self) -> dict[str, Any]:
-        """The object of the JSON line."""
+        """The value of `spent` in the JSON line."""
         fields = asdict(self)
         del fields["host_seconds"]
         return fields

@@ -75,7 +75,7 @@ class SweepRecord:
     resumed: float | None = None
     """When the present driver began."""
     drivers: int = 0
-    """How many have driven the sweep so far."""
+    """Number of processes that have driven the sweep so far."""
     config: str | None = None
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     latest: float | None = None
@@ -83,19 +83,19 @@ class SweepRecord:
     spent_seconds: float = 0.0
     """Time that earlier drivers of this sweep took."""
     hosts: HostsStarted | None = None
-    """Of the present driver."""
+    """The hosts of the present driver; None until they are ready."""
     host_seconds: Mapping[Device, float] = field(default_factory=dict)
-    """Hosts times time, under earlier drivers."""
+    """Device -> number of hosts times the seconds that earlier drivers held them."""
     hosts_unknown: bool = False
-    """A driver of an earlier version did not write down how many hosts it had."""
+    """Whether an earlier version, which did not write down its hosts, has driven the sweep."""
     ended: SweepEnded | None = None
     objectives: tuple[Objective, ...] = (MIN_EVAL_LOSS,)
     """What decides which trial is better: the first one, and where there are more, none alone."""
     data: Mapping[str, Scalar] = field(default_factory=dict)
     base: BaseEvaluated | None = None
-    """None until it was evaluated, and where it could not be."""
+    """The evaluation of the base without an adapter; None until there is one."""
     targets: Mapping[str, TargetSettled] = field(default_factory=dict)
-    """Values of adapter.target_modules that no trial has."""
+    """Values of adapter.target_modules that are left out, or run under another name."""
     answered: frozenset[str] = frozenset()
     """Ids of the requests that were answered."""
     trials_to_stop: frozenset[str] = frozenset()
@@ -156,11 +156,11 @@ class SweepRecord:
         return replace(self, answered=self.answered | {event.request}, trials_to_stop=self.trials_to_stop | stopped)
 
     def seconds_spent(self, now: float | None = None) -> float:
-        """What the sweep has taken under all drivers until `now`, else its latest event; pauses between them apart."""
+        """Seconds that all drivers have spent until `now`, else the latest event, without the pauses between them."""
         return self.spent_seconds + _lasted(self.resumed, self.latest if now is None else now)
 
     def host_seconds_spent(self) -> dict[Device, float]:
-        """Device -> hosts times time until the latest event, under those drivers that told of their hosts."""
+        """Device -> number of hosts times the seconds that they were held, until the latest event."""
         seconds = dict(self.host_seconds)
         if self.hosts is not None:
             held = self.hosts.hosts * _lasted(self.hosts.since, self.latest)
@@ -174,7 +174,7 @@ class SweepRecord:
         return over and all(trial.state.is_final for trial in self.trials.values())
 
     def counts(self) -> dict[str, int]:
-        """How many trials are in each state, the states that occur only."""
+        """State -> number of trials in it, for the states that occur."""
         states = [trial.state for trial in self.trials.values()]
         return {state.value: states.count(state) for state in TrialState if state in states}
 
@@ -232,7 +232,7 @@ def _ended(trial: TrialRecord, event: TrialEnded) -> TrialRecord:
 
 
 def first_wins(events: Iterable[Event], record: SweepRecord | None = None) -> Iterator[tuple[Event, SweepRecord]]:
-    """Passes events on, each with the record after it, and drops what was said before.
+    """Passes on each event that says something new, with the record after it.
 
     A report at or before the trial's last reported step is dropped, and history up to that step is cut: after a
     restart a step may be trained again, and its first numbers stay. So does the first evaluation of the base.

@@ -1,4 +1,4 @@
-"""What is said of a sweep's best trial: against the base, the default configuration and the next trials. Pure."""
+"""Compares a sweep's best trial in words: with the base, the default configuration and the next trials. Pure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from sweeps.record.separation import Compared, Separation
 from sweeps.record.sweep_record import SweepRecord
 
 SHOWN = 3
-"""Trials that cannot be told apart from the best and get a line of their own."""
+"""How many trials that cannot be told apart from the best get a line of their own."""
 
 
 def of_best(record: SweepRecord, decision: Decision, separation: Separation | None) -> list[str]:
-    """The best trial against those that have not ended, the base and the next ones, a line each."""
+    """Lines that compare the best trial with those that have not ended, the base and the next ones."""
     lines = [
         pareto_set(record),
         unfinished(record, decision),
@@ -129,7 +129,7 @@ def against_next(record: SweepRecord, decision: Decision, separation: Separation
 
 def _alike(name: str, compared: Compared, separation: Separation) -> str:
     needed = compared.rows_needed(separation.rows)
-    # Beyond that, the estimate is no more than a guess.
+    # A larger estimate would be no more than a guess.
     told = needed is not None and needed <= 50 * separation.rows
     return (
         f"{name} cannot be told apart from it: {compared.difference:.4f} higher{_span(compared, separation)}"
@@ -138,7 +138,7 @@ def _alike(name: str, compared: Compared, separation: Separation) -> str:
 
 
 def _share(gain: float, start: float) -> str:
-    """The gain as a part of what it is compared with."""
+    """The gain as a percentage of what it is compared with."""
     return f" ({gain / abs(start):.0%})" if start else ""
 
 

@@ -33,7 +33,7 @@ from trainables.contract import StepRecord
 from trainables.inputs.legible import MOST_SHOWN, legible
 
 QUIET_SECONDS = 60.0
-"""After so long without a line, one says where the trials stand."""
+"""After so long without a line, a line says where the trials stand."""
 
 
 class Display(Protocol):
@@ -112,7 +112,7 @@ class Table(AbstractContextManager["Table"]):
         self._before: dict[str, tuple[int, int]] = {}
         """Trial key -> steps and tokens that earlier drivers did."""
         self._going_on: set[str] = set()
-        """Those of them of which this driver has not told a step yet: their snapshots may be beyond their reports."""
+        """Those of them that have not taken a step under this driver. Their snapshots may be ahead of their reports."""
         self._live = Live(console=console, get_renderable=self._draw, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> Table:
@@ -148,7 +148,7 @@ class Table(AbstractContextManager["Table"]):
         self._going_on -= steps.keys()
 
     def _trials(self) -> list[TrialRecord]:
-        """The trials where they stand now, between reports too."""
+        """The trials with the steps that they have taken since their last reports."""
         trials = sorted(self._record.trials.values(), key=lambda trial: trial.number)
         return [_at(trial, self._steps.get(trial.trial_key)) for trial in trials]
 
@@ -171,7 +171,7 @@ class Table(AbstractContextManager["Table"]):
         return " · ".join(word for word in [*words, *self._speed(now)] if word)
 
     def _speed(self, now: float) -> list[str]:
-        """Tokens per second and the time that is left, by what was done since this driver's training began."""
+        """Tokens per second and the time left, estimated from the training under this driver."""
         if self._training_since is None or now <= self._training_since:
             return []
         trials = self._trials()
@@ -189,7 +189,7 @@ class Table(AbstractContextManager["Table"]):
 
 
 def _shown(line: str) -> str:
-    """The line as it may be shown: libraries' errors stand in it, and name what they were given."""
+    """The line without passwords and control characters: it may hold an error of a library."""
     return legible(without_passwords(line))
 
 
@@ -201,7 +201,7 @@ def _at(trial: TrialRecord, latest: StepRecord | None) -> TrialRecord:
 
 
 def describe(event: Event, record: SweepRecord) -> str | None:
-    """The event in one line, or None for events that are not worth one."""
+    """The event in one line; None for events that are not shown."""
     match event:
         case DataPrepared():
             return _data(event)

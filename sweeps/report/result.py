@@ -29,14 +29,14 @@ class Result:
     failure: str | None
     """What ended the sweep before its time; `resume` goes on once it is mended."""
     is_ray_left_behind: bool
-    """Threads of this process wait for Ray in vain: it must end without them."""
+    """Whether threads of this process still wait for Ray, so that it must end without them."""
     undelivered: int
     """Events that the tracking server has not taken yet."""
     refused: int
-    """Events that it will never take."""
+    """Events that the tracking server refuses for good."""
     spent: Spent
     is_folder_gone: bool
-    """The sweep's folder was deleted, moved or replaced: nothing of it is where `folder` says."""
+    """Whether the sweep's folder was deleted, moved or replaced."""
     separation: Separation | None
     """The best trial against the next ones; None when there is nothing to compare."""
     parent_run: str | None

@@ -1,4 +1,4 @@
-"""Where a sweep stands, told from its folder alone: by another process, while the sweep runs or after."""
+"""Reads from a sweep's folder where the sweep stands, in any process, while it runs or after."""
 
 from __future__ import annotations
 

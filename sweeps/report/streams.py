@@ -1,4 +1,4 @@
-"""What people read of a command. Who reads it may leave, or was never there: that is no reason to end a sweep."""
+"""Keeps a sweep going when nobody reads its output any more, or nobody ever did."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Heedless:
             self._let_go()
 
     def _let_go(self) -> None:
-        """From now on all goes to nowhere: what is in the stream's own buffer, too, which would fail again at exit."""
+        """Sends everything to nowhere from now on, also what is still in the stream's buffer and would fail at exit."""
         with suppress(OSError, ValueError):
             to_nowhere(self._stream.fileno())
             self._stream.flush()
@@ -48,7 +48,7 @@ def to_nowhere(descriptor: int) -> None:
 
 
 def make_heedless() -> None:
-    """Makes this process's stdout and stderr so; opens those that the caller has closed.
+    """Wraps this process's stdout and stderr in `Heedless`, and opens those that the caller has closed.
 
     A closed one is not left so: the next file that is opened would take its number, and get what is said there.
     """
@@ -63,7 +63,7 @@ def make_heedless() -> None:
 
 
 def end_at_once(code: int) -> None:
-    """Ends the process without waiting for its threads, and with all said."""
+    """Writes out what is left and ends the process without waiting for its threads."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(code)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def console() -> Console:
-    """People read stderr."""
+    """The console that people read: stderr."""
     return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 140)
 
 
@@ -118,7 +118,7 @@ def _page(server: str, result: Result) -> str:
 
 
 def command(name: str) -> str:
-    """A command of this environment, as short as it works from the current folder."""
+    """The shortest path of a command of this environment that works from the current folder."""
     beside = Path(sys.executable).parent / name
     try:
         return str(beside.relative_to(Path.cwd()))

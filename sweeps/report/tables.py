@@ -15,7 +15,7 @@ from sweeps.report import answers
 from trainables.scoring.requests import BASE
 
 NO_ADAPTER = "no adapter"
-"""What stands for a state in the row of the base."""
+"""Stands in place of a state in the row of the base."""
 _APART = {True: "yes", False: "no", None: "?"}
 APART = "differs"
 PARETO = "Pareto"
@@ -99,7 +99,7 @@ def markdown(record: SweepRecord, decision: Decision, separation: Separation | N
 
 
 def notes(record: SweepRecord) -> list[str]:
-    """What the table cannot show: target modules that run under another name, or not at all."""
+    """Lines about target modules that run under another name, or not at all: the table cannot show them."""
     return [target.line for target in record.targets.values()]
 
 

@@ -69,7 +69,7 @@ def _migrate(file: Path) -> None:
 
 
 _PASSING = (401, 403, 408, 409, 429)
-"""Answers of the 400s that another try may not get: credentials are mended, a server is less busy."""
+"""HTTP answers below 500 after which another try may succeed: with other credentials, or a less busy server."""
 
 
 def is_refusal(error: Exception) -> bool:
@@ -87,7 +87,7 @@ def is_refusal(error: Exception) -> bool:
 
 @contextmanager
 def answering(uri: str) -> Iterator[None]:
-    """What MLflow fails with inside the block is the user's to mend: raised as `SweepError`, without passwords."""
+    """Raises errors of MLflow inside the block as `SweepError`, without passwords: the user can mend them."""
     from mlflow.exceptions import MlflowException
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
@@ -101,7 +101,7 @@ def answering(uri: str) -> Iterator[None]:
 
 
 def quiet() -> None:
-    """Sets MLflow's environment, and keeps from the screen what has no reader there."""
+    """Sets MLflow's environment, and silences messages that users do not need."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import logging
@@ -114,7 +114,7 @@ def quiet() -> None:
 
 
 def _short(value: str) -> str:
-    """A param's value; one that is longer than MLflow takes is told from others by its digest."""
+    """A param's value. One that is too long for MLflow is cut and ends with its digest."""
     if len(value) <= LONGEST_PARAM:
         return value
     return f"{value[: LONGEST_PARAM - 20]}... {hashlib.sha256(value.encode()).hexdigest()[:12]}"
@@ -152,7 +152,7 @@ class Runs:
             say(f"tracking: the experiment {stored.name} was deleted in MLflow: it is restored, with its runs")
 
     def _known(self, experiment_id: str | None, name: str) -> Any:
-        """The experiment of this id, unless it is that of others: a new database counts from 1 again."""
+        """The experiment of this id; None when it is another sweep's, since a new database counts from 1 again."""
         from mlflow.entities import ViewType
         from mlflow.exceptions import MlflowException
 
@@ -194,7 +194,7 @@ class Runs:
         runs = self._client.search_runs([self.experiment_id], wanted, ViewType.ALL, order_by=["start_time ASC"])
         active = [run for run in runs if run.info.lifecycle_stage == "active"]
         if not active and runs:
-            # Of doubles that were deleted, the one that was used.
+            # Of several deleted runs, the one with the most metrics was the one in use.
             active = [max(runs, key=lambda run: len(run.data.metrics))]
             self._client.restore_run(active[0].info.run_id)
             self._say(f"tracking: the run {active[0].info.run_name} was deleted in MLflow: it is restored")

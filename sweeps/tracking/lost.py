@@ -1,4 +1,4 @@
-"""What MLflow must hold of a sweep once it has acknowledged it. Pure.
+"""Finds what MLflow no longer holds of what it has acknowledged. Pure.
 
 A database that is put back from a backup, or a run that somebody deletes for good, takes with it what was acknowledged.
 Only the event log still has it: the events are sent again, from the first one on.
@@ -21,7 +21,7 @@ class Lost(Exception):  # noqa: N818 - reads as what happened
 
 
 def missing(record: SweepRecord, runs: Mapping[str | None, Any]) -> str | None:
-    """What is not in MLflow, in a few words; None when nothing is known to be missing.
+    """Names what is missing in MLflow; None when nothing is known to be missing.
 
     Looks at trials that have ended, whose runs nothing changes any more.
 

@@ -1,4 +1,4 @@
-"""The metric points that events are to MLflow. Pure."""
+"""Turns events into metric points for MLflow. Pure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def best_of(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def end_points(history: Sequence[StepRecord]) -> list[Point]:
-    """The metric points of a trial that ends behind its last report: the steps since, and what it took in all."""
+    """The metric points of a trial that ended after its last report: its last steps, and what it took in all."""
     points = step_points(history)
     for last in history[-1:]:
         spent = {"steps": last.step, "tokens": last.tokens, "seconds": last.seconds}

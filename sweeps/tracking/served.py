@@ -164,7 +164,7 @@ def _check(base: dict[str, Any], files: dict[str, Path]) -> None:
 
 
 def _sampled_digest(path: Path) -> str:
-    """Of a file's size, its first and last MiB, and 63 pages between."""
+    """Digest over a file's size, its first and last MiB, and 63 pages between."""
     size = path.stat().st_size
     digest = hashlib.sha256(f"{size}\n".encode())
     pages = [(size * part // 64, 4096) for part in range(1, 64)]

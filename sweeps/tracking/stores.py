@@ -1,4 +1,4 @@
-"""Which tracking store a command means, and whether it may hold a sweep at all: answered before MLflow is imported.
+"""Finds the tracking store that a command means, and whether it may hold a sweep, without importing MLflow.
 
 Importing MLflow takes seconds, and its client creates a SQLite database that is not there. So a database is looked at
 with sqlite3, read only, and a server is asked over HTTP; where that gives no answer, MLflow itself is left to find out.
@@ -98,7 +98,7 @@ def with_password(uri: str, environment: Mapping[str, str]) -> str:
 
 
 def absolute(uri: str) -> str:
-    """The URI, relative to the current folder no longer: MLflow remembers stores by their URI alone."""
+    """The URI with an absolute path: MLflow remembers stores by their URI alone."""
     return absolute_uri(uri, Path.cwd())
 
 
@@ -127,7 +127,7 @@ def _ask(uri: str) -> None:
 
 
 def _root(error: BaseException) -> str:
-    """What went wrong at first."""
+    """The first cause of an error."""
     while cause := error.__cause__ or error.__context__:
         error = cause
     return getattr(error, "strerror", None) or str(error)

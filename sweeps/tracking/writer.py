@@ -26,12 +26,12 @@ from sweeps.tracking.sink import Sink
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
 PATIENCE_SECONDS = 3.0
-"""A drain that takes longer says that it waits."""
+"""After so long, a drain says that it waits."""
 TURN_SECONDS = 0.2
 MARK_EVERY = 50
-"""Events, after which the server is told how far it came: what it is told comes back from a backup as old as that."""
+"""After so many events a mark is kept on the server. A server that was restored from a backup shows an older mark."""
 REFUSED_AFTER = 3
-"""An event that the server refuses for good is left out after so many tries."""
+"""How often an event is tried that the server refuses for good, before it is left out."""
 
 
 class Writer:
@@ -62,12 +62,12 @@ class Writer:
         self._refused: list[int] = []
         """Where in the log the events are that the server refused."""
         self._marked = 0
-        """How far the server was told that it came."""
+        """The offset of the last mark on the server."""
         self._unmarked = 0
-        """Events since."""
+        """Events delivered since that mark."""
         self._offset = self._begin_at(noted_by(folder))
         self._tries = 0
-        """Of the event behind the offset."""
+        """Tries of the next event so far."""
         self._record = SweepRecord()
         for event, offset in read_events(self._log):
             if offset <= self._offset:
@@ -75,7 +75,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="tracking-writer", daemon=True)
 
     def _begin_at(self, noted: Mapping[str, object]) -> int:
-        """Where the events begin that this server has not taken; the beginning when the note is not of this log."""
+        """The offset of the first event that this server has not taken; 0 when the note is not about this log."""
         if without_password(str(noted.get("uri", self._uri))) != without_password(self._uri):
             return 0
         refused = noted.get("refused")
@@ -92,7 +92,7 @@ class Writer:
 
     @property
     def refused(self) -> int:
-        """Events that the server does not take and that were left out."""
+        """Number of events that the server refused and that were left out."""
         return len(self._refused)
 
     def start(self) -> None:
@@ -106,7 +106,7 @@ class Writer:
             self._changed.notify_all()
 
     def drain(self, seconds: float, is_leaving: Callable[[], bool] = lambda: False) -> int:
-        """Waits until everything is delivered, `seconds` are over, or the caller leaves; how many events are left."""
+        """Waits until all is delivered, `seconds` are over, or the caller leaves; returns how many events are left."""
         with self._changed:
             self._closing = self._news = True
             self._changed.notify_all()
@@ -169,7 +169,7 @@ class Writer:
         self._attached = True
 
     def _covers(self, mark: str | None) -> bool:
-        """Whether the server has what it was told to have, and of this very log."""
+        """Whether the server has the mark that it was given, and the mark is of this log."""
         words = (mark or "").split()
         offset = int(words[0]) if words and words[0].isdecimal() else -1
         return offset >= self._marked and mark == self._words(offset)
@@ -212,7 +212,7 @@ class Writer:
         self._note()
 
     def _refuse(self, event: Event, error: Exception) -> None:
-        """Leaves out what the server will never take: the events behind it must not wait for it."""
+        """Leaves out an event that the server refuses for good, so that the later ones are delivered."""
         self._refused.append(self._offset)
         of = f" of trial {event.trial_key}" if isinstance(event, TrialStarted | TrialReported | TrialEnded) else ""
         self._say(f"tracking: MLflow refuses {event.type}{of}, which is left out: {self._reason(error)}")
