@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import threading
 from pathlib import Path
 
@@ -32,6 +33,14 @@ def test_a_sweep_is_driven_while_its_lock_is_held(folder: SweepFolder) -> None:
         assert is_driven(folder)
         assert is_driven(folder)
     assert not is_driven(folder)
+
+
+def test_another_that_looks_is_not_taken_for_a_driver(folder: SweepFolder) -> None:
+    with locked(folder):
+        pass
+    with (folder.path / "driver.lock").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        assert not is_driven(folder)
 
 
 def test_a_sweep_that_is_not_running_is_told_and_keeps_no_request(folder: SweepFolder) -> None:

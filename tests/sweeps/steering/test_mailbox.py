@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,8 @@ def test_a_request_to_stop_ends_the_sweep_and_is_in_the_log(folder: SweepFolder,
     driver.answerer.answer_all()
     driver.answerer.answer_all()
     assert (driver.stop.reason, driver.stop.message) == ("interrupted", STOPPED_BY_REQUEST)
+    # The process ends as if by Ctrl-C: with exit code 130.
+    assert driver.stop.signal == signal.SIGINT
     (answer,) = answers(folder)
     assert (answer.request, answer.sender, answer.is_accepted, answer.time) == (request_id, SENDER, True, 50.0)
     assert list(folder.requests.iterdir()) == []

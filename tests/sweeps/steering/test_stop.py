@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from sweeps.steering.mailbox import StopSweep
 from sweeps.steering.stop import SIGNALS, Interrupted, StopRequest, on_signals, raising_on_signals
 
 
@@ -42,12 +43,14 @@ def test_without_a_budget_nothing_ends_the_sweep() -> None:
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_asks_once_and_is_told(number: int) -> None:
     said: list[str] = []
+    posted: list[StopSweep] = []
     request = StopRequest(None, Clock())
     before = {each: signal.getsignal(each) for each in SIGNALS}
-    with on_signals(request, said.append):
+    with on_signals(request, said.append, posted.append):
         signal.raise_signal(number)
         assert (request.check(), request.signal) == ("interrupted", number)
     assert len(said) == 1
+    assert posted == [StopSweep(sender=signal.Signals(number).name)]
     assert {each: signal.getsignal(each) for each in SIGNALS} == before
 
 

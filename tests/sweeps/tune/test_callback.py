@@ -21,9 +21,13 @@ class Owner:
 
     def __init__(self) -> None:
         self.ends: list[tuple[str, str]] = []
+        self.to_stop: set[str] = set()
 
     def end_sweep(self, reason: str, message: str) -> None:
         self.ends.append((reason, message))
+
+    def is_to_stop(self, trial_key: str) -> bool:
+        return trial_key in self.to_stop
 
     def __getattr__(self, method: str):
         return lambda *arguments: None
@@ -135,3 +139,22 @@ def test_a_report_that_cannot_be_read_ends_the_sweep_in_order(callback, owner):
     [(reason, _)] = owner.ends
     assert reason == "failed"
     assert callback.failure is not None
+
+
+def test_a_trial_that_somebody_stopped_ends_for_good(callback, journal, owner):
+    stopped = trial(**OPENED)
+    callback.on_trial_result(1, [], stopped, OPENED)
+    owner.to_stop.add("a")
+    stopped.last_result = ending("PAUSED", "the sweep is stopping")
+    callback.on_trial_complete(2, [], stopped)
+    record = journal.record.trials["a"]
+    assert (record.state, record.reason) == (TrialState.STOPPED, "stopped by request")
+    assert not record.stopped_by_scheduler
+
+
+def test_a_trial_that_left_with_the_sweep_is_not_ended_here(callback, journal):
+    left = trial(**OPENED)
+    callback.on_trial_result(1, [], left, OPENED)
+    left.last_result = ending("PAUSED", "the sweep is stopping")
+    callback.on_trial_complete(2, [], left)
+    assert journal.record.trials["a"].state is TrialState.RUNNING
