@@ -1,7 +1,7 @@
-"""Whether a model's configuration is of a causal language model with a decoder alone, told in milliseconds.
+"""Tells from a model's configuration whether it is a decoder-only causal language model. Takes milliseconds.
 
-The tables of the installed transformers say it. They are read from its source: importing them would import torch. What
-a configuration cannot say (code that comes with the model) is a doubt; `base_checks` looks at the loaded model itself.
+The tables of the installed transformers decide. They are read from its source code, because importing them would import
+torch. Where they cannot decide (the model brings its own code), `base_checks` tests the loaded model.
 """
 
 from __future__ import annotations
@@ -15,52 +15,51 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-NEEDED = "a causal language model with a decoder alone is needed, such as Llama, Qwen, Gemma, Mistral or GPT-2"
+NEEDED = "a decoder-only causal language model is needed, such as Llama, Qwen, Gemma, Mistral or GPT-2"
 
 # transformers 5.24. Tables: models/auto/modeling_auto.py, auto_mappings.py, integrations/ggml.py.
 _BIDIRECTIONAL = ("MODEL_FOR_MASKED_LM", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM", "MODEL_FOR_SPEECH_SEQ_2_SEQ")
-"""Tables of models that are no decoders unless `is_decoder` says so, also where they have a class for causal models."""
+"""Tables of models that are not decoders unless their configuration sets `is_decoder`."""
 _ALSO_BIDIRECTIONAL = ("bert-generation", "trocr")
 _SEES_ALL = ("xlnet",)
-"""Their attention sees the whole text whatever their configuration says."""
+"""Model types whose attention sees the whole text, whatever their configuration says."""
 _MIXER = re.compile(r"^class \w*(mamba|ssm)\w*mixer", re.IGNORECASE | re.MULTILINE)
 _BLOCK = re.compile(
     r"(^class |self\.)\w*(attn|attention|mlp|ffn|feed_?forward|expert)\w*( *[:=(])", re.IGNORECASE | re.MULTILINE
 )
-"""A class or an attribute that a preset would find; see `targets._ANCESTORS`."""
+"""Matches attention and feed-forward classes and attributes, which presets select; see `targets._ANCESTORS`."""
 _WITH_PICTURES = ("MODEL_FOR_IMAGE_TEXT_TO_TEXT", "MODEL_FOR_MULTIMODAL_LM")
-"""Tables of classes whose language model can be loaded alone, where the type is also in the table of causal models."""
+"""Tables of multimodal classes. The language model inside loads alone if its type is in the causal table too."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What can be said of a model by its configuration; neither field where it is what is needed."""
+    """The result of the check: a refusal, a doubt, or neither when the model can be trained."""
 
     refusal: str | None = None
-    """Why it cannot be trained, with the way out."""
+    """Why the model cannot be trained, and what to do."""
     doubt: str | None = None
-    """Why it cannot be told before the model is loaded."""
+    """Why the answer is not known before the model is loaded."""
 
 
 @dataclass(frozen=True)
 class Tables:
-    """What transformers knows."""
+    """The models that transformers can load."""
 
     types: frozenset[str]
-    """All model types."""
     classes: Mapping[str, Mapping[str, tuple[str, ...]]]
-    """Table, such as MODEL_FOR_CAUSAL_LM -> model type -> its classes."""
+    """Name of a table, such as MODEL_FOR_CAUSAL_LM -> model type -> names of its classes."""
     gguf: frozenset[str]
-    """Architectures of GGUF files, in transformers' spelling."""
+    """Architectures of GGUF files that it reads, in its own spelling."""
 
     @property
     def causal(self) -> Mapping[str, tuple[str, ...]]:
-        """Model types that AutoModelForCausalLM loads -> their classes."""
+        """Returns model type -> names of its classes, for the types that AutoModelForCausalLM loads."""
         return self.classes["MODEL_FOR_CAUSAL_LM"]
 
 
 def of_config(config: Mapping[str, object], trust_remote_code: bool = False) -> Verdict:
-    """The verdict on the content of config.json."""
+    """Checks the content of config.json."""
     text = config.get("text_config")  # the language model inside a multimodal one
     merged = {**config, **text} if isinstance(text, dict) else dict(config)
     if seen := _sees_ahead(config.get("model_type"), merged):
@@ -80,9 +79,9 @@ def of_config(config: Mapping[str, object], trust_remote_code: bool = False) -> 
 
 
 def is_state_space(kind: str) -> bool:
-    """Whether a model type has state-space mixers and no attention or feed-forward part; False where it can't be told.
+    """Tells whether a model type has state-space mixers but no attention or feed-forward part. Presets do not fit it.
 
-    Read from the names in the source of its layers: presets of target modules mean nothing on such a model.
+    Searches the names in the source of its layers. Returns False when that source cannot be read.
     """
     package, name = find_spec("transformers"), kind.replace("-", "_")
     path = Path((package.origin if package else None) or "").parent / "models" / name / f"modeling_{name}.py"
@@ -94,7 +93,7 @@ def is_state_space(kind: str) -> bool:
 
 
 def of_gguf(values: Mapping[str, object]) -> Verdict:
-    """The verdict on the key-value section of a GGUF file."""
+    """Checks the key-value section of a GGUF file."""
     architecture, known = values.get("general.architecture"), tables()
     if known is None:
         return Verdict(doubt=f"the tables of transformers {version('transformers')} cannot be read")
@@ -112,7 +111,7 @@ def of_gguf(values: Mapping[str, object]) -> Verdict:
 
 @lru_cache
 def tables() -> Tables | None:
-    """The tables of the installed transformers; None when they are not where, or what, they were."""
+    """Reads the tables of the installed transformers; returns None when this version has no such tables."""
     package = find_spec("transformers")
     try:
         root = Path((package.origin if package else None) or "").parent
@@ -134,7 +133,7 @@ def tables() -> Tables | None:
 
 
 def _assigned(path: Path) -> dict[str, ast.expr]:
-    """Name -> what a module's source assigns to it."""
+    """Returns name -> the expression that the source of a module assigns to it."""
     values = {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -143,7 +142,7 @@ def _assigned(path: Path) -> dict[str, ast.expr]:
 
 
 def _entries(table: ast.expr) -> dict[str, tuple[str, ...]]:
-    """Model type -> classes of an `OrderedDict([(type, class or classes), ...])`; other tables in it are left out."""
+    """Reads `OrderedDict([(type, class or classes), ...])` as type -> classes. Skips other tables unpacked into it."""
     if not isinstance(table, ast.Call) or not isinstance(table.args[0], ast.List):
         return {}
     pairs = [ast.literal_eval(pair) for pair in table.args[0].elts if isinstance(pair, ast.Tuple)]
@@ -151,7 +150,7 @@ def _entries(table: ast.expr) -> dict[str, tuple[str, ...]]:
 
 
 def _sees_ahead(kind: object, config: Mapping[str, object]) -> str | None:
-    """The refusal of a configuration that says itself that its attention is not causal."""
+    """Returns why the attention is not causal, when the configuration says so, else None."""
     if config.get("is_encoder_decoder") is True:
         return f"an encoder-decoder (is_encoder_decoder in config.json): {NEEDED}"
     if kind in _SEES_ALL or (kind == "xlm" and config.get("causal") is not True):
@@ -180,7 +179,7 @@ def _not_causal(kind: str, known: Tables, has_code: bool) -> str:
 
 
 def _of_class(kind: str, config: Mapping[str, object], classes: object, known: Tables) -> Verdict:
-    """The verdict on a type that has a class for causal models, by the class that its weights were saved from."""
+    """Checks a type that has a class for causal models, by the class that its weights were saved from."""
     names = [name for name in classes if isinstance(name, str)] if isinstance(classes, list) else []
     may_be_encoder = kind in _ALSO_BIDIRECTIONAL or any(kind in known.classes[table] for table in _BIDIRECTIONAL)
     if may_be_encoder and config.get("is_decoder") is not True:

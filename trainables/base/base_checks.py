@@ -1,4 +1,4 @@
-"""What a loaded base must be, looked for in the model itself: whatever its names say, its losses mean something."""
+"""Tests a loaded base model itself, whatever its configuration says: are its losses meaningful?"""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 _TOKENS = 8
 _LEAST_SHARE = 1e-6
-"""Gradients of later tokens below this part of the earlier ones' are no dependence: a kernel may mask by a large number
-in place of infinity. Those of a tiny random BERT come to 1e-3."""
+"""A gradient of later tokens below this share of the earlier tokens' counts as 0: a kernel may mask with a large number
+instead of infinity. A tiny random BERT, which sees all tokens, has 1e-3."""
 
 
 def refuse_missing_weights(source: str, missing: Collection[str]) -> None:
-    """Refuses a base with weights that its files do not have: they would be random.
+    """Refuses a base with weights that are not in its files, because they would be random.
 
-    So are the head of a model that was saved without one, and the embeddings of an encoder-decoder whose decoder is
-    loaded alone.
+    This happens to the head of a model that was saved without one, and to the embeddings of an encoder-decoder of which
+    only the decoder is loaded.
 
     Args:
         source: the model, for the message.
-        missing: names of the weights; those that are tied to others are not among them.
+        missing: names of the missing weights, without those that are tied to others.
     """
     if missing:
         shown = ", ".join(sorted(missing)[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
@@ -36,11 +36,11 @@ def refuse_missing_weights(source: str, missing: Collection[str]) -> None:
 
 
 def refuse_foresight(source: str, model: PreTrainedModel) -> None:
-    """Refuses a base whose output at a position depends on a later token: such a model sees the answer.
+    """Refuses a base whose output at a position depends on a later token, because it would see the answer.
 
-    Asked of the gradient, which is 0 from a position to later tokens in a causal model, whatever the precision, the
-    layers or the kernels are. (Outputs for two texts would also differ by rounding, in a mixture of experts.) A base
-    whose first pass fails is refused as well: no trial could train on it.
+    Checks gradients: in a causal model, the gradient of an output with respect to later tokens is 0 with every
+    precision, layer and kernel. (Comparing the outputs of two texts would find rounding in a mixture of experts.)
+    Also refuses a base whose first pass fails, because no trial could train on it.
     """
     import torch
 
@@ -48,7 +48,7 @@ def refuse_foresight(source: str, model: PreTrainedModel) -> None:
 
     def remember(_module: object, _inputs: object, output: torch.Tensor) -> torch.Tensor:
         seen.append(output.detach().requires_grad_(True))
-        return seen[-1].clone()  # some models (CTRL, for one) go on in place, which a leaf does not allow
+        return seen[-1].clone()  # some models (such as CTRL) write to it in place, which a leaf forbids
 
     embeddings = model.get_input_embeddings()
     hook = embeddings.register_forward_hook(remember)
@@ -65,23 +65,23 @@ def refuse_foresight(source: str, model: PreTrainedModel) -> None:
     for tokens in seen:
         if tokens.grad is None:
             continue
-        # One row of tokens, whichever axis is the batch.
+        # There is one row of tokens, so either axis may be the batch.
         earlier, later = tokens.grad.reshape(2, -1).float().abs().amax(dim=1).tolist()
         if later > _LEAST_SHARE * earlier:
             raise error(source, f"its output depends on tokens that are to be predicted: {NEEDED}")
 
 
 def _loss(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
-    """A number that depends on the outputs at the first half of the tokens alone."""
+    """Returns a number that depends only on the outputs at the first half of the tokens."""
     logits: torch.Tensor = model(input_ids=ids[None], use_cache=False).logits
     return logits[:, : len(ids) // 2].float().square().sum()
 
 
 def refuse_moving_positions(model: PreTrainedModel, spec: TrialSpec) -> None:
-    """Refuses rows beyond the length from which the base encodes positions by the longest row of a batch.
+    """Refuses rows so long that the base encodes their positions by the longest row of the batch.
 
-    "dynamic" and "longrope" rotary embeddings do (transformers modeling_rope_utils.py, dynamic_rope_update, 5.24):
-    a trial's numbers would depend on its neighbours' rows.
+    "dynamic" and "longrope" rotary embeddings do so (transformers modeling_rope_utils.py, dynamic_rope_update, 5.24).
+    The results of a trial would then depend on the rows of other trials.
     """
     rope = getattr(model.config, "rope_parameters", None) or {}
     kinds = {layer.get("rope_type") for layer in (rope, *rope.values()) if isinstance(layer, dict)}

@@ -1,7 +1,7 @@
-"""The frozen base model: loaded, quantised once per machine, cached, and guarded.
+"""Loads the frozen base model, and quantises it once per machine.
 
-The cache holds one folder per (source, revision, quantisation, compute type). A file lock and a rename let it appear
-whole, and once when two sweeps start together. The folder of a hub model names its commit, since the branch may move.
+The cache holds one folder per (source, revision, quantisation, compute type). A file lock lets only one sweep write
+it, and a rename makes it appear complete. The folder of a hub model records the commit, as branches move.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ORIGIN = "origin.json"
-"""The file in a folder of the cache that says which commit of a hub model it was made from."""
+"""The file in a cached folder that records the commit of the hub model that it was made from."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What the name of a hub model stood for."""
+    """The commit of a hub model that was loaded, and its files."""
 
     commit: str
     files: Mapping[str, str]
-    """See `weight_digests`; empty where only the commit is known."""
+    """The result of `weight_digests`; empty when only the commit is known."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Base:
 
     @property
     def hardware(self) -> str:
-        """Device and type of the activations in words, "cpu float32": numbers of one agree closely with each other."""
+        """Returns device and type of the activations, such as "cpu float32". Results on equal ones agree closely."""
         return f"{self.device.type} {str(self.dtype).removeprefix('torch.')}"
 
 
@@ -78,7 +78,7 @@ def load(spec: TrialSpec, cache: Path) -> Base:
 
 
 def skeleton(spec: TrialSpec, cache: Path) -> PreTrainedModel:
-    """The base's modules without weights, on the meta device: what layers it has, however large, within seconds.
+    """Builds the modules of the base without weights, on the meta device. Takes seconds, even for a large model.
 
     Raises:
         ModelError: the source cannot be found or built.
@@ -105,7 +105,7 @@ def skeleton(spec: TrialSpec, cache: Path) -> PreTrainedModel:
 
 
 def load_tokenizer(spec: TrialSpec, cache: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of the base, right-padding, with a padding token.
+    """Loads the tokenizer of the base. It pads on the right and has a padding token.
 
     Raises:
         ModelError: the source has no tokenizer that can be loaded.
@@ -120,14 +120,14 @@ def load_tokenizer(spec: TrialSpec, cache: Path) -> PreTrainedTokenizerBase:
 
 
 def identity(spec: TrialSpec, base: Base) -> tuple[str, ...] | None:
-    """What decides the numbers of a loaded base, in words; None for a hub model whose commit is not known."""
+    """Returns texts that are equal for bases with equal results; None for a hub model whose commit is not known."""
     if base.origin is None and model_source.locate(spec.base_model.source).kind == "hub":
         return None
     return _key(spec, str(base.dtype)), base.hardware, "" if base.origin is None else base.origin.commit
 
 
 def is_made(spec: TrialSpec, cache: Path) -> bool:
-    """Whether `cache` may hold the base as it is trained on, so that the hub is not asked for it."""
+    """Tells whether `cache` may hold the quantised base, so that the hub need not be asked for it."""
     if spec.quantization.scheme == "none":
         return False
     asked = spec.quantization.compute_dtype
@@ -136,13 +136,13 @@ def is_made(spec: TrialSpec, cache: Path) -> bool:
 
 
 def weight_digests(folder: Path) -> dict[str, str]:
-    """Weight file of a model's folder -> 64 hex digits over its size and samples of it."""
+    """Returns name of each weight file in a folder -> 64 hex digits over its size and samples of it."""
     paths = weight_files.weights(folder)
     return {path.relative_to(folder).as_posix(): weight_files.sampled_digest(path) for path in paths}
 
 
 def free_bytes() -> int:
-    """Memory that nobody uses yet on the device that `load` will choose."""
+    """Returns the free bytes of memory on the device that `load` will choose."""
     import psutil
     import torch
 
@@ -156,7 +156,7 @@ def _device() -> torch.device:
 
 
 def compute_dtype(quantization: QuantizationSpec, device: torch.device) -> torch.dtype:
-    """The type of the base's activations on `device`; `auto` is bfloat16 where the hardware has it."""
+    """Returns the type of activations on `device`; `auto` is bfloat16 where the device has it, else float32."""
     import torch
 
     if quantization.compute_dtype != "auto":
@@ -172,8 +172,8 @@ def compute_dtype(quantization: QuantizationSpec, device: torch.device) -> torch
 def keep_gradients(model: PreTrainedModel) -> None:
     """Keeps bitsandbytes from repacking 4-bit weights in place on CPUs with AVX512-BF16.
 
-    bitsandbytes 0.50.2 (nn/modules.py, Linear4bit.forward) packs the weights at the first evaluation there; from then
-    on matmul_4bit has no gradient (autograd/_functions.py) and training goes wrong without an error.
+    bitsandbytes 0.50.2 (nn/modules.py, Linear4bit.forward) repacks the weights at the first evaluation on such a CPU.
+    After that matmul_4bit has no gradient (autograd/_functions.py), and training goes wrong without an error.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -182,11 +182,11 @@ def keep_gradients(model: PreTrainedModel) -> None:
 
 
 def checkpoint_gradients(model: PreTrainedModel) -> None:
-    """Recomputes each block's activations in the backward pass, the rest of the model staying in evaluation mode.
+    """Recomputes each block's activations in the backward pass, and keeps the rest of the model in evaluation mode.
 
     transformers checkpoints a block only in training mode (modeling_layers.py, GradientCheckpointingLayer, 5.24), and
-    training mode would switch on the base's own dropout: so only the blocks themselves are told that they train, and
-    the dropout that some (OPT, for one) apply in the block itself is set to 0.
+    training mode would switch on the dropout of the base. So only the blocks themselves are set to training mode, and
+    the dropout that some models (such as OPT) apply in the block itself is set to 0.
     """
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     for module in model.modules():
@@ -197,7 +197,7 @@ def checkpoint_gradients(model: PreTrainedModel) -> None:
 
 
 def _folder(spec: TrialSpec, dtype: torch.dtype, cache: Path) -> tuple[str, str | None]:
-    """Where `from_pretrained` reads the base from, made first if need be, with the revision to ask for."""
+    """Returns the folder or hub id for `from_pretrained`, and the revision. Makes a missing cached folder."""
     model = spec.base_model
     source = model_source.locate(model.source)
     if spec.quantization.scheme == "none" and source.kind != "gguf":
@@ -214,12 +214,11 @@ def _folder(spec: TrialSpec, dtype: torch.dtype, cache: Path) -> tuple[str, str 
 
 
 def _commit(spec: TrialSpec, source: model_source.Source) -> str | None:
-    """The commit that the revision of a hub model stands for now, else the revision: loading says what is wrong.
+    """Returns the commit of a hub model's revision, or the revision itself when the commit cannot be read.
 
-    Its configuration is known now, and must be of a model that can be trained here.
-
-    Everything is loaded by it: a branch may move between one file and the next. The hub is asked, unless it is offline;
-    the folder of what it answers is named by the commit (huggingface_hub 2.4, file_download.py, hf_hub_download).
+    All files are loaded by this commit, because a branch may move between two downloads. The name of the downloaded
+    folder is the commit (huggingface_hub 2.4, file_download.py, hf_hub_download). Refuses other kinds of models here,
+    since their configuration is now available.
     """
     revision = spec.base_model.revision
     if source.kind != "hub":
@@ -237,19 +236,19 @@ def _commit(spec: TrialSpec, source: model_source.Source) -> str | None:
 
 
 def _origin(spec: TrialSpec, folder: str, revision: str | None) -> Origin | None:
-    """What a base that was loaded from `folder` by `revision` is; see `Base.origin`."""
+    """Returns the origin of a base that was loaded from `folder` at `revision`; see `Base.origin`."""
     if model_source.locate(spec.base_model.source).kind != "hub":
         return None
     if spec.quantization.scheme == "none":
         return _at(spec, revision)
     try:
         return Origin(**json.loads((Path(folder) / ORIGIN).read_text(encoding="utf-8")))
-    except FileNotFoundError:  # made by an earlier version, or without knowing it
+    except FileNotFoundError:  # made by an earlier version, or the commit was not known
         return _at(spec, spec.base_model.revision)
 
 
 def _at(spec: TrialSpec, revision: str | None) -> Origin | None:
-    """A hub model at a commit; None when `revision` is none."""
+    """Returns the origin of a hub model; None when `revision` is not a commit."""
     from huggingface_hub import try_to_load_from_cache
 
     if revision is None or not _COMMIT.fullmatch(revision):
@@ -272,7 +271,7 @@ def _key(spec: TrialSpec, dtype: str) -> str:
 
 
 def _make(spec: TrialSpec, source: model_source.Source, dtype: torch.dtype, target: Path) -> None:
-    """Writes the folder `target`: the base as it is trained on, and its tokenizer."""
+    """Writes the folder `target`: the quantised or converted base, and its tokenizer."""
     import torch
     from transformers import BitsAndBytesConfig, GgufConfig
 
@@ -318,11 +317,11 @@ def _tokenizer(spec: TrialSpec, origin: str, **options: Any) -> PreTrainedTokeni
     trusted = spec.base_model.trust_remote_code
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(origin, trust_remote_code=trusted, **options)
-    except Exception as error:  # whatever transformers makes of files that others wrote
+    except Exception as error:  # foreign files can make transformers raise anything
         said = legible(str(error), 500) or type(error).__name__
         raise ModelError(f"model.source: {spec.base_model.source!r} has no usable tokenizer: {said}") from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        # transformers 5.24 makes one without words where it finds no vocabulary.
+        # transformers 5.24 makes a tokenizer without words when it finds no vocabulary.
         raise ModelError(f"model.source: {spec.base_model.source!r} has no tokenizer: no vocabulary among its files")
     return tokenizer
 
@@ -346,5 +345,5 @@ def _from_pretrained(spec: TrialSpec, origin: str, **options: Any) -> PreTrained
 
 
 def _safetensors(options: dict[str, Any]) -> bool | None:
-    """Safetensors only: a pickle from the network is never opened. A GGUF file is neither."""
+    """Returns True, so that a pickle from the network is never opened; None for a GGUF file, which is neither."""
     return None if "gguf_file" in options else True

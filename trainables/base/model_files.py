@@ -1,4 +1,4 @@
-"""What a model's own files say, read without loading it: its configuration, the headers of its weights, its cache."""
+"""Reads the files of a model without loading it: its configuration and the headers of its weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainables.errors import ModelError
 from trainables.inputs import json_text
 from trainables.specs import ModelSpec
 
-# What transformers' tokenizers read their vocabulary from (VOCAB_FILES_NAMES of its tokenization files, 5.24).
+# The files from which the tokenizers of transformers 5.24 read their vocabulary (VOCAB_FILES_NAMES).
 _VOCABULARIES = (
     "tokenizer.json", "*.model", "*vocab*.json", "*vocab*.txt", "*.tiktoken", "tekken.json", "bpe.codes", "dict.txt",
     "*.tokenizer", "byte_maps.json",
@@ -20,12 +20,12 @@ _DAMAGED = "a copy cut short, or a Git LFS pointer? download it again"
 
 
 def error(source: str, problem: str) -> ModelError:
-    """The error of `model.source`."""
+    """Returns the error for a `model.source` with a problem."""
     return ModelError(f"model.source: {source!r}: {problem}")
 
 
 def config(source: str, folder: Path) -> Mapping[str, object]:
-    """The configuration of a model's folder. Raises ModelError when it is not readable."""
+    """Reads config.json in the folder of a model. Raises ModelError when it cannot be read."""
     try:
         content = json_text.parse((folder / "config.json").read_bytes())
     except (OSError, ValueError) as problem:
@@ -36,11 +36,11 @@ def config(source: str, folder: Path) -> Mapping[str, object]:
 
 
 def lacking(names: Collection[str], own_code: bool = False) -> str | None:
-    """What a model lacks whose files have these names, with the way out; None when it may be whole.
+    """Returns which file a model lacks, and what to do; None when none is known to be missing.
 
     Args:
-        names: of the files beside config.json.
-        own_code: code that comes with the model may read its words from any file.
+        names: names of all files in the folder of the model.
+        own_code: the model brings its own code, which may read the vocabulary from any file.
     """
     if "config.json" not in names:
         if "adapter_config.json" in names:
@@ -58,7 +58,7 @@ def lacking(names: Collection[str], own_code: bool = False) -> str | None:
 
 
 def header(source: str, path: Path) -> tuple[Mapping[str, object], int]:
-    """The key-value section of a GGUF file, and the elements of all its tensors. Raises ModelError."""
+    """Reads the key-value section of a GGUF file and counts the elements of all its tensors. Raises ModelError."""
     try:
         return weight_files.gguf_header(path)
     except ValueError as problem:
@@ -66,7 +66,7 @@ def header(source: str, path: Path) -> tuple[Mapping[str, object], int]:
 
 
 def parameters(source: str, path: Path) -> int:
-    """Elements of all tensors of a safetensors file. Raises ModelError."""
+    """Counts the elements of all tensors of a safetensors file. Raises ModelError."""
     try:
         return weight_files.safetensors_parameters(path)
     except ValueError as problem:
@@ -74,7 +74,7 @@ def parameters(source: str, path: Path) -> int:
 
 
 def cached(model: ModelSpec) -> Path | None:
-    """The snapshot folder of a hub model in the local cache. Importing huggingface_hub takes less than 0.1 s."""
+    """Returns the folder of a hub model in the local cache, or None. Importing huggingface_hub takes under 0.1 s."""
     from huggingface_hub import try_to_load_from_cache
 
     path = try_to_load_from_cache(model.source, "config.json", revision=model.revision)

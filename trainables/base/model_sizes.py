@@ -1,4 +1,4 @@
-"""How large a model is, by its configuration and the headers of its weights."""
+"""Reads the sizes of a model from its configuration and the headers of its weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from trainables.base import model_files, weight_files
 from trainables.specs import ModelFacts
 
-# One size goes by several names: Llama's first, then GPT-2's, then those of OPT, GPT-Neo, Falcon, MPT.
+# Each size has several names: first that of Llama, then of GPT-2, then of OPT, GPT-Neo, Falcon and MPT.
 _CONFIG_NAMES: Mapping[str, Sequence[str]] = {
     "layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
     "hidden_size": ("hidden_size", "n_embd", "d_model"),
@@ -30,22 +30,22 @@ _GGUF_NAMES: Mapping[str, str] = {
 }
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _PARAMETER_SHARE = 0.1
-"""How far given parameters may be from the counted ones: some count tied embeddings twice, some once."""
+"""How far `model.facts` may be from the counted parameters: tied embeddings are counted once or twice."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a model's own files say."""
+    """The sizes that the files of a model give."""
 
     stated: Mapping[str, int]
     """Field of `ModelFacts` -> its value, where the configuration has it."""
     counted: int | None
-    """Parameters by the weights' headers; None when they are not all here, or packed by a quantisation."""
+    """Parameters in the headers of the weights; None when a file is missing or the weights are quantised."""
     estimated: int | None = None
-    """Parameters by arithmetic."""
+    """Parameters computed from the other sizes."""
 
     def facts(self) -> ModelFacts | None:
-        """All sizes; None when one is unknown."""
+        """Returns all sizes; None when one is unknown."""
         known = dict(self.stated)
         if "hidden_size" in known:
             known.setdefault("intermediate_size", 4 * known["hidden_size"])  # GPT-2, configuration_gpt2.py: n_inner
@@ -57,7 +57,7 @@ class Sizes:
         return ModelFacts.model_validate({**known, "parameters": parameters})
 
     def contradictions(self, given: ModelFacts) -> list[str]:
-        """Each field of `given` that says something else, "FIELD VALUE, where the model has VALUE"."""
+        """Lists the fields of `given` with another value, as "FIELD VALUE, where the model has VALUE"."""
         values: dict[str, int] = given.model_dump(exclude={"of"}, exclude_none=True)
         values.setdefault("head_dim", given.hidden_size // given.attention_heads)
         differences = [
@@ -71,7 +71,7 @@ class Sizes:
 
 
 def of_folder(source: str, folder: Path) -> Sizes:
-    """Sizes by config.json and the weights, as far as they are there. Raises ModelError when they cannot be read."""
+    """Reads the sizes from config.json and from the weights, if present. Raises ModelError for an unreadable file."""
     config = model_files.config(source, folder)
     text = config.get("text_config")  # the language model inside a multimodal one
     merged = {**config, **text} if isinstance(text, dict) else config
@@ -81,7 +81,7 @@ def of_folder(source: str, folder: Path) -> Sizes:
 
 
 def of_gguf(source: str, path: Path) -> Sizes:
-    """Sizes by the header of a GGUF file. Raises ModelError when it cannot be read."""
+    """Reads the sizes from the header of a GGUF file. Raises ModelError when it cannot be read."""
     values, parameters = model_files.header(source, path)
     architecture = values.get("general.architecture")
     sizes = {size: _first(values, [f"{architecture}.{name}"]) for size, name in _GGUF_NAMES.items()}
@@ -103,9 +103,9 @@ def _counted(source: str, folder: Path, config: Mapping[str, object]) -> int | N
 
 
 def _estimated(stated: Mapping[str, int], config: Mapping[str, object]) -> int | None:
-    """Parameters of a Llama-like model, biases left out; GPT-2's kin have an MLP of two matrices instead of three.
+    """Computes the parameters of a Llama-like model without biases. Models like GPT-2 have two MLP matrices, not three.
 
-    Those of a mixture of experts are not estimated: each architecture lays its experts out in another way.
+    Returns None for a mixture of experts, because each architecture arranges its experts differently.
     """
     if not {"hidden_size", "attention_heads", "layers", "vocab_size"} <= stated.keys() or _first(config, _EXPERTS):
         return None

@@ -1,7 +1,7 @@
-"""Where a base model lies, what identifies it and how large it is: all without loading it.
+"""Finds a base model, identifies it and tells its size without loading it.
 
-`plan` and `validate` ask these questions, so nothing here imports torch or transformers or goes to the network:
-configurations are JSON, and of weights only the headers are read (`weight_files`).
+`plan` and `validate` use these functions, so nothing here imports torch or transformers or uses the network. It reads
+the JSON configuration, and only the headers of the weight files (`weight_files`).
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ _HUB_ID = re.compile(r"(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b", re.ASCII)
 
 @dataclass(frozen=True)
 class Source:
-    """A base model that was found."""
+    """Where a base model is stored."""
 
     kind: Literal["hub", "folder", "gguf"]
     path: Path | None
-    """Absolute; None for a hub model."""
+    """The absolute path; None for a hub model."""
     text: str
-    """`model.source` as configured."""
+    """The value of `model.source`."""
 
 
 def locate(source: str) -> Source:
     """Finds the model that `source` names: a file in a package, a folder, a .gguf file, or a hub id.
 
     Raises:
-        ModelError: nothing of the kind is there; the message says what was tried and the way out.
+        ModelError: there is no such model; the message says what was tried and what to do.
     """
     if source.startswith("package:"):
         return Source("gguf", _in_package(source), source)
@@ -57,7 +57,7 @@ def locate(source: str) -> Source:
             raise error(source, "a file must be a .gguf; for other weights name the folder that holds config.json")
         return Source("gguf", path, source)
     means_path = source.startswith(("/", ".", "~")) or source.lower().endswith(".gguf") or source.count("/") > 1
-    # The way to a folder that is here, mistyped at its end, has the form of OWNER/NAME.
+    # A mistyped path in a folder that exists also has the form OWNER/NAME.
     means_path = means_path or ("/" in source and path.parent.is_dir())
     if means_path and "://" not in source:
         raise error(source, f"no such file or folder: {path}{close_names(path)}")
@@ -68,7 +68,7 @@ def locate(source: str) -> Source:
 
 
 def check(model: ModelSpec) -> list[str]:
-    """Problems with a model, each "field: what is wrong: the way out"; of a hub model as far as it is in the cache."""
+    """Lists a model's problems as "field: what is wrong: what to do". Of a hub model, checks only the cached files."""
     try:
         source = locate(model.source)
     except ModelError as problem:
@@ -85,11 +85,11 @@ def check(model: ModelSpec) -> list[str]:
             look()
         except ModelError as problem:
             problems.append(str(problem))
-    return list(dict.fromkeys(problems))  # what cannot be read is found by each of them
+    return list(dict.fromkeys(problems))  # several checks report the same unreadable file
 
 
 def doubt(model: ModelSpec) -> str | None:
-    """Why it is not known yet whether the model is of the kind that can be trained here; None where that is known.
+    """Returns why only loading the model can tell whether it can be trained; None when that is known already.
 
     Raises:
         ModelError: the source is not there, or its configuration or header cannot be read.
@@ -98,10 +98,10 @@ def doubt(model: ModelSpec) -> str | None:
 
 
 def fingerprint(model: ModelSpec) -> str:
-    """Identity of the base model, independent of where it lies; a few milliseconds per file.
+    """Returns a text that identifies the base model wherever it is stored. Takes a few milliseconds per file.
 
-    A hub model is its id and revision, a package's file its text and size. Other weights are sampled, not read: size,
-    first and last MiB, and 63 pages between, since a merged adapter leaves embeddings and norms alone.
+    A hub model has its id and revision, a file in a package its name and size. Other weights are hashed by samples: the
+    size, the first and last MiB, and 63 pages between, because merging an adapter changes only the layers in between.
 
     Raises:
         ModelError: the source is not there.
@@ -128,9 +128,9 @@ def fingerprint(model: ModelSpec) -> str:
 
 
 def facts(model: ModelSpec) -> ModelFacts | None:
-    """Sizes of the base model: as given, or from its own files; None when they are out of reach.
+    """Returns the sizes of the base model, from `model.facts` or else from its files; None when there is neither.
 
-    A hub model is looked up in the local cache only.
+    Looks for a hub model in the local cache only.
 
     Raises:
         ModelError: the source is not there, or its configuration or header cannot be read.
@@ -142,7 +142,7 @@ def facts(model: ModelSpec) -> ModelFacts | None:
 
 
 def _sizes(model: ModelSpec) -> model_sizes.Sizes | None:
-    """What the model's own files say; None when there are none within reach."""
+    """Reads the sizes from the model's files; returns None when none are on this machine."""
     source = locate(model.source)
     if source.kind == "gguf" and source.path is not None:
         return model_sizes.of_gguf(source.text, source.path)
@@ -151,10 +151,10 @@ def _sizes(model: ModelSpec) -> model_sizes.Sizes | None:
 
 
 def refuse_other_kinds(model: ModelSpec, folder: Path) -> None:
-    """Refuses a model whose folder holds the configuration of anything but a decoder-only causal language model.
+    """Refuses a model that is not a decoder-only causal language model, by the configuration in its folder.
 
     Raises:
-        ModelError: says what it is instead.
+        ModelError: it is another kind of model; the message says which.
     """
     refusal = architectures.of_config(model_files.config(model.source, folder), model.trust_remote_code).refusal
     if refusal is not None:
@@ -162,7 +162,7 @@ def refuse_other_kinds(model: ModelSpec, folder: Path) -> None:
 
 
 def model_type(model: ModelSpec) -> str | None:
-    """What transformers calls its architecture; None of a hub model that is not in the cache.
+    """Returns the name of the architecture in transformers; None for a hub model that is not in the cache.
 
     Raises:
         ModelError: the source is not there, or its configuration or header cannot be read.
@@ -177,7 +177,7 @@ def model_type(model: ModelSpec) -> str | None:
 
 
 def _verdict(model: ModelSpec) -> architectures.Verdict:
-    """Whether the model is of the kind that can be trained here, by its own files."""
+    """Checks by the model's files whether it can be trained here."""
     source = locate(model.source)
     if source.kind == "gguf" and source.path is not None:
         return architectures.of_gguf(model_files.header(source.text, source.path)[0])
@@ -188,7 +188,7 @@ def _verdict(model: ModelSpec) -> architectures.Verdict:
 
 
 def _check_facts(model: ModelSpec) -> None:
-    """Facts are for models whose configuration is out of reach: where it can be read, both must say the same."""
+    """Refuses `model.facts` that differ from the model's files, when these can be read."""
     sizes = _sizes(model) if model.own_facts is not None else None
     wrong = [] if sizes is None or model.own_facts is None else sizes.contradictions(model.own_facts)
     if wrong:
@@ -197,7 +197,7 @@ def _check_facts(model: ModelSpec) -> None:
 
 
 def _in_package(source: str) -> Path:
-    """The file that package:NAME/FILE.gguf names. The package is not imported: its imports may be heavy or missing."""
+    """Finds the file that package:NAME/FILE.gguf names, without an import: those of the package may be slow or fail."""
     match = _PACKAGE.fullmatch(source)
     if match is None or ".." in match[2].split("/"):
         raise error(source, "a file inside an installed package is written package:NAME/FILE.gguf")
@@ -217,13 +217,13 @@ def _in_package(source: str) -> Path:
 def _package_folders(name: str) -> Sequence[str]:
     try:
         spec = importlib.util.find_spec(name)
-    except ValueError:  # a module of this process that was not imported, such as __main__
+    except ValueError:  # a module without a spec, such as __main__
         return ()
     return () if spec is None else list(spec.submodule_search_locations or ())
 
 
 def close_names(path: Path) -> str:
-    """Names like the first missing part of `path`, as the end of a message; empty when there are none."""
+    """Returns the end of a message: names like the first missing part of `path`; empty when there are none."""
     parent = next(folder for folder in path.parents if folder.is_dir())
     try:
         names = [entry.name for entry in parent.iterdir()]
@@ -238,7 +238,7 @@ def _is_hub_id(text: str) -> bool:
 
 
 def _check_files(model: ModelSpec, source: Source) -> None:
-    """Refuses a local model that lacks files, or has some that are cut short."""
+    """Refuses a local model with missing or incomplete files."""
     if source.path is None:
         return
     if source.kind == "gguf":

@@ -1,4 +1,4 @@
-"""What the headers of weight files say, read with the standard library alone and without reading the weights."""
+"""Reads the headers of weight files, without the weights and with the standard library alone."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _STRING, _ARRAY = 8, 9
 
 
 def weights(folder: Path) -> list[Path]:
-    """The safetensors files that transformers loads, in order; those that an index names may be missing.
+    """Returns the safetensors files that transformers loads, in order. Those that an index names may be missing.
 
-    As transformers 5.24 does (modeling_utils.py, _get_resolved_checkpoint_files): one file, else those of an index.
+    Takes one file, else those of an index, as transformers 5.24 (modeling_utils.py, _get_resolved_checkpoint_files).
     """
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
@@ -32,7 +32,7 @@ def weights(folder: Path) -> list[Path]:
 
 
 def samples(path: Path) -> Iterator[bytes]:
-    """The first and the last MiB of a file and 63 pages evenly between: small reads, whatever the file's size."""
+    """Reads samples of a file: the first and the last MiB, and 63 pages of 4 KiB at equal distances between them."""
     size = path.stat().st_size
     pages = [(size * part // 64, 4096) for part in range(1, 64)]
     with path.open("rb", buffering=0) as file:
@@ -42,7 +42,7 @@ def samples(path: Path) -> Iterator[bytes]:
 
 
 def sampled_digest(path: Path) -> str:
-    """64 hex digits over a file's size and samples of it."""
+    """Returns 64 hex digits over the size of a file and its `samples`."""
     digest = hashlib.sha256(f"{path.stat().st_size}\n".encode())
     for stretch in samples(path):
         digest.update(stretch)
@@ -50,16 +50,16 @@ def sampled_digest(path: Path) -> str:
 
 
 def gguf_text(path: Path, key: str) -> str | None:
-    """A value of a GGUF file's header, as text; None when it has none. Raises ValueError like `gguf_header`."""
+    """Returns one value of the header of a GGUF file as text, or None. Raises ValueError like `gguf_header`."""
     value = gguf_header(path)[0].get(key)
     return None if value is None else str(value)
 
 
 def safetensors_parameters(path: Path) -> int:
-    """Elements of all tensors of a safetensors file (safetensors, README: format).
+    """Counts the elements of all tensors of a safetensors file (safetensors, README: format).
 
     Raises:
-        ValueError: the header is not one, or the file is shorter or longer than the header says.
+        ValueError: the header is damaged, or the file is shorter or longer than the header says.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -76,18 +76,18 @@ def safetensors_parameters(path: Path) -> int:
 
 
 def gguf_header(path: Path) -> tuple[Mapping[str, object], int]:
-    """The key-value section of a GGUF file, and the elements of all its tensors.
+    """Reads the key-value section of a GGUF file and counts the elements of all its tensors.
 
-    Of an array only what sizes can come from is kept: the length if it holds strings, else the largest value.
+    Of an array of strings it keeps the length, of an array of numbers the largest: the sizes come from these.
 
     Raises:
-        ValueError: not GGUF of version 2 or 3, or the header ends early.
+        ValueError: the file is not GGUF of version 2 or 3, or the header ends early.
     """
     with path.open("rb") as file:
         magic = file.read(4)
         if magic != b"GGUF":
             raise ValueError(f"a GGUF file begins with b'GGUF', this one with {magic!r}")
-        # Mapped, because strings are hopped over: a tokenizer's 100,000 tokens and merges take about 20 ms.
+        # A mapped file lets the reader skip strings: the 100,000 tokens and merges of a tokenizer take about 20 ms.
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             reader = _Reader(data)
             try:
@@ -97,7 +97,7 @@ def gguf_header(path: Path) -> tuple[Mapping[str, object], int]:
 
 
 class _Reader:
-    """A position in a mapped GGUF file that moves forward."""
+    """Reads a mapped GGUF file from a position that moves forward."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data = data
@@ -149,7 +149,7 @@ class _Reader:
         self.position = position
 
     def _tensor(self) -> int:
-        """Elements of the next tensor; its name, type and offset are passed over."""
+        """Counts the elements of the next tensor; skips its name, type and offset."""
         self._text()
         shape = self._numbers("Q", self._number("I"))
         self._numbers("I", 1)

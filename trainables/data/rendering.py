@@ -1,9 +1,9 @@
-"""Rows as text, and text as tokens with the place where the answer begins.
+"""Turns rows into text, and text into tokens with a mark on those to learn.
 
-A chat model's own template surrounds prompt and answer; a tokenizer without one gets prompt, completion and its end
-token one after another. The answer begins where the tokens of the whole part from those of the prompt alone, as the
-model will be prompted: so a token that spans both belongs to the answer, and what the template puts between them
-(an empty chain of thought, for example) is learnt too.
+A chat model's template is put around prompt and answer. For a tokenizer without a chat template the text is the prompt,
+the completion and the end token. The answer starts at the first token in which the whole text differs from the prompt
+alone. So a token that holds the end of the prompt and the start of the answer is learnt, and also what the template
+writes between the two, such as an empty chain of thought.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from trainables.specs import DataSpec
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Templates of Llama 3.2, Mistral Small 3 and others write today's date. The same rows must give the same tokens on
-# any day; this is the date that Llama's template writes where it cannot ask for one.
+# The templates of Llama 3.2, Mistral Small 3 and others write today's date. The same rows must give the same tokens on
+# every day, so they write this date, the default of Llama's template.
 _TODAY = datetime.datetime(2024, 7, 26, tzinfo=datetime.UTC)
-_NO_SYSTEM = "this model knows no system message, write it at the start of data.prompt"
+_NO_SYSTEM = "this model has no system message: write the text at the start of data.prompt"
 
 
 class Text(NamedTuple):
     """One row as text."""
 
     prompt: str
-    """What is given; empty where all is to be learnt."""
+    """The part that is not learnt; empty when everything is learnt."""
     whole: str
-    """The prompt and the answer."""
+    """The prompt and the answer together."""
     earlier: tuple[tuple[str, str], ...] = ()
-    """Prompt and whole of each answer before, where those are learnt too; each whole is a start of this one."""
+    """(prompt, whole) of each earlier answer that is learnt too; each such whole is a beginning of `whole`."""
 
 
 class Encoded(NamedTuple):
@@ -44,11 +44,11 @@ class Encoded(NamedTuple):
 
     ids: list[int]
     labelled: bytearray
-    """For each token 1 where it counts in the loss, else 0; the first never does."""
+    """One byte per token: 1 if it counts in the loss, else 0. The first token never counts."""
 
 
 class Renderer:
-    """Turns rows into text, and text into tokens, as one `DataSpec` and one tokenizer say."""
+    """Turns rows into text, and text into tokens, for one `DataSpec` and one tokenizer."""
 
     def __init__(self, data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> None:
         self.data = data
@@ -62,11 +62,11 @@ class Renderer:
             field = "messages" if data.messages is not None else "system"
             raise DataError(
                 f"data.{field}: the model's tokenizer has no chat template: take an instruction-tuned model, "
-                "or say with data.prompt and data.completion how a row reads"
+                "or write data.prompt and data.completion instead"
             )
 
     def text(self, row: templates.Row) -> Text:
-        """The text of one row. Raises `DataError` for what the row lacks or the chat template refuses."""
+        """Returns the text of one row. Raises `DataError` for a missing value or a refusal by the chat template."""
         if self.data.text is not None:
             return Text("", self._templates["text"].fill(row))
         if self.data.messages is not None:
@@ -81,7 +81,7 @@ class Renderer:
         return text
 
     def encode(self, texts: Sequence[Text]) -> list[Encoded]:
-        """The tokens of each text, an end token included."""
+        """Returns the tokens of each text, with an end token."""
         prompts = self._ids([text.prompt for text in texts])
         wholes = self._ids([text.whole for text in texts])
         earlier = self._earlier_spans(texts, wholes)
@@ -94,10 +94,10 @@ class Renderer:
         return encoded
 
     def _earlier_spans(self, texts: Sequence[Text], wholes: Sequence[list[int]]) -> list[list[tuple[int, int]]]:
-        """Where the tokens of the earlier answers of each text begin and end, those beyond data.max_length left out."""
+        """Returns the first and the last + 1 token of each earlier answer, for each text, up to data.max_length."""
         spans: list[list[tuple[int, int]]] = [[] for _ in texts]
         due = [place for place, text in enumerate(texts) if text.earlier]
-        # The first answers of all texts, then the second ones: long chats are left once the rest of them is cut off.
+        # Goes through the first answers of all texts, then the second ones, and drops a text once the rest is cut off.
         while due:
             answers = [texts[place].earlier[len(spans[place])] for place in due]
             prompts, answered = (self._ids([answer[part] for answer in answers]) for part in (0, 1))
@@ -111,7 +111,7 @@ class Renderer:
         return spans
 
     def _chat(self, messages: list[templates.Message]) -> Text:
-        """The chat up to the end of its last turn, and the answers in it that are learnt."""
+        """Returns the text of a chat and its earlier answers, if data.train_on is all."""
         from jinja2 import TemplateError
 
         try:
@@ -119,27 +119,27 @@ class Renderer:
             if self.data.train_on == "all":
                 text = text._replace(earlier=self._earlier(messages, text.whole))
             return text
-        # What a template raises itself, roles that do not alternate or no place for a system message, and what its
-        # expressions do.
+        # Templates raise the first error for roles that do not alternate or a system message that they do not take; the
+        # others come from their expressions.
         except (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError) as error:
-            hint = "" if self.data.system is None else f"; if it is data.system: {_NO_SYSTEM}"
+            hint = "" if self.data.system is None else f"; if data.system is the cause: {_NO_SYSTEM}"
             raise DataError(f"the model's chat template refuses the row: {error}{hint}") from error
 
     def _answer(self, messages: list[templates.Message]) -> Text:
-        """The chat before its last message, as the model is prompted, and the chat up to the end of its last turn."""
+        """Renders the chat without its last message, as the prompt, and the chat up to the end of its last turn."""
         prompt = self._apply(messages[:-1], add_generation_prompt=True)
         return Text(prompt, self._ended(self._apply(messages, add_generation_prompt=False)))
 
     def _earlier(self, messages: list[templates.Message], whole: str) -> tuple[tuple[str, str], ...]:
-        """Prompt and whole of each answer before the last one; what is learnt must be what will be asked for."""
+        """Returns (prompt, whole) of each answer but the last. Raises `DataError` if later messages change its text."""
         pairs = []
         for number in templates.answers(messages)[:-1]:
             prompt, answered, _ = self._answer(messages[:number])
             before = self._apply(messages[: number - 1], add_generation_prompt=False).rstrip()
             if not (whole.startswith(answered) and answered.startswith(before)):
                 raise DataError(
-                    "data.train_on: all needs a chat template that ends each answer, and writes it alike whether "
-                    f"others follow or not; this one does not for message {number}; take data.train_on: last"
+                    "data.train_on: all needs a chat template that ends each answer, and writes it the same whether or "
+                    f"not messages follow; this one does not for message {number}; take data.train_on: last"
                 )
             pairs.append((prompt, answered))
         return tuple(pairs)
@@ -154,12 +154,12 @@ class Renderer:
         return str(rendered)
 
     def _ended(self, whole: str) -> str:
-        """The chat without what its template writes after the end of the turn, which nobody will generate."""
+        """Removes white space after the end token of the last turn, or adds an end token if there is none."""
         stripped = whole.rstrip()
         return stripped if stripped.endswith(self._ends) else whole + (self._tokenizer.eos_token or "")
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        """Token ids without an end token. A chat's text already holds every special token that belongs there."""
+        """Returns token ids without an added end token. A chat already holds all its special tokens as text."""
         tokenizer = self._tokenizer
         ids: list[list[int]] = tokenizer(
             texts, add_special_tokens=not self._is_chat, return_attention_mask=False, verbose=False
@@ -167,21 +167,21 @@ class Renderer:
         return ids if self._is_chat else [self._bare(each) for each in ids]
 
     def _bare(self, ids: list[int]) -> list[int]:
-        """One start token, where the row writes it too; no end token, from the row or the tokenizer."""
+        """Keeps one start token when there are two, and removes end tokens."""
         begin, end = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
         if begin is not None and ids[:2] == [begin, begin]:
             ids = ids[1:]
-        # Where one token both begins and ends a text, alone it is the beginning.
+        # A tokenizer may use one token as start and end; if it stands alone, it is the start.
         while end is not None and ids[-1:] == [end] and ids != [begin]:
             ids = ids[:-1]
         return ids
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """16 hex digits over all that decides which tokens a text gives: vocabulary, rules, template and libraries."""
+    """Returns 16 hex digits over all that decides the tokens: vocabulary, rules, chat template, library versions."""
     if tokenizer.is_fast:
         rules = json.loads(tokenizer.backend_tokenizer.to_str())
-        # Left over from the last call that cut or padded, and of no effect on the next.
+        # The settings of the last call; the next call sets its own.
         rules |= {"truncation": None, "padding": None}
     else:
         rules = sorted(tokenizer.get_vocab().items())
@@ -195,9 +195,9 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _with_fixed_date(template: str) -> str:
-    """The chat template, writing the same date every day.
+    """Returns the chat template with a fixed date.
 
-    transformers 5.24 offers strftime_now to templates and lets no caller replace it; a macro of that name goes first.
+    transformers 5.24 gives templates a function strftime_now that no caller can replace; a macro of its name hides it.
     """
     if "strftime_now" not in template:
         return template
@@ -210,7 +210,7 @@ def _message(role: str, content: str) -> templates.Message:
 
 
 def _labelled(length: int, spans: Sequence[tuple[int, int]]) -> bytearray:
-    """The tokens of each span among `length` tokens, from its start up to its end."""
+    """Returns `length` bytes: 1 for the tokens in a span (start included, end not), else 0."""
     labelled = bytearray(length)
     for start, end in spans:
         labelled[start:end] = b"\1" * (end - start)
@@ -218,7 +218,7 @@ def _labelled(length: int, spans: Sequence[tuple[int, int]]) -> bytearray:
 
 
 def _shared(prompt: list[int], whole: list[int]) -> int:
-    """Length of the common start."""
+    """Returns how many tokens at the start are equal."""
     if whole[: len(prompt)] == prompt:
         return len(prompt)
     pairs = enumerate(zip(prompt, whole, strict=False))
