@@ -1,0 +1,53 @@
+"""A trial goes on from its latest snapshot that is whole, also from one that an earlier version wrote."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sweep_events import reported
+
+from sweeps.record import snapshots
+from sweeps.record.folder import SweepFolder
+
+REPORT = reported("a", 9, 2.5, best=(3, 2.0)).report
+DIGEST = hashlib.sha256(b"weights").hexdigest()
+
+
+def of_an_earlier_version(folder: SweepFolder, **fields: Any) -> None:
+    old = {"step": 9, "best_step": 3, "history": [], "report": None, "adapter": None, "sha256": DIGEST} | fields
+    folder.keep("a", "snapshot", 9, {"snapshot.bin": b"weights", "progress.json": json.dumps(old).encode()})
+
+
+def test_a_snapshot_is_read_as_it_was_written(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    known = snapshots.SavedTrial(step=9, best_step=3, best_metrics={"eval_loss": 2.0}, report=REPORT)
+    folder.keep("a", "snapshot", 9, snapshots.files(known, b"weights"))
+    assert snapshots.read(folder, "a") == (known.model_copy(update={"sha256": DIGEST}), b"weights")
+
+
+@pytest.mark.parametrize(("loss", "metrics"), [(2.0, {"eval_loss": 2.0}), (None, None)])
+def test_a_snapshot_of_an_earlier_version_is_read(tmp_path: Path, loss: float | None, metrics: Any) -> None:
+    report = REPORT.model_dump(mode="json", exclude={"metrics", "best_metrics"})
+    of_an_earlier_version(
+        SweepFolder(tmp_path), best_eval_loss=loss, report=report | {"eval_loss": 2.5, "best_eval_loss": 2.0}
+    )
+    saved, snapshot = snapshots.read(SweepFolder(tmp_path), "a")
+    assert (saved.step, saved.best_step, saved.best_metrics, snapshot) == (9, 3, metrics, b"weights")
+    assert saved.report == REPORT
+
+
+def test_a_damaged_snapshot_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    folder.keep("a", "snapshot", 3, snapshots.files(snapshots.SavedTrial(step=3), b"earlier"))
+    damaged = folder.keep("a", "snapshot", 9, snapshots.files(snapshots.SavedTrial(step=9), b"weights"))
+    (damaged / "snapshot.bin").write_bytes(b"weight")
+    saved, snapshot = snapshots.read(folder, "a")
+    assert (saved.step, snapshot) == (3, b"earlier")
+
+
+def test_without_a_snapshot_a_trial_begins_at_its_beginning(tmp_path: Path) -> None:
+    assert snapshots.read(SweepFolder(tmp_path), "a") == (snapshots.SavedTrial(), None)
