@@ -218,8 +218,8 @@ class Broker:
 
     async def release(self, trial_key: str, lease_id: str | None = None) -> None:
         """Ends the trial's lease, or only the one of `lease_id`. Its slot becomes free once the host has closed it."""
-        for host_id, host in list(self._hosts.items()):
-            lease = host.leases.get(trial_key)
+        held = [(*each, each[1].leases.get(trial_key)) for each in self._hosts.items()]
+        for host_id, host, lease in held:  # A lease that is granted meanwhile stays.
             if lease is None or lease_id not in (None, lease.lease_id):
                 continue
             try:

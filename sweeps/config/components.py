@@ -13,7 +13,6 @@ from pydantic import Discriminator, Field, Tag
 
 from search_spaces.domains import Value
 from search_spaces.space import SearchSpace
-from sweeps.halving.cost import Cost
 from sweeps.halving.rule import Direction, Rule
 from sweeps.searchers import Searcher
 from trainables.specs import Spec
@@ -46,8 +45,8 @@ class SchedulerConfig(Protocol):
     def needs_tail(self, steps: int, trials: int) -> bool:
         """Whether a trial reaches the last step only because the best one goes on beyond what its rank allows."""
 
-    def cost(self, steps: int, trials: int, slots: int, protects_first: bool = False) -> Cost:
-        """Optimizer steps of the whole sweep, as far as can be said before it runs.
+    def most_steps(self, steps: int, trials: int, slots: int, protects_first: bool = False) -> int:
+        """Optimizer steps that the whole sweep takes at most.
 
         Args:
             steps: of a trial that is not stopped.

@@ -33,7 +33,7 @@ class Promote(Rule):
     """Resumes a parked trial when it ranks in the first floor(n / reduction_factor) of the n that came to its rung.
 
     `breadth`: new trials begin first, then the lowest rung is resumed first. What a sweep takes is known in advance
-    (see `cost.promote_cost`) and hardly depends on the order in which good trials come. `paper`: the highest rung is
+    (see `cost.most_steps`) and hardly depends on the order in which good trials come. `paper`: the highest rung is
     resumed first and before any new trial, so that a trial reaches the last point early.
 
     The tail: where no trial would reach the last point (floor(n / reduction_factor) is 0 up there), the best one of

@@ -26,6 +26,10 @@ class Settings(Spec):
         """See `SchedulerConfig.parks`."""
         return False
 
+    def most_steps(self, steps: int, trials: int, slots: int, protects_first: bool = False) -> int:
+        """See `SchedulerConfig.most_steps`: no trial is stopped early."""
+        return steps * trials
+
     def needs_tail(self, steps: int, trials: int) -> bool:
         """See `SchedulerConfig.needs_tail`."""
         return False

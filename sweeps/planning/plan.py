@@ -105,15 +105,15 @@ def plan(
     report_points = config.scheduler.points(steps)
     slots = slots_per_host(config, need, machine)
     total = (slots or 1) * machine.hosts
-    cost = config.scheduler.cost(steps, trials, total, config.searcher.start_with_default)
+    seen = outlook(config, space, trials, (machine.hosts, slots or 1, machine.device == "cuda"), known or Known())
     memory = need.memory(slots) if need is not None and slots is not None else None
     # A trial's next adapter, and its next snapshot, are there before the one that they replace goes.
     live = total * (need.adapter_bytes + (KEPT + 1) * need.snapshot_bytes) if need is not None else 0
     planned = Plan(
         trials=trials,
         points=report_points,
-        expected_steps=cost.expected,
-        worst_steps=cost.worst,
+        expected_steps=round(seen.steps.expected),
+        worst_steps=config.scheduler.most_steps(steps, trials, total, config.searcher.start_with_default),
         hosts=machine.hosts,
         slots_per_host=slots,
         device=machine.device,
@@ -124,7 +124,7 @@ def plan(
         ends_alone=config.scheduler.needs_tail(steps, trials),
         warnings=(),
         rows_per_trial=epochs.rows_per_trial(config, space) if config.data is not None else None,
-        outlook=outlook(config, space, trials, (machine.hosts, slots or 1, machine.device == "cuda"), known or Known()),
+        outlook=seen,
     )
     return replace(
         planned,

@@ -10,7 +10,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from sweeps.halving.cost import Cost, has_tail, played_cost, promote_cost
+from sweeps.halving.cost import has_tail, most_steps
 from sweeps.halving.promote import Order, Promote
 from sweeps.halving.rule import Direction, Rule
 from sweeps.halving.settings import Settings
@@ -46,11 +46,11 @@ class Config(Settings):
             return Stop(points, self.reduction_factor, direction, self.overfit_patience)
         return Promote(points, self.reduction_factor, self.order, direction, self.overfit_patience)
 
-    def cost(self, steps: int, trials: int, slots: int, protects_first: bool = False) -> Cost:
-        """See `SchedulerConfig.cost`. Exact for `promote` in the order `breadth` on one slot."""
+    def most_steps(self, steps: int, trials: int, slots: int, protects_first: bool = False) -> int:
+        """See `SchedulerConfig.most_steps`. `promote` in the order `breadth` takes so many on one slot."""
         if self.variant == "promote" and self.order == "breadth":
-            return promote_cost(self.points(steps), self.reduction_factor, trials, slots, protects_first)
-        return played_cost(lambda: self.build(steps), trials, protects_first)
+            return most_steps(self.points(steps), self.reduction_factor, trials, slots, protects_first)
+        return steps * trials
 
     def needs_tail(self, steps: int, trials: int) -> bool:
         """See `SchedulerConfig.needs_tail`."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sweeps.halving.cost import Cost, played_cost
 from sweeps.halving.median import Median
 from sweeps.halving.rule import Direction, Rule
 from sweeps.halving.settings import Settings
@@ -21,7 +20,3 @@ class Config(Settings):
     def build(self, steps: int, direction: Direction = "min") -> Rule:
         """See `SchedulerConfig.build`."""
         return Median(self.points(steps), direction, self.overfit_patience)
-
-    def cost(self, steps: int, trials: int, slots: int, protects_first: bool = False) -> Cost:
-        """See `SchedulerConfig.cost`."""
-        return played_cost(lambda: self.build(steps), trials, protects_first)

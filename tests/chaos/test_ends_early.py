@@ -118,6 +118,21 @@ def test_a_disk_budget_without_room_for_another_adapter_ends_the_sweep_in_order(
     assert str(toy.START_LOSS) not in kept.read_text()
 
 
+def test_parked_trials_keep_their_snapshots_within_the_disk_budget(tmp_path):
+    run = runs.start(tmp_path, "launch", *runs.TOY, *runs.heavy(tmp_path), *OFTEN, "budget.disk=10MB")
+    sweep = tmp_path / "results" / "toy"
+    assert run.wait() == 0, run.err.read_text()
+    found = runs.record(sweep)
+    assert found.ended is not None
+    # Six adapters and six snapshots take 18 MB.
+    assert (found.ended.reason, found.ended.message.split(":")[0]) == ("budget", "budget.disk is used up")
+    assert used(sweep) <= 10_000_000
+    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", len(found.trials))
+    runs.assert_every_step_once(sweep)
+    stopped = {trial.reason for trial in found.trials.values() if trial.stopped_by_scheduler}
+    assert any(reason.startswith("stopped by the scheduler: ") for reason in stopped)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_is_heard_while_ray_starts(tmp_path, number):
     run = runs.start(tmp_path, "launch", *FIFO)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rule_players import Play, play
 
-from sweeps.halving.cost import has_tail, played_cost, promote_cost, promote_counts, steps_of
+from sweeps.halving.cost import has_tail, most_steps
 from sweeps.halving.promote import TAIL_LOSSES, Order, Promote
 from sweeps.halving.rule import Ended, Idle, Reported, Resume, Standing, Started, Verdict
 
@@ -24,6 +24,11 @@ def in_turn(busy: Sequence[str]) -> str:
 
 def by(values: Sequence[float]) -> Callable[[str, int], float]:
     return lambda name, _point: values[int(name)]
+
+
+def played_steps(played: Play, points: Sequence[int]) -> int:
+    """Steps that all trials took."""
+    return sum(point - max(low for low in (0, *points) if low < point) for _, point in played.work)
 
 
 class Model:
@@ -93,9 +98,8 @@ def brute_breadth(values: Sequence[float], factor: int, points: Sequence[int]) -
 def test_breadth_on_one_slot_takes_what_halving_in_step_takes(order: list[int], trials: int, factor: int) -> None:
     points = (2, 2 * factor, 2 * factor**2)
     values = order[:trials]
-    steps = steps_of(Promote(points, factor), values)
-    assert steps == brute_breadth(values, factor, points)
-    assert promote_cost(points, factor, trials) == (steps, steps)
+    steps = played_steps(play(Promote(points, factor), by(values), trials, 1, in_turn), points)
+    assert steps == brute_breadth(values, factor, points) == most_steps(points, factor, trials, 1, False)
 
 
 @pytest.mark.parametrize("order", ["random", "improving", "worsening"])
@@ -105,19 +109,9 @@ def test_breadth_takes_552_steps_of_64_trials_in_any_order(order: str) -> None:
         random.Random(1).shuffle(values)
     elif order == "improving":
         values.reverse()
-    assert steps_of(Promote(POINTS, 3), values) == 552 == promote_cost(POINTS, 3, 64).expected
-    assert promote_counts(64, 4, 3) == (64, 21, 7, 2)
-
-
-@settings(deadline=None, max_examples=100)
-@given(st.permutations(range(24)), st.integers(1, 24), st.integers(2, 4))
-def test_what_a_protected_trial_adds_is_known_too(order: list[int], trials: int, factor: int) -> None:
-    points = (2, 2 * factor, 2 * factor**2)
-    values = sorted(range(trials), key=lambda number: order[number])
-    each = [steps_of(Promote(points, factor), [rank, *(v for v in values if v != rank)], True) for rank in values]
-    cost = promote_cost(points, factor, trials, protects_first=True)
-    assert cost.expected == round(sum(each) / trials)
-    assert max(each) <= cost.worst
+    played = play(Promote(POINTS, 3), by(values), 64, 1, in_turn)
+    assert played_steps(played, POINTS) == 552 == most_steps(POINTS, 3, 64, 1, False)
+    assert [sum(report.resource == point for report in played.reports) for point in POINTS] == [64, 21, 7, 2]
 
 
 @settings(deadline=None, max_examples=150)
@@ -126,8 +120,7 @@ def test_breadth_never_takes_more_than_its_worst_case(seed: int, trials: int, sl
     rng = random.Random(seed)
     values = [rng.random() for _ in range(trials)]
     played = play(Promote(POINTS, 3), by(values), trials, slots, rng.choice, protects)
-    took = sum(point - max(p for p in (0, *POINTS) if p < point) for _, point in played.work)
-    assert took <= promote_cost(POINTS, 3, trials, slots, protects).worst
+    assert played_steps(played, POINTS) <= most_steps(POINTS, 3, trials, slots, protects)
 
 
 @pytest.mark.parametrize(("order", "first"), [("breadth", [0, 1, 2, 3, 4, 5]), ("paper", [0, 1, 2])])
@@ -217,10 +210,3 @@ def test_a_trial_that_overfits_is_not_resumed() -> None:
         rule.take(Started("a"))
     assert verdicts == [Verdict.PARK, Verdict.PARK, Verdict.STOP]
     assert rule.next(is_exhausted=True) is Idle.OVER
-
-
-@pytest.mark.parametrize("order", ["breadth", "paper"])
-def test_the_order_of_the_paper_is_expected_to_take_more(order: Order) -> None:
-    cost = played_cost(lambda: Promote(POINTS, 3, order), 64)
-    assert cost.worst == 64 * 81
-    assert cost.expected == 552 if order == "breadth" else 640 < cost.expected < 800
