@@ -15,10 +15,6 @@ PACKAGES = ("sweeps", "cluster", "trainables", "search_spaces")
 ACROSS = {"benchmarks", "chaos", "contracts"}
 """Folders of tests that speak of several rooms."""
 PRODUCT = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
-STILL_LONG = {
-    "sweeps/tune/slot_trial.py",
-}
-"""Files that are to be divided."""
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 
@@ -28,8 +24,7 @@ def lines(file: Path) -> int:
 
 def longer(files: list[Path], most: int) -> dict[str, int]:
     """File -> its lines, where they are more than `most`."""
-    found = {str(file.relative_to(ROOT)): lines(file) for file in files}
-    return {name: count for name, count in found.items() if count > most and name not in STILL_LONG}
+    return {str(file.relative_to(ROOT)): lines(file) for file in files if lines(file) > most}
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,23 @@ def of_files(files: Mapping[str, bytes]) -> str:
 def of_folder(folder: Path) -> str:
     """`of_files` of all files in a folder; that of no files when it is not there."""
     return of_files(read(folder))
+
+
+def as_written(folder: Path) -> str | None:
+    """The digest of an adapter when its trial wrote it, whatever its files are by now.
+
+    Args:
+        folder: holds the adapter, and the rows that it was evaluated on.
+
+    Returns:
+        None when it is not known, so that nobody trusts the folder: the trial itself does not need it.
+    """
+    try:
+        rows = json.loads((folder / "eval_rows.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    digest: str | None = rows.get("adapter_sha256")
+    return digest
 
 
 def read(folder: Path) -> dict[str, bytes]:

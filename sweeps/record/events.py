@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
 from sweeps.config.passwords import without_passwords
 from sweeps.config.points import Scalar
-from trainables.contract import Device, Report, StepRecord
+from trainables.contract import Device, Failure, Report, StepRecord
 from trainables.inputs.legible import Words
 from trainables.objective import EVAL_LOSS, MIN_EVAL_LOSS, Metrics, Objective, named_metrics
 from trainables.specs import Spec
@@ -39,6 +39,11 @@ class TrialState(StrEnum):
     INFEASIBLE = "INFEASIBLE"
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     FAILED = "FAILED"
+
+    @classmethod
+    def after(cls, failure: Failure) -> TrialState:
+        """Where a trial stands that fails in this way."""
+        return cls(failure.kind.upper())
 
     @property
     def is_final(self) -> bool:

@@ -264,6 +264,17 @@ def cannot_write(path: Path, error: OSError) -> str:
     return f"{path}: cannot be written: {error.strerror}; make room, then go on with qsweep resume"
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the disk refuses into a `StorageError` that names `path`."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(cannot_write(path, error)) from error
+
+
 def gone(path: Path) -> str:
     """The message for a sweep's folder, or a file in it, that was moved, deleted or replaced."""
     way_out = "where it was moved, put it back or go on with qsweep resume at its new place"

@@ -7,12 +7,12 @@ on after anything but the loss of that folder.
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray import tune
@@ -28,33 +28,14 @@ from sweeps.halving.rungs import next_point
 from sweeps.record import digests, snapshots
 from sweeps.record.disk import Disk
 from sweeps.record.events import TrialState
-from sweeps.record.folder import SweepFolder, cannot_write
+from sweeps.record.folder import SweepFolder, writing
+from sweeps.tune.asking import ask, last_words
 from trainables.contract import Evaluation, Failure, Opened, Report, StepRecord
 from trainables.inputs.legible import legible
 from trainables.objective import Objective
 
 WAIT_SECONDS = 2.0
 """How long one call to a host or the broker lasts at most: a stop is noticed that soon."""
-RETRY_SECONDS = 0.5
-BROKER_SECONDS = 120.0
-"""How long to wait for a broker that died to be made anew."""
-_STATES = {
-    "diverged": TrialState.DIVERGED,
-    "infeasible": TrialState.INFEASIBLE,
-    "out_of_memory": TrialState.OUT_OF_MEMORY,
-    "failed": TrialState.FAILED,
-}
-
-
-def size(files: Mapping[str, bytes]) -> int:
-    """Bytes of a folder's files."""
-    return sum(map(len, files.values()))
-
-
-def last_words(error: Exception) -> str:
-    """The exception's kind and the last line of its text, if it has any."""
-    lines = str(error).strip().splitlines()
-    return legible(f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__)
 
 
 class SlotTrial(tune.Trainable):
@@ -71,7 +52,7 @@ class SlotTrial(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Takes up the trial where its folder left it."""
-        self._broker = ray.get_actor(broker.NAME)
+        self._ask = partial(ask, ray.get_actor(broker.NAME))
         self._take_up(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -116,7 +97,7 @@ class SlotTrial(tune.Trainable):
             return self._final(TrialState.PAUSED, "the sweep is stopping")
         if outcome.failure is not None or outcome.evaluation is None:
             failure = outcome.failure or Failure(kind="failed", message="no evaluation")
-            return self._final(_STATES[failure.kind], failure.message)
+            return self._final(TrialState.after(failure), failure.message)
         report, adapter = self._keep(outcome, outcome.evaluation)
         if target == self._points[-1]:
             self._release()
@@ -128,7 +109,7 @@ class SlotTrial(tune.Trainable):
         if opened is None:
             return self._final(TrialState.PAUSED, "the sweep is stopping")
         if isinstance(opened, Failure):
-            return self._final(_STATES[opened.kind], opened.message)
+            return self._final(TrialState.after(opened), opened.message)
         self._is_open = True
         # Without the metric: no scheduler judges it (ray async_hyperband.py, on_trial_result, 2.60).
         return {"step": self._step, "state": TrialState.RUNNING.value, "opened": True, "done": False}
@@ -141,18 +122,9 @@ class SlotTrial(tune.Trainable):
             "state": (TrialState.COMPLETED if done else TrialState.RUNNING).value,
             "report": report.model_dump_json(),
             "adapter": adapter,
-            "adapter_sha256": None if adapter is None else self._digest(adapter),
+            "adapter_sha256": None if adapter is None else digests.as_written(self._folder.path / adapter),
             "done": done,
         }
-
-    def _digest(self, adapter: str) -> str | None:
-        """The adapter's digest as it was when it was written, not as the files may be by now."""
-        try:
-            rows = json.loads((self._folder.path / adapter / "eval_rows.json").read_bytes())
-        except (OSError, ValueError):
-            return None  # Not known, so that nobody trusts the folder: the trial itself does not need it.
-        digest: str | None = rows.get("adapter_sha256")
-        return digest
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the sweep's folder has it all."""
@@ -226,20 +198,18 @@ class SlotTrial(tune.Trainable):
 
     def _keep_best(self, step: int, files: Mapping[str, bytes]) -> str:
         """Writes the trial's best adapter; its folder, relative to the sweep's."""
-        with self._writing(), self._disk.room("best", size(files), self._objective.loss(self._best)) as is_room:
+        with self._room("best", files) as is_room:
             if not is_room:
                 raise BudgetUsedUp("budget.disk is used up: no room for another adapter")
             best = self._folder.keep(self._key, "best", step, files)
         return str(best.relative_to(self._folder.path))
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except StorageError:
-            raise
-        except OSError as error:
-            raise StorageError(cannot_write(self._folder.trial(self._key), error)) from error
+    def _room(self, kind: Literal["best", "snapshot"], files: Mapping[str, bytes]) -> Iterator[bool]:
+        """Whether budget.disk has room for the files; what the disk refuses meanwhile is a `StorageError`."""
+        needed, loss = sum(map(len, files.values())), self._objective.loss(self._best)
+        with writing(self._folder.trial(self._key)), self._disk.room(kind, needed, loss) as is_room:
+            yield is_room
 
     def _save(self, outcome: Outcome, report: Report | None = None, adapter: str | None = None) -> None:
         """Writes the snapshot of an outcome, if the trial has more steps to do and budget.disk has room."""
@@ -255,7 +225,7 @@ class SlotTrial(tune.Trainable):
             adapter=adapter,
         )
         files = snapshots.files(progress, outcome.snapshot)
-        with self._writing(), self._disk.room("snapshot", size(files), self._objective.loss(self._best)) as is_room:
+        with self._room("snapshot", files) as is_room:
             if is_room:
                 self._folder.keep(self._key, "snapshot", self._step, files)
             elif report is not None and self._parks:
@@ -370,17 +340,6 @@ class SlotTrial(tune.Trainable):
             lease, self._grant = self._grant.lease, None
             # By its id: the trial may be parked, resumed in another process and hold another lease by now.
             self._ask("release", self._key, lease)
-
-    def _ask(self, method: str, *arguments: Any) -> Any:
-        """The broker's answer; while Ray makes a broker that died anew, asks again."""
-        deadline = time.monotonic() + BROKER_SECONDS
-        while True:
-            try:
-                return ray.get(getattr(self._broker, method).remote(*arguments))
-            except PROCESS_LOST:
-                if time.monotonic() > deadline:
-                    raise
-                threading.Event().wait(RETRY_SECONDS)
 
     def _final(self, state: TrialState, reason: str) -> dict[str, Any]:
         self._release()

@@ -31,11 +31,6 @@ from transformers import (
 from trainables.errors import InfeasibleError
 from trainables.packing import targets
 
-pytestmark = [
-    # peft 0.21 asks transformers 5.24 under the old name when it wraps a model.
-    # PEFT sets fan_in_fan_out for GPT-2's Conv1D itself and says so.
-]
-
 
 @dataclass(frozen=True)
 class Layers:
