@@ -13,7 +13,7 @@ from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
 from sweeps.tune.callback import JournalCallback
 
-OPENED = {"step": 0, "state": "RUNNING", "opened": True, "done": False}
+OPENED: dict[str, Any] = {"step": 0, "state": "RUNNING", "opened": True, "done": False}
 
 
 class Owner:
