@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from sweeps.planning.trial_source import PlannedTrial
 from sweeps.record.events import (
     BaseEvaluated,
     Event,
@@ -16,7 +17,7 @@ from sweeps.record.events import (
     TrialStarted,
     TrialState,
 )
-from sweeps.record.sweep_record import SweepRecord
+from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from trainables.contract import Report, StepRecord
 
 
@@ -38,6 +39,21 @@ def started(key: str, number: int = 0, time: float = 1.0, **params: bool | int |
 def infeasible(key: str, number: int = 0, reason: str = "no such layer", **params: Any) -> PointInfeasible:
     """A point that never held a slot."""
     return PointInfeasible(time=1.0, trial_key=key, number=number, params=params, reason=reason)
+
+
+def recorded(*trials: tuple[PlannedTrial, TrialState]) -> dict[str, TrialRecord]:
+    """What a log has of trials that were handed out, by key."""
+    return {
+        trial.trial_key: TrialRecord(
+            trial.trial_key,
+            trial.number,
+            trial.params,
+            spec=trial.spec.model_dump_json(),
+            point=trial.point,
+            state=state,
+        )
+        for trial, state in trials
+    }
 
 
 def history(first: int, last: int) -> tuple[StepRecord, ...]:

@@ -5,8 +5,10 @@ Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import count
 
 from search_spaces.domains import Value
 from search_spaces.space import SearchSpace
@@ -15,11 +17,19 @@ from sweeps.config.model import SweepConfig
 from sweeps.config.points import Scalar
 from sweeps.planning.target_modules import Targets
 from sweeps.record.events import PointInfeasible, TrialState
+from sweeps.record.sweep_record import TrialRecord
 from sweeps.searchers import Searcher
+from trainables.contract import FailureKind
 from trainables.specs import TrialSpec
 
 LEAST_REPLACED = 10
 """Infeasible points that a sweep of a small budget replaces; one of a larger budget as many as budget.trials."""
+_FAILURES: Mapping[TrialState, FailureKind] = {
+    TrialState.DIVERGED: "diverged",
+    TrialState.INFEASIBLE: "infeasible",
+    TrialState.OUT_OF_MEMORY: "out_of_memory",
+    TrialState.FAILED: "failed",
+}
 REPEATS = 1000
 """Points in a row that were all there before, after which the space counts as used up."""
 
@@ -32,6 +42,8 @@ class PlannedTrial:
     trial_key: str
     spec: TrialSpec
     params: Mapping[str, Scalar]
+    point: Mapping[str, Value] | None
+    """Searched field -> value; None of a trial that a version without it has begun."""
 
 
 def planned(
@@ -39,7 +51,8 @@ def planned(
 ) -> PlannedTrial:
     """The trial at a point of a sweep's space."""
     spec = points.apply(config.base, point, config.seed)
-    return PlannedTrial(number, points.trial_key(spec, fingerprints), spec, points.params(spec, point))
+    params = points.params(spec, point)
+    return PlannedTrial(number, points.trial_key(spec, fingerprints), spec, params, dict(point))
 
 
 def refused_default(
@@ -51,7 +64,14 @@ def refused_default(
         return None
     trial = planned(0, config, points.default(config.base, space), fingerprints)
     reason = f"the default configuration: {points.word(own)} is left out"
-    return PointInfeasible(time=time, trial_key=trial.trial_key, number=0, params=dict(trial.params), reason=reason)
+    return PointInfeasible(
+        time=time,
+        trial_key=trial.trial_key,
+        number=0,
+        params=dict(trial.params),
+        reason=reason,
+        point=dict(trial.point or {}),
+    )
 
 
 class TrialSource:
@@ -62,50 +82,53 @@ class TrialSource:
         config: SweepConfig,
         space: SearchSpace,
         fingerprints: Mapping[str, str],
-        known: Mapping[str, TrialState] | None = None,
+        trials: Callable[[], Mapping[str, TrialRecord]] = dict,
         targets: Targets | None = None,
     ) -> None:
-        """The trials from the first one on.
+        """The trials from the first one on, or, of a sweep that goes on, from where it was.
 
         Args:
             config: the sweep.
             space: its search space.
             fingerprints: what identifies base and data.
-            known: trials of a sweep that goes on, by key: those that are over or parked are not handed out again, the
-                others are, under the numbers that they had.
+            trials: answers what is known of the sweep's trials now, by key. The searcher learns from it. Those that are
+                there from the beginning, neither over nor parked, are handed out again first.
             targets: what target modules mean on the base; each value for itself when it is not known.
         """
         self._config = config
-        self._known = known or {}
         self._space = space
         self._fingerprints = fingerprints
+        self._trials = trials
         self._targets = targets or Targets()
         self._searcher: Searcher = config.searcher.build(space, config.seed)
-        self._seen: set[str] = set()
-        self._left = config.budget.trials
+        self._objective = config.objectives[0]
+        self._told: dict[str, TrialRecord] = {}
+        known = sorted(trials().values(), key=lambda trial: trial.number)
+        self._begun = [t for t in known if not t.state.is_final and t.state is not TrialState.PARKED]
+        self._seen = {trial.trial_key for trial in known}
+        self._numbers = {trial.number for trial in known}
+        self._left = config.budget.trials - sum(trial.state.counts_as_trial for trial in known)
         self._replaceable = max(LEAST_REPLACED, config.budget.trials)
-        self._infeasible = sum(not state.counts_as_trial for state in self._known.values())
+        self._infeasible = sum(not trial.state.counts_as_trial for trial in known)
         self._last_reason = ""
         self._first = iter(points.beginning(config, space))
 
     def next(self) -> PlannedTrial | None:
         """The next trial; None when there is none for now (`replace` may make room for one)."""
-        if self._left == 0:
+        if self._begun:
+            return _again(self._begun.pop(0))
+        if self._left <= 0 or self.gave_up is not None:
             return None
+        self._learn()
         for point in self._candidates():
             trial = self._trial(point)
             if trial is None or trial.trial_key in self._seen:
                 continue
-            if self.gave_up is not None and trial.trial_key not in self._known:
-                return None
             self._seen.add(trial.trial_key)
-            state = self._known.get(trial.trial_key, TrialState.PENDING)
-            if state.counts_as_trial:
-                self._left -= 1
-            if not state.is_final and state is not TrialState.PARKED:
-                return trial
-            if self._left == 0:
-                return None
+            self._numbers.add(trial.number)
+            self._left -= 1
+            self._searcher.tell(trial.point or {}, 0, None, False)
+            return trial
         return None
 
     def replace(self, reason: str) -> None:
@@ -117,12 +140,28 @@ class TrialSource:
     @property
     def gave_up(self) -> str | None:
         """Why no infeasible point is replaced any more, where there were too many of them and trials are lacking."""
-        if self._infeasible < self._replaceable or self._left == 0:
+        if self._infeasible < self._replaceable or self._left <= 0:
             return None
         return (
             f"{self._infeasible} points cannot be trained{self._last_reason}, and no sweep replaces more than "
             f"budget.trials, or {LEAST_REPLACED}: take such values out of the search space"
         )
+
+    def _learn(self) -> None:
+        """Tells the searcher what is new. Trials without a point are from logs of earlier versions."""
+        for key, trial in sorted(self._trials().items(), key=lambda item: item[1].number):
+            told, self._told[key] = self._told.get(key), trial
+            if trial.point is None or trial is told:
+                continue
+            if told is None:
+                self._searcher.tell(trial.point, 0, None, False)
+            for step, metrics in trial.evals[len(told.evals) if told is not None else 0 :]:
+                value = self._objective.loss(self._objective.of(metrics))
+                outcome: float | FailureKind = value if math.isfinite(value) else "diverged"
+                self._searcher.tell(trial.point, step, outcome, step == self._config.budget.steps_per_trial)
+            failure = _FAILURES.get(trial.state)
+            if failure is not None:
+                self._searcher.tell(trial.point, trial.step, failure, False)
 
     def _candidates(self) -> Iterable[Mapping[str, Value]]:
         yield from self._first
@@ -135,11 +174,18 @@ class TrialSource:
     def _trial(self, point: Mapping[str, Value]) -> PlannedTrial | None:
         """The trial at the point, under the first name of its modules; None where they cannot be trained."""
         trial = self._at(point)
-        if trial.trial_key in self._known:
+        if trial.trial_key in self._seen:
             return trial  # perhaps begun by a version that took each name for a trial of its own
         if self._targets.problem(trial.spec.adapter.target_modules) is not None:
             return None
         return self._at(self._targets.represent(point))
 
     def _at(self, point: Mapping[str, Value]) -> PlannedTrial:
-        return planned(len(self._seen), self._config, point, self._fingerprints)
+        number = next(number for number in count() if number not in self._numbers)
+        return planned(number, self._config, point, self._fingerprints)
+
+
+def _again(trial: TrialRecord) -> PlannedTrial:
+    """A trial that has begun, as it was."""
+    spec = TrialSpec.model_validate_json(trial.spec)
+    return PlannedTrial(trial.number, trial.trial_key, spec, trial.params, trial.point)

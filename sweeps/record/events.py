@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
+from search_spaces.domains import Value
 from sweeps.config.passwords import without_passwords
 from sweeps.config.points import Scalar
 from trainables.contract import Device, Failure, Report, StepRecord
@@ -19,6 +20,7 @@ from trainables.inputs.legible import Words
 from trainables.objective import EVAL_LOSS, MIN_EVAL_LOSS, Metrics, Objective, named_metrics
 from trainables.specs import Spec
 
+Point = dict[str, Value]
 Told = Annotated[Words, AfterValidator(without_passwords)]
 """Text from a library or a trainable. It is shown and kept, so passwords in its URIs are removed."""
 
@@ -153,6 +155,8 @@ class TrialStarted(Spec):
     """The searched fields, and those that are always shown, under their short names."""
     spec: str
     """The resolved TrialSpec as JSON."""
+    point: Point | None = None
+    """Searched field -> value; None in logs of earlier versions."""
 
 
 class PointInfeasible(Spec):
@@ -165,6 +169,8 @@ class PointInfeasible(Spec):
     params: dict[str, Scalar]
     """See `TrialStarted`."""
     reason: Told
+    point: Point | None = None
+    """As that of `TrialStarted`."""
 
 
 class TrialReported(Spec):

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from search_spaces.domains import Value
 from sweeps.config.points import Scalar
 from sweeps.record.events import (
     BaseEvaluated,
@@ -37,6 +38,10 @@ class TrialRecord:
     trial_key: str
     number: int
     params: Mapping[str, Scalar]
+    spec: str = ""
+    """As that of `TrialStarted`; none of a trial that never held a slot."""
+    point: Mapping[str, Value] | None = None
+    """As that of `TrialStarted`."""
     state: TrialState = TrialState.PENDING
     reason: str = ""
     step: int = 0
@@ -189,10 +194,10 @@ def _trial_after(
 ) -> TrialRecord:
     match event:
         case TrialStarted() | PointInfeasible():
-            trial = known or TrialRecord(event.trial_key, event.number, event.params)
+            trial = known or TrialRecord(event.trial_key, event.number, event.params, point=event.point)
             if isinstance(event, PointInfeasible):
                 return replace(trial, state=TrialState.INFEASIBLE, reason=event.reason)
-            return replace(trial, state=TrialState.RUNNING, reason="")
+            return replace(trial, state=TrialState.RUNNING, reason="", spec=event.spec)
         case TrialReported():
             assert known is not None, "a trial begins before it reports"
             return _reported(known, event)

@@ -4,10 +4,12 @@ A searcher is asked for points and told what became of them:
 
     searcher = Config().build(space, seed=0)
     point = searcher.suggest()
+    searcher.tell(point, resource=0, outcome=None, is_final=False)  # a trial begins there
     searcher.tell(point, resource=27, outcome=1.84, is_final=False)
 
-The same seed, and the same calls in the same order, give the same points. So a searcher is rebuilt by making the calls
-again. Modules whose names begin with an underscore are no searchers.
+The same seed, and the same calls in the same order, give the same points. A searcher is rebuilt by telling it all that
+is known; one that does not learn then begins with its first point again, and the caller drops what it has already.
+Modules whose names begin with an underscore are no searchers.
 """
 
 from __future__ import annotations
@@ -26,15 +28,21 @@ class Searcher(Protocol):
     """Suggests points one after the other."""
 
     def suggest(self) -> dict[str, Value] | None:
-        """The next point, or None when there is none left. Points may repeat: the caller drops those."""
+        """The next point, or None when there is none left.
 
-    def tell(self, point: Mapping[str, Value], resource: int, outcome: float | FailureKind, is_final: bool) -> None:
-        """Takes notice of a result.
+        Points may repeat. The caller drops those, and asks again until there is one that a trial can begin at.
+        """
+
+    def tell(
+        self, point: Mapping[str, Value], resource: int, outcome: float | FailureKind | None, is_final: bool
+    ) -> None:
+        """Takes notice of a trial that begins, or of a result.
 
         Args:
             point: where the trial is. It need not be one that was suggested, nor lie in the space.
             resource: how far the trial was trained: its optimizer steps, or examples. 0 where it never began.
-            outcome: a finite value, lower is better; or why there is none ("failed" says nothing about the point).
+            outcome: a finite value, lower is better; or why there is none ("failed" says nothing about the point); or
+                None where the trial begins.
             is_final: whether the trial was trained to its full length. One that was stopped or parked was not.
         """
 

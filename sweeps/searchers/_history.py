@@ -1,4 +1,4 @@
-"""What a searcher has suggested and was told so far, and how the points compare. Pure."""
+"""What a searcher was told so far, and how the points compare. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Key = frozenset[tuple[str, object]]
 
 @dataclass(frozen=True)
 class Seen:
-    """A point that was suggested or told of."""
+    """A point that a trial has."""
 
     point: Point
     values: Mapping[int, float] = field(default_factory=dict)
@@ -51,14 +51,15 @@ class History:
     def __contains__(self, point: Point) -> bool:
         return key(point) in self._seen
 
-    def suggested(self, point: Point) -> None:
-        """Adds a point whose result is open, unless it is known."""
-        self._seen.setdefault(key(point), Seen(dict(point)))
+    def __len__(self) -> int:
+        return len(self._seen)
 
-    def tell(self, point: Point, resource: int, outcome: float | FailureKind, is_final: bool) -> None:
+    def tell(self, point: Point, resource: int, outcome: float | FailureKind | None, is_final: bool) -> None:
         """See `sweeps.searchers.Searcher.tell`."""
         seen = self._seen.get(key(point), Seen(dict(point)))
-        if isinstance(outcome, str):
+        if outcome is None:
+            pass  # the trial has begun: the point is there, and open
+        elif isinstance(outcome, str):
             seen = replace(seen, failure=outcome)
         else:
             seen = replace(seen, values={**seen.values, resource: outcome}, is_final=seen.is_final or is_final)

@@ -44,5 +44,7 @@ class GridSearcher:
         """The next combination; None after the last."""
         return next(self._points, None)
 
-    def tell(self, point: Mapping[str, Value], resource: int, outcome: float | FailureKind, is_final: bool) -> None:
+    def tell(
+        self, point: Mapping[str, Value], resource: int, outcome: float | FailureKind | None, is_final: bool
+    ) -> None:
         """Nothing changes: the order of a grid is fixed."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain, islice
+from itertools import chain
 from random import Random
 from typing import Literal
 
@@ -19,8 +19,8 @@ from search_spaces.domains import Value
 from search_spaces.space import SearchSpace
 from sweeps.searchers import SearcherSettings, _draws, _parzen
 from sweeps.searchers._history import History, Point
+from sweeps.searchers._learner import Learner
 from sweeps.searchers.tpe import STARTUP
-from trainables.contract import FailureKind
 
 PLAIN = 0.15
 """Share of points that are drawn from the space at random, whatever is known."""
@@ -32,8 +32,6 @@ SPREAD = 0.25
 """Standard deviation of a prior, and of a step away from the best point, in the domain's length (PriorBand's)."""
 MOVES = 0.5
 """Probability with which each field of the best point changes (PriorBand's); one changes in any case."""
-TRIES = 40
-"""Draws until a point is new."""
 
 Source = Literal["prior", "best", "parzen", "plain"]
 
@@ -56,48 +54,30 @@ class Config(SearcherSettings):
         """The number of different points; None when a domain is continuous."""
         return space.size()
 
-    def build(self, space: SearchSpace, seed: int) -> PriorSearcher:
+    def build(self, space: SearchSpace, seed: int) -> Learner:
         """The searcher, at its first point."""
-        return PriorSearcher(space, seed)
+        beginning = _beginning(space, Random(f"{seed}:beginning"))
+
+        def propose(history: History, rng: Random, dropped: int) -> Iterator[Point]:
+            first = [point for point in beginning if point not in history]
+            return chain(first[dropped:], _draws_of(space, history, rng))
+
+        return Learner(space, seed, propose)
 
 
-class PriorSearcher:
-    """See `sweeps.searchers.Searcher`."""
-
-    def __init__(self, space: SearchSpace, seed: int) -> None:
-        self._space = space
-        self._seed = seed
-        self._given = 0
-        self._history = History()
-        self._first = iter(_beginning(space, Random(f"{seed}:beginning")))
-
-    def suggest(self) -> dict[str, Value] | None:
-        """The next point; never ends."""
-        index, self._given = self._given, self._given + 1
-        candidates = chain(self._first, islice(self._draws(index), TRIES))
-        new = next((point for point in candidates if point not in self._history), None)
-        point = self._space.sample(Random(f"{self._seed}:{index}"), index) if new is None else dict(new)
-        self._history.suggested(point)
-        return point
-
-    def tell(self, point: Mapping[str, Value], resource: int, outcome: float | FailureKind, is_final: bool) -> None:
-        """Takes notice of a result, also of one that is not the trial's last."""
-        self._history.tell(point, resource, outcome, is_final)
-
-    def _draws(self, index: int) -> Iterator[dict[str, Value]]:
-        """Points of the mixture, without end."""
-        rng = Random(f"{self._seed}:{index}:prior")
-        weights = mixture(self._space, self._history)
-        parzen = _parzen.points(self._space, self._history, rng.getrandbits(32))
-        draw: Mapping[Source, Callable[[], dict[str, Value]]] = {
-            "prior": lambda: from_priors(self._space, rng),
-            "best": lambda: near_best(self._space, self._history, rng),
-            "parzen": lambda: next(parzen),
-            "plain": lambda: self._space.sample(rng),
-        }
-        while True:
-            (source,) = rng.choices(list(weights), list(weights.values()))
-            yield draw[source]()
+def _draws_of(space: SearchSpace, history: History, rng: Random) -> Iterator[Point]:
+    """Points of the mixture, without end."""
+    weights = mixture(space, history)
+    parzen = _parzen.points(space, history, rng.getrandbits(32))
+    draw: Mapping[Source, Callable[[], Point]] = {
+        "prior": lambda: from_priors(space, rng),
+        "best": lambda: near_best(space, history, rng),
+        "parzen": lambda: next(parzen),
+        "plain": lambda: space.sample(rng),
+    }
+    while True:
+        (source,) = rng.choices(list(weights), list(weights.values()))
+        yield draw[source]()
 
 
 def mixture(space: SearchSpace, history: History) -> dict[Source, float]:

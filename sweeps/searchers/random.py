@@ -46,5 +46,7 @@ class RandomSearcher:
         index, self._given = self._given, self._given + 1
         return self._space.sample(Random(f"{self._seed}:{index}"), index)
 
-    def tell(self, point: Mapping[str, Value], resource: int, outcome: float | FailureKind, is_final: bool) -> None:
+    def tell(
+        self, point: Mapping[str, Value], resource: int, outcome: float | FailureKind | None, is_final: bool
+    ) -> None:
         """Nothing changes: each draw is independent of all others."""

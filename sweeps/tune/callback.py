@@ -176,7 +176,9 @@ class JournalCallback(Callback):
 
     def _who(self, trial: Trial) -> dict[str, Any]:
         """What the first event of a trial says, whichever it is."""
-        return {"time": self._clock()} | {name: trial.config[name] for name in ("trial_key", "number", "params")}
+        return {"time": self._clock()} | {
+            name: trial.config[name] for name in ("trial_key", "number", "params", "point")
+        }
 
 
 def _steps(history: Sequence[str]) -> tuple[StepRecord, ...]:

@@ -125,8 +125,9 @@ class Driver:
         refused = refused_default(self.config, space, self.journal.record.fingerprints, self._targets, self.clock())
         if refused is not None:
             self.journal.add(refused)
-        known = {key: trial.state for key, trial in self.journal.record.trials.items()}
-        source = self._source = TrialSource(self.config, space, self.journal.record.fingerprints, known, self._targets)
+        source = self._source = TrialSource(
+            self.config, space, self.journal.record.fingerprints, lambda: self.journal.record.trials, self._targets
+        )
         disk = self.config.budget.disk
         shared = {
             "dir": str(self.folder.path),

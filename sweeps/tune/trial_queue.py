@@ -92,6 +92,7 @@ class TrialQueue(Searcher):
             "reported": self._reported(trial.trial_key)._asdict(),
             "number": trial.number,
             "params": dict(trial.params),
+            "point": None if trial.point is None else dict(trial.point),
             "spec": trial.spec.model_dump_json(),
         }
 

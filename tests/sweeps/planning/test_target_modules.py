@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from sweep_events import begun, record
+from sweep_events import begun, record, recorded
 from sweep_files import toy
 
 from sweeps.planning.target_modules import Targets, asked, check, settle
 from sweeps.planning.trial_source import PlannedTrial, TrialSource, refused_default
 from sweeps.record.events import TrialState
 from sweeps.record.selection import choose
-from sweeps.record.sweep_record import first_wins
+from sweeps.record.sweep_record import TrialRecord, first_wins
 from sweeps.report import tables
 from trainables.contract import Target
 from trainables.objective import MIN_EVAL_LOSS
@@ -30,11 +31,14 @@ EXPERTS = [
 
 
 def drawn(
-    targets: Targets | None, space: dict[str, Any] = SPACE, known: dict[str, TrialState] | None = None, **sections: Any
+    targets: Targets | None,
+    space: dict[str, Any] = SPACE,
+    known: Mapping[str, TrialRecord] | None = None,
+    **sections: Any,
 ) -> list[PlannedTrial]:
     sections = {"searcher": {"kind": "grid"}, "budget": {"trials": 50}} | sections
     config, parsed = toy(space, **sections)
-    return list(iter(TrialSource(config, parsed, {"toy": "1"}, known, targets).next, None))
+    return list(iter(TrialSource(config, parsed, {"toy": "1"}, lambda: known or {}, targets).next, None))
 
 
 def modules(trials: list[PlannedTrial]) -> list[tuple[Any, int]]:
@@ -83,7 +87,7 @@ def test_a_list_that_means_a_preset_is_that_preset() -> None:
 
 def test_a_sweep_of_a_version_that_ran_both_goes_on_with_both() -> None:
     both = drawn(None, adapter={"r": 4})
-    known = {trial.trial_key: TrialState.PAUSED for trial in both if trial.params["target_modules"] == "all-linear"}
+    known = recorded(*((trial, TrialState.PAUSED) for trial in both if trial.params["target_modules"] == "all-linear"))
     again = drawn(settle(EXPERTS), known=known, adapter={"r": 4})
     assert known.keys() <= {trial.trial_key for trial in again}
 
@@ -120,7 +124,7 @@ def test_a_default_that_cannot_be_trained_leaves_its_number_empty() -> None:
     refused = refused_default(config, space, {"toy": "1"}, settle(EXPERTS), 5.0)
     assert refused is not None
     assert (refused.number, refused.reason) == (0, "the default configuration: mlp is left out")
-    known = {refused.trial_key: TrialState.INFEASIBLE}
+    known = {refused.trial_key: TrialRecord(refused.trial_key, 0, refused.params, state=TrialState.INFEASIBLE)}
     trials = drawn(settle(EXPERTS), known=known, adapter={"target_modules": "mlp"})
     assert [trial.number for trial in trials] == [1, 2, 3, 4]
     assert refused_default(*toy(SPACE), {"toy": "1"}, settle(EXPERTS), 5.0) is None

@@ -6,20 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from sweep_events import recorded
 from sweep_files import toy
 
 from sweeps.planning.trial_source import LEAST_REPLACED, PlannedTrial, TrialSource
 from sweeps.record.events import TrialState
+from sweeps.record.sweep_record import TrialRecord
 
 RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
 GRID = {"adapter.r": {"choice": [4, 8]}, "training.batch_size": {"choice": [1, 2, 4]}}
 
 
 def source(
-    space: dict[str, Any], trials: int = 16, known: Mapping[str, TrialState] | None = None, **sections: Any
+    space: dict[str, Any], trials: int = 16, known: Mapping[str, TrialRecord] | None = None, **sections: Any
 ) -> TrialSource:
     config, parsed = toy(space, budget={"trials": trials}, **sections)
-    return TrialSource(config, parsed, {"toy": "1"}, known)
+    return TrialSource(config, parsed, {"toy": "1"}, lambda: known or {})
 
 
 def drawn(trials: TrialSource, at_most: int = 100) -> list[PlannedTrial]:
@@ -170,7 +172,7 @@ def test_a_field_is_searched_where_its_condition_holds() -> None:
 
 def test_finished_trials_are_not_handed_out_again() -> None:
     first = drawn(source(RATES, 5))
-    known = {first[0].trial_key: TrialState.COMPLETED, first[2].trial_key: TrialState.FAILED}
+    known = recorded((first[0], TrialState.COMPLETED), (first[2], TrialState.FAILED))
     again = drawn(source(RATES, 5, known))
     assert again == [first[1], first[3], first[4]]
 
@@ -178,7 +180,7 @@ def test_finished_trials_are_not_handed_out_again() -> None:
 @pytest.mark.parametrize("state", [TrialState.PENDING, TrialState.RUNNING, TrialState.PAUSED])
 def test_unfinished_trials_are_handed_out_again_under_their_numbers(state: TrialState) -> None:
     first = drawn(source(RATES, 3))
-    assert drawn(source(RATES, 3, dict.fromkeys(keys(first), state))) == first
+    assert drawn(source(RATES, 3, recorded(*((trial, state) for trial in first)))) == first
 
 
 def test_a_replaced_trial_stays_replaced() -> None:
@@ -186,24 +188,20 @@ def test_a_replaced_trial_stays_replaced() -> None:
     first = drawn(lived)
     lived.replace("no such layer")
     (third,) = drawn(lived)
-    known = {
-        first[0].trial_key: TrialState.COMPLETED,
-        first[1].trial_key: TrialState.INFEASIBLE,
-        third.trial_key: TrialState.PAUSED,
-    }
+    states = [TrialState.COMPLETED, TrialState.INFEASIBLE, TrialState.PAUSED]
+    known = recorded(*zip([*first, third], states, strict=True))
     assert drawn(source(RATES, 2, known)) == [third]
 
 
 def test_a_sweep_that_gave_up_hands_out_what_it_had_begun_and_nothing_else() -> None:
     begun = drawn(source(RATES, 13))
-    infeasible = dict.fromkeys(keys(begun)[:LEAST_REPLACED], TrialState.INFEASIBLE)
-    trials = source(RATES, 3, {**infeasible, begun[11].trial_key: TrialState.PAUSED})
-    assert drawn(trials) == []
-    trials = source(RATES, 3, {**infeasible, begun[10].trial_key: TrialState.PAUSED})
-    assert drawn(trials) == [begun[10]]
-    assert trials.gave_up is not None
+    infeasible = [(trial, TrialState.INFEASIBLE) for trial in begun[:LEAST_REPLACED]]
+    for last in (begun[10], begun[11]):
+        trials = source(RATES, 3, recorded(*infeasible, (last, TrialState.PAUSED)))
+        assert drawn(trials) == [last]
+        assert trials.gave_up is not None
 
 
 def test_a_sweep_whose_trials_are_all_over_has_none_left() -> None:
     first = drawn(source(RATES, 3))
-    assert drawn(source(RATES, 3, dict.fromkeys(keys(first), TrialState.STOPPED))) == []
+    assert drawn(source(RATES, 3, recorded(*((trial, TrialState.STOPPED) for trial in first)))) == []

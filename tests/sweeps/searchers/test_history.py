@@ -39,11 +39,11 @@ def test_failures_are_not_ranked_and_a_fault_of_the_machine_says_nothing() -> No
     assert C in found
 
 
-def test_a_suggested_point_is_open_until_it_is_told() -> None:
+def test_a_point_is_open_until_it_has_a_result() -> None:
     found = History()
-    found.suggested(A)
+    found.tell(A, 0, None, False)
     assert [seen.is_open for seen in found.seen] == [True]
     assert found.told == ()
     found.tell(A, 1, 2.0, False)
-    found.suggested(A)
+    found.tell(A, 0, None, False)
     assert [seen.is_open for seen in found.seen] == [False]

@@ -1,0 +1,54 @@
+"""What the searchers that learn have in common: a history, and points that are not in it yet. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from random import Random
+
+from search_spaces.domains import Value
+from search_spaces.space import SearchSpace
+from sweeps.searchers._history import History, Point
+from trainables.contract import FailureKind
+
+TRIES = 40
+"""Points that a proposal may hold until one of them is new."""
+ATTEMPTS = 20
+"""Suggestions in a row that the caller dropped, after which points are drawn at random."""
+
+Proposal = Callable[[History, Random, int], Iterator[Point]]
+"""From a history, randomness, and the number of suggestions that the caller dropped since the last trial began, to
+points in the order of their promise."""
+
+
+class Learner:
+    """See `sweeps.searchers.Searcher`.
+
+    A suggestion follows from the seed, the history and the suggestions that were dropped since it last grew, so the
+    order in which results came in does not matter.
+    """
+
+    def __init__(self, space: SearchSpace, seed: int, propose: Proposal) -> None:
+        self._space = space
+        self._seed = seed
+        self._propose = propose
+        self._history = History()
+        self._dropped = 0
+
+    def suggest(self) -> dict[str, Value] | None:
+        """The next point; never ends."""
+        dropped, self._dropped = self._dropped, self._dropped + 1
+        rng = Random(f"{self._seed}:{len(self._history)}:{dropped}")
+        if dropped < ATTEMPTS:
+            for point in islice(self._propose(self._history, rng, dropped), TRIES):
+                if point not in self._history:
+                    return dict(point)
+        return self._space.sample(rng, len(self._history) + dropped)
+
+    def tell(
+        self, point: Mapping[str, Value], resource: int, outcome: float | FailureKind | None, is_final: bool
+    ) -> None:
+        """Takes notice of a trial that begins, and of a result, also of one that is not the trial's last."""
+        if point not in self._history:
+            self._dropped = 0
+        self._history.tell(point, resource, outcome, is_final)
