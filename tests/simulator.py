@@ -228,6 +228,7 @@ class Searched:
             return None
         self._left -= 1
         self._points.append(point)
+        self._searcher.tell(point, 0, None, False)
         return self.curve(point)
 
     def curve(self, point: Mapping[str, Any]) -> Curve:
