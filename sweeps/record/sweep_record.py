@@ -38,10 +38,6 @@ class TrialRecord:
     trial_key: str
     number: int
     params: Mapping[str, Scalar]
-    spec: str = ""
-    """As that of `TrialStarted`; none of a trial that never held a slot."""
-    point: Mapping[str, Value] | None = None
-    """As that of `TrialStarted`."""
     state: TrialState = TrialState.PENDING
     reason: str = ""
     step: int = 0
@@ -58,6 +54,10 @@ class TrialRecord:
     peak_memory_bytes: int = 0
     trainable_params: int = 0
     stopped_by_scheduler: bool = False
+    spec: str = field(default="", compare=False)
+    """As that of `TrialStarted`; none of a trial that never held a slot. The key stands for it."""
+    point: Mapping[str, Value] | None = None
+    """As that of `TrialStarted`."""
 
     def value(self, metric: str) -> float:
         """The metric at the trial's best step, or one of its `COSTS`; NaN before its first report."""

@@ -38,7 +38,9 @@ class Ruling:
             self._tell(event, journal.record)
             if isinstance(event, TrialStarted):
                 spec = TrialSpec.model_validate_json(event.spec)
-                self.begun[event.trial_key] = PlannedTrial(event.number, event.trial_key, spec, event.params, event.point)
+                self.begun[event.trial_key] = PlannedTrial(
+                    event.number, event.trial_key, spec, event.params, event.point
+                )
         journal.listen(self._tell)
 
     def _tell(self, event: Event, record: SweepRecord) -> None:

@@ -25,7 +25,7 @@ from sweeps.tune.trial_queue import FINISHED, NOTHING, TrialQueue
 from trainables import toy as curves
 from trainables.specs import TrialSpec
 
-SPACE = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
+SPACE = {"training.learning_rate": {"loguniform": [1e-5, 1e-2], "prior": 1e-3}}
 VARIANTS: list[dict[str, Any]] = [{}, {"order": "paper"}, {"variant": "stop"}, {"kind": "median"}]
 
 
@@ -72,8 +72,7 @@ class Driver:
         self.journal.listen(count)
         self.ruling.settle(lambda: 1.0)
         _, space = toy(SPACE)
-        known = {key: trial.state for key, trial in self.journal.record.trials.items()}
-        source = TrialSource(self.config, space, {}, known)
+        source = TrialSource(self.config, space, {}, lambda: self.journal.record.trials)
         queue = TrialQueue(source, {}, lambda: self.slots, lambda: False, self.reported_before, self.ruling)
         live: list[Any] = []
         for number in range(10**4):
@@ -169,7 +168,15 @@ def story(path: Path) -> list[tuple[str, int]]:
 def test_a_sweep_that_is_killed_after_any_event_goes_on_as_if_it_had_not_been(
     tmp_path: Path, scheduler: dict[str, Any]
 ) -> None:
-    config = sweep(**scheduler)
+    assert_goes_on_after_any_event(tmp_path, sweep(**scheduler))
+
+
+@pytest.mark.parametrize("searcher", ["tpe", "prior"])
+def test_a_sweep_whose_searcher_learns_goes_on_as_if_it_had_not_been_killed(tmp_path: Path, searcher: str) -> None:
+    assert_goes_on_after_any_event(tmp_path, sweep(14, {"kind": searcher}))
+
+
+def assert_goes_on_after_any_event(tmp_path: Path, config: SweepConfig) -> None:
     with driver(tmp_path / "whole", config) as whole:
         whole.run()
         states = {key: trial.state for key, trial in whole.journal.record.trials.items()}
