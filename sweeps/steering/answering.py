@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sweeps.record.events import RequestAnswered, TrialState
 from sweeps.record.journal import Journal
+from sweeps.record.names import label
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.steering.mailbox import Letter, Mailbox, StopSweep, StopTrial
 from sweeps.steering.stop import StopRequest
@@ -80,21 +81,21 @@ def answer_to(letter: Letter, record: SweepRecord, now: float) -> RequestAnswere
 def _stop_trial(letter: Letter, request: StopTrial, record: SweepRecord, now: float) -> RequestAnswered:
     trial = trial_named(request.trial, record)
     if trial is None:
-        there = ", ".join(f"t{each.number:02d}" for each in record.trials.values()) or "none has begun"
+        there = ", ".join(label(each.number) for each in record.trials.values()) or "none has begun"
         told = f"the sweep has no trial {request.trial}: it has {there}"
         return _answer(letter, now, f"stop {request.trial}", is_accepted=False, message=told)
-    asked = f"stop t{trial.number:02d}"
+    asked = f"stop {label(trial.number)}"
     if trial.state not in (TrialState.RUNNING, TrialState.PARKED):
-        told = f"t{trial.number:02d} is {trial.state.value}: only a RUNNING or PARKED trial can be stopped"
+        told = f"{label(trial.number)} is {trial.state.value}: only a RUNNING or PARKED trial can be stopped"
         return _answer(letter, now, asked, is_accepted=False, message=told)
-    told = f"t{trial.number:02d} ends {'now' if trial.state is TrialState.PARKED else 'at its next step'}"
+    told = f"{label(trial.number)} ends {'now' if trial.state is TrialState.PARKED else 'at its next step'}"
     return _answer(letter, now, asked, is_accepted=True, message=told, trial_key=trial.trial_key)
 
 
 def trial_named(name: str, record: SweepRecord) -> TrialRecord | None:
     """The trial of a key, or of a name such as t03; None when the sweep has none."""
     names = (name, name.lower())
-    return next((t for t in record.trials.values() if t.trial_key == name or f"t{t.number:02d}" in names), None)
+    return next((t for t in record.trials.values() if t.trial_key == name or label(t.number) in names), None)
 
 
 def _answer(
