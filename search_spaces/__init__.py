@@ -1,7 +1,7 @@
-"""Domains and named search spaces, each with the source of its ranges. Imports nothing else of this project.
+"""Holds the domains and the named search spaces. Imports nothing else of this project.
 
-A named space is a module of this package with a constant `SPACE` in exactly the YAML form; adding one is adding a
-file. Its docstring's first line is what `available` shows, and a comment above each field says where the range is from.
+A named space is a module of this package with a constant `SPACE` in the form of the YAML file. To add a space, add a
+module. `available` shows the first line of its docstring, and a comment above each field names the source of its range.
 A module may also hold `PORTFOLIO`: points to try first, for the searcher `prior`.
 """
 
@@ -18,12 +18,12 @@ from search_spaces.space import Point, SearchSpace
 
 
 def available() -> dict[str, str]:
-    """Name of every named space -> the first line of its docstring, by name."""
+    """Returns name of every named space -> the first line of its docstring, sorted by name."""
     return {name: (spaces.__doc__ or "").strip().partition("\n")[0] for name, spaces in _modules().items()}
 
 
 def load(name: str) -> SearchSpace:
-    """The named space; raises SpaceError, with the names there are, for an unknown one."""
+    """Returns the named space. Raises SpaceError, which lists the known names, for an unknown one."""
     spaces = _modules()
     if name not in spaces:
         hint = did_you_mean(name, tuple(spaces))
@@ -35,8 +35,8 @@ def load(name: str) -> SearchSpace:
 
 
 def _modules() -> dict[str, ModuleType]:
-    """The modules that hold a SPACE. The package's machinery holds none, so it needs no list of exceptions."""
-    names = sorted(found.name for found in pkgutil.iter_modules(__path__))
+    """Returns the modules with a SPACE, by name. The other modules of the package have none."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
     modules = {name: importlib.import_module(f"{__name__}.{name}") for name in names}
     return {name: module for name, module in modules.items() if hasattr(module, "SPACE")}
 

@@ -1,4 +1,4 @@
-"""When a field is searched: conditions on other fields of the same point."""
+"""Defines when a field is searched: conditions on other fields of the same point."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from search_spaces.errors import SpaceError, collected
 
 @dataclass(frozen=True)
 class Condition:
-    """That `field` has one of `values` in the same point."""
+    """The condition that `field` has one of `values` in the same point."""
 
     field: str
     values: tuple[Value, ...]
@@ -22,12 +22,12 @@ class Condition:
             raise SpaceError([f"when {self.field}: {problem}" for problem in problems])
 
     def holds(self, value: Value) -> bool:
-        """Whether `value` is one of the condition's."""
+        """Tells whether `value` is one of the values of the condition."""
         return any(identity(value) == identity(wanted) for wanted in self.values)
 
 
 def parse_when(raw: object) -> tuple[Condition, ...]:
-    """The conditions that the YAML value of `when` lists; raises SpaceError."""
+    """Reads the conditions from the YAML value of `when`. Raises SpaceError."""
     if not isinstance(raw, Mapping) or not raw:
         raise SpaceError(
             [f"when takes {{FIELD: value}} and got {shown(raw)}: name the field and its values, or remove it"]
@@ -44,12 +44,12 @@ def parse_when(raw: object) -> tuple[Condition, ...]:
 
 
 def raw_when(conditions: Sequence[Condition]) -> dict[str, object]:
-    """The YAML value of `when`, as plain data."""
+    """Returns the YAML value of `when` as plain data."""
     return {condition.field: _raw_values(condition.values) for condition in conditions}
 
 
 def values_problems(values: Sequence[object]) -> list[str]:
-    """What is wrong with a list of values: none at all, no values, or one twice."""
+    """Lists the problems of a list of values: it is empty, holds something else than values, or one value twice."""
     if not values:
         return ["the list is empty: name at least one value"]
     problems = [problem for value in values if (problem := value_problem(value))]

@@ -1,4 +1,4 @@
-"""The base of every domain, and the lists of values. `search_spaces.domains` describes them and parses them."""
+"""Defines the base of every domain, and the lists of values. `search_spaces.domains` describes and parses them."""
 
 from __future__ import annotations
 
@@ -14,73 +14,73 @@ from search_spaces.errors import SpaceError
 
 @dataclass(frozen=True)
 class Domain(ABC):
-    """The values of one field. Raises SpaceError, without the field's name, for arguments that cannot be."""
+    """The values that one field may take. Raises SpaceError, without the name of the field, for invalid arguments."""
 
     NAME: ClassVar[str]
     SHAPE: ClassVar[str]
     when: tuple[Condition, ...] = field(default=(), kw_only=True)
     prior: Value | None = field(default=None, kw_only=True)
-    """The value that is expected to do best, before anything is measured."""
+    """The value that is expected to give the best result, before anything is measured."""
 
     def __post_init__(self) -> None:
         problems = self._problems()
         if not problems and self.prior is not None and not self.contains(self.prior):
             given = shown(as_raw(self.prior))
             problems = [
-                f"prior {given} is no value of {shown(self.to_raw()[self.NAME])}: write one of them, or remove it"
+                f"prior {given} is not a value of {shown(self.to_raw()[self.NAME])}: write one of them, or remove it"
             ]
         if problems:
             raise SpaceError(problems)
 
     @classmethod
     def form(cls) -> str:
-        """The YAML form, for messages."""
+        """Returns the YAML form, for messages."""
         return f"{{{cls.NAME}: {cls.SHAPE}}}"
 
     @classmethod
     @abstractmethod
     def from_raw(cls, raw: object) -> Self:
-        """The domain that stands behind its name in YAML; raises SpaceError."""
+        """Reads the domain from the value after its name in YAML. Raises SpaceError."""
 
     @abstractmethod
     def sample(self, rng: random.Random) -> Value:
-        """A value of the domain, drawn with `rng` alone."""
+        """Draws a value of the domain, with `rng` alone."""
 
     @abstractmethod
     def values(self) -> tuple[Value, ...] | None:
-        """Every value, in order; None for a continuous range. Look at `size` first: a range of integers may be long."""
+        """Returns every value, in order; None for a continuous range. Check `size` first: the list may be long."""
 
     @abstractmethod
     def extremes(self) -> tuple[Value, ...]:
-        """The values to check a domain by: both ends of a range, every value of a list."""
+        """Returns the values to check a domain with: both ends of a range, or every value of a list."""
 
     @property
     @abstractmethod
     def size(self) -> int | None:
-        """How many values there are; None for a continuous range."""
+        """Returns the number of values; None for a continuous range."""
 
     @abstractmethod
     def contains(self, value: object) -> bool:
-        """Whether a point may hold `value` here."""
+        """Tells whether `value` is a value of the domain."""
 
     @property
     @abstractmethod
     def is_ordered(self) -> bool:
-        """Whether the values are numbers, so that some are nearer to each other than others."""
+        """Tells whether the values are numbers, which have an order and distances."""
 
     @abstractmethod
     def position(self, value: Value) -> float:
-        """Where a value stands between the lowest (0) and the highest (1), for domains that are ordered.
+        """Returns the place of a value between the lowest (0) and the highest (1). The domain must be ordered.
 
-        A number that is outside the domain stands where the nearest value of the domain does.
+        A number outside the domain has the place of the nearest value of the domain.
         """
 
     @abstractmethod
     def at(self, position: float) -> Value:
-        """The value at a position in [0, 1]: equal parts of [0, 1] are equally likely when `sample` draws."""
+        """Returns the value at a position in [0, 1]. `sample` draws equal parts of [0, 1] with equal probability."""
 
     def to_raw(self) -> dict[str, object]:
-        """The YAML form as plain data, which parses to an equal domain."""
+        """Returns the YAML form as plain data, which parses to an equal domain."""
         raw: dict[str, object] = {self.NAME: self._arguments()}
         if self.prior is not None:
             raw["prior"] = as_raw(self.prior)
@@ -158,6 +158,6 @@ class Choice(_Options):
 
 @dataclass(frozen=True)
 class Grid(_Options):
-    """One of the listed values; a sweep goes through all combinations of its grids, so each comes equally often."""
+    """One of the listed values. A sweep goes through all combinations of its grids, so each comes equally often."""
 
     NAME = "grid"

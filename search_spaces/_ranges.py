@@ -1,4 +1,4 @@
-"""Ranges of numbers, continuous and in steps. `search_spaces.domains` describes them and parses them."""
+"""Defines ranges of numbers, continuous and in steps. `search_spaces.domains` describes and parses them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from search_spaces._forms import Domain
 from search_spaces._values import Value, is_number, number_problem, round_between, round_significant, shown
 from search_spaces.errors import SpaceError
 
-_MOST_STEPS = 10**15  # doubles tell about 15 decimal digits apart, so more multiples would not print as multiples
+_MOST_STEPS = 10**15  # a float has about 15 decimal digits, so more multiples would not print as multiples
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class _Range(Domain):
 
     @abstractmethod
     def _nearest(self, number: float) -> Value:
-        """The value of the domain that reads well and is nearest to `number`."""
+        """Returns the value of the domain nearest to `number`, rounded to few digits."""
 
     def _scaled(self, number: float) -> float:
         return math.log(number) if self.LOG else number
@@ -90,7 +90,7 @@ class _Range(Domain):
         return problems
 
     def _draw(self, rng: random.Random) -> float:
-        """A float between the bounds, before any rounding."""
+        """Draws a float between the bounds, without rounding."""
         if self.LOG:
             return math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
         return rng.uniform(self.low, self.high)
@@ -127,7 +127,7 @@ class LogUniform(_Range):
 class _Lattice(_Range):
     """The multiples of a step between two bounds that are multiples themselves.
 
-    Ray Tune asks the same of its quantised floats (ray 2.60, tune/search/sample.py, `Float.quantized`). So both ends
+    Ray Tune has the same rule for its quantised floats (ray 2.60, tune/search/sample.py, `Float.quantized`). Both ends
     can be drawn, and counting the steps from zero or from `low` gives the same values.
     """
 
@@ -180,7 +180,7 @@ class _Lattice(_Range):
         return int(_exact(self.low) / self._step()), int(_exact(self.high) / self._step())
 
     def _at(self, count: int) -> int | float:
-        # One rounding of the exact decimal, so 3 steps of 0.1 are 0.3 and not 0.30000000000000004.
+        # Rounds the exact decimal once, so that 3 steps of 0.1 are 0.3 and not 0.30000000000000004.
         exact = count * self._step()
         return int(exact) if self.WHOLE else float(exact)
 
@@ -253,5 +253,5 @@ class QRandInt(_Quantised):
 
 
 def _exact(number: object) -> Fraction:
-    """The decimal that a number prints as, exactly: 0.1 is 1/10."""
+    """Returns the printed decimal of a number as a fraction: 0.1 is 1/10."""
     return Fraction(str(number))

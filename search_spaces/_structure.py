@@ -1,4 +1,4 @@
-"""How the fields of a space hang together: what is wrong with their conditions, and an order that respects them."""
+"""Checks the conditions between the fields of a space, and orders the fields by them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _MOST_SHOWN = 12
 
 
 def structure_problems(domains: Mapping[str, Domain]) -> list[str]:
-    """One line for every condition that cannot be met and every circle of conditions; also for a space without fields.
+    """Lists each condition that cannot be met, each circle of conditions, and the problem of a space without fields.
 
-    Conditions on fields outside the space are the caller's to check.
+    The caller must check conditions on fields outside the space.
     """
     if not domains:
         return ["search_space: is empty: name at least one field, for example adapter.r: {choice: [8, 16]}"]
@@ -31,7 +31,7 @@ def structure_problems(domains: Mapping[str, Domain]) -> list[str]:
 
 
 def ordered(domains: Mapping[str, Domain]) -> tuple[str, ...]:
-    """The fields, each after the searched fields that its conditions ask for, else as given."""
+    """Returns the fields, each after the searched fields in its conditions, otherwise in the given order."""
     done: dict[str, None] = {}
 
     def visit(name: str) -> None:
@@ -59,19 +59,19 @@ def _condition_problem(condition: Condition, asked: Domain) -> str | None:
 
 
 def _circle(domains: Mapping[str, Domain]) -> list[str]:
-    """The first fields whose conditions lead back to themselves, as a path that ends where it starts; else []."""
+    """Returns the first circle of conditions, as a path that ends at its first field; [] if there is none."""
     clear: set[str] = set()
 
     def follow(name: str, path: list[str]) -> list[str]:
         if name in path:
             return [*path[path.index(name) :], name]
         for asked in _asked(domains, name) if name not in clear else ():
-            if found := follow(asked, [*path, name]):
-                return found
+            if circle := follow(asked, [*path, name]):
+                return circle
         clear.add(name)
         return []
 
-    return next((found for name in domains if (found := follow(name, []))), [])
+    return next((circle for name in domains if (circle := follow(name, []))), [])
 
 
 def _asked(domains: Mapping[str, Domain], name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a point may hold at a field, when two such values are the same, and how drawn numbers are rounded."""
+"""Defines the values of a point, compares and checks them, and rounds drawn numbers."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 Value = bool | int | float | str | tuple[str, ...]
-"""A flag, a number, a word, or an explicit list of words (target modules). A tuple holds words without order."""
+"""A flag, a number, a word, or a list of words (target modules) as a tuple. The order of its words has no meaning."""
 
 SIGNIFICANT_DIGITS = 3
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def identity(value: object) -> tuple[str, object]:
-    """What two values share exactly when they are the same one: 1 and 1.0 are, 1 and true are not.
+    """Returns a key that is equal for equal values: 1 equals 1.0 but not true.
 
-    Lists of words compare without order, because a list of target modules is a set.
+    Ignores the order of a list of words, because a list of target modules is a set.
     """
     if isinstance(value, bool):
         return ("flag", value)
@@ -32,7 +32,7 @@ def identity(value: object) -> tuple[str, object]:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether `value` is a finite number; a flag is none."""
+    """Tells whether `value` is a finite number; a flag is not."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:
@@ -42,17 +42,17 @@ def is_number(value: object) -> TypeGuard[float]:
 
 
 def as_value(raw: object) -> Any:
-    """`raw` with a YAML list turned into a tuple; anything else as it is, for `value_problem` to judge."""
+    """Turns a YAML list into a tuple. Returns anything else unchanged, so that `value_problem` can check it."""
     return tuple(raw) if isinstance(raw, list) else raw
 
 
 def as_raw(value: object) -> object:
-    """`value` as plain YAML and JSON data: a tuple becomes a list."""
+    """Returns `value` as plain YAML and JSON data: a tuple becomes a list."""
     return list(value) if isinstance(value, tuple) else value
 
 
 def shown(raw: object) -> str:
-    """`raw` as a person would write it in YAML, for messages."""
+    """Returns `raw` as a person would write it in YAML, for messages."""
     if raw is None or isinstance(raw, bool):
         return "null" if raw is None else str(raw).lower()
     if isinstance(raw, list | tuple):
@@ -63,7 +63,7 @@ def shown(raw: object) -> str:
 
 
 def value_problem(value: object) -> str | None:
-    """Why `value` (after `as_value`) cannot be searched, and the way out; None when it can."""
+    """Returns why `value` (after `as_value`) cannot be searched, and what to do; None when it can."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int | float):
@@ -73,12 +73,12 @@ def value_problem(value: object) -> str | None:
     if isinstance(value, tuple):
         return _words_problem(value)
     if value is None:
-        return "null is no value: name a flag, a number, a word or a list of words"
-    return f"{shown(value)} is no value: name a flag, a number, a word or a list of words"
+        return "null is not a value: name a flag, a number, a word or a list of words"
+    return f"{shown(value)} is not a value: name a flag, a number, a word or a list of words"
 
 
 def number_problem(value: object, *, whole: bool) -> str | None:
-    """Why `value` is not a finite number (an integer, if `whole`), and the way out; None when it is."""
+    """Returns why `value` is not a finite number (an integer, if `whole`), and what to do; None when it is."""
     kind = "an integer" if whole else "a number"
     if isinstance(value, bool):
         return f"{shown(value)} is a flag, not {kind}"
@@ -94,7 +94,7 @@ def number_problem(value: object, *, whole: bool) -> str | None:
 
 
 def repeated(values: Iterable[object]) -> list[object]:
-    """The values that come a second time, in order."""
+    """Returns the values that occur again, in order."""
     seen: set[tuple[str, object]] = set()
     again = []
     for value in values:
@@ -105,20 +105,20 @@ def repeated(values: Iterable[object]) -> list[object]:
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """', did you mean X?' for the known word nearest to `word`; '' when none is near."""
+    """Returns ', did you mean X?' with the known word most similar to `word`; '' when none is similar."""
     near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.5)
     return f", did you mean {near[0]}?" if near else ""
 
 
 def round_between(value: float, low: float, high: float) -> float:
-    """`value` to so many decimals that at least a thousand steps lie between `low` and `high`, and within them."""
+    """Rounds `value` to at most a thousandth of the range from `low` to `high`, and keeps it inside."""
     width = high - low
     decimals = SIGNIFICANT_DIGITS + math.ceil(-math.log10(width)) if width > 0 else 0
     return _within(round(value, max(decimals, 0)), low, high)
 
 
 def round_significant(value: float, low: float, high: float) -> float:
-    """`value` (positive) to 3 significant digits, more where `low` and `high` are close, and within them."""
+    """Rounds a positive `value` to 3 significant digits, or more if the range is narrow, and keeps it inside."""
     span = math.log(high) - math.log(low)
     extra = max(0, math.ceil(-math.log10(span))) if span > 0 else 0
     return _within(float(f"{value:.{SIGNIFICANT_DIGITS - 1 + extra}e}"), low, high)
@@ -150,7 +150,7 @@ def _words_problem(words: tuple[object, ...]) -> str | None:
 
 
 def _as_written(word: str) -> str:
-    """The way to write a number that YAML 1.1 (PyYAML) takes for a word: 1e-5 lacks the dot, 1.0e5 the sign."""
+    """Returns how to write a number that YAML 1.1 (PyYAML) reads as a word: 1e-5 lacks the dot, 1.0e5 the sign."""
     match = _NUMBER.fullmatch(word)
     if match is None:
         return ""

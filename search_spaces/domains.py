@@ -1,4 +1,4 @@
-"""What a field may take: one type per YAML form, each with its values, its size and a way to draw one.
+"""Reads the domain of a field: the values that it may take, in one of these YAML forms.
 
 | form                              | takes                                                                      |
 |-----------------------------------|----------------------------------------------------------------------------|
@@ -14,12 +14,12 @@
 Drawn floats are rounded so that they read well as logged parameters (0.000213, not 0.00021344987562341); a point
 that a person or another searcher brings may hold any float within the bounds.
 
-Beside the form, `when: {FIELD: value or [values]}` limits the search of a field: it is searched only in points where
-FIELD has (one of) the value(s), and keeps the base's value in the others. With several fields all must hold. An
-explicit list of words is written as a list in the list: `when: {adapter.target_modules: [[q_proj, v_proj]]}`.
+With `when: {FIELD: value or [values]}` beside the form, a field is searched only in points where FIELD has one of these
+values; in other points it keeps the base's value. Conditions on several fields must all be true. Write a list of words
+as a list inside the list: `when: {adapter.target_modules: [[q_proj, v_proj]]}`.
 
 `prior: VALUE` says which value is expected to do best: `{loguniform: [2.0e-5, 2.0e-3], prior: 3.0e-4}`. The searcher
-`prior` begins there; the others take no notice of it.
+`prior` begins there; the other searchers ignore it.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _BESIDE = ("when", "prior")
 
 
 def parse(field: str, raw: object) -> Domain:
-    """The domain that the YAML value `raw` describes.
+    """Reads the domain from its YAML value `raw`.
 
     Args:
         field: the searched field, for messages only.
-        raw: a mapping with one form of the module's table and perhaps `when`.
+        raw: a mapping with one form of the module's table, and optionally `when` and `prior`.
 
     Raises:
         SpaceError: with a line for every problem, each starting with `field`.
@@ -82,7 +82,7 @@ def _prior(raw: Mapping[object, object]) -> Value | None:
 
 
 def _kind(raw: Mapping[object, object]) -> type[Domain]:
-    """The form that the mapping names; raises SpaceError for none, several, and keys that are no form."""
+    """Returns the form that the mapping names. Raises SpaceError for no form, several forms, or unknown keys."""
     named = [form for form in FORMS if form.NAME in raw]
     others = [str(key) for key in raw if key not in _NAMES and key not in _BESIDE]
     if not named:
@@ -102,11 +102,12 @@ def _kind(raw: Mapping[object, object]) -> type[Domain]:
 
 def _not_a_mapping(raw: object) -> str:
     if isinstance(raw, list | tuple):
-        return f"a list is no domain: write {{choice: {shown(raw)}}}"
+        return f"a list is not a domain: write {{choice: {shown(raw)}}}"
     if raw is None:
         return "nothing given: write {choice: [8, 16]}, for example"
     given = shown(raw)
-    return f"{given} alone is no domain: write {{choice: [{given}]}}, or set it in the sweep file and leave it out here"
+    way_out = f"write {{choice: [{given}]}}, or set it in the sweep file and leave it out here"
+    return f"{given} alone is not a domain: {way_out}"
 
 
 __all__ = [

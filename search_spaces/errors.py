@@ -1,6 +1,6 @@
-"""Errors of this package.
+"""Defines the error of this package.
 
-SpaceError (ValueError)    a search space, or one of its fields, says something that cannot be; holds every problem
+SpaceError (ValueError)    a search space, or one of its fields, is wrong; holds every problem
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from contextlib import contextmanager
 
 
 class SpaceError(ValueError):
-    """The search space is wrong; the user can mend it, so it prints without a traceback.
+    """The search space is wrong. The user can correct it, so it is printed without a traceback.
 
     Attributes:
-        problems: one line each, "field: value and rule, way out".
+        problems: one line each, "field: value and rule: what to do".
     """
 
     def __init__(self, problems: Sequence[str]) -> None:
@@ -26,7 +26,7 @@ class SpaceError(ValueError):
 
 @contextmanager
 def collected(problems: list[str], prefix: str = "") -> Iterator[None]:
-    """Appends the problems of a SpaceError raised inside to `problems`, each behind `prefix`, and goes on after."""
+    """Catches a SpaceError raised inside, and appends its problems to `problems`, each after `prefix`."""
     try:
         yield
     except SpaceError as error:

@@ -1,8 +1,8 @@
-"""A search space: which fields are searched, over what, and under which conditions. Pure; randomness is an argument.
+"""Defines a search space: the searched fields, their domains and their conditions. Pure; randomness is an argument.
 
-A point holds the fields that are searched in it, the active ones. A field with conditions is active where all of them
-hold; a condition looks at the value in the point, else (a field outside the space, or one that is inactive) at the
-base's value, which `SearchSpace.with_base` makes known. An inactive field whose base value isn't known meets none.
+A point holds only the active fields. A field is active when all its conditions hold. A condition reads the value of its
+field from the point. If the field is not searched or not active, it reads the value in `base`, set by
+`SearchSpace.with_base`. It does not hold for an inactive field without a value in `base`.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from search_spaces.domains import parse as parse_domain
 from search_spaces.errors import SpaceError, collected
 
 Point = dict[str, Value]
-"""Searched field -> value, active fields only, in the order of the space."""
+"""Active field -> value, in the order of the space."""
 
 PORTFOLIO = "portfolio"
-"""The one key of a space's mapping that is no field: the points to try first."""
+"""The only key of a space that is not a field: the points to try first."""
 MOST_LISTED = 10_000
-"""Values of one field that a grid will go through."""
-_ANY_OTHER = ""  # stands for all values that no condition names: an empty word is no value of any domain
+"""The most values of one field in a grid."""
+_ANY_OTHER = ""  # means all values that no condition names; an empty word is not a value of any domain
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What is searched. Raises SpaceError without fields, for conditions never met, and for circles of conditions."""
+    """A search space. Raises SpaceError without fields, for conditions never met, and for circles of conditions."""
 
     domains: Mapping[str, Domain]
     """Searched field -> its domain, in file order."""
     base: Mapping[str, Value] = field(default_factory=dict, compare=False)
-    """What fields hold where they are not searched, as far as conditions ask."""
+    """Field -> its value when it is not searched, for the fields in conditions."""
     portfolio: tuple[Mapping[str, Value], ...] = ()
-    """Points to try first, the most promising one first. One that the space does not contain counts for nothing."""
+    """Points to try first, in this order. Points that the space does not contain are ignored."""
 
     def __post_init__(self) -> None:
         if problems := structure_problems(self.domains):
@@ -46,19 +46,19 @@ class SearchSpace:
 
     @classmethod
     def parse(cls, raw: object) -> SearchSpace:
-        """The search space that a YAML mapping describes.
+        """Reads a search space from a YAML mapping.
 
         Args:
-            raw: field -> a form of `search_spaces.domains`; perhaps `portfolio` -> a list of points.
+            raw: field -> a form of `search_spaces.domains`; optionally `portfolio` -> a list of points.
 
         Raises:
-            SpaceError: with every problem of every field; a line that is not about one field starts "search_space: ".
+            SpaceError: holds every problem; a line that is not about one field starts with "search_space: ".
         """
         if not isinstance(raw, Mapping):
             example = "{adapter.r: {choice: [8, 16]}}"
-            raise SpaceError([f"search_space: {shown(raw)} is no mapping of fields: write {example}"])
+            raise SpaceError([f"search_space: {shown(raw)} is not a mapping of fields: write {example}"])
         problems: list[str] = []
-        found: dict[str, Domain] = {}
+        domains: dict[str, Domain] = {}
         portfolio: tuple[Point, ...] = ()
         for name, value in raw.items():
             if name == PORTFOLIO:
@@ -66,17 +66,17 @@ class SearchSpace:
                     portfolio = _parse_portfolio(value)
                 continue
             if not isinstance(name, str) or not name.strip():
-                problems.append(f"search_space: {shown(name)} is no field: write its dotted name, such as adapter.r")
+                problems.append(f"search_space: {shown(name)} is not a field: write its dotted name, such as adapter.r")
                 continue
             with collected(problems):
-                found[name] = parse_domain(name, value)
-        problems += structure_problems(found) if found else []
+                domains[name] = parse_domain(name, value)
+        problems += structure_problems(domains) if domains else []
         if problems:
             raise SpaceError(problems)
-        return cls(found, portfolio=portfolio)
+        return cls(domains, portfolio=portfolio)
 
     def to_raw(self) -> dict[str, object]:
-        """Plain YAML and JSON data that `parse` turns into an equal space."""
+        """Returns plain YAML and JSON data, which `parse` turns into an equal space."""
         raw: dict[str, object] = {name: domain.to_raw() for name, domain in self.domains.items()}
         if self.portfolio:
             raw[PORTFOLIO] = [{name: as_raw(value) for name, value in point.items()} for point in self.portfolio]
@@ -84,41 +84,41 @@ class SearchSpace:
 
     @cached_property
     def order(self) -> tuple[str, ...]:
-        """The fields, each after those that its conditions ask for, else in file order: choose values in this order."""
+        """Returns the fields in the order to choose values: each after those in its conditions, else as in the file."""
         return ordered(self.domains)
 
     @property
     def grid_fields(self) -> tuple[str, ...]:
-        """The fields with a `grid` domain."""
+        """Returns the fields with a `grid` domain."""
         return tuple(name for name, domain in self.domains.items() if isinstance(domain, Grid))
 
     @property
     def grid_size(self) -> int:
-        """How many combinations the `grid` domains have; 1 without any."""
+        """Returns the number of combinations of the `grid` domains; 1 without any."""
         return math.prod(self.domains[name].size or 1 for name in self.grid_fields)
 
     def conditions(self) -> dict[str, tuple[Condition, ...]]:
-        """Conditional field -> its conditions."""
+        """Returns field -> its conditions, for the fields that have some."""
         return {name: domain.when for name, domain in self.domains.items() if domain.when}
 
     def condition_fields(self) -> tuple[str, ...]:
-        """The fields that conditions ask for, searched or not: for `with_base`, and for the caller to check."""
+        """Returns the fields in conditions, searched or not. The caller checks them, and calls `with_base`."""
         return tuple({asked.field: None for when in self.conditions().values() for asked in when})
 
     def with_base(self, base: Mapping[str, Value]) -> SearchSpace:
-        """The same space that knows what fields hold where they are not searched: the `condition_fields` at least."""
+        """Returns the space with the values of fields that are not searched; `base` needs the `condition_fields`."""
         return replace(self, base=dict(base))
 
     def is_active(self, name: str, point: Mapping[str, Value]) -> bool:
-        """Whether `name` is searched in a point that holds `point` (at least the active fields before it in `order`).
+        """Tells whether `name` is searched in a point that begins with `point` (active fields before it in `order`).
 
         Raises:
-            SpaceError: a condition asks for a field that is neither searched nor known from `with_base`.
+            SpaceError: a condition is on a field that is neither searched nor in `base`.
         """
         return all(self._holds(name, condition, point) for condition in self.domains[name].when)
 
     def restrict(self, values: Mapping[str, Value]) -> Point:
-        """The point with the given values: those of the fields that are active at them. `values` has every field."""
+        """Returns the point of the active fields among `values`, which has a value for every field."""
         point: Point = {}
         for name in self.order:
             if self.is_active(name, point):
@@ -126,12 +126,12 @@ class SearchSpace:
         return self._in_file_order(point)
 
     def sample(self, rng: random.Random, index: int | None = None) -> Point:
-        """A point drawn with `rng`.
+        """Draws a point.
 
         Args:
             rng: the only source of randomness.
-            index: the number of the draw. Given, the `grid` fields take combination `index` (modulo their number,
-                the last field changing fastest), so that each comes equally often; the others are drawn.
+            index: the number of the draw. The `grid` fields then take combination `index` (modulo their number; the
+                last field changes fastest), so that each comes equally often. None draws these fields too.
         """
         fixed = {} if index is None else self._combination(index)
         point: Point = {}
@@ -141,10 +141,10 @@ class SearchSpace:
         return self._in_file_order(point)
 
     def grid(self) -> Iterator[Point]:
-        """Every point once.
+        """Yields every point once.
 
         Raises:
-            SpaceError: at the call, when a field is continuous or has more than `MOST_LISTED` values.
+            SpaceError: at the call, if a field is continuous or has more than `MOST_LISTED` values.
         """
         problems = []
         for name, domain in self.domains.items():
@@ -159,16 +159,16 @@ class SearchSpace:
         return self._points(self.order, {}, listed)
 
     def size(self) -> int | None:
-        """How many points there are; None when a field that can be active is continuous."""
+        """Returns the number of points; None if a field that can be active is continuous."""
         counts = [count for _, count in self._shapes()]
         return None if None in counts else sum(count or 0 for count in counts)
 
     def may_meet(self, one: str, other: str) -> bool:
-        """Whether some point has both fields."""
+        """Tells whether some point has both fields."""
         return any(one in shape and other in shape for shape, _ in self._shapes())
 
     def contains(self, point: Mapping[str, Value]) -> bool:
-        """Whether `point` has exactly the fields that are active in it, each with a value of its domain."""
+        """Tells whether `point` has exactly the fields that are active in it, each with a value of its domain."""
         if not point.keys() <= self.domains.keys():
             return False
         for name in self.order:
@@ -209,9 +209,9 @@ class SearchSpace:
                 yield from self._points(names[1:], {**point, names[0]: value}, listed)
 
     def _shapes(self) -> list[tuple[Point, int | None]]:
-        """Which fields can be active together, and how many points have just these (None: continuous).
+        """Returns the sets of fields that can be active together, each with its number of points (None: continuous).
 
-        Only the values that conditions tell apart are gone through, so a long range costs nothing.
+        It goes only through values that make a difference to conditions, so a long range takes no extra time.
         """
         shapes: list[tuple[Point, int | None]] = [({}, 1)]
         for name in self.order:
@@ -227,7 +227,7 @@ class SearchSpace:
         return shapes
 
     def _branches(self, name: str) -> list[tuple[Value, int | None]]:
-        """The values of `name` that conditions tell apart, each with how many values it stands for."""
+        """Returns the values of `name` in conditions and one for all others, each with the number of values meant."""
         asked = (condition for when in self.conditions().values() for condition in when if condition.field == name)
         named = {identity(value): value for condition in asked for value in condition.values}
         size = self.domains[name].size
@@ -243,7 +243,7 @@ class SearchSpace:
 def _parse_portfolio(raw: object) -> tuple[Point, ...]:
     if not isinstance(raw, list | tuple) or not all(isinstance(point, Mapping) for point in raw):
         example = "[{adapter.r: 16, training.learning_rate: 3.0e-4}]"
-        raise SpaceError([f"{PORTFOLIO}: {shown(raw)} is no list of points: write {example}, or remove it"])
+        raise SpaceError([f"{PORTFOLIO}: {shown(raw)} is not a list of points: write {example}, or remove it"])
     points = tuple({str(name): as_value(value) for name, value in point.items()} for point in raw)
     wrong = [
         f"{PORTFOLIO}: {name}: {problem}"

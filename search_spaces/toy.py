@@ -1,6 +1,6 @@
 """A small space for the toy trainable: demonstrations, tests, and the smoke run on a new cluster.
 
-The toy's curves are closed-form, so its ranges follow from them and from no study.
+The toy's curves are formulas, and its ranges follow from them, not from studies.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 SPACE: dict[str, object] = {
     # Source: the toy's curves, whose floor falls with 1 / sqrt(r).
     "adapter.r": {"choice": [4, 8, 16]},
-    # Source: the same two values as in lora_core. The toy's curves do not depend on alpha: a knob that does nothing
-    # shows as one in a comparison.
+    # Source: the same two values as in lora_core. The toy's curves do not depend on alpha: a comparison
+    # shows it as a field without effect.
     "adapter.alpha_over_r": {"choice": [1, 2]},
     # Source: the toy's curves, which tell these presets apart; the same presets as in lora_core.
     "adapter.target_modules": {"choice": ["attention-qv", "attention", "mlp", "all-linear"]},

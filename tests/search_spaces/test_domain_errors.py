@@ -19,11 +19,11 @@ NO_VALUE = "name a flag, a number, a word or a list of words"
 
 WRONG: list[tuple[object, str]] = [
     # not a mapping
-    ([8, 16], "a list is no domain: write {choice: [8, 16]}"),
-    (["mlp", ["q_proj"]], "a list is no domain: write {choice: ['mlp', ['q_proj']]}"),
-    (8, "8 alone is no domain: write {choice: [8]}, or set it in the sweep file and leave it out here"),
-    ("mlp", "'mlp' alone is no domain: write {choice: ['mlp']}, or set it in the sweep file and leave it out here"),
-    (True, "true alone is no domain: write {choice: [true]}, or set it in the sweep file and leave it out here"),
+    ([8, 16], "a list is not a domain: write {choice: [8, 16]}"),
+    (["mlp", ["q_proj"]], "a list is not a domain: write {choice: ['mlp', ['q_proj']]}"),
+    (8, "8 alone is not a domain: write {choice: [8]}, or set it in the sweep file and leave it out here"),
+    ("mlp", "'mlp' alone is not a domain: write {choice: ['mlp']}, or set it in the sweep file and leave it out here"),
+    (True, "true alone is not a domain: write {choice: [true]}, or set it in the sweep file and leave it out here"),
     (None, "nothing given: write {choice: [8, 16]}, for example"),
     # keys
     ({}, f"no domain given: write one of {FORMS}"),
@@ -44,8 +44,8 @@ WRONG: list[tuple[object, str]] = [
     ({"choice": [8, 8]}, "choice: 8 is listed twice: keep one"),
     ({"grid": [1, 1.0]}, "grid: 1.0 is listed twice: keep one"),
     ({"choice": [["a", "b"], ["b", "a"]]}, "choice: ['b', 'a'] is listed twice: keep one"),
-    ({"choice": [1, None]}, f"choice: null is no value: {NO_VALUE}"),
-    ({"choice": [{"a": True}]}, f"choice: {{a: true}} is no value: {NO_VALUE}"),
+    ({"choice": [1, None]}, f"choice: null is not a value: {NO_VALUE}"),
+    ({"choice": [{"a": True}]}, f"choice: {{a: true}} is not a value: {NO_VALUE}"),
     ({"choice": [math.nan]}, "choice: nan is not a finite number"),
     ({"choice": [math.inf]}, "choice: inf is not a finite number"),
     ({"choice": [" "]}, "choice: ' ' is an empty word"),
@@ -100,9 +100,9 @@ WRONG: list[tuple[object, str]] = [
     ),
     ({"choice": [1], "when": {}}, "when takes {FIELD: value} and got {}: name the field and its values, or remove it"),
     ({"choice": [1], "when": {"a.b": []}}, "when a.b: the list is empty: name at least one value"),
-    ({"choice": [1], "when": {"a.b": None}}, f"when a.b: null is no value: {NO_VALUE}"),
+    ({"choice": [1], "when": {"a.b": None}}, f"when a.b: null is not a value: {NO_VALUE}"),
     ({"choice": [1], "when": {"a.b": [1, 1]}}, "when a.b: 1 is listed twice: keep one"),
-    ({"choice": [1], "when": {"a.b": {"c": 1}}}, f"when a.b: {{c: 1}} is no value: {NO_VALUE}"),
+    ({"choice": [1], "when": {"a.b": {"c": 1}}}, f"when a.b: {{c: 1}} is not a value: {NO_VALUE}"),
 ]
 
 

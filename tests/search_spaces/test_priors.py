@@ -70,9 +70,9 @@ def test_a_prior_changes_no_draw_and_comes_back_as_written() -> None:
 @pytest.mark.parametrize(
     ("domain", "problem"),
     [
-        ({**RATES, "prior": 0.1}, "x: prior 0.1 is no value of [1e-05, 0.01]: write one of them, or remove it"),
-        ({"choice": [4, 8], "prior": 6}, "x: prior 6 is no value of [4, 8]: write one of them, or remove it"),
-        ({**RATES, "prior": None}, "x: prior: null is no value: name a flag, a number, a word or a list of words"),
+        ({**RATES, "prior": 0.1}, "x: prior 0.1 is not a value of [1e-05, 0.01]: write one of them, or remove it"),
+        ({"choice": [4, 8], "prior": 6}, "x: prior 6 is not a value of [4, 8]: write one of them, or remove it"),
+        ({**RATES, "prior": None}, "x: prior: null is not a value: name a flag, a number, a word or a list of words"),
         ({**RATES, "prior": "3e-4"}, "x: prior: '3e-4' is a word, not a number: YAML reads it so, write 3.0e-4"),
         ({**RATES, "priors": 3e-4}, "x: unknown key 'priors', did you mean prior? remove it"),
     ],
@@ -105,9 +105,9 @@ def test_a_portfolio_comes_back_as_written_and_is_kept_with_the_base() -> None:
 @pytest.mark.parametrize(
     ("portfolio", "start"),
     [
-        ({"adapter.r": 8}, "portfolio: {adapter.r: 8} is no list of points: write [{adapter.r: 16"),
-        ([8], "portfolio: [8] is no list of points"),
-        ([{"adapter.r": None}], "portfolio: adapter.r: null is no value"),
+        ({"adapter.r": 8}, "portfolio: {adapter.r: 8} is not a list of points: write [{adapter.r: 16"),
+        ([8], "portfolio: [8] is not a list of points"),
+        ([{"adapter.r": None}], "portfolio: adapter.r: null is not a value"),
     ],
 )
 def test_a_wrong_portfolio_says_what_to_write(portfolio: object, start: str) -> None:

@@ -35,12 +35,12 @@ def problems(raw: object) -> tuple[str, ...]:
 
 
 WRONG: list[tuple[object, str]] = [
-    (None, "search_space: null is no mapping of fields: write {adapter.r: {choice: [8, 16]}}"),
-    (["adapter.r"], "search_space: ['adapter.r'] is no mapping of fields: write {adapter.r: {choice: [8, 16]}}"),
+    (None, "search_space: null is not a mapping of fields: write {adapter.r: {choice: [8, 16]}}"),
+    (["adapter.r"], "search_space: ['adapter.r'] is not a mapping of fields: write {adapter.r: {choice: [8, 16]}}"),
     ({}, "search_space: is empty: name at least one field, for example adapter.r: {choice: [8, 16]}"),
-    ({3: {"choice": [1]}}, "search_space: 3 is no field: write its dotted name, such as adapter.r"),
-    ({" ": {"choice": [1]}}, "search_space: ' ' is no field: write its dotted name, such as adapter.r"),
-    ({"a.b": [1, 2]}, "a.b: a list is no domain: write {choice: [1, 2]}"),
+    ({3: {"choice": [1]}}, "search_space: 3 is not a field: write its dotted name, such as adapter.r"),
+    ({" ": {"choice": [1]}}, "search_space: ' ' is not a field: write its dotted name, such as adapter.r"),
+    ({"a.b": [1, 2]}, "a.b: a list is not a domain: write {choice: [1, 2]}"),
     (
         {"a.x": {"choice": [1], "when": {"a.y": 3}}, "a.y": {"choice": [1, 2]}},
         "a.x: when asks for a.y 3, which it never takes: use one of [1, 2]",

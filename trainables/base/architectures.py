@@ -105,7 +105,7 @@ def of_gguf(values: Mapping[str, object]) -> Verdict:
         reads = f"transformers {version('transformers')} reads {supported}"
         return Verdict(refusal=f"a GGUF file of architecture {architecture!r} cannot be loaded: {reads}")
     if kind not in known.causal:
-        return Verdict(refusal=f"architecture {architecture!r} is no causal language model: {NEEDED}")
+        return Verdict(refusal=f"architecture {architecture!r} is not a causal language model: {NEEDED}")
     return Verdict()
 
 
@@ -169,7 +169,7 @@ def _sees_ahead(kind: object, config: Mapping[str, object]) -> str | None:
 
 def _not_causal(kind: str, known: Tables, has_code: bool) -> str:
     if kind in known.types:
-        return f"model_type {kind!r} is no causal language model: {NEEDED}"
+        return f"model_type {kind!r} is not a causal language model: {NEEDED}"
     if has_code:
         return (
             f"model_type {kind!r} comes with its own code: read that code, and allow it with "
@@ -185,7 +185,7 @@ def _of_class(kind: str, config: Mapping[str, object], classes: object, known: T
     if may_be_encoder and config.get("is_decoder") is not True:
         saved = f" (saved as {names[0]})" if names else ""
         return Verdict(
-            refusal=f"model_type {kind!r}{saved} is no decoder, since config.json does not say is_decoder true: "
+            refusal=f"model_type {kind!r}{saved} is not a decoder, since config.json does not say is_decoder true: "
             f"it sees the tokens that are to be predicted; {NEEDED}"
         )
     tables_of = {

@@ -1,8 +1,7 @@
-"""Rows as tokens and labels: rendered, tokenised, packed into bytes, cached, and drawn in a seeded order.
+"""Prepares rows as tokens and labels, caches them as bytes, and draws them in a seeded order.
 
-`prepare` runs once per sweep; every host reads its bytes with `load`. One row is a run of token ids, each labelled or
-not: the labelled ones count in the loss. Position p is predicted from the positions before it, so position 0 never
-counts.
+`prepare` runs once per sweep; every host reads its bytes with `load`. A row is a sequence of token ids; the labelled
+ones count in the loss. A token is predicted from the tokens before it, so the first one never counts.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LAYOUT = 3
-"""Raised when the same rows would give other bytes, so that no cache of an earlier layout is used."""
+"""Raise this number when the same rows give other bytes, so that caches of an earlier layout are not used."""
 _ARRAYS = ("ids", "starts", "labelled")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -48,7 +47,7 @@ class TokenRow(NamedTuple):
     ids: np.ndarray
     """(length,) int32."""
     labelled: np.ndarray
-    """(length,) bool: the tokens that count in the loss, one at least and never the first."""
+    """(length,) bool: the tokens that count in the loss; at least one, and never the first."""
 
     @property
     def labels(self) -> int:
@@ -72,7 +71,7 @@ class Split:
         return len(self.starts) - 1
 
     def row(self, i: int) -> TokenRow:
-        """Row `i`, a view."""
+        """Returns a view of row `i`."""
         place = slice(self.starts[i], self.starts[i + 1])
         return TokenRow(self.ids[place], self.labelled[place])
 
@@ -86,13 +85,13 @@ class Splits:
 
 
 def prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase, cache: Path) -> Prepared:
-    """The rows as bytes and what was found in them, from `cache`/data when they were prepared before.
+    """Prepares the rows as bytes with a summary, or reads both from `cache`/data if they were prepared before.
 
     The bytes are a safetensors file: the arrays of `Split` under train.* and eval.*, the summary in its metadata.
-    Hub data sets are cached only when `data.revision` is a full commit: a branch may move.
+    Hub data sets are cached only when `data.revision` is a full commit, because a branch may move.
 
     Raises:
-        DataError: nothing to train or evaluate on, or a row that cannot be used; names file, row and columns.
+        DataError: there are no rows to train or evaluate on, or a row is unusable; names file, row and columns.
     """
     key = _key(data, tokenizer)
     if key is None:
@@ -108,38 +107,38 @@ def prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase, cache: Path) -> 
 
 
 def load(payload: bytes) -> Splits:
-    """The rows in the bytes of `prepare`."""
+    """Reads the rows from the bytes of `prepare`."""
     import numpy as np
     from safetensors.numpy import load as load_arrays
 
-    # Copies: torch.from_numpy warns of arrays that cannot be written to.
+    # Copies the arrays: torch.from_numpy warns about read-only ones.
     arrays = {name: np.array(values) for name, values in load_arrays(payload).items()}
     return Splits(*(Split(*(arrays[f"{split}.{name}"] for name in _ARRAYS)) for split in ("train", "eval")))
 
 
 def whole(data: DataSpec, split: SplitName, tokenizer: PreTrainedTokenizerBase) -> Split:
-    """All rows of one split, tokenised like those of `prepare`; nothing is cached.
+    """Tokenises all rows of one split as `prepare` does, without a cache.
 
     Raises:
-        DataError: no rows, or a row that cannot be used.
+        DataError: there are no rows, or a row is unusable.
     """
     return Split(*tokenise(Renderer(data, tokenizer), split, sources.placed(data, split)).arrays())
 
 
 def split_fingerprint(split: Split) -> str:
-    """16 hex digits over every token and label of some rows."""
+    """Returns 16 hex digits over every token and label of the rows."""
     return _digest(_content(split))
 
 
 @lru_cache(maxsize=32)
 def order(seed: int, rows: int, epoch: int) -> np.ndarray:
-    """The order of `rows` rows in one epoch, a permutation (rows,) int64 that cannot be written to.
+    """Returns the order of `rows` rows in one epoch: a read-only permutation (rows,) int64.
 
-    Drawn from PCG64 keyed by seed and epoch alone, so any position of the data can be found again from its number.
+    It comes from PCG64 with a key of seed and epoch alone, so the row at any position can be computed again.
     """
     import numpy as np
 
-    # A spawn key, not [seed, epoch]: there, a seed of 2**32 in epoch 0 would be seed 0 in epoch 1.
+    # A spawn key, because with [seed, epoch] the seed 2**32 in epoch 0 would equal the seed 0 in epoch 1.
     sequence = np.random.SeedSequence(seed, spawn_key=(epoch,))
     permutation = np.random.Generator(np.random.PCG64(sequence)).permutation(rows)
     permutation.setflags(write=False)
@@ -147,7 +146,7 @@ def order(seed: int, rows: int, epoch: int) -> np.ndarray:
 
 
 def batch_rows(seed: int, rows: int, first: int, count: int) -> list[int]:
-    """The rows at positions `first` to `first + count - 1` of all epochs' orders one after another."""
+    """Returns the rows at positions `first` to `first + count - 1` of the orders of all epochs, one after another."""
     chosen: list[int] = []
     while len(chosen) < count:
         epoch, at = divmod(first + len(chosen), rows)
@@ -196,7 +195,7 @@ def _prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> Prepared:
 
 
 def _compare_test(data: DataSpec, findings: Findings) -> list[str]:
-    """Compares the rows that only promotion sees with those to train on; what kept it from that, in a line."""
+    """Compares the rows of data.test with the training rows; returns a line with the reason if this is impossible."""
     try:
         for row in sources.placed(data, "test") if data.test is not None else ():
             findings.add("test", row)
@@ -207,7 +206,7 @@ def _compare_test(data: DataSpec, findings: Findings) -> list[str]:
 
 
 def _hold_out(data: DataSpec, rows: Iterable[Placed], held: deque[Placed]) -> Iterator[Placed]:
-    """All rows but the last `eval_examples`, which are in `held` at the end."""
+    """Yields all rows but the last `eval_examples`, and leaves those in `held`."""
     count, enough = data.eval_examples or 0, False
     for row in rows:
         held.append(row)
@@ -231,7 +230,7 @@ def _fingerprint(rows: Splits) -> str:
 
 
 def _content(split: Split) -> list[np.ndarray]:
-    """All that tells rows apart; rows labelled to their end give what earlier versions took, and recorded."""
+    """Returns the arrays to hash. Rows that are labelled up to their end give the fingerprints of earlier versions."""
     import numpy as np
 
     positions = np.flatnonzero(split.labelled)
@@ -249,13 +248,13 @@ def _digest(arrays: Iterable[np.ndarray]) -> str:
 
 
 def _key(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """What names the prepared rows, or None where nothing fixes what the hub will give."""
+    """Returns the name of the prepared rows in the cache; None when the revision of a hub data set is not a commit."""
     try:
         identity = sources.fingerprint(data)
     except DataError:
         if data.test is None:
             raise
-        # Only promotion needs it, and maybe on another machine: it is said that the rows were not compared with it.
+        # Only promotion needs data.test, perhaps on another machine. A warning says that it was not compared.
         identity = sources.fingerprint(data.model_copy(update={"test": None})) | {"test": "not here"}
     pinned = data.revision is not None and _COMMIT.fullmatch(data.revision)
     if not pinned and any(source.startswith("hub:") for source in identity.values()):
@@ -265,7 +264,7 @@ def _key(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 
 def _cached(path: Path) -> Prepared | None:
-    """What `path` holds, or None when it is absent, cut short, or not what was written."""
+    """Reads the prepared rows from `path`; returns None when it is missing, incomplete or altered."""
     from safetensors import SafetensorError
 
     try:
@@ -273,14 +272,14 @@ def _cached(path: Path) -> Prepared | None:
         summary = Summary.model_validate_json(safetensors_header.metadata(payload)["summary"])
         if _fingerprint(load(payload)) == summary.fingerprint:
             return Prepared(summary=summary, payload=payload)
-    # A pydantic error and one of JSON or UTF-8 are ValueErrors: whatever is wrong with it, the file is made again.
+    # Errors of pydantic, JSON and UTF-8 are ValueErrors. A file with any error is made again.
     except (FileNotFoundError, SafetensorError, ValueError, LookupError, TypeError):
         pass
     return None
 
 
 def _write(path: Path, payload: bytes) -> None:
-    """Writes the file whole. The caller holds the lock, so the sibling has one writer."""
+    """Writes a temporary file and renames it, so that no reader sees a part. The caller holds the lock."""
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
         file.write(payload)

@@ -1,6 +1,6 @@
-"""What is odd about a sweep's rows, counted while they are read, and told in the same words before a launch and after.
+"""Counts doubtful rows while they are read, and writes the problems and warnings about them.
 
-Rows are equal when what their templates take from them is, whatever file they stand in.
+Two rows are equal when the columns in their templates are equal, in whatever files they are.
 """
 
 from __future__ import annotations
@@ -17,51 +17,51 @@ from trainables.errors import DataError
 from trainables.specs import DataSpec
 
 Part = Literal["train", "eval", "test"]
-"""What a row is for. Rows held out of data.train are for eval."""
+"""The use of a row. Rows held out of data.train belong to eval."""
 FEW_ROWS = 10
-"""With fewer rows than these, differences between adapters are mostly chance; promotion passes nothing."""
+"""With fewer rows, differences between adapters are mostly chance, and promotion passes nothing."""
 _MISSING = frozenset({"nan", "NaN", "NAN", "null", "NULL", "None", "N/A", "#N/A", "<NA>", "NaT"})
-"""What programs write for a value that is missing."""
+"""Words that programs write for a missing value."""
 
 
 @dataclass
 class Count:
-    """How many rows have something, and where the first of them stands."""
+    """The number of rows with some property, and the place of the first one."""
 
     rows: int = 0
     first: str = ""
 
     def add(self, place: str) -> None:
-        """One more."""
+        """Counts one more row."""
         self.rows += 1
         self.first = self.first or place
 
 
 @dataclass
 class Tally:
-    """The rows of one part."""
+    """The counts for one part."""
 
     rows: int = 0
     empty: Count = field(default_factory=Count)
-    """With an answer that is empty."""
+    """Rows with an empty answer."""
     missing: Count = field(default_factory=Count)
-    """With an answer that is a word for a missing value."""
+    """Rows whose answer is a word for a missing value."""
     word: str = ""
     """The first such word."""
     repeated: Count = field(default_factory=Count)
-    """That stood there before."""
+    """Rows that are equal to an earlier row of this part."""
     trained_on: Count = field(default_factory=Count)
-    """Rows of eval or test that stand in train too."""
+    """Rows of eval or test that are also in train."""
     chosen_on: Count = field(default_factory=Count)
-    """Rows of test that stand in eval too."""
+    """Rows of test that are also in eval."""
     unlearnt: Count = field(default_factory=Count)
-    """Chats with answers that do not count."""
+    """Chats with answers that do not count in the loss."""
     cut_away: Count = field(default_factory=Count)
-    """Left out: data.max_length leaves nothing to learn of them."""
+    """Rows left out because data.max_length cuts off all their labels."""
 
 
 class Findings:
-    """Counts rows as they come. Those of train come first, so that the others can be compared with them."""
+    """Counts rows as they are read. Add the rows of train first, since the others are compared with them."""
 
     def __init__(self, data: DataSpec) -> None:
         self._data = data
@@ -70,7 +70,7 @@ class Findings:
         self.parts: dict[Part, Tally] = {"train": Tally(), "eval": Tally(), "test": Tally()}
 
     def add(self, part: Part, placed: Placed) -> None:
-        """Counts a row. Raises `DataError` for one that cannot be used; names file and line."""
+        """Counts a row. Raises `DataError` for an unusable row; names file and line."""
         try:
             content = self._content(placed.row)
         except DataError as error:
@@ -94,7 +94,7 @@ class Findings:
             tally.chosen_on.add(place)
 
     def problems(self) -> list[str]:
-        """What makes every result worthless: no answer says anything, or all that is evaluated on is trained on."""
+        """Lists what makes every result worthless: all answers are empty, or all evaluation rows are trained on."""
         problems = []
         field, answers = _answers(self._data)
         for part, tally in self.parts.items():
@@ -106,12 +106,12 @@ class Findings:
             tally = self.parts[part]
             if tally.rows and tally.trained_on.rows == tally.rows:
                 name = self._name(part)
-                rows = f"all {tally.rows} rows stand" if tally.rows > 1 else "the only row stands"
-                problems.append(f"{name}: {rows} in data.train too, so all is trained on: give other rows")
+                rows = f"all {tally.rows} rows are" if tally.rows > 1 else "the only row is"
+                problems.append(f"{name}: {rows} also in data.train, so all is trained on: give other rows")
         return problems
 
     def warnings(self) -> list[str]:
-        """What is odd but may be meant, a line each."""
+        """Lists what is doubtful but may be intended, one line each."""
         return [line for part in self.parts for line in self._warnings(part)]
 
     def _warnings(self, part: Part) -> list[str]:
@@ -129,17 +129,17 @@ class Findings:
             )
         if tally.repeated.rows:
             meaning = "each is trained on that often" if part == "train" else "each counts as several; take them out"
-            warnings.append(f"{name}: rows that stood there before, {_of(tally, tally.repeated)}: {meaning}")
+            warnings.append(f"{name}: repeated rows, {_of(tally, tally.repeated)}: {meaning}")
         if tally.trained_on.rows:
             warnings.append(
-                f"{name}: rows that stand in data.train too, {_of(tally, tally.trained_on)}: their loss says nothing "
+                f"{name}: rows that are also in data.train, {_of(tally, tally.trained_on)}: their loss says nothing "
                 "about new rows; take them out of one of the two"
             )
         if tally.chosen_on.rows:
-            where = "are held out of data.train" if self._data.eval is None else "stand in data.eval"
+            where = "those held out of data.train" if self._data.eval is None else "data.eval"
             warnings.append(
-                f"{name}: rows that {where} too, {_of(tally, tally.chosen_on)}: the best trial is chosen on them, so "
-                "they are no test of it; give other rows"
+                f"{name}: rows that are also in {where}, {_of(tally, tally.chosen_on)}: they chose the best trial, so "
+                "they are not a test of it; give other rows"
             )
         if tally.cut_away.rows:
             warnings.append(
@@ -172,7 +172,7 @@ class Findings:
 
 
 class _Content(NamedTuple):
-    """What a row says."""
+    """The content of a row, as far as it is counted."""
 
     key: int
     """Equal for equal rows."""
@@ -209,7 +209,7 @@ def _of_chat(data: DataSpec, messages: list[templates.Message]) -> _Content:
 
 
 def _key(texts: list[str]) -> int:
-    """64 bits: two of a million different rows are taken for equal once in ten million data sets."""
+    """Returns 64 bits. Among a million different rows, two collide in about one of 40 million data sets."""
     content = "\0".join(texts).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
 
@@ -219,7 +219,7 @@ def _of(tally: Tally, count: Count) -> str:
 
 
 def _answers(data: DataSpec) -> tuple[str, str]:
-    """The field that says what is learnt, and what to call that."""
+    """Returns the field of `data` that gives the answers, and the word for them in messages."""
     if data.completion is not None:
         return "completion", "completions"
     return ("messages", "answers") if data.messages is not None else ("text", "texts")

@@ -1,4 +1,4 @@
-"""A look at the first rows of local files before anything starts: what is wrong, what is odd, how many there are."""
+"""Looks at the first rows of local files before a sweep starts: reports problems, warnings and the number of rows."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from trainables.specs import DataSpec
 
 LOOKED_ROWS = 20_000
 LOOKED_BYTES = 20_000_000
-"""Rows of a split are looked at up to these, in about half a second; all of them are when the data is prepared."""
+"""The preview of a split ends here, after about half a second; `dataset.prepare` looks at all rows."""
 
 
 def preview(data: DataSpec) -> Preview:
-    """What the local files hold; hub data sets are looked at when they are prepared. No network, no torch."""
+    """Looks at the rows of local files; skips hub data sets. Uses no network and no torch."""
     findings = Findings(data)
     problems, partly = [], []
     train_rows = None
@@ -59,7 +59,7 @@ class _Look:
         self._stream = stream
         self.rows = 0
         self.is_cut = False
-        """Whether there are more."""
+        """Whether the split has more rows than these."""
 
     def __iter__(self) -> Iterator[Placed]:
         size = 0
@@ -77,7 +77,7 @@ def _count(data: DataSpec, split: SplitName, look: _Look, findings: Findings) ->
         for row in islice(look, data.eval_examples if split == "eval" else None):
             findings.add(split, row)
         return
-    # The last ones are held out, as far as the end is seen.
+    # The last rows are held out, if the preview reaches the end of the file.
     held: deque[Placed] = deque()
     for row in look:
         held.append(row)
@@ -88,7 +88,7 @@ def _count(data: DataSpec, split: SplitName, look: _Look, findings: Findings) ->
 
 
 def _train_rows(data: DataSpec, look: _Look) -> int | None:
-    """Rows to train on, those held out left aside; None where counting them would take long."""
+    """Counts the training rows, without those held out; returns None when counting would take long."""
     total: int | None = look.rows
     if look.is_cut:
         total = None

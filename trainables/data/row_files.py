@@ -1,6 +1,6 @@
-"""Rows of local files, each with the place where it stands: JSON lines, JSON arrays, CSV, Parquet.
+"""Reads rows of local files with their places: JSON lines, JSON arrays, CSV, Parquet.
 
-Read with the standard library (Parquet with pyarrow, imported where it is used): a check starts in milliseconds.
+Uses the standard library (for Parquet pyarrow, imported on use), so that a check starts in milliseconds.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from trainables.specs import DataSpec
 
 _CSV_FIELD_CHARACTERS = 2**31 - 1
 COUNTED_BYTES = 1_000_000_000
-"""Files of JSON lines up to this size are counted: in about a second."""
+"""The largest file of JSON lines whose rows are counted. It takes about a second."""
 ARRAY_BYTES = 100_000_000
-"""JSON arrays above this size are read when the data is prepared, and not to check a sweep file."""
+"""Larger JSON arrays are read only when the data is prepared, not when a sweep file is checked."""
 _BOM = b"\xef\xbb\xbf"
 
 
 def read(field: str, source: str, data: DataSpec) -> Iterator[Placed]:
-    """The rows of a file, in order; of Parquet the columns that `data` needs. Values of a CSV file are strings.
+    """Reads the rows of a file, in order; of Parquet only the needed columns. Values of a CSV file are strings.
 
     Args:
         field: data.train, data.eval or data.test, for errors.
         source: the file.
-        data: says which columns there should be.
+        data: names the needed columns.
 
     Raises:
-        DataError: the file is not there or cannot be read; names the line.
+        DataError: the file is missing or cannot be read; names the line.
     """
     path, where = Path(source), f"{field}: {source}"
     try:
@@ -53,7 +53,7 @@ def read(field: str, source: str, data: DataSpec) -> Iterator[Placed]:
 
 
 def count(path: Path) -> int | None:
-    """How many rows a file has, without reading what they say; None where only reading them all would tell."""
+    """Counts the rows of a file without parsing them; returns None when only parsing all of them would tell."""
     if path.suffix.lower() == ".parquet":
         from pyarrow import parquet
 
@@ -65,19 +65,19 @@ def count(path: Path) -> int | None:
 
 
 def needed(data: DataSpec, present: list[str]) -> list[str]:
-    """The columns to read: others may be large, or hold sounds and pictures that are decoded as they are read.
+    """Returns the columns to read. Others may be large, or hold sounds and pictures that are decoded on reading.
 
-    All of them when one is missing, so that the error can show what there is.
+    Returns all columns if a needed one is missing, so that the error can list them.
     """
     wanted = set(templates.columns(data))
     if not wanted <= set(present):
         return present
-    # A prompt that is a column's bare name is an error that shows only when the column is there.
+    # A prompt that is only the name of a column is an error, which is noticed only if that column is read.
     return [column for column in present if column in wanted or column == (data.prompt or "").strip()]
 
 
 def not_found(path: Path) -> str:
-    """That a file is not there, with names like it that are."""
+    """Returns the message for a missing file, with similar names that exist."""
     place = path.absolute()
     if not place.parent.is_dir():
         return f"{place} does not exist (nor does the folder {place.parent})"
@@ -86,7 +86,7 @@ def not_found(path: Path) -> str:
 
 
 def is_large_array(path: Path) -> bool:
-    """Whether a file is one JSON array that takes seconds to read: its first row cannot be had without its last."""
+    """Tells whether a file is one large JSON array. It takes seconds, since its first row needs the whole file."""
     try:
         return path.suffix.lower() == ".json" and path.stat().st_size > ARRAY_BYTES and _is_array(path)
     except OSError:
@@ -99,7 +99,7 @@ def _is_array(path: Path) -> bool:
 
 
 def _json(path: Path, where: str) -> Iterator[Placed]:
-    """Rows of JSON lines, or of one JSON array of objects, which is read as a whole."""
+    """Reads JSON lines, or one JSON array of objects, which is read as a whole."""
     if _is_array(path):
         array = cast("list[object]", _parsed(path.read_bytes(), where))
         size = path.stat().st_size // max(1, len(array))
@@ -134,7 +134,7 @@ def _object(value: object, where: str) -> Row:
 
 
 def _csv(path: Path, where: str, data: DataSpec) -> Iterator[Placed]:
-    # A process-wide setting, without which a text of more than 131,072 characters is an error.
+    # This setting holds for the whole process. Its default refuses texts of more than 131,072 characters.
     csv.field_size_limit(_CSV_FIELD_CHARACTERS)
     with path.open(encoding="utf-8-sig", newline="") as file:
         line = 0
@@ -161,9 +161,9 @@ def _csv(path: Path, where: str, data: DataSpec) -> Iterator[Placed]:
 
 
 def _delimiter(file: TextIO, where: str, data: DataSpec) -> str:
-    """What separates the columns: commas, unless the columns that are needed are there with semicolons or tabs alone.
+    """Returns the column separator: a comma, unless only semicolons or tabs give the needed columns.
 
-    Where no way gives them, an error follows, which shows the columns that there are.
+    If none gives them, an error follows that lists the columns.
     """
     headers = {delimiter: _header(file, delimiter) for delimiter in ",;\t"}
     file.seek(0)

@@ -1,6 +1,6 @@
-"""Rows as their files or the hub hold them, what is wrong with them, and what identifies them.
+"""Reads rows from local files or the hub, checks them, and identifies them.
 
-`row_files` reads local files, `datasets` those of the hub. Nothing here knows about tokens.
+`row_files` reads local files; the library `datasets` reads the hub. Nothing here knows about tokens.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ SPLITS: tuple[SplitName, ...] = ("train", "eval", "test")
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 CHECKED_ROWS = 20
 COUNTED_ROWS = 2000
-"""Rows that `check` counts at most, to see whether enough are left beside those held out."""
+"""The most rows that `check` counts to see whether some are left to train on beside those held out."""
 OTHER_TASK = "leave it out with data.test=null if these rows are not of this task"
-"""Ends a problem of `data.test` that `check` finds."""
+"""The end of each problem that `check` reports about `data.test`."""
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.+-]+)?", re.ASCII)
 # Letters, so that a version in a hub id ("owner/name-v1.5") is not taken for a suffix.
@@ -33,7 +33,7 @@ _FILE_SUFFIX = re.compile(r"\.[a-z]{2,9}\d?$", re.IGNORECASE)
 
 
 def is_local(source: str) -> bool:
-    """True for a file to read here, False for a hub data set id. Raises `DataError` for what is neither."""
+    """Returns True for a local file, False for the id of a hub data set. Raises `DataError` for anything else."""
     accepted = f"a file ends in {', '.join(SUFFIXES)}; a hub data set is owner/name or owner/name:config"
     if Path(source).suffix.lower() in SUFFIXES:
         return True
@@ -51,7 +51,7 @@ def is_local(source: str) -> bool:
 
 
 def check(data: DataSpec) -> list[str]:
-    """Problems with the local files and the templates, each "data.FIELD: what is wrong". No network, no torch."""
+    """Lists the problems of local files and templates as "data.FIELD: what is wrong". Uses no network and no torch."""
     problems = templates.malformed(data)
     for split in SPLITS:
         source = getattr(data, split)
@@ -62,20 +62,20 @@ def check(data: DataSpec) -> list[str]:
                 problems += _file_problems(data, split)
         except DataError as error:
             problems.append(str(error))
-    # Once each: looking for the columns of a malformed template says again that it is malformed.
+    # Removes repetitions: a malformed template is reported again when its columns are checked.
     return list(dict.fromkeys(problems + _shared_problems(data)))
 
 
 def read(data: DataSpec, split: SplitName) -> Iterator[Row]:
-    """The rows of one split, in order; see `placed`."""
+    """Reads the rows of one split, in order; see `placed`."""
     return (row for _, row, _ in placed(data, split))
 
 
 def placed(data: DataSpec, split: SplitName) -> Iterator[Placed]:
-    """The rows of one split, in order, with their places. Values of a CSV file are strings.
+    """Reads the rows of one split, in order, with their places. Values of a CSV file are strings.
 
     Raises:
-        DataError: the file or data set is not there or cannot be read; names the file and the line.
+        DataError: the file or data set is missing or cannot be read; names the file and the line.
     """
     if _is_local(data, split):
         return row_files.read(f"data.{split}", getattr(data, split), data)
@@ -83,21 +83,21 @@ def placed(data: DataSpec, split: SplitName) -> Iterator[Placed]:
 
 
 def fingerprint(data: DataSpec) -> dict[str, str]:
-    """What identifies the rows and how they read: split -> content hash or hub revision, and "form".
+    """Identifies the rows and their templates: split -> content hash or hub revision, and "form" -> hash of the fields.
 
-    Paths are not in it: equal files give equal fingerprints wherever they lie. A split that is not given has no
-    entry. Raises `DataError` when a file cannot be read.
+    Paths are not part of it, so equal files give equal fingerprints. A split that is not given has no entry. Raises
+    `DataError` when a file cannot be read.
     """
     contents: dict[str, str] = {split: _content(data, split) for split in SPLITS if getattr(data, split) is not None}
     fields = ("prompt", "completion", "system", "messages", "text", "max_length", "eval_examples")
     form = {field: getattr(data, field) for field in fields}
-    if data.train_on != "last":  # sweeps that were launched when there was nothing else keep their fingerprint
+    if data.train_on != "last":  # keeps the fingerprints of sweeps from before this field existed
         form["train_on"] = data.train_on
     return {**contents, "form": hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()[:16]}
 
 
 def same_content(one: Path, other: Path) -> bool:
-    """Whether two files hold the same bytes; False for what cannot be read. Files of different sizes are not read."""
+    """Tells whether two files hold the same bytes; False for unreadable files. Compares the sizes first."""
     try:
         if one.stat().st_size != other.stat().st_size:
             return False
@@ -135,7 +135,7 @@ def _file_problems(data: DataSpec, split: SplitName) -> list[str]:
 
 
 def too_few_to_hold_out(data: DataSpec, rows: int) -> str:
-    """The problem of a `train` with no more rows than are held out of it for evaluation."""
+    """Returns the problem of a data.train with no more rows than are held out for evaluation."""
     return (
         f"data.eval_examples: {data.eval_examples} rows are held out of data.train, which has {rows}: "
         "lower data.eval_examples, or give data.eval"
@@ -163,7 +163,7 @@ def _same_file(one: Path, other: Path) -> bool:
 
 
 def _shared_problems(data: DataSpec) -> list[str]:
-    """Rows that are trained on must not be evaluated on."""
+    """Lists the splits that hold the same rows as data.train, which must not be evaluated on."""
     problems = []
     others: tuple[SplitName, ...] = ("eval", "test")
     for split in others:
@@ -188,7 +188,7 @@ def _read_hub(data: DataSpec, split: SplitName) -> Iterator[Placed]:
     name, _, config = source.partition(":")
     try:
         rows = datasets.load_dataset(name, config or None, split=part, revision=data.revision)
-    # What datasets 5 raises for an unknown id, configuration or split, no network, and files that do not parse.
+    # datasets 5 raises these for an unknown id, configuration or split, without a network, and for malformed files.
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"data.{split}: cannot load split {part!r} of the hub data set {source}: {error}") from error
     for number, row in enumerate(rows.select_columns(row_files.needed(data, rows.column_names)), 1):

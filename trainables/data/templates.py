@@ -1,7 +1,7 @@
-"""Templates over the columns of a row, and chats held in one column: how a `DataSpec` says that a row reads.
+"""Fills templates from the columns of a row, and reads chats from one column, as a `DataSpec` says.
 
-A template is text with {column} in it and no more: no attributes, indices, conversions or formats, so that a sweep
-file cannot reach into objects and every mistake can be named. {{ and }} stand for braces of the text itself.
+A template is text with {column} in it. Attributes, indices, conversions and formats are refused, so that a sweep file
+cannot reach into objects and every mistake gets a clear message. {{ and }} stand for braces of the text itself.
 """
 
 from __future__ import annotations
@@ -21,41 +21,41 @@ Row = Mapping[str, object]
 
 
 class Placed(NamedTuple):
-    """A row and where it stands."""
+    """A row and its place in the file."""
 
     place: str
-    """line 7, or row 7 where the file has no lines of rows."""
+    """Such as "line 7", or "row 7" if the rows of the file are not lines."""
     row: Row
     size: int
-    """About how many bytes it takes in its file; 0 where there is no file here."""
+    """About how many bytes it takes in its file; 0 for a hub data set."""
 
 
 Message = dict[str, Any]
 
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "tool": "tool"}
-"""Who says a message of {from, value} -> the role of {role, content}."""
+"""The value of "from" in a {from, value} message -> the role in a {role, content} message."""
 TEMPLATES = ("prompt", "completion", "text")
 _BRACES = "write {{ and }} for braces of the text itself"
 
 
 @dataclass(frozen=True)
 class Template:
-    """A parsed template: pieces of literal text, each followed by a column or by nothing."""
+    """A parsed template: pieces of literal text, each followed by a column or by None."""
 
     parts: tuple[tuple[str, str | None], ...]
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that it names, each once, in order of appearance."""
+        """Returns the columns that it names, each once, in order of appearance."""
         return tuple(dict.fromkeys(column for _, column in self.parts if column is not None))
 
     def fill(self, row: Row) -> str:
-        """The text of one row. Raises `DataError` like `value`."""
+        """Returns the text for one row. Raises `DataError` like `value`."""
         return "".join(text + ("" if column is None else value(row, column)) for text, column in self.parts)
 
 
 def parse(field: str, template: str) -> Template:
-    """The template of `data.field`. Raises `DataError` that says what is malformed and how to write it."""
+    """Parses the template of `data.field`. Raises `DataError`, which says what is malformed and how to write it."""
     where = f"data.{field}: {template!r}"
     try:
         pieces = list(string.Formatter().parse(template))
@@ -67,19 +67,19 @@ def parse(field: str, template: str) -> Template:
             raise DataError(f"{where} {problem}; {_BRACES}")
         parts.append((text, column))
     parsed = Template(tuple(parts))
-    # A constant prompt is of use (every row answers the same request); a constant answer or text never is.
+    # A constant prompt can be useful (every row answers the same request); a constant answer or text is not.
     if field != "prompt" and not parsed.columns:
         raise DataError(f'{where} names no column: put the column in braces, for example "{{{template.strip()}}}"')
     return parsed
 
 
 def parse_all(data: DataSpec) -> dict[str, Template]:
-    """Field -> template, for those of prompt, completion and text that `data` sets. Raises `DataError`."""
+    """Parses those of prompt, completion and text that `data` sets, by field. Raises `DataError`."""
     return {field: parse(field, template) for field, template in _given(data).items()}
 
 
 def malformed(data: DataSpec) -> list[str]:
-    """What is wrong with the templates themselves, whatever the rows hold."""
+    """Lists the malformed templates, without looking at rows."""
     problems = []
     for field, template in _given(data).items():
         try:
@@ -90,14 +90,14 @@ def malformed(data: DataSpec) -> list[str]:
 
 
 def columns(data: DataSpec) -> tuple[str, ...]:
-    """The columns that `data` needs, each once. Raises `DataError` for a malformed template."""
+    """Returns the columns that `data` needs, each once. Raises `DataError` for a malformed template."""
     if data.messages is not None:
         return (data.messages,)
     return tuple(dict.fromkeys(column for template in parse_all(data).values() for column in template.columns))
 
 
 def absent(data: DataSpec, present: Collection[str], source: str) -> list[str]:
-    """Problems for each column that `data` names and that is not among `present`, with the nearest that is."""
+    """Lists a problem for each column that `data` names but `present` lacks, with the most similar one present."""
     has = f"columns: {', '.join(present)}"
     problems = []
     for field, template in _given(data).items():
@@ -115,7 +115,7 @@ def absent(data: DataSpec, present: Collection[str], source: str) -> list[str]:
 
 
 def chat(row: Row, column: str) -> list[Message]:
-    """The chat in `column` up to its last assistant message, keys without a value left out.
+    """Reads the chat in `column` up to its last assistant message; leaves out keys without a value.
 
     Raises:
         DataError: it is not a list of {role, content} or {from, value}, or no assistant message answers another.
@@ -137,7 +137,7 @@ def chat(row: Row, column: str) -> list[Message]:
 
 
 def answers(messages: Sequence[Message]) -> list[int]:
-    """The numbers, from 1, of the assistant messages that another message comes before."""
+    """Returns the numbers (the first message is 1) of the assistant messages that follow another message."""
     return [number for number, message in enumerate(messages, 1) if number > 1 and message["role"] == "assistant"]
 
 
@@ -147,7 +147,7 @@ def _given(data: DataSpec) -> dict[str, str]:
 
 
 def _malformed(column: str, form: str, conversion: str | None) -> str | None:
-    """What is wrong with one replacement field, or None."""
+    """Returns what is wrong with one field in braces, or None."""
     if column == "" or column.isdigit():
         return f"has a positional {{{column}}}: name a column"
     if "[" in column or "." in column:
@@ -158,7 +158,7 @@ def _malformed(column: str, form: str, conversion: str | None) -> str | None:
 
 
 def value(row: Row, column: str) -> str:
-    """The value of one column as text. Raises `DataError` where it is missing, null, NaN, or not text or a number."""
+    """Returns a column as text. Raises `DataError` when it is missing, null, not finite, or neither text nor number."""
     if column not in row:
         raise DataError(_missing(row, column))
     cell = row[column]
@@ -197,7 +197,7 @@ def _message(column: str, number: int, message: object) -> Message:
             keys = ", ".join(map(str, message))
             raise DataError(f"column {column!r}, message {number} has no text in {key!r}; keys: {keys}")
         _encodable(text, column)
-    # Parquet gives every message the keys of all others, null where a message has none.
+    # Parquet gives every message the keys of all others, with null for those that it lacks.
     said = {names.get(str(key), str(key)): value for key, value in message.items() if value is not None}
     if names and said["role"] not in SHAREGPT_ROLES:
         raise DataError(

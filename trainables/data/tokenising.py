@@ -1,4 +1,4 @@
-"""Rows to tokens and labels: rendered, tokenised some at a time, cut, counted."""
+"""Turns the rows of a split into tokens and labels, in batches, and cuts rows that are too long."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     import numpy as np
 
 BATCH_ROWS = 256
-"""Rows given to the tokenizer at a time: it works on them in parallel."""
+"""Rows per call of the tokenizer, which works on them in parallel."""
 
 
 @dataclass
 class Tokenised:
-    """One split while it grows. Arrays, not lists: a token takes 4 bytes."""
+    """The rows of one split so far. It uses arrays, not lists, so that a token takes 4 bytes."""
 
     ids: array[int] = field(default_factory=lambda: array("i"))
     starts: array[int] = field(default_factory=lambda: array("q", [0]))
@@ -35,15 +35,15 @@ class Tokenised:
     columns: tuple[str, ...] = ()
     """The columns of the first row."""
     least_length: int | None = None
-    """The smallest max_length that would have kept a row, where all were dropped."""
+    """The smallest max_length that would have kept one of the dropped rows."""
 
     @property
     def rows(self) -> int:
-        """Rows that were kept."""
+        """Number of rows that were kept."""
         return len(self.starts) - 1
 
     def add(self, row: Encoded, max_length: int) -> bool:
-        """Appends a row, cut on the right, unless no label is left of it; true where the cut is what left none."""
+        """Appends a row, cut to `max_length`, if it has a label left. Returns True if the cut left none."""
         self.truncated += len(row.ids) > max_length
         labelled = row.labelled[:max_length]
         if not any(labelled):
@@ -58,10 +58,10 @@ class Tokenised:
         return False
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The rows so far: ids, starts and labelled, as `dataset.Split` has them."""
+        """Returns the arrays ids, starts and labelled of `dataset.Split`."""
         import numpy as np
 
-        # A copy: torch warns of arrays that cannot be written to, and the buffer may still grow.
+        # A copy, because torch warns about read-only arrays and the buffer may still grow.
         labelled = np.array(np.frombuffer(self.labelled, np.bool_))
         return np.array(self.ids, "<i4"), np.array(self.starts, "<i8"), labelled
 
@@ -73,14 +73,14 @@ def tokenise(
     findings: Findings | None = None,
     part: Part | None = None,
 ) -> Tokenised:
-    """All rows of one split, tokenised. Raises `DataError` when none has a label left.
+    """Tokenises all rows of one split. Raises `DataError` when no row has a label left.
 
     Args:
         renderer: turns rows into tokens.
         split: where the rows come from.
         rows: the rows.
-        findings: counts what is odd about them.
-        part: what they are for, where that is not what their split says.
+        findings: counts the warnings about them.
+        part: the use of the rows, if it differs from their split.
     """
     data = renderer.data
     tokenised = Tokenised()

@@ -1,1 +1,1 @@
-"""What the Hugging Face hub says of models and data sets."""
+"""Asks the Hugging Face hub about models and data sets."""

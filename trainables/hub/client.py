@@ -1,6 +1,6 @@
-"""What the hub says of a model or a data set: whether it is there, may be read, and which files it has.
+"""Asks the hub whether a model or a data set exists, may be read, and which files it has.
 
-Asked once before a sweep starts, within seconds: huggingface_hub's own downloads try for up to half a minute.
+Asks once before a sweep starts, within seconds; the downloads of huggingface_hub retry for up to half a minute.
 """
 
 from __future__ import annotations
@@ -9,24 +9,24 @@ from dataclasses import dataclass
 from typing import Literal
 
 SECONDS = 5.0
-"""How long one question waits."""
+"""The timeout of one request."""
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the hub says; one of the three is given."""
+    """The answer of the hub; one of the three fields is set."""
 
     files: frozenset[str] = frozenset()
-    """Names of the files at that revision, those in folders left out."""
+    """Names of the files at the revision, without those in folders."""
     refusal: str | None = None
-    """Why it gives nothing: its own reason and the way out."""
+    """Why the hub refuses access: its own reason, and what to do."""
     unreachable: str | None = None
-    """Why it did not answer."""
+    """Why the hub did not answer."""
 
 
 def ask(name: str, kind: Literal["model", "dataset"], revision: str | None) -> Answer:
-    """The hub's answer. Of a model the configuration is fetched, so that it is in the local cache from now on."""
+    """Asks the hub. Downloads the configuration of a model into the local cache."""
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -44,13 +44,13 @@ def ask(name: str, kind: Literal["model", "dataset"], revision: str | None) -> A
         return Answer(unreachable="it is switched off by HF_HUB_OFFLINE")
     except HfHubHTTPError as error:
         return _judged(error)
-    # What its HTTP library raises, whose name differs by version; what a proxy answers in the hub's place.
+    # Errors of the HTTP library, whose types differ by version, and answers of a proxy instead of the hub.
     except Exception as error:
         return Answer(unreachable=_line(str(error)) or type(error).__name__)
 
 
 def _judged(error: Exception) -> Answer:
-    """An answer of the hub itself; other servers answer too (a proxy, a page to log in), which says nothing."""
+    """Turns an HTTP error into an answer. Only an error of the hub itself is a refusal, not one of a proxy."""
     from huggingface_hub.errors import DisabledRepoError, GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     said = getattr(error, "server_message", None)
@@ -72,5 +72,5 @@ def _judged(error: Exception) -> Answer:
 
 
 def _line(text: str) -> str:
-    """The first line that says something, without its full stop."""
+    """Returns the first line that is not blank, without its full stop."""
     return next((line.strip().rstrip(".") for line in text.splitlines() if line.strip()), "")

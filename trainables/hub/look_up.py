@@ -1,4 +1,4 @@
-"""What only the hub can say of a sweep's model and data, asked before anything is started."""
+"""Checks the model and the data of a sweep with the hub, before anything is started."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainables.specs import DataSpec, ModelSpec, TrialSpec
 
 
 def look_up(base: TrialSpec, cache: Path) -> LookedUp:
-    """What the hub says of the model and the data; nothing is asked for local ones, nor for what `cache` has."""
+    """Asks the hub about the model and the data, unless they are local or the quantised model is in `cache`."""
     answers = [_model(base, cache), *_data(base.data_spec)]
     return LookedUp(
         problems=tuple(line for part in answers for line in part.problems),
@@ -38,18 +38,18 @@ def _model(base: TrialSpec, cache: Path) -> LookedUp:
             return LookedUp(unreachable=(f"model.source: {model.source!r}: {_unreached(answer)}, and {lacking}{near}",))
     elif (lacking := model_files.lacking(answer.files, model.trust_remote_code)) is not None:
         return LookedUp(problems=(f"model.source: {model.source!r}: {lacking}",))
-    # Once more: its configuration is in the cache now.
+    # Checks again, because the configuration is in the cache now.
     return LookedUp(problems=tuple(model_source.check(model)), notices=_doubts(model))
 
 
 def _doubts(model: ModelSpec) -> tuple[str, ...]:
     doubt = model_source.doubt(model)
-    rest = "whether it is a causal language model with a decoder alone is seen when it is loaded"
+    rest = "whether it is a causal decoder-only language model is checked when it is loaded"
     return () if doubt is None else (f"model.source {model.source}: {doubt}: {rest}",)
 
 
 def _lacking_in_cache(model: ModelSpec) -> str | None:
-    """What the local cache of the hub lacks of the model."""
+    """Returns what is missing of the model in the local cache of the hub, or None."""
     folder = model_files.cached(model)
     if folder is None:
         return "the model is not in its cache on this machine: connect, or name a folder"
@@ -65,7 +65,7 @@ def _data(data: DataSpec) -> Iterator[LookedUp]:
             if source is not None and not sources.is_local(source):
                 asked.setdefault(source.partition(":")[0], split)
         except DataError:
-            continue  # the check of the data says why
+            continue  # the check of the data reports the reason
     for name, split in asked.items():
         answer = client.ask(name, "dataset", data.revision)
         if answer.refusal is not None:
@@ -76,7 +76,7 @@ def _data(data: DataSpec) -> Iterator[LookedUp]:
 
 
 def _is_cached(name: str) -> bool:
-    """Whether `datasets` may have the data set: it keeps owner/name as owner___name (5.x, builder.py)."""
+    """Tells whether the data set may be in the cache of `datasets`, which names it owner___name (5.x, builder.py)."""
     import datasets
 
     folder = Path(datasets.config.HF_DATASETS_CACHE)

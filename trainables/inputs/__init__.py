@@ -1,1 +1,1 @@
-"""Text, JSON and paths that others wrote: read and shown safely."""
+"""Reads and shows foreign text, JSON and paths safely."""

@@ -1,4 +1,4 @@
-"""JSON from files that others wrote: what cannot be read is a ValueError, however it is spoilt."""
+"""Reads JSON from foreign files. Whatever is wrong with it, the error is a ValueError."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import json
 from typing import Any
 
 DEPTH = 100
-"""Lists and mappings inside each other, at most: what reads them goes down one call per level."""
+"""The deepest nesting of lists and mappings, because code that reads them makes one call per level."""
 
 
 def parse(raw: bytes | str) -> Any:
-    """The value of JSON text, bytes in UTF-8.
+    """Parses JSON text; bytes must be UTF-8.
 
     Raises:
         ValueError: it is not JSON, not UTF-8, holds a number of thousands of digits, or is nested more than `DEPTH`
-            deep. A `json.JSONDecodeError` where there is a place to name.
+            deep. If the error has a place in the text, it is a `json.JSONDecodeError`.
     """
     text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw
     try:
@@ -23,9 +23,9 @@ def parse(raw: bytes | str) -> Any:
         raise _too_deep() from None
     except json.JSONDecodeError:
         raise
-    except ValueError:  # whose words are for programmers
+    except ValueError:  # its message is written for programmers
         raise ValueError("it holds a number of thousands of digits") from None
-    # Counting is fast and never too low.
+    # The number of brackets is fast to count and never below the depth.
     if text.count("[") + text.count("{") > DEPTH and _is_deep(value):
         raise _too_deep()
     return value

@@ -7,20 +7,20 @@ from typing import Annotated
 from pydantic import BeforeValidator
 
 MOST = 2000
-"""Most characters of a line, unless told otherwise."""
+"""The default for the most characters of a line."""
 MOST_KEPT = 5000
-"""Most characters of a text in the event log."""
+"""The most characters of a text in the event log."""
 MOST_SHOWN = 500
-"""Most characters of a trial's failure on a terminal."""
+"""The most characters of a trial's failure on a terminal."""
 
 
 def legible(text: str, most: int = MOST) -> str:
-    """One line of at most `most` characters: control characters as escapes, the middle of a long text left out.
+    """Returns one line of at most `most` characters. Escapes control characters; leaves out the middle of a long text.
 
-    What it gives can be encoded in UTF-8, moves no terminal's cursor, and stays as it is when it comes here again.
-    The note on what is left out needs about 40 characters, also of a smaller `most`.
+    The line can be encoded in UTF-8, cannot move the cursor of a terminal, and does not change in a second call. The
+    note about the part left out needs about 40 characters, even if `most` is smaller.
     """
-    # Before the escapes: a text may be very long.
+    # Cut first, because a text may be very long.
     kept = text if len(text) <= 2 * most else text[:most] + text[-most:]
     shown = "".join(map(_legible, " ".join(kept.splitlines())))
     if len(text) <= most and len(shown) <= most:
@@ -35,4 +35,4 @@ def _legible(character: str) -> str:
 
 
 Words = Annotated[str, BeforeValidator(lambda value: legible(value, MOST_KEPT) if isinstance(value, str) else value)]
-"""A field for foreign text: it is made legible when it is set."""
+"""The type of a field for foreign text, which is made legible when it is set."""

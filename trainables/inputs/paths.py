@@ -1,4 +1,4 @@
-"""Tells whether a path that a user names exists. A path that the system refuses (too long, forbidden) does not."""
+"""Tells whether a path from a user exists. One that the system refuses (too long, forbidden) does not exist."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from pathlib import Path
 
 
 def is_file(path: Path) -> bool:
-    """Whether the path is a file. False where Path.is_file raises: a name too long, a folder that may not be read."""
+    """Tells whether the path is a file; False when Path.is_file raises (name too long, folder not readable)."""
     with suppress(OSError, ValueError):
         return path.is_file()
     return False
 
 
 def is_folder(path: Path) -> bool:
-    """Whether the path is a folder. False where Path.is_dir raises."""
+    """Tells whether the path is a folder; False when Path.is_dir raises."""
     with suppress(OSError, ValueError):
         return path.is_dir()
     return False
 
 
 def absolute(path: Path) -> Path:
-    """The absolute path with links resolved; with links kept where they form a circle, on which Path.resolve raises."""
+    """Returns the absolute path with links resolved. Keeps links that form a circle, on which Path.resolve raises."""
     with suppress(OSError, ValueError, RuntimeError):
         return path.resolve()
     return path.absolute()

@@ -19,6 +19,6 @@ def read(file: BinaryIO, size: int) -> tuple[Any, int]:
 
 
 def metadata(content: bytes) -> dict[str, str]:
-    """Returns the free texts of a file's header. Raises ValueError or KeyError where there are none."""
+    """Returns the metadata in the header of a file. Raises ValueError or KeyError when there is none."""
     texts: dict[str, str] = read(io.BytesIO(content), len(content))[0]["__metadata__"]
     return texts

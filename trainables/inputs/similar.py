@@ -1,4 +1,4 @@
-"""Hints at what somebody meant by a name that does not exist."""
+"""Suggests existing names for one that does not exist."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
 SIMILARITY = 0.5
-"""Least likeness of two names, as `difflib.SequenceMatcher.ratio` measures it: 0 to 1."""
+"""The least similarity of two names (0 to 1, `difflib.SequenceMatcher.ratio`) for a suggestion."""
 
 
 def closest(name: str, known: Iterable[str], most: int = 1) -> list[str]:
-    """The names of `known` that are like `name`, whatever their capitals; the most similar first."""
+    """Returns the names of `known` that are similar to `name` in any case of letters; the most similar first."""
     by_lower = {each.lower(): each for each in known}
     return [by_lower[each] for each in get_close_matches(name.lower(), by_lower, most, SIMILARITY)]
 
 
 def did_you_mean(name: str, known: Iterable[str], most: int = 1, shown: Callable[[str], str] = str) -> str:
-    """The end of a message: "; did you mean X or Y?", or nothing when no name is similar.
+    """Returns the end of a message: "; did you mean X or Y?", or nothing when no name is similar.
 
     Args:
         name: what was written.

@@ -1,1 +1,1 @@
-"""Many adapters on one frozen base: training, memory, files."""
+"""Trains many adapters on one frozen base: engine, memory, files."""

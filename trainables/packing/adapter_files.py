@@ -1,4 +1,4 @@
-"""What an adapter looks like outside the process: PEFT folders and snapshots, both safetensors, never a pickle."""
+"""Writes and reads adapters as PEFT folders and snapshots. Both are safetensors, never a pickle."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Progress(Spec):
 
 
 def lora_config(spec: TrialSpec, modules: Sequence[str]) -> LoraConfig:
-    """PEFT's configuration of the trial's adapter on the resolved target modules."""
+    """Returns PEFT's configuration of the trial's adapter on the resolved target modules."""
     alpha = spec.adapter.alpha
     return LoraConfig(
         r=spec.adapter.r,
@@ -40,10 +40,10 @@ def lora_config(spec: TrialSpec, modules: Sequence[str]) -> LoraConfig:
 
 
 def peft_folder(model: PeftModel, adapter: str) -> dict[str, bytes]:
-    """The two files that PeftModel.from_pretrained, vLLM and TGI read.
+    """Returns the two files that PeftModel.from_pretrained, vLLM and TGI read.
 
-    Made from PEFT's own state dict and configuration rather than by save_pretrained, which asks the hub whether the
-    base's vocabulary was resized (utils/save_and_load.py, 0.21.2).
+    Uses PEFT's own state dict and configuration. save_pretrained would ask the hub whether the vocabulary of the base
+    was resized (utils/save_and_load.py, 0.21.2).
     """
     state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
     tensors = {name: value.detach().to("cpu").contiguous() for name, value in state.items()}
@@ -57,7 +57,7 @@ def peft_folder(model: PeftModel, adapter: str) -> dict[str, bytes]:
 def snapshot(
     parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, progress: Progress
 ) -> bytes:
-    """Weights, AdamW moments and progress. The data position and the dropout masks follow from the step."""
+    """Returns weights, AdamW moments and progress. The step decides the position in the data and the dropout masks."""
     tensors: dict[str, torch.Tensor] = {}
     for name, parameter in parameters.items():
         tensors[f"weight/{name}"] = parameter.detach()
@@ -69,7 +69,7 @@ def snapshot(
 
 
 def restore(content: bytes, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> Progress:
-    """Puts a snapshot back and returns its progress; raises ValueError for one of another adapter."""
+    """Loads a snapshot and returns its progress. Raises ValueError for a snapshot of another adapter."""
     tensors = safetensors.torch.load(content)
     kept = {name.split("/", 1)[1] for name in tensors}
     if kept != set(parameters):
@@ -90,5 +90,5 @@ def restore(content: bytes, parameters: Mapping[str, torch.nn.Parameter], optimi
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """PEFT's configuration as JSON data; sets are sorted, so that equal adapters give equal bytes."""
+    """Returns PEFT's configuration as JSON data. Sorts sets, so that equal adapters give equal bytes."""
     return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}

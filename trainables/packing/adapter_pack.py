@@ -118,7 +118,7 @@ class AdapterPack:
     def _try_update(
         self, slot: _Slot, segments: Sequence[Segment], loss: float, elapsed: float
     ) -> StepRecord | Failure:
-        # Never raises: slots updated before this one must not be trained again on the same rows.
+        # Raises only errors that break the process: a retry would train earlier slots again on the same rows.
         try:
             return self._update(slot, segments, loss, elapsed)
         except Exception as error:
@@ -201,17 +201,17 @@ class AdapterPack:
     # What leaves the process
 
     def snapshot(self, slot: int) -> bytes:
-        """Adapter, optimizer and progress as one safetensors file; see `Pack.snapshot`."""
+        """Returns adapter, optimizer and progress as one safetensors file; see `Pack.snapshot`."""
         kept = self._slots[slot]
         progress = adapter_files.Progress(step=kept.step, tokens=kept.tokens, seconds=kept.seconds)
         return adapter_files.snapshot(kept.parameters, kept.optimizer, progress)
 
     def adapter(self, slot: int) -> Mapping[str, bytes]:
-        """A standard PEFT folder; see `Pack.adapter`."""
+        """Returns a standard PEFT folder; see `Pack.adapter`."""
         return self._engine.adapter(slot)
 
     def peak_memory_bytes(self) -> int:
-        """Most memory used so far; see `Pack.peak_memory_bytes`."""
+        """Returns the most memory used so far; see `Pack.peak_memory_bytes`."""
         if self._engine.base.device.type == "cuda":
             return int(torch.cuda.max_memory_reserved(self._engine.base.device))
         import resource

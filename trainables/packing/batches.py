@@ -1,4 +1,4 @@
-"""Rows side by side in one pass of a model: how they are grouped, padded, and which positions count."""
+"""Groups rows into passes of a model, pads them, and marks the positions that count."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainables.packing.memory import EVALUATION_TOKENS
 
 
 class Batch(NamedTuple):
-    """Rows padded on the right. That needs no mask under causal attention, and so the fast kernels stay available."""
+    """Rows padded on the right. With causal attention this needs no mask, so that the fast kernels can be used."""
 
     ids: torch.Tensor
     """(rows, length)."""
@@ -23,7 +23,7 @@ class Batch(NamedTuple):
 
 
 def stack(rows: Sequence[TokenRow]) -> Batch:
-    """The rows as tensors on the CPU."""
+    """Returns the rows as tensors on the CPU."""
     length = max(len(row.ids) for row in rows)
     ids_BT = torch.zeros((len(rows), length), dtype=torch.long)
     keep_BT = torch.zeros((len(rows), length), dtype=torch.bool)
@@ -34,7 +34,7 @@ def stack(rows: Sequence[TokenRow]) -> Batch:
 
 
 def chunks(rows: Sequence[TokenRow]) -> list[tuple[list[int], list[TokenRow]]]:
-    """Evaluation rows in passes of at most EVALUATION_TOKENS tokens with padding, rows of like length together."""
+    """Groups evaluation rows of similar length into passes of at most EVALUATION_TOKENS tokens, padding included."""
     passes: list[tuple[list[int], list[TokenRow]]] = []
     for place in sorted(range(len(rows)), key=lambda i: (-len(rows[i].ids), i)):
         row = rows[place]

@@ -1,4 +1,4 @@
-"""Dropout whose mask depends on the trial alone, not on its neighbours or on how often a layer is run again."""
+"""Applies dropout with masks that depend on the trial alone, not on other trials or on repeated passes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 
 class DropoutKey(NamedTuple):
-    """What the masks of one adapter in one pass follow from, beside the layer."""
+    """Decides, with the layer, the masks of one adapter in one pass."""
 
     seed: int
     step: int
@@ -20,7 +20,7 @@ class DropoutKey(NamedTuple):
 
 @dataclass
 class PassDropout:
-    """What the dropout layers of one adapter do in the present pass."""
+    """The settings of the dropout layers of one adapter in the present pass."""
 
     key: DropoutKey | None = None
     rows: int = 0
@@ -32,7 +32,7 @@ class PassDropout:
         Args:
             key: decides the masks; None drops nothing.
             rows: rows of the adapter.
-            length: tokens of its longest row: the padding that neighbours cause gets no mask.
+            length: tokens of its longest row; padding beyond it gets no mask, since other adapters cause it.
         """
         self.key, self.rows, self.length = key, rows, length
 
@@ -40,8 +40,8 @@ class PassDropout:
 class SeededDropout(nn.Module):
     """Drops entries with probability `p`, from a generator keyed by (seed, step, micro-batch, layer).
 
-    `torch.nn.Dropout` reads the global generator, so its masks follow from whatever ran before. Here a pass that is
-    repeated (gradient checkpointing, a shared step redone in smaller parts) draws the same masks again.
+    The masks of `torch.nn.Dropout` depend on earlier uses of the global generator. Here a repeated pass (gradient
+    checkpointing, a shared step repeated in smaller parts) draws the same masks again.
     """
 
     def __init__(self, p: float, layer: int, in_pass: PassDropout) -> None:
@@ -51,7 +51,7 @@ class SeededDropout(nn.Module):
         self._in_pass = in_pass
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (rows, padded length, features) or (rows * padded length, features); same shape and type out."""
+        """Takes (rows, padded length, features) or (rows * padded length, features); returns equal shape and type."""
         key, rows, length = self._in_pass.key, self._in_pass.rows, self._in_pass.length
         if key is None:
             return x

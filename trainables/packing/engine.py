@@ -1,4 +1,4 @@
-"""The boundary between a pack, which trains adapters, and an engine, which computes their losses on a frozen base.
+"""Defines the engine, which computes the losses of adapters on a frozen base, for the pack, which trains them.
 
 A pack owns what makes a trial: its rows, optimizer, learning rates, clipping and progress. An engine owns the adapters'
 tensors and the pass that they share.
@@ -21,10 +21,10 @@ class Segment(NamedTuple):
     """The rows of one adapter in a shared pass."""
 
     slot: int | None
-    """The adapter; None leaves the rows to the base alone."""
+    """The slot of the adapter; None for the base without an adapter."""
     rows: Sequence[TokenRow]
     dropout: DropoutKey | None = None
-    """What the masks follow from; None drops nothing."""
+    """Decides the masks; None drops nothing."""
 
     @property
     def labels(self) -> int:
@@ -38,7 +38,7 @@ class Segment(NamedTuple):
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row."""
+        """Number of tokens of the longest row."""
         return max(len(row.ids) for row in self.rows)
 
 
@@ -52,7 +52,7 @@ class Engine(Protocol):
     base: Base
 
     def add(self, slot: int, spec: TrialSpec) -> Mapping[str, torch.nn.Parameter]:
-        """Puts a new adapter into a free slot; the trial's seed alone decides its initial values.
+        """Puts a new adapter into a free slot. The trial's seed alone decides its initial values.
 
         Returns:
             Its trainable parameters in fp32. Names, order and shapes are those of PEFT's state dict for the same spec,
@@ -63,10 +63,10 @@ class Engine(Protocol):
         """
 
     def remove(self, slot: int) -> None:
-        """Frees the slot, also after an `add` that raised. Does nothing for a free slot."""
+        """Frees the slot, even after an `add` that raised. Does nothing for a free slot."""
 
     def token_losses(self, segments: Sequence[Segment]) -> list[torch.Tensor]:
-        """Runs one forward pass over `segments`, in which each slot stands at most once.
+        """Runs one forward pass over `segments`, with at most one segment per slot.
 
         Returns:
             For each segment the negative log-likelihoods of its labelled tokens, row after row: (labels,), float32.
@@ -75,4 +75,4 @@ class Engine(Protocol):
         """
 
     def adapter(self, slot: int) -> Mapping[str, bytes]:
-        """File name -> content of the PEFT folder of the slot's adapter as it stands now."""
+        """Returns the PEFT folder of the slot's adapter as it is now, as file name -> content."""

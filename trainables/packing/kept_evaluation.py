@@ -1,4 +1,4 @@
-"""What the base without an adapter evaluates to, kept on this machine: every sweep on base and rows starts there."""
+"""Keeps the evaluation of the base without an adapter on this machine, for later sweeps on the same base and rows."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from trainables.inputs import json_text
 
 
 def place(cache: Path, *identity: str) -> Path:
-    """The file in `cache` for what `identity` names: base, quantisation, types, device and rows."""
+    """Returns the file in `cache` for an `identity`: the base, quantisation, types, device and rows."""
     digest = hashlib.sha256("\n".join(identity).encode()).hexdigest()
     return cache / "base-evaluations" / f"{digest[:16]}.json"
 
 
 def kept(path: Path | None, evaluate: Callable[[], Evaluation | Failure]) -> Evaluation | Failure:
-    """The evaluation in `path`; made by `evaluate`, and kept there, when there is none that can be read.
+    """Returns the evaluation in `path`. If none can be read, calls `evaluate` and writes the result there.
 
-    Without a path it is made each time. A cache that cannot be written costs the next sweep a pass, no more.
+    Without a path it always calls `evaluate`. If `path` cannot be written, only the next sweep evaluates again.
     """
     if path is None:
         return evaluate()

@@ -1,4 +1,4 @@
-"""PEFT's LoRA layers, made to serve several adapters in one pass, in training too."""
+"""Makes PEFT's LoRA layers use several adapters in one pass, in training too."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from peft.tuners.lora import LoraLayer
 from trainables.packing.dropout import PassDropout, SeededDropout
 
 NO_ADAPTER = "__base__"
-"""The name by which PEFT's layers leave rows to the base alone (tuners/lora/layer.py and bnb.py, 0.21.2)."""
+"""PEFT's name for rows without an adapter (tuners/lora/layer.py and bnb.py, 0.21.2)."""
 
 
 @dataclass
 class Routes:
-    """Which adapter serves each row of the latest pass."""
+    """The adapter of each row in the latest pass."""
 
     names: list[str] = field(default_factory=list)
     hooked: set[int] = field(default_factory=set)
-    """Layers that already have the hook, by id: the wrapped layers live as long as the model."""
+    """The `id` of each layer with the hook. The wrapped layers live as long as the model."""
 
 
 def layers(model: PeftModel) -> Iterator[tuple[str, LoraLayer]]:
-    """Every wrapped layer, in the order of the module tree."""
+    """Yields name and module of every wrapped layer, in the order of the module tree."""
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
             yield name, module
 
 
 def attach(model: PeftModel, routes: Routes, adapter: str, p: float, dropout: PassDropout) -> None:
-    """Prepares a new adapter's layers: the routing hook, and dropout with probability `p` as `dropout` says."""
+    """Adds the routing hook to the layers of a new adapter, and dropout with probability `p` and settings `dropout`."""
     own = 0
     for _, layer in layers(model):
         if id(layer) not in routes.hooked:
@@ -46,13 +46,13 @@ def attach(model: PeftModel, routes: Routes, adapter: str, p: float, dropout: Pa
 
 def detach(model: PeftModel, adapter: str) -> None:
     """Deletes an adapter; the wrapped layers stay wrapped."""
-    # PEFT warns when it deletes the active adapter and picks another: nothing here reads the active one.
+    # PEFT warns when it deletes the active adapter and picks another. Nothing here uses the active adapter.
     model.base_model.set_adapter([])
     model.delete_adapter(adapter)
 
 
 def parameters(model: PeftModel, adapter: str) -> dict[str, torch.nn.Parameter]:
-    """The adapter's parameters by a name that does not hold the adapter's own."""
+    """Returns the adapter's parameters by their names without the name of the adapter."""
     own = f".{adapter}."
     return {name.replace(own, "."): value for name, value in model.named_parameters() if own in name}
 
@@ -61,7 +61,7 @@ def _router(routes: Routes) -> Any:
     def hook(_layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         names = routes.names
         if names and args[0].shape[0] != len(names):
-            # Some models (OPT, for one) flatten rows and positions before a linear layer.
+            # Some models (such as OPT) flatten rows and positions before a linear layer.
             names = [name for name in names for _ in range(args[0].shape[0] // len(names))]
         return args, {**kwargs, "adapter_names": names} if names else kwargs
 

@@ -1,10 +1,10 @@
-"""How much memory a sweep needs on the device that trains, and how many slots fit: arithmetic, no torch.
+"""Estimates the memory of a sweep on the device that trains, and how many slots fit. Uses arithmetic, no torch.
 
-The formulas describe a Llama-like block trained through PEFT 0.21 with fp32 adapters. They were held against a CPU
+The formulas describe a Llama-like block trained through PEFT 0.21 with fp32 adapters. They were compared with a CPU
 process that trained and evaluated SmolLM2-135M (nf4 and unquantised, fp32 and bf16, one and two adapters on q, v and on
-all linear layers, with and without dropout; 4 rows of 110 tokens): the estimate is 1 to 9 % above the peak. At the
-sizes of an 8B model in bf16 the activations come to 79 bytes per token, layer and unit of hidden size; 74 to 81 were
-measured. Not counted: what loading takes for a moment, which for a GGUF file is all of its weights in fp32.
+all linear layers, with and without dropout; 4 rows of 110 tokens): the estimate is 1 to 9 % above the peak. For an 8B
+model in bf16 the estimated activations are 79 bytes per token, layer and unit of hidden size; 74 to 81 were measured.
+The extra memory during loading is not counted. For a GGUF file it is all of its weights in fp32.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from trainables.contract import Device, Memory, Need, RowShape
 from trainables.specs import AdapterSpec, ModelFacts, QuantizationSpec, TrialSpec
 
 MAX_SLOTS = 16
-"""Where packing was studied up to: the gain per slot has long flattened, and every slot costs host time."""
+"""The most slots that were measured. More gain little, and every slot costs time of the host process."""
 
-# A host process before its first model: Python, torch, transformers, peft, ray and datasets; a CUDA context.
+# A host process without a model: Python, torch, transformers, peft, ray and datasets; on a GPU the CUDA context.
 _PROCESS_BYTES: Mapping[Device, int] = {"cpu": 670_000_000, "cuda": 500_000_000}
-# fp32, of each trainable parameter: its weight, its gradient, and the two moments of AdamW.
+# Per trainable parameter in fp32: its weight, its gradient, and the two moments of AdamW.
 _WEIGHT_BYTES, _GRADIENT_BYTES, _OPTIMIZER_BYTES = 4, 4, 8
-# In the host's memory, of each trainable parameter: weight and moments in a snapshot, and the weight in an adapter.
+# Per trainable parameter in the memory of the host: weight and moments in a snapshot, and the weight in an adapter.
 _KEPT_BYTES = 16
-# On disk: an fp32 adapter; a snapshot with both moments beside it.
+# Per trainable parameter on disk: an adapter in fp32; a snapshot, which also has both moments.
 _ADAPTER_BYTES = 4
 _SNAPSHOT_BYTES = 12
 # fp32 logits, their log-softmax, and the gradients of both.
 _TRAINING_LOGIT_BYTES = 16
-# By the width of the activations: logits as the head gives them, in fp32 where that is another type, their log-softmax.
+# By the width of the activations: the logits of the head, their copy in fp32 if they are narrower, their log-softmax.
 _EVALUATION_LOGIT_BYTES: Mapping[int, int] = {2: 10, 4: 8}
 EVALUATION_TOKENS = 2048
-"""Most tokens per slot in one pass of an evaluation. Fixed, so that results do not depend on the machine."""
+"""The most tokens per slot in one evaluation pass. It is fixed, so that results do not depend on the machine."""
 
 # GSM8K's rows average 217 tokens under a max_length of 512.
 _MEAN_OF_LONGEST = 0.4
@@ -48,17 +48,16 @@ _PRESETS: Mapping[str, Sequence[str]] = {
 def need(
     base: TrialSpec, largest: Sequence[TrialSpec], facts: ModelFacts, device: Device, rows: RowShape | None = None
 ) -> Need:
-    """Estimated bytes of the base and of one slot on `device`, and the slots that keep it busy.
+    """Estimates the bytes of the base and of one slot on `device`, and the number of slots that keep it busy.
 
     `gradient_checkpointing: auto` counts as off; see `checkpointing`.
 
     Args:
-        base: says quantisation and data; its batch size is the one that slots are counted with.
-        largest: the specs of the space that may need most; none stands for `base` itself.
+        base: gives quantisation and data, and the batch size for the number of slots.
+        largest: the specs of the space that may need the most memory; if empty, `base` itself.
         facts: sizes of the model.
-        device: what trains.
-        rows: the rows as they are; where they are not known, each is data.max_length tokens long and every token
-            has a label.
+        device: the device that trains.
+        rows: the shape of the rows; None assumes rows of data.max_length tokens with a label on every token.
     """
     trials = list(largest) or [base]
     shape = _shape(base, rows)
@@ -90,7 +89,7 @@ def need(
 
 
 def _shape(base: TrialSpec, rows: RowShape | None) -> RowShape:
-    """The rows as they are, cut as the sweep cuts them, or as long as they may be and labelled throughout."""
+    """Returns the shape of the rows after the cut to data.max_length; if unknown, that of the longest possible rows."""
     most = base.data_spec.max_length
     if rows is None:
         evaluated = base.data_spec.eval_examples or EVALUATION_TOKENS
@@ -99,14 +98,14 @@ def _shape(base: TrialSpec, rows: RowShape | None) -> RowShape:
 
 
 def lora_parameters(facts: ModelFacts, spec: AdapterSpec) -> int:
-    """Trainable parameters of an adapter: r x (in + out) per adapted layer, exact for a Llama-like model."""
+    """Counts the trainable parameters of an adapter: r x (in + out) per adapted layer, exact for a Llama-like model."""
     shapes = _shapes(facts)
     per_layer = sum(sum(shapes[name]) for name in _targets(shapes, spec))
     return facts.layers * spec.r * per_layer
 
 
 def scoring_bytes(base: TrialSpec, facts: ModelFacts, device: Device) -> int:
-    """Bytes of the base and of one pass over rows without gradients, of which one block's activations are alive."""
+    """Estimates the bytes of the base and of one pass without gradients, which keeps the activations of one block."""
     width = _dtype_bytes(base.quantization, device)
     per_token = _activation_bytes(facts, base.adapter, width) + facts.vocab_size * _EVALUATION_LOGIT_BYTES[width]
     tokens = max(EVALUATION_TOKENS, base.data_spec.max_length)
@@ -114,14 +113,14 @@ def scoring_bytes(base: TrialSpec, facts: ModelFacts, device: Device) -> int:
 
 
 def saturating_slots(parameters: int, device: Device, tokens_per_step: int) -> int:
-    """Slots after which more of them train no faster, 1 to 16, for a model of `parameters` parameters.
+    """Returns the number of slots, 1 to 16, above which more slots do not train faster.
 
-    A GPU is busy with about 2,500 tokens in flight at a billion parameters and more, and with about 8,000 below, where
-    launching the kernels takes most of a step. On a CPU packing hides no more than Python's own time.
+    A GPU is busy with about 2,500 tokens per pass if the model has a billion parameters or more, and with about 8,000
+    if it is smaller, since launching kernels then takes most of a step. On a CPU packing saves only Python's own time.
 
     Args:
-        parameters: of the base model.
-        device: what trains.
+        parameters: number of parameters of the base model.
+        device: the device that trains.
         tokens_per_step: tokens of one micro-batch of one slot, padding not counted.
     """
     gpu_tokens = 2_500 if parameters >= 1_000_000_000 else 8_000
@@ -130,11 +129,11 @@ def saturating_slots(parameters: int, device: Device, tokens_per_step: int) -> i
 
 
 def checkpointing(need: Need, free_bytes: int) -> bool:
-    """Whether `gradient_checkpointing: auto` means on: not even one slot fits when its activations are kept.
+    """Tells whether `gradient_checkpointing: auto` means on, because not even one slot fits without it.
 
     Args:
         need: the estimate without checkpointing.
-        free_bytes: what may be planned with, before the base is loaded.
+        free_bytes: the memory that may be used, before the base is loaded.
     """
     return need.total(1) > free_bytes
 
@@ -146,11 +145,11 @@ def _dtype_bytes(quantization: QuantizationSpec, device: Device) -> int:
 
 
 def _base_bytes(facts: ModelFacts, quantization: QuantizationSpec, width: int) -> int:
-    """The frozen weights, `width` bytes wide where they are not quantised.
+    """Estimates the bytes of the frozen weights. Weights that are not quantised take `width` bytes each.
 
-    bitsandbytes 0.50 quantises the linear layers of the blocks: half a byte per parameter, and per block of 64 an fp32
-    constant, or with double quantisation one byte and an fp32 constant per 256 of those (QLoRA, arXiv 2305.14314,
-    section 3). One layer at a time is dequantised as a whole.
+    bitsandbytes 0.50 quantises the linear layers of the blocks to half a byte per parameter, plus a constant per 64
+    parameters. The constant is fp32, or with double quantisation one byte plus an fp32 constant per 256 of them (QLoRA,
+    arXiv 2305.14314, section 3). One whole layer at a time is dequantised.
     """
     if quantization.scheme == "none":
         return facts.parameters * width
@@ -161,10 +160,10 @@ def _base_bytes(facts: ModelFacts, quantization: QuantizationSpec, width: int) -
 
 
 def _pass(facts: ModelFacts, trial: TrialSpec, rows: RowShape, width: int) -> Memory:
-    """What one slot's passes take: those that train, whose rows are as long as the longest, and those that evaluate.
+    """Estimates the bytes of one slot's passes in training, with rows as long as the longest, and in evaluation.
 
-    Training's activations and evaluation's logits come after one another and yet add up: they differ so much in size
-    that glibc keeps the freed memory of the one from the other.
+    The activations of training and the logits of evaluation are added although they are not used together: their sizes
+    differ so much that glibc does not reuse the freed memory of one for the other.
     """
     per_layer = _activation_bytes(facts, trial.adapter, width)
     if trial.training.gradient_checkpointing is True:
@@ -178,18 +177,18 @@ def _pass(facts: ModelFacts, trial: TrialSpec, rows: RowShape, width: int) -> Me
 
 
 def _evaluated(rows: RowShape) -> float:
-    """Tokens of an adapter's largest evaluation pass, padding not counted; see `batches.chunks`."""
+    """Estimates the tokens of the largest evaluation pass of an adapter without padding; see `batches.chunks`."""
     if rows.eval_rows * rows.mean > EVALUATION_TOKENS:
         return EVALUATION_TOKENS
     return min(rows.eval_rows, max(1, EVALUATION_TOKENS // rows.longest)) * rows.mean
 
 
 def _activation_bytes(facts: ModelFacts, adapter: AdapterSpec, width: int) -> int:
-    """Bytes per token that one block of transformers' Llama keeps for the backward pass.
+    """Estimates the bytes per token that one Llama block of transformers keeps for the backward pass.
 
-    The frozen part keeps what enters both norms (in fp32 as well, when the base is narrower), queries, keys and values
-    with each head its own, attention's output, and the MLP's gate, activation and product. PEFT keeps what enters each
-    adapted layer in fp32; with dropout, the mask in place of the undropped input as well.
+    The frozen part keeps the inputs of both norms (also in fp32 if the base is narrower), queries, keys and values for
+    every head, the output of attention, and the gate, activation and product of the MLP. PEFT keeps the input of each
+    adapted layer in fp32, and with dropout as many bytes again for the mask.
     """
     shapes = _shapes(facts)
     attention, hidden, inner = shapes["q_proj"][1], facts.hidden_size, facts.intermediate_size
@@ -199,7 +198,7 @@ def _activation_bytes(facts: ModelFacts, adapter: AdapterSpec, width: int) -> in
 
 
 def _shapes(facts: ModelFacts) -> Mapping[str, tuple[int, int]]:
-    """(in, out) of the linear layers of a Llama block, grouped-query attention included."""
+    """Returns (in, out) of the linear layers of a Llama block, also with grouped-query attention."""
     head = facts.head_dim or facts.hidden_size // facts.attention_heads
     attention, shared = facts.attention_heads * head, facts.key_value_heads * head
     hidden, inner = facts.hidden_size, facts.intermediate_size
@@ -215,7 +214,7 @@ def _shapes(facts: ModelFacts) -> Mapping[str, tuple[int, int]]:
 
 
 def _targets(shapes: Mapping[str, tuple[int, int]], spec: AdapterSpec) -> Sequence[str]:
-    """The block's layers that an adapter changes; all of them where a name is not one of Llama's."""
+    """Returns the layers of a block that an adapter changes; all of them if a name is not one of Llama's."""
     if isinstance(spec.target_modules, str):
         return _PRESETS.get(spec.target_modules, _BLOCK)
     names = {name.rpartition(".")[2] for name in spec.target_modules}

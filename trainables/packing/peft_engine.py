@@ -1,10 +1,10 @@
-"""The reference engine: PEFT owns the adapters, and its own layers compute them.
+"""Implements the reference engine: PEFT holds the adapters, and its own layers compute them.
 
-PEFT refuses mixed-adapter batches in training in one check on the model (tuners/lora/model.py, 0.21.2); its layers are
-differentiable, so permanent hooks hand `adapter_names` to each layer directly. The hooks stay on, so gradient
-checkpointing finds them when it runs a layer again.
+PEFT refuses batches of several adapters in training, with one check on the model (tuners/lora/model.py, 0.21.2). Its
+layers can train such batches, so hooks give `adapter_names` to each layer directly. The hooks are permanent, because
+gradient checkpointing runs a layer again in the backward pass.
 
-Neighbour independence: each adapter has contiguous rows in the batch and its own losses. The base is frozen and has no
+Adapters do not affect each other: each has its own rows of the batch and its own losses. The base is frozen and has no
 operation across rows, so one backward pass of the sum of the losses gives each adapter exactly its own gradient.
 """
 
@@ -46,7 +46,7 @@ class PeftEngine:
         """See `Engine.add`."""
         name = _name(slot)
         config = adapter_files.lora_config(spec, targets.resolve(self.base.model, spec.adapter.target_modules))
-        # PEFT initialises from the global generator: fork it, so that the trial's seed alone decides.
+        # PEFT draws initial values from the global generator. A fork of it lets the trial's seed alone decide.
         with torch.random.fork_rng():
             torch.manual_seed(spec.seed)
             if self._peft is None:
@@ -80,7 +80,7 @@ class PeftEngine:
         for segment in segments:
             if segment.slot is not None:
                 self._adapters[segment.slot].dropout.begin(segment.dropout, len(segment.rows), segment.longest)
-        # They stay until the next pass: gradient checkpointing runs the layers again in the backward pass.
+        # The names stay until the next pass: gradient checkpointing runs the layers again in the backward pass.
         self._routes.names = [_name(segment.slot) for segment in segments for _ in segment.rows]
         self._keep = batch.keep.to(self.base.device)
         try:
@@ -103,5 +103,5 @@ class PeftEngine:
 
 
 def _name(slot: int | None) -> str:
-    """PEFT's name of the slot's adapter."""
+    """Returns the name of the slot's adapter in PEFT."""
     return lora_layers.NO_ADAPTER if slot is None else f"slot{slot}"

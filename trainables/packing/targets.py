@@ -1,7 +1,7 @@
-"""Resolves target modules: from a preset or module names to names by which PEFT selects exactly the layers meant.
+"""Turns a preset or module names into the names by which PEFT selects exactly the intended layers.
 
-Layers are told apart by where they stand in the model's own module tree, so one preset means the same on every
-architecture. What text never trains is left out always: heads, routers, vision and audio towers.
+The kind of a layer follows from its place in the module tree of the model, so a preset means the same on every
+architecture. Heads, routers, and vision and audio towers are always left out, because text does not train them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PRESETS: tuple[str, ...] = ("attention-qv", "attention", "mlp", "all-linear")
 
 _FIELD = "adapter.target_modules"
 _HEADS = frozenset({"lm_head", "embed_out", "score", "classifier", "qa_outputs"})
-# They choose among experts or tokens; an indexer's choice (top-k) passes no gradient back.
+# Routers choose experts, and an indexer chooses tokens by top-k, which passes no gradient back.
 _ROUTERS = frozenset({"router", "gate", "shared_expert_gate", "indexer"})
 _TOWERS = re.compile(r"vision|visual|image|audio|speech", re.IGNORECASE)
 _ANCESTORS: Mapping[str, re.Pattern[str]] = {
@@ -30,7 +30,7 @@ _ANCESTORS: Mapping[str, re.Pattern[str]] = {
     "mlp": re.compile(r"mlp|ffn|feed_?forward|dense_?relu|expert", re.IGNORECASE),
     "state-space": re.compile(r"mamba|ssm", re.IGNORECASE),
 }
-# OPT and XGLM keep fc1 and fc2 in the block itself.
+# OPT and XGLM have fc1 and fc2 in the block itself, without an MLP module.
 _MLP_LEAF = re.compile(r"fc_?(1|2|in|out)|c_fc|w[io](_[01])?|dense_(h_to_4h|4h_to_h)|(gate|up|down|gate_up)_proj")
 _QV_LEAF = re.compile(
     r"(w_?|to_)?(q|v|kv|qkv)(_[ab])?(_proj|_lin)?(_with_mqa)?"  # q_proj, Wqkv, kv_a_proj_with_mqa
@@ -40,7 +40,7 @@ _QV_LEAF = re.compile(
 
 
 def check_name(target_modules: str | tuple[str, ...]) -> str | None:
-    """The problem with a preset's name or a list of names, as "field: what is wrong", or None. Needs no model."""
+    """Returns the problem of a preset's name or a list of names, as "field: what is wrong", or None. Needs no model."""
     if isinstance(target_modules, str):
         if target_modules in PRESETS:
             return None
@@ -58,18 +58,18 @@ def check_name(target_modules: str | tuple[str, ...]) -> str | None:
 
 
 def resolve(model: nn.Module, target_modules: str | tuple[str, ...]) -> tuple[str, ...]:
-    """Names for `LoraConfig.target_modules` that select exactly the layers meant, in the order of the model.
+    """Returns names for `LoraConfig.target_modules` that select exactly the intended layers, in the order of the model.
 
-    Short names (`q_proj`, or `attn.c_proj` where the last part alone would select too much) wherever they select
-    exactly, else full names: PEFT matches a whole name or the end of one after a dot (peft 0.21
-    tuners/tuners_utils.py, check_target_module_exists). The answer is the same on a model that carries adapters.
+    A name is short (`q_proj`, or `attn.c_proj` if `c_proj` alone would select too much) if it selects exactly, else
+    full: PEFT matches a whole name or its end after a dot (peft 0.21 tuners/tuners_utils.py,
+    check_target_module_exists). The result is the same on a model that already has adapters.
 
     Presets choose among `torch.nn.Linear` (bitsandbytes' Linear4bit is one) and transformers' Conv1D in the blocks:
 
-    - attention-qv: query and value projections. Where they exist only fused with the key (`c_attn`, `qkv_proj`,
-      `query_key_value`, `Wqkv`; `kv_b_proj` in latent attention) the fused layer, so that the key is adapted too.
-    - attention: every projection in attention, the output included.
-    - mlp: every layer of the feed-forward part, experts included where they are linear layers.
+    - attention-qv: query and value projections. If they are fused with the key (`c_attn`, `qkv_proj`,
+      `query_key_value`, `Wqkv`; `kv_b_proj` in latent attention), the fused layer: the key is then adapted too.
+    - attention: every projection in attention, with the output.
+    - mlp: every layer of the feed-forward part, and experts if they are linear layers.
     - all-linear: every linear layer of the blocks. PEFT's own "all-linear" also takes routers and layers outside the
       blocks; this one leaves out state-space mixers too, whose fused kernels read weights past an adapter.
 
@@ -78,7 +78,7 @@ def resolve(model: nn.Module, target_modules: str | tuple[str, ...]) -> tuple[st
         target_modules: A preset, or names that each match at least one linear layer.
 
     Raises:
-        InfeasibleError: Nothing matches, or PEFT would adapt other tensors than the ones that match.
+        InfeasibleError: Nothing matches, or PEFT would adapt other tensors than the matching ones.
     """
     problem = check_name(target_modules)
     if problem is not None:
@@ -95,7 +95,7 @@ def resolve(model: nn.Module, target_modules: str | tuple[str, ...]) -> tuple[st
 
 
 def answer(model: nn.Module, target_modules: str | tuple[str, ...]) -> Target:
-    """`resolve`, with what stands in its way as a value."""
+    """Calls `resolve`, and returns its error as the problem of the target."""
     try:
         return Target(value=target_modules, modules=resolve(model, target_modules))
     except InfeasibleError as error:
@@ -103,17 +103,17 @@ def answer(model: nn.Module, target_modules: str | tuple[str, ...]) -> Target:
 
 
 def _base_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Name -> module, the model itself first under "", as if no adapter were attached."""
+    """Returns name -> module as if the model had no adapters, first the model itself under ""."""
     unwrap = getattr(model, "get_base_model", None)
     base: nn.Module = unwrap() if unwrap is not None else model
-    # PEFT's layer stands in the place of the original, which becomes its `base_layer` and is named after it.
+    # PEFT puts its own layer in place of the original one, which becomes its child `base_layer`.
     return {
         name.removesuffix(".base_layer"): module for name, module in base.named_modules() if ".lora_" not in f".{name}"
     }
 
 
 def _adaptable(modules: Mapping[str, nn.Module]) -> list[str]:
-    """Full names of the linear layers that training on text may adapt."""
+    """Returns the full names of the linear layers that may be adapted."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
@@ -130,7 +130,7 @@ def _adaptable(modules: Mapping[str, nn.Module]) -> list[str]:
 
 
 def _kind(name: str, modules: Mapping[str, nn.Module]) -> str:
-    """attention, mlp, state-space or other: by the innermost ancestor that tells, by attribute or class name."""
+    """Returns attention, mlp, state-space or other, from the innermost ancestor with a telling name or class."""
     parts = name.split(".")
     for depth in range(len(parts) - 1, 0, -1):
         ancestor = f"{parts[depth - 1]} {type(modules['.'.join(parts[:depth])]).__name__}"
@@ -141,8 +141,8 @@ def _kind(name: str, modules: Mapping[str, nn.Module]) -> str:
 
 
 def _of_preset(preset: str, linears: list[str], modules: Mapping[str, nn.Module]) -> list[str]:
-    """The layers of `linears` that a preset means."""
-    # A numbered part stands for a place in a stack of blocks; embeddings' projections and heads are outside it.
+    """Returns the layers of `linears` that a preset selects."""
+    # A number in a name is the place in a stack of blocks. Projections of embeddings and heads are outside of it.
     kinds = {name: _kind(name, modules) for name in linears if any(part.isdigit() for part in name.split("."))}
     members = {
         "attention-qv": [n for n, kind in kinds.items() if kind == "attention" and _QV_LEAF.fullmatch(_leaf(n))],
@@ -163,7 +163,7 @@ def _of_preset(preset: str, linears: list[str], modules: Mapping[str, nn.Module]
 
 
 def _of_names(entries: tuple[str, ...], linears: list[str]) -> list[str]:
-    """The layers of `linears` that explicit names match, as PEFT matches them."""
+    """Returns the layers of `linears` that PEFT would match by explicit names."""
     leaves = list(dict.fromkeys(map(_leaf, linears)))
     for entry in entries:
         if not any(_matches(entry, name) for name in linears):
@@ -177,7 +177,7 @@ def _of_names(entries: tuple[str, ...], linears: list[str]) -> list[str]:
 
 
 def _shorten(chosen: Collection[str], modules: Mapping[str, nn.Module]) -> tuple[str, ...]:
-    """The shortest names without a layer number that select `chosen` and nothing else; a full name where none does."""
+    """Returns the shortest names without a number that select `chosen` and nothing else, or else full names."""
     others = {suffix for name in modules.keys() - set(chosen) for suffix in _suffixes(name)}
 
     def shortest(name: str) -> str:
@@ -188,11 +188,11 @@ def _shorten(chosen: Collection[str], modules: Mapping[str, nn.Module]) -> tuple
 
 
 def _refuse_rewritten(names: tuple[str, ...], model: nn.Module) -> None:
-    """Raises where PEFT would adapt stacked expert tensors in place of the layers named.
+    """Raises InfeasibleError if PEFT would adapt stacked expert tensors instead of the named layers.
 
     In the mixture-of-experts models that transformers 5 restructured, PEFT takes `gate_proj`, `up_proj` and
-    `down_proj` for the experts of version 4, also where a dense layer or a shared expert bears the name (peft 0.21
-    utils/transformers_weight_conversion.py); adapters on such tensors cannot train side by side.
+    `down_proj` for the experts of version 4, even if a dense layer or a shared expert has that name (peft 0.21
+    utils/transformers_weight_conversion.py). Adapters on such tensors cannot train side by side.
     """
     from peft import LoraConfig
     from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
@@ -202,7 +202,7 @@ def _refuse_rewritten(names: tuple[str, ...], model: nn.Module) -> None:
         config = LoraConfig(target_modules=[name])
         try:
             convert_peft_config_for_transformers(config, model, None)
-        except ValueError:  # one half of a fused pair: rewritten too, had the other half been there
+        except ValueError:  # one half of a fused pair, which would be rewritten together with the other half
             lost.append(name)
             continue
         if set(config.target_modules or ()) != {name}:
@@ -223,12 +223,12 @@ def _leaf(name: str) -> str:
 
 
 def _suffixes(name: str) -> list[str]:
-    """`c`, `b.c`, `a.b.c` of a.b.c."""
+    """Returns `c`, `b.c` and `a.b.c` for a.b.c."""
     parts = name.split(".")
     return [".".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)]
 
 
 def _census(linears: list[str]) -> str:
-    """`q_proj (2), k_proj (2)`: last parts of names, each with its count."""
+    """Counts the layers by the last part of their names, such as `q_proj (2), k_proj (2)`."""
     counts = Counter(map(_leaf, linears))
     return ", ".join(f"{leaf} ({count})" for leaf, count in counts.items()) or "none"

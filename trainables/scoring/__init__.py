@@ -1,1 +1,1 @@
-"""Adapters scored again, for promotion."""
+"""Scores adapters again, for promotion."""

@@ -1,7 +1,7 @@
-"""Scores adapters again, one after the other: what promotion decides by.
+"""Scores adapters again, one after another. Promotion decides by these scores.
 
-An independent re-check of what training saved: the base is loaded as it was trained on, each adapter by plain PEFT from
-its files, and the losses are computed without the training engine.
+This checks independently what training saved: it loads the base as in training, loads each adapter from its files with
+plain PEFT, and computes the losses without the training engine.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from trainables.scoring.requests import BASE, Answer, BaseFacts, Request, Sample
 from trainables.specs import DataSpec, TrialSpec
 
 _NAMED = ("eval", "held_out", "test")
-"""What `Request.rows` may be beside a file."""
+"""The values of `Request.rows` that are not a file."""
 
 
 class AdapterScorer:
-    """A `Scorer` on transformers and PEFT, on the GPU if there is one.
+    """A `Scorer` with transformers and PEFT, on the GPU if there is one.
 
-    Raises `ModelError` when the base cannot be loaded, and when it is a hub model and nobody knows which commit.
+    Raises `ModelError` when the base cannot be loaded, and for a hub model whose commit is not known.
     """
 
     def __init__(self, base: TrialSpec, cache: Path) -> None:
@@ -93,7 +93,7 @@ class AdapterScorer:
             prepared = dataset.prepare(self._spec.data_spec, self._tokenizer, self._cache)
             return dataset.load(prepared.payload).eval, prepared.summary.fingerprint
         data, name = _source(self._spec.data_spec, which)
-        # Held out of the rows to train on: all of them are those that the sweep was scored on.
+        # Rows held out of data.train are exactly those that the sweep was scored on.
         held_out = data.eval is None and name == "eval"
         split = self._rows("eval")[0] if held_out else self._whole(data, name, which)
         return split, dataset.split_fingerprint(split)
@@ -107,7 +107,7 @@ class AdapterScorer:
             raise DataError("\n".join(map(of_option, str(error).splitlines()))) from error
 
     def _samples(self, which: str, split: dataset.Split, count: int) -> tuple[Sample, ...]:
-        """The first `count` rows of what was scored, with the columns that they were made of."""
+        """Returns the first `count` scored rows, with the columns that they were made from."""
         kept = [split.row(i) for i in range(min(count, len(split)))]
         columns: Iterator[dict[str, str]] = repeat({})
         if kept and self._spec.data_spec.prompt is not None:
@@ -118,7 +118,7 @@ class AdapterScorer:
         )
 
     def _columns_of(self, kept: Sequence[dataset.TokenRow], which: str) -> Iterator[dict[str, str]]:
-        """What a caller would give of each row of `kept`: rows that were left out are passed over."""
+        """Yields the columns that a caller would give for each row of `kept`; skips rows that were left out."""
         data, name = _source(self._spec.data_spec, which)
         renderer = Renderer(data, self._tokenizer)
         held_out = data.eval is None and name == "eval"
@@ -133,7 +133,7 @@ class AdapterScorer:
                     yield {column: str(row[column]) for column in _columns(data)}
                     break
             else:
-                raise DataError(f"data: row {number} that was scored is not there any more: leave the rows as they are")
+                raise DataError(f"data: scored row {number} is no longer in the data: restore the rows and try again")
 
     # Losses
 
@@ -146,7 +146,7 @@ class AdapterScorer:
                 (Path(folder) / file).write_bytes(content)
             try:
                 adapted = PeftModel.from_pretrained(self._base.model, folder)
-            except Exception as error:  # whatever PEFT makes of a configuration that others wrote
+            except Exception as error:  # a foreign configuration can make PEFT raise anything
                 vars(self._base.model).pop("peft_config", None)  # as below
                 raise ModelError(f"adapter {name}: PEFT cannot load it: {legible(str(error), 300)}") from error
         adapted.eval()
@@ -154,7 +154,7 @@ class AdapterScorer:
             return self._losses(name, adapted, split)
         finally:
             adapted.unload()
-            # PEFT warns of a model that was adapted before, and leaves this behind (peft_model.py, 0.21.2).
+            # PEFT leaves this attribute behind, and warns about it at the next adapter (peft_model.py, 0.21.2).
             vars(self._base.model).pop("peft_config", None)
 
     def _losses(self, name: str, model: Any, split: dataset.Split) -> Scores:
@@ -171,7 +171,7 @@ class AdapterScorer:
         return Scores(row_losses=tuple(totals), row_tokens=tokens)
 
     def _token_losses(self, model: Any, rows: Sequence[dataset.TokenRow]) -> torch.Tensor:
-        """Negative log-likelihoods of the labelled tokens, (labels,), float32."""
+        """Computes the negative log-likelihoods of the labelled tokens: (labels,), float32."""
         batch = stack(rows)
         self._keep = batch.keep.to(self._base.device)
         try:
@@ -182,12 +182,12 @@ class AdapterScorer:
         return functional.cross_entropy(logits_NV.float(), answers_N, reduction="none").cpu()
 
     def _keep_labelled(self, _head: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Only positions that have a label go through the head: (rows, length, width) becomes (labels, width)."""
+        """Gives the head only the positions that predict a labelled token: (rows, length, width) to (labels, width)."""
         return None if self._keep is None else (inputs[0][self._keep], *inputs[1:])
 
 
 def _source(data: DataSpec, which: str) -> tuple[DataSpec, sources.SplitName]:
-    """The data and the split of it that `which` names; see `Request.rows`."""
+    """Returns the data and the split that `which` names; see `Request.rows`."""
     if which == "eval":
         return data, "eval"
     if which == "held_out":
@@ -198,14 +198,14 @@ def _source(data: DataSpec, which: str) -> tuple[DataSpec, sources.SplitName]:
 
 
 def _columns(data: DataSpec) -> tuple[str, ...]:
-    """What a caller gives: the prompt's columns; a chat and a plain text have one, prompt."""
+    """Returns the columns that a caller gives: those of the prompt; for a chat or a plain text only "prompt"."""
     if data.prompt is None:
         return ("prompt",)
     return templates.parse("prompt", data.prompt).columns or ("prompt",)
 
 
 def _digests(source: model_source.Source) -> dict[str, str]:
-    """The digests of a local model's weight files; see `BaseFacts.files`."""
+    """Returns the digests of a local model's weight files; see `BaseFacts.files`."""
     if source.path is None:
         return {}
     if source.kind == "gguf":
@@ -215,17 +215,17 @@ def _digests(source: model_source.Source) -> dict[str, str]:
 
 def _unknown_commit(base: TrialSpec, cache: Path) -> str:
     model = base.base_model
-    problem = f"model.source: the commit of {model.source!r} that was loaded is not known, so it cannot be served again"
+    problem = f"model.source: the loaded commit of {model.source!r} is not known, so it cannot be served again"
     if base.quantization.scheme == "none":
         return f"{problem}: pin model.revision to a commit, or have the model in the hub cache"
     return (
         f"{problem}: pin model.revision to a commit, or have the model in the hub cache and delete {cache / 'bases'}, "
-        "where it lies quantised by an earlier version: it is made again"
+        "which an earlier version wrote: the next start makes it again"
     )
 
 
 def _licence(source: model_source.Source) -> str | None:
-    """What the model's own files say of its licence."""
+    """Reads the licence from the files of the model; returns None when they do not name one."""
     if source.path is None:
         return None
     try:

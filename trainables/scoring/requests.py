@@ -1,6 +1,6 @@
-"""Adapters scored again on rows: what is asked and answered, JSON and bytes, and what is wrong with what is asked.
+"""Defines requests to score adapters and their answers, as JSON and bytes, and checks the requests.
 
-`adapter_scorer` does it. Nothing here imports torch.
+`adapter_scorer` answers them. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from trainables.inputs.legible import legible
 from trainables.specs import DataSpec, Spec, TrialSpec
 
 BASE = "base"
-"""The name that the base without an adapter is scored under."""
+"""The name of the base without an adapter among the scores."""
 _HARMLESS = (".json", ".md")
 _KEEPING = (True, False, None, "gaussian", "eva")
-"""Values of init_lora_weights that never look at the base's weights when an adapter is loaded. Of the others, pissa,
-olora, corda, loftq and lora_ga change them (peft 0.21 tuners/lora/layer.py, update_layer)."""
+"""Values of init_lora_weights that never read the weights of the base when an adapter is loaded. Of the others, pissa,
+olora, corda, loftq and lora_ga change these weights (peft 0.21 tuners/lora/layer.py, update_layer)."""
 _TRAINED_BESIDE = ("modules_to_save", "trainable_token_indices", "layer_replication")
-"""Fields by which an adapter brings parts of the base itself; `unload` leaves those in it."""
+"""Fields that let an adapter replace parts of the base; `unload` does not undo this."""
 _PLAIN = {
     *(
         "peft_type",
@@ -36,63 +36,63 @@ _PLAIN = {
         "inference_mode",
     ),
     *("r", "target_modules", "lora_alpha", "lora_dropout", "use_rslora", "bias", "init_lora_weights"),
-    # Set in every file, and without a meaning for plain LoRA (peft 0.21, tuners/lora/config.py).
+    # These are in every file, without a meaning for plain LoRA (peft 0.21, tuners/lora/config.py).
     *("fan_in_fan_out", "megatron_core", "qalora_group_size"),
 }
-"""What the configuration of plain LoRA may set. The rest are other methods, and regular expressions over the names of
-modules, which may take for ever to match."""
+"""Fields that the configuration of plain LoRA may set. The others belong to other methods, or are regular expressions
+over module names, which may take for ever to match."""
 
 
 class Request(Spec):
-    """What to score."""
+    """A request to score adapters on rows."""
 
     rows: str
     """eval (the rows that the sweep was scored on), held_out (all of data.eval), test (data.test), or a file."""
     adapters: Mapping[str, Mapping[str, bytes]] = Field(default_factory=dict, repr=False)
-    """Name -> files of a PEFT folder. That they are of this base, the caller knows by its content."""
+    """Name -> files of a PEFT folder. The caller has checked that they belong to this base."""
     with_base: bool = False
-    """Score the base without an adapter too, under the name `BASE`."""
+    """Whether to score the base without an adapter too, under the name `BASE`."""
     samples: int = 0
-    """Rows to hand back, the first ones, for a check of what is served."""
+    """How many of the first rows to return, to check a served adapter with."""
 
 
 class Scores(Spec):
     """The losses of one adapter."""
 
     row_losses: Annotated[tuple[float, ...], Field(strict=False)]
-    """Total negative log-likelihood of each row."""
+    """The total negative log-likelihood of each row."""
     row_tokens: Annotated[tuple[int, ...], Field(strict=False)]
-    """Completion tokens of each row."""
+    """The number of tokens that count in each row."""
 
     @property
     def loss(self) -> float:
-        """Negative log-likelihood per completion token."""
+        """Returns the negative log-likelihood per token that counts."""
         return sum(self.row_losses) / sum(self.row_tokens)
 
 
 class Sample(Spec):
-    """One row, as it is and as tokens."""
+    """One row as columns and as tokens."""
 
     columns: dict[str, str]
-    """What a caller would give of the row; empty for a chat and a plain text, which have none."""
+    """The columns of the row that a caller would give; empty for a chat or a plain text."""
     ids: Annotated[tuple[int, ...], Field(strict=False)]
     labelled: Annotated[tuple[int, ...], Field(strict=False)]
-    """Positions of the tokens that count."""
+    """Positions of the tokens that count in the loss."""
 
 
 class Answer(Spec):
-    """What was scored."""
+    """The answer to a request."""
 
     scores: dict[str, Scores]
     hardware: str
-    """Device and type of the activations, as `Evaluation.hardware`."""
+    """Device and type of the activations, as in `Evaluation.hardware`."""
     fingerprint: str
-    """16 hex digits over the rows' tokens and labels; of eval, the fingerprint of the sweep's data."""
+    """16 hex digits over the rows' tokens and labels; for eval, the fingerprint of the sweep's data."""
     samples: Annotated[tuple[Sample, ...], Field(strict=False)] = ()
 
 
 class BaseFacts(Spec):
-    """What a packaged adapter must know of its base: where it is, how it is loaded, and the form of its prompts."""
+    """The facts about a base that a packaged adapter needs: where it is, how to load it, and the form of prompts."""
 
     source: str
     revision: str | None
@@ -100,17 +100,16 @@ class BaseFacts(Spec):
     kind: str
     """hub, folder or gguf."""
     files: dict[str, str]
-    """Weight file -> 64 hex digits over its size and samples of it; empty for a hub model of which only the commit is
-    known."""
+    """Weight file -> 64 hex digits over its size and samples; empty for a hub model if only its commit is known."""
     quantization: dict[str, Any]
     trust_remote_code: bool
     licence: str | None
     form: dict[str, Any]
-    """The fields of `data` that say in what form the adapter reads a row."""
+    """The fields of `data` that decide the text of a row."""
     columns: Annotated[tuple[str, ...], Field(strict=False)]
     """The columns of a row that a caller gives."""
     tokenizer: dict[str, bytes] = Field(repr=False)
-    """The files of the tokenizer, its chat template among them."""
+    """File name -> content of the tokenizer, with its chat template."""
 
 
 class Scorer(Protocol):
@@ -124,10 +123,10 @@ class Scorer(Protocol):
 
 
 def problems(base: TrialSpec, files: Mapping[str, bytes], *, same_source: bool = True) -> list[str]:
-    """What is wrong with an adapter's files: pickles, no LoRA adapter, and another base than the sweep's.
+    """Lists the problems of an adapter's files: pickles, not plain LoRA, or another base than the sweep's.
 
-    Without `same_source`, the base may lie elsewhere or be named by another revision: the names that an earlier sweep's
-    adapter gives need not be this sweep's.
+    Without `same_source`, the adapter may name another source or revision of the base, since an earlier sweep may have
+    used other names for it.
     """
     faults = []
     for name in sorted(files):
@@ -157,7 +156,7 @@ def problems(base: TrialSpec, files: Mapping[str, bytes], *, same_source: bool =
 
 
 def _touches_base(config: Mapping[str, Any]) -> list[str]:
-    """Why the adapter would change the base that the adapters after it are scored on."""
+    """Lists why the adapter would change the base, on which later adapters are scored."""
     rule = "it may change the base that other adapters share: only plain LoRA on a frozen base is scored"
     faults = []
     init = config.get("init_lora_weights", True)
@@ -171,7 +170,7 @@ def _touches_base(config: Mapping[str, Any]) -> list[str]:
 
 
 def _beyond_lora(config: Mapping[str, Any]) -> list[str]:
-    """What else than plain LoRA on listed modules the adapter is."""
+    """Lists what makes the adapter differ from plain LoRA on listed modules."""
     others = [name for name in config if name not in {*_PLAIN, *_TRAINED_BESIDE} and config[name]]
     faults = [f"adapter_config.json: {legible(name, 60)} is set: only plain LoRA is scored" for name in others]
     modules = config.get("target_modules")
@@ -183,14 +182,14 @@ def _beyond_lora(config: Mapping[str, Any]) -> list[str]:
 
 
 def check_rows(data: DataSpec, file: str) -> list[str]:
-    """What is wrong with a file of rows to decide by: missing, other columns, or the rows that were trained on."""
+    """Lists the problems of a file of rows for promotion: missing, other columns, or the rows that were trained on."""
     others = sources.check(data.model_copy(update={"test": None}))
     with_file = sources.check(data.model_copy(update={"test": file}))
     return [of_option(problem) for problem in with_file if problem not in others and sources.OTHER_TASK not in problem]
 
 
 def look_at_rows(data: DataSpec, file: str) -> Preview:
-    """What a look at a file of rows to decide by finds: bad rows, and those that were trained on, by content."""
+    """Looks at a file of rows for promotion: finds bad rows, and rows that were trained on, by content."""
     look = preview.preview(data.model_copy(update={"test": file}))
 
     def own(lines: Sequence[str]) -> tuple[str, ...]:
@@ -202,13 +201,13 @@ def look_at_rows(data: DataSpec, file: str) -> Preview:
 
 
 def seen_by_search(data: DataSpec, file: str) -> bool:
-    """Whether a file of rows to decide by holds the very rows of `data.eval`, which chose the adapters already.
+    """Tells whether a file of rows for promotion equals the file `data.eval`, by which the adapters were chosen.
 
-    Files are compared, by their bytes; False where `data.eval` is none that is here.
+    Compares the bytes of the files; returns False when `data.eval` is not a local file.
     """
     return data.eval is not None and sources.same_content(Path(data.eval), Path(file))
 
 
 def of_option(problem: str) -> str:
-    """A problem of the rows in `data.test` as one of --eval-data, which stood in its place."""
+    """Rewrites a problem of `data.test` as one of --eval-data, whose file was checked in its place."""
     return f"--eval-data: {problem.removeprefix('data.test: ')}"

@@ -127,7 +127,7 @@ ROWS: list[Row] = [
     toy("fractions of a whole number", "search_space: {adapter.r: {uniform: [4, 64]}}", "search_space.adapter.r: 4.0 must be a whole number", "search_space.adapter.r: 64.0 must be a whole number"),
     toy("unknown word in a domain", "search_space: {training.schedule: {choice: [linear, cosin]}}", "search_space.training.schedule: 'cosin' must be 'linear', 'cosine' or 'constant'; did you mean cosine?"),
     toy("low above high", "search_space: {training.learning_rate: {loguniform: [1e-3, 1e-5]}}", "search_space.training.learning_rate: loguniform: low 0.001 is above high 1e-05: swap them"),
-    toy("value without a domain", "search_space: {adapter.r: 8}", "search_space.adapter.r: 8 alone is no domain: write {choice: [8]}"),
+    toy("value without a domain", "search_space: {adapter.r: 8}", "search_space.adapter.r: 8 alone is not a domain: write {choice: [8]}"),
     toy("domain misspelt", "search_space: {adapter.r: {choise: [8]}}", "search_space.adapter.r: unknown domain 'choise', did you mean choice?"),
     toy("condition on an unknown field", "search_space: {adapter.r: {choice: [8], when: {adapter.rs: true}}}", "search_space.adapter.r: when: unknown field 'adapter.rs'; did you mean"),
     toy("both alphas searched", "search_space: {adapter.alpha_over_r: {choice: [1]}, adapter.lora_alpha: {choice: [8]}}", "search_space.adapter.lora_alpha: says the same as adapter.alpha_over_r: search one of them"),
@@ -168,7 +168,7 @@ ROWS: list[Row] = [
     qlora("completion alone", 'prompt: "{question}", ', "", "data: completion needs prompt: the template of the question"),
     qlora("more held out than there is", "eval_examples: 5", "eval_examples: 30", "data.eval_examples: 30 rows are held out of data.train, which has 30: lower data.eval_examples, or give data.eval"),
     qlora("NaN in a late row", "rows.jsonl", "late.jsonl", "late.jsonl, line 25: column 'answer' is nan, no number"),
-    qlora("evaluated on copies of rows", "rows.jsonl", "rows.jsonl, eval: some.jsonl", "data.eval: all 3 rows stand in data.train too, so all is trained on: give other rows"),
+    qlora("evaluated on copies of rows", "rows.jsonl", "rows.jsonl, eval: some.jsonl", "data.eval: all 3 rows are also in data.train, so all is trained on: give other rows"),
     qlora("evaluated on what is trained on", "eval_examples: 5", "eval: rows.jsonl", "data.eval: is the same file as data.train"),
     # Model
     qlora("no such folder", "hub/model", "./nowhere", "nowhere': no such file or folder: "),

@@ -108,7 +108,7 @@ def bert() -> PreTrainedModel:
     ("make", "line"),
     [
         (bart, "an encoder-decoder"),
-        (bert, "is no decoder"),
+        (bert, "is not a decoder"),
         (mamba, "adapter.target_modules: 'attention-qv' matches no layer of model_type 'mamba'"),
     ],
 )

@@ -38,7 +38,7 @@ def mistake(command: str, *changes: str) -> str:
     ("config", "said"),
     [
         ({"model_type": "bart", "is_encoder_decoder": True}, "an encoder-decoder (is_encoder_decoder in config.json)"),
-        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "(saved as BertForMaskedLM) is no decoder"),
+        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "(saved as BertForMaskedLM) is not a decoder"),
     ],
     ids=["bart", "bert"],
 )

@@ -62,20 +62,23 @@ def test_decoders_are_accepted(architecture: str) -> None:
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"model_type": "bart", "is_encoder_decoder": True}, "an encoder-decoder (is_encoder_decoder in config.json)"),
-    ({"model_type": "bart", "architectures": ["BartForConditionalGeneration"]}, "is no decoder"),
-    ({"model_type": "t5"}, "model_type 't5' is no causal language model"),
-    ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "'bert' (saved as BertForMaskedLM) is no decoder"),
+    ({"model_type": "bart", "architectures": ["BartForConditionalGeneration"]}, "is not a decoder"),
+    ({"model_type": "t5"}, "model_type 't5' is not a causal language model"),
+    (
+        {"model_type": "bert", "architectures": ["BertForMaskedLM"]},
+        "'bert' (saved as BertForMaskedLM) is not a decoder",
+    ),
     ({"model_type": "bert", "architectures": ["BertLMHeadModel"], "is_decoder": False}, "does not say is_decoder true"),
-    ({"model_type": "bert", "architectures": ["BertModel"]}, "(saved as BertModel) is no decoder"),
-    ({"model_type": "roberta"}, "model_type 'roberta' is no decoder"),
-    ({"model_type": "electra"}, "model_type 'electra' is no decoder"),
-    ({"model_type": "distilbert"}, "model_type 'distilbert' is no causal language model"),
-    ({"model_type": "modernbert"}, "model_type 'modernbert' is no causal language model"),
+    ({"model_type": "bert", "architectures": ["BertModel"]}, "(saved as BertModel) is not a decoder"),
+    ({"model_type": "roberta"}, "model_type 'roberta' is not a decoder"),
+    ({"model_type": "electra"}, "model_type 'electra' is not a decoder"),
+    ({"model_type": "distilbert"}, "model_type 'distilbert' is not a causal language model"),
+    ({"model_type": "modernbert"}, "model_type 'modernbert' is not a causal language model"),
     ({"model_type": "xlnet"}, "sees the tokens that are to be predicted"),
     ({"model_type": "llama", "is_causal": False}, "(is_causal false in config.json)"),
     ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "(use_bidirectional_attention true in"),
     ({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, "has no language-model head"),
-    ({"model_type": "clip"}, "model_type 'clip' is no causal language model"),
+    ({"model_type": "clip"}, "model_type 'clip' is not a causal language model"),
     ({"model_type": "newer"}, "does not know model_type 'newer': a newer one may"),
     ({"model_type": "own", "auto_map": {"AutoModelForCausalLM": "m.M"}}, "allow it with model.trust_remote_code=true"),
     ({}, "config.json has no model_type"),
@@ -122,8 +125,8 @@ def test_gguf_files_of_decoders_are_accepted(architecture: str) -> None:
     ("architecture", "said"),
     [
         ("bert", "a GGUF file of architecture 'bert' cannot be loaded: transformers"),
-        ("t5", "architecture 't5' is no causal language model"),
-        ("t5encoder", "architecture 't5encoder' is no causal language model"),
+        ("t5", "architecture 't5' is not a causal language model"),
+        ("t5encoder", "architecture 't5encoder' is not a causal language model"),
     ],
 )
 def test_gguf_files_of_others_are_refused(tmp_path: Path, architecture: str, said: str) -> None:
@@ -151,7 +154,7 @@ def test_a_model_in_the_cache_of_the_hub_is_judged_too(tmp_path: Path, monkeypat
     (tmp_path / "models--owner--name" / "refs").mkdir()
     (tmp_path / "models--owner--name" / "refs" / "main").write_text("0123")
     (problem,) = model_source.check(ModelSpec(source="owner/name"))
-    assert problem.startswith("model.source: 'owner/name': model_type 'bert' is no decoder")
+    assert problem.startswith("model.source: 'owner/name': model_type 'bert' is not a decoder")
 
 
 def test_a_refusal_imports_neither_torch_nor_transformers(tmp_path: Path) -> None:

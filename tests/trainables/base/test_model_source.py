@@ -275,7 +275,7 @@ def test_what_is_wrong_with_a_model_is_told_at_once(tmp_path: Path) -> None:
     no_tokenizer(folder)
     files, kind = model_source.check(ModelSpec(source=str(folder)))
     assert "needs a tokenizer" in files
-    assert "is no decoder" in kind
+    assert "is not a decoder" in kind
 
 
 def test_gguf_without_a_tokenizer_is_refused(tmp_path: Path) -> None:

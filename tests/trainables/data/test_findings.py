@@ -95,16 +95,18 @@ def test_a_word_for_a_missing_value_is_told_of(tmp_path: Path, word: str) -> Non
 def test_rows_that_stand_twice_are_told_of(tmp_path: Path) -> None:
     data = spec(tmp_path, [*pairs(20), *pairs(2), *pairs(1)], pairs(10, 30))
     (line,) = told(data, tmp_path)
-    assert line.startswith("data.train: rows that stood there before, 3 of 23, the first on line 21: ")
+    assert line.startswith("data.train: repeated rows, 3 of 23, the first on line 21: ")
     assert prepared(data, tmp_path).repeated_rows == 3
 
 
 def test_test_rows_that_the_best_is_chosen_on_are_told_of(tmp_path: Path) -> None:
     """Promotion is to see rows that nothing was chosen on."""
     (line,) = told(spec(tmp_path, pairs(30), pairs(12, 30), [*pairs(10, 60), *pairs(2, 30)]), tmp_path)
-    assert line.startswith("data.test: rows that stand in data.eval too, 2 of 12, the first on line 11: ")
+    assert line.startswith("data.test: rows that are also in data.eval, 2 of 12, the first on line 11: ")
     (line,) = told(spec(tmp_path, pairs(42), None, [*pairs(10, 60), *pairs(1, 30)], eval_examples=12), tmp_path)
-    assert line.startswith("data.test: rows that are held out of data.train too, 1 of 11, the first on line 11: ")
+    assert line.startswith(
+        "data.test: rows that are also in those held out of data.train, 1 of 11, the first on line 11: "
+    )
 
 
 @pytest.mark.parametrize("part", ["eval", "test"])
@@ -112,10 +114,10 @@ def test_rows_that_are_evaluated_on_twice_are_told_of(tmp_path: Path, part: str)
     """Forty copies of a row are one row: differences on them have intervals without any width."""
     twice = [*pairs(20, 40), *pairs(3, 40)]
     (line,) = told(spec(tmp_path, pairs(30), **({"eval": pairs(10, 30)} | {part: twice})), tmp_path)
-    assert line.startswith(f"data.{part}: rows that stood there before, 3 of 23, the first on line 21: ")
+    assert line.startswith(f"data.{part}: repeated rows, 3 of 23, the first on line 21: ")
     copies = spec(tmp_path, pairs(30), **({"eval": pairs(10, 30)} | {part: pairs(1, 40) * 40}))
     first, few = told(copies, tmp_path)
-    assert first.startswith(f"data.{part}: rows that stood there before, 39 of 40, the first on line 2: ")
+    assert first.startswith(f"data.{part}: repeated rows, 39 of 40, the first on line 2: ")
     assert few.startswith(f"data.{part}: 1 row without its copies")
     assert prepared(copies, tmp_path).repeated_rows == 0
 
@@ -126,7 +128,7 @@ def test_rows_that_are_trained_on_and_evaluated_on_are_told_by_content(tmp_path:
     mixed = [*pairs(8, 40), {"id": 7, "answer": "It is 3.", "question": "What is 3?"}, *pairs(2, 4)]
     data = spec(tmp_path, pairs(30), **({"eval": pairs(10, 30)} | {part: mixed}))
     (line,) = told(data, tmp_path)
-    assert line.startswith(f"data.{part}: rows that stand in data.train too, 3 of 11, the first on line 9: ")
+    assert line.startswith(f"data.{part}: rows that are also in data.train, 3 of 11, the first on line 9: ")
     summary = prepared(data, tmp_path)
     assert {"eval": summary.eval_rows_in_train, "test": summary.test_rows_in_train}[part] == 3
 
@@ -134,7 +136,7 @@ def test_rows_that_are_trained_on_and_evaluated_on_are_told_by_content(tmp_path:
 @pytest.mark.parametrize("part", ["eval", "test"])
 def test_nothing_but_rows_that_are_trained_on_is_an_error(tmp_path: Path, part: str) -> None:
     data = spec(tmp_path, pairs(30), **({"eval": pairs(10, 30)} | {part: pairs(12, 5)}))
-    problem = f"data.{part}: all 12 rows stand in data.train too, so all is trained on: give other rows"
+    problem = f"data.{part}: all 12 rows are also in data.train, so all is trained on: give other rows"
     assert preview.preview(data).problems == (problem,)
     with pytest.raises(DataError) as error:
         prepared(data, tmp_path)
@@ -159,10 +161,10 @@ def test_rows_held_out_may_stand_among_the_others(tmp_path: Path) -> None:
     data = spec(tmp_path, [*pairs(30), *pairs(9, 40), *pairs(1)], None, eval_examples=10)
     (line,) = told(data, tmp_path)
     assert line.startswith(
-        "data.train, its last rows, held out: rows that stand in data.train too, 1 of 10, the first on"
+        "data.train, its last rows, held out: rows that are also in data.train, 1 of 10, the first on"
     )
     data = spec(tmp_path, pairs(10) * 2, None, eval_examples=10)
-    with pytest.raises(DataError, match=r"data\.train, its last rows, held out: all 10 rows stand in data.train too"):
+    with pytest.raises(DataError, match=r"data\.train, its last rows, held out: all 10 rows are also in data.train"):
         prepared(data, tmp_path)
 
 

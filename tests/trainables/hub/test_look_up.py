@@ -116,7 +116,7 @@ def test_a_revision_that_is_not_there_is_told(hub: Hub, tmp_path: Path) -> None:
         ({"config.json": b"{}", "pytorch_model.bin": b""}, "only .bin weights"),
         ({"config.json": b"{}", "model.safetensors": b""}, "needs a tokenizer"),
         ({"config.json": b"{}", "onnx/model.safetensors": b"", "tokenizer.json": b""}, "needs weights"),
-        (model(model_type="bert"), "is no decoder"),
+        (model(model_type="bert"), "is not a decoder"),
     ],
 )
 def test_a_model_that_cannot_be_used_is_told(hub: Hub, tmp_path: Path, files: dict[str, bytes], said: str) -> None:

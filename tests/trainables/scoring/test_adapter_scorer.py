@@ -96,10 +96,10 @@ def test_a_file_to_decide_by_is_compared_with_the_training_rows_by_content(train
     look = requests.look_at_rows(base.data, str(file))
     assert look.problems == ()
     (warning,) = look.warnings
-    assert warning.startswith("--eval-data: rows that stand in data.train too, 1 of 11, the first on line 11")
+    assert warning.startswith("--eval-data: rows that are also in data.train, 1 of 11, the first on line 11")
     file.write_text("".join(seen[3:5]))
     (problem,) = requests.look_at_rows(base.data, str(file)).problems
-    assert problem.startswith("--eval-data: all 2 rows stand in data.train too")
+    assert problem.startswith("--eval-data: all 2 rows are also in data.train")
 
 
 def test_rows_that_the_search_has_seen_are_known_by_their_bytes(trained, tmp_path):
