@@ -106,7 +106,7 @@ class _Options(Domain):
     def from_raw(cls, raw: object) -> Self:
         if not isinstance(raw, list | tuple):
             given = shown(raw)
-            raise SpaceError([f"{cls.NAME} takes a list and {given} is none: write {{{cls.NAME}: [{given}]}}"])
+            raise SpaceError([f"{cls.NAME} takes a list, and {given} is not a list: write {{{cls.NAME}: [{given}]}}"])
         return cls(tuple(as_value(item) for item in raw))
 
     def sample(self, rng: random.Random) -> Value:

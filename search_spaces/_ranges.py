@@ -217,7 +217,7 @@ class _Quantised(_Lattice):
         if not self.WHOLE and max(map(abs, counts.values())) > _MOST_STEPS:
             return [
                 *problems,
-                f"q {self.q!r} is finer than floats tell apart up there: raise it, or use a range without q",
+                f"q {self.q!r} is too fine for floats of this size: raise it, or use a range without q",
             ]
         for name, count in counts.items():
             if count.denominator != 1:

@@ -48,7 +48,7 @@ def ordered(domains: Mapping[str, Domain]) -> tuple[str, ...]:
 def _condition_problem(condition: Condition, asked: Domain) -> str | None:
     if asked.size is None:
         return (
-            f"when asks for {condition.field}, a continuous range that is never exactly some value: "
+            f"when asks for {condition.field}, a continuous range, which hardly ever has one exact value: "
             "give it a choice, or drop the when"
         )
     never = [value for value in condition.values if not asked.contains(value)]

@@ -141,7 +141,7 @@ def _words_problem(words: tuple[object, ...]) -> str | None:
         return "[] is empty: list at least one word"
     for word in words:
         if not isinstance(word, str):
-            return f"{shown(words)} may hold words only, and {shown(word)} is none"
+            return f"{shown(words)} may hold only words, and {shown(word)} is not a word"
         if problem := _word_problem(word):
             return problem
     if again := repeated(words):
@@ -160,4 +160,4 @@ def _as_written(word: str) -> str:
     sign = "" if exponent[1] in "+-" else "+"
     dotted = mantissa if "." in mantissa else f"{mantissa}.0"
     minus = "-" if word.startswith("-") else ""
-    return f": YAML reads it so, write {minus}{dotted}e{sign}{exponent[1:]}"
+    return f": YAML reads it as a word, write {minus}{dotted}e{sign}{exponent[1:]}"

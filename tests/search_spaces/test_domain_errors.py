@@ -38,9 +38,9 @@ WRONG: list[tuple[object, str]] = [
     ({"choice": [1], "grid": [1]}, "choice and grid are 2 domains for one field: keep one"),
     # lists of values
     ({"choice": []}, "choice: the list is empty: name at least one value"),
-    ({"choice": None}, "choice takes a list and null is none: write {choice: [null]}"),
-    ({"grid": 8}, "grid takes a list and 8 is none: write {grid: [8]}"),
-    ({"choice": "mlp"}, "choice takes a list and 'mlp' is none: write {choice: ['mlp']}"),
+    ({"choice": None}, "choice takes a list, and null is not a list: write {choice: [null]}"),
+    ({"grid": 8}, "grid takes a list, and 8 is not a list: write {grid: [8]}"),
+    ({"choice": "mlp"}, "choice takes a list, and 'mlp' is not a list: write {choice: ['mlp']}"),
     ({"choice": [8, 8]}, "choice: 8 is listed twice: keep one"),
     ({"grid": [1, 1.0]}, "grid: 1.0 is listed twice: keep one"),
     ({"choice": [["a", "b"], ["b", "a"]]}, "choice: ['b', 'a'] is listed twice: keep one"),
@@ -49,12 +49,12 @@ WRONG: list[tuple[object, str]] = [
     ({"choice": [math.nan]}, "choice: nan is not a finite number"),
     ({"choice": [math.inf]}, "choice: inf is not a finite number"),
     ({"choice": [" "]}, "choice: ' ' is an empty word"),
-    ({"choice": ["1e-5"]}, "choice: '1e-5' is a word, not a number: YAML reads it so, write 1.0e-5"),
-    ({"choice": ["-2.5E4"]}, "choice: '-2.5E4' is a word, not a number: YAML reads it so, write -2.5e+4"),
+    ({"choice": ["1e-5"]}, "choice: '1e-5' is a word, not a number: YAML reads it as a word, write 1.0e-5"),
+    ({"choice": ["-2.5E4"]}, "choice: '-2.5E4' is a word, not a number: YAML reads it as a word, write -2.5e+4"),
     ({"choice": ["16"]}, "choice: '16' is a word, not a number: write 16 without quotes"),
     ({"choice": [[]]}, "choice: [] is empty: list at least one word"),
-    ({"choice": [["a", 1]]}, "choice: ['a', 1] may hold words only, and 1 is none"),
-    ({"choice": [["a", ["b"]]]}, "choice: ['a', ['b']] may hold words only, and ['b'] is none"),
+    ({"choice": [["a", 1]]}, "choice: ['a', 1] may hold only words, and 1 is not a word"),
+    ({"choice": [["a", ["b"]]]}, "choice: ['a', ['b']] may hold only words, and ['b'] is not a word"),
     ({"choice": [["a", "a"]]}, "choice: ['a', 'a'] holds 'a' twice: keep one"),
     ({"choice": [["a", ""]]}, "choice: '' is an empty word"),
     # ranges
@@ -71,7 +71,10 @@ WRONG: list[tuple[object, str]] = [
     ({"uniform": [0, math.inf]}, "uniform: high inf is not a finite number"),
     ({"uniform": [0, "high"]}, "uniform: high 'high' is a word, not a number"),
     ({"uniform": [0, "1"]}, "uniform: high '1' is a word, not a number: write 1 without quotes"),
-    ({"loguniform": ["1e-5", 1]}, "loguniform: low '1e-5' is a word, not a number: YAML reads it so, write 1.0e-5"),
+    (
+        {"loguniform": ["1e-5", 1]},
+        "loguniform: low '1e-5' is a word, not a number: YAML reads it as a word, write 1.0e-5",
+    ),
     ({"randint": [True, 4]}, "randint: low true is a flag, not an integer"),
     ({"randint": [1, 8.0]}, "randint: high 8.0 is not an integer: write 8"),
     ({"randint": [1.5, 8]}, "randint: low 1.5 is not an integer"),
@@ -91,7 +94,7 @@ WRONG: list[tuple[object, str]] = [
     ({"qrandint": [4, 130, 4]}, "qrandint: high 130 is not a multiple of q 4: write 128"),
     (
         {"quniform": [0, 1.0e10, 1.0e-10]},
-        "quniform: q 1e-10 is finer than floats tell apart up there: raise it, or use a range without q",
+        "quniform: q 1e-10 is too fine for floats of this size: raise it, or use a range without q",
     ),
     # conditions
     (

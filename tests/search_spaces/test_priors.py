@@ -73,7 +73,7 @@ def test_a_prior_changes_no_draw_and_comes_back_as_written() -> None:
         ({**RATES, "prior": 0.1}, "x: prior 0.1 is not a value of [1e-05, 0.01]: write one of them, or remove it"),
         ({"choice": [4, 8], "prior": 6}, "x: prior 6 is not a value of [4, 8]: write one of them, or remove it"),
         ({**RATES, "prior": None}, "x: prior: null is not a value: name a flag, a number, a word or a list of words"),
-        ({**RATES, "prior": "3e-4"}, "x: prior: '3e-4' is a word, not a number: YAML reads it so, write 3.0e-4"),
+        ({**RATES, "prior": "3e-4"}, "x: prior: '3e-4' is a word, not a number: YAML reads it as a word, write 3.0e-4"),
         ({**RATES, "priors": 3e-4}, "x: unknown key 'priors', did you mean prior? remove it"),
     ],
 )

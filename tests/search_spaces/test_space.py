@@ -52,7 +52,7 @@ WRONG: list[tuple[object, str]] = [
     (
         {"a.x": {"choice": [1], "when": {"a.y": 0.5}}, "a.y": {"uniform": [0, 1]}},
         (
-            "a.x: when asks for a.y, a continuous range that is never exactly some value: "
+            "a.x: when asks for a.y, a continuous range, which hardly ever has one exact value: "
             "give it a choice, or drop the when"
         ),
     ),

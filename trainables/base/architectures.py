@@ -175,7 +175,7 @@ def _not_causal(kind: str, known: Tables, has_code: bool) -> str:
             f"model_type {kind!r} comes with its own code: read that code, and allow it with "
             "model.trust_remote_code=true"
         )
-    return f"transformers {version('transformers')} does not know model_type {kind!r}: a newer one may"
+    return f"transformers {version('transformers')} does not know model_type {kind!r}: a newer version may"
 
 
 def _of_class(kind: str, config: Mapping[str, object], classes: object, known: Tables) -> Verdict:

@@ -58,7 +58,7 @@ def refuse_foresight(source: str, model: PreTrainedModel) -> None:
     except torch.OutOfMemoryError:
         raise
     except Exception as problem:
-        way_out = "quantization.scheme=none may mend it" if getattr(model, "is_quantized", False) else NEEDED
+        way_out = "quantization.scheme=none may help" if getattr(model, "is_quantized", False) else NEEDED
         raise error(source, f"its first pass fails ({type(problem).__name__}: {problem}): {way_out}") from problem
     finally:
         hook.remove()

@@ -165,7 +165,7 @@ def value(row: Row, column: str) -> str:
     if isinstance(cell, str):
         return _encodable(cell, column)
     if isinstance(cell, float) and not math.isfinite(cell):
-        raise DataError(f"column {column!r} is {cell}, no number: give it a value, or leave the row out")
+        raise DataError(f"column {column!r} is {cell}, not a number: give it a value, or leave the row out")
     if isinstance(cell, Number):
         return str(cell)
     if cell is None:
@@ -178,7 +178,7 @@ def _encodable(text: str, column: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         half = text[error.start : error.end]
-        raise DataError(f"column {column!r} holds {half!a}, half of a character: no tokenizer takes that") from None
+        raise DataError(f"column {column!r} holds {half!a}, half of a character: no tokenizer accepts it") from None
     return text
 
 

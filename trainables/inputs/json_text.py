@@ -13,7 +13,7 @@ def parse(raw: bytes | str) -> Any:
     """Parses JSON text; bytes must be UTF-8.
 
     Raises:
-        ValueError: it is not JSON, not UTF-8, holds a number of thousands of digits, or is nested more than `DEPTH`
+        ValueError: it is not JSON, not UTF-8, holds a number with thousands of digits, or is nested more than `DEPTH`
             deep. If the error has a place in the text, it is a `json.JSONDecodeError`.
     """
     text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw
@@ -24,7 +24,7 @@ def parse(raw: bytes | str) -> Any:
     except json.JSONDecodeError:
         raise
     except ValueError:  # its message is written for programmers
-        raise ValueError("it holds a number of thousands of digits") from None
+        raise ValueError("it holds a number with thousands of digits") from None
     # The number of brackets is fast to count and never below the depth.
     if text.count("[") + text.count("{") > DEPTH and _is_deep(value):
         raise _too_deep()

@@ -68,7 +68,7 @@ def refused(folder: Path, *words: str) -> str:
         (QLORA.replace("rows.jsonl", "nul.jsonl"), "is not JSON: Invalid control character at column 16"),
         (
             QLORA.replace("rows.jsonl", "digits.jsonl"),
-            "digits.jsonl, line 1: cannot be used: it holds a number of thousands",
+            "digits.jsonl, line 1: cannot be used: it holds a number with thousands",
         ),
         (QLORA.replace("hub/model", "./deep"), "config.json is not readable JSON: it is nested more than 100 deep"),
     ],

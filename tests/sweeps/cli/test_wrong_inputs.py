@@ -167,7 +167,7 @@ ROWS: list[Row] = [
     qlora("prompt alone", ', completion: "{answer}"', "", f"data: {FORMS}: none of them given"),
     qlora("completion alone", 'prompt: "{question}", ', "", "data: completion needs prompt: the template of the question"),
     qlora("more held out than there is", "eval_examples: 5", "eval_examples: 30", "data.eval_examples: 30 rows are held out of data.train, which has 30: lower data.eval_examples, or give data.eval"),
-    qlora("NaN in a late row", "rows.jsonl", "late.jsonl", "late.jsonl, line 25: column 'answer' is nan, no number"),
+    qlora("NaN in a late row", "rows.jsonl", "late.jsonl", "late.jsonl, line 25: column 'answer' is nan, not a number"),
     qlora("evaluated on copies of rows", "rows.jsonl", "rows.jsonl, eval: some.jsonl", "data.eval: all 3 rows are also in data.train, so all is trained on: give other rows"),
     qlora("evaluated on what is trained on", "eval_examples: 5", "eval: rows.jsonl", "data.eval: is the same file as data.train"),
     # Model

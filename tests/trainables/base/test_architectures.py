@@ -79,7 +79,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "(use_bidirectional_attention true in"),
     ({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, "has no language-model head"),
     ({"model_type": "clip"}, "model_type 'clip' is not a causal language model"),
-    ({"model_type": "newer"}, "does not know model_type 'newer': a newer one may"),
+    ({"model_type": "newer"}, "does not know model_type 'newer': a newer version may"),
     ({"model_type": "own", "auto_map": {"AutoModelForCausalLM": "m.M"}}, "allow it with model.trust_remote_code=true"),
     ({}, "config.json has no model_type"),
 ]

@@ -248,8 +248,8 @@ def test_train_must_have_more_rows_than_are_held_out(
         ({"question": "x"}, 5, "line 6: has no column 'answer'; columns: question"),
         ({"question": None, "answer": "y"}, 5, "line 6: column 'question' is null"),
         ({"question": "x"}, 11, "line 12: has no column 'answer'"),
-        ({"question": "x", "answer": math.nan}, 5, "line 6: column 'answer' is nan, no number: give it a value"),
-        ({"question": -math.inf, "answer": "y"}, 11, "line 12: column 'question' is -inf, no number"),
+        ({"question": "x", "answer": math.nan}, 5, "line 6: column 'answer' is nan, not a number: give it a value"),
+        ({"question": -math.inf, "answer": "y"}, 11, "line 12: column 'question' is -inf, not a number"),
         ({"q": "x"}, 0, "{question} is not a column of"),
     ],
 )

@@ -198,7 +198,8 @@ def test_a_bad_row_anywhere_is_found_before_a_launch(tmp_path: Path) -> None:
     data = spec(tmp_path, rows, pairs(10, 60), [*pairs(10, 80), {"question": "x"}])
     first, *rest = preview.preview(data).problems
     assert first == (
-        f"data.train: {data.train}, line 51: column 'answer' is nan, no number: give it a value, or leave the row out"
+        f"data.train: {data.train}, line 51: column 'answer' is nan, not a number: "
+        "give it a value, or leave the row out"
     )
     assert rest[0].startswith(f"data.test: {data.test}, line 11: has no column 'answer'")
     assert rest[1].endswith("leave it out with data.test=null if these rows are not of this task")

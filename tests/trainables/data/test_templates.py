@@ -67,7 +67,7 @@ def test_prompt_may_be_constant() -> None:
     [
         ({"question": "Why?", "id": 1}, "has no column 'answer'; columns: question, id"),
         ({"answer": None}, "column 'answer' is null"),
-        ({"answer": float("nan")}, "column 'answer' is nan, no number"),
+        ({"answer": float("nan")}, "column 'answer' is nan, not a number"),
         ({"answer": ["a"]}, "column 'answer' is a list"),
         ({"answer": "\ud800"}, "half of a character"),
     ],
