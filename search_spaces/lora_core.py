@@ -4,7 +4,7 @@ Everything else keeps the sweep file's value. The learning rate is in every spac
 14.2 points between its best and worst value against 13.1 for rank and 5.9 for alpha (PLoRA, arXiv 2508.02932, one knob
 at a time on a 7B model).
 
-`prior` and `PORTFOLIO` say where to begin; they bind the searcher `prior` alone, and less with each result. Most of
+`prior` and `PORTFOLIO` say where to begin. Only the searcher `prior` uses them, and less with each result. Most of
 them come from Tinker's sweep: test loss over learning rates and ranks of 35 base models from 0.6B to 550B, one data
 set, batch 128, 780 steps, alpha 32 (thinking-machines-lab/tinker-cookbook, recipes/chat_sl/results/sft_sweep.md at
 commit 9dfcc3a).
@@ -14,12 +14,12 @@ from __future__ import annotations
 
 SPACE: dict[str, object] = {
     # Source: PLoRA (arXiv 2508.02932) searches 8 to 128, QLoRA (arXiv 2305.14314, appendix A.1) 8 to 256, both in
-    # powers of two. It ends at 64: parameters and memory grow with r, and QLoRA finds r to matter little once all
-    # linear layers have an adapter.
+    # powers of two. It ends at 64: parameters and memory grow with r, and QLoRA finds that r matters little if
+    # all linear layers have an adapter.
     # Prior: a higher rank was at least as good in nearly all of Tinker's sweep; 32 costs half the memory of 64.
     "adapter.r": {"choice": [8, 16, 32, 64], "prior": 32},
-    # Source: alpha equal to r or twice r, the usual values; the middle of PLoRA's r/4 to 4r. A ratio, so that another
-    # r is not another step size; only two values, because alpha and the learning rate largely do the same ("LoRA
+    # Source: alpha equal to r or twice r, the usual values; the middle of PLoRA's r/4 to 4r. A ratio, so that
+    # another r does not change the step size; only two values, because alpha and the learning rate act alike ("LoRA
     # Without Regret", Thinking Machines 2025; QLoRA, appendix A.1, keeps alpha and searches the learning rate).
     # Prior: alpha 32 in Tinker's sweep, so 1 at r 32.
     "adapter.alpha_over_r": {"choice": [1, 2], "prior": 1},

@@ -1,10 +1,10 @@
-"""Everything of an adapter and its training that studies found to matter; for budgets of 50 trials and more.
+"""All settings of an adapter and its training that matter in studies; for budgets of 50 trials and more.
 
 rsLoRA scales by alpha / sqrt(r) instead of alpha / r (arXiv 2312.03732), so a ratio to r would multiply the step size
 by sqrt(r), 11 times at r 128. Variants compare fairly only over ranges of their own (arXiv 2602.04998). Hence two
 conditions: plain LoRA searches alpha as a ratio to r, rsLoRA searches alpha itself, and no point has both.
 
-`prior` and `PORTFOLIO` are as in lora_core, which names the sweep that is called Tinker's here.
+`prior` and `PORTFOLIO` work as in lora_core, which also names the source that is called Tinker's sweep.
 """
 
 from __future__ import annotations
