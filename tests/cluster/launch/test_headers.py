@@ -1,0 +1,153 @@
+"""The commands in the headers of the launch files name real commands, options, files and keys."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import typer
+import yaml
+from launch_files import FILES, LAUNCH, MARK, ROOT, commands, header
+from packaging.requirements import Requirement
+from ray.scripts.scripts import cli as ray_cli
+
+import sweeps.cli
+from sweeps.config.load import load
+from sweeps.errors import ConfigError
+
+OTHERS = {
+    "aws": {"ssm"},
+    "base64": {"--decode"},
+    "cd": {"qlora-sweeps"},
+    "chmod": {"600"},
+    "docker": {"build", "push", "run", "compose"},
+    "echo": None,
+    "export": None,
+    "helm": {"repo", "install"},
+    "kubectl": {"apply", "create", "delete", "exec", "get", "logs", "port-forward", "rollout"},
+    "make": {"sweep"},
+    "umask": {"077"},
+}
+"""Programs that are not here, with the words that may follow."""
+IDS = [str(file.relative_to(LAUNCH)) for file in FILES]
+
+
+def refused(command: Any, words: list[str]) -> str:
+    """Why a command of click does not take these words; empty when it does. It runs nothing."""
+    context = None
+    while hasattr(command, "get_command"):
+        context = click.Context(command, info_name=command.name, parent=context)
+        name, *words = words
+        found = command.get_command(context, name)
+        if found is None:
+            return f"no command {name}"
+        command = found
+    try:
+        command.make_context(command.name, list(words), parent=context)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def why_not(words: list[str]) -> str:
+    """What is wrong with a command of a header; empty when nothing is."""
+    program = Path(words[0]).name
+    if program == "ray":
+        return refused(ray_cli, [word for word in words[1:] if word not in (">", "/dev/null")])
+    if program == "qsweep":
+        return refused(typer.main.get_command(sweeps.cli.app), words[1:]) or _mistakes(words[1:])
+    if program == "python":
+        return "" if words[1] == "-m" and find_spec(words[2]) else f"no module {words[2]}"
+    if program == "pip":
+        return "" if words[1] == "install" and (ROOT / words[words.index("--constraint") + 1]).exists() else "pip"
+    if program == "sbatch":
+        return "" if (ROOT / words[1]).exists() else f"no file {words[1]}"
+    if program not in OTHERS:
+        return f"an unknown program: {program}"
+    allowed = OTHERS[program]
+    return "" if allowed is None or words[1] in allowed else f"an unknown word: {words[1]}"
+
+
+def _mistakes(words: list[str]) -> str:
+    if words[0] != "launch":
+        return ""
+    try:
+        load(words[1], words[2:], ROOT)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def test_files_are_found():
+    assert {"aws.yaml", "gcp.yaml", "onprem.yaml", "slurm.sh", "kuberay-job.yaml"} <= {file.name for file in FILES}
+
+
+@pytest.mark.parametrize("file", FILES, ids=IDS)
+def test_the_header_says_what_the_file_is_and_how_it_is_used(file):
+    if file.name == "serve.sh":
+        pytest.skip("it runs in a container only")
+    assert header(file)[0].strip().endswith(".") or header(file)[1].strip()
+    assert commands(file)
+
+
+@pytest.mark.parametrize("file", FILES, ids=IDS)
+def test_each_command_of_a_header_is_real(file):
+    said = [words for words in commands(file) if words[0] not in ("for", "do", "done")]
+    assert {" ".join(words): reason for words in said if (reason := why_not(words))} == {}
+
+
+@pytest.mark.parametrize("file", FILES, ids=IDS)
+def test_each_file_that_a_header_names_exists(file):
+    named = re.findall(r"\bcluster/launch/[\w/.-]+\w", "\n".join(header(file)))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ray", "up", "cluster/launch/aws.yaml", "--yess"],
+        ["ray", "upp", "cluster/launch/aws.yaml"],
+        ["qsweep", "launch"],
+        ["qsweep", "launch", "toy", "cluster.profil=attached"],
+        ["qsweep", "status", "toy", "--wach"],
+        ["kubectl", "aply"],
+        ["python", "-m", "cluster.launch.ask"],
+        ["git", "push"],
+    ],
+)
+def test_a_typing_error_is_seen(words):
+    assert why_not(words)
+
+
+@pytest.mark.parametrize("file", FILES, ids=IDS)
+def test_placeholders_are_marked(file):
+    """What is not real has the mark in its line, or in the comment above it."""
+    lines = file.read_text().splitlines()
+    body = lines[len(header(file)) :]
+    placeholder = re.compile(r"ami-0{17}|registry\.example\.com|192\.0\.2\.|your-\w+")
+    for at, line in enumerate(body):
+        if placeholder.search(line) and not line.lstrip().startswith("#"):
+            comment = takewhile(lambda each: each.lstrip().startswith("#"), reversed(body[:at]))
+            assert MARK in line or any(MARK in each for each in comment), line
+
+
+def test_versions_are_those_that_are_tested():
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    text = "\n".join(file.read_text() for file in FILES)
+    said = {
+        (Requirement(each).name, str(Requirement(each).specifier)) for each in re.findall(r'"([^"\s]+==[\d.]+)"', text)
+    }
+    assert {name for name, _ in said} == {"ray", "mlflow"}
+    assert said == {(name, f"=={pins[name]}") for name in ("ray", "mlflow")}
+    rayversions = {yaml.safe_load(each) for each in re.findall(r"rayVersion: (\S+)", text)}
+    assert rayversions == {pins["ray"]}

@@ -1,0 +1,209 @@
+"""The files of the MLflow server: keys that Docker Compose and Kubernetes know, and a server that MLflow starts."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import mlflow.cli
+import pytest
+from launch_files import LAUNCH, changed, document, documents, renamed
+from mlflow.server.auth.config import read_auth_config
+from mlflow.server.security_utils import is_allowed_host_header
+
+FOLDER = LAUNCH / "mlflow"
+COMPOSE = "mlflow/compose.yaml"
+KUBERNETES = "mlflow/kubernetes.yaml"
+SERVICE_KEYS: dict[str, type | tuple[type, ...]] = {
+    "image": str,
+    "build": dict,
+    "restart": str,
+    "init": bool,
+    "command": list,
+    "environment": dict,
+    "volumes": list,
+    "ports": list,
+    "depends_on": (list, dict),
+    "healthcheck": dict,
+}
+"""What of the Compose specification the file uses."""
+RESTARTS = {"no", "always", "on-failure", "unless-stopped"}
+CONDITIONS = {"service_started", "service_healthy", "service_completed_successfully"}
+SECRETS = ("PASSWORD", "SECRET")
+
+
+def compose_mistakes(file: dict[str, Any]) -> list[str]:
+    found = [f"unknown: {key}" for key in set(file) - {"name", "services", "volumes"}]
+    for name, service in file["services"].items():
+        found += [f"{name}: unknown: {key}" for key in set(service) - set(SERVICE_KEYS)]
+        kinds = [(key, value) for key, value in service.items() if key in SERVICE_KEYS]
+        found += [f"{name}.{key}: {value!r}" for key, value in kinds if not isinstance(value, SERVICE_KEYS[key])]
+        if ("image" in service) == ("build" in service):
+            found.append(f"{name}: one of image and build")
+        if service.get("restart") not in RESTARTS:
+            found.append(f"{name}.restart: {service.get('restart')}")
+        found += _needs(name, service, file)
+    return found
+
+
+def _needs(name: str, service: dict[str, Any], file: dict[str, Any]) -> list[str]:
+    needs = service.get("depends_on", [])
+    found = [f"{name} needs {each}, which is not there" for each in needs if each not in file["services"]]
+    if isinstance(needs, dict):
+        found += [f"{name}: {how}" for how in needs.values() if how.get("condition") not in CONDITIONS]
+        healthy = [
+            each
+            for each, how in needs.items()
+            if how.get("condition") == "service_healthy" and each in file["services"]
+        ]
+        found += [f"{each} has no health check" for each in healthy if "healthcheck" not in file["services"][each]]
+    volumes = [each.split(":")[0] for each in service.get("volumes", [])]
+    return found + [f"{name}: no volume {each}" for each in volumes if each not in file["volumes"]]
+
+
+def compose() -> dict[str, Any]:
+    (file,) = documents(COMPOSE)
+    return file
+
+
+def test_compose_would_take_the_file():
+    assert compose_mistakes(compose()) == []
+    build = compose()["services"]["server"]["build"]
+    assert (FOLDER / build["context"] / build["dockerfile"]).resolve() == FOLDER / "Dockerfile"
+
+
+@pytest.mark.parametrize(
+    ("path", "new"),
+    [
+        (("services", "server"), lambda part: renamed(part, "environment", "enviroment")),
+        (("services", "server", "depends_on"), lambda part: renamed(part, "database", "databse")),
+        (("services", "server", "depends_on", "bucket", "condition"), lambda _part: "service_completed"),
+        (("services", "database"), lambda part: renamed(part, "healthcheck", "health_check")),
+        (("volumes",), lambda part: renamed(part, "objects", "object")),
+    ],
+)
+def test_a_typing_error_in_compose_is_seen(path, new):
+    assert compose_mistakes(changed(compose(), path, new))
+
+
+def test_compose_listens_on_loopback_unless_asked_otherwise():
+    services = compose()["services"]
+    assert services["server"]["ports"] == ["${LISTEN:-127.0.0.1}:5000:5000"]
+    assert [name for name, service in services.items() if "ports" in service] == ["server"]
+
+
+def test_no_secret_is_in_the_files():
+    for service in compose()["services"].values():
+        for name, value in service.get("environment", {}).items():
+            if any(word in name for word in SECRETS):
+                assert re.fullmatch(r"\$\{[A-Z]+_SECRET:\?.*\}", value), name
+    for kind in ("Deployment", "StatefulSet"):
+        for variable in document_of(kind)["spec"]["template"]["spec"]["containers"][0]["env"]:
+            if any(word in variable["name"] for word in (*SECRETS, "ACCESS_KEY")):
+                assert "secretKeyRef" in variable["valueFrom"], variable
+
+
+def document_of(kind: str) -> dict[str, Any]:
+    return document(KUBERNETES, kind)
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_kubernetes_takes_each_document(at):
+    kubernetes_validate.validate(documents(KUBERNETES)[at], kubernetes_validate.latest_version(), strict=True)
+    assert len(documents(KUBERNETES)) == 4
+
+
+def test_a_typing_error_for_kubernetes_is_seen():
+    wrong = changed(document_of("Deployment"), ("spec", "template", "spec"), lambda s: renamed(s, "containers", "x"))
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_each_service_finds_its_pods_and_stays_inside_the_cluster():
+    pods = [document_of(kind)["spec"]["template"]["metadata"]["labels"] for kind in ("Deployment", "StatefulSet")]
+    services = [each for each in documents(KUBERNETES) if each["kind"] == "Service"]
+    assert sorted(each["spec"]["selector"]["app"] for each in services) == sorted(each["app"] for each in pods)
+    assert all(each["spec"].get("type", "ClusterIP") == "ClusterIP" for each in services)
+    # The service is called mlflow, so Kubernetes would set MLFLOW_PORT, which `mlflow server` reads.
+    assert document_of("Deployment")["spec"]["template"]["spec"]["enableServiceLinks"] is False
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """The arguments and the environment with which the script starts the server."""
+    (tmp_path / "mlflow").write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {tmp_path}/words\nenv > {tmp_path}/env\n")
+    (tmp_path / "mlflow").chmod(0o755)
+    environment = dict.fromkeys(needed(), "x") | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environment |= {"DATABASE_PASSWORD": "pw0", "ARTIFACTS": "s3://b/a", "TMPDIR": str(tmp_path)}
+    environment["ALLOWED_HOSTS"] = compose_hosts()
+    subprocess.run([FOLDER / "serve.sh"], env=environment, check=True)
+    started = dict(line.split("=", 1) for line in (tmp_path / "env").read_text().splitlines())
+    return (tmp_path / "words").read_text().splitlines(), started
+
+
+def needed() -> set[str]:
+    """The variables without which the script does not start."""
+    return set(re.findall(r"\$\{(\w+):\?\}", (FOLDER / "serve.sh").read_text()))
+
+
+def compose_hosts() -> str:
+    value = compose()["services"]["server"]["environment"]["ALLOWED_HOSTS"]
+    match = re.fullmatch(r"\$\{ALLOWED_HOSTS:-(.*)\}", value)
+    assert match is not None
+    return match[1]
+
+
+def test_mlflow_takes_the_arguments(served):
+    words, _ = served
+    assert words[0] == "server"
+    given = mlflow.cli.server.make_context("server", words[1:]).params
+    assert (given["app_name"], given["port"]) == ("basic-auth", 5000)
+    assert given["artifacts_destination"] == "s3://b/a"
+
+
+def test_the_password_of_the_database_is_in_no_argument(served):
+    words, started = served
+    assert "pw0" not in " ".join(words)
+    assert started["MLFLOW_BACKEND_STORE_URI"] == "postgresql://mlflow:pw0@x:5432/mlflow"
+    option = next(each for each in mlflow.cli.server.params if each.name == "backend_store_uri")
+    assert option.envvar == "MLFLOW_BACKEND_STORE_URI"
+
+
+def test_mlflow_reads_where_its_users_are(served, monkeypatch):
+    _, started = served
+    path = Path(started["MLFLOW_AUTH_CONFIG_PATH"])
+    assert path.stat().st_mode & 0o077 == 0
+    monkeypatch.setenv("MLFLOW_AUTH_CONFIG_PATH", str(path))
+    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", started["MLFLOW_AUTH_ADMIN_PASSWORD"])
+    config = read_auth_config()
+    assert config.database_uri == started["MLFLOW_BACKEND_STORE_URI"]
+    assert (config.admin_username, config.admin_password) == ("admin", "x")
+
+
+@pytest.mark.parametrize("name", sorted(needed()))
+def test_the_script_does_not_start_without(name, tmp_path):
+    environment = dict.fromkeys(needed() - {name}, "x") | {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)}
+    done = subprocess.run([FOLDER / "serve.sh"], env=environment, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert name in done.stderr
+
+
+def test_both_files_give_the_server_all_that_it_needs():
+    server = compose()["services"]["server"]["environment"]
+    pod = document_of("Deployment")["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert needed() <= set(server)
+    assert {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", *needed()} <= {each["name"] for each in pod}
+    assert needed() >= {"DATABASE_PASSWORD", "ALLOWED_HOSTS"}
+
+
+def test_the_server_answers_to_the_names_by_which_it_is_called():
+    assert is_allowed_host_header(compose_hosts().split(","), "127.0.0.1:5000")
+    assert not is_allowed_host_header(compose_hosts().split(","), "evil.example.com")
+    pod = document_of("Deployment")["spec"]["template"]["spec"]["containers"][0]["env"]
+    hosts = next(each["value"] for each in pod if each["name"] == "ALLOWED_HOSTS").split(",")
+    assert is_allowed_host_header(hosts, "mlflow:5000")
+    assert is_allowed_host_header(hosts, "127.0.0.1:5000")

@@ -1,0 +1,114 @@
+"""The scripts, with stand-ins for `srun`, `ray` and `qsweep`: the real ones would end every Ray of this user."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launch_files import LAUNCH, SCRIPTS
+from ray.scripts.scripts import start
+from ray.scripts.symmetric_run import curate_and_validate_ray_start_args, symmetric_run
+
+SCRIPT = LAUNCH / "slurm.sh"
+STAND_INS = {
+    "srun": 'while [ "${1#--}" != "$1" ]; do echo "$1" >> srun.txt; shift; done; exec "$@"',
+    "ray": """if [ "$1" = get-auth-token ]; then mkdir -p ~/.ray; echo secret > ~/.ray/auth_token; exit; fi
+printf '%s\\n' "$@" > ray.txt
+env > environment.txt
+while [ "$1" != -- ]; do shift; done; shift; exec "$@" """,
+    "qsweep": "printf '%s\\n' \"$@\" > qsweep.txt; env > sweep_environment.txt; exit 7",
+    "hostname": "echo 10.1.2.3 172.17.0.1",
+}
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A checkout whose `.venv` has the stand-ins."""
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for name, body in STAND_INS.items():
+        (programs / name).write_text(f"#!/bin/sh\n{body}\n")
+        (programs / name).chmod(0o755)
+    return tmp_path
+
+
+def run(folder: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "SLURM_NNODES": "3", "SLURM_CPUS_PER_TASK": "6"}
+    environment |= {"SLURM_GPUS_ON_NODE": "2", **more}
+    return subprocess.run(["bash", SCRIPT, *words], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def lines(file: Path) -> list[str]:
+    return file.read_text().splitlines()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_the_shell_and_shellcheck_take_the_script(script):
+    shell = "bash" if script == SCRIPT else "sh"
+    subprocess.run([shell, "-n", script], check=True)
+    checker = Path(sys.executable).with_name("shellcheck")
+    done = subprocess.run([checker, script], capture_output=True, text=True)
+    assert done.stdout == ""
+    assert done.returncode == 0
+
+
+def test_the_sweep_gets_its_words_and_its_exit_code_is_the_jobs(folder):
+    done = run(folder, "launch", "toy", "search_space={adapter.r: {choice: [4, 8]}}")
+    assert done.returncode == 7, done.stderr
+    assert lines(folder / "qsweep.txt") == ["launch", "toy", "search_space={adapter.r: {choice: [4, 8]}}"]
+
+
+def test_ray_runs_on_all_nodes_and_knows_every_option(folder):
+    run(folder, "launch", "toy")
+    assert lines(folder / "srun.txt") == ["--nodes=3", "--ntasks=3", "--ntasks-per-node=1"]
+    words = lines(folder / "ray.txt")[1:]
+    options = words[: words.index("--")]
+    context = symmetric_run.make_context("symmetric-run", list(options))
+    assert (context.params["address"], context.params["min_nodes"]) == ("10.1.2.3:6379", 3)
+    rest = start.make_context("start", curate_and_validate_ray_start_args(options)).params
+    assert (rest["num_cpus"], rest["num_gpus"]) == (6, 2)
+
+
+def test_the_heads_address_can_be_given(folder):
+    run(folder, "launch", "toy", HEAD_IP="10.9.9.9")
+    assert "10.9.9.9:6379" in lines(folder / "ray.txt")
+
+
+def test_all_nodes_use_one_token_that_others_cannot_read(folder):
+    run(folder, "launch", "toy")
+    assert "RAY_AUTH_MODE=token" in lines(folder / "environment.txt")
+    assert (folder / ".ray" / "auth_token").stat().st_mode & 0o077 == 0
+
+
+def test_workers_give_up_soon_and_the_sweeps_own_process_does_not(folder):
+    run(folder, "launch", "toy")
+    setting = "RAY_gcs_rpc_server_reconnect_timeout_s"
+    assert f"{setting}=5" in lines(folder / "environment.txt")
+    assert setting not in (folder / "sweep_environment.txt").read_text()
+
+
+def test_ray_reads_the_settings_that_the_script_makes():
+    """They are names in Ray's own files, of which none is documented as an interface."""
+    import ray.scripts.symmetric_run as module
+
+    settings = set(re.findall(r"\bRAY_SYMMETRIC\w+", SCRIPT.read_text()))
+    assert len(settings) == 1
+    assert all(name in Path(module.__file__).read_text() for name in settings)
+
+
+def test_without_words_the_script_says_how_it_is_used(folder):
+    done = run(folder)
+    assert done.returncode == 2
+    assert "usage: sbatch" in done.stderr
+    assert not (folder / "ray.txt").exists()
+
+
+def test_each_line_for_slurm_comes_before_the_first_command():
+    text = SCRIPT.read_text()
+    asked = [line for line in text.splitlines() if line.startswith("#SBATCH")]
+    assert text.rindex("#SBATCH") < text.index("set -euo pipefail")
+    assert {"#SBATCH --exclusive", "#SBATCH --ntasks-per-node=1"} <= set(asked)
