@@ -28,6 +28,7 @@ from sweeps.record.spent import spent
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report.progress import Display
 from sweeps.report.result import Displays, Result
+from sweeps.report.words import counted
 from sweeps.steering.answering import Answerer
 from sweeps.steering.mailbox import Mailbox
 from sweeps.steering.stop import StopRequest, on_signals
@@ -38,6 +39,7 @@ from trainables.specs import seconds
 
 if TYPE_CHECKING:
     from cluster.hosts import HostFacts
+    from sweeps.tracking.lookup import TrackedSweep
     from sweeps.tracking.sink import MlflowSink
     from sweeps.tracking.writer import Writer
     from sweeps.tune.driver import Driver
@@ -50,12 +52,14 @@ def launch(sweep: Sweep, progress: Displays, clock: Callable[[], float] = time.t
     """Runs a sweep in a new folder.
 
     Raises:
+        ConfigError: the sweep that it is to learn from is not there.
         StorageError, ConnectionFailed, HostError: nothing could be trained; the folder says so too.
     """
+    earlier = _earlier(sweep.config)
     started = datetime.fromtimestamp(clock(), UTC)
     sweep_id = f"{sweep.config.name}-{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     folder = folders.create(Path(sweep.config.storage), sweep.config.name, saved_sweep.document(sweep.config, sweep_id))
-    return _run(sweep, sweep_id, folder, progress, clock)
+    return _run(sweep, sweep_id, folder, progress, clock, earlier)
 
 
 def resume(
@@ -97,7 +101,24 @@ class _Trained:
     """Threads of this process wait for Ray in vain: it cannot end as others do."""
 
 
-def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, clock: Callable[[], float]) -> Result:
+def _earlier(config: SweepConfig) -> TrackedSweep | None:
+    """The sweep that this one learns from, if there is to be one."""
+    if config.searcher.warm_start is None:
+        return None
+    # Imported here: mlflow takes seconds.
+    from sweeps.tracking import earlier
+
+    return earlier.look_up(config)
+
+
+def _run(
+    sweep: Sweep,
+    sweep_id: str,
+    folder: SweepFolder,
+    progress: Displays,
+    clock: Callable[[], float],
+    earlier: TrackedSweep | None = None,
+) -> Result:
     with _driving(sweep, sweep_id, folder, progress, clock) as running:
         _tell_place(running)
         sink, writer = _tracking(running)
@@ -109,6 +130,7 @@ def _run(sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, c
                 writer.start()
             else:
                 _begin(running, writer, fingerprints)
+                _learn(running, fingerprints, earlier)
                 trained = _drive(running)
                 _keep_rates(running, trained.hosts)
         finally:
@@ -188,6 +210,21 @@ def _begin(running: _Running, writer: Writer, fingerprints: dict[str, str]) -> N
         )
     )
     writer.start()
+
+
+def _learn(running: _Running, fingerprints: dict[str, str], earlier: TrackedSweep | None) -> None:
+    """Writes down what an earlier sweep says, once: a sweep that goes on knows it from its log."""
+    config, journal = running.sweep.config, running.journal
+    if config.searcher.warm_start is None or journal.record.earlier is not None:
+        return
+    from sweeps.tracking.earlier import look_up, trials
+
+    known = earlier or look_up(config)
+    assert known is not None, "searcher.warm_start names a sweep"
+    told = trials(known, config, running.sweep.space, fingerprints, running.clock())
+    journal.add(told)
+    use = "its results count as this sweep's" if told.is_same_task else "its best points are tried first"
+    running.display.say(f"{counted(len(told.trials), 'trial')} of {told.sweep_id} known: {use}")
 
 
 def _drive(running: _Running) -> _Trained:

@@ -62,6 +62,7 @@ class SearcherConfig(Protocol):
     kind: str
     start_with_default: bool
     points: tuple[Mapping[str, Value], ...]
+    warm_start: str | None
 
     def check(self, space: SearchSpace) -> list[str]:
         """Why this space can't be searched this way, "field: reason" each."""

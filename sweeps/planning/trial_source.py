@@ -15,8 +15,9 @@ from search_spaces.space import SearchSpace
 from sweeps.config import points
 from sweeps.config.model import SweepConfig
 from sweeps.config.points import Scalar
+from sweeps.planning import warm_start
 from sweeps.planning.target_modules import Targets
-from sweeps.record.events import PointInfeasible, TrialState
+from sweeps.record.events import EarlierTrials, PointInfeasible, TrialState
 from sweeps.record.sweep_record import TrialRecord
 from sweeps.searchers import Searcher
 from trainables.contract import FailureKind
@@ -84,6 +85,7 @@ class TrialSource:
         fingerprints: Mapping[str, str],
         trials: Callable[[], Mapping[str, TrialRecord]] = dict,
         targets: Targets | None = None,
+        earlier: EarlierTrials | None = None,
     ) -> None:
         """The trials from the first one on, or, of a sweep that goes on, from where it was.
 
@@ -94,6 +96,7 @@ class TrialSource:
             trials: answers what is known of the sweep's trials now, by key. The searcher learns from it. Those that are
                 there from the beginning, neither over nor parked, are handed out again first.
             targets: what target modules mean on the base; each value for itself when it is not known.
+            earlier: the trials of another sweep, whose best points come after those of `searcher.points`.
         """
         self._config = config
         self._space = space
@@ -111,7 +114,10 @@ class TrialSource:
         self._replaceable = max(LEAST_REPLACED, config.budget.trials)
         self._infeasible = sum(not trial.state.counts_as_trial for trial in known)
         self._last_reason = ""
-        self._first = iter(points.beginning(config, space))
+        self._first = iter([*points.beginning(config, space), *warm_start.first(earlier, space)])
+        for known_point in earlier.trials if earlier is not None and earlier.is_same_task else ():
+            steps = config.budget.steps_per_trial
+            self._searcher.tell(known_point.point, steps, known_point.loss, True)
 
     def next(self) -> PlannedTrial | None:
         """The next trial; None when there is none for now (`replace` may make room for one)."""

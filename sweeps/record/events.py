@@ -143,6 +143,25 @@ class TargetSettled(Spec):
         return f"adapter.target_modules: {self.value} is the same as {self.same_as} on this model, and runs as that"
 
 
+class EarlierPoint(Spec):
+    """A trial of an earlier sweep."""
+
+    point: Point
+    loss: float
+    """Of the objective, or its negative where higher is better."""
+
+
+class EarlierTrials(Spec):
+    """What `searcher.warm_start` found when the sweep began."""
+
+    type: Literal["earlier_trials"] = "earlier_trials"
+    time: float
+    sweep_id: str
+    trials: Annotated[tuple[EarlierPoint, ...], Field(strict=False)]
+    is_same_task: bool
+    """Whether the losses compare with those of this sweep."""
+
+
 class TrialStarted(Spec):
     """A trial holds a slot. Comes again when the trial goes on after it was parked or interrupted."""
 
@@ -241,6 +260,7 @@ Event = (
     | DataPrepared
     | BaseEvaluated
     | TargetSettled
+    | EarlierTrials
     | TrialStarted
     | PointInfeasible
     | TrialReported

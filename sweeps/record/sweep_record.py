@@ -14,6 +14,7 @@ from sweeps.config.points import Scalar
 from sweeps.record.events import (
     BaseEvaluated,
     DataPrepared,
+    EarlierTrials,
     Event,
     HostsStarted,
     PointInfeasible,
@@ -99,6 +100,8 @@ class SweepRecord:
     data: Mapping[str, Scalar] = field(default_factory=dict)
     base: BaseEvaluated | None = None
     """The evaluation of the base without an adapter; None until there is one."""
+    earlier: EarlierTrials | None = None
+    """What `searcher.warm_start` found."""
     targets: Mapping[str, TargetSettled] = field(default_factory=dict)
     """Values of adapter.target_modules that are left out, or run under another name."""
     answered: frozenset[str] = frozenset()
@@ -129,6 +132,8 @@ class SweepRecord:
                 return replace(self, targets={**self.targets, event.value: event})
             case RequestAnswered():
                 return self._request_answered(event)
+            case EarlierTrials():
+                return replace(self, earlier=event)
             case SweepEnded():
                 return replace(self, ended=event)
             case _:

@@ -125,8 +125,9 @@ class Driver:
         refused = refused_default(self.config, space, self.journal.record.fingerprints, self._targets, self.clock())
         if refused is not None:
             self.journal.add(refused)
+        record = self.journal.record
         source = self._source = TrialSource(
-            self.config, space, self.journal.record.fingerprints, lambda: self.journal.record.trials, self._targets
+            self.config, space, record.fingerprints, lambda: self.journal.record.trials, self._targets, record.earlier
         )
         disk = self.config.budget.disk
         shared = {

@@ -162,7 +162,12 @@ def test_every_profile_that_is_shipped_fits(here: Path) -> None:
 
 def test_an_override_of_a_section_that_the_file_leaves_out_keeps_its_defaults(here: Path) -> None:
     config = loaded(here, TOY, "searcher.start_with_default=false", "scheduler.grace_steps=5").config
-    assert config.model_dump()["searcher"] == {"kind": "random", "start_with_default": False, "points": ()}
+    assert config.model_dump()["searcher"] == {
+        "kind": "random",
+        "start_with_default": False,
+        "points": (),
+        "warm_start": None,
+    }
     assert config.scheduler == components.default("schedulers").model_copy(update={"grace_steps": 5})
 
 

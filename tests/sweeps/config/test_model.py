@@ -32,7 +32,12 @@ def test_a_name_is_enough_and_the_rest_has_defaults() -> None:
         "reduction_factor": 3,
         "overfit_patience": None,
     }
-    assert config.model_dump()["searcher"] == {"kind": "random", "start_with_default": True, "points": ()}
+    assert config.model_dump()["searcher"] == {
+        "kind": "random",
+        "start_with_default": True,
+        "points": (),
+        "warm_start": None,
+    }
     assert (config.objective.metric, config.objective.mode) == ("eval_loss", "min")
     assert (config.cluster.profile, config.cluster.hosts, config.cluster.slots_per_host) == ("local", "auto", "auto")
     assert config.tracking.uri == "sqlite:///mlflow.db"

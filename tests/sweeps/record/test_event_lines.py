@@ -14,6 +14,8 @@ from sweep_events import begun, history, record, reported
 from sweeps.record.events import (
     BaseEvaluated,
     DataPrepared,
+    EarlierPoint,
+    EarlierTrials,
     Event,
     HostsStarted,
     PointInfeasible,
@@ -38,6 +40,8 @@ METRICS = st.dictionaries(TEXT, FINITE, max_size=2).flatmap(
     lambda more: FINITE.map(lambda loss: more | {"eval_loss": loss})
 )
 SCALARS = st.dictionaries(TEXT, st.booleans() | st.integers(-(2**60), 2**60) | FINITE | TEXT, max_size=4)
+WORDS = st.lists(TEXT, max_size=3).map(tuple)
+POINTS = st.dictionaries(TEXT, st.booleans() | st.integers(-(2**60), 2**60) | FINITE | TEXT | WORDS, max_size=4)
 STEPS = st.builds(
     StepRecord,
     step=st.integers(1, 10**9),
@@ -73,7 +77,22 @@ EVENTS: list[st.SearchStrategy[Event]] = [
     ),
     st.builds(DataPrepared, time=FINITE, summary=SCALARS),
     st.builds(BaseEvaluated, time=FINITE, metrics=METRICS, rows=st.integers(1, 10**6), hardware=TEXT),
-    st.builds(TrialStarted, time=FINITE, trial_key=TEXT, number=st.integers(0, 10**6), params=SCALARS, spec=TEXT),
+    st.builds(
+        TrialStarted,
+        time=FINITE,
+        trial_key=TEXT,
+        number=st.integers(0, 10**6),
+        params=SCALARS,
+        spec=TEXT,
+        point=st.none() | POINTS,
+    ),
+    st.builds(
+        EarlierTrials,
+        time=FINITE,
+        sweep_id=TEXT,
+        trials=st.lists(st.builds(EarlierPoint, point=POINTS, loss=FINITE), max_size=3).map(tuple),
+        is_same_task=st.booleans(),
+    ),
     st.builds(TargetSettled, time=FINITE, value=TEXT, same_as=st.none() | TEXT, problem=st.none() | TEXT),
     st.builds(PointInfeasible, time=FINITE, trial_key=TEXT, number=st.integers(0, 10**6), params=SCALARS, reason=TEXT),
     st.builds(TrialReported, time=FINITE, trial_key=TEXT, report=REPORTS, adapter=st.none() | TEXT),
@@ -120,8 +139,10 @@ def test_every_event_survives_as_one_line(event: Event) -> None:
 def scalars(event: Event) -> list[object]:
     """Values that JSON could take for another type: 1 and 1.0 and true are equal in Python."""
     match event:
-        case DataPrepared(summary=values) | TrialStarted(params=values):
+        case DataPrepared(summary=values):
             return list(values.values())
+        case TrialStarted():
+            return [*event.params.values(), *(event.point or {}).values()]
         case _:
             return []
 

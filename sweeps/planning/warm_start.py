@@ -1,0 +1,115 @@
+"""What the trials of an earlier sweep say to a new one (`searcher.warm_start`). Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from search_spaces.domains import Domain, Value
+from search_spaces.space import SearchSpace
+from sweeps.config import points
+from sweeps.config.model import SweepConfig
+from sweeps.record.events import EarlierPoint, EarlierTrials
+
+FIRST = 3
+"""So many of the earlier sweep's best points are tried first."""
+
+
+def refusal(new: SweepConfig, earlier: SweepConfig) -> str | None:
+    """Why an earlier sweep says nothing to a new one; None where it does."""
+    pairs = {
+        "trainable": (earlier.trainable, new.trainable),
+        "base model family": (_family(earlier), _family(new)),
+        "form of the rows": (_form(earlier), _form(new)),
+        "objective": (earlier.objectives[0].metric, new.objectives[0].metric),
+    }
+    for what, (before, now) in pairs.items():
+        if before != now:
+            return f"its {what} is {before}, and this sweep's is {now}: leave it out, or name another sweep"
+    return None
+
+
+def is_same_task(
+    new: SweepConfig, earlier: SweepConfig, fingerprints: Mapping[str, str], earlier_fingerprints: Mapping[str, str]
+) -> bool:
+    """Whether losses of both sweeps compare: the same base, rows and steps."""
+    return (
+        bool(fingerprints)
+        and dict(fingerprints) == dict(earlier_fingerprints)
+        and new.budget.steps_per_trial == earlier.budget.steps_per_trial
+        and new.quantization == earlier.quantization
+        and _rows(new) == _rows(earlier)
+    )
+
+
+def point(space: SearchSpace, params: Mapping[str, str]) -> dict[str, Value] | None:
+    """The point of the new sweep's space where a trial is by its params in MLflow; None where they do not say.
+
+    Args:
+        space: of the new sweep.
+        params: short name -> value, as `points.params` and `points.settings` name and write them.
+    """
+    found: dict[str, Value] = {}
+    for name in space.order:
+        if not space.is_active(name, found):
+            continue
+        value = _value(space.domains[name], _text(name, params))
+        if value is None:
+            return None
+        found[name] = value
+    return {name: found[name] for name in space.domains if name in found}
+
+
+def first(earlier: EarlierTrials | None, space: SearchSpace) -> list[Mapping[str, Value]]:
+    """The best points of the earlier sweep that the new one's space has, the best one first."""
+    ranked = sorted(earlier.trials if earlier is not None else (), key=lambda trial: trial.loss)
+    inside: list[EarlierPoint] = [trial for trial in ranked if space.contains(trial.point)]
+    return [trial.point for trial in inside[:FIRST]]
+
+
+def _family(config: SweepConfig) -> str:
+    """The word that the base model's name begins with: llama, qwen, smollm."""
+    if config.model is None:
+        return "none"
+    word = re.match(r"[a-z]+", config.model.source.rstrip("/").rpartition("/")[2].rpartition(":")[2].lower())
+    return word[0] if word is not None else config.model.source
+
+
+def _form(config: SweepConfig) -> str:
+    data = config.data
+    if data is None:
+        return "none"
+    return next(form for form in ("completion", "messages", "text") if getattr(data, form) is not None)
+
+
+def _rows(config: SweepConfig) -> object:
+    """What decides which rows are evaluated and how, beside the fingerprints of the files."""
+    places = {"train", "eval", "test"}
+    return None if config.data is None else config.data.model_dump(exclude=places)
+
+
+def _text(field: str, params: Mapping[str, str]) -> str | None:
+    if field == "adapter.alpha_over_r":
+        alpha, r = params.get("lora_alpha"), params.get("r")
+        return str(float(alpha) / float(r)) if alpha is not None and r is not None else None
+    return params.get(field.split(".", 1)[1])
+
+
+def _value(domain: Domain, text: str | None) -> Value | None:
+    """The value that a param's text stands for."""
+    if text is None:
+        return None
+    if domain.is_ordered:
+        number = _number(text)
+        values = domain.values() if domain.size is not None else None
+        return number if values is None else next((value for value in values if value == number), None)
+    return next((value for value in domain.values() or () if str(points.word(value)).lower() == text.lower()), None)
+
+
+def _number(text: str) -> int | float | None:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return None

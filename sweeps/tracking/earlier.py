@@ -1,0 +1,54 @@
+"""The trials of an earlier sweep, as MLflow has them, for `searcher.warm_start`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from search_spaces.space import SearchSpace
+from sweeps.config.model import SweepConfig
+from sweeps.errors import ConfigError, SweepError
+from sweeps.planning import warm_start
+from sweeps.record.events import EarlierPoint, EarlierTrials, TrialState
+from sweeps.tracking import stores
+from sweeps.tracking.lookup import Lookup, TrackedSweep
+
+
+def look_up(config: SweepConfig) -> TrackedSweep | None:
+    """The sweep that `searcher.warm_start` names; None where it names none.
+
+    Raises:
+        ConfigError: it is not there, or says nothing to this sweep.
+    """
+    name = config.searcher.warm_start
+    if name is None:
+        return None
+    uri = config.tracking.uri
+    try:
+        stores.check(uri)
+        earlier = Lookup(uri).sweep(stores.Place(uri, name))
+    except SweepError as error:
+        raise ConfigError([f"searcher.warm_start: {error}"]) from error
+    why = warm_start.refusal(config, earlier.config)
+    if why is not None:
+        raise ConfigError([f"searcher.warm_start: {name}: {why}"])
+    return earlier
+
+
+def trials(
+    earlier: TrackedSweep, config: SweepConfig, space: SearchSpace, fingerprints: Mapping[str, str], time: float
+) -> EarlierTrials:
+    """Those of its trials that were trained to the end and have a point in the new sweep's terms."""
+    objective = config.objectives[0]
+    points = []
+    for trial in earlier.trials:
+        point = warm_start.point(space, trial.params)
+        loss = objective.loss(trial.best(objective.metric))
+        if trial.state == TrialState.COMPLETED and point is not None and math.isfinite(loss):
+            points.append(EarlierPoint(point=point, loss=loss))
+    return EarlierTrials(
+        time=time,
+        sweep_id=earlier.sweep_id,
+        trials=tuple(points),
+        is_same_task=warm_start.is_same_task(config, earlier.config, fingerprints, earlier.fingerprints),
+    )

@@ -1,0 +1,114 @@
+"""What an earlier sweep says to a new one: its best points, and its results where they compare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sweep_files import toy
+
+import search_spaces
+from search_spaces.space import SearchSpace
+from sweeps.config import points
+from sweeps.config.model import SweepConfig
+from sweeps.planning import warm_start
+from sweeps.planning.trial_source import TrialSource
+from sweeps.record.events import EarlierPoint, EarlierTrials
+from sweeps.searchers._learner import Learner
+
+SPACE: dict[str, Any] = {
+    "adapter.r": {"choice": [8, 16, 32], "prior": 16},
+    "adapter.target_modules": {"choice": ["mlp", ["q_proj", "v_proj"]]},
+    "training.learning_rate": {"loguniform": [1e-5, 1e-2]},
+}
+
+
+def config(**sections: Any) -> SweepConfig:
+    data = {"train": "rows.jsonl", "prompt": "{q}", "completion": "{a}"}
+    raw = {"name": "x", "model": {"source": "meta-llama/Llama-3.1-8B"}, "data": data, **sections}
+    return SweepConfig.model_validate(raw)
+
+
+def point(rate: float, r: int = 8) -> dict[str, Any]:
+    return {"adapter.r": r, "adapter.target_modules": "mlp", "training.learning_rate": rate}
+
+
+def earlier(*trials: tuple[dict[str, Any], float], is_same_task: bool = False) -> EarlierTrials:
+    told = tuple(EarlierPoint(point=where, loss=loss) for where, loss in trials)
+    return EarlierTrials(time=1.0, sweep_id="before", trials=told, is_same_task=is_same_task)
+
+
+@given(st.sampled_from(["lora_core", "lora_wide"]), st.integers(0, 2**32))
+def test_the_params_of_a_trial_say_its_point(name: str, seed: int) -> None:
+    """Params are text in MLflow."""
+    from random import Random
+
+    space = search_spaces.load(name)
+    drawn = space.sample(Random(seed))
+    spec = points.apply(config().base, drawn, 0)
+    shown = {**points.params(spec, drawn), **points.settings(spec)}
+    assert warm_start.point(space, {key: str(value) for key, value in shown.items()}) == drawn
+
+
+def test_a_list_of_modules_is_found_again_and_a_trial_without_a_value_is_left_out() -> None:
+    space = SearchSpace.parse(SPACE)
+    params = {"r": "16", "target_modules": "q_proj,v_proj", "learning_rate": "0.0003"}
+    assert warm_start.point(space, params) == {
+        "adapter.r": 16,
+        "adapter.target_modules": ("q_proj", "v_proj"),
+        "training.learning_rate": 0.0003,
+    }
+    assert warm_start.point(space, params | {"target_modules": "k_proj"}) is None
+    assert warm_start.point(space, params | {"learning_rate": "high"}) is None
+    assert warm_start.point(space, {"r": "16"}) is None
+
+
+@pytest.mark.parametrize(
+    ("sections", "why"),
+    [
+        ({"model": {"source": "llama-tiny"}}, None),
+        ({"model": {"source": "/models/Llama-3.2-1B/"}}, None),
+        ({"model": {"source": "Qwen/Qwen3-8B"}}, "its base model family is llama, and this sweep's is qwen"),
+        ({"data": {"train": "other.jsonl", "text": "{t}"}}, "its form of the rows is completion, and this sweep's is"),
+        ({"data": {"train": "other.jsonl", "prompt": "{c}", "completion": "{b}"}}, None),
+        ({"trainable": "toy"}, "its trainable is qlora, and this sweep's is toy"),
+    ],
+)
+def test_only_a_sweep_of_the_same_family_and_form_says_something(sections: dict[str, Any], why: str | None) -> None:
+    told = warm_start.refusal(config(**sections), config())
+    assert (told is None) if why is None else str(told).startswith(why)
+
+
+def test_losses_compare_where_base_rows_and_steps_are_the_same() -> None:
+    prints = {"model": "1", "data.train": "2"}
+    assert warm_start.is_same_task(config(), config(), prints, prints)
+    assert not warm_start.is_same_task(config(), config(), prints, prints | {"data.train": "3"})
+    assert not warm_start.is_same_task(config(), config(), {}, {})
+    assert not warm_start.is_same_task(config(budget={"steps_per_trial": 9}), config(), prints, prints)
+    assert not warm_start.is_same_task(config(quantization={"scheme": "none"}), config(), prints, prints)
+    longer = {"train": "moved.jsonl", "prompt": "{q}", "completion": "{a}", "max_length": 64}
+    assert not warm_start.is_same_task(config(data=longer), config(), prints, prints)
+    assert warm_start.is_same_task(config(data={**longer, "max_length": 512}), config(), prints, prints)
+
+
+def test_the_best_points_of_the_earlier_sweep_come_after_the_default_and_the_files_own_points() -> None:
+    given_first, space = toy(SPACE, searcher={"kind": "random", "points": [point(5e-4, 32)]})
+    outside = point(0.5)
+    told = earlier((point(1e-3), 3.0), (point(2e-3), 1.0), (outside, 0.5), (point(3e-3), 2.0), (point(4e-3), 4.0))
+    source = TrialSource(given_first, space, {"toy": "1"}, earlier=told)
+    rates = [trial.spec.training.learning_rate for _ in range(5) if (trial := source.next()) is not None]
+    assert rates == [given_first.training.learning_rate, 5e-4, 2e-3, 3e-3, 1e-3]
+
+
+@pytest.mark.parametrize("is_same", [False, True])
+def test_results_that_compare_are_told_to_the_searcher_and_others_are_not(
+    monkeypatch: pytest.MonkeyPatch, is_same: bool
+) -> None:
+    told: list[tuple[object, ...]] = []
+    monkeypatch.setattr(Learner, "tell", lambda self, *words: told.append(words))
+    learning, space = toy(SPACE, searcher={"kind": "tpe"}, budget={"steps_per_trial": 9})
+    known = earlier((point(1e-3), 3.0), (point(2e-3), 1.0), is_same_task=is_same)
+    TrialSource(learning, space, {"toy": "1"}, earlier=known)
+    assert told == ([(point(1e-3), 9, 3.0, True), (point(2e-3), 9, 1.0, True)] if is_same else [])

@@ -1,0 +1,71 @@
+"""An earlier sweep is read from MLflow for the one that learns from it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from sweep_events import begun, ended, reported, started
+from tracked_sweeps import PARAMS, SPEC, SWEEP, deliver, keep_adapter, over
+
+from search_spaces.space import SearchSpace
+from sweeps.config.model import SweepConfig
+from sweeps.errors import ConfigError
+from sweeps.record.events import Event, TrialState
+from sweeps.tracking import earlier
+from sweeps.tracking.sink import MlflowSink
+
+SPACE = SearchSpace.parse(
+    {"adapter.r": {"choice": [8, 16]}, "training.learning_rate": {"loguniform": [1e-5, 1e-2]}},
+)
+
+
+def trial(number: int, rate: float, loss: float, state: TrialState = TrialState.COMPLETED) -> list[Event]:
+    key = f"key{number}"
+    params: dict[str, Any] = {**PARAMS, "learning_rate": rate}
+    begins = started(key, number, **params).model_copy(update={"spec": SPEC.model_dump_json()})
+    return [begins, reported(key, 3, loss), ended(key, state)]
+
+
+@pytest.fixture
+def tracked(sink: MlflowSink, folder: Any, config: SweepConfig) -> SweepConfig:
+    """The configuration of a sweep that learns from one in MLflow with three trials."""
+    folder.config.write_text(json.dumps({"sweep_id": SWEEP, "config": config.model_dump(mode="json")}))
+    story = [*trial(0, 2e-4, 0.9), *trial(1, 1e-3, 0.7), *trial(2, 3e-3, 0.8, TrialState.STOPPED)]
+    for key in ("key0", "key1", "key2"):
+        keep_adapter(folder, key, 3)
+    deliver(sink, [begun(), *story, over()])
+    searcher = type(config.searcher).model_validate({"kind": "random", "warm_start": "demo"})
+    return config.model_copy(update={"searcher": searcher, "name": "new"})
+
+
+def test_the_trials_that_were_trained_to_the_end_are_known_by_their_points(tracked: SweepConfig) -> None:
+    found = earlier.look_up(tracked)
+    assert found is not None
+    told = earlier.trials(found, tracked, SPACE, {"toy": "1"}, 5.0)
+    assert (told.time, told.sweep_id, told.is_same_task) == (5.0, SWEEP, False)
+    assert [(known.point["training.learning_rate"], known.loss) for known in told.trials] == [(2e-4, 0.9), (1e-3, 0.7)]
+    assert {known.point["adapter.r"] for known in told.trials} == {8}
+
+
+def test_a_sweep_that_names_none_learns_from_none(config: SweepConfig) -> None:
+    assert earlier.look_up(config) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"name": "other"}, "searcher.warm_start: other: no sweep of this id or name in sqlite:///"),
+        ({"trainable": "qlora"}, "searcher.warm_start: demo: its trainable is toy, and this sweep's is qlora"),
+    ],
+)
+def test_a_sweep_that_says_nothing_is_a_mistake(tracked: SweepConfig, change: dict[str, str], why: str) -> None:
+    if "name" in change:
+        searcher = tracked.searcher.model_copy(update={"warm_start": change["name"]})  # type: ignore[attr-defined]
+        tracked = tracked.model_copy(update={"searcher": searcher})
+    else:
+        tracked = tracked.model_copy(update=change)
+    with pytest.raises(ConfigError) as caught:
+        earlier.look_up(tracked)
+    assert caught.value.problems[0].startswith(why)
