@@ -10,18 +10,19 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cluster.errors import ClusterError, NotStarted
 from sweeps import saved_sweep
+from sweeps.config import resource
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError, RayGone, StorageError, SweepError
 from sweeps.planning import epochs, this_machine
 from sweeps.planning import plan as plans
-from sweeps.record import eval_rows
+from sweeps.record import eval_rows, limits
 from sweeps.record import folder as folders
-from sweeps.record.events import SweepStarted
+from sweeps.record.events import SweepPlanned, SweepStarted
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
 from sweeps.record.spent import spent
@@ -48,8 +49,10 @@ DRAIN_SECONDS = float(os.environ.get("QSWEEP_DRAIN_SECONDS", "120"))
 """How long the end of a sweep waits for the tracking server."""
 
 
-def launch(sweep: Sweep, progress: Displays, clock: Callable[[], float] = time.time) -> Result:
-    """Runs a sweep in a new folder.
+def launch(
+    sweep: Sweep, progress: Displays, clock: Callable[[], float] = time.time, planned: SweepPlanned | None = None
+) -> Result:
+    """Runs a sweep in a new folder; `planned` is held against what comes of it.
 
     Raises:
         ConfigError: the sweep that it is to learn from is not there.
@@ -59,7 +62,7 @@ def launch(sweep: Sweep, progress: Displays, clock: Callable[[], float] = time.t
     started = datetime.fromtimestamp(clock(), UTC)
     sweep_id = f"{sweep.config.name}-{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     folder = folders.create(Path(sweep.config.storage), sweep.config.name, saved_sweep.document(sweep.config, sweep_id))
-    return _run(sweep, sweep_id, folder, progress, clock, earlier)
+    return _run(sweep, sweep_id, folder, progress, clock, _Beginning(planned, earlier))
 
 
 def resume(
@@ -76,6 +79,13 @@ def resume(
     """
     sweep, sweep_id = saved_sweep.load(SweepFolder(path), tracking_uri)
     return sweep, _run(sweep, sweep_id, SweepFolder(path), progress, clock)
+
+
+class _Beginning(NamedTuple):
+    """What a new sweep begins with: its plan, and the sweep that it learns from."""
+
+    planned: SweepPlanned | None = None
+    earlier: TrackedSweep | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +127,7 @@ def _run(
     folder: SweepFolder,
     progress: Displays,
     clock: Callable[[], float],
-    earlier: TrackedSweep | None = None,
+    beginning: _Beginning = _Beginning(),  # noqa: B008 - immutable
 ) -> Result:
     with _driving(sweep, sweep_id, folder, progress, clock) as running:
         _tell_place(running)
@@ -130,7 +140,9 @@ def _run(
                 writer.start()
             else:
                 _begin(running, writer, fingerprints)
-                _learn(running, fingerprints, earlier)
+                if beginning.planned is not None:
+                    running.journal.add(beginning.planned)
+                _learn(running, fingerprints, beginning.earlier)
                 trained = _drive(running)
                 _keep_rates(running, trained.hosts)
         finally:
@@ -147,6 +159,7 @@ def _driving(
     with folders.locked(folder), closing(Journal(folder)) as journal:
         mailbox = Mailbox(folder)
         stop = StopRequest(_deadline(sweep.config, journal.record, clock()), clock)
+        stop.limit = lambda: limits.reached(sweep.config.budget, journal.record, clock())
         with progress(folder) as display, on_signals(stop, display.say, mailbox.post):
             yield _Running(sweep, sweep_id, folder, journal, mailbox, stop, display, clock)
 
@@ -306,7 +319,9 @@ def _train(sweep: Sweep, driver: Driver, say: Callable[[str], None]) -> None:
     ready = driver.start_hosts(limits, sweep.space)
     if ready.data.train_rows:
         rows = epochs.rows_per_trial(config, sweep.space)
-        say(epochs.line(config.budget.steps_per_trial, rows, ready.data.train_rows))
+        compared = resource.of(config)
+        steps = compared.total if compared.unit == "step" else None
+        say(epochs.line(steps, rows, ready.data.train_rows))
     driver.run(sweep.space, ready.slots)
 
 

@@ -105,6 +105,8 @@ class Report(Spec):
     trainable_params: int
     time: float
     """When the evaluation ended, in seconds since the epoch."""
+    resource: int | None = None
+    """The rung that this is, in examples; None where rungs count steps."""
 
     @model_validator(mode="before")
     @classmethod
@@ -216,10 +218,8 @@ class Memory(Spec):
     base: int = 0
     """The frozen weights, and one layer that is dequantised."""
     adapters: int = 0
-    """Weights of the adapters."""
     gradients: int = 0
     optimizer: int = 0
-    """Both moments of AdamW."""
     activations: int = 0
     """What the forward pass keeps for the backward pass."""
     logits: int = 0

@@ -12,6 +12,7 @@ def launch(file: File, changes: Changes = None, promote: Promoting = False, as_j
 
     from sweeps import launch as launching
     from sweeps.planning import this_machine
+    from sweeps.record.events import SweepPlanned
     from sweeps.report import summary
 
     started = time.time()
@@ -21,8 +22,15 @@ def launch(file: File, changes: Changes = None, promote: Promoting = False, as_j
             check_promotion(sweep.config)
         for line in this_machine.look_up(sweep):
             say(f"warning: {line}")
+        sweep, how = this_machine.with_trials(sweep, to_launch=True)
+        if how is not None:
+            say(how)
         planned = this_machine.plan_here(sweep, to_launch=True)
         show_plan(planned)
     with mistakes("no trial was started"):
-        result = launching.launch(sweep, summary.displays(started, planned.expected_steps, planned.trials))
+        displays = summary.displays(started, planned.expected_steps, planned.trials)
+        cost = planned.outlook.cost if planned.outlook is not None else None
+        seconds = cost.seconds.expected if cost is not None else None
+        expected = SweepPlanned(time=time.time(), steps=planned.expected_steps, seconds=seconds)
+        result = launching.launch(sweep, displays, planned=expected)
     finish(sweep, result, promote, as_json)

@@ -24,7 +24,10 @@ def plan(file: File, changes: Changes = None, calibrate: Calibrating = False, as
         if calibrate:
             say("calibrating: the base is loaded, and about a dozen steps are trained")
             this_machine.calibrate(sweep)
+        sweep, how = this_machine.with_trials(sweep)
         planned = this_machine.plan_here(sweep)
+    if how is not None:
+        say(how)
     show_plan(planned)
     if as_json:
         print(json.dumps(planned.as_json()))

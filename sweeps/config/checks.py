@@ -78,6 +78,21 @@ def searched_fields(config: SweepConfig, space: SearchSpace, trainable: Trainabl
     return [f"search_space.{line}" for line in wrong] + config.searcher.check(space) + explicit
 
 
+_LENGTHS = ("steps_per_trial", "examples_per_trial", "epochs_per_trial")
+
+
+def budget(raw: Mapping[str, Any], config: SweepConfig) -> list[str]:
+    """What is wrong with the budget's fields together. `raw` is what the file and its overrides say."""
+    section = raw.get("budget")
+    given = [name for name in _LENGTHS if isinstance(section, Mapping) and section.get(name) is not None]
+    wrong = []
+    if len(given) > 1:
+        wrong.append(f"budget: {' and '.join(given)} say how long a trial is: give one of them")
+    if config.budget.trials == "auto" and config.budget.wall_clock is None and config.budget.gpu_hours is None:
+        wrong.append("budget.trials: auto fills a budget of time: give budget.wall_clock or budget.gpu_hours with it")
+    return wrong
+
+
 def _explicit_points(
     config: SweepConfig, space: SearchSpace, base: TrialSpec, trainable: Trainable | None
 ) -> list[str]:

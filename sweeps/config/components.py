@@ -26,6 +26,8 @@ class SchedulerConfig(Protocol):
     """What a module in `schedulers/` offers as `Config`, a Spec with a `kind` of its own."""
 
     kind: str
+    grace_steps: int
+    """The first report point."""
 
     @property
     def parks(self) -> bool:

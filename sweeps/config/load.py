@@ -15,7 +15,7 @@ from search_spaces import domains
 from search_spaces.domains import Domain
 from search_spaces.errors import SpaceError
 from search_spaces.space import SearchSpace
-from sweeps.config import checks, messages, overrides, yaml_files
+from sweeps.config import checks, messages, overrides, resource, yaml_files
 from sweeps.config.model import SweepConfig
 from sweeps.config.uris import absolute_uri
 from sweeps.errors import ConfigError
@@ -83,6 +83,9 @@ def load(file: str, changes: Sequence[str], folder: Path) -> Sweep:
     wrong += mistakes
     resolved = _with_tracking_uri(config.model_copy(update={"storage": _absolute(config.storage, folder)}), folder)
     wrong += checks.paths_are_text(resolved) or checks.writable_places(resolved)
+    wrong += checks.budget(raw, config)
+    if space is not None and not wrong:
+        resolved, wrong = resource.settled(resolved, space, preview.train_rows)
     if wrong or space is None:
         raise ConfigError(wrong)
     return Sweep(resolved.model_copy(update={"search_space": space.to_raw()}), space, preview)

@@ -76,15 +76,32 @@ def _is_folder(value: object) -> object:
 class Budget(Spec):
     """What the sweep may spend."""
 
-    trials: Annotated[int, Field(ge=1, le=MOST)] = 16
+    trials: Annotated[int, Field(ge=1, le=MOST)] | Literal["auto"] = 16
     """Points to try, the default configuration included. Equal points run once; infeasible ones are replaced, so
-    many of them or 10, whichever is more."""
+    many of them or 10, whichever is more. auto: as many as fill wall_clock or gpu_hours by the rates that are known."""
     steps_per_trial: Annotated[int, Field(ge=1, le=MOST)] = 81
-    """Optimizer steps of a trial that is not stopped early."""
+    """Optimizer steps of a trial that is not stopped early; where trials are compared after equal examples, those of
+    the default configuration."""
     wall_clock: Duration | None = None
     """Time after which the sweep ends in order: 90s, 30m, 2h, 1d."""
+    examples_per_trial: Annotated[int, Field(ge=1, le=MOST)] | None = None
+    """Rows that a trial trains on, in place of steps_per_trial. Where the space searches the batch size, trials are
+    always compared after equal examples: left out, it follows from steps_per_trial."""
+    epochs_per_trial: Annotated[float, Field(gt=0, le=MOST)] | None = None
+    """Times that a trial sees all rows to train on, in place of steps_per_trial."""
+    gpu_hours: Annotated[float, Field(gt=0, le=MOST)] | None = None
+    """GPUs times hours after which the sweep ends in order. On a CPU nothing counts against it."""
+    target: float | None = None
+    """Value of the objective's metric that ends the sweep when a trial reaches it."""
     disk: Annotated[str, BeforeValidator(_is_size)] | None = None
     """Room for the sweep's checkpoints, such as 20GB: snapshots make room for adapters; without any the sweep ends."""
+
+    @property
+    def count(self) -> int:
+        """`trials` as a number. Raises ValueError while it is auto, which the plan settles before a sweep starts."""
+        if self.trials == "auto":
+            raise ValueError("budget.trials is auto: how many that is was not settled")
+        return self.trials
 
 
 class ClusterConfig(Spec):

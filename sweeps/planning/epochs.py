@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from search_spaces.space import SearchSpace
-from sweeps.config import points
+from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig
 
 _FACTORS = ("training.batch_size", "training.gradient_accumulation_steps")
@@ -11,6 +11,10 @@ _FACTORS = ("training.batch_size", "training.gradient_accumulation_steps")
 
 def rows_per_trial(config: SweepConfig, space: SearchSpace) -> tuple[int, int]:
     """Fewest and most rows that a trial of the space trains on when it is not stopped early."""
+    found = resource.of(config)
+    if found.unit == "example":
+        # A trial whose batch does not divide it sees a part of a step more.
+        return found.total, found.total
     fewest = most = config.budget.steps_per_trial
     for field in _FACTORS:
         values = _values(config, space, field)
@@ -27,16 +31,16 @@ def _values(config: SweepConfig, space: SearchSpace, field: str) -> list[int]:
     return [value for value in (*searched, *((own,) if runs else ())) if isinstance(value, int)]
 
 
-def line(steps: int, rows: tuple[int, int], train_rows: int | None) -> str:
+def line(steps: int | None, rows: tuple[int, int], train_rows: int | None) -> str:
     """It in words.
 
     Args:
-        steps: of a trial that is not stopped early.
+        steps: of a trial that is not stopped early; None where that depends on its batch.
         rows: see `rows_per_trial`.
         train_rows: all there are; None when that is not known yet.
     """
-    counted = "1 step" if steps == 1 else f"{steps} steps"
-    seen = f"a trial of {counted} sees {_range(*(f'{count:,}' for count in rows))} rows"
+    counted = "" if steps is None else " of 1 step" if steps == 1 else f" of {steps} steps"
+    seen = f"a trial{counted} sees {_range(*(f'{count:,}' for count in rows))} rows"
     if train_rows is None:
         return f"{seen}; how many epochs that is, launch says when the data is ready"
     epochs = _range(*(_number(count / train_rows) for count in rows))

@@ -51,8 +51,11 @@ def fill(
 
 
 def _most(seconds: float, most: int, takes: Callable[[int], float]) -> int:
-    """The largest number of trials, 0 to `most`, that take at most `seconds`."""
-    low, high = 0, most
+    """The largest number of trials, 0 to `most`, that take at most `seconds`; few trials are tried first."""
+    low, high = 0, 1
+    while high < most and takes(high) <= seconds:
+        low, high = high, 2 * high
+    high = min(high, most)
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if takes(middle) <= seconds else (low, middle - 1)

@@ -23,16 +23,22 @@ class Forecast:
     plays: tuple[tuple[int, ...], ...]
     """Trials at each point in each of the ways in which it may go; one where the rule leaves no choice."""
 
-    def work(self, trials: int) -> Work:
-        """Steps and evaluations of so many trials; the base is evaluated once."""
-        totals = sorted(steps_of(self.points, play) for play in self.plays)
+    def work(self, trials: int, worst: int, steps_per_unit: float = 1.0) -> Work:
+        """Steps and evaluations of so many trials; the base is evaluated once.
+
+        Args:
+            trials: of the sweep.
+            worst: most that the rule can let them take together, in the unit in which `points` count.
+            steps_per_unit: optimizer steps for each unit in which `points` count.
+        """
+        totals = sorted(steps_per_unit * steps_of(self.points, play) for play in self.plays)
         low, high = totals[0], totals[-1]
         if len(totals) >= LEAST_FOR_QUANTILES:
             tenths = quantiles(totals, n=10)
             low, high = tenths[0], tenths[-1]
         return Work(
             steps=Span(sum(totals) / len(totals), low, high),
-            worst_steps=trials * self.points[-1],
+            worst_steps=round(steps_per_unit * worst),
             evaluations=sum(self.reaching) + 1,
             worst_evaluations=trials * len(self.points) + 1,
             trials=trials,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from search_spaces.space import SearchSpace
+from sweeps.config import resource
 from sweeps.config.model import SweepConfig
 from sweeps.planning import epochs, play
 from sweeps.planning.cost import Cost, Span, cost, evaluation_share
@@ -70,8 +71,9 @@ def outlook(
         known: rates and rows.
     """
     count, slots, is_gpu = hosts
-    seen = expected(config, trials, count * slots)
-    work = seen.work(trials)
+    seen, compared = expected(config, trials, count * slots), resource.of(config)
+    worst = compared.scheduler.most_steps(compared.total, trials, count * slots, config.searcher.start_with_default)
+    work = seen.work(trials, worst, resource.steps_per_unit(config, space))
     load = _load(config, space, slots, known.rows)
     found = speed(known.rates, known.key, load) if known.key is not None else None
     taken = cost(work, found, count, is_gpu) if found is not None else None
@@ -93,16 +95,19 @@ def outlook(
 
 def expected(config: SweepConfig, trials: int, slots: int) -> Forecast:
     """The trials that reach each report point, from playing the scheduler's rule."""
-    steps = config.budget.steps_per_trial
-    points = config.scheduler.points(steps)
-    spares = config.searcher.start_with_default
-    return forecast(points, play.plays(lambda: config.scheduler.build(steps), trials, slots, spares))
+    compared = resource.of(config)
+    spares, is_random = config.searcher.start_with_default, config.scheduler.kind != "fifo"
+    made = play.plays(lambda: compared.scheduler.build(compared.total), trials, slots, spares, is_random)
+    return forecast(compared.points, made)
 
 
 def _load(config: SweepConfig, space: SearchSpace, slots: int, rows: RowShape | None) -> Load:
-    """What a step and an evaluation hold; a searched batch counts as the middle between its fewest and most rows."""
-    fewest, most = epochs.rows_per_trial(config, space)
-    rows_per_step = (fewest + most) / 2 / config.budget.steps_per_trial
+    """What a step and an evaluation hold."""
+    if resource.of(config).unit == "example":
+        rows_per_step = 1 / resource.steps_per_unit(config, space)
+    else:
+        fewest, most = epochs.rows_per_trial(config, space)
+        rows_per_step = (fewest + most) / 2 / config.budget.steps_per_trial
     if config.data is None:
         return Load(tokens_per_step=0.0, slots=slots, evaluation_rows=0, row_tokens=0.0)
     mean = rows.mean if rows is not None else config.data.max_length * MEAN_OF_LONGEST

@@ -10,7 +10,7 @@ from typing import Any
 
 from search_spaces.domains import Domain, Value
 from search_spaces.space import SearchSpace
-from sweeps.config import points
+from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig, size_bytes
 from sweeps.planning import epochs
 from sweeps.planning.outlook import Known, Outlook, outlook
@@ -47,7 +47,9 @@ class Plan:
 
     trials: int
     points: tuple[int, ...]
-    """Steps at which a trial reports: the scheduler's rungs."""
+    """Where a trial reports, in `unit`: the scheduler's rungs."""
+    unit: resource.Unit
+    """What rungs count: optimizer steps, or examples where the batch size is searched."""
     expected_steps: int
     worst_steps: int
     hosts: int
@@ -101,19 +103,20 @@ def plan(
         known: rates and rows, as far as they are known.
     """
     trials = _trials(config, space)
-    steps = config.budget.steps_per_trial
-    report_points = config.scheduler.points(steps)
+    compared = resource.of(config)
     slots = slots_per_host(config, need, machine)
-    total = (slots or 1) * machine.hosts
+    total, per_unit = (slots or 1) * machine.hosts, resource.steps_per_unit(config, space)
     seen = outlook(config, space, trials, (machine.hosts, slots or 1, machine.device == "cuda"), known or Known())
+    most = compared.scheduler.most_steps(compared.total, trials, total, config.searcher.start_with_default)
     memory = need.memory(slots) if need is not None and slots is not None else None
     # A trial's next adapter, and its next snapshot, are there before the one that they replace goes.
     live = total * (need.adapter_bytes + (KEPT + 1) * need.snapshot_bytes) if need is not None else 0
     planned = Plan(
         trials=trials,
-        points=report_points,
+        points=compared.points,
+        unit=compared.unit,
         expected_steps=round(seen.steps.expected),
-        worst_steps=config.scheduler.most_steps(steps, trials, total, config.searcher.start_with_default),
+        worst_steps=round(per_unit * most),
         hosts=machine.hosts,
         slots_per_host=slots,
         device=machine.device,
@@ -121,7 +124,7 @@ def plan(
         memory_bytes=None if memory is None else memory.total,
         memory=memory,
         disk_bytes=trials * (need.adapter_bytes + _parked_bytes(config, need)) + live if need is not None else None,
-        ends_alone=config.scheduler.needs_tail(steps, trials),
+        ends_alone=compared.scheduler.needs_tail(compared.total, trials),
         warnings=(),
         rows_per_trial=epochs.rows_per_trial(config, space) if config.data is not None else None,
         outlook=seen,
@@ -143,12 +146,17 @@ def _parked_bytes(config: SweepConfig, need: Need) -> int:
 
 def _trials(config: SweepConfig, space: SearchSpace) -> int:
     """Different trials, as many as there are and the budget allows."""
+    distinct = different(config, space)
+    return config.budget.count if distinct is None else min(config.budget.count, distinct)
+
+
+def different(config: SweepConfig, space: SearchSpace) -> int | None:
+    """How many different trials there are; None when they do not run out."""
     distinct = config.searcher.size(space)
     if distinct is None:
-        return config.budget.trials
+        return None
     beginning = points.beginning(config, space)
-    outside = {points.seed(config.seed, point) for point in beginning if not space.contains(point)}
-    return min(config.budget.trials, distinct + len(outside))
+    return distinct + len({points.seed(config.seed, point) for point in beginning if not space.contains(point)})
 
 
 def at_most(config: SweepConfig) -> int:
@@ -156,7 +164,7 @@ def at_most(config: SweepConfig) -> int:
 
     A third of the trials: early stopping compares a trial with those that came before it, so most must come later.
     """
-    return max(1, config.budget.trials // 3)
+    return max(1, config.budget.count // 3)
 
 
 def slots_per_host(config: SweepConfig, need: Need | None, machine: Machine) -> int | None:
@@ -196,7 +204,7 @@ def _search_warnings(config: SweepConfig, space: SearchSpace, planned: Plan) -> 
             "lower grace_steps or raise steps_per_trial"
         )
     if config.scheduler.kind == "asha" and len(planned.points) > 1:
-        found += _warmup_warnings(config, space, planned.points[0])
+        found += _warmup_warnings(config, space, resource.of(config).steps(config.training)[0])
     if config.scheduler.kind == "asha" and not config.scheduler.parks and slots >= planned.trials > 1:
         found.append(
             f"{slots} slots for {planned.trials} trials: all of them run at once, so early stopping has nothing to "
@@ -214,10 +222,8 @@ def _search_warnings(config: SweepConfig, space: SearchSpace, planned: Plan) -> 
             f"t00 is the default configuration, which lies outside the space ({values}): it is trained and ranked with "
             "the others; search its values too, change them, or set searcher.start_with_default=false"
         )
-    if planned.trials < config.budget.trials:
-        found.append(
-            f"the space has {planned.trials} different trials, fewer than budget.trials {config.budget.trials}"
-        )
+    if planned.trials < config.budget.count:
+        found.append(f"the space has {planned.trials} different trials, fewer than budget.trials {config.budget.count}")
     return found
 
 

@@ -16,7 +16,7 @@ MOST_PLAYED = 1_000
 """Trials that are played at most; what more of them take follows in proportion."""
 MOST_REPORTS = 6_000
 """Reports of all plays together: about a tenth of a second."""
-MOST_PLAYS = 40
+MOST_PLAYS = 20
 
 
 def play(rule: Rule, qualities: Sequence[float], slots: int, spares_first: bool) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from cluster import devices, gpus
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig, size_bytes
 from sweeps.errors import ConfigError
-from sweeps.planning import measured, plan, rate_store
+from sweeps.planning import auto_trials, measured, plan, rate_store
 from sweeps.planning.outlook import Known
 from sweeps.planning.which import Choice, choices
 from sweeps.record.events import DataPrepared
@@ -53,6 +53,36 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
         ConfigError: not one adapter fits into budget.disk.
     """
     machine = machine_of(sweep.config, to_launch)
+    need, known = _known(sweep, machine)
+    _check_disk(sweep.config, need)
+    planned = plan.plan(sweep.config, sweep.space, need, machine, known)
+    if to_launch:
+        # Of the data a launch speaks once all rows are ready.
+        return replace(planned, rows_per_trial=None)
+    warnings = (*planned.warnings, *sweep.preview.warnings)
+    choices = _choices(sweep, known.rows)
+    return replace(planned, train_rows=sweep.preview.train_rows, warnings=warnings, choices=choices)
+
+
+def with_trials(sweep: Sweep, to_launch: bool = False) -> tuple[Sweep, str | None]:
+    """The sweep with a number in place of `budget.trials: auto`, and how that came; without auto, the sweep itself.
+
+    Args:
+        sweep: what is planned.
+        to_launch: as in `plan_here`.
+
+    Raises:
+        ConfigError: no rate is known here, or the budget does not hold one trial.
+    """
+    if sweep.config.budget.trials != "auto":
+        return sweep, None
+    machine = machine_of(sweep.config, to_launch)
+    need, known = _known(sweep, machine)
+    return auto_trials.settled(sweep, need, machine, known)
+
+
+def _known(sweep: Sweep, machine: plan.Machine) -> tuple[Need | None, Known]:
+    """The memory of the sweep's largest trials, and what is remembered of its base, device and rows."""
     store = rate_store.read(_remembered())
     trainable = catalogue.find(sweep.config.trainable)
     shape = store.shape(sweep.config)
@@ -61,15 +91,8 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
         need = catalogue.need(trainable, sweep.config.base, largest, machine.device, shape)
     except NotTrainable as error:
         raise NotTrainable(f"trainable: {sweep.config.trainable}: {error}") from error
-    _check_disk(sweep.config, need)
     key = None if machine.device_name is None else rate_store.rate_key(sweep.config, machine.device_name)
-    planned = plan.plan(sweep.config, sweep.space, need, machine, Known(store.rates, key, shape))
-    if to_launch:
-        # Of the data a launch speaks once all rows are ready.
-        return replace(planned, rows_per_trial=None)
-    warnings = (*planned.warnings, *sweep.preview.warnings)
-    choices = _choices(sweep, shape)
-    return replace(planned, train_rows=sweep.preview.train_rows, warnings=warnings, choices=choices)
+    return need, Known(store.rates, key, shape)
 
 
 def calibrate(sweep: Sweep) -> None:
@@ -88,6 +111,8 @@ def calibrate(sweep: Sweep) -> None:
                 "cluster.profile=local"
             ]
         )
+    if sweep.config.budget.trials == "auto":
+        sweep = auto_trials.with_some(sweep)
     planned = plan_here(sweep, to_launch=True)
     rate, summary = measure(sweep, planned.slots_per_host or 1, machine.device_name or "")
     shape = summary.shape

@@ -12,7 +12,7 @@ from itertools import count
 
 from search_spaces.domains import Value
 from search_spaces.space import SearchSpace
-from sweeps.config import points
+from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig
 from sweeps.config.points import Scalar
 from sweeps.planning import warm_start
@@ -51,7 +51,7 @@ def planned(
     number: int, config: SweepConfig, point: Mapping[str, Value], fingerprints: Mapping[str, str]
 ) -> PlannedTrial:
     """The trial at a point of a sweep's space."""
-    spec = points.apply(config.base, point, config.seed)
+    spec = resource.of(config).of(points.apply(config.base, point, config.seed))
     params = points.params(spec, point)
     return PlannedTrial(number, points.trial_key(spec, fingerprints), spec, params, dict(point))
 
@@ -110,8 +110,8 @@ class TrialSource:
         self._begun = [t for t in known if not t.state.is_final and t.state is not TrialState.PARKED]
         self._seen = {trial.trial_key for trial in known}
         self._numbers = {trial.number for trial in known}
-        self._left = config.budget.trials - sum(trial.state.counts_as_trial for trial in known)
-        self._replaceable = max(LEAST_REPLACED, config.budget.trials)
+        self._left = config.budget.count - sum(trial.state.counts_as_trial for trial in known)
+        self._replaceable = max(LEAST_REPLACED, config.budget.count)
         self._infeasible = sum(not trial.state.counts_as_trial for trial in known)
         self._last_reason = ""
         self._first = iter([*points.beginning(config, space), *warm_start.first(earlier, space)])

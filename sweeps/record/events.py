@@ -84,6 +84,16 @@ class SweepStarted(Spec):
             return (MIN_EVAL_LOSS,)
 
 
+class SweepPlanned(Spec):
+    """What the sweep was expected to take when it was launched."""
+
+    type: Literal["sweep_planned"] = "sweep_planned"
+    time: float
+    steps: int
+    seconds: float | None
+    """None when no rate was known."""
+
+
 class HostsStarted(Spec):
     """The driver's hosts are ready."""
 
@@ -256,6 +266,7 @@ class SweepEnded(Spec):
 
 Event = (
     SweepStarted
+    | SweepPlanned
     | HostsStarted
     | DataPrepared
     | BaseEvaluated

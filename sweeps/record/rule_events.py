@@ -19,7 +19,9 @@ def rule_event(event: Event, objective: Objective, protects_first: bool) -> rule
         case TrialStarted():
             return rule.Started(event.trial_key, is_protected=protects_first and event.number == 0)
         case TrialReported():
-            return rule.Reported(event.trial_key, event.report.step, objective.of(event.report.metrics))
+            report = event.report
+            reached = report.step if report.resource is None else report.resource
+            return rule.Reported(event.trial_key, reached, objective.of(report.metrics))
         case PointInfeasible():
             return rule.Ended(event.trial_key)
         case TrialEnded() if event.state.is_final:

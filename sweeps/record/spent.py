@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sweeps.record.sweep_record import SweepRecord
+from sweeps.record.sweep_record import SweepRecord, TrialRecord
 
 HOUR = 3600.0
 
@@ -16,6 +17,8 @@ class Spent:
 
     steps: int
     """Optimizer steps of all trials. A step that was repeated after a loss counts once."""
+    examples: int
+    """Rows of these steps, as often as they were trained on."""
     tokens: int
     """Tokens of these steps, padding not counted."""
     seconds: float
@@ -39,15 +42,79 @@ def spent(record: SweepRecord, steps_per_trial: int) -> Spent:
 
     Args:
         record: the sweep.
-        steps_per_trial: what a trial takes that nobody stops.
+        steps_per_trial: what a trial takes that nobody stops, where its own specification is not known.
     """
     trials = record.trials.values()
     hosts = record.host_seconds_spent()
     return Spent(
         steps=sum(trial.step for trial in trials),
+        examples=sum(trial.step * _rows_per_step(trial) for trial in trials),
         tokens=sum(trial.tokens for trial in trials),
         seconds=record.seconds_spent(),
         host_seconds=None if record.hosts_unknown else sum(hosts.values()),
         gpu_hours=None if record.hosts_unknown else hosts.get("cuda", 0.0) / HOUR,
-        full_steps=sum(steps_per_trial if trial.stopped_by_scheduler else trial.step for trial in trials),
+        full_steps=sum(
+            _full_steps(trial, steps_per_trial) if trial.stopped_by_scheduler else trial.step for trial in trials
+        ),
     )
+
+
+def _rows_per_step(trial: TrialRecord) -> int:
+    """Rows of an optimizer step; 0 where the trial's specification is not known."""
+    training = _spec(trial).get("training", {})
+    return int(training.get("batch_size", 0) * training.get("gradient_accumulation_steps", 0))
+
+
+def _full_steps(trial: TrialRecord, otherwise: int) -> int:
+    """Steps that the trial takes when nobody stops it."""
+    return int(_spec(trial).get("steps", otherwise))
+
+
+def _spec(trial: TrialRecord) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(trial.spec) if trial.spec else {}
+    return found
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What was planned, and how far that was off: 0.1 when 10 % more came of it, -0.1 when 10 % less."""
+
+    steps: int
+    steps_off: float
+    seconds: float | None
+    seconds_off: float | None
+    """None when no rate was known."""
+    memory_bytes: int | None
+    """Of one host."""
+    memory_off: float | None
+    """None when the model's sizes are unknown, or nothing was reported."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The object of the JSON line."""
+        return asdict(self)
+
+
+def planned(record: SweepRecord, taken: Spent, estimated_bytes: int | None) -> Planned | None:
+    """The plan of a sweep against what it took; None when nobody planned it.
+
+    Args:
+        record: the sweep.
+        taken: what it has spent.
+        estimated_bytes: memory of a host that its slots were planned with; None when that is not known.
+    """
+    plan = record.planned
+    if plan is None:
+        return None
+    peak = max((trial.peak_memory_bytes for trial in record.trials.values()), default=0)
+    return Planned(
+        steps=plan.steps,
+        steps_off=_off(taken.steps, plan.steps),
+        seconds=plan.seconds,
+        seconds_off=_off(taken.seconds, plan.seconds) if plan.seconds else None,
+        memory_bytes=estimated_bytes,
+        memory_off=_off(peak, estimated_bytes) if estimated_bytes and peak else None,
+    )
+
+
+def _off(taken: float, planned: float) -> float:
+    return round(taken / planned - 1, 3)

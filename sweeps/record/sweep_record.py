@@ -20,6 +20,7 @@ from sweeps.record.events import (
     PointInfeasible,
     RequestAnswered,
     SweepEnded,
+    SweepPlanned,
     SweepStarted,
     TargetSettled,
     TrialEnded,
@@ -95,6 +96,8 @@ class SweepRecord:
     hosts_unknown: bool = False
     """Whether an earlier version, which did not write down its hosts, has driven the sweep."""
     ended: SweepEnded | None = None
+    planned: SweepPlanned | None = None
+    """None in logs of earlier versions."""
     objectives: tuple[Objective, ...] = (MIN_EVAL_LOSS,)
     """What decides which trial is better: the first one, and where there are more, none alone."""
     data: Mapping[str, Scalar] = field(default_factory=dict)
@@ -122,6 +125,8 @@ class SweepRecord:
         match event:
             case SweepStarted():
                 return self._started(event)
+            case SweepPlanned():
+                return replace(self, planned=self.planned or event)
             case HostsStarted():
                 return replace(self, hosts=event)
             case DataPrepared():
@@ -169,11 +174,11 @@ class SweepRecord:
         """Seconds that all drivers have spent until `now`, else the latest event, without the pauses between them."""
         return self.spent_seconds + _lasted(self.resumed, self.latest if now is None else now)
 
-    def host_seconds_spent(self) -> dict[Device, float]:
-        """Device -> number of hosts times the seconds that they were held, until the latest event."""
+    def host_seconds_spent(self, now: float | None = None) -> dict[Device, float]:
+        """Device -> number of hosts times the seconds that they were held, until `now`, else the latest event."""
         seconds = dict(self.host_seconds)
         if self.hosts is not None:
-            held = self.hosts.hosts * _lasted(self.hosts.since, self.latest)
+            held = self.hosts.hosts * _lasted(self.hosts.since, self.latest if now is None else now)
             seconds[self.hosts.device] = seconds.get(self.hosts.device, 0.0) + held
         return seconds
 

@@ -17,15 +17,17 @@ CONTINUED = "      "
 
 def plan_lines(plan: Plan) -> list[str]:
     """The plan, and its warnings."""
-    rungs = ", ".join(map(str, plan.points))
     most = f"; at most {plan.worst_steps}" if plan.worst_steps != plan.expected_steps else ""
-    steps = "step" if len(plan.points) == 1 else "steps"
-    lines = [
-        f"plan: {counted(plan.trials, 'trial')}, reports at {steps} {rungs}; "
-        f"about {plan.expected_steps} steps in all{most}"
-    ]
+    lines = [f"plan: {counted(plan.trials, 'trial')}, {_reports(plan)}; about {plan.expected_steps} steps in all{most}"]
     rest = [*_hosts(plan), *_data(plan), *_few(plan), *_outlook(plan), *_choices(plan.choices)]
     return lines + [CONTINUED + line for line in rest] + [f"warning: {warning}" for warning in plan.warnings]
+
+
+def _reports(plan: Plan) -> str:
+    rungs = ", ".join(map(str, plan.points))
+    if plan.unit == "example":
+        return f"reports after {rungs} examples, whatever the batch"
+    return f"reports at {'step' if len(plan.points) == 1 else 'steps'} {rungs}"
 
 
 def _hosts(plan: Plan) -> Iterator[str]:
@@ -48,7 +50,8 @@ def _memory(memory: Memory | None) -> Iterator[str]:
 
 def _data(plan: Plan) -> Iterator[str]:
     if plan.rows_per_trial is not None:
-        yield epochs.line(plan.points[-1], plan.rows_per_trial, plan.train_rows)
+        steps = plan.points[-1] if plan.unit == "step" else None
+        yield epochs.line(steps, plan.rows_per_trial, plan.train_rows)
 
 
 def _few(plan: Plan) -> Iterator[str]:

@@ -12,7 +12,7 @@ from sweeps.record.events import TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.record.selection import Decision, choose, pareto
 from sweeps.record.separation import Separation
-from sweeps.record.spent import Spent
+from sweeps.record.spent import Planned, Spent, planned
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report.progress import Display
 
@@ -62,6 +62,11 @@ class Result:
         lacking = self.undelivered or self.refused or self.failure is not None
         return 1 if failed or best is None or lacking else 0
 
+    @property
+    def planned(self) -> Planned | None:
+        """The plan against what came of it; None when nobody planned the sweep."""
+        return planned(self.record, self.spent, self.estimated_bytes)
+
     def _pareto(self) -> dict[str, Any]:
         """The trials of the Pareto set, where there are several objectives."""
         objectives = self.record.objectives
@@ -102,6 +107,7 @@ class Result:
             "base": base and {"metric": metric, "value": base.metrics.get(metric), "rows": base.rows},
             "comparisons": self.separation and self.separation.as_json(),
             "spent": self.spent.as_json(),
+            "planned": self.planned and self.planned.as_json(),
         }
 
 

@@ -16,7 +16,7 @@ from sweeps.config.load import Sweep
 from sweeps.config.passwords import without_password
 from sweeps.record.folder import SweepFolder
 from sweeps.record.names import label
-from sweeps.record.spent import Spent
+from sweeps.record.spent import Planned, Spent
 from sweeps.report import answers, tables
 from sweeps.report.progress import Display, Lines, Table
 from sweeps.report.words import counted, duration
@@ -66,6 +66,7 @@ def show(sweep: Sweep, result: Result) -> None:
     lines += [f"      {line}" for line in compared]
     counts = ", ".join(f"{count} {state}" for state, count in record.counts().items())
     lines.append(f"{counted(len(record.trials), 'trial')}{f' ({counts})' if counts else ''}{_spent(result.spent)}")
+    lines += [_planned(result.planned)] if result.planned is not None else []
     if record.ended is not None and record.ended.reason == "budget":
         lines.append(f"the sweep ended early: {record.ended.message}")
     peak = max((trial.peak_memory_bytes for trial in record.trials.values()), default=0)
@@ -76,6 +77,20 @@ def show(sweep: Sweep, result: Result) -> None:
     lines += _next_steps(sweep, result)
     for line in lines:
         out.print(line, markup=False, soft_wrap=True)
+
+
+def _planned(plan: Planned) -> str:
+    """How far the plan was off."""
+    words = f"planned: {counted(plan.steps, 'step')} ({_off(plan.steps_off)})"
+    if plan.seconds is not None and plan.seconds_off is not None:
+        words += f", {duration(plan.seconds)} ({_off(plan.seconds_off)})"
+    return words
+
+
+def _off(share: float) -> str:
+    if abs(share) < 0.005:
+        return "as it came"
+    return f"it took {abs(share):.0%} {'more' if share > 0 else 'less'}"
 
 
 def _spent(spent: Spent) -> str:

@@ -37,6 +37,8 @@ class StopRequest:
     """The trials have ended; only telemetry is still being delivered. A signal now ends that, and not the sweep."""
     is_leaving: bool = False
     """A signal came while telemetry was being delivered: the process leaves without waiting for the rest."""
+    limit: Callable[[], str | None] = lambda: None
+    """Says which other budget of the sweep is used up, if one is."""
     was_signalled: bool = False
     """A signal has come: the next one ends the process at once."""
 
@@ -49,6 +51,9 @@ class StopRequest:
         """The reason to end now, if there is one."""
         if self.deadline is not None and self.clock() >= self.deadline:
             self.ask("budget", "budget.wall_clock is used up")
+        reached = self.limit() if self.reason is None else None
+        if reached is not None:
+            self.ask("budget", reached)
         return self.reason
 
 

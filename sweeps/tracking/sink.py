@@ -200,7 +200,7 @@ class MlflowSink:
         config = self._config
         params: dict[str, object] = {
             "trainable": config.trainable,
-            "trials": config.budget.trials,
+            "trials": config.budget.count,
             "steps_per_trial": config.budget.steps_per_trial,
             "scheduler": config.scheduler.kind,
             "searcher": config.searcher.kind,

@@ -20,6 +20,7 @@ from cluster.hosts import PROCESS_LOST, HostFacts, SlotLimits
 from cluster.leases import NotReady, Ready
 from cluster.ray_files import temporary_folder
 from search_spaces.space import SearchSpace
+from sweeps.config import resource
 from sweeps.config.model import SweepConfig, size_bytes
 from sweeps.errors import ConfigError, StorageError
 from sweeps.planning import target_modules
@@ -117,8 +118,8 @@ class Driver:
         Raises:
             StorageError: the journal takes no more events; the trials have ended in order.
         """
-        steps, objective = self.config.budget.steps_per_trial, self.config.objectives[0]
-        rule = self.config.scheduler.build(steps, objective.mode)
+        compared, objective = resource.of(self.config), self.config.objectives[0]
+        rule = compared.scheduler.build(compared.total, objective.mode)
         ruling = self._ruling = Ruling(rule, self.journal, self.folder, self.config.searcher.start_with_default)
         ruling.settle(self.clock)
         self.folder.clean()
@@ -132,12 +133,13 @@ class Driver:
         disk = self.config.budget.disk
         shared = {
             "dir": str(self.folder.path),
-            "points": list(self.config.scheduler.points(steps)),
             "disk_bytes": None if disk is None else size_bytes(disk),
             "objective": objective.model_dump(),
             "parks": self.config.scheduler.parks,
         }
-        queue = TrialQueue(source, shared, self._slots, self._is_stopping, self._reported, ruling)
+        queue = TrialQueue(
+            source, lambda spec: shared | compared.told(spec), self._slots, self._is_stopping, self._reported, ruling
+        )
         base = BaseEvaluation(self._broker, self._base_evaluated) if self.journal.record.base is None else None
         deaths = processes.Deaths(self._saved)
         watch = Watch(self.stop, self._broker, queue, self.display, base, self)

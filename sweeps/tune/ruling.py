@@ -53,7 +53,7 @@ class Ruling:
         to_stop = self._journal.record.trials_to_stop
         for trial in list(self._journal.record.trials.values()):
             standing = None if trial.state.is_final else self.rule.standing(trial.trial_key)
-            if standing is Standing.OVER and trial.step == self.rule.points[-1]:
+            if standing is Standing.OVER and self.rule.resource(trial.trial_key) == self.rule.points[-1]:
                 self._end(trial, TrialState.COMPLETED, "", clock())
             elif standing is Standing.OVER:
                 self._end(trial, TrialState.STOPPED, STOPPED_BY_SCHEDULER, clock())

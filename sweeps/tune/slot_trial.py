@@ -146,6 +146,7 @@ class SlotTrial(tune.Trainable):
         self._key: str = config["trial_key"]
         self._spec: str = config["spec"]
         self._points: tuple[int, ...] = tuple(config["points"])
+        self._examples: dict[int, int] = dict(zip(self._points, config.get("examples", ()), strict=False))
         self._folder = SweepFolder(Path(config["dir"]))
         self._objective = Objective.model_validate(config["objective"])
         self._parks: bool = config["parks"]
@@ -192,6 +193,7 @@ class SlotTrial(tune.Trainable):
             peak_memory_bytes=outcome.peak_memory_bytes,
             trainable_params=self._trainable_params,
             time=time.time(),
+            resource=self._examples.get(outcome.step),
         )
         self._save(outcome, report, adapter)
         return report, adapter

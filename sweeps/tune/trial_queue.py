@@ -14,6 +14,7 @@ from sweeps.halving.rule import Idle, Resume
 from sweeps.planning.trial_source import PlannedTrial, TrialSource
 from sweeps.record.events import TrialState
 from sweeps.tune.ruling import Ruling
+from trainables.specs import TrialSpec
 
 
 class LastReport(NamedTuple):
@@ -37,7 +38,7 @@ class TrialQueue(Searcher):
     def __init__(
         self,
         source: TrialSource,
-        shared: dict[str, Any],
+        settings: Callable[[TrialSpec], dict[str, Any]],
         slots: Callable[[], int],
         is_stopping: Callable[[], bool],
         reported: Callable[[str], LastReport],
@@ -47,7 +48,7 @@ class TrialQueue(Searcher):
 
         Args:
             source: the trials.
-            shared: configuration that all trials have.
+            settings: what a trial is told beside what it is: where to report, what is shared.
             slots: how many there are now.
             is_stopping: whether the sweep is asked to end: no trial begins then.
             reported: what the journal has of the trial of a key.
@@ -59,7 +60,7 @@ class TrialQueue(Searcher):
         self._interrupted = ruling.interrupted()
         self._reported = reported
         self._source = source
-        self._shared = shared
+        self._settings = settings
         self._slots = slots
         self._is_stopping = is_stopping
         self._live: set[str] = set()
@@ -87,7 +88,7 @@ class TrialQueue(Searcher):
         self._begun[trial.trial_key] = trial
         self._ruling.begin(trial)
         return {
-            **self._shared,
+            **self._settings(trial.spec),
             "trial_key": trial.trial_key,
             "reported": self._reported(trial.trial_key)._asdict(),
             "number": trial.number,

@@ -20,8 +20,8 @@ from typing import Any
 from sweeps.config import load
 from trainables.specs import AdapterSpec, TrialSpec
 
-REPORTS = 3
-ROWS_TO_EVALUATE = 16
+REPORTS = 2
+ROWS_TO_EVALUATE = 8
 OVERRIDES = (f"data.eval_examples={ROWS_TO_EVALUATE}", "training.batch_size=2", "quantization.compute_dtype=float32")
 
 

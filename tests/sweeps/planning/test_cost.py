@@ -65,10 +65,10 @@ def test_many_trials_are_played_in_part() -> None:
 def test_a_forecast_is_the_mean_of_its_plays() -> None:
     seen = forecast.forecast(POINTS, [(9, 3, 1), (9, 5, 2)])
     assert seen.reaching == (9.0, 4.0, 1.5)
-    work = seen.work(9)
+    work = seen.work(9, 243)
     # 9 x 3 + 3 x 6 + 1 x 18, and 9 x 3 + 5 x 6 + 2 x 18
     assert work.steps == Span(78.0, 63.0, 93.0)
-    assert (work.worst_steps, work.evaluations, work.worst_evaluations) == (9 * 27, 15.5, 28)
+    assert (work.worst_steps, work.evaluations, work.worst_evaluations) == (243, 15.5, 28)
 
 
 # Time

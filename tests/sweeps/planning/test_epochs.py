@@ -10,6 +10,7 @@ from sweep_files import QLORA, write_rows
 
 from sweeps.config import load
 from sweeps.config.load import Sweep
+from sweeps.config.model import SweepConfig
 from sweeps.planning import this_machine
 from sweeps.planning.epochs import line, rows_per_trial
 from sweeps.report.plan_lines import plan_lines
@@ -28,6 +29,7 @@ def sweep(folder: Path, text: str = "", *changes: str) -> Sweep:
     [
         (243, (972, 972), 7473, "a trial of 243 steps sees 972 rows: 0.13 epochs of 7,473"),
         (243, (972, 3888), 7473, "a trial of 243 steps sees 972 to 3,888 rows: 0.13 to 0.52 epochs of 7,473"),
+        (None, (336, 336), 672, "a trial sees 336 rows: 0.5 epochs of 672"),
         (1, (8, 8), 8, "a trial of 1 step sees 8 rows: 1 epoch of 8"),
         (81, (324, 324), 2_000_000, "a trial of 81 steps sees 324 rows: 0.00016 epochs of 2,000,000"),
         (900, (7200, 7200), 600, "a trial of 900 steps sees 7,200 rows: 12 epochs of 600"),
@@ -37,6 +39,12 @@ def sweep(folder: Path, text: str = "", *changes: str) -> Sweep:
 def test_epochs_in_words(steps: int, rows: tuple[int, int], train_rows: int | None, says: str) -> None:
     found = line(steps, rows, train_rows)
     assert found.startswith(says) if train_rows is None else found == says
+
+
+def in_steps(config: SweepConfig) -> SweepConfig:
+    """The sweep as a version saved it that compared trials after equal steps, whatever their batch."""
+    budget = config.budget.model_copy(update={"examples_per_trial": None, "steps_per_trial": 81})
+    return config.model_copy(update={"budget": budget})
 
 
 @pytest.mark.parametrize(
@@ -52,7 +60,9 @@ def test_rows_of_a_trial_follow_the_space_and_the_default_that_runs_too(
     tmp_path: Path, space: str, rows: tuple[int, int]
 ) -> None:
     found = sweep(tmp_path, f"{RATES}{space}}}\n")
-    assert rows_per_trial(found.config, found.space) == rows
+    assert rows_per_trial(in_steps(found.config), found.space) == rows
+    if space:
+        assert rows_per_trial(found.config, found.space) == (336, 336)
 
 
 def test_without_the_default_only_the_space_counts(tmp_path: Path) -> None:
@@ -60,7 +70,7 @@ def test_without_the_default_only_the_space_counts(tmp_path: Path) -> None:
         f"{RATES}, training.batch_size: {{choice: [8, 16]}}}}\nsearcher: {{kind: random, start_with_default: false}}\n"
     )
     found = sweep(tmp_path, text)
-    assert rows_per_trial(found.config, found.space) == (648, 1296)
+    assert rows_per_trial(in_steps(found.config), found.space) == (648, 1296)
 
 
 def test_the_plan_says_how_many_epochs_a_trial_is(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from sweeps.record.events import (
     PointInfeasible,
     RequestAnswered,
     SweepEnded,
+    SweepPlanned,
     SweepStarted,
     TargetSettled,
     TrialEnded,
@@ -67,6 +68,7 @@ REPORTS = st.builds(
 )
 EVENTS: list[st.SearchStrategy[Event]] = [
     st.builds(SweepStarted, time=FINITE, config=TEXT),
+    st.builds(SweepPlanned, time=FINITE, steps=st.integers(1, 10**9), seconds=st.none() | FINITE),
     st.builds(
         HostsStarted,
         time=FINITE,

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from sweep_events import begun, ended, history, record, reported, started
 
-from sweeps.record.events import DataPrepared, Event, HostsStarted, SweepEnded, TrialState
-from sweeps.record.spent import spent
+from sweeps.record.events import (
+    DataPrepared,
+    Event,
+    HostsStarted,
+    SweepEnded,
+    SweepPlanned,
+    TrialStarted,
+    TrialState,
+)
+from sweeps.record.spent import planned, spent
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.tracking.metrics import spent_points
 from trainables.contract import Device
@@ -93,16 +103,16 @@ def test_the_hosts_of_an_earlier_version_are_not_known(after: list[Event]) -> No
 
 
 def test_the_json_object_has_its_fixed_keys() -> None:
-    assert list(spent(sweep(), FULL).as_json()) == ["steps", "tokens", "seconds", "gpu_hours", "full_steps"]
+    assert list(spent(sweep(), FULL).as_json()) == ["steps", "examples", "tokens", "seconds", "gpu_hours", "full_steps"]
 
 
 def test_the_parent_run_shows_what_is_known_of_it() -> None:
     points = {point.key: point.value for point in spent_points(sweep(over(45.0)), FULL)}
     assert points == {
-        "steps": 0, "tokens": 0, "seconds": 45, "host_seconds": 80, "gpu_hours": 0, "full_steps": 0
+        "steps": 0, "examples": 0, "tokens": 0, "seconds": 45, "host_seconds": 80, "gpu_hours": 0, "full_steps": 0
     }  # fmt: skip
     before = {point.key for point in spent_points(record([begun(), PREPARED, over(45.0)]), FULL)}
-    assert before == {"steps", "tokens", "seconds", "full_steps"}
+    assert before == {"steps", "examples", "tokens", "seconds", "full_steps"}
 
 
 def test_the_parent_run_has_a_point_for_each_driver() -> None:
@@ -119,3 +129,44 @@ def test_nothing_is_spent_before_the_first_event() -> None:
 def test_a_clock_that_was_set_back_spends_no_time() -> None:
     assert sweep(over(60.0), begun(50.0), over(40.0)).seconds_spent() == 60.0
     assert SweepRecord().seconds_spent(100.0) == 0.0
+
+
+# Examples, and the plan
+
+
+def of_batch(key: str, batch: int, steps: int) -> TrialStarted:
+    """A trial of `steps` steps of `batch` rows, two micro-batches each."""
+    training = {"batch_size": batch, "gradient_accumulation_steps": 2}
+    return started(key).model_copy(update={"spec": json.dumps({"steps": steps, "training": training})})
+
+
+def test_examples_are_rows_of_all_steps() -> None:
+    found = spent(sweep(of_batch("a", 4, 9), reported("a", 9, 1.0), of_batch("b", 1, 72), reported("b", 3, 1.0)), FULL)
+    assert found.examples == 9 * 8 + 3 * 2
+
+
+def test_a_trial_that_was_stopped_would_have_taken_its_own_steps() -> None:
+    over = ended("b", TrialState.STOPPED)
+    assert spent(sweep(of_batch("b", 1, 72), reported("b", 3, 1.0), over), FULL).full_steps == 72
+
+
+def test_the_plan_is_held_against_what_was_spent() -> None:
+    told = SweepPlanned(time=0.0, steps=10, seconds=50.0)
+    found = sweep(told, started("a"), reported("a", 9, 1.0), over(45.0))
+    against = planned(found, spent(found, FULL), estimated_bytes=4)
+    assert against is not None
+    assert (against.steps_off, against.seconds_off) == (-0.1, -0.1)
+    assert (against.memory_bytes, against.memory_off) == (4, found.trials["a"].peak_memory_bytes / 4 - 1)
+
+
+def test_a_plan_without_a_rate_said_nothing_of_time() -> None:
+    found = sweep(SweepPlanned(time=0.0, steps=9, seconds=None), started("a"), reported("a", 9, 1.0))
+    against = planned(found, spent(found, FULL), None)
+    assert against is not None
+    assert (against.steps_off, against.seconds_off, against.memory_off) == (0.0, None, None)
+
+
+def test_the_first_plan_stays_and_a_sweep_of_an_earlier_version_has_none() -> None:
+    first, second = (SweepPlanned(time=0.0, steps=steps, seconds=None) for steps in (9, 99))
+    assert sweep(first, second).planned == first
+    assert planned(sweep(), spent(sweep(), FULL), None) is None

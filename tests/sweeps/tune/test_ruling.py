@@ -73,7 +73,9 @@ class Driver:
         self.ruling.settle(lambda: 1.0)
         _, space = toy(SPACE)
         source = TrialSource(self.config, space, {}, lambda: self.journal.record.trials)
-        queue = TrialQueue(source, {}, lambda: self.slots, lambda: False, self.reported_before, self.ruling)
+        queue = TrialQueue(
+            source, lambda _spec: {}, lambda: self.slots, lambda: False, self.reported_before, self.ruling
+        )
         live: list[Any] = []
         for number in range(10**4):
             while len(live) < self.slots:

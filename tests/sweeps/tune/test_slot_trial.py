@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from cluster.training import Outcome
 from sweeps.record import snapshots
 from sweeps.record.events import TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.tune.slot_trial import SlotTrial
-from trainables.contract import Report
+from trainables.contract import Evaluation, Report, StepRecord
 
 
 @pytest.mark.parametrize(
@@ -59,3 +60,17 @@ def test_a_trial_that_reported_goes_on_to_its_next_report_point(tmp_path, monkey
     trial, targets = taken_up(tmp_path, monkeypatch, report)
     trial._train()
     assert targets == [9]
+
+
+def test_a_report_says_which_rung_it_is_where_rungs_count_examples(tmp_path):
+    trial = object.__new__(SlotTrial)
+    reported = {"step": 0, "best_step": 0, "best_metrics": None}
+    trial._take_up(
+        {"trial_key": "a", "spec": "", "points": [2, 6], "examples": [16, 48], "dir": str(tmp_path)}
+        | {"disk_bytes": None, "reported": reported, "parks": False}
+        | {"objective": {"metric": "eval_loss", "mode": "min"}}
+    )
+    step = StepRecord(step=2, train_loss=1.0, learning_rate=0.1, grad_norm=1.0, tokens=1, seconds=1.0, time=0.0)
+    trial._history = [step]
+    report, _ = trial._keep(Outcome(step=2, adapter={"a": b"b"}), Evaluation(metrics={"eval_loss": 1.0}))
+    assert (report.step, report.resource) == (2, 16)

@@ -1,0 +1,159 @@
+"""What trials are given more of, and compared after equal amounts of: optimizer steps, or examples. Pure.
+
+Where the space searches the batch size, trials of equal steps have seen unequal data, so rungs count examples (rows
+that were trained on), and each trial takes as many steps as its batch needs for them. Everywhere else they count steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal, cast
+
+import search_spaces
+from search_spaces.space import SearchSpace
+from sweeps.config.components import SchedulerConfig
+from sweeps.config.model import SweepConfig
+from trainables.specs import Spec, TrainingSpec, TrialSpec
+
+Unit = Literal["step", "example"]
+BATCH = ("training.batch_size", "training.gradient_accumulation_steps")
+"""Fields whose product is the rows of a step."""
+MOST_COMMON = 8
+"""Where a common multiple of all batches is more than so many times the largest one, rungs are not made multiples of
+it: a trial then reports after the first of its steps that reaches the rung."""
+
+
+@dataclass(frozen=True)
+class Resource:
+    """Report points in their own unit, and in a trial's steps."""
+
+    unit: Unit
+    scheduler: SchedulerConfig
+    """The sweep's, with the first report point in this unit."""
+    total: int
+    """What a trial gets that is not stopped early."""
+
+    @property
+    def points(self) -> tuple[int, ...]:
+        """Where trials report."""
+        return self.scheduler.points(self.total)
+
+    def steps(self, training: TrainingSpec) -> tuple[int, ...]:
+        """The points in optimizer steps of a trial: the first step at or past each."""
+        return in_steps(self.points, self.unit, training)
+
+    def told(self, spec: TrialSpec) -> dict[str, list[int]]:
+        """The trial's report points in its steps, and what rung each is where rungs count examples."""
+        return {
+            "points": list(self.steps(spec.training)),
+            "examples": list(self.points) if self.unit == "example" else [],
+        }
+
+    def of(self, spec: TrialSpec) -> TrialSpec:
+        """The trial with its own number of steps, which its schedule spans."""
+        return spec.model_copy(update={"steps": self.steps(spec.training)[-1]})
+
+
+def in_steps(points: Sequence[int], unit: Unit, training: TrainingSpec) -> tuple[int, ...]:
+    """Points in optimizer steps of a trial: the first step at or past each."""
+    return tuple(points) if unit == "step" else tuple(-(-point // rows_per_step(training)) for point in points)
+
+
+def rows_per_step(training: TrainingSpec) -> int:
+    """Rows of one optimizer step."""
+    return training.batch_size * training.gradient_accumulation_steps
+
+
+def of(config: SweepConfig) -> Resource:
+    """The resource of a settled sweep: examples where `budget.examples_per_trial` is given."""
+    examples = config.budget.examples_per_trial
+    if examples is None:
+        return Resource("step", config.scheduler, config.budget.steps_per_trial)
+    named = config.search_space
+    space = search_spaces.load(named) if isinstance(named, str) else SearchSpace.parse(named)
+    first = _first(config, space)
+    return Resource("example", _starting(config.scheduler, first), examples)
+
+
+def settled(config: SweepConfig, space: SearchSpace, train_rows: int | None) -> tuple[SweepConfig, list[str]]:
+    """The configuration with examples counted where they are the resource; what is wrong with its budget.
+
+    `examples_per_trial` is rounded up to what all batches of the space divide, and `steps_per_trial` is then that of
+    the default configuration.
+
+    Args:
+        config: as it was loaded.
+        space: its search space.
+        train_rows: rows to train on; None when that is not known yet.
+    """
+    budget = config.budget
+    examples = budget.examples_per_trial
+    if budget.epochs_per_trial is not None:
+        if train_rows is None:
+            return config, [
+                f"budget.epochs_per_trial: {budget.epochs_per_trial:g}: how many rows there are is known only after "
+                "they are prepared: give budget.examples_per_trial instead"
+            ]
+        examples = max(1, math.ceil(budget.epochs_per_trial * train_rows))
+    if examples is None and any(field in space.domains for field in BATCH):
+        examples = budget.steps_per_trial * rows_per_step(config.training)
+    if examples is None:
+        return config, []
+    total = _rounded(config, space, examples)
+    steps = -(-total // rows_per_step(config.training))
+    changed = budget.model_copy(
+        update={"examples_per_trial": total, "epochs_per_trial": None, "steps_per_trial": steps}
+    )
+    return config.model_copy(update={"budget": changed}), []
+
+
+def steps_per_unit(config: SweepConfig, space: SearchSpace) -> float:
+    """Optimizer steps that one unit of the resource takes, as the mean over the batches of the space."""
+    if of(config).unit == "step":
+        return 1.0
+    sizes = batches(config, space)
+    return sum(1 / size for size in sizes) / len(sizes)
+
+
+def batches(config: SweepConfig, space: SearchSpace) -> tuple[int, ...]:
+    """Rows of a step that trials of the space may have, ascending; of a range, its ends."""
+    choices: list[Sequence[int]] = []
+    for field in BATCH:
+        name = field.partition(".")[2]
+        domain = space.domains.get(field)
+        values = (domain.values() or domain.extremes()) if domain is not None else ()
+        own: int = getattr(config.training, name)
+        choices.append([own, *(value for value in values if isinstance(value, int))])
+    return tuple(sorted({math.prod(chosen) for chosen in product(*choices)}))
+
+
+def _first(config: SweepConfig, space: SearchSpace) -> int:
+    """The first report point in examples: the scheduler's grace of the default configuration, and a step of each."""
+    sizes = batches(config, space)
+    return _up(max(config.scheduler.grace_steps * rows_per_step(config.training), sizes[-1]), _common(sizes))
+
+
+def _rounded(config: SweepConfig, space: SearchSpace, examples: int) -> int:
+    """`examples`, as many more as it takes that the last two report points are a step apart for every batch."""
+    sizes = batches(config, space)
+    total = _up(examples, _common(sizes))
+    points = _starting(config.scheduler, _first(config, space)).points(total)
+    return max(total, points[-2] + sizes[-1]) if len(points) > 1 else total
+
+
+def _starting(scheduler: SchedulerConfig, first: int) -> SchedulerConfig:
+    """The scheduler with another first report point."""
+    return cast(SchedulerConfig, cast(Spec, scheduler).model_copy(update={"grace_steps": first}))
+
+
+def _common(sizes: Sequence[int]) -> int:
+    """What report points are multiples of: the least common multiple of the batches, or 1 where that is large."""
+    common = math.lcm(*sizes)
+    return common if common <= MOST_COMMON * sizes[-1] else 1
+
+
+def _up(count: int, step: int) -> int:
+    return -(-count // step) * step

@@ -1,0 +1,95 @@
+"""`budget.trials: auto` becomes a number, and the first rung with it. Pure."""
+
+from __future__ import annotations
+
+from sweeps.config.load import Sweep
+from sweeps.config.model import Budget, SweepConfig
+from sweeps.errors import ConfigError
+from sweeps.planning import plan
+from sweeps.planning.fill import Filled, fill
+from sweeps.planning.outlook import Known, outlook
+from sweeps.planning.rates import UNKNOWN
+from trainables.contract import Need
+from trainables.specs import Spec, seconds
+
+HOUR = 3600.0
+
+
+def settled(sweep: Sweep, need: Need | None, machine: plan.Machine, known: Known) -> tuple[Sweep, str]:
+    """The sweep with as many trials as fill its budget of time, and how that came, in words.
+
+    Args:
+        sweep: a sweep with `budget.trials: auto`.
+        need: of its largest trials, as in `plan.plan`.
+        machine: where it is to run.
+        known: rates and rows.
+
+    Raises:
+        ConfigError: no rate is known, or not one trial fits.
+    """
+    config = sweep.config
+    budget, words = _seconds(config, machine)
+
+    def takes(trials: int, first: int) -> float:
+        tried = _with(config, trials, first)
+        slots = plan.slots_per_host(tried, need, machine) or 1
+        seen = outlook(tried, sweep.space, trials, (machine.hosts, slots, machine.device == "cuda"), known)
+        if seen.cost is None:
+            raise ConfigError([f"budget.trials: auto: the time of a trial is {UNKNOWN}, or give a number of trials"])
+        return seen.cost.seconds.expected
+
+    points, factor = config.scheduler.points(config.budget.steps_per_trial), _factor(config)
+    firsts = points[:-1] or points
+    distinct = plan.different(config, sweep.space)
+    found = fill(
+        budget,
+        firsts,
+        takes,
+        lambda trials, first: trials >= factor ** len(points[points.index(first) : -1]),
+        *(() if distinct is None else (distinct,)),
+    )
+    if found is None:
+        raise ConfigError([f"budget.trials: auto: {words} does not hold one trial of {points[-1]} steps: raise it"])
+    return Sweep(_with(config, found.trials, found.first), sweep.space, sweep.preview), _words(found, words)
+
+
+def with_some(sweep: Sweep) -> Sweep:
+    """The sweep with as many trials as a sweep has by default: for a look at its speed."""
+    config = _with(sweep.config, Budget().count, sweep.config.scheduler.grace_steps)
+    return Sweep(config, sweep.space, sweep.preview)
+
+
+def _with(config: SweepConfig, trials: int, first: int) -> SweepConfig:
+    scheduler = config.scheduler
+    assert isinstance(scheduler, Spec)
+    return config.model_copy(
+        update={
+            "budget": config.budget.model_copy(update={"trials": trials}),
+            "scheduler": scheduler.model_copy(update={"grace_steps": first}),
+        }
+    )
+
+
+def _factor(config: SweepConfig) -> int:
+    """One of so many trials goes on at each rung; under a scheduler that stops none, each number ranks them."""
+    return 1 if config.scheduler.kind == "fifo" else int(getattr(config.scheduler, "reduction_factor", 1))
+
+
+def _seconds(config: SweepConfig, machine: plan.Machine) -> tuple[float, str]:
+    """The shorter of the two budgets of time, and what it is called."""
+    budgets = []
+    if config.budget.wall_clock is not None:
+        budgets.append((seconds(config.budget.wall_clock), f"budget.wall_clock {config.budget.wall_clock}"))
+    if config.budget.gpu_hours is not None and machine.device == "cuda":
+        hours = config.budget.gpu_hours
+        budgets.append((hours * HOUR / machine.hosts, f"budget.gpu_hours {hours:g}"))
+    if not budgets:
+        raise ConfigError(["budget.trials: auto: no GPU is used here, so gpu_hours bounds nothing: give wall_clock"])
+    return min(budgets)
+
+
+def _words(found: Filled, budget: str) -> str:
+    return (
+        f"budget.trials: auto is {found.trials}: with the first ranking after {found.first} steps they are expected to "
+        f"take {found.seconds:.0f} s of {budget}"
+    )

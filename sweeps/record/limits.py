@@ -1,0 +1,32 @@
+"""Budgets that end a sweep whatever its trials do: GPU-hours, and a target that is reached. Pure."""
+
+from __future__ import annotations
+
+from sweeps.config.model import Budget
+from sweeps.record.spent import HOUR
+from sweeps.record.sweep_record import SweepRecord
+
+
+def reached(budget: Budget, record: SweepRecord, now: float) -> str | None:
+    """Which of the limits is reached, in words; None while the sweep may go on.
+
+    Args:
+        budget: the sweep's.
+        record: what has happened so far.
+        now: in seconds since the epoch.
+    """
+    if budget.gpu_hours is not None and record.host_seconds_spent(now).get("cuda", 0.0) >= budget.gpu_hours * HOUR:
+        return f"budget.gpu_hours {budget.gpu_hours:g} is used up"
+    return _target(budget.target, record) if budget.target is not None else None
+
+
+def _target(target: float, record: SweepRecord) -> str | None:
+    objective = record.objective
+    for trial in record.trials.values():
+        value = trial.value(objective.metric)
+        if trial.best_step is not None and (value <= target if objective.mode == "min" else value >= target):
+            return (
+                f"budget.target {target:g} is reached: t{trial.number:02d} has {objective.metric} {value:.4f} at step "
+                f"{trial.best_step}"
+            )
+    return None

@@ -1,0 +1,59 @@
+"""The budget's fields together, as a file gives them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sweep_files import TOY
+
+from sweeps.config import load, resource
+from sweeps.config.load import Sweep
+from sweeps.errors import ConfigError
+
+BATCHES = (
+    "search_space: {training.learning_rate: {loguniform: [1.0e-5, 1.0e-3]}, training.batch_size: {choice: [2, 4]}}\n"
+)
+
+
+def loaded(folder: Path, text: str, *changes: str) -> Sweep:
+    (folder / "s.yaml").write_text(TOY + text)
+    return load.load("s.yaml", changes, folder)
+
+
+def wrong(folder: Path, text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        loaded(folder, text)
+    return list(caught.value.problems)
+
+
+def test_a_trial_is_as_long_as_one_field_says(tmp_path: Path) -> None:
+    assert wrong(tmp_path, "budget: {steps_per_trial: 9, examples_per_trial: 90, epochs_per_trial: 1.0}\n") == [
+        "budget: steps_per_trial and examples_per_trial and epochs_per_trial say how long a trial is: give one of them"
+    ]
+
+
+def test_auto_needs_a_budget_of_time(tmp_path: Path) -> None:
+    assert wrong(tmp_path, "budget: {trials: auto}\n") == [
+        "budget.trials: auto fills a budget of time: give budget.wall_clock or budget.gpu_hours with it"
+    ]
+    for clock in ("wall_clock: 1h", "gpu_hours: 2.0"):
+        assert loaded(tmp_path, f"budget: {{trials: auto, {clock}}}\n").config.budget.trials == "auto"
+
+
+def test_a_file_that_searches_the_batch_is_compared_after_equal_examples(tmp_path: Path) -> None:
+    config = loaded(tmp_path, BATCHES).config
+    assert (config.budget.examples_per_trial, config.base.steps) == (324, 81)
+    assert resource.of(config).points == (12, 36, 108, 324)
+
+
+def test_a_resolved_configuration_means_the_same_again(tmp_path: Path) -> None:
+    config = loaded(tmp_path, BATCHES).config
+    assert resource.of(type(config).model_validate_json(config.model_dump_json())) == resource.of(config)
+
+
+def test_a_type_of_gpu_that_is_not_known_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    (problem,) = wrong(tmp_path, "cluster: {gpu: H1000}\n")
+    assert problem.startswith("cluster.gpu: 'H1000'")
+    assert "H100, H200" in problem
+    assert loaded(tmp_path, "cluster: {gpu: h100}\n").config.cluster.gpu == "h100"

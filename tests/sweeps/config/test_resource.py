@@ -1,0 +1,131 @@
+"""Equal examples where the batch size is searched: rungs in examples, steps by each trial's batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sweep_files import toy
+
+import search_spaces
+from search_spaces.space import SearchSpace
+from sweeps.config import resource
+from sweeps.config.model import SweepConfig
+from sweeps.planning.trial_source import TrialSource
+
+RATE = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
+
+
+def settled(space: dict[str, Any], rows: int | None = None, **sections: Any) -> SweepConfig:
+    config, parsed = toy({**RATE, **space}, **sections)
+    found, wrong = resource.settled(config, parsed, rows)
+    assert wrong == []
+    return found
+
+
+def batches(*sizes: int) -> dict[str, Any]:
+    return {"training.batch_size": {"choice": list(sizes)}}
+
+
+def test_steps_are_the_resource_where_every_trial_has_the_same_batch() -> None:
+    config = settled({})
+    found = resource.of(config)
+    assert (found.unit, found.points, config.budget.examples_per_trial) == ("step", (3, 9, 27, 81), None)
+    assert found.steps(config.training) == found.points
+
+
+def test_a_searched_batch_makes_rungs_count_examples() -> None:
+    """The default is 81 steps of 4 rows: 324, and 336 is the next that 16 divides."""
+    config = settled(batches(1, 2, 4, 8, 16))
+    found = resource.of(config)
+    assert (found.unit, found.points) == ("example", (16, 48, 144, 336))
+    assert (config.budget.examples_per_trial, config.budget.steps_per_trial) == (336, 84)
+    steps = {size: found.steps(config.training.model_copy(update={"batch_size": size})) for size in (1, 4, 16)}
+    assert steps == {1: (16, 48, 144, 336), 4: (4, 12, 36, 84), 16: (1, 3, 9, 21)}
+
+
+def test_settling_what_is_settled_changes_nothing() -> None:
+    config = settled(batches(1, 2, 4, 8, 16))
+    space = SearchSpace.parse({**RATE, **batches(1, 2, 4, 8, 16)})
+    assert resource.settled(config, space, None) == (config, [])
+
+
+def test_accumulation_counts_as_batch() -> None:
+    config = settled({"training.gradient_accumulation_steps": {"choice": [1, 3]}})
+    assert resource.of(config).points == (12, 36, 108, 324)
+    tripled = config.training.model_copy(update={"gradient_accumulation_steps": 3})
+    assert resource.of(config).steps(tripled) == (1, 3, 9, 27)
+
+
+def test_examples_and_epochs_are_other_ways_to_say_how_long_a_trial_is() -> None:
+    by_examples = settled({}, budget={"examples_per_trial": 100})
+    assert resource.of(by_examples).points == (12, 36, 100)
+    assert by_examples.budget.steps_per_trial == 25
+    by_epochs = settled({}, rows=40, budget={"epochs_per_trial": 2.5})
+    assert (by_epochs.budget.examples_per_trial, by_epochs.budget.epochs_per_trial) == (100, None)
+
+
+def test_epochs_of_rows_that_are_not_counted_yet_are_refused_with_a_way_out() -> None:
+    config, space = toy(RATE, budget={"epochs_per_trial": 2.0})
+    (wrong,) = resource.settled(config, space, None)[1]
+    assert wrong.startswith("budget.epochs_per_trial: 2: how many rows there are is known only after")
+    assert wrong.endswith("give budget.examples_per_trial instead")
+
+
+def test_batches_without_a_small_common_multiple_report_after_the_step_that_reaches_the_rung() -> None:
+    config = settled(batches(5, 7, 11, 13), training={"batch_size": 4})
+    found = resource.of(config)
+    assert found.points[0] == 13
+    assert found.steps(config.training.model_copy(update={"batch_size": 5}))[0] == 3
+
+
+@given(
+    sizes=st.sets(st.integers(1, 24), min_size=1, max_size=5),
+    own=st.integers(1, 24),
+    grace=st.integers(1, 9),
+    factor=st.integers(2, 5),
+    steps=st.integers(1, 200),
+)
+def test_every_trial_reports_once_at_each_rung_with_equal_examples(
+    sizes: set[int], own: int, grace: int, factor: int, steps: int
+) -> None:
+    config = settled(
+        batches(*sizes),
+        training={"batch_size": own},
+        budget={"steps_per_trial": steps},
+        scheduler={"kind": "asha", "grace_steps": grace, "reduction_factor": factor},
+    )
+    found = resource.of(config)
+    for size in {*sizes, own}:
+        points = found.steps(config.training.model_copy(update={"batch_size": size}))
+        assert list(points) == sorted(set(points)), "two rungs at one step"
+        assert all(0 <= size * step - rung < size for step, rung in zip(points, found.points, strict=True))
+
+
+def test_trials_of_a_sweep_have_the_steps_of_their_batch() -> None:
+    space = {**RATE, **batches(1, 2, 4, 8, 16)}
+    config = settled(batches(1, 2, 4, 8, 16), budget={"trials": 12, "steps_per_trial": 84})
+    source = TrialSource(config, SearchSpace.parse(space), {})
+    trials = list(iter(source.next, None))
+    assert len({trial.spec.training.batch_size for trial in trials}) > 2
+    assert {trial.spec.steps * trial.spec.training.batch_size for trial in trials} == {336}
+
+
+def test_a_sweep_that_was_saved_before_goes_on_in_steps() -> None:
+    """Its configuration has no examples_per_trial, whatever it searches."""
+    config, _ = toy({**RATE, **batches(1, 16)})
+    assert resource.of(config).unit == "step"
+
+
+def test_lora_wide_compares_trials_after_equal_examples() -> None:
+    space = search_spaces.load("lora_wide")
+    config, wrong = resource.settled(toy()[0].model_copy(update={"search_space": "lora_wide"}), space, None)
+    assert wrong == []
+    assert resource.of(config).points == (16, 48, 144, 336)
+
+
+@pytest.mark.parametrize(("kind"), ["asha", "fifo"])
+def test_every_scheduler_counts_examples(kind: str) -> None:
+    assert resource.of(settled(batches(2, 4), scheduler={"kind": kind})).points == (12, 36, 108, 324)

@@ -1,0 +1,109 @@
+"""`budget.trials: auto`: trials and first rung that fill a budget of time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sweep_files import toy
+
+from sweeps.config.load import Sweep
+from sweeps.errors import ConfigError
+from sweeps.planning import auto_trials
+from sweeps.planning.outlook import Known
+from sweeps.planning.plan import Machine, plan
+from sweeps.planning.rate_store import rate_key
+from sweeps.planning.rates import Rate
+from trainables.contract import Need
+
+NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=1)
+RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
+
+
+def sweep(space: dict[str, Any] | None = None, **sections: Any) -> Sweep:
+    sections["budget"] = {"trials": "auto", "steps_per_trial": 27, **sections.get("budget", {})}
+    return Sweep(*toy(space or RATES, **sections))
+
+
+def known(asked: Sweep, step_seconds: float = 2.0) -> Known:
+    rate = Rate(
+        key=rate_key(asked.config, "here"), tokens_per_step=0.0, slots=1.0, step_seconds=step_seconds,
+        evaluation_seconds=1.0, evaluation_rows=0, row_tokens=0.0, start_seconds=20.0, trial_seconds=1.0, spread=0.0,
+        steps=126, time=1.0,
+    )  # fmt: skip
+    return Known([rate], rate_key(asked.config, "here"))
+
+
+def settled(asked: Sweep, device: Any = "cpu", hosts: int = 1, **seconds: float) -> tuple[Sweep, str]:
+    return auto_trials.settled(asked, NEED, Machine(device, hosts, 10**6), known(asked, **seconds))
+
+
+@pytest.mark.parametrize("clock", ["10m", "1h", "3h"])
+def test_as_many_trials_are_chosen_as_the_wall_clock_holds(clock: str) -> None:
+    asked = sweep(budget={"wall_clock": clock})
+    found, how = settled(asked)
+    trials = found.config.budget.count
+    taken = {}
+    for count in (trials, trials + 1):
+        config = found.config.model_copy(update={"budget": found.config.budget.model_copy(update={"trials": count})})
+        planned = plan(config, asked.space, NEED, Machine("cpu", 1, 10**6), known(asked))
+        assert planned.outlook is not None
+        assert planned.outlook.cost is not None
+        taken[count] = planned.outlook.cost.seconds.expected
+    whole = {"10m": 600, "1h": 3600, "3h": 10800}[clock]
+    assert taken[trials] <= 0.95 * whole < taken[trials + 1]
+    assert f"budget.trials: auto is {trials}: with the first ranking after 3 steps" in how
+    assert how.endswith(f"of budget.wall_clock {clock}")
+
+
+def test_a_budget_of_few_trials_ranks_them_later() -> None:
+    """Nine trials are the least of which one reaches the third rung by rank; three are enough for two rungs."""
+    found, how = settled(sweep(budget={"wall_clock": "3m"}))
+    assert found.config.budget.count < 9
+    assert found.config.scheduler.grace_steps == 9
+    assert "after 9 steps" in how
+
+
+def test_without_early_stopping_the_first_report_stays_where_it_is() -> None:
+    found, _ = settled(sweep(budget={"wall_clock": "5m"}, scheduler={"kind": "fifo"}))
+    # 20 s, and of each trial 1 s, 27 steps of 2 s and three evaluations of 1 s; one evaluation of the base.
+    assert (found.config.budget.count, found.config.scheduler.grace_steps) == (4, 3)
+
+
+def test_gpu_hours_are_shared_by_the_hosts() -> None:
+    fifo = {"kind": "fifo"}
+    one, _ = settled(sweep(budget={"gpu_hours": 1.0}, scheduler=fifo), "cuda")
+    # Two hosts have half the time each, and start in it too.
+    two, how = settled(sweep(budget={"gpu_hours": 1.0}, scheduler=fifo), "cuda", hosts=2)
+    assert one.config.budget.count == 58
+    assert 54 <= two.config.budget.count < 58
+    assert how.endswith("of budget.gpu_hours 1")
+
+
+def test_the_shorter_budget_counts() -> None:
+    found, how = settled(sweep(budget={"gpu_hours": 1.0, "wall_clock": "10m"}), "cuda")
+    assert how.endswith("of budget.wall_clock 10m")
+    assert found.config.budget.count == settled(sweep(budget={"wall_clock": "10m"}))[0].config.budget.count
+
+
+def test_there_are_no_more_trials_than_the_space_has() -> None:
+    asked = sweep({"adapter.r": {"choice": [16, 8]}}, budget={"wall_clock": "5h"})
+    assert settled(asked)[0].config.budget.count == 2
+
+
+@pytest.mark.parametrize(
+    ("budget", "device", "problem"),
+    [
+        ({"wall_clock": "30s"}, "cpu", r"budget\.wall_clock 30s does not hold one trial of 27 steps: raise it"),
+        ({"gpu_hours": 1.0}, "cpu", r"no GPU is used here, so gpu_hours bounds nothing: give wall_clock"),
+    ],
+)
+def test_a_budget_that_cannot_be_filled_is_refused(budget: dict[str, Any], device: Any, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        settled(sweep(budget=budget), device)
+
+
+def test_without_a_rate_the_way_out_is_told() -> None:
+    asked = sweep(budget={"wall_clock": "1h"})
+    with pytest.raises(ConfigError, match="run `qsweep plan FILE --calibrate`, or give a number of trials"):
+        auto_trials.settled(asked, NEED, Machine("cpu", 1, 10**6), Known())

@@ -1,0 +1,41 @@
+"""Budgets that end a sweep whatever its trials do."""
+
+from __future__ import annotations
+
+import pytest
+from sweep_events import begun, record, reported, started
+
+from sweeps.config.model import Budget
+from sweeps.record import limits
+from sweeps.record.events import HostsStarted
+from sweeps.record.sweep_record import SweepRecord
+from trainables.contract import Device
+
+
+def sweep(device: Device = "cuda", *losses: float) -> SweepRecord:
+    """Two hosts since 100, and a trial with these losses."""
+    hosts = HostsStarted(time=110.0, since=100.0, hosts=2, slots=2, device=device)
+    best = min(((loss, 3 * number) for number, loss in enumerate(losses, start=1)), default=(0.0, 0))
+    reports = [reported("a", 3 * number, loss, best=best[::-1]) for number, loss in enumerate(losses, start=1)]
+    return record([begun(90.0), hosts, started("a", 7, time=111.0), *reports])
+
+
+@pytest.mark.parametrize(("now", "is_reached"), [(1899.0, False), (1900.0, True)])
+def test_gpu_hours_are_hosts_times_hours_since_they_were_asked_for(now: float, is_reached: bool) -> None:
+    found = limits.reached(Budget(gpu_hours=1.0), sweep(), now)
+    assert found == ("budget.gpu_hours 1 is used up" if is_reached else None)
+
+
+def test_cpus_take_no_gpu_hours() -> None:
+    assert limits.reached(Budget(gpu_hours=1.0), sweep("cpu"), 1e9) is None
+
+
+def test_a_target_is_reached_by_the_best_step_of_any_trial() -> None:
+    found = limits.reached(Budget(target=0.9), sweep("cpu", 1.2, 0.8, 1.1), 0.0)
+    assert found == "budget.target 0.9 is reached: t07 has eval_loss 0.8000 at step 6"
+    assert limits.reached(Budget(target=0.9), sweep("cpu", 1.2, 0.91), 0.0) is None
+    assert limits.reached(Budget(target=0.9), sweep("cpu"), 0.0) is None
+
+
+def test_without_such_budgets_nothing_ends_the_sweep() -> None:
+    assert limits.reached(Budget(), sweep("cuda", 0.0), 1e9) is None
