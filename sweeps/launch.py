@@ -236,7 +236,7 @@ def _learn(running: _Running, fingerprints: dict[str, str], earlier: TrackedSwee
     assert known is not None, "searcher.warm_start names a sweep"
     told = trials(known, config, running.sweep.space, fingerprints, running.clock())
     journal.add(told)
-    use = "its results count as this sweep's" if told.is_same_task else "its best points are tried first"
+    use = "their results count as this sweep's" if told.is_same_task else "the best points are tried first"
     running.display.say(f"{counted(len(told.trials), 'trial')} of {told.sweep_id} known: {use}")
 
 

@@ -64,6 +64,7 @@ class SearcherConfig(Protocol):
     kind: str
     start_with_default: bool
     points: tuple[Mapping[str, Value], ...]
+    repeats: int
     warm_start: str | None
 
     def check(self, space: SearchSpace) -> list[str]:

@@ -64,22 +64,30 @@ def outside(base: TrialSpec, space: SearchSpace) -> dict[str, Value]:
     return {field: value for field, value in default(base, space).items() if not space.domains[field].contains(value)}
 
 
-def apply(base: TrialSpec, point: Point, sweep_seed: int) -> TrialSpec:
-    """The specification of the trial at `point`; raises pydantic.ValidationError for values out of range."""
+def apply(base: TrialSpec, point: Point, sweep_seed: int, repeat: int = 0) -> TrialSpec:
+    """The specification of the trial at `point`; raises pydantic.ValidationError for values out of range.
+
+    Args:
+        base: the sweep's.
+        point: searched field -> value.
+        sweep_seed: the sweep's seed.
+        repeat: 0, or which repetition of the point it is: each has another seed.
+    """
     raw: dict[str, Any] = base.model_dump()
     for field, value in point.items():
         section, name = field.split(".", 1)
         raw[section][name] = value
         if field in _OTHER_ALPHA:
             raw[section][_OTHER_ALPHA[field]] = None
-    raw["seed"] = seed(sweep_seed, point)
+    raw["seed"] = seed(sweep_seed, point, repeat)
     return TrialSpec.model_validate(raw)
 
 
-def seed(sweep_seed: int, point: Point) -> int:
-    """The trial's own seed in [0, 2**31), from the sweep's seed and the searched values alone."""
+def seed(sweep_seed: int, point: Point, repeat: int = 0) -> int:
+    """The trial's own seed in [0, 2**31), from the sweep's seed, the searched values and the repetition alone."""
     values = {field: word(value) for field, value in point.items()}
-    return int(_digest({"seed": sweep_seed, "point": values})[:8], 16) >> 1
+    identity = {"seed": sweep_seed, "point": values} | ({"repeat": repeat} if repeat else {})
+    return int(_digest(identity)[:8], 16) >> 1
 
 
 def trial_key(spec: TrialSpec, fingerprints: Mapping[str, str]) -> str:

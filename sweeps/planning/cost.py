@@ -37,6 +37,17 @@ class Work:
     worst_evaluations: int
     trials: int
 
+    def and_whole(self, trials: int, steps_each: float, evaluations_each: int) -> Work:
+        """The same and so many more trials that nobody stops."""
+        steps, evaluations = trials * steps_each, trials * evaluations_each
+        return Work(
+            steps=Span(self.steps.expected + steps, self.steps.low + steps, self.steps.high + steps),
+            worst_steps=self.worst_steps + round(steps),
+            evaluations=self.evaluations + evaluations,
+            worst_evaluations=self.worst_evaluations + evaluations,
+            trials=self.trials + trials,
+        )
+
 
 @dataclass(frozen=True)
 class Cost:

@@ -13,6 +13,7 @@ from sweeps.planning import epochs, play
 from sweeps.planning.cost import Cost, Span, cost, evaluation_share
 from sweeps.planning.forecast import Forecast, forecast
 from sweeps.planning.rates import UNKNOWN, Load, Rate, RateKey, speed
+from sweeps.planning.trial_source import REPEATED
 from trainables.contract import RowShape
 
 MEAN_OF_LONGEST = 0.4
@@ -73,7 +74,9 @@ def outlook(
     count, slots, is_gpu = hosts
     seen, compared = expected(config, trials, count * slots), resource.of(config)
     worst = compared.scheduler.most_steps(compared.total, trials, count * slots, config.searcher.start_with_default)
-    work = seen.work(trials, worst, resource.steps_per_unit(config, space))
+    per_unit = resource.steps_per_unit(config, space)
+    again = repeats(config, trials)
+    work = seen.work(trials, worst, per_unit).and_whole(again, per_unit * compared.total, len(compared.points))
     load = _load(config, space, slots, known.rows)
     found = speed(known.rates, known.key, load) if known.key is not None else None
     taken = cost(work, found, count, is_gpu) if found is not None else None
@@ -91,6 +94,11 @@ def outlook(
         cost=taken,
         rate=UNKNOWN if found is None else f"by {found.measured} steps that were measured",
     )
+
+
+def repeats(config: SweepConfig, trials: int) -> int:
+    """Trials that repeat others at the end, at most."""
+    return config.searcher.repeats * min(REPEATED, trials)
 
 
 def expected(config: SweepConfig, trials: int, slots: int) -> Forecast:

@@ -13,7 +13,7 @@ from search_spaces.space import SearchSpace
 from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig, size_bytes
 from sweeps.planning import epochs
-from sweeps.planning.outlook import Known, Outlook, outlook
+from sweeps.planning.outlook import Known, Outlook, outlook, repeats
 from sweeps.planning.which import Choice
 from sweeps.record.snapshots import KEPT
 from trainables.contract import Device, Memory, Need
@@ -107,6 +107,7 @@ def plan(
     slots = slots_per_host(config, need, machine)
     total, per_unit = (slots or 1) * machine.hosts, resource.steps_per_unit(config, space)
     seen = outlook(config, space, trials, (machine.hosts, slots or 1, machine.device == "cuda"), known or Known())
+    again = repeats(config, trials)
     most = compared.scheduler.most_steps(compared.total, trials, total, config.searcher.start_with_default)
     memory = need.memory(slots) if need is not None and slots is not None else None
     # A trial's next adapter, and its next snapshot, are there before the one that they replace goes.
@@ -116,14 +117,16 @@ def plan(
         points=compared.points,
         unit=compared.unit,
         expected_steps=round(seen.steps.expected),
-        worst_steps=round(per_unit * most),
+        worst_steps=round(per_unit * (most + again * compared.total)),
         hosts=machine.hosts,
         slots_per_host=slots,
         device=machine.device,
         place=machine.place,
         memory_bytes=None if memory is None else memory.total,
         memory=memory,
-        disk_bytes=trials * (need.adapter_bytes + _parked_bytes(config, need)) + live if need is not None else None,
+        disk_bytes=None
+        if need is None
+        else (trials + again) * need.adapter_bytes + trials * _parked_bytes(config, need) + live,
         ends_alone=compared.scheduler.needs_tail(compared.total, trials),
         warnings=(),
         rows_per_trial=epochs.rows_per_trial(config, space) if config.data is not None else None,

@@ -5,6 +5,7 @@ Pure.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from sweeps.config.points import Scalar
 from sweeps.planning import warm_start
 from sweeps.planning.target_modules import Targets
 from sweeps.record.events import EarlierTrials, PointInfeasible, TrialState
+from sweeps.record.selection import rank
 from sweeps.record.sweep_record import TrialRecord
 from sweeps.searchers import Searcher
 from trainables.contract import FailureKind
@@ -31,8 +33,10 @@ _FAILURES: Mapping[TrialState, FailureKind] = {
     TrialState.OUT_OF_MEMORY: "out_of_memory",
     TrialState.FAILED: "failed",
 }
-REPEATS = 1000
+USED_UP = 1000
 """Points in a row that were all there before, after which the space counts as used up."""
+REPEATED = 3
+"""How many of the best trials `searcher.repeats` trains again."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,15 @@ class PlannedTrial:
     params: Mapping[str, Scalar]
     point: Mapping[str, Value] | None
     """Searched field -> value; None of a trial that a version without it has begun."""
+    repeats: str | None = None
+    """Key of the trial whose point it repeats with another seed."""
 
 
 def planned(
-    number: int, config: SweepConfig, point: Mapping[str, Value], fingerprints: Mapping[str, str]
+    number: int, config: SweepConfig, point: Mapping[str, Value], fingerprints: Mapping[str, str], repeat: int = 0
 ) -> PlannedTrial:
     """The trial at a point of a sweep's space."""
-    spec = resource.of(config).of(points.apply(config.base, point, config.seed))
+    spec = resource.of(config).of(points.apply(config.base, point, config.seed, repeat))
     params = points.params(spec, point)
     return PlannedTrial(number, points.trial_key(spec, fingerprints), spec, params, dict(point))
 
@@ -105,19 +111,19 @@ class TrialSource:
         self._targets = targets or Targets()
         self._searcher: Searcher = config.searcher.build(space, config.seed)
         self._objective = config.objectives[0]
+        self._compared = resource.of(config)
         self._told: dict[str, TrialRecord] = {}
         known = sorted(trials().values(), key=lambda trial: trial.number)
         self._begun = [t for t in known if not t.state.is_final and t.state is not TrialState.PARKED]
         self._seen = {trial.trial_key for trial in known}
         self._numbers = {trial.number for trial in known}
-        self._left = config.budget.count - sum(trial.state.counts_as_trial for trial in known)
+        self._left = config.budget.count - sum(t.state.counts_as_trial and t.repeats is None for t in known)
         self._replaceable = max(LEAST_REPLACED, config.budget.count)
         self._infeasible = sum(not trial.state.counts_as_trial for trial in known)
         self._last_reason = ""
         self._first = iter([*points.beginning(config, space), *warm_start.first(earlier, space)])
         for known_point in earlier.trials if earlier is not None and earlier.is_same_task else ():
-            steps = config.budget.steps_per_trial
-            self._searcher.tell(known_point.point, steps, known_point.loss, True)
+            self._searcher.tell(known_point.point, self._compared.total, known_point.loss, True)
 
     def next(self) -> PlannedTrial | None:
         """The next trial; None when there is none for now (`replace` may make room for one)."""
@@ -135,6 +141,19 @@ class TrialSource:
             self._left -= 1
             self._searcher.tell(trial.point or {}, 0, None, False)
             return trial
+        return None
+
+    def repeat(self) -> PlannedTrial | None:
+        """The next repeat of one of the best trials, to be asked for once all others are over; None after the last."""
+        trials = self._trials().values()
+        whole = [trial for trial in rank(trials, self._objective) if trial.state is TrialState.COMPLETED]
+        for repeat in range(1, self._config.searcher.repeats + 1):
+            for trial in whole[:REPEATED]:
+                again = self._at(trial.point, repeat) if trial.point is not None else None
+                if again is not None and again.trial_key not in self._seen:
+                    self._seen.add(again.trial_key)
+                    self._numbers.add(again.number)
+                    return dataclasses.replace(again, repeats=trial.trial_key)
         return None
 
     def replace(self, reason: str) -> None:
@@ -157,21 +176,29 @@ class TrialSource:
         """Tells the searcher what is new. Trials without a point are from logs of earlier versions."""
         for key, trial in sorted(self._trials().items(), key=lambda item: item[1].number):
             told, self._told[key] = self._told.get(key), trial
-            if trial.point is None or trial is told:
+            if trial.point is None or trial.repeats is not None or trial is told:
                 continue
             if told is None:
                 self._searcher.tell(trial.point, 0, None, False)
             for step, metrics in trial.evals[len(told.evals) if told is not None else 0 :]:
                 value = self._objective.loss(self._objective.of(metrics))
                 outcome: float | FailureKind = value if math.isfinite(value) else "diverged"
-                self._searcher.tell(trial.point, step, outcome, step == self._config.budget.steps_per_trial)
+                reached = self._reached(trial, step)
+                self._searcher.tell(trial.point, reached, outcome, reached == self._compared.total)
             failure = _FAILURES.get(trial.state)
             if failure is not None:
                 self._searcher.tell(trial.point, trial.step, failure, False)
 
+    def _reached(self, trial: TrialRecord, step: int) -> int:
+        """The report point of a step, in the unit in which trials are compared."""
+        if self._compared.unit == "step":
+            return step
+        training = TrialSpec.model_validate_json(trial.spec).training
+        return dict(zip(self._compared.steps(training), self._compared.points, strict=True)).get(step, step)
+
     def _candidates(self) -> Iterable[Mapping[str, Value]]:
         yield from self._first
-        for _ in range(REPEATS):
+        for _ in range(USED_UP):
             point = self._searcher.suggest()
             if point is None:
                 return
@@ -186,12 +213,12 @@ class TrialSource:
             return None
         return self._at(self._targets.represent(point))
 
-    def _at(self, point: Mapping[str, Value]) -> PlannedTrial:
+    def _at(self, point: Mapping[str, Value], repeat: int = 0) -> PlannedTrial:
         number = next(number for number in count() if number not in self._numbers)
-        return planned(number, self._config, point, self._fingerprints)
+        return planned(number, self._config, point, self._fingerprints, repeat)
 
 
 def _again(trial: TrialRecord) -> PlannedTrial:
     """A trial that has begun, as it was."""
     spec = TrialSpec.model_validate_json(trial.spec)
-    return PlannedTrial(trial.number, trial.trial_key, spec, trial.params, trial.point)
+    return PlannedTrial(trial.number, trial.trial_key, spec, trial.params, trial.point, trial.repeats)

@@ -37,6 +37,7 @@ def is_same_task(
         bool(fingerprints)
         and dict(fingerprints) == dict(earlier_fingerprints)
         and new.budget.steps_per_trial == earlier.budget.steps_per_trial
+        and new.budget.examples_per_trial == earlier.budget.examples_per_trial
         and new.quantization == earlier.quantization
         and _rows(new) == _rows(earlier)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from sweeps.record import seeds
 from sweeps.record.folder import SweepFolder
 from sweeps.record.names import label
 from sweeps.record.selection import rank
@@ -33,7 +34,8 @@ def separation(folder: SweepFolder, record: SweepRecord) -> Separation | None:
         base = BASE, start - best.value(EVAL_LOSS)
         evaluations[BASE] = _read(folder.base_rows, start, "the base")
     gaps = [(trial.trial_key, trial.value(EVAL_LOSS) - best.value(EVAL_LOSS)) for trial in compared]
-    return separate(_of_trial(folder, best), gaps, base, evaluations, len(ranked))
+    noise = seeds.noise(record.trials.values(), EVAL_LOSS)
+    return separate(_of_trial(folder, best), gaps, base, evaluations, len(ranked), noise)
 
 
 def _of_trial(folder: SweepFolder, trial: TrialRecord) -> Evaluation | str:

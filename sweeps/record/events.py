@@ -186,6 +186,8 @@ class TrialStarted(Spec):
     """The resolved TrialSpec as JSON."""
     point: Point | None = None
     """Searched field -> value; None in logs of earlier versions."""
+    repeats: str | None = None
+    """Key of the trial whose point this one repeats with another seed."""
 
 
 class PointInfeasible(Spec):

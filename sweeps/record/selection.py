@@ -64,6 +64,9 @@ def leader(trials: Iterable[TrialRecord], objective: Objective) -> TrialRecord |
 
 
 def _sorted(trials: Iterable[TrialRecord], objective: Objective) -> list[TrialRecord]:
-    """The trials with a finite value, best first, equal ones by their number."""
-    fit = [trial for trial in trials if math.isfinite(trial.value(objective.metric))]
+    """The trials with a finite value, best first, equal ones by their number.
+
+    Repeats are left out: the luckiest of several seeds would pass for a better point.
+    """
+    fit = [trial for trial in trials if trial.repeats is None and math.isfinite(trial.value(objective.metric))]
     return sorted(fit, key=lambda trial: (objective.loss(trial.value(objective.metric)), trial.number))

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from sweeps.record.bootstrap import FEW_ROWS, LEAST_ROWS, confidence_of, intervals
+from sweeps.record.seeds import SeedNoise, widened
 from trainables.contract import Evaluation
+from trainables.scoring.requests import BASE
 
 MOST = 10
 """How many of the next trials are compared with the best."""
@@ -71,6 +73,8 @@ class Separation:
     base: Compared | None
     not_compared: int
     """Number of ranked trials that are behind those and were not compared."""
+    seeds: SeedNoise | None = None
+    """What another seed would change; the intervals count it. None where no trial was trained again."""
 
     @property
     def is_told(self) -> bool:
@@ -93,6 +97,7 @@ class Separation:
             "confidence": self.confidence,
             "trials": [{"trial_key": each.key, **each.as_json()} for each in self.trials],
             "base": self.base and self.base.as_json(),
+            "seeds": self.seeds and self.seeds.as_json(),
             "not_compared": self.not_compared,
         }
 
@@ -103,6 +108,7 @@ def separate(
     base: tuple[str, float] | None,
     evaluations: Mapping[str, Evaluation | str],
     ranked: int,
+    noise: SeedNoise | None = None,
 ) -> Separation:
     """Compares others with the best trial.
 
@@ -112,6 +118,7 @@ def separate(
         base: the same of the base, if its loss is known.
         evaluations: by key, or why there is none.
         ranked: how many trials the best was chosen from.
+        noise: of seeds, if it is known.
     """
     confidence = confidence_of(max(1, ranked - 1 + (base is not None)))
     pairs = [*others, *([base] if base is not None else [])]
@@ -128,12 +135,17 @@ def separate(
         rows = max(copies) + 1
         spans = _spans(best, told, copies, confidence) if rows >= LEAST_ROWS else {}
         unknown |= {key: FEW_COPIES for key in told if key not in spans}
+    if noise is not None:
+        # The base has no seed: only the best one's counts there.
+        margins = {key: noise.margin(confidence, 1 if key == BASE else 2) for key in spans}
+        spans = {key: widened(gap, spans[key], margins[key]) for key, gap in pairs if key in spans}
     compared = [_compared(key, gap, spans.get(key), unknown[key]) for key, gap in pairs]
     return Separation(
         rows=rows,
         confidence=confidence,
         trials=tuple(compared[: len(others)]),
         base=compared[-1] if base is not None else None,
+        seeds=noise,
         not_compared=ranked - 1 - len(others),
     )
 

@@ -60,6 +60,8 @@ class TrialRecord:
     """As that of `TrialStarted`; none of a trial that never held a slot. The key stands for it."""
     point: Mapping[str, Value] | None = None
     """As that of `TrialStarted`."""
+    repeats: str | None = None
+    """As that of `TrialStarted`."""
 
     def value(self, metric: str) -> float:
         """The metric at the trial's best step, or one of its `COSTS`; NaN before its first report."""
@@ -207,7 +209,7 @@ def _trial_after(
             trial = known or TrialRecord(event.trial_key, event.number, event.params, point=event.point)
             if isinstance(event, PointInfeasible):
                 return replace(trial, state=TrialState.INFEASIBLE, reason=event.reason)
-            return replace(trial, state=TrialState.RUNNING, reason="", spec=event.spec)
+            return replace(trial, state=TrialState.RUNNING, reason="", spec=event.spec, repeats=event.repeats)
         case TrialReported():
             assert known is not None, "a trial begins before it reports"
             return _reported(known, event)

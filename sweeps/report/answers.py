@@ -7,6 +7,7 @@ from sweeps.record.names import label
 from sweeps.record.selection import Decision, pareto, rank
 from sweeps.record.separation import Compared, Separation
 from sweeps.record.sweep_record import SweepRecord
+from sweeps.report.words import counted
 
 SHOWN = 3
 """How many trials that cannot be told apart from the best get a line of their own."""
@@ -18,6 +19,7 @@ def of_best(record: SweepRecord, decision: Decision, separation: Separation | No
         pareto_set(record),
         unfinished(record, decision),
         against_base(record, decision, separation),
+        repeated(record, decision),
         *against_next(record, decision, separation),
     ]
     return [line for line in lines if line is not None]
@@ -45,6 +47,19 @@ def unfinished(record: SweepRecord, decision: Decision) -> str | None:
     ]
     word = "lower" if objective.mode == "min" else "higher"
     return f"the best of the trials that have ended; {word} so far: {', '.join(better)}" if better else None
+
+
+def repeated(record: SweepRecord, decision: Decision) -> str | None:
+    """What the best point came to with other seeds."""
+    if decision.winner is None:
+        return None
+    metric = record.objective.metric
+    again = [
+        f"{label(trial.number)} {trial.value(metric):.4f}"
+        for trial in record.trials.values()
+        if trial.repeats == decision.winner.trial_key and trial.state.is_ranked
+    ]
+    return f"the same point with other seeds: {', '.join(again)}" if again else None
 
 
 def against_base(record: SweepRecord, decision: Decision, separation: Separation | None = None) -> str | None:
@@ -113,7 +128,14 @@ def against_next(record: SweepRecord, decision: Decision, separation: Separation
     if nearest.apart:
         span = _span(nearest, separation)
         lines.append(f"better than the next: {names[nearest.key]} is {nearest.difference:.4f} higher{span}")
-    if any(each.apart for each in separation.trials):
+    if separation.seeds is not None:
+        noise = separation.seeds
+        trials = counted(noise.freedom + noise.points, "trial")
+        lines.append(
+            f"other seeds are counted in: {trials} of {counted(noise.points, 'point')} have a standard deviation of "
+            f"{noise.deviation:.4f} within a point"
+        )
+    elif any(each.apart for each in separation.trials):
         lines.append("a difference beyond chance on these rows may still be one of seeds: those are not compared")
     untold = [each for each in separation.trials if each.apart is None]
     if untold:

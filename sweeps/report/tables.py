@@ -23,11 +23,22 @@ _SHORT = {"learning_rate": "lr", "lora_alpha": "alpha", "target_modules": "modul
 
 
 def order(record: SweepRecord) -> list[TrialRecord]:
-    """Ranked trials first, best first; then the others by number."""
-    ranked = rank(record.trials.values(), record.objective)
+    """Ranked trials first, best first, each with its repeats; then the others by number."""
+    trials = record.trials.values()
+    ranked = [
+        each
+        for trial in rank(trials, record.objective)
+        for each in (trial, *(again for again in trials if again.repeats == trial.trial_key))
+    ]
     keys = {trial.trial_key for trial in ranked}
-    rest = [trial for trial in record.trials.values() if trial.trial_key not in keys]
+    rest = [trial for trial in trials if trial.trial_key not in keys]
     return ranked + sorted(rest, key=lambda trial: trial.number)
+
+
+def _name(record: SweepRecord, trial: TrialRecord) -> str:
+    """The trial as tables name it, and whose point it repeats."""
+    first = record.trials.get(trial.repeats or "")
+    return label(trial.number) if first is None else f"{label(trial.number)} ({label(first.number)} again)"
 
 
 def terminal(
@@ -54,7 +65,7 @@ def terminal(
         at = "" if trial.best_step is None else str(trial.best_step)
         shown = [_shown(trial.value(name)) for name in others]
         end = [*shown, trial.state.value, *_pareto_cell(chosen, trial.trial_key), *_apart(separation, trial.trial_key)]
-        table.add_row(label(trial.number), *values, str(trial.step), _shown(trial.value(metric)), at, *end)
+        table.add_row(_name(record, trial), *values, str(trial.step), _shown(trial.value(metric)), at, *end)
     if record.base is not None:
         shown = [_shown(record.base.metrics.get(name, math.nan)) for name in others]
         end = [*shown, NO_ADAPTER, *_pareto_cell(chosen, BASE), *_apart(separation, BASE)]
@@ -81,7 +92,7 @@ def markdown(record: SweepRecord, decision: Decision, separation: Separation | N
     names = ["trial", *params, "steps", f"best_{metric}", *others, *last]
     lines += [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     for trial in trials:
-        cells = [label(trial.number), *(_value(trial.params.get(name, "")) for name in params)]
+        cells = [_name(record, trial), *(_value(trial.params.get(name, "")) for name in params)]
         cells += [str(trial.step), *(_shown(trial.value(name)) for name in (metric, *others)), trial.state.value]
         cells += _pareto_cell(chosen, trial.trial_key)
         lines.append(f"| {' | '.join([*cells, *_apart(separation, trial.trial_key)])} |")

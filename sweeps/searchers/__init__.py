@@ -68,6 +68,9 @@ class SearcherSettings(Spec):
     points: Annotated[tuple[dict[str, Any], ...], BeforeValidator(_as_points), Field(strict=False)] = ()
     """Points to try before any others, a mapping from searched fields to values each. A field that is left out keeps
     the value of the file itself."""
+    repeats: Annotated[int, Field(ge=0, le=20)] = 0
+    """How often the best three trials are trained again at the end, each time with another seed. budget.trials does not
+    count them. How far they come out differently is then part of what is said of the best trial."""
     warm_start: Annotated[str, Field(min_length=1)] | None = None
     """An earlier sweep in the same MLflow, by its name or id. Its best points are tried first. Where base, rows and
     steps are the same, its results are known to the searcher too."""

@@ -255,6 +255,8 @@ class MlflowSink:
         params = {**event.params, **settings(TrialSpec.model_validate_json(event.spec)), **event.params}
         state = TrialState.RUNNING
         tags = {"sweep.state": state, "sweep.number": event.number, "mlflow.note.content": state}
+        if event.repeats is not None:
+            tags["sweep.repeats"] = event.repeats
         runs.log(run_id, params=params, tags=tags)
         runs.text(run_id, "trial.json", json.dumps(json.loads(event.spec), indent=2))
 

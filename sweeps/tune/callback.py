@@ -147,7 +147,8 @@ class JournalCallback(Callback):
         """Says that the trial runs, unless that is known; it comes again after a retry."""
         known = self._journal.record.trials.get(trial.config["trial_key"])
         if known is None or known.state is not TrialState.RUNNING:
-            self._journal.add(TrialStarted(spec=trial.config["spec"], **self._who(trial)))
+            config = trial.config
+            self._journal.add(TrialStarted(spec=config["spec"], repeats=config["repeats"], **self._who(trial)))
 
     def _park(self, trial: Trial, step: int) -> None:
         key = trial.config["trial_key"]

@@ -39,11 +39,15 @@ class Ruling:
             if isinstance(event, TrialStarted):
                 spec = TrialSpec.model_validate_json(event.spec)
                 self.begun[event.trial_key] = PlannedTrial(
-                    event.number, event.trial_key, spec, event.params, event.point
+                    event.number, event.trial_key, spec, event.params, event.point, event.repeats
                 )
         journal.listen(self._tell)
 
     def _tell(self, event: Event, record: SweepRecord) -> None:
+        """Tells the rule of an event. It knows nothing of repeats: they must not change who is among the best."""
+        trial = record.trials.get(getattr(event, "trial_key", None) or "")
+        if trial is not None and trial.repeats is not None:
+            return
         told = rule_event(event, record.objective, self._protects_first)
         if told is not None:
             self.rule.take(told)
@@ -52,8 +56,8 @@ class Ruling:
         """Writes of each trial what was decided on it and an earlier driver did not live to write."""
         to_stop = self._journal.record.trials_to_stop
         for trial in list(self._journal.record.trials.values()):
-            standing = None if trial.state.is_final else self.rule.standing(trial.trial_key)
-            if standing is Standing.OVER and self.rule.resource(trial.trial_key) == self.rule.points[-1]:
+            standing = None if trial.state.is_final else self._standing(trial)
+            if standing is Standing.OVER and (trial.repeats or self._is_at_last_point(trial)):
                 self._end(trial, TrialState.COMPLETED, "", clock())
             elif standing is Standing.OVER:
                 self._end(trial, TrialState.STOPPED, STOPPED_BY_SCHEDULER, clock())
@@ -64,8 +68,19 @@ class Ruling:
 
     def begin(self, trial: PlannedTrial) -> None:
         """A slot is for this trial, before its process is there: the slot is for no other one."""
+        if trial.repeats is not None:
+            return
         is_protected = self._protects_first and trial.number == 0
         self.rule.take(Started(trial.trial_key, is_protected=is_protected))
+
+    def _standing(self, trial: TrialRecord) -> Standing | None:
+        if trial.repeats is None:
+            return self.rule.standing(trial.trial_key)
+        steps = TrialSpec.model_validate_json(trial.spec).steps
+        return Standing.OVER if trial.step == steps else Standing.RUNNING
+
+    def _is_at_last_point(self, trial: TrialRecord) -> bool:
+        return self.rule.resource(trial.trial_key) == self.rule.points[-1]
 
     def interrupted(self) -> set[str]:
         """Keys of the trials that an earlier driver left in the middle."""

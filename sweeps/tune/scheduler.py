@@ -34,6 +34,8 @@ class RuleScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Whether the trial goes on after its report."""
         self._tell(trial, result)
+        if trial.config.get("repeats") is not None:
+            return str(self.CONTINUE)  # It is compared with its own point alone, and trained to its end.
         is_over = "report" in result and self._rule.standing(trial.config["trial_key"]) is not Standing.RUNNING
         return str(self.STOP if is_over else self.CONTINUE)
 

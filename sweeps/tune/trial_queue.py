@@ -64,6 +64,8 @@ class TrialQueue(Searcher):
         self._slots = slots
         self._is_stopping = is_stopping
         self._live: set[str] = set()
+        self._repeating: set[str] = set()
+        """Trials that were handed out and repeat others."""
 
     @property
     def live(self) -> int:
@@ -85,6 +87,8 @@ class TrialQueue(Searcher):
             # A live trial may yet turn out infeasible and make room for another, or lead to one that goes on.
             return None if self._live else FINISHED
         self._live.add(trial_id)
+        if trial.repeats is not None:
+            self._repeating.add(trial_id)
         self._begun[trial.trial_key] = trial
         self._ruling.begin(trial)
         return {
@@ -93,6 +97,7 @@ class TrialQueue(Searcher):
             "reported": self._reported(trial.trial_key)._asdict(),
             "number": trial.number,
             "params": dict(trial.params),
+            "repeats": trial.repeats,
             "point": None if trial.point is None else dict(trial.point),
             "spec": trial.spec.model_dump_json(),
         }
@@ -110,7 +115,10 @@ class TrialQueue(Searcher):
             if trial is not None:
                 return trial
             work = self._ruling.rule.next(is_exhausted=True)
-        return self._begun[work.trial] if isinstance(work, Resume) else None
+        if isinstance(work, Resume):
+            return self._begun[work.trial]
+        # What is best is known once nothing else trains.
+        return self._source.repeat() if self._live <= self._repeating else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Frees the trial's place; an infeasible one is replaced."""

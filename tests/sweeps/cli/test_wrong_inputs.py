@@ -86,7 +86,7 @@ ROWS: list[Row] = [
     toy("key that no scheduler has", "scheduler: {kind: fifo, brackets: 4}", "scheduler.brackets: unknown key", changes=[]),
     toy("key misspelt in the scheduler", "scheduler: {grace_step: 4}", "scheduler.grace_step: unknown key; did you mean scheduler.grace_steps?"),
     toy("unknown searcher", "searcher: {kind: bayes}", "searcher: unknown kind 'bayes' (there are: grid, prior, random, tpe"),
-    toy("key that the searcher does not have", "searcher: {kind: random, trials: 4}", "searcher.trials: unknown key; did you mean budget.trials? (keys here: kind, points, start_with_default, warm_start)"),
+    toy("key that the searcher does not have", "searcher: {kind: random, trials: 4}", "searcher.trials: unknown key; did you mean budget.trials? (keys here: kind, points, repeats, start_with_default, warm_start)"),
     toy("explicit points that are no list", "searcher: {points: {adapter.r: 8}}", "searcher.points: must be a list"),
     toy("explicit point at a field that is not searched", "searcher: {points: [{training.batch_size: 8}]}", "searcher.points: training.batch_size: is not searched; did you mean training.learning_rate? (searched: adapter.r, "),
     toy("explicit point with a value that no trial takes", "searcher: {points: [{adapter.r: 0}]}", "searcher.points: adapter.r: 0 must be"),

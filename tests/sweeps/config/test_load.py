@@ -166,6 +166,7 @@ def test_an_override_of_a_section_that_the_file_leaves_out_keeps_its_defaults(he
         "kind": "random",
         "start_with_default": False,
         "points": (),
+        "repeats": 0,
         "warm_start": None,
     }
     assert config.scheduler == components.default("schedulers").model_copy(update={"grace_steps": 5})

@@ -36,6 +36,7 @@ def test_a_name_is_enough_and_the_rest_has_defaults() -> None:
         "kind": "random",
         "start_with_default": True,
         "points": (),
+        "repeats": 0,
         "warm_start": None,
     }
     assert (config.objective.metric, config.objective.mode) == ("eval_loss", "min")

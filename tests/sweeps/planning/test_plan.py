@@ -42,6 +42,19 @@ def test_rungs_and_steps_come_from_the_scheduler() -> None:
     assert (found.expected_steps, found.worst_steps) == (8 * 27, 8 * 27)
 
 
+def test_repeats_are_planned_on_top() -> None:
+    without, repeated = (
+        plan(*toy(RATES, searcher={"kind": "random", "repeats": repeats}), None, Machine("cpu", 1, 10**10))
+        for repeats in (0, 2)
+    )
+    assert without.outlook is not None and repeated.outlook is not None
+    more = 3 * 2 * 81
+    assert repeated.expected_steps == without.expected_steps + more
+    assert repeated.worst_steps == without.worst_steps + more
+    assert repeated.outlook.evaluations == without.outlook.evaluations + 3 * 2 * len(without.points)
+    assert repeated.trials == without.trials
+
+
 def test_early_stopping_is_expected_to_save_steps() -> None:
     found = planned(budget={"trials": 8, "steps_per_trial": 27}, scheduler=STOP)
     assert 8 * 3 <= found.expected_steps < found.worst_steps == 8 * 27

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from sweep_events import recorded
 from sweep_files import toy
 
+from sweeps.config import resource
 from sweeps.planning.trial_source import LEAST_REPLACED, PlannedTrial, TrialSource
 from sweeps.record.events import TrialState
 from sweeps.record.sweep_record import TrialRecord
+from sweeps.searchers._learner import Learner
 
 RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
 GRID = {"adapter.r": {"choice": [4, 8]}, "training.batch_size": {"choice": [1, 2, 4]}}
@@ -205,3 +208,32 @@ def test_a_sweep_that_gave_up_hands_out_what_it_had_begun_and_nothing_else() -> 
 def test_a_sweep_whose_trials_are_all_over_has_none_left() -> None:
     first = drawn(source(RATES, 3))
     assert drawn(source(RATES, 3, recorded(*((trial, TrialState.STOPPED) for trial in first)))) == []
+
+
+# What the searcher is told
+
+
+def test_a_searcher_is_told_of_report_points_in_the_unit_in_which_trials_are_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Trials of different batches report after unequal steps and equal examples."""
+    told: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(Learner, "tell", lambda self, *words: told.append(words))
+    space = {"training.batch_size": {"choice": [1, 4]}}
+    config, parsed = toy(space, searcher={"kind": "tpe", "points": [{"training.batch_size": size} for size in (1, 4)]})
+    config, _ = resource.settled(config, parsed, None)
+    known: dict[str, TrialRecord] = {}
+    source = TrialSource(config, parsed, {"toy": "1"}, lambda: known)
+    begun = [trial for _ in range(3) if (trial := source.next()) is not None]
+    points = resource.of(config).points
+    for trial in begun:
+        steps = resource.of(config).steps(trial.spec.training)
+        evals = tuple((step, {"eval_loss": 1.0}) for step in steps)
+        (record,) = recorded((trial, TrialState.COMPLETED)).values()
+        known[trial.trial_key] = replace(record, evals=evals, step=steps[-1])
+    told.clear()
+    source.replace("one more")
+    source.next()
+    results = [(resource_, is_final) for _, resource_, outcome, is_final in told if outcome is not None]
+    assert results == [(point, point == points[-1]) for _ in begun for point in points]
+    assert len({trial.spec.steps for trial in begun}) > 1

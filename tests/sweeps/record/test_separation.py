@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from sweeps.record import separation
 from sweeps.record.bootstrap import intervals
+from sweeps.record.seeds import SeedNoise
 from sweeps.record.separation import Separation, separate
 from trainables.contract import Evaluation
+from trainables.scoring.requests import BASE
 
 ROWS = 40
 TOKENS = tuple(10 + row % 7 for row in range(ROWS))
@@ -64,6 +68,24 @@ def test_one_configuration_run_twice_is_no_win() -> None:
         told += bool(separated(better, a=worse).trials[0].apart)
     # Either of the two may be the better one, so both tails count: 5 expected, 14 is beyond four standard deviations.
     assert told < 14
+
+
+def test_noise_of_seeds_widens_each_interval_about_its_difference() -> None:
+    others = {"a": evaluation(0.02, 0.01)}
+    rows = separated(base=evaluation(0.5, 0.01), **others)
+    noise = SeedNoise(deviation=0.02, freedom=4, points=2)
+    gaps = [("a", others["a"].loss - BEST.loss)]
+    start = evaluation(0.5, 0.01)
+    both = separate(BEST, gaps, (BASE, start.loss - BEST.loss), {**others, BASE: start}, 2, noise)
+    assert rows.trials[0].apart is True
+    assert both.trials[0].apart is False
+    assert both.seeds == noise
+    assert rows.base is not None and both.base is not None
+    for before, after, trials in ((rows.trials[0], both.trials[0], 2), (rows.base, both.base, 1)):
+        assert after.difference == before.difference
+        assert before.low is not None and after.low is not None
+        wide = math.hypot(before.difference - before.low, noise.margin(both.confidence, trials))
+        assert after.difference - after.low == pytest.approx(wide)
 
 
 def test_more_trials_take_a_wider_interval() -> None:
@@ -145,7 +167,7 @@ def test_the_same_losses_give_the_same_answer() -> None:
 
 def test_the_json_object_says_all_of_it() -> None:
     found = separated(base=evaluation(3.0), a=evaluation(0.1)).as_json()
-    assert list(found) == ["rows", "confidence", "trials", "base", "not_compared"]
+    assert list(found) == ["rows", "confidence", "trials", "base", "seeds", "not_compared"]
     assert list(found["trials"][0]) == ["trial_key", "difference", "low", "high", "unknown", "apart"]
     assert found["trials"][0]["apart"] is True
     assert list(found["base"]) == ["difference", "low", "high", "unknown", "apart"]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from sweep_events import base, ended, record, reported, started
 
 from sweeps.record.events import Event, TrialState
+from sweeps.record.seeds import SeedNoise
 from sweeps.record.selection import choose
 from sweeps.record.separation import Compared, Separation
 from sweeps.record.sweep_record import SweepRecord
@@ -194,3 +197,31 @@ def test_a_default_that_is_not_ranked_is_no_yardstick(state: TrialState) -> None
 def test_there_may_be_nothing_to_compare() -> None:
     assert compared(sweep(), starts_with_default=False) is None
     assert compared(record([])) is None
+
+
+# With other seeds
+
+AGAIN: list[Event] = [
+    started("again", 9).model_copy(update={"repeats": "b"}),
+    reported("again", 9, 1.375),
+    ended("again", TrialState.COMPLETED),
+]
+
+
+def test_what_the_best_point_came_to_with_other_seeds_is_told() -> None:
+    found = sweep(*AGAIN)
+    decision = choose(found.trials.values(), found.objective)
+    assert answers.repeated(found, decision) == "the same point with other seeds: t09 1.3750"
+    assert answers.repeated(sweep(), decision) is None
+
+
+def test_where_seeds_are_counted_in_it_is_told_how_far_they_go() -> None:
+    found = sweep(*AGAIN)
+    decision = choose(found.trials.values(), found.objective)
+    apart = Compared("a", 0.75, 0.5, 1.0)
+    counted_in = replace(separation(apart), seeds=SeedNoise(0.0884, 1, 1))
+    lines = answers.against_next(found, decision, counted_in)
+    told = "other seeds are counted in: 2 trials of 1 point have a standard deviation of 0.0884 within a point"
+    assert told in lines
+    assert not any("those are not compared" in line for line in lines)
+    assert any("those are not compared" in line for line in answers.against_next(found, decision, separation(apart)))

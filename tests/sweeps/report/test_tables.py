@@ -244,3 +244,17 @@ def test_the_live_table_keeps_the_latest_notes() -> None:
 def test_a_runs_name_reads_well() -> None:
     assert run_name(7, PARAMS | {"r": 64, "learning_rate": 1}) == "t07 r64 a32 lr1.0e+0 attention-qv"
     assert run_name(123, PARAMS | {"target_modules": "q" * 99}) == f"t123 r16 a32 lr2.0e-4 {'q' * 24}"
+
+
+def test_a_repeat_stands_below_its_trial_and_says_so() -> None:
+    again = [
+        started("again", 9).model_copy(update={"repeats": "b"}),
+        reported("again", 9, 1.0),
+        ended("again", TrialState.COMPLETED),
+    ]
+    found = record([*EVENTS, *again])
+    lines = text(tables.terminal(found, tables.order(found))).splitlines()
+    names = [line[:15].strip() for line in lines[1:]]
+    assert [name.split()[0] for name in names][:2] == ["t01", "t09"]
+    assert names[1].startswith("t09 (t01 again)")
+    assert "| t09 (t01 again) |" in tables.markdown(found, choose(found.trials.values(), found.objective))

@@ -29,7 +29,7 @@ from tracked_sweeps import (
 
 from sweeps.config.points import settings
 from sweeps.record import digests
-from sweeps.record.events import TrialState
+from sweeps.record.events import TrialStarted, TrialState
 from sweeps.record.sweep_record import first_wins
 from sweeps.tracking.client import Runs
 from sweeps.tracking.sink import MlflowSink
@@ -61,6 +61,17 @@ def test_a_child_has_its_params_number_name_and_spec(sink, folder, client):
     assert child.info.run_name == "t01 r8 a16 lr3.0e-4 attention-qv"
     spec = json.loads(text(client, child.info.run_id, "trial.json"))
     assert spec == SPEC.model_dump(mode="json")
+
+
+def test_a_repeat_names_the_trial_whose_point_it_has(sink, folder, client):
+    again = [
+        event.model_copy(update={"repeats": "aaaa"}) if getattr(event, "trial_key", "") == "bbbb" else event
+        for event in sweep_events(folder)
+        if isinstance(event, TrialStarted) or getattr(event, "trial_key", "") != "bbbb"
+    ]
+    deliver(sink, again)
+    assert run_of(client, "bbbb").data.tags["sweep.repeats"] == "aaaa"
+    assert "sweep.repeats" not in run_of(client, "aaaa").data.tags
 
 
 def text(client: MlflowClient, run_id: str, path: str) -> str:

@@ -58,7 +58,14 @@ def callback(journal, owner) -> JournalCallback:
 
 
 def trial(key: str = "a", **last_result: Any) -> Any:
-    config = {"trial_key": key, "number": 3, "params": {"r": 8}, "point": {"adapter.r": 8}, "spec": "{}"}
+    config = {
+        "trial_key": key,
+        "number": 3,
+        "params": {"r": 8},
+        "point": {"adapter.r": 8},
+        "repeats": None,
+        "spec": "{}",
+    }
     return SimpleNamespace(config=config, last_result=last_result, get_error=lambda: None)
 
 

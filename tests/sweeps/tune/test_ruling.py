@@ -178,6 +178,33 @@ def test_a_sweep_whose_searcher_learns_goes_on_as_if_it_had_not_been_killed(tmp_
     assert_goes_on_after_any_event(tmp_path, sweep(14, {"kind": searcher}))
 
 
+def test_the_best_trials_are_trained_again_once_all_others_are_over(tmp_path: Path) -> None:
+    with driver(tmp_path, sweep(9, {"kind": "random", "repeats": 2}), 2) as whole:
+        whole.run()
+        trials = {trial.trial_key: trial for trial in whole.journal.record.trials.values()}
+    with driver(tmp_path / "without", sweep(), 2) as without:
+        without.run()
+        others = without.journal.record.trials
+    again = [trial for trial in trials.values() if trial.repeats is not None]
+    first = [trial for trial in trials.values() if trial.repeats is None]
+    # Nothing is different for the others: the rule knows nothing of repeats.
+    assert {trial.trial_key: trial.evals for trial in first} == {key: trial.evals for key, trial in others.items()}
+    whole_ones = {trial.trial_key for trial in first if trial.state is TrialState.COMPLETED}
+    assert sorted(trial.repeats or "" for trial in again) == sorted([*whole_ones] * 2)
+    assert {(trial.state, trial.step) for trial in again} == {(TrialState.COMPLETED, 9)}
+    assert [trial.number for trial in again] == list(range(9, 9 + len(again)))
+    assert {trial.point["training.learning_rate"] for trial in again if trial.point is not None} == {
+        trial.point["training.learning_rate"] for trial in first if trial.trial_key in whole_ones and trial.point
+    }
+    seeds = [TrialSpec.model_validate_json(trial.spec).seed for trial in trials.values()]
+    assert len(set(seeds)) == len(trials)
+
+
+@pytest.mark.parametrize("variant", ["promote", "stop"])
+def test_a_sweep_that_repeats_trials_goes_on_as_if_it_had_not_been_killed(tmp_path: Path, variant: str) -> None:
+    assert_goes_on_after_any_event(tmp_path, sweep(5, {"kind": "random", "repeats": 2}, variant=variant))
+
+
 def assert_goes_on_after_any_event(tmp_path: Path, config: SweepConfig) -> None:
     with driver(tmp_path / "whole", config) as whole:
         whole.run()
