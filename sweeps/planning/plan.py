@@ -18,7 +18,7 @@ from sweeps.planning.which import Choice
 from sweeps.record.snapshots import KEPT
 from trainables.contract import Device, Memory, Need
 from trainables.schedule import warmup_steps
-from trainables.specs import TrialSpec
+from trainables.specs import TrialSpec, seconds
 
 DEVICES: Mapping[Device, str] = {"cpu": "CPU", "cuda": "GPU"}
 
@@ -136,6 +136,7 @@ def plan(
         planned,
         warnings=tuple(
             _search_warnings(config, space, planned)
+            + _time_warnings(config, planned)
             + _memory_warnings(config, planned, machine)
             + _disk_warnings(config, planned, need, machine)
         ),
@@ -254,6 +255,18 @@ def _warmup_warnings(config: SweepConfig, space: SearchSpace, first: int) -> lis
 
 def _shown(value: Value) -> str:
     return ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _time_warnings(config: SweepConfig, planned: Plan) -> list[str]:
+    cost = planned.outlook.cost if planned.outlook is not None else None
+    if cost is None or config.budget.wall_clock is None or cost.seconds.expected <= seconds(config.budget.wall_clock):
+        return []
+    is_late = config.scheduler.parks and getattr(config.scheduler, "order", None) == "breadth"
+    early = ", or set scheduler.order=paper, which trains a trial to its last step early" if is_late else ""
+    return [
+        f"budget.wall_clock {config.budget.wall_clock} is shorter than the {cost.seconds.expected / 60:.0f} min that "
+        f"are expected: lower budget.trials or set it to auto{early}"
+    ]
 
 
 def _memory_warnings(config: SweepConfig, planned: Plan, machine: Machine) -> list[str]:
