@@ -21,7 +21,7 @@ def refusal(new: SweepConfig, earlier: SweepConfig) -> str | None:
         "trainable": (earlier.trainable, new.trainable),
         "base model family": (_family(earlier), _family(new)),
         "form of the rows": (_form(earlier), _form(new)),
-        "objective": (earlier.objectives[0].metric, new.objectives[0].metric),
+        "objective": (_objective(earlier), _objective(new)),
     }
     for what, (before, now) in pairs.items():
         if before != now:
@@ -74,6 +74,11 @@ def _family(config: SweepConfig) -> str:
         return "none"
     word = re.match(r"[a-z]+", config.model.source.rstrip("/").rpartition("/")[2].rpartition(":")[2].lower())
     return word[0] if word is not None else config.model.source
+
+
+def _objective(config: SweepConfig) -> str:
+    first = config.objectives[0]
+    return f"{'lower' if first.mode == 'min' else 'higher'} {first.metric}"
 
 
 def _form(config: SweepConfig) -> str:

@@ -148,7 +148,7 @@ def read(folder: SweepFolder, now: float) -> Status:
         seconds_left=seconds_left(record, rates, planned, now) if is_running else None,
         tracking_uri=without_password(str(note.get("uri") or config["tracking"]["uri"])),
         backlog=sum(offset > acknowledged for _, offset in log),
-        waiting_requests=len(list(folder.requests.glob("[!.]*.json"))),
+        waiting_requests=sum(path.stem not in record.answered for path in folder.requests.glob("[!.]*.json")),
     )
 
 

@@ -66,6 +66,9 @@ def answer_to(letter: Letter, record: SweepRecord, now: float) -> RequestAnswere
         now: seconds since the epoch.
     """
     request = letter.request
+    if letter.problem is not None:
+        told = f"the request cannot be read: {letter.problem}"
+        return _answer(letter, now, "an unknown request", is_accepted=False, message=told)
     if request is None:
         return _answer(letter, now, "an unknown request", is_accepted=False, message=NOT_KNOWN)
     if isinstance(request, StopTrial):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from sweeps.errors import SweepError
 from sweeps.record.events import Event, RequestAnswered, SweepEnded
 from sweeps.record.folder import SweepFolder, is_driven, read_events
+from sweeps.record.sweep_record import SweepRecord
 from sweeps.steering import mailbox
 from sweeps.steering.mailbox import Request
 
@@ -21,11 +22,18 @@ def ask(folder: SweepFolder, request: Request, is_over: Callable[[], bool]) -> R
         is_over: waits a moment, and says whether to wait no longer.
 
     Raises:
-        SweepError: nobody drives the sweep, or its driver ended without an answer. The request is withdrawn.
+        SweepError: nobody drives the sweep, it has ended and its driver only delivers to MLflow, or its driver ended
+            without an answer. No request stays behind.
     """
     if not is_driven(folder):
         raise SweepError(f"{folder.path}: the sweep is not running: go on with it with qsweep resume {folder.path}")
-    offset = max((after for _, after in _events(folder)), default=0)
+    record, offset = SweepRecord(), 0
+    for event, after in _events(folder):
+        record, offset = record.apply(event), after
+    if record.ended is not None:
+        # A driver that goes on with a sweep says so in the log a few seconds after it has taken the folder.
+        told = "" if record.is_finished else ", or has only begun to go on: then ask again"
+        raise SweepError(f"{folder.path}: the sweep has ended; its driver still sends to MLflow{told}")
     request_id = mailbox.send(folder, request, time.time_ns())
     while True:
         # Before the log is read: what a driver has answered just before its end is read then.

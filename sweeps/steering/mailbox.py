@@ -7,6 +7,7 @@ log what was answered, and answers the rest.
 
 from __future__ import annotations
 
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -49,9 +50,11 @@ class Letter:
 
     request_id: str
     request: Request | None
-    """None when the file holds no request that this version knows."""
+    """None when the file holds no request that this version knows, or cannot be read."""
     is_left_over: bool
     """The request was there before this driver began."""
+    problem: str | None = None
+    """Why the file cannot be read; None when it was read."""
 
 
 class Mailbox:
@@ -68,15 +71,18 @@ class Mailbox:
         self._posted.append(Letter(uuid.uuid4().hex, request, is_left_over=False))
 
     def waiting(self) -> Iterator[Letter]:
-        """The requests that lie in the mailbox, in the order in which they were sent."""
-        while self._posted:
-            yield self._posted.pop(0)
+        """The requests that lie in the mailbox, in the order in which they were sent; each until it is removed."""
+        yield from list(self._posted)
         for path in _files(self._folder):
-            with suppress(FileNotFoundError):  # its sender has withdrawn it
-                yield Letter(path.stem, _read(path), path.stem in self._left_over)
+            letter = _letter(path, is_left_over=path.stem in self._left_over)
+            if letter is not None:
+                yield letter
 
     def remove(self, letter: Letter) -> None:
         """Takes out a request that was answered."""
+        if letter in self._posted:
+            self._posted.remove(letter)
+            return
         withdraw(self._folder, letter.request_id)
 
 
@@ -114,12 +120,28 @@ def _path(folder: SweepFolder, request_id: str) -> Path:
 def _files(folder: SweepFolder) -> list[Path]:
     """The files of requests, the first sent first. A draft that is not whole yet begins with a dot."""
     with suppress(OSError):
-        return sorted(path for path in folder.requests.iterdir() if path.suffix == ".json" and path.name[0] != ".")
+        return sorted(path for path in folder.requests.iterdir() if _is_request(path.name))
     return []
 
 
-def _read(path: Path) -> Request | None:
+def _is_request(name: str) -> bool:
+    # A name that is not UTF-8 could not be written into the event log as the request's id.
+    is_text = name.encode(errors="replace").decode() == name
+    return is_text and name.endswith(".json") and name[0] != "."
+
+
+def _letter(path: Path, is_left_over: bool) -> Letter | None:
+    """What a file of the mailbox asks for; None when its sender has withdrawn it."""
     try:
-        return _REQUEST.validate_json(path.read_bytes())
-    except ValueError:
+        # Opening a pipe would wait for its writer.
+        content = path.read_bytes() if stat.S_ISREG(path.stat().st_mode) else None
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        return Letter(path.stem, None, is_left_over, error.strerror or type(error).__name__)
+    if content is None:
+        return Letter(path.stem, None, is_left_over, "not a regular file")
+    try:
+        return Letter(path.stem, _REQUEST.validate_json(content), is_left_over)
+    except ValueError:
+        return Letter(path.stem, None, is_left_over)

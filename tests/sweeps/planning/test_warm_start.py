@@ -73,6 +73,10 @@ def test_a_list_of_modules_is_found_again_and_a_trial_without_a_value_is_left_ou
         ({"model": {"source": "Qwen/Qwen3-8B"}}, "its base model family is llama, and this sweep's is qwen"),
         ({"data": {"train": "other.jsonl", "text": "{t}"}}, "its form of the rows is completion, and this sweep's is"),
         ({"data": {"train": "other.jsonl", "prompt": "{c}", "completion": "{b}"}}, None),
+        (
+            {"objective": {"metric": "eval_loss", "mode": "max"}},
+            "its objective is lower eval_loss, and this sweep's is",
+        ),
         ({"trainable": "toy"}, "its trainable is qlora, and this sweep's is toy"),
     ],
 )

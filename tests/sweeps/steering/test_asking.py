@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import threading
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from sweep_events import begun
@@ -77,6 +78,34 @@ def test_a_driver_that_ends_first_leaves_no_request_behind(folder: SweepFolder) 
     with locked(folder), pytest.raises(SweepError, match="ended before its driver saw the request"):
         ask(folder, STOP, driver_ends)
     assert list(folder.requests.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("finished", "the sweep has ended; its driver still sends to MLflow"),
+        ("interrupted", "the sweep has ended; its driver still sends to MLflow, or has only begun to go on"),
+    ],
+)
+def test_a_driver_that_only_delivers_to_mlflow_is_asked_for_nothing(
+    folder: SweepFolder, reason: Literal["finished", "interrupted"], told: str
+) -> None:
+    journal = Journal(folder)
+    journal.add(begun())
+    journal.add(SweepEnded(time=2.0, reason=reason))
+    with locked(folder), pytest.raises(SweepError) as refused:
+        ask(folder, STOP, lambda: pytest.fail("nothing will be answered"))
+    assert str(refused.value).startswith(f"{folder.path}: {told}")
+    assert not folder.requests.exists()
+
+
+def test_a_sweep_that_goes_on_after_it_was_interrupted_is_asked(folder: SweepFolder) -> None:
+    journal = Journal(folder)
+    for event in (begun(), SweepEnded(time=2.0, reason="interrupted"), begun(3.0)):
+        journal.add(event)
+    with locked(folder):
+        assert ask(folder, STOP, lambda: True) is None
+    assert len(list(folder.requests.iterdir())) == 1
 
 
 def test_a_driver_that_was_killed_leaves_no_request_behind(folder: SweepFolder) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -132,6 +134,56 @@ def test_what_is_no_request_is_refused(folder: SweepFolder, driver: Driver, cont
     (answer,) = answers(folder)
     assert (answer.is_accepted, answer.message) == (False, NOT_KNOWN)
     assert driver.stop.reason is None
+
+
+def _loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def _of_another_user(path: Path) -> None:
+    path.write_text(StopSweep(sender=SENDER).model_dump_json())
+    path.chmod(0)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, _loop, _of_another_user])
+def test_what_cannot_be_read_is_refused_once_and_the_sweep_goes_on(
+    folder: SweepFolder, driver: Driver, make: Callable[[Path], None]
+) -> None:
+    if make is _of_another_user and os.geteuid() == 0:
+        pytest.skip("root reads every file")
+    folder.requests.mkdir()
+    make(folder.requests / "0.json")
+    request_id = mailbox.send(folder, StopTrial(sender=SENDER, trial="t00"), time_ns=2)
+    driver.answerer.answer_all()
+    driver.answerer.answer_all()
+    refused, accepted = answers(folder)
+    assert (refused.request, refused.is_accepted) == ("0", False)
+    assert refused.message.startswith("the request cannot be read: ")
+    assert (accepted.request, accepted.is_accepted, driver.stopped) == (request_id, True, ["aaa"])
+    assert driver.stop.reason is None
+
+
+def test_a_file_whose_name_is_no_text_is_no_request(folder: SweepFolder, driver: Driver) -> None:
+    folder.requests.mkdir()
+    (folder.requests / os.fsdecode(b"\xff.json")).write_text(StopSweep(sender=SENDER).model_dump_json())
+    driver.answerer.answer_all()
+    assert answers(folder) == []
+
+
+def test_a_signal_is_answered_although_the_log_could_not_be_written_at_first(
+    folder: SweepFolder, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_event: Event) -> None:
+        raise StorageError("the disk is full")
+
+    driver.mailbox.post(StopSweep(sender="SIGTERM"))
+    with monkeypatch.context() as patch:
+        patch.setattr(driver.journal, "add", full)
+        with pytest.raises(StorageError, match="the disk is full"):
+            driver.answerer.answer_all()
+    driver.answerer.answer_all()
+    driver.answerer.answer_all()
+    assert [answer.sender for answer in answers(folder)] == ["SIGTERM"]
 
 
 def test_a_driver_that_died_after_its_answer_does_not_let_the_next_one_answer_again(
