@@ -125,7 +125,8 @@ class Summary(Spec):
     labelled_tokens: int = 0
     """The part of `train_tokens` that counts in the loss; 0 where it was not counted."""
     longest_row: int = 0
-    """Tokens of the longest row."""
+    longest_train_row: int = 0
+    """Tokens of the longest row, of all and of those to train on; 0 where it was not counted."""
     truncated_rows: int = 0
     dropped_rows: int = 0
     """Rows left without a completion token."""
@@ -146,7 +147,7 @@ class Summary(Spec):
         if not self.train_rows or not self.train_tokens:
             return None
         return RowShape(
-            longest=max(1, self.longest_row),
+            longest=max(1, self.longest_train_row or self.longest_row),
             mean=self.train_tokens / self.train_rows,
             labelled=self.labelled_tokens / self.train_tokens if self.labelled_tokens else 1.0,
             train_rows=self.train_rows,
@@ -201,7 +202,7 @@ class RowShape(Spec):
     """What memory and time depend on in the rows of a sweep."""
 
     longest: Annotated[int, Field(ge=1)]
-    """Tokens of the longest row."""
+    """Tokens of the longest row to train on."""
     mean: Annotated[float, Field(gt=0)]
     """Tokens of a row to train on, on average."""
     labelled: Annotated[float, Field(gt=0, le=1)]
@@ -221,7 +222,6 @@ class Memory(Spec):
     gradients: int = 0
     optimizer: int = 0
     activations: int = 0
-    """What the forward pass keeps for the backward pass."""
     logits: int = 0
     """Logits of the labelled tokens, their log-softmax, and the gradients of both."""
     kept: int = 0

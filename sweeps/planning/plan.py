@@ -12,7 +12,7 @@ from search_spaces.domains import Domain, Value
 from search_spaces.space import SearchSpace
 from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig, size_bytes
-from sweeps.planning import epochs
+from sweeps.planning import advice, epochs
 from sweeps.planning.outlook import Known, Outlook, outlook, repeats
 from sweeps.planning.which import Choice
 from sweeps.record.snapshots import KEPT
@@ -137,6 +137,7 @@ def plan(
         warnings=tuple(
             _search_warnings(config, space, planned)
             + _time_warnings(config, planned)
+            + advice.of_evaluation(config, seen, known.rows if known is not None else None)
             + _memory_warnings(config, planned, machine)
             + _disk_warnings(config, planned, need, machine)
         ),

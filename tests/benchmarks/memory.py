@@ -18,10 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.config import load
+from trainables import qlora
+from trainables.contract import RowShape
 from trainables.specs import AdapterSpec, TrialSpec
 
 REPORTS = 2
 ROWS_TO_EVALUATE = 8
+MEAN_ROW = 110.4
+"""Tokens of a row of the quickstart to train on, on average."""
 OVERRIDES = (f"data.eval_examples={ROWS_TO_EVALUATE}", "training.batch_size=2", "quantization.compute_dtype=float32")
 
 
@@ -57,7 +61,6 @@ def spec(case: Case) -> TrialSpec:
 def prepare() -> None:
     """Quantises and caches each base, and the rows: what that leaves in a process is not what a case takes."""
     from cluster.devices import cache
-    from trainables import qlora
 
     for scheme in ("nf4", "none"):
         base = spec(Case(8, "attention-qv", scheme, 1))
@@ -69,8 +72,8 @@ def measure(case: Case) -> dict[str, Any]:
     start = _status("VmRSS")
     import torch
 
+    import cluster.hosts  # noqa: F401 - what a host's process holds beside the model
     from cluster.devices import cache
-    from trainables import qlora
     from trainables.data import dataset
 
     torch.set_num_threads(1)  # two at a low priority wait for one another where others are busy
@@ -99,7 +102,7 @@ def measure(case: Case) -> dict[str, Any]:
         "loaded": loaded,
         **stages,
         "peak": _status("VmHWM"),
-        "longest_row": prepared.summary.longest_row,
+        "longest_row": prepared.summary.longest_train_row,
         "labelled": float(rows.train.labelled.mean()),
         "labelled_eval": float(rows.eval.labelled.mean()),
     }
@@ -116,6 +119,28 @@ def _status(field: str) -> int:
 def _forget_peak() -> None:
     """Sets VmHWM back to what is resident now (proc(5), clear_refs, since Linux 4.0)."""
     Path("/proc/self/clear_refs").write_text("5")
+
+
+def table(results: Path) -> list[str]:
+    """The estimate beside the measured peak, a line of Markdown for each case that was measured."""
+    lines = ["| modules | base | r | slots | measured GB | estimated GB | off |", "|---|---|---|---|---|---|---|"]
+    for case in CASES:
+        path = results / f"{case.name}.json"
+        if not path.is_file():
+            continue
+        measured = json.loads(path.read_text())
+        rows = RowShape(
+            longest=measured["longest_row"], mean=MEAN_ROW, labelled=measured["labelled"], train_rows=600,
+            eval_rows=ROWS_TO_EVALUATE,
+        )  # fmt: skip
+        need = qlora.need_of_rows(spec(case), [spec(case)], "cpu", rows)
+        assert need is not None, "the model's sizes are known"
+        peak, estimate = measured["peak"] / 1e9, need.total(case.slots) / 1e9
+        lines.append(
+            f"| {case.target_modules} | {case.scheme} | {case.r} | {case.slots} | {peak:.2f} | {estimate:.2f} "
+            f"| {estimate / peak - 1:+.0%} |"
+        )
+    return lines
 
 
 def main() -> None:
@@ -135,6 +160,10 @@ def main() -> None:
         for name in (["prepare"] if missing else []) + missing:
             words = ["-m", "tests.benchmarks.memory", "--results", str(arguments.results), "--case", name]
             subprocess.run([sys.executable, *words], check=True)
+    if arguments.case is None:
+        lines = table(arguments.results)
+        (arguments.results / "table.md").write_text("\n".join(lines) + "\n")
+        print("\n".join(lines))
 
 
 if __name__ == "__main__":

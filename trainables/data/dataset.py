@@ -180,7 +180,8 @@ def _prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> Prepared:
         eval_rows=len(rows.eval),
         train_tokens=len(rows.train.ids),
         labelled_tokens=int(rows.train.labelled.sum()),
-        longest_row=max(int((split.starts[1:] - split.starts[:-1]).max()) for split in (rows.train, rows.eval)),
+        longest_row=max(_longest(rows.train), _longest(rows.eval)),
+        longest_train_row=_longest(rows.train),
         truncated_rows=train.truncated + evaluation.truncated,
         dropped_rows=train.dropped + evaluation.dropped,
         empty_rows=parts["train"].empty.rows + parts["eval"].empty.rows,
@@ -192,6 +193,11 @@ def _prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> Prepared:
     )
     payload = save(_arrays(rows), metadata={"summary": summary.model_dump_json()})
     return Prepared(summary=summary, payload=payload)
+
+
+def _longest(split: Split) -> int:
+    """Tokens of the split's longest row."""
+    return int((split.starts[1:] - split.starts[:-1]).max())
 
 
 def _compare_test(data: DataSpec, findings: Findings) -> list[str]:

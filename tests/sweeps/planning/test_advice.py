@@ -1,0 +1,50 @@
+"""Warnings of an evaluation that costs more than the training, or tells too little."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sweeps.config.model import SweepConfig
+from sweeps.planning import advice
+from sweeps.planning.cost import Span
+from sweeps.planning.outlook import Outlook
+from trainables.contract import RowShape
+
+
+def config(rows: int | None = 200) -> SweepConfig:
+    data: dict[str, Any] = {"train": "rows.jsonl", "eval": "more.jsonl", "text": "{text}", "eval_examples": rows}
+    return SweepConfig.model_validate({"name": "x", "data": data})
+
+
+def seen(share: float | None) -> Outlook:
+    return Outlook(
+        reaching=(1.0,), steps=Span(1, 1, 1), evaluations=2.0, tokens=None, are_tokens_known=False,
+        evaluation_share=share, cost=None, rate="",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("share", "is_told"), [(None, False), (0.5, False), (0.51, True)])
+def test_evaluations_that_take_more_than_the_training_are_told(share: float | None, is_told: bool) -> None:
+    found = advice.of_evaluation(config(), seen(share), None)
+    assert [line.split(",")[0] for line in found] == (["evaluations take about 51% of the work"] if is_told else [])
+
+
+@pytest.mark.parametrize(("rows", "is_told"), [(57, True), (58, False)])
+def test_rows_that_tell_only_large_differences_are_told_with_the_number_that_tells_more(
+    rows: int, is_told: bool
+) -> None:
+    """2.33 x 0.13 / sqrt(57) is just above 0.04 nats, twice the usual gap."""
+    found = advice.of_evaluation(config(rows), seen(None), None)
+    assert [line for line in found if f"data.eval_examples: {rows} rows" in line and "about 230 rows" in line] == found
+    assert len(found) == is_told
+
+
+def test_the_rows_that_there_are_count_where_they_are_known() -> None:
+    shape = RowShape(longest=9, mean=5.0, labelled=0.5, train_rows=30, eval_rows=20)
+    assert "20 rows tell" in advice.of_evaluation(config(200), seen(None), shape)[0]
+
+
+def test_all_rows_of_a_file_are_not_counted_before_they_are_read() -> None:
+    assert advice.of_evaluation(config(None), seen(None), None) == []
