@@ -27,9 +27,9 @@ from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
 from sweeps.record.spent import spent
 from sweeps.record.sweep_record import SweepRecord
+from sweeps.report.number_words import counted
 from sweeps.report.progress import Display
 from sweeps.report.result import Displays, Result
-from sweeps.report.words import counted
 from sweeps.steering.answering import Answerer
 from sweeps.steering.mailbox import Mailbox
 from sweeps.steering.stop import StopRequest, on_signals

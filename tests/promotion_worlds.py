@@ -15,7 +15,7 @@ from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 from promotions import MODEL, run
 
 from sweeps.errors import SweepError
-from sweeps.record import faults
+from sweeps.record import fault_points
 from sweeps.tracking import stores
 from sweeps.tracking.lookup import Lookup
 
@@ -76,7 +76,7 @@ def killed_at(point: str, sweep: Path) -> None:
     """Promotes in a process that dies at a point."""
     child = os.fork()
     if child == 0:
-        os.environ[faults.VARIABLE] = f"promote.after_{point}"
+        os.environ[fault_points.VARIABLE] = f"promote.after_{point}"
         try:
             run(sweep)
         finally:

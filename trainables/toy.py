@@ -27,8 +27,8 @@ from trainables.contract import (
     Target,
     TargetModules,
 )
+from trainables.learning_rates import learning_rate
 from trainables.objective import EVAL_LOSS, Direction
-from trainables.schedule import learning_rate
 from trainables.specs import TrialSpec
 
 REQUIRES: frozenset[str] = frozenset()

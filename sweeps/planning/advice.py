@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from sweeps.config.model import SweepConfig
-from sweeps.planning import noise
+from sweeps.planning import evaluation_noise
 from sweeps.planning.outlook import Outlook
 from trainables.contract import RowShape
 
 MOST_EVALUATION = 0.5
 """Part of the work from which evaluations are more than the training."""
-COARSE = 2 * noise.USUAL_GAP
+COARSE = 2 * evaluation_noise.USUAL_GAP
 """Differences that a sweep should tell at least, in nats per token."""
 
 
@@ -29,10 +29,11 @@ def of_evaluation(config: SweepConfig, seen: Outlook, rows: RowShape | None) -> 
             "raise scheduler.grace_steps or reduction_factor for fewer of them"
         )
     count = rows.eval_rows if rows is not None else config.data.eval_examples if config.data is not None else None
-    if count is not None and noise.smallest_gap(count) > COARSE:
+    if count is not None and evaluation_noise.smallest_gap(count) > COARSE:
         found.append(
             f"data.eval_examples: {count} rows tell two trials apart whose losses differ by about "
-            f"{noise.smallest_gap(count):.2f} nats per token or more; the best trials are often "
-            f"{noise.USUAL_GAP:g} apart, which takes about {noise.rows_for(noise.USUAL_GAP)} rows"
+            f"{evaluation_noise.smallest_gap(count):.2f} nats per token or more; the best trials are often "
+            f"{evaluation_noise.USUAL_GAP:g} apart, which takes about "
+            f"{evaluation_noise.rows_for(evaluation_noise.USUAL_GAP)} rows"
         )
     return found

@@ -6,9 +6,9 @@ from sweeps.config.load import Sweep
 from sweeps.config.model import Budget, SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.planning import plan
-from sweeps.planning.fill import Filled, fill
 from sweeps.planning.outlook import Known, outlook
 from sweeps.planning.rates import UNKNOWN
+from sweeps.planning.trials_that_fit import Filled, fill
 from trainables.contract import Need
 from trainables.specs import Spec, seconds
 

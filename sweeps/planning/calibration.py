@@ -16,7 +16,7 @@ from cluster.loop import PackLoop
 from cluster.training import Outcome
 from sweeps.config.load import Sweep
 from sweeps.errors import ConfigError
-from sweeps.planning import measured, rate_store
+from sweeps.planning import measured_speed, rate_store
 from sweeps.planning.rates import Rate
 from sweeps.planning.trial_source import TrialSource
 from trainables import catalogue
@@ -26,7 +26,7 @@ from trainables.errors import TrainableError
 WARM_STEPS = 1
 """Steps of each trial before the clock starts: the first one of a process is slow."""
 STEPS = 12
-"""Steps of all trials together that are measured, at least 2 of each."""
+"""Steps of all trials together that are measured_speed, at least 2 of each."""
 WAIT_SECONDS = 600.0
 
 
@@ -64,7 +64,7 @@ def calibrate(
     finally:
         loop.stop()
     summary = prepared.summary
-    rate = measured.of_steps(
+    rate = measured_speed.of_steps(
         [_warm(outcome, ended) for outcome, ended in reached],
         rate_store.rate_key(config, device_name),
         evaluation_rows=summary.eval_rows,
@@ -100,7 +100,7 @@ def _reach(loop: PackLoop, lease: str, target: int, clock: Callable[[], float]) 
             return outcome, clock()
 
 
-def _warm(outcome: Outcome, ended: float) -> measured.Trained:
+def _warm(outcome: Outcome, ended: float) -> measured_speed.Trained:
     """What counts of an outcome: all but the first steps, and the evaluation."""
     first, *rest = outcome.history or (None,)
-    return measured.Trained(first, tuple(rest), ended if outcome.evaluation is not None else None)
+    return measured_speed.Trained(first, tuple(rest), ended if outcome.evaluation is not None else None)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import quantiles
 
-from sweeps.planning.cost import Span, Work, steps_of
+from sweeps.planning.time_cost import Span, Work, steps_of
 
 LEAST_FOR_QUANTILES = 20
 """Plays from which a range is the middle 80 % of them; of fewer, it is all."""

@@ -9,10 +9,10 @@ from typing import Any
 from search_spaces.space import SearchSpace
 from sweeps.config import resource
 from sweeps.config.model import SweepConfig
-from sweeps.planning import epochs, play
-from sweeps.planning.cost import Cost, Span, cost, evaluation_share
+from sweeps.planning import epochs, virtual_sweep
 from sweeps.planning.forecast import Forecast, forecast
 from sweeps.planning.rates import UNKNOWN, Load, Rate, RateKey, speed
+from sweeps.planning.time_cost import Cost, Span, cost, evaluation_share
 from sweeps.planning.trial_source import REPEATED
 from trainables.contract import RowShape
 
@@ -105,7 +105,7 @@ def expected(config: SweepConfig, trials: int, slots: int) -> Forecast:
     """The trials that reach each report point, from playing the scheduler's rule."""
     compared = resource.of(config)
     spares, is_random = config.searcher.start_with_default, config.scheduler.kind != "fifo"
-    made = play.plays(lambda: compared.scheduler.build(compared.total), trials, slots, spares, is_random)
+    made = virtual_sweep.plays(lambda: compared.scheduler.build(compared.total), trials, slots, spares, is_random)
     return forecast(compared.points, made)
 
 

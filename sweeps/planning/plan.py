@@ -13,11 +13,11 @@ from search_spaces.space import SearchSpace
 from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig, size_bytes
 from sweeps.planning import advice, epochs
+from sweeps.planning.lora_or_qlora import Choice
 from sweeps.planning.outlook import Known, Outlook, outlook, repeats
-from sweeps.planning.which import Choice
 from sweeps.record.snapshots import KEPT
 from trainables.contract import Device, Memory, Need
-from trainables.schedule import warmup_steps
+from trainables.learning_rates import warmup_steps
 from trainables.specs import TrialSpec, seconds
 
 DEVICES: Mapping[Device, str] = {"cpu": "CPU", "cuda": "GPU"}

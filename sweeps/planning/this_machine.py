@@ -11,9 +11,9 @@ from cluster import devices, gpus
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig, size_bytes
 from sweeps.errors import ConfigError
-from sweeps.planning import auto_trials, measured, plan, rate_store
+from sweeps.planning import auto_trials, measured_speed, plan, rate_store
+from sweeps.planning.lora_or_qlora import Choice, choices
 from sweeps.planning.outlook import Known
-from sweeps.planning.which import Choice, choices
 from sweeps.record.events import DataPrepared
 from sweeps.record.folder import SweepFolder, read_events
 from trainables import catalogue
@@ -130,7 +130,7 @@ def remember(config: SweepConfig, folder: SweepFolder, device_name: str) -> None
     Raises:
         OSError: the cache cannot be written.
     """
-    rate = measured.of_sweep(
+    rate = measured_speed.of_sweep(
         (event for event, _ in read_events(folder.events)), rate_store.rate_key(config, device_name)
     )
     shapes = {}

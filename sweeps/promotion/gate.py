@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sweeps.record.bootstrap import FEW_ROWS, LEAST_ROWS, confidence_of, interval
+from sweeps.record.paired_bootstrap import FEW_ROWS, LEAST_ROWS, confidence_of, interval
 from trainables.scoring.requests import BASE, Scores
 
 CHAMPION = "champion"

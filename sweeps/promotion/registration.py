@@ -20,8 +20,8 @@ from sweeps.promotion.cards import VersionFacts
 from sweeps.promotion.context import Context
 from sweeps.promotion.evidence import Evidence
 from sweeps.promotion.gate import CHAMPION, Verdict
-from sweeps.record import digests, faults
-from sweeps.tracking import package
+from sweeps.record import digests, fault_points
+from sweeps.tracking import model_package
 from sweeps.tracking.registry import COMPLETE, IDENTITY, STATE, Entry, Version, previous
 from trainables.scoring.requests import BASE, BaseFacts
 
@@ -60,7 +60,7 @@ class Registered:
 def register(context: Context, winner: Winner, scored: Scoring, now: float) -> Registered:
     """Packages and registers the winner, checks that it serves, and moves the aliases.
 
-    A dry run ends after it served the package, and writes nothing.
+    A dry run ends after it served the model_package, and writes nothing.
 
     Args:
         context: of the promotion.
@@ -76,7 +76,7 @@ def register(context: Context, winner: Winner, scored: Scoring, now: float) -> R
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work) / "model"
         example = next(iter(winner.evidence.answer.samples), None)
-        package.write(folder, package.Contents(winner.candidate.adapter, base, cards.card(facts), example))
+        model_package.write(folder, model_package.Contents(winner.candidate.adapter, base, cards.card(facts), example))
         if context.request.dry_run:
             context.say("package: " + _serve(winner, scored, digests.read(folder)))
             context.say("dry run: nothing was written")
@@ -90,7 +90,7 @@ def _complete_version(context: Context, winner: Winner, facts: VersionFacts, fol
     """The winner's version, complete: one that is there is kept or completed, else it is made and served."""
     registry, model, identity = context.registry, context.model, winner.candidate.identity
     registry.make_model(model)
-    faults.point("promote.after_model")
+    fault_points.point("promote.after_model")
     known = registry.of_identity(model, identity)
     if known is not None and known.is_complete:
         version_files.fetch(context.lookup, model, known)
@@ -98,12 +98,12 @@ def _complete_version(context: Context, winner: Winner, facts: VersionFacts, fol
         return known
     run_id, path = winner.candidate.trial.run_id, version_files.where(model, identity)
     registry.upload(run_id, folder, path)
-    faults.point("promote.after_upload")
+    fault_points.point("promote.after_upload")
     tags = {IDENTITY: identity, **_tags(context, winner, facts)}
     version = registry.make_version(model, run_id, path, tags, cards.description(facts))
-    faults.point("promote.after_version")
+    fault_points.point("promote.after_version")
     registry.describe_model(model, cards.model_description(facts))
-    faults.point("promote.after_description")
+    fault_points.point("promote.after_description")
     context.say(f"registered: {model} version {version.number}")
     _complete(context, winner, scored, version, digests.read(folder))
     return version
@@ -124,7 +124,7 @@ def _complete(
     context.say("served from the registry: " + _serve(winner, scored, fetched))
     tags = {version_files.DIGEST: digests.of_files(fetched), STATE: COMPLETE}
     context.registry.tag(context.model, version.number, tags)
-    faults.point("promote.after_serving")
+    fault_points.point("promote.after_serving")
 
 
 def _serve(winner: Winner, scored: Scoring, files: Mapping[str, bytes]) -> str:
@@ -140,7 +140,7 @@ def _serve(winner: Winner, scored: Scoring, files: Mapping[str, bytes]) -> str:
     samples = [sample.model_dump() for sample in answer.samples]
     prompts = [sample["columns"] or {"prompt": "Hello"} for sample in samples[:1]]
     job = {"samples": samples, "answers": prompts, "new_tokens": NEW_TOKENS, "refused": OURS}
-    printed = scored.serve(package.CHECK.read_text(encoding="utf-8"), files, json.dumps(job))
+    printed = scored.serve(model_package.CHECK.read_text(encoding="utf-8"), files, json.dumps(job))
     served = json.loads(printed.splitlines()[-1])
     expected = answer.scores[winner.candidate.label]
     allowed = gate.tolerance(answer.hardware, answer.hardware)
@@ -169,19 +169,19 @@ def _move(context: Context, winner: Winner, number: str, now: float) -> Register
     gain = winner.verdict.of(winner.candidate.label)[-1].gain
     entry = Entry(now, "promote", alias, number, before, context.sweep.sweep_id, round(gain, 6))
     registry.point(model, "challenger", number)
-    faults.point("promote.after_challenger")
+    fault_points.point("promote.after_challenger")
     if not _alias_is_at(context, before):
         return _overtaken(alias, number)
     registry.remember(model, entry)
-    faults.point("promote.after_history")
+    fault_points.point("promote.after_history")
     if before is not None:
         registry.point(model, previous(alias), before)
-    faults.point("promote.after_previous")
+    fault_points.point("promote.after_previous")
     if not _alias_is_at(context, before):
         registry.forget_last(model, entry)
         return _overtaken(alias, number)
     registry.point(model, alias, number)
-    faults.point("promote.after_alias")
+    fault_points.point("promote.after_alias")
     if not _alias_is_at(context, number):
         return _overtaken(alias, number)
     context.say(f"{alias}: version {number}" + (f" (before: version {before})" if before is not None else ""))
@@ -212,9 +212,9 @@ def _facts(context: Context, winner: Winner, base: BaseFacts) -> VersionFacts:
         hub_id=base.source if base.kind == "hub" else None,
         quantization=f"{scheme}, {quantization['compute_dtype']}",
         licence=base.licence,
-        install_base=package.install_base(base),
+        install_base=model_package.install_base(base),
         forced=winner.forced,
-        versions=package.versions(base),
+        versions=model_package.versions(base),
     )
 
 

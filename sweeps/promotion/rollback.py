@@ -15,7 +15,7 @@ from sweeps.config import messages
 from sweeps.config.model import Promotion
 from sweeps.errors import ConfigError, SweepError
 from sweeps.promotion import version_files
-from sweeps.record import faults
+from sweeps.record import fault_points
 from sweeps.tracking import stores
 from sweeps.tracking.client import answering
 from sweeps.tracking.lookup import Lookup
@@ -64,10 +64,10 @@ def _roll_back(registry: Registry, name: str, to: str | None, alias: str, clock:
             raise SweepError(f"{name}: version {target} is the {alias} already: name another with --to")
         version_files.fetch(Lookup(registry.uri), name, version)
         registry.remember(name, Entry(clock(), "rollback", alias, target, now, version.tags.get("sweep.id", "")))
-        faults.point("rollback.after_history")
+        fault_points.point("rollback.after_history")
         if now is not None:
             registry.point(name, previous(alias), now)
-        faults.point("rollback.after_previous")
+        fault_points.point("rollback.after_previous")
         registry.point(name, alias, target)
     return RolledBack(name, alias, target, now)
 

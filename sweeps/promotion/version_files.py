@@ -7,13 +7,13 @@ from typing import Any
 
 from sweeps.errors import SweepError
 from sweeps.record import digests
-from sweeps.tracking import package
+from sweeps.tracking import model_package
 from sweeps.tracking.lookup import Lookup
 from sweeps.tracking.registry import IDENTITY, Version
 from trainables.inputs import json_text
 
 DIGEST = "package_sha256"
-"""A complete version's tag that holds the digest of all files of its package."""
+"""A complete version's tag that holds the digest of all files of its model_package."""
 
 
 def where(model: str, identity: str) -> str:
@@ -22,7 +22,7 @@ def where(model: str, identity: str) -> str:
 
 
 def fetch(lookup: Lookup, model: str, version: Version) -> dict[str, bytes]:
-    """Fetches the files of a complete version's package, and verifies them.
+    """Fetches the files of a complete version's model_package, and verifies them.
 
     Raises:
         SweepError: they are gone, or are not the files that were promoted.
@@ -38,7 +38,7 @@ def fetch(lookup: Lookup, model: str, version: Version) -> dict[str, bytes]:
 
 def adapter(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """The files of a package's PEFT folder."""
-    prefix = f"{package.ADAPTER}/"
+    prefix = f"{model_package.ADAPTER}/"
     return {name.removeprefix(prefix): content for name, content in files.items() if name.startswith(prefix)}
 
 

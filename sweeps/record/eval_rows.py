@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sweeps.record import seeds
 from sweeps.record.folder import SweepFolder
-from sweeps.record.names import label
+from sweeps.record.run_names import label
 from sweeps.record.selection import rank
 from sweeps.record.separation import MOST, Separation, separate
 from sweeps.record.sweep_record import SweepRecord, TrialRecord

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sweeps.record.bootstrap import FEW_ROWS, LEAST_ROWS, confidence_of, intervals
+from sweeps.record.paired_bootstrap import FEW_ROWS, LEAST_ROWS, confidence_of, intervals
 from sweeps.record.seeds import SeedNoise, widened
 from trainables.contract import Evaluation
 from trainables.scoring.requests import BASE

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sweeps.planning import epochs
-from sweeps.planning.cost import Span
+from sweeps.planning.lora_or_qlora import Choice
 from sweeps.planning.outlook import Outlook
 from sweeps.planning.plan import DEVICES, Plan
-from sweeps.planning.which import Choice
-from sweeps.report.words import counted, duration, size
+from sweeps.planning.time_cost import Span
+from sweeps.report.number_words import counted, duration, size
 from trainables.contract import Memory
 
 CONTINUED = "      "

@@ -25,7 +25,7 @@ from sweeps.record.events import (
     TrialReported,
     TrialStarted,
 )
-from sweeps.record.names import label, run_name
+from sweeps.record.run_names import label, run_name
 from sweeps.record.selection import leader
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import tables

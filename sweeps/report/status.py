@@ -11,7 +11,7 @@ from sweeps.config.passwords import without_password
 from sweeps.errors import SweepError
 from sweeps.record.events import DataPrepared, Event
 from sweeps.record.folder import SweepFolder, acknowledged_bytes, is_driven, noted_by, read_events
-from sweeps.record.names import label
+from sweeps.record.run_names import label
 from sweeps.record.selection import leader
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from trainables.inputs import json_text

@@ -15,11 +15,11 @@ from sweeps.config import points
 from sweeps.config.load import Sweep
 from sweeps.config.passwords import without_password
 from sweeps.record.folder import SweepFolder
-from sweeps.record.names import label
+from sweeps.record.run_names import label
 from sweeps.record.spent import Planned, Spent
-from sweeps.report import answers, tables
+from sweeps.report import best_compared, tables
+from sweeps.report.number_words import counted, duration
 from sweeps.report.progress import Display, Lines, Table
-from sweeps.report.words import counted, duration
 
 if TYPE_CHECKING:
     from sweeps.report.result import Displays, Result
@@ -58,8 +58,11 @@ def show(sweep: Sweep, result: Result) -> None:
             out.print(line, markup=False, soft_wrap=True)
         out.print()
     lines = [f"best: {decision.why}"] if decision.winner is None else []
-    default = answers.against_default(record, decision, starts_with_default, outside, result.separation)
-    compared = [*answers.of_best(record, decision, result.separation), *([default] if default is not None else [])]
+    default = best_compared.against_default(record, decision, starts_with_default, outside, result.separation)
+    compared = [
+        *best_compared.of_best(record, decision, result.separation),
+        *([default] if default is not None else []),
+    ]
     if decision.winner is not None:
         best = decision.winner
         lines.append(f"best: {label(best.number)}, {metric} {best.value(metric):.4f} at step {best.best_step}")

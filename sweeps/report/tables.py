@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from sweeps.record.names import label
+from sweeps.record.run_names import label
 from sweeps.record.selection import Decision, pareto, rank
 from sweeps.record.separation import Separation
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
-from sweeps.report import answers
+from sweeps.report import best_compared
 from trainables.scoring.requests import BASE
 
 NO_ADAPTER = "no adapter"
@@ -82,7 +82,7 @@ def markdown(record: SweepRecord, decision: Decision, separation: Separation | N
         best = decision.winner
         shown = ", ".join(f"{name} {_value(value)}" for name, value in best.params.items())
         head = f"**Best: {label(best.number)}, {metric} {best.value(metric):.4f}** at step {best.best_step} ({shown})."
-    lines = [head, "", *(f"- {line}" for line in answers.of_best(record, decision, separation))]
+    lines = [head, "", *(f"- {line}" for line in best_compared.of_best(record, decision, separation))]
     lines += [""] if lines[-1] else []
     trials = order(record)
     params = _params(trials)

@@ -10,11 +10,11 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from sweeps.halving.cost import has_tail, most_steps
-from sweeps.halving.promote import Order, Promote
+from sweeps.halving.asha_promote import Order, Promote
+from sweeps.halving.asha_stop import Stop
+from sweeps.halving.promotion_cost import has_tail, most_steps
 from sweeps.halving.rule import Direction, Rule
-from sweeps.halving.settings import Settings
-from sweeps.halving.stop import Stop
+from sweeps.halving.scheduler_settings import Settings
 
 
 class Config(Settings):

@@ -9,7 +9,7 @@ from typing import Literal
 
 from sweeps.halving.fifo import Fifo
 from sweeps.halving.rule import Direction, Rule
-from sweeps.halving.settings import Settings
+from sweeps.halving.scheduler_settings import Settings
 
 
 class Config(Settings):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sweeps.record.events import RequestAnswered, TrialState
 from sweeps.record.journal import Journal
-from sweeps.record.names import label
+from sweeps.record.run_names import label
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.steering.mailbox import Letter, Mailbox, StopSweep, StopTrial
 from sweeps.steering.stop import StopRequest

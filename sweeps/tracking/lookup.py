@@ -17,7 +17,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError, SweepError
 from sweeps.record import digests
 from sweeps.record.events import TrialState
-from sweeps.record.names import label
+from sweeps.record.run_names import label
 from sweeps.tracking.client import quiet
 from sweeps.tracking.stores import Place
 from trainables.contract import Evaluation

@@ -27,13 +27,13 @@ from sweeps.record.events import (
     TrialState,
 )
 from sweeps.record.folder import SweepFolder, noted_by
-from sweeps.record.names import label, run_name
+from sweeps.record.run_names import label, run_name
 from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report.tables import ending, markdown
 from sweeps.tracking.client import Point, Runs, is_refusal
-from sweeps.tracking.lost import Lost, missing
-from sweeps.tracking.metrics import best_of, end_points, metric_points, spent_points
+from sweeps.tracking.lost_runs import Lost, missing
+from sweeps.tracking.metric_points import best_of, end_points, metric_points, spent_points
 from sweeps.tracking.views import TAG_PREFIX, shared_view
 from trainables.specs import TrialSpec
 

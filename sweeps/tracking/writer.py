@@ -20,7 +20,7 @@ from sweeps.errors import StorageError
 from sweeps.record.events import Event, TrialEnded, TrialReported, TrialStarted
 from sweeps.record.folder import SweepFolder, acknowledged_bytes, noted_by, read_events, write_whole
 from sweeps.record.sweep_record import SweepRecord
-from sweeps.tracking.lost import Lost
+from sweeps.tracking.lost_runs import Lost
 from sweeps.tracking.sink import Sink
 
 FIRST_PAUSE_SECONDS = 0.5

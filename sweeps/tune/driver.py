@@ -29,13 +29,13 @@ from sweeps.planning.trial_source import TrialSource, refused_default
 from sweeps.record.events import BaseEvaluated, DataPrepared, HostsStarted, SweepEnded, TrialEnded, TrialState
 from sweeps.record.folder import SweepFolder, cannot_write, write_whole
 from sweeps.record.journal import Journal
-from sweeps.record.names import label
+from sweeps.record.run_names import label
 from sweeps.report.progress import Display
 from sweeps.steering.stop import Reason, StopRequest
 from sweeps.tune import processes
 from sweeps.tune.base_evaluation import BaseEvaluation
 from sweeps.tune.callback import JournalCallback
-from sweeps.tune.ruling import Ruling
+from sweeps.tune.journaled_rule import Ruling
 from sweeps.tune.scheduler import RuleScheduler
 from sweeps.tune.slot_trial import SlotTrial
 from sweeps.tune.trial_queue import NOTHING, LastReport, TrialQueue

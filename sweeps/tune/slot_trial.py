@@ -26,10 +26,10 @@ from cluster.training import Outcome
 from sweeps.errors import BudgetUsedUp, StorageError
 from sweeps.halving.rungs import next_point
 from sweeps.record import digests, snapshots
-from sweeps.record.disk import Disk
+from sweeps.record.disk_budget import Disk
 from sweeps.record.events import TrialState
 from sweeps.record.folder import SweepFolder, writing
-from sweeps.tune.asking import ask, last_words
+from sweeps.tune.broker_calls import ask, last_words
 from trainables.contract import Evaluation, Failure, Opened, Report, StepRecord
 from trainables.inputs.legible import legible
 from trainables.objective import Objective

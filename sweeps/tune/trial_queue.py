@@ -13,7 +13,7 @@ from ray.tune.search import Searcher
 from sweeps.halving.rule import Idle, Resume
 from sweeps.planning.trial_source import PlannedTrial, TrialSource
 from sweeps.record.events import TrialState
-from sweeps.tune.ruling import Ruling
+from sweeps.tune.journaled_rule import Ruling
 from trainables.specs import TrialSpec
 
 

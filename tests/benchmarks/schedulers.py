@@ -19,11 +19,11 @@ from simulator import ARRIVALS, SPACE, Listed, Outcome, Searched, Setting, curve
 
 from search_spaces.space import SearchSpace
 from sweeps.config import components
+from sweeps.halving.asha_promote import Promote
+from sweeps.halving.asha_stop import Stop
 from sweeps.halving.fifo import Fifo
 from sweeps.halving.median import Median
-from sweeps.halving.promote import Promote
 from sweeps.halving.rule import Rule
-from sweeps.halving.stop import Stop
 
 POINTS = (3, 9, 27, 81)
 FULL = POINTS[-1]

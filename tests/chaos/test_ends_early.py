@@ -13,7 +13,7 @@ import chaos_runs as runs
 import pytest
 
 from sweeps.record import snapshots
-from sweeps.record.disk import size
+from sweeps.record.disk_budget import size
 from sweeps.record.folder import SweepFolder
 from trainables import toy
 

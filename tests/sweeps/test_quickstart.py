@@ -49,7 +49,7 @@ def test_quickstart_finds_an_adapter_that_peft_loads_with_the_same_loss(tmp_path
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.strip().splitlines()[-1])
-    assert answer["trials"] == sum(answer["states"].values()) == 8
+    assert answer["trials"] == sum(answer["states"].values()) == 6
     best, default = answer["best"], first_trial(Path(answer["dir"]))
     assert best["value"] < 0.5 * default, done.stderr
     assert "the default configuration (t00" in done.stderr

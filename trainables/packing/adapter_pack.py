@@ -18,12 +18,12 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from trainables.contract import Evaluation, Failure, Opened, StepRecord
 from trainables.data import dataset
 from trainables.isolation import failure_of, is_sticky, isolated
+from trainables.learning_rates import learning_rate
 from trainables.objective import EVAL_LOSS
 from trainables.packing import adapter_files, kept_evaluation
 from trainables.packing.batches import chunks
 from trainables.packing.dropout import DropoutKey
 from trainables.packing.engine import Engine, Segment
-from trainables.schedule import learning_rate
 from trainables.specs import TrialSpec
 
 SlotOrBase = TypeVar("SlotOrBase", int, None)

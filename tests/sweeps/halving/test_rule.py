@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rule_players import Play, play
 
+from sweeps.halving.asha_promote import Promote
+from sweeps.halving.asha_stop import Stop
 from sweeps.halving.fifo import Fifo
 from sweeps.halving.median import Median
-from sweeps.halving.promote import Promote
 from sweeps.halving.rule import Ended, Idle, Reported, Rule, Standing, Started, Verdict
-from sweeps.halving.stop import Stop
 
 POINTS = (1, 3, 9, 27)
 RULES: dict[str, Callable[[], Rule]] = {

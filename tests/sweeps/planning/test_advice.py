@@ -8,8 +8,8 @@ import pytest
 
 from sweeps.config.model import SweepConfig
 from sweeps.planning import advice
-from sweeps.planning.cost import Span
 from sweeps.planning.outlook import Outlook
+from sweeps.planning.time_cost import Span
 from trainables.contract import RowShape
 
 

@@ -9,7 +9,7 @@ import pytest
 from sweep_files import toy
 
 from sweeps.config.model import SweepConfig
-from sweeps.planning import measured, rate_store
+from sweeps.planning import measured_speed, rate_store
 from sweeps.planning.rates import LEAST_RANGE, MOST_RANGE, RAY_SECONDS, TRIAL_SECONDS, Load, Rate, RateKey, kept, speed
 from sweeps.record.events import DataPrepared, Event, HostsStarted, SweepEnded, SweepStarted, TrialReported
 from trainables.contract import Report, RowShape, StepRecord
@@ -129,7 +129,7 @@ def log(*events: Event, end: float) -> list[Event]:
 def test_a_pass_that_two_trials_share_counts_once() -> None:
     """Two trials take five steps of 2 s side by side, from 110 to 120, and are evaluated together until 123."""
     side_by_side = [reported(key, steps(1, 5, 120.0, 2.0), 123.0) for key in "ab"]
-    found = measured.of_sweep(log(*side_by_side, end=127.0), KEY)
+    found = measured_speed.of_sweep(log(*side_by_side, end=127.0), KEY)
     assert found is not None
     assert (found.slots, found.step_seconds, found.tokens_per_step) == (2.0, 2.0, 10.0)
     assert found.evaluation_seconds == 1.5
@@ -141,7 +141,7 @@ def test_a_pass_that_two_trials_share_counts_once() -> None:
 def test_one_trial_after_the_other_has_one_slot() -> None:
     first = reported("a", steps(1, 3, 116.0, 2.0), 117.0)
     second = reported("b", steps(1, 3, 123.0, 2.0), 124.0)
-    found = measured.of_sweep(log(first, second, end=124.0), KEY)
+    found = measured_speed.of_sweep(log(first, second, end=124.0), KEY)
     assert found is not None
     assert (found.slots, found.step_seconds, found.evaluation_seconds, found.trial_seconds) == (1.0, 2.0, 1.0, 0.0)
 
@@ -149,23 +149,23 @@ def test_one_trial_after_the_other_has_one_slot() -> None:
 def test_a_trial_that_waited_between_two_reports_is_not_charged_for_it() -> None:
     early = reported("a", steps(1, 3, 116.0, 2.0), 117.0)
     late = reported("a", tuple(step for step in steps(1, 6, 1006.0, 2.0) if step.step > 3), 1007.0)
-    found = measured.of_sweep(log(early, late, end=1007.0), KEY)
+    found = measured_speed.of_sweep(log(early, late, end=1007.0), KEY)
     assert found is not None
     assert (found.step_seconds, found.evaluation_seconds) == (2.0, 1.0)
 
 
 def test_a_few_steps_are_no_measurement() -> None:
-    assert measured.of_sweep(log(reported("a", steps(1, 5, 120.0, 2.0), 121.0), end=122.0), KEY) is None
+    assert measured_speed.of_sweep(log(reported("a", steps(1, 5, 120.0, 2.0), 121.0), end=122.0), KEY) is None
 
 
 def test_only_the_latest_driver_counts() -> None:
     before = log(reported("a", steps(1, 6, 122.0, 2.0), 123.0), end=123.0)
-    assert measured.of_sweep([*before, *log(end=999.0)], KEY) is None
+    assert measured_speed.of_sweep([*before, *log(end=999.0)], KEY) is None
 
 
 def test_covered_time_is_that_of_the_union() -> None:
-    assert measured.covered([(5.0, 6.0), (0.0, 2.0), (1.0, 3.0), (1.5, 1.6)]) == 4.0
-    assert measured.covered([]) == 0.0
+    assert measured_speed.covered([(5.0, 6.0), (0.0, 2.0), (1.0, 3.0), (1.5, 1.6)]) == 4.0
+    assert measured_speed.covered([]) == 0.0
 
 
 # What is remembered

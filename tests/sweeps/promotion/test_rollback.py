@@ -10,7 +10,7 @@ from promotions import MODEL, run
 
 from sweeps.errors import SweepError
 from sweeps.promotion.rollback import as_json, models, rollback
-from sweeps.record import faults
+from sweeps.record import fault_points
 
 
 def test_rollback_goes_back_and_says_what_changed(champion):
@@ -31,7 +31,7 @@ def test_a_rollback_that_is_killed_is_ended_by_doing_it_again(champion, point):
     run(champion.sweep("second"))
     child = os.fork()
     if child == 0:
-        os.environ[faults.VARIABLE] = f"rollback.after_{point}"
+        os.environ[fault_points.VARIABLE] = f"rollback.after_{point}"
         try:
             rollback(MODEL, None, "champion", champion.uri)
         finally:

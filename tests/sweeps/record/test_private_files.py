@@ -13,7 +13,7 @@ WRITES = """
 import json, sys
 from pathlib import Path
 from sweeps.record import folder as folders
-from sweeps.record.disk import Disk
+from sweeps.record.disk_budget import Disk
 from sweeps.record.folder import EventLog, write_whole
 folder = folders.create(Path("results"), "x", {})
 with folders.locked(folder):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sweeps.record import separation
-from sweeps.record.bootstrap import intervals
+from sweeps.record.paired_bootstrap import intervals
 from sweeps.record.seeds import SeedNoise
 from sweeps.record.separation import Separation, separate
 from trainables.contract import Evaluation
@@ -186,7 +186,7 @@ def test_several_gains_are_compared_on_the_same_resamples() -> None:
 def test_many_rows_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     gains = np.random.default_rng(3).normal(0.1, 1.0, 50).tolist()
     whole = intervals([gains], [1] * 50, 0.95, np.random.default_rng(0))
-    monkeypatch.setattr("sweeps.record.bootstrap._AT_ONCE", 120)
+    monkeypatch.setattr("sweeps.record.paired_bootstrap._AT_ONCE", 120)
     assert intervals([gains], [1] * 50, 0.95, np.random.default_rng(0)) == [pytest.approx(whole[0])]
 
 

@@ -18,7 +18,7 @@ from sweeps.record.events import (
 )
 from sweeps.record.spent import planned, spent
 from sweeps.record.sweep_record import SweepRecord
-from sweeps.tracking.metrics import spent_points
+from sweeps.tracking.metric_points import spent_points
 from trainables.contract import Device
 
 FULL = 27

@@ -11,7 +11,7 @@ from sweep_events import base, ended, record, reported, started
 from sweeps.record.events import Event, SweepStarted, TrialReported, TrialState
 from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord
-from sweeps.report import answers, tables
+from sweeps.report import best_compared, tables
 from sweeps.report.progress import describe
 from trainables.contract import Metrics
 
@@ -75,7 +75,7 @@ def test_the_note_in_mlflow_has_them_too() -> None:
     ],
 )
 def test_the_closing_lines_name_the_pareto_set(config: str, answer: str | None) -> None:
-    line = answers.pareto_set(sweep(config))
+    line = best_compared.pareto_set(sweep(config))
     assert line is None if answer is None else line is not None and line.startswith(answer)
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from sweep_files import toy
 
+from sweeps.planning.lora_or_qlora import Choice, Fit
 from sweeps.planning.outlook import Known
 from sweeps.planning.plan import Machine, Plan, plan
 from sweeps.planning.rate_store import rate_key
 from sweeps.planning.rates import Rate
-from sweeps.planning.which import Choice, Fit
+from sweeps.report.number_words import counted, duration, size
 from sweeps.report.plan_lines import plan_lines
-from sweeps.report.words import counted, duration, size
 from trainables.contract import Need
 
 NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=8)

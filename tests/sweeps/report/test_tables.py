@@ -11,7 +11,7 @@ from rich.console import Console
 from sweep_events import base, begun, ended, parked, record, reported, started
 
 from sweeps.record.events import DataPrepared, Event, SweepEnded, TrialState
-from sweeps.record.names import run_name
+from sweeps.record.run_names import run_name
 from sweeps.record.selection import choose
 from sweeps.record.separation import Compared, Separation
 from sweeps.record.sweep_record import SweepRecord
@@ -247,7 +247,7 @@ def test_a_runs_name_reads_well() -> None:
 
 
 def test_a_repeat_stands_below_its_trial_and_says_so() -> None:
-    again = [
+    again: list[Event] = [
         started("again", 9).model_copy(update={"repeats": "b"}),
         reported("again", 9, 1.0),
         ended("again", TrialState.COMPLETED),

@@ -36,7 +36,8 @@ def tracked(sink: MlflowSink, folder: Any, config: SweepConfig) -> SweepConfig:
     for key in ("key0", "key1", "key2"):
         keep_adapter(folder, key, 3)
     deliver(sink, [begun(), *story, over()])
-    searcher = type(config.searcher).model_validate({"kind": "random", "warm_start": "demo"})
+    kind: Any = type(config.searcher)
+    searcher = kind.model_validate({"kind": "random", "warm_start": "demo"})
     return config.model_copy(update={"searcher": searcher, "name": "new"})
 
 

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from trainables.contract import Evaluation, Failure, Opened, StepRecord
 from trainables.data import dataset
+from trainables.learning_rates import learning_rate
 from trainables.packing import adapter_files, targets
-from trainables.schedule import learning_rate
 
 NEIGHBOURS = [
     packs.spec(seed=11, r=2, lora_alpha=16.0, lora_dropout=0.3, target_modules="attention-qv", batch_size=3),

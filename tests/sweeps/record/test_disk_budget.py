@@ -8,7 +8,7 @@ import pytest
 from sweep_events import reported
 
 from sweeps.record import snapshots
-from sweeps.record.disk import Disk, Kept, to_remove
+from sweeps.record.disk_budget import Disk, Kept, to_remove
 from sweeps.record.folder import SweepFolder
 
 

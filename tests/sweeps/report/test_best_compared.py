@@ -12,7 +12,7 @@ from sweeps.record.seeds import SeedNoise
 from sweeps.record.selection import choose
 from sweeps.record.separation import Compared, Separation
 from sweeps.record.sweep_record import SweepRecord
-from sweeps.report import answers
+from sweeps.report import best_compared
 from trainables.objective import MIN_EVAL_LOSS
 
 EVENTS: list[Event] = [
@@ -44,7 +44,9 @@ UNTOLD = Compared("a", 0.75, None, None, "1 evaluation row, at least 10 are need
 
 
 def against_base(found: SweepRecord, compared: Compared | None = None) -> str | None:
-    return answers.against_base(found, choose(found.trials.values(), found.objective), separation(against=compared))
+    return best_compared.against_base(
+        found, choose(found.trials.values(), found.objective), separation(against=compared)
+    )
 
 
 def test_the_best_is_compared_with_the_base() -> None:
@@ -87,22 +89,22 @@ def test_a_gain_on_the_base_that_may_be_chance_for_all_that_is_known_is_no_win()
 
 def test_without_base_or_best_there_is_nothing_to_compare() -> None:
     assert against_base(sweep()) is None
-    assert answers.against_base(record([base(2.0)]), choose([], MIN_EVAL_LOSS)) is None
+    assert best_compared.against_base(record([base(2.0)]), choose([], MIN_EVAL_LOSS)) is None
 
 
 def test_trials_that_have_not_ended_and_are_lower_are_named() -> None:
     found = sweep(started("d", 3), reported("d", 3, 1.125), ended("d", TrialState.PAUSED, "interrupted"))
-    told = answers.unfinished(found, choose(found.trials.values(), found.objective))
+    told = best_compared.unfinished(found, choose(found.trials.values(), found.objective))
     assert told == "the best of the trials that have ended; lower so far: t03 1.1250"
-    assert answers.unfinished(sweep(), choose(sweep().trials.values(), sweep().objective)) is None
-    assert answers.unfinished(found, choose([], MIN_EVAL_LOSS)) is None
+    assert best_compared.unfinished(sweep(), choose(sweep().trials.values(), sweep().objective)) is None
+    assert best_compared.unfinished(found, choose([], MIN_EVAL_LOSS)) is None
 
 
 # Against the next ones
 
 
 def against_next(found: Separation | None) -> list[str]:
-    return answers.against_next(sweep(), choose(sweep().trials.values(), sweep().objective), found)
+    return best_compared.against_next(sweep(), choose(sweep().trials.values(), sweep().objective), found)
 
 
 def test_a_best_that_is_apart_from_the_next_says_by_how_much() -> None:
@@ -127,7 +129,7 @@ def test_where_a_guess_of_the_rows_would_be_wild_there_is_none() -> None:
 def test_many_that_cannot_be_told_apart_are_named_together() -> None:
     alike = [Compared(key, 0.1, -0.1, 0.3) for key in ("a", "c", "a", "c", "a")]
     lines = against_next(separation(*alike))
-    assert len(lines) == answers.SHOWN + 1
+    assert len(lines) == best_compared.SHOWN + 1
     assert lines[-1] == "nor can t02, t00"
 
 
@@ -154,7 +156,7 @@ def test_nothing_is_said_of_nothing() -> None:
 
 
 def compared(found: SweepRecord, starts_with_default: bool = True, is_outside: bool = False) -> str | None:
-    return answers.against_default(
+    return best_compared.against_default(
         found, choose(found.trials.values(), found.objective), starts_with_default, is_outside
     )
 
@@ -167,7 +169,9 @@ def test_the_best_is_compared_with_the_default() -> None:
 
 def test_with_the_interval_of_the_default_where_it_is_known() -> None:
     found = separation(Compared("a", 0.75, 0.6, 0.9))
-    told = answers.against_default(sweep(), choose(sweep().trials.values(), sweep().objective), True, separation=found)
+    told = best_compared.against_default(
+        sweep(), choose(sweep().trials.values(), sweep().objective), True, separation=found
+    )
     assert (told or "").endswith("0.7500 lower (38%), 97.5% interval 0.6000 to 0.9000 on 32 rows")
 
 
@@ -211,8 +215,8 @@ AGAIN: list[Event] = [
 def test_what_the_best_point_came_to_with_other_seeds_is_told() -> None:
     found = sweep(*AGAIN)
     decision = choose(found.trials.values(), found.objective)
-    assert answers.repeated(found, decision) == "the same point with other seeds: t09 1.3750"
-    assert answers.repeated(sweep(), decision) is None
+    assert best_compared.repeated(found, decision) == "the same point with other seeds: t09 1.3750"
+    assert best_compared.repeated(sweep(), decision) is None
 
 
 def test_where_seeds_are_counted_in_it_is_told_how_far_they_go() -> None:
@@ -220,8 +224,10 @@ def test_where_seeds_are_counted_in_it_is_told_how_far_they_go() -> None:
     decision = choose(found.trials.values(), found.objective)
     apart = Compared("a", 0.75, 0.5, 1.0)
     counted_in = replace(separation(apart), seeds=SeedNoise(0.0884, 1, 1))
-    lines = answers.against_next(found, decision, counted_in)
+    lines = best_compared.against_next(found, decision, counted_in)
     told = "other seeds are counted in: 2 trials of 1 point have a standard deviation of 0.0884 within a point"
     assert told in lines
     assert not any("those are not compared" in line for line in lines)
-    assert any("those are not compared" in line for line in answers.against_next(found, decision, separation(apart)))
+    assert any(
+        "those are not compared" in line for line in best_compared.against_next(found, decision, separation(apart))
+    )

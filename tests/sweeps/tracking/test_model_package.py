@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow.utils.requirements_utils import _parse_requirements
 
-from sweeps.tracking import package
+from sweeps.tracking import model_package
 from trainables.scoring.requests import BaseFacts, Sample
 
 
@@ -28,13 +28,13 @@ def facts_of(source: str, kind: str, columns: tuple[str, ...]) -> BaseFacts:
 )
 def test_a_base_in_a_package_is_a_comment_of_the_requirements(tmp_path: Path, source, kind, comments) -> None:
     facts = facts_of(source, kind, ("question",))
-    package.write(tmp_path / "model", package.Contents({"adapter_config.json": b"{}"}, facts, "card", None))
+    model_package.write(tmp_path / "model", model_package.Contents({"adapter_config.json": b"{}"}, facts, "card", None))
     lines = (tmp_path / "model" / "requirements.txt").read_text().splitlines()
     assert [line for line in lines if line.startswith("#")] == comments
-    assert [line for line in lines if not line.startswith("#")] == package.requirements(facts)
+    assert [line for line in lines if not line.startswith("#")] == model_package.requirements(facts)
     # MLflow reads it as pip does.
     parsed = list(_parse_requirements(str(tmp_path / "model" / "requirements.txt"), is_constraint=False))
-    assert [line.req_str for line in parsed] == package.requirements(facts)
+    assert [line.req_str for line in parsed] == model_package.requirements(facts)
 
 
 @pytest.mark.parametrize(
@@ -46,9 +46,9 @@ def test_a_base_in_a_package_is_a_comment_of_the_requirements(tmp_path: Path, so
     ],
 )
 def test_the_example_is_a_row_that_a_caller_could_give(tmp_path: Path, example: Sample | None, row: str) -> None:
-    contents = package.Contents(
+    contents = model_package.Contents(
         {"adapter_config.json": b"{}"}, facts_of("owner/name", "hub", ("prompt",)), "card", example
     )
-    package.write(tmp_path / "model", contents)
+    model_package.write(tmp_path / "model", contents)
     written = json.loads((tmp_path / "model" / "input_example.json").read_text())
     assert written == {"columns": ["prompt"], "data": [[row]]}

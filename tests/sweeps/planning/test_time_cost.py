@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sweeps.halving.asha_promote import Promote
+from sweeps.halving.asha_stop import Stop
 from sweeps.halving.fifo import Fifo
-from sweeps.halving.promote import Promote
 from sweeps.halving.rule import Rule
 from sweeps.halving.rungs import rungs
-from sweeps.halving.stop import Stop
-from sweeps.planning import cost, fill, forecast, noise, play, which
-from sweeps.planning.cost import Span, Work
+from sweeps.planning import evaluation_noise, forecast, lora_or_qlora, time_cost, trials_that_fit, virtual_sweep
 from sweeps.planning.rates import Speed
+from sweeps.planning.time_cost import Span, Work
 from trainables.contract import Need
 
 POINTS = (3, 9, 27)
@@ -40,16 +40,16 @@ RULES: dict[str, Callable[[], Rule]] = {
     ],
 )
 def test_a_play_counts_who_comes_to_each_rung(rule: str, arrival: range, counts: tuple[int, ...]) -> None:
-    assert play.play(RULES[rule](), [float(quality) for quality in arrival], 1, False) == counts
+    assert virtual_sweep.play(RULES[rule](), [float(quality) for quality in arrival], 1, False) == counts
 
 
 def test_a_first_trial_that_is_spared_is_trained_to_the_end() -> None:
-    assert play.play(Promote(POINTS, 3), [9.0, *map(float, range(8))], 1, True) == (9, 4, 2)
+    assert virtual_sweep.play(Promote(POINTS, 3), [9.0, *map(float, range(8))], 1, True) == (9, 4, 2)
 
 
 @given(trials=st.integers(1, 40), slots=st.integers(1, 9), rule=st.sampled_from(sorted(RULES)), spared=st.booleans())
 def test_a_play_ends_with_fewer_trials_at_each_rung(trials: int, slots: int, rule: str, spared: bool) -> None:
-    (counts, *others) = play.plays(RULES[rule], trials, slots, spared, is_random=False)
+    (counts, *others) = virtual_sweep.plays(RULES[rule], trials, slots, spared, is_random=False)
     assert not others
     assert counts[0] == trials
     assert all(later <= earlier for earlier, later in pairwise(counts))
@@ -57,7 +57,7 @@ def test_a_play_ends_with_fewer_trials_at_each_rung(trials: int, slots: int, rul
 
 
 def test_many_trials_are_played_in_part() -> None:
-    plays = play.plays(RULES["promote"], 9_000, 4, False)
+    plays = virtual_sweep.plays(RULES["promote"], 9_000, 4, False)
     assert {counts[0] for counts in plays} == {9_000}
     assert all(2_900 < counts[1] < 3_100 for counts in plays)
 
@@ -80,7 +80,7 @@ WORK = Work(steps=Span(100, 80, 130), worst_steps=300, evaluations=10, worst_eva
 
 
 def test_time_is_start_trials_steps_and_evaluations() -> None:
-    found = cost.cost(WORK, SPEED, 1, is_gpu=True)
+    found = time_cost.cost(WORK, SPEED, 1, is_gpu=True)
     assert found.seconds.expected == 20 + 4 + 200 + 50
     assert found.seconds.low == pytest.approx(24 + 0.8 * (160 + 50))
     assert found.seconds.high == pytest.approx(24 + 1.2 * (260 + 50))
@@ -90,15 +90,15 @@ def test_time_is_start_trials_steps_and_evaluations() -> None:
 
 
 def test_hosts_share_the_work_and_each_of_them_is_paid_for() -> None:
-    found = cost.cost(WORK, SPEED, 2, is_gpu=True)
+    found = time_cost.cost(WORK, SPEED, 2, is_gpu=True)
     assert found.seconds.expected == 24 + 125
     assert found.gpu_hours.expected == pytest.approx(2 * 149 / 3600)
-    assert cost.cost(WORK, SPEED, 2, is_gpu=False).gpu_hours == Span(0, 0, 0)
+    assert time_cost.cost(WORK, SPEED, 2, is_gpu=False).gpu_hours == Span(0, 0, 0)
 
 
 def test_an_evaluated_token_is_half_of_a_trained_one() -> None:
-    assert cost.evaluation_share(steps=10, tokens_per_step=100, evaluations=2, evaluation_tokens=1000) == 0.5
-    assert cost.evaluation_share(0, 0, 0, 0) == 0.0
+    assert time_cost.evaluation_share(steps=10, tokens_per_step=100, evaluations=2, evaluation_tokens=1000) == 0.5
+    assert time_cost.evaluation_share(0, 0, 0, 0) == 0.0
 
 
 # A budget that is to be filled
@@ -121,18 +121,18 @@ def takes(trials: int, first: int) -> float:
 def test_as_many_trials_as_fit_under_a_first_rung_that_ranks_them(
     seconds: float, needed: int, expected: tuple[int, int]
 ) -> None:
-    found = fill.fill(seconds, [3, 9], takes, lambda trials, first: trials >= needed and first == 3)
+    found = trials_that_fit.fill(seconds, [3, 9], takes, lambda trials, first: trials >= needed and first == 3)
     assert found is not None
     assert (found.trials, found.first) == expected
-    assert found.seconds == takes(*expected) <= fill.FILLED * seconds
+    assert found.seconds == takes(*expected) <= trials_that_fit.FILLED * seconds
 
 
 def test_a_budget_without_room_for_one_trial_is_not_filled() -> None:
-    assert fill.fill(10, [3, 9], takes, lambda *_: True) is None
+    assert trials_that_fit.fill(10, [3, 9], takes, lambda *_: True) is None
 
 
 def test_a_budget_is_filled_with_trials_that_there_are() -> None:
-    found = fill.fill(10**9, [3], takes, lambda *_: True, most=12)
+    found = trials_that_fit.fill(10**9, [3], takes, lambda *_: True, most=12)
     assert found is not None
     assert found.trials == 12
 
@@ -141,9 +141,9 @@ def test_a_budget_is_filled_with_trials_that_there_are() -> None:
 
 
 def test_rows_and_gaps_belong_together() -> None:
-    assert noise.rows_for(noise.USUAL_GAP) == 230
-    assert noise.smallest_gap(230) == pytest.approx(noise.USUAL_GAP, rel=0.01)
-    assert noise.smallest_gap(100) == 2 * noise.smallest_gap(400)
+    assert evaluation_noise.rows_for(evaluation_noise.USUAL_GAP) == 230
+    assert evaluation_noise.smallest_gap(230) == pytest.approx(evaluation_noise.USUAL_GAP, rel=0.01)
+    assert evaluation_noise.smallest_gap(100) == 2 * evaluation_noise.smallest_gap(400)
 
 
 # LoRA against QLoRA
@@ -158,7 +158,7 @@ def estimate(scheme: str, recomputes: bool) -> Need:
 
 
 def test_each_size_of_gpu_has_the_slots_that_fit_and_an_advice() -> None:
-    found = which.choices(estimate, 1.0, 4, (4, 5, 12, 15, 24, 80))
+    found = lora_or_qlora.choices(estimate, 1.0, 4, (4, 5, 12, 15, 24, 80))
     assert [(choice.gpu_gb, choice.lora.words, choice.qlora.words, choice.advice) for choice in found] == [
         (4, "does not fit", "does not fit", "a larger GPU, or shorter rows"),
         (5, "does not fit", "1 slot, recomputing", "QLoRA"),
@@ -170,12 +170,15 @@ def test_each_size_of_gpu_has_the_slots_that_fit_and_an_advice() -> None:
 
 
 def test_only_a_part_of_the_memory_is_planned_with() -> None:
-    (whole, *_), (part, *_) = which.choices(estimate, 1.0, 4, (18,)), which.choices(estimate, 0.85, 4, (18,))
+    (whole, *_), (part, *_) = (
+        lora_or_qlora.choices(estimate, 1.0, 4, (18,)),
+        lora_or_qlora.choices(estimate, 0.85, 4, (18,)),
+    )
     assert (whole.lora.words, part.lora.words) == ("1 slot", "1 slot, recomputing")
 
 
 def test_a_model_of_unknown_size_has_no_table() -> None:
-    assert which.choices(lambda *_: None, 1.0, 4) == ()
+    assert lora_or_qlora.choices(lambda *_: None, 1.0, 4) == ()
 
 
 def test_rungs_of_these_tests_are_those_of_the_product() -> None:

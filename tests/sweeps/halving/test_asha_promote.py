@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rule_players import Play, play
 
-from sweeps.halving.cost import has_tail, most_steps
-from sweeps.halving.promote import TAIL_LOSSES, Order, Promote
+from sweeps.halving.asha_promote import TAIL_LOSSES, Order, Promote
+from sweeps.halving.promotion_cost import has_tail, most_steps
 from sweeps.halving.rule import Ended, Idle, Reported, Resume, Standing, Started, Verdict
 
 POINTS = (3, 9, 27, 81)

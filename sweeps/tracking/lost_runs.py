@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from sweeps.record.events import TrialState
-from sweeps.record.names import label
+from sweeps.record.run_names import label
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
-from sweeps.tracking.metrics import best_of
+from sweeps.tracking.metric_points import best_of
 
 
 class Lost(Exception):  # noqa: N818 - reads as what happened

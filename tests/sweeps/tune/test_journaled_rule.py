@@ -19,7 +19,7 @@ from sweeps.record.folder import SweepFolder, read_events
 from sweeps.record.journal import Journal
 from sweeps.steering.answering import STOPPED_BY_REQUEST
 from sweeps.tune.callback import STOPPED_BY_SCHEDULER, JournalCallback
-from sweeps.tune.ruling import Ruling
+from sweeps.tune.journaled_rule import Ruling
 from sweeps.tune.scheduler import RuleScheduler
 from sweeps.tune.trial_queue import FINISHED, NOTHING, TrialQueue
 from trainables import toy as curves
