@@ -118,6 +118,23 @@ def steps_per_unit(config: SweepConfig, space: SearchSpace) -> float:
     return sum(1 / size for size in sizes) / len(sizes)
 
 
+def most_steps(config: SweepConfig, space: SearchSpace, units: int, trials: int) -> int:
+    """Optimizer steps that trials take together at most: as if all had the smallest batch of the space.
+
+    Args:
+        config: a settled sweep.
+        space: its search space.
+        units: what they take together of the resource.
+        trials: how many they are; each one's last step may go beyond its report point.
+    """
+    compared = of(config)
+    if compared.unit == "step":
+        return units
+    smallest = batches(config, space)[0]
+    beyond = max(-point % smallest for point in compared.points)
+    return (units + trials * beyond) // smallest
+
+
 def batches(config: SweepConfig, space: SearchSpace) -> tuple[int, ...]:
     """Rows of a step that trials of the space may have, ascending; of a range, its ends."""
     choices: list[Sequence[int]] = []

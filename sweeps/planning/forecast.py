@@ -28,7 +28,7 @@ class Forecast:
 
         Args:
             trials: of the sweep.
-            worst: most that the rule can let them take together, in the unit in which `points` count.
+            worst: optimizer steps that the whole sweep takes at most.
             steps_per_unit: optimizer steps for each unit in which `points` count.
         """
         totals = sorted(steps_per_unit * steps_of(self.points, play) for play in self.plays)
@@ -38,7 +38,7 @@ class Forecast:
             low, high = tenths[0], tenths[-1]
         return Work(
             steps=Span(sum(totals) / len(totals), low, high),
-            worst_steps=round(steps_per_unit * worst),
+            worst_steps=worst,
             evaluations=sum(self.reaching) + 1,
             worst_evaluations=trials * len(self.points) + 1,
             trials=trials,

@@ -73,8 +73,7 @@ def outlook(
     """
     count, slots, is_gpu = hosts
     seen, compared = expected(config, trials, count * slots), resource.of(config)
-    worst = compared.scheduler.most_steps(compared.total, trials, count * slots, config.searcher.start_with_default)
-    per_unit = resource.steps_per_unit(config, space)
+    worst, per_unit = most_steps(config, space, trials, count * slots), resource.steps_per_unit(config, space)
     again = repeats(config, trials)
     work = seen.work(trials, worst, per_unit).and_whole(again, per_unit * compared.total, len(compared.points))
     load = _load(config, space, slots, known.rows)
@@ -94,6 +93,14 @@ def outlook(
         cost=taken,
         rate=UNKNOWN if found is None else f"by {found.measured} steps that were measured",
     )
+
+
+def most_steps(config: SweepConfig, space: SearchSpace, trials: int, slots: int) -> int:
+    """Optimizer steps that the sweep takes at most, the trials that repeat others included."""
+    compared, protects_first = resource.of(config), config.searcher.start_with_default
+    most = compared.scheduler.most_steps(compared.total, trials, slots, protects_first)
+    again = repeats(config, trials)
+    return resource.most_steps(config, space, most + again * compared.total, trials + again)
 
 
 def repeats(config: SweepConfig, trials: int) -> int:

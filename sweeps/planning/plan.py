@@ -14,7 +14,7 @@ from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig, size_bytes
 from sweeps.planning import advice, epochs
 from sweeps.planning.lora_or_qlora import Choice
-from sweeps.planning.outlook import Known, Outlook, outlook, repeats
+from sweeps.planning.outlook import Known, Outlook, most_steps, outlook, repeats
 from sweeps.record.snapshots import KEPT
 from trainables.contract import Device, Memory, Need
 from trainables.learning_rates import warmup_steps
@@ -105,10 +105,9 @@ def plan(
     trials = _trials(config, space)
     compared = resource.of(config)
     slots = slots_per_host(config, need, machine)
-    total, per_unit = (slots or 1) * machine.hosts, resource.steps_per_unit(config, space)
+    total = (slots or 1) * machine.hosts
     seen = outlook(config, space, trials, (machine.hosts, slots or 1, machine.device == "cuda"), known or Known())
     again = repeats(config, trials)
-    most = compared.scheduler.most_steps(compared.total, trials, total, config.searcher.start_with_default)
     memory = need.memory(slots) if need is not None and slots is not None else None
     # A trial's next adapter, and its next snapshot, are there before the one that they replace goes.
     live = total * (need.adapter_bytes + (KEPT + 1) * need.snapshot_bytes) if need is not None else 0
@@ -117,7 +116,7 @@ def plan(
         points=compared.points,
         unit=compared.unit,
         expected_steps=round(seen.steps.expected),
-        worst_steps=round(per_unit * (most + again * compared.total)),
+        worst_steps=most_steps(config, space, trials, total),
         hosts=machine.hosts,
         slots_per_host=slots,
         device=machine.device,
