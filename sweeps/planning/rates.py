@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Annotated
 
 from pydantic import Field
@@ -28,6 +29,8 @@ RAY_SECONDS = 10.0
 """What a sweep takes to start beside loading its base, where no sweep has been seen here: Ray and its processes."""
 TRIAL_SECONDS = 1.0
 """What a trial takes beside its steps and evaluations, where no sweep has been seen here."""
+RECENT = 5
+"""Sweeps whose overheads count, the latest ones: their median, and how far they are from it."""
 UNKNOWN = "unknown: run `qsweep plan FILE --calibrate`"
 
 
@@ -93,6 +96,10 @@ class Speed:
     trial_seconds: float
     uncertainty: float
     """Share by which steps and evaluations may be faster or slower."""
+    start_uncertainty: float
+    """Share by which the start may be shorter or longer."""
+    trial_uncertainty: float
+    """Share by which `trial_seconds` may be less or more."""
     measured: int
     """Steps behind it."""
 
@@ -100,7 +107,7 @@ class Speed:
 def speed(rates: Sequence[Rate], key: RateKey, load: Load) -> Speed | None:
     """The speed of a host of this kind under this load, from the measurement closest to it; None without any.
 
-    Of equally close ones the latest counts. Overheads come from the latest sweep: a calibration has none.
+    Of equally close ones the latest counts. Overheads are the median of the latest sweeps: a calibration has none.
 
     Args:
         rates: all that is known.
@@ -112,7 +119,9 @@ def speed(rates: Sequence[Rate], key: RateKey, load: Load) -> Speed | None:
         return None
     nearest = min(known, key=lambda rate: (_distance(rate, load), -rate.time))
     sweeps = [rate for rate in known if not rate.is_calibration]
-    latest = max(sweeps, key=lambda rate: rate.time) if sweeps else None
+    recent = sorted(sweeps, key=lambda rate: rate.time)[-RECENT:]
+    start, start_uncertainty = _overhead([rate.start_seconds for rate in recent], nearest.start_seconds + RAY_SECONDS)
+    trial, trial_uncertainty = _overhead([rate.trial_seconds for rate in recent], TRIAL_SECONDS)
     per_token = load.tokens_per_step / nearest.tokens_per_step if nearest.tokens_per_step else 1.0
     rows = load.evaluation_rows / nearest.evaluation_rows if nearest.evaluation_rows else 1.0
     longer = load.row_tokens / nearest.row_tokens if nearest.row_tokens and load.row_tokens else 1.0
@@ -120,11 +129,22 @@ def speed(rates: Sequence[Rate], key: RateKey, load: Load) -> Speed | None:
     return Speed(
         step_seconds=nearest.step_seconds / nearest.slots * per_token,
         evaluation_seconds=nearest.evaluation_seconds * rows * longer,
-        start_seconds=latest.start_seconds if latest is not None else nearest.start_seconds + RAY_SECONDS,
-        trial_seconds=latest.trial_seconds if latest is not None else TRIAL_SECONDS,
+        start_seconds=start,
+        trial_seconds=trial,
         uncertainty=min(MOST_RANGE, max(LEAST_RANGE, nearest.spread / math.sqrt(max(1, nearest.steps))) + far),
+        start_uncertainty=start_uncertainty,
+        trial_uncertainty=trial_uncertainty,
         measured=nearest.steps,
     )
+
+
+def _overhead(seen: Sequence[float], unseen: float) -> tuple[float, float]:
+    """The median of what was seen, and the share by which it may be off; `unseen` where nothing was."""
+    if not seen:
+        return unseen, LEAST_RANGE + FAR_RANGE
+    middle = median(seen)
+    farthest = max(abs(value - middle) for value in seen)
+    return middle, min(MOST_RANGE, max(LEAST_RANGE, farthest / middle if middle else 0.0))
 
 
 def kept(rates: Sequence[Rate], new: Rate, most: int = 200) -> tuple[Rate, ...]:

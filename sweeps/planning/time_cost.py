@@ -68,16 +68,15 @@ def cost(work: Work, speed: Speed, hosts: int, is_gpu: bool) -> Cost:
     Steps and evaluations are shared by the hosts; the start, and what each trial takes beside its steps, are not.
     """
     evaluating = work.evaluations * speed.evaluation_seconds / hosts
-    fixed = speed.start_seconds + work.trials * speed.trial_seconds
+    trials = work.trials * speed.trial_seconds
+    fixed = speed.start_seconds + trials
 
-    def seconds(steps: float, uncertainty: float) -> float:
-        return fixed + (steps * speed.step_seconds / hosts + evaluating) * (1 + uncertainty)
+    def seconds(steps: float, side: int) -> float:
+        """What so many steps take, with every part at its expected value (0), its lowest (-1) or its highest (1)."""
+        off = speed.start_seconds * speed.start_uncertainty + trials * speed.trial_uncertainty
+        return fixed + side * off + (steps * speed.step_seconds / hosts + evaluating) * (1 + side * speed.uncertainty)
 
-    taken = Span(
-        seconds(work.steps.expected, 0.0),
-        seconds(work.steps.low, -speed.uncertainty),
-        seconds(work.steps.high, speed.uncertainty),
-    )
+    taken = Span(seconds(work.steps.expected, 0), seconds(work.steps.low, -1), seconds(work.steps.high, 1))
     training = work.steps.expected * speed.step_seconds / hosts
     worst = fixed + (work.worst_steps * speed.step_seconds + work.worst_evaluations * speed.evaluation_seconds) / hosts
     return Cost(

@@ -86,6 +86,21 @@ def test_overheads_of_a_calibration_are_those_of_loading_and_of_ray() -> None:
     assert (beside.start_seconds, beside.trial_seconds) == (20.0, 3.0)
 
 
+def test_overheads_are_the_median_of_the_latest_sweeps_with_their_spread() -> None:
+    starts = (999.0, 20.0, 30.0, 20.0, 10.0, 20.0)
+    rates = [rate(start_seconds=start, slots=place + 1.0, time=float(place)) for place, start in enumerate(starts)]
+    found = speed(rates, KEY, load())
+    assert found is not None
+    assert (found.start_seconds, found.start_uncertainty) == (20.0, 0.5)
+    assert (found.trial_seconds, found.trial_uncertainty) == (3.0, LEAST_RANGE)
+
+
+def test_overheads_that_no_sweep_has_shown_have_a_wider_range() -> None:
+    found = speed([rate(is_calibration=True)], KEY, load())
+    assert found is not None
+    assert found.start_uncertainty == found.trial_uncertainty > LEAST_RANGE
+
+
 def test_a_new_rate_replaces_that_of_its_kind_and_the_oldest_go() -> None:
     rates = kept([rate(time=1.0), rate(slots=8.0, time=2.0)], rate(time=3.0, steps=99))
     assert [(found.time, found.steps) for found in rates] == [(2.0, 30), (3.0, 99)]

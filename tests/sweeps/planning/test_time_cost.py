@@ -74,16 +74,17 @@ def test_a_forecast_is_the_mean_of_its_plays() -> None:
 # Time
 
 SPEED = Speed(
-    step_seconds=2.0, evaluation_seconds=5.0, start_seconds=20.0, trial_seconds=1.0, uncertainty=0.2, measured=99
-)
+    step_seconds=2.0, evaluation_seconds=5.0, start_seconds=20.0, trial_seconds=1.0, uncertainty=0.2,
+    start_uncertainty=0.3, trial_uncertainty=0.5, measured=99,
+)  # fmt: skip
 WORK = Work(steps=Span(100, 80, 130), worst_steps=300, evaluations=10, worst_evaluations=20, trials=4)
 
 
 def test_time_is_start_trials_steps_and_evaluations() -> None:
     found = time_cost.cost(WORK, SPEED, 1, is_gpu=True)
     assert found.seconds.expected == 20 + 4 + 200 + 50
-    assert found.seconds.low == pytest.approx(24 + 0.8 * (160 + 50))
-    assert found.seconds.high == pytest.approx(24 + 1.2 * (260 + 50))
+    assert found.seconds.low == pytest.approx(0.7 * 20 + 0.5 * 4 + 0.8 * (160 + 50))
+    assert found.seconds.high == pytest.approx(1.3 * 20 + 1.5 * 4 + 1.2 * (260 + 50))
     assert found.worst_seconds == 24 + 600 + 100
     assert found.gpu_hours.expected == pytest.approx(274 / 3600)
     assert found.evaluation_share == pytest.approx(0.2)
