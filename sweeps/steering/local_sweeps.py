@@ -22,15 +22,15 @@ def find(sweep: str, storage: Path) -> SweepFolder:
     folder = SweepFolder(Path(sweep).expanduser().absolute())
     if paths.is_file(folder.config):
         return folder
-    if "/" in sweep or not paths.is_folder(storage):
+    if "/" in sweep:
         raise SweepError(f"{folder.path}: no sweep here: a sweep's folder has a config.json")
+    way_out = "name its folder, or the folder that it lies in with --storage"
+    if not paths.is_folder(storage):
+        raise SweepError(f"{sweep}: no sweep of this id or name: there is no folder {storage.absolute()}; {way_out}")
     there = [SweepFolder(path.parent.absolute()) for path in storage.glob("*/config.json")]
     of_name = [each for each in there if sweep in _names(each)]
     if not of_name:
-        raise SweepError(
-            f"{sweep}: no sweep of this id or name in {storage.absolute()}; name its folder, or the folder that it "
-            "lies in with --storage"
-        )
+        raise SweepError(f"{sweep}: no sweep of this id or name in {storage.absolute()}; {way_out}")
     return max(of_name, key=_began)
 
 

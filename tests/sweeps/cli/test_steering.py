@@ -55,6 +55,20 @@ def test_a_sweep_that_is_not_there_is_a_mistake(tmp_path: Path, words: list[str]
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_sweep_goes_on_by_its_name_as_it_is_asked_after_by_its_name(tmp_path: Path) -> None:
+    done = qsweep(tmp_path, "resume", "toy")
+    assert (done.returncode, done.stderr.split(";")[0]) == (
+        2,
+        f"error: toy: no sweep of this id or name: there is no folder {tmp_path}/results",
+    )
+    folder = tmp_path / "results" / "toy"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"sweep_id": "toy-1", "config": {"name": "toy", "seed": -1}}')
+    # Found, and then refused for what its configuration holds.
+    done = qsweep(tmp_path, "resume", "toy-1")
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, "error: seed: -1 must be at least 0")
+
+
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_a_trial_and_then_the_sweep_are_stopped_from_outside(tmp_path: Path, launch: Callable[..., runs.Run]) -> None:

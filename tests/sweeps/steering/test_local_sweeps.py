@@ -47,3 +47,8 @@ def test_a_sweep_is_found_by_its_folder(storage: Path, tmp_path: Path) -> None:
 def test_a_sweep_that_is_not_there_is_told(storage: Path, sweep: str) -> None:
     with pytest.raises(SweepError, match="no sweep"):
         find(sweep, storage)
+
+
+def test_a_storage_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SweepError, match=f"x: no sweep .* there is no folder {tmp_path}/no; name .* with --storage"):
+        find("x", tmp_path / "no")
