@@ -36,7 +36,10 @@ def can_score(name: str) -> CanScore:
     """
     trainable = catalogue.find(name)
     if not hasattr(trainable, "open_scorer"):
-        raise HostError(f"trainable: {name!r} has no adapters to promote: it offers no open_scorer and scoring_bytes")
+        raise HostError(
+            f"trainable: {name!r} has no adapters to promote: its trials leave none that can be evaluated again; those "
+            "of qlora do (docs/extending.md says what a trainable of your own needs)"
+        )
     return cast(CanScore, trainable)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sweeps.cli.shared import Json, Model, Store, mistakes, say
-from sweeps.errors import ConfigError
+from sweeps.errors import ConfigError, SweepError
 
 if TYPE_CHECKING:
     from sweeps.promotion.context import PromotionRequest
@@ -78,7 +78,15 @@ def request_of(sweep: str, policy: Mapping[str, object], **options: Any) -> Prom
     rows = options.get("eval_data")
     if rows is not None and not paths.is_file(rows):
         raise ConfigError([f"--eval-data: {rows.absolute()} is not a file"])
-    place = stores.find(sweep, options.pop("tracking_uri"))
+    try:
+        place = stores.find(sweep, options.pop("tracking_uri"))
+    except SweepError as error:
+        if policy.get("model") is None:
+            missing = (
+                "--model: is needed, the name of the registered model, unless the sweep's file has promotion.model"
+            )
+            raise ConfigError([missing, str(error)]) from None
+        raise
     from sweeps.promotion.context import PromotionRequest
 
     return PromotionRequest(place, policy, **options)

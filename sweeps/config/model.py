@@ -128,7 +128,8 @@ NOT_AN_ADDRESS = (
 )
 
 
-def _is_tracking_uri(value: object) -> object:
+def is_tracking_uri(value: object) -> object:
+    """The value, when it is the URI of a store that MLflow can keep runs in; raises ValueError with the rule if not."""
     if str(value).startswith(("http://", "https://")) and not _is_address(str(value)):
         raise ValueError(NOT_AN_ADDRESS)
     if str(value).startswith(("sqlite:///", "http://", "https://", "postgresql", "mysql", "mssql", "databricks")):
@@ -150,7 +151,7 @@ def _is_address(uri: str) -> bool:
 class Tracking(Spec):
     """The MLflow server or database."""
 
-    uri: Annotated[str, BeforeValidator(_is_tracking_uri)] = "sqlite:///mlflow.db"
+    uri: Annotated[str, BeforeValidator(is_tracking_uri)] = "sqlite:///mlflow.db"
     """An MLflow tracking URI; sqlite paths are relative to the current folder."""
     experiment: str | None = None
     """Name of the MLflow experiment; the sweep's name when left out."""

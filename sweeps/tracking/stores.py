@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeps.config.model import NOT_AN_ADDRESS
+from sweeps.config.model import NOT_AN_ADDRESS, is_tracking_uri
 from sweeps.config.passwords import HIDDEN, without_password
 from sweeps.config.uris import absolute_uri, sqlite_file
 from sweeps.errors import ConfigError, SweepError
 from sweeps.record.folder import SweepFolder, noted_by
 from trainables.inputs import json_text, paths
+from trainables.inputs.legible import legible
 
 DEFAULT = "sqlite:///mlflow.db"
 _SECONDS = 2.0
@@ -53,7 +54,10 @@ def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, 
         if paths.is_folder(folder.path) and "/" in sweep:
             raise SweepError(f"{folder.path}: no sweep here: a sweep's folder has a config.json")
         place = Place(absolute(tracking_uri or given or DEFAULT), sweep)
-        check(place.uri)
+        try:
+            check(place.uri)
+        except SweepError as error:
+            raise SweepError(f"{sweep}: no folder of a sweep, nor can its id or name be looked up: {error}") from None
         if _unknown(place):
             raise SweepError(
                 f"{sweep}: no sweep of this id or name in {place.shown}; name its folder, or the store with "
@@ -103,7 +107,11 @@ def absolute(uri: str) -> str:
 
 
 def check(uri: str) -> None:
-    """Raises `SweepError` when a database is not there, or no server answers."""
+    """Raises `SweepError` when the URI is none, a database is not there, or no server answers."""
+    try:
+        is_tracking_uri(uri)
+    except ValueError as error:
+        raise SweepError(f"tracking URI: {legible(repr(without_password(uri)))} {error}") from None
     file = sqlite_file(uri)
     if file is not None and not paths.is_file(file):
         raise SweepError(f"{uri}: no such database; name the store with --tracking-uri")

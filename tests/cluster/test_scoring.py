@@ -163,7 +163,7 @@ def test_the_estimate_is_of_the_tiny_model(base):
 
 
 def test_a_trainable_without_adapters_is_told():
-    with pytest.raises(HostError, match="trainable: 'toy' has no adapters to promote"):
+    with pytest.raises(HostError, match="trainable: 'toy' has no adapters to promote: its trials leave none"):
         can_score("toy")
 
 

@@ -22,7 +22,17 @@ def sweep_folder(path: Path, uri: str) -> Path:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["promote", "nothing", "--model", "m"], "/mlflow.db: no such database"),
+        (
+            ["promote", "nothing", "--model", "m"],
+            "error: nothing: no folder of a sweep, nor can its id or name be looked up: sqlite:///",
+        ),
+        (["promote", "nothing", "--model", "m"], "/mlflow.db: no such database; name the store with --tracking-uri"),
+        (["promote", "nothing"], "error: --model: is needed, the name of the registered model, unless"),
+        (
+            ["promote", "x", "--model", "m", "--tracking-uri", "nonsense"],
+            "tracking URI: 'nonsense' must be a database or a server: sqlite:///mlflow.db, http://HOST:5000",
+        ),
+        (["models", "--tracking-uri", "nonsense"], "error: tracking URI: 'nonsense' must be a database or a server"),
         (["promote", "results/x", "--model", "m"], "/nowhere/mlflow.db: no such database"),
         (["promote", "x", "--model", "m", "--tracking-uri", "http://127.0.0.1:1"], "no MLflow server answers there"),
         (["promote", "./results", "--model", "m"], "no sweep here: a sweep's folder has a config.json"),
