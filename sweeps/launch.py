@@ -20,6 +20,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError, RayGone, StorageError, SweepError
 from sweeps.planning import epochs, this_machine
 from sweeps.planning import plan as plans
+from sweeps.planning.number_words import counted
 from sweeps.record import eval_rows, limits
 from sweeps.record import folder as folders
 from sweeps.record.events import SweepPlanned, SweepStarted
@@ -27,7 +28,6 @@ from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
 from sweeps.record.spent import spent
 from sweeps.record.sweep_record import SweepRecord
-from sweeps.report.number_words import counted
 from sweeps.report.progress import Display
 from sweeps.report.result import Displays, Result
 from sweeps.steering.answering import Answerer

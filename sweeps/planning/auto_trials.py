@@ -5,14 +5,12 @@ from __future__ import annotations
 from sweeps.config.load import Sweep
 from sweeps.config.model import Budget, SweepConfig
 from sweeps.errors import ConfigError
-from sweeps.planning import plan
+from sweeps.planning import plan, time_budget
 from sweeps.planning.outlook import Known, outlook
 from sweeps.planning.rates import UNKNOWN
 from sweeps.planning.trials_that_fit import Filled, fill
 from trainables.contract import Need
-from trainables.specs import Spec, seconds
-
-HOUR = 3600.0
+from trainables.specs import Spec
 
 
 def settled(sweep: Sweep, need: Need | None, machine: plan.Machine, known: Known) -> tuple[Sweep, str]:
@@ -28,7 +26,10 @@ def settled(sweep: Sweep, need: Need | None, machine: plan.Machine, known: Known
         ConfigError: no rate is known, or not one trial fits.
     """
     config = sweep.config
-    budget, words = _seconds(config, machine)
+    bounded = time_budget.shortest(config, machine.hosts, machine.device == "cuda")
+    if bounded is None:
+        raise ConfigError(["budget.trials: auto: no GPU is used here, so gpu_hours bounds nothing: give wall_clock"])
+    budget, words = bounded
 
     def takes(trials: int, first: int) -> float:
         tried = _with(config, trials, first)
@@ -73,19 +74,6 @@ def _with(config: SweepConfig, trials: int, first: int) -> SweepConfig:
 def _factor(config: SweepConfig) -> int:
     """One of so many trials goes on at each rung; under a scheduler that stops none, each number ranks them."""
     return 1 if config.scheduler.kind == "fifo" else int(getattr(config.scheduler, "reduction_factor", 1))
-
-
-def _seconds(config: SweepConfig, machine: plan.Machine) -> tuple[float, str]:
-    """The shorter of the two budgets of time, and what it is called."""
-    budgets = []
-    if config.budget.wall_clock is not None:
-        budgets.append((seconds(config.budget.wall_clock), f"budget.wall_clock {config.budget.wall_clock}"))
-    if config.budget.gpu_hours is not None and machine.device == "cuda":
-        hours = config.budget.gpu_hours
-        budgets.append((hours * HOUR / machine.hosts, f"budget.gpu_hours {hours:g}"))
-    if not budgets:
-        raise ConfigError(["budget.trials: auto: no GPU is used here, so gpu_hours bounds nothing: give wall_clock"])
-    return min(budgets)
 
 
 def _words(found: Filled, budget: str) -> str:

@@ -12,13 +12,13 @@ from search_spaces.domains import Domain, Value
 from search_spaces.space import SearchSpace
 from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig, size_bytes
-from sweeps.planning import advice, epochs
+from sweeps.planning import advice, epochs, time_budget
 from sweeps.planning.lora_or_qlora import Choice
 from sweeps.planning.outlook import Known, Outlook, most_steps, outlook, repeats
 from sweeps.record.snapshots import KEPT
 from trainables.contract import Device, Memory, Need
 from trainables.learning_rates import warmup_steps
-from trainables.specs import TrialSpec, seconds
+from trainables.specs import TrialSpec
 
 DEVICES: Mapping[Device, str] = {"cpu": "CPU", "cuda": "GPU"}
 
@@ -135,7 +135,7 @@ def plan(
         planned,
         warnings=tuple(
             _search_warnings(config, space, planned)
-            + _time_warnings(config, planned)
+            + time_budget.warnings(config, seen, machine.hosts, machine.device == "cuda")
             + advice.of_evaluation(config, seen, known.rows if known is not None else None)
             + _memory_warnings(config, planned, machine)
             + _disk_warnings(config, planned, need, machine)
@@ -255,18 +255,6 @@ def _warmup_warnings(config: SweepConfig, space: SearchSpace, first: int) -> lis
 
 def _shown(value: Value) -> str:
     return ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _time_warnings(config: SweepConfig, planned: Plan) -> list[str]:
-    cost = planned.outlook.cost if planned.outlook is not None else None
-    if cost is None or config.budget.wall_clock is None or cost.seconds.expected <= seconds(config.budget.wall_clock):
-        return []
-    is_late = config.scheduler.parks and getattr(config.scheduler, "order", None) == "breadth"
-    early = ", or set scheduler.order=paper, which trains a trial to its last step early" if is_late else ""
-    return [
-        f"budget.wall_clock {config.budget.wall_clock} is shorter than the {cost.seconds.expected / 60:.0f} min that "
-        f"are expected: lower budget.trials or set it to auto{early}"
-    ]
 
 
 def _memory_warnings(config: SweepConfig, planned: Plan, machine: Machine) -> list[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from sweeps.planning.number_words import counted
 from sweeps.record.paired_bootstrap import FEW_ROWS
 from sweeps.record.run_names import label
 from sweeps.record.selection import Decision, pareto, rank
 from sweeps.record.separation import Compared, Separation
 from sweeps.record.sweep_record import SweepRecord
-from sweeps.report.number_words import counted
 
 SHOWN = 3
 """How many trials that cannot be told apart from the best get a line of their own."""

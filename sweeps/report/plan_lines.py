@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from sweeps.planning import epochs
 from sweeps.planning.lora_or_qlora import Choice
+from sweeps.planning.number_words import counted, duration, size
 from sweeps.planning.outlook import Outlook
 from sweeps.planning.plan import DEVICES, Plan
 from sweeps.planning.time_cost import Span
-from sweeps.report.number_words import counted, duration, size
 from trainables.contract import Memory
 
 CONTINUED = "      "

@@ -14,11 +14,11 @@ from rich.console import Console
 from sweeps.config import points
 from sweeps.config.load import Sweep
 from sweeps.config.passwords import without_password
+from sweeps.planning.number_words import counted, duration
 from sweeps.record.folder import SweepFolder
 from sweeps.record.run_names import label
 from sweeps.record.spent import Planned, Spent
 from sweeps.report import best_compared, tables
-from sweeps.report.number_words import counted, duration
 from sweeps.report.progress import Display, Lines, Table
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What a plan says of a budget of time that is shorter than what it expects."""
+"""What a plan says of a budget of time that is shorter than what it expects, or of unknown reach."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=8)
 RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
 
 
-def warnings(**sections: Any) -> list[str]:
+def warnings(device: Any = "cpu", hosts: int = 1, is_known: bool = True, **sections: Any) -> list[str]:
     config, space = toy(RATES, **sections)
     key = rate_key(config, "here")
     assert key is not None
@@ -35,8 +35,8 @@ def warnings(**sections: Any) -> list[str]:
         steps=100,
         time=0,
     )
-    planned = plan(config, space, NEED, Machine("cpu", 1, 10**6), Known([rate], key))
-    return [line for line in planned.warnings if "wall_clock" in line]
+    planned = plan(config, space, NEED, Machine(device, hosts, 10**6), Known([rate] if is_known else [], key))
+    return [line for line in planned.warnings if "wall_clock" in line or "gpu_hours" in line]
 
 
 def test_a_wall_clock_that_is_long_enough_is_not_spoken_of() -> None:
@@ -54,3 +54,39 @@ def test_a_wall_clock_that_is_too_short_is_told_with_the_ways_out(
     assert line.startswith("budget.wall_clock 1m is shorter than the ")
     assert "lower budget.trials or set it to auto" in line
     assert ("scheduler.order=paper" in line) is has_other_order
+
+
+def test_what_is_expected_is_told_in_its_unit() -> None:
+    """3 steps of 10 s, and 2 evaluations of 1 s."""
+    fifo = {"kind": "fifo"}
+    (line,) = warnings(budget={"trials": 1, "steps_per_trial": 3, "wall_clock": "5s"}, scheduler=fifo)
+    assert line.startswith("budget.wall_clock 5s is shorter than the 32 s that are expected: ")
+
+
+def test_gpu_hours_that_are_too_few_are_told_too() -> None:
+    budget = {"trials": 9, "steps_per_trial": 9, "gpu_hours": 0.1}
+    scheduler = {"kind": "fifo"}
+    (line,) = warnings("cuda", 2, budget=budget, scheduler=scheduler)
+    # 81 steps of 10 s, 19 evaluations of 1 s.
+    assert line.startswith("budget.gpu_hours 0.1 is shorter than the 0.23 GPU-hours that are expected: ")
+    assert warnings("cuda", 2, budget={**budget, "gpu_hours": 0.5}, scheduler=scheduler) == []
+    assert warnings("cpu", 2, budget=budget, scheduler=scheduler) == []
+
+
+@pytest.mark.parametrize("field", ["wall_clock", "gpu_hours"])
+def test_a_budget_of_unknown_reach_is_told_with_the_ways_to_an_answer(field: str) -> None:
+    budget = {"trials": 9, "steps_per_trial": 9, field: {"wall_clock": "1m", "gpu_hours": 1.0}[field]}
+    (line,) = warnings("cuda", is_known=False, budget=budget)
+    assert line.startswith(f"budget.{field} 1")
+    for way_out in ("scheduler.order=paper", "`qsweep plan FILE --calibrate`", "budget.trials=auto"):
+        assert way_out in line
+
+
+@pytest.mark.parametrize("scheduler", [{"order": "paper"}, {"variant": "stop"}, {"kind": "fifo"}, {"grace_steps": 9}])
+def test_where_trials_come_to_their_last_step_early_an_unknown_reach_is_no_warning(scheduler: dict[str, Any]) -> None:
+    budget = {"trials": 9, "steps_per_trial": 9, "wall_clock": "1m"}
+    assert warnings(is_known=False, budget=budget, scheduler=scheduler) == []
+
+
+def test_a_sweep_without_a_budget_of_time_is_not_warned() -> None:
+    assert warnings(is_known=False, budget={"trials": 9, "steps_per_trial": 9}) == []

@@ -9,7 +9,7 @@ import pytest
 from sweep_files import toy
 
 from sweeps.planning.lora_or_qlora import Choice, Fit
-from sweeps.report.number_words import counted, duration, size
+from sweeps.planning.number_words import counted, duration, size
 from sweeps.planning.outlook import Known
 from sweeps.planning.plan import Machine, Plan, plan
 from sweeps.planning.rate_store import rate_key

@@ -1,0 +1,62 @@
+"""Budgets of time: which one ends a sweep first, and what the plan warns of where it is short. Pure."""
+
+from __future__ import annotations
+
+from sweeps.config import resource
+from sweeps.config.model import SweepConfig
+from sweeps.planning.number_words import duration
+from sweeps.planning.outlook import Outlook
+from trainables.specs import seconds
+
+HOUR = 3600.0
+
+
+def shortest(config: SweepConfig, hosts: int, is_gpu: bool) -> tuple[float, str] | None:
+    """Seconds of the budget of time that is used up first, and what it is called; None where nothing bounds it.
+
+    Args:
+        config: the sweep.
+        hosts: how many share its GPU-hours.
+        is_gpu: whether they are GPUs: on a CPU nothing counts against `budget.gpu_hours`.
+    """
+    budgets = []
+    if config.budget.wall_clock is not None:
+        budgets.append((seconds(config.budget.wall_clock), f"budget.wall_clock {config.budget.wall_clock}"))
+    if config.budget.gpu_hours is not None and is_gpu:
+        hours = config.budget.gpu_hours
+        budgets.append((hours * HOUR / hosts, f"budget.gpu_hours {hours:g}"))
+    return min(budgets, default=None)
+
+
+def warnings(config: SweepConfig, seen: Outlook, hosts: int, is_gpu: bool) -> list[str]:
+    """A line where the budget is shorter than what is expected, or where that is unknown and the answer comes late.
+
+    Args:
+        config: the sweep.
+        seen: what is expected of it.
+        hosts: as in `shortest`.
+        is_gpu: as in `shortest`.
+    """
+    found = shortest(config, hosts, is_gpu)
+    if found is None:
+        return []
+    budget, words = found
+    is_late = (
+        config.scheduler.parks
+        and getattr(config.scheduler, "order", None) == "breadth"
+        and len(resource.of(config).points) > 1
+    )
+    early = "set scheduler.order=paper, which trains a trial to its last step early"
+    if seen.cost is None and is_late:
+        return [
+            f"{words}: whether it is long enough is unknown, and scheduler.order breadth brings the first trial to its "
+            f"last step late: {early}, or run `qsweep plan FILE --calibrate` and set budget.trials=auto"
+        ]
+    if seen.cost is None or seen.cost.seconds.expected <= budget:
+        return []
+    hours = seen.cost.gpu_hours.expected
+    taken = f"{float(f'{hours:.3g}'):g} GPU-hours" if "gpu_hours" in words else duration(seen.cost.seconds.expected)
+    return [
+        f"{words} is shorter than the {taken} that are expected: lower budget.trials or set it to auto"
+        + (f", or {early}" if is_late else "")
+    ]
