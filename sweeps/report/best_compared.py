@@ -5,7 +5,7 @@ from __future__ import annotations
 from sweeps.planning.number_words import counted
 from sweeps.record.paired_bootstrap import FEW_ROWS
 from sweeps.record.run_names import label
-from sweeps.record.selection import Decision, pareto, rank
+from sweeps.record.selection import Decision, leader, pareto, rank
 from sweeps.record.separation import Compared, Separation
 from sweeps.record.sweep_record import SweepRecord
 
@@ -23,6 +23,21 @@ def of_best(record: SweepRecord, decision: Decision, separation: Separation | No
         *against_next(record, decision, separation),
     ]
     return [line for line in lines if line is not None]
+
+
+def without_winner(record: SweepRecord, decision: Decision, may_go_on: bool) -> str:
+    """Why there is no best trial; of a sweep that was cut short, the best one so far.
+
+    Args:
+        record: the sweep's.
+        decision: without a winner.
+        may_go_on: whether the sweep was cut short, and can be resumed.
+    """
+    best, metric = leader(record.trials.values(), record.objective), record.objective.metric
+    if not may_go_on or best is None:
+        return f"best: {decision.why}"
+    value = f"{metric} {best.value(metric):.4f} at step {best.best_step}"
+    return f"best so far: {label(best.number)}, {value}: trials were interrupted, and none has completed"
 
 
 def pareto_set(record: SweepRecord) -> str | None:

@@ -57,7 +57,9 @@ def show(sweep: Sweep, result: Result) -> None:
         for line in tables.notes(record):
             out.print(line, markup=False, soft_wrap=True)
         out.print()
-    lines = [f"best: {decision.why}"] if decision.winner is None else []
+    is_cut_short = result.stopped_by is not None or result.failure is not None
+    may_go_on = is_cut_short and not result.is_folder_gone
+    lines = [best_compared.without_winner(record, decision, may_go_on)] if decision.winner is None else []
     default = best_compared.against_default(record, decision, starts_with_default, outside, result.separation)
     compared = [
         *best_compared.of_best(record, decision, result.separation),
@@ -69,7 +71,7 @@ def show(sweep: Sweep, result: Result) -> None:
     lines += [f"      {line}" for line in compared]
     counts = ", ".join(f"{count} {state}" for state, count in record.counts().items())
     lines.append(f"{counted(len(record.trials), 'trial')}{f' ({counts})' if counts else ''}{_spent(result.spent)}")
-    lines += [_planned(result.planned)] if result.planned is not None else []
+    lines += [_planned(result.planned)] if result.planned is not None and not is_cut_short else []
     if record.ended is not None and record.ended.reason == "budget":
         lines.append(f"the sweep ended early: {record.ended.message}")
     peak = max((trial.peak_memory_bytes for trial in record.trials.values()), default=0)

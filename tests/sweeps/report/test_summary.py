@@ -1,0 +1,70 @@
+"""What is printed at a sweep's end: nothing that only a whole sweep can tell is told of one that was interrupted."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from sweep_events import begun, ended, record, reported, started
+from sweep_files import toy
+
+from sweeps.config.load import Sweep
+from sweeps.record.events import Event, SweepPlanned, TrialState
+from sweeps.record.spent import spent
+from sweeps.report import summary
+from sweeps.report.result import Result
+
+BEGINNING: list[Event] = [
+    begun(),
+    SweepPlanned(time=0.0, steps=100, seconds=10.0),
+    started("a"),
+    reported("a", 9, 1.25),
+]
+INTERRUPTED = [*BEGINNING, ended("a", TrialState.PAUSED, "interrupted")]
+COMPLETED = [*BEGINNING, ended("a", TrialState.COMPLETED)]
+
+
+def told(
+    capsys: pytest.CaptureFixture[str], events: list[Event], stopped_by: int | None = None, is_gone: bool = False
+) -> str:
+    whole = record(events)
+    result = Result(
+        sweep_id="x-1",
+        folder=Path("/results/x"),
+        record=whole,
+        stopped_by=stopped_by,
+        failure="the folder is gone" if is_gone else None,
+        is_ray_left_behind=False,
+        undelivered=0,
+        refused=0,
+        spent=spent(whole, 81),
+        is_folder_gone=is_gone,
+        separation=None,
+        parent_run=None,
+        experiment_id=None,
+        run_ids={},
+        estimated_bytes=None,
+    )
+    summary.show(Sweep(*toy()), result)
+    return capsys.readouterr().err
+
+
+def test_an_interrupted_sweep_tells_the_best_so_far_and_no_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    text = told(capsys, INTERRUPTED, signal.SIGINT)
+    assert "best so far: t00, eval_loss 1.2500 at step 9: trials were interrupted, and none has completed" in text
+    assert "no trial completed" not in text
+    assert "planned:" not in text
+
+
+def test_a_whole_sweep_tells_its_best_and_how_far_the_plan_was_off(capsys: pytest.CaptureFixture[str]) -> None:
+    text = told(capsys, COMPLETED)
+    assert "best: t00, eval_loss 1.2500 at step 9" in text
+    assert "planned: 100 steps (it took 91% less)" in text
+
+
+def test_nothing_is_the_best_where_nothing_was_reported_or_the_folder_is_gone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert "best: no trial completed" in told(capsys, [begun(), started("a")], signal.SIGINT)
+    assert "best: none: the sweep's folder is gone" in told(capsys, INTERRUPTED, is_gone=True)
