@@ -25,11 +25,14 @@ def ask(folder: SweepFolder, request: Request, is_over: Callable[[], bool]) -> R
         SweepError: nobody drives the sweep, it has ended and its driver only delivers to MLflow, or its driver ended
             without an answer. No request stays behind.
     """
-    if not is_driven(folder):
-        raise SweepError(f"{folder.path}: the sweep is not running: go on with it with qsweep resume {folder.path}")
+    was_driven = is_driven(folder)
     record, offset = SweepRecord(), 0
     for event, after in _events(folder):
         record, offset = record.apply(event), after
+    if not was_driven and record.is_finished:
+        raise SweepError(f"{folder.path}: the sweep has finished: there is nothing to stop")
+    if not was_driven:
+        raise SweepError(f"{folder.path}: the sweep is not running: go on with it with qsweep resume {folder.path}")
     if record.ended is not None:
         # A driver that goes on with a sweep says so in the log a few seconds after it has taken the folder.
         told = "" if record.is_finished else ", or has only begun to go on: then ask again"

@@ -50,6 +50,15 @@ def test_a_sweep_that_is_not_running_is_told_and_keeps_no_request(folder: SweepF
     assert not folder.requests.exists()
 
 
+def test_a_sweep_that_has_finished_is_told_so_and_not_to_go_on(folder: SweepFolder) -> None:
+    journal = Journal(folder)
+    journal.add(begun())
+    journal.add(SweepEnded(time=2.0, reason="finished"))
+    with pytest.raises(SweepError, match=r"the sweep has finished: there is nothing to stop$"):
+        ask(folder, STOP, lambda: pytest.fail("nobody is there to wait for"))
+    assert not folder.requests.exists()
+
+
 def test_the_answer_comes_back(folder: SweepFolder) -> None:
     journal = Journal(folder)
     journal.add(begun())
