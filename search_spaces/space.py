@@ -38,7 +38,7 @@ class SearchSpace:
     base: Mapping[str, Value] = field(default_factory=dict, compare=False)
     """Field -> its value when it is not searched, for the fields in conditions."""
     portfolio: tuple[Mapping[str, Value], ...] = ()
-    """Points to try first, in this order. Points that the space does not contain are ignored."""
+    """Points to try first, in this order. The searcher ignores those that the space does not contain."""
 
     def __post_init__(self) -> None:
         if problems := structure_problems(self.domains):

@@ -10,5 +10,5 @@ def validate(file: File, changes: Changes = None) -> None:
     with mistakes():
         sweep = load_sweep(file, changes)
         say(f"{file}: valid ({sweep.config.name}, {len(sweep.space.domains)} searched fields)")
-        for warning in sweep.preview.warnings:
+        for warning in (*sweep.notices, *sweep.preview.warnings):
             say(f"warning: {warning}")

@@ -65,8 +65,7 @@ def objectives(config: SweepConfig, trainable: Trainable) -> list[str]:
 
 def searched_fields(config: SweepConfig, space: SearchSpace, trainable: Trainable | None) -> list[str]:
     """A line "search_space.FIELD: reason" for each mistake in a searched field, each field looked at alone."""
-    # Without model and data: only values are checked here, and no file is read.
-    base = config.base.model_copy(update={"model": None, "data": None})
+    base = _values_alone(config)
     wrong = []
     for field, domain in space.domains.items():
         reason = _field(field)
@@ -74,8 +73,12 @@ def searched_fields(config: SweepConfig, space: SearchSpace, trainable: Trainabl
         for condition in domain.when:
             if condition.field not in _FIELDS:
                 wrong.append(f"{field}: when: {messages.unknown_field(condition.field, _FIELDS)}")
-    explicit = _explicit_points(config, space, base, trainable) if not wrong else []
-    return [f"search_space.{line}" for line in wrong] + config.searcher.check(space) + explicit
+    return [f"search_space.{line}" for line in wrong]
+
+
+def _values_alone(config: SweepConfig) -> TrialSpec:
+    """The base without model and data: where only values are checked, no file is read."""
+    return config.base.model_copy(update={"model": None, "data": None})
 
 
 _LENGTHS = ("steps_per_trial", "examples_per_trial", "epochs_per_trial")
@@ -93,10 +96,9 @@ def budget(raw: Mapping[str, Any], config: SweepConfig) -> list[str]:
     return wrong
 
 
-def _explicit_points(
-    config: SweepConfig, space: SearchSpace, base: TrialSpec, trainable: Trainable | None
-) -> list[str]:
-    """What is wrong with searcher.points, "searcher.points: FIELD: reason" each."""
+def explicit_points(config: SweepConfig, space: SearchSpace, trainable: Trainable | None) -> list[str]:
+    """What is wrong with searcher.points, "searcher.points: FIELD: reason" each, in a space without mistakes."""
+    base = _values_alone(config)
     wrong: dict[str, None] = {}
     for point in config.searcher.points:
         strange = [field for field in point if field not in space.domains]

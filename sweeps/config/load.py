@@ -15,11 +15,11 @@ from search_spaces import domains
 from search_spaces.domains import Domain
 from search_spaces.errors import SpaceError
 from search_spaces.space import SearchSpace
-from sweeps.config import checks, messages, overrides, resource, yaml_files
+from sweeps.config import checks, messages, overrides, portfolio, resource, yaml_files
 from sweeps.config.model import SweepConfig
 from sweeps.config.uris import absolute_uri
 from sweeps.errors import ConfigError
-from trainables.contract import Preview
+from trainables.contract import Preview, Trainable
 from trainables.data import sources
 from trainables.errors import DataError
 from trainables.inputs import paths
@@ -38,6 +38,8 @@ class Sweep:
     space: SearchSpace
     preview: Preview = _UNSEEN
     """What the local data looks like."""
+    notices: tuple[str, ...] = ()
+    """What the sweep leaves out of its search space, a line each."""
 
 
 def recipes() -> dict[str, str]:
@@ -72,11 +74,12 @@ def load(file: str, changes: Sequence[str], folder: Path) -> Sweep:
     wrong += mistakes
     trainable, mistakes = checks.find_trainable(raw, config)
     wrong += mistakes
+    notices: list[str] = []
     space, space_mistakes = _space(raw.get("search_space", "lora_core"))
     wrong += space_mistakes
     if space is not None:
-        space = checks.with_base(config, space)
-        wrong += checks.searched_fields(config, space, trainable)
+        space, mistakes, notices = _checked_space(config, space, trainable)
+        wrong += mistakes
         wrong += checks.fields_together(space) if not space_mistakes else []
     wrong += checks.objectives(config, trainable) if trainable is not None else []
     preview, mistakes = checks.local_files(raw, config, trainable) if trainable is not None else (Preview(), [])
@@ -88,7 +91,7 @@ def load(file: str, changes: Sequence[str], folder: Path) -> Sweep:
         resolved, wrong = resource.settled(resolved, space, preview.train_rows)
     if wrong or space is None:
         raise ConfigError(wrong)
-    return Sweep(resolved.model_copy(update={"search_space": space.to_raw()}), space, preview)
+    return Sweep(resolved.model_copy(update={"search_space": space.to_raw()}), space, preview, tuple(notices))
 
 
 def _find(file: str, folder: Path) -> Path:
@@ -128,6 +131,22 @@ def _space(raw: object) -> tuple[SearchSpace | None, list[str]]:
         lines = [line if line.startswith("search_space") else f"search_space.{line}" for line in error.problems]
         return _right_part(raw) if isinstance(raw, Mapping) else None, lines
     return None, []  # the configuration says that it is neither
+
+
+def _checked_space(
+    config: SweepConfig, space: SearchSpace, trainable: Trainable | None
+) -> tuple[SearchSpace, list[str], list[str]]:
+    """The space with whole points in its portfolio, a line for each mistake, and what is left out of it."""
+    space = checks.with_base(config, space)
+    notices: list[str] = []
+    wrong = checks.searched_fields(config, space, trainable)
+    if not wrong:
+        wrong = checks.explicit_points(config, space, trainable)
+        space, mistakes, notices = portfolio.settled(config, space)
+        wrong += mistakes
+        if mistakes:
+            return space, wrong, []  # what the searcher says of the portfolio would be said twice
+    return space, wrong + config.searcher.check(space), notices if config.searcher.kind == "prior" else []
 
 
 def _right_part(raw: Mapping[Any, Any]) -> SearchSpace | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sweeps.config.load import Sweep
 from sweeps.config.model import Budget, SweepConfig
 from sweeps.errors import ConfigError
@@ -51,13 +53,13 @@ def settled(sweep: Sweep, need: Need | None, machine: plan.Machine, known: Known
     )
     if found is None:
         raise ConfigError([f"budget.trials: auto: {words} does not hold one trial of {points[-1]} steps: raise it"])
-    return Sweep(_with(config, found.trials, found.first), sweep.space, sweep.preview), _words(found, words)
+    return replace(sweep, config=_with(config, found.trials, found.first)), _words(found, words)
 
 
 def with_some(sweep: Sweep) -> Sweep:
     """The sweep with as many trials as a sweep has by default: for a look at its speed."""
     config = _with(sweep.config, Budget().count, sweep.config.scheduler.grace_steps)
-    return Sweep(config, sweep.space, sweep.preview)
+    return replace(sweep, config=config)
 
 
 def _with(config: SweepConfig, trials: int, first: int) -> SweepConfig:

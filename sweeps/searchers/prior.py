@@ -43,7 +43,9 @@ class Config(SearcherSettings):
 
     def check(self, space: SearchSpace) -> list[str]:
         """The space must say something."""
-        if space.portfolio or any(domain.prior is not None for domain in space.domains.values()):
+        if any(map(space.contains, space.portfolio)) or any(
+            domain.prior is not None for domain in space.domains.values()
+        ):
             return []
         return [
             "searcher.kind: prior begins with what the search space expects, and this one has no prior: add one to a "
