@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from sweeps.config import resource
 from sweeps.config.load import Sweep
 from sweeps.config.model import Budget, SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.planning import plan, time_budget
+from sweeps.planning.number_words import counted
 from sweeps.planning.outlook import Known, outlook
 from sweeps.planning.rates import UNKNOWN
 from sweeps.planning.trials_that_fit import Filled, fill
@@ -52,8 +54,9 @@ def settled(sweep: Sweep, need: Need | None, machine: plan.Machine, known: Known
         *(() if distinct is None else (distinct,)),
     )
     if found is None:
-        raise ConfigError([f"budget.trials: auto: {words} does not hold one trial of {points[-1]} steps: raise it"])
-    return replace(sweep, config=_with(config, found.trials, found.first)), _words(found, words)
+        raise ConfigError([f"budget.trials: auto: {words} does not hold one trial of {_whole(config)}: raise it"])
+    chosen = _with(config, found.trials, found.first)
+    return replace(sweep, config=chosen), _words(chosen, found, words)
 
 
 def with_some(sweep: Sweep) -> Sweep:
@@ -78,8 +81,15 @@ def _factor(config: SweepConfig) -> int:
     return 1 if config.scheduler.kind == "fifo" else int(getattr(config.scheduler, "reduction_factor", 1))
 
 
-def _words(found: Filled, budget: str) -> str:
+def _whole(config: SweepConfig) -> str:
+    compared = resource.of(config)
+    return counted(compared.total, compared.unit)
+
+
+def _words(config: SweepConfig, found: Filled, budget: str) -> str:
+    compared = resource.of(config)
+    first = counted(compared.points[0], compared.unit)
     return (
-        f"budget.trials: auto is {found.trials}: with the first ranking after {found.first} steps they are expected to "
+        f"budget.trials: auto is {found.trials}: with the first ranking after {first} they are expected to "
         f"take {found.seconds:.0f} s of {budget}"
     )

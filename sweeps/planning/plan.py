@@ -14,6 +14,7 @@ from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig, size_bytes
 from sweeps.planning import advice, epochs, time_budget
 from sweeps.planning.lora_or_qlora import Choice
+from sweeps.planning.number_words import counted
 from sweeps.planning.outlook import Known, Outlook, most_steps, outlook, repeats
 from sweeps.record.snapshots import KEPT
 from trainables.contract import Device, Memory, Need
@@ -203,9 +204,12 @@ def _search_warnings(config: SweepConfig, space: SearchSpace, planned: Plan) -> 
     slots = (planned.slots_per_host or 1) * planned.hosts
     found = []
     if config.scheduler.kind == "asha" and len(planned.points) < 2:
+        total, longer = f"budget.steps_per_trial {planned.points[0]}", "steps_per_trial"
+        if planned.unit == "example":
+            total = f"the {counted(planned.points[0], planned.unit)} of a trial"
+            longer = "budget.examples_per_trial, or what is given in its place"
         found.append(
-            f"scheduler.grace_steps reaches budget.steps_per_trial {planned.points[0]}: no trial can be stopped early; "
-            "lower grace_steps or raise steps_per_trial"
+            f"scheduler.grace_steps reaches {total}: no trial can be stopped early; lower grace_steps or raise {longer}"
         )
     if config.scheduler.kind == "asha" and len(planned.points) > 1:
         found += _warmup_warnings(config, space, resource.of(config).steps(config.training)[0])

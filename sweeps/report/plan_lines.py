@@ -26,7 +26,7 @@ def plan_lines(plan: Plan) -> list[str]:
 def _reports(plan: Plan) -> str:
     rungs = ", ".join(map(str, plan.points))
     if plan.unit == "example":
-        return f"reports after {rungs} examples, whatever the batch"
+        return f"reports after {rungs} {'example' if plan.points == (1,) else 'examples'}, whatever the batch"
     return f"reports at {'step' if len(plan.points) == 1 else 'steps'} {rungs}"
 
 
@@ -56,7 +56,9 @@ def _data(plan: Plan) -> Iterator[str]:
 
 def _few(plan: Plan) -> Iterator[str]:
     if plan.ends_alone:
-        yield f"few trials: the best one goes on to step {plan.points[-1]} alone"
+        last = plan.points[-1]
+        end = f"step {last}" if plan.unit == "step" else counted(last, plan.unit)
+        yield f"few trials: the best one goes on to {end} alone"
 
 
 def _outlook(plan: Plan) -> Iterator[str]:

@@ -107,3 +107,10 @@ def test_without_a_rate_the_way_out_is_told() -> None:
     asked = sweep(budget={"wall_clock": "1h"})
     with pytest.raises(ConfigError, match="run `qsweep plan FILE --calibrate`, or give a number of trials"):
         auto_trials.settled(asked, NEED, Machine("cpu", 1, 10**6), Known())
+
+
+def test_where_rungs_count_examples_the_first_ranking_is_told_in_them() -> None:
+    asked = sweep(budget={"wall_clock": "1h", "examples_per_trial": 108})
+    assert "with the first ranking after 12 examples they" in settled(asked)[1]
+    with pytest.raises(ConfigError, match="does not hold one trial of 108 examples: raise it"):
+        settled(sweep(budget={"wall_clock": "30s", "examples_per_trial": 108}))

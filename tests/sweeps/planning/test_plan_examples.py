@@ -10,6 +10,7 @@ from sweep_files import toy
 from sweeps.config import resource
 from sweeps.planning.plan import Machine, Plan, plan
 from sweeps.planning.trial_source import REPEATED
+from sweeps.report.plan_lines import plan_lines
 from trainables.contract import Need
 
 NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=8)
@@ -40,3 +41,22 @@ def test_at_most_is_for_trials_that_all_have_the_smallest_batch(sizes: list[int]
 def test_at_most_is_exact_where_the_smallest_batch_divides_every_report_point() -> None:
     found = planned({"training.batch_size": {"choice": [1, 2, 4]}}, scheduler={"kind": "fifo"}, budget={"trials": 8})
     assert found.worst_steps == 8 * found.points[-1]
+
+
+def test_the_best_of_few_trials_goes_on_alone_to_so_many_examples() -> None:
+    found = planned({}, budget={"trials": 8, "examples_per_trial": 216})
+    assert "      few trials: the best one goes on to 216 examples alone" in plan_lines(found)
+
+
+def test_a_report_after_one_example_is_told_in_the_singular() -> None:
+    found = planned({}, training={"batch_size": 1}, budget={"trials": 2, "examples_per_trial": 1})
+    assert ", reports after 1 example, whatever the batch; " in plan_lines(found)[0]
+
+
+def test_a_first_report_at_the_end_names_the_examples_of_a_trial() -> None:
+    """The default batch is 4: 10 examples are rounded up to 12, which the 3 steps of scheduler.grace_steps are too."""
+    (warning,) = planned({}, budget={"trials": 8, "examples_per_trial": 10}).warnings
+    assert warning == (
+        "scheduler.grace_steps reaches the 12 examples of a trial: no trial can be stopped early; lower grace_steps or "
+        "raise budget.examples_per_trial, or what is given in its place"
+    )
