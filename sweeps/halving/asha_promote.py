@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sweeps.halving.rule import Direction, Idle, Key, Resume, Rule, TrialHistory, Verdict, Work, place
+from sweeps.halving.rule import Direction, Idle, Key, Resume, Rule, Standing, TrialHistory, Verdict, Work, place
 
 Order = Literal["breadth", "paper"]
-TAIL_LOSSES = 3
-"""After so many trials in a row that ended on their way from a rung to the next, the tail resumes no other."""
+TAIL_TRIALS = 3
+"""So many trials go on in the tail. When the last of them ends before the last point, the sweep is over."""
 
 
 @dataclass
@@ -33,8 +33,8 @@ class Promote(Rule):
     """Resumes a parked trial when it ranks in the first floor(n / reduction_factor) of the n that came to its rung.
 
     `breadth`: new trials begin first, then the lowest rung is resumed first. What a sweep takes is known in advance
-    (see `cost.most_steps`) and hardly depends on the order in which good trials come. `paper`: the highest rung is
-    resumed first and before any new trial, so that a trial reaches the last point early.
+    (see `promotion_cost.most_steps`) and hardly depends on the order in which good trials come. `paper`: the highest
+    rung is resumed first and before any new trial, so that a trial reaches the last point early.
 
     The tail: where no trial would reach the last point (floor(n / reduction_factor) is 0 up there), the best one of
     the highest rung goes on once nothing else is left to do. A protected trial that leads there is enough.
@@ -57,8 +57,8 @@ class Promote(Rule):
         """Where each trial's last report is ranked."""
         self._complete: set[str] = set()
         """Trials that have reached the last point."""
-        self._lost = 0
-        """Trials in a row that ended on their way from a rung to the next."""
+        self._tail: set[str] = set()
+        """Trials that were resumed although they did not rank high enough."""
 
     def next(self, is_exhausted: bool) -> Work:
         """See `Rule.next`."""
@@ -91,17 +91,22 @@ class Promote(Rule):
         rungs = list(self._rungs.values())
         for rung in reversed(rungs) if self._order == "paper" else rungs:
             # If the best of the parked does not rank high enough, no other one does.
-            if rung.parked and place(rung.ranked, rung.parked[0]) < len(rung.ranked) // self._factor:
+            if rung.parked and self._is_promotable(rung, rung.parked[0]):
                 yield rung.parked[0].trial
+
+    def _is_promotable(self, rung: Rung, key: Key) -> bool:
+        return place(rung.ranked, key) < len(rung.ranked) // self._factor
 
     def _last_resort(self) -> str | None:
         """The trial that goes on to the last point although it does not rank high enough among so few."""
         is_reached = any(not self._trials[name].is_protected for name in self._complete)
-        if is_reached or self._lost >= TAIL_LOSSES:
+        if is_reached:
             return None
         for rung in reversed(self._rungs.values()):
             if rung.parked:
                 leader = rung.parked[0]
+                if leader.trial not in self._tail and len(self._tail) >= TAIL_TRIALS:
+                    return None
                 before = rung.ranked[: place(rung.ranked, leader)]
                 return None if any(key.trial in self._complete for key in before) else leader.trial
         return None
@@ -122,7 +127,5 @@ class Promote(Rule):
     def _unparked(self, name: str, trial: TrialHistory) -> None:
         rung, key = self._places[name]
         rung.parked.remove(key)
-
-    def _arrived(self, trial: TrialHistory, is_finite: bool) -> None:
-        if not trial.is_protected:
-            self._lost = 0 if is_finite else self._lost + 1
+        if trial.standing is Standing.RUNNING and not self._is_promotable(rung, key):
+            self._tail.add(name)

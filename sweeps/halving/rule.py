@@ -203,10 +203,7 @@ class Rule:
         """Takes in that the trial waits at `trial.resource` from now on."""
 
     def _unparked(self, name: str, trial: TrialHistory) -> None:
-        """Takes in that the trial waits there no longer."""
-
-    def _arrived(self, trial: TrialHistory, is_finite: bool) -> None:
-        """Takes in that a trial came from one point to the next, or was lost on the way."""
+        """Takes in that the trial waits there no longer: it runs, or is over (see `trial.standing`)."""
 
     def _start(self, event: Started) -> Verdict:
         trial = self._trials.get(event.trial)
@@ -221,8 +218,6 @@ class Rule:
         trial = self._trials.get(event.trial)
         if trial is None or trial.standing is Standing.OVER:
             return Verdict.STOP
-        if trial.standing is Standing.RUNNING and trial.resource:
-            self._arrived(trial, is_finite=False)
         self._stand(event.trial, trial, Standing.OVER)
         point = self.next_point(event.trial)
         if event.is_diverged and point is not None:
@@ -240,8 +235,6 @@ class Rule:
             return Verdict.GO_ON
         self._stand(event.trial, trial, Standing.RUNNING)
         loss = self._sign * event.value if math.isfinite(event.value) else math.inf
-        if trial.resource:
-            self._arrived(trial, math.isfinite(loss))
         trial.worse_in_a_row = trial.worse_in_a_row + 1 if loss > trial.best else 0
         trial.losses.append(loss)
         verdict = Verdict.GO_ON
@@ -270,9 +263,9 @@ class Rule:
         return Verdict.STOP if is_overfit else verdict
 
     def _stand(self, name: str, trial: TrialHistory, standing: Standing) -> None:
-        if trial.standing is Standing.PARKED and standing is not Standing.PARKED:
+        was_parked, trial.standing = trial.standing is Standing.PARKED, standing
+        if was_parked and standing is not Standing.PARKED:
             self._unparked(name, trial)
-        trial.standing = standing
         (self._running.add if standing is Standing.RUNNING else self._running.discard)(name)
         if standing is Standing.PARKED:
             self._parked(name, trial)

@@ -17,7 +17,7 @@ CONTINUED = "      "
 
 def plan_lines(plan: Plan) -> list[str]:
     """The plan, and its warnings."""
-    most = f"; at most {plan.worst_steps}" if plan.worst_steps != plan.expected_steps else ""
+    most = f"; at most {plan.worst_steps} if none is lost" if plan.worst_steps != plan.expected_steps else ""
     lines = [f"plan: {counted(plan.trials, 'trial')}, {_reports(plan)}; about {plan.expected_steps} steps in all{most}"]
     rest = [*_hosts(plan), *_data(plan), *_few(plan), *_outlook(plan), *_choices(plan.choices)]
     return lines + [CONTINUED + line for line in rest] + [f"warning: {warning}" for warning in plan.warnings]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rule_players import Play, play
 
-from sweeps.halving.asha_promote import TAIL_LOSSES, Order, Promote
+from sweeps.halving.asha_promote import TAIL_TRIALS, Order, Promote
 from sweeps.halving.promotion_cost import has_tail, most_steps
 from sweeps.halving.rule import Ended, Idle, Reported, Resume, Standing, Started, Verdict
 
@@ -157,20 +157,43 @@ def test_a_protected_trial_that_leads_is_the_one_that_reaches_the_last_point(ran
     assert {report.trial for report in played.reports if report.resource == 81} == complete
 
 
-def test_the_tail_gives_up_after_so_many_trials_that_were_lost_in_a_row() -> None:
+def test_the_tail_gives_up_after_so_many_trials_that_were_lost() -> None:
     played = play(Promote((1, 3), 20), lambda name, point: None if point == 3 else float(name), 12, 1, in_turn)
-    assert [name for name, point in played.work if point == 3] == [str(number) for number in range(TAIL_LOSSES)]
+    assert [name for name, point in played.work if point == 3] == [str(number) for number in range(TAIL_TRIALS)]
 
 
-def test_a_trial_that_arrives_gives_the_tail_its_tries_back() -> None:
-    lost = {("0", 3), ("1", 3), ("2", 9), ("3", 3), ("4", 3)}
+@pytest.mark.parametrize("patience", [None, 1])
+def test_a_rung_that_a_trial_of_the_tail_comes_to_gives_the_tail_no_more_tries(patience: int | None) -> None:
+    """Each trial ends between the second rung and the last point: it is lost, or it overfits."""
+    losses = {1: 0.0, 3: 0.5, 9: None if patience is None else 1.0}
+    rule = Promote((1, 3, 9, 27), 20, overfit_patience=patience)
+    played = play(rule, lambda name, point: losses[point], 9, 1, in_turn)
+    resumed = [name for name, point in played.work if point == 3]
+    assert resumed == [str(number) for number in range(TAIL_TRIALS)]
+
+
+def test_trials_that_are_lost_after_they_were_promoted_by_rank_take_the_tail_no_tries() -> None:
+    lost = {(str(number), 3) for number in range(TAIL_TRIALS)}
     played = play(
-        Promote((1, 3, 9), 20), lambda name, point: None if (name, point) in lost else float(name), 9, 1, in_turn
+        Promote((1, 3, 9), 2), lambda name, point: None if (name, point) in lost else float(name), 8, 1, in_turn
     )
-    assert [work for work in played.work if work[1] > 1] == [
-        *[("0", 3), ("1", 3), ("2", 3), ("2", 9)],
-        *[("3", 3), ("4", 3)],
-    ]
+    assert [report.resource for report in played.reports][-1] == 9
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 6), st.booleans(), st.sampled_from([3, 5, 30]))
+def test_trials_that_are_lost_cost_breadth_no_more_than_the_trials_of_the_tail(
+    seed: int, trials: int, slots: int, protects: bool, factor: int
+) -> None:
+    rng = random.Random(seed)
+    lost_before, share = rng.choice([POINTS[1:], POINTS[2:], POINTS[3:]]), rng.random() ** 0.2
+
+    def value(name: str, point: int) -> float | None:
+        return rng.choice([None, math.inf]) if point in lost_before and rng.random() < share else rng.random()
+
+    played = play(Promote(POINTS, factor), value, trials, slots, rng.choice, protects)
+    most = most_steps(POINTS, factor, trials, slots, protects)
+    assert played_steps(played, POINTS) <= most + TAIL_TRIALS * (POINTS[-1] - POINTS[0])
 
 
 # Trials that are lost
