@@ -13,6 +13,7 @@ from search_spaces.domains import Domain, Value
 from search_spaces.space import SearchSpace
 from sweeps.config import messages, points
 from sweeps.config.model import SweepConfig
+from sweeps.config.overrides import LENGTHS
 from sweeps.config.uris import sqlite_file
 from trainables import catalogue
 from trainables.contract import Preview, Trainable
@@ -81,13 +82,10 @@ def _values_alone(config: SweepConfig) -> TrialSpec:
     return config.base.model_copy(update={"model": None, "data": None})
 
 
-_LENGTHS = ("steps_per_trial", "examples_per_trial", "epochs_per_trial")
-
-
 def budget(raw: Mapping[str, Any], config: SweepConfig) -> list[str]:
     """What is wrong with the budget's fields together. `raw` is what the file and its overrides say."""
     section = raw.get("budget")
-    given = [name for name in _LENGTHS if isinstance(section, Mapping) and section.get(name) is not None]
+    given = [name for name in LENGTHS if isinstance(section, Mapping) and section.get(name) is not None]
     wrong = []
     if len(given) > 1:
         wrong.append(f"budget: {' and '.join(given)} say how long a trial is: give one of them")

@@ -13,7 +13,10 @@ import search_spaces
 from search_spaces.errors import SpaceError
 from sweeps.config import components, yaml_files
 
+LENGTHS = ("steps_per_trial", "examples_per_trial", "epochs_per_trial")
+"""Keys of `budget` that say how long a trial is; one of them is given."""
 _TEXTS = ("data.prompt", "data.completion", "data.text", "data.system")
+_LENGTH_KEYS = [f"budget.{name}" for name in LENGTHS]
 _KINDS: dict[str, components.Kind] = {"scheduler": "schedulers", "searcher": "searchers"}
 
 
@@ -21,7 +24,8 @@ def apply(raw: dict[str, Any], changes: Sequence[str], resolve_paths: Callable[[
     """Changes `raw` in place; returns a line for each mistake in the overrides themselves.
 
     All that follows `search_space.` is one key, since the fields of a space hold a dot. A named space is expanded
-    before one of its fields is changed. Overriding a `kind` drops the keys that the new kind does not have.
+    before one of its fields is changed. Overriding a `kind` drops the keys that the new kind does not have, and
+    overriding how long a trial is drops the key in which the file says that.
 
     Args:
         raw: the sweep file's content.
@@ -29,6 +33,7 @@ def apply(raw: dict[str, Any], changes: Sequence[str], resolve_paths: Callable[[
         resolve_paths: makes relative paths in a mapping shaped like the sweep file absolute.
     """
     wrong = []
+    overridden = {change.partition("=")[0] for change in changes}
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals or not key:
@@ -46,6 +51,9 @@ def apply(raw: dict[str, Any], changes: Sequence[str], resolve_paths: Callable[[
         if key in _TEXTS and value is not None and not isinstance(value, str):
             wrong.append(_not_text(key, text))
             continue
+        if value is not None and key in _LENGTH_KEYS and isinstance(budget := raw.get("budget"), dict):
+            said = {name for name in LENGTHS if f"budget.{name}" not in overridden}
+            raw["budget"] = {name: kept for name, kept in budget.items() if name not in said}
         problem = _set(raw, _parts(key), value, resolve_paths)
         if problem is not None:
             wrong.append(f"{key}: {problem}")

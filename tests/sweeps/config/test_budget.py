@@ -33,6 +33,25 @@ def test_a_trial_is_as_long_as_one_field_says(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("given", ["steps_per_trial: 27", "epochs_per_trial: 2.0", "examples_per_trial: 8"])
+def test_an_override_of_a_trial_s_length_takes_the_place_of_the_file_s(tmp_path: Path, given: str) -> None:
+    text = f"budget: {{trials: 4, {given}}}\n"
+    by_examples = loaded(tmp_path, text, "budget.examples_per_trial=40").config.budget
+    assert (by_examples.trials, by_examples.examples_per_trial) == (4, 40)
+    by_steps = loaded(tmp_path, text, "budget.steps_per_trial=9").config.budget
+    assert (by_steps.steps_per_trial, by_steps.examples_per_trial, by_steps.epochs_per_trial) == (9, None, None)
+
+
+def test_two_overrides_of_a_trial_s_length_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="steps_per_trial and examples_per_trial say how long a trial is"):
+        loaded(tmp_path, "", "budget.examples_per_trial=40", "budget.steps_per_trial=9")
+
+
+def test_an_override_that_empties_a_length_keeps_the_file_s_other_one(tmp_path: Path) -> None:
+    budget = loaded(tmp_path, "budget: {steps_per_trial: 27}\n", "budget.examples_per_trial=null").config.budget
+    assert (budget.steps_per_trial, budget.examples_per_trial) == (27, None)
+
+
 def test_auto_needs_a_budget_of_time(tmp_path: Path) -> None:
     assert wrong(tmp_path, "budget: {trials: auto}\n") == [
         "budget.trials: auto fills a budget of time: give budget.wall_clock or budget.gpu_hours with it"
