@@ -143,6 +143,10 @@ def _rule(detail: Any, path: Sequence[str], raw: Mapping[str, Any]) -> str:
 def _unknown_key(path: Sequence[str], raw: Mapping[str, Any]) -> str:
     here = _keys(path[:-1], raw)
     name = path[-1]
+    if len(path) == 2 and (others := _kinds_with(path[0], name)):
+        section, own = path[0], components.named(_KINDS[path[0]], raw.get(path[0]))
+        kinds = " and ".join(others)
+        return f"is for kind {kinds}, not {own}: leave it out, or set {section}.kind={others[0]}"
     word = _SYNONYMS.get(name, name)
     close = [word] if word in here else closest(name, here)
     # The very name in another section says more than one like it here.
@@ -150,6 +154,14 @@ def _unknown_key(path: Sequence[str], raw: Mapping[str, Any]) -> str:
     meant = meant or (".".join([*path[:-1], close[0]]) if close else None)
     hint = f"; did you mean {meant}?" if meant else ""
     return f"unknown key{hint} (keys here: {', '.join(here)})"
+
+
+def _kinds_with(section: str, name: str) -> list[str]:
+    """The schedulers, or the searchers, that have a key of this name; none for another section."""
+    if section not in _KINDS:
+        return []
+    kind = _KINDS[section]
+    return [other for other in components.modules(kind) if name in components.keys(kind, other)]
 
 
 def _elsewhere(name: str) -> str | None:

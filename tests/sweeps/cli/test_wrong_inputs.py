@@ -84,6 +84,7 @@ ROWS: list[Row] = [
     toy("scheduler by name only", "scheduler: asha", "scheduler: 'asha' must be a mapping of keys to values"),
     toy("list for a kind", "scheduler: {kind: [asha]}", "scheduler: unknown kind \"['asha']\"; did you mean asha?"),
     toy("key that no scheduler has", "scheduler: {kind: fifo, brackets: 4}", "scheduler.brackets: unknown key", changes=[]),
+    toy("key of another scheduler", "scheduler: {kind: fifo, variant: stop}", "scheduler.variant: 'stop' is for kind asha, not fifo: leave it out, or set scheduler.kind=asha"),
     toy("key misspelt in the scheduler", "scheduler: {grace_step: 4}", "scheduler.grace_step: unknown key; did you mean scheduler.grace_steps?"),
     toy("unknown searcher", "searcher: {kind: bayes}", "searcher: unknown kind 'bayes' (there are: grid, prior, random, tpe"),
     toy("key that the searcher does not have", "searcher: {kind: random, trials: 4}", "searcher.trials: unknown key; did you mean budget.trials? (keys here: kind, points, repeats, start_with_default, warm_start)"),
