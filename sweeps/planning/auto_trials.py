@@ -12,7 +12,7 @@ from sweeps.planning import plan, time_budget
 from sweeps.planning.number_words import counted
 from sweeps.planning.outlook import Known, outlook
 from sweeps.planning.rates import UNKNOWN
-from sweeps.planning.trials_that_fit import Filled, fill
+from sweeps.planning.trials_that_fit import MOST_TRIALS, Filled, fill
 from trainables.contract import Need
 from trainables.specs import Spec
 
@@ -89,7 +89,8 @@ def _whole(config: SweepConfig) -> str:
 def _words(config: SweepConfig, found: Filled, budget: str) -> str:
     compared = resource.of(config)
     first = counted(compared.points[0], compared.unit)
+    most = f"; auto chooses {MOST_TRIALS:,} trials at most: give a number for more"
     return (
         f"budget.trials: auto is {found.trials}: with the first ranking after {first} they are expected to "
-        f"take {found.seconds:.0f} s of {budget}"
+        f"take {found.seconds:.0f} s of {budget}" + (most if found.trials == MOST_TRIALS else "")
     )

@@ -91,6 +91,12 @@ def test_there_are_no_more_trials_than_the_space_has() -> None:
     assert settled(asked)[0].config.budget.count == 2
 
 
+def test_the_most_that_auto_chooses_is_told_where_the_budget_holds_more() -> None:
+    found, how = settled(sweep(budget={"wall_clock": "100d"}))
+    assert found.config.budget.count == 1000
+    assert how.endswith("of budget.wall_clock 100d; auto chooses 1,000 trials at most: give a number for more")
+
+
 @pytest.mark.parametrize(
     ("budget", "device", "problem"),
     [
