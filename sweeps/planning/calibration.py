@@ -26,7 +26,7 @@ from trainables.errors import TrainableError
 WARM_STEPS = 1
 """Steps of each trial before the clock starts: the first one of a process is slow."""
 STEPS = 12
-"""Steps of all trials together that are measured_speed, at least 2 of each."""
+"""Steps of all trials together that are measured, at least 2 of each."""
 WAIT_SECONDS = 600.0
 
 

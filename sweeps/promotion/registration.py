@@ -60,7 +60,7 @@ class Registered:
 def register(context: Context, winner: Winner, scored: Scoring, now: float) -> Registered:
     """Packages and registers the winner, checks that it serves, and moves the aliases.
 
-    A dry run ends after it served the model_package, and writes nothing.
+    A dry run ends after it served the package, and writes nothing.
 
     Args:
         context: of the promotion.

@@ -13,7 +13,7 @@ from sweeps.tracking.registry import IDENTITY, Version
 from trainables.inputs import json_text
 
 DIGEST = "package_sha256"
-"""A complete version's tag that holds the digest of all files of its model_package."""
+"""A complete version's tag that holds the digest of all files of its package."""
 
 
 def where(model: str, identity: str) -> str:
@@ -22,7 +22,7 @@ def where(model: str, identity: str) -> str:
 
 
 def fetch(lookup: Lookup, model: str, version: Version) -> dict[str, bytes]:
-    """Fetches the files of a complete version's model_package, and verifies them.
+    """Fetches the files of a complete version's package, and verifies them.
 
     Raises:
         SweepError: they are gone, or are not the files that were promoted.

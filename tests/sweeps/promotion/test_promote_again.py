@@ -45,7 +45,7 @@ def test_a_promotion_that_is_killed_anywhere_is_ended_by_doing_it_again(champion
 def test_every_fault_point_is_tried():
     code = Path(registration.__file__).read_text()
     assert [point for point in POINTS if f'"promote.after_{point}"' not in code] == []
-    assert code.count("faults.point(") == len(POINTS)
+    assert code.count("fault_points.point(") == len(POINTS)
 
 
 @pytest.mark.parametrize("moment", ["while it is served", "before the alias moves"])

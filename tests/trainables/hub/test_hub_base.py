@@ -12,7 +12,7 @@ import tiny_models
 import torch
 from huggingface_hub import constants
 
-from sweeps.tracking import model_package, served_model
+from sweeps.tracking import model_package, served
 from trainables import qlora
 from trainables.base.base_model import ORIGIN
 from trainables.errors import ModelError
@@ -72,7 +72,7 @@ def test_the_commit_that_was_loaded_is_served_after_the_branch_has_moved(hub, tm
     parts = qlora.open_scorer(spec(tmp_path, scheme), tmp_path / "cache").base_facts()
     assert (parts.kind, parts.revision, list(parts.files)) == ("hub", FIRST, ["model.safetensors"])
     hub.point(SECOND)
-    model = served_model._load(model_package.base_json(parts))
+    model = served._load(model_package.base_json(parts))
     assert float(head(model).abs().sum()) > 0, "the second commit's head is 0"
 
 
@@ -83,7 +83,7 @@ def test_another_base_at_the_same_commit_is_refused(hub, tmp_path, scheme):
     weights.unlink()
     shutil.copy(hub.snapshot(SECOND) / "model.safetensors", weights)
     with pytest.raises(ValueError, match=rf"owner/name at {FIRST} is not the one .*: model.safetensors differs"):
-        served_model._load(facts)
+        served._load(facts)
 
 
 def test_a_quantised_base_knows_its_commit_without_the_hub(hub, tmp_path):
@@ -110,4 +110,4 @@ def test_a_commit_that_nobody_knows_is_an_error_with_the_way_out(hub, tmp_path):
 def test_a_pinned_commit_is_loaded_wherever_the_branch_points(hub, tmp_path):
     parts = qlora.open_scorer(spec(tmp_path, "none", SECOND), tmp_path / "cache").base_facts()
     assert parts.revision == SECOND
-    assert float(head(served_model._load(model_package.base_json(parts))).abs().sum()) == 0
+    assert float(head(served._load(model_package.base_json(parts))).abs().sum()) == 0
