@@ -134,11 +134,16 @@ def _ask(uri: str) -> None:
         raise SweepError(f"{without_password(uri)}: no MLflow server answers there: {_root(error)}") from None
 
 
-def _root(error: BaseException) -> str:
-    """The first cause of an error."""
+def first_cause(error: BaseException) -> BaseException:
+    """The error that the others came of; the error itself where it came of none."""
     while cause := error.__cause__ or error.__context__:
         error = cause
-    return getattr(error, "strerror", None) or str(error)
+    return error
+
+
+def _root(error: BaseException) -> str:
+    cause = first_cause(error)
+    return getattr(cause, "strerror", None) or str(cause)
 
 
 def _unknown(place: Place) -> bool:

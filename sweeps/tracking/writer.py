@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from sweeps.record.folder import SweepFolder, acknowledged_bytes, noted_by, read
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.tracking.lost_runs import Lost
 from sweeps.tracking.sink import Sink
+from sweeps.tracking.stores import first_cause
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
@@ -236,6 +238,9 @@ class Writer:
         self._trouble = kind
 
     def _reason(self, error: Exception) -> str:
+        cause = first_cause(error)
+        if isinstance(cause, ConnectionError | socket.gaierror) and cause.strerror:
+            return f"no MLflow server answers at {without_password(self._uri)}: {cause.strerror}"
         # The client's errors name the server as it was configured, password included.
         told = without_passwords(str(error).strip(), self._uri)
         return f"{type(error).__name__}: {told.split(chr(10))[0][:200]}"

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import requests
+from mlflow_servers import free_port
 from sweep_events import begun, ended, reported, started
 from tracked_sweeps import (
     PARAMS,
@@ -132,6 +133,31 @@ def test_trouble_is_said_once_and_its_end_once(log, start):
         "tracking: ConnectionError: no answer; events are kept and sent again",
         "tracking: back, everything is delivered",
     ]
+
+
+def test_a_server_that_does_not_answer_is_named_with_the_reason_and_no_more(log, folder, monkeypatch):
+    class Unreachable(FakeSink):
+        def apply(self, event, record) -> None:
+            if self.failures:
+                self.failures -= 1
+                try:
+                    requests.get(f"http://127.0.0.1:{free_port()}/health", timeout=DEADLINE)
+                except requests.RequestException as error:
+                    # As MLflow does: the cause is left as the error's context.
+                    raise RuntimeError(f"API request failed with exception {error}")  # noqa: B904
+            super().apply(event, record)
+
+    monkeypatch.setattr(writing, "FIRST_PAUSE_SECONDS", 0.001)
+    said: list[str] = []
+    for event in EVENTS:
+        log.append(event)
+    writer = Writer(folder, Unreachable(1), said.append, "http://me:secret@host:5000")
+    writer.start()
+    assert writer.drain(DEADLINE) == 0
+    assert said[0] == (
+        "tracking: no MLflow server answers at http://me:***@host:5000: Connection refused; "
+        "events are kept and sent again"
+    )
 
 
 def test_what_the_server_will_never_take_is_left_out_and_said(log, start, folder):
