@@ -53,8 +53,10 @@ def look_up(base: TrialSpec, cache: Path) -> LookedUp:
 
 
 def preview(base: TrialSpec) -> Preview:
-    """A look at the first rows of local data."""
-    return preview_rows.preview(base.data_spec)
+    """A look at where the model is, and at the first rows of local data."""
+    found = preview_rows.preview(base.data_spec)
+    guess = None if base.model is None else model_source.guess(base.model)
+    return found if guess is None else found.model_copy(update={"warnings": (guess, *found.warnings)})
 
 
 def fingerprint(base: TrialSpec) -> Mapping[str, str]:

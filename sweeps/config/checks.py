@@ -74,6 +74,9 @@ def searched_fields(config: SweepConfig, space: SearchSpace, trainable: Trainabl
         for condition in domain.when:
             if condition.field not in _FIELDS:
                 wrong.append(f"{field}: when: {messages.unknown_field(condition.field, _FIELDS)}")
+            elif condition.field not in space.domains:
+                never = [line for value in condition.values for line in _value(base, condition.field, value, None)]
+                wrong += [f"{field}: when: {line}" for line in never]
     return [f"search_space.{line}" for line in wrong]
 
 
@@ -95,24 +98,23 @@ def budget(raw: Mapping[str, Any], config: SweepConfig) -> list[str]:
 
 
 def explicit_points(config: SweepConfig, space: SearchSpace, trainable: Trainable | None) -> list[str]:
-    """What is wrong with searcher.points, "searcher.points: FIELD: reason" each, in a space without mistakes."""
+    """What is wrong with searcher.points, "searcher.points.NUMBER: FIELD: reason" each, in a space without mistakes."""
     base = _values_alone(config)
-    wrong: dict[str, None] = {}
-    for point in config.searcher.points:
+    wrong = []
+    for number, point in enumerate(config.searcher.points):
+        lines = []
         strange = [field for field in point if field not in space.domains]
         for field in strange:
             hint = did_you_mean(field, list(space.domains))
-            wrong[f"{field}: is not searched{hint} (searched: {', '.join(space.domains)})"] = None
-        lines = [line for field in point for line in _value(base, field, point[field], trainable) if not strange]
-        wrong |= dict.fromkeys(lines)
-        if not strange and not lines:
+            lines.append(f"{field}: is not searched{hint} (searched: {', '.join(space.domains)})")
+        if not strange:
+            lines = [line for field in point for line in _value(base, field, point[field], trainable)]
+        if not lines:
             whole = points.completed(config.base, space, point)
-            wrong |= {
-                f"{field}: is not searched together with the point's other values: remove it": None
-                for field in point
-                if field not in whole
-            }
-    return [f"searcher.points: {line}" for line in wrong]
+            together = "is not searched together with the point's other values: remove it"
+            lines = [f"{field}: {together}" for field in point if field not in whole]
+        wrong += [f"searcher.points.{number}: {line}" for line in dict.fromkeys(lines)]
+    return wrong
 
 
 def with_base(config: SweepConfig, space: SearchSpace) -> SearchSpace:

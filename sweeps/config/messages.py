@@ -126,6 +126,8 @@ def _rule(detail: Any, path: Sequence[str], raw: Mapping[str, Any]) -> str:
         return str(context["error"])
     if kind == "union_tag_invalid":
         return unknown("kind", str(context["tag"]), components.modules(_KINDS[path[0]]))
+    if kind == "tuple_type" and isinstance(detail["input"], Mapping):
+        return f"must be a list: write [{_shown(detail['input'], '')}]"
     if kind == "string_type" and isinstance(detail["input"], Mapping):
         return "must be text: braces need quotes in YAML"
     if kind == "literal_error":

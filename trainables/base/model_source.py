@@ -97,6 +97,21 @@ def doubt(model: ModelSpec) -> str | None:
     return _verdict(model).doubt
 
 
+def guess(model: ModelSpec) -> str | None:
+    """Returns that the source is taken as a hub id, where nothing on this machine shows it to be one; None otherwise.
+
+    Raises:
+        ModelError: the source is not there.
+    """
+    source = locate(model.source)
+    if source.kind != "hub" or model_files.cached(model) is not None:
+        return None
+    return (
+        f"model.source: {source.text!r}: no such folder beside the sweep file: taken as a hub id, which is not in the "
+        "hub's cache on this machine yet"
+    )
+
+
 def fingerprint(model: ModelSpec) -> str:
     """Returns a text that identifies the base model wherever it is stored. Takes a few milliseconds per file.
 

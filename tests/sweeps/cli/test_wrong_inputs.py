@@ -88,9 +88,9 @@ ROWS: list[Row] = [
     toy("key misspelt in the scheduler", "scheduler: {grace_step: 4}", "scheduler.grace_step: unknown key; did you mean scheduler.grace_steps?"),
     toy("unknown searcher", "searcher: {kind: bayes}", "searcher: unknown kind 'bayes' (there are: grid, prior, random, tpe"),
     toy("key that the searcher does not have", "searcher: {kind: random, trials: 4}", "searcher.trials: unknown key; did you mean budget.trials? (keys here: kind, points, repeats, start_with_default, warm_start)"),
-    toy("explicit points that are no list", "searcher: {points: {adapter.r: 8}}", "searcher.points: must be a list"),
-    toy("explicit point at a field that is not searched", "searcher: {points: [{training.batch_size: 8}]}", "searcher.points: training.batch_size: is not searched; did you mean training.learning_rate? (searched: adapter.r, "),
-    toy("explicit point with a value that no trial takes", "searcher: {points: [{adapter.r: 0}]}", "searcher.points: adapter.r: 0 must be"),
+    toy("explicit points that are no list", "searcher: {points: {adapter.r: 8}}", "searcher.points: must be a list: write [{'adapter.r': 8}]"),
+    toy("explicit point at a field that is not searched", "searcher: {points: [{training.batch_size: 8}]}", "searcher.points.0: training.batch_size: is not searched; did you mean training.learning_rate? (searched: adapter.r, "),
+    toy("explicit point with a value that no trial takes", "searcher: {points: [{adapter.r: 8}, {adapter.r: 0}]}", "searcher.points.1: adapter.r: 0 must be"),
     toy("prior searcher without a prior", "search_space: {adapter.r: {choice: [4, 8]}}\nsearcher: {kind: prior}", "searcher.kind: prior begins with what the search space expects, and this one has no prior: add one"),
     toy("unknown field in the portfolio", "search_space: {adapter.r: {choice: [4, 8]}, portfolio: [{adapter.rr: 8}]}", "search_space.portfolio: adapter.rr: is not searched; did you mean adapter.r? (searched: adapter.r)"),
     toy("value outside in the portfolio", "search_space: {adapter.r: {choice: [4, 8]}, portfolio: [{adapter.r: 6}]}", "search_space.portfolio: adapter.r: 6 is not a value of [4, 8]: write one of them, or move the point to searcher.points"),
@@ -135,6 +135,7 @@ ROWS: list[Row] = [
     toy("low above high", "search_space: {training.learning_rate: {loguniform: [1e-3, 1e-5]}}", "search_space.training.learning_rate: loguniform: low 0.001 is above high 1e-05: swap them"),
     toy("value without a domain", "search_space: {adapter.r: 8}", "search_space.adapter.r: 8 alone is not a domain: write {choice: [8]}"),
     toy("domain misspelt", "search_space: {adapter.r: {choise: [8]}}", "search_space.adapter.r: unknown domain 'choise', did you mean choice?"),
+    toy("condition on a value that no trial takes", "search_space: {adapter.r: {choice: [8], when: {training.schedule: bogus}}}", "search_space.adapter.r: when: training.schedule: 'bogus' must be"),
     toy("condition on an unknown field", "search_space: {adapter.r: {choice: [8], when: {adapter.rs: true}}}", "search_space.adapter.r: when: unknown field 'adapter.rs'; did you mean"),
     toy("both alphas searched", "search_space: {adapter.alpha_over_r: {choice: [1]}, adapter.lora_alpha: {choice: [8]}}", "search_space.adapter.lora_alpha: says the same as adapter.alpha_over_r: search one of them"),
     Row("preset misspelt in the space", QLORA + "search_space: {adapter.target_modules: {choice: [mpl, mlp]}}", ["search_space.adapter.target_modules: 'mpl' is not a preset; did you mean mlp? The presets are attention-qv, attention, mlp, all-linear"]),
@@ -224,7 +225,9 @@ def test_the_rows_are_right_but_for_their_mistakes(folder: Path) -> None:
         (folder / "s.yaml").write_text(text)
         code, lines, out = run("validate", "s.yaml")
         assert (code, lines[0], out) == (0, "s.yaml: valid (x, 4 searched fields)", "")
-        assert all("5 rows to evaluate on can hardly tell adapters apart" in line for line in lines[1:])
+        assert all("5 rows to evaluate on can hardly tell adapters apart" in line for line in lines[2:])
+        guess = "'hub/model': no such folder beside the sweep file: taken as a hub id, which is not in the hub's cache"
+        assert len(lines) == 1 or f"warning: model.source: {guess}" in lines[1]
     assert not (folder / "results").exists()
 
 
