@@ -84,7 +84,8 @@ def answer_to(letter: Letter, record: SweepRecord, now: float) -> RequestAnswere
 def _stop_trial(letter: Letter, request: StopTrial, record: SweepRecord, now: float) -> RequestAnswered:
     trial = trial_named(request.trial, record)
     if trial is None:
-        there = ", ".join(label(each.number) for each in record.trials.values()) or "none has begun"
+        numbers = sorted(each.number for each in record.trials.values())
+        there = ", ".join(map(label, numbers)) or "none has begun"
         told = f"the sweep has no trial {request.trial}: it has {there}"
         return _answer(letter, now, f"stop {request.trial}", is_accepted=False, message=told)
     asked = f"stop {label(trial.number)}"

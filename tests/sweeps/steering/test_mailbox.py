@@ -43,7 +43,7 @@ class Driver:
 @pytest.fixture
 def driver(folder: SweepFolder) -> Driver:
     folder.events.touch()
-    return Driver(folder, begun(), started("aaa", 0), started("bbb", 1), ended("bbb", TrialState.COMPLETED))
+    return Driver(folder, begun(), started("bbb", 1), started("aaa", 0), ended("bbb", TrialState.COMPLETED))
 
 
 def answers(folder: SweepFolder) -> list[RequestAnswered]:
