@@ -153,6 +153,8 @@ def rows_of(folder: SweepFolder) -> RowShape | None:
 def _choices(sweep: Sweep, rows: RowShape | None) -> tuple[Choice, ...]:
     """LoRA against QLoRA for the sweep's model, space and rows, in the types that GPUs train in."""
     trainable = catalogue.find(sweep.config.trainable)
+    if sweep.config.model is None or "model" not in trainable.REQUIRES:
+        return ()
 
     def estimate(scheme: str, recomputes: bool) -> Need | None:
         changed = {
@@ -167,7 +169,7 @@ def _choices(sweep: Sweep, rows: RowShape | None) -> tuple[Choice, ...]:
         )
         return catalogue.need(trainable, config.base, plan.largest(config, sweep.space), "cuda", rows)
 
-    return choices(estimate, devices.MEMORY_SHARE, MAX_SLOTS) if sweep.config.model is not None else ()
+    return choices(estimate, devices.MEMORY_SHARE, MAX_SLOTS)
 
 
 def _check_disk(config: SweepConfig, need: Need | None) -> None:
@@ -195,14 +197,20 @@ def machine_of(config: SweepConfig, to_launch: bool = False) -> plan.Machine:
 def _machine(config: SweepConfig, to_launch: bool) -> plan.Machine:
     gpu, memory, hosts = config.cluster.gpu, config.cluster.gpu_memory, config.cluster.hosts
     gpu_bytes = _gpu_bytes(gpu, memory)
-    named = " ".join(([gpu] if gpu is not None else []) + ([memory] if memory is not None else []))
+    named = " ".join(([gpu] if gpu is not None else []) + ([_spaced(memory)] if memory is not None else []))
     if (config.cluster.address or "local") != "local":
         place = f"on a Ray cluster with GPUs of {named}" if named else "on a Ray cluster"
         return plan.Machine("cuda", 1 if hosts == "auto" else hosts, gpu_bytes, place=place, device_name=gpu)
     if not named or to_launch:
-        return replace(_this_machine(hosts), unused=named or None)
+        given = " ".join(each for each in (gpu, memory) if each is not None)
+        return replace(_this_machine(hosts), unused=given or None)
     place = f"on a GPU of {named}, not on this machine"
     return plan.Machine("cuda", 1 if hosts == "auto" else hosts, gpu_bytes, place=place, device_name=gpu)
+
+
+def _spaced(size: str) -> str:
+    """A size with a blank before its unit, as it is written in a sentence."""
+    return f"{size[:-2].strip()} {size[-2:]}"
 
 
 def _gpu_bytes(gpu: str | None, memory: str | None) -> int | None:

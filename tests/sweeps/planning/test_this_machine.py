@@ -53,9 +53,9 @@ def test_the_plan_is_for_where_the_sweep_will_run(
     ("cluster", "place"),
     [
         ({}, "on this machine: 1 CPU host with 4 slots"),
-        ({"gpu_memory": "16GB"}, "on a GPU of 16GB, not on this machine: 1 GPU host with 4 slots"),
+        ({"gpu_memory": "16GB"}, "on a GPU of 16 GB, not on this machine: 1 GPU host with 4 slots"),
         ({"address": "auto"}, "on a Ray cluster: 1 GPU host; each decides"),
-        ({"address": "auto", "gpu_memory": "24GB"}, "on a Ray cluster with GPUs of 24GB: 1 GPU host with"),
+        ({"address": "auto", "gpu_memory": "24GB"}, "on a Ray cluster with GPUs of 24 GB: 1 GPU host with"),
     ],
 )
 def test_the_plan_says_for_which_device_it_is(cluster: dict[str, Any], place: str) -> None:
@@ -69,7 +69,7 @@ def test_a_launch_is_planned_for_the_device_that_is_there() -> None:
     found = here(to_launch=True, gpu_memory="16GB")
     assert (found.device, found.place) == ("cpu", "on this machine")
     assert found.warnings[0].startswith("cluster.gpu_memory 16GB is not used: the sweep runs on this machine's CPU")
-    assert here(to_launch=True, address="auto", gpu_memory="24GB").place == "on a Ray cluster with GPUs of 24GB"
+    assert here(to_launch=True, address="auto", gpu_memory="24GB").place == "on a Ray cluster with GPUs of 24 GB"
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -98,3 +98,9 @@ def test_every_recipe_that_needs_no_file_of_ours_can_be_planned() -> None:
         assert found.slots_per_host is not None, name
         assert found.memory_bytes is not None
         assert not [line for line in found.warnings if "GB needed" in line], (name, found.warnings)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_lora_is_not_set_against_qlora_for_a_trainable_without_a_model() -> None:
+    config, space = toy(RATES, model={"source": "hub/model"})
+    assert this_machine.plan_here(load.Sweep(config, space)).choices == ()
