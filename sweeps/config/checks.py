@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -153,7 +154,18 @@ def _values(base: TrialSpec, field: str, domain: Domain, trainable: Trainable | 
     wrong: dict[str, None] = {}
     for value in domain.extremes():
         wrong |= dict.fromkeys(_value(base, field, value, trainable))
+    if "uniform" in domain.NAME and any(line.endswith("must be a whole number") for line in wrong):
+        return [f"{field}: {_not_whole(domain)}"]
     return list(wrong)
+
+
+def _not_whole(domain: Domain) -> str:
+    low, high = (float(str(value)) for value in domain.extremes())
+    bounds = f"[{math.ceil(low)}, {math.floor(high)}]" if math.ceil(low) <= math.floor(high) else "[low, high]"
+    return (
+        f"must be a whole number, and {domain.NAME} draws fractions: write {{randint: {bounds}}}, or list the values "
+        "in {choice: [...]}"
+    )
 
 
 def _value(base: TrialSpec, field: str, value: Value, trainable: Trainable | None) -> list[str]:
