@@ -110,6 +110,8 @@ class Setting:
     """Standard deviation of an evaluation."""
     evaluation: float = 0.0
     """How long an evaluation takes, in the time of a step."""
+    protects_first: bool = False
+    """Whether the first trial is trained to its end whatever it reports."""
 
 
 class Sweep:
@@ -152,7 +154,7 @@ class Sweep:
             self._begin(len(self.outcome.curves) - 1)
 
     def _begin(self, trial: int) -> None:
-        self._rule.take(Started(str(trial)))
+        self._rule.take(Started(str(trial), is_protected=self._setting.protects_first and trial == 0))
         self._go_on(trial)
 
     def _go_on(self, trial: int) -> None:

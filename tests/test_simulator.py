@@ -54,6 +54,22 @@ def test_slots_work_side_by_side_and_none_idles_while_a_trial_may_go_on(slots):
     assert (beside.steps, beside.makespan) == (64 * 81, 64 * 81 / slots)
 
 
+@pytest.mark.parametrize(
+    ("default", "makespan"),
+    [
+        # 12 trials on 4 slots: three are at 9 at 18, the best one is at 27 at 36 and goes on in the tail.
+        (11, 18 + 18 + 54),
+        # The default leads at 27, at 27: no other goes on, and it is at 81 at 81.
+        (0, 81),
+    ],
+)
+def test_no_slot_waits_for_the_default_while_the_best_of_the_others_may_go_on_to_the_end(default, makespan):
+    ends = [default, *(end for end in range(12) if end != default)]
+    listed = Listed([Curve(end, 0, 1) for end in ends])
+    outcome = simulate(Promote(POINTS, 3), listed, Setting(4, protects_first=True), Random(0))
+    assert outcome.makespan == makespan
+
+
 def test_evaluations_take_their_time():
     outcome = simulate(Fifo((3, 9)), Listed([Curve(1, 1, 1)]), Setting(evaluation=2.0), Random(0))
     assert (outcome.steps, outcome.makespan) == (9, 13)

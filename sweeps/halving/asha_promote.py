@@ -37,7 +37,8 @@ class Promote(Rule):
     rung is resumed first and before any new trial, so that a trial reaches the last point early.
 
     The tail: where no trial would reach the last point (floor(n / reduction_factor) is 0 up there), the best one of
-    the highest rung goes on once nothing else is left to do. A protected trial that leads there is enough.
+    the highest rung goes on once nothing else is left to do. A protected trial that leads there is enough; the tail
+    begins beside one that does not.
     """
 
     def __init__(
@@ -69,10 +70,10 @@ class Promote(Rule):
             return Idle.NEW
         if promotable is not None:
             return Resume(promotable)
-        if self._running:
-            return Idle.WAIT
         last = self._last_resort()
-        return Idle.OVER if last is None else Resume(last)
+        if last is not None:
+            return Resume(last)
+        return Idle.WAIT if self._running else Idle.OVER
 
     def rank(self, trial: str) -> tuple[int, int, int] | None:
         """See `Rule.rank`."""
@@ -99,16 +100,17 @@ class Promote(Rule):
 
     def _last_resort(self) -> str | None:
         """The trial that goes on to the last point although it does not rank high enough among so few."""
-        is_reached = any(not self._trials[name].is_protected for name in self._complete)
-        if is_reached:
+        others = [name for name in (*self._complete, *self._running) if not self._trials[name].is_protected]
+        if others:  # One has reached it, or may rank high enough once it reports.
             return None
         for rung in reversed(self._rungs.values()):
             if rung.parked:
                 leader = rung.parked[0]
                 if leader.trial not in self._tail and len(self._tail) >= TAIL_TRIALS:
                     return None
-                before = rung.ranked[: place(rung.ranked, leader)]
-                return None if any(key.trial in self._complete for key in before) else leader.trial
+                before = {key.trial for key in rung.ranked[: place(rung.ranked, leader)]}
+                unknown = self._running - {key.trial for key in rung.ranked}
+                return None if unknown or before & (self._complete | self._running) else leader.trial
         return None
 
     def _judge(self, name: str, trial: TrialHistory, point: int, loss: float) -> Verdict:

@@ -13,7 +13,7 @@ from rule_players import Play, play
 
 from sweeps.halving.asha_promote import TAIL_TRIALS, Order, Promote
 from sweeps.halving.promotion_cost import has_tail, most_steps
-from sweeps.halving.rule import Ended, Idle, Reported, Resume, Standing, Started, Verdict
+from sweeps.halving.rule import Ended, Idle, Reported, Resume, Standing, Started, Verdict, Work
 
 POINTS = (3, 9, 27, 81)
 
@@ -155,6 +155,25 @@ def test_a_protected_trial_that_leads_is_the_one_that_reaches_the_last_point(ran
     values = [float(rank), 1.0, 2.0, 4.0]
     played = play(Promote(POINTS, 3), by(values), 4, 1, in_turn, protects_first=True)
     assert {report.trial for report in played.reports if report.resource == 81} == complete
+
+
+@pytest.mark.parametrize(
+    ("loss", "work"), [(None, Idle.WAIT), (0.0, Idle.WAIT), (2.0, Resume("a"))], ids=["unknown", "leads", "does not"]
+)
+def test_the_tail_begins_beside_a_protected_trial_that_does_not_lead(loss: float | None, work: Work) -> None:
+    rule = Promote((3, 9), 3)
+    rule.take(Started("default", is_protected=True))
+    rule.take(Started("a"))
+    rule.take(Reported("a", 3, 1.0))
+    if loss is not None:
+        assert rule.take(Reported("default", 3, loss)) is Verdict.GO_ON
+    assert rule.next(is_exhausted=True) == work
+    if work == Idle.WAIT:
+        rule.take(Ended("default"))
+        work = Resume("a")
+        assert rule.next(is_exhausted=True) == work
+    rule.take(Started("a"))
+    assert rule.next(is_exhausted=True) is Idle.WAIT
 
 
 def test_the_tail_gives_up_after_so_many_trials_that_were_lost() -> None:
