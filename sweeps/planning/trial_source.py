@@ -121,6 +121,8 @@ class TrialSource:
         self._replaceable = max(LEAST_REPLACED, config.budget.count)
         self._infeasible = sum(not trial.state.counts_as_trial for trial in known)
         self._last_reason = ""
+        self._is_used_up = False
+        """No new point was found, and the searcher has learned nothing since."""
         self._first = iter([*points.beginning(config, space), *warm_start.first(earlier, space)])
         for known_point in earlier.trials if earlier is not None and earlier.is_same_task else ():
             self._searcher.tell(known_point.point, self._compared.total, known_point.loss, True)
@@ -132,6 +134,8 @@ class TrialSource:
         if self._left <= 0 or self.gave_up is not None:
             return None
         self._learn()
+        if self._is_used_up:
+            return None
         for point in self._candidates():
             trial = self._trial(point)
             if trial is None or trial.trial_key in self._seen:
@@ -141,6 +145,7 @@ class TrialSource:
             self._left -= 1
             self._searcher.tell(trial.point or {}, 0, None, False)
             return trial
+        self._is_used_up = True
         return None
 
     def repeat(self) -> PlannedTrial | None:
@@ -178,6 +183,7 @@ class TrialSource:
             told, self._told[key] = self._told.get(key), trial
             if trial.point is None or trial.repeats is not None or trial is told:
                 continue
+            self._is_used_up = False
             if told is None:
                 self._searcher.tell(trial.point, 0, None, False)
             for step, metrics in trial.evals[len(told.evals) if told is not None else 0 :]:

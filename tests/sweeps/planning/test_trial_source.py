@@ -11,7 +11,7 @@ from sweep_events import recorded
 from sweep_files import toy
 
 from sweeps.config import resource
-from sweeps.planning.trial_source import LEAST_REPLACED, PlannedTrial, TrialSource
+from sweeps.planning.trial_source import LEAST_REPLACED, USED_UP, PlannedTrial, TrialSource
 from sweeps.record.events import TrialState
 from sweeps.record.sweep_record import TrialRecord
 from sweeps.searchers._learner import Learner
@@ -94,6 +94,20 @@ def test_an_infeasible_trial_is_not_replaced_where_the_space_has_no_more() -> No
     assert len(drawn(trials)) == 1
     trials.replace("no such layer")
     assert trials.next() is None
+
+
+def test_a_used_up_space_is_searched_again_only_after_the_searcher_has_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    known: dict[str, TrialRecord] = {}
+    config, parsed = toy({"adapter.r": {"choice": [4, 8]}}, budget={"trials": 16})
+    trials = TrialSource(config, parsed, {"toy": "1"}, lambda: known)
+    begun, asked = drawn(trials), []
+    suggest = trials._searcher.suggest
+    monkeypatch.setattr(trials._searcher, "suggest", lambda: asked.append(1) or suggest())
+    assert trials.next() is trials.next() is None
+    assert not asked
+    known.update(recorded((begun[0], TrialState.COMPLETED)))
+    assert trials.next() is trials.next() is None
+    assert len(asked) == USED_UP
 
 
 @pytest.mark.parametrize(("budget", "replaced"), [(3, LEAST_REPLACED), (14, 14)])
