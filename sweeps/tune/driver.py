@@ -120,7 +120,8 @@ class Driver:
         """
         compared, objective = resource.of(self.config), self.config.objectives[0]
         rule = compared.scheduler.build(compared.total, objective.mode)
-        ruling = self._ruling = Ruling(rule, self.journal, self.folder, self.config.searcher.start_with_default)
+        protects_first = self.config.searcher.start_with_default
+        ruling = self._ruling = Ruling(rule, self.journal, self.folder, protects_first, compared.unit)
         ruling.settle(self.clock)
         self.folder.clean()
         refused = refused_default(self.config, space, self.journal.record.fingerprints, self._targets, self.clock())

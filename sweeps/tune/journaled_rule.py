@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sweeps.config.resource import Unit
 from sweeps.halving.rule import Rule, Standing, Started
 from sweeps.planning.trial_source import PlannedTrial
 from sweeps.record.events import Event, TrialEnded, TrialParked, TrialStarted, TrialState
@@ -19,7 +20,7 @@ from trainables.specs import TrialSpec
 class Ruling:
     """Keeps a rule and a journal in step."""
 
-    def __init__(self, rule: Rule, journal: Journal, folder: SweepFolder, protects_first: bool) -> None:
+    def __init__(self, rule: Rule, journal: Journal, folder: SweepFolder, protects_first: bool, unit: Unit) -> None:
         """Replays the log for a rule that has seen nothing, and listens to the journal from now on.
 
         Args:
@@ -27,11 +28,13 @@ class Ruling:
             journal: of the sweep.
             folder: of the sweep.
             protects_first: whether trial 0 is trained to its end whatever it reports.
+            unit: what the rule's points count.
         """
         self.rule = rule
         self._journal = journal
         self._folder = folder
         self._protects_first = protects_first
+        self._unit = unit
         self.begun: dict[str, PlannedTrial] = {}
         """Trial key -> each trial that has begun under earlier drivers."""
         for event, _ in read_events(folder.events):
@@ -102,8 +105,11 @@ class Ruling:
     def end_parked(self, trial: TrialRecord, time: float) -> None:
         """Ends a trial that is parked when the sweep ends: it is stopped at its rung, with its rank there."""
         ranked = self.rule.rank(trial.trial_key)
-        place = f": {ranked[1]} of {ranked[2]} at step {ranked[0]}" if ranked is not None else ""
+        place = f": {ranked[1]} of {ranked[2]} {self._at(ranked[0])}" if ranked is not None else ""
         self._end(trial, TrialState.STOPPED, STOPPED_BY_SCHEDULER + place, time)
+
+    def _at(self, point: int) -> str:
+        return f"at step {point}" if self._unit == "step" else f"after {point} examples"
 
     def _end(self, trial: TrialRecord, state: TrialState, reason: str, time: float) -> None:
         by_person = reason == STOPPED_BY_REQUEST

@@ -52,7 +52,7 @@ class Driver:
         self.journal = Journal(folder)
         searcher = config.searcher
         rule = config.scheduler.build(config.budget.steps_per_trial, config.objective.mode)
-        self.ruling = Ruling(rule, self.journal, folder, searcher.start_with_default)
+        self.ruling = Ruling(rule, self.journal, folder, searcher.start_with_default, "step")
         self.callback = JournalCallback(self.journal, lambda: 1.0, self)
         self.scheduler = RuleScheduler(rule, self.callback.take)
         self.slots = slots
@@ -286,6 +286,19 @@ def test_a_parked_trial_is_told_its_rank_when_the_sweep_ends(tmp_path: Path) -> 
         ends = {trial.reason for trial in whole.journal.record.trials.values() if trial.step == 1}
         assert f"{STOPPED_BY_SCHEDULER}: 9 of 9 at step 1" in ends
         assert whole.journal.record.counts().keys() == {"COMPLETED", "STOPPED"}
+
+
+def test_the_rank_of_a_parked_trial_names_the_unit_of_its_rung(tmp_path: Path) -> None:
+    config, folder = sweep(searcher={"kind": "random", "start_with_default": False}), SweepFolder(tmp_path)
+    journal = Journal(folder)
+    rule = config.scheduler.build(config.budget.steps_per_trial, config.objective.mode)
+    ruling = Ruling(rule, journal, folder, False, "example")
+    journal.add(started("a"))
+    journal.add(reported("a", 3, 1.0))
+    journal.add(TrialParked(time=1.0, trial_key="a", step=3))
+    ruling.end_parked(journal.record.trials["a"], 2.0)
+    journal.close()
+    assert journal.record.trials["a"].reason == f"{STOPPED_BY_SCHEDULER}: 1 of 1 after 3 examples"
 
 
 def test_a_trial_that_somebody_stops_is_stopped_although_it_is_parked(tmp_path: Path) -> None:
