@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import quantiles
 
 from sweeps.planning.time_cost import Span, Work, steps_of
+from sweeps.planning.trial_source import REPEATED
 
 LEAST_FOR_QUANTILES = 20
 """Plays from which a range is the middle 80 % of them; of fewer, it is all."""
@@ -23,15 +24,21 @@ class Forecast:
     plays: tuple[tuple[int, ...], ...]
     """Trials at each point in each of the ways in which it may go; one where the rule leaves no choice."""
 
-    def work(self, trials: int, worst: int, steps_per_unit: float = 1.0) -> Work:
+    def work(self, trials: int, worst: int, steps_per_unit: float = 1.0, repeats: int = 0) -> Work:
         """Steps and evaluations of so many trials; the base is evaluated once.
 
         Args:
             trials: of the sweep.
             worst: optimizer steps that the whole sweep takes at most.
             steps_per_unit: optimizer steps for each unit in which `points` count.
+            repeats: `searcher.repeats`: only trials that reach the last point are repeated. `worst` counts them.
         """
-        totals = sorted(steps_per_unit * steps_of(self.points, play) for play in self.plays)
+        again = [repeats * min(REPEATED, play[-1]) for play in self.plays]
+        expected_again = sum(again) / len(again)
+        totals = sorted(
+            steps_per_unit * (steps_of(self.points, play) + more * self.points[-1])
+            for play, more in zip(self.plays, again, strict=True)
+        )
         low, high = totals[0], totals[-1]
         if len(totals) >= LEAST_FOR_QUANTILES:
             tenths = quantiles(totals, n=10)
@@ -39,9 +46,9 @@ class Forecast:
         return Work(
             steps=Span(sum(totals) / len(totals), low, high),
             worst_steps=worst,
-            evaluations=sum(self.reaching) + 1,
-            worst_evaluations=trials * len(self.points) + 1,
-            trials=trials,
+            evaluations=sum(self.reaching) + expected_again * len(self.points) + 1,
+            worst_evaluations=(trials + repeats * min(REPEATED, trials)) * len(self.points) + 1,
+            trials=trials + expected_again,
         )
 
 

@@ -72,10 +72,9 @@ def outlook(
         known: rates and rows.
     """
     count, slots, is_gpu = hosts
-    seen, compared = expected(config, trials, count * slots), resource.of(config)
+    seen = expected(config, trials, count * slots)
     worst, per_unit = most_steps(config, space, trials, count * slots), resource.steps_per_unit(config, space)
-    again = repeats(config, trials)
-    work = seen.work(trials, worst, per_unit).and_whole(again, per_unit * compared.total, len(compared.points))
+    work = seen.work(trials, worst, per_unit, config.searcher.repeats)
     load = _load(config, space, slots, known.rows)
     found = speed(known.rates, known.key, load) if known.key is not None else None
     taken = cost(work, found, count, is_gpu) if found is not None else None

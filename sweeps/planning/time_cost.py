@@ -35,18 +35,8 @@ class Work:
     """Most optimizer steps that the scheduler can let the whole sweep take."""
     evaluations: float
     worst_evaluations: int
-    trials: int
-
-    def and_whole(self, trials: int, steps_each: float, evaluations_each: int) -> Work:
-        """The same and so many more trials that nobody stops; `worst_steps` counts them already."""
-        steps, evaluations = trials * steps_each, trials * evaluations_each
-        return Work(
-            steps=Span(self.steps.expected + steps, self.steps.low + steps, self.steps.high + steps),
-            worst_steps=self.worst_steps,
-            evaluations=self.evaluations + evaluations,
-            worst_evaluations=self.worst_evaluations + evaluations,
-            trials=self.trials + trials,
-        )
+    trials: float
+    """Those that are expected to be repeated included."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=8)
 MODEL = {"source": "hub/model"}
 SERVER = Machine("cuda", 1, 10**6)
 STOP = {"kind": "asha", "variant": "stop"}
+PROMOTE = {"kind": "asha", "variant": "promote"}
 
 
 def planned(
@@ -44,7 +45,7 @@ def test_rungs_and_steps_come_from_the_scheduler() -> None:
 
 def test_repeats_are_planned_on_top() -> None:
     without, repeated = (
-        plan(*toy(RATES, searcher={"kind": "random", "repeats": repeats}), None, Machine("cpu", 1, 10**10))
+        planned(need=None, scheduler={"kind": "fifo"}, searcher={"kind": "random", "repeats": repeats})
         for repeats in (0, 2)
     )
     assert without.outlook is not None and repeated.outlook is not None
@@ -53,6 +54,19 @@ def test_repeats_are_planned_on_top() -> None:
     assert repeated.worst_steps == without.worst_steps + more
     assert repeated.outlook.evaluations == without.outlook.evaluations + 3 * 2 * len(without.points)
     assert repeated.trials == without.trials
+
+
+def test_only_trials_that_reach_their_last_step_are_expected_to_be_repeated() -> None:
+    without, repeated = (
+        planned(need=None, scheduler=PROMOTE, searcher={"kind": "random", "repeats": repeats}) for repeats in (0, 2)
+    )
+    assert without.outlook is not None and repeated.outlook is not None
+    reached = without.outlook.reaching[-1]  # rounded to a tenth
+    assert 0 < reached < 3
+    assert repeated.expected_steps == pytest.approx(without.expected_steps + 2 * reached * 81, abs=2 * 0.05 * 81 + 1)
+    more = 2 * reached * len(without.points)
+    assert repeated.outlook.evaluations == pytest.approx(without.outlook.evaluations + more, abs=0.5)
+    assert repeated.worst_steps == without.worst_steps + 2 * 3 * 81
 
 
 def test_early_stopping_is_expected_to_save_steps() -> None:
