@@ -18,7 +18,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.config.points import Scalar
 from sweeps.planning import warm_start
 from sweeps.planning.target_modules import Targets
-from sweeps.record.events import EarlierTrials, PointInfeasible, TrialState
+from sweeps.record.events import EarlierPoint, EarlierTrials, PointInfeasible, TrialState
 from sweeps.record.selection import rank
 from sweeps.record.sweep_record import TrialRecord
 from sweeps.searchers import Searcher
@@ -125,7 +125,8 @@ class TrialSource:
         """No new point was found, and the searcher has learned nothing since."""
         self._first = iter([*points.beginning(config, space), *warm_start.first(earlier, space)])
         for known_point in earlier.trials if earlier is not None and earlier.is_same_task else ():
-            self._searcher.tell(known_point.point, self._compared.total, known_point.loss, True)
+            reached = self._earlier_reached(known_point)
+            self._searcher.tell(known_point.point, reached, known_point.loss, known_point.step is None)
 
     def next(self) -> PlannedTrial | None:
         """The next trial; None when there is none for now (`replace` may make room for one)."""
@@ -201,6 +202,16 @@ class TrialSource:
             return step
         training = TrialSpec.model_validate_json(trial.spec).training
         return dict(zip(self._compared.steps(training), self._compared.points, strict=True)).get(step, step)
+
+    def _earlier_reached(self, earlier: EarlierPoint) -> int:
+        """How far a trial of the earlier sweep was trained, in the unit in which trials are compared."""
+        if earlier.step is None:
+            return self._compared.total
+        if self._compared.unit == "step":
+            return earlier.step
+        training = points.apply(self._config.base, earlier.point, 0).training
+        at = dict(zip(self._compared.steps(training), self._compared.points, strict=True))
+        return at.get(earlier.step, earlier.step * resource.rows_per_step(training))
 
     def _candidates(self) -> Iterable[Mapping[str, Value]]:
         yield from self._first

@@ -159,6 +159,8 @@ class EarlierPoint(Spec):
     point: Point
     loss: float
     """Of the objective, or its negative where higher is better."""
+    step: int | None = None
+    """Where the scheduler stopped it; None of a trial that was trained to its end."""
 
 
 class EarlierTrials(Spec):

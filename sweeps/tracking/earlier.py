@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from search_spaces.space import SearchSpace
@@ -38,14 +37,15 @@ def look_up(config: SweepConfig) -> TrackedSweep | None:
 def trials(
     earlier: TrackedSweep, config: SweepConfig, space: SearchSpace, fingerprints: Mapping[str, str], time: float
 ) -> EarlierTrials:
-    """Those of its trials that were trained to the end and have a point in the new sweep's terms."""
+    """Those of its trials that were trained to the end, or stopped by the scheduler, and have a point in its space."""
     objective = config.objectives[0]
     points = []
     for trial in earlier.trials:
         point = warm_start.point(space, trial.params)
         loss = objective.loss(trial.best(objective.metric))
-        if trial.state == TrialState.COMPLETED and point is not None and math.isfinite(loss):
-            points.append(EarlierPoint(point=point, loss=loss))
+        step = None if trial.state == TrialState.COMPLETED else trial.steps
+        if trial.is_ranked(objective.metric) and point is not None and step != 0:
+            points.append(EarlierPoint(point=point, loss=loss, step=step))
     return EarlierTrials(
         time=time,
         sweep_id=earlier.sweep_id,

@@ -55,6 +55,11 @@ class TrialRun:
         """The metric at its best step, or one of its `COSTS`; NaN when it has none."""
         return self.metrics.get(metric if metric in COSTS else f"best_{metric}", math.nan)
 
+    @property
+    def steps(self) -> int:
+        """Optimizer steps that the trial took until its last report; 0 when it has none."""
+        return int(self.metrics.get("steps", 0))
+
     def is_ranked(self, metric: str) -> bool:
         """Whether the trial may be promoted."""
         ranked = self.state in (state.value for state in TrialState if state.is_ranked)

@@ -116,3 +116,16 @@ def test_results_that_compare_are_told_to_the_searcher_and_others_are_not(
     known = earlier((point(1e-3), 3.0), (point(2e-3), 1.0), is_same_task=is_same)
     TrialSource(learning, space, {"toy": "1"}, earlier=known)
     assert told == ([(point(1e-3), 9, 3.0, True), (point(2e-3), 9, 1.0, True)] if is_same else [])
+
+
+@pytest.mark.parametrize(("sections", "reached"), [({}, 3), ({"budget": {"examples_per_trial": 36}}, 12)])
+def test_a_trial_that_was_stopped_is_told_with_what_it_was_trained_on(
+    monkeypatch: pytest.MonkeyPatch, sections: dict[str, Any], reached: int
+) -> None:
+    told: list[tuple[object, ...]] = []
+    monkeypatch.setattr(Learner, "tell", lambda self, *words: told.append(words))
+    learning, space = toy(SPACE, searcher={"kind": "tpe"}, **{"budget": {"steps_per_trial": 9}, **sections})
+    stopped = EarlierPoint(point=point(1e-3), loss=3.0, step=3)
+    known = EarlierTrials(time=1.0, sweep_id="before", trials=(stopped,), is_same_task=True)
+    TrialSource(learning, space, {"toy": "1"}, earlier=known)
+    assert told == [(point(1e-3), reached, 3.0, False)]

@@ -30,10 +30,11 @@ def trial(number: int, rate: float, loss: float, state: TrialState = TrialState.
 
 @pytest.fixture
 def tracked(sink: MlflowSink, folder: Any, config: SweepConfig) -> SweepConfig:
-    """The configuration of a sweep that learns from one in MLflow with three trials."""
+    """The configuration of a sweep that learns from one in MLflow with four trials, of which one failed."""
     folder.config.write_text(json.dumps({"sweep_id": SWEEP, "config": config.model_dump(mode="json")}))
     story = [*trial(0, 2e-4, 0.9), *trial(1, 1e-3, 0.7), *trial(2, 3e-3, 0.8, TrialState.STOPPED)]
-    for key in ("key0", "key1", "key2"):
+    story += trial(3, 4e-3, 0.6, TrialState.FAILED)
+    for key in ("key0", "key1", "key2", "key3"):
         keep_adapter(folder, key, 3)
     deliver(sink, [begun(), *story, over()])
     kind: Any = type(config.searcher)
@@ -41,13 +42,16 @@ def tracked(sink: MlflowSink, folder: Any, config: SweepConfig) -> SweepConfig:
     return config.model_copy(update={"searcher": searcher, "name": "new"})
 
 
-def test_the_trials_that_were_trained_to_the_end_are_known_by_their_points(tracked: SweepConfig) -> None:
+def test_the_trials_that_were_ranked_are_known_by_their_points_and_where_they_were_stopped(
+    tracked: SweepConfig,
+) -> None:
     found = earlier.look_up(tracked)
     assert found is not None
     told = earlier.trials(found, tracked, SPACE, {"toy": "1"}, 5.0)
     assert (told.time, told.sweep_id, told.is_same_task) == (5.0, SWEEP, False)
-    assert [(known.point["training.learning_rate"], known.loss) for known in told.trials] == [(2e-4, 0.9), (1e-3, 0.7)]
-    assert {known.point["adapter.r"] for known in told.trials} == {8}
+    known = [(trial.point["training.learning_rate"], trial.loss, trial.step) for trial in told.trials]
+    assert known == [(2e-4, 0.9, None), (1e-3, 0.7, None), (3e-3, 0.8, 3)]
+    assert {trial.point["adapter.r"] for trial in told.trials} == {8}
 
 
 def test_a_sweep_that_names_none_learns_from_none(config: SweepConfig) -> None:
