@@ -32,7 +32,7 @@ def seconds(duration: str) -> float:
     """Seconds of a duration such as 90s, 30m, 2h or 1d; raises ValueError for anything else."""
     match = _DURATION.fullmatch(duration.strip())
     if match is None or float(match[1]) == 0:
-        raise ValueError("write a duration above 0 with its unit: 90s, 30m, 2h or 1d")
+        raise ValueError("must be a duration above 0 with its unit: 90s, 30m, 2h or 1d")
     total = float(match[1]) * _UNIT_SECONDS[match[2]]
     if total > _MOST_SECONDS:
         raise ValueError("must be at most 10000d")

@@ -19,7 +19,7 @@ def plan(file: File, changes: Changes = None, calibrate: Calibrating = False, as
     """Show what a sweep will do and cost, without starting anything."""
     from sweeps.planning import this_machine
 
-    with mistakes():
+    with mistakes(""):
         sweep = load_sweep(file, changes)
         if calibrate:
             say("calibrating: the base is loaded, and about a dozen steps are trained")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from sweeps.cli.shared import Changes, File, load_sweep, mistakes, say
+from sweeps.planning.number_words import counted
 
 
 def validate(file: File, changes: Changes = None) -> None:
     """Check a sweep file, and the local files it names, without starting anything."""
-    with mistakes():
+    with mistakes(""):
         sweep = load_sweep(file, changes)
-        say(f"{file}: valid ({sweep.config.name}, {len(sweep.space.domains)} searched fields)")
+        say(f"{file}: valid ({sweep.config.name}, {counted(len(sweep.space.domains), 'searched field')})")
         for warning in (*sweep.notices, *sweep.preview.warnings):
             say(f"warning: {warning}")

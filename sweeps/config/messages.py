@@ -85,7 +85,14 @@ def unknown_field(name: str, known: Sequence[str]) -> str:
 
 def _line(field: str, value: object, rules: Sequence[str]) -> str:
     silent = isinstance(value, Mapping) or rules == ["is required"] or "unknown key" in rules[0]
-    return f"{field or 'the sweep file'}:{'' if silent else f' {_shown(value, field)}'} {' or '.join(rules)}"
+    return f"{field or 'the sweep file'}:{'' if silent else f' {_shown(value, field)}'} {_alternatives(rules)}"
+
+
+def _alternatives(rules: Sequence[str]) -> str:
+    """The rules of which one has to hold, in one clause: "must be a whole number or 'auto'"."""
+    first, *others = rules
+    verb = "must be " if first.startswith("must be ") else ""
+    return " or ".join([first, *(rule.removeprefix(verb) for rule in others)])
 
 
 def _shown(value: object, field: str) -> str:
@@ -138,7 +145,10 @@ def _rule(detail: Any, path: Sequence[str], raw: Mapping[str, Any]) -> str:
         key, text = _COMPARISONS[kind]
         return f"{text} {context[key]}"
     if kind == "string_pattern_mismatch":
-        return "may hold letters, digits, dot, dash and underscore, begins with a letter or digit, 100 at most"
+        return (
+            "must hold only letters, digits, dot, dash and underscore, begin with a letter or digit, and have 100 "
+            "characters at most"
+        )
     return str(_RULES.get(kind, detail["msg"]))
 
 

@@ -49,7 +49,7 @@ def size_bytes(size: str) -> int:
     """Bytes of a size such as 500MB, 20GB or 1TB (powers of ten); raises ValueError for anything else."""
     match = _SIZE.fullmatch(size.strip())
     if match is None or float(match[1]) == 0:
-        raise ValueError("write a size above 0 with its unit: 500MB, 20GB or 1TB")
+        raise ValueError("must be a size above 0 with its unit: 500MB, 20GB or 1TB")
     count = float(match[1]) * _UNIT_BYTES[match[2]]
     if count > _MOST_BYTES:
         raise ValueError("must be at most 1000000TB")

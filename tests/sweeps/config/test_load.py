@@ -180,7 +180,7 @@ EVERYWHERE: dict[str, Any] = {
     "data: {train: rowz.jsonl, prompt: '{question}', completion: '{answer}'}": "did you mean rows.jsonl?",
     "adapter: {target_modules: attention-vq}": "adapter.target_modules: 'attention-vq' is not a preset",
     "training: {batch_size: 0}": "training.batch_size: 0 must be greater than 0",
-    "budget: {wall_clock: 90}": "budget.wall_clock: 90 write a duration",
+    "budget: {wall_clock: 90}": "budget.wall_clock: 90 must be a duration",
     "searcher: {kind: grid}": "search_space.training.learning_rate: a continuous domain has no grid",
     "cluster: {profile: locl}": "cluster.profile: unknown profile 'locl'; did you mean local?",
     "tracking: {uri: ./mlruns}": "tracking.uri: './mlruns' must be a database or a server",

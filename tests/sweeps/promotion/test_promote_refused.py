@@ -27,7 +27,7 @@ from trainables import qlora
         ({"trial": "k9"}, "--trial: no trial 'k9' in .*t01 k1"),
         ({"metric": "eval_los"}, "--metric: no trial has best_eval_los; did you mean eval_loss"),
         ({"model": "no good"}, "--model: 'no good'"),
-        ({"alias": "no good"}, "--alias: 'no good' may hold"),
+        ({"alias": "no good"}, "--alias: 'no good' must hold only"),
         ({"alias": "latest"}, "--alias: 'latest' is kept for other uses"),
         ({"alias": "previous"}, "--alias: 'previous' is kept"),
         ({"top": 0}, "--top: 0 must be at least 1"),
