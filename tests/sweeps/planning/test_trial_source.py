@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from sweep_events import recorded
@@ -100,14 +101,14 @@ def test_a_used_up_space_is_searched_again_only_after_the_searcher_has_learned(m
     known: dict[str, TrialRecord] = {}
     config, parsed = toy({"adapter.r": {"choice": [4, 8]}}, budget={"trials": 16})
     trials = TrialSource(config, parsed, {"toy": "1"}, lambda: known)
-    begun, asked = drawn(trials), []
-    suggest = trials._searcher.suggest
-    monkeypatch.setattr(trials._searcher, "suggest", lambda: asked.append(1) or suggest())
+    begun = drawn(trials)
+    suggest = Mock(wraps=trials._searcher.suggest)
+    monkeypatch.setattr(trials._searcher, "suggest", suggest)
     assert trials.next() is trials.next() is None
-    assert not asked
+    assert suggest.call_count == 0
     known.update(recorded((begun[0], TrialState.COMPLETED)))
     assert trials.next() is trials.next() is None
-    assert len(asked) == USED_UP
+    assert suggest.call_count == USED_UP
 
 
 @pytest.mark.parametrize(("budget", "replaced"), [(3, LEAST_REPLACED), (14, 14)])
