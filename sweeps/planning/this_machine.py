@@ -11,7 +11,7 @@ from cluster import devices, gpus
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig, size_bytes
 from sweeps.errors import ConfigError
-from sweeps.planning import auto_trials, measured_speed, plan, rate_store
+from sweeps.planning import auto_trials, measured_speed, plan, rate_store, warm_start
 from sweeps.planning.lora_or_qlora import Choice, choices
 from sweeps.planning.outlook import Known
 from sweeps.record.events import DataPrepared
@@ -60,7 +60,7 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
     if to_launch:
         # Of the data a launch speaks once all rows are ready.
         return replace(planned, rows_per_trial=None)
-    warnings = (*planned.warnings, *sweep.preview.warnings)
+    warnings = (*planned.warnings, *sweep.preview.warnings, *warm_start.notice(sweep.config))
     choices = _choices(sweep, known.rows)
     return replace(planned, train_rows=sweep.preview.train_rows, warnings=warnings, choices=choices)
 

@@ -12,6 +12,8 @@ from sweeps.record.events import EarlierPoint, EarlierTrials, TrialState
 from sweeps.tracking import stores
 from sweeps.tracking.lookup import Lookup, TrackedSweep
 
+_BY_KEY = "name another sweep, leave it out, or name the store with tracking.uri=URI"
+
 
 def look_up(config: SweepConfig) -> TrackedSweep | None:
     """The sweep that `searcher.warm_start` names; None where it names none.
@@ -24,8 +26,8 @@ def look_up(config: SweepConfig) -> TrackedSweep | None:
         return None
     uri = config.tracking.uri
     try:
-        stores.check(uri)
-        earlier = Lookup(uri).sweep(stores.Place(uri, name))
+        stores.check(uri, _BY_KEY)
+        earlier = Lookup(uri).sweep(stores.Place(uri, name), _BY_KEY)
     except SweepError as error:
         raise ConfigError([f"searcher.warm_start: {error}"]) from error
     why = warm_start.refusal(config, earlier.config)

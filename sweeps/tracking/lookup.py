@@ -19,7 +19,7 @@ from sweeps.record import digests
 from sweeps.record.events import TrialState
 from sweeps.record.run_names import label
 from sweeps.tracking.client import quiet
-from sweeps.tracking.stores import Place
+from sweeps.tracking.stores import BY_OPTION, Place
 from trainables.contract import Evaluation
 from trainables.inputs import json_text
 from trainables.objective import COSTS
@@ -99,13 +99,17 @@ class Lookup:
 
         self._client = MlflowClient(tracking_uri=uri)
 
-    def sweep(self, place: Place) -> TrackedSweep:
+    def sweep(self, place: Place, way_out: str = f"name its folder, or {BY_OPTION}") -> TrackedSweep:
         """The sweep of an id, or the newest of a name.
+
+        Args:
+            place: the store and the sweep.
+            way_out: what to do when there is no such sweep, for the message.
 
         Raises:
             SweepError: there is none, or it cannot be read.
         """
-        parent = self._parent(place)
+        parent = self._parent(place, way_out)
         tags = parent.data.tags
         children = self._search(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
         return TrackedSweep(
@@ -153,7 +157,7 @@ class Lookup:
             reason = str(error).splitlines()[0]
             raise SweepError(f"run {run_id}: its eval_rows.json cannot be read: {reason}") from error
 
-    def _parent(self, place: Place) -> Any:
+    def _parent(self, place: Place, way_out: str) -> Any:
         sweep = place.sweep
         if "'" not in sweep:
             alone = "tags.`sweep.trial_key` IS NULL"
@@ -162,9 +166,7 @@ class Lookup:
             )
             if parents:
                 return parents[0]
-        raise SweepError(
-            f"{sweep}: no sweep of this id or name in {place.shown}; name its folder, or the store with --tracking-uri"
-        )
+        raise SweepError(f"{sweep}: no sweep of this id or name in {place.shown}; {way_out}")
 
     def _search(self, condition: str) -> list[Any]:
         """The runs of all experiments that meet a condition, the newest first."""

@@ -23,6 +23,8 @@ from trainables.inputs import json_text, paths
 from trainables.inputs.legible import legible
 
 DEFAULT = "sqlite:///mlflow.db"
+BY_OPTION = "name the store with --tracking-uri"
+"""The way out of a store that does not hold the sweep, on the command line."""
 _SECONDS = 2.0
 
 
@@ -106,15 +108,20 @@ def absolute(uri: str) -> str:
     return absolute_uri(uri, Path.cwd())
 
 
-def check(uri: str) -> None:
-    """Raises `SweepError` when the URI is none, a database is not there, or no server answers."""
+def check(uri: str, way_out: str = BY_OPTION) -> None:
+    """Raises `SweepError` when the URI is none, a database is not there, or no server answers.
+
+    Args:
+        uri: of the store.
+        way_out: how to name another one, for the message.
+    """
     try:
         is_tracking_uri(uri)
     except ValueError as error:
         raise SweepError(f"tracking URI: {legible(repr(without_password(uri)))} {error}") from None
     file = sqlite_file(uri)
     if file is not None and not paths.is_file(file):
-        raise SweepError(f"{uri}: no such database; name the store with --tracking-uri")
+        raise SweepError(f"{uri}: no such database; {way_out}")
     if uri.startswith(("http://", "https://")):
         _ask(uri)
 

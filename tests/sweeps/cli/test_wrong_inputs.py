@@ -281,3 +281,20 @@ def test_a_storage_that_is_a_file_is_told_before_anything_starts(folder: Path) -
     assert lines[-2].startswith("error: storage: ")
     assert lines[-2].endswith("notes.txt is a file; choose another: storage=DIR")
     assert lines[-1] == "1 problem; nothing was started"
+
+
+def test_an_earlier_sweep_is_not_looked_up_before_the_launch_which_names_the_key_of_the_store(folder: Path) -> None:
+    words = ["toy", "searcher.warm_start=before", "tracking.uri=sqlite:///none.db"]
+    notice = "searcher.warm_start: before is not looked up here: launch looks for it in sqlite:///"
+    for command in ("validate", "plan"):
+        code, lines, out = run(command, *words)
+        assert code == 0
+        assert [line for line in (*lines, *out.splitlines()) if notice in line], (command, lines, out)
+    code, lines, _ = run("launch", *words)
+    assert code == 2
+    (error,) = [line for line in lines if line.startswith("error: ")]
+    assert error.startswith("error: searcher.warm_start: sqlite:///")
+    assert error.endswith(
+        "none.db: no such database; name another sweep, leave it out, or name the store with tracking.uri=URI"
+    )
+    assert not [line for line in lines if notice in line]

@@ -74,3 +74,4 @@ def test_a_sweep_that_says_nothing_is_a_mistake(tracked: SweepConfig, change: di
     with pytest.raises(ConfigError) as caught:
         earlier.look_up(tracked)
     assert caught.value.problems[0].startswith(why)
+    assert "--tracking-uri" not in caught.value.problems[0]
