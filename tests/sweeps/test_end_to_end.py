@@ -102,7 +102,9 @@ def statuses(folder: Path) -> dict[str, set[str]]:
 def test_a_toy_sweep_is_the_same_in_its_answer_its_events_and_mlflow(start, home):
     answer = succeeded(start("toy", "budget.trials=8", "seed=3"))
     sweep = home / "results" / "toy"
-    assert answer.keys() == {"sweep", "dir", "parent_run", "trials", "states", "best", "base", "comparisons", "spent"}
+    assert answer.keys() == {
+        *("sweep", "dir", "parent_run", "trials", "states", "best", "base", "comparisons", "spent", "planned")
+    }
     assert answer["dir"] == str(sweep)
     assert answer["trials"] == sum(answer["states"].values()) == 8
     assert answer["states"].keys() <= {"COMPLETED", "STOPPED"}
