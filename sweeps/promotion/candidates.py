@@ -83,7 +83,7 @@ def _direction(trainable: str, metric: str) -> Direction:
         return "min"
 
 
-def choose(sweep: TrackedSweep, objective: Objective, top: int, trial: str | None, force: bool) -> list[TrialRun]:
+def to_evaluate(sweep: TrackedSweep, objective: Objective, top: int, trial: str | None, force: bool) -> list[TrialRun]:
     """Chooses the `top` best ranked trials, best first, or the one that `trial` names. Pure.
 
     Args:

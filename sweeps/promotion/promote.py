@@ -94,7 +94,9 @@ def promote(
     with answering(request.place.uri):
         context = _context(request, say)
         champion = content.find_champion(context)
-        trials = candidates.choose(context.sweep, context.objective, context.policy.top, request.trial, request.force)
+        trials = candidates.to_evaluate(
+            context.sweep, context.objective, context.policy.top, request.trial, request.force
+        )
         fetched = candidates.fetch(context, trials)
         with scored_by(candidates.base_of(context.sweep, fetched), request.address) as scored:
             checked = content.check(context, champion, scored)

@@ -106,7 +106,7 @@ class Disk:
         kept = []
         for trial in self._folder.trials():
             for place, path in enumerate(self._folder.all(trial.name, "snapshot")):
-                known, is_latest = snapshots.progress(path), place == 0
+                known, is_latest = snapshots.saved_trial(path), place == 0
                 loss = self._objective.loss((known.best_metrics or {}).get(self._objective.metric, math.inf))
                 is_parked = self._parks and is_latest and known.report is not None
                 kept.append(Kept(path, trial.name, size(path), is_latest, loss, is_parked))

@@ -20,7 +20,6 @@ from trainables.inputs.legible import Words
 from trainables.objective import EVAL_LOSS, MIN_EVAL_LOSS, Metrics, Objective, named_metrics
 from trainables.specs import Spec
 
-Point = dict[str, Value]
 Told = Annotated[Words, AfterValidator(without_passwords)]
 """Text from a library or a trainable. It is shown and kept, so passwords in its URIs are removed."""
 
@@ -156,7 +155,7 @@ class TargetSettled(Spec):
 class EarlierPoint(Spec):
     """A trial of an earlier sweep."""
 
-    point: Point
+    point: dict[str, Value]
     loss: float
     """Of the objective, or its negative where higher is better."""
     step: int | None = None
@@ -186,7 +185,7 @@ class TrialStarted(Spec):
     """The searched fields, and those that are always shown, under their short names."""
     spec: str
     """The resolved TrialSpec as JSON."""
-    point: Point | None = None
+    point: dict[str, Value] | None = None
     """Searched field -> value; None in logs of earlier versions."""
     repeats: str | None = None
     """Key of the trial whose point this one repeats with another seed."""
@@ -202,7 +201,7 @@ class PointInfeasible(Spec):
     params: dict[str, Scalar]
     """See `TrialStarted`."""
     reason: Told
-    point: Point | None = None
+    point: dict[str, Value] | None = None
     """As that of `TrialStarted`."""
 
 

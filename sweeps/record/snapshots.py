@@ -57,7 +57,7 @@ def read(folder: SweepFolder, trial_key: str) -> tuple[SavedTrial, bytes | None]
     return SavedTrial(), None
 
 
-def progress(kept: Path) -> SavedTrial:
+def saved_trial(kept: Path) -> SavedTrial:
     """The trial's state in a snapshot's folder; an empty one where it cannot be read."""
     try:
         return SavedTrial.model_validate_json((kept / "progress.json").read_bytes())
@@ -70,5 +70,5 @@ def _read(kept: Path) -> tuple[SavedTrial, bytes] | None:
         snapshot = (kept / "snapshot.bin").read_bytes()
     except OSError:
         return None
-    found = progress(kept)
+    found = saved_trial(kept)
     return (found, snapshot) if hashlib.sha256(snapshot).hexdigest() == found.sha256 else None

@@ -30,7 +30,7 @@ LONGEST_PARAM = 6000
 Say = Callable[[str], None]
 
 
-class Point(NamedTuple):
+class MetricPoint(NamedTuple):
     """One metric value. Equal points are stored once by MLflow."""
 
     key: str
@@ -253,7 +253,7 @@ class Runs:
     def log(
         self,
         run_id: str,
-        points: Sequence[Point] = (),
+        points: Sequence[MetricPoint] = (),
         params: Mapping[str, object] | None = None,
         tags: Mapping[str, object] | None = None,
     ) -> None:

@@ -8,11 +8,11 @@ from dataclasses import asdict
 from sweeps.record.events import TrialReported
 from sweeps.record.spent import spent
 from sweeps.record.sweep_record import SweepRecord
-from sweeps.tracking.client import Point
+from sweeps.tracking.client import MetricPoint
 from trainables.contract import StepRecord
 
 
-def metric_points(event: TrialReported) -> list[Point]:
+def metric_points(event: TrialReported) -> list[MetricPoint]:
     """The metric points of a report. Its evaluation's come first: the UI's compare page shows what was logged first."""
     report = event.report
     at = {
@@ -25,7 +25,7 @@ def metric_points(event: TrialReported) -> list[Point]:
         "seconds": report.seconds,
         "peak_memory_bytes": float(report.peak_memory_bytes),
     }
-    points = [Point(key, value, report.time, report.step) for key, value in at.items()]
+    points = [MetricPoint(key, value, report.time, report.step) for key, value in at.items()]
     return points + step_points(report.history)
 
 
@@ -34,29 +34,29 @@ def best_of(metrics: Mapping[str, float]) -> dict[str, float]:
     return {f"best_{name}": value for name, value in metrics.items()}
 
 
-def end_points(history: Sequence[StepRecord]) -> list[Point]:
+def end_points(history: Sequence[StepRecord]) -> list[MetricPoint]:
     """The metric points of a trial that ended after its last report: its last steps, and what it took in all."""
     points = step_points(history)
     for last in history[-1:]:
         spent = {"steps": last.step, "tokens": last.tokens, "seconds": last.seconds}
-        points += [Point(key, float(value), last.time, last.step) for key, value in spent.items()]
+        points += [MetricPoint(key, float(value), last.time, last.step) for key, value in spent.items()]
     return points
 
 
-def step_points(history: Iterable[StepRecord]) -> list[Point]:
+def step_points(history: Iterable[StepRecord]) -> list[MetricPoint]:
     """The metric points of optimizer steps."""
     points = []
     for step in history:
         points += [
-            Point("train_loss", step.train_loss, step.time, step.step),
-            Point("learning_rate", step.learning_rate, step.time, step.step),
-            Point("grad_norm", step.grad_norm, step.time, step.step),
+            MetricPoint("train_loss", step.train_loss, step.time, step.step),
+            MetricPoint("learning_rate", step.learning_rate, step.time, step.step),
+            MetricPoint("grad_norm", step.grad_norm, step.time, step.step),
         ]
     return points
 
 
-def spent_points(record: SweepRecord, steps_per_trial: int) -> list[Point]:
+def spent_points(record: SweepRecord, steps_per_trial: int) -> list[MetricPoint]:
     """What the sweep has spent, as metric points of its parent run: one of each per driver, at the driver's number."""
     values = asdict(spent(record, steps_per_trial))
     time, step = record.latest or 0.0, record.drivers
-    return [Point(key, float(value), time, step) for key, value in values.items() if value is not None]
+    return [MetricPoint(key, float(value), time, step) for key, value in values.items() if value is not None]

@@ -31,7 +31,7 @@ from sweeps.record.run_names import label, run_name
 from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report.tables import ending, markdown
-from sweeps.tracking.client import Point, Runs, is_refusal
+from sweeps.tracking.client import MetricPoint, Runs, is_refusal
 from sweeps.tracking.lost_runs import Lost, missing
 from sweeps.tracking.metric_points import best_of, end_points, metric_points, spent_points
 from sweeps.tracking.views import TAG_PREFIX, shared_view
@@ -230,7 +230,7 @@ class MlflowSink:
             runs.dataset(parent, self._config.name, str(summary["fingerprint"]), json.dumps(dict(summary)), source)
 
     def _base(self, runs: Runs, parent: str, event: BaseEvaluated) -> None:
-        runs.log(parent, [Point(f"base_{name}", value, event.time, 0) for name, value in event.metrics.items()])
+        runs.log(parent, [MetricPoint(f"base_{name}", value, event.time, 0) for name, value in event.metrics.items()])
         if self._folder.base_rows.exists():
             runs.text(parent, self._folder.base_rows.name, self._folder.base_rows.read_text(encoding="utf-8"))
 
@@ -313,7 +313,7 @@ class MlflowSink:
             run_id = self._open_child(runs, best.trial_key, record, event.time)
             tags |= {"sweep.best_trial_key": best.trial_key, "sweep.best_run": run_id}
             logged = best_of(best.best_metrics).items()
-            points += [Point(name, value, event.time, best.best_step or 0) for name, value in logged]
+            points += [MetricPoint(name, value, event.time, best.best_step or 0) for name, value in logged]
         runs.remove_doubles([parent, *self.run_ids.values()])
         for left, key in runs.still_running().items():
             # MLflow did not take the end of this trial.
