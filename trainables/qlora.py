@@ -54,9 +54,9 @@ def look_up(base: TrialSpec, cache: Path) -> LookedUp:
 
 def preview(base: TrialSpec) -> Preview:
     """A look at where the model is, and at the first rows of local data."""
-    found = preview_rows.preview(base.data_spec)
+    seen = preview_rows.preview(base.data_spec)
     guess = None if base.model is None else model_source.guess(base.model)
-    return found if guess is None else found.model_copy(update={"warnings": (guess, *found.warnings)})
+    return seen if guess is None else seen.model_copy(update={"warnings": (guess, *seen.warnings)})
 
 
 def fingerprint(base: TrialSpec) -> Mapping[str, str]:

@@ -21,19 +21,19 @@ def of_evaluation(config: SweepConfig, seen: Outlook, rows: RowShape | None) -> 
         seen: what is expected of it.
         rows: its rows, where they are known.
     """
-    found = []
+    warnings = []
     share = seen.evaluation_share
     if share is not None and share > MOST_EVALUATION:
-        found.append(
+        warnings.append(
             f"evaluations take about {share:.0%} of the work, more than the training: lower data.eval_examples, or "
             "raise scheduler.grace_steps or reduction_factor for fewer of them"
         )
     count = rows.eval_rows if rows is not None else config.data.eval_examples if config.data is not None else None
     if count is not None and evaluation_noise.smallest_gap(count) > COARSE:
-        found.append(
+        warnings.append(
             f"data.eval_examples: {count} rows tell two trials apart whose losses differ by about "
             f"{evaluation_noise.smallest_gap(count):.2f} nats per token or more; the best trials are often "
             f"{evaluation_noise.USUAL_GAP:g} apart, which takes about "
             f"{evaluation_noise.rows_for(evaluation_noise.USUAL_GAP)} rows"
         )
-    return found
+    return warnings

@@ -46,17 +46,17 @@ def settled(sweep: Sweep, need: Need | None, machine: plan.Machine, known: Known
     points, factor = config.scheduler.points(config.budget.steps_per_trial), _factor(config)
     firsts = points[:-1] or points
     distinct = plan.different(config, sweep.space)
-    found = fill(
+    filled = fill(
         budget,
         firsts,
         takes,
         lambda trials, first: trials >= factor ** len(points[points.index(first) : -1]),
         *(() if distinct is None else (distinct,)),
     )
-    if found is None:
+    if filled is None:
         raise ConfigError([f"budget.trials: auto: {words} does not hold one trial of {_whole(config)}: raise it"])
-    chosen = _with(config, found.trials, found.first)
-    return replace(sweep, config=chosen), _words(chosen, found, words)
+    chosen = _with(config, filled.trials, filled.first)
+    return replace(sweep, config=chosen), _words(chosen, filled, words)
 
 
 def with_some(sweep: Sweep) -> Sweep:
@@ -86,11 +86,11 @@ def _whole(config: SweepConfig) -> str:
     return counted(compared.total, compared.unit)
 
 
-def _words(config: SweepConfig, found: Filled, budget: str) -> str:
+def _words(config: SweepConfig, filled: Filled, budget: str) -> str:
     compared = resource.of(config)
     first = counted(compared.points[0], compared.unit)
     most = f"; auto chooses {MOST_TRIALS:,} trials at most: give a number for more"
     return (
-        f"budget.trials: auto is {found.trials}: with the first ranking after {first} they are expected to "
-        f"take {found.seconds:.0f} s of {budget}" + (most if found.trials == MOST_TRIALS else "")
+        f"budget.trials: auto is {filled.trials}: with the first ranking after {first} they are expected to "
+        f"take {filled.seconds:.0f} s of {budget}" + (most if filled.trials == MOST_TRIALS else "")
     )

@@ -11,10 +11,10 @@ _FACTORS = ("training.batch_size", "training.gradient_accumulation_steps")
 
 def rows_per_trial(config: SweepConfig, space: SearchSpace) -> tuple[int, int]:
     """Fewest and most rows that a trial of the space trains on when it is not stopped early."""
-    found = resource.of(config)
-    if found.unit == "example":
+    compared = resource.of(config)
+    if compared.unit == "example":
         # A trial whose batch does not divide it sees a part of a step more.
-        return found.total, found.total
+        return compared.total, compared.total
     fewest = most = config.budget.steps_per_trial
     for field in _FACTORS:
         values = _values(config, space, field)

@@ -62,14 +62,14 @@ def choices(estimate: Estimate, share: float, at_most: int, sizes: Sequence[int]
         at_most: slots that the sweep can use.
         sizes: in GB, powers of ten.
     """
-    found = []
+    rows = []
     for size in sizes:
         free = int(size * 1e9 * share)
         lora, qlora = (_fit(estimate, scheme, free, at_most) for scheme in ("none", "nf4"))
         if lora is None or qlora is None:
             return ()
-        found.append(Choice(size, lora, qlora))
-    return tuple(found)
+        rows.append(Choice(size, lora, qlora))
+    return tuple(rows)
 
 
 def _fit(estimate: Estimate, scheme: str, free_bytes: int, at_most: int) -> Fit | None:

@@ -53,10 +53,10 @@ class Outlook:
 
     def as_json(self) -> dict[str, Any]:
         """Plain data; of the cost, `seconds` and `gpu_hours` with their ranges, and `worst_seconds`."""
-        found = asdict(self)
-        told = found.pop("cost") or {"seconds": None, "gpu_hours": None, "worst_seconds": None}
+        plain = asdict(self)
+        told = plain.pop("cost") or {"seconds": None, "gpu_hours": None, "worst_seconds": None}
         told.pop("evaluation_share", None)
-        return {**found, **told}
+        return {**plain, **told}
 
 
 def outlook(
@@ -76,9 +76,9 @@ def outlook(
     worst, per_unit = most_steps(config, space, trials, count * slots), resource.steps_per_unit(config, space)
     work = seen.work(trials, worst, per_unit, config.searcher.repeats)
     load = _load(config, space, slots, known.rows)
-    found = speed(known.rates, known.key, load) if known.key is not None else None
-    taken = cost(work, found, count, is_gpu) if found is not None else None
-    share = taken.evaluation_share if taken is not None and found is not None and found.step_seconds else None
+    rate_here = speed(known.rates, known.key, load) if known.key is not None else None
+    taken = cost(work, rate_here, count, is_gpu) if rate_here is not None else None
+    share = taken.evaluation_share if taken is not None and rate_here is not None and rate_here.step_seconds else None
     if share is None and load.row_tokens:
         evaluated = load.evaluation_rows * load.row_tokens
         share = evaluation_share(work.steps.expected, load.tokens_per_step, work.evaluations, evaluated)
@@ -90,7 +90,7 @@ def outlook(
         are_tokens_known=known.rows is not None,
         evaluation_share=share,
         cost=taken,
-        rate=UNKNOWN if found is None else f"by {found.measured} steps that were measured",
+        rate=UNKNOWN if rate_here is None else f"by {rate_here.measured} steps that were measured",
     )
 
 

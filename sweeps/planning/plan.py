@@ -86,9 +86,9 @@ class Plan:
 
     def as_json(self) -> dict[str, Any]:
         """Plain data, with the same names."""
-        found = {**asdict(self), "memory": self.memory and self.memory.model_dump(), "epochs": self.epochs}
-        del found["outlook"]
-        return {**found, **(self.outlook.as_json() if self.outlook is not None else {})}
+        plain = {**asdict(self), "memory": self.memory and self.memory.model_dump(), "epochs": self.epochs}
+        del plain["outlook"]
+        return {**plain, **(self.outlook.as_json() if self.outlook is not None else {})}
 
 
 def plan(
@@ -191,8 +191,8 @@ def largest(config: SweepConfig, space: SearchSpace) -> tuple[TrialSpec, ...]:
     if "adapter.target_modules" in space.domains:
         choices["adapter.target_modules"] = space.domains["adapter.target_modules"].values() or ()
     combinations = product(*choices.values())
-    found = [points.apply(config.base, dict(zip(choices, values, strict=True)), 0) for values in combinations]
-    return (*found, config.base) if config.searcher.start_with_default else tuple(found)
+    specs = [points.apply(config.base, dict(zip(choices, values, strict=True)), 0) for values in combinations]
+    return (*specs, config.base) if config.searcher.start_with_default else tuple(specs)
 
 
 def highest(domain: Domain) -> float:
@@ -202,37 +202,39 @@ def highest(domain: Domain) -> float:
 
 def _search_warnings(config: SweepConfig, space: SearchSpace, planned: Plan) -> list[str]:
     slots = (planned.slots_per_host or 1) * planned.hosts
-    found = []
+    warnings = []
     if config.scheduler.kind == "asha" and len(planned.points) < 2:
         total, longer = f"budget.steps_per_trial {planned.points[0]}", "steps_per_trial"
         if planned.unit == "example":
             total = f"the {counted(planned.points[0], planned.unit)} of a trial"
             longer = "budget.examples_per_trial, or what is given in its place"
-        found.append(
+        warnings.append(
             f"scheduler.grace_steps reaches {total}: no trial can be stopped early; lower grace_steps or raise {longer}"
         )
     if config.scheduler.kind == "asha" and len(planned.points) > 1:
-        found += _warmup_warnings(config, space, resource.of(config).steps(config.training)[0])
+        warnings += _warmup_warnings(config, space, resource.of(config).steps(config.training)[0])
     if config.scheduler.kind == "asha" and not config.scheduler.parks and slots >= planned.trials > 1:
-        found.append(
+        warnings.append(
             f"{slots} slots for {planned.trials} trials: all of them run at once, so early stopping has nothing to "
             "save; raise budget.trials, lower cluster.slots_per_host or set scheduler.variant=promote"
         )
     if "training.learning_rate" not in space.domains:
-        found.append(
+        warnings.append(
             "the space leaves training.learning_rate alone: it matters most, and the best value moves with the other "
             "fields; add training.learning_rate: {loguniform: [2.0e-5, 2.0e-3]}"
         )
     outside = points.outside(config.base, space) if config.searcher.start_with_default else {}
     if outside:
         values = ", ".join(f"{field} {_shown(value)}" for field, value in outside.items())
-        found.append(
+        warnings.append(
             f"t00 is the default configuration, which lies outside the space ({values}): it is trained and ranked with "
             "the others; search its values too, change them, or set searcher.start_with_default=false"
         )
     if planned.trials < config.budget.count:
-        found.append(f"the space has {planned.trials} different trials, fewer than budget.trials {config.budget.count}")
-    return found
+        warnings.append(
+            f"the space has {planned.trials} different trials, fewer than budget.trials {config.budget.count}"
+        )
+    return warnings
 
 
 def _warmup_warnings(config: SweepConfig, space: SearchSpace, first: int) -> list[str]:
@@ -263,40 +265,40 @@ def _shown(value: Value) -> str:
 
 def _memory_warnings(config: SweepConfig, planned: Plan, machine: Machine) -> list[str]:
     model, memory = config.model, planned.memory_bytes
-    found = []
+    warnings = []
     if machine.unused is not None:
-        found.append(
+        warnings.append(
             f"cluster.gpu_memory {machine.unused} is not used: the sweep runs on this machine's "
             f"{DEVICES[machine.device]}, as cluster.profile=local does; GPUs elsewhere are joined with "
             "cluster.profile=attached"
         )
     if model is not None and model.facts is not None and model.own_facts is None:
-        found.append(
+        warnings.append(
             f"model.facts are of {model.facts.of}, not of model.source {model.source}: they are not used; give those "
             "of this model, with of: its source, or leave them out"
         )
     if memory is None and model is not None:
-        found.append(
+        warnings.append(
             f"memory is not known here: give model.facts for {model.source} and cluster.gpu_memory, or let each host "
             "find out"
         )
     if memory is not None and machine.free_bytes is not None and memory > machine.free_bytes:
-        found.append(
+        warnings.append(
             f"about {memory / 1e9:.1f} GB needed per host, {machine.free_bytes / 1e9:.1f} GB free: lower "
             "cluster.slots_per_host, training.batch_size or data.max_length"
         )
-    return found
+    return warnings
 
 
 def _disk_warnings(config: SweepConfig, planned: Plan, need: Need | None, machine: Machine) -> list[str]:
     if need is None or planned.disk_bytes is None:
         return []
-    found = []
+    warnings = []
     # Of each parked trial one snapshot stays, whatever the budget.
     lasting = planned.trials * (need.adapter_bytes + _parked_bytes(config, need) // KEPT)
     if config.budget.disk is not None and lasting > size_bytes(config.budget.disk):
         what = "adapters, and snapshots while they are parked," if config.scheduler.parks else "adapters"
-        found.append(
+        warnings.append(
             f"budget.disk {config.budget.disk}: the largest {what} of {planned.trials} trials take "
             f"{lasting / 1e9:.2f} GB, and the sweep ends when there is no room for another"
         )
@@ -304,8 +306,8 @@ def _disk_warnings(config: SweepConfig, planned: Plan, need: Need | None, machin
         planned.disk_bytes if config.budget.disk is None else min(planned.disk_bytes, size_bytes(config.budget.disk))
     )
     if machine.disk_bytes is not None and wanted > machine.disk_bytes:
-        found.append(
+        warnings.append(
             f"storage: up to {wanted / 1e9:.1f} GB of adapters and snapshots, {machine.disk_bytes / 1e9:.1f} GB free "
             f"in {config.storage}: make room, name another storage, or set budget.disk"
         )
-    return found
+    return warnings

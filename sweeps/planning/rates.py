@@ -153,9 +153,9 @@ def kept(rates: Sequence[Rate], new: Rate, most: int = 200) -> tuple[Rate, ...]:
     return tuple(sorted([*others, new], key=lambda rate: rate.time)[-most:])
 
 
-def _applies(found: RateKey, asked: RateKey) -> bool:
-    same = found.model_copy(update={"device": ""}) == asked.model_copy(update={"device": ""})
-    return same and asked.device.lower() in found.device.lower()
+def _applies(measured: RateKey, asked: RateKey) -> bool:
+    same = measured.model_copy(update={"device": ""}) == asked.model_copy(update={"device": ""})
+    return same and asked.device.lower() in measured.device.lower()
 
 
 def _distance(rate: Rate, load: Load) -> float:

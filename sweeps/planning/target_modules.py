@@ -61,9 +61,9 @@ def settle(answers: Sequence[Target]) -> Targets:
     for answer in answers:
         if answer.problem is None:
             first.setdefault(answer.modules, answer.value)
-    found = {answer.value: first[answer.modules] for answer in answers if answer.problem is None}
+    stands_for = {answer.value: first[answer.modules] for answer in answers if answer.problem is None}
     return Targets(
-        stands_for={value: other for value, other in found.items() if other != value},
+        stands_for={value: other for value, other in stands_for.items() if other != value},
         problems={answer.value: answer.problem for answer in answers if answer.problem is not None},
     )
 
@@ -71,8 +71,8 @@ def settle(answers: Sequence[Target]) -> Targets:
 def check(config: SweepConfig, space: SearchSpace, targets: Targets) -> list[str]:
     """Why there is nothing to train, a line for each value; empty where there is something."""
     values = [*_searched(space), *([config.adapter.target_modules] if _uses_own(config, space) else [])]
-    found = [targets.problem(value) for value in values]
-    return [] if None in found else list(dict.fromkeys(problem for problem in found if problem is not None))
+    problems = [targets.problem(value) for value in values]
+    return [] if None in problems else list(dict.fromkeys(problem for problem in problems if problem is not None))
 
 
 def _searched(space: SearchSpace) -> list[TargetModules]:

@@ -34,12 +34,12 @@ def look_up(sweep: Sweep) -> list[str]:
     if not hasattr(trainable, "look_up"):
         return []
     with catalogue.answering(f"trainable: {config.trainable}: its look_up"):
-        found: LookedUp = trainable.look_up(config.base, devices.cache())
+        looked_up: LookedUp = trainable.look_up(config.base, devices.cache())
     runs_here = (config.cluster.address or "local") == "local"
-    if wrong := [*found.problems, *(found.unreachable if runs_here else ())]:
+    if wrong := [*looked_up.problems, *(looked_up.unreachable if runs_here else ())]:
         raise ConfigError(wrong)
-    elsewhere = [f"{line}; the nodes of the Ray cluster may reach it" for line in found.unreachable]
-    return [*elsewhere, *found.notices]
+    elsewhere = [f"{line}; the nodes of the Ray cluster may reach it" for line in looked_up.unreachable]
+    return [*elsewhere, *looked_up.notices]
 
 
 def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
@@ -222,11 +222,11 @@ def _gpu_bytes(gpu: str | None, memory: str | None) -> int | None:
 
 
 def _this_machine(hosts: int | Literal["auto"]) -> plan.Machine:
-    found = devices.gpus()
-    device: Device = "cuda" if found else "cpu"
+    gpus = devices.gpus()
+    device: Device = "cuda" if gpus else "cpu"
     free, name = _share(devices.free_bytes(device)), devices.name(device)
-    count = max(1, found) if hosts == "auto" else hosts
-    return plan.Machine(device, count, free if found else free // count, device_name=name)
+    count = max(1, gpus) if hosts == "auto" else hosts
+    return plan.Machine(device, count, free if gpus else free // count, device_name=name)
 
 
 def _share(free_bytes: int) -> int:

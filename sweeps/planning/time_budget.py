@@ -37,10 +37,10 @@ def warnings(config: SweepConfig, seen: Outlook, hosts: int, is_gpu: bool) -> li
         hosts: as in `shortest`.
         is_gpu: as in `shortest`.
     """
-    found = shortest(config, hosts, is_gpu)
-    if found is None:
+    budgeted = shortest(config, hosts, is_gpu)
+    if budgeted is None:
         return []
-    budget, words = found
+    budget, words = budgeted
     is_late = (
         config.scheduler.parks
         and getattr(config.scheduler, "order", None) == "breadth"

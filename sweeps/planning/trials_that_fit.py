@@ -39,15 +39,15 @@ def fill(
         enough: whether so many trials are enough for the rungs that follow from it.
         most: trials that are there at all.
     """
-    found = None
+    best = None
     for first in firsts:
         trials = _most(seconds * FILLED, min(most, MOST_TRIALS), lambda count, first=first: takes(count, first))  # type: ignore[misc]
         if trials == 0:
             continue
-        found = Filled(trials, first, takes(trials, first))
+        best = Filled(trials, first, takes(trials, first))
         if enough(trials, first):
             break
-    return found
+    return best
 
 
 def _most(seconds: float, most: int, takes: Callable[[int], float]) -> int:

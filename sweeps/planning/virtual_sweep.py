@@ -77,9 +77,9 @@ def plays(
     played = min(trials, MOST_PLAYED)
     points = len(make().points)
     count = max(3, min(MOST_PLAYS, MOST_REPORTS // (played * points))) if is_random else 1
-    found = []
+    outcomes = []
     for _ in range(count):
         qualities = [float(quality) for quality in rng.sample(range(played), played)]
         counts = play(make(), qualities, min(slots, played), spares_first)
-        found.append(tuple(round(reached * trials / played) for reached in counts))
-    return found
+        outcomes.append(tuple(round(reached * trials / played) for reached in counts))
+    return outcomes

@@ -60,15 +60,15 @@ def point(space: SearchSpace, params: Mapping[str, str]) -> dict[str, Value] | N
         space: of the new sweep.
         params: short name -> value, as `points.params` and `points.settings` name and write them.
     """
-    found: dict[str, Value] = {}
+    values: dict[str, Value] = {}
     for name in space.order:
-        if not space.is_active(name, found):
+        if not space.is_active(name, values):
             continue
         value = _value(space.domains[name], _text(name, params))
         if value is None:
             return None
-        found[name] = value
-    return {name: found[name] for name in space.domains if name in found}
+        values[name] = value
+    return {name: values[name] for name in space.domains if name in values}
 
 
 def first(earlier: EarlierTrials | None, space: SearchSpace) -> list[Mapping[str, Value]]:

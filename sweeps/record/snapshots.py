@@ -70,5 +70,5 @@ def _read(kept: Path) -> tuple[SavedTrial, bytes] | None:
         snapshot = (kept / "snapshot.bin").read_bytes()
     except OSError:
         return None
-    found = saved_trial(kept)
-    return (found, snapshot) if hashlib.sha256(snapshot).hexdigest() == found.sha256 else None
+    saved = saved_trial(kept)
+    return (saved, snapshot) if hashlib.sha256(snapshot).hexdigest() == saved.sha256 else None

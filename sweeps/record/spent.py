@@ -71,8 +71,8 @@ def _full_steps(trial: TrialRecord, otherwise: int) -> int:
 
 
 def _spec(trial: TrialRecord) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(trial.spec) if trial.spec else {}
-    return found
+    spec: dict[str, Any] = json.loads(trial.spec) if trial.spec else {}
+    return spec
 
 
 @dataclass(frozen=True)

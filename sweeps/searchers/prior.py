@@ -88,9 +88,9 @@ def mixture(space: SearchSpace, history: History) -> dict[Source, float]:
     if not history.ranked():
         return {"prior": 1 - PLAIN, "best": 0.0, "parzen": 0.0, "plain": PLAIN}
     prior = (1 - PLAIN) * _trust(space, history) * PATIENCE / (PATIENCE + results)
-    found = 1 - PLAIN - prior
-    parzen = found * PARZEN if results >= STARTUP else 0.0
-    return {"prior": prior, "best": found - parzen, "parzen": parzen, "plain": PLAIN}
+    own = 1 - PLAIN - prior
+    parzen = own * PARZEN if results >= STARTUP else 0.0
+    return {"prior": prior, "best": own - parzen, "parzen": parzen, "plain": PLAIN}
 
 
 def _trust(space: SearchSpace, history: History) -> float:

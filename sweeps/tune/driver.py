@@ -172,15 +172,15 @@ class Driver:
         if self._callback.failure is not None:
             raise self._callback.failure
 
-    def _base_evaluated(self, found: Evaluation | Failure) -> None:
-        if isinstance(found, Failure):
-            self.display.say(f"the base without an adapter could not be evaluated: {found.message}")
+    def _base_evaluated(self, evaluated: Evaluation | Failure) -> None:
+        if isinstance(evaluated, Failure):
+            self.display.say(f"the base without an adapter could not be evaluated: {evaluated.message}")
             return
         told = BaseEvaluated(
-            time=self.clock(), metrics=found.metrics, rows=len(found.row_losses), hardware=found.hardware
+            time=self.clock(), metrics=evaluated.metrics, rows=len(evaluated.row_losses), hardware=evaluated.hardware
         )
         try:
-            write_whole(self.folder.base_rows, json.dumps(found.document()).encode())
+            write_whole(self.folder.base_rows, json.dumps(evaluated.document()).encode())
             self.journal.add(told)
         except OSError as error:
             self.stop.ask("failed", cannot_write(self.folder.base_rows, error))
