@@ -16,8 +16,6 @@ class Play:
     work: list[tuple[str, int]] = field(default_factory=list)
     """(trial, the point that it trains to)."""
     verdicts: list[Verdict] = field(default_factory=list)
-    most_idle: int = 0
-    """Slots that were free while a trial could have gone on."""
 
     @property
     def reports(self) -> list[Reported]:
