@@ -37,7 +37,7 @@ from trainables.errors import TrainableError
 from trainables.objective import MIN_EVAL_LOSS, Objective
 from trainables.specs import Spec, TrialSpec
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 PROCESS_LOST = (RayActorError, NodeDiedError, OutOfMemoryError)
 """What a call raises when the actor's process is gone. When Ray's memory monitor has killed it, that is
 OutOfMemoryError, which is no RayActorError (ray/exceptions.py, 2.60)."""
@@ -139,7 +139,7 @@ class Host:
         """Frees a slot."""
         await self._soon(self._running().close(lease))
 
-    async def _soon(self, answer: Future[Answer]) -> Answer:
+    async def _soon(self, answer: Future[T]) -> T:
         try:
             return await asyncio.wrap_future(answer)
         finally:

@@ -44,6 +44,8 @@ def temporary_folder(purpose: str, longest_path: int | None = None) -> Iterator[
     lock = os.open(folder, os.O_RDONLY)
     _open.append(folder)
     try:
+        # The folder itself is locked. filelock would need a file in it, and takes a running process of an earlier
+        # version, which has no such file, for one that has ended.
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield folder
     finally:

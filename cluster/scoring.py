@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from cluster.errors import HostError
 from cluster.scoring_host import Reply, ScoringHost, can_score, reply, returned
 from cluster.scoring_process import Call, process
-from trainables.scoring.requests import Answer, BaseFacts, Request
+from trainables.scoring.requests import BaseFacts, ScoringRequest, ScoringResult
 from trainables.specs import TrialSpec
 
 NAMESPACE = "qsweep-promotion"
@@ -24,7 +24,7 @@ class Scoring(Protocol):
     def fingerprint(self) -> dict[str, str]:
         """What identifies the base and the data there, as `Trainable.fingerprint`. Nothing is loaded for it."""
 
-    def score(self, request: Request) -> Answer:
+    def score(self, request: ScoringRequest) -> ScoringResult:
         """See `Scorer.score`; the first call loads the base."""
 
     def base_facts(self) -> BaseFacts:
@@ -61,8 +61,8 @@ class _Remote:
         prints: dict[str, str] = self._call("fingerprint", ())
         return prints
 
-    def score(self, request: Request) -> Answer:
-        answer: Answer = self._call("score", (request,))
+    def score(self, request: ScoringRequest) -> ScoringResult:
+        answer: ScoringResult = self._call("score", (request,))
         return answer
 
     def base_facts(self) -> BaseFacts:

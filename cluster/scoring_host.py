@@ -14,7 +14,7 @@ from cluster.library_output import silence
 from trainables import catalogue
 from trainables.contract import Device
 from trainables.errors import TrainableError
-from trainables.scoring.requests import Answer, BaseFacts, Request, Scorer
+from trainables.scoring.requests import BaseFacts, Scorer, ScoringRequest, ScoringResult
 from trainables.specs import TrialSpec
 
 
@@ -54,7 +54,7 @@ class ScoringHost:
         """See `Scoring.fingerprint`."""
         return dict(catalogue.find(self._base.trainable).fingerprint(self._base))
 
-    def score(self, request: Request) -> Answer:
+    def score(self, request: ScoringRequest) -> ScoringResult:
         """See `Scoring.score`."""
         return self._loaded().score(request)
 

@@ -106,6 +106,7 @@ def repeated(values: Iterable[object]) -> list[object]:
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """Returns ', did you mean X?' with the known word most similar to `word`; '' when none is similar."""
+    # As in trainables/inputs/similar.py: neither of the two packages imports the other.
     near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.5)
     return f", did you mean {near[0]}?" if near else ""
 

@@ -19,7 +19,7 @@ from search_spaces.domains import Condition, Domain, Grid
 from search_spaces.domains import parse as parse_domain
 from search_spaces.errors import SpaceError, collected
 
-Point = dict[str, Value]
+Point = Mapping[str, Value]
 """Active field -> value, in the order of the space."""
 
 PORTFOLIO = "portfolio"
@@ -37,7 +37,7 @@ class SearchSpace:
     """Searched field -> its domain, in file order."""
     base: Mapping[str, Value] = field(default_factory=dict, compare=False)
     """Field -> its value when it is not searched, for the fields in conditions."""
-    portfolio: tuple[Mapping[str, Value], ...] = ()
+    portfolio: tuple[Point, ...] = ()
     """Points to try first, in this order. The searcher ignores those that the space does not contain."""
 
     def __post_init__(self) -> None:
@@ -109,7 +109,7 @@ class SearchSpace:
         """Returns the space with the values of fields that are not searched; `base` needs the `condition_fields`."""
         return replace(self, base=dict(base))
 
-    def is_active(self, name: str, point: Mapping[str, Value]) -> bool:
+    def is_active(self, name: str, point: Point) -> bool:
         """Tells whether `name` is searched in a point that begins with `point` (active fields before it in `order`).
 
         Raises:
@@ -119,7 +119,7 @@ class SearchSpace:
 
     def restrict(self, values: Mapping[str, Value]) -> Point:
         """Returns the point of the active fields among `values`, which has a value for every field."""
-        point: Point = {}
+        point: dict[str, Value] = {}
         for name in self.order:
             if self.is_active(name, point):
                 point[name] = values[name]
@@ -134,7 +134,7 @@ class SearchSpace:
                 last field changes fastest), so that each comes equally often. None draws these fields too.
         """
         fixed = {} if index is None else self._combination(index)
-        point: Point = {}
+        point: dict[str, Value] = {}
         for name in self.order:
             if self.is_active(name, point):
                 point[name] = fixed[name] if name in fixed else self.domains[name].sample(rng)
@@ -167,7 +167,7 @@ class SearchSpace:
         """Tells whether some point has both fields."""
         return any(one in shape and other in shape for shape, _ in self._shapes())
 
-    def contains(self, point: Mapping[str, Value]) -> bool:
+    def contains(self, point: Point) -> bool:
         """Tells whether `point` has exactly the fields that are active in it, each with a value of its domain."""
         if not point.keys() <= self.domains.keys():
             return False
@@ -178,7 +178,7 @@ class SearchSpace:
                 return False
         return True
 
-    def _holds(self, name: str, condition: Condition, point: Mapping[str, Value]) -> bool:
+    def _holds(self, name: str, condition: Condition, point: Point) -> bool:
         asked = condition.field
         if asked in point:
             return condition.holds(point[asked])
@@ -192,7 +192,7 @@ class SearchSpace:
 
     def _combination(self, index: int) -> Point:
         left = index % self.grid_size
-        combination: Point = {}
+        combination: dict[str, Value] = {}
         for name in reversed(self.grid_fields):
             options = self.domains[name].values() or ()
             left, place = divmod(left, len(options))

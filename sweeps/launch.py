@@ -32,7 +32,7 @@ from sweeps.report.progress import Display
 from sweeps.report.result import Displays, Result
 from sweeps.steering.answering import Answerer
 from sweeps.steering.mailbox import Mailbox
-from sweeps.steering.stop import StopRequest, on_signals
+from sweeps.steering.stop import StopState, on_signals
 from sweeps.tune.supervision import supervise
 from trainables import catalogue
 from trainables.errors import TrainableError
@@ -97,7 +97,7 @@ class _Running:
     folder: SweepFolder
     journal: Journal
     mailbox: Mailbox
-    stop: StopRequest
+    stop: StopState
     display: Display
     clock: Callable[[], float]
 
@@ -158,7 +158,7 @@ def _driving(
     """Holds the sweep's folder, its event log, its display and this process's signals while the block runs."""
     with folders.locked(folder), closing(Journal(folder)) as journal:
         mailbox = Mailbox(folder)
-        stop = StopRequest(_deadline(sweep.config, journal.record, clock()), clock)
+        stop = StopState(_deadline(sweep.config, journal.record, clock()), clock)
         stop.limit = lambda: limits.reached(sweep.config.budget, journal.record, clock())
         with progress(folder) as display, on_signals(stop, display.say, mailbox.post):
             yield _Running(sweep, sweep_id, folder, journal, mailbox, stop, display, clock)

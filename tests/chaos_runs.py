@@ -21,7 +21,7 @@ from sweeps.planning.trial_source import TrialSource
 from sweeps.record.events import BaseEvaluated, Event, TrialEnded, TrialReported, TrialStarted, TrialState
 from sweeps.record.folder import SweepFolder, read_events
 from sweeps.record.selection import choose
-from sweeps.record.sweep_record import SweepRecord
+from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from trainables import toy
 from trainables.specs import TrialSpec
 
@@ -136,12 +136,18 @@ def ray_processes(run: Run, name: str) -> list[int]:
     return found
 
 
+def story(trial: TrialRecord) -> str:
+    """The trial in one line, for a test that fails."""
+    evals = " ".join(f"{step}:{metrics['eval_loss']:.4f}" for step, metrics in trial.evals)
+    return f"{trial.trial_key} #{trial.number} {trial.state} step {trial.step} [{evals}] {trial.reason}".rstrip()
+
+
 def assert_whole(sweep: Path, uri: str, trials: int) -> SweepRecord:
     """Nothing is lost, nothing doubled, nothing left running, and the best trial is the best."""
     from mlflow import MlflowClient
 
     found = record(sweep)
-    stories = "\n".join(trial.story() for trial in found.trials.values())
+    stories = "\n".join(story(trial) for trial in found.trials.values())
     counted = [trial for trial in found.trials.values() if trial.state is not TrialState.INFEASIBLE]
     assert len(counted) == trials, stories
     assert all(trial.state.is_final for trial in found.trials.values()), stories

@@ -21,7 +21,7 @@ from sweeps import saved_sweep
 from sweeps.config.model import SweepConfig
 from sweeps.promotion import version_files
 from sweeps.promotion.context import PromotionRequest
-from sweeps.promotion.promote import Outcome, promote
+from sweeps.promotion.promote import PromotionResult, promote
 from sweeps.record import digests
 from sweeps.record.events import (
     DataPrepared,
@@ -39,7 +39,7 @@ from sweeps.tracking import stores
 from sweeps.tracking.sink import MlflowSink
 from trainables import qlora
 from trainables.contract import Evaluation, Report, StepRecord
-from trainables.scoring.requests import Answer, Request
+from trainables.scoring.requests import ScoringRequest, ScoringResult
 from trainables.specs import TrialSpec
 
 MODEL = "answers"
@@ -164,7 +164,7 @@ class InProcess(ScoringHost):
         self._scored: dict[str, tuple[float, ...]] = {}
         """Digest of an adapter -> its losses when it was scored last."""
 
-    def score(self, request: Request) -> Answer:
+    def score(self, request: ScoringRequest) -> ScoringResult:
         answer = super().score(request)
         for name, files in request.adapters.items():
             self._scored[digests.of_files(files)] = answer.scores[name].row_losses
@@ -188,7 +188,7 @@ def _host(base: str) -> InProcess:
     return InProcess(TrialSpec.model_validate_json(base))
 
 
-def run(sweep: object, said: list[str] | None = None, **asked: Any) -> Outcome:
+def run(sweep: object, said: list[str] | None = None, **asked: Any) -> PromotionResult:
     """Promotes from a sweep, in this process."""
     policy: dict[str, Any] = {
         name: asked.pop(name) for name in ("model", "top", "alias", "min_gain", "metric") if name in asked

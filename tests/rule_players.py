@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from sweeps.halving.rule import Ended, Event, Idle, Reported, Resume, Rule, Started, Verdict
+from sweeps.halving.rule import Decision, Ended, Event, Idle, Reported, Resume, Rule, Started
 
 
 @dataclass
@@ -15,7 +15,7 @@ class Play:
     events: list[Event] = field(default_factory=list)
     work: list[tuple[str, int]] = field(default_factory=list)
     """(trial, the point that it trains to)."""
-    verdicts: list[Verdict] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
 
     @property
     def reports(self) -> list[Reported]:
@@ -43,7 +43,7 @@ def play(
     done, begun = Play(), 0
     busy: list[str] = []
 
-    def tell(event: Event) -> Verdict:
+    def tell(event: Event) -> Decision:
         done.events.append(event)
         return rule.take(event)
 
@@ -67,9 +67,9 @@ def play(
         point = rule.next_point(name)
         assert point is not None
         found = value(name, point)
-        verdict = tell(Ended(name) if found is None else Reported(name, point, found))
-        done.verdicts.append(verdict)
-        if verdict is not Verdict.GO_ON:
+        decision = tell(Ended(name) if found is None else Reported(name, point, found))
+        done.decisions.append(decision)
+        if decision is not Decision.GO_ON:
             busy.remove(name)
         else:
             done.work.append((name, rule.next_point(name) or 0))

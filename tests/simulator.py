@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from search_spaces.domains import Value
 from search_spaces.space import SearchSpace
-from sweeps.halving.rule import Idle, Reported, Resume, Rule, Started, Verdict
+from sweeps.halving.rule import Decision, Idle, Reported, Resume, Rule, Started
 from sweeps.searchers import Searcher
 
 
@@ -61,7 +61,7 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class Answer:
+class BestSoFar:
     """What a sweep has to show at some moment."""
 
     trial: int
@@ -71,7 +71,7 @@ class Answer:
 
 
 @dataclass
-class Outcome:
+class SimulatedSweep:
     """How a simulated sweep went."""
 
     steps: int = 0
@@ -86,13 +86,13 @@ class Outcome:
     first_complete: float = math.inf
     """When the first trial was complete."""
 
-    def answer(self, until: float = math.inf) -> Answer | None:
+    def answer(self, until: float = math.inf) -> BestSoFar | None:
         """The trial with the lowest measured value until then, as the product's selection takes it."""
         seen = [(value, trial, steps) for time, trial, steps, value in self.measured if time <= until]
         if not seen:
             return None
         _, trial, steps = min(seen)
-        return Answer(trial, steps, self.curves[trial].loss(steps))
+        return BestSoFar(trial, steps, self.curves[trial].loss(steps))
 
     def regret(self, full: int, until: float = math.inf) -> float:
         """How far the answer's true loss lies above the best that any of these trials comes to in `full` steps."""
@@ -124,9 +124,9 @@ class Sweep:
         """When each running trial reports next, its number, and the step that it reports at."""
         self._now = 0.0
         self._is_exhausted = False
-        self.outcome = Outcome()
+        self.outcome = SimulatedSweep()
 
-    def run(self) -> Outcome:
+    def run(self) -> SimulatedSweep:
         """Runs it to its end."""
         self._fill_slots()
         while self._running:
@@ -167,7 +167,7 @@ class Sweep:
     def _report(self, trial: int, point: int) -> None:
         true = self.outcome.curves[trial].loss(point)
         value = true + self._rng.gauss(0.0, self._setting.noise) if math.isfinite(true) else math.inf
-        verdict = self._rule.take(Reported(str(trial), point, value))
+        decision = self._rule.take(Reported(str(trial), point, value))
         is_complete = point == self._rule.points[-1] and math.isfinite(value)
         self._source.tell(trial, point, value, is_complete)
         if math.isfinite(value):
@@ -175,11 +175,11 @@ class Sweep:
         if is_complete:
             self.outcome.complete += 1
             self.outcome.first_complete = min(self.outcome.first_complete, self._now)
-        if verdict is Verdict.GO_ON:
+        if decision is Decision.GO_ON:
             self._go_on(trial)
 
 
-def simulate(rule: Rule, source: Source, setting: Setting, rng: Random) -> Outcome:
+def simulate(rule: Rule, source: Source, setting: Setting, rng: Random) -> SimulatedSweep:
     """How a sweep goes under `rule` with trials from `source`; `rng` gives the noise of the evaluations."""
     return Sweep(rule, source, setting, rng).run()
 

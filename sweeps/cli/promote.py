@@ -14,7 +14,7 @@ from sweeps.errors import ConfigError, SweepError
 
 if TYPE_CHECKING:
     from sweeps.promotion.context import PromotionRequest
-    from sweeps.promotion.promote import Outcome
+    from sweeps.promotion.promote import PromotionResult
 
 ALIAS_IS_WHOLE = "the alias is where it was, or moved whole"
 
@@ -92,7 +92,7 @@ def request_of(sweep: str, policy: Mapping[str, object], **options: Any) -> Prom
     return PromotionRequest(place, policy, **options)
 
 
-def show_promotion(request: PromotionRequest) -> Outcome:
+def show_promotion(request: PromotionRequest) -> PromotionResult:
     """Promotes; prints a line for each step, and the gate as a table."""
     from sweeps.promotion import cards
     from sweeps.promotion import promote as promoting

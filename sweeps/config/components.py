@@ -11,8 +11,7 @@ from typing import Annotated, Any, Literal, Protocol, Union
 
 from pydantic import Discriminator, Field, Tag
 
-from search_spaces.domains import Value
-from search_spaces.space import SearchSpace
+from search_spaces.space import Point, SearchSpace
 from sweeps.halving.rule import Direction, Rule
 from sweeps.searchers import Searcher
 from trainables.specs import Spec
@@ -63,7 +62,7 @@ class SearcherConfig(Protocol):
 
     kind: str
     start_with_default: bool
-    points: tuple[Mapping[str, Value], ...]
+    points: tuple[Point, ...]
     repeats: int
     warm_start: str | None
 

@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from search_spaces.domains import Value
-from search_spaces.space import SearchSpace
+from search_spaces.space import Point, SearchSpace
 from sweeps.config.passwords import without_passwords
 from trainables.specs import TrialSpec
 
 if TYPE_CHECKING:
     from sweeps.config.model import SweepConfig
 
-Point = Mapping[str, Value]
 Scalar = bool | int | float | str
 
 ALWAYS_LOGGED = ("r", "lora_alpha", "target_modules", "learning_rate")
@@ -43,23 +42,23 @@ def base_value(base: TrialSpec, field: str) -> Value:
     return value
 
 
-def default(base: TrialSpec, space: SearchSpace) -> dict[str, Value]:
+def default(base: TrialSpec, space: SearchSpace) -> Point:
     """The point that `base` itself is. Its values need not be in the space's domains."""
     return completed(base, space, {})
 
 
-def completed(base: TrialSpec, space: SearchSpace, point: Point) -> dict[str, Value]:
+def completed(base: TrialSpec, space: SearchSpace, point: Point) -> Point:
     """The point with the values of `base` itself at the searched fields that it leaves out."""
     return space.restrict({**{field: base_value(base, field) for field in space.domains}, **point})
 
 
-def beginning(config: SweepConfig, space: SearchSpace) -> list[dict[str, Value]]:
+def beginning(config: SweepConfig, space: SearchSpace) -> list[Point]:
     """The points that come before the searcher's own: the configuration of the file itself, then searcher.points."""
     default: list[Point] = [{}] if config.searcher.start_with_default else []
     return [completed(config.base, space, point) for point in (*default, *config.searcher.points)]
 
 
-def outside(base: TrialSpec, space: SearchSpace) -> dict[str, Value]:
+def outside(base: TrialSpec, space: SearchSpace) -> Point:
     """The values of `base` itself that the space does not hold: searched field -> value."""
     return {field: value for field, value in default(base, space).items() if not space.domains[field].contains(value)}
 

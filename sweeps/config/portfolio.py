@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import search_spaces
 from search_spaces.domains import Value
-from search_spaces.space import PORTFOLIO, SearchSpace
+from search_spaces.space import PORTFOLIO, Point, SearchSpace
 from sweeps.config import points
 from sweeps.config.model import SweepConfig
 from trainables.inputs.similar import did_you_mean
@@ -46,7 +45,7 @@ def settled(config: SweepConfig, space: SearchSpace) -> tuple[SearchSpace, list[
     )
 
 
-def _problems(config: SweepConfig, space: SearchSpace, point: Mapping[str, Value]) -> list[str]:
+def _problems(config: SweepConfig, space: SearchSpace, point: Point) -> list[str]:
     """Returns "FIELD: reason" for each mistake in a point."""
     strange = [field for field in point if field not in space.domains]
     if strange:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sweeps.halving.rule import Direction, Idle, Key, Resume, Rule, Standing, TrialHistory, Verdict, Work, place
+from sweeps.halving.rule import Decision, Direction, Idle, Key, Resume, Rule, Standing, TrialHistory, Work, place
 
 Order = Literal["breadth", "paper"]
 TAIL_TRIALS = 3
@@ -113,14 +113,14 @@ class Promote(Rule):
                 return None if unknown or before & (self._complete | self._running) else leader.trial
         return None
 
-    def _judge(self, name: str, trial: TrialHistory, point: int, loss: float) -> Verdict:
+    def _judge(self, name: str, trial: TrialHistory, point: int, loss: float) -> Decision:
         if point == self.points[-1]:
             if math.isfinite(loss):
                 self._complete.add(name)
-            return Verdict.STOP
+            return Decision.STOP
         rung, key = self._places[name] = self._rungs[point], self._key(name, loss)
         insort(rung.ranked, key)
-        return Verdict.PARK
+        return Decision.PARK
 
     def _parked(self, name: str, trial: TrialHistory) -> None:
         rung, key = self._places[name]

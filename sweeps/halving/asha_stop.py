@@ -10,7 +10,7 @@ import math
 from bisect import insort
 from collections.abc import Sequence
 
-from sweeps.halving.rule import Direction, Rule, TrialHistory, Verdict
+from sweeps.halving.rule import Decision, Direction, Rule, TrialHistory
 
 
 class Stop(Rule):
@@ -32,13 +32,13 @@ class Stop(Rule):
         self._recorded: dict[int, list[float]] = {point: [] for point in self.points[:-1]}
         """Rung -> rewards (the higher the better) of the trials that came so far, rising."""
 
-    def _judge(self, name: str, trial: TrialHistory, point: int, loss: float) -> Verdict:
+    def _judge(self, name: str, trial: TrialHistory, point: int, loss: float) -> Decision:
         if point == self.points[-1] or not math.isfinite(loss):
-            return Verdict.STOP  # What is not finite moves no cutoff.
+            return Decision.STOP  # What is not finite moves no cutoff.
         recorded = self._recorded[point]
         goes_on = not recorded or -loss >= cutoff(recorded, self._factor)
         insort(recorded, -loss)
-        return Verdict.GO_ON if goes_on else Verdict.STOP
+        return Decision.GO_ON if goes_on else Decision.STOP
 
 
 def cutoff(rewards: Sequence[float], factor: int) -> float:

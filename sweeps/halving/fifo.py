@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sweeps.halving.rule import Rule, TrialHistory, Verdict
+from sweeps.halving.rule import Decision, Rule, TrialHistory
 
 
 class Fifo(Rule):
     """Every trial goes on to the last point."""
 
-    def _judge(self, name: str, trial: TrialHistory, point: int, loss: float) -> Verdict:
-        return Verdict.GO_ON
+    def _judge(self, name: str, trial: TrialHistory, point: int, loss: float) -> Decision:
+        return Decision.GO_ON

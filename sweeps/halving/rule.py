@@ -1,4 +1,4 @@
-"""What every rule shares: the events, the verdicts, and the fold over them. Pure."""
+"""What every rule shares: the events, the decisions, and the fold over them. Pure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Reported:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A trial is over, and not by a verdict: it failed, diverged or turned out infeasible, or someone ended it."""
+    """A trial is over, and not by a decision: it failed, diverged or turned out infeasible, or someone ended it."""
 
     trial: str
     is_diverged: bool = False
@@ -45,7 +45,7 @@ class Ended:
 Event = Started | Reported | Ended
 
 
-class Verdict(StrEnum):
+class Decision(StrEnum):
     """What becomes of a trial after its report."""
 
     GO_ON = "go_on"
@@ -141,7 +141,7 @@ class Rule:
             self.take(event)
         return self
 
-    def take(self, event: Event) -> Verdict:
+    def take(self, event: Event) -> Decision:
         """Folds an event in; answers what becomes of its trial.
 
         A report at or before the trial's last one was judged already: the trial goes on. The end of an unknown trial
@@ -195,7 +195,7 @@ class Rule:
         """
         return None
 
-    def _judge(self, name: str, trial: TrialHistory, point: int, loss: float) -> Verdict:
+    def _judge(self, name: str, trial: TrialHistory, point: int, loss: float) -> Decision:
         """Takes a report in and judges it; `trial.losses` ends with it. A loss that is not finite is infinite."""
         raise NotImplementedError
 
@@ -205,62 +205,62 @@ class Rule:
     def _unparked(self, name: str, trial: TrialHistory) -> None:
         """Takes in that the trial waits there no longer: it runs, or is over (see `trial.standing`)."""
 
-    def _start(self, event: Started) -> Verdict:
+    def _start(self, event: Started) -> Decision:
         trial = self._trials.get(event.trial)
         if trial is None:
             trial = self._trials[event.trial] = TrialHistory(event.is_protected)
         elif trial.standing is Standing.OVER:
-            return Verdict.STOP
+            return Decision.STOP
         self._stand(event.trial, trial, Standing.RUNNING)
-        return Verdict.GO_ON
+        return Decision.GO_ON
 
-    def _end(self, event: Ended) -> Verdict:
+    def _end(self, event: Ended) -> Decision:
         trial = self._trials.get(event.trial)
         if trial is None or trial.standing is Standing.OVER:
-            return Verdict.STOP
+            return Decision.STOP
         self._stand(event.trial, trial, Standing.OVER)
         point = self.next_point(event.trial)
         if event.is_diverged and point is not None:
             trial.losses.append(math.inf)
             self._judge(event.trial, trial, point, math.inf)
-        return Verdict.STOP
+        return Decision.STOP
 
-    def _report(self, event: Reported) -> Verdict:
+    def _report(self, event: Reported) -> Decision:
         trial = self._trials.get(event.trial)
         if trial is None:
             raise ValueError(f"{event.trial} reports at {event.resource} and has not started")
         if trial.standing is Standing.OVER:
-            return Verdict.STOP
+            return Decision.STOP
         if event.resource <= trial.resource:
-            return Verdict.GO_ON
+            return Decision.GO_ON
         self._stand(event.trial, trial, Standing.RUNNING)
         loss = self._sign * event.value if math.isfinite(event.value) else math.inf
         trial.worse_in_a_row = trial.worse_in_a_row + 1 if loss > trial.best else 0
         trial.losses.append(loss)
-        verdict = Verdict.GO_ON
+        decision = Decision.GO_ON
         for point in self._passed(trial.resource, event.resource):
-            if verdict is not Verdict.STOP:
-                verdict = self._judge(event.trial, trial, point, loss)
+            if decision is not Decision.STOP:
+                decision = self._judge(event.trial, trial, point, loss)
         trial.resource = event.resource
-        verdict = self._settled(trial, verdict)
-        if verdict is Verdict.STOP:
+        decision = self._settled(trial, decision)
+        if decision is Decision.STOP:
             self._stand(event.trial, trial, Standing.OVER)
-        elif verdict is Verdict.PARK:
+        elif decision is Decision.PARK:
             self._stand(event.trial, trial, Standing.PARKED)
-        return verdict
+        return decision
 
     def _passed(self, before: int, now: int) -> tuple[int, ...]:
         """Points after `before` up to `now`: one, unless a report is late."""
         return self.points[bisect_right(self.points, before) : bisect_right(self.points, now)]
 
-    def _settled(self, trial: TrialHistory, verdict: Verdict) -> Verdict:
-        """The verdict with what holds under every rule."""
+    def _settled(self, trial: TrialHistory, decision: Decision) -> Decision:
+        """The decision with what holds under every rule."""
         if trial.losses[-1] == math.inf or trial.resource >= self.points[-1]:
-            return Verdict.STOP
+            return Decision.STOP
         if trial.is_protected:
-            return Verdict.GO_ON
+            return Decision.GO_ON
         is_overfit = self._patience is not None and trial.worse_in_a_row >= self._patience
-        return Verdict.STOP if is_overfit else verdict
+        return Decision.STOP if is_overfit else decision
 
     def _stand(self, name: str, trial: TrialHistory, standing: Standing) -> None:
         was_parked, trial.standing = trial.standing is Standing.PARKED, standing

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from search_spaces.domains import Value
-from search_spaces.space import SearchSpace
+from search_spaces.space import Point, SearchSpace
 from sweeps.config import points
 from sweeps.config.model import SweepConfig
 from sweeps.record.events import TargetSettled
@@ -28,7 +28,7 @@ class Targets:
     problems: Mapping[TargetModules, str] = field(default_factory=dict)
     """Value -> why no adapter can be trained there."""
 
-    def represent(self, point: Mapping[str, Value]) -> Mapping[str, Value]:
+    def represent(self, point: Point) -> Point:
         """The point under the name that its modules have in this sweep."""
         first = self.stands_for.get(_modules(point[FIELD])) if FIELD in point else None
         return point if first is None else {**point, FIELD: first}

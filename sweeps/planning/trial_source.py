@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
 
-from search_spaces.domains import Value
-from search_spaces.space import SearchSpace
+from search_spaces.space import Point, SearchSpace
 from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig
 from sweeps.config.points import Scalar
@@ -47,14 +46,14 @@ class PlannedTrial:
     trial_key: str
     spec: TrialSpec
     params: Mapping[str, Scalar]
-    point: Mapping[str, Value] | None
+    point: Point | None
     """Searched field -> value; None of a trial that a version without it has begun."""
     repeats: str | None = None
     """Key of the trial whose point it repeats with another seed."""
 
 
 def planned(
-    number: int, config: SweepConfig, point: Mapping[str, Value], fingerprints: Mapping[str, str], repeat: int = 0
+    number: int, config: SweepConfig, point: Point, fingerprints: Mapping[str, str], repeat: int = 0
 ) -> PlannedTrial:
     """The trial at a point of a sweep's space."""
     spec = resource.of(config).of(points.apply(config.base, point, config.seed, repeat))
@@ -213,7 +212,7 @@ class TrialSource:
         at = dict(zip(self._compared.steps(training), self._compared.points, strict=True))
         return at.get(earlier.step, earlier.step * resource.rows_per_step(training))
 
-    def _candidates(self) -> Iterable[Mapping[str, Value]]:
+    def _candidates(self) -> Iterable[Point]:
         yield from self._first
         for _ in range(USED_UP):
             point = self._searcher.suggest()
@@ -221,7 +220,7 @@ class TrialSource:
                 return
             yield point
 
-    def _trial(self, point: Mapping[str, Value]) -> PlannedTrial | None:
+    def _trial(self, point: Point) -> PlannedTrial | None:
         """The trial at the point, under the first name of its modules; None where they cannot be trained."""
         trial = self._at(point)
         if trial.trial_key in self._seen:
@@ -230,7 +229,7 @@ class TrialSource:
             return None
         return self._at(self._targets.represent(point))
 
-    def _at(self, point: Mapping[str, Value], repeat: int = 0) -> PlannedTrial:
+    def _at(self, point: Point, repeat: int = 0) -> PlannedTrial:
         number = next(number for number in count() if number not in self._numbers)
         return planned(number, self._config, point, self._fingerprints, repeat)
 

@@ -10,7 +10,7 @@ import heapq
 import random
 from collections.abc import Callable, Sequence
 
-from sweeps.halving.rule import Idle, Reported, Resume, Rule, Started, Verdict
+from sweeps.halving.rule import Decision, Idle, Reported, Resume, Rule, Started
 
 MOST_PLAYED = 1_000
 """Trials that are played at most; what more of them take follows in proportion."""
@@ -49,7 +49,7 @@ def play(rule: Rule, qualities: Sequence[float], slots: int, spares_first: bool)
             return tuple(counts)
         now, _, name, point = heapq.heappop(running)
         counts[place[point]] += 1
-        while rule.take(Reported(name, point, qualities[int(name)])) is Verdict.GO_ON:
+        while rule.take(Reported(name, point, qualities[int(name)])) is Decision.GO_ON:
             order, goal = order + 1, _point(rule, name)
             heapq.heappush(running, (now + goal - point, order, name, goal))
             break

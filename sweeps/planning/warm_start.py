@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from search_spaces.domains import Domain, Value
-from search_spaces.space import SearchSpace
+from search_spaces.space import Point, SearchSpace
 from sweeps.config import points
 from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_password
@@ -53,7 +53,7 @@ def is_same_task(
     )
 
 
-def point(space: SearchSpace, params: Mapping[str, str]) -> dict[str, Value] | None:
+def point(space: SearchSpace, params: Mapping[str, str]) -> Point | None:
     """The point of the new sweep's space where a trial is by its params in MLflow; None where they do not say.
 
     Args:
@@ -71,7 +71,7 @@ def point(space: SearchSpace, params: Mapping[str, str]) -> dict[str, Value] | N
     return {name: values[name] for name in space.domains if name in values}
 
 
-def first(earlier: EarlierTrials | None, space: SearchSpace) -> list[Mapping[str, Value]]:
+def first(earlier: EarlierTrials | None, space: SearchSpace) -> list[Point]:
     """The best points of the earlier sweep that the new one's space has, the best one first."""
     ranked = sorted(earlier.trials if earlier is not None else (), key=lambda trial: trial.loss)
     inside: list[EarlierPoint] = [trial for trial in ranked if space.contains(trial.point)]

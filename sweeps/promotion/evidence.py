@@ -17,7 +17,7 @@ from sweeps.promotion.gate import CHAMPION, Verdict
 from sweeps.tracking.registry import IDENTITY, Version
 from trainables.objective import EVAL_LOSS
 from trainables.scoring import requests
-from trainables.scoring.requests import Answer, Request, Scores
+from trainables.scoring.requests import Scores, ScoringRequest, ScoringResult
 
 SAMPLES = 4
 """Rows that the packaged model must score as the evaluation did."""
@@ -30,17 +30,17 @@ _IN_WORDS = {"test": "data.test", "held_out": "data.eval, all of it"}
 class Evidence:
     """Losses of base, champion and candidates on the rows that decide."""
 
-    answer: Answer
+    answer: ScoringResult
     rows: str
     """Where the rows come from, in words."""
 
 
 @dataclass(frozen=True)
-class Decision:
-    """The gate's verdict and the candidate that it is about."""
+class Contender:
+    """The candidate with the lowest loss, and the verdict of the gate on it."""
 
     verdict: Verdict
-    winner: Candidate
+    candidate: Candidate
     is_champion: bool
     """Whether the alias points to the winner already."""
 
@@ -56,7 +56,7 @@ def confirm(context: Context, candidates: Candidates, scored: Scoring) -> tuple[
     """
     context.say(f"evaluating {len(candidates.each)} on the rows that the sweep was scored on")
     adapters = {candidate.label: candidate.adapter for candidate in candidates.each}
-    answer = scored.score(Request(rows="eval", adapters=adapters))
+    answer = scored.score(ScoringRequest(rows="eval", adapters=adapters))
     forced = []
     tokens = context.sweep.data_fingerprint
     if tokens is not None and answer.fingerprint[: len(tokens)] != tokens:
@@ -66,7 +66,7 @@ def confirm(context: Context, candidates: Candidates, scored: Scoring) -> tuple[
     return tuple(forced)
 
 
-def _confirmed(candidate: Candidate, answer: Answer) -> str:
+def _confirmed(candidate: Candidate, answer: ScoringResult) -> str:
     """The line that says how far the second evaluation is from the first. Raises `SweepError` when it is too far."""
     reported, scores = candidate.reported, answer.scores[candidate.label]
     before = Scores(row_losses=reported.row_losses, row_tokens=reported.row_tokens)
@@ -93,12 +93,12 @@ def collect(context: Context, candidates: Candidates, content: Content, scored: 
         adapters[CHAMPION] = content.champion_adapter
     champion = ", champion" if CHAMPION in adapters else ""
     context.say(f"evaluating base{champion} and candidates on {words}")
-    request = Request(rows=rows, adapters=adapters, with_base=True, samples=SAMPLES)
+    request = ScoringRequest(rows=rows, adapters=adapters, with_base=True, samples=SAMPLES)
     return Evidence(scored.score(request), words)
 
 
 def _deciding_rows(context: Context) -> str:
-    """The rows as `Request.rows` names them; warns when the search has seen them."""
+    """The rows as `ScoringRequest.rows` names them; warns when the search has seen them."""
     data, file = context.sweep.config.base.data_spec, context.request.eval_data
     if file is not None:
         if requests.seen_by_search(data, str(file)):
@@ -110,7 +110,7 @@ def _deciding_rows(context: Context) -> str:
     return "held_out"
 
 
-def decide(candidates: Candidates, champion: Version | None, evidence: Evidence, min_gain: float) -> Decision:
+def decide(candidates: Candidates, champion: Version | None, evidence: Evidence, min_gain: float) -> Contender:
     """The gate's verdict on the candidate with the lowest loss. Pure."""
     scores = dict(evidence.answer.scores)
     best = min(candidates.each, key=lambda candidate: scores[candidate.label].loss)
@@ -120,4 +120,4 @@ def decide(candidates: Candidates, champion: Version | None, evidence: Evidence,
         scores.pop(CHAMPION, None)
     labels = [candidate.label for candidate in candidates.each]
     verdict = gate.decide(scores, labels, min_gain, np.random.default_rng(SEED))
-    return Decision(verdict, candidates.named(verdict.winner), is_champion)
+    return Contender(verdict, candidates.named(verdict.winner), is_champion)

@@ -19,7 +19,7 @@ from sweeps.config.model import Promotion as Policy
 from sweeps.errors import SweepError
 from sweeps.promotion import candidates, content, evidence, registration
 from sweeps.promotion.context import Context, PromotionRequest, Say, policy_of
-from sweeps.promotion.evidence import Decision
+from sweeps.promotion.evidence import Contender
 from sweeps.promotion.gate import Verdict
 from sweeps.promotion.registration import Registered, Winner
 from sweeps.tracking.client import answering
@@ -32,7 +32,7 @@ ScoredBy = Callable[[TrialSpec, str | None], AbstractContextManager[Scoring]]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PromotionResult:
     """Says how a promotion ended."""
 
     model: str
@@ -77,7 +77,7 @@ def promote(
     show: Show = lambda _verdict: None,
     scored_by: ScoredBy = scoring,
     clock: Callable[[], float] = time.time,
-) -> Outcome:
+) -> PromotionResult:
     """Promotes the best adapter of a sweep, if it is better than what it would replace.
 
     Args:
@@ -102,28 +102,28 @@ def promote(
             checked = content.check(context, champion, scored)
             forced = fetched.forced + checked.forced + evidence.confirm(context, fetched, scored)
             losses = evidence.collect(context, fetched, checked, scored)
-            decision = evidence.decide(fetched, champion, losses, context.policy.min_gain)
-            for warning in decision.verdict.warnings:
+            contender = evidence.decide(fetched, champion, losses, context.policy.min_gain)
+            for warning in contender.verdict.warnings:
                 say(f"warning: {warning}")
-            show(decision.verdict)
-            registered = _ended_without(context, decision, champion)
+            show(contender.verdict)
+            registered = _ended_without(context, contender, champion)
             if registered is None:
                 winner = Winner(
-                    candidate=decision.winner,
+                    candidate=contender.candidate,
                     candidates=len(fetched.each),
                     champion=champion,
                     base_identity=checked.base_identity,
                     evidence=losses,
-                    verdict=decision.verdict,
+                    verdict=contender.verdict,
                     forced=forced,
                 )
                 registered = registration.register(context, winner, scored, clock())
-    return Outcome(
+    return PromotionResult(
         model=context.model,
         alias=context.alias,
-        verdict=decision.verdict,
+        verdict=contender.verdict,
         registered=registered,
-        already=decision.is_champion,
+        already=contender.is_champion,
         previous=champion.number if champion is not None else None,
         dry_run=request.dry_run,
     )
@@ -143,13 +143,13 @@ def _context(request: PromotionRequest, say: Say) -> Context:
     return Context(request, policy, objective, policy.model, sweep, lookup, Registry(uri), say)
 
 
-def _ended_without(context: Context, decision: Decision, champion: Version | None) -> Registered | None:
+def _ended_without(context: Context, contender: Contender, champion: Version | None) -> Registered | None:
     """What a promotion ends with when there is nothing to register; None when the winner is to be registered."""
-    if champion is not None and decision.is_champion:
+    if champion is not None and contender.is_champion:
         context.say(f"{context.model} version {champion.number} is the {context.alias} already")
         return Registered(champion.number, promoted=True)
-    if not decision.verdict.passed:
+    if not contender.verdict.passed:
         context.say("gate: no")
         return Registered()
-    context.say(f"gate: {decision.verdict.winner} passes")
+    context.say(f"gate: {contender.verdict.winner} passes")
     return None

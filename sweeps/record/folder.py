@@ -187,7 +187,8 @@ def is_driven(folder: SweepFolder) -> bool:
         return False
     with file:
         try:
-            # Shared, and let go at once: two that look at the same time do not take each other for the driver.
+            # Shared, which filelock's locks are not, and let go at once: two that look at the same time do not take
+            # each other for the driver.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True

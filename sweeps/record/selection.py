@@ -12,14 +12,14 @@ from trainables.objective import Objective
 
 
 @dataclass(frozen=True)
-class Decision:
+class Selection:
     """The winner, or the reason why there is none."""
 
     winner: TrialRecord | None
     why: str
 
 
-def choose(trials: Iterable[TrialRecord], objective: Objective) -> Decision:
+def choose(trials: Iterable[TrialRecord], objective: Objective) -> Selection:
     """The trial with the best value of the objective among those that completed or were stopped by the scheduler.
 
     Every trial is ranked by the best value that it reported on the sweep's fixed evaluation rows, not by its last
@@ -28,11 +28,11 @@ def choose(trials: Iterable[TrialRecord], objective: Objective) -> Decision:
     trials = tuple(trials)
     ranked = rank(trials, objective)
     if not ranked:
-        return Decision(None, f"no trial completed with a finite {objective.metric}" if trials else "no trial began")
+        return Selection(None, f"no trial completed with a finite {objective.metric}" if trials else "no trial began")
     best = ranked[0]
     superlative = "lowest" if objective.mode == "min" else "highest"
     why = f"{superlative} {objective.metric} of {len(ranked)} ranked trials, at step {best.best_step}"
-    return Decision(best, why)
+    return Selection(best, why)
 
 
 def rank(trials: Iterable[TrialRecord], objective: Objective) -> list[TrialRecord]:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from search_spaces.domains import Value
+from search_spaces.space import Point
 from sweeps.config.points import Scalar
 from sweeps.record.events import (
     BaseEvaluated,
@@ -30,7 +30,7 @@ from sweeps.record.events import (
     TrialState,
 )
 from trainables.contract import Device
-from trainables.objective import COSTS, EVAL_LOSS, MIN_EVAL_LOSS, Objective
+from trainables.objective import COSTS, MIN_EVAL_LOSS, Objective
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class TrialRecord:
     stopped_by_scheduler: bool = False
     spec: str = field(default="", compare=False)
     """As that of `TrialStarted`; none of a trial that never held a slot. The key stands for it."""
-    point: Mapping[str, Value] | None = None
+    point: Point | None = None
     """As that of `TrialStarted`."""
     repeats: str | None = None
     """As that of `TrialStarted`."""
@@ -68,11 +68,6 @@ class TrialRecord:
         if metric in COSTS and self.best_metrics:
             return float(getattr(self, metric))
         return self.best_metrics.get(metric, math.nan)
-
-    def story(self) -> str:
-        """The trial in one line, for failing tests and logs."""
-        evals = " ".join(f"{step}:{metrics[EVAL_LOSS]:.4f}" for step, metrics in self.evals)
-        return f"{self.trial_key} #{self.number} {self.state} step {self.step} [{evals}] {self.reason}".rstrip()
 
 
 @dataclass(frozen=True)

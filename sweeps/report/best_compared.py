@@ -5,7 +5,7 @@ from __future__ import annotations
 from sweeps.planning.number_words import counted
 from sweeps.record.paired_bootstrap import FEW_ROWS
 from sweeps.record.run_names import label
-from sweeps.record.selection import Decision, leader, pareto, rank
+from sweeps.record.selection import Selection, leader, pareto, rank
 from sweeps.record.separation import Compared, Separation
 from sweeps.record.sweep_record import SweepRecord
 
@@ -13,29 +13,29 @@ SHOWN = 3
 """How many trials that cannot be told apart from the best get a line of their own."""
 
 
-def of_best(record: SweepRecord, decision: Decision, separation: Separation | None) -> list[str]:
+def of_best(record: SweepRecord, selection: Selection, separation: Separation | None) -> list[str]:
     """Lines that compare the best trial with those that have not ended, the base and the next ones."""
     lines = [
         pareto_set(record),
-        unfinished(record, decision),
-        against_base(record, decision, separation),
-        repeated(record, decision),
-        *against_next(record, decision, separation),
+        unfinished(record, selection),
+        against_base(record, selection, separation),
+        repeated(record, selection),
+        *against_next(record, selection, separation),
     ]
     return [line for line in lines if line is not None]
 
 
-def without_winner(record: SweepRecord, decision: Decision, may_go_on: bool) -> str:
+def without_winner(record: SweepRecord, selection: Selection, may_go_on: bool) -> str:
     """Why there is no best trial; of a sweep that was cut short, the best one so far.
 
     Args:
         record: the sweep's.
-        decision: without a winner.
+        selection: without a winner.
         may_go_on: whether the sweep was cut short, and can be resumed.
     """
     best, metric = leader(record.trials.values(), record.objective), record.objective.metric
     if not may_go_on or best is None:
-        return f"best: {decision.why}"
+        return f"best: {selection.why}"
     value = f"{metric} {best.value(metric):.4f} at step {best.best_step}"
     return f"best so far: {label(best.number)}, {value}: trials were interrupted, and none has completed"
 
@@ -49,12 +49,12 @@ def pareto_set(record: SweepRecord) -> str | None:
     return f"Pareto set of {metrics}: {names}; qsweep promote asks for one of them (--trial) or a metric (--metric)"
 
 
-def unfinished(record: SweepRecord, decision: Decision) -> str | None:
+def unfinished(record: SweepRecord, selection: Selection) -> str | None:
     """The trials that are better than the best but have not ended: they may still win."""
-    if decision.winner is None:
+    if selection.winner is None:
         return None
     objective = record.objective
-    value = decision.winner.value(objective.metric)
+    value = selection.winner.value(objective.metric)
     better = [
         f"{label(trial.number)} {trial.value(objective.metric):.4f}"
         for trial in record.trials.values()
@@ -64,26 +64,26 @@ def unfinished(record: SweepRecord, decision: Decision) -> str | None:
     return f"the best of the trials that have ended; {word} so far: {', '.join(better)}" if better else None
 
 
-def repeated(record: SweepRecord, decision: Decision) -> str | None:
+def repeated(record: SweepRecord, selection: Selection) -> str | None:
     """What the best point came to with other seeds."""
-    if decision.winner is None:
+    if selection.winner is None:
         return None
     metric = record.objective.metric
     again = [
         f"{label(trial.number)} {trial.value(metric):.4f}"
         for trial in record.trials.values()
-        if trial.repeats == decision.winner.trial_key and trial.state.is_ranked
+        if trial.repeats == selection.winner.trial_key and trial.state.is_ranked
     ]
     return f"the same point with other seeds: {', '.join(again)}" if again else None
 
 
-def against_base(record: SweepRecord, decision: Decision, separation: Separation | None = None) -> str | None:
+def against_base(record: SweepRecord, selection: Selection, separation: Separation | None = None) -> str | None:
     """The best trial compared with the base without an adapter, where every trial starts from."""
     objective = record.objective
-    if decision.winner is None or record.base is None or objective.metric not in record.base.metrics:
+    if selection.winner is None or record.base is None or objective.metric not in record.base.metrics:
         return None
     start = objective.of(record.base.metrics)
-    gain = objective.gain(start, decision.winner.value(objective.metric))
+    gain = objective.gain(start, selection.winner.value(objective.metric))
     compared = separation.base if separation is not None else None
     base = f"the base without an adapter ({start:.4f})"
     amount = objective.words(gain) + (_share(gain, start) if gain > 0 else "")
@@ -98,7 +98,7 @@ def against_base(record: SweepRecord, decision: Decision, separation: Separation
 
 def against_default(
     record: SweepRecord,
-    decision: Decision,
+    selection: Selection,
     starts_with_default: bool,
     is_outside: bool = False,
     separation: Separation | None = None,
@@ -107,7 +107,7 @@ def against_default(
 
     Args:
         record: the sweep's.
-        decision: its best trial.
+        selection: its best trial.
         starts_with_default: whether trial 0 is the default configuration.
         is_outside: whether that lies outside the search space.
         separation: of the best trial.
@@ -115,24 +115,24 @@ def against_default(
     name = "t00, outside the space" if is_outside else "t00"
     objective = record.objective
     default = next((t for t in record.trials.values() if t.number == 0), None) if starts_with_default else None
-    if decision.winner is None or default is None or not rank([default], objective):
+    if selection.winner is None or default is None or not rank([default], objective):
         return None
     start = default.value(objective.metric)
-    if default.trial_key == decision.winner.trial_key:
+    if default.trial_key == selection.winner.trial_key:
         return f"the default configuration ({name}) is the best: {objective.metric} {start:.4f}"
-    value = decision.winner.value(objective.metric)
+    value = selection.winner.value(objective.metric)
     gain = objective.gain(start, value)
     until = f"stopped at step {default.step}" if default.state.value == "STOPPED" else f"{default.step} steps"
     return (
-        f"{label(decision.winner.number)} has {objective.metric} {value:.4f}, the default configuration "
+        f"{label(selection.winner.number)} has {objective.metric} {value:.4f}, the default configuration "
         f"({name}, {until}) {start:.4f}: {objective.words(gain)}{_share(gain, start)}"
         f"{_span(separation.of(default.trial_key), separation) if separation is not None else ''}"
     )
 
 
-def against_next(record: SweepRecord, decision: Decision, separation: Separation | None) -> list[str]:
+def against_next(record: SweepRecord, selection: Selection, separation: Separation | None) -> list[str]:
     """Which of the next trials the best one cannot be told apart from, or that it can from all of them."""
-    if decision.winner is None or separation is None or not separation.trials:
+    if selection.winner is None or separation is None or not separation.trials:
         return []
     names = {key: label(trial.number) for key, trial in record.trials.items()}
     alike = [each for each in separation.trials if each.apart is False]

@@ -10,7 +10,7 @@ from typing import Any
 
 from sweeps.record.events import TrialState
 from sweeps.record.folder import SweepFolder
-from sweeps.record.selection import Decision, choose, pareto
+from sweeps.record.selection import Selection, choose, pareto
 from sweeps.record.separation import Separation
 from sweeps.record.spent import Planned, Spent, planned
 from sweeps.record.sweep_record import SweepRecord
@@ -46,10 +46,10 @@ class Result:
     """Memory that a host's slots were planned with."""
 
     @property
-    def decision(self) -> Decision:
+    def selection(self) -> Selection:
         """The best trial, or why there is none."""
         if self.is_folder_gone:
-            return Decision(None, "none: the sweep's folder is gone, and the adapters in it")
+            return Selection(None, "none: the sweep's folder is gone, and the adapters in it")
         return choose(self.record.trials.values(), self.record.objective)
 
     @property
@@ -58,7 +58,7 @@ class Result:
         if self.stopped_by is not None and not self.is_folder_gone:
             return 128 + self.stopped_by
         failed = any(trial.state is TrialState.FAILED for trial in self.record.trials.values())
-        best = self.decision.winner
+        best = self.selection.winner
         lacking = self.undelivered or self.refused or self.failure is not None
         return 1 if failed or best is None or lacking else 0
 
@@ -87,7 +87,7 @@ class Result:
 
     def as_json(self) -> dict[str, Any]:
         """The line that --json prints."""
-        best, base, metric = self.decision.winner, self.record.base, self.record.objective.metric
+        best, base, metric = self.selection.winner, self.record.base, self.record.objective.metric
         return {
             "sweep": self.sweep_id,
             "dir": str(self.folder),

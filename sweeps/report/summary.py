@@ -47,7 +47,7 @@ def show(sweep: Sweep, result: Result) -> None:
     """The table of trials, the best one, and what to do next."""
     out = console()
     record, metric = result.record, result.record.objective.metric
-    decision = result.decision
+    selection = result.selection
     starts_with_default = sweep.config.searcher.start_with_default
     outside = starts_with_default and bool(points.outside(sweep.config.base, sweep.space))
     out.print()
@@ -59,14 +59,14 @@ def show(sweep: Sweep, result: Result) -> None:
         out.print()
     is_cut_short = result.stopped_by is not None or result.failure is not None
     may_go_on = is_cut_short and not result.is_folder_gone
-    lines = [best_compared.without_winner(record, decision, may_go_on)] if decision.winner is None else []
-    default = best_compared.against_default(record, decision, starts_with_default, outside, result.separation)
+    lines = [best_compared.without_winner(record, selection, may_go_on)] if selection.winner is None else []
+    default = best_compared.against_default(record, selection, starts_with_default, outside, result.separation)
     compared = [
-        *best_compared.of_best(record, decision, result.separation),
+        *best_compared.of_best(record, selection, result.separation),
         *([default] if default is not None else []),
     ]
-    if decision.winner is not None:
-        best = decision.winner
+    if selection.winner is not None:
+        best = selection.winner
         lines.append(f"best: {label(best.number)}, {metric} {best.value(metric):.4f} at step {best.best_step}")
     lines += [f"      {line}" for line in compared]
     counts = ", ".join(f"{count} {state}" for state, count in record.counts().items())
@@ -121,7 +121,7 @@ def _next_steps(sweep: Sweep, result: Result) -> list[str]:
         lines.append(
             f"{result.refused} events were refused by MLflow ({uri}) and are in {result.folder}/events.jsonl only"
         )
-    best = result.decision.winner
+    best = result.selection.winner
     if best is not None and best.adapter is not None:
         lines += ["", "the best adapter:", f"  {result.folder / best.adapter / 'adapter'}"]
     if result.parent_run is not None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from sweeps.record.run_names import label
-from sweeps.record.selection import Decision, pareto, rank
+from sweeps.record.selection import Selection, pareto, rank
 from sweeps.record.separation import Separation
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import best_compared
@@ -73,16 +73,16 @@ def terminal(
     return table
 
 
-def markdown(record: SweepRecord, decision: Decision, separation: Separation | None = None) -> str:
+def markdown(record: SweepRecord, selection: Selection, separation: Separation | None = None) -> str:
     """The result as Markdown, the answer first: MLflow folds a note after its first lines."""
     metric = record.objective.metric
-    if decision.winner is None:
-        head = f"No best trial: {decision.why}."
+    if selection.winner is None:
+        head = f"No best trial: {selection.why}."
     else:
-        best = decision.winner
+        best = selection.winner
         shown = ", ".join(f"{name} {_value(value)}" for name, value in best.params.items())
         head = f"**Best: {label(best.number)}, {metric} {best.value(metric):.4f}** at step {best.best_step} ({shown})."
-    lines = [head, "", *(f"- {line}" for line in best_compared.of_best(record, decision, separation))]
+    lines = [head, "", *(f"- {line}" for line in best_compared.of_best(record, selection, separation))]
     lines += [""] if lines[-1] else []
     trials = order(record)
     params = _params(trials)

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import BeforeValidator, Field
 
-from search_spaces.domains import Value
+from search_spaces.space import Point
 from trainables.contract import FailureKind
 from trainables.specs import Spec
 
@@ -27,15 +27,13 @@ from trainables.specs import Spec
 class Searcher(Protocol):
     """Suggests points one after the other."""
 
-    def suggest(self) -> dict[str, Value] | None:
+    def suggest(self) -> Point | None:
         """The next point, or None when there is none left.
 
         Points may repeat. The caller drops those, and asks again until there is one that a trial can begin at.
         """
 
-    def tell(
-        self, point: Mapping[str, Value], resource: int, outcome: float | FailureKind | None, is_final: bool
-    ) -> None:
+    def tell(self, point: Point, resource: int, outcome: float | FailureKind | None, is_final: bool) -> None:
         """Takes notice of a trial that begins, or of a result.
 
         Args:

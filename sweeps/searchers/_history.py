@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 
-from search_spaces.domains import Value, identity
+from search_spaces.domains import identity
+from search_spaces.space import Point
 from trainables.contract import FailureKind
 
-Point = Mapping[str, Value]
 Key = frozenset[tuple[str, object]]
 
 

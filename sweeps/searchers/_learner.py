@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import islice
 from random import Random
 
-from search_spaces.domains import Value
-from search_spaces.space import SearchSpace
-from sweeps.searchers._history import History, Point
+from search_spaces.space import Point, SearchSpace
+from sweeps.searchers._history import History
 from trainables.contract import FailureKind
 
 TRIES = 40
@@ -35,7 +34,7 @@ class Learner:
         self._history = History()
         self._dropped = 0
 
-    def suggest(self) -> dict[str, Value] | None:
+    def suggest(self) -> Point | None:
         """The next point; never ends."""
         dropped, self._dropped = self._dropped, self._dropped + 1
         rng = Random(f"{self._seed}:{len(self._history)}:{dropped}")
@@ -45,9 +44,7 @@ class Learner:
                     return dict(point)
         return self._space.sample(rng, len(self._history) + dropped)
 
-    def tell(
-        self, point: Mapping[str, Value], resource: int, outcome: float | FailureKind | None, is_final: bool
-    ) -> None:
+    def tell(self, point: Point, resource: int, outcome: float | FailureKind | None, is_final: bool) -> None:
         """Takes notice of a trial that begins, and of a result, also of one that is not the trial's last."""
         if point not in self._history:
             self._dropped = 0

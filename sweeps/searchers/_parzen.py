@@ -14,14 +14,14 @@ from collections.abc import Iterator, Mapping, Set
 from typing import TYPE_CHECKING, Any
 
 from search_spaces.domains import Domain, Value, identity
-from search_spaces.space import SearchSpace
-from sweeps.searchers._history import History, Point, Seen
+from search_spaces.space import Point, SearchSpace
+from sweeps.searchers._history import History, Seen
 
 if TYPE_CHECKING:
     import optuna
 
 
-def points(space: SearchSpace, history: History, seed: int) -> Iterator[dict[str, Value]]:
+def points(space: SearchSpace, history: History, seed: int) -> Iterator[Point]:
     """Points that look promising, without end; each takes those before it for tried."""
     study = _study(space, history, seed)
     while True:

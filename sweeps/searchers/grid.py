@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
-from search_spaces.domains import Value
-from search_spaces.space import SearchSpace
+from search_spaces.space import Point, SearchSpace
 from sweeps.searchers import SearcherSettings
 from trainables.contract import FailureKind
 
@@ -40,11 +38,9 @@ class GridSearcher:
     def __init__(self, space: SearchSpace) -> None:
         self._points = space.grid()
 
-    def suggest(self) -> dict[str, Value] | None:
+    def suggest(self) -> Point | None:
         """The next combination; None after the last."""
         return next(self._points, None)
 
-    def tell(
-        self, point: Mapping[str, Value], resource: int, outcome: float | FailureKind | None, is_final: bool
-    ) -> None:
+    def tell(self, point: Point, resource: int, outcome: float | FailureKind | None, is_final: bool) -> None:
         """Nothing changes: the order of a grid is fixed."""

@@ -16,9 +16,9 @@ from random import Random
 from typing import Literal
 
 from search_spaces.domains import Value
-from search_spaces.space import SearchSpace
+from search_spaces.space import Point, SearchSpace
 from sweeps.searchers import SearcherSettings, _draws, _parzen
-from sweeps.searchers._history import History, Point
+from sweeps.searchers._history import History
 from sweeps.searchers._learner import Learner
 from sweeps.searchers.tpe import STARTUP
 
@@ -114,7 +114,7 @@ def _trust(space: SearchSpace, history: History) -> float:
     return prior / (prior + near)
 
 
-def from_priors(space: SearchSpace, rng: Random) -> dict[str, Value]:
+def from_priors(space: SearchSpace, rng: Random) -> Point:
     """A point whose fields are near their priors; those without one are drawn at random."""
     point: dict[str, Value] = {}
     for name in space.order:
@@ -124,7 +124,7 @@ def from_priors(space: SearchSpace, rng: Random) -> dict[str, Value]:
     return {name: point[name] for name in space.domains if name in point}
 
 
-def near_best(space: SearchSpace, history: History, rng: Random) -> dict[str, Value]:
+def near_best(space: SearchSpace, history: History, rng: Random) -> Point:
     """The best point so far with some of its fields changed."""
     best = history.ranked()[0].point
     fields = [name for name in space.order if name in best]

@@ -5,12 +5,10 @@ Bergstra and Bengio, JMLR 2012. Point i is a function of the seed and i alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from random import Random
 from typing import Literal
 
-from search_spaces.domains import Value
-from search_spaces.space import SearchSpace
+from search_spaces.space import Point, SearchSpace
 from sweeps.searchers import SearcherSettings
 from trainables.contract import FailureKind
 
@@ -41,12 +39,10 @@ class RandomSearcher:
         self._seed = seed
         self._given = 0
 
-    def suggest(self) -> dict[str, Value] | None:
+    def suggest(self) -> Point | None:
         """A new draw; never ends."""
         index, self._given = self._given, self._given + 1
         return self._space.sample(Random(f"{self._seed}:{index}"), index)
 
-    def tell(
-        self, point: Mapping[str, Value], resource: int, outcome: float | FailureKind | None, is_final: bool
-    ) -> None:
+    def tell(self, point: Point, resource: int, outcome: float | FailureKind | None, is_final: bool) -> None:
         """Nothing changes: each draw is independent of all others."""

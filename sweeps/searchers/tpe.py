@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from random import Random
 from typing import Literal
 
-from search_spaces.space import SearchSpace
+from search_spaces.space import Point, SearchSpace
 from sweeps.searchers import SearcherSettings, _parzen
-from sweeps.searchers._history import History, Point
+from sweeps.searchers._history import History
 from sweeps.searchers._learner import Learner
 
 STARTUP = 10

@@ -14,7 +14,7 @@ from sweeps.record.journal import Journal
 from sweeps.record.run_names import label
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.steering.mailbox import Letter, Mailbox, StopSweep, StopTrial
-from sweeps.steering.stop import StopRequest
+from sweeps.steering.stop import StopState
 
 STOPPED_BY_REQUEST = "stopped by request"
 STOPPING = "trials are saved at their next step"
@@ -27,7 +27,7 @@ class Answerer:
 
     mailbox: Mailbox
     journal: Journal
-    stop: StopRequest
+    stop: StopState
     stop_trial: Callable[[str], None]
     """Ends the running trial of this key at its next step, or the parked one at once."""
     clock: Callable[[], float]

@@ -22,7 +22,7 @@ Reason = Literal["interrupted", "budget", "failed"]
 
 
 @dataclass
-class StopRequest:
+class StopState:
     """Whether the sweep should end, and why. The first reason stays."""
 
     deadline: float | None
@@ -67,29 +67,29 @@ def _let_go_of_terminal() -> None:
 
 @contextmanager
 def on_signals(
-    request: StopRequest, say: Callable[[str], None], post: Callable[[StopSweep], None] = lambda _request: None
+    stop: StopState, say: Callable[[str], None], post: Callable[[StopSweep], None] = lambda _stop: None
 ) -> Iterator[None]:
     """While the block runs: the first signal asks to end in order, the second ends the process at once.
 
     Args:
-        request: takes effect at once.
+        stop: the first signal asks it to end the sweep; takes effect at once.
         say: tells people.
-        post: puts the same request into the mailbox, so that the event log has who asked.
+        post: puts a request for the same into the mailbox, so that the event log has who asked.
     """
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             _let_go_of_terminal()
-        if request.was_signalled:
+        if stop.was_signalled:
             _end_at_once(number, "qsweep resume goes on with the sweep and closes its runs")
-        request.was_signalled = True
-        if request.is_over:
-            request.is_leaving = True
+        stop.was_signalled = True
+        if stop.is_over:
+            stop.is_leaving = True
             say("leaving without waiting for the tracking server")
             return
-        if request.reason is None:
-            request.ask("interrupted", "interrupted")
-            request.signal = number
+        if stop.reason is None:
+            stop.ask("interrupted", "interrupted")
+            stop.signal = number
             post(StopSweep(sender=signal.Signals(number).name))
         say("stopping: trials are saved at their next step; once more to end at once")
 

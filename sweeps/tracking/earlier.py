@@ -47,7 +47,7 @@ def trials(
         loss = objective.loss(trial.best(objective.metric))
         step = None if trial.state == TrialState.COMPLETED else trial.steps
         if trial.is_ranked(objective.metric) and point is not None and step != 0:
-            points.append(EarlierPoint(point=point, loss=loss, step=step))
+            points.append(EarlierPoint(point=dict(point), loss=loss, step=step))
     return EarlierTrials(
         time=time,
         sweep_id=earlier.sweep_id,

@@ -301,14 +301,14 @@ class MlflowSink:
             runs.log(run_id, tags={"sweep.adapter_sha256": written, "sweep.eval_rows_sha256": rows})
 
     def _end_sweep(self, runs: Runs, parent: str, event: SweepEnded, record: SweepRecord) -> None:
-        decision = choose(record.trials.values(), record.objective)
+        selection = choose(record.trials.values(), record.objective)
         tags: dict[str, object] = {
             "sweep.state": event.reason,
-            "mlflow.note.content": markdown(record, decision, eval_rows.separation(self._folder, record)),
+            "mlflow.note.content": markdown(record, selection, eval_rows.separation(self._folder, record)),
         }
         points = spent_points(record, self._config.budget.steps_per_trial)
-        if decision.winner is not None:
-            best = decision.winner
+        if selection.winner is not None:
+            best = selection.winner
             # Found, not remembered: an earlier driver may have opened it.
             run_id = self._open_child(runs, best.trial_key, record, event.time)
             tags |= {"sweep.best_trial_key": best.trial_key, "sweep.best_run": run_id}

@@ -31,7 +31,7 @@ from sweeps.record.folder import SweepFolder, cannot_write, write_whole
 from sweeps.record.journal import Journal
 from sweeps.record.run_names import label
 from sweeps.report.progress import Display
-from sweeps.steering.stop import Reason, StopRequest
+from sweeps.steering.stop import Reason, StopState
 from sweeps.tune import processes
 from sweeps.tune.base_evaluation import BaseEvaluation
 from sweeps.tune.callback import JournalCallback
@@ -53,7 +53,7 @@ class Driver:
     config: SweepConfig
     folder: SweepFolder
     journal: Journal
-    stop: StopRequest
+    stop: StopState
     display: Display
     clock: Callable[[], float] = time.time
     hosts: tuple[HostFacts, ...] = field(default=(), init=False)

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from sweeps.errors import RayGone
-from sweeps.steering.stop import StopRequest
+from sweeps.steering.stop import StopState
 
 TURN_SECONDS = 0.2
 STOP_SECONDS = 120.0
@@ -45,7 +45,7 @@ class Ray(Protocol):
 def supervise(
     work: Callable[[], None],
     ray: Ray,
-    stop: StopRequest,
+    stop: StopState,
     look: Callable[[], None],
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
@@ -80,7 +80,7 @@ def supervise(
         raise RayGone(f"{LOST}: {GO_ON}") from error
 
 
-def _hopeless(ray: Ray, stop: StopRequest, lasting: _Lasting) -> str | None:
+def _hopeless(ray: Ray, stop: StopState, lasting: _Lasting) -> str | None:
     """Why nobody should wait for Ray any longer; None while there is hope."""
     # Never at once: the signal that ended Ray may be on its way to this process too.
     if lasting.longer("lost", ray.is_lost(), ray.patience_seconds):

@@ -12,7 +12,7 @@ from ray.tune import Stopper
 
 from cluster.hosts import PROCESS_LOST
 from sweeps.report.progress import Display
-from sweeps.steering.stop import StopRequest
+from sweeps.steering.stop import StopState
 from sweeps.tune.base_evaluation import BaseEvaluation
 from sweeps.tune.trial_queue import TrialQueue
 
@@ -39,14 +39,14 @@ class Watch(Stopper):
 
     def __init__(
         self,
-        request: StopRequest,
+        stop: StopState,
         broker: Any,
         queue: TrialQueue,
         display: Display,
         base: BaseEvaluation | None,
         stops: Stops,
     ) -> None:
-        self._request = request
+        self._stop = stop
         self._broker = broker
         self._queue = queue
         self._display = display
@@ -75,7 +75,7 @@ class Watch(Stopper):
         self._stop_trials()
         if self._base is not None:
             self._base.look()
-        if self._request.check() is None:
+        if self._stop.check() is None:
             return False
         if self._deadline is None:
             self._broker.stop.remote()

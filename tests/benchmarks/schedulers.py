@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from random import Random
 from statistics import fmean, stdev
 
-from simulator import ARRIVALS, SPACE, Listed, Outcome, Searched, Setting, curves, simulate
+from simulator import ARRIVALS, SPACE, Listed, Searched, Setting, SimulatedSweep, curves, simulate
 
 from search_spaces.space import SearchSpace
 from sweeps.config import components
@@ -39,13 +39,13 @@ SEARCHERS = ("random", "tpe", "prior")
 PRIORS = {"right": 1.0e-3, "off by 10": 1.0e-4}
 
 
-def listed(rule: str, arrival: str, setting: Setting, seed: int) -> Outcome:
+def listed(rule: str, arrival: str, setting: Setting, seed: int) -> SimulatedSweep:
     """One sweep over curves that come in this order."""
     trials = ARRIVALS[arrival](list(curves(TRIALS, Random(seed), FULL)))
     return simulate(RULES[rule](), Listed(trials), setting, Random(seed))
 
 
-def searched(rule: str, searcher: str, rate: float, setting: Setting, seed: int) -> tuple[Outcome, float]:
+def searched(rule: str, searcher: str, rate: float, setting: Setting, seed: int) -> tuple[SimulatedSweep, float]:
     """One sweep of a searcher whose prior expects this learning rate; with its regret."""
     raw = {**SPACE, "training.learning_rate": {**SPACE["training.learning_rate"], "prior": rate}}
     config = components.modules("searchers")[searcher].Config()

@@ -18,7 +18,7 @@ from cluster.errors import HostError
 from cluster.scoring_host import ScoringHost, can_score, check_memory
 from trainables import qlora
 from trainables.packing import memory
-from trainables.scoring.requests import BASE, Request
+from trainables.scoring.requests import BASE, ScoringRequest
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def base(tmp_path_factory):
 def expected(base, tmp_path_factory):
     """What this process itself computes."""
     scorer = qlora.open_scorer(base, tmp_path_factory.mktemp("cache"))
-    return scorer.score(Request(rows="test", with_base=True))
+    return scorer.score(ScoringRequest(rows="test", with_base=True))
 
 
 SCRIPT = "import sys, json; print(json.dumps([sys.argv[1], json.load(sys.stdin), open(sys.argv[1] + '/a/b').read()]))"
@@ -44,20 +44,20 @@ SCRIPT = "import sys, json; print(json.dumps([sys.argv[1], json.load(sys.stdin),
 def test_a_process_elsewhere_scores_the_same(base, expected, address):
     with scoring.scoring(base, address) as elsewhere:
         assert elsewhere.fingerprint() == qlora.fingerprint(base)
-        found = elsewhere.score(Request(rows="test", with_base=True))
+        found = elsewhere.score(ScoringRequest(rows="test", with_base=True))
         assert (found.fingerprint, found.hardware) == (expected.fingerprint, expected.hardware)
         # Another number of threads adds up in another order.
         assert found.scores[BASE].row_losses == pytest.approx(expected.scores[BASE].row_losses, rel=1e-5)
         assert elsewhere.base_facts().columns == ("question",)
         with pytest.raises(HostError, match=r"nowhere.jsonl does not exist"):
-            elsewhere.score(Request(rows="/nowhere.jsonl", with_base=True))
+            elsewhere.score(ScoringRequest(rows="/nowhere.jsonl", with_base=True))
         path, job, content = json.loads(elsewhere.serve(SCRIPT, {"a/b": b"text"}, '{"x": 1}'))
         assert (job, content) == ({"x": 1}, "text")
         assert path.endswith("/model")
         with pytest.raises(HostError, match="the packaged model cannot be served: ValueError: no"):
             elsewhere.serve("raise ValueError('no')", {}, "")
         # The base is loaded again.
-        assert elsewhere.score(Request(rows="test", with_base=True)) == found
+        assert elsewhere.score(ScoringRequest(rows="test", with_base=True)) == found
 
 
 @pytest.mark.ray

@@ -11,7 +11,7 @@ import pytest
 from rule_players import Play, play
 
 from sweeps.config import components
-from sweeps.halving.rule import Direction, Reported, Rule, Standing, Started, Verdict
+from sweeps.halving.rule import Decision, Direction, Reported, Rule, Standing, Started
 
 STEPS = 27
 POINTS = (3, 9, 27)
@@ -74,12 +74,14 @@ def test_a_replay_after_any_event_decides_as_the_rule_would_have(section: dict[s
     played = lived(built(section), 2)
     for at in range(len(played.events)):
         again, rule = built(section), built(section).replay(played.events)
-        verdicts = [again.take(event) for event in played.events[:at]]
+        decisions = [again.take(event) for event in played.events[:at]]
         # A report that was not taken in comes again, and what was judged is not judged twice.
-        assert all(again.take(event) is not Verdict.PARK for event in played.events[:at] if isinstance(event, Reported))
-        verdicts += [again.take(event) for event in played.events[at:]]
-        judged = [v for v, event in zip(verdicts, played.events, strict=True) if isinstance(event, Reported)]
-        assert judged == played.verdicts
+        assert all(
+            again.take(event) is not Decision.PARK for event in played.events[:at] if isinstance(event, Reported)
+        )
+        decisions += [again.take(event) for event in played.events[at:]]
+        judged = [v for v, event in zip(decisions, played.events, strict=True) if isinstance(event, Reported)]
+        assert judged == played.decisions
         assert [again.standing(str(n)) for n in range(12)] == [rule.standing(str(n)) for n in range(12)]
 
 
@@ -100,7 +102,7 @@ def test_a_value_that_is_not_finite_ends_the_trial(section: dict[str, Any]) -> N
     for value in (float("nan"), float("inf"), float("-inf")):
         rule = built(section, "max")
         rule.take(Started("a"))
-        assert rule.take(Reported("a", 3, value)) is Verdict.STOP
+        assert rule.take(Reported("a", 3, value)) is Decision.STOP
         assert rule.standing("a") is Standing.OVER
 
 
@@ -112,7 +114,7 @@ def test_overfit_patience_is_off_unless_it_is_asked_for(section: dict[str, Any])
         rule.take(Started("a"))
         for point in POINTS:
             ends[patience] = point
-            if rule.take(Reported("a", point, float(point))) is Verdict.STOP:
+            if rule.take(Reported("a", point, float(point))) is Decision.STOP:
                 break
             rule.take(Started("a"))
     assert ends == {None: 27, 1: 9}
@@ -130,7 +132,7 @@ def test_no_sweep_takes_more_steps_than_it_says(section: dict[str, Any], protect
 
 @EVERY
 def test_only_a_scheduler_that_says_so_parks_trials(section: dict[str, Any]) -> None:
-    parked = Verdict.PARK in lived(built(section), 4).verdicts
+    parked = Decision.PARK in lived(built(section), 4).decisions
     assert parked == config(section).parks
 
 

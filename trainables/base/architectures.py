@@ -33,7 +33,7 @@ _WITH_PICTURES = ("MODEL_FOR_IMAGE_TEXT_TO_TEXT", "MODEL_FOR_MULTIMODAL_LM")
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ArchitectureCheck:
     """The result of the check: a refusal, a doubt, or neither when the model can be trained."""
 
     refusal: str | None = None
@@ -58,23 +58,23 @@ class Tables:
         return self.classes["MODEL_FOR_CAUSAL_LM"]
 
 
-def of_config(config: Mapping[str, object], trust_remote_code: bool = False) -> Verdict:
+def of_config(config: Mapping[str, object], trust_remote_code: bool = False) -> ArchitectureCheck:
     """Checks the content of config.json."""
     text = config.get("text_config")  # the language model inside a multimodal one
     merged = {**config, **text} if isinstance(text, dict) else dict(config)
     if seen := _sees_ahead(config.get("model_type"), merged):
-        return Verdict(refusal=seen)
+        return ArchitectureCheck(refusal=seen)
     codes = config.get("auto_map")
     has_code = isinstance(codes, dict) and "AutoModelForCausalLM" in codes
     if has_code and trust_remote_code:
-        return Verdict(doubt="it brings its own code")
+        return ArchitectureCheck(doubt="it brings its own code")
     kind, known = config.get("model_type"), tables()
     if known is None:
-        return Verdict(doubt=f"the tables of transformers {version('transformers')} cannot be read")
+        return ArchitectureCheck(doubt=f"the tables of transformers {version('transformers')} cannot be read")
     if not isinstance(kind, str):
-        return Verdict(refusal="config.json has no model_type, so transformers cannot tell what it is")
+        return ArchitectureCheck(refusal="config.json has no model_type, so transformers cannot tell what it is")
     if kind not in known.causal:
-        return Verdict(refusal=_not_causal(kind, known, has_code))
+        return ArchitectureCheck(refusal=_not_causal(kind, known, has_code))
     return _of_class(kind, merged, config.get("architectures"), known)
 
 
@@ -92,21 +92,21 @@ def is_state_space(kind: str) -> bool:
     return _MIXER.search(source) is not None and _BLOCK.search(source) is None
 
 
-def of_gguf(values: Mapping[str, object]) -> Verdict:
+def of_gguf(values: Mapping[str, object]) -> ArchitectureCheck:
     """Checks the key-value section of a GGUF file."""
     architecture, known = values.get("general.architecture"), tables()
     if known is None:
-        return Verdict(doubt=f"the tables of transformers {version('transformers')} cannot be read")
+        return ArchitectureCheck(doubt=f"the tables of transformers {version('transformers')} cannot be read")
     if not isinstance(architecture, str):
-        return Verdict(refusal="its header has no general.architecture")
+        return ArchitectureCheck(refusal="its header has no general.architecture")
     kind = next((name for name in known.gguf if _squeezed(name) == _squeezed(architecture)), None)
     if kind is None and not architecture.startswith("t5"):
         supported = ", ".join(sorted(known.gguf & known.causal.keys()))
         reads = f"transformers {version('transformers')} reads {supported}"
-        return Verdict(refusal=f"a GGUF file of architecture {architecture!r} cannot be loaded: {reads}")
+        return ArchitectureCheck(refusal=f"a GGUF file of architecture {architecture!r} cannot be loaded: {reads}")
     if kind not in known.causal:
-        return Verdict(refusal=f"architecture {architecture!r} is not a causal language model: {NEEDED}")
-    return Verdict()
+        return ArchitectureCheck(refusal=f"architecture {architecture!r} is not a causal language model: {NEEDED}")
+    return ArchitectureCheck()
 
 
 @lru_cache
@@ -178,13 +178,13 @@ def _not_causal(kind: str, known: Tables, has_code: bool) -> str:
     return f"transformers {version('transformers')} does not know model_type {kind!r}: a newer version may"
 
 
-def _of_class(kind: str, config: Mapping[str, object], classes: object, known: Tables) -> Verdict:
+def _of_class(kind: str, config: Mapping[str, object], classes: object, known: Tables) -> ArchitectureCheck:
     """Checks a type that has a class for causal models, by the class that its weights were saved from."""
     names = [name for name in classes if isinstance(name, str)] if isinstance(classes, list) else []
     may_be_encoder = kind in _ALSO_BIDIRECTIONAL or any(kind in known.classes[table] for table in _BIDIRECTIONAL)
     if may_be_encoder and config.get("is_decoder") is not True:
         saved = f" (saved as {names[0]})" if names else ""
-        return Verdict(
+        return ArchitectureCheck(
             refusal=f"model_type {kind!r}{saved} is not a decoder, since config.json does not say is_decoder true: "
             f"it sees the tokens that are to be predicted; {NEEDED}"
         )
@@ -195,8 +195,10 @@ def _of_class(kind: str, config: Mapping[str, object], classes: object, known: T
     good = {"MODEL_FOR_CAUSAL_LM", "MODEL", *_WITH_PICTURES}
     wrong = [name for name, tables in tables_of.items() if tables and not good & set(tables)]
     if wrong:
-        return Verdict(refusal=f"its weights were saved from {wrong[0]}, which has no language-model head: {NEEDED}")
-    return Verdict()
+        return ArchitectureCheck(
+            refusal=f"its weights were saved from {wrong[0]}, which has no language-model head: {NEEDED}"
+        )
+    return ArchitectureCheck()
 
 
 def _squeezed(name: str) -> str:

@@ -94,7 +94,7 @@ def doubt(model: ModelSpec) -> str | None:
     Raises:
         ModelError: the source is not there, or its configuration or header cannot be read.
     """
-    return _verdict(model).doubt
+    return _checked(model).doubt
 
 
 def guess(model: ModelSpec) -> str | None:
@@ -191,14 +191,14 @@ def model_type(model: ModelSpec) -> str | None:
     return kind if isinstance(kind, str) else None
 
 
-def _verdict(model: ModelSpec) -> architectures.Verdict:
+def _checked(model: ModelSpec) -> architectures.ArchitectureCheck:
     """Checks by the model's files whether it can be trained here."""
     source = locate(model.source)
     if source.kind == "gguf" and source.path is not None:
         return architectures.of_gguf(model_files.header(source.text, source.path)[0])
     folder = source.path or model_files.cached(model)
     if folder is None:
-        return architectures.Verdict(doubt="its configuration is not on this machine")
+        return architectures.ArchitectureCheck(doubt="its configuration is not on this machine")
     return architectures.of_config(model_files.config(source.text, folder), model.trust_remote_code)
 
 
@@ -273,6 +273,6 @@ def _check_files(model: ModelSpec, source: Source) -> None:
 
 
 def _check_kind(model: ModelSpec) -> None:
-    refusal = _verdict(model).refusal
+    refusal = _checked(model).refusal
     if refusal is not None:
         raise error(model.source, refusal)

@@ -14,7 +14,7 @@ _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
 @dataclass(frozen=True)
-class Answer:
+class HubReply:
     """The answer of the hub; one of the three fields is set."""
 
     files: frozenset[str] = frozenset()
@@ -25,7 +25,7 @@ class Answer:
     """Why the hub did not answer."""
 
 
-def ask(name: str, kind: Literal["model", "dataset"], revision: str | None) -> Answer:
+def ask(name: str, kind: Literal["model", "dataset"], revision: str | None) -> HubReply:
     """Asks the hub. Downloads the configuration of a model into the local cache."""
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -39,17 +39,17 @@ def ask(name: str, kind: Literal["model", "dataset"], revision: str | None) -> A
             hf_hub_download(name, "config.json", revision=revision, etag_timeout=SECONDS)
         elif getattr(info, "gated", False):
             api.auth_check(name, repo_type=kind)
-        return Answer(files=files)
+        return HubReply(files=files)
     except OfflineModeIsEnabled:
-        return Answer(unreachable="it is switched off by HF_HUB_OFFLINE")
+        return HubReply(unreachable="it is switched off by HF_HUB_OFFLINE")
     except HfHubHTTPError as error:
         return _judged(error)
     # Errors of the HTTP library, whose types differ by version, and answers of a proxy instead of the hub.
     except Exception as error:
-        return Answer(unreachable=_line(str(error)) or type(error).__name__)
+        return HubReply(unreachable=_line(str(error)) or type(error).__name__)
 
 
-def _judged(error: Exception) -> Answer:
+def _judged(error: Exception) -> HubReply:
     """Turns an HTTP error into an answer. Only an error of the hub itself is a refusal, not one of a proxy."""
     from huggingface_hub.errors import DisabledRepoError, GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -67,8 +67,8 @@ def _judged(error: Exception) -> Answer:
         case _ if said and getattr(getattr(error, "response", None), "status_code", 0) in (401, 403):
             way_out = _LOG_IN
         case _:
-            return Answer(unreachable=_line(str(error)))
-    return Answer(refusal=f"the hub says: {reason}: {way_out}")
+            return HubReply(unreachable=_line(str(error)))
+    return HubReply(refusal=f"the hub says: {reason}: {way_out}")
 
 
 def _line(text: str) -> str:

@@ -84,5 +84,5 @@ def _is_cached(name: str) -> bool:
     return folder.is_dir() and any(path.name.replace("_", "").lower() == kept for path in folder.iterdir())
 
 
-def _unreached(answer: client.Answer) -> str:
+def _unreached(answer: client.HubReply) -> str:
     return f"the hub cannot be reached ({answer.unreachable})"

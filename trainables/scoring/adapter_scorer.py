@@ -23,11 +23,20 @@ from trainables.data.rendering import Renderer
 from trainables.errors import DataError, ModelError
 from trainables.inputs.legible import legible
 from trainables.packing.batches import chunks, stack
-from trainables.scoring.requests import BASE, Answer, BaseFacts, Request, Sample, Scores, of_option, problems
+from trainables.scoring.requests import (
+    BASE,
+    BaseFacts,
+    Sample,
+    Scores,
+    ScoringRequest,
+    ScoringResult,
+    of_option,
+    problems,
+)
 from trainables.specs import DataSpec, TrialSpec
 
 _NAMED = ("eval", "held_out", "test")
-"""The values of `Request.rows` that are not a file."""
+"""The values of `ScoringRequest.rows` that are not a file."""
 
 
 class AdapterScorer:
@@ -47,7 +56,7 @@ class AdapterScorer:
         self._keep: Any = None
         self._base.model.get_output_embeddings().register_forward_pre_hook(self._keep_labelled)
 
-    def score(self, request: Request) -> Answer:
+    def score(self, request: ScoringRequest) -> ScoringResult:
         """See `Scorer.score`.
 
         Raises:
@@ -61,7 +70,7 @@ class AdapterScorer:
         for name, files in request.adapters.items():
             scores[name] = self._with_adapter(name, files, split)
         samples = self._samples(request.rows, split, request.samples)
-        return Answer(scores=scores, hardware=self._base.hardware, fingerprint=fingerprint, samples=samples)
+        return ScoringResult(scores=scores, hardware=self._base.hardware, fingerprint=fingerprint, samples=samples)
 
     def base_facts(self) -> BaseFacts:
         """See `Scorer.base_facts`."""
@@ -187,7 +196,7 @@ class AdapterScorer:
 
 
 def _source(data: DataSpec, which: str) -> tuple[DataSpec, sources.SplitName]:
-    """Returns the data and the split that `which` names; see `Request.rows`."""
+    """Returns the data and the split that `which` names; see `ScoringRequest.rows`."""
     if which == "eval":
         return data, "eval"
     if which == "held_out":

@@ -43,7 +43,7 @@ _PLAIN = {
 over module names, which may take for ever to match."""
 
 
-class Request(Spec):
+class ScoringRequest(Spec):
     """A request to score adapters on rows."""
 
     rows: str
@@ -80,8 +80,8 @@ class Sample(Spec):
     """Positions of the tokens that count in the loss."""
 
 
-class Answer(Spec):
-    """The answer to a request."""
+class ScoringResult(Spec):
+    """The losses that a request asked for."""
 
     scores: dict[str, Scores]
     hardware: str
@@ -115,7 +115,7 @@ class BaseFacts(Spec):
 class Scorer(Protocol):
     """A base in memory that scores adapters."""
 
-    def score(self, request: Request) -> Answer:
+    def score(self, request: ScoringRequest) -> ScoringResult:
         """Scores adapters, and the base if asked."""
 
     def base_facts(self) -> BaseFacts:

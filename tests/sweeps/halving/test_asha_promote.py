@@ -13,7 +13,7 @@ from rule_players import Play, play
 
 from sweeps.halving.asha_promote import TAIL_TRIALS, Order, Promote
 from sweeps.halving.promotion_cost import has_tail, most_steps
-from sweeps.halving.rule import Ended, Idle, Reported, Resume, Standing, Started, Verdict, Work
+from sweeps.halving.rule import Decision, Ended, Idle, Reported, Resume, Standing, Started, Work
 
 POINTS = (3, 9, 27, 81)
 
@@ -134,7 +134,7 @@ def test_a_higher_value_is_better_when_the_direction_is_max() -> None:
     rule = Promote((1, 3), 3, direction="max")
     for name, value in [("a", 0.1), ("b", 0.9), ("c", 0.5)]:
         rule.take(Started(name))
-        assert rule.take(Reported(name, 1, value)) is Verdict.PARK
+        assert rule.take(Reported(name, 1, value)) is Decision.PARK
     assert rule.next(is_exhausted=True) == Resume("b")
     assert [rule.rank(name) for name in "abcd"] == [(1, 3, 3), (1, 1, 3), (1, 2, 3), None]
 
@@ -166,7 +166,7 @@ def test_the_tail_begins_beside_a_protected_trial_that_does_not_lead(loss: float
     rule.take(Started("a"))
     rule.take(Reported("a", 3, 1.0))
     if loss is not None:
-        assert rule.take(Reported("default", 3, loss)) is Verdict.GO_ON
+        assert rule.take(Reported("default", 3, loss)) is Decision.GO_ON
     assert rule.next(is_exhausted=True) == work
     if work == Idle.WAIT:
         rule.take(Ended("default"))
@@ -225,7 +225,7 @@ def test_a_trial_that_diverged_ranks_last_where_it_would_have_reported() -> None
     rule.take(Reported("a", 1, 2.0))
     rule.take(Ended("b", is_diverged=True))
     assert rule.next(is_exhausted=True) is Idle.WAIT
-    assert rule.take(Reported("c", 1, math.nan)) is Verdict.STOP
+    assert rule.take(Reported("c", 1, math.nan)) is Decision.STOP
     assert rule.next(is_exhausted=True) == Resume("a")  # 1 of 3
     assert [rule.standing(name) for name in "abc"] == [Standing.PARKED, Standing.OVER, Standing.OVER]
 
@@ -244,11 +244,11 @@ def test_a_trial_that_overfits_is_not_resumed() -> None:
     losses = {3: 1.0, 9: 1.5, 27: 1.6, 81: 1.7}
     rule = Promote(POINTS, 2, overfit_patience=2)
     rule.take(Started("a"))
-    verdicts = []
+    decisions = []
     for point in POINTS:
-        verdicts.append(rule.take(Reported("a", point, losses[point])))
-        if verdicts[-1] is Verdict.STOP:
+        decisions.append(rule.take(Reported("a", point, losses[point])))
+        if decisions[-1] is Decision.STOP:
             break
         rule.take(Started("a"))
-    assert verdicts == [Verdict.PARK, Verdict.PARK, Verdict.STOP]
+    assert decisions == [Decision.PARK, Decision.PARK, Decision.STOP]
     assert rule.next(is_exhausted=True) is Idle.OVER

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from sweeps.halving.asha_stop import Stop, cutoff
-from sweeps.halving.rule import Direction, Ended, Reported, Standing, Started, Verdict
+from sweeps.halving.rule import Decision, Direction, Ended, Reported, Standing, Started
 
 POINTS = {2: (2, 4, 8, 16, 32), 3: (1, 3, 9, 27), 4: (3, 12, 48)}
 VALUES = st.one_of(st.floats(-1e6, 1e6), st.integers(0, 5).map(float))
@@ -39,7 +39,7 @@ def test_verdicts_are_those_of_rays_scheduler_on_the_same_reports(
         name = data.draw(st.sampled_from(sorted(reached)))
         step, value = points[reached[name]], data.draw(VALUES)
         expected = theirs.on_trial_result(None, trials[name], {"step": step, "loss": value})
-        assert ours.take(Reported(name, step, value)) == {"CONTINUE": Verdict.GO_ON, "STOP": Verdict.STOP}[expected]
+        assert ours.take(Reported(name, step, value)) == {"CONTINUE": Decision.GO_ON, "STOP": Decision.STOP}[expected]
         reached[name] += 1
         if expected == "STOP":
             del reached[name]
@@ -55,11 +55,11 @@ def test_a_protected_trial_goes_on_and_still_moves_the_cutoff() -> None:
     for name in "abc":
         rule.take(Started(name, is_protected=name == "a"))
     assert [rule.take(Reported(*each)) for each in [("b", 1, 1.0), ("a", 1, 3.0), ("c", 1, 2.5)]] == [
-        Verdict.GO_ON,
-        Verdict.GO_ON,
-        Verdict.STOP,
+        Decision.GO_ON,
+        Decision.GO_ON,
+        Decision.STOP,
     ]
-    assert rule.take(Reported("a", 4, 3.0)) is Verdict.STOP
+    assert rule.take(Reported("a", 4, 3.0)) is Decision.STOP
 
 
 def test_a_report_that_comes_again_is_judged_once() -> None:
@@ -68,8 +68,8 @@ def test_a_report_that_comes_again_is_judged_once() -> None:
         rule.take(Started(name))
         rule.take(Reported(name, 1, value))
     before = {point: list(rewards) for point, rewards in rule._recorded.items()}
-    assert rule.take(Reported("a", 1, 9.0)) is Verdict.GO_ON
-    assert rule.take(Reported("b", 1, 0.5)) is Verdict.STOP  # it was stopped for good
+    assert rule.take(Reported("a", 1, 9.0)) is Decision.GO_ON
+    assert rule.take(Reported("b", 1, 0.5)) is Decision.STOP  # it was stopped for good
     assert rule._recorded == before
 
 
@@ -77,9 +77,9 @@ def test_a_trial_that_diverged_moves_no_cutoff() -> None:
     rule = Stop((1, 3, 9), 3)
     for name in "abc":
         rule.take(Started(name))
-    assert rule.take(Reported("a", 1, float("nan"))) is Verdict.STOP
+    assert rule.take(Reported("a", 1, float("nan"))) is Decision.STOP
     rule.take(Ended("b", is_diverged=True))
-    assert rule.take(Reported("c", 1, 7.0)) is Verdict.GO_ON  # the first one that counts there
+    assert rule.take(Reported("c", 1, 7.0)) is Decision.GO_ON  # the first one that counts there
     assert [rule.standing(name) for name in "abcd"] == [Standing.OVER, Standing.OVER, Standing.RUNNING, None]
 
 

@@ -14,7 +14,7 @@ from sweeps.halving.asha_promote import Promote
 from sweeps.halving.asha_stop import Stop
 from sweeps.halving.fifo import Fifo
 from sweeps.halving.median import Median
-from sweeps.halving.rule import Ended, Idle, Reported, Rule, Standing, Started, Verdict
+from sweeps.halving.rule import Decision, Ended, Idle, Reported, Rule, Standing, Started
 
 POINTS = (1, 3, 9, 27)
 RULES: dict[str, Callable[[], Rule]] = {
@@ -79,7 +79,7 @@ def test_a_trial_that_goes_on_after_an_interruption_reports_no_point_again(name:
     rule.take(Started("a", is_protected=True))
     rule.take(Reported("a", 1, 2.0))
     rule.take(Started("a", is_protected=True))
-    assert rule.take(Reported("a", 1, 7.0)) is Verdict.GO_ON
+    assert rule.take(Reported("a", 1, 7.0)) is Decision.GO_ON
     assert rule.next_point("a") == 3
 
 
@@ -123,8 +123,8 @@ def test_overfit_patience_counts_reports_in_a_row_that_are_worse_than_the_best()
     rule.take(Started("a"))
     values = [5.0, 6.0, 4.0, 4.5, 4.2]
     assert [rule.take(Reported("a", step, value)) for step, value in enumerate(values, 1)] == [
-        *[Verdict.GO_ON] * 4,
-        Verdict.STOP,
+        *[Decision.GO_ON] * 4,
+        Decision.STOP,
     ]
 
 
@@ -136,12 +136,12 @@ def test_median_stops_a_trial_whose_best_is_worse_than_the_median_of_the_others_
     for name in "abcde":
         rule.take(Started(name))
     for name, value in [("a", 1.0), ("b", 2.0), ("c", 3.0)]:
-        assert rule.take(Reported(name, 1, value)) is Verdict.GO_ON  # too few others
-    assert rule.take(Reported("d", 1, 1.9)) is Verdict.STOP
-    assert rule.take(Reported("e", 1, 2.0)) is Verdict.GO_ON  # of 1, 2, 3 and 1.9 the median is 1.95
+        assert rule.take(Reported(name, 1, value)) is Decision.GO_ON  # too few others
+    assert rule.take(Reported("d", 1, 1.9)) is Decision.STOP
+    assert rule.take(Reported("e", 1, 2.0)) is Decision.GO_ON  # of 1, 2, 3 and 1.9 the median is 1.95
     for name, value in [("a", 5.0), ("b", 2.0), ("c", 3.0)]:  # means: 3, 2, 3
         rule.take(Reported(name, 2, value))
-    assert rule.take(Reported("e", 2, 2.5)) is Verdict.STOP
+    assert rule.take(Reported("e", 2, 2.5)) is Decision.STOP
 
 
 def test_median_looks_at_a_trials_best_value_and_not_at_its_last() -> None:
@@ -150,4 +150,4 @@ def test_median_looks_at_a_trials_best_value_and_not_at_its_last() -> None:
         rule.take(Started(name))
         rule.take(Reported(name, 1, 1.0 if name == "d" else 2.0))
     for name, value in [("a", 2.0), ("b", 2.0), ("c", 2.0), ("d", 9.0)]:
-        assert rule.take(Reported(name, 2, value)) is Verdict.GO_ON
+        assert rule.take(Reported(name, 2, value)) is Decision.GO_ON

@@ -11,7 +11,7 @@ from promotion_worlds import killed_at
 from promotions import MODEL, run
 
 from sweeps.promotion import registration
-from sweeps.promotion.promote import Outcome
+from sweeps.promotion.promote import PromotionResult
 from sweeps.promotion.rollback import as_json, models
 from sweeps.tracking.registry import Registry
 
@@ -53,7 +53,7 @@ def test_of_two_at_once_one_wins(champion, monkeypatch, moment):
     """The other one runs whole while the first is on its way; on a server nothing holds it back."""
     monkeypatch.setattr("sweeps.tracking.registry.sqlite_file", lambda _uri: None)
     begun: list[bool] = []
-    others: list[Outcome] = []
+    others: list[PromotionResult] = []
 
     def other() -> None:
         if not begun:

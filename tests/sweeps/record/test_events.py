@@ -60,7 +60,6 @@ def test_a_trial_is_what_its_events_say() -> None:
     assert trial.adapter == "trials/a/best-000003"  # the one of the best step, not of the last
     assert (trial.tokens, trial.seconds, trial.trainable_params) == (900, 4.5, 64)
     assert trial.reason == "stopped by the scheduler"
-    assert trial.story() == "a #3 STOPPED step 9 [3:2.0000 9:2.5000] stopped by the scheduler"
 
 
 def test_a_trial_without_a_report_has_no_best() -> None:

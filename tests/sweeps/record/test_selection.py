@@ -21,36 +21,36 @@ def trial(number: int, loss: float, state: TrialState = TrialState.COMPLETED, la
 
 
 def test_the_lowest_best_loss_wins() -> None:
-    decision = choose([trial(0, 2.0), trial(1, 1.0), trial(2, 3.0)], MIN_EVAL_LOSS)
-    assert decision.winner is not None and decision.winner.number == 1
-    assert decision.why == "lowest eval_loss of 3 ranked trials, at step 3"
+    selection = choose([trial(0, 2.0), trial(1, 1.0), trial(2, 3.0)], MIN_EVAL_LOSS)
+    assert selection.winner is not None and selection.winner.number == 1
+    assert selection.why == "lowest eval_loss of 3 ranked trials, at step 3"
 
 
 def test_a_trial_is_ranked_by_its_best_report_and_not_by_its_last() -> None:
-    decision = choose([trial(0, 1.0, last=5.0), trial(1, 1.5)], MIN_EVAL_LOSS)
-    assert decision.winner is not None and decision.winner.number == 0
+    selection = choose([trial(0, 1.0, last=5.0), trial(1, 1.5)], MIN_EVAL_LOSS)
+    assert selection.winner is not None and selection.winner.number == 0
 
 
 @pytest.mark.parametrize(
     "state", [state for state in TrialState if state not in (TrialState.COMPLETED, TrialState.STOPPED)]
 )
 def test_only_trials_that_ended_well_can_win(state: TrialState) -> None:
-    decision = choose([trial(0, 0.1, state), trial(1, 1.0)], MIN_EVAL_LOSS)
-    assert decision.winner is not None and decision.winner.number == 1
+    selection = choose([trial(0, 0.1, state), trial(1, 1.0)], MIN_EVAL_LOSS)
+    assert selection.winner is not None and selection.winner.number == 1
 
 
 def test_a_trial_that_was_stopped_can_win() -> None:
-    decision = choose([trial(0, 2.0), trial(1, 1.0, TrialState.STOPPED)], MIN_EVAL_LOSS)
-    assert decision.winner is not None and decision.winner.number == 1
+    selection = choose([trial(0, 2.0), trial(1, 1.0, TrialState.STOPPED)], MIN_EVAL_LOSS)
+    assert selection.winner is not None and selection.winner.number == 1
 
 
 @pytest.mark.parametrize(
     "trials", [[], [trial(0, math.inf)], [trial(0, 1.0, TrialState.FAILED)], [trial(0, math.nan, TrialState.STOPPED)]]
 )
 def test_there_may_be_no_winner(trials: list[TrialRecord]) -> None:
-    decision = choose(trials, MIN_EVAL_LOSS)
-    assert decision.winner is None
-    assert decision.why == ("no trial completed with a finite eval_loss" if trials else "no trial began")
+    selection = choose(trials, MIN_EVAL_LOSS)
+    assert selection.winner is None
+    assert selection.why == ("no trial completed with a finite eval_loss" if trials else "no trial began")
 
 
 def test_the_order_of_arrival_does_not_matter() -> None:
@@ -65,11 +65,11 @@ def accurate(number: int, accuracy: float) -> TrialRecord:
 
 
 def test_where_higher_is_better_the_highest_wins() -> None:
-    decision = choose(
+    selection = choose(
         [accurate(0, 0.5), accurate(1, 0.75), trial(2, 0.1)], Objective(metric="eval_accuracy", mode="max")
     )
-    assert decision.winner is not None and decision.winner.number == 1
-    assert decision.why == "highest eval_accuracy of 2 ranked trials, at step 3"
+    assert selection.winner is not None and selection.winner.number == 1
+    assert selection.why == "highest eval_accuracy of 2 ranked trials, at step 3"
 
 
 OBJECTIVES = (MIN_EVAL_LOSS, Objective(metric="trainable_params"))

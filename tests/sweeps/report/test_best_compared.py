@@ -214,20 +214,20 @@ AGAIN: list[Event] = [
 
 def test_what_the_best_point_came_to_with_other_seeds_is_told() -> None:
     found = sweep(*AGAIN)
-    decision = choose(found.trials.values(), found.objective)
-    assert best_compared.repeated(found, decision) == "the same point with other seeds: t09 1.3750"
-    assert best_compared.repeated(sweep(), decision) is None
+    selection = choose(found.trials.values(), found.objective)
+    assert best_compared.repeated(found, selection) == "the same point with other seeds: t09 1.3750"
+    assert best_compared.repeated(sweep(), selection) is None
 
 
 def test_where_seeds_are_counted_in_it_is_told_how_far_they_go() -> None:
     found = sweep(*AGAIN)
-    decision = choose(found.trials.values(), found.objective)
+    selection = choose(found.trials.values(), found.objective)
     apart = Compared("a", 0.75, 0.5, 1.0)
     counted_in = replace(separation(apart), seeds=SeedNoise(0.0884, 1, 1))
-    lines = best_compared.against_next(found, decision, counted_in)
+    lines = best_compared.against_next(found, selection, counted_in)
     told = "other seeds are counted in: 2 trials of 1 point have a standard deviation of 0.0884 within a point"
     assert told in lines
     assert not any("those are not compared" in line for line in lines)
     assert any(
-        "those are not compared" in line for line in best_compared.against_next(found, decision, separation(apart))
+        "those are not compared" in line for line in best_compared.against_next(found, selection, separation(apart))
     )

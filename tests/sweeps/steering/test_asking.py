@@ -17,7 +17,7 @@ from sweeps.record.journal import Journal
 from sweeps.steering.answering import Answerer
 from sweeps.steering.asking import ask
 from sweeps.steering.mailbox import Mailbox, StopSweep
-from sweeps.steering.stop import StopRequest
+from sweeps.steering.stop import StopState
 
 STOP = StopSweep(sender="a test")
 
@@ -62,7 +62,7 @@ def test_a_sweep_that_has_finished_is_told_so_and_not_to_go_on(folder: SweepFold
 def test_the_answer_comes_back(folder: SweepFolder) -> None:
     journal = Journal(folder)
     journal.add(begun())
-    stop = StopRequest(None, lambda: 0.0)
+    stop = StopState(None, lambda: 0.0)
     answerer = Answerer(Mailbox(folder), journal, stop, lambda _key: None, lambda: 1.0)
 
     def driver_looks() -> bool:

@@ -17,7 +17,7 @@ from sweeps.record.journal import Journal
 from sweeps.steering import mailbox
 from sweeps.steering.answering import NOT_KNOWN, STOPPED_BY_REQUEST, Answerer
 from sweeps.steering.mailbox import Mailbox, StopSweep, StopTrial
-from sweeps.steering.stop import StopRequest
+from sweeps.steering.stop import StopState
 
 SENDER = "a test"
 
@@ -33,7 +33,7 @@ class Driver:
     def __init__(self, folder: SweepFolder, *events: Event) -> None:
         self.journal = Journal(folder)
         self.mailbox = Mailbox(folder)
-        self.stop = StopRequest(None, lambda: 0.0)
+        self.stop = StopState(None, lambda: 0.0)
         self.stopped: list[str] = []
         for event in events:
             self.journal.add(event)

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from sweeps.steering.mailbox import StopSweep
-from sweeps.steering.stop import SIGNALS, Interrupted, StopRequest, on_signals, raising_on_signals
+from sweeps.steering.stop import SIGNALS, Interrupted, StopState, on_signals, raising_on_signals
 
 
 class Clock:
@@ -24,31 +24,31 @@ class Clock:
 
 def test_a_budget_ends_the_sweep_at_its_deadline() -> None:
     clock = Clock()
-    request = StopRequest(100.0, clock)
-    assert request.check() is None
+    stop = StopState(100.0, clock)
+    assert stop.check() is None
     clock.now = 99.9
-    assert request.check() is None
+    assert stop.check() is None
     clock.now = 100.0
-    assert request.check() == "budget"
+    assert stop.check() == "budget"
     clock.now = 0.0
-    assert request.check() == "budget"
+    assert stop.check() == "budget"
 
 
 def test_without_a_budget_nothing_ends_the_sweep() -> None:
     clock = Clock()
     clock.now = 1e12
-    assert StopRequest(None, clock).check() is None
+    assert StopState(None, clock).check() is None
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_asks_once_and_is_told(number: int) -> None:
     said: list[str] = []
     posted: list[StopSweep] = []
-    request = StopRequest(None, Clock())
+    stop = StopState(None, Clock())
     before = {each: signal.getsignal(each) for each in SIGNALS}
-    with on_signals(request, said.append, posted.append):
+    with on_signals(stop, said.append, posted.append):
         signal.raise_signal(number)
-        assert (request.check(), request.signal) == ("interrupted", number)
+        assert (stop.check(), stop.signal) == ("interrupted", number)
     assert len(said) == 1
     assert posted == [StopSweep(sender=signal.Signals(number).name)]
     assert {each: signal.getsignal(each) for each in SIGNALS} == before
@@ -57,8 +57,8 @@ def test_a_signal_asks_once_and_is_told(number: int) -> None:
 def test_the_second_signal_ends_the_process_at_once() -> None:
     code = """
 import os, signal
-from sweeps.steering.stop import SIGNALS, Interrupted, StopRequest, on_signals, raising_on_signals
-with on_signals(StopRequest(None, lambda: 0.0), print):
+from sweeps.steering.stop import SIGNALS, Interrupted, StopState, on_signals, raising_on_signals
+with on_signals(StopState(None, lambda: 0.0), print):
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)
     print("still here")
@@ -71,7 +71,7 @@ with on_signals(StopRequest(None, lambda: 0.0), print):
 
 def test_handlers_are_put_back_when_the_sweep_fails() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(RuntimeError), on_signals(StopRequest(None, Clock()), print):
+    with pytest.raises(RuntimeError), on_signals(StopState(None, Clock()), print):
         raise RuntimeError
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -88,11 +88,11 @@ def test_a_signal_ends_what_has_no_order_to_end_in(number: signal.Signals) -> No
 def test_nohup_is_kept() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        request = StopRequest(None, Clock())
-        with on_signals(request, print):
+        stop = StopState(None, Clock())
+        with on_signals(stop, print):
             signal.raise_signal(signal.SIGHUP)
         with raising_on_signals():
             signal.raise_signal(signal.SIGHUP)
-        assert request.reason is None
+        assert stop.reason is None
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from sweeps.errors import RayGone
-from sweeps.steering.stop import StopRequest
+from sweeps.steering.stop import StopState
 from sweeps.tune.supervision import START_SECONDS, STOP_SECONDS, TURN_SECONDS, supervise
 
 
@@ -50,8 +50,8 @@ def stuck():
     over.set()
 
 
-def stop(reason=None) -> StopRequest:
-    return StopRequest(None, lambda: 0.0, reason=reason)
+def stop(reason=None) -> StopState:
+    return StopState(None, lambda: 0.0, reason=reason)
 
 
 def test_what_the_work_raises_is_raised():

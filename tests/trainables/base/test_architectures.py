@@ -57,7 +57,7 @@ def test_every_type_of_transformers_is_judged_by_its_own_defaults() -> None:
 @pytest.mark.parametrize("architecture", [*tiny_models.ARCHITECTURES, "mamba"])
 def test_decoders_are_accepted(architecture: str) -> None:
     config = json.loads(AutoConfig.for_model(architecture).to_json_string())
-    assert of_config(config) == architectures.Verdict()
+    assert of_config(config) == architectures.ArchitectureCheck()
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -101,7 +101,7 @@ def test_what_is_no_decoder_is_refused_by_its_configuration(config: dict[str, An
     ],
 )
 def test_what_may_be_a_decoder_is_not_refused(config: dict[str, Any]) -> None:
-    assert of_config(config) == architectures.Verdict()
+    assert of_config(config) == architectures.ArchitectureCheck()
 
 
 def test_code_that_comes_with_the_model_is_a_doubt() -> None:
@@ -118,7 +118,7 @@ def test_tables_that_cannot_be_read_are_a_doubt(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2moe", "gpt-oss", "minimax-m2", "gemma3", "mamba"])
 def test_gguf_files_of_decoders_are_accepted(architecture: str) -> None:
-    assert architectures.of_gguf({"general.architecture": architecture}) == architectures.Verdict()
+    assert architectures.of_gguf({"general.architecture": architecture}) == architectures.ArchitectureCheck()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 from trainables import qlora
 from trainables.errors import DataError, ModelError
 from trainables.scoring import requests
-from trainables.scoring.requests import BASE, Request
+from trainables.scoring.requests import BASE, ScoringRequest
 
 SCHEMES = ("none", "nf4")
 
@@ -40,7 +40,7 @@ def files(adapters) -> dict:
 
 def test_plain_peft_gives_what_training_reported(trained):
     base, adapters, scorer, root = trained
-    answer = scorer.score(Request(rows="eval", adapters=files(adapters)))
+    answer = scorer.score(ScoringRequest(rows="eval", adapters=files(adapters)))
     for name, adapter in adapters.items():
         assert answer.scores[name].row_tokens == adapter.evaluation.row_tokens
         # The same numbers by two routes; test_adapter_pack.py holds 1e-5 per token, rows have up to 20 tokens.
@@ -51,10 +51,10 @@ def test_plain_peft_gives_what_training_reported(trained):
 
 def test_adapters_leave_nothing_behind(trained):
     _, adapters, scorer, _ = trained
-    alone = scorer.score(Request(rows="test", with_base=True)).scores[BASE]
-    both = scorer.score(Request(rows="test", with_base=True, adapters=files(adapters)))
+    alone = scorer.score(ScoringRequest(rows="test", with_base=True)).scores[BASE]
+    both = scorer.score(ScoringRequest(rows="test", with_base=True, adapters=files(adapters)))
     assert both.scores[BASE] == alone
-    again = scorer.score(Request(rows="test", with_base=True, adapters=files(adapters)))
+    again = scorer.score(ScoringRequest(rows="test", with_base=True, adapters=files(adapters)))
     assert again == both
     assert both.scores["strong"].loss < both.scores["weak"].loss < alone.loss
 
@@ -63,12 +63,12 @@ def test_each_name_of_rows_means_its_rows(trained):
     _, _, scorer, root = trained
     (root / "more.jsonl").write_text(json.dumps({"question": "q", "answer": "a"}) + "\n")
     counts = {
-        rows: len(scorer.score(Request(rows=rows, with_base=True)).scores[BASE].row_losses)
+        rows: len(scorer.score(ScoringRequest(rows=rows, with_base=True)).scores[BASE].row_losses)
         for rows in ("eval", "held_out", "test", str(root / "more.jsonl"))
     }
     assert list(counts.values()) == [8, 20, 40, 1]
     with pytest.raises(DataError, match=r"nowhere.jsonl does not exist"):
-        scorer.score(Request(rows=str(root / "nowhere.jsonl"), with_base=True))
+        scorer.score(ScoringRequest(rows=str(root / "nowhere.jsonl"), with_base=True))
 
 
 def test_a_file_to_decide_by_is_told_of_by_its_option(trained, tmp_path):
@@ -125,24 +125,24 @@ def test_a_bad_row_is_of_the_option_or_the_field_that_named_its_file(trained, tm
     file = tmp_path / "file.jsonl"
     file.write_text(json.dumps({"question": "q", "answer": "a"}) + "\n" + json.dumps(bad) + "\n")
     with pytest.raises(DataError, match=says.format(file=file)):
-        scorer.score(Request(rows=str(file), with_base=True))
+        scorer.score(ScoringRequest(rows=str(file), with_base=True))
     of_field = base.model_copy(update={"data": base.data.model_copy(update={"test": str(file)})})
     with pytest.raises(DataError, match=says.format(file=file).replace("--eval-data", "data.test")):
-        qlora.open_scorer(of_field, root / "cache").score(Request(rows="test", with_base=True))
+        qlora.open_scorer(of_field, root / "cache").score(ScoringRequest(rows="test", with_base=True))
 
 
 def test_rows_held_out_of_the_training_rows_are_all_of_them(trained):
     base, _, _, root = trained
     held = base.model_copy(update={"data": base.data.model_copy(update={"eval": None})})
     scorer = qlora.open_scorer(held, root / "cache")
-    found = [scorer.score(Request(rows=rows, with_base=True, samples=3)) for rows in ("eval", "held_out")]
+    found = [scorer.score(ScoringRequest(rows=rows, with_base=True, samples=3)) for rows in ("eval", "held_out")]
     assert found[0].scores == found[1].scores
     assert found[0].samples[0].columns == {"question": "32 and 4?"}
 
 
 def test_samples_are_the_first_rows(trained):
     _, _, scorer, _ = trained
-    answer = scorer.score(Request(rows="test", with_base=True, samples=3))
+    answer = scorer.score(ScoringRequest(rows="test", with_base=True, samples=3))
     assert [sample.columns for sample in answer.samples] == [{"question": f"{n} and {n % 7}?"} for n in (200, 201, 202)]
     tokens = [len(sample.labelled) for sample in answer.samples]
     assert tuple(tokens) == answer.scores[BASE].row_tokens[:3]
@@ -157,7 +157,7 @@ def test_samples_are_of_the_rows_that_were_scored_also_after_rows_that_were_left
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     data = base.data.model_copy(update={"eval": str(file), "test": str(file)})
     scorer = qlora.open_scorer(base.model_copy(update={"data": data}), root / "cache")
-    answer = scorer.score(Request(rows=str(file) if which == "file" else which, with_base=True, samples=4))
+    answer = scorer.score(ScoringRequest(rows=str(file) if which == "file" else which, with_base=True, samples=4))
     assert [sample.columns["question"] for sample in answer.samples] == ["0?", "1?", "2?", "3?"]
     scored = answer.scores[BASE]
     for sample, row_loss, tokens in zip(answer.samples, scored.row_losses, scored.row_tokens, strict=True):
@@ -174,9 +174,9 @@ def test_samples_of_a_plain_text_have_no_columns(trained):
     base, _, _, root = trained
     text = {"prompt": None, "completion": None, "text": "{question} {answer}"}
     scorer = qlora.open_scorer(base.model_copy(update={"data": base.data.model_copy(update=text)}), root / "cache")
-    answer = scorer.score(Request(rows="test", with_base=True, samples=3))
+    answer = scorer.score(ScoringRequest(rows="test", with_base=True, samples=3))
     assert [sample.columns for sample in answer.samples] == [{}, {}, {}]
-    assert scorer.score(Request(rows="test", with_base=True)).samples == ()
+    assert scorer.score(ScoringRequest(rows="test", with_base=True)).samples == ()
 
 
 def test_a_chat_of_which_all_counts_is_scored_on_every_answer(trained, tmp_path):
@@ -187,7 +187,7 @@ def test_a_chat_of_which_all_counts_is_scored_on_every_answer(trained, tmp_path)
     file.write_text("".join(json.dumps(chat) + "\n" for chat in chats))
     change = {"prompt": None, "completion": None, "messages": "chat", "train_on": "all", "test": str(file)}
     scorer = qlora.open_scorer(base.model_copy(update={"data": base.data.model_copy(update=change)}), root / "cache")
-    answer = scorer.score(Request(rows="test", with_base=True, samples=2))
+    answer = scorer.score(ScoringRequest(rows="test", with_base=True, samples=2))
     for sample, loss, tokens in zip(
         answer.samples, answer.scores[BASE].row_losses, answer.scores[BASE].row_tokens, strict=False
     ):
@@ -248,7 +248,7 @@ def test_what_is_no_adapter_of_this_base_is_refused(trained, change, problem):
             good["adapter_config.json"] = json.dumps({**config, name: content}).encode()
     assert any(problem in line for line in requests.problems(base, good))
     with pytest.raises(ModelError, match="adapter bad: "):
-        scorer.score(Request(rows="eval", adapters={"bad": good}))
+        scorer.score(ScoringRequest(rows="eval", adapters={"bad": good}))
 
 
 @pytest.mark.parametrize(
@@ -266,11 +266,11 @@ def test_what_is_no_adapter_of_this_base_is_refused(trained, change, problem):
 def test_what_peft_cannot_load_is_told_and_leaves_nothing_behind(trained, change):
     _, adapters, scorer, _ = trained
     good = dict(adapters["weak"].files)
-    before = scorer.score(Request(rows="eval", adapters={"good": good}))
+    before = scorer.score(ScoringRequest(rows="eval", adapters={"good": good}))
     bad = {**good, "adapter_config.json": json.dumps({**json.loads(good["adapter_config.json"]), **change}).encode()}
     with pytest.raises(ModelError, match="adapter bad: PEFT cannot load it: "):
-        scorer.score(Request(rows="eval", adapters={"bad": bad}))
-    assert scorer.score(Request(rows="eval", adapters={"good": good})) == before
+        scorer.score(ScoringRequest(rows="eval", adapters={"bad": bad}))
+    assert scorer.score(ScoringRequest(rows="eval", adapters={"good": good})) == before
 
 
 @pytest.mark.parametrize(
@@ -284,24 +284,24 @@ def test_what_peft_cannot_load_is_told_and_leaves_nothing_behind(trained, change
 def test_a_candidate_names_the_sweeps_base_and_a_champion_may_name_another_place(trained, change, problem):
     base, adapters, scorer, _ = trained
     files = dict(adapters["weak"].files)
-    before = scorer.score(Request(rows="eval", adapters={"champion": files}))
+    before = scorer.score(ScoringRequest(rows="eval", adapters={"champion": files}))
     files["adapter_config.json"] = json.dumps({**json.loads(files["adapter_config.json"]), **change}).encode()
     found = requests.problems(base, files)
     assert [problem in line for line in found] == ([] if problem is None else [True])
     assert requests.problems(base, files, same_source=False) == []
-    assert scorer.score(Request(rows="eval", adapters={"champion": files})) == before
+    assert scorer.score(ScoringRequest(rows="eval", adapters={"champion": files})) == before
 
 
 def test_an_adapter_with_another_harmless_initialisation_is_scored_and_leaves_nothing_behind(trained):
     _, adapters, scorer, _ = trained
-    before = scorer.score(Request(rows="eval", with_base=True, adapters=files(adapters)))
+    before = scorer.score(ScoringRequest(rows="eval", with_base=True, adapters=files(adapters)))
     good = dict(adapters["weak"].files)
     for init in ("gaussian", "eva", False):
         config = {**json.loads(good["adapter_config.json"]), "init_lora_weights": init, "r": 4}
         good["adapter_config.json"] = json.dumps(config).encode()
-        found = scorer.score(Request(rows="eval", adapters={"other": good}))
+        found = scorer.score(ScoringRequest(rows="eval", adapters={"other": good}))
         assert found.scores["other"] == before.scores["weak"], init
-    assert scorer.score(Request(rows="eval", with_base=True, adapters=files(adapters))) == before
+    assert scorer.score(ScoringRequest(rows="eval", with_base=True, adapters=files(adapters))) == before
 
 
 def test_weights_that_are_cut_short_are_refused(trained):
@@ -309,7 +309,7 @@ def test_weights_that_are_cut_short_are_refused(trained):
     good = dict(adapters["weak"].files)
     good["adapter_model.safetensors"] = good["adapter_model.safetensors"][:-100]
     with pytest.raises(ModelError, match="PEFT cannot load it"):
-        scorer.score(Request(rows="eval", adapters={"bad": good}))
+        scorer.score(ScoringRequest(rows="eval", adapters={"bad": good}))
 
 
 def test_a_loss_that_is_not_finite_is_an_error(trained):
@@ -321,5 +321,5 @@ def test_a_loss_that_is_not_finite_is_an_error(trained):
     broken = {name: values * float("nan") for name, values in tensors.items()}
     good["adapter_model.safetensors"] = safetensors.torch.save(broken)
     with pytest.raises(ModelError, match="its loss is not finite"):
-        scorer.score(Request(rows="eval", adapters={"bad": good}))
-    assert scorer.score(Request(rows="eval", adapters=files(adapters))).scores.keys() == {"weak", "strong"}
+        scorer.score(ScoringRequest(rows="eval", adapters={"bad": good}))
+    assert scorer.score(ScoringRequest(rows="eval", adapters=files(adapters))).scores.keys() == {"weak", "strong"}
