@@ -14,6 +14,7 @@ from trainables.contract import StepRecord
 from trainables.data import dataset
 from trainables.packing.adapter_pack import AdapterPack
 from trainables.packing.engine import Engine, Segment
+from trainables.packing.flat_engine import FlatEngine
 from trainables.packing.peft_engine import PeftEngine
 from trainables.specs import AdapterSpec, DataSpec, ModelSpec, QuantizationSpec, TrainingSpec, TrialSpec
 
@@ -79,20 +80,25 @@ def quantise(model, dtype: torch.dtype):
     return model
 
 
+ENGINES: tuple[type[PeftEngine] | type[FlatEngine], ...] = (PeftEngine, FlatEngine)
+ENGINE: type[PeftEngine] | type[FlatEngine] = PeftEngine
+"""The engine of `pack`."""
+
+
 def pack(loaded: base_model.Base | None = None, data: dataset.Splits | None = None) -> AdapterPack:
-    """A pack of the reference engine on a tiny Llama."""
-    return AdapterPack(PeftEngine(loaded or base()), data or rows())
+    """A pack of `ENGINE` on a tiny Llama."""
+    return AdapterPack(ENGINE(loaded or base()), data or rows())
 
 
 def before_passes(monkeypatch, act: Callable[[Engine, list[Segment]], object]) -> None:
-    """Has `act` run before every pass of the reference engine: it may raise, or spoil an adapter."""
-    whole = PeftEngine.token_losses
+    """Has `act` run before every pass of `ENGINE`: it may raise, or spoil an adapter."""
+    whole = ENGINE.token_losses
 
     def token_losses(self, segments):
         act(self, segments)
         return whole(self, segments)
 
-    monkeypatch.setattr(PeftEngine, "token_losses", token_losses)
+    monkeypatch.setattr(ENGINE, "token_losses", token_losses)
 
 
 def losses(pack: AdapterPack, slot: int, steps: int, with_slots: tuple[int, ...] = ()) -> list[float]:

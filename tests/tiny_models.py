@@ -48,7 +48,10 @@ _NO_DROPOUT_GPT2 = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
 _CONFIGS: dict[str, dict[str, Any]] = {
     "llama": _LLAMA,
+    "qwen2": _LLAMA,
     "qwen3": _LLAMA | {"head_dim": 8},
+    "mistral": _LLAMA | {"sliding_window": 8},
+    "gemma": _LLAMA | {"head_dim": 8},
     "gpt2": _SIZES | _NO_DROPOUT_GPT2,
     "opt": _SIZES | {"ffn_dim": 64, "word_embed_proj_dim": 16, "init_std": 0.1, "dropout": 0.0},
     "phi": _LLAMA,

@@ -25,6 +25,11 @@ STEPS = 8
 FP32 = 1e-5
 
 
+@pytest.fixture(autouse=True, params=packs.ENGINES, ids=lambda engine: engine.__name__)
+def engine(request, monkeypatch):
+    monkeypatch.setattr(packs, "ENGINE", request.param)
+
+
 def of_culprit(segments) -> list[int]:
     """The slot of the culprit when it is at step 3; empty at other times."""
     return [segment.slot for segment in segments if segment.dropout and segment.dropout[:2] == (CULPRIT.seed, 3)]
@@ -33,7 +38,7 @@ def of_culprit(segments) -> list[int]:
 def nan_at_step_three(engine, segments) -> None:
     for slot in of_culprit(segments):
         with torch.no_grad():
-            next(iter(engine._adapters[slot].parameters.values())).fill_(math.nan)
+            next(iter(engine._adapters.parameters[slot].values())).fill_(math.nan)
 
 
 def exception_at_step_three(engine, segments) -> None:

@@ -56,13 +56,23 @@ class SeededDropout(nn.Module):
         if key is None:
             return x
         rows_RTF = x.view(rows, -1, x.shape[-1])
-        keep_RLF = self._mask(key, (rows, length, x.shape[-1]), x.device)
+        keep_RLF = mask(key, self._layer, self.p, (rows, length, x.shape[-1]), x.device)
         mask_RTF = nn.functional.pad(keep_RLF, (0, 0, 0, rows_RTF.shape[1] - length), value=1.0).to(x.dtype)
         return (rows_RTF * mask_RTF).view_as(x)
 
-    def _mask(self, key: DropoutKey, shape: tuple[int, int, int], device: torch.device) -> torch.Tensor:
-        generator = torch.Generator(device=device)
-        text = f"{key.seed} {key.step} {key.micro_batch} {self._layer}".encode()
-        generator.manual_seed(int.from_bytes(hashlib.blake2b(text, digest_size=7).digest()))
-        uniform = torch.rand(shape, generator=generator, device=device)
-        return (uniform >= self.p).to(torch.float32) / (1.0 - self.p)
+
+def mask(key: DropoutKey, layer: int, p: float, shape: tuple[int, int, int], device: torch.device) -> torch.Tensor:
+    """Returns the factors of one layer's inputs, 0 or 1 / (1 - p), in fp32.
+
+    Args:
+        key: the trial, step and micro-batch.
+        layer: place of the layer among the layers of the adapter.
+        p: probability to drop an entry.
+        shape: rows, tokens of the longest row, features.
+        device: where the factors are used. Other kinds of device draw other masks.
+    """
+    generator = torch.Generator(device=device)
+    text = f"{key.seed} {key.step} {key.micro_batch} {layer}".encode()
+    generator.manual_seed(int.from_bytes(hashlib.blake2b(text, digest_size=7).digest()))
+    uniform = torch.rand(shape, generator=generator, device=device)
+    return (uniform >= p).to(torch.float32) / (1.0 - p)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,10 +32,10 @@ def layers(model: PeftModel) -> Iterator[tuple[str, LoraLayer]]:
             yield name, module
 
 
-def attach(model: PeftModel, routes: Routes, adapter: str, p: float, dropout: PassDropout) -> None:
+def attach(wrapped: Sequence[LoraLayer], routes: Routes, adapter: str, p: float, dropout: PassDropout) -> None:
     """Adds the routing hook to the layers of a new adapter, and dropout with probability `p` and settings `dropout`."""
     own = 0
-    for _, layer in layers(model):
+    for layer in wrapped:
         if id(layer) not in routes.hooked:
             layer.register_forward_pre_hook(_router(routes), with_kwargs=True)
             routes.hooked.add(id(layer))

@@ -28,6 +28,11 @@ FP32 = 1e-5
 BF16 = 2e-2
 
 
+@pytest.fixture(autouse=True, params=packs.ENGINES, ids=lambda engine: engine.__name__)
+def engine(request, monkeypatch):
+    monkeypatch.setattr(packs, "ENGINE", request.param)
+
+
 def alone(spec=TRIAL, steps=10, loaded=None):
     pack = packs.pack(loaded)
     assert isinstance(pack.open(0, spec), Opened)

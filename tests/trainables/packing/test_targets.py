@@ -71,7 +71,10 @@ _BLOOM = Layers(
 _MLA = "self_attn.q_a_proj self_attn.q_b_proj self_attn.kv_a_proj_with_mqa self_attn.kv_b_proj"
 LAYERS = {
     "llama": _LLAMA,
+    "qwen2": _LLAMA,
     "qwen3": _LLAMA,
+    "mistral": _LLAMA,
+    "gemma": _LLAMA,
     "stablelm": _LLAMA,
     "gemma3_text": _LLAMA,
     "gpt2": Layers(

@@ -1,0 +1,145 @@
+"""The engine without padding gives the numbers of the reference engine, and what one leaves the other takes up."""
+
+from __future__ import annotations
+
+import packs
+import pytest
+import torch
+
+from trainables.base.base_model import checkpoint_gradients
+from trainables.contract import Evaluation, Opened, StepRecord
+from trainables.data.dataset import TokenRow
+from trainables.packing import flat_engine
+from trainables.packing.adapter_pack import AdapterPack
+from trainables.packing.dropout import DropoutKey
+from trainables.packing.engine import Engine, Segment
+from trainables.packing.flat_engine import FlatEngine
+from trainables.packing.peft_engine import PeftEngine
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+
+TRIALS = [
+    packs.spec(seed=11, r=2, lora_alpha=16.0, lora_dropout=0.3, target_modules="attention-qv", batch_size=3),
+    packs.spec(seed=12, r=16, use_rslora=True, target_modules="mlp", batch_size=1, schedule="cosine"),
+    packs.spec(seed=13, r=8, lora_dropout=0.1, target_modules=("q_proj", "down_proj"), gradient_accumulation_steps=2),
+    packs.spec(seed=7, r=4, lora_dropout=0.2, weight_decay=0.1),
+]
+# Single precision keeps about 7 digits; other shapes of the same sums differ in the last one.
+FP32 = 1e-5
+# bfloat16 keeps about 3 digits in every activation.
+BF16 = 2e-2
+
+
+def trained(pack: AdapterPack, steps: int) -> tuple[list[list[float]], list[Evaluation]]:
+    """Losses of every slot at every step, and the evaluations at the end."""
+    slots = range(len(TRIALS))
+    for slot in slots:
+        assert isinstance(pack.open(slot, TRIALS[slot]), Opened)
+    losses = []
+    for _ in range(steps):
+        records = [record for record in pack.step(slots).values() if isinstance(record, StepRecord)]
+        losses.append([record.train_loss for record in records])
+    return losses, [found for found in pack.evaluate(slots).values() if isinstance(found, Evaluation)]
+
+
+@pytest.mark.parametrize("quantised", [False, True], ids=["plain", "nf4"])
+def test_twenty_steps_of_four_trials_are_those_of_the_reference(quantised):
+    reference, flat = (AdapterPack(make(packs.base(quantised=quantised)), packs.rows()) for make in packs.ENGINES)
+    expected, evaluated = trained(reference, 20)
+    found, evaluations = trained(flat, 20)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, abs=FP32)
+    assert len(evaluations) == len(TRIALS)
+    for now, before in zip(evaluations, evaluated, strict=True):
+        assert now.loss == pytest.approx(before.loss, abs=FP32)
+        assert now.row_losses == pytest.approx(before.row_losses, abs=1e-3)
+        assert now.row_tokens == before.row_tokens
+
+
+def pass_of(engine: Engine) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
+    """Losses and gradients of two adapters and of rows of the base, in one pass with dropout."""
+    rows: list[TokenRow] = [packs.rows().train.row(place) for place in range(7)]
+    trials = [packs.spec(seed=seed, r=r, target_modules="all-linear", lora_dropout=0.2) for seed, r in ((1, 4), (2, 8))]
+    parameters = [engine.add(slot, trial) for slot, trial in enumerate(trials)]
+    generator = torch.Generator().manual_seed(0)
+    for of_slot in parameters:
+        for name, parameter in of_slot.items():
+            if "lora_B" in name:
+                parameter.data.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    assert all(len(of_slot) == len(parameters[0]) > 0 for of_slot in parameters)
+    keys = [DropoutKey(1, 1, 0), DropoutKey(2, 1, 0)]
+    segments = [Segment(0, rows[:3], keys[0]), Segment(None, rows[3:5]), Segment(1, rows[5:], keys[1])]
+    losses = engine.token_losses(segments)
+    # Unequal weights, as the trainer's: each token's gradient is scaled on its own.
+    sum(of_segment.sum() / (place + 1) for place, of_segment in enumerate(losses)).backward()
+    return losses, [{name: p.grad for name, p in of_slot.items() if p.grad is not None} for of_slot in parameters]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
+@pytest.mark.parametrize("architecture", sorted(flat_engine.COVERED))
+def test_losses_and_gradients_are_those_of_the_reference(architecture, checkpointing):
+    results = []
+    for make in packs.ENGINES:
+        base = packs.base(architecture)
+        if checkpointing:
+            checkpoint_gradients(base.model)
+        results.append(pass_of(make(base)))
+    (expected, gradients), (found, of_flat) = results
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=FP32)
+    for of_slot, of_reference in zip(of_flat, gradients, strict=True):
+        assert of_slot.keys() == of_reference.keys()
+        for name in of_reference:
+            torch.testing.assert_close(of_slot[name], of_reference[name], rtol=1e-4, atol=FP32, msg=name)
+
+
+def test_losses_in_bfloat16_are_near_those_of_the_reference():
+    expected, found = (pass_of(make(packs.base(dtype=torch.bfloat16)))[0] for make in packs.ENGINES)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.mean(), theirs.mean(), rtol=0, atol=BF16)
+
+
+@pytest.mark.parametrize(("first", "second"), [(PeftEngine, FlatEngine), (FlatEngine, PeftEngine)])
+def test_a_snapshot_goes_on_in_the_other_engine(first, second):
+    trial = packs.spec(seed=7, r=4, lora_dropout=0.2)
+    whole = AdapterPack(first(packs.base()), packs.rows())
+    whole.open(0, trial)
+    packs.losses(whole, 0, 5)
+    snapshot, folder = whole.snapshot(0), whole.adapter(0)
+    expected = packs.losses(whole, 0, 5)
+    resumed = AdapterPack(second(packs.base()), packs.rows())
+    opened = resumed.open(3, trial, snapshot)
+    assert isinstance(opened, Opened)
+    assert opened.step == 5
+    assert resumed.adapter(3) == folder
+    assert packs.losses(resumed, 3, 5) == pytest.approx(expected, abs=FP32)
+
+
+def test_a_nan_in_one_adapter_stays_in_it():
+    engine = FlatEngine(packs.base())
+    row = packs.rows().train.row(0)
+    for slot in range(2):
+        engine.add(slot, packs.spec(seed=slot))
+    healthy = engine._adapters.parameters[1]
+    with torch.no_grad():
+        for parameter in engine._adapters.parameters[0].values():
+            parameter.fill_(torch.nan)
+    sick, well = engine.token_losses([Segment(0, [row]), Segment(1, [row])])
+    (sick.sum() + well.sum()).backward()
+    assert sick.isnan().all()
+    assert well.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in healthy.values())
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "opt", "mixtral", "deepseek_v3"])
+def test_other_architectures_are_refused(architecture):
+    base = packs.base(architecture)
+    assert architecture in str(flat_engine.uncovered(base.model))
+    with pytest.raises(ValueError, match=architecture):
+        FlatEngine(base)
+
+
+def test_a_model_that_caps_its_scores_is_refused():
+    base = packs.base("gemma3_text")
+    base.model.config.final_logit_softcapping = 30.0
+    assert flat_engine.uncovered(base.model) == "the model sets final_logit_softcapping"

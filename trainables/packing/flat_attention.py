@@ -1,0 +1,66 @@
+"""Computes causal attention inside each row of a flat sequence, through transformers' interface for attention.
+
+transformers builds no mask for an attention function that it does not know (masking_utils.py,
+_preprocess_mask_arguments, 5.24), so no mask over all pairs of tokens is ever made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import AttentionInterface, PreTrainedModel
+
+NAME = "flat_rows"
+
+
+def use(model: PreTrainedModel) -> None:
+    """Makes the layers of `model` take the argument `row_bounds` of its forward pass; see `attend`."""
+    AttentionInterface.register(NAME, attend)
+    model.set_attn_implementation(NAME)
+
+
+def attend(
+    _module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    _mask: torch.Tensor | None,
+    *,
+    row_bounds: Sequence[int],
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **_others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Returns (1, tokens, heads, width). Each token sees the earlier tokens of its row, and itself.
+
+    Args:
+        query: (1, heads, tokens, width).
+        key: (1, key heads, tokens, width), as `value`. Each serves heads / key heads query heads that follow each
+            other.
+        row_bounds: where each row starts, and where the last one ends.
+        scaling: factor of the scores; 1 / sqrt(width) if None.
+        sliding_window: number of latest tokens that a token sees, itself included; all if None.
+    """
+    per_key = query.shape[1] // key.shape[1]
+    if per_key > 1:
+        key, value = key.repeat_interleave(per_key, dim=1), value.repeat_interleave(per_key, dim=1)
+    lengths = [stop - start for start, stop in pairwise(row_bounds)]
+    queries, keys, values = (whole.split(lengths, dim=2) for whole in (query, key, value))
+    attended = [_row(*row, scaling, sliding_window) for row in zip(queries, keys, values, strict=True)]
+    return torch.cat([row.transpose(1, 2) for row in attended], dim=1), None
+
+
+def _row(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, window: int | None
+) -> torch.Tensor:
+    length = query.shape[2]
+    if window is None or length <= window:
+        return functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
+    place = torch.arange(length, device=query.device)
+    distance = place[:, None] - place[None, :]
+    seen = (distance >= 0) & (distance < window)
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scaling)

@@ -1,0 +1,145 @@
+"""Implements the engine without padding: the tokens of all slots pass the base as one sequence.
+
+PEFT holds the adapters, so names, initial values and files are its own, but its layers do not compute them. Each layer
+multiplies all tokens with the base once and adds each adapter's part to its own tokens (`lora_product`). Attention
+stays inside rows (`flat_attention`), and the head sees only positions that predict a labelled token (`head_loss`).
+
+The parts are computed one adapter after the other: their products are small and of uneven sizes, and a NaN of a trial
+that diverges cannot reach its neighbours, as it would through one product with a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from peft.tuners.lora import LoraLayer
+from transformers import PreTrainedModel
+
+from trainables.base.base_model import Base
+from trainables.packing import dropout, flat_attention, head_loss, lora_product
+from trainables.packing.engine import Segment
+from trainables.packing.flat_batches import Span, flatten
+from trainables.packing.peft_adapters import PeftAdapters, adapter_name
+from trainables.specs import TrialSpec
+
+COVERED = frozenset({"gemma", "gemma3_text", "llama", "mistral", "phi3", "qwen2", "qwen3"})
+"""Model types of transformers whose attention, head and positions were compared with PEFT's engine."""
+
+
+def uncovered(model: PreTrainedModel) -> str | None:
+    """Returns why `FlatEngine` cannot train a base that has no adapters yet, or None when it can."""
+    kind = model.config.model_type
+    if kind not in COVERED or type(model).__module__.partition(".")[0] != "transformers":
+        return f"model_type {kind!r} is not one of {', '.join(sorted(COVERED))}"
+    for name in ("final_logit_softcapping", "attn_logit_softcapping"):
+        if getattr(model.config, name, None) is not None:
+            return f"the model sets {name}"
+    head = model.get_output_embeddings()
+    if type(head) is not torch.nn.Linear:
+        return f"its head is a {type(head).__name__}"
+    return None
+
+
+@dataclass(frozen=True)
+class _Adapter:
+    """One adapter's part in one layer."""
+
+    a: torch.nn.Parameter
+    b: torch.nn.Parameter
+    scaling: float
+    dropout: float
+    layer: int
+    """Place of the layer among the layers of the adapter."""
+
+
+@dataclass
+class _Layer:
+    """The adapters of one layer, by slot."""
+
+    wrapped: LoraLayer
+    adapters: dict[int, _Adapter] = field(default_factory=dict)
+
+
+class FlatEngine:
+    """An `Engine` without padding, for the architectures of `COVERED`. See `trainables.packing.engine.Engine`."""
+
+    def __init__(self, base: Base) -> None:
+        """Takes over a base for which `uncovered` returns None. Raises ValueError for another one."""
+        problem = uncovered(base.model)
+        if problem is not None:
+            raise ValueError(f"the flat engine does not cover this base: {problem}")
+        self.base = base
+        self._adapters = PeftAdapters(base)
+        self._layers: dict[int, _Layer] = {}
+        self._spans: tuple[Span, ...] = ()
+        flat_attention.use(base.model)
+
+    def add(self, slot: int, spec: TrialSpec) -> Mapping[str, torch.nn.Parameter]:
+        """See `Engine.add`."""
+        parameters = self._adapters.add(slot, spec)
+        name, own = adapter_name(slot), 0
+        for wrapped in self._adapters.layers():
+            if id(wrapped) not in self._layers:
+                # The wrapped layers live as long as the model.
+                self._layers[id(wrapped)] = layer = _Layer(wrapped)
+                wrapped.forward = self._computed(layer)
+            if name in wrapped.lora_A:
+                self._layers[id(wrapped)].adapters[slot] = _Adapter(
+                    a=wrapped.lora_A[name].weight,
+                    b=wrapped.lora_B[name].weight,
+                    scaling=wrapped.scaling[name],
+                    dropout=spec.adapter.lora_dropout,
+                    layer=own,
+                )
+                own += 1
+        return parameters
+
+    def remove(self, slot: int) -> None:
+        """See `Engine.remove`."""
+        for layer in self._layers.values():
+            layer.adapters.pop(slot, None)
+        self._adapters.remove(slot)
+
+    def adapter(self, slot: int) -> Mapping[str, bytes]:
+        """See `Engine.adapter`."""
+        return self._adapters.folder(slot)
+
+    def token_losses(self, segments: Sequence[Segment]) -> list[torch.Tensor]:
+        """See `Engine.token_losses`."""
+        batch = flatten(segments, self.base.device)
+        # The spans stay until the next pass: gradient checkpointing runs the layers again in the backward pass.
+        self._spans = batch.spans
+        hidden_1TD = self.base.model.model(
+            input_ids=batch.ids, position_ids=batch.positions, use_cache=False, row_bounds=batch.bounds
+        ).last_hidden_state
+        head = self.base.model.get_output_embeddings()
+        losses_N = head_loss.token_losses(hidden_1TD[0, batch.keep], head, batch.answers)
+        return list(losses_N.split([segment.labels for segment in segments]))
+
+    def _computed(self, layer: _Layer) -> Callable[..., torch.Tensor]:
+        """Returns the forward pass of a layer."""
+
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            x_TI = x.reshape(-1, x.shape[-1])
+            parts, matrices = [], []
+            for span in self._spans:
+                adapter = None if span.segment.slot is None else layer.adapters.get(span.segment.slot)
+                if adapter is not None:
+                    parts.append(_part(span, adapter, x_TI))
+                    matrices += [adapter.a, adapter.b]
+            y_TO = lora_product.product(x_TI, layer.wrapped.get_base_layer(), parts, matrices)
+            return y_TO.view(*x.shape[:-1], -1)
+
+        return forward
+
+
+def _part(span: Span, adapter: _Adapter, inputs: torch.Tensor) -> lora_product.Part:
+    key, segment = span.segment.dropout, span.segment
+    factors = None
+    if key is not None and adapter.dropout > 0:
+        shape = (len(segment.rows), segment.longest, inputs.shape[-1])
+        mask_RLI = dropout.mask(key, adapter.layer, adapter.dropout, shape, inputs.device)
+        factors = mask_RLI.view(-1, inputs.shape[-1])[span.places].to(inputs.dtype)
+    return lora_product.Part(span.start, span.stop, adapter.scaling, factors)
