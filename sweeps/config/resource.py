@@ -7,7 +7,7 @@ that were trained on), and each trial takes as many steps as its batch needs for
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal, cast
@@ -119,7 +119,10 @@ def steps_per_unit(config: SweepConfig, space: SearchSpace) -> float:
 
 
 def most_steps(config: SweepConfig, space: SearchSpace, units: int, trials: int) -> int:
-    """Optimizer steps that trials take together at most: as if all had the smallest batch of the space.
+    """Optimizer steps that trials take together at most.
+
+    Counts as if all had the smallest batch of the space, but for those of `searcher.points` with a smaller one: each
+    of them, and of its repeats, as if it were trained to the end.
 
     Args:
         config: a settled sweep.
@@ -132,7 +135,8 @@ def most_steps(config: SweepConfig, space: SearchSpace, units: int, trials: int)
         return units
     smallest = batches(config, space)[0]
     beyond = max(-point % smallest for point in compared.points)
-    return (units + trials * beyond) // smallest
+    more = sum(max(0, -(-compared.total // size) - compared.total // smallest) for size in _listed(config))
+    return (units + trials * beyond) // smallest + (1 + config.searcher.repeats) * more
 
 
 def batches(config: SweepConfig, space: SearchSpace) -> tuple[int, ...]:
@@ -145,6 +149,13 @@ def batches(config: SweepConfig, space: SearchSpace) -> tuple[int, ...]:
         own: int = getattr(config.training, name)
         choices.append([own, *(value for value in values if isinstance(value, int))])
     return tuple(sorted({math.prod(chosen) for chosen in product(*choices)}))
+
+
+def _listed(config: SweepConfig) -> Iterator[int]:
+    """Rows of a step of each of `searcher.points`, which may lie outside the space."""
+    for point in config.searcher.points:
+        sizes = [point.get(field, getattr(config.training, field.partition(".")[2])) for field in BATCH]
+        yield math.prod(size for size in sizes if isinstance(size, int))
 
 
 def _first(config: SweepConfig, space: SearchSpace) -> int:

@@ -9,7 +9,7 @@ from sweeps.config.load import Sweep
 from sweeps.config.model import Budget, SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.planning import plan, time_budget
-from sweeps.planning.number_words import counted
+from sweeps.planning.number_words import counted, duration
 from sweeps.planning.outlook import Known, outlook
 from sweeps.planning.rates import UNKNOWN
 from sweeps.planning.trials_that_fit import MOST_TRIALS, Filled, fill
@@ -92,5 +92,5 @@ def _words(config: SweepConfig, filled: Filled, budget: str) -> str:
     most = f"; auto chooses {MOST_TRIALS:,} trials at most: give a number for more"
     return (
         f"budget.trials: auto is {filled.trials}: with the first ranking after {first} they are expected to "
-        f"take {filled.seconds:.0f} s of {budget}" + (most if filled.trials == MOST_TRIALS else "")
+        f"take {duration(filled.seconds)} of {budget}" + (most if filled.trials == MOST_TRIALS else "")
     )

@@ -96,10 +96,20 @@ def outlook(
 
 def most_steps(config: SweepConfig, space: SearchSpace, trials: int, slots: int) -> int:
     """Optimizer steps that the sweep takes at most, the trials that repeat others included."""
-    compared, protects_first = resource.of(config), config.searcher.start_with_default
-    most = compared.scheduler.most_steps(compared.total, trials, slots, protects_first)
     again = repeats(config, trials)
-    return resource.most_steps(config, space, most + again * compared.total, trials + again)
+    most = _most(config, trials, slots) + again * resource.of(config).total
+    return resource.most_steps(config, space, most, trials + again)
+
+
+def may_train_all(config: SweepConfig, trials: int, slots: int) -> bool:
+    """Whether at worst every trial is trained to the end, and none is repeated."""
+    return _most(config, trials, slots) == trials * resource.of(config).total and not repeats(config, trials)
+
+
+def _most(config: SweepConfig, trials: int, slots: int) -> int:
+    """What the trials take together at most of the resource, without repeats."""
+    compared, protects_first = resource.of(config), config.searcher.start_with_default
+    return compared.scheduler.most_steps(compared.total, trials, slots, protects_first)
 
 
 def repeats(config: SweepConfig, trials: int) -> int:

@@ -15,7 +15,7 @@ from sweeps.config.model import SweepConfig, size_bytes
 from sweeps.planning import advice, epochs, time_budget
 from sweeps.planning.lora_or_qlora import Choice
 from sweeps.planning.number_words import counted
-from sweeps.planning.outlook import Known, Outlook, most_steps, outlook, repeats
+from sweeps.planning.outlook import Known, Outlook, may_train_all, most_steps, outlook, repeats
 from sweeps.record.snapshots import KEPT
 from trainables.contract import Device, Memory, Need
 from trainables.learning_rates import warmup_steps
@@ -66,6 +66,8 @@ class Plan:
     disk_bytes: int | None
     """Estimated most room on disk: every trial's best adapter, and the snapshots of those that train or are parked."""
     warnings: tuple[str, ...]
+    may_train_all: bool = True
+    """At worst every trial is trained to the end; a rule that parks trials bounds that."""
     ends_alone: bool = False
     """Too few trials for one to be promoted to the last step by its rank: the best one goes on alone."""
     rows_per_trial: tuple[int, int] | None = None
@@ -87,7 +89,7 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         """Plain data, with the same names."""
         plain = {**asdict(self), "memory": self.memory and self.memory.model_dump(), "epochs": self.epochs}
-        del plain["outlook"]
+        del plain["outlook"], plain["may_train_all"]
         return {**plain, **(self.outlook.as_json() if self.outlook is not None else {})}
 
 
@@ -127,6 +129,7 @@ def plan(
         disk_bytes=None
         if need is None
         else (trials + again) * need.adapter_bytes + trials * _parked_bytes(config, need) + live,
+        may_train_all=may_train_all(config, trials, total),
         ends_alone=compared.scheduler.needs_tail(compared.total, trials),
         warnings=(),
         rows_per_trial=epochs.rows_per_trial(config, space) if config.data is not None else None,

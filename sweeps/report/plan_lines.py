@@ -85,7 +85,7 @@ def _time(seen: Outlook, plan: Plan) -> str:
     words = f"about {duration(taken.expected)} ({duration(taken.low)} to {duration(taken.high)})"
     if plan.device == "cuda":
         words += f", {_hours(seen.cost.gpu_hours)} GPU-hours"
-    if seen.cost.worst_seconds > taken.high and plan.worst_steps == plan.trials * plan.points[-1]:
+    if seen.cost.worst_seconds > taken.high and plan.may_train_all:
         words += f"; {duration(seen.cost.worst_seconds)} if none is stopped early"
     return f"{words}; {seen.rate}"
 

@@ -65,9 +65,10 @@ def test_a_budget_of_few_trials_ranks_them_later() -> None:
 
 
 def test_without_early_stopping_the_first_report_stays_where_it_is() -> None:
-    found, _ = settled(sweep(budget={"wall_clock": "5m"}, scheduler={"kind": "fifo"}))
+    found, how = settled(sweep(budget={"wall_clock": "5m"}, scheduler={"kind": "fifo"}))
     # 20 s, and of each trial 1 s, 27 steps of 2 s and three evaluations of 1 s; one evaluation of the base.
     assert (found.config.budget.count, found.config.scheduler.grace_steps) == (4, 3)
+    assert "expected to take 4 min 13 s of budget.wall_clock 5m" in how
 
 
 def test_gpu_hours_are_shared_by_the_hosts() -> None:

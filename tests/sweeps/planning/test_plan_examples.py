@@ -43,6 +43,20 @@ def test_at_most_is_exact_where_the_smallest_batch_divides_every_report_point() 
     assert found.worst_steps == 8 * found.points[-1]
 
 
+@pytest.mark.parametrize("repeats", [0, 1])
+def test_at_most_holds_the_listed_points_with_a_batch_below_the_spaces(repeats: int) -> None:
+    searcher = {
+        "kind": "random",
+        "repeats": repeats,
+        "points": [{"training.batch_size": 1}],
+        "start_with_default": False,
+    }
+    sections: dict[str, Any] = {"scheduler": {"kind": "fifo"}, "budget": {"trials": 4, "examples_per_trial": 48}}
+    found = planned({"training.batch_size": {"choice": [4, 8]}}, searcher=searcher, **sections)
+    # 12 steps each with a batch of 4; the listed point, and its repeat, take 48.
+    assert found.worst_steps == (4 + repeats * REPEATED) * 12 + (1 + repeats) * (48 - 12)
+
+
 def test_the_best_of_few_trials_goes_on_alone_to_so_many_examples() -> None:
     found = planned({}, budget={"trials": 8, "examples_per_trial": 216})
     assert "      few trials: the best one goes on to 216 examples alone" in plan_lines(found)

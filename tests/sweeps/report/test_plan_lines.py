@@ -21,8 +21,13 @@ NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=8)
 RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
 
 
-def planned(device: Any = "cpu", is_known: bool = True) -> Plan:
-    config, space = toy(RATES, scheduler={"kind": "fifo"}, budget={"trials": 4, "steps_per_trial": 27})
+def planned(device: Any = "cpu", is_known: bool = True, kind: str = "fifo", trials: int = 4, **budget: int) -> Plan:
+    config, space = toy(
+        RATES,
+        scheduler={"kind": "asha", "variant": kind} if kind != "fifo" else {"kind": kind},
+        cluster={"slots_per_host": 1},
+        budget={"trials": trials, **(budget or {"steps_per_trial": 27})},
+    )
     rate = Rate(
         key=rate_key(config, "CPU of ours, 2 threads"), tokens_per_step=0.0, slots=1.0, step_seconds=2.0,
         evaluation_seconds=1.0, evaluation_rows=0, row_tokens=0.0, start_seconds=20.0, trial_seconds=1.0, spread=0.0,
@@ -39,6 +44,13 @@ def lines(found: Plan) -> str:
 def test_time_is_told_with_its_range_and_where_it_comes_from() -> None:
     # 20 s to start, 4 trials of 1 s, 108 steps of 2 s, 12 evaluations and that of the base of 1 s; 15 % either way.
     assert "time: about 4 min 13 s (3 min 35 s to 4 min 51 s); by 126 steps that were measured" in lines(planned())
+
+
+@pytest.mark.parametrize("budget", [{"steps_per_trial": 27}, {"examples_per_trial": 108}])
+def test_the_time_without_early_stopping_is_told_whatever_rungs_count(budget: dict[str, int]) -> None:
+    # 20 s to start, 27 trials of 1 s, 729 steps of 2 s, 81 evaluations and that of the base of 1 s.
+    assert "; 26 min 27 s if none is stopped early; by" in lines(planned(kind="stop", trials=27, **budget))
+    assert "if none is stopped early" not in lines(planned(kind="promote", trials=27, **budget))
 
 
 def test_gpus_are_paid_by_the_hour() -> None:
