@@ -232,7 +232,7 @@ def _learn(running: _Running, fingerprints: dict[str, str], earlier: TrackedSwee
         return
     from sweeps.tracking.earlier import look_up, trials
 
-    known = earlier or look_up(config)
+    known = earlier or look_up(config, running.sweep_id)
     assert known is not None, "searcher.warm_start names a sweep"
     told = trials(known, config, running.sweep.space, fingerprints, running.clock())
     journal.add(told)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from cluster import devices, gpus
+from cluster.library_output import silence
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig, size_bytes
 from sweeps.errors import ConfigError
@@ -104,6 +105,7 @@ def calibrate(sweep: Sweep) -> None:
     """
     from sweeps.planning.calibration import calibrate as measure
 
+    silence()
     machine = machine_of(sweep.config, to_launch=True)
     if (sweep.config.cluster.address or "local") != "local":
         raise ConfigError(

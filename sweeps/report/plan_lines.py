@@ -42,8 +42,8 @@ def _hosts(plan: Plan) -> Iterator[str]:
 
 
 def _memory(memory: Memory | None) -> Iterator[str]:
-    """The parts of a host's memory, those that take none left out; nothing where there is one part only."""
-    parts = {part: held for part, held in memory.model_dump().items() if held} if memory is not None else {}
+    """The parts of a host's memory, those that take less than 1 MB left out; nothing where there is one part only."""
+    parts = {part: held for part, held in memory.model_dump().items() if held >= 1e6} if memory is not None else {}
     if len(parts) > 1:
         yield f"memory: {', '.join(f'{part} {size(held)}' for part, held in parts.items())}"
 

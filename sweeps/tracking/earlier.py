@@ -15,8 +15,12 @@ from sweeps.tracking.lookup import Lookup, TrackedSweep
 _BY_KEY = "name another sweep, leave it out, or name the store with tracking.uri=URI"
 
 
-def look_up(config: SweepConfig) -> TrackedSweep | None:
+def look_up(config: SweepConfig, own_id: str | None = None) -> TrackedSweep | None:
     """The sweep that `searcher.warm_start` names; None where it names none.
+
+    Args:
+        config: of the sweep that learns from it.
+        own_id: of the same sweep, once MLflow has it: it may bear the name that it learns from, and is then the newest.
 
     Raises:
         ConfigError: it is not there, or says nothing to this sweep.
@@ -27,7 +31,7 @@ def look_up(config: SweepConfig) -> TrackedSweep | None:
     uri = config.tracking.uri
     try:
         stores.check(uri, _BY_KEY)
-        earlier = Lookup(uri).sweep(stores.Place(uri, name), _BY_KEY)
+        earlier = Lookup(uri).sweep(stores.Place(uri, name), _BY_KEY, other_than=own_id)
     except SweepError as error:
         raise ConfigError([f"searcher.warm_start: {error}"]) from error
     why = warm_start.refusal(config, earlier.config)

@@ -99,17 +99,20 @@ class Lookup:
 
         self._client = MlflowClient(tracking_uri=uri)
 
-    def sweep(self, place: Place, way_out: str = f"name its folder, or {BY_OPTION}") -> TrackedSweep:
+    def sweep(
+        self, place: Place, way_out: str = f"name its folder, or {BY_OPTION}", other_than: str | None = None
+    ) -> TrackedSweep:
         """The sweep of an id, or the newest of a name.
 
         Args:
             place: the store and the sweep.
             way_out: what to do when there is no such sweep, for the message.
+            other_than: the id of a sweep that is not meant.
 
         Raises:
             SweepError: there is none, or it cannot be read.
         """
-        parent = self._parent(place, way_out)
+        parent = self._parent(place, way_out, other_than)
         tags = parent.data.tags
         children = self._search(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
         return TrackedSweep(
@@ -157,15 +160,16 @@ class Lookup:
             reason = str(error).splitlines()[0]
             raise SweepError(f"run {run_id}: its eval_rows.json cannot be read: {reason}") from error
 
-    def _parent(self, place: Place, way_out: str) -> Any:
+    def _parent(self, place: Place, way_out: str, other_than: str | None) -> Any:
         sweep = place.sweep
         if "'" not in sweep:
             alone = "tags.`sweep.trial_key` IS NULL"
             parents = self._search(f"tags.`sweep.id` = '{sweep}' and {alone}") or self._search(
                 f"attributes.run_name = '{sweep}' and tags.`sweep.id` LIKE '%' and {alone}"
             )
-            if parents:
-                return parents[0]
+            for parent in parents:
+                if parent.data.tags["sweep.id"] != other_than:
+                    return parent
         raise SweepError(f"{sweep}: no sweep of this id or name in {place.shown}; {way_out}")
 
     def _search(self, condition: str) -> list[Any]:

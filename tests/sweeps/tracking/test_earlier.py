@@ -54,6 +54,21 @@ def test_the_trials_that_were_ranked_are_known_by_their_points_and_where_they_we
     assert {trial.point["adapter.r"] for trial in told.trials} == {8}
 
 
+def test_a_sweep_that_bears_the_name_it_learns_from_does_not_learn_from_itself(
+    tracked: SweepConfig, sink: MlflowSink, folder: Any
+) -> None:
+    """A driver that was killed before it wrote down what it learns asks again when MLflow has its sweep too."""
+    own = "demo-20260102-000000-bcde"
+    again = MlflowSink(tracked.model_copy(update={"name": "demo"}), own, folder, print)
+    deliver(again, [begun().model_copy(update={"time": 4e9, "sweep_id": own}), *trial(0, 2e-4, 0.1)])
+    newest, other = earlier.look_up(tracked), earlier.look_up(tracked, own)
+    assert newest is not None and other is not None
+    assert (newest.sweep_id, other.sweep_id) == (own, SWEEP)
+    with pytest.raises(ConfigError, match="no sweep of this id or name"):
+        searcher = tracked.searcher.model_copy(update={"warm_start": own})  # type: ignore[attr-defined]
+        earlier.look_up(tracked.model_copy(update={"searcher": searcher}), own)
+
+
 def test_a_sweep_that_names_none_learns_from_none(config: SweepConfig) -> None:
     assert earlier.look_up(config) is None
 
