@@ -10,13 +10,23 @@ from pathlib import Path
 
 def of_files(files: Mapping[str, bytes]) -> str:
     """64 hex digits over the names and contents of files, in whatever order they come."""
-    lines = (f"{name} {hashlib.sha256(content).hexdigest()}\n" for name, content in sorted(files.items()))
+    return _of({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
+
+
+def _of(digests: Mapping[str, str]) -> str:
+    lines = (f"{name} {digest}\n" for name, digest in sorted(digests.items()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def of_folder(folder: Path) -> str:
-    """`of_files` of all files in a folder; that of no files when it is not there."""
-    return of_files(read(folder))
+    """`of_files` of all files in a folder; that of no files when it is not there. Holds none of them in memory."""
+    return _of({name: of_file(path) for name, path in _paths(folder)})
+
+
+def of_file(path: Path) -> str:
+    """The SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def as_written(folder: Path) -> str | None:
@@ -38,4 +48,8 @@ def as_written(folder: Path) -> str | None:
 
 def read(folder: Path) -> dict[str, bytes]:
     """All files of a folder: path in it -> content."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in _paths(folder)}
+
+
+def _paths(folder: Path) -> list[tuple[str, Path]]:
+    return [(path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file()]

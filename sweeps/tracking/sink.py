@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from collections.abc import Callable, Mapping
@@ -89,6 +88,8 @@ class MlflowSink:
         self._experiment_id: str | None = noted_by(folder).get("experiment_id")
         self._parent: str | None = None
         self._starts_over = False
+        self._may_have_runs: frozenset[str] | None = None
+        """Keys of the trials that may have a run already, so that it is looked for; None: any trial may."""
         self._said: set[str] = set()
         self.run_ids: dict[str, str] = {}
         """Trial key -> run id, of the runs that were opened."""
@@ -111,6 +112,7 @@ class MlflowSink:
         self._open_parent(runs, time, False)
         if None not in held:  # deleted by somebody, and restored
             held = runs.remove_doubles()
+        self._may_have_runs = frozenset({key for key in held if key is not None} | record.trials.keys())
         best = choose(record.trials.values(), record.objective).winner
         if best is not None:
             self._open_child(runs, best.trial_key, record, time)
@@ -135,7 +137,7 @@ class MlflowSink:
 
     def start_over(self) -> None:
         """See `Sink.start_over`."""
-        self._starts_over = True
+        self._starts_over, self._may_have_runs = True, None
 
     def apply(self, event: Event, record: SweepRecord) -> None:
         """See `Sink.apply`. A point that is infeasible never trained: it has a row in the parent's note, and no run."""
@@ -162,7 +164,7 @@ class MlflowSink:
 
     def forget(self) -> None:
         """See `Sink.forget`."""
-        self._runs = self._parent = None
+        self._runs = self._parent = self._may_have_runs = None
         self.run_ids.clear()
 
     def is_refusal(self, error: Exception) -> bool:
@@ -194,6 +196,9 @@ class MlflowSink:
                 raise Lost("the sweep's run")
             tags = {"mlflow.source.name": "qsweep", "mlflow.runColor": "#5f6b7a"}
             self._parent = runs.create(identity, self._config.name, tags, time)
+            if not self._starts_over:
+                # A trial's run is made after its sweep's: there is none yet.
+                self._may_have_runs = frozenset()
         return self._parent
 
     def _start_sweep(self, runs: Runs, parent: str, event: SweepStarted) -> None:
@@ -235,22 +240,27 @@ class MlflowSink:
             runs.text(parent, self._folder.base_rows.name, self._folder.base_rows.read_text(encoding="utf-8"))
 
     def _open_child(self, runs: Runs, trial_key: str, record: SweepRecord, time: float, begins: bool = False) -> str:
-        """The trial's run; made, when there is none, only where it begins."""
-        if trial_key not in self.run_ids:
+        """The trial's run; made, when there is none, only where it begins. There, one that was ended runs again."""
+        run_id = self.run_ids.get(trial_key)
+        if run_id is None:
             trial = record.trials[trial_key]
             identity = {"sweep.id": self._sweep_id, "sweep.trial_key": trial_key}
-            run_id = runs.find(identity)
+            # A search takes the server longer the more trials there are: a new trial of a known sweep needs none.
+            is_new = begins and self._may_have_runs is not None and trial_key not in self._may_have_runs
+            run_id = None if is_new else runs.find(identity)
             if run_id is None:
                 if not begins and not self._starts_over:
                     raise Lost(f"the run of {label(trial.number)}")
                 tags = {"mlflow.parentRunId": str(self._parent), "mlflow.source.name": "qsweep"}
-                run_id = runs.create(identity, run_name(trial.number, trial.params), tags, time)
+                self.run_ids[trial_key] = runs.create(identity, run_name(trial.number, trial.params), tags, time)
+                return self.run_ids[trial_key]
             self.run_ids[trial_key] = run_id
-        return self.run_ids[trial_key]
+        if begins:
+            runs.running(run_id)
+        return run_id
 
     def _start_trial(self, runs: Runs, event: TrialStarted, record: SweepRecord) -> None:
         run_id = self._open_child(runs, event.trial_key, record, event.time, True)
-        runs.running(run_id)
         # First what people compare: a run's page keeps the order.
         params = {**event.params, **settings(TrialSpec.model_validate_json(event.spec)), **event.params}
         state = TrialState.RUNNING
@@ -297,7 +307,7 @@ class MlflowSink:
             return
         runs.folder(run_id, folder)
         if written is not None:
-            rows = hashlib.sha256((folder / "eval_rows.json").read_bytes()).hexdigest()
+            rows = digests.of_file(folder / "eval_rows.json")
             runs.log(run_id, tags={"sweep.adapter_sha256": written, "sweep.eval_rows_sha256": rows})
 
     def _end_sweep(self, runs: Runs, parent: str, event: SweepEnded, record: SweepRecord) -> None:

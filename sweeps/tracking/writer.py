@@ -6,8 +6,8 @@ sink, and notes how far it came. What the server does not take stays in the log 
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 import socket
 import threading
 import time
@@ -22,6 +22,7 @@ from sweeps.record.events import Event, TrialEnded, TrialReported, TrialStarted
 from sweeps.record.folder import SweepFolder, acknowledged_bytes, noted_by, read_events, write_whole
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.tracking.lost_runs import Lost
+from sweeps.tracking.marks import Marks
 from sweeps.tracking.sink import Sink
 from sweeps.tracking.stores import first_cause
 
@@ -32,6 +33,8 @@ PATIENCE_SECONDS = 3.0
 TURN_SECONDS = 0.2
 MARK_EVERY = 50
 """After so many events a mark is kept on the server. A server that was restored from a backup shows an older mark."""
+NOTE_SECONDS = 0.5
+"""Pause between two notes in the folder of how far it came. A note is on disk before the next event is sent."""
 REFUSED_AFTER = 3
 """How often an event is tried that the server refuses for good, before it is left out."""
 
@@ -70,6 +73,9 @@ class Writer:
         self._offset = self._begin_at(noted_by(folder))
         self._tries = 0
         """Tries of the next event so far."""
+        self._marks = Marks(self._log)
+        self._noted = -math.inf
+        """When the last note was written."""
         self._record = SweepRecord()
         for event, offset in read_events(self._log):
             if offset <= self._offset:
@@ -172,13 +178,8 @@ class Writer:
 
     def _covers(self, mark: str | None) -> bool:
         """Whether the server has the mark that it was given, and the mark is of this log."""
-        words = (mark or "").split()
-        offset = int(words[0]) if words and words[0].isdecimal() else -1
-        return offset >= self._marked and mark == self._words(offset)
-
-    def _words(self, offset: int) -> str:
-        with self._log.open("rb") as log:
-            return f"{offset} {hashlib.sha256(log.read(offset)).hexdigest()[:12]}"
+        offset = self._marks.offset(mark)
+        return offset is not None and offset >= self._marked
 
     def _start_over(self, what: str) -> None:
         self._say(f"tracking: MLflow no longer has {what}: all events are sent again")
@@ -188,6 +189,13 @@ class Writer:
         self._note()
 
     def _send(self) -> None:
+        try:
+            self._send_all()
+        finally:
+            # Not only once all is sent: after an error, people want to know how much is left.
+            self._note()
+
+    def _send_all(self) -> None:
         for event, offset in read_events(self._log, self._offset):
             record = self._record.apply(event)
             try:
@@ -202,14 +210,16 @@ class Writer:
                 self._refuse(event, error)
             self._tries = 0
             self._record, self._offset, self._unmarked = record, offset, self._unmarked + 1
-            self._note()
+            if time.monotonic() - self._noted >= NOTE_SECONDS:
+                # Not for each event: after a kill, events come twice anyway, and a disk takes 10 ms for a note.
+                self._note()
             if self._unmarked >= MARK_EVERY:
                 self._mark()
         if self._unmarked and self._closing:
             self._mark()
 
     def _mark(self) -> None:
-        self._sink.mark(self._words(self._offset))
+        self._sink.mark(self._marks.at(self._offset))
         self._marked, self._unmarked = self._offset, 0
         self._note()
 
@@ -230,6 +240,7 @@ class Writer:
         # With the folder gone there is no next driver that could read it.
         with suppress(FileNotFoundError):
             write_whole(self._folder.tracking, json.dumps(note).encode())
+        self._noted = time.monotonic()
 
     def _report(self, error: Exception) -> None:
         kind = type(error).__name__

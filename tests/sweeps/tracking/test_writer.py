@@ -342,6 +342,26 @@ def test_an_event_is_acknowledged_only_when_it_was_taken(log, start, folder):
     assert acknowledged_bytes(noted_by(folder)) == [offset for _, offset in read_events(folder.events)][2]
 
 
+def test_notes_on_disk_are_far_between_while_much_is_to_be_sent(log, start, folder, monkeypatch):
+    notes: list[int] = []
+    write = writing.write_whole
+
+    def counted(path, content) -> None:
+        notes.append(len(sink.taken))
+        write(path, content)
+
+    monkeypatch.setattr(writing, "NOTE_SECONDS", DEADLINE)
+    monkeypatch.setattr(writing, "write_whole", counted)
+    sink = FakeSink()
+    for event in [*EVENTS[:2], *(reported("aaaa", step, 0.7) for step in range(1, 40))]:
+        log.append(event)
+    writer, _ = start(sink)
+    assert writer.drain(DEADLINE) == 0
+    # After the first event, when all is sent, and with the mark.
+    assert notes[0] == 1 and set(notes[1:]) == {41}
+    assert acknowledged_bytes(noted_by(folder)) == folder.events.stat().st_size
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"acknowledged_bytes": null}', '{"other": 1}'])
 def test_a_spoilt_note_of_what_was_taken_means_all_again(folder, content):
     folder.tracking.write_text(content)
