@@ -6,6 +6,7 @@ A metric point is known by (trial_key, metric, step); the first one wins.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -187,8 +188,8 @@ class SweepRecord:
 
     def counts(self) -> dict[str, int]:
         """State -> number of trials in it, for the states that occur."""
-        states = [trial.state for trial in self.trials.values()]
-        return {state.value: states.count(state) for state in TrialState if state in states}
+        found = Counter(trial.state for trial in self.trials.values())
+        return {state.value: found[state] for state in TrialState if state in found}
 
 
 def _lasted(since: float | None, until: float | None) -> float:

@@ -26,12 +26,15 @@ from sweeps.record.events import (
     TrialStarted,
 )
 from sweeps.record.run_names import label, run_name
-from sweeps.record.selection import leader
+from sweeps.record.selection import leader, rank
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import tables
 from trainables.contract import StepRecord
 from trainables.inputs.legible import MOST_SHOWN, legible
 
+FEWEST_ROWS = 5
+OTHER_LINES = 7
+"""Of the live table: its head, the base, what is left out, and the status, which may take two or three."""
 QUIET_SECONDS = 60.0
 """After so long without a line, a line says where the trials stand."""
 
@@ -102,6 +105,7 @@ class Table(AbstractContextManager["Table"]):
         expected_steps: int | None,
         planned: int | None,
     ) -> None:
+        self._console = console
         self._clock = clock
         self._expected_steps = expected_steps
         self._planned = planned
@@ -153,8 +157,24 @@ class Table(AbstractContextManager["Table"]):
         return [_at(trial, self._steps.get(trial.trial_key)) for trial in trials]
 
     def _draw(self) -> RenderableType:
-        trials = self._trials()
-        return Group(*map(Text, self._notes), tables.terminal(self._record, trials) if trials else "", self._status())
+        trials = self._that_fit(self._trials())
+        left = len(self._record.trials) - len(trials)
+        more = f"{left} more trials: qsweep status shows all" if left else None
+        table = tables.terminal(self._record, trials, more) if trials else ""
+        return Group(*map(Text, self._notes), table, self._status())
+
+    def _that_fit(self, trials: list[TrialRecord]) -> list[TrialRecord]:
+        """Those for which the terminal has lines: the ones that train first, then the best.
+
+        Not only for the eye: drawing 1000 rows twice a second would take the driver more than it has.
+        """
+        room = max(FEWEST_ROWS, self._console.height - len(self._notes) - OTHER_LINES)
+        if len(trials) <= room:
+            return trials
+        objective = self._record.objective
+        training = [trial for trial in trials if not trial.state.is_final][:room]
+        best = rank(trials, objective)[: room - len(training)]
+        return sorted([*training, *best], key=lambda trial: trial.number)
 
     def _status(self) -> str:
         now = self._clock()

@@ -16,6 +16,8 @@ from trainables.scoring.requests import BASE
 
 NO_ADAPTER = "no adapter"
 """Stands in place of a state in the row of the base."""
+MOST_ROWS = 40
+"""Of a note in MLflow, which cuts a tag after 8000 characters (mlflow/utils/validation.py, 3.17.2)."""
 _APART = {True: "yes", False: "no", None: "?"}
 APART = "differs"
 PARETO = "Pareto"
@@ -25,11 +27,11 @@ _SHORT = {"learning_rate": "lr", "lora_alpha": "alpha", "target_modules": "modul
 def order(record: SweepRecord) -> list[TrialRecord]:
     """Ranked trials first, best first, each with its repeats; then the others by number."""
     trials = record.trials.values()
-    ranked = [
-        each
-        for trial in rank(trials, record.objective)
-        for each in (trial, *(again for again in trials if again.repeats == trial.trial_key))
-    ]
+    repeats: dict[str, list[TrialRecord]] = {}
+    for trial in trials:
+        if trial.repeats is not None:
+            repeats.setdefault(trial.repeats, []).append(trial)
+    ranked = [each for trial in rank(trials, record.objective) for each in (trial, *repeats.get(trial.trial_key, ()))]
     keys = {trial.trial_key for trial in ranked}
     rest = [trial for trial in trials if trial.trial_key not in keys]
     return ranked + sorted(rest, key=lambda trial: trial.number)
@@ -74,7 +76,7 @@ def terminal(
 
 
 def markdown(record: SweepRecord, selection: Selection, separation: Separation | None = None) -> str:
-    """The result as Markdown, the answer first: MLflow folds a note after its first lines."""
+    """The result as Markdown, the answer first: MLflow folds a note after its first lines. Of many trials, the best."""
     metric = record.objective.metric
     if selection.winner is None:
         head = f"No best trial: {selection.why}."
@@ -84,7 +86,8 @@ def markdown(record: SweepRecord, selection: Selection, separation: Separation |
         head = f"**Best: {label(best.number)}, {metric} {best.value(metric):.4f}** at step {best.best_step} ({shown})."
     lines = [head, "", *(f"- {line}" for line in best_compared.of_best(record, selection, separation))]
     lines += [""] if lines[-1] else []
-    trials = order(record)
+    every = order(record)
+    trials = every[:MOST_ROWS]
     params = _params(trials)
     _, *others = _metrics(record)
     chosen = _pareto(record)
@@ -105,6 +108,8 @@ def markdown(record: SweepRecord, selection: Selection, separation: Separation |
         ]
         cells += [NO_ADAPTER, *_pareto_cell(chosen, BASE)]
         lines.append(f"| {' | '.join([*cells, *_apart(separation, BASE)])} |")
+    if len(every) > len(trials):
+        lines.append(f"\n{len(every) - len(trials)} more trials are in the table of runs.")
     lines += [f"\n{note}" for note in notes(record)]
     return "\n".join(lines)
 

@@ -258,3 +258,32 @@ def test_a_repeat_stands_below_its_trial_and_says_so() -> None:
     assert [name.split()[0] for name in names][:2] == ["t01", "t09"]
     assert names[1].startswith("t09 (t01 again)")
     assert "| t09 (t01 again) |" in tables.markdown(found, choose(found.trials.values(), found.objective))
+
+
+def many(count: int) -> SweepRecord:
+    """That many trials, the later the better; every tenth one still trains."""
+    told: list[Event] = []
+    for number in range(count):
+        key = f"k{number}"
+        told += [started(key, number, **PARAMS), reported(key, 3, 2.0 - number / 1000)]
+        told += [] if number % 10 == 0 else [ended(key, TrialState.COMPLETED)]
+    return record([begun(), *told])
+
+
+def test_of_many_trials_the_live_table_shows_those_that_train_and_the_best_ones() -> None:
+    table = Table(Console(file=io.StringIO(), height=24), lambda: 0.0, None, 100)
+    table(begun(), many(100))
+    lines = text(table._draw()).splitlines()
+    rows = [line.split()[0] for line in lines if line.lstrip().startswith("t") and line.strip()[1].isdigit()]
+    assert rows == [*(f"t{number}0" for number in range(9)), "t90", *(f"t{number}" for number in range(93, 100))]
+    assert lines[-2].startswith("83 more trials: qsweep status shows all")
+    assert len(lines) <= 24
+
+
+def test_of_many_trials_mlflows_note_holds_the_best_ones_and_says_how_many_there_are() -> None:
+    found = many(1000)
+    lines = tables.markdown(found, choose(found.trials.values(), found.objective)).splitlines()
+    rows = [line.split()[1] for line in lines if line.startswith("| t")]
+    assert rows[1:3] == ["t999", "t998"] and len(rows) == 1 + tables.MOST_ROWS
+    assert lines[-1] == "960 more trials are in the table of runs."
+    assert len("\n".join(lines)) < 8000
