@@ -27,7 +27,7 @@ File = Annotated[
 ]
 Changes = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides: dotted.key=YAML value, for example budget.trials=4."),
+    typer.Argument(metavar="KEY=VALUE", help="Overrides: dotted.key=YAML value, for example budget.trials=4."),
 ]
 Promoting = Annotated[
     bool, typer.Option("--promote", help="Promote the best adapter at the end, as the file's promotion section says.")

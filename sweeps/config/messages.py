@@ -32,6 +32,16 @@ _RULES = {
     "too_short": "must not be empty",
     "invalid_key": "must be text, as all keys are",
 }
+_MAIN_KEYS = {
+    "model": "source",
+    "data": "train",
+    "objective": "metric",
+    "scheduler": "kind",
+    "searcher": "kind",
+    "tracking": "uri",
+    "promotion": "model",
+}
+"""What a word is meant for that stands in place of a section."""
 _COMPARISONS = {
     "greater_than": ("gt", "must be greater than"),
     "greater_than_equal": ("ge", "must be at least"),
@@ -137,6 +147,9 @@ def _rule(detail: Any, path: Sequence[str], raw: Mapping[str, Any]) -> str:
         return f"must be a list: write [{_shown(detail['input'], '')}]"
     if kind == "string_type" and isinstance(detail["input"], Mapping):
         return "must be text: braces need quotes in YAML"
+    if kind in ("model_type", "model_attributes_type") and isinstance(detail["input"], str):
+        main = _MAIN_KEYS.get(".".join(path))
+        return _RULES[kind] + (f": write {{{main}: {_shown(detail['input'], 'tracking.uri')}}}" if main else "")
     if kind == "literal_error":
         choices = [choice.strip(" '") for choice in context["expected"].replace(" or ", ",").split(",")]
         meant = did_you_mean(str(detail["input"]), choices)

@@ -13,11 +13,13 @@ from sweeps.planning.time_cost import Span
 from trainables.contract import Memory
 
 CONTINUED = "      "
+_PARTS = {"kept": "last reports"}
+"""Parts of a host's memory under another name than that of the field."""
 
 
 def plan_lines(plan: Plan) -> list[str]:
     """The plan, and its warnings."""
-    most = f"; at most {plan.worst_steps} if none is lost" if plan.worst_steps != plan.expected_steps else ""
+    most = f"; at most {plan.worst_steps} if no trial fails" if plan.worst_steps != plan.expected_steps else ""
     lines = [f"plan: {counted(plan.trials, 'trial')}, {_reports(plan)}; about {plan.expected_steps} steps in all{most}"]
     rest = [*_hosts(plan), *_data(plan), *_few(plan), *_outlook(plan), *_choices(plan.choices)]
     return lines + [CONTINUED + line for line in rest] + [f"warning: {warning}" for warning in plan.warnings]
@@ -45,7 +47,7 @@ def _memory(memory: Memory | None) -> Iterator[str]:
     """The parts of a host's memory, those that take less than 1 MB left out; nothing where there is one part only."""
     parts = {part: held for part, held in memory.model_dump().items() if held >= 1e6} if memory is not None else {}
     if len(parts) > 1:
-        yield f"memory: {', '.join(f'{part} {size(held)}' for part, held in parts.items())}"
+        yield f"memory: {', '.join(f'{_PARTS.get(part, part)} {size(held)}' for part, held in parts.items())}"
 
 
 def _data(plan: Plan) -> Iterator[str]:
@@ -66,15 +68,15 @@ def _outlook(plan: Plan) -> Iterator[str]:
     if seen is None:
         return
     if len(seen.reaching) > 1:
-        yield f"expected to reach each: {', '.join(f'{reached:g}' for reached in seen.reaching)} trials"
+        yield f"trials expected at each report: {', '.join(f'{reached:g}' for reached in seen.reaching)}"
     work = []
     if seen.tokens is not None:
-        unread = "" if seen.are_tokens_known else ", were its rows like most: they are not read yet"
+        unread = "" if seen.are_tokens_known else " (a guess: the rows are not read yet)"
         work.append(f"about {_tokens(seen.tokens)} tokens{unread}")
     if seen.evaluation_share is not None:
         work.append(f"{seen.evaluation_share:.0%} of the work is evaluation")
     if work:
-        yield ", ".join(work)
+        yield "; ".join(work)
     yield f"time: {_time(seen, plan)}"
 
 

@@ -1,4 +1,4 @@
-"""What is known before the sweep first, then more and more what the sweep finds itself.
+"""Points and values known to be good first, then more and more what the trials of the sweep teach.
 
 First come the points of the space's portfolio (without one, the point of all its priors). Then each point is drawn from
 one of four sources: the priors of the space, the neighbourhood of the best point so far, TPE, and the space at random.

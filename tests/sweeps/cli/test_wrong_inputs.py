@@ -55,7 +55,7 @@ ROWS: list[Row] = [
     toy("unknown word", "quantization: {scheme: nf8}", "quantization.scheme: 'nf8' must be 'nf4', 'fp4' or 'none'; did you mean nf4?"),
     toy("only one word", "objective: {metric: accuracy}", "objective.metric: unknown metric 'accuracy'; did you mean eval_accuracy? (there are: eval_loss, eval_accuracy)"),
     toy("wrong key of an objective", "objective: {metrik: eval_loss}", "objective.metrik: unknown key; did you mean objective.metric? (keys here: metric, mode)"),
-    toy("word for an objective", "objective: eval_loss", "objective: 'eval_loss' must be a mapping of keys to values"),
+    toy("word for an objective", "objective: eval_loss", "objective: 'eval_loss' must be a mapping of keys to values: write {metric: 'eval_loss'}"),
     toy("wrong key in a list of objectives", "objective: [{metric: eval_loss}, {metrik: tokens}]", "objective.1.metrik: unknown key; did you mean objective.1.metric? (keys here: metric, mode)"),
     toy("no objective", "objective: []", "objective: [] must not be empty"),
     toy("a cost alone", "objective: {metric: trainable_params}", "objective.metric: unknown metric 'trainable_params' (there are: eval_loss, eval_accuracy); it may be a second objective, in a list"),
@@ -81,7 +81,7 @@ ROWS: list[Row] = [
     toy("number for the trainable", "", "trainable: 5 must be text", changes=["trainable=5"]),
     # Scheduler, searcher, profile, tracking
     toy("unknown scheduler", "scheduler: {kind: ashaa}", "scheduler: unknown kind 'ashaa'; did you mean asha? (there are: asha, fifo, median)"),
-    toy("scheduler by name only", "scheduler: asha", "scheduler: 'asha' must be a mapping of keys to values"),
+    toy("scheduler by name only", "scheduler: asha", "scheduler: 'asha' must be a mapping of keys to values: write {kind: 'asha'}"),
     toy("list for a kind", "scheduler: {kind: [asha]}", "scheduler: unknown kind \"['asha']\"; did you mean asha?"),
     toy("key that no scheduler has", "scheduler: {kind: fifo, brackets: 4}", "scheduler.brackets: unknown key", changes=[]),
     toy("key of another scheduler", "scheduler: {kind: fifo, variant: stop}", "scheduler.variant: 'stop' is for kind asha, not fifo: leave it out, or set scheduler.kind=asha"),

@@ -33,7 +33,7 @@ def test_what_promotion_takes_is_known_to_the_step() -> None:
 def test_slots_and_the_default_configuration_may_add_to_it() -> None:
     found = planned(4, start_with_default=True, budget={"trials": 64})
     assert 552 < found.expected_steps < found.worst_steps < 64 * 81 / 2
-    assert f"; at most {found.worst_steps} if none is lost" in plan_lines(found)[0]
+    assert f"; at most {found.worst_steps} if no trial fails" in plan_lines(found)[0]
 
 
 @pytest.mark.parametrize(("trials", "alone"), [(26, True), (27, False)])

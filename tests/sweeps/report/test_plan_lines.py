@@ -62,7 +62,7 @@ def test_without_rates_the_plan_says_how_to_have_them() -> None:
 
 
 def test_trials_at_each_report_point_are_told() -> None:
-    assert "expected to reach each: 4, 4, 4 trials" in lines(planned())
+    assert "trials expected at each report: 4, 4, 4" in lines(planned())
 
 
 def test_json_has_the_same_numbers_under_plain_names() -> None:

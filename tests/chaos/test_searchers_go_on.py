@@ -1,0 +1,40 @@
+"""A driver is killed while a searcher learns: `resume` draws the points that the sweep would have drawn without it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import chaos_runs as runs
+import pytest
+
+from sweeps.record.events import TrialStarted
+
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
+TRIALS = 14
+"""TPE draws at random until 10 trials are known: the last ones come from what it learned."""
+WORDS = ["launch", "toy", f"budget.trials={TRIALS}", "budget.steps_per_trial=9", "cluster.slots_per_host=1"]
+
+
+def points(sweep: Path) -> list[dict[str, Any]]:
+    """The point of each trial, in the order in which they began."""
+    return [event.point or {} for event in runs.events(sweep) if isinstance(event, TrialStarted)]
+
+
+@pytest.mark.parametrize("kind", ["tpe", "prior"])
+def test_a_searcher_that_learns_draws_the_same_points_after_a_kill(tmp_path, kind):
+    words = [*WORDS, f"searcher.kind={kind}"]
+    calm = runs.start(tmp_path, *words, "name=calm")
+    assert calm.wait() == 0, calm.err.read_text()
+    # Slower steps are another setting of the trials, and no other point.
+    run = runs.start(tmp_path, *words, "name=killed", "training.step_seconds=0.1")
+    sweep = tmp_path / "results" / "killed"
+    runs.wait_for(lambda: len(points(sweep)) >= TRIALS - 3, run)
+    runs.kill(run.process.pid)
+    before = len(points(sweep))
+    again = runs.start(tmp_path, "resume", str(sweep))
+    assert again.wait() == 0, again.err.read_text()
+    found = points(sweep)
+    assert before < len(found) == TRIALS
+    assert found == points(tmp_path / "results" / "calm")
+    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", TRIALS)
