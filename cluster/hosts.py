@@ -68,6 +68,8 @@ class HostFacts(Spec):
     """Memory that these slots are expected to take; None when the model's sizes are unknown."""
     device_name: str = ""
     """See `devices.name`."""
+    engine: str = ""
+    """What computes the losses of its trials, in words; empty where the trainable does not say."""
 
 
 class Host:
@@ -182,6 +184,7 @@ class Host:
             slots=slots,
             estimated_bytes=estimate,
             device_name=name(device, gpu),
+            engine=getattr(pack, "engine_name", ""),
         )
 
     def _running(self) -> PackLoop:

@@ -317,6 +317,8 @@ def _train(sweep: Sweep, driver: Driver, say: Callable[[str], None]) -> None:
         largest=plans.largest(config, sweep.space),
     )
     ready = driver.start_hosts(limits, sweep.space)
+    if ready.hosts[0].engine:
+        say(f"engine: {ready.hosts[0].engine}")
     if ready.data.train_rows:
         rows = epochs.rows_per_trial(config, sweep.space)
         compared = resource.of(config)

@@ -107,6 +107,19 @@ def _cut(spec: TrialSpec, rows: RowShape | None) -> TrialSpec:
     return spec.model_copy(update={"data": spec.data.model_copy(update={"max_length": max(8, rows.longest)})})
 
 
+def engine(trainable: Trainable, base: TrialSpec) -> str | None:
+    """What computes the trainable's losses, where it offers `engine(base)` and can say before the base is loaded.
+
+    Raises:
+        NotTrainable: its engine breaks.
+    """
+    if not hasattr(trainable, "engine"):
+        return None
+    with answering("its engine"):
+        name: str | None = trainable.engine(base)
+    return name
+
+
 def metrics(trainable: Trainable) -> Mapping[str, Direction]:
     """The metrics of the trainable's evaluations, each with the direction in which it is better."""
     offered: Mapping[str, Direction] = getattr(trainable, "METRICS", {EVAL_LOSS: "min"})

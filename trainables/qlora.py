@@ -12,7 +12,8 @@ from trainables.base import architectures, model_source
 from trainables.contract import Device, LookedUp, Need, Pack, Prepared, Preview, RowShape, Target, TargetModules
 from trainables.data import preview as preview_rows
 from trainables.data import sources
-from trainables.packing import kept_evaluation, memory, targets
+from trainables.errors import ModelError
+from trainables.packing import engines, kept_evaluation, memory, targets
 from trainables.scoring.requests import Scorer
 from trainables.specs import ModelSpec, TrialSpec
 
@@ -86,7 +87,6 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
     from trainables.base import base_model
     from trainables.data import dataset
     from trainables.packing.adapter_pack import AdapterPack
-    from trainables.packing.peft_engine import PeftEngine
 
     free = base_model.free_bytes()
     loaded = base_model.load(base, cache)
@@ -101,7 +101,17 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
     known = None
     if identity is not None:
         known = kept_evaluation.place(cache, *identity, dataset.split_fingerprint(rows_of_sweep.eval))
-    return AdapterPack(PeftEngine(loaded), rows_of_sweep, known_base=known)
+    engine, name = engines.choose(loaded)
+    return AdapterPack(engine, rows_of_sweep, known_base=known, engine_name=name)
+
+
+def engine(base: TrialSpec) -> str | None:
+    """The engine that will train on this base; None when it is known only once the base is loaded."""
+    try:
+        kind = model_source.model_type(base.base_model)
+    except ModelError:
+        return None
+    return engines.expected(base, kind)
 
 
 def open_scorer(base: TrialSpec, cache: Path) -> Scorer:

@@ -78,6 +78,8 @@ class Plan:
     """Trials at each point, tokens, evaluations, time."""
     choices: tuple[Choice, ...] = ()
     """LoRA against QLoRA on GPUs of common sizes; empty when the model's sizes are unknown."""
+    engine: str | None = None
+    """What will compute the losses; None when it is known only once the base is loaded."""
 
     @property
     def epochs(self) -> tuple[float, float] | None:

@@ -18,6 +18,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_passwords
 from sweeps.planning.rates import Rate, RateKey, kept
 from sweeps.record.folder import write_whole
+from trainables import catalogue
 from trainables.contract import RowShape
 from trainables.specs import Spec
 
@@ -79,6 +80,7 @@ def rate_key(config: SweepConfig, device_name: str) -> RateKey:
         model=source + revision,
         quantization=scheme if model is not None else "none",
         device=device_name,
+        engine=catalogue.engine(catalogue.find(config.trainable), config.base) or "peft",
     )
 
 

@@ -44,6 +44,8 @@ class RateKey(Spec):
     """Scheme and type of the activations, "nf4 float32"."""
     device: str
     """Name of the GPU, or of the processor with its threads."""
+    engine: str = "peft"
+    """What computes the losses. Rates of versions that knew no other are PEFT's."""
 
 
 class Rate(Spec):

@@ -57,7 +57,8 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
     need, known = _known(sweep, machine)
     _check_disk(sweep.config, need)
     planned = plan.plan(sweep.config, sweep.space, need, machine, known)
-    planned = replace(planned, warnings=(*planned.warnings, *sweep.notices))
+    engine = catalogue.engine(catalogue.find(sweep.config.trainable), sweep.config.base)
+    planned = replace(planned, engine=engine, warnings=(*planned.warnings, *sweep.notices))
     if to_launch:
         # Of the data a launch speaks once all rows are ready.
         return replace(planned, rows_per_trial=None)

@@ -104,6 +104,8 @@ class HostsStarted(Spec):
     slots: int
     """Slots of all hosts together."""
     device: Device
+    engine: str = ""
+    """What computes the losses of trials on the first host; empty where the trainable does not say."""
 
 
 class DataPrepared(Spec):

@@ -41,6 +41,8 @@ def _hosts(plan: Plan) -> Iterator[str]:
     memory = f", about {plan.memory_bytes / 1e9:.1f} GB per host at most" if plan.memory_bytes is not None else ""
     yield f"{hosts} with {counted(plan.slots_per_host, 'slot')}{memory}{disk}"
     yield from _memory(plan.memory)
+    if plan.engine is not None:
+        yield f"engine: {plan.engine}"
 
 
 def _memory(memory: Memory | None) -> Iterator[str]:

@@ -87,6 +87,7 @@ class Driver:
                 hosts=len(answer.hosts),
                 slots=answer.slots,
                 device=answer.hosts[0].device,
+                engine=answer.hosts[0].engine,
             )
         )
         summary = answer.data.model_dump(exclude={"warnings"})

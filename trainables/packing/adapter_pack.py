@@ -48,6 +48,7 @@ class AdapterPack:
         data: dataset.Splits,
         clock: Callable[[], float] = time.time,
         known_base: Path | None = None,
+        engine_name: str = "",
     ) -> None:
         """Starts without a slot.
 
@@ -56,7 +57,9 @@ class AdapterPack:
             data: the rows to train and to evaluate on.
             clock: seconds since the epoch.
             known_base: the file that keeps the evaluation of the base alone between sweeps.
+            engine_name: what the engine is called where people read it.
         """
+        self.engine_name = engine_name
         self._known_base = known_base
         self._engine = engine
         self._data = data

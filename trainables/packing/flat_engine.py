@@ -15,31 +15,30 @@ from dataclasses import dataclass, field
 
 import torch
 from peft.tuners.lora import LoraLayer
-from transformers import PreTrainedModel
 
 from trainables.base.base_model import Base
 from trainables.packing import dropout, flat_attention, head_loss, lora_product
 from trainables.packing.engine import Segment
+from trainables.packing.engines import FLAT_KINDS
 from trainables.packing.flat_batches import Span, flatten
 from trainables.packing.peft_adapters import PeftAdapters, adapter_name
 from trainables.specs import TrialSpec
 
-COVERED = frozenset({"gemma", "gemma3_text", "llama", "mistral", "phi3", "qwen2", "qwen3"})
-"""Model types of transformers whose attention, head and positions were compared with PEFT's engine."""
 
-
-def uncovered(model: PreTrainedModel) -> str | None:
+def uncovered(base: Base) -> str | None:
     """Returns why `FlatEngine` cannot train a base that has no adapters yet, or None when it can."""
+    model = base.model
     kind = model.config.model_type
-    if kind not in COVERED or type(model).__module__.partition(".")[0] != "transformers":
-        return f"model_type {kind!r} is not one of {', '.join(sorted(COVERED))}"
+    if kind not in FLAT_KINDS or type(model).__module__.partition(".")[0] != "transformers":
+        return f"model_type {kind!r} is not one of {', '.join(sorted(FLAT_KINDS))}"
     for name in ("final_logit_softcapping", "attn_logit_softcapping"):
         if getattr(model.config, name, None) is not None:
             return f"the model sets {name}"
     head = model.get_output_embeddings()
     if type(head) is not torch.nn.Linear:
         return f"its head is a {type(head).__name__}"
-    return None
+    # Adapters compute in the type of the activations, and small gradients vanish in float16.
+    return "its activations are float16" if base.dtype == torch.float16 else None
 
 
 @dataclass(frozen=True)
@@ -63,11 +62,11 @@ class _Layer:
 
 
 class FlatEngine:
-    """An `Engine` without padding, for the architectures of `COVERED`. See `trainables.packing.engine.Engine`."""
+    """An `Engine` without padding, for some model types. See `trainables.packing.engine.Engine`."""
 
     def __init__(self, base: Base) -> None:
         """Takes over a base for which `uncovered` returns None. Raises ValueError for another one."""
-        problem = uncovered(base.model)
+        problem = uncovered(base)
         if problem is not None:
             raise ValueError(f"the flat engine does not cover this base: {problem}")
         self.base = base

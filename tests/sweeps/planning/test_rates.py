@@ -233,3 +233,14 @@ def test_a_rate_is_of_base_precision_and_device() -> None:
     assert found.model.endswith("host/model@abc")
     assert "secret" not in found.model
     assert rate_store.rate_key(toy()[0], "GPU").model == "toy"
+
+
+def test_what_one_engine_took_says_nothing_of_another() -> None:
+    flat = KEY.model_copy(update={"engine": "flat"})
+    load = Load(tokens_per_step=500.0, slots=2, evaluation_rows=16, row_tokens=250.0)
+    assert speed([rate()], flat, load) is None
+    assert speed([rate(key=flat)], flat, load) is not None
+    # What an earlier version has written names no engine: it knew PEFT's alone.
+    written = rate().model_dump(mode="json")
+    del written["key"]["engine"]
+    assert Rate.model_validate(written).key.engine == "peft"

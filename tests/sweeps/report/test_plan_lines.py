@@ -106,3 +106,8 @@ def test_durations_are_in_the_unit_that_suits_them(seconds: float, words: str) -
 def test_counts_and_sizes_have_their_units() -> None:
     assert (counted(1, "slot"), counted(2, "slot")) == ("1 slot", "2 slots")
     assert (size(99_000_000), size(150_000_000)) == ("99 MB", "0.1 GB")
+
+
+def test_the_engine_is_told_where_it_is_known() -> None:
+    assert "\nengine: flat" in lines(replace(planned(), engine="flat"))
+    assert "engine" not in lines(planned())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import packs
 import pytest
+import tiny_models
 import torch
 
+from trainables import qlora
 from trainables.base.base_model import checkpoint_gradients
 from trainables.contract import Evaluation, Opened, StepRecord
 from trainables.data.dataset import TokenRow
-from trainables.packing import flat_engine
+from trainables.packing import engines, flat_engine
 from trainables.packing.adapter_pack import AdapterPack
 from trainables.packing.dropout import DropoutKey
 from trainables.packing.engine import Engine, Segment
@@ -76,7 +78,7 @@ def pass_of(engine: Engine) -> tuple[list[torch.Tensor], list[dict[str, torch.Te
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
-@pytest.mark.parametrize("architecture", sorted(flat_engine.COVERED))
+@pytest.mark.parametrize("architecture", sorted(engines.FLAT_KINDS))
 def test_losses_and_gradients_are_those_of_the_reference(architecture, checkpointing):
     results = []
     for make in packs.ENGINES:
@@ -134,7 +136,7 @@ def test_a_nan_in_one_adapter_stays_in_it():
 @pytest.mark.parametrize("architecture", ["gpt2", "opt", "mixtral", "deepseek_v3"])
 def test_other_architectures_are_refused(architecture):
     base = packs.base(architecture)
-    assert architecture in str(flat_engine.uncovered(base.model))
+    assert architecture in str(flat_engine.uncovered(base))
     with pytest.raises(ValueError, match=architecture):
         FlatEngine(base)
 
@@ -142,4 +144,43 @@ def test_other_architectures_are_refused(architecture):
 def test_a_model_that_caps_its_scores_is_refused():
     base = packs.base("gemma3_text")
     base.model.config.final_logit_softcapping = 30.0
-    assert flat_engine.uncovered(base.model) == "the model sets final_logit_softcapping"
+    assert flat_engine.uncovered(base) == "the model sets final_logit_softcapping"
+
+
+def test_activations_in_float16_are_left_to_the_reference():
+    base = packs.base(dtype=torch.float16)
+    assert flat_engine.uncovered(base) == "its activations are float16"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "engine", "name"),
+    [
+        ("llama", FlatEngine, "flat"),
+        ("gpt2", PeftEngine, "peft, since model_type 'gpt2' is not one of gemma, gemma3_text, llama"),
+    ],
+)
+def test_the_engine_of_a_base_is_chosen_and_named(architecture, engine, name):
+    found, said = engines.choose(packs.base(architecture))
+    assert type(found) is engine
+    assert said.startswith(name)
+
+
+def test_the_engine_is_known_before_the_base_is_loaded():
+    trial = packs.spec()
+    assert engines.expected(trial, "llama") == "flat"
+    assert engines.expected(trial, "gpt2") == "peft"
+    assert engines.expected(trial, None) is None
+    assert engines.expected(trial, "gemma3") is None
+    half = trial.quantization.model_copy(update={"compute_dtype": "float16"})
+    assert engines.expected(trial.model_copy(update={"quantization": half}), "llama") == "peft"
+    own_code = trial.base_model.model_copy(update={"trust_remote_code": True})
+    assert engines.expected(trial.model_copy(update={"model": own_code}), "llama") is None
+
+
+def test_the_sweep_file_tells_the_engine_and_the_pack_has_it(tmp_path):
+    for architecture, name in (("llama", "flat"), ("gpt2", "peft")):
+        tiny_models.build(architecture).config.save_pretrained(tmp_path / architecture)
+        model = packs.spec().base_model.model_copy(update={"source": str(tmp_path / architecture)})
+        assert qlora.engine(packs.spec().model_copy(update={"model": model})) == name
+    nowhere = packs.spec().base_model.model_copy(update={"source": str(tmp_path / "nowhere")})
+    assert qlora.engine(packs.spec().model_copy(update={"model": nowhere})) is None
