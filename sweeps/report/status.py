@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from sweeps.config.passwords import without_password
 from sweeps.errors import SweepError
+from sweeps.planning.number_words import counted, duration
 from sweeps.record.events import DataPrepared, Event
 from sweeps.record.folder import SweepFolder, acknowledged_bytes, is_driven, noted_by, read_events
 from sweeps.record.run_names import label
@@ -69,13 +70,13 @@ class Status:
             )
         if self.state == "RUNNING" and self.record.hosts is not None:
             hosts = self.record.hosts
-            lines.append(f"  hosts     {hosts.hosts} on {hosts.device}, {hosts.slots} slots in all")
+            lines.append(f"  hosts     {hosts.hosts} on {hosts.device}, {counted(hosts.slots, 'slot')} in all")
         if self.rates is not None:
             rates = self.rates
             lines.append(f"  rate      {rates.steps_per_second:.2f} steps/s, {rates.tokens_per_second:.0f} tokens/s")
-        left = f", about {_duration(self.seconds_left)} left" if self.seconds_left is not None else ""
-        lines.append(f"  time      {_duration(self.seconds)}{left}")
-        tracked = "holds all events" if not self.backlog else f"has not taken {self.backlog} events yet"
+        left = f", about {duration(self.seconds_left)} left" if self.seconds_left is not None else ""
+        lines.append(f"  time      {duration(self.seconds)}{left}")
+        tracked = "holds all events" if not self.backlog else f"has not taken {counted(self.backlog, 'event')} yet"
         lines.append(f"  tracking  {self.tracking_uri} {tracked}")
         if self.waiting_requests:
             lines.append(f"  requests  {self.waiting_requests} not answered yet")
@@ -213,9 +214,3 @@ def _steps(record: SweepRecord) -> int:
 
 def _tokens(record: SweepRecord) -> int:
     return sum(trial.tokens for trial in record.trials.values())
-
-
-def _duration(seconds: float) -> str:
-    """Such as 1 h 05 min, or 3 min 20 s."""
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
