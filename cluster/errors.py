@@ -2,6 +2,7 @@
 
 ClusterError
 ├── ConnectionFailed (ConnectionError)   no Ray cluster is at the address
+├── SubmissionFailed (RuntimeError)      a job cannot be submitted, or the cluster does not know it
 ├── NotStarted (RuntimeError)            Ray could not be started on this machine
 ├── HostError (RuntimeError)             a host cannot start: its base or its data cannot be loaded
 └── LeaseOver (LookupError)              a lease is not open on this host: the trial asks for another
@@ -16,6 +17,10 @@ class ClusterError(Exception):
 
 class ConnectionFailed(ClusterError, ConnectionError):  # noqa: N818 - reads as what happened
     """No Ray cluster is at the address."""
+
+
+class SubmissionFailed(ClusterError, RuntimeError):  # noqa: N818 - reads as what happened
+    """A job cannot be submitted, or the cluster does not know it."""
 
 
 class NotStarted(ClusterError, RuntimeError):  # noqa: N818 - reads as what happened

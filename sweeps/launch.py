@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -30,6 +29,7 @@ from sweeps.record.spent import spent
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report.progress import Display
 from sweeps.report.result import Displays, Result
+from sweeps.steering import local_sweeps
 from sweeps.steering.answering import Answerer
 from sweeps.steering.mailbox import Mailbox
 from sweeps.steering.stop import StopState, on_signals
@@ -60,7 +60,7 @@ def launch(
     """
     earlier = _earlier(sweep.config)
     started = datetime.fromtimestamp(clock(), UTC)
-    sweep_id = f"{sweep.config.name}-{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    sweep_id = local_sweeps.new_id(sweep.config.name, started, Path(sweep.config.storage))
     folder = folders.create(Path(sweep.config.storage), sweep.config.name, saved_sweep.document(sweep.config, sweep_id))
     return _run(sweep, sweep_id, folder, progress, clock, _Beginning(planned, earlier))
 

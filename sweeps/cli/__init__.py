@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from sweeps.cli import launch, ls, models, plan, promote, resume, rollback, schema, status, stop, validate
+from sweeps.cli import launch, logs, ls, models, plan, promote, resume, rollback, schema, status, stop, submit, validate
 from sweeps.cli.shared import say
 from sweeps.config.passwords import without_passwords
 from sweeps.report import streams
@@ -46,8 +46,10 @@ app.command()(validate.validate)
 app.command()(plan.plan)
 app.command()(launch.launch)
 app.command()(resume.resume)
+app.command()(submit.submit)
 app.command()(status.status)
 app.command()(stop.stop)
+app.command()(logs.logs)
 app.command()(promote.promote)
 app.command()(rollback.rollback)
 app.command()(models.models)

@@ -87,9 +87,12 @@ def load_sweep(file: str, changes: list[str] | None) -> Sweep:
     """
     from sweeps.config import load
 
-    # The shell's bytes are read as UTF-8 whatever the locale.
-    words = [os.fsencode(change).decode("utf-8", "surrogateescape") for change in changes or []]
-    return load.load(file, words, Path.cwd())
+    return load.load(file, as_words(changes), Path.cwd())
+
+
+def as_words(changes: list[str] | None) -> list[str]:
+    """The overrides of the command line; the shell's bytes are read as UTF-8 whatever the locale."""
+    return [os.fsencode(change).decode("utf-8", "surrogateescape") for change in changes or []]
 
 
 def show_plan(plan: Plan) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sweeps.cli.shared import Json, LocalSweep, Storage, mistakes
+from sweeps.cli.submitted import Address, ask_there
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,9 +24,12 @@ def status(
     sweep: LocalSweep,
     watch: Annotated[bool, typer.Option("--watch", help="Show it again and again until the sweep has ended.")] = False,
     storage: Storage = Path("results"),
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
     """Show where a sweep stands: trials, the best one, rates, time left, hosts, what MLflow has not taken."""
+    if address is not None:
+        _of_cluster(sweep, address, watch, as_json)
     import threading
     import time
 
@@ -54,6 +58,15 @@ def status(
                     out.print(_shown(now))
     if as_json:
         print(json.dumps(now.as_json()))
+
+
+def _of_cluster(sweep: str, address: str, watch: bool, as_json: bool) -> None:
+    from sweeps.errors import ConfigError
+
+    with mistakes(""):
+        if watch:
+            raise ConfigError(["--watch: not with --address: qsweep logs --follow shows the sweep's own lines"])
+    ask_there(sweep, address, "status", (), as_json)
 
 
 def _shown(status: Status) -> RenderableType:

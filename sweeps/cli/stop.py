@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sweeps.cli.shared import Json, LocalSweep, Storage, mistakes, say
+from sweeps.cli.submitted import Address, ask_there
 
 ANSWER_SECONDS = 30.0
 """How long to wait for the driver's answer, which usually comes within a second."""
@@ -21,9 +22,14 @@ def stop(
         str | None, typer.Argument(metavar="[TRIAL]", help="End only this trial, for good: a key, or t03.")
     ] = None,
     storage: Storage = Path("results"),
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
     """End a running sweep in order, or one of its trials; `qsweep resume` goes on with a sweep."""
+    if address is not None and trial is not None:
+        ask_there(sweep, address, "stop", (trial,), as_json)
+    elif address is not None:
+        _stop_job(sweep, address, as_json)
     import threading
     import time
 
@@ -48,3 +54,22 @@ def stop(
     if as_json:
         print(json.dumps({"dir": str(folder.path), "accepted": answer.is_accepted, "message": answer.message}))
     raise typer.Exit(0 if answer.is_accepted else 2)
+
+
+def _stop_job(sweep: str, address: str, as_json: bool) -> None:
+    """Ends a submitted sweep in order: Ray sends its driver SIGTERM, which does what a request does."""
+    with mistakes():
+        from cluster.submission import STOP_SECONDS, connect
+
+        jobs = connect(address)
+        seen = jobs.find(sweep)
+        is_stopping = not seen.has_ended and jobs.stop(sweep)
+    message = (
+        f"stopping: trials are saved at their next step; after {STOP_SECONDS} s Ray ends what is left"
+        if is_stopping
+        else f"the sweep has ended: {seen.status}"
+    )
+    say(f"{'' if is_stopping else 'refused: '}{message}")
+    if as_json:
+        print(json.dumps({"submission_id": sweep, "accepted": is_stopping, "message": message}))
+    raise typer.Exit(0 if is_stopping else 2)

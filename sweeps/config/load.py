@@ -51,24 +51,20 @@ def recipes() -> dict[str, str]:
     return first_lines
 
 
-def load(file: str, changes: Sequence[str], folder: Path) -> Sweep:
+def load(file: str, changes: Sequence[str], folder: Path, elsewhere: Sequence[str] | None = None) -> Sweep:
     """The sweep that a file and its overrides describe.
 
     Args:
         file: a YAML file, or the name of a recipe.
         changes: overrides, `dotted.key=YAML value` each.
         folder: the current folder, for relative paths in overrides and storage.
+        elsewhere: of a sweep that runs on other machines, the fields whose files are only there: these files are not
+            looked at, and nor is whether `storage` and `tracking.uri` can be written here. None if it runs here.
 
     Raises:
         ConfigError: with a line for each mistake in the file and the overrides.
     """
-    path = _find(file, folder)
-    raw = yaml_files.read(path)
-    _resolve_paths(raw, path.parent)
-    _name_facts(raw)
-    wrong = overrides.apply(raw, changes, lambda part: _resolve_paths(part, folder))
-    wrong += _model_elsewhere(raw, path.parent, folder)
-    _name_facts(raw)
+    raw, wrong = read(file, changes, folder)
     wrong += _apply_profile(raw)
     config, mistakes = _validate(raw)
     wrong += mistakes
@@ -83,15 +79,31 @@ def load(file: str, changes: Sequence[str], folder: Path) -> Sweep:
         wrong += checks.fields_together(space) if not space_mistakes else []
     wrong += checks.objectives(config, trainable) if trainable is not None else []
     preview, mistakes = checks.local_files(raw, config, trainable) if trainable is not None else (Preview(), [])
-    wrong += mistakes
+    wrong += [line for line in mistakes if not line.startswith(tuple(f"{field}:" for field in elsewhere or ()))]
     resolved = _with_tracking_uri(config.model_copy(update={"storage": _absolute(config.storage, folder)}), folder)
-    wrong += checks.paths_are_text(resolved) or checks.writable_places(resolved)
+    wrong += checks.paths_are_text(resolved) or (checks.writable_places(resolved) if elsewhere is None else [])
     wrong += checks.budget(raw, config)
     if space is not None and not wrong:
         resolved, wrong = resource.settled(resolved, space, preview.train_rows)
     if wrong or space is None:
         raise ConfigError(wrong)
     return Sweep(resolved.model_copy(update={"search_space": space.to_raw()}), space, preview, tuple(notices))
+
+
+def read(file: str, changes: Sequence[str], folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """What a file and its overrides say, with absolute paths of models and data; a line for each wrong override.
+
+    Raises:
+        ConfigError: there is no such file, or it holds no mapping.
+    """
+    path = _find(file, folder)
+    raw = yaml_files.read(path)
+    _resolve_paths(raw, path.parent)
+    _name_facts(raw)
+    wrong = overrides.apply(raw, changes, lambda part: _resolve_paths(part, folder))
+    wrong += _model_elsewhere(raw, path.parent, folder)
+    _name_facts(raw)
+    return raw, wrong
 
 
 def _find(file: str, folder: Path) -> Path:

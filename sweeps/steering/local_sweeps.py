@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 
 from sweeps.errors import StorageError, SweepError
@@ -32,6 +36,29 @@ def find(sweep: str, storage: Path) -> SweepFolder:
     if not of_name:
         raise SweepError(f"{sweep}: no sweep of this id or name in {storage.absolute()}; {way_out}")
     return max(of_name, key=_began)
+
+
+def new_id(name: str, started: datetime, storage: Path, environment: Mapping[str, str] = os.environ) -> str:
+    """The id of a new sweep; that of its job, where it was submitted to a cluster.
+
+    Args:
+        name: of the sweep.
+        started: when it starts.
+        storage: where its folder will be.
+        environment: has the id of the job in QSWEEP_SWEEP_ID.
+
+    Raises:
+        SweepError: the sweep of that job is there: a job that is submitted again starts no second sweep.
+    """
+    given = environment.get("QSWEEP_SWEEP_ID")
+    if not given:
+        return f"{name}-{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    for path in storage.glob("*/config.json"):
+        if _names(SweepFolder(path.parent))[:1] == (given,):
+            raise SweepError(
+                f"{path.parent}: the sweep {given} is there already: go on with it with qsweep resume {path.parent}"
+            )
+    return given
 
 
 def _names(folder: SweepFolder) -> tuple[str, ...]:

@@ -1,0 +1,250 @@
+"""The jobs of a Ray cluster, asked through its dashboard from a machine that need not be part of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+import requests
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobSubmissionClient
+
+from cluster.errors import ConnectionFailed, SubmissionFailed
+from cluster.submission import STOP_SECONDS, check_address, check_id
+from cluster.submission.on_node import ENTRY, HOOK
+
+CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 30.0
+UPLOAD_SECONDS = 600.0
+MARK = "qsweep"
+"""The key of a job's metadata that says what of this project it is: its command."""
+TRIES = 3
+_ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+# The first python that knows Ray, of those that the head node's Ray was started with.
+_SHELL = """\
+for python in python python3; do \
+"$python" -c 'import sys, importlib.util as i; sys.exit(i.find_spec("ray") is None)' 2>/dev/null && \
+exec "$python" -P -m {command}; done; \
+echo "error: no python with Ray in PATH ($PATH): start Ray with the bin folder of its environment first in PATH" >&2; \
+exit 2"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command of `qsweep` that is to run on the cluster."""
+
+    job_id: str
+    sweep_id: str
+    words: tuple[str, ...]
+    """What follows `qsweep`."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def entrypoint(self) -> str:
+        """The shell command."""
+        return _SHELL.format(command=shlex.join([ENTRY, self.sweep_id, *self.words]))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the cluster says of a job."""
+
+    status: str
+    exit_code: int | None
+    """None while it runs, and when Ray ended it."""
+    message: str
+    metadata: Mapping[str, str]
+    package: str | None
+
+    @property
+    def has_ended(self) -> bool:
+        """Nothing of the job runs any more."""
+        return self.status in _ENDED
+
+
+class _Client(JobSubmissionClient):
+    """Ray's client, which else waits for ever for a host that does not answer."""
+
+    def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:
+        answer = UPLOAD_SECONDS if method == "PUT" else ANSWER_SECONDS
+        options = {"timeout": (CONNECT_SECONDS, answer), **options}
+        response: requests.Response = super()._do_request(method, endpoint, **options)
+        return response
+
+
+class Jobs:
+    """The jobs of one cluster.
+
+    Each method raises ConnectionFailed when the cluster does not answer or lets nobody in, and SubmissionFailed when
+    it refuses.
+    """
+
+    def __init__(self, address: str) -> None:
+        """Connects.
+
+        Args:
+            address: of the dashboard. RAY_ADDRESS, which Ray would prefer, is not used.
+        """
+        self.address = check_address(address)
+        for module in ("dashboard_sdk", "job.sdk"):
+            # They tell of each upload and each connection.
+            logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
+        with _told(self.address), _address_not_of_environment():
+            self._client = _Client(self.address)
+
+    @property
+    def version(self) -> str:
+        """Of the cluster's Ray."""
+        return str(self._client._server_ray_version)
+
+    def submit(self, job: Job, archive: Path | str) -> bool:
+        """Submits a job; False when it was there already: a lost answer, or the same command twice, starts no second.
+
+        Args:
+            job: its metadata tell whether one of the same id is the same.
+            archive: the package to bring along, or the address of one that the cluster has.
+        """
+        environment = {
+            "working_dir": str(archive),
+            "worker_process_setup_hook": HOOK,
+            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)},
+        }
+        metadata = {MARK: job.words[0], **job.metadata}
+        for attempt in range(1, TRIES + 1):
+            try:
+                with _told(self.address):
+                    self._client.submit_job(
+                        entrypoint=job.entrypoint,
+                        submission_id=job.job_id,
+                        runtime_env=dict(environment),
+                        metadata=dict(metadata),
+                    )
+                return attempt == 1
+            except (ConnectionFailed, SubmissionFailed):
+                seen = self.look_up(job.job_id)
+                if seen is None and attempt == TRIES:
+                    raise
+                if seen is not None and any(seen.metadata.get(key) != value for key, value in metadata.items()):
+                    raise SubmissionFailed(
+                        f"--submission-id: {job.job_id} is the id of another job of this cluster: give a new one"
+                    ) from None
+                if seen is not None:
+                    return False
+        return False
+
+    def look_up(self, job_id: str) -> Seen | None:
+        """What the cluster says of a job; None when it does not know it."""
+        with _told(self.address):
+            answer = self._client._do_request("GET", f"/api/jobs/{job_id}")
+            if answer.status_code == requests.codes.not_found:
+                return None
+            if answer.status_code != requests.codes.ok:
+                self._client._raise_error(answer)
+            told = answer.json()
+        return Seen(
+            status=str(told["status"]),
+            exit_code=told.get("driver_exit_code"),
+            message=str(told.get("message") or ""),
+            metadata=dict(told.get("metadata") or {}),
+            package=(told.get("runtime_env") or {}).get("working_dir"),
+        )
+
+    def find(self, job_id: str) -> Seen:
+        """A sweep's job; raises SubmissionFailed when there is none of this id."""
+        check_id(job_id)
+        seen = self.look_up(job_id)
+        if seen is None:
+            raise SubmissionFailed(
+                f"{job_id}: {self.address} knows no job of this id; a cluster forgets its jobs when its head node is "
+                "started again (ray job list shows them)"
+            )
+        if seen.metadata.get(MARK) != "launch":
+            raise SubmissionFailed(f"{job_id}: is no sweep: another program has submitted this job")
+        return seen
+
+    def stop(self, job_id: str) -> bool:
+        """Asks a job to end in order; False when it has ended already."""
+        with _told(self.address):
+            return bool(self._client.stop_job(job_id))
+
+    def logs(self, job_id: str) -> str:
+        """All that a job has printed."""
+        with _told(self.address):
+            return str(self._client.get_job_logs(job_id))
+
+    def delete(self, job_id: str) -> None:
+        """Removes a job that has ended from the cluster's list."""
+        with _told(self.address):
+            self._client.delete_job(job_id)
+
+    def tail(self, job_id: str) -> AsyncIterator[str]:
+        """What a job prints, from its beginning and for as long as it runs. Raises whatever the connection does."""
+        stream: AsyncIterator[str] = self._client.tail_job_logs(job_id)
+        return stream
+
+
+@contextmanager
+def _address_not_of_environment() -> Iterator[None]:
+    names = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+    before = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(before)
+
+
+@contextmanager
+def _told(address: str) -> Iterator[None]:
+    """Turns what Ray's client raises into errors of this package."""
+    try:
+        yield
+    except AuthenticationError as error:
+        raise ConnectionFailed(f"{address}: {_let_in(str(error))}") from None
+    except (ConnectionError, requests.RequestException) as error:
+        raise ConnectionFailed(
+            f"{address}: no Ray dashboard answers there ({_reason(error)}): is the cluster up, is the address that of "
+            "its dashboard (port 8265), and does a tunnel or port-forward to it still run?"
+        ) from None
+    except (RuntimeError, ValueError, LookupError, TypeError) as error:
+        raise SubmissionFailed(f"{address}: {_last_line(str(error))}") from None
+
+
+def _let_in(text: str) -> str:
+    if text.startswith("Authentication required"):
+        return (
+            "the cluster wants a token and got none (401): set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH (ray get-auth-token on the head node prints the token)"
+        )
+    if text.startswith("Authentication failed"):
+        return (
+            "the cluster does not accept this token (403): compare RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH or "
+            "~/.ray/auth_token with that of the head node (ray get-auth-token)"
+        )
+    return _last_line(text)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, requests.Timeout):
+        return "no answer in time"
+    cause: BaseException = error
+    while inner := cause.__cause__ or cause.__context__:
+        cause = inner
+    return getattr(cause, "strerror", None) or type(cause).__name__
+
+
+def _last_line(text: str) -> str:
+    """Ray puts the traceback of its server before what was wrong."""
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip(" .")]
+    return lines[-1] if lines else "the cluster refused, without a reason"
+
+
+def is_same_version(version: str) -> bool:
+    """Whether the cluster's Ray is of the minor version that is installed here."""
+    return version.split(".")[:2] == str(ray.__version__).split(".")[:2]

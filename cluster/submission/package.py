@@ -1,0 +1,100 @@
+"""The package that a job brings to the cluster: the code of this project, and the sweep with its files."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sysconfig
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from cluster.errors import SubmissionFailed
+from cluster.submission.on_node import SHIPPED, SWEEP_FILE
+
+CODE = ("cluster", "search_spaces", "sweeps", "trainables")
+"""The packages of this project."""
+SUFFIXES = (".py", ".yaml", ".jsonl", ".typed")
+"""Of the files of a package that travel."""
+MOST_MODULE_BYTES = 10_000_000
+"""Size of a trainable of the user's own, with the folder that it lies in."""
+_NO_CODE = ("__pycache__", "node_modules", "results", "venv")
+_MOMENT = (1980, 1, 1, 0, 0, 0)
+"""When each file was written, as far as the archive says: equal files make equal archives, which are sent once."""
+
+
+def code() -> dict[str, Path]:
+    """Path in the package -> file here, for the product files of this project."""
+    root = Path(__file__).parents[2]
+    return dict(_product_files(root, CODE))
+
+
+def own_module(name: str) -> dict[str, Path]:
+    """As `code`, for a trainable of the user's own; nothing for one of this project, or one that is installed.
+
+    Args:
+        name: the dotted path of a module.
+
+    Raises:
+        SubmissionFailed: it lies beside too much to be sent.
+    """
+    top = name.partition(".")[0]
+    spec = importlib.util.find_spec(top) if "." in name and top not in CODE else None
+    places = [Path(place) for place in (spec.submodule_search_locations or ())] if spec is not None else []
+    if spec is not None and not places and spec.origin is not None:
+        places = [Path(spec.origin)]
+    installed = [Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib", "stdlib")]
+    places = [place for place in places if not any(place.is_relative_to(folder) for folder in installed)]
+    found = {name: path for place in places for name, path in _product_files(place.parent, (place.name,))}
+    size = sum(path.stat().st_size for path in found.values())
+    if size > MOST_MODULE_BYTES:
+        raise SubmissionFailed(
+            f"trainable: {name}: its package {places[0]} holds {size / 1e6:,.0f} MB of {', '.join(SUFFIXES)} files, "
+            f"and at most {MOST_MODULE_BYTES / 1e6:.0f} MB of a trainable travel: move it to a folder of its own"
+        )
+    return found
+
+
+def sweep_files(text: str, files: Mapping[str, Path]) -> tuple[str, dict[str, bytes | Path]]:
+    """A sweep and its files: what identifies their content, and path in the package -> content or file here.
+
+    Args:
+        text: the sweep file.
+        files: path beside the sweep file -> file or folder here.
+    """
+    contents: dict[str, bytes | Path] = {SWEEP_FILE: text.encode()}
+    for name, path in files.items():
+        if path.is_dir():
+            inner = sorted(each for each in path.rglob("*") if each.is_file())
+            contents |= {f"{name}/{each.relative_to(path).as_posix()}": each for each in inner}
+        else:
+            contents[name] = path
+    digest = hashlib.sha256()
+    for name, content in sorted(contents.items()):
+        digest.update(f"{len(name)}:{name}:".encode())
+        digest.update(hashlib.sha256(_bytes(content)).digest())
+    identity = digest.hexdigest()[:16]
+    return identity, {f"{SHIPPED}/{identity}/{name}": content for name, content in contents.items()}
+
+
+def write(archive: Path, contents: Mapping[str, bytes | Path]) -> None:
+    """Writes the archive that Ray unpacks on each node; equal contents make equal bytes."""
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
+        for name, content in sorted(contents.items()):
+            entry = zipfile.ZipInfo(name, _MOMENT)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            target.writestr(entry, _bytes(content))
+
+
+def _bytes(content: bytes | Path) -> bytes:
+    return content if isinstance(content, bytes) else content.read_bytes()
+
+
+def _product_files(root: Path, names: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
+    for name in names:
+        for path in [root / name] if (root / name).is_file() else sorted((root / name).rglob("*")):
+            inside = path.relative_to(root)
+            is_hidden = any(part in _NO_CODE or part.startswith(".") for part in inside.parts)
+            if path.suffix in SUFFIXES and not is_hidden and path.is_file():
+                yield inside.as_posix(), path

@@ -1,0 +1,155 @@
+"""`qsweep submit FILE --address URL`."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sweeps.cli.shared import Changes, File, Json, mistakes, say
+from sweeps.cli.submitted import print_closing, ways_on
+
+if TYPE_CHECKING:
+    from cluster.submission.jobs import Jobs
+    from sweeps.config.load import Sweep
+    from sweeps.config.shipping import Shipment
+
+
+def submit(  # noqa: PLR0913 - its options
+    file: File,
+    changes: Changes = None,
+    address: Annotated[
+        str | None, typer.Option("--address", metavar="URL", help="The cluster's dashboard: http://HOST:8265.")
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Do not follow the sweep.")] = False,
+    submission_id: Annotated[
+        str | None, typer.Option("--submission-id", metavar="ID", help="Its id; the same one starts no second sweep.")
+    ] = None,
+    no_files: Annotated[
+        bool, typer.Option("--no-files", help="Send no data and no model: their paths are the cluster's.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a sweep on a Ray cluster that this machine is not part of, as a job of Ray's, and follow it."""
+    with mistakes():
+        sweep, shipment = check(file, changes, address, no_files)
+        for line in _notices(sweep, shipment):
+            say(f"note: {line}")
+        with tempfile.TemporaryDirectory(prefix="qsweep-submit-") as folder:
+            jobs, job_id = _submit(sweep, shipment, str(address), submission_id, Path(folder))
+    _leave(jobs, job_id)
+    if detach:
+        if as_json:
+            print(json.dumps({"submission_id": job_id, "address": jobs.address, "detached": True}))
+        return
+    follow(jobs, job_id, as_json)
+
+
+def check(file: str, changes: list[str] | None, address: str | None, no_files: bool) -> tuple[Sweep, Shipment]:
+    """The sweep, and what travels with it; nothing has been sent.
+
+    Raises:
+        ConfigError, SubmissionFailed: with a line for each mistake.
+    """
+    from sweeps.cli.shared import as_words
+    from sweeps.config import load, shipping
+    from sweeps.errors import ConfigError
+
+    if not address:
+        raise ConfigError(["--address: is needed: the cluster's dashboard, such as http://HOST:8265"])
+    words, here = as_words(changes), Path.cwd()
+    given = load.read(file, words, here)[0].get("cluster")
+    if not isinstance(given, dict) or "profile" not in given:
+        words.append("cluster.profile=attached")
+    shipment = shipping.pack(load.read(file, words, here)[0], (here, Path.home()), not no_files)
+    sweep = load.load(file, words, here, shipment.there)
+    wrong = shipping.refusals(sweep.config)
+    if wrong:
+        raise ConfigError(wrong)
+    return sweep, shipment
+
+
+def follow(jobs: Jobs, job_id: str, as_json: bool) -> None:
+    """Prints what a submitted sweep prints, and ends as it ends; Ctrl-C leaves the sweep running."""
+    from cluster.errors import ClusterError
+    from cluster.submission.following import Printed, exit_code
+    from cluster.submission.following import follow as follow_job
+    from sweeps.steering.stop import Interrupted, raising_on_signals
+
+    printed = Printed(say)
+    try:
+        with raising_on_signals():
+            seen = follow_job(jobs, job_id, printed, say)
+    except Interrupted as interrupted:
+        _leave(jobs, job_id, f"{job_id} goes on without being followed")
+        raise typer.Exit(interrupted.exit_code) from None
+    except ClusterError as error:
+        _leave(jobs, job_id, f"error: {error}")
+        raise typer.Exit(1) from None
+    if seen.exit_code is None:
+        say(f"{job_id}: {seen.status}{f': {seen.message}' if seen.message else ''}")
+    if as_json:
+        print_closing(printed, submission_id=job_id, address=jobs.address)
+    raise typer.Exit(exit_code(seen))
+
+
+def _leave(jobs: Jobs, job_id: str, line: str | None = None) -> None:
+    """Says how a sweep is reached that goes on by itself."""
+    if line is not None:
+        say(line)
+    say("see, follow and stop it with")
+    for command in ways_on(job_id, jobs.address):
+        say(command)
+
+
+def _notices(sweep: Sweep, shipment: Shipment) -> list[str]:
+    from sweeps.config import shipping
+
+    folder, store = shipping.places(shipment)
+    megabytes = sum(shipping.size(path) for path in shipment.files.values()) / 1e6
+    sent = f"{', '.join(map(str, shipment.files.values()))} ({megabytes:.1f} MB)" if shipment.files else "no files"
+    return [
+        f"{sent} travel with the sweep" if shipment.files else "only the sweep file travels with the sweep",
+        f"the sweep's folder on the head node: {folder}; MLflow there: {store}",
+        *shipping.notices(shipment, sweep.config),
+    ]
+
+
+def _submit(
+    sweep: Sweep, shipment: Shipment, address: str, submission_id: str | None, folder: Path
+) -> tuple[Jobs, str]:
+    """The cluster's jobs, and the id of the sweep's."""
+    from cluster.errors import ConnectionFailed
+    from cluster.submission import check_id, connect, on_node, package
+    from sweeps.config import shipping
+
+    now = datetime.now(UTC)
+    job_id = submission_id or f"{sweep.config.name}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    check_id(job_id)
+    identity, files = package.sweep_files(shipment.text(), shipment.files)
+    contents = {**package.code(), **package.own_module(sweep.config.trainable), **files}
+    package.write(folder / "sweep.zip", contents)
+    # Imported here: Ray takes seconds, and a mistake in the sweep file must not wait for it.
+    jobs = connect(address)
+    from cluster.submission.jobs import Job, is_same_version
+
+    if not is_same_version(jobs.version):
+        say(f"warning: the cluster has Ray {jobs.version}, which this project is not tested with")
+    job = Job(
+        job_id,
+        job_id,
+        ("launch", f"{on_node.SHIPPED}:{identity}", "--json"),
+        {"name": sweep.config.name, "storage": shipping.storage(shipment), "content": identity},
+    )
+    try:
+        is_new = jobs.submit(job, folder / "sweep.zip")
+    except (ConnectionFailed, KeyboardInterrupt):
+        say(f"it is not known whether the sweep was submitted: the same command with --submission-id {job_id} is safe")
+        raise
+    say(f"submitted: {job_id}" if is_new else f"{job_id} was submitted already: no second sweep is started")
+    return jobs, job_id

@@ -1,0 +1,163 @@
+"""What travels with a sweep that is submitted to a cluster from another machine: its file, and the files it names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from sweeps.config.model import SweepConfig
+from sweeps.config.passwords import without_password
+from sweeps.errors import ConfigError
+from trainables.inputs import paths
+
+MOST_BYTES = 50_000_000
+"""Size of all files together that travel with a sweep: Ray's dashboard takes 100 MiB a request, code included
+(ray/_private/ray_constants.py, 2.60: DASHBOARD_CLIENT_MAX_SIZE), and keeps it in the memory of the head node."""
+_PLACES = (("model", "source"), ("data", "train"), ("data", "eval"), ("data", "test"), ("cluster", "profile"))
+_LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """A sweep file as it is read on the cluster, with what travels beside it."""
+
+    document: dict[str, Any]
+    """The sweep file's content, overrides included; what travels is named by its path beside that file."""
+    files: dict[str, Path] = field(default_factory=dict)
+    """Path beside the sweep file -> the file or folder here."""
+    there: tuple[str, ...] = ()
+    """The fields that name paths of the cluster."""
+
+    def text(self) -> str:
+        """The sweep file: JSON, which is YAML too and quotes what YAML would take for a number."""
+        return json.dumps(self.document, indent=1, ensure_ascii=False)
+
+
+def pack(raw: Mapping[str, Any], folders: tuple[Path, ...], ships_files: bool = True) -> Shipment:
+    """The shipment of a sweep file.
+
+    A path that is not on this machine is one of the cluster, unless it lies in one of `folders`.
+
+    Args:
+        raw: what the file and its overrides say, with absolute paths.
+        folders: where a path that does not exist is a mistake: the home folder and the current one.
+        ships_files: False when no data and no model travel: their paths are then those of the cluster.
+
+    Raises:
+        ConfigError: the files are too large to travel; a line each.
+    """
+    document = json.loads(json.dumps(raw, default=str))
+    files: dict[str, Path] = {}
+    there = []
+    for section, key in _PLACES:
+        place = _local(raw, section, key)
+        if place is None:
+            continue
+        if section != "cluster" and (not ships_files or _is_there(place, folders)):
+            there.append(f"{section}.{key}")
+        elif paths.is_file(place) or paths.is_folder(place):
+            name = next((name for name, known in files.items() if known == place), key + place.suffix)
+            files[name] = place
+            document[section][key] = f"./{name}"
+    facts = (document.get("model") or {}).get("facts") if isinstance(document.get("model"), dict) else None
+    if isinstance(facts, dict) and facts.get("of") == raw["model"].get("source"):
+        facts["of"] = document["model"]["source"]
+    wrong = _too_large(files, document)
+    if wrong:
+        raise ConfigError(wrong)
+    return Shipment(document, files, tuple(there))
+
+
+def refusals(config: SweepConfig) -> list[str]:
+    """A line for each part of a sweep that cannot be submitted."""
+    wrong = []
+    if config.cluster.address in (None, "local"):
+        wrong.append(
+            f"cluster.profile: {config.cluster.profile} starts a Ray of the sweep's own, and a submitted sweep runs in "
+            "the cluster that it is submitted to: write cluster.profile=attached, or leave it out"
+        )
+    if without_password(config.tracking.uri) != config.tracking.uri:
+        wrong.append(
+            "tracking.uri: holds a password, and whoever reaches the cluster could read it: leave it out, and let the "
+            "head node have it (docs/submit.md)"
+        )
+    return wrong
+
+
+def notices(shipment: Shipment, config: SweepConfig) -> Iterator[str]:
+    """What people should know of where things lie."""
+    for place in shipment.there:
+        section, _, key = place.partition(".")
+        yield f"{place}: {shipment.document[section][key]} is taken for a path of the cluster's nodes"
+    host = urlsplit(config.tracking.uri).hostname if config.tracking.uri.startswith("http") else None
+    if host in _LOOPBACK:
+        yield f"tracking.uri: {config.tracking.uri} means the head node itself there, not this machine"
+
+
+def places(shipment: Shipment) -> tuple[str, str]:
+    """Where the sweep's folder and its MLflow will be, for people; ~ is the home folder on the head node."""
+    document = shipment.document
+    tracking = document.get("tracking")
+    uri = str((tracking.get("uri") if isinstance(tracking, dict) else None) or "sqlite:///mlflow.db")
+    file = uri.removeprefix("sqlite:///")
+    return (
+        f"{_from_home(storage(shipment))}/{document['name']}",
+        f"sqlite:///{_from_home(file)}" if file != uri else uri,
+    )
+
+
+def storage(shipment: Shipment) -> str:
+    """`storage` as the sweep file gives it."""
+    return str(shipment.document.get("storage") or SweepConfig.model_fields["storage"].default).rstrip("/") or "/"
+
+
+def _from_home(path: str) -> str:
+    return path if path.startswith(("/", "~")) or "://" in path else f"~/{path.removeprefix('./')}"
+
+
+def _local(raw: Mapping[str, Any], section: str, key: str) -> Path | None:
+    part = raw.get(section)
+    value = part.get(key) if isinstance(part, Mapping) else None
+    # Paths were made absolute; anything else is a hub id, a package, or the name of a profile.
+    return Path(value) if isinstance(value, str) and value.startswith("/") else None
+
+
+def _is_there(place: Path, folders: tuple[Path, ...]) -> bool:
+    if paths.is_file(place) or paths.is_folder(place):
+        return False
+    return not any(place.is_relative_to(folder) for folder in folders)
+
+
+def _too_large(files: Mapping[str, Path], document: Mapping[str, Any]) -> list[str]:
+    """A line for each of the largest files that keep the others from fitting."""
+    sizes = {name: size(path) for name, path in files.items()}
+    wrong = []
+    rest = sum(sizes.values())
+    for name in sorted(sizes, key=lambda name: -sizes[name]):
+        if rest <= MOST_BYTES:
+            break
+        rest -= sizes[name]
+        fields = [f"{section}.{key}" for section, key in _PLACES if _value(document, section, key) == f"./{name}"]
+        hub = "the id of a model" if fields[0].startswith("model") else "the id of a data set"
+        wrong.append(
+            f"{fields[0]}: {files[name]} has {sizes[name] / 1e6:,.0f} MB, and at most {MOST_BYTES / 1e6:.0f} MB in all "
+            f"travel with a sweep: give {hub} on the hub, or put it at one path of every node and write "
+            f"{fields[0]}=THAT_PATH (with --no-files if that path exists here too)"
+        )
+    return wrong
+
+
+def _value(document: Mapping[str, Any], section: str, key: str) -> object:
+    part = document.get(section)
+    return part.get(key) if isinstance(part, Mapping) else None
+
+
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    if paths.is_file(path):
+        return path.stat().st_size
+    return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())

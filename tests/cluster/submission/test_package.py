@@ -1,0 +1,111 @@
+"""What travels to a cluster: product files, the sweep, the files that it names, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import SubmissionFailed
+from cluster.submission import check_address, check_id, on_node, package
+
+ROOT = Path(package.__file__).parents[2]
+
+
+def test_the_code_is_the_four_packages_and_their_product_files() -> None:
+    code = package.code()
+    assert {name.split("/")[0] for name in code} == {"cluster", "search_spaces", "sweeps", "trainables"}
+    assert {path.suffix for path in code.values()} <= {".py", ".yaml", ".jsonl", ".typed"}
+    assert {"sweeps/cli/submit.py", "sweeps/recipes/toy.yaml", "cluster/profiles/attached.yaml"} <= set(code)
+    assert [name for name in code if "__pycache__" in name or "/." in name] == []
+    assert all(path == ROOT / name for name, path in code.items())
+
+
+def test_results_beside_the_code_stay_here(tmp_path: Path) -> None:
+    for name in ("mine/a.py", "mine/results/events.jsonl", "mine/.venv/b.py", "mine/.git/c.py", "mine/d.bin"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert [name for name, _ in package._product_files(tmp_path, ("mine",))] == ["mine/a.py"]
+
+
+def test_equal_contents_make_equal_archives(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("{}\n")
+    archives = []
+    for number in range(2):
+        os.utime(rows, (number, number))
+        identity, contents = package.sweep_files("name: x", {"train.jsonl": rows})
+        package.write(tmp_path / f"{number}.zip", contents)
+        archives.append((identity, (tmp_path / f"{number}.zip").read_bytes()))
+    assert archives[0] == archives[1]
+    rows.write_text("{} \n")
+    assert package.sweep_files("name: x", {"train.jsonl": rows})[0] != archives[0][0]
+    assert package.sweep_files("name: y", {"train.jsonl": rows})[0] != package.sweep_files("name: x", {})[0]
+
+
+def test_a_folder_travels_with_what_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "model" / "inner").mkdir(parents=True)
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "inner" / "weights").write_text("w")
+    identity, contents = package.sweep_files("name: x", {"source": tmp_path / "model"})
+    place = f"submitted/{identity}"
+    assert set(contents) == {f"{place}/sweep.yaml", f"{place}/source/config.json", f"{place}/source/inner/weights"}
+
+
+def test_a_trainable_of_ones_own_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "house").mkdir()
+    for name in ("__init__", "training", "helpers"):
+        (tmp_path / "house" / f"{name}.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    expected = {"house/__init__.py", "house/helpers.py", "house/training.py"}
+    assert set(package.own_module("house.training")) == expected
+    assert package.own_module("toy") == {}
+    assert package.own_module("trainables.toy") == {}
+    assert package.own_module("pydantic.fields") == {}, "what is installed here must be installed there"
+    monkeypatch.setattr(package, "MOST_MODULE_BYTES", -1)
+    with pytest.raises(SubmissionFailed, match=r"house\.training.*move it"):
+        package.own_module("house.training")
+
+
+def test_what_travelled_is_placed_once_and_the_command_runs_at_home(tmp_path: Path) -> None:
+    """The package as Ray unpacks it, with `sweeps` in the place of the real one."""
+    unpacked, home = tmp_path / "unpacked", tmp_path / "home"
+    home.mkdir()
+    identity, files = package.sweep_files("name: x", {})
+    code = {name: path for name, path in package.code().items() if not name.startswith("sweeps/")}
+    words = "import os, sys; print(os.getcwd(), os.environ['QSWEEP_SWEEP_ID'], *sys.argv[1:])"
+    package.write(
+        tmp_path / "it.zip", {**code, **files, "sweeps/__init__.py": b"", "sweeps/__main__.py": words.encode()}
+    )
+    with zipfile.ZipFile(tmp_path / "it.zip") as archive:
+        archive.extractall(unpacked)
+    environment = {"PYTHONPATH": str(unpacked), "HOME": str(home), "PATH": os.environ["PATH"]}
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", on_node.ENTRY, "x-1", "launch", f"submitted:{identity}", "--json"],
+            cwd=unpacked, env=environment, capture_output=True, text=True, check=True, timeout=120,
+        )  # fmt: skip
+        place = home / ".cache" / "qlora-sweeps" / "submitted" / identity
+        assert done.stdout.split() == [str(home), "x-1", "launch", str(place / "sweep.yaml"), "--json"]
+        assert (place / "sweep.yaml").read_text() == "name: x"
+        assert list(place.parent.iterdir()) == [place]
+
+
+@pytest.mark.parametrize("address", ["", "head:8265", "ray://head:10001", "http://", "http://me:pw@head:8265"])
+def test_an_address_is_that_of_a_dashboard(address: str) -> None:
+    with pytest.raises(SubmissionFailed, match="http://HOST:8265"):
+        check_address(address)
+
+
+def test_an_address_may_end_in_a_slash() -> None:
+    assert check_address("https://head.example.com/") == "https://head.example.com"
+
+
+@pytest.mark.parametrize("job_id", ["", "-x", "a b", "a/b", "x" * 129, "a;b"])
+def test_an_id_is_a_name(job_id: str) -> None:
+    with pytest.raises(SubmissionFailed, match="--submission-id"):
+        check_id(job_id)

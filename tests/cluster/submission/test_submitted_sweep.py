@@ -1,0 +1,120 @@
+"""A sweep is submitted to a real head node, from a machine that has only its address and its token."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+from ray_heads import Head, head
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+# One trial, which goes on until it is stopped.
+LONG = ("toy", "scheduler.kind=fifo", "budget.trials=1", "budget.steps_per_trial=2000", "training.step_seconds=1")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Head]:
+    with head() as started:
+        yield started
+
+
+def submitted(cluster: Head, *words: str) -> dict[str, object]:
+    done = cluster.qsweep("submit", *words, "--address", cluster.address, "--detach", "--json")
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, object] = json.loads(done.stdout)
+    return answer
+
+
+def asked(cluster: Head, verb: str, *words: str) -> dict[str, object]:
+    """What a command answers in JSON; it may fail."""
+    done = cluster.qsweep(verb, *words, "--address", cluster.address, "--json")
+    assert done.stdout, done.stderr
+    answer: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def test_it_is_followed_to_its_end(cluster: Head) -> None:
+    """With a file and overrides of one's own; nothing of it stays on the laptop, and the token is in no file."""
+    (cluster.laptop / "mine.yaml").write_text("name: mine\ntrainable: toy\nsearch_space: toy\n")
+    short = ("mine.yaml", "budget.trials=2", "budget.steps_per_trial=3", "scheduler.kind=fifo")
+    done = cluster.qsweep("submit", *short, "--address", cluster.address, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["trials"] == 2
+    assert result["dir"] == str(cluster.home / "results" / "mine")
+    assert result["sweep"] == result["submission_id"]
+    assert (cluster.home / "mlflow.db").is_file()
+    assert "step 3" in done.stderr
+    assert [path.name for path in cluster.laptop.iterdir()] == ["mine.yaml"]
+    sent = [done.stderr, done.stdout, *(path.read_text() for path in cluster.home.glob("results/mine/*.json*"))]
+    assert [text for text in sent if cluster.token in text] == []
+    assert cluster.token not in (cluster.qsweep("logs", result["sweep"], "--address", cluster.address).stdout)
+    assert asked(cluster, "status", result["sweep"])["state"] == "FINISHED"
+    assert cluster.qsweep("stop", result["sweep"], "--address", cluster.address).returncode == 2
+
+
+def test_it_is_watched_and_stopped_from_the_laptop(cluster: Head) -> None:
+    job = submitted(cluster, *LONG, "--submission-id", "long")
+    assert job["submission_id"] == "long"
+    following = subprocess.Popen(
+        [sys.executable, "-m", "sweeps", "logs", "long", "--address", cluster.address, "--follow"],
+        cwd=cluster.laptop, env=cluster.environment(), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert following.stderr is not None
+    guard = threading.Timer(300, following.kill)
+    guard.start()
+    try:
+        printed = next((line for line in following.stderr if "t00" in line and "started" in line), None)
+        assert printed is not None
+        # The same again, as after an answer that was lost, starts no second sweep.
+        assert submitted(cluster, *LONG, "--submission-id", "long") == job
+        assert asked(cluster, "status", "long")["state"] == "RUNNING"
+        assert asked(cluster, "stop", "long", "t07")["accepted"] is False
+        # Ctrl-C ends the following alone.
+        following.send_signal(signal.SIGINT)
+        rest = following.stderr.read()
+        assert following.wait(60) == 130
+        assert "qsweep stop long" in rest
+    finally:
+        guard.cancel()
+        following.kill()
+        following.wait(60)
+    assert asked(cluster, "stop", "long")["accepted"] is True
+    done = cluster.qsweep("logs", "long", "--address", cluster.address, "--follow")
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    status = asked(cluster, "status", "long")
+    assert status["state"] == "INTERRUPTED"
+    folder = cluster.home / "results" / "toy"
+    assert status["dir"] == str(folder)
+    assert list(folder.glob("trials/*/snapshot-*")) != []
+    assert [path.name for path in folder.parent.glob("toy*")] == ["toy"]
+    other = cluster.qsweep("submit", "toy", "--submission-id", "long", "--detach", "--address", cluster.address)
+    assert (other.returncode, "another job" in other.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(("token", "said"), [("", "401"), ("f" * 40, "403")])
+def test_a_token_that_is_wrong_is_told(cluster: Head, token: str, said: str) -> None:
+    done = cluster.qsweep("submit", "toy", "--address", cluster.address, RAY_AUTH_TOKEN=token)
+    assert (done.returncode, said in done.stderr, "RAY_AUTH_TOKEN" in done.stderr) == (2, True, True)
+    assert "Traceback" not in done.stderr
+    assert cluster.token not in done.stderr + done.stdout
+
+
+def test_a_job_that_is_not_there_is_a_mistake(cluster: Head) -> None:
+    for verb in ("status", "stop", "logs"):
+        done = cluster.qsweep(verb, "nowhere", "--address", cluster.address)
+        assert (done.returncode, "knows no job" in done.stderr) == (2, True)
+
+
+def test_a_wrong_sweep_file_ends_before_the_cluster_is_asked() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sweeps", "submit", "toy", "budget.trials=none", "--address", "http://127.0.0.1:1"],
+        capture_output=True, text=True, timeout=120, env=dict(os.environ),
+    )  # fmt: skip
+    assert (done.returncode, "budget.trials" in done.stderr, "no Ray" in done.stderr) == (2, True, False)

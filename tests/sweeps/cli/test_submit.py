@@ -1,0 +1,101 @@
+"""`qsweep submit` on the laptop: what ends it before the cluster is asked, and what it needs there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sweep_files import QLORA, TOY, write_rows
+from typer.testing import CliRunner
+
+from sweeps.cli import app
+
+NOBODY = "http://127.0.0.1:1"
+# What a laptop has that follows docs/submit.md.
+WITHOUT = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "transformers", "mlflow", "peft", "bitsandbytes", "datasets", "optuna",
+                                      "accelerate", "safetensors", "tokenizers", "gguf", "pandas"}:
+            raise ModuleNotFoundError(f"no {name} on a laptop", name=name)
+
+sys.meta_path.insert(0, Absent())
+sys.argv = ["qsweep", *sys.argv[1:]]
+from sweeps.cli import main
+main()
+"""
+
+
+def run(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["submit", *words])
+    return result.exit_code, result.stderr
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toy.yaml").write_text(TOY)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["toy.yaml"], "--address: is needed"),
+        (["toy.yaml", "--address", "head:8265"], "http://HOST:8265"),
+        (["toy.yaml", "--address", "ray://head:10001"], "http://HOST:8265"),
+        (["toy.yaml", "--address", NOBODY, "--submission-id", "a/b"], "--submission-id: 'a/b'"),
+        (["toy.yaml", "--address", NOBODY, "cluster.profile=local"], "cluster.profile=attached"),
+        (["toy.yaml", "--address", NOBODY, "budget.trials=none"], "budget.trials"),
+        (["nowhere.yaml", "--address", NOBODY], "no such file"),
+        (["toy.yaml", "--address", NOBODY, "tracking.uri=http://me:secret@mlflow"], "holds a password"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_a_mistake_is_told(words: list[str], said: str) -> None:
+    code, told = run(*words)
+    assert (code, said in told, "secret" in told) == (2, True, False), told
+
+
+def test_a_large_file_is_refused(folder: Path) -> None:
+    (folder / "sweep.yaml").write_text(QLORA)
+    rows = write_rows(folder)
+    with rows.open("a") as file:
+        file.write(rows.read_text() * 50_000)
+    code, told = run("sweep.yaml", "--address", NOBODY)
+    assert (code, "at most 50 MB" in told, "--no-files" in told) == (2, True, True), told
+
+
+def test_a_laptop_needs_no_torch(folder: Path) -> None:
+    """It gets as far as asking the cluster, which does not answer."""
+    (folder / "sweep.yaml").write_text(QLORA)
+    write_rows(folder)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, "submit", "sweep.yaml", "--address", NOBODY],
+        cwd=folder, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, "no Ray dashboard answers" in done.stderr) == (2, True), done.stderr
+    assert "rows.jsonl" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["status", "stop", "logs"])
+def test_nobody_at_the_address_is_told(verb: str) -> None:
+    result = CliRunner().invoke(app, [verb, "x-1", "--address", NOBODY])
+    assert (result.exit_code, "no Ray dashboard answers" in result.stderr) == (2, True)
+
+
+def test_a_submitted_sweep_is_not_watched_by_status() -> None:
+    result = CliRunner().invoke(app, ["status", "x-1", "--watch", "--address", NOBODY])
+    assert (result.exit_code, "qsweep logs --follow" in result.stderr) == (2, True)
+
+
+def test_logs_of_a_sweep_here_say_where_its_events_are(folder: Path) -> None:
+    sweep = folder / "results" / "x"
+    sweep.mkdir(parents=True)
+    (sweep / "config.json").write_text('{"sweep_id": "x-1", "config": {"name": "x"}}')
+    result = CliRunner().invoke(app, ["logs", "x-1"])
+    assert (result.exit_code, result.stdout.strip()) == (0, str(sweep / "events.jsonl"))
