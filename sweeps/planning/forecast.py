@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import quantiles
 
-from sweeps.planning.time_cost import Span, Work, steps_of
+from sweeps.planning.time_cost import Range, Work, steps_of
 from sweeps.planning.trial_source import REPEATED
 
 LEAST_FOR_QUANTILES = 20
@@ -44,7 +44,7 @@ class Forecast:
             tenths = quantiles(totals, n=10)
             low, high = tenths[0], tenths[-1]
         return Work(
-            steps=Span(sum(totals) / len(totals), low, high),
+            steps=Range(sum(totals) / len(totals), low, high),
             worst_steps=worst,
             evaluations=sum(self.reaching) + expected_again * len(self.points) + 1,
             worst_evaluations=(trials + repeats * min(REPEATED, trials)) * len(self.points) + 1,

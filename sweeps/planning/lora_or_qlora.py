@@ -30,7 +30,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Choice:
+class GpuAdvice:
     """LoRA and QLoRA on a GPU of one size."""
 
     gpu_gb: int
@@ -53,7 +53,7 @@ Estimate = Callable[[str, bool], Need | None]
 """The memory of a host on a GPU, for a quantisation scheme, with or without gradient checkpointing."""
 
 
-def choices(estimate: Estimate, share: float, at_most: int, sizes: Sequence[int] = GPU_GB) -> tuple[Choice, ...]:
+def choices(estimate: Estimate, share: float, at_most: int, sizes: Sequence[int] = GPU_GB) -> tuple[GpuAdvice, ...]:
     """LoRA against QLoRA on GPUs of these sizes; empty when the model's sizes are unknown.
 
     Args:
@@ -68,7 +68,7 @@ def choices(estimate: Estimate, share: float, at_most: int, sizes: Sequence[int]
         lora, qlora = (_fit(estimate, scheme, free, at_most) for scheme in ("none", "nf4"))
         if lora is None or qlora is None:
             return ()
-        rows.append(Choice(size, lora, qlora))
+        rows.append(GpuAdvice(size, lora, qlora))
     return tuple(rows)
 
 

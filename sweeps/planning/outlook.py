@@ -12,7 +12,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.planning import epochs, virtual_sweep
 from sweeps.planning.forecast import Forecast, forecast
 from sweeps.planning.rates import UNKNOWN, Load, Rate, RateKey, speed
-from sweeps.planning.time_cost import Cost, Span, cost, evaluation_share
+from sweeps.planning.time_cost import Cost, Range, cost, evaluation_share
 from sweeps.planning.trial_source import REPEATED
 from trainables.contract import RowShape
 
@@ -37,7 +37,7 @@ class Outlook:
 
     reaching: tuple[float, ...]
     """Trials at each report point, rounded to a tenth."""
-    steps: Span
+    steps: Range
     """Optimizer steps of all trials."""
     evaluations: float
     """Of all trials, and one of the base."""

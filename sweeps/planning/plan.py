@@ -13,7 +13,7 @@ from search_spaces.space import SearchSpace
 from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig, size_bytes
 from sweeps.planning import advice, epochs, time_budget
-from sweeps.planning.lora_or_qlora import Choice
+from sweeps.planning.lora_or_qlora import GpuAdvice
 from sweeps.planning.number_words import counted
 from sweeps.planning.outlook import Known, Outlook, may_train_all, most_steps, outlook, repeats
 from sweeps.record.snapshots import KEPT
@@ -76,7 +76,7 @@ class Plan:
     """Rows to train on; None when that is not known yet."""
     outlook: Outlook | None = None
     """Trials at each point, tokens, evaluations, time."""
-    choices: tuple[Choice, ...] = ()
+    choices: tuple[GpuAdvice, ...] = ()
     """LoRA against QLoRA on GPUs of common sizes; empty when the model's sizes are unknown."""
     engine: str | None = None
     """What will compute the losses; None when it is known only once the base is loaded."""

@@ -13,7 +13,7 @@ from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig, size_bytes
 from sweeps.errors import ConfigError
 from sweeps.planning import auto_trials, measured_speed, plan, rate_store, warm_start
-from sweeps.planning.lora_or_qlora import Choice, choices
+from sweeps.planning.lora_or_qlora import GpuAdvice, choices
 from sweeps.planning.outlook import Known
 from sweeps.record.events import DataPrepared
 from sweeps.record.folder import SweepFolder, read_events
@@ -153,7 +153,7 @@ def rows_of(folder: SweepFolder) -> RowShape | None:
     return Summary.model_validate(prepared[-1].summary).shape if prepared else None
 
 
-def _choices(sweep: Sweep, rows: RowShape | None) -> tuple[Choice, ...]:
+def _choices(sweep: Sweep, rows: RowShape | None) -> tuple[GpuAdvice, ...]:
     """LoRA against QLoRA for the sweep's model, space and rows, in the types that GPUs train in."""
     trainable = catalogue.find(sweep.config.trainable)
     if sweep.config.model is None or "model" not in trainable.REQUIRES:

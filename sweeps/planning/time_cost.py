@@ -13,23 +13,23 @@ about what the forward pass does (2 + 2 FLOP per parameter and token against 2).
 
 
 @dataclass(frozen=True)
-class Span:
+class Range:
     """An expected value and the range that it is believed to be in."""
 
     expected: float
     low: float
     high: float
 
-    def times(self, factor: float) -> Span:
+    def times(self, factor: float) -> Range:
         """All three, multiplied."""
-        return Span(self.expected * factor, self.low * factor, self.high * factor)
+        return Range(self.expected * factor, self.low * factor, self.high * factor)
 
 
 @dataclass(frozen=True)
 class Work:
     """What the trials of a sweep do together."""
 
-    steps: Span
+    steps: Range
     """Optimizer steps."""
     worst_steps: int
     """Most optimizer steps that the scheduler can let the whole sweep take."""
@@ -43,10 +43,10 @@ class Work:
 class Cost:
     """Time that a sweep takes from its command to its answer."""
 
-    seconds: Span
+    seconds: Range
     worst_seconds: float
     """When no trial is stopped early."""
-    gpu_hours: Span
+    gpu_hours: Range
     """0 on CPUs."""
     evaluation_share: float
     """Part of the hosts' working time that goes into evaluations, 0 to 1."""
@@ -66,7 +66,7 @@ def cost(work: Work, speed: Speed, hosts: int, is_gpu: bool) -> Cost:
         off = speed.start_seconds * speed.start_uncertainty + trials * speed.trial_uncertainty
         return fixed + side * off + (steps * speed.step_seconds / hosts + evaluating) * (1 + side * speed.uncertainty)
 
-    taken = Span(seconds(work.steps.expected, 0), seconds(work.steps.low, -1), seconds(work.steps.high, 1))
+    taken = Range(seconds(work.steps.expected, 0), seconds(work.steps.low, -1), seconds(work.steps.high, 1))
     training = work.steps.expected * speed.step_seconds / hosts
     worst = fixed + (work.worst_steps * speed.step_seconds + work.worst_evaluations * speed.evaluation_seconds) / hosts
     return Cost(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,13 +12,11 @@ from sweeps.config import messages
 from sweeps.config.model import Promotion as Policy
 from sweeps.config.passwords import without_passwords
 from sweeps.errors import ConfigError, SweepError
+from sweeps.tracking.client import Say
 from sweeps.tracking.lookup import Lookup, TrackedSweep
 from sweeps.tracking.registry import Registry
 from sweeps.tracking.stores import Place
 from trainables.objective import Objective
-
-Say = Callable[[str], None]
-"""Shows one line to the user."""
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from cluster.scoring_host import can_score
 from sweeps.config.model import Promotion as Policy
 from sweeps.errors import SweepError
 from sweeps.promotion import candidates, content, evidence, registration
-from sweeps.promotion.context import Context, PromotionRequest, Say, policy_of
+from sweeps.promotion.context import Context, PromotionRequest, policy_of
 from sweeps.promotion.evidence import Contender
 from sweeps.promotion.gate import Verdict
 from sweeps.promotion.registration import Registered, Winner
-from sweeps.tracking.client import answering
+from sweeps.tracking.client import Say, answering
 from sweeps.tracking.lookup import Lookup
 from sweeps.tracking.registry import Registry, Version
 from trainables.specs import TrialSpec

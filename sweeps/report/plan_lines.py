@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sweeps.planning import epochs
-from sweeps.planning.lora_or_qlora import Choice
+from sweeps.planning.lora_or_qlora import GpuAdvice
 from sweeps.planning.number_words import counted, duration, size
 from sweeps.planning.outlook import Outlook
 from sweeps.planning.plan import DEVICES, Plan
-from sweeps.planning.time_cost import Span
+from sweeps.planning.time_cost import Range
 from trainables.contract import Memory
 
 CONTINUED = "      "
@@ -94,7 +94,7 @@ def _time(seen: Outlook, plan: Plan) -> str:
     return f"{words}; {seen.rate}"
 
 
-def _hours(hours: Span) -> str:
+def _hours(hours: Range) -> str:
     return f"{hours.expected:.2g} ({hours.low:.2g} to {hours.high:.2g})"
 
 
@@ -105,9 +105,9 @@ def _tokens(count: float) -> str:
     return f"{count:,.0f}"
 
 
-def _choices(choices: Sequence[Choice]) -> Iterator[str]:
+def _choices(choices: Sequence[GpuAdvice]) -> Iterator[str]:
     """The table, sizes with equal rows in one."""
-    merged: list[tuple[list[int], Choice]] = []
+    merged: list[tuple[list[int], GpuAdvice]] = []
     for choice in choices:
         if merged and _row(merged[-1][1]) == _row(choice):
             merged[-1][0].append(choice.gpu_gb)
@@ -122,5 +122,5 @@ def _choices(choices: Sequence[Choice]) -> Iterator[str]:
         yield f"{span:>12}  {lora:24}{qlora:24}{advice}"
 
 
-def _row(choice: Choice) -> tuple[str, str, str]:
+def _row(choice: GpuAdvice) -> tuple[str, str, str]:
     return choice.lora.words, choice.qlora.words, choice.advice

@@ -28,6 +28,7 @@ ENVIRONMENT = {
 LONGEST_PARAM = 6000
 """Characters (mlflow/utils/validation.py, 3.17.2)."""
 Say = Callable[[str], None]
+"""Shows one line to the user."""
 
 
 class MetricPoint(NamedTuple):

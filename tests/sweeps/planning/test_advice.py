@@ -9,7 +9,7 @@ import pytest
 from sweeps.config.model import SweepConfig
 from sweeps.planning import advice
 from sweeps.planning.outlook import Outlook
-from sweeps.planning.time_cost import Span
+from sweeps.planning.time_cost import Range
 from trainables.contract import RowShape
 
 
@@ -20,7 +20,7 @@ def config(rows: int | None = 200) -> SweepConfig:
 
 def seen(share: float | None) -> Outlook:
     return Outlook(
-        reaching=(1.0,), steps=Span(1, 1, 1), evaluations=2.0, tokens=None, are_tokens_known=False,
+        reaching=(1.0,), steps=Range(1, 1, 1), evaluations=2.0, tokens=None, are_tokens_known=False,
         evaluation_share=share, cost=None, rate="",
     )  # fmt: skip
 

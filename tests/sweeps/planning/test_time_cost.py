@@ -16,7 +16,7 @@ from sweeps.halving.rule import Rule
 from sweeps.halving.rungs import rungs
 from sweeps.planning import evaluation_noise, forecast, lora_or_qlora, time_cost, trials_that_fit, virtual_sweep
 from sweeps.planning.rates import Speed
-from sweeps.planning.time_cost import Span, Work
+from sweeps.planning.time_cost import Range, Work
 from trainables.contract import Need
 
 POINTS = (3, 9, 27)
@@ -67,7 +67,7 @@ def test_a_forecast_is_the_mean_of_its_plays() -> None:
     assert seen.reaching == (9.0, 4.0, 1.5)
     work = seen.work(9, 243)
     # 9 x 3 + 3 x 6 + 1 x 18, and 9 x 3 + 5 x 6 + 2 x 18
-    assert work.steps == Span(78.0, 63.0, 93.0)
+    assert work.steps == Range(78.0, 63.0, 93.0)
     assert (work.worst_steps, work.evaluations, work.worst_evaluations) == (243, 15.5, 28)
 
 
@@ -77,7 +77,7 @@ SPEED = Speed(
     step_seconds=2.0, evaluation_seconds=5.0, start_seconds=20.0, trial_seconds=1.0, uncertainty=0.2,
     start_uncertainty=0.3, trial_uncertainty=0.5, measured=99,
 )  # fmt: skip
-WORK = Work(steps=Span(100, 80, 130), worst_steps=300, evaluations=10, worst_evaluations=20, trials=4)
+WORK = Work(steps=Range(100, 80, 130), worst_steps=300, evaluations=10, worst_evaluations=20, trials=4)
 
 
 def test_time_is_start_trials_steps_and_evaluations() -> None:
@@ -94,7 +94,7 @@ def test_hosts_share_the_work_and_each_of_them_is_paid_for() -> None:
     found = time_cost.cost(WORK, SPEED, 2, is_gpu=True)
     assert found.seconds.expected == 24 + 125
     assert found.gpu_hours.expected == pytest.approx(2 * 149 / 3600)
-    assert time_cost.cost(WORK, SPEED, 2, is_gpu=False).gpu_hours == Span(0, 0, 0)
+    assert time_cost.cost(WORK, SPEED, 2, is_gpu=False).gpu_hours == Range(0, 0, 0)
 
 
 def test_an_evaluated_token_is_half_of_a_trained_one() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sweep_files import toy
 
-from sweeps.planning.lora_or_qlora import Choice, Fit
+from sweeps.planning.lora_or_qlora import Fit, GpuAdvice
 from sweeps.planning.number_words import counted, duration, size
 from sweeps.planning.outlook import Known
 from sweeps.planning.plan import Machine, Plan, plan
@@ -77,9 +77,9 @@ def test_json_has_the_same_numbers_under_plain_names() -> None:
 
 def test_sizes_of_gpus_with_the_same_answer_share_a_line() -> None:
     choices = (
-        Choice(12, Fit(0), Fit(1, recomputes=True)),
-        Choice(24, Fit(2), Fit(3)),
-        Choice(40, Fit(2), Fit(3)),
+        GpuAdvice(12, Fit(0), Fit(1, recomputes=True)),
+        GpuAdvice(24, Fit(2), Fit(3)),
+        GpuAdvice(40, Fit(2), Fit(3)),
     )
     found = plan_lines(replace(planned(), choices=choices))
     table = [line.split() for line in found[-3:]]
