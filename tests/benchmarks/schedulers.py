@@ -3,7 +3,7 @@
 The tables in docs/schedulers.md and docs/searchers.md come from here:
 
     python -m tests.benchmarks.schedulers schedulers [--seeds 300]
-    python -m tests.benchmarks.schedulers searchers [--seeds 30]
+    python -m tests.benchmarks.schedulers searchers [--seeds 30] [--noise 0.01]
     python -m tests.benchmarks.schedulers cut [--seeds 300]
 """
 
@@ -97,7 +97,7 @@ def of_cuts(seeds: int) -> None:
                 print(f"| {evaluation:.0f} | {slots} | {rule} | " + " | ".join(cells) + " |", flush=True)
 
 
-def of_searchers(seeds: int) -> None:
+def of_searchers(seeds: int, noise: float) -> None:
     """Every searcher under each rule, with a prior that is right and one that is not."""
     print("| rule | slots | searcher | steps | makespan | regret |")
     print("|---|---|---|---|---|---|")
@@ -105,7 +105,7 @@ def of_searchers(seeds: int) -> None:
         for slots in (1, 4):
             for searcher in SEARCHERS:
                 for name, rate in PRIORS.items() if searcher == "prior" else [("", 1.0e-3)]:
-                    done = [searched(rule, searcher, rate, Setting(slots, 0.03), seed) for seed in range(seeds)]
+                    done = [searched(rule, searcher, rate, Setting(slots, noise), seed) for seed in range(seeds)]
                     print(
                         f"| {rule} | {slots} | {searcher}{f', {name}' if name else ''} "
                         f"| {fmean(each.steps for each, _ in done):.0f} "
@@ -119,8 +119,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", choices=["schedulers", "searchers", "cut"])
     parser.add_argument("--seeds", type=int, default=300)
+    parser.add_argument("--noise", type=float, default=0.03, help="of an evaluation, for the table of searchers")
     arguments = parser.parse_args()
-    {"schedulers": of_schedulers, "searchers": of_searchers, "cut": of_cuts}[arguments.table](arguments.seeds)
+    if arguments.table == "searchers":
+        of_searchers(arguments.seeds, arguments.noise)
+    else:
+        {"schedulers": of_schedulers, "cut": of_cuts}[arguments.table](arguments.seeds)
 
 
 if __name__ == "__main__":
