@@ -3,7 +3,7 @@
 The tables in docs/schedulers.md and docs/searchers.md come from here:
 
     python -m tests.benchmarks.schedulers schedulers [--seeds 300]
-    python -m tests.benchmarks.schedulers searchers [--seeds 30] [--noise 0.01]
+    python -m tests.benchmarks.schedulers searchers [--seeds 30] [--noise 0.01] [--trials 12]
     python -m tests.benchmarks.schedulers cut [--seeds 300]
 """
 
@@ -45,11 +45,13 @@ def listed(rule: str, arrival: str, setting: Setting, seed: int) -> SimulatedSwe
     return simulate(RULES[rule](), Listed(trials), setting, Random(seed))
 
 
-def searched(rule: str, searcher: str, rate: float, setting: Setting, seed: int) -> tuple[SimulatedSweep, float]:
+def searched(
+    rule: str, searcher: str, rate: float, setting: Setting, seed: int, trials: int = TRIALS
+) -> tuple[SimulatedSweep, float]:
     """One sweep of a searcher whose prior expects this learning rate; with its regret."""
     raw = {**SPACE, "training.learning_rate": {**SPACE["training.learning_rate"], "prior": rate}}
     config = components.modules("searchers")[searcher].Config()
-    source = Searched(config.build(SearchSpace.parse(raw), seed), TRIALS, Random(seed), FULL)
+    source = Searched(config.build(SearchSpace.parse(raw), seed), trials, Random(seed), FULL)
     outcome = simulate(RULES[rule](), source, setting, Random(seed))
     answer = outcome.answer()
     return outcome, math.inf if answer is None else answer.loss - source.least()
@@ -97,7 +99,7 @@ def of_cuts(seeds: int) -> None:
                 print(f"| {evaluation:.0f} | {slots} | {rule} | " + " | ".join(cells) + " |", flush=True)
 
 
-def of_searchers(seeds: int, noise: float) -> None:
+def of_searchers(seeds: int, noise: float, trials: int) -> None:
     """Every searcher under each rule, with a prior that is right and one that is not."""
     print("| rule | slots | searcher | steps | makespan | regret |")
     print("|---|---|---|---|---|---|")
@@ -105,7 +107,8 @@ def of_searchers(seeds: int, noise: float) -> None:
         for slots in (1, 4):
             for searcher in SEARCHERS:
                 for name, rate in PRIORS.items() if searcher == "prior" else [("", 1.0e-3)]:
-                    done = [searched(rule, searcher, rate, Setting(slots, noise), seed) for seed in range(seeds)]
+                    setting = Setting(slots, noise)
+                    done = [searched(rule, searcher, rate, setting, seed, trials) for seed in range(seeds)]
                     print(
                         f"| {rule} | {slots} | {searcher}{f', {name}' if name else ''} "
                         f"| {fmean(each.steps for each, _ in done):.0f} "
@@ -120,9 +123,10 @@ def main() -> None:
     parser.add_argument("table", choices=["schedulers", "searchers", "cut"])
     parser.add_argument("--seeds", type=int, default=300)
     parser.add_argument("--noise", type=float, default=0.03, help="of an evaluation, for the table of searchers")
+    parser.add_argument("--trials", type=int, default=TRIALS, help="of each sweep, for the table of searchers")
     arguments = parser.parse_args()
     if arguments.table == "searchers":
-        of_searchers(arguments.seeds, arguments.noise)
+        of_searchers(arguments.seeds, arguments.noise, arguments.trials)
     else:
         {"schedulers": of_schedulers, "cut": of_cuts}[arguments.table](arguments.seeds)
 
