@@ -1,8 +1,9 @@
 """All settings of an adapter and its training that matter in studies; for budgets of 50 trials and more.
 
-rsLoRA scales by alpha / sqrt(r) instead of alpha / r (arXiv 2312.03732), so a ratio to r would multiply the step size
-by sqrt(r), 11 times at r 128. Variants compare fairly only over ranges of their own (arXiv 2602.04998). Hence two
-conditions: plain LoRA searches alpha as a ratio to r, rsLoRA searches alpha itself, and no point has both.
+Alpha is searched itself, for plain LoRA (an update is scaled by alpha / r) and for rsLoRA (alpha / sqrt(r), arXiv
+2312.03732) alike: with a fixed alpha, and under rsLoRA, one range of learning rates serves all r (arXiv 2602.06204; see
+lora_core). At r 64 rsLoRA's updates are 8 times those of plain LoRA of the same alpha, and variants compare fairly
+only where each finds the rate that it needs (arXiv 2602.04998): the range of rates is wide enough for both.
 
 `prior` and `PORTFOLIO` work as in lora_core, which also names the source that is called Tinker's sweep.
 """
@@ -17,22 +18,19 @@ SPACE: dict[str, object] = {
     # Source: rsLoRA (arXiv 2312.03732) for high r; 51.3 % with it against 47.4 % without at r 64 in PEFT's MetaMathQA
     # comparison (Llama-3.2-3B).
     "adapter.use_rslora": {"choice": [False, True]},
-    # Source: PLoRA's range, r/4 to 4r. QLoRA's own scripts are at its lower end (alpha 16 at r 64), the usual advice
-    # (r or 2r) in its middle.
+    # Source: as in lora_core, with 8 as well: 8 at r 64 is the scale 1 of rsLoRA, and PLoRA goes down to r/4. 64 at
+    # r 64 with rsLoRA is the setting of PEFT's comparison (scale 8, learning rate 1e-4).
     # Prior: as in lora_core.
-    "adapter.alpha_over_r": {"choice": [0.25, 0.5, 1, 2, 4], "prior": 1, "when": {"adapter.use_rslora": False}},
-    # Source: derived from alpha / sqrt(r). 64 at r 64 is the setting of PEFT's comparison (scale 8, learning rate
-    # 1e-4); 8 at r 16 to 64 gives the scales 1 to 2 of plain LoRA's usual ratios.
-    "adapter.lora_alpha": {"choice": [8, 16, 32, 64], "when": {"adapter.use_rslora": True}},
+    "adapter.lora_alpha": {"choice": [8, 16, 32, 64], "prior": 32},
     # Source: QLoRA (arXiv 2305.14314, appendix A.1) searches these three and finds 0.05 useful at 7B and 13B, not at
     # 33B and 65B.
     "adapter.lora_dropout": {"choice": [0.0, 0.05, 0.1]},
     # Source: as in lora_core: LoRA (arXiv 2106.09685, section 7.1), QLoRA (section 4), "LoRA Without Regret".
     # Prior: as in lora_core.
     "adapter.target_modules": {"choice": ["attention-qv", "attention", "mlp", "all-linear"], "prior": "all-linear"},
-    # Source: half of lora_core's low end and 2.5 times its high end. Low, because scales here reach 32 (alpha 64 at
-    # r 4 with rsLoRA) and scale and rate multiply ("LoRA Without Regret" on alpha and learning rate); high, because
-    # scales go down to a quarter.
+    # Source: half of lora_core's low end and 2.5 times its high end. Low, because rsLoRA's updates are up to 11 times
+    # as large at the same alpha, and scale and rate multiply ("LoRA Without Regret" on alpha and learning rate);
+    # high, because alpha goes down to 8.
     # Prior: as in lora_core.
     "training.learning_rate": {"loguniform": [1.0e-5, 5.0e-3], "prior": 5.0e-4},
     # Source: PLoRA searches 1 to 32 and finds the best at 4 or less; LoRA pays for large batches whatever its r ("LoRA
@@ -50,9 +48,9 @@ SPACE: dict[str, object] = {
 }
 
 
-def _point(learning_rate: float, scaling: dict[str, object], target_modules: str = "all-linear") -> dict[str, object]:
+def _point(learning_rate: float, adapter: dict[str, object], target_modules: str = "all-linear") -> dict[str, object]:
     return {
-        **scaling,
+        **adapter,
         "adapter.lora_dropout": 0.0,
         "adapter.target_modules": target_modules,
         "training.learning_rate": learning_rate,
@@ -63,7 +61,7 @@ def _point(learning_rate: float, scaling: dict[str, object], target_modules: str
     }
 
 
-_PLAIN: dict[str, object] = {"adapter.r": 32, "adapter.use_rslora": False, "adapter.alpha_over_r": 1}
+_PLAIN: dict[str, object] = {"adapter.r": 32, "adapter.use_rslora": False, "adapter.lora_alpha": 32}
 _RSLORA: dict[str, object] = {"adapter.r": 64, "adapter.use_rslora": True, "adapter.lora_alpha": 64}
 
 PORTFOLIO: list[dict[str, object]] = [

@@ -8,8 +8,8 @@ from __future__ import annotations
 SPACE: dict[str, object] = {
     # Source: the toy's curves, whose floor falls with 1 / sqrt(r).
     "adapter.r": {"choice": [4, 8, 16]},
-    # Source: the same two values as in lora_core. The toy's curves do not depend on alpha: a comparison
-    # shows it as a field without effect.
+    # Source: alpha equal to r or twice r, the usual ratios. The toy's curves do not depend on alpha: a comparison shows
+    # it as a field without effect.
     "adapter.alpha_over_r": {"choice": [1, 2]},
     # Source: the toy's curves, which tell these presets apart; the same presets as in lora_core.
     "adapter.target_modules": {"choice": ["attention-qv", "attention", "mlp", "all-linear"]},

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
 import pytest
 
 from search_spaces.space import SearchSpace
@@ -132,3 +133,30 @@ def test_a_prior_that_is_wrong_by_a_factor_of_ten_costs_little(grids: dict[str, 
 
 def test_a_right_prior_saves_most_runs(grids: dict[str, Cells]) -> None:
     assert runs_needed("prior", grids) < 0.3 * runs_needed("random", grids)
+
+
+def best_rate(cells: Cells, rank: int) -> float | None:
+    """Base-10 logarithm of the rate with the least loss at this rank, by a parabola through it and its neighbours."""
+    row = sorted((math.log10(rate), loss) for (rate, r), loss in cells.items() if r == rank and loss is not None)
+    if len(row) < 3:
+        return None
+    middle = min(range(len(row)), key=lambda place: row[place][1])
+    if middle in (0, len(row) - 1):
+        return row[middle][0]
+    rates, losses = zip(*row[middle - 1 : middle + 2], strict=True)
+    bend, slope, _ = np.polyfit(rates, losses, 2)
+    return float(-slope / (2 * bend)) if bend > 0 else row[middle][0]
+
+
+def test_with_a_fixed_alpha_the_best_rate_hardly_moves_with_the_rank(grids):
+    """The spaces search alpha itself, not its ratio to r: here alpha is 32 at each rank. With a fixed ratio the best
+    rate would go as 1 / r times this, an exponent near -0.83."""
+    exponents = []
+    for cells in grids.values():
+        ranks = sorted({rank for _, rank in cells})
+        rates = [(math.log10(rank), rate) for rank in ranks if (rate := best_rate(cells, rank)) is not None]
+        if len(rates) >= 3:
+            exponents.append(float(np.polyfit([rank for rank, _ in rates], [rate for _, rate in rates], 1)[0]))
+    assert len(exponents) >= 30
+    assert mean(exponents) == pytest.approx(0.17, abs=0.02)
+    assert all(-0.1 < exponent < 0.5 for exponent in exponents)
