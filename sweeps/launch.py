@@ -19,6 +19,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError, RayGone, StorageError, SweepError
 from sweeps.planning import epochs, this_machine
 from sweeps.planning import plan as plans
+from sweeps.planning.amendments import Amendments
 from sweeps.planning.number_words import counted
 from sweeps.record import eval_rows, limits
 from sweeps.record import folder as folders
@@ -26,17 +27,15 @@ from sweeps.record.events import SweepPlanned, SweepStarted
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
 from sweeps.record.spent import spent
-from sweeps.record.sweep_record import SweepRecord
 from sweeps.report.progress import Display
 from sweeps.report.result import Displays, Result
 from sweeps.steering import local_sweeps
-from sweeps.steering.answering import Answerer
+from sweeps.steering.answering import Answerer, deciding
 from sweeps.steering.mailbox import Mailbox
 from sweeps.steering.stop import StopState, on_signals
 from sweeps.tune.supervision import supervise
 from trainables import catalogue
 from trainables.errors import TrainableError
-from trainables.specs import seconds
 
 if TYPE_CHECKING:
     from cluster.hosts import HostFacts
@@ -158,17 +157,14 @@ def _driving(
     """Holds the sweep's folder, its event log, its display and this process's signals while the block runs."""
     with folders.locked(folder), closing(Journal(folder)) as journal:
         mailbox = Mailbox(folder)
-        stop = StopState(_deadline(sweep.config, journal.record, clock()), clock)
-        stop.limit = lambda: limits.reached(sweep.config.budget, journal.record, clock())
+
+        def used_up() -> str | None:
+            budget = limits.changed(sweep.config, journal.record.changes).budget
+            return limits.reached(budget, journal.record, clock())
+
+        stop = StopState(limit=used_up)
         with progress(folder) as display, on_signals(stop, display.say, mailbox.post):
             yield _Running(sweep, sweep_id, folder, journal, mailbox, stop, display, clock)
-
-
-def _deadline(config: SweepConfig, record: SweepRecord, now: float) -> float | None:
-    """When budget.wall_clock is used up; the time that earlier drivers of this sweep took is counted."""
-    if config.budget.wall_clock is None:
-        return None
-    return now + seconds(config.budget.wall_clock) - record.seconds_spent()
 
 
 def _tell_place(running: _Running) -> None:
@@ -247,7 +243,8 @@ def _drive(running: _Running) -> _Trained:
 
     config, journal, stop, say = running.sweep.config, running.journal, running.stop, running.display.say
     driver = Driver(config, running.folder, journal, stop, running.display)
-    answerer = Answerer(running.mailbox, journal, stop, driver.trials_to_stop.add, running.clock)
+    decide = deciding(Amendments.of(running.sweep), running.clock)
+    answerer = Answerer(running.mailbox, journal, stop, driver.trials_to_stop.add, running.clock, decide)
     address = config.cluster.address or "local"
     cluster = Cluster(address)
 

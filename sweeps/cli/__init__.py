@@ -9,7 +9,23 @@ from typing import Annotated
 
 import typer
 
-from sweeps.cli import launch, logs, ls, models, plan, promote, resume, rollback, schema, status, stop, submit, validate
+from sweeps.cli import (
+    add,
+    extend,
+    launch,
+    logs,
+    ls,
+    models,
+    plan,
+    promote,
+    resume,
+    rollback,
+    schema,
+    status,
+    stop,
+    submit,
+    validate,
+)
 from sweeps.cli.shared import say
 from sweeps.config.passwords import without_passwords
 from sweeps.report import streams
@@ -50,6 +66,8 @@ app.command()(submit.submit)
 app.command()(status.status)
 app.command()(stop.stop)
 app.command()(logs.logs)
+app.command()(add.add)
+app.command()(extend.extend)
 app.command()(promote.promote)
 app.command()(rollback.rollback)
 app.command()(models.models)

@@ -54,7 +54,11 @@ def status(
             while watch and now.state == "RUNNING":
                 pause.wait(TURN_SECONDS)
                 before, now = now, reading.read(folder, time.time())
-                if now.record.latest != before.record.latest or now.state != before.state:
+                if (now.record.latest, now.record.answered, now.state) != (
+                    before.record.latest,
+                    before.record.answered,
+                    before.state,
+                ):
                     out.print(_shown(now))
     if as_json:
         print(json.dumps(now.as_json()))

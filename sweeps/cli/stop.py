@@ -11,10 +11,6 @@ import typer
 from sweeps.cli.shared import Json, LocalSweep, Storage, mistakes, say
 from sweeps.cli.submitted import Address, ask_there
 
-ANSWER_SECONDS = 30.0
-"""How long to wait for the driver's answer, which usually comes within a second."""
-TURN_SECONDS = 0.2
-
 
 def stop(
     sweep: LocalSweep,
@@ -30,30 +26,16 @@ def stop(
         ask_there(sweep, address, "stop", (trial,), as_json)
     elif address is not None:
         _stop_job(sweep, address, as_json)
-    import threading
-    import time
-
-    from sweeps.steering import asking, local_sweeps
+    from sweeps.cli import requests
+    from sweeps.steering import local_sweeps
     from sweeps.steering.mailbox import Request, StopSweep, StopTrial
 
     sender = "qsweep stop"
     request: Request = StopSweep(sender=sender) if trial is None else StopTrial(sender=sender, trial=trial)
-    deadline = time.monotonic() + ANSWER_SECONDS
-    pause = threading.Event()
-
-    def is_over() -> bool:
-        return pause.wait(TURN_SECONDS) or time.monotonic() > deadline
-
     with mistakes():
         folder = local_sweeps.find(sweep, storage)
-        answer = asking.ask(folder, request, is_over)
-    if answer is None:
-        say(f"no answer within {ANSWER_SECONDS:.0f} s: the request waits in {folder.requests} and may yet be answered")
-        raise typer.Exit(1)
-    say(f"{'' if answer.is_accepted else 'refused: '}{answer.message}")
-    if as_json:
-        print(json.dumps({"dir": str(folder.path), "accepted": answer.is_accepted, "message": answer.message}))
-    raise typer.Exit(0 if answer.is_accepted else 2)
+        answer = requests.ask(folder, request)
+    requests.tell(folder, answer, as_json)
 
 
 def _stop_job(sweep: str, address: str, as_json: bool) -> None:

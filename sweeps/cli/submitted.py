@@ -43,7 +43,7 @@ def ask_there(sweep: str, address: str, verb: str, words: tuple[str, ...], as_js
     Args:
         sweep: the id of its job, which is also the sweep's.
         address: of the cluster's dashboard.
-        verb: status or stop.
+        verb: status, stop, add or extend.
         words: what follows the sweep's id.
         as_json: whether to print its JSON line.
     """

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from search_spaces.domains import Domain, Value
-from search_spaces.space import SearchSpace
+from search_spaces.space import Point, SearchSpace
 from sweeps.config import messages, points
 from sweeps.config.model import SweepConfig
 from sweeps.config.overrides import LENGTHS
@@ -100,22 +100,29 @@ def budget(raw: Mapping[str, Any], config: SweepConfig) -> list[str]:
 
 def explicit_points(config: SweepConfig, space: SearchSpace, trainable: Trainable | None) -> list[str]:
     """What is wrong with searcher.points, "searcher.points.NUMBER: FIELD: reason" each, in a space without mistakes."""
+    return [
+        f"searcher.points.{number}: {line}"
+        for number, point in enumerate(config.searcher.points)
+        for line in one_point(config, space, trainable, point)
+    ]
+
+
+def one_point(config: SweepConfig, space: SearchSpace, trainable: Trainable | None, point: Point) -> dict[str, None]:
+    """What is wrong with a point that somebody has chosen, "FIELD: reason" each."""
     base = _values_alone(config)
-    wrong = []
-    for number, point in enumerate(config.searcher.points):
-        lines = []
-        strange = [field for field in point if field not in space.domains]
-        for field in strange:
-            hint = did_you_mean(field, list(space.domains))
-            lines.append(f"{field}: is not searched{hint} (searched: {', '.join(space.domains)})")
-        if not strange:
-            lines = [line for field in point for line in _value(base, field, point[field], trainable)]
-        if not lines:
-            whole = points.completed(config.base, space, point)
-            together = "is not searched together with the point's other values: remove it"
-            lines = [f"{field}: {together}" for field in point if field not in whole]
-        wrong += [f"searcher.points.{number}: {line}" for line in dict.fromkeys(lines)]
-    return wrong
+    searched = list(space.domains)
+    lines = [
+        f"{field}: is not searched{did_you_mean(field, searched)} (searched: {', '.join(searched)})"
+        for field in point
+        if field not in space.domains
+    ]
+    if not lines:
+        lines = [line for field in point for line in _value(base, field, point[field], trainable)]
+    if not lines:
+        whole = points.completed(config.base, space, point)
+        together = "is not searched together with the point's other values: remove it"
+        lines = [f"{field}: {together}" for field in point if field not in whole]
+    return dict.fromkeys(lines)
 
 
 def with_base(config: SweepConfig, space: SearchSpace) -> SearchSpace:

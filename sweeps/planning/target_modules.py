@@ -68,6 +68,21 @@ def settle(answers: Sequence[Target]) -> Targets:
     )
 
 
+def known(settled: Mapping[str, TargetSettled], values: Sequence[TargetModules]) -> Targets:
+    """What the event log says of the values; each stands for itself where it says nothing, as before it is known.
+
+    Args:
+        settled: value as it is shown -> what is so of it; see `SweepRecord.targets`.
+        values: as `asked` answers them.
+    """
+    shown = {_word(value): value for value in values}
+    told = {value: settled[word] for word, value in shown.items() if word in settled}
+    return Targets(
+        stands_for={value: shown[each.same_as] for value, each in told.items() if each.same_as in shown},
+        problems={value: each.problem for value, each in told.items() if each.problem is not None},
+    )
+
+
 def check(config: SweepConfig, space: SearchSpace, targets: Targets) -> list[str]:
     """Why there is nothing to train, a line for each value; empty where there is something."""
     values = [*_searched(space), *([config.adapter.target_modules] if _uses_own(config, space) else [])]

@@ -17,9 +17,10 @@ from sweeps.config.model import SweepConfig
 from sweeps.config.points import Scalar
 from sweeps.planning import warm_start
 from sweeps.planning.target_modules import Targets
+from sweeps.record import limits
 from sweeps.record.events import EarlierPoint, EarlierTrials, PointInfeasible, TrialState
 from sweeps.record.selection import rank
-from sweeps.record.sweep_record import TrialRecord
+from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.searchers import Searcher
 from trainables.contract import FailureKind
 from trainables.specs import TrialSpec
@@ -81,7 +82,10 @@ def refused_default(
 
 
 class TrialSource:
-    """Hands out trials until budget.trials of them count, or the space has no new point."""
+    """Hands out trials until budget.trials of them count, or the space has no new point.
+
+    The points that somebody asks for while the sweep runs are trials beyond budget.trials.
+    """
 
     def __init__(
         self,
@@ -116,9 +120,14 @@ class TrialSource:
         self._begun = [t for t in known if not t.state.is_final and t.state is not TrialState.PARKED]
         self._seen = {trial.trial_key for trial in known}
         self._numbers = {trial.number for trial in known}
-        self._left = config.budget.count - sum(t.state.counts_as_trial and t.repeats is None for t in known)
-        self._replaceable = max(LEAST_REPLACED, config.budget.count)
-        self._infeasible = sum(not trial.state.counts_as_trial for trial in known)
+        self._record: Callable[[], SweepRecord] = SweepRecord
+        self._added: dict[str, Point] = {}
+        """Trial key -> the point that somebody has asked for."""
+        self._handed_out = {t.trial_key for t in known if t.state.counts_as_trial and t.repeats is None}
+        """Keys of the trials that count, and of those that were replaced since."""
+        self._infeasible = {t.trial_key for t in known if not t.state.counts_as_trial}
+        self._replaced = 0
+        """Trials that turned out infeasible since, and that others take the place of."""
         self._last_reason = ""
         self._is_used_up = False
         """No new point was found, and the searcher has learned nothing since."""
@@ -127,10 +136,16 @@ class TrialSource:
             reached = self._earlier_reached(known_point)
             self._searcher.tell(known_point.point, reached, known_point.loss, known_point.step is None)
 
+    def follow(self, record: Callable[[], SweepRecord]) -> None:
+        """From now on hands out what is asked for while the sweep runs, too: `record` answers how the sweep stands."""
+        self._record = record
+        self._take_in()
+
     def next(self) -> PlannedTrial | None:
         """The next trial; None when there is none for now (`replace` may make room for one)."""
         if self._begun:
             return _again(self._begun.pop(0))
+        self._take_in()
         if self._left <= 0 or self.gave_up is not None:
             return None
         self._learn()
@@ -140,13 +155,43 @@ class TrialSource:
             trial = self._trial(point)
             if trial is None or trial.trial_key in self._seen:
                 continue
-            self._seen.add(trial.trial_key)
-            self._numbers.add(trial.number)
-            self._left -= 1
-            self._searcher.tell(trial.point or {}, 0, None, False)
-            return trial
+            return self._hand_out(trial)
         self._is_used_up = True
         return None
+
+    def added(self) -> PlannedTrial | None:
+        """The next trial that somebody has asked for and that was not handed out yet; None when there is none."""
+        if self._config.searcher.start_with_default and 0 not in self._numbers:
+            return None  # Number 0 is the default's own.
+        self._take_in()
+        for trial_key, point in self._added.items():
+            if trial_key not in self._seen:
+                self._learn()
+                # Also one whose modules cannot be trained: its host says so, and whoever asked for it can read that.
+                return self._hand_out(self._at(self._targets.represent(point)))
+        return None
+
+    def _take_in(self) -> None:
+        """Takes in what was asked for since the last time."""
+        for point in self._record().added[len(self._added) :]:
+            self._added[self._at(self._targets.represent(point)).trial_key] = point
+
+    def _hand_out(self, trial: PlannedTrial) -> PlannedTrial:
+        self._seen.add(trial.trial_key)
+        self._numbers.add(trial.number)
+        self._handed_out.add(trial.trial_key)
+        self._searcher.tell(trial.point or {}, 0, None, False)
+        return trial
+
+    @property
+    def _count(self) -> int:
+        """budget.trials as it is now."""
+        return limits.changed(self._config, self._record().changes).budget.count
+
+    @property
+    def _left(self) -> int:
+        """How many more trials count towards budget.trials."""
+        return self._count + self._replaced - len(self._handed_out - self._added.keys())
 
     def repeat(self) -> PlannedTrial | None:
         """The next repeat of one of the best trials, to be asked for once all others are over; None after the last."""
@@ -161,19 +206,24 @@ class TrialSource:
                     return dataclasses.replace(again, repeats=trial.trial_key)
         return None
 
-    def replace(self, reason: str) -> None:
-        """A trial that was handed out turned out infeasible: there may be one more, unless there were too many."""
-        self._left += 1
-        self._infeasible += 1
+    def replace(self, reason: str, trial_key: str | None = None) -> None:
+        """A trial that was handed out turned out infeasible: there may be one more, unless there were too many.
+
+        One that somebody has asked for makes no room: it took none.
+        """
+        if trial_key in self._added:
+            return
+        self._replaced += 1
         self._last_reason = f" (the last: {reason})"
 
     @property
     def gave_up(self) -> str | None:
         """Why no infeasible point is replaced any more, where there were too many of them and trials are lacking."""
-        if self._infeasible < self._replaceable or self._left <= 0:
+        infeasible = len(self._infeasible - self._added.keys()) + self._replaced
+        if infeasible < max(LEAST_REPLACED, self._count) or self._left <= 0:
             return None
         return (
-            f"{self._infeasible} points cannot be trained{self._last_reason}, and no sweep replaces more than "
+            f"{infeasible} points cannot be trained{self._last_reason}, and no sweep replaces more than "
             f"budget.trials, or {LEAST_REPLACED}: take such values out of the search space"
         )
 

@@ -258,6 +258,10 @@ class RequestAnswered(Spec):
     """What will come of it, or why nothing will."""
     trial_key: str | None = None
     """The trial that is to be stopped."""
+    point: dict[str, Value] | None = None
+    """The point that is to be tried next: searched field -> value."""
+    changes: dict[str, Scalar | None] = Field(default_factory=dict)
+    """What holds from now on: key of the sweep file -> its value, None for a limit that is lifted."""
 
 
 class SweepEnded(Spec):

@@ -1,10 +1,26 @@
-"""Budgets that end a sweep whatever its trials do: GPU-hours, and a target that is reached. Pure."""
+"""Budgets that end a sweep whatever its trials do: time, GPU-hours, and a target that is reached. Pure."""
 
 from __future__ import annotations
 
-from sweeps.config.model import Budget
+from collections.abc import Mapping
+
+from sweeps.config.model import Budget, SweepConfig
+from sweeps.config.points import Scalar
 from sweeps.record.spent import HOUR
 from sweeps.record.sweep_record import SweepRecord
+from trainables.specs import seconds
+
+
+def changed(config: SweepConfig, changes: Mapping[str, Scalar | None]) -> SweepConfig:
+    """The sweep as it was launched, with what somebody has changed since (see `SweepRecord.changes`)."""
+    if not changes:
+        return config
+    sections: dict[str, dict[str, Scalar | None]] = {"budget": {}}
+    for key, value in changes.items():
+        section, _, name = key.partition(".")
+        sections[section][name] = value
+    update = {section: getattr(config, section).model_copy(update=values) for section, values in sections.items()}
+    return config.model_copy(update=update)
 
 
 def reached(budget: Budget, record: SweepRecord, now: float) -> str | None:
@@ -12,9 +28,11 @@ def reached(budget: Budget, record: SweepRecord, now: float) -> str | None:
 
     Args:
         budget: the sweep's.
-        record: what has happened so far.
+        record: what has happened so far; the present driver has begun.
         now: in seconds since the epoch.
     """
+    if budget.wall_clock is not None and record.seconds_spent(now) >= seconds(budget.wall_clock):
+        return "budget.wall_clock is used up"
     if budget.gpu_hours is not None and record.host_seconds_spent(now).get("cuda", 0.0) >= budget.gpu_hours * HOUR:
         return f"budget.gpu_hours {budget.gpu_hours:g} is used up"
     return _target(budget.target, record) if budget.target is not None else None

@@ -84,7 +84,7 @@ class SweepRecord:
     config: str | None = None
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     latest: float | None = None
-    """When the latest event happened."""
+    """When the latest event happened, answers to requests left out: some are given while nobody drives the sweep."""
     spent_seconds: float = 0.0
     """Time that earlier drivers of this sweep took."""
     hosts: HostsStarted | None = None
@@ -109,6 +109,12 @@ class SweepRecord:
     """Ids of the requests that were answered."""
     trials_to_stop: frozenset[str] = frozenset()
     """Keys of the trials that somebody asked to stop."""
+    added: tuple[Point, ...] = ()
+    """The points that somebody asked to try, in the order in which they did: each is a trial beyond budget.trials."""
+    changes: Mapping[str, Scalar | None] = field(default_factory=dict)
+    """What somebody has changed while the sweep ran: key of the sweep file -> its value now."""
+    was_reopened: bool = False
+    """More was asked for after the sweep had ended, and no driver has taken it up yet."""
 
     @property
     def objective(self) -> Objective:
@@ -117,7 +123,8 @@ class SweepRecord:
 
     def apply(self, event: Event) -> SweepRecord:
         """The record after `event`."""
-        return replace(self._after(event), latest=event.time)
+        latest = self.latest if isinstance(event, RequestAnswered) else event.time
+        return replace(self._after(event), latest=latest)
 
     def _after(self, event: Event) -> SweepRecord:
         match event:
@@ -138,7 +145,7 @@ class SweepRecord:
             case EarlierTrials():
                 return replace(self, earlier=event)
             case SweepEnded():
-                return replace(self, ended=event)
+                return replace(self, ended=event, was_reopened=False)
             case _:
                 trial = _trial_after(self.trials.get(event.trial_key), event)
                 return replace(self, trials={**self.trials, trial.trial_key: trial})
@@ -162,11 +169,23 @@ class SweepRecord:
             hosts=None,
             host_seconds=self.host_seconds_spent(),
             ended=None,
+            was_reopened=False,
         )
 
     def _request_answered(self, event: RequestAnswered) -> SweepRecord:
-        stopped = {event.trial_key} if event.is_accepted and event.trial_key is not None else set()
-        return replace(self, answered=self.answered | {event.request}, trials_to_stop=self.trials_to_stop | stopped)
+        answered = self.answered | {event.request}
+        if not event.is_accepted:
+            return replace(self, answered=answered)
+        stopped = {event.trial_key} if event.trial_key is not None else set()
+        asks_for_more = event.point is not None or bool(event.changes)
+        return replace(
+            self,
+            answered=answered,
+            trials_to_stop=self.trials_to_stop | stopped,
+            added=self.added if event.point is None else (*self.added, event.point),
+            changes={**self.changes, **event.changes},
+            was_reopened=self.was_reopened or (asks_for_more and self.ended is not None),
+        )
 
     def seconds_spent(self, now: float | None = None) -> float:
         """Seconds that all drivers have spent until `now`, else the latest event, without the pauses between them."""
@@ -182,9 +201,33 @@ class SweepRecord:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the sweep ended by itself or by its budget, with every trial in a final state."""
-        over = self.ended is not None and self.ended.reason in ("finished", "budget")
+        """Whether the sweep ended by itself or by its budget, with every trial in a final state, and is to stay so."""
+        over = self.ended is not None and self.ended.reason in ("finished", "budget") and not self.was_reopened
         return over and all(trial.state.is_final for trial in self.trials.values())
+
+    def trials_in_all(self, at_launch: int | None) -> int | None:
+        """budget.trials as it is now, and a trial for each added point; `at_launch` is what it was then, if known."""
+        now = self.changes.get("budget.trials", at_launch)
+        return now + len(self.added) if isinstance(now, int) else None
+
+    @property
+    def added_waiting(self) -> int:
+        """Added points that have got no slot yet."""
+        begun = [trial.point for trial in self.trials.values()]
+        return sum(point not in begun for point in self.added)
+
+    def rungs(self) -> list[tuple[int, int, int]]:
+        """(step, trials that have reported there, those of them that are parked there) for each report point.
+
+        Trials whose rungs count examples come to one at different steps: it goes by the lowest. Repeats are left out.
+        """
+        reports = [trial for trial in self.trials.values() if trial.repeats is None and trial.evals]
+        found = []
+        for place in range(max((len(trial.evals) for trial in reports), default=0)):
+            here = [trial for trial in reports if len(trial.evals) > place]
+            parked = sum(len(t.evals) == place + 1 and t.state is TrialState.PARKED for t in here)
+            found.append((min(trial.evals[place][0] for trial in here), len(here), parked))
+        return found
 
     def counts(self) -> dict[str, int]:
         """State -> number of trials in it, for the states that occur."""

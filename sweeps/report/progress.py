@@ -177,11 +177,11 @@ class Table(AbstractContextManager["Table"]):
         return sorted([*training, *best], key=lambda trial: trial.number)
 
     def _status(self) -> str:
-        now = self._clock()
+        now, planned = self._clock(), self._record.trials_in_all(self._planned)
         counts = " ".join(f"{count} {state.lower()}" for state, count in self._record.counts().items())
         words = [
             _clock_text(self._record.seconds_spent(now)),
-            f"{len(self._record.trials)}{f'/{self._planned}' if self._planned else ''} trials",
+            f"{len(self._record.trials)}{f'/{planned}' if planned else ''} trials",
             counts,
         ]
         objective = self._record.objective
@@ -203,7 +203,9 @@ class Table(AbstractContextManager["Table"]):
         seconds = now - self._training_since
         words = [f"{tokens / seconds:.0f} tokens/s"]
         if self._expected_steps is not None:
-            left = max(0.0, (self._expected_steps - steps) * seconds / done)
+            planned, now_planned = self._planned, self._record.trials_in_all(self._planned)
+            grown = now_planned / planned if planned and now_planned else 1.0
+            left = max(0.0, (self._expected_steps * grown - steps) * seconds / done)
             words.append(f"about {_clock_text(left)} left")
         return words
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from sweeps.config.passwords import without_password
+from sweeps.config.points import Scalar
 from sweeps.errors import SweepError
 from sweeps.planning.number_words import counted, duration
 from sweeps.record.events import DataPrepared, Event
@@ -37,7 +38,9 @@ class Status:
     state: State
     record: SweepRecord
     planned_trials: int | None
-    """budget.trials; None where that is no number."""
+    """budget.trials as it is now, and a trial for each added point; None where that is no number."""
+    launched_with: Mapping[str, Scalar | None]
+    """Changed key -> its value at launch."""
     seconds: float
     """Time that all drivers of the sweep have spent so far."""
     rates: Rates | None
@@ -62,7 +65,14 @@ class Status:
             f"{self.sweep_id}: {WORDS[self.state]}",
             f"  folder    {self.folder}",
             f"  trials    {len(self.record.trials)} of {self.planned_trials or '?'} ({counts})",
+            *self._steered(),
         ]
+        rungs = [
+            f"{reached} at step {step}{f' ({parked} parked)' if parked else ''}"
+            for step, reached, parked in self.record.rungs()
+        ]
+        if rungs:
+            lines.append(f"  reported  {', '.join(rungs)}")
         best, metric = self.best, self.record.objective.metric
         if best is not None:
             lines.append(
@@ -82,6 +92,17 @@ class Status:
             lines.append(f"  requests  {self.waiting_requests} not answered yet")
         return lines
 
+    def _steered(self) -> list[str]:
+        """What was asked for since the launch, in lines."""
+        record, lines = self.record, []
+        if record.added:
+            waiting = f", {record.added_waiting} waiting for a slot" if record.added_waiting else ""
+            lines.append(f"  added     {counted(len(record.added), 'point')}{waiting}")
+        for key, value in record.changes.items():
+            before = _word(self.launched_with.get(key))
+            lines.append(f"  extended  {key} is {_word(value)}, and was {before} at launch")
+        return lines
+
     def as_json(self) -> dict[str, Any]:
         """The JSON line of `qsweep status`."""
         best, hosts, metric = self.best, self.record.hosts, self.record.objective.metric
@@ -92,6 +113,11 @@ class Status:
             "trials": len(self.record.trials),
             "planned_trials": self.planned_trials,
             "states": self.record.counts(),
+            "rungs": [
+                {"step": step, "reported": reached, "parked": parked} for step, reached, parked in self.record.rungs()
+            ],
+            "added": {"points": len(self.record.added), "waiting": self.record.added_waiting},
+            "extended": dict(self.record.changes),
             "best": best
             and {
                 "trial_key": best.trial_key,
@@ -135,7 +161,7 @@ def read(folder: SweepFolder, now: float) -> Status:
     log = list(read_events(folder.events)) if folder.events.exists() else []
     record, rates = replay(event for event, _ in log)
     trials = config["budget"]["trials"]
-    planned = trials if isinstance(trials, int) else None
+    planned = record.trials_in_all(trials if isinstance(trials, int) else None)
     note = noted_by(folder)
     acknowledged = acknowledged_bytes(note)
     return Status(
@@ -144,6 +170,7 @@ def read(folder: SweepFolder, now: float) -> Status:
         state=state_of(record, is_running),
         record=record,
         planned_trials=planned,
+        launched_with={key: _at(config, key) for key in record.changes},
         seconds=record.seconds_spent(now if is_running else None),
         rates=rates,
         seconds_left=seconds_left(record, rates, planned, now) if is_running else None,
@@ -162,6 +189,16 @@ def _config(folder: SweepFolder) -> tuple[str, dict[str, Any]]:
         return str(document["sweep_id"]), config
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SweepError(f"{folder.config}: not the configuration of a sweep: {error}") from None
+
+
+def _at(config: Mapping[str, Any], key: str) -> Scalar | None:
+    section, _, name = key.partition(".")
+    value: Scalar | None = config.get(section, {}).get(name)
+    return value
+
+
+def _word(value: Scalar | None) -> str:
+    return "unlimited" if value is None else str(value)
 
 
 def state_of(record: SweepRecord, is_running: bool) -> State:
@@ -198,7 +235,7 @@ def seconds_left(record: SweepRecord, rates: Rates | None, planned_trials: int |
     Args:
         record: the sweep.
         rates: of its driver.
-        planned_trials: budget.trials.
+        planned_trials: how many there are to be.
         now: seconds since the epoch; what was trained since the latest event is not counted twice.
     """
     ended = [trial.step for trial in record.trials.values() if trial.state.is_final]

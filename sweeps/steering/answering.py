@@ -6,19 +6,48 @@ So a driver that dies after its answer leaves the next one the word of it: see `
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
+from sweeps.record.answer import Answer
 from sweeps.record.events import RequestAnswered, TrialState
 from sweeps.record.journal import Journal
 from sweeps.record.run_names import label
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
-from sweeps.steering.mailbox import Letter, Mailbox, StopSweep, StopTrial
+from sweeps.steering.mailbox import AddPoint, ExtendSweep, Letter, Mailbox, StopSweep, StopTrial
 from sweeps.steering.stop import StopState
+from trainables.inputs.legible import legible
 
 STOPPED_BY_REQUEST = "stopped by request"
 STOPPING = "trials are saved at their next step"
 NOT_KNOWN = "this version of qsweep does not know the request"
+ENDING = "ask again once it has ended: qsweep resume then goes on with it"
+
+
+class Decides(Protocol):
+    """See `sweeps.planning.amendments.Amendments`."""
+
+    def point(self, values: Mapping[str, object], record: SweepRecord) -> Answer:
+        """Whether a point is tried next."""
+
+    def changes(self, wanted: Mapping[str, object], record: SweepRecord, now: float | None) -> Answer:
+        """Whether keys of the sweep file get other values."""
+
+
+Decide = Callable[[AddPoint | ExtendSweep, SweepRecord], Answer]
+"""Whether a request for more is granted, by the sweep as it stands."""
+
+
+def deciding(amendments: Decides, clock: Callable[[], float | None]) -> Decide:
+    """How requests for more are decided on; `clock` gives seconds since the epoch, None while nobody drives a sweep."""
+
+    def decide(request: AddPoint | ExtendSweep, record: SweepRecord) -> Answer:
+        if isinstance(request, AddPoint):
+            return amendments.point(request.values, record)
+        return amendments.changes(request.changes, record, clock())
+
+    return decide
 
 
 @dataclass(frozen=True)
@@ -31,6 +60,7 @@ class Answerer:
     stop_trial: Callable[[str], None]
     """Ends the running trial of this key at its next step, or the parked one at once."""
     clock: Callable[[], float]
+    decide: Decide
 
     def answer_all(self) -> None:
         """Answers each request that waits, and does what was asked for.
@@ -40,10 +70,17 @@ class Answerer:
         """
         for letter in self.mailbox.waiting():
             if letter.request_id not in self.journal.record.answered:
-                answer = answer_to(letter, self.journal.record, self.clock())
-                self.journal.add(answer)
+                # No budget ends the sweep, and no queue is closed, between a decision and its event.
+                with self.stop.lock:
+                    answer = answer_to(letter, self.journal.record, self.clock(), self._decide)
+                    self.journal.add(answer)
                 self._act(letter, answer)
             self.mailbox.remove(letter)
+
+    def _decide(self, request: AddPoint | ExtendSweep, record: SweepRecord) -> Answer:
+        if self.stop.takes_more:
+            return self.decide(request, record)
+        return Answer(False, f"the sweep is ending ({self.stop.message or 'its last trial is over'}): {ENDING}")
 
     def _act(self, letter: Letter, answer: RequestAnswered) -> None:
         if not answer.is_accepted:
@@ -57,13 +94,14 @@ class Answerer:
             self.stop.ask("interrupted", STOPPED_BY_REQUEST)
 
 
-def answer_to(letter: Letter, record: SweepRecord, now: float) -> RequestAnswered:
+def answer_to(letter: Letter, record: SweepRecord, now: float, decide: Decide) -> RequestAnswered:
     """The answer to a request, by what is known of the sweep.
 
     Args:
         letter: the request.
         record: the sweep as it stands.
         now: seconds since the epoch.
+        decide: decides on requests for more.
     """
     request = letter.request
     if letter.problem is not None:
@@ -73,6 +111,8 @@ def answer_to(letter: Letter, record: SweepRecord, now: float) -> RequestAnswere
         return _answer(letter, now, "an unknown request", is_accepted=False, message=NOT_KNOWN)
     if isinstance(request, StopTrial):
         return _stop_trial(letter, request, record, now)
+    if isinstance(request, AddPoint | ExtendSweep):
+        return _more(letter, request, decide(request, record), now)
     if record.ended is not None and record.ended.time >= (record.resumed or 0.0):
         return _answer(letter, now, "stop the sweep", is_accepted=False, message="the sweep has ended already")
     if letter.is_left_over:
@@ -94,6 +134,14 @@ def _stop_trial(letter: Letter, request: StopTrial, record: SweepRecord, now: fl
         return _answer(letter, now, asked, is_accepted=False, message=told)
     told = f"{label(trial.number)} ends {'now' if trial.state is TrialState.PARKED else 'at its next step'}"
     return _answer(letter, now, asked, is_accepted=True, message=told, trial_key=trial.trial_key)
+
+
+def _more(letter: Letter, request: AddPoint | ExtendSweep, decision: Answer, now: float) -> RequestAnswered:
+    given, verb = (request.values, "try") if isinstance(request, AddPoint) else (request.changes, "set")
+    asked = f"{verb} {', '.join(f'{key}={value}' for key, value in given.items())}"
+    answer = _answer(letter, now, legible(asked), is_accepted=decision.is_accepted, message=decision.message)
+    point = None if decision.point is None else dict(decision.point)
+    return answer.model_copy(update={"point": point, "changes": dict(decision.changes)})
 
 
 def trial_named(name: str, record: SweepRecord) -> TrialRecord | None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 from sweeps.errors import SweepError
 from sweeps.record.events import Event, RequestAnswered, SweepEnded
-from sweeps.record.folder import SweepFolder, is_driven, read_events
+from sweeps.record.folder import SweepFolder, is_driven, locked, read_events
+from sweeps.record.journal import Journal
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.steering import mailbox
-from sweeps.steering.mailbox import Request
+from sweeps.steering.answering import Decide, answer_to
+from sweeps.steering.mailbox import AddPoint, ExtendSweep, Letter, Request
 
 
 def ask(folder: SweepFolder, request: Request, is_over: Callable[[], bool]) -> RequestAnswered | None:
@@ -50,6 +54,30 @@ def ask(folder: SweepFolder, request: Request, is_over: Callable[[], bool]) -> R
             raise SweepError(f"{folder.path}: the sweep ended before its driver saw the request")
         if is_over():
             return None
+
+
+def answer_in_its_place(
+    folder: SweepFolder, request: AddPoint | ExtendSweep, decide: Decide, now: float
+) -> RequestAnswered:
+    """Answers a request for more of a sweep that nobody drives, as its driver would; `qsweep resume` takes it up.
+
+    Args:
+        folder: the sweep's.
+        request: what is asked for.
+        decide: see `Decide`.
+        now: seconds since the epoch.
+
+    Raises:
+        SweepError: the sweep has not begun.
+        StorageError: another process drives the sweep, or its folder cannot be written.
+    """
+    with locked(folder), closing(Journal(folder)) as journal:
+        if journal.record.started is None:
+            raise SweepError(f"{folder.path}: the sweep has not begun: qsweep resume {folder.path} begins it")
+        letter = Letter(uuid.uuid4().hex, request, is_left_over=False)
+        answer = answer_to(letter, journal.record, now, decide)
+        journal.add(answer)
+    return answer
 
 
 def _events(folder: SweepFolder, offset: int = 0) -> Iterator[tuple[Event, int]]:

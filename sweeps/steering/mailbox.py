@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
@@ -40,7 +40,25 @@ class StopTrial(Spec):
     """The trial's key, or its name in the table, such as t03."""
 
 
-Request = StopSweep | StopTrial
+class AddPoint(Spec):
+    """Asks to try a point next."""
+
+    type: Literal["add_point"] = "add_point"
+    sender: str
+    values: dict[str, Any]
+    """Searched field, or the last part of its name -> value; the others keep the file's own."""
+
+
+class ExtendSweep(Spec):
+    """Asks for other budgets."""
+
+    type: Literal["extend_sweep"] = "extend_sweep"
+    sender: str
+    changes: dict[str, Any]
+    """Dotted key of the sweep file -> its value from now on."""
+
+
+Request = StopSweep | StopTrial | AddPoint | ExtendSweep
 _REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="type")])
 
 

@@ -6,11 +6,12 @@ import os
 import signal
 import stat
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, TypeVar
 
 from sweeps.report.streams import to_nowhere
 from sweeps.steering.mailbox import StopSweep
@@ -19,15 +20,13 @@ from trainables.inputs.legible import legible
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SHOW_CURSOR = "\x1b[?25h"
 Reason = Literal["interrupted", "budget", "failed"]
+T = TypeVar("T")
 
 
 @dataclass
 class StopState:
     """Whether the sweep should end, and why. The first reason stays."""
 
-    deadline: float | None
-    """When budget.wall_clock is used up, in seconds on `clock`; None without such a budget."""
-    clock: Callable[[], float]
     reason: Reason | None = None
     message: str = ""
     """The reason in words."""
@@ -38,9 +37,25 @@ class StopState:
     is_leaving: bool = False
     """A signal came while telemetry was being delivered: the process leaves without waiting for the rest."""
     limit: Callable[[], str | None] = lambda: None
-    """Says which other budget of the sweep is used up, if one is."""
+    """Says which budget of the sweep is used up, if one is."""
     was_signalled: bool = False
     """A signal has come: the next one ends the process at once."""
+    is_closed: bool = False
+    """There was nothing left to train, and nothing more can be asked for."""
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    """Held while a budget is compared and while more is asked for: what was granted is never passed over."""
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether more can be asked for: another point, or a larger budget."""
+        return self.reason is None and not self.is_over and not self.is_closed
+
+    def last_call(self, ask: Callable[[], T | None]) -> T | None:
+        """What `ask` answers; when that is None, nothing more can be asked for from now on."""
+        with self.lock:
+            last = ask()
+            self.is_closed = last is None
+            return last
 
     def ask(self, reason: Reason, message: str) -> None:
         """Ends the sweep in order, unless it is ending already."""
@@ -49,12 +64,11 @@ class StopState:
 
     def check(self) -> Reason | None:
         """The reason to end now, if there is one."""
-        if self.deadline is not None and self.clock() >= self.deadline:
-            self.ask("budget", "budget.wall_clock is used up")
-        reached = self.limit() if self.reason is None else None
-        if reached is not None:
-            self.ask("budget", reached)
-        return self.reason
+        with self.lock:
+            reached = self.limit() if self.reason is None else None
+            if reached is not None:
+                self.ask("budget", reached)
+            return self.reason
 
 
 def _let_go_of_terminal() -> None:

@@ -132,6 +132,7 @@ class Driver:
         source = self._source = TrialSource(
             self.config, space, record.fingerprints, lambda: self.journal.record.trials, self._targets, record.earlier
         )
+        source.follow(lambda: self.journal.record)
         disk = self.config.budget.disk
         shared = {
             "dir": str(self.folder.path),
@@ -140,7 +141,7 @@ class Driver:
             "parks": self.config.scheduler.parks,
         }
         queue = TrialQueue(
-            source, lambda spec: shared | compared.told(spec), self._slots, self._is_stopping, self._reported, ruling
+            source, lambda spec: shared | compared.told(spec), self._slots, self.stop, self._reported, ruling
         )
         base = BaseEvaluation(self._broker, self._base_evaluated) if self.journal.record.base is None else None
         deaths = processes.Deaths(self._saved)
@@ -240,9 +241,6 @@ class Driver:
             return False
         self.trials_to_stop.discard(trial_key)
         return True
-
-    def _is_stopping(self) -> bool:
-        return self.stop.reason is not None
 
     def is_parked(self, trial_key: str) -> bool:
         """See `callback.Owner`."""

@@ -1,6 +1,7 @@
 """The trials of a sweep as Ray Tune's searcher, with a gate: never more of them live than there are slots.
 
-A free slot goes to a trial that was interrupted, else to whom the rule says: a parked trial or a new one.
+A free slot goes to a trial that was interrupted, then to one that somebody has asked for, else to whom the rule says: a
+parked trial or a new one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from ray.tune.search import Searcher
 from sweeps.halving.rule import Idle, Resume
 from sweeps.planning.trial_source import PlannedTrial, TrialSource
 from sweeps.record.events import TrialState
+from sweeps.steering.stop import StopState
 from sweeps.tune.journaled_rule import Ruling
 from trainables.specs import TrialSpec
 
@@ -40,7 +42,7 @@ class TrialQueue(Searcher):
         source: TrialSource,
         settings: Callable[[TrialSpec], dict[str, Any]],
         slots: Callable[[], int],
-        is_stopping: Callable[[], bool],
+        stop: StopState,
         reported: Callable[[str], LastReport],
         ruling: Ruling,
     ) -> None:
@@ -50,7 +52,7 @@ class TrialQueue(Searcher):
             source: the trials.
             settings: what a trial is told beside what it is: where to report, what is shared.
             slots: how many there are now.
-            is_stopping: whether the sweep is asked to end: no trial begins then.
+            stop: whether the sweep is asked to end: no trial begins then. Once no trial will come, it is told so.
             reported: what the journal has of the trial of a key.
             ruling: says what a free slot is for.
         """
@@ -62,8 +64,9 @@ class TrialQueue(Searcher):
         self._source = source
         self._settings = settings
         self._slots = slots
-        self._is_stopping = is_stopping
-        self._live: set[str] = set()
+        self._stop = stop
+        self._live: dict[str, str] = {}
+        """Tune's id of each trial that was handed out and is not over -> the trial's key."""
         self._repeating: set[str] = set()
         """Trials that were handed out and repeat others."""
 
@@ -78,15 +81,18 @@ class TrialQueue(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's configuration; None when no slot is free; FINISHED when none will come."""
-        if self._is_stopping():
+        if self._stop.reason is not None:
             return FINISHED
         if len(self._live) >= self._slots():
             return None
         trial = self._next()
-        if trial is None:
+        if trial is None and self._live:
             # A live trial may yet turn out infeasible and make room for another, or lead to one that goes on.
-            return None if self._live else FINISHED
-        self._live.add(trial_id)
+            return None
+        trial = trial or self._stop.last_call(self._next)
+        if trial is None:
+            return FINISHED
+        self._live[trial_id] = trial.trial_key
         if trial.repeats is not None:
             self._repeating.add(trial_id)
         self._begun[trial.trial_key] = trial
@@ -109,6 +115,9 @@ class TrialQueue(Searcher):
             self._interrupted = self._interrupted - {trial.trial_key} if trial is not None else set()
             if trial is not None:
                 return trial
+        added = self._source.added()
+        if added is not None:
+            return added
         work = self._ruling.rule.next(is_exhausted=False)
         if work is Idle.NEW:
             trial = self._source.next()
@@ -118,13 +127,13 @@ class TrialQueue(Searcher):
         if isinstance(work, Resume):
             return self._begun[work.trial]
         # What is best is known once nothing else trains.
-        return self._source.repeat() if self._live <= self._repeating else None
+        return self._source.repeat() if self._live.keys() <= self._repeating else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Frees the trial's place; an infeasible one is replaced."""
         if trial_id in self._live and (result or {}).get("state") == TrialState.INFEASIBLE:
-            self._source.replace(str((result or {}).get("reason")))
-        self._live.discard(trial_id)
+            self._source.replace(str((result or {}).get("reason")), self._live[trial_id])
+        self._live.pop(trial_id, None)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the sweep's event log is the state."""

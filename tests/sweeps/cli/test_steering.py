@@ -46,7 +46,9 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., runs.Run]]:
             run.process.wait(60)
 
 
-@pytest.mark.parametrize("words", [["status", "toy"], ["stop", "toy"], ["stop", "toy", "t03"], ["status", "./toy"]])
+@pytest.mark.parametrize(
+    "words", [["status", "toy"], ["stop", "toy"], ["stop", "toy", "t03"], ["status", "./toy"], ["add", "toy", "r=8"]]
+)
 def test_a_sweep_that_is_not_there_is_a_mistake(tmp_path: Path, words: list[str]) -> None:
     done = qsweep(tmp_path, *words)
     assert done.returncode == 2
@@ -105,3 +107,56 @@ def test_a_trial_and_then_the_sweep_are_stopped_from_outside(tmp_path: Path, lau
     # The trial that was stopped is not taken up again, and the requests are not answered twice.
     assert runs.record(sweep).trials[key] == trial
     assert sum(isinstance(event, RequestAnswered) for event in runs.events(sweep)) == 4
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_a_point_and_a_trial_more_are_asked_for_from_outside_and_survive_a_kill(
+    tmp_path: Path, launch: Callable[..., runs.Run]
+) -> None:
+    run = launch("launch", *SLOW, "budget.trials=1")
+    sweep = tmp_path / "results" / "toy"
+    runs.wait_for(lambda: len(runs.record(sweep).trials) == 1, run)
+
+    added = qsweep(tmp_path, "add", "toy", "learning_rate=3e-4", "--json")
+    assert (added.returncode, answer(added)["accepted"]) == (0, True)
+    # Beyond budget.trials, on the slot that was free.
+    runs.wait_for(lambda: len(runs.record(sweep).trials) == 2, run)
+    (trial,) = (trial for trial in runs.record(sweep).trials.values() if trial.number == 1)
+    assert trial.params["learning_rate"] == 3e-4
+    again = qsweep(tmp_path, "add", "toy", "training.learning_rate=3e-4")
+    assert (again.returncode, "this point is t01 already" in again.stderr) == (0, True)
+    wrong = qsweep(tmp_path, "add", "toy", "learning_rat=3e-4")
+    assert (wrong.returncode, "did you mean" in wrong.stderr) == (2, True)
+    extended = qsweep(tmp_path, "extend", "toy", "budget.trials=2", "--json")
+    assert (extended.returncode, answer(extended)["accepted"]) == (0, True)
+    refused = qsweep(tmp_path, "extend", "toy", "budget.trials=0")
+    assert (
+        refused.returncode,
+        "refused: budget.trials: 0: must be a whole number of at least 1" in refused.stderr,
+    ) == (2, True)
+
+    os.killpg(run.process.pid, signal.SIGKILL)
+    run.process.wait(60)
+    following = launch("resume", str(sweep))
+    runs.wait_for(lambda: runs.record(sweep).drivers == 2 and len(runs.record(sweep).trials) == 2, following)
+    runs.wait_for(lambda: qsweep(tmp_path, "stop", "toy", "t01").returncode == 0, following)
+    # Two trials count: t00, and the one that takes the slot of the point that somebody had asked for.
+    runs.wait_for(lambda: len(runs.record(sweep).trials) == 3, following)
+    assert qsweep(tmp_path, "stop", "toy").returncode == 0
+    assert following.wait() == 130
+    assert len(runs.record(sweep).added) == 1
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_a_finished_sweep_is_extended_and_goes_on(tmp_path: Path, launch: Callable[..., runs.Run]) -> None:
+    assert launch("launch", "toy", "budget.trials=1", "budget.steps_per_trial=3").wait() == 0
+    sweep = tmp_path / "results" / "toy"
+    assert qsweep(tmp_path, "resume", "toy").stderr.count("finished already") == 1
+    extended = qsweep(tmp_path, "extend", "toy", "budget.trials=2")
+    assert extended.returncode == 0
+    assert f"qsweep resume {sweep} goes on with it" in extended.stderr
+    assert launch("resume", str(sweep)).wait() == 0
+    assert runs.record(sweep).counts() == {"COMPLETED": 2}
+    assert runs.record(sweep).is_finished

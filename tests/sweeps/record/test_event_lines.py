@@ -116,6 +116,8 @@ EVENTS: list[st.SearchStrategy[Event]] = [
         is_accepted=st.booleans(),
         message=TEXT,
         trial_key=st.none() | TEXT,
+        point=st.none() | POINTS,
+        changes=SCALARS,
     ),
     st.builds(
         SweepEnded,
@@ -145,6 +147,8 @@ def scalars(event: Event) -> list[object]:
             return list(values.values())
         case TrialStarted():
             return [*event.params.values(), *(event.point or {}).values()]
+        case RequestAnswered():
+            return [*event.changes.values(), *(event.point or {}).values()]
         case _:
             return []
 

@@ -7,7 +7,7 @@ from sweep_events import begun, record, reported, started
 
 from sweeps.config.model import Budget
 from sweeps.record import limits
-from sweeps.record.events import HostsStarted
+from sweeps.record.events import HostsStarted, SweepEnded
 from sweeps.record.sweep_record import SweepRecord
 from trainables.contract import Device
 
@@ -24,6 +24,19 @@ def sweep(device: Device = "cuda", *losses: float) -> SweepRecord:
 def test_gpu_hours_are_hosts_times_hours_since_they_were_asked_for(now: float, is_reached: bool) -> None:
     found = limits.reached(Budget(gpu_hours=1.0), sweep(), now)
     assert found == ("budget.gpu_hours 1 is used up" if is_reached else None)
+
+
+@pytest.mark.parametrize(("now", "is_reached"), [(149.9, False), (150.0, True)])
+def test_wall_clock_counts_from_the_beginning_and_not_the_pauses_between_drivers(now: float, is_reached: bool) -> None:
+    ended = SweepEnded(time=130.0, reason="interrupted")
+    whole = record([begun(90.0), ended, begun(130.0)])
+    assert limits.reached(Budget(wall_clock="1m"), whole, now) == (
+        "budget.wall_clock is used up" if is_reached else None
+    )
+    apart = record([begun(90.0), ended, begun(1000.0)])
+    assert limits.reached(Budget(wall_clock="1m"), apart, now + 870.0) == (
+        "budget.wall_clock is used up" if is_reached else None
+    )
 
 
 def test_cpus_take_no_gpu_hours() -> None:

@@ -10,7 +10,7 @@ import pytest
 from sweep_events import begun, ended, reported, started
 
 from sweeps.errors import SweepError
-from sweeps.record.events import DataPrepared, Event, HostsStarted, SweepEnded, TrialState
+from sweeps.record.events import DataPrepared, Event, HostsStarted, RequestAnswered, SweepEnded, TrialParked, TrialState
 from sweeps.record.folder import EventLog, SweepFolder, locked
 from sweeps.report.status import Rates, read, replay, seconds_left
 
@@ -119,6 +119,54 @@ def test_lines_and_json_say_the_same(tmp_path: Path) -> None:
     assert document["best"]["value"] == 1.5
     assert document["hosts"] == {"hosts": 2, "slots": 6, "device": "cpu"}
     assert (document["state"], document["steps_per_second"], document["waiting_requests"]) == ("RUNNING", 1.0, 0)
+
+
+def asked(time: float, **more: Any) -> RequestAnswered:
+    return RequestAnswered(
+        time=time, request=str(time), sender="a test", asked="more", is_accepted=True, message="yes", **more
+    )
+
+
+def test_what_was_asked_for_since_the_launch_is_told(tmp_path: Path) -> None:
+    first = started("ccc", 2).model_copy(update={"point": {"adapter.r": 64}})
+    more: list[Event] = [
+        asked(11.0, point={"adapter.r": 64}),
+        asked(12.0, point={"adapter.r": 128}),
+        asked(13.0, changes={"budget.trials": 8, "budget.wall_clock": None}),
+        first,
+    ]
+    status = read(write(tmp_path, [*TRAINED, *more]), now=20.0)
+    assert status.planned_trials == 10
+    shown = "\n".join(status.lines())
+    for words in (
+        "3 of 10 (3 RUNNING)",
+        "added     2 points, 1 waiting for a slot",
+        "extended  budget.trials is 8, and was 4 at launch",
+        "extended  budget.wall_clock is unlimited, and was unlimited at launch",
+    ):
+        assert words in shown
+    document = json.loads(json.dumps(status.as_json()))
+    assert document["added"] == {"points": 2, "waiting": 1}
+    assert document["extended"] == {"budget.trials": 8, "budget.wall_clock": None}
+    # Answers to requests are no training: rates and times go by the latest event of a trial.
+    assert status.record.latest == first.time
+
+
+def test_how_many_trials_came_to_each_rung_is_told(tmp_path: Path) -> None:
+    events = [
+        *TRAINED,
+        TrialParked(time=16.0, trial_key="aaa", step=5),
+        started("bbb", 1),
+        reported("bbb", 15, 1.2, since=5),
+        started("rep", 2).model_copy(update={"repeats": "bbb"}),
+        reported("rep", 15, 1.0),
+    ]
+    status = read(write(tmp_path, events), now=30.0)
+    assert "reported  2 at step 5 (1 parked), 1 at step 15" in "\n".join(status.lines())
+    assert status.as_json()["rungs"] == [
+        {"step": 5, "reported": 2, "parked": 1},
+        {"step": 15, "reported": 1, "parked": 0},
+    ]
 
 
 def test_a_folder_that_holds_no_sweep_is_told(tmp_path: Path) -> None:

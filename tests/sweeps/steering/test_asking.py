@@ -6,6 +6,7 @@ import fcntl
 import threading
 from pathlib import Path
 from typing import Literal
+from unittest.mock import Mock
 
 import pytest
 from sweep_events import begun
@@ -62,8 +63,8 @@ def test_a_sweep_that_has_finished_is_told_so_and_not_to_go_on(folder: SweepFold
 def test_the_answer_comes_back(folder: SweepFolder) -> None:
     journal = Journal(folder)
     journal.add(begun())
-    stop = StopState(None, lambda: 0.0)
-    answerer = Answerer(Mailbox(folder), journal, stop, lambda _key: None, lambda: 1.0)
+    stop = StopState()
+    answerer = Answerer(Mailbox(folder), journal, stop, lambda _key: None, lambda: 1.0, Mock())
 
     def driver_looks() -> bool:
         answerer.answer_all()

@@ -11,6 +11,7 @@ import pytest
 from sweep_events import begun, ended, started
 
 from sweeps.errors import StorageError
+from sweeps.record.answer import Answer
 from sweeps.record.events import Event, RequestAnswered, TrialState
 from sweeps.record.folder import SweepFolder, read_events
 from sweeps.record.journal import Journal
@@ -27,17 +28,21 @@ def folder(tmp_path: Path) -> SweepFolder:
     return SweepFolder(tmp_path)
 
 
+def nothing_more(_request: object, _record: object) -> Answer:
+    return Answer(False, "no more")
+
+
 class Driver:
     """A driver without Ray: its event log, and what it was asked for."""
 
     def __init__(self, folder: SweepFolder, *events: Event) -> None:
         self.journal = Journal(folder)
         self.mailbox = Mailbox(folder)
-        self.stop = StopState(None, lambda: 0.0)
+        self.stop = StopState()
         self.stopped: list[str] = []
         for event in events:
             self.journal.add(event)
-        self.answerer = Answerer(self.mailbox, self.journal, self.stop, self.stopped.append, lambda: 50.0)
+        self.answerer = Answerer(self.mailbox, self.journal, self.stop, self.stopped.append, lambda: 50.0, nothing_more)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ class Clock:
 
 def test_a_budget_ends_the_sweep_at_its_deadline() -> None:
     clock = Clock()
-    stop = StopState(100.0, clock)
+    stop = StopState(limit=lambda: "budget.wall_clock is used up" if clock() >= 100.0 else None)
     assert stop.check() is None
     clock.now = 99.9
     assert stop.check() is None
@@ -35,16 +35,24 @@ def test_a_budget_ends_the_sweep_at_its_deadline() -> None:
 
 
 def test_without_a_budget_nothing_ends_the_sweep() -> None:
-    clock = Clock()
-    clock.now = 1e12
-    assert StopState(None, clock).check() is None
+    assert StopState().check() is None
+
+
+def test_once_there_was_nothing_left_to_train_no_more_can_be_asked_for() -> None:
+    stop = StopState()
+    assert stop.last_call(lambda: "t01") == "t01"
+    assert stop.takes_more
+    assert stop.last_call(lambda: None) is None
+    assert not stop.takes_more
+    assert not StopState(reason="budget").takes_more
+    assert not StopState(is_over=True).takes_more
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_asks_once_and_is_told(number: int) -> None:
     said: list[str] = []
     posted: list[StopSweep] = []
-    stop = StopState(None, Clock())
+    stop = StopState()
     before = {each: signal.getsignal(each) for each in SIGNALS}
     with on_signals(stop, said.append, posted.append):
         signal.raise_signal(number)
@@ -58,7 +66,7 @@ def test_the_second_signal_ends_the_process_at_once() -> None:
     code = """
 import os, signal
 from sweeps.steering.stop import SIGNALS, Interrupted, StopState, on_signals, raising_on_signals
-with on_signals(StopState(None, lambda: 0.0), print):
+with on_signals(StopState(), print):
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)
     print("still here")
@@ -71,7 +79,7 @@ with on_signals(StopState(None, lambda: 0.0), print):
 
 def test_handlers_are_put_back_when_the_sweep_fails() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(RuntimeError), on_signals(StopState(None, Clock()), print):
+    with pytest.raises(RuntimeError), on_signals(StopState(), print):
         raise RuntimeError
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -88,7 +96,7 @@ def test_a_signal_ends_what_has_no_order_to_end_in(number: signal.Signals) -> No
 def test_nohup_is_kept() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        stop = StopState(None, Clock())
+        stop = StopState()
         with on_signals(stop, print):
             signal.raise_signal(signal.SIGHUP)
         with raising_on_signals():

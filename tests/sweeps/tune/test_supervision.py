@@ -51,7 +51,7 @@ def stuck():
 
 
 def stop(reason=None) -> StopState:
-    return StopState(None, lambda: 0.0, reason=reason)
+    return StopState(reason=reason)
 
 
 def test_what_the_work_raises_is_raised():

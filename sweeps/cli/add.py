@@ -1,0 +1,37 @@
+"""`qsweep add SWEEP FIELD=VALUE...`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sweeps.cli.shared import Json, LocalSweep, Storage, mistakes
+from sweeps.cli.submitted import Address, ask_there
+
+
+def add(
+    sweep: LocalSweep,
+    values: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FIELD=VALUE...", help="Searched fields, such as learning_rate=3e-4; others keep the file's value."
+        ),
+    ],
+    storage: Storage = Path("results"),
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Try a point next: one trial beyond budget.trials. A sweep that does not run tries it when it goes on."""
+    if address is not None:
+        ask_there(sweep, address, "add", tuple(values), as_json)
+    from sweeps.cli import requests
+    from sweeps.steering import local_sweeps
+    from sweeps.steering.mailbox import AddPoint
+
+    with mistakes(untouched="nothing was added"):
+        folder = local_sweeps.find(sweep, storage)
+        request = AddPoint(sender="qsweep add", values=requests.values_of(values))
+        answer = requests.ask_for_more(folder, request)
+    requests.tell(folder, answer, as_json)

@@ -1,0 +1,35 @@
+"""`qsweep extend SWEEP KEY=VALUE...`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sweeps.cli.shared import Json, LocalSweep, Storage, mistakes
+from sweeps.cli.submitted import Address, ask_there
+
+
+def extend(
+    sweep: LocalSweep,
+    changes: Annotated[
+        list[str],
+        typer.Argument(metavar="KEY=VALUE...", help="budget.trials, budget.wall_clock or budget.gpu_hours."),
+    ],
+    storage: Storage = Path("results"),
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Change the budgets of a sweep, while it runs or after it has ended."""
+    if address is not None:
+        ask_there(sweep, address, "extend", tuple(changes), as_json)
+    from sweeps.cli import requests
+    from sweeps.steering import local_sweeps
+    from sweeps.steering.mailbox import ExtendSweep
+
+    with mistakes(untouched="nothing was changed"):
+        folder = local_sweeps.find(sweep, storage)
+        request = ExtendSweep(sender="qsweep extend", changes=requests.values_of(changes))
+        answer = requests.ask_for_more(folder, request)
+    requests.tell(folder, answer, as_json)

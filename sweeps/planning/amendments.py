@@ -1,0 +1,212 @@
+"""What may be asked of a sweep after its launch: one more point, larger budgets. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from search_spaces.space import Point, SearchSpace
+from sweeps.config import checks, messages, points
+from sweeps.config.load import Sweep
+from sweeps.config.model import Budget, SweepConfig
+from sweeps.config.points import Scalar
+from sweeps.planning import target_modules
+from sweeps.planning.trial_source import PlannedTrial, planned
+from sweeps.record import limits
+from sweeps.record.answer import Answer
+from sweeps.record.run_names import label
+from sweeps.record.spent import HOUR
+from sweeps.record.sweep_record import SweepRecord, TrialRecord
+from trainables import catalogue
+from trainables.contract import Trainable
+from trainables.errors import TrainableError
+from trainables.inputs.similar import did_you_mean
+from trainables.specs import seconds
+
+CHANGEABLE = ("budget.trials", "budget.wall_clock", "budget.gpu_hours")
+"""Keys of the sweep file that may change after the launch: they say how much is tried, and not what."""
+
+
+@dataclass(frozen=True)
+class Amendments:
+    """Decides for one sweep."""
+
+    config: SweepConfig
+    """As it was launched."""
+    space: SearchSpace
+    trainable: Trainable | None
+    """None: its own check of values is left out."""
+
+    @classmethod
+    def of(cls, sweep: Sweep) -> Amendments:
+        """Decides for this sweep; raises NotTrainable when its trainable is gone."""
+        return cls(sweep.config, sweep.space, catalogue.find(sweep.config.trainable))
+
+    def point(self, values: Mapping[str, object], record: SweepRecord) -> Answer:
+        """Whether a point is tried next.
+
+        Args:
+            values: searched field, or the last part of its name, -> value as JSON has it. A field that is left out
+                keeps the file's own value.
+            record: the sweep as it stands.
+        """
+        named, wrong = self._fields(values)
+        try:
+            wrong = wrong or [*checks.one_point(self.config, self.space, self.trainable, named)]
+            trial = None if wrong else self._trial(points.completed(self.config.base, self.space, named), record)
+        except ValidationError as error:
+            trial, wrong = None, messages.of_validation(error, {})
+        except TrainableError as error:
+            trial, wrong = None, [f"the trainable {self.config.trainable} cannot check the point: {error}"]
+        if trial is None:
+            return Answer(False, "; ".join(wrong))
+        problem = self._targets(record).problem(trial.spec.adapter.target_modules)
+        if problem is not None:
+            return Answer(False, f"{target_modules.FIELD}: {problem}")
+        known = record.trials.get(trial.trial_key)
+        if known is not None:
+            return Answer(True, f"this point is {_told(known, record)}: it is not tried again")
+        shown = ", ".join(f"{name}={value}" for name, value in trial.params.items())
+        if trial.trial_key in self._added(record):
+            return Answer(True, f"{shown}: asked for already: it has the next free slot")
+        told = f"{shown}: it has the next free slot, and is one trial beyond budget.trials"
+        return Answer(True, told, point=trial.point)
+
+    def _fields(self, values: Mapping[str, object]) -> tuple[dict[str, Any], list[str]]:
+        """The values under the whole names of their fields, and what is wrong with the names."""
+        named: dict[str, Any] = {}
+        wrong = [] if values else ["a point needs a value: write FIELD=VALUE"]
+        for name, value in values.items():
+            same = [each for each in self.space.domains if each.partition(".")[2] == name]
+            if name not in self.space.domains and len(same) > 1:
+                wrong.append(f"{name}: may be {' or '.join(same)}: write the whole name")
+                continue
+            field = name if name in self.space.domains or not same else same[0]
+            if field in named:
+                wrong.append(f"{field}: is given twice")
+            named[field] = tuple(value) if isinstance(value, list) else value
+        return named, wrong
+
+    def _trial(self, point: Point, record: SweepRecord) -> PlannedTrial:
+        """The trial at a whole point, under the first name of its modules."""
+        return planned(0, self.config, self._targets(record).represent(point), record.fingerprints)
+
+    def _targets(self, record: SweepRecord) -> target_modules.Targets:
+        return target_modules.known(record.targets, target_modules.asked(self.config, self.space))
+
+    def _added(self, record: SweepRecord) -> set[str]:
+        """Keys of the trials that somebody has asked for."""
+        return {self._trial(point, record).trial_key for point in record.added}
+
+    def changes(self, wanted: Mapping[str, object], record: SweepRecord, now: float | None) -> Answer:
+        """Whether keys of the sweep file get other values.
+
+        Args:
+            wanted: dotted key -> value as JSON has it.
+            record: the sweep as it stands.
+            now: seconds since the epoch; None while nobody drives the sweep.
+        """
+        current = limits.changed(self.config, record.changes)
+        wrong = [] if wanted else [f"nothing to change: write KEY=VALUE, for example {CHANGEABLE[0]}=32"]
+        wrong += [line for key in wanted for line in self._unchangeable(key)]
+        wrong = wrong or _invalid(current, wanted)
+        if wrong:
+            return Answer(False, "; ".join(wrong))
+        values = {key: _checked(current, key, value) for key, value in wanted.items()}
+        before = {key: _value(current, key) for key in values}
+        new = {key: value for key, value in values.items() if value != before[key]}
+        wrong = self._too_little(new, record, now)
+        if wrong:
+            return Answer(False, "; ".join(wrong))
+        told = [
+            f"{key} is {_word(value)}, and was {_word(before[key])}"
+            if key in new
+            else f"{key} is {_word(value)} already"
+            for key, value in values.items()
+        ]
+        return Answer(True, "; ".join(told), changes=new)
+
+    def _unchangeable(self, key: str) -> list[str]:
+        if key in CHANGEABLE:
+            return []
+        these = f"these can change: {', '.join(CHANGEABLE)}"
+        section, _, name = key.partition(".")
+        known = getattr(self.config, section, None) if section in SweepConfig.model_fields else None
+        if (
+            key in SweepConfig.model_fields
+            or name in getattr(type(known), "model_fields", {})
+            or section == "search_space"
+        ):
+            return [f"{key}: is the same for all trials of a sweep: launch another sweep for it; {these}"]
+        return [f"{key}: unknown key{did_you_mean(key, CHANGEABLE)}; {these}"]
+
+    def _too_little(self, new: Mapping[str, Scalar | None], record: SweepRecord, now: float | None) -> list[str]:
+        """What would take back more than there is left of a budget."""
+        wrong = []
+        trials, clock, hours = (new.get(key) for key in CHANGEABLE)
+        added = self._added(record)
+        counted = [t for key, t in record.trials.items() if t.repeats is None and key not in added]
+        drawn = sum(trial.state.counts_as_trial for trial in counted)
+        if isinstance(trials, int) and trials < drawn:
+            wrong.append(
+                f"budget.trials: {trials} is too few: {drawn} trials have begun already; end one with qsweep stop"
+            )
+        spent = record.seconds_spent(now)
+        if isinstance(clock, str) and seconds(clock) <= spent:
+            wrong.append(
+                f"budget.wall_clock: {clock} is too little: {spent:.0f}s are spent; end the sweep with qsweep stop"
+            )
+        held = record.host_seconds_spent(now).get("cuda", 0.0) / HOUR
+        if isinstance(hours, int | float) and hours <= held:
+            wrong.append(
+                f"budget.gpu_hours: {hours:g} is too little: {held:.3g} are spent; end the sweep with qsweep stop"
+            )
+        return wrong
+
+
+_SECTIONS = {"budget": Budget}
+
+
+def _invalid(current: SweepConfig, wanted: Mapping[str, object]) -> list[str]:
+    """What is wrong with the values, each looked at alone."""
+    wrong = []
+    for key, value in wanted.items():
+        if key == "budget.trials" and value == "auto":
+            wrong.append(f"{key}: auto: was made a number when the sweep was launched: write a number")
+            continue
+        if key == "budget.trials" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            wrong.append(f"{key}: {value}: must be a whole number of at least 1")
+            continue
+        try:
+            _checked(current, key, value)
+        except ValidationError as error:
+            section, _, name = key.partition(".")
+            wrong += [f"{section}.{line}" for line in messages.of_validation(error, {name: value})]
+    return wrong
+
+
+def _checked(current: SweepConfig, key: str, value: object) -> Scalar | None:
+    """The value as its section holds it; raises pydantic.ValidationError."""
+    section, _, name = key.partition(".")
+    checked: Scalar | None = getattr(_SECTIONS[section].model_validate({name: value}), name)
+    return checked
+
+
+def _value(config: SweepConfig, key: str) -> Scalar | None:
+    section, _, name = key.partition(".")
+    value: Scalar | None = getattr(getattr(config, section), name)
+    return value
+
+
+def _word(value: Scalar | None) -> str:
+    return "unlimited" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _told(trial: TrialRecord, record: SweepRecord) -> str:
+    """Such as: t03 already, STOPPED at step 9, eval_loss 0.3121."""
+    metric = record.objective.metric
+    value = f", {metric} {trial.value(metric):.4f}" if trial.best_metrics else ""
+    return f"{label(trial.number)} already, {trial.state.value} at step {trial.step}{value}"

@@ -1,0 +1,169 @@
+"""A sweep's driver without Ray Tune, which the test plays, kills included: rule, journal, searcher and scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from sweep_events import reported
+from sweep_files import toy
+
+from sweeps.config.model import SweepConfig
+from sweeps.planning.trial_source import TrialSource
+from sweeps.record.events import Event, TrialReported
+from sweeps.record.folder import SweepFolder, read_events
+from sweeps.record.journal import Journal
+from sweeps.steering.stop import StopState
+from sweeps.tune.callback import JournalCallback
+from sweeps.tune.journaled_rule import Ruling
+from sweeps.tune.scheduler import RuleScheduler
+from sweeps.tune.trial_queue import FINISHED, NOTHING, TrialQueue
+from trainables import toy as curves
+from trainables.specs import TrialSpec
+
+SPACE = {"training.learning_rate": {"loguniform": [1e-5, 1e-2], "prior": 1e-3}}
+
+
+class Killed(BaseException):
+    """The driver is killed."""
+
+
+def sweep(trials: int = 9, searcher: dict[str, Any] | None = None, **scheduler: Any) -> SweepConfig:
+    config, _ = toy(
+        SPACE,
+        budget={"trials": trials, "steps_per_trial": 9},
+        scheduler={"grace_steps": 1, **scheduler},
+        searcher=searcher or {"kind": "random"},
+        seed=5,
+    )
+    return config
+
+
+class Driver:
+    """What the sweep's driver does with its parts, with trials that train at once and never fail."""
+
+    def __init__(self, folder: SweepFolder, config: SweepConfig, slots: int = 1) -> None:
+        self.config, self.folder = config, folder
+        self.journal = Journal(folder)
+        searcher = config.searcher
+        rule = config.scheduler.build(config.budget.steps_per_trial, config.objective.mode)
+        self.ruling = Ruling(rule, self.journal, folder, searcher.start_with_default, "step")
+        self.callback = JournalCallback(self.journal, lambda: 1.0, self)
+        self.scheduler = RuleScheduler(rule, self.callback.take)
+        self.slots = slots
+        self.released: list[str] = []
+        self.infeasible: set[int] = set()
+        self.stop = StopState()
+        self.count = 0
+        """Events that this driver has written."""
+        self.look: Callable[[], None] = lambda: None
+        """Called between two steps of Tune: what the thread that answers requests does meanwhile."""
+        self.to_stop: set[str] = set()
+
+    def run(self, events_left: int = 10**6) -> None:
+        """Runs to the sweep's end, or is killed after so many more events."""
+
+        def count(_event: Event, _record: Any) -> None:
+            nonlocal events_left
+            events_left, self.count = events_left - 1, self.count + 1
+            if events_left == 0:
+                raise Killed
+
+        self.journal.listen(count)
+        self.ruling.settle(lambda: 1.0)
+        _, space = toy(SPACE)
+        source = TrialSource(self.config, space, {}, lambda: self.journal.record.trials)
+        source.follow(lambda: self.journal.record)
+        queue = TrialQueue(source, lambda _spec: {}, lambda: self.slots, self.stop, self.reported_before, self.ruling)
+        live: list[Any] = []
+        for number in range(10**4):
+            self.look()
+            while len(live) < self.slots:
+                config = queue.suggest(str(number) + "-" + str(len(live)))
+                if config is None or config == FINISHED:
+                    break
+                assert isinstance(config, dict)
+                assert config["trial_key"] not in [trial.config["trial_key"] for trial in live]
+                live.append(SimpleNamespace(trial_id=f"{number}-{len(live)}", config=config, last_result={}))
+            if not live:
+                return
+            for trial in live:
+                if not trial.last_result:  # Its process is there later than the slot was given.
+                    self.begin(trial)
+            trial = live.pop(0)
+            if not self.step(trial):
+                queue.on_trial_complete(trial.trial_id, trial.last_result)
+                self.callback.on_trial_complete(1, [], trial)
+            else:
+                live.append(trial)
+
+    def begin(self, trial: Any) -> None:
+        """The trial's process holds a slot, where the point is feasible."""
+        step = self.reported_before(trial.config["trial_key"]).step
+        if trial.config["number"] in self.infeasible:
+            trial.last_result = {"state": "INFEASIBLE", "reason": "no such layer", "step": 0, "done": True}
+            return
+        assert self.tell(trial, {"step": step, "state": "RUNNING", "opened": True, "done": False})
+
+    def step(self, trial: Any) -> bool:
+        """The trial trains to its next report point; whether Tune would go on with it."""
+        if trial.last_result.get("state") == "INFEASIBLE":
+            return False
+        spec, before = TrialSpec.model_validate_json(trial.config["spec"]), trial.last_result["step"]
+        points = self.config.scheduler.points(9)
+        step = min(point for point in points if point > before)
+        report = reported(trial.config["trial_key"], step, curves.loss_at(spec, step)).report
+        state = "COMPLETED" if step == points[-1] else "RUNNING"
+        result = {"step": step, "state": state, "report": report.model_dump_json(), "adapter": None}
+        return self.tell(trial, result | {"adapter_sha256": None, "done": step == points[-1]})
+
+    def tell(self, trial: Any, result: dict[str, Any]) -> bool:
+        """What Tune does with a result (tune/execution/tune_controller.py, `_process_trial_result`, 2.60)."""
+        goes_on = not result["done"] and self.scheduler.on_trial_result(None, trial, result) == "CONTINUE"
+        self.callback.on_trial_result(1, [], trial, result)
+        trial.last_result = result
+        return goes_on
+
+    # What the callback asks and tells
+
+    def is_parked(self, trial_key: str) -> bool:
+        return self.ruling.is_parked(trial_key)
+
+    def reported(self, trial_key: str, adapter: str | None) -> None:
+        pass
+
+    def trial_parked(self, trial_key: str) -> None:
+        self.released.append(trial_key)
+
+    def trial_ended(self, trial_key: str) -> None:
+        self.released.append(trial_key)
+
+    def is_to_stop(self, trial_key: str) -> bool:
+        return trial_key in self.to_stop
+
+    def process_lost(self, number: int) -> None:
+        raise AssertionError
+
+    def end_sweep(self, reason: str, message: str) -> None:
+        raise AssertionError(message)
+
+    def reported_before(self, trial_key: str) -> Any:
+        known = self.journal.record.trials.get(trial_key)
+        return NOTHING if known is None else NOTHING._replace(step=known.step)
+
+
+@contextmanager
+def driver(path: Path, config: SweepConfig, slots: int = 1) -> Iterator[Driver]:
+    path.mkdir(exist_ok=True)
+    made = Driver(SweepFolder(path), config, slots)
+    yield made
+    made.journal.close()
+
+
+def story(path: Path) -> list[tuple[str, int]]:
+    """Who reported where, in order."""
+    events = [event for event, _ in read_events(path / "events.jsonl")]
+    return [(event.trial_key, event.report.step) for event in events if isinstance(event, TrialReported)]

@@ -1,0 +1,170 @@
+"""What may be asked of a sweep after its launch, and what is refused, with the reason and the way out."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sweep_events import begun, record, recorded, reported, started
+from sweep_files import toy
+
+from sweeps.planning.amendments import Amendments
+from sweeps.planning.trial_source import planned
+from sweeps.record.answer import Answer
+from sweeps.record.events import HostsStarted, RequestAnswered, TargetSettled, TrialState
+from sweeps.record.sweep_record import SweepRecord
+
+SPACE = {
+    "adapter.r": {"choice": [4, 8, 16]},
+    "training.learning_rate": {"loguniform": [1e-5, 1e-2]},
+    "training.warmup_ratio": {"uniform": [0.0, 0.2], "when": {"adapter.r": [4, 8]}},
+}
+BUDGET = {"trials": 4, "steps_per_trial": 9, "wall_clock": "1m"}
+
+
+def sweep(space: dict[str, Any] | None = None, trainable: Any = None, **sections: Any) -> Amendments:
+    config, parsed = toy(space or SPACE, **{"budget": BUDGET, **sections})
+    return Amendments(config, parsed, trainable)
+
+
+def at(amendments: Amendments, state: TrialState, **values: Any) -> SweepRecord:
+    """A sweep with one trial, t00, at a whole point."""
+    point = {"adapter.r": 8, "training.learning_rate": 1e-3, "training.warmup_ratio": 0.0, **values}
+    return SweepRecord(trials=recorded((planned(0, amendments.config, point, {}), state)))
+
+
+def after(seen: SweepRecord, answer: Answer) -> SweepRecord:
+    told = RequestAnswered(
+        time=1.0, request="1", sender="x", asked="x", is_accepted=answer.is_accepted, message=answer.message,
+        point=None if answer.point is None else dict(answer.point), changes=dict(answer.changes),
+    )  # fmt: skip
+    return seen.apply(told)
+
+
+@pytest.mark.parametrize("name", ["training.learning_rate", "learning_rate"])
+def test_a_field_goes_by_its_whole_name_or_the_one_that_is_shown_and_others_keep_the_files_value(name: str) -> None:
+    answer = sweep(adapter={"r": 4}).point({name: 1e-1}, SweepRecord())  # outside the space, as in searcher.points
+    assert answer.is_accepted
+    whole = {"adapter.r": 4, "training.learning_rate": 1e-1, "training.warmup_ratio": 0.03}
+    assert answer.point == whole | {"training.warmup_ratio": sweep().config.training.warmup_ratio}
+    assert answer.message.endswith("it has the next free slot, and is one trial beyond budget.trials")
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({}, "a point needs a value: write FIELD=VALUE"),
+        ({"learnin_rate": 1.0}, "learnin_rate: is not searched"),
+        ({"learning_rate": -1.0}, "training.learning_rate: -1.0 must be greater than 0"),
+        ({"r": 4, "adapter.r": 8}, "adapter.r: is given twice"),
+        ({"r": "many"}, "adapter.r: 'many' must be a whole number"),
+        ({"r": 16, "warmup_ratio": 0.1}, "training.warmup_ratio: is not searched together with the point's other"),
+    ],
+)
+def test_a_point_that_breaks_a_rule_is_refused_and_told_which(values: dict[str, Any], told: str) -> None:
+    answer = sweep().point(values, SweepRecord())
+    assert not answer.is_accepted
+    assert answer.point is None
+    assert answer.message.startswith(told)
+
+
+def test_a_short_name_of_two_fields_is_refused() -> None:
+    space = {"adapter.r": {"choice": [4]}, "training.batch_size": {"choice": [2, 4]}}
+    amendments = sweep(space)
+    # No two fields share the last part of their names today.
+    named = amendments.space.domains["adapter.r"]
+    domains = {"adapter.r": named, "training.r": named}
+    twice = Amendments(amendments.config, SimpleNamespace(domains=domains), None)  # type: ignore[arg-type]
+    assert twice.point({"r": 4}, SweepRecord()).message == ("r: may be adapter.r or training.r: write the whole name")
+
+
+def test_the_trainable_has_its_say() -> None:
+    trainable = SimpleNamespace(check=lambda spec: ["adapter.r: 5 is odd"] if spec.adapter.r == 5 else [])
+    assert sweep(trainable=trainable).point({"r": 5}, SweepRecord()).message == "adapter.r: 5 is odd"
+    assert sweep(trainable=trainable).point({"r": 4}, SweepRecord()).is_accepted
+
+
+def test_a_point_that_is_a_trial_is_answered_with_its_trial() -> None:
+    amendments = sweep()
+    seen = at(amendments, TrialState.STOPPED)
+    answer = amendments.point({"r": 8, "learning_rate": 1e-3, "warmup_ratio": 0.0}, seen)
+    assert (answer.is_accepted, answer.point) == (True, None)
+    assert answer.message == "this point is t00 already, STOPPED at step 0: it is not tried again"
+
+
+def test_a_point_that_was_asked_for_is_not_taken_twice() -> None:
+    amendments = sweep()
+    seen = after(SweepRecord(), amendments.point({"r": 8}, SweepRecord()))
+    answer = amendments.point({"adapter.r": 8}, seen)
+    assert (answer.is_accepted, answer.point) == (True, None)
+    assert answer.message.endswith("asked for already: it has the next free slot")
+
+
+def test_modules_that_cannot_be_trained_are_refused_and_equal_ones_are_one_point() -> None:
+    space = {"adapter.target_modules": {"choice": ["all-linear", "attention", "mlp"]}}
+    amendments = sweep(space)
+    seen = SweepRecord().apply(TargetSettled(time=1.0, value="mlp", problem="no module is called so"))
+    seen = seen.apply(TargetSettled(time=1.0, value="attention", same_as="all-linear"))
+    refused = amendments.point({"target_modules": "mlp"}, seen)
+    assert (refused.is_accepted, refused.message) == (False, "adapter.target_modules: no module is called so")
+    assert amendments.point({"target_modules": "attention"}, seen).point == {"adapter.target_modules": "all-linear"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ({}, "nothing to change"),
+        ({"budget.trials": 0}, "budget.trials: 0: must be a whole number of at least 1"),
+        ({"budget.trials": "auto"}, "budget.trials: auto: was made a number when the sweep was launched"),
+        ({"budget.trials": None}, "budget.trials: None: must be a whole number"),
+        ({"budget.wall_clock": "soon"}, "budget.wall_clock: 'soon' must be"),
+        (
+            {"budget.steps_per_trial": 18},
+            "budget.steps_per_trial: is the same for all trials of a sweep: launch another",
+        ),
+        ({"search_space.adapter.r": 8}, "search_space.adapter.r: is the same for all trials"),
+        ({"seed": 8}, "seed: is the same for all trials"),
+        ({"budget.trails": 8}, "budget.trails: unknown key; did you mean budget.trials?"),
+        ({"trials": 8}, "trials: unknown key; did you mean budget.trials?"),
+        ({"budget.trials": 1}, "budget.trials: 1 is too few: 2 trials have begun already"),
+        ({"budget.wall_clock": "19s"}, "budget.wall_clock: 19s is too little: 20s are spent"),
+        ({"budget.gpu_hours": 0.009}, "budget.gpu_hours: 0.009 is too little: 0.01 are spent"),
+    ],
+)
+def test_what_cannot_change_is_refused_and_told_why(wanted: dict[str, Any], told: str) -> None:
+    hosts = HostsStarted(time=2.0, since=2.0, hosts=2, slots=2, device="cuda")
+    seen = record([begun(0.0), hosts, started("a", 0), started("b", 1), reported("b", 10, 1.0)])
+    answer = sweep().changes(wanted, seen, 20.0)
+    assert not answer.is_accepted
+    assert answer.message.startswith(told)
+    assert answer.changes == {}
+
+
+def test_budgets_may_shrink_to_what_was_not_drawn_or_spent_yet() -> None:
+    seen = record([begun(0.0), started("a", 0), started("b", 1)])
+    wanted = {"budget.trials": 2, "budget.wall_clock": "21s", "budget.gpu_hours": 0.5}
+    answer = sweep().changes(wanted, seen, 20.0)
+    assert answer.changes == wanted
+    assert answer.message == (
+        "budget.trials is 2, and was 4; budget.wall_clock is 21s, and was 1m; "
+        "budget.gpu_hours is 0.5, and was unlimited"
+    )
+
+
+def test_points_that_were_asked_for_are_not_counted_as_drawn() -> None:
+    amendments = sweep()
+    answer = amendments.point({"r": 8}, SweepRecord())
+    assert answer.point is not None
+    trial = planned(1, amendments.config, answer.point, {})
+    seen = after(at(amendments, TrialState.RUNNING), answer)
+    seen = SweepRecord(trials={**seen.trials, **recorded((trial, TrialState.RUNNING))}, added=seen.added)
+    assert amendments.changes({"budget.trials": 1}, seen, 1.0).is_accepted
+
+
+def test_what_holds_already_is_accepted_and_changes_nothing() -> None:
+    amendments = sweep()
+    seen = after(SweepRecord(), amendments.changes({"budget.trials": 8}, SweepRecord(), 1.0))
+    answer = amendments.changes({"budget.trials": 8, "budget.wall_clock": None}, seen, 1.0)
+    assert answer.changes == {"budget.wall_clock": None}
+    assert answer.message == "budget.trials is 8 already; budget.wall_clock is unlimited, and was 1m"

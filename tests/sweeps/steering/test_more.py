@@ -1,0 +1,216 @@
+"""More is asked of a sweep: a point to try next, larger budgets. What is granted holds, whoever dies when."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from played_sweeps import SPACE, Driver, Killed, driver, story, sweep
+from sweep_files import toy
+
+from sweeps.config.model import SweepConfig
+from sweeps.planning.amendments import Amendments
+from sweeps.record.events import RequestAnswered, SweepEnded, SweepStarted, TrialStarted, TrialState
+from sweeps.record.folder import SweepFolder, locked, read_events
+from sweeps.steering import mailbox
+from sweeps.steering.answering import Answerer, Decide, deciding
+from sweeps.steering.asking import answer_in_its_place
+from sweeps.steering.mailbox import AddPoint, ExtendSweep, Mailbox
+
+POINT = AddPoint(sender="a test", values={"learning_rate": 3e-3})
+LARGER = ExtendSweep(sender="a test", changes={"budget.trials": 11})
+VARIANTS: list[dict[str, Any]] = [{}, {"order": "paper"}, {"variant": "stop"}]
+
+
+def decide(config: SweepConfig) -> Decide:
+    _, space = toy(SPACE)
+    return deciding(Amendments(config, space, None), lambda: 1.0)
+
+
+def answering(played: Driver) -> Answerer:
+    """The thread of the played driver that answers requests."""
+    box, config = Mailbox(played.folder), played.config
+    return Answerer(box, played.journal, played.stop, played.to_stop.add, lambda: 1.0, decide(config))
+
+
+def answers(folder: SweepFolder | Path) -> list[RequestAnswered]:
+    path = folder / "events.jsonl" if isinstance(folder, Path) else folder.events
+    return [event for event, _ in read_events(path) if isinstance(event, RequestAnswered)]
+
+
+def run(path: Path, config: SweepConfig, asks_at: int | None = None, killed_after: int = 10**6, slots: int = 1) -> Any:
+    """Drives the sweep; both requests come once the log has so many events. Answers the record."""
+    path.mkdir(exist_ok=True)
+    with driver(path, config, slots) as played:
+        answerer = answering(played)
+
+        def look() -> None:
+            if asks_at is not None and played.count >= asks_at and not answers(path) and not waiting(path):
+                mailbox.send(played.folder, POINT, 1)
+                mailbox.send(played.folder, LARGER, 2)
+            answerer.answer_all()
+
+        played.look = look
+        played.run(killed_after)
+        return played.journal.record
+
+
+def waiting(path: Path) -> list[Path]:
+    return sorted((path / "requests").glob("*.json"))
+
+
+def trials(record: Any) -> dict[str, TrialState]:
+    return {key: trial.state for key, trial in record.trials.items()}
+
+
+@pytest.mark.parametrize("scheduler", VARIANTS, ids=lambda section: "-".join(section.values()) or "promote")
+@pytest.mark.parametrize("searcher", ["random", "tpe"])
+@pytest.mark.parametrize("asks_at", [1, 12])
+def test_a_sweep_that_is_extended_at_any_event_and_killed_at_any_later_one_decides_the_same(
+    tmp_path: Path, scheduler: dict[str, Any], searcher: str, asks_at: int
+) -> None:
+    config = sweep(5, {"kind": searcher}, **scheduler)
+    whole = run(tmp_path / "whole", config, asks_at)
+    assert len(whole.trials) == 12
+    assert [trial.point for trial in whole.trials.values() if trial.point in whole.added] == [*whole.added]
+    log = [event for event, _ in read_events(tmp_path / "whole" / "events.jsonl")]
+    since = max(number for number, event in enumerate(log) if isinstance(event, RequestAnswered)) + 1
+    for killed_after in range(since, len(log) + 1, 7):
+        path = tmp_path / str(killed_after)
+        with pytest.raises(Killed):
+            run(path, config, asks_at, killed_after)
+        assert trials(run(path, config)) == trials(whole)
+        assert story(path) == story(tmp_path / "whole")
+        assert len(answers(path)) == 2
+
+
+def test_under_breadth_trials_that_come_late_begin_before_any_other_is_resumed(tmp_path: Path) -> None:
+    # By then the nine trials of the launch have reported, and the best of them are being resumed.
+    run(tmp_path, sweep(9), asks_at=32)
+    is_new: dict[bool, list[bool]] = {False: [], True: []}
+    """Asked already -> of each trial that got a slot, whether it was new."""
+    begun: set[str] = set()
+    is_asked = False
+    for event, _ in read_events(tmp_path / "events.jsonl"):
+        is_asked = is_asked or isinstance(event, RequestAnswered)
+        if isinstance(event, TrialStarted):
+            is_new[is_asked].append(event.trial_key not in begun)
+            begun.add(event.trial_key)
+    assert is_new[False] == [True] * 9 + [False] * len(is_new[False][9:])
+    assert is_new[False][9:] != []
+    # The point and the two more trials; only then are trials resumed again.
+    assert is_new[True][:3] == [True] * 3
+    assert is_new[True][3:] == [False] * len(is_new[True][3:]) != []
+
+
+def test_a_point_that_is_asked_for_is_tried_next_and_beyond_the_budget(tmp_path: Path) -> None:
+    with driver(tmp_path, sweep(5, variant="stop")) as played:
+        answerer = answering(played)
+        played.look = answerer.answer_all
+        mailbox.send(played.folder, POINT, 1)
+        played.run()
+        record = played.journal.record
+    by_number = {trial.number: trial for trial in record.trials.values()}
+    # Number 0 is the default configuration's, which the others are compared with.
+    assert by_number[1].point == {"training.learning_rate": 3e-3}
+    assert len(by_number) == 6
+
+
+def test_a_point_that_cannot_be_trained_takes_no_trial_of_the_budget(tmp_path: Path) -> None:
+    with driver(tmp_path, sweep(5, variant="stop")) as played:
+        played.infeasible, answerer = {1, 3}, answering(played)
+        played.look = answerer.answer_all
+        mailbox.send(played.folder, POINT, 1)
+        played.run()
+        states = [trial.state for trial in played.journal.record.trials.values()]
+    # The added one is not replaced, the other one is.
+    assert (len(states), states.count(TrialState.INFEASIBLE)) == (7, 2)
+
+
+def test_what_comes_when_nothing_is_left_to_train_is_refused_and_never_lost(tmp_path: Path) -> None:
+    with driver(tmp_path, sweep(3)) as played:
+        played.run()
+        mailbox.send(played.folder, POINT, 1)
+        answering(played).answer_all()
+        assert played.journal.record.added == ()
+    (answer,) = answers(tmp_path)
+    assert not answer.is_accepted
+    assert answer.message.startswith("the sweep is ending (its last trial is over): ask again once it has ended")
+
+
+def test_what_is_granted_while_the_last_trial_reports_is_tried(tmp_path: Path) -> None:
+    record = run(tmp_path, sweep(3, variant="stop"), asks_at=len(log_of(tmp_path / "alone")))
+    assert len(record.trials) == 12
+
+
+def log_of(path: Path) -> list[Any]:
+    run(path, sweep(3, variant="stop"))
+    return list(read_events(path / "events.jsonl"))[:-1]
+
+
+def test_a_request_is_carried_out_once_whether_the_driver_dies_before_or_after_its_answer(tmp_path: Path) -> None:
+    config, folder = sweep(3), SweepFolder(tmp_path)
+    for request in (POINT, LARGER):
+        mailbox.send(folder, request, 1)
+    files = {path: path.read_bytes() for path in waiting(tmp_path)}
+    with driver(tmp_path, config):
+        pass  # Dies before it looks.
+    with driver(tmp_path, config) as one:
+        answering(one).answer_all()
+    for path, content in files.items():  # As if it had died between its answers and the removal.
+        path.write_bytes(content)
+    record = run(tmp_path, config)
+    assert len(answers(tmp_path)) == 2
+    assert waiting(tmp_path) == []
+    assert (len(record.added), record.changes, len(record.trials)) == (1, {"budget.trials": 11}, 12)
+
+
+def finished(path: Path) -> SweepConfig:
+    config = sweep(3)
+    path.mkdir()
+    with driver(path, config) as played:
+        played.journal.add(SweepStarted(time=0.0, config="{}"))
+        played.run()
+        for trial in played.journal.record.trials.values():
+            if not trial.state.is_final:
+                played.ruling.end_parked(trial, 2.0)
+        played.journal.add(SweepEnded(time=10.0, reason="finished"))
+        assert played.journal.record.is_finished
+    return config
+
+
+@pytest.mark.parametrize("request_", [POINT, LARGER], ids=["point", "budget"])
+def test_a_sweep_that_has_finished_takes_more_and_goes_on_with_it(
+    tmp_path: Path, request_: AddPoint | ExtendSweep
+) -> None:
+    path = tmp_path / "x"
+    config = finished(path)
+    answer = answer_in_its_place(SweepFolder(path), request_, decide(config), now=1000.0)
+    assert answer.is_accepted
+    with driver(path, config) as following:
+        assert not following.journal.record.is_finished
+        # The pause until somebody asked is no time that the sweep has spent.
+        assert following.journal.record.seconds_spent() == 10.0
+        following.journal.add(SweepStarted(time=2000.0, config="{}"))
+        following.run()
+        following.journal.add(SweepEnded(time=2010.0, reason="budget"))
+        record = following.journal.record
+    assert len(record.trials) == (4 if request_ is POINT else 11)
+    assert not record.was_reopened
+
+
+def test_what_changes_nothing_does_not_open_a_finished_sweep_again(tmp_path: Path) -> None:
+    config = finished(tmp_path / "x")
+    same = ExtendSweep(sender="a test", changes={"budget.trials": 3})
+    answer = answer_in_its_place(SweepFolder(tmp_path / "x"), same, decide(config), now=1000.0)
+    assert (answer.is_accepted, answer.message) == (True, "budget.trials is 3 already")
+    with driver(tmp_path / "x", config) as following:
+        assert following.journal.record.is_finished
+
+
+def test_a_sweep_that_somebody_drives_is_answered_by_its_driver(tmp_path: Path) -> None:
+    config, folder = finished(tmp_path / "x"), SweepFolder(tmp_path / "x")
+    with locked(folder), pytest.raises(Exception, match="another process drives this sweep"):
+        answer_in_its_place(folder, POINT, decide(config), now=1.0)
+    assert answers(folder) == []
