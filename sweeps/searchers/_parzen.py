@@ -20,6 +20,12 @@ from sweeps.searchers._history import History, Seen
 if TYPE_CHECKING:
     import optuna
 
+MOST = 250
+"""Points that the estimator is given, unless more are open: its work grows with each. From here on it takes 25 for good
+(`default_gamma`), however many there are."""
+BEST = 50
+"""How many of them are the best ones. What the others are for is the contrast."""
+
 
 def points(space: SearchSpace, history: History, seed: int) -> Iterator[Point]:
     """Points that look promising, without end; each takes those before it for tried."""
@@ -47,12 +53,23 @@ def _study(space: SearchSpace, history: History, seed: int) -> optuna.Study:
         study = optuna.create_study(sampler=sampler)
     common = history.common
     worst = max((value for seen in history.seen for value in seen.values.values()), default=0.0)
-    for seen in history.seen:
+    for seen in _given(history):
         params = _params(space, seen.point)
         if params is not None:
             given = {"params": params, "distributions": {name: _distribution(space.domains[name]) for name in params}}
             study.add_trial(_trial(seen, given, common, worst))
     return study
+
+
+def _given(history: History) -> list[Seen]:
+    """What the estimator learns from: all points, or of many the best ones, the open ones and the latest others."""
+    seen = list(history.seen)
+    if len(seen) <= MOST:
+        return seen
+    chosen = {id(each) for each in history.ranked()[:BEST]} | {id(each) for each in seen if each.is_open}
+    others = [each for each in seen if id(each) not in chosen]
+    chosen |= {id(each) for each in others[-max(1, MOST - len(chosen)) :]}
+    return [each for each in seen if id(each) in chosen]
 
 
 def _trial(seen: Seen, given: Mapping[str, Any], common: Set[int], worst: float) -> optuna.trial.FrozenTrial:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from search_spaces.space import SearchSpace
-from sweeps.searchers import tpe
+from sweeps.searchers import _parzen, tpe
+from sweeps.searchers._history import History
 from trainables.contract import FailureKind
 
 SPACE = SearchSpace.parse(
@@ -127,3 +128,22 @@ def test_it_is_quiet() -> None:
 def test_optuna_is_loaded_only_once_it_is_needed() -> None:
     code = "import sys, sweeps.searchers.prior, sweeps.searchers.tpe; sys.exit('optuna' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_of_many_points_the_best_the_open_and_the_latest_ones_are_learned_from(monkeypatch) -> None:
+    monkeypatch.setattr(_parzen, "MOST", 20)
+    monkeypatch.setattr(_parzen, "BEST", 5)
+    history = History()
+    points: list[dict[str, Any]] = [
+        {"adapter.r": 8, "adapter.target_modules": "mlp", "training.learning_rate": 1e-5 * (1 + number)}
+        for number in range(100)
+    ]
+    for number, point in enumerate(points):
+        if number in (30, 31):
+            history.tell(point, 0, None, False)
+        else:
+            history.tell(point, 3, 1.0 if 10 <= number < 15 else 2.0 + number, False)
+    given = [points.index(dict(seen.point)) for seen in _parzen._given(history)]
+    assert given == [*range(10, 15), 30, 31, *range(87, 100)]
+    monkeypatch.setattr(_parzen, "MOST", 100)
+    assert _parzen._given(history) == list(history.seen)
