@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trainables.base import architectures, model_source
+from trainables.base import architectures, model_source, residency
 from trainables.contract import Device, LookedUp, Need, Pack, Prepared, Preview, RowShape, Target, TargetModules
 from trainables.data import preview as preview_rows
 from trainables.data import sources
@@ -96,6 +96,8 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
         checkpoint = estimate is not None and memory.checkpointing(estimate, free)
     if checkpoint:
         base_model.checkpoint_gradients(loaded.model)
+    if is_dequantised(base, "cuda" if loaded.device.type == "cuda" else "cpu"):
+        residency.dequantise(loaded.model)
     rows_of_sweep = dataset.load(data)
     identity = base_model.identity(base, loaded)
     known = None
@@ -103,6 +105,14 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
         known = kept_evaluation.place(cache, *identity, dataset.split_fingerprint(rows_of_sweep.eval))
     engine, name = engines.choose(loaded)
     return AdapterPack(engine, rows_of_sweep, known_base=known, engine_name=name)
+
+
+def is_dequantised(base: TrialSpec, device: Device) -> bool:
+    """Whether `open_pack` dequantises the base once; under `auto` not when the sizes of the model are unknown."""
+    facts = model_source.facts(base.base_model)
+    if facts is None:
+        return base.quantization.residency == "dequantised" and base.quantization.scheme != "none"
+    return memory.is_dequantised(base, facts, device)
 
 
 def engine(base: TrialSpec) -> str | None:

@@ -91,6 +91,10 @@ class QuantizationSpec(Spec):
     """Quantise the quantisation constants too: about 0.4 bits per parameter less."""
     compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the base's activations. auto: bfloat16 where the hardware has it, else float32."""
+    residency: Literal["auto", "4bit", "dequantised"] = "auto"
+    """How a 4-bit base lies in memory while adapters train. dequantised: once and for all, in compute_dtype, which
+    makes steps faster; 4bit: layer by layer in every pass. The numbers are equal. auto: dequantised where that takes
+    at most 1 GB more (on a GPU 4 GB)."""
 
 
 class AdapterSpec(Spec):

@@ -24,6 +24,7 @@ PACING = (
     "training.eval_seconds",
     "training.snapshot_every",
     "training.gradient_checkpointing",
+    "quantization.residency",
 )
 """Fields that change how long a step takes, never what it computes."""
 _OF_MODELS = ("lora_dropout", "use_rslora", "weight_decay", "max_grad_norm")
@@ -103,13 +104,18 @@ def trial_key(spec: TrialSpec, fingerprints: Mapping[str, str]) -> str:
     identity = {
         "trainable": spec.trainable,
         "fingerprints": dict(fingerprints),
-        "quantization": spec.quantization.model_dump(),
+        "quantization": spec.quantization.model_dump(exclude=_paced("quantization")),
         "adapter": adapter,
-        "training": spec.training.model_dump(exclude={field.partition(".")[2] for field in PACING}),
+        "training": spec.training.model_dump(exclude=_paced("training")),
         "steps": spec.steps,
         "seed": spec.seed,
     }
     return _digest(identity)[:12]
+
+
+def _paced(section: str) -> set[str]:
+    """The fields of a section that only pace."""
+    return {field.partition(".")[2] for field in PACING if field.startswith(f"{section}.")}
 
 
 def params(spec: TrialSpec, point: Point) -> dict[str, Scalar]:
@@ -132,7 +138,7 @@ def settings(spec: TrialSpec) -> dict[str, Scalar]:
     axes are linear.
     """
     lora = {"lora_dropout": spec.adapter.lora_dropout, "use_rslora": spec.adapter.use_rslora}
-    training = spec.training.model_dump(exclude={"learning_rate", *(field.partition(".")[2] for field in PACING)})
+    training = spec.training.model_dump(exclude={"learning_rate"} | _paced("training"))
     values: dict[str, Any] = {"log10_learning_rate": round(math.log10(spec.training.learning_rate), 4)}
     values |= {"steps_per_trial": spec.steps, "seed": spec.seed, **lora, **training}
     if spec.model is None:

@@ -159,9 +159,12 @@ def _choices(sweep: Sweep, rows: RowShape | None) -> tuple[GpuAdvice, ...]:
     if sweep.config.model is None or "model" not in trainable.REQUIRES:
         return ()
 
+    # What fits is asked, and 4 bits are what takes least.
+    of_gpus = {"compute_dtype": "auto", "residency": "4bit"}
+
     def estimate(scheme: str, recomputes: bool) -> Need | None:
         changed = {
-            "quantization": {**sweep.config.quantization.model_dump(), "scheme": scheme, "compute_dtype": "auto"},
+            "quantization": {**sweep.config.quantization.model_dump(), "scheme": scheme} | of_gpus,
             "training": {**sweep.config.training.model_dump(), "gradient_checkpointing": recomputes},
         }
         config = sweep.config.model_copy(

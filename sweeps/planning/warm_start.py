@@ -48,7 +48,7 @@ def is_same_task(
         and dict(fingerprints) == dict(earlier_fingerprints)
         and new.budget.steps_per_trial == earlier.budget.steps_per_trial
         and new.budget.examples_per_trial == earlier.budget.examples_per_trial
-        and new.quantization == earlier.quantization
+        and _precision(new) == _precision(earlier)
         and _rows(new) == _rows(earlier)
     )
 
@@ -96,6 +96,11 @@ def _form(config: SweepConfig) -> str:
     if data is None:
         return "none"
     return next(form for form in ("completion", "messages", "text") if getattr(data, form) is not None)
+
+
+def _precision(config: SweepConfig) -> object:
+    """What decides the numbers that the base computes."""
+    return config.quantization.model_dump(exclude={"residency"})
 
 
 def _rows(config: SweepConfig) -> object:

@@ -11,7 +11,7 @@ from pathlib import Path
 from cluster.devices import cache
 from sweeps.config import load
 from trainables import qlora
-from trainables.base import base_model
+from trainables.base import base_model, residency
 from trainables.base.base_model import Base
 from trainables.contract import StepRecord
 from trainables.data import dataset
@@ -22,7 +22,13 @@ from trainables.packing.peft_engine import PeftEngine
 from trainables.specs import TrialSpec
 
 SLOTS = (1, 2, 4)
-ENGINES: dict[str, Callable[[Base], Engine]] = {"flat": FlatEngine, "peft": PeftEngine}
+PACKS: dict[str, tuple[Callable[[Base], Engine], bool]] = {
+    "flat": (FlatEngine, True),
+    "flat, 4 bit": (FlatEngine, False),
+    "peft": (PeftEngine, True),
+    "peft, 4 bit": (PeftEngine, False),
+}
+"""Name -> engine, and whether the base is dequantised once."""
 
 
 def main(steps: int) -> None:
@@ -36,23 +42,31 @@ def main(steps: int) -> None:
     print(
         f"{base.base_model.source}, batch {base.training.batch_size}, all-linear, r 16, {steps} steps, load {load_1()}"
     )
-    packs = {name: AdapterPack(engine(base_model.load(base, cache())), rows) for name, engine in ENGINES.items()}
+    packs = {name: pack_of(base, rows, *made) for name, made in PACKS.items()}
     frozen = sum(
         layer.in_features * layer.out_features
         for name, layer in base_model.skeleton(base, cache()).named_modules()
         if hasattr(layer, "in_features")
     )
-    print(f"{'engine':>8} {'slots':>5} {'adapter-steps/s':>15} {'tokens/s':>9} {'GFLOP/s':>8} {'last losses':>12}")
+    print(f"{'engine':>12} {'slots':>5} {'adapter-steps/s':>15} {'tokens/s':>9} {'GFLOP/s':>8} {'last losses':>12}")
     for count in SLOTS:
         for name, pack in packs.items():
             seconds, tokens, loss = measured(pack, base, count, steps)
             speed = tokens / seconds
             print(
-                f"{name:>8} {count:>5} {count * steps / seconds:>15.3f} {speed:>9.0f} "
+                f"{name:>12} {count:>5} {count * steps / seconds:>15.3f} {speed:>9.0f} "
                 f"{4 * frozen * speed / 1e9:>8.0f} {loss:>12.5f}",
                 flush=True,
             )
-    print(f"peak memory of both {packs['flat'].peak_memory_bytes() / 1e9:.1f} GB, load {load_1()}")
+    print(f"peak memory of all {packs['flat'].peak_memory_bytes() / 1e9:.1f} GB, load {load_1()}")
+
+
+def pack_of(base: TrialSpec, rows: dataset.Splits, engine: Callable[[Base], Engine], dequantised: bool) -> AdapterPack:
+    """Returns a pack on a base of its own."""
+    loaded = base_model.load(base, cache())
+    if dequantised:
+        residency.dequantise(loaded.model)
+    return AdapterPack(engine(loaded), rows)
 
 
 def measured(pack: AdapterPack, base: TrialSpec, slots: int, steps: int) -> tuple[float, int, float]:

@@ -38,6 +38,7 @@ def attach(wrapped: Sequence[LoraLayer], routes: Routes, adapter: str, p: float,
     for layer in wrapped:
         if id(layer) not in routes.hooked:
             layer.register_forward_pre_hook(_router(routes), with_kwargs=True)
+            _let_add(layer.get_base_layer())
             routes.hooked.add(id(layer))
         if adapter in layer.lora_A and p > 0:
             layer.lora_dropout[adapter] = SeededDropout(p, own, dropout)
@@ -55,6 +56,16 @@ def parameters(model: PeftModel, adapter: str) -> dict[str, torch.nn.Parameter]:
     """Returns the adapter's parameters by their names without the name of the adapter."""
     own = f".{adapter}."
     return {name.replace(own, "."): value for name, value in model.named_parameters() if own in name}
+
+
+def _let_add(base_layer: torch.nn.Module) -> None:
+    """Lets PEFT add in place to the output of a 4-bit layer with a bias.
+
+    That output is a view made inside bitsandbytes' autograd function (MatMul4Bit, 0.50.2), which torch lets nobody
+    change in place while gradients are kept.
+    """
+    if getattr(base_layer, "bias", None) is not None and hasattr(base_layer.weight, "quant_state"):
+        base_layer.register_forward_hook(lambda _layer, _inputs, outputs: outputs.clone())
 
 
 def _router(routes: Routes) -> Any:

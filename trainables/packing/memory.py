@@ -20,6 +20,9 @@ MAX_SLOTS = 16
 
 # A host process without a model: Python, torch, transformers, peft, ray and datasets; on a GPU the CUDA context.
 _PROCESS_BYTES: Mapping[Device, int] = {"cpu": 670_000_000, "cuda": 500_000_000}
+# The most that a dequantised base may take beyond its 4-bit form under `residency: auto`. On a CPU several hosts share
+# the memory.
+_AUTO_RESIDENCY_BYTES: Mapping[Device, int] = {"cpu": 1_000_000_000, "cuda": 4_000_000_000}
 # Per trainable parameter in fp32: its weight, its gradient, and the two moments of AdamW.
 _WEIGHT_BYTES, _GRADIENT_BYTES, _OPTIMIZER_BYTES = 4, 4, 8
 # Per trainable parameter in the memory of the host: weight and moments in a snapshot, and the weight in an adapter.
@@ -74,7 +77,8 @@ def need(
             "kept": parameters * kept,
         }
     )
-    host = Memory(process=_PROCESS_BYTES[device], base=_base_bytes(facts, base.quantization, width))
+    weights = _dequantised_bytes(facts, width) if is_dequantised(base, facts, device) else None
+    host = Memory(process=_PROCESS_BYTES[device], base=weights or _base_bytes(facts, base.quantization, width))
     tokens = base.training.batch_size * (rows.mean if rows is not None else shape.longest * _MEAN_OF_LONGEST)
     return Need(
         base_bytes=host.total,
@@ -110,6 +114,16 @@ def scoring_bytes(base: TrialSpec, facts: ModelFacts, device: Device) -> int:
     per_token = _activation_bytes(facts, base.adapter, width) + facts.vocab_size * _EVALUATION_LOGIT_BYTES[width]
     tokens = max(EVALUATION_TOKENS, base.data_spec.max_length)
     return _PROCESS_BYTES[device] + _base_bytes(facts, base.quantization, width) + tokens * per_token
+
+
+def is_dequantised(base: TrialSpec, facts: ModelFacts, device: Device) -> bool:
+    """Tells whether the 4-bit base of `base` is dequantised once; see `QuantizationSpec.residency`."""
+    quantization = base.quantization
+    if quantization.scheme == "none" or quantization.residency == "4bit":
+        return False
+    width = _dtype_bytes(quantization, device)
+    more = _dequantised_bytes(facts, width) - _base_bytes(facts, quantization, width)
+    return quantization.residency == "dequantised" or more <= _AUTO_RESIDENCY_BYTES[device]
 
 
 def saturating_slots(parameters: int, device: Device, tokens_per_step: int) -> int:
@@ -152,11 +166,16 @@ def _base_bytes(facts: ModelFacts, quantization: QuantizationSpec, width: int) -
     arXiv 2305.14314, section 3). One whole layer at a time is dequantised.
     """
     if quantization.scheme == "none":
-        return facts.parameters * width
+        return _dequantised_bytes(facts, width)
     shapes = [inputs * outputs for inputs, outputs in _shapes(facts).values()]
     linear = min(facts.layers * sum(shapes), facts.parameters)
     constants = (1 + 4 / 256) / 64 if quantization.double_quant else 4 / 64
     return round(linear * (0.5 + constants)) + (facts.parameters - linear) * width + max(shapes) * width
+
+
+def _dequantised_bytes(facts: ModelFacts, width: int) -> int:
+    """Estimates the bytes of weights that are not quantised, or not any more."""
+    return facts.parameters * width
 
 
 def _pass(facts: ModelFacts, trial: TrialSpec, rows: RowShape, width: int) -> Memory:

@@ -75,7 +75,8 @@ class AdapterScorer:
     def base_facts(self) -> BaseFacts:
         """See `Scorer.base_facts`."""
         model, source, origin = self._spec.base_model, self._source, self._base.origin
-        quantization = self._spec.quantization.model_dump() | {"compute_dtype": self._base.hardware.split()[1]}
+        quantization = self._spec.quantization.model_dump(exclude={"residency"})
+        quantization["compute_dtype"] = self._base.hardware.split()[1]
         with tempfile.TemporaryDirectory() as folder:
             self._tokenizer.save_pretrained(folder)
             tokenizer = {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}

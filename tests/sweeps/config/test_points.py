@@ -178,6 +178,8 @@ def test_a_key_is_12_hex_digits() -> None:
         trial(training=TrainingSpec(snapshot_every=3)),
         trial(training=TrainingSpec(gradient_checkpointing=True)),
         trial(training=TrainingSpec(gradient_checkpointing=False)),
+        trial(quantization=QuantizationSpec(residency="4bit")),
+        trial(quantization=QuantizationSpec(residency="dequantised")),
     ],
 )
 def test_paths_and_pacing_are_not_in_the_key(same: TrialSpec) -> None:
@@ -235,7 +237,7 @@ def test_every_field_of_adapter_training_and_quantization_is_paced_or_tried_abov
             for name in type(kept).model_fields
             if getattr(getattr(other, section), name) != getattr(kept, name)
         }
-        paced = {field.partition(".")[2] for field in points.PACING} if section == "training" else set()
+        paced = {field.partition(".")[2] for field in points.PACING if field.startswith(f"{section}.")}
         assert changed == set(type(kept).model_fields) - paced
 
 

@@ -92,6 +92,7 @@ def test_losses_compare_where_base_rows_and_steps_are_the_same() -> None:
     assert not warm_start.is_same_task(config(), config(), {}, {})
     assert not warm_start.is_same_task(config(budget={"steps_per_trial": 9}), config(), prints, prints)
     assert not warm_start.is_same_task(config(quantization={"scheme": "none"}), config(), prints, prints)
+    assert warm_start.is_same_task(config(quantization={"residency": "4bit"}), config(), prints, prints)
     longer = {"train": "moved.jsonl", "prompt": "{q}", "completion": "{a}", "max_length": 64}
     assert not warm_start.is_same_task(config(data=longer), config(), prints, prints)
     assert warm_start.is_same_task(config(data={**longer, "max_length": 512}), config(), prints, prints)

@@ -66,7 +66,8 @@ LLAMA_8B = model_facts(8_030_261_248, 32, 4096, 14_336, 128_256, (32, 8))
 
 def trial(**changes: Any) -> TrialSpec:
     """A spec with fields of its sections changed: r=8, scheme="none", max_length=64, ..."""
-    sections: dict[str, dict[str, Any]] = {"adapter": {}, "quantization": {}, "training": {}, "data": {}}
+    in_4_bits = {"residency": "4bit"}
+    sections: dict[str, dict[str, Any]] = {"adapter": {}, "quantization": in_4_bits, "training": {}, "data": {}}
     kinds: dict[str, type[Spec]] = {
         "adapter": AdapterSpec,
         "quantization": QuantizationSpec,
@@ -146,6 +147,32 @@ def test_base_takes_the_known_gigabytes_beside_the_cuda_context(facts: ModelFact
     for scheme, gigabytes in (("none", bf16), ("nf4", nf4)):
         base_bytes = memory.need(trial(scheme=scheme), [], facts, "cuda").base_bytes - 500_000_000
         assert base_bytes / 1e9 == pytest.approx(gigabytes, rel=0.03, abs=0.12)
+
+
+@pytest.mark.parametrize(
+    ("facts", "device", "residency", "expected"),
+    [
+        (SMOLLM2, "cpu", "auto", True),
+        (LLAMA_1B, "cpu", "auto", False),
+        (LLAMA_1B, "cuda", "auto", True),
+        (LLAMA_8B, "cuda", "auto", False),
+        (LLAMA_8B, "cuda", "dequantised", True),
+        (SMOLLM2, "cpu", "4bit", False),
+    ],
+)
+def test_a_small_base_is_dequantised_and_takes_as_much_as_one_that_never_was_quantised(
+    facts: ModelFacts, device: Any, residency: str, expected: bool
+) -> None:
+    spec = trial(residency=residency)
+    in_4_bits, plain = (memory.need(trial(scheme=scheme), [], facts, device).base_bytes for scheme in ("nf4", "none"))
+    assert memory.is_dequantised(spec, facts, device) is expected
+    assert memory.need(spec, [], facts, device).base_bytes == (plain if expected else in_4_bits)
+    assert not memory.is_dequantised(trial(scheme="none", residency="dequantised"), facts, device)
+
+
+def test_scoring_counts_the_base_in_4_bits_since_it_is_never_dequantised_for_that() -> None:
+    kinds = [trial(residency=residency) for residency in ("4bit", "auto", "dequantised")]
+    assert len({memory.scoring_bytes(spec, SMOLLM2, "cpu") for spec in kinds}) == 1
 
 
 def test_double_quantisation_saves_0_37_bits_per_linear_parameter() -> None:
