@@ -9,18 +9,19 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.hosts import PROCESS_LOST, HostActor, HostFacts, SlotLimits
+from cluster.fleet import RETRY_SECONDS, Fleet, Lease, Standing, message, said
+from cluster.hosts import PROCESS_LOST, HostOptions, SlotLimits
 from cluster.leases import Grant, NotReady, Ready, Refused
-from trainables.contract import Evaluation, Failure, RowShape, StepRecord, Target, TargetModules
+from cluster.nodes import Node, look
+from trainables.contract import Evaluation, Failure, StepRecord, Target, TargetModules
 from trainables.specs import TrialSpec
 
 NAME = "broker"
@@ -32,22 +33,8 @@ GUILTY_AFTER = 3
 """After its hosts died this many times in a row, the last time while it trained alone, a trial is refused."""
 ANSWER_SECONDS = 5.0
 """How long a host may take to report the last steps of its trials."""
-RETRY_SECONDS = 10.0
-"""Time between two attempts to start a missing host."""
-
-
-@dataclass
-class _Lease:
-    lease_id: str
-    renewed: float
-
-
-@dataclass
-class _Host:
-    actor: Any
-    facts: HostFacts
-    leases: dict[str, _Lease] = field(default_factory=dict)
-    """Trial key -> its lease."""
+FOLLOW_SECONDS = 3.0
+"""Time between two looks at the nodes."""
 
 
 class Broker:
@@ -60,80 +47,93 @@ class Broker:
         self,
         base: TrialSpec,
         limits: SlotLimits,
-        hosts: int | Literal["auto"],
+        options: HostOptions,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._base = base.model_dump_json()
-        self._limits_of_all = self._limits = limits
-        self._wanted = hosts
         self._clock = clock
-        self._hosts: dict[str, _Host] = {}
-        self._on_gpu = False
-        self._first: Any = None
-        """The first host, when `resolve` has asked it before the start."""
-        self._data: Any = None
-        self._rows: RowShape | None = None
-        self._count = 0
-        self._replacing: set[asyncio.Task[None]] = set()
+        self._news: list[str] = []
+        self._changed = asyncio.Condition()
+        self._fleet = Fleet(base, limits, options, clock, self._news.append)
+        self._hosts = self._fleet.hosts
+        self._following: asyncio.Task[None] | None = None
+        self._starting_anew: asyncio.Task[None] | None = None
         self._stopping = False
         self._stopped_trials: set[str] = set()
-        self._deaths: dict[str, int] = {}
-        """Trial key -> hosts in a row that died while it trained there."""
-        self._base_deaths = 0
-        """Hosts that died while they evaluated the base."""
+        self._deaths: dict[str, list[str]] = {}
+        """Trial key -> the nodes of the hosts in a row that died while it trained there."""
+        self._base_deaths: list[str] = []
+        """The nodes of the hosts that died while they evaluated the base."""
         self._suspects_waiting: dict[str, float] = {}
         self._starting = asyncio.Lock()
         self._tried = -RETRY_SECONDS
-        self._news: list[str] = []
-        self._changed = asyncio.Condition()
+
+    async def outlook(self) -> str | None:
+        """Says what the start waits for, when the cluster has less than what is asked for."""
+        problem = self._fleet.lay_out(await _look())
+        return None if problem is not None else self._fleet.outlook()
 
     async def resolve(self, values: tuple[TargetModules, ...]) -> list[Target] | NotReady | None:
         """Asks the first host, before it prepares or loads anything; see `Host.resolve`."""
         async with self._starting:
-            problem = self._lay_out()
+            problem = self._fleet.lay_out(await _look())
             if problem is not None:
                 return problem
-            self._first = self._make(self._on_gpu)
             try:
-                targets: list[Target] | None = await self._first.resolve.remote(values)
+                targets: list[Target] | None = await self._fleet.first().resolve.remote(values)
             except (RayTaskError, *PROCESS_LOST) as error:
-                return NotReady(message=_message(error))
+                return NotReady(message=message(error))
         return targets
 
     async def start(self) -> Ready | NotReady:
-        """Starts the hosts, one per GPU or the wanted number on CPUs; the first of them prepares the data."""
-        async with self._starting:
-            return await self._start_all()
+        """Starts the hosts that the cluster has room for, one per GPU or the wanted number on CPUs.
 
-    def _lay_out(self) -> NotReady | None:
-        """Decides how many hosts there are and how many share a machine, or returns why the number is impossible."""
-        gpus = int(ray.cluster_resources().get("GPU", 0))
-        count = (gpus or 1) if self._wanted == "auto" else self._wanted
-        if gpus and count > gpus:
-            return NotReady(message=f"cluster.hosts: {count} asked for, but the cluster has {gpus} GPUs, one per host")
-        machines = max(1, sum(node["Alive"] for node in ray.nodes()))
-        self._count = count
-        shared = {"hosts_per_machine": -(-count // machines), "at_most": max(1, self._limits_of_all.at_most // count)}
-        self._limits = self._limits_of_all.model_copy(update=shared)
-        self._on_gpu = gpus > 0
-        return None
+        The first of them prepares the data. From then on the hosts follow the nodes of the cluster.
+        """
+        async with self._starting:
+            answer = await self._start_all()
+        if isinstance(answer, NotReady):
+            self._fleet.forget_first()
+        if self._following is None and self._fleet.is_prepared:
+            self._following = asyncio.create_task(self._follow())
+        return answer
 
     async def _start_all(self) -> Ready | NotReady:
-        problem = self._lay_out()
+        problem = self._fleet.lay_out(await _look())
         if problem is not None:
             return problem
-        first, self._first = self._first or self._make(self._on_gpu), None
         try:
-            actors = [first, *(self._make(self._on_gpu) for _ in range(self._count - 1))]
-            prepared = await actors[0].prepare.remote()
-            self._data = ray.put(prepared.payload)
-            self._rows = prepared.summary.shape
-            facts = await asyncio.gather(*(self._start(actor) for actor in actors))
+            prepared = await self._fleet.first().prepare.remote()
+            self._fleet.prepared(prepared.payload, prepared.summary.shape)
+            problem = await self._fleet.start(_look)
         except (RayTaskError, *PROCESS_LOST) as error:
-            return NotReady(message=_message(error))
-        for actor, fact in zip(actors, facts, strict=True):
-            self._add(actor, fact)
-        return Ready(data=prepared.summary, hosts=tuple(facts))
+            return NotReady(message=message(error))
+        if problem is not None:
+            return problem
+        return Ready(data=prepared.summary, hosts=tuple(host.facts for host in self._hosts.values()))
+
+    async def _follow(self) -> None:
+        """Fits the hosts to the nodes every few seconds, as long as the sweep lasts."""
+        told = ""
+        while True:
+            await asyncio.sleep(FOLLOW_SECONDS)
+            try:
+                self._fleet.follow(await _look())
+            except Exception as error:  # What Ray raises when its head service does not answer, among others.
+                words = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+                if words != told:
+                    self._news.append(f"the hosts cannot follow the nodes, tried again every few seconds: {words}")
+                    told = words
+            await self._tell()
+
+    async def want(self, hosts: int | Literal["auto"]) -> None:
+        """From now on there are at most so many hosts. Trials of those that are too many move to the others."""
+        self._fleet.asked = hosts
+        self._fleet.follow(await _look())
+        await self._tell()
+
+    async def standing(self) -> Standing:
+        """How many hosts there are, and their slots."""
+        return self._fleet.standing
 
     async def stop(self) -> None:
         """Makes `goes_on` false from now on, so that trials end at their next call."""
@@ -171,10 +171,11 @@ class Broker:
             answer: Evaluation | Failure = await host.actor.evaluate_base.remote()
         except PROCESS_LOST:
             await self.lost(host_id)
-            self._base_deaths += 1
-            return None if self._base_deaths < SUSPECT_AFTER else Failure(kind="failed", message="its host died, twice")
+            self._base_deaths.append(host.facts.node_id)
+            guilty = self._counted(self._base_deaths) >= SUSPECT_AFTER
+            return Failure(kind="failed", message="its host died, twice") if guilty else None
         except RayTaskError as error:
-            return Failure(kind="failed", message=_message(error))
+            return Failure(kind="failed", message=message(error))
         return answer
 
     async def latest(self) -> dict[str, StepRecord]:
@@ -189,20 +190,22 @@ class Broker:
         return steps
 
     async def slots(self) -> int:
-        """The number of slots of the living hosts; begins to start those that are missing."""
-        await self._revive()
-        return sum(host.facts.slots for host in self._hosts.values())
+        """The number of slots of the living hosts; begins to start them when Ray has restarted this actor."""
+        self._revive()
+        return self._fleet.standing.slots
 
     async def acquire(self, trial_key: str, wait_seconds: float) -> Grant | Refused | None:
         """Leases a free slot of the host that has the most of them; None when no slot becomes free in time."""
-        await self._revive()
+        self._revive()
         await self.release(trial_key)
         await self._expire()
-        deaths = self._deaths.get(trial_key, 0)
+        deaths = self._counted(self._deaths.get(trial_key, ()))
         if deaths >= GUILTY_AFTER:
             return Refused(message=f"its host died {deaths} times in a row, the last time with no other trial on it")
         if deaths >= SUSPECT_AFTER:
             self._suspects_waiting[trial_key] = self._clock()
+        else:
+            self._suspects_waiting.pop(trial_key, None)
         async with self._changed:
             try:
                 await asyncio.wait_for(self._changed.wait_for(lambda: self._place(trial_key)), wait_seconds)
@@ -213,7 +216,7 @@ class Broker:
                 return None
             self._suspects_waiting.pop(trial_key, None)
             lease = f"{trial_key}-{uuid.uuid4().hex[:8]}"
-            self._hosts[host_id].leases[trial_key] = _Lease(lease, self._clock())
+            self._hosts[host_id].leases[trial_key] = Lease(lease, self._clock())
             return Grant(lease, host_id, self._hosts[host_id].actor)
 
     async def release(self, trial_key: str, lease_id: str | None = None) -> None:
@@ -230,67 +233,46 @@ class Broker:
             # While the host closed it, another call may have released it and given the trial a new lease.
             if host.leases.get(trial_key) is lease:
                 del host.leases[trial_key]
+            self._fleet.end_if_empty(host_id)
             await self._tell()
 
     async def reached(self, trial_key: str) -> None:
         """Forgets the deaths of the trial's hosts: it came to a report point, so it is not what kills them."""
         self._deaths.pop(trial_key, None)
+        self._fleet.proved()
 
     async def lost(self, host_id: str) -> None:
-        """Removes a host that died, with its leases, and begins to start another. Does nothing when called again."""
-        gone = self._hosts.pop(host_id, None)
+        """Removes a host that died, with its leases, and has another made. Does nothing when called again."""
+        gone = self._fleet.lose(host_id)
         if gone is None:
             return
         for trial_key in gone.leases:
-            self._deaths[trial_key] = self._deaths.get(trial_key, 0) + 1
-        ray.kill(gone.actor)
-        trials = f"{len(gone.leases)} {'trial' if len(gone.leases) == 1 else 'trials'}"
-        left = "another is made" if self._hosts else "no host is left: trials wait until one is there"
-        self._news.append(f"host lost (process {gone.facts.pid} on {gone.facts.node}, {trials}); {left}")
-        self._begin_replacing(gone.facts.device == "cuda")
+            self._deaths.setdefault(trial_key, []).append(gone.facts.node_id)
         await self._tell()
 
-    def _begin_replacing(self, on_gpu: bool) -> None:
-        self._in_background(self._replace(on_gpu))
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        """Runs work that takes minutes, such as loading a base, while others get their answers within seconds."""
-        task = asyncio.create_task(work)
-        self._replacing.add(task)
-        task.add_done_callback(self._replacing.discard)
+    def _counted(self, nodes: Sequence[str]) -> int:
+        """Of hosts that died on these nodes, how many a trial can be to blame for: not those that went with a node."""
+        return sum(not self._fleet.is_gone(node_id) for node_id in nodes)
 
     async def _start_anew(self) -> None:
         """Starts the hosts of a broker that Ray has restarted."""
-        answer = await self.start()
+        try:
+            answer = await self.start()
+        except Exception as error:  # What Ray raises when its head service does not answer, among others.
+            answer = NotReady(message=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
         if isinstance(answer, NotReady):
             self._news.append(f"no host could be made: {answer.message}; trying again every {RETRY_SECONDS:.0f} s")
         else:
-            self._news.append(f"hosts started: {_hosts(len(self._hosts), answer.slots)}")
+            self._news.append(f"hosts started: {said(*self._fleet.standing)}")
         await self._tell()
 
-    async def _replace(self, on_gpu: bool) -> None:
-        actor = self._make(on_gpu)
-        try:
-            facts = await self._start(actor)
-        except (RayTaskError, *PROCESS_LOST) as error:
-            # `_revive` tries again later.
-            self._news.append(f"a host could not be made: {_message(error)}; trying again every {RETRY_SECONDS:.0f} s")
-        else:
-            self._add(actor, facts)
-            free = sum(host.facts.slots for host in self._hosts.values())
-            self._news.append(f"host started (process {facts.pid} on {facts.node}): {_hosts(len(self._hosts), free)}")
-        await self._tell()
-
-    async def _revive(self) -> None:
-        """Begins to start missing hosts: after Ray restarted this actor, or when a host could not be replaced."""
-        if self._starting.locked() or self._clock() - self._tried < RETRY_SECONDS:
+    def _revive(self) -> None:
+        """Begins to start the hosts after Ray restarted this actor: it knows no data then."""
+        is_busy = self._starting.locked() or self._clock() - self._tried < RETRY_SECONDS
+        if is_busy or self._following is not None or self._fleet.is_prepared:
             return
-        if self._data is None:
-            self._tried = self._clock()
-            self._in_background(self._start_anew())
-        elif len(self._hosts) + len(self._replacing) < self._count:
-            self._tried = self._clock()
-            self._begin_replacing(on_gpu=ray.cluster_resources().get("GPU", 0) > 0)
+        self._tried = self._clock()
+        self._starting_anew = asyncio.create_task(self._start_anew())
 
     async def _expire(self) -> None:
         """Ends the leases that were not renewed in time."""
@@ -308,43 +290,27 @@ class Broker:
             return None
         best, most = None, 0
         for host_id, host in self._hosts.items():
-            free = host.facts.slots - len(host.leases)
+            free = 0 if host.is_leaving else host.facts.slots - len(host.leases)
             taken = bool(host.leases) if suspect else any(map(self._is_suspect, host.leases))
             if free > most and not taken:
                 best, most = host_id, free
         return best
 
     def _is_suspect(self, trial_key: str) -> bool:
-        return self._deaths.get(trial_key, 0) >= SUSPECT_AFTER
-
-    def _make(self, on_gpu: bool) -> Any:
-        options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": "SPREAD", "num_gpus": 1 if on_gpu else 0}
-        return HostActor.options(**options).remote(self._base, self._limits)
-
-    async def _start(self, actor: Any) -> HostFacts:
-        facts: HostFacts = await actor.start.remote(self._data, self._rows)
-        return facts
-
-    def _add(self, actor: Any, facts: HostFacts) -> None:
-        # An id is never used twice, also after Ray restarted this actor: trials name hosts that they lost.
-        self._hosts[f"host-{uuid.uuid4().hex[:8]}"] = _Host(actor, facts)
+        return self._counted(self._deaths.get(trial_key, ())) >= SUSPECT_AFTER
 
     async def _tell(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
 
-def create(base: TrialSpec, limits: SlotLimits, hosts: int | Literal["auto"]) -> Any:
+async def _look() -> tuple[Node, ...]:
+    """The nodes that there are now. In another thread: Ray may need seconds to answer."""
+    return await asyncio.get_running_loop().run_in_executor(None, look)
+
+
+def create(base: TrialSpec, limits: SlotLimits, options: HostOptions) -> Any:
     """Starts the broker on the driver's own node. Others find it under NAME in the driver's namespace."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"name": NAME, "num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here, "max_restarts": -1}
-    return ray.remote(Broker).options(**options).remote(base, limits, hosts)
-
-
-def _hosts(hosts: int, slots: int) -> str:
-    return f"{hosts} {'host' if hosts == 1 else 'hosts'}, {slots} {'slot' if slots == 1 else 'slots'}"
-
-
-def _message(error: RayError) -> str:
-    cause = getattr(error, "cause", None)
-    return str(cause) if cause is not None else f"a host died while it started: {str(error).splitlines()[0]}"
+    settings = {"name": NAME, "num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here, "max_restarts": -1}
+    return ray.remote(Broker).options(**settings).remote(base, limits, options)

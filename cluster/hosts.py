@@ -13,9 +13,10 @@ from functools import partial
 from typing import Literal, TypeVar, cast
 
 import ray
+from pydantic import Field
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
 
-from cluster.devices import MEMORY_SHARE, cache, free_bytes, name
+from cluster.devices import MEMORY_SHARE, cache, free_bytes, gpus, name
 from cluster.errors import HostError
 from cluster.library_output import silence
 from cluster.loop import PackLoop
@@ -53,7 +54,20 @@ class SlotLimits(Spec):
     largest: tuple[TrialSpec, ...]
     """The specs of the space that need the most memory."""
     hosts_per_machine: int = 1
-    """CPU hosts that share a machine's cores and memory."""
+    """Hosts that share a machine's cores, and on CPUs its memory."""
+
+
+class HostOptions(Spec):
+    """Says what a sweep takes of the cluster, and what the processes of its hosts are given."""
+
+    hosts: int | Literal["auto"] = "auto"
+    gpus_per_host: int | Literal["auto"] = "auto"
+    """auto: one where the cluster has GPUs when the sweep starts, else none."""
+    may_grow: bool = False
+    """Whether nodes may join. Else more hosts than GPUs are a mistake."""
+    env_vars: dict[str, str] = Field(default_factory=dict)
+    pip: tuple[str, ...] = ()
+    """Packages that Ray installs for the hosts when they start."""
 
 
 class HostFacts(Spec):
@@ -70,12 +84,17 @@ class HostFacts(Spec):
     """See `devices.name`."""
     engine: str = ""
     """What computes the losses of its trials, in words; empty where the trainable does not say."""
+    node_id: str = ""
+    """Ray's id of its node."""
 
 
 class Host:
     """The actor's class; see `HostActor`."""
 
     def __init__(self, base: str, limits: SlotLimits) -> None:
+        if not ray.get_gpu_ids():
+            # Ray leaves a host without GPUs the sight of all of them.
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._base = TrialSpec.model_validate_json(base)
         self._trainable = catalogue.find(self._base.trainable)
         self._limits = limits
@@ -88,6 +107,10 @@ class Host:
         # Threads that wait by spinning for long make a step several times slower when another process wants a core;
         # threads that never spin make it a third slower when none does.
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+
+    async def node_id(self) -> str:
+        """Ray's id of the node that it has placed this host on. Until then the call waits."""
+        return str(ray.get_runtime_context().get_node_id())
 
     async def resolve(self, values: tuple[TargetModules, ...]) -> list[Target] | None:
         """The modules that each value of adapter.target_modules means; None when the trainable cannot tell.
@@ -141,6 +164,10 @@ class Host:
         """Frees a slot."""
         await self._soon(self._running().close(lease))
 
+    async def move_out(self) -> None:
+        """See `PackLoop.move_out`."""
+        self._running().move_out()
+
     async def _soon(self, answer: Future[T]) -> T:
         try:
             return await asyncio.wrap_future(answer)
@@ -163,7 +190,8 @@ class Host:
             raise HostError(str(error)) from None
 
     def _start(self, data: bytes, rows: RowShape | None) -> HostFacts:
-        gpu = next((str(index) for index in ray.get_gpu_ids()), None)
+        # A cluster may count GPUs on a machine that has none, to try out where hosts are placed.
+        gpu = next((str(index) for index in ray.get_gpu_ids()), None) if gpus() else None
         device: Device = "cpu" if gpu is None else "cuda"
         free = free_bytes(device, gpu) // (self._limits.hosts_per_machine if device == "cpu" else 1)
         try:
@@ -185,6 +213,7 @@ class Host:
             estimated_bytes=estimate,
             device_name=name(device, gpu),
             engine=getattr(pack, "engine_name", ""),
+            node_id=str(ray.get_runtime_context().get_node_id()),
         )
 
     def _running(self) -> PackLoop:

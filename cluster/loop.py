@@ -55,6 +55,8 @@ class PackLoop:
         self._commands: list[_Command[Any]] = []
         self._changed = threading.Condition()
         self._stopped = False
+        self._ends = False
+        """The host ends soon: each lease that is on its way is saved at its next step, and takes no further one."""
         self.fatal: BaseException | None = None
         """The error that ended the loop: the whole pack is broken then, not one slot."""
         self._thread = threading.Thread(target=self._run, name="pack-loop", daemon=True)
@@ -126,6 +128,11 @@ class PackLoop:
         """Frees the lease's slot before the next step. Closing an unknown lease does nothing."""
         return self._soon(lambda: self._close(lease))
 
+    def move_out(self) -> None:
+        """Makes every lease that is on its way hand out a snapshot at its next step, so that its owner can move it."""
+        with self._changed:
+            self._ends = True
+
     def stop(self) -> None:
         """Lets the running step end, then ends the thread."""
         with self._changed:
@@ -144,7 +151,9 @@ class PackLoop:
         outcome = training.outcome
         if outcome is not None and (outcome.failure is not None or outcome.step >= target):
             return outcome
-        return training.saved if training.saved is not None and training.saved.step > known else None
+        saved = training.saved
+        # What moves a trial it must hear even if it knows later steps, from a host that it lost.
+        return saved if saved is not None and (saved.moves or saved.step > known) else None
 
     def _soon(self, action: Callable[[], Result]) -> Future[Result]:
         command = _Command(action, Future())
@@ -209,7 +218,7 @@ class PackLoop:
                     lease.step = result.step
                     lease.history.append(result)
                     lease.latest = result
-                if lease.step < lease.target and lease.is_save_due(self._clock()):
+                if lease.step < lease.target and (self._ends or lease.is_save_due(self._clock())):
                     self._save(lease)
 
     def _save(self, lease: Training) -> None:
@@ -219,7 +228,7 @@ class PackLoop:
             self._settle(lease, Outcome(step=lease.step, history=tuple(lease.history), failure=failure_of(error)))
             return
         with self._changed:
-            lease.saved = Outcome(step=lease.step, history=tuple(lease.history), snapshot=snapshot)
+            lease.saved = Outcome(step=lease.step, history=tuple(lease.history), snapshot=snapshot, moves=self._ends)
             lease.saved_time = self._clock()
             self._changed.notify_all()
 

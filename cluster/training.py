@@ -19,6 +19,8 @@ class Outcome(Spec):
     """None on the way to the target: then there is only a snapshot."""
     failure: Failure | None = None
     snapshot: bytes | None = None
+    moves: bool = False
+    """The host ends: the trial must release its lease, and goes on from this snapshot on another host."""
     adapter: dict[str, bytes] | None = None
     """The adapter's files, only when this evaluation is better than the best one that the caller named."""
     peak_memory_bytes: int = 0
@@ -56,8 +58,9 @@ class Training:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it has failed, or is at its target: it takes no step until its owner asks for more."""
-        return (self.outcome is not None and self.outcome.failure is not None) or self.target <= self.step
+        """Whether it has failed, is at its target, or must move: it takes no step until its owner asks for more."""
+        has_failed = self.outcome is not None and self.outcome.failure is not None
+        return has_failed or self.target <= self.step or (self.saved is not None and self.saved.moves)
 
     @property
     def is_due(self) -> bool:

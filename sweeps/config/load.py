@@ -239,7 +239,7 @@ def _is_data_path(source: str, folder: Path) -> bool:
 
 
 def _apply_profile(raw: dict[str, Any]) -> list[str]:
-    """Puts the profile's fields under those that the file gives itself."""
+    """Puts the profile's fields under those that the file gives itself: the cluster's, `storage` and `tracking`."""
     given = raw.get("cluster", {})
     if not isinstance(given, dict):
         return []
@@ -251,10 +251,21 @@ def _apply_profile(raw: dict[str, Any]) -> list[str]:
     if not paths.is_file(path):
         return [f"cluster.profile: {messages.unknown('profile', name, shipped)}"]
     try:
-        raw["cluster"] = {**yaml_files.read(path), **given}
+        profile = yaml_files.read(path)
     except ConfigError as error:
         return list(error.problems)
+    beside: dict[str, Any] = {key: profile.pop(key) for key in ("storage", "tracking") if key in profile}
+    _put_under(raw, {**beside, "cluster": profile})
     return []
+
+
+def _put_under(given: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Adds what `given` lacks; of a mapping that both have, the keys that it lacks."""
+    for key, value in defaults.items():
+        if given.get(key) is None:
+            given[key] = value
+        elif isinstance(given[key], dict) and isinstance(value, Mapping):
+            _put_under(given[key], value)
 
 
 def _with_tracking_uri(config: SweepConfig, folder: Path) -> SweepConfig:

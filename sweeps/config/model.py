@@ -42,6 +42,7 @@ Objectives = Annotated[
 
 _UNIT_BYTES = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
 _MOST_BYTES = 10**18
+_SECRET = re.compile("TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.IGNORECASE)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(MB|GB|TB)")
 
 
@@ -71,6 +72,24 @@ def _is_folder(value: object) -> object:
     if "://" in str(value):
         raise ValueError("must be a folder of this machine, local or mounted: no s3://, gs:// or the like")
     return value
+
+
+def _is_one_gpu(value: object) -> object:
+    if isinstance(value, int) and value > 1:
+        raise ValueError(
+            "must be 0 or 1 (a base is not spread over several GPUs: for one that does not fit take "
+            "quantization.scheme=nf4, training.gradient_checkpointing=true or a GPU with more memory)"
+        )
+    return value
+
+
+def _is_public(name: object) -> object:
+    if _SECRET.search(str(name)):
+        raise ValueError(
+            "looks like the name of a secret, and Ray writes these variables into its logs: set it where Ray is "
+            "started on the nodes"
+        )
+    return name
 
 
 class Budget(Spec):
@@ -104,6 +123,16 @@ class Budget(Spec):
         return self.trials
 
 
+class RuntimeEnv(Spec):
+    """What the processes of hosts are given on their nodes."""
+
+    env_vars: dict[Annotated[str, BeforeValidator(_is_public)], str] = Field(default_factory=dict)
+    """Environment variables. Ray writes them into its logs, so none may be a secret."""
+    pip: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Packages that Ray installs for the hosts when they start, such as "einops==0.8". It takes minutes on each node:
+    an image that has them is better."""
+
+
 class ClusterConfig(Spec):
     """Where the trials run."""
 
@@ -112,7 +141,11 @@ class ClusterConfig(Spec):
     address: str | None = None
     """local: a Ray of the sweep's own; auto: the Ray that runs on this node; or an address."""
     hosts: Annotated[int, Field(ge=1, le=MOST)] | Literal["auto"] = "auto"
-    """Processes that hold the base model. auto: one per GPU, or one on the CPU."""
+    """Processes that hold the base model, at most. auto: one per GPU, also on nodes that join later, or one on the
+    CPU."""
+    gpus_per_host: Annotated[int, BeforeValidator(_is_one_gpu), Field(ge=0, le=1)] | Literal["auto"] = "auto"
+    """auto: one where the cluster has GPUs when the sweep starts, else none. 1: hosts wait for GPUs that come later.
+    0: hosts train on CPUs."""
     slots_per_host: Annotated[int, Field(ge=1, le=MOST)] | Literal["auto"] = "auto"
     """Trials that train at once on a host. auto: what memory holds and saturates the device, at most a third of all."""
     gpu: Annotated[str, BeforeValidator(_is_gpu)] | None = None
@@ -121,6 +154,7 @@ class ClusterConfig(Spec):
     gpu_memory: Annotated[str, BeforeValidator(_is_size)] | None = None
     """Memory of one GPU, such as 24GB: lets `plan` count slots for GPUs that this machine does not have. A sweep that
     runs on this machine (profile local) goes by the device that is here."""
+    runtime_env: RuntimeEnv = RuntimeEnv()
 
 
 NOT_AN_ADDRESS = (

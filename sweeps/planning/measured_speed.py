@@ -15,6 +15,7 @@ from sweeps.record.events import (
     BaseEvaluated,
     DataPrepared,
     Event,
+    HostsChanged,
     HostsStarted,
     SweepStarted,
     TrialEnded,
@@ -79,6 +80,7 @@ class _Log:
     row_tokens: float = 0.0
     started: float = 0.0
     hosts: HostsStarted | None = None
+    """None, too, when their number has changed: what one host does cannot be told then."""
     latest: float = 0.0
 
     def take(self, event: Event) -> None:
@@ -88,6 +90,8 @@ class _Log:
                 self.work, self.trials, self.started, self.hosts = _Gathered(), set(), event.time, None
             case HostsStarted():
                 self.hosts = event
+            case HostsChanged():
+                self.hosts = None
             case DataPrepared():
                 trained = int(event.summary.get("train_rows", 0))
                 self.row_tokens = int(event.summary.get("train_tokens", 0)) / trained if trained else 0.0

@@ -5,12 +5,11 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from cluster import devices, gpus
 from cluster.library_output import silence
 from sweeps.config.load import Sweep
-from sweeps.config.model import SweepConfig, size_bytes
+from sweeps.config.model import ClusterConfig, SweepConfig, size_bytes
 from sweeps.errors import ConfigError
 from sweeps.planning import auto_trials, measured_speed, plan, rate_store, warm_start
 from sweeps.planning.lora_or_qlora import GpuAdvice, choices
@@ -206,10 +205,11 @@ def _machine(config: SweepConfig, to_launch: bool) -> plan.Machine:
     named = " ".join(([gpu] if gpu is not None else []) + ([_spaced(memory)] if memory is not None else []))
     if (config.cluster.address or "local") != "local":
         place = f"on a Ray cluster with GPUs of {named}" if named else "on a Ray cluster"
-        return plan.Machine("cuda", 1 if hosts == "auto" else hosts, gpu_bytes, place=place, device_name=gpu)
+        device: Device = "cpu" if config.cluster.gpus_per_host == 0 else "cuda"
+        return plan.Machine(device, 1 if hosts == "auto" else hosts, gpu_bytes, place=place, device_name=gpu)
     if not named or to_launch:
         given = " ".join(each for each in (gpu, memory) if each is not None)
-        return replace(_this_machine(hosts), unused=given or None)
+        return replace(_this_machine(config.cluster), unused=given or None)
     place = f"on a GPU of {named}, not on this machine"
     return plan.Machine("cuda", 1 if hosts == "auto" else hosts, gpu_bytes, place=place, device_name=gpu)
 
@@ -227,11 +227,11 @@ def _gpu_bytes(gpu: str | None, memory: str | None) -> int | None:
     return None if size is None else _share(size * 10**9)
 
 
-def _this_machine(hosts: int | Literal["auto"]) -> plan.Machine:
-    gpus = devices.gpus()
+def _this_machine(cluster: ClusterConfig) -> plan.Machine:
+    gpus = devices.gpus() if cluster.gpus_per_host != 0 else 0
     device: Device = "cuda" if gpus else "cpu"
     free, name = _share(devices.free_bytes(device)), devices.name(device)
-    count = max(1, gpus) if hosts == "auto" else hosts
+    count = max(1, gpus) if cluster.hosts == "auto" else cluster.hosts
     return plan.Machine(device, count, free if gpus else free // count, device_name=name)
 
 

@@ -108,6 +108,16 @@ class HostsStarted(Spec):
     """What computes the losses of trials on the first host; empty where the trainable does not say."""
 
 
+class HostsChanged(Spec):
+    """Hosts came or went while the sweep runs."""
+
+    type: Literal["hosts_changed"] = "hosts_changed"
+    time: float
+    hosts: int
+    slots: int
+    """Slots of all hosts together."""
+
+
 class DataPrepared(Spec):
     """The data is tokenised, and its fingerprint is known."""
 
@@ -277,6 +287,7 @@ Event = (
     SweepStarted
     | SweepPlanned
     | HostsStarted
+    | HostsChanged
     | DataPrepared
     | BaseEvaluated
     | TargetSettled

@@ -17,6 +17,7 @@ from sweeps.record.events import (
     DataPrepared,
     EarlierTrials,
     Event,
+    HostsChanged,
     HostsStarted,
     PointInfeasible,
     RequestAnswered,
@@ -88,9 +89,9 @@ class SweepRecord:
     spent_seconds: float = 0.0
     """Time that earlier drivers of this sweep took."""
     hosts: HostsStarted | None = None
-    """The hosts of the present driver; None until they are ready."""
+    """The hosts of the present driver, as many as there are now; None until they are ready."""
     host_seconds: Mapping[Device, float] = field(default_factory=dict)
-    """Device -> number of hosts times the seconds that earlier drivers held them."""
+    """Device -> number of hosts times the seconds that they were held, until the hosts that there are now began."""
     hosts_unknown: bool = False
     """Whether an earlier version, which did not write down its hosts, has driven the sweep."""
     ended: SweepEnded | None = None
@@ -132,8 +133,8 @@ class SweepRecord:
                 return self._started(event)
             case SweepPlanned():
                 return replace(self, planned=self.planned or event)
-            case HostsStarted():
-                return replace(self, hosts=event)
+            case HostsStarted() | HostsChanged():
+                return self._hosts_are(event)
             case DataPrepared():
                 return replace(self, data=event.summary, hosts_unknown=self.hosts_unknown or self.hosts is None)
             case BaseEvaluated():
@@ -171,6 +172,15 @@ class SweepRecord:
             ended=None,
             was_reopened=False,
         )
+
+    def _hosts_are(self, event: HostsStarted | HostsChanged) -> SweepRecord:
+        if isinstance(event, HostsStarted):
+            return replace(self, hosts=event)
+        if self.hosts is None:
+            return self
+        now = {"since": event.time, "hosts": event.hosts, "slots": event.slots}
+        spent = self.host_seconds_spent(event.time)
+        return replace(self, hosts=self.hosts.model_copy(update=now), host_seconds=spent)
 
     def _request_answered(self, event: RequestAnswered) -> SweepRecord:
         answered = self.answered | {event.request}

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
 
 from cluster.hosts import PROCESS_LOST
+from cluster.leases import Grant
+from trainables.contract import Failure, Opened
 from trainables.inputs.legible import legible
 
+WAIT_SECONDS = 2.0
+"""How long one call to a host or the broker lasts at most: a stop is noticed that soon."""
 RETRY_SECONDS = 0.5
 BROKER_SECONDS = 120.0
 """How long to wait for a broker that died to be made anew."""
@@ -26,6 +31,19 @@ def ask(broker: Any, method: str, *arguments: Any) -> Any:
             if time.monotonic() > deadline:
                 raise
             threading.Event().wait(RETRY_SECONDS)
+
+
+def open_lease(
+    granted: Grant, spec: str, snapshot: bytes | None, goes_on: Callable[[], bool]
+) -> Opened | Failure | None:
+    """Puts a trial into its slot; None when it is to end meanwhile. Raises what a call to a lost host raises."""
+    opening = granted.host.open.remote(granted.lease, spec, snapshot)
+    # Behind a long step it takes long; whoever waits does not lose the lease meanwhile.
+    while not ray.wait([opening], timeout=WAIT_SECONDS)[0]:
+        if not goes_on():
+            return None
+    opened: Opened | Failure = ray.get(opening)
+    return opened
 
 
 def last_words(error: Exception) -> str:

@@ -16,7 +16,7 @@ from ray.tune.search.search_generator import SearchGenerator
 
 from cluster import broker
 from cluster.errors import HostError
-from cluster.hosts import PROCESS_LOST, HostFacts, SlotLimits
+from cluster.hosts import PROCESS_LOST, HostFacts, HostOptions, SlotLimits
 from cluster.leases import NotReady, Ready
 from cluster.ray_files import temporary_folder
 from search_spaces.space import SearchSpace
@@ -26,7 +26,15 @@ from sweeps.errors import ConfigError, StorageError
 from sweeps.planning import target_modules
 from sweeps.planning.target_modules import Targets
 from sweeps.planning.trial_source import TrialSource, refused_default
-from sweeps.record.events import BaseEvaluated, DataPrepared, HostsStarted, SweepEnded, TrialEnded, TrialState
+from sweeps.record.events import (
+    BaseEvaluated,
+    DataPrepared,
+    HostsChanged,
+    HostsStarted,
+    SweepEnded,
+    TrialEnded,
+    TrialState,
+)
 from sweeps.record.folder import SweepFolder, cannot_write, write_whole
 from sweeps.record.journal import Journal
 from sweeps.record.run_names import label
@@ -76,7 +84,10 @@ class Driver:
             HostError: no host can run; the message says what to mend.
         """
         since = self.clock()
-        self._broker = broker.create(self.config.base, limits, self.config.cluster.hosts)
+        self._broker = broker.create(self.config.base, limits, self._host_options())
+        waits = self._answer(self._broker.outlook.remote())
+        if waits is not None:
+            self.display.say(waits)
         self._settle_targets(space)
         answer: Ready = self._answer(self._broker.start.remote())
         self.hosts = answer.hosts
@@ -93,6 +104,16 @@ class Driver:
         summary = answer.data.model_dump(exclude={"warnings"})
         self.journal.add(DataPrepared(time=self.clock(), summary=summary, warnings=answer.data.warnings))
         return answer
+
+    def _host_options(self) -> HostOptions:
+        cluster = self.config.cluster
+        return HostOptions(
+            hosts=cluster.hosts,
+            gpus_per_host=cluster.gpus_per_host,
+            may_grow=(cluster.address or "local") != "local",
+            env_vars=cluster.runtime_env.env_vars,
+            pip=cluster.runtime_env.pip,
+        )
 
     def _settle_targets(self, space: SearchSpace) -> None:
         answers = self._answer(self._broker.resolve.remote(target_modules.asked(self.config, space)))
@@ -241,6 +262,12 @@ class Driver:
             return False
         self.trials_to_stop.discard(trial_key)
         return True
+
+    def hosts_changed(self, hosts: int, slots: int) -> None:
+        """See `watch.Stops`."""
+        known = self.journal.record.hosts
+        if known is not None and (known.hosts, known.slots) != (hosts, slots):
+            self.journal.add(HostsChanged(time=self.clock(), hosts=hosts, slots=slots))
 
     def is_parked(self, trial_key: str) -> bool:
         """See `callback.Owner`."""

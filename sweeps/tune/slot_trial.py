@@ -29,13 +29,10 @@ from sweeps.record import digests, snapshots
 from sweeps.record.disk_budget import Disk
 from sweeps.record.events import TrialState
 from sweeps.record.folder import SweepFolder, writing
-from sweeps.tune.broker_calls import ask, last_words
+from sweeps.tune.broker_calls import WAIT_SECONDS, ask, last_words, open_lease
 from trainables.contract import Evaluation, Failure, Opened, Report, StepRecord
 from trainables.inputs.legible import legible
 from trainables.objective import Objective
-
-WAIT_SECONDS = 2.0
-"""How long one call to a host or the broker lasts at most: a stop is noticed that soon."""
 
 
 class SlotTrial(tune.Trainable):
@@ -267,13 +264,15 @@ class SlotTrial(tune.Trainable):
                 continue
             if outcome is None:
                 continue
-            self._history += outcome.history
+            self._remember(outcome)
             if outcome.failure is not None:
                 return outcome
             self._ask("reached", self._key)
             if outcome.evaluation is not None:
                 return outcome
             self._save(outcome)
+            if outcome.moves:
+                self._release()
         return self._leave()
 
     def _leave(self) -> Outcome | None:
@@ -284,12 +283,17 @@ class SlotTrial(tune.Trainable):
             outcome: Outcome = ray.get(self._grant.host.save.remote(self._grant.lease, self._known()))
         except RayError:
             return None  # It goes on from the snapshot before.
-        self._history += outcome.history
+        self._remember(outcome)
         if outcome.evaluation is not None or outcome.failure is not None:
             return outcome
         if outcome.snapshot is not None and outcome.step > self._step:
             self._save(outcome)
         return None
+
+    def _remember(self, outcome: Outcome) -> None:
+        """Takes in the steps that are new: on another host, steps since the snapshot are trained a second time."""
+        known = self._known()
+        self._history += [step for step in outcome.history if step.step > known]
 
     def _known(self) -> int:
         """The last step that this process has the history of."""
@@ -317,14 +321,10 @@ class SlotTrial(tune.Trainable):
         if isinstance(granted, Refused):
             return Failure(kind="failed", message=granted.message)
         self._grant = granted
-        opening = granted.host.open.remote(granted.lease, self._spec, self._latest())
-        # Behind a long step it takes long; whoever waits does not lose the lease meanwhile.
-        while not ray.wait([opening], timeout=WAIT_SECONDS)[0]:
-            if not self._ask("goes_on", self._key):
-                self._release()
-                return None
-        opened: Opened | Failure = ray.get(opening)
-        if isinstance(opened, Opened):
+        opened = open_lease(granted, self._spec, self._latest(), lambda: bool(self._ask("goes_on", self._key)))
+        if opened is None:
+            self._release()
+        elif isinstance(opened, Opened):
             self._trainable_params = opened.trainable_params
         return opened
 

@@ -22,6 +22,8 @@ STEPS_SECONDS = 2.0
 """Pause between questions for the steps that trials have taken."""
 NEWS_SECONDS = 30.0
 """How long one question for news of the hosts waits."""
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0
+"""Pauses between two questions to a broker that is lost: each is twice as long as the one before."""
 
 
 class Stops(Protocol):
@@ -32,6 +34,9 @@ class Stops(Protocol):
 
     def stop_parked(self, trial_key: str) -> bool:
         """Ends the trial if it is parked; answers whether it was."""
+
+    def hosts_changed(self, hosts: int, slots: int) -> None:
+        """There are so many hosts now, with so many slots in all."""
 
 
 class Watch(Stopper):
@@ -57,6 +62,10 @@ class Watch(Stopper):
         self._deadline: float | None = None
         self._known = 0
         self._news: Any = None
+        self._pause = 0.0
+        """Pause before the broker is asked for news again; 0 while it is there."""
+        self._ask_again = -math.inf
+        """When to ask it, in monotonic seconds."""
         self._latest: Any = None
         self._asked = -math.inf
 
@@ -84,20 +93,32 @@ class Watch(Stopper):
 
     def _tell(self) -> None:
         if self._news is None:
+            if time.monotonic() < self._ask_again:
+                return
             self._news = self._broker.news.remote(self._known, NEWS_SECONDS)
         if not ray.wait([self._news], timeout=0)[0]:
             return
+        answer, self._news = self._news, None
         try:
-            lines = ray.get(self._news)
+            lines = ray.get(answer)
+            standing = ray.get(self._broker.standing.remote()) if lines else None
         except PROCESS_LOST:
-            self._known, lines = 0, []
-            self._told_to_stop = frozenset()
-            self._display.say("the broker is lost: another is made, and trials lease again")
-        else:
-            self._known += len(lines)
-        self._news = None
+            self._broker_lost()
+            return
+        self._pause = 0.0
+        self._known += len(lines)
         for line in lines:
             self._display.say(line)
+        if standing is not None:
+            self._stops.hosts_changed(*standing)
+
+    def _broker_lost(self) -> None:
+        """Says so once, however long it takes until there is another: a cluster that is gone makes none."""
+        if not self._pause:
+            self._display.say("the broker is lost: another is made, and trials lease again")
+        self._known, self._told_to_stop = 0, frozenset()
+        self._pause = min(2 * self._pause or FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
+        self._ask_again = time.monotonic() + self._pause
 
     def _stop_trials(self) -> None:
         to_stop = frozenset(self._stops.trials_to_stop)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import chaos_runs as runs
 import psutil
 import pytest
@@ -38,3 +40,36 @@ def test_slots_of_a_lost_node_move_to_the_others(tmp_path):
         assert "host lost" in told
         assert "host started" in told
         assert "Traceback" not in told
+
+
+def processes_of(cluster: ray_clusters.Nodes, place: int) -> list[psutil.Process]:
+    """The raylet of a node, which names the node's temporary folder, and all that it has started."""
+    children = psutil.Process(cluster.process.pid).children(recursive=True)
+    raylets = [
+        each for each in children if each.name() == "raylet" and f"/node{place + 1}/" in " ".join(each.cmdline())
+    ]
+    return [*raylets, *(each for raylet in raylets for each in raylet.children(recursive=True))]
+
+
+def test_a_node_that_was_cut_off_and_comes_back_adds_nothing(tmp_path):
+    with ray_clusters.nodes(3, gpus=1) as cluster:
+        words = [
+            *runs.TOY, "scheduler.kind=fifo", "training.snapshot_every=2", "cluster.profile=attached",
+            f"cluster.address={cluster.address}", "cluster.slots_per_host=1",
+        ]  # fmt: skip
+        run = runs.start(tmp_path, "launch", *words, **cluster.environment)
+        sweep = tmp_path / "results" / "toy"
+        runs.wait_for(lambda: (sweep / "events.jsonl").exists() and runs.reports(sweep) >= 2, run)
+        frozen = processes_of(cluster, 0)
+        assert any("ray::Host" in " ".join(process.cmdline()) for process in frozen)
+        for process in frozen:
+            process.send_signal(signal.SIGSTOP)
+        runs.wait_for(lambda: "host lost" in run.err.read_text(), run)
+        for process in frozen:
+            process.send_signal(signal.SIGCONT)
+        assert run.wait() == 0, run.err.read_text()
+        found = runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
+        runs.assert_every_step_once(sweep)
+        assert {trial.state.value for trial in found.trials.values()} == {"COMPLETED"}
+        _, alive = psutil.wait_procs(frozen, timeout=60)
+        assert [each for each in alive if "ray::Host" in " ".join(each.cmdline())] == []

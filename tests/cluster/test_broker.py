@@ -16,7 +16,7 @@ import ray
 from cluster import broker
 from cluster.connect import connected
 from cluster.errors import LeaseOver
-from cluster.hosts import SlotLimits
+from cluster.hosts import HostOptions, SlotLimits
 from cluster.leases import Grant, NotReady, Ready
 from trainables import toy
 from trainables.contract import Opened
@@ -65,7 +65,7 @@ def limits(slots: int) -> SlotLimits:
 @pytest.fixture(scope="module")
 def shared(cluster):
     """One broker with two hosts of two slots, for tests that leave it as it was."""
-    handle = broker.create(TOY, limits(2), 2)
+    handle = broker.create(TOY, limits(2), HostOptions(hosts=2))
     yield Asked(handle), ray.get(handle.start.remote(), timeout=DEADLINE)
     ray.kill(handle)
 
@@ -88,7 +88,7 @@ def make(cluster, monkeypatch):
 
     def make(base: TrialSpec = TOY, hosts: int = 1, slots: int = 2) -> Asked:
         monkeypatch.setattr(broker, "NAME", f"harmed-{time.monotonic()}")
-        handles.append(broker.create(base, limits(slots), hosts))
+        handles.append(broker.create(base, limits(slots), HostOptions(hosts=hosts)))
         return Asked(handles[-1])
 
     yield make

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 from ray.exceptions import OutOfMemoryError
 
-from cluster.broker import LEASE_SECONDS, Broker, Grant, _Host
-from cluster.hosts import HostFacts, SlotLimits
+from cluster.broker import LEASE_SECONDS, Broker
+from cluster.fleet import Host
+from cluster.hosts import HostFacts, HostOptions, SlotLimits
+from cluster.leases import Grant
 from trainables.contract import Failure
 from trainables.specs import TrialSpec
 
@@ -27,9 +29,11 @@ class SlowToClose:
 
 
 def broker_with(host: object) -> Broker:
-    broker = Broker(TrialSpec(trainable="toy"), SlotLimits(slots=1, at_most=1, largest=()), 1, clock=lambda: 0.0)
-    broker._hosts["h"] = _Host(host, HostFacts(pid=1, node="127.0.0.1", device="cpu", slots=1, estimated_bytes=None))
-    broker._data, broker._count = object(), 1
+    broker = Broker(
+        TrialSpec(trainable="toy"), SlotLimits(slots=1, at_most=1, largest=()), HostOptions(), clock=lambda: 0.0
+    )
+    broker._hosts["h"] = Host(host, HostFacts(pid=1, node="127.0.0.1", device="cpu", slots=1, estimated_bytes=None))
+    broker._tried = 0.0  # It makes no host of its own.
     return broker
 
 
@@ -69,7 +73,6 @@ class EndedByTheMemoryMonitor:
 
 def test_a_host_that_the_memory_monitor_ended_is_a_lost_host(monkeypatch):
     monkeypatch.setattr("ray.kill", lambda actor: None)
-    monkeypatch.setattr(Broker, "_begin_replacing", lambda self, on_gpu: None)
 
     async def play() -> None:
         broker = broker_with(EndedByTheMemoryMonitor())
@@ -95,7 +98,6 @@ class DiesOverTheBase:
 
 def test_a_base_that_takes_two_hosts_down_is_not_evaluated_again(monkeypatch):
     monkeypatch.setattr("ray.kill", lambda actor: None)
-    monkeypatch.setattr(Broker, "_begin_replacing", lambda self, on_gpu: None)
 
     async def play() -> None:
         broker = broker_with(DiesOverTheBase())

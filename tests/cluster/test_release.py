@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from cluster.broker import Broker, _Host
-from cluster.hosts import HostFacts, SlotLimits
+from cluster.broker import Broker
+from cluster.fleet import Host
+from cluster.hosts import HostFacts, HostOptions, SlotLimits
 from cluster.leases import Grant
 from trainables.specs import TrialSpec
 
@@ -40,12 +41,12 @@ class FakeHost:
 
 def made(hosts: int) -> tuple[Broker, list[FakeHost]]:
     """A broker with so many hosts of one slot each, which makes no other."""
-    broker = Broker(TOY, SlotLimits(slots=1, at_most=4, largest=(TOY,)), hosts, clock=lambda: NEVER)
+    broker = Broker(TOY, SlotLimits(slots=1, at_most=4, largest=(TOY,)), HostOptions(), clock=lambda: NEVER)
     broker._tried = NEVER
     fakes = [FakeHost() for _ in range(hosts)]
     for number, fake in enumerate(fakes):
         facts = HostFacts(pid=number, node="here", device="cpu", slots=1, estimated_bytes=1)
-        broker._hosts[str(number)] = _Host(fake, facts)
+        broker._hosts[str(number)] = Host(fake, facts)
     return broker, fakes
 
 

@@ -150,6 +150,38 @@ def test_a_profile_can_be_a_file_of_your_own(here: Path) -> None:
     assert (config.address, config.slots_per_host) == ("ray://head:10001", 6)
 
 
+def test_a_profile_brings_storage_tracking_and_variables_and_the_file_wins(here: Path) -> None:
+    (here.parent / "files" / "team.yaml").write_text(
+        f"address: auto\nstorage: {here}/team\n"
+        "tracking: {uri: 'http://mlflow:5000', experiment: team}\n"
+        "runtime_env: {env_vars: {HF_HOME: /mnt/hf, A: one}}\n"
+    )
+    config = loaded(here, TOY + "cluster: {profile: team.yaml}\n").config
+    assert (config.storage, config.tracking.uri) == (f"{here}/team", "http://mlflow:5000")
+    assert config.cluster.runtime_env.env_vars == {"HF_HOME": "/mnt/hf", "A": "one"}
+    mine = "storage: mine\ntracking: {experiment: mine}\n"
+    cluster = "cluster: {profile: team.yaml, runtime_env: {env_vars: {A: two}}}\n"
+    config = loaded(here, TOY + mine + cluster).config
+    assert config.storage == str(here / "mine")
+    assert (config.tracking.uri, config.tracking.experiment) == ("http://mlflow:5000", "mine")
+    assert config.cluster.runtime_env.env_vars == {"HF_HOME": "/mnt/hf", "A": "two"}
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("cluster.gpus_per_host=4", "cluster.gpus_per_host: 4 must be 0 or 1 (a base is not spread over several GPUs"),
+        ("cluster.runtime_env.env_vars.HF_TOKEN=hf_abc", "'HF_TOKEN' looks like the name of a secret"),
+        ("cluster.runtime_env.env_vars.N=1", "cluster.runtime_env.env_vars.N: 1 must be text"),
+    ],
+)
+def test_what_hosts_cannot_be_given_is_refused_and_no_secret_is_shown(here: Path, change: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as told:
+        loaded(here, TOY, change)
+    assert problem in str(told.value)
+    assert "hf_abc" not in str(told.value)
+
+
 def test_every_profile_that_is_shipped_fits(here: Path) -> None:
     names = sorted(path.stem for path in load.PROFILES.glob("*.yaml"))
     assert names == ["attached", "local"]

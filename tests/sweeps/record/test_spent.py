@@ -10,6 +10,7 @@ from sweep_events import begun, ended, history, record, reported, started
 from sweeps.record.events import (
     DataPrepared,
     Event,
+    HostsChanged,
     HostsStarted,
     SweepEnded,
     SweepPlanned,
@@ -87,6 +88,11 @@ def test_time_between_drivers_is_not_spent_and_each_had_its_own_hosts() -> None:
     assert found.seconds == 45 + 65
     assert found.host_seconds == 2 * 40 + 3 * 60
     assert found.gpu_hours == pytest.approx(3 * 60 / 3600)
+
+
+def test_hosts_that_come_and_go_count_while_they_are_there() -> None:
+    changed = [HostsChanged(time=25.0, hosts=0, slots=0), HostsChanged(time=35.0, hosts=3, slots=6)]
+    assert spent(sweep(*changed, over(45.0)), FULL).host_seconds == 2 * 20 + 0 * 10 + 3 * 10
 
 
 def test_a_driver_that_got_no_host_held_none() -> None:

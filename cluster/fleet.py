@@ -1,0 +1,346 @@
+"""The hosts of a sweep: they are made, given up and replaced as nodes come and go.
+
+Ray places each host on a node that has room for it. A host for which there is no room waits with Ray, so that an
+autoscaler sees it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from cluster import nodes
+from cluster.hosts import PROCESS_LOST, HostActor, HostFacts, HostOptions, SlotLimits
+from cluster.leases import NotReady
+from trainables.contract import RowShape
+from trainables.specs import TrialSpec
+
+RETRY_SECONDS = 10.0
+"""Pause before the next attempt, when a host could not be made."""
+LONGEST_PAUSE_SECONDS = 60.0
+"""Longest pause before hosts are made again that die before their trials come to a report point."""
+PLACE_SECONDS = 600.0
+"""How long a host counts as holding a GPU while it is not known where it is: its packages may be installed first."""
+SETTLE_SECONDS = 60.0
+"""How long the start waits for further hosts once the first is ready. Those that come later join then."""
+
+
+@dataclass
+class Lease:
+    """A trial's right to a slot."""
+
+    lease_id: str
+    renewed: float
+
+
+@dataclass
+class Host:
+    """A host that is ready."""
+
+    actor: Any
+    facts: HostFacts
+    since: float = 0.0
+    """When it was ready, in the fleet's seconds."""
+    leases: dict[str, Lease] = field(default_factory=dict)
+    """Trial key -> its lease."""
+    is_leaving: bool = False
+    """It takes no further trials, and ends when those that it has have moved."""
+
+
+@dataclass(eq=False)
+class _Starting:
+    """A host that is being made."""
+
+    actor: Any
+    since: float
+    node_id: str | None = None
+    """None until Ray has placed it."""
+    is_given_up: bool = False
+
+
+class Standing(NamedTuple):
+    """What there is now."""
+
+    hosts: int
+    slots: int
+
+
+class Fleet:
+    """Keeps as many hosts as the sweep wants and the cluster has room for. One event loop runs all of it."""
+
+    def __init__(
+        self,
+        base: TrialSpec,
+        limits: SlotLimits,
+        options: HostOptions,
+        clock: Callable[[], float],
+        tell: Callable[[str], None],
+    ) -> None:
+        """No hosts.
+
+        Args:
+            base: as `Host`'s.
+            limits: of all hosts together.
+            options: what may be taken.
+            clock: monotonic seconds.
+            tell: is given a line about each host that starts or ends.
+        """
+        self._base, self._limits, self._options = base.model_dump_json(), limits, options
+        self._clock, self._tell = clock, tell
+        self.asked = options.hosts
+        self.hosts: dict[str, Host] = {}
+        """Those that are ready, and those that are leaving."""
+        self._starting: list[_Starting] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._first: _Starting | None = None
+        """The first host, which is asked before the others are made."""
+        self._gpus_per_host = 0
+        self._nodes: tuple[nodes.Node, ...] = ()
+        self.wanted = 0
+        self._data: Any = None
+        self._rows: RowShape | None = None
+        self._problem: NotReady | None = None
+        """Why the latest host that failed could not be made."""
+        self._failures = 0
+        """Hosts in a row that could not be made."""
+        self._has_started = False
+        self._early_deaths = 0
+        """Hosts in a row that were made after a loss and died before any trial came to a report point."""
+        self._last_loss = -math.inf
+        self._not_before = clock()
+        """No host is made before this time."""
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the data is there."""
+        return self._data is not None
+
+    @property
+    def standing(self) -> Standing:
+        """The hosts that stay, and their slots."""
+        staying = [host for host in self.hosts.values() if not host.is_leaving]
+        return Standing(len(staying), sum(host.facts.slots for host in staying))
+
+    def lay_out(self, seen: Sequence[nodes.Node]) -> NotReady | None:
+        """Decides whether hosts hold GPUs and how many there are, or returns why their number is impossible."""
+        self._nodes = tuple(seen)
+        there, asked = nodes.gpus(seen), self._options.gpus_per_host
+        self._gpus_per_host = (1 if there else 0) if asked == "auto" else asked
+        if self._gpus_per_host and not self._options.may_grow:
+            number = 1 if self.asked == "auto" else self.asked
+            if number > there:
+                problem = f"cluster.hosts: {number} asked for, but the cluster has {there} GPUs, one per host"
+                return NotReady(
+                    message=problem if there else f"{problem}: set cluster.gpus_per_host=0 to train on CPUs"
+                )
+        self.wanted = self._count(self.asked)
+        return None
+
+    def outlook(self) -> str | None:
+        """Says what the start waits for, when less is free than is wanted; call `lay_out` first."""
+        there, free = nodes.gpus(self._nodes), nodes.free_gpus(self._nodes)
+        if not self._gpus_per_host or self.wanted <= free:
+            return None
+        begins = "the sweep begins with those" if free else "the sweep begins when one is"
+        wanted = f"{self.wanted} {'host is' if self.wanted == 1 else 'hosts are'} wanted"
+        return f"{wanted}, and {free} of the cluster's {there} GPUs are free: {begins}, and takes more as they come"
+
+    def first(self) -> Any:
+        """The first host's actor, which resolves and reads the data before any host loads."""
+        if self._first is None:
+            self._first = self._made()
+        return self._first.actor
+
+    def forget_first(self) -> None:
+        """Ends the first host, which has failed: the next attempt makes another."""
+        if self._first is not None:
+            ray.kill(self._first.actor)
+            self._starting.remove(self._first)
+            self._first = None
+
+    def prepared(self, payload: bytes, rows: RowShape | None) -> None:
+        """Keeps the data for all hosts."""
+        self._data, self._rows = ray.put(payload), rows
+
+    async def start(self, look: Callable[[], Awaitable[Sequence[nodes.Node]]]) -> NotReady | None:
+        """Begins to make all hosts; returns when those that the cluster has room for now are ready.
+
+        Args:
+            look: the nodes that there are when it is called.
+
+        Raises:
+            RayError: the first host is lost.
+        """
+        self._problem, first = None, self._first or self._made()
+        first.node_id = await first.actor.node_id.remote()
+        self._first, self._nodes = None, tuple(await look())
+        self.wanted = self._count(self.asked)
+        at_once = min(self.wanted, self._count("auto")) if self._gpus_per_host else self.wanted
+        for starting in (first, *(self._made() for _ in range(self.wanted - 1))):
+            self._in_background(self._bring(starting))
+        since: float | None = None
+        while self._problem is None and len(self.hosts) < at_once and self._tasks:
+            since = since or (self._clock() if self.hosts else None)
+            left = None if since is None else since + SETTLE_SECONDS - self._clock()
+            if left is not None and left <= 0:
+                break
+            await asyncio.wait(self._tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        self._has_started = True
+        return self._problem
+
+    def follow(self, seen: Sequence[nodes.Node]) -> None:
+        """Fits the hosts to the nodes that there are now, and to what is asked for."""
+        self._nodes = tuple(seen)
+        alive = {node.node_id for node in seen}
+        for host_id, host in list(self.hosts.items()):
+            if host.facts.node_id and host.facts.node_id not in alive:
+                self.lose(host_id)
+            elif host.is_leaving:
+                self._in_background(_move_out(host.actor))  # Again: the first call may have been lost.
+            elif self.is_gone(host.facts.node_id):
+                self._leave(host, "its node is leaving the cluster")
+        self.wanted = self._count(self.asked)
+        self._fit()
+        for host_id in list(self.hosts):
+            self.end_if_empty(host_id)
+
+    def end_if_empty(self, host_id: str) -> None:
+        """Ends a host that is leaving and has no trials any more."""
+        host = self.hosts.get(host_id)
+        if host is not None and host.is_leaving and not host.leases:
+            del self.hosts[host_id]
+            ray.kill(host.actor)
+
+    def lose(self, host_id: str) -> Host | None:
+        """Removes a host whose process is gone, and has another made; None when that was known."""
+        gone = self.hosts.pop(host_id, None)
+        if gone is None:
+            return None
+        ray.kill(gone.actor)
+        trials = f"{len(gone.leases)} {'trial' if len(gone.leases) == 1 else 'trials'}"
+        left = "another is made" if self.hosts else "no host is left: trials wait until one is there"
+        self._tell(f"host lost (process {gone.facts.pid} on {gone.facts.node}, {trials}); {left}")
+        now = self._clock()
+        if gone.since >= self._last_loss:  # else it was lost together with the one before
+            pause = 0.0 if self._early_deaths == 0 else min(2.0 ** (self._early_deaths - 1), LONGEST_PAUSE_SECONDS)
+            self._early_deaths += 1
+            self._not_before = max(self._not_before, now + pause)
+        self._last_loss = now
+        self._fit()
+        return gone
+
+    def proved(self) -> None:
+        """A trial came to a report point: hosts do not die at once."""
+        self._early_deaths = 0
+
+    def is_gone(self, node_id: str) -> bool:
+        """Whether a node is not there any more, or is leaving."""
+        staying = {node.node_id for node in self._nodes if not node.is_leaving}
+        return bool(node_id) and node_id not in staying
+
+    def _count(self, asked: int | Literal["auto"]) -> int:
+        held = Counter(host.facts.node_id for host in self.hosts.values() if not host.is_leaving)
+        held.update(each.node_id for each in self._starting if each.node_id is not None)
+        recent = self._clock() - PLACE_SECONDS
+        unplaced = sum(each.node_id is None and each.since > recent for each in self._starting)
+        return nodes.wanted(asked, self._gpus_per_host > 0, self._nodes, held, unplaced)
+
+    def _fit(self) -> None:
+        """Makes hosts that are missing, and gives up those that are too many: those that hold the least first."""
+        if not self.is_prepared:
+            return
+        staying = [host for host in self.hosts.values() if not host.is_leaving]
+        starting = [each for each in self._starting if not each.is_given_up]
+        excess = len(staying) + len(starting) - self.wanted
+        for each in sorted(starting, key=lambda each: each.node_id is not None)[: max(0, excess)]:
+            each.is_given_up = True
+            ray.kill(each.actor)
+            excess -= 1
+        for host in sorted(staying, key=lambda host: len(host.leases))[: max(0, excess)]:
+            self._leave(host, f"{self.wanted} {'is' if self.wanted == 1 else 'are'} wanted")
+        if self._clock() >= self._not_before:
+            for _ in range(-excess):
+                self._in_background(self._bring(self._made()))
+
+    def _leave(self, host: Host, reason: str) -> None:
+        if host.is_leaving:
+            return
+        host.is_leaving = True
+        trials = f"{len(host.leases)} {'trial moves' if len(host.leases) == 1 else 'trials move'}"
+        self._tell(f"host given up (process {host.facts.pid} on {host.facts.node}, {trials}): {reason}")
+        self._in_background(_move_out(host.actor))
+
+    def _made(self) -> _Starting:
+        """A host that Ray places as soon as there is room for it."""
+        staying = max(1, sum(not node.is_leaving for node in self._nodes))
+        update = {
+            "hosts_per_machine": max(1, -(-self.wanted // staying)),
+            "at_most": max(1, self._limits.at_most // max(1, self.wanted)),
+        }
+        options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": "SPREAD", "num_gpus": self._gpus_per_host}
+        runtime: dict[str, Any] = {"env_vars": self._options.env_vars, "pip": list(self._options.pip)}
+        if given := {name: value for name, value in runtime.items() if value}:
+            options["runtime_env"] = given
+        actor = HostActor.options(**options).remote(self._base, self._limits.model_copy(update=update))
+        self._starting.append(_Starting(actor, self._clock()))
+        return self._starting[-1]
+
+    async def _bring(self, starting: _Starting) -> None:
+        """Waits until a host is placed and has loaded, which may take minutes; others get their answers meanwhile."""
+        try:
+            starting.node_id = await starting.actor.node_id.remote()
+            facts: HostFacts = await starting.actor.start.remote(self._data, self._rows)
+        except (RayTaskError, *PROCESS_LOST) as error:
+            if not starting.is_given_up:
+                ray.kill(starting.actor)  # It may live on, and hold its GPU.
+                self._failed(error)
+            return
+        finally:
+            self._starting.remove(starting)
+        if starting.is_given_up:
+            return
+        # An id is never used twice, also after Ray restarted the broker: trials name hosts that they lost.
+        self._failures = 0
+        self.hosts[f"host-{uuid.uuid4().hex[:8]}"] = Host(starting.actor, facts, self._clock())
+        if self._has_started:
+            self._tell(f"host started (process {facts.pid} on {facts.node}): {said(*self.standing)}")
+
+    def _failed(self, error: RayError) -> None:
+        self._not_before = self._clock() + RETRY_SECONDS
+        self._failures += 1
+        words = message(error)
+        self._problem = NotReady(message=words)
+        # The first process that dies may have been placed on a node that is lost, before Ray knew that.
+        if self._has_started and (isinstance(error, RayTaskError) or self._failures > 1):
+            self._tell(f"a host could not be made: {words}; trying again every {RETRY_SECONDS:.0f} s")
+
+    def _in_background(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _move_out(actor: Any) -> None:
+    try:
+        await actor.move_out.remote()
+    except RayError:
+        return  # It is gone already: its trials go on from their last snapshots.
+
+
+def said(hosts: int, slots: int) -> str:
+    """The numbers in words."""
+    return f"{hosts} {'host' if hosts == 1 else 'hosts'}, {slots} {'slot' if slots == 1 else 'slots'}"
+
+
+def message(error: RayError) -> str:
+    """Why a host could not be made, for the user."""
+    cause = getattr(error, "cause", None)
+    return str(cause) if cause is not None else f"a host died while it started: {str(error).splitlines()[0]}"

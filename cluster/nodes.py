@@ -1,0 +1,76 @@
+"""The nodes of the Ray cluster, and how many hosts they have room for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import ray
+from ray._private import state
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that is there."""
+
+    node_id: str
+    gpus: float
+    """GPUs that Ray counts on it."""
+    free_gpus: float
+    """GPUs that nobody holds."""
+    is_leaving: bool = False
+    """Ray drains it: it ends soon, because it was idle or is taken away."""
+
+
+def look() -> tuple[Node, ...]:
+    """The nodes that are alive. Ray may need seconds to notice that one is not."""
+    leaving = state.state.get_draining_nodes()
+    free = state.available_resources_per_node()
+    found = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            node_id, gpus = str(node["NodeID"]), float(node["Resources"].get("GPU", 0.0))
+            # A node that has just joined has not told yet what is free.
+            free_gpus = float(free[node_id].get("GPU", 0.0)) if node_id in free else gpus
+            found.append(Node(node_id, gpus, free_gpus, node_id in leaving))
+    return tuple(found)
+
+
+def gpus(nodes: Sequence[Node]) -> int:
+    """Whole GPUs of the nodes that stay."""
+    return sum(int(node.gpus) for node in nodes if not node.is_leaving)
+
+
+def free_gpus(nodes: Sequence[Node]) -> int:
+    """Whole GPUs of the nodes that stay, which nobody holds."""
+    return sum(int(node.free_gpus) for node in nodes if not node.is_leaving)
+
+
+def wanted(
+    asked: int | Literal["auto"], on_gpu: bool, nodes: Sequence[Node], held: Mapping[str, int], unplaced: int = 0
+) -> int:
+    """How many hosts there should be on nodes that stay.
+
+    A number is asked of Ray whole, so that an autoscaler brings the nodes that it lacks. With auto, only GPUs that are
+    there and that nobody holds are taken, and at least one is asked for.
+
+    Args:
+        asked: `cluster.hosts`.
+        on_gpu: whether each host holds a GPU.
+        nodes: what `look` has seen.
+        held: node id -> hosts that are there.
+        unplaced: hosts that are being made, of which it is not known whether they hold a GPU already.
+    """
+    if asked != "auto":
+        return asked
+    if not on_gpu:
+        return 1
+    staying = {node.node_id: node for node in nodes if not node.is_leaving}
+    free = sum(_free(node, held.get(node_id, 0)) for node_id, node in staying.items())
+    return max(1, sum(held.get(node_id, 0) for node_id in staying) + max(free, unplaced))
+
+
+def _free(node: Node, held: int) -> int:
+    """Hosts that can start on a node now. What Ray says is free lags behind what was just given out."""
+    return max(0, min(int(node.free_gpus), int(node.gpus) - held))

@@ -1,0 +1,299 @@
+"""How hosts are made, given up and replaced: the fleet without Ray, on actors that only remember what was asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+
+import pytest
+from ray.exceptions import ActorDiedError
+
+from cluster import fleet
+from cluster.broker import GUILTY_AFTER, Broker
+from cluster.fleet import Fleet
+from cluster.hosts import HostFacts, HostOptions, SlotLimits
+from cluster.leases import Grant, Refused
+from cluster.nodes import Node
+from trainables.specs import TrialSpec
+
+TOY = TrialSpec(trainable="toy")
+
+
+class Actors:
+    """Stands for Ray: places actors on nodes that have a free GPU, in the order in which they were made."""
+
+    def __init__(self, *nodes: str) -> None:
+        self.nodes = dict.fromkeys(nodes, True)
+        self.leaving: set[str] = set()
+        self.living: list[SimpleNamespace] = []
+        self.made = 0
+        self.dies_at_start = False
+
+    def options(self, **options: object) -> Actors:
+        assert options["num_gpus"] == 1
+        return self
+
+    def remote(self, base: str, limits: SlotLimits) -> SimpleNamespace:
+        self.made += 1
+        actor = SimpleNamespace(number=self.made, node="", moves=0, limits=limits)
+
+        async def place() -> str:
+            while not actor.node:
+                await self._turn(actor)
+                free = [node for node in self.nodes if node not in {each.node for each in self.living} | self.leaving]
+                actor.node = free[0] if free else ""
+            return str(actor.node)
+
+        async def start(data: object, rows: object) -> HostFacts:
+            await self._turn(actor)
+            return HostFacts(
+                pid=actor.number, node=actor.node, device="cpu", slots=2, estimated_bytes=None, node_id=actor.node
+            )
+
+        async def move_out() -> None:
+            await self._turn(actor)
+            actor.moves += 1
+
+        async def close(lease: str) -> None:
+            await self._turn(actor)
+
+        for method in (place, start, move_out, close):
+            setattr(actor, "node_id" if method is place else method.__name__, SimpleNamespace(remote=method))
+        self.living.append(actor)
+        return actor
+
+    async def _turn(self, actor: SimpleNamespace) -> None:
+        await asyncio.sleep(0)
+        if actor not in self.living or (actor.node and self.dies_at_start):
+            raise ActorDiedError
+
+    def kill(self, actor: SimpleNamespace) -> None:
+        if actor in self.living:
+            self.living.remove(actor)
+
+    def look(self) -> tuple[Node, ...]:
+        busy = [each.node for each in self.living]
+        head = Node("head", 0.0, 0.0)
+        return (head, *(Node(name, 1.0, 1.0 - busy.count(name), name in self.leaving) for name in self.nodes))
+
+
+class World:
+    """A fleet on such actors, its clock and its news."""
+
+    def __init__(self, actors: Actors, **options: object) -> None:
+        self.now, self.news, self.actors = 0.0, list[str](), actors
+        limits = SlotLimits(slots=2, at_most=8, largest=())
+        settings = HostOptions.model_validate({"may_grow": True, **options})
+        self.fleet = Fleet(TOY, limits, settings, lambda: self.now, self.news.append)
+
+    async def begin(self) -> None:
+        async def look() -> tuple[Node, ...]:
+            return self.actors.look()
+
+        assert self.fleet.lay_out(self.actors.look()) is None
+        self.fleet._data = object()
+        assert await asyncio.wait_for(self.fleet.start(look), 30) is None
+        await self.settle()
+
+    async def settle(self) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    async def follow(self, seconds: float = 3.0) -> None:
+        self.now += seconds
+        self.fleet.follow(self.actors.look())
+        await self.settle()
+
+    def hosts(self) -> list[str]:
+        return sorted(host.facts.node for host in self.fleet.hosts.values() if not host.is_leaving)
+
+
+@pytest.fixture
+def play(monkeypatch) -> Callable[..., None]:
+    """Plays a scene on a fleet whose cluster has the nodes that are named."""
+
+    def play(scene: Callable[[World], Awaitable[None]], *nodes: str, **options: object) -> None:
+        actors = Actors(*nodes)
+        monkeypatch.setattr(fleet, "HostActor", actors)
+        monkeypatch.setattr("ray.kill", actors.kill)
+
+        async def whole() -> None:
+            world = World(actors, **options)
+            await world.begin()
+            await scene(world)
+            for task in world.fleet._tasks:
+                task.cancel()
+
+        asyncio.run(whole())
+
+    return play
+
+
+def test_a_node_that_joins_has_a_host_and_one_that_is_lost_has_none(play):
+    async def scene(world: World) -> None:
+        assert world.hosts() == ["a", "b"]
+        world.actors.nodes["c"] = True
+        await world.follow()
+        assert (world.hosts(), world.fleet.standing) == (["a", "b", "c"], (3, 6))
+        assert world.news == ["host started (process 3 on c): 3 hosts, 6 slots"]
+        del world.actors.nodes["a"]
+        await world.follow()
+        assert world.hosts() == ["b", "c"]
+        await world.follow()
+        assert world.fleet.standing == (2, 4)
+
+    play(scene, "a", "b")
+
+
+def test_a_host_whose_node_is_leaving_takes_no_trials_and_ends_when_those_it_has_have_moved(play):
+    async def scene(world: World) -> None:
+        [(host_id, host)] = world.fleet.hosts.items()
+        host.leases["t"] = fleet.Lease("t-1", 0.0)
+        world.actors.nodes["b"] = True
+        world.actors.leaving.add("a")
+        await world.follow()
+        assert host.is_leaving
+        assert host.actor.moves >= 1
+        assert world.hosts() == ["b"]
+        assert world.news[0] == "host given up (process 1 on a, 1 trial moves): its node is leaving the cluster"
+        world.fleet.end_if_empty(host_id)
+        assert host.actor in world.actors.living, "its trial is there still"
+        host.leases.clear()
+        world.fleet.end_if_empty(host_id)
+        assert host.actor not in world.actors.living
+
+    play(scene, "a")
+
+
+def test_a_number_above_the_gpus_waits_with_ray_and_is_not_asked_for_twice(play):
+    async def scene(world: World) -> None:
+        assert world.hosts() == ["a"]
+        for _ in range(5):
+            await world.follow(700.0)
+        assert world.actors.made == 3
+        world.actors.nodes |= {"b": True, "c": True, "d": True}
+        await world.follow()
+        assert world.hosts() == ["a", "b", "c"], "no more than the number"
+
+    play(scene, "a", hosts=3)
+
+
+def test_fewer_hosts_are_wanted_and_those_with_the_fewest_trials_go(play):
+    async def scene(world: World) -> None:
+        busy = next(host for host in world.fleet.hosts.values() if host.facts.node == "b")
+        busy.leases["t"] = fleet.Lease("t-1", 0.0)
+        world.fleet.asked = 1
+        await world.follow()
+        assert world.hosts() == ["b"]
+        assert {each.node for each in world.actors.living} == {"b"}
+
+    play(scene, "a", "b", "c")
+
+
+def test_every_node_is_lost_and_one_host_waits_for_the_next(play):
+    async def scene(world: World) -> None:
+        world.actors.nodes.clear()
+        for actor in list(world.actors.living):
+            world.actors.kill(actor)
+        for host_id in list(world.fleet.hosts):
+            world.fleet.lose(host_id)
+        assert world.news[-1].endswith("no host is left: trials wait until one is there")
+        made = world.actors.made
+        for _ in range(300):
+            await world.follow()
+        assert world.fleet.standing == (0, 0)
+        assert world.actors.made - made <= 3, "hosts that wait are not made again and again"
+        assert len(world.news) == 3
+        world.actors.nodes |= {"x": True, "y": True}
+        await world.follow()
+        await world.follow()
+        assert world.hosts() == ["x", "y"]
+
+    play(scene, "a", "b", "c")
+
+
+def test_hosts_that_die_at_once_are_made_again_less_and_less_often(play):
+    async def scene(world: World) -> None:
+        for _ in range(40):
+            for host_id in list(world.fleet.hosts):
+                world.actors.kill(world.fleet.hosts[host_id].actor)
+                world.fleet.lose(host_id)
+            await world.follow(1.0)
+        assert world.actors.made < 10
+        world.fleet.proved()
+        await world.follow(60.0)
+        made = world.actors.made
+        for host_id in list(world.fleet.hosts):
+            world.fleet.lose(host_id)
+        await world.settle()
+        assert world.actors.made == made + 1, "after a report point, at once"
+
+    play(scene, "a")
+
+
+def test_hosts_that_cannot_be_made_are_tried_again_every_ten_seconds(play):
+    async def scene(world: World) -> None:
+        world.actors.dies_at_start = True
+        for host_id in list(world.fleet.hosts):
+            world.fleet.lose(host_id)
+        await world.settle()
+        assert len(world.news) == 1, "the first time its node may be at fault"
+        for _ in range(30):
+            await world.follow(1.0)
+        assert world.actors.made <= 5
+        assert "trying again every 10 s" in world.news[-1]
+        world.actors.dies_at_start = False
+        await world.follow(10.0)
+        assert world.hosts() == ["a"]
+
+    play(scene, "a")
+
+
+def test_an_own_cluster_cannot_have_more_hosts_than_gpus():
+    world = World(Actors("a"), hosts=2, may_grow=False)
+    problem = world.fleet.lay_out(world.actors.look())
+    assert problem is not None
+    assert problem.message == "cluster.hosts: 2 asked for, but the cluster has 1 GPUs, one per host"
+    none = World(Actors(), gpus_per_host=1, may_grow=False)
+    problem = none.fleet.lay_out(none.actors.look())
+    assert problem is not None
+    assert "cluster.gpus_per_host=0" in problem.message
+
+
+def test_what_the_start_waits_for_is_said():
+    world = World(Actors(), hosts=2, gpus_per_host=1)
+    assert world.fleet.lay_out(world.actors.look()) is None
+    assert world.fleet.outlook() == (
+        "2 hosts are wanted, and 0 of the cluster's 0 GPUs are free: the sweep begins when one is, and takes more as "
+        "they come"
+    )
+    enough = World(Actors("a"))
+    assert enough.fleet.lay_out(enough.actors.look()) is None
+    assert enough.fleet.outlook() is None
+
+
+def test_a_trial_is_not_to_blame_for_hosts_that_went_with_their_nodes(monkeypatch):
+    monkeypatch.setattr("ray.kill", lambda actor: None)
+
+    async def scene() -> None:
+        broker = Broker(TOY, SlotLimits(slots=1, at_most=1, largest=()), HostOptions(), clock=lambda: 0.0)
+        broker._tried = 0.0  # It makes no host of its own.
+
+        def host(node_id: str) -> fleet.Host:
+            facts = HostFacts(pid=1, node=node_id, device="cpu", slots=1, estimated_bytes=None, node_id=node_id)
+            return fleet.Host(SimpleNamespace(), facts)
+
+        for number in range(GUILTY_AFTER):
+            broker._hosts[str(number)] = host(f"spot{number}")
+            assert isinstance(await broker.acquire("a", 0.05), Grant)
+            await broker.lost(str(number))
+            broker._fleet.follow((Node("head", 0.0, 0.0), Node("stays", 1.0, 0.0)))
+        for number in range(GUILTY_AFTER):
+            broker._hosts[f"n{number}"] = host("stays")
+            assert isinstance(await broker.acquire("a", 0.05), Grant), "its nodes are gone"
+            await broker.lost(f"n{number}")
+        broker._hosts["last"] = host("stays")
+        assert isinstance(await broker.acquire("a", 0.05), Refused), "these nodes are there still"
+
+    asyncio.run(scene())

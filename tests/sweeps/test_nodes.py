@@ -1,0 +1,106 @@
+"""A sweep on a real Ray of several nodes, which come and go; their GPUs are declared, and the toy trains on CPUs."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import chaos_runs as runs
+import psutil
+import pytest
+import ray_clusters
+
+from sweeps.record.events import HostsChanged, HostsStarted
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+FIFO = [
+    "toy", "scheduler.kind=fifo", "training.snapshot_every=2", "training.step_seconds=0.15", "cluster.profile=attached",
+    "cluster.slots_per_host=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[ray_clusters.Nodes]:
+    """A head without a GPU and two nodes with one each."""
+    with ray_clusters.nodes(3, gpus=1) as found:
+        yield found
+
+
+def started(folder: Path, cluster: ray_clusters.Nodes, *words: str) -> tuple[runs.Run, Path]:
+    run = runs.start(folder, "launch", *FIFO, f"cluster.address={cluster.address}", *words, **cluster.environment)
+    sweep = folder / "results" / "toy"
+    runs.wait_for(lambda: runs.reports(sweep) >= 1, run)
+    return run, sweep
+
+
+def hosts(sweep: Path) -> list[int]:
+    """How many hosts there were, one after the other."""
+    return [event.hosts for event in runs.events(sweep) if isinstance(event, HostsStarted | HostsChanged)]
+
+
+def places(cluster: ray_clusters.Nodes) -> set[int]:
+    """The nodes that have a host: its raylet, its parent, names the node's temporary folder."""
+    found = set()
+    for child in psutil.Process(cluster.process.pid).children(recursive=True):
+        try:
+            title, parent = " ".join(child.cmdline()), child.parent()
+            raylet = " ".join(parent.cmdline()) if title.startswith("ray::Host") and parent is not None else ""
+        except psutil.NoSuchProcess:
+            continue
+        found |= {place for place in range(9) if f"/node{place + 1}/" in raylet}
+    return found
+
+
+def assert_nothing_lost(folder: Path, sweep: Path, trials: int) -> None:
+    found = runs.assert_whole(sweep, f"sqlite:///{folder}/mlflow.db", trials)
+    runs.assert_every_step_once(sweep)
+    assert {trial.state.value for trial in found.trials.values()} == {"COMPLETED"}
+
+
+def test_hosts_follow_the_nodes_and_no_step_is_written_twice(tmp_path, cluster):
+    drained, killed = cluster.have(2)
+    run, sweep = started(tmp_path, cluster, "budget.trials=14")
+    assert hosts(sweep) == [2], "one on each node that has a GPU"
+    assert places(cluster) == {drained, killed}
+    joined = cluster.add()
+    runs.wait_for(lambda: hosts(sweep)[-1] == 3, run)
+    assert places(cluster) == {drained, killed, joined}
+    cluster.drain(drained)
+    runs.wait_for(lambda: places(cluster) == {killed, joined}, run)
+    cluster.remove(drained)
+    cluster.remove(killed)
+    runs.wait_for(lambda: hosts(sweep)[-1] == 1, run)
+    assert run.wait() == 0, run.err.read_text()
+    assert_nothing_lost(tmp_path, sweep, 14)
+    told = run.err.read_text()
+    assert "1 trial moves): its node is leaving the cluster" in told
+    assert "Traceback" not in told
+    assert "could not be made" not in told
+    assert cluster.left() == ""
+
+
+def test_a_sweep_that_loses_every_worker_waits_and_goes_on(tmp_path, cluster):
+    [only] = cluster.have(1)
+    run, sweep = started(tmp_path, cluster, "budget.trials=2")
+    cluster.remove(only)
+    runs.wait_for(lambda: hosts(sweep)[-1] == 0, run)
+    cluster.add()
+    assert run.wait() == 0, run.err.read_text()
+    assert hosts(sweep) == [1, 0, 1]
+    assert_nothing_lost(tmp_path, sweep, 2)
+    told = run.err.read_text()
+    assert told.count("no host is left: trials wait until one is there") == 1
+    assert told.count("host lost") == told.count("host started") == 1
+    assert "could not be made" not in told
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_sweep_takes_what_it_was_allowed_and_leaves_nothing(tmp_path, cluster, number):
+    cluster.have(2)
+    run, sweep = started(tmp_path, cluster, "budget.trials=6", "cluster.hosts=1")
+    assert hosts(sweep) == [1]
+    assert cluster.left().split().count("Host") == 1
+    run.process.send_signal(number)
+    run.process.wait(runs.DEADLINE_SECONDS)
+    runs.wait_for(lambda: cluster.left() == "")

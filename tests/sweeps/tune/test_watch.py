@@ -1,0 +1,78 @@
+"""What the driver says of hosts and broker between the steps of Ray Tune, with a broker that is no Ray actor."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from ray.exceptions import ActorDiedError
+
+from sweeps.tune import watch
+from sweeps.tune.watch import Watch
+
+LOST = "the broker is lost: another is made, and trials lease again"
+
+
+class World:
+    """A watch with its clock, what it said, and what it told the driver of hosts."""
+
+    def __init__(self) -> None:
+        self.now, self.said, self.hosts, self.asked = 0.0, list[str](), list[tuple[int, int]](), 0
+        self.is_lost, self.lines = False, list[str]()
+        broker = SimpleNamespace(
+            news=SimpleNamespace(remote=self._news),
+            standing=SimpleNamespace(remote=lambda: (2, 8)),
+            latest=SimpleNamespace(remote=dict),
+        )
+        display = SimpleNamespace(say=self.said.append, latest=lambda _steps: None)
+        stops = SimpleNamespace(trials_to_stop=set(), hosts_changed=lambda *told: self.hosts.append(told))
+        request = SimpleNamespace(check=lambda: None)
+        self.watch = Watch(request, broker, None, display, None, stops)  # type: ignore[arg-type]
+
+    def _news(self, known: int, wait_seconds: float) -> object:
+        self.asked += 1
+        return ActorDiedError() if self.is_lost else self.lines[known:]
+
+    def run(self, seconds: float) -> None:
+        for _ in range(int(seconds * 10)):
+            assert not self.watch.stop_all()
+            self.now += 0.1
+
+
+def get(answer: object) -> object:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+@pytest.fixture
+def world(monkeypatch) -> World:
+    found = World()
+    monkeypatch.setattr(watch.ray, "wait", lambda asked, timeout: (asked, []))
+    monkeypatch.setattr(watch.ray, "get", get)
+    monkeypatch.setattr(watch.time, "monotonic", lambda: found.now)
+    return found
+
+
+def test_a_broker_that_stays_away_is_told_of_once_and_asked_for_less_and_less_often(world):
+    world.is_lost = True
+    world.run(7.0)
+    assert world.said == [LOST]
+    assert world.asked <= 5
+    world.run(100.0)
+    assert world.said == [LOST]
+    assert world.asked <= 16
+    world.is_lost, world.lines = False, ["hosts started: 2 hosts, 8 slots"]
+    world.run(11.0)
+    assert world.said == [LOST, "hosts started: 2 hosts, 8 slots"]
+    world.is_lost = True
+    world.run(0.2)
+    assert world.said[-1] == LOST, "the next loss is news again"
+
+
+def test_the_driver_is_told_how_many_hosts_there_are_after_each_line_about_them(world):
+    world.run(0.5)
+    assert world.hosts == []
+    world.lines = ["host started (process 1 on 10.0.0.1): 2 hosts, 8 slots"]
+    world.run(0.5)
+    assert (world.said, world.hosts) == (world.lines, [(2, 8)])
