@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.fleet import RETRY_SECONDS, Fleet, Lease, Standing, message, said
+from cluster.fleet import RETRY_SECONDS, Fleet, FleetSize, Lease, message, said
 from cluster.hosts import PROCESS_LOST, HostOptions, SlotLimits
 from cluster.leases import Grant, NotReady, Ready, Refused
 from cluster.nodes import Node, look
@@ -131,7 +131,7 @@ class Broker:
         self._fleet.follow(await _look())
         await self._tell()
 
-    async def standing(self) -> Standing:
+    async def standing(self) -> FleetSize:
         """How many hosts there are, and their slots."""
         return self._fleet.standing
 

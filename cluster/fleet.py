@@ -66,8 +66,8 @@ class _Starting:
     is_given_up: bool = False
 
 
-class Standing(NamedTuple):
-    """What there is now."""
+class FleetSize(NamedTuple):
+    """How many hosts and slots there are now."""
 
     hosts: int
     slots: int
@@ -124,10 +124,10 @@ class Fleet:
         return self._data is not None
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> FleetSize:
         """The hosts that stay, and their slots."""
         staying = [host for host in self.hosts.values() if not host.is_leaving]
-        return Standing(len(staying), sum(host.facts.slots for host in staying))
+        return FleetSize(len(staying), sum(host.facts.slots for host in staying))
 
     def lay_out(self, seen: Sequence[nodes.Node]) -> NotReady | None:
         """Decides whether hosts hold GPUs and how many there are, or returns why their number is impossible."""

@@ -14,7 +14,7 @@ Key = frozenset[tuple[str, object]]
 
 
 @dataclass(frozen=True)
-class Seen:
+class TriedPoint:
     """A point that a trial has."""
 
     point: Point
@@ -46,7 +46,7 @@ class History:
     """Every point once, in the order in which it was first heard of."""
 
     def __init__(self) -> None:
-        self._seen: dict[Key, Seen] = {}
+        self._seen: dict[Key, TriedPoint] = {}
 
     def __contains__(self, point: Point) -> bool:
         return key(point) in self._seen
@@ -56,7 +56,7 @@ class History:
 
     def tell(self, point: Point, resource: int, outcome: float | FailureKind | None, is_final: bool) -> None:
         """See `sweeps.searchers.Searcher.tell`."""
-        seen = self._seen.get(key(point), Seen(dict(point)))
+        seen = self._seen.get(key(point), TriedPoint(dict(point)))
         if outcome is None:
             pass  # the trial has begun: the point is there, and open
         elif isinstance(outcome, str):
@@ -66,12 +66,12 @@ class History:
         self._seen[key(point)] = seen
 
     @property
-    def seen(self) -> tuple[Seen, ...]:
+    def seen(self) -> tuple[TriedPoint, ...]:
         """All points. Those that failed without fault of the point, before they had a value, are left out."""
         return tuple(seen for seen in self._seen.values() if seen.values or seen.failure != "failed")
 
     @property
-    def told(self) -> tuple[Seen, ...]:
+    def told(self) -> tuple[TriedPoint, ...]:
         """The points whose results say something."""
         return tuple(seen for seen in self.seen if not seen.is_open)
 
@@ -81,7 +81,7 @@ class History:
         reached = Counter(resource for seen in self.told for resource in seen.values)
         return frozenset(resource for resource, times in reached.items() if times > 1)
 
-    def ranked(self) -> list[Seen]:
+    def ranked(self) -> list[TriedPoint]:
         """The points that have values and did not fail, the best one first.
 
         A point that was trained further comes before others, because it was let on as one of the best.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from search_spaces.domains import Domain, Value, identity
 from search_spaces.space import Point, SearchSpace
-from sweeps.searchers._history import History, Seen
+from sweeps.searchers._history import History, TriedPoint
 
 if TYPE_CHECKING:
     import optuna
@@ -61,7 +61,7 @@ def _study(space: SearchSpace, history: History, seed: int) -> optuna.Study:
     return study
 
 
-def _given(history: History) -> list[Seen]:
+def _given(history: History) -> list[TriedPoint]:
     """What the estimator learns from: all points, or of many the best ones, the open ones and the latest others."""
     seen = list(history.seen)
     if len(seen) <= MOST:
@@ -72,7 +72,7 @@ def _given(history: History) -> list[Seen]:
     return [each for each in seen if id(each) in chosen]
 
 
-def _trial(seen: Seen, given: Mapping[str, Any], common: Set[int], worst: float) -> optuna.trial.FrozenTrial:
+def _trial(seen: TriedPoint, given: Mapping[str, Any], common: Set[int], worst: float) -> optuna.trial.FrozenTrial:
     """The point as Optuna knows it: complete, pruned at the resource where it compares, infeasible, or running."""
     from optuna.trial import TrialState, create_trial
 
