@@ -102,13 +102,13 @@ def _place(document: Mapping[str, Any]) -> Path | None:
 
 
 def _refuse_copy(folder: SweepFolder, document: Mapping[str, Any]) -> None:
-    """Refuses a copy beside its original: both are one sweep in MLflow, which would get every point twice."""
+    """Refuses a copy beside its original: both are one sweep in MLflow, which would get every metric twice."""
     place = _place(document)
     if place is None or not _is_sweep(place, document["sweep_id"]) or place.samefile(folder.path):
         return
     raise ConfigError(
         [
-            f"{folder.path}: is a copy of the sweep in {place}, and MLflow would get every point twice: go on there "
+            f"{folder.path}: is a copy of the sweep in {place}, and MLflow would get every metric twice: go on there "
             f"with qsweep resume {place}, or remove that folder first and this one goes on in its place"
         ]
     )

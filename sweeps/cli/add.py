@@ -16,7 +16,7 @@ def add(
     values: Annotated[
         list[str],
         typer.Argument(
-            metavar="FIELD=VALUE...", help="Searched fields, such as learning_rate=3e-4; others keep the file's value."
+            metavar="FIELD=VALUE", help="Searched fields, such as learning_rate=3e-4; others keep the file's value."
         ),
     ],
     storage: Storage = Path("results"),

@@ -15,7 +15,7 @@ def extend(
     sweep: LocalSweep,
     changes: Annotated[
         list[str],
-        typer.Argument(metavar="KEY=VALUE...", help="budget.trials, budget.wall_clock or budget.gpu_hours."),
+        typer.Argument(metavar="KEY=VALUE", help="budget.trials, budget.wall_clock or budget.gpu_hours."),
     ],
     storage: Storage = Path("results"),
     address: Address = None,
