@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.fleet import RETRY_SECONDS, Fleet, FleetSize, Lease, message, said
 from cluster.hosts import PROCESS_LOST, HostOptions, SlotLimits
 from cluster.leases import Grant, NotReady, Ready, Refused
-from cluster.nodes import Node, look
+from cluster.nodes import Node, gpus, look
 from trainables.contract import Evaluation, Failure, StepRecord, Target, TargetModules
 from trainables.specs import TrialSpec
 
@@ -310,7 +310,12 @@ async def _look() -> tuple[Node, ...]:
 
 
 def create(base: TrialSpec, limits: SlotLimits, options: HostOptions) -> Any:
-    """Starts the broker on the driver's own node. Others find it under NAME in the driver's namespace."""
+    """Starts the broker on the driver's own node. Others find it under NAME in the driver's namespace.
+
+    Whether hosts hold GPUs is settled here, once: a broker that Ray restarts may find all GPU nodes gone.
+    """
+    if options.gpus_per_host == "auto":
+        options = options.model_copy(update={"gpus_per_host": 1 if gpus(look()) else 0})
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     settings = {"name": NAME, "num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here, "max_restarts": -1}
     return ray.remote(Broker).options(**settings).remote(base, limits, options)

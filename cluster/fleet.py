@@ -280,9 +280,9 @@ class Fleet:
 
     def _made(self) -> _Starting:
         """A host that Ray places as soon as there is room for it."""
-        staying = max(1, sum(not node.is_leaving for node in self._nodes))
+        machines = [node for node in self._nodes if not node.is_leaving and node.gpus >= self._gpus_per_host]
         update = {
-            "hosts_per_machine": max(1, -(-self.wanted // staying)),
+            "hosts_per_machine": max(1, -(-self.wanted // max(1, len(machines)))),
             "at_most": max(1, self._limits.at_most // max(1, self.wanted)),
         }
         options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": "SPREAD", "num_gpus": self._gpus_per_host}
@@ -317,7 +317,9 @@ class Fleet:
         self._not_before = self._clock() + RETRY_SECONDS
         self._failures += 1
         words = message(error)
-        self._problem = NotReady(message=words)
+        is_alone = not self.hosts and len(self._starting) == 1
+        if isinstance(error, RayTaskError) or is_alone:  # else its node may be lost, and the others go on
+            self._problem = NotReady(message=words)
         # The first process that dies may have been placed on a node that is lost, before Ray knew that.
         if self._has_started and (isinstance(error, RayTaskError) or self._failures > 1):
             self._tell(f"a host could not be made: {words}; trying again every {RETRY_SECONDS:.0f} s")

@@ -13,7 +13,7 @@ from cluster import fleet
 from cluster.broker import GUILTY_AFTER, Broker
 from cluster.fleet import Fleet
 from cluster.hosts import HostFacts, HostOptions, SlotLimits
-from cluster.leases import Grant, Refused
+from cluster.leases import Grant, NotReady, Refused
 from cluster.nodes import Node
 from trainables.specs import TrialSpec
 
@@ -28,7 +28,8 @@ class Actors:
         self.leaving: set[str] = set()
         self.living: list[SimpleNamespace] = []
         self.made = 0
-        self.dies_at_start = False
+        self.deadly: set[str] = set()
+        """Nodes where actors die as soon as they are placed."""
 
     def options(self, **options: object) -> Actors:
         assert options["num_gpus"] == 1
@@ -65,7 +66,7 @@ class Actors:
 
     async def _turn(self, actor: SimpleNamespace) -> None:
         await asyncio.sleep(0)
-        if actor not in self.living or (actor.node and self.dies_at_start):
+        if actor not in self.living or actor.node in self.deadly:
             raise ActorDiedError
 
     def kill(self, actor: SimpleNamespace) -> None:
@@ -87,14 +88,15 @@ class World:
         settings = HostOptions.model_validate({"may_grow": True, **options})
         self.fleet = Fleet(TOY, limits, settings, lambda: self.now, self.news.append)
 
-    async def begin(self) -> None:
+    async def begin(self) -> NotReady | None:
         async def look() -> tuple[Node, ...]:
             return self.actors.look()
 
         assert self.fleet.lay_out(self.actors.look()) is None
         self.fleet._data = object()
-        assert await asyncio.wait_for(self.fleet.start(look), 30) is None
+        answer = await asyncio.wait_for(self.fleet.start(look), 30)
         await self.settle()
+        return answer
 
     async def settle(self) -> None:
         for _ in range(20):
@@ -120,7 +122,7 @@ def play(monkeypatch) -> Callable[..., None]:
 
         async def whole() -> None:
             world = World(actors, **options)
-            await world.begin()
+            assert await world.begin() is None
             await scene(world)
             for task in world.fleet._tasks:
                 task.cancel()
@@ -234,7 +236,7 @@ def test_hosts_that_die_at_once_are_made_again_less_and_less_often(play):
 
 def test_hosts_that_cannot_be_made_are_tried_again_every_ten_seconds(play):
     async def scene(world: World) -> None:
-        world.actors.dies_at_start = True
+        world.actors.deadly = {"a"}
         for host_id in list(world.fleet.hosts):
             world.fleet.lose(host_id)
         await world.settle()
@@ -243,11 +245,26 @@ def test_hosts_that_cannot_be_made_are_tried_again_every_ten_seconds(play):
             await world.follow(1.0)
         assert world.actors.made <= 5
         assert "trying again every 10 s" in world.news[-1]
-        world.actors.dies_at_start = False
+        world.actors.deadly = set()
         await world.follow(10.0)
         assert world.hosts() == ["a"]
 
     play(scene, "a")
+
+
+def test_a_start_goes_on_with_the_hosts_that_it_has_when_another_dies(monkeypatch):
+    actors = Actors("a", "b")
+    monkeypatch.setattr(fleet, "HostActor", actors)
+    monkeypatch.setattr("ray.kill", actors.kill)
+
+    async def scene(deadly: set[str]) -> tuple[NotReady | None, list[str]]:
+        world, actors.deadly = World(actors), deadly
+        return await world.begin(), world.hosts()
+
+    assert asyncio.run(scene({"b"})) == (None, ["a"])
+    actors.living.clear()
+    answer, hosts = asyncio.run(scene({"a", "b"}))
+    assert (type(answer), hosts) == (NotReady, [])
 
 
 def test_an_own_cluster_cannot_have_more_hosts_than_gpus():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cluster.leases import Grant
 from cluster.training import Outcome
 from sweeps.record import snapshots
 from sweeps.record.events import TrialState
@@ -74,3 +75,38 @@ def test_a_report_says_which_rung_it_is_where_rungs_count_examples(tmp_path):
     trial._history = [step]
     report, _ = trial._keep(Outcome(step=2, adapter={"a": b"b"}), Evaluation(metrics={"eval_loss": 1.0}))
     assert (report.step, report.resource) == (2, 16)
+
+
+def steps(*numbers: int) -> tuple[StepRecord, ...]:
+    return tuple(
+        StepRecord(step=each, train_loss=1.0, learning_rate=0.1, grad_norm=1.0, tokens=1, seconds=1.0, time=0.0)
+        for each in numbers
+    )
+
+
+def test_a_trial_that_must_move_saves_itself_gives_its_slot_back_and_keeps_each_step_once(monkeypatch):
+    trial = object.__new__(SlotTrial)
+    trial._key, trial._step, trial._history = "a", 0, []
+    trial._grant = Grant("a-1", "host-1", None)
+    evaluated = Evaluation(metrics={"eval_loss": 1.0})
+    outcomes = iter(
+        [
+            Outcome(step=2, history=steps(1, 2), snapshot=b"2", moves=True),
+            # Another host: it goes on from an older snapshot, and trains a step a second time.
+            Outcome(step=3, history=steps(2, 3), evaluation=evaluated),
+        ]
+    )
+    done: list[tuple[object, ...]] = []
+
+    def ask(method: str, *words: object) -> bool:
+        done.append((method, *words))
+        return True
+
+    monkeypatch.setattr(SlotTrial, "_advance", lambda self, target: next(outcomes))
+    monkeypatch.setattr(SlotTrial, "_save", lambda self, outcome: done.append(("save", outcome.step)))
+    trial._ask = ask  # type: ignore[assignment]
+    reached = trial._reach(3)
+    assert reached is not None
+    assert reached.evaluation == evaluated
+    assert [each for each in done if each[0] in ("save", "release")] == [("save", 2), ("release", "a", "a-1")]
+    assert [each.step for each in trial._history] == [1, 2, 3]
