@@ -81,7 +81,11 @@ class AdapterPack:
     def _open(self, slot: int, spec: TrialSpec, snapshot: bytes | None) -> Opened:
         parameters = self._engine.add(slot, spec)
         optimizer = torch.optim.AdamW(
-            parameters.values(), lr=spec.training.learning_rate, weight_decay=spec.training.weight_decay
+            parameters.values(),
+            lr=spec.training.learning_rate,
+            weight_decay=spec.training.weight_decay,
+            # On a GPU a fused optimizer keeps its step counter there; restored states have it on the CPU.
+            fused=self._engine.base.device.type == "cpu",
         )
         opened = _Slot(spec, parameters, optimizer)
         if snapshot is not None:

@@ -60,7 +60,7 @@ def flatten(segments: Sequence[Segment], device: torch.device) -> FlatBatch:
 
 def _used(row: TokenRow) -> int:
     """Returns the number of tokens before the last labelled one. Later tokens change no loss under causal attention."""
-    return max(1, int(np.flatnonzero(row.labelled)[-1]))
+    return int(np.flatnonzero(row.labelled)[-1])
 
 
 def _spans(segments: Sequence[Segment], device: torch.device) -> list[Span]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import packs
 import pytest
 import tiny_models
@@ -11,7 +12,7 @@ from trainables import qlora
 from trainables.base.base_model import checkpoint_gradients
 from trainables.contract import Evaluation, Opened, StepRecord
 from trainables.data.dataset import TokenRow
-from trainables.packing import engines, flat_engine
+from trainables.packing import engines, flat_batches, flat_engine
 from trainables.packing.adapter_pack import AdapterPack
 from trainables.packing.dropout import DropoutKey
 from trainables.packing.engine import Engine, Segment
@@ -184,3 +185,16 @@ def test_the_sweep_file_tells_the_engine_and_the_pack_has_it(tmp_path):
         assert qlora.engine(packs.spec().model_copy(update={"model": model})) == name
     nowhere = packs.spec().base_model.model_copy(update={"source": str(tmp_path / "nowhere")})
     assert qlora.engine(packs.spec().model_copy(update={"model": nowhere})) is None
+
+
+def test_tokens_that_nothing_is_predicted_from_are_left_out():
+    row = packs.rows().train.row(0)
+    early = row._replace(labelled=np.arange(len(row.ids)) == 2)
+    batch = flat_batches.flatten([Segment(0, [early, row]), Segment(None, [early])], torch.device("cpu"))
+    last = int(np.flatnonzero(row.labelled)[-1])
+    assert batch.bounds == (0, 2, 2 + last, 4 + last)
+    assert batch.ids[0, :2].tolist() == row.ids[:2].tolist()
+    assert batch.answers.tolist() == [row.ids[2], *row.ids[row.labelled], row.ids[2]]
+    assert batch.keep.tolist() == [1, *(2 + place - 1 for place in np.flatnonzero(row.labelled)), 3 + last]
+    assert [(span.start, span.stop) for span in batch.spans] == [(0, 2 + last), (2 + last, 4 + last)]
+    assert batch.spans[0].places.tolist() == [0, 1, *(len(row.ids) + place for place in range(last))]
