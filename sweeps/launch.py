@@ -16,6 +16,7 @@ from sweeps import saved_sweep
 from sweeps.config import resource
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
+from sweeps.config.uris import work_folder
 from sweeps.errors import ConfigError, RayGone, StorageError, SweepError
 from sweeps.planning import epochs, this_machine
 from sweeps.planning import plan as plans
@@ -26,6 +27,7 @@ from sweeps.record import folder as folders
 from sweeps.record.events import SweepPlanned, SweepStarted
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
+from sweeps.record.mirror.opening import Mirror, create, mirrored
 from sweeps.record.spent import spent
 from sweeps.report.progress import Display
 from sweeps.report.result import Displays, Result
@@ -59,8 +61,8 @@ def launch(
     """
     earlier = _earlier(sweep.config)
     started = datetime.fromtimestamp(clock(), UTC)
-    sweep_id = local_sweeps.new_id(sweep.config.name, started, Path(sweep.config.storage))
-    folder = folders.create(Path(sweep.config.storage), sweep.config.name, saved_sweep.document(sweep.config, sweep_id))
+    sweep_id = local_sweeps.new_id(sweep.config.name, started, work_folder(sweep.config.storage))
+    folder = create(sweep.config.storage, sweep.config.name, saved_sweep.document(sweep.config, sweep_id))
     return _run(sweep, sweep_id, folder, progress, clock, _Beginning(planned, earlier))
 
 
@@ -99,6 +101,7 @@ class _Running:
     stop: StopState
     display: Display
     clock: Callable[[], float]
+    mirror: Mirror
 
 
 @dataclass(frozen=True)
@@ -157,14 +160,13 @@ def _driving(
     """Holds the sweep's folder, its event log, its display and this process's signals while the block runs."""
     with folders.locked(folder), closing(Journal(folder)) as journal:
         mailbox = Mailbox(folder)
-
-        def used_up() -> str | None:
-            budget = limits.changed(sweep.config, journal.record.changes).budget
-            return limits.reached(budget, journal.record, clock())
-
-        stop = StopState(limit=used_up)
-        with progress(folder) as display, on_signals(stop, display.say, mailbox.post):
-            yield _Running(sweep, sweep_id, folder, journal, mailbox, stop, display, clock)
+        stop = StopState(limit=lambda: limits.used_up(sweep.config, journal.record, clock()))
+        with (
+            progress(folder) as display,
+            mirrored(folder, journal, sweep_id, display.say, lambda why: stop.ask("failed", why)) as mirror,
+            on_signals(stop, display.say, mailbox.post),
+        ):
+            yield _Running(sweep, sweep_id, folder, journal, mailbox, stop, display, clock, mirror)
 
 
 def _tell_place(running: _Running) -> None:
@@ -183,9 +185,9 @@ def _tracking(running: _Running) -> tuple[MlflowSink, Writer]:
     from sweeps.tracking.sink import MlflowSink
     from sweeps.tracking.writer import Writer
 
-    config, say = running.sweep.config, running.display.say
+    config, say, log = running.sweep.config, running.display.say, running.journal.open_path
     sink = MlflowSink(config, running.sweep_id, running.folder, say)
-    return sink, Writer(running.folder, sink, say, config.tracking.uri, running.journal.open_path)
+    return sink, Writer(running.folder, sink, say, config.tracking.uri, log, lambda: running.mirror.is_lost)
 
 
 def _fingerprints(running: _Running) -> dict[str, str]:
@@ -336,7 +338,8 @@ def _result(running: _Running, trained: _Trained, sink: MlflowSink, writer: Writ
         failure=folders.gone(path) if is_gone else stop.message if stop.reason == "failed" else None,
         is_folder_gone=is_gone,
         is_ray_left_behind=trained.is_ray_left_behind,
-        undelivered=undelivered,
+        undelivered=0 if running.mirror.is_lost else undelivered,
+        mirror=running.mirror.drain(DRAIN_SECONDS, lambda: stop.is_leaving),
         refused=writer.refused,
         separation=None if is_gone else eval_rows.separation(running.folder, journal.record),
         spent=spent(journal.record, running.sweep.config.budget.steps_per_trial),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sweeps.cli.shared import Json, LocalSweep, Promoting, Storage, mistakes
+from sweeps.cli.shared import Json, LocalSweep, Promoting, Storage, mistakes, say
 from sweeps.cli.sweep_end import check_promotion, finish
 
 
@@ -20,11 +20,15 @@ def resume(
     storage: Storage = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Go on with a sweep that was interrupted or lost its driver; send what MLflow has not taken."""
+    """Go on with a sweep that was interrupted or lost its driver; send what MLflow or the mirror has not taken.
+
+    A sweep's mirror, such as s3://BUCKET/PREFIX/NAME, is fetched into --storage first.
+    """
     import time
 
     from sweeps import launch as launching
     from sweeps import saved_sweep
+    from sweeps.config.uris import is_object_store
     from sweeps.record.folder import SweepFolder
     from sweeps.report import summary
     from sweeps.steering import local_sweeps
@@ -32,7 +36,7 @@ def resume(
 
     started = time.time()
     with mistakes():
-        folder = Path(sweep).resolve()
+        folder = _fetched(sweep, storage) if is_object_store(sweep) else Path(sweep).resolve()
         # A folder that holds no sweep is told by the sweeps that are in it.
         if "/" not in sweep and not paths.is_folder(folder):
             folder = local_sweeps.find(sweep, storage).path.resolve()
@@ -40,3 +44,16 @@ def resume(
             check_promotion(saved_sweep.load(SweepFolder(folder), tracking_uri)[0].config)
         resumed, result = launching.resume(folder, summary.displays(started), tracking_uri)
     finish(resumed, result, promote, as_json)
+
+
+def _fetched(mirror: str, storage: Path) -> Path:
+    """The folder of a sweep on an object store; a signal ends the wait for its driver."""
+    from sweeps.record.mirror.fetching import fetch
+    from sweeps.steering.stop import Interrupted, raising_on_signals
+
+    try:
+        with raising_on_signals():
+            return fetch(mirror, storage, say)
+    except Interrupted as interrupted:
+        say(f"interrupted: qsweep resume {mirror} begins anew")
+        raise typer.Exit(interrupted.exit_code) from None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sweeps.cli.shared import mistakes, say
+from sweeps.config.uris import local_storage
 
 if TYPE_CHECKING:
     from cluster.submission.following import Printed
@@ -55,7 +56,7 @@ def ask_there(sweep: str, address: str, verb: str, words: tuple[str, ...], as_js
         from cluster.submission.jobs import Job
 
         seen = jobs.find(sweep)
-        storage = ("--storage", seen.metadata.get("storage", "results"))
+        storage = ("--storage", local_storage(seen.metadata.get("storage", "results")))
         job = Job(f"{sweep}-{verb}-{secrets.token_hex(3)}", sweep, (verb, sweep, *words, *storage, "--json"))
         printed = Printed(say)
         _submit(jobs, job, seen, {"of": sweep})

@@ -44,7 +44,7 @@ def finish(sweep: Sweep, result: Result, promote: bool, as_json: bool) -> None:
         say(f"not promoted: the sweep did not end well (exit code {code})")
     if as_json:
         print(json.dumps(document), flush=True)
-    if result.is_ray_left_behind:
+    if result.is_ray_left_behind or (result.mirror is not None and result.mirror.is_busy):
         from cluster.ray_files import remove_all
 
         remove_all()

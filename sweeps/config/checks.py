@@ -15,7 +15,7 @@ from search_spaces.space import Point, SearchSpace
 from sweeps.config import messages, points
 from sweeps.config.model import SweepConfig
 from sweeps.config.overrides import LENGTHS
-from sweeps.config.uris import sqlite_file
+from sweeps.config.uris import sqlite_file, work_folder
 from trainables import catalogue
 from trainables.contract import Preview, Trainable
 from trainables.errors import NotTrainable
@@ -193,8 +193,8 @@ def _raw(base: TrialSpec, field: str, value: Value) -> dict[str, Any]:
 
 def writable_places(config: SweepConfig) -> list[str]:
     """A line for the sweep's folder, and one for its SQLite database, that cannot be written. Writes nothing."""
-    sweep = Path(config.storage) / config.name
-    wrong = _unwritable(f"storage: {config.storage}", sweep, "choose another: storage=DIR")
+    storage = work_folder(config.storage)
+    wrong = _unwritable(f"storage: {storage}", storage / config.name, "choose another: storage=DIR")
     database = sqlite_file(config.tracking.uri)
     if database is None:
         return wrong

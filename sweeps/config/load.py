@@ -17,7 +17,7 @@ from search_spaces.errors import SpaceError
 from search_spaces.space import SearchSpace
 from sweeps.config import checks, messages, overrides, portfolio, resource, yaml_files
 from sweeps.config.model import SweepConfig
-from sweeps.config.uris import absolute_uri
+from sweeps.config.uris import absolute_uri, is_object_store
 from sweeps.errors import ConfigError
 from trainables.contract import Preview, Trainable
 from trainables.data import sources
@@ -80,7 +80,7 @@ def load(file: str, changes: Sequence[str], folder: Path, elsewhere: Sequence[st
     wrong += checks.objectives(config, trainable) if trainable is not None else []
     preview, mistakes = checks.local_files(raw, config, trainable) if trainable is not None else (Preview(), [])
     wrong += [line for line in mistakes if not line.startswith(tuple(f"{field}:" for field in elsewhere or ()))]
-    resolved = _with_tracking_uri(config.model_copy(update={"storage": _absolute(config.storage, folder)}), folder)
+    resolved = _with_tracking_uri(config.model_copy(update={"storage": _storage(config.storage, folder)}), folder)
     wrong += checks.paths_are_text(resolved) or (checks.writable_places(resolved) if elsewhere is None else [])
     wrong += checks.budget(raw, config)
     if space is not None and not wrong:
@@ -104,6 +104,10 @@ def read(file: str, changes: Sequence[str], folder: Path) -> tuple[dict[str, Any
     wrong += _model_elsewhere(raw, path.parent, folder)
     _name_facts(raw)
     return raw, wrong
+
+
+def _storage(storage: str, folder: Path) -> str:
+    return storage if is_object_store(storage) else _absolute(storage, folder)
 
 
 def _find(file: str, folder: Path) -> Path:

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from cluster import gpus
 from search_spaces.space import PORTFOLIO
-from sweeps.config import components
+from sweeps.config import components, uris
 from trainables.objective import MIN_EVAL_LOSS, Objective
 from trainables.specs import (
     MOST,
@@ -68,9 +68,14 @@ def _is_gpu(value: object) -> object:
     return value
 
 
-def _is_folder(value: object) -> object:
-    if "://" in str(value):
-        raise ValueError("must be a folder of this machine, local or mounted: no s3://, gs:// or the like")
+def _is_storage(value: object) -> object:
+    text = str(value)
+    if uris.is_object_store(text) and (problem := uris.bucket_problem(text)) is not None:
+        raise ValueError(problem)
+    if "://" in text and not uris.is_object_store(text):
+        raise ValueError(
+            "must be a folder of this machine, local or mounted, or s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"
+        )
     return value
 
 
@@ -239,8 +244,9 @@ class SweepConfig(Spec):
     cluster: ClusterConfig = ClusterConfig()
     tracking: Tracking = Tracking()
     promotion: Promotion = Promotion()
-    storage: Annotated[str, BeforeValidator(_is_folder)] = Field("results", min_length=1)
-    """Folder for the sweep's own folder, local or mounted; relative to the current folder."""
+    storage: Annotated[str, BeforeValidator(_is_storage)] = Field("results", min_length=1)
+    """Folder for the sweep's own folder, local or mounted; relative to the current folder. Or a place on an object
+    store, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX: the sweep's folder is results/NAME here, and mirrored there."""
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     """Seed of the searcher; a trial's own seed follows from it and from the trial's point."""
 

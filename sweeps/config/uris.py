@@ -1,12 +1,16 @@
-"""Tracking URIs, without importing MLflow."""
+"""Tracking URIs without importing MLflow, and addresses on object stores."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from trainables.inputs import paths
 
 _SQLITE = "sqlite:///"
+_BUCKET = re.compile(r"(s3|gs)://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9](/(?!\.{1,2}(/|$))[A-Za-z0-9!_.*'()-]+)*/?")
+WORK_FOLDER = "results"
+"""Where the folder of a sweep lies whose storage is an object store; relative to the current folder."""
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -25,3 +29,25 @@ def artifact_root(uri: str) -> str | None:
     """Where artifacts of an experiment go: beside a SQLite database; None where the server decides."""
     file = sqlite_file(uri)
     return (file.parent / "mlartifacts").as_uri() if file is not None else None
+
+
+def is_object_store(storage: str) -> bool:
+    """Whether a storage is an address on an object store, and no folder."""
+    return storage.startswith(("s3://", "gs://"))
+
+
+def bucket_problem(storage: str) -> str | None:
+    """What is wrong with an address on an object store; None when nothing is."""
+    if _BUCKET.fullmatch(storage) is not None:
+        return None
+    return "must be s3://BUCKET/PREFIX or gs://BUCKET/PREFIX: small letters, digits, dots and dashes name a bucket"
+
+
+def local_storage(storage: str) -> str:
+    """The folder for the folders of sweeps on the driver's disk."""
+    return WORK_FOLDER if is_object_store(storage) else storage
+
+
+def work_folder(storage: str) -> Path:
+    """The same as an absolute path, of an absolute one."""
+    return Path.cwd() / local_storage(storage)

@@ -10,6 +10,7 @@ from cluster import devices, gpus
 from cluster.library_output import silence
 from sweeps.config.load import Sweep
 from sweeps.config.model import ClusterConfig, SweepConfig, size_bytes
+from sweeps.config.uris import work_folder
 from sweeps.errors import ConfigError
 from sweeps.planning import auto_trials, measured_speed, plan, rate_store, warm_start
 from sweeps.planning.lora_or_qlora import GpuAdvice, choices
@@ -196,7 +197,7 @@ def _free_disk(storage: Path) -> int | None:
 
 def machine_of(config: SweepConfig, to_launch: bool = False) -> plan.Machine:
     """Where the sweep is planned for; `to_launch` as in `plan_here`."""
-    return replace(_machine(config, to_launch), disk_bytes=_free_disk(Path(config.storage)))
+    return replace(_machine(config, to_launch), disk_bytes=_free_disk(work_folder(config.storage)))
 
 
 def _machine(config: SweepConfig, to_launch: bool) -> plan.Machine:

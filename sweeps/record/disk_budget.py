@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sweeps.record import snapshots
-from sweeps.record.folder import Kind, SweepFolder
+from sweeps.record.folder import Kind, SweepFolder, remove_folder
 from sweeps.record.private_files import file_lock
 from trainables.objective import MIN_EVAL_LOSS, Objective
 
@@ -96,7 +95,7 @@ class Disk:
             missing = self._used() + needed - self._limit
             chosen = to_remove(self._snapshots(), missing, loss if kind == "snapshot" else None)
             for each in chosen or ():
-                shutil.rmtree(each.path, ignore_errors=True)
+                remove_folder(each.path)
             yield chosen is not None
 
     def _used(self) -> int:

@@ -5,6 +5,7 @@ NAME/
 ├── events.jsonl          everything that happened, one event per line
 ├── base_eval_rows.json   what the base without an adapter evaluates to, row by row
 ├── requests/             what other processes have asked of the driver, and it has not answered yet
+├── mirror.json           as which driver this folder wrote its mirror on an object store last, if it has one
 ├── tracking.json         which tracking server has acknowledged the events, and how far
 └── trials/TRIAL_KEY/     snapshot-STEP (to go on from) and best-STEP (adapter/ and eval_rows.json)
 """
@@ -17,7 +18,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -61,10 +62,18 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-        shutil.rmtree(path, ignore_errors=True)
+        remove_folder(path)
         draft.rename(path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Removes a folder that readers see whole or not at all, as far as the disk lets it."""
+    with suppress(OSError):
+        # Under a draft's name: a driver that is killed meanwhile leaves no half of it to be taken for the whole.
+        path = path.rename(path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}"))
+    shutil.rmtree(path, ignore_errors=True)
 
 
 class SweepFolder:
@@ -104,17 +113,17 @@ class SweepFolder:
         """Removes what `keep` wrote before `kept`."""
         for path in self.all(trial_key, kind):
             if _step(path) < _step(kept):
-                shutil.rmtree(path, ignore_errors=True)
+                remove_folder(path)
 
     def prune_all_but(self, trial_key: str, kind: Kind, count: int) -> None:
         """Removes all that `keep` wrote but the latest `count`."""
         for path in self.all(trial_key, kind)[count:]:
-            shutil.rmtree(path, ignore_errors=True)
+            remove_folder(path)
 
     def drop(self, trial_key: str, kind: Kind) -> None:
         """Removes what `keep` wrote."""
         for path in self.all(trial_key, kind):
-            shutil.rmtree(path, ignore_errors=True)
+            remove_folder(path)
 
     def all(self, trial_key: str, kind: Kind) -> list[Path]:
         """The folders that `keep` wrote and that are still there, the latest first."""
@@ -129,18 +138,30 @@ def _step(path: Path) -> int:
     return int(digits) if digits.isdecimal() else -1
 
 
-def create(storage: Path, name: str, document: Mapping[str, Any]) -> SweepFolder:
+Claim = Callable[[str], Mapping[str, Any] | None]
+
+
+def create(storage: Path, name: str, document: Mapping[str, Any], claim: Claim = lambda _name: {}) -> SweepFolder:
     """Makes storage/name, or name-2, name-3, ... when that is taken, and writes config.json.
 
     Making a folder is atomic, so two launches at once get two folders.
+
+    Args:
+        storage: where the folder is made.
+        name: the sweep's.
+        document: what config.json holds.
+        claim: takes the folder's name elsewhere too; what config.json holds of that, or None where it is taken.
 
     Raises:
         StorageError: the storage cannot be written.
     """
     try:
         storage.mkdir(parents=True, exist_ok=True)
-        folder = SweepFolder(_new(storage, name))
-        write_whole(folder.config, json.dumps({**document, "dir": str(folder.path)}, indent=2).encode())
+        path, claimed = _new(storage, name, claim)
+        folder = SweepFolder(path)
+        write_whole(folder.config, json.dumps({**document, **claimed, "dir": str(path)}, indent=2).encode())
+    except StorageError:
+        raise
     except OSError as error:
         raise StorageError(
             f"storage: {storage} cannot be written: {error.strerror}; choose another: storage=DIR"
@@ -148,13 +169,20 @@ def create(storage: Path, name: str, document: Mapping[str, Any]) -> SweepFolder
     return folder
 
 
-def _new(storage: Path, name: str) -> Path:
+def _new(storage: Path, name: str, claim: Claim) -> tuple[Path, Mapping[str, Any]]:
     for number in count(1):
         path = storage / (name if number == 1 else f"{name}-{number}")
         with suppress(FileExistsError):
             path.mkdir(FOLDER_MODE)
-            break
-    return path
+            claimed: Mapping[str, Any] | None = None
+            try:
+                claimed = claim(path.name)
+            finally:
+                if claimed is None:
+                    path.rmdir()
+            if claimed is not None:
+                return path, claimed
+    raise AssertionError("names are endless")
 
 
 @contextmanager
@@ -221,6 +249,11 @@ class EventLog:
                 self._file.truncate(self._whole)
             raise StorageError(cannot_write(self._path, error)) from error
         self._whole += len(line)
+
+    @property
+    def length(self) -> int:
+        """Bytes of the events that are on disk."""
+        return self._whole
 
     @property
     def open_path(self) -> Path:

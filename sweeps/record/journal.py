@@ -48,6 +48,11 @@ class Journal:
             self._keeper = threading.get_ident()
 
     @property
+    def length(self) -> int:
+        """See `EventLog.length`."""
+        return self._log.length
+
+    @property
     def open_path(self) -> Path:
         """See `EventLog.open_path`."""
         return self._log.open_path

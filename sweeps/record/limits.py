@@ -23,6 +23,11 @@ def changed(config: SweepConfig, changes: Mapping[str, Scalar | None]) -> SweepC
     return config.model_copy(update=update)
 
 
+def used_up(config: SweepConfig, record: SweepRecord, now: float) -> str | None:
+    """Which of the limits that hold now is reached, in words; None while the sweep may go on. See `reached`."""
+    return reached(changed(config, record.changes).budget, record, now)
+
+
 def reached(budget: Budget, record: SweepRecord, now: float) -> str | None:
     """Which of the limits is reached, in words; None while the sweep may go on.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from sweeps.record.events import TrialState
 from sweeps.record.folder import SweepFolder
+from sweeps.record.mirror.opening import MirrorEnd
 from sweeps.record.selection import Selection, choose, pareto
 from sweeps.record.separation import Separation
 from sweeps.record.spent import Planned, Spent, planned
@@ -44,6 +45,8 @@ class Result:
     run_ids: dict[str, str]
     estimated_bytes: int | None
     """Memory that a host's slots were planned with."""
+    mirror: MirrorEnd | None = None
+    """How the mirror on an object store stands; None for a sweep without one."""
 
     @property
     def selection(self) -> Selection:
@@ -59,7 +62,8 @@ class Result:
             return 128 + self.stopped_by
         failed = any(trial.state is TrialState.FAILED for trial in self.record.trials.values())
         best = self.selection.winner
-        lacking = self.undelivered or self.refused or self.failure is not None
+        is_behind = self.mirror is not None and not self.mirror.is_whole
+        lacking = self.undelivered or self.refused or self.failure is not None or is_behind
         return 1 if failed or best is None or lacking else 0
 
     @property

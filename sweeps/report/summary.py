@@ -110,13 +110,21 @@ def _spent(spent: Spent) -> str:
 def _next_steps(sweep: Sweep, result: Result) -> list[str]:
     uri = without_password(sweep.config.tracking.uri)
     lines = []
-    if result.failure is not None:
-        lines += ["", f"error: {result.failure}"]
-    if (result.stopped_by is not None or result.failure is not None) and not result.is_folder_gone:
+    mirror = result.mirror
+    lost = None if mirror is None else mirror.lost
+    if result.failure is not None or lost is not None:
+        lines += ["", f"error: {result.failure or lost}"]
+    may_go_on = not result.is_folder_gone and lost is None
+    if (result.stopped_by is not None or result.failure is not None) and may_go_on:
         lines += ["go on with:", f"  {command('qsweep')} resume {result.folder}"]
     if result.undelivered and not result.is_folder_gone:
         lines += [f"{result.undelivered} events are not in MLflow ({uri}); send them, there or elsewhere, with:"]
         lines += [f"  {command('qsweep')} resume {result.folder} [--tracking-uri URI]"]
+    if mirror is not None and mirror.behind is not None and not result.is_folder_gone:
+        lines += [f"{mirror.uri} lacks {mirror.behind}; send the rest with:"]
+        lines += [f"  {command('qsweep')} resume {result.folder}"]
+    elif mirror is not None and mirror.is_whole:
+        lines.append(f"the whole folder is on {mirror.uri}")
     if result.refused and not result.is_folder_gone:
         lines.append(
             f"{result.refused} events were refused by MLflow ({uri}) and are in {result.folder}/events.jsonl only"

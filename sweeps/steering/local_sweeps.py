@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
+from sweeps.config.uris import is_object_store
 from sweeps.errors import StorageError, SweepError
 from sweeps.record.folder import SweepFolder, read_events
 from trainables.inputs import json_text, paths
@@ -23,6 +24,11 @@ def find(sweep: str, storage: Path) -> SweepFolder:
     Raises:
         SweepError: there is none.
     """
+    if is_object_store(sweep):
+        raise SweepError(
+            f"{sweep}: is read where its driver runs: name the sweep's folder there, its id or its name; qsweep resume "
+            "fetches a sweep whose driver is lost"
+        )
     folder = SweepFolder(Path(sweep).expanduser().absolute())
     if paths.is_file(folder.config):
         return folder

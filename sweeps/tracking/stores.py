@@ -16,7 +16,7 @@ from typing import Any
 
 from sweeps.config.model import NOT_AN_ADDRESS, is_tracking_uri
 from sweeps.config.passwords import HIDDEN, without_password
-from sweeps.config.uris import absolute_uri, sqlite_file
+from sweeps.config.uris import absolute_uri, is_object_store, sqlite_file
 from sweeps.errors import ConfigError, SweepError
 from sweeps.record.folder import SweepFolder, noted_by
 from trainables.inputs import json_text, paths
@@ -50,6 +50,10 @@ def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, 
     Raises:
         SweepError: the store or the sweep is not there.
     """
+    if is_object_store(sweep):
+        raise SweepError(
+            f"{sweep}: name the sweep by its id or name and the MLflow store, or by its folder on this machine"
+        )
     folder = SweepFolder(Path(sweep).expanduser().absolute())
     given = environment.get("MLFLOW_TRACKING_URI")
     if not paths.is_file(folder.config):

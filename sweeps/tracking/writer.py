@@ -43,7 +43,13 @@ class Writer:
     """Delivers a sweep's events, each at least once and in order."""
 
     def __init__(
-        self, folder: SweepFolder, sink: Sink, say: Callable[[str], None], uri: str = "", log: Path | None = None
+        self,
+        folder: SweepFolder,
+        sink: Sink,
+        say: Callable[[str], None],
+        uri: str = "",
+        log: Path | None = None,
+        is_replaced: Callable[[], bool] = lambda: False,
     ) -> None:
         """A writer that has not begun.
 
@@ -53,12 +59,14 @@ class Writer:
             say: tells people.
             uri: names the server: what another one has acknowledged does not count.
             log: the folder's log of events under a name that outlives the folder.
+            is_replaced: whether another driver has taken the sweep over: the runs are its own, and no more is sent.
         """
         self._folder = folder
         self._log = folder.events if log is None else log
         self._uri = uri
         self._sink = sink
         self._say = say
+        self._is_replaced = is_replaced
         self._changed = threading.Condition()
         self._news = True
         self._closing = False
@@ -162,6 +170,8 @@ class Writer:
         return self._closing and not was_closing
 
     def _deliver(self) -> None:
+        if self._is_replaced():
+            return
         try:
             self._attach()
             self._send()
@@ -197,6 +207,8 @@ class Writer:
 
     def _send_all(self) -> None:
         for event, offset in read_events(self._log, self._offset):
+            if self._is_replaced():
+                return
             record = self._record.apply(event)
             try:
                 self._sink.apply(event, record)

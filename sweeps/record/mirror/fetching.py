@@ -1,0 +1,175 @@
+"""Fetches a sweep from its mirror, so that it goes on on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from sweeps.config.uris import bucket_problem
+from sweeps.errors import ConfigError, StorageError
+from sweeps.record.folder import SweepFolder, is_driven
+from sweeps.record.mirror import holding, note
+from sweeps.record.mirror.at_once import at_once
+from sweeps.record.mirror.holding import Held
+from sweeps.record.mirror.manifest import Manifest, Stored
+from sweeps.record.mirror.store import Conflict, Store, StoreError
+from sweeps.record.mirror.stored import MANIFEST, read_manifest, read_trials
+from sweeps.record.private_files import make_folder, open_file
+from trainables.inputs import json_text
+
+Say = Callable[[str], None]
+
+
+def fetch(uri: str, storage: Path, say: Say) -> Path:
+    """The folder of a sweep that has a mirror at `uri`: the one on this machine when it is the newest, else a new one.
+
+    The lease of the mirror is then this machine's: whoever drives the folder at once has it.
+
+    Args:
+        uri: such as s3://bucket/prefix/NAME.
+        storage: where a new folder is made.
+        say: tells people.
+
+    Raises:
+        ConfigError: there is no sweep.
+        StorageError: a driver of the sweep is alive, the store does not answer, or the folder cannot be written.
+    """
+    problem = bucket_problem(uri)
+    if problem is not None:
+        raise ConfigError([f"{uri}: {problem}"])
+    store = Store(uri)
+    document = _document(store, _manifest(store))
+    here = _here(document, storage, store.uri)
+    if here is not None and (is_driven(here) or note.noted(here).token >= _manifest(store).token):
+        say(f"the sweep's folder is on this machine: {here.path}")
+        return here.path
+    held = holding.take(store, say, floor=_manifest(store).token)
+    held.keep()
+    try:
+        folder = _fetched(store, held, here, storage.absolute(), say)
+    except BaseException:
+        held.release()
+        raise
+    held.leave()
+    return folder
+
+
+def _manifest(store: Store) -> Manifest:
+    found = read_manifest(store)
+    if found is None:
+        # A folder that holds no sweep is told by the sweeps that are in it.
+        there = sorted(name for name in store.folders() if name != "objects")
+        hint = f"; in it are {', '.join(there)}" if there else ""
+        raise ConfigError([f"{store.uri}: no sweep here, or none that was mirrored yet{hint}"])
+    return found[0]
+
+
+def _document(store: Store, manifest: Manifest) -> Mapping[str, Any]:
+    """What the sweep's config.json holds."""
+    place = manifest.files.get("config.json")
+    try:
+        document = json_text.parse(b"".join(store.fetch(place.object)) if place is not None else b"")
+        document["sweep_id"]
+    except (ValueError, KeyError, TypeError):
+        raise StoreError(f"{store.uri}: its config.json is missing or damaged") from None
+    checked: dict[str, Any] = document
+    return checked
+
+
+def _here(document: Mapping[str, Any], storage: Path, uri: str) -> SweepFolder | None:
+    """The folder of this very sweep on this machine, if there is one."""
+    for place in (document.get("dir"), storage.absolute() / Path(uri).name):
+        folder = SweepFolder(Path(str(place)))
+        try:
+            if json_text.parse(folder.config.read_bytes())["sweep_id"] == document["sweep_id"]:
+                return folder
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+def _fetched(store: Store, held: Held, here: SweepFolder | None, storage: Path, say: Say) -> Path:
+    """The folder that was fetched; it appears whole."""
+    manifest = _stamped(store, held)
+    make_folder(storage)
+    draft = SweepFolder(storage / f".{Path(store.uri).name}.{uuid.uuid4().hex[:8]}")
+    try:
+        make_folder(draft.path)
+        trials = read_trials(store, manifest)
+        files = [
+            *(((path,), (part,)) for path, part in manifest.files.items()),
+            *((("trials", key, path), (part,)) for key, each in trials.items() for path, part in each.files.items()),
+            (("events.jsonl",), manifest.log),
+        ]
+        size = sum(part.size for _, parts in files for part in parts)
+        say(f"fetching {store.uri}: {len(files)} files, {size / 1e6:.1f} MB")
+        at_once(lambda each: _write(store, draft.path.joinpath(*each[0]), each[1], held), files)
+        note.write(draft, held.lease)
+        if here is not None:
+            say(f"{here.path} is behind, and is kept as {_set_aside(here.path)}")
+        target = here.path if here is not None else _free(storage / Path(store.uri).name)
+        draft.path.rename(target)
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"{storage}: cannot be written: {error.strerror}; name another with --storage") from error
+    finally:
+        shutil.rmtree(draft.path, ignore_errors=True)
+    return target
+
+
+def _stamped(store: Store, held: Held) -> Manifest:
+    """What the mirror holds, once it is known to be this driver's: from here on no other changes it."""
+    while True:
+        held.check()
+        found = read_manifest(store)
+        if found is None:
+            raise StoreError(f"{store.uri}: the mirror was deleted")
+        manifest, version = found
+        if manifest.token == held.token:
+            return manifest
+        if manifest.token > held.token:
+            held.lose("another driver")
+            continue
+        mine = manifest.model_copy(update={"token": held.token})
+        try:
+            store.replace(MANIFEST, mine.model_dump_json().encode(), version)
+        except Conflict:
+            continue
+        return mine
+
+
+def _write(store: Store, target: Path, parts: Iterable[Stored], held: Held) -> None:
+    """Writes one file from its parts, with the time that tells it from a changed one."""
+    make_folder(target.parent)
+    times = 0
+    with open_file(target, "wb") as file:
+        for part in parts:
+            held.check()
+            digest, size = hashlib.sha256(), 0
+            for piece in store.fetch(part.object):
+                file.write(piece)
+                digest.update(piece)
+                size += len(piece)
+            if (digest.hexdigest(), size) != (part.sha256, part.size):
+                raise StoreError(f"{store.uri}/{part.object}: is not what was sent: it is damaged")
+            times = part.mtime_ns
+    if times:
+        os.utime(target, ns=(times, times))
+
+
+def _set_aside(path: Path) -> Path:
+    kept = _free(path.with_name(f"{path.name}.behind"))
+    path.rename(kept)
+    return kept
+
+
+def _free(path: Path) -> Path:
+    """The path, or with -2, -3, ... when it is taken."""
+    return next(each for number in count(1) if not (each := path if number == 1 else Path(f"{path}-{number}")).exists())

@@ -1,0 +1,149 @@
+"""The driver's machine is lost, or the object store is, while a sweep's folder is mirrored."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import chaos_runs as runs
+import object_stores
+import pytest
+
+from sweeps.record.mirror.manifest import Manifest
+
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
+LEASE_SECONDS = "6"
+
+
+@pytest.fixture
+def store():
+    with object_stores.running() as found:
+        yield found
+
+
+def start(store, folder, *words):
+    """`qsweep WORDS` with what it needs to reach the store."""
+    folder.mkdir(exist_ok=True)
+    return runs.start(folder, *words, QSWEEP_LEASE_SECONDS=LEASE_SECONDS, **store.environment)
+
+
+def start_elsewhere(store, tmp_path, *words):
+    """`qsweep WORDS` in tmp_path/b, as on a machine that does not have tmp_path/a."""
+    can_hide = ["unshare", "--mount", "sh", "-c", f"mount -t tmpfs none {tmp_path}/a"]
+    if shutil.which("unshare") is None or subprocess.run(can_hide, capture_output=True, check=False).returncode != 0:
+        pytest.skip("no mount namespace can be made here")
+    (tmp_path / "b").mkdir()
+    command = f'mount -t tmpfs none {tmp_path}/a && exec "$0" -m sweeps "$@" --json'
+    out, err = tmp_path / "b" / "out", tmp_path / "b" / "err"
+    environment = {**os.environ, "QSWEEP_LEASE_SECONDS": LEASE_SECONDS, **store.environment}
+    with out.open("wb") as stdout, err.open("wb") as stderr:
+        process = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", command, sys.executable, *words],
+            cwd=tmp_path / "b", stdout=stdout, stderr=stderr, env=environment, start_new_session=True,
+        )  # fmt: skip
+    return runs.Run(process, out, err)
+
+
+def mirrored_bytes(store):
+    """How much of the event log is on the store."""
+    if "toy/manifest.json" not in store.names("toy"):
+        return 0
+    return Manifest.model_validate_json(store.read("toy/manifest.json")).log_bytes
+
+
+def test_a_sweep_goes_on_elsewhere_when_its_drivers_machine_is_lost(store, tmp_path):
+    here, elsewhere = tmp_path / "a", tmp_path / "b"
+    words = [
+        *runs.TOY,
+        f"storage={store.uri}",
+        "training.snapshot_every=2",
+        f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
+    ]
+    run = start(store, here, "launch", *words)
+    sweep = here / "results" / "toy"
+    runs.wait_for(lambda: runs.reports(sweep) >= 3, run)
+    before = mirrored_bytes(store)
+    runs.wait_for(lambda: mirrored_bytes(store) > before, run)
+    runs.kill(run.process.pid)
+    shutil.rmtree(here)
+    again = start(store, elsewhere, "resume", f"{store.uri}/toy")
+    assert again.wait() == 0, again.err.read_text()
+    told = again.err.read_text()
+    assert "has not ended in order: this one waits until" in told
+    assert f"the whole folder is on {store.uri}/toy" in told
+    found = elsewhere / "results" / "toy"
+    runs.assert_every_step_once(found)
+    assert again.answer()["best"]["trial_key"] == runs.undisturbed_best(found)
+    assert len(runs.record(found).trials) == 6
+    assert mirrored_bytes(store) == (found / "events.jsonl").stat().st_size
+    assert store.document("toy/lease.json")["is_released"]
+
+
+def test_the_object_store_is_away_in_the_middle(store, tmp_path):
+    run = start(store, tmp_path / "a", "launch", *runs.TOY, f"storage={store.uri}")
+    sweep = tmp_path / "a" / "results" / "toy"
+    runs.wait_for(lambda: mirrored_bytes(store) > 0, run)
+    store.stop()
+    seen = runs.reports(sweep)
+    runs.wait_for(lambda: "training goes on, and the mirror follows later" in run.err.read_text(), run)
+    runs.wait_for(lambda: runs.reports(sweep) > seen + 1, run)
+    store.start()
+    assert run.wait() == 0, run.err.read_text()
+    assert mirrored_bytes(store) == (sweep / "events.jsonl").stat().st_size
+
+
+def test_an_object_store_that_stays_away_is_told_at_the_end(store, tmp_path):
+    words = ["launch", *runs.TOY, "budget.trials=2", f"storage={store.uri}"]
+    folder = tmp_path / "a"
+    folder.mkdir()
+    environment = {"QSWEEP_LEASE_SECONDS": LEASE_SECONDS, "QSWEEP_DRAIN_SECONDS": "4", **store.environment}
+    run = runs.start(folder, *words, **environment)
+    runs.wait_for(lambda: mirrored_bytes(store) > 0, run)
+    store.stop()
+    assert run.wait() == 1, run.err.read_text()
+    told = run.err.read_text()
+    assert f"{store.uri}/toy lacks " in told
+    assert f"resume {folder}/results/toy" in told
+    store.start()
+    again = start(store, folder, "resume", "results/toy")
+    assert again.wait() == 0, again.err.read_text()
+    assert mirrored_bytes(store) == (folder / "results" / "toy" / "events.jsonl").stat().st_size
+
+
+def test_a_driver_that_was_frozen_and_replaced_ends_in_order(store, tmp_path):
+    import psutil
+
+    words = [
+        *runs.TOY,
+        f"storage={store.uri}",
+        "training.step_seconds=0.5",
+        f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
+    ]
+    run = start(store, tmp_path / "a", "launch", *words)
+    sweep = tmp_path / "a" / "results" / "toy"
+    runs.wait_for(lambda: runs.reports(sweep) >= 1 and mirrored_bytes(store) > 0, run)
+    frozen = psutil.Process(run.process.pid)
+    frozen.suspend()
+    other = start_elsewhere(store, tmp_path, "resume", f"{store.uri}/toy")
+    runs.wait_for(lambda: store.document("toy/manifest.json")["token"] >= 4, other)
+    frozen.resume()
+    assert run.wait() == 1, run.err.read_text()
+    told = run.err.read_text()
+    assert "has taken this sweep over" in told
+    assert "go on with:" not in told
+    assert other.wait() == 0, other.err.read_text()
+    found = tmp_path / "b" / "results" / "toy"
+    runs.assert_every_step_once(found)
+    runs.assert_none_running(found, f"sqlite:///{tmp_path}/mlflow.db")
+    assert mirrored_bytes(store) == (found / "events.jsonl").stat().st_size
+
+
+def test_a_bucket_that_is_not_there_is_told_before_ray_starts(store, tmp_path):
+    run = start(store, tmp_path / "a", "launch", *runs.TOY, "storage=s3://no-such-bucket/x")
+    assert run.wait() == 2
+    told = run.err.read_text()
+    assert "error: s3://no-such-bucket/x/toy: there is no such bucket" in told
+    assert "starting Ray" not in told
+    assert list((tmp_path / "a").rglob("config.json")) == []

@@ -1,0 +1,104 @@
+"""Sweeps without Ray whose folders are mirrored on an object store, as a driver would."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sweep_events import begun, ended, reported, started
+
+from sweeps.record import folder as folders
+from sweeps.record.events import TrialState
+from sweeps.record.folder import SweepFolder
+from sweeps.record.journal import Journal
+from sweeps.record.mirror import following, holding, opening
+from sweeps.record.mirror.following import Behind
+from sweeps.record.mirror.opening import Mirror, mirrored
+
+DEADLINE_SECONDS = 60.0
+SWEEP = "toy-1"
+
+
+def until(condition) -> None:
+    """Waits until something is true."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "never came true"
+        threading.Event().wait(0.02)
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch, lease_seconds: float = 60.0) -> None:
+    """Looks and renews often."""
+    monkeypatch.setattr(following, "EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(following, "LONGEST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(holding, "LEASE_SECONDS", lease_seconds)
+    monkeypatch.setattr(holding, "LOOK_SECONDS", 0.1)
+
+
+class Drive:
+    """A driver of a sweep."""
+
+    def __init__(
+        self, folder: SweepFolder, journal: Journal, mirror: Mirror, said: list[str], ended: list[str]
+    ) -> None:
+        self.folder, self.journal, self.mirror, self.said, self.ended = folder, journal, mirror, said, ended
+
+    def report(self, key: str, step: int) -> None:
+        """A trial reports with its best adapter and a snapshot, as `SlotTrial` and the driver do it."""
+        if key not in self.journal.record.trials:
+            self.journal.add(started(key, len(self.journal.record.trials)))
+        adapter = {"adapter/adapter_model.safetensors": f"{key} {step}".encode() * 100, "eval_rows.json": b"{}"}
+        best = self.folder.keep(key, "best", step, adapter)
+        self.folder.keep(key, "snapshot", step, {"snapshot.bin": b"s" * step, "progress.json": b"{}"})
+        self.folder.prune_all_but(key, "snapshot", 2)
+        self.journal.add(reported(key, step, 10.0 - step))
+        self.folder.prune(key, "best", best)
+
+    def finish(self, key: str) -> None:
+        """The trial is over."""
+        self.journal.add(ended(key, TrialState.COMPLETED))
+        self.folder.drop(key, "snapshot")
+
+    def settle(self) -> None:
+        """Waits until the mirror has followed."""
+        follower = self.mirror._follower
+        until(lambda: follower._manifest.log_bytes == self.journal.length and not follower._contents.unsent)
+
+    def drain(self, seconds: float = DEADLINE_SECONDS) -> Behind | None:
+        """What the mirror lacks in the end."""
+        end = self.mirror.drain(seconds, lambda: False)
+        assert end is not None
+        return end.behind
+
+
+@contextmanager
+def driving(folder: SweepFolder) -> Iterator[Drive]:
+    """Drives a sweep."""
+    said: list[str] = []
+    over: list[str] = []
+    with folders.locked(folder):
+        journal = Journal(folder)
+        with mirrored(folder, journal, SWEEP, said.append, over.append) as mirror:
+            if journal.record.started is None:
+                journal.add(begun())
+            yield Drive(folder, journal, mirror, said, over)
+
+
+def created(storage: str, machine: Path, monkeypatch: pytest.MonkeyPatch, name: str = "toy") -> SweepFolder:
+    """A new sweep on a machine that has nothing else."""
+    machine.mkdir(exist_ok=True)
+    monkeypatch.chdir(machine)
+    return opening.create(storage, name, {"sweep_id": SWEEP, "config": {}})
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """What a sweep's folder holds and its mirror should."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and ".mirror" not in path.parts and path.name != "mirror.json" and path.suffix != ".lock"
+    }

@@ -1,0 +1,221 @@
+"""Drivers of one mirror against each other, against a store that does not answer, and against a place that is wrong."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import mirrors
+import object_stores
+import pytest
+
+from sweeps.errors import StorageError
+from sweeps.record.folder import SweepFolder
+from sweeps.record.mirror import fetching, holding, note
+from sweeps.record.mirror.fetching import fetch
+from sweeps.record.mirror.holding import Held
+from sweeps.record.mirror.store import Store, StoreError
+
+
+@pytest.fixture
+def store(monkeypatch):
+    mirrors.hurry(monkeypatch)
+    with object_stores.running() as found:
+        yield found
+
+
+def elsewhere(monkeypatch):
+    """From now on this is another machine."""
+    monkeypatch.setattr(note, "_boot", lambda: "another machine")
+    monkeypatch.setattr(fetching, "_here", lambda *_: None)
+
+
+def test_a_second_driver_is_refused_while_the_first_is_heard_of(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(holding, "LEASE_SECONDS", 2.0)
+    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    with mirrors.driving(folder) as drive:
+        drive.report("k1", 3)
+        mirrors.until(lambda: "toy/manifest.json" in store.names())
+        elsewhere(monkeypatch)
+        said: list[str] = []
+        with pytest.raises(
+            StorageError,
+            match=r"the driver on \S+ \(process \d+\) drives this sweep: its lease .* lives until ..:..:.. at least",
+        ):
+            fetch(f"{store.uri}/toy", tmp_path / "b", said.append)
+        assert "waits until" in said[0]
+        assert drive.ended == []
+        assert drive.drain() is None
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_driver_that_was_killed_is_replaced_once_its_lease_has_lapsed(store, tmp_path, monkeypatch):
+    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    with mirrors.driving(folder) as drive:
+        drive.report("k1", 3)
+        assert drive.drain() is None
+        monkeypatch.setattr(Held, "release", Held.leave)  # as SIGKILL leaves it
+    kept = tmp_path / "lost"
+    folder.path.rename(kept)
+    elsewhere(monkeypatch)
+    now, waited = [0.0], [0.0]
+    said: list[str] = []
+    monkeypatch.setattr(holding, "LOOK_SECONDS", 10.0)
+
+    def pause(seconds):
+        waited.append(seconds)
+        now[0] += seconds
+
+    real = holding.take
+    monkeypatch.setattr(
+        holding, "take", lambda store, say, own=None, floor=0: real(store, say, own, floor, lambda: now[0], pause)
+    )
+    fetched = fetch(f"{store.uri}/toy", tmp_path / "b", said.append)
+    assert 60.0 <= sum(waited) <= 68.0
+    assert mirrors.files(fetched) == mirrors.files(kept)
+    assert "has not ended in order: this one waits until" in said[0]
+
+
+def test_a_folder_whose_driver_was_killed_goes_on_at_once(store, tmp_path, monkeypatch):
+    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    monkeypatch.setattr(Held, "release", Held.leave)  # as SIGKILL leaves it
+    with mirrors.driving(folder) as drive:
+        drive.report("k1", 3)
+        assert drive.drain() is None
+    with mirrors.driving(folder) as drive:
+        drive.report("k1", 9)
+        assert drive.drain() is None
+        assert drive.said == []
+
+
+def test_a_driver_that_was_cut_off_is_fenced(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(holding, "LEASE_SECONDS", 1.0)
+    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    cut, here = threading.Event(), threading.get_ident()
+    real = Store._write
+
+    def write(self, name, content, mode):
+        # The threads of the first driver are cut off; the second one's lease is taken in this thread.
+        if cut.is_set() and threading.get_ident() != here:
+            raise StoreError("cut off")
+        return real(self, name, content, mode)
+
+    monkeypatch.setattr(Store, "_write", write)
+    with mirrors.driving(folder) as drive:
+        drive.report("k1", 3)
+        drive.settle()
+        cut.set()
+        elsewhere(monkeypatch)
+        monkeypatch.setattr(Held, "keep", lambda *_: None)  # the second driver is only to take the mirror
+        monkeypatch.setattr(Held, "leave", lambda *_: None)
+        fetched = fetch(f"{store.uri}/toy", tmp_path / "b", print)
+        before = store.names()
+        manifest = store.read("toy/manifest.json")
+        cut.clear()
+        drive.report("k1", 9)
+        mirrors.until(lambda: drive.ended)
+        assert "has taken this sweep over" in drive.ended[0]
+        end = drive.mirror.drain(mirrors.DEADLINE_SECONDS, lambda: False)
+        assert (end.lost, end.behind) == (drive.ended[0], None)
+        assert not end.is_whole
+    assert len(drive.ended) == 1
+    assert store.read("toy/manifest.json") == manifest
+    assert [name for name in store.names() if "trials/k1/best-000009" in name] == []
+    assert set(before) <= set(store.names())
+    assert (fetched / "trials" / "k1" / "best-000003").is_dir()
+
+
+def test_a_replaced_driver_cannot_write_its_manifest_though_it_does_not_know_yet(store, tmp_path, monkeypatch):
+    """It is between two renewals when another driver takes over: the manifest itself tells it."""
+    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    with mirrors.driving(folder) as drive:
+        drive.report("k1", 3)
+        drive.settle()
+        stamped = {**store.document("toy/manifest.json"), "token": 77}
+        store.write("toy/manifest.json", json.dumps(stamped).encode())
+        drive.report("k1", 9)
+        mirrors.until(lambda: drive.ended)
+    assert store.document("toy/manifest.json") == stamped
+
+
+def test_an_outage_delays_the_mirror_and_nothing_else(store, tmp_path, monkeypatch):
+    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    with mirrors.driving(folder) as drive:
+        drive.report("k1", 3)
+        mirrors.until(lambda: "toy/manifest.json" in store.names())
+        store.stop()
+        drive.report("k1", 9)
+        mirrors.until(lambda: drive.said)
+        drive.report("k1", 12)
+        drive.finish("k1")
+        store.start()
+        mirrors.until(lambda: len(drive.said) == 2)
+        assert drive.drain() is None
+        assert drive.said == [
+            f"mirror: {store.uri}/toy: does not answer; training goes on, and the mirror follows later",
+            f"mirror: {store.uri}/toy is back, and holds everything",
+        ]
+    kept = tmp_path / "lost"
+    folder.path.rename(kept)
+    fetched = fetch(f"{store.uri}/toy", tmp_path / "b", print)
+    assert mirrors.files(fetched) == mirrors.files(kept)
+    assert "trials/k1/best-000012/eval_rows.json" in mirrors.files(fetched)
+
+
+def test_what_an_outage_at_the_end_leaves_is_told_and_sent_by_the_next_driver(store, tmp_path, monkeypatch):
+    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    with mirrors.driving(folder) as drive:
+        drive.settle()
+        length = drive.journal.length
+        store.stop()
+        drive.report("k1", 3)
+        mirrors.until(lambda: drive.said)
+        behind = drive.drain(0.2)
+        assert str(behind) == f"{drive.journal.length - length} bytes of the event log and files of 1 trial"
+    store.start()
+    with mirrors.driving(folder) as drive:
+        assert drive.drain() is None
+    assert any("best-000003" in name for name in store.names("toy/objects"))
+
+
+def wrong(store, monkeypatch, **environment):
+    """What a launch is told."""
+    for name, value in environment.items():
+        if value is None:
+            monkeypatch.delenv(name)
+        else:
+            monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("environment", "bucket", "told"),
+    [
+        ({}, "no-such-bucket", "s3://no-such-bucket/p/toy: there is no such bucket: make it, or name another"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "b", "s3://b-b/p/toy: does not answer"),
+    ],
+)
+def test_a_wrong_place_is_told_at_launch_and_leaves_nothing(store, tmp_path, monkeypatch, environment, bucket, told):
+    wrong(store, monkeypatch, **environment)
+    place = "s3://no-such-bucket/p" if bucket == "no-such-bucket" else "s3://b-b/p"
+    with pytest.raises(StorageError, match=told):
+        mirrors.created(place, tmp_path / "a", monkeypatch)
+    assert list((tmp_path / "a").rglob("toy*")) == []
+
+
+def test_credentials_that_are_missing_are_told(monkeypatch):
+    from obstore.exceptions import GenericError
+
+    from sweeps.record.mirror.store import reason
+
+    asked = GenericError("Generic S3 error: Error performing PUT http://169.254.169.254/latest/api/token in 3s")
+    assert reason(asked, "s3://b/p").startswith("no credentials are found: set AWS_ACCESS_KEY_ID")
+    denied = GenericError("Server returned non-2xx status code: 403 Forbidden: <Code>InvalidAccessKeyId</Code>")
+    assert reason(denied, "gs://b/p").startswith("access is denied to these credentials: set GOOGLE_APPLICATION_")
+
+
+def test_a_sweep_in_a_folder_has_no_mirror(tmp_path, monkeypatch):
+    folder = mirrors.created(str(tmp_path / "results"), tmp_path / "a", monkeypatch)
+    with mirrors.driving(SweepFolder(folder.path)) as drive:
+        assert drive.mirror.drain(1.0, lambda: False) is None
+        assert not drive.mirror.is_lost
+    assert not (folder.path / ".mirror").exists()

@@ -1,0 +1,266 @@
+"""A sweep's folder and its mirror on a real S3 server: what is there at each moment, and what is fetched elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+
+import mirrors
+import object_stores
+import pytest
+
+from sweeps.errors import ConfigError, StorageError, SweepError
+from sweeps.record.folder import SweepFolder
+from sweeps.record.mirror import following
+from sweeps.record.mirror.fetching import fetch
+from sweeps.record.mirror.store import Conflict, Store, StoreError
+from sweeps.steering import local_sweeps
+from sweeps.tracking import stores
+
+
+@pytest.fixture(scope="module")
+def server():
+    with object_stores.running() as found:
+        yield found
+
+
+@pytest.fixture
+def store(server, monkeypatch):
+    """The server with an empty bucket."""
+    mirrors.hurry(monkeypatch)
+    fresh = object_stores.ObjectStore(port=server.port)
+    fresh.make_bucket()
+    return fresh
+
+
+def lost(folder, tmp_path):
+    """The machine of a folder is lost, and with it all that is not on the object store."""
+    kept = tmp_path / "what was there"
+    folder.path.rename(kept)
+    return kept
+
+
+def trained(drive):
+    """Two trials, one of which is over."""
+    drive.report("k1", 3)
+    drive.report("k2", 3)
+    drive.report("k1", 9)
+    drive.report("k2", 9)
+    drive.finish("k1")
+
+
+def test_what_is_fetched_is_what_was_there(store, tmp_path, monkeypatch):
+    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    assert folder.path == tmp_path / "a" / "results" / "toy"
+    with mirrors.driving(folder) as drive:
+        trained(drive)
+        assert drive.drain() is None
+    kept = lost(folder, tmp_path)
+    said: list[str] = []
+    fetched = fetch(f"{store.uri}/toy", tmp_path / "b", said.append)
+    assert fetched == tmp_path / "b" / "toy"
+    assert mirrors.files(fetched) == mirrors.files(kept)
+    assert set(mirrors.files(fetched)) >= {"trials/k2/snapshot-000009/snapshot.bin", "events.jsonl", "config.json"}
+    assert "trials/k1/snapshot-000009/snapshot.bin" not in mirrors.files(fetched)
+    assert said == [f"fetching {store.uri}/toy: {len(mirrors.files(kept))} files, 0.0 MB"]
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["toy"]
+
+
+def test_what_was_fetched_goes_on_without_sending_everything_again(store, tmp_path, monkeypatch):
+    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    with mirrors.driving(folder) as drive:
+        trained(drive)
+        assert drive.drain() is None
+    lost(folder, tmp_path)
+    before = store.names("toy/objects")
+    with mirrors.driving(SweepFolder(fetch(f"{store.uri}/toy", tmp_path / "b", print))) as drive:
+        drive.report("k2", 27)
+        assert drive.drain() is None
+    after = store.names("toy/objects")
+    of_k1 = [name for name in before if "/trials/k1/" in name]
+    assert len(of_k1) == 2
+    assert set(of_k1) <= set(after)
+    assert store.document("toy/manifest.json")["token"] == 4  # claimed, launched, fetched, and driven after that
+
+
+def test_objects_that_nothing_names_are_deleted(store, tmp_path, monkeypatch):
+    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    with mirrors.driving(folder) as drive:
+        for step in range(1, 6):
+            drive.report("k1", step)
+            mirrors.until(lambda: any(f"best-00000{step}/" in name for name in store.names("toy/objects")))  # noqa: B023
+        assert drive.drain() is None
+    names = store.names("toy")
+    assert len([name for name in names if name.endswith("adapter_model.safetensors")]) == 1
+    manifest = store.document("toy/manifest.json")
+    places = [*manifest["files"].values(), *manifest["log"]]
+    places += store.document(f"toy/{manifest['trials']['k1']}")["files"].values()
+    named = [*(place["object"] for place in places), *manifest["trials"].values()]
+    assert sorted(names) == sorted(["toy/lease.json", "toy/manifest.json", *(f"toy/{name}" for name in named)])
+
+
+def test_a_half_written_mirror_is_not_seen(store, tmp_path, monkeypatch):
+    """The driver is lost after the objects of a moment, and before their manifest."""
+    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    with mirrors.driving(folder) as drive:
+        drive.report("k1", 3)
+        drive.settle()
+    whole = mirrors.files(folder.path)
+
+    def lost_before(*_):
+        raise StoreError("lost")
+
+    monkeypatch.setattr(Store, "replace", lost_before)
+    monkeypatch.setattr(following, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("sweeps.record.mirror.opening._take", lambda *_: _forced(store, folder))
+    with mirrors.driving(folder) as drive:
+        drive.report("k1", 9)
+        mirrors.until(lambda: any("best-000009" in name for name in store.names("toy/objects")))
+        assert drive.drain(0.2) is not None
+    monkeypatch.undo()
+    lost(folder, tmp_path)
+    fetched = fetch(f"{store.uri}/toy", tmp_path / "b", print)
+    assert mirrors.files(fetched) == whole
+
+
+def _forced(store, folder):
+    """The lease of the driver before, taken without a write."""
+    from sweeps.record.mirror.holding import Held, read, uptime
+
+    opened = Store(f"{store.uri}/toy")
+    found = read(opened)
+    assert found is not None
+    lease, version = found
+    return Held(opened, lease.model_copy(update={"token": lease.token + 1}), version, uptime())
+
+
+def test_a_manifest_whose_answer_was_lost_is_known_to_be_there(store, tmp_path, monkeypatch):
+    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    real = Store.replace
+    lose: list[str] = []
+
+    def answer_lost(self, name, content, before):
+        version = real(self, name, content, before)
+        if name == "manifest.json" and not lose:
+            lose.append(name)
+            raise Conflict("as when the client tries again after the answer was lost")
+        return version
+
+    monkeypatch.setattr(Store, "replace", answer_lost)
+    with mirrors.driving(folder) as drive:
+        mirrors.until(lambda: "toy/manifest.json" in store.names())
+        drive.report("k1", 3)
+        assert drive.drain() is None
+        assert (lose, drive.ended, drive.said) == (["manifest.json"], [], [])
+
+
+def test_a_mirror_that_somebody_deleted_is_made_anew(store, tmp_path, monkeypatch):
+    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    with mirrors.driving(folder) as drive:
+        drive.report("k1", 3)
+        drive.settle()
+        Store(store.uri).remove(store.names())
+        drive.report("k2", 3)
+        assert drive.drain() is None
+        assert drive.ended == []
+    kept = lost(folder, tmp_path)
+    assert mirrors.files(fetch(f"{store.uri}/toy", tmp_path / "b", print)) == mirrors.files(kept)
+
+
+@pytest.mark.parametrize("name", ["config.json", "adapter_model.safetensors"])
+def test_a_damaged_object_is_told_and_nothing_is_fetched(store, tmp_path, monkeypatch, name):
+    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    with mirrors.driving(folder) as drive:
+        drive.report("k1", 3)
+        assert drive.drain() is None
+    lost(folder, tmp_path)
+    damaged = next(each for each in store.names() if each.endswith(name))
+    store.write(damaged, b'{"sweep_id": "toy-1", "damaged": true}')
+    with pytest.raises(StorageError, match=rf"objects/.*{name}: is not what was sent"):
+        fetch(f"{store.uri}/toy", tmp_path / "b", print)
+    assert list((tmp_path / "b").iterdir()) == []
+    # The lease was given back.
+    assert store.document("toy/lease.json")["is_released"]
+
+
+def test_a_second_launch_of_a_name_is_another_sweep_on_the_store_too(store, tmp_path, monkeypatch):
+    first = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    elsewhere = mirrors.created(store.uri, tmp_path / "b", monkeypatch)
+    again = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    assert [folder.path.name for folder in (first, elsewhere, again)] == ["toy", "toy-2", "toy-3"]
+    assert not (tmp_path / "b" / "results" / "toy").exists()
+    assert store.names() == [f"{name}/lease.json" for name in ("toy-2", "toy-3", "toy")]
+
+
+def test_a_place_without_a_sweep_tells_which_sweeps_are_there(store, tmp_path, monkeypatch):
+    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    with pytest.raises(ConfigError, match=r"no sweep here, or none that was mirrored yet$"):
+        fetch(f"{store.uri}/toy", tmp_path / "b", print)
+    with mirrors.driving(folder) as drive:
+        assert drive.drain() is None
+    with pytest.raises(ConfigError, match=r"no sweep here, or none that was mirrored yet; in it are toy$"):
+        fetch(store.uri, tmp_path / "b", print)
+    with pytest.raises(ConfigError, match="must be s3://BUCKET/PREFIX"):
+        fetch("s3://", tmp_path / "b", print)
+
+
+def test_the_folder_of_this_machine_is_used_when_it_is_the_newest(store, tmp_path, monkeypatch):
+    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    with mirrors.driving(folder) as drive:
+        drive.report("k1", 3)
+        assert drive.drain() is None
+    said: list[str] = []
+    assert fetch(f"{store.uri}/toy", tmp_path / "b", said.append) == folder.path
+    assert said == [f"the sweep's folder is on this machine: {folder.path}"]
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_folder_that_is_behind_is_refused_and_kept_when_the_newest_is_fetched(store, tmp_path, monkeypatch):
+    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    with mirrors.driving(folder) as drive:
+        drive.report("k1", 3)
+        assert drive.drain() is None
+    old = lost(folder, tmp_path)
+    with mirrors.driving(SweepFolder(fetch(f"{store.uri}/toy", tmp_path / "b", print))) as drive:
+        drive.report("k1", 9)
+        assert drive.drain() is None
+    newest = mirrors.files(tmp_path / "b" / "toy")
+    old.rename(folder.path)
+    with pytest.raises(StorageError, match=rf"toy: the sweep has gone on elsewhere.*qsweep resume {store.uri}/toy"):
+        mirrors.driving(folder).__enter__()
+    shutil.rmtree(tmp_path / "b")
+    said: list[str] = []
+    assert fetch(f"{store.uri}/toy", tmp_path / "b", said.append) == folder.path
+    assert mirrors.files(folder.path) == newest
+    assert said[-1] == f"{folder.path} is behind, and is kept as {folder.path}.behind"
+    assert (tmp_path / "a" / "results" / "toy.behind" / "trials" / "k1" / "best-000003").is_dir()
+
+
+def test_a_name_that_is_taken_on_this_machine_gets_another_folder(store, tmp_path, monkeypatch):
+    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    with mirrors.driving(folder) as drive:
+        assert drive.drain() is None
+    lost(folder, tmp_path)
+    (tmp_path / "b" / "toy").mkdir(parents=True)
+    fetched = fetch(f"{store.uri}/toy", tmp_path / "b", print)
+    assert fetched == tmp_path / "b" / "toy-2"
+    with mirrors.driving(SweepFolder(fetched)) as drive:
+        drive.report("k1", 3)
+        assert drive.drain() is None
+    assert any("best-000003" in name for name in store.names("toy/objects"))
+
+
+def test_other_commands_say_how_to_name_the_sweep(tmp_path):
+    with pytest.raises(SweepError, match="s3://b/p/toy: is read where its driver runs: name the sweep's folder there"):
+        local_sweeps.find("s3://b/p/toy", tmp_path)
+    with pytest.raises(SweepError, match="s3://b/p/toy: name the sweep by its id or name and the MLflow store"):
+        stores.find("s3://b/p/toy")
+
+
+def test_no_credential_is_written_anywhere(store, tmp_path, monkeypatch):
+    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    with mirrors.driving(folder) as drive:
+        drive.report("k1", 3)
+        assert drive.drain() is None
+    texts = [*(path.read_bytes() for path in folder.path.rglob("*") if path.is_file()), *map(store.read, store.names())]
+    for secret in (b"key-4711", b"secret-0815"):
+        assert [text for text in texts if secret in text] == []
