@@ -45,9 +45,6 @@ def attend(
         scaling: factor of the scores; 1 / sqrt(width) if None.
         sliding_window: number of latest tokens that a token sees, itself included; all if None.
     """
-    per_key = query.shape[1] // key.shape[1]
-    if per_key > 1:
-        key, value = key.repeat_interleave(per_key, dim=1), value.repeat_interleave(per_key, dim=1)
     lengths = [stop - start for start, stop in pairwise(row_bounds)]
     queries, keys, values = (whole.split(lengths, dim=2) for whole in (query, key, value))
     attended = [_row(*row, scaling, sliding_window) for row in zip(queries, keys, values, strict=True)]
@@ -57,9 +54,13 @@ def attend(
 def _row(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, window: int | None
 ) -> torch.Tensor:
-    length = query.shape[2]
+    length, per_key = query.shape[2], query.shape[1] // key.shape[1]
     if window is None or length <= window:
-        return functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
+        return functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scaling, enable_gqa=per_key > 1
+        )
+    # Kernels that take a mask may take no fewer key heads than query heads.
+    key, value = key.repeat_interleave(per_key, dim=1), value.repeat_interleave(per_key, dim=1)
     place = torch.arange(length, device=query.device)
     distance = place[:, None] - place[None, :]
     seen = (distance >= 0) & (distance < window)
