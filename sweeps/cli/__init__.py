@@ -11,6 +11,7 @@ import typer
 
 from sweeps.cli import (
     add,
+    doctor,
     extend,
     launch,
     logs,
@@ -60,6 +61,7 @@ def _options(
 app.command()(ls.ls)
 app.command()(validate.validate)
 app.command()(plan.plan)
+app.command()(doctor.doctor)
 app.command()(launch.launch)
 app.command()(resume.resume)
 app.command()(submit.submit)

@@ -1,0 +1,152 @@
+"""Examines this machine, or a driver and the nodes of its cluster, and yields one finding per check and place."""
+
+from __future__ import annotations
+
+import queue
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Generator, Iterator
+from subprocess import PIPE
+from typing import IO
+
+from pydantic import ValidationError
+
+from cluster.doctor import contract, looking, processes
+from cluster.doctor.contract import DRIVER, THIS_MACHINE, Asked, Finding
+from cluster.doctor.looking import Look
+from cluster.doctor.messages import Answer, NodeFacts, Question
+from trainables.inputs.legible import legible
+
+CONNECT_SECONDS = 90.0
+"""How long a connection to Ray may take."""
+NODES_SECONDS = 500.0
+"""How long the nodes may take together, after the connection."""
+CONNECTION = "connection"
+"""Whether the cluster and its nodes can be reached at all: a check without a file of its own."""
+STORAGE = "storage"
+"""The check that is judged last, when each node has written."""
+_NOT_CONNECTED = (
+    "run the doctor on a node of the cluster (the head node), because Ray's own protocol does not work from elsewhere; "
+    "check the address, and RAY_AUTH_MODE=token with the cluster's token"
+)
+_NOT_THERE = (
+    "install this project there in Ray's Python as on the driver (docs/cluster.md), and remove other packages that are "
+    "imported as sweeps or cluster; if the node is overloaded, try again"
+)
+
+
+def this_machine(asked: Asked) -> Generator[Finding]:
+    """What there is to say of this machine. Starts no Ray."""
+    asked = asked.model_copy(update={"node": THIS_MACHINE, "mark": uuid.uuid4().hex})
+    has_file = asked.base is not None
+    names = {*contract.chosen("driver", has_file), *contract.chosen("nodes", has_file)} - {"clock"}
+    try:
+        for name, look in looking.look_all(sorted(names), asked):
+            yield looking.judged(name, look, {name: look}, asked)
+    finally:
+        _collect(asked)
+
+
+def a_cluster(asked: Asked, address: str) -> Generator[Finding]:
+    """What there is to say of the driver here and of each node of the cluster at `address`."""
+    asked = asked.model_copy(update={"node": DRIVER, "mark": uuid.uuid4().hex})
+    has_file = asked.base is not None
+    driver: dict[str, Look] = {}
+    try:
+        for name, look in looking.look_all(contract.chosen("driver", has_file), asked):
+            driver[name] = look
+            yield looking.judged(name, look, {name: look}, asked)
+        names = contract.chosen("nodes", has_file)
+        for_nodes = asked.model_copy(update={"tracking_uri": None})
+        yield from _nodes(Question(address=address, asked=for_nodes, names=names), driver)
+    finally:
+        _collect(asked)
+
+
+def _nodes(question: Question, driver: dict[str, Look]) -> Iterator[Finding]:
+    places: dict[str, Asked] = {}
+    stored: dict[str, Look] = {}
+    for answer in _answers(question):
+        if answer.refused is not None:
+            yield Finding(CONNECTION, DRIVER, "fail", legible(answer.refused), _NOT_CONNECTED)
+        elif answer.nodes is not None:
+            places = {node.name: question.asked.on_node(node.name, node.gpus) for node in answer.nodes}
+            yield _connected(answer.nodes, question.address)
+        elif answer.lost is not None and answer.node is not None:
+            yield Finding(CONNECTION, answer.node, "fail", answer.lost, _NOT_THERE)
+        elif answer.node is not None:
+            for name, look in sorted(answer.looks.items()):
+                if name == STORAGE:
+                    stored[answer.node] = look
+                else:
+                    yield looking.judged(name, look, driver, places[answer.node])
+    if stored:
+        arrived = _collect(question.asked)
+        for node, look in stored.items():
+            yield looking.judged(STORAGE, look, {STORAGE: arrived}, places[node])
+
+
+def _answers(question: Question) -> Iterator[Answer]:
+    """What the process on the cluster answers; ends within its time limits, and says what has not been answered."""
+    lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    unheard: list[str] | None = None
+    with (
+        tempfile.TemporaryFile() as errors,
+        processes.asking(
+            "cluster.doctor.on_cluster", question=question.model_dump_json(), stdout=PIPE, stderr=errors
+        ) as process,
+    ):
+        assert process.stdout is not None
+        threading.Thread(target=_pass_on, args=(process.stdout, lines), daemon=True).start()
+        patience = question.asked.patience
+        seconds, began = CONNECT_SECONDS * patience, time.monotonic()
+        why = f"no answer within {seconds:.0f} s"
+        while True:
+            try:
+                line = lines.get(timeout=max(0.0, began + seconds - time.monotonic()))
+            except queue.Empty:
+                break
+            if line is None:
+                why = looking.last_line(errors) or "its process ended without an answer"
+                break
+            try:
+                answer = Answer.model_validate_json(line)
+            except ValidationError:
+                continue  # a library has printed something
+            if answer.refused is not None:
+                unheard = []
+            elif answer.nodes is not None:
+                unheard, seconds, began = (
+                    [node.name for node in answer.nodes],
+                    NODES_SECONDS * patience,
+                    time.monotonic(),
+                )
+                why = f"no answer within {seconds:.0f} s"
+            elif unheard is not None and answer.node in unheard:
+                unheard.remove(answer.node)
+            yield answer
+    if unheard is None:
+        yield Answer(refused=f"{question.address}: {why}")
+    for node in unheard or ():
+        yield Answer(node=node, lost=why)
+
+
+def _pass_on(stream: IO[bytes], lines: queue.SimpleQueue[bytes | None]) -> None:
+    for line in stream:
+        lines.put(line)
+    lines.put(None)
+
+
+def _connected(nodes: tuple[NodeFacts, ...], address: str) -> Finding:
+    gpus = sum(node.gpus for node in nodes)
+    seen = f"{len(nodes)} {'node' if len(nodes) == 1 else 'nodes'} with {gpus:g} GPUs at {address}"
+    return Finding(CONNECTION, DRIVER, "ok", seen)
+
+
+def _collect(asked: Asked) -> Look:
+    """What nodes have written into the storage; removes it. Does nothing the second time."""
+    if asked.storage is None:
+        return Look(facts={})
+    return looking.look(STORAGE, asked, "collect")

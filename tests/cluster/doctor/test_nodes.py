@@ -1,0 +1,104 @@
+"""`qsweep doctor --address` on a real cluster of two nodes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import mlflow_servers
+import psutil
+import pytest
+import ray_clusters
+from ray_clusters import Nodes
+
+from cluster.doctor import contract, examine, on_cluster
+from cluster.doctor.contract import DRIVER, Asked
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Nodes]:
+    with ray_clusters.nodes(2) as found:
+        yield found
+
+
+@pytest.fixture
+def qsweep(cluster, tmp_path):
+    def run(*words: str) -> tuple[int, dict[str, Any]]:
+        done = subprocess.run(
+            [sys.executable, "-m", "sweeps", "doctor", *words, "--json"], cwd=tmp_path, text=True, timeout=580,
+            env={**os.environ, **cluster.environment, "QSWEEP_DOCTOR_PATIENCE": "4"}, capture_output=True,
+        )  # fmt: skip
+        return done.returncode, json.loads(done.stdout.splitlines()[-1])
+
+    return run
+
+
+def of_the_doctor(cluster: Nodes) -> list[str]:
+    """Processes on the cluster's nodes that a doctor has left."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = " ".join(process.info["cmdline"] or ())
+        try:
+            if "cluster.doctor" in words and process.environ().get("RAY_TMPDIR") == cluster.environment["RAY_TMPDIR"]:
+                found.append(words)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_each_node_is_looked_at_and_left_as_it_was(cluster, qsweep, tmp_path):
+    code, answer = qsweep("toy", "--address", cluster.address, f"storage={tmp_path}/results")
+    assert [found for found in answer["findings"] if found["state"] in ("fail", "unknown")] == []
+    assert (code, answer["ok"]) == (0, True)
+    places: dict[str, dict[str, str]] = {}
+    for found in answer["findings"]:
+        places.setdefault(found["node"], {})[found["check"]] = found["state"]
+    driver = places.pop(DRIVER)
+    assert set(driver) == {*contract.chosen("driver", True), examine.CONNECTION}
+    assert driver["token"] == "warn", "this cluster asks for none"
+    assert len(places) == 2, "two nodes"
+    for node in places.values():
+        assert node == dict.fromkeys(contract.chosen("nodes", True), "ok"), answer
+    (storage, _) = [found for found in answer["findings"] if found["check"] == "storage" and found["node"] != DRIVER]
+    assert "this node and the driver read what the other one wrote" in storage["seen"]
+    assert list(tmp_path.iterdir()) == []
+    assert of_the_doctor(cluster) == []
+
+
+def test_a_cluster_that_does_not_answer_is_a_failure_in_time(monkeypatch):
+    """As the head service of a cluster that this machine is no node of: a connection that says nothing."""
+    monkeypatch.setattr(examine, "CONNECT_SECONDS", 5.0)
+    monkeypatch.setattr(contract, "chosen", lambda place, has_file: ())
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        (found,) = examine.a_cluster(Asked(), address)
+    assert (found.check, found.node, found.state) == (examine.CONNECTION, DRIVER, "fail")
+    assert found.seen == f"{address}: no answer within 5 s"
+    assert "run the doctor on a node" in found.mend
+
+
+def test_an_address_where_nothing_listens_is_told_at_once(monkeypatch):
+    monkeypatch.setattr(contract, "chosen", lambda place, has_file: ())
+    (found,) = examine.a_cluster(Asked(), f"127.0.0.1:{mlflow_servers.free_port()}")
+    assert found.state == "fail"
+    assert "nothing listens there" in found.seen
+
+
+def test_where_nothing_trains_only_what_concerns_every_node_is_looked_at():
+    names = contract.chosen("nodes", True)
+    assert on_cluster.checks_on(names, trains=True) == names
+    assert set(names) - set(on_cluster.checks_on(names, trains=False)) == {
+        "bf16", "bitsandbytes", "compute_capability", "gpu", "memory", "model_and_data"
+    }  # fmt: skip
+
+
+def test_nodes_with_one_address_are_told_apart():
+    nodes = [{"NodeManagerAddress": address, "NodeID": f"{place}bcdefgh"} for place, address in enumerate("xxy")]
+    assert on_cluster.names_of(nodes) == ["x#0bcdef", "x#1bcdef", "y"]

@@ -1,0 +1,124 @@
+"""`qsweep doctor` on this machine: lines for people, JSON, exit codes, and no library in the command's own process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import mlflow_servers
+import pytest
+import python_imports
+from sweep_files import TOY
+from typer.testing import CliRunner
+
+from cluster.doctor import examine
+from cluster.doctor.contract import Asked, Finding
+from sweeps.cli import app
+
+COMMAND = """
+import sys
+from sweeps.cli import main
+sys.argv = ["qsweep", "doctor", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as end:
+    print(end.code)
+"""
+
+
+def test_a_failure_is_a_line_with_what_to_do_and_exit_code_1(tmp_path, monkeypatch):
+    uri = f"http://127.0.0.1:{mlflow_servers.free_port()}"
+    done = subprocess.run(
+        [sys.executable, "-m", "sweeps", "doctor", "toy", f"tracking.uri={uri}", "--json"],
+        cwd=tmp_path, env={**os.environ, "QSWEEP_DOCTOR_PATIENCE": "4"}, capture_output=True, text=True, timeout=290,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("fail")]
+    assert line.split()[1] == "mlflow"
+    assert f"{uri}: no answer: Connection refused -> start the server" in line
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["ok"] is False
+    assert answer["not_looked_at"] == []
+    states = {found["check"]: found["state"] for found in answer["findings"]}
+    assert states["mlflow"] == "fail"
+    assert {states[check] for check in ("bitsandbytes", "model_and_data", "storage", "versions")} == {"ok"}
+    assert "clock" not in states
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_itself_loads_no_library(tmp_path, monkeypatch):
+    """The checks run in processes of their own."""
+    monkeypatch.chdir(tmp_path)
+    stub = "import cluster.doctor.looking as looking\nlooking.look = lambda *words: looking.Look(error='stub')\n"
+    assert python_imports.heavy(stub + COMMAND, "toy") <= {"0"}
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """What the doctor finds; nothing is looked at."""
+    findings: list[Finding] = []
+    monkeypatch.setattr(examine, "this_machine", lambda asked: (each for each in findings))
+    return findings
+
+
+def test_warnings_and_what_is_unknown_are_no_failures(found):
+    found += [Finding("disk", "this machine", "warn", "2 GB", "free some"), Finding("gpu", "n", "unknown", "busy")]
+    done = CliRunner().invoke(app, ["doctor", "--json"])
+    assert done.exit_code == 0
+    assert "warn     disk" in done.stderr and "this machine: 2 GB -> free some" in done.stderr
+    assert "not looked at without a sweep file: memory, mlflow, model_and_data, storage" in done.stderr
+    assert "0 ok, 1 warn, 0 fail, 1 unknown" in done.stderr
+    assert json.loads(done.stdout)["findings"][1] == {
+        "check": "gpu", "node": "n", "state": "unknown", "seen": "busy", "mend": ""
+    }  # fmt: skip
+
+
+def test_passwords_are_not_shown(found):
+    found.append(Finding("mlflow", "driver", "fail", "http://me:secret@host:5000 is gone"))
+    done = CliRunner().invoke(app, ["doctor", "--json"])
+    assert done.exit_code == 1
+    assert "secret" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--address", "ray://head:10001"], "ray:// is another protocol"),
+        (["--address", "http://head:8265"], "must be auto, or HOST:PORT"),
+        (["--address", "head"], "--address: 'head' must be auto, or HOST:PORT"),
+        (["no-such-file"], "no such file"),
+        (["toy", "budget.trials=many"], "budget.trials"),
+    ],
+)
+def test_wrong_use_is_exit_code_2(words, said):
+    done = CliRunner().invoke(app, ["doctor", *words])
+    assert done.exit_code == 2
+    assert said in done.stderr
+
+
+def test_patience_is_a_number(monkeypatch):
+    monkeypatch.setenv("QSWEEP_DOCTOR_PATIENCE", "long")
+    done = CliRunner().invoke(app, ["doctor"])
+    assert (done.exit_code, "QSWEEP_DOCTOR_PATIENCE: 'long' must be a number" in done.stderr) == (2, True)
+
+
+def test_what_the_file_needs_reaches_the_checks(monkeypatch, tmp_path):
+    seen: list[Asked] = []
+
+    def look(asked: Asked) -> Generator[Finding]:
+        seen.append(asked)
+        yield from ()
+
+    monkeypatch.setattr(examine, "this_machine", look)
+    monkeypatch.chdir(tmp_path)
+    Path("s.yaml").write_text(TOY + "budget: {trials: auto, wall_clock: 1h, disk: 20GB}\nstorage: out\n")
+    done = CliRunner().invoke(app, ["doctor", "s.yaml"])
+    assert done.exit_code == 0, done.output
+    (asked,) = seen
+    assert asked.base is not None and asked.base.trainable == "toy"
+    assert (asked.storage, asked.disk_budget) == (str(tmp_path / "out"), 20 * 10**9)
+    assert asked.tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"
