@@ -111,12 +111,14 @@ def engine(trainable: Trainable, base: TrialSpec) -> str | None:
     """What computes the trainable's losses, where it offers `engine(base)` and can say before the base is loaded.
 
     Raises:
-        NotTrainable: its engine breaks.
+        NotTrainable: its engine breaks, or answers something else.
     """
     if not hasattr(trainable, "engine"):
         return None
     with answering("its engine"):
         name: str | None = trainable.engine(base)
+        if not isinstance(name, str | None):
+            raise TypeError(f"it answers {legible(repr(name), 100)}, not a name")
     return name
 
 

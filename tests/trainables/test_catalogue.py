@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import python_imports
 
 from trainables import catalogue, toy
+from trainables.errors import NotTrainable
+from trainables.specs import TrialSpec
 
 
 def test_available_imports_no_trainable():
@@ -56,3 +60,11 @@ def test_find_takes_a_module_of_ones_own(tmp_path, monkeypatch):
 def test_find_says_what_there_is_instead(wanted, message):
     with pytest.raises(LookupError, match=message):
         catalogue.find(wanted)
+
+
+def test_an_engine_is_optional_and_must_be_a_name():
+    base = TrialSpec(trainable="toy")
+    assert catalogue.engine(toy, base) is None
+    for answer in (lambda _: 7, lambda _: 1 / 0):
+        with pytest.raises(NotTrainable, match="its engine raises"):
+            catalogue.engine(SimpleNamespace(engine=answer), base)

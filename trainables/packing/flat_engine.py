@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft.tuners.lora import LoraLayer
 
 from trainables.base.base_model import Base
@@ -37,6 +38,9 @@ def uncovered(base: Base) -> str | None:
     head = model.get_output_embeddings()
     if type(head) is not torch.nn.Linear:
         return f"its head is a {type(head).__name__}"
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.nn.Linear) and type(layer) not in (torch.nn.Linear, Linear4bit):
+            return f"its layer {name} is a {type(layer).__name__}"
     # Adapters compute in the type of the activations, and small gradients vanish in float16.
     return "its activations are float16" if base.dtype == torch.float16 else None
 

@@ -7,6 +7,7 @@ import packs
 import pytest
 import tiny_models
 import torch
+from bitsandbytes.nn import Linear8bitLt
 
 from trainables import qlora
 from trainables.base.base_model import checkpoint_gradients
@@ -146,6 +147,12 @@ def test_a_model_that_caps_its_scores_is_refused():
     base = packs.base("gemma3_text")
     base.model.config.final_logit_softcapping = 30.0
     assert flat_engine.uncovered(base) == "the model sets final_logit_softcapping"
+
+
+def test_layers_that_are_quantised_in_another_way_are_left_to_the_reference():
+    base = packs.base()
+    base.model.model.layers[1].mlp.up_proj = Linear8bitLt(32, 64, bias=False)
+    assert flat_engine.uncovered(base) == "its layer model.layers.1.mlp.up_proj is a Linear8bitLt"
 
 
 def test_activations_in_float16_are_left_to_the_reference():
