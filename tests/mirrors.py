@@ -16,6 +16,7 @@ from sweeps.record.events import TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
 from sweeps.record.mirror import following, holding, opening
+from sweeps.record.mirror.fetching import fetch
 from sweeps.record.mirror.following import Behind
 from sweeps.record.mirror.opening import Mirror, mirrored
 
@@ -102,3 +103,8 @@ def files(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and ".mirror" not in path.parts and path.name != "mirror.json" and path.suffix != ".lock"
     }
+
+
+def fetched(uri: str, storage: Path) -> Path:
+    """A sweep's folder that was fetched."""
+    return fetch(uri, storage, print)

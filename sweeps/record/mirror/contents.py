@@ -115,6 +115,10 @@ class Contents:
             self.unsent.discard(key)
             shutil.rmtree(self.stage / key, ignore_errors=True)
 
+    def close(self) -> None:
+        """Removes `stage`."""
+        shutil.rmtree(self.stage, ignore_errors=True)
+
     def _again(self, keys: Iterable[str]) -> None:
         for key in keys:
             self._times.pop(key, None)

@@ -113,7 +113,8 @@ class Follower:
 
     def leave(self) -> None:
         """Ends the thread, once it has sent what changed or the store does not answer."""
-        self.drain(PATIENCE_SECONDS, lambda: False)
+        if self.drain(PATIENCE_SECONDS, lambda: False) is None:
+            self._contents.close()
 
     def _wait(self, seconds: float, is_leaving: Callable[[], bool]) -> None:
         # In short turns: a signal does not end the wait for a thread.

@@ -1,0 +1,112 @@
+"""The conditional writes that leases and manifests rest on, on a real S3 server and on a stand-in of Google's."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import object_stores
+import pytest
+
+from sweeps.record.mirror.store import Conflict, Store, StoreError
+
+
+class Google(BaseHTTPRequestHandler):
+    """What Google's XML API says to whole objects: generations, and writes under the condition of one."""
+
+    objects: dict[str, tuple[int, bytes]]
+
+    def _answer_all(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        generation, content = self.objects.get(self.path, (0, b""))
+        if self.command == "PUT":
+            wanted = self.headers.get("x-goog-if-generation-match")
+            if wanted is not None and int(wanted) != generation:
+                self._answer(412, b"<Error><Code>PreconditionFailed</Code></Error>")
+                return
+            self.objects[self.path] = generation + 1000, body
+            self._answer(200, b"", generation + 1000)
+        elif generation:
+            self._answer(200, content, generation)
+        else:
+            self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
+
+    do_GET = do_PUT = _answer_all  # noqa: N815 - names that http.server calls
+
+    def _answer(self, status: int, content: bytes, generation: int = 0) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        if generation:
+            self.send_header("x-goog-generation", str(generation))
+            self.send_header("ETag", f'"{generation}"')
+            self.send_header("Last-Modified", "Fri, 27 Nov 2026 04:00:00 GMT")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_arguments: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture(params=["s3", "gs"])
+def store(request, tmp_path, monkeypatch):
+    if request.param == "s3":
+        with object_stores.running() as found:
+            yield Store(f"{found.uri}/toy")
+        return
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Fresh", (Google,), {"objects": {}}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    account = {
+        "gcs_base_url": address,
+        "disable_oauth": True,
+        "client_email": "",
+        "private_key": "",
+        "private_key_id": "",
+    }
+    (tmp_path / "account.json").write_text(json.dumps(account))
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(tmp_path / "account.json"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)  # lets a client do without TLS
+    yield Store("gs://bucket/sweeps/toy")
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_object_is_created_once(store):
+    store.create("a", b"1")
+    with pytest.raises(Conflict, match="sweeps/toy/a: somebody else has written it"):
+        store.create("a", b"2")
+    assert store.read("a")[0] == b"1"
+
+
+def test_an_object_is_replaced_by_whoever_has_read_it_last(store):
+    store.create("a", b"1")
+    content, version = store.read("a")
+    after = store.replace("a", b"2", version)
+    with pytest.raises(Conflict):
+        store.replace("a", b"3", version)
+    store.replace("a", b"4", after)
+    assert (content, store.read("a")[0]) == (b"1", b"4")
+
+
+def test_an_object_that_is_gone_is_neither_read_nor_replaced(store):
+    version = store.create("a", b"1")
+    assert store.read("b") is None
+    with pytest.raises(Conflict):
+        store.replace("b", b"2", version)
+
+
+def test_a_file_of_several_parts_is_sent_and_fetched_piece_by_piece(tmp_path):
+    content = bytes(range(256)) * 100_000
+    (tmp_path / "large").write_bytes(content)
+    with object_stores.running() as found:
+        store = Store(f"{found.uri}/toy")
+        store.send("objects/a b/large", tmp_path / "large")
+        pieces = list(store.fetch("objects/a b/large"))
+        assert b"".join(pieces) == content
+        assert len(pieces) > 1
+        assert store.names("objects") == ["objects/a b/large"]
+        store.remove(["objects/a b/large", "objects/never"])
+        assert store.names("objects") == []
+        with pytest.raises(StoreError, match="not found"):
+            next(iter(store.fetch("objects/a b/large")))
