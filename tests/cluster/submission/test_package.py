@@ -84,15 +84,19 @@ def test_what_travelled_is_placed_once_and_the_command_runs_at_home(tmp_path: Pa
     with zipfile.ZipFile(tmp_path / "it.zip") as archive:
         archive.extractall(unpacked)
     environment = {"PYTHONPATH": str(unpacked), "HOME": str(home), "PATH": os.environ["PATH"]}
+    place = home / ".cache" / "qlora-sweeps" / "submitted" / identity
+    abandoned, fresh = (place.with_name(f".{identity}.{name}") for name in ("abandoned", "fresh"))
+    for draft in (abandoned, fresh):
+        draft.mkdir(parents=True)
+    os.utime(abandoned, (0, 0))
     for _ in range(2):
         done = subprocess.run(
             [sys.executable, "-P", "-m", on_node.ENTRY, "x-1", "launch", f"submitted:{identity}", "--json"],
             cwd=unpacked, env=environment, capture_output=True, text=True, check=True, timeout=120,
         )  # fmt: skip
-        place = home / ".cache" / "qlora-sweeps" / "submitted" / identity
         assert done.stdout.split() == [str(home), "x-1", "launch", str(place / "sweep.yaml"), "--json"]
         assert (place / "sweep.yaml").read_text() == "name: x"
-        assert list(place.parent.iterdir()) == [place]
+        assert sorted(place.parent.iterdir()) == [fresh, place]
 
 
 @pytest.mark.parametrize("address", ["", "head:8265", "ray://head:10001", "http://", "http://me:pw@head:8265"])

@@ -5,12 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import typer
 from sweep_files import QLORA, TOY, write_rows
 from typer.testing import CliRunner
 
-from sweeps.cli import app
+from cluster.errors import ConnectionFailed
+from sweeps.cli import app, submit
 
 NOBODY = "http://127.0.0.1:1"
 # What a laptop has that follows docs/submit.md.
@@ -80,6 +83,23 @@ def test_a_laptop_needs_no_torch(folder: Path) -> None:
     )  # fmt: skip
     assert (done.returncode, "no Ray dashboard answers" in done.stderr) == (2, True), done.stderr
     assert "rows.jsonl" in done.stderr
+
+
+def test_a_sweep_whose_cluster_is_lost_may_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Exit code 2 would say that nothing was started."""
+
+    def lose(*_arguments: object) -> None:
+        raise ConnectionFailed("http://head: no answer for 300 s")
+
+    monkeypatch.setattr("cluster.submission.following.follow", lose)
+    with pytest.raises(typer.Exit) as end:
+        submit.follow(SimpleNamespace(address="http://head"), "x-1", as_json=False)  # type: ignore[arg-type]
+    assert end.value.exit_code == 1
+    told = capsys.readouterr().err
+    assert "no answer for 300 s" in told
+    assert "qsweep logs x-1 --address http://head --follow" in told
 
 
 @pytest.mark.parametrize("verb", ["status", "stop", "logs"])
