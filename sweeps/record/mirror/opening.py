@@ -32,7 +32,9 @@ def create(storage: str, name: str, document: Mapping[str, Any]) -> SweepFolder:
 
     def claim(taken: str) -> Mapping[str, Any] | None:
         uri = f"{storage.rstrip('/')}/{taken}"
-        held = holding.claim(Store(uri))
+        store = Store(uri)
+        # A sweep whose lease somebody deleted has its name still.
+        held = holding.claim(store) if read_manifest(store) is None else None
         if held is None:
             return None
         claimed.append(held)
@@ -103,7 +105,7 @@ def mirrored(
         yield Mirror()
         return
     store = Store(uri)
-    held = _take(store, folder, say)
+    held = _take(store, folder, sweep_id, say)
     follower = Follower(store, held, folder, journal, sweep_id, say)
     journal.listen(follower.heard)
     held.keep(end)
@@ -115,13 +117,13 @@ def mirrored(
         held.release()
 
 
-def _take(store: Store, folder: SweepFolder, say: Callable[[str], None]) -> Held:
+def _take(store: Store, folder: SweepFolder, sweep_id: str, say: Callable[[str], None]) -> Held:
     known = note.noted(folder)
-    _refuse_older(store, folder, known.token)
+    _refuse_older(store, folder, sweep_id, known.token)
     held = holding.take(store, say, known.dead_holder, known.token)
     try:
         # Once more: while this one waited, the sweep may have gone on elsewhere.
-        _refuse_older(store, folder, known.token)
+        _refuse_older(store, folder, sweep_id, known.token)
         note.write(folder, held.lease)
     except BaseException:
         held.release()
@@ -129,9 +131,14 @@ def _take(store: Store, folder: SweepFolder, say: Callable[[str], None]) -> Held
     return held
 
 
-def _refuse_older(store: Store, folder: SweepFolder, token: int) -> None:
+def _refuse_older(store: Store, folder: SweepFolder, sweep_id: str, token: int) -> None:
     """Refuses a folder that is not what the sweep has come to: another driver went on with the mirror."""
     found = read_manifest(store)
+    if found is not None and found[0].sweep_id != sweep_id:
+        raise StorageError(
+            f"{store.uri}: holds another sweep, {found[0].sweep_id}, and not {sweep_id} of {folder.path}: somebody "
+            "replaced it; move it away, and the mirror is made anew"
+        )
     if found is not None and found[0].token > token:
         raise StorageError(
             f"{folder.path}: the sweep has gone on elsewhere since, and this folder is behind {store.uri}: go on with "

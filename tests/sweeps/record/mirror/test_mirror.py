@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import mirrors
@@ -189,6 +190,30 @@ def test_a_second_launch_of_a_name_is_another_sweep_on_the_store_too(store, tmp_
     assert [folder.path.name for folder in (first, elsewhere, again)] == ["toy", "toy-2", "toy-3"]
     assert not (tmp_path / "b" / "results" / "toy").exists()
     assert store.names() == [f"{name}/lease.json" for name in ("toy-2", "toy-3", "toy")]
+
+
+def test_a_sweep_whose_lease_was_deleted_keeps_its_name(store, tmp_path, monkeypatch):
+    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    with mirrors.driving(folder) as drive:
+        assert drive.drain() is None
+    Store(store.uri).remove(["toy/lease.json"])
+    assert mirrors.created(store.uri, tmp_path / "b", monkeypatch).path.name == "toy-2"
+    with mirrors.driving(folder) as drive:
+        drive.report("k1", 3)
+        assert drive.drain() is None
+
+
+def test_another_sweep_in_the_place_of_the_mirror_is_not_overwritten(store, tmp_path, monkeypatch):
+    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    with mirrors.driving(folder) as drive:
+        assert drive.drain() is None
+    other = {**store.document("toy/manifest.json"), "sweep_id": "other-1"}
+    store.write("toy/manifest.json", json.dumps(other).encode())
+    with pytest.raises(
+        StorageError, match=r"toy: holds another sweep, other-1, and not toy-1 of .*: somebody replaced it"
+    ):
+        mirrors.driving(folder).__enter__()
+    assert store.document("toy/manifest.json") == other
 
 
 def test_a_place_without_a_sweep_tells_which_sweeps_are_there(store, tmp_path, monkeypatch):
