@@ -61,18 +61,21 @@ def main(words: list[str]) -> None:
 
     Args:
         words: the sweep's id, and the words after `qsweep`. One that begins with `submitted:` is a sweep file that
-            travelled.
+            travelled, and `~/` is the home folder here.
     """
     place()
     os.environ[SWEEP_ID] = words[0]
     os.chdir(Path.home())
-    prefix = f"{SHIPPED}:"
-    command = [
-        str(cache() / SHIPPED / word.removeprefix(prefix) / SWEEP_FILE) if word.startswith(prefix) else word
-        for word in words[1:]
-    ]
+    command = [_here(word) for word in words[1:]]
     # -P: what lies in the home folder shadows nothing.
     os.execv(sys.executable, [sys.executable, "-P", "-m", "sweeps", *command])
+
+
+def _here(word: str) -> str:
+    """A word as it is meant on this node."""
+    if word.startswith(f"{SHIPPED}:"):
+        return str(cache() / SHIPPED / word.removeprefix(f"{SHIPPED}:") / SWEEP_FILE)
+    return str(Path(word).expanduser()) if word.startswith("~/") else word
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_password
+from sweeps.config.uris import is_object_store, local_storage
 from sweeps.errors import ConfigError
 from trainables.inputs import paths
 
@@ -104,14 +105,17 @@ def places(shipment: Shipment) -> tuple[str, str]:
     tracking = document.get("tracking")
     uri = str((tracking.get("uri") if isinstance(tracking, dict) else None) or "sqlite:///mlflow.db")
     file = uri.removeprefix("sqlite:///")
-    return (
-        f"{_from_home(storage(shipment))}/{document['name']}",
-        f"sqlite:///{_from_home(file)}" if file != uri else uri,
-    )
+    folder, given = f"{_from_home(storage(shipment))}/{document['name']}", _given_storage(shipment)
+    mirror = f", mirrored in {given}/{document['name']}" if is_object_store(given) else ""
+    return f"{folder}{mirror}", f"sqlite:///{_from_home(file)}" if file != uri else uri
 
 
 def storage(shipment: Shipment) -> str:
-    """`storage` as the sweep file gives it."""
+    """The folder of sweeps' folders on the head node, as the sweep file gives it: relative to the home folder."""
+    return local_storage(_given_storage(shipment))
+
+
+def _given_storage(shipment: Shipment) -> str:
     return str(shipment.document.get("storage") or SweepConfig.model_fields["storage"].default).rstrip("/") or "/"
 
 

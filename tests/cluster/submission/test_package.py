@@ -91,10 +91,10 @@ def test_what_travelled_is_placed_once_and_the_command_runs_at_home(tmp_path: Pa
     os.utime(abandoned, (0, 0))
     for _ in range(2):
         done = subprocess.run(
-            [sys.executable, "-P", "-m", on_node.ENTRY, "x-1", "launch", f"submitted:{identity}", "--json"],
+            [sys.executable, "-P", "-m", on_node.ENTRY, "x-1", "launch", f"submitted:{identity}", "~/s", "--json"],
             cwd=unpacked, env=environment, capture_output=True, text=True, check=True, timeout=120,
         )  # fmt: skip
-        assert done.stdout.split() == [str(home), "x-1", "launch", str(place / "sweep.yaml"), "--json"]
+        assert done.stdout.split() == [str(home), "x-1", "launch", str(place / "sweep.yaml"), str(home / "s"), "--json"]
         assert (place / "sweep.yaml").read_text() == "name: x"
         assert sorted(place.parent.iterdir()) == [fresh, place]
 

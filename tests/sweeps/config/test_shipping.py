@@ -111,6 +111,7 @@ def test_storage_is_not_looked_for_on_this_machine(folder: Path) -> None:
         ([], ("~/results/x", "sqlite:///~/mlflow.db")),
         (["storage=./out", "tracking.uri=sqlite:///a/b.db"], ("~/out/x", "sqlite:///~/a/b.db")),
         (["storage=/shared/", "tracking.uri=http://mlflow:5000"], ("/shared/x", "http://mlflow:5000")),
+        (["storage=s3://bucket/a"], ("~/results/x, mirrored in s3://bucket/a/x", "sqlite:///~/mlflow.db")),
         (["storage=~/s", "tracking.uri=sqlite:////d/m.db"], ("~/s/x", "sqlite:////d/m.db")),
     ],
 )
