@@ -82,7 +82,8 @@ def test_a_sweep_goes_on_elsewhere_when_its_drivers_machine_is_lost(store, tmp_p
 
 
 def test_the_object_store_is_away_in_the_middle(store, tmp_path):
-    run = start(store, tmp_path / "a", "launch", *runs.TOY, f"storage={store.uri}")
+    words = [*runs.TOY, f"storage={store.uri}", "training.step_seconds=0.4", "scheduler.kind=fifo"]
+    run = start(store, tmp_path / "a", "launch", *words)
     sweep = tmp_path / "a" / "results" / "toy"
     runs.wait_for(lambda: mirrored_bytes(store) > 0, run)
     store.stop()
@@ -95,7 +96,7 @@ def test_the_object_store_is_away_in_the_middle(store, tmp_path):
 
 
 def test_an_object_store_that_stays_away_is_told_at_the_end(store, tmp_path):
-    words = ["launch", *runs.TOY, "budget.trials=2", f"storage={store.uri}"]
+    words = ["launch", *runs.TOY, "budget.trials=2", "training.step_seconds=0.5", f"storage={store.uri}"]
     folder = tmp_path / "a"
     folder.mkdir()
     environment = {"QSWEEP_LEASE_SECONDS": LEASE_SECONDS, "QSWEEP_DRAIN_SECONDS": "4", **store.environment}
