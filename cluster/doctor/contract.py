@@ -33,6 +33,12 @@ class Asked(Spec):
     """What the sweep trains."""
     storage: str | None = None
     """Absolute path of the folder for the sweep's folder, or the URI of an object store."""
+    work_folder: str | None = None
+    """The folder on the driver's disk: `storage` itself, or the one that is mirrored to an object store."""
+    uses_gpus: bool = True
+    """False when the file has hosts train on CPUs whatever the cluster has."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Variables that the profile sets for hosts, such as HF_HOME: the checks on nodes see them too."""
     tracking_uri: str | None = None
     """The MLflow store, with its password: never sent to a node."""
     needed_bytes: dict[Device, int] = Field(default_factory=dict)

@@ -67,7 +67,7 @@ def a_cluster(asked: Asked, address: str) -> Generator[Finding]:
 
 def _nodes(question: Question, driver: dict[str, Look]) -> Iterator[Finding]:
     places: dict[str, Asked] = {}
-    stored: dict[str, Look] = {}
+    looks: dict[str, dict[str, Look]] = {}
     for answer in _answers(question):
         if answer.refused is not None:
             yield Finding(CONNECTION, DRIVER, "fail", legible(answer.refused), _NOT_CONNECTED)
@@ -77,15 +77,26 @@ def _nodes(question: Question, driver: dict[str, Look]) -> Iterator[Finding]:
         elif answer.lost is not None and answer.node is not None:
             yield Finding(CONNECTION, answer.node, "fail", answer.lost, _NOT_THERE)
         elif answer.node is not None:
-            for name, look in sorted(answer.looks.items()):
-                if name == STORAGE:
-                    stored[answer.node] = look
-                else:
-                    yield looking.judged(name, look, driver, places[answer.node])
-    if stored:
-        arrived = _collect(question.asked)
-        for node, look in stored.items():
-            yield looking.judged(STORAGE, look, {STORAGE: arrived}, places[node])
+            looks.setdefault(answer.node, {}).update(answer.looks)
+            for name in sorted(set(answer.looks) - {STORAGE}):
+                yield looking.judged(name, answer.looks[name], driver, places[answer.node])
+    for node, name in _unanswered(question, places, looks):
+        yield looking.judged(name, Look(error="no answer: not looked at"), driver, places[node])
+    arrived = _collect(question.asked)
+    for node, found in looks.items():
+        if STORAGE in found:
+            yield looking.judged(STORAGE, found[STORAGE], {STORAGE: arrived}, places[node])
+
+
+def _unanswered(
+    question: Question, places: dict[str, Asked], looks: dict[str, dict[str, Look]]
+) -> Iterator[tuple[str, str]]:
+    """Nodes and their checks on GPUs that have no answer: those come last, and may not have come at all."""
+    for node, found in looks.items():
+        trains = "gpu" in found and (places[node].declared_gpus or 0) >= 1
+        for name in question.names if trains else ():
+            if contract.find(name).TAKES_GPU and name not in found:
+                yield node, name
 
 
 def _answers(question: Question) -> Iterator[Answer]:
@@ -94,9 +105,7 @@ def _answers(question: Question) -> Iterator[Answer]:
     unheard: list[str] | None = None
     with (
         tempfile.TemporaryFile() as errors,
-        processes.asking(
-            "cluster.doctor.on_cluster", question=question.model_dump_json(), stdout=PIPE, stderr=errors
-        ) as process,
+        processes.asking(("cluster.doctor.on_cluster",), question.model_dump_json(), PIPE, errors) as process,
     ):
         assert process.stdout is not None
         threading.Thread(target=_pass_on, args=(process.stdout, lines), daemon=True).start()

@@ -37,7 +37,11 @@ def look(name: str, asked: Asked, step: Literal["look", "collect"] = "look") -> 
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         try:
             with processes.asking(
-                __name__, name, step, question=asked.model_dump_json(), stdout=output, stderr=errors
+                (__name__, name, step),
+                asked.model_dump_json(),
+                output,
+                errors,
+                environment=asked.environment if asked.declared_gpus is not None else {},
             ) as process:
                 code = process.wait(seconds)
         except subprocess.TimeoutExpired:

@@ -134,7 +134,7 @@ def _look_at(question: Question) -> None:
     named = names_of(alive)
     _print(Answer(nodes=tuple(NodeFacts(name=name, gpus=_gpus(node)) for name, node in zip(named, alive, strict=True))))
     began, patience = time.monotonic(), question.asked.patience
-    on_gpus = any(_gpus(node) >= 1 for node in alive)
+    on_gpus = question.asked.uses_gpus and any(_gpus(node) >= 1 for node in alive)
     nodes = []
     for name, node in zip(named, alive, strict=True):
         facts = NodeFacts(name=name, gpus=_gpus(node))

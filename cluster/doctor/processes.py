@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO
 
@@ -18,18 +18,25 @@ _running: list[Child] = []
 
 
 @contextmanager
-def asking(module: str, *words: str, question: str, stdout: int | IO[bytes], stderr: IO[bytes]) -> Iterator[Child]:
+def asking(
+    words: Sequence[str],
+    question: str,
+    stdout: int | IO[bytes],
+    stderr: IO[bytes],
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Child]:
     """Runs a module of this Python in a process of its own, and kills it with all it has started after the block.
 
     Args:
-        module: its `main` begins with `question()`.
-        words: its arguments, which anyone on the machine can read.
+        words: the module, whose `main` begins with `question()`, and its arguments, which anyone on the machine can
+            read.
         question: one line, which nobody else can read.
         stdout: where its output goes.
         stderr: where its errors go.
+        environment: variables beside those of this process.
     """
     # -P: the current folder stays where it is in this process's path, and does not come first.
-    command = [sys.executable, "-P", "-m", module, *words]
+    command = [sys.executable, "-P", "-m", *words]
     path = os.pathsep.join(entry for entry in sys.path if entry)
     process = subprocess.Popen(
         command,
@@ -37,7 +44,7 @@ def asking(module: str, *words: str, question: str, stdout: int | IO[bytes], std
         stdout=stdout,
         stderr=stderr,
         start_new_session=True,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, **(environment or {}), "PYTHONPATH": path},
     )
     _running.append(process)
     try:

@@ -95,6 +95,7 @@ def _asked(sweep: Sweep, address: str | None) -> Asked:
 
     from cluster.doctor.contract import Asked
     from sweeps.config.model import size_bytes
+    from sweeps.config.uris import work_folder
     from sweeps.planning import auto_trials, host_memory, this_machine
 
     config = sweep.config
@@ -109,10 +110,13 @@ def _asked(sweep: Sweep, address: str | None) -> Asked:
     return Asked(
         base=config.base,
         storage=config.storage,
+        work_folder=str(work_folder(config.storage)),
         tracking_uri=config.tracking.uri,
+        uses_gpus=config.cluster.gpus_per_host != 0,
+        environment=dict(config.cluster.runtime_env.env_vars),
         needed_bytes=host_memory.with_one_slot(sweep),
         planned_bytes={} if planned.memory_bytes is None else {planned.device: planned.memory_bytes},
-        cpu_hosts=planned.hosts if planned.device == "cpu" else 1,
+        cpu_hosts=planned.hosts if address is None and planned.device == "cpu" else 1,
         disk_bytes=planned.disk_bytes,
         disk_budget=None if config.budget.disk is None else size_bytes(config.budget.disk),
     )

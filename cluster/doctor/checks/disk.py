@@ -21,8 +21,8 @@ RAY_STOPS = 0.95
 def look(asked: Asked) -> Facts:
     """The room in the cache, in the folder for temporary files, and where the driver writes the sweep's folder."""
     places = {"cache": devices.cache(), "temporary": Path(tempfile.gettempdir())}
-    if asked.storage is not None and "://" not in asked.storage and asked.declared_gpus is None:
-        places["storage"] = Path(asked.storage)
+    if asked.work_folder is not None and asked.declared_gpus is None:
+        places["storage"] = Path(asked.work_folder)
     found = {}
     for name, place in places.items():
         there = next(path for path in (place, *place.parents) if path.is_dir())

@@ -18,7 +18,7 @@ def look(_asked: Asked) -> Facts:
 
 def judge(facts: Facts, _driver: Facts, asked: Asked) -> Diagnosis:
     """Fails when the base and one adapter fit nowhere; warns when they do not fit everywhere, or the plan does not."""
-    on_gpu = bool(facts["gpus"]) and asked.declared_gpus != 0
+    on_gpu = bool(facts["gpus"]) and asked.declared_gpus != 0 and asked.uses_gpus
     device: Device = "cuda" if on_gpu else "cpu"
     if on_gpu:
         free = {f"GPU {gpu['index']}": int(gpu["memory.free"]) * 2**20 for gpu in facts["gpus"]}

@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ ON, NEEDS_FILE, TAKES_GPU = "both", True, False
 SECONDS = 30.0
 HUNG = "the storage does not answer: check its mount, or the credentials and the network"
 PREFIX = ".qsweep-doctor-"
+REQUEST_SECONDS = 10.0
 ABANDONED_SECONDS = 3600.0
 """A folder of this age was left by a doctor that was killed."""
 
@@ -66,6 +68,8 @@ def judge(facts: Facts, driver: Facts, asked: Asked) -> Diagnosis:
     if facts.get("error") is not None:
         state: Health = "fail" if asked.declared_gpus is None else "warn"
         mend = f"let this user write to {place}, or name another storage"
+        if "://" in place:
+            mend = "make the bucket, set the credentials and AWS_REGION (docs/storage.md), or name another storage"
         return Diagnosis(state, f"{place}: cannot be written: {facts['error']}", mend)
     if facts.get("is_driver") is False:
         return Diagnosis("ok", f"{place}: only the driver writes there")
@@ -111,16 +115,26 @@ def _remove_abandoned(there: Path) -> None:
 
 def _try_store(asked: Asked) -> dict[str, Any]:
     """Writes, reads and deletes an object. Credentials come from the environment, as for the sweep itself."""
-    from pyarrow import fs
+    import obstore
+    from obstore.exceptions import BaseError
+    from obstore.store import from_url
 
+    assert asked.storage is not None
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    options: Any = {
+        "timeout": timedelta(seconds=REQUEST_SECONDS),
+        "connect_timeout": timedelta(seconds=3),
+        "allow_http": endpoint.startswith("http://"),
+    }
+    retries: Any = {"max_retries": 1, "retry_timeout": timedelta(seconds=REQUEST_SECONDS)}
+    name, content = PREFIX + asked.mark, asked.mark.encode()
     try:
-        store, path = fs.FileSystem.from_uri(asked.storage)
-        key = f"{path.rstrip('/')}/{PREFIX}{asked.mark}"
-        with store.open_output_stream(key) as stream:
-            stream.write(asked.mark.encode())
-        with store.open_input_stream(key) as stream:
-            same = stream.read() == asked.mark.encode()
-        store.delete_file(key)
+        store = from_url(asked.storage, client_options=options, retry_config=retries)
+        obstore.put(store, name, content)
+        same = bytes(obstore.get(store, name).bytes()) == content
+        obstore.delete(store, [name])
         return {"error": None if same else "what was read is not what was written"}
-    except (OSError, ValueError) as error:
-        return {"error": str(error)}
+    except (BaseError, OSError, ValueError) as error:
+        if "NoSuchBucket" in str(error):
+            return {"error": "there is no such bucket"}
+        return {"error": next(iter(str(error).strip().splitlines()), type(error).__name__)}

@@ -139,6 +139,7 @@ def asked_memory(needed: float, planned: float | None = None, hosts: int = 1) ->
         (NO_GPU, asked_memory(8), "ok", "the machine: 10.0 GB free"),
         (NO_GPU, asked_memory(8, hosts=2), "fail", "each of 2 hosts: 5.0 GB free"),
         (NO_GPU, NODE, "unknown", "not known here"),
+        (gpus("9.0"), asked_memory(8).model_copy(update={"uses_gpus": False}), "ok", "the machine: 10.0 GB free"),
     ],
 )
 def test_free_memory_against_the_plan(facts, asked, state, said):

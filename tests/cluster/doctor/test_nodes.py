@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,13 +19,16 @@ from ray_clusters import Nodes
 
 from cluster.doctor import contract, examine, on_cluster
 from cluster.doctor.contract import DRIVER, Asked
+from cluster.doctor.looking import Look
+from cluster.doctor.messages import Answer, NodeFacts
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Nodes]:
-    with ray_clusters.nodes(2) as found:
+    """A head without a GPU, and a node for which Ray counts one."""
+    with ray_clusters.nodes(2, gpus=1) as found:
         yield found
 
 
@@ -53,23 +57,62 @@ def of_the_doctor(cluster: Nodes) -> list[str]:
     return found
 
 
+def by_place(answer: dict[str, Any]) -> dict[str, dict[str, dict[str, str]]]:
+    """Place -> check -> finding."""
+    places: dict[str, dict[str, dict[str, str]]] = {}
+    for found in answer["findings"]:
+        places.setdefault(found["node"], {})[found["check"]] = found
+    return places
+
+
 def test_each_node_is_looked_at_and_left_as_it_was(cluster, qsweep, tmp_path):
     code, answer = qsweep("toy", "--address", cluster.address, f"storage={tmp_path}/results")
-    assert [found for found in answer["findings"] if found["state"] in ("fail", "unknown")] == []
-    assert (code, answer["ok"]) == (0, True)
-    places: dict[str, dict[str, str]] = {}
-    for found in answer["findings"]:
-        places.setdefault(found["node"], {})[found["check"]] = found["state"]
+    places = by_place(answer)
     driver = places.pop(DRIVER)
     assert set(driver) == {*contract.chosen("driver", True), examine.CONNECTION}
-    assert driver["token"] == "warn", "this cluster asks for none"
-    assert len(places) == 2, "two nodes"
-    for node in places.values():
-        assert node == dict.fromkeys(contract.chosen("nodes", True), "ok"), answer
-    (storage, _) = [found for found in answer["findings"] if found["check"] == "storage" and found["node"] != DRIVER]
-    assert "this node and the driver read what the other one wrote" in storage["seen"]
+    assert driver["token"]["state"] == "warn", "this cluster asks for none"
+    head, node = sorted(places.values(), key=len)
+    names = contract.chosen("nodes", True)
+    assert set(node) == set(names)
+    assert set(head) == set(on_cluster.checks_on(names, trains=False))
+    # No such GPU is there: the one failure, unless the machine of this test has one.
+    wrong = {check for found in (driver, head, node) for check, each in found.items() if each["state"] == "fail"}
+    assert wrong == ({"gpu"} if shutil.which("nvidia-smi") is None else set()), answer
+    assert code == len(wrong)
+    assert node["bitsandbytes"]["state"] == "ok", node
+    assert all("read what the other one wrote" in found["storage"]["seen"] for found in (head, node))
     assert list(tmp_path.iterdir()) == []
     assert of_the_doctor(cluster) == []
+    assert cluster.left() == ""
+
+
+HOLD = """
+import sys
+import ray
+
+@ray.remote(num_gpus=1)
+class Holder:
+    def hold(self):
+        return "held"
+
+ray.init(address=sys.argv[1], log_to_driver=False)
+holder = Holder.remote()
+print(ray.get(holder.hold.remote()), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_busy_gpu_is_not_waited_for(cluster, qsweep):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, cluster.address], env={**os.environ, **cluster.environment},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as holder:  # fmt: skip
+        assert holder.stdout is not None and holder.stdin is not None
+        assert holder.stdout.readline() == "held\n"
+        _, answer = qsweep("--address", cluster.address)
+        holder.stdin.close()
+    (found,) = [each for each in answer["findings"] if each["check"] == "bitsandbytes"]
+    assert (found["state"], found["seen"]) == ("unknown", "every GPU is busy: not looked at")
 
 
 def test_a_cluster_that_does_not_answer_is_a_failure_in_time(monkeypatch):
@@ -102,3 +145,20 @@ def test_where_nothing_trains_only_what_concerns_every_node_is_looked_at():
 def test_nodes_with_one_address_are_told_apart():
     nodes = [{"NodeManagerAddress": address, "NodeID": f"{place}bcdefgh"} for place, address in enumerate("xxy")]
     assert on_cluster.names_of(nodes) == ["x#0bcdef", "x#1bcdef", "y"]
+
+
+def test_a_node_that_answers_only_in_part_is_told(monkeypatch):
+    """As when the process on the cluster ends before the GPUs have been tried."""
+    nodes = (NodeFacts(name="a", gpus=1.0), NodeFacts(name="b", gpus=0.0), NodeFacts(name="c", gpus=1.0))
+    look = {"gpu": Look(facts={"gpus": [], "error": "broken", "has_device": True})}
+    answers = [Answer(nodes=nodes), Answer(node="a", looks=look), Answer(node="b", looks=look)]
+    monkeypatch.setattr(examine, "_answers", lambda question: iter([*answers, Answer(node="c", lost="gone")]))
+    monkeypatch.setattr(contract, "chosen", lambda place, has_file: ("gpu", "bitsandbytes") if place == "nodes" else ())
+    found = [(each.check, each.node, each.state) for each in examine.a_cluster(Asked(), "auto")]
+    assert found == [
+        ("connection", DRIVER, "ok"),
+        ("gpu", "a", "fail"),
+        ("gpu", "b", "fail"),
+        ("connection", "c", "fail"),
+        ("bitsandbytes", "a", "unknown"),
+    ]

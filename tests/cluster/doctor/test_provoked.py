@@ -11,7 +11,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mlflow_servers
+import object_stores
+import obstore
 import pytest
+from obstore.store import from_url
 
 from cluster.doctor import contract, looking
 from cluster.doctor.contract import Asked, Diagnosis
@@ -106,6 +109,24 @@ def test_what_a_killed_doctor_left_is_removed(tmp_path):
     diagnosis("storage", stored(tmp_path))
     assert not old.exists()
     assert young.exists()
+
+
+def test_an_object_store_is_written_read_and_left_as_it_was(monkeypatch):
+    store = object_stores.ObjectStore()
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    store.start()
+    try:
+        asked = Asked(storage=store.uri, mark="m1")
+        missing = diagnosis("storage", asked)
+        assert (missing.state, "no such bucket" in missing.seen) == ("fail", True), missing
+        store.make_bucket()
+        assert diagnosis("storage", asked).state == "ok"
+        assert list(obstore.list(from_url(f"s3://{store.bucket}", client_options={"allow_http": True}))) == []
+    finally:
+        store.stop()
+    node = asked.on_node("10.0.0.2", 1.0)
+    assert diagnosis("storage", node).seen == f"{store.uri}: only the driver writes there"
 
 
 # MLflow
@@ -252,6 +273,13 @@ def test_a_look_whose_process_dies_is_a_failure(tmp_path, monkeypatch):
     found = looking.look("bitsandbytes", Asked())
     assert found.crash is not None and "signal 11" in found.crash
     assert looking.judged("bitsandbytes", found, {}, Asked()).state == "fail"
+
+
+def test_a_look_on_a_node_sees_what_the_profile_sets_for_hosts(tmp_path):
+    asked = Asked(node="10.0.0.2", declared_gpus=0.0, environment={"QSWEEP_CACHE": str(tmp_path / "there")})
+    found = looking.look("disk", asked)
+    assert found.facts is not None
+    assert found.facts["cache"]["path"] == str(tmp_path / "there")
 
 
 def test_a_look_ends_with_the_process_that_asked():
