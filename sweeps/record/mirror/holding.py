@@ -110,7 +110,7 @@ class Held:
         while not self._ended.wait(self.lease.seconds / RENEWALS):
             try:
                 self._renew()
-            except (StoreError, Conflict):
+            except Exception:  # whatever the store or its client did
                 continue  # The mirror says that the store does not answer; the next try finds whose the lease is.
 
     def _renew(self) -> None:
@@ -123,7 +123,11 @@ class Held:
                 # Somebody deleted it: nobody else has it then.
                 self._version = self._store.create(LEASE, _written(again))
             elif is_same_hold(again, found[0]):
-                again, self._version = found  # a renewal whose answer was lost
+                # A renewal whose answer was lost, who knows how long ago: from here it is renewed once more.
+                self.lease, self._version = found
+                since = uptime()
+                again = renewed(self.lease)
+                self._version = self._store.replace(LEASE, _written(again), self._version)
             else:
                 self.lose(found[0].who)
                 return

@@ -125,6 +125,29 @@ def test_a_driver_that_was_cut_off_is_fenced(store, tmp_path, monkeypatch):
     assert (fetched / "trials" / "k1" / "best-000003").is_dir()
 
 
+def test_a_renewal_whose_answer_was_lost_is_renewed_once_more(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(holding, "LEASE_SECONDS", 2.0)
+    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    real = Store.replace
+    written: list[int] = []
+
+    def answer_lost(self, name, content, before):
+        version = real(self, name, content, before)
+        if name == "lease.json":
+            written.append(json.loads(content)["beat"])
+            if len(written) == 1:
+                raise StoreError("does not answer in time")
+        return version
+
+    with mirrors.driving(folder) as drive:
+        monkeypatch.setattr(Store, "replace", answer_lost)
+        mirrors.until(lambda: len(written) == 3)
+        assert written == [1, 2, 3]
+        drive.report("k1", 3)
+        assert drive.drain() is None
+        assert (drive.ended, drive.said) == ([], [])
+
+
 def test_a_replaced_driver_cannot_write_its_manifest_though_it_does_not_know_yet(store, tmp_path, monkeypatch):
     """It is between two renewals when another driver takes over: the manifest itself tells it."""
     folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
