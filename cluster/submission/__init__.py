@@ -34,9 +34,9 @@ def check_address(address: str) -> str:
         is_right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         is_right = False
-    if not is_right or "@" in parts.netloc:
+    if not is_right or "@" in parts.netloc or parts.query or parts.fragment:
         raise SubmissionFailed(
-            f"--address: {address!r} must be that of the cluster's dashboard, without a user: http://HOST:8265"
+            f"--address: {address!r} must be that of the cluster's dashboard, without a user, ? and #: http://HOST:8265"
         )
     return address.rstrip("/")
 

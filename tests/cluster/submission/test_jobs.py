@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,6 +93,27 @@ def test_a_job_brings_its_package_and_its_time_to_stop(dashboard: tuple[Dashboar
     assert job["runtime_env"]["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "900"}
     assert "entrypoint_num_cpus" not in job, "a driver with CPUs of its own may leave the head node"
     assert "-m cluster.submission.on_node x-1 launch submitted:abc --json" in job["entrypoint"]
+
+
+@pytest.mark.parametrize(
+    ("pythons", "code", "said"),
+    [
+        ({}, 2, "no python with Ray in PATH"),
+        ({"python": "exit 1"}, 2, "no python with Ray in PATH"),
+        # The first without Ray, the second with it: asked for Ray by -c, and then run.
+        ({"python": "exit 1", "python3": '[ "$1" = -c ] || { echo "$@"; exit 7; }'}, 7, "-P -m cluster.submission"),
+    ],
+)
+def test_the_head_node_runs_the_python_that_has_ray(
+    tmp_path: Path, pythons: dict[str, str], code: int, said: str
+) -> None:
+    for name, script in pythons.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        ["/bin/sh", "-c", JOB.entrypoint], env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, said in done.stdout + done.stderr) == (code, True), done
 
 
 def test_a_lost_answer_starts_no_second_job(dashboard: tuple[Dashboard, str]) -> None:

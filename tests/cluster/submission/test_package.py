@@ -99,7 +99,9 @@ def test_what_travelled_is_placed_once_and_the_command_runs_at_home(tmp_path: Pa
         assert sorted(place.parent.iterdir()) == [fresh, place]
 
 
-@pytest.mark.parametrize("address", ["", "head:8265", "ray://head:10001", "http://", "http://me:pw@head:8265"])
+@pytest.mark.parametrize(
+    "address", ["", "head:8265", "ray://head:10001", "http://", "http://me:pw@head:8265", "http://head:8265/#/jobs"]
+)
 def test_an_address_is_that_of_a_dashboard(address: str) -> None:
     with pytest.raises(SubmissionFailed, match="http://HOST:8265"):
         check_address(address)
