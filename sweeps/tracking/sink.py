@@ -90,6 +90,7 @@ class MlflowSink:
         self._starts_over = False
         self._may_have_runs: frozenset[str] | None = None
         """Keys of the trials that may have a run already, so that it is looked for; None: any trial may."""
+        self._going_on: set[str] = set()  # keys of the trials whose runs are RUNNING for certain
         self._said: set[str] = set()
         self.run_ids: dict[str, str] = {}
         """Trial key -> run id, of the runs that were opened."""
@@ -166,6 +167,7 @@ class MlflowSink:
         """See `Sink.forget`."""
         self._runs = self._parent = self._may_have_runs = None
         self.run_ids.clear()
+        self._going_on.clear()
 
     def is_refusal(self, error: Exception) -> bool:
         """See `Sink.is_refusal`."""
@@ -240,9 +242,8 @@ class MlflowSink:
             runs.text(parent, self._folder.base_rows.name, self._folder.base_rows.read_text(encoding="utf-8"))
 
     def _open_child(self, runs: Runs, trial_key: str, record: SweepRecord, time: float, begins: bool = False) -> str:
-        """The trial's run; made, when there is none, only where it begins. There, one that was ended runs again."""
-        run_id = self.run_ids.get(trial_key)
-        if run_id is None:
+        """The trial's run; made, when there is none, only where it begins."""
+        if trial_key not in self.run_ids:
             trial = record.trials[trial_key]
             identity = {"sweep.id": self._sweep_id, "sweep.trial_key": trial_key}
             # A search takes the server longer the more trials there are: a new trial of a known sweep needs none.
@@ -252,15 +253,20 @@ class MlflowSink:
                 if not begins and not self._starts_over:
                     raise Lost(f"the run of {label(trial.number)}")
                 tags = {"mlflow.parentRunId": str(self._parent), "mlflow.source.name": "qsweep"}
-                self.run_ids[trial_key] = runs.create(identity, run_name(trial.number, trial.params), tags, time)
-                return self.run_ids[trial_key]
+                run_id = runs.create(identity, run_name(trial.number, trial.params), tags, time)
+                self._going_on.add(trial_key)
             self.run_ids[trial_key] = run_id
-        if begins:
+        return self.run_ids[trial_key]
+
+    def _run_again(self, runs: Runs, run_id: str, trial_key: str) -> None:
+        """Makes the trial's run RUNNING; it may have been ended under an earlier driver."""
+        if trial_key not in self._going_on:
             runs.running(run_id)
-        return run_id
+        self._going_on.add(trial_key)
 
     def _start_trial(self, runs: Runs, event: TrialStarted, record: SweepRecord) -> None:
         run_id = self._open_child(runs, event.trial_key, record, event.time, True)
+        self._run_again(runs, run_id, event.trial_key)
         # First what people compare: a run's page keeps the order.
         params = {**event.params, **settings(TrialSpec.model_validate_json(event.spec)), **event.params}
         state = TrialState.RUNNING
@@ -273,7 +279,7 @@ class MlflowSink:
     def _park_trial(self, runs: Runs, event: TrialParked, record: SweepRecord) -> None:
         """A parked trial is not over: its run goes on, and says that it waits."""
         run_id = self._open_child(runs, event.trial_key, record, event.time)
-        runs.running(run_id)
+        self._run_again(runs, run_id, event.trial_key)
         note = ending(record.trials[event.trial_key], record.objective.metric)
         runs.log(run_id, tags={"sweep.state": TrialState.PARKED, "mlflow.note.content": note})
 
@@ -283,6 +289,7 @@ class MlflowSink:
         note = ending(trial, record.objective.metric)
         runs.log(run_id, end_points(event.history), tags={"sweep.state": event.state, "mlflow.note.content": note})
         status = "KILLED" if event.by_person_or_budget else _STATUS.get(event.state, "FAILED")
+        self._going_on.discard(event.trial_key)
         runs.finish(run_id, status, event.time)
         # Last: an adapter that is lost must not leave the run as if it were still going on.
         self._upload(runs, run_id, trial)
