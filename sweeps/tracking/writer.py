@@ -128,7 +128,7 @@ class Writer:
             self._changed.notify_all()
         self._wait(min(seconds, PATIENCE_SECONDS), is_leaving)
         if self._thread.is_alive() and seconds > PATIENCE_SECONDS and not is_leaving():
-            self._say(f"tracking: waiting up to {seconds:.0f} s for the server; Ctrl-C leaves without it")
+            self._say(f"tracking: waiting up to {seconds:.0f} s for MLflow; Ctrl-C leaves without it")
             self._wait(seconds - PATIENCE_SECONDS, is_leaving)
         left = 0
         # A log that is damaged behind what was sent is for the next driver to tell of: this one has its result.

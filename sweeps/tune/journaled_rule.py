@@ -105,7 +105,7 @@ class Ruling:
     def end_parked(self, trial: TrialRecord, time: float) -> None:
         """Ends a trial that is parked when the sweep ends: it is stopped at its rung, with its rank there."""
         ranked = self.rule.rank(trial.trial_key)
-        place = f": {ranked[1]} of {ranked[2]} {self._at(ranked[0])}" if ranked is not None else ""
+        place = f": rank {ranked[1]} of {ranked[2]} {self._at(ranked[0])}" if ranked is not None else ""
         self._end(trial, TrialState.STOPPED, STOPPED_BY_SCHEDULER + place, time)
 
     def _at(self, point: int) -> str:

@@ -45,7 +45,7 @@ def test_a_parked_trial_is_not_over(sink: MlflowSink) -> None:
 
 
 def test_it_is_stopped_and_no_failure_when_the_sweep_ends(sink: MlflowSink) -> None:
-    stopped = ended("aaaa", TrialState.STOPPED, "stopped by the scheduler: 2 of 3 at step 3")
+    stopped = ended("aaaa", TrialState.STOPPED, "stopped by the scheduler: rank 2 of 3 at step 3")
     deliver(sink, [*BEFORE, stopped, over()])
     assert shown(sink)[:2] == ("STOPPED", "FINISHED")
 

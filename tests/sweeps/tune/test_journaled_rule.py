@@ -139,7 +139,7 @@ def test_a_parked_trial_is_told_its_rank_when_the_sweep_ends(tmp_path: Path) -> 
         for trial in waiting:
             whole.ruling.end_parked(trial, 9.0)
         ends = {trial.reason for trial in whole.journal.record.trials.values() if trial.step == 1}
-        assert f"{STOPPED_BY_SCHEDULER}: 9 of 9 at step 1" in ends
+        assert f"{STOPPED_BY_SCHEDULER}: rank 9 of 9 at step 1" in ends
         assert whole.journal.record.counts().keys() == {"COMPLETED", "STOPPED"}
 
 
@@ -153,7 +153,7 @@ def test_the_rank_of_a_parked_trial_names_the_unit_of_its_rung(tmp_path: Path) -
     journal.add(TrialParked(time=1.0, trial_key="a", step=3))
     ruling.end_parked(journal.record.trials["a"], 2.0)
     journal.close()
-    assert journal.record.trials["a"].reason == f"{STOPPED_BY_SCHEDULER}: 1 of 1 after 3 examples"
+    assert journal.record.trials["a"].reason == f"{STOPPED_BY_SCHEDULER}: rank 1 of 1 after 3 examples"
 
 
 def test_a_trial_that_somebody_stops_is_stopped_although_it_is_parked(tmp_path: Path) -> None:
