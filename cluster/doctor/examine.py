@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from cluster.doctor import contract, looking, processes
 from cluster.doctor.contract import DRIVER, THIS_MACHINE, Asked, Finding
 from cluster.doctor.looking import Look
-from cluster.doctor.messages import Answer, NodeFacts, Question
+from cluster.doctor.messages import Line, NodeFacts, Question
 from trainables.inputs.legible import legible
 
 CONNECT_SECONDS = 90.0
@@ -99,7 +99,7 @@ def _unanswered(
                 yield node, name
 
 
-def _answers(question: Question) -> Iterator[Answer]:
+def _answers(question: Question) -> Iterator[Line]:
     """What the process on the cluster answers; ends within its time limits, and says what has not been answered."""
     lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     unheard: list[str] | None = None
@@ -121,7 +121,7 @@ def _answers(question: Question) -> Iterator[Answer]:
                 why = looking.last_line(errors) or "its process ended without an answer"
                 break
             try:
-                answer = Answer.model_validate_json(line)
+                answer = Line.model_validate_json(line)
             except ValidationError:
                 continue  # a library has printed something
             if answer.refused is not None:
@@ -137,9 +137,9 @@ def _answers(question: Question) -> Iterator[Answer]:
                 unheard.remove(answer.node)
             yield answer
     if unheard is None:
-        yield Answer(refused=f"{question.address}: {why}")
+        yield Line(refused=f"{question.address}: {why}")
     for node in unheard or ():
-        yield Answer(node=node, lost=why)
+        yield Line(node=node, lost=why)
 
 
 def _pass_on(stream: IO[bytes], lines: queue.SimpleQueue[bytes | None]) -> None:

@@ -26,7 +26,7 @@ class NodeFacts(Spec):
     """As Ray counts them."""
 
 
-class Answer(Spec):
+class Line(Spec):
     """A line of the output; one of the fields is set."""
 
     refused: str | None = None

@@ -1,7 +1,7 @@
 """Looks at each node of a Ray cluster: python -m cluster.doctor.on_cluster, the question on standard input.
 
 In a process of its own, because connecting to Ray may hang for minutes (a driver that is on no node of the cluster).
-Each line of the output is an `Answer`. What runs on the nodes ends with this process: it is one Ray job.
+Each line of the output is a `Line`. What runs on the nodes ends with this process: it is one Ray job.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cluster import connect
 from cluster.doctor import contract, looking, processes
 from cluster.doctor.contract import Asked
 from cluster.doctor.looking import Look
-from cluster.doctor.messages import Answer, NodeFacts, Question
+from cluster.doctor.messages import Line, NodeFacts, Question
 from cluster.errors import ClusterError
 from trainables.inputs.legible import legible
 
@@ -62,21 +62,21 @@ class Node:
         if on_gpus and free_gpus:
             self.on_gpus = _LOOK.options(num_gpus=free_gpus, **self._on_it).remote(on_gpus, asked)
 
-    def plain_looks(self, deadline: float) -> Answer:
+    def plain_looks(self, deadline: float) -> Line:
         """What came of the checks that take no GPU, and of its clock."""
         try:
             found = ray.get(self.plain, timeout=max(0.0, deadline - time.monotonic()))
         except ray.exceptions.GetTimeoutError:
             ray.cancel(self.plain, force=True)
-            return Answer(node=self.facts.name, lost="it has not answered in time")
+            return Line(node=self.facts.name, lost="it has not answered in time")
         except Exception as error:  # whatever keeps the code from running there is the finding
-            return Answer(node=self.facts.name, lost=_reason(error))
+            return Line(node=self.facts.name, lost=_reason(error))
         looks = {name: Look.model_validate_json(text) for name, text in found.items()} | self.busy
         if self.clock:
             looks["clock"] = self._clock()
-        return Answer(node=self.facts.name, looks=looks)
+        return Line(node=self.facts.name, looks=looks)
 
-    def gpu_looks(self, deadline: float) -> Answer | None:
+    def gpu_looks(self, deadline: float) -> Line | None:
         """What came of the checks on its GPUs; None where there are none to be looked at."""
         if self.on_gpus is None:
             return None
@@ -89,7 +89,7 @@ class Node:
                 ray.cancel(self.on_gpus, force=True)
             why = f"its {self._free} free GPUs were taken meanwhile: not looked at" if late else _reason(error)
             looks = {name: Look(error=why) for name in contract.names() if contract.find(name).TAKES_GPU}
-        return Answer(node=self.facts.name, looks=looks)
+        return Line(node=self.facts.name, looks=looks)
 
     def _clock(self) -> Look:
         bounds = []
@@ -107,13 +107,13 @@ def main() -> None:
     """Connects, looks and prints; see the module."""
     question = Question.model_validate_json(processes.question())
     if not is_there(question.address):
-        _print(Answer(refused=f"{question.address}: nothing listens there"))
+        _print(Line(refused=f"{question.address}: nothing listens there"))
         return
     try:
         with connect.connected(question.address, "qsweep-doctor"):
             _look_at(question)
     except ClusterError as error:
-        _print(Answer(refused=str(error)))
+        _print(Line(refused=str(error)))
 
 
 def is_there(address: str) -> bool:
@@ -132,7 +132,7 @@ def _look_at(question: Question) -> None:
     free = ray._private.state.available_resources_per_node()
     alive = [node for node in ray.nodes() if node["Alive"]]
     named = names_of(alive)
-    _print(Answer(nodes=tuple(NodeFacts(name=name, gpus=_gpus(node)) for name, node in zip(named, alive, strict=True))))
+    _print(Line(nodes=tuple(NodeFacts(name=name, gpus=_gpus(node)) for name, node in zip(named, alive, strict=True))))
     began, patience = time.monotonic(), question.asked.patience
     on_gpus = question.asked.uses_gpus and any(_gpus(node) >= 1 for node in alive)
     nodes = []
@@ -173,7 +173,7 @@ def _reason(error: Exception) -> str:
     return legible(lines[-1] if lines else type(error).__name__, 300)
 
 
-def _print(answer: Answer) -> None:
+def _print(answer: Line) -> None:
     print(answer.model_dump_json(), flush=True)
 
 

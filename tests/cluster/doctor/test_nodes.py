@@ -20,7 +20,7 @@ from ray_clusters import Nodes
 from cluster.doctor import contract, examine, on_cluster
 from cluster.doctor.contract import DRIVER, Asked
 from cluster.doctor.looking import Look
-from cluster.doctor.messages import Answer, NodeFacts
+from cluster.doctor.messages import Line, NodeFacts
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -151,8 +151,8 @@ def test_a_node_that_answers_only_in_part_is_told(monkeypatch):
     """As when the process on the cluster ends before the GPUs have been tried."""
     nodes = (NodeFacts(name="a", gpus=1.0), NodeFacts(name="b", gpus=0.0), NodeFacts(name="c", gpus=1.0))
     look = {"gpu": Look(facts={"gpus": [], "error": "broken", "has_device": True})}
-    answers = [Answer(nodes=nodes), Answer(node="a", looks=look), Answer(node="b", looks=look)]
-    monkeypatch.setattr(examine, "_answers", lambda question: iter([*answers, Answer(node="c", lost="gone")]))
+    answers = [Line(nodes=nodes), Line(node="a", looks=look), Line(node="b", looks=look)]
+    monkeypatch.setattr(examine, "_answers", lambda question: iter([*answers, Line(node="c", lost="gone")]))
     monkeypatch.setattr(contract, "chosen", lambda place, has_file: ("gpu", "bitsandbytes") if place == "nodes" else ())
     found = [(each.check, each.node, each.state) for each in examine.a_cluster(Asked(), "auto")]
     assert found == [
