@@ -312,7 +312,7 @@ def _train(sweep: Sweep, driver: Driver, say: Callable[[str], None]) -> None:
     say("starting hosts: data and base model are made ready, and cached for the next time")
     limits = SlotLimits(
         slots=config.cluster.slots_per_host,
-        at_most=plans.at_most(config),
+        at_most=plans.at_most(driver.amended),
         largest=plans.largest(config, sweep.space),
     )
     ready = driver.start_hosts(limits, sweep.space)

@@ -15,13 +15,15 @@ def extend(
     sweep: LocalSweep,
     changes: Annotated[
         list[str],
-        typer.Argument(metavar="KEY=VALUE", help="budget.trials, budget.wall_clock or budget.gpu_hours."),
+        typer.Argument(
+            metavar="KEY=VALUE", help="budget.trials, budget.wall_clock, budget.gpu_hours or cluster.hosts."
+        ),
     ],
     storage: Storage = Path("results"),
     address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Change the budgets of a sweep, while it runs or after it has ended."""
+    """Change the budgets of a sweep, or its number of hosts, while it runs or after it has ended."""
     if address is not None:
         ask_there(sweep, address, "extend", tuple(changes), as_json)
     from sweeps.cli import requests

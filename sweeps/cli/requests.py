@@ -93,6 +93,9 @@ def values_of(words: list[str]) -> dict[str, Any]:
         if not equals or not key:
             wrong.append(f"{word}: is not KEY=VALUE")
             continue
+        if word.encode(errors="replace").decode() != word:
+            wrong.append(f"{word!a}: holds bytes that are not UTF-8")
+            continue
         if key in values:
             wrong.append(f"{key}: stands twice")
         try:

@@ -1,4 +1,4 @@
-"""What may be asked of a sweep after its launch: one more point, larger budgets. Pure."""
+"""What may be asked of a sweep after its launch: one more point, larger budgets, another number of hosts. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from search_spaces.space import Point, SearchSpace
 from sweeps.config import checks, messages, points
 from sweeps.config.load import Sweep
-from sweeps.config.model import Budget, SweepConfig
+from sweeps.config.model import Budget, ClusterConfig, SweepConfig
 from sweeps.config.points import Scalar
 from sweeps.planning import target_modules
 from sweeps.planning.trial_source import PlannedTrial, planned
@@ -26,7 +26,7 @@ from trainables.errors import TrainableError
 from trainables.inputs.similar import did_you_mean
 from trainables.specs import seconds
 
-CHANGEABLE = ("budget.trials", "budget.wall_clock", "budget.gpu_hours")
+CHANGEABLE = ("budget.trials", "budget.wall_clock", "budget.gpu_hours", "cluster.hosts")
 """Keys of the sweep file that may change after the launch: they say how much is tried, and not what."""
 
 
@@ -146,7 +146,7 @@ class Amendments:
     def _too_little(self, new: Mapping[str, Scalar | None], record: SweepRecord, now: float | None) -> list[str]:
         """What would take back more than there is left of a budget."""
         wrong = []
-        trials, clock, hours = (new.get(key) for key in CHANGEABLE)
+        trials, clock, hours = (new.get(key) for key in CHANGEABLE[:3])
         added = self._added(record)
         counted = [t for key, t in record.trials.items() if t.repeats is None and key not in added]
         drawn = sum(trial.state.counts_as_trial for trial in counted)
@@ -167,7 +167,7 @@ class Amendments:
         return wrong
 
 
-_SECTIONS = {"budget": Budget}
+_SECTIONS: dict[str, type[Budget] | type[ClusterConfig]] = {"budget": Budget, "cluster": ClusterConfig}
 
 
 def _invalid(current: SweepConfig, wanted: Mapping[str, object]) -> list[str]:

@@ -15,7 +15,7 @@ def changed(config: SweepConfig, changes: Mapping[str, Scalar | None]) -> SweepC
     """The sweep as it was launched, with what somebody has changed since (see `SweepRecord.changes`)."""
     if not changes:
         return config
-    sections: dict[str, dict[str, Scalar | None]] = {"budget": {}}
+    sections: dict[str, dict[str, Scalar | None]] = {"budget": {}, "cluster": {}}
     for key, value in changes.items():
         section, _, name = key.partition(".")
         sections[section][name] = value

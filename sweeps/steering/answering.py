@@ -79,7 +79,10 @@ class Answerer:
 
     def _decide(self, request: AddPoint | ExtendSweep, record: SweepRecord) -> Answer:
         if self.stop.takes_more:
-            return self.decide(request, record)
+            try:
+                return self.decide(request, record)
+            except Exception as error:  # A request ends no sweep, whatever it holds.
+                return Answer(False, f"the request cannot be decided on: {type(error).__name__}: {error}")
         return Answer(False, f"the sweep is ending ({self.stop.message or 'its last trial is over'}): {ENDING}")
 
     def _act(self, letter: Letter, answer: RequestAnswered) -> None:

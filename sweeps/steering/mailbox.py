@@ -50,7 +50,7 @@ class AddPoint(Spec):
 
 
 class ExtendSweep(Spec):
-    """Asks for other budgets."""
+    """Asks for other budgets, or another number of hosts."""
 
     type: Literal["extend_sweep"] = "extend_sweep"
     sender: str

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray import tune
@@ -26,6 +26,7 @@ from sweeps.errors import ConfigError, StorageError
 from sweeps.planning import target_modules
 from sweeps.planning.target_modules import Targets
 from sweeps.planning.trial_source import TrialSource, refused_default
+from sweeps.record import limits
 from sweeps.record.events import (
     BaseEvaluated,
     DataPrepared,
@@ -72,19 +73,31 @@ class Driver:
     _ruling: Ruling | None = field(default=None, init=False)
     trials_to_stop: set[str] = field(default_factory=set, init=False)
     """Keys of the trials that somebody asked to stop, and that have not ended yet."""
+    hosts_at_start: int | Literal["auto"] = field(default="auto", init=False)
+    """cluster.hosts that the broker was made with."""
 
     def __post_init__(self) -> None:
         self._callback = JournalCallback(self.journal, self.clock, self)
 
-    def start_hosts(self, limits: SlotLimits, space: SearchSpace) -> Ready:
+    @property
+    def amended(self) -> SweepConfig:
+        """The sweep with what somebody has changed since its launch."""
+        return limits.changed(self.config, self.journal.record.changes)
+
+    @property
+    def hosts_wanted(self) -> int | Literal["auto"]:
+        """See `watch.Stops`."""
+        return self.amended.cluster.hosts
+
+    def start_hosts(self, slot_limits: SlotLimits, space: SearchSpace) -> Ready:
         """Starts broker and hosts; first it is known what can be trained, then the data is prepared.
 
         Raises:
             ConfigError: nothing of the space can be trained on this base.
             HostError: no host can run; the message says what to mend.
         """
-        since = self.clock()
-        self._broker = broker.create(self.config.base, limits, self._host_options())
+        since, self.hosts_at_start = self.clock(), self.hosts_wanted
+        self._broker = broker.create(self.config.base, slot_limits, self._host_options())
         waits = self._answer(self._broker.outlook.remote())
         if waits is not None:
             self.display.say(waits)
@@ -108,7 +121,7 @@ class Driver:
     def _host_options(self) -> HostOptions:
         cluster = self.config.cluster
         return HostOptions(
-            hosts=cluster.hosts,
+            hosts=self.hosts_at_start,
             gpus_per_host=cluster.gpus_per_host,
             may_grow=(cluster.address or "local") != "local",
             env_vars=cluster.runtime_env.env_vars,

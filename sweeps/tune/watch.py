@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import ray
 from ray.tune import Stopper
@@ -35,6 +35,14 @@ class Stops(Protocol):
     def stop_parked(self, trial_key: str) -> bool:
         """Ends the trial if it is parked; answers whether it was."""
 
+    @property
+    def hosts_at_start(self) -> int | Literal["auto"]:
+        """How many hosts a broker begins with, also one that Ray makes anew."""
+
+    @property
+    def hosts_wanted(self) -> int | Literal["auto"]:
+        """How many there are to be at most now."""
+
     def hosts_changed(self, hosts: int, slots: int) -> None:
         """There are so many hosts now, with so many slots in all."""
 
@@ -59,6 +67,8 @@ class Watch(Stopper):
         self._stops = stops
         self._told_to_stop: frozenset[str] = frozenset()
         """The trials that the broker was told to stop."""
+        self._hosts_told = stops.hosts_at_start
+        """How many hosts the broker was told to have."""
         self._deadline: float | None = None
         self._known = 0
         self._news: Any = None
@@ -82,6 +92,7 @@ class Watch(Stopper):
         self._tell()
         self._show_steps()
         self._stop_trials()
+        self._want_hosts()
         if self._base is not None:
             self._base.look()
         if self._stop.check() is None:
@@ -105,7 +116,8 @@ class Watch(Stopper):
         except PROCESS_LOST:
             self._broker_lost()
             return
-        self._pause = 0.0
+        if self._pause:  # It is another broker.
+            self._hosts_told, self._pause = self._stops.hosts_at_start, 0.0
         self._known += len(lines)
         for line in lines:
             self._display.say(line)
@@ -126,6 +138,12 @@ class Watch(Stopper):
             if not self._stops.stop_parked(trial_key):
                 self._broker.stop_trial.remote(trial_key)
         self._told_to_stop = to_stop
+
+    def _want_hosts(self) -> None:
+        wanted = self._stops.hosts_wanted
+        if wanted != self._hosts_told and not self._pause:
+            self._broker.want.remote(wanted)
+            self._hosts_told = wanted
 
     def _show_steps(self) -> None:
         if self._latest is None and time.monotonic() - self._asked >= STEPS_SECONDS:

@@ -160,3 +160,36 @@ def test_a_finished_sweep_is_extended_and_goes_on(tmp_path: Path, launch: Callab
     assert launch("resume", str(sweep)).wait() == 0
     assert runs.record(sweep).counts() == {"COMPLETED": 2}
     assert runs.record(sweep).is_finished
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_hosts_are_taken_and_given_back_while_a_sweep_runs(tmp_path: Path, launch: Callable[..., runs.Run]) -> None:
+    run = launch("launch", *SLOW, "cluster.slots_per_host=1", "cluster.hosts=1")
+    sweep = tmp_path / "results" / "toy"
+    runs.wait_for(lambda: runs.record(sweep).counts() == {"RUNNING": 1}, run)
+
+    def extend(hosts: int, driven_by: runs.Run) -> None:
+        assert qsweep(tmp_path, "extend", "toy", f"cluster.hosts={hosts}").returncode == 0
+        runs.wait_for(lambda: hosts_of(sweep) == hosts, driven_by)
+
+    extend(2, run)
+    runs.wait_for(lambda: runs.record(sweep).counts() == {"RUNNING": 2}, run)
+    extend(1, run)
+    # The trial that moved waits for a slot; it is no loss.
+    assert runs.record(sweep).counts() == {"RUNNING": 2}
+    assert "is wanted" in run.err.read_text()
+    extend(2, run)
+    assert qsweep(tmp_path, "stop", "toy").returncode == 0
+    assert run.wait() == 130
+    following = launch("resume", str(sweep))
+    runs.wait_for(lambda: runs.record(sweep).drivers == 2 and hosts_of(sweep) == 2, following)
+    runs.wait_for(lambda: runs.record(sweep).counts() == {"RUNNING": 2}, following)
+    assert qsweep(tmp_path, "stop", "toy").returncode == 0
+    assert following.wait() == 130
+    runs.assert_every_step_once(sweep)
+
+
+def hosts_of(sweep: Path) -> int | None:
+    known = runs.record(sweep).hosts
+    return None if known is None else known.hosts

@@ -118,6 +118,7 @@ def test_modules_that_cannot_be_trained_are_refused_and_equal_ones_are_one_point
         ({"budget.trials": 0}, "budget.trials: 0: must be a whole number of at least 1"),
         ({"budget.trials": "auto"}, "budget.trials: auto: was made a number when the sweep was launched"),
         ({"budget.trials": None}, "budget.trials: None: must be a whole number"),
+        ({"cluster.hosts": 0}, "cluster.hosts: 0 must be"),
         ({"budget.wall_clock": "soon"}, "budget.wall_clock: 'soon' must be"),
         (
             {"budget.steps_per_trial": 18},
@@ -143,12 +144,12 @@ def test_what_cannot_change_is_refused_and_told_why(wanted: dict[str, Any], told
 
 def test_budgets_may_shrink_to_what_was_not_drawn_or_spent_yet() -> None:
     seen = record([begun(0.0), started("a", 0), started("b", 1)])
-    wanted = {"budget.trials": 2, "budget.wall_clock": "21s", "budget.gpu_hours": 0.5}
+    wanted = {"budget.trials": 2, "budget.wall_clock": "21s", "budget.gpu_hours": 0.5, "cluster.hosts": 1}
     answer = sweep().changes(wanted, seen, 20.0)
     assert answer.changes == wanted
     assert answer.message == (
         "budget.trials is 2, and was 4; budget.wall_clock is 21s, and was 1m; "
-        "budget.gpu_hours is 0.5, and was unlimited"
+        "budget.gpu_hours is 0.5, and was unlimited; cluster.hosts is 1, and was auto"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from sweep_files import toy
 
 from sweeps.config.model import SweepConfig
 from sweeps.planning.amendments import Amendments
+from sweeps.planning.trial_source import TrialSource
+from sweeps.record.answer import Answer
 from sweeps.record.events import RequestAnswered, SweepEnded, SweepStarted, TrialStarted, TrialState
 from sweeps.record.folder import SweepFolder, locked, read_events
 from sweeps.steering import mailbox
@@ -66,11 +69,12 @@ def trials(record: Any) -> dict[str, TrialState]:
 
 @pytest.mark.parametrize("scheduler", VARIANTS, ids=lambda section: "-".join(section.values()) or "promote")
 @pytest.mark.parametrize("searcher", ["random", "tpe"])
-@pytest.mark.parametrize("asks_at", [1, 12])
+@pytest.mark.parametrize(("asks_at", "default"), [(1, True), (12, True), (17, False)])
 def test_a_sweep_that_is_extended_at_any_event_and_killed_at_any_later_one_decides_the_same(
-    tmp_path: Path, scheduler: dict[str, Any], searcher: str, asks_at: int
+    tmp_path: Path, scheduler: dict[str, Any], searcher: str, asks_at: int, default: bool
 ) -> None:
-    config = sweep(5, {"kind": searcher}, **scheduler)
+    # Without the default configuration, 5 trials are too few for the last rung: at event 17 the tail goes on.
+    config = sweep(5, {"kind": searcher, "start_with_default": default}, **scheduler)
     whole = run(tmp_path / "whole", config, asks_at)
     assert len(whole.trials) == 12
     assert [trial.point for trial in whole.trials.values() if trial.point in whole.added] == [*whole.added]
@@ -128,6 +132,19 @@ def test_a_point_that_cannot_be_trained_takes_no_trial_of_the_budget(tmp_path: P
     assert (len(states), states.count(TrialState.INFEASIBLE)) == (7, 2)
 
 
+def test_a_request_that_breaks_the_decision_is_refused_and_ends_no_sweep(tmp_path: Path) -> None:
+    def broken(_request: object, _record: object) -> Answer:
+        raise ZeroDivisionError("no idea")
+
+    with driver(tmp_path, sweep(3)) as played:
+        mailbox.send(played.folder, POINT, 1)
+        replace(answering(played), decide=broken).answer_all()
+    assert [(answer.is_accepted, answer.message) for answer in answers(tmp_path)] == [
+        (False, "the request cannot be decided on: ZeroDivisionError: no idea")
+    ]
+    assert waiting(tmp_path) == []
+
+
 def test_what_comes_when_nothing_is_left_to_train_is_refused_and_never_lost(tmp_path: Path) -> None:
     with driver(tmp_path, sweep(3)) as played:
         played.run()
@@ -137,6 +154,24 @@ def test_what_comes_when_nothing_is_left_to_train_is_refused_and_never_lost(tmp_
     (answer,) = answers(tmp_path)
     assert not answer.is_accepted
     assert answer.message.startswith("the sweep is ending (its last trial is over): ask again once it has ended")
+
+
+def test_what_is_granted_between_the_last_look_for_a_trial_and_the_end_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with driver(tmp_path, sweep(3, variant="stop")) as played:
+        answerer = answering(played)
+
+        def nothing_left(_source: object) -> None:
+            mailbox.send(played.folder, LARGER, 1)
+            answerer.answer_all()
+
+        # It is asked last, when there is neither a new trial nor one to resume.
+        monkeypatch.setattr(TrialSource, "repeat", nothing_left)
+        played.run()
+        assert len(played.journal.record.trials) == 11
+        assert not played.stop.takes_more
+    assert [answer.is_accepted for answer in answers(tmp_path)][:1] == [True]
 
 
 def test_what_is_granted_while_the_last_trial_reports_is_tried(tmp_path: Path) -> None:

@@ -18,16 +18,22 @@ class World:
 
     def __init__(self) -> None:
         self.now, self.said, self.hosts, self.asked = 0.0, list[str](), list[tuple[int, int]](), 0
-        self.is_lost, self.lines = False, list[str]()
+        self.is_lost, self.lines, self.wanted = False, list[str](), list[object]()
         broker = SimpleNamespace(
             news=SimpleNamespace(remote=self._news),
             standing=SimpleNamespace(remote=lambda: (2, 8)),
             latest=SimpleNamespace(remote=dict),
+            want=SimpleNamespace(remote=self.wanted.append),
         )
         display = SimpleNamespace(say=self.said.append, latest=lambda _steps: None)
-        stops = SimpleNamespace(trials_to_stop=set(), hosts_changed=lambda *told: self.hosts.append(told))
+        self.stops = SimpleNamespace(
+            trials_to_stop=set(),
+            hosts_changed=lambda *told: self.hosts.append(told),
+            hosts_at_start="auto",
+            hosts_wanted="auto",
+        )
         request = SimpleNamespace(check=lambda: None)
-        self.watch = Watch(request, broker, None, display, None, stops)  # type: ignore[arg-type]
+        self.watch = Watch(request, broker, None, display, None, self.stops)  # type: ignore[arg-type]
 
     def _news(self, known: int, wait_seconds: float) -> object:
         self.asked += 1
@@ -76,3 +82,17 @@ def test_the_driver_is_told_how_many_hosts_there_are_after_each_line_about_them(
     world.lines = ["host started (process 1 on 10.0.0.1): 2 hosts, 8 slots"]
     world.run(0.5)
     assert (world.said, world.hosts) == (world.lines, [(2, 8)])
+
+
+def test_the_broker_is_told_once_how_many_hosts_are_wanted_and_another_broker_again(world):
+    world.run(1.0)
+    assert world.wanted == []
+    world.stops.hosts_wanted = 2
+    world.run(1.0)
+    assert world.wanted == [2]
+    world.is_lost = True
+    world.run(3.0)
+    assert world.wanted == [2], "nobody is there to be told"
+    world.is_lost = False
+    world.run(11.0)
+    assert world.wanted == [2, 2]

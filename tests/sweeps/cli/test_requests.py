@@ -1,0 +1,37 @@
+"""The words of `qsweep add` and `qsweep extend` are read as a sweep file's values are, and mistakes are told."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from sweeps.cli.requests import values_of
+from sweeps.errors import ConfigError
+
+
+def test_values_are_yaml() -> None:
+    words = ["r=8", "learning_rate=2e-4", "target_modules=[q_proj, v_proj]", "budget.wall_clock=null", "x=1h"]
+    assert values_of(words) == {
+        "r": 8,
+        "learning_rate": 2e-4,
+        "target_modules": ["q_proj", "v_proj"],
+        "budget.wall_clock": None,
+        "x": "1h",
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["r"], "r: is not KEY=VALUE"),
+        (["=8"], "=8: is not KEY=VALUE"),
+        (["r=["], "r: '[' is not a YAML value"),
+        (["r=8", "r=16"], "r: stands twice"),
+        ([os.fsdecode(b"r=\xff")], r"'r=\udcff': holds bytes that are not UTF-8"),
+    ],
+)
+def test_a_word_that_is_no_value_is_told(words: list[str], told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        values_of(words)
+    assert list(caught.value.problems) == [told]
