@@ -14,6 +14,7 @@ from sweeps.config.load import Sweep
 from sweeps.config.model import Budget, ClusterConfig, SweepConfig
 from sweeps.config.points import Scalar
 from sweeps.planning import target_modules
+from sweeps.planning.number_words import counted
 from sweeps.planning.trial_source import PlannedTrial, planned
 from sweeps.record import limits
 from sweeps.record.answer import Answer
@@ -127,6 +128,11 @@ class Amendments:
             else f"{key} is {_word(value)} already"
             for key, value in values.items()
         ]
+        trials, there = new.get("budget.trials"), self.config.searcher.size(self.space)
+        if isinstance(trials, int) and there is not None and trials > there:
+            told.append(
+                f"the space has {counted(there, 'point')}, and the file's own may be one more: no others are tried"
+            )
         return Answer(True, "; ".join(told), changes=new)
 
     def _unchangeable(self, key: str) -> list[str]:

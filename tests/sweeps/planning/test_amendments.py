@@ -169,3 +169,12 @@ def test_what_holds_already_is_accepted_and_changes_nothing() -> None:
     answer = amendments.changes({"budget.trials": 8, "budget.wall_clock": None}, seen, 1.0)
     assert answer.changes == {"budget.wall_clock": None}
     assert answer.message == "budget.trials is 8 already; budget.wall_clock is unlimited, and was 1m"
+
+
+def test_more_trials_than_the_space_has_points_are_granted_with_a_word_of_that() -> None:
+    answer = sweep({"adapter.r": {"choice": [4, 8, 16]}}).changes({"budget.trials": 9}, SweepRecord(), 1.0)
+    assert answer.changes == {"budget.trials": 9}
+    assert answer.message == (
+        "budget.trials is 9, and was 4; the space has 3 points, and the file's own may be one more: no others are tried"
+    )
+    assert "the space has" not in sweep().changes({"budget.trials": 9}, SweepRecord(), 1.0).message
