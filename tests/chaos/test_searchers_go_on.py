@@ -13,7 +13,14 @@ from sweeps.record.events import TrialStarted
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 TRIALS = 14
 """TPE draws at random until 10 trials are known: the last ones come from what it learned."""
-WORDS = ["launch", "toy", f"budget.trials={TRIALS}", "budget.steps_per_trial=9", "cluster.slots_per_host=1"]
+SPACE = (
+    "{adapter.r: {choice: [4, 8, 16, 32], prior: 16}, "
+    "training.learning_rate: {loguniform: [1.0e-5, 1.0e-2], prior: 1.0e-3}}"
+)
+WORDS = [
+    *("launch", "toy", f"search_space={SPACE}", f"budget.trials={TRIALS}"),
+    *("budget.steps_per_trial=9", "cluster.slots_per_host=1"),
+]
 
 
 def points(sweep: Path) -> list[dict[str, Any]]:
