@@ -79,6 +79,7 @@ class Follower:
         self._changed = threading.Condition()
         self._closing = False
         self._is_whole = False
+        self._has_left = False
         self._trouble = False
         self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
 
@@ -115,6 +116,7 @@ class Follower:
         """Ends the thread, once it has sent what changed or the store does not answer."""
         if self.drain(PATIENCE_SECONDS, lambda: False) is None:
             self._contents.close()
+        self._has_left = True
 
     def _wait(self, seconds: float, is_leaving: Callable[[], bool]) -> None:
         # In short turns: a signal does not end the wait for a thread.
@@ -138,8 +140,8 @@ class Follower:
             except Fenced:
                 return
             except Exception as error:  # whatever the store or the disk did: an outage costs delay, not the sweep
-                if not self._journal.is_in_place():
-                    return  # The sweep ends itself, and says why.
+                if self._is_over():
+                    return
                 self._report(error)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             else:
@@ -152,6 +154,13 @@ class Follower:
             with self._changed:
                 # A driver that begins to close wants one more try at once.
                 self._changed.wait_for(partial(self._begins_to_close, closing), pause)
+
+    def _is_over(self) -> bool:
+        """Whether nobody listens any more, or the folder is gone: then the sweep ends itself, and says why."""
+        try:
+            return self._has_left or not self._journal.is_in_place()
+        except ValueError:
+            return True  # The log is closed.
 
     def _begins_to_close(self, was_closing: bool) -> bool:
         return self._closing and not was_closing

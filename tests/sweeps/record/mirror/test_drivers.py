@@ -185,6 +185,31 @@ def test_an_outage_delays_the_mirror_and_nothing_else(store, tmp_path, monkeypat
     assert "trials/k1/best-000012/eval_rows.json" in mirrors.files(fetched)
 
 
+def test_a_thread_that_still_waits_for_the_store_ends_without_a_word_once_the_driver_has_left(
+    store, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("sweeps.record.mirror.following.PATIENCE_SECONDS", 0.1)
+    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    waits, asked = threading.Event(), threading.Event()
+    real = Store.send
+
+    def send(self, name, content):
+        if name.endswith("adapter_model.safetensors"):
+            asked.set()
+            assert waits.wait(mirrors.DEADLINE_SECONDS)
+            raise StoreError("does not answer")
+        real(self, name, content)
+
+    monkeypatch.setattr(Store, "send", send)
+    with mirrors.driving(folder) as drive:
+        drive.report("k1", 3)
+        assert asked.wait(mirrors.DEADLINE_SECONDS)
+    drive.journal.close()
+    waits.set()
+    mirrors.until(lambda: not drive.mirror._follower.is_busy)
+    assert drive.said == []
+
+
 def test_what_an_outage_at_the_end_leaves_is_told_and_sent_by_the_next_driver(store, tmp_path, monkeypatch):
     folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
     with mirrors.driving(folder) as drive:
