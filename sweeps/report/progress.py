@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -24,9 +25,10 @@ from sweeps.record.events import (
     TrialParked,
     TrialReported,
     TrialStarted,
+    TrialState,
 )
 from sweeps.record.run_names import label, run_name
-from sweeps.record.selection import leader, rank
+from sweeps.record.selection import leader
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import tables
 from trainables.contract import StepRecord
@@ -171,10 +173,15 @@ class Table(AbstractContextManager["Table"]):
         room = max(FEWEST_ROWS, self._console.height - len(self._notes) - OTHER_LINES)
         if len(trials) <= room:
             return trials
+        training = [trial for trial in trials if trial.state is TrialState.RUNNING][:room]
+        others = sorted((trial for trial in trials if trial.state is not TrialState.RUNNING), key=self._loss)
+        return sorted([*training, *others[: room - len(training)]], key=lambda trial: trial.number)
+
+    def _loss(self, trial: TrialRecord) -> float:
+        """The lower, the better; a trial that has no value is the worst."""
         objective = self._record.objective
-        training = [trial for trial in trials if not trial.state.is_final][:room]
-        best = rank(trials, objective)[: room - len(training)]
-        return sorted([*training, *best], key=lambda trial: trial.number)
+        loss = objective.loss(trial.value(objective.metric))
+        return loss if math.isfinite(loss) else math.inf
 
     def _status(self) -> str:
         now, planned = self._clock(), self._record.trials_in_all(self._planned)

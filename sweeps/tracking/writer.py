@@ -249,8 +249,8 @@ class Writer:
             "refused": self._refused,
             "experiment_id": self._sink.experiment_id,
         }
-        # With the folder gone there is no next driver that could read it.
-        with suppress(FileNotFoundError):
+        # Without it the next driver sends more than it has to. With the folder gone there is no next driver.
+        with suppress(OSError):
             write_whole(self._folder.tracking, json.dumps(note).encode())
         self._noted = time.monotonic()
 

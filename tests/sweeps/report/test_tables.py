@@ -261,12 +261,15 @@ def test_a_repeat_stands_below_its_trial_and_says_so() -> None:
 
 
 def many(count: int) -> SweepRecord:
-    """That many trials, the later the better; every tenth one still trains."""
+    """That many trials, the later the better; of ten of them one still trains, and one is parked."""
     told: list[Event] = []
     for number in range(count):
         key = f"k{number}"
         told += [started(key, number, **PARAMS), reported(key, 3, 2.0 - number / 1000)]
-        told += [] if number % 10 == 0 else [ended(key, TrialState.COMPLETED)]
+        if number % 10 == 5:
+            told.append(parked(key, 3))
+        elif number % 10:
+            told.append(ended(key, TrialState.COMPLETED))
     return record([begun(), *told])
 
 

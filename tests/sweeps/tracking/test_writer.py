@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from unittest.mock import Mock
 
 import pytest
 import requests
@@ -360,6 +361,16 @@ def test_notes_on_disk_are_far_between_while_much_is_to_be_sent(log, start, fold
     # After the first event, when all is sent, and with the mark.
     assert notes[0] == 1 and set(notes[1:]) == {41}
     assert acknowledged_bytes(noted_by(folder)) == folder.events.stat().st_size
+
+
+def test_a_note_that_the_disk_refuses_holds_nothing_up(log, start, folder, monkeypatch):
+    monkeypatch.setattr(writing, "write_whole", Mock(side_effect=OSError(28, "No space left on device")))
+    sink = FakeSink()
+    for event in EVENTS:
+        log.append(event)
+    writer, said = start(sink)
+    assert writer.drain(DEADLINE) == 0
+    assert (sink.taken, said) == (EVENTS, [])
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"acknowledged_bytes": null}', '{"other": 1}'])
