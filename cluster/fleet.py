@@ -25,6 +25,8 @@ from trainables.specs import TrialSpec
 
 RETRY_SECONDS = 10.0
 """Pause before the next attempt, when a host could not be made."""
+SOON_SECONDS = 2.0
+"""The same, after the first process that died while it started."""
 LONGEST_PAUSE_SECONDS = 60.0
 """Longest pause before hosts are made again that die before their trials come to a report point."""
 PLACE_SECONDS = 600.0
@@ -138,9 +140,8 @@ class Fleet:
             number = 1 if self.asked == "auto" else self.asked
             if number > there:
                 problem = f"cluster.hosts: {number} asked for, but the cluster has {there} GPUs, one per host"
-                return NotReady(
-                    message=problem if there else f"{problem}: set cluster.gpus_per_host=0 to train on CPUs"
-                )
+                way_out = "" if there else ": set cluster.gpus_per_host=0 to train on CPUs"
+                return NotReady(message=problem + way_out)
         self.wanted = self._count(self.asked)
         return None
 
@@ -314,14 +315,15 @@ class Fleet:
             self._tell(f"host started (process {facts.pid} on {facts.node}): {said(*self.standing)}")
 
     def _failed(self, error: RayError) -> None:
-        self._not_before = self._clock() + RETRY_SECONDS
         self._failures += 1
+        # The first process that dies may have been placed on a node that is lost, before Ray knew that.
+        is_node_suspect = not isinstance(error, RayTaskError) and self._failures == 1
+        self._not_before = self._clock() + (SOON_SECONDS if is_node_suspect else RETRY_SECONDS)
         words = message(error)
         is_alone = not self.hosts and len(self._starting) == 1
         if isinstance(error, RayTaskError) or is_alone:  # else its node may be lost, and the others go on
             self._problem = NotReady(message=words)
-        # The first process that dies may have been placed on a node that is lost, before Ray knew that.
-        if self._has_started and (isinstance(error, RayTaskError) or self._failures > 1):
+        if self._has_started and not is_node_suspect:
             self._tell(f"a host could not be made: {words}; trying again every {RETRY_SECONDS:.0f} s")
 
     def _in_background(self, work: Any) -> None:

@@ -61,7 +61,8 @@ def test_a_node_that_was_cut_off_and_comes_back_adds_nothing(tmp_path):
         sweep = tmp_path / "results" / "toy"
         runs.wait_for(lambda: (sweep / "events.jsonl").exists() and runs.reports(sweep) >= 2, run)
         frozen = processes_of(cluster, 0)
-        assert any("ray::Host" in " ".join(process.cmdline()) for process in frozen)
+        hosts = [process for process in frozen if "ray::Host" in " ".join(process.cmdline())]
+        assert hosts
         for process in frozen:
             process.send_signal(signal.SIGSTOP)
         runs.wait_for(lambda: "host lost" in run.err.read_text(), run)
@@ -71,5 +72,6 @@ def test_a_node_that_was_cut_off_and_comes_back_adds_nothing(tmp_path):
         found = runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
         runs.assert_every_step_once(sweep)
         assert {trial.state.value for trial in found.trials.values()} == {"COMPLETED"}
-        _, alive = psutil.wait_procs(frozen, timeout=60)
-        assert [each for each in alive if "ray::Host" in " ".join(each.cmdline())] == []
+        _, alive = psutil.wait_procs(hosts, timeout=60)
+        # Its raylet may leave it to nobody to reap.
+        assert [each for each in alive if each.status() != psutil.STATUS_ZOMBIE] == []
