@@ -65,7 +65,7 @@ def load(file: str, changes: Sequence[str], folder: Path, elsewhere: Sequence[st
         ConfigError: with a line for each mistake in the file and the overrides.
     """
     raw, wrong = read(file, changes, folder)
-    wrong += _apply_profile(raw)
+    wrong += apply_profile(raw)
     config, mistakes = _validate(raw)
     wrong += mistakes
     trainable, mistakes = checks.find_trainable(raw, config)
@@ -242,8 +242,11 @@ def _is_data_path(source: str, folder: Path) -> bool:
     return "/" in source and paths.is_folder((folder / source.partition(":")[0]).parent)
 
 
-def _apply_profile(raw: dict[str, Any]) -> list[str]:
-    """Puts the profile's fields under those that the file gives itself: the cluster's, `storage` and `tracking`."""
+def apply_profile(raw: dict[str, Any]) -> list[str]:
+    """Puts the profile's fields under those that the file gives itself: the cluster's, `storage` and `tracking`.
+
+    Returns a line for each mistake in the profile.
+    """
     given = raw.get("cluster", {})
     if not isinstance(given, dict):
         return []

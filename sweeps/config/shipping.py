@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sweeps.config.model import SweepConfig
+from sweeps.config import load
+from sweeps.config.model import SweepConfig, Tracking
 from sweeps.config.passwords import without_password
 from sweeps.config.uris import is_object_store, local_storage
 from sweeps.errors import ConfigError
@@ -28,6 +30,10 @@ class Shipment:
 
     document: dict[str, Any]
     """The sweep file's content, overrides included; what travels is named by its path beside that file."""
+    given_storage: str
+    """`storage` of the file or its profile, as it is written there: its relative paths and ~ are the head node's."""
+    given_uri: str
+    """`tracking.uri`, likewise."""
     files: dict[str, Path] = field(default_factory=dict)
     """Path beside the sweep file -> the file or folder here."""
     there: tuple[str, ...] = ()
@@ -51,7 +57,8 @@ def pack(raw: Mapping[str, Any], folders: tuple[Path, ...], ships_files: bool = 
     Raises:
         ConfigError: the files are too large to travel; a line each.
     """
-    document = json.loads(json.dumps(raw, default=str))
+    document = json.loads(json.dumps(_with_text_keys(raw), default=str))
+    given_storage, given_uri = _given_places(document)
     files: dict[str, Path] = {}
     there = []
     for section, key in _PLACES:
@@ -70,7 +77,7 @@ def pack(raw: Mapping[str, Any], folders: tuple[Path, ...], ships_files: bool = 
     wrong = _too_large(files, document)
     if wrong:
         raise ConfigError(wrong)
-    return Shipment(document, files, tuple(there))
+    return Shipment(document, given_storage, given_uri, files, tuple(there))
 
 
 def refusals(config: SweepConfig) -> list[str]:
@@ -101,22 +108,33 @@ def notices(shipment: Shipment, config: SweepConfig) -> Iterator[str]:
 
 def places(shipment: Shipment) -> tuple[str, str]:
     """Where the sweep's folder and its MLflow will be, for people; ~ is the home folder on the head node."""
-    document = shipment.document
-    tracking = document.get("tracking")
-    uri = str((tracking.get("uri") if isinstance(tracking, dict) else None) or "sqlite:///mlflow.db")
+    name, given, uri = shipment.document["name"], shipment.given_storage, shipment.given_uri
     file = uri.removeprefix("sqlite:///")
-    folder, given = f"{_from_home(storage(shipment))}/{document['name']}", _given_storage(shipment)
-    mirror = f", mirrored in {given}/{document['name']}" if is_object_store(given) else ""
-    return f"{folder}{mirror}", f"sqlite:///{_from_home(file)}" if file != uri else uri
+    mirror = f", mirrored in {given}/{name}" if is_object_store(given) else ""
+    folder = f"{_from_home(storage(shipment))}/{name}{mirror}"
+    return folder, f"sqlite:///{_from_home(file)}" if file != uri else uri
 
 
 def storage(shipment: Shipment) -> str:
-    """The folder of sweeps' folders on the head node, as the sweep file gives it: relative to the home folder."""
-    return local_storage(_given_storage(shipment))
+    """The folder of sweeps' folders on the head node, as the file or its profile gives it: relative to its home."""
+    return local_storage(shipment.given_storage)
 
 
-def _given_storage(shipment: Shipment) -> str:
-    return str(shipment.document.get("storage") or SweepConfig.model_fields["storage"].default).rstrip("/") or "/"
+def _given_places(raw: Mapping[str, Any]) -> tuple[str, str]:
+    """`storage` and `tracking.uri` of a file and its profile; a mistake in them is told when the sweep is checked."""
+    both = deepcopy(dict(raw))
+    load.apply_profile(both)
+    tracking = both.get("tracking")
+    uri = tracking.get("uri") if isinstance(tracking, Mapping) else None
+    given = str(both.get("storage") or SweepConfig.model_fields["storage"].default)
+    return given.rstrip("/") or "/", str(uri or Tracking.model_fields["uri"].default)
+
+
+def _with_text_keys(value: Any) -> Any:
+    """The same with text for keys, which JSON needs: YAML has others too, and the check of the sweep refuses them."""
+    if isinstance(value, Mapping):
+        return {str(key): _with_text_keys(inner) for key, inner in value.items()}
+    return [_with_text_keys(each) for each in value] if isinstance(value, list) else value
 
 
 def _from_home(path: str) -> str:

@@ -59,6 +59,18 @@ def test_it_is_followed_to_its_end(cluster: Head) -> None:
     assert cluster.qsweep("stop", result["sweep"], "--address", cluster.address).returncode == 2
 
 
+def test_it_is_found_where_its_profile_has_put_it(cluster: Head) -> None:
+    profile = cluster.laptop / "team.yaml"
+    profile.write_text("address: auto\nstorage: shared\ntracking: {uri: 'sqlite:///shared/team.db'}\n")
+    short = ("toy", "budget.trials=1", "budget.steps_per_trial=2", "scheduler.kind=fifo", "cluster.profile=team.yaml")
+    done = cluster.qsweep("submit", *short, "--address", cluster.address, "--submission-id", "team")
+    profile.unlink()
+    assert done.returncode == 0, done.stderr
+    assert "~/shared/toy; MLflow there: sqlite:///~/shared/team.db" in done.stderr
+    assert (cluster.home / "shared" / "team.db").is_file()
+    assert asked(cluster, "status", "team")["dir"] == str(cluster.home / "shared" / "toy")
+
+
 def test_it_is_watched_and_stopped_from_the_laptop(cluster: Head) -> None:
     job = submitted(cluster, *LONG, "--submission-id", "long")
     assert job["submission_id"] == "long"

@@ -120,6 +120,33 @@ def test_where_things_will_lie(folder: Path, changes: list[str], expected: tuple
 
 
 @pytest.mark.parametrize(
+    ("changes", "storage", "expected"),
+    [
+        ([], "team/sweeps", ("~/team/sweeps/x", "sqlite:///~/team.db")),
+        (["storage=~/mine"], "~/mine", ("~/mine/x", "sqlite:///~/team.db")),
+        (["tracking.uri=http://mlflow:5000"], "team/sweeps", ("~/team/sweeps/x", "http://mlflow:5000")),
+    ],
+)
+def test_a_profile_says_where_things_lie(
+    folder: Path, changes: list[str], storage: str, expected: tuple[str, str]
+) -> None:
+    """As on the cluster: what the sweep file does not say itself."""
+    profile = {"address": "auto", "storage": "team/sweeps/", "tracking": {"uri": "sqlite:///team.db"}}
+    (folder / "team.yaml").write_text(json.dumps(profile))
+    words = [*changes, "cluster.profile=team.yaml"]
+    shipment = shipping.pack(load.read("sweep.yaml", words, folder)[0], (folder,))
+    assert (shipping.storage(shipment), shipping.places(shipment)) == (storage, expected)
+    assert ("storage" in shipment.document) == ("storage=~/mine" in words), "the file travels as it is"
+
+
+@pytest.mark.parametrize("key", ["2026-01-01", "!!binary gGE="])
+def test_a_key_that_is_no_text_is_a_mistake(folder: Path, key: str) -> None:
+    (folder / "sweep.yaml").write_text(f"{sweep_files.QLORA}\n{key}: 1\n")
+    with pytest.raises(ConfigError, match=r"the sweep file: .* must be text"):
+        shipped(folder)
+
+
+@pytest.mark.parametrize(
     ("changes", "field"),
     [
         (["cluster.address=local"], "cluster.profile"),
