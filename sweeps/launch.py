@@ -16,7 +16,6 @@ from sweeps import saved_sweep
 from sweeps.config import resource
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
-from sweeps.config.uris import work_folder
 from sweeps.errors import ConfigError, RayGone, StorageError, SweepError
 from sweeps.planning import epochs, this_machine
 from sweeps.planning import plan as plans
@@ -35,13 +34,13 @@ from sweeps.steering import local_sweeps
 from sweeps.steering.answering import Answerer, deciding
 from sweeps.steering.mailbox import Mailbox
 from sweeps.steering.stop import StopState, on_signals
+from sweeps.tracking.lookup import TrackedSweep, holds
 from sweeps.tune.supervision import supervise
 from trainables import catalogue
 from trainables.errors import TrainableError
 
 if TYPE_CHECKING:
     from cluster.hosts import HostFacts
-    from sweeps.tracking.lookup import TrackedSweep
     from sweeps.tracking.sink import MlflowSink
     from sweeps.tracking.writer import Writer
     from sweeps.tune.driver import Driver
@@ -57,11 +56,12 @@ def launch(
 
     Raises:
         ConfigError: the sweep that it is to learn from is not there.
+        SweepError: its job was submitted before, and the sweep of its id is there.
         StorageError, ConnectionFailed, HostError: nothing could be trained; the folder says so too.
     """
     earlier = _earlier(sweep.config)
     started = datetime.fromtimestamp(clock(), UTC)
-    sweep_id = local_sweeps.new_id(sweep.config.name, started, work_folder(sweep.config.storage))
+    sweep_id = local_sweeps.new_id(sweep.config, started, holds)
     folder = create(sweep.config.storage, sweep.config.name, saved_sweep.document(sweep.config, sweep_id))
     return _run(sweep, sweep_id, folder, progress, clock, _Beginning(planned, earlier))
 

@@ -74,6 +74,10 @@ class ObjectStore:
         """Replaces an object of the storage."""
         obstore.put(self._opened(), name, content)
 
+    def delete(self, name: str) -> None:
+        """Deletes an object of the storage."""
+        obstore.delete(self._opened(), name)
+
     def _opened(self):
         keys: dict[str, Any] = {"access_key_id": "key-4711", "secret_access_key": "secret-0815", "region": "us-east-1"}
         return from_url(self.uri, endpoint=self.endpoint, client_options={"allow_http": True}, **keys)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from sweeps.config.uris import is_object_store
+from sweeps.config.model import SweepConfig
+from sweeps.config.passwords import without_password
+from sweeps.config.uris import is_object_store, work_folder
 from sweeps.errors import StorageError, SweepError
 from sweeps.record.folder import SweepFolder, read_events
+from sweeps.record.mirror.opening import mirror_with
 from trainables.inputs import json_text, paths
 
 
@@ -37,34 +40,54 @@ def find(sweep: str, storage: Path) -> SweepFolder:
     way_out = "name its folder, or the folder that it lies in with --storage"
     if not paths.is_folder(storage):
         raise SweepError(f"{sweep}: no sweep of this id or name: there is no folder {storage.absolute()}; {way_out}")
-    there = [SweepFolder(path.parent.absolute()) for path in storage.glob("*/config.json")]
-    of_name = [each for each in there if sweep in _names(each)]
+    of_name = [each for each in _in(storage) if sweep in _names(each)]
     if not of_name:
         raise SweepError(f"{sweep}: no sweep of this id or name in {storage.absolute()}; {way_out}")
     return max(of_name, key=_began)
 
 
-def new_id(name: str, started: datetime, storage: Path, environment: Mapping[str, str] = os.environ) -> str:
+def new_id(
+    config: SweepConfig,
+    started: datetime,
+    is_tracked: Callable[[str, str], bool],
+    environment: Mapping[str, str] = os.environ,
+) -> str:
     """The id of a new sweep; that of its job, where it was submitted to a cluster.
 
     Args:
-        name: of the sweep.
+        config: of the sweep.
         started: when it starts.
-        storage: where its folder will be.
+        is_tracked: whether the MLflow at a URI has a sweep of an id.
         environment: has the id of the job in QSWEEP_SWEEP_ID.
 
     Raises:
-        SweepError: the sweep of that job is there: a job that is submitted again starts no second sweep.
+        SweepError: the sweep of that job is there, or was: a job that is submitted again starts no second sweep, which
+            MLflow would take for the first.
+        StorageError: the object store does not answer.
     """
-    given = environment.get("QSWEEP_SWEEP_ID")
+    name, given = config.name, environment.get("QSWEEP_SWEEP_ID")
     if not given:
         return f"{name}-{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    for path in storage.glob("*/config.json"):
-        if _names(SweepFolder(path.parent))[:1] == (given,):
+    for each in _in(work_folder(config.storage)):
+        if _names(each)[:1] == (given,):
             raise SweepError(
-                f"{path.parent}: the sweep {given} is there already: go on with it with qsweep resume {path.parent}"
+                f"{each.path}: the sweep {given} is there already: go on with it with qsweep resume {each.path}"
             )
+    mirror = mirror_with(config.storage, name, given)
+    if mirror is not None:
+        raise SweepError(f"{mirror}: holds the sweep {given} already: go on with it with qsweep resume {mirror}")
+    if is_tracked(config.tracking.uri, given):
+        raise SweepError(
+            f"{given}: MLflow ({without_password(config.tracking.uri)}) has a sweep of this id already, and its folder "
+            "is not here: go on with that sweep where its folder or its mirror is, with qsweep resume FOLDER or qsweep "
+            "resume s3://BUCKET/PREFIX/NAME; a new sweep needs another --submission-id"
+        )
     return given
+
+
+def _in(storage: Path) -> Iterator[SweepFolder]:
+    """The folders of sweeps."""
+    return (SweepFolder(path.parent.absolute()) for path in storage.glob("*/config.json"))
 
 
 def _names(folder: SweepFolder) -> tuple[str, ...]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ from sweeps.errors import ConfigError, SweepError
 from sweeps.record import digests
 from sweeps.record.events import TrialState
 from sweeps.record.run_names import label
-from sweeps.tracking.client import quiet
+from sweeps.tracking import stores
+from sweeps.tracking.client import answering, quiet
 from sweeps.tracking.stores import BY_OPTION, Place
 from trainables.contract import Evaluation
 from trainables.inputs import json_text
@@ -90,6 +93,32 @@ class TrackedSweep:
     trials: tuple[TrialRun, ...]
 
 
+def holds(uri: str, sweep_id: str, seconds: float = 30.0) -> bool:
+    """Whether the store has the run of a sweep, be it deleted; False where there is no store, or it does not answer.
+
+    Args:
+        uri: of the store.
+        sweep_id: the sweep's.
+        seconds: how long an answer may take. MLflow asks a database that is away for 100 seconds
+            (mlflow/store/db/utils.py, 3.17.2).
+    """
+    quiet()  # imports MLflow, which is not the store's time
+    found: list[bool] = []
+
+    def ask() -> None:
+        with suppress(SweepError), answering(uri):
+            found.append(Lookup(uri).holds(sweep_id))
+
+    try:
+        stores.check(uri)
+    except SweepError:
+        return False
+    thread = threading.Thread(target=ask, name="mlflow-lookup", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return any(found)
+
+
 class Lookup:
     """Reads sweeps from a tracking store that is there."""
 
@@ -127,6 +156,10 @@ class Lookup:
             data_fingerprint=tags.get("data.fingerprint"),
             trials=tuple(sorted(map(_trial, children), key=lambda trial: trial.number)),
         )
+
+    def holds(self, sweep_id: str) -> bool:
+        """Whether there is a run of the sweep, be it deleted."""
+        return bool(self._search(f"tags.`sweep.id` = '{sweep_id}'", with_deleted=True))
 
     def adapter(self, run_id: str, path: str = "adapter") -> dict[str, bytes]:
         """The files of a folder of the run's artifacts. Raises `SweepError` when it is empty or not there."""
@@ -172,25 +205,28 @@ class Lookup:
                     return parent
         raise SweepError(f"{sweep}: no sweep of this id or name in {place.shown}; {way_out}")
 
-    def _search(self, condition: str) -> list[Any]:
+    def _search(self, condition: str, with_deleted: bool = False) -> list[Any]:
         """The runs of all experiments that meet a condition, the newest first."""
-        experiments = [experiment.experiment_id for experiment in self._all_experiments()]
+        from mlflow.entities import ViewType
+
+        view = ViewType.ALL if with_deleted else ViewType.ACTIVE_ONLY
+        experiments = [experiment.experiment_id for experiment in self._all_experiments(view)]
         runs: list[Any] = []
         token = None
         while True:
             page = self._client.search_runs(
-                experiments, condition, max_results=_PAGE, order_by=["start_time DESC"], page_token=token
+                experiments, condition, view, max_results=_PAGE, order_by=["start_time DESC"], page_token=token
             )
             runs += page
             token = page.token
             if not token:
                 return runs
 
-    def _all_experiments(self) -> list[Any]:
+    def _all_experiments(self, view: int) -> list[Any]:
         experiments: list[Any] = []
         token = None
         while True:
-            page = self._client.search_experiments(max_results=_PAGE, page_token=token)
+            page = self._client.search_experiments(view, max_results=_PAGE, page_token=token)
             experiments += page
             token = page.token
             if not token:

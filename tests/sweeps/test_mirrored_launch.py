@@ -16,6 +16,7 @@ from tracked_sweeps import PARAMS
 from sweeps import launch as launching
 from sweeps import saved_sweep
 from sweeps.config import load
+from sweeps.errors import SweepError
 from sweeps.record.events import SweepEnded, TrialStarted
 from sweeps.record.folder import SweepFolder
 from sweeps.record.mirror import following
@@ -121,3 +122,23 @@ def test_a_driver_that_is_replaced_ends_in_order_and_leaves_mlflow_alone(store, 
     client = MlflowClient(sweep.config.tracking.uri)
     runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
     assert {run.info.status for run in runs} == {"RUNNING"}, "they are the other driver's"
+
+
+def test_a_job_that_is_submitted_again_after_its_folder_was_lost_starts_no_second_sweep(store, tmp_path, monkeypatch):
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("QSWEEP_SWEEP_ID", "mine-1")
+    trials(monkeypatch)
+    sweep, result = launched(store)
+    assert (result.sweep_id, result.exit_code) == ("mine-1", 0)
+    shutil.rmtree(tmp_path / "results")
+    with pytest.raises(SweepError, match=rf"{store.uri}/toy: holds the sweep mine-1 .* qsweep resume {store.uri}/toy$"):
+        launched(store)
+    for name in store.names("toy"):
+        store.delete(name)
+    with pytest.raises(SweepError, match=r"mine-1: MLflow .* has a sweep of this id already"):
+        launched(store)
+    assert store.names() == []
+    client = MlflowClient(sweep.config.tracking.uri)
+    runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    assert len(runs) == 2, "the sweep and its trial"

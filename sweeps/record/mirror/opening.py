@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from sweeps.record import folder as folders
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
 from sweeps.record.mirror import holding, note
+from sweeps.record.mirror.at_once import at_once
 from sweeps.record.mirror.following import Behind, Follower
 from sweeps.record.mirror.holding import Held
 from sweeps.record.mirror.store import Store
@@ -43,6 +45,21 @@ def create(storage: str, name: str, document: Mapping[str, Any]) -> SweepFolder:
     folder = folders.create(work_folder(storage), name, document, claim)
     note.write(folder, claimed[-1].lease)
     return folder
+
+
+def mirror_with(storage: str, name: str, sweep_id: str) -> str | None:
+    """Where the mirror of a sweep is that was launched with this storage and name; None when there is none.
+
+    Raises:
+        StorageError: the object store does not answer or refuses.
+    """
+    if not is_object_store(storage):
+        return None
+    store = Store(storage)
+    numbered = re.compile(rf"{re.escape(name)}(-\d+)?")
+    uris = [f"{store.uri}/{each}" for each in store.folders() if numbered.fullmatch(each)]
+    found = at_once(lambda uri: read_manifest(Store(uri)), uris)
+    return next((uri for uri, each in zip(uris, found, strict=True) if each and each[0].sweep_id == sweep_id), None)
 
 
 @dataclass(frozen=True)

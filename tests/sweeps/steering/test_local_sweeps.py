@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from sweep_events import begun
 
+from sweeps.config.model import SweepConfig
 from sweeps.errors import SweepError
 from sweeps.record.folder import EventLog
-from sweeps.steering.local_sweeps import find
+from sweeps.steering.local_sweeps import find, new_id
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def make(storage: Path, folder: str, sweep_id: str, began: float) -> Path:
@@ -52,3 +56,24 @@ def test_a_sweep_that_is_not_there_is_told(storage: Path, sweep: str) -> None:
 def test_a_storage_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(SweepError, match=f"x: no sweep .* there is no folder {tmp_path}/no; name .* with --storage"):
         find("x", tmp_path / "no")
+
+
+def test_the_id_of_a_job_is_given_to_one_sweep_only(storage: Path) -> None:
+    config = SweepConfig(name="x", trainable="toy", storage=str(storage))
+    asked: list[tuple[str, str]] = []
+
+    def is_tracked(uri: str, sweep_id: str) -> bool:
+        asked.append((uri, sweep_id))
+        return sweep_id == "x-lost"
+
+    def given(sweep_id: str) -> str:
+        return new_id(config, NOW, is_tracked, {"QSWEEP_SWEEP_ID": sweep_id})
+
+    assert new_id(config, NOW, is_tracked, {}).startswith("x-20260102-030405-")
+    assert asked == []
+    assert given("x-3") == "x-3"
+    with pytest.raises(SweepError, match=r"x-2: the sweep x-old is there already: go on with it with qsweep resume /"):
+        given("x-old")
+    with pytest.raises(SweepError, match=r"x-lost: MLflow \(sqlite:.* has a sweep of this id .* --submission-id"):
+        given("x-lost")
+    assert asked == [(config.tracking.uri, "x-3"), (config.tracking.uri, "x-lost")]

@@ -1,0 +1,41 @@
+"""A sweep is looked for by its id alone, before another may bear it."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from sweep_events import begun
+from tracked_sweeps import SWEEP, deliver
+
+from sweeps.tracking.lookup import Lookup, holds
+from sweeps.tracking.sink import MlflowSink
+
+
+@pytest.mark.parametrize("deleted", [(), ("run",), ("run", "experiment")])
+def test_a_sweep_is_found_though_it_was_deleted_since_it_would_be_restored(
+    sink: MlflowSink, client: Any, uri: str, deleted: tuple[str, ...]
+) -> None:
+    assert not holds(uri, SWEEP)
+    deliver(sink, [begun()])
+    if "run" in deleted:
+        client.delete_run(sink.parent_run)
+    if "experiment" in deleted:
+        client.delete_experiment(sink.experiment_id)
+    assert holds(uri, SWEEP)
+    assert not holds(uri, "demo")
+
+
+@pytest.mark.parametrize("away", ["sqlite:///nowhere/mlflow.db", "http://127.0.0.1:1"])
+def test_a_store_that_does_not_answer_holds_none(away: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not holds(away, SWEEP)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_answers_late_is_not_waited_for(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr(Lookup, "holds", lambda *_: answered.wait())
+    assert not holds(uri, SWEEP, seconds=0.1)
+    answered.set()
