@@ -18,6 +18,8 @@ ANSWER_SECONDS = 30.0
 """How long to wait for the driver's answer, which usually comes within a second."""
 TURN_SECONDS = 0.2
 
+NO_JSON = "must be a finite number, true, false, null, text (a date needs quotes), or a list of such values"
+
 
 def ask(folder: SweepFolder, request: Request) -> RequestAnswered:
     """The driver's answer; exit code 1 when none has come in time.
@@ -100,8 +102,12 @@ def values_of(words: list[str]) -> dict[str, Any]:
             wrong.append(f"{key}: stands twice")
         try:
             values[key] = yaml_files.parse(text)
+            # A request travels as JSON, which has no dates, and no numbers without an end.
+            json.dumps(values[key], allow_nan=False)
         except yaml.YAMLError:
             wrong.append(f"{key}: {text!r} is not a YAML value")
+        except (TypeError, ValueError):
+            wrong.append(f"{key}: {text!r} {NO_JSON}")
     if wrong:
         raise ConfigError(wrong)
     return values
