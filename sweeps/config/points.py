@@ -79,8 +79,9 @@ def apply(base: TrialSpec, point: Point, sweep_seed: int, repeat: int = 0) -> Tr
         raw[section][name] = value
         if field in _OTHER_ALPHA:
             raw[section][_OTHER_ALPHA[field]] = None
-    raw["seed"] = seed(sweep_seed, point, repeat)
-    return TrialSpec.model_validate(raw)
+    spec = TrialSpec.model_validate(raw)
+    # Not before: the seed of a value that is no number, word or list of words cannot be told.
+    return spec.model_copy(update={"seed": seed(sweep_seed, point, repeat)})
 
 
 def seed(sweep_seed: int, point: Point, repeat: int = 0) -> int:

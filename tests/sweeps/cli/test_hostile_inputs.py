@@ -53,6 +53,11 @@ def refused(folder: Path, *words: str) -> str:
         (TOY + LAUGHS, "more than 10000 keys and values, those that an alias stands for counted each time: list fewer"),
         (f"{TOY}search_space: {{adapter.r: {{choice: [{'8, ' * 3_500_000}]}}}}", "a sweep file has at most 1 MB"),
         (f"{TOY}search_space: {{adapter.r: {{choice: [{'8, ' * 300_000}]}}}}", "more than 10000 keys and values"),
+        (
+            f"{TOY}searcher: {{points: [{{training.learning_rate: !!binary gGE=}}]}}",
+            "error: searcher.points.0: training.learning_rate: b'\\x80a' must be a number",
+        ),
+        (f"{TOY}searcher: {{points: [{{adapter.r: 2026-01-01}}]}}", "(2026, 1, 1) must be a whole number"),
         (f"{TOY}seed: !!bool zzz", "'zzz' is not what it looks like: put it in quotes"),
         (f"{TOY}seed: !!timestamp zzz", "'zzz' is not what it looks like: put it in quotes"),
         (f"{TOY}budget: {{trials: {'9' * 400}}}", "must be at most 1000000000000000"),
