@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cluster.errors import ClusterError, NotStarted
 from sweeps import saved_sweep
-from sweeps.config import resource
+from sweeps.config import environment, resource
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError, RayGone, StorageError, SweepError
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
     from sweeps.tracking.writer import Writer
     from sweeps.tune.driver import Driver
 
-DRAIN_SECONDS = float(os.environ.get("QSWEEP_DRAIN_SECONDS", "120"))
+DRAIN_SECONDS = environment.number("QSWEEP_DRAIN_SECONDS", 120.0, 0.0, 604_800.0)
 """How long the end of a sweep waits for the tracking server."""
 
 

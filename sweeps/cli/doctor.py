@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Generator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sweeps.cli.shared import Changes, Json, load_sweep, mistakes, say
+from sweeps.config import environment
 from sweeps.config.passwords import without_passwords
 from sweeps.errors import ConfigError
 from trainables.inputs.legible import legible
@@ -39,7 +39,7 @@ def doctor(file: OptionalFile = None, changes: Changes = None, address: Address 
     with mistakes(""):
         if address is not None:
             _check_address(address)
-        patience = _patience(os.environ.get("QSWEEP_DOCTOR_PATIENCE", "1"))
+        patience = environment.number("QSWEEP_DOCTOR_PATIENCE", 1.0, 0.1, 100.0)
         asked = contract.Asked() if file is None else _asked(load_sweep(file, changes), address)
         asked = asked.model_copy(update={"patience": patience})
     found: list[dict[str, str]] = []
@@ -79,14 +79,6 @@ def _check_address(address: str) -> None:
     rule = "must be auto, or HOST:PORT of the cluster's head service (6379 unless `ray start` was given another port)"
     why = "; ray:// is another protocol, and http:// that of Ray's jobs" if "://" in address else ""
     raise ConfigError([f"--address: {legible(repr(without_passwords(address)))} {rule}{why}"])
-
-
-def _patience(given: str) -> float:
-    """What multiplies the time limits. Raises ConfigError for anything but a number from 0.1 to 100."""
-    with suppress(ValueError):
-        if 0.1 <= float(given) <= 100:
-            return float(given)
-    raise ConfigError([f"QSWEEP_DOCTOR_PATIENCE: {legible(repr(given))} must be a number from 0.1 to 100"])
 
 
 def _asked(sweep: Sweep, address: str | None) -> Asked:

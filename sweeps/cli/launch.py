@@ -10,13 +10,13 @@ def launch(file: File, changes: Changes = None, promote: Promoting = False, as_j
     """Run a sweep."""
     import time
 
-    from sweeps import launch as launching
-    from sweeps.planning import this_machine
-    from sweeps.record.events import SweepPlanned
-    from sweeps.report import summary
-
     started = time.time()
-    with mistakes():
+    with mistakes():  # Also of the environment variables that modules read when they are imported.
+        from sweeps import launch as launching
+        from sweeps.planning import this_machine
+        from sweeps.record.events import SweepPlanned
+        from sweeps.report import summary
+
         sweep = load_sweep(file, changes)
         if promote:
             check_promotion(sweep.config)

@@ -26,16 +26,16 @@ def resume(
     """
     import time
 
-    from sweeps import launch as launching
-    from sweeps import saved_sweep
-    from sweeps.config.uris import is_object_store
-    from sweeps.record.folder import SweepFolder
-    from sweeps.report import summary
-    from sweeps.steering import local_sweeps
-    from trainables.inputs import paths
-
     started = time.time()
-    with mistakes():
+    with mistakes():  # Also of the environment variables that modules read when they are imported.
+        from sweeps import launch as launching
+        from sweeps import saved_sweep
+        from sweeps.config.uris import is_object_store
+        from sweeps.record.folder import SweepFolder
+        from sweeps.report import summary
+        from sweeps.steering import local_sweeps
+        from trainables.inputs import paths
+
         folder = _fetched(sweep, storage) if is_object_store(sweep) else Path(sweep).resolve()
         # A folder that holds no sweep is told by the sweeps that are in it.
         if "/" not in sweep and not paths.is_folder(folder):

@@ -12,12 +12,13 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
+from sweeps.config import environment
 from sweeps.errors import StorageError
 from sweeps.record.mirror.lease import Lease, Sighting, following, is_same_hold, renewed, sight, verdict
 from sweeps.record.mirror.store import Conflict, Store, StoreError, Version
 
 LEASE = "lease.json"
-LEASE_SECONDS = float(os.environ.get("QSWEEP_LEASE_SECONDS", "60"))
+LEASE_SECONDS = environment.number("QSWEEP_LEASE_SECONDS", 60.0, 1.0, 3600.0)
 """How long another driver waits before it takes over from one that is not heard of."""
 RENEWALS = 4
 """How often a lease is renewed while it lasts."""

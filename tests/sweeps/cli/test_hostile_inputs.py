@@ -131,6 +131,21 @@ def test_the_command_ends_with_a_line(folder: Path, text: str) -> None:
     assert [line.split(":")[0] for line in err.splitlines()] == ["error", "1 problem; nothing was started"]
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"QSWEEP_LEASE_SECONDS": "1m"}, "QSWEEP_LEASE_SECONDS: '1m' must be a number from 1 to 3600"),
+        ({"QSWEEP_DRAIN_SECONDS": "nan"}, "QSWEEP_DRAIN_SECONDS: 'nan' must be a number from 0 to 604800"),
+    ],
+)
+@pytest.mark.parametrize("words", [("launch", "toy"), ("resume", "toy")])
+def test_a_number_in_the_environment_that_is_none_is_a_mistake(
+    folder: Path, words: tuple[str, ...], given: dict[str, str], told: str
+) -> None:
+    code, out, err = qsweep(folder, *words, **given)
+    assert (code, out, err.splitlines()) == (2, "", [f"error: {told}", "1 problem; nothing was started"])
+
+
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0"}
 
 
