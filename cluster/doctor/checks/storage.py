@@ -2,6 +2,9 @@
 
 The driver makes a folder with a random name in it and writes a file; each node reads that and writes one of its own;
 `collect` reads what has arrived and removes the folder. Nothing is written where that folder is not seen.
+
+On an object store the driver does what the mirror of a sweep does there: it creates, replaces, lists, reads and deletes
+an object, and sees whether the store refuses the writes that it must refuse.
 """
 
 from __future__ import annotations
@@ -10,19 +13,20 @@ import os
 import shutil
 import time
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from cluster import object_store
 from cluster.doctor.contract import Asked, Diagnosis, Facts, Health
 
 ON, NEEDS_FILE, TAKES_GPU = "both", True, False
 SECONDS = 30.0
 HUNG = "the storage does not answer: check its mount, or the credentials and the network"
 PREFIX = ".qsweep-doctor-"
-REQUEST_SECONDS = 10.0
+OBJECTS = ".qsweep-doctor"
+"""The folder of the doctor's objects on an object store."""
 ABANDONED_SECONDS = 3600.0
-"""A folder of this age was left by a doctor that was killed."""
+"""A folder or an object of this age was left by a doctor that was killed."""
 
 
 def look(asked: Asked) -> Facts:
@@ -69,12 +73,12 @@ def judge(facts: Facts, driver: Facts, asked: Asked) -> Diagnosis:
         state: Health = "fail" if asked.declared_gpus is None else "warn"
         mend = f"let this user write to {place}, or name another storage"
         if "://" in place:
-            mend = "make the bucket, set the credentials and AWS_REGION (docs/storage.md), or name another storage"
+            mend = "mend the bucket, the credentials or AWS_REGION (docs/storage.md), or name another storage"
         return Diagnosis(state, f"{place}: cannot be written: {facts['error']}", mend)
     if facts.get("is_driver") is False:
         return Diagnosis("ok", f"{place}: only the driver writes there")
     if asked.declared_gpus is None:
-        return Diagnosis("ok", f"{place}: written and read")
+        return Diagnosis("ok", f"{place}: {facts.get('tried', 'written and read')}")
     if not facts["sees"]:
         return Diagnosis(
             "warn",
@@ -114,27 +118,52 @@ def _remove_abandoned(there: Path) -> None:
 
 
 def _try_store(asked: Asked) -> dict[str, Any]:
-    """Writes, reads and deletes an object. Credentials come from the environment, as for the sweep itself."""
-    import obstore
+    """Does with an object what a mirror does. Credentials come from the environment, as for the sweep itself."""
     from obstore.exceptions import BaseError
-    from obstore.store import from_url
 
     assert asked.storage is not None
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    options: Any = {
-        "timeout": timedelta(seconds=REQUEST_SECONDS),
-        "connect_timeout": timedelta(seconds=3),
-        "allow_http": endpoint.startswith("http://"),
-    }
-    retries: Any = {"max_retries": 1, "retry_timeout": timedelta(seconds=REQUEST_SECONDS)}
-    name, content = PREFIX + asked.mark, asked.mark.encode()
     try:
-        store = from_url(asked.storage, client_options=options, retry_config=retries)
-        obstore.put(store, name, content)
-        same = bytes(obstore.get(store, name).bytes()) == content
-        obstore.delete(store, [name])
-        return {"error": None if same else "what was read is not what was written"}
+        return {"error": _try_object(object_store.opened(asked.storage), asked.mark), "tried": "used as by a mirror"}
     except (BaseError, OSError, ValueError) as error:
-        if "NoSuchBucket" in str(error):
-            return {"error": "there is no such bucket"}
-        return {"error": next(iter(str(error).strip().splitlines()), type(error).__name__)}
+        return {"error": object_store.reason(error, asked.storage)}
+
+
+def _try_object(store: Any, mark: str) -> str | None:
+    """Writes under conditions, lists, reads and deletes; what is wrong with the answers, None when nothing is."""
+    import obstore
+
+    name = f"{OBJECTS}/{mark}"
+    first = obstore.put(store, name, b"first", mode="create")
+    try:
+        before: Any = {key: first[key] for key in ("e_tag", "version") if first[key] is not None}
+        if _is_written(store, name, b"other", "create"):
+            return "it ignores the condition If-None-Match: two drivers could take one sweep"
+        if not _is_written(store, name, mark.encode(), before):
+            return "it refuses a write under the condition If-Match though nobody wrote in between"
+        if _is_written(store, name, b"other", before):
+            return "it ignores the condition If-Match: two drivers could take one sweep"
+        listed = [each for page in obstore.list(store, OBJECTS) for each in page]
+        if bytes(obstore.get(store, name).bytes()) != mark.encode():
+            return "what was read is not what was written"
+    finally:
+        obstore.delete(store, [name])
+    # By the store's own clock.
+    now = max((each["last_modified"] for each in listed if each["path"] == name), default=None)
+    if now is None:
+        return "what was written is not in the list of objects"
+    old = [each["path"] for each in listed if (now - each["last_modified"]).total_seconds() > ABANDONED_SECONDS]
+    if old:
+        obstore.delete(store, old)
+    return None
+
+
+def _is_written(store: Any, name: str, content: bytes, mode: Any) -> bool:
+    """Whether a write under a condition goes through; False when the condition does not hold."""
+    import obstore
+    from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+    try:
+        obstore.put(store, name, content, mode=mode)
+    except (AlreadyExistsError, PreconditionError):
+        return False
+    return True

@@ -1,32 +1,25 @@
 """The object store as a mirror uses it: whole objects, and writes that fail when somebody else wrote first.
 
-Credentials come from the environment and the machine's role, as obstore 0.12 reads them; they are never shown.
+Credentials come from the environment and the machine's role; they are never shown (`cluster.object_store`).
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cluster.object_store import is_bucket_missing, opened, reason
 from sweeps.config.passwords import without_passwords
 from sweeps.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-QUICK_SECONDS = 10.0
-"""How long a small request may take."""
 BULK_SECONDS = 300.0
 """How long the transfer of one part of a file may take."""
 PART_BYTES = 8 << 20
-_CREDENTIALS = {
-    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where a role gives them",
-    "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or run where a service account gives them",
-}
 
 
 class StoreError(StorageError):
@@ -53,13 +46,11 @@ class Store:
 
     def __init__(self, uri: str) -> None:
         """Asks nothing of the store yet. Raises `StoreError` when the environment says something that cannot be."""
-        from obstore.store import from_url
-
         self.uri = uri.rstrip("/")
         # Tried again by whoever needs it, and not for minutes in here.
         with self._told():
-            self._quick: Any = from_url(self.uri, client_options=_client(QUICK_SECONDS), retry_config=_retries(1))
-            self._bulk: Any = from_url(self.uri, client_options=_client(BULK_SECONDS), retry_config=_retries(3))
+            self._quick: Any = opened(self.uri)
+            self._bulk: Any = opened(self.uri, BULK_SECONDS, retries=3)
 
     def read(self, name: str) -> tuple[bytes, Version] | None:
         """A small object; None when there is none."""
@@ -70,7 +61,7 @@ class Store:
                 got = obstore.get(self._quick, name)
                 content = bytes(got.bytes())
             except FileNotFoundError as error:
-                if _is_bucket_missing(error):
+                if is_bucket_missing(error):
                     raise
                 return None
         return content, Version(got.meta["e_tag"], got.meta["version"])
@@ -93,7 +84,7 @@ class Store:
             except (AlreadyExistsError, PreconditionError):
                 raise Conflict(f"{self.uri}/{name}: somebody else has written it") from None
             except FileNotFoundError as error:
-                if _is_bucket_missing(error):
+                if is_bucket_missing(error):
                     raise
                 raise Conflict(f"{self.uri}/{name}: is gone") from None
         return Version(done["e_tag"], done["version"])
@@ -143,39 +134,4 @@ class Store:
         except (BaseError, OSError) as error:
             if isinstance(error, StorageError):
                 raise
-            raise StoreError(f"{self.uri}: {reason(error, self.uri)}") from None
-
-
-def reason(error: Exception, uri: str) -> str:
-    """Why the store refuses or does not answer, in words."""
-    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
-
-    text = str(error)
-    way_out = _CREDENTIALS[uri[:2]]
-    if _is_bucket_missing(error):
-        return "there is no such bucket: make it, or name another with storage=URI"
-    if any(word in text for word in ("169.254.169.254", "metadata.google.internal", "token request")):
-        return f"no credentials are found: {way_out}"
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or "403 Forbidden" in text:
-        return f"access is denied to these credentials: {way_out}"
-    if "error sending request" in text or "timed out" in text:
-        return "does not answer"
-    return without_passwords(text.splitlines()[0] if text else type(error).__name__)[:300]
-
-
-def _is_bucket_missing(error: Exception) -> bool:
-    return "NoSuchBucket" in str(error) or "specified bucket does not exist" in str(error)
-
-
-def _client(seconds: float) -> Any:
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    return {
-        "timeout": timedelta(seconds=seconds),
-        "connect_timeout": timedelta(seconds=3),
-        # Whoever names a server without TLS means it: one in the own network, or a test's.
-        "allow_http": endpoint.startswith("http://"),
-    }
-
-
-def _retries(count: int) -> Any:
-    return {"max_retries": count, "retry_timeout": timedelta(seconds=QUICK_SECONDS)}
+            raise StoreError(f"{self.uri}: {without_passwords(reason(error, self.uri))}") from None

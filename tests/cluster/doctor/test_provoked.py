@@ -129,6 +129,48 @@ def test_an_object_store_is_written_read_and_left_as_it_was(monkeypatch):
     assert diagnosis("storage", node).seen == f"{store.uri}: only the driver writes there"
 
 
+@pytest.mark.parametrize(
+    ("ignored", "said"),
+    [(str, "ignores the condition If-None-Match"), (dict, "ignores the condition If-Match"), (object, "If-None-Match")],
+)
+def test_an_object_store_without_conditional_writes_is_found(monkeypatch, ignored, said):
+    put = obstore.put
+    monkeypatch.setattr(
+        obstore,
+        "put",
+        lambda store, name, content, mode: put(
+            store, name, content, mode="overwrite" if isinstance(mode, ignored) else mode
+        ),
+    )
+    with object_stores.running() as store:
+        found = diagnosis("storage", Asked(storage=store.uri, mark="m1"))
+        assert (found.state, said in found.seen) == ("fail", True), found
+        assert store.names() == []
+
+
+def test_an_object_that_cannot_be_read_does_not_stay(monkeypatch):
+    def get(*_arguments: object) -> None:
+        raise PermissionError("403 Forbidden")
+
+    monkeypatch.setattr(obstore, "get", get)
+    with object_stores.running() as store:
+        found = diagnosis("storage", Asked(storage=store.uri, mark="m1"))
+        assert (found.state, "access is denied" in found.seen) == ("fail", True), found
+        assert store.names() == []
+
+
+def test_what_a_killed_doctor_left_on_an_object_store_is_removed_when_it_is_old(monkeypatch):
+    with object_stores.running() as store:
+        store.write(".qsweep-doctor/m0", b"m0")
+        store.write("toy/manifest.json", b"{}")
+        asked = Asked(storage=store.uri, mark="m1")
+        assert diagnosis("storage", asked).state == "ok"
+        assert store.names() == [".qsweep-doctor/m0", "toy/manifest.json"]
+        monkeypatch.setattr(contract.find("storage"), "ABANDONED_SECONDS", -1.0)
+        assert diagnosis("storage", asked).state == "ok"
+        assert store.names() == ["toy/manifest.json"]
+
+
 # MLflow
 
 

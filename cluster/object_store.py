@@ -1,0 +1,75 @@
+"""Opens an object store, and says in words why one refuses or does not answer. No credential and no token is shown.
+
+Credentials come from the environment and the machine's role, as obstore 0.12 reads them. What a store answers may hold
+them: S3 sends an expired session token and the key's id back. So of an answer only its status and its code are shown.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import timedelta
+from typing import Any
+
+QUICK_SECONDS = 10.0
+"""How long a small request may take."""
+_CREDENTIALS = {
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where a role gives them",
+    "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or run where a service account gives them",
+}
+_EXPIRED = ("ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired")
+"""Codes of S3 and of AWS's token service for temporary credentials that do not hold any more."""
+_CODE = re.compile(r"<Code>(\w{1,80})</Code>")
+_ANSWER = re.compile(r"(status code: \d{3}[A-Za-z' -]*).*")
+
+
+def opened(uri: str, seconds: float = QUICK_SECONDS, retries: int = 1) -> Any:
+    """The objects below a URI, as an obstore store. Asks nothing yet.
+
+    Args:
+        uri: such as s3://BUCKET/PREFIX.
+        seconds: how long one request may take.
+        retries: how often a request is tried again in here; whoever needs it longer asks again himself.
+
+    Raises:
+        obstore.exceptions.BaseError: the environment says something that cannot be.
+    """
+    from obstore.store import from_url
+
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    client: Any = {
+        "timeout": timedelta(seconds=seconds),
+        "connect_timeout": timedelta(seconds=3),
+        # Whoever names a server without TLS means it: one in the own network, or a test's.
+        "allow_http": endpoint.startswith("http://"),
+    }
+    again: Any = {"max_retries": retries, "retry_timeout": timedelta(seconds=QUICK_SECONDS)}
+    return from_url(uri, client_options=client, retry_config=again)
+
+
+def reason(error: Exception, uri: str) -> str:
+    """Why the store refuses or does not answer, in words. A password in an address of it is still there."""
+    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+    text = str(error)
+    way_out = _CREDENTIALS[uri[:2]]
+    found = _CODE.search(text)
+    code = found[1] if found else ""
+    if is_bucket_missing(error):
+        return "there is no such bucket: make it, or name another with storage=URI"
+    if code in _EXPIRED:
+        together = "; AWS_SESSION_TOKEN belongs to the two keys it came with" if uri.startswith("s3") else ""
+        return f"the credentials have expired ({code}): get new ones{together}"
+    if any(word in text for word in ("169.254.169.254", "metadata.google.internal", "token request")):
+        return f"no credentials are found: {way_out}"
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or "403 Forbidden" in text:
+        return f"access is denied to these credentials: {way_out}" + (f" ({code})" if code else "")
+    if "error sending request" in text or "timed out" in text:
+        return "does not answer"
+    line = _ANSWER.sub(r"\1", next(iter(text.splitlines()), type(error).__name__)).partition("<")[0].rstrip(" :")
+    return line[:300] + (f": {code}" if code else "")
+
+
+def is_bucket_missing(error: Exception) -> bool:
+    """Whether a store says that it has no such bucket."""
+    return "NoSuchBucket" in str(error) or "specified bucket does not exist" in str(error)

@@ -1,0 +1,85 @@
+"""What an object store refuses is told in words, and of its answers, which may hold credentials, only the code."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from cluster.doctor import contract
+from cluster.doctor.contract import Asked
+from sweeps.record.mirror.store import Store, StoreError
+
+SECRETS = {"AWS_ACCESS_KEY_ID": "AKIA4711", "AWS_SECRET_ACCESS_KEY": "sk0815", "AWS_SESSION_TOKEN": "FwoGZXIv0815"}
+BODY = """<?xml version="1.0" encoding="UTF-8"?>%s<Error><Code>{code}</Code><Message>It is AKIA4711</Message>\
+<Token-0>FwoGZXIv0815</Token-0><AWSAccessKeyId>AKIA4711</AWSAccessKeyId><StringToSign>sk0815</StringToSign></Error>"""
+PLAIN = '{{"error": "{code}", "token": "FwoGZXIv0815", "key": "AKIA4711"}}'
+
+
+@contextmanager
+def answering(status: int, body: str) -> Iterator[str]:
+    """The address of a server that has one answer to everything."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def _answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        do_GET = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815 - names that http.server calls
+
+        def log_message(self, *_arguments: object) -> None:
+            """Says nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("body", [BODY % "", BODY % "\n"], ids=["one line", "two lines"])
+@pytest.mark.parametrize(
+    ("status", "code", "told"),
+    [
+        (400, "ExpiredToken", "the credentials have expired (ExpiredToken): get new ones; AWS_SESSION_TOKEN belongs"),
+        (400, "InvalidToken", "the credentials have expired (InvalidToken): get new ones"),
+        (403, "SignatureDoesNotMatch", "access is denied to these credentials: set AWS_ACCESS_KEY_ID"),
+        (403, "RequestTimeTooSkewed", "where a role gives them (RequestTimeTooSkewed)"),
+        (400, "AuthorizationHeaderMalformed", "400 Bad Request: AuthorizationHeaderMalformed"),
+    ],
+)
+def test_of_a_refusal_the_code_is_told_and_no_credential(monkeypatch, body, status, code, told):
+    shown = refusals(monkeypatch, status, body.format(code=code))
+    assert [told in text for text in shown] == [True] * 4, shown
+
+
+def test_an_answer_that_is_no_xml_is_not_shown(monkeypatch):
+    shown = refusals(monkeypatch, 400, PLAIN.format(code="Odd"))
+    assert all(text.endswith("400 Bad Request") for text in shown), shown
+
+
+def refusals(monkeypatch: pytest.MonkeyPatch, status: int, body: str) -> list[str]:
+    """What a mirror says of each request, and the doctor; none holds a credential."""
+    with answering(status, body) as address:
+        for name, value in {**SECRETS, "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": address}.items():
+            monkeypatch.setenv(name, value)
+        store = Store("s3://bucket/sweeps/toy")
+        shown = []
+        for asks in (lambda: store.read("a"), lambda: store.create("a", b"1"), lambda: store.names("objects")):
+            with pytest.raises(StoreError) as told:
+                asks()
+            shown.append(str(told.value))
+        check, asked = contract.find("storage"), Asked(storage="s3://bucket/sweeps", mark="m1")
+        diagnosis = check.judge(check.look(asked), {}, asked)
+    assert diagnosis.state == "fail"
+    shown.append(diagnosis.seen)
+    assert [text for text in shown if any(secret in text for secret in SECRETS.values())] == []
+    return shown
