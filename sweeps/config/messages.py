@@ -109,7 +109,8 @@ def _shown(value: object, field: str) -> str:
     """The value as YAML writes it; passwords in URIs are left out."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
-    shown = _without_passwords(value, without_password if field == "tracking.uri" else without_passwords)
+    is_uri = field == "tracking.uri" or field.startswith("cluster.runtime_env.env_vars.")
+    shown = _without_passwords(value, without_password if is_uri else without_passwords)
     return legible(repr(shown), _MOST_SHOWN)
 
 

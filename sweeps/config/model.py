@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from cluster import gpus
 from search_spaces.space import PORTFOLIO
-from sweeps.config import components, uris
+from sweeps.config import components, passwords, uris
 from trainables.objective import MIN_EVAL_LOSS, Objective
 from trainables.specs import (
     MOST,
@@ -97,6 +97,25 @@ def _is_public(name: object) -> object:
     return name
 
 
+def _has_no_password(value: object) -> object:
+    if isinstance(value, str) and passwords.holds_password(value):
+        raise ValueError(
+            "holds a password or a token, and Ray writes these variables into its logs: set it where Ray is started on "
+            "the nodes"
+        )
+    return value
+
+
+def _has_no_password_in_its_address(package: object) -> object:
+    # As a text: in `einops @ git+https://HOST/einops@v1` only the address is a URI, and what follows its @ no host.
+    if isinstance(package, str) and passwords.without_passwords(package) != package:
+        raise ValueError(
+            "holds a password or a token, and Ray writes packages into its logs: put the password into ~/.netrc on the "
+            "nodes, or take an image that has the package"
+        )
+    return package
+
+
 class Budget(Spec):
     """What the sweep may spend."""
 
@@ -131,9 +150,13 @@ class Budget(Spec):
 class RuntimeEnv(Spec):
     """What the processes of hosts are given on their nodes."""
 
-    env_vars: dict[Annotated[str, BeforeValidator(_is_public)], str] = Field(default_factory=dict)
-    """Environment variables. Ray writes them into its logs, so none may be a secret."""
-    pip: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    env_vars: dict[Annotated[str, BeforeValidator(_is_public)], Annotated[str, BeforeValidator(_has_no_password)]] = (
+        Field(default_factory=dict)
+    )
+    """Environment variables. Ray writes them into its logs, so none may be a secret or hold one."""
+    pip: Annotated[
+        tuple[Annotated[str, BeforeValidator(_has_no_password_in_its_address)], ...], Field(strict=False)
+    ] = ()
     """Packages that Ray installs for the hosts when they start, such as "einops==0.8". It takes minutes on each node:
     an image that has them is better."""
 

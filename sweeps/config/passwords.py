@@ -57,6 +57,11 @@ def without_passwords(text: str, known: str = "") -> str:
     return "".join(map(_piece, _PIECES.split(text)))
 
 
+def holds_password(value: str) -> bool:
+    """Whether a value, alone or in a text that it holds, is a URI with a password, a token or a secret parameter."""
+    return without_password(value) != value or without_passwords(value) != value
+
+
 def _is_json(text: str) -> bool:
     try:
         json.loads(text)

@@ -173,6 +173,17 @@ def test_a_profile_brings_storage_tracking_and_variables_and_the_file_wins(here:
         ("cluster.gpus_per_host=4", "cluster.gpus_per_host: 4 must be 0 or 1 (a base is not spread over several GPUs"),
         ("cluster.runtime_env.env_vars.HF_TOKEN=hf_abc", "'HF_TOKEN' looks like the name of a secret"),
         ("cluster.runtime_env.env_vars.N=1", "cluster.runtime_env.env_vars.N: 1 must be text"),
+        (
+            "cluster.runtime_env.env_vars.HTTPS_PROXY='http://bob:hf_abc@proxy'",
+            "HTTPS_PROXY: 'http://bob:***@proxy' ho",
+        ),
+        ("cluster.runtime_env.env_vars.HTTPS_PROXY='bob:hf_abc@proxy:3128'", "HTTPS_PROXY: 'bob:***@proxy:3128' holds"),
+        (
+            "cluster.runtime_env.env_vars.A='x http://h/?token=hf_abc'",
+            "env_vars.A: 'x http://h/?token=***' holds a pas",
+        ),
+        ("cluster.runtime_env.pip=['p @ git+https://hf_abc@h/p']", "'p @ git+https://***@h/p' holds a password"),
+        ("cluster.runtime_env.pip=['--index-url https://u:hf_abc@h']", "put the password into ~/.netrc on the nodes"),
     ],
 )
 def test_what_hosts_cannot_be_given_is_refused_and_no_secret_is_shown(here: Path, change: str, problem: str) -> None:
@@ -180,6 +191,15 @@ def test_what_hosts_cannot_be_given_is_refused_and_no_secret_is_shown(here: Path
         loaded(here, TOY, change)
     assert problem in str(told.value)
     assert "hf_abc" not in str(told.value)
+
+
+def test_addresses_without_a_password_are_given_to_hosts(here: Path) -> None:
+    pip = "['einops==0.8', 'p @ git+https://h/o/p@v1.0', 'q @ git+ssh://git@h/o/q@v1', '-i https://h:8443/simple']"
+    config = loaded(
+        here, TOY, "cluster.runtime_env.env_vars.HTTPS_PROXY='http://h:3128'", f"cluster.runtime_env.pip={pip}"
+    )
+    assert config.config.cluster.runtime_env.env_vars == {"HTTPS_PROXY": "http://h:3128"}
+    assert len(config.config.cluster.runtime_env.pip) == 4
 
 
 def test_every_profile_that_is_shipped_fits(here: Path) -> None:
