@@ -11,7 +11,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +38,23 @@ ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+DRIVERS_SECRETS = frozenset({
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    "DATABRICKS_CLIENT_SECRET",
+    "DATABRICKS_TOKEN",
+    "GOOGLE_SERVICE_ACCOUNT_KEY",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "MLFLOW_TRACKING_URI",
+    "MYSQL_PWD",
+    "PGPASSWORD",
+    "POSTGRES_PASSWORD",
+})  # fmt: skip
+"""Variables that the driver's clients of MLflow and of the object store read, and no process of Ray's needs. The id of
+AWS's key is among them because AWS's own client takes an id without its secret for a mistake."""
 HEADS = ("gcs_server", "raylet")
 """Daemons without which Ray does not work."""
 PROBE_SECONDS = 2.0
@@ -199,16 +216,19 @@ def _name(daemon: subprocess.Popen[bytes]) -> str:
 
 @contextmanager
 def _apart(daemons: list[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Starts Ray's daemons in sessions of their own, and lists them.
+    """Starts Ray's daemons in sessions of their own and without the driver's secrets, and lists them.
 
     Job schedulers and `timeout` send SIGTERM to a whole process group, and the daemons must not end before the trials
-    are saved. Ray has no option for it (ray/_private/services.py, 2.60: `start_ray_process`). The daemons still end
-    with this process: the kernel kills them when their parent is gone (`set_kill_on_parent_death_linux`).
+    are saved. All processes of Ray's have the environment of these daemons. Ray has no option for either
+    (ray/_private/services.py, 2.60: `start_ray_process`). The daemons still end with this process: the kernel kills
+    them when their parent is gone (`set_kill_on_parent_death_linux`).
     """
     popen = services.ConsolePopen
 
-    def start(*arguments: Any, **options: Any) -> Any:
-        daemon = popen(*arguments, **options, start_new_session=True)
+    def start(*arguments: Any, env: Mapping[str, str] | None = None, **options: Any) -> Any:
+        given = os.environ if env is None else env
+        public = {name: value for name, value in given.items() if name not in DRIVERS_SECRETS}
+        daemon = popen(*arguments, **options, env=public, start_new_session=True)
         daemons.append(daemon)
         return daemon
 

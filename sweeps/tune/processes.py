@@ -1,4 +1,4 @@
-"""Ray Tune and the processes of trials: a slot keeps its own, one that dies is started again, none is given secrets.
+"""Ray Tune and the processes of trials: a slot keeps its own, one that dies is started again, Tune gives none secrets.
 
 What is changed here in Ray Tune 2.60 has no switch there.
 """
@@ -62,7 +62,8 @@ def without_secrets() -> Iterator[None]:
     """While the block runs, Tune copies no variable of this process's environment to the processes of trials.
 
     It would copy AWS credentials among others, and Ray's agent on the trials' node writes what it is given into a log
-    that everyone there can read (tune/execution/class_cache.py). Trials need none of them. Without variables of its
+    that everyone there can read (tune/execution/class_cache.py). Trials need none of them. What Ray's own daemons have
+    in their environment they do have: for a Ray that the sweep starts see `cluster.connect`. Without variables of its
     own a trial also takes a process that Ray has started in advance.
     """
     kept, copied = class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE

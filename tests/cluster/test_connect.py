@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import socket
 import subprocess
 import threading
@@ -10,6 +11,7 @@ import weakref
 from pathlib import Path
 
 import pytest
+from ray._private import services
 
 from cluster import connect
 from cluster.errors import NotStarted
@@ -98,6 +100,22 @@ def test_a_cluster_that_was_joined_is_lost_when_its_head_service_listens_no_more
         cluster._service = service.getsockname()
         assert not cluster.is_lost()
     assert cluster.is_lost()
+
+
+def test_ray_of_the_sweeps_own_has_the_environment_without_the_drivers_secrets(tmp_path, monkeypatch):
+    for name in connect.DRIVERS_SECRETS:
+        monkeypatch.setenv(name, "canary-7f31")
+    monkeypatch.setenv("HF_TOKEN", "hf-0815")
+    daemons: list[subprocess.Popen[bytes]] = []
+    with connect._apart(daemons), (tmp_path / "environment").open("wb") as file:
+        # As Ray starts each of its daemons, whose processes inherit the environment.
+        services.start_ray_process(["env"], "raylet", fate_share=False, stdout_file=file)
+        [daemon] = daemons
+        daemon.wait(60)
+    given = (tmp_path / "environment").read_text()
+    assert "canary-7f31" not in given
+    assert "HF_TOKEN=hf-0815" in given, "hosts fetch models with it"
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] == "canary-7f31", "the driver needs it"
 
 
 def test_no_garbage_is_collected_while_ray_ends(monkeypatch):
