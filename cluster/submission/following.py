@@ -7,12 +7,13 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 
-from cluster.errors import ConnectionFailed, SubmissionFailed
+from cluster.errors import ClusterError, ConnectionFailed, SubmissionFailed
 from cluster.submission.jobs import Jobs, Seen
 
 QUIET_SECONDS = 20.0
@@ -22,6 +23,8 @@ PATIENCE_SECONDS = 300.0
 """How long a cluster may not answer before it is given up."""
 SHORT_SECONDS = 120.0
 TURN_SECONDS = 0.2
+ENDING_TURNS = 25
+"""How often it is looked whether a job has ended that was asked to."""
 _OF_RAY = ("Running entrypoint for job ", "Runtime env is setting up.")
 
 
@@ -135,23 +138,43 @@ def wait(jobs: Jobs, job_id: str, printed: Printed, clock: Callable[[], float] =
     """What became of a job of some seconds, sooner than by following it; it is removed from the cluster's list.
 
     Raises:
-        ConnectionFailed: the cluster does not answer.
-        SubmissionFailed: the job has not ended after `SHORT_SECONDS`; it is stopped.
+        ConnectionFailed: the cluster does not answer, or the job has not ended after `SHORT_SECONDS`; what it is for
+            may have been done.
     """
     began, pause = clock(), threading.Event()
     while True:
-        seen = jobs.look_up(job_id)
+        try:
+            seen = jobs.look_up(job_id)
+            if seen is not None and seen.has_ended:
+                printed.take(jobs.logs(job_id))
+        except SubmissionFailed as error:
+            raise ConnectionFailed(str(error)) from None
         if seen is not None and seen.has_ended:
-            printed.take(jobs.logs(job_id))
             printed.end()
-            jobs.delete(job_id)
+            with suppress(ClusterError):  # the answer is there
+                jobs.delete(job_id)
             return seen
         if clock() - began > SHORT_SECONDS:
-            jobs.stop(job_id)
-            raise SubmissionFailed(
+            raise ConnectionFailed(
                 f"{jobs.address}: no answer within {SHORT_SECONDS:.0f} s: the head node may be too busy to start a job"
             )
         pause.wait(TURN_SECONDS)
+
+
+def give_up(jobs: Jobs, job_id: str) -> bool:
+    """Stops a job of some seconds and removes it from the cluster's list; False when it may stay there."""
+    pause = threading.Event()
+    with suppress(ClusterError):
+        if jobs.look_up(job_id) is None:
+            return True
+        jobs.stop(job_id)
+        for _ in range(ENDING_TURNS):
+            seen = jobs.look_up(job_id)
+            if seen is None or seen.has_ended:
+                jobs.delete(job_id)
+                return True
+            pause.wait(TURN_SECONDS)
+    return False
 
 
 async def _stream(jobs: Jobs, job_id: str, take: Callable[[str], None]) -> None:

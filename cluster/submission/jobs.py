@@ -110,6 +110,10 @@ class Jobs:
         Args:
             job: its metadata tell whether one of the same id is the same.
             archive: the package to bring along, or the address of one that the cluster has.
+
+        Raises:
+            ConnectionFailed: it is not known whether the job was submitted.
+            SubmissionFailed: it was not.
         """
         environment = {
             "working_dir": str(archive),
@@ -128,7 +132,7 @@ class Jobs:
                     )
                 return attempt == 1
             except (ConnectionFailed, SubmissionFailed):
-                seen = self.look_up(job.job_id)
+                seen = self._look_up_again(job.job_id)
                 if seen is None and attempt == TRIES:
                     raise
                 if seen is not None and any(seen.metadata.get(key) != value for key, value in metadata.items()):
@@ -155,6 +159,13 @@ class Jobs:
             metadata=dict(told.get("metadata") or {}),
             package=(told.get("runtime_env") or {}).get("working_dir"),
         )
+
+    def _look_up_again(self, job_id: str) -> Seen | None:
+        """As `look_up`; an answer that does not tell, such as a proxy's, is none."""
+        try:
+            return self.look_up(job_id)
+        except SubmissionFailed as error:
+            raise ConnectionFailed(str(error)) from None
 
     def find(self, job_id: str) -> Seen:
         """A sweep's job; raises SubmissionFailed when there is none of this id."""

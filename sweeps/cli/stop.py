@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sweeps.cli.shared import Json, LocalSweep, Storage, mistakes, say
-from sweeps.cli.submitted import Address, ask_there
+from sweeps.cli.submitted import Address, ask_there, say_not_known
 
 
 def stop(
@@ -45,7 +45,14 @@ def _stop_job(sweep: str, address: str, as_json: bool) -> None:
 
         jobs = connect(address)
         seen = jobs.find(sweep)
-        is_stopping = not seen.has_ended and jobs.stop(sweep)
+        from cluster.errors import ConnectionFailed
+
+        try:
+            is_stopping = not seen.has_ended and jobs.stop(sweep)
+        except ConnectionFailed as error:
+            say(f"error: {error}")
+            say_not_known(jobs, sweep)
+            raise typer.Exit(1) from None
     message = (
         f"stopping: trials are saved at their next step; after {STOP_SECONDS} s Ray ends what is left"
         if is_stopping

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sweeps.cli.shared import Changes, File, Json, mistakes, say
-from sweeps.cli.submitted import print_closing, ways_on
+from sweeps.cli.submitted import print_closing, say_end, ways_on
 
 if TYPE_CHECKING:
     from cluster.submission.jobs import Jobs
@@ -91,8 +91,7 @@ def follow(jobs: Jobs, job_id: str, as_json: bool) -> None:
     except ClusterError as error:
         _leave(jobs, job_id, f"error: {error}")
         raise typer.Exit(1) from None
-    if seen.exit_code is None:
-        say(f"{job_id}: {seen.status}{f': {seen.message}' if seen.message else ''}")
+    say_end(job_id, seen)
     if as_json:
         print_closing(printed, submission_id=job_id, address=jobs.address)
     raise typer.Exit(exit_code(seen))
@@ -146,10 +145,17 @@ def _submit(
         ("launch", f"{on_node.SHIPPED}:{identity}", "--json"),
         {"name": sweep.config.name, "storage": shipping.storage(shipment), "content": identity},
     )
+    not_known = (
+        f"it is not known whether the sweep was submitted: the same command with --submission-id {job_id} is safe"
+    )
     try:
         is_new = jobs.submit(job, folder / "sweep.zip")
-    except (ConnectionFailed, KeyboardInterrupt):
-        say(f"it is not known whether the sweep was submitted: the same command with --submission-id {job_id} is safe")
+    except ConnectionFailed as error:
+        say(f"error: {error}")
+        say(not_known)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        say(not_known)
         raise
     say(f"submitted: {job_id}" if is_new else f"{job_id} was submitted already: no second sweep is started")
     return jobs, job_id

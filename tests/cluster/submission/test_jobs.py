@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cluster.errors import ConnectionFailed, SubmissionFailed
-from cluster.submission.following import Printed, exit_code, follow, wait
+from cluster.submission.following import Printed, exit_code, follow, give_up, wait
 from cluster.submission.jobs import Job, Jobs, Seen
 
 JOB = Job("x-1", "x-1", ("launch", "submitted:abc", "--json"), {"content": "abc"})
@@ -130,6 +130,17 @@ def test_a_request_that_was_lost_is_sent_again(dashboard: tuple[Dashboard, str])
     board.answers = lambda method, _path: next(lost, None) if method == "POST" else None
     assert jobs.submit(JOB, PACKAGE) is False
     assert list(board.jobs) == ["x-1"]
+
+
+def test_an_answer_that_says_nothing_leaves_it_open_whether_the_job_was_submitted(
+    dashboard: tuple[Dashboard, str],
+) -> None:
+    """As of a proxy before a head node that went away."""
+    board, address = dashboard
+    jobs = Jobs(address)
+    board.answers = lambda _method, _path: (502, "Bad Gateway")
+    with pytest.raises(ConnectionFailed, match="502"):
+        jobs.submit(JOB, PACKAGE)
 
 
 def test_the_id_of_another_job_is_refused(dashboard: tuple[Dashboard, str]) -> None:
@@ -266,6 +277,16 @@ def test_a_short_job_leaves_no_trace_in_the_clusters_list() -> None:
     assert (lines, printed.closing, stream.removed) == (["a"], {}, ["x"])
     late = Stream([], [RUNNING])
     times = iter([0.0, 60.0, 121.0])
-    with pytest.raises(SubmissionFailed, match="no answer within 120 s"):
+    with pytest.raises(ConnectionFailed, match="no answer within 120 s"):
         wait(late, "x", printed, lambda: next(times))  # type: ignore[arg-type]
-    assert late.removed == ["x"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_job_that_is_given_up_is_stopped_and_removed() -> None:
+    stream = Stream([], [RUNNING, RUNNING, ENDED])
+    assert give_up(stream, "x")  # type: ignore[arg-type]
+    assert stream.removed == ["x", "x"], "stopped, and removed once it had ended"
+    never = Stream([], [RUNNING])
+    assert not give_up(never, "x")  # type: ignore[arg-type]
+    assert never.removed == ["x"]
+    assert give_up(Stream([], [None]), "x")  # type: ignore[arg-type]

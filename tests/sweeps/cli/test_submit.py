@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,8 +13,10 @@ import typer
 from sweep_files import QLORA, TOY, write_rows
 from typer.testing import CliRunner
 
-from cluster.errors import ConnectionFailed
+from cluster.errors import ConnectionFailed, SubmissionFailed
+from cluster.submission.jobs import Seen
 from sweeps.cli import app, submit
+from sweeps.steering.stop import Interrupted
 
 NOBODY = "http://127.0.0.1:1"
 # What a laptop has that follows docs/submit.md.
@@ -100,6 +103,90 @@ def test_a_sweep_whose_cluster_is_lost_may_go_on(
     told = capsys.readouterr().err
     assert "no answer for 300 s" in told
     assert "qsweep logs x-1 --address http://head --follow" in told
+
+
+class Cluster:
+    """The jobs of a cluster of the test's own: each method answers, or raises, what it was given."""
+
+    def __init__(self, **answers: object) -> None:
+        self.address, self.version, self.answers = "http://head", "2.60.0", answers
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        def answer(*_arguments: object) -> object:
+            self.asked.append(name)
+            given = self.answers.get(name)
+            given = given.pop(0) if isinstance(given, list) and len(given) > 1 else given
+            given = given[0] if isinstance(given, list) else given
+            if isinstance(given, BaseException):
+                raise given
+            return given
+
+        return answer
+
+
+RUNNING, STOPPED = (Seen(status, None, "", {}, None) for status in ("RUNNING", "STOPPED"))
+SWEEP = Seen("RUNNING", None, "", {"qsweep": "launch", "storage": "results"}, "gcs://package.zip")
+LOST = ConnectionFailed("http://head: no Ray dashboard answers there")
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, cluster: Cluster, *words: str) -> tuple[int, str]:
+    monkeypatch.setattr("cluster.submission.connect", lambda _address: cluster)
+    monkeypatch.setattr("cluster.submission.following.TURN_SECONDS", 0.0)
+    result = CliRunner().invoke(app, [*words, "--address", "http://head:8265"])
+    return result.exit_code, result.stderr
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_sweep_that_may_have_been_submitted_is_not_said_not_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, told = asked(monkeypatch, Cluster(submit=LOST), "submit", "toy.yaml", "--submission-id", "x-1")
+    assert (code, "error: http://head: no Ray" in told, "--submission-id x-1 is safe" in told) == (1, True, True), told
+    code, told = asked(monkeypatch, Cluster(submit=SubmissionFailed("no")), "submit", "toy.yaml")
+    assert (code, "not known" in told) == (2, False)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"submit": LOST, "look_up": LOST},
+        {"submit": True, "look_up": LOST},
+        {"submit": True, "look_up": SubmissionFailed("http://head: 502 Bad Gateway")},
+    ],
+)
+def test_a_request_that_may_be_granted_is_not_said_to_be_refused(
+    monkeypatch: pytest.MonkeyPatch, answers: dict[str, object]
+) -> None:
+    code, told = asked(monkeypatch, Cluster(find=SWEEP, **answers), "add", "x-1", "learning_rate=1e-4")
+    assert code == 1, told
+    assert "error: http://head: " in told
+    assert "not known whether the request was taken: qsweep status x-1 --address http://head shows it" in told
+    assert "ray job delete x-1-add-" in told, "the cluster could not be told to stop the job"
+
+
+def test_a_request_that_is_refused_was_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(find=SWEEP, submit=SubmissionFailed("http://head: no room"))
+    assert asked(monkeypatch, cluster, "add", "x-1", "r=8") == (2, "error: http://head: no room\n")
+
+
+def test_a_stop_whose_answer_is_lost_may_have_been_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, told = asked(monkeypatch, Cluster(find=SWEEP, stop=LOST), "stop", "x-1")
+    assert (code, "not known whether the request was taken" in told) == (1, True), told
+
+
+def test_a_job_that_could_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = Seen("FAILED", None, "Failed to set up runtime environment: no space left", {}, None)
+    cluster = Cluster(find=SWEEP, submit=True, look_up=failed, logs="")
+    code, told = asked(monkeypatch, cluster, "status", "x-1")
+    assert (code, told.partition(": ")[2]) == (1, "FAILED: Failed to set up runtime environment: no space left\n")
+
+
+def test_ctrl_c_leaves_no_job_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(find=SWEEP, submit=True, stop=True, look_up=[Interrupted(2), RUNNING, STOPPED])
+    code, told = asked(monkeypatch, cluster, "add", "x-1", "r=8")
+    assert code == 130, told
+    assert cluster.asked == ["find", "submit", "look_up", "look_up", "stop", "look_up", "delete"]
+    assert "not known whether the request was taken" in told
+    assert "ray job" not in told
 
 
 @pytest.mark.parametrize("verb", ["status", "stop", "logs"])
