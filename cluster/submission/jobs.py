@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-from collections.abc import AsyncIterator, Iterator, Mapping
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,9 @@ UPLOAD_SECONDS = 600.0
 MARK = "qsweep"
 """The key of a job's metadata that says what of this project it is: its command."""
 TRIES = 3
+RETRY_SECONDS = 2.0
+"""Pause before a request that failed is sent again: an agent of a head node that has just started needs some."""
+_NEVER = threading.Event()
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 # The first python that knows Ray, of those that the head node's Ray was started with.
 _SHELL = """\
@@ -104,12 +108,13 @@ class Jobs:
         """Of the cluster's Ray."""
         return str(self._client._server_ray_version)
 
-    def submit(self, job: Job, archive: Path | str) -> bool:
+    def submit(self, job: Job, archive: Path | str, pause: Callable[[float], object] = _NEVER.wait) -> bool:
         """Submits a job; False when it was there already: a lost answer, or the same command twice, starts no second.
 
         Args:
             job: its metadata tell whether one of the same id is the same.
             archive: the package to bring along, or the address of one that the cluster has.
+            pause: waits so many seconds.
 
         Raises:
             ConnectionFailed: it is not known whether the job was submitted.
@@ -130,7 +135,7 @@ class Jobs:
                         runtime_env=dict(environment),
                         metadata=dict(metadata),
                     )
-                return attempt == 1
+                return True
             except (ConnectionFailed, SubmissionFailed):
                 seen = self._look_up_again(job.job_id)
                 if seen is None and attempt == TRIES:
@@ -141,6 +146,7 @@ class Jobs:
                     ) from None
                 if seen is not None:
                     return False
+            pause(RETRY_SECONDS)
         return False
 
     def look_up(self, job_id: str) -> Seen | None:

@@ -14,7 +14,7 @@ import pytest
 
 from cluster.errors import ConnectionFailed, SubmissionFailed
 from cluster.submission.following import Printed, exit_code, follow, give_up, wait
-from cluster.submission.jobs import Job, Jobs, Seen
+from cluster.submission.jobs import RETRY_SECONDS, Job, Jobs, Seen
 
 JOB = Job("x-1", "x-1", ("launch", "submitted:abc", "--json"), {"content": "abc"})
 PACKAGE = "gcs://_ray_pkg_abc.zip"
@@ -128,8 +128,20 @@ def test_a_request_that_was_lost_is_sent_again(dashboard: tuple[Dashboard, str])
     board, address = dashboard
     jobs, lost = Jobs(address), iter([(500, "No available agent to submit job, please try again later.")])
     board.answers = lambda method, _path: next(lost, None) if method == "POST" else None
-    assert jobs.submit(JOB, PACKAGE) is False
+    pauses: list[float] = []
+    assert jobs.submit(JOB, PACKAGE, pauses.append) is True, "no job of this id was there before"
     assert list(board.jobs) == ["x-1"]
+    assert pauses == [RETRY_SECONDS]
+
+
+def test_a_head_node_that_takes_no_job_is_asked_three_times(dashboard: tuple[Dashboard, str]) -> None:
+    board, address = dashboard
+    jobs = Jobs(address)
+    board.answers = lambda method, _path: (500, "No available agent to submit job.") if method == "POST" else None
+    pauses: list[float] = []
+    with pytest.raises(SubmissionFailed, match="No available agent"):
+        jobs.submit(JOB, PACKAGE, pauses.append)
+    assert pauses == [RETRY_SECONDS] * 2
 
 
 def test_an_answer_that_says_nothing_leaves_it_open_whether_the_job_was_submitted(
