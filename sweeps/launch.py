@@ -15,7 +15,7 @@ from sweeps import saved_sweep
 from sweeps.config import environment, resource
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
-from sweeps.errors import ConfigError, RayGone, StorageError, SweepError
+from sweeps.errors import RayGone, StorageError, SweepError
 from sweeps.planning import epochs, this_machine
 from sweeps.planning import plan as plans
 from sweeps.planning.amendments import Amendments
@@ -35,7 +35,6 @@ from sweeps.steering.mailbox import Mailbox
 from sweeps.steering.stop import StopState, on_signals
 from sweeps.tracking.lookup import TrackedSweep, holds
 from sweeps.tune.supervision import supervise
-from trainables import catalogue
 from trainables.errors import TrainableError
 
 if TYPE_CHECKING:
@@ -133,7 +132,7 @@ def _run(
     with _driving(sweep, sweep_id, folder, progress, clock) as running:
         _tell_place(running)
         sink, writer = _tracking(running)
-        fingerprints = _fingerprints(running)
+        fingerprints = saved_sweep.fingerprints(sweep.config, running.journal.record.fingerprints)
         trained = _Trained()
         try:
             if running.journal.record.is_finished:
@@ -187,23 +186,6 @@ def _tracking(running: _Running) -> tuple[MlflowSink, Writer]:
     config, say, log = running.sweep.config, running.display.say, running.journal.open_path
     sink = MlflowSink(config, running.sweep_id, running.folder, say)
     return sink, Writer(running.folder, sink, say, config.tracking.uri, log, lambda: running.mirror.is_lost)
-
-
-def _fingerprints(running: _Running) -> dict[str, str]:
-    """What identifies the base model and the data.
-
-    Raises:
-        ConfigError: they are not those that the sweep began with.
-    """
-    config, before = running.sweep.config, running.journal.record.fingerprints
-    with catalogue.answering(f"trainable: {config.trainable}: its fingerprint"):
-        now = dict(catalogue.find(config.trainable).fingerprint(config.base))
-    changed = [name for name in now if before.get(name, now[name]) != now[name]]
-    if changed:
-        raise ConfigError(
-            [f"{name}: its content is not what the sweep began with: launch a new sweep" for name in changed]
-        )
-    return now
 
 
 def _begin(running: _Running, writer: Writer, fingerprints: dict[str, str]) -> None:

@@ -20,7 +20,15 @@ from sweeps.errors import ConfigError, StorageError
 from sweeps.record.events import SweepStarted
 from sweeps.record.folder import SweepFolder, cannot_write, noted_by, read_events, write_whole
 from sweeps.tracking import stores
+from trainables import catalogue
+from trainables.errors import DataError, ModelError
 from trainables.inputs import json_text, paths
+
+_PUT_BACK = (
+    "a sweep goes on with the data and the model that it began with, at the same paths, and its mirror does not hold "
+    "them: put the same files there again (below .cache/qlora-sweeps/submitted/ lies what qsweep submit sent: copy the "
+    "files there from the machine that submitted the sweep)"
+)
 
 
 def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[Sweep, str]:
@@ -59,6 +67,32 @@ def as_kept(config: SweepConfig) -> str:
     """The configuration as it is kept on disk, in JSON: without the passwords of its URIs."""
     tracking = config.tracking.model_copy(update={"uri": without_password(config.tracking.uri)})
     return without_passwords(config.model_copy(update={"tracking": tracking}).model_dump_json())
+
+
+def fingerprints(config: SweepConfig, before: Mapping[str, str]) -> dict[str, str]:
+    """What identifies the base model and the data.
+
+    Args:
+        config: of the sweep.
+        before: what identified them when the sweep began; empty for one that begins.
+
+    Raises:
+        ConfigError: they are not those that the sweep began with, or not there any more.
+        TrainableError: a sweep that begins has none.
+    """
+    try:
+        with catalogue.answering(f"trainable: {config.trainable}: its fingerprint"):
+            now = dict(catalogue.find(config.trainable).fingerprint(config.base))
+    except (DataError, ModelError) as error:
+        if not before:
+            raise
+        raise ConfigError([*str(error).splitlines(), _PUT_BACK]) from error
+    changed = [name for name in now if before.get(name, now[name]) != now[name]]
+    if changed:
+        raise ConfigError(
+            [f"{name}: its content is not what the sweep began with: launch a new sweep" for name in changed]
+        )
+    return now
 
 
 def note_place(folder: SweepFolder) -> Path | None:

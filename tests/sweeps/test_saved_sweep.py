@@ -14,6 +14,8 @@ from sweeps.errors import ConfigError, StorageError
 from sweeps.record import folder as folders
 from sweeps.record.events import SweepStarted
 from sweeps.record.folder import EventLog, SweepFolder
+from trainables.errors import DataError
+from trainables.specs import DataSpec, ModelSpec
 
 ID = "x-20260101-000000-abcd"
 
@@ -153,3 +155,21 @@ def test_a_config_that_is_none_is_told(tmp_path: Path, content: bytes, reason: s
     (problem,) = refused(folder)
     assert problem.startswith(f"{folder.config}: not the configuration of a sweep: ")
     assert reason in problem
+
+
+def test_a_sweep_whose_data_is_gone_says_where_to_put_it(tmp_path: Path) -> None:
+    config, _ = toy()
+    data = tmp_path / "train.jsonl"
+    given = DataSpec(train=str(data), text="{text}")
+    config = config.model_copy(update={"trainable": "qlora", "data": given, "model": ModelSpec(source="tiny/model")})
+    data.write_text('{"text": "a"}\n')
+    began_with = saved_sweep.fingerprints(config, {})
+    assert saved_sweep.fingerprints(config, began_with) == began_with
+    data.write_text('{"text": "b"}\n')
+    with pytest.raises(ConfigError, match=r"data\.train: its content is not what the sweep began with"):
+        saved_sweep.fingerprints(config, began_with)
+    data.unlink()
+    with pytest.raises(ConfigError, match=r"data\.train: .*train\.jsonl does not exist\n.* at the same paths.* again"):
+        saved_sweep.fingerprints(config, began_with)
+    with pytest.raises(DataError):
+        saved_sweep.fingerprints(config, {})
