@@ -13,6 +13,9 @@ from sweeps.record.mirror.holding import Held
 from sweeps.record.mirror.manifest import Seen, Stored, TrialFiles, parts_that_stay, to_send, unused
 from sweeps.record.mirror.store import Store
 
+LARGEST_PART_BYTES = 8 << 20
+"""Of the event log, so that it is never in memory as a whole."""
+
 
 class Sender:
     """Sends files for one driver."""
@@ -51,14 +54,18 @@ class Sender:
         if length == there:
             return before
         # It is shorter when its last event was taken back, since the disk had no room for it.
-        stay = parts_that_stay(before, length) if length > there else ()
-        start = sum(part.size for part in stay)
+        parts = [*parts_that_stay(before, length)] if length > there else []
+        start = sum(part.size for part in parts)
         with self._events.open("rb") as log:
             log.seek(start)
-            content = log.read(length - start)
-        if len(content) != length - start:
-            raise StorageError(f"{self._events}: is shorter than it was")
-        return (*stay, self._send("events.jsonl", content))
+            # After an outage there may be much: no more than a part of it is in memory.
+            while start < length:
+                content = log.read(min(length - start, LARGEST_PART_BYTES))
+                if not content:
+                    raise StorageError(f"{self._events}: is shorter than it was")
+                parts.append(self._send(f"events-{start}.jsonl", content))
+                start += len(content)
+        return tuple(parts)
 
     def trials(self, taken: Taken, before: Mapping[str, TrialFiles]) -> dict[str, TrialFiles]:
         """What the mirror holds of each trial that was changed, once its new files are there."""
