@@ -86,8 +86,9 @@ def new_id(
 
 
 def _in(storage: Path) -> Iterator[SweepFolder]:
-    """The folders of sweeps."""
-    return (SweepFolder(path.parent.absolute()) for path in storage.glob("*/config.json"))
+    """The folders of sweeps; one that is being fetched from its mirror begins with a dot."""
+    found = (path.parent.absolute() for path in storage.glob("*/config.json"))
+    return (SweepFolder(path) for path in found if not path.name.startswith("."))
 
 
 def _names(folder: SweepFolder) -> tuple[str, ...]:

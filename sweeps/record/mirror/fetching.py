@@ -65,9 +65,20 @@ def _manifest(store: Store) -> Manifest:
     if found is None:
         # A folder that holds no sweep is told by the sweeps that are in it.
         there = sorted(name for name in store.folders() if name != "objects")
-        hint = f"; in it are {', '.join(there)}" if there else ""
-        raise ConfigError([f"{store.uri}: no sweep here, or none that was mirrored yet{hint}"])
+        hint = f"; in it are {', '.join(there)}" if there else _claimed(store)
+        raise ConfigError([f"{store.uri}: no sweep here{hint}"])
     return found[0]
+
+
+def _claimed(store: Store) -> str:
+    """A hint for the name of a launch that was killed, or has only begun: nobody else can tell the two apart."""
+    found = holding.read(store)
+    if found is None:
+        return ""
+    return (
+        f": {found[0].who} has taken this name, and has mirrored nothing yet; if it is over, go on with its folder on "
+        f"that machine, or delete {store.uri}/{holding.LEASE}, which frees the name"
+    )
 
 
 def _document(store: Store, manifest: Manifest) -> Mapping[str, Any]:
@@ -98,8 +109,11 @@ def _fetched(store: Store, held: Held, here: SweepFolder | None, storage: Path, 
     """The folder that was fetched; it appears whole."""
     manifest = _stamped(store, held)
     make_folder(storage)
-    draft = SweepFolder(storage / f".{Path(store.uri).name}.{uuid.uuid4().hex[:8]}")
+    mine = f".{Path(store.uri).name}.{hashlib.sha256(store.uri.encode()).hexdigest()[:8]}."
+    draft = SweepFolder(storage / f"{mine}{uuid.uuid4().hex[:8]}")
     try:
+        for left in [each for each in storage.iterdir() if each.name.startswith(mine)]:
+            shutil.rmtree(left, ignore_errors=True)  # of one that was killed: the lease is this one's
         make_folder(draft.path)
         trials = read_trials(store, manifest)
         files = [

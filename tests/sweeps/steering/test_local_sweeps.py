@@ -47,8 +47,9 @@ def test_a_sweep_is_found_by_its_folder(storage: Path, tmp_path: Path) -> None:
     assert find(str(storage / "x-2"), tmp_path / "elsewhere").path == storage / "x-2"
 
 
-@pytest.mark.parametrize("sweep", ["y", "no-sweep", "./y"])
+@pytest.mark.parametrize("sweep", ["y", "no-sweep", "./y", "x-half"])
 def test_a_sweep_that_is_not_there_is_told(storage: Path, sweep: str) -> None:
+    make(storage, ".x.12ab34cd.12ab34cd", "x-half", began=30.0)  # as a killed fetch leaves it
     with pytest.raises(SweepError, match="no sweep"):
         find(sweep, storage)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import mirrors
 import object_stores
@@ -11,8 +12,9 @@ import pytest
 
 from sweeps.errors import ConfigError, StorageError, SweepError
 from sweeps.record.folder import SweepFolder
-from sweeps.record.mirror import following
+from sweeps.record.mirror import following, sending
 from sweeps.record.mirror.fetching import fetch
+from sweeps.record.mirror.following import Follower
 from sweeps.record.mirror.store import Conflict, Store, StoreError
 from sweeps.steering import local_sweeps
 from sweeps.tracking import stores
@@ -81,6 +83,23 @@ def test_what_was_fetched_goes_on_without_sending_everything_again(store, tmp_pa
     assert len(of_k1) == 2
     assert set(of_k1) <= set(after)
     assert store.document("toy/manifest.json")["token"] == 4  # claimed, launched, fetched, and driven after that
+
+
+def test_a_long_event_log_is_sent_in_parts(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(sending, "LARGEST_PART_BYTES", 500)
+    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    with monkeypatch.context() as away:
+        away.setattr(Follower, "start", lambda _: None)
+        with mirrors.driving(folder) as drive:
+            for step in range(1, 12):
+                drive.report("k1", step)
+    with mirrors.driving(folder) as drive:
+        assert drive.drain() is None
+    sizes = [part["size"] for part in store.document("toy/manifest.json")["log"]]
+    assert len(sizes) > 3
+    assert set(sizes[:-1]) == {500}
+    kept = lost(folder, tmp_path)
+    assert mirrors.files(fetch(f"{store.uri}/toy", tmp_path / "b", print)) == mirrors.files(kept)
 
 
 def test_objects_that_nothing_names_are_deleted(store, tmp_path, monkeypatch):
@@ -183,6 +202,26 @@ def test_a_damaged_object_is_told_and_nothing_is_fetched(store, tmp_path, monkey
     assert store.document("toy/lease.json")["is_released"]
 
 
+def test_what_a_killed_fetch_has_left_is_removed_by_the_next(store, tmp_path, monkeypatch):
+    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    with mirrors.driving(folder) as drive:
+        drive.report("k1", 3)
+        assert drive.drain() is None
+    lost(folder, tmp_path)
+    here = tmp_path / "b"
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "rename", lambda *_: 1 / 0)
+        killed.setattr(shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(ZeroDivisionError):
+            fetch(f"{store.uri}/toy", here, print)
+    (left,) = here.iterdir()
+    assert (left / "config.json").is_file()
+    other = here / f".toy.{'0' * 8}.{'0' * 8}"  # of a mirror elsewhere
+    other.mkdir()
+    fetched = fetch(f"{store.uri}/toy", here, print)
+    assert sorted(here.iterdir()) == [other, fetched]
+
+
 def test_a_second_launch_of_a_name_is_another_sweep_on_the_store_too(store, tmp_path, monkeypatch):
     first = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
     elsewhere = mirrors.created(store.uri, tmp_path / "b", monkeypatch)
@@ -218,14 +257,29 @@ def test_another_sweep_in_the_place_of_the_mirror_is_not_overwritten(store, tmp_
 
 def test_a_place_without_a_sweep_tells_which_sweeps_are_there(store, tmp_path, monkeypatch):
     folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
-    with pytest.raises(ConfigError, match=r"no sweep here, or none that was mirrored yet$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"toy: no sweep here: the driver on \S+ \(process \d+\) has taken this name, and has mirrored nothing "
+        r"yet; if it is over, .* delete .*/toy/lease.json, which frees the name$",
+    ):
         fetch(f"{store.uri}/toy", tmp_path / "b", print)
+    with pytest.raises(ConfigError, match=r"other: no sweep here$"):
+        fetch(f"{store.uri}/other", tmp_path / "b", print)
     with mirrors.driving(folder) as drive:
         assert drive.drain() is None
-    with pytest.raises(ConfigError, match=r"no sweep here, or none that was mirrored yet; in it are toy$"):
+    with pytest.raises(ConfigError, match=r"no sweep here; in it are toy$"):
         fetch(store.uri, tmp_path / "b", print)
     with pytest.raises(ConfigError, match="must be s3://BUCKET/PREFIX"):
         fetch("s3://", tmp_path / "b", print)
+
+
+def test_a_name_that_a_killed_launch_took_is_free_once_its_lease_is_deleted(store, tmp_path, monkeypatch):
+    mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    store.delete("toy/lease.json")
+    folder = mirrors.created(store.uri, tmp_path / "b", monkeypatch)
+    assert folder.path.name == "toy"
+    with mirrors.driving(folder) as drive:
+        assert drive.drain() is None
 
 
 def test_the_folder_of_this_machine_is_used_when_it_is_the_newest(store, tmp_path, monkeypatch):
