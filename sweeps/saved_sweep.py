@@ -24,11 +24,8 @@ from trainables import catalogue
 from trainables.errors import DataError, ModelError
 from trainables.inputs import json_text, paths
 
-_PUT_BACK = (
-    "a sweep goes on with the data and the model that it began with, at the same paths, and its mirror does not hold "
-    "them: put the same files there again (below .cache/qlora-sweeps/submitted/ lies what qsweep submit sent: copy the "
-    "files there from the machine that submitted the sweep)"
-)
+_PUT_BACK = "put the same file there again: a sweep goes on with the data and the model that it began with"
+_SHIPPED = " (what qsweep submit sent lay there: copy it from the machine that submitted the sweep)"
 
 
 def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[Sweep, str]:
@@ -86,7 +83,8 @@ def fingerprints(config: SweepConfig, before: Mapping[str, str]) -> dict[str, st
     except (DataError, ModelError) as error:
         if not before:
             raise
-        raise ConfigError([*str(error).splitlines(), _PUT_BACK]) from error
+        shipped = _SHIPPED if "/submitted/" in str(error) else ""
+        raise ConfigError([f"{error}; {_PUT_BACK}{shipped}"]) from error
     changed = [name for name in now if before.get(name, now[name]) != now[name]]
     if changed:
         raise ConfigError(

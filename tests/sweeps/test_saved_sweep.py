@@ -159,7 +159,8 @@ def test_a_config_that_is_none_is_told(tmp_path: Path, content: bytes, reason: s
 
 def test_a_sweep_whose_data_is_gone_says_where_to_put_it(tmp_path: Path) -> None:
     config, _ = toy()
-    data = tmp_path / "train.jsonl"
+    data = tmp_path / "submitted" / "12ab" / "train.jsonl"
+    data.parent.mkdir(parents=True)
     given = DataSpec(train=str(data), text="{text}")
     config = config.model_copy(update={"trainable": "qlora", "data": given, "model": ModelSpec(source="tiny/model")})
     data.write_text('{"text": "a"}\n')
@@ -169,7 +170,9 @@ def test_a_sweep_whose_data_is_gone_says_where_to_put_it(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match=r"data\.train: its content is not what the sweep began with"):
         saved_sweep.fingerprints(config, began_with)
     data.unlink()
-    with pytest.raises(ConfigError, match=r"data\.train: .*train\.jsonl does not exist\n.* at the same paths.* again"):
+    with pytest.raises(
+        ConfigError, match=r"^data\.train: .*\.jsonl does not exist; put .* there again: .*submitted the"
+    ):
         saved_sweep.fingerprints(config, began_with)
     with pytest.raises(DataError):
         saved_sweep.fingerprints(config, {})
