@@ -51,8 +51,9 @@ from sweeps.tune.trial_queue import NOTHING, LastReport, TrialQueue
 from sweeps.tune.watch import LEAVE_SECONDS, Watch
 from trainables.contract import Evaluation, Failure
 
-TRIAL_PROCESS = PlacementGroupFactory([{"node:__internal_head__": 0.001}])
-"""What a trial's own process takes: a place on the head, and no CPU, since it only waits."""
+TRIAL_PROCESS = PlacementGroupFactory([{"node:__internal_head__": 0.0001}])
+"""What a trial's own process takes: a place on the head, and no CPU, since it only waits. Ray counts no smaller share:
+10,000 processes at once on a cluster."""
 
 
 @dataclass
