@@ -38,11 +38,15 @@ def cache() -> Path:
 
 
 def gpus() -> int:
-    """GPUs of this machine that nvidia-smi lists."""
+    """GPUs of this machine that nvidia-smi lists, at most as many as CUDA_VISIBLE_DEVICES names: so Ray counts them."""
     if shutil.which("nvidia-smi") is None:
         return 0
     listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
-    return len(listed.stdout.splitlines()) if listed.returncode == 0 else 0
+    number = len(listed.stdout.splitlines()) if listed.returncode == 0 else 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return number
+    return 0 if visible in ("", "NoDevFiles") else min(number, len(visible.split(",")))
 
 
 def free_bytes(device: Device, gpu: str | None = None) -> int:

@@ -136,12 +136,12 @@ class Fleet:
         self._nodes = tuple(seen)
         there, asked = nodes.gpus(seen), self._options.gpus_per_host
         self._gpus_per_host = (1 if there else 0) if asked == "auto" else asked
-        if self._gpus_per_host and not self._options.may_grow:
-            number = 1 if self.asked == "auto" else self.asked
-            if number > there:
-                problem = f"cluster.hosts: {number} asked for, but the cluster has {there} GPUs, one per host"
-                way_out = "" if there else ": set cluster.gpus_per_host=0 to train on CPUs"
-                return NotReady(message=problem + way_out)
+        number = 1 if self.asked == "auto" else self.asked
+        if self._gpus_per_host and not self._options.may_grow and number > there:
+            problem = f"cluster.hosts: {number} asked for, but the cluster has {there} GPUs, one per host"
+            fewer = f"launch with cluster.hosts={there}, or resume after qsweep extend SWEEP cluster.hosts={there}"
+            way_out = fewer if there else "set cluster.gpus_per_host=0 to train on CPUs"
+            return NotReady(message=f"{problem}: {way_out}")
         self.wanted = self._count(self.asked)
         return None
 

@@ -1,4 +1,7 @@
-"""What may be asked of a sweep after its launch: one more point, larger budgets, another number of hosts. Pure."""
+"""What may be asked of a sweep after its launch: one more point, larger budgets, another number of hosts.
+
+Pure, but for `of`, which looks at this machine.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cluster import devices
 from search_spaces.space import Point, SearchSpace
 from sweeps.config import checks, messages, points
 from sweeps.config.load import Sweep
@@ -40,11 +44,16 @@ class Amendments:
     space: SearchSpace
     trainable: Trainable | None
     """None: its own check of values is left out."""
+    gpus: int = 0
+    """GPUs of this machine where the sweep has a Ray of its own and each host takes one; 0: no number is too many."""
 
     @classmethod
     def of(cls, sweep: Sweep) -> Amendments:
-        """Decides for this sweep; raises NotTrainable when its trainable is gone."""
-        return cls(sweep.config, sweep.space, catalogue.find(sweep.config.trainable))
+        """Decides for this sweep, on this machine; raises NotTrainable when its trainable is gone."""
+        cluster = sweep.config.cluster
+        has_own_gpus = (cluster.address or "local") == "local" and cluster.gpus_per_host != 0
+        trainable = catalogue.find(sweep.config.trainable)
+        return cls(sweep.config, sweep.space, trainable, devices.gpus() if has_own_gpus else 0)
 
     def point(self, values: Mapping[str, object], record: SweepRecord) -> Answer:
         """Whether a point is tried next.
@@ -119,7 +128,7 @@ class Amendments:
         values = {key: _checked(current, key, value) for key, value in wanted.items()}
         before = {key: _value(current, key) for key in values}
         new = {key: value for key, value in values.items() if value != before[key]}
-        wrong = self._too_little(new, record, now)
+        wrong = [*self._too_little(new, record, now), *self._too_many(new.get("cluster.hosts"))]
         if wrong:
             return Answer(False, "; ".join(wrong))
         told = [
@@ -171,6 +180,13 @@ class Amendments:
                 f"budget.gpu_hours: {hours:g} is too little: {held:.3g} are spent; end the sweep with qsweep stop"
             )
         return wrong
+
+    def _too_many(self, hosts: Scalar | None) -> list[str]:
+        """What more hosts than GPUs would wait for in vain: no node joins a Ray of the sweep's own."""
+        if not isinstance(hosts, int) or not 0 < self.gpus < hosts:
+            return []
+        there = f"each host takes a GPU, and this machine has {self.gpus}; at most {self.gpus}, or auto"
+        return [f"cluster.hosts: {hosts} is too many: {there}"]
 
 
 _SECTIONS: dict[str, type[Budget] | type[ClusterConfig]] = {"budget": Budget, "cluster": ClusterConfig}

@@ -271,7 +271,10 @@ def test_an_own_cluster_cannot_have_more_hosts_than_gpus():
     world = World(Actors("a"), hosts=2, may_grow=False)
     problem = world.fleet.lay_out(world.actors.look())
     assert problem is not None
-    assert problem.message == "cluster.hosts: 2 asked for, but the cluster has 1 GPUs, one per host"
+    assert problem.message == (
+        "cluster.hosts: 2 asked for, but the cluster has 1 GPUs, one per host: launch with cluster.hosts=1, or resume "
+        "after qsweep extend SWEEP cluster.hosts=1"
+    )
     none = World(Actors(), gpus_per_host=1, may_grow=False)
     problem = none.fleet.lay_out(none.actors.look())
     assert problem is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from sweep_events import begun, record, recorded, reported, started
 from sweep_files import toy
 
+from cluster import devices
 from sweeps.planning.amendments import Amendments
 from sweeps.planning.trial_source import planned
 from sweeps.record.answer import Answer
@@ -161,6 +163,37 @@ def test_points_that_were_asked_for_are_not_counted_as_drawn() -> None:
     seen = after(at(amendments, TrialState.RUNNING), answer)
     seen = SweepRecord(trials={**seen.trials, **recorded((trial, TrialState.RUNNING))}, added=seen.added)
     assert amendments.changes({"budget.trials": 1}, seen, 1.0).is_accepted
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_ray_of_the_sweeps_own_has_no_more_hosts_than_gpus(count: int) -> None:
+    amendments = replace(sweep(), gpus=count)
+    answer = amendments.changes({"cluster.hosts": 4}, SweepRecord(), 1.0)
+    assert (answer.is_accepted, answer.changes) == (False, {})
+    assert answer.message == (
+        f"cluster.hosts: 4 is too many: each host takes a GPU, and this machine has {count}; at most {count}, or auto"
+    )
+    for fewer in (count, "auto"):
+        assert amendments.changes({"cluster.hosts": fewer}, SweepRecord(), 1.0).is_accepted
+
+
+@pytest.mark.parametrize(
+    ("cluster", "gpus"),
+    [
+        ({}, 2),
+        ({"profile": "attached", "address": "auto"}, 0),
+        ({"gpus_per_host": 0}, 0),
+    ],
+)
+def test_gpus_of_this_machine_limit_only_hosts_that_take_one_here(
+    monkeypatch: pytest.MonkeyPatch, cluster: dict[str, Any], gpus: int
+) -> None:
+    monkeypatch.setattr(devices, "gpus", lambda: 2)
+    launched = sweep(cluster=cluster)
+    file = SimpleNamespace(config=launched.config, space=launched.space)
+    amendments = Amendments.of(file)  # type: ignore[arg-type]
+    assert amendments.gpus == gpus
+    assert amendments.changes({"cluster.hosts": 3}, SweepRecord(), 1.0).is_accepted is (gpus == 0)
 
 
 def test_what_holds_already_is_accepted_and_changes_nothing() -> None:
