@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 STOP_SECONDS = 900
 """How long Ray lets a job that was asked to stop save its trials and deliver to MLflow before it kills it. Ray's own
 time is 3 s (dashboard/modules/job/job_supervisor.py, 2.60)."""
+_USER = re.compile(r"^([A-Za-z][\w+.-]*://)?.*@", re.DOTALL)
+"""A password may hold / and ?, so all before the last @ counts."""
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -36,9 +38,15 @@ def check_address(address: str) -> str:
         is_right = False
     if not is_right or "@" in parts.netloc or parts.query or parts.fragment:
         raise SubmissionFailed(
-            f"--address: {address!r} must be that of the cluster's dashboard, without a user, ? and #: http://HOST:8265"
+            f"--address: {_shown(address)!r} must be that of the cluster's dashboard, without a user, ? and #: "
+            "http://HOST:8265"
         )
     return address.rstrip("/")
+
+
+def _shown(address: str) -> str:
+    """A wrong address without what may be secret in it: a user, a password, parameters."""
+    return re.sub(r"([?#]).*", r"\1***", _USER.sub(r"\1***@", address), flags=re.DOTALL)
 
 
 def connect(address: str) -> Jobs:

@@ -37,6 +37,10 @@ def submit(  # noqa: PLR0913 - its options
 ) -> None:
     """Run a sweep on a Ray cluster that this machine is not part of, as a job of Ray's, and follow it."""
     with mistakes():
+        from cluster.submission import check_id
+
+        if submission_id is not None:
+            check_id(submission_id)
         sweep, shipment = check(file, changes, address, no_files)
         for line in _notices(sweep, shipment):
             say(f"note: {line}")
@@ -56,12 +60,14 @@ def check(file: str, changes: list[str] | None, address: str | None, no_files: b
     Raises:
         ConfigError, SubmissionFailed: with a line for each mistake.
     """
+    from cluster.submission import check_address
     from sweeps.cli.shared import as_words
     from sweeps.config import load, shipping
     from sweeps.errors import ConfigError
 
     if not address:
         raise ConfigError(["--address: is needed: the cluster's dashboard, such as http://HOST:8265"])
+    check_address(address)
     words, here = as_words(changes), Path.cwd()
     given = load.read(file, words, here)[0].get("cluster")
     if not isinstance(given, dict) or "profile" not in given:

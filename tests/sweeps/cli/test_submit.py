@@ -54,6 +54,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["toy.yaml"], "--address: is needed"),
         (["toy.yaml", "--address", "head:8265"], "http://HOST:8265"),
         (["toy.yaml", "--address", "ray://head:10001"], "http://HOST:8265"),
+        (["toy.yaml", "--address", "http://h:9/?token=secret"], "'http://h:9/?***' must be"),
+        (["toy.yaml", "--address", "http://me:secret@h:9"], "'http://***@h:9' must be"),
+        (["toy.yaml", "--address", "me:sec/ret?secret@h:9"], "'***@h:9' must be"),
         (["toy.yaml", "--address", NOBODY, "--submission-id", "a/b"], "--submission-id: 'a/b'"),
         (["toy.yaml", "--address", NOBODY, "cluster.profile=local"], "cluster.profile=attached"),
         (["toy.yaml", "--address", NOBODY, "budget.trials=none"], "budget.trials"),
@@ -65,6 +68,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_mistake_is_told(words: list[str], said: str) -> None:
     code, told = run(*words)
     assert (code, said in told, "secret" in told) == (2, True, False), told
+    assert "note: " not in told, "a mistake is told before the places on the head node"
+    assert "--address: " not in told or "http://HOST:8265" in told
 
 
 def test_a_large_file_is_refused(folder: Path) -> None:
