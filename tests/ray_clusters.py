@@ -7,9 +7,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 # Everything on 127.0.0.1: Ray would take the address of a network card otherwise (ray/_private/services.py, 2.60). The
 # health checks are quick, so that a node that is gone is known to be gone within seconds.
@@ -107,6 +109,22 @@ class Nodes:
     def left(self) -> str:
         """The classes of the actors that live, and the states of placement groups that were not removed."""
         return self._do("left")
+
+    def processes(self, place: int) -> list[psutil.Process]:
+        """The raylet of a node, whose command names the node's temporary folder, and all that it has started."""
+        for each in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.Error):  # it has just ended
+                if each.name() == "raylet" and f"/node{place + 1}/" in " ".join(each.cmdline()):
+                    return [each, *each.children(recursive=True)]
+        return []
+
+    def hosts(self, place: int) -> list[psutil.Process]:
+        """The processes of hosts on a node."""
+        found = []
+        for each in self.processes(place):
+            with suppress(psutil.Error):
+                found += [each] if " ".join(each.cmdline()).startswith("ray::Host") else []
+        return found
 
     def _do(self, *words: str) -> str:
         assert self.process.stdin is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -64,7 +64,7 @@ def status(
         print(json.dumps(now.as_json()))
 
 
-def _of_cluster(sweep: str, address: str, watch: bool, as_json: bool) -> None:
+def _of_cluster(sweep: str, address: str, watch: bool, as_json: bool) -> NoReturn:
     from sweeps.errors import ConfigError
 
     with mistakes(""):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -38,7 +38,7 @@ def stop(
     requests.tell(folder, answer, as_json)
 
 
-def _stop_job(sweep: str, address: str, as_json: bool) -> None:
+def _stop_job(sweep: str, address: str, as_json: bool) -> NoReturn:
     """Ends a submitted sweep in order: Ray sends its driver SIGTERM, which does what a request does."""
     with mistakes():
         from cluster.submission import STOP_SECONDS, connect

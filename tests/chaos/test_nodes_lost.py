@@ -12,16 +12,6 @@ import ray_clusters
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
 
 
-def hosts_on(cluster: ray_clusters.Nodes, place: int) -> int:
-    """How many hosts the node has; its raylet, their parent, names its temporary folder."""
-    found = 0
-    for child in psutil.Process(cluster.process.pid).children(recursive=True):
-        title, parent = " ".join(child.cmdline()), child.parent()
-        if title.startswith("ray::Host") and parent is not None:
-            found += f"/node{place + 1}" in " ".join(parent.cmdline())
-    return found
-
-
 def test_slots_of_a_lost_node_move_to_the_others(tmp_path):
     with ray_clusters.nodes(3) as cluster:
         words = [
@@ -31,7 +21,7 @@ def test_slots_of_a_lost_node_move_to_the_others(tmp_path):
         run = runs.start(tmp_path, "launch", *words, **cluster.environment)
         sweep = tmp_path / "results" / "toy"
         runs.wait_for(lambda: (sweep / "events.jsonl").exists() and runs.reports(sweep) >= 2, run)
-        cluster.remove(next(place for place in (0, 1) if hosts_on(cluster, place)))
+        cluster.remove(next(place for place in (0, 1) if cluster.hosts(place)))
         assert run.wait() == 0, run.err.read_text()
         found = runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
         runs.assert_every_step_once(sweep)
@@ -40,15 +30,6 @@ def test_slots_of_a_lost_node_move_to_the_others(tmp_path):
         assert "host lost" in told
         assert "host started" in told
         assert "Traceback" not in told
-
-
-def processes_of(cluster: ray_clusters.Nodes, place: int) -> list[psutil.Process]:
-    """The raylet of a node, which names the node's temporary folder, and all that it has started."""
-    children = psutil.Process(cluster.process.pid).children(recursive=True)
-    raylets = [
-        each for each in children if each.name() == "raylet" and f"/node{place + 1}/" in " ".join(each.cmdline())
-    ]
-    return [*raylets, *(each for raylet in raylets for each in raylet.children(recursive=True))]
 
 
 def test_a_node_that_was_cut_off_and_comes_back_adds_nothing(tmp_path):
@@ -60,9 +41,9 @@ def test_a_node_that_was_cut_off_and_comes_back_adds_nothing(tmp_path):
         run = runs.start(tmp_path, "launch", *words, **cluster.environment)
         sweep = tmp_path / "results" / "toy"
         runs.wait_for(lambda: (sweep / "events.jsonl").exists() and runs.reports(sweep) >= 2, run)
-        frozen = processes_of(cluster, 0)
+        frozen = cluster.processes(0)
         raylet, *_ = frozen
-        hosts = [process for process in frozen if "ray::Host" in " ".join(process.cmdline())]
+        hosts = cluster.hosts(0)
         assert hosts
         for process in frozen:
             process.send_signal(signal.SIGSTOP)
