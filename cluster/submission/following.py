@@ -25,12 +25,14 @@ SHORT_SECONDS = 120.0
 TURN_SECONDS = 0.2
 ENDING_TURNS = 25
 """How often it is looked whether a job has ended that was asked to."""
+CLOSING_KEY = "dir"
+"""What --json prints of a sweep has its folder. Other lines of JSON are a trainable's own."""
 _OF_RAY = ("Running entrypoint for job ", "Runtime env is setting up.")
 
 
 @dataclass
 class Printed:
-    """What a job has printed: lines for people, and the JSON object at its end."""
+    """What a job has printed: lines for people, and the JSON object that --json prints at its end."""
 
     say: Callable[[str], None]
     closing: dict[str, Any] | None = None
@@ -208,11 +210,11 @@ def exit_code(seen: Seen) -> int:
 
 
 def _closing(line: str) -> dict[str, Any] | None:
-    """The object that --json prints last, if the line is one."""
+    """The object that --json prints at a command's end, if the line is one."""
     if not line.startswith("{"):
         return None
     try:
         value = json.loads(line)
     except ValueError:
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and CLOSING_KEY in value else None

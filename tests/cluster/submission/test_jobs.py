@@ -234,7 +234,7 @@ class Stream:
         return self.seen.pop(0) if len(self.seen) > 1 else self.seen[0]
 
     def logs(self, _job_id: str) -> str:
-        return "a\n{}\n"
+        return 'a\n{"dir": "r"}\n'
 
     def delete(self, job_id: str) -> None:
         self.removed.append(job_id)
@@ -255,15 +255,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_was_printed_is_said_once_however_often_the_connection_breaks() -> None:
     stream = Stream(
         [["Running entrypoint for job x\none\ntw", OSError("gone")], ["Running entrypoint for job x\none\ntwo\nth"],
-         ["Running entrypoint for job x\no", "ne\ntwo\nthree\n", '{"best": 1}\n', "{not json}"]],
+         ["Running entrypoint for job x\no", "ne\ntwo\nthree\n", '{"loss": 0.5}\n{"dir": "r", "best": 1}\n', "{not json}"]],
         [RUNNING, ENDED],
     )  # fmt: skip
     lines: list[str] = []
     notices: list[str] = []
     printed = Printed(lines.append)
     assert follow(stream, "x", printed, notices.append) == ENDED  # type: ignore[arg-type]
-    assert lines == ["one", "two", "three", "{not json}"]
-    assert printed.closing == {"best": 1}
+    assert lines == ["one", "two", "three", '{"loss": 0.5}', "{not json}"], "JSON of a trainable is a line as any other"
+    assert printed.closing == {"dir": "r", "best": 1}
     assert len(notices) == 1
 
 
@@ -286,7 +286,7 @@ def test_a_short_job_leaves_no_trace_in_the_clusters_list() -> None:
     stream, lines = Stream([], [RUNNING, ENDED]), list[str]()
     printed = Printed(lines.append)
     assert wait(stream, "x", printed) == ENDED  # type: ignore[arg-type]
-    assert (lines, printed.closing, stream.removed) == (["a"], {}, ["x"])
+    assert (lines, printed.closing, stream.removed) == (["a"], {"dir": "r"}, ["x"])
     late = Stream([], [RUNNING])
     times = iter([0.0, 60.0, 121.0])
     with pytest.raises(ConnectionFailed, match="no answer within 120 s"):
