@@ -255,7 +255,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_was_printed_is_said_once_however_often_the_connection_breaks() -> None:
     stream = Stream(
         [["Running entrypoint for job x\none\ntw", OSError("gone")], ["Running entrypoint for job x\none\ntwo\nth"],
-         ["Running entrypoint for job x\no", "ne\ntwo\nthree\n", '{"loss": 0.5}\n{"dir": "r", "best": 1}\n', "{not json}"]],
+         ["Running entrypoint for job x\no", "ne\ntwo\nthree\n{\"loss\": 0.5}\n", '{"dir": "r", "best": 1}\n',
+          "{not json}"]],
         [RUNNING, ENDED],
     )  # fmt: skip
     lines: list[str] = []
