@@ -167,14 +167,15 @@ def give_up(jobs: Jobs, job_id: str) -> bool:
     """Stops a job of some seconds and removes it from the cluster's list; False when it may stay there."""
     pause = threading.Event()
     with suppress(ClusterError):
-        if jobs.look_up(job_id) is None:
-            return True
-        jobs.stop(job_id)
-        for _ in range(ENDING_TURNS):
+        for turn in range(ENDING_TURNS):
             seen = jobs.look_up(job_id)
-            if seen is None or seen.has_ended:
+            if seen is None:
+                return True
+            if seen.has_ended:
                 jobs.delete(job_id)
                 return True
+            if turn == 0:
+                jobs.stop(job_id)
             pause.wait(TURN_SECONDS)
     return False
 

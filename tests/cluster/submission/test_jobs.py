@@ -302,4 +302,6 @@ def test_a_job_that_is_given_up_is_stopped_and_removed() -> None:
     never = Stream([], [RUNNING])
     assert not give_up(never, "x")  # type: ignore[arg-type]
     assert never.removed == ["x"]
-    assert give_up(Stream([], [None]), "x")  # type: ignore[arg-type]
+    gone = Stream([], [RUNNING, None])
+    assert give_up(gone, "x")  # type: ignore[arg-type]
+    assert gone.removed == ["x"], "somebody else has removed it"
