@@ -12,7 +12,7 @@ from search_spaces.domains import Domain, Value
 from search_spaces.space import SearchSpace
 from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig, size_bytes
-from sweeps.config.uris import work_folder
+from sweeps.config.uris import local_storage
 from sweeps.planning import advice, epochs, time_budget
 from sweeps.planning.lora_or_qlora import GpuAdvice
 from sweeps.planning.number_words import counted
@@ -314,6 +314,6 @@ def _disk_warnings(config: SweepConfig, planned: Plan, need: Need | None, machin
     if machine.disk_bytes is not None and wanted > machine.disk_bytes:
         warnings.append(
             f"storage: up to {wanted / 1e9:.1f} GB of adapters and snapshots, {machine.disk_bytes / 1e9:.1f} GB free "
-            f"in {work_folder(config.storage)}: make room, name another storage, or set budget.disk"
+            f"in {local_storage(config.storage)}: make room, name another storage, or set budget.disk"
         )
     return warnings
