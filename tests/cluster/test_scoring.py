@@ -82,10 +82,11 @@ def test_a_process_that_dies_is_told(base, monkeypatch):
 
 
 PLAIN = """
-import sys
+import signal, sys
 from cluster.scoring import scoring
 from trainables.specs import TrialSpec
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a process that a shell started in the background
 with scoring(TrialSpec.model_validate_json(sys.argv[1])) as elsewhere:
     print(elsewhere.fingerprint()["model"], flush=True)
     if len(sys.argv) > 2:

@@ -213,7 +213,7 @@ def test_a_server_that_fails_on_the_way_is_told(server, monkeypatch):
 def test_a_sweep_that_did_not_end_well_is_not_promoted(monkeypatch, capsys):
     monkeypatch.setattr("sweeps.report.summary.show", lambda *_: None)
     sweep: Any = None
-    ended: Any = SimpleNamespace(exit_code=130, is_ray_left_behind=False, as_json=lambda: {"sweep": "x"})
+    ended: Any = SimpleNamespace(exit_code=130, is_ray_left_behind=False, mirror=None, as_json=lambda: {"sweep": "x"})
     with pytest.raises(typer.Exit) as end:
         sweep_end.finish(sweep, ended, True, True)
     assert end.value.exit_code == 130
@@ -229,7 +229,7 @@ def test_an_interrupted_promotion_says_what_the_sweep_was_and_how_to_go_on(numbe
     monkeypatch.setattr(sweep_end, "show_promotion", lambda _: signal.raise_signal(number))
     sweep: Any = SimpleNamespace(config=SimpleNamespace(tracking=SimpleNamespace(uri="sqlite:///a.db")))
     ended: Any = SimpleNamespace(
-        exit_code=0, folder="/results/x", is_ray_left_behind=False, as_json=lambda: {"sweep": "x"}
+        exit_code=0, folder="/results/x", is_ray_left_behind=False, mirror=None, as_json=lambda: {"sweep": "x"}
     )
     with pytest.raises(typer.Exit) as end:
         sweep_end.finish(sweep, ended, True, True)
