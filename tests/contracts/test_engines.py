@@ -216,6 +216,9 @@ def test_adapters_come_and_go(engine):
 def test_removing_from_a_free_slot_does_nothing(engine):
     engine.remove(4)
     add(engine, 4, TRIAL)
+    expected = losses(engine, Segment(4, rows(0)))
+    engine.remove(5)
+    assert losses(engine, Segment(4, rows(0))) == expected
     engine.remove(4)
     engine.remove(4)
 
