@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,17 @@ def kill(pid: int) -> None:
     process = psutil.Process(pid)
     process.send_signal(signal.SIGKILL)
     psutil.wait_procs([process], timeout=30)
+
+
+def kill_all(run: Run) -> None:
+    """Kills a run and all that it started, as when their machine is lost: nobody is left to write a file."""
+    driver = psutil.Process(run.process.pid)
+    driver.suspend()  # so that it starts nothing more
+    processes = [driver, *driver.children(recursive=True)]
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=30)
 
 
 def ray_processes(run: Run, name: str) -> list[int]:

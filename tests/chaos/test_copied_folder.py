@@ -14,7 +14,7 @@ def test_a_copy_is_refused_beside_the_original_and_goes_on_in_its_place(tmp_path
     run = runs.start(tmp_path, "launch", *runs.TOY, "scheduler.kind=fifo")
     sweep, copy = tmp_path / "results" / "toy", tmp_path / "copy"
     runs.wait_for(lambda: (sweep / "events.jsonl").exists() and runs.reports(sweep) >= 1, run)
-    runs.kill(run.process.pid)
+    runs.kill_all(run)
     shutil.copytree(sweep, copy)
     before = (copy / "events.jsonl").read_bytes()
     refused = runs.start(tmp_path, "resume", "copy")

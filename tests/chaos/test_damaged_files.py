@@ -32,7 +32,7 @@ def test_damaged_snapshots_are_not_trusted_and_cost_no_point(tmp_path, first):
     run = runs.start(tmp_path, "launch", *WORDS)
     sweep = tmp_path / "results" / "toy"
     runs.wait_for(lambda: len(list(sweep.glob("trials/*/snapshot-*/progress.json"))) >= 2, run)
-    runs.kill(run.process.pid)
+    runs.kill_all(run)
     for place, snapshot in enumerate(sorted(sweep.glob("trials/*/snapshot-*"))):
         DAMAGES[first + place % 2](snapshot)
     with (sweep / "events.jsonl").open("ab") as events:

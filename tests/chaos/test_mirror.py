@@ -66,7 +66,7 @@ def test_a_sweep_goes_on_elsewhere_when_its_drivers_machine_is_lost(store, tmp_p
     runs.wait_for(lambda: runs.reports(sweep) >= 3, run)
     before = mirrored_bytes(store)
     runs.wait_for(lambda: mirrored_bytes(store) > before, run)
-    runs.kill(run.process.pid)
+    runs.kill_all(run)
     shutil.rmtree(here)
     again = start(store, elsewhere, "resume", f"{store.uri}/toy")
     assert again.wait() == 0, again.err.read_text()
