@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from trainables import qlora_metrics
 from trainables.base import architectures, model_source, residency
 from trainables.contract import Device, LookedUp, Need, Pack, Prepared, Preview, RowShape, Target, TargetModules
 from trainables.data import preview as preview_rows
@@ -18,6 +19,7 @@ from trainables.scoring.requests import Scorer
 from trainables.specs import ModelSpec, TrialSpec
 
 REQUIRES = frozenset({"model", "data"})
+METRICS = qlora_metrics.directions()
 
 
 def check(base: TrialSpec) -> list[str]:

@@ -15,11 +15,11 @@ from typing import TypeVar
 import torch
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
+from trainables import qlora_metrics
 from trainables.contract import Evaluation, Failure, Opened, StepRecord
 from trainables.data import dataset
 from trainables.isolation import failure_of, is_sticky, isolated
 from trainables.learning_rates import learning_rate
-from trainables.objective import EVAL_LOSS
 from trainables.packing import adapter_files, kept_evaluation
 from trainables.packing.batches import chunks
 from trainables.packing.dropout import DropoutKey
@@ -227,10 +227,11 @@ class AdapterPack:
 
 
 def _evaluation(totals: Sequence[float], tokens: tuple[int, ...], hardware: str) -> Evaluation | Failure:
-    loss = sum(totals) / sum(tokens)
-    if not _finite(loss):
-        return Failure(kind="diverged", message=f"eval_loss {loss}")
-    return Evaluation(metrics={EVAL_LOSS: loss}, row_losses=tuple(totals), row_tokens=tokens, hardware=hardware)
+    metrics = qlora_metrics.evaluate(totals, tokens)
+    wrong = [f"{name} {value}" for name, value in metrics.items() if not _finite(value)]
+    if wrong:
+        return Failure(kind="diverged", message=", ".join(wrong))
+    return Evaluation(metrics=metrics, row_losses=tuple(totals), row_tokens=tokens, hardware=hardware)
 
 
 def _finite(value: float) -> bool:

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from trainables import qlora_metrics
 from trainables.contract import Evaluation, Failure
 from trainables.inputs import json_text
+from trainables.objective import EVAL_LOSS
 
 
 def place(cache: Path, *identity: str) -> Path:
@@ -41,8 +43,10 @@ def kept(path: Path | None, evaluate: Callable[[], Evaluation | Failure]) -> Eva
 def _read(path: Path) -> Evaluation | None:
     with suppress(OSError, ValueError, TypeError):
         read = Evaluation.of_document(json_text.parse(path.read_bytes()))
-        if read.row_tokens and math.isclose(read.loss, sum(read.row_losses) / sum(read.row_tokens)):
-            return read
+        # The file may be older than some of the metrics: all follow from the rows.
+        metrics = qlora_metrics.evaluate(read.row_losses, read.row_tokens) if read.row_tokens else {}
+        if math.isclose(read.loss, metrics.get(EVAL_LOSS, math.nan)):
+            return read.model_copy(update={"metrics": metrics})
     return None
 
 

@@ -1,0 +1,48 @@
+"""One entry of `qlora_metrics` is a metric of every evaluation: of trials, and of the base, kept or not."""
+
+from __future__ import annotations
+
+import math
+
+import packs
+import pytest
+
+from trainables import catalogue, qlora_metrics
+from trainables.contract import Evaluation, Failure
+
+WORST = qlora_metrics.Metric("min", lambda losses, tokens: max(map(float.__truediv__, losses, map(float, tokens))))
+
+
+def worst(evaluation: Evaluation) -> float:
+    pairs = zip(evaluation.row_losses, evaluation.row_tokens, strict=True)
+    return max(loss / tokens for loss, tokens in pairs)
+
+
+def test_the_loss_is_per_token_and_not_per_row():
+    assert qlora_metrics.evaluate([6.0, 4.0], [1, 4])["eval_loss"] == 2.0
+
+
+def test_what_qlora_offers_is_what_its_evaluations_give():
+    offered = catalogue.metrics(catalogue.find("qlora"))
+    assert offered == qlora_metrics.directions()
+    assert offered.keys() == qlora_metrics.evaluate([1.0], [1]).keys()
+
+
+def test_a_metric_that_is_added_is_in_evaluations_of_trials_and_of_the_base(monkeypatch, tmp_path):
+    kept = packs.AdapterPack(packs.PeftEngine(packs.base()), packs.rows(), known_base=tmp_path / "kept.json")
+    before = kept.evaluate_base()
+    monkeypatch.setitem(qlora_metrics.METRICS, "eval_worst_row", WORST)
+    pack = packs.pack()
+    pack.open(0, packs.spec())
+    # The last one was kept by a version without the metric.
+    for evaluation in (pack.evaluate([0])[0], pack.evaluate_base(), kept.evaluate_base()):
+        assert isinstance(evaluation, Evaluation)
+        assert evaluation.metrics["eval_worst_row"] == pytest.approx(worst(evaluation)) != evaluation.loss
+    assert isinstance(before, Evaluation) and before.metrics.keys() == {"eval_loss"}
+
+
+def test_a_metric_that_is_not_finite_ends_the_trial_and_is_named(monkeypatch):
+    monkeypatch.setitem(qlora_metrics.METRICS, "eval_odd", qlora_metrics.Metric("max", lambda *_: math.inf))
+    pack = packs.pack()
+    pack.open(0, packs.spec())
+    assert pack.evaluate([0])[0] == Failure(kind="diverged", message="eval_odd inf")

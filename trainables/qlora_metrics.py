@@ -1,0 +1,39 @@
+"""The metrics of qlora's evaluations. A new one is one more entry of `METRICS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from trainables.objective import EVAL_LOSS, Direction
+
+
+class Metric(NamedTuple):
+    """A metric that follows from the losses of the evaluation rows. A value that is not finite ends the trial."""
+
+    better: Direction
+    """Which value is better: the lower ("min") or the higher ("max")."""
+    of: Callable[[Sequence[float], Sequence[int]], float]
+    """Computes it from each row's negative log-likelihood and each row's number of completion tokens."""
+
+
+def _loss(row_losses: Sequence[float], row_tokens: Sequence[int]) -> float:
+    return sum(row_losses) / sum(row_tokens)
+
+
+METRICS: dict[str, Metric] = {EVAL_LOSS: Metric("min", _loss)}
+
+
+def directions() -> Mapping[str, Direction]:
+    """Returns which value of each metric is better, by the metric's name."""
+    return {name: metric.better for name, metric in METRICS.items()}
+
+
+def evaluate(row_losses: Sequence[float], row_tokens: Sequence[int]) -> dict[str, float]:
+    """Returns each metric of an evaluation by name.
+
+    Args:
+        row_losses: total negative log-likelihood of the completion tokens of each row, in nats.
+        row_tokens: number of completion tokens of each row.
+    """
+    return {name: metric.of(row_losses, row_tokens) for name, metric in METRICS.items()}
