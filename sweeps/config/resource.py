@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import Literal, cast
 
 import search_spaces
@@ -104,10 +104,36 @@ def settled(config: SweepConfig, space: SearchSpace, train_rows: int | None) -> 
         return config, []
     total = _rounded(config, space, examples)
     steps = -(-total // rows_per_step(config.training))
-    changed = budget.model_copy(
-        update={"examples_per_trial": total, "epochs_per_trial": None, "steps_per_trial": steps}
+    changed = config.model_copy(
+        update={
+            "budget": budget.model_copy(
+                update={"examples_per_trial": total, "epochs_per_trial": None, "steps_per_trial": steps}
+            )
+        }
     )
-    return config.model_copy(update={"budget": changed}), []
+    listed = enumerate(_listed(changed))
+    return changed, [
+        f"searcher.points.{number}: {line}" for number, rows in listed for line in too_large(changed, rows)
+    ]
+
+
+def too_large(config: SweepConfig, rows: int) -> list[str]:
+    """What is wrong with a step of so many rows: a line where it would pass two report points at once.
+
+    Args:
+        config: a settled sweep.
+        rows: of one step of a point that somebody has chosen; batches of the space itself are never too large.
+    """
+    compared = of(config)
+    reached = [-(-point // rows) for point in compared.points]
+    if compared.unit == "step" or len(set(reached)) == len(reached):
+        return []
+    most = min(after - before for before, after in pairwise(compared.points))
+    told = " x ".join(BATCH)
+    return [
+        f"{told}: {rows} rows a step pass two report points at once (the points are at "
+        f"{', '.join(str(point) for point in compared.points)} examples): take at most {most} rows a step"
+    ]
 
 
 def steps_per_unit(config: SweepConfig, space: SearchSpace) -> float:

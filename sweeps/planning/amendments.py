@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from cluster import devices
 from search_spaces.space import Point, SearchSpace
-from sweeps.config import checks, messages, points
+from sweeps.config import checks, messages, points, resource
 from sweeps.config.load import Sweep
 from sweeps.config.model import Budget, ClusterConfig, SweepConfig
 from sweeps.config.points import Scalar
@@ -71,7 +71,9 @@ class Amendments:
             trial, wrong = None, messages.of_validation(error, {})
         except TrainableError as error:
             trial, wrong = None, [f"the trainable {self.config.trainable} cannot check the point: {error}"]
-        if trial is None:
+        if trial is not None:
+            wrong = resource.too_large(self.config, resource.rows_per_step(trial.spec.training))
+        if trial is None or wrong:
             return Answer(False, "; ".join(wrong))
         problem = self._targets(record).problem(trial.spec.adapter.target_modules)
         if problem is not None:

@@ -104,6 +104,20 @@ def test_every_trial_reports_once_at_each_rung_with_equal_examples(
         assert all(0 <= size * step - rung < size for step, rung in zip(points, found.points, strict=True))
 
 
+def test_a_listed_point_whose_step_passes_two_report_points_is_refused() -> None:
+    space = batches(1, 2, 4)
+    listed = {"points": [{"training.batch_size": 24}, {"training.batch_size": 25}]}
+    config, parsed = toy({**RATE, **space}, searcher={"kind": "random", **listed})
+    found, wrong = resource.settled(config, parsed, None)
+    assert resource.of(found).points == (12, 36, 108, 324)
+    told = "rows a step pass two report points at once (the points are at 12, 36, 108, 324 examples): take at most 24"
+    name = "training.batch_size x training.gradient_accumulation_steps"
+    assert wrong == []
+    listed["points"].append({"training.batch_size": 40})
+    _, wrong = resource.settled(toy({**RATE, **space}, searcher={"kind": "random", **listed})[0], parsed, None)
+    assert wrong == [f"searcher.points.2: {name}: 40 {told} rows a step"]
+
+
 def test_trials_of_a_sweep_have_the_steps_of_their_batch() -> None:
     space = {**RATE, **batches(1, 2, 4, 8, 16)}
     config = settled(batches(1, 2, 4, 8, 16), budget={"trials": 12, "steps_per_trial": 84})

@@ -71,6 +71,16 @@ def test_a_point_that_breaks_a_rule_is_refused_and_told_which(values: dict[str, 
     assert answer.message.startswith(told)
 
 
+def test_a_point_whose_step_would_pass_two_report_points_is_refused() -> None:
+    space = {"training.batch_size": {"choice": [1, 2, 4]}, **SPACE}
+    counted = sweep(space, budget={**BUDGET, "examples_per_trial": 324})
+    assert counted.point({"batch_size": 24}, SweepRecord()).is_accepted
+    answer = counted.point({"batch_size": 400}, SweepRecord())
+    assert (answer.is_accepted, answer.point) == (False, None)
+    assert "400 rows a step pass two report points at once" in answer.message
+    assert sweep(space).point({"batch_size": 400}, SweepRecord()).is_accepted, "here steps are counted"
+
+
 def test_a_short_name_of_two_fields_is_refused() -> None:
     space = {"adapter.r": {"choice": [4]}, "training.batch_size": {"choice": [2, 4]}}
     amendments = sweep(space)
