@@ -31,7 +31,7 @@ chaos: $(DEV) $(MODEL)  ## faults: what a trial does to its neighbours, and what
 chaos-long: $(DEV)  ## random faults, several in a row: QSWEEP_CHAOS_SCHEDULES of them from QSWEEP_CHAOS_SEED on
 	$(BIN)/pytest tests/chaos/test_random_schedules.py -m chaos_long -rP
 
-bench: $(DEV) $(MODEL)  ## start-up times, and packed training against one after the other
+bench: $(DEV) $(MODEL)  ## speed: against plain Ray Tune, packed against alone, the driver, start-up (docs/speed.md)
 	$(BIN)/python -m tests.benchmarks
 
 format: $(DEV)  ## mend what the formatter and the linter can

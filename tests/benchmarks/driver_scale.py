@@ -7,6 +7,7 @@ Parts, each of which writes DIR/PART.json and is not measured again when that is
 - record: events of so many trials through the journal, without Ray and MLflow
 - writer: the same events through the tracking writer to a real MLflow server with SQLite
 - sweep: a toy sweep of --trials trials on Ray with that server
+- bare: as many toy trials in bare Ray Tune, without tracking and checkpoints
 - processes: toy trials, 1 and 64 at once
 
 CPU seconds hold on a busy machine too; wall times and the writer's lag do not. The tables are printed, and written to
@@ -45,7 +46,7 @@ from sweeps.saved_sweep import as_kept, document
 from trainables import toy
 from trainables.contract import Failure, Report, StepRecord
 
-from . import machines
+from . import bare_toys, machines
 
 POINTS = (3, 9, 27)
 """Steps at which a trial of the parts without Ray reports."""
@@ -332,6 +333,7 @@ PARTS = {
     "record": (record, RECORDED),
     "writer": (writer, (300,)),
     "sweep": (sweep, (1000,)),
+    "bare": (bare_toys.measured, (1000,)),
     "processes": (processes, AT_ONCE),
 }
 
@@ -353,23 +355,30 @@ def tables(results: Path) -> list[str]:
                     continue
                 shown = f"{value:.3g}" if isinstance(value, float) and value < 1000 else value
                 lines.append(f"| {name.replace('_', ' ')} | {shown} |")
+    for path in sorted(results.glob("bare-*.json")):
+        ours = results / f"sweep-{path.stem.rpartition('-')[2]}.json"
+        if ours.exists():
+            both = [json.loads(each.read_text())["figures"]["wall_ms_per_trial"] for each in (ours, path)]
+            lines.append(f"\n{ours.stem}: {both[0] / both[1]:.2f} times the wall time of bare Ray Tune (goal 1.2)")
     return lines
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
+    """Measures what is not there yet and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=Path("driver-scale-results"), help="folder of the figures")
+    parser.add_argument(
+        "--results", type=Path, default=Path("benchmark-results/driver-scale"), help="folder of the figures"
+    )
     parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--trials", type=int, help="of each part, instead of its own")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     results = arguments.results.absolute()
     results.mkdir(parents=True, exist_ok=True)
     if arguments.one is not None:
         measure, size = PARTS[arguments.one][0], arguments.trials
         figures = measure(size)
-        kept = {"machine": machines.facts(), "load": os.getloadavg(), "figures": figures}
-        (results / f"{arguments.one}-{size}.json").write_text(json.dumps(kept, indent=1))
+        machines.keep(results / f"{arguments.one}-{size}.json", {"load": os.getloadavg(), "figures": figures})
         return
     for part in arguments.parts:
         for size in (arguments.trials,) if arguments.trials is not None else PARTS[part][1]:

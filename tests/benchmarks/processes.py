@@ -67,3 +67,7 @@ def _seconds(folder: Path) -> tuple[float, int]:
         running += change
         at_once = max(at_once, running)
     return changes[-1][0] - changes[0][0], at_once
+
+
+if __name__ == "__main__":
+    main(100)

