@@ -21,7 +21,12 @@ def _loss(row_losses: Sequence[float], row_tokens: Sequence[int]) -> float:
     return sum(row_losses) / sum(row_tokens)
 
 
-METRICS: dict[str, Metric] = {EVAL_LOSS: Metric("min", _loss)}
+def _row_loss(row_losses: Sequence[float], row_tokens: Sequence[int]) -> float:
+    """The mean over rows of each row's loss per token: a long completion counts as much as a short one."""
+    return sum(loss / tokens for loss, tokens in zip(row_losses, row_tokens, strict=True)) / len(row_losses)
+
+
+METRICS: dict[str, Metric] = {EVAL_LOSS: Metric("min", _loss), "eval_row_loss": Metric("min", _row_loss)}
 
 
 def directions() -> Mapping[str, Direction]:

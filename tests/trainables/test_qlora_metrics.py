@@ -22,6 +22,10 @@ def test_the_loss_is_per_token_and_not_per_row():
     assert qlora_metrics.evaluate([6.0, 4.0], [1, 4])["eval_loss"] == 2.0
 
 
+def test_the_row_loss_counts_long_and_short_rows_the_same():
+    assert qlora_metrics.evaluate([6.0, 4.0], [1, 4])["eval_row_loss"] == 3.5
+
+
 def test_what_qlora_offers_is_what_its_evaluations_give():
     offered = catalogue.metrics(catalogue.find("qlora"))
     assert offered == qlora_metrics.directions()
@@ -38,7 +42,7 @@ def test_a_metric_that_is_added_is_in_evaluations_of_trials_and_of_the_base(monk
     for evaluation in (pack.evaluate([0])[0], pack.evaluate_base(), kept.evaluate_base()):
         assert isinstance(evaluation, Evaluation)
         assert evaluation.metrics["eval_worst_row"] == pytest.approx(worst(evaluation)) != evaluation.loss
-    assert isinstance(before, Evaluation) and before.metrics.keys() == {"eval_loss"}
+    assert isinstance(before, Evaluation) and before.metrics.keys() == {"eval_loss", "eval_row_loss"}
 
 
 def test_a_metric_that_is_not_finite_ends_the_trial_and_is_named(monkeypatch):
