@@ -21,7 +21,8 @@ from sweeps.promotion import candidates, content, evidence, registration
 from sweeps.promotion.context import Context, PromotionRequest, policy_of
 from sweeps.promotion.evidence import Contender
 from sweeps.promotion.gate import Verdict
-from sweeps.promotion.registration import Registered, Winner
+from sweeps.promotion.registration import Registered
+from sweeps.promotion.winner import Winner
 from sweeps.tracking.client import Say, answering
 from sweeps.tracking.lookup import Lookup
 from sweeps.tracking.registry import Registry, Version

@@ -14,35 +14,18 @@ from pathlib import Path
 
 from cluster.scoring import Scoring
 from sweeps.errors import SweepError
-from sweeps.promotion import cards, gate, version_files
-from sweeps.promotion.candidates import Candidate
+from sweeps.promotion import cards, gate, version_files, version_tags
 from sweeps.promotion.cards import VersionFacts
 from sweeps.promotion.context import Context
-from sweeps.promotion.evidence import Evidence
-from sweeps.promotion.gate import CHAMPION, Verdict
+from sweeps.promotion.winner import Winner
 from sweeps.record import digests, fault_points
 from sweeps.tracking import model_package
 from sweeps.tracking.registry import COMPLETE, IDENTITY, STATE, Entry, Version, previous
-from trainables.scoring.requests import BASE, BaseFacts
+from trainables.scoring.requests import BaseFacts
 
 NEW_TOKENS = 16
 OURS = ("sweeps", "cluster", "trainables", "search_spaces")
 """Import names of this distribution: a packaged model must do without them."""
-
-
-@dataclass(frozen=True)
-class Winner:
-    """The candidate that passed the gate, and what its version says of it."""
-
-    candidate: Candidate
-    candidates: int
-    """How many were compared."""
-    champion: Version | None
-    base_identity: str
-    evidence: Evidence
-    verdict: Verdict
-    forced: tuple[str, ...]
-    """The objections that --force overrode."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +82,7 @@ def _complete_version(context: Context, winner: Winner, facts: VersionFacts, fol
     run_id, path = winner.candidate.trial.run_id, version_files.where(model, identity)
     registry.upload(run_id, folder, path)
     fault_points.point("promote.after_upload")
-    tags = {IDENTITY: identity, **_tags(context, winner, facts)}
+    tags = {IDENTITY: identity, **version_tags.of(context.sweep, winner, facts)}
     version = registry.make_version(model, run_id, path, tags, cards.description(facts))
     fault_points.point("promote.after_version")
     registry.describe_model(model, cards.model_description(facts))
@@ -216,34 +199,3 @@ def _facts(context: Context, winner: Winner, base: BaseFacts) -> VersionFacts:
         forced=winner.forced,
         versions=model_package.versions(base),
     )
-
-
-def _tags(context: Context, winner: Winner, facts: VersionFacts) -> dict[str, str]:
-    """Where the version comes from: sweep, run, base, rows, losses and gains, versions of the libraries."""
-    candidate, verdict, answer = winner.candidate, winner.verdict, winner.evidence.answer
-    compared_with = f"version {winner.champion.number}" if winner.champion is not None else "base"
-    tags = {
-        "sweep.id": context.sweep.sweep_id,
-        "sweep.parent_run": context.sweep.parent_run,
-        "sweep.run": candidate.trial.run_id,
-        "sweep.trial_key": candidate.trial.trial_key,
-        "adapter_sha256": candidate.adapter_sha256,
-        "base": facts.base,
-        "base.identity": winner.base_identity,
-        "data.fingerprint": context.sweep.data_fingerprint or "",
-        "promotion.rows": f"{facts.rows}, {verdict.rows} rows",
-        "promotion.rows_fingerprint": answer.fingerprint,
-        "promotion.hardware": answer.hardware,
-        "promotion.decision": f"passed, min_gain {verdict.min_gain:g}",
-        "promotion.candidates": str(winner.candidates),
-        "promotion.compared_with": compared_with,
-    }
-    tags |= {f"loss.{name}": f"{verdict.losses[name]:.6f}" for name in (BASE, CHAMPION) if name in verdict.losses}
-    tags["loss"] = f"{verdict.losses[candidate.label]:.6f}"
-    for comparison in verdict.of(candidate.label):
-        interval = f"{comparison.low:.6f} to {comparison.high:.6f}"
-        tags[f"gain.{comparison.against}"] = f"{comparison.gain:.6f} ({interval})"
-    tags |= {f"version.{name}": number for name, number in facts.versions.items()}
-    if winner.forced:
-        tags["promotion.forced"] = "; ".join(winner.forced)[:5000]
-    return tags

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from sweeps.config.passwords import without_password, without_passwords
 from sweeps.config.uris import artifact_root, sqlite_file
 from sweeps.errors import SweepError
+from sweeps.tracking import run_tags
 
 # No retries: the tracking writer repeats what failed, looking for the run first. The client's own retries block it for
 # minutes, and create a run twice when only the answer was lost (mlflow/environment_variables.py, 3.17.2).
@@ -165,7 +166,7 @@ class Runs:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             return None
-        ours = f"tags.`sweep.id` = '{self._sweep_id}'"
+        ours = run_tags.equals(run_tags.SWEEP_ID, self._sweep_id)
         if stored.name == name or self._client.search_runs([experiment_id], ours, ViewType.ALL, max_results=1):
             return stored
         return None
@@ -189,9 +190,9 @@ class Runs:
         """The id of the run with exactly these identifying tags; one that somebody has deleted is restored."""
         from mlflow.entities import ViewType
 
-        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in identity.items())
-        if "sweep.trial_key" not in identity:
-            wanted += " and tags.`sweep.trial_key` IS NULL"
+        wanted = " and ".join(run_tags.equals(name, value) for name, value in identity.items())
+        if run_tags.TRIAL_KEY not in identity:
+            wanted += f" and {run_tags.OF_A_SWEEP}"
         runs = self._client.search_runs([self.experiment_id], wanted, ViewType.ALL, order_by=["start_time ASC"])
         active = [run for run in runs if run.info.lifecycle_stage == "active"]
         if not active and runs:
@@ -218,7 +219,7 @@ class Runs:
         """
         groups: dict[str | None, list[Any]] = {}
         for run in self._of_sweep():
-            groups.setdefault(run.data.tags.get("sweep.trial_key"), []).append(run)
+            groups.setdefault(run.data.tags.get(run_tags.TRIAL_KEY), []).append(run)
         for runs in groups.values():
             runs.sort(key=lambda run: (run.info.run_id not in used, -len(run.data.metrics), run.info.run_id))
             for double in runs[1:]:
@@ -227,7 +228,7 @@ class Runs:
 
     def _of_sweep(self) -> Iterator[Any]:
         token = None
-        ours = f"tags.`sweep.id` = '{self._sweep_id}'"
+        ours = run_tags.equals(run_tags.SWEEP_ID, self._sweep_id)
         while True:
             page = self._client.search_runs([self.experiment_id], ours, page_token=token)
             yield from page
@@ -238,9 +239,9 @@ class Runs:
     def still_running(self) -> dict[str, str]:
         """Run id -> trial key of the sweep's trials whose run is RUNNING."""
         return {
-            run.info.run_id: run.data.tags["sweep.trial_key"]
+            run.info.run_id: run.data.tags[run_tags.TRIAL_KEY]
             for run in self._of_sweep()
-            if run.info.status == "RUNNING" and "sweep.trial_key" in run.data.tags
+            if run.info.status == "RUNNING" and run_tags.TRIAL_KEY in run.data.tags
         }
 
     def has(self, run_id: str, path: str) -> bool:

@@ -20,7 +20,7 @@ from sweeps.errors import ConfigError, SweepError
 from sweeps.record import digests
 from sweeps.record.events import TrialState
 from sweeps.record.run_names import label
-from sweeps.tracking import stores
+from sweeps.tracking import run_tags, stores
 from sweeps.tracking.client import answering, quiet
 from sweeps.tracking.stores import BY_OPTION, Place
 from trainables.contract import Evaluation
@@ -143,23 +143,25 @@ class Lookup:
         """
         parent = self._parent(place, way_out, other_than)
         tags = parent.data.tags
-        children = self._search(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+        children = self._search(run_tags.equals(run_tags.PARENT_RUN, parent.info.run_id))
         return TrackedSweep(
-            sweep_id=tags["sweep.id"],
+            sweep_id=tags[run_tags.SWEEP_ID],
             name=parent.info.run_name,
             parent_run=parent.info.run_id,
-            state=tags.get("sweep.state", ""),
+            state=tags.get(run_tags.STATE, ""),
             config=self._config(parent.info.run_id),
             fingerprints={
-                key.removeprefix("fingerprint."): value for key, value in tags.items() if key.startswith("fingerprint.")
+                name.removeprefix(run_tags.FINGERPRINT): value
+                for name, value in tags.items()
+                if name.startswith(run_tags.FINGERPRINT)
             },
-            data_fingerprint=tags.get("data.fingerprint"),
+            data_fingerprint=tags.get(run_tags.DATA_FINGERPRINT),
             trials=tuple(sorted(map(_trial, children), key=lambda trial: trial.number)),
         )
 
     def holds(self, sweep_id: str) -> bool:
         """Whether there is a run of the sweep, be it deleted."""
-        return bool(self._search(f"tags.`sweep.id` = '{sweep_id}'", with_deleted=True))
+        return bool(self._search(run_tags.equals(run_tags.SWEEP_ID, sweep_id), with_deleted=True))
 
     def adapter(self, run_id: str, path: str = "adapter") -> dict[str, bytes]:
         """The files of a folder of the run's artifacts. Raises `SweepError` when it is empty or not there."""
@@ -196,12 +198,12 @@ class Lookup:
     def _parent(self, place: Place, way_out: str, other_than: str | None) -> Any:
         sweep = place.sweep
         if "'" not in sweep:
-            alone = "tags.`sweep.trial_key` IS NULL"
-            parents = self._search(f"tags.`sweep.id` = '{sweep}' and {alone}") or self._search(
-                f"attributes.run_name = '{sweep}' and tags.`sweep.id` LIKE '%' and {alone}"
+            alone = run_tags.OF_A_SWEEP
+            parents = self._search(f"{run_tags.equals(run_tags.SWEEP_ID, sweep)} and {alone}") or self._search(
+                f"attributes.run_name = '{sweep}' and tags.`{run_tags.SWEEP_ID}` LIKE '%' and {alone}"
             )
             for parent in parents:
-                if parent.data.tags["sweep.id"] != other_than:
+                if parent.data.tags[run_tags.SWEEP_ID] != other_than:
                     return parent
         raise SweepError(f"{sweep}: no sweep of this id or name in {place.shown}; {way_out}")
 
@@ -252,13 +254,13 @@ def _trial(run: Any) -> TrialRun:
     tags = run.data.tags
     return TrialRun(
         run_id=run.info.run_id,
-        trial_key=tags.get("sweep.trial_key", ""),
-        number=int(tags.get("sweep.number", "0")),
+        trial_key=tags.get(run_tags.TRIAL_KEY, ""),
+        number=int(tags.get(run_tags.NUMBER, "0")),
         name=run.info.run_name,
-        state=tags.get("sweep.state", ""),
-        adapter_sha256=tags.get("sweep.adapter_sha256") or None,
-        rows_sha256=tags.get("sweep.eval_rows_sha256"),
-        refused=tags.get("sweep.adapter_refused") if tags.get("sweep.adapter_sha256") == "" else None,
+        state=tags.get(run_tags.STATE, ""),
+        adapter_sha256=tags.get(run_tags.ADAPTER_SHA256) or None,
+        rows_sha256=tags.get(run_tags.EVAL_ROWS_SHA256),
+        refused=tags.get(run_tags.ADAPTER_REFUSED) if tags.get(run_tags.ADAPTER_SHA256) == "" else None,
         metrics=dict(run.data.metrics),
         params=dict(run.data.params),
     )

@@ -13,6 +13,7 @@ from typing import Any
 from sweeps.record.events import TrialState
 from sweeps.record.run_names import label
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
+from sweeps.tracking import run_tags
 from sweeps.tracking.metric_points import best_of
 
 
@@ -39,7 +40,7 @@ def missing(record: SweepRecord, runs: Mapping[str | None, Any]) -> str | None:
 
 
 def _lacks(trial: TrialRecord, data: Any) -> str | None:
-    if data.tags.get("sweep.state") != trial.state.value:
+    if data.tags.get(run_tags.STATE) != trial.state.value:
         return "end"
     if not trial.params.keys() <= data.params.keys():
         return "params"
@@ -48,5 +49,5 @@ def _lacks(trial: TrialRecord, data: Any) -> str | None:
         if math.isfinite(value) and not math.isclose(data.metrics.get(name, math.inf), value, rel_tol=1e-9):
             return name
     # An adapter that was changed on disk was not uploaded: its digest is empty.
-    uploaded = data.tags.get("sweep.adapter_sha256")
+    uploaded = data.tags.get(run_tags.ADAPTER_SHA256)
     return "adapter" if trial.adapter_sha256 is not None and uploaded not in ("", trial.adapter_sha256) else None

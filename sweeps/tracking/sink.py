@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,17 +27,13 @@ from sweeps.record.folder import SweepFolder, noted_by
 from sweeps.record.run_names import label, run_name
 from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
-from sweeps.report.tables import ending, markdown
+from sweeps.tracking import run_tags
 from sweeps.tracking.client import MetricPoint, Runs, is_refusal
 from sweeps.tracking.lost_runs import Lost, missing
 from sweeps.tracking.metric_points import best_of, end_points, metric_points, spent_points
 from sweeps.tracking.views import TAG_PREFIX, shared_view
 from trainables.specs import TrialSpec
 
-PACKAGES = (
-    "qlora-sweeps", "ray", "torch", "transformers", "peft", "bitsandbytes", "datasets", "mlflow-skinny", "accelerate"
-)  # fmt: skip
-MARK = "sweep.acknowledged"
 _STATUS = {TrialState.COMPLETED: "FINISHED", TrialState.STOPPED: "FINISHED", TrialState.PAUSED: "KILLED"}
 _SWEEP_STATUS = {"finished": "FINISHED", "budget": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 
@@ -119,13 +113,13 @@ class MlflowSink:
             self._open_child(runs, best.trial_key, record, time)
         if not self._starts_over:
             self._check(runs, record, held)
-        mark: str | None = held[None].data.tags.get(MARK) if None in held else None
+        mark: str | None = held[None].data.tags.get(run_tags.ACKNOWLEDGED) if None in held else None
         return mark
 
     def _check(self, runs: Runs, record: SweepRecord, held: Mapping[str | None, Any]) -> None:
         what = missing(record, held)
         best = choose(record.trials.values(), record.objective).winner
-        if what is None and best is not None and held[best.trial_key].data.tags.get("sweep.adapter_sha256"):
+        if what is None and best is not None and held[best.trial_key].data.tags.get(run_tags.ADAPTER_SHA256):
             # The one that is asked for most: looking at all would take a request for each.
             what = None if runs.has(self.run_ids[best.trial_key], "adapter") else "the adapter of the best trial"
         if what is not None:
@@ -134,7 +128,7 @@ class MlflowSink:
     def mark(self, words: str) -> None:
         """See `Sink.mark`."""
         runs = self._connect()
-        runs.log(self._open_parent(runs, 0.0, False), tags={MARK: words})
+        runs.log(self._open_parent(runs, 0.0, False), tags=run_tags.acknowledged(words))
 
     def start_over(self) -> None:
         """See `Sink.start_over`."""
@@ -191,13 +185,12 @@ class MlflowSink:
     def _open_parent(self, runs: Runs, time: float, begins: bool) -> str:
         """The sweep's run; made, when there is none, only where it begins."""
         if self._parent is None:
-            identity = {"sweep.id": self._sweep_id}
+            identity = run_tags.identity(self._sweep_id)
             self._parent = runs.find(identity)
         if self._parent is None:
             if not begins and not self._starts_over:
                 raise Lost("the sweep's run")
-            tags = {"mlflow.source.name": "qsweep", "mlflow.runColor": "#5f6b7a"}
-            self._parent = runs.create(identity, self._config.name, tags, time)
+            self._parent = runs.create(identity, self._config.name, run_tags.sweep_made(), time)
             if not self._starts_over:
                 # A trial's run is made after its sweep's: there is none yet.
                 self._may_have_runs = frozenset()
@@ -216,8 +209,7 @@ class MlflowSink:
         if config.model is not None:
             params |= {"base_model": without_passwords(config.model.source), "quantization": config.quantization.scheme}
         runs.running(parent)
-        prints = {f"fingerprint.{name}": digest for name, digest in event.fingerprints.items()}
-        runs.log(parent, params=params, tags={"sweep.state": "RUNNING", **prints, **_packages()})
+        runs.log(parent, params=params, tags=run_tags.sweep_started(event))
         runs.text(parent, "sweep/config.json", without_passwords(self._folder.config.read_text(encoding="utf-8")))
         shown = [*ALWAYS_LOGGED, *(field.split(".", 1)[1] for field in self._searched())]
         view = shared_view(
@@ -230,7 +222,7 @@ class MlflowSink:
         return [field for field in self._config.searched if field != "adapter.alpha_over_r"]
 
     def _data(self, runs: Runs, parent: str, summary: Mapping[str, Any]) -> None:
-        runs.log(parent, tags={"data.fingerprint": summary["fingerprint"]})
+        runs.log(parent, tags=run_tags.data_prepared(summary))
         data = self._config.data
         if data is not None:
             source = json.dumps({"train": data.train, "eval": data.eval})
@@ -245,14 +237,14 @@ class MlflowSink:
         """The trial's run; made, when there is none, only where it begins."""
         if trial_key not in self.run_ids:
             trial = record.trials[trial_key]
-            identity = {"sweep.id": self._sweep_id, "sweep.trial_key": trial_key}
+            identity = run_tags.identity(self._sweep_id, trial_key)
             # A search takes the server longer the more trials there are: a new trial of a known sweep needs none.
             is_new = begins and self._may_have_runs is not None and trial_key not in self._may_have_runs
             run_id = None if is_new else runs.find(identity)
             if run_id is None:
                 if not begins and not self._starts_over:
                     raise Lost(f"the run of {label(trial.number)}")
-                tags = {"mlflow.parentRunId": str(self._parent), "mlflow.source.name": "qsweep"}
+                tags = run_tags.trial_made(str(self._parent))
                 run_id = runs.create(identity, run_name(trial.number, trial.params), tags, time)
                 self._going_on.add(trial_key)
             self.run_ids[trial_key] = run_id
@@ -269,25 +261,21 @@ class MlflowSink:
         self._run_again(runs, run_id, event.trial_key)
         # First what people compare: a run's page keeps the order.
         params = {**event.params, **settings(TrialSpec.model_validate_json(event.spec)), **event.params}
-        state = TrialState.RUNNING
-        tags = {"sweep.state": state, "sweep.number": event.number, "mlflow.note.content": state}
-        if event.repeats is not None:
-            tags["sweep.repeats"] = event.repeats
-        runs.log(run_id, params=params, tags=tags)
+        runs.log(run_id, params=params, tags=run_tags.trial_started(event))
         runs.text(run_id, "trial.json", json.dumps(json.loads(event.spec), indent=2))
 
     def _park_trial(self, runs: Runs, event: TrialParked, record: SweepRecord) -> None:
         """A parked trial is not over: its run goes on, and says that it waits."""
         run_id = self._open_child(runs, event.trial_key, record, event.time)
         self._run_again(runs, run_id, event.trial_key)
-        note = ending(record.trials[event.trial_key], record.objective.metric)
-        runs.log(run_id, tags={"sweep.state": TrialState.PARKED, "mlflow.note.content": note})
+        trial = record.trials[event.trial_key]
+        runs.log(run_id, tags=run_tags.trial_waits_or_ended(trial, record.objective.metric))
 
     def _end_trial(self, runs: Runs, event: TrialEnded, record: SweepRecord) -> None:
         trial = record.trials[event.trial_key]
         run_id = self._open_child(runs, event.trial_key, record, event.time)
-        note = ending(trial, record.objective.metric)
-        runs.log(run_id, end_points(event.history), tags={"sweep.state": event.state, "mlflow.note.content": note})
+        tags = run_tags.trial_waits_or_ended(trial, record.objective.metric)
+        runs.log(run_id, end_points(event.history), tags=tags)
         status = "KILLED" if event.by_person_or_budget else _STATUS.get(event.state, "FAILED")
         self._going_on.discard(event.trial_key)
         runs.finish(run_id, status, event.time)
@@ -309,26 +297,21 @@ class MlflowSink:
         if written is not None and folder.is_dir() and digests.of_folder(folder / "adapter") != written:
             why = "its files are not those that the trial wrote"
             self._say(f"tracking: {folder}: {why}: the adapter is not uploaded")
-            # No digest: an adapter of an earlier step may be there, and is not the trial's best.
-            runs.log(run_id, tags={"sweep.adapter_refused": why, "sweep.adapter_sha256": ""})
+            runs.log(run_id, tags=run_tags.adapter_refused(why))
             return
         runs.folder(run_id, folder)
         if written is not None:
             rows = digests.of_file(folder / "eval_rows.json")
-            runs.log(run_id, tags={"sweep.adapter_sha256": written, "sweep.eval_rows_sha256": rows})
+            runs.log(run_id, tags=run_tags.adapter_uploaded(written, rows))
 
     def _end_sweep(self, runs: Runs, parent: str, event: SweepEnded, record: SweepRecord) -> None:
         selection = choose(record.trials.values(), record.objective)
-        tags: dict[str, object] = {
-            "sweep.state": event.reason,
-            "mlflow.note.content": markdown(record, selection, eval_rows.separation(self._folder, record)),
-        }
+        best_run: str | None = None
         points = spent_points(record, self._config.budget.steps_per_trial)
         if selection.winner is not None:
             best = selection.winner
             # Found, not remembered: an earlier driver may have opened it.
-            run_id = self._open_child(runs, best.trial_key, record, event.time)
-            tags |= {"sweep.best_trial_key": best.trial_key, "sweep.best_run": run_id}
+            best_run = self._open_child(runs, best.trial_key, record, event.time)
             logged = best_of(best.best_metrics).items()
             points += [MetricPoint(name, value, event.time, best.best_step or 0) for name, value in logged]
         runs.remove_doubles([parent, *self.run_ids.values()])
@@ -336,15 +319,6 @@ class MlflowSink:
             # MLflow did not take the end of this trial.
             if key in record.trials:
                 runs.finish(left, _STATUS.get(record.trials[key].state, "FAILED"), event.time)
-        runs.log(parent, points, tags=tags)
+        separation = eval_rows.separation(self._folder, record)
+        runs.log(parent, points, tags=run_tags.sweep_ended(event, record, selection, separation, best_run))
         runs.finish(parent, _SWEEP_STATUS[event.reason], event.time)
-
-
-def _packages() -> dict[str, str]:
-    tags = {"version.python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            tags[f"version.{package.removesuffix('-skinny')}"] = version(package)
-        except PackageNotFoundError:
-            continue
-    return tags

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
+from sweeps.tracking import run_tags
 from trainables.objective import Objective
 
 NOTE = "attributes.`Description`"
@@ -53,7 +54,7 @@ def _state(parent_run: str, params: Sequence[str], objective: Objective) -> dict
     metrics = [f"metrics.`{name}`" for name in (best, "steps", "seconds")]
     axes = [LEARNING_RATE if name == "learning_rate" else name for name in params]
     return {
-        "searchFilter": f"tags.`mlflow.parentRunId` = '{parent_run}'",
+        "searchFilter": run_tags.equals(run_tags.PARENT_RUN, parent_run),
         "orderByKey": f"metrics.`{best}`",
         "orderByAsc": objective.mode == "min",
         "startTime": "ALL",
@@ -65,7 +66,7 @@ def _state(parent_run: str, params: Sequence[str], objective: Objective) -> dict
         "hideEmptyCharts": True,
         "groupBy": None,
         # MLflow shows tags last; a run's note, which begins with its state, stands before the metrics.
-        "selectedColumns": [NOTE, *metrics, *(f"params.`{name}`" for name in params), "tags.`sweep.state`"],
+        "selectedColumns": [NOTE, *metrics, *(f"params.`{name}`" for name in params), f"tags.`{run_tags.STATE}`"],
         "runListHidden": True,
         # MLflow puts them in the order of the alphabet.
         "compareRunSections": [_section("By parameter", 1, 420), _section("By step", 2, 360)],

@@ -21,8 +21,8 @@ from sweeps.errors import StorageError
 from sweeps.record.events import Event, TrialEnded, TrialReported, TrialStarted
 from sweeps.record.folder import SweepFolder, acknowledged_bytes, noted_by, read_events, write_whole
 from sweeps.record.sweep_record import SweepRecord
+from sweeps.tracking.delivery_marks import Marks
 from sweeps.tracking.lost_runs import Lost
-from sweeps.tracking.marks import Marks
 from sweeps.tracking.sink import Sink
 from sweeps.tracking.stores import first_cause
 

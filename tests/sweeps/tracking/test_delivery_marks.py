@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.tracking import marks as marking
-from sweeps.tracking.marks import Marks
+from sweeps.tracking import delivery_marks
+from sweeps.tracking.delivery_marks import Marks
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def expected(log: Path, offset: int) -> str:
 
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
 def test_a_mark_is_the_digest_of_all_before_it_in_whatever_order_marks_are_asked_for(log, monkeypatch, chunk):
-    monkeypatch.setattr(marking, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(delivery_marks, "CHUNK_BYTES", chunk)
     marks = Marks(log)
     for offset in (0, 10, 10, 55, 100, 20, 30, 0, 100):
         assert marks.at(offset) == expected(log, offset)

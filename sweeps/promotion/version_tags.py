@@ -1,0 +1,43 @@
+"""The tags of a promoted version in MLflow's registry. A new tag is one more entry here.
+
+Those by which promotion finds its versions again are in `sweeps/tracking/registry.py`.
+"""
+
+from __future__ import annotations
+
+from sweeps.promotion.cards import VersionFacts
+from sweeps.promotion.gate import CHAMPION
+from sweeps.promotion.winner import Winner
+from sweeps.tracking.lookup import TrackedSweep
+from trainables.scoring.requests import BASE
+
+
+def of(sweep: TrackedSweep, winner: Winner, facts: VersionFacts) -> dict[str, str]:
+    """Where the version comes from: sweep, run, base, rows, losses and gains, versions of the libraries."""
+    candidate, verdict, answer = winner.candidate, winner.verdict, winner.evidence.answer
+    compared_with = f"version {winner.champion.number}" if winner.champion is not None else "base"
+    tags = {
+        "sweep.id": sweep.sweep_id,
+        "sweep.parent_run": sweep.parent_run,
+        "sweep.run": candidate.trial.run_id,
+        "sweep.trial_key": candidate.trial.trial_key,
+        "adapter_sha256": candidate.adapter_sha256,
+        "base": facts.base,
+        "base.identity": winner.base_identity,
+        "data.fingerprint": sweep.data_fingerprint or "",
+        "promotion.rows": f"{facts.rows}, {verdict.rows} rows",
+        "promotion.rows_fingerprint": answer.fingerprint,
+        "promotion.hardware": answer.hardware,
+        "promotion.decision": f"passed, min_gain {verdict.min_gain:g}",
+        "promotion.candidates": str(winner.candidates),
+        "promotion.compared_with": compared_with,
+    }
+    tags |= {f"loss.{name}": f"{verdict.losses[name]:.6f}" for name in (BASE, CHAMPION) if name in verdict.losses}
+    tags["loss"] = f"{verdict.losses[candidate.label]:.6f}"
+    for comparison in verdict.of(candidate.label):
+        interval = f"{comparison.low:.6f} to {comparison.high:.6f}"
+        tags[f"gain.{comparison.against}"] = f"{comparison.gain:.6f} ({interval})"
+    tags |= {f"version.{name}": number for name, number in facts.versions.items()}
+    if winner.forced:
+        tags["promotion.forced"] = "; ".join(winner.forced)[:5000]
+    return tags
