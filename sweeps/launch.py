@@ -183,9 +183,9 @@ def _tracking(running: _Running) -> tuple[MlflowSink, Writer]:
     from sweeps.tracking.sink import MlflowSink
     from sweeps.tracking.writer import Writer
 
-    config, say, log = running.sweep.config, running.display.say, running.journal.open_path
+    config, say = running.sweep.config, running.display.say
     sink = MlflowSink(config, running.sweep_id, running.folder, say)
-    return sink, Writer(running.folder, sink, say, config.tracking.uri, log, lambda: running.mirror.is_lost)
+    return sink, Writer(running.folder, sink, say, config.tracking.uri, running.journal, lambda: running.mirror.is_lost)
 
 
 def _begin(running: _Running, writer: Writer, fingerprints: dict[str, str]) -> None:
@@ -280,7 +280,8 @@ def _keep_rates(running: _Running, hosts: Sequence[HostFacts]) -> None:
     """Keeps how fast the sweep trained, for later plans: a convenience, whatever comes of it."""
     try:
         if hosts:
-            this_machine.remember(running.sweep.config, running.folder, hosts[0].device_name)
+            data = running.journal.record.data
+            this_machine.remember(running.sweep.config, running.folder, data, hosts[0].device_name)
     except (OSError, ValueError) as error:
         running.display.say(f"the rates of this sweep are not kept for later plans: {error}")
 

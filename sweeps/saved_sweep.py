@@ -182,16 +182,18 @@ def _refuse_changes(folder: SweepFolder, raw: Mapping[str, Any], sweep_id: str) 
     """Refuses a configuration that is not the one in the first line of the event log."""
     if not folder.events.exists() and not folder.trials():
         return  # Its driver was ended before it began.
-    starts = [event for event, _ in read_events(folder.events) if isinstance(event, SweepStarted)]
-    if not starts:
+    starts = (event for event, _ in read_events(folder.events) if isinstance(event, SweepStarted))
+    first = next(starts, None)
+    if first is None:
         return
     try:
-        launched = json_text.parse(starts[0].config)
+        launched = json_text.parse(first.config)
     except ValueError as error:
         raise StorageError(f"{folder.events}: the configuration in its first line is damaged: {error}") from None
     changes = list(_differences(launched, raw, ""))
-    # Logs of earlier versions do not know it.
-    for known in [start.sweep_id for start in starts if start.sweep_id is not None][:1]:
+    # Drivers of earlier versions did not write it down.
+    known = next((start.sweep_id for start in (first, *starts) if start.sweep_id is not None), None)
+    if known is not None:
         changes += _differences(known, sweep_id, "sweep_id")
     if changes:
         way_out = "a sweep goes on as it was launched: put the values back, or launch a new sweep"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sweeps.halving.rule import Decision, Direction, Idle, Key, Resume, Rule, Standing, TrialHistory, Work, place
+from sweeps.halving.rule import Decision, Direction, Idle, Key, Resume, Rule, Standing, Work, place
 
 Order = Literal["breadth", "paper"]
 TAIL_TRIALS = 3
@@ -113,7 +113,7 @@ class Promote(Rule):
                 return None if unknown or before & (self._complete | self._running) else leader.trial
         return None
 
-    def _judge(self, name: str, trial: TrialHistory, point: int, loss: float) -> Decision:
+    def _judge(self, name: str, point: int, loss: float) -> Decision:
         if point == self.points[-1]:
             if math.isfinite(loss):
                 self._complete.add(name)
@@ -122,12 +122,12 @@ class Promote(Rule):
         insort(rung.ranked, key)
         return Decision.PARK
 
-    def _parked(self, name: str, trial: TrialHistory) -> None:
+    def _parked(self, name: str) -> None:
         rung, key = self._places[name]
         insort(rung.parked, key)
 
-    def _unparked(self, name: str, trial: TrialHistory) -> None:
+    def _unparked(self, name: str) -> None:
         rung, key = self._places[name]
         rung.parked.remove(key)
-        if trial.standing is Standing.RUNNING and not self._is_promotable(rung, key):
+        if self._trials[name].standing is Standing.RUNNING and not self._is_promotable(rung, key):
             self._tail.add(name)

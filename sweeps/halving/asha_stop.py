@@ -10,7 +10,7 @@ import math
 from bisect import insort
 from collections.abc import Sequence
 
-from sweeps.halving.rule import Decision, Direction, Rule, TrialHistory
+from sweeps.halving.rule import Decision, Direction, Rule
 
 
 class Stop(Rule):
@@ -32,7 +32,7 @@ class Stop(Rule):
         self._recorded: dict[int, list[float]] = {point: [] for point in self.points[:-1]}
         """Rung -> rewards (the higher the better) of the trials that came so far, rising."""
 
-    def _judge(self, name: str, trial: TrialHistory, point: int, loss: float) -> Decision:
+    def _judge(self, name: str, point: int, loss: float) -> Decision:
         if point == self.points[-1] or not math.isfinite(loss):
             return Decision.STOP  # What is not finite moves no cutoff.
         recorded = self._recorded[point]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, median
 
-from sweeps.halving.rule import Decision, Direction, Rule, TrialHistory
+from sweeps.halving.rule import Decision, Direction, Rule
 
 LEAST_TRIALS = 3
 """So many others must have come to a point before a trial is stopped there (min_samples_required of Ray 2.60)."""
@@ -23,10 +23,10 @@ class Median(Rule):
         self._means: dict[int, list[float]] = {point: [] for point in self.points}
         """Point -> the mean of its reports up to there, of each trial that came so far."""
 
-    def _judge(self, name: str, trial: TrialHistory, point: int, loss: float) -> Decision:
+    def _judge(self, name: str, point: int, loss: float) -> Decision:
         if not math.isfinite(loss):
             return Decision.STOP
-        others = self._means[point]
+        trial, others = self._trials[name], self._means[point]
         is_worse = len(others) >= LEAST_TRIALS and trial.best > median(others)
         others.append(fmean(trial.losses))
         return Decision.STOP if is_worse else Decision.GO_ON

@@ -195,15 +195,15 @@ class Rule:
         """
         return None
 
-    def _judge(self, name: str, trial: TrialHistory, point: int, loss: float) -> Decision:
-        """Takes a report in and judges it; `trial.losses` ends with it. A loss that is not finite is infinite."""
+    def _judge(self, name: str, point: int, loss: float) -> Decision:
+        """Takes a report in and judges it; the trial's losses end with it. A loss that is not finite is infinite."""
         raise NotImplementedError
 
-    def _parked(self, name: str, trial: TrialHistory) -> None:
-        """Takes in that the trial waits at `trial.resource` from now on."""
+    def _parked(self, name: str) -> None:
+        """Takes in that the trial waits where it is from now on."""
 
-    def _unparked(self, name: str, trial: TrialHistory) -> None:
-        """Takes in that the trial waits there no longer: it runs, or is over (see `trial.standing`)."""
+    def _unparked(self, name: str) -> None:
+        """Takes in that the trial waits there no longer: it runs, or is over."""
 
     def _start(self, event: Started) -> Decision:
         trial = self._trials.get(event.trial)
@@ -222,7 +222,7 @@ class Rule:
         point = self.next_point(event.trial)
         if event.is_diverged and point is not None:
             trial.losses.append(math.inf)
-            self._judge(event.trial, trial, point, math.inf)
+            self._judge(event.trial, point, math.inf)
         return Decision.STOP
 
     def _report(self, event: Reported) -> Decision:
@@ -240,7 +240,7 @@ class Rule:
         decision = Decision.GO_ON
         for point in self._passed(trial.resource, event.resource):
             if decision is not Decision.STOP:
-                decision = self._judge(event.trial, trial, point, loss)
+                decision = self._judge(event.trial, point, loss)
         trial.resource = event.resource
         decision = self._settled(trial, decision)
         if decision is Decision.STOP:
@@ -265,10 +265,10 @@ class Rule:
     def _stand(self, name: str, trial: TrialHistory, standing: Standing) -> None:
         was_parked, trial.standing = trial.standing is Standing.PARKED, standing
         if was_parked and standing is not Standing.PARKED:
-            self._unparked(name, trial)
+            self._unparked(name)
         (self._running.add if standing is Standing.RUNNING else self._running.discard)(name)
         if standing is Standing.PARKED:
-            self._parked(name, trial)
+            self._parked(name)
 
     def _key(self, name: str, loss: float) -> Key:
         return Key(loss, self._taken, name)

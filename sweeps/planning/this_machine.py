@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,12 @@ from cluster import devices, gpus
 from cluster.library_output import silence
 from sweeps.config.load import Sweep
 from sweeps.config.model import ClusterConfig, SweepConfig, size_bytes
+from sweeps.config.points import Scalar
 from sweeps.config.uris import work_folder
 from sweeps.errors import ConfigError
 from sweeps.planning import auto_trials, measured_speed, plan, rate_store, warm_start
 from sweeps.planning.lora_or_qlora import GpuAdvice, choices
 from sweeps.planning.outlook import Known
-from sweeps.record.events import DataPrepared
 from sweeps.record.folder import SweepFolder, read_events
 from trainables import catalogue
 from trainables.contract import Device, LookedUp, Need, RowShape, Summary
@@ -123,12 +124,13 @@ def calibrate(sweep: Sweep) -> None:
     rate_store.remember(_remembered(), rate, {} if shape is None else {rate_store.data_key(sweep.config): shape})
 
 
-def remember(config: SweepConfig, folder: SweepFolder, device_name: str) -> None:
+def remember(config: SweepConfig, folder: SweepFolder, data: Mapping[str, Scalar], device_name: str) -> None:
     """Keeps what a sweep has shown, for the plans of later ones.
 
     Args:
         config: of the sweep.
         folder: where its event log is.
+        data: the summary of its rows; empty for one without data.
         device_name: what its hosts train on; see `devices.name`.
 
     Raises:
@@ -137,20 +139,13 @@ def remember(config: SweepConfig, folder: SweepFolder, device_name: str) -> None
     rate = measured_speed.of_sweep(
         (event for event, _ in read_events(folder.events)), rate_store.rate_key(config, device_name)
     )
-    shapes = {}
-    if config.data is not None and (shape := rows_of(folder)) is not None:
-        shapes[rate_store.data_key(config)] = shape
+    shape = Summary.model_validate(data).shape if config.data is not None and data else None
+    shapes = {} if shape is None else {rate_store.data_key(config): shape}
     rate_store.remember(_remembered(), rate, shapes)
 
 
 def _remembered() -> Path:
     return rate_store.place(devices.cache())
-
-
-def rows_of(folder: SweepFolder) -> RowShape | None:
-    """The shape of a sweep's rows, as its event log has them; None where it has none."""
-    prepared = [event for event, _ in read_events(folder.events) if isinstance(event, DataPrepared)]
-    return Summary.model_validate(prepared[-1].summary).shape if prepared else None
 
 
 def _choices(sweep: Sweep, rows: RowShape | None) -> tuple[GpuAdvice, ...]:

@@ -226,14 +226,17 @@ def is_driven(folder: SweepFolder) -> bool:
 class EventLog:
     """The append-only file of events."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, read: Callable[[Event, int], None] = lambda _event, _offset: None) -> None:
+        """Opens the file. Passes each event that is there to `read`, with the offset after it."""
         self._path = path
         try:
             # Unbuffered: what a full disk refuses must not be tried again when the file is closed.
             self._file = open_file(path, "ab", buffering=0)
         except OSError as error:
             raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
-        self._whole = max((offset for _, offset in read_events(path)), default=0)
+        self._whole = 0
+        for event, self._whole in read_events(path):
+            read(event, self._whole)
         # A line that a crash tore would spoil the next one.
         self._file.truncate(self._whole)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sweeps.record.events import Event
-from sweeps.record.folder import EventLog, SweepFolder, read_events
+from sweeps.record.events import Event, TrialEnded, TrialReported
+from sweeps.record.folder import EventLog, SweepFolder
 from sweeps.record.sweep_record import SweepRecord, first_wins
 
 Listener = Callable[[Event, SweepRecord], None]
@@ -17,14 +17,31 @@ class Journal:
     """Appends events, keeps the record that they add up to, and tells the listeners."""
 
     def __init__(self, folder: SweepFolder) -> None:
-        self._log = EventLog(folder.events)
         self.record = SweepRecord()
-        for event, _ in read_events(folder.events):
-            self.record = self.record.apply(event)
+        self._so_far: list[tuple[Event, int]] | None = []
+        self._log = EventLog(folder.events, self._read)
         self._listeners: list[Listener] = []
         self._lock = threading.RLock()
         self._keeper: int | None = None
         """The only thread that may add events; any when None."""
+
+    def _read(self, event: Event, offset: int) -> None:
+        self.record = self.record.apply(event)
+        self._keep(event, offset)
+
+    def _keep(self, event: Event, offset: int) -> None:
+        if self._so_far is not None:
+            self._so_far.append((without_steps(event), offset))
+
+    @property
+    def so_far(self) -> Sequence[tuple[Event, int]]:
+        """All events, `without_steps`, each with the offset after it; none once `take_so_far` was called."""
+        return self._so_far or ()
+
+    def take_so_far(self) -> Sequence[tuple[Event, int]]:
+        """Returns `so_far` and keeps it no longer: a large sweep's events take memory."""
+        taken, self._so_far = self.so_far, None
+        return taken
 
     def listen(self, listener: Listener) -> None:
         """Calls `listener` with every event from now on, after it is on disk."""
@@ -39,6 +56,7 @@ class Journal:
             for fresh, record in first_wins([event], self.record):
                 self._log.append(fresh)
                 self.record = record
+                self._keep(fresh, self._log.length)
                 for listener in self._listeners:
                     listener(fresh, record)
 
@@ -64,3 +82,14 @@ class Journal:
     def close(self) -> None:
         """Closes the log."""
         self._log.close()
+
+
+def without_steps(event: Event) -> Event:
+    """The event as the sweep's record and rule need it: of its optimizer steps, most of a log, the last one at most."""
+    match event:
+        case TrialReported():
+            return event.model_copy(update={"report": event.report.model_copy(update={"history": ()})})
+        case TrialEnded():
+            return event.model_copy(update={"history": event.history[-1:]})
+        case _:
+            return event

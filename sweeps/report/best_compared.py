@@ -122,7 +122,7 @@ def against_default(
         return f"the default configuration ({name}) is the best: {objective.metric} {start:.4f}"
     value = selection.winner.value(objective.metric)
     gain = objective.gain(start, value)
-    until = f"stopped at step {default.step}" if default.state.value == "STOPPED" else f"{default.step} steps"
+    until = f"stopped at step {default.step}" if default.state.value == "STOPPED" else counted(default.step, "step")
     return (
         f"{label(selection.winner.number)} has {objective.metric} {value:.4f}, the default configuration "
         f"({name}, {until}) {start:.4f}: {objective.words(gain)}{_share(gain, start)}"

@@ -118,7 +118,8 @@ def _next_steps(sweep: Sweep, result: Result) -> list[str]:
     if (result.stopped_by is not None or result.failure is not None) and may_go_on:
         lines += ["go on with:", f"  {command('qsweep')} resume {result.folder}"]
     if result.undelivered and not result.is_folder_gone:
-        lines += [f"{result.undelivered} events are not in MLflow ({uri}); send them, there or elsewhere, with:"]
+        events = counted(result.undelivered, "event")
+        lines += [f"MLflow ({uri}) lacks {events}; send the rest, there or elsewhere, with:"]
         lines += [f"  {command('qsweep')} resume {result.folder} [--tracking-uri URI]"]
     if mirror is not None and mirror.behind is not None and not result.is_folder_gone:
         lines += [f"{mirror.uri} lacks {mirror.behind}; send the rest with:"]
@@ -126,9 +127,8 @@ def _next_steps(sweep: Sweep, result: Result) -> list[str]:
     elif mirror is not None and mirror.is_whole:
         lines.append(f"the whole folder is on {mirror.uri}")
     if result.refused and not result.is_folder_gone:
-        lines.append(
-            f"{result.refused} events were refused by MLflow ({uri}) and are in {result.folder}/events.jsonl only"
-        )
+        refused = counted(result.refused, "event")
+        lines.append(f"MLflow ({uri}) refused {refused}; {result.folder}/events.jsonl has all events")
     best = result.selection.winner
     if best is not None and best.adapter is not None:
         lines += ["", "the best adapter:", f"  {result.folder / best.adapter / 'adapter'}"]

@@ -11,15 +11,15 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 from sweeps.config.passwords import without_password, without_passwords
 from sweeps.errors import StorageError
 from sweeps.record.events import Event, TrialEnded, TrialReported, TrialStarted
 from sweeps.record.folder import SweepFolder, acknowledged_bytes, noted_by, read_events, write_whole
+from sweeps.record.journal import Journal
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.tracking.delivery_marks import Marks
 from sweeps.tracking.lost_runs import Lost
@@ -48,7 +48,7 @@ class Writer:
         sink: Sink,
         say: Callable[[str], None],
         uri: str = "",
-        log: Path | None = None,
+        journal: Journal | None = None,
         is_replaced: Callable[[], bool] = lambda: False,
     ) -> None:
         """A writer that has not begun.
@@ -58,11 +58,11 @@ class Writer:
             sink: takes the events.
             say: tells people.
             uri: names the server: what another one has acknowledged does not count.
-            log: the folder's log of events under a name that outlives the folder.
+            journal: writes the folder's log of events, which it keeps open when the folder is gone.
             is_replaced: whether another driver has taken the sweep over: the runs are its own, and no more is sent.
         """
         self._folder = folder
-        self._log = folder.events if log is None else log
+        self._log = folder.events if journal is None else journal.open_path
         self._uri = uri
         self._sink = sink
         self._say = say
@@ -78,22 +78,21 @@ class Writer:
         """The offset of the last mark on the server."""
         self._unmarked = 0
         """Events delivered since that mark."""
-        self._offset = self._begin_at(noted_by(folder))
+        self._offset, self._record = self._begin(noted_by(folder), journal)
         self._tries = 0
         """Tries of the next event so far."""
         self._marks = Marks(self._log)
         self._noted = -math.inf
         """When the last note was written."""
-        self._record = SweepRecord()
-        for event, offset in read_events(self._log):
-            if offset <= self._offset:
-                self._record = self._record.apply(event)
         self._thread = threading.Thread(target=self._run, name="tracking-writer", daemon=True)
 
-    def _begin_at(self, noted: Mapping[str, object]) -> int:
-        """The offset of the first event that this server has not taken; 0 when the note is not about this log."""
+    def _begin(self, noted: Mapping[str, object], journal: Journal | None) -> tuple[int, SweepRecord]:
+        """The offset of the first event that this server has not taken, and the sweep until there.
+
+        That is the log's begin when the note is not about this log.
+        """
         if without_password(str(noted.get("uri", self._uri))) != without_password(self._uri):
-            return 0
+            return 0, SweepRecord()
         refused = noted.get("refused")
         # What was refused is tried again by the next driver, and all behind it: every event may come twice.
         places = refused if isinstance(refused, list) else []
@@ -101,10 +100,14 @@ class Writer:
         # What came behind the mark may have gone with the server's last minutes.
         marked = [told] if isinstance(told, int) and told > 0 else []
         offset = min([acknowledged_bytes(noted), *marked, *(place for place in places if isinstance(place, int))])
-        if offset not in {0, *(after for _, after in read_events(self._log))}:
-            return 0
+        if journal is not None and offset == journal.length:
+            record: SweepRecord | None = journal.record
+        else:
+            record = _record_at(offset, read_events(self._log) if journal is None else journal.so_far)
+        if record is None:
+            return 0, SweepRecord()
         self._marked = marked[0] if marked else 0
-        return offset
+        return offset, record
 
     @property
     def refused(self) -> int:
@@ -267,3 +270,13 @@ class Writer:
         # The client's errors name the server as it was configured, password included.
         told = without_passwords(str(error).strip(), self._uri)
         return f"{type(error).__name__}: {told.split(chr(10))[0][:200]}"
+
+
+def _record_at(wanted: int, events: Iterable[tuple[Event, int]]) -> SweepRecord | None:
+    """The sweep as the events until an offset tell it; None when no event ends there."""
+    record, reached = SweepRecord(), 0
+    for event, offset in events if wanted else ():
+        if offset > wanted:
+            break
+        record, reached = record.apply(event), offset
+    return record if reached == wanted else None

@@ -8,7 +8,7 @@ from sweeps.config.resource import Unit
 from sweeps.halving.rule import Rule, Standing, Started
 from sweeps.planning.trial_source import PlannedTrial
 from sweeps.record.events import Event, TrialEnded, TrialParked, TrialStarted, TrialState
-from sweeps.record.folder import SweepFolder, read_events
+from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
 from sweeps.record.rule_events import rule_event
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
@@ -21,7 +21,7 @@ class Ruling:
     """Keeps a rule and a journal in step."""
 
     def __init__(self, rule: Rule, journal: Journal, folder: SweepFolder, protects_first: bool, unit: Unit) -> None:
-        """Replays the log for a rule that has seen nothing, and listens to the journal from now on.
+        """Tells a rule that has seen nothing what happened so far, and listens to the journal from now on.
 
         Args:
             rule: of the sweep.
@@ -37,7 +37,7 @@ class Ruling:
         self._unit = unit
         self.begun: dict[str, PlannedTrial] = {}
         """Trial key -> each trial that has begun under earlier drivers."""
-        for event, _ in read_events(folder.events):
+        for event, _ in journal.take_so_far():
             self._tell(event, journal.record)
             if isinstance(event, TrialStarted):
                 spec = TrialSpec.model_validate_json(event.spec)

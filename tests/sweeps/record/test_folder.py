@@ -8,14 +8,16 @@ import shutil
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
-from sweep_events import begun, ended, reported, started
+from sweep_events import begun, ended, history, record, reported, started
 
 from sweeps.errors import StorageError
 from sweeps.record import folder as folders
-from sweeps.record.events import Event, TrialState, to_line
+from sweeps.record.events import Event, TrialEnded, TrialReported, TrialState, to_line
 from sweeps.record.folder import EventLog, SweepFolder, read_events, write_folder, write_whole
 from sweeps.record.journal import Journal
 from sweeps.record.sweep_record import SweepRecord
@@ -239,6 +241,28 @@ def test_a_new_driver_knows_what_the_old_one_knew(tmp_path: Path) -> None:
     assert second.record == first.record
     for journal in (first, second):
         journal.close()
+
+
+def test_a_journal_reads_its_log_once_and_hands_it_on_without_steps(tmp_path, monkeypatch):
+    folder = SweepFolder(tmp_path)
+    with closing(Journal(folder)) as first:
+        for event in EVENTS[:2]:
+            first.add(event)
+    read = Mock(side_effect=folders.from_line)
+    monkeypatch.setattr(folders, "from_line", read)
+    with closing(Journal(folder)) as journal:
+        for event in [*EVENTS[2:], ended("a", TrialState.PAUSED, history=history(4, 6))]:
+            journal.add(event)
+        assert read.call_count == 2
+        so_far = journal.take_so_far()
+        assert [offset for _, offset in so_far] == [offset for _, offset in read_events(folder.events)]
+        assert sum(len(event.report.history) for event, _ in so_far if isinstance(event, TrialReported)) == 0
+        last = so_far[-1][0]
+        assert isinstance(last, TrialEnded) and last.history == history(6, 6)
+        assert record(event for event, _ in so_far) == journal.record
+        assert list(journal.so_far) == []
+        journal.add(ended("a", TrialState.COMPLETED))
+        assert list(journal.so_far) == []
 
 
 def test_a_thread_that_was_left_behind_adds_nothing_and_ends(tmp_path):

@@ -26,7 +26,12 @@ COMPLETED = [*BEGINNING, ended("a", TrialState.COMPLETED)]
 
 
 def told(
-    capsys: pytest.CaptureFixture[str], events: list[Event], stopped_by: int | None = None, is_gone: bool = False
+    capsys: pytest.CaptureFixture[str],
+    events: list[Event],
+    stopped_by: int | None = None,
+    is_gone: bool = False,
+    undelivered: int = 0,
+    refused: int = 0,
 ) -> str:
     whole = record(events)
     result = Result(
@@ -36,8 +41,8 @@ def told(
         stopped_by=stopped_by,
         failure="the folder is gone" if is_gone else None,
         is_ray_left_behind=False,
-        undelivered=0,
-        refused=0,
+        undelivered=undelivered,
+        refused=refused,
         spent=spent(whole, 81),
         is_folder_gone=is_gone,
         separation=None,
@@ -68,3 +73,11 @@ def test_nothing_is_the_best_where_nothing_was_reported_or_the_folder_is_gone(
 ) -> None:
     assert "best: no trial completed" in told(capsys, [begun(), started("a")], signal.SIGINT)
     assert "best: none: the sweep's folder is gone" in told(capsys, INTERRUPTED, is_gone=True)
+
+
+@pytest.mark.parametrize(("count", "events"), [(1, "1 event"), (2, "2 events")])
+def test_what_mlflow_lacks_is_counted_in_words(capsys: pytest.CaptureFixture[str], count: int, events: str) -> None:
+    uri = toy()[0].tracking.uri
+    text = told(capsys, COMPLETED, undelivered=count, refused=count)
+    assert f"MLflow ({uri}) lacks {events}; send the rest, there or elsewhere, with:\n  " in text
+    assert f"MLflow ({uri}) refused {events}; /results/x/events.jsonl has all events\n" in text

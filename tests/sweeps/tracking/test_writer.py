@@ -9,13 +9,7 @@ import pytest
 import requests
 from mlflow_servers import free_port
 from sweep_events import begun, ended, reported, started
-from tracked_sweeps import (
-    PARAMS,
-    keep_adapter,
-    run_of,
-    runs,
-    sweep_events,
-)
+from tracked_sweeps import PARAMS, keep_adapter, run_of, runs, sweep_events
 
 from sweeps.record.events import Event, TrialEnded, TrialReported, TrialState
 from sweeps.record.folder import EventLog, acknowledged_bytes, noted_by, read_events
@@ -74,6 +68,7 @@ def log(folder):
 def start(folder, monkeypatch):
     """Starts a writer on a sink; every sink is healed after the test, so that no thread stays behind."""
     monkeypatch.setattr(writing, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(writing, "PATIENCE_SECONDS", 600.0)  # a busy machine is no news
     sinks: list[tuple[Writer, FakeSink]] = []
     server: list[str] = []
 
