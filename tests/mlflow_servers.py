@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,12 +22,18 @@ import requests
 DEADLINE_SECONDS = 180.0
 
 
+PORTS = range(20_000, 32_768)
+"""Above those of Ray's workers, and below those that a system gives to whoever asks for any: a test may find one of
+these free and use it later, also when it starts other programs in between."""
+
+
 def free_port() -> int:
     """A port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    for port in random.SystemRandom().sample(PORTS, 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError(f"no port of {PORTS} is free")
 
 
 @dataclass
@@ -118,7 +125,7 @@ def guarded(uri: str, user: str, password: str) -> Iterator[int]:
     allowed = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
     listening = ThreadingHTTPServer(("127.0.0.1", 0), type("Guard", (_Guard,), {"behind": uri, "allowed": allowed}))
     listening.daemon_threads = True
-    threading.Thread(target=listening.serve_forever, daemon=True).start()
+    threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield listening.server_port
     finally:

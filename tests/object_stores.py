@@ -14,10 +14,23 @@ from typing import Any
 import obstore
 import requests
 from mlflow_servers import free_port
+from moto.moto_server import werkzeug_app
 from moto.server import ThreadedMotoServer
 from obstore.store import from_url
+from werkzeug.serving import make_server
 
 ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "key-4711", "AWS_SECRET_ACCESS_KEY": "secret-0815", "AWS_REGION": "us-east-1"}
+
+
+class _Server(ThreadedMotoServer):
+    """Stops at once: moto's own looks twice a second whether it is to stop (moto_server/threaded_moto_server.py, 5)."""
+
+    def _server_entry(self) -> None:
+        app = werkzeug_app.DomainDispatcherApplication(werkzeug_app.create_backend_app)
+        handler = werkzeug_app.MotoRequestHandler
+        self._server = make_server(self._ip_address, self._port, app, threaded=True, request_handler=handler)
+        self._server_ready_event.set()
+        self._server.serve_forever(0.01)
 
 
 @dataclass
@@ -26,7 +39,7 @@ class ObjectStore:
 
     port: int = field(default_factory=free_port)
     bucket: str = field(default_factory=lambda: f"b-{uuid.uuid4().hex[:8]}")
-    _server: ThreadedMotoServer | None = None
+    _server: _Server | None = None
 
     @property
     def endpoint(self) -> str:
@@ -45,7 +58,7 @@ class ObjectStore:
 
     def start(self) -> None:
         """Starts the server; back when it answers."""
-        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=self.port, verbose=False)
+        self._server = _Server(ip_address="127.0.0.1", port=self.port, verbose=False)
         self._server.start()
 
     def stop(self) -> None:

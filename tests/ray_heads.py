@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import requests
+from mlflow_servers import free_port
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def head(seconds: float = 120) -> Iterator[Head]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qs", ignore_cleanup_errors=True)))
         for name in ("ray", "home", "laptop"):
             (folder / name).mkdir()
-        port, dashboard, client = _free_ports(3)
+        port, dashboard, client = (free_port() for _ in range(3))
         started = Head(f"http://127.0.0.1:{dashboard}", secrets.token_hex(20), folder / "home", folder / "laptop")
         environment = {
             **{key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "CUDA_VISIBLE_DEVICES")},
@@ -101,11 +101,3 @@ def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path, seconds
 def _kill_session(leader: int) -> None:
     with suppress(ProcessLookupError):
         os.killpg(leader, signal.SIGKILL)
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]

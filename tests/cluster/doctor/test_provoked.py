@@ -192,7 +192,7 @@ def answering(status: int, body: bytes) -> Iterator[int]:
     kind = type("Answers", (_Answers,), {"status": status, "body": body})
     server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield server.server_port
     finally:

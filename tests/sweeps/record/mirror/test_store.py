@@ -55,7 +55,7 @@ def store(request, tmp_path, monkeypatch):
             yield Store(f"{found.uri}/toy")
         return
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Fresh", (Google,), {"objects": {}}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     account = {
         "gcs_base_url": address,
