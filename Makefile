@@ -16,7 +16,7 @@ sweep: $(READY) $(MODEL)  ## run the quickstart: a real QLoRA sweep on this mach
 	$(BIN)/qsweep launch quickstart
 
 test: $(DEV) $(MODEL)  ## all tests but the chaos and benchmark ones
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist worksteal
 
 check: $(DEV)  ## format, lint, types, layers
 	$(BIN)/ruff format --check .
@@ -26,7 +26,7 @@ check: $(DEV)  ## format, lint, types, layers
 	$(BIN)/lint-imports --no-logo
 
 chaos: $(DEV) $(MODEL)  ## faults: what a trial does to its neighbours, and what becomes of a sweep
-	$(BIN)/pytest tests/chaos -m chaos -n 2
+	$(BIN)/pytest tests/chaos -m chaos -n 2 --dist worksteal
 
 chaos-long: $(DEV)  ## random faults, several in a row: QSWEEP_CHAOS_SCHEDULES of them from QSWEEP_CHAOS_SEED on
 	$(BIN)/pytest tests/chaos/test_random_schedules.py -m chaos_long -rP

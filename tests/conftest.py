@@ -37,9 +37,13 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out tests that inject faults, unless -m speaks of them."""
-    if "chaos" in config.option.markexpr:
-        return
-    faults = [item for item in items if any(map(item.get_closest_marker, ("chaos", "chaos_long")))]
-    config.hook.pytest_deselected(items=faults)
-    items[:] = [item for item in items if item not in faults]
+    """Leaves out tests that inject faults, unless -m speaks of them; files that start Ray come first.
+
+    Each of pytest-xdist's workers begins with its own part of the list: then some wait for Ray while others compute.
+    """
+    if "chaos" not in config.option.markexpr:
+        faults = [item for item in items if any(map(item.get_closest_marker, ("chaos", "chaos_long")))]
+        config.hook.pytest_deselected(items=faults)
+        items[:] = [item for item in items if item not in faults]
+    on_ray = {item.path for item in items if item.get_closest_marker("ray") is not None}
+    items.sort(key=lambda item: item.path not in on_ray)
