@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,7 +33,9 @@ def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def launch(tmp_path: Path) -> Iterator[Callable[..., runs.Run]]:
+def launch(tmp_path: Path, empty_database: Path) -> Iterator[Callable[..., runs.Run]]:
+    """Starts `qsweep WORDS` in the test's folder, which has a tracking database: making one takes seconds."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
     started: list[runs.Run] = []
 
     def start(*words: str) -> runs.Run:

@@ -78,9 +78,10 @@ def fresh_python(code: str, folder: Path, *words: str) -> dict:
 
 
 @pytest.mark.ray
-def test_a_sweep_promotes_its_best_adapter_which_a_fresh_python_serves(tmp_path):
+def test_a_sweep_promotes_its_best_adapter_which_a_fresh_python_serves(tmp_path, empty_database):
     """`launch --promote` on a 4-bit base is interrupted and goes on; MLflow and PEFT load the result without us."""
     promotions.write_data(tmp_path)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     raw = promotions.config(tmp_path, uri).model_dump(mode="json", exclude_defaults=True)
     raw |= {
