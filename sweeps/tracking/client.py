@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from sweeps.config.passwords import without_password, without_passwords
 from sweeps.config.uris import artifact_root, sqlite_file
@@ -28,6 +30,7 @@ ENVIRONMENT = {
 
 LONGEST_PARAM = 6000
 """Characters (mlflow/utils/validation.py, 3.17.2)."""
+T = TypeVar("T")
 Say = Callable[[str], None]
 """Shows one line to the user."""
 
@@ -100,6 +103,27 @@ def answering(uri: str) -> Iterator[None]:
     except (MlflowException, RequestException, SQLAlchemyError, ModuleNotFoundError) as error:
         reason = (without_passwords(str(error).strip(), uri).splitlines() or [type(error).__name__])[0]
         raise SweepError(f"MLflow ({without_password(uri)}): {reason}") from error
+
+
+def within(seconds: float, ask: Callable[[], T]) -> T:
+    """What `ask` returns or raises. A thread asks, which is left behind when it takes longer.
+
+    MLflow has no time limit of its own: it asks a database that is away for 100 seconds (mlflow/store/db/utils.py,
+    3.17.2). `quiet` comes first, so that MLflow's import is not the store's time.
+
+    Raises:
+        TimeoutError: there is no answer within `seconds`.
+    """
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(ask())
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name="mlflow-lookup", daemon=True).start()
+    return answer.result(seconds)
 
 
 def quiet() -> None:

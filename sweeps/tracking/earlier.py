@@ -6,12 +6,16 @@ from collections.abc import Mapping
 
 from search_spaces.space import SearchSpace
 from sweeps.config.model import SweepConfig
+from sweeps.config.passwords import without_password
 from sweeps.errors import ConfigError, SweepError
 from sweeps.planning import warm_start
 from sweeps.record.events import EarlierPoint, EarlierTrials, TrialState
 from sweeps.tracking import stores
+from sweeps.tracking.client import answering, quiet, within
 from sweeps.tracking.lookup import Lookup, TrackedSweep
 
+ANSWER_SECONDS = 60.0
+"""How long MLflow may take to read a sweep with its trials: a thousand trials come with each of its answers."""
 _BY_KEY = "name another sweep, leave it out, or name the store with tracking.uri=URI"
 
 
@@ -23,15 +27,28 @@ def look_up(config: SweepConfig, own_id: str | None = None) -> TrackedSweep | No
         own_id: of the same sweep, once MLflow has it: it may bear the name that it learns from, and is then the newest.
 
     Raises:
-        ConfigError: it is not there, or says nothing to this sweep.
+        ConfigError: it is not there, MLflow does not answer, or it says nothing to this sweep.
     """
     name = config.searcher.warm_start
     if name is None:
         return None
     uri = config.tracking.uri
+    quiet()
+
+    def ask() -> TrackedSweep:
+        with answering(uri):
+            return Lookup(uri).sweep(stores.Place(uri, name), _BY_KEY, other_than=own_id)
+
     try:
         stores.check(uri, _BY_KEY)
-        earlier = Lookup(uri).sweep(stores.Place(uri, name), _BY_KEY, other_than=own_id)
+        earlier = within(ANSWER_SECONDS, ask)
+    except TimeoutError:
+        raise ConfigError(
+            [
+                f"searcher.warm_start: {name}: MLflow ({without_password(uri)}) gives no answer within "
+                f"{ANSWER_SECONDS:g} seconds: try again, {_BY_KEY}"
+            ]
+        ) from None
     except SweepError as error:
         raise ConfigError([f"searcher.warm_start: {error}"]) from error
     why = warm_start.refusal(config, earlier.config)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
-import threading
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from sweeps.record import digests
 from sweeps.record.events import TrialState
 from sweeps.record.run_names import label
 from sweeps.tracking import run_tags, stores
-from sweeps.tracking.client import answering, quiet
+from sweeps.tracking.client import answering, quiet, within
 from sweeps.tracking.stores import BY_OPTION, Place
 from trainables.contract import Evaluation
 from trainables.inputs import json_text
@@ -99,24 +97,19 @@ def holds(uri: str, sweep_id: str, seconds: float = 30.0) -> bool:
     Args:
         uri: of the store.
         sweep_id: the sweep's.
-        seconds: how long an answer may take. MLflow asks a database that is away for 100 seconds
-            (mlflow/store/db/utils.py, 3.17.2).
+        seconds: how long an answer may take.
     """
-    quiet()  # imports MLflow, which is not the store's time
-    found: list[bool] = []
+    quiet()
 
-    def ask() -> None:
-        with suppress(SweepError), answering(uri):
-            found.append(Lookup(uri).holds(sweep_id))
+    def ask() -> bool:
+        with answering(uri):
+            return Lookup(uri).holds(sweep_id)
 
     try:
         stores.check(uri)
-    except SweepError:
+        return within(seconds, ask)
+    except (SweepError, TimeoutError):
         return False
-    thread = threading.Thread(target=ask, name="mlflow-lookup", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return any(found)
 
 
 class Lookup:
