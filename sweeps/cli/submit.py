@@ -120,6 +120,7 @@ def _notices(sweep: Sweep, shipment: Shipment) -> list[str]:
     sent = f"{', '.join(map(str, shipment.files.values()))} ({megabytes:.1f} MB)" if shipment.files else "no files"
     return [
         f"{sent} travel with the sweep" if shipment.files else "only the sweep file travels with the sweep",
+        "what travels stays on each node, in ~/.cache/qlora-sweeps/submitted, until you remove it",
         f"the sweep's folder on the head node: {folder}; MLflow there: {store}",
         *shipping.notices(shipment, sweep.config),
     ]

@@ -10,10 +10,9 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from pydantic import ValidationError
-
 from sweeps.config import environment
 from sweeps.errors import StorageError
+from sweeps.record.mirror import stored
 from sweeps.record.mirror.lease import Lease, Sighting, following, is_same_hold, renewed, sight, verdict
 from sweeps.record.mirror.store import Conflict, Store, StoreError, Version
 
@@ -136,18 +135,8 @@ class Held:
 
 
 def read(store: Store) -> tuple[Lease, Version] | None:
-    """The lease as it stands; None when there is none.
-
-    Raises:
-        StoreError: the store does not answer, or holds something else.
-    """
-    found = store.read(LEASE)
-    if found is None:
-        return None
-    try:
-        return Lease.model_validate_json(found[0]), found[1]
-    except ValidationError:
-        raise StoreError(f"{store.uri}/{LEASE}: is no lease of this version of qsweep") from None
+    """The lease as it stands; None when there is none. See `stored.read`."""
+    return stored.read(store, LEASE, Lease)
 
 
 def claim(store: Store) -> Held | None:

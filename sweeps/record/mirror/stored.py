@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from pydantic import ValidationError
 
 from sweeps.record.mirror.at_once import at_once
 from sweeps.record.mirror.manifest import Manifest, TrialFiles
 from sweeps.record.mirror.store import Store, StoreError, Version
+from trainables.specs import Spec
 
 MANIFEST = "manifest.json"
+Read = TypeVar("Read", bound=Spec)
 
 
-def read_manifest(store: Store) -> tuple[Manifest, Version] | None:
-    """What the mirror holds, as its last whole moment tells it; None when nothing was mirrored yet.
+def read(store: Store, name: str, kind: type[Read]) -> tuple[Read, Version] | None:
+    """What an object says, and its version; None when it is not there.
 
     Raises:
         StoreError: the store does not answer, or holds something else.
     """
-    found = store.read(MANIFEST)
+    found = store.read(name)
     if found is None:
         return None
     try:
-        return Manifest.model_validate_json(found[0]), found[1]
+        return kind.model_validate_json(found[0]), found[1]
     except ValidationError:
-        raise StoreError(f"{store.uri}/{MANIFEST}: is no manifest of this version of qsweep") from None
+        raise StoreError(f"{store.uri}/{name}: is damaged, or of another version of qsweep") from None
+
+
+def read_manifest(store: Store) -> tuple[Manifest, Version] | None:
+    """What the mirror holds, as its last whole moment tells it; None when nothing was mirrored yet. See `read`."""
+    return read(store, MANIFEST, Manifest)
 
 
 def read_trials(store: Store, manifest: Manifest) -> dict[str, TrialFiles]:
@@ -37,10 +46,7 @@ def read_trials(store: Store, manifest: Manifest) -> dict[str, TrialFiles]:
 
 
 def _trial(store: Store, name: str) -> TrialFiles:
-    found = store.read(name)
+    found = read(store, name, TrialFiles)
     if found is None:
         raise StoreError(f"{store.uri}/{name}: is missing")
-    try:
-        return TrialFiles.model_validate_json(found[0])
-    except ValidationError:
-        raise StoreError(f"{store.uri}/{name}: is damaged") from None
+    return found[0]

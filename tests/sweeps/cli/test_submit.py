@@ -91,6 +91,7 @@ def test_a_laptop_needs_no_torch(folder: Path) -> None:
     )  # fmt: skip
     assert (done.returncode, "no Ray dashboard answers" in done.stderr) == (2, True), done.stderr
     assert "rows.jsonl" in done.stderr
+    assert "what travels stays on each node" in done.stderr
 
 
 def test_a_sweep_whose_cluster_is_lost_may_go_on(
