@@ -51,6 +51,15 @@ def _split(rng: np.random.Generator, count: int) -> dataset.Split:
     return dataset.Split(ids=ids, starts=starts, labelled=labelled)
 
 
+def starting_alike(row: dataset.TokenRow, count: int) -> dataset.TokenRow:
+    """The row after `count` tokens that are the same for every row; some have a label, as has the next token."""
+    if not count:
+        return row
+    start = np.arange(2, 2 + count, dtype=np.int32)
+    labelled = np.concatenate([start % 3 == 0, [True], row.labelled[1:]])
+    return dataset.TokenRow(np.concatenate([start, row.ids]), labelled)
+
+
 def base(architecture: str = "llama", quantised: bool = False, dtype: torch.dtype = torch.float32) -> base_model.Base:
     """A tiny frozen base on the CPU."""
     model = tiny_models.build(architecture).to(dtype)

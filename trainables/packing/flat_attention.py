@@ -7,18 +7,19 @@ _preprocess_mask_arguments, 5.24), so no mask over all pairs of tokens is ever m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
 
+from trainables.packing.flat_batches import Piece
+
 NAME = "flat_rows"
 
 
 def use(model: PreTrainedModel) -> None:
-    """Makes the layers of `model` take the argument `row_bounds` of its forward pass; see `attend`."""
+    """Makes the layers of `model` take the argument `pieces` of its forward pass; see `attend`."""
     AttentionInterface.register(NAME, attend)
     model.set_attn_implementation(NAME)
 
@@ -30,7 +31,7 @@ def attend(
     value: torch.Tensor,
     _mask: torch.Tensor | None,
     *,
-    row_bounds: Sequence[int],
+    pieces: Sequence[Piece],
     scaling: float | None = None,
     sliding_window: int | None = None,
     **_others: Any,
@@ -41,14 +42,22 @@ def attend(
         query: (1, heads, tokens, width).
         key: (1, key heads, tokens, width), as `value`. Each serves heads / key heads query heads that follow each
             other.
-        row_bounds: where each row starts, and where the last one ends.
+        pieces: what the sequence is made of, in order.
         scaling: factor of the scores; 1 / sqrt(width) if None.
         sliding_window: number of latest tokens that a token sees, itself included; all if None.
     """
-    lengths = [stop - start for start, stop in pairwise(row_bounds)]
+    lengths = [piece.length for piece in pieces]
     queries, keys, values = (whole.split(lengths, dim=2) for whole in (query, key, value))
-    attended = [_row(*row, scaling, sliding_window) for row in zip(queries, keys, values, strict=True)]
-    return torch.cat([row.transpose(1, 2) for row in attended], dim=1), None
+    attended = []
+    for place, piece in enumerate(pieces):
+        if piece.after is None:
+            row = _row(queries[place], keys[place], values[place], scaling, sliding_window)
+        else:
+            # The start attends once more with each row: so causal kernels do without a mask, and it is short.
+            q, k, v = (torch.cat([of[piece.after], of[place]], dim=2) for of in (queries, keys, values))
+            row = _row(q, k, v, scaling, sliding_window)[:, :, lengths[piece.after] :]
+        attended.append(row.transpose(1, 2))
+    return torch.cat(attended, dim=1), None
 
 
 def _row(

@@ -1,16 +1,34 @@
-"""Puts the rows of a pass behind one another in one sequence without padding."""
+"""Puts the rows of a pass behind one another in one sequence without padding.
+
+Rows of one adapter often start with the same tokens: a chat template and its system message. Under causal attention
+these tokens get the same activations in every row, so a start that all rows of a segment share is there once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from trainables.data.dataset import TokenRow
 from trainables.packing.engine import Segment
+
+LEAST_SHARED = {"cpu": 4, "cuda": 64}
+"""Tokens of a shared start from which it is computed once, by device. Attention puts it together again with each row.
+On a CPU that takes about as long as one token takes the layers. On a GPU it is four kernels for each row and layer;
+what they take there was not measured."""
+
+
+class Piece(NamedTuple):
+    """Tokens that lie behind one another in the sequence."""
+
+    length: int
+    after: int | None = None
+    """Place of the piece with the start of the row, for pieces that go on with one; None where a row starts."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +38,9 @@ class Span:
     segment: Segment
     start: int
     stop: int
-    places: torch.Tensor
-    """(stop - start,): the place of each token in the segment's rows, padded to the longest and laid end to end."""
+    places: torch.Tensor | None
+    """(stop - start,): the place of each token in the segment's rows, padded to the longest and laid end to end. None
+    for a segment without dropout, whose rows may share a start."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +51,8 @@ class FlatBatch:
     """(1, tokens)."""
     positions: torch.Tensor
     """(1, tokens): the place of each token in its row."""
-    bounds: tuple[int, ...]
-    """Where each row starts, and where the last one ends."""
+    pieces: tuple[Piece, ...]
+    """What the sequence is made of, in order: rows, or shared starts and what follows them."""
     keep: torch.Tensor
     """(labels,): the tokens from which a labelled token is predicted."""
     answers: torch.Tensor
@@ -42,20 +61,57 @@ class FlatBatch:
     """One per segment, in order."""
 
 
+class _Laid(NamedTuple):
+    """The rows of one segment, laid end to end."""
+
+    ids: list[np.ndarray]
+    positions: list[np.ndarray]
+    pieces: list[Piece]
+    keep: list[np.ndarray]
+
+
 def flatten(segments: Sequence[Segment], device: torch.device) -> FlatBatch:
-    """Returns the rows of all segments as one sequence on `device`."""
-    rows = [row for segment in segments for row in segment.rows]
-    used = [_used(row) for row in rows]
-    bounds = (0, *accumulate(used))
-    keep = [np.flatnonzero(row.labelled[1:]) + start for row, start in zip(rows, bounds, strict=False)]
+    """Returns the rows of all segments as one sequence on `device`.
+
+    A start that all rows of a segment share is there once, if the segment has no dropout: that drops other entries in
+    each row.
+    """
+    laid, pieces = [], 0
+    for segment in segments:
+        laid.append(_lay(segment, pieces, LEAST_SHARED[device.type]))
+        pieces += len(laid[-1].pieces)
+    bounds = (0, *accumulate(sum(piece.length for piece in each.pieces) for each in laid))
+    spans = [
+        Span(segment, start, stop, None if segment.dropout is None else _tensor(_places(segment), device))
+        for segment, (start, stop) in zip(segments, pairwise(bounds), strict=True)
+    ]
     return FlatBatch(
-        ids=_tensor([row.ids[:count] for row, count in zip(rows, used, strict=True)], device)[None],
-        positions=_tensor([np.arange(count) for count in used], device)[None],
-        bounds=bounds,
-        keep=_tensor(keep, device),
-        answers=_tensor([row.ids[row.labelled] for row in rows], device),
-        spans=tuple(_spans(segments, device)),
+        ids=_tensor([ids for each in laid for ids in each.ids], device)[None],
+        positions=_tensor([positions for each in laid for positions in each.positions], device)[None],
+        pieces=tuple(piece for each in laid for piece in each.pieces),
+        keep=_tensor([keep + span.start for each, span in zip(laid, spans, strict=True) for keep in each.keep], device),
+        answers=_tensor([row.ids[row.labelled] for segment in segments for row in segment.rows], device),
+        spans=tuple(spans),
     )
+
+
+def _lay(segment: Segment, first: int, least: int) -> _Laid:
+    """Lays the rows of a segment end to end. Its pieces begin at place `first`; `keep` counts from its first token."""
+    used = [_used(row) for row in segment.rows]
+    shared = _shared(segment.rows, used) if segment.dropout is None else 0
+    if shared < least:
+        shared = 0
+    start = segment.rows[0].ids[:shared]
+    laid = _Laid([start], [np.arange(shared)], [Piece(shared)] if shared else [], [])
+    begin = shared
+    for row, count in zip(segment.rows, used, strict=True):
+        laid.ids.append(row.ids[shared:count])
+        laid.positions.append(np.arange(shared, count))
+        laid.pieces.append(Piece(count - shared, first if shared else None))
+        before = np.flatnonzero(row.labelled[1:])
+        laid.keep.append(np.where(before < shared, before, before - shared + begin))
+        begin += count - shared
+    return laid
 
 
 def _used(row: TokenRow) -> int:
@@ -63,18 +119,17 @@ def _used(row: TokenRow) -> int:
     return int(np.flatnonzero(row.labelled)[-1])
 
 
-def _spans(segments: Sequence[Segment], device: torch.device) -> list[Span]:
-    counts = [[_used(row) for row in segment.rows] for segment in segments]
-    bounds = (0, *accumulate(map(sum, counts)))
-    return [
-        Span(
-            segment,
-            start,
-            stop,
-            _tensor([np.arange(count) + place * segment.longest for place, count in enumerate(used)], device),
-        )
-        for segment, used, (start, stop) in zip(segments, counts, pairwise(bounds), strict=True)
-    ]
+def _shared(rows: Sequence[TokenRow], used: Sequence[int]) -> int:
+    """Returns the number of tokens with which all rows start; each row keeps one token or more of its own."""
+    shared = min(used) - 1 if len(rows) > 1 else 0
+    for row in rows[1:]:
+        (others,) = np.nonzero(row.ids[:shared] != rows[0].ids[:shared])
+        shared = int(others[0]) if len(others) else shared
+    return shared
+
+
+def _places(segment: Segment) -> list[np.ndarray]:
+    return [np.arange(_used(row)) + place * segment.longest for place, row in enumerate(segment.rows)]
 
 
 def _tensor(parts: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:

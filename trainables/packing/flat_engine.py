@@ -76,12 +76,16 @@ class FlatEngine:
         self.base = base
         self._adapters = PeftAdapters(base)
         self._layers: dict[int, _Layer] = {}
+        self._droppers: set[int] = set()
+        """The slots of adapters with dropout."""
         self._spans: tuple[Span, ...] = ()
         flat_attention.use(base.model)
 
     def add(self, slot: int, spec: TrialSpec) -> Mapping[str, torch.nn.Parameter]:
         """See `Engine.add`."""
         parameters = self._adapters.add(slot, spec)
+        if spec.adapter.lora_dropout > 0:
+            self._droppers.add(slot)
         name, own = adapter_name(slot), 0
         for wrapped in self._adapters.layers():
             if id(wrapped) not in self._layers:
@@ -101,6 +105,7 @@ class FlatEngine:
 
     def remove(self, slot: int) -> None:
         """See `Engine.remove`."""
+        self._droppers.discard(slot)
         for layer in self._layers.values():
             layer.adapters.pop(slot, None)
         self._adapters.remove(slot)
@@ -111,15 +116,19 @@ class FlatEngine:
 
     def token_losses(self, segments: Sequence[Segment]) -> list[torch.Tensor]:
         """See `Engine.token_losses`."""
-        batch = flatten(segments, self.base.device)
+        batch = flatten([self._dropping(segment) for segment in segments], self.base.device)
         # The spans stay until the next pass: gradient checkpointing runs the layers again in the backward pass.
         self._spans = batch.spans
         hidden_1TD = self.base.model.model(
-            input_ids=batch.ids, position_ids=batch.positions, use_cache=False, row_bounds=batch.bounds
+            input_ids=batch.ids, position_ids=batch.positions, use_cache=False, pieces=batch.pieces
         ).last_hidden_state
         head = self.base.model.get_output_embeddings()
         losses_N = head_loss.token_losses(hidden_1TD[0, batch.keep], head, batch.answers)
         return list(losses_N.split([segment.labels for segment in segments]))
+
+    def _dropping(self, segment: Segment) -> Segment:
+        """Returns the segment without dropout where its adapter drops nothing."""
+        return segment if segment.slot in self._droppers else segment._replace(dropout=None)
 
     def _computed(self, layer: _Layer) -> Callable[..., torch.Tensor]:
         """Returns the forward pass of a layer."""
@@ -141,7 +150,7 @@ class FlatEngine:
 def _part(span: Span, adapter: _Adapter, inputs: torch.Tensor) -> lora_product.Part:
     key, segment = span.segment.dropout, span.segment
     factors = None
-    if key is not None and adapter.dropout > 0:
+    if key is not None:
         shape = (len(segment.rows), segment.longest, inputs.shape[-1])
         mask_RLI = dropout.mask(key, adapter.layer, adapter.dropout, shape, inputs.device)
         factors = mask_RLI.view(-1, inputs.shape[-1])[span.places].to(inputs.dtype)
