@@ -13,6 +13,8 @@ import torch
 
 CHUNK_TOKENS = 512
 """Tokens whose logits exist at one time."""
+FEW_TOKENS = 64
+"""Tokens whose exponentials exist at one time: so they stay in the cache of a CPU."""
 
 
 def token_losses(hidden: torch.Tensor, head: torch.nn.Linear, answers: torch.Tensor) -> torch.Tensor:
@@ -32,13 +34,15 @@ class _HeadLoss(torch.autograd.Function):
     def forward(ctx: Any, hidden: torch.Tensor, head: torch.nn.Linear, answers: torch.Tensor) -> torch.Tensor:
         losses = torch.empty(len(answers), dtype=torch.float32, device=hidden.device)
         slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        # One place in memory for the logits of every chunk: fresh pages cost as much as an operation on them.
+        logits_NV = hidden.new_empty(min(CHUNK_TOKENS, len(answers)), head.out_features)
         for start in range(0, len(answers), CHUNK_TOKENS):
             chunk = slice(start, start + CHUNK_TOKENS)
-            logits_NV = torch.nn.functional.linear(hidden[chunk], head.weight, head.bias).float()
-            total_N = torch.logsumexp(logits_NV, dim=-1)
-            losses[chunk] = total_N - logits_NV.gather(1, answers[chunk, None])[:, 0]
+            scores_NV = _product(hidden[chunk], head, logits_NV[: len(answers[chunk])]).float()
+            total_N = torch.cat([torch.logsumexp(few, dim=-1) for few in scores_NV.split(FEW_TOKENS)])
+            losses[chunk] = total_N - scores_NV.gather(1, answers[chunk, None])[:, 0]
             if slopes is not None:
-                likelihoods_NV = logits_NV.sub_(total_N[:, None]).exp_()
+                likelihoods_NV = scores_NV.sub_(total_N[:, None]).exp_()
                 likelihoods_NV[torch.arange(len(total_N), device=hidden.device), answers[chunk]] -= 1.0
                 slopes[chunk] = likelihoods_NV.to(hidden.dtype) @ head.weight
         if slopes is not None:
@@ -49,3 +53,9 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (slopes,) = ctx.saved_tensors
         return slopes * gradients[0][:, None].to(slopes.dtype), None, None
+
+
+def _product(hidden: torch.Tensor, head: torch.nn.Linear, logits: torch.Tensor) -> torch.Tensor:
+    if head.bias is None:
+        return torch.mm(hidden, head.weight.t(), out=logits)
+    return torch.addmm(head.bias, hidden, head.weight.t(), out=logits)
