@@ -79,11 +79,11 @@ def rows_for(name: str, tokens: int | None, count: int = 512) -> dataset.Splits:
     return dataset.Splits(split, split)
 
 
-def random_base(shape: Shape) -> Base:
-    """A Llama with random weights, its linear layers in NF4 with double quantisation; bfloat16 on a GPU."""
+def random_base(shape: Shape, dtype: torch.dtype | None = None) -> Base:
+    """A Llama with random weights, its linear layers in NF4 with double quantisation; bfloat16 on a GPU by default."""
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
-    dtype = torch.bfloat16 if on_gpu else torch.float32
+    dtype = dtype or (torch.bfloat16 if on_gpu else torch.float32)
     config = LlamaConfig(
         num_hidden_layers=shape.layers, hidden_size=shape.hidden, intermediate_size=shape.intermediate,
         num_attention_heads=shape.heads, num_key_value_heads=shape.key_value_heads, vocab_size=shape.vocabulary,
@@ -105,6 +105,8 @@ def random_base(shape: Shape) -> Base:
     model.eval()
     # PEFT warns where this is not the specification's.
     model.name_or_path = quickstart().base_model.source
+    # PEFT asks this before it prepares a base for training (peft/utils/other.py, 0.21.2); from_pretrained sets it.
+    model.is_loaded_in_4bit = True
     base_model.keep_gradients(model)
     return Base(model, device, dtype)
 

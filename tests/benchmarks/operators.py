@@ -1,7 +1,7 @@
 """How many operators a layer issues in a training pass: on a GPU each is a kernel or more. Counted on a CPU.
 
 The difference between a model of four layers and one of two, so that embedding and head do not count. Views, which
-compute nothing, do not count either. Forward and backward; the optimizer is apart.
+compute nothing, do not count either. Forward and backward in bfloat16, as on a GPU; the optimizer is apart.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def per_layer(pass_of: Callable[[Base], Callable[[], None]]) -> float:
     """Operators per layer of a pass."""
     counts = []
     for layers in (2, 4):
-        once = pass_of(bases.random_base(replace(bases.SHAPES["tiny"], layers=layers)))
+        once = pass_of(bases.random_base(replace(bases.SHAPES["tiny"], layers=layers), torch.bfloat16))
         once()
         with Counted() as during:
             once()
@@ -96,6 +96,6 @@ def table(results: Path) -> list[str]:
     """Counts, or reads what was counted; a Markdown table."""
     path = results / "operators.json"
     kept = machines.read(path) or machines.keep(path, {"operators_per_layer": counted(), "goal": GOAL})
-    title = f"Operators per layer, forward and backward, counted on a CPU (goal: at most {GOAL})"
+    title = f"Operators per layer, forward and backward in bfloat16, counted on a CPU (goal: at most {GOAL})"
     lines = [f"\n{title}", "", "| way | operators |", "|---|---|"]
     return lines + [f"| {name} | {count:.0f} |" for name, count in kept["operators_per_layer"].items()]
