@@ -10,6 +10,7 @@ from pathlib import Path
 
 from trainables import qlora_metrics
 from trainables.base import architectures, model_source, residency
+from trainables.base.quick_import import import_bitsandbytes
 from trainables.contract import Device, LookedUp, Need, Pack, Prepared, Preview, RowShape, Target, TargetModules
 from trainables.data import preview as preview_rows
 from trainables.data import sources
@@ -72,6 +73,7 @@ def resolve_targets(base: TrialSpec, values: Sequence[TargetModules], cache: Pat
     """What each value means on the base's own modules, or why none of them can be adapted."""
     from trainables.base import base_model
 
+    import_bitsandbytes()
     model = base_model.skeleton(base, cache)
     return [targets.answer(model, value) for value in values]
 
@@ -86,6 +88,7 @@ def prepare(base: TrialSpec, cache: Path) -> Prepared:
 
 def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
     """Loads the base onto this process's device, ready for adapters."""
+    import_bitsandbytes()
     from trainables.base import base_model
     from trainables.data import dataset
     from trainables.packing.adapter_pack import AdapterPack
@@ -128,6 +131,7 @@ def engine(base: TrialSpec) -> str | None:
 
 def open_scorer(base: TrialSpec, cache: Path) -> Scorer:
     """Loads the base onto this process's device, to score adapters of this base on its data."""
+    import_bitsandbytes()
     from trainables.scoring.adapter_scorer import AdapterScorer
 
     return AdapterScorer(base, cache)
