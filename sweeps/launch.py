@@ -143,10 +143,12 @@ def _run(
                 if beginning.planned is not None:
                     running.journal.add(beginning.planned)
                 _learn(running, fingerprints, beginning.earlier)
-                trained = _drive(running)
+                trained = _drive(running, writer.start)
                 _keep_rates(running, trained.hosts)
         finally:
             running.stop.is_over = True
+            if running.journal.record.started is not None:
+                writer.start()
             undelivered = writer.drain(DRAIN_SECONDS, lambda: running.stop.is_leaving)
         return _result(running, trained, sink, writer, undelivered)
 
@@ -201,7 +203,6 @@ def _begin(running: _Running, writer: Writer, fingerprints: dict[str, str]) -> N
             sweep_id=running.sweep_id,
         )
     )
-    writer.start()
 
 
 def _learn(running: _Running, fingerprints: dict[str, str], earlier: TrackedSweep | None) -> None:
@@ -219,8 +220,12 @@ def _learn(running: _Running, fingerprints: dict[str, str], earlier: TrackedSwee
     running.display.say(f"{counted(len(told.trials), 'trial')} of {told.sweep_id} known: {use}")
 
 
-def _drive(running: _Running) -> _Trained:
-    """Connects to Ray and runs the trials; whatever happens, the event log says how each of them ended."""
+def _drive(running: _Running, deliver: Callable[[], None]) -> _Trained:
+    """Connects to Ray and runs the trials; whatever happens, the event log says how each of them ended.
+
+    `deliver` begins to tell MLflow. It is called once Ray runs: importing the client of MLflow takes seconds of this
+    process, which the start of Ray needs more. Later the driver only waits for the hosts.
+    """
     from cluster.connect import Cluster
     from sweeps.tune.driver import Driver
 
@@ -233,6 +238,7 @@ def _drive(running: _Running) -> _Trained:
 
     def train() -> None:
         with cluster.connected(running.sweep_id):
+            deliver()
             _train(running.sweep, driver, say)
 
     failure: str | None = "the driver failed"

@@ -68,6 +68,7 @@ class Writer:
         self._say = say
         self._is_replaced = is_replaced
         self._changed = threading.Condition()
+        self._has_begun = False
         self._news = True
         self._closing = False
         self._trouble: str | None = None
@@ -115,7 +116,11 @@ class Writer:
         return len(self._refused)
 
     def start(self) -> None:
-        """Begins to deliver."""
+        """Begins to deliver, unless it has begun."""
+        with self._changed:
+            if self._has_begun:
+                return
+            self._has_begun = True
         self._thread.start()
 
     def notify(self) -> None:

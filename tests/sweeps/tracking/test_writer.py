@@ -78,6 +78,7 @@ def start(folder, monkeypatch):
         writer = Writer(folder, sink, said)
         sinks.append((writer, sink))
         writer.start()
+        writer.start()  # a driver that leaves makes sure
         return writer, said
 
     yield begin
