@@ -126,13 +126,13 @@ def prepare(results: Path, content: dict[str, Any]) -> dict[str, Any]:
     splits = dataset.load(qlora.prepare(spec, cache()).payload)
     tokens = {name: tokens_of(split) for name, split in (("train", splits.train), ("eval", splits.eval))}
     (place / "rows.json").write_text(json.dumps(tokens))
-    if not (place / "model" / "config.json").exists():
-        base_model.load(spec, cache()).model.save_pretrained(place / "model")
+    tokenizer = base_model.load_tokenizer(spec, cache())
     return {
-        "model": str(place / "model"),
+        # The tokenizer lies with the 4-bit base that it was loaded for.
+        "model": tokenizer.name_or_path,
         "rows": str(place / "rows.json"),
         "batch_size": spec.training.batch_size,
-        "pad_id": base_model.load_tokenizer(spec, cache()).pad_token_id,
+        "pad_id": tokenizer.pad_token_id,
         "eval_tokens": len(splits.eval.ids),
     }
 
