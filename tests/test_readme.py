@@ -60,6 +60,29 @@ def test_link_leads_somewhere(page, link):
     assert (ROOT / page).parent.joinpath(link).exists()
 
 
+def anchors(text: str) -> set[str]:
+    """Those of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def test_a_link_into_a_page_leads_to_a_heading():
+    found = [
+        (page, *link) for page, text in TEXTS.items() for link in re.findall(r"\]\((?!http)([^)#]*)#([^)]+)\)", text)
+    ]
+    assert len(found) >= 3
+    for page, link, anchor in found:
+        target = (ROOT / page).parent.joinpath(link).resolve() if link else ROOT / page
+        assert anchor in anchors(target.read_text()), (page, link, anchor)
+
+
+def test_a_constant_that_is_spoken_of_is_where_the_page_says():
+    found = [pair for text in TEXTS.values() for pair in re.findall(r"`([A-Z_]{4,})` (?:in|of) `([\w/.]+\.py)`", text)]
+    assert found
+    for name, file in found:
+        assert re.search(rf"^{name}\b", (ROOT / file).read_text(), re.MULTILINE), (name, file)
+
+
 def test_every_page_is_linked_from_the_readme():
     linked = {(ROOT / link).resolve() for page, link in LINKS if page == "README.md"}
     assert set(PAGES[1:]) <= linked
