@@ -29,7 +29,12 @@ def name(device: Device, gpu: str | None = None) -> str:
             return _nvidia_smi("name", gpu)
         except (OSError, subprocess.CalledProcessError):
             return "GPU"
-    return f"{_processor()}, {len(os.sched_getaffinity(0))} threads"
+    return f"{_processor()}, {threads()} threads"
+
+
+def threads() -> int:
+    """Threads of this machine's processor that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def cache() -> Path:

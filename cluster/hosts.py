@@ -16,7 +16,7 @@ import ray
 from pydantic import Field
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
 
-from cluster.devices import MEMORY_SHARE, cache, free_bytes, gpus, name
+from cluster.devices import MEMORY_SHARE, cache, free_bytes, gpus, name, threads
 from cluster.errors import HostError
 from cluster.library_output import silence
 from cluster.loop import PackLoop
@@ -102,8 +102,8 @@ class Host:
         self._calls = ThreadPoolExecutor(max_workers=128, thread_name_prefix="host-call")
         silence()
         # Ray sets OMP_NUM_THREADS from num_cpus, which is 0 for a CPU host.
-        threads = str(max(1, len(os.sched_getaffinity(0)) // limits.hosts_per_machine))
-        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = threads
+        share = str(max(1, threads() // limits.hosts_per_machine))
+        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = share
         # Threads that wait by spinning for long make a step several times slower when another process wants a core;
         # threads that never spin make it a third slower when none does.
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")

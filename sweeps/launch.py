@@ -311,7 +311,7 @@ def _train(sweep: Sweep, driver: Driver, say: Callable[[str], None]) -> None:
         compared = resource.of(config)
         steps = compared.total if compared.unit == "step" else None
         say(epochs.line(steps, rows, ready.data.train_rows))
-    driver.run(sweep.space, ready.slots)
+    driver.run(sweep.space)
 
 
 def _result(running: _Running, trained: _Trained, sink: MlflowSink, writer: Writer, undelivered: int) -> Result:

@@ -41,6 +41,8 @@ class Machine:
     """The cluster.gpu_memory that the sweep will not go by."""
     device_name: str | None = None
     """See `cluster.devices.name`, or a part of it; None when it is unknown."""
+    threads: int | None = None
+    """CPU threads that all hosts share; None when they hold GPUs, or it cannot be known here."""
 
 
 @dataclass(frozen=True)
@@ -282,6 +284,12 @@ def _memory_warnings(config: SweepConfig, planned: Plan, machine: Machine) -> li
         warnings.append(
             f"model.facts are of {model.facts.of}, not of model.source {model.source}: they are not used; give those "
             "of this model, with of: its source, or leave them out"
+        )
+    if machine.threads is not None and machine.hosts > machine.threads:
+        warnings.append(
+            f"cluster.hosts {machine.hosts} on this machine's CPU of {counted(machine.threads, 'thread')}: hosts share "
+            "them, and each loads the base for itself, so more hosts than threads make nothing faster; lower "
+            f"cluster.hosts to {machine.threads}"
         )
     if memory is None and model is not None:
         warnings.append(

@@ -228,7 +228,8 @@ def _this_machine(cluster: ClusterConfig) -> plan.Machine:
     device: Device = "cuda" if gpus else "cpu"
     free, name = _share(devices.free_bytes(device)), devices.name(device)
     count = max(1, gpus) if cluster.hosts == "auto" else cluster.hosts
-    return plan.Machine(device, count, free if gpus else free // count, device_name=name)
+    threads = None if gpus else devices.threads()
+    return plan.Machine(device, count, free if gpus else free // count, device_name=name, threads=threads)
 
 
 def _share(free_bytes: int) -> int:

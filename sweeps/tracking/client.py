@@ -10,12 +10,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from sweeps.config.passwords import without_password, without_passwords
 from sweeps.config.uris import artifact_root, sqlite_file
 from sweeps.errors import SweepError
 from sweeps.tracking import run_tags
+from sweeps.tracking.held_points import HeldPoints, MetricPoint
 
 # No retries: the tracking writer repeats what failed, looking for the run first. The client's own retries block it for
 # minutes, and create a run twice when only the answer was lost (mlflow/environment_variables.py, 3.17.2).
@@ -33,16 +34,6 @@ LONGEST_PARAM = 6000
 T = TypeVar("T")
 Say = Callable[[str], None]
 """Shows one line to the user."""
-
-
-class MetricPoint(NamedTuple):
-    """One metric value. Equal points are stored once by MLflow."""
-
-    key: str
-    value: float
-    time: float
-    """Seconds since the epoch."""
-    step: int
 
 
 def make_database(uri: str) -> None:
@@ -166,6 +157,7 @@ class Runs:
 
         make_database(uri)
         self._client = MlflowClient(tracking_uri=uri)
+        self._held = HeldPoints(self._client.get_metric_history)
         self.uri = uri
         self._sweep_id = sweep_id
         self._say = say
@@ -224,7 +216,10 @@ class Runs:
             active = [max(runs, key=lambda run: len(run.data.metrics))]
             self._client.restore_run(active[0].info.run_id)
             self._say(f"tracking: the run {active[0].info.run_name} was deleted in MLflow: it is restored")
-        return str(active[0].info.run_id) if active else None
+        if not active:
+            return None
+        self._held.found(active[0])
+        return str(active[0].info.run_id)
 
     def create(self, identity: Mapping[str, str], name: str, tags: Mapping[str, str], time: float) -> str:
         """The id of a new run, which is RUNNING."""
@@ -283,10 +278,14 @@ class Runs:
         params: Mapping[str, object] | None = None,
         tags: Mapping[str, object] | None = None,
     ) -> None:
-        """Adds metric points, params and tags in as few requests as MLflow's limits allow."""
+        """Adds metric points, params and tags in as few requests as MLflow's limits allow.
+
+        Leaves out points of steps that were trained again and that MLflow holds (see `HeldPoints`).
+        """
         from mlflow.entities import Metric, Param, RunTag
 
-        metrics = [Metric(p.key, p.value, int(p.time * 1000), p.step) for p in points]
+        fresh = self._held.without_held(run_id, points)
+        metrics = [Metric(p.key, p.value, p.milliseconds, p.step) for p in fresh]
         for start in range(0, max(len(metrics), 1), 900):
             first = start == 0
             self._client.log_batch(

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from sweeps.record.events import TrialReported
 from sweeps.record.spent import spent
 from sweeps.record.sweep_record import SweepRecord
-from sweeps.tracking.client import MetricPoint
+from sweeps.tracking.held_points import MetricPoint
 from trainables.contract import StepRecord
 
 

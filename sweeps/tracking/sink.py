@@ -28,7 +28,8 @@ from sweeps.record.run_names import label, run_name
 from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.tracking import run_tags
-from sweeps.tracking.client import MetricPoint, Runs, is_refusal
+from sweeps.tracking.client import Runs, is_refusal
+from sweeps.tracking.held_points import MetricPoint
 from sweeps.tracking.lost_runs import Lost, missing
 from sweeps.tracking.metric_points import best_of, end_points, metric_points, spent_points
 from sweeps.tracking.views import TAG_PREFIX, shared_view
@@ -316,9 +317,9 @@ class MlflowSink:
             points += [MetricPoint(name, value, event.time, best.best_step or 0) for name, value in logged]
         runs.remove_doubles([parent, *self.run_ids.values()])
         for left, key in runs.still_running().items():
-            # MLflow did not take the end of this trial.
-            if key in record.trials:
-                runs.finish(left, _STATUS.get(record.trials[key].state, "FAILED"), event.time)
+            # MLflow did not take the end of this trial; or the log lost its beginning, and nothing trains it.
+            trial = record.trials.get(key)
+            runs.finish(left, "KILLED" if trial is None else _STATUS.get(trial.state, "FAILED"), event.time)
         separation = eval_rows.separation(self._folder, record)
         runs.log(parent, points, tags=run_tags.sweep_ended(event, record, selection, separation, best_run))
         runs.finish(parent, _SWEEP_STATUS[event.reason], event.time)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -148,7 +147,7 @@ class Driver:
             raise HostError(answer.message)
         return answer
 
-    def run(self, space: SearchSpace, slots: int) -> None:
+    def run(self, space: SearchSpace) -> None:
         """Runs the trials to the end of the budget, or until someone stops the sweep.
 
         Raises:
@@ -181,8 +180,6 @@ class Driver:
         base = BaseEvaluation(self._broker, self._base_evaluated) if self.journal.record.base is None else None
         deaths = processes.Deaths(self._saved)
         watch = Watch(self.stop, self._broker, queue, self.display, base, self)
-        # A searcher without Tune's own limiter is given one pending trial at a time unless told otherwise.
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
         # Tune's own files have no reader: they must not fill the sweep's folder, nor fail with it.
         with temporary_folder("tune") as scratch, processes.survived(deaths), processes.without_secrets():
             # Not tune.Tuner: it pickles searcher and callbacks into storage for its own restore, not used here.

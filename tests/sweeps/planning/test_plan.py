@@ -209,6 +209,12 @@ WARNINGS: list[tuple[str, dict[str, Any]]] = [
     ),
     ("memory is not known here: give model.facts for hub/model", {"need": None, "model": MODEL}),
     ("about 0.0 GB needed per host, 0.0 GB free", {"machine": Machine("cuda", 1, 1099)}),
+    (
+        "cluster.hosts 64 on this machine's CPU of 2 threads: hosts share them, and each loads the base for itself, so "
+        "more hosts than threads make nothing faster; lower cluster.hosts to 2",
+        {"machine": Machine("cpu", 64, 10**6, threads=2)},
+    ),
+    ("", {"machine": Machine("cpu", 2, 10**6, threads=2)}),
 ]
 
 

@@ -87,6 +87,19 @@ def test_a_machine_with_gpus_has_a_host_for_each(monkeypatch: pytest.MonkeyPatch
     assert here(address="local", hosts=1).hosts == 1
 
 
+@pytest.mark.usefixtures("no_gpu")
+def test_hosts_that_share_a_few_threads_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(**cluster: Any) -> list[str]:
+        return [line for line in here(**cluster).warnings if line.startswith("cluster.hosts ")]
+
+    monkeypatch.setattr(devices, "threads", lambda: 2)
+    assert len(told(hosts=64, address="local")) == 1
+    assert told(hosts=2, address="local") == told(hosts=64, address="auto") == []
+    monkeypatch.setattr(devices, "gpus", lambda: 64)
+    assert told(hosts=64, address="local") == []
+    assert len(told(hosts=64, gpus_per_host=0, address="local")) == 1
+
+
 def test_every_recipe_that_needs_no_file_of_ours_can_be_planned() -> None:
     """Large models are planned from model.facts, without the model."""
     names = [name for name in load.recipes() if name.startswith(("llama", "mistral"))]
