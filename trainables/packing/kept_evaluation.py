@@ -41,7 +41,7 @@ def kept(path: Path | None, evaluate: Callable[[], Evaluation | Failure]) -> Eva
 
 
 def _read(path: Path) -> Evaluation | None:
-    with suppress(OSError, ValueError, TypeError):
+    with suppress(OSError, ValueError, TypeError, ZeroDivisionError):
         read = Evaluation.of_document(json_text.parse(path.read_bytes()))
         # The file may be older than some of the metrics: all follow from the rows.
         metrics = qlora_metrics.evaluate(read.row_losses, read.row_tokens) if read.row_tokens else {}

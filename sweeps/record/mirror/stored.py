@@ -12,6 +12,7 @@ from sweeps.record.mirror.store import Store, StoreError, Version
 from trainables.specs import Spec
 
 MANIFEST = "manifest.json"
+WAY_OUT = "go on with the folder on the driver's machine, or with the version that wrote this"
 Read = TypeVar("Read", bound=Spec)
 
 
@@ -27,7 +28,7 @@ def read(store: Store, name: str, kind: type[Read]) -> tuple[Read, Version] | No
     try:
         return kind.model_validate_json(found[0]), found[1]
     except ValidationError:
-        raise StoreError(f"{store.uri}/{name}: is damaged, or of another version of qsweep") from None
+        raise StoreError(f"{store.uri}/{name}: is damaged, or of another version of qsweep: {WAY_OUT}") from None
 
 
 def read_manifest(store: Store) -> tuple[Manifest, Version] | None:

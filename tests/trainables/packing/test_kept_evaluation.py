@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional
 
+from trainables import qlora_metrics
 from trainables.contract import Evaluation, Failure
 from trainables.packing import kept_evaluation
 from trainables.packing.batches import chunks, stack
@@ -56,7 +57,12 @@ def test_a_pass_that_does_not_fit_is_no_exception(monkeypatch):
 
 # On disk
 
-EVALUATION = Evaluation(metrics={"eval_loss": 2.0}, row_losses=(6.0, 4.0), row_tokens=(2, 3), hardware="cpu float32")
+ROWS = (6.0, 4.0), (2, 3)
+EVALUATION = Evaluation(
+    metrics=qlora_metrics.evaluate(*ROWS), row_losses=ROWS[0], row_tokens=ROWS[1], hardware="cpu float32"
+)
+
+WITHOUT_TOKENS = json.dumps(EVALUATION.document() | {"row_tokens": [0, 0]}).encode()
 
 
 def never() -> Evaluation:
@@ -77,8 +83,8 @@ def test_another_base_quantisation_type_or_other_rows_are_another_evaluation(tmp
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", EVALUATION.model_dump_json().encode()[:-20], b'{"eval_loss": 2.0}'],
-    ids=["empty", "torn", "a list", "cut short", "without rows"],
+    [b"", b"{", b"[]", EVALUATION.model_dump_json().encode()[:-20], b'{"eval_loss": 2.0}', WITHOUT_TOKENS],
+    ids=["empty", "torn", "a list", "cut short", "without rows", "without tokens"],
 )
 def test_a_damaged_file_is_made_again(tmp_path, content):
     path = tmp_path / "kept.json"
