@@ -7,6 +7,7 @@ run over every module that is found.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -223,9 +224,9 @@ class Memory(Spec):
     optimizer: int = 0
     activations: int = 0
     logits: int = 0
-    """Logits of the labelled tokens, their log-softmax, and the gradients of both."""
+    """Logits of the labelled tokens that the head computes at one time, and tensors of their size beside them."""
     kept: int = 0
-    """The snapshot and the adapter of each slot's last report, until its next one; 0 on a GPU."""
+    """Snapshot and adapter of each slot's last report, until its next one, and what one takes to make; 0 on a GPU."""
 
     @property
     def total(self) -> int:
@@ -246,31 +247,30 @@ class Need(Spec):
     slot_bytes: int
     """The largest adapter of the space with its optimizer state."""
     step_bytes: int
-    """Activations of one slot in a step."""
+    """What a host with one slot takes beside those: activations and logits."""
     saturating_slots: int
     """Slots that keep the device busy: more of them train no faster and only weaken early stopping."""
     adapter_bytes: int = 0
     """The largest adapter of the space on disk."""
     snapshot_bytes: int = 0
     """The largest snapshot of the space on disk."""
-    host: Memory | None = None
-    """`base_bytes` by part; None where the trainable does not say."""
-    slot: Memory | None = None
-    """`slot_bytes` and `step_bytes` by part; None where the trainable does not say."""
+    by_slots: Annotated[tuple[Memory, ...], Field(strict=False)] = ()
+    """What hosts with 1, 2, ... slots hold by part, in rising order; a slot beyond takes what the first one does."""
 
     def memory(self, slots: int) -> Memory:
         """What a host with `slots` slots holds, by part as far as they are told."""
-        host = self.host or Memory(base=self.base_bytes)
-        return host.plus(self.slot or Memory(adapters=self.slot_bytes, activations=self.step_bytes), slots)
+        told = (Memory(base=self.base_bytes), *self.by_slots)[: slots + 1]
+        slot = Memory(adapters=self.slot_bytes, activations=self.step_bytes)
+        return told[-1].plus(slot, slots + 1 - len(told))
 
     def total(self, slots: int) -> int:
         """Bytes with `slots` slots training at once."""
-        return self.base_bytes + slots * (self.slot_bytes + self.step_bytes)
+        return self.memory(slots).total
 
     def slots(self, free_bytes: int, at_most: int) -> int:
         """Slots that fit into `free_bytes`, saturate the device and are no more than `at_most`; at least 1."""
-        fitting = (free_bytes - self.base_bytes) // max(1, self.slot_bytes + self.step_bytes)
-        return max(1, min(fitting, self.saturating_slots, at_most))
+        most = max(1, min(self.saturating_slots, at_most))
+        return max(1, bisect_right(range(1, most + 1), free_bytes, key=self.total))
 
 
 class Pack(Protocol):

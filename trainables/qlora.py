@@ -122,11 +122,14 @@ def is_dequantised(base: TrialSpec, device: Device) -> bool:
 
 def engine(base: TrialSpec) -> str | None:
     """The engine that will train on this base; None when it is known only once the base is loaded."""
+    return engines.expected(base, _kind(base))
+
+
+def _kind(base: TrialSpec) -> str | None:
     try:
-        kind = model_source.model_type(base.base_model)
+        return model_source.model_type(base.base_model)
     except ModelError:
         return None
-    return engines.expected(base, kind)
 
 
 def open_scorer(base: TrialSpec, cache: Path) -> Scorer:
@@ -146,10 +149,10 @@ def scoring_bytes(base: TrialSpec, device: Device) -> int | None:
 def need(base: TrialSpec, largest: Sequence[TrialSpec], device: Device) -> Need | None:
     """Memory for the largest specs of a space; None when the model's sizes are unknown."""
     facts = model_source.facts(base.base_model)
-    return None if facts is None else memory.need(base, largest, facts, device)
+    return None if facts is None else memory.need(base, largest, facts, device, kind=_kind(base))
 
 
 def need_of_rows(base: TrialSpec, largest: Sequence[TrialSpec], device: Device, rows: RowShape) -> Need | None:
     """As `need`, for rows whose shape is known."""
     facts = model_source.facts(base.base_model)
-    return None if facts is None else memory.need(base, largest, facts, device, rows)
+    return None if facts is None else memory.need(base, largest, facts, device, rows, _kind(base))

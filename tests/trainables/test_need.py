@@ -73,3 +73,23 @@ def test_rows_whose_labels_were_not_counted_count_as_labelled_throughout() -> No
 
 def test_no_rows_have_no_shape() -> None:
     assert summary(train_rows=0, train_tokens=0).shape is None
+
+
+def told(*totals: int) -> Need:
+    """A need that tells what hosts with 1, 2, ... slots hold."""
+    hosts = tuple(Memory(base=100, activations=total - 100) for total in totals)
+    return Need(base_bytes=100, slot_bytes=10, step_bytes=40, saturating_slots=9, by_slots=hosts)
+
+
+def test_slots_that_share_memory_are_counted_by_what_they_take_together() -> None:
+    need = told(150, 180, 190)
+    assert [need.total(slots) for slots in (1, 2, 3)] == [150, 180, 190]
+    assert [need.slots(free, 9) for free in (0, 150, 179, 180, 189, 190)] == [1, 1, 1, 2, 2, 3]
+    assert need.slots(190, at_most=2) == 2
+
+
+def test_slots_beyond_those_that_are_told_take_as_much_as_the_first() -> None:
+    need = told(150, 180)
+    assert [need.total(slots) for slots in (3, 4)] == [230, 280]
+    assert need.slots(279, 9) == 3
+    assert need.memory(3) == Memory(base=100, adapters=10, activations=120)

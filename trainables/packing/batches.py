@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from trainables.data.dataset import TokenRow
-from trainables.packing.memory import EVALUATION_TOKENS
+from trainables.packing.pass_memory import EVALUATION_TOKENS
 
 
 class Batch(NamedTuple):

@@ -48,9 +48,14 @@ def attend(
     """
     lengths = [piece.length for piece in pieces]
     queries, keys, values = (whole.split(lengths, dim=2) for whole in (query, key, value))
+    starts = {piece.after for piece in pieces}
     attended = []
     for place, piece in enumerate(pieces):
-        if piece.after is None:
+        if place in starts:
+            # A copy: autograd would keep the whole sequence for a view, beside the rows that are put together below.
+            q, k, v = (of[place].clone() for of in (queries, keys, values))
+            row = _row(q, k, v, scaling, sliding_window)
+        elif piece.after is None:
             row = _row(queries[place], keys[place], values[place], scaling, sliding_window)
         else:
             # The start attends once more with each row: so causal kernels do without a mask, and it is short.

@@ -11,10 +11,7 @@ from typing import Any
 
 import torch
 
-CHUNK_TOKENS = 512
-"""Tokens whose logits exist at one time."""
-FEW_TOKENS = 64
-"""Tokens whose exponentials exist at one time: so they stay in the cache of a CPU."""
+from trainables.packing.pass_memory import CHUNK_TOKENS, FEW_TOKENS
 
 
 def token_losses(hidden: torch.Tensor, head: torch.nn.Linear, answers: torch.Tensor) -> torch.Tensor:

@@ -1,21 +1,24 @@
 """Estimates the memory of a sweep on the device that trains, and how many slots fit. Uses arithmetic, no torch.
 
-The formulas describe a Llama-like block trained through PEFT 0.21 with fp32 adapters, as the reference engine does it.
-The flat engine keeps less: no padding, one copy of a layer's inputs, the logits of 512 tokens at a time. By how much
-was not measured. The formulas were compared with a CPU process that trained and evaluated SmolLM2-135M (nf4 and
-unquantised, fp32 and bf16, one and two adapters on q, v and on all linear layers, with and without dropout; 4 rows of
-110 tokens): the estimate is 1 to 9 % above the peak. For an 8B model in bf16 the estimated activations are 79 bytes per
-token, layer and unit of hidden size; 74 to 81 were measured.
+A host holds its process, the base, and of each slot the adapter with gradients and moments. On top comes the largest of
+four moments: the end of a training pass, a block in evaluation, the head in evaluation, and on a CPU the writing of a
+report. `pass_memory` derives the passes for the engine that the base will have, or for PEFT's, which takes more, where
+that is not known yet.
+
+What the backward pass has freed counts in all four, and so do the gradients: the allocators (glibc's and CUDA's) keep
+freed memory for tensors of like size, and evaluation's are larger. Where they give it back the estimate is too high.
 The extra memory during loading is not counted. For a GGUF file it is all of its weights in fp32.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from trainables.contract import Device, Memory, Need, RowShape
-from trainables.specs import AdapterSpec, ModelFacts, QuantizationSpec, TrialSpec
+from trainables.packing import blocks, engines, pass_memory
+from trainables.packing.pass_memory import EVALUATION_TOKENS
+from trainables.specs import ModelFacts, QuantizationSpec, TrialSpec
 
 MAX_SLOTS = 16
 """The most slots that were measured. More gain little, and every slot costs time of the host process."""
@@ -29,31 +32,25 @@ _AUTO_RESIDENCY_BYTES: Mapping[Device, int] = {"cpu": 1_000_000_000, "cuda": 4_0
 _WEIGHT_BYTES, _GRADIENT_BYTES, _OPTIMIZER_BYTES = 4, 4, 8
 # Per trainable parameter in the memory of the host: weight and moments in a snapshot, and the weight in an adapter.
 _KEPT_BYTES = 16
+# Per trainable parameter of the one slot whose snapshot is being written: safetensors 0.8 makes it and copies it, while
+# the one of the last report is still kept.
+_WRITING_BYTES = 24
 # Per trainable parameter on disk: an adapter in fp32; a snapshot, which also has both moments.
 _ADAPTER_BYTES = 4
 _SNAPSHOT_BYTES = 12
-# fp32 logits, their log-softmax, and the gradients of both.
-_TRAINING_LOGIT_BYTES = 16
-# By the width of the activations: the logits of the head, their copy in fp32 if they are narrower, their log-softmax.
-_EVALUATION_LOGIT_BYTES: Mapping[int, int] = {2: 10, 4: 8}
-EVALUATION_TOKENS = 2048
-"""The most tokens per slot in one evaluation pass. It is fixed, so that results do not depend on the machine."""
-
 # GSM8K's rows average 217 tokens under a max_length of 512.
 _MEAN_OF_LONGEST = 0.4
-_BLOCK = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-_PRESETS: Mapping[str, Sequence[str]] = {
-    "attention-qv": ("q_proj", "v_proj"),
-    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "mlp": ("gate_proj", "up_proj", "down_proj"),
-    "all-linear": _BLOCK,
-}
 
 
 def need(
-    base: TrialSpec, largest: Sequence[TrialSpec], facts: ModelFacts, device: Device, rows: RowShape | None = None
+    base: TrialSpec,
+    largest: Sequence[TrialSpec],
+    facts: ModelFacts,
+    device: Device,
+    rows: RowShape | None = None,
+    kind: str | None = None,
 ) -> Need:
-    """Estimates the bytes of the base and of one slot on `device`, and the number of slots that keep it busy.
+    """Estimates the bytes of the base and of its slots on `device`, and the number of slots that keep it busy.
 
     `gradient_checkpointing: auto` counts as off; see `checkpointing`.
 
@@ -63,35 +60,56 @@ def need(
         facts: sizes of the model.
         device: the device that trains.
         rows: the shape of the rows; None assumes rows of data.max_length tokens with a label on every token.
+        kind: the model type of the base, which decides its engine; None when it is unknown.
     """
     trials = list(largest) or [base]
     shape = _shape(base, rows)
     width = _dtype_bytes(base.quantization, device)
-    parameters = max(lora_parameters(facts, trial.adapter) for trial in trials)
-    passes = [_pass(facts, trial, shape, width) for trial in trials]
-    heaviest = max(passes, key=lambda memory: memory.total)
-    kept = _KEPT_BYTES if device == "cpu" else 0
-    slot = heaviest.model_copy(
-        update={
-            "adapters": parameters * _WEIGHT_BYTES,
-            "gradients": parameters * _GRADIENT_BYTES,
-            "optimizer": parameters * _OPTIMIZER_BYTES,
-            "kept": parameters * kept,
-        }
-    )
+    parameters = max(blocks.lora_parameters(facts, trial.adapter) for trial in trials)
+    engine = engines.expected(base, kind) or engines.PEFT
+    passed = pass_memory.Base(facts, width, engine, kind)
+    writing = parameters * _WRITING_BYTES if device == "cpu" else 0
+    heaviest = [
+        max((most for trial in trials for most in _moments(passed, trial, shape, slots, writing)), key=_total)
+        for slots in range(1, MAX_SLOTS + 1)
+    ]
+    adapter = _adapter(parameters, device)
     weights = _dequantised_bytes(facts, width) if is_dequantised(base, facts, device) else None
     host = Memory(process=_PROCESS_BYTES[device], base=weights or _base_bytes(facts, base.quantization, width))
     tokens = base.training.batch_size * (rows.mean if rows is not None else shape.longest * _MEAN_OF_LONGEST)
     return Need(
         base_bytes=host.total,
-        slot_bytes=slot.adapters + slot.gradients + slot.optimizer + slot.kept,
-        step_bytes=heaviest.total,
-        host=host,
-        slot=slot,
+        slot_bytes=adapter.total,
+        step_bytes=heaviest[0].total,
+        by_slots=tuple(host.plus(adapter, slots).plus(most) for slots, most in enumerate(heaviest, 1)),
         saturating_slots=saturating_slots(facts.parameters, device, max(1, round(tokens))),
         adapter_bytes=parameters * _ADAPTER_BYTES,
         snapshot_bytes=parameters * _SNAPSHOT_BYTES,
     )
+
+
+def _adapter(parameters: int, device: Device) -> Memory:
+    """Returns what a slot holds at all times after its first report."""
+    return Memory(
+        adapters=parameters * _WEIGHT_BYTES,
+        gradients=parameters * _GRADIENT_BYTES,
+        optimizer=parameters * _OPTIMIZER_BYTES,
+        kept=parameters * _KEPT_BYTES if device == "cpu" else 0,
+    )
+
+
+def _moments(base: pass_memory.Base, trial: TrialSpec, rows: RowShape, slots: int, writing: int) -> Iterator[Memory]:
+    """Yields what comes on top at each moment that may be the largest; see the module."""
+    training = pass_memory.training(base, trial, rows, slots)
+    evaluation = pass_memory.evaluation(base, rows, slots)
+    yield Memory(activations=training.saved + training.work, logits=training.logits)
+    yield Memory(activations=training.saved + evaluation.work)
+    yield Memory(activations=training.saved, logits=evaluation.logits)
+    yield Memory(activations=training.saved, kept=writing)
+
+
+def _total(memory: Memory) -> int:
+    return memory.total
 
 
 def _shape(base: TrialSpec, rows: RowShape | None) -> RowShape:
@@ -103,19 +121,12 @@ def _shape(base: TrialSpec, rows: RowShape | None) -> RowShape:
     return rows.model_copy(update={"longest": min(most, rows.longest), "mean": min(most, rows.mean)})
 
 
-def lora_parameters(facts: ModelFacts, spec: AdapterSpec) -> int:
-    """Counts the trainable parameters of an adapter: r x (in + out) per adapted layer, exact for a Llama-like model."""
-    shapes = _shapes(facts)
-    per_layer = sum(sum(shapes[name]) for name in _targets(shapes, spec))
-    return facts.layers * spec.r * per_layer
-
-
 def scoring_bytes(base: TrialSpec, facts: ModelFacts, device: Device) -> int:
     """Estimates the bytes of the base and of one pass without gradients, which keeps the activations of one block."""
     width = _dtype_bytes(base.quantization, device)
-    per_token = _activation_bytes(facts, base.adapter, width) + facts.vocab_size * _EVALUATION_LOGIT_BYTES[width]
     tokens = max(EVALUATION_TOKENS, base.data_spec.max_length)
-    return _PROCESS_BYTES[device] + _base_bytes(facts, base.quantization, width) + tokens * per_token
+    passed = pass_memory.scoring(facts, base.adapter, width, tokens)
+    return _PROCESS_BYTES[device] + _base_bytes(facts, base.quantization, width) + passed
 
 
 def is_dequantised(base: TrialSpec, facts: ModelFacts, device: Device) -> bool:
@@ -170,7 +181,7 @@ def _base_bytes(facts: ModelFacts, quantization: QuantizationSpec, width: int) -
     """
     if quantization.scheme == "none":
         return _dequantised_bytes(facts, width)
-    shapes = [inputs * outputs for inputs, outputs in _shapes(facts).values()]
+    shapes = [inputs * outputs for inputs, outputs in blocks.shapes(facts).values()]
     linear = min(facts.layers * sum(shapes), facts.parameters)
     constants = (1 + 4 / 256) / 64 if quantization.double_quant else 4 / 64
     return round(linear * (0.5 + constants)) + (facts.parameters - linear) * width + max(shapes) * width
@@ -179,65 +190,3 @@ def _base_bytes(facts: ModelFacts, quantization: QuantizationSpec, width: int) -
 def _dequantised_bytes(facts: ModelFacts, width: int) -> int:
     """Estimates the bytes of weights that are not quantised, or not any more."""
     return facts.parameters * width
-
-
-def _pass(facts: ModelFacts, trial: TrialSpec, rows: RowShape, width: int) -> Memory:
-    """Estimates the bytes of one slot's passes in training, with rows as long as the longest, and in evaluation.
-
-    The activations of training and the logits of evaluation are added although they are not used together: their sizes
-    differ so much that glibc does not reuse the freed memory of one for the other.
-    """
-    per_layer = _activation_bytes(facts, trial.adapter, width)
-    if trial.training.gradient_checkpointing is True:
-        activations = facts.layers * facts.hidden_size * width + per_layer
-    else:
-        activations = facts.layers * per_layer
-    training = trial.training.batch_size * rows.longest
-    evaluation = _evaluated(rows) * _EVALUATION_LOGIT_BYTES[width]
-    logits = max(training * _TRAINING_LOGIT_BYTES, evaluation) * rows.labelled
-    return Memory(activations=training * activations, logits=round(facts.vocab_size * logits))
-
-
-def _evaluated(rows: RowShape) -> float:
-    """Estimates the tokens of the largest evaluation pass of an adapter without padding; see `batches.chunks`."""
-    if rows.eval_rows * rows.mean > EVALUATION_TOKENS:
-        return EVALUATION_TOKENS
-    return min(rows.eval_rows, max(1, EVALUATION_TOKENS // rows.longest)) * rows.mean
-
-
-def _activation_bytes(facts: ModelFacts, adapter: AdapterSpec, width: int) -> int:
-    """Estimates the bytes per token that one Llama block of transformers keeps for the backward pass.
-
-    The frozen part keeps the inputs of both norms (also in fp32 if the base is narrower), queries, keys and values for
-    every head, the output of attention, and the gate, activation and product of the MLP. PEFT keeps the input of each
-    adapted layer in fp32, and with dropout as many bytes again for the mask.
-    """
-    shapes = _shapes(facts)
-    attention, hidden, inner = shapes["q_proj"][1], facts.hidden_size, facts.intermediate_size
-    frozen = (2 * hidden + 4 * attention + 3 * inner) * width + (8 * hidden if width < 4 else 0)
-    inputs = sum(shapes[name][0] for name in _targets(shapes, adapter))
-    return frozen + inputs * (8 if adapter.lora_dropout > 0 else 4)
-
-
-def _shapes(facts: ModelFacts) -> Mapping[str, tuple[int, int]]:
-    """Returns (in, out) of the linear layers of a Llama block, also with grouped-query attention."""
-    head = facts.head_dim or facts.hidden_size // facts.attention_heads
-    attention, shared = facts.attention_heads * head, facts.key_value_heads * head
-    hidden, inner = facts.hidden_size, facts.intermediate_size
-    return {
-        "q_proj": (hidden, attention),
-        "k_proj": (hidden, shared),
-        "v_proj": (hidden, shared),
-        "o_proj": (attention, hidden),
-        "gate_proj": (hidden, inner),
-        "up_proj": (hidden, inner),
-        "down_proj": (inner, hidden),
-    }
-
-
-def _targets(shapes: Mapping[str, tuple[int, int]], spec: AdapterSpec) -> Sequence[str]:
-    """Returns the layers of a block that an adapter changes; all of them if a name is not one of Llama's."""
-    if isinstance(spec.target_modules, str):
-        return _PRESETS.get(spec.target_modules, _BLOCK)
-    names = {name.rpartition(".")[2] for name in spec.target_modules}
-    return sorted(names) if names <= shapes.keys() else _BLOCK

@@ -125,8 +125,9 @@ def test_auto_slots_fit_saturate_and_leave_a_queue(free_bytes: int, trials: int,
 def test_memory_is_shown_by_part_where_the_trainable_tells_the_parts() -> None:
     parts = Memory(process=6 * 10**8, base=4 * 10**8), Memory(adapters=10**7, activations=9 * 10**7)
     need = Need(
-        base_bytes=10**9, slot_bytes=10**7, step_bytes=9 * 10**7, saturating_slots=2, host=parts[0], slot=parts[1]
-    )
+        base_bytes=10**9, slot_bytes=10**7, step_bytes=9 * 10**7, saturating_slots=2,
+        by_slots=(parts[0].plus(parts[1]), parts[0].plus(parts[1], 2)),
+    )  # fmt: skip
     found = planned(need=need, machine=Machine("cuda", 1, 10**11))
     assert "      memory: process 0.6 GB, base 0.4 GB, adapters 20 MB, activations 0.2 GB" in plan_lines(found)
     assert found.as_json()["memory"] == {

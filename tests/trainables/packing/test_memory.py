@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from trainables.contract import Need, RowShape
 from trainables.data import dataset
-from trainables.packing import batches, memory
+from trainables.packing import batches, blocks, memory, pass_memory
 from trainables.specs import (
     AdapterSpec,
     DataSpec,
@@ -108,18 +108,18 @@ def test_lora_parameters_are_those_that_peft_makes(
     model = LlamaForCausalLM(LlamaConfig(**TINY))
     made = get_peft_model(model, LoraConfig(r=r, target_modules=names, task_type="CAUSAL_LM"))
     trainable, _ = made.get_nb_trainable_parameters()
-    assert memory.lora_parameters(TINY_FACTS, AdapterSpec(r=r, target_modules=target_modules)) == trainable
+    assert blocks.lora_parameters(TINY_FACTS, AdapterSpec(r=r, target_modules=target_modules)) == trainable
 
 
 def test_unknown_module_names_count_as_all_linear_layers() -> None:
-    everything = memory.lora_parameters(TINY_FACTS, AdapterSpec(target_modules="all-linear"))
-    assert memory.lora_parameters(TINY_FACTS, AdapterSpec(target_modules=("q_proj", "c_proj"))) == everything
+    everything = blocks.lora_parameters(TINY_FACTS, AdapterSpec(target_modules="all-linear"))
+    assert blocks.lora_parameters(TINY_FACTS, AdapterSpec(target_modules=("q_proj", "c_proj"))) == everything
 
 
 def test_heads_wider_than_the_model_are_counted() -> None:
     wide = TINY_FACTS.model_copy(update={"head_dim": 16})
     spec = AdapterSpec(r=1, target_modules=("q_proj", "k_proj"))
-    assert memory.lora_parameters(wide, spec) == 3 * ((32 + 64) + (32 + 32))
+    assert blocks.lora_parameters(wide, spec) == 3 * ((32 + 64) + (32 + 32))
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_evaluation_passes_are_as_long_as_the_estimate_says_and_hold_every_row_o
     padded = [len(chunk) * max(len(row.ids) for row in chunk) for _, chunk in found]
     # A row that is longer than a pass has one of its own.
     assert padded[0] == 2100
-    assert all(tokens <= memory.EVALUATION_TOKENS for tokens in padded[1:])
+    assert all(tokens <= pass_memory.EVALUATION_TOKENS for tokens in padded[1:])
     assert len(found) < len(rows)
 
 
@@ -331,7 +331,7 @@ def test_a_host_is_told_by_part_and_the_parts_make_up_the_whole() -> None:
     need = memory.need(spec, [], SMOLLM2, "cpu")
     one, three = need.memory(1), need.memory(3)
     assert (one.total, three.total) == (need.total(1), need.total(3))
-    parameters = memory.lora_parameters(SMOLLM2, spec.adapter)
+    parameters = blocks.lora_parameters(SMOLLM2, spec.adapter)
     # fp32: a weight, a gradient, two moments, and on a CPU a snapshot and an adapter.
     assert (three.adapters, three.gradients, three.optimizer) == (12 * parameters, 12 * parameters, 24 * parameters)
     assert three.kept == 48 * parameters

@@ -1,0 +1,113 @@
+"""The estimate against processes that were measured, and how that for the flat engine depends on what it is given.
+
+`tests/benchmarks/memory.py` measures; docs/planning.md has the table.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, Literal
+
+import pytest
+
+from trainables.contract import RowShape
+from trainables.packing import blocks, memory, pass_memory
+from trainables.specs import AdapterSpec, DataSpec, ModelFacts, ModelSpec, QuantizationSpec, TrainingSpec, TrialSpec
+
+SMOLLM2 = ModelFacts(
+    parameters=134_515_008, layers=30, hidden_size=576, intermediate_size=1536, vocab_size=49_152,
+    attention_heads=9, key_value_heads=3,
+)  # fmt: skip
+ROWS = RowShape(longest=132, mean=110.4, labelled=0.357, train_rows=600, eval_rows=8)
+"""The quickstart's, of which the benchmark evaluates eight."""
+
+Scheme = Literal["nf4", "none"]
+PEFT_GB: dict[tuple[str, Scheme, int, int], float] = {
+    ("attention-qv", "nf4", 8, 1): 1.08,
+    ("attention-qv", "nf4", 64, 1): 1.22,
+    ("attention-qv", "none", 8, 1): 1.44,
+    ("attention-qv", "none", 64, 1): 1.55,
+    ("attention", "nf4", 8, 1): 1.09,
+    ("attention", "nf4", 64, 1): 1.36,
+    ("attention", "none", 8, 1): 1.49,
+    ("attention", "none", 64, 1): 1.70,
+    ("mlp", "nf4", 8, 1): 1.14,
+    ("mlp", "nf4", 64, 1): 1.67,
+    ("all-linear", "nf4", 8, 1): 1.33,
+    ("all-linear", "nf4", 64, 1): 2.03,
+    ("all-linear", "none", 8, 1): 1.64,
+    ("all-linear", "none", 64, 1): 2.44,
+    ("attention-qv", "nf4", 8, 8): 3.73,
+    ("attention-qv", "none", 64, 8): 4.85,
+    ("all-linear", "nf4", 64, 8): 9.20,
+    ("all-linear", "none", 8, 8): 5.55,
+}
+"""Peak resident memory since the base was loaded, by modules, scheme, r and slots: engine `peft`, a base in 4 bits kept
+so, outside Ray."""
+PROCESS_GB = 0.51
+"""What those processes took before the base."""
+
+
+def trial(**adapter: Any) -> TrialSpec:
+    return TrialSpec(
+        model=ModelSpec(source="owner/name"),
+        adapter=AdapterSpec(**adapter),
+        quantization=QuantizationSpec(compute_dtype="float32"),
+        training=TrainingSpec(batch_size=2),
+        data=DataSpec(train="rows.jsonl", eval="more.jsonl", text="{text}", max_length=192),
+    )
+
+
+def estimate(kind: str | None = "llama", rows: RowShape = ROWS, slots: int = 1, **adapter: Any) -> int:
+    spec = trial(**adapter)
+    return memory.need(spec, [spec], SMOLLM2, "cpu", rows, kind).total(slots)
+
+
+@pytest.mark.parametrize("case", PEFT_GB)
+def test_estimate_for_peft_is_near_a_measured_process(case: tuple[str, Scheme, int, int]) -> None:
+    modules, scheme, r, slots = case
+    quantization = QuantizationSpec(scheme=scheme, compute_dtype="float32", residency="4bit")
+    spec = trial(r=r, target_modules=modules).model_copy(update={"quantization": quantization})
+    host = memory.need(spec, [spec], SMOLLM2, "cpu", ROWS).memory(slots)
+    assert (host.total - host.process) / 1e9 + PROCESS_GB == pytest.approx(PEFT_GB[case], rel=0.15)
+
+
+def test_an_engine_that_is_not_known_yet_counts_as_that_which_takes_more() -> None:
+    for modules in ("attention-qv", "all-linear"):
+        flat, unknown, others = (
+            estimate(kind, target_modules=modules, slots=4) for kind in ("llama", None, "some_other")
+        )
+        assert flat < unknown == others
+
+
+def test_more_slots_take_less_each_since_long_rows_seldom_come_together() -> None:
+    base = pass_memory.Base(SMOLLM2, 4, "flat", "llama")
+    saved = [pass_memory.training(base, trial(), ROWS, slots).saved for slots in range(1, 9)]
+    more = [after - before for before, after in pairwise(saved)]
+    assert saved[0] > more[0]
+    assert all(first > then > 0 for first, then in pairwise(more))
+
+
+def test_logits_of_a_chunk_are_the_most_that_the_head_takes() -> None:
+    base = pass_memory.Base(SMOLLM2, 4, "flat", "llama")
+    chunk = SMOLLM2.vocab_size * (512 + 64) * 4
+    logits = [pass_memory.training(base, trial(), ROWS, slots).logits for slots in (1, 8, 16)]
+    assert logits[0] < logits[1] == logits[2] == chunk
+    assert pass_memory.evaluation(base, ROWS, 8).logits == chunk
+
+
+def test_a_large_adapter_is_at_its_largest_while_its_report_is_written() -> None:
+    """24 bytes per parameter beside the 16 of the last report; then no logits are there."""
+    spec = trial(r=128, target_modules="all-linear")
+    parameters = blocks.lora_parameters(SMOLLM2, spec.adapter)
+    host = memory.need(spec, [spec], SMOLLM2, "cpu", ROWS, "llama").memory(1)
+    assert host.kept == (16 + 24) * parameters
+    assert host.logits == 0
+    assert memory.need(spec, [spec], SMOLLM2, "cuda", ROWS, "llama").memory(1).kept == 0
+
+
+def test_dropout_and_narrow_activations_are_counted() -> None:
+    plain, dropping = (estimate(lora_dropout=p, target_modules="all-linear") for p in (0.0, 0.1))
+    tokens = 2 * 110.4 + 2**0.5 * (132 - 110.4)
+    inputs = 5 * 576 + 576 + 1536
+    assert dropping - plain == pytest.approx(30 * tokens * inputs * 4, rel=0.001)

@@ -1,0 +1,171 @@
+"""Estimates the memory of the passes of an engine: what autograd saves, what a block works with, and the logits.
+
+Uses arithmetic, no torch. Bytes per token, layer and tensor are derived from what torch 2.13 and transformers 5.24 save
+for the backward pass; `tests/trainables/packing/test_pass_memory.py` counts the same tensors in real passes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from trainables.contract import RowShape
+from trainables.packing import blocks
+from trainables.packing.engines import FLAT
+from trainables.specs import AdapterSpec, ModelFacts, TrialSpec
+
+EVALUATION_TOKENS = 2048
+"""The most tokens per slot in one evaluation pass. It is fixed, so that results do not depend on the machine."""
+CHUNK_TOKENS = 512
+"""Tokens whose logits exist at one time in the flat engine."""
+FEW_TOKENS = 64
+"""Tokens whose exponentials exist at one time in the flat engine: so they stay in the cache of a CPU."""
+
+# fp32 logits, their log-softmax, and the gradients of both.
+_PEFT_TRAINING_LOGIT_BYTES = 16
+# By the width of the activations: the logits of the head, their copy in fp32 if they are narrower, their log-softmax.
+_PEFT_EVALUATION_LOGIT_BYTES: Mapping[int, int] = {2: 10, 4: 8}
+# Of a chunk: the logits of the head, and if they are narrower their copy in fp32, beside that of the chunk before.
+_FLAT_LOGIT_BYTES: Mapping[int, int] = {2: 10, 4: 4}
+# Layers that have the input of another one.
+_SHARED_INPUT = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
+
+
+class Pass(NamedTuple):
+    """What a pass takes beside the base and the adapters, in bytes."""
+
+    saved: int
+    """Tensors that autograd saves for the backward pass; 0 in evaluation."""
+    work: int
+    """Tensors that one block works with beside those: in the backward pass gradients, in evaluation activations."""
+    logits: int
+
+
+class Base(NamedTuple):
+    """The base that the passes go through."""
+
+    facts: ModelFacts
+    width: int
+    """Bytes of an activation."""
+    engine: str
+    kind: str | None
+    """Its model type; None when that is unknown."""
+
+
+def training(base: Base, trial: TrialSpec, rows: RowShape, slots: int) -> Pass:
+    """Estimates a shared micro-batch of `slots` trials like `trial`, with the most tokens that a sweep will meet."""
+    facts, count = base.facts, slots * trial.training.batch_size
+    if base.engine == FLAT:
+        tokens = _most_tokens(rows, count)
+        block = tokens * _flat_saved(base, trial.adapter) + slots * _copied_matrices(base, trial.adapter)
+        work = tokens * _flat_work(base)
+        logits = _flat_logits(base, tokens * rows.labelled)
+    else:
+        tokens = count * rows.longest
+        block, work = tokens * peft_saved(facts, trial.adapter, base.width), 0.0
+        logits = tokens * rows.labelled * _PEFT_TRAINING_LOGIT_BYTES
+    saved = facts.layers * block
+    if trial.training.gradient_checkpointing is True:
+        saved = facts.layers * tokens * facts.hidden_size * base.width + block
+    return Pass(round(saved), round(work), round(facts.vocab_size * logits))
+
+
+def evaluation(base: Base, rows: RowShape, slots: int) -> Pass:
+    """Estimates a shared evaluation pass of `slots` slots."""
+    tokens = slots * _evaluated(rows)
+    labels = tokens * rows.labelled
+    if base.engine == FLAT:
+        work, logits = tokens * _flat_work(base), _flat_logits(base, labels)
+    else:
+        work, logits = 0.0, labels * _PEFT_EVALUATION_LOGIT_BYTES[base.width]
+    return Pass(0, round(work), round(base.facts.vocab_size * logits))
+
+
+def scoring(facts: ModelFacts, adapter: AdapterSpec, width: int, tokens: int) -> int:
+    """Estimates a pass of PEFT's own model without gradients, which keeps the activations of one block."""
+    return tokens * (peft_saved(facts, adapter, width) + facts.vocab_size * _PEFT_EVALUATION_LOGIT_BYTES[width])
+
+
+def _most_tokens(rows: RowShape, count: int) -> float:
+    """Estimates the most tokens that `count` rows have together in a step of a sweep.
+
+    The longest of all rows is some number of standard deviations above the mean. A sum of independent rows is as many
+    of its own deviations above its mean, which grow with the square root of the count.
+    """
+    return count * rows.mean + math.sqrt(count) * (rows.longest - rows.mean)
+
+
+def _evaluated(rows: RowShape) -> float:
+    """Estimates the tokens of the largest evaluation pass of an adapter without padding; see `batches.chunks`."""
+    if rows.eval_rows * rows.mean > EVALUATION_TOKENS:
+        return max(EVALUATION_TOKENS, rows.longest)
+    return min(rows.eval_rows, max(1, EVALUATION_TOKENS // rows.longest)) * rows.mean
+
+
+def _flat_saved(base: Base, adapter: AdapterSpec) -> int:
+    """Returns the bytes per token that autograd saves of one block in the flat engine.
+
+    Of the frozen part: the input of each norm in fp32, and its scale; queries, keys, values, the output of attention
+    and its normaliser for each head; gate, activation, up and product of the MLP. Of the adapters (`lora_product`): the
+    input of the adapted layers, once where they share it, and the product x A^T of each; with dropout its factors.
+    A plain linear layer that is frozen saves no activation.
+    """
+    facts, width = base.facts, base.width
+    shapes = blocks.shapes(facts)
+    attention, shared = shapes["q_proj"][1], shapes["k_proj"][1]
+    norms = 2 * (facts.hidden_size + 1) * 4
+    frozen = (2 * attention + 2 * shared + 3 * facts.intermediate_size) * width + 4 * facts.attention_heads
+    names = blocks.targets(shapes, adapter)
+    kept = sum(shapes[name][0] for name in {_SHARED_INPUT.get(name, name) for name in names})
+    factors = sum(shapes[name][0] for name in names) if adapter.lora_dropout > 0 else 0
+    return norms + frozen + _more_saved(base) + (kept + factors + len(names) * adapter.r) * width
+
+
+def _more_saved(base: Base) -> int:
+    """Returns what a block of the base's kind saves per token beyond a Llama block.
+
+    Qwen 3 and Gemma 3 have norms of queries and keys, in fp32; Gemma 3 has two more norms in each block. Phi 3 has
+    queries, keys and values in one tensor, which the values keep as a whole.
+    """
+    facts = base.facts
+    shapes = blocks.shapes(facts)
+    both = shapes["q_proj"][1] + shapes["k_proj"][1]
+    of_heads = 4 * (both + facts.attention_heads + facts.key_value_heads)
+    more = {"qwen3": of_heads, "gemma3_text": of_heads + 8 * (facts.hidden_size + 1), "phi3": both * base.width}
+    return more.get(base.kind or "", 0)
+
+
+def _copied_matrices(base: Base, adapter: AdapterSpec) -> int:
+    """Returns the bytes of an adapter's matrices as activations are, in one block; 0 where they are not copied."""
+    if base.width == 4:
+        return 0
+    return blocks.lora_parameters(base.facts, adapter) // base.facts.layers * base.width
+
+
+def _flat_work(base: Base) -> int:
+    """Returns the bytes per token of what a block works with beside what is saved.
+
+    In evaluation: activation, up and product of the MLP, its input, the residual, and what the model holds on to while
+    the block runs, the block's input and the embedding. In the backward pass as many gradients or fewer.
+    """
+    return (4 * base.facts.hidden_size + 3 * base.facts.intermediate_size) * base.width
+
+
+def _flat_logits(base: Base, labels: float) -> float:
+    """Returns the bytes per entry of the vocabulary that the head takes for `labels` tokens; see `head_loss`."""
+    return min(CHUNK_TOKENS, labels) * _FLAT_LOGIT_BYTES[base.width] + min(FEW_TOKENS, labels) * 4
+
+
+def peft_saved(facts: ModelFacts, adapter: AdapterSpec, width: int) -> int:
+    """Estimates the bytes per token that autograd saves of one Llama block of transformers with PEFT's layers.
+
+    The frozen part saves the inputs of both norms (also in fp32 if the base is narrower), queries, keys and values for
+    every head, the output of attention, and the gate, activation and product of the MLP. PEFT saves the input of each
+    adapted layer in fp32, and with dropout as many bytes again for the mask.
+    """
+    shapes = blocks.shapes(facts)
+    attention, hidden, inner = shapes["q_proj"][1], facts.hidden_size, facts.intermediate_size
+    frozen = (2 * hidden + 4 * attention + 3 * inner) * width + (8 * hidden if width < 4 else 0)
+    inputs = sum(shapes[name][0] for name in blocks.targets(shapes, adapter))
+    return frozen + inputs * (8 if adapter.lora_dropout > 0 else 4)
