@@ -98,6 +98,8 @@ def follow(jobs: Jobs, job_id: str, as_json: bool) -> None:
         _leave(jobs, job_id, f"error: {error}")
         raise typer.Exit(1) from None
     say_end(job_id, seen)
+    if printed.closing is not None:
+        say("the folders and commands above are those of the cluster's head node")
     if as_json:
         print_closing(printed, submission_id=job_id, address=jobs.address)
     raise typer.Exit(exit_code(seen))

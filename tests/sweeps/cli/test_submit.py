@@ -14,6 +14,7 @@ from sweep_files import QLORA, TOY, write_rows
 from typer.testing import CliRunner
 
 from cluster.errors import ConnectionFailed, SubmissionFailed
+from cluster.submission.following import Printed
 from cluster.submission.jobs import Seen
 from sweeps.cli import app, submit
 from sweeps.steering.stop import Interrupted
@@ -144,6 +145,22 @@ def asked(monkeypatch: pytest.MonkeyPatch, cluster: Cluster, *words: str) -> tup
 
 
 @pytest.mark.usefixtures("folder")
+def test_it_is_said_where_the_folders_of_a_followed_sweep_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its last lines name a folder and commands, which are not there on the laptop."""
+
+    def ended(_jobs: object, _job_id: str, printed: Printed, _say: object) -> Seen:
+        printed.take('go on with:\n  qsweep resume /home/ray/results/x\n{"dir": "/home/ray/results/x"}\n')
+        return Seen("FAILED", 130, "", {}, None)
+
+    monkeypatch.setattr("cluster.submission.following.follow", ended)
+    with pytest.raises(typer.Exit) as end:
+        submit.follow(SimpleNamespace(address="http://head"), "x-1", as_json=False)  # type: ignore[arg-type]
+    assert end.value.exit_code == 130
+    assert capsys.readouterr().err.splitlines()[-1].endswith("are those of the cluster's head node")
+
+
 def test_a_sweep_that_may_have_been_submitted_is_not_said_not_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     code, told = asked(monkeypatch, Cluster(submit=LOST), "submit", "toy.yaml", "--submission-id", "x-1")
     assert (code, "error: http://head: no Ray" in told, "--submission-id x-1 is safe" in told) == (1, True, True), told
