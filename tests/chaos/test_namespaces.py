@@ -1,0 +1,205 @@
+"""A cluster of machines in network namespaces: a sweep is submitted from outside, and workers are lost."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import chaos_runs as runs
+import namespaces
+import psutil
+import pytest
+from namespaces import Machine, Network
+
+from sweeps.record.events import HostsChanged, HostsStarted
+
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
+TOY = [
+    "toy", "budget.trials=6", "training.snapshot_every=2", "training.step_seconds=0.3",
+    "cluster.slots_per_host=1",
+]  # fmt: skip
+FIFO = ["scheduler.kind=fifo"]
+# A node that says nothing for some 5 seconds is lost.
+HEALTH = {
+    "RAY_health_check_initial_delay_ms": "0",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
+RAY = ["--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats"]
+
+
+class Cluster:
+    """A head without a GPU and workers with one declared GPU each; beside it, a laptop."""
+
+    def __init__(self, network: Network, database: Path) -> None:
+        self.network, self.database = network, database
+        self.token, self._made = secrets.token_hex(20), 0
+        self.laptop = network.boot("laptop")
+        self.head = self._with_ray("head", "--head", "--dashboard-host=0.0.0.0", **HEALTH)
+        self.workers: list[Machine] = []
+
+    def _with_ray(self, kind: str, *words: str, **environment: str) -> Machine:
+        """A machine on which `ray start` has run; it has the token of the cluster where Ray looks for it.
+
+        At the second try if need be: Ray gives a node 30 s to start, whatever else the processors have to do.
+        """
+        for _ in range(2):
+            self._made += 1
+            machine = self.network.boot(f"{kind}{self._made}", RAY_AUTH_MODE="token", **environment)
+            # Ray takes 127.0.0.1 for the address of a head that has no route to the internet.
+            own = f"--node-ip-address={machine.address}"
+            (machine.home / ".ray").mkdir()
+            (machine.home / ".ray" / "auth_token").write_text(self.token)
+            (machine.home / ".ray" / "auth_token").chmod(0o600)
+            answer = machine.run("ray", "start", own, *words, *RAY)
+            if answer.returncode == 0:
+                return machine
+            self.network.power_off(machine)
+        raise AssertionError(answer.stdout + answer.stderr)
+
+    def join(self) -> Machine:
+        """One more worker."""
+        worker = self._with_ray("worker", f"--address={self.head.address}:6379", "--num-gpus=1")
+        self.workers.append(worker)
+        return worker
+
+    def lose(self, worker: Machine) -> None:
+        """A worker's machine ends."""
+        self.workers.remove(worker)
+        self.network.power_off(worker)
+
+    def two(self) -> list[Machine]:
+        """The two workers, started where they are not there."""
+        while len(self.workers) < 2:
+            self.join()
+        return list(self.workers)
+
+    @property
+    def of_laptop(self) -> list[str]:
+        """What the laptop's commands know of the cluster, besides the token."""
+        return ["--address", f"http://{self.head.address}:8265", "--json"]
+
+    def from_laptop(self, verb: str, *words: str) -> dict:
+        """What a command answers that was given on the laptop."""
+        command = ["python", "-m", "sweeps", verb, *words, *self.of_laptop]
+        return json.loads(done(self.laptop, *command, RAY_AUTH_TOKEN=self.token).splitlines()[-1])
+
+    def submitted(self, folder: Path, name: str, *words: str) -> runs.Run:
+        """A sweep of this id that was submitted from the laptop, and is followed there."""
+        shutil.copy(self.database, self.network.shared / f"{name}.db")
+        given = [f"tracking.uri={self.tracking(name)}", *words, "--submission-id", name, *self.of_laptop]
+        out, err = folder / "out", folder / "err"
+        command = ["python", "-m", "sweeps", "submit", *TOY, *given]
+        return runs.Run(self.laptop.start(out, err, *command, RAY_AUTH_TOKEN=self.token), out, err)
+
+    def tracking(self, name: str) -> str:
+        """The database of a sweep, on a disk that all machines see."""
+        return f"sqlite:///{self.network.shared}/{name}.db"
+
+
+def done(machine: Machine, *words: str, **changes: str) -> str:
+    """What a command prints that ends well."""
+    answer = machine.run(*words, **changes)
+    assert answer.returncode == 0, f"{words}: {answer.stdout}{answer.stderr}"
+    return answer.stdout
+
+
+@pytest.fixture(scope="module", autouse=True)
+def needed() -> None:
+    reason = namespaces.why_not()
+    if reason is not None:
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def cluster(needed, empty_database) -> Iterator[Cluster]:
+    """A head; workers join when a test asks for them."""
+    with namespaces.network() as network:
+        yield Cluster(network, empty_database)
+
+
+def hosts(sweep: Path) -> list[int]:
+    """How many hosts there were, one after the other."""
+    return [event.hosts for event in runs.events(sweep) if isinstance(event, HostsStarted | HostsChanged)]
+
+
+def training(sweep: Path) -> int:
+    """How many trials have come to a report point, and train on."""
+    return sum(bool(trial.evals) and not trial.state.is_final for trial in runs.record(sweep).trials.values())
+
+
+def assert_nothing_lost(cluster: Cluster, name: str, sweep: Path) -> None:
+    found = runs.assert_whole(sweep, cluster.tracking(name), 6)
+    runs.assert_every_step_once(sweep)
+    assert {trial.state.value for trial in found.trials.values()} == {"COMPLETED"}
+    assert list((cluster.head.disk / "tmp").glob("qsweep-*")) == []
+
+
+MACHINES = """
+import namespaces
+with namespaces.network() as network:
+    for name in ("a", "b"):
+        machine = network.boot(name)
+        machine.start(*[network.shared / "output"] * 2, "sleep", "1000")
+        print(machine.first, flush=True)
+    input()
+"""
+
+
+def test_nothing_is_left_of_machines_when_the_test_is_killed():
+    with subprocess.Popen(
+        [sys.executable, "-c", MACHINES], cwd=Path(namespaces.__file__).parent, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, text=True,
+    ) as test:  # fmt: skip
+        there = [psutil.Process(int(test.stdout.readline())) for _ in range(2)]
+        test.kill()
+    _, alive = psutil.wait_procs(there, timeout=60)
+    assert alive == []
+
+
+def test_a_worker_that_was_cut_off_and_comes_back_adds_nothing(cluster, tmp_path):
+    workers = cluster.two()
+    run = cluster.submitted(tmp_path, "cut", *FIFO, "storage=of-cut", "cluster.gpus_per_host=0", "cluster.hosts=2")
+    sweep = cluster.head.home / "of-cut" / "toy"
+    runs.wait_for(lambda: training(sweep) == 2, run)
+    cut = next(worker for worker in workers if worker.processes("ray::Host"))
+    cluster.network.cut(cut)
+    runs.wait_for(lambda: f"on {cut.address}, 1 trial); another is made" in run.err.read_text(), run)
+    # It knows nothing of that, and its host goes on until the link is back.
+    assert cut.processes("ray::Host")
+    cluster.network.put_back(cut)
+    known = runs.reports(sweep)
+    runs.wait_for(lambda: runs.reports(sweep) > known, run)
+    status = cluster.from_laptop("status", "cut")
+    assert (status["dir"], status["planned_trials"]) == (f"{cluster.head.environment['HOME']}/of-cut/toy", 6), status
+    runs.wait_for(lambda: cut.processes("ray::Host") == [])
+    cluster.lose(cut)
+    assert run.wait() == 0, run.err.read_text()
+    assert_nothing_lost(cluster, "cut", sweep)
+    told = run.err.read_text()
+    assert "host started" in told, "in place of the one that was cut off"
+    assert "Traceback" not in told
+
+
+def test_a_worker_is_killed_and_another_joins(cluster, tmp_path):
+    """Then the sweep is stopped, and goes on."""
+    killed, _ = cluster.two()
+    run = cluster.submitted(tmp_path, "killed", *FIFO, "storage=of-killed")
+    sweep = cluster.head.home / "of-killed" / "toy"
+    runs.wait_for(lambda: training(sweep) == 2, run)
+    cluster.lose(killed)
+    runs.wait_for(lambda: hosts(sweep)[-1] == 1, run)
+    joined = cluster.join()
+    runs.wait_for(lambda: hosts(sweep)[-1] == 2, run)
+    assert joined.processes("ray::Host")
+    assert cluster.from_laptop("stop", "killed")["accepted"]
+    assert run.wait() == 143, run.err.read_text()
+    assert "Traceback" not in run.err.read_text()
+    done(cluster.head, "python", "-m", "sweeps", "resume", "killed", "--storage", "of-killed")
+    assert_nothing_lost(cluster, "killed", sweep)
