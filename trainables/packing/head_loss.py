@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from trainables.packing.lora_product import multiply
 from trainables.packing.pass_memory import CHUNK_TOKENS, FEW_TOKENS
 
 
@@ -35,7 +36,7 @@ class _HeadLoss(torch.autograd.Function):
         logits_NV = hidden.new_empty(min(CHUNK_TOKENS, len(answers)), head.out_features)
         for start in range(0, len(answers), CHUNK_TOKENS):
             chunk = slice(start, start + CHUNK_TOKENS)
-            scores_NV = _product(hidden[chunk], head, logits_NV[: len(answers[chunk])]).float()
+            scores_NV = multiply(hidden[chunk], head.weight, head.bias, logits_NV[: len(answers[chunk])]).float()
             total_N = torch.cat([torch.logsumexp(few, dim=-1) for few in scores_NV.split(FEW_TOKENS)])
             losses[chunk] = total_N - scores_NV.gather(1, answers[chunk, None])[:, 0]
             if slopes is not None:
@@ -50,9 +51,3 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (slopes,) = ctx.saved_tensors
         return slopes * gradients[0][:, None].to(slopes.dtype), None, None
-
-
-def _product(hidden: torch.Tensor, head: torch.nn.Linear, logits: torch.Tensor) -> torch.Tensor:
-    if head.bias is None:
-        return torch.mm(hidden, head.weight.t(), out=logits)
-    return torch.addmm(head.bias, hidden, head.weight.t(), out=logits)
