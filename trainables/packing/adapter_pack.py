@@ -21,7 +21,7 @@ from trainables.data import dataset
 from trainables.isolation import failure_of, is_sticky, isolated
 from trainables.learning_rates import learning_rate
 from trainables.packing import adapter_files, kept_evaluation
-from trainables.packing.batches import chunks
+from trainables.packing.batches import chunks, sharing
 from trainables.packing.dropout import DropoutKey
 from trainables.packing.engine import Engine, Segment
 from trainables.specs import TrialSpec
@@ -115,10 +115,10 @@ class AdapterPack:
         for micro in range(max(len(segments) for segments in batches.values())):
             due = [slot for slot in slots if micro < len(batches[slot])]
             token_losses = self._engine.token_losses([batches[slot][micro] for slot in due])
-            means = [of_slot.sum() / labels[slot] for slot, of_slot in zip(due, token_losses, strict=True)]
-            for slot, mean in zip(due, means, strict=True):
-                losses[slot] += float(mean.detach())
-            torch.stack(means).sum().backward()
+            means = torch.stack([of_slot.sum() / labels[slot] for slot, of_slot in zip(due, token_losses, strict=True)])
+            means.sum().backward()
+            for slot, mean in zip(due, means.tolist(), strict=True):
+                losses[slot] += mean
         elapsed = self._clock() - started
         return {slot: self._try_update(self._slots[slot], batches[slot], losses[slot], elapsed) for slot in slots}
 
@@ -191,10 +191,12 @@ class AdapterPack:
         totals = {slot: [0.0] * len(eval_rows) for slot in slots}
         for places, rows in self._eval_chunks:
             counts = [row.labels for row in rows]
-            token_losses = self._engine.token_losses([Segment(slot, rows) for slot in slots])
-            for slot, of_slot in zip(slots, token_losses, strict=True):
-                for place, of_row in zip(places, of_slot.double().split(counts), strict=True):
-                    totals[slot][place] = float(of_row.sum())
+            for together in sharing(slots, rows, self._engine.base.device):
+                token_losses = self._engine.token_losses([Segment(slot, rows) for slot in together])
+                for slot, of_slot in zip(together, token_losses, strict=True):
+                    sums = torch.stack([of_row.sum() for of_row in of_slot.double().split(counts)])
+                    for place, of_row in zip(places, sums.tolist(), strict=True):
+                        totals[slot][place] = of_row
         tokens = tuple(eval_rows.row(i).labels for i in range(len(eval_rows)))
         return {slot: _evaluation(totals[slot], tokens, self._engine.base.hardware) for slot in slots}
 

@@ -72,7 +72,10 @@ def training(base: Base, trial: TrialSpec, rows: RowShape, slots: int) -> Pass:
 
 
 def evaluation(base: Base, rows: RowShape, slots: int) -> Pass:
-    """Estimates a shared evaluation pass of `slots` slots."""
+    """Estimates an evaluation pass that all of `slots` slots share.
+
+    From `batches.SHARED_TOKENS` on fewer take part, and a host takes less than this estimate.
+    """
     tokens = slots * _evaluated(rows)
     labels = tokens * rows.labelled
     if base.engine == FLAT:
