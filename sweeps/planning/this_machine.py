@@ -200,8 +200,10 @@ def _machine(config: SweepConfig, to_launch: bool) -> plan.Machine:
     gpu_bytes = _gpu_bytes(gpu, memory)
     named = " ".join(([gpu] if gpu is not None else []) + ([_spaced(memory)] if memory is not None else []))
     if (config.cluster.address or "local") != "local":
-        place = f"on a Ray cluster with GPUs of {named}" if named else "on a Ray cluster"
         device: Device = "cpu" if config.cluster.gpus_per_host == 0 else "cuda"
+        # How many GPUs it has is known when the sweep has joined it.
+        one = ", planned with one of its GPUs" if hosts == "auto" and device == "cuda" else ""
+        place = f"on a Ray cluster{one or (' with GPUs' if named else '')}{f' of {named}' if named else ''}"
         return plan.Machine(device, 1 if hosts == "auto" else hosts, gpu_bytes, place=place, device_name=gpu)
     if not named or to_launch:
         given = " ".join(each for each in (gpu, memory) if each is not None)

@@ -54,8 +54,16 @@ def test_the_plan_is_for_where_the_sweep_will_run(
     [
         ({}, "on this machine: 1 CPU host with 4 slots"),
         ({"gpu_memory": "16GB"}, "on a GPU of 16 GB, not on this machine: 1 GPU host with 4 slots"),
-        ({"address": "auto"}, "on a Ray cluster: 1 GPU host; each decides"),
-        ({"address": "auto", "gpu_memory": "24GB"}, "on a Ray cluster with GPUs of 24 GB: 1 GPU host with"),
+        ({"address": "auto"}, "on a Ray cluster, planned with one of its GPUs: 1 GPU host; each decides"),
+        (
+            {"address": "auto", "gpu_memory": "24GB"},
+            "on a Ray cluster, planned with one of its GPUs of 24 GB: 1 GPU host with",
+        ),
+        (
+            {"address": "auto", "gpu_memory": "24GB", "hosts": 4},
+            "on a Ray cluster with GPUs of 24 GB: 4 GPU hosts with",
+        ),
+        ({"address": "auto", "gpus_per_host": 0}, "on a Ray cluster: 1 CPU host"),
     ],
 )
 def test_the_plan_says_for_which_device_it_is(cluster: dict[str, Any], place: str) -> None:
@@ -69,7 +77,7 @@ def test_a_launch_is_planned_for_the_device_that_is_there() -> None:
     found = here(to_launch=True, gpu_memory="16GB")
     assert (found.device, found.place) == ("cpu", "on this machine")
     assert found.warnings[0].startswith("cluster.gpu_memory 16GB is not used: the sweep runs on this machine's CPU")
-    assert here(to_launch=True, address="auto", gpu_memory="24GB").place == "on a Ray cluster with GPUs of 24 GB"
+    assert here(to_launch=True, address="auto", gpu_memory="24GB").place.endswith("one of its GPUs of 24 GB")
 
 
 @pytest.mark.usefixtures("no_gpu")
