@@ -44,7 +44,7 @@ def why_not() -> str | None:
     for program in ("unshare", "nsenter", "ip", "mount"):
         if shutil.which(program) is None:
             return f"there is no {program} here"
-    bridge = "mount -t tmpfs none /mnt; ip link add name s type bridge; ip link add name v type veth peer name w"
+    bridge = "mount -t tmpfs none /tmp; ip link add name s type bridge; ip link add name v type veth peer name w"
     done = subprocess.run([*NAMESPACES, "sh", "-ec", bridge], capture_output=True, text=True, check=False)
     return None if done.returncode == 0 else f"no namespaces can be made here: {done.stderr.strip()}"
 
@@ -149,9 +149,9 @@ class Network:
         shutil.rmtree(machine.disk, ignore_errors=True)
 
     def close(self) -> None:
-        """Ends all machines."""
-        for machine in list(self._machines.values()):
-            self.power_off(machine)
+        """Ends all machines, also those of which a part has ended."""
+        for machine in self._machines.values():
+            _end(machine.holder)
         _end(self._switch)
 
     def _ip(self, holder: subprocess.Popen[str], words: str) -> None:
@@ -192,9 +192,7 @@ def _child(holder: subprocess.Popen[str]) -> int:
 
 
 def _end(holder: subprocess.Popen[str]) -> None:
-    """Kills the first process of namespaces; back when everything there has ended."""
-    first = psutil.Process(_child(holder))
-    first.kill()  # The kernel kills the others, and the first is gone when they are.
+    """Ends the first process of namespaces, and so all that runs there; back when it is gone."""
     holder.communicate(timeout=60)
 
 
