@@ -8,12 +8,7 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from trainables.data.dataset import TokenRow
-from trainables.packing.pass_memory import EVALUATION_TOKENS
-
-SHARED_TOKENS = {"cpu": EVALUATION_TOKENS, "cuda": 8 * EVALUATION_TOKENS}
-"""The most tokens of all slots in one evaluation pass, by device. More are no faster on a CPU, and leave its caches: a
-token took 4 % more time with 3,470 of them than with 1,735. On a GPU these keep any model busy; see
-`memory.saturating_slots`."""
+from trainables.packing.pass_memory import EVALUATION_TOKENS, SHARED_TOKENS
 
 Slot = TypeVar("Slot", int, None)
 

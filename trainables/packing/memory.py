@@ -67,7 +67,7 @@ def need(
     width = _dtype_bytes(base.quantization, device)
     parameters = max(blocks.lora_parameters(facts, trial.adapter) for trial in trials)
     engine = engines.expected(base, kind) or engines.PEFT
-    passed = pass_memory.Base(facts, width, engine, kind)
+    passed = pass_memory.Base(facts, width, engine, kind, device)
     writing = parameters * _WRITING_BYTES if device == "cpu" else 0
     heaviest = [
         max((most for trial in trials for most in _moments(passed, trial, shape, slots, writing)), key=_total)

@@ -10,13 +10,17 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from trainables.contract import RowShape
+from trainables.contract import Device, RowShape
 from trainables.packing import blocks
 from trainables.packing.engines import FLAT
 from trainables.specs import AdapterSpec, ModelFacts, TrialSpec
 
 EVALUATION_TOKENS = 2048
 """The most tokens per slot in one evaluation pass. It is fixed, so that results do not depend on the machine."""
+SHARED_TOKENS: Mapping[str, int] = {"cpu": EVALUATION_TOKENS, "cuda": 8 * EVALUATION_TOKENS}
+"""The most tokens of all slots in one evaluation pass, by device. More are no faster on a CPU, and leave its caches: a
+token took 4 % more time with 3,470 of them than with 1,735. On a GPU these keep any model busy; see
+`memory.saturating_slots`."""
 CHUNK_TOKENS = 512
 """Tokens whose logits exist at one time in the flat engine."""
 FEW_TOKENS = 64
@@ -51,6 +55,7 @@ class Base(NamedTuple):
     engine: str
     kind: str | None
     """Its model type; None when that is unknown."""
+    device: Device
 
 
 def training(base: Base, trial: TrialSpec, rows: RowShape, slots: int) -> Pass:
@@ -72,16 +77,17 @@ def training(base: Base, trial: TrialSpec, rows: RowShape, slots: int) -> Pass:
 
 
 def evaluation(base: Base, rows: RowShape, slots: int) -> Pass:
-    """Estimates an evaluation pass that all of `slots` slots share.
+    """Estimates an evaluation pass of `slots` slots.
 
-    From `batches.SHARED_TOKENS` on fewer take part, and a host takes less than this estimate.
+    In the flat engine as many share it as `SHARED_TOKENS` lets. For PEFT's engine all do, as when it was measured: a
+    host takes less.
     """
-    tokens = slots * _evaluated(rows)
-    labels = tokens * rows.labelled
     if base.engine == FLAT:
-        work, logits = tokens * _flat_work(base), _flat_logits(base, labels)
+        tokens = _sharing(base, rows, slots) * _evaluated(rows)
+        work = tokens * _flat_work(base) + _merged_weight(base)
+        logits = _flat_logits(base, tokens * rows.labelled)
     else:
-        work, logits = 0.0, labels * _PEFT_EVALUATION_LOGIT_BYTES[base.width]
+        work, logits = 0.0, slots * _evaluated(rows) * rows.labelled * _PEFT_EVALUATION_LOGIT_BYTES[base.width]
     return Pass(0, round(work), round(base.facts.vocab_size * logits))
 
 
@@ -104,6 +110,17 @@ def _evaluated(rows: RowShape) -> float:
     if rows.eval_rows * rows.mean > EVALUATION_TOKENS:
         return max(EVALUATION_TOKENS, rows.longest)
     return min(rows.eval_rows, max(1, EVALUATION_TOKENS // rows.longest)) * rows.mean
+
+
+def _sharing(base: Base, rows: RowShape, slots: int) -> int:
+    """Estimates how many of `slots` slots share an evaluation pass; see `batches.sharing`."""
+    padded = max(1, min(rows.eval_rows, EVALUATION_TOKENS // rows.longest)) * rows.longest
+    return min(slots, max(1, SHARED_TOKENS[base.device] // padded))
+
+
+def _merged_weight(base: Base) -> int:
+    """Returns the bytes of the largest layer with an adapter added to it, which evaluation has in fp32."""
+    return 4 * max(math.prod(shape) for shape in blocks.shapes(base.facts).values()) if base.width == 4 else 0
 
 
 def _flat_saved(base: Base, adapter: AdapterSpec) -> int:

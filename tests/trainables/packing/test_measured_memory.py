@@ -81,7 +81,7 @@ def test_an_engine_that_is_not_known_yet_counts_as_that_which_takes_more() -> No
 
 
 def test_more_slots_take_less_each_since_long_rows_seldom_come_together() -> None:
-    base = pass_memory.Base(SMOLLM2, 4, "flat", "llama")
+    base = pass_memory.Base(SMOLLM2, 4, "flat", "llama", "cpu")
     saved = [pass_memory.training(base, trial(), ROWS, slots).saved for slots in range(1, 9)]
     more = [after - before for before, after in pairwise(saved)]
     assert saved[0] > more[0]
@@ -89,11 +89,22 @@ def test_more_slots_take_less_each_since_long_rows_seldom_come_together() -> Non
 
 
 def test_logits_of_a_chunk_are_the_most_that_the_head_takes() -> None:
-    base = pass_memory.Base(SMOLLM2, 4, "flat", "llama")
+    base = pass_memory.Base(SMOLLM2, 4, "flat", "llama", "cpu")
     chunk = SMOLLM2.vocab_size * (512 + 64) * 4
     logits = [pass_memory.training(base, trial(), ROWS, slots).logits for slots in (1, 8, 16)]
     assert logits[0] < logits[1] == logits[2] == chunk
-    assert pass_memory.evaluation(base, ROWS, 8).logits == chunk
+    long = ROWS.model_copy(update={"eval_rows": 600, "labelled": 1.0})
+    assert pass_memory.evaluation(base, long, 1).logits == chunk
+
+
+def test_an_evaluation_pass_is_shared_up_to_a_number_of_tokens() -> None:
+    base = pass_memory.Base(SMOLLM2, 4, "flat", "llama", "cpu")
+    few, many = (ROWS.model_copy(update={"eval_rows": rows}) for rows in (3, 600))
+    # Five times three rows of at most 132 tokens are 1,980, of 2,048 that may share a pass.
+    one, five, eight = (pass_memory.evaluation(base, few, slots).work for slots in (1, 5, 8))
+    assert one < five == eight
+    assert pass_memory.evaluation(base, many, 8) == pass_memory.evaluation(base, many, 1)
+    assert pass_memory.evaluation(base._replace(device="cuda"), many, 8).work > 7 * 2048 * 6912 * 4
 
 
 def test_a_large_adapter_is_at_its_largest_while_its_report_is_written() -> None:

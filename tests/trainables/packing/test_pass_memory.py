@@ -82,7 +82,7 @@ def saved_bytes(
 def estimated(kind: str, spec: TrialSpec, width: int = 4) -> int:
     """The same for one block."""
     rows = RowShape(longest=LENGTH, mean=LENGTH, labelled=1.0, train_rows=9, eval_rows=9)
-    return pass_memory.training(pass_memory.Base(FACTS, width, "flat", kind), spec, rows, 1).saved
+    return pass_memory.training(pass_memory.Base(FACTS, width, "flat", kind, "cpu"), spec, rows, 1).saved
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -108,7 +108,7 @@ def test_a_recomputed_block_saves_its_input() -> None:
     several = FACTS.model_copy(update={"layers": 3})
     rows = RowShape(longest=LENGTH, mean=LENGTH, labelled=1.0, train_rows=9, eval_rows=9)
     recomputing = spec.model_copy(update={"training": TrainingSpec(batch_size=ROWS, gradient_checkpointing=True)})
-    found = pass_memory.training(pass_memory.Base(several, 4, "flat", "llama"), recomputing, rows, 1).saved
+    found = pass_memory.training(pass_memory.Base(several, 4, "flat", "llama", "cpu"), recomputing, rows, 1).saved
     assert found == 3 * (three - two) + estimated("llama", spec)
 
 
@@ -133,7 +133,7 @@ def test_no_more_is_held_at_once_than_estimated(trains: bool) -> None:
 
     shape = RowShape(longest=length, mean=length, labelled=1.0, train_rows=9, eval_rows=ROWS)
     facts = FACTS.model_copy(update={"layers": 3, "vocab_size": vocabulary})
-    base = pass_memory.Base(facts, 4, "flat", "llama")
+    base = pass_memory.Base(facts, 4, "flat", "llama", "cpu")
     found = pass_memory.training(base, spec, shape, 1) if trains else pass_memory.evaluation(base, shape, 1)
     most = found.saved + max(found.work, found.logits)
     assert 0.9 * most <= held <= 1.1 * most
