@@ -28,8 +28,28 @@ from trainables.specs import TrialSpec
 
 DEADLINE_SECONDS = 180.0
 TOY = ["toy", "budget.trials=6", "cluster.slots_per_host=2", "training.step_seconds=0.15"]
+PACED = '''
+"""The toy, whose steps and evaluations take no time any more once somebody is in a hurry."""
+from pathlib import Path
+from trainables import toy
+from trainables.toy import REQUIRES, check, fingerprint, need, prepare
 
+HURRY = Path(__file__).with_name("hurry")
 
+class Pack(toy.ToyPack):
+    def step(self, slots):
+        if HURRY.exists():
+            return {slot: self._step(self._slots[slot], 0.0) for slot in slots}
+        return super().step(slots)
+
+    def evaluate(self, slots):
+        if HURRY.exists():
+            return {slot: self._evaluate(self._slots[slot]) for slot in slots}
+        return super().evaluate(slots)
+
+def open_pack(base, data, cache):
+    return Pack()
+'''
 HEAVY = '''
 """The toy, with adapters and snapshots that weigh something."""
 from trainables import toy
@@ -56,6 +76,11 @@ def variant(folder: Path, name: str, code: str) -> list[str]:
     (folder / name).mkdir()
     (folder / name / "toy.py").write_text(code)
     return [f"trainable={name}.toy"]
+
+
+def hurry(folder: Path) -> None:
+    """From now on trials of `PACED` take no time, in sweeps that run and in those that begin: no fault is to come."""
+    (folder / "paced" / "hurry").touch()
 
 
 @dataclass
@@ -135,17 +160,18 @@ def kill_all(run: Run) -> None:
     psutil.wait_procs(processes, timeout=30)
 
 
+def processes(run: Run) -> list[tuple[psutil.Process, str]]:
+    """All that the run has started and that lives, with its command line."""
+    found = []
+    for child in psutil.Process(run.process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            found.append((child, " ".join(child.cmdline())))
+    return found
+
+
 def ray_processes(run: Run, name: str) -> list[int]:
     """Process ids of the sweep's Ray actors whose title begins with `ray::NAME`."""
-    children = psutil.Process(run.process.pid).children(recursive=True)
-    found = []
-    for child in children:
-        try:
-            if " ".join(child.cmdline()).startswith(f"ray::{name}"):
-                found.append(child.pid)
-        except psutil.NoSuchProcess:
-            continue
-    return found
+    return [child.pid for child, words in processes(run) if words.startswith(f"ray::{name}")]
 
 
 def story(trial: TrialRecord) -> str:

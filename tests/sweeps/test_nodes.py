@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from sweeps.record.events import HostsChanged, HostsStarted
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 FIFO = [
-    "toy", "scheduler.kind=fifo", "training.snapshot_every=2", "training.step_seconds=0.15", "cluster.profile=attached",
+    "toy", "scheduler.kind=fifo", "training.snapshot_every=2", "training.step_seconds=0.3", "cluster.profile=attached",
     "cluster.slots_per_host=1",
 ]  # fmt: skip
 
@@ -26,8 +27,15 @@ def cluster() -> Iterator[ray_clusters.Nodes]:
         yield found
 
 
+@pytest.fixture(autouse=True)
+def database(tmp_path: Path, empty_database: Path) -> None:
+    """An empty tracking database in the test's folder: making one takes seconds."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+
+
 def started(folder: Path, cluster: ray_clusters.Nodes, *words: str) -> tuple[runs.Run, Path]:
-    run = runs.start(folder, "launch", *FIFO, f"cluster.address={cluster.address}", *words, **cluster.environment)
+    words = (*FIFO, *runs.variant(folder, "paced", runs.PACED), f"cluster.address={cluster.address}", *words)
+    run = runs.start(folder, "launch", *words, **cluster.environment)
     sweep = folder / "results" / "toy"
     runs.wait_for(lambda: runs.reports(sweep) >= 1, run)
     return run, sweep
@@ -62,6 +70,7 @@ def test_hosts_follow_the_nodes_and_no_step_is_written_twice(tmp_path, cluster):
     cluster.remove(drained)
     cluster.remove(killed)
     runs.wait_for(lambda: hosts(sweep)[-1] == 1, run)
+    runs.hurry(tmp_path)
     assert run.wait() == 0, run.err.read_text()
     assert_nothing_lost(tmp_path, sweep, 14)
     told = run.err.read_text()
@@ -77,6 +86,8 @@ def test_a_sweep_that_loses_every_worker_waits_and_goes_on(tmp_path, cluster):
     cluster.remove(only)
     runs.wait_for(lambda: hosts(sweep)[-1] == 0, run)
     cluster.add()
+    runs.wait_for(lambda: hosts(sweep) == [1, 0, 1], run)
+    runs.hurry(tmp_path)
     assert run.wait() == 0, run.err.read_text()
     assert hosts(sweep) == [1, 0, 1]
     assert_nothing_lost(tmp_path, sweep, 2)
