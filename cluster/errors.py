@@ -2,6 +2,7 @@
 
 ClusterError
 ├── ConnectionFailed (ConnectionError)   no Ray cluster is at the address
+│   └── ServiceFailed                    it fails itself, or a proxy before it: no mistake of the user's
 ├── SubmissionFailed (RuntimeError)      a job cannot be submitted, or the cluster does not know it
 ├── NotStarted (RuntimeError)            Ray could not be started on this machine
 ├── HostError (RuntimeError)             a host cannot start: its base or its data cannot be loaded
@@ -14,9 +15,18 @@ from __future__ import annotations
 class ClusterError(Exception):
     """Base of this package's errors, which are printed without a traceback."""
 
+    exit_code = 2
+    """Of a command that ends with it: 2 for what the user can mend."""
+
 
 class ConnectionFailed(ClusterError, ConnectionError):  # noqa: N818 - reads as what happened
     """No Ray cluster is at the address."""
+
+
+class ServiceFailed(ConnectionFailed):
+    """The cluster, or a proxy before it, answers that it fails (HTTP 5xx)."""
+
+    exit_code = 1
 
 
 class SubmissionFailed(ClusterError, RuntimeError):  # noqa: N818 - reads as what happened

@@ -27,6 +27,8 @@ class Head:
     """The home folder on the head node."""
     laptop: Path
     """The home folder and current folder of the other machine."""
+    logs: Path
+    """Ray's log folder on the head node."""
 
     def environment(self, **changes: str) -> dict[str, str]:
         """Of a command on the other machine."""
@@ -50,7 +52,8 @@ def head(seconds: float = 120) -> Iterator[Head]:
         for name in ("ray", "home", "laptop"):
             (folder / name).mkdir()
         port, dashboard, client = (free_port() for _ in range(3))
-        started = Head(f"http://127.0.0.1:{dashboard}", secrets.token_hex(20), folder / "home", folder / "laptop")
+        home, laptop, logs = folder / "home", folder / "laptop", folder / "t" / "session_latest" / "logs"
+        started = Head(f"http://127.0.0.1:{dashboard}", secrets.token_hex(20), home, laptop, logs)
         environment = {
             **{key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "CUDA_VISIBLE_DEVICES")},
             "HOME": str(started.home),

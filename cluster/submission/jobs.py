@@ -17,7 +17,7 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
-from cluster.errors import ConnectionFailed, SubmissionFailed
+from cluster.errors import ClusterError, ConnectionFailed, ServiceFailed, SubmissionFailed
 from cluster.submission import STOP_SECONDS, check_address, check_id
 from cluster.submission.on_node import ENTRY, HOOK
 
@@ -29,6 +29,13 @@ MARK = "qsweep"
 TRIES = 3
 RETRY_SECONDS = 2.0
 """Pause before a request that failed is sent again: an agent of a head node that has just started needs some."""
+BACKOFF_SECONDS = (0.5, 1.0, 2.0)
+"""Pauses before a request is sent again that a proxy answered, because the dashboard behind it did not."""
+_FAILURES = 500
+"""The least HTTP status that says that the server fails; of these the proxy's own are:"""
+_PROXYS = (requests.codes.bad_gateway, requests.codes.unavailable, requests.codes.gateway_timeout)
+_SUBMIT = ("POST", "/api/jobs/")
+"""The request that is not sent again here: `Jobs.submit` looks first whether it was taken."""
 _NEVER = threading.Event()
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 # The first python that knows Ray, of those that the head node's Ray was started with.
@@ -66,6 +73,8 @@ class Seen:
     message: str
     metadata: Mapping[str, str]
     package: str | None
+    node: str | None = None
+    """Id of the node on which it runs; None before it has started."""
 
     @property
     def has_ended(self) -> bool:
@@ -74,12 +83,26 @@ class Seen:
 
 
 class _Client(JobSubmissionClient):
-    """Ray's client, which else waits for ever for a host that does not answer."""
+    """Ray's client, which else waits for ever for a host that does not answer, and gives up at a proxy's first error.
+
+    All its requests may be sent twice: the second one does nothing more, but for the one that submits.
+    """
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:
         answer = UPLOAD_SECONDS if method == "PUT" else ANSWER_SECONDS
         options = {"timeout": (CONNECT_SECONDS, answer), **options}
         response: requests.Response = super()._do_request(method, endpoint, **options)
+        if (method, endpoint) == _SUBMIT:
+            return response
+        for seconds in BACKOFF_SECONDS:
+            if response.status_code not in _PROXYS:
+                break
+            _NEVER.wait(seconds)
+            response = super()._do_request(method, endpoint, **options)
+        if response.status_code >= _FAILURES:
+            is_page = response.text.lstrip().startswith("<")
+            said = response.reason if is_page else _last_line(response.text)
+            raise ServiceFailed(f"{self._address}: answers with HTTP {response.status_code}: {said}; try again")
         return response
 
 
@@ -164,6 +187,7 @@ class Jobs:
             message=str(told.get("message") or ""),
             metadata=dict(told.get("metadata") or {}),
             package=(told.get("runtime_env") or {}).get("working_dir"),
+            node=told.get("driver_node_id"),
         )
 
     def _look_up_again(self, job_id: str) -> Seen | None:
@@ -201,6 +225,37 @@ class Jobs:
         with _told(self.address):
             self._client.delete_job(job_id)
 
+    def put(self, name: str, content: bytes) -> None:
+        """Puts a package into Ray's head service; it is removed from there by Ray after some minutes.
+
+        Ray's own client sends a package in these two steps: the first, which asks whether it is there, sets the time
+        after which it goes (dashboard/modules/job/job_head.py, 2.60: `get_package` pins it for
+        RAY_RUNTIME_ENV_URI_PIN_EXPIRATION_S, 600 s).
+        """
+        with _told(self.address):
+            for method, options in (("GET", {}), ("PUT", {"data": content})):
+                answer = self._client._do_request(method, f"/api/packages/gcs/{name}", **options)
+                if answer.status_code not in (requests.codes.ok, requests.codes.not_found):
+                    self._client._raise_error(answer)
+
+    def files(self, node: str, folder: str) -> frozenset[str]:
+        """Names of the files in a folder of a node's log folder; empty where there is none."""
+        with _told(self.address):
+            answer = self._client._do_request("GET", "/api/v0/logs", params={"node_id": node, "glob": f"{folder}/*"})
+            if answer.status_code != requests.codes.ok:
+                self._client._raise_error(answer)
+            kinds = answer.json()["data"]["result"]
+        return frozenset(Path(path).name for paths in kinds.values() for path in paths)
+
+    def file(self, node: str, path: str) -> str:
+        """The content of a file in a node's log folder."""
+        with _told(self.address):
+            asked = {"node_id": node, "filename": path, "lines": -1}
+            answer = self._client._do_request("GET", "/api/v0/logs/file", params=asked)
+            if answer.status_code != requests.codes.ok:
+                self._client._raise_error(answer)
+            return answer.content.decode()
+
     def tail(self, job_id: str) -> AsyncIterator[str]:
         """What a job prints, from its beginning and for as long as it runs. Raises whatever the connection does."""
         stream: AsyncIterator[str] = self._client.tail_job_logs(job_id)
@@ -222,6 +277,8 @@ def _told(address: str) -> Iterator[None]:
     """Turns what Ray's client raises into errors of this package."""
     try:
         yield
+    except ClusterError:
+        raise
     except AuthenticationError as error:
         raise ConnectionFailed(f"{address}: {_let_in(str(error))}") from None
     except (ConnectionError, requests.RequestException) as error:

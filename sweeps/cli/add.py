@@ -24,14 +24,14 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Try a point next: one trial beyond budget.trials. A sweep that does not run tries it when it goes on."""
-    if address is not None:
-        ask_there(sweep, address, "add", tuple(values), as_json)
     from sweeps.cli import requests
     from sweeps.steering import local_sweeps
     from sweeps.steering.mailbox import AddPoint
 
     with mistakes(untouched="nothing was added"):
-        folder = local_sweeps.find(sweep, storage)
         request = AddPoint(sender="qsweep add", values=requests.values_of(values))
+        if address is not None:
+            ask_there(sweep, address, "add", tuple(values), request, as_json)
+        folder = local_sweeps.find(sweep, storage)
         answer = requests.ask_for_more(folder, request)
     requests.tell(folder, answer, as_json)

@@ -24,14 +24,14 @@ def extend(
     as_json: Json = False,
 ) -> None:
     """Change the budgets of a sweep, or its number of hosts, while it runs or after it has ended."""
-    if address is not None:
-        ask_there(sweep, address, "extend", tuple(changes), as_json)
     from sweeps.cli import requests
     from sweeps.steering import local_sweeps
     from sweeps.steering.mailbox import ExtendSweep
 
     with mistakes(untouched="nothing was changed"):
-        folder = local_sweeps.find(sweep, storage)
         request = ExtendSweep(sender="qsweep extend", changes=requests.values_of(changes))
+        if address is not None:
+            ask_there(sweep, address, "extend", tuple(changes), request, as_json)
+        folder = local_sweeps.find(sweep, storage)
         answer = requests.ask_for_more(folder, request)
     requests.tell(folder, answer, as_json)

@@ -68,10 +68,14 @@ def ask_for_more(folder: SweepFolder, request: AddPoint | ExtendSweep) -> Reques
 
 def tell(folder: SweepFolder, answer: RequestAnswered, as_json: bool) -> None:
     """Prints the answer, and ends the command: exit code 0 when the request was accepted, else 2."""
-    say(f"{'' if answer.is_accepted else 'refused: '}{answer.message}")
+    from sweeps.steering.remote import told
+
+    answered = told(folder, answer)
+    for line in answered.lines:
+        say(line)
     if as_json:
-        print(json.dumps({"dir": str(folder.path), "accepted": answer.is_accepted, "message": answer.message}))
-    raise typer.Exit(0 if answer.is_accepted else 2)
+        print(json.dumps(answered.closing))
+    raise typer.Exit(answered.exit_code)
 
 
 def values_of(words: list[str]) -> dict[str, Any]:

@@ -61,6 +61,8 @@ def say(line: str = "") -> None:
 def mistakes(untouched: str = "nothing was started") -> Iterator[None]:
     """Turns a user's mistake into its message and exit code 2; any other error keeps its traceback.
 
+    What a cluster fails at, and no mistake has caused, is exit code 1.
+
     Args:
         untouched: says after the message what the mistake has not changed.
     """
@@ -76,7 +78,7 @@ def mistakes(untouched: str = "nothing was started") -> Iterator[None]:
         raise typer.Exit(2) from None
     except (SweepError, ClusterError, TrainableError, SpaceError) as error:
         say(f"error: {legible(without_passwords(str(error)))}")
-        raise typer.Exit(2) from None
+        raise typer.Exit(getattr(error, "exit_code", 2)) from None
 
 
 def load_sweep(file: str, changes: list[str] | None) -> Sweep:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sweeps.cli.shared import Json, LocalSweep, Storage, mistakes
-from sweeps.cli.submitted import Address, ask_there
+from sweeps.cli.submitted import Address
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-    from sweeps.report.status import Status
 
 TURN_SECONDS = 2.0
 """Pause between two looks at a sweep that is watched."""
@@ -28,57 +28,102 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show where a sweep stands: trials, the best one, rates, time left, hosts, what MLflow has not taken."""
-    if address is not None:
-        _of_cluster(sweep, address, watch, as_json)
-    import threading
+    with mistakes(""):
+        look = _looks_here(sweep, storage) if address is None else _looks_there(sweep, address)
+        last = _watch(look) if watch else _show(look())
+    if as_json:
+        print(json.dumps(last.closing))
+
+
+@dataclass(frozen=True)
+class _View:
+    """A status, as it is shown."""
+
+    shown: RenderableType
+    closing: dict[str, Any]
+    """The JSON line."""
+    news: object
+    """Two views are worth showing when this is not equal: the time that has passed is not news."""
+
+    @property
+    def is_running(self) -> bool:
+        """There may be other views of this sweep."""
+        return bool(self.closing.get("state") == "RUNNING")
+
+
+def _looks_here(sweep: str, storage: Path) -> Callable[[], _View]:
+    """Looks at a sweep of this machine."""
     import time
+
+    from sweeps.report import status as reading
+    from sweeps.steering import local_sweeps
+
+    folder, events = local_sweeps.find(sweep, storage), reading.EventsRead()
+
+    def look() -> _View:
+        now = reading.read(folder, time.time(), events)
+        return _View(reading.shown(now), now.as_json(), (now.record.latest, now.record.answered, now.state))
+
+    return look
+
+
+def _looks_there(sweep: str, address: str) -> Callable[[], _View]:
+    """Looks at a submitted sweep."""
+    from rich.text import Text
+
+    from cluster.errors import ConnectionFailed, ServiceFailed
+    from cluster.submission import connect
+    from sweeps.cli.submitted import answer_there
+    from sweeps.report.summary import console
+
+    jobs, was_there = connect(address), False
+
+    def look() -> _View:
+        nonlocal was_there
+        try:
+            answer = answer_there(jobs, sweep, "status", (), None, console().width)
+        except ConnectionFailed as error:
+            if not was_there:
+                raise
+            raise ServiceFailed(f"{error}; the sweep goes on") from None
+        was_there = True
+        shown = Text("\n".join(answer.lines))
+        if answer.exit_code:
+            console().print(shown)
+            raise typer.Exit(answer.exit_code)
+        news = {key: value for key, value in answer.closing.items() if not key.startswith("seconds")}
+        return _View(shown, answer.closing, news)
+
+    return look
+
+
+def _show(view: _View) -> _View:
+    from sweeps.report.summary import console
+
+    console().print(view.shown)
+    return view
+
+
+def _watch(look: Callable[[], _View]) -> _View:
+    """The last view of a sweep: in a terminal one view replaces the other, elsewhere each that has news is printed."""
+    import threading
 
     from rich.live import Live
 
-    from sweeps.report import status as reading
     from sweeps.report.summary import console
-    from sweeps.steering import local_sweeps
 
-    with mistakes():
-        folder = local_sweeps.find(sweep, storage)
-        now = reading.read(folder, time.time())
-        out, pause = console(), threading.Event()
-        if watch and out.is_terminal:
-            with Live(_shown(now), console=out, auto_refresh=False) as live:
-                while now.state == "RUNNING":
-                    pause.wait(TURN_SECONDS)
-                    now = reading.read(folder, time.time())
-                    live.update(_shown(now), refresh=True)
-        else:
-            out.print(_shown(now))
-            while watch and now.state == "RUNNING":
+    out, pause, view = console(), threading.Event(), look()
+    if out.is_terminal:
+        with Live(view.shown, console=out, auto_refresh=False) as live:
+            while view.is_running:
                 pause.wait(TURN_SECONDS)
-                before, now = now, reading.read(folder, time.time())
-                if (now.record.latest, now.record.answered, now.state) != (
-                    before.record.latest,
-                    before.record.answered,
-                    before.state,
-                ):
-                    out.print(_shown(now))
-    if as_json:
-        print(json.dumps(now.as_json()))
-
-
-def _of_cluster(sweep: str, address: str, watch: bool, as_json: bool) -> NoReturn:
-    from sweeps.errors import ConfigError
-
-    with mistakes(""):
-        if watch:
-            raise ConfigError(["--watch: not with --address: qsweep logs --follow shows the sweep's own lines"])
-    ask_there(sweep, address, "status", (), as_json)
-
-
-def _shown(status: Status) -> RenderableType:
-    """The status, with the table of its trials."""
-    from rich.console import Group
-    from rich.text import Text
-
-    from sweeps.report import tables
-
-    rows = tables.order(status.record)
-    return Group(*map(Text, status.lines()), *([tables.terminal(status.record, rows)] if rows else []))
+                view = look()
+                live.update(view.shown, refresh=True)
+        return view
+    _show(view)
+    while view.is_running:
+        pause.wait(TURN_SECONDS)
+        before, view = view, look()
+        if view.news != before.news:
+            _show(view)
+    return view

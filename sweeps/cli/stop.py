@@ -22,15 +22,15 @@ def stop(
     as_json: Json = False,
 ) -> None:
     """End a running sweep in order, or one of its trials; `qsweep resume` goes on with a sweep."""
-    if address is not None and trial is not None:
-        ask_there(sweep, address, "stop", (trial,), as_json)
-    elif address is not None:
-        _stop_job(sweep, address, as_json)
     from sweeps.cli import requests
     from sweeps.steering import local_sweeps
     from sweeps.steering.mailbox import Request, StopSweep, StopTrial
 
     sender = "qsweep stop"
+    if address is not None and trial is not None:
+        ask_there(sweep, address, "stop", (trial,), StopTrial(sender=sender, trial=trial), as_json)
+    elif address is not None:
+        _stop_job(sweep, address, as_json)
     request: Request = StopSweep(sender=sender) if trial is None else StopTrial(sender=sender, trial=trial)
     with mistakes():
         folder = local_sweeps.find(sweep, storage)
@@ -48,7 +48,8 @@ def _stop_job(sweep: str, address: str, as_json: bool) -> NoReturn:
         from cluster.errors import ConnectionFailed
 
         try:
-            is_stopping = not seen.has_ended and jobs.stop(sweep)
+            # An answer that was lost on its way: the job has heard the first request, and may be over at the second.
+            is_stopping = not seen.has_ended and (jobs.stop(sweep) or jobs.find(sweep).status == "STOPPED")
         except ConnectionFailed as error:
             say(f"error: {error}")
             say_not_known(jobs, sweep)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sweeps.cli.shared import Changes, File, Json, mistakes, say
-from sweeps.cli.submitted import print_closing, say_end, ways_on
+from sweeps.cli.submitted import end_lines, print_closing, ways_on
 
 if TYPE_CHECKING:
     from cluster.submission.jobs import Jobs
@@ -97,7 +97,8 @@ def follow(jobs: Jobs, job_id: str, as_json: bool) -> None:
     except ClusterError as error:
         _leave(jobs, job_id, f"error: {error}")
         raise typer.Exit(1) from None
-    say_end(job_id, seen)
+    for line in end_lines(job_id, seen):
+        say(line)
     if printed.closing is not None:
         say("the folders and commands above are those of the cluster's head node")
     if as_json:

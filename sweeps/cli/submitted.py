@@ -16,6 +16,10 @@ from sweeps.config.uris import local_storage
 if TYPE_CHECKING:
     from cluster.submission.following import Printed
     from cluster.submission.jobs import Job, Jobs, Seen
+    from sweeps.steering.mailbox import AddPoint, ExtendSweep, StopTrial
+    from sweeps.steering.remote import RemoteAnswer
+
+    RemoteRequested = StopTrial | AddPoint | ExtendSweep
 
 Address = Annotated[
     str | None,
@@ -37,39 +41,107 @@ def ways_on(job_id: str, address: str) -> list[str]:
     ]
 
 
-def ask_there(sweep: str, address: str, verb: str, words: tuple[str, ...], as_json: bool) -> NoReturn:
-    """Runs a command on a submitted sweep's head node, as a job of some seconds, and ends with its exit code.
+def ask_there(
+    sweep: str, address: str, verb: str, words: tuple[str, ...], request: RemoteRequested, as_json: bool
+) -> NoReturn:
+    """Asks the driver of a submitted sweep, prints its answer, and ends with the exit code that stands for it.
 
     Args:
         sweep: the id of its job, which is also the sweep's.
         address: of the cluster's dashboard.
-        verb: status, stop, add or extend.
+        verb: stop, add or extend.
         words: what follows the sweep's id.
-        as_json: whether to print its JSON line.
+        request: the same as a request.
+        as_json: whether to print the JSON line.
     """
     with mistakes():
         from cluster.submission import connect
 
-        jobs = connect(address)
-        from cluster.submission.following import Printed, exit_code
-        from cluster.submission.jobs import Job
-
-        seen = jobs.find(sweep)
-        storage = ("--storage", local_storage(seen.metadata.get("storage", "results")))
-        words = (verb, sweep, *words, *storage, "--json")
-        job = Job(f"{sweep}-{verb}-{secrets.token_hex(3)}", sweep, words, {"of": sweep})
-        printed = Printed(say)
-        answered = _ended(jobs, job, seen, printed)
-    say_end(job.job_id, answered)
+        answer = answer_there(connect(address), sweep, verb, words, request)
+    for line in answer.lines:
+        say(line)
     if as_json:
-        print_closing(printed)
-    raise typer.Exit(exit_code(answered))
+        print(json.dumps(answer.closing), flush=True)
+    raise typer.Exit(answer.exit_code)
 
 
-def say_end(job_id: str, seen: Seen) -> None:
-    """Says how a job ended that Ray ended, or could not start."""
-    if seen.exit_code is None:
-        say(f"{job_id}: {seen.status}{f': {seen.message}' if seen.message else ''}")
+def answer_there(
+    jobs: Jobs, sweep: str, verb: str, words: tuple[str, ...], request: RemoteRequested | None, width: int = 140
+) -> RemoteAnswer:
+    """What a command about a submitted sweep answers: its driver does, or else a job of some seconds on its head node.
+
+    Args:
+        jobs: the cluster's.
+        sweep: the id of its job.
+        verb: status, stop, add or extend.
+        words: what follows the sweep's id.
+        request: the same as a request; None for status.
+        width: columns to show a table in.
+
+    Raises:
+        ConnectionFailed, SubmissionFailed: nothing was asked.
+        typer.Exit: it is not known what came of it, and that was said.
+    """
+    seen = jobs.find(sweep)
+    answer = None
+    if seen.node is not None and not seen.has_ended:
+        answer = _of_driver(jobs, sweep, seen.node, request, width)
+    return answer or _of_job(jobs, sweep, seen, (verb, sweep, *words))
+
+
+def _of_driver(jobs: Jobs, sweep: str, node: str, request: RemoteRequested | None, width: int) -> RemoteAnswer | None:
+    """The answer of a sweep's driver; None where none listens, and for a status that it does not tell."""
+    import threading
+    import time
+
+    from cluster.errors import ConnectionFailed
+    from cluster.submission import remote_mailbox
+    from sweeps.steering import mailbox
+    from sweeps.steering.remote import RemoteAnswer, RemoteRequest
+    from sweeps.steering.stop import Interrupted, raising_on_signals
+
+    content = RemoteRequest(request=request, width=width).model_dump_json().encode()
+    deadline, pause = time.monotonic() + remote_mailbox.ANSWER_SECONDS, threading.Event()
+
+    def is_over() -> bool:
+        return pause.wait(remote_mailbox.ASKING_SECONDS) or time.monotonic() > deadline
+
+    try:
+        with raising_on_signals():
+            text = remote_mailbox.ask(jobs, sweep, node, mailbox.new_id(time.time_ns()), content, is_over)
+        return None if text is None else RemoteAnswer.model_validate_json(text)
+    except (ConnectionFailed, ValueError) as error:
+        if request is None:
+            return None
+        say(f"error: {error}")
+        code = 1
+    except Interrupted as interrupted:
+        code = interrupted.exit_code
+    if request is not None:
+        say_not_known(jobs, sweep)
+    raise typer.Exit(code)
+
+
+def _of_job(jobs: Jobs, sweep: str, seen: Seen, words: tuple[str, ...]) -> RemoteAnswer:
+    """The answer of a command that runs on a sweep's head node, as a job of some seconds."""
+    from cluster.submission.following import Printed, exit_code
+    from cluster.submission.jobs import Job
+    from sweeps.steering.remote import RemoteAnswer
+
+    storage = ("--storage", local_storage(seen.metadata.get("storage", "results")))
+    job = Job(f"{sweep}-{words[0]}-{secrets.token_hex(3)}", sweep, (*words, *storage, "--json"), {"of": sweep})
+    lines: list[str] = []
+    printed = Printed(lines.append)
+    answered = _ended(jobs, job, seen, printed)
+    lines += end_lines(job.job_id, answered)
+    return RemoteAnswer(lines=tuple(lines), closing=printed.closing or {}, exit_code=exit_code(answered))
+
+
+def end_lines(job_id: str, seen: Seen) -> list[str]:
+    """Says how a job ended that Ray ended, or could not start; nothing of one that ended by itself."""
+    if seen.exit_code is not None:
+        return []
+    return [f"{job_id}: {seen.status}{f': {seen.message}' if seen.message else ''}"]
 
 
 def say_not_known(jobs: Jobs, sweep: str) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sweeps.config.passwords import without_password
 from sweeps.config.points import Scalar
@@ -17,6 +18,9 @@ from sweeps.record.run_names import label
 from sweeps.record.selection import leader
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from trainables.inputs import json_text
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 State = Literal["RUNNING", "FINISHED", "INTERRUPTED", "FAILED", "LOST", "NOT_BEGUN"]
 WORDS: dict[State, str] = {
@@ -145,12 +149,52 @@ class Rates:
     tokens_per_second: float
 
 
-def read(folder: SweepFolder, now: float) -> Status:
+class EventsRead:
+    """What a sweep's events add up to, as far as they were read. One that is kept goes on where it stopped."""
+
+    def __init__(self) -> None:
+        self.record = SweepRecord()
+        self._training = SweepRecord()
+        """The sweep as the present driver began to train."""
+        self._since: float | None = None
+        self._offsets: list[int] = []
+        """The offset after each event."""
+
+    def take(self, events: Iterable[tuple[Event, int]]) -> None:
+        """Takes events, each with the offset after it."""
+        for event, offset in events:
+            self.record = self.record.apply(event)
+            self._offsets.append(offset)
+            if isinstance(event, DataPrepared):
+                self._training, self._since = self.record, event.time
+
+    def read_on(self, folder: SweepFolder) -> None:
+        """Takes what the log has beyond what was read."""
+        if folder.events.exists():
+            self.take(read_events(folder.events, self._offsets[-1] if self._offsets else 0))
+
+    @property
+    def rates(self) -> Rates | None:
+        """Those of the present driver; None before its first report."""
+        record, training, since = self.record, self._training, self._since
+        if since is None or record.latest is None or record.latest <= since:
+            return None
+        seconds = record.latest - since
+        steps, tokens = _steps(record) - _steps(training), _tokens(record) - _tokens(training)
+        return Rates(steps / seconds, tokens / seconds) if steps > 0 else None
+
+    def beyond(self, offset: int) -> int:
+        """How many events end beyond an offset."""
+        return len(self._offsets) - bisect_right(self._offsets, offset)
+
+
+def read(folder: SweepFolder, now: float, read_before: EventsRead | None = None) -> Status:
     """The status of the sweep in a folder.
 
     Args:
         folder: the sweep's.
         now: seconds since the epoch.
+        read_before: its events, read on here; kept by who asks often, because a long log takes seconds.
 
     Raises:
         SweepError: the folder holds no sweep, or its event log is damaged.
@@ -158,8 +202,9 @@ def read(folder: SweepFolder, now: float) -> Status:
     sweep_id, config = _config(folder)
     # Before the log is read: a sweep that ends in between is told as running, and not as lost.
     is_running = is_driven(folder)
-    log = list(read_events(folder.events)) if folder.events.exists() else []
-    record, rates = replay(event for event, _ in log)
+    log = read_before or EventsRead()
+    log.read_on(folder)
+    record, rates = log.record, log.rates
     trials = config["budget"]["trials"]
     planned = record.trials_in_all(trials if isinstance(trials, int) else None)
     note = noted_by(folder)
@@ -175,9 +220,21 @@ def read(folder: SweepFolder, now: float) -> Status:
         rates=rates,
         seconds_left=seconds_left(record, rates, planned, now) if is_running else None,
         tracking_uri=without_password(str(note.get("uri") or config["tracking"]["uri"])),
-        backlog=sum(offset > acknowledged for _, offset in log),
+        backlog=log.beyond(acknowledged),
         waiting_requests=sum(path.stem not in record.answered for path in folder.requests.glob("[!.]*.json")),
     )
+
+
+def shown(status: Status) -> RenderableType:
+    """The status for people, with the table of its trials."""
+    # Imported here: the driver reads its own status without a terminal.
+    from rich.console import Group
+    from rich.text import Text
+
+    from sweeps.report import tables
+
+    rows = tables.order(status.record)
+    return Group(*map(Text, status.lines()), *([tables.terminal(status.record, rows)] if rows else []))
 
 
 def _config(folder: SweepFolder) -> tuple[str, dict[str, Any]]:
@@ -216,17 +273,9 @@ def state_of(record: SweepRecord, is_running: bool) -> State:
 
 def replay(events: Iterable[Event]) -> tuple[SweepRecord, Rates | None]:
     """The record that the events add up to, and the rates of the present driver; None before its first report."""
-    record, training = SweepRecord(), SweepRecord()
-    since: float | None = None
-    for event in events:
-        record = record.apply(event)
-        if isinstance(event, DataPrepared):
-            training, since = record, event.time
-    if since is None or record.latest is None or record.latest <= since:
-        return record, None
-    seconds = record.latest - since
-    steps, tokens = _steps(record) - _steps(training), _tokens(record) - _tokens(training)
-    return record, Rates(steps / seconds, tokens / seconds) if steps > 0 else None
+    log = EventsRead()
+    log.take((event, 0) for event in events)
+    return log.record, log.rates
 
 
 def seconds_left(record: SweepRecord, rates: Rates | None, planned_trials: int | None, now: float) -> float | None:

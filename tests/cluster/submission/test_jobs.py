@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import ConnectionFailed, SubmissionFailed
+from cluster.errors import ConnectionFailed, ServiceFailed, SubmissionFailed
 from cluster.submission.following import Printed, exit_code, follow, give_up, wait
 from cluster.submission.jobs import RETRY_SECONDS, Job, Jobs, Seen
 
@@ -52,6 +52,11 @@ class Dashboard:
         return (200, job) if job is not None else (404, "no such job")
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.submission.jobs.BACKOFF_SECONDS", (0.0, 0.0, 0.0))
+
+
 @pytest.fixture
 def dashboard() -> Iterator[tuple[Dashboard, str]]:
     board = Dashboard()
@@ -59,7 +64,8 @@ def dashboard() -> Iterator[tuple[Dashboard, str]]:
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
-            body = json.loads(self.rfile.read(length)) if length else None
+            sent = self.rfile.read(length)
+            body = json.loads(sent) if sent.startswith(b"{") else None
             answer = board.reply(self.command, self.path, body)
             if answer is None:
                 self.close_connection = True
@@ -70,7 +76,7 @@ def dashboard() -> Iterator[tuple[Dashboard, str]]:
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = do_DELETE = _answer  # noqa: N815 - as the server calls them
+        do_GET = do_POST = do_PUT = do_DELETE = _answer  # noqa: N815 - as the server calls them
 
         def log_message(self, *_arguments: object) -> None:
             """Says nothing."""
@@ -153,6 +159,53 @@ def test_an_answer_that_says_nothing_leaves_it_open_whether_the_job_was_submitte
     board.answers = lambda _method, _path: (502, "Bad Gateway")
     with pytest.raises(ConnectionFailed, match="502"):
         jobs.submit(JOB, PACKAGE)
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_a_request_that_a_proxy_answered_is_sent_again(dashboard: tuple[Dashboard, str], status: int) -> None:
+    board, address = dashboard
+    jobs, page = Jobs(address), "<html><title>no upstream</title></html>"
+    board.jobs["x-1"] = {"status": "RUNNING", "metadata": {"qsweep": "launch"}, "driver_node_id": "abc"}
+    lost = iter([(status, page)] * 3)
+    board.answers = lambda _method, _path: next(lost, None)
+    assert jobs.find("x-1").node == "abc"
+    board.answers = lambda _method, _path: (status, page)
+    board.asked.clear()
+    with pytest.raises(ServiceFailed, match=rf"{address}: answers with HTTP {status}: \w+ \w+") as told:
+        jobs.stop("x-1")
+    assert "html" not in str(told.value)
+    assert board.asked == [("POST", "/api/jobs/x-1/stop")] * 4
+
+
+def test_a_head_node_that_fails_itself_is_not_asked_again(dashboard: tuple[Dashboard, str]) -> None:
+    board, address = dashboard
+    jobs = Jobs(address)
+    board.asked.clear()
+    board.answers = lambda _method, _path: (500, "Traceback ...\nTimeoutError: no agent")
+    with pytest.raises(ServiceFailed, match="HTTP 500: TimeoutError: no agent"):
+        jobs.find("x-1")
+    assert len(board.asked) == 1
+
+
+def test_a_package_goes_by_itself(dashboard: tuple[Dashboard, str]) -> None:
+    """Ray removes one some minutes after it was asked whether it is there."""
+    board, address = dashboard
+    jobs, path = Jobs(address), "/api/packages/gcs/qsweep-1.zip"
+    board.asked.clear()
+    board.answers = lambda method, _path: (404, "no such package") if method == "GET" else (200, "")
+    jobs.put("qsweep-1.zip", b"request")
+    assert board.asked == [("GET", path), ("PUT", path)]
+
+
+def test_files_of_a_nodes_log_folder_are_read(dashboard: tuple[Dashboard, str]) -> None:
+    board, address = dashboard
+    jobs = Jobs(address)
+    kinds = {"internal": ["qsweep/1/listening"], "agent": ["qsweep/1/agent.json"]}
+    board.answers = lambda _method, _path: (200, {"result": True, "msg": "", "data": {"result": kinds}})
+    assert jobs.files("abc", "qsweep/1") == {"listening", "agent.json"}
+    assert board.asked[-1][1] == "/api/v0/logs?node_id=abc&glob=qsweep%2F1%2F%2A"
+    board.answers = lambda _method, _path: (200, '{"state": "é"}')
+    assert jobs.file("abc", "qsweep/1/agent.json") == '{"state": "é"}'
 
 
 def test_the_id_of_another_job_is_refused(dashboard: tuple[Dashboard, str]) -> None:

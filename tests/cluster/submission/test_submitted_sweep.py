@@ -88,6 +88,10 @@ def test_it_is_watched_and_stopped_from_the_laptop(cluster: Head) -> None:
         assert submitted(cluster, *LONG, "--submission-id", "long") == job
         assert asked(cluster, "status", "long")["state"] == "RUNNING"
         assert asked(cluster, "stop", "long", "t07")["accepted"] is False
+        assert asked(cluster, "extend", "long", "budget.trials=2")["accepted"] is True
+        watching = cluster.qsweep("status", "long", "--address", cluster.address, "--json")
+        assert "extended  budget.trials is 2" in watching.stderr
+        assert list(cluster.logs.glob("job-driver-long-*")) == [], "each was answered by the driver, without a job"
         # Ctrl-C ends the following alone.
         following.send_signal(signal.SIGINT)
         rest = following.stderr.read()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,10 +14,11 @@ import typer
 from sweep_files import QLORA, TOY, write_rows
 from typer.testing import CliRunner
 
-from cluster.errors import ConnectionFailed, SubmissionFailed
+from cluster.errors import ConnectionFailed, ServiceFailed, SubmissionFailed
 from cluster.submission.following import Printed
 from cluster.submission.jobs import Seen
 from sweeps.cli import app, submit
+from sweeps.steering.remote import RemoteAnswer
 from sweeps.steering.stop import Interrupted
 
 NOBODY = "http://127.0.0.1:1"
@@ -144,7 +146,6 @@ def asked(monkeypatch: pytest.MonkeyPatch, cluster: Cluster, *words: str) -> tup
     return result.exit_code, result.stderr
 
 
-@pytest.mark.usefixtures("folder")
 def test_it_is_said_where_the_folders_of_a_followed_sweep_are(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,6 +162,7 @@ def test_it_is_said_where_the_folders_of_a_followed_sweep_are(
     assert capsys.readouterr().err.splitlines()[-1].endswith("are those of the cluster's head node")
 
 
+@pytest.mark.usefixtures("folder")
 def test_a_sweep_that_may_have_been_submitted_is_not_said_not_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     code, told = asked(monkeypatch, Cluster(submit=LOST), "submit", "toy.yaml", "--submission-id", "x-1")
     assert (code, "error: http://head: no Ray" in told, "--submission-id x-1 is safe" in told) == (1, True, True), told
@@ -218,9 +220,95 @@ def test_nobody_at_the_address_is_told(verb: str) -> None:
     assert (result.exit_code, "no Ray dashboard answers" in result.stderr) == (2, True)
 
 
-def test_a_submitted_sweep_is_not_watched_by_status() -> None:
-    result = CliRunner().invoke(app, ["status", "x-1", "--watch", "--address", NOBODY])
-    assert (result.exit_code, "qsweep logs --follow" in result.stderr) == (2, True)
+def answer(exit_code: int = 0, **closing: object) -> str:
+    return RemoteAnswer(lines=(f"said {closing}",), closing=closing, exit_code=exit_code).model_dump_json()
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What the driver answers, one after the other."""
+    answers: list[object] = []
+
+    def ask(*_arguments: object) -> object:
+        given = answers.pop(0)
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+    monkeypatch.setattr("cluster.submission.remote_mailbox.ask", ask)
+    monkeypatch.setattr("sweeps.cli.status.TURN_SECONDS", 0.0)
+    return answers
+
+
+DRIVEN = replace(SWEEP, node="abc")
+
+
+def test_a_driver_that_listens_is_asked_without_a_job(monkeypatch: pytest.MonkeyPatch, told: list[object]) -> None:
+    cluster = Cluster(find=DRIVEN)
+    told[:] = [answer(state="RUNNING"), answer(2, accepted=False), answer(accepted=True)]
+    assert asked(monkeypatch, cluster, "status", "x-1") == (0, "said {'state': 'RUNNING'}\n")
+    assert asked(monkeypatch, cluster, "stop", "x-1", "t09")[0] == 2
+    assert asked(monkeypatch, cluster, "add", "x-1", "r=8")[0] == 0
+    assert cluster.asked == ["find"] * 3
+
+
+def test_a_driver_that_does_not_listen_is_asked_by_a_job(monkeypatch: pytest.MonkeyPatch, told: list[object]) -> None:
+    done = Seen("SUCCEEDED", 0, "", {}, None)
+    for given in (None, LOST):
+        told[:] = [given]
+        cluster = Cluster(find=DRIVEN, submit=True, look_up=done, logs='x-1: running\n{"dir": "r"}\n')
+        assert asked(monkeypatch, cluster, "status", "x-1", "--json") == (0, "x-1: running\n")
+        assert cluster.asked == ["find", "submit", "look_up", "logs", "delete"]
+
+
+@pytest.mark.parametrize("error", [LOST, ServiceFailed("http://head: 502")])
+def test_a_request_that_the_driver_may_have_taken_is_not_sent_again(
+    monkeypatch: pytest.MonkeyPatch, told: list[object], error: Exception
+) -> None:
+    told[:] = [error]
+    cluster = Cluster(find=DRIVEN)
+    code, said = asked(monkeypatch, cluster, "add", "x-1", "r=8")
+    assert (code, str(error) in said, "not known whether the request was taken" in said) == (1, True, True), said
+    assert cluster.asked == ["find"]
+
+
+def test_words_that_are_no_values_are_told_before_the_cluster_is_asked() -> None:
+    result = CliRunner().invoke(app, ["add", "x-1", "r", "--address", NOBODY])
+    assert (result.exit_code, "r: is not KEY=VALUE" in result.stderr) == (2, True)
+
+
+def test_a_submitted_sweep_is_watched_until_it_has_ended(monkeypatch: pytest.MonkeyPatch, told: list[object]) -> None:
+    """Only the time that passes is no news."""
+    told[:] = [
+        answer(state="RUNNING", trials=1, seconds=1.0),
+        answer(state="RUNNING", trials=1, seconds=2.0),
+        answer(state="RUNNING", trials=2, seconds=3.0),
+        answer(state="FINISHED", trials=2, seconds=4.0),
+    ]
+    code, said = asked(monkeypatch, Cluster(find=DRIVEN), "status", "x-1", "--watch", "--json")
+    assert (code, told) == (0, [])
+    assert [line.partition("seconds': ")[2] for line in said.splitlines()] == ["1.0}", "3.0}", "4.0}"]
+
+
+def test_a_connection_that_is_lost_while_one_watches_is_no_mistake(
+    monkeypatch: pytest.MonkeyPatch, told: list[object]
+) -> None:
+    told[:] = [answer(state="RUNNING")]
+    code, said = asked(monkeypatch, Cluster(find=[DRIVEN, LOST]), "status", "x-1", "--watch")
+    assert (code, "the sweep goes on" in said) == (1, True), said
+
+
+def test_a_proxy_that_fails_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = ServiceFailed("http://head: answers with HTTP 502: Bad Gateway")
+    assert asked(monkeypatch, Cluster(find=failed), "stop", "x-1") == (1, f"error: {failed}\n")
+    code, said = asked(monkeypatch, Cluster(find=SWEEP, stop=failed), "stop", "x-1")
+    assert (code, "not known whether the request was taken" in said) == (1, True), said
+
+
+def test_a_stop_that_was_heard_at_the_first_try_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer was lost, the request was sent again, and the sweep had ended by then."""
+    code, said = asked(monkeypatch, Cluster(find=[SWEEP, STOPPED], stop=False), "stop", "x-1")
+    assert (code, said.startswith("stopping: ")) == (0, True), said
 
 
 def test_logs_of_a_sweep_here_say_where_its_events_are(folder: Path) -> None:
