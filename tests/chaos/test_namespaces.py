@@ -1,8 +1,9 @@
-"""A cluster of machines in network namespaces: a sweep is submitted from outside, and workers are lost."""
+"""A cluster of machines in network namespaces: a sweep is submitted from outside, and links and machines are lost."""
 
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 import subprocess
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import chaos_runs as runs
 import namespaces
+import object_stores
 import psutil
 import pytest
 from namespaces import Machine, Network
 
 from sweeps.record.events import HostsChanged, HostsStarted
+from sweeps.record.mirror.manifest import Manifest
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
 TOY = [
@@ -31,18 +34,28 @@ HEALTH = {
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
 }
+# moto shows objects to whoever gives a name.
+ASK = """
+import sys, urllib.request as u
+request = u.Request(sys.argv[1], headers={"Authorization": "AWS name"}, method=sys.argv[2])
+sys.stdout.buffer.write(u.urlopen(request, timeout=10).read())
+"""
 RAY = ["--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats"]
 
 
 class Cluster:
-    """A head without a GPU and workers with one declared GPU each; beside it, a laptop."""
+    """A head without a GPU and workers with one declared GPU each; beside it, a store of objects and a laptop."""
 
     def __init__(self, network: Network, database: Path) -> None:
         self.network, self.database = network, database
         self.token, self._made = secrets.token_hex(20), 0
-        self.laptop = network.boot("laptop")
-        self.head = self._with_ray("head", "--head", "--dashboard-host=0.0.0.0", **HEALTH)
+        self.laptop, self.store = network.boot("laptop"), network.boot("store")
+        self.endpoint = f"http://{self.store.address}:5000"
+        devnull = Path(os.devnull)
+        self.store.start(devnull, devnull, "moto_server", "-H", "0.0.0.0", "-p", "5000")
+        self.head = self._head()
         self.workers: list[Machine] = []
+        runs.wait_for(lambda: self.asked("/bucket", "PUT") is not None)
 
     def _with_ray(self, kind: str, *words: str, **environment: str) -> Machine:
         """A machine on which `ray start` has run; it has the token of the cluster where Ray looks for it.
@@ -62,6 +75,18 @@ class Cluster:
                 return machine
             self.network.power_off(machine)
         raise AssertionError(answer.stdout + answer.stderr)
+
+    def _head(self) -> Machine:
+        """A head; what its driver needs of the store is in Ray's environment."""
+        return self._with_ray(
+            "head", "--head", "--dashboard-host=0.0.0.0", **HEALTH, **object_stores.ENVIRONMENT,
+            AWS_ENDPOINT_URL=self.endpoint, QSWEEP_LEASE_SECONDS="6",
+        )  # fmt: skip
+
+    def new_head(self) -> None:
+        """The head's machine is lost, and another is the head of a new cluster, without the workers that there are."""
+        self.network.power_off(self.head)
+        self.head, self.workers = self._head(), []
 
     def join(self) -> Machine:
         """One more worker."""
@@ -102,6 +127,16 @@ class Cluster:
         """The database of a sweep, on a disk that all machines see."""
         return f"sqlite:///{self.network.shared}/{name}.db"
 
+    def asked(self, path: str, method: str = "GET") -> bytes | None:
+        """What the store of objects answers; None where it does not, or has no such object."""
+        answer = self.store.run("python", "-ISc", ASK, f"{self.endpoint}{path}", method)
+        return None if answer.returncode else answer.stdout.encode()
+
+    def mirrored_bytes(self, name: str) -> int:
+        """How much of a sweep's event log is on the store."""
+        manifest = self.asked(f"/bucket/{name}/toy/manifest.json")
+        return 0 if manifest is None else Manifest.model_validate_json(manifest).log_bytes
+
 
 def done(machine: Machine, *words: str, **changes: str) -> str:
     """What a command prints that ends well."""
@@ -134,8 +169,8 @@ def training(sweep: Path) -> int:
     return sum(bool(trial.evals) and not trial.state.is_final for trial in runs.record(sweep).trials.values())
 
 
-def assert_nothing_lost(cluster: Cluster, name: str, sweep: Path) -> None:
-    found = runs.assert_whole(sweep, cluster.tracking(name), 6)
+def assert_nothing_lost(cluster: Cluster, name: str, sweep: Path, trials: int) -> None:
+    found = runs.assert_whole(sweep, cluster.tracking(name), trials)
     runs.assert_every_step_once(sweep)
     assert {trial.state.value for trial in found.trials.values()} == {"COMPLETED"}
     assert list((cluster.head.disk / "tmp").glob("qsweep-*")) == []
@@ -181,7 +216,7 @@ def test_a_worker_that_was_cut_off_and_comes_back_adds_nothing(cluster, tmp_path
     runs.wait_for(lambda: cut.processes("ray::Host") == [])
     cluster.lose(cut)
     assert run.wait() == 0, run.err.read_text()
-    assert_nothing_lost(cluster, "cut", sweep)
+    assert_nothing_lost(cluster, "cut", sweep, 6)
     told = run.err.read_text()
     assert "host started" in told, "in place of the one that was cut off"
     assert "Traceback" not in told
@@ -190,7 +225,7 @@ def test_a_worker_that_was_cut_off_and_comes_back_adds_nothing(cluster, tmp_path
 def test_a_worker_is_killed_and_another_joins(cluster, tmp_path):
     """Then the sweep is stopped, and goes on."""
     killed, _ = cluster.two()
-    run = cluster.submitted(tmp_path, "killed", *FIFO, "storage=of-killed")
+    run = cluster.submitted(tmp_path, "killed", *FIFO, "budget.trials=9", "storage=of-killed")
     sweep = cluster.head.home / "of-killed" / "toy"
     runs.wait_for(lambda: training(sweep) == 2, run)
     cluster.lose(killed)
@@ -202,4 +237,29 @@ def test_a_worker_is_killed_and_another_joins(cluster, tmp_path):
     assert run.wait() == 143, run.err.read_text()
     assert "Traceback" not in run.err.read_text()
     done(cluster.head, "python", "-m", "sweeps", "resume", "killed", "--storage", "of-killed")
-    assert_nothing_lost(cluster, "killed", sweep)
+    assert_nothing_lost(cluster, "killed", sweep, 9)
+
+
+def test_the_heads_machine_is_lost_and_the_sweep_goes_on_elsewhere(cluster, tmp_path):
+    cluster.two()
+    run = cluster.submitted(tmp_path, "lost", "storage=s3://bucket/lost", "training.step_seconds=0.8")
+    sweep = cluster.head.home / "results" / "toy"
+    runs.wait_for(lambda: runs.reports(sweep) >= 2, run)
+    before = cluster.mirrored_bytes("lost")
+    runs.wait_for(lambda: cluster.mirrored_bytes("lost") > before, run)
+    cluster.new_head()
+    assert not sweep.exists()
+    cluster.join()
+    again = cluster.head.run("python", "-m", "sweeps", "resume", "s3://bucket/lost/toy", "--json")
+    assert again.returncode == 0, again.stderr
+    assert "has not ended in order: this one waits until" in again.stderr
+    assert "the whole folder is on s3://bucket/lost/toy" in again.stderr
+    sweep = cluster.head.home / "results" / "toy"
+    runs.assert_every_step_once(sweep)
+    runs.assert_none_running(sweep, cluster.tracking("lost"))
+    assert len(runs.record(sweep).trials) == 6
+    assert json.loads(again.stdout.splitlines()[-1])["best"]["trial_key"] == runs.undisturbed_best(sweep)
+    assert cluster.mirrored_bytes("lost") == (sweep / "events.jsonl").stat().st_size
+    assert json.loads(cluster.asked("/bucket/lost/toy/lease.json"))["is_released"]
+    runs.wait_for(lambda: "the connection is lost" in run.err.read_text())
+    run.process.kill()
