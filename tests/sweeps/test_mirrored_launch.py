@@ -39,7 +39,8 @@ def store(tmp_path, monkeypatch, empty_database):
 def trials(monkeypatch, meanwhile=lambda running: None):
     """Makes a trial that ends well the training of each sweep; `meanwhile` is called before it ends."""
 
-    def drive(running):
+    def drive(running, deliver):
+        deliver()
         spec = TrialSpec(trainable="toy", seed=5).model_dump_json()
         running.journal.add(TrialStarted(time=1.0, trial_key="k1", number=0, params=PARAMS, spec=spec))
         driver = mirrors.Drive(running.folder, running.journal, running.mirror, [], [])
