@@ -28,8 +28,9 @@ CONNECTION = "connection"
 STORAGE = "storage"
 """The check that is judged last, when each node has written."""
 _NOT_CONNECTED = (
-    "run the doctor on a node of the cluster (the head node), because Ray's own protocol does not work from elsewhere; "
-    "check the address, and RAY_AUTH_MODE=token with the cluster's token"
+    "run the doctor on a node of the cluster (the head node), or give the dashboard's address (--address "
+    "http://HOST:8265), because Ray's own protocol works on nodes alone; check the address, and RAY_AUTH_MODE=token "
+    "with the cluster's token"
 )
 _NOT_THERE = (
     "install this project there in Ray's Python as on the driver (docs/cluster.md), and remove other packages that are "

@@ -27,6 +27,8 @@ ENDING_TURNS = 25
 """How often it is looked whether a job has ended that was asked to."""
 CLOSING_KEY = "dir"
 """What --json prints of a sweep has its folder. Other lines of JSON are a trainable's own."""
+FINDINGS_KEY = "findings"
+"""What --json prints of the doctor has its findings."""
 _OF_RAY = ("Running entrypoint for job ", "Runtime env is setting up.")
 
 
@@ -35,6 +37,8 @@ class Printed:
     """What a job has printed: lines for people, and the JSON object that --json prints at its end."""
 
     say: Callable[[str], None]
+    closing_key: str = CLOSING_KEY
+    """A key of that object."""
     closing: dict[str, Any] | None = None
     _taken: int = field(default=0, init=False)
     """Characters that were taken."""
@@ -67,7 +71,7 @@ class Printed:
         return take
 
     def _line(self, line: str) -> None:
-        closing = _closing(line)
+        closing = _closing(line, self.closing_key)
         if closing is not None:
             self.closing = closing
         elif not any(words in line for words in _OF_RAY):
@@ -210,7 +214,7 @@ def exit_code(seen: Seen) -> int:
     return 143 if seen.status == "STOPPED" else 1
 
 
-def _closing(line: str) -> dict[str, Any] | None:
+def _closing(line: str, key: str) -> dict[str, Any] | None:
     """The object that --json prints at a command's end, if the line is one."""
     if not line.startswith("{"):
         return None
@@ -218,4 +222,4 @@ def _closing(line: str) -> dict[str, Any] | None:
         value = json.loads(line)
     except ValueError:
         return None
-    return value if isinstance(value, dict) and CLOSING_KEY in value else None
+    return value if isinstance(value, dict) and key in value else None

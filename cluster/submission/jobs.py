@@ -56,6 +56,8 @@ class Job:
     words: tuple[str, ...]
     """What follows `qsweep`."""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Of its environment."""
 
     @property
     def entrypoint(self) -> str:
@@ -146,7 +148,7 @@ class Jobs:
         environment = {
             "working_dir": str(archive),
             "worker_process_setup_hook": HOOK,
-            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)},
+            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), **job.variables},
         }
         metadata = {MARK: job.words[0], **job.metadata}
         for attempt in range(1, TRIES + 1):

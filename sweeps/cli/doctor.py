@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import secrets
+import tempfile
 from collections import Counter
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from sweeps.cli.shared import Changes, Json, load_sweep, mistakes, say
+from sweeps.cli.shared import Changes, Json, NoFiles, load_sweep, mistakes, say
 from sweeps.config import environment
 from sweeps.config.passwords import without_passwords
 from sweeps.errors import ConfigError
@@ -20,26 +24,41 @@ from trainables.inputs.legible import legible
 
 if TYPE_CHECKING:
     from cluster.doctor.contract import Asked, Finding
+    from cluster.submission.jobs import Job, Jobs
     from sweeps.config.load import Sweep
 
+PATIENCE = "QSWEEP_DOCTOR_PATIENCE"
+"""The variable that makes each time limit longer."""
 OptionalFile = Annotated[
     str | None, typer.Argument(metavar="[FILE]", help="A sweep file (YAML), or the name of a recipe: what is to run.")
 ]
 Address = Annotated[
     str | None,
-    typer.Option("--address", metavar="A", help="A Ray cluster to look at: auto (the one of this node), or HOST:PORT."),
+    typer.Option(
+        "--address",
+        metavar="A",
+        help="A Ray cluster to look at: its dashboard, http://HOST:8265; on one of its nodes also auto, or HOST:PORT.",
+    ),
 ]
 
 
-def doctor(file: OptionalFile = None, changes: Changes = None, address: Address = None, as_json: Json = False) -> None:
+def doctor(
+    file: OptionalFile = None,
+    changes: Changes = None,
+    address: Address = None,
+    no_files: NoFiles = False,
+    as_json: Json = False,
+) -> None:
     """Look for what would keep a sweep from running, here or on each node of a cluster, and say what to do."""
+    if address is not None and address.startswith(("http://", "https://")):
+        _from_outside(file, changes, address, no_files, as_json)
     from cluster.doctor import contract
     from sweeps.steering.stop import Interrupted, raising_on_signals
 
     with mistakes(""):
         if address is not None:
             _check_address(address)
-        patience = environment.number("QSWEEP_DOCTOR_PATIENCE", 1.0, 0.1, 100.0)
+        patience = environment.number(PATIENCE, 1.0, 0.1, 100.0)
         asked = contract.Asked() if file is None else _asked(load_sweep(file, changes), address)
         asked = asked.model_copy(update={"patience": patience})
     found: list[dict[str, str]] = []
@@ -67,6 +86,61 @@ def _examine(asked: Asked, address: str | None) -> Generator[Finding]:
     return examine.this_machine(asked) if address is None else examine.a_cluster(asked, address)
 
 
+def _from_outside(file: str | None, changes: list[str] | None, address: str, no_files: bool, as_json: bool) -> NoReturn:
+    """Has the doctor run on the head node of a cluster that this machine is not part of, as a job of Ray's."""
+    from cluster.errors import ClusterError
+    from sweeps.cli.submitted import end_lines
+    from sweeps.steering.stop import Interrupted, raising_on_signals
+
+    with mistakes(""), tempfile.TemporaryDirectory(prefix="qsweep-doctor-") as folder:
+        jobs, job = _job(file, changes, address, no_files, Path(folder))
+        from cluster.submission import following
+
+        printed = following.Printed(say, following.FINDINGS_KEY)
+        try:
+            with raising_on_signals():
+                jobs.submit(job, Path(folder) / "doctor.zip")
+                seen = following.follow(jobs, job.job_id, printed, say)
+            code = following.exit_code(seen)
+            for line in end_lines(job.job_id, seen):
+                say(line)
+        except ClusterError as error:
+            say(f"error: {error}")
+            code = 1
+        except Interrupted as interrupted:
+            say("interrupted: what was looked at is above")
+            code = interrupted.exit_code
+        if not following.give_up(jobs, job.job_id):
+            say(f"a job may be left in Ray's list: ray job delete {job.job_id} --address {jobs.address} removes it")
+    if as_json and printed.closing is not None:
+        print(json.dumps(printed.closing))
+    raise typer.Exit(code)
+
+
+def _job(file: str | None, changes: list[str] | None, address: str, no_files: bool, folder: Path) -> tuple[Jobs, Job]:
+    """The cluster's jobs, and the one that runs the doctor there; what it brings along is in the folder."""
+    from cluster.submission import connect, on_node, package
+    from sweeps.cli import submit
+
+    words: tuple[str, ...] = ("doctor", "--address", "auto", "--json")
+    contents: dict[str, bytes | Path] = {**package.code()}
+    if file is not None:
+        sweep, shipment = submit.check(file, changes, address, no_files)
+        identity, files = package.sweep_files(shipment.text(), shipment.files)
+        contents |= {**package.own_module(sweep.config.trainable), **files}
+        words = ("doctor", f"{on_node.SHIPPED}:{identity}", *words[1:])
+    package.write(folder / "doctor.zip", contents)
+    # Imported here: Ray takes seconds, and a mistake in the sweep file must not wait for it.
+    jobs = connect(address)
+    from cluster.submission.jobs import Job, is_same_version
+
+    if not is_same_version(jobs.version):
+        say(f"warning: the cluster has Ray {jobs.version}, which this project is not tested with")
+    job_id = f"qsweep-doctor-{secrets.token_hex(4)}"
+    patience = {name: value for name, value in os.environ.items() if name == PATIENCE}
+    return jobs, Job(job_id, job_id, words, variables=patience)
+
+
 def _line(found: dict[str, str], width: int) -> str:
     mend = f" -> {found['mend']}" if found["mend"] else ""
     return f"{found['state']:<7}  {found['check']:<{width}}  {found['node']}: {found['seen']}{mend}"
@@ -76,8 +150,11 @@ def _check_address(address: str) -> None:
     """Raises ConfigError for what is not the address of a head service."""
     if address == "auto" or re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}", address):
         return
-    rule = "must be auto, or HOST:PORT of the cluster's head service (6379 unless `ray start` was given another port)"
-    why = "; ray:// is another protocol, and http:// that of Ray's jobs" if "://" in address else ""
+    rule = (
+        "must be that of the cluster's dashboard, http://HOST:8265; or, on a node of the cluster, auto, or HOST:PORT "
+        "of its head service (6379 unless `ray start` was given another port)"
+    )
+    why = "; ray:// is another protocol" if address.startswith("ray://") else ""
     raise ConfigError([f"--address: {legible(repr(without_passwords(address)))} {rule}{why}"])
 
 

@@ -33,6 +33,7 @@ Promoting = Annotated[
     bool, typer.Option("--promote", help="Promote the best adapter at the end, as the file's promotion section says.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
+NoFiles = Annotated[bool, typer.Option("--no-files", help="Send no data and no model: their paths are the cluster's.")]
 Model = Annotated[str | None, typer.Option("--model", metavar="NAME", help="The registered model.")]
 Store = Annotated[
     str | None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeps.cli.shared import Changes, File, Json, mistakes, say
+from sweeps.cli.shared import Changes, File, Json, NoFiles, mistakes, say
 from sweeps.cli.submitted import end_lines, print_closing, ways_on
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ def submit(  # noqa: PLR0913 - its options
     submission_id: Annotated[
         str | None, typer.Option("--submission-id", metavar="ID", help="Its id; the same one starts no second sweep.")
     ] = None,
-    no_files: Annotated[
-        bool, typer.Option("--no-files", help="Send no data and no model: their paths are the cluster's.")
-    ] = False,
+    no_files: NoFiles = False,
     as_json: Json = False,
 ) -> None:
     """Run a sweep on a Ray cluster that this machine is not part of, as a job of Ray's, and follow it."""

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+import requests
 from ray_heads import Head, head
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -112,6 +113,20 @@ def test_it_is_watched_and_stopped_from_the_laptop(cluster: Head) -> None:
     assert [path.name for path in folder.parent.glob("toy*")] == ["toy"]
     other = cluster.qsweep("submit", "toy", "--submission-id", "long", "--detach", "--address", cluster.address)
     assert (other.returncode, "another job" in other.stderr) == (2, True)
+
+
+def test_the_cluster_is_looked_at_from_the_laptop(cluster: Head) -> None:
+    (cluster.laptop / "mine.yaml").write_text("name: mine\ntrainable: toy\nsearch_space: toy\n")
+    done = cluster.qsweep("doctor", "mine.yaml", "--address", cluster.address, "--json", QSWEEP_DOCTOR_PATIENCE="4")
+    assert done.returncode == 0, done.stderr
+    findings = json.loads(done.stdout)["findings"]
+    assert {finding["node"] for finding in findings} == {"driver", "127.0.0.1"}
+    storage = [finding["seen"] for finding in findings if finding["check"] == "storage"]
+    assert len(storage) == 2 and all(str(cluster.home) in seen for seen in storage), "the head node's home"
+    jobs = requests.get(
+        f"{cluster.address}/api/jobs/", headers={"Authorization": f"Bearer {cluster.token}"}, timeout=60
+    )
+    assert [job for job in jobs.json() if str(job["submission_id"]).startswith("qsweep-doctor-")] == []
 
 
 @pytest.mark.parametrize(("token", "said"), [("", "401"), ("f" * 40, "403")])

@@ -6,17 +6,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Generator
+import zipfile
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 
 import mlflow_servers
 import pytest
 import python_imports
-from sweep_files import TOY
+from sweep_files import QLORA, TOY, write_rows
 from typer.testing import CliRunner
 
 from cluster.doctor import examine
 from cluster.doctor.contract import Asked, Finding
+from cluster.submission.jobs import Job, Seen
 from sweeps.cli import app
 
 COMMAND = """
@@ -88,8 +90,14 @@ def test_passwords_are_not_shown(found):
     ("words", "said"),
     [
         (["--address", "ray://head:10001"], "ray:// is another protocol"),
-        (["--address", "http://head:8265"], "must be auto, or HOST:PORT"),
-        (["--address", "head"], "--address: 'head' must be auto, or HOST:PORT"),
+        (["--address", "http://127.0.0.1:1"], "no Ray dashboard answers"),
+        (["--address", "https://me:secret@head"], "'https://***@head' must be that of the cluster's dashboard"),
+        (["toy", "cluster.profile=local", "--address", "http://127.0.0.1:1"], "cluster.profile=attached"),
+        (["head.yaml", "--address", "http://127.0.0.1:1"], "no such file"),
+        (
+            ["--address", "head"],
+            "--address: 'head' must be that of the cluster's dashboard, http://HOST:8265; or, on a",
+        ),
         (["no-such-file"], "no such file"),
         (["toy", "budget.trials=many"], "budget.trials"),
     ],
@@ -98,6 +106,54 @@ def test_wrong_use_is_exit_code_2(words, said):
     done = CliRunner().invoke(app, ["doctor", *words])
     assert done.exit_code == 2
     assert said in done.stderr
+
+
+class Jobs:
+    """Takes the one job, and answers what a job of the doctor prints."""
+
+    address, version = "http://head:8265", "2.60.0"
+
+    def __init__(self, findings: list[dict[str, str]], exit_code: int | None) -> None:
+        self.prints = f"ok  disk\n{json.dumps({'ok': not exit_code, 'findings': findings, 'not_looked_at': []})}\n"
+        self.seen = Seen("SUCCEEDED" if exit_code == 0 else "FAILED", exit_code, "no room", {}, None)
+        self.deleted: list[str] = []
+
+    def submit(self, job: Job, archive: Path) -> bool:
+        self.job, self.brought = job, zipfile.ZipFile(archive).namelist()
+        return True
+
+    async def tail(self, _job_id: str) -> AsyncIterator[str]:
+        yield self.prints
+
+    def look_up(self, _job_id: str) -> Seen:
+        return self.seen
+
+    def delete(self, job_id: str) -> None:
+        self.deleted.append(job_id)
+
+
+@pytest.mark.parametrize("exit_code", [0, 1])
+def test_a_cluster_is_looked_at_from_outside_by_a_job(monkeypatch, tmp_path, exit_code):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("QSWEEP_DOCTOR_PATIENCE", "4")
+    (tmp_path / "s.yaml").write_text(QLORA)
+    write_rows(tmp_path)
+    jobs = Jobs([{"check": "disk"}], exit_code)
+    monkeypatch.setattr("cluster.submission.connect", lambda _address: jobs)
+    done = CliRunner().invoke(app, ["doctor", "s.yaml", "--address", "http://head:8265", "--json"])
+    assert (done.exit_code, done.stderr) == (exit_code, "ok  disk\n")
+    assert json.loads(done.stdout) == {"ok": not exit_code, "findings": [{"check": "disk"}], "not_looked_at": []}
+    verb, sweep, *rest = jobs.job.words
+    assert (verb, sweep.partition(":")[0], rest) == ("doctor", "submitted", ["--address", "auto", "--json"])
+    assert jobs.job.variables == {"QSWEEP_DOCTOR_PATIENCE": "4"}
+    assert {Path(name).name for name in jobs.brought} >= {"sweep.yaml", "train.jsonl", "on_cluster.py"}
+    assert jobs.deleted == [jobs.job.job_id]
+
+
+def test_a_job_of_the_doctor_that_cannot_start_is_told(monkeypatch):
+    monkeypatch.setattr("cluster.submission.connect", lambda _address: Jobs([], None))
+    done = CliRunner().invoke(app, ["doctor", "--address", "http://head:8265"])
+    assert (done.exit_code, "FAILED: no room" in done.stderr) == (1, True)
 
 
 def test_patience_is_a_number(monkeypatch):
