@@ -27,7 +27,10 @@ from trainables import toy
 from trainables.specs import TrialSpec
 
 DEADLINE_SECONDS = 180.0
-TOY = ["toy", "budget.trials=6", "cluster.slots_per_host=2", "training.step_seconds=0.15"]
+TOY = [
+    "toy", "trainable=paced.toy", "budget.trials=6", "cluster.slots_per_host=2", "training.step_seconds=0.15"
+]  # fmt: skip
+"""A sweep that is slow enough to be disturbed, until `hurry`."""
 PACED = '''
 """The toy, whose steps and evaluations take no time any more once somebody is in a hurry."""
 from pathlib import Path
@@ -79,7 +82,7 @@ def variant(folder: Path, name: str, code: str) -> list[str]:
 
 
 def hurry(folder: Path) -> None:
-    """From now on trials of `PACED` take no time, in sweeps that run and in those that begin: no fault is to come."""
+    """From now on trials of `TOY` take no time, in sweeps that run and in those that begin: no fault is to come."""
     (folder / "paced" / "hurry").touch()
 
 

@@ -24,6 +24,7 @@ def test_killed_driver_is_resumed_without_loss(tmp_path, seen):
     runs.wait_for(lambda: (sweep / "events.jsonl").exists() and len(runs.record(sweep).trials) > 0, run)
     runs.wait_for(lambda: runs.reports(sweep) >= seen, run)
     runs.kill(run.process.pid)
+    runs.hurry(tmp_path)
     again = runs.start(tmp_path, "resume", "results/toy")
     assert again.wait() == 0, again.err.read_text()
     found = runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
@@ -36,9 +37,10 @@ def test_driver_killed_twice_under_asha_is_resumed_without_loss(tmp_path):
     run = runs.start(tmp_path, "launch", *runs.TOY)
     sweep = tmp_path / "results" / "toy"
     for reports in (2, 5):
-        runs.wait_for(lambda: (sweep / "events.jsonl").exists() and runs.reports(sweep) >= reports, run)  # noqa: B023
+        runs.wait_for(lambda: runs.reports(sweep) >= reports, run)  # noqa: B023
         runs.kill(run.process.pid)
         run = runs.start(tmp_path, "resume", "results/toy")
+    runs.hurry(tmp_path)
     assert run.wait() == 0, run.err.read_text()
     runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
     runs.assert_every_step_once(sweep)
@@ -73,6 +75,7 @@ def test_driver_killed_while_trials_are_evaluated(tmp_path):
     runs.wait_for((tmp_path / "held" / "evaluating").exists, run)
     runs.kill(run.process.pid)
     (tmp_path / "held" / "hold").unlink()
+    runs.hurry(tmp_path)
     again = runs.start(tmp_path, "resume", "results/toy")
     assert again.wait() == 0, again.err.read_text()
     sweep = tmp_path / "results" / "toy"
@@ -90,6 +93,7 @@ def test_a_stop_while_trials_are_evaluated_skips_no_rung(tmp_path, number, sched
     os.kill(run.process.pid, number)
     assert run.wait() == 128 + number, run.err.read_text()
     assert runs.reports(sweep) >= 1, "the evaluation that was going on is lost"
+    runs.hurry(tmp_path)
     again = runs.start(tmp_path, "resume", "results/toy")
     assert again.wait() == 0, again.err.read_text()
     runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 2)
@@ -100,7 +104,7 @@ def test_a_stop_while_trials_are_evaluated_skips_no_rung(tmp_path, number, sched
 def test_driver_killed_between_a_trials_snapshot_and_its_report(tmp_path):
     run = runs.start(tmp_path, "launch", *FIFO, "training.step_seconds=0.3")
     sweep = tmp_path / "results" / "toy"
-    runs.wait_for(lambda: (sweep / "events.jsonl").exists() and runs.reports(sweep) >= 1, run)
+    runs.wait_for(lambda: runs.reports(sweep) >= 1, run)
     # Trials go on to their next report point by themselves; a driver that stands still takes no report in.
     run.process.send_signal(signal.SIGSTOP)
     seen = runs.record(sweep).trials
@@ -111,63 +115,22 @@ def test_driver_killed_between_a_trials_snapshot_and_its_report(tmp_path):
 
     runs.wait_for(unreported)
     runs.kill(run.process.pid)
+    runs.hurry(tmp_path)
     again = runs.start(tmp_path, "resume", "results/toy")
     assert again.wait() == 0, again.err.read_text()
     runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
     runs.assert_every_step_once(sweep)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signal_ends_in_order_and_resume_goes_on(tmp_path, number):
-    run = runs.start(tmp_path, "launch", *FIFO)
-    sweep = tmp_path / "results" / "toy"
-    runs.wait_for(lambda: (sweep / "events.jsonl").exists() and runs.reports(sweep) >= 1, run)
-    os.kill(run.process.pid, number)
-    assert run.wait() == 128 + number, run.err.read_text()
-    assert "qsweep resume" in run.err.read_text()
-    assert "Traceback" not in run.err.read_text()
-    statuses = {trial.state.value for trial in runs.record(sweep).trials.values()}
-    assert "PAUSED" in statuses
-    assert "RUNNING" not in statuses
-    again = runs.start(tmp_path, "resume", "results/toy")
-    assert again.wait() == 0, again.err.read_text()
-    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
-    runs.assert_every_step_once(sweep)
-
-
-def test_resume_of_a_finished_sweep_says_the_same(tmp_path):
-    run = runs.start(tmp_path, "launch", "toy", "budget.trials=3")
-    assert run.wait() == 0, run.err.read_text()
-    again = runs.start(tmp_path, "resume", "results/toy")
-    assert again.wait() == 0, again.err.read_text()
-    first, second = run.answer(), again.answer()
-    assert {key: first[key] for key in ("sweep", "trials", "states")} == {
-        key: second[key] for key in ("sweep", "trials", "states")
-    }
-    assert first["best"]["trial_key"] == second["best"]["trial_key"]
-    assert first["best"]["run_id"] == second["best"]["run_id"]
-    assert first["parent_run"] == second["parent_run"]
 
 
 def test_second_driver_on_one_folder_is_refused(tmp_path):
     run = runs.start(tmp_path, "launch", *FIFO)
     sweep = tmp_path / "results" / "toy"
-    runs.wait_for(lambda: (sweep / "events.jsonl").exists() and runs.reports(sweep) >= 1, run)
+    runs.wait_for(lambda: runs.reports(sweep) >= 1, run)
     second = runs.start(tmp_path, "resume", "results/toy")
     assert second.wait() == 2
     assert "another process drives this sweep" in second.err.read_text()
     os.kill(run.process.pid, signal.SIGINT)
     assert run.wait() == 130
-
-
-def test_changed_configuration_is_refused_with_the_difference(tmp_path):
-    run = runs.start(tmp_path, "launch", "toy", "budget.trials=2")
-    assert run.wait() == 0
-    config = tmp_path / "results" / "toy" / "config.json"
-    config.write_text(config.read_text().replace('"learning_rate": 0.0002', '"learning_rate": 0.001'))
-    again = runs.start(tmp_path, "resume", "results/toy")
-    assert again.wait() == 2
-    assert "training.learning_rate was 0.0002 at launch and is 0.001 now" in again.err.read_text()
 
 
 def test_a_resumed_trial_computes_what_an_uninterrupted_one_computes(tmp_path):
@@ -212,6 +175,7 @@ def test_driver_killed_while_trials_are_parked(tmp_path):
     waiting = parked()
     kept = {key: snapshots.read(SweepFolder(sweep), key)[0].step for key in waiting}
     assert kept == {key: runs.record(sweep).trials[key].step for key in waiting}
+    runs.hurry(tmp_path)
     again = runs.start(tmp_path, "resume", "results/toy")
     assert again.wait() == 0, again.err.read_text()
     found = runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)

@@ -24,7 +24,7 @@ OFTEN = ["training.snapshot_every=2", "training.step_seconds=0.05"]
 
 def between_reports(sweep) -> bool:
     """Whether the sweep has reported and some trial is likely to stand between two report points."""
-    return (sweep / "events.jsonl").exists() and runs.reports(sweep) >= 2
+    return runs.reports(sweep) >= 2
 
 
 def test_interrupted_trials_go_on_at_the_step_where_they_stood(tmp_path):
@@ -41,6 +41,7 @@ def test_interrupted_trials_go_on_at_the_step_where_they_stood(tmp_path):
     assert any(saved[key].step > step for key, step in paused.items()), (paused, saved)
     for key, progress in saved.items():
         assert [record.step for record in progress.history] == list(range(paused[key] + 1, progress.step + 1))
+    runs.hurry(tmp_path)
     again = runs.start(tmp_path, "resume", "results/toy")
     assert again.wait() == 0, again.err.read_text()
     runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
@@ -133,21 +134,6 @@ def test_parked_trials_keep_their_snapshots_within_the_disk_budget(tmp_path):
     assert any(reason.startswith("stopped by the scheduler: ") for reason in stopped)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_heard_while_ray_starts(tmp_path, number):
-    run = runs.start(tmp_path, "launch", *FIFO)
-    runs.wait_for(lambda: "starting Ray" in run.err.read_text(), run)
-    os.kill(run.process.pid, number)
-    assert run.wait() == 128 + number, run.err.read_text()
-    assert "qsweep resume" in run.err.read_text()
-    assert "Traceback" not in run.err.read_text()
-    sweep = tmp_path / "results" / "toy"
-    runs.assert_none_running(sweep, f"sqlite:///{tmp_path}/mlflow.db")
-    again = runs.start(tmp_path, "resume", "results/toy")
-    assert again.wait() == 0, again.err.read_text()
-    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
-
-
 def test_a_sweep_whose_terminal_is_lost_ends_in_order_and_resume_goes_on(tmp_path):
     sweep = tmp_path / "results" / "toy"
     pid, terminal = pty.fork()
@@ -156,11 +142,12 @@ def test_a_sweep_whose_terminal_is_lost_ends_in_order_and_resume_goes_on(tmp_pat
         os.execv(sys.executable, [sys.executable, "-m", "sweeps", "launch", *FIFO])
     reader = threading.Thread(target=_read_all, args=(terminal,), daemon=True)
     reader.start()
-    runs.wait_for(lambda: (sweep / "events.jsonl").exists() and runs.reports(sweep) >= 1)
+    runs.wait_for(lambda: runs.reports(sweep) >= 1)
     # What closing its window does.
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + signal.SIGHUP
     runs.assert_none_running(sweep, f"sqlite:///{tmp_path}/mlflow.db")
+    runs.hurry(tmp_path)
     again = runs.start(tmp_path, "resume", "results/toy")
     assert again.wait() == 0, again.err.read_text()
     runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)

@@ -63,6 +63,7 @@ def test_the_object_store_is_away_in_the_middle(store, tmp_path):
     runs.wait_for(lambda: "training goes on, and the mirror follows later" in run.err.read_text(), run)
     runs.wait_for(lambda: runs.reports(sweep) > seen + 1, run)
     store.start()
+    runs.hurry(tmp_path)
     assert run.wait() == 0, run.err.read_text()
     assert mirrored_bytes(store) == (sweep / "events.jsonl").stat().st_size
 
@@ -75,6 +76,7 @@ def test_an_object_store_that_stays_away_is_told_at_the_end(store, tmp_path):
     run = runs.start(folder, *words, **environment)
     runs.wait_for(lambda: mirrored_bytes(store) > 0, run)
     store.stop()
+    runs.hurry(tmp_path)
     assert run.wait() == 1, run.err.read_text()
     told = run.err.read_text()
     assert f"{store.uri}/toy lacks " in told
@@ -103,6 +105,7 @@ def test_a_driver_that_was_frozen_and_replaced_ends_in_order(store, tmp_path):
     runs.wait_for(lambda: store.document("toy/manifest.json")["token"] >= 4, other)
     frozen.resume()
     assert run.wait() == 1, run.err.read_text()
+    runs.hurry(tmp_path)
     told = run.err.read_text()
     assert "has taken this sweep over" in told
     assert "go on with:" not in told

@@ -57,6 +57,7 @@ def test_a_sweep_whose_driver_was_killed_goes_on_whole(tmp_path, happens: Callab
         now.backup(copy)
     runs.wait_for(lambda: ended() >= 2, run)
     runs.kill(run.process.pid)
+    runs.hurry(tmp_path)
     happens(tmp_path)
     again = runs.start(tmp_path, "resume", "results/toy")
     assert again.wait() == 0, again.err.read_text()
