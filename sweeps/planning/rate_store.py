@@ -14,13 +14,14 @@ from pathlib import Path
 from filelock import FileLock
 from pydantic import Field
 
+from sweeps.config import points
 from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_passwords
 from sweeps.planning.rates import Rate, RateKey, kept
 from sweeps.record.folder import write_whole
 from trainables import catalogue
 from trainables.contract import RowShape
-from trainables.specs import Spec
+from trainables.specs import Spec, TrialSpec
 
 MOST_SHAPES = 200
 
@@ -81,7 +82,15 @@ def rate_key(config: SweepConfig, device_name: str) -> RateKey:
         quantization=scheme if model is not None else "none",
         device=device_name,
         engine=catalogue.engine(catalogue.find(config.trainable), config.base) or "peft",
+        pacing=_pacing(config.base),
     )
+
+
+def _pacing(base: TrialSpec) -> str:
+    """Fields of `base` that only pace and are not the default, "FIELD=VALUE" each."""
+    usual = TrialSpec(trainable=base.trainable, steps=base.steps, seed=base.seed)
+    values = {field: points.base_value(base, field) for field in points.PACING}
+    return ", ".join(f"{field}={value}" for field, value in values.items() if value != points.base_value(usual, field))
 
 
 def data_key(config: SweepConfig) -> str:

@@ -8,6 +8,7 @@ has a wider range.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -46,6 +47,8 @@ class RateKey(Spec):
     """Name of the GPU, or of the processor with its threads."""
     engine: str = "peft"
     """What computes the losses. Rates of versions that knew no other are PEFT's."""
+    pacing: str = ""
+    """The fields that only change how long a step takes, where they are not the default: "training.eval_seconds=2"."""
 
 
 class Rate(Spec):
@@ -113,7 +116,7 @@ def speed(rates: Sequence[Rate], key: RateKey, load: Load) -> Speed | None:
 
     Args:
         rates: all that is known.
-        key: of the base and the device. A device may be a part of a full name: H100 for NVIDIA H100 80GB HBM3.
+        key: of the base and the device. A device may be words of a full name: "H100 80GB" for NVIDIA H100 80GB HBM3.
         load: what is planned.
     """
     known = [rate for rate in rates if _applies(rate.key, key)]
@@ -157,7 +160,12 @@ def kept(rates: Sequence[Rate], new: Rate, most: int = 200) -> tuple[Rate, ...]:
 
 def _applies(measured: RateKey, asked: RateKey) -> bool:
     same = measured.model_copy(update={"device": ""}) == asked.model_copy(update={"device": ""})
-    return same and asked.device.lower() in measured.device.lower()
+    return same and _words(asked.device) <= _words(measured.device)
+
+
+def _words(device: str) -> set[str]:
+    """The words of a device's name: an A10 is no A100, and "A100 80GB" is an A100-SXM4-80GB."""
+    return set(re.findall(r"\w+", device.lower()))
 
 
 def _distance(rate: Rate, load: Load) -> float:

@@ -72,6 +72,25 @@ def test_another_base_precision_or_device_is_another_rate(field: str, value: str
     assert speed([rate()], KEY.model_copy(update={field: value}), load()) is None
 
 
+@pytest.mark.parametrize(
+    ("asked", "measured"),
+    [
+        ("A10", "NVIDIA A100-SXM4-40GB"),
+        ("A10", "NVIDIA A10G"),
+        ("L4", "NVIDIA L40S"),
+        ("A100 80GB", "NVIDIA A100-PCIE-40GB"),
+    ],
+)
+def test_a_gpu_whose_name_only_begins_alike_is_another(asked: str, measured: str) -> None:
+    seen = rate(key=KEY.model_copy(update={"device": measured}))
+    assert speed([seen], KEY.model_copy(update={"device": asked}), load()) is None
+
+
+def test_a_gpu_is_known_by_words_that_do_not_follow_each_other() -> None:
+    seen = rate(key=KEY.model_copy(update={"device": "NVIDIA A100-SXM4-80GB"}))
+    assert speed([seen], KEY.model_copy(update={"device": "A100 80GB"}), load()) is not None
+
+
 @pytest.mark.parametrize("name", ["H100", "h100 80gb", "NVIDIA H100 80GB HBM3"])
 def test_a_gpu_is_known_by_a_part_of_its_name(name: str) -> None:
     assert speed([rate()], KEY.model_copy(update={"device": name}), load()) is not None
@@ -233,6 +252,22 @@ def test_a_rate_is_of_base_precision_and_device() -> None:
     assert found.model.endswith("host/model@abc")
     assert "secret" not in found.model
     assert rate_store.rate_key(toy()[0], "GPU").model == "toy"
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("training", "step_seconds", 10.0),
+        ("training", "gradient_checkpointing", True),
+        ("quantization", "residency", "4bit"),
+    ],
+)
+def test_what_changes_how_long_a_step_takes_makes_another_rate(section: str, field: str, value: object) -> None:
+    usual, other = toy()[0], toy(**{section: {field: value}})[0]
+    assert rate_store.rate_key(usual, "GPU").pacing == ""
+    assert rate_store.rate_key(other, "GPU").pacing == f"{section}.{field}={value}"
+    seen = rate(key=rate_store.rate_key(usual, "GPU"))
+    assert speed([seen], rate_store.rate_key(other, "GPU"), load()) is None
 
 
 def test_what_one_engine_took_says_nothing_of_another() -> None:
