@@ -6,6 +6,8 @@ import io
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -16,86 +18,95 @@ from rich.console import Console
 from sweeps.config import load
 from sweeps.launch import launch
 from sweeps.report.progress import Lines
-from sweeps.report.result import Result
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
-SLOTS = 3
+SLOTS, TRIALS = 3, 20
+SECRET = "canary-7f31"
 
 
-@pytest.fixture
-def home(tmp_path, monkeypatch, empty_database):
-    """The current folder, with an empty tracking database: making one takes seconds."""
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+@dataclass
+class Seen:
+    """What was seen of a sweep of the toy in this process, whose environment had a secret."""
+
+    home: Path
+    """The folder that it was launched from."""
+    place: Path
+    """The folder for temporary files."""
+    trials: int = 0
+    processes: list[object] = field(default_factory=list)
+    """Those that Tune asked for."""
+    folders: set[str] = field(default_factory=set)
+    """How the names of its temporary folders began."""
+    left: list[Path] = field(default_factory=list)
+    """The temporary folders that were there after it."""
+    commands: set[str] = field(default_factory=set)
+    """What Ray's list of jobs said of it."""
+    looked_at: set[Path] = field(default_factory=set)
+    """Ray's own files."""
+    with_secret: list[Path] = field(default_factory=list)
 
 
-def lines() -> Lines:
-    """A display that nobody sees."""
-    return Lines(Console(file=io.StringIO()), time.time(), time.time)
+class Looking(Lines):
+    """A display that nobody sees, and that looks around whenever something is told."""
 
+    def __init__(self, seen: Seen) -> None:
+        super().__init__(Console(file=io.StringIO()), time.time(), time.time)
+        self.seen = seen
 
-def run(home, *words, shown=None) -> Result:
-    """A sweep of the toy in this process."""
-    shown = shown or lines()
-    return launch(load.load("toy", [f"cluster.slots_per_host={SLOTS}", *words], home), lambda _folder: shown)
-
-
-def test_a_slot_keeps_its_process_for_one_trial_after_another(home, monkeypatch):
-    asked = []
-    add = RayActorManager.add_actor
-
-    def counted(*words, **more):
-        asked.append(add(*words, **more))
-        return asked[-1]
-
-    monkeypatch.setattr(RayActorManager, "add_actor", counted)
-    # Trials end before the processes of the others are there.
-    assert len(run(home, "budget.trials=20").record.trials) == 20
-    assert len(asked) == SLOTS
-
-
-def test_no_file_is_left_beside_the_sweep(home, monkeypatch):
-    # Short: Ray's sockets lie in it.
-    with tempfile.TemporaryDirectory(prefix="qs") as place:
-        monkeypatch.setattr(tempfile, "tempdir", place)
-        folders: set[str] = set()
-        shown = lines()
-        monkeypatch.setattr(
-            shown, "say", lambda _line: folders.update(p.name[:11] for p in Path(place).glob("qsweep-*"))
-        )
-        run(home, "budget.trials=4", shown=shown)
-        assert folders == {"qsweep-ray-", "qsweep-tune"}
-        assert list(Path(place).glob("qsweep-*")) == []
-
-
-def test_credentials_of_the_driver_are_in_no_file_and_its_words_in_no_list_of_jobs(home, monkeypatch):
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-7f31")
-    found: list[Path] = []
-    looked_at: set[Path] = set()
-    commands, shown = set(), lines()
-    show = shown.say
-
-    def say(line: str) -> None:
+    def say(self, line: str) -> None:
+        super().say(line)
+        self.seen.folders.update(path.name[:11] for path in self.seen.place.glob("qsweep-*"))
         # While Ray is there: its folder goes with it.
         if ray.is_initialized():
             [job] = ray._private.state.jobs()
-            commands.add(job["Entrypoint"])
+            self.seen.commands.add(job["Entrypoint"])
             session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
-            looked_at.update(path for path in session.rglob("*") if path.is_file())
-            found.extend(filter(holds_canary, looked_at))
-        show(line)
-
-    monkeypatch.setattr(shown, "say", say)
-    run(home, "budget.trials=4", shown=shown)
-    assert looked_at
-    assert commands == {"qsweep"}
-    found.extend(path for path in home.rglob("*") if path.is_file() and holds_canary(path))
-    assert found == []
+            self.seen.looked_at.update(path for path in session.rglob("*") if path.is_file())
+            self.seen.with_secret.extend(filter(holds_secret, self.seen.looked_at))
 
 
-def holds_canary(path: Path) -> bool:
+def holds_secret(path: Path) -> bool:
     try:
-        return b"canary-7f31" in path.read_bytes()
+        return SECRET.encode() in path.read_bytes()
     except OSError:
         return False  # A file that went meanwhile.
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Seen]:
+    add, home = RayActorManager.add_actor, tmp_path_factory.mktemp("home")
+    shutil.copy(empty_database, home / "mlflow.db")
+    # Short: Ray's sockets lie in it.
+    with tempfile.TemporaryDirectory(prefix="qs") as place, pytest.MonkeyPatch.context() as patch:
+        found = Seen(home, Path(place))
+
+        def counted(*words, **more):
+            found.processes.append(add(*words, **more))
+            return found.processes[-1]
+
+        patch.setattr(RayActorManager, "add_actor", counted)
+        patch.setattr(tempfile, "tempdir", place)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        patch.chdir(home)
+        sweep = load.load("toy", [f"cluster.slots_per_host={SLOTS}", f"budget.trials={TRIALS}"], home)
+        found.trials = len(launch(sweep, lambda _folder: Looking(found)).record.trials)
+        found.left = list(Path(place).glob("qsweep-*"))
+        yield found
+
+
+def test_a_slot_keeps_its_process_for_one_trial_after_another(seen):
+    # Trials end before the processes of the others are there.
+    assert seen.trials == TRIALS
+    assert len(seen.processes) == SLOTS
+
+
+def test_no_file_is_left_beside_the_sweep(seen):
+    assert seen.folders == {"qsweep-ray-", "qsweep-tune"}
+    assert seen.left == []
+
+
+def test_credentials_of_the_driver_are_in_no_file_and_its_words_in_no_list_of_jobs(seen):
+    assert seen.looked_at
+    assert seen.commands == {"qsweep"}
+    assert seen.with_secret == []
+    assert [path for path in seen.home.rglob("*") if path.is_file() and holds_secret(path)] == []
