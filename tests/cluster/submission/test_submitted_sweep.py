@@ -117,7 +117,8 @@ def test_it_is_watched_and_stopped_from_the_laptop(cluster: Head) -> None:
 
 def test_the_cluster_is_looked_at_from_the_laptop(cluster: Head) -> None:
     (cluster.laptop / "mine.yaml").write_text("name: mine\ntrainable: toy\nsearch_space: toy\n")
-    done = cluster.qsweep("doctor", "mine.yaml", "--address", cluster.address, "--json", QSWEEP_DOCTOR_PATIENCE="4")
+    words = ("doctor", "mine.yaml", "--address", cluster.address, "--json")
+    done = cluster.qsweep(*words, timeout=600, QSWEEP_DOCTOR_PATIENCE="4")
     assert done.returncode == 0, done.stderr
     findings = json.loads(done.stdout)["findings"]
     assert {finding["node"] for finding in findings} == {"driver", "127.0.0.1"}
