@@ -30,7 +30,7 @@ from sweeps.record.events import (
 from sweeps.record.run_names import label, run_name
 from sweeps.record.selection import leader
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
-from sweeps.report import tables
+from sweeps.report import trial_tables
 from trainables.contract import StepRecord
 from trainables.inputs.legible import MOST_SHOWN, legible
 
@@ -162,7 +162,7 @@ class Table(AbstractContextManager["Table"]):
         trials = self._that_fit(self._trials())
         left = len(self._record.trials) - len(trials)
         more = f"{left} more trials: qsweep status shows all" if left else None
-        table = tables.terminal(self._record, trials, more) if trials else ""
+        table = trial_tables.terminal(self._record, trials, more) if trials else ""
         return Group(*map(Text, self._notes), table, self._status())
 
     def _that_fit(self, trials: list[TrialRecord]) -> list[TrialRecord]:

@@ -231,10 +231,10 @@ def shown(status: Status) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    from sweeps.report import tables
+    from sweeps.report import trial_tables
 
-    rows = tables.order(status.record)
-    return Group(*map(Text, status.lines()), *([tables.terminal(status.record, rows)] if rows else []))
+    rows = trial_tables.order(status.record)
+    return Group(*map(Text, status.lines()), *([trial_tables.terminal(status.record, rows)] if rows else []))
 
 
 def _config(folder: SweepFolder) -> tuple[str, dict[str, Any]]:

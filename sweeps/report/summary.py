@@ -18,7 +18,7 @@ from sweeps.planning.number_words import counted, duration
 from sweeps.record.folder import SweepFolder
 from sweeps.record.run_names import label
 from sweeps.record.spent import Planned, Spent
-from sweeps.report import best_compared, tables
+from sweeps.report import best_compared, trial_tables
 from sweeps.report.progress import Display, Lines, Table
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def show(sweep: Sweep, result: Result) -> None:
     out.print()
     if record.trials:
         note = "t00: the default configuration, outside the space" if outside else None
-        out.print(tables.terminal(record, tables.order(record), note, result.separation))
-        for line in tables.notes(record):
+        out.print(trial_tables.terminal(record, trial_tables.order(record), note, result.separation))
+        for line in trial_tables.notes(record):
             out.print(line, markup=False, soft_wrap=True)
         out.print()
     is_cut_short = result.stopped_by is not None or result.failure is not None

@@ -14,7 +14,7 @@ from sweeps.record.events import SweepEnded, SweepStarted, TrialStarted, TrialSt
 from sweeps.record.selection import Selection
 from sweeps.record.separation import Separation
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
-from sweeps.report.tables import ending, markdown
+from sweeps.report.trial_tables import ending, markdown
 
 SWEEP_ID = "sweep.id"
 """Stands on the sweep's run and on each trial's, and on no other run."""

@@ -14,7 +14,7 @@ from sweeps.planning.trial_source import PlannedTrial, TrialSource, refused_defa
 from sweeps.record.events import TrialState
 from sweeps.record.selection import choose
 from sweeps.record.sweep_record import TrialRecord, first_wins
-from sweeps.report import tables
+from sweeps.report import trial_tables
 from trainables.contract import Target
 from trainables.objective import MIN_EVAL_LOSS
 
@@ -142,8 +142,8 @@ def test_each_value_is_told_in_one_line_once() -> None:
     ]
     assert [event for event, _ in first_wins([*events, *settle(EXPERTS).events(9.0)])] == events
     whole = record([begun(), *events])
-    assert tables.notes(whole) == [event.line for event in events]
-    assert all(line in tables.markdown(whole, choose([], MIN_EVAL_LOSS)) for line in tables.notes(whole))
+    assert trial_tables.notes(whole) == [event.line for event in events]
+    assert all(line in trial_tables.markdown(whole, choose([], MIN_EVAL_LOSS)) for line in trial_tables.notes(whole))
 
 
 def test_names_in_another_order_are_nothing_to_tell() -> None:

@@ -11,7 +11,7 @@ from sweep_events import base, ended, record, reported, started
 from sweeps.record.events import Event, SweepStarted, TrialReported, TrialState
 from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord
-from sweeps.report import best_compared, tables
+from sweeps.report import best_compared, trial_tables
 from sweeps.report.progress import describe
 from trainables.contract import Metrics
 
@@ -41,7 +41,7 @@ def sweep(config: str) -> SweepRecord:
 
 def table(whole: SweepRecord) -> list[list[str]]:
     file = io.StringIO()
-    Console(file=file, width=140).print(tables.terminal(whole, tables.order(whole)))
+    Console(file=file, width=140).print(trial_tables.terminal(whole, trial_tables.order(whole)))
     return [line.split() for line in file.getvalue().splitlines()]
 
 
@@ -58,7 +58,7 @@ def test_the_table_has_each_objective_and_marks_the_pareto_set() -> None:
 
 def test_the_note_in_mlflow_has_them_too() -> None:
     whole = sweep(LOSS_AND_SIZE)
-    lines = tables.markdown(whole, choose(whole.trials.values(), whole.objective)).splitlines()
+    lines = trial_tables.markdown(whole, choose(whole.trials.values(), whole.objective)).splitlines()
     assert lines[2].startswith("- Pareto set of eval_loss and trainable_params: t00, t01;")
     assert "| trial | steps | best_eval_loss | trainable_params | state | Pareto |" in lines
     assert "| t01 | 3 | 1.5000 | 1,000,000 | COMPLETED | yes |" in lines

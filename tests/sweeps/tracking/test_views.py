@@ -10,7 +10,7 @@ import pytest
 from sweep_events import begun, ended, record, reported, started
 
 from sweeps.record.events import TrialState
-from sweeps.report.tables import ending
+from sweeps.report.trial_tables import ending
 from sweeps.tracking.views import MOST_AXES, shared_view
 from trainables.objective import MIN_EVAL_LOSS, Objective
 

@@ -15,7 +15,7 @@ from sweeps.record.run_names import run_name
 from sweeps.record.selection import choose
 from sweeps.record.separation import Compared, Separation
 from sweeps.record.sweep_record import SweepRecord
-from sweeps.report import tables
+from sweeps.report import trial_tables
 from sweeps.report.progress import Lines, Table, describe
 
 PARAMS: dict[str, Any] = {"r": 16, "lora_alpha": 32, "target_modules": "attention-qv", "learning_rate": 0.0002}
@@ -52,12 +52,12 @@ def text(thing: object) -> str:
 
 
 def test_trials_are_ordered_best_first_then_by_number() -> None:
-    assert [trial.trial_key for trial in tables.order(sweep())] == ["b", "a", "c", "d"]
+    assert [trial.trial_key for trial in trial_tables.order(sweep())] == ["b", "a", "c", "d"]
 
 
 def test_the_terminals_table_shows_each_trial_in_a_line() -> None:
     found = sweep()
-    lines = text(tables.terminal(found, tables.order(found))).splitlines()
+    lines = text(trial_tables.terminal(found, trial_tables.order(found))).splitlines()
     assert lines[0].split() == ["trial", "r", "alpha", "modules", "lr", "steps", "best", "eval_loss", "at", "state"]
     assert lines[1].split() == ["t01", "8", "32", "attention-qv", "0.00123", "9", "1.2500", "9", "COMPLETED"]
     assert lines[4].split() == ["t03", "16", "32", "attention-qv", "0.0002", "0", "-", "FAILED"]
@@ -65,14 +65,14 @@ def test_the_terminals_table_shows_each_trial_in_a_line() -> None:
 
 def test_a_note_stands_below_the_table() -> None:
     found = sweep()
-    lines = text(tables.terminal(found, tables.order(found), "t00: outside the space")).splitlines()
+    lines = text(trial_tables.terminal(found, trial_tables.order(found), "t00: outside the space")).splitlines()
     assert lines[-1].strip() == "t00: outside the space"
     assert len(lines) == 6
 
 
 def test_markdown_begins_with_the_answer() -> None:
     found = sweep()
-    lines = tables.markdown(found, choose(found.trials.values(), found.objective)).splitlines()
+    lines = trial_tables.markdown(found, choose(found.trials.values(), found.objective)).splitlines()
     assert lines[0].startswith("**Best: t01, eval_loss 1.2500** at step 9 (r 8, lora_alpha 32,")
     assert lines[2] == "| trial | r | lora_alpha | target_modules | learning_rate | steps | best_eval_loss | state |"
     assert len(lines) == 4 + 4
@@ -81,9 +81,9 @@ def test_markdown_begins_with_the_answer() -> None:
 
 def test_the_base_is_the_last_row() -> None:
     found = sweep(base(4.57114))
-    last = text(tables.terminal(found, tables.order(found))).splitlines()[-1]
+    last = text(trial_tables.terminal(found, trial_tables.order(found))).splitlines()[-1]
     assert last.split() == ["base", "0", "4.5711", "0", "no", "adapter"]
-    assert tables.markdown(found, choose(found.trials.values(), found.objective)).splitlines()[-1] == (
+    assert trial_tables.markdown(found, choose(found.trials.values(), found.objective)).splitlines()[-1] == (
         "| base |  |  |  |  | 0 | 4.5711 | no adapter |"
     )
 
@@ -91,11 +91,11 @@ def test_the_base_is_the_last_row() -> None:
 def test_whether_a_trial_is_apart_from_the_best_is_a_column() -> None:
     found = sweep(base(4.5))
     separation = Separation(32, 0.975, (Compared("a", 0.75, -0.1, 1.6),), Compared("base", 3.25, 3.0, 3.5), 0)
-    lines = text(tables.terminal(found, tables.order(found), None, separation)).splitlines()
+    lines = text(trial_tables.terminal(found, trial_tables.order(found), None, separation)).splitlines()
     assert lines[0].endswith("state       differs")
     ends = {line.split()[0]: line.split()[-1] for line in lines[1:]}
     assert ends == {"t01": "COMPLETED", "t00": "no", "t02": "DIVERGED", "t03": "FAILED", "base": "yes"}
-    note = tables.markdown(found, choose(found.trials.values(), found.objective), separation).splitlines()
+    note = trial_tables.markdown(found, choose(found.trials.values(), found.objective), separation).splitlines()
     rows = [line for line in note if line.startswith("|")]
     assert rows[0].endswith("| state | differs |")
     assert [row.split("|")[-2].strip() for row in rows[2:]] == ["", "no", "", "", "yes"]
@@ -107,13 +107,13 @@ def test_whether_a_trial_is_apart_from_the_best_is_a_column() -> None:
 def test_there_is_no_column_where_nothing_can_be_told() -> None:
     found = sweep()
     separation = Separation(1, 0.975, (Compared("a", 0.75, None, None, "1 evaluation row"),), None, 0)
-    assert "differs" not in text(tables.terminal(found, tables.order(found), None, separation))
-    assert "differs" not in tables.markdown(found, choose(found.trials.values(), found.objective), separation)
+    assert "differs" not in text(trial_tables.terminal(found, trial_tables.order(found), None, separation))
+    assert "differs" not in trial_tables.markdown(found, choose(found.trials.values(), found.objective), separation)
 
 
 def test_markdown_says_why_there_is_no_best() -> None:
     found = record([started("a"), ended("a", TrialState.FAILED)])
-    assert tables.markdown(found, choose(found.trials.values(), found.objective)).startswith(
+    assert trial_tables.markdown(found, choose(found.trials.values(), found.objective)).startswith(
         "No best trial: no trial completed"
     )
 
@@ -253,11 +253,11 @@ def test_a_repeat_stands_below_its_trial_and_says_so() -> None:
         ended("again", TrialState.COMPLETED),
     ]
     found = record([*EVENTS, *again])
-    lines = text(tables.terminal(found, tables.order(found))).splitlines()
+    lines = text(trial_tables.terminal(found, trial_tables.order(found))).splitlines()
     names = [line[:15].strip() for line in lines[1:]]
     assert [name.split()[0] for name in names][:2] == ["t01", "t09"]
     assert names[1].startswith("t09 (t01 again)")
-    assert "| t09 (t01 again) |" in tables.markdown(found, choose(found.trials.values(), found.objective))
+    assert "| t09 (t01 again) |" in trial_tables.markdown(found, choose(found.trials.values(), found.objective))
 
 
 def many(count: int) -> SweepRecord:
@@ -285,8 +285,8 @@ def test_of_many_trials_the_live_table_shows_those_that_train_and_the_best_ones(
 
 def test_of_many_trials_mlflows_note_holds_the_best_ones_and_says_how_many_there_are() -> None:
     found = many(1000)
-    lines = tables.markdown(found, choose(found.trials.values(), found.objective)).splitlines()
+    lines = trial_tables.markdown(found, choose(found.trials.values(), found.objective)).splitlines()
     rows = [line.split()[1] for line in lines if line.startswith("| t")]
-    assert rows[1:3] == ["t999", "t998"] and len(rows) == 1 + tables.MOST_ROWS
+    assert rows[1:3] == ["t999", "t998"] and len(rows) == 1 + trial_tables.MOST_ROWS
     assert lines[-1] == "960 more trials are in the table of runs."
     assert len("\n".join(lines)) < 8000
