@@ -170,18 +170,6 @@ def assert_mlflow_agrees_on_the_best(answer: dict, folder: Path) -> None:
     assert lowest == best["value"]
 
 
-def test_without_early_stopping_every_trial_runs_to_its_end(start, home):
-    answer = succeeded(start("toy", "budget.trials=5", "scheduler.kind=fifo", "seed=4"))
-    sweep = home / "results" / "toy"
-    assert answer["states"] == {"COMPLETED": 5}
-    assert_best_is_the_lowest_curve(answer, sweep)
-    points: dict[str, list[int]] = {}
-    for event, _ in read_events(sweep / "events.jsonl"):
-        if isinstance(event, TrialReported):
-            points.setdefault(event.trial_key, []).append(event.report.step)
-    assert list(points.values()) == [[3, 9, 27]] * 5
-
-
 def test_a_trial_that_diverges_is_failed_and_an_infeasible_one_is_replaced(start, home):
     space = "{adapter.r: {choice: [300, 8]}, training.learning_rate: {choice: [3.0e-4, 0.05]}}"
     grid = ["searcher.kind=grid", "scheduler.kind=fifo", f"search_space={space}", "budget.trials=3"]
@@ -257,17 +245,29 @@ def test_a_budget_that_is_used_up_ends_in_order(start, home, long_enough):
 
 
 def test_two_launches_of_one_name_at_once_get_two_folders_and_share_a_new_database(start, tmp_path):
-    both = [start("toy", "budget.trials=3", f"seed={seed}") for seed in (1, 2)]
+    """The second one stops no trial early: each runs to its end."""
+    both = [start("toy", "budget.trials=3", "seed=1"), start("toy", "budget.trials=5", "scheduler.kind=fifo", "seed=4")]
     answers = [succeeded(run) for run in both]
+    assert_every_trial_ran_to_its_end(answers[1], 5)
     assert {answer["dir"] for answer in answers} == {str(tmp_path / "results" / name) for name in ("toy", "toy-2")}
     assert len({answer["sweep"] for answer in answers}) == 2
-    for answer in answers:
-        runs.assert_whole(Path(answer["dir"]), f"sqlite:///{tmp_path}/mlflow.db", 3)
+    for answer, trials in zip(answers, (3, 5), strict=True):
+        runs.assert_whole(Path(answer["dir"]), f"sqlite:///{tmp_path}/mlflow.db", trials)
     assert {run.info.run_id for run in mlflow_runs(tmp_path)[None]} == {answer["parent_run"] for answer in answers}
     assert len({run.info.experiment_id for run in mlflow_runs(tmp_path)[None]}) == 1
     for run in both:
         assert "tracking:" not in run.err.read_text()
         assert "INFO" not in run.err.read_text()
+
+
+def assert_every_trial_ran_to_its_end(answer: dict, trials: int) -> None:
+    assert answer["states"] == {"COMPLETED": trials}
+    assert_best_is_the_lowest_curve(answer, Path(answer["dir"]))
+    points: dict[str, list[int]] = {}
+    for event in runs.events(Path(answer["dir"])):
+        if isinstance(event, TrialReported):
+            points.setdefault(event.trial_key, []).append(event.report.step)
+    assert list(points.values()) == [[3, 9, 27]] * trials
 
 
 # QLoRA
