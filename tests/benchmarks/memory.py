@@ -114,7 +114,7 @@ def measure(case: Case, engine: str) -> dict[str, Any]:
         **stages,
         "peak": _status("VmHWM"),
         "shared": _status("RssShmem"),
-        "longest_row": prepared.summary.longest_train_row,
+        "longest_row": prepared.summary.longest_train_row or prepared.summary.longest_row,
         "labelled": float(rows.train.labelled.mean()),
         "labelled_eval": float(rows.eval.labelled.mean()),
     }
