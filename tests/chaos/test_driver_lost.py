@@ -33,18 +33,33 @@ def test_killed_driver_is_resumed_without_loss(tmp_path, seen):
     assert {trial.state.value for trial in found.trials.values()} == {"COMPLETED"}
 
 
-def test_driver_killed_twice_under_asha_is_resumed_without_loss(tmp_path):
+def test_driver_killed_while_trials_are_parked_and_once_more_is_resumed_without_loss(tmp_path):
     run = runs.start(tmp_path, "launch", *runs.TOY)
     sweep = tmp_path / "results" / "toy"
-    for reports in (2, 5):
-        runs.wait_for(lambda: runs.reports(sweep) >= reports, run)  # noqa: B023
-        runs.kill(run.process.pid)
-        run = runs.start(tmp_path, "resume", "results/toy")
+
+    def parked() -> list[str]:
+        return [key for key, trial in runs.record(sweep).trials.items() if trial.state == "PARKED"]
+
+    runs.wait_for(lambda: len(parked()) >= 2, run)
+    runs.kill(run.process.pid)
+    waiting = parked()
+    kept = {key: snapshots.read(SweepFolder(sweep), key)[0].step for key in waiting}
+    assert kept == {key: runs.record(sweep).trials[key].step for key in waiting}
+    seen = runs.reports(sweep)
+    again = runs.start(tmp_path, "resume", "results/toy")
+    runs.wait_for(lambda: runs.reports(sweep) >= seen + 2, again)
+    runs.kill(again.process.pid)
     runs.hurry(tmp_path)
-    assert run.wait() == 0, run.err.read_text()
-    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
+    last = runs.start(tmp_path, "resume", "results/toy")
+    assert last.wait() == 0, last.err.read_text()
+    found = runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
     runs.assert_every_step_once(sweep)
-    assert run.answer()["best"]["trial_key"] == runs.undisturbed_best(sweep)
+    runs.assert_every_rung_in_turn(sweep)
+    assert {trial.state.value for trial in found.trials.values()} == {"COMPLETED", "STOPPED"}
+    assert last.answer()["best"]["trial_key"] == runs.undisturbed_best(sweep)
+    # Two of six go on from the first rung, the default configuration besides, and on two slots one more may.
+    assert 2 <= sum(trial.step > 3 for trial in found.trials.values()) <= 4
+    assert list(sweep.glob("trials/*/snapshot-*")) == []
 
 
 HELD = '''
@@ -160,29 +175,3 @@ def test_a_resumed_trial_computes_what_an_uninterrupted_one_computes(tmp_path):
             losses = [loss for _, loss in expected[key][metric]]
             # Single precision; the disturbed trials had other neighbours for a while.
             assert [loss for _, loss in found[key][metric]] == pytest.approx(losses, abs=1e-5)
-
-
-def test_driver_killed_while_trials_are_parked(tmp_path):
-    run = runs.start(tmp_path, "launch", *runs.TOY)
-    sweep = tmp_path / "results" / "toy"
-
-    def parked() -> list[str]:
-        found = runs.record(sweep).trials if (sweep / "events.jsonl").exists() else {}
-        return [key for key, trial in found.items() if trial.state == "PARKED"]
-
-    runs.wait_for(lambda: len(parked()) >= 2, run)
-    runs.kill(run.process.pid)
-    waiting = parked()
-    kept = {key: snapshots.read(SweepFolder(sweep), key)[0].step for key in waiting}
-    assert kept == {key: runs.record(sweep).trials[key].step for key in waiting}
-    runs.hurry(tmp_path)
-    again = runs.start(tmp_path, "resume", "results/toy")
-    assert again.wait() == 0, again.err.read_text()
-    found = runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
-    runs.assert_every_step_once(sweep)
-    runs.assert_every_rung_in_turn(sweep)
-    assert {trial.state.value for trial in found.trials.values()} == {"COMPLETED", "STOPPED"}
-    assert again.answer()["best"]["trial_key"] == runs.undisturbed_best(sweep)
-    # Two of six go on from the first rung, the default configuration besides, and on two slots one more may.
-    assert 2 <= sum(trial.step > 3 for trial in found.trials.values()) <= 4
-    assert list(sweep.glob("trials/*/snapshot-*")) == []
