@@ -51,8 +51,7 @@ class Evaluation(Spec):
     """One evaluation of one slot on the sweep's fixed rows."""
 
     metrics: Metrics
-    """Those of the trainable's METRICS. `eval_loss` is the total negative log-likelihood of the completion tokens /
-    number of completion tokens."""
+    """Those of the trainable's METRICS. `eval_loss` is the mean negative log-likelihood of the completion tokens."""
     row_losses: Annotated[tuple[float, ...], Field(strict=False)] = ()
     """Total negative log-likelihood of each row, in the order of the evaluation rows."""
     row_tokens: Annotated[tuple[int, ...], Field(strict=False)] = ()
@@ -164,7 +163,8 @@ class Preview(Spec):
     warnings: tuple[str, ...] = ()
     """Oddities of the data, a line each."""
     train_rows: int | None = None
-    """Rows to train on; None where that is not known yet."""
+    eval_rows: int | None = None
+    """Rows to train on, and rows of one evaluation; None where that is not known yet."""
 
 
 class Prepared(Spec):

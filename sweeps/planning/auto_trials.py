@@ -11,7 +11,6 @@ from sweeps.errors import ConfigError
 from sweeps.planning import plan, time_budget
 from sweeps.planning.number_words import counted, duration
 from sweeps.planning.outlook import Known, outlook
-from sweeps.planning.rates import UNKNOWN
 from sweeps.planning.trials_that_fit import MOST_TRIALS, Filled, fill
 from trainables.contract import Need
 from trainables.specs import Spec
@@ -40,7 +39,7 @@ def settled(sweep: Sweep, need: Need | None, machine: plan.Machine, known: Known
         slots = plan.slots_per_host(tried, need, machine) or 1
         seen = outlook(tried, sweep.space, trials, (machine.hosts, slots, machine.device == "cuda"), known)
         if seen.cost is None:
-            raise ConfigError([f"budget.trials: auto: the time of a trial is {UNKNOWN}, or give a number of trials"])
+            raise ConfigError([f"budget.trials: auto: the time of a trial is {seen.rate}, or give a number of trials"])
         return seen.cost.seconds.expected
 
     points, factor = config.scheduler.points(config.budget.steps_per_trial), _factor(config)

@@ -16,6 +16,10 @@ from sweeps.planning.time_cost import Cost, Range, cost, evaluation_share
 from sweeps.planning.trial_source import REPEATED
 from trainables.contract import RowShape
 
+UNCOUNTED = (
+    "unknown, as is the share of evaluation: data.eval_examples null takes all rows of data.eval, which are not "
+    "counted yet: give data.eval_examples, or run `qsweep plan FILE --calibrate`"
+)
 MEAN_OF_LONGEST = 0.4
 """A row's mean length as a part of data.max_length, before the rows were read: GSM8K's have 217 tokens under 512."""
 
@@ -29,6 +33,8 @@ class Known:
     """Of the base on the device; None when the device is unknown."""
     rows: RowShape | None = None
     """None when the rows were never prepared on this machine."""
+    eval_rows: int | None = None
+    """Rows of an evaluation, as a look at the local files has counted them; None without it."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +81,15 @@ def outlook(
     seen = expected(config, trials, count * slots)
     worst, per_unit = most_steps(config, space, trials, count * slots), resource.steps_per_unit(config, space)
     work = seen.work(trials, worst, per_unit, config.searcher.repeats)
-    load = _load(config, space, slots, known.rows)
-    rate_here = speed(known.rates, known.key, load) if known.key is not None else None
+    evaluated = evaluation_rows(config, known)
+    load = _load(config, space, slots, known.rows, evaluated or 0)
+    rate_here = speed(known.rates, known.key, load) if known.key is not None and evaluated is not None else None
+    unknown = UNCOUNTED if evaluated is None else UNKNOWN
     taken = cost(work, rate_here, count, is_gpu) if rate_here is not None else None
     share = taken.evaluation_share if taken is not None and rate_here is not None and rate_here.step_seconds else None
-    if share is None and load.row_tokens:
-        evaluated = load.evaluation_rows * load.row_tokens
-        share = evaluation_share(work.steps.expected, load.tokens_per_step, work.evaluations, evaluated)
+    if share is None and load.row_tokens and evaluated is not None:
+        tokens = evaluated * load.row_tokens
+        share = evaluation_share(work.steps.expected, load.tokens_per_step, work.evaluations, tokens)
     return Outlook(
         reaching=tuple(round(reached, 1) for reached in seen.reaching),
         steps=work.steps,
@@ -90,8 +98,17 @@ def outlook(
         are_tokens_known=known.rows is not None,
         evaluation_share=share,
         cost=taken,
-        rate=UNKNOWN if rate_here is None else f"by {rate_here.measured} steps that were measured",
+        rate=f"by {rate_here.measured} steps that were measured" if rate_here is not None else unknown,
     )
+
+
+def evaluation_rows(config: SweepConfig, known: Known) -> int | None:
+    """Rows of one evaluation, 0 where there is no data; None where all rows are taken and nobody has counted them."""
+    if config.data is None:
+        return 0
+    if known.rows is not None:
+        return known.rows.eval_rows
+    return known.eval_rows if known.eval_rows is not None else config.data.eval_examples
 
 
 def most_steps(config: SweepConfig, space: SearchSpace, trials: int, slots: int) -> int:
@@ -125,7 +142,7 @@ def expected(config: SweepConfig, trials: int, slots: int) -> Forecast:
     return forecast(compared.points, made)
 
 
-def _load(config: SweepConfig, space: SearchSpace, slots: int, rows: RowShape | None) -> Load:
+def _load(config: SweepConfig, space: SearchSpace, slots: int, rows: RowShape | None, evaluated: int) -> Load:
     """What a step and an evaluation hold."""
     if resource.of(config).unit == "example":
         rows_per_step = 1 / resource.steps_per_unit(config, space)
@@ -135,5 +152,4 @@ def _load(config: SweepConfig, space: SearchSpace, slots: int, rows: RowShape | 
     if config.data is None:
         return Load(tokens_per_step=0.0, slots=slots, evaluation_rows=0, row_tokens=0.0)
     mean = rows.mean if rows is not None else config.data.max_length * MEAN_OF_LONGEST
-    evaluated = rows.eval_rows if rows is not None else config.data.eval_examples or 0
     return Load(rows_per_step * mean, slots, evaluated, mean)

@@ -96,7 +96,7 @@ def _known(sweep: Sweep, machine: plan.Machine) -> tuple[Need | None, Known]:
     except NotTrainable as error:
         raise NotTrainable(f"trainable: {sweep.config.trainable}: {error}") from error
     key = None if machine.device_name is None else rate_store.rate_key(sweep.config, machine.device_name)
-    return need, Known(store.rates, key, shape)
+    return need, Known(store.rates, key, shape, sweep.preview.eval_rows)
 
 
 def calibrate(sweep: Sweep) -> None:
@@ -116,12 +116,30 @@ def calibrate(sweep: Sweep) -> None:
                 "cluster.profile=local"
             ]
         )
+    _check_is_here(sweep.config.cluster, machine)
     if sweep.config.budget.trials == "auto":
         sweep = auto_trials.with_some(sweep)
     planned = plan_here(sweep, to_launch=True)
     rate, summary = measure(sweep, planned.slots_per_host or 1, machine.device_name or "")
     shape = summary.shape
     rate_store.remember(_remembered(), rate, {} if shape is None else {rate_store.data_key(sweep.config): shape})
+
+
+def _check_is_here(cluster: ClusterConfig, machine: plan.Machine) -> None:
+    """Refuses to measure this machine's device for a plan of another one."""
+    name = machine.device_name or ""
+    if cluster.gpu is not None and (machine.device == "cpu" or cluster.gpu.lower() not in name.lower()):
+        field, value = "cluster.gpu", cluster.gpu
+    elif cluster.gpu_memory is not None and machine.device == "cpu":
+        field, value = "cluster.gpu_memory", cluster.gpu_memory
+    else:
+        return
+    raise ConfigError(
+        [
+            f"{field}: {value}: --calibrate measures the device of this machine, {name}: run it on a machine with that "
+            f"GPU, or leave {field} out to plan for this one"
+        ]
+    )
 
 
 def remember(config: SweepConfig, folder: SweepFolder, data: Mapping[str, Scalar], device_name: str) -> None:

@@ -26,6 +26,7 @@ def preview(data: DataSpec) -> Preview:
     findings = Findings(data)
     problems, partly = [], []
     train_rows = None
+    eval_rows = data.eval_examples if data.eval is None else None
     for split in sources.SPLITS:
         source: str | None = getattr(data, split)
         if source is None or not sources.is_local(source):
@@ -45,10 +46,13 @@ def preview(data: DataSpec) -> Preview:
                 partly.append(f"data.{split}: only the first {look.rows} rows were looked at; launch looks at all")
             if split == "train":
                 train_rows = _train_rows(data, look)
+            if split == "eval":
+                eval_rows = _eval_rows(data, source, look)
     return Preview(
         problems=tuple(problems + findings.problems()),
         warnings=tuple(findings.warnings() + partly),
         train_rows=train_rows,
+        eval_rows=eval_rows,
     )
 
 
@@ -89,11 +93,22 @@ def _count(data: DataSpec, split: SplitName, look: _Look, findings: Findings) ->
 
 def _train_rows(data: DataSpec, look: _Look) -> int | None:
     """Counts the training rows, without those held out; returns None when counting would take long."""
-    total: int | None = look.rows
-    if look.is_cut:
-        total = None
-        with suppress(OSError):
-            total = row_files.count(Path(data.train))
+    total = _rows(data.train, look)
     if total is None:
         return None
     return total - (data.eval_examples or 0) if data.eval is None else total
+
+
+def _eval_rows(data: DataSpec, source: str, look: _Look) -> int | None:
+    """Counts the rows of an evaluation on a file of its own; returns None when counting would take long."""
+    total = _rows(source, look)
+    return total if total is None or data.eval_examples is None else min(total, data.eval_examples)
+
+
+def _rows(source: str, look: _Look) -> int | None:
+    """Counts the rows of a local file that was looked at; returns None when counting would take long."""
+    if not look.is_cut:
+        return look.rows
+    with suppress(OSError):
+        return row_files.count(Path(source))
+    return None

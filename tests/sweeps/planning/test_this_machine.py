@@ -10,6 +10,7 @@ from sweep_files import toy
 from cluster import devices
 from sweeps.config import load
 from sweeps.config.model import SweepConfig
+from sweeps.errors import ConfigError
 from sweeps.planning import this_machine
 from sweeps.planning.plan import Plan
 from sweeps.report.plan_lines import plan_lines
@@ -125,3 +126,40 @@ def test_every_recipe_that_needs_no_file_of_ours_can_be_planned() -> None:
 def test_lora_is_not_set_against_qlora_for_a_trainable_without_a_model() -> None:
     config, space = toy(RATES, model={"source": "hub/model"})
     assert this_machine.plan_here(load.Sweep(config, space)).choices == ()
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize(
+    ("gpus", "cluster", "field"),
+    [
+        (0, {"gpu": "H100"}, "cluster.gpu: H100"),
+        (0, {"gpu_memory": "80GB"}, "cluster.gpu_memory: 80GB"),
+        (1, {"gpu": "H100", "gpu_memory": "80GB"}, "cluster.gpu: H100"),
+    ],
+)
+def test_another_device_than_the_planned_one_is_not_calibrated(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, cluster: dict[str, Any], field: str
+) -> None:
+    monkeypatch.setattr(devices, "gpus", lambda: gpus)
+    monkeypatch.setattr(devices, "name", lambda device: "NVIDIA L4" if device == "cuda" else "A CPU, 2 threads")
+    monkeypatch.setattr("sweeps.planning.calibration.calibrate", lambda *_: pytest.fail("this machine is calibrated"))
+    with pytest.raises(ConfigError) as raised:
+        this_machine.calibrate(load.Sweep(*toy(RATES, cluster=cluster)))
+    assert str(raised.value).startswith(f"{field}: --calibrate measures the device of this machine, ")
+    assert f"or leave {field.split(':')[0]} out to plan for this one" in str(raised.value)
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("cluster", [{"gpu": "l4"}, {"gpu_memory": "24GB"}, {}])
+def test_the_planned_device_is_calibrated_where_it_is(monkeypatch: pytest.MonkeyPatch, cluster: dict[str, Any]) -> None:
+    class MeasuredError(Exception):
+        pass
+
+    def measure(*_: object) -> None:
+        raise MeasuredError
+
+    monkeypatch.setattr(devices, "gpus", lambda: 1)
+    monkeypatch.setattr(devices, "name", lambda device: "NVIDIA L4")
+    monkeypatch.setattr("sweeps.planning.calibration.calibrate", measure)
+    with pytest.raises(MeasuredError):
+        this_machine.calibrate(load.Sweep(*toy(RATES, cluster=cluster)))

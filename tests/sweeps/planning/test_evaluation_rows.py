@@ -1,0 +1,105 @@
+"""What a plan says where data.eval_examples: null takes all rows of a file, counted or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sweep_files import toy, write_rows
+
+from sweeps.config.load import Sweep
+from sweeps.errors import ConfigError
+from sweeps.planning import auto_trials
+from sweeps.planning.outlook import Known, Outlook, evaluation_rows
+from sweeps.planning.plan import Machine, Plan, plan
+from sweeps.planning.rate_store import rate_key
+from sweeps.planning.rates import Rate
+from sweeps.report.plan_lines import plan_lines
+from trainables.contract import Need, RowShape
+from trainables.data.preview import preview
+from trainables.specs import DataSpec
+
+NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=1)
+HERE = Machine("cpu", 1, 10**6)
+SHAPE = RowShape(longest=9, mean=5.0, labelled=0.5, train_rows=30, eval_rows=700)
+RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
+
+
+def sweep(**sections: Any) -> Sweep:
+    data = {"train": "hub/rows", "eval": "hub/more", "text": "{text}", "eval_examples": None}
+    return Sweep(*toy(RATES, **{"data": data, **sections}))
+
+
+def known(asked: Sweep, **rows: Any) -> Known:
+    key = rate_key(asked.config, "here")
+    rate = Rate(
+        key=key, tokens_per_step=20.0, slots=1.0, step_seconds=2.0, evaluation_seconds=1.0, evaluation_rows=100,
+        row_tokens=5.0, start_seconds=20.0, trial_seconds=1.0, spread=0.0, steps=126, time=1.0,
+    )  # fmt: skip
+    return Known([rate], key, **rows)
+
+
+def planned(**rows: Any) -> tuple[Plan, Outlook]:
+    asked = sweep()
+    found = plan(asked.config, asked.space, NEED, HERE, known(asked, **rows))
+    assert found.outlook is not None
+    return found, found.outlook
+
+
+def test_rows_that_nobody_has_counted_leave_the_time_and_the_share_unknown() -> None:
+    found, seen = planned()
+    assert (seen.cost, seen.evaluation_share) == (None, None)
+    (line,) = [line.strip() for line in plan_lines(found) if "time: " in line]
+    assert line == (
+        "time: unknown, as is the share of evaluation: data.eval_examples null takes all rows of data.eval, which are "
+        "not counted yet: give data.eval_examples, or run `qsweep plan FILE --calibrate`"
+    )
+    assert not [line for line in plan_lines(found) if "of the work is evaluation" in line]
+
+
+@pytest.mark.parametrize(
+    ("fewer", "more"),
+    [
+        ({"eval_rows": 7}, {"eval_rows": 700}),
+        ({"rows": SHAPE.model_copy(update={"eval_rows": 7}), "eval_rows": 9_000}, {"rows": SHAPE}),
+    ],
+)
+def test_rows_that_were_counted_or_prepared_are_evaluated(fewer: dict[str, Any], more: dict[str, Any]) -> None:
+    _, few = planned(**fewer)
+    _, seen = planned(**more)
+    assert seen.cost is not None
+    assert few.cost is not None
+    assert seen.cost.seconds.expected > few.cost.seconds.expected
+    assert seen.evaluation_share is not None
+    assert few.evaluation_share is not None
+    assert seen.evaluation_share > few.evaluation_share > 0
+
+
+def test_auto_chooses_no_number_while_the_rows_are_not_counted() -> None:
+    asked = sweep(budget={"trials": "auto", "wall_clock": "1h", "steps_per_trial": 27})
+    with pytest.raises(ConfigError, match=r"the time of a trial is unknown, .*data\.eval_examples null .*--calibrate"):
+        auto_trials.settled(asked, NEED, HERE, known(asked))
+    assert auto_trials.settled(asked, NEED, HERE, known(asked, eval_rows=100))[0].config.budget.count > 0
+
+
+def test_a_sweep_without_data_evaluates_no_rows() -> None:
+    assert evaluation_rows(toy()[0], Known()) == 0
+
+
+@pytest.mark.parametrize(("asked", "counted"), [(None, 12), (5, 5), (200, 12)])
+def test_a_look_at_a_local_file_counts_the_rows_of_an_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: int | None, counted: int
+) -> None:
+    files = {"train": write_rows(tmp_path), "eval": write_rows(tmp_path, "more.jsonl", 12, 100)}
+    paths = {split: str(path) for split, path in files.items()}
+    data = DataSpec.model_validate({**paths, "text": "{question}", "eval_examples": asked})
+    assert preview(data).eval_rows == counted
+    monkeypatch.setattr("trainables.data.preview.LOOKED_ROWS", 3)
+    assert preview(data).eval_rows == counted
+
+
+def test_a_data_set_of_the_hub_is_not_counted() -> None:
+    data = {"train": "hub/rows", "text": "{text}"}
+    assert preview(DataSpec.model_validate({**data, "eval": "hub/more", "eval_examples": None})).eval_rows is None
+    assert preview(DataSpec.model_validate({**data, "eval_examples": 9})).eval_rows == 9
