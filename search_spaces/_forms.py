@@ -25,7 +25,7 @@ class Domain(ABC):
     def __post_init__(self) -> None:
         problems = self._problems()
         if not problems and self.prior is not None and not self.contains(self.prior):
-            problems = [f"prior {self.refusal(self.prior)}: write one of them, or remove it"]
+            problems = [f"prior {self.refusal(self.prior)}, or remove it"]
         if problems:
             raise SpaceError(problems)
 
@@ -35,8 +35,8 @@ class Domain(ABC):
         return f"{{{cls.NAME}: {cls.SHAPE}}}"
 
     def refusal(self, value: Value) -> str:
-        """Returns the words that refuse a value that the domain does not contain: the value, and what it may be."""
-        return f"{shown(as_raw(value))} is not a value of {shown(self.to_raw()[self.NAME])}"
+        """Returns the words that refuse a value outside the domain: the value, what it may be, and what to do."""
+        return f"{shown(as_raw(value))} is not a value of {shown(self.to_raw()[self.NAME])}: write one of them"
 
     @classmethod
     @abstractmethod

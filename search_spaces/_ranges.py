@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import ClassVar, Self
 
 from search_spaces._forms import Domain
-from search_spaces._values import Value, is_number, number_problem, round_between, round_significant, shown
+from search_spaces._values import Value, as_raw, is_number, number_problem, round_between, round_significant, shown
 from search_spaces.errors import SpaceError
 
 _MOST_STEPS = 10**15  # a float has about 15 decimal digits, so more multiples would not print as multiples
@@ -45,6 +45,14 @@ class _Range(Domain):
 
     def contains(self, value: object) -> bool:
         return is_number(value) and self.low <= value <= self.high
+
+    def refusal(self, value: Value) -> str:
+        between = f"{self._rule()} between {shown(self.low)} and {shown(self.high)}"
+        return f"{shown(as_raw(value))} {between}: write such a number"
+
+    def _rule(self) -> str:
+        """Returns what a value must be beside being between the bounds, with its verb."""
+        return "must lie"
 
     @property
     def is_ordered(self) -> bool:
@@ -194,6 +202,9 @@ class RandInt(_Lattice):
     low: int
     high: int
 
+    def _rule(self) -> str:
+        return "must be a whole number"
+
     def _step(self) -> Fraction:
         return Fraction(1)
 
@@ -205,6 +216,9 @@ class _Quantised(_Lattice):
     SHAPE = "[low, high, q]"
     BOUNDS = ("low", "high", "q")
     q: float
+
+    def _rule(self) -> str:
+        return f"must be a multiple of {shown(self.q)}"
 
     def _step(self) -> Fraction:
         return _exact(self.q)

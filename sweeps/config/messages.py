@@ -119,7 +119,7 @@ def _without_passwords(value: object, shown: Callable[[str], str]) -> object:
         return shown(value)
     if isinstance(value, Mapping):
         return {_without_passwords(key, shown): _without_passwords(part, shown) for key, part in value.items()}
-    return [_without_passwords(part, shown) for part in value] if isinstance(value, list) else value
+    return [_without_passwords(part, shown) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _path(loc: Sequence[str | int], raw: object, keep_last: bool) -> list[str]:

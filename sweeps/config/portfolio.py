@@ -69,8 +69,8 @@ def _problems(config: SweepConfig, space: SearchSpace, point: Point) -> list[str
 def _outside(space: SearchSpace, field: str, value: Value, is_given: bool) -> str:
     rule = space.domains[field].refusal(value)
     if is_given:
-        return f"{field}: {rule}: write one of them, or move the point to searcher.points, which may lie outside"
-    return f"{field}: a point leaves it out, and the file's own {rule}: write one of them in the point"
+        return f"{field}: {rule}, or move the point to searcher.points, which may lie outside"
+    return f"{field}: a point leaves it out, and the file's own {rule} in the point"
 
 
 def _comes_with_a_named_space(space: SearchSpace) -> bool:

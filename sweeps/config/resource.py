@@ -165,6 +165,19 @@ def most_steps(config: SweepConfig, space: SearchSpace, units: int, trials: int)
     return (units + trials * beyond) // smallest + (1 + config.searcher.repeats) * more
 
 
+def more_seen(config: SweepConfig, space: SearchSpace) -> float:
+    """The share by which one trial may have seen more examples than another at a rung; 0 where all have seen as many.
+
+    It is above 0 where the batches of the space have no small common multiple; see MOST_COMMON.
+    """
+    compared = of(config)
+    sizes = batches(config, space)
+    if compared.unit == "step" or _common(sizes) != 1:
+        return 0.0
+    seen = [[_up(point, size) for size in sizes] for point in compared.points]
+    return max(max(each) / min(each) - 1 for each in seen)
+
+
 def batches(config: SweepConfig, space: SearchSpace) -> tuple[int, ...]:
     """Rows of a step that trials of the space may have, ascending; of a range, its ends."""
     choices: list[Sequence[int]] = []

@@ -35,8 +35,9 @@ class Forecast:
         """
         again = [repeats * min(REPEATED, play[-1]) for play in self.plays]
         expected_again = sum(again) / len(again)
+        # Plays of a part of very many trials are scaled up, and what is rounded may go beyond what is possible.
         totals = sorted(
-            steps_per_unit * (steps_of(self.points, play) + more * self.points[-1])
+            min(float(worst), steps_per_unit * (steps_of(self.points, play) + more * self.points[-1]))
             for play, more in zip(self.plays, again, strict=True)
         )
         low, high = totals[0], totals[-1]

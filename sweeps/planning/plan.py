@@ -13,7 +13,7 @@ from search_spaces.space import SearchSpace
 from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig, size_bytes
 from sweeps.config.uris import local_storage
-from sweeps.planning import advice, epochs, time_budget
+from sweeps.planning import advice, epochs, listed_points, time_budget
 from sweeps.planning.lora_or_qlora import GpuAdvice
 from sweeps.planning.number_words import counted
 from sweeps.planning.outlook import Known, Outlook, may_train_all, most_steps, outlook, repeats
@@ -23,6 +23,8 @@ from trainables.learning_rates import warmup_steps
 from trainables.specs import TrialSpec
 
 DEVICES: Mapping[Device, str] = {"cpu": "CPU", "cuda": "GPU"}
+LEAST_UNEVEN = 0.01
+"""Share of examples that one trial may have seen more than another at a rung, from which that is told."""
 
 
 @dataclass(frozen=True)
@@ -238,6 +240,14 @@ def _search_warnings(config: SweepConfig, space: SearchSpace, planned: Plan) -> 
             f"t00 is the default configuration, which lies outside the space ({values}): it is trained and ranked with "
             "the others; search its values too, change them, or set searcher.start_with_default=false"
         )
+    more_seen = resource.more_seen(config, space)
+    if more_seen >= LEAST_UNEVEN:
+        warnings.append(
+            f"{' x '.join(resource.BATCH)}: batches of {', '.join(map(str, resource.batches(config, space)))} have no "
+            f"small common multiple: trials ranked together have seen up to {more_seen:.0%} more examples than others; "
+            "choose batches with a small common multiple, such as powers of two"
+        )
+    warnings += listed_points.warnings(config, space)
     if planned.trials < config.budget.count:
         warnings.append(
             f"the space has {planned.trials} different trials, fewer than budget.trials {config.budget.count}"

@@ -70,7 +70,15 @@ def test_a_prior_changes_no_draw_and_comes_back_as_written() -> None:
 @pytest.mark.parametrize(
     ("domain", "problem"),
     [
-        ({**RATES, "prior": 0.1}, "x: prior 0.1 is not a value of [1e-05, 0.01]: write one of them, or remove it"),
+        ({**RATES, "prior": 0.1}, "x: prior 0.1 must lie between 1e-05 and 0.01: write such a number, or remove it"),
+        (
+            {"randint": [1, 8], "prior": 2.5},
+            "x: prior 2.5 must be a whole number between 1 and 8: write such a number, or remove it",
+        ),
+        (
+            {"quniform": [0.0, 0.2, 0.05], "prior": 0.12},
+            "x: prior 0.12 must be a multiple of 0.05 between 0.0 and 0.2: write such a number, or remove it",
+        ),
         ({"choice": [4, 8], "prior": 6}, "x: prior 6 is not a value of [4, 8]: write one of them, or remove it"),
         ({**RATES, "prior": None}, "x: prior: null is not a value: name a flag, a number, a word or a list of words"),
         ({**RATES, "prior": "3e-4"}, "x: prior: '3e-4' is a word, not a number: YAML reads it as a word, write 3.0e-4"),

@@ -74,3 +74,14 @@ def test_a_first_report_at_the_end_names_the_examples_of_a_trial() -> None:
         "scheduler.grace_steps reaches the 12 examples of a trial: no trial can be stopped early; lower grace_steps or "
         "raise budget.examples_per_trial, or what is given in its place"
     )
+
+
+@pytest.mark.parametrize(("sizes", "share"), [([5, 7, 11, 13], 73), ([1, 2, 4], None), ([4, 6], None)])
+def test_batches_without_a_small_common_multiple_are_told_with_the_share(sizes: list[int], share: int | None) -> None:
+    """At the first rung of 15 examples a batch of 5 has seen 15, and one of 13 has seen 26."""
+    found = planned({"training.batch_size": {"choice": sizes}}, training={"batch_size": sizes[0]})
+    told = [line for line in found.warnings if "common multiple" in line]
+    assert len(told) == (share is not None)
+    for line in told:
+        assert line.startswith("training.batch_size x training.gradient_accumulation_steps: batches of 5, 7, 11, 13 ")
+        assert f"have seen up to {share}% more examples than others; choose batches with a small common" in line

@@ -71,6 +71,12 @@ def test_a_forecast_is_the_mean_of_its_plays() -> None:
     assert (work.worst_steps, work.evaluations, work.worst_evaluations) == (243, 15.5, 28)
 
 
+def test_no_more_steps_are_expected_than_there_can_be() -> None:
+    seen = forecast.forecast(POINTS, [(9, 3, 1), (9, 5, 2)])
+    assert seen.work(9, 80).steps == Range(71.5, 63.0, 80.0)
+    assert seen.work(9, 60).steps == Range(60.0, 60.0, 60.0)
+
+
 # Time
 
 SPEED = Speed(
