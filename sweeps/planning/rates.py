@@ -160,12 +160,12 @@ def kept(rates: Sequence[Rate], new: Rate, most: int = 200) -> tuple[Rate, ...]:
 
 def _applies(measured: RateKey, asked: RateKey) -> bool:
     same = measured.model_copy(update={"device": ""}) == asked.model_copy(update={"device": ""})
-    return same and _words(asked.device) <= _words(measured.device)
+    return same and is_named(measured.device, asked.device)
 
 
-def _words(device: str) -> set[str]:
-    """The words of a device's name: an A10 is no A100, and "A100 80GB" is an A100-SXM4-80GB."""
-    return set(re.findall(r"\w+", device.lower()))
+def is_named(device: str, asked: str) -> bool:
+    """Whether `asked` is words of the device's name: an A10 is no A100, and "A100 80GB" is an A100-SXM4-80GB."""
+    return set(re.findall(r"\w+", asked.lower())) <= set(re.findall(r"\w+", device.lower()))
 
 
 def _distance(rate: Rate, load: Load) -> float:

@@ -14,7 +14,7 @@ from sweeps.config.model import ClusterConfig, SweepConfig, size_bytes
 from sweeps.config.points import Scalar
 from sweeps.config.uris import work_folder
 from sweeps.errors import ConfigError
-from sweeps.planning import auto_trials, measured_speed, plan, rate_store, warm_start
+from sweeps.planning import auto_trials, measured_speed, plan, rate_store, rates, warm_start
 from sweeps.planning.lora_or_qlora import GpuAdvice, choices
 from sweeps.planning.outlook import Known
 from sweeps.record.folder import SweepFolder, read_events
@@ -128,7 +128,7 @@ def calibrate(sweep: Sweep) -> None:
 def _check_is_here(cluster: ClusterConfig, machine: plan.Machine) -> None:
     """Refuses to measure this machine's device for a plan of another one."""
     name = machine.device_name or ""
-    if cluster.gpu is not None and (machine.device == "cpu" or cluster.gpu.lower() not in name.lower()):
+    if cluster.gpu is not None and (machine.device == "cpu" or not rates.is_named(name, cluster.gpu)):
         field, value = "cluster.gpu", cluster.gpu
     elif cluster.gpu_memory is not None and machine.device == "cpu":
         field, value = "cluster.gpu_memory", cluster.gpu_memory
