@@ -93,9 +93,8 @@ class Report(Spec):
     step: int
     metrics: Metrics
     best_step: int
-    """Where the objective was best so far."""
     best_metrics: Metrics
-    """The metrics at that step."""
+    """Where the objective was best so far, and the metrics there."""
     history: Annotated[tuple[StepRecord, ...], Field(strict=False)]
     """The steps since the previous report."""
     tokens: int
@@ -126,14 +125,14 @@ class Summary(Spec):
     """The part of `train_tokens` that counts in the loss; 0 where it was not counted."""
     longest_row: int = 0
     longest_train_row: int = 0
-    """Tokens of the longest row, of all and of those to train on; 0 where it was not counted."""
+    train_row_deviation: float = 0.0
+    """Tokens of the longest row, of the longest to train on, and their standard deviation; 0 where not counted."""
     truncated_rows: int = 0
     dropped_rows: int = 0
     """Rows left without a completion token."""
     empty_rows: int = 0
-    """Rows with an empty answer, left out or not."""
     missing_value_rows: int = 0
-    """Rows with an answer that is a word for a missing value: nan, null, None."""
+    """Rows with an empty answer, left out or not, and with a word for a missing value: nan, null, None."""
     repeated_rows: int = 0
     """Rows to train on that repeat an earlier row."""
     eval_rows_in_train: int = 0
@@ -152,6 +151,8 @@ class Summary(Spec):
             labelled=self.labelled_tokens / self.train_tokens if self.labelled_tokens else 1.0,
             train_rows=self.train_rows,
             eval_rows=self.eval_rows,
+            deviation=self.train_row_deviation or None,
+            longest_of_all=self.longest_row,
         )
 
 
@@ -203,13 +204,16 @@ class RowShape(Spec):
     """What memory and time depend on in the rows of a sweep."""
 
     longest: Annotated[int, Field(ge=1)]
-    """Tokens of the longest row to train on."""
     mean: Annotated[float, Field(gt=0)]
-    """Tokens of a row to train on, on average."""
+    """Tokens of a row to train on: of the longest one, and on average."""
     labelled: Annotated[float, Field(gt=0, le=1)]
     """Part of the tokens that count in the loss."""
     train_rows: int
     eval_rows: int
+    deviation: Annotated[float, Field(ge=0)] | None = None
+    """Standard deviation of the tokens of a row to train on; None where it is not known."""
+    longest_of_all: int = 0
+    """Tokens of the longest row, of those to evaluate on too; 0 where it is not known."""
 
 
 class Memory(Spec):
@@ -251,9 +255,8 @@ class Need(Spec):
     saturating_slots: int
     """Slots that keep the device busy: more of them train no faster and only weaken early stopping."""
     adapter_bytes: int = 0
-    """The largest adapter of the space on disk."""
     snapshot_bytes: int = 0
-    """The largest snapshot of the space on disk."""
+    """The largest adapter and the largest snapshot of the space on disk."""
     by_slots: Annotated[tuple[Memory, ...], Field(strict=False)] = ()
     """What hosts with 1, 2, ... slots hold by part, in rising order; a slot beyond takes what the first one does."""
 
@@ -344,7 +347,4 @@ class ResolvesTargets(Protocol):
     """What a trainable offers beside its contract when it knows before any trial what target modules mean."""
 
     def resolve_targets(self, base: TrialSpec, values: Sequence[TargetModules], cache: Path) -> Sequence[Target]:
-        """Returns the layers that each of `values` means on the base, in the same order. Loads no weights.
-
-        Raises `ModelError` when the base cannot be found.
-        """
+        """Returns what each of `values` means on the base, in order, without weights. Raises `ModelError`."""

@@ -61,8 +61,10 @@ def summary(**fields: Any) -> Summary:
 
 
 def test_the_shape_of_rows_follows_from_what_was_prepared() -> None:
-    found = summary(longest_row=30, labelled_tokens=20).shape
-    assert found == RowShape(longest=30, mean=20.0, labelled=0.25, train_rows=4, eval_rows=2)
+    found = summary(longest_row=30, longest_train_row=25, train_row_deviation=3.0, labelled_tokens=20).shape
+    shape = RowShape(longest=25, mean=20.0, labelled=0.25, train_rows=4, eval_rows=2, deviation=3.0, longest_of_all=30)
+    assert found == shape
+    assert summary(longest_row=30).shape.deviation is None  # prepared by an earlier version
 
 
 def test_rows_whose_labels_were_not_counted_count_as_labelled_throughout() -> None:

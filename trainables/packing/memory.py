@@ -118,7 +118,8 @@ def _shape(base: TrialSpec, rows: RowShape | None) -> RowShape:
     if rows is None:
         evaluated = base.data_spec.eval_examples or EVALUATION_TOKENS
         return RowShape(longest=most, mean=most, labelled=1.0, train_rows=1, eval_rows=evaluated)
-    return rows.model_copy(update={"longest": min(most, rows.longest), "mean": min(most, rows.mean)})
+    longest, of_all = min(most, rows.longest), min(most, rows.longest_of_all)
+    return rows.model_copy(update={"longest": longest, "longest_of_all": of_all, "mean": min(most, rows.mean)})
 
 
 def scoring_bytes(base: TrialSpec, facts: ModelFacts, device: Device) -> int:

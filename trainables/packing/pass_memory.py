@@ -23,6 +23,8 @@ token took 4 % more time with 3,470 of them than with 1,735. On a GPU these keep
 `memory.saturating_slots`."""
 CHUNK_TOKENS = 512
 """Tokens whose logits exist at one time in the flat engine."""
+_DEVIATIONS = 4.0
+"""How far above its mean a sum of random rows is looked for: about one of 30,000 passes goes beyond."""
 FEW_TOKENS = 64
 """Tokens whose exponentials exist at one time in the flat engine: so they stay in the cache of a CPU."""
 
@@ -62,7 +64,7 @@ def training(base: Base, trial: TrialSpec, rows: RowShape, slots: int) -> Pass:
     """Estimates a shared micro-batch of `slots` trials like `trial`, with the most tokens that a sweep will meet."""
     facts, count = base.facts, slots * trial.training.batch_size
     if base.engine == FLAT:
-        tokens = _most_tokens(rows, count)
+        tokens = most_tokens(rows, count)
         block = tokens * _flat_saved(base, trial.adapter) + slots * _copied_matrices(base, trial.adapter)
         work = tokens * _flat_work(base)
         logits = _flat_logits(base, tokens * rows.labelled)
@@ -96,20 +98,24 @@ def scoring(facts: ModelFacts, adapter: AdapterSpec, width: int, tokens: int) ->
     return tokens * (peft_saved(facts, adapter, width) + facts.vocab_size * _PEFT_EVALUATION_LOGIT_BYTES[width])
 
 
-def _most_tokens(rows: RowShape, count: int) -> float:
-    """Estimates the most tokens that `count` rows have together in a step of a sweep.
+def most_tokens(rows: RowShape, count: int) -> float:
+    """Estimates the most tokens that `count` rows, drawn at random, have together in a step of a sweep.
 
-    The longest of all rows is some number of standard deviations above the mean. A sum of independent rows is as many
-    of its own deviations above its mean, which grow with the square root of the count.
+    A sum of independent rows has a deviation that grows with the square root of their count. Where the deviation is not
+    known, it is the largest that rows with this mean and this longest one can have (Bhatia and Davis, American
+    Mathematical Monthly 107, 2000).
     """
-    return count * rows.mean + math.sqrt(count) * (rows.longest - rows.mean)
+    largest = math.sqrt(rows.mean * (rows.longest - rows.mean))
+    deviation = largest if rows.deviation is None else min(largest, rows.deviation)
+    return min(count * rows.longest, count * rows.mean + _DEVIATIONS * math.sqrt(count) * deviation)
 
 
 def _evaluated(rows: RowShape) -> float:
     """Estimates the tokens of the largest evaluation pass of an adapter without padding; see `batches.chunks`."""
+    longest = max(rows.longest, rows.longest_of_all)
     if rows.eval_rows * rows.mean > EVALUATION_TOKENS:
-        return max(EVALUATION_TOKENS, rows.longest)
-    return min(rows.eval_rows, max(1, EVALUATION_TOKENS // rows.longest)) * rows.mean
+        return max(EVALUATION_TOKENS, longest)
+    return max(longest, min(rows.eval_rows, max(1, EVALUATION_TOKENS // longest)) * rows.mean)
 
 
 def _sharing(base: Base, rows: RowShape, slots: int) -> int:
