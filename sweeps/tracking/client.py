@@ -255,13 +255,13 @@ class Runs:
             if not token:
                 return
 
-    def still_running(self) -> dict[str, str]:
-        """Run id -> trial key of the sweep's trials whose run is RUNNING."""
-        return {
-            run.info.run_id: run.data.tags[run_tags.TRIAL_KEY]
+    def of_trials(self) -> list[tuple[str, str, bool]]:
+        """Run id and trial key of each run of the sweep's trials, and whether it is RUNNING."""
+        return [
+            (run.info.run_id, run.data.tags[run_tags.TRIAL_KEY], run.info.status == "RUNNING")
             for run in self._of_sweep()
-            if run.info.status == "RUNNING" and run_tags.TRIAL_KEY in run.data.tags
-        }
+            if run_tags.TRIAL_KEY in run.data.tags
+        ]
 
     def has(self, run_id: str, path: str) -> bool:
         """Whether there is something in a folder of the run's artifacts."""

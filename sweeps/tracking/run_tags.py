@@ -106,6 +106,12 @@ def trial_waits_or_ended(trial: TrialRecord, metric: str) -> dict[str, str]:
     return {STATE: trial.state, NOTE: ending(trial, metric)}
 
 
+def trial_lost() -> dict[str, str]:
+    """Of a trial's run that the event log does not know: nobody ranks or promotes it."""
+    note = "lost with its machine: the sweep that went on elsewhere has no such trial"
+    return {STATE: TrialState.FAILED, NOTE: note}
+
+
 def adapter_uploaded(adapter_sha256: str, eval_rows_sha256: str) -> dict[str, str]:
     """Of a trial's run when its adapter is among its artifacts."""
     return {ADAPTER_SHA256: adapter_sha256, EVAL_ROWS_SHA256: eval_rows_sha256}

@@ -316,10 +316,14 @@ class MlflowSink:
             logged = best_of(best.best_metrics).items()
             points += [MetricPoint(name, value, event.time, best.best_step or 0) for name, value in logged]
         runs.remove_doubles([parent, *self.run_ids.values()])
-        for left, key in runs.still_running().items():
-            # MLflow did not take the end of this trial; or the log lost its beginning, and nothing trains it.
+        for run_id, key, is_running in runs.of_trials():
             trial = record.trials.get(key)
-            runs.finish(left, "KILLED" if trial is None else _STATUS.get(trial.state, "FAILED"), event.time)
+            if trial is None:
+                # The log lost its beginning with a machine: the sweep has no such trial, however far it came there.
+                runs.log(run_id, tags=run_tags.trial_lost())
+                runs.finish(run_id, "KILLED", event.time)
+            elif is_running:  # MLflow did not take its end
+                runs.finish(run_id, _STATUS.get(trial.state, "FAILED"), event.time)
         separation = eval_rows.separation(self._folder, record)
         runs.log(parent, points, tags=run_tags.sweep_ended(event, record, selection, separation, best_run))
         runs.finish(parent, _SWEEP_STATUS[event.reason], event.time)

@@ -111,6 +111,22 @@ def test_a_trial_that_began_in_the_lost_seconds_and_not_again_is_not_left_runnin
     assert run_of(client, "bbbb").info.status == "FINISHED"
 
 
+def test_a_trial_that_ended_in_the_lost_seconds_is_no_trial_of_the_sweep(config, folder, sink, client):
+    adapter = folder.trial("aaaa") / "best-000009" / "adapter"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter.parent / "eval_rows.json").write_text("{}")
+    for event, record in first_wins([*MIRRORED, LOST, ended("aaaa", TrialState.COMPLETED)]):
+        sink.apply(event, record)
+    assert run_of(client, "aaaa").data.tags["sweep.state"] == "COMPLETED"
+    end = ended("bbbb", TrialState.COMPLETED)
+    go_on(config, folder, MIRRORED[:2], started("bbbb", 0, LATER, **NAMED), end, over())
+    left = run_of(client, "aaaa")
+    assert (left.info.status, left.data.tags["sweep.state"]) == ("KILLED", "FAILED")
+    assert left.data.tags["mlflow.note.content"].startswith("lost with its machine")
+    assert run_of(client, "bbbb").data.tags["sweep.state"] == "COMPLETED"
+
+
 def test_runs_that_were_made_here_hold_nothing(uri, client):
     runs = Runs(uri, "family", SWEEP)
     run_id = runs.create({"sweep.id": SWEEP}, "demo", {}, 0.0)
