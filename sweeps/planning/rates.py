@@ -32,6 +32,7 @@ TRIAL_SECONDS = 1.0
 """What a trial takes beside its steps and evaluations, where no sweep has been seen here."""
 RECENT = 5
 """Sweeps whose overheads count, the latest ones: their median, and how far they are from it."""
+_WORD = re.compile(r"[\w.]+")
 UNKNOWN = "unknown: run `qsweep plan FILE --calibrate`"
 
 
@@ -164,8 +165,11 @@ def _applies(measured: RateKey, asked: RateKey) -> bool:
 
 
 def is_named(device: str, asked: str) -> bool:
-    """Whether `asked` is words of the device's name: an A10 is no A100, and "A100 80GB" is an A100-SXM4-80GB."""
-    return set(re.findall(r"\w+", asked.lower())) <= set(re.findall(r"\w+", device.lower()))
+    """Whether `asked` is words of the device's name: an A10 is no A100, and "A100 80GB" is an A100-SXM4-80GB.
+
+    2.20GHz is one word, so that a processor with 2 threads is none with 64.
+    """
+    return set(_WORD.findall(asked.lower())) <= set(_WORD.findall(device.lower()))
 
 
 def _distance(rate: Rate, load: Load) -> float:

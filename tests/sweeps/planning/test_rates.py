@@ -79,6 +79,7 @@ def test_another_base_precision_or_device_is_another_rate(field: str, value: str
         ("A10", "NVIDIA A10G"),
         ("L4", "NVIDIA L40S"),
         ("A100 80GB", "NVIDIA A100-PCIE-40GB"),
+        ("Intel(R) Xeon(R) CPU @ 2.20GHz, 2 threads", "Intel(R) Xeon(R) CPU @ 2.20GHz, 64 threads"),
     ],
 )
 def test_a_gpu_whose_name_only_begins_alike_is_another(asked: str, measured: str) -> None:
