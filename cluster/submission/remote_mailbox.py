@@ -84,9 +84,12 @@ class RemoteMailbox:
         listener = threading.Thread(target=self._listen, args=(folder,), name="remote mailbox", daemon=True)
         with suppress(OSError):
             _remove_old(folder.parent)
+        with suppress(OSError):
             folder.mkdir(0o700, parents=True, exist_ok=True)
-            _write(folder / LISTENING, b"")
-            listener.start()
+            # Everybody may write into Ray's log folder: another user may have made these before.
+            if all(place.lstat().st_uid == os.getuid() for place in (folder, folder.parent)):
+                _write(folder / LISTENING, b"")
+                listener.start()
         try:
             yield
         finally:
@@ -153,14 +156,15 @@ def ask(
         return None
     try:
         jobs.put(_package(sweep_id, request_id), content)
-        while True:
-            there = jobs.files(node, folder)
-            if f"{request_id}.json" in there:
-                return jobs.file(node, f"{folder}/{request_id}.json")
-            if LISTENING not in there:
-                raise ConnectionFailed(f"{sweep_id}: its driver has stopped taking requests, and has not answered")
-            if is_over():
-                raise ConnectionFailed(f"{sweep_id}: its driver has not answered within {ANSWER_SECONDS:.0f} s")
+        there = frozenset({LISTENING})
+        while LISTENING in there and not is_over():
+            with suppress(ServiceFailed):  # a look that fails says nothing of the answer
+                there = jobs.files(node, folder)
+                if f"{request_id}.json" in there:
+                    return jobs.file(node, f"{folder}/{request_id}.json")
+        if LISTENING not in there:
+            raise ConnectionFailed(f"{sweep_id}: its driver has stopped taking requests, and has not answered")
+        raise ConnectionFailed(f"{sweep_id}: its driver has not answered within {ANSWER_SECONDS:.0f} s")
     except SubmissionFailed as error:
         raise ConnectionFailed(str(error)) from None
 

@@ -85,7 +85,7 @@ def _looks_there(sweep: str, address: str) -> Callable[[], _View]:
         except ConnectionFailed as error:
             if not was_there:
                 raise
-            raise ServiceFailed(f"{error}; the sweep goes on") from None
+            raise ServiceFailed(f"{error}; the sweep may go on") from None
         was_there = True
         shown = Text("\n".join(answer.lines))
         if answer.exit_code:
@@ -105,25 +105,36 @@ def _show(view: _View) -> _View:
 
 
 def _watch(look: Callable[[], _View]) -> _View:
-    """The last view of a sweep: in a terminal one view replaces the other, elsewhere each that has news is printed."""
+    """The last view of a sweep: in a terminal one view replaces the other, elsewhere each that has news is printed.
+
+    Rests for twice as long as a look took: one that starts a job on a cluster takes its head node tens of seconds.
+    """
     import threading
+    import time
 
     from rich.live import Live
 
     from sweeps.report.summary import console
 
-    out, pause, view = console(), threading.Event(), look()
+    out, pause, view, took = console(), threading.Event(), look(), 0.0
+
+    def again() -> _View:
+        nonlocal took
+        pause.wait(max(TURN_SECONDS, 2 * took))
+        began = time.monotonic()
+        seen = look()
+        took = time.monotonic() - began
+        return seen
+
     if out.is_terminal:
         with Live(view.shown, console=out, auto_refresh=False) as live:
             while view.is_running:
-                pause.wait(TURN_SECONDS)
-                view = look()
+                view = again()
                 live.update(view.shown, refresh=True)
         return view
     _show(view)
     while view.is_running:
-        pause.wait(TURN_SECONDS)
-        before, view = view, look()
+        before, view = view, again()
         if view.news != before.news:
             _show(view)
     return view

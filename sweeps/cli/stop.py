@@ -49,7 +49,10 @@ def _stop_job(sweep: str, address: str, as_json: bool) -> NoReturn:
 
         try:
             # An answer that was lost on its way: the job has heard the first request, and may be over at the second.
-            is_stopping = not seen.has_ended and (jobs.stop(sweep) or jobs.find(sweep).status == "STOPPED")
+            is_stopping = not seen.has_ended and jobs.stop(sweep)
+            if not (is_stopping or seen.has_ended):
+                seen = jobs.find(sweep)
+                is_stopping = seen.status == "STOPPED"
         except ConnectionFailed as error:
             say(f"error: {error}")
             say_not_known(jobs, sweep)
@@ -57,7 +60,7 @@ def _stop_job(sweep: str, address: str, as_json: bool) -> NoReturn:
     message = (
         f"stopping: trials are saved at their next step; after {STOP_SECONDS} s Ray ends what is left"
         if is_stopping
-        else f"the sweep has ended: {seen.status}"
+        else f"its job has ended: {seen.status}; where the sweep was resumed, stop it there"
     )
     say(f"{'' if is_stopping else 'refused: '}{message}")
     if as_json:

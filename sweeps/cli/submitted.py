@@ -100,7 +100,7 @@ def _of_driver(jobs: Jobs, sweep: str, node: str, request: RemoteRequested | Non
     from sweeps.steering.remote import RemoteAnswer, RemoteRequest
     from sweeps.steering.stop import Interrupted, raising_on_signals
 
-    content = RemoteRequest(request=request, width=width).model_dump_json().encode()
+    content = RemoteRequest(request=request, width=min(max(width, 20), 1000)).model_dump_json().encode()
     deadline, pause = time.monotonic() + remote_mailbox.ANSWER_SECONDS, threading.Event()
 
     def is_over() -> bool:

@@ -65,9 +65,9 @@ class RemoteAnswerer:
             return _refused(NOT_KNOWN)
         try:
             answer = self._status(asked.width) if asked.request is None else self._passed_on(request_id, asked.request)
+            return None if answer is None else answer.model_dump_json().encode()
         except Exception as error:  # a request ends no sweep
             return _refused(f"{type(error).__name__}: {error}")
-        return None if answer is None else answer.model_dump_json().encode()
 
     def _hear(self, event: Event, _record: SweepRecord) -> None:
         if isinstance(event, RequestAnswered):

@@ -137,6 +137,25 @@ def test_a_head_service_that_was_away_is_asked_again(cluster: Cluster) -> None:
         assert asked(cluster, FIRST, b"x") == f"{FIRST}: x"
 
 
+def test_looks_that_fail_are_no_answer(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, files = itertools.count(), cluster.files
+
+    def fail_twice(node: str, folder: str) -> frozenset[str]:
+        if next(looks) in (1, 2):
+            raise ServiceFailed("http://head: answers with HTTP 500")
+        return files(node, folder)
+
+    monkeypatch.setattr(cluster, "files", fail_twice)
+    with driver(echo):
+        assert asked(cluster, FIRST, b"x") == f"{FIRST}: x"
+
+
+def test_a_folder_that_another_user_has_made_is_not_used(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_mailbox.os, "getuid", lambda: os.geteuid() + 1)
+    with driver(echo):
+        assert asked(cluster, FIRST, b"x") is None
+
+
 def test_a_driver_that_stops_listening_is_told_apart_from_one_that_is_slow(cluster: Cluster) -> None:
     with driver(lambda _id, _content: None):
         with pytest.raises(ConnectionFailed, match="has not answered within 30 s"):
