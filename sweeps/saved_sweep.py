@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,7 @@ def _refuse_changes(folder: SweepFolder, raw: Mapping[str, Any], sweep_id: str) 
         raise StorageError(f"{folder.events}: the configuration in its first line is damaged: {error}") from None
     changes = list(_differences(launched, raw, ""))
     # Drivers of earlier versions did not write it down.
-    known = next((start.sweep_id for start in (first, *starts) if start.sweep_id is not None), None)
+    known = next((start.sweep_id for start in chain((first,), starts) if start.sweep_id is not None), None)
     if known is not None:
         changes += _differences(known, sweep_id, "sweep_id")
     if changes:
