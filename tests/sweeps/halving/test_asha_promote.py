@@ -69,7 +69,7 @@ def model_work(factor: int, points: Sequence[int], played: Play, trials: int) ->
     return work
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.data(), st.integers(2, 4), st.integers(1, 4), st.integers(1, 40))
 def test_the_order_of_the_paper_is_that_of_its_pseudo_code(
     data: st.DataObject, factor: int, slots: int, trials: int
@@ -93,7 +93,7 @@ def brute_breadth(values: Sequence[float], factor: int, points: Sequence[int]) -
     return total
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.permutations(range(20)), st.integers(1, 20), st.integers(2, 4))
 def test_breadth_on_one_slot_takes_what_halving_in_step_takes(order: list[int], trials: int, factor: int) -> None:
     points = (2, 2 * factor, 2 * factor**2)
@@ -114,7 +114,7 @@ def test_breadth_takes_552_steps_of_64_trials_in_any_order(order: str) -> None:
     assert [sum(report.resource == point for report in played.reports) for point in POINTS] == [64, 21, 7, 2]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 6), st.booleans())
 def test_breadth_never_takes_more_than_its_worst_case(seed: int, trials: int, slots: int, protects: bool) -> None:
     rng = random.Random(seed)
@@ -199,7 +199,7 @@ def test_trials_that_are_lost_after_they_were_promoted_by_rank_take_the_tail_no_
     assert [report.resource for report in played.reports][-1] == 9
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 6), st.booleans(), st.sampled_from([3, 5, 30]))
 def test_trials_that_are_lost_cost_breadth_no_more_than_the_trials_of_the_tail(
     seed: int, trials: int, slots: int, protects: bool, factor: int

@@ -24,7 +24,7 @@ def rays(factor: int, direction: Direction) -> Any:
                                    reduction_factor=factor)  # fmt: skip
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.data(), st.sampled_from([2, 3, 4]), st.sampled_from(["min", "max"]))
 def test_verdicts_are_those_of_rays_scheduler_on_the_same_reports(
     data: st.DataObject, factor: int, direction: Direction

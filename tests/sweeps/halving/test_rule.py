@@ -40,7 +40,7 @@ def lived(rule: Rule, seed: int) -> Play:
 
 
 @EVERY
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**9))
 def test_no_trial_passes_a_point_without_a_report_and_every_trial_begins(name: str, seed: int) -> None:
     played = lived(RULES[name](), seed)
@@ -50,7 +50,7 @@ def test_no_trial_passes_a_point_without_a_report_and_every_trial_begins(name: s
 
 
 @EVERY
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**9), cut=st.floats(0, 1))
 def test_a_replay_of_the_events_stands_where_the_rule_stood(name: str, seed: int, cut: float) -> None:
     events = lived(RULES[name](), seed).events
@@ -65,7 +65,7 @@ def test_a_replay_of_the_events_stands_where_the_rule_stood(name: str, seed: int
 
 
 @EVERY
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**9))
 def test_a_protected_trial_ends_at_the_last_point_only(name: str, seed: int) -> None:
     rng = random.Random(seed)
