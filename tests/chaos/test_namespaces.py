@@ -199,8 +199,8 @@ def test_nothing_is_left_of_machines_when_the_test_is_killed():
 
 
 def test_a_worker_that_was_cut_off_and_comes_back_adds_nothing(cluster, tmp_path):
-    workers = cluster.two()
-    run = cluster.submitted(tmp_path, "cut", *FIFO, "storage=of-cut", "cluster.gpus_per_host=0", "cluster.hosts=2")
+    workers = [*cluster.two(), cluster.join()]  # one of them is free for the host that takes the place
+    run = cluster.submitted(tmp_path, "cut", *FIFO, "storage=of-cut", "cluster.hosts=2")
     sweep = cluster.head.home / "of-cut" / "toy"
     runs.wait_for(lambda: training(sweep) == 2, run)
     cut = next(worker for worker in workers if worker.processes("ray::Host"))
