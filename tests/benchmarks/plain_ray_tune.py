@@ -17,6 +17,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,37 +26,43 @@ MODULES = {"attention-qv": ["q_proj", "v_proj"], "all-linear": "all-linear",
            "attention": ["q_proj", "k_proj", "v_proj", "o_proj"]}  # fmt: skip
 
 
-def train(config: dict[str, Any], job: dict[str, Any], rows: dict[str, Any]) -> None:
-    """One trial."""
+def adapted(model: str, point: dict[str, Any]) -> Any:
+    """The base in 4 bits with an adapter."""
     import torch
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-    from ray import tune
-    from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
+    from transformers import AutoModelForCausalLM
 
-    torch.set_num_threads(1)
-    point = config["point"]
-    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32, device_map={"": "cpu"})
-    for module in model.modules():
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, device_map={"": "cpu"})
+    for module in base.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # bitsandbytes 0.50.2 loses gradients after the first evaluation on CPUs with AVX512-BF16 without this.
             module.support_avx512bf16_for_cpu = False
-    model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
     rank = point["adapter.r"]
     modules = MODULES[point["adapter.target_modules"]]
-    model = get_peft_model(
-        model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=modules, task_type="CAUSAL_LM")
-    )
-    tokens, busy = 0, 0.0
+    return get_peft_model(base, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=modules, task_type="CAUSAL_LM"))
 
-    def padded(batch: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-        longest = max(len(row["input_ids"]) for row in batch)
-        fill = {"input_ids": job["pad_id"], "labels": -100}
-        made = {name: [row[name] + [value] * (longest - len(row[name])) for row in batch]
-                for name, value in fill.items()}  # fmt: skip
-        made["attention_mask"] = [
-            [1] * len(row["input_ids"]) + [0] * (longest - len(row["input_ids"])) for row in batch
-        ]
-        return {name: torch.tensor(values) for name, values in made.items()}
+
+def padded(batch: list[dict[str, list[int]]], pad_id: int) -> dict[str, Any]:
+    """The rows as tensors, as long as the longest of them."""
+    import torch
+
+    longest = max(len(row["input_ids"]) for row in batch)
+    fill = {"input_ids": pad_id, "labels": -100}
+    made = {name: [row[name] + [value] * (longest - len(row[name])) for row in batch]
+            for name, value in fill.items()}  # fmt: skip
+    made["attention_mask"] = [[1] * len(row["input_ids"]) + [0] * (longest - len(row["input_ids"])) for row in batch]
+    return {name: torch.tensor(values) for name, values in made.items()}
+
+
+def train(config: dict[str, Any], job: dict[str, Any], rows: dict[str, Any]) -> None:
+    """One trial."""
+    import torch
+    from ray import tune
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    torch.set_num_threads(1)
+    point, tokens, busy = config["point"], 0, 0.0
 
     class Reporting(TrainerCallback):
         began = 0.0
@@ -102,8 +109,8 @@ def train(config: dict[str, Any], job: dict[str, Any], rows: dict[str, Any]) -> 
         dataloader_pin_memory=False, disable_tqdm=True, seed=0, remove_unused_columns=False,
     )  # fmt: skip
     TokenMean(
-        model=model, args=arguments, train_dataset=rows["train"], eval_dataset=rows["eval"], data_collator=padded,
-        callbacks=[Reporting()],
+        model=adapted(job["model"], point), args=arguments, train_dataset=rows["train"], eval_dataset=rows["eval"],
+        data_collator=partial(padded, pad_id=job["pad_id"]), callbacks=[Reporting()],
     ).train()  # fmt: skip
 
 
