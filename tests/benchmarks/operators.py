@@ -1,13 +1,15 @@
 """How many operators a layer issues in a training pass: on a GPU each is a kernel or more. Counted on a CPU.
 
 The difference between a model of four layers and one of two, so that embedding and head do not count. Views, which
-compute nothing, do not count either. Forward and backward in bfloat16, as on a GPU; the optimizer is apart.
+compute nothing, do not count either. Forward and backward of one micro-batch in bfloat16, as on a GPU; the optimizer is
+apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +46,18 @@ def per_layer(pass_of: Callable[[Base], Callable[[], None]]) -> float:
     """Operators per layer of a pass."""
     counts = []
     for layers in (2, 4):
-        once = pass_of(bases.random_base(replace(bases.SHAPES["tiny"], layers=layers), torch.bfloat16))
+        base = bases.random_base(replace(bases.SHAPES["tiny"], layers=layers), torch.bfloat16)
+        once = pass_of(base)
         once()
+        # As before each optimizer step: gradients are then kept as they come, and not added to earlier ones.
+        base.model.zero_grad(set_to_none=True)
         with Counted() as during:
             once()
         counts.append(during.count)
     return (counts[1] - counts[0]) / 2
 
 
-def packed(engine: type[FlatEngine] | type[PeftEngine], slots: int) -> Callable[[Base], Callable[[], None]]:
+def packed(engine: Callable[[Base], Engine], slots: int) -> Callable[[Base], Callable[[], None]]:
     """Makes a pass of so many adapters with one row each."""
 
     def made(base: Base) -> Callable[[], None]:
@@ -87,7 +92,12 @@ def solo(checkpointing: bool) -> Callable[[Base], Callable[[], None]]:
 def counted() -> dict[str, float]:
     """Way of training -> operators per layer."""
     found = {"HF alone": per_layer(solo(False)), "HF alone, checkpointing": per_layer(solo(True))}
-    for name, engine in (("flat", FlatEngine), ("peft", PeftEngine)):
+    ways: dict[str, Callable[[Base], Engine]] = {
+        "flat": FlatEngine,
+        "flat, grouped": partial(FlatEngine, grouped=True),
+        "peft": PeftEngine,
+    }
+    for name, engine in ways.items():
         found |= {f"{name}, {slots} slots": per_layer(packed(engine, slots)) for slots in SLOTS}
     return found
 

@@ -38,6 +38,7 @@ SLOTS = (1, 2, 4, 8, 16)
 BATCHES = (1, 2, 4)
 PACKS: dict[str, tuple[Callable[[Base], Engine], bool]] = {
     "flat": (FlatEngine, True),
+    "flat, grouped": (partial(FlatEngine, grouped=True), True),
     "flat, 4 bit": (FlatEngine, False),
     "peft": (PeftEngine, True),
     "peft, 4 bit": (PeftEngine, False),

@@ -7,7 +7,8 @@ _preprocess_mask_arguments, 5.24), so no mask over all pairs of tokens is ever m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
@@ -16,6 +17,37 @@ from transformers import AttentionInterface, PreTrainedModel
 from trainables.packing.flat_batches import Piece
 
 NAME = "flat_rows"
+
+
+class Grid(NamedTuple):
+    """The rows of a sequence side by side, each filled up with its own last token: no row sees another one's tokens."""
+
+    rows: int
+    places: torch.Tensor
+    """(rows * longest,): the token at each place, row after row."""
+    back: torch.Tensor
+    """(tokens,): the place of each token; one of them for tokens of a start that rows share."""
+
+
+def grid(pieces: Sequence[Piece], device: torch.device) -> Grid:
+    """Returns the rows of a sequence side by side.
+
+    CUDA adds the gradients of a start that rows share in no fixed order, so a repeat may differ in the last digit.
+    """
+    ends = list(accumulate(piece.length for piece in pieces))
+    own = [range(end - piece.length, end) for piece, end in zip(pieces, ends, strict=True)]
+    starts = {piece.after for piece in pieces}
+    rows = [
+        [*(() if piece.after is None else own[piece.after]), *own[place]]
+        for place, piece in enumerate(pieces)
+        if place not in starts
+    ]
+    longest = max(len(row) for row in rows)
+    places = torch.tensor([row + row[-1:] * (longest - len(row)) for row in rows])
+    back = torch.empty(ends[-1], dtype=torch.long)
+    for place, row in enumerate(rows):
+        back[row] = torch.arange(len(row)) + place * longest
+    return Grid(len(rows), places.view(-1).to(device), back.to(device))
 
 
 def use(model: PreTrainedModel) -> None:
@@ -31,7 +63,7 @@ def attend(
     value: torch.Tensor,
     _mask: torch.Tensor | None,
     *,
-    pieces: Sequence[Piece],
+    pieces: Sequence[Piece] | Grid,
     scaling: float | None = None,
     sliding_window: int | None = None,
     **_others: Any,
@@ -42,10 +74,12 @@ def attend(
         query: (1, heads, tokens, width).
         key: (1, key heads, tokens, width), as `value`. Each serves heads / key heads query heads that follow each
             other.
-        pieces: what the sequence is made of, in order.
+        pieces: what the sequence is made of, in order; rows are computed one after the other. All at once for a `Grid`.
         scaling: factor of the scores; 1 / sqrt(width) if None.
         sliding_window: number of latest tokens that a token sees, itself included; all if None.
     """
+    if isinstance(pieces, Grid):
+        return _together(query, key, value, pieces, scaling, sliding_window), None
     lengths = [piece.length for piece in pieces]
     queries, keys, values = (whole.split(lengths, dim=2) for whole in (query, key, value))
     starts = {piece.after for piece in pieces}
@@ -63,6 +97,17 @@ def attend(
             row = _row(q, k, v, scaling, sliding_window)[:, :, lengths[piece.after] :]
         attended.append(row.transpose(1, 2))
     return torch.cat(attended, dim=1), None
+
+
+def _together(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, grid: Grid, scaling: float | None, window: int | None
+) -> torch.Tensor:
+    spread = [
+        whole.squeeze(0).index_select(1, grid.places).unflatten(1, (grid.rows, -1)).transpose(0, 1)
+        for whole in (query, key, value)
+    ]
+    rows = _row(spread[0], spread[1], spread[2], scaling, window).transpose(1, 2)
+    return rows.flatten(0, 1).index_select(0, grid.back)[None]
 
 
 def _row(

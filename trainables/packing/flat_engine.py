@@ -5,7 +5,8 @@ multiplies all tokens with the base once and adds each adapter's part to its own
 stays inside rows (`flat_attention`), and the head sees only positions that predict a labelled token (`head_loss`).
 
 The parts are computed one adapter after the other: their products are small and of uneven sizes, and a NaN of a trial
-that diverges cannot reach its neighbours, as it would through one product with a mask.
+that diverges cannot reach its neighbours, as it would through one product with a mask. On request all adapters without
+dropout are computed together (`grouped_product`), and all rows attend at once: on a GPU each operator costs time.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from bitsandbytes.nn import Linear4bit
 from peft.tuners.lora import LoraLayer
 
 from trainables.base.base_model import Base
-from trainables.packing import dropout, flat_attention, head_loss, lora_product
+from trainables.packing import dropout, flat_attention, grouped_product, head_loss, lora_product
 from trainables.packing.engine import Segment
 from trainables.packing.engines import FLAT_KINDS
-from trainables.packing.flat_batches import Span, flatten
+from trainables.packing.flat_batches import Piece, Span, flatten
 from trainables.packing.peft_adapters import PeftAdapters, adapter_name
 from trainables.specs import TrialSpec
 
@@ -63,17 +64,28 @@ class _Layer:
 
     wrapped: LoraLayer
     adapters: dict[int, _Adapter] = field(default_factory=dict)
+    stack: grouped_product.Stack | None = None
+    """The matrices of the adapters that the present pass computes together."""
 
 
 class FlatEngine:
     """An `Engine` without padding, for some model types. See `trainables.packing.engine.Engine`."""
 
-    def __init__(self, base: Base) -> None:
-        """Takes over a base for which `uncovered` returns None. Raises ValueError for another one."""
-        problem = uncovered(base)
+    def __init__(self, base: Base, grouped: bool = False) -> None:
+        """Takes over a base.
+
+        Args:
+            base: one for which `uncovered` returns None.
+            grouped: whether a pass computes all adapters without dropout together, and attention for all rows.
+
+        Raises:
+            ValueError: the base is not covered, or torch has no grouped products.
+        """
+        problem = uncovered(base) or (grouped_product.missing() if grouped else None)
         if problem is not None:
             raise ValueError(f"the flat engine does not cover this base: {problem}")
         self.base = base
+        self._grouped = grouped
         self._adapters = PeftAdapters(base)
         self._layers: dict[int, _Layer] = {}
         self._droppers: set[int] = set()
@@ -108,6 +120,7 @@ class FlatEngine:
         self._droppers.discard(slot)
         for layer in self._layers.values():
             layer.adapters.pop(slot, None)
+            layer.stack = None
         self._adapters.remove(slot)
 
     def adapter(self, slot: int) -> Mapping[str, bytes]:
@@ -119,8 +132,12 @@ class FlatEngine:
         batch = flatten([self._dropping(segment) for segment in segments], self.base.device)
         # The spans stay until the next pass: gradient checkpointing runs the layers again in the backward pass.
         self._spans = batch.spans
+        pieces: Sequence[Piece] | flat_attention.Grid = batch.pieces
+        if self._grouped:
+            pieces = flat_attention.grid(batch.pieces, self.base.device)
+            self._stack()
         hidden_1TD = self.base.model.model(
-            input_ids=batch.ids, position_ids=batch.positions, use_cache=False, pieces=batch.pieces
+            input_ids=batch.ids, position_ids=batch.positions, use_cache=False, pieces=pieces
         ).last_hidden_state
         head = self.base.model.get_output_embeddings()
         losses_N = head_loss.token_losses(hidden_1TD[0, batch.keep], head, batch.answers)
@@ -130,6 +147,25 @@ class FlatEngine:
         """Returns the segment without dropout where its adapter drops nothing."""
         return segment if segment.slot in self._droppers else segment._replace(dropout=None)
 
+    def _stack(self) -> None:
+        """Puts the matrices of the adapters that the pass computes together into their layers."""
+        layers = list(self._layers.values())
+        pairs = [[self._pair(layer, span) for span in self._spans] for layer in layers]
+        ends = [span.stop for span in self._spans]
+        found = grouped_product.stacks(pairs, ends, self.base.device, self.base.dtype)
+        for layer, stack in zip(layers, found, strict=True):
+            layer.stack = stack
+
+    def _pair(self, layer: _Layer, span: Span) -> grouped_product.Pair | None:
+        adapter = None if span.segment.slot is None else layer.adapters.get(span.segment.slot)
+        if adapter is None or not self._together(span, adapter):
+            return None
+        return grouped_product.Pair(adapter.a, adapter.b, adapter.scaling)
+
+    def _together(self, span: Span, adapter: _Adapter) -> bool:
+        """Tells whether an adapter is computed together with others in a layer."""
+        return self._grouped and span.segment.dropout is None and grouped_product.fits(adapter.a, adapter.b)
+
     def _computed(self, layer: _Layer) -> Callable[..., torch.Tensor]:
         """Returns the forward pass of a layer."""
 
@@ -138,10 +174,12 @@ class FlatEngine:
             parts, matrices = [], []
             for span in self._spans:
                 adapter = None if span.segment.slot is None else layer.adapters.get(span.segment.slot)
-                if adapter is not None:
+                if adapter is not None and not self._together(span, adapter):
                     parts.append(_part(span, adapter, x_TI))
                     matrices += [adapter.a, adapter.b]
             y_TO = lora_product.product(x_TI, layer.wrapped.get_base_layer(), parts, matrices)
+            if layer.stack is not None:
+                y_TO = grouped_product.add(y_TO, x_TI, layer.stack)
             return y_TO.view(*x.shape[:-1], -1)
 
         return forward

@@ -104,7 +104,10 @@ class _Product(torch.autograd.Function):
                 of_x[part.start : part.stop].addmm_(of_h, a)
             else:
                 of_x[part.start : part.stop].addcmul_(of_h @ a, part.dropout)
-        return (of_x, None, None, *(each.to(kind) for each, kind in zip(of_matrices, ctx.types, strict=True)))
+        # Dense ones, since autograd would copy others once more.
+        dense = torch.contiguous_format
+        kept = (each.to(kind, memory_format=dense) for each, kind in zip(of_matrices, ctx.types, strict=True))
+        return (of_x, None, None, *kept)
 
 
 def _inputs(x: torch.Tensor, part: Part) -> torch.Tensor:

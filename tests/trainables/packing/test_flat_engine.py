@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import packs
 import pytest
 import tiny_models
@@ -32,6 +34,9 @@ FP32 = 1e-5
 # bfloat16 keeps about 3 digits in every activation.
 BF16 = 2e-2
 
+GROUPED = partial(FlatEngine, grouped=True)
+FLATS = pytest.mark.parametrize("make", [FlatEngine, GROUPED], ids=["in turn", "grouped"])
+
 Gradients = dict[str, torch.Tensor]
 
 
@@ -47,9 +52,15 @@ def trained(pack: AdapterPack, steps: int) -> tuple[list[list[float]], list[Eval
     return losses, [found for found in pack.evaluate(slots).values() if isinstance(found, Evaluation)]
 
 
-@pytest.mark.parametrize("quantised", [False, True], ids=["plain", "nf4"])
-def test_twenty_steps_of_four_trials_are_those_of_the_reference(quantised):
-    reference, flat = (AdapterPack(make(packs.base(quantised=quantised)), packs.rows()) for make in packs.ENGINES)
+@pytest.mark.parametrize(
+    ("make", "quantised"),
+    [(FlatEngine, False), (FlatEngine, True), (GROUPED, True)],
+    ids=["in turn, plain", "in turn, nf4", "grouped, nf4"],
+)
+def test_twenty_steps_of_four_trials_are_those_of_the_reference(make, quantised):
+    reference, flat = (
+        AdapterPack(engine(packs.base(quantised=quantised)), packs.rows()) for engine in (PeftEngine, make)
+    )
     expected, evaluated = trained(reference, 20)
     found, evaluations = trained(flat, 20)
     for ours, theirs in zip(found, expected, strict=True):
@@ -88,22 +99,24 @@ def pass_of(engine: Engine, drop: float = 0.2, start: int = 0) -> tuple[list[tor
 @pytest.mark.parametrize("architecture", sorted(engines.FLAT_KINDS))
 def test_losses_and_gradients_are_those_of_the_reference(architecture, checkpointing, drop, start):
     results = []
-    for make in packs.ENGINES:
+    for make in (PeftEngine, FlatEngine, GROUPED):
         base = packs.base(architecture)
         if checkpointing:
             checkpoint_gradients(base.model)
         results.append(pass_of(make(base), drop, start))
-    (expected, gradients), (found, of_flat) = results
-    for ours, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=FP32)
-    for of_slot, of_reference in zip(of_flat, gradients, strict=True):
-        assert of_slot.keys() == of_reference.keys()
-        for name in of_reference:
-            torch.testing.assert_close(of_slot[name], of_reference[name], rtol=1e-4, atol=FP32, msg=name)
+    (expected, gradients), *flats = results
+    for found, of_flat in flats:
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=FP32)
+        for of_slot, of_reference in zip(of_flat, gradients, strict=True):
+            assert of_slot.keys() == of_reference.keys()
+            for name in of_reference:
+                torch.testing.assert_close(of_slot[name], of_reference[name], rtol=1e-4, atol=FP32, msg=name)
 
 
-def test_losses_in_bfloat16_are_near_those_of_the_reference():
-    expected, found = (pass_of(make(packs.base(dtype=torch.bfloat16)))[0] for make in packs.ENGINES)
+@pytest.mark.parametrize(("make", "drop"), [(FlatEngine, 0.2), (FlatEngine, 0.0), (GROUPED, 0.0)])
+def test_losses_in_bfloat16_are_near_those_of_the_reference(make, drop):
+    expected, found = (pass_of(each(packs.base(dtype=torch.bfloat16)), drop)[0] for each in (PeftEngine, make))
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours.mean(), theirs.mean(), rtol=0, atol=BF16)
 
@@ -124,20 +137,49 @@ def test_a_snapshot_goes_on_in_the_other_engine(first, second):
     assert packs.losses(resumed, 3, 5) == pytest.approx(expected, abs=FP32)
 
 
-def test_a_nan_in_one_adapter_stays_in_it():
-    engine = FlatEngine(packs.base())
-    row = packs.rows().train.row(0)
+@FLATS
+def test_a_nan_in_one_adapter_stays_in_it(make):
+    engine = make(packs.base())
+    # Of different lengths, so that one is filled up where rows lie side by side.
+    short, long = sorted((packs.rows().train.row(place) for place in range(2)), key=lambda row: len(row.ids))
     for slot in range(2):
         engine.add(slot, packs.spec(seed=slot))
     healthy = engine._adapters.parameters[1]
     with torch.no_grad():
         for parameter in engine._adapters.parameters[0].values():
             parameter.fill_(torch.nan)
-    sick, well = engine.token_losses([Segment(0, [row]), Segment(1, [row])])
+    sick, well = engine.token_losses([Segment(0, [long]), Segment(1, [short])])
     (sick.sum() + well.sum()).backward()
     assert sick.isnan().all()
     assert well.isfinite().all()
     assert all(parameter.grad.isfinite().all() for parameter in healthy.values())
+
+
+@FLATS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_on_a_cpu_neighbours_do_not_even_change_the_rounding(make, dtype):
+    def alone_and_with(others: int) -> list[torch.Tensor]:
+        engine = make(packs.base(dtype=dtype))
+        segments = []
+        for slot, r in enumerate((8, 16, 4, 8)[: 1 + others]):
+            parameters = engine.add(slot, packs.spec(seed=slot, r=r, lora_alpha=12.0))
+            for parameter in parameters.values():
+                parameter.data.add_(0.01)
+            segments.append(Segment(slot, [packs.rows().train.row(slot)]))
+        losses = engine.token_losses(segments[::-1])
+        torch.cat(losses).sum().backward()
+        return [losses[-1], *(parameter.grad for parameter in engine._adapters.parameters[0].values())]
+
+    alone = alone_and_with(0)
+    for others in (1, 3):
+        assert all(torch.equal(one, other) for one, other in zip(alone, alone_and_with(others), strict=True))
+
+
+def test_without_grouped_products_the_engine_says_what_is_missing(monkeypatch):
+    monkeypatch.delattr(torch.nn.functional, "grouped_mm")
+    assert FlatEngine(packs.base()).base
+    with pytest.raises(ValueError, match=r"grouped_mm; torch 2\.10 and later have it"):
+        GROUPED(packs.base())
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "opt", "mixtral", "deepseek_v3"])

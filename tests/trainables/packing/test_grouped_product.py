@@ -1,0 +1,79 @@
+"""All adapters at once give the products and gradients of one after the other, at any mix of ranks and layers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trainables.packing import grouped_product, lora_product
+from trainables.packing.grouped_product import Pair
+from trainables.packing.lora_product import Part
+
+SIZES = [(24, 40), (40, 16)]
+"""(in, out) of two layers."""
+ENDS = [7, 8, 20, 25]
+RANKS: list[int | None] = [4, None, 16, 3]
+"""By group; None for tokens of the base alone."""
+
+
+def drawn(dtype: torch.dtype, without: set[tuple[int, int]]) -> list[list[Pair | None]]:
+    """The matrices of each layer and group; `without` are the (layer, group) that have none."""
+    torch.manual_seed(0)
+    return [
+        [
+            None
+            if rank is None or (layer, group) in without
+            else Pair(
+                torch.nn.Parameter(torch.randn(rank, ins)), torch.nn.Parameter(torch.randn(outs, rank)), 0.5 + group
+            )
+            for group, rank in enumerate(RANKS)
+        ]
+        for layer, (ins, outs) in enumerate(SIZES)
+    ]
+
+
+def gradients(layers: list[list[Pair | None]], outputs: torch.Tensor, x: torch.Tensor) -> list[torch.Tensor]:
+    matrices = [matrix for pairs in layers for pair in pairs if pair for matrix in (pair.a, pair.b)]
+    return list(torch.autograd.grad(outputs.square().sum(), [x, *matrices]))
+
+
+def in_turn(layers: list[list[Pair | None]], bases: list[torch.nn.Linear], x: torch.Tensor) -> torch.Tensor:
+    for pairs, base in zip(layers, bases, strict=True):
+        bounds = list(zip([0, *ENDS], ENDS, pairs, strict=False))
+        parts = [Part(start, stop, pair.scaling, None) for start, stop, pair in bounds if pair]
+        x = lora_product.product(x, base, parts, [matrix for pair in pairs if pair for matrix in (pair.a, pair.b)])
+    return x
+
+
+def together(layers: list[list[Pair | None]], bases: list[torch.nn.Linear], x: torch.Tensor) -> torch.Tensor:
+    for stack, base in zip(grouped_product.stacks(layers, ENDS, x.device, x.dtype), bases, strict=True):
+        outputs = lora_product.product(x, base, [], [])
+        x = outputs if stack is None else grouped_product.add(outputs, x, stack)
+    return x
+
+
+@pytest.mark.parametrize("without", [set(), {(0, 0), (1, 3)}, {(1, 0), (1, 2), (1, 3)}], ids=["all", "mixed", "one"])
+@pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)], ids=["fp32", "bf16"])
+def test_products_and_gradients_are_those_of_each_in_turn(dtype, within, without):
+    layers = drawn(dtype, without)
+    bases = [torch.nn.Linear(ins, outs, dtype=dtype).requires_grad_(False) for ins, outs in SIZES]
+    x = torch.randn(ENDS[-1], SIZES[0][0], dtype=dtype).requires_grad_()
+    expected, found = in_turn(layers, bases, x), together(layers, bases, x)
+    # Relative to the largest number: bfloat16 rounds sums of many terms, in another order.
+    near = {"rtol": 0.0, "atol": within * expected.abs().max().item()}
+    torch.testing.assert_close(found, expected, **near)
+    for ours, theirs in zip(gradients(layers, found, x), gradients(layers, expected, x), strict=True):
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs, rtol=0.0, atol=within * theirs.abs().max().item())
+    with torch.no_grad():
+        torch.testing.assert_close(together(layers, bases, x), expected, **near)
+
+
+def test_no_adapter_makes_no_stack():
+    assert grouped_product.stacks([[None, None]], [3, 5], torch.device("cpu"), torch.float32) == [None]
+
+
+def test_layers_of_odd_sizes_are_left_to_the_other_way():
+    assert grouped_product.fits(torch.empty(4, 24), torch.empty(40, 4))
+    assert not grouped_product.fits(torch.empty(4, 20), torch.empty(40, 4))
+    assert not grouped_product.fits(torch.empty(4, 24), torch.empty(36, 4))
