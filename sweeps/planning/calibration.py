@@ -20,7 +20,7 @@ from sweeps.planning import measured_speed, rate_store
 from sweeps.planning.rates import Rate
 from sweeps.planning.trial_source import TrialSource
 from trainables import catalogue
-from trainables.contract import Failure, Summary
+from trainables.contract import Failure, Prepared
 from trainables.errors import TrainableError
 
 WARM_STEPS = 1
@@ -30,16 +30,26 @@ STEPS = 12
 WAIT_SECONDS = 600.0
 
 
+def prepare(sweep: Sweep) -> Prepared:
+    """Prepares the rows of a sweep on this machine, as its hosts would. Raises ConfigError where they cannot be."""
+    config = sweep.config
+    try:
+        return catalogue.find(config.trainable).prepare(config.base, cache())
+    except TrainableError as error:
+        raise ConfigError([str(error)]) from None
+
+
 def calibrate(
-    sweep: Sweep, slots: int, device_name: str, clock: Callable[[], float] = time.time
-) -> tuple[Rate, Summary]:
-    """Measures the rate of this machine for a sweep, and prepares its rows.
+    sweep: Sweep, prepared: Prepared, slots: int, device_name: str, clock: Callable[[], float] = time.time
+) -> Rate:
+    """Measures the rate of this machine for a sweep.
 
     Takes as long as it takes to load the base, to train about 12 + `slots` steps and to evaluate as many trials.
 
     Args:
         sweep: what is planned.
-        slots: trials that train side by side.
+        prepared: its rows.
+        slots: trials that train side by side, as many as a host of the sweep will have.
         device_name: see `cluster.devices.name`.
         clock: seconds since the epoch, as the pack's own.
 
@@ -47,11 +57,9 @@ def calibrate(
         ConfigError: nothing can be trained; says why.
     """
     config = sweep.config
-    trainable = catalogue.find(config.trainable)
     started = clock()
     try:
-        prepared = trainable.prepare(config.base, cache())
-        pack = trainable.open_pack(config.base, prepared.payload, cache())
+        pack = catalogue.find(config.trainable).open_pack(config.base, prepared.payload, cache())
     except TrainableError as error:
         raise ConfigError([str(error)]) from None
     loop = PackLoop(pack, slots)
@@ -70,7 +78,7 @@ def calibrate(
         evaluation_rows=summary.eval_rows,
         row_tokens=summary.shape.mean if summary.shape is not None else 0.0,
     )
-    return rate.model_copy(update={"start_seconds": ready - started, "is_calibration": True}), summary
+    return rate.model_copy(update={"start_seconds": ready - started, "host_slots": slots, "is_calibration": True})
 
 
 def _open(loop: PackLoop, sweep: Sweep, slots: int) -> list[str]:

@@ -128,6 +128,7 @@ def of_sweep(events: Iterable[Event], key: RateKey) -> Rate | None:
         update={
             "start_seconds": max(0.0, log.hosts.time - log.started),
             "trial_seconds": idle / len(log.trials),
+            "host_slots": log.hosts.slots / log.hosts.hosts,
             "time": log.latest,
         }
     )

@@ -25,6 +25,8 @@ LEAST_RANGE = 0.15
 """A rate that was measured for the very case is held to be right within this share: machines are shared and warm up."""
 FAR_RANGE = 0.25
 """What each doubling (or halving) of the tokens in flight between what was measured and what is planned adds."""
+ALIKE = 0.25
+"""Doublings within which two measurements are equally near: the rows of a few steps are longer or shorter by chance."""
 MOST_RANGE = 0.75
 RAY_SECONDS = 10.0
 """What a sweep takes to start beside loading its base, where no sweep has been seen here: Ray and its processes."""
@@ -59,7 +61,9 @@ class Rate(Spec):
     tokens_per_step: NotNegative
     """Mean tokens of one trial's optimizer step, padding not counted."""
     slots: Positive
-    """Trials that shared a host's step, on average."""
+    """Trials that shared a host's step, on average: fewer than it has slots where trials wait or are evaluated."""
+    host_slots: Positive | None = None
+    """Slots of the host; None in rates of versions that did not say it."""
     step_seconds: NotNegative
     """Mean time of a host's step, for all of these slots."""
     evaluation_seconds: NotNegative
@@ -68,7 +72,7 @@ class Rate(Spec):
     row_tokens: NotNegative
     """Mean tokens of a row to train on; 0 where there are no rows."""
     start_seconds: NotNegative
-    """From the sweep's start to its hosts' being ready; of a calibration, what the base and the rows took."""
+    """From the sweep's start to its hosts' being ready; of a calibration, what the base took to load."""
     trial_seconds: NotNegative
     """Time of the sweep that is neither step nor evaluation, for each trial; 0 of a calibration."""
     spread: NotNegative
@@ -113,7 +117,8 @@ class Speed:
 def speed(rates: Sequence[Rate], key: RateKey, load: Load) -> Speed | None:
     """The speed of a host of this kind under this load, from the measurement closest to it; None without any.
 
-    Of equally close ones the latest counts. Overheads are the median of the latest sweeps: a calibration has none.
+    Of those that are about as close the latest counts. Overheads are the median of the latest sweeps: a calibration has
+    none.
 
     Args:
         rates: all that is known.
@@ -123,7 +128,8 @@ def speed(rates: Sequence[Rate], key: RateKey, load: Load) -> Speed | None:
     known = [rate for rate in rates if _applies(rate.key, key)]
     if not known:
         return None
-    nearest = min(known, key=lambda rate: (_distance(rate, load), -rate.time))
+    least = min(_distance(rate, load) for rate in known)
+    nearest = max((rate for rate in known if _distance(rate, load) <= least + ALIKE), key=lambda rate: rate.time)
     sweeps = [rate for rate in known if not rate.is_calibration]
     recent = sorted(sweeps, key=lambda rate: rate.time)[-RECENT:]
     start, start_uncertainty = _overhead([rate.start_seconds for rate in recent], nearest.start_seconds + RAY_SECONDS)
@@ -173,13 +179,14 @@ def is_named(device: str, asked: str) -> bool:
 
 
 def _distance(rate: Rate, load: Load) -> float:
-    """Doublings between the tokens in flight that were measured and those that are planned."""
-    measured, planned = rate.tokens_per_step * rate.slots, load.tokens_per_step * load.slots
+    """Doublings between the tokens that a host has in flight with all its slots, measured and planned."""
+    slots = rate.host_slots or rate.slots
+    measured, planned = rate.tokens_per_step * slots, load.tokens_per_step * load.slots
     if not measured or not planned:
-        return abs(math.log2(load.slots / rate.slots))
+        return abs(math.log2(load.slots / slots))
     return abs(math.log2(planned / measured))
 
 
 def _place(rate: Rate) -> tuple[RateKey, int, int, bool]:
     tokens = round(math.log2(rate.tokens_per_step) * 2) if rate.tokens_per_step else 0
-    return rate.key, tokens, round(rate.slots), rate.is_calibration
+    return rate.key, tokens, round(rate.host_slots or rate.slots), rate.is_calibration

@@ -105,7 +105,7 @@ def calibrate(sweep: Sweep) -> None:
     Raises:
         ConfigError: the sweep is planned for a device that this machine does not have, or nothing can be trained.
     """
-    from sweeps.planning.calibration import calibrate as measure
+    from sweeps.planning import calibration
 
     silence()
     machine = machine_of(sweep.config, to_launch=True)
@@ -119,10 +119,12 @@ def calibrate(sweep: Sweep) -> None:
     _check_is_here(sweep.config.cluster, machine)
     if sweep.config.budget.trials == "auto":
         sweep = auto_trials.with_some(sweep)
-    planned = plan_here(sweep, to_launch=True)
-    rate, summary = measure(sweep, planned.slots_per_host or 1, machine.device_name or "")
-    shape = summary.shape
-    rate_store.remember(_remembered(), rate, {} if shape is None else {rate_store.data_key(sweep.config): shape})
+    prepared = calibration.prepare(sweep)
+    if prepared.summary.shape is not None:
+        # How many slots a host has follows from how long the rows are.
+        rate_store.remember(_remembered(), None, {rate_store.data_key(sweep.config): prepared.summary.shape})
+    slots = plan_here(sweep, to_launch=True).slots_per_host or 1
+    rate_store.remember(_remembered(), calibration.calibrate(sweep, prepared, slots, machine.device_name or ""), {})
 
 
 def _check_is_here(cluster: ClusterConfig, machine: plan.Machine) -> None:

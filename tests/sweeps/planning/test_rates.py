@@ -64,6 +64,28 @@ def test_the_closest_measurement_counts_and_of_equal_ones_the_latest() -> None:
     assert found.step_seconds == 1.0
 
 
+def test_a_calibration_whose_rows_were_a_little_nearer_does_not_outlast_the_sweeps_after_it() -> None:
+    calibrated = rate(step_seconds=1.0, time=1.0, is_calibration=True)
+    after = rate(step_seconds=2.0, tokens_per_step=105.0, time=2.0)
+    found = speed([calibrated, after], KEY, load())
+    assert found is not None
+    assert found.step_seconds == pytest.approx(1.0 / 1.05)
+    again = speed([calibrated.model_copy(update={"time": 3.0}), after], KEY, load())
+    assert again is not None
+    assert again.step_seconds == 0.5
+
+
+def test_a_sweep_whose_trials_waited_for_one_another_is_measured_for_its_like() -> None:
+    """Under promotion fewer trials share a step than a host has slots."""
+    found = speed([rate(slots=1.3, host_slots=4.0)], KEY, load(slots=4))
+    assert found is not None
+    assert found.uncertainty == LEAST_RANGE
+    closer = [rate(slots=1.3, host_slots=4.0, step_seconds=1.3), rate(slots=3.0, host_slots=5.0, step_seconds=9.0)]
+    found = speed(closer, KEY, load(slots=4))
+    assert found is not None
+    assert found.step_seconds == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("model", "other"), ("quantization", "none auto"), ("device", "NVIDIA A100"), ("trainable", "x")],
@@ -125,6 +147,8 @@ def test_a_new_rate_replaces_that_of_its_kind_and_the_oldest_go() -> None:
     rates = kept([rate(time=1.0), rate(slots=8.0, time=2.0)], rate(time=3.0, steps=99))
     assert [(found.time, found.steps) for found in rates] == [(2.0, 30), (3.0, 99)]
     assert [found.time for found in kept(rates, rate(slots=4.0, time=4.0), most=2)] == [3.0, 4.0]
+    alike = [rate(slots=1.3, host_slots=4.0, time=1.0), rate(slots=3.6, host_slots=4.0, time=2.0)]
+    assert [found.time for found in kept(alike[:1], alike[1])] == [2.0]
 
 
 # What a log says
@@ -179,6 +203,7 @@ def test_one_trial_after_the_other_has_one_slot() -> None:
     found = measured_speed.of_sweep(log(first, second, end=124.0), KEY)
     assert found is not None
     assert (found.slots, found.step_seconds, found.evaluation_seconds, found.trial_seconds) == (1.0, 2.0, 1.0, 0.0)
+    assert found.host_slots == 2.0
 
 
 def test_a_trial_that_waited_between_two_reports_is_not_charged_for_it() -> None:

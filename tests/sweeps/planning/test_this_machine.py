@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.planning import this_machine
 from sweeps.planning.plan import Plan
+from sweeps.planning.rates import Rate, RateKey
 from sweeps.report.plan_lines import plan_lines
+from trainables.contract import Prepared, Summary
 
 RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
 
@@ -163,3 +166,30 @@ def test_the_planned_device_is_calibrated_where_it_is(monkeypatch: pytest.Monkey
     monkeypatch.setattr("sweeps.planning.calibration.calibrate", measure)
     with pytest.raises(MeasuredError):
         this_machine.calibrate(load.Sweep(*toy(RATES, cluster=cluster)))
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_calibration_has_as_many_slots_as_a_sweep_on_these_rows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Rows that nobody has read yet count as 77 tokens each; where they have 160, fewer trials share a step."""
+    monkeypatch.setenv("QSWEEP_RATES", str(tmp_path / "rates.json"))
+    monkeypatch.setattr(devices, "free_bytes", lambda _: 10**11)
+    seen: list[int] = []
+
+    def measure(_sweep: object, _prepared: object, slots: int, name: str) -> Rate:
+        seen.append(slots)
+        return Rate(
+            key=RateKey(trainable="qlora", model="m", quantization="q", device=name), tokens_per_step=1, slots=slots,
+            step_seconds=1, evaluation_seconds=1, evaluation_rows=1, row_tokens=1, start_seconds=1, trial_seconds=0,
+            spread=0, steps=12, time=0,
+        )  # fmt: skip
+
+    summary = Summary(fingerprint="0" * 16, train_rows=100, eval_rows=8, train_tokens=16_000, longest_row=190)
+    monkeypatch.setattr("sweeps.planning.calibration.prepare", lambda _: Prepared(summary=summary, payload=b""))
+    monkeypatch.setattr("sweeps.planning.calibration.calibrate", measure)
+    sweep = load.load("quickstart", ["budget.trials=16"], load.RECIPES)
+    before = this_machine.plan_here(sweep).slots_per_host
+    this_machine.calibrate(sweep)
+    assert seen == [this_machine.plan_here(sweep).slots_per_host]
+    assert seen != [before]
