@@ -1,6 +1,11 @@
 """What the benchmarks make of what they saw."""
 
+import json
+import math
+
 from benchmarks.against_ray_tune import Told, compared, figures, measures, spans, union
+from benchmarks.schedulers import Case, Outcome, cases, run, simulated
+from benchmarks.simulator_tables import of_cuts, of_few_trials
 from benchmarks.watched import Watched
 from sweeps.record.events import TrialReported
 from trainables.contract import Report, StepRecord
@@ -56,3 +61,41 @@ def test_the_time_to_a_loss_is_to_one_that_both_sides_reach():
     assert found["loss"] == 1.4
     assert found["seconds_to_loss"] == {"ours": 10.0, "plain": 50.0}
     assert (found["times_faster"], found["times_faster_to_loss"], found["goal"]) == (3.0, 5.0, 3.5)
+
+
+# Simulated sweeps
+
+
+def test_each_case_has_a_name_of_its_own():
+    assert len({case.name for case in cases()}) == len(cases())
+
+
+def test_a_simulated_sweep_has_the_answer_of_its_time():
+    outcome = Outcome(steps=9, makespan=9.0, path=[[3.0, 0.5], [6.0, 0.1]])
+    assert [outcome.regret(until) for until in (2.0, 3.0, 5.9, 6.0)] == [math.inf, 0.5, 0.5, 0.1]
+    assert outcome.regret() == 0.1
+
+
+def test_an_answer_at_the_end_is_that_of_the_whole_sweep():
+    found = simulated(Case("promote, breadth", "random", 1, trials=9), 0)
+    assert found.path[-1][0] <= found.makespan
+    assert found.path == sorted(found.path, key=lambda each: each[0])
+
+
+def test_tables_hold_what_was_simulated_and_leave_the_rest_empty(tmp_path):
+    few = [case for case in cases() if case.trials == 12 and case.rule == "stop" and case.arrival == "by random"]
+    assert run(few, tmp_path, math.inf) == 0
+    (line,) = [each for each in of_few_trials(tmp_path) if each.startswith("| `stop` | `random` |")]
+    steps, makespan, _ = line.split("|")[3].split(" / ")
+    assert steps.strip() == makespan
+    assert all(each.endswith("|  |  |  |  |  |") for each in of_cuts(tmp_path)[2:])
+
+
+def test_what_was_simulated_is_not_simulated_again(tmp_path):
+    case, other = Case("stop", "random", 1, trials=3), Case("fifo", "random", 1, trials=3)
+    assert run([case], tmp_path, math.inf) == 0
+    kept = tmp_path / f"{case.name}.json"
+    assert len(json.loads(kept.read_text())) == case.seeds
+    kept.write_text("[]")
+    assert run([case, other], tmp_path, -math.inf) == 1
+    assert kept.read_text() == "[]"
