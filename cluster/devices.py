@@ -15,26 +15,43 @@ MEMORY_SHARE = 0.85
 """The part of the free memory that a plan may use."""
 
 
-def name(device: Device, gpu: str | None = None) -> str:
-    """What trains, in the maker's words: "NVIDIA H100 80GB HBM3", or the processor with the threads that are ours.
+def name(device: Device, gpu: str | None = None, hosts: int = 1) -> str:
+    """What a host trains on, in the maker's words: "NVIDIA H100 80GB HBM3", or the processor with the host's threads.
 
     "GPU" for one that nvidia-smi does not tell.
 
     Args:
         device: the kind.
         gpu: an index or UUID; the first one when left out.
+        hosts: as in `host_threads`.
     """
     if device == "cuda":
         try:
             return _nvidia_smi("name", gpu)
         except (OSError, subprocess.CalledProcessError):
             return "GPU"
-    return f"{_processor()}, {threads()} threads"
+    own = host_threads(hosts)
+    return f"{_processor()}, {own} {'thread' if own == 1 else 'threads'}"
 
 
 def threads() -> int:
     """Threads of this machine's processor that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def host_threads(hosts: int) -> int:
+    """Threads of each of so many hosts that share this machine's processor: 1 or more."""
+    return max(1, threads() // hosts)
+
+
+def use_threads(hosts: int) -> None:
+    """Gives this process the threads of one of so many hosts. Call it before torch is imported.
+
+    Threads that wait by spinning for long make a step several times slower when another process wants a core; threads
+    that never spin make it a third slower when none does.
+    """
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(host_threads(hosts))
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
 def cache() -> Path:

@@ -16,7 +16,7 @@ import ray
 from pydantic import Field
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
 
-from cluster.devices import MEMORY_SHARE, cache, free_bytes, gpus, name, threads
+from cluster.devices import MEMORY_SHARE, cache, free_bytes, gpus, name, use_threads
 from cluster.errors import HostError
 from cluster.library_output import silence
 from cluster.loop import PackLoop
@@ -102,11 +102,7 @@ class Host:
         self._calls = ThreadPoolExecutor(max_workers=128, thread_name_prefix="host-call")
         silence()
         # Ray sets OMP_NUM_THREADS from num_cpus, which is 0 for a CPU host.
-        share = str(max(1, threads() // limits.hosts_per_machine))
-        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = share
-        # Threads that wait by spinning for long make a step several times slower when another process wants a core;
-        # threads that never spin make it a third slower when none does.
-        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+        use_threads(limits.hosts_per_machine)
 
     async def node_id(self) -> str:
         """Ray's id of the node that it has placed this host on. Until then the call waits."""
@@ -211,7 +207,7 @@ class Host:
             device=device,
             slots=slots,
             estimated_bytes=estimate,
-            device_name=name(device, gpu),
+            device_name=name(device, gpu, self._limits.hosts_per_machine),
             engine=getattr(pack, "engine_name", ""),
             node_id=str(ray.get_runtime_context().get_node_id()),
         )

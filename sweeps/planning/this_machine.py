@@ -119,6 +119,7 @@ def calibrate(sweep: Sweep) -> None:
     _check_is_here(sweep.config.cluster, machine)
     if sweep.config.budget.trials == "auto":
         sweep = auto_trials.with_some(sweep)
+    devices.use_threads(machine.hosts)
     prepared = calibration.prepare(sweep)
     if prepared.summary.shape is not None:
         # How many slots a host has follows from how long the rows are.
@@ -248,8 +249,8 @@ def _gpu_bytes(gpu: str | None, memory: str | None) -> int | None:
 def _this_machine(cluster: ClusterConfig) -> plan.Machine:
     gpus = devices.gpus() if cluster.gpus_per_host != 0 else 0
     device: Device = "cuda" if gpus else "cpu"
-    free, name = _share(devices.free_bytes(device)), devices.name(device)
-    count = max(1, gpus) if cluster.hosts == "auto" else cluster.hosts
+    free, count = _share(devices.free_bytes(device)), max(1, gpus) if cluster.hosts == "auto" else cluster.hosts
+    name = devices.name(device, hosts=count)
     threads = None if gpus else devices.threads()
     return plan.Machine(device, count, free if gpus else free // count, device_name=name, threads=threads)
 

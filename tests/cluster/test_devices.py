@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,17 @@ def test_gpus_that_a_process_may_not_use_are_not_counted(
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert devices.gpus() == count
+
+
+@pytest.mark.parametrize(("threads", "hosts", "own"), [(8, 1, 8), (8, 3, 2), (2, 2, 1), (1, 1, 1), (2, 64, 1)])
+def test_a_host_is_named_after_the_threads_that_it_has(
+    monkeypatch: pytest.MonkeyPatch, threads: int, hosts: int, own: int
+) -> None:
+    """A rate of a host with all threads does not hold for one that shares them with others."""
+    monkeypatch.setattr(devices, "threads", lambda: threads)
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(variable, "before")
+    devices.use_threads(hosts)
+    assert (os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"]) == (str(own), str(own))
+    assert os.environ["GOMP_SPINCOUNT"] == "before"
+    assert devices.name("cpu", hosts=hosts).endswith(f", {own} {'thread' if own == 1 else 'threads'}")

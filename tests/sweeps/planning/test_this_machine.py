@@ -25,6 +25,7 @@ RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "gpus", lambda: 0)
     monkeypatch.setattr(devices, "free_bytes", lambda device: {"cpu": 10**9, "cuda": 10**10}[device])
+    monkeypatch.setattr(devices, "use_threads", lambda hosts: None)
 
 
 def here(to_launch: bool = False, **cluster: Any) -> Plan:
@@ -144,7 +145,8 @@ def test_another_device_than_the_planned_one_is_not_calibrated(
     monkeypatch: pytest.MonkeyPatch, gpus: int, cluster: dict[str, Any], field: str
 ) -> None:
     monkeypatch.setattr(devices, "gpus", lambda: gpus)
-    monkeypatch.setattr(devices, "name", lambda device: "NVIDIA L4" if device == "cuda" else "A CPU, 2 threads")
+    names = {"cpu": "A CPU, 2 threads", "cuda": "NVIDIA L4"}
+    monkeypatch.setattr(devices, "name", lambda device, hosts: names[device])
     monkeypatch.setattr("sweeps.planning.calibration.calibrate", lambda *_: pytest.fail("this machine is calibrated"))
     with pytest.raises(ConfigError) as raised:
         this_machine.calibrate(load.Sweep(*toy(RATES, cluster=cluster)))
@@ -162,10 +164,28 @@ def test_the_planned_device_is_calibrated_where_it_is(monkeypatch: pytest.Monkey
         raise MeasuredError
 
     monkeypatch.setattr(devices, "gpus", lambda: 1)
-    monkeypatch.setattr(devices, "name", lambda device: "NVIDIA L4")
+    monkeypatch.setattr(devices, "name", lambda device, hosts: "NVIDIA L4")
     monkeypatch.setattr("sweeps.planning.calibration.calibrate", measure)
     with pytest.raises(MeasuredError):
         this_machine.calibrate(load.Sweep(*toy(RATES, cluster=cluster)))
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_hosts_that_share_a_processor_are_planned_and_calibrated_with_their_own_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(devices, "threads", lambda: 8)
+    monkeypatch.setattr(devices, "use_threads", seen.append)
+    monkeypatch.setattr("sweeps.planning.calibration.prepare", lambda _: pytest.fail("it has the threads by now"))
+    for hosts, own in ((1, "8 threads"), (4, "2 threads"), (8, "1 thread")):
+        sweep = load.Sweep(*toy(RATES, cluster={"hosts": hosts}))
+        name = this_machine.machine_of(sweep.config).device_name
+        assert name is not None
+        assert name.endswith(f", {own}")
+        with pytest.raises(pytest.fail.Exception, match="it has the threads by now"):
+            this_machine.calibrate(sweep)
+    assert seen == [1, 4, 8]
 
 
 @pytest.mark.usefixtures("no_gpu")
