@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from sweeps.record.events import TrialReported
 from sweeps.record.spent import spent
-from sweeps.record.sweep_record import SweepRecord
+from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.tracking.held_points import MetricPoint
 from trainables.contract import StepRecord
 
@@ -32,6 +32,16 @@ def metric_points(event: TrialReported) -> list[MetricPoint]:
 def best_of(metrics: Mapping[str, float]) -> dict[str, float]:
     """The metrics at a trial's best step under the names that they are logged with."""
     return {f"best_{name}": value for name, value in metrics.items()}
+
+
+def best_points(best: TrialRecord, record: SweepRecord, time: float) -> list[MetricPoint]:
+    """The metrics of a sweep's best trial, as metric points of its parent run, by the steps of all trials.
+
+    MLflow shows the value of the highest step. By the trial's own step, a better trial that a resumed sweep finds at an
+    earlier one would not be shown.
+    """
+    steps = sum(trial.step for trial in record.trials.values())
+    return [MetricPoint(name, value, time, steps) for name, value in best_of(best.best_metrics).items()]
 
 
 def end_points(history: Sequence[StepRecord]) -> list[MetricPoint]:

@@ -31,7 +31,7 @@ from sweeps.tracking import run_tags
 from sweeps.tracking.client import Runs, is_refusal
 from sweeps.tracking.held_points import MetricPoint
 from sweeps.tracking.lost_runs import Lost, missing
-from sweeps.tracking.metric_points import best_of, end_points, metric_points, spent_points
+from sweeps.tracking.metric_points import best_points, end_points, metric_points, spent_points
 from sweeps.tracking.views import TAG_PREFIX, shared_view
 from trainables.specs import TrialSpec
 
@@ -313,8 +313,7 @@ class MlflowSink:
             best = selection.winner
             # Found, not remembered: an earlier driver may have opened it.
             best_run = self._open_child(runs, best.trial_key, record, event.time)
-            logged = best_of(best.best_metrics).items()
-            points += [MetricPoint(name, value, event.time, best.best_step or 0) for name, value in logged]
+            points += best_points(best, record, event.time)
         runs.remove_doubles([parent, *self.run_ids.values()])
         for run_id, key, is_running in runs.of_trials():
             trial = record.trials.get(key)

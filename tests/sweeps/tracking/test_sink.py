@@ -223,8 +223,25 @@ def test_the_parent_names_the_best_trial(sink, folder, client):
     parent = run_of(client, None)
     assert parent.data.tags["sweep.best_trial_key"] == "aaaa"
     assert parent.data.tags["sweep.best_run"] == run_of(client, "aaaa").info.run_id
-    assert history(client, parent.info.run_id, "best_eval_loss") == [(3, 0.7)]
+    assert history(client, parent.info.run_id, "best_eval_loss") == [(12, 0.7)]  # by the steps of both trials
     assert parent.data.tags["mlflow.note.content"].startswith("**Best: t00, eval_loss 0.7000** at step 3")
+
+
+def test_the_parent_shows_a_better_trial_that_a_resumed_sweep_finds_at_an_earlier_step(sink, folder, client):
+    for key, step in (("aaaa", 9), ("bbbb", 3)):
+        keep_adapter(folder, key, step)
+    first = [
+        begun(),
+        started("aaaa", 0, **PARAMS),
+        reported("aaaa", 9, 0.7),
+        ended("aaaa", TrialState.COMPLETED),
+        over(),
+    ]
+    then = [begun(), started("bbbb", 1, **PARAMS), reported("bbbb", 3, 0.6), ended("bbbb", TrialState.STOPPED), over()]
+    deliver(sink, first + then)
+    parent = run_of(client, None)
+    assert parent.data.tags["sweep.best_trial_key"] == "bbbb"
+    assert parent.data.metrics["best_eval_loss"] == 0.6
 
 
 def test_a_sweep_without_a_best_trial_says_so(sink, client):
