@@ -16,6 +16,10 @@ from sweeps.planning.time_cost import Cost, Range, cost, evaluation_share
 from sweeps.planning.trial_source import REPEATED
 from trainables.contract import RowShape
 
+UNNAMED = (
+    "unknown: rates belong to a type of GPU; name it as cluster.gpu. Sweeps on such GPUs, or `qsweep plan FILE "
+    "--calibrate` on a machine with one, leave its rates in the cache"
+)
 UNCOUNTED = (
     "unknown, as is the share of evaluation: data.eval_examples null takes all rows of data.eval, which are not "
     "counted yet: give data.eval_examples, or run `qsweep plan FILE --calibrate`"
@@ -84,7 +88,6 @@ def outlook(
     evaluated = evaluation_rows(config, known)
     load = _load(config, space, slots, known.rows, evaluated or 0)
     rate_here = speed(known.rates, known.key, load) if known.key is not None and evaluated is not None else None
-    unknown = UNCOUNTED if evaluated is None else UNKNOWN
     taken = cost(work, rate_here, count, is_gpu) if rate_here is not None else None
     share = taken.evaluation_share if taken is not None and rate_here is not None and rate_here.step_seconds else None
     if share is None and load.row_tokens and evaluated is not None:
@@ -98,8 +101,17 @@ def outlook(
         are_tokens_known=known.rows is not None,
         evaluation_share=share,
         cost=taken,
-        rate=f"by {rate_here.measured} steps that were measured" if rate_here is not None else unknown,
+        rate=f"by {rate_here.measured} steps that were measured"
+        if rate_here is not None
+        else _unknown(known, evaluated, is_gpu),
     )
+
+
+def _unknown(known: Known, evaluated: int | None, is_gpu: bool) -> str:
+    """Why no time can be told, and what to do about it."""
+    if evaluated is None:
+        return UNCOUNTED
+    return UNNAMED if known.key is None and is_gpu else UNKNOWN
 
 
 def evaluation_rows(config: SweepConfig, known: Known) -> int | None:

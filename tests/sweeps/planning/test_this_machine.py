@@ -127,6 +127,23 @@ def test_every_recipe_that_needs_no_file_of_ours_can_be_planned() -> None:
 
 
 @pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize(
+    ("cluster", "way_out"),
+    [
+        ({}, "time: unknown: run `qsweep plan FILE --calibrate`"),
+        ({"gpu": "H100"}, "time: unknown: run `qsweep plan FILE --calibrate`"),
+        ({"gpu_memory": "24GB"}, "time: unknown: rates belong to a type of GPU; name it as cluster.gpu."),
+        ({"address": "auto"}, "time: unknown: rates belong to a type of GPU; name it as cluster.gpu."),
+    ],
+)
+def test_an_unknown_time_comes_with_the_way_to_know_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cluster: dict[str, Any], way_out: str
+) -> None:
+    monkeypatch.setenv("QSWEEP_RATES", str(tmp_path / "rates.json"))
+    assert any(line.strip().startswith(way_out) for line in plan_lines(here(**cluster)))
+
+
+@pytest.mark.usefixtures("no_gpu")
 def test_lora_is_not_set_against_qlora_for_a_trainable_without_a_model() -> None:
     config, space = toy(RATES, model={"source": "hub/model"})
     assert this_machine.plan_here(load.Sweep(config, space)).choices == ()
