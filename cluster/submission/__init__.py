@@ -22,11 +22,16 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 def check_id(job_id: str) -> None:
     """Raises SubmissionFailed when the text cannot be the id of a job and a sweep."""
-    if not _ID.fullmatch(job_id):
+    if not is_id(job_id):
         raise SubmissionFailed(
             f"--submission-id: {job_id!r} must be letters, digits, dots, dashes and underscores, at most 128, and "
             "begin with a letter or a digit"
         )
+
+
+def is_id(text: str) -> bool:
+    """Whether the text can be the id of a job and a sweep."""
+    return _ID.fullmatch(text) is not None
 
 
 def check_address(address: str) -> str:

@@ -79,6 +79,11 @@ class Seen:
     """Id of the node on which it runs; None before it has started."""
 
     @property
+    def is_sweep(self) -> bool:
+        """It runs a sweep, and is no other program's, and no question of some seconds."""
+        return self.metadata.get(MARK) in ("launch", "resume")
+
+    @property
     def has_ended(self) -> bool:
         """Nothing of the job runs any more."""
         return self.status in _ENDED
@@ -208,7 +213,7 @@ class Jobs:
                 f"{job_id}: {self.address} knows no job of this id; a cluster forgets its jobs when its head node is "
                 "started again (ray job list shows them)"
             )
-        if seen.metadata.get(MARK) != "launch":
+        if not seen.is_sweep:
             raise SubmissionFailed(f"{job_id}: is no sweep: another program has submitted this job")
         return seen
 

@@ -20,7 +20,8 @@ SHIPPED = "submitted"
 """The folder for sweeps, in the package and in the cache folder of each node."""
 SWEEP_FILE = "sweep.yaml"
 SWEEP_ID = "QSWEEP_SWEEP_ID"
-"""The variable that gives a sweep its id: it is that of its job."""
+"""The variable that has the id of the job: a sweep that it launches has the same one, and one that it resumes is
+reached by it from outside the cluster."""
 ENTRY = "cluster.submission.on_node"
 HOOK = f"{ENTRY}.place"
 ABANDONED_SECONDS = 3600.0
@@ -60,8 +61,8 @@ def main(words: list[str]) -> None:
     """Becomes the command that the job is for, in the home folder: relative paths do not lie in Ray's own.
 
     Args:
-        words: the sweep's id, and the words after `qsweep`. One that begins with `submitted:` is a sweep file that
-            travelled, and `~/` is the home folder here.
+        words: the id for the sweep, and the words after `qsweep`. One that begins with `submitted:` is a sweep file
+            that travelled, and `~/` is the home folder here.
     """
     place()
     os.environ[SWEEP_ID] = words[0]

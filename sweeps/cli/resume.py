@@ -11,23 +11,47 @@ from sweeps.cli.shared import Json, LocalSweep, Promoting, Storage, mistakes, sa
 from sweeps.cli.sweep_end import check_promotion, finish
 
 
-def resume(
+def resume(  # noqa: PLR0913 - its options
     sweep: LocalSweep,
     tracking_uri: Annotated[
         str | None, typer.Option("--tracking-uri", help="Send everything to this MLflow from now on.")
     ] = None,
     promote: Promoting = False,
     storage: Storage = Path("results"),
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address", metavar="URL", help="Go on there, as a job: a cluster's dashboard, http://HOST:8265."
+        ),
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="With --address: do not follow the sweep.")] = False,
+    submission_id: Annotated[
+        str | None, typer.Option("--submission-id", metavar="ID", help="With --address: the id of the job.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Go on with a sweep that was interrupted or lost its driver; send what MLflow or the mirror has not taken.
 
-    A sweep's mirror, such as s3://BUCKET/PREFIX/NAME, is fetched into --storage first.
+    A sweep's mirror, such as s3://BUCKET/PREFIX/NAME, is fetched into --storage first. With --address, the sweep goes
+    on as a job of a Ray cluster that this machine is not part of: SWEEP and --storage are those of its head node.
     """
     import time
 
+    from sweeps.errors import ConfigError
+
     started = time.time()
+    if address is not None and not promote:
+        from sweeps.cli.resume_there import resume_there
+
+        resume_there(sweep, storage, tracking_uri, address, submission_id, detach, as_json)
+        return
     with mistakes():  # Also of the environment variables that modules read when they are imported.
+        if address is not None:
+            raise ConfigError(["--promote: not with --address: run qsweep promote on the head node afterwards"])
+        if detach or submission_id is not None:
+            raise ConfigError(
+                [f"--{'detach' if detach else 'submission-id'}: needs --address, the cluster's dashboard"]
+            )
         from sweeps import launch as launching
         from sweeps import saved_sweep
         from sweeps.config.uris import is_object_store

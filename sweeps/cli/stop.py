@@ -60,7 +60,7 @@ def _stop_job(sweep: str, address: str, as_json: bool) -> NoReturn:
     message = (
         f"stopping: trials are saved at their next step; after {STOP_SECONDS} s Ray ends what is left"
         if is_stopping
-        else f"its job has ended: {seen.status}; where the sweep was resumed, stop it there"
+        else f"its job has ended: {seen.status}; where another job, or a machine, has resumed the sweep, stop it there"
     )
     say(f"{'' if is_stopping else 'refused: '}{message}")
     if as_json:

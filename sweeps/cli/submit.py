@@ -15,7 +15,7 @@ from sweeps.cli.shared import Changes, File, Json, NoFiles, mistakes, say
 from sweeps.cli.submitted import end_lines, print_closing, ways_on
 
 if TYPE_CHECKING:
-    from cluster.submission.jobs import Jobs
+    from cluster.submission.jobs import Job, Jobs
     from sweeps.config.load import Sweep
     from sweeps.config.shipping import Shipment
 
@@ -44,12 +44,7 @@ def submit(  # noqa: PLR0913 - its options
             say(f"note: {line}")
         with tempfile.TemporaryDirectory(prefix="qsweep-submit-") as folder:
             jobs, job_id = _submit(sweep, shipment, str(address), submission_id, Path(folder))
-    _leave(jobs, job_id)
-    if detach:
-        if as_json:
-            print(json.dumps({"submission_id": job_id, "address": jobs.address, "detached": True}))
-        return
-    follow(jobs, job_id, as_json)
+    follow_or_leave(jobs, job_id, detach, as_json)
 
 
 def check(file: str, changes: list[str] | None, address: str | None, no_files: bool) -> tuple[Sweep, Shipment]:
@@ -76,6 +71,15 @@ def check(file: str, changes: list[str] | None, address: str | None, no_files: b
     if wrong:
         raise ConfigError(wrong)
     return sweep, shipment
+
+
+def follow_or_leave(jobs: Jobs, job_id: str, detach: bool, as_json: bool) -> None:
+    """Says how a sweep is reached that was just submitted, and follows it unless `detach`."""
+    _leave(jobs, job_id)
+    if not detach:
+        follow(jobs, job_id, as_json)
+    elif as_json:
+        print(json.dumps({"submission_id": job_id, "address": jobs.address, "detached": True}))
 
 
 def follow(jobs: Jobs, job_id: str, as_json: bool) -> None:
@@ -131,7 +135,6 @@ def _submit(
     sweep: Sweep, shipment: Shipment, address: str, submission_id: str | None, folder: Path
 ) -> tuple[Jobs, str]:
     """The cluster's jobs, and the id of the sweep's."""
-    from cluster.errors import ConnectionFailed
     from cluster.submission import check_id, connect, on_node, package
     from sweeps.config import shipping
 
@@ -143,21 +146,26 @@ def _submit(
     package.write(folder / "sweep.zip", contents)
     # Imported here: Ray takes seconds, and a mistake in the sweep file must not wait for it.
     jobs = connect(address)
-    from cluster.submission.jobs import Job, is_same_version
+    from cluster.submission.jobs import Job
+
+    known = {"name": sweep.config.name, "storage": shipping.storage(shipment), "content": identity}
+    known["trainable"] = sweep.config.trainable
+    send(jobs, Job(job_id, job_id, ("launch", f"{on_node.SHIPPED}:{identity}", "--json"), known), folder / "sweep.zip")
+    return jobs, job_id
+
+
+def send(jobs: Jobs, job: Job, archive: Path) -> None:
+    """Submits a sweep's job, and says so; ends the command where it is not known whether the cluster has it."""
+    from cluster.errors import ConnectionFailed
+    from cluster.submission.jobs import is_same_version
 
     if not is_same_version(jobs.version):
         say(f"warning: the cluster has Ray {jobs.version}, which this project is not tested with")
-    job = Job(
-        job_id,
-        job_id,
-        ("launch", f"{on_node.SHIPPED}:{identity}", "--json"),
-        {"name": sweep.config.name, "storage": shipping.storage(shipment), "content": identity},
-    )
     not_known = (
-        f"it is not known whether the sweep was submitted: the same command with --submission-id {job_id} is safe"
+        f"it is not known whether the sweep was submitted: the same command with --submission-id {job.job_id} is safe"
     )
     try:
-        is_new = jobs.submit(job, folder / "sweep.zip")
+        is_new = jobs.submit(job, archive)
     except ConnectionFailed as error:
         say(f"error: {error}")
         say(not_known)
@@ -165,5 +173,4 @@ def _submit(
     except KeyboardInterrupt:
         say(not_known)
         raise
-    say(f"submitted: {job_id}" if is_new else f"{job_id} was submitted already: no second sweep is started")
-    return jobs, job_id
+    say(f"submitted: {job.job_id}" if is_new else f"{job.job_id} was submitted already: no second sweep is started")

@@ -72,7 +72,7 @@ def answer_there(
 
     Args:
         jobs: the cluster's.
-        sweep: the id of its job.
+        sweep: the id of its job, or of one that has resumed it.
         verb: status, stop, add or extend.
         words: what follows the sweep's id.
         request: the same as a request; None for status.
@@ -128,8 +128,10 @@ def _of_job(jobs: Jobs, sweep: str, seen: Seen, words: tuple[str, ...]) -> Remot
     from cluster.submission.jobs import Job
     from sweeps.steering.remote import RemoteAnswer
 
+    verb, _, *rest = words
     storage = ("--storage", local_storage(seen.metadata.get("storage", "results")))
-    job = Job(f"{sweep}-{words[0]}-{secrets.token_hex(3)}", sweep, (*words, *storage, "--json"), {"of": sweep})
+    asked = (verb, seen.metadata.get("sweep", sweep), *rest, *storage, "--json")
+    job = Job(f"{sweep}-{verb}-{secrets.token_hex(3)}", sweep, asked, {"of": sweep})
     lines: list[str] = []
     printed = Printed(lines.append)
     answered = _ended(jobs, job, seen, printed)

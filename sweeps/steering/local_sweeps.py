@@ -13,6 +13,7 @@ from sweeps.config.passwords import without_password
 from sweeps.config.uris import is_object_store, work_folder
 from sweeps.errors import StorageError, SweepError
 from sweeps.record.folder import SweepFolder, read_events
+from sweeps.record.mirror import note
 from sweeps.record.mirror.opening import mirror_with
 from trainables.inputs import json_text, paths
 
@@ -21,17 +22,14 @@ def find(sweep: str, storage: Path) -> SweepFolder:
     """The folder of a sweep.
 
     Args:
-        sweep: its folder, its id, or its name; of several sweeps with one name the newest is meant.
-        storage: where to look for an id or a name.
+        sweep: its folder, its id, its name, or its mirror; of several sweeps with one name the newest is meant.
+        storage: where to look for an id, a name or a mirror's sweep.
 
     Raises:
         SweepError: there is none.
     """
     if is_object_store(sweep):
-        raise SweepError(
-            f"{sweep}: is read where its driver runs: name the sweep's folder there, its id or its name; qsweep resume "
-            "fetches a sweep whose driver is lost"
-        )
+        return _mirrored_in(sweep, storage)
     folder = SweepFolder(Path(sweep).expanduser().absolute())
     if paths.is_file(folder.config):
         return folder
@@ -44,6 +42,17 @@ def find(sweep: str, storage: Path) -> SweepFolder:
     if not of_name:
         raise SweepError(f"{sweep}: no sweep of this id or name in {storage.absolute()}; {way_out}")
     return max(of_name, key=_began)
+
+
+def _mirrored_in(mirror: str, storage: Path) -> SweepFolder:
+    """The folder of a sweep that has this mirror; of several, such as one that was set aside, the latest driver's."""
+    found = [each for each in _in(storage) if note.mirror_of(each) == mirror.rstrip("/")]
+    if not found:
+        raise SweepError(
+            f"{mirror}: is read where its driver runs: name the sweep's folder there, its id or its name; qsweep "
+            "resume fetches a sweep whose driver is lost"
+        )
+    return max(found, key=lambda each: note.noted(each).token)
 
 
 def new_id(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,7 +102,9 @@ def answering(sweep_id: str, folder: SweepFolder, journal: Journal, address: str
     # Imported here: what asks a sweep of this machine needs no part of it.
     from cluster.submission.remote_mailbox import RemoteMailbox
 
-    with RemoteMailbox(sweep_id, RemoteAnswerer(folder, journal)).open():
+    # A job that has resumed the sweep is asked by its own id.
+    reached_as = os.environ.get("QSWEEP_SWEEP_ID") or sweep_id
+    with RemoteMailbox(reached_as, RemoteAnswerer(folder, journal)).open():
         yield
 
 

@@ -250,7 +250,8 @@ def test_the_heads_machine_is_lost_and_the_sweep_goes_on_elsewhere(cluster, tmp_
     cluster.new_head()
     assert not sweep.exists()
     cluster.join()
-    again = cluster.head.run("python", "-m", "sweeps", "resume", "s3://bucket/lost/toy", "--json")
+    words = ["resume", "s3://bucket/lost/toy", "--submission-id", "again", *cluster.of_laptop]
+    again = cluster.laptop.run("python", "-m", "sweeps", *words, RAY_AUTH_TOKEN=cluster.token)
     assert again.returncode == 0, again.stderr
     assert "has not ended in order: this one waits until" in again.stderr
     assert "the whole folder is on s3://bucket/lost/toy" in again.stderr
@@ -259,6 +260,7 @@ def test_the_heads_machine_is_lost_and_the_sweep_goes_on_elsewhere(cluster, tmp_
     runs.assert_none_running(sweep, cluster.tracking("lost"))
     assert len(runs.record(sweep).trials) == 6
     assert json.loads(again.stdout.splitlines()[-1])["best"]["trial_key"] == runs.undisturbed_best(sweep)
+    assert cluster.from_laptop("status", "again")["state"] == "FINISHED"
     assert cluster.mirrored_bytes("lost") == (sweep / "events.jsonl").stat().st_size
     assert json.loads(cluster.asked("/bucket/lost/toy/lease.json"))["is_released"]
     runs.wait_for(lambda: "the connection is lost" in run.err.read_text())

@@ -115,6 +115,39 @@ def test_it_is_watched_and_stopped_from_the_laptop(cluster: Head) -> None:
     assert (other.returncode, "another job" in other.stderr) == (2, True)
 
 
+def test_it_goes_on_from_the_laptop(cluster: Head) -> None:
+    """As another job, whose id is as good as the first one's."""
+
+    def wait_for(job: str, words: str) -> None:
+        while words not in cluster.qsweep("status", job, "--address", cluster.address).stderr:
+            continue  # Each look takes seconds.
+
+    def stopped(job: str) -> str:
+        assert asked(cluster, "stop", job)["accepted"] is True
+        done = cluster.qsweep("logs", job, "--address", cluster.address, "--follow")
+        assert done.returncode == 128 + signal.SIGTERM, done.stderr
+        return done.stderr
+
+    submitted(cluster, *LONG, "name=again", "--submission-id", "first")
+    wait_for("first", "t00")
+    busy = cluster.qsweep("resume", "first", "--address", cluster.address)
+    assert (busy.returncode, "its job has not ended" in busy.stderr) == (2, True), busy.stderr
+    stopped("first")
+    words = ("first", "--address", cluster.address, "--submission-id", "second", "--detach", "--json")
+    done = cluster.qsweep("resume", *words)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"submission_id": "second", "address": cluster.address, "detached": True}
+    wait_for("second", "first: running")
+    assert asked(cluster, "stop", "second", "t07")["accepted"] is False
+    assert "t00" in stopped("second")
+    for job in ("first", "second"):
+        status = asked(cluster, "status", job)
+        assert (status["sweep"], status["state"]) == ("first", "INTERRUPTED")
+        assert status["dir"] == str(cluster.home / "results" / "again")
+    nowhere = cluster.qsweep("resume", "nowhere", "--address", cluster.address)
+    assert (nowhere.returncode, "no sweep of this id or name" in nowhere.stderr) == (2, True), nowhere.stderr
+
+
 def test_the_cluster_is_looked_at_from_the_laptop(cluster: Head) -> None:
     (cluster.laptop / "mine.yaml").write_text("name: mine\ntrainable: toy\nsearch_space: toy\n")
     words = ("doctor", "mine.yaml", "--address", cluster.address, "--json")

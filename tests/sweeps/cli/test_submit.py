@@ -316,7 +316,8 @@ def test_a_stop_that_was_heard_at_the_first_try_is_accepted(monkeypatch: pytest.
 def test_a_stop_that_comes_too_late_tells_how_the_job_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     done = Seen("SUCCEEDED", 0, "", {}, None)
     code, said = asked(monkeypatch, Cluster(find=[SWEEP, done], stop=False), "stop", "x-1")
-    assert (code, said) == (2, "refused: its job has ended: SUCCEEDED; where the sweep was resumed, stop it there\n")
+    where = "where another job, or a machine, has resumed the sweep, stop it there"
+    assert (code, said) == (2, f"refused: its job has ended: SUCCEEDED; {where}\n")
 
 
 @pytest.mark.parametrize("columns", ["10", "1200"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from sweeps.record.folder import SweepFolder, locked
 from sweeps.record.journal import Journal
 from sweeps.steering import mailbox
 from sweeps.steering.mailbox import Mailbox, StopTrial
-from sweeps.steering.remote import ANSWERED_BEFORE, RemoteAnswer, RemoteAnswerer, RemoteRequest
+from sweeps.steering.remote import ANSWERED_BEFORE, RemoteAnswer, RemoteAnswerer, RemoteRequest, answering
 
 CONFIG = {"sweep_id": "x-1", "config": {"budget": {"trials": 4}, "tracking": {"uri": "http://me:secret@mlflow"}}}
 STATUS = RemoteRequest(width=100).model_dump_json().encode()
@@ -106,3 +106,25 @@ def test_a_folder_that_cannot_be_read_is_told_and_ends_nothing(folder: SweepFold
     folder.config.write_text("{}")
     told: Any = read(RemoteAnswerer(folder, journal)(ID, STATUS))
     assert (told.exit_code, "not the configuration of a sweep" in told.lines[0]) == (2, True)
+
+
+@pytest.mark.parametrize(("job", "reached_as"), [("x-1-resumed", "x-1-resumed"), ("", "x-1")])
+def test_a_sweep_that_a_job_has_resumed_is_reached_by_that_jobs_id(
+    folder: SweepFolder, journal: Journal, monkeypatch: pytest.MonkeyPatch, job: str, reached_as: str
+) -> None:
+    ids: list[str] = []
+
+    class Box:
+        def __init__(self, sweep_id: str, _answer: object) -> None:
+            ids.append(sweep_id)
+
+        @contextmanager
+        def open(self) -> Iterator[None]:
+            yield
+
+    monkeypatch.setattr("cluster.submission.remote_mailbox.RemoteMailbox", Box)
+    monkeypatch.setenv("QSWEEP_SWEEP_ID", job)
+    for address in ("local", "auto"):
+        with answering("x-1", folder, journal, address):
+            pass
+    assert ids == [reached_as]

@@ -1,0 +1,143 @@
+"""`qsweep resume SWEEP --address URL`: a sweep goes on as a job of a Ray cluster, whose head node has its folder."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sweeps.cli.shared import mistakes, say
+from sweeps.cli.submit import follow_or_leave, send
+from sweeps.config.passwords import without_password
+from sweeps.config.uris import WORK_FOLDER, bucket_problem, is_object_store
+from sweeps.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cluster.submission.jobs import Jobs
+
+MOST_OF_NAME = 90
+"""Characters of a sweep's name or id that the id of its job begins with."""
+
+
+@dataclass(frozen=True)
+class There:
+    """A sweep as its head node knows it."""
+
+    sweep: str
+    """Its id, its name, its folder there, or its mirror."""
+    storage: str
+    """Where it is looked for, or fetched to; relative to the home folder there."""
+    trainable: str = ""
+    """Its trainable, where that is known: one of the user's own travels."""
+
+
+def resume_there(  # noqa: PLR0913 - the command's options
+    sweep: str,
+    storage: Path,
+    tracking_uri: str | None,
+    address: str,
+    submission_id: str | None,
+    detach: bool,
+    as_json: bool,
+) -> None:
+    """Submits a job that goes on with the sweep, and follows it unless `detach`."""
+    with mistakes():
+        from cluster.submission import check_id, connect
+
+        if submission_id is not None:
+            check_id(submission_id)
+        wrong = problems(sweep, tracking_uri, (Path.cwd(), Path.home()))
+        if wrong:
+            raise ConfigError(wrong)
+        jobs = connect(address)
+        there = _look_up(jobs, sweep, str(storage))
+        for line in _notices(there):
+            say(f"note: {line}")
+        job_id = submission_id or _new_id(sweep)
+        _submit(jobs, job_id, there, tracking_uri)
+    follow_or_leave(jobs, job_id, detach, as_json)
+
+
+def problems(sweep: str, tracking_uri: str | None, folders: tuple[Path, ...]) -> list[str]:
+    """A line for each reason why a cluster cannot go on with what is named here.
+
+    Args:
+        sweep: as the user names it.
+        tracking_uri: likewise.
+        folders: folders of this machine, which are no paths of a cluster: the current one and the home folder.
+    """
+    wrong = []
+    if is_object_store(sweep):
+        problem = bucket_problem(sweep)
+        wrong += [] if problem is None else [f"{sweep}: {problem}"]
+    elif "/" in sweep and not sweep.startswith("~/") and _is_here(Path(sweep), folders):
+        wrong.append(
+            f"{sweep}: is a path of this machine, and --address goes on with a sweep of the cluster: name it by its "
+            "id, by its mirror (s3://BUCKET/PREFIX/NAME), or by its folder on the head node ('~/results/NAME', in "
+            "quotes); without --address this machine goes on with it"
+        )
+    if tracking_uri is not None and without_password(tracking_uri) != tracking_uri:
+        wrong.append(
+            "--tracking-uri: holds a password, and whoever reaches the cluster could read it: leave it out, and let "
+            "the head node have it (docs/submit.md)"
+        )
+    return wrong
+
+
+def _is_here(path: Path, folders: tuple[Path, ...]) -> bool:
+    return not path.is_absolute() or path.exists() or any(path.is_relative_to(folder) for folder in folders)
+
+
+def _look_up(jobs: Jobs, sweep: str, storage: str) -> There:
+    """The sweep as the cluster knows it: by the job that launched or resumed it, else as it is named here.
+
+    Raises:
+        SubmissionFailed: that job runs, or is no sweep.
+    """
+    from cluster.errors import SubmissionFailed
+    from cluster.submission import is_id
+
+    # A mirror, a folder, and what Ray has forgotten, is looked for by the head node alone.
+    if not is_id(sweep) or jobs.look_up(sweep) is None:
+        return There(sweep, storage)
+    seen = jobs.find(sweep)
+    if not seen.has_ended:
+        raise SubmissionFailed(
+            f"{sweep}: its job has not ended ({seen.status}): qsweep status {sweep} --address {jobs.address} shows it, "
+            "and qsweep stop ends it"
+        )
+    known = seen.metadata
+    place = known.get("storage", storage) if storage == WORK_FOLDER else storage
+    return There(known.get("sweep", sweep), place, known.get("trainable", ""))
+
+
+def _notices(there: There) -> list[str]:
+    if is_object_store(there.sweep):
+        return [
+            f"the head node fetches the sweep into {there.storage} in its home folder, with its own credentials",
+            "its data files and a local base model must be on the nodes at the paths that it names (docs/storage.md)",
+        ]
+    return [f"the sweep's folder must be on the head node: {there.sweep}, looked for in {there.storage} there"]
+
+
+def _new_id(sweep: str) -> str:
+    """The id of a job for a sweep."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", sweep.rstrip("/").rpartition("/")[2]).strip("._-")[:MOST_OF_NAME]
+    return f"{name or 'sweep'}-resumed-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _submit(jobs: Jobs, job_id: str, there: There, tracking_uri: str | None) -> None:
+    from cluster.submission import package
+    from cluster.submission.jobs import Job
+
+    tracking = () if tracking_uri is None else ("--tracking-uri", tracking_uri)
+    words = ("resume", there.sweep, "--storage", there.storage, *tracking, "--json")
+    known = {"sweep": there.sweep, "storage": there.storage, "trainable": there.trainable}
+    with tempfile.TemporaryDirectory(prefix="qsweep-submit-") as folder:
+        archive = Path(folder) / "code.zip"
+        package.write(archive, {**package.code(), **package.own_module(there.trainable)})
+        send(jobs, Job(job_id, job_id, words, known), archive)
