@@ -15,7 +15,7 @@ from trainables.contract import Device, LookedUp, Need, Pack, Prepared, Preview,
 from trainables.data import preview as preview_rows
 from trainables.data import sources
 from trainables.errors import ModelError
-from trainables.packing import engines, kept_evaluation, memory, targets
+from trainables.packing import engines, kept_evaluation, memory, pass_memory, targets
 from trainables.scoring.requests import Scorer
 from trainables.specs import ModelSpec, TrialSpec
 
@@ -95,21 +95,24 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
 
     free = base_model.free_bytes()
     loaded = base_model.load(base, cache)
+    device: Device = "cuda" if loaded.device.type == "cuda" else "cpu"
     checkpoint = base.training.gradient_checkpointing
     if checkpoint == "auto":
-        estimate = need(base, [base], "cuda" if loaded.device.type == "cuda" else "cpu")
+        estimate = need(base, [base], device)
         checkpoint = estimate is not None and memory.checkpointing(estimate, free)
     if checkpoint:
         base_model.checkpoint_gradients(loaded.model)
-    if is_dequantised(base, "cuda" if loaded.device.type == "cuda" else "cpu"):
+    if is_dequantised(base, device):
         residency.dequantise(loaded.model)
     rows_of_sweep = dataset.load(data)
     identity = base_model.identity(base, loaded)
     known = None
     if identity is not None:
         known = kept_evaluation.place(cache, *identity, dataset.split_fingerprint(rows_of_sweep.eval))
+    facts = model_source.facts(base.base_model)
+    tokens = pass_memory.trained_tokens(None if facts is None else facts.parameters, device)
     engine, name = engines.choose(loaded)
-    return AdapterPack(engine, rows_of_sweep, known_base=known, engine_name=name)
+    return AdapterPack(engine, rows_of_sweep, known_base=known, engine_name=name, pass_tokens=tokens)
 
 
 def is_dequantised(base: TrialSpec, device: Device) -> bool:

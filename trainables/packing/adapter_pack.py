@@ -21,9 +21,10 @@ from trainables.data import dataset
 from trainables.isolation import failure_of, is_sticky, isolated
 from trainables.learning_rates import learning_rate
 from trainables.packing import adapter_files, kept_evaluation
-from trainables.packing.batches import chunks, sharing
+from trainables.packing.batches import chunks, passes, sharing
 from trainables.packing.dropout import DropoutKey
 from trainables.packing.engine import Engine, Segment
+from trainables.packing.pass_memory import TRAINED_TOKENS
 from trainables.specs import TrialSpec
 
 SlotOrBase = TypeVar("SlotOrBase", int, None)
@@ -49,6 +50,7 @@ class AdapterPack:
         clock: Callable[[], float] = time.time,
         known_base: Path | None = None,
         engine_name: str = "",
+        pass_tokens: int = TRAINED_TOKENS,
     ) -> None:
         """Starts without a slot.
 
@@ -58,12 +60,14 @@ class AdapterPack:
             clock: seconds since the epoch.
             known_base: the file that keeps the evaluation of the base alone between sweeps.
             engine_name: what the engine is called where people read it.
+            pass_tokens: see `pass_memory.trained_tokens`.
         """
         self.engine_name = engine_name
         self._known_base = known_base
         self._engine = engine
         self._data = data
         self._clock = clock
+        self._pass_tokens = pass_tokens
         self._slots: dict[int, _Slot] = {}
         self._eval_chunks = chunks([data.eval.row(i) for i in range(len(data.eval))])
 
@@ -113,12 +117,14 @@ class AdapterPack:
         for slot in slots:
             self._slots[slot].optimizer.zero_grad(set_to_none=True)
         for micro in range(max(len(segments) for segments in batches.values())):
-            due = [slot for slot in slots if micro < len(batches[slot])]
-            token_losses = self._engine.token_losses([batches[slot][micro] for slot in due])
-            means = torch.stack([of_slot.sum() / labels[slot] for slot, of_slot in zip(due, token_losses, strict=True)])
-            means.sum().backward()
-            for slot, mean in zip(due, means.tolist(), strict=True):
-                losses[slot] += mean
+            due = [batches[slot][micro] for slot in slots if micro < len(batches[slot])]
+            for together in passes(self._engine, due, self._pass_tokens):
+                token_losses = self._engine.token_losses(together)
+                own = [segment.slot for segment in together if segment.slot is not None]
+                means = torch.stack([of.sum() / labels[slot] for slot, of in zip(own, token_losses, strict=True)])
+                means.sum().backward()
+                for slot, mean in zip(own, means.tolist(), strict=True):
+                    losses[slot] += mean
         elapsed = self._clock() - started
         return {slot: self._try_update(self._slots[slot], batches[slot], losses[slot], elapsed) for slot in slots}
 

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from trainables.data.dataset import TokenRow
+from trainables.packing.engine import Engine, Segment
 from trainables.packing.pass_memory import EVALUATION_TOKENS, SHARED_TOKENS
 
 Slot = TypeVar("Slot", int, None)
@@ -52,3 +53,14 @@ def sharing(slots: Sequence[Slot], rows: Sequence[TokenRow], device: torch.devic
     tokens = len(rows) * max(len(row.ids) for row in rows)
     count = max(1, SHARED_TOKENS[device.type] // tokens)
     return [slots[first : first + count] for first in range(0, len(slots), count)]
+
+
+def passes(engine: Engine, segments: Sequence[Segment], most_tokens: int) -> list[list[Segment]]:
+    """Groups the segments of a step, in order, into passes of at most `most_tokens` tokens and at least one segment."""
+    groups: list[list[Segment]] = []
+    for segment in segments:
+        if groups and engine.pass_tokens([*groups[-1], segment]) <= most_tokens:
+            groups[-1].append(segment)
+        else:
+            groups.append([segment])
+    return groups

@@ -74,5 +74,8 @@ class Engine(Protocol):
             the next call of this method.
         """
 
+    def pass_tokens(self, segments: Sequence[Segment]) -> int:
+        """Returns the tokens that a pass over `segments` computes, padding included."""
+
     def adapter(self, slot: int) -> Mapping[str, bytes]:
         """Returns the PEFT folder of the slot's adapter as it is now, as file name -> content."""

@@ -127,6 +127,10 @@ class FlatEngine:
         """See `Engine.adapter`."""
         return self._adapters.folder(slot)
 
+    def pass_tokens(self, segments: Sequence[Segment]) -> int:
+        """See `Engine.pass_tokens`."""
+        return sum(segment.tokens for segment in segments)
+
     def token_losses(self, segments: Sequence[Segment]) -> list[torch.Tensor]:
         """See `Engine.token_losses`."""
         batch = flatten([self._dropping(segment) for segment in segments], self.base.device)

@@ -69,6 +69,10 @@ class PeftEngine:
         losses_N = functional.cross_entropy(logits_NV.float(), batch.answers.to(self.base.device), reduction="none")
         return list(losses_N.split([segment.labels for segment in segments]))
 
+    def pass_tokens(self, segments: Sequence[Segment]) -> int:
+        """See `Engine.pass_tokens`."""
+        return sum(len(segment.rows) for segment in segments) * max(segment.longest for segment in segments)
+
     def _keep_labelled(
         self, _head: torch.nn.Module, inputs: tuple[torch.Tensor, ...]
     ) -> tuple[torch.Tensor, ...] | None:

@@ -15,6 +15,7 @@ from trainables.contract import Evaluation, Failure, Opened, StepRecord
 from trainables.data import dataset
 from trainables.learning_rates import learning_rate
 from trainables.packing import adapter_files, targets
+from trainables.packing.adapter_pack import AdapterPack
 
 NEIGHBOURS = [
     packs.spec(seed=11, r=2, lora_alpha=16.0, lora_dropout=0.3, target_modules="attention-qv", batch_size=3),
@@ -65,6 +66,22 @@ def test_trial_computes_the_same_while_neighbours_join_and_leave():
     pack.open(0, NEIGHBOURS[2])
     found += packs.losses(pack, 5, 2, (0, 1))
     assert found == pytest.approx(expected, abs=FP32)
+
+
+@pytest.mark.parametrize("most", [1, 60, 100])
+def test_more_trials_than_saturate_a_device_train_in_several_passes(monkeypatch, most):
+    expected, _ = alone()
+    sizes = []
+    packs.before_passes(
+        monkeypatch, lambda engine, segments: sizes.append((len(segments), engine.pass_tokens(segments)))
+    )
+    pack = AdapterPack(packs.ENGINE(packs.base()), packs.rows(), pass_tokens=most)
+    for slot, neighbour in enumerate(NEIGHBOURS):
+        pack.open(slot, neighbour)
+    pack.open(3, TRIAL)
+    assert packs.losses(pack, 3, 10, (0, 1, 2)) == pytest.approx(expected, abs=FP32)
+    assert all(count == 1 or tokens <= most for count, tokens in sizes)
+    assert (max(count for count, _ in sizes) > 1) == (most > 1)
 
 
 def test_trial_computes_the_same_under_gradient_checkpointing():

@@ -341,6 +341,19 @@ def test_a_host_is_told_by_part_and_the_parts_make_up_the_whole() -> None:
     assert three.logits == 3 * one.logits > 0
 
 
+@pytest.mark.parametrize("kind", ["llama", None])
+def test_activations_are_those_of_a_pass_and_not_of_all_slots(kind: str | None) -> None:
+    """512 tokens a trial: eight trials fill a pass of an 8B model on a GPU, and more take turns."""
+    need = memory.need(trial(batch_size=1, max_length=512), [], LLAMA_8B, "cuda", rows(512, 512), kind)
+    activations = [need.memory(slots).activations for slots in (4, 8, 9, 16)]
+    assert activations[1] == pytest.approx(2 * activations[0], rel=0.01)
+    assert activations[1:] == pytest.approx([activations[1]] * 3, rel=0.02)
+    larger = memory.need(trial(batch_size=16, max_length=512), [], LLAMA_8B, "cuda", rows(512, 512), kind)
+    # Twice as many tokens, and fewer adapters' matrices in the type of the activations.
+    assert larger.memory(1).activations == pytest.approx(2 * activations[1], rel=0.1)
+    assert larger.memory(2).activations == pytest.approx(larger.memory(1).activations, rel=0.02)
+
+
 def test_only_labelled_tokens_go_through_the_head() -> None:
     spec = trial(max_length=512)
     whole, half = (memory.need(spec, [], SMOLLM2, "cpu", rows(200, labelled=share)).memory(1) for share in (1.0, 0.5))
