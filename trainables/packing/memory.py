@@ -23,6 +23,9 @@ from trainables.specs import ModelFacts, QuantizationSpec, TrialSpec
 MAX_SLOTS = 16
 """The most slots that were measured. More gain little, and every slot costs time of the host process."""
 
+TOLD_SLOTS = 64
+"""Numbers of slots that are estimated one by one; of more, each counts as if it trained alone."""
+
 # A host process without a model: Python, torch, transformers, peft, ray and datasets; on a GPU the CUDA context.
 _PROCESS_BYTES: Mapping[Device, int] = {"cpu": 670_000_000, "cuda": 500_000_000}
 # The most that a dequantised base may take beyond its 4-bit form under `residency: auto`. On a CPU several hosts share
@@ -71,7 +74,7 @@ def need(
     writing = parameters * _WRITING_BYTES if device == "cpu" else 0
     heaviest = [
         max((most for trial in trials for most in _moments(passed, trial, shape, slots, writing)), key=_total)
-        for slots in range(1, MAX_SLOTS + 1)
+        for slots in range(1, TOLD_SLOTS + 1)
     ]
     adapter = _adapter(parameters, device)
     weights = _dequantised_bytes(facts, width) if is_dequantised(base, facts, device) else None

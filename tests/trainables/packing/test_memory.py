@@ -341,6 +341,12 @@ def test_a_host_is_told_by_part_and_the_parts_make_up_the_whole() -> None:
     assert three.logits == 3 * one.logits > 0
 
 
+def test_an_80_gb_gpu_is_planned_to_hold_32_live_trials_of_an_8b_model() -> None:
+    spec = trial(r=16, target_modules="all-linear", scheme="nf4", batch_size=1, max_length=512)
+    need = memory.need(spec, [], LLAMA_8B, "cuda", rows(512, 512), "llama")
+    assert need.total(8) < need.total(32) < 0.85 * 80e9
+
+
 @pytest.mark.parametrize("kind", ["llama", None])
 def test_activations_are_those_of_a_pass_and_not_of_all_slots(kind: str | None) -> None:
     """512 tokens a trial: eight trials fill a pass of an 8B model on a GPU, and more take turns."""
