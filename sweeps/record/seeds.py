@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from statistics import NormalDist, fmean
+from statistics import fmean
 from typing import Any
 
 from sweeps.record.sweep_record import TrialRecord
@@ -56,21 +56,26 @@ def widened(difference: float, span: tuple[float, float], margin: float) -> tupl
 
 
 def student(probability: float, freedom: int) -> float:
-    """The quantile of Student's t distribution for a probability in (.5, 1).
+    """The quantile of Student's t distribution for a probability in (.5, 1): the t whose `_within` is 2 p - 1."""
+    low, high = 0.0, 1.0
+    while _within(high, freedom) < 2 * probability - 1:
+        low, high = high, 2 * high
+    while (middle := (low + high) / 2) not in (low, high):
+        low, high = (middle, high) if _within(middle, freedom) < 2 * probability - 1 else (low, middle)
+    return high
 
-    Exact for one and two degrees of freedom; else the expansion of Abramowitz and Stegun, Handbook of Mathematical
-    Functions, 26.7.5, cut after its fourth term: within 2 % up to a probability of .995.
+
+def _within(t: float, freedom: int) -> float:
+    """The probability that Student's t lies between -t and t.
+
+    The finite sums of Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
     """
-    if freedom == 1:
-        return math.tan(math.pi * (probability - 0.5))
-    if freedom == 2:
-        return float((2 * probability - 1) * math.sqrt(0.5 / (probability * (1 - probability))))
-    z = NormalDist().inv_cdf(probability)
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return float(sum(term / freedom**power for power, term in enumerate(terms)))
+    angle = math.atan2(t, math.sqrt(freedom))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    is_odd = freedom % 2
+    term = cosine if is_odd else 1.0
+    total = 0.0
+    for place in range(1 + is_odd, freedom, 2):
+        total += term
+        term *= cosine * cosine * place / (place + 1)
+    return 2 / math.pi * (angle + sine * total) if is_odd else sine * total
