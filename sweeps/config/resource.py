@@ -13,6 +13,7 @@ from itertools import pairwise, product
 from typing import Literal, cast
 
 import search_spaces
+from search_spaces.domains import Domain, Value
 from search_spaces.space import SearchSpace
 from sweeps.config.components import SchedulerConfig
 from sweeps.config.model import SweepConfig
@@ -21,6 +22,8 @@ from trainables.specs import Spec, TrainingSpec, TrialSpec
 Unit = Literal["step", "example"]
 BATCH = ("training.batch_size", "training.gradient_accumulation_steps")
 """Fields whose product is the rows of a step."""
+MOST_LISTED = 64
+"""Values of a batch that are looked at one by one."""
 MOST_COMMON = 8
 """Where a common multiple of all batches is more than so many times the largest one, rungs are not made multiples of
 it: a trial then reports after the first of its steps that reaches the rung."""
@@ -179,15 +182,22 @@ def more_seen(config: SweepConfig, space: SearchSpace) -> float:
 
 
 def batches(config: SweepConfig, space: SearchSpace) -> tuple[int, ...]:
-    """Rows of a step that trials of the space may have, ascending; of a range, its ends."""
+    """Rows of a step that trials of the space may have, ascending; of a long range, its ends and what lies between."""
     choices: list[Sequence[int]] = []
     for field in BATCH:
         name = field.partition(".")[2]
         domain = space.domains.get(field)
-        values = (domain.values() or domain.extremes()) if domain is not None else ()
+        values = _some(domain) if domain is not None else ()
         own: int = getattr(config.training, name)
         choices.append([own, *(value for value in values if isinstance(value, int))])
     return tuple(sorted({math.prod(chosen) for chosen in product(*choices)}))
+
+
+def _some(domain: Domain) -> Sequence[Value]:
+    """The values of a domain; of a long range its ends and some between: they have no small common multiple either."""
+    if domain.size is not None and domain.size <= MOST_LISTED:
+        return domain.values() or ()
+    return (*domain.extremes(), *(domain.at(place / MOST_LISTED) for place in range(MOST_LISTED)))
 
 
 def _listed(config: SweepConfig) -> Iterator[int]:

@@ -81,6 +81,16 @@ def test_batches_without_a_small_common_multiple_report_after_the_step_that_reac
     assert found.steps(config.training.model_copy(update={"batch_size": 5}))[0] == 3
 
 
+def test_a_long_range_of_batches_is_not_listed() -> None:
+    """Listed, this one would take minutes and gigabytes."""
+    field = {"training.batch_size": {"randint": [1, 10**9]}}
+    config = settled(field, training={"batch_size": 4})
+    sizes = resource.batches(config, SearchSpace.parse({**RATE, **field}))
+    assert (sizes[0], sizes[-1]) == (1, 10**9)
+    assert len(sizes) < 100
+    assert resource.of(config).points[-1] == config.budget.examples_per_trial
+
+
 @given(
     sizes=st.sets(st.integers(1, 24), min_size=1, max_size=5),
     own=st.integers(1, 24),
