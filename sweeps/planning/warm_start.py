@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
+from typing import cast
 
 from search_spaces.domains import Domain, Value
 from search_spaces.space import Point, SearchSpace
 from sweeps.config import points
 from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_password
-from sweeps.record.events import EarlierPoint, EarlierTrials
+from sweeps.record.events import EarlierTrials
 
 FIRST = 3
 """So many of the earlier sweep's best points are tried first."""
@@ -74,8 +76,12 @@ def point(space: SearchSpace, params: Mapping[str, str]) -> Point | None:
 def first(earlier: EarlierTrials | None, space: SearchSpace) -> list[Point]:
     """The best points of the earlier sweep that the new one's space has, the best one first."""
     ranked = sorted(earlier.trials if earlier is not None else (), key=lambda trial: trial.loss)
-    inside: list[EarlierPoint] = [trial for trial in ranked if space.contains(trial.point)]
-    return [trial.point for trial in inside[:FIRST]]
+    inside: list[Point] = []
+    for trial in ranked:
+        # A point that was trained with several seeds is one point.
+        if space.contains(trial.point) and trial.point not in inside:
+            inside.append(trial.point)
+    return inside[:FIRST]
 
 
 def _family(config: SweepConfig) -> str:
@@ -123,7 +129,10 @@ def _value(domain: Domain, text: str | None) -> Value | None:
     if domain.is_ordered:
         number = _number(text)
         values = domain.values() if domain.size is not None else None
-        return number if values is None else next((value for value in values if value == number), None)
+        if values is None or number is None:
+            return number
+        # A ratio that was computed from two params need not be equal to the last digit.
+        return next((value for value in values if math.isclose(cast(float, value), number)), None)
     return next((value for value in domain.values() or () if str(points.word(value)).lower() == text.lower()), None)
 
 

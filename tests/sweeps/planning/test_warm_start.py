@@ -107,6 +107,24 @@ def test_the_best_points_of_the_earlier_sweep_come_after_the_default_and_the_fil
     assert rates == [given_first.training.learning_rate, 5e-4, 2e-3, 3e-3, 1e-3]
 
 
+def test_a_point_that_was_trained_with_several_seeds_is_tried_once() -> None:
+    space = SearchSpace.parse(SPACE)
+    told = earlier((point(1e-3), 1.2), (point(1e-3), 1.0), (point(1e-3), 1.1), (point(2e-3), 2.0), (point(3e-3), 3.0))
+    assert warm_start.first(told, space) == [point(1e-3), point(2e-3), point(3e-3)]
+
+
+@pytest.mark.parametrize("r", [3, 7, 11, 24])
+@pytest.mark.parametrize("ratio", [0.1, 0.3, 0.7, 2.0])
+def test_a_ratio_is_known_again_from_alpha_and_r(r: int, ratio: float) -> None:
+    space = SearchSpace.parse(
+        {"adapter.r": {"choice": [3, 7, 11, 24]}, "adapter.alpha_over_r": {"choice": [0.1, 0.3, 0.7, 2.0]}}
+    )
+    assert warm_start.point(space, {"r": str(r), "lora_alpha": str(ratio * r)}) == {
+        "adapter.r": r,
+        "adapter.alpha_over_r": ratio,
+    }
+
+
 @pytest.mark.parametrize("is_same", [False, True])
 def test_results_that_compare_are_told_to_the_searcher_and_others_are_not(
     monkeypatch: pytest.MonkeyPatch, is_same: bool
