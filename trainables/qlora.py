@@ -65,8 +65,9 @@ def preview(base: TrialSpec) -> Preview:
 
 def fingerprint(base: TrialSpec) -> Mapping[str, str]:
     """The base model and the rows, by content where they are local."""
+    parts = {f"model.{name}": digest for name, digest in model_source.read_with_it(base.base_model).items()}
     data = {f"data.{name}": digest for name, digest in sources.fingerprint(base.data_spec).items()}
-    return {"model": model_source.fingerprint(base.base_model)} | data
+    return {"model": model_source.fingerprint(base.base_model)} | parts | data
 
 
 def resolve_targets(base: TrialSpec, values: Sequence[TargetModules], cache: Path) -> list[Target]:

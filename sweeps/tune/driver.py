@@ -93,7 +93,7 @@ class Driver:
         """Starts broker and hosts; first it is known what can be trained, then the data is prepared.
 
         Raises:
-            ConfigError: nothing of the space can be trained on this base.
+            ConfigError: nothing of the space can be trained on this base, or the sweep began with other tokens.
             HostError: no host can run; the message says what to mend.
         """
         since, self.hosts_at_start = self.clock(), self.hosts_wanted
@@ -103,6 +103,7 @@ class Driver:
             self.display.say(waits)
         self._settle_targets(space)
         answer: Ready = self._answer(self._broker.start.remote())
+        self._refuse_other_tokens(answer.data.fingerprint)
         self.hosts = answer.hosts
         self.journal.add(
             HostsStarted(
@@ -117,6 +118,19 @@ class Driver:
         summary = answer.data.model_dump(exclude={"warnings"})
         self.journal.add(DataPrepared(time=self.clock(), summary=summary, warnings=answer.data.warnings))
         return answer
+
+    def _refuse_other_tokens(self, now: str) -> None:
+        """A branch on the hub or a library may have moved since the sweep began, with no file of its own changed."""
+        before = self.journal.record.data.get("fingerprint", now)
+        if now != before:
+            raise ConfigError(
+                [
+                    f"data: its rows give other tokens than those that the sweep began with (fingerprint {now}, it was "
+                    f"{before}), so results would not compare: what is on the hub has changed, or the versions of "
+                    "transformers and tokenizers: put these back, or launch a new sweep (with model.revision and "
+                    "data.revision, hub sources stay the same)"
+                ]
+            )
 
     def _host_options(self) -> HostOptions:
         cluster = self.config.cluster

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from model_folders import write_folder
 from sweep_files import toy
 
 from sweeps import saved_sweep
@@ -176,3 +177,17 @@ def test_a_sweep_whose_data_is_gone_says_where_to_put_it(tmp_path: Path) -> None
         saved_sweep.fingerprints(config, began_with)
     with pytest.raises(DataError):
         saved_sweep.fingerprints(config, {})
+
+
+def test_an_edited_tokenizer_is_another_model_but_not_for_a_sweep_that_did_not_look_at_it(tmp_path: Path) -> None:
+    config, _ = toy()
+    base, train = write_folder(tmp_path / "base"), tmp_path / "train.jsonl"
+    train.write_text('{"text": "a"}\n')
+    given = {"data": DataSpec(train=str(train), text="{text}"), "model": ModelSpec(source=str(base))}
+    config = config.model_copy(update={"trainable": "qlora", **given})
+    began_with = saved_sweep.fingerprints(config, {})
+    (base / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.raises(ConfigError, match=r"^model\.tokenizer: its content is not what the sweep began with"):
+        saved_sweep.fingerprints(config, began_with)
+    of_earlier_version = {name: digest for name, digest in began_with.items() if name != "model.tokenizer"}
+    assert saved_sweep.fingerprints(config, of_earlier_version) == of_earlier_version

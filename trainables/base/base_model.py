@@ -9,15 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainables.base import base_checks, model_source, weight_files
+from trainables.base import base_checks, model_source, weight_files, work_folder
 from trainables.errors import ModelError
 from trainables.inputs.legible import legible
 from trainables.specs import QuantizationSpec, TrialSpec
@@ -112,6 +110,9 @@ def load_tokenizer(spec: TrialSpec, cache: Path) -> PreTrainedTokenizerBase:
     """
     device = _device()
     folder, revision = _folder(spec, compute_dtype(spec.quantization, device), cache)
+    source = model_source.locate(spec.base_model.source)
+    if source.kind == "folder":  # the one in the cache may be older than an edit
+        folder = str(source.path)
     tokenizer = _tokenizer(spec, folder, revision=revision)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -204,10 +205,8 @@ def _folder(spec: TrialSpec, dtype: torch.dtype, cache: Path) -> tuple[str, str 
         return str(source.path or model.source), _commit(spec, source)
     target = cache / "bases" / _key(spec, str(dtype))
     if not target.is_dir():
-        from filelock import FileLock
-
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_suffix(".lock")):
+        with work_folder.lock(target):
             if not target.is_dir():
                 _make(spec, source, dtype, target)
     return str(target), None
@@ -267,6 +266,8 @@ def _key(spec: TrialSpec, dtype: str) -> str:
         version("transformers"),
         version("bitsandbytes"),
     ]
+    code = model_source.read_with_it(spec.base_model).get("code")
+    parts += [] if code is None else [code]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -276,8 +277,7 @@ def _make(spec: TrialSpec, source: model_source.Source, dtype: torch.dtype, targ
     from transformers import BitsAndBytesConfig, GgufConfig
 
     scheme = spec.quantization.scheme
-    work = Path(tempfile.mkdtemp(dir=target.parent, prefix=".making-"))
-    try:
+    with work_folder.work_folder(target) as work:
         origin, options = str(source.path or spec.base_model.source), {"revision": _commit(spec, source)}
         tokenizer_options: dict[str, Any] = dict(options)
         if source.kind == "gguf" and source.path is not None:
@@ -307,8 +307,6 @@ def _make(spec: TrialSpec, source: model_source.Source, dtype: torch.dtype, targ
                 (made / ORIGIN).write_text(json.dumps(asdict(known)), encoding="utf-8")
         tokenizer.save_pretrained(made)
         made.rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _tokenizer(spec: TrialSpec, origin: str, **options: Any) -> PreTrainedTokenizerBase:

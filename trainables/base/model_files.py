@@ -16,6 +16,15 @@ _VOCABULARIES = (
     "tokenizer.json", "*.model", "*vocab*.json", "*vocab*.txt", "*.tiktoken", "tekken.json", "bpe.codes", "dict.txt",
     "*.tokenizer", "byte_maps.json",
 )  # fmt: skip
+_OF_TOKENIZERS = (
+    *_VOCABULARIES,
+    "*token*.json",
+    "vocab.*",
+    "*merges*.txt",
+    "*template*.j*",
+    "additional_chat_templates/*",
+)
+"""With the settings, the merges and the chat templates, as `save_pretrained` writes them."""
 _DAMAGED = "a copy cut short, or a Git LFS pointer? download it again"
 
 
@@ -55,6 +64,12 @@ def lacking(names: Collection[str], own_code: bool = False) -> str | None:
         way_out = 'AutoTokenizer.from_pretrained("ITS BASE").save_pretrained("HERE")'
         return f"a model folder needs a tokenizer: no tokenizer.json, nor another vocabulary; put it there: {way_out}"
     return None
+
+
+def of_tokenizer(folder: Path) -> list[Path]:
+    """Returns the files in the folder of a model that its tokenizer may be read from, in order."""
+    found = [path for pattern in _OF_TOKENIZERS for path in folder.glob(pattern)]
+    return sorted({path for path in found if path.is_file()})
 
 
 def header(source: str, path: Path) -> tuple[Mapping[str, object], int]:

@@ -142,6 +142,32 @@ def fingerprint(model: ModelSpec) -> str:
     return f"{source.kind}:{digest.hexdigest()[:16]}"
 
 
+def read_with_it(model: ModelSpec) -> dict[str, str]:
+    """Identifies what is read from a model folder beside configuration and weights: 16 hex digits over its files.
+
+    "tokenizer" stands for vocabulary, settings and chat templates, "code" for the model's own code where that runs. A
+    part without files has no entry; a hub model and a GGUF file have none, as `fingerprint` covers their parts.
+
+    Raises:
+        ModelError: the source is not there.
+    """
+    source = locate(model.source)
+    if source.kind != "folder" or source.path is None:
+        return {}
+    parts = {"tokenizer": model_files.of_tokenizer(source.path)}
+    if model.trust_remote_code:
+        parts["code"] = sorted(source.path.glob("*.py"))
+    return {part: _content(source.path, paths) for part, paths in parts.items() if paths}
+
+
+def _content(folder: Path, paths: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def facts(model: ModelSpec) -> ModelFacts | None:
     """Returns the sizes of the base model, from `model.facts` or else from its files; None when there is neither.
 

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from unittest.mock import MagicMock
+
 import pytest
 from ray._private.ray_constants import MIN_RESOURCE_GRANULARITY
 from ray.tune.execution.tune_controller import _get_max_pending_trials
 from ray.tune.search.search_generator import SearchGenerator
+from sweep_files import toy
 
 from cluster.connect import ENVIRONMENT
-from sweeps.tune.driver import TRIAL_PROCESS
+from cluster.hosts import HostFacts, SlotLimits
+from cluster.leases import Ready
+from sweeps.errors import ConfigError
+from sweeps.record.events import DataPrepared
+from sweeps.record.folder import SweepFolder
+from sweeps.record.journal import Journal
+from sweeps.report.progress import Display
+from sweeps.steering.stop import StopState
+from sweeps.tune import driver
+from sweeps.tune.driver import TRIAL_PROCESS, Driver
+from trainables.contract import Summary
 
 AT_ONCE = 10_000
 
@@ -26,3 +40,32 @@ def test_processes_start_together_however_many_slots_have_joined(monkeypatch: py
     searcher = object.__new__(SearchGenerator)
     searcher.searcher = None
     assert _get_max_pending_trials(searcher) == AT_ONCE
+
+
+@pytest.mark.parametrize(
+    ("began_with", "is_refused"), [("1" * 16, False), ("2" * 16, True), (None, False)], ids=["same", "other", "unknown"]
+)
+def test_a_sweep_whose_rows_give_other_tokens_now_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, began_with: str | None, is_refused: bool
+) -> None:
+    config, space = toy()
+    summary = Summary(fingerprint="1" * 16, train_rows=4, eval_rows=2)
+    ready = Ready(data=summary, hosts=(HostFacts(pid=1, node="", device="cpu", slots=1, estimated_bytes=None),))
+    broker = MagicMock()
+    broker.outlook.remote.return_value, broker.resolve.remote.return_value = None, ()
+    broker.start.remote.return_value = ready
+    monkeypatch.setattr(driver.broker, "create", lambda *_: broker)
+    monkeypatch.setattr(Driver, "_answer", lambda _, answer: answer)
+    journal = Journal(SweepFolder(tmp_path))
+    if began_with is not None:
+        journal.add(
+            DataPrepared(time=1.0, summary=summary.model_dump(exclude={"warnings"}) | {"fingerprint": began_with})
+        )
+    began = Driver(config, SweepFolder(tmp_path), journal, StopState(), MagicMock(Display), clock=lambda: 2.0)
+    limits = SlotLimits(slots=1, at_most=1, largest=())
+    if not is_refused:
+        assert began.start_hosts(limits, space) == ready
+        return
+    with pytest.raises(ConfigError, match=r"^data: its rows give other tokens .*1{16}, it was 2{16}"):
+        began.start_hosts(limits, space)
+    assert journal.record.data["fingerprint"] == began_with

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -58,6 +59,29 @@ def test_two_sweeps_at_once_make_the_quantised_base_once(source: Path, tmp_path:
     made = [path for path in (tmp_path / "bases").iterdir() if path.is_dir()]
     assert len(made) == 1, made
     assert (made[0] / "config.json").is_file()
+
+
+def test_an_edited_chat_template_is_read_though_the_quantised_base_is_made_already(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(source, tmp_path / "model"))
+    spec = on(folder, "nf4")
+    base_model.load_tokenizer(spec, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(base_model, "_make", None)
+        (folder / "chat_template.jinja").write_text("edited")
+        assert base_model.load_tokenizer(spec, tmp_path).chat_template == "edited"
+
+
+def test_edited_code_of_a_model_makes_another_quantised_base(source: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(source, tmp_path / "model"))
+    spec = on(folder, "nf4")
+    spec = spec.model_copy(update={"model": ModelSpec(source=str(folder), trust_remote_code=True)})
+    keys = {base_model._key(spec, "torch.float32")}
+    for text in ("x = 1", "x = 2"):
+        (folder / "modeling_own.py").write_text(text)
+        keys.add(base_model._key(spec, "torch.float32"))
+    assert len(keys) == 3
 
 
 @pytest.mark.parametrize(

@@ -361,3 +361,38 @@ def test_asking_imports_no_heavy_library(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", program, str(folder), str(tmp_path / "base.gguf")]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("file", "part"),
+    [
+        ("tokenizer.json", "tokenizer"),
+        ("tokenizer_config.json", "tokenizer"),
+        ("special_tokens_map.json", "tokenizer"),
+        ("added_tokens.json", "tokenizer"),
+        ("merges.txt", "tokenizer"),
+        ("vocab.bpe", "tokenizer"),
+        ("chat_template.jinja", "tokenizer"),
+        ("additional_chat_templates/tools.jinja", "tokenizer"),
+        ("modeling_own.py", "code"),
+    ],
+)
+def test_tokenizer_and_code_of_a_folder_are_identified_by_content(tmp_path: Path, file: str, part: str) -> None:
+    folder = write_folder(tmp_path / "base")
+    model = ModelSpec(source=str(folder), trust_remote_code=True)
+    (folder / file).parent.mkdir(exist_ok=True)
+    (folder / file).write_text("{} ")
+    before, weights = model_source.read_with_it(model), identity(folder)
+    (folder / file).write_text("{}\n")
+    after = model_source.read_with_it(model)
+    assert {name for name in after if after[name] != before[name]} == {part}
+    assert identity(folder) == weights
+
+
+def test_other_files_of_a_folder_and_code_that_does_not_run_are_not_part_of_it(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "base")
+    before = model_source.read_with_it(ModelSpec(source=str(folder)))
+    for name in ("README.md", "modeling_own.py", "trainer_state.json"):
+        (folder / name).write_text("x")
+    assert model_source.read_with_it(ModelSpec(source=str(folder))) == before
+    assert model_source.read_with_it(ModelSpec(source="a/hub-model", trust_remote_code=True)) == {}
