@@ -147,20 +147,24 @@ def estimated(case: Case, engine: str, measured: dict[str, Any]) -> int:
 
 
 def table(results: Path, engine: str) -> list[str]:
-    """The estimate beside the measured peak, a line of Markdown for each case that was measured, and how many agree."""
-    lines = ["| modules | base | r | slots | measured GB | estimated GB | off |", "|---|---|---|---|---|---|---|"]
+    """Measured peak / estimate in GB of each case that was measured, lines of Markdown, and how many agree."""
+    columns = [(slots, r) for slots in (1, 8) for r in (8, 64)]
+    heads = [f"{slots} slot{'s' if slots > 1 else ''}, r {r}" for slots, r in columns]
+    lines = [f"| modules | base | {' | '.join(heads)} |", "|" + "---|" * (2 + len(columns))]
     off = []
-    for case in CASES:
-        path = place(results, case, engine)
-        if not path.is_file():
-            continue
-        measured = json.loads(path.read_text())
-        peak, estimate = measured["peak"] / 1e9, estimated(case, engine, measured) / 1e9
-        off.append(estimate / peak - 1)
-        lines.append(
-            f"| {case.target_modules} | {case.scheme} | {case.r} | {case.slots} | {peak:.2f} | {estimate:.2f} "
-            f"| {off[-1]:+.0%} |"
-        )
+    for modules, scheme in dict.fromkeys((case.target_modules, case.scheme) for case in CASES):
+        words = []
+        for slots, r in columns:
+            case = Case(r, modules, scheme, slots)
+            path = place(results, case, engine)
+            words.append("")
+            if path.is_file():
+                measured = json.loads(path.read_text())
+                peak, estimate = measured["peak"] / 1e9, estimated(case, engine, measured) / 1e9
+                off.append(estimate / peak - 1)
+                words[-1] = f"{peak:.2f} / {estimate:.2f} ({off[-1]:+.0%})"
+        if any(words):
+            lines.append(f"| {modules} | {scheme} | {' | '.join(words)} |")
     near = sum(abs(each) <= NEAR for each in off)
     return (
         [*lines, "", f"{near} of {len(off)} within {NEAR:.0%}; from {min(off):+.0%} to {max(off):+.0%}"] if off else []
