@@ -2,8 +2,9 @@
 
 Each row is compared with itself under both models, so that a hard row weighs on neither side. The gain is the
 difference of the losses per completion token (sum of negative log-likelihoods / sum of tokens), with a bootstrap
-interval over rows (`bootstrap`). The best of k candidates looks better than it is on the rows that chose it, so the
-interval has confidence 1 - 0.05 / k: all k intervals hold at once in 95 of 100 promotions.
+interval over rows (`paired_bootstrap`), where the copies of a row count as one row. The best of k candidates looks
+better than it is on the rows that chose it, so the interval has confidence 1 - 0.05 / k: all k intervals hold at once
+in 95 of 100 promotions.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sweeps.record.paired_bootstrap import FEW_ROWS, LEAST_ROWS, confidence_of, interval
+from sweeps.record.paired_bootstrap import FEW_ROWS, LEAST_ROWS, confidence_of, copies, interval
 from trainables.scoring.requests import BASE, Scores
 
 CHAMPION = "champion"
@@ -50,6 +51,7 @@ class Verdict:
     min_gain: float
     confidence: float
     rows: int
+    """Rows that decide, without copies of others."""
     warnings: tuple[str, ...] = ()
 
     def of(self, candidate: str) -> list[Comparison]:
@@ -75,13 +77,14 @@ def decide(
         min_gain: in nats per completion token.
         rng: draws the rows of the bootstrap.
     """
+    different = _different_rows(scores)
     losses = {name: each.loss for name, each in scores.items()}
     winner = min(candidates, key=lambda name: losses[name])
     confidence = confidence_of(len(candidates))
     references = [name for name in (BASE, CHAMPION) if name in scores]
     ordered = [winner, *(name for name in candidates if name != winner)]
     comparisons = tuple(
-        _compare(name, scores[name], reference, scores[reference], (min_gain, confidence), rng)
+        _compare(name, different[name], reference, different[reference], (min_gain, confidence), rng)
         for name in ordered
         for reference in references
     )
@@ -90,20 +93,31 @@ def decide(
         for comparison in comparisons
         if comparison.candidate == winner and not comparison.passed
     )
-    rows = len(scores[winner].row_losses)
+    rows, said = len(different[winner].row_losses), len(scores[winner].row_losses)
+    only = f"only {rows} rows decide" + (f" ({said} with copies)" if said > rows else "")
     if rows < LEAST_ROWS:
-        reasons = (f"only {rows} rows decide: at least {LEAST_ROWS} are needed", *reasons)
-    few = (
-        (f"only {rows} rows decide: with fewer than {FEW_ROWS} the interval is too narrow",) if rows < FEW_ROWS else ()
-    )
+        reasons = (f"{only}: at least {LEAST_ROWS} are needed", *reasons)
+    few = (f"{only}: with fewer than {FEW_ROWS} the interval is too narrow",) if rows < FEW_ROWS else ()
     return Verdict(winner, not reasons, reasons, losses, comparisons, min_gain, confidence, rows, few)
+
+
+def _different_rows(scores: Mapping[str, Scores]) -> dict[str, Scores]:
+    """The scores with one row for all copies of a row, of their losses and tokens together."""
+    first, *others = scores.items()
+    for name, each in others:
+        if each.row_tokens != first[1].row_tokens:
+            raise ValueError(f"{name} and {first[0]} were not scored on the same rows")
+    numbers = copies(first[1].row_tokens, [each.row_losses for each in scores.values()])
+    tokens = tuple(np.bincount(numbers, first[1].row_tokens).astype(int).tolist())
+    return {
+        name: Scores(row_losses=tuple(np.bincount(numbers, each.row_losses).tolist()), row_tokens=tokens)
+        for name, each in scores.items()
+    }
 
 
 def _compare(
     name: str, scores: Scores, against: str, reference: Scores, rule: tuple[float, float], rng: np.random.Generator
 ) -> Comparison:
-    if scores.row_tokens != reference.row_tokens:
-        raise ValueError(f"{name} and {against} were not scored on the same rows")
     min_gain, confidence = rule
     gains = [theirs - ours for ours, theirs in zip(scores.row_losses, reference.row_losses, strict=True)]
     gain = sum(gains) / sum(scores.row_tokens)

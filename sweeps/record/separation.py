@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sweeps.record.paired_bootstrap import FEW_ROWS, LEAST_ROWS, confidence_of, intervals
+from sweeps.record.paired_bootstrap import FEW_ROWS, LEAST_ROWS, confidence_of, copies, intervals
 from sweeps.record.seeds import SeedNoise, widened
 from trainables.contract import Evaluation
 from trainables.scoring.requests import BASE
@@ -131,9 +131,9 @@ def separate(
     spans: dict[str, tuple[float, float]] = {}
     rows = len(best.row_losses) if isinstance(best, Evaluation) else 0
     if told and isinstance(best, Evaluation):
-        copies = _copies([best, *told.values()])
-        rows = max(copies) + 1
-        spans = _spans(best, told, copies, confidence) if rows >= LEAST_ROWS else {}
+        numbers = copies(best.row_tokens, [each.row_losses for each in (best, *told.values())])
+        rows = max(numbers) + 1
+        spans = _spans(best, told, numbers, confidence) if rows >= LEAST_ROWS else {}
         unknown |= {key: FEW_COPIES for key in told if key not in spans}
     if noise is not None:
         # The base has no seed: only the best one's counts there.
@@ -172,22 +172,11 @@ def _unknown(best: Evaluation | str, other: Evaluation | str) -> str:
 
 
 def _spans(
-    best: Evaluation, others: Mapping[str, Evaluation], copies: Sequence[int], confidence: float
+    best: Evaluation, others: Mapping[str, Evaluation], numbers: Sequence[int], confidence: float
 ) -> dict[str, tuple[float, float]]:
-    """The interval of each difference; `copies` as `_copies` tells them."""
-    tokens = np.bincount(copies, best.row_tokens)
+    """The interval of each difference; `numbers` as `copies` tells them."""
+    tokens = np.bincount(numbers, best.row_tokens)
     ours = np.asarray(best.row_losses)
-    gains = [np.bincount(copies, np.asarray(other.row_losses) - ours) for other in others.values()]
+    gains = [np.bincount(numbers, np.asarray(other.row_losses) - ours) for other in others.values()]
     limits = intervals([gain.tolist() for gain in gains], tokens.tolist(), confidence, np.random.default_rng(SEED))
     return dict(zip(others, limits, strict=True))
-
-
-def _copies(evaluations: Sequence[Evaluation]) -> list[int]:
-    """For each row the number of the different row that it is: copies are drawn together, being no further evidence.
-
-    Rows count as copies when they have as many tokens and, in each evaluation, the same loss to five digits: in single
-    precision a row's loss depends on the rows beside it in the sixth at most.
-    """
-    rows = zip(evaluations[0].row_tokens, *(evaluation.row_losses for evaluation in evaluations), strict=True)
-    numbers: dict[tuple[object, ...], int] = {}
-    return [numbers.setdefault((tokens, *(f"{loss:.5g}" for loss in losses)), len(numbers)) for tokens, *losses in rows]

@@ -100,6 +100,20 @@ def test_few_rows_are_warned_of():
     assert not verdict(base=scores(3.0, rows=30), t00=scores(2.0, rows=30)).warnings
 
 
+def test_copies_of_a_row_are_no_further_evidence():
+    def of(per_token: float, noise: float, rows: int, times: int) -> Scores:
+        one = scores(per_token, noise, 1, rows)
+        return Scores(row_losses=one.row_losses * times, row_tokens=one.row_tokens * times)
+
+    found = verdict(base=of(3.0, 0.0, 3, 4), t00=of(2.0, 0.3, 3, 4))
+    assert (found.passed, found.rows) == (False, 3)
+    assert found.reasons[0] == "only 3 rows decide (12 with copies): at least 10 are needed"
+    once, often = (verdict(base=of(3.0, 0.0, 40, times), t00=of(2.0, 0.3, 40, times)) for times in (1, 9))
+    assert often.rows == 40
+    for before, now in zip(once.comparisons, often.comparisons, strict=True):
+        assert [now.gain, now.low, now.high] == pytest.approx([before.gain, before.low, before.high])
+
+
 def test_other_rows_are_never_compared():
     with pytest.raises(ValueError, match="not scored on the same rows"):
         verdict(base=scores(3.0), t00=scores(2.0, rows=50))
