@@ -86,6 +86,8 @@ def _direction(trainable: str, metric: str) -> Direction:
 def to_evaluate(sweep: TrackedSweep, objective: Objective, top: int, trial: str | None, force: bool) -> list[TrialRun]:
     """Chooses the `top` best ranked trials, best first, or the one that `trial` names. Pure.
 
+    A repeat is chosen only by name: the luckiest of several seeds would pass for a better point.
+
     Args:
         sweep: the sweep and its trials.
         objective: see `ranking`.
@@ -105,9 +107,10 @@ def to_evaluate(sweep: TrackedSweep, objective: Objective, top: int, trial: str 
         if known and metric not in known:
             hint = did_you_mean(metric, known)
             raise SweepError(f"--metric: no trial has best_{metric}{hint} (there are: {', '.join(known)})")
-    ranked = [each for each in sweep.trials if each.is_ranked(metric) and each.refused is None]
+    own = [each for each in sweep.trials if each.repeats is None]
+    ranked = [each for each in own if each.is_ranked(metric) and each.refused is None]
     if not ranked:
-        states = ", ".join(f"{each.label} {each.state}" for each in sweep.trials) or "it has none"
+        states = ", ".join(f"{each.label} {each.state}" for each in own) or "it has none"
         raise SweepError(
             f"{sweep.sweep_id}: no trial may be promoted: one must be COMPLETED or STOPPED, with a finite "
             f"best_{metric} and its adapter in MLflow ({states})"

@@ -97,6 +97,8 @@ def card(facts: VersionFacts) -> str:
     """The model card inside the package."""
     config, verdict = facts.sweep.config, facts.verdict
     data = config.data
+    own = sum(trial.repeats is None for trial in facts.sweep.trials)
+    place = "a repeat of one" if facts.winner.repeats else "the best"
     lines = ["---"]
     # The hub links a model to its base by the bare id and takes nothing else here; the commit is said under Training.
     lines += [f"base_model: {facts.hub_id}"] if facts.hub_id else []
@@ -119,7 +121,7 @@ def card(facts: VersionFacts) -> str:
     lines += [
         f"- base: `{facts.base}`, {facts.quantization}; licence: {facts.licence or 'see the base'}",
         f"- {', '.join(f'{name} {value}' for name, value in facts.winner.params.items())}",
-        f"- the best of {len(facts.sweep.trials)} trials of the sweep `{facts.sweep.sweep_id}` "
+        f"- {place} of {own} trials of the sweep `{facts.sweep.sweep_id}` "
         f"(space: {', '.join(config.searched) or config.search_space})",
         "",
         "## Use",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -18,12 +19,12 @@ from sweeps.tracking.registry import IDENTITY, Version
 from trainables.objective import EVAL_LOSS
 from trainables.scoring import requests
 from trainables.scoring.requests import Scores, ScoringRequest, ScoringResult
+from trainables.specs import DataSpec
 
 SAMPLES = 4
 """Rows that the packaged model must score as the evaluation did."""
 SEED = 0
 """Of the bootstrap: the same losses give the same verdict."""
-_IN_WORDS = {"test": "data.test", "held_out": "data.eval, all of it"}
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _confirmed(candidate: Candidate, answer: ScoringResult) -> str:
 def collect(context: Context, candidates: Candidates, content: Content, scored: Scoring) -> Evidence:
     """Evaluates the base, the champion if there is one, and the candidates on the rows that decide."""
     rows = _deciding_rows(context)
-    words = context.request.eval_data.name if context.request.eval_data is not None else _IN_WORDS[rows]
+    words = in_words(context.sweep.config.base.data_spec, context.request.eval_data, rows)
     adapters = {candidate.label: candidate.adapter for candidate in candidates.each}
     if content.champion_adapter is not None:
         adapters[CHAMPION] = content.champion_adapter
@@ -108,6 +109,21 @@ def _deciding_rows(context: Context) -> str:
         return "test"
     context.say("warning: there is no data.test and no --eval-data: rows decide that the search has seen")
     return "held_out"
+
+
+def in_words(data: DataSpec, file: Path | None, rows: str) -> str:
+    """The rows that decide as the version's tags and its card name them. Pure.
+
+    Args:
+        data: of the sweep.
+        file: that --eval-data names, if it does.
+        rows: as `ScoringRequest.rows` names them.
+    """
+    if file is not None:
+        return file.name
+    if rows == "test":
+        return "data.test"
+    return "the rows held out of data.train" if data.eval is None else "data.eval, all of it"
 
 
 def decide(candidates: Candidates, champion: Version | None, evidence: Evidence, min_gain: float) -> Contender:

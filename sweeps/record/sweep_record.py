@@ -221,6 +221,11 @@ class SweepRecord:
         return now + len(self.added) if isinstance(now, int) else None
 
     @property
+    def repeats(self) -> int:
+        """Trials that train the point of another one again; the budget and the trials in all do not count them."""
+        return sum(trial.repeats is not None for trial in self.trials.values())
+
+    @property
     def added_waiting(self) -> int:
         """Added points that have got no slot yet."""
         begun = [trial.point for trial in self.trials.values()]

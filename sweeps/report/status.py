@@ -65,10 +65,12 @@ class Status:
     def lines(self) -> list[str]:
         """The status for people, without the table of trials."""
         counts = ", ".join(f"{count} {state}" for state, count in self.record.counts().items()) or "none has begun"
+        repeats = self.record.repeats
+        again = f" and {counted(repeats, 'repeat')}" if repeats else ""
         lines = [
             f"{self.sweep_id}: {WORDS[self.state]}",
             f"  folder    {self.folder}",
-            f"  trials    {len(self.record.trials)} of {self.planned_trials or '?'} ({counts})",
+            f"  trials    {len(self.record.trials) - repeats} of {self.planned_trials or '?'}{again} ({counts})",
             *self._steered(),
         ]
         rungs = [

@@ -46,6 +46,8 @@ class TrialRun:
     metrics: Mapping[str, float]
     """The latest value of each."""
     params: Mapping[str, str]
+    repeats: str | None = None
+    """Key of the trial whose point it trains again with another seed; None for a trial of its own."""
 
     @property
     def label(self) -> str:
@@ -256,4 +258,5 @@ def _trial(run: Any) -> TrialRun:
         refused=tags.get(run_tags.ADAPTER_REFUSED) if tags.get(run_tags.ADAPTER_SHA256) == "" else None,
         metrics=dict(run.data.metrics),
         params=dict(run.data.params),
+        repeats=tags.get(run_tags.REPEATS),
     )

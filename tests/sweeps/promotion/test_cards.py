@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import yaml
 from sweep_files import toy
 
 from sweeps.promotion import cards
+from sweeps.promotion.evidence import in_words
 from sweeps.promotion.gate import Comparison, Verdict
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
+from trainables.specs import DataSpec
 
 COMMIT = "0123abc"
 
@@ -56,3 +60,25 @@ def test_a_base_that_the_hub_does_not_have_is_no_base_model_of_the_hub(base: str
     _, head, text = card.split("---\n", 2)
     assert "base_model" not in yaml.safe_load(head)
     assert f"- base: `{base}`" in text
+
+
+def test_a_repeat_is_no_trial_of_its_own() -> None:
+    told = facts(None, "base")
+    again = dataclasses.replace(told.winner, trial_key="other", number=2, repeats="key")
+    told = dataclasses.replace(told, sweep=dataclasses.replace(told.sweep, trials=(told.winner, again)))
+    assert "- the best of 1 trials" in cards.card(told)
+    assert "- a repeat of one of 1 trials" in cards.card(dataclasses.replace(told, winner=again))
+
+
+@pytest.mark.parametrize(
+    ("own", "file", "rows", "words"),
+    [
+        ("eval.jsonl", None, "held_out", "data.eval, all of it"),
+        (None, None, "held_out", "the rows held out of data.train"),
+        (None, None, "test", "data.test"),
+        (None, "more/mine.jsonl", "/somewhere/more/mine.jsonl", "mine.jsonl"),
+    ],
+)
+def test_the_rows_that_decided_are_named(own: str | None, file: str | None, rows: str, words: str) -> None:
+    data = DataSpec(train="train.jsonl", eval=own, text="{text}")
+    assert in_words(data, None if file is None else Path(file), rows) == words

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
 from sweeps.config.model import SweepConfig
 from sweeps.errors import SweepError
-from sweeps.promotion.candidates import ranking
+from sweeps.promotion.candidates import ranking, to_evaluate
+from sweeps.tracking.lookup import TrackedSweep, TrialRun
 from trainables.objective import MIN_EVAL_LOSS, Objective
 
 ACCURACY = Objective(metric="eval_accuracy", mode="max")
@@ -44,3 +46,19 @@ def test_several_objectives_survive_the_configurations_file():
     several = config([{"metric": "eval_loss"}, {"metric": "eval_accuracy", "mode": "max"}])
     assert SweepConfig.model_validate_json(several.model_dump_json()) == several
     assert several.objectives == (MIN_EVAL_LOSS, ACCURACY)
+
+
+def test_a_repeat_is_a_candidate_only_when_it_is_named():
+    def trial(number: int, loss: float, repeats: str | None = None) -> TrialRun:
+        metrics = {"best_eval_loss": loss}
+        return TrialRun(
+            "run", f"k{number}", number, "", "COMPLETED", None, None, None, metrics, {}, repeats
+        )  # fmt: skip
+
+    trials = (trial(0, 0.7), trial(1, 0.8), trial(2, 0.5, "k0"))
+    sweep = TrackedSweep("s-1", "s", "parent", "FINISHED", config({"metric": "eval_loss"}), {}, None, trials)
+    assert [each.trial_key for each in to_evaluate(sweep, MIN_EVAL_LOSS, 3, None, False)] == ["k0", "k1"]
+    assert [each.trial_key for each in to_evaluate(sweep, MIN_EVAL_LOSS, 3, "t02", False)] == ["k2"]
+    only = dataclasses.replace(sweep, trials=trials[2:])
+    with pytest.raises(SweepError, match=r"no trial may be promoted: .*it has none"):
+        to_evaluate(only, MIN_EVAL_LOSS, 3, None, False)

@@ -163,6 +163,7 @@ def test_how_many_trials_came_to_each_rung_is_told(tmp_path: Path) -> None:
     ]
     status = read(write(tmp_path, events), now=30.0)
     assert "reported  2 at step 5 (1 parked), 1 at step 15" in "\n".join(status.lines())
+    assert "trials    2 of 4 and 1 repeat (" in "\n".join(status.lines())
     assert status.as_json()["rungs"] == [
         {"step": 5, "reported": 2, "parked": 1},
         {"step": 15, "reported": 1, "parked": 0},

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import Any
 
 import pytest
-from sweep_events import begun
-from tracked_sweeps import SWEEP, deliver
+from sweep_events import begun, started
+from tracked_sweeps import PARAMS, SWEEP, deliver
 
+from sweeps.config.model import SweepConfig
+from sweeps.tracking import stores
 from sweeps.tracking.lookup import Lookup, holds
 from sweeps.tracking.sink import MlflowSink
 
@@ -39,3 +42,13 @@ def test_a_store_that_answers_late_is_not_waited_for(uri: str, monkeypatch: pyte
     monkeypatch.setattr(Lookup, "holds", lambda *_: answered.wait())
     assert not holds(uri, SWEEP, seconds=0.1)
     answered.set()
+
+
+def test_a_repeat_is_known_by_the_trial_whose_point_it_has(
+    sink: MlflowSink, folder: Any, config: SweepConfig, uri: str
+) -> None:
+    folder.config.write_text(json.dumps({"sweep_id": SWEEP, "config": config.model_dump(mode="json")}))
+    again = started("bbbb", 1, **PARAMS).model_copy(update={"repeats": "aaaa"})
+    deliver(sink, [begun(), started("aaaa", **PARAMS), again])
+    trials = Lookup(uri).sweep(stores.Place(uri, SWEEP)).trials
+    assert [(trial.trial_key, trial.repeats) for trial in trials] == [("aaaa", None), ("bbbb", "aaaa")]
