@@ -131,6 +131,7 @@ class AdapterScorer:
         """Yields the columns that a caller would give for each row of `kept`; skips rows that were left out."""
         data, name = _source(self._spec.data_spec, which)
         renderer = Renderer(data, self._tokenizer)
+        columns = () if data.prompt is None else templates.parse("prompt", data.prompt).columns
         held_out = data.eval is None and name == "eval"
         rest = iter(
             deque(sources.read(data, "train"), maxlen=data.eval_examples) if held_out else sources.read(data, name)
@@ -140,7 +141,7 @@ class AdapterScorer:
                 (encoded,) = renderer.encode([renderer.text(row)])
                 tokens = encoded.ids[: data.max_length], bytes(encoded.labelled[: data.max_length])
                 if tokens == (wanted.ids.tolist(), wanted.labelled.tobytes()):
-                    yield {column: str(row[column]) for column in _columns(data)}
+                    yield {column: str(row[column]) for column in columns}
                     break
             else:
                 raise DataError(f"data: scored row {number} is no longer in the data: restore the rows and try again")
@@ -208,7 +209,7 @@ def _source(data: DataSpec, which: str) -> tuple[DataSpec, sources.SplitName]:
 
 
 def _columns(data: DataSpec) -> tuple[str, ...]:
-    """Returns the columns that a caller gives: those of the prompt; for a chat or a plain text only "prompt"."""
+    """Returns the columns that a caller gives: those of the prompt; only "prompt" where there are none."""
     if data.prompt is None:
         return ("prompt",)
     return templates.parse("prompt", data.prompt).columns or ("prompt",)

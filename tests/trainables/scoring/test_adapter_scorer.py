@@ -179,6 +179,15 @@ def test_samples_of_a_plain_text_have_no_columns(trained):
     assert scorer.score(ScoringRequest(rows="test", with_base=True)).samples == ()
 
 
+def test_samples_of_a_constant_prompt_have_no_columns(trained):
+    base, _, _, root = trained
+    data = base.data.model_copy(update={"prompt": "Say something."})
+    scorer = qlora.open_scorer(base.model_copy(update={"data": data}), root / "cache")
+    answer = scorer.score(ScoringRequest(rows="test", with_base=True, samples=3))
+    assert [sample.columns for sample in answer.samples] == [{}, {}, {}]
+    assert scorer.base_facts().columns == ("prompt",)
+
+
 def test_a_chat_of_which_all_counts_is_scored_on_every_answer(trained, tmp_path):
     base, _, _, root = trained
     roles = ["user", "assistant", "user", "assistant"]
