@@ -25,9 +25,12 @@ def check_promotion(config: SweepConfig) -> None:
         SweepError, HostError: it cannot.
     """
     from cluster.scoring_host import can_score
+    from sweeps.config import checks
 
     if config.promotion.model is None:
         raise ConfigError(["promotion.model: --promote needs it: the name of the registered model"])
+    if wrong := checks.alias("promotion.alias", config.promotion.alias):
+        raise ConfigError(wrong)
     can_score(config.trainable)
 
 

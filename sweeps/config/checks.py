@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,19 @@ def objectives(config: SweepConfig, trainable: Trainable) -> list[str]:
             wrong.append(f"{field}.metric: {metric} is an objective already: name another, or leave this one out")
         named.add(metric)
     return wrong
+
+
+def alias(field: str, value: str) -> list[str]:
+    """What is wrong with an alias, of which MLflow takes fewer names than an earlier version did.
+
+    MLflow 3.17, utils/validation.py: _validate_model_alias_name and _validate_model_alias_name_reserved. The model of
+    the configuration takes the others still, so that a sweep that has one goes on.
+    """
+    if re.fullmatch(r"latest|v\d+|challenger|previous.*", value, re.IGNORECASE):
+        return [f"{field}: {value!r} is kept for other uses: name another, such as production"]
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", value):
+        return [f"{field}: {value!r}: MLflow takes letters, digits, '_' and '-' in an alias: name one such as prod-eu"]
+    return []
 
 
 def searched_fields(config: SweepConfig, space: SearchSpace, trainable: Trainable | None) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from sweeps.config import messages
+from sweeps.config import checks, messages
 from sweeps.config.model import Promotion as Policy
 from sweeps.config.passwords import without_passwords
 from sweeps.errors import ConfigError, SweepError
@@ -73,7 +73,10 @@ def policy_of(request: PromotionRequest, of_file: Policy) -> Policy:
     """The sweep file's policy with the request's fields in it. Raises `ConfigError`, which names the option."""
     given = {name: value for name, value in request.policy.items() if value is not None}
     try:
-        return Policy.model_validate({**of_file.model_dump(), **given})
+        policy = Policy.model_validate({**of_file.model_dump(), **given})
     except ValidationError as error:
         lines = (line.partition(":") for line in messages.of_validation(error, given))
         raise ConfigError([f"--{name.replace('_', '-')}:{rest}" for name, _, rest in lines]) from None
+    if wrong := checks.alias("--alias", policy.alias):
+        raise ConfigError(wrong)
+    return policy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from rich.table import Table
 
-from sweeps.config import messages
+from sweeps.config import checks, messages
 from sweeps.config.model import Promotion
 from sweeps.errors import ConfigError, SweepError
 from sweeps.promotion import version_files
@@ -40,7 +40,7 @@ class RolledBack:
 def rollback(
     name: str, to: str | None, alias: str, tracking_uri: str | None, clock: Callable[[], float] = time.time
 ) -> RolledBack:
-    """Points an alias to an earlier version, by default to the one that had it before the present one.
+    """Points an alias to an earlier version, by default to the one that the present one was promoted over.
 
     Raises:
         SweepError: there is nothing to go back to.
@@ -54,9 +54,11 @@ def rollback(
 def _roll_back(registry: Registry, name: str, to: str | None, alias: str, clock: Callable[[], float]) -> RolledBack:
     with registry.locked():
         model = _ours(registry, name)
-        now, target = model.aliases.get(alias), to or _interrupted(model, alias) or model.aliases.get(previous(alias))
+        now, target = model.aliases.get(alias), to or _interrupted(model, alias) or version_before(model, alias)
         if target is None:
-            raise SweepError(f"{name}: no version was the {alias} before: there is nothing to go back to")
+            raise SweepError(
+                f"{name}: no version was the {alias} before: there is nothing to go back to; name one with --to"
+            )
         version = registry.version(name, target)
         if not version.is_complete:
             raise SweepError(f"--to: version {target} of {name} was never promoted to its end")
@@ -93,6 +95,8 @@ def _check_alias(alias: str) -> None:
         Promotion(alias=alias)
     except ValidationError as error:
         raise ConfigError([f"--{line}" for line in messages.of_validation(error, {"alias": alias})]) from None
+    if wrong := checks.alias("--alias", alias):
+        raise ConfigError(wrong)
 
 
 def _interrupted(model: Model, alias: str) -> str | None:
@@ -101,6 +105,37 @@ def _interrupted(model: Model, alias: str) -> str | None:
     if not moves or _is_completed(model, moves[-1]) or model.history[moves[-1]].action != "rollback":
         return None
     return model.history[moves[-1]].version
+
+
+def version_before(model: Model, alias: str) -> str | None:
+    """The version that the present one was promoted over; None when there was none.
+
+    A rollback takes promotions back, so that a second one does not return to what the first one left.
+    """
+    standing: list[str] = []  # those that were promoted one over the other, the present one last
+    below: dict[str, list[str]] = {}  # version -> `standing` when it was promoted last, without itself
+    for place, entry in enumerate(model.history):
+        if entry.alias != alias or not _is_completed(model, place):
+            continue
+        if entry.previous is not None:
+            standing = _moved(standing, below, entry.previous)  # a person may have moved the alias since
+        if entry.action == "promote":
+            below[entry.version] = standing
+            standing = [*standing, entry.version]
+        else:
+            standing = _moved(standing, below, entry.version)
+    now = model.aliases.get(alias)
+    if now is None:
+        return model.aliases.get(previous(alias))
+    return next(iter(_moved(standing, below, now)[-2::-1]), None)
+
+
+def _moved(standing: list[str], below: Mapping[str, list[str]], version: str) -> list[str]:
+    """The promotions that stand after the alias moved to a version: those up to it."""
+    if version in standing:
+        last = len(standing) - standing[::-1].index(version)
+        return standing[:last]
+    return [*below.get(version, standing), version]
 
 
 def table(promoted: list[tuple[Model, dict[str, Version]]]) -> Table:

@@ -122,6 +122,8 @@ ROWS: list[Row] = [
     toy("name of no model", "promotion: {model: a/b}", "promotion.model: 'a/b' must hold only letters, digits,"),
     toy("gain below zero", "promotion: {min_gain: -1}", "promotion.min_gain: -1 must be"),
     toy("no candidates", "promotion: {top: 0}", "promotion.top: 0 must be"),
+    toy("alias that MLflow refuses", "promotion: {alias: prod.eu}", "promotion.alias: 'prod.eu': MLflow takes letters,"),
+    toy("alias that MLflow keeps", "promotion: {alias: Latest}", "promotion.alias: 'Latest' is kept for other uses"),
     # The search space
     toy("unknown space", "search_space: lora_cor", "search_space: unknown space 'lora_cor', did you mean lora_core? there are lora_core, lora_wide, toy"),
     toy("number for the space", "search_space: 4", "search_space: 4 must be text or a mapping of keys to values"),

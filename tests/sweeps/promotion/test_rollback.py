@@ -9,8 +9,9 @@ from promotion_worlds import killed_at
 from promotions import MODEL, run
 
 from sweeps.errors import SweepError
-from sweeps.promotion.rollback import as_json, models, rollback
+from sweeps.promotion.rollback import as_json, models, rollback, version_before
 from sweeps.record import fault_points
+from sweeps.tracking.registry import Entry, Model
 
 
 def test_rollback_goes_back_and_says_what_changed(champion):
@@ -24,6 +25,37 @@ def test_rollback_goes_back_and_says_what_changed(champion):
     ]  # fmt: skip
     assert all(each["completed"] for each in history)
     assert rollback(MODEL, "2", "champion", champion.uri).before == "1"
+
+
+@pytest.mark.parametrize(
+    ("moves", "back"),
+    [
+        ("p1 p2 p3", "2 1 None"),
+        ("p1 p2 p3 r2 p4", "2 1 None"),
+        ("p1 p2 p3 r2 r3", "2 1 None"),
+        ("p1 p2 r1 p3 r2 p1", "2 1 None"),
+        ("p2 p1 r2 p1", "2 None"),
+        ("h7 p1 p2", "1 7 None"),
+        ("p1 p2 h1", "None"),
+        ("p1 p2 h5", "1 None"),
+    ],
+)
+def test_rolling_back_again_and_again_goes_further_back_and_never_forth(moves, back):
+    """p: promote, r: roll back, h: moved by hand, which the history does not hold."""
+    now, history = None, []
+    for what, to in moves.split():
+        if what != "h":
+            history.append(Entry(1.0, {"p": "promote", "r": "rollback"}[what], "champion", to, now, ""))
+        now = to
+    found = []
+    while now is not None:
+        aliases = {"champion": now, "previous": "3"}
+        target = version_before(Model(MODEL, aliases, tuple(history), 0), "champion")
+        found.append(target)
+        if target is not None:
+            history.append(Entry(1.0, "rollback", "champion", target, now, ""))
+        now = target
+    assert " ".join(map(str, found)) == back
 
 
 @pytest.mark.parametrize("point", ["history", "previous"])
@@ -43,7 +75,7 @@ def test_a_rollback_that_is_killed_is_ended_by_doing_it_again(champion, point):
     assert len(models(MODEL, champion.uri)[0][0].history) == 3
 
 
-@pytest.mark.parametrize("alias", ["latest", "v1", "bad name", "challenger"])
+@pytest.mark.parametrize("alias", ["latest", "v1", "bad name", "challenger", "V1", "Latest", "prod.eu"])
 def test_a_rollback_of_a_wrong_alias_writes_nothing(champion, alias):
     run(champion.sweep("second"))
     with pytest.raises(SweepError, match="alias"):
