@@ -60,10 +60,15 @@ def look_up(config: SweepConfig, own_id: str | None = None) -> TrackedSweep | No
 def trials(
     earlier: TrackedSweep, config: SweepConfig, space: SearchSpace, fingerprints: Mapping[str, str], time: float
 ) -> EarlierTrials:
-    """Those of its trials that were trained to the end, or stopped by the scheduler, and have a point in its space."""
+    """Those of its trials that were trained to the end, or stopped by the scheduler, and have a point in its space.
+
+    A repeat is left out: its point is there already, with the loss that the sweep compared it by.
+    """
     objective = config.objectives[0]
     points = []
     for trial in earlier.trials:
+        if trial.repeats is not None:
+            continue
         point = warm_start.point(space, trial.params)
         loss = objective.loss(trial.best(objective.metric))
         step = None if trial.state == TrialState.COMPLETED else trial.steps

@@ -25,20 +25,23 @@ SPACE = SearchSpace.parse(
 )
 
 
-def trial(number: int, rate: float, loss: float, state: TrialState = TrialState.COMPLETED) -> list[Event]:
+def trial(
+    number: int, rate: float, loss: float, state: TrialState = TrialState.COMPLETED, repeats: str | None = None
+) -> list[Event]:
     key = f"key{number}"
     params: dict[str, Any] = {**PARAMS, "learning_rate": rate}
-    begins = started(key, number, **params).model_copy(update={"spec": SPEC.model_dump_json()})
+    begins = started(key, number, **params).model_copy(update={"spec": SPEC.model_dump_json(), "repeats": repeats})
     return [begins, reported(key, 3, loss), ended(key, state)]
 
 
 @pytest.fixture
 def tracked(sink: MlflowSink, folder: Any, config: SweepConfig) -> SweepConfig:
-    """The configuration of a sweep that learns from one in MLflow with four trials, of which one failed."""
+    """The configuration of a sweep that learns from one: four trials, of which one failed, and a repeat of the best."""
     folder.config.write_text(json.dumps({"sweep_id": SWEEP, "config": config.model_dump(mode="json")}))
     story = [*trial(0, 2e-4, 0.9), *trial(1, 1e-3, 0.7), *trial(2, 3e-3, 0.8, TrialState.STOPPED)]
     story += trial(3, 4e-3, 0.6, TrialState.FAILED)
-    for key in ("key0", "key1", "key2", "key3"):
+    story += trial(4, 1e-3, 0.5, repeats="key1")
+    for key in ("key0", "key1", "key2", "key3", "key4"):
         keep_adapter(folder, key, 3)
     deliver(sink, [begun(), *story, over()])
     kind: Any = type(config.searcher)
