@@ -90,7 +90,7 @@ def prepare(base: TrialSpec, cache: Path) -> Prepared:
 def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
     """Loads the base onto this process's device, ready for adapters."""
     import_bitsandbytes()
-    from trainables.base import base_model
+    from trainables.base import base_checks, base_model
     from trainables.data import dataset
     from trainables.packing.adapter_pack import AdapterPack
 
@@ -106,6 +106,8 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
     if is_dequantised(base, device):
         residency.dequantise(loaded.model)
     rows_of_sweep = dataset.load(data)
+    longest = max(dataset.longest(rows_of_sweep.train), dataset.longest(rows_of_sweep.eval))
+    base_checks.refuse_long_rows(loaded.model, base, longest)
     identity = base_model.identity(base, loaded)
     known = None
     if identity is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from trainables.base.architectures import NEEDED
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _TOKENS = 8
+_POSITIONS = re.compile(r"wpe|(\w+_)?pos(ition)?s?(_\w+)?")
 _LEAST_SHARE = 1e-6
 """A gradient of later tokens below this share of the earlier tokens' counts as 0: a kernel may mask with a large number
 instead of infinity. A tiny random BERT, which sees all tokens, has 1e-3."""
@@ -94,3 +96,37 @@ def refuse_moving_positions(model: PreTrainedModel, spec: TrialSpec) -> None:
             f"{spec.base_model.source} scales them by the longest row of a batch, so that a trial's numbers would "
             f"depend on its neighbours: lower it to {original}"
         )
+
+
+def refuse_long_rows(model: PreTrainedModel, spec: TrialSpec, longest: int) -> None:
+    """Refuses rows with more tokens than the base has a table of positions for, such as GPT-2 and OPT.
+
+    Every pass with such a row fails, and on a GPU it takes its host down.
+
+    Args:
+        model: the loaded base.
+        spec: for the message.
+        longest: tokens of the longest row.
+    """
+    most = min(_positions(model), default=longest)
+    if longest > most:
+        raise ModelError(
+            f"data.max_length: {spec.data_spec.max_length} leaves a row of {longest} tokens, and "
+            f"{spec.base_model.source} has {most} positions: lower it to {most}, so that longer rows are cut"
+        )
+
+
+def _positions(model: PreTrainedModel) -> Iterator[int]:
+    """Yields how many tokens each table of positions in the model is for, learned or fixed; none for rotary ones."""
+    from torch import nn
+
+    said = getattr(model.config, "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and _POSITIONS.fullmatch(name.rpartition(".")[2]):
+            # RoBERTa and its kin count from the place behind the padding token.
+            unused = 0 if module.padding_idx is None else module.padding_idx + 1
+            # OPT's table has two rows more than it has positions.
+            yield min(module.num_embeddings - unused, said or module.num_embeddings)
+    for name, table in model.named_buffers():
+        if name.rpartition(".")[2] in ("embed_positions", "pos_encoding") and table.dim() == 2:  # GPT-J, CTRL
+            yield len(table)

@@ -182,8 +182,8 @@ def _prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> Prepared:
         eval_rows=len(rows.eval),
         train_tokens=len(rows.train.ids),
         labelled_tokens=int(rows.train.labelled.sum()),
-        longest_row=max(_longest(rows.train), _longest(rows.eval)),
-        longest_train_row=_longest(rows.train),
+        longest_row=max(longest(rows.train), longest(rows.eval)),
+        longest_train_row=longest(rows.train),
         train_row_deviation=float(_lengths(rows.train).std()),
         truncated_rows=train.truncated + evaluation.truncated,
         dropped_rows=train.dropped + evaluation.dropped,
@@ -204,8 +204,8 @@ def _lengths(split: Split) -> np.ndarray:
     return lengths
 
 
-def _longest(split: Split) -> int:
-    """Tokens of the split's longest row."""
+def longest(split: Split) -> int:
+    """Returns the number of tokens of the split's longest row."""
     return int(_lengths(split).max())
 
 

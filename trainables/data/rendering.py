@@ -55,7 +55,7 @@ class Renderer:
         self._tokenizer = tokenizer
         self._templates = templates.parse_all(data)
         self._is_chat = data.text is None and bool(tokenizer.chat_template)
-        self._chat_template = _with_fixed_date(tokenizer.get_chat_template()) if self._is_chat else None
+        self._chat_template = _with_fixed_date(_chat_template(tokenizer)) if self._is_chat else None
         added = tokenizer.added_tokens_decoder.values()
         self._ends = tuple({token.content for token in added if token.special} | {tokenizer.eos_token or ""} - {""})
         if not self._is_chat and (data.messages is not None or data.system is not None):
@@ -192,6 +192,18 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
         "versions": [importlib.metadata.version(library) for library in ("tokenizers", "transformers")],
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Returns the chat template that is used where none is named. Raises `DataError` when there is no such one."""
+    try:
+        return str(tokenizer.get_chat_template())
+    except ValueError:
+        named = ", ".join(sorted(tokenizer.chat_template))
+        raise DataError(
+            f"model.source: its tokenizer has several chat templates ({named}) and none is named default: copy the "
+            "model to a folder, and name one of them default in tokenizer_config.json or as chat_template.jinja"
+        ) from None
 
 
 def _with_fixed_date(template: str) -> str:

@@ -116,7 +116,7 @@ def _json(path: Path, where: str) -> Iterator[Placed]:
 
 def _parsed(raw: bytes, where: str) -> object:
     try:
-        return json_text.parse(raw)
+        return json_text.parse(raw, unique_keys=True)
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: is not UTF-8 text ({error.reason}): save the file as UTF-8") from None
     except json.JSONDecodeError as error:

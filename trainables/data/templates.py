@@ -32,7 +32,9 @@ class Placed(NamedTuple):
 
 Message = dict[str, Any]
 
-SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "tool": "tool"}
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"} | {
+    role: role for role in ("user", "assistant", "system", "tool")
+}
 """The value of "from" in a {from, value} message -> the role in a {role, content} message."""
 TEMPLATES = ("prompt", "completion", "text")
 _BRACES = "write {{ and }} for braces of the text itself"
@@ -124,8 +126,7 @@ def chat(row: Row, column: str) -> list[Message]:
         raise DataError(_missing(row, column))
     value = row[column]
     if isinstance(value, str) or not isinstance(value, Sequence):
-        kind = type(value).__name__
-        raise DataError(f"column {column!r} is not a list of {{role, content}} but {kind}; CSV cannot hold chats")
+        raise DataError(f"column {column!r} is not a list of {{role, content}} but {_not_a_list(value)}")
     messages = [_message(column, number, message) for number, message in enumerate(value, 1)]
     last = max((index for index, message in enumerate(messages) if message["role"] == "assistant"), default=None)
     if last is None:
@@ -186,6 +187,23 @@ def _missing(row: Row, column: str) -> str:
     return f"has no column {column!r}; columns: {', '.join(row)}"
 
 
+def _not_a_list(value: object) -> str:
+    kind = type(value).__name__
+    if isinstance(value, str):
+        return f"{kind}: a text that holds JSON is not read, so CSV cannot hold chats: write .jsonl"
+    if isinstance(value, Mapping):
+        return f"{kind} with the keys {', '.join(map(str, value))}: write one {{role, content}} for each message"
+    return kind
+
+
+def _not_text(value: object) -> str:
+    if value is None:
+        return ": it is null (give it a text, or leave the row out)"
+    if isinstance(value, Sequence):
+        return f": it is a {type(value).__name__} (of parts such as texts and pictures: write their text as one)"
+    return f": it is of type {type(value).__name__}"
+
+
 def _message(column: str, number: int, message: object) -> Message:
     if not isinstance(message, Mapping):
         raise DataError(f"column {column!r}, message {number} is not {{role, content}} but {type(message).__name__}")
@@ -194,13 +212,15 @@ def _message(column: str, number: int, message: object) -> Message:
     for key in names or ("role", "content"):
         text = message.get(key)
         if not isinstance(text, str):
+            found = _not_text(text) if key in message else ""
             keys = ", ".join(map(str, message))
-            raise DataError(f"column {column!r}, message {number} has no text in {key!r}; keys: {keys}")
+            raise DataError(f"column {column!r}, message {number} has no text in {key!r}{found}; keys: {keys}")
         _encodable(text, column)
     # Parquet gives every message the keys of all others, with null for those that it lacks.
     said = {names.get(str(key), str(key)): value for key, value in message.items() if value is not None}
     if names and said["role"] not in SHAREGPT_ROLES:
         raise DataError(
-            f"column {column!r}, message {number} is from {said['role']!r}: human, gpt, system and tool are read"
+            f"column {column!r}, message {number} is from {said['role']!r}: human or user, gpt or assistant, system "
+            "and tool are read"
         )
     return said | {"role": SHAREGPT_ROLES[said["role"]]} if names else said

@@ -9,25 +9,43 @@ DEPTH = 100
 """The deepest nesting of lists and mappings, because code that reads them makes one call per level."""
 
 
-def parse(raw: bytes | str) -> Any:
+class _RepeatedKeyError(ValueError):
+    """A key that stands twice in one object."""
+
+
+def parse(raw: bytes | str, *, unique_keys: bool = False) -> Any:
     """Parses JSON text; bytes must be UTF-8.
 
+    Args:
+        raw: the text.
+        unique_keys: refuse an object that has a key twice; without it the last one counts, as `json` has it.
+
     Raises:
-        ValueError: it is not JSON, not UTF-8, holds a number with thousands of digits, or is nested more than `DEPTH`
-            deep. If the error has a place in the text, it is a `json.JSONDecodeError`.
+        ValueError: it is not JSON, not UTF-8, holds a number with thousands of digits, is nested more than `DEPTH`
+            deep, or has a key twice. If the error has a place in the text, it is a `json.JSONDecodeError`.
     """
     text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_unique if unique_keys else None)
     except RecursionError:
         raise _too_deep() from None
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, _RepeatedKeyError):
         raise
     except ValueError:  # its message is written for programmers
         raise ValueError("it holds a number with thousands of digits") from None
     # The number of brackets is fast to count and never below the depth.
     if text.count("[") + text.count("{") > DEPTH and _is_deep(value):
         raise _too_deep()
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedKeyError(
+            f"it has the key {next(key for key in keys if keys.count(key) > 1)!r} twice in one object"
+        )
     return value
 
 

@@ -17,7 +17,7 @@ import torch
 from peft import PeftModel
 from torch.nn import functional
 
-from trainables.base import base_model, model_source, weight_files
+from trainables.base import base_checks, base_model, model_source, weight_files
 from trainables.data import dataset, sources, templates
 from trainables.data.rendering import Renderer
 from trainables.errors import DataError, ModelError
@@ -64,6 +64,7 @@ class AdapterScorer:
             ModelError: an adapter cannot be loaded, or its loss is not finite.
         """
         split, fingerprint = self._rows(request.rows)
+        base_checks.refuse_long_rows(self._base.model, self._spec, dataset.longest(split))
         scores = {}
         if request.with_base:
             scores[BASE] = self._losses(BASE, self._base.model, split)

@@ -18,16 +18,20 @@ from transformers import (
     BertLMHeadModel,
     CTRLConfig,
     CTRLLMHeadModel,
+    GPTJConfig,
+    GPTJForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     PreTrainedModel,
+    RobertaConfig,
+    RobertaForCausalLM,
     XLNetConfig,
     XLNetLMHeadModel,
 )
 
 from trainables.base import base_checks, base_model
 from trainables.errors import ModelError
-from trainables.specs import ModelSpec, QuantizationSpec, TrialSpec
+from trainables.specs import DataSpec, ModelSpec, QuantizationSpec, TrialSpec
 
 BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 BART = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
@@ -127,3 +131,32 @@ def test_a_model_without_a_tokenizer_is_told(tmp_path: Path, scheme: str) -> Non
     tiny_models.build("gpt2").save_pretrained(tmp_path / "gpt2")
     with pytest.raises(ModelError, match=r"gpt2' has no tokenizer: no vocabulary among its files"):
         base_model.load_tokenizer(on(tmp_path / "gpt2", scheme), tmp_path / "cache")
+
+
+def roberta() -> PreTrainedModel:
+    config = RobertaConfig(**BERT, vocab_size=64, is_decoder=True, max_position_embeddings=130, pad_token_id=1)
+    return RobertaForCausalLM(config)
+
+
+def gptj() -> PreTrainedModel:
+    return GPTJForCausalLM(GPTJConfig(vocab_size=64, n_positions=128, n_embd=32, n_layer=2, n_head=4, rotary_dim=4))
+
+
+@pytest.mark.parametrize("name", [*tiny_models.ARCHITECTURES, "roberta", "gptj"])
+def test_rows_beyond_a_table_of_positions_are_refused_and_no_others(name: str) -> None:
+    """All of these say that they have 128 positions; rotary ones take more."""
+    model = frozen({"roberta": roberta, "gptj": gptj}.get(name, lambda: tiny_models.build(name))())
+    spec = packs.spec().model_copy(
+        update={"model": ModelSpec(source="some/model"), "data": DataSpec(train="a.jsonl", text="{a}", max_length=200)}
+    )
+    has_table = name in ("gpt2", "opt", "roberta", "gptj")
+    base_checks.refuse_long_rows(model, spec, 128)
+    model(torch.full((1, 128), 5))
+    if not has_table:
+        base_checks.refuse_long_rows(model, spec, 129)
+        model(torch.full((1, 129), 5))
+        return
+    with pytest.raises(ModelError, match=r"^data\.max_length: 200 .* 129 tokens, and some/model has 128 positions"):
+        base_checks.refuse_long_rows(model, spec, 129)
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, 129), 5))

@@ -285,3 +285,13 @@ def test_real_chat_model_learns_the_answer_and_its_end() -> None:
     found = spans(tokenizer, {"chat": CHAT}, messages="chat", train_on="all")
     assert [text for text, learnt in found if learnt] == ["Hello<|im_end|>", "Again<|im_end|>"]
     assert parts(tokenizer, {"body": "printer"}, text="Reset the {body}") == Parts("Reset", " the printer<|im_end|>")
+
+
+def test_several_chat_templates_without_a_default_are_named(chat: PreTrainedTokenizerFast) -> None:
+    chat.chat_template = {"tool_use": "a", "rag": "b"}
+    with pytest.raises(
+        DataError, match=r"^model\.source: .* several chat templates \(rag, tool_use\) and none is named"
+    ):
+        Renderer(DataSpec(train="train.jsonl", **PAIR), chat)
+    chat.chat_template |= {"default": tiny_models.tokenizer().chat_template}
+    assert parts(chat, **PAIR).learnt == "The total is 42.<|end|>"

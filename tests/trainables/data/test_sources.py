@@ -171,6 +171,7 @@ def test_parquet_reads_the_needed_columns_only(tmp_path: Path) -> None:
     ("name", "content", "says"),
     [
         ("a.jsonl", b'{"question": 1}\n{"question": \n', r"line 2: is not JSON: Expecting value at"),
+        ("a.jsonl", b'{"question": 1, "question": 2}', r"line 1: cannot be used: it has the key 'question' twice"),
         ("a.jsonl", b'{"question": 1}\n\n"text"\n', r"line 3: is a str, not an object"),
         ("a.jsonl", b'{"question": "\xe9"}\n', r"line 1: is not UTF-8 text"),
         ("a.json", b'[{"question": 1},\n 2]', r"row 2: is a int, not an object"),

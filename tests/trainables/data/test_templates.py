@@ -120,32 +120,45 @@ def test_chat_ends_with_the_last_assistant_message_and_drops_nulls() -> None:
 
 def test_a_chat_in_sharegpts_words_reads_like_any_other() -> None:
     said = [("system", "Be brief."), ("human", "Hi"), ("gpt", "Hello"), ("tool", "3"), ("gpt", "Bye")]
+    said += [("user", "Hi"), ("assistant", "Bye")]
     row = {"conversations": [{"from": who, "value": text, "weight": None} for who, text in said]}
     roles = {"human": "user", "gpt": "assistant"}
     assert templates.chat(row, "conversations") == [
         {"role": roles.get(who, who), "content": text} for who, text in said
     ]
     row["conversations"][1]["from"] = "bot"
-    with pytest.raises(DataError, match="message 2 is from 'bot': human, gpt, system and tool are read"):
+    with pytest.raises(DataError, match="is from 'bot': human or user, gpt or assistant, system and tool are read"):
         templates.chat(row, "conversations")
 
 
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ("[]", "not a list of {role, content} but str"),
+        ("[]", "not a list of {role, content} but str: a text that holds JSON is not read, so CSV cannot hold chats"),
+        ({"role": ["user"], "content": ["Hi"]}, "but dict with the keys role, content: write one {role, content} for"),
         (None, "but NoneType"),
         ([], "no assistant message"),
         ([USER], "no assistant message to learn from (roles: user)"),
-        ([{"from": "human", "value": 4}], "message 1 has no text in 'value'"),
+        ([{"from": "human", "value": 4}], "message 1 has no text in 'value': it is of type int; keys: from, value"),
         ([{"from": "human", "text": "Hi"}], "message 1 has no text in 'role'"),
         ([ANSWER], "no message before"),
         (["Hi"], "message 1 is not {role, content} but str"),
         ([USER, {"role": "assistant", "text": "Hello"}], "message 2 has no text in 'content'; keys: role, text"),
-        ([USER, {"role": "assistant", "content": None}], "message 2 has no text in 'content'"),
+        ([USER, {"role": "assistant", "content": None}], "message 2 has no text in 'content': it is null ("),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}],
+            "no text in 'content': it is a list (of parts",
+        ),
     ],
 )
 def test_malformed_chat_is_an_error(value: object, says: str) -> None:
     with pytest.raises(DataError) as error:
         templates.chat({"chat": value}, "chat")
     assert says in str(error.value)
+
+
+def test_what_is_wrong_with_a_chat_that_is_no_list_is_not_put_down_to_csv() -> None:
+    for value in (None, {"role": ["user"]}, 4):
+        with pytest.raises(DataError) as error:
+            templates.chat({"chat": value}, "chat")
+        assert "CSV" not in str(error.value)

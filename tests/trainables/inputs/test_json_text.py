@@ -33,3 +33,11 @@ def test_what_is_nested_too_deep_is_told(opening: str, depth: int, whole: bool) 
 def test_what_is_no_json_is_told(raw: str | bytes) -> None:
     with pytest.raises(ValueError):
         json_text.parse(raw)
+
+
+@pytest.mark.parametrize("raw", ['{"a": 1, "b": 2, "a": 3}', '[{"b": [{"a": 1, "a": 1}]}]'])
+def test_a_key_that_stands_twice_is_told_on_request(raw: str) -> None:
+    assert json_text.parse(raw) == json.loads(raw)
+    with pytest.raises(ValueError, match="it has the key 'a' twice in one object"):
+        json_text.parse(raw, unique_keys=True)
+    assert json_text.parse('[{"a": 1}, {"a": {"a": 2}}]', unique_keys=True) == [{"a": 1}, {"a": {"a": 2}}]
