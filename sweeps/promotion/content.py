@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cluster.errors import ClusterError
 from cluster.scoring import Scoring
@@ -15,6 +16,7 @@ from sweeps.promotion.context import Context
 from sweeps.tracking.registry import IDENTITY, Version
 from trainables.errors import TrainableError
 from trainables.scoring import requests
+from trainables.scoring.requests import BaseFacts
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def check(context: Context, champion: Version | None, scored: Scoring) -> Conten
     identity = _base_identity(context.sweep.config, fingerprints)
     if champion is None:
         return Content(identity, None, tuple(forced))
-    adapter, objections = _champion_adapter(context, champion, identity)
+    adapter, objections = _champion_adapter(context, champion, identity, scored)
     forced += [context.force(objection) for objection in objections]
     return Content(identity, adapter, tuple(forced))
 
@@ -94,15 +96,33 @@ def _base_identity(config: SweepConfig, fingerprints: Mapping[str, str]) -> str:
     return f"{fingerprints['model']} {quantization.scheme}{double}"
 
 
+def moved_base(theirs: Mapping[str, Any], ours: BaseFacts) -> str | None:
+    """How a champion's hub model differs from the one of this sweep, of one id and branch; None where it does not.
+
+    A branch moves. Commits with the same weights are one base.
+
+    Args:
+        theirs: what the champion's package says of its base.
+        ours: the base that promotion evaluates on.
+    """
+    if theirs["revision"] == ours.revision or (ours.files and theirs["files"] == ours.files):
+        return None
+    return f"{ours.source} at {theirs['revision']}, this sweep at {ours.revision}: pin model.revision to one of them"
+
+
 def _champion_adapter(
-    context: Context, champion: Version, base_identity: str
+    context: Context, champion: Version, base_identity: str, scored: Scoring
 ) -> tuple[dict[str, bytes] | None, list[str]]:
     """The champion's adapter, or None and why it cannot be compared with."""
     who = f"{context.model}: its {context.alias}, version {champion.number},"
-    theirs = champion.tags.get("base.identity")
-    if theirs != base_identity:
-        return None, [f"{who} is on another base ({theirs}) than this sweep ({base_identity})"]
+    identity = champion.tags.get("base.identity")
+    if identity != base_identity:
+        return None, [f"{who} is on another base ({identity}) than this sweep ({base_identity})"]
     files = version_files.fetch(context.lookup, context.model, champion)
+    theirs = version_files.base(files)
+    # A local base is told apart by `base_identity`, and need not be loaded for it.
+    if theirs["kind"] == "hub" and (moved := moved_base(theirs, scored.base_facts())) is not None:
+        return None, [f"{who} is on another base ({moved})"]
     form = version_files.row_form(files)
     if form != context.sweep.config.base.data_spec.model_dump(include=set(form)):
         # An adapter looks worse than it is on rows in a form that it was not trained on.

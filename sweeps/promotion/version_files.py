@@ -42,7 +42,13 @@ def adapter(files: Mapping[str, bytes]) -> dict[str, bytes]:
     return {name.removeprefix(prefix): content for name, content in files.items() if name.startswith(prefix)}
 
 
+def base(files: Mapping[str, bytes]) -> dict[str, Any]:
+    """What the package says of its base; see `model_package.base_json`."""
+    facts: dict[str, Any] = json_text.parse(files["artifacts/base.json"])
+    return facts
+
+
 def row_form(files: Mapping[str, bytes]) -> dict[str, Any]:
     """The fields of `data` that say in what form of rows the package's adapter was trained."""
-    form: dict[str, Any] = json_text.parse(files["artifacts/base.json"])["form"]
+    form: dict[str, Any] = base(files)["form"]
     return {name: value for name, value in form.items() if name != "max_length"}

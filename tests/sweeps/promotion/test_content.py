@@ -1,0 +1,62 @@
+"""A champion is compared with on its own base only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from promotions import MODEL, config
+
+from sweeps.errors import SweepError
+from sweeps.promotion import content, version_files
+from sweeps.promotion.context import Context
+from sweeps.record import digests
+from sweeps.tracking.registry import IDENTITY, Version
+from trainables.scoring.requests import BaseFacts
+
+OLD, NEW = "a" * 40, "b" * 40
+WEIGHTS = {"model.safetensors": "1" * 64}
+
+
+def facts(revision: str, files: dict[str, str]) -> BaseFacts:
+    return BaseFacts(
+        source="owner/name", revision=revision, kind="hub", files=files, quantization={"scheme": "nf4"},
+        trust_remote_code=False, licence=None, form={}, columns=(), tokenizer={},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "is_other"),
+    [
+        (facts(OLD, WEIGHTS), facts(OLD, WEIGHTS), False),
+        (facts(OLD, WEIGHTS), facts(NEW, WEIGHTS), False),
+        (facts(OLD, WEIGHTS), facts(NEW, {"model.safetensors": "2" * 64}), True),
+        (facts(OLD, {}), facts(NEW, {}), True),
+        (facts(OLD, {}), facts(OLD, WEIGHTS), False),
+    ],
+)
+def test_a_champion_on_another_commit_of_a_branch_is_on_another_base(
+    tmp_path: Path, theirs: BaseFacts, ours: BaseFacts, is_other: bool
+) -> None:
+    package = {"artifacts/base.json": json.dumps(theirs.model_dump(exclude={"tokenizer"})).encode()}
+    tags = {
+        "base.identity": "hub:owner/name@main none",
+        IDENTITY: "id",
+        version_files.DIGEST: digests.of_files(package),
+    }
+    champion = Version("1", "run", tags)
+    lookup: Any = SimpleNamespace(adapter=lambda *_: package)
+    scored: Any = SimpleNamespace(fingerprint=lambda: {"model": "hub:owner/name@main"}, base_facts=lambda: ours)
+    asked: Any = SimpleNamespace(eval_data=None, force=False)
+    sweep: Any = SimpleNamespace(config=config(tmp_path, "sqlite:///none.db"), fingerprints=scored.fingerprint())
+    policy: Any = SimpleNamespace(alias="champion")
+    unused: Any = None
+    context = Context(asked, policy, unused, MODEL, sweep, lookup, unused, print)
+    if not is_other:
+        assert content.check(context, champion, scored).champion_adapter == {}
+        return
+    with pytest.raises(SweepError, match=rf"version 1, is on another base \(owner/name at {OLD}, this sweep at {NEW}"):
+        content.check(context, champion, scored)
