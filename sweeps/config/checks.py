@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -16,6 +17,7 @@ from search_spaces.space import Point, SearchSpace
 from sweeps.config import messages, points
 from sweeps.config.model import SweepConfig
 from sweeps.config.overrides import LENGTHS
+from sweeps.config.passwords import without_passwords
 from sweeps.config.uris import sqlite_file, work_folder
 from trainables import catalogue
 from trainables.contract import Preview, Trainable
@@ -203,6 +205,22 @@ def _raw(base: TrialSpec, field: str, value: Value) -> dict[str, Any]:
     raw = base.model_dump()
     raw[section][name] = value
     return raw
+
+
+def texts_without_secrets(config: SweepConfig) -> list[str]:
+    """A line for each text of `data` with a secret in a URL, which the kept configuration would hold as ***.
+
+    The rows would then have another form than in training, so that the sweep could not go on or be promoted.
+    """
+    if config.data is None:
+        return []
+    texts = {name: getattr(config.data, name) for name in ("prompt", "completion", "text", "system")}
+    return [
+        f"data.{name}: holds a URL with a password, a token or a parameter such as key=, which is not kept on disk: "
+        "leave it out, or put the URL into a column of the rows"
+        for name, text in texts.items()
+        if text is not None and without_passwords(json.dumps(text)) != json.dumps(text)
+    ]
 
 
 def writable_places(config: SweepConfig) -> list[str]:

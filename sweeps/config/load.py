@@ -82,6 +82,7 @@ def load(file: str, changes: Sequence[str], folder: Path, elsewhere: Sequence[st
     wrong += [line for line in mistakes if not line.startswith(tuple(f"{field}:" for field in elsewhere or ()))]
     resolved = _with_tracking_uri(config.model_copy(update={"storage": _storage(config.storage, folder)}), folder)
     wrong += checks.paths_are_text(resolved) or (checks.writable_places(resolved) if elsewhere is None else [])
+    wrong += checks.texts_without_secrets(config)
     wrong += checks.alias("promotion.alias", config.promotion.alias)
     wrong += checks.budget(raw, config)
     if space is not None and not wrong:

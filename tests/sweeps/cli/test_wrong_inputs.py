@@ -177,6 +177,8 @@ ROWS: list[Row] = [
     qlora("column is not there", "{answer}", "{reply}", "data.completion: {reply} is not a column of "),
     qlora("template without quotes", '"{question}"', "{question}", f"data.prompt: {BRACES}"),
     qlora("template in two braces", '"{question}"', "{{question}}", "s.yaml: not valid YAML: line 3, column 36: a key is text: braces need quotes"),
+    qlora("secret in a prompt", '"{question}"', '"see http://host/a?key=1 {question}"', "data.prompt: holds a URL with a password, a token or a parameter such as key="),
+    qlora("secret in a system message", "eval_examples", 'system: "ask http://me:word@host/", eval_examples', "data.system: holds a URL with a password, a token"),
     qlora("no form", ', prompt: "{question}", completion: "{answer}"', "", f"data: {FORMS}: none of them given"),
     qlora("two forms", "eval_examples", 'text: "{answer}", eval_examples', f"data: {FORMS}: completion and text given"),
     qlora("prompt alone", ', completion: "{answer}"', "", f"data: {FORMS}: none of them given"),
