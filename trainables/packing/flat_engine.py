@@ -81,9 +81,12 @@ class FlatEngine:
         Raises:
             ValueError: the base is not covered, or torch has no grouped products.
         """
-        problem = uncovered(base) or (grouped_product.missing() if grouped else None)
+        problem = uncovered(base)
         if problem is not None:
             raise ValueError(f"the flat engine does not cover this base: {problem}")
+        problem = grouped_product.missing() if grouped else None
+        if problem is not None:
+            raise ValueError(f"the flat engine cannot compute adapters together: {problem}")
         self.base = base
         self._grouped = grouped
         self._adapters = PeftAdapters(base)
