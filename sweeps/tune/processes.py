@@ -12,6 +12,7 @@ from typing import Any
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.execution import class_cache
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 
 DEATHS = 3
@@ -41,20 +42,32 @@ def survived(deaths: Deaths) -> Iterator[None]:
     Tune would count deaths over the whole trial. And it would give up the experiment after one by the memory monitor:
     what a call to such a process raises is no RayActorError, and Tune's manager of actors takes it for an unexpected
     exception (air/execution/_internal/actor_manager.py).
+
+    And it would give up, or forget for ever, a trial that it gives a process which has died while it was kept for the
+    next trial. Of such a death Tune tells itself twice, the second time of a trial that waits again, and the trial
+    stays among those that are being given a process (tune/execution/tune_controller.py).
     """
     failed, recovers = RayActorManager._actor_task_failed, Trial.should_recover
+    trial_failed = TuneController._trial_task_failure
 
     def told(self: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
         if isinstance(exception, OutOfMemoryError):
             exception = RayActorError(error_msg=str(exception))
         failed(self, tracked_actor_task, exception)
 
+    def told_once(self: TuneController, trial: Trial, exception: Exception) -> None:
+        self._resetting_trials.discard(trial)
+        if trial.status != Trial.PENDING or trial in self._trial_to_actor:
+            trial_failed(self, trial, exception)
+
     RayActorManager._actor_task_failed = told
+    TuneController._trial_task_failure = told_once
     Trial.should_recover = lambda trial: deaths.may_go_on(trial.config["trial_key"])
     try:
         yield
     finally:
         RayActorManager._actor_task_failed, Trial.should_recover = failed, recovers
+        TuneController._trial_task_failure = trial_failed
 
 
 @contextmanager
