@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
+from trainables.errors import ModelError
 from trainables.packing.dropout import PassDropout, SeededDropout
 
 NO_ADAPTER = "__base__"
@@ -21,6 +22,8 @@ class Routes:
     """The adapter of each row in the latest pass."""
 
     names: list[str] = field(default_factory=list)
+    length: int = 0
+    """Positions of each row, with those that pad it."""
     hooked: set[int] = field(default_factory=set)
     """The `id` of each layer with the hook. The wrapped layers live as long as the model."""
 
@@ -72,6 +75,11 @@ def _router(routes: Routes) -> Any:
     def hook(_layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         names = routes.names
         if names and args[0].shape[0] != len(names):
+            if args[0].dim() == 2 and args[0].shape[0] != len(names) * routes.length:
+                raise ModelError(
+                    f"adapter.target_modules: an adapted layer is given {args[0].shape[0]} of {len(names)} x "
+                    f"{routes.length} tokens, as an expert is, so whose they are is not known: leave it out"
+                )
             # Some models (such as OPT) flatten rows and positions before a linear layer.
             names = [name for name in names for _ in range(args[0].shape[0] // len(names))]
         return args, {**kwargs, "adapter_names": names} if names else kwargs

@@ -61,6 +61,7 @@ class PeftEngine:
                 self._dropouts[segment.slot].begin(segment.dropout, len(segment.rows), segment.longest)
         # The names stay until the next pass: gradient checkpointing runs the layers again in the backward pass.
         self._routes.names = [adapter_name(segment.slot) for segment in segments for _ in segment.rows]
+        self._routes.length = batch.ids.shape[1]
         self._keep = batch.keep.to(self.base.device)
         try:
             logits_NV = self.base.model(input_ids=batch.ids.to(self.base.device), use_cache=False).logits

@@ -1,7 +1,8 @@
 """Turns a preset or module names into the names by which PEFT selects exactly the intended layers.
 
 The kind of a layer follows from its place in the module tree of the model, so a preset means the same on every
-architecture. Heads, routers, and vision and audio towers are always left out, because text does not train them.
+architecture. Heads, routers, and vision and audio towers are always left out, because text does not train them; so are
+experts, which cannot be trained side by side.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ _FIELD = "adapter.target_modules"
 _HEADS = frozenset({"lm_head", "embed_out", "score", "classifier", "qa_outputs"})
 # Routers choose experts, and an indexer chooses tokens by top-k, which passes no gradient back.
 _ROUTERS = frozenset({"router", "gate", "shared_expert_gate", "indexer"})
+# Each expert is given the tokens that chose it, of all rows: whose adapter they need is not known any more.
+_EXPERT = re.compile(r"(^|[._])experts?\.\d+\.")
 _TOWERS = re.compile(r"vision|visual|image|audio|speech", re.IGNORECASE)
 _ANCESTORS: Mapping[str, re.Pattern[str]] = {
     "attention": re.compile(r"attn|attention", re.IGNORECASE),
@@ -69,7 +72,7 @@ def resolve(model: nn.Module, target_modules: str | tuple[str, ...]) -> tuple[st
     - attention-qv: query and value projections. If they are fused with the key (`c_attn`, `qkv_proj`,
       `query_key_value`, `Wqkv`; `kv_b_proj` in latent attention), the fused layer: the key is then adapted too.
     - attention: every projection in attention, with the output.
-    - mlp: every layer of the feed-forward part, and experts if they are linear layers.
+    - mlp: every layer of the feed-forward part, shared experts too.
     - all-linear: every linear layer of the blocks. PEFT's own "all-linear" also takes routers and layers outside the
       blocks; this one leaves out state-space mixers too, whose fused kernels read weights past an adapter.
 
@@ -126,6 +129,7 @@ def _adaptable(modules: Mapping[str, nn.Module]) -> list[str]:
         and module is not head
         and not (_HEADS | _ROUTERS).intersection(name.split("."))
         and not _TOWERS.search(name.rpartition(".")[0])
+        and not _EXPERT.search(name)
     ]
 
 
@@ -156,6 +160,8 @@ def _of_preset(preset: str, linears: list[str], modules: Mapping[str, nn.Module]
     way_out = f"use a preset that matches ({others}) or a list of these names" if others else "list some of these names"
     stacked = sorted({_leaf(n) for n, p in modules[""].named_parameters() if "expert" in n and p.ndim > 2})
     experts = f"; its experts are stacked tensors ({', '.join(stacked)}), not linear layers" if stacked else ""
+    if any(map(_EXPERT.search, modules)):
+        experts = "; its experts are given the tokens of all trials mixed, so they cannot be adapted"
     raise InfeasibleError(
         f"{_FIELD}: {preset} matches no layer of {type(modules['']).__name__}{experts}; "
         f"its linear layers are {_census(linears)}: {way_out}"
@@ -171,7 +177,7 @@ def _of_names(entries: tuple[str, ...], linears: list[str]) -> list[str]:
             meant = f"; the closest is {similar[0]}" if similar else ""
             raise InfeasibleError(
                 f"{_FIELD}: {entry!r} matches no linear layer that can be adapted (heads, routers, vision and audio "
-                f"towers never are){meant}; the model has {_census(linears)}"
+                f"towers never are, nor single experts){meant}; the model has {_census(linears)}"
             )
     return [name for name in linears if any(_matches(entry, name) for entry in entries)]
 

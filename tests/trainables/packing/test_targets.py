@@ -251,6 +251,36 @@ def test_layers_outside_the_blocks_are_for_names_only() -> None:
     assert not {"project_in", "project_out"} & set(targets.resolve(model, "all-linear"))
 
 
+class _Block(nn.Module):
+    """A block of a model with code of its own, whose experts are layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(4, 4)
+        self.mlp = nn.ModuleDict(
+            {
+                "gate": nn.Linear(4, 2),
+                "experts": nn.ModuleList(nn.ModuleDict({"w1": nn.Linear(4, 4)}) for _ in range(2)),
+                "shared_experts": nn.ModuleDict({"up_proj": nn.Linear(4, 4)}),
+            }
+        )
+
+
+def test_experts_that_are_layers_are_left_out_and_shared_ones_are_not() -> None:
+    block = _Block()
+    model = nn.Module()
+    model.layers = nn.ModuleList([block])
+    assert targets.resolve(model, "mlp") == ("up_proj",)
+    assert targets.resolve(model, "all-linear") == ("q_proj", "up_proj")
+    with pytest.raises(InfeasibleError, match=r"'w1' matches no linear layer .* nor single experts"):
+        targets.resolve(model, ("q_proj", "w1"))
+    del block.mlp["shared_experts"]
+    with pytest.raises(
+        InfeasibleError, match=r"mlp matches no layer .* its experts are given the tokens of all trials"
+    ):
+        targets.resolve(model, "mlp")
+
+
 def test_a_classification_head_is_left_out() -> None:
     model = LlamaForSequenceClassification(tiny_models.build("llama").config)
     assert "score" not in targets.resolve(model, "all-linear")
