@@ -12,7 +12,7 @@ from sweeps.config.passwords import without_password
 from sweeps.config.points import Scalar
 from sweeps.errors import SweepError
 from sweeps.planning.number_words import counted, duration
-from sweeps.record.events import DataPrepared, Event
+from sweeps.record.events import DataPrepared, Event, RequestAnswered
 from sweeps.record.folder import SweepFolder, acknowledged_bytes, is_driven, noted_by, read_events
 from sweeps.record.run_names import label
 from sweeps.record.selection import leader
@@ -92,11 +92,16 @@ class Status:
             lines.append(f"  rate      {rates.steps_per_second:.2f} steps/s, {rates.tokens_per_second:.0f} tokens/s")
         left = f", about {duration(self.seconds_left)} left" if self.seconds_left is not None else ""
         lines.append(f"  time      {duration(self.seconds)}{left}")
-        tracked = "holds all events" if not self.backlog else f"has not taken {counted(self.backlog, 'event')} yet"
-        lines.append(f"  tracking  {self.tracking_uri} {tracked}")
+        lines.append(f"  tracking  {self.tracking_uri} {self._tracked()}")
         if self.waiting_requests:
             lines.append(f"  requests  {self.waiting_requests} not answered yet")
         return lines
+
+    def _tracked(self) -> str:
+        if not self.backlog:
+            return "holds all events"
+        way_out = "" if self.state == "RUNNING" else "; `qsweep resume` sends them"
+        return f"has not taken {counted(self.backlog, 'event')} yet{way_out}"
 
     def _steered(self) -> list[str]:
         """What was asked for since the launch, in lines."""
@@ -159,21 +164,25 @@ class EventsRead:
         self._training = SweepRecord()
         """The sweep as the present driver began to train."""
         self._since: float | None = None
-        self._offsets: list[int] = []
-        """The offset after each event."""
+        self._read = 0
+        """The offset after the last event."""
+        self._to_track: list[int] = []
+        """The offset after each event of which MLflow is told something: answers to requests are none."""
 
     def take(self, events: Iterable[tuple[Event, int]]) -> None:
         """Takes events, each with the offset after it."""
         for event, offset in events:
             self.record = self.record.apply(event)
-            self._offsets.append(offset)
+            self._read = offset
+            if not isinstance(event, RequestAnswered):
+                self._to_track.append(offset)
             if isinstance(event, DataPrepared):
                 self._training, self._since = self.record, event.time
 
     def read_on(self, folder: SweepFolder) -> None:
         """Takes what the log has beyond what was read."""
         if folder.events.exists():
-            self.take(read_events(folder.events, self._offsets[-1] if self._offsets else 0))
+            self.take(read_events(folder.events, self._read))
 
     @property
     def rates(self) -> Rates | None:
@@ -186,8 +195,8 @@ class EventsRead:
         return Rates(steps / seconds, tokens / seconds) if steps > 0 else None
 
     def beyond(self, offset: int) -> int:
-        """How many events end beyond an offset."""
-        return len(self._offsets) - bisect_right(self._offsets, offset)
+        """How many events for MLflow end beyond an offset."""
+        return len(self._to_track) - bisect_right(self._to_track, offset)
 
 
 def read(folder: SweepFolder, now: float, read_before: EventsRead | None = None) -> Status:

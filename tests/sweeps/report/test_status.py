@@ -108,6 +108,20 @@ def test_what_mlflow_has_not_taken_is_counted_and_no_password_is_shown(tmp_path:
     assert "secret" not in json.dumps(status.as_json()) + "\n".join(status.lines())
 
 
+def test_an_answer_to_a_request_is_nothing_that_mlflow_waits_for(tmp_path: Path) -> None:
+    """Else a request that was refused after the end would make a sweep look as if it were not saved."""
+    folder = write(tmp_path, [*TRAINED, *ENDED, over("finished")])
+    whole = (tmp_path / "events.jsonl").stat().st_size
+    folder.tracking.write_text(json.dumps({"uri": CONFIG["tracking"]["uri"], "acknowledged_bytes": whole}))
+    log = EventLog(tmp_path / "events.jsonl")
+    log.append(asked(200.0))
+    log.close()
+    assert read(folder, now=300.0).backlog == 0
+    folder.tracking.write_text(json.dumps({"uri": CONFIG["tracking"]["uri"], "acknowledged_bytes": whole - 1}))
+    (line,) = [line for line in read(folder, now=300.0).lines() if "tracking" in line]
+    assert line.endswith("has not taken 1 event yet; `qsweep resume` sends them")
+
+
 def test_lines_and_json_say_the_same(tmp_path: Path) -> None:
     folder = write(tmp_path, TRAINED)
     with locked(folder):
