@@ -100,10 +100,11 @@ def answering(sweep_id: str, folder: SweepFolder, journal: Journal, address: str
         yield
         return
     # Imported here: what asks a sweep of this machine needs no part of it.
+    from cluster.submission.on_node import SWEEP_ID
     from cluster.submission.remote_mailbox import RemoteMailbox
 
     # A job that has resumed the sweep is asked by its own id.
-    reached_as = os.environ.get("QSWEEP_SWEEP_ID") or sweep_id
+    reached_as = os.environ.get(SWEEP_ID) or sweep_id
     with RemoteMailbox(reached_as, RemoteAnswerer(folder, journal)).open():
         yield
 
