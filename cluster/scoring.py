@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from cluster.errors import HostError
 from cluster.scoring_host import Reply, ScoringHost, can_score, reply, returned
 from cluster.scoring_process import Call, process
-from trainables.scoring.requests import BaseFacts, ScoringRequest, ScoringResult
+from trainables.scoring.requests import BaseFacts, ScoringProgress, ScoringRequest, ScoringResult, Tell, tell_nobody
 from trainables.specs import TrialSpec
 
 NAMESPACE = "qsweep-promotion"
 _START_SECONDS = 600.0
 """How long a host of a cluster may take to start, waiting for a GPU included."""
+_TURN_SECONDS = 1.0
+"""How often a host of a cluster is asked how far it is."""
+_TOLD_SECONDS = 5.0
+"""How long its answer may take: it loads a base meanwhile."""
 
 
 class Scoring(Protocol):
@@ -35,19 +39,20 @@ class Scoring(Protocol):
 
 
 @contextmanager
-def scoring(base: TrialSpec, address: str | None = None) -> Iterator[Scoring]:
+def scoring(base: TrialSpec, address: str | None = None, tell: Tell = tell_nobody) -> Iterator[Scoring]:
     """Something that scores adapters on `base`, as long as the block runs.
 
     Args:
         base: says base model, quantisation and data.
         address: of a Ray cluster (`auto`: the one on this node); this machine when None.
+        tell: is told, inside `Scoring.score`, how far it has come.
 
     Raises:
         HostError: the trainable scores nothing, or no host of the cluster starts: its GPUs are busy, for example.
         ConnectionFailed: no Ray cluster is at the address.
     """
     can_score(base.trainable)
-    with process(base) if address is None else _on_cluster(base, address) as call:
+    with process(base, tell) if address is None else _on_cluster(base, address, tell) as call:
         yield _Remote(call)
 
 
@@ -74,7 +79,7 @@ class _Remote:
 
 
 @contextmanager
-def _on_cluster(base: TrialSpec, address: str) -> Iterator[Call]:
+def _on_cluster(base: TrialSpec, address: str, tell: Tell) -> Iterator[Call]:
     import ray
 
     from cluster.connect import connected
@@ -82,7 +87,9 @@ def _on_cluster(base: TrialSpec, address: str) -> Iterator[Call]:
 
     with connected(address, f"{NAMESPACE}-{os.getpid()}"):
         has_gpu = ray.cluster_resources().get("GPU", 0) > 0
-        actor = ray.remote(num_gpus=1 if has_gpu else 0, num_cpus=0)(_Actor).remote(base.model_dump_json())
+        # Two at once: a call, and the question how far it has come.
+        remote = ray.remote(num_gpus=1 if has_gpu else 0, num_cpus=0, max_concurrency=2)(_Actor)
+        actor = remote.remote(base.model_dump_json())
         try:
             ray.get(actor.ready.remote(), timeout=_START_SECONDS)
         except ray.exceptions.GetTimeoutError:
@@ -92,7 +99,13 @@ def _on_cluster(base: TrialSpec, address: str) -> Iterator[Call]:
 
         def call(method: str, arguments: tuple[Any, ...]) -> Any:
             try:
-                return returned(ray.get(actor.call.remote(method, arguments)))
+                answer = actor.call.remote(method, arguments)
+                while not ray.wait([answer], timeout=_TURN_SECONDS)[0]:
+                    with suppress(ray.exceptions.GetTimeoutError):
+                        progress = ray.get(actor.progress.remote(), timeout=_TOLD_SECONDS)
+                        if progress is not None:
+                            tell(progress)
+                return returned(ray.get(answer))
             except PROCESS_LOST as error:
                 raise HostError(f"the host that evaluates is lost: {str(error).splitlines()[0]}") from error
 
@@ -116,11 +129,20 @@ class _Actor:
     def __init__(self, base: str) -> None:
         # Ray sets OMP_NUM_THREADS from num_cpus, which is 0 here.
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
-        self._host = ScoringHost(TrialSpec.model_validate_json(base))
+        self._progress: ScoringProgress | None = None
+        self._host = ScoringHost(TrialSpec.model_validate_json(base), self._note)
 
     def ready(self) -> None:
         """Returns once the actor has started."""
 
+    def _note(self, progress: ScoringProgress) -> None:
+        self._progress = progress
+
+    def progress(self) -> ScoringProgress | None:
+        """How far the call that runs has come; None while it scores nothing."""
+        return self._progress
+
     def call(self, method: str, arguments: tuple[Any, ...]) -> Reply:
         """See `reply`."""
+        self._progress = None
         return reply(self._host, method, arguments)

@@ -14,7 +14,15 @@ from cluster.library_output import silence
 from trainables import catalogue
 from trainables.contract import Device
 from trainables.errors import TrainableError
-from trainables.scoring.requests import BaseFacts, Scorer, ScoringRequest, ScoringResult
+from trainables.scoring.requests import (
+    BaseFacts,
+    Scorer,
+    ScoringProgress,
+    ScoringRequest,
+    ScoringResult,
+    Tell,
+    tell_nobody,
+)
 from trainables.specs import TrialSpec
 
 
@@ -46,8 +54,10 @@ def can_score(name: str) -> CanScore:
 class ScoringHost:
     """A `Scoring` in this process. The first call that needs the base loads it."""
 
-    def __init__(self, base: TrialSpec) -> None:
+    def __init__(self, base: TrialSpec, tell: Tell = tell_nobody) -> None:
+        """A host that has loaded nothing yet; `tell` is told how far the scoring has come."""
         self._base = base
+        self._tell = tell
         self._scorer: Scorer | None = None
 
     def fingerprint(self) -> dict[str, str]:
@@ -56,7 +66,7 @@ class ScoringHost:
 
     def score(self, request: ScoringRequest) -> ScoringResult:
         """See `Scoring.score`."""
-        return self._loaded().score(request)
+        return self._loaded().score(request, self._tell)
 
     def base_facts(self) -> BaseFacts:
         """See `Scoring.base_facts`."""
@@ -70,6 +80,7 @@ class ScoringHost:
 
     def _loaded(self) -> Scorer:
         if self._scorer is None:
+            self._tell(ScoringProgress())
             silence()
             trainable = can_score(self._base.trainable)
             check_memory(self._base, trainable)

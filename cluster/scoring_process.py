@@ -23,6 +23,7 @@ from typing import Any
 
 from cluster.errors import HostError
 from cluster.scoring_host import ScoringHost, reply, returned
+from trainables.scoring.requests import ScoringProgress, Tell, tell_nobody
 from trainables.specs import TrialSpec
 
 Call = Callable[[str, tuple[Any, ...]], Any]
@@ -34,8 +35,13 @@ _CHILD = (
 
 
 @contextmanager
-def process(base: TrialSpec) -> Iterator[Call]:
-    """Starts the process, which ends with the block or with the caller, whatever it is doing."""
+def process(base: TrialSpec, tell: Tell = tell_nobody) -> Iterator[Call]:
+    """Starts the process, which ends with the block or with the caller, whatever it is doing.
+
+    Args:
+        base: says base model, quantisation and data.
+        tell: is told, inside a call, how far the scoring has come.
+    """
     here, there = Pipe()
     with here:
         with there:
@@ -49,17 +55,18 @@ def process(base: TrialSpec) -> Iterator[Call]:
             # When the child is dead already, the first call says so.
             with suppress(OSError):
                 here.send(base)
-            yield lambda method, arguments: _call(here, child, method, arguments)
+            yield lambda method, arguments: _call(here, child, (method, arguments), tell)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
 
 
-def _call(calls: Connection, child: subprocess.Popen[bytes], method: str, arguments: tuple[Any, ...]) -> Any:
+def _call(calls: Connection, child: subprocess.Popen[bytes], what: tuple[str, tuple[Any, ...]], tell: Tell) -> Any:
     try:
-        calls.send((method, arguments))
-        answer = calls.recv()
+        calls.send(what)
+        while isinstance(answer := calls.recv(), ScoringProgress):
+            tell(answer)
     except (EOFError, OSError) as error:
         with suppress(subprocess.TimeoutExpired):
             child.wait(5)
@@ -76,7 +83,8 @@ def answer_calls(descriptor: int) -> None:
     with Path(os.devnull).open("w") as nothing:
         os.dup2(nothing.fileno(), 2)
     calls = Connection(descriptor)
-    host = ScoringHost(calls.recv())
+    # Sent by the thread that answers, so that all of it comes before the answer.
+    host = ScoringHost(calls.recv(), calls.send)
     waiting: SimpleQueue[tuple[str, tuple[Any, ...]]] = SimpleQueue()
     threading.Thread(target=_receive, args=(calls, waiting), daemon=True).start()
     while True:

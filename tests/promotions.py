@@ -39,7 +39,7 @@ from sweeps.tracking import stores
 from sweeps.tracking.sink import MlflowSink
 from trainables import qlora
 from trainables.contract import Evaluation, Report, StepRecord
-from trainables.scoring.requests import ScoringRequest, ScoringResult
+from trainables.scoring.requests import ScoringRequest, ScoringResult, tell_nobody
 from trainables.specs import TrialSpec
 
 MODEL = "answers"
@@ -160,7 +160,8 @@ class InProcess(ScoringHost):
     """Scores in this process, and believes a packaged model: what one really answers has its own test."""
 
     def __init__(self, base: TrialSpec) -> None:
-        super().__init__(base)
+        super().__init__(base, lambda progress: self.tell(progress))
+        self.tell = tell_nobody
         self._scored: dict[str, tuple[float, ...]] = {}
         """Digest of an adapter -> its losses when it was scored last."""
 
@@ -177,10 +178,12 @@ class InProcess(ScoringHost):
 
 
 @contextmanager
-def in_process(base, address: str | None = None) -> Iterator[InProcess]:
+def in_process(base, address: str | None = None, tell=tell_nobody) -> Iterator[InProcess]:
     """A `ScoredBy`."""
     assert address is None
-    yield _host(base.model_dump_json())
+    host = _host(base.model_dump_json())
+    host.tell = tell
+    yield host
 
 
 @lru_cache

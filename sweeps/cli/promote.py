@@ -11,10 +11,12 @@ import typer
 
 from sweeps.cli.shared import Json, Model, Store, mistakes, say
 from sweeps.errors import ConfigError, SweepError
+from sweeps.planning.number_words import counted
 
 if TYPE_CHECKING:
     from sweeps.promotion.context import PromotionRequest
     from sweeps.promotion.promote import PromotionResult
+    from trainables.scoring.requests import ScoringProgress
 
 ALIAS_IS_WHOLE = "the alias is where it was, or moved whole"
 
@@ -93,22 +95,42 @@ def request_of(sweep: str, policy: Mapping[str, object], **options: Any) -> Prom
 
 
 def show_promotion(request: PromotionRequest) -> PromotionResult:
-    """Promotes; prints a line for each step, and the gate as a table."""
+    """Promotes; prints a line for each step, how far an evaluation has come, and the gate as a table."""
+    import time
+
     from sweeps.promotion import cards
     from sweeps.promotion import promote as promoting
+    from sweeps.report.passing_line import PassingLine
     from sweeps.report.summary import console
 
     out = console()
+    passing = PassingLine(out, time.monotonic)
 
-    def tell(line: str) -> None:
+    def say(line: str) -> None:
+        passing.end()
         out.print(line, markup=False, soft_wrap=True)
 
     def show(verdict: Any) -> None:
+        passing.end()
         out.print()
         out.print(cards.table(verdict))
         out.print()
 
-    outcome = promoting.promote(request, tell, show)
+    try:
+        outcome = promoting.promote(request, say, show, tell=lambda progress: passing.show(_words(progress)))
+    finally:
+        passing.end()
     for reason in outcome.reasons:
-        tell(f"not promoted: {reason}")
+        say(f"not promoted: {reason}")
     return outcome
+
+
+def _words(progress: ScoringProgress) -> str:
+    """How far an evaluation has come, for people."""
+    from sweeps.promotion.gate import CHAMPION
+    from trainables.scoring.requests import BASE
+
+    if progress.name is None:
+        return "  loading the base model"
+    name = {BASE: "the base", CHAMPION: "the champion"}.get(progress.name, progress.name)
+    return f"  {name}: {progress.done} of {counted(progress.rows, 'row')}"

@@ -19,11 +19,11 @@ def rollback(
 ) -> None:
     """Move a model's alias back to the version before."""
     from sweeps.report.summary import console
-    from sweeps.tracking import stores
+    from sweeps.tracking import first_look, stores
 
     with mistakes():
         # Before the next import, which takes seconds.
-        stores.store(tracking_uri)
+        first_look.refuse_unknown_model(model, stores.store(tracking_uri))
         from sweeps.promotion import rollback as rolling_back
 
         moved = rolling_back.rollback(model, to, alias, tracking_uri)

@@ -22,7 +22,7 @@ from sweeps.planning.number_words import counted
 from sweeps.planning.trial_source import PlannedTrial, planned
 from sweeps.record import limits
 from sweeps.record.answer import Answer
-from sweeps.record.run_names import label
+from sweeps.record.run_names import HEADINGS, label
 from sweeps.record.spent import HOUR
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from trainables import catalogue
@@ -33,6 +33,8 @@ from trainables.specs import seconds
 
 CHANGEABLE = ("budget.trials", "budget.wall_clock", "budget.gpu_hours", "cluster.hosts")
 """Keys of the sweep file that may change after the launch: they say how much is tried, and not what."""
+
+ALPHA, RATIO = "adapter.lora_alpha", "adapter.alpha_over_r"
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,8 @@ class Amendments:
         """Whether a point is tried next.
 
         Args:
-            values: searched field, or the last part of its name, -> value as JSON has it. A field that is left out
-                keeps the file's own value.
+            values: searched field, the last part of its name or its heading in tables, -> value as JSON has it. A
+                field that is left out keeps the file's own value.
             record: the sweep as it stands.
         """
         named, wrong = self._fields(values)
@@ -92,7 +94,7 @@ class Amendments:
         named: dict[str, Any] = {}
         wrong = [] if values else ["a point needs a value: write FIELD=VALUE"]
         for name, value in values.items():
-            same = [each for each in self.space.domains if each.partition(".")[2] == name]
+            same = [each for each in self.space.domains if name in _short_names(each)]
             if name not in self.space.domains and len(same) > 1:
                 wrong.append(f"{name}: may be {' or '.join(same)}: write the whole name")
                 continue
@@ -100,7 +102,23 @@ class Amendments:
             if field in named:
                 wrong.append(f"{field}: is given twice")
             named[field] = tuple(value) if isinstance(value, list) else value
+        if ALPHA not in self.space.domains and RATIO in self.space.domains:
+            wrong += self._alpha_over_r(named)
         return named, wrong
+
+    def _alpha_over_r(self, named: dict[str, Any]) -> list[str]:
+        """Puts the ratio in place of alpha itself, which tables show also where the ratio is searched."""
+        given = next((name for name in (ALPHA, *_short_names(ALPHA)) if name in named), None)
+        if given is None:
+            return []
+        alpha, r = named[given], named.get("adapter.r", self.config.base.adapter.r)
+        if RATIO in named:
+            return [f"{given}: follows from {RATIO}: give one of them"]
+        if any(isinstance(each, bool) or not isinstance(each, int | float) for each in (alpha, r)) or r <= 0:
+            return [f"{given}: {alpha!r} over r = {r!r} is no number: give {RATIO} in its place"]
+        del named[given]
+        named[RATIO] = alpha / r
+        return []
 
     def _trial(self, point: Point, record: SweepRecord) -> PlannedTrial:
         """The trial at a whole point, under the first name of its modules."""
@@ -189,6 +207,12 @@ class Amendments:
             return []
         there = f"each host takes a GPU, and this machine has {self.gpus}; at most {self.gpus}, or auto"
         return [f"cluster.hosts: {hosts} is too many: {there}"]
+
+
+def _short_names(field: str) -> tuple[str, str]:
+    """The last part of a field's name, as MLflow shows it, and the heading of its column in tables."""
+    name = field.partition(".")[2]
+    return name, HEADINGS.get(name, name)
 
 
 _SECTIONS: dict[str, type[Budget] | type[ClusterConfig]] = {"budget": Budget, "cluster": ClusterConfig}

@@ -14,11 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.scoring import Scoring, scoring
-from cluster.scoring_host import can_score
-from sweeps.config.model import Promotion as Policy
-from sweeps.errors import SweepError
-from sweeps.promotion import candidates, content, evidence, registration
-from sweeps.promotion.context import Context, PromotionRequest, policy_of
+from sweeps.promotion import candidates, content, early_checks, evidence, registration
+from sweeps.promotion.context import Context, PromotionRequest
 from sweeps.promotion.evidence import Contender
 from sweeps.promotion.gate import Verdict
 from sweeps.promotion.registration import Registered
@@ -26,10 +23,11 @@ from sweeps.promotion.winner import Winner
 from sweeps.tracking.client import Say, answering
 from sweeps.tracking.lookup import Lookup
 from sweeps.tracking.registry import Registry, Version
+from trainables.scoring.requests import Tell, tell_nobody
 from trainables.specs import TrialSpec
 
 Show = Callable[[Verdict], None]
-ScoredBy = Callable[[TrialSpec, str | None], AbstractContextManager[Scoring]]
+ScoredBy = Callable[[TrialSpec, str | None, Tell], AbstractContextManager[Scoring]]
 
 
 @dataclass(frozen=True)
@@ -78,6 +76,7 @@ def promote(
     show: Show = lambda _verdict: None,
     scored_by: ScoredBy = scoring,
     clock: Callable[[], float] = time.time,
+    tell: Tell = tell_nobody,
 ) -> PromotionResult:
     """Promotes the best adapter of a sweep, if it is better than what it would replace.
 
@@ -87,11 +86,12 @@ def promote(
         show: given the verdict, for a table.
         scored_by: starts what evaluates: a process on this machine, or a host of a cluster.
         clock: seconds since the epoch.
+        tell: told how far an evaluation has come.
 
     Raises:
         SweepError, ClusterError, TrainableError: a check failed, or an evaluation. The alias was not moved.
     """
-    policy_of(request, Policy())
+    early_checks.check(request)
     with answering(request.place.uri):
         context = _context(request, say)
         champion = content.find_champion(context)
@@ -99,7 +99,8 @@ def promote(
             context.sweep, context.objective, context.policy.top, request.trial, request.force
         )
         fetched = candidates.fetch(context, trials)
-        with scored_by(candidates.base_of(context.sweep, fetched), request.address) as scored:
+        with scored_by(candidates.base_of(context.sweep, fetched), request.address, tell) as scored:
+            say("checking that base and rows are still those of the sweep")
             checked = content.check(context, champion, scored)
             forced = fetched.forced + checked.forced + evidence.confirm(context, fetched, scored)
             losses = evidence.collect(context, fetched, checked, scored)
@@ -135,13 +136,9 @@ def _context(request: PromotionRequest, say: Say) -> Context:
     uri = request.place.uri
     lookup = Lookup(uri)
     sweep = lookup.sweep(request.place)
-    policy = policy_of(request, sweep.config.promotion)
-    if policy.model is None:
-        raise SweepError("--model: name the registered model, or set promotion.model in the sweep file")
-    objective = candidates.ranking(sweep.config, policy.metric, request.trial)
-    can_score(sweep.config.trainable)
+    settled = early_checks.settle(request, sweep.config)
     say(f"sweep: {sweep.sweep_id} ({len(sweep.trials)} trials, {sweep.state.lower()}) in {request.place.shown}")
-    return Context(request, policy, objective, policy.model, sweep, lookup, Registry(uri), say)
+    return Context(request, settled.policy, settled.objective, settled.model, sweep, lookup, Registry(uri), say)
 
 
 def _ended_without(context: Context, contender: Contender, champion: Version | None) -> Registered | None:

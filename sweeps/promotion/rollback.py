@@ -19,7 +19,7 @@ from sweeps.record import fault_points
 from sweeps.tracking import stores
 from sweeps.tracking.client import answering
 from sweeps.tracking.lookup import Lookup
-from sweeps.tracking.registry import Entry, Model, Registry, Version, previous
+from sweeps.tracking.registry import Entry, Model, Registry, Version, no_model, previous
 
 
 @dataclass(frozen=True)
@@ -193,6 +193,5 @@ def _is_completed(model: Model, place: int) -> bool:
 def _ours(registry: Registry, name: str) -> Model:
     model = registry.model(name)
     if model is None:
-        known = ", ".join(each.name for each in registry.models()) or "none"
-        raise SweepError(f"--model: no registered model {name!r} (there are: {known})")
+        raise SweepError(no_model(name, [each.name for each in registry.models()]))
     return model

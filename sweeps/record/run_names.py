@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+HEADINGS = {"learning_rate": "lr", "lora_alpha": "alpha", "target_modules": "modules"}
+"""Param -> the heading of its column in tables, where that is another word. `qsweep add` takes both."""
+
 
 def label(number: int) -> str:
     """The trial of a number as tables name it: t03."""

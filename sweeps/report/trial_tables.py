@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from sweeps.record.run_names import label
+from sweeps.record.run_names import HEADINGS, label
 from sweeps.record.selection import Selection, pareto, rank
 from sweeps.record.separation import Separation
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
@@ -21,7 +21,6 @@ MOST_ROWS = 40
 _APART = {True: "yes", False: "no", None: "?"}
 APART = "differs"
 PARETO = "Pareto"
-_SHORT = {"learning_rate": "lr", "lora_alpha": "alpha", "target_modules": "modules"}
 
 
 def order(record: SweepRecord) -> list[TrialRecord]:
@@ -60,7 +59,7 @@ def terminal(
     chosen = _pareto(record)
     metric, *others = _metrics(record)
     heads = ["steps", f"best {metric}", "at", *others, *last]
-    for name in ("trial", *(_SHORT.get(name, name) for name in params), *heads):
+    for name in ("trial", *(HEADINGS.get(name, name) for name in params), *heads):
         table.add_column(name, justify="left" if name in ("modules", *last) else "right", no_wrap=True)
     for trial in trials:
         values = [_value(trial.params.get(name, "")) for name in params]

@@ -231,6 +231,11 @@ class Registry:
             raise SweepError(f"--model: {name!r}: {str(error).splitlines()[0]}") from error
 
 
+def no_model(name: str, known: Sequence[str]) -> str:
+    """Says that there is no registered model of a name, and which ones promotion made."""
+    return f"--model: no registered model {name!r} (there are: {', '.join(known) or 'none'})"
+
+
 def previous(alias: str) -> str:
     """The alias of the version that `alias` pointed to before."""
     return "previous" if alias == "champion" else f"previous-{alias}"

@@ -28,10 +28,13 @@ from trainables.scoring.requests import (
     BaseFacts,
     Sample,
     Scores,
+    ScoringProgress,
     ScoringRequest,
     ScoringResult,
+    Tell,
     of_option,
     problems,
+    tell_nobody,
 )
 from trainables.specs import DataSpec, TrialSpec
 
@@ -56,7 +59,7 @@ class AdapterScorer:
         self._keep: Any = None
         self._base.model.get_output_embeddings().register_forward_pre_hook(self._keep_labelled)
 
-    def score(self, request: ScoringRequest) -> ScoringResult:
+    def score(self, request: ScoringRequest, tell: Tell = tell_nobody) -> ScoringResult:
         """See `Scorer.score`.
 
         Raises:
@@ -67,9 +70,9 @@ class AdapterScorer:
         base_checks.refuse_long_rows(self._base.model, self._spec, dataset.longest(split))
         scores = {}
         if request.with_base:
-            scores[BASE] = self._losses(BASE, self._base.model, split)
+            scores[BASE] = self._losses(BASE, self._base.model, split, tell)
         for name, files in request.adapters.items():
-            scores[name] = self._with_adapter(name, files, split)
+            scores[name] = self._with_adapter(name, files, split, tell)
         samples = self._samples(request.rows, split, request.samples)
         return ScoringResult(scores=scores, hardware=self._base.hardware, fingerprint=fingerprint, samples=samples)
 
@@ -149,7 +152,7 @@ class AdapterScorer:
 
     # Losses
 
-    def _with_adapter(self, name: str, files: Mapping[str, bytes], split: dataset.Split) -> Scores:
+    def _with_adapter(self, name: str, files: Mapping[str, bytes], split: dataset.Split, tell: Tell) -> Scores:
         wrong = problems(self._spec, files, same_source=False)
         if wrong:
             raise ModelError("\n".join(f"adapter {name}: {problem}" for problem in wrong))
@@ -163,20 +166,23 @@ class AdapterScorer:
                 raise ModelError(f"adapter {name}: PEFT cannot load it: {legible(str(error), 300)}") from error
         adapted.eval()
         try:
-            return self._losses(name, adapted, split)
+            return self._losses(name, adapted, split, tell)
         finally:
             adapted.unload()
             # PEFT leaves this attribute behind, and warns about it at the next adapter (peft_model.py, 0.21.2).
             vars(self._base.model).pop("peft_config", None)
 
-    def _losses(self, name: str, model: Any, split: dataset.Split) -> Scores:
-        totals = [0.0] * len(split)
+    def _losses(self, name: str, model: Any, split: dataset.Split, tell: Tell) -> Scores:
+        totals, done = [0.0] * len(split), 0
+        tell(ScoringProgress(name=name, rows=len(split)))
         with torch.no_grad():
             for places, batch in chunks([split.row(i) for i in range(len(split))]):
                 counts = [row.labels for row in batch]
                 losses = self._token_losses(model, batch)
                 for place, piece in zip(places, losses.double().split(counts), strict=True):
                     totals[place] = float(piece.sum())
+                done += len(batch)
+                tell(ScoringProgress(name=name, done=done, rows=len(split)))
         if any(total - total != 0.0 for total in totals):
             raise ModelError(f"adapter {name}: its loss is not finite on these rows")
         tokens = tuple(split.row(i).labels for i in range(len(split)))

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -91,6 +91,24 @@ class ScoringResult(Spec):
     samples: Annotated[tuple[Sample, ...], Field(strict=False)] = ()
 
 
+class ScoringProgress(Spec):
+    """How far the scoring of a request has come."""
+
+    name: str | None = None
+    """The adapter that is scored, or `BASE`; None while the base is loaded."""
+    done: int = 0
+    """Its rows that are scored."""
+    rows: int = 0
+
+
+Tell = Callable[[ScoringProgress], None]
+"""Is told how far the scoring has come, after each pass over some rows."""
+
+
+def tell_nobody(_progress: ScoringProgress) -> None:
+    """A `Tell` that does nothing."""
+
+
 class BaseFacts(Spec):
     """The facts about a base that a packaged adapter needs: where it is, how to load it, and the form of prompts."""
 
@@ -115,8 +133,8 @@ class BaseFacts(Spec):
 class Scorer(Protocol):
     """A base in memory that scores adapters."""
 
-    def score(self, request: ScoringRequest) -> ScoringResult:
-        """Scores adapters, and the base if asked."""
+    def score(self, request: ScoringRequest, tell: Tell) -> ScoringResult:
+        """Scores adapters, and the base if asked; tells how far it has come."""
 
     def base_facts(self) -> BaseFacts:
         """Describes the base for a package."""

@@ -44,13 +44,42 @@ def after(seen: SweepRecord, answer: Answer) -> SweepRecord:
     return seen.apply(told)
 
 
-@pytest.mark.parametrize("name", ["training.learning_rate", "learning_rate"])
+@pytest.mark.parametrize("name", ["training.learning_rate", "learning_rate", "lr"])
 def test_a_field_goes_by_its_whole_name_or_the_one_that_is_shown_and_others_keep_the_files_value(name: str) -> None:
     answer = sweep(adapter={"r": 4}).point({name: 1e-1}, SweepRecord())  # outside the space, as in searcher.points
     assert answer.is_accepted
     whole = {"adapter.r": 4, "training.learning_rate": 1e-1, "training.warmup_ratio": 0.03}
     assert answer.point == whole | {"training.warmup_ratio": sweep().config.training.warmup_ratio}
     assert answer.message.endswith("it has the next free slot, and is one trial beyond budget.trials")
+
+
+OF_TABLES = {**SPACE, "adapter.target_modules": {"choice": ["attention-qv", "all-linear"]}}
+
+
+def test_every_heading_of_the_tables_is_taken() -> None:
+    values = {"r": 8, "alpha": 32, "modules": "all-linear", "lr": 2e-3}
+    itself = sweep({**OF_TABLES, "adapter.lora_alpha": {"choice": [16, 32]}}).point(values, SweepRecord())
+    ratio = sweep({**OF_TABLES, "adapter.alpha_over_r": {"choice": [1, 2]}})
+    for answer in (itself, ratio.point(values, SweepRecord())):
+        assert answer.message.startswith("r=8, lora_alpha=32, target_modules=all-linear, learning_rate=0.002")
+    of_file = ratio.point({"lora_alpha": 6}, SweepRecord()).point
+    assert of_file is not None
+    assert of_file["adapter.alpha_over_r"] == 6 / ratio.config.base.adapter.r
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"alpha": 32, "alpha_over_r": 2}, "alpha: follows from adapter.alpha_over_r: give one of them"),
+        ({"alpha": "two"}, "alpha: 'two' over r = 8 is no number: give adapter.alpha_over_r in its place"),
+        ({"alpha": 32, "r": 0}, "alpha: 32 over r = 0 is no number"),
+        ({"alpha": 32, "lora_alpha": 32}, "alpha: is not searched"),
+    ],
+)
+def test_an_alpha_that_says_nothing_of_the_ratio_is_refused(values: dict[str, Any], told: str) -> None:
+    ratio = sweep({**OF_TABLES, "adapter.alpha_over_r": {"choice": [1, 2]}}, adapter={"r": 8})
+    answer = ratio.point(values, SweepRecord())
+    assert (answer.is_accepted, answer.message[: len(told)]) == (False, told)
 
 
 @pytest.mark.parametrize(

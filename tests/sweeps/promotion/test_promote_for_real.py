@@ -266,7 +266,7 @@ def test_the_commands_print_what_happened(server, monkeypatch):
     uri, _ = server
     inner = promoting.promote
     monkeypatch.setattr(
-        promoting, "promote", lambda asked, say, show: inner(asked, say, show, scored_by=promotions.in_process)
+        promoting, "promote", lambda asked, say, show, tell: inner(asked, say, show, promotions.in_process, tell=tell)
     )
 
     def invoke(*words: str) -> tuple[int, str, str]:

@@ -1,0 +1,114 @@
+"""What is known of a sweep, and of the registered models, before MLflow is imported, which takes seconds.
+
+From the sweep's folder, and from a SQLite database read with sqlite3 (mlflow/store/tracking/dbmodels/models.py and
+mlflow/store/model_registry/dbmodels/models.py, 3.17.2). A server and other databases are left to MLflow.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+from pydantic import ValidationError
+
+from sweeps.config.model import SweepConfig
+from sweeps.config.uris import sqlite_file
+from sweeps.errors import SweepError
+from sweeps.record.folder import SweepFolder
+from sweeps.record.run_names import label
+from sweeps.tracking.registry import OURS, no_model
+from sweeps.tracking.run_tags import NUMBER, PARENT_RUN, SWEEP_ID, TRIAL_KEY
+from trainables.inputs import json_text
+
+_SECONDS = 2.0
+_NEWEST = f"""
+select runs.run_uuid, ids.value, runs.artifact_uri from runs join tags ids using (run_uuid)
+where ids.key = '{SWEEP_ID}' and (ids.value = :sweep or runs.name = :sweep) and runs.lifecycle_stage = 'active'
+and not exists (select 1 from tags keys where keys.run_uuid = runs.run_uuid and keys.key = '{TRIAL_KEY}')
+order by ids.value = :sweep desc, runs.start_time desc limit 1
+"""
+_TRIALS = f"""
+select keys.value, numbers.value from tags parents
+join tags keys on keys.run_uuid = parents.run_uuid and keys.key = '{TRIAL_KEY}'
+join tags numbers on numbers.run_uuid = parents.run_uuid and numbers.key = '{NUMBER}'
+where parents.key = '{PARENT_RUN}' and parents.value = ?
+"""
+
+
+@dataclass(frozen=True)
+class FirstLook:
+    """What is known of a sweep. What is None is not known yet: MLflow tells it."""
+
+    sweep_id: str | None = None
+    config: SweepConfig | None = None
+    trials: Mapping[str, str] | None = None
+    """Trial key -> how tables name it."""
+
+
+def look(uri: str, sweep: str, folder: Path | None) -> FirstLook:
+    """What is known of a sweep.
+
+    Args:
+        uri: of the store.
+        sweep: the sweep's id or name.
+        folder: the sweep's, if it is known.
+    """
+    sweep_id = artifacts = trials = None
+    file = sqlite_file(uri)
+    try:
+        if file is not None:
+            with _reading(file) as database:
+                found = database.execute(_NEWEST, {"sweep": sweep}).fetchone()
+                if found is not None:
+                    run, sweep_id, artifacts = found
+                    trials = database.execute(_TRIALS, (run,)).fetchall()
+    except sqlite3.Error:
+        # It is locked, or no database of MLflow's: MLflow waits, or says what is wrong.
+        return FirstLook()
+    if folder is None and artifacts is not None:
+        place = urlparse(artifacts)
+        is_local = place.scheme in ("", "file")
+        config = Path(unquote(place.path)) / "sweep" / "config.json" if is_local else None
+    else:
+        config = SweepFolder(folder).config if folder is not None else None
+    labels = None if trials is None else {key: label(int(number)) for key, number in sorted(trials, key=_number)}
+    return FirstLook(sweep_id, _config(config), labels)
+
+
+def refuse_unknown_model(name: str, uri: str) -> None:
+    """Raises `SweepError` when the store certainly has no registered model of the name."""
+    file = sqlite_file(uri)
+    if file is None:
+        return
+    try:
+        with _reading(file) as database:
+            registered = {each for (each,) in database.execute("select name from registered_models")}
+            ours = database.execute("select name from registered_model_tags where key = ? and value = '1'", (OURS,))
+            promoted = sorted(each for (each,) in ours)
+    except sqlite3.Error:
+        return
+    if name not in registered:
+        raise SweepError(no_model(name, promoted))
+
+
+def _reading(file: Path) -> Any:
+    return closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=_SECONDS))
+
+
+def _number(trial: tuple[str, str]) -> int:
+    return int(trial[1])
+
+
+def _config(file: Path | None) -> SweepConfig | None:
+    """The configuration in a file; None when there is none that can be read: whoever needs it says why."""
+    if file is None:
+        return None
+    try:
+        return SweepConfig.model_validate(json_text.parse(file.read_bytes())["config"])
+    except (OSError, ValueError, KeyError, TypeError, ValidationError):
+        return None

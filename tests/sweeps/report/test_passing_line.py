@@ -1,0 +1,47 @@
+"""A line that says how far something has come."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from sweeps.report.passing_line import QUIET_SECONDS, PassingLine
+
+
+@pytest.fixture
+def clock() -> list[float]:
+    return [0.0]
+
+
+def line_on(clock: list[float], is_terminal: bool, width: int = 40) -> tuple[PassingLine, StringIO]:
+    out = StringIO()
+    console = Console(file=out, force_terminal=is_terminal, width=width, _environ={"TERM": "xterm"})
+    return PassingLine(console, lambda: clock[0]), out
+
+
+def test_a_terminal_shows_the_latest_alone(clock):
+    line, out = line_on(clock, True)
+    line.show("t01: 8 of 80 rows")
+    line.show("t01: 16 of 80 rows")
+    line.end()
+    assert out.getvalue() == "t01: 8 of 80 rows\r\x1b[2Kt01: 16 of 80 rows\r\x1b[2K"
+
+
+def test_a_line_never_takes_two_lines_of_a_terminal(clock):
+    line, out = line_on(clock, True, width=10)
+    line.show("[b]" + "x" * 30)
+    assert out.getvalue() == "[b]" + "x" * 6
+
+
+def test_a_log_gets_a_line_now_and_then(clock):
+    line, out = line_on(clock, False)
+    line.show("at once")
+    clock[0] += QUIET_SECONDS
+    line.show("8 of 80 rows")
+    line.show("16 of 80 rows")
+    clock[0] += QUIET_SECONDS
+    line.end()  # another line is printed
+    line.show("24 of 80 rows")
+    assert out.getvalue() == "8 of 80 rows\n"
