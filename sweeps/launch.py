@@ -174,6 +174,10 @@ def _tell_place(running: _Running) -> None:
     name, path = running.sweep.config.name, running.folder.path
     if path.name != name and running.journal.record.started is None:
         running.display.say(f"{name} is there already, so this sweep is {path.name}")
+    if running.journal.record.started is None:
+        before = local_sweeps.before(running.folder, name, running.clock())
+        if before is not None:
+            running.display.say(before)
     former = saved_sweep.note_place(running.folder)
     if former is not None:
         running.display.say(f"the sweep's folder was {former} and is {path} from now on")

@@ -137,7 +137,8 @@ def _context(request: PromotionRequest, say: Say) -> Context:
     lookup = Lookup(uri)
     sweep = lookup.sweep(request.place)
     settled = early_checks.settle(request, sweep.config)
-    say(f"sweep: {sweep.sweep_id} ({len(sweep.trials)} trials, {sweep.state.lower()}) in {request.place.shown}")
+    trials = sum(trial.repeats is None for trial in sweep.trials)
+    say(f"sweep: {sweep.sweep_id} ({trials} trials, {sweep.state.lower()}) in {request.place.shown}")
     return Context(request, settled.policy, settled.objective, settled.model, sweep, lookup, Registry(uri), say)
 
 

@@ -13,6 +13,14 @@ def label(number: int) -> str:
     return f"t{number:02d}"
 
 
+def sweep_run_name(name: str, sweep_id: str) -> str:
+    """A name for a sweep's own run: its id, which tells sweeps of one name apart.
+
+    An id begins with the sweep's name, unless somebody chose another one; then the name stands before it.
+    """
+    return sweep_id if sweep_id.startswith(name) else f"{name} {sweep_id}"
+
+
 def run_name(number: int, params: Mapping[str, object]) -> str:
     """A name that reads well in tables and legends, which cut its end, such as "t07 r32 a64 lr3.0e-4 attention"."""
     rate = f"{float(str(params['learning_rate'])):.1e}".replace("e-0", "e-").replace("e+0", "e+")

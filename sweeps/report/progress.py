@@ -63,6 +63,8 @@ class Lines(AbstractContextManager["Lines"]):
         self._clock = clock
         self._record = SweepRecord()
         self._said = started
+        self._stood: list[str] = []
+        """Where the trials stood by the latest line that said so."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -93,7 +95,9 @@ class Lines(AbstractContextManager["Lines"]):
             for trial in self._record.trials.values()
             if (latest := steps.get(trial.trial_key)) is not None and not trial.state.is_final
         ]
-        if stands and self._clock() - self._said >= QUIET_SECONDS:
+        # A trial that evaluates takes no step: the same line again would tell nothing.
+        if stands and stands != self._stood and self._clock() - self._said >= QUIET_SECONDS:
+            self._stood = stands
             self.say(f"on the way: {', '.join(stands)}")
 
 
@@ -186,11 +190,7 @@ class Table(AbstractContextManager["Table"]):
     def _status(self) -> str:
         now, planned = self._clock(), self._record.trials_in_all(self._planned)
         counts = " ".join(f"{count} {state.lower()}" for state, count in self._record.counts().items())
-        words = [
-            _clock_text(self._record.seconds_spent(now)),
-            f"{len(self._record.trials)}{f'/{planned}' if planned else ''} trials",
-            counts,
-        ]
+        words = [_clock_text(self._record.seconds_spent(now)), trial_tables.how_many(self._record, planned), counts]
         objective = self._record.objective
         best = leader(self._record.trials.values(), objective)
         if best is not None:

@@ -12,7 +12,7 @@ from sweeps.config.passwords import without_password
 from sweeps.config.points import Scalar
 from sweeps.errors import SweepError
 from sweeps.planning.number_words import counted, duration
-from sweeps.record.events import DataPrepared, Event, RequestAnswered
+from sweeps.record.events import DataPrepared, Event, RequestAnswered, TrialState
 from sweeps.record.folder import SweepFolder, acknowledged_bytes, is_driven, noted_by, read_events
 from sweeps.record.run_names import label
 from sweeps.record.selection import leader
@@ -56,6 +56,8 @@ class Status:
     """Events that the tracking server has not acknowledged yet."""
     waiting_requests: int
     """Requests in the mailbox that the driver has not answered."""
+    waits_for: str | None
+    """What a driver that runs waits for before its first report; None afterwards."""
 
     @property
     def best(self) -> TrialRecord | None:
@@ -87,6 +89,8 @@ class Status:
         if self.state == "RUNNING" and self.record.hosts is not None:
             hosts = self.record.hosts
             lines.append(f"  hosts     {hosts.hosts} on {hosts.device}, {counted(hosts.slots, 'slot')} in all")
+        if self.waits_for is not None:
+            lines.append(f"  waits     {self.waits_for}")
         if self.rates is not None:
             rates = self.rates
             lines.append(f"  rate      {rates.steps_per_second:.2f} steps/s, {rates.tokens_per_second:.0f} tokens/s")
@@ -142,6 +146,7 @@ class Status:
             "steps_per_second": self.rates and self.rates.steps_per_second,
             "tokens_per_second": self.rates and self.rates.tokens_per_second,
             "hosts": hosts and {"hosts": hosts.hosts, "slots": hosts.slots, "device": hosts.device},
+            "waits_for": self.waits_for,
             "tracking": {"uri": self.tracking_uri, "backlog": self.backlog},
             "waiting_requests": self.waiting_requests,
         }
@@ -232,6 +237,7 @@ def read(folder: SweepFolder, now: float, read_before: EventsRead | None = None)
         seconds_left=seconds_left(record, rates, planned, now) if is_running else None,
         tracking_uri=without_password(str(note.get("uri") or config["tracking"]["uri"])),
         backlog=log.beyond(acknowledged),
+        waits_for=waits_for(record, rates, now) if is_running else None,
         waiting_requests=sum(path.stem not in record.answered for path in folder.requests.glob("[!.]*.json")),
     )
 
@@ -280,6 +286,28 @@ def state_of(record: SweepRecord, is_running: bool) -> State:
     if record.ended.reason == "failed":
         return "FAILED"
     return "FINISHED" if record.is_finished else "INTERRUPTED"
+
+
+def waits_for(record: SweepRecord, rates: Rates | None, now: float) -> str | None:
+    """What the sweep's driver waits for, and how long; None once a trial has reported under it, or the sweep ends.
+
+    Args:
+        record: the sweep.
+        rates: of its driver.
+        now: seconds since the epoch.
+    """
+    if rates is not None or record.ended is not None:
+        return None
+    training = sum(trial.state is TrialState.RUNNING for trial in record.trials.values())
+    if record.started is None:
+        return "for its driver to check the model and the data"
+    if record.hosts is None:
+        since, what = record.resumed or now, "for Ray and the hosts, which make data and base model ready"
+    elif training:
+        since, what = record.hosts.time, f"for the first report: {counted(training, 'trial')} in training"
+    else:
+        since, what = record.hosts.time, "for a trial to start"
+    return f"{what}; {duration(max(0.0, now - since))} so far"
 
 
 def replay(events: Iterable[Event]) -> tuple[SweepRecord, Rates | None]:

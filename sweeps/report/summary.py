@@ -70,7 +70,7 @@ def show(sweep: Sweep, result: Result) -> None:
         lines.append(f"best: {label(best.number)}, {metric} {best.value(metric):.4f} at step {best.best_step}")
     lines += [f"      {line}" for line in compared]
     counts = ", ".join(f"{count} {state}" for state, count in record.counts().items())
-    lines.append(f"{counted(len(record.trials), 'trial')}{f' ({counts})' if counts else ''}{_spent(result.spent)}")
+    lines.append(f"{trial_tables.how_many(record)}{f' ({counts})' if counts else ''}{_spent(result.spent)}")
     lines += [_planned(result.planned)] if result.planned is not None and not is_cut_short else []
     if record.ended is not None and record.ended.reason == "budget":
         lines.append(f"the sweep ended early: {record.ended.message}")

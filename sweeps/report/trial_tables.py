@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
+from sweeps.planning.number_words import counted
 from sweeps.record.run_names import HEADINGS, label
 from sweeps.record.selection import Selection, pareto, rank
 from sweeps.record.separation import Separation
@@ -34,6 +35,18 @@ def order(record: SweepRecord) -> list[TrialRecord]:
     keys = {trial.trial_key for trial in ranked}
     rest = [trial for trial in trials if trial.trial_key not in keys]
     return ranked + sorted(rest, key=lambda trial: trial.number)
+
+
+def how_many(record: SweepRecord, planned: int | None = None) -> str:
+    """How many trials there are, repeats apart: the budget does not count these.
+
+    Args:
+        record: the sweep.
+        planned: how many trials there are to be, if that is to be said.
+    """
+    own = len(record.trials) - record.repeats
+    trials = counted(own, "trial") if planned is None else f"{own}/{planned} trials"
+    return trials + (f" and {counted(record.repeats, 'repeat')}" if record.repeats else "")
 
 
 def _name(record: SweepRecord, trial: TrialRecord) -> str:

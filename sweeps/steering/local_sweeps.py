@@ -15,6 +15,7 @@ from sweeps.errors import StorageError, SweepError
 from sweeps.record.folder import SweepFolder, read_events
 from sweeps.record.mirror import note
 from sweeps.record.mirror.opening import mirror_with
+from sweeps.report import status
 from trainables.inputs import json_text, paths
 
 
@@ -92,6 +93,30 @@ def new_id(
             "resume s3://BUCKET/PREFIX/NAME; a new sweep needs another --submission-id"
         )
     return given
+
+
+def before(folder: SweepFolder, name: str, now: float) -> str | None:
+    """Where the newest sweep stands that lies beside `folder` and has the same name, in a line; None without one.
+
+    Args:
+        folder: of the sweep that is about to begin.
+        name: its name.
+        now: seconds since the epoch.
+    """
+    others = [each for each in _in(folder.path.parent) if each.path != folder.path and _names(each)[1:2] == (name,)]
+    if not others:
+        return None
+    there = max(others, key=_began)
+    where = f"the sweep {_names(there)[0]}, launched before"
+    try:
+        state = status.read(there, now).state
+    except SweepError as error:
+        return f"{where}, cannot be read: {error}"
+    if state == "RUNNING":
+        return f"{where}, is running: qsweep status {there.path} --watch shows it"
+    if state == "FINISHED":
+        return f"{where}, is finished: qsweep status {there.path} shows it"
+    return f"{where}, has not finished: qsweep resume {there.path} goes on with it"
 
 
 def _in(storage: Path) -> Iterator[SweepFolder]:

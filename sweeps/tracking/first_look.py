@@ -22,13 +22,14 @@ from sweeps.errors import SweepError
 from sweeps.record.folder import SweepFolder
 from sweeps.record.run_names import label
 from sweeps.tracking.registry import OURS, no_model
-from sweeps.tracking.run_tags import NUMBER, PARENT_RUN, SWEEP_ID, TRIAL_KEY
+from sweeps.tracking.run_tags import NAME, NUMBER, PARENT_RUN, SWEEP_ID, TRIAL_KEY
 from trainables.inputs import json_text
 
 _SECONDS = 2.0
 _NEWEST = f"""
 select runs.run_uuid, ids.value, runs.artifact_uri from runs join tags ids using (run_uuid)
-where ids.key = '{SWEEP_ID}' and (ids.value = :sweep or runs.name = :sweep) and runs.lifecycle_stage = 'active'
+left join tags names on names.run_uuid = runs.run_uuid and names.key = '{NAME}'
+where ids.key = '{SWEEP_ID}' and :sweep in (ids.value, runs.name, names.value) and runs.lifecycle_stage = 'active'
 and not exists (select 1 from tags keys where keys.run_uuid = runs.run_uuid and keys.key = '{TRIAL_KEY}')
 order by ids.value = :sweep desc, runs.start_time desc limit 1
 """

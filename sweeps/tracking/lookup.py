@@ -141,7 +141,7 @@ class Lookup:
         children = self._search(run_tags.equals(run_tags.PARENT_RUN, parent.info.run_id))
         return TrackedSweep(
             sweep_id=tags[run_tags.SWEEP_ID],
-            name=parent.info.run_name,
+            name=tags.get(run_tags.NAME, parent.info.run_name),
             parent_run=parent.info.run_id,
             state=tags.get(run_tags.STATE, ""),
             config=self._config(parent.info.run_id),
@@ -194,10 +194,12 @@ class Lookup:
         sweep = place.sweep
         if "'" not in sweep:
             alone = run_tags.OF_A_SWEEP
-            parents = self._search(f"{run_tags.equals(run_tags.SWEEP_ID, sweep)} and {alone}") or self._search(
-                f"attributes.run_name = '{sweep}' and tags.`{run_tags.SWEEP_ID}` LIKE '%' and {alone}"
-            )
-            for parent in parents:
+            of_sweeps = f"tags.`{run_tags.SWEEP_ID}` LIKE '%' and {alone}"
+            parents = self._search(f"{run_tags.equals(run_tags.SWEEP_ID, sweep)} and {alone}") or [
+                *self._search(f"{run_tags.equals(run_tags.NAME, sweep)} and {of_sweeps}"),
+                *self._search(f"attributes.run_name = '{sweep}' and {of_sweeps}"),
+            ]
+            for parent in sorted(parents, key=lambda run: -run.info.start_time):
                 if parent.data.tags[run_tags.SWEEP_ID] != other_than:
                     return parent
         raise SweepError(f"{sweep}: no sweep of this id or name in {place.shown}; {way_out}")

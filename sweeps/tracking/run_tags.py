@@ -18,6 +18,8 @@ from sweeps.report.trial_tables import ending, markdown
 
 SWEEP_ID = "sweep.id"
 """Stands on the sweep's run and on each trial's, and on no other run."""
+NAME = "sweep.name"
+"""The sweep's name, on its own run; runs of earlier versions have it as their name in MLflow alone."""
 TRIAL_KEY = "sweep.trial_key"
 STATE = "sweep.state"
 """Of a trial its `TrialState`; of a sweep RUNNING, or the reason of its end."""
@@ -59,9 +61,9 @@ def identity(sweep_id: str, trial_key: str | None = None) -> dict[str, str]:
     return {SWEEP_ID: sweep_id} | ({} if trial_key is None else {TRIAL_KEY: trial_key})
 
 
-def sweep_made() -> dict[str, str]:
-    """Beside its identity, of the sweep's run when it is made."""
-    return {**_SOURCE, "mlflow.runColor": "#5f6b7a"}
+def sweep_made(name: str) -> dict[str, str]:
+    """Beside its identity, of the run of a sweep of this name when it is made."""
+    return {**_SOURCE, NAME: name, "mlflow.runColor": "#5f6b7a"}
 
 
 def sweep_started(event: SweepStarted) -> dict[str, str]:

@@ -24,7 +24,7 @@ from sweeps.record.events import (
     TrialState,
 )
 from sweeps.record.folder import SweepFolder, noted_by
-from sweeps.record.run_names import label, run_name
+from sweeps.record.run_names import label, run_name, sweep_run_name
 from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.tracking import run_tags
@@ -191,7 +191,9 @@ class MlflowSink:
         if self._parent is None:
             if not begins and not self._starts_over:
                 raise Lost("the sweep's run")
-            self._parent = runs.create(identity, self._config.name, run_tags.sweep_made(), time)
+            name = self._config.name
+            shown = sweep_run_name(name, self._sweep_id)
+            self._parent = runs.create(identity, shown, run_tags.sweep_made(name), time)
             if not self._starts_over:
                 # A trial's run is made after its sweep's: there is none yet.
                 self._may_have_runs = frozenset()

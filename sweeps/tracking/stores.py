@@ -19,7 +19,7 @@ from sweeps.config.passwords import HIDDEN, without_password
 from sweeps.config.uris import absolute_uri, is_object_store, sqlite_file
 from sweeps.errors import ConfigError, SweepError
 from sweeps.record.folder import SweepFolder, noted_by
-from sweeps.tracking.run_tags import SWEEP_ID, equals
+from sweeps.tracking.run_tags import NAME, SWEEP_ID, equals
 from trainables.inputs import json_text, paths
 from trainables.inputs.legible import legible
 
@@ -180,10 +180,11 @@ def _in_database(file: Path, sweep: str) -> bool:
     """Looks into MLflow's tables (mlflow/store/tracking/dbmodels/models.py, 3.17.2)."""
     question = (
         "select 1 from tags join runs using (run_uuid) "
-        f"where tags.key = '{SWEEP_ID}' and (tags.value = ? or runs.name = ?) limit 1"
+        f"where tags.key = '{SWEEP_ID}' and (tags.value = ? or runs.name = ?) "
+        f"or tags.key = '{NAME}' and tags.value = ? limit 1"
     )
     with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=_SECONDS)) as database:
-        return database.execute(question, (sweep, sweep)).fetchone() is not None
+        return database.execute(question, (sweep,) * 3).fetchone() is not None
 
 
 def _on_server(uri: str, sweep: str) -> bool:
@@ -191,7 +192,7 @@ def _on_server(uri: str, sweep: str) -> bool:
     experiments = [each["experiment_id"] for each in answer.get("experiments", [])]
     if "next_page_token" in answer or "'" in sweep:
         return True
-    for condition in (equals(SWEEP_ID, sweep), f"attributes.run_name = '{sweep}'"):
+    for condition in (equals(SWEEP_ID, sweep), equals(NAME, sweep), f"attributes.run_name = '{sweep}'"):
         answer = _post(uri, "runs/search", {"experiment_ids": experiments, "filter": condition, "max_results": 1})
         if answer.get("runs"):
             return True

@@ -133,7 +133,7 @@ class BaseFacts(Spec):
 class Scorer(Protocol):
     """A base in memory that scores adapters."""
 
-    def score(self, request: ScoringRequest, tell: Tell) -> ScoringResult:
+    def score(self, request: ScoringRequest, tell: Tell = tell_nobody) -> ScoringResult:
         """Scores adapters, and the base if asked; tells how far it has come."""
 
     def base_facts(self) -> BaseFacts:

@@ -67,6 +67,13 @@ def test_a_quiet_log_says_now_and_then_where_trials_stand(lines: Lines, out: Con
     assert shown(out)[1:] == ["01:00 on the way: t00 step 5 train_loss 9.9500, t01 step 7 train_loss 9.9300"]
 
 
+def test_where_trials_stand_is_said_again_only_when_it_has_changed(lines: Lines, out: Console, clock: Clock) -> None:
+    for step in (5, 5, 6):  # at step 5 the trial evaluates for two minutes
+        clock.now += QUIET_SECONDS
+        lines.latest(steps(aaaa=step))
+    assert [line.split()[6] for line in shown(out)[1:]] == ["5", "6"]
+
+
 def test_trials_that_are_over_or_unknown_are_not_on_the_way(lines: Lines, out: Console, clock: Clock) -> None:
     whole: list[Event] = [*EVENTS, ended("bbbb", TrialState.STOPPED)]
     lines(whole[-1], record(whole))
@@ -89,6 +96,13 @@ def test_the_table_counts_steps_between_reports(out: Console, clock: Clock) -> N
     # A step that is older than the last report is not shown.
     assert (rows["t00"][5], rows["t01"][5]) == ("3", "7")
     assert "2/2 trials" in drawn(table, out)
+
+
+def test_repeats_are_counted_apart_from_the_trials_that_were_planned(out: Console, clock: Clock) -> None:
+    table = Table(out, clock, 54, 4)
+    again = started("cccc", 2, **NAMED).model_copy(update={"repeats": "aaaa"})
+    table(again, record([*EVENTS, again]))
+    assert "2/4 trials and 1 repeat" in drawn(table, out)
 
 
 def test_tokens_per_second_are_those_of_the_present_driver(out: Console, clock: Clock) -> None:

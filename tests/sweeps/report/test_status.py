@@ -74,6 +74,32 @@ def test_a_sweep_runs_while_somebody_drives_it(tmp_path: Path) -> None:
     assert (status.best.trial_key, status.seconds) == ("bbb", 20.0)
 
 
+WAITING = "for Ray and the hosts, which make data and base model ready; 17 s so far"
+
+
+@pytest.mark.parametrize(
+    ("events", "told"),
+    [
+        ([], "for its driver to check the model and the data"),
+        ([begun(3.0)], WAITING),
+        (TRAINED[:3], "for a trial to start; 16 s so far"),
+        (TRAINED[:4], "for the first report: 1 trial in training; 16 s so far"),
+        (TRAINED, None),
+        ([*TRAINED, *PAUSED, over("interrupted"), begun(3.0)], WAITING),  # the rates of earlier drivers tell nothing
+        ([*TRAINED, *ENDED, over("finished")], None),
+    ],
+)
+def test_before_its_first_report_it_is_told_what_a_sweep_waits_for(
+    tmp_path: Path, events: list[Event], told: str | None
+) -> None:
+    folder = write(tmp_path, events)
+    with locked(folder):
+        status = read(folder, now=20.0)
+    assert status.as_json()["waits_for"] == told
+    assert [line for line in status.lines() if "waits" in line] == ([f"  waits     {told}"] if told else [])
+    assert read(folder, now=20.0).waits_for is None, "nobody drives it any more"
+
+
 def test_the_best_may_still_run_and_is_none_that_diverged(tmp_path: Path) -> None:
     events = [*TRAINED, ended("aaa", TrialState.COMPLETED), ended("bbb", TrialState.DIVERGED)]
     best = read(write(tmp_path, events), now=30.0).best

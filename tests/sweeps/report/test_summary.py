@@ -81,3 +81,8 @@ def test_what_mlflow_lacks_is_counted_in_words(capsys: pytest.CaptureFixture[str
     text = told(capsys, COMPLETED, undelivered=count, refused=count)
     assert f"MLflow ({uri}) lacks {events}; send the rest, there or elsewhere, with:\n  " in text
     assert f"MLflow ({uri}) refused {events}; /results/x/events.jsonl has all events\n" in text
+
+
+def test_repeats_are_counted_apart_from_trials(capsys: pytest.CaptureFixture[str]) -> None:
+    again = [started(key, number).model_copy(update={"repeats": "a"}) for number, key in ((1, "b"), (2, "c"))]
+    assert "1 trial and 2 repeats (2 RUNNING, 1 COMPLETED)" in told(capsys, [*COMPLETED, *again])

@@ -11,8 +11,9 @@ from sweep_events import begun
 
 from sweeps.config.model import SweepConfig
 from sweeps.errors import SweepError
-from sweeps.record.folder import EventLog
-from sweeps.steering.local_sweeps import find, new_id
+from sweeps.record.events import SweepEnded
+from sweeps.record.folder import EventLog, SweepFolder, locked
+from sweeps.steering.local_sweeps import before, find, new_id
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -20,7 +21,8 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 def make(storage: Path, folder: str, sweep_id: str, began: float) -> Path:
     path = storage / folder
     path.mkdir()
-    (path / "config.json").write_text(json.dumps({"sweep_id": sweep_id, "config": {"name": "x"}}))
+    config = {"name": "x", "budget": {"trials": 4}, "tracking": {"uri": "sqlite:///mlflow.db"}}
+    (path / "config.json").write_text(json.dumps({"sweep_id": sweep_id, "config": config}))
     (path / "events.jsonl").touch()
     log = EventLog(path / "events.jsonl")
     log.append(begun(began))
@@ -88,3 +90,20 @@ def test_the_id_of_a_job_is_given_to_one_sweep_only(storage: Path) -> None:
     with pytest.raises(SweepError, match=r"x-lost: MLflow \(sqlite:.* has a sweep of this id .* --submission-id"):
         given("x-lost")
     assert asked == [(config.tracking.uri, "x-3"), (config.tracking.uri, "x-lost")]
+
+
+def test_a_launch_is_told_of_the_newest_sweep_of_its_name_and_what_to_do_with_it(storage: Path) -> None:
+    launched = SweepFolder(storage / "x-3")
+    make(storage, "x-3", "x-3", began=30.0)
+    there = SweepFolder(storage / "x")
+    told = "the sweep x-new, launched before, "
+    assert before(launched, "x", 40.0) == f"{told}has not finished: qsweep resume {there.path} goes on with it"
+    with locked(there):
+        assert before(launched, "x", 40.0) == f"{told}is running: qsweep status {there.path} --watch shows it"
+    log = EventLog(there.events)
+    log.append(SweepEnded(time=25.0, reason="finished"))
+    log.close()
+    assert before(launched, "x", 40.0) == f"{told}is finished: qsweep status {there.path} shows it"
+    there.events.write_text(there.events.read_text() + "torn\n")
+    assert "damaged" in (before(launched, "x", 40.0) or "")
+    assert before(launched, "y", 40.0) is None

@@ -52,3 +52,18 @@ def test_a_repeat_is_known_by_the_trial_whose_point_it_has(
     deliver(sink, [begun(), started("aaaa", **PARAMS), again])
     trials = Lookup(uri).sweep(stores.Place(uri, SWEEP)).trials
     assert [(trial.trial_key, trial.repeats) for trial in trials] == [("aaaa", None), ("bbbb", "aaaa")]
+
+
+def test_of_sweeps_with_one_name_the_newest_is_meant_also_one_of_an_earlier_version(
+    sink: MlflowSink, folder: Any, config: SweepConfig, uri: str, client: Any
+) -> None:
+    document = {"sweep_id": SWEEP, "config": config.model_dump(mode="json")}
+    folder.config.write_text(json.dumps(document))
+    deliver(sink, [begun(1.0)])
+    deliver(MlflowSink(config, "demo-20260102-000000-abcd", folder), [begun(2.0)])
+    assert Lookup(uri).sweep(stores.Place(uri, "demo")).sweep_id == "demo-20260102-000000-abcd"
+    assert Lookup(uri).sweep(stores.Place(uri, SWEEP)).name == "demo"
+    # Its run's name was the sweep's, and there was no tag.
+    client.update_run(sink.parent_run, name="older")
+    client.delete_tag(sink.parent_run, "sweep.name")
+    assert (Lookup(uri).sweep(stores.Place(uri, "older")).sweep_id, stores.find("older", uri).sweep) == (SWEEP, "older")

@@ -39,7 +39,7 @@ def test_a_sweep_is_one_parent_and_one_child_per_trial(sink, folder, client):
     deliver(sink, sweep_events(folder))
     assert len(runs(client)) == 3
     parent = run_of(client, None)
-    assert parent.info.run_name == "demo"
+    assert (parent.info.run_name, parent.data.tags["sweep.name"]) == (SWEEP, "demo")
     assert parent.data.tags["sweep.id"] == SWEEP
     assert "mlflow.parentRunId" not in parent.data.tags
     for key in ("aaaa", "bbbb"):
