@@ -26,7 +26,10 @@ from trainables.errors import DataError, ModelError
 from trainables.inputs import json_text, paths
 
 _PUT_BACK = "put the same file there again: a sweep goes on with the data and the model that it began with"
-_SHIPPED = " (what qsweep submit sent lay there: copy it from the machine that submitted the sweep)"
+_SHIPPED = (
+    " (what qsweep submit sent lay there: qsweep resume with --address sends it again from the machine that submitted "
+    "the sweep, if it is unchanged there; else copy it)"
+)
 
 
 def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[Sweep, str]:

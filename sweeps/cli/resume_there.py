@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,6 +48,7 @@ def resume_there(  # noqa: PLR0913 - the command's options
     """Submits a job that goes on with the sweep, and follows it unless `detach`."""
     with mistakes():
         from cluster.submission import check_id, connect
+        from sweeps.cli import sent_files
 
         if submission_id is not None:
             check_id(submission_id)
@@ -55,10 +57,11 @@ def resume_there(  # noqa: PLR0913 - the command's options
             raise ConfigError(wrong)
         jobs = connect(address)
         there = _look_up(jobs, sweep, str(storage))
-        for line in _notices(there):
+        files = sent_files.again(there.sweep)
+        for line in (_place(there), *files.notices):
             say(f"note: {line}")
         job_id = submission_id or _new_id(sweep)
-        _submit(jobs, job_id, there, tracking_uri)
+        _submit(jobs, job_id, there, tracking_uri, files.contents)
     follow_or_leave(jobs, job_id, detach, as_json)
 
 
@@ -115,13 +118,10 @@ def _look_up(jobs: Jobs, sweep: str, storage: str) -> There:
     return There(known.get("sweep", sweep), place, known.get("trainable", ""))
 
 
-def _notices(there: There) -> list[str]:
+def _place(there: There) -> str:
     if is_object_store(there.sweep):
-        return [
-            f"the head node fetches the sweep into {there.storage} in its home folder, with its own credentials",
-            "its data files and a local base model must be on the nodes at the paths that it names (docs/storage.md)",
-        ]
-    return [f"the sweep's folder must be on the head node: {there.sweep}, looked for in {there.storage} there"]
+        return f"the head node fetches the sweep into {there.storage} in its home folder, with its own credentials"
+    return f"the sweep's folder must be on the head node: {there.sweep}, looked for in {there.storage} there"
 
 
 def _new_id(sweep: str) -> str:
@@ -130,7 +130,7 @@ def _new_id(sweep: str) -> str:
     return f"{name or 'sweep'}-resumed-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
-def _submit(jobs: Jobs, job_id: str, there: There, tracking_uri: str | None) -> None:
+def _submit(jobs: Jobs, job_id: str, there: There, tracking_uri: str | None, files: Mapping[str, bytes | Path]) -> None:
     from cluster.submission import package
     from cluster.submission.jobs import Job
 
@@ -139,5 +139,5 @@ def _submit(jobs: Jobs, job_id: str, there: There, tracking_uri: str | None) -> 
     known = {"sweep": there.sweep, "storage": there.storage, "trainable": there.trainable}
     with tempfile.TemporaryDirectory(prefix="qsweep-submit-") as folder:
         archive = Path(folder) / "code.zip"
-        package.write(archive, {**package.code(), **package.own_module(there.trainable)})
+        package.write(archive, {**package.code(), **package.own_module(there.trainable), **files})
         send(jobs, Job(job_id, job_id, words, known), archive)

@@ -136,6 +136,7 @@ def _submit(
 ) -> tuple[Jobs, str]:
     """The cluster's jobs, and the id of the sweep's."""
     from cluster.submission import check_id, connect, on_node, package
+    from sweeps.cli import sent_files
     from sweeps.config import shipping
 
     now = datetime.now(UTC)
@@ -150,7 +151,11 @@ def _submit(
 
     known = {"name": sweep.config.name, "storage": shipping.storage(shipment), "content": identity}
     known["trainable"] = sweep.config.trainable
-    send(jobs, Job(job_id, job_id, ("launch", f"{on_node.SHIPPED}:{identity}", "--json"), known), folder / "sweep.zip")
+    named = {name: str(path) for name, path in shipment.files.items()}
+    sent = sent_files.Sent(job_id, sweep.config.name, shipping.mirror(shipment), identity, shipment.text(), named)
+    job = Job(job_id, job_id, ("launch", f"{on_node.SHIPPED}:{identity}", "--json"), known)
+    with sent_files.noting(sent):
+        send(jobs, job, folder / "sweep.zip")
     return jobs, job_id
 
 

@@ -108,11 +108,17 @@ def notices(shipment: Shipment, config: SweepConfig) -> Iterator[str]:
 
 def places(shipment: Shipment) -> tuple[str, str]:
     """Where the sweep's folder and its MLflow will be, for people; ~ is the home folder on the head node."""
-    name, given, uri = shipment.document["name"], shipment.given_storage, shipment.given_uri
+    name, uri, address = shipment.document["name"], shipment.given_uri, mirror(shipment)
     file = uri.removeprefix("sqlite:///")
-    mirror = f", mirrored in {given}/{name}" if is_object_store(given) else ""
-    folder = f"{_from_home(storage(shipment))}/{name}{mirror}"
+    mirrored = "" if address is None else f", mirrored in {address}"
+    folder = f"{_from_home(storage(shipment))}/{name}{mirrored}"
     return folder, f"sqlite:///{_from_home(file)}" if file != uri else uri
+
+
+def mirror(shipment: Shipment) -> str | None:
+    """Where the sweep is mirrored, unless another sweep of its name is there; None without a mirror."""
+    given = shipment.given_storage
+    return f"{given}/{shipment.document['name']}" if is_object_store(given) else None
 
 
 def storage(shipment: Shipment) -> str:

@@ -278,21 +278,32 @@ class Runs:
         params: Mapping[str, object] | None = None,
         tags: Mapping[str, object] | None = None,
     ) -> None:
-        """Adds metric points, params and tags in as few requests as MLflow's limits allow.
+        """Adds metric points, params and tags.
 
         Leaves out points of steps that were trained again and that MLflow holds (see `HeldPoints`).
         """
+        self._add(run_id, self._held.without_held(run_id, points), params or {}, tags or {})
+
+    def show(self, run_id: str, points: Sequence[MetricPoint]) -> None:
+        """Makes these the values that MLflow shows, where it holds some of later steps (see `HeldPoints.behind`)."""
+        moved = self._held.behind(run_id, points)
+        if moved:
+            self._add(run_id, moved, {}, {})
+
+    def _add(
+        self, run_id: str, points: Sequence[MetricPoint], params: Mapping[str, object], tags: Mapping[str, object]
+    ) -> None:
+        """Sends all in as few requests as MLflow's limits allow."""
         from mlflow.entities import Metric, Param, RunTag
 
-        fresh = self._held.without_held(run_id, points)
-        metrics = [Metric(p.key, p.value, p.milliseconds, p.step) for p in fresh]
+        metrics = [Metric(p.key, p.value, p.milliseconds, p.step) for p in points]
         for start in range(0, max(len(metrics), 1), 900):
             first = start == 0
             self._client.log_batch(
                 run_id,
                 metrics[start : start + 900],
-                [Param(key, _short(str(value))) for key, value in (params or {}).items()] if first else [],
-                [RunTag(key, str(value)) for key, value in (tags or {}).items()] if first else [],
+                [Param(key, _short(str(value))) for key, value in params.items()] if first else [],
+                [RunTag(key, str(value)) for key, value in tags.items()] if first else [],
             )
 
     def text(self, run_id: str, path: str, content: str) -> None:

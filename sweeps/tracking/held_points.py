@@ -36,8 +36,8 @@ class HeldPoints:
     def __init__(self, history: Callable[[str, str], Iterable[Any]]) -> None:
         """Nothing is known of any run yet; `history` gives all of MLflow's points of a run and a metric."""
         self._history = history
-        self._latest: dict[tuple[str, str], tuple[int, int]] = {}
-        """Run id and metric -> step and time of the point with the highest step."""
+        self._latest: dict[tuple[str, str], tuple[int, int, float]] = {}
+        """Run id and metric -> step, time and value of the point with the highest step, which MLflow shows."""
         self._held: dict[tuple[str, str], dict[int, float]] = {}
         """Run id and metric -> step -> the value that MLflow took last for it."""
 
@@ -45,15 +45,27 @@ class HeldPoints:
         """This is a run of MLflow's, with what it has now."""
         # `RunData.metrics` leaves out steps and times (mlflow/entities/run_data.py, 3.17.2).
         for metric in run.data.to_proto().metrics:
-            self._latest[run.info.run_id, metric.key] = metric.step, metric.timestamp
+            self._latest[run.info.run_id, metric.key] = metric.step, metric.timestamp, metric.value
             self._held.pop((run.info.run_id, metric.key), None)
 
     def without_held(self, run_id: str, points: Sequence[MetricPoint]) -> list[MetricPoint]:
         """The points, without those of steps that MLflow holds with the same value and another time."""
         return [point for point in points if not self._is_held(run_id, point)]
 
+    def behind(self, run_id: str, points: Sequence[MetricPoint]) -> list[MetricPoint]:
+        """The points behind which MLflow holds later ones of other values, moved to where MLflow shows them.
+
+        MLflow shows the value of the highest step, and of those of one step the latest.
+        """
+        moved = []
+        for point in points:
+            step, time, value = self._latest.get((run_id, point.key), (-1, 0, math.nan))
+            if step > point.step and not _same(value, point.value):
+                moved.append(point._replace(step=step, time=max(point.time, (time + 1) / 1000)))
+        return moved
+
     def _is_held(self, run_id: str, point: MetricPoint) -> bool:
-        step, time = self._latest.get((run_id, point.key), (-1, 0))
+        step, time, _ = self._latest.get((run_id, point.key), (-1, 0, math.nan))
         # An event that is sent again is no later than what MLflow has: the same point is no second one. Only a step
         # that was trained again is, and the history is asked for only then: that takes a request for each metric.
         if point.step > step or point.milliseconds <= time:

@@ -53,6 +53,15 @@ def end_points(history: Sequence[StepRecord]) -> list[MetricPoint]:
     return points
 
 
+def final_points(trial: TrialRecord, time: float) -> list[MetricPoint]:
+    """What a trial that is over has come to, as metric points of its last step."""
+    values = {**(trial.evals[-1][1] if trial.evals else {}), **best_of(trial.best_metrics)}
+    values |= {"steps": float(trial.step), "tokens": float(trial.tokens), "seconds": trial.seconds}
+    if trial.best_step is not None:
+        values["best_step"] = float(trial.best_step)
+    return [MetricPoint(name, value, time, trial.step) for name, value in values.items()]
+
+
 def step_points(history: Iterable[StepRecord]) -> list[MetricPoint]:
     """The metric points of optimizer steps."""
     points = []

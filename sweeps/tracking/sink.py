@@ -31,7 +31,7 @@ from sweeps.tracking import run_tags
 from sweeps.tracking.client import Runs, is_refusal
 from sweeps.tracking.held_points import MetricPoint
 from sweeps.tracking.lost_runs import Lost, missing
-from sweeps.tracking.metric_points import best_points, end_points, metric_points, spent_points
+from sweeps.tracking.metric_points import best_points, end_points, final_points, metric_points, spent_points
 from sweeps.tracking.views import TAG_PREFIX, shared_view
 from trainables.specs import TrialSpec
 
@@ -279,6 +279,9 @@ class MlflowSink:
         run_id = self._open_child(runs, event.trial_key, record, event.time)
         tags = run_tags.trial_waits_or_ended(trial, record.objective.metric)
         runs.log(run_id, end_points(event.history), tags=tags)
+        if trial.state.is_final:
+            # A machine that was lost may have trained it further.
+            runs.show(run_id, final_points(trial, event.time))
         status = "KILLED" if event.by_person_or_budget else _STATUS.get(event.state, "FAILED")
         self._going_on.discard(event.trial_key)
         runs.finish(run_id, status, event.time)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from mlflow import MlflowClient
 from sweep_events import base, begun, ended, reported, started
-from tracked_sweeps import NAMED, SWEEP, everything, history, over, run_of
+from tracked_sweeps import NAMED, SWEEP, everything, history, keep_adapter, over, run_of
 
 from sweeps.record.events import Event, TrialReported, TrialState
 from sweeps.record.sweep_record import first_wins
@@ -75,6 +75,28 @@ def test_a_value_that_came_out_otherwise_is_there_and_is_the_latest(config, fold
     once = everything(client)
     go_on(config, folder, [*MIRRORED, begun(LATER), again])
     assert everything(client)[lost][5] == once[lost][5]
+
+
+def test_a_trial_that_ends_before_what_was_lost_shows_its_own_values(config, folder, client, lost):
+    keep_adapter(folder, "aaaa", 3)
+    end = ended("aaaa", TrialState.STOPPED).model_copy(update={"time": LATER + 50})
+    go_on(config, folder, MIRRORED, end)
+    shown = run_of(client, "aaaa").data.metrics
+    assert {name: shown[name] for name in ("eval_loss", "best_eval_loss", "best_step", "steps", "seconds")} == {
+        "eval_loss": 0.7, "best_eval_loss": 0.7, "best_step": 3, "steps": 3, "seconds": 1.5,
+    }  # fmt: skip
+    assert history(client, lost, "eval_loss") == [(3, 0.7), (9, 0.6), (9, 0.7)]
+    assert len(history(client, lost, "train_loss")) == 9
+    once = everything(client)
+    # The next driver takes nothing for lost, nor does it log anything twice.
+    go_on(config, folder, [*MIRRORED, begun(LATER), end])
+    assert everything(client)[lost][5] == once[lost][5]
+
+
+def test_a_clock_that_was_ahead_on_the_lost_machine_changes_nothing_of_that(config, folder, client, lost):
+    keep_adapter(folder, "aaaa", 3)
+    go_on(config, folder, MIRRORED, ended("aaaa", TrialState.STOPPED).model_copy(update={"time": 1.0}))
+    assert run_of(client, "aaaa").data.metrics["eval_loss"] == 0.7
 
 
 def test_a_loss_that_is_no_number_stands_once_too(config, folder, sink, client):

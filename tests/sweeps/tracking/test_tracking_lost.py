@@ -210,7 +210,7 @@ def test_runs_that_were_deleted_are_restored(sweep, whole):
     for key in (None, "aaaa", "bbbb"):
         sweep.client.delete_run(run_of(sweep.client, key).info.run_id)
     said = sweep.drive()
-    assert "tracking: the run demo was deleted in MLflow: it is restored" in said
+    assert f"tracking: the run {SWEEP} was deleted in MLflow: it is restored" in said
     assert by_trial(sweep.client) == whole
 
 
