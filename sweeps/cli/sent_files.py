@@ -57,7 +57,7 @@ class Again:
 
 @contextmanager
 def noting(sent: Sent) -> Iterator[None]:
-    """Notes what the block sends, also where its answer is lost; not where the cluster refuses it.
+    """Notes the files that the block sends, also where its answer is lost; not where the cluster refuses them.
 
     Without the note, a resumed sweep needs what the nodes have kept.
     """
@@ -72,6 +72,8 @@ def noting(sent: Sent) -> Iterator[None]:
 
 
 def _note(sent: Sent) -> None:
+    if not sent.files:
+        return
     with suppress(OSError):
         make_folder(cache() / FOLDER)
         write_whole(cache() / FOLDER / f"{sent.sweep_id}.json", json.dumps(asdict(sent)).encode())
@@ -85,9 +87,8 @@ def again(sweep: str) -> Again:
     """
     sent = _noted(sweep)
     if sent is None:
-        return Again({}, (f"this machine has not submitted {sweep}: {_NEEDED}",))
-    if not sent.files:
-        return Again({}, ())
+        needed = "a data file or local model that it reads must be on the nodes, at the path that it names"
+        return Again({}, (f"no files travel: this machine has sent none with {sweep}; {needed}",))
     where, names = f"~/.cache/qlora-sweeps/submitted/{sent.content}", ", ".join(sent.files.values())
     why, contents = _unchanged(sent)
     if why is not None:
@@ -107,9 +108,6 @@ def _unchanged(sent: Sent) -> tuple[str | None, dict[str, bytes | Path]]:
     except OSError as error:
         return f"{error.filename} cannot be read: {error.strerror}", {}
     return (None, contents) if identity == sent.content else ("they have changed here since", {})
-
-
-_NEEDED = "no files travel, and those that it reads must be on the nodes at the paths that it names"
 
 
 def _noted(sweep: str) -> Sent | None:

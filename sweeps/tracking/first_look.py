@@ -34,10 +34,10 @@ and not exists (select 1 from tags keys where keys.run_uuid = runs.run_uuid and 
 order by ids.value = :sweep desc, runs.start_time desc limit 1
 """
 _TRIALS = f"""
-select keys.value, numbers.value from tags parents
+select keys.value, cast(coalesce(numbers.value, 0) as integer) from tags parents
 join tags keys on keys.run_uuid = parents.run_uuid and keys.key = '{TRIAL_KEY}'
-join tags numbers on numbers.run_uuid = parents.run_uuid and numbers.key = '{NUMBER}'
-where parents.key = '{PARENT_RUN}' and parents.value = ?
+left join tags numbers on numbers.run_uuid = parents.run_uuid and numbers.key = '{NUMBER}'
+where parents.key = '{PARENT_RUN}' and parents.value = ? order by 2
 """
 
 
@@ -77,7 +77,7 @@ def look(uri: str, sweep: str, folder: Path | None) -> FirstLook:
         config = Path(unquote(place.path)) / "sweep" / "config.json" if is_local else None
     else:
         config = SweepFolder(folder).config if folder is not None else None
-    labels = None if trials is None else {key: label(int(number)) for key, number in sorted(trials, key=_number)}
+    labels = None if trials is None else {key: label(number) for key, number in trials}
     return FirstLook(sweep_id, _config(config), labels)
 
 
@@ -99,10 +99,6 @@ def refuse_unknown_model(name: str, uri: str) -> None:
 
 def _reading(file: Path) -> Any:
     return closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=_SECONDS))
-
-
-def _number(trial: tuple[str, str]) -> int:
-    return int(trial[1])
 
 
 def _config(file: Path | None) -> SweepConfig | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,11 +129,15 @@ def test_it_goes_on_from_the_laptop(cluster: Head) -> None:
         assert done.returncode == 128 + signal.SIGTERM, done.stderr
         return done.stderr
 
-    submitted(cluster, *LONG, "name=again", "--submission-id", "first")
+    profile = cluster.laptop / "team.yaml"
+    profile.write_text("address: auto\n")
+    submitted(cluster, *LONG, "name=again", f"cluster.profile={profile}", "--submission-id", "first")
     wait_for("first", "t00")
     busy = cluster.qsweep("resume", "first", "--address", cluster.address)
     assert (busy.returncode, "its job has not ended" in busy.stderr) == (2, True), busy.stderr
     stopped("first")
+    (of_first,) = (cluster.home / ".cache" / "qlora-sweeps" / "submitted").glob("*/profile.yaml")
+    shutil.rmtree(of_first.parent)
     words = ("first", "--address", cluster.address, "--submission-id", "second", "--detach", "--json")
     done = cluster.qsweep("resume", *words)
     assert done.returncode == 0, done.stderr
@@ -140,6 +145,7 @@ def test_it_goes_on_from_the_laptop(cluster: Head) -> None:
     wait_for("second", "first: running")
     assert asked(cluster, "stop", "second", "t07")["accepted"] is False
     assert "t00" in stopped("second")
+    assert of_first.read_text() == "address: auto\n", "it travelled again, to a node that lacked it"
     for job in ("first", "second"):
         status = asked(cluster, "status", job)
         assert (status["sweep"], status["state"]) == ("first", "INTERRUPTED")

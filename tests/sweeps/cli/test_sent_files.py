@@ -88,11 +88,12 @@ def test_files_that_have_changed_or_are_gone_are_not_sent_and_it_is_said(cluster
     assert cluster.sent[3] == cluster.sent[0]
 
 
-def test_a_sweep_that_sent_none_or_was_submitted_elsewhere(cluster: Cluster) -> None:
+def test_a_sweep_that_sent_none_or_was_submitted_elsewhere(cluster: Cluster, tmp_path: Path) -> None:
     code, told = run("submit", "toy", "--submission-id", "toy-1")
     assert code == 0, told
-    assert "travel" not in run("resume", "toy-1")[1]
-    assert "this machine has not submitted y-1: no files travel" in run("resume", "y-1")[1]
+    assert not (tmp_path / "cache" / "sent").exists()
+    for sweep in ("toy-1", "y-1"):
+        assert f"no files travel: this machine has sent none with {sweep}; a data file" in run("resume", sweep)[1]
     assert cluster.sent[1:] == [{}, {}]
 
 
