@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ from trainables.data import dataset
 from trainables.isolation import failure_of, is_sticky, isolated
 from trainables.learning_rates import learning_rate
 from trainables.packing import adapter_files, kept_evaluation
+from trainables.packing.at_once import AtOnce
 from trainables.packing.batches import chunks, passes, sharing
 from trainables.packing.dropout import DropoutKey
 from trainables.packing.engine import Engine, Segment
@@ -68,8 +70,9 @@ class AdapterPack:
         self._data = data
         self._clock = clock
         self._pass_tokens = pass_tokens
+        self._at_once = AtOnce(engine.at_once)
         self._slots: dict[int, _Slot] = {}
-        self._eval_chunks = chunks([data.eval.row(i) for i in range(len(data.eval))])
+        self._eval_chunks = chunks([data.eval.row(i) for i in range(len(data.eval))], engine.at_once)
 
     # Joining and leaving
 
@@ -118,15 +121,19 @@ class AdapterPack:
             self._slots[slot].optimizer.zero_grad(set_to_none=True)
         for micro in range(max(len(segments) for segments in batches.values())):
             due = [batches[slot][micro] for slot in slots if micro < len(batches[slot])]
-            for together in passes(self._engine, due, self._pass_tokens):
-                token_losses = self._engine.token_losses(together)
-                own = [segment.slot for segment in together if segment.slot is not None]
-                means = torch.stack([of.sum() / labels[slot] for slot, of in zip(own, token_losses, strict=True)])
-                means.sum().backward()
-                for slot, mean in zip(own, means.tolist(), strict=True):
+            for means in self._at_once.run(partial(self._train, labels), passes(self._engine, due, self._pass_tokens)):
+                for slot, mean in means.items():
                     losses[slot] += mean
         elapsed = self._clock() - started
         return {slot: self._try_update(self._slots[slot], batches[slot], losses[slot], elapsed) for slot in slots}
+
+    def _train(self, labels: Mapping[int, int], together: Sequence[Segment]) -> dict[int, float]:
+        """Adds the gradients of one pass. Returns each slot's part of its loss, of which `labels` is the divisor."""
+        token_losses = self._engine.token_losses(together)
+        own = [segment.slot for segment in together if segment.slot is not None]
+        means = torch.stack([of.sum() / labels[slot] for slot, of in zip(own, token_losses, strict=True)])
+        means.sum().backward()
+        return dict(zip(own, means.tolist(), strict=True))
 
     def _try_update(
         self, slot: _Slot, segments: Sequence[Segment], loss: float, elapsed: float
@@ -191,20 +198,30 @@ class AdapterPack:
             self._known_base, lambda: isolated([0], lambda _: {0: self._on_eval_rows([None])[None]}, self._clear)[0]
         )
 
-    @torch.no_grad()
     def _on_eval_rows(self, slots: Sequence[SlotOrBase]) -> dict[SlotOrBase, Evaluation | Failure]:
         eval_rows = self._data.eval
         totals = {slot: [0.0] * len(eval_rows) for slot in slots}
-        for places, rows in self._eval_chunks:
-            counts = [row.labels for row in rows]
-            for together in sharing(slots, rows, self._engine.base.device):
-                token_losses = self._engine.token_losses([Segment(slot, rows) for slot in together])
-                for slot, of_slot in zip(together, token_losses, strict=True):
-                    sums = torch.stack([of_row.sum() for of_row in of_slot.double().split(counts)])
-                    for place, of_row in zip(places, sums.tolist(), strict=True):
-                        totals[slot][place] = of_row
+        shared = [
+            (places, rows, together)
+            for places, rows in self._eval_chunks
+            for together in sharing(slots, rows, self._engine.base.device)
+        ]
+        found = self._at_once.run(self._row_losses, [[Segment(slot, rows) for slot in own] for _, rows, own in shared])
+        for (places, _, together), of_slots in zip(shared, found, strict=True):
+            for slot, of_rows in zip(together, of_slots, strict=True):
+                for place, of_row in zip(places, of_rows, strict=True):
+                    totals[slot][place] = of_row
         tokens = tuple(eval_rows.row(i).labels for i in range(len(eval_rows)))
         return {slot: _evaluation(totals[slot], tokens, self._engine.base.hardware) for slot in slots}
+
+    @torch.no_grad()
+    def _row_losses(self, together: Sequence[Segment]) -> list[list[float]]:
+        """Returns the sum of the token losses of each row, for each segment of one pass."""
+        token_losses = self._engine.token_losses(together)
+        return [
+            torch.stack([of_row.sum() for of_row in of.double().split([row.labels for row in segment.rows])]).tolist()
+            for segment, of in zip(together, token_losses, strict=True)
+        ]
 
     def _clear(self) -> None:
         """Drops the gradients and the cached memory that a broken pass left behind."""

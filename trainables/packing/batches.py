@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
@@ -36,16 +37,48 @@ def stack(rows: Sequence[TokenRow]) -> Batch:
     return Batch(ids_BT, keep_BT, torch.cat([torch.from_numpy(row.ids[row.labelled]) for row in rows]).long())
 
 
-def chunks(rows: Sequence[TokenRow]) -> list[tuple[list[int], list[TokenRow]]]:
-    """Groups evaluation rows of similar length into passes of at most EVALUATION_TOKENS tokens, padding included."""
-    passes: list[tuple[list[int], list[TokenRow]]] = []
-    for place in sorted(range(len(rows)), key=lambda i: (-len(rows[i].ids), i)):
-        row = rows[place]
-        if not passes or (len(passes[-1][1]) + 1) * len(passes[-1][1][0].ids) > EVALUATION_TOKENS:
+Chunk = tuple[list[int], list[TokenRow]]
+"""Places of rows, and the rows."""
+
+
+def chunks(rows: Sequence[TokenRow], at_once: int = 1) -> list[Chunk]:
+    """Groups evaluation rows of similar length into passes of at most EVALUATION_TOKENS tokens, padding included.
+
+    Where several passes run at the same time, their number is a multiple of `at_once` if there are as many rows, and
+    each has about as many tokens. A row that is longer has a pass for itself.
+    """
+    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].ids), i))
+    passes: list[Chunk] = []
+    for place in order:
+        if not passes or not _fits([*passes[-1][1], rows[place]]):
             passes.append(([], []))
         passes[-1][0].append(place)
-        passes[-1][1].append(row)
-    return passes
+        passes[-1][1].append(rows[place])
+    if at_once == 1:
+        return passes
+    for count in range(at_once * math.ceil(len(passes) / at_once), len(rows), at_once):
+        even = _even(rows, order, count)
+        if all(_fits(own) for _, own in even):
+            return even
+    return [([place], [rows[place]]) for place in order]
+
+
+def _fits(rows: Sequence[TokenRow]) -> bool:
+    """Tells whether rows, the longest first, may be one evaluation pass."""
+    return len(rows) == 1 or len(rows) * len(rows[0].ids) <= EVALUATION_TOKENS
+
+
+def _even(rows: Sequence[TokenRow], order: Sequence[int], count: int) -> list[Chunk]:
+    """Cuts the rows, in this order, into at most `count` passes with about as many tokens each."""
+    total, before = sum(len(row.ids) for row in rows), 0
+    passes: list[Chunk] = [([], []) for _ in range(count)]
+    for place in order:
+        own = len(rows[place].ids)
+        places, chosen = passes[(2 * before + own) * count // (2 * total)]
+        places.append(place)
+        chosen.append(rows[place])
+        before += own
+    return [each for each in passes if each[0]]
 
 
 def sharing(slots: Sequence[Slot], rows: Sequence[TokenRow], device: torch.device) -> list[Sequence[Slot]]:
@@ -56,11 +89,21 @@ def sharing(slots: Sequence[Slot], rows: Sequence[TokenRow], device: torch.devic
 
 
 def passes(engine: Engine, segments: Sequence[Segment], most_tokens: int) -> list[list[Segment]]:
-    """Groups the segments of a step, in order, into passes of at most `most_tokens` tokens and at least one segment."""
+    """Groups the segments of a step into passes of at least one segment.
+
+    Passes that run at the same time get about as many tokens each, and at most `most_tokens` together; but a segment
+    that has more is never cut.
+    """
+    parts: list[list[Segment]] = [[] for _ in range(engine.at_once)]
+    for segment in segments if len(parts) == 1 else sorted(segments, key=lambda each: -each.tokens):
+        min(parts, key=lambda part: sum(each.tokens for each in part)).append(segment)
     groups: list[list[Segment]] = []
-    for segment in segments:
-        if groups and engine.pass_tokens([*groups[-1], segment]) <= most_tokens:
-            groups[-1].append(segment)
-        else:
-            groups.append([segment])
+    for part in parts:
+        first = len(groups)
+        for segment in part:
+            joined = [*groups[-1], segment] if len(groups) > first else []
+            if joined and engine.pass_tokens(joined) <= most_tokens // engine.at_once:
+                groups[-1] = joined
+            else:
+                groups.append([segment])
     return groups

@@ -45,11 +45,13 @@ class Segment(NamedTuple):
 class Engine(Protocol):
     """Holds an adapter per slot and computes the token losses of several adapters in one pass.
 
-    An adapter's losses and gradients do not depend on the other segments of the pass. Not thread-safe. The contract
-    tests (tests/contracts/test_engines.py) run over every engine.
+    An adapter's losses and gradients do not depend on the other segments of the pass. Not thread-safe, except that
+    passes may run as `at_once` says. The contract tests (tests/contracts/test_engines.py) run over every engine.
     """
 
     base: Base
+    at_once: int
+    """Passes that may run at the same time, each in one thread, without a slot in common."""
 
     def add(self, slot: int, spec: TrialSpec) -> Mapping[str, torch.nn.Parameter]:
         """Puts a new adapter into a free slot. The trial's seed alone decides its initial values.
@@ -71,7 +73,7 @@ class Engine(Protocol):
         Returns:
             For each segment the negative log-likelihoods of its labelled tokens, row after row: (labels,), float32.
             A backward pass from them adds to `grad` of the adapters' parameters and to nothing else. It comes before
-            the next call of this method.
+            the next call of this method in the same thread.
         """
 
     def pass_tokens(self, segments: Sequence[Segment]) -> int:

@@ -11,15 +11,18 @@ dropout are computed together (`grouped_product`), and all rows attend at once: 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from bitsandbytes.nn import Linear4bit
 from peft.tuners.lora import LoraLayer
 
 from trainables.base.base_model import Base
-from trainables.packing import dropout, flat_attention, grouped_product, head_loss, lora_product
+from trainables.packing import dropout, flat_attention, grouped_product, head_loss, lora_product, pass_memory
 from trainables.packing.engine import Segment
 from trainables.packing.engines import FLAT_KINDS
 from trainables.packing.flat_batches import Piece, Span, flatten
@@ -88,12 +91,16 @@ class FlatEngine:
         if problem is not None:
             raise ValueError(f"the flat engine cannot compute adapters together: {problem}")
         self.base = base
+        # Adapters that are computed together are stacked for one pass.
+        self.at_once = 1 if grouped else pass_memory.AT_ONCE[base.device.type]
         self._grouped = grouped
         self._adapters = PeftAdapters(base)
         self._layers: dict[int, _Layer] = {}
         self._droppers: set[int] = set()
         """The slots of adapters with dropout."""
-        self._spans: tuple[Span, ...] = ()
+        # On a GPU the backward pass, in which gradient checkpointing runs the layers again, has a thread of its own.
+        self._pass: Any = threading.local() if self.at_once > 1 else SimpleNamespace()
+        """`spans`: those of the present pass."""
         flat_attention.use(base.model)
 
     def add(self, slot: int, spec: TrialSpec) -> Mapping[str, torch.nn.Parameter]:
@@ -138,7 +145,7 @@ class FlatEngine:
         """See `Engine.token_losses`."""
         batch = flatten([self._dropping(segment) for segment in segments], self.base.device)
         # The spans stay until the next pass: gradient checkpointing runs the layers again in the backward pass.
-        self._spans = batch.spans
+        self._pass.spans = batch.spans
         pieces: Sequence[Piece] | flat_attention.Grid = batch.pieces
         if self._grouped:
             pieces = flat_attention.grid(batch.pieces, self.base.device)
@@ -157,8 +164,8 @@ class FlatEngine:
     def _stack(self) -> None:
         """Puts the matrices of the adapters that the pass computes together into their layers."""
         layers = list(self._layers.values())
-        pairs = [[self._pair(layer, span) for span in self._spans] for layer in layers]
-        ends = [span.stop for span in self._spans]
+        pairs = [[self._pair(layer, span) for span in self._pass.spans] for layer in layers]
+        ends = [span.stop for span in self._pass.spans]
         found = grouped_product.stacks(pairs, ends, self.base.device, self.base.dtype)
         for layer, stack in zip(layers, found, strict=True):
             layer.stack = stack
@@ -179,7 +186,7 @@ class FlatEngine:
         def forward(x: torch.Tensor) -> torch.Tensor:
             x_TI = x.reshape(-1, x.shape[-1])
             parts, matrices = [], []
-            for span in self._spans:
+            for span in self._pass.spans:
                 adapter = None if span.segment.slot is None else layer.adapters.get(span.segment.slot)
                 if adapter is not None and not self._together(span, adapter):
                     parts.append(_part(span, adapter, x_TI))

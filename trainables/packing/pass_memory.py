@@ -21,6 +21,9 @@ SHARED_TOKENS: Mapping[str, int] = {"cpu": EVALUATION_TOKENS, "cuda": 8 * EVALUA
 """The most tokens of all slots in one evaluation pass, by device. More are no faster on a CPU, and leave its caches: a
 token took 4 % more time with 3,470 of them than with 1,735. On a GPU these keep any model busy; see
 `memory.saturating_slots`."""
+AT_ONCE: Mapping[str, int] = {"cpu": 2, "cuda": 1}
+"""Passes of the flat engine that run at the same time, by device; see `at_once`. Fixed, as EVALUATION_TOKENS is. More
+than two were not measured."""
 TRAINED_TOKENS = 4096
 """See `trained_tokens`."""
 _SMALL_ON_GPU_TOKENS = 4 * TRAINED_TOKENS
@@ -67,11 +70,13 @@ def training(base: Base, trial: TrialSpec, rows: RowShape, slots: int) -> Pass:
     """Estimates the largest pass of a micro-batch of `slots` trials like `trial`, as a sweep may meet it."""
     facts, count = base.facts, slots * trial.training.batch_size
     if base.engine == FLAT:
-        limit = max(trained_tokens(facts.parameters, base.device), most_tokens(rows, trial.training.batch_size))
+        at_once = min(slots, AT_ONCE[base.device])
+        own = at_once * most_tokens(rows, trial.training.batch_size)
+        limit = max(trained_tokens(facts.parameters, base.device), own)
         tokens = min(limit, most_tokens(rows, count))
         block = tokens * _flat_saved(base, trial.adapter) + slots * _copied_matrices(base, trial.adapter)
         work = tokens * _flat_work(base)
-        logits = _flat_logits(base, tokens * rows.labelled)
+        logits = _flat_logits(base, tokens * rows.labelled, at_once)
     else:
         own = trial.training.batch_size * rows.longest
         tokens = min(slots * own, max(trained_tokens(facts.parameters, base.device), own))
@@ -90,9 +95,10 @@ def evaluation(base: Base, rows: RowShape, slots: int) -> Pass:
     host takes less.
     """
     if base.engine == FLAT:
-        tokens = _sharing(base, rows, slots) * _evaluated(rows)
-        work = tokens * _flat_work(base) + _merged_weight(base)
-        logits = _flat_logits(base, tokens * rows.labelled)
+        at_once, shared = AT_ONCE[base.device], _sharing(base, rows, slots) * _evaluated(rows)
+        tokens = min(at_once * shared, max(shared, slots * rows.eval_rows * rows.mean))
+        work = tokens * _flat_work(base) + at_once * _merged_weight(base)
+        logits = _flat_logits(base, tokens * rows.labelled, at_once)
     else:
         work, logits = 0.0, slots * _evaluated(rows) * rows.labelled * _PEFT_EVALUATION_LOGIT_BYTES[base.width]
     return Pass(0, round(work), round(base.facts.vocab_size * logits))
@@ -199,9 +205,16 @@ def _flat_work(base: Base) -> int:
     return (4 * base.facts.hidden_size + 3 * base.facts.intermediate_size) * base.width
 
 
-def _flat_logits(base: Base, labels: float) -> float:
-    """Returns the bytes per entry of the vocabulary that the head takes for `labels` tokens; see `head_loss`."""
-    return min(CHUNK_TOKENS, labels) * _FLAT_LOGIT_BYTES[base.width] + min(FEW_TOKENS, labels) * 4
+def _flat_logits(base: Base, labels: float, at_once: int) -> float:
+    """Returns the bytes per entry of the vocabulary that the heads of passes at the same time take; see `head_loss`.
+
+    Args:
+        base: gives the width of the logits.
+        labels: labelled tokens of these passes together.
+        at_once: how many passes.
+    """
+    own = labels / at_once
+    return at_once * (min(CHUNK_TOKENS, own) * _FLAT_LOGIT_BYTES[base.width] + min(FEW_TOKENS, own) * 4)
 
 
 def peft_saved(facts: ModelFacts, adapter: AdapterSpec, width: int) -> int:

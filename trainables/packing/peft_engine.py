@@ -29,6 +29,7 @@ class PeftEngine:
 
     def __init__(self, base: Base) -> None:
         self.base = base
+        self.at_once = 1  # The hooks know of one pass.
         self._adapters = PeftAdapters(base)
         self._dropouts: dict[int, PassDropout] = {}
         self._routes = lora_layers.Routes()

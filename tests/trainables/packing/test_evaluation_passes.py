@@ -47,11 +47,12 @@ def evaluated(pack: AdapterPack, slots: list[int]) -> list[tuple[float, ...]]:
 def test_slots_share_passes_up_to_a_number_of_tokens(pack, passes, monkeypatch, slots_of_pass, expected):
     alone = [evaluated(pack, [slot])[0] for slot in range(4)]
     rows = [pack._data.eval.row(place) for place in range(len(pack._data.eval))]
+    pack._eval_chunks = batches.chunks(rows)  # All rows in one pass of each slot.
     padded = len(rows) * max(len(row.ids) for row in rows)
     monkeypatch.setitem(batches.SHARED_TOKENS, "cpu", int(padded * (slots_of_pass + 0.5)))
     passes.clear()
     found = evaluated(pack, [0, 1, 2, 3])
-    assert passes == expected
+    assert sorted(passes) == expected  # Some run at the same time.
     for shared, own in zip(found, alone, strict=True):
         assert shared == pytest.approx(own, abs=15 * FP32)
 

@@ -110,10 +110,13 @@ def test_longer_rows_to_evaluate_on_count_in_evaluation_alone() -> None:
     assert pass_memory.training(base, trial(), longer, 1) == pass_memory.training(base, trial(), ROWS, 1)
 
 
-def test_logits_of_a_chunk_are_the_most_that_the_head_takes() -> None:
-    base = pass_memory.Base(SMOLLM2, 4, "flat", "llama", "cpu")
-    chunk = SMOLLM2.vocab_size * (512 + 64) * 4
-    logits = [pass_memory.training(base, trial(), ROWS, slots).logits for slots in (1, 8, 16)]
+@pytest.mark.parametrize(("device", "at_once"), [("cpu", 2), ("cuda", 1)])
+def test_logits_of_a_chunk_are_the_most_that_the_head_takes_in_each_pass(
+    device: Literal["cpu", "cuda"], at_once: int
+) -> None:
+    base = pass_memory.Base(SMOLLM2, 4, "flat", "llama", device)
+    chunk = at_once * SMOLLM2.vocab_size * (512 + 64) * 4
+    logits = [pass_memory.training(base, trial(), ROWS, slots).logits for slots in (1, 16, 32)]
     assert logits[0] < logits[1] == logits[2] == chunk
     long = ROWS.model_copy(update={"eval_rows": 600, "labelled": 1.0})
     assert pass_memory.evaluation(base, long, 1).logits == chunk
@@ -122,9 +125,9 @@ def test_logits_of_a_chunk_are_the_most_that_the_head_takes() -> None:
 def test_an_evaluation_pass_is_shared_up_to_a_number_of_tokens() -> None:
     base = pass_memory.Base(SMOLLM2, 4, "flat", "llama", "cpu")
     few, many = (ROWS.model_copy(update={"eval_rows": rows}) for rows in (3, 600))
-    # Five times three rows of at most 132 tokens are 1,980, of 2,048 that may share a pass.
-    one, five, eight = (pass_memory.evaluation(base, few, slots).work for slots in (1, 5, 8))
-    assert one < five == eight
+    # Five times three rows of at most 132 tokens are 1,980, of 2,048 that may share a pass. Two passes run at once.
+    one, ten, sixteen = (pass_memory.evaluation(base, few, slots).work for slots in (1, 10, 16))
+    assert one < ten == sixteen
     assert pass_memory.evaluation(base, many, 8) == pass_memory.evaluation(base, many, 1)
     assert pass_memory.evaluation(base._replace(device="cuda"), many, 8).work > 7 * 2048 * 6912 * 4
 
