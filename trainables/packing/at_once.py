@@ -6,6 +6,7 @@ Passes of their own do not wait. Each result is the same whatever runs beside it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
@@ -28,7 +29,7 @@ class AtOnce:
         """
         self._threads = torch.get_num_threads()
         count = min(count, self._threads)
-        own = self._threads // count
+        own = math.ceil(self._threads / count)  # Of an odd number none idles.
         self._workers = ThreadPoolExecutor(count, "pass", torch.set_num_threads, (own,)) if count > 1 else None
 
     def run(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
