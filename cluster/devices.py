@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -52,6 +54,24 @@ def use_threads(hosts: int) -> None:
     """
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(host_threads(hosts))
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+
+
+@contextmanager
+def seeing_gpus(count: int) -> Iterator[None]:
+    """In this block the process, and those that it starts, see only so many of its GPUs: bases are spread over all.
+
+    torch looks when it first uses a GPU, and not again.
+    """
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = map(str, range(count)) if before is None else before.split(",")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(list(names)[:count])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
 def cache() -> Path:

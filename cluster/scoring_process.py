@@ -21,6 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from cluster import devices
 from cluster.errors import HostError
 from cluster.scoring_host import ScoringHost, reply, returned
 from trainables.scoring.requests import ScoringProgress, Tell, tell_nobody
@@ -44,7 +45,7 @@ def process(base: TrialSpec, tell: Tell = tell_nobody) -> Iterator[Call]:
     """
     here, there = Pipe()
     with here:
-        with there:
+        with there, devices.seeing_gpus(1):
             child = subprocess.Popen(
                 [sys.executable, "-c", _CHILD, str(there.fileno()), *sys.path],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[there.fileno()],

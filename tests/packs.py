@@ -60,9 +60,11 @@ def starting_alike(row: dataset.TokenRow, count: int) -> dataset.TokenRow:
     return dataset.TokenRow(np.concatenate([start, row.ids]), labelled)
 
 
-def base(architecture: str = "llama", quantised: bool = False, dtype: torch.dtype = torch.float32) -> base_model.Base:
+def base(
+    architecture: str = "llama", quantised: bool = False, dtype: torch.dtype = torch.float32, layers: int = 2
+) -> base_model.Base:
     """A tiny frozen base on the CPU."""
-    model = tiny_models.build(architecture).to(dtype)
+    model = tiny_models.build(architecture, layers).to(dtype)
     if quantised:
         model = quantise(model, dtype)
     model.requires_grad_(False)

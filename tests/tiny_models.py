@@ -72,10 +72,11 @@ ARCHITECTURES: tuple[str, ...] = tuple(_CONFIGS)
 """transformers' model types that `build` knows."""
 
 
-def build(architecture: str) -> PreTrainedModel:
-    """A two-layer model in float32 and training mode, without dropout; the caller's random state is left alone."""
+def build(architecture: str, layers: int = 2) -> PreTrainedModel:
+    """A model in float32 and training mode, without dropout; the caller's random state is left alone."""
     special = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
-    config = AutoConfig.for_model(architecture, **_CONFIGS[architecture], **special)
+    sizes = _CONFIGS[architecture] | {"num_hidden_layers": layers}
+    config = AutoConfig.for_model(architecture, **sizes, **special)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config)

@@ -100,7 +100,7 @@ class Report(Spec):
     tokens: int
     seconds: float
     peak_memory_bytes: int
-    """Most memory that the host has used so far: of the GPU, or of the process on a CPU."""
+    """Most memory that the host has used so far: of the GPU (of several the fullest), or of the process on a CPU."""
     trainable_params: int
     time: float
     """When the evaluation ended, in seconds since the epoch."""
@@ -304,7 +304,7 @@ class Pack(Protocol):
         """Frees the slot. Closing a free slot does nothing."""
 
     def peak_memory_bytes(self) -> int:
-        """Returns the most memory used so far: of the GPU, or of this process on a CPU."""
+        """Returns the most memory used so far: of the GPU, of several of the fullest one, or of this process."""
 
 
 class Trainable(Protocol):
@@ -328,7 +328,7 @@ class Trainable(Protocol):
         """Reads, tokenises and fingerprints the data. Raises `DataError` when there is nothing to train on."""
 
     def open_pack(self, base: TrialSpec, data: bytes, cache: Path) -> Pack:
-        """Loads the base model onto this process's device."""
+        """Loads the base model onto this process's device; of several GPUs that it sees, all are its host's."""
 
     def need(self, base: TrialSpec, largest: Sequence[TrialSpec], device: Device) -> Need | None:
         """Estimates memory for the largest specs of a space; None when the model's sizes are unknown."""

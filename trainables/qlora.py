@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainables import qlora_metrics
-from trainables.base import architectures, model_source, residency
+from trainables.base import architectures, devices, model_source, residency
 from trainables.base.quick_import import import_bitsandbytes
 from trainables.contract import Device, LookedUp, Need, Pack, Prepared, Preview, RowShape, Target, TargetModules
 from trainables.data import preview as preview_rows
@@ -88,18 +88,18 @@ def prepare(base: TrialSpec, cache: Path) -> Prepared:
 
 
 def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
-    """Loads the base onto this process's device, ready for adapters."""
+    """Loads the base onto this process's device or devices, ready for adapters."""
     import_bitsandbytes()
     from trainables.base import base_checks, base_model
     from trainables.data import dataset
     from trainables.packing.adapter_pack import AdapterPack
 
-    free = base_model.free_bytes()
+    free = devices.free_bytes()
     loaded = base_model.load(base, cache)
     device: Device = "cuda" if loaded.device.type == "cuda" else "cpu"
     checkpoint = base.training.gradient_checkpointing
     if checkpoint == "auto":
-        estimate = need(base, [base], device)
+        estimate = need_of_gpus(base, [base], device, None, max(1, len(devices.gpus())))
         checkpoint = estimate is not None and memory.checkpointing(estimate, free)
     if checkpoint:
         base_model.checkpoint_gradients(loaded.model)
@@ -139,26 +139,32 @@ def _kind(base: TrialSpec) -> str | None:
 
 
 def open_scorer(base: TrialSpec, cache: Path) -> Scorer:
-    """Loads the base onto this process's device, to score adapters of this base on its data."""
+    """Loads the base onto this process's device or devices, to score adapters of this base on its data."""
     import_bitsandbytes()
     from trainables.scoring.adapter_scorer import AdapterScorer
 
     return AdapterScorer(base, cache)
 
 
-def scoring_bytes(base: TrialSpec, device: Device) -> int | None:
-    """Memory that `open_scorer` and its scorer take; None when the model's sizes are unknown."""
+def scoring_bytes(base: TrialSpec, device: Device, gpus: int = 1) -> int | None:
+    """Memory that `open_scorer` and its scorer take, of several GPUs on the fullest; None for unknown sizes."""
     facts = model_source.facts(base.base_model)
-    return None if facts is None else memory.scoring_bytes(base, facts, device)
+    return None if facts is None else memory.scoring_bytes(base, facts, device, gpus)
 
 
 def need(base: TrialSpec, largest: Sequence[TrialSpec], device: Device) -> Need | None:
     """Memory for the largest specs of a space; None when the model's sizes are unknown."""
-    facts = model_source.facts(base.base_model)
-    return None if facts is None else memory.need(base, largest, facts, device, kind=_kind(base))
+    return need_of_gpus(base, largest, device, None, 1)
 
 
 def need_of_rows(base: TrialSpec, largest: Sequence[TrialSpec], device: Device, rows: RowShape) -> Need | None:
     """As `need`, for rows whose shape is known."""
+    return need_of_gpus(base, largest, device, rows, 1)
+
+
+def need_of_gpus(
+    base: TrialSpec, largest: Sequence[TrialSpec], device: Device, rows: RowShape | None, gpus: int
+) -> Need | None:
+    """As `need`, on the fullest of the GPUs over which the base is spread."""
     facts = model_source.facts(base.base_model)
-    return None if facts is None else memory.need(base, largest, facts, device, rows, _kind(base))
+    return None if facts is None else memory.need(base, largest, facts, device, rows, _kind(base), gpus)

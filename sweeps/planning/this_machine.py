@@ -120,12 +120,14 @@ def calibrate(sweep: Sweep) -> None:
     if sweep.config.budget.trials == "auto":
         sweep = auto_trials.with_some(sweep)
     devices.use_threads(machine.hosts)
-    prepared = calibration.prepare(sweep)
-    if prepared.summary.shape is not None:
-        # How many slots a host has follows from how long the rows are.
-        rate_store.remember(_remembered(), None, {rate_store.data_key(sweep.config): prepared.summary.shape})
-    slots = plan_here(sweep, to_launch=True).slots_per_host or 1
-    rate_store.remember(_remembered(), calibration.calibrate(sweep, prepared, slots, machine.device_name or ""), {})
+    with devices.seeing_gpus(1):
+        prepared = calibration.prepare(sweep)
+        if prepared.summary.shape is not None:
+            # How many slots a host has follows from how long the rows are.
+            rate_store.remember(_remembered(), None, {rate_store.data_key(sweep.config): prepared.summary.shape})
+        slots = plan_here(sweep, to_launch=True).slots_per_host or 1
+        rate = calibration.calibrate(sweep, prepared, slots, machine.device_name or "")
+    rate_store.remember(_remembered(), rate, {})
 
 
 def _check_is_here(cluster: ClusterConfig, machine: plan.Machine) -> None:

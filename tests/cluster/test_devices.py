@@ -38,3 +38,15 @@ def test_a_host_is_named_after_the_threads_that_it_has(
     assert (os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"]) == (str(own), str(own))
     assert os.environ["GOMP_SPINCOUNT"] == "before"
     assert devices.name("cpu", hosts=hosts).endswith(f", {own} {'thread' if own == 1 else 'threads'}")
+
+
+@pytest.mark.parametrize(
+    ("before", "count", "expected"), [(None, 2, "0,1"), ("3,1,2", 2, "3,1"), ("GPU-7", 2, "GPU-7"), ("", 1, "")]
+)
+def test_a_block_sees_so_many_gpus_of_those_that_its_process_sees(monkeypatch, before, count, expected):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if before is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before)
+    with devices.seeing_gpus(count):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == before

@@ -15,10 +15,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainables.base import base_checks, model_source, weight_files, work_folder
+from trainables.base import base_checks, devices, model_source, spread, weight_files, work_folder
 from trainables.errors import ModelError
 from trainables.inputs.legible import legible
-from trainables.specs import QuantizationSpec, TrialSpec
+from trainables.specs import TrialSpec
 
 if TYPE_CHECKING:
     import torch
@@ -40,10 +40,11 @@ class Origin:
 
 @dataclass(frozen=True)
 class Base:
-    """A frozen base model on its device, in evaluation mode, with every parameter frozen."""
+    """A frozen base model on its device or devices, in evaluation mode, with every parameter frozen."""
 
     model: PreTrainedModel
     device: torch.device
+    """Where tokens go in and hidden states and logits come out; of several GPUs the first (`spread`)."""
     dtype: torch.dtype
     origin: Origin | None = None
     """None for a local model, and for a hub model whose commit is not known."""
@@ -53,17 +54,25 @@ class Base:
         """Returns device and type of the activations, such as "cpu float32". Results on equal ones agree closely."""
         return f"{self.device.type} {str(self.dtype).removeprefix('torch.')}"
 
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Returns every device that it lies on."""
+        return tuple(dict.fromkeys(parameter.device for parameter in self.model.parameters()))
+
 
 def load(spec: TrialSpec, cache: Path) -> Base:
-    """Loads the base of `spec` onto the GPU if there is one, else the CPU.
+    """Loads the base of `spec` onto the GPUs that this process sees, else onto the CPU.
 
     Raises:
-        ModelError: the source cannot be found or loaded.
+        ModelError: the source cannot be found or loaded, or cannot be spread over several GPUs.
     """
-    device = _device()
-    dtype = compute_dtype(spec.quantization, device)
+    device = devices.first()
+    dtype = devices.compute_dtype(spec.quantization, device)
     folder, revision = _folder(spec, dtype, cache)
-    model = _from_pretrained(spec, folder, revision=revision, dtype=dtype, device_map={"": device})
+    mapped = _device_map(spec, dtype, cache)
+    model = _from_pretrained(spec, folder, revision=revision, dtype=dtype, device_map=mapped or {"": device})
+    if mapped is not None:
+        spread.connect(model, mapped)
     base_checks.refuse_moving_positions(model, spec)
     model.requires_grad_(False)
     model.eval()
@@ -85,7 +94,7 @@ def skeleton(spec: TrialSpec, cache: Path) -> PreTrainedModel:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     source, trusted = model_source.locate(spec.base_model.source), spec.base_model.trust_remote_code
-    made = cache / "bases" / _key(spec, str(compute_dtype(spec.quantization, _device())))
+    made = cache / "bases" / _key(spec, str(devices.compute_dtype(spec.quantization, devices.first())))
     options: dict[str, Any] = {}
     if made.is_dir():
         origin = str(made)
@@ -108,8 +117,8 @@ def load_tokenizer(spec: TrialSpec, cache: Path) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: the source has no tokenizer that can be loaded.
     """
-    device = _device()
-    folder, revision = _folder(spec, compute_dtype(spec.quantization, device), cache)
+    device = devices.first()
+    folder, revision = _folder(spec, devices.compute_dtype(spec.quantization, device), cache)
     source = model_source.locate(spec.base_model.source)
     if source.kind == "folder":  # the one in the cache may be older than an edit
         folder = str(source.path)
@@ -142,32 +151,12 @@ def weight_digests(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): weight_files.sampled_digest(path) for path in paths}
 
 
-def free_bytes() -> int:
-    """Returns the free bytes of memory on the device that `load` will choose."""
-    import psutil
-    import torch
-
-    return int(torch.cuda.mem_get_info(0)[0] if torch.cuda.is_available() else psutil.virtual_memory().available)
-
-
-def _device() -> torch.device:
-    import torch
-
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-
-
-def compute_dtype(quantization: QuantizationSpec, device: torch.device) -> torch.dtype:
-    """Returns the type of activations on `device`; `auto` is bfloat16 where the device has it, else float32."""
-    import torch
-
-    if quantization.compute_dtype != "auto":
-        dtype: torch.dtype = getattr(torch, quantization.compute_dtype)
-        return dtype
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if native else torch.float32
+def _device_map(spec: TrialSpec, dtype: torch.dtype, cache: Path) -> dict[str, torch.device] | None:
+    """Returns where the parts of a base lie that is spread over several GPUs; None on one device."""
+    gpus = devices.gpus()
+    if len(gpus) < 2:
+        return None
+    return spread.device_map(spec.base_model.source, skeleton(spec, cache), gpus, dtype.itemsize, spec.quantization)
 
 
 def keep_gradients(model: PreTrainedModel) -> None:
@@ -208,7 +197,7 @@ def _folder(spec: TrialSpec, dtype: torch.dtype, cache: Path) -> tuple[str, str 
         target.parent.mkdir(parents=True, exist_ok=True)
         with work_folder.lock(target):
             if not target.is_dir():
-                _make(spec, source, dtype, target)
+                _make(spec, source, dtype, target, _device_map(spec, dtype, cache))
     return str(target), None
 
 
@@ -271,8 +260,14 @@ def _key(spec: TrialSpec, dtype: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _make(spec: TrialSpec, source: model_source.Source, dtype: torch.dtype, target: Path) -> None:
-    """Writes the folder `target`: the quantised or converted base, and its tokenizer."""
+def _make(
+    spec: TrialSpec,
+    source: model_source.Source,
+    dtype: torch.dtype,
+    target: Path,
+    mapped: Mapping[str, torch.device] | None,
+) -> None:
+    """Writes the folder `target`: the quantised or converted base, and its tokenizer. `mapped`: see `_device_map`."""
     import torch
     from transformers import BitsAndBytesConfig, GgufConfig
 
@@ -300,7 +295,10 @@ def _make(spec: TrialSpec, source: model_source.Source, dtype: torch.dtype, targ
                 bnb_4bit_compute_dtype=dtype,
             )
             plain_folder = str(work / "plain") if source.kind == "gguf" else origin
-            quantised = _from_pretrained(spec, plain_folder, quantization_config=config, dtype=dtype, **options)
+            placed: dict[str, Any] = {} if mapped is None else {"device_map": mapped}
+            quantised = _from_pretrained(
+                spec, plain_folder, quantization_config=config, dtype=dtype, **placed, **options
+            )
             quantised.save_pretrained(made)
             known = _at(spec, options["revision"]) if source.kind == "hub" else None
             if known is not None:

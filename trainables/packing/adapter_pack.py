@@ -91,8 +91,9 @@ class AdapterPack:
             parameters.values(),
             lr=spec.training.learning_rate,
             weight_decay=spec.training.weight_decay,
-            # On a GPU a fused optimizer keeps its step counter there; restored states have it on the CPU.
-            fused=self._engine.base.device.type == "cpu",
+            # On a GPU a fused optimizer keeps its step counter there; restored states have it on the CPU. What is left
+            # open there is torch's own choice, its operators on lists of tensors, for each GPU its own.
+            fused=True if self._engine.base.device.type == "cpu" else None,
         )
         opened = _Slot(spec, parameters, optimizer)
         if snapshot is not None:
@@ -245,7 +246,7 @@ class AdapterPack:
     def peak_memory_bytes(self) -> int:
         """Returns the most memory used so far; see `Pack.peak_memory_bytes`."""
         if self._engine.base.device.type == "cuda":
-            return int(torch.cuda.max_memory_reserved(self._engine.base.device))
+            return max(int(torch.cuda.max_memory_reserved(device)) for device in self._engine.base.devices)
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -166,9 +166,12 @@ class FlatEngine:
         layers = list(self._layers.values())
         pairs = [[self._pair(layer, span) for span in self._pass.spans] for layer in layers]
         ends = [span.stop for span in self._pass.spans]
-        found = grouped_product.stacks(pairs, ends, self.base.device, self.base.dtype)
-        for layer, stack in zip(layers, found, strict=True):
-            layer.stack = stack
+        devices = [lora_product.device(layer.wrapped.get_base_layer()) for layer in layers]
+        for device in dict.fromkeys(devices):
+            own = [place for place, of_layer in enumerate(devices) if of_layer == device]
+            found = grouped_product.stacks([pairs[place] for place in own], ends, device, self.base.dtype)
+            for place, stack in zip(own, found, strict=True):
+                layers[place].stack = stack
 
     def _pair(self, layer: _Layer, span: Span) -> grouped_product.Pair | None:
         adapter = None if span.segment.slot is None else layer.adapters.get(span.segment.slot)
@@ -205,5 +208,6 @@ def _part(span: Span, adapter: _Adapter, inputs: torch.Tensor) -> lora_product.P
     if key is not None:
         shape = (len(segment.rows), segment.longest, inputs.shape[-1])
         mask_RLI = dropout.mask(key, adapter.layer, adapter.dropout, shape, inputs.device)
-        factors = mask_RLI.view(-1, inputs.shape[-1])[span.places].to(inputs.dtype)
+        assert span.places is not None
+        factors = mask_RLI.view(-1, inputs.shape[-1])[span.places.to(inputs.device)].to(inputs.dtype)
     return lora_product.Part(span.start, span.stop, adapter.scaling, factors)

@@ -66,6 +66,13 @@ def weight(layer: torch.nn.Module) -> torch.Tensor:
     return whole.to(getattr(layer, "compute_dtype", None) or whole.dtype)
 
 
+def device(layer: torch.nn.Module) -> torch.device:
+    """Returns where a linear layer lies, and so its inputs, its outputs and its adapters."""
+    stored: Any = layer.weight
+    where: torch.device = stored.device
+    return where
+
+
 def multiply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> torch.Tensor:
     """Writes the outputs of a linear layer to `out`, and returns it. For use without gradients."""
     if bias is None:

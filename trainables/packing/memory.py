@@ -8,13 +8,20 @@ that is not known yet.
 What the backward pass has freed counts in all four, and so do the gradients: the allocators (glibc's and CUDA's) keep
 freed memory for tensors of like size, and evaluation's are larger. Where they give it back the estimate is too high.
 The extra memory during loading is not counted. For a GGUF file it is all of its weights in fp32.
+
+A host of several GPUs is counted by a GPU that would hold the most of each part at once, so none holds more: the most
+blocks of the base with their adapters and activations, as `spread.places` gives them out, what lies outside the blocks,
+and whole what a block works with and the logits.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
+from trainables.base import spread
 from trainables.contract import Device, Memory, Need, RowShape
 from trainables.packing import blocks, engines, pass_memory
 from trainables.packing.pass_memory import EVALUATION_TOKENS
@@ -45,15 +52,18 @@ _SNAPSHOT_BYTES = 12
 _MEAN_OF_LONGEST = 0.4
 
 
-def need(
+def need(  # noqa: PLR0913 - what memory depends on
     base: TrialSpec,
     largest: Sequence[TrialSpec],
     facts: ModelFacts,
     device: Device,
     rows: RowShape | None = None,
     kind: str | None = None,
+    gpus: int = 1,
 ) -> Need:
     """Estimates the bytes of the base and of its slots on `device`, and the number of slots that keep it busy.
+
+    Of several GPUs, the bytes are those of the fullest one.
 
     `gradient_checkpointing: auto` counts as off; see `checkpointing`.
 
@@ -64,21 +74,22 @@ def need(
         device: the device that trains.
         rows: the shape of the rows; None assumes rows of data.max_length tokens with a label on every token.
         kind: the model type of the base, which decides its engine; None when it is unknown.
+        gpus: over which the base is spread; a CPU has none.
     """
     trials = list(largest) or [base]
     shape = _shape(base, rows)
     width = _dtype_bytes(base.quantization, device)
     parameters = max(blocks.lora_parameters(facts, trial.adapter) for trial in trials)
     engine = engines.expected(base, kind) or engines.PEFT
-    passed = pass_memory.Base(facts, width, engine, kind, device)
+    share = _share(base, facts, device, gpus)
+    passed = pass_memory.Base(share.facts, width, engine, kind, device)
     writing = parameters * _WRITING_BYTES if device == "cpu" else 0
     heaviest = [
         max((most for trial in trials for most in _moments(passed, trial, shape, slots, writing)), key=_total)
         for slots in range(1, TOLD_SLOTS + 1)
     ]
-    adapter = _adapter(parameters, device)
-    weights = _dequantised_bytes(facts, width) if is_dequantised(base, facts, device) else None
-    host = Memory(process=_PROCESS_BYTES[device], base=weights or _base_bytes(facts, base.quantization, width))
+    adapter = _adapter(max(blocks.lora_parameters(share.facts, trial.adapter) for trial in trials), device)
+    host = Memory(process=_PROCESS_BYTES[device], base=share.base_bytes)
     tokens = base.training.batch_size * (rows.mean if rows is not None else shape.longest * _MEAN_OF_LONGEST)
     return Need(
         base_bytes=host.total,
@@ -89,6 +100,32 @@ def need(
         adapter_bytes=parameters * _ADAPTER_BYTES,
         snapshot_bytes=parameters * _SNAPSHOT_BYTES,
     )
+
+
+class _Share(NamedTuple):
+    """What a GPU holds of a base that is spread over several; all of it on one device."""
+
+    facts: ModelFacts
+    """Those of the base, but with the layers that lie there. `parameters` stay those of all."""
+    base_bytes: int
+
+
+def _share(base: TrialSpec, facts: ModelFacts, device: Device, gpus: int) -> _Share:
+    """Returns what the fullest GPU may hold; see the module."""
+    width = _dtype_bytes(base.quantization, device)
+    whole = _base_bytes(facts, base.quantization, width)
+    if is_dequantised(base, facts, device):
+        whole = _dequantised_bytes(facts, width)
+    if device == "cpu" or gpus == 1:
+        return _Share(facts, whole)
+    shapes = [inputs * outputs for inputs, outputs in blocks.shapes(facts).values()]
+    outside = max(0, facts.parameters - facts.layers * sum(shapes)) * width
+    block = sum(shapes) * spread.linear_bytes(base.quantization, width)
+    count = Counter(spread.places([block] * facts.layers, outside, gpus))
+    once = outside + max(shapes) * width  # The layer that is dequantised at a time is one on each GPU.
+    of_block = max(0, whole - once) / facts.layers
+    most = max(of_block * count[gpu] + (once if gpu == 0 else once - outside) for gpu in range(gpus))
+    return _Share(facts.model_copy(update={"layers": max(count.values())}), round(most))
 
 
 def _adapter(parameters: int, device: Device) -> Memory:
@@ -125,12 +162,16 @@ def _shape(base: TrialSpec, rows: RowShape | None) -> RowShape:
     return rows.model_copy(update={"longest": longest, "longest_of_all": of_all, "mean": min(most, rows.mean)})
 
 
-def scoring_bytes(base: TrialSpec, facts: ModelFacts, device: Device) -> int:
-    """Estimates the bytes of the base and of one pass without gradients, which keeps the activations of one block."""
+def scoring_bytes(base: TrialSpec, facts: ModelFacts, device: Device, gpus: int = 1) -> int:
+    """Estimates the bytes of the base and of one pass without gradients, which keeps the activations of one block.
+
+    Of several GPUs, those of the fullest one. The base is not dequantised for it.
+    """
     width = _dtype_bytes(base.quantization, device)
+    stays = base.model_copy(update={"quantization": base.quantization.model_copy(update={"residency": "4bit"})})
     tokens = max(EVALUATION_TOKENS, base.data_spec.max_length)
     passed = pass_memory.scoring(facts, base.adapter, width, tokens)
-    return _PROCESS_BYTES[device] + _base_bytes(facts, base.quantization, width) + passed
+    return _PROCESS_BYTES[device] + _share(stays, facts, device, gpus).base_bytes + passed
 
 
 def is_dequantised(base: TrialSpec, facts: ModelFacts, device: Device) -> bool:

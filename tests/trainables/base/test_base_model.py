@@ -12,7 +12,7 @@ import pytest
 import tiny_models
 import torch
 
-from trainables.base import base_checks, base_model
+from trainables.base import base_checks, base_model, devices
 from trainables.contract import StepRecord
 from trainables.errors import ModelError
 from trainables.specs import DataSpec, ModelSpec, QuantizationSpec, TrialSpec
@@ -93,7 +93,7 @@ def test_auto_is_bfloat16_where_the_hardware_has_it(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: cuda_has_it)
     quantization = QuantizationSpec.model_validate({"compute_dtype": asked})
-    assert base_model.compute_dtype(quantization, torch.device("cuda")) == expected
+    assert devices.compute_dtype(quantization, torch.device("cuda")) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,184 @@
+"""Adapters on a base whose blocks lie on two GPUs train as on one device, and nothing mixes the two.
+
+The GPUs are declared (`declared_gpus`): what runs there computes on the CPU, so the numbers must be equal.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import declared_gpus
+import packs
+import pytest
+import torch
+from declared_gpus import GPUS, place_of
+
+from trainables.base import base_checks, base_model, residency
+from trainables.base.base_model import Base, Origin, checkpoint_gradients
+from trainables.contract import Evaluation, Opened, StepRecord
+from trainables.packing.adapter_pack import AdapterPack
+from trainables.packing.flat_engine import FlatEngine
+from trainables.packing.peft_engine import PeftEngine
+from trainables.scoring.adapter_scorer import AdapterScorer
+from trainables.scoring.requests import BASE, tell_nobody
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+
+TRIALS = [
+    packs.spec(seed=11, r=2, lora_dropout=0.3, target_modules="attention-qv", batch_size=3),
+    packs.spec(seed=12, r=8, weight_decay=0.1, max_grad_norm=0.5, gradient_accumulation_steps=2),
+]
+SLOTS = range(len(TRIALS))
+FLAT, GROUPED, PEFT = FlatEngine, partial(FlatEngine, grouped=True), PeftEngine
+
+
+def trained(pack: AdapterPack, steps: int = 2) -> list[float]:
+    """Losses and gradient norms of all steps, then the losses of all evaluation rows."""
+    found: list[float] = []
+    for _ in range(steps):
+        for record in pack.step(SLOTS).values():
+            assert isinstance(record, StepRecord), record
+            found += [record.train_loss, record.grad_norm]
+    for evaluation in pack.evaluate(SLOTS).values():
+        assert isinstance(evaluation, Evaluation), evaluation
+        found += evaluation.row_losses
+    return found
+
+
+def opened(pack: AdapterPack, snapshots: dict[int, bytes] | None = None) -> AdapterPack:
+    for slot in SLOTS:
+        given = pack.open(slot, TRIALS[slot], (snapshots or {}).get(slot))
+        assert isinstance(given, Opened), given
+    return pack
+
+
+@pytest.mark.parametrize(
+    ("make", "architecture", "quantised", "checkpointing"),
+    [
+        (FLAT, "llama", False, False),
+        (FLAT, "llama", True, True),
+        (GROUPED, "qwen3", False, False),
+        (FLAT, "gemma3_text", False, True),
+        (PEFT, "llama", True, False),
+        (PEFT, "qwen3", False, True),
+        (PEFT, "gemma3_text", False, False),
+        (PEFT, "gpt2", False, False),
+        (PEFT, "opt", False, True),
+    ],
+)
+def test_numbers_are_those_of_one_device(monkeypatch, make, architecture, quantised, checkpointing):
+    def whole(base):
+        if checkpointing:
+            checkpoint_gradients(base.model)
+        return opened(AdapterPack(make(base), packs.rows()))
+
+    expected = trained(whole(packs.base(architecture, quantised, layers=4)))
+    base = packs.base(architecture, quantised, layers=4)
+    with declared_gpus.declared(monkeypatch):
+        pack = whole(declared_gpus.spread_out(base, architecture, layers=4))
+        found = trained(pack)
+        assert pack.peak_memory_bytes() == 0  # of CUDA, which is not there
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert declared_gpus.seen() == set(GPUS)
+
+
+def spread_pack(make=FlatEngine, base: Base | None = None) -> AdapterPack:
+    """Both trials on a tiny Llama on two GPUs; call it where these are declared."""
+    return opened(AdapterPack(make(declared_gpus.spread_out(base or packs.base(layers=4), "llama", 4)), packs.rows()))
+
+
+def layer_places(pack: AdapterPack) -> list[torch.device]:
+    return [place_of(block.mlp.up_proj.weight) for block in pack._engine.base.model.model.layers]
+
+
+@pytest.mark.parametrize("make", packs.ENGINES, ids=lambda engine: engine.__name__)
+def test_matrices_gradients_and_moments_lie_with_their_layer(monkeypatch, make):
+    with declared_gpus.declared(monkeypatch):
+        pack = spread_pack(make)
+        of_layers = layer_places(pack)
+        assert of_layers == [GPUS[0], *[GPUS[1]] * 3]
+        assert pack._engine.base.devices == GPUS
+        pack.step(SLOTS)
+        for slot in pack._slots.values():
+            for name, parameter in slot.parameters.items():
+                expected = of_layers[int(name.partition(".layers.")[2].partition(".")[0])]
+                moments = [slot.optimizer.state[parameter][key] for key in ("exp_avg", "exp_avg_sq")]
+                assert {place_of(each) for each in (parameter, *moments)} == {expected}, name
+
+
+def test_snapshots_and_adapters_go_from_one_device_to_two_and_back(monkeypatch):
+    whole = opened(AdapterPack(FlatEngine(packs.base(layers=4)), packs.rows()))
+    whole.step(SLOTS)
+    snapshots = {slot: whole.snapshot(slot) for slot in SLOTS}
+    base = packs.base(layers=4)
+    with declared_gpus.declared(monkeypatch):
+        engine = FlatEngine(declared_gpus.spread_out(base, "llama", 4))
+        pack = opened(AdapterPack(engine, packs.rows()), snapshots)
+        for slot in pack._slots.values():
+            for parameter, state in slot.optimizer.state.items():
+                assert place_of(state["exp_avg"]) == place_of(parameter)
+                assert place_of(state["step"]).type == "cpu"
+        assert {slot: pack.snapshot(slot) for slot in SLOTS} == snapshots
+        assert all(pack.adapter(slot) == whole.adapter(slot) for slot in SLOTS)
+        found = trained(pack)
+        again = {slot: pack.snapshot(slot) for slot in SLOTS}
+    assert found == pytest.approx(trained(whole), rel=1e-5)
+    back = opened(AdapterPack(FlatEngine(packs.base(layers=4)), packs.rows()), again)
+    assert [back._slots[slot].step for slot in SLOTS] == [3, 3]
+    assert trained(back) == pytest.approx(trained(whole), rel=1e-5)
+
+
+def test_a_trial_does_not_depend_on_its_neighbour(monkeypatch):
+    alone = packs.base(layers=4)
+    with declared_gpus.declared(monkeypatch):
+        both = spread_pack()
+        records = [both.step(SLOTS)[1] for _ in range(2)]
+        pack = AdapterPack(FlatEngine(declared_gpus.spread_out(alone, "llama", 4)), packs.rows())
+        pack.open(1, TRIALS[1])
+        for record in records:
+            assert isinstance(record, StepRecord)
+            assert packs.losses(pack, 1, 1) == pytest.approx([record.train_loss], rel=1e-6)
+
+
+def test_a_base_that_is_dequantised_once_stays_where_it_lies(monkeypatch):
+    base = packs.base(quantised=True, layers=4)
+    with declared_gpus.declared(monkeypatch):
+        pack = spread_pack(base=base)
+        expected = trained(pack)
+    base = packs.base(quantised=True, layers=4)
+    with declared_gpus.declared(monkeypatch):
+        spread_out = declared_gpus.spread_out(base, "llama", 4)
+        residency.dequantise(spread_out.model)
+        found = opened(AdapterPack(FlatEngine(spread_out), packs.rows()))
+        assert layer_places(found) == [GPUS[0], *[GPUS[1]] * 3]
+        assert trained(found) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_base_alone_is_evaluated_and_checked_as_on_one_device(monkeypatch):
+    base = packs.base(layers=4)
+    expected = AdapterPack(FlatEngine(packs.base(layers=4)), packs.rows()).evaluate_base()
+    with declared_gpus.declared(monkeypatch):
+        spread_out = declared_gpus.spread_out(base, "llama", 4)
+        base_checks.refuse_foresight("tiny/model", spread_out.model)
+        found = AdapterPack(FlatEngine(spread_out), packs.rows()).evaluate_base()
+    assert isinstance(found, Evaluation)
+    assert isinstance(expected, Evaluation)
+    assert found.row_losses == pytest.approx(expected.row_losses, rel=1e-6)
+
+
+def test_promotion_scores_on_two_gpus_as_on_one(monkeypatch, tmp_path):
+    base = packs.base(layers=4)
+    whole = opened(AdapterPack(FlatEngine(packs.base(layers=4)), packs.rows()))
+    whole.step(SLOTS)
+    (evaluation,) = whole.evaluate([1]).values()
+    assert isinstance(evaluation, Evaluation)
+    with declared_gpus.declared(monkeypatch):
+        there = declared_gpus.spread_out(base, "llama", 4)
+        loaded = Base(there.model, there.device, there.dtype, Origin("0" * 40, {}))
+        monkeypatch.setattr(base_model, "load", lambda *_: loaded)
+        monkeypatch.setattr(base_model, "load_tokenizer", lambda *_: None)
+        scorer = AdapterScorer(TRIALS[1], tmp_path)
+        bare = scorer._losses(BASE, there.model, packs.rows().eval, tell_nobody)
+        found = scorer._with_adapter("one", whole.adapter(1), packs.rows().eval, tell_nobody)
+    assert found.row_losses == pytest.approx(evaluation.row_losses, rel=1e-5)
+    assert found.loss != pytest.approx(bare.loss, rel=1e-3)

@@ -1,0 +1,49 @@
+"""The devices of this process: the GPUs that it sees, which are those that its host holds, or else the CPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trainables.specs import QuantizationSpec
+
+if TYPE_CHECKING:
+    import torch
+
+
+def free_bytes() -> int:
+    """Returns the free bytes of memory on the device that a base is loaded to; of several GPUs on the fullest one."""
+    import psutil
+    import torch
+
+    if not torch.cuda.is_available():
+        return int(psutil.virtual_memory().available)
+    return min(int(torch.cuda.mem_get_info(device)[0]) for device in gpus())
+
+
+def gpus() -> tuple[torch.device, ...]:
+    """Returns the GPUs that this process sees, over which a base is spread; none without CUDA."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return tuple(torch.device("cuda", index) for index in range(count))
+
+
+def first() -> torch.device:
+    """Returns the device that tokens go to: the first GPU, or the CPU without one."""
+    import torch
+
+    return next(iter(gpus()), torch.device("cpu"))
+
+
+def compute_dtype(quantization: QuantizationSpec, device: torch.device) -> torch.dtype:
+    """Returns the type of activations on `device`; `auto` is bfloat16 where the device has it, else float32."""
+    import torch
+
+    if quantization.compute_dtype != "auto":
+        dtype: torch.dtype = getattr(torch, quantization.compute_dtype)
+        return dtype
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
