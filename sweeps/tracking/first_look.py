@@ -77,8 +77,21 @@ def look(uri: str, sweep: str, folder: Path | None) -> FirstLook:
         config = Path(unquote(place.path)) / "sweep" / "config.json" if is_local else None
     else:
         config = SweepFolder(folder).config if folder is not None else None
+    if trials is None and folder is not None:
+        trials = _in_log(SweepFolder(folder).events)
     labels = None if trials is None else {key: label(number) for key, number in trials}
     return FirstLook(sweep_id, _config(config), labels)
+
+
+def _in_log(events: Path) -> list[tuple[str, int]] | None:
+    """Key and number of each trial in an event log; None where it cannot be read. Reads no other event's content."""
+    begins = b'{"type":"trial_started"'
+    try:
+        with events.open("rb") as log:
+            begun = [json_text.parse(line) for line in log if line.startswith(begins) and line.endswith(b"\n")]
+        return [(str(trial["trial_key"]), int(trial["number"])) for trial in begun]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def refuse_unknown_model(name: str, uri: str) -> None:

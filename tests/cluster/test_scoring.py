@@ -18,7 +18,7 @@ from cluster.errors import HostError
 from cluster.scoring_host import ScoringHost, can_score, check_memory
 from trainables import qlora
 from trainables.packing import memory
-from trainables.scoring.requests import BASE, ScoringRequest
+from trainables.scoring.requests import BASE, ScoringProgress, ScoringRequest
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +41,14 @@ SCRIPT = "import sys, json; print(json.dumps([sys.argv[1], json.load(sys.stdin),
 
 
 @pytest.mark.parametrize("address", [None, pytest.param("local", marks=pytest.mark.ray)])
-def test_a_process_elsewhere_scores_the_same(base, expected, address):
-    with scoring.scoring(base, address) as elsewhere:
+def test_a_process_elsewhere_scores_the_same(base, expected, address, monkeypatch):
+    monkeypatch.setattr(scoring, "_TURN_SECONDS", 0.01)
+    told: list[ScoringProgress] = []
+    with scoring.scoring(base, address, told.append) as elsewhere:
         assert elsewhere.fingerprint() == qlora.fingerprint(base)
         found = elsewhere.score(ScoringRequest(rows="test", with_base=True))
+        # A host of a cluster is asked now and then: while it loads the base, for certain.
+        assert ScoringProgress() in told
         assert (found.fingerprint, found.hardware) == (expected.fingerprint, expected.hardware)
         # Another number of threads adds up in another order.
         assert found.scores[BASE].row_losses == pytest.approx(expected.scores[BASE].row_losses, rel=1e-5)

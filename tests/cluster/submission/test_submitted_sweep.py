@@ -136,7 +136,8 @@ def test_it_goes_on_from_the_laptop(cluster: Head) -> None:
     busy = cluster.qsweep("resume", "first", "--address", cluster.address)
     assert (busy.returncode, "its job has not ended" in busy.stderr) == (2, True), busy.stderr
     stopped("first")
-    (of_first,) = (cluster.home / ".cache" / "qlora-sweeps" / "submitted").glob("*/profile.yaml")
+    kept = (cluster.home / ".cache" / "qlora-sweeps" / "submitted").glob("*/profile.yaml")
+    (of_first,) = (path for path in kept if path.read_text() == profile.read_text())
     shutil.rmtree(of_first.parent)
     words = ("first", "--address", cluster.address, "--submission-id", "second", "--detach", "--json")
     done = cluster.qsweep("resume", *words)

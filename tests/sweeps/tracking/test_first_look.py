@@ -7,10 +7,11 @@ import subprocess
 import sys
 
 import pytest
-from sweep_events import begun, started
+from sweep_events import begun, reported, started
 from tracked_sweeps import PARAMS, SWEEP, deliver
 
 from sweeps.errors import SweepError
+from sweeps.record.events import Event, to_line
 from sweeps.tracking import first_look, stores
 from sweeps.tracking.first_look import FirstLook
 from sweeps.tracking.lookup import Lookup
@@ -45,6 +46,22 @@ def test_what_it_cannot_know_is_left_to_mlflow(tracked, uri, tmp_path):
     assert first_look.look(uri, "another", None) == FirstLook()
     tracked.config.write_text('{"config": {"of": "another version"}}')
     assert first_look.look(uri, SWEEP, tracked.path).config is None
+
+
+def test_the_log_tells_the_trials_where_the_store_is_a_server(tracked):
+    events: list[Event] = [
+        begun(),
+        started("aaaa", 0, **PARAMS),
+        reported("aaaa", 3, 0.7),
+        started("bbbb", 1, **PARAMS),
+    ]
+    lines = [to_line(event) + "\n" for event in events]
+    tracked.events.write_text("".join(lines) + lines[-1].replace("bbbb", "torn").strip())
+    seen = first_look.look("http://127.0.0.1:1", SWEEP, tracked.path)
+    assert seen.trials == {"aaaa": "t00", "bbbb": "t01"}
+    assert seen.config is not None
+    tracked.events.unlink()
+    assert first_look.look("http://127.0.0.1:1", SWEEP, tracked.path).trials is None
 
 
 def test_a_model_that_is_not_registered_is_told_with_those_that_are(uri):
