@@ -61,6 +61,7 @@ def register(context: Context, winner: Winner, scored: Scoring, now: float) -> R
         example = next(iter(winner.evidence.answer.samples), None)
         model_package.write(folder, model_package.Contents(winner.candidate.adapter, base, cards.card(facts), example))
         if context.request.dry_run:
+            context.say("serving the package in a fresh process")
             context.say("package: " + _serve(winner, scored, digests.read(folder)))
             context.say("dry run: nothing was written")
             return Registered()
