@@ -17,7 +17,8 @@ import ray
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.fleet import RETRY_SECONDS, Fleet, FleetSize, Lease, message, said
+from cluster.fleet import RETRY_SECONDS, Fleet
+from cluster.host_states import FleetSize, Lease, message, said
 from cluster.hosts import PROCESS_LOST, HostOptions, SlotLimits
 from cluster.leases import Grant, NotReady, Ready, Refused
 from cluster.nodes import Node, gpus, look
@@ -75,14 +76,7 @@ class Broker:
     async def resolve(self, values: tuple[TargetModules, ...]) -> list[Target] | NotReady | None:
         """Asks the first host, before it prepares or loads anything; see `Host.resolve`."""
         async with self._starting:
-            problem = self._fleet.lay_out(await _look())
-            if problem is not None:
-                return problem
-            try:
-                targets: list[Target] | None = await self._fleet.first().resolve.remote(values)
-            except (RayTaskError, *PROCESS_LOST) as error:
-                return NotReady(message=message(error))
-        return targets
+            return await self._fleet.ask_first(_look, lambda host: host.resolve.remote(values))
 
     async def start(self) -> Ready | NotReady:
         """Starts the hosts that the cluster has room for, one per GPU or the wanted number on CPUs.
@@ -98,15 +92,11 @@ class Broker:
         return answer
 
     async def _start_all(self) -> Ready | NotReady:
-        problem = self._fleet.lay_out(await _look())
-        if problem is not None:
-            return problem
-        try:
-            prepared = await self._fleet.first().prepare.remote()
-            self._fleet.prepared(prepared.payload, prepared.summary.shape)
-            problem = await self._fleet.start(_look)
-        except (RayTaskError, *PROCESS_LOST) as error:
-            return NotReady(message=message(error))
+        prepared = await self._fleet.ask_first(_look, lambda host: host.prepare.remote())
+        if isinstance(prepared, NotReady):
+            return prepared
+        self._fleet.prepared(prepared.payload, prepared.summary.shape)
+        problem = await self._fleet.start(_look)
         if problem is not None:
             return problem
         return Ready(data=prepared.summary, hosts=tuple(host.facts for host in self._hosts.values()))

@@ -6,6 +6,7 @@ ClusterError
 ├── SubmissionFailed (RuntimeError)      a job cannot be submitted, or the cluster does not know it
 ├── NotStarted (RuntimeError)            Ray could not be started on this machine
 ├── HostError (RuntimeError)             a host cannot start: its base or its data cannot be loaded
+│   └── HostsDied                        they die while they start, again and again
 └── LeaseOver (LookupError)              a lease is not open on this host: the trial asks for another
 """
 
@@ -39,6 +40,12 @@ class NotStarted(ClusterError, RuntimeError):  # noqa: N818 - reads as what happ
 
 class HostError(ClusterError, RuntimeError):
     """A host cannot start."""
+
+
+class HostsDied(HostError):  # noqa: N818 - reads as what happened
+    """Hosts die while they start, again and again."""
+
+    exit_code = 1
 
 
 class LeaseOver(ClusterError, LookupError):  # noqa: N818 - reads as what happened

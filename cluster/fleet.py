@@ -11,18 +11,21 @@ import math
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from cluster import nodes
+from cluster.host_states import FleetSize, Host, StartDeaths, Starting, is_mistake, message, said
 from cluster.hosts import PROCESS_LOST, HostActor, HostFacts, HostOptions, SlotLimits
 from cluster.leases import NotReady
 from trainables.contract import RowShape
 from trainables.specs import TrialSpec
 
+Answer = TypeVar("Answer")
+Look = Callable[[], Awaitable[Sequence[nodes.Node]]]
+"""Answers the nodes that there are when it is called."""
 RETRY_SECONDS = 10.0
 """Pause before the next attempt, when a host could not be made."""
 SOON_SECONDS = 2.0
@@ -33,46 +36,6 @@ PLACE_SECONDS = 600.0
 """How long a host counts as holding a GPU while it is not known where it is: its packages may be installed first."""
 SETTLE_SECONDS = 60.0
 """How long the start waits for further hosts once the first is ready. Those that come later join then."""
-
-
-@dataclass
-class Lease:
-    """A trial's right to a slot."""
-
-    lease_id: str
-    renewed: float
-
-
-@dataclass
-class Host:
-    """A host that is ready."""
-
-    actor: Any
-    facts: HostFacts
-    since: float = 0.0
-    """When it was ready, in the fleet's seconds."""
-    leases: dict[str, Lease] = field(default_factory=dict)
-    """Trial key -> its lease."""
-    is_leaving: bool = False
-    """It takes no further trials, and ends when those that it has have moved."""
-
-
-@dataclass(eq=False)
-class _Starting:
-    """A host that is being made."""
-
-    actor: Any
-    since: float
-    node_id: str | None = None
-    """None until Ray has placed it."""
-    is_given_up: bool = False
-
-
-class FleetSize(NamedTuple):
-    """How many hosts and slots there are now."""
-
-    hosts: int
-    slots: int
 
 
 class Fleet:
@@ -100,9 +63,9 @@ class Fleet:
         self.asked = options.hosts
         self.hosts: dict[str, Host] = {}
         """Those that are ready, and those that are leaving."""
-        self._starting: list[_Starting] = []
+        self._starting: list[Starting] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._first: _Starting | None = None
+        self._first: Starting | None = None
         """The first host, which is asked before the others are made."""
         self._gpus_per_host = 0
         self._nodes: tuple[nodes.Node, ...] = ()
@@ -113,6 +76,7 @@ class Fleet:
         """Why the latest host that failed could not be made."""
         self._failures = 0
         """Hosts in a row that could not be made."""
+        self._start_deaths = StartDeaths()
         self._has_started = False
         self._early_deaths = 0
         """Hosts in a row that were made after a loss and died before any trial came to a report point."""
@@ -154,11 +118,30 @@ class Fleet:
         wanted = f"{self.wanted} {'host is' if self.wanted == 1 else 'hosts are'} wanted"
         return f"{wanted}, and {free} of the cluster's {there} GPUs are free: {begins}, and takes more as they come"
 
-    def first(self) -> Any:
-        """The first host's actor, which resolves and reads the data before any host loads."""
-        if self._first is None:
-            self._first = self._made()
-        return self._first.actor
+    async def ask_first(self, look: Look, ask: Callable[[Any], Awaitable[Answer]]) -> Answer | NotReady:
+        """Asks the first host, before any host loads. When it dies, another is asked, as far as `StartDeaths` goes."""
+        while True:
+            problem = self.lay_out(await look())
+            if problem is not None:
+                return problem
+            first = self._first = self._first or self._made()
+            try:
+                first.node_id = await first.actor.node_id.remote()
+                return await ask(first.actor)
+            except (RayTaskError, *PROCESS_LOST) as error:
+                if is_mistake(error):
+                    return NotReady(message=message(error))
+                self.forget_first()
+                self._failed(error, first.node_id)
+            problem = await self._after_deaths(look)
+            if problem is not None:
+                return problem
+
+    async def _after_deaths(self, look: Look) -> NotReady | None:
+        """Waits until another host may be made; why none is, if so."""
+        await asyncio.sleep(max(0.0, self._not_before - self._clock()))
+        self._nodes = tuple(await look())
+        return self._start_deaths.problem(self.is_gone)
 
     def forget_first(self) -> None:
         """Ends the first host, which has failed: the next attempt makes another."""
@@ -171,24 +154,27 @@ class Fleet:
         """Keeps the data for all hosts."""
         self._data, self._rows = ray.put(payload), rows
 
-    async def start(self, look: Callable[[], Awaitable[Sequence[nodes.Node]]]) -> NotReady | None:
-        """Begins to make all hosts; returns when those that the cluster has room for now are ready.
-
-        Args:
-            look: the nodes that there are when it is called.
-
-        Raises:
-            RayError: the first host is lost.
-        """
-        self._problem, first = None, self._first or self._made()
-        first.node_id = await first.actor.node_id.remote()
-        self._first, self._nodes = None, tuple(await look())
+    async def start(self, look: Look) -> NotReady | None:
+        """Begins to make all hosts; returns when those that the cluster has room for now are ready."""
+        placed = await self.ask_first(look, lambda host: host.node_id.remote())
+        if isinstance(placed, NotReady):
+            return placed
+        first, self._first, self._problem = self._first, None, None
+        assert first is not None, "it has just answered"
+        self._nodes = tuple(await look())
         self.wanted = self._count(self.asked)
         at_once = min(self.wanted, self._count("auto")) if self._gpus_per_host else self.wanted
         for starting in (first, *(self._made() for _ in range(self.wanted - 1))):
             self._in_background(self._bring(starting))
         since: float | None = None
-        while self._problem is None and len(self.hosts) < at_once and self._tasks:
+        while self._problem is None and len(self.hosts) < at_once:
+            if not self._tasks:  # What was begun has died.
+                if self.hosts:
+                    break
+                self._problem = await self._after_deaths(look)
+                if self._problem is None:
+                    self.follow(self._nodes)
+                continue
             since = since or (self._clock() if self.hosts else None)
             left = None if since is None else since + SETTLE_SECONDS - self._clock()
             if left is not None and left <= 0:
@@ -279,7 +265,7 @@ class Fleet:
         self._tell(f"host given up (process {host.facts.pid} on {host.facts.node}, {trials}): {reason}")
         self._in_background(_move_out(host.actor))
 
-    def _made(self) -> _Starting:
+    def _made(self) -> Starting:
         """A host that Ray places as soon as there is room for it."""
         machines = [node for node in self._nodes if not node.is_leaving and node.gpus >= self._gpus_per_host]
         update = {
@@ -291,10 +277,10 @@ class Fleet:
         if given := {name: value for name, value in runtime.items() if value}:
             options["runtime_env"] = given
         actor = HostActor.options(**options).remote(self._base, self._limits.model_copy(update=update))
-        self._starting.append(_Starting(actor, self._clock()))
+        self._starting.append(Starting(actor, self._clock()))
         return self._starting[-1]
 
-    async def _bring(self, starting: _Starting) -> None:
+    async def _bring(self, starting: Starting) -> None:
         """Waits until a host is placed and has loaded, which may take minutes; others get their answers meanwhile."""
         try:
             starting.node_id = await starting.actor.node_id.remote()
@@ -302,7 +288,7 @@ class Fleet:
         except (RayTaskError, *PROCESS_LOST) as error:
             if not starting.is_given_up:
                 ray.kill(starting.actor)  # It may live on, and hold its GPU.
-                self._failed(error)
+                self._failed(error, starting.node_id)
             return
         finally:
             self._starting.remove(starting)
@@ -310,19 +296,22 @@ class Fleet:
             return
         # An id is never used twice, also after Ray restarted the broker: trials name hosts that they lost.
         self._failures = 0
+        self._start_deaths.clear()
         self.hosts[f"host-{uuid.uuid4().hex[:8]}"] = Host(starting.actor, facts, self._clock())
         if self._has_started:
             self._tell(f"host started (process {facts.pid} on {facts.node}): {said(*self.standing)}")
 
-    def _failed(self, error: RayError) -> None:
+    def _failed(self, error: RayError, node_id: str | None) -> None:
         self._failures += 1
         # The first process that dies may have been placed on a node that is lost, before Ray knew that.
-        is_node_suspect = not isinstance(error, RayTaskError) and self._failures == 1
+        is_node_suspect = not is_mistake(error) and self._failures == 1
         self._not_before = self._clock() + (SOON_SECONDS if is_node_suspect else RETRY_SECONDS)
         words = message(error)
-        is_alone = not self.hosts and len(self._starting) == 1
-        if isinstance(error, RayTaskError) or is_alone:  # else its node may be lost, and the others go on
+        if is_mistake(error):
             self._problem = NotReady(message=words)
+        elif not self._has_started:
+            self._start_deaths.add(node_id, error)
+            self._tell(f"{words}; another is made")
         if self._has_started and not is_node_suspect:
             self._tell(f"a host could not be made: {words}; trying again every {RETRY_SECONDS:.0f} s")
 
@@ -337,14 +326,3 @@ async def _move_out(actor: Any) -> None:
         await actor.move_out.remote()
     except RayError:
         return  # It is gone already: its trials go on from their last snapshots.
-
-
-def said(hosts: int, slots: int) -> str:
-    """The numbers in words."""
-    return f"{hosts} {'host' if hosts == 1 else 'hosts'}, {slots} {'slot' if slots == 1 else 'slots'}"
-
-
-def message(error: RayError) -> str:
-    """Why a host could not be made, for the user."""
-    cause = getattr(error, "cause", None)
-    return str(cause) if cause is not None else f"a host died while it started: {str(error).splitlines()[0]}"

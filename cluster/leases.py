@@ -24,9 +24,11 @@ class Ready(Spec):
 
 
 class NotReady(Spec):
-    """Says why no host can run. The user can mend it."""
+    """Says why no host can run."""
 
     message: Words
+    is_mistake: bool = True
+    """Whether it stays until the user mends it; else another try may do."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ray.tune import PlacementGroupFactory
 from ray.tune.search.search_generator import SearchGenerator
 
 from cluster import broker
-from cluster.errors import HostError
+from cluster.errors import HostError, HostsDied
 from cluster.hosts import PROCESS_LOST, HostFacts, HostOptions, SlotLimits
 from cluster.leases import NotReady, Ready
 from cluster.ray_files import temporary_folder
@@ -158,7 +158,7 @@ class Driver:
                 raise KeyboardInterrupt
         answer = ray.get(asked)
         if isinstance(answer, NotReady):
-            raise HostError(answer.message)
+            raise (HostError if answer.is_mistake else HostsDied)(answer.message)
         return answer
 
     def run(self, space: SearchSpace) -> None:

@@ -7,108 +7,13 @@ from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 
 import pytest
-from ray.exceptions import ActorDiedError
+from fleets import TOY, Actors, World
 
-from cluster import fleet
+from cluster import fleet, host_states
 from cluster.broker import GUILTY_AFTER, Broker
-from cluster.fleet import Fleet
 from cluster.hosts import HostFacts, HostOptions, SlotLimits
-from cluster.leases import Grant, NotReady, Refused
+from cluster.leases import Grant, Refused
 from cluster.nodes import Node
-from trainables.specs import TrialSpec
-
-TOY = TrialSpec(trainable="toy")
-
-
-class Actors:
-    """Stands for Ray: places actors on nodes that have a free GPU, in the order in which they were made."""
-
-    def __init__(self, *nodes: str) -> None:
-        self.nodes = dict.fromkeys(nodes, True)
-        self.leaving: set[str] = set()
-        self.living: list[SimpleNamespace] = []
-        self.made = 0
-        self.deadly: set[str] = set()
-        """Nodes where actors die as soon as they are placed."""
-
-    def options(self, **options: object) -> Actors:
-        assert options["num_gpus"] == 1
-        return self
-
-    def remote(self, base: str, limits: SlotLimits) -> SimpleNamespace:
-        self.made += 1
-        actor = SimpleNamespace(number=self.made, node="", moves=0, limits=limits)
-
-        async def place() -> str:
-            while not actor.node:
-                await self._turn(actor)
-                free = [node for node in self.nodes if node not in {each.node for each in self.living} | self.leaving]
-                actor.node = free[0] if free else ""
-            return str(actor.node)
-
-        async def start(data: object, rows: object) -> HostFacts:
-            await self._turn(actor)
-            return HostFacts(
-                pid=actor.number, node=actor.node, device="cpu", slots=2, estimated_bytes=None, node_id=actor.node
-            )
-
-        async def move_out() -> None:
-            await self._turn(actor)
-            actor.moves += 1
-
-        async def close(lease: str) -> None:
-            await self._turn(actor)
-
-        for method in (place, start, move_out, close):
-            setattr(actor, "node_id" if method is place else method.__name__, SimpleNamespace(remote=method))
-        self.living.append(actor)
-        return actor
-
-    async def _turn(self, actor: SimpleNamespace) -> None:
-        await asyncio.sleep(0)
-        if actor not in self.living or actor.node in self.deadly:
-            raise ActorDiedError
-
-    def kill(self, actor: SimpleNamespace) -> None:
-        if actor in self.living:
-            self.living.remove(actor)
-
-    def look(self) -> tuple[Node, ...]:
-        busy = [each.node for each in self.living]
-        head = Node("head", 0.0, 0.0)
-        return (head, *(Node(name, 1.0, 1.0 - busy.count(name), name in self.leaving) for name in self.nodes))
-
-
-class World:
-    """A fleet on such actors, its clock and its news."""
-
-    def __init__(self, actors: Actors, **options: object) -> None:
-        self.now, self.news, self.actors = 0.0, list[str](), actors
-        limits = SlotLimits(slots=2, at_most=8, largest=())
-        settings = HostOptions.model_validate({"may_grow": True, **options})
-        self.fleet = Fleet(TOY, limits, settings, lambda: self.now, self.news.append)
-
-    async def begin(self) -> NotReady | None:
-        async def look() -> tuple[Node, ...]:
-            return self.actors.look()
-
-        assert self.fleet.lay_out(self.actors.look()) is None
-        self.fleet._data = object()
-        answer = await asyncio.wait_for(self.fleet.start(look), 30)
-        await self.settle()
-        return answer
-
-    async def settle(self) -> None:
-        for _ in range(20):
-            await asyncio.sleep(0)
-
-    async def follow(self, seconds: float = 3.0) -> None:
-        self.now += seconds
-        self.fleet.follow(self.actors.look())
-        await self.settle()
-
-    def hosts(self) -> list[str]:
-        return sorted(host.facts.node for host in self.fleet.hosts.values() if not host.is_leaving)
 
 
 @pytest.fixture
@@ -151,7 +56,7 @@ def test_a_node_that_joins_has_a_host_and_one_that_is_lost_has_none(play):
 def test_a_host_whose_node_is_leaving_takes_no_trials_and_ends_when_those_it_has_have_moved(play):
     async def scene(world: World) -> None:
         [(host_id, host)] = world.fleet.hosts.items()
-        host.leases["t"] = fleet.Lease("t-1", 0.0)
+        host.leases["t"] = host_states.Lease("t-1", 0.0)
         world.actors.nodes["b"] = True
         world.actors.leaving.add("a")
         await world.follow()
@@ -184,7 +89,7 @@ def test_a_number_above_the_gpus_waits_with_ray_and_is_not_asked_for_twice(play)
 def test_fewer_hosts_are_wanted_and_those_with_the_fewest_trials_go(play):
     async def scene(world: World) -> None:
         busy = next(host for host in world.fleet.hosts.values() if host.facts.node == "b")
-        busy.leases["t"] = fleet.Lease("t-1", 0.0)
+        busy.leases["t"] = host_states.Lease("t-1", 0.0)
         world.fleet.asked = 1
         await world.follow()
         assert world.hosts() == ["b"]
@@ -252,21 +157,6 @@ def test_hosts_that_cannot_be_made_are_tried_again_every_ten_seconds(play):
     play(scene, "a")
 
 
-def test_a_start_goes_on_with_the_hosts_that_it_has_when_another_dies(monkeypatch):
-    actors = Actors("a", "b")
-    monkeypatch.setattr(fleet, "HostActor", actors)
-    monkeypatch.setattr("ray.kill", actors.kill)
-
-    async def scene(deadly: set[str]) -> tuple[NotReady | None, list[str]]:
-        world, actors.deadly = World(actors), deadly
-        return await world.begin(), world.hosts()
-
-    assert asyncio.run(scene({"b"})) == (None, ["a"])
-    actors.living.clear()
-    answer, hosts = asyncio.run(scene({"a", "b"}))
-    assert (type(answer), hosts) == (NotReady, [])
-
-
 def test_an_own_cluster_cannot_have_more_hosts_than_gpus():
     world = World(Actors("a"), hosts=2, may_grow=False)
     problem = world.fleet.lay_out(world.actors.look())
@@ -300,9 +190,9 @@ def test_a_trial_is_not_to_blame_for_hosts_that_went_with_their_nodes(monkeypatc
         broker = Broker(TOY, SlotLimits(slots=1, at_most=1, largest=()), HostOptions(), clock=lambda: 0.0)
         broker._tried = 0.0  # It makes no host of its own.
 
-        def host(node_id: str) -> fleet.Host:
+        def host(node_id: str) -> host_states.Host:
             facts = HostFacts(pid=1, node=node_id, device="cpu", slots=1, estimated_bytes=None, node_id=node_id)
-            return fleet.Host(SimpleNamespace(), facts)
+            return host_states.Host(SimpleNamespace(), facts)
 
         for number in range(GUILTY_AFTER):
             broker._hosts[str(number)] = host(f"spot{number}")

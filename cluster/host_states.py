@@ -1,0 +1,104 @@
+"""What is known of a sweep's hosts: those that are ready, those that start, and those that died while they started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
+
+from cluster.hosts import HostFacts
+from cluster.leases import NotReady
+
+MOST_START_DEATHS = 3
+"""After so many hosts in a row that died while they started, on nodes that are there still, the start fails."""
+
+
+@dataclass
+class Lease:
+    """A trial's right to a slot."""
+
+    lease_id: str
+    renewed: float
+
+
+@dataclass
+class Host:
+    """A host that is ready."""
+
+    actor: Any
+    facts: HostFacts
+    since: float = 0.0
+    """When it was ready, in the fleet's seconds."""
+    leases: dict[str, Lease] = field(default_factory=dict)
+    """Trial key -> its lease."""
+    is_leaving: bool = False
+    """It takes no further trials, and ends when those that it has have moved."""
+
+
+@dataclass(eq=False)
+class Starting:
+    """A host that is being made."""
+
+    actor: Any
+    since: float
+    node_id: str | None = None
+    """None until Ray has placed it."""
+    is_given_up: bool = False
+
+
+class FleetSize(NamedTuple):
+    """How many hosts and slots there are now."""
+
+    hosts: int
+    slots: int
+
+
+class StartDeaths:
+    """The hosts in a row that died while they started, before the first one was ready."""
+
+    def __init__(self) -> None:
+        """None so far."""
+        self._nodes: list[str] = []
+        self._last = ""
+
+    def add(self, node_id: str | None, error: RayError) -> None:
+        """One more; `node_id` is None when it is not known where it was."""
+        self._last = message(error)
+        # Ray tells of a node's end in these words only (libray, 2.60), or as a preemption.
+        if not getattr(error, "preempted", False) and "its node has died" not in str(error):
+            self._nodes.append(node_id or "")
+
+    def clear(self) -> None:
+        """A host is ready: hosts can start."""
+        self._nodes.clear()
+
+    def problem(self, is_gone: Callable[[str], bool]) -> NotReady | None:
+        """Why no further one is tried, if so; those whose node `is_gone` went with it and do not count."""
+        number = sum(not is_gone(node_id) for node_id in self._nodes)
+        if number < MOST_START_DEATHS:
+            return None
+        self.clear()
+        words = f"tried {number} times, and each time {self._last.rstrip('.')}"
+        return NotReady(
+            message=f"{words}; their nodes are there still: is there enough memory for the base (qsweep plan says how "
+            "much it takes), and does the trainable end its process? qsweep resume tries again",
+            is_mistake=False,
+        )
+
+
+def is_mistake(error: RayError) -> bool:
+    """Whether a host cannot start for a reason that stays: an exception, also one of its very first lines."""
+    return isinstance(error, RayTaskError) or (isinstance(error, ActorDiedError) and error.actor_init_failed)
+
+
+def said(hosts: int, slots: int) -> str:
+    """The numbers in words."""
+    return f"{hosts} {'host' if hosts == 1 else 'hosts'}, {slots} {'slot' if slots == 1 else 'slots'}"
+
+
+def message(error: RayError) -> str:
+    """Why a host could not be made, for the user."""
+    cause = getattr(error, "cause", None)
+    return str(cause) if cause is not None else f"a host died while it started: {str(error).splitlines()[0]}"

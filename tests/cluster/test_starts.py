@@ -1,0 +1,121 @@
+"""How a sweep's first hosts start, and what becomes of those that die meanwhile; without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from fleets import PREPARED, TOY, Actors, World
+from ray.exceptions import ActorDiedError
+
+from cluster import broker, fleet
+from cluster.broker import Broker
+from cluster.host_states import MOST_START_DEATHS
+from cluster.hosts import HostOptions, SlotLimits
+from cluster.leases import NotReady, Ready
+from cluster.nodes import Node
+
+
+@pytest.fixture
+def at_once(monkeypatch) -> None:
+    """No pause before another host is made."""
+    for name in ("SOON_SECONDS", "RETRY_SECONDS"):
+        monkeypatch.setattr(fleet, name, 0.0)
+
+
+def test_a_start_goes_on_with_the_hosts_that_it_has_when_another_dies(monkeypatch, at_once):
+    actors = Actors("a", "b")
+    monkeypatch.setattr(fleet, "HostActor", actors)
+    monkeypatch.setattr("ray.kill", actors.kill)
+
+    async def scene(deadly: set[str]) -> tuple[NotReady | None, list[str]]:
+        world, actors.deadly = World(actors), deadly
+        return await world.begin(), world.hosts()
+
+    assert asyncio.run(scene({"b"})) == (None, ["a"])
+    actors.living.clear()
+    answer, hosts = asyncio.run(scene({"a", "b"}))
+    assert (type(answer), hosts) == (NotReady, [])
+
+
+class FirstHost:
+    """A broker that starts on such actors, whose hosts do something of their own when they prepare the data."""
+
+    def __init__(self, monkeypatch, *nodes: str) -> None:
+        self.actors, self.prepared_on = Actors(*nodes), list[str]()
+        monkeypatch.setattr(fleet, "HostActor", self.actors)
+        monkeypatch.setattr("ray.kill", self.actors.kill)
+        monkeypatch.setattr("ray.put", lambda payload: payload)
+
+        async def look() -> tuple[Node, ...]:
+            return self.actors.look()
+
+        monkeypatch.setattr(broker, "_look", look)
+
+    def start(self, prepare: Callable[[str], object]) -> Ready | NotReady:
+        def noted(node: str) -> object:
+            self.prepared_on.append(node)
+            return prepare(node)
+
+        self.actors.prepare = noted
+
+        async def scene() -> Ready | NotReady:
+            made = Broker(TOY, SlotLimits(slots=2, at_most=8, largest=()), HostOptions(may_grow=True), lambda: 0.0)
+            answer = await asyncio.wait_for(made.start(), 30)
+            if made._following is not None:
+                made._following.cancel()
+            return answer
+
+        return asyncio.run(scene())
+
+
+def test_a_first_host_whose_node_goes_while_it_prepares_is_replaced_as_often_as_that_happens(monkeypatch, at_once):
+    spots = [f"spot{number}" for number in range(2 * MOST_START_DEATHS)]
+    first = FirstHost(monkeypatch, *spots, "stays")
+
+    def prepare(node: str) -> object:
+        if node != "stays":
+            del first.actors.nodes[node]
+            raise ActorDiedError
+        return PREPARED
+
+    answer = first.start(prepare)
+    assert isinstance(answer, Ready)
+    assert [host.node for host in answer.hosts] == ["stays"]
+    assert first.prepared_on == [*spots, "stays"]
+
+
+def test_first_hosts_that_die_on_nodes_that_stay_are_tried_three_times_and_it_is_no_mistake(monkeypatch, at_once):
+    first = FirstHost(monkeypatch, "a")
+    times = iter(range(100))
+
+    def once(node: str) -> object:
+        if next(times) == 0:
+            raise ActorDiedError
+        return PREPARED
+
+    def always(node: str) -> object:
+        raise ActorDiedError
+
+    assert isinstance(first.start(once), Ready)
+    first = FirstHost(monkeypatch, "a")
+    answer = first.start(always)
+    assert isinstance(answer, NotReady)
+    assert first.prepared_on == ["a"] * MOST_START_DEATHS == ["a"] * 3
+    assert (answer.is_mistake, first.actors.living) == (False, [])
+    assert answer.message.startswith("tried 3 times, and each time a host died while it started: The actor died")
+
+
+def test_hosts_that_die_while_they_load_are_made_again_until_one_is_ready(monkeypatch, at_once):
+    actors = Actors("a")
+    monkeypatch.setattr(fleet, "HostActor", actors)
+    monkeypatch.setattr("ray.kill", actors.kill)
+    actors.dies_loading = MOST_START_DEATHS - 1
+
+    async def scene() -> tuple[NotReady | None, list[str]]:
+        world = World(actors)
+        return await world.begin(), world.hosts()
+
+    assert asyncio.run(scene()) == (None, ["a"])
+    assert actors.made == MOST_START_DEATHS
