@@ -60,6 +60,8 @@ class Broker:
         self._starting_anew: asyncio.Task[None] | None = None
         self._stopping = False
         self._stopped_trials: set[str] = set()
+        self._leaving: frozenset[str] = frozenset()
+        """Ray's ids of the nodes that end soon."""
         self._deaths: dict[str, list[str]] = {}
         """Trial key -> the nodes of the hosts in a row that died while it trained there."""
         self._base_deaths: list[str] = []
@@ -107,7 +109,9 @@ class Broker:
         while True:
             await asyncio.sleep(FOLLOW_SECONDS)
             try:
-                self._fleet.follow(await _look())
+                seen = await _look()
+                self._leaving = frozenset(node.node_id for node in seen if node.is_leaving)
+                self._fleet.follow(seen)
             except Exception as error:  # What Ray raises when its head service does not answer, among others.
                 words = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
                 if words != told:
@@ -133,12 +137,12 @@ class Broker:
         """From now on `goes_on` is false of this trial: it ends at its next call."""
         self._stopped_trials.add(trial_key)
 
-    async def goes_on(self, trial_key: str) -> bool:
-        """Whether the trial should go on training; renews its lease."""
+    async def goes_on(self, trial_key: str, node_id: str = "") -> bool:
+        """Whether the trial should go on training in its process on a node; renews its lease."""
         for host in self._hosts.values():
             if trial_key in host.leases:
                 host.leases[trial_key].renewed = self._clock()
-        return not self._stopping and trial_key not in self._stopped_trials
+        return not self._stopping and trial_key not in self._stopped_trials and node_id not in self._leaving
 
     async def news(self, known: int, wait_seconds: float) -> list[str]:
         """The lines about hosts lost and started, from number `known` on; waits for the next one when there is none."""
@@ -239,6 +243,18 @@ class Broker:
         for trial_key in gone.leases:
             self._deaths.setdefault(trial_key, []).append(gone.facts.node_id)
         await self._tell()
+
+    async def not_reached(self, host_id: str) -> None:
+        """A trial's process on another node cannot reach the host: it is lost if it is gone for the broker too."""
+        host = self._hosts.get(host_id)
+        if host is None:
+            return
+        try:
+            # A host that is slow to answer is not gone: if it is, Ray says so in time.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(host.actor.node_id.remote(), ANSWER_SECONDS)
+        except PROCESS_LOST:
+            await self.lost(host_id)
 
     def _counted(self, nodes: Sequence[str]) -> int:
         """Of hosts that died on these nodes, how many a trial can be to blame for: not those that went with a node."""

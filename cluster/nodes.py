@@ -21,6 +21,8 @@ class Node:
     """GPUs that nobody holds."""
     is_leaving: bool = False
     """Ray drains it: it ends soon, because it was idle or is taken away."""
+    memory: float = 0.0
+    """Bytes that Ray counts on it, and gives to whoever asks for memory."""
 
 
 def look() -> tuple[Node, ...]:
@@ -30,11 +32,18 @@ def look() -> tuple[Node, ...]:
     found = []
     for node in ray.nodes():
         if node["Alive"]:
-            node_id, gpus = str(node["NodeID"]), float(node["Resources"].get("GPU", 0.0))
+            node_id, counted = str(node["NodeID"]), node["Resources"]
+            gpus = float(counted.get("GPU", 0.0))
             # A node that has just joined has not told yet what is free.
             free_gpus = float(free[node_id].get("GPU", 0.0)) if node_id in free else gpus
-            found.append(Node(node_id, gpus, free_gpus, node_id in leaving))
+            memory = float(counted.get("memory", 0.0))
+            found.append(Node(node_id, gpus, free_gpus, node_id in leaving, memory))
     return tuple(found)
+
+
+def staying() -> dict[str, Node]:
+    """The nodes that are alive and do not end soon, by Ray's ids."""
+    return {node.node_id: node for node in look() if not node.is_leaving}
 
 
 def gpus(nodes: Sequence[Node]) -> int:

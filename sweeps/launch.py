@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 DRAIN_SECONDS = environment.number("QSWEEP_DRAIN_SECONDS", 120.0, 0.0, 604_800.0)
 """How long the end of a sweep waits for the tracking server."""
+TRIALS_ON_HEAD = int(environment.number("QSWEEP_TRIALS_ON_HEAD", -1.0, 0.0, 10_000.0))
+"""See `Driver.trials_on_head`."""
 
 
 def launch(
@@ -234,7 +236,7 @@ def _drive(running: _Running, deliver: Callable[[], None]) -> _Trained:
     from sweeps.tune.driver import Driver
 
     config, journal, stop, say = running.sweep.config, running.journal, running.stop, running.display.say
-    driver = Driver(config, running.folder, journal, stop, running.display)
+    driver = Driver(config, running.folder, journal, stop, running.display, trials_on_head=TRIALS_ON_HEAD)
     decide = deciding(Amendments.of(running.sweep), running.clock)
     answerer = Answerer(running.mailbox, journal, stop, driver.trials_to_stop.add, running.clock, decide)
     address = config.cluster.address or "local"

@@ -29,16 +29,19 @@ health = {
     "health_check_timeout_ms": 1000,
     "health_check_failure_threshold": 3,
 }
-folder, count, gpus = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+folder, count, gpus, *memory = sys.argv[1], *map(int, sys.argv[2:])
+of_head, of_others = ({"memory": each} for each in memory) if memory else ({}, {})
 cluster = Cluster(
     initialize_head=True,
-    head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": 10**8, "_system_config": health},
+    head_node_args={
+        "num_cpus": 1, "include_dashboard": False, "object_store_memory": 10**8, "_system_config": health, **of_head
+    },
 )
 nodes = {}
 
 def add():
     # A temporary folder each: one node's clean-up must not take away what another uses.
-    options = {"num_cpus": 1, "num_gpus": gpus, "object_store_memory": 10**8}
+    options = {"num_cpus": 1, "num_gpus": gpus, "object_store_memory": 10**8, **of_others}
     nodes[len(nodes)] = cluster.add_node(**options, temp_dir=f"{folder}/node{len(nodes) + 1}")
 
 def remove(place):
@@ -120,11 +123,15 @@ class Nodes:
 
     def hosts(self, place: int) -> list[psutil.Process]:
         """The processes of hosts on a node."""
-        found = []
-        for each in self.processes(place):
-            with suppress(psutil.Error):
-                found += [each] if " ".join(each.cmdline()).startswith("ray::Host") else []
-        return found
+        return _titled(self.processes(place), "ray::Host")
+
+    def trials(self, place: int) -> list[psutil.Process]:
+        """The processes of trials on a node."""
+        return _titled(self.processes(place), "ray::SlotTrial")
+
+    def folder_keepers(self) -> list[psutil.Process]:
+        """The processes on all nodes, the head included, that write for trials on other nodes."""
+        return _titled(psutil.Process(self.process.pid).children(recursive=True), "ray::FolderKeeper")
 
     def _do(self, *words: str) -> str:
         assert self.process.stdin is not None
@@ -136,9 +143,20 @@ class Nodes:
         return answer.strip()
 
 
+def _titled(processes: list[psutil.Process], title: str) -> list[psutil.Process]:
+    found = []
+    for each in processes:
+        with suppress(psutil.Error):  # it has just ended
+            found += [each] if " ".join(each.cmdline()).startswith(title) else []
+    return found
+
+
 @contextmanager
-def nodes(count: int, gpus: int = 0) -> Iterator[Nodes]:
-    """A head without GPUs, and `count - 1` other nodes with as many declared GPUs each as `gpus` says."""
+def nodes(count: int, gpus: int = 0, memory: tuple[int, int] | None = None) -> Iterator[Nodes]:
+    """A head without GPUs, and `count - 1` other nodes with as many declared GPUs each as `gpus` says.
+
+    `memory` is what Ray counts on the head, and on each other node; None leaves it to Ray.
+    """
     # Short: Ray's sockets lie in it.
     with tempfile.TemporaryDirectory(prefix="qs", ignore_cleanup_errors=True) as folder:
         # Ray notes there which cluster it started last, for everyone on the machine otherwise.
@@ -148,7 +166,7 @@ def nodes(count: int, gpus: int = 0) -> Iterator[Nodes]:
         inherited = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
         with (Path(folder) / "nodes.log").open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, "-c", NODES, folder, str(count), str(gpus)],
+                [sys.executable, "-c", NODES, folder, *map(str, (count, gpus, *(memory or ())))],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
                 env={**inherited, **environment},
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""How a trial's process asks the broker, and says what went wrong."""
+"""How a trial's process asks the broker or the folder keeper, and says what went wrong."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ from trainables.inputs.legible import legible
 WAIT_SECONDS = 2.0
 """How long one call to a host or the broker lasts at most: a stop is noticed that soon."""
 RETRY_SECONDS = 0.5
-BROKER_SECONDS = 120.0
-"""How long to wait for a broker that died to be made anew."""
+ANEW_SECONDS = 120.0
+"""How long to wait for an actor that died to be made anew."""
 
 
-def ask(broker: Any, method: str, *arguments: Any) -> Any:
-    """The broker's answer; while Ray makes a broker that died anew, asks again."""
-    deadline = time.monotonic() + BROKER_SECONDS
+class NodeLeaves(Exception):  # noqa: N818 - reads as what happened
+    """The node of a trial's process ends soon: Tune starts the trial in another process."""
+
+
+def ask(actor: Any, method: str, *arguments: Any) -> Any:
+    """The actor's answer; while Ray makes one that died anew, asks again."""
+    deadline = time.monotonic() + ANEW_SECONDS
     while True:
         try:
-            return ray.get(getattr(broker, method).remote(*arguments))
+            return ray.get(getattr(actor, method).remote(*arguments))
         except PROCESS_LOST:
             if time.monotonic() > deadline:
                 raise
@@ -44,6 +48,16 @@ def open_lease(
             return None
     opened: Opened | Failure = ray.get(opening)
     return opened
+
+
+def tell_lost(asked: Callable[..., Any], host_id: str, is_away: bool) -> None:
+    """Tells the broker of a host that a trial's process cannot reach; `is_away` as of a process on another node."""
+    if not is_away:
+        asked("lost", host_id)
+        return
+    # Only the way from this node to the host may be cut: other trials train there.
+    asked("not_reached", host_id)
+    threading.Event().wait(RETRY_SECONDS)
 
 
 def last_words(error: Exception) -> str:

@@ -9,15 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import ray
-from ray import tune
-from ray.tune import PlacementGroupFactory
-from ray.tune.search.search_generator import SearchGenerator
 
 from cluster import broker
 from cluster.errors import HostError, HostsDied
 from cluster.hosts import PROCESS_LOST, HostFacts, HostOptions, SlotLimits
 from cluster.leases import NotReady, Ready
-from cluster.ray_files import temporary_folder
 from search_spaces.space import SearchSpace
 from sweeps.config import resource
 from sweeps.config.model import SweepConfig, size_bytes
@@ -40,19 +36,15 @@ from sweeps.record.journal import Journal
 from sweeps.record.run_names import label
 from sweeps.report.progress import Display
 from sweeps.steering.stop import Reason, StopState
-from sweeps.tune import processes
 from sweeps.tune.base_evaluation import BaseEvaluation
 from sweeps.tune.callback import JournalCallback
+from sweeps.tune.experiment import Experiment, Spread
 from sweeps.tune.journaled_rule import Ruling
 from sweeps.tune.scheduler import RuleScheduler
-from sweeps.tune.slot_trial import SlotTrial
+from sweeps.tune.trial_places import share_of_head
 from sweeps.tune.trial_queue import NOTHING, LastReport, TrialQueue
 from sweeps.tune.watch import LEAVE_SECONDS, Watch
 from trainables.contract import Evaluation, Failure
-
-TRIAL_PROCESS = PlacementGroupFactory([{"node:__internal_head__": 0.0001}])
-"""What a trial's own process takes: a place on the head, and no CPU, since it only waits. Ray counts no smaller share:
-10,000 processes at once on a cluster."""
 
 
 @dataclass
@@ -65,6 +57,8 @@ class Driver:
     stop: StopState
     display: Display
     clock: Callable[[], float] = time.time
+    trials_on_head: int = -1
+    """How many trials' processes are on this node before others go anywhere; below 0 as many as memory says."""
     hosts: tuple[HostFacts, ...] = field(default=(), init=False)
     _broker: Any = field(default=None, init=False)
     _callback: JournalCallback = field(init=False)
@@ -192,33 +186,20 @@ class Driver:
             source, lambda spec: shared | compared.told(spec), self._slots, self.stop, self._reported, ruling
         )
         base = BaseEvaluation(self._broker, self._base_evaluated) if self.journal.record.base is None else None
-        deaths = processes.Deaths(self._saved)
         watch = Watch(self.stop, self._broker, queue, self.display, base, self)
-        # Tune's own files have no reader: they must not fill the sweep's folder, nor fail with it.
-        with temporary_folder("tune") as scratch, processes.survived(deaths), processes.without_secrets():
-            # Not tune.Tuner: it pickles searcher and callbacks into storage for its own restore, not used here.
-            tune.run(
-                SlotTrial,
-                name="tune",
-                metric=objective.metric,
-                mode=objective.mode,
-                storage_path=str(scratch),
-                num_samples=-1,
-                search_alg=SearchGenerator(queue),
-                scheduler=RuleScheduler(rule, self._callback.take),
-                resources_per_trial=TRIAL_PROCESS,
-                reuse_actors=True,
-                stop=watch,
-                callbacks=[self._callback],
-                raise_on_failed_trial=False,
-                verbose=0,
-                log_to_file=False,
-            )
+        scheduler = RuleScheduler(rule, self._callback.take)
+        Experiment(queue, scheduler, watch, self._callback, self._saved, self._spread(shared)).run(objective)
         if base is not None and self.stop.reason is None:
             # The trials of other hosts may have been faster.
             base.look(LEAVE_SECONDS)
         if self._callback.failure is not None:
             raise self._callback.failure
+
+    def _spread(self, shared: dict[str, Any]) -> Spread | None:
+        """How trials' processes are spread; None keeps all on this node, where the Ray is the sweep's own."""
+        if (self.config.cluster.address or "local") == "local":
+            return None
+        return Spread(self.trials_on_head if self.trials_on_head >= 0 else share_of_head(), shared, self.display.say)
 
     def _base_evaluated(self, evaluated: Evaluation | Failure) -> None:
         if isinstance(evaluated, Failure):

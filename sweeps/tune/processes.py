@@ -5,8 +5,9 @@ What is changed here in Ray Tune 2.60 has no switch there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 from ray.air.execution._internal.actor_manager import RayActorManager
@@ -15,24 +16,51 @@ from ray.tune.execution import class_cache
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 
+from sweeps.tune.folder_keeper import Holder
+
 DEATHS = 3
 """So many deaths of a trial's process in a row, with nothing saved in between, end the trial."""
 
 
 class Deaths:
-    """How often trials' own processes died. The loss of a host or a node is none: those processes live on the head."""
+    """How often trials' own processes died. The loss of a host, or of the process's own node, is none."""
 
-    def __init__(self, saved: Callable[[str], object]) -> None:
-        """None so far; `saved` says what the trial of a key would go on from now."""
+    def __init__(
+        self,
+        saved: Callable[[str], object],
+        holder: Callable[[str], Holder | None] = lambda _trial_key: None,
+        staying: Callable[[], Collection[str]] = tuple,
+    ) -> None:
+        """None so far.
+
+        Args:
+            saved: what the trial of a key would go on from now.
+            holder: the process that took a trial up last, of those that may be on another node than the driver's.
+            staying: Ray's ids of the nodes that are there, and do not end soon.
+        """
         self._saved = saved
-        self._known: dict[str, tuple[object, int]] = {}
+        self._holder = holder
+        self._staying = staying
+        self._known: dict[str, tuple[object, list[str]]] = {}
+        """Trial key -> what was saved, and the nodes of the processes that died since; empty where not known."""
 
-    def may_go_on(self, trial_key: str) -> bool:
-        """Whether the trial gets another process after this death."""
-        saved = self._saved(trial_key)
-        before, count = self._known.get(trial_key, (saved, 0))
-        self._known[trial_key] = saved, count + 1 if saved == before else 1
-        return self._known[trial_key][1] < DEATHS
+    def may_go_on(self, trial_key: str, attempt: int) -> bool:
+        """Whether the trial gets another process after the death of the one that had this number; see `numbered`."""
+        saved, holder = self._saved(trial_key), self._holder(trial_key)
+        # Another number: the process that died was on this node, or died before it took the trial up.
+        node_id = holder.node_id if holder is not None and holder.attempt == attempt else ""
+        before, nodes = self._known.get(trial_key, (saved, []))
+        nodes = [*(nodes if saved == before else []), node_id]
+        self._known[trial_key] = saved, nodes
+        staying = self._nodes() if any(nodes) else ()
+        return sum(not each or each in staying for each in nodes) < DEATHS
+
+    def _nodes(self) -> Collection[str]:
+        """The nodes that stay. Looked at again each time: Ray takes seconds to notice that a node is gone."""
+        try:
+            return self._staying()
+        except Exception:  # What Ray raises when its head service does not answer: no trial is to blame for that.
+            return ()
 
 
 @contextmanager
@@ -62,12 +90,36 @@ def survived(deaths: Deaths) -> Iterator[None]:
 
     RayActorManager._actor_task_failed = told
     TuneController._trial_task_failure = told_once
-    Trial.should_recover = lambda trial: deaths.may_go_on(trial.config["trial_key"])
+    Trial.should_recover = lambda trial: deaths.may_go_on(trial.config["trial_key"], trial.config["attempt"])
     try:
         yield
     finally:
         RayActorManager._actor_task_failed, Trial.should_recover = failed, recovers
         TuneController._trial_task_failure = trial_failed
+
+
+@contextmanager
+def numbered() -> Iterator[None]:
+    """While the block runs, each process that Tune gives a trial is told its number, `attempt`, in that order.
+
+    Tune starts a process for a trial, and meanwhile gives the trial one that has become free: then the first may take
+    the trial up after the second (tune/execution/tune_controller.py: `_maybe_reuse_cached_actor`).
+    """
+    started, reset = TuneController._schedule_trial_actor, TuneController._schedule_trial_reset
+    attempts = count(1)
+
+    def start(self: TuneController, trial: Trial) -> None:
+        trial.config["attempt"] = next(attempts)
+        started(self, trial)
+
+    def give(self: TuneController, trial: Trial, new_config: dict[str, Any], new_experiment_tag: str) -> None:
+        reset(self, trial, new_config | {"attempt": next(attempts)}, new_experiment_tag)
+
+    TuneController._schedule_trial_actor, TuneController._schedule_trial_reset = start, give
+    try:
+        yield
+    finally:
+        TuneController._schedule_trial_actor, TuneController._schedule_trial_reset = started, reset
 
 
 @contextmanager

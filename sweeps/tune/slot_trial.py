@@ -1,18 +1,14 @@
 """A trial as Ray Tune sees it: a light process that leases a slot, names target steps, and keeps what comes back.
 
-It never imports torch. It writes the trial's snapshot and best adapter into the sweep's folder, so that a trial can go
+It never imports torch. It brings the trial's snapshot and best adapter into the sweep's folder, so that a trial can go
 on after anything but the loss of that folder.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ray
 from ray import tune
@@ -25,11 +21,11 @@ from cluster.leases import Grant, Refused
 from cluster.training import Outcome
 from sweeps.errors import BudgetUsedUp, StorageError
 from sweeps.halving.rungs import next_point
-from sweeps.record import digests, snapshots
-from sweeps.record.disk_budget import Disk
+from sweeps.record import snapshots
 from sweeps.record.events import TrialState
-from sweeps.record.folder import SweepFolder, writing
-from sweeps.tune.broker_calls import WAIT_SECONDS, ask, last_words, open_lease
+from sweeps.tune import trial_places
+from sweeps.tune.broker_calls import WAIT_SECONDS, NodeLeaves, ask, last_words, open_lease, tell_lost
+from sweeps.tune.folder_keeper import files_of
 from trainables.contract import Evaluation, Failure, Opened, Report, StepRecord
 from trainables.inputs.legible import legible
 from trainables.objective import Objective
@@ -46,6 +42,13 @@ class SlotTrial(tune.Trainable):
     """The trial stands at a report point that it was not evaluated at: it must not go on past it."""
     _unwritten: bytes | None
     """The latest snapshot, when budget.disk had no room for it."""
+    _away: str = ""
+    """Ray's id of this process's node, when it may be another one than the driver's."""
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """What Ray Tune asks of Ray for the trial's process."""
+        return trial_places.ANYWHERE if config["is_anywhere"] else trial_places.ON_HEAD
 
     def setup(self, config: dict[str, Any]) -> None:
         """Takes up the trial where its folder left it."""
@@ -74,6 +77,8 @@ class SlotTrial(tune.Trainable):
             # Not the trial's fault: the sweep ends in order, and the trial goes on with it.
             ends = "budget" if isinstance(error, BudgetUsedUp) else "failed"
             return self._final(TrialState.PAUSED, legible(str(error))) | {"ends_sweep": ends}
+        except NodeLeaves:
+            raise
         except Exception as error:
             # Not Tune's business: it would start the trial again.
             return self._final(TrialState.FAILED, last_words(error))
@@ -91,7 +96,7 @@ class SlotTrial(tune.Trainable):
         assert target is not None, "a trial at its last point is not asked to train"
         outcome = self._reach(target)
         if outcome is None:
-            return self._final(TrialState.PAUSED, "the sweep is stopping")
+            return self._stopped()
         if outcome.failure is not None or outcome.evaluation is None:
             failure = outcome.failure or Failure(kind="failed", message="no evaluation")
             return self._final(TrialState.after(failure), failure.message)
@@ -104,7 +109,7 @@ class SlotTrial(tune.Trainable):
         """Takes a slot and says so: only then the trial has begun."""
         opened = self._slot()
         if opened is None:
-            return self._final(TrialState.PAUSED, "the sweep is stopping")
+            return self._stopped()
         if isinstance(opened, Failure):
             return self._final(TrialState.after(opened), opened.message)
         self._is_open = True
@@ -119,7 +124,7 @@ class SlotTrial(tune.Trainable):
             "state": (TrialState.COMPLETED if done else TrialState.RUNNING).value,
             "report": report.model_dump_json(),
             "adapter": adapter,
-            "adapter_sha256": None if adapter is None else digests.as_written(self._folder.path / adapter),
+            "adapter_sha256": None if adapter is None else self._files.digest(adapter),
             "done": done,
         }
 
@@ -144,12 +149,12 @@ class SlotTrial(tune.Trainable):
         self._spec: str = config["spec"]
         self._points: tuple[int, ...] = tuple(config["points"])
         self._examples: dict[int, int] = dict(zip(self._points, config.get("examples", ()), strict=False))
-        self._folder = SweepFolder(Path(config["dir"]))
         self._objective = Objective.model_validate(config["objective"])
         self._parks: bool = config["parks"]
-        self._disk = Disk(self._folder, config["disk_bytes"], self._objective, self._parks)
+        self._files = files_of(config)
+        self._away = self._files.node_id
         self._trainable_params = 0
-        progress, _ = snapshots.read(self._folder, self._key)
+        progress = self._files.saved()
         self._unwritten = None
         self._step = progress.step
         self._is_unevaluated = progress.step in self._points and progress.report is None
@@ -173,9 +178,8 @@ class SlotTrial(tune.Trainable):
         value = self._objective.of(evaluation.metrics)
         adapter = None
         if outcome.adapter is not None and self._objective.is_better(value, self._best):
-            files = {f"adapter/{name}": content for name, content in outcome.adapter.items()}
-            rows = {"step": outcome.step, "adapter_sha256": digests.of_files(outcome.adapter), **evaluation.document()}
-            adapter = self._keep_best(outcome.step, files | {"eval_rows.json": json.dumps(rows).encode()})
+            loss = self._objective.loss(self._best)
+            adapter = self._files.keep_best(outcome.step, outcome.adapter, evaluation.document(), loss)
             self._best_metrics, self._best_step = evaluation.metrics, outcome.step
         history, self._history = tuple(self._history), []
         last = history[-1]
@@ -195,21 +199,6 @@ class SlotTrial(tune.Trainable):
         self._save(outcome, report, adapter)
         return report, adapter
 
-    def _keep_best(self, step: int, files: Mapping[str, bytes]) -> str:
-        """Writes the trial's best adapter; its folder, relative to the sweep's."""
-        with self._room("best", files) as is_room:
-            if not is_room:
-                raise BudgetUsedUp("budget.disk is used up: no room for another adapter")
-            best = self._folder.keep(self._key, "best", step, files)
-        return str(best.relative_to(self._folder.path))
-
-    @contextmanager
-    def _room(self, kind: Literal["best", "snapshot"], files: Mapping[str, bytes]) -> Iterator[bool]:
-        """Whether budget.disk has room for the files; what the disk refuses meanwhile is a `StorageError`."""
-        needed, loss = sum(map(len, files.values())), self._objective.loss(self._best)
-        with writing(self._folder.trial(self._key)), self._disk.room(kind, needed, loss) as is_room:
-            yield is_room
-
     def _save(self, outcome: Outcome, report: Report | None = None, adapter: str | None = None) -> None:
         """Writes the snapshot of an outcome, if the trial has more steps to do and budget.disk has room."""
         self._step, self._is_unevaluated, self._unwritten = outcome.step, False, None
@@ -223,21 +212,17 @@ class SlotTrial(tune.Trainable):
             report=report,
             adapter=adapter,
         )
-        files = snapshots.files(progress, outcome.snapshot)
-        with self._room("snapshot", files) as is_room:
-            if is_room:
-                self._folder.keep(self._key, "snapshot", self._step, files)
-            elif report is not None and self._parks:
-                raise BudgetUsedUp("budget.disk is used up: no room for the snapshot of one more parked trial")
-            else:
-                self._unwritten = outcome.snapshot
-        self._folder.prune_all_but(self._key, "snapshot", snapshots.KEPT)
+        if self._files.keep_snapshot(progress, outcome.snapshot, self._objective.loss(self._best)):
+            return
+        if report is not None and self._parks:
+            raise BudgetUsedUp("budget.disk is used up: no room for the snapshot of one more parked trial")
+        self._unwritten = outcome.snapshot
 
     # The slot
 
     def _slot(self) -> Opened | Failure | None:
         """The trial in a slot, whatever happens to hosts on the way; None when the sweep is stopping."""
-        while self._ask("goes_on", self._key):
+        while self._goes_on():
             try:
                 opened = self._lease()
             except PROCESS_LOST:
@@ -249,7 +234,7 @@ class SlotTrial(tune.Trainable):
 
     def _reach(self, target: int) -> Outcome | None:
         """The outcome at `target`, whatever happens to hosts on the way; None when the sweep is stopping."""
-        while self._ask("goes_on", self._key):
+        while self._goes_on():
             try:
                 outcome = self._advance(target)
             except PROCESS_LOST:
@@ -321,7 +306,7 @@ class SlotTrial(tune.Trainable):
         if isinstance(granted, Refused):
             return Failure(kind="failed", message=granted.message)
         self._grant = granted
-        opened = open_lease(granted, self._spec, self._latest(), lambda: bool(self._ask("goes_on", self._key)))
+        opened = open_lease(granted, self._spec, self._latest(), self._goes_on)
         if opened is None:
             self._release()
         elif isinstance(opened, Opened):
@@ -330,12 +315,27 @@ class SlotTrial(tune.Trainable):
 
     def _latest(self) -> bytes | None:
         """What the trial goes on from. Read anew: in memory, it would weigh as much as the trial's optimizer."""
-        return self._unwritten if self._unwritten is not None else snapshots.read(self._folder, self._key)[1]
+        return self._unwritten if self._unwritten is not None else self._files.snapshot()
+
+    def _goes_on(self) -> bool:
+        """Whether the trial should go on in this process; renews its lease."""
+        return bool(self._ask("goes_on", self._key, self._away))
+
+    def _stopped(self) -> dict[str, Any]:
+        """What a trial says at the end of its process.
+
+        Raises:
+            NodeLeaves: only this node ends, and the trial goes on elsewhere.
+        """
+        self._release()
+        if self._away and self._ask("goes_on", self._key):
+            raise NodeLeaves(f"the node {self._away} leaves the cluster")
+        return self._final(TrialState.PAUSED, "the sweep is stopping")
 
     def _host_lost(self) -> None:
         if self._grant is not None:
             host, self._grant = self._grant.host_id, None
-            self._ask("lost", host)
+            tell_lost(self._ask, host, is_away=bool(self._away))
 
     def _release(self) -> None:
         if self._grant is not None:

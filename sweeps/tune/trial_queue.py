@@ -16,6 +16,7 @@ from sweeps.planning.trial_source import PlannedTrial, TrialSource
 from sweeps.record.events import TrialState
 from sweeps.steering.stop import StopState
 from sweeps.tune.journaled_rule import Ruling
+from sweeps.tune.trial_places import Places
 from trainables.specs import TrialSpec
 
 
@@ -58,6 +59,8 @@ class TrialQueue(Searcher):
         """
         super().__init__()
         self._ruling = ruling
+        self.places = Places(None)
+        """Where trials' processes go: on the head, unless another is put here."""
         self._begun = dict(ruling.begun)
         self._interrupted = ruling.interrupted()
         self._reported = reported
@@ -106,6 +109,7 @@ class TrialQueue(Searcher):
             "repeats": trial.repeats,
             "point": None if trial.point is None else dict(trial.point),
             "spec": trial.spec.model_dump_json(),
+            "is_anywhere": self.places.take(trial_id),
         }
 
     def _next(self) -> PlannedTrial | None:
@@ -134,6 +138,7 @@ class TrialQueue(Searcher):
         if trial_id in self._live and (result or {}).get("state") == TrialState.INFEASIBLE:
             self._source.replace(str((result or {}).get("reason")), self._live[trial_id])
         self._live.pop(trial_id, None)
+        self.places.free(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the sweep's event log is the state."""

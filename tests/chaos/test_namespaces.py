@@ -44,7 +44,10 @@ RAY = ["--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats
 
 
 class Cluster:
-    """A head without a GPU and workers with one declared GPU each; beside it, a store of objects and a laptop."""
+    """A head without a GPU and workers with one declared GPU each; beside it, a store of objects and a laptop.
+
+    The head has memory for one trial's process. Those of the others are on the workers, which have equal shares.
+    """
 
     def __init__(self, network: Network, database: Path) -> None:
         self.network, self.database = network, database
@@ -79,7 +82,7 @@ class Cluster:
     def _head(self) -> Machine:
         """A head; what its driver needs of the store is in Ray's environment."""
         return self._with_ray(
-            "head", "--head", "--dashboard-host=0.0.0.0", **HEALTH, **object_stores.ENVIRONMENT,
+            "head", "--head", "--dashboard-host=0.0.0.0", "--memory=100000000", **HEALTH, **object_stores.ENVIRONMENT,
             AWS_ENDPOINT_URL=self.endpoint, QSWEEP_LEASE_SECONDS="6",
         )  # fmt: skip
 
@@ -90,7 +93,7 @@ class Cluster:
 
     def join(self) -> Machine:
         """One more worker."""
-        worker = self._with_ray("worker", f"--address={self.head.address}:6379", "--num-gpus=1")
+        worker = self._with_ray("worker", f"--address={self.head.address}:6379", "--num-gpus=1", "--memory=1000000000")
         self.workers.append(worker)
         return worker
 
@@ -200,12 +203,14 @@ def test_nothing_is_left_of_machines_when_the_test_is_killed():
 
 def test_a_worker_that_was_cut_off_and_comes_back_adds_nothing(cluster, tmp_path):
     workers = [*cluster.two(), cluster.join()]  # one of them is free for the host that takes the place
-    run = cluster.submitted(tmp_path, "cut", *FIFO, "storage=of-cut", "cluster.hosts=2")
+    two = ["cluster.hosts=2", "cluster.slots_per_host=2"]
+    run = cluster.submitted(tmp_path, "cut", *FIFO, "storage=of-cut", *two)
     sweep = cluster.head.home / "of-cut" / "toy"
-    runs.wait_for(lambda: training(sweep) == 2, run)
+    runs.wait_for(lambda: training(sweep) == 4, run)
+    assert all(worker.processes("ray::SlotTrial") for worker in workers), "one each, and one on the head"
     cut = next(worker for worker in workers if worker.processes("ray::Host"))
     cluster.network.cut(cut)
-    runs.wait_for(lambda: f"on {cut.address}, 1 trial); another is made" in run.err.read_text(), run)
+    runs.wait_for(lambda: f"on {cut.address}, 2 trials); another is made" in run.err.read_text(), run)
     # It knows nothing of that, and its host goes on until the link is back.
     assert cut.processes("ray::Host")
     cluster.network.put_back(cut)
@@ -219,6 +224,7 @@ def test_a_worker_that_was_cut_off_and_comes_back_adds_nothing(cluster, tmp_path
     assert_nothing_lost(cluster, "cut", sweep, 6)
     told = run.err.read_text()
     assert "host started" in told, "in place of the one that was cut off"
+    assert "its process is lost: another goes on from the last snapshot" in told
     assert "Traceback" not in told
 
 

@@ -202,6 +202,20 @@ def test_trials_go_on_until_the_sweep_stops(make):
     assert asked.goes_on("a") is False
 
 
+def test_a_host_that_only_one_trial_cannot_reach_is_not_lost(make):
+    asked = make(slots=1)
+    (host,) = asked.start().hosts
+    grant = asked.acquire("a", DEADLINE)
+    opened(grant)
+    asked.not_reached(grant.host_id)
+    assert advanced(grant, 3).step == 3, "the host went on"
+    os.kill(host.pid, signal.SIGKILL)
+    with pytest.raises(ray.exceptions.RayActorError):
+        advanced(grant, 9)
+    asked.not_reached(grant.host_id)
+    assert asked.acquire("a", DEADLINE).host_id != grant.host_id
+
+
 def test_a_host_that_died_is_replaced_once_and_its_leases_are_gone(make):
     asked = make(hosts=2, slots=1)
     asked.start()

@@ -13,6 +13,7 @@ import ray_clusters
 
 from sweeps.record.events import HostsChanged, HostsStarted
 
+MOVES = "its process is lost: another goes on from the last snapshot"
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 FIFO = [
     "toy", "scheduler.kind=fifo", "training.snapshot_every=2", "training.step_seconds=0.3", "cluster.profile=attached",
@@ -22,8 +23,8 @@ FIFO = [
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[ray_clusters.Nodes]:
-    """A head without a GPU and two nodes with one each."""
-    with ray_clusters.nodes(3, gpus=1) as found:
+    """A head without a GPU, with memory for no trial's process that may be anywhere, and two nodes with a GPU each."""
+    with ray_clusters.nodes(3, gpus=1, memory=(10**8, 10**9)) as found:
         yield found
 
 
@@ -33,9 +34,9 @@ def database(tmp_path: Path, empty_database: Path) -> None:
     shutil.copy(empty_database, tmp_path / "mlflow.db")
 
 
-def started(folder: Path, cluster: ray_clusters.Nodes, *words: str) -> tuple[runs.Run, Path]:
+def started(folder: Path, cluster: ray_clusters.Nodes, *words: str, trials_on_head: int = 100) -> tuple[runs.Run, Path]:
     words = (*FIFO, *runs.variant(folder, "paced", runs.PACED), f"cluster.address={cluster.address}", *words)
-    run = runs.start(folder, "launch", *words, **cluster.environment)
+    run = runs.start(folder, "launch", *words, **cluster.environment, QSWEEP_TRIALS_ON_HEAD=str(trials_on_head))
     sweep = folder / "results" / "toy"
     runs.wait_for(lambda: runs.reports(sweep) >= 1, run)
     return run, sweep
@@ -77,6 +78,28 @@ def test_hosts_follow_the_nodes_and_no_step_is_written_twice(tmp_path, cluster):
     assert "1 trial moves): its node is leaving the cluster" in told
     assert "Traceback" not in told
     assert "could not be made" not in told
+    assert cluster.left() == ""
+
+
+def test_trials_whose_processes_are_on_nodes_that_go_away_go_on_elsewhere(tmp_path, cluster):
+    drained, killed = cluster.have(2)
+    run, sweep = started(tmp_path, cluster, "budget.trials=3", trials_on_head=0)
+    runs.wait_for(lambda: bool(cluster.trials(drained) and cluster.trials(killed)), run)
+    [keeper] = cluster.folder_keepers()
+    runs.kill(keeper.pid)
+    cluster.add()
+    cluster.drain(drained)
+    runs.wait_for(lambda: MOVES in run.err.read_text(), run)
+    cluster.remove(drained)
+    assert cluster.trials(killed)
+    cluster.remove(killed)
+    runs.hurry(tmp_path)
+    assert run.wait() == 0, run.err.read_text()
+    assert_nothing_lost(tmp_path, sweep, 3)
+    told = run.err.read_text()
+    assert told.count("the head has its share of trial processes (0): further ones go to any node") == 1
+    assert told.count(MOVES) >= 2
+    assert "Traceback" not in told
     assert cluster.left() == ""
 
 

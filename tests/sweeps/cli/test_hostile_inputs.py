@@ -135,6 +135,7 @@ def test_the_command_ends_with_a_line(folder: Path, text: str) -> None:
     ("given", "told"),
     [
         ({"QSWEEP_LEASE_SECONDS": "1m"}, "QSWEEP_LEASE_SECONDS: '1m' must be a number from 1 to 3600"),
+        ({"QSWEEP_TRIALS_ON_HEAD": "many"}, "QSWEEP_TRIALS_ON_HEAD: 'many' must be a number from 0 to 10000"),
         ({"QSWEEP_DRAIN_SECONDS": "nan"}, "QSWEEP_DRAIN_SECONDS: 'nan' must be a number from 0 to 604800"),
     ],
 )

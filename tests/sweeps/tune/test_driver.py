@@ -21,14 +21,15 @@ from sweeps.record.journal import Journal
 from sweeps.report.progress import Display
 from sweeps.steering.stop import StopState
 from sweeps.tune import driver
-from sweeps.tune.driver import TRIAL_PROCESS, Driver
+from sweeps.tune.driver import Driver
+from sweeps.tune.trial_places import ON_HEAD
 from trainables.contract import Summary
 
 AT_ONCE = 10_000
 
 
 def test_memory_and_not_its_number_of_places_limits_the_head() -> None:
-    (share,) = TRIAL_PROCESS.required_resources.values()
+    (share,) = ON_HEAD.required_resources.values()
     assert round(1 / share) == AT_ONCE  # Ray gives each node 1 of the resource that stands for it.
     assert share >= MIN_RESOURCE_GRANULARITY
     assert AT_ONCE * 0.123 > 1000  # GB; see docs/scale.md

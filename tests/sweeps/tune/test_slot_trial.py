@@ -41,7 +41,7 @@ def taken_up(folder, monkeypatch, report: Report | None) -> tuple[SlotTrial, lis
     reported = {"step": report.step if report else 0, "best_step": 0, "best_metrics": None}
     trial._take_up(
         {"trial_key": "a", "spec": "", "points": [3, 9], "dir": str(folder), "disk_bytes": None, "reported": reported}
-        | {"objective": {"metric": "eval_loss", "mode": "min"}, "parks": False}
+        | {"objective": {"metric": "eval_loss", "mode": "min"}, "parks": False, "is_anywhere": False}
     )
     trial._is_open = True
     return trial, targets
@@ -68,7 +68,7 @@ def test_a_report_says_which_rung_it_is_where_rungs_count_examples(tmp_path):
     reported = {"step": 0, "best_step": 0, "best_metrics": None}
     trial._take_up(
         {"trial_key": "a", "spec": "", "points": [2, 6], "examples": [16, 48], "dir": str(tmp_path)}
-        | {"disk_bytes": None, "reported": reported, "parks": False}
+        | {"disk_bytes": None, "reported": reported, "parks": False, "is_anywhere": False}
         | {"objective": {"metric": "eval_loss", "mode": "min"}}
     )
     step = StepRecord(step=2, train_loss=1.0, learning_rate=0.1, grad_norm=1.0, tokens=1, seconds=1.0, time=0.0)

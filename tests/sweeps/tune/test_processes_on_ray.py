@@ -1,4 +1,4 @@
-"""Ray Tune keeps the process of a trial that has ended for the next trial; meanwhile the process may die."""
+"""Processes of trials on a real Ray: one that dies while Tune keeps it for the next trial, and one on another node."""
 
 from __future__ import annotations
 
@@ -9,20 +9,26 @@ from typing import Any
 
 import chaos_runs as runs
 import pytest
+import ray
 from ray import tune
 from ray.tune import PlacementGroupFactory
 from ray.tune.search import Searcher
 from ray.tune.search.search_generator import SearchGenerator
 
 from cluster.connect import connected
-from sweeps.tune import processes
+from sweeps.errors import BudgetUsedUp
+from sweeps.record.snapshots import SavedTrial
+from sweeps.tune import folder_keeper, processes
+from sweeps.tune.folder_keeper import KeptFiles, Replaced
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+LARGE = bytes(300_000)
+"""More than Ray sends inside a call."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def connection() -> Iterator[None]:
-    with connected("local", "idle"):
+    with connected("local", "processes"):
         yield
 
 
@@ -34,7 +40,7 @@ def ends_at_once() -> type[tune.Trainable]:
             return True
 
         def step(self) -> dict[str, Any]:
-            return {"process": os.getpid(), "done": True}
+            return {"process": os.getpid(), "attempt": self.config["attempt"], "done": True}
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
             pass
@@ -52,6 +58,7 @@ class OneAfterTheOther(Searcher):
         super().__init__()
         self.keys = ["a", "b"]
         self.processes: list[int] = []
+        self.attempts: list[int] = []
 
     def set_search_properties(self, *_words: Any, **_more: Any) -> bool:
         return True
@@ -67,11 +74,12 @@ class OneAfterTheOther(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self.processes.append((result or {}).get("process", 0))
+        self.attempts.append((result or {}).get("attempt", 0))
 
 
 def test_a_trial_that_gets_a_process_which_is_dead_gets_another(tmp_path: Path) -> None:
     searcher, deaths = OneAfterTheOther(), processes.Deaths(lambda _key: 0)
-    with processes.survived(deaths), processes.without_secrets():
+    with processes.survived(deaths), processes.numbered(), processes.without_secrets():
         done = tune.run(
             ends_at_once(), name="tune", storage_path=str(tmp_path), num_samples=-1,
             search_alg=SearchGenerator(searcher),
@@ -81,3 +89,29 @@ def test_a_trial_that_gets_a_process_which_is_dead_gets_another(tmp_path: Path) 
     assert [trial.status for trial in done.trials] == ["TERMINATED"] * 2
     first, second = searcher.processes
     assert first != second != 0
+    # The dead process had a number too, at least.
+    assert searcher.attempts[0] >= 1
+    assert searcher.attempts[1] >= searcher.attempts[0] + 2
+
+
+def test_a_process_on_another_node_reads_and_writes_through_the_keeper(tmp_path: Path) -> None:
+    for name in ("sweep", "holders"):
+        (tmp_path / name).mkdir()
+    objective = {"metric": "eval_loss", "mode": "min"}
+    settings = {"dir": str(tmp_path / "sweep"), "disk_bytes": 10**6, "objective": objective, "parks": False}
+    keeper = folder_keeper.create(settings, tmp_path / "holders")
+    config = {**settings, "trial_key": "a", "is_anywhere": True, "attempt": 1}
+    files = folder_keeper.files_of(config)
+    assert isinstance(files, KeptFiles)
+    assert files.node_id == ray.get_runtime_context().get_node_id()
+    assert files.keep_snapshot(SavedTrial(step=3), LARGE, 1.0)
+    with pytest.raises(BudgetUsedUp, match=r"budget\.disk is used up"):
+        files.keep_best(3, {"weights": bytes(2 * 10**6)}, {"row_losses": [1.0]}, 1.0)
+    adapter = files.keep_best(3, {"weights": LARGE}, {"row_losses": [1.0]}, 1.0)
+    assert files.digest(adapter) is not None
+    ray.kill(keeper, no_restart=False)
+    assert (files.snapshot(), files.saved().step) == (LARGE, 3), "Ray has started another"
+    successor = folder_keeper.files_of(config | {"attempt": 2})
+    with pytest.raises(Replaced):
+        files.saved()
+    assert successor.saved().step == 3
