@@ -68,7 +68,7 @@ def _inner(words: list[str]) -> Iterator[list[str]]:
     elif words[:2] == ["kubectl", "exec"]:
         yield words[words.index("--") + 1 :]
     elif words[0] == "sbatch":
-        yield ["qsweep", *words[2:]]
+        yield ["qsweep", *[word for word in words if not word.startswith("--")][2:]]
     elif words[:2] == ["docker", "run"]:
         yield words[words.index("qsweep") :]
 

@@ -5,13 +5,19 @@
 # Once: fill in the lines that are marked CHANGE.
 #   make sweep
 #   .venv/bin/pip install --constraint constraints.txt "ray[default]==2.60.0"
-# Start a sweep. Its own time limit is shorter than the job's, so that it is saved in order.
-#   sbatch cluster/launch/slurm.sh launch llama-3.1-8b-qlora cluster.profile=attached budget.wall_clock=11h \
-#     tracking.uri=sqlite:///mlflow.db
-# Look at it from the login node, end it in order, and go on with it in another job.
+# Start a sweep. It may take longer than a job.
+#   sbatch cluster/launch/slurm.sh launch llama-3.1-8b-qlora cluster.profile=attached tracking.uri=sqlite:///mlflow.db
+# Look at it from the login node, or end it in order before the job's time is over.
 #   .venv/bin/qsweep status llama-3.1-8b-qlora
 #   .venv/bin/qsweep stop llama-3.1-8b-qlora
-#   sbatch cluster/launch/slurm.sh resume results/llama-3.1-8b-qlora
+# Go on with it in another job: here one that begins when job 1234 is over. Finished trials stay, the others go on from
+# their last snapshot. With nothing left to train, it says so and ends.
+#   sbatch --dependency=afterany:1234 cluster/launch/slurm.sh resume results/llama-3.1-8b-qlora
+#
+# Fifteen minutes before the job's time is over, Slurm sends USR1 to this script (`--signal` below), and the script sends
+# TERM to the sweep: trials save themselves at their next step, and the job ends with exit code 143. Without `B:`, Slurm
+# would signal Ray's own processes too; a TERM to `srun` kills them all at once. budget.wall_clock does not pause a sweep:
+# it ends its trials for good.
 #
 # The nodes must be the job's alone: at its end `ray symmetric-run` ends every Ray of yours on them.
 #SBATCH --job-name=qsweep
@@ -21,6 +27,7 @@
 #SBATCH --gpus-per-node=1
 #SBATCH --cpus-per-task=8
 #SBATCH --time=12:00:00
+#SBATCH --signal=B:USR1@900
 #SBATCH --output=%x-%j.log
 #SBATCH --partition=gpu  # CHANGE: your partition, and account if need be
 
@@ -45,8 +52,30 @@ export RAY_gcs_rpc_server_reconnect_timeout_s=5
 # This script runs on the first node. Set HEAD_IP where its first address is not in the network of the nodes.
 head_ip=${HEAD_IP:-$(hostname -I | cut -d " " -f 1)}
 
-# The exit code is that of the sweep.
-exec srun --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 \
+# The sweep's own process runs on this node too, and writes down its number.
+sweep_pid="$PWD/qsweep-$SLURM_JOB_ID.pid"
+is_told=
+# shellcheck disable=SC2329  # the trap calls it
+tell_sweep() {
+    trap "" USR1
+    is_told=1
+    echo "the job's time is nearly over: the sweep is interrupted; go on with it with qsweep resume, in another job"
+    kill -TERM "$(cat "$sweep_pid")" 2> /dev/null || echo "no sweep was running yet"
+}
+trap 'tell_sweep' USR1
+trap 'rm -f "$sweep_pid"' EXIT
+
+# shellcheck disable=SC2016  # for the shell that is started there
+srun --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 \
     ray symmetric-run --address "$head_ip:6379" --min-nodes "$SLURM_NNODES" \
     --num-cpus="${SLURM_CPUS_PER_TASK:-8}" --num-gpus="${SLURM_GPUS_ON_NODE:-1}" --disable-usage-stats \
-    -- env -u RAY_gcs_rpc_server_reconnect_timeout_s qsweep "$@"
+    -- env -u RAY_gcs_rpc_server_reconnect_timeout_s sh -c 'echo $$ > "$0"; exec qsweep "$@"' "$sweep_pid" "$@" &
+
+# In the background, because a shell hears no signal while it waits for a command. The exit code is that of the sweep.
+code=0
+wait $! || code=$?
+if [ "$is_told" ]; then  # the signal has ended the wait
+    code=0
+    wait $! || code=$?
+fi
+exit "$code"

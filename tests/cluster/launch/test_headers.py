@@ -34,6 +34,7 @@ OTHERS = {
     "umask": {"077"},
 }
 """Programs that are not here, with the words that may follow."""
+SBATCH_TAKES = re.compile(r"--dependency=after(any|ok|notok):\d+")
 IDS = [str(file.relative_to(LAUNCH)) for file in FILES]
 
 
@@ -66,7 +67,10 @@ def why_not(words: list[str]) -> str:
     if program == "pip":
         return "" if words[1] == "install" and (ROOT / words[words.index("--constraint") + 1]).exists() else "pip"
     if program == "sbatch":
-        return "" if (ROOT / words[1]).exists() else f"no file {words[1]}"
+        options = [word for word in words[1:] if word.startswith("--")]
+        unknown = [option for option in options if not SBATCH_TAKES.fullmatch(option)]
+        file = words[1 + len(options)]
+        return f"unknown: {unknown}" if unknown else "" if (ROOT / file).exists() else f"no file {file}"
     if program not in OTHERS:
         return f"an unknown program: {program}"
     allowed = OTHERS[program]
@@ -121,6 +125,8 @@ def test_each_file_that_a_header_names_exists(file):
         ["qsweep", "launch", "toy", "cluster.profil=attached"],
         ["qsweep", "status", "toy", "--wach"],
         ["kubectl", "aply"],
+        ["sbatch", "--dependency=afterall:1", "cluster/launch/slurm.sh"],
+        ["sbatch", "--dependency=afterany:1", "cluster/launch/slurmm.sh"],
         ["python", "-m", "cluster.launch.ask"],
         ["git", "push"],
     ],

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from launch_files import LAUNCH, SCRIPTS
+from launch_files import LAUNCH, SCRIPTS, commands
 from ray.scripts.scripts import start
 from ray.scripts.symmetric_run import curate_and_validate_ray_start_args, symmetric_run
+
+from sweeps.launch import DRAIN_SECONDS
+from sweeps.tune.supervision import STOP_SECONDS
 
 SCRIPT = LAUNCH / "slurm.sh"
 STAND_INS = {
@@ -23,6 +29,14 @@ while [ "$1" != -- ]; do shift; done; shift; exec "$@" """,
     "qsweep": "printf '%s\\n' \"$@\" > qsweep.txt; env > sweep_environment.txt; exit 7",
     "hostname": "echo 10.1.2.3 172.17.0.1",
 }
+
+SWEEP_THAT_WAITS = """import signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+open("begun", "w").write("begun")
+signal.sigwait({signal.SIGTERM})
+open("saved").read()
+sys.exit(1 if signal.SIGTERM in signal.sigpending() else 143)
+"""
 
 
 @pytest.fixture
@@ -36,10 +50,16 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+def surroundings(folder: Path, **more: str) -> dict[str, str]:
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "SLURM_NNODES": "3", "SLURM_CPUS_PER_TASK": "6"}
-    environment |= {"SLURM_GPUS_ON_NODE": "2", **more}
-    return subprocess.run(["bash", SCRIPT, *words], cwd=folder, env=environment, capture_output=True, text=True)
+    environment |= {"SLURM_GPUS_ON_NODE": "2", "SLURM_JOB_ID": "1234", **more}
+    return environment
+
+
+def run(folder: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", SCRIPT, *words], cwd=folder, env=surroundings(folder, **more), capture_output=True, text=True
+    )
 
 
 def lines(file: Path) -> list[str]:
@@ -89,6 +109,55 @@ def test_workers_give_up_soon_and_the_sweeps_own_process_does_not(folder):
     setting = "RAY_gcs_rpc_server_reconnect_timeout_s"
     assert f"{setting}=5" in lines(folder / "environment.txt")
     assert setting not in (folder / "sweep_environment.txt").read_text()
+
+
+@pytest.fixture
+def waiting(folder) -> Iterator[subprocess.Popen[str]]:
+    """The script, with a sweep that runs until it is interrupted and then needs a moment to save its trials."""
+    (folder / ".venv" / "bin" / "qsweep").write_text(f"#!{sys.executable}\n{SWEEP_THAT_WAITS}")
+    for name in ("begun", "saved"):
+        os.mkfifo(folder / name)
+    script = subprocess.Popen(
+        ["bash", SCRIPT, "launch", "toy"],
+        cwd=folder,
+        env=surroundings(folder),
+        text=True,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    yield script
+    with suppress(ProcessLookupError):
+        os.killpg(script.pid, signal.SIGKILL)
+    script.communicate()
+
+
+def test_a_job_whose_time_is_nearly_over_interrupts_the_sweep_alone_and_waits_for_it(folder, waiting):
+    (folder / "begun").read_text()
+    os.kill(waiting.pid, signal.SIGUSR1)
+    with (folder / "saved").open("w") as saved:  # opens once the sweep has heard of it
+        assert waiting.poll() is None, "the job must not end before the sweep"
+        os.kill(waiting.pid, signal.SIGUSR1)  # a second one would end the sweep at once
+        assert waiting.poll() is None
+        saved.write("done\n")
+    output, _ = waiting.communicate(timeout=60)
+    assert waiting.returncode == 128 + signal.SIGTERM, "one signal alone"
+    assert "go on with it with qsweep resume" in output
+    assert not (folder / "qsweep-1234.pid").exists()
+
+
+def test_slurm_signals_the_script_alone_and_early_enough():
+    """Slurm's manual of sbatch: `--signal=[{R|B}:]<sig_num>[@sig_time]`, and B: means the batch shell only."""
+    text = SCRIPT.read_text()
+    (asked,) = re.findall(r"^#SBATCH --signal=(\S+)$", text, re.MULTILINE)
+    to, name, seconds = re.fullmatch(r"(\w):(\w+)@(\d+)", asked).groups()
+    assert (to, name) == ("B", "USR1")
+    assert re.search(rf"^trap \S*tell_sweep\S* {name}$", text, re.MULTILINE)
+    # The sweep ends in order; then MLflow and the mirror may be behind; and all of Ray's nodes end.
+    assert int(seconds) >= STOP_SECONDS + 2 * DRAIN_SECONDS + 120
+
+
+def test_a_sweep_that_goes_on_in_another_job_has_no_budget_that_ends_its_trials():
+    assert not [words for words in commands(SCRIPT) if any("budget.wall_clock" in word for word in words)]
 
 
 def test_ray_reads_the_settings_that_the_script_makes():
