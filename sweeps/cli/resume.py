@@ -57,17 +57,29 @@ def resume(  # noqa: PLR0913 - its options
         from sweeps.config.uris import is_object_store
         from sweeps.record.folder import SweepFolder
         from sweeps.report import summary
-        from sweeps.steering import local_sweeps
-        from trainables.inputs import paths
 
-        folder = _fetched(sweep, storage) if is_object_store(sweep) else Path(sweep).resolve()
-        # A folder that holds no sweep is told by the sweeps that are in it.
-        if "/" not in sweep and not paths.is_folder(folder):
-            folder = local_sweeps.find(sweep, storage).path.resolve()
+        folder = _fetched(sweep, storage) if is_object_store(sweep) else _named(sweep, storage)
         if promote:
             check_promotion(saved_sweep.load(SweepFolder(folder), tracking_uri)[0].config)
         resumed, result = launching.resume(folder, summary.displays(started), tracking_uri)
     finish(resumed, result, promote, as_json)
+
+
+def _named(sweep: str, storage: Path) -> Path:
+    """The folder of a sweep on this machine. Raises `SweepError` when there is none of this id or name."""
+    from sweeps.errors import SweepError
+    from sweeps.steering import local_sweeps
+    from trainables.inputs import paths
+
+    here = paths.absolute(paths.at_home(Path(sweep)))
+    if "/" in sweep:
+        return here
+    try:
+        return paths.absolute(local_sweeps.find(sweep, storage).path)
+    except SweepError:
+        if not paths.is_folder(here):
+            raise
+        return here  # A folder that holds no sweep is told by the sweeps that are in it.
 
 
 def _fetched(mirror: str, storage: Path) -> Path:

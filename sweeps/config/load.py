@@ -219,9 +219,7 @@ def _name_facts(raw: Mapping[str, Any]) -> None:
 
 
 def _absolute(path: str, folder: Path) -> str:
-    with suppress(RuntimeError):  # no home of that name: the checks then say that there is no such path
-        path = str(Path(path).expanduser())
-    return str(paths.absolute(folder / path))
+    return str(paths.absolute(folder / paths.at_home(Path(path))))
 
 
 def _is_model_path(source: str, folder: Path) -> bool:

@@ -12,7 +12,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_password
 from sweeps.config.uris import is_object_store, work_folder
 from sweeps.errors import StorageError, SweepError
-from sweeps.record.folder import SweepFolder, read_events
+from sweeps.record.folder import SweepFolder, is_driven, read_events
 from sweeps.record.mirror import note
 from sweeps.record.mirror.opening import mirror_with
 from sweeps.report import status
@@ -31,7 +31,7 @@ def find(sweep: str, storage: Path) -> SweepFolder:
     """
     if is_object_store(sweep):
         return _mirrored_in(sweep, storage)
-    folder = SweepFolder(Path(sweep).expanduser().absolute())
+    folder = SweepFolder(paths.at_home(Path(sweep)).absolute())
     if paths.is_file(folder.config):
         return folder
     if "/" in sweep:
@@ -135,8 +135,14 @@ def _names(folder: SweepFolder) -> tuple[str, ...]:
 
 
 def _began(folder: SweepFolder) -> float:
-    """When the sweep began, in seconds since the epoch; 0 when that is not known."""
+    """When the sweep began, in seconds since the epoch; 0 when that is not known.
+
+    Its driver writes the first event once MLflow is imported and the model is read: until then its configuration tells.
+    """
     try:
-        return next((event.time for event, _ in read_events(folder.events)), 0.0)
-    except StorageError:
+        first = next((event.time for event, _ in read_events(folder.events)), None)
+        if first is None and is_driven(folder):
+            first = folder.config.stat().st_mtime
+    except (OSError, StorageError):
         return 0.0
+    return first or 0.0

@@ -55,7 +55,7 @@ def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, 
         raise SweepError(
             f"{sweep}: name the sweep by its id or name and the MLflow store, or by its folder on this machine"
         )
-    folder = SweepFolder(Path(sweep).expanduser().absolute())
+    folder = SweepFolder(paths.at_home(Path(sweep)).absolute())
     given = environment.get("MLFLOW_TRACKING_URI")
     if not paths.is_file(folder.config):
         if paths.is_folder(folder.path) and "/" in sweep:

@@ -25,3 +25,10 @@ def absolute(path: Path) -> Path:
     with suppress(OSError, ValueError, RuntimeError):
         return path.resolve()
     return path.absolute()
+
+
+def at_home(path: Path) -> Path:
+    """Returns the path with a leading ~ as the home folder. Keeps ~NAME of nobody, on which Path.expanduser raises."""
+    with suppress(RuntimeError):
+        return path.expanduser()
+    return path

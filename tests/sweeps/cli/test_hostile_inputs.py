@@ -90,9 +90,11 @@ def test_more_mistakes_than_anyone_reads_are_counted(folder: Path) -> None:
     assert (len(first), rest, last) == (50, "and 350 more", "400 problems")
 
 
-@pytest.mark.parametrize("name", ["n" * 300, "n/" * 3000, "a\nb", "\x1b[31m", os.fsdecode(b"\xff")], ids=ascii)
+@pytest.mark.parametrize(
+    "name", ["n" * 300, "n/" * 3000, "a\nb", "\x1b[31m", "~nobody/x", os.fsdecode(b"\xff")], ids=ascii
+)
 def test_a_name_of_no_sweep_is_refused(folder: Path, name: str) -> None:
-    for words in (["validate", name], ["resume", name], ["promote", name, "--model", "m"]):
+    for words in (["validate", name], ["resume", name], ["status", name], ["promote", name, "--model", "m"]):
         refused(folder, *words)
     assert "error: --eval-data: " in refused(folder, "promote", "x", "--model", "m", "--eval-data", name)
     refused(folder, "models", "--tracking-uri", f"sqlite:///{name}")

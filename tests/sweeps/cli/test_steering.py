@@ -69,9 +69,11 @@ def test_a_sweep_goes_on_by_its_name_as_it_is_asked_after_by_its_name(tmp_path: 
     folder = tmp_path / "results" / "toy"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text('{"sweep_id": "toy-1", "config": {"name": "toy", "seed": -1}}')
+    (tmp_path / "toy").mkdir()  # a folder of that name that is no sweep's
     # Found, and then refused for what its configuration holds.
-    done = qsweep(tmp_path, "resume", "toy-1")
-    assert (done.returncode, done.stderr.splitlines()[0]) == (2, "error: seed: -1 must be at least 0")
+    for name in ("toy-1", "toy"):
+        done = qsweep(tmp_path, "resume", name)
+        assert (done.returncode, done.stderr.splitlines()[0]) == (2, "error: seed: -1 must be at least 0")
 
 
 @pytest.mark.ray

@@ -45,6 +45,20 @@ def test_a_sweep_is_found_by_id_or_name_and_the_newest_is_meant(storage: Path, s
     assert find(sweep, storage).path == storage / folder
 
 
+def test_of_several_sweeps_one_that_is_just_being_launched_is_the_newest(storage: Path) -> None:
+    """Its log is empty for seconds: MLflow is imported, and the model is read."""
+    launched = SweepFolder(make(storage, "x-3", "x-3", began=30.0))
+    launched.events.write_text("")
+    with locked(launched):
+        assert find("x", storage).path == launched.path
+    assert find("x", storage).path == storage / "x", "it never began"
+
+
+def test_a_home_of_nobody_is_no_sweep(storage: Path) -> None:
+    with pytest.raises(SweepError, match="~nobody-of-this-name/x: no sweep here"):
+        find("~nobody-of-this-name/x", storage)
+
+
 def test_a_sweep_is_found_by_its_folder(storage: Path, tmp_path: Path) -> None:
     assert find(str(storage / "x-2"), tmp_path / "elsewhere").path == storage / "x-2"
 
