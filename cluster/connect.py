@@ -18,9 +18,11 @@ from typing import Any, Literal
 
 import ray
 from ray._private import services
+from ray.exceptions import AuthenticationError
 
 from cluster.errors import ConnectionFailed, NotStarted
 from cluster.ray_files import private_command_line, private_token, ray_folder
+from cluster.tokens import not_let_in
 
 # Ray reads these at import or start. Without them its reporters, loggers and usage questions would hide the sweep's own
 # output, and its strict metric check would end a sweep whose trial diverged before its first evaluation.
@@ -62,6 +64,8 @@ HEADS = ("gcs_server", "raylet")
 """Daemons without which Ray does not work."""
 PROBE_SECONDS = 2.0
 PROBE_EVERY_SECONDS = 5.0
+LISTEN_SECONDS = 10.0
+"""How long a cluster that is to be joined may take to answer."""
 END_SECONDS = 10.0
 """How long a daemon may take to end."""
 
@@ -119,7 +123,7 @@ class Cluster:
             return self._was_lost
         if self._service is not None:
             if time.monotonic() - self._probed >= PROBE_EVERY_SECONDS:
-                self._answers, self._probed = _listens(self._service), time.monotonic()
+                self._answers, self._probed = _listens(self._service, PROBE_SECONDS), time.monotonic()
             return not self._answers
         return any(daemon.poll() is not None for daemon in self._daemons if _name(daemon) in HEADS)
 
@@ -137,10 +141,18 @@ class Cluster:
                 os.killpg(daemon.pid, signal.SIGKILL)
 
     def _join(self, namespace: str) -> None:
+        named = f"cluster.address: {self._address!r}"
+        if not is_there(self._address):
+            raise ConnectionFailed(
+                f"{named}: nothing listens there: is the cluster up, and is it the address of its head service (port "
+                "6379 as a rule; `ray start --head` prints it)?"
+            )
         try:
             _init(self._address, namespace)
+        except AuthenticationError as error:
+            raise ConnectionFailed(f"{named}: {not_let_in(str(error)) or error}") from error
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ConnectionFailed(f"cluster.address: {self._address!r}: no Ray cluster there: {error}") from error
+            raise ConnectionFailed(f"{named}: no Ray cluster there: {error}") from error
         host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
         self._service, self.patience_seconds = (host.strip("[]"), int(port)), 60.0
 
@@ -204,11 +216,18 @@ def _shut_down() -> None:
             gc.enable()
 
 
-def _listens(service: tuple[str, int]) -> bool:
+def is_there(address: str) -> bool:
+    """Whether something listens at HOST:PORT; where that is not known, it may be. Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    is_known = port.isdigit() and "://" not in host
+    return not is_known or _listens((host.strip("[]"), int(port)), LISTEN_SECONDS)
+
+
+def _listens(service: tuple[str, int], seconds: float) -> bool:
     try:
-        with socket.create_connection(service, PROBE_SECONDS):
+        with socket.create_connection(service, seconds):
             return True
-    except OSError:
+    except (OSError, OverflowError):  # the second is that of a port above 65535
         return False
 
 

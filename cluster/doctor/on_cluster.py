@@ -6,7 +6,6 @@ Each line of the output is a `Line`. What runs on the nodes ends with this proce
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,7 +25,6 @@ LOOK_SECONDS = 240.0
 """How long the nodes may take for all checks but those on GPUs. A busy one may need a minute to start a process."""
 GPU_SECONDS = 180.0
 """How long to wait for GPUs that were free, and for what is tried on them."""
-LISTEN_SECONDS = 10.0
 CLOCK_SECONDS = 15.0
 CLOCK_ROUNDS = 3
 
@@ -106,7 +104,7 @@ class Node:
 def main() -> None:
     """Connects, looks and prints; see the module."""
     question = Question.model_validate_json(processes.question())
-    if not is_there(question.address):
+    if not connect.is_there(question.address):
         _print(Line(refused=f"{question.address}: nothing listens there"))
         return
     try:
@@ -114,18 +112,6 @@ def main() -> None:
             _look_at(question)
     except ClusterError as error:
         _print(Line(refused=str(error)))
-
-
-def is_there(address: str) -> bool:
-    """Whether something listens at HOST:PORT; where that is not known, it may be. Ray itself tries for minutes."""
-    host, _, port = address.rpartition(":")
-    if not port.isdigit():
-        return True
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), LISTEN_SECONDS):
-            return True
-    except (OSError, OverflowError):
-        return False
 
 
 def _look_at(question: Question) -> None:

@@ -20,6 +20,7 @@ from ray.job_submission import JobSubmissionClient
 from cluster.errors import ClusterError, ConnectionFailed, ServiceFailed, SubmissionFailed
 from cluster.submission import STOP_SECONDS, check_address, check_id
 from cluster.submission.on_node import ENTRY, HOOK
+from cluster.tokens import not_let_in
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
@@ -287,7 +288,7 @@ def _told(address: str) -> Iterator[None]:
     except ClusterError:
         raise
     except AuthenticationError as error:
-        raise ConnectionFailed(f"{address}: {_let_in(str(error))}") from None
+        raise ConnectionFailed(f"{address}: {not_let_in(str(error)) or _last_line(str(error))}") from None
     except (ConnectionError, requests.RequestException) as error:
         raise ConnectionFailed(
             f"{address}: no Ray dashboard answers there ({_reason(error)}): is the cluster up, is the address that of "
@@ -295,20 +296,6 @@ def _told(address: str) -> Iterator[None]:
         ) from None
     except (RuntimeError, ValueError, LookupError, TypeError) as error:
         raise SubmissionFailed(f"{address}: {_last_line(str(error))}") from None
-
-
-def _let_in(text: str) -> str:
-    if text.startswith("Authentication required"):
-        return (
-            "the cluster wants a token and got none (401): set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
-            "RAY_AUTH_TOKEN_PATH (ray get-auth-token on the head node prints the token)"
-        )
-    if text.startswith("Authentication failed"):
-        return (
-            "the cluster does not accept this token (403): compare RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH or "
-            "~/.ray/auth_token with that of the head node (ray get-auth-token)"
-        )
-    return _last_line(text)
 
 
 def _reason(error: Exception) -> str:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 from ray._private import services
+from ray.exceptions import AuthenticationError
 
 from cluster import connect
-from cluster.errors import NotStarted
+from cluster.errors import ConnectionFailed, NotStarted
 
 
 @pytest.fixture
@@ -100,6 +101,26 @@ def test_a_cluster_that_was_joined_is_lost_when_its_head_service_listens_no_more
         cluster._service = service.getsockname()
         assert not cluster.is_lost()
     assert cluster.is_lost()
+
+
+def test_an_address_where_nothing_listens_is_told_of_at_once(monkeypatch):
+    # Ray itself tries for minutes.
+    monkeypatch.setattr(connect, "_init", lambda *_, **__: pytest.fail("Ray was asked"))
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        address = f"127.0.0.1:{service.getsockname()[1]}"
+    told = f"cluster.address: '{address}': nothing listens there: is the cluster up"
+    with pytest.raises(ConnectionFailed, match=told), connect.connected(address, "sweep"):
+        pass
+
+
+def test_a_cluster_that_wants_a_token_says_how_to_give_one(monkeypatch):
+    def init(address: str, namespace: str, **options: object) -> None:
+        raise AuthenticationError("Token authentication is enabled but no authentication token was found")
+
+    monkeypatch.setattr(connect, "_init", init)
+    told = "cluster.address: 'auto': the cluster wants a token and got none .*RAY_AUTH_TOKEN_PATH"
+    with pytest.raises(ConnectionFailed, match=told), connect.connected("auto", "sweep"):
+        pass
 
 
 def test_ray_of_the_sweeps_own_has_the_environment_without_the_drivers_secrets(tmp_path, monkeypatch):
