@@ -35,12 +35,16 @@ class _Command(Generic[Result]):
         if not self.future.set_running_or_notify_cancel():
             return
         try:
-            self.future.set_result(self.action())
+            result = self.action()
         except Exception as error:
+            if is_sticky(error):
+                raise  # The caller hears it as everybody else does, once the loop is known to be broken.
             self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
 
     def refuse(self, error: Exception) -> None:
-        if self.future.set_running_or_notify_cancel():
+        if self.future.running() or self.future.set_running_or_notify_cancel():
             self.future.set_exception(error)
 
 
@@ -52,6 +56,9 @@ class PackLoop:
         self._clock = clock
         self._free = list(range(slots))
         self._leases: dict[str, Training] = {}
+        self._closed: set[str] = set()
+        """Leases that are over for good, also those that were never opened: an `open` may wait for its snapshot, and
+        come after the `close` of the same lease."""
         self._commands: list[_Command[Any]] = []
         self._changed = threading.Condition()
         self._stopped = False
@@ -65,7 +72,10 @@ class PackLoop:
     # Called by others
 
     def open(self, lease: str, spec: TrialSpec, snapshot: bytes | None) -> Future[Opened | Failure]:
-        """Puts a trial into a slot before the next step. An open lease goes on, and gives the same answer again."""
+        """Puts a trial into a slot before the next step. An open lease goes on, and gives the same answer again.
+
+        The future raises LeaseOver when the lease was closed before.
+        """
         return self._soon(lambda: self._open(lease, spec, snapshot))
 
     def advance(
@@ -125,7 +135,7 @@ class PackLoop:
             return {name: lease.latest for name, lease in self._leases.items() if lease.latest is not None}
 
     def close(self, lease: str) -> Future[None]:
-        """Frees the lease's slot before the next step. Closing an unknown lease does nothing."""
+        """Frees the lease's slot before the next step. A lease that is not open yet is never opened then."""
         return self._soon(lambda: self._close(lease))
 
     def move_out(self) -> None:
@@ -196,8 +206,13 @@ class PackLoop:
             if self._stopped:
                 return False
             commands, self._commands = self._commands, []
-        for command in commands:
-            command.run()
+        for number, command in enumerate(commands):
+            try:
+                command.run()
+            except Exception:
+                with self._changed:
+                    self._commands[:0] = commands[number:]
+                raise
         self._step()
         self._evaluate()
         return True
@@ -225,7 +240,7 @@ class PackLoop:
         try:
             snapshot = self._pack.snapshot(lease.slot)
         except Exception as error:
-            self._settle(lease, Outcome(step=lease.step, history=tuple(lease.history), failure=failure_of(error)))
+            self._settle(lease, Outcome(step=lease.step, history=tuple(lease.history), failure=_failure(error)))
             return
         with self._changed:
             lease.saved = Outcome(step=lease.step, history=tuple(lease.history), snapshot=snapshot, moves=self._ends)
@@ -242,13 +257,13 @@ class PackLoop:
         try:
             return Outcome(step=training.step, history=history, snapshot=self._pack.snapshot(training.slot))
         except Exception as error:
-            return Outcome(step=training.step, history=history, failure=failure_of(error))
+            return Outcome(step=training.step, history=history, failure=_failure(error))
 
     def _evaluate_base(self) -> Evaluation | Failure:
         try:
             return self._pack.evaluate_base()
         except Exception as error:
-            return failure_of(error)
+            return _failure(error)
 
     def _evaluate(self) -> None:
         due = {lease.slot: lease for lease in list(self._leases.values()) if lease.is_due}
@@ -274,7 +289,7 @@ class PackLoop:
                 peak_memory_bytes=self._pack.peak_memory_bytes(),
             )
         except Exception as error:
-            return Outcome(step=lease.step, history=tuple(lease.history), failure=failure_of(error))
+            return Outcome(step=lease.step, history=tuple(lease.history), failure=_failure(error))
 
     def _settle(self, lease: Training, outcome: Outcome) -> None:
         with self._changed:
@@ -285,18 +300,17 @@ class PackLoop:
     def _open(self, lease: str, spec: TrialSpec, snapshot: bytes | None) -> Opened | Failure:
         if lease in self._leases:
             return self._leases[lease].opened
+        if lease in self._closed:
+            raise LeaseOver(f"the lease {lease} was over before it was opened")
         if not self._free:
             raise RuntimeError("no slot is free on this host")
         slot = self._free.pop(0)
         try:
             opened = self._pack.open(slot, spec, snapshot)
         except Exception as error:
+            opened = _failure(error)
             # The pack may have opened it in part.
             self._pack.close(slot)
-            if is_sticky(error):
-                self._free.append(slot)
-                raise
-            opened = failure_of(error)
         if isinstance(opened, Failure):
             self._free.append(slot)
             return opened
@@ -305,11 +319,19 @@ class PackLoop:
         return opened
 
     def _close(self, lease: str) -> None:
+        self._closed.add(lease)
         with self._changed:
             training = self._leases.pop(lease, None)
         if training is not None:
             self._pack.close(training.slot)
             self._free.append(training.slot)
+
+
+def _failure(error: Exception) -> Failure:
+    """What an exception means for its trial. Raises it again when the whole process is spoilt: no trial is to blame."""
+    if is_sticky(error):
+        raise error
+    return failure_of(error)
 
 
 def _blamed(
@@ -323,6 +345,6 @@ def _blamed(
     try:
         return operation(slots)
     except Exception as error:
-        if len(slots) > 1 or is_sticky(error):
+        if len(slots) > 1:
             raise
-        return {slots[0]: failure_of(error)}
+        return {slots[0]: _failure(error)}

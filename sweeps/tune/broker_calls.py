@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from cluster.errors import LeaseOver
 from cluster.hosts import PROCESS_LOST
 from cluster.leases import Grant
 from trainables.contract import Failure, Opened
@@ -40,13 +41,20 @@ def ask(actor: Any, method: str, *arguments: Any) -> Any:
 def open_lease(
     granted: Grant, spec: str, snapshot: bytes | None, goes_on: Callable[[], bool]
 ) -> Opened | Failure | None:
-    """Puts a trial into its slot; None when it is to end meanwhile. Raises what a call to a lost host raises."""
+    """Puts a trial into its slot; None when it is to end meanwhile, or when the lease was over before it was opened.
+
+    Raises what a call to a lost host raises.
+    """
     opening = granted.host.open.remote(granted.lease, spec, snapshot)
     # Behind a long step it takes long; whoever waits does not lose the lease meanwhile.
     while not ray.wait([opening], timeout=WAIT_SECONDS)[0]:
         if not goes_on():
             return None
-    opened: Opened | Failure = ray.get(opening)
+    try:
+        opened: Opened | Failure = ray.get(opening)
+    except LeaseOver:
+        threading.Event().wait(RETRY_SECONDS)  # before another is asked for
+        return None
     return opened
 
 

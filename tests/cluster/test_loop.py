@@ -297,3 +297,11 @@ def test_outcomes_are_plain_values(started):
     assert isinstance(outcome.evaluation, Evaluation)
     assert outcome.peak_memory_bytes > 0
     assert type(outcome).model_validate_json(outcome.model_dump_json()).step == 3
+
+
+def test_a_lease_that_was_closed_before_it_was_opened_takes_no_slot(started):
+    loop = started(GatedPack(), slots=1)
+    loop.close("a").result(DEADLINE)
+    with pytest.raises(LeaseOver, match="the lease a was over before it was opened"):
+        opened(loop, "a")
+    assert opened(loop, "b").step == 0

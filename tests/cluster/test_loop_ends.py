@@ -11,6 +11,7 @@ import pytest
 from pack_loops import DEADLINE, BrokenPack, GatedPack, ask, opened, trial
 
 from cluster.loop import PackLoop
+from trainables import toy
 
 
 def calls(loop: PackLoop):
@@ -71,3 +72,57 @@ def test_stop_lets_the_running_step_end_and_refuses_what_waits(started):
     for call in [lambda: waiting.result(DEADLINE), *calls(loop).values()]:
         with pytest.raises(RuntimeError, match="training loop was stopped"):
             call()
+
+
+class SpoiltPack(toy.ToyPack):
+    """CUDA tells of an error late: a method that is not to blame raises it."""
+
+    def __init__(self, *spoilt: str) -> None:
+        super().__init__()
+        for method in spoilt:
+            setattr(self, method, self._raise)
+
+    def _raise(self, *_arguments):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "call"),
+    [
+        ("snapshot", lambda loop: loop.advance("a", 3, math.inf, 0, DEADLINE)),
+        ("snapshot", lambda loop: loop.advance("often", 3, math.inf, 0, DEADLINE)),
+        ("snapshot", lambda loop: loop.save("a", 0).result(DEADLINE)),
+        ("adapter", lambda loop: loop.advance("a", 3, math.inf, 0, DEADLINE)),
+        ("evaluate_base", lambda loop: loop.evaluate_base().result(DEADLINE)),
+        ("close", lambda loop: loop.close("a").result(DEADLINE)),
+    ],
+)
+def test_an_error_that_spoils_the_process_breaks_the_loop_wherever_it_is_told(started, spoilt, call):
+    loop = started(SpoiltPack(spoilt), slots=3)
+    for lease, spec in (("a", trial()), ("often", trial(snapshot_every=1))):
+        opened(loop, lease, spec)
+    with pytest.raises(RuntimeError, match=r"training loop broke: RuntimeError.*CUDA error"):
+        call(loop)
+    assert loop.fatal is not None, "before the caller hears of it, so that its host ends first"
+    with pytest.raises(RuntimeError, match="training loop broke"):
+        opened(loop, "b")
+
+
+def test_a_trial_cannot_be_opened_in_a_process_that_is_spoilt(started):
+    loop = started(SpoiltPack("open"))
+    with pytest.raises(RuntimeError, match="training loop broke"):
+        opened(loop, "a")
+
+
+def test_commands_behind_the_one_that_breaks_the_loop_are_refused(started):
+    pack = GatedPack(1)
+    pack.evaluate_base = SpoiltPack()._raise
+    loop = started(pack)
+    opened(loop, "a")
+    ask(loop, "a", 100)
+    pack.gates[1].wait_until_reached()
+    waiting: list[Future] = [loop.evaluate_base(), loop.close("a"), loop.open("b", trial(), None)]
+    pack.gates[1].open()
+    for future in waiting:
+        with pytest.raises(RuntimeError, match="training loop broke"):
+            future.result(DEADLINE)
