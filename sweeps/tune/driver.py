@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -37,6 +39,7 @@ from sweeps.record.run_names import label
 from sweeps.report.progress import Display
 from sweeps.steering.stop import Reason, StopState
 from sweeps.tune.base_evaluation import BaseEvaluation
+from sweeps.tune.broker_calls import ANEW_SECONDS, RETRY_SECONDS
 from sweeps.tune.callback import JournalCallback
 from sweeps.tune.experiment import Experiment, Spread
 from sweeps.tune.journaled_rule import Ruling
@@ -45,6 +48,11 @@ from sweeps.tune.trial_places import share_of_head
 from sweeps.tune.trial_queue import NOTHING, LastReport, TrialQueue
 from sweeps.tune.watch import LEAVE_SECONDS, Watch
 from trainables.contract import Evaluation, Failure
+
+BROKER_DIES = (
+    "the broker, which starts the hosts, has died, and no other is there after two minutes or it has died too: is "
+    "there enough memory on this node? qsweep resume tries again"
+)
 
 
 @dataclass
@@ -92,11 +100,11 @@ class Driver:
         """
         since, self.hosts_at_start = self.clock(), self.hosts_wanted
         self._broker = broker.create(self.config.base, slot_limits, self._host_options())
-        waits = self._answer(self._broker.outlook.remote())
+        waits = self._ask("outlook")
         if waits is not None:
             self.display.say(waits)
         self._settle_targets(space)
-        answer: Ready = self._answer(self._broker.start.remote())
+        answer: Ready = self._ask("start")
         self._refuse_other_tokens(answer.data.fingerprint)
         self.hosts = answer.hosts
         self.journal.add(
@@ -137,13 +145,28 @@ class Driver:
         )
 
     def _settle_targets(self, space: SearchSpace) -> None:
-        answers = self._answer(self._broker.resolve.remote(target_modules.asked(self.config, space)))
+        answers = self._ask("resolve", target_modules.asked(self.config, space))
         self._targets = target_modules.settle(answers or ())
         problems = target_modules.check(self.config, space, self._targets)
         if problems:
             raise ConfigError(problems)
         for event in self._targets.events(self.clock()):
             self.journal.add(event)
+
+    def _ask(self, method: str, *arguments: object) -> Any:
+        """The broker's answer; while Ray makes one that died anew, asks again."""
+        deadline = math.inf
+        while True:
+            try:
+                return self._answer(getattr(self._broker, method).remote(*arguments))
+            except PROCESS_LOST as error:
+                now = time.monotonic()
+                deadline = min(deadline, now + ANEW_SECONDS)
+                if self.stop.reason is not None:
+                    raise KeyboardInterrupt from None
+                if now >= deadline:
+                    raise HostsDied(BROKER_DIES) from error
+                threading.Event().wait(RETRY_SECONDS)
 
     def _answer(self, asked: Any) -> Any:
         """What the broker answers; KeyboardInterrupt when the sweep is asked to end meanwhile."""

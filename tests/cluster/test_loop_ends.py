@@ -116,7 +116,7 @@ def test_a_trial_cannot_be_opened_in_a_process_that_is_spoilt(started):
 
 def test_commands_behind_the_one_that_breaks_the_loop_are_refused(started):
     pack = GatedPack(1)
-    pack.evaluate_base = SpoiltPack()._raise
+    pack.evaluate_base = SpoiltPack()._raise  # type: ignore[method-assign]
     loop = started(pack)
     opened(loop, "a")
     ask(loop, "a", 100)

@@ -1,19 +1,22 @@
-"""What the driver asks of Ray for a trial's own process."""
+"""What the driver asks of Ray for a trial's own process, and what it makes of the broker's answers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
 from ray._private.ray_constants import MIN_RESOURCE_GRANULARITY
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.tune.execution.tune_controller import _get_max_pending_trials
 from ray.tune.search.search_generator import SearchGenerator
 from sweep_files import toy
 
 from cluster.connect import ENVIRONMENT
+from cluster.errors import HostError, HostsDied
 from cluster.hosts import HostFacts, SlotLimits
-from cluster.leases import Ready
+from cluster.leases import NotReady, Ready
 from sweeps.errors import ConfigError
 from sweeps.record.events import DataPrepared
 from sweeps.record.folder import SweepFolder
@@ -70,3 +73,46 @@ def test_a_sweep_whose_rows_give_other_tokens_now_is_refused(
     with pytest.raises(ConfigError, match=r"^data: its rows give other tokens .*1{16}, it was 2{16}"):
         began.start_hosts(limits, space)
     assert journal.record.data["fingerprint"] == began_with
+
+
+@pytest.fixture
+def starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[object]]:
+    """Asks a broker to start, without Ray: it gives each answer in turn, and one that is an exception is raised."""
+    config, _ = toy()
+
+    def start(*answers: object) -> list[object]:
+        given = iter(answers)
+        driving = Driver(config, SweepFolder(tmp_path), MagicMock(Journal), StopState(), MagicMock(Display))
+        driving._broker = MagicMock()
+        driving._broker.start.remote.side_effect = lambda: next(given)
+        monkeypatch.setattr(driver.ray, "wait", lambda asked, timeout: (asked, []))
+        monkeypatch.setattr(driver.ray, "get", got)
+        monkeypatch.setattr(driver, "RETRY_SECONDS", 0.0)
+        return [driving._ask("start"), *given]
+
+    return start
+
+
+def got(answer: object) -> object:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def test_a_broker_that_is_lost_while_hosts_start_is_asked_again_once_it_is_there(starting):
+    ready = Ready(data=Summary(fingerprint="1", train_rows=4, eval_rows=2), hosts=())
+    assert starting(ActorDiedError(), ActorUnavailableError("it restarts", None), ready, "left") == [ready, "left"]
+
+
+def test_a_broker_that_stays_away_ends_the_start_with_exit_code_1(starting, monkeypatch):
+    monkeypatch.setattr(driver, "ANEW_SECONDS", 0.0)
+    with pytest.raises(HostsDied, match="the broker, which starts the hosts, has died") as told:
+        starting(ActorDiedError())
+    assert told.value.exit_code == 1
+
+
+@pytest.mark.parametrize(("is_mistake", "exit_code"), [(True, 2), (False, 1)])
+def test_hosts_that_cannot_start_are_a_mistake_and_hosts_that_die_are_none(starting, is_mistake, exit_code):
+    with pytest.raises(HostError, match="no host") as told:
+        starting(NotReady(message="no host", is_mistake=is_mistake))
+    assert told.value.exit_code == exit_code
