@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -251,7 +252,8 @@ def _drive(running: _Running, deliver: Callable[[], None]) -> _Trained:
     failure: str | None = "the driver failed"
     try:
         say("starting Ray" if address == "local" else f"joining Ray ({address})")
-        supervise(train, cluster, stop, lambda: _look_after(running, answerer))
+        look = partial(_look_after, running, answerer)
+        driver.tell_of_ray(supervise(train, cluster, stop, look, lambda: driver.has_run))
         failure = None
     except KeyboardInterrupt:
         failure = None

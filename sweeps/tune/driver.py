@@ -46,13 +46,15 @@ from sweeps.tune.journaled_rule import Ruling
 from sweeps.tune.scheduler import RuleScheduler
 from sweeps.tune.trial_places import share_of_head
 from sweeps.tune.trial_queue import NOTHING, LastReport, TrialQueue
-from sweeps.tune.watch import LEAVE_SECONDS, Watch
+from sweeps.tune.watch import Watch
 from trainables.contract import Evaluation, Failure
 
 BROKER_DIES = (
     "the broker, which starts the hosts, has died, and no other is there after two minutes or it has died too: is "
     "there enough memory on this node? qsweep resume tries again"
 )
+BASE_SECONDS = 30.0
+"""How long the end of a sweep waits for the base's evaluation."""
 
 
 @dataclass
@@ -75,6 +77,8 @@ class Driver:
     _ruling: Ruling | None = field(default=None, init=False)
     trials_to_stop: set[str] = field(default_factory=set, init=False)
     """Keys of the trials that somebody asked to stop, and that have not ended yet."""
+    has_run: bool = field(default=False, init=False)
+    """All trials are over, or were saved: Ray alone has to end."""
     hosts_at_start: int | Literal["auto"] = field(default="auto", init=False)
     """cluster.hosts that the broker was made with."""
 
@@ -214,9 +218,10 @@ class Driver:
         Experiment(queue, scheduler, watch, self._callback, self._saved, self._spread(shared)).run(objective)
         if base is not None and self.stop.reason is None:
             # The trials of other hosts may have been faster.
-            base.look(LEAVE_SECONDS)
+            base.look(BASE_SECONDS)
         if self._callback.failure is not None:
             raise self._callback.failure
+        self.has_run = True
 
     def _spread(self, shared: dict[str, Any]) -> Spread | None:
         """How trials' processes are spread; None keeps all on this node, where the Ray is the sweep's own."""
@@ -238,6 +243,12 @@ class Driver:
             self.stop.ask("failed", cannot_write(self.folder.base_rows, error))
         except StorageError as error:
             self.stop.ask("failed", str(error))
+
+    def tell_of_ray(self, left_behind: str | None) -> None:
+        """Says that Ray is left behind, when it is; then the thread that waits for it writes no more events."""
+        if left_behind is not None:
+            self.journal.take_over()
+            self.display.say(left_behind)
 
     def end(self, failed: str | None = None) -> None:
         """Says of every trial and of the sweep how it ended."""

@@ -16,7 +16,7 @@ from sweeps.errors import RayGone
 from sweeps.steering.stop import StopState
 
 TURN_SECONDS = 0.2
-STOP_SECONDS = 120.0
+STOP_SECONDS = 240.0
 """How long a sweep that was asked to end may take: trials save themselves, Ray Tune and Ray end."""
 START_SECONDS = 3.0
 """The same while Ray is not there yet: there is nothing to save."""
@@ -26,6 +26,7 @@ LOST = "Ray's daemons are gone"
 SILENT = "Ray does not answer"
 STARTING = "Ray had not started yet: nothing was trained"
 GO_ON = "trials go on from their last snapshots"
+LEFT_BEHIND = "Ray does not end: it is left behind; no trial was running any more"
 
 
 class Ray(Protocol):
@@ -47,15 +48,17 @@ def supervise(
     ray: Ray,
     stop: StopState,
     look: Callable[[], None],
+    are_trials_over: Callable[[], bool],
     clock: Callable[[], float] = time.monotonic,
-) -> None:
-    """Runs `work` in another thread; raises what it raises.
+) -> str | None:
+    """Runs `work` in another thread; raises what it raises. Returns what to say when Ray alone has not ended.
 
     Args:
         work: what needs Ray.
         ray: Ray.
         stop: whether the sweep was asked to end.
         look: called several times a second meanwhile, in the caller's thread.
+        are_trials_over: whether nothing is left to do but to end Ray; then that Ray is gone changes nothing.
         clock: seconds.
 
     Raises:
@@ -71,13 +74,18 @@ def supervise(
         hopeless = _hopeless(ray, stop, lasting)
         if hopeless is not None and thread.is_alive():
             ray.abandon()
+            if are_trials_over():
+                return LEFT_BEHIND
             raise RayGone(f"{hopeless}: {GO_ON}" if ray.has_started else STARTING)
     try:
         done.result()
     except Exception as error:
         if not ray.is_lost():
             raise
+        if are_trials_over():
+            return LEFT_BEHIND
         raise RayGone(f"{LOST}: {GO_ON}") from error
+    return None
 
 
 def _hopeless(ray: Ray, stop: StopState, lasting: _Lasting) -> str | None:

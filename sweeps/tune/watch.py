@@ -11,13 +11,14 @@ import ray
 from ray.tune import Stopper
 
 from cluster.hosts import PROCESS_LOST
+from sweeps.planning.number_words import counted
 from sweeps.report.progress import Display
 from sweeps.steering.stop import StopState
 from sweeps.tune.base_evaluation import BaseEvaluation
 from sweeps.tune.trial_queue import TrialQueue
 
-LEAVE_SECONDS = 30.0
-"""How long trials have to save themselves when the sweep is asked to end."""
+LEAVE_SECONDS = 120.0
+"""How long trials have to end their step and save themselves when the sweep is asked to end."""
 STEPS_SECONDS = 2.0
 """Pause between questions for the steps that trials have taken."""
 NEWS_SECONDS = 30.0
@@ -70,6 +71,8 @@ class Watch(Stopper):
         self._hosts_told = stops.hosts_at_start
         """How many hosts the broker was told to have."""
         self._deadline: float | None = None
+        self._has_given_up = False
+        """The deadline has passed, and that was said."""
         self._known = 0
         self._news: Any = None
         self._pause = 0.0
@@ -100,7 +103,15 @@ class Watch(Stopper):
         if self._deadline is None:
             self._broker.stop.remote()
             self._deadline = time.monotonic() + LEAVE_SECONDS
-        return self._queue.live == 0 or time.monotonic() > self._deadline
+        if self._queue.live == 0:
+            return True
+        if time.monotonic() <= self._deadline:
+            return False
+        if not self._has_given_up:
+            self._has_given_up = True
+            late = f"{counted(self._queue.live, 'trial')} did not end a step within {LEAVE_SECONDS:.0f} s"
+            self._display.say(f"{late}: what was trained since the last snapshot is lost")
+        return True
 
     def _tell(self) -> None:
         if self._news is None:

@@ -9,7 +9,8 @@ import pytest
 
 from sweeps.errors import RayGone
 from sweeps.steering.stop import StopState
-from sweeps.tune.supervision import START_SECONDS, STOP_SECONDS, TURN_SECONDS, supervise
+from sweeps.tune.supervision import LEFT_BEHIND, START_SECONDS, STOP_SECONDS, TURN_SECONDS, supervise
+from sweeps.tune.watch import LEAVE_SECONDS
 
 
 @dataclass
@@ -54,12 +55,17 @@ def stop(reason=None) -> StopState:
     return StopState(reason=reason)
 
 
+def running() -> bool:
+    """Trials are not over."""
+    return False
+
+
 def test_what_the_work_raises_is_raised():
     def broken() -> None:
         raise KeyError("x")
 
     with pytest.raises(KeyError):
-        supervise(broken, FakeRay(), stop(), lambda: None)
+        supervise(broken, FakeRay(), stop(), lambda: None, running)
 
 
 def test_a_failure_of_the_work_while_ray_is_lost_is_rays():
@@ -67,13 +73,13 @@ def test_a_failure_of_the_work_while_ray_is_lost_is_rays():
         raise ValueError("actor died")
 
     with pytest.raises(RayGone, match="daemons are gone"):
-        supervise(broken, FakeRay(lost=True, patience_seconds=1e9), stop(), lambda: None)
+        supervise(broken, FakeRay(lost=True, patience_seconds=1e9), stop(), lambda: None, running)
 
 
 def test_lost_ray_is_not_waited_for(stuck):
     ray, clock = FakeRay(lost=True, patience_seconds=5.0), Clock()
     with pytest.raises(RayGone, match="daemons are gone"):
-        supervise(stuck, ray, stop(), clock.look, clock)
+        supervise(stuck, ray, stop(), clock.look, running, clock)
     assert ray.abandoned
     assert 5.0 < clock.now < 10.0
 
@@ -85,14 +91,31 @@ def test_lost_ray_is_not_waited_for(stuck):
 def test_ray_that_does_not_end_when_asked_is_left_behind(stuck, started, seconds, told):
     ray, clock = FakeRay(has_started=started), Clock(step_seconds=seconds / 4)
     with pytest.raises(RayGone, match=told):
-        supervise(stuck, ray, stop("interrupted"), clock.look, clock)
+        supervise(stuck, ray, stop("interrupted"), clock.look, running, clock)
     assert seconds < clock.now < 2 * seconds
 
 
 def test_ray_that_does_not_end_by_itself_is_left_behind(stuck):
     ray, clock = FakeRay(is_ending=True), Clock(step_seconds=10)
     with pytest.raises(RayGone, match="does not answer"):
-        supervise(stuck, ray, stop(), clock.look, clock)
+        supervise(stuck, ray, stop(), clock.look, running, clock)
+
+
+def test_ray_that_does_not_end_once_the_trials_are_over_is_left_behind_and_the_sweep_keeps_its_own_end(stuck):
+    ray, clock = FakeRay(is_ending=True), Clock(step_seconds=10)
+    assert supervise(stuck, ray, stop(), clock.look, lambda: True, clock) == LEFT_BEHIND
+    assert ray.abandoned
+
+    def broken() -> None:
+        raise ValueError("the raylet is gone")
+
+    assert supervise(broken, FakeRay(lost=True), stop(), lambda: None, lambda: True) == LEFT_BEHIND
+    with pytest.raises(ValueError, match="raylet"):
+        supervise(broken, FakeRay(), stop(), lambda: None, lambda: True)
+
+
+def test_trials_have_less_time_to_save_themselves_than_ray_has_to_end():
+    assert LEAVE_SECONDS <= STOP_SECONDS / 2
 
 
 def test_ray_that_is_there_is_waited_for():
@@ -109,6 +132,6 @@ def test_ray_that_is_there_is_waited_for():
     def work() -> None:
         ended.wait(60)
 
-    supervise(work, FakeRay(), stop(), look, clock)
+    supervise(work, FakeRay(), stop(), look, running, clock)
     assert len(looks) >= 3
     assert TURN_SECONDS < 1

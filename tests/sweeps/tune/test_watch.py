@@ -24,6 +24,7 @@ class World:
             standing=SimpleNamespace(remote=lambda: (2, 8)),
             latest=SimpleNamespace(remote=dict),
             want=SimpleNamespace(remote=self.wanted.append),
+            stop=SimpleNamespace(remote=lambda: None),
         )
         display = SimpleNamespace(say=self.said.append, latest=lambda _steps: None)
         self.stops = SimpleNamespace(
@@ -32,8 +33,8 @@ class World:
             hosts_at_start="auto",
             hosts_wanted="auto",
         )
-        request = SimpleNamespace(check=lambda: None)
-        self.watch = Watch(request, broker, None, display, None, self.stops)  # type: ignore[arg-type]
+        self.request, self.queue = SimpleNamespace(check=lambda: None), SimpleNamespace(live=2)
+        self.watch = Watch(self.request, broker, self.queue, display, None, self.stops)  # type: ignore[arg-type]
 
     def _news(self, known: int, wait_seconds: float) -> object:
         self.asked += 1
@@ -96,3 +97,23 @@ def test_the_broker_is_told_once_how_many_hosts_are_wanted_and_another_broker_ag
     world.is_lost = False
     world.run(11.0)
     assert world.wanted == [2, 2]
+
+
+def test_a_sweep_that_is_asked_to_end_waits_for_long_steps_and_says_how_many_did_not_end(world):
+    world.request.check = lambda: "interrupted"
+    world.run(100.0)
+    world.queue.live = 1
+    world.run(19.0)
+    assert world.said == []
+    world.now += 2.0
+    assert world.watch.stop_all()
+    assert world.watch.stop_all()
+    assert world.said == [
+        "1 trial did not end a step within 120 s: what was trained since the last snapshot is lost"
+    ], "once"
+
+
+def test_a_sweep_whose_trials_are_saved_ends_at_once(world):
+    world.request.check, world.queue.live = lambda: "interrupted", 0
+    assert world.watch.stop_all()
+    assert world.said == []
