@@ -17,7 +17,9 @@ MOST_VALUES = 10_000
 """Keys and values of a file. Those that an alias stands for are counted each time: aliases of aliases grow fast."""
 MOST_LEVELS = 50
 """Lists and mappings inside each other: the reader goes down one call per level."""
-_TEXT = "tag:yaml.org,2002:str"
+_TEXT, _NUMBERS = "tag:yaml.org,2002:str", ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_OLD_NUMBER = re.compile(r"[-+]?0[0-9_]+|.*:.*")
+"""Numbers of YAML 1.1 that nobody means: 010 is 8 there, and 1:30 is 90."""
 _MOST_CHARACTERS = 1000
 """Characters of a value that is not text: a number of more digits takes long to read."""
 
@@ -82,6 +84,9 @@ class _Loader(yaml.SafeLoader):
             raise _error(f"{shown} is not what it looks like{reason}: put it in quotes", node) from error
         if isinstance(value, str) and (problem := _no_text(value)):
             raise _error(problem, node)
+        if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and _OLD_NUMBER.fullmatch(node.value):
+            way_out = "write the number without zeros before it and without colons, or put it in quotes"
+            raise _error(f"{node.value[:60]!r} is the number {value} in YAML: {way_out}", node)
         return value
 
 

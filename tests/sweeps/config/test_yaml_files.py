@@ -25,6 +25,12 @@ from sweeps.errors import ConfigError
         ("16", 16),
         ("0.5", 0.5),
         (".inf", math.inf),
+        ("0", 0),
+        ("-0", 0),
+        ("0.5e1", 5.0),
+        ("00.5", 0.5),
+        ("1_000", 1000),
+        ("0x10", 16),
     ],
 )
 def test_numbers_are_numbers(text: str, value: float) -> None:
@@ -36,6 +42,10 @@ def test_numbers_are_numbers(text: str, value: float) -> None:
 def test_words_that_begin_like_a_number_are_words(text: str) -> None:
     """A commit hash, a name or a file."""
     assert yaml_files.parse(text) == text
+
+
+def test_what_looks_like_an_old_number_is_text_in_quotes() -> None:
+    assert yaml_files.parse("{a: '010', b: \"1:30\", c: 08}") == {"a": "010", "b": "1:30", "c": "08"}
 
 
 def test_none_is_the_scheme_and_null_is_nothing() -> None:
@@ -61,6 +71,11 @@ MISTAKES = [
     ("a: *b\n", "line 1, column 4: found undefined alias 'b'"),
     ("a: !!bool zzz\n", "line 1, column 4: 'zzz' is not what it looks like: put it in quotes"),
     ("a: !!timestamp soon\n", "line 1, column 4: 'soon' is not what it looks like"),
+    ("a: 010\n", "line 1, column 4: '010' is the number 8 in YAML: write the number without zeros before it and"),
+    ("a: [-0123]\n", "line 1, column 5: '-0123' is the number -83 in YAML: "),
+    ("a: 1:30\n", "line 1, column 4: '1:30' is the number 90 in YAML: "),
+    ("a: 1:30.5\n", "line 1, column 4: '1:30.5' is the number 90.5 in YAML: "),
+    ("a: {010: 1}\n", "line 1, column 5: '010' is the number 8 in YAML: "),
     ("a: !!int ''\n", "line 1, column 4: '' is not what it looks like"),
     ("a: !!float\n", "line 1, column 4: '' is not what it looks like"),
     ("a: !!set {[1]: }\n", "line 1, column 11: a key is text"),
