@@ -227,14 +227,17 @@ class SearchSpace:
         return shapes
 
     def _branches(self, name: str) -> list[tuple[Value, int | None]]:
-        """Returns the values of `name` in conditions and one for all others, each with the number of values meant."""
-        asked = (condition for when in self.conditions().values() for condition in when if condition.field == name)
+        """Returns a value of `name` for each way in which its conditions turn out, with the number of values meant."""
+        asked = [condition for when in self.conditions().values() for condition in when if condition.field == name]
         named = {identity(value): value for condition in asked for value in condition.values}
         size = self.domains[name].size
         if size is None:
             return [(_ANY_OTHER, None)]
+        alike: dict[tuple[bool, ...], list[Value]] = {}
+        for value in named.values():
+            alike.setdefault(tuple(condition.holds(value) for condition in asked), []).append(value)
         others = [(_ANY_OTHER, size - len(named))] if size > len(named) else []
-        return [*((value, 1) for value in named.values()), *others]
+        return [*((values[0], len(values)) for values in alike.values()), *others]
 
     def _in_file_order(self, point: Point) -> Point:
         return {name: point[name] for name in self.domains if name in point}

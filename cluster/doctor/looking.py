@@ -81,7 +81,8 @@ def judged(name: str, found: Look, driver: Mapping[str, Look], asked: Asked) -> 
         of_driver: Facts = (driver[name].facts if name in driver else None) or {}
         diagnosis = check.judge(found.facts, of_driver, asked)
     elif found.hung_seconds is not None:
-        diagnosis = Diagnosis("fail", f"no answer within {found.hung_seconds:.0f} s", check.HUNG)
+        mend = f"{check.HUNG}; on a machine that is only busy, QSWEEP_DOCTOR_PATIENCE=4 waits four times as long"
+        diagnosis = Diagnosis("fail", f"no answer within {found.hung_seconds:.0f} s", mend)
     elif found.crash is not None:
         diagnosis = Diagnosis("fail", found.crash, check.HUNG)
     else:

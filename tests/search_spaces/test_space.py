@@ -236,6 +236,13 @@ def test_conditional_grid_field_stays_out_of_the_points_where_it_is_inactive() -
     assert points == [{"a.x": 1}] * 3 + [{"a.x": 2, "a.y": value} for value in (5, 6, 7)]
 
 
+def test_size_counts_values_that_no_condition_tells_apart_at_once() -> None:
+    """One by one, 6 named values and the others of 9 fields are 40 million cases."""
+    asked = {f"a.{n}": {"choice": list(range(8))} for n in range(9)}
+    told = {f"b.{n}": {"choice": ["u", "v"], "when": {f"a.{n}": list(range(6))}} for n in range(9)}
+    assert SearchSpace.parse(asked | told).size() == (6 * 2 + 2) ** 9
+
+
 def test_grid_size_is_one_without_grids() -> None:
     assert SearchSpace.parse(WIDE).grid_size == 1
     assert SearchSpace.parse(WIDE).sample(Random(3), 7) == SearchSpace.parse(WIDE).sample(Random(3))
