@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,23 +18,33 @@ MEMORY_SHARE = 0.85
 """The part of the free memory that a plan may use."""
 
 
-def name(device: Device, gpu: str | None = None, hosts: int = 1) -> str:
+def name(device: Device, own: Sequence[str] = ("0",), hosts: int = 1) -> str:
     """What a host trains on, in the maker's words: "NVIDIA H100 80GB HBM3", or the processor with the host's threads.
 
-    "GPU" for one that nvidia-smi does not tell.
+    "2x NVIDIA H100 80GB HBM3" for several GPUs; "GPU" for one that nvidia-smi does not tell.
 
     Args:
         device: the kind.
-        gpu: an index or UUID; the first one when left out.
+        own: index or UUID of each GPU of the host.
         hosts: as in `host_threads`.
     """
     if device == "cuda":
-        try:
-            return _nvidia_smi("name", gpu)
-        except (OSError, subprocess.CalledProcessError):
-            return "GPU"
-    own = host_threads(hosts)
-    return f"{_processor()}, {own} {'thread' if own == 1 else 'threads'}"
+        names = Counter(_gpu_name(gpu) for gpu in own)
+        return " and ".join(several(count if len(own) > 1 else 1, each) for each, count in names.items())
+    count = host_threads(hosts)
+    return f"{_processor()}, {count} {'thread' if count == 1 else 'threads'}"
+
+
+def several(count: int, gpu: str) -> str:
+    """The name of so many GPUs of a kind, over which a host spreads its base: "2x H100"; of one its own name."""
+    return gpu if count == 1 else f"{count}x {gpu}"
+
+
+def _gpu_name(gpu: str) -> str:
+    try:
+        return _nvidia_smi("name", gpu)
+    except (OSError, subprocess.CalledProcessError):
+        return "GPU"
 
 
 def threads() -> int:
@@ -91,15 +102,21 @@ def gpus() -> int:
     return 0 if visible in ("", "NoDevFiles") else min(number, len(visible.split(",")))
 
 
-def free_bytes(device: Device, gpu: str | None = None) -> int:
-    """Free memory: of the GPU `gpu` (an index or UUID), or of the machine."""
+def visible() -> list[str]:
+    """Index or UUID of each GPU that `gpus` counts."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(index) for index in range(gpus())] if named is None else named.split(",")[: gpus()]
+
+
+def free_bytes(device: Device, own: Sequence[str] = ("0",)) -> int:
+    """Free memory: of the fullest of these GPUs (index or UUID of each), or of the machine."""
     if device == "cpu":
         return int(psutil.virtual_memory().available)
-    return int(_nvidia_smi("memory.free", gpu)) * 2**20
+    return min(int(_nvidia_smi("memory.free", gpu)) for gpu in own) * 2**20
 
 
-def _nvidia_smi(field: str, gpu: str | None) -> str:
-    query = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits", f"--id={gpu or 0}"]
+def _nvidia_smi(field: str, gpu: str) -> str:
+    query = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits", f"--id={gpu}"]
     return subprocess.run(query, check=True, capture_output=True, text=True).stdout.strip().splitlines()[0]
 
 

@@ -101,22 +101,16 @@ class Fleet:
         there, asked = nodes.gpus(seen), self._options.gpus_per_host
         self._gpus_per_host = (1 if there else 0) if asked == "auto" else asked
         number = 1 if self.asked == "auto" else self.asked
-        if self._gpus_per_host and not self._options.may_grow and number > there:
-            problem = f"cluster.hosts: {number} asked for, but the cluster has {there} GPUs, one per host"
-            fewer = f"launch with cluster.hosts={there}, or resume after qsweep extend SWEEP cluster.hosts={there}"
-            way_out = fewer if there else "set cluster.gpus_per_host=0 to train on CPUs"
-            return NotReady(message=f"{problem}: {way_out}")
+        if self._gpus_per_host and not self._options.may_grow:
+            problem = nodes.problem(number, self._gpus_per_host, seen)
+            if problem is not None:
+                return NotReady(message=problem)
         self.wanted = self._count(self.asked)
         return None
 
     def outlook(self) -> str | None:
         """Says what the start waits for, when less is free than is wanted; call `lay_out` first."""
-        there, free = nodes.gpus(self._nodes), nodes.free_gpus(self._nodes)
-        if not self._gpus_per_host or self.wanted <= free:
-            return None
-        begins = "the sweep begins with those" if free else "the sweep begins when one is"
-        wanted = f"{self.wanted} {'host is' if self.wanted == 1 else 'hosts are'} wanted"
-        return f"{wanted}, and {free} of the cluster's {there} GPUs are free: {begins}, and takes more as they come"
+        return nodes.outlook(self.wanted, self._gpus_per_host, self._nodes) if self._gpus_per_host else None
 
     async def ask_first(self, look: Look, ask: Callable[[Any], Awaitable[Answer]]) -> Answer | NotReady:
         """Asks the first host, before any host loads. When it dies, another is asked, as far as `StartDeaths` goes."""
@@ -238,7 +232,7 @@ class Fleet:
         held.update(each.node_id for each in self._starting if each.node_id is not None)
         recent = self._clock() - PLACE_SECONDS
         unplaced = sum(each.node_id is None and each.since > recent for each in self._starting)
-        return nodes.wanted(asked, self._gpus_per_host > 0, self._nodes, held, unplaced)
+        return nodes.wanted(asked, self._gpus_per_host, self._nodes, held, unplaced)
 
     def _fit(self) -> None:
         """Makes hosts that are missing, and gives up those that are too many: those that hold the least first."""

@@ -62,7 +62,7 @@ class HostOptions(Spec):
 
     hosts: int | Literal["auto"] = "auto"
     gpus_per_host: int | Literal["auto"] = "auto"
-    """auto: one where the cluster has GPUs when the sweep starts, else none."""
+    """auto: one where the cluster has GPUs when the sweep starts, else none. Several are of one machine."""
     may_grow: bool = False
     """Whether nodes may join. Else more hosts than GPUs are a mistake."""
     env_vars: dict[str, str] = Field(default_factory=dict)
@@ -79,9 +79,11 @@ class HostFacts(Spec):
     device: Device
     slots: int
     estimated_bytes: int | None
-    """Memory that these slots are expected to take; None when the model's sizes are unknown."""
+    """Memory that these slots are expected to take, of several GPUs on the fullest; None for unknown sizes."""
     device_name: str = ""
     """See `devices.name`."""
+    gpus: int = 1
+    """GPUs that it computes on; 0 on a CPU."""
     engine: str = ""
     """What computes the losses of its trials, in words; empty where the trainable does not say."""
     node_id: str = ""
@@ -187,13 +189,13 @@ class Host:
 
     def _start(self, data: bytes, rows: RowShape | None) -> HostFacts:
         # A cluster may count GPUs on a machine that has none, to try out where hosts are placed.
-        gpu = next((str(index) for index in ray.get_gpu_ids()), None) if gpus() else None
-        device: Device = "cpu" if gpu is None else "cuda"
-        free = free_bytes(device, gpu) // (self._limits.hosts_per_machine if device == "cpu" else 1)
+        own = [str(index) for index in ray.get_gpu_ids()] if gpus() else []
+        device: Device = "cuda" if own else "cpu"
+        free = free_bytes(device, own) // (self._limits.hosts_per_machine if device == "cpu" else 1)
         try:
             pack = self._trainable.open_pack(self._base, data, cache())
             # After loading: a hub model's sizes are known now.
-            need = catalogue.need(self._trainable, self._base, self._limits.largest, device, rows)
+            need = catalogue.need(self._trainable, self._base, self._limits.largest, device, rows, max(1, len(own)))
         except TrainableError as error:
             raise HostError(str(error)) from None
         slots = self._limits.slots
@@ -207,7 +209,8 @@ class Host:
             device=device,
             slots=slots,
             estimated_bytes=estimate,
-            device_name=name(device, gpu, self._limits.hosts_per_machine),
+            device_name=name(device, own, self._limits.hosts_per_machine),
+            gpus=len(own),
             engine=getattr(pack, "engine_name", ""),
             node_id=str(ray.get_runtime_context().get_node_id()),
         )

@@ -51,13 +51,50 @@ def gpus(nodes: Sequence[Node]) -> int:
     return sum(int(node.gpus) for node in nodes if not node.is_leaving)
 
 
-def free_gpus(nodes: Sequence[Node]) -> int:
-    """Whole GPUs of the nodes that stay, which nobody holds."""
-    return sum(int(node.free_gpus) for node in nodes if not node.is_leaving)
+def problem(number: int, each: int, nodes: Sequence[Node]) -> str | None:
+    """Why `number` hosts of `each` GPUs can never run on the nodes that stay, and the way out; None where they can."""
+    there = gpus(nodes)
+    room = sum(int(node.gpus) // each for node in nodes if not node.is_leaving)
+    if number <= room:
+        return None
+    if each > 1 and there and not room:
+        most = max(int(node.gpus) for node in nodes if not node.is_leaving)
+        return (
+            f"cluster.gpus_per_host: {each} asked for, but no machine of the cluster has more than {most}: set "
+            f"cluster.gpus_per_host={most} or less, or run on a machine with {each}"
+        )
+    has = f"{there} GPUs, one per host" if each == 1 else f"{there} GPUs, {room} times {each} on one machine"
+    fewer = f"launch with cluster.hosts={room}, or resume after qsweep extend SWEEP cluster.hosts={room}"
+    way_out = fewer if there else "set cluster.gpus_per_host=0 to train on CPUs"
+    return f"cluster.hosts: {number} asked for, but the cluster has {has}: {way_out}"
+
+
+def outlook(number: int, each: int, nodes: Sequence[Node]) -> str | None:
+    """What the start of `number` hosts of `each` GPUs waits for; None where so many are free."""
+    staying = [node for node in nodes if not node.is_leaving]
+    free = sum(int(node.free_gpus) // each for node in staying)
+    if number <= free:
+        return None
+    wanted = f"{number} {'host is' if number == 1 else 'hosts are'} wanted"
+    begins = "the sweep begins with those" if free else "the sweep begins when one is"
+    if each == 1:
+        return (
+            f"{wanted}, and {free} of the cluster's {gpus(nodes)} GPUs are free: {begins}, and takes more as they come"
+        )
+    most = max((int(node.gpus) for node in staying), default=0)
+    if most < each:
+        return (
+            f"{wanted}, each with {each} GPUs of one machine, and no machine of the cluster has more than {most}: the "
+            "sweep begins when one joins that has"
+        )
+    return (
+        f"{wanted}, each with {each} GPUs of one machine, and there is room for {free}: {begins}, and takes more as "
+        "they come"
+    )
 
 
 def wanted(
-    asked: int | Literal["auto"], on_gpu: bool, nodes: Sequence[Node], held: Mapping[str, int], unplaced: int = 0
+    asked: int | Literal["auto"], each: int, nodes: Sequence[Node], held: Mapping[str, int], unplaced: int = 0
 ) -> int:
     """How many hosts there should be on nodes that stay.
 
@@ -66,20 +103,20 @@ def wanted(
 
     Args:
         asked: `cluster.hosts`.
-        on_gpu: whether each host holds a GPU.
+        each: GPUs that each host holds, of one node.
         nodes: what `look` has seen.
         held: node id -> hosts that are there.
         unplaced: hosts that are being made, of which it is not known whether they hold a GPU already.
     """
     if asked != "auto":
         return asked
-    if not on_gpu:
+    if not each:
         return 1
     staying = {node.node_id: node for node in nodes if not node.is_leaving}
-    free = sum(_free(node, held.get(node_id, 0)) for node_id, node in staying.items())
+    free = sum(_free(node, held.get(node_id, 0), each) for node_id, node in staying.items())
     return max(1, sum(held.get(node_id, 0) for node_id in staying) + max(free, unplaced))
 
 
-def _free(node: Node, held: int) -> int:
+def _free(node: Node, held: int, each: int) -> int:
     """Hosts that can start on a node now. What Ray says is free lags behind what was just given out."""
-    return max(0, min(int(node.free_gpus), int(node.gpus) - held))
+    return max(0, min(int(node.free_gpus) // each, int(node.gpus) // each - held))

@@ -39,20 +39,21 @@ class Scoring(Protocol):
 
 
 @contextmanager
-def scoring(base: TrialSpec, address: str | None = None, tell: Tell = tell_nobody) -> Iterator[Scoring]:
+def scoring(base: TrialSpec, address: str | None = None, tell: Tell = tell_nobody, gpus: int = 1) -> Iterator[Scoring]:
     """Something that scores adapters on `base`, as long as the block runs.
 
     Args:
         base: says base model, quantisation and data.
         address: of a Ray cluster (`auto`: the one on this node); this machine when None.
         tell: is told, inside `Scoring.score`, how far it has come.
+        gpus: over which the base is spread, where there are any.
 
     Raises:
         HostError: the trainable scores nothing, or no host of the cluster starts: its GPUs are busy, for example.
         ConnectionFailed: no Ray cluster is at the address.
     """
     can_score(base.trainable)
-    with process(base, tell) if address is None else _on_cluster(base, address, tell) as call:
+    with process(base, tell, gpus) if address is None else _on_cluster(base, address, tell, gpus) as call:
         yield _Remote(call)
 
 
@@ -79,7 +80,7 @@ class _Remote:
 
 
 @contextmanager
-def _on_cluster(base: TrialSpec, address: str, tell: Tell) -> Iterator[Call]:
+def _on_cluster(base: TrialSpec, address: str, tell: Tell, gpus: int) -> Iterator[Call]:
     import ray
 
     from cluster.connect import connected
@@ -88,12 +89,12 @@ def _on_cluster(base: TrialSpec, address: str, tell: Tell) -> Iterator[Call]:
     with connected(address, f"{NAMESPACE}-{os.getpid()}"):
         has_gpu = ray.cluster_resources().get("GPU", 0) > 0
         # Two at once: a call, and the question how far it has come.
-        remote = ray.remote(num_gpus=1 if has_gpu else 0, num_cpus=0, max_concurrency=2)(_Actor)
+        remote = ray.remote(num_gpus=gpus if has_gpu else 0, num_cpus=0, max_concurrency=2)(_Actor)
         actor = remote.remote(base.model_dump_json())
         try:
             ray.get(actor.ready.remote(), timeout=_START_SECONDS)
         except ray.exceptions.GetTimeoutError:
-            raise HostError(_not_started(address, ray.cluster_resources(), ray.available_resources())) from None
+            raise HostError(_not_started(address, gpus, ray.cluster_resources(), ray.available_resources())) from None
         except PROCESS_LOST as error:
             raise HostError(f"the host that evaluates cannot start: {str(error).splitlines()[0]}") from error
 
@@ -112,14 +113,15 @@ def _on_cluster(base: TrialSpec, address: str, tell: Tell) -> Iterator[Call]:
         yield call
 
 
-def _not_started(address: str, whole: Mapping[str, float], free: Mapping[str, float]) -> str:
+def _not_started(address: str, wanted: int, whole: Mapping[str, float], free: Mapping[str, float]) -> str:
     """Says what was waited for in vain, from Ray's whole and free resources."""
     waited = f"--address {address}: waited {_START_SECONDS / 60:.0f} minutes for a"
     gpus = whole.get("GPU", 0)
     if gpus > 0:
         busy = f"{gpus:g} in the cluster, {free.get('GPU', 0):g} of them free"
         way_out = "wait for the sweep that holds them or stop it, or leave --address out to evaluate on this machine"
-        return f"{waited} GPU ({busy}): {way_out}"
+        what = "GPU" if wanted == 1 else f"machine with {wanted} free GPUs"
+        return f"{waited} {what} ({busy}): {way_out}"
     return f"{waited} process to start on the cluster: look at ray status, or leave --address out"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from cluster import serving
-from cluster.devices import MEMORY_SHARE, cache, free_bytes, gpus
+from cluster.devices import MEMORY_SHARE, cache, free_bytes, visible
 from cluster.errors import ClusterError, HostError
 from cluster.library_output import silence
 from trainables import catalogue
@@ -33,7 +33,11 @@ class CanScore(Protocol):
         """Loads the base onto this process's device."""
 
     def scoring_bytes(self, base: TrialSpec, device: Device) -> int | None:
-        """Estimates the memory that this takes; None when it is unknown."""
+        """Estimates the memory that this takes; None when it is unknown.
+
+        A trainable that spreads its base (`catalogue.SpreadsBase`) is told as a third argument over how many GPUs, and
+        answers for the fullest.
+        """
 
 
 def can_score(name: str) -> CanScore:
@@ -92,20 +96,25 @@ def check_memory(
     base: TrialSpec,
     trainable: CanScore,
     device: Device | None = None,
-    free: Callable[[Device], int] = free_bytes,
+    free: Callable[[Device], int] = lambda device: free_bytes(device, visible()),
 ) -> None:
     """Refuses a base that does not fit into the memory that is free here.
 
     Raises:
         HostError: it does not fit; says what is needed and where it could be done.
     """
-    device = device or ("cuda" if gpus() else "cpu")
-    needed, available = trainable.scoring_bytes(base, device), int(free(device) * MEMORY_SHARE)
+    device = device or ("cuda" if visible() else "cpu")
+    count = len(visible()) if device == "cuda" else 1
+    spreads = count > 1 and hasattr(trainable, "need_of_gpus")
+    over = (count,) if spreads else ()
+    needed = trainable.scoring_bytes(base, device, *over)
+    available = int(free(device) * MEMORY_SHARE)
     if needed is not None and needed > available:
-        where = "GPU" if device == "cuda" else "machine"
+        where = "machine" if device == "cpu" else f"machine's fullest of {count} GPUs" if spreads else "GPU"
+        on_each = " on each of its GPUs" if spreads else ""
         raise HostError(
-            f"model.source: {base.base_model.source!r} needs about {needed / 1e9:.1f} GB to be evaluated and this "
-            f"{where} has {available / 1e9:.1f} GB free: give --address of a Ray cluster with a host that holds it"
+            f"model.source: {base.base_model.source!r} needs about {needed / 1e9:.1f} GB{on_each} to be evaluated and "
+            f"this {where} has {available / 1e9:.1f} GB free: give --address of a Ray cluster with a host that holds it"
         )
 
 

@@ -36,16 +36,17 @@ _CHILD = (
 
 
 @contextmanager
-def process(base: TrialSpec, tell: Tell = tell_nobody) -> Iterator[Call]:
+def process(base: TrialSpec, tell: Tell = tell_nobody, gpus: int = 1) -> Iterator[Call]:
     """Starts the process, which ends with the block or with the caller, whatever it is doing.
 
     Args:
         base: says base model, quantisation and data.
         tell: is told, inside a call, how far the scoring has come.
+        gpus: over which the base is spread, where this machine has so many.
     """
     here, there = Pipe()
     with here:
-        with there, devices.seeing_gpus(1):
+        with there, devices.seeing_gpus(gpus):
             child = subprocess.Popen(
                 [sys.executable, "-c", _CHILD, str(there.fileno()), *sys.path],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[there.fileno()],

@@ -178,7 +178,7 @@ class InProcess(ScoringHost):
 
 
 @contextmanager
-def in_process(base, address: str | None = None, tell=tell_nobody) -> Iterator[InProcess]:
+def in_process(base, address: str | None = None, tell=tell_nobody, gpus: int = 1) -> Iterator[InProcess]:
     """A `ScoredBy`."""
     assert address is None
     host = _host(base.model_dump_json())

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from traceback import extract_tb
-from typing import cast
+from typing import Protocol, cast
 
 from trainables.contract import CountsRows, Device, Need, RowShape, Trainable
 from trainables.errors import NotTrainable, TrainableError
@@ -70,6 +70,15 @@ def find(name: str) -> Trainable:
     return cast(Trainable, module)
 
 
+class SpreadsBase(Protocol):
+    """What a trainable offers beside its contract when it spreads its base over the GPUs that its process sees."""
+
+    def need_of_gpus(
+        self, base: TrialSpec, largest: Sequence[TrialSpec], device: Device, rows: RowShape | None, gpus: int
+    ) -> Need | None:
+        """As `Trainable.need`, on the fullest of so many GPUs. `rows` is None where their shape is unknown."""
+
+
 def check(trainable: Trainable, base: TrialSpec) -> list[str]:
     """What the trainable finds wrong. Raises `NotTrainable` when its check breaks, or answers something else."""
     with answering("its check"):
@@ -80,18 +89,26 @@ def check(trainable: Trainable, base: TrialSpec) -> list[str]:
 
 
 def need(
-    trainable: Trainable, base: TrialSpec, largest: Sequence[TrialSpec], device: Device, rows: RowShape | None
+    trainable: Trainable,
+    base: TrialSpec,
+    largest: Sequence[TrialSpec],
+    device: Device,
+    rows: RowShape | None,
+    gpus: int = 1,
 ) -> Need | None:
     """The trainable's estimate, for rows of this shape where it is known; None when it cannot say.
 
-    A trainable that does not ask for the shape is told the length of the longest row as data.max_length.
+    A trainable that does not ask for the shape is told the length of the longest row as data.max_length. One that does
+    not spread its base over several GPUs needs the same on the first of them.
 
     Raises:
         TrainableError: as the trainable raised it.
         NotTrainable: its need breaks, or answers something else.
     """
     with answering("its need"):
-        if rows is not None and hasattr(trainable, "need_of_rows"):
+        if gpus > 1 and hasattr(trainable, "need_of_gpus"):
+            estimate = cast(SpreadsBase, trainable).need_of_gpus(base, largest, device, rows, gpus)
+        elif rows is not None and hasattr(trainable, "need_of_rows"):
             estimate = cast(CountsRows, trainable).need_of_rows(base, largest, device, rows)
         else:
             estimate = trainable.need(_cut(base, rows), [_cut(spec, rows) for spec in largest], device)

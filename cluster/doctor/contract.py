@@ -37,12 +37,14 @@ class Asked(Spec):
     """The folder on the driver's disk: `storage` itself, or the one that is mirrored to an object store."""
     uses_gpus: bool = True
     """False when the file has hosts train on CPUs whatever the cluster has."""
+    gpus_per_host: int = 1
+    """GPUs of one machine that a host takes where it takes any."""
     environment: dict[str, str] = Field(default_factory=dict)
     """Variables that the profile sets for hosts, such as HF_HOME: the checks on nodes see them too."""
     tracking_uri: str | None = None
     """The MLflow store, with its password: never sent to a node."""
     needed_bytes: dict[Device, int] = Field(default_factory=dict)
-    """Memory of a host with one slot, by what trains."""
+    """Memory of a host with one slot, by what trains; of several GPUs on the fullest."""
     planned_bytes: dict[Device, int] = Field(default_factory=dict)
     """Memory of a host with the slots of the plan."""
     cpu_hosts: int = 1

@@ -162,6 +162,7 @@ def _asked(sweep: Sweep, address: str | None) -> Asked:
     """What the checks need to know of a sweep, as plain values."""
     from dataclasses import replace
 
+    from cluster import devices
     from cluster.doctor.contract import Asked
     from sweeps.config.model import size_bytes
     from sweeps.config.uris import work_folder
@@ -172,6 +173,9 @@ def _asked(sweep: Sweep, address: str | None) -> Asked:
     if address is None and place != "local":
         say(f"note: the file's sweep runs on a Ray cluster (cluster.address: {place}): look there with --address")
     cluster = config.cluster.model_copy(update={"address": address or "local"})
+    if address is None and cluster.spread > devices.gpus():
+        # The memory check says that a host of several GPUs finds no place here; the plan would be refused.
+        cluster = cluster.model_copy(update={"gpus_per_host": "auto"})
     sweep = replace(sweep, config=config.model_copy(update={"cluster": cluster}))
     if config.budget.trials == "auto":
         sweep = auto_trials.with_some(sweep)
@@ -182,8 +186,9 @@ def _asked(sweep: Sweep, address: str | None) -> Asked:
         work_folder=str(work_folder(config.storage)),
         tracking_uri=config.tracking.uri,
         uses_gpus=config.cluster.gpus_per_host != 0,
+        gpus_per_host=config.cluster.spread,
         environment=dict(config.cluster.runtime_env.env_vars),
-        needed_bytes=host_memory.with_one_slot(sweep),
+        needed_bytes=host_memory.with_one_slot(sweep, config.cluster.spread),
         planned_bytes={} if planned.memory_bytes is None else {planned.device: planned.memory_bytes},
         cpu_hosts=planned.hosts if address is None and planned.device == "cpu" else 1,
         disk_bytes=planned.disk_bytes,

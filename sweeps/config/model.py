@@ -79,15 +79,6 @@ def _is_storage(value: object) -> object:
     return value
 
 
-def _is_one_gpu(value: object) -> object:
-    if isinstance(value, int) and value > 1:
-        raise ValueError(
-            "must be 0 or 1 (a base is not spread over several GPUs: for one that does not fit take "
-            "quantization.scheme=nf4, training.gradient_checkpointing=true or a GPU with more memory)"
-        )
-    return value
-
-
 def _is_public(name: object) -> object:
     if _SECRET.search(str(name)):
         raise ValueError(
@@ -171,9 +162,10 @@ class ClusterConfig(Spec):
     hosts: Annotated[int, Field(ge=1, le=MOST)] | Literal["auto"] = "auto"
     """Processes that hold the base model, at most. auto: one per GPU, also on nodes that join later, or one on the
     CPU."""
-    gpus_per_host: Annotated[int, BeforeValidator(_is_one_gpu), Field(ge=0, le=1)] | Literal["auto"] = "auto"
+    gpus_per_host: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = "auto"
     """auto: one where the cluster has GPUs when the sweep starts, else none. 1: hosts wait for GPUs that come later.
-    0: hosts train on CPUs."""
+    0: hosts train on CPUs. 2 or more: each host spreads one base over so many GPUs of a machine, for bases that fit no
+    single one; it computes on one of them at a time."""
     slots_per_host: Annotated[int, Field(ge=1, le=MOST)] | Literal["auto"] = "auto"
     """Trials that train at once on a host. auto: what memory holds and saturates the device, at most a third of all."""
     gpu: Annotated[str, BeforeValidator(_is_gpu)] | None = None
@@ -183,6 +175,11 @@ class ClusterConfig(Spec):
     """Memory of one GPU, such as 24GB: lets `plan` count slots for GPUs that this machine does not have. A sweep that
     runs on this machine (profile local) goes by the device that is here."""
     runtime_env: RuntimeEnv = RuntimeEnv()
+
+    @property
+    def spread(self) -> int:
+        """GPUs over which a host spreads its base where it has any: 1 or more."""
+        return 1 if self.gpus_per_host == "auto" else max(1, self.gpus_per_host)
 
 
 NOT_AN_ADDRESS = (

@@ -1,11 +1,11 @@
-"""What the plan warns of in an evaluation: that it costs more than the training, or tells too little. Pure."""
+"""What the plan warns of: evaluations that cost more than the training or tell too little, GPUs that wait. Pure."""
 
 from __future__ import annotations
 
 from sweeps.config.model import SweepConfig
 from sweeps.planning import evaluation_noise
 from sweeps.planning.outlook import Outlook
-from trainables.contract import RowShape
+from trainables.contract import Need, RowShape
 
 MOST_EVALUATION = 0.5
 """Part of the work from which evaluations are more than the training."""
@@ -37,3 +37,20 @@ def of_evaluation(config: SweepConfig, seen: Outlook, rows: RowShape | None) -> 
             f"{evaluation_noise.rows_for(evaluation_noise.USUAL_GAP)} rows"
         )
     return warnings
+
+
+def of_spread(gpus: int, alone: Need | None, free_bytes: int | None) -> list[str]:
+    """A line where hosts of several GPUs are asked for and one GPU holds the base: the others would wait.
+
+    Args:
+        gpus: of each host.
+        alone: the memory of the largest trials on one GPU; None where it is unknown, or hosts hold one.
+        free_bytes: what may be planned with on the fullest of them; None where it is unknown.
+    """
+    if alone is None or free_bytes is None or alone.total(1) > free_bytes:
+        return []
+    return [
+        f"cluster.gpus_per_host {gpus}: the base with one adapter takes {alone.total(1) / 1e9:.1f} GB, which one GPU "
+        f"holds; a host computes on one of its GPUs at a time, so {gpus} hosts of one GPU train up to {gpus} times as "
+        "much: set cluster.gpus_per_host=1"
+    ]

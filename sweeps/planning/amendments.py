@@ -47,7 +47,7 @@ class Amendments:
     trainable: Trainable | None
     """None: its own check of values is left out."""
     gpus: int = 0
-    """GPUs of this machine where the sweep has a Ray of its own and each host takes one; 0: no number is too many."""
+    """GPUs of this machine where the sweep has a Ray of its own and hosts take them; 0: no number is too many."""
 
     @classmethod
     def of(cls, sweep: Sweep) -> Amendments:
@@ -194,7 +194,7 @@ class Amendments:
             wrong.append(
                 f"budget.wall_clock: {clock} is too little: {spent:.0f}s are spent; end the sweep with qsweep stop"
             )
-        held = record.host_seconds_spent(now).get("cuda", 0.0) / HOUR
+        held = record.gpu_seconds_spent(now) / HOUR
         if isinstance(hours, int | float) and hours <= held:
             wrong.append(
                 f"budget.gpu_hours: {hours:g} is too little: {held:.3g} are spent; end the sweep with qsweep stop"
@@ -203,9 +203,12 @@ class Amendments:
 
     def _too_many(self, hosts: Scalar | None) -> list[str]:
         """What more hosts than GPUs would wait for in vain: no node joins a Ray of the sweep's own."""
-        if not isinstance(hosts, int) or not 0 < self.gpus < hosts:
+        each = self.config.cluster.spread
+        most = self.gpus // each
+        if not isinstance(hosts, int) or not 0 < most < hosts:
             return []
-        there = f"each host takes a GPU, and this machine has {self.gpus}; at most {self.gpus}, or auto"
+        takes = "a GPU" if each == 1 else f"{each} GPUs"
+        there = f"each host takes {takes}, and this machine has {self.gpus}; at most {most}, or auto"
         return [f"cluster.hosts: {hosts} is too many: {there}"]
 
 

@@ -29,7 +29,7 @@ def settled(sweep: Sweep, need: Need | None, machine: plan.Machine, known: Known
         ConfigError: no rate is known, or not one trial fits.
     """
     config = sweep.config
-    bounded = time_budget.shortest(config, machine.hosts, machine.device == "cuda")
+    bounded = time_budget.shortest(config, machine.hosts * machine.gpus)
     if bounded is None:
         raise ConfigError(["budget.trials: auto: no GPU is used here, so gpu_hours bounds nothing: give wall_clock"])
     budget, words = bounded
@@ -37,7 +37,7 @@ def settled(sweep: Sweep, need: Need | None, machine: plan.Machine, known: Known
     def takes(trials: int, first: int) -> float:
         tried = _with(config, trials, first)
         slots = plan.slots_per_host(tried, need, machine) or 1
-        seen = outlook(tried, sweep.space, trials, (machine.hosts, slots, machine.device == "cuda"), known)
+        seen = outlook(tried, sweep.space, trials, (machine.hosts, slots, machine.gpus), known)
         if seen.cost is None:
             raise ConfigError([f"budget.trials: auto: the time of a trial is {seen.rate}, or give a number of trials"])
         return seen.cost.seconds.expected

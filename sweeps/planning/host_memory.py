@@ -9,8 +9,10 @@ from trainables import catalogue
 from trainables.contract import Device
 
 
-def with_one_slot(sweep: Sweep) -> dict[Device, int]:
+def with_one_slot(sweep: Sweep, gpus: int) -> dict[Device, int]:
     """Estimated bytes of a host with the base and one adapter, by device; without those that are not known.
+
+    Of a host of several GPUs, those on the fullest of its `gpus`.
 
     Raises:
         NotTrainable: the trainable's estimate breaks.
@@ -22,7 +24,7 @@ def with_one_slot(sweep: Sweep) -> dict[Device, int]:
     found: dict[Device, int] = {}
     kinds: tuple[Device, ...] = ("cpu", "cuda")
     for device in kinds:
-        need = catalogue.need(trainable, config.base, largest, device, shape)
+        need = catalogue.need(trainable, config.base, largest, device, shape, gpus)
         if need is not None:
             found[device] = need.total(1)
     return found

@@ -69,26 +69,24 @@ class Outlook:
         return {**plain, **told}
 
 
-def outlook(
-    config: SweepConfig, space: SearchSpace, trials: int, hosts: tuple[int, int, bool], known: Known
-) -> Outlook:
+def outlook(config: SweepConfig, space: SearchSpace, trials: int, hosts: tuple[int, int, int], known: Known) -> Outlook:
     """The outlook of a checked sweep.
 
     Args:
         config: the sweep.
         space: its search space.
         trials: different ones, as many as there will be.
-        hosts: how many, slots of each, and whether they are GPUs.
+        hosts: how many, slots of each, and GPUs of each (0: on a CPU).
         known: rates and rows.
     """
-    count, slots, is_gpu = hosts
+    count, slots, gpus = hosts
     seen = expected(config, trials, count * slots)
     worst, per_unit = most_steps(config, space, trials, count * slots), resource.steps_per_unit(config, space)
     work = seen.work(trials, worst, per_unit, config.searcher.repeats)
     evaluated = evaluation_rows(config, known)
     load = _load(config, space, slots, known.rows, evaluated or 0)
     rate_here = speed(known.rates, known.key, load) if known.key is not None and evaluated is not None else None
-    taken = cost(work, rate_here, count, is_gpu) if rate_here is not None else None
+    taken = cost(work, rate_here, count, gpus) if rate_here is not None else None
     share = taken.evaluation_share if taken is not None and rate_here is not None and rate_here.step_seconds else None
     if share is None and load.row_tokens and evaluated is not None:
         tokens = evaluated * load.row_tokens
@@ -103,7 +101,7 @@ def outlook(
         cost=taken,
         rate=f"by {rate_here.measured} steps that were measured"
         if rate_here is not None
-        else _unknown(known, evaluated, is_gpu),
+        else _unknown(known, evaluated, gpus > 0),
     )
 
 

@@ -34,7 +34,7 @@ class Machine:
     device: Device
     hosts: int
     free_bytes: int | None
-    """Free memory of each host's device; None when it cannot be known here."""
+    """Free memory of each host's device, of several GPUs on the fullest; None when it cannot be known here."""
     disk_bytes: int | None = None
     """Free room where the sweep's folder goes; None when it cannot be known."""
     place: str = "on this machine"
@@ -45,6 +45,13 @@ class Machine:
     """See `cluster.devices.name`, or a part of it; None when it is unknown."""
     threads: int | None = None
     """CPU threads that all hosts share; None when they hold GPUs, or it cannot be known here."""
+    spread: int = 1
+    """GPUs over which each host spreads its base, where it has any."""
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of each host; 0 on a CPU."""
+        return self.spread if self.device == "cuda" else 0
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Plan:
     place: str
     """Where the hosts are, in words: a plan may be for another machine than this one."""
     memory_bytes: int | None
-    """Estimated memory of one host with these slots."""
+    """Estimated memory of one host with these slots, of several GPUs on the fullest."""
     memory: Memory | None
     """`memory_bytes` by part."""
     disk_bytes: int | None
@@ -85,6 +92,8 @@ class Plan:
     """LoRA against QLoRA on GPUs of common sizes; empty when the model's sizes are unknown."""
     engine: str | None = None
     """What will compute the losses; None when it is known only once the base is loaded."""
+    gpus_per_host: int = 1
+    """0 on a CPU. Of several, each host spreads its base over all of them."""
 
     @property
     def epochs(self) -> tuple[float, float] | None:
@@ -116,7 +125,7 @@ def plan(
     compared = resource.of(config)
     slots = slots_per_host(config, need, machine)
     total = (slots or 1) * machine.hosts
-    seen = outlook(config, space, trials, (machine.hosts, slots or 1, machine.device == "cuda"), known or Known())
+    seen = outlook(config, space, trials, (machine.hosts, slots or 1, machine.gpus), known or Known())
     again = repeats(config, trials)
     memory = need.memory(slots) if need is not None and slots is not None else None
     # A trial's next adapter, and its next snapshot, are there before the one that they replace goes.
@@ -128,6 +137,7 @@ def plan(
         expected_steps=round(seen.steps.expected),
         worst_steps=most_steps(config, space, trials, total),
         hosts=machine.hosts,
+        gpus_per_host=machine.gpus,
         slots_per_host=slots,
         device=machine.device,
         place=machine.place,
@@ -146,7 +156,7 @@ def plan(
         planned,
         warnings=tuple(
             _search_warnings(config, space, planned)
-            + time_budget.warnings(config, seen, machine.hosts, machine.device == "cuda")
+            + time_budget.warnings(config, seen, machine.hosts * machine.gpus)
             + advice.of_evaluation(config, seen, known.rows if known is not None else None)
             + _memory_warnings(config, planned, machine)
             + _disk_warnings(config, planned, need, machine)

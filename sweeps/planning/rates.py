@@ -34,6 +34,8 @@ TRIAL_SECONDS = 1.0
 """What a trial takes beside its steps and evaluations, where no sweep has been seen here."""
 RECENT = 5
 """Sweeps whose overheads count, the latest ones: their median, and how far they are from it."""
+_SEVERAL = re.compile(r"\b\d+x ")
+"""In the name of a device: the GPUs over which a host spreads its base, "2x H100"."""
 _WORD = re.compile(r"[\w.]+")
 UNKNOWN = "unknown: run `qsweep plan FILE --calibrate`"
 
@@ -173,8 +175,10 @@ def _applies(measured: RateKey, asked: RateKey) -> bool:
 def is_named(device: str, asked: str) -> bool:
     """Whether `asked` is words of the device's name: an A10 is no A100, and "A100 80GB" is an A100-SXM4-80GB.
 
-    2.20GHz is one word, so that a processor with 2 threads is none with 64.
+    2.20GHz is one word, so that a processor with 2 threads is none with 64. Hosts of 2 GPUs are no hosts of one.
     """
+    if [_SEVERAL.findall(name) for name in (device, asked)].count([]) == 1:
+        return False
     return set(_WORD.findall(asked.lower())) <= set(_WORD.findall(device.lower()))
 
 

@@ -14,8 +14,9 @@ from sweeps.config.model import ClusterConfig, SweepConfig, size_bytes
 from sweeps.config.points import Scalar
 from sweeps.config.uris import work_folder
 from sweeps.errors import ConfigError
-from sweeps.planning import auto_trials, measured_speed, plan, rate_store, rates, warm_start
+from sweeps.planning import advice, auto_trials, measured_speed, plan, rate_store, rates, warm_start
 from sweeps.planning.lora_or_qlora import GpuAdvice, choices
+from sweeps.planning.number_words import counted
 from sweeps.planning.outlook import Known
 from sweeps.record.folder import SweepFolder, read_events
 from trainables import catalogue
@@ -59,7 +60,8 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
     _check_disk(sweep.config, need)
     planned = plan.plan(sweep.config, sweep.space, need, machine, known)
     engine = catalogue.engine(catalogue.find(sweep.config.trainable), sweep.config.base)
-    planned = replace(planned, engine=engine, warnings=(*planned.warnings, *sweep.notices))
+    spread = advice.of_spread(machine.spread, _alone(sweep, machine, known.rows), machine.free_bytes)
+    planned = replace(planned, engine=engine, warnings=(*planned.warnings, *spread, *sweep.notices))
     if to_launch:
         # Of the data a launch speaks once all rows are ready.
         return replace(planned, rows_per_trial=None)
@@ -92,11 +94,19 @@ def _known(sweep: Sweep, machine: plan.Machine) -> tuple[Need | None, Known]:
     shape = store.shape(sweep.config)
     try:
         largest = plan.largest(sweep.config, sweep.space)
-        need = catalogue.need(trainable, sweep.config.base, largest, machine.device, shape)
+        need = catalogue.need(trainable, sweep.config.base, largest, machine.device, shape, machine.spread)
     except NotTrainable as error:
         raise NotTrainable(f"trainable: {sweep.config.trainable}: {error}") from error
     key = None if machine.device_name is None else rate_store.rate_key(sweep.config, machine.device_name)
     return need, Known(store.rates, key, shape, sweep.preview.eval_rows)
+
+
+def _alone(sweep: Sweep, machine: plan.Machine, rows: RowShape | None) -> Need | None:
+    """The memory of the sweep's largest trials on one GPU, where its hosts hold several; else None."""
+    if machine.gpus < 2:
+        return None
+    largest = plan.largest(sweep.config, sweep.space)
+    return catalogue.need(catalogue.find(sweep.config.trainable), sweep.config.base, largest, "cuda", rows)
 
 
 def calibrate(sweep: Sweep) -> None:
@@ -120,12 +130,13 @@ def calibrate(sweep: Sweep) -> None:
     if sweep.config.budget.trials == "auto":
         sweep = auto_trials.with_some(sweep)
     devices.use_threads(machine.hosts)
-    with devices.seeing_gpus(1):
+    with devices.seeing_gpus(machine.gpus):
         prepared = calibration.prepare(sweep)
-        if prepared.summary.shape is not None:
-            # How many slots a host has follows from how long the rows are.
-            rate_store.remember(_remembered(), None, {rate_store.data_key(sweep.config): prepared.summary.shape})
-        slots = plan_here(sweep, to_launch=True).slots_per_host or 1
+    if prepared.summary.shape is not None:
+        # How many slots a host has follows from how long the rows are.
+        rate_store.remember(_remembered(), None, {rate_store.data_key(sweep.config): prepared.summary.shape})
+    slots = plan_here(sweep, to_launch=True).slots_per_host or 1
+    with devices.seeing_gpus(machine.gpus):
         rate = calibration.calibrate(sweep, prepared, slots, machine.device_name or "")
     rate_store.remember(_remembered(), rate, {})
 
@@ -133,7 +144,7 @@ def calibrate(sweep: Sweep) -> None:
 def _check_is_here(cluster: ClusterConfig, machine: plan.Machine) -> None:
     """Refuses to measure this machine's device for a plan of another one."""
     name = machine.device_name or ""
-    if cluster.gpu is not None and (machine.device == "cpu" or not rates.is_named(name, cluster.gpu)):
+    if cluster.gpu is not None and (machine.device == "cpu" or not rates.is_named(name, _several(cluster))):
         field, value = "cluster.gpu", cluster.gpu
     elif cluster.gpu_memory is not None and machine.device == "cpu":
         field, value = "cluster.gpu_memory", cluster.gpu_memory
@@ -215,24 +226,32 @@ def _free_disk(storage: Path) -> int | None:
 
 def machine_of(config: SweepConfig, to_launch: bool = False) -> plan.Machine:
     """Where the sweep is planned for; `to_launch` as in `plan_here`."""
-    return replace(_machine(config, to_launch), disk_bytes=_free_disk(work_folder(config.storage)))
+    machine, spread = _machine(config, to_launch), config.cluster.spread
+    return replace(machine, disk_bytes=_free_disk(work_folder(config.storage)), spread=spread)
 
 
 def _machine(config: SweepConfig, to_launch: bool) -> plan.Machine:
     gpu, memory, hosts = config.cluster.gpu, config.cluster.gpu_memory, config.cluster.hosts
     gpu_bytes = _gpu_bytes(gpu, memory)
+    name = None if gpu is None else _several(config.cluster)
     named = " ".join(([gpu] if gpu is not None else []) + ([_spaced(memory)] if memory is not None else []))
     if (config.cluster.address or "local") != "local":
         device: Device = "cpu" if config.cluster.gpus_per_host == 0 else "cuda"
         # How many GPUs it has is known when the sweep has joined it.
-        one = ", planned with one of its GPUs" if hosts == "auto" and device == "cuda" else ""
+        own = "one" if config.cluster.spread == 1 else str(config.cluster.spread)
+        one = f", planned with {own} of its GPUs" if hosts == "auto" and device == "cuda" else ""
         place = f"on a Ray cluster{one or (' with GPUs' if named else '')}{f' of {named}' if named else ''}"
-        return plan.Machine(device, 1 if hosts == "auto" else hosts, gpu_bytes, place=place, device_name=gpu)
+        return plan.Machine(device, 1 if hosts == "auto" else hosts, gpu_bytes, place=place, device_name=name)
     if not named or to_launch:
         given = " ".join(each for each in (gpu, memory) if each is not None)
         return replace(_this_machine(config.cluster), unused=given or None)
     place = f"on a GPU of {named}, not on this machine"
-    return plan.Machine("cuda", 1 if hosts == "auto" else hosts, gpu_bytes, place=place, device_name=gpu)
+    return plan.Machine("cuda", 1 if hosts == "auto" else hosts, gpu_bytes, place=place, device_name=name)
+
+
+def _several(cluster: ClusterConfig) -> str:
+    """The name of the GPUs that a host is to have, as `cluster.gpu` gives it."""
+    return devices.several(cluster.spread, cluster.gpu or "GPU")
 
 
 def _spaced(size: str) -> str:
@@ -250,9 +269,18 @@ def _gpu_bytes(gpu: str | None, memory: str | None) -> int | None:
 
 def _this_machine(cluster: ClusterConfig) -> plan.Machine:
     gpus = devices.gpus() if cluster.gpus_per_host != 0 else 0
+    if cluster.spread > max(1, gpus):
+        raise ConfigError(
+            [
+                f"cluster.gpus_per_host: {cluster.spread} asked for, but this machine has {counted(gpus, 'GPU')}: "
+                "lower it, name a Ray cluster in cluster.address, or plan for other GPUs with cluster.gpu"
+            ]
+        )
     device: Device = "cuda" if gpus else "cpu"
-    free, count = _share(devices.free_bytes(device)), max(1, gpus) if cluster.hosts == "auto" else cluster.hosts
-    name = devices.name(device, hosts=count)
+    own = devices.visible()[: cluster.spread]
+    free = _share(devices.free_bytes(device, own))
+    count = max(1, gpus // cluster.spread) if cluster.hosts == "auto" else cluster.hosts
+    name = devices.name(device, own, hosts=count)
     threads = None if gpus else devices.threads()
     return plan.Machine(device, count, free if gpus else free // count, device_name=name, threads=threads)
 

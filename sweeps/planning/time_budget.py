@@ -11,33 +11,31 @@ from trainables.specs import seconds
 HOUR = 3600.0
 
 
-def shortest(config: SweepConfig, hosts: int, is_gpu: bool) -> tuple[float, str] | None:
+def shortest(config: SweepConfig, gpus: int) -> tuple[float, str] | None:
     """Seconds of the budget of time that is used up first, and what it is called; None where nothing bounds it.
 
     Args:
         config: the sweep.
-        hosts: how many share its GPU-hours.
-        is_gpu: whether they are GPUs: on a CPU nothing counts against `budget.gpu_hours`.
+        gpus: of all hosts together, which share its GPU-hours; 0 on a CPU: nothing counts against them there.
     """
     budgets = []
     if config.budget.wall_clock is not None:
         budgets.append((seconds(config.budget.wall_clock), f"budget.wall_clock {config.budget.wall_clock}"))
-    if config.budget.gpu_hours is not None and is_gpu:
+    if config.budget.gpu_hours is not None and gpus:
         hours = config.budget.gpu_hours
-        budgets.append((hours * HOUR / hosts, f"budget.gpu_hours {hours:g}"))
+        budgets.append((hours * HOUR / gpus, f"budget.gpu_hours {hours:g}"))
     return min(budgets, default=None)
 
 
-def warnings(config: SweepConfig, seen: Outlook, hosts: int, is_gpu: bool) -> list[str]:
+def warnings(config: SweepConfig, seen: Outlook, gpus: int) -> list[str]:
     """A line where the budget is shorter than what is expected, or where that is unknown and the answer comes late.
 
     Args:
         config: the sweep.
         seen: what is expected of it.
-        hosts: as in `shortest`.
-        is_gpu: as in `shortest`.
+        gpus: as in `shortest`.
     """
-    budgeted = shortest(config, hosts, is_gpu)
+    budgeted = shortest(config, gpus)
     if budgeted is None:
         return []
     budget, words = budgeted

@@ -52,8 +52,8 @@ class Cost:
     """Part of the hosts' working time that goes into evaluations, 0 to 1."""
 
 
-def cost(work: Work, speed: Speed, hosts: int, is_gpu: bool) -> Cost:
-    """The cost of `work` on `hosts` hosts of this speed.
+def cost(work: Work, speed: Speed, hosts: int, gpus: int) -> Cost:
+    """The cost of `work` on `hosts` hosts of this speed, each with so many GPUs (0: on a CPU).
 
     Steps and evaluations are shared by the hosts; the start, and what each trial takes beside its steps, are not.
     """
@@ -72,7 +72,7 @@ def cost(work: Work, speed: Speed, hosts: int, is_gpu: bool) -> Cost:
     return Cost(
         seconds=taken,
         worst_seconds=worst,
-        gpu_hours=taken.times(hosts / 3600 if is_gpu else 0.0),
+        gpu_hours=taken.times(hosts * gpus / 3600),
         evaluation_share=evaluating / (training + evaluating) if training + evaluating else 0.0,
     )
 

@@ -27,7 +27,7 @@ from trainables.scoring.requests import Tell, tell_nobody
 from trainables.specs import TrialSpec
 
 Show = Callable[[Verdict], None]
-ScoredBy = Callable[[TrialSpec, str | None, Tell], AbstractContextManager[Scoring]]
+ScoredBy = Callable[[TrialSpec, str | None, Tell, int], AbstractContextManager[Scoring]]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,8 @@ def promote(
             context.sweep, context.objective, context.policy.top, request.trial, request.force
         )
         fetched = candidates.fetch(context, trials)
-        with scored_by(candidates.base_of(context.sweep, fetched), request.address, tell) as scored:
+        base, gpus = candidates.base_of(context.sweep, fetched), context.sweep.config.cluster.spread
+        with scored_by(base, request.address, tell, gpus) as scored:
             say("checking that base and rows are still those of the sweep")
             checked = content.check(context, champion, scored)
             forced = fetched.forced + checked.forced + evidence.confirm(context, fetched, scored)

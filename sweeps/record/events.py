@@ -104,6 +104,8 @@ class HostsStarted(Spec):
     slots: int
     """Slots of all hosts together."""
     device: Device
+    gpus_per_host: int = 1
+    """GPUs that each host holds; says nothing on a CPU."""
     engine: str = ""
     """What computes the losses of trials on the first host; empty where the trainable does not say."""
 

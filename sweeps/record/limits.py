@@ -38,7 +38,7 @@ def reached(budget: Budget, record: SweepRecord, now: float) -> str | None:
     """
     if budget.wall_clock is not None and record.seconds_spent(now) >= seconds(budget.wall_clock):
         return "budget.wall_clock is used up"
-    if budget.gpu_hours is not None and record.host_seconds_spent(now).get("cuda", 0.0) >= budget.gpu_hours * HOUR:
+    if budget.gpu_hours is not None and record.gpu_seconds_spent(now) >= budget.gpu_hours * HOUR:
         return f"budget.gpu_hours {budget.gpu_hours:g} is used up"
     return _target(budget.target, record) if budget.target is not None else None
 

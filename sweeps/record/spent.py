@@ -52,7 +52,7 @@ def spent(record: SweepRecord, steps_per_trial: int) -> Spent:
         tokens=sum(trial.tokens for trial in trials),
         seconds=record.seconds_spent(),
         host_seconds=None if record.hosts_unknown else sum(hosts.values()),
-        gpu_hours=None if record.hosts_unknown else hosts.get("cuda", 0.0) / HOUR,
+        gpu_hours=None if record.hosts_unknown else record.gpu_seconds_spent() / HOUR,
         full_steps=sum(
             _full_steps(trial, steps_per_trial) if trial.stopped_by_scheduler else trial.step for trial in trials
         ),

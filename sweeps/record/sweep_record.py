@@ -92,6 +92,8 @@ class SweepRecord:
     """The hosts of the present driver, as many as there are now; None until they are ready."""
     host_seconds: Mapping[Device, float] = field(default_factory=dict)
     """Device -> number of hosts times the seconds that they were held, until the hosts that there are now began."""
+    gpu_seconds: float = 0.0
+    """The same for GPUs, of which a host may hold several."""
     hosts_unknown: bool = False
     """Whether an earlier version, which did not write down its hosts, has driven the sweep."""
     ended: SweepEnded | None = None
@@ -169,6 +171,7 @@ class SweepRecord:
             spent_seconds=self.seconds_spent(),
             hosts=None,
             host_seconds=self.host_seconds_spent(),
+            gpu_seconds=self.gpu_seconds_spent(),
             ended=None,
             was_reopened=False,
         )
@@ -179,8 +182,8 @@ class SweepRecord:
         if self.hosts is None:
             return self
         now = {"since": event.time, "hosts": event.hosts, "slots": event.slots}
-        spent = self.host_seconds_spent(event.time)
-        return replace(self, hosts=self.hosts.model_copy(update=now), host_seconds=spent)
+        spent, of_gpus = self.host_seconds_spent(event.time), self.gpu_seconds_spent(event.time)
+        return replace(self, hosts=self.hosts.model_copy(update=now), host_seconds=spent, gpu_seconds=of_gpus)
 
     def _request_answered(self, event: RequestAnswered) -> SweepRecord:
         answered = self.answered | {event.request}
@@ -208,6 +211,13 @@ class SweepRecord:
             held = self.hosts.hosts * _lasted(self.hosts.since, self.latest if now is None else now)
             seconds[self.hosts.device] = seconds.get(self.hosts.device, 0.0) + held
         return seconds
+
+    def gpu_seconds_spent(self, now: float | None = None) -> float:
+        """Number of GPUs times the seconds that hosts held them, as in `host_seconds_spent`; 0 on a CPU."""
+        if self.hosts is None or self.hosts.device == "cpu":
+            return self.gpu_seconds
+        lasted = _lasted(self.hosts.since, self.latest if now is None else now)
+        return self.gpu_seconds + self.hosts.hosts * self.hosts.gpus_per_host * lasted
 
     @property
     def is_finished(self) -> bool:

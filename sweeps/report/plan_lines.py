@@ -33,12 +33,14 @@ def _reports(plan: Plan) -> str:
 
 
 def _hosts(plan: Plan) -> Iterator[str]:
-    hosts = f"{plan.place}: {counted(plan.hosts, f'{DEVICES[plan.device]} host')}"
+    each = f" of {plan.gpus_per_host} GPUs{' each' if plan.hosts > 1 else ''}" if plan.gpus_per_host > 1 else ""
+    hosts = f"{plan.place}: {counted(plan.hosts, f'{DEVICES[plan.device]} host')}{each}"
     disk = f"; up to {size(plan.disk_bytes)} on disk" if plan.disk_bytes else ""
     if plan.slots_per_host is None:
         yield f"{hosts}; each decides on its slots from its free memory{disk}"
         return
-    memory = f", about {plan.memory_bytes / 1e9:.1f} GB per host at most" if plan.memory_bytes is not None else ""
+    of_what = "on the fullest GPU" if each else "per host"
+    memory = f", about {plan.memory_bytes / 1e9:.1f} GB {of_what} at most" if plan.memory_bytes is not None else ""
     yield f"{hosts} with {counted(plan.slots_per_host, 'slot')}{memory}{disk}"
     yield from _memory(plan.memory)
     if plan.engine is not None:

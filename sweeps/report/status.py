@@ -88,7 +88,8 @@ class Status:
             )
         if self.state == "RUNNING" and self.record.hosts is not None:
             hosts = self.record.hosts
-            lines.append(f"  hosts     {hosts.hosts} on {hosts.device}, {counted(hosts.slots, 'slot')} in all")
+            each = f" of {hosts.gpus_per_host} GPUs each" if hosts.device == "cuda" and hosts.gpus_per_host > 1 else ""
+            lines.append(f"  hosts     {hosts.hosts}{each} on {hosts.device}, {counted(hosts.slots, 'slot')} in all")
         if self.waits_for is not None:
             lines.append(f"  waits     {self.waits_for}")
         if self.rates is not None:

@@ -95,8 +95,10 @@ def _load(base: dict[str, Any]) -> Any:
 
     quantization, trusted = base["quantization"], base["trust_remote_code"]
     dtype = getattr(torch, quantization["compute_dtype"])
-    device = "cuda:0" if torch.cuda.is_available() else "cpu"
-    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, "trust_remote_code": trusted}
+    device: Any = {"": "cuda:0" if torch.cuda.is_available() else "cpu"}
+    # Of several GPUs the first, and further ones only for what it does not hold.
+    device = "sequential" if torch.cuda.device_count() > 1 else device
+    options: dict[str, Any] = {"dtype": dtype, "device_map": device, "trust_remote_code": trusted}
     if quantization["scheme"] != "none":
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,

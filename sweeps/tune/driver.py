@@ -118,6 +118,7 @@ class Driver:
                 hosts=len(answer.hosts),
                 slots=answer.slots,
                 device=answer.hosts[0].device,
+                gpus_per_host=max(1, answer.hosts[0].gpus),
                 engine=answer.hosts[0].engine,
             )
         )

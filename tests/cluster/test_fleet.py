@@ -171,12 +171,33 @@ def test_an_own_cluster_cannot_have_more_hosts_than_gpus():
     assert "cluster.gpus_per_host=0" in problem.message
 
 
+def test_a_host_asks_ray_for_all_its_gpus_at_once(monkeypatch):
+    asked: list[object] = []
+
+    def options(self: Actors, **given: object) -> Actors:
+        asked.append(given["num_gpus"])
+        return self
+
+    monkeypatch.setattr(Actors, "options", options)
+    monkeypatch.setattr(fleet, "HostActor", Actors("a"))
+    world = World(Actors("a"), gpus_per_host=2)
+    assert world.fleet.lay_out([Node("a", 2.0, 2.0)]) is None
+    world.fleet._made()
+    assert asked == [2]
+
+
 def test_what_the_start_waits_for_is_said():
     world = World(Actors(), hosts=2, gpus_per_host=1)
     assert world.fleet.lay_out(world.actors.look()) is None
     assert world.fleet.outlook() == (
         "2 hosts are wanted, and 0 of the cluster's 0 GPUs are free: the sweep begins when one is, and takes more as "
         "they come"
+    )
+    several = World(Actors("a"), gpus_per_host=4)
+    assert several.fleet.lay_out(several.actors.look()) is None
+    assert several.fleet.outlook() == (
+        "1 host is wanted, each with 4 GPUs of one machine, and no machine of the cluster has more than 1: the sweep "
+        "begins when one joins that has"
     )
     enough = World(Actors("a"))
     assert enough.fleet.lay_out(enough.actors.look()) is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.nodes import Node, free_gpus, gpus, wanted
+from cluster.nodes import Node, gpus, outlook, problem, wanted
 
 HEAD = Node("head", 0.0, 0.0)
 FREE = Node("a", 2.0, 2.0)
@@ -13,7 +13,13 @@ LEAVING = Node("c", 4.0, 4.0, is_leaving=True)
 
 
 def test_the_head_needs_no_gpu_and_a_node_that_is_leaving_counts_for_nothing():
-    assert (gpus((HEAD, FREE, BUSY, LEAVING)), free_gpus((HEAD, FREE, BUSY, LEAVING))) == (4, 2)
+    seen = (HEAD, FREE, BUSY, LEAVING)
+    assert gpus(seen) == 4
+    assert outlook(2, 1, seen) is None
+    assert outlook(3, 1, seen) == (
+        "3 hosts are wanted, and 2 of the cluster's 4 GPUs are free: the sweep begins with those, and takes more as "
+        "they come"
+    )
 
 
 @pytest.mark.parametrize(
@@ -32,13 +38,67 @@ def test_the_head_needs_no_gpu_and_a_node_that_is_leaving_counts_for_nothing():
     ],
 )
 def test_auto_takes_the_gpus_that_are_there_and_free(nodes, held, unplaced, hosts):
-    assert wanted("auto", True, nodes, held, unplaced) == hosts
+    assert wanted("auto", 1, nodes, held, unplaced) == hosts
 
 
 def test_a_number_is_asked_for_whole_so_that_nodes_are_brought_for_it():
-    assert wanted(8, True, (HEAD, FREE), {"a": 2}) == 8
+    assert wanted(8, 1, (HEAD, FREE), {"a": 2}) == 8
 
 
 def test_on_cpus_there_is_one_host_or_as_many_as_were_asked_for():
-    assert wanted("auto", False, (HEAD, FREE), {}) == 1
-    assert wanted(3, False, (HEAD,), {}) == 3
+    assert wanted("auto", 0, (HEAD, FREE), {}) == 1
+    assert wanted(3, 0, (HEAD,), {}) == 3
+
+
+@pytest.mark.parametrize(
+    ("nodes", "held", "unplaced", "hosts"),
+    [
+        ((HEAD, FREE), {}, 0, 1),
+        ((Node("d", 5.0, 5.0),), {}, 0, 2),  # the fifth GPU is of no use
+        ((Node("d", 1.0, 1.0), Node("e", 1.0, 1.0)), {}, 0, 1),  # none has two: one host waits
+        ((Node("d", 4.0, 3.0),), {}, 0, 1),
+        ((Node("d", 4.0, 4.0),), {"d": 1}, 0, 2),
+        ((FREE, BUSY), {"b": 1}, 1, 2),
+    ],
+)
+def test_a_host_takes_all_its_gpus_of_one_node(nodes, held, unplaced, hosts):
+    assert wanted("auto", 2, nodes, held, unplaced) == hosts
+
+
+@pytest.mark.parametrize(
+    ("number", "each", "nodes", "said"),
+    [
+        (1, 2, (FREE,), None),
+        (2, 2, (FREE, BUSY), None),
+        (
+            2,
+            2,
+            (FREE, LEAVING),
+            "cluster.hosts: 2 asked for, but the cluster has 2 GPUs, 1 times 2 on one machine: launch with",
+        ),
+        (
+            1,
+            4,
+            (FREE, LEAVING),
+            "cluster.gpus_per_host: 4 asked for, but no machine of the cluster has more than 2: set",
+        ),
+        (1, 2, (HEAD,), "cluster.hosts: 1 asked for, but the cluster has 0 GPUs, 0 times 2 on one machine: set"),
+    ],
+)
+def test_more_gpus_than_a_machine_has_are_told(number, each, nodes, said):
+    found = problem(number, each, nodes)
+    assert found is None if said is None else str(found).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("number", "nodes", "said"),
+    [
+        (1, (FREE,), None),
+        (2, (FREE, BUSY), "there is room for 1: the sweep begins with those, and takes more as they come"),
+        (1, (BUSY,), "there is room for 0: the sweep begins when one is, and takes more as they come"),
+        (1, (HEAD, LEAVING), "no machine of the cluster has more than 0: the sweep begins when one joins that has"),
+    ],
+)
+def test_the_start_says_that_it_waits_for_machines_with_so_many(number, nodes, said):
+    found = outlook(number, 2, nodes)
+    assert found is None if said is None else str(found).endswith(said)

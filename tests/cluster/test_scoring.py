@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from cluster import scoring
+from cluster.devices import MEMORY_SHARE
 from cluster.errors import HostError
 from cluster.scoring_host import ScoringHost, can_score, check_memory
 from trainables import qlora
@@ -157,6 +158,18 @@ def test_a_base_that_does_not_fit_is_refused_with_the_way_out(base):
     with pytest.raises(HostError, match="this GPU has"):
         check_memory(base, Large(), "cuda", lambda _device: 10_000_000_000)
     check_memory(base, Large(), "cpu", lambda _device: 48_000_000_000)
+
+
+def test_a_base_that_is_spread_is_checked_on_the_fullest_gpu(base, monkeypatch):
+    monkeypatch.setattr("cluster.scoring_host.visible", lambda: ["0", "1"])
+    there = base.model_copy(update={"quantization": base.quantization.model_copy(update={"scheme": "none"})})
+    alone, shared = (qlora.scoring_bytes(there, "cuda", gpus) for gpus in (1, 2))
+    assert alone is not None
+    assert shared is not None
+    between = int((alone + shared) / 2 / MEMORY_SHARE)
+    check_memory(there, qlora, "cuda", lambda _device: between)
+    with pytest.raises(HostError, match="GB on each of its GPUs to be evaluated and this machine's fullest of 2 GPUs"):
+        check_memory(there, qlora, "cuda", lambda _device: shared)
 
 
 def test_the_estimate_is_of_the_tiny_model(base):

@@ -26,14 +26,18 @@ def judge(facts: Facts, _driver: Facts, asked: Asked) -> Diagnosis:
         hosts = max(1, asked.cpu_hosts)
         free = {"the machine" if hosts == 1 else f"each of {hosts} hosts": facts["host_free"] // hosts}
     shown = ", ".join(f"{place}: {size / 1e9:.1f} GB free" for place, size in free.items())
+    there = len(facts["gpus"]) if asked.declared_gpus is None else asked.declared_gpus
+    if 1 < asked.gpus_per_host > there:
+        too_few = f"{shown}; a host takes {asked.gpus_per_host} GPUs of one machine, so none is placed here"
+        return Diagnosis("warn" if asked.declared_gpus is not None else "fail", too_few, "lower cluster.gpus_per_host")
     needed, planned = asked.needed_bytes.get(device), asked.planned_bytes.get(device)
     if needed is None:
         return Diagnosis("unknown", f"{shown}; what the sweep needs is not known here", "give model.facts in the file")
     usable = {place: size * devices.MEMORY_SHARE for place, size in free.items()}
     too_small = [place for place, size in usable.items() if size < needed]
-    one = (
-        f"{shown}; the base with one adapter takes {needed / 1e9:.1f} GB, of {devices.MEMORY_SHARE:.0%} of what is free"
-    )
+    on_each = " on each GPU of a host" if on_gpu and asked.gpus_per_host > 1 else ""
+    takes = f"the base with one adapter takes {needed / 1e9:.1f} GB{on_each}"
+    one = f"{shown}; {takes}, of {devices.MEMORY_SHARE:.0%} of what is free"
     if too_small:
         state: Health = "fail" if len(too_small) == len(free) else "warn"
         way_out = "end what else runs there, or take a smaller model, rank or batch, or gradient checkpointing"

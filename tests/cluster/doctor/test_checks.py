@@ -147,6 +147,20 @@ def test_free_memory_against_the_plan(facts, asked, state, said):
     assert (diagnosis.state, said in diagnosis.seen) == (state, True), diagnosis
 
 
+@pytest.mark.parametrize(
+    ("count", "node", "state", "said"),
+    [
+        (2, 2.0, "ok", "the base with one adapter takes 20.0 GB on each GPU of a host"),
+        (4, 2.0, "warn", "a host takes 4 GPUs of one machine, so none is placed here"),
+        (4, None, "fail", "a host takes 4 GPUs of one machine, so none is placed here"),
+    ],
+)
+def test_a_host_of_several_gpus_needs_them_on_one_machine(count, node, state, said):
+    asked = asked_memory(20).model_copy(update={"gpus_per_host": count, "declared_gpus": node})
+    diagnosis = judge("memory", gpus("9.0", "9.0", free_gb=70), asked)
+    assert (diagnosis.state, said in diagnosis.seen) == (state, True), diagnosis
+
+
 def test_one_gpu_of_two_that_is_full_is_no_failure():
     facts = gpus("9.0", "9.0")
     facts["gpus"][1]["memory.free"] = "1000"

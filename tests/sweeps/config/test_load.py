@@ -170,7 +170,7 @@ def test_a_profile_brings_storage_tracking_and_variables_and_the_file_wins(here:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ("cluster.gpus_per_host=4", "cluster.gpus_per_host: 4 must be 0 or 1 (a base is not spread over several GPUs"),
+        ("cluster.gpus_per_host=65", "cluster.gpus_per_host: 65 must be at most 64"),
         ("cluster.runtime_env.env_vars.HF_TOKEN=hf_abc", "'HF_TOKEN' looks like the name of a secret"),
         ("cluster.runtime_env.env_vars.N=1", "cluster.runtime_env.env_vars.N: 1 must be text"),
         (

@@ -216,6 +216,14 @@ def test_a_ray_of_the_sweeps_own_has_no_more_hosts_than_gpus(count: int) -> None
         assert amendments.changes({"cluster.hosts": fewer}, SweepRecord(), 1.0).is_accepted
 
 
+def test_hosts_of_several_gpus_share_what_this_machine_has() -> None:
+    amendments = replace(sweep(cluster={"gpus_per_host": 2}), gpus=5)
+    answer = amendments.changes({"cluster.hosts": 3}, SweepRecord(), 1.0)
+    assert answer.message == (
+        "cluster.hosts: 3 is too many: each host takes 2 GPUs, and this machine has 5; at most 2, or auto"
+    )
+
+
 @pytest.mark.parametrize(
     ("cluster", "gpus"),
     [

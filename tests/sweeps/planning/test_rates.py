@@ -10,7 +10,18 @@ from sweep_files import toy
 
 from sweeps.config.model import SweepConfig
 from sweeps.planning import measured_speed, rate_store
-from sweeps.planning.rates import LEAST_RANGE, MOST_RANGE, RAY_SECONDS, TRIAL_SECONDS, Load, Rate, RateKey, kept, speed
+from sweeps.planning.rates import (
+    LEAST_RANGE,
+    MOST_RANGE,
+    RAY_SECONDS,
+    TRIAL_SECONDS,
+    Load,
+    Rate,
+    RateKey,
+    is_named,
+    kept,
+    speed,
+)
 from sweeps.record.events import DataPrepared, Event, HostsStarted, SweepEnded, SweepStarted, TrialReported
 from trainables.contract import Report, RowShape, StepRecord
 
@@ -31,6 +42,20 @@ def load(tokens: float = 100.0, slots: int = 2, rows: int = 50, row_tokens: floa
 
 
 # Which rate applies
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "is_it"),
+    [
+        ("2x NVIDIA H100 80GB HBM3", "2x H100", True),
+        ("2x NVIDIA H100 80GB HBM3", "H100", False),
+        ("2x NVIDIA H100 80GB HBM3", "4x H100", False),
+        ("NVIDIA H100 80GB HBM3", "2x H100", False),
+        ("NVIDIA H100 80GB HBM3", "H100 80GB", True),
+    ],
+)
+def test_a_host_of_several_gpus_has_rates_of_its_own(device: str, asked: str, is_it: bool) -> None:
+    assert is_named(device, asked) is is_it
 
 
 def test_a_step_that_is_shared_costs_each_trial_its_part() -> None:

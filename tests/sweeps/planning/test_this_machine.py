@@ -24,7 +24,7 @@ RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "gpus", lambda: 0)
-    monkeypatch.setattr(devices, "free_bytes", lambda device: {"cpu": 10**9, "cuda": 10**10}[device])
+    monkeypatch.setattr(devices, "free_bytes", lambda device, own: {"cpu": 10**9, "cuda": 10**10}[device])
     monkeypatch.setattr(devices, "use_threads", lambda hosts: None)
 
 
@@ -101,6 +101,23 @@ def test_a_machine_with_gpus_has_a_host_for_each(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.usefixtures("no_gpu")
+def test_a_host_may_hold_several_gpus_and_a_base_that_fits_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "gpus", lambda: 5)
+    found = here(address="local", gpus_per_host=2)
+    assert (found.device, found.hosts, found.gpus_per_host) == ("cuda", 2, 2)
+    assert plan_lines(found)[1].strip().startswith("on this machine: 2 GPU hosts of 2 GPUs each with ")
+    (told,) = [line for line in found.warnings if line.startswith("cluster.gpus_per_host 2: the base")]
+    assert told.endswith("so 2 hosts of one GPU train up to 2 times as much: set cluster.gpus_per_host=1")
+    assert not [line for line in here(address="local").warnings if "gpus_per_host" in line]
+    name = this_machine.machine_of(toy(RATES, cluster={"address": "local", "gpus_per_host": 2})[0]).device_name
+    assert name == "2x GPU"  # nvidia-smi, which is not here, would tell more
+    named = toy(RATES, cluster={"address": "auto", "gpus_per_host": 2, "gpu": "H100"})[0]
+    assert this_machine.machine_of(named).device_name == "2x H100"
+    with pytest.raises(ConfigError, match=r"cluster.gpus_per_host: 8 asked for, but this machine has 5 GPUs: lower it"):
+        here(address="local", gpus_per_host=8)
+
+
+@pytest.mark.usefixtures("no_gpu")
 def test_hosts_that_share_a_few_threads_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def told(**cluster: Any) -> list[str]:
         return [line for line in here(**cluster).warnings if line.startswith("cluster.hosts ")]
@@ -163,7 +180,7 @@ def test_another_device_than_the_planned_one_is_not_calibrated(
 ) -> None:
     monkeypatch.setattr(devices, "gpus", lambda: gpus)
     names = {"cpu": "A CPU, 2 threads", "cuda": "NVIDIA L4"}
-    monkeypatch.setattr(devices, "name", lambda device, hosts: names[device])
+    monkeypatch.setattr(devices, "name", lambda device, own, hosts: names[device])
     monkeypatch.setattr("sweeps.planning.calibration.calibrate", lambda *_: pytest.fail("this machine is calibrated"))
     with pytest.raises(ConfigError) as raised:
         this_machine.calibrate(load.Sweep(*toy(RATES, cluster=cluster)))
@@ -181,7 +198,7 @@ def test_the_planned_device_is_calibrated_where_it_is(monkeypatch: pytest.Monkey
         raise MeasuredError
 
     monkeypatch.setattr(devices, "gpus", lambda: 1)
-    monkeypatch.setattr(devices, "name", lambda device, hosts: "NVIDIA L4")
+    monkeypatch.setattr(devices, "name", lambda device, own, hosts: "NVIDIA L4")
     monkeypatch.setattr("sweeps.planning.calibration.calibrate", measure)
     with pytest.raises(MeasuredError):
         this_machine.calibrate(load.Sweep(*toy(RATES, cluster=cluster)))
@@ -211,7 +228,7 @@ def test_a_calibration_has_as_many_slots_as_a_sweep_on_these_rows(
 ) -> None:
     """Rows that nobody has read yet count as 77 tokens each; where they have 160, fewer trials share a step."""
     monkeypatch.setenv("QSWEEP_RATES", str(tmp_path / "rates.json"))
-    monkeypatch.setattr(devices, "free_bytes", lambda _: 10**11)
+    monkeypatch.setattr(devices, "free_bytes", lambda *_: 10**11)
     seen: list[int] = []
 
     def measure(_sweep: object, _prepared: object, slots: int, name: str) -> Rate:

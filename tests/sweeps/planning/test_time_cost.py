@@ -87,7 +87,7 @@ WORK = Work(steps=Range(100, 80, 130), worst_steps=300, evaluations=10, worst_ev
 
 
 def test_time_is_start_trials_steps_and_evaluations() -> None:
-    found = time_cost.cost(WORK, SPEED, 1, is_gpu=True)
+    found = time_cost.cost(WORK, SPEED, 1, gpus=1)
     assert found.seconds.expected == 20 + 4 + 200 + 50
     assert found.seconds.low == pytest.approx(0.7 * 20 + 0.5 * 4 + 0.8 * (160 + 50))
     assert found.seconds.high == pytest.approx(1.3 * 20 + 1.5 * 4 + 1.2 * (260 + 50))
@@ -97,10 +97,13 @@ def test_time_is_start_trials_steps_and_evaluations() -> None:
 
 
 def test_hosts_share_the_work_and_each_of_them_is_paid_for() -> None:
-    found = time_cost.cost(WORK, SPEED, 2, is_gpu=True)
+    found = time_cost.cost(WORK, SPEED, 2, gpus=1)
     assert found.seconds.expected == 24 + 125
     assert found.gpu_hours.expected == pytest.approx(2 * 149 / 3600)
-    assert time_cost.cost(WORK, SPEED, 2, is_gpu=False).gpu_hours == Range(0, 0, 0)
+    assert time_cost.cost(WORK, SPEED, 2, gpus=0).gpu_hours == Range(0, 0, 0)
+    each_of_four = time_cost.cost(WORK, SPEED, 2, gpus=4)
+    assert each_of_four.seconds == found.seconds
+    assert each_of_four.gpu_hours.expected == pytest.approx(4 * found.gpu_hours.expected)
 
 
 def test_an_evaluated_token_is_half_of_a_trained_one() -> None:

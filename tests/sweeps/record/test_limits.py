@@ -12,9 +12,9 @@ from sweeps.record.sweep_record import SweepRecord
 from trainables.contract import Device
 
 
-def sweep(device: Device = "cuda", *losses: float) -> SweepRecord:
+def sweep(device: Device = "cuda", *losses: float, gpus: int = 1) -> SweepRecord:
     """Two hosts since 100, and a trial with these losses."""
-    hosts = HostsStarted(time=110.0, since=100.0, hosts=2, slots=2, device=device)
+    hosts = HostsStarted(time=110.0, since=100.0, hosts=2, slots=2, device=device, gpus_per_host=gpus)
     best = min(((loss, 3 * number) for number, loss in enumerate(losses, start=1)), default=(0.0, 0))
     reports = [reported("a", 3 * number, loss, best=best[::-1]) for number, loss in enumerate(losses, start=1)]
     return record([begun(90.0), hosts, started("a", 7, time=111.0), *reports])
@@ -24,6 +24,11 @@ def sweep(device: Device = "cuda", *losses: float) -> SweepRecord:
 def test_gpu_hours_are_hosts_times_hours_since_they_were_asked_for(now: float, is_reached: bool) -> None:
     found = limits.reached(Budget(gpu_hours=1.0), sweep(), now)
     assert found == ("budget.gpu_hours 1 is used up" if is_reached else None)
+
+
+@pytest.mark.parametrize(("now", "is_reached"), [(549.0, False), (550.0, True)])
+def test_each_gpu_of_a_host_counts(now: float, is_reached: bool) -> None:
+    assert (limits.reached(Budget(gpu_hours=1.0), sweep(gpus=4), now) is not None) is is_reached
 
 
 @pytest.mark.parametrize(("now", "is_reached"), [(149.9, False), (150.0, True)])

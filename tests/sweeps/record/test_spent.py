@@ -90,6 +90,14 @@ def test_time_between_drivers_is_not_spent_and_each_had_its_own_hosts() -> None:
     assert found.gpu_hours == pytest.approx(3 * 60 / 3600)
 
 
+def test_a_host_of_two_gpus_takes_two_gpu_hours_in_an_hour() -> None:
+    of_two = hosts(1010.0, 1, "cuda").model_copy(update={"gpus_per_host": 2})
+    changed = HostsChanged(time=1810.0, hosts=3, slots=3)
+    found = spent(sweep(over(45.0), begun(1000.0), of_two, changed, over(2810.0)), FULL)
+    assert found.host_seconds == 2 * 40 + (1810 - of_two.since) + 3 * 1000
+    assert found.gpu_hours == pytest.approx(2 * ((1810 - of_two.since) + 3 * 1000) / 3600)
+
+
 def test_hosts_that_come_and_go_count_while_they_are_there() -> None:
     changed = [HostsChanged(time=25.0, hosts=0, slots=0), HostsChanged(time=35.0, hosts=3, slots=6)]
     assert spent(sweep(*changed, over(45.0)), FULL).host_seconds == 2 * 20 + 0 * 10 + 3 * 10
