@@ -127,8 +127,10 @@ class Watch(Stopper):
         except PROCESS_LOST:
             self._broker_lost()
             return
-        if self._pause:  # It is another broker.
-            self._hosts_told, self._pause = self._stops.hosts_at_start, 0.0
+        if self._pause:  # It is another broker. What was said since the loss may have reached nobody.
+            self._hosts_told, self._told_to_stop, self._pause = self._stops.hosts_at_start, frozenset(), 0.0
+            if self._deadline is not None:
+                self._broker.stop.remote()
         self._known += len(lines)
         for line in lines:
             self._display.say(line)

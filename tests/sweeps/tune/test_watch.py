@@ -85,6 +85,28 @@ def test_the_driver_is_told_how_many_hosts_there_are_after_each_line_about_them(
     assert (world.said, world.hosts) == (world.lines, [(2, 8)])
 
 
+def test_another_broker_hears_of_the_stops_that_were_asked_for_while_none_was_there(world):
+    told: list[object] = []
+
+    def tell(*words: object) -> None:
+        if not world.is_lost:
+            told.append(words)
+
+    broker = world.watch._broker
+    broker.stop_trial, broker.stop = SimpleNamespace(remote=tell), SimpleNamespace(remote=tell)
+    world.stops.stop_parked = lambda trial_key: False
+    world.is_lost = True
+    world.run(0.2)
+    world.stops.trials_to_stop.add("k3")
+    world.watch._stop.check = lambda: "interrupted"
+    world.watch._queue = SimpleNamespace(live=1)
+    world.run(0.2)
+    assert told == [], "nobody is there"
+    world.is_lost = False
+    world.run(2.0)
+    assert sorted(told) == [(), ("k3",)]
+
+
 def test_the_broker_is_told_once_how_many_hosts_are_wanted_and_another_broker_again(world):
     world.run(1.0)
     assert world.wanted == []
