@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, Literal
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import ActorUnavailableError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.fleet import RETRY_SECONDS, Fleet
@@ -34,6 +34,10 @@ GUILTY_AFTER = 3
 """After its hosts died this many times in a row, the last time while it trained alone, a trial is refused."""
 ANSWER_SECONDS = 5.0
 """How long a host may take to report the last steps of its trials."""
+UNAVAILABLE_SECONDS = 20.0
+"""How long a host may stay out of reach before it counts as lost: a short fault of the network is no death."""
+AGAIN_SECONDS = 1.0
+"""Pause before a host that is out of reach is asked again."""
 FOLLOW_SECONDS = 3.0
 """Time between two looks at the nodes."""
 
@@ -162,7 +166,7 @@ class Broker:
             return None
         host_id, host = first
         try:
-            answer: Evaluation | Failure = await host.actor.evaluate_base.remote()
+            answer: Evaluation | Failure = await self._answer(host_id, host.actor.evaluate_base.remote)
         except PROCESS_LOST:
             await self.lost(host_id)
             self._base_deaths.append(host.facts.node_id)
@@ -220,7 +224,7 @@ class Broker:
             if lease is None or lease_id not in (None, lease.lease_id):
                 continue
             try:
-                await host.actor.close.remote(lease.lease_id)
+                await self._answer(host_id, host.actor.close.remote, lease.lease_id)
             except PROCESS_LOST:
                 await self.lost(host_id)
                 return
@@ -245,16 +249,29 @@ class Broker:
         await self._tell()
 
     async def not_reached(self, host_id: str) -> None:
-        """A trial's process on another node cannot reach the host: it is lost if it is gone for the broker too."""
-        host = self._hosts.get(host_id)
-        if host is None:
-            return
-        try:
-            # A host that is slow to answer is not gone: if it is, Ray says so in time.
-            with suppress(TimeoutError):
-                await asyncio.wait_for(host.actor.node_id.remote(), ANSWER_SECONDS)
-        except PROCESS_LOST:
-            await self.lost(host_id)
+        """Somebody cannot reach the host, which may be the network's fault: it is lost if it is gone for the broker."""
+        host, since = self._hosts.get(host_id), self._clock()
+        while host is not None and self._hosts.get(host_id) is host:
+            try:
+                # A host that is slow to answer is not gone: if it is, Ray says so in time.
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(host.actor.node_id.remote(), ANSWER_SECONDS)
+                return
+            except PROCESS_LOST as error:
+                if not isinstance(error, ActorUnavailableError) or self._clock() - since >= UNAVAILABLE_SECONDS:
+                    await self.lost(host_id)
+                    return
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _answer(self, host_id: str, ask: Callable[..., Any], *arguments: object) -> Any:
+        """What a host answers to a call that can be repeated. Raises one of PROCESS_LOST once it is lost."""
+        while True:
+            try:
+                return await ask(*arguments)
+            except ActorUnavailableError:
+                await self.not_reached(host_id)
+                if host_id not in self._hosts:
+                    raise
 
     def _counted(self, nodes: Sequence[str]) -> int:
         """Of hosts that died on these nodes, how many a trial can be to blame for: not those that went with a node."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
+from ray.exceptions import ActorUnavailableError
 
 from cluster.errors import LeaseOver
 from cluster.hosts import PROCESS_LOST
@@ -58,14 +59,24 @@ def open_lease(
     return opened
 
 
-def tell_lost(asked: Callable[..., Any], host_id: str, is_away: bool) -> None:
-    """Tells the broker of a host that a trial's process cannot reach; `is_away` as of a process on another node."""
-    if not is_away:
+def tell_lost(asked: Callable[..., Any], host_id: str, error: Exception, is_away: bool) -> bool:
+    """Tells the broker of a host that a trial's process cannot reach; whether to ask it again under the same lease.
+
+    Args:
+        asked: asks the broker.
+        host_id: the host's name.
+        error: what a call to it has raised.
+        is_away: whether the process is on another node than the broker.
+    """
+    # Ray does not know that the process is gone (ray/exceptions.py, 2.60): the network may be at fault for a moment.
+    is_unavailable = isinstance(error, ActorUnavailableError)
+    if not (is_away or is_unavailable):
         asked("lost", host_id)
-        return
+        return False
     # Only the way from this node to the host may be cut: other trials train there.
     asked("not_reached", host_id)
     threading.Event().wait(RETRY_SECONDS)
+    return is_unavailable and not is_away
 
 
 def last_words(error: Exception) -> str:

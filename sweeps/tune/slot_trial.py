@@ -225,8 +225,8 @@ class SlotTrial(tune.Trainable):
         while self._goes_on():
             try:
                 opened = self._lease()
-            except PROCESS_LOST:
-                self._host_lost()
+            except PROCESS_LOST as error:
+                self._host_lost(error)
                 continue
             if opened is not None:
                 return opened
@@ -237,8 +237,8 @@ class SlotTrial(tune.Trainable):
         while self._goes_on():
             try:
                 outcome = self._advance(target)
-            except PROCESS_LOST:
-                self._host_lost()
+            except PROCESS_LOST as error:
+                self._host_lost(error)
                 continue
             except ObjectLostError:
                 # A large answer, with the node that held it: the host gives it again, if it is still there.
@@ -332,10 +332,10 @@ class SlotTrial(tune.Trainable):
             raise NodeLeaves(f"the node {self._away} leaves the cluster")
         return self._final(TrialState.PAUSED, "the sweep is stopping")
 
-    def _host_lost(self) -> None:
+    def _host_lost(self, error: Exception) -> None:
         if self._grant is not None:
-            host, self._grant = self._grant.host_id, None
-            tell_lost(self._ask, host, is_away=bool(self._away))
+            granted, self._grant = self._grant, None
+            self._grant = granted if tell_lost(self._ask, granted.host_id, error, bool(self._away)) else None
 
     def _release(self) -> None:
         if self._grant is not None:

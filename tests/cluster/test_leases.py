@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Callable
 from types import SimpleNamespace
 
-from ray.exceptions import OutOfMemoryError
+import pytest
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError
 
+from cluster import broker as broker_module
 from cluster.broker import LEASE_SECONDS, Broker
 from cluster.fleet import Host
 from cluster.hosts import HostFacts, HostOptions, SlotLimits
@@ -28,11 +32,9 @@ class SlowToClose:
         await gate.wait()
 
 
-def broker_with(host: object) -> Broker:
-    broker = Broker(
-        TrialSpec(trainable="toy"), SlotLimits(slots=1, at_most=1, largest=()), HostOptions(), clock=lambda: 0.0
-    )
-    broker._hosts["h"] = Host(host, HostFacts(pid=1, node="127.0.0.1", device="cpu", slots=1, estimated_bytes=None))
+def broker_with(host: object, slots: int = 1, clock: Callable[[], float] = lambda: 0.0) -> Broker:
+    broker = Broker(TrialSpec(trainable="toy"), SlotLimits(slots=1, at_most=1, largest=()), HostOptions(), clock)
+    broker._hosts["h"] = Host(host, HostFacts(pid=1, node="127.0.0.1", device="cpu", slots=slots, estimated_bytes=None))
     broker._tried = 0.0  # It makes no host of its own.
     return broker
 
@@ -136,5 +138,55 @@ def test_a_lease_that_nobody_renews_expires_and_its_slot_goes_to_another():
         now[0] = 2 * LEASE_SECONDS
         assert await granted(broker, "b") is not None
         assert host.closed == [first.lease]
+
+    asyncio.run(asyncio.wait_for(play(), 30))
+
+
+class OutOfReach:
+    """A host that the network keeps from answering so many times, and then no longer."""
+
+    def __init__(self, times: float) -> None:
+        self.times, self.closed = times, list[str]()
+        self.close, self.node_id = SimpleNamespace(remote=self._close), SimpleNamespace(remote=self._reach)
+
+    async def _reach(self) -> None:
+        await asyncio.sleep(0)
+        if self.times > 0:
+            self.times -= 1
+            raise ActorUnavailableError("the connection broke", None)
+
+    async def _close(self, lease: str) -> None:
+        await self._reach()
+        self.closed.append(lease)
+
+
+@pytest.mark.parametrize("times", [1, 2, 5])
+def test_a_host_that_is_out_of_reach_for_a_moment_keeps_its_trials_and_closes_what_it_is_asked_to(monkeypatch, times):
+    monkeypatch.setattr(broker_module, "AGAIN_SECONDS", 0.0)
+
+    async def play() -> None:
+        host = OutOfReach(0)
+        broker = broker_with(host, slots=2)
+        grants = [await granted(broker, trial) for trial in ("a", "b")]
+        host.times = times
+        await broker.release("a")
+        assert (list(broker._hosts), broker._deaths) == (["h"], {})
+        assert list(broker._hosts["h"].leases) == ["b"]
+        assert host.closed == [grant.lease for grant in grants[:1] if grant is not None]
+
+    asyncio.run(asyncio.wait_for(play(), 30))
+
+
+def test_a_host_that_stays_out_of_reach_is_lost(monkeypatch):
+    monkeypatch.setattr(broker_module, "AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("ray.kill", lambda actor: None)
+    times = iter(range(1000))
+
+    async def play() -> None:
+        broker = broker_with(OutOfReach(math.inf), clock=lambda: float(next(times)))
+        assert await granted(broker, "a") is not None
+        await broker.not_reached("h")
+        assert (broker._hosts, list(broker._deaths)) == ({}, ["a"])
+        assert next(times) >= broker_module.UNAVAILABLE_SECONDS
 
     asyncio.run(asyncio.wait_for(play(), 30))
