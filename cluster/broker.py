@@ -18,7 +18,7 @@ from ray.exceptions import ActorUnavailableError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.fleet import RETRY_SECONDS, Fleet
-from cluster.host_states import FleetSize, Lease, message, said
+from cluster.host_states import Lease, message, said
 from cluster.hosts import PROCESS_LOST, HostOptions, SlotLimits
 from cluster.leases import Grant, NotReady, Ready, Refused
 from cluster.nodes import Node, gpus, look
@@ -105,7 +105,8 @@ class Broker:
         problem = await self._fleet.start(_look)
         if problem is not None:
             return problem
-        return Ready(data=prepared.summary, hosts=tuple(host.facts for host in self._hosts.values()))
+        hosts = tuple(host.facts for host in self._hosts.values())
+        return Ready(data=prepared.summary, hosts=hosts, held=self._fleet.held)
 
     async def _follow(self) -> None:
         """Fits the hosts to the nodes every few seconds, as long as the sweep lasts."""
@@ -129,9 +130,9 @@ class Broker:
         self._fleet.follow(await _look())
         await self._tell()
 
-    async def standing(self) -> FleetSize:
-        """How many hosts there are, and their slots."""
-        return self._fleet.standing
+    async def standing(self) -> tuple[int, int, int]:
+        """How many hosts there are, their slots, and how many hold their place: also those that load or leave."""
+        return *self._fleet.standing, self._fleet.held
 
     async def stop(self) -> None:
         """Makes `goes_on` false from now on, so that trials end at their next call."""

@@ -95,6 +95,11 @@ class Fleet:
         staying = [host for host in self.hosts.values() if not host.is_leaving]
         return FleetSize(len(staying), sum(host.facts.slots for host in staying))
 
+    @property
+    def held(self) -> int:
+        """The hosts that hold their place: those that are ready, that leave, and that are placed and load."""
+        return len(self.hosts) + sum(each.node_id is not None and not each.is_given_up for each in self._starting)
+
     def lay_out(self, seen: Sequence[nodes.Node]) -> NotReady | None:
         """Decides whether hosts hold GPUs and how many there are, or returns why their number is impossible."""
         self._nodes = tuple(seen)

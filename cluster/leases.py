@@ -16,6 +16,8 @@ class Ready(Spec):
 
     data: Summary
     hosts: tuple[HostFacts, ...]
+    held: int = 0
+    """Hosts that hold their place, also those that still load."""
 
     @property
     def slots(self) -> int:

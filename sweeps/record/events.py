@@ -103,11 +103,18 @@ class HostsStarted(Spec):
     hosts: int
     slots: int
     """Slots of all hosts together."""
+    held: int | None = None
+    """Hosts that hold their machines, also while they load or leave. None, in older logs: as many as `hosts`."""
     device: Device
     gpus_per_host: int = 1
     """GPUs that each host holds; says nothing on a CPU."""
     engine: str = ""
     """What computes the losses of trials on the first host; empty where the trainable does not say."""
+
+    @property
+    def holding(self) -> int:
+        """Hosts whose time is spent."""
+        return self.hosts if self.held is None else self.held
 
 
 class HostsChanged(Spec):
@@ -118,6 +125,8 @@ class HostsChanged(Spec):
     hosts: int
     slots: int
     """Slots of all hosts together."""
+    held: int | None = None
+    """As in `HostsStarted`."""
 
 
 class DataPrepared(Spec):

@@ -181,7 +181,7 @@ class SweepRecord:
             return replace(self, hosts=event)
         if self.hosts is None:
             return self
-        now = {"since": event.time, "hosts": event.hosts, "slots": event.slots}
+        now = {"since": event.time, "hosts": event.hosts, "slots": event.slots, "held": event.held}
         spent, of_gpus = self.host_seconds_spent(event.time), self.gpu_seconds_spent(event.time)
         return replace(self, hosts=self.hosts.model_copy(update=now), host_seconds=spent, gpu_seconds=of_gpus)
 
@@ -208,7 +208,7 @@ class SweepRecord:
         """Device -> number of hosts times the seconds that they were held, until `now`, else the latest event."""
         seconds = dict(self.host_seconds)
         if self.hosts is not None:
-            held = self.hosts.hosts * _lasted(self.hosts.since, self.latest if now is None else now)
+            held = self.hosts.holding * _lasted(self.hosts.since, self.latest if now is None else now)
             seconds[self.hosts.device] = seconds.get(self.hosts.device, 0.0) + held
         return seconds
 
@@ -217,7 +217,7 @@ class SweepRecord:
         if self.hosts is None or self.hosts.device == "cpu":
             return self.gpu_seconds
         lasted = _lasted(self.hosts.since, self.latest if now is None else now)
-        return self.gpu_seconds + self.hosts.hosts * self.hosts.gpus_per_host * lasted
+        return self.gpu_seconds + self.hosts.holding * self.hosts.gpus_per_host * lasted
 
     @property
     def is_finished(self) -> bool:

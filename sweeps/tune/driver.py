@@ -117,6 +117,7 @@ class Driver:
                 since=since,
                 hosts=len(answer.hosts),
                 slots=answer.slots,
+                held=max(answer.held, len(answer.hosts)),
                 device=answer.hosts[0].device,
                 gpus_per_host=max(1, answer.hosts[0].gpus),
                 engine=answer.hosts[0].engine,
@@ -304,11 +305,11 @@ class Driver:
         self.trials_to_stop.discard(trial_key)
         return True
 
-    def hosts_changed(self, hosts: int, slots: int) -> None:
+    def hosts_changed(self, hosts: int, slots: int, held: int) -> None:
         """See `watch.Stops`."""
         known = self.journal.record.hosts
-        if known is not None and (known.hosts, known.slots) != (hosts, slots):
-            self.journal.add(HostsChanged(time=self.clock(), hosts=hosts, slots=slots))
+        if known is not None and (known.hosts, known.slots, known.holding) != (hosts, slots, held):
+            self.journal.add(HostsChanged(time=self.clock(), hosts=hosts, slots=slots, held=held))
 
     def is_parked(self, trial_key: str) -> bool:
         """See `callback.Owner`."""

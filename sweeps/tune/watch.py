@@ -21,6 +21,8 @@ LEAVE_SECONDS = 120.0
 """How long trials have to end their step and save themselves when the sweep is asked to end."""
 STEPS_SECONDS = 2.0
 """Pause between questions for the steps that trials have taken."""
+COUNT_SECONDS = 5.0
+"""Pause between questions for the number of hosts: no line tells that one begins to load, or has left."""
 NEWS_SECONDS = 30.0
 """How long one question for news of the hosts waits."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0
@@ -44,8 +46,8 @@ class Stops(Protocol):
     def hosts_wanted(self) -> int | Literal["auto"]:
         """How many there are to be at most now."""
 
-    def hosts_changed(self, hosts: int, slots: int) -> None:
-        """There are so many hosts now, with so many slots in all."""
+    def hosts_changed(self, hosts: int, slots: int, held: int) -> None:
+        """There are so many hosts now, with so many slots in all; so many hold their place, also while they load."""
 
 
 class Watch(Stopper):
@@ -79,6 +81,9 @@ class Watch(Stopper):
         """Pause before the broker is asked for news again; 0 while it is there."""
         self._ask_again = -math.inf
         """When to ask it, in monotonic seconds."""
+        self._standing: Any = None
+        self._count_again: float | None = None
+        """When to ask it for the number of hosts again, in monotonic seconds; None before the first look."""
         self._latest: Any = None
         self._asked = -math.inf
 
@@ -93,6 +98,7 @@ class Watch(Stopper):
     def stop_all(self) -> bool:
         """Whether Tune should stop what still runs: trials first have time to save themselves."""
         self._tell()
+        self._count_hosts()
         self._show_steps()
         self._stop_trials()
         self._want_hosts()
@@ -135,7 +141,20 @@ class Watch(Stopper):
         for line in lines:
             self._display.say(line)
         if standing is not None:
+            self._standing = None  # It may be older.
             self._stops.hosts_changed(*standing)
+
+    def _count_hosts(self) -> None:
+        now = time.monotonic()
+        if self._count_again is None:
+            self._count_again = now + COUNT_SECONDS
+        if self._standing is None and now >= self._count_again and not self._pause:
+            self._standing, self._count_again = self._broker.standing.remote(), now + COUNT_SECONDS
+        if self._standing is None or not ray.wait([self._standing], timeout=0)[0]:
+            return
+        answer, self._standing = self._standing, None
+        with suppress(*PROCESS_LOST):  # A broker that was lost is news for `_tell`.
+            self._stops.hosts_changed(*ray.get(answer))
 
     def _broker_lost(self) -> None:
         """Says so once, however long it takes until there is another: a cluster that is gone makes none."""

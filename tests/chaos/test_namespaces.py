@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 import chaos_runs as runs
@@ -164,7 +165,8 @@ def cluster(needed, empty_database) -> Iterator[Cluster]:
 
 def hosts(sweep: Path) -> list[int]:
     """How many hosts there were, one after the other."""
-    return [event.hosts for event in runs.events(sweep) if isinstance(event, HostsStarted | HostsChanged)]
+    told = [event for event in runs.events(sweep) if isinstance(event, HostsStarted | HostsChanged)]
+    return [number for number, _ in groupby(event.hosts for event in told)]  # else another loads, or has left
 
 
 def training(sweep: Path) -> int:

@@ -62,15 +62,30 @@ def test_a_host_whose_node_is_leaving_takes_no_trials_and_ends_when_those_it_has
         await world.follow()
         assert host.is_leaving
         assert host.actor.moves >= 1
-        assert world.hosts() == ["b"]
+        assert (world.hosts(), world.fleet.held) == (["b"], 2)
         assert world.news[0] == "host given up (process 1 on a, 1 trial moves): its node is leaving the cluster"
         world.fleet.end_if_empty(host_id)
         assert host.actor in world.actors.living, "its trial is there still"
         host.leases.clear()
         world.fleet.end_if_empty(host_id)
         assert host.actor not in world.actors.living
+        assert world.fleet.held == 1
 
     play(scene, "a")
+
+
+def test_a_host_that_loads_holds_its_gpu_and_one_that_waits_for_a_gpu_does_not(play):
+    async def scene(world: World) -> None:
+        assert (world.actors.made, world.fleet.held) == (3, 1)
+        world.actors.nodes["b"] = True
+        seen = []
+        for _ in range(20):
+            await asyncio.sleep(0)
+            seen.append((world.fleet.held, world.fleet.standing.hosts))
+        assert (2, 1) in seen, "it loads"
+        assert seen[-1] == (2, 2)
+
+    play(scene, "a", hosts=3)
 
 
 def test_a_number_above_the_gpus_waits_with_ray_and_is_not_asked_for_twice(play):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 import chaos_runs as runs
@@ -44,7 +45,8 @@ def started(folder: Path, cluster: ray_clusters.Nodes, *words: str, trials_on_he
 
 def hosts(sweep: Path) -> list[int]:
     """How many hosts there were, one after the other."""
-    return [event.hosts for event in runs.events(sweep) if isinstance(event, HostsStarted | HostsChanged)]
+    told = [event for event in runs.events(sweep) if isinstance(event, HostsStarted | HostsChanged)]
+    return [number for number, _ in groupby(event.hosts for event in told)]  # else another loads, or has left
 
 
 def places(cluster: ray_clusters.Nodes) -> set[int]:

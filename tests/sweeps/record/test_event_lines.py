@@ -78,7 +78,13 @@ EVENTS: list[st.SearchStrategy[Event]] = [
         slots=st.integers(1, 99),
         device=st.sampled_from(["cpu", "cuda"]),
     ),
-    st.builds(HostsChanged, time=FINITE, hosts=st.integers(0, 99), slots=st.integers(0, 99)),
+    st.builds(
+        HostsChanged,
+        time=FINITE,
+        hosts=st.integers(0, 99),
+        slots=st.integers(0, 99),
+        held=st.none() | st.integers(0, 99),
+    ),
     st.builds(DataPrepared, time=FINITE, summary=SCALARS),
     st.builds(BaseEvaluated, time=FINITE, metrics=METRICS, rows=st.integers(1, 10**6), hardware=TEXT),
     st.builds(

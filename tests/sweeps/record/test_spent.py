@@ -103,6 +103,13 @@ def test_hosts_that_come_and_go_count_while_they_are_there() -> None:
     assert spent(sweep(*changed, over(45.0)), FULL).host_seconds == 2 * 20 + 0 * 10 + 3 * 10
 
 
+def test_hosts_that_load_or_leave_hold_their_gpus() -> None:
+    started = hosts(device="cuda").model_copy(update={"hosts": 1, "held": 8})
+    changed = [HostsChanged(time=25.0, hosts=8, slots=32, held=8), HostsChanged(time=35.0, hosts=1, slots=4, held=3)]
+    found = spent(record([begun(), started, PREPARED, *changed, over(45.0)]), FULL)
+    assert found.gpu_hours == pytest.approx((8 * 20 + 8 * 10 + 3 * 10) / 3600)
+
+
 def test_a_driver_that_got_no_host_held_none() -> None:
     found = spent(sweep(over(45.0), begun(1000.0), over(1007.0)), FULL)
     assert (found.seconds, found.host_seconds) == (52.0, 80.0)
