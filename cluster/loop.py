@@ -104,7 +104,7 @@ class PackLoop:
         with self._changed:
             self._check()
             training = self._lease(lease)
-            training.target = max(training.target, target)
+            training.target, training.rests = max(training.target, target), False
             training.best, training.objective = best, objective
             training.history = [step for step in training.history if step.step > known]
             self._changed.notify_all()
@@ -121,7 +121,7 @@ class PackLoop:
     def save(self, lease: str, known: int) -> Future[Outcome]:
         """Saves the lease before the next step: the history after step `known`, and a snapshot or a failure.
 
-        Waits for an evaluation that is running, and returns it too.
+        Waits for an evaluation that is running, and returns it too. The lease takes no step until `advance` is called.
         """
         return self._soon(lambda: self._save_now(lease, known))
 
@@ -249,8 +249,8 @@ class PackLoop:
 
     def _save_now(self, lease: str, known: int) -> Outcome:
         training = self._lease(lease)
+        training.rests, over = True, training.outcome
         history = tuple(step for step in training.history if step.step > known)
-        over = training.outcome
         if over is not None and (over.failure is not None or over.step > known):
             # The owner does not know this outcome yet, and without it would miss a report point.
             return over.model_copy(update={"history": history})

@@ -45,6 +45,8 @@ class Training:
     saved: Outcome | None = None
     """The latest snapshot on the way to the target."""
     saved_time: float = 0.0
+    rests: bool = False
+    """Its owner saves it to leave: it takes no step until it is asked to advance again."""
 
     def is_save_due(self, now: float) -> bool:
         """Whether snapshot_every has passed since the lease was opened, saved or evaluated."""
@@ -58,9 +60,9 @@ class Training:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it has failed, is at its target, or must move: it takes no step until its owner asks for more."""
+        """Whether it has failed, is at its target, rests, or must move: it takes no step until its owner asks."""
         has_failed = self.outcome is not None and self.outcome.failure is not None
-        return has_failed or self.target <= self.step or (self.saved is not None and self.saved.moves)
+        return has_failed or self.rests or self.target <= self.step or (self.saved is not None and self.saved.moves)
 
     @property
     def is_due(self) -> bool:

@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from pack_loops import GatedPack
 
 from cluster.loop import PackLoop
 from trainables import toy
@@ -64,6 +65,22 @@ def test_a_save_while_a_lease_is_evaluated_brings_the_failure(saved_while_evalua
     _, outcome = saved_while_evaluated(LongEvaluation(Failure(kind="diverged", message="nan")))
     assert (outcome.step, outcome.failure.kind) == (3, "diverged")
     assert [record.step for record in outcome.history] == [1, 2, 3]
+
+
+def test_a_lease_whose_owner_leaves_takes_no_step_between_its_save_and_its_end():
+    """A step may take minutes, and the sweep's end waits for it."""
+    pack = GatedPack(1)
+    loop = PackLoop(pack, 1)
+    loop.open("a", TRIAL, None).result(DEADLINE)
+    assert loop.advance("a", 9, math.inf, 0, 0.0) is None
+    pack.gates[1].wait_until_reached()
+    saved = loop.save("a", 0)
+    pack.gates[1].open()
+    assert saved.result(DEADLINE).step == 1
+    loop.evaluate_base().result(DEADLINE)  # a whole turn of the loop
+    assert pack.steps == 1
+    assert loop.advance("a", 9, math.inf, 1, DEADLINE).step == 9, "one that is asked to advance goes on"
+    loop.stop()
 
 
 def test_a_save_after_the_owner_has_the_evaluation_brings_a_snapshot_alone(saved_while_evaluated):
