@@ -36,6 +36,21 @@ if [ $# -eq 0 ]; then
     echo "usage: sbatch cluster/launch/slurm.sh (launch FILE | resume DIR) [KEY=VALUE]..." >&2
     exit 2
 fi
+
+# The sweep's own process runs on this node too, and writes down its number.
+sweep_pid="$PWD/qsweep-$SLURM_JOB_ID.pid"
+is_told=
+# shellcheck disable=SC2329  # the trap calls it
+tell_sweep() {
+    trap "" USR1
+    is_told=1
+    echo "the job's time is nearly over: the sweep is interrupted; go on with it with qsweep resume, in another job"
+    kill -TERM "$(cat "$sweep_pid")" 2> /dev/null ||
+        echo "no sweep was running yet, so none is interrupted: the time of a job must be longer than --signal says"
+}
+trap 'tell_sweep' USR1
+trap 'rm -f "$sweep_pid"' EXIT
+
 export PATH="$PWD/.venv/bin:$PATH"
 
 # Every process of the job has the same home, and so the same token.
@@ -52,18 +67,6 @@ export RAY_gcs_rpc_server_reconnect_timeout_s=5
 # This script runs on the first node. Set HEAD_IP where its first address is not in the network of the nodes.
 head_ip=${HEAD_IP:-$(hostname -I | cut -d " " -f 1)}
 
-# The sweep's own process runs on this node too, and writes down its number.
-sweep_pid="$PWD/qsweep-$SLURM_JOB_ID.pid"
-is_told=
-# shellcheck disable=SC2329  # the trap calls it
-tell_sweep() {
-    trap "" USR1
-    is_told=1
-    echo "the job's time is nearly over: the sweep is interrupted; go on with it with qsweep resume, in another job"
-    kill -TERM "$(cat "$sweep_pid")" 2> /dev/null || echo "no sweep was running yet"
-}
-trap 'tell_sweep' USR1
-trap 'rm -f "$sweep_pid"' EXIT
 
 # shellcheck disable=SC2016  # for the shell that is started there
 srun --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 \
