@@ -41,6 +41,9 @@ def apply(raw: dict[str, Any], changes: Sequence[str], resolve_paths: Callable[[
             continue
         try:
             value = yaml_files.parse(text)
+        except yaml_files.OldNumber as error:
+            wrong.append(f"{key}: {error.problem}")
+            continue
         except yaml.YAMLError:
             wrong.append(
                 _not_text(key, text)

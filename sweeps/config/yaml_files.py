@@ -24,6 +24,10 @@ _MOST_CHARACTERS = 1000
 """Characters of a value that is not text: a number of more digits takes long to read."""
 
 
+class OldNumber(yaml.constructor.ConstructorError):
+    """A number of YAML 1.1 that nobody means; `problem` says what it is, and what to write."""
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2 floats (PyYAML follows 1.1, where 2e-4 is text), no duplicate keys, and bounds."""
 
@@ -86,7 +90,8 @@ class _Loader(yaml.SafeLoader):
             raise _error(problem, node)
         if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and _OLD_NUMBER.fullmatch(node.value):
             way_out = "write the number without zeros before it and without colons, or put it in quotes"
-            raise _error(f"{node.value[:60]!r} is the number {value} in YAML: {way_out}", node)
+            problem = f"{node.value[:60]!r} is the number {value} in YAML: {way_out}"
+            raise OldNumber(None, None, problem, node.start_mark)
         return value
 
 

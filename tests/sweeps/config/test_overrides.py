@@ -103,6 +103,7 @@ def test_a_kind_that_is_no_word_is_no_crash(value: str) -> None:
         ("=4", "=4: an override is key=value, for example budget.trials=4"),
         ("--trials", "--trials: an override is key=value, for example budget.trials=4"),
         ("budget.trials=[1", "budget.trials: '[1' is not a YAML value; quote it for the shell"),
+        ("budget.trials=010", "budget.trials: '010' is the number 8 in YAML: write the number without zeros before"),
         ("name=2026-13-01", "name: '2026-13-01' is not a YAML value"),
         ("seed.x=4", "seed.x: seed is 3, which has no keys"),
         ("budget.trials.x=4", "budget.trials.x: trials is 8, which has no keys"),
