@@ -1,7 +1,8 @@
 """Runs several passes at the same time on a CPU, each in a thread of its own with a part of the processor's threads.
 
 Threads that share one pass wait for each other after every operator, and its small operators keep one of them busy.
-Passes of their own do not wait. Each result is the same whatever runs beside it.
+Passes of their own do not wait. What runs beside a pass changes its results by rounding alone: products round otherwise
+with another number of threads.
 """
 
 from __future__ import annotations
