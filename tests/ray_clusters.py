@@ -39,9 +39,9 @@ cluster = Cluster(
 )
 nodes = {}
 
-def add():
+def add(count=gpus):
     # A temporary folder each: one node's clean-up must not take away what another uses.
-    options = {"num_cpus": 1, "num_gpus": gpus, "object_store_memory": 10**8, **of_others}
+    options = {"num_cpus": 1, "num_gpus": int(count), "object_store_memory": 10**8, **of_others}
     nodes[len(nodes)] = cluster.add_node(**options, temp_dir=f"{folder}/node{len(nodes) + 1}")
 
 def remove(place):
@@ -90,9 +90,9 @@ class Nodes:
         self._do("remove", str(place))
         self.places.remove(place)
 
-    def add(self) -> int:
-        """Adds one more node, like the others; its number."""
-        self._do("add")
+    def add(self, *gpus: str) -> int:
+        """Adds one more node, like the others or with so many declared GPUs; its number."""
+        self._do("add", *gpus)
         self.places.append(self.added)
         self.added += 1
         return self.places[-1]

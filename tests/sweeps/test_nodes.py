@@ -122,6 +122,23 @@ def test_a_sweep_that_loses_every_worker_waits_and_goes_on(tmp_path, cluster):
     assert "could not be made" not in told
 
 
+def test_a_host_of_two_gpus_waits_for_a_machine_that_has_them(tmp_path, cluster):
+    cluster.have(2)
+    words = (*FIFO, "budget.trials=1", "training.step_seconds=0", "cluster.gpus_per_host=2")
+    run = runs.start(tmp_path, "launch", *words, f"cluster.address={cluster.address}", **cluster.environment)
+    waits = (
+        "1 host is wanted, each with 2 GPUs of one machine, and no machine of the cluster has more than 1: the sweep"
+    )
+    runs.wait_for(lambda: waits in run.err.read_text(), run)
+    assert places(cluster) == set()
+    larger = cluster.add("3")
+    runs.wait_for(lambda: places(cluster) == {larger}, run)
+    assert run.wait() == 0, run.err.read_text()
+    assert hosts(tmp_path / "results" / "toy") == [1], "the third GPU has no host"
+    cluster.remove(larger)
+    assert_nothing_lost(tmp_path, tmp_path / "results" / "toy", 1)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_sweep_takes_what_it_was_allowed_and_leaves_nothing(tmp_path, cluster, number):
     cluster.have(2)
