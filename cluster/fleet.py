@@ -14,11 +14,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal, TypeVar
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 
 from cluster import nodes
 from cluster.host_states import FleetSize, Host, StartDeaths, Starting, is_mistake, message, said
-from cluster.hosts import PROCESS_LOST, HostActor, HostFacts, HostOptions, SlotLimits
+from cluster.hosts import HostActor, HostFacts, HostOptions, SlotLimits
 from cluster.leases import NotReady
 from trainables.contract import RowShape
 from trainables.specs import TrialSpec
@@ -127,7 +127,7 @@ class Fleet:
             try:
                 first.node_id = await first.actor.node_id.remote()
                 return await ask(first.actor)
-            except (RayTaskError, *PROCESS_LOST) as error:
+            except RayError as error:
                 if is_mistake(error):
                     return NotReady(message=message(error))
                 self.forget_first()
@@ -284,7 +284,7 @@ class Fleet:
         try:
             starting.node_id = await starting.actor.node_id.remote()
             facts: HostFacts = await starting.actor.start.remote(self._data, self._rows)
-        except (RayTaskError, *PROCESS_LOST) as error:
+        except RayError as error:
             if not starting.is_given_up:
                 ray.kill(starting.actor)  # It may live on, and hold its GPU.
                 self._failed(error, starting.node_id)

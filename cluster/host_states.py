@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ray.exceptions import ActorDiedError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, RayError, RayTaskError, RuntimeEnvSetupError
 
 from cluster.hosts import HostFacts
 from cluster.leases import NotReady
@@ -89,8 +89,9 @@ class StartDeaths:
 
 
 def is_mistake(error: RayError) -> bool:
-    """Whether a host cannot start for a reason that stays: an exception, also one of its very first lines."""
-    return isinstance(error, RayTaskError) or (isinstance(error, ActorDiedError) and error.actor_init_failed)
+    """Whether a host cannot start for a reason that stays: an exception, or packages that cannot be installed."""
+    is_in_init = isinstance(error, ActorDiedError) and error.actor_init_failed
+    return is_in_init or isinstance(error, (RayTaskError, RuntimeEnvSetupError))
 
 
 def said(hosts: int, slots: int) -> str:
@@ -101,4 +102,11 @@ def said(hosts: int, slots: int) -> str:
 def message(error: RayError) -> str:
     """Why a host could not be made, for the user."""
     cause = getattr(error, "cause", None)
-    return str(cause) if cause is not None else f"a host died while it started: {str(error).splitlines()[0]}"
+    if cause is not None:
+        return str(cause)
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, RuntimeEnvSetupError):
+        return f"cluster.runtime_env: it cannot be made ready for a host: {lines[-1].strip()}"
+    # Ray says of a process first that it died, then, indented, which one it was, and then why (2.60: ActorDiedError).
+    why = [line for line in lines if not line.startswith("\t") and line != ActorDiedError.BASE_ERROR_MSG]
+    return f"a host died while it started: {(why or lines)[0]}"

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 from fleets import PREPARED, TOY, Actors, World
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, RuntimeEnvSetupError
 
 from cluster import broker, fleet
 from cluster.broker import Broker
-from cluster.host_states import MOST_START_DEATHS
+from cluster.host_states import MOST_START_DEATHS, message
 from cluster.hosts import HostOptions, SlotLimits
 from cluster.leases import NotReady, Ready
 from cluster.nodes import Node
@@ -119,3 +119,25 @@ def test_hosts_that_die_while_they_load_are_made_again_until_one_is_ready(monkey
 
     assert asyncio.run(scene()) == (None, ["a"])
     assert actors.made == MOST_START_DEATHS
+
+
+def test_packages_that_cannot_be_installed_are_a_mistake_that_is_not_tried_again(monkeypatch, at_once):
+    first = FirstHost(monkeypatch, "a")
+
+    def install(node: str) -> object:
+        raise RuntimeEnvSetupError("pip failed:\n  ERROR: No matching distribution found for einopps\n")
+
+    answer = first.start(install)
+    assert isinstance(answer, NotReady)
+    assert (answer.is_mistake, len(first.prepared_on)) == (True, 1)
+    assert answer.message == (
+        "cluster.runtime_env: it cannot be made ready for a host: ERROR: No matching distribution found for einopps"
+    )
+
+
+def test_a_death_is_told_with_what_ray_knows_of_its_cause():
+    error = ActorDiedError()
+    error.error_msg += "\n\tclass_name: Host\n\tpid: 7\nIts worker process has died: killed by the memory monitor."
+    assert message(error) == (
+        "a host died while it started: Its worker process has died: killed by the memory monitor."
+    )
