@@ -1,7 +1,7 @@
 """Trains K adapters side by side: slots, optimizers, learning rates, clipping, and the records of their steps.
 
 How the adapters' losses are computed in one shared pass is the engine's part (`trainables.packing.engine`). A slot has
-rows, optimizer, schedule, clipping and seeds of its own, so its numbers do not depend on its neighbours.
+rows, optimizer, schedule, clipping and seeds of its own, so neighbours change its numbers by rounding alone.
 """
 
 from __future__ import annotations

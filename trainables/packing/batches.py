@@ -12,6 +12,9 @@ from trainables.data.dataset import TokenRow
 from trainables.packing.engine import Engine, Segment
 from trainables.packing.pass_memory import EVALUATION_TOKENS, SHARED_TOKENS
 
+_MUCH_MORE = 1.1
+"""So many times as many passes are too many to make them even."""
+
 Slot = TypeVar("Slot", int, None)
 
 
@@ -44,8 +47,8 @@ Chunk = tuple[list[int], list[TokenRow]]
 def chunks(rows: Sequence[TokenRow], at_once: int = 1) -> list[Chunk]:
     """Groups evaluation rows of similar length into passes of at most EVALUATION_TOKENS tokens, padding included.
 
-    Where several passes run at the same time, their number is a multiple of `at_once` if there are as many rows, and
-    each has about as many tokens. A row that is longer has a pass for itself.
+    Where several passes run at the same time, their number is a multiple of `at_once` and each has about as many
+    tokens, unless that takes many more passes. A row that is longer has a pass for itself.
     """
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].ids), i))
     passes: list[Chunk] = []
@@ -56,11 +59,13 @@ def chunks(rows: Sequence[TokenRow], at_once: int = 1) -> list[Chunk]:
         passes[-1][1].append(rows[place])
     if at_once == 1:
         return passes
-    for count in range(at_once * math.ceil(len(passes) / at_once), len(rows), at_once):
+    count = at_once * math.ceil(len(passes) / at_once)
+    while count < _MUCH_MORE * len(passes) + at_once:
         even = _even(rows, order, count)
         if all(_fits(own) for _, own in even):
             return even
-    return [([place], [rows[place]]) for place in order]
+        count += at_once * math.ceil(len(passes) / 100)
+    return passes
 
 
 def _fits(rows: Sequence[TokenRow]) -> bool:

@@ -81,7 +81,7 @@ def need(  # noqa: PLR0913 - what memory depends on
     width = _dtype_bytes(base.quantization, device)
     parameters = max(blocks.lora_parameters(facts, trial.adapter) for trial in trials)
     engine = engines.expected(base, kind) or engines.PEFT
-    share = _share(base, facts, device, gpus)
+    share = _share(base, facts, device, gpus, pass_memory.at_once(engine, device))
     passed = pass_memory.Base(share.facts, width, engine, kind, device)
     writing = parameters * _WRITING_BYTES if device == "cpu" else 0
     heaviest = [
@@ -110,10 +110,10 @@ class _Share(NamedTuple):
     base_bytes: int
 
 
-def _share(base: TrialSpec, facts: ModelFacts, device: Device, gpus: int) -> _Share:
-    """Returns what the fullest GPU may hold; see the module."""
+def _share(base: TrialSpec, facts: ModelFacts, device: Device, gpus: int, at_once: int = 1) -> _Share:
+    """Returns what the fullest GPU may hold; see the module. Each of the passes at once may dequantise a layer."""
     width = _dtype_bytes(base.quantization, device)
-    whole = _base_bytes(facts, base.quantization, width)
+    whole = _base_bytes(facts, base.quantization, width, at_once)
     if is_dequantised(base, facts, device):
         whole = _dequantised_bytes(facts, width)
     if device == "cpu" or gpus == 1:
@@ -217,19 +217,19 @@ def _dtype_bytes(quantization: QuantizationSpec, device: Device) -> int:
     return 4 if quantization.compute_dtype == "float32" else 2
 
 
-def _base_bytes(facts: ModelFacts, quantization: QuantizationSpec, width: int) -> int:
+def _base_bytes(facts: ModelFacts, quantization: QuantizationSpec, width: int, at_once: int = 1) -> int:
     """Estimates the bytes of the frozen weights. Weights that are not quantised take `width` bytes each.
 
     bitsandbytes 0.50 quantises the linear layers of the blocks to half a byte per parameter, plus a constant per 64
     parameters. The constant is fp32, or with double quantisation one byte plus an fp32 constant per 256 of them (QLoRA,
-    arXiv 2305.14314, section 3). One whole layer at a time is dequantised.
+    arXiv 2305.14314, section 3). Each of the passes at once has one whole layer dequantised.
     """
     if quantization.scheme == "none":
         return _dequantised_bytes(facts, width)
     shapes = [inputs * outputs for inputs, outputs in blocks.shapes(facts).values()]
     linear = min(facts.layers * sum(shapes), facts.parameters)
     constants = (1 + 4 / 256) / 64 if quantization.double_quant else 4 / 64
-    return round(linear * (0.5 + constants)) + (facts.parameters - linear) * width + max(shapes) * width
+    return round(linear * (0.5 + constants)) + (facts.parameters - linear) * width + at_once * max(shapes) * width
 
 
 def _dequantised_bytes(facts: ModelFacts, width: int) -> int:

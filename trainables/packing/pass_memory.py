@@ -70,13 +70,13 @@ def training(base: Base, trial: TrialSpec, rows: RowShape, slots: int) -> Pass:
     """Estimates the largest pass of a micro-batch of `slots` trials like `trial`, as a sweep may meet it."""
     facts, count = base.facts, slots * trial.training.batch_size
     if base.engine == FLAT:
-        at_once = min(slots, AT_ONCE[base.device])
-        own = at_once * most_tokens(rows, trial.training.batch_size)
+        passes = min(slots, AT_ONCE[base.device])
+        own = passes * most_tokens(rows, trial.training.batch_size)
         limit = max(trained_tokens(facts.parameters, base.device), own)
         tokens = min(limit, most_tokens(rows, count))
         block = tokens * _flat_saved(base, trial.adapter) + slots * _copied_matrices(base, trial.adapter)
         work = tokens * _flat_work(base)
-        logits = _flat_logits(base, tokens * rows.labelled, at_once)
+        logits = _flat_logits(base, tokens * rows.labelled, passes)
     else:
         own = trial.training.batch_size * rows.longest
         tokens = min(slots * own, max(trained_tokens(facts.parameters, base.device), own))
@@ -95,10 +95,10 @@ def evaluation(base: Base, rows: RowShape, slots: int) -> Pass:
     host takes less.
     """
     if base.engine == FLAT:
-        at_once, shared = AT_ONCE[base.device], _sharing(base, rows, slots) * _evaluated(rows)
-        tokens = min(at_once * shared, max(shared, slots * rows.eval_rows * rows.mean))
-        work = tokens * _flat_work(base) + at_once * _merged_weight(base)
-        logits = _flat_logits(base, tokens * rows.labelled, at_once)
+        passes, shared = AT_ONCE[base.device], _sharing(base, rows, slots) * _evaluated(rows)
+        tokens = min(passes * shared, max(shared, slots * rows.eval_rows * rows.mean))
+        work = tokens * _flat_work(base) + passes * _merged_weight(base)
+        logits = _flat_logits(base, tokens * rows.labelled, passes)
     else:
         work, logits = 0.0, slots * _evaluated(rows) * rows.labelled * _PEFT_EVALUATION_LOGIT_BYTES[base.width]
     return Pass(0, round(work), round(base.facts.vocab_size * logits))
@@ -107,6 +107,11 @@ def evaluation(base: Base, rows: RowShape, slots: int) -> Pass:
 def scoring(facts: ModelFacts, adapter: AdapterSpec, width: int, tokens: int) -> int:
     """Estimates a pass of PEFT's own model without gradients, which keeps the activations of one block."""
     return tokens * (peft_saved(facts, adapter, width) + facts.vocab_size * _PEFT_EVALUATION_LOGIT_BYTES[width])
+
+
+def at_once(engine: str, device: Device) -> int:
+    """Returns the number of passes that an engine runs at the same time."""
+    return AT_ONCE[device] if engine == FLAT else 1
 
 
 def trained_tokens(parameters: int | None, device: Device) -> int:
@@ -205,16 +210,16 @@ def _flat_work(base: Base) -> int:
     return (4 * base.facts.hidden_size + 3 * base.facts.intermediate_size) * base.width
 
 
-def _flat_logits(base: Base, labels: float, at_once: int) -> float:
+def _flat_logits(base: Base, labels: float, passes: int) -> float:
     """Returns the bytes per entry of the vocabulary that the heads of passes at the same time take; see `head_loss`.
 
     Args:
         base: gives the width of the logits.
         labels: labelled tokens of these passes together.
-        at_once: how many passes.
+        passes: how many they are.
     """
-    own = labels / at_once
-    return at_once * (min(CHUNK_TOKENS, own) * _FLAT_LOGIT_BYTES[base.width] + min(FEW_TOKENS, own) * 4)
+    own = labels / passes
+    return passes * (min(CHUNK_TOKENS, own) * _FLAT_LOGIT_BYTES[base.width] + min(FEW_TOKENS, own) * 4)
 
 
 def peft_saved(facts: ModelFacts, adapter: AdapterSpec, width: int) -> int:

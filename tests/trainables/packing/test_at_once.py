@@ -91,6 +91,7 @@ def row(length: int) -> TokenRow:
         ([1024] * 5, [1, 1, 2, 1]),
         ([200] * 16, [8, 8]),
         ([200] * 24, [6, 6, 6, 6]),
+        ([1500, 1500, 1500], [1, 1, 1]),
     ],
 )  # fmt: skip
 def test_evaluation_rows_are_cut_into_even_passes(lengths, expected):
@@ -99,3 +100,8 @@ def test_evaluation_rows_are_cut_into_even_passes(lengths, expected):
     assert [len(places) for places, _ in cut] == expected
     assert sorted(place for places, _ in cut for place in places) == list(range(len(rows)))
     assert all(len(own) == 1 or len(own) * len(own[0].ids) <= batches.EVALUATION_TOKENS for _, own in cut)
+
+
+def test_many_rows_that_are_hard_to_even_out_make_no_more_than_a_tenth_more_passes():
+    rows = [row(length) for length in (*range(900, 1100), *range(900, 1100))]
+    assert len(batches.chunks(rows, at_once=2)) <= 1.1 * len(batches.chunks(rows)) + 2

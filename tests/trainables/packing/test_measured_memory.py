@@ -147,3 +147,14 @@ def test_dropout_and_narrow_activations_are_counted() -> None:
     tokens = 2 * 132
     inputs = 5 * 576 + 576 + 1536
     assert dropping - plain == pytest.approx(30 * tokens * inputs * 4, rel=0.001)
+
+
+@pytest.mark.parametrize(("engine", "layers"), [("llama", 2), ("some_other", 1)])
+def test_each_pass_at_the_same_time_may_dequantise_a_layer(engine: str, layers: int) -> None:
+    spec = trial(r=8)
+    kept = QuantizationSpec(compute_dtype="float32", residency="4bit")
+    spec = spec.model_copy(update={"quantization": kept})
+    base = memory.need(spec, [spec], SMOLLM2, "cpu", ROWS, engine).memory(1).base
+    linear = 30 * sum(ins * outs for ins, outs in blocks.shapes(SMOLLM2).values())
+    stored = linear * (0.5 + (1 + 4 / 256) / 64) + (SMOLLM2.parameters - linear) * 4
+    assert base == pytest.approx(stored + layers * 576 * 1536 * 4, rel=1e-6)
