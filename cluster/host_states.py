@@ -109,4 +109,5 @@ def message(error: RayError) -> str:
         return f"cluster.runtime_env: it cannot be made ready for a host: {lines[-1].strip()}"
     # Ray says of a process first that it died, then, indented, which one it was, and then why (2.60: ActorDiedError).
     why = [line for line in lines if not line.startswith("\t") and line != ActorDiedError.BASE_ERROR_MSG]
-    return f"a host died while it started: {(why or lines)[0]}"
+    words, _, _ = (why or lines)[0].partition(" Some common causes")  # Several lines of guesses follow.
+    return f"a host died while it started: {words}"
