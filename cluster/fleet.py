@@ -131,7 +131,7 @@ class Fleet:
                 if is_mistake(error):
                     return NotReady(message=message(error))
                 self.forget_first()
-                self._failed(error, first.node_id)
+                self._failed(error, first)
             problem = await self._after_deaths(look)
             if problem is not None:
                 return problem
@@ -276,7 +276,7 @@ class Fleet:
         if given := {name: value for name, value in runtime.items() if value}:
             options["runtime_env"] = given
         actor = HostActor.options(**options).remote(self._base, self._limits.model_copy(update=update))
-        self._starting.append(Starting(actor, self._clock()))
+        self._starting.append(Starting(actor, self._clock(), attempt=self._start_deaths.attempts))
         return self._starting[-1]
 
     async def _bring(self, starting: Starting) -> None:
@@ -287,7 +287,7 @@ class Fleet:
         except RayError as error:
             if not starting.is_given_up:
                 ray.kill(starting.actor)  # It may live on, and hold its GPU.
-                self._failed(error, starting.node_id)
+                self._failed(error, starting)
             return
         finally:
             self._starting.remove(starting)
@@ -300,7 +300,7 @@ class Fleet:
         if self._has_started:
             self._tell(f"host started (process {facts.pid} on {facts.node}): {said(*self.standing)}")
 
-    def _failed(self, error: RayError, node_id: str | None) -> None:
+    def _failed(self, error: RayError, host: Starting) -> None:
         self._failures += 1
         # The first process that dies may have been placed on a node that is lost, before Ray knew that.
         is_node_suspect = not is_mistake(error) and self._failures == 1
@@ -309,7 +309,7 @@ class Fleet:
         if is_mistake(error):
             self._problem = NotReady(message=words)
         elif not self._has_started:
-            self._start_deaths.add(node_id, error)
+            self._start_deaths.add(host, error)
             self._tell(f"{words}; another is made")
         if self._has_started and not is_node_suspect:
             self._tell(f"a host could not be made: {words}; trying again every {RETRY_SECONDS:.0f} s")

@@ -12,7 +12,7 @@ from cluster.hosts import HostFacts
 from cluster.leases import NotReady
 
 MOST_START_DEATHS = 3
-"""After so many hosts in a row that died while they started, on nodes that are there still, the start fails."""
+"""After so many attempts in a row whose hosts died while they started, on nodes that stay, the start fails."""
 
 
 @dataclass
@@ -46,6 +46,8 @@ class Starting:
     node_id: str | None = None
     """None until Ray has placed it."""
     is_given_up: bool = False
+    attempt: int = 0
+    """How many attempts of the start had failed when it was made; see `StartDeaths`."""
 
 
 class FleetSize(NamedTuple):
@@ -56,19 +58,28 @@ class FleetSize(NamedTuple):
 
 
 class StartDeaths:
-    """The hosts in a row that died while they started, before the first one was ready."""
+    """The attempts in a row whose hosts died while they started, before the first one was ready.
+
+    Hosts that were made before the first of them died are of one attempt: one cause may have ended them all.
+    """
 
     def __init__(self) -> None:
         """None so far."""
-        self._nodes: list[str] = []
+        self.attempts = 0
+        """All that have failed so far."""
+        self._nodes: list[list[str]] = []
+        """Of each attempt in a row, the nodes where its hosts died: `""` when it is not known where."""
         self._last = ""
 
-    def add(self, node_id: str | None, error: RayError) -> None:
-        """One more; `node_id` is None when it is not known where it was."""
+    def add(self, host: Starting, error: RayError) -> None:
+        """One more host."""
         self._last = message(error)
         # Ray tells of a node's end in these words only (libray, 2.60), or as a preemption.
         if not getattr(error, "preempted", False) and "its node has died" not in str(error):
-            self._nodes.append(node_id or "")
+            if host.attempt == self.attempts or not self._nodes:
+                self.attempts += 1
+                self._nodes.append([])
+            self._nodes[-1].append(host.node_id or "")
 
     def clear(self) -> None:
         """A host is ready: hosts can start."""
@@ -76,14 +87,14 @@ class StartDeaths:
 
     def problem(self, is_gone: Callable[[str], bool]) -> NotReady | None:
         """Why no further one is tried, if so; those whose node `is_gone` went with it and do not count."""
-        number = sum(not is_gone(node_id) for node_id in self._nodes)
+        number = sum(not all(map(is_gone, died_on)) for died_on in self._nodes)
         if number < MOST_START_DEATHS:
             return None
         self.clear()
         words = f"tried {number} times, and each time {self._last.rstrip('.')}"
         return NotReady(
-            message=f"{words}; their nodes are there still: is there enough memory for the base (qsweep plan says how "
-            "much it takes), and does the trainable end its process? qsweep resume tries again",
+            message=f"{words}; Ray has not found their nodes lost: is there enough memory for the base (qsweep plan "
+            "says how much it takes), and does the trainable end its process? qsweep resume tries again",
             is_mistake=False,
         )
 

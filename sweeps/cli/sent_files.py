@@ -7,6 +7,7 @@ hash of its content, so only the same content is of use: files that have changed
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from cluster.devices import cache
 from cluster.errors import SubmissionFailed
 from cluster.submission import package
 from sweeps.config import shipping
+from sweeps.config.uris import is_object_store
 from sweeps.record.folder import write_whole
 from sweeps.record.private_files import make_folder
 from trainables.inputs import json_text
@@ -83,12 +85,26 @@ def again(sweep: str) -> Again:
     """What is sent with a sweep that is resumed.
 
     Args:
-        sweep: its id, its name or its mirror; of several, the one that was submitted last is meant.
+        sweep: its id, its mirror, its name or its folder; of several, the one that was submitted last is meant.
     """
-    sent = _noted(sweep)
-    if sent is None:
+    noted = _noted(sweep)
+    if not noted:
         needed = "a data file or local model that it reads must be on the nodes, at the path that it names"
-        return Again({}, (f"no files travel: this machine has sent none with {sweep}; {needed}",))
+        # A folder may have another name than its sweep.
+        way_out = "; if they were sent from here, name the sweep by its id" if "/" in sweep else ""
+        return Again({}, (f"no files travel: this machine has sent none with {sweep}; {needed}{way_out}",))
+    sent = noted[0]
+    if all(other.content == sent.content for other in noted):
+        return _sent_again(sent)
+    several = (
+        f"{len(noted)} sweeps that this machine has submitted may be meant by {sweep}, and they have other files: "
+        f"those of {sent.sweep_id}, the last one, are taken; for another, name the sweep by its id"
+    )
+    found = _sent_again(sent)
+    return Again(found.contents, (several, *found.notices))
+
+
+def _sent_again(sent: Sent) -> Again:
     where, names = f"~/.cache/qlora-sweeps/submitted/{sent.content}", ", ".join(sent.files.values())
     why, contents = _unchanged(sent)
     if why is not None:
@@ -110,15 +126,26 @@ def _unchanged(sent: Sent) -> tuple[str | None, dict[str, bytes | Path]]:
     return (None, contents) if identity == sent.content else ("they have changed here since", {})
 
 
-def _noted(sweep: str) -> Sent | None:
+def _noted(sweep: str) -> list[Sent]:
+    """What was sent with the sweeps that may be meant, the last one first: those that fit `sweep` best."""
     wanted = sweep.rstrip("/")
     try:
         files = sorted((cache() / FOLDER).glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
     except OSError:
-        return None
+        return []
     found = [sent for sent in map(_read, files) if sent is not None]
-    by_id = [sent for sent in found if sent.sweep_id == wanted]
-    return next((sent for sent in by_id or found if wanted in (sent.sweep_id, sent.name, sent.mirror)), None)
+    ways = [
+        [sent for sent in found if sent.sweep_id == wanted],
+        [sent for sent in found if sent.mirror == wanted],
+        [sent for sent in found if sent.name == wanted],
+    ]
+    if "/" in wanted:
+        folder = wanted.rpartition("/")[2]
+        may_be = [sent for sent in found if sent.mirror is None or not is_object_store(wanted)]
+        # The second sweep of a name has the folder NAME-2; its note has the name.
+        for name in (folder, re.sub(r"-\d+$", "", folder)):
+            ways.append([sent for sent in may_be if sent.name == name])
+    return next(filter(None, ways), [])
 
 
 def _read(file: Path) -> Sent | None:

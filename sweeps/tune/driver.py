@@ -50,8 +50,8 @@ from sweeps.tune.watch import Watch
 from trainables.contract import Evaluation, Failure
 
 BROKER_DIES = (
-    "the broker, which starts the hosts, has died, and no other is there after two minutes or it has died too: is "
-    "there enough memory on this node? qsweep resume tries again"
+    "the broker, which starts the hosts, has died, and no other was made within two minutes, or that one has "
+    "died too: is there enough memory on this node? qsweep resume tries again"
 )
 BASE_SECONDS = 30.0
 """How long the end of a sweep waits for the base's evaluation."""

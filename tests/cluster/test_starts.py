@@ -121,6 +121,29 @@ def test_hosts_that_die_while_they_load_are_made_again_until_one_is_ready(monkey
     assert actors.made == MOST_START_DEATHS
 
 
+def test_hosts_that_die_together_are_one_attempt(monkeypatch, at_once):
+    names = "abcd"
+    monkeypatch.setattr("ray.kill", lambda actor: fleet.HostActor.kill(actor))
+
+    def begin(deaths: int) -> tuple[NotReady | None, Actors]:
+        actors = Actors(*names)
+        actors.dies_loading = deaths
+        monkeypatch.setattr(fleet, "HostActor", actors)
+
+        async def scene() -> NotReady | None:
+            return await World(actors).begin()
+
+        return asyncio.run(scene()), actors
+
+    for attempts in (1, MOST_START_DEATHS - 1):
+        answer, actors = begin(attempts * len(names))
+        assert (answer, actors.made) == (None, (attempts + 1) * len(names))
+    answer, actors = begin(100)
+    assert isinstance(answer, NotReady)
+    assert answer.message.startswith("tried 3 times, and each time a host died while it started: The actor died")
+    assert actors.made == MOST_START_DEATHS * len(names)
+
+
 def test_packages_that_cannot_be_installed_are_a_mistake_that_is_not_tried_again(monkeypatch, at_once):
     first = FirstHost(monkeypatch, "a")
 

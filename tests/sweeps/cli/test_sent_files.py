@@ -60,11 +60,13 @@ def submit(*words: str) -> None:
     assert code == 0, told
 
 
-@pytest.mark.parametrize("sweep", ["x-1", "s3://bucket/p/NAME", "NAME"])
+NAME = "x" if "name: x" in QLORA else QLORA.split("name: ")[1].split()[0]
+
+
+@pytest.mark.parametrize("sweep", ["x-1", "s3://bucket/p/NAME", "NAME", "~/results/NAME", "/data/results/NAME-2/"])
 def test_the_same_files_travel_again(cluster: Cluster, sweep: str) -> None:
     submit("storage=s3://bucket/p")
-    name = "x" if "name: x" in QLORA else QLORA.split("name: ")[1].split()[0]
-    code, told = run("resume", sweep.replace("NAME", name))
+    code, told = run("resume", sweep.replace("NAME", NAME))
     assert code == 0, told
     assert "travel again, for nodes that lack them" in told
     first, again = cluster.sent
@@ -95,6 +97,28 @@ def test_a_sweep_that_sent_none_or_was_submitted_elsewhere(cluster: Cluster, tmp
     for sweep in ("toy-1", "y-1"):
         assert f"no files travel: this machine has sent none with {sweep}; a data file" in run("resume", sweep)[1]
     assert cluster.sent[1:] == [{}, {}]
+
+
+def test_a_folder_or_mirror_that_no_note_fits_is_not_said_to_have_sent_none_for_sure(cluster: Cluster) -> None:
+    submit("storage=s3://bucket/p")
+    for sweep in ("~/results/renamed", f"s3://other/p/{NAME}"):
+        assert "if they were sent from here, name the sweep by its id" in run("resume", sweep)[1]
+    assert cluster.sent[1:] == [{}, {}]
+
+
+def test_of_several_sweeps_of_a_name_it_is_said_whose_files_travel(cluster: Cluster) -> None:
+    submit()
+    rows = next(path for path in sorted(Path.cwd().rglob("*.jsonl")))
+    run("submit", "s.yaml", "--submission-id", "x-2")
+    assert "may be meant" not in run("resume", f"~/results/{NAME}")[1], "both have sent the same"
+    rows.write_bytes(rows.read_bytes() + b"\n")
+    code, told = run("submit", "s.yaml", "--submission-id", "x-3")
+    assert code == 0, told
+    for sweep in (NAME, f"~/results/{NAME}-2"):
+        told = run("resume", sweep)[1]
+        assert f"3 sweeps that this machine has submitted may be meant by {sweep}" in told
+        assert "those of x-3, the last one, are taken; for another, name the sweep by its id" in told
+    assert "may be meant" not in run("resume", "x-3")[1]
 
 
 def test_an_id_that_is_refused_keeps_the_note_of_its_sweep_and_a_lost_answer_leaves_one(cluster: Cluster) -> None:
