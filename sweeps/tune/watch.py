@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Literal, Protocol
 
 import ray
+from ray.exceptions import ActorUnavailableError
 from ray.tune import Stopper
 
 from cluster.hosts import PROCESS_LOST
@@ -25,6 +27,8 @@ COUNT_SECONDS = 5.0
 """Pause between questions for the number of hosts: no line tells that one begins to load, or has left."""
 NEWS_SECONDS = 30.0
 """How long one question for news of the hosts waits."""
+LOST = "the broker is lost: another is made, and trials lease again"
+AWAY = "the broker is lost, or out of reach for a moment: when another is made, trials lease again"
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0
 """Pauses between two questions to a broker that is lost: each is twice as long as the one before."""
 
@@ -70,8 +74,8 @@ class Watch(Stopper):
         self._stops = stops
         self._told_to_stop: frozenset[str] = frozenset()
         """The trials that the broker was told to stop."""
-        self._hosts_told = stops.hosts_at_start
-        """How many hosts the broker was told to have."""
+        self._hosts_told: int | Literal["auto"] | None = stops.hosts_at_start
+        """How many hosts the broker was told to have; None when it is to be told again."""
         self._deadline: float | None = None
         self._has_given_up = False
         """The deadline has passed, and that was said."""
@@ -79,6 +83,10 @@ class Watch(Stopper):
         self._news: Any = None
         self._pause = 0.0
         """Pause before the broker is asked for news again; 0 while it is there."""
+        self._may_live = False
+        """Whether the broker that is away may be the same when it answers: Ray has said only that it is unavailable."""
+        self._last_line: str | None = None
+        """The line that was said last."""
         self._ask_again = -math.inf
         """When to ask it, in monotonic seconds."""
         self._standing: Any = None
@@ -115,31 +123,34 @@ class Watch(Stopper):
             return False
         if not self._has_given_up:
             self._has_given_up = True
-            late = f"{counted(self._queue.live, 'trial')} did not end a step within {LEAVE_SECONDS:.0f} s"
-            self._display.say(f"{late}: what was trained since the last snapshot is lost")
+            # Some of them may wait for a slot, and have trained nothing since their last snapshot.
+            late = f"{counted(self._queue.live, 'trial')} {'was' if self._queue.live == 1 else 'were'} not saved"
+            lost = "what may have been trained since the last snapshot is lost"
+            self._display.say(f"{late} within {LEAVE_SECONDS:.0f} s: {lost}")
         return True
 
     def _tell(self) -> None:
         if self._news is None:
             if time.monotonic() < self._ask_again:
                 return
-            self._news = self._broker.news.remote(self._known, NEWS_SECONDS)
+            away = bool(self._pause)  # Then all lines, which tell whether it is another broker.
+            self._news = self._broker.news.remote(0 if away else self._known, 0.0 if away else NEWS_SECONDS)
         if not ray.wait([self._news], timeout=0)[0]:
             return
         answer, self._news = self._news, None
         try:
             lines = ray.get(answer)
             standing = ray.get(self._broker.standing.remote()) if lines else None
-        except PROCESS_LOST:
-            self._broker_lost()
+        except PROCESS_LOST as error:
+            self._broker_lost(error)
             return
-        if self._pause:  # It is another broker. What was said since the loss may have reached nobody.
-            self._hosts_told, self._told_to_stop, self._pause = self._stops.hosts_at_start, frozenset(), 0.0
-            if self._deadline is not None:
-                self._broker.stop.remote()
+        if self._pause:
+            self._broker_is_there(lines)
+            lines = lines[self._known :]
         self._known += len(lines)
         for line in lines:
             self._display.say(line)
+            self._last_line = line
         if standing is not None:
             self._standing = None  # It may be older.
             self._stops.hosts_changed(*standing)
@@ -156,11 +167,30 @@ class Watch(Stopper):
         with suppress(*PROCESS_LOST):  # A broker that was lost is news for `_tell`.
             self._stops.hosts_changed(*ray.get(answer))
 
-    def _broker_lost(self) -> None:
+    def _broker_is_there(self, lines: Sequence[str]) -> None:
+        """After a loss: tells it what was asked for. What was told since may have reached nobody.
+
+        Args:
+            lines: all its lines. Another broker has fewer, or others: Ray calls one that it makes anew unavailable too.
+        """
+        known = self._known
+        is_same = self._may_live and len(lines) >= known
+        if is_same and known and self._last_line is not None:
+            is_same = lines[known - 1] == self._last_line
+        self._hosts_told = None if is_same else self._stops.hosts_at_start
+        self._known = known if is_same else 0
+        self._told_to_stop, self._pause = frozenset(), 0.0
+        if self._deadline is not None:
+            self._broker.stop.remote()
+
+    def _broker_lost(self, error: Exception) -> None:
         """Says so once, however long it takes until there is another: a cluster that is gone makes none."""
+        is_unavailable = isinstance(error, ActorUnavailableError)
         if not self._pause:
-            self._display.say("the broker is lost: another is made, and trials lease again")
-        self._known, self._told_to_stop = 0, frozenset()
+            self._may_live = True
+            self._display.say(AWAY if is_unavailable else LOST)
+        self._may_live = self._may_live and is_unavailable
+        self._told_to_stop = frozenset()
         self._pause = min(2 * self._pause or FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
         self._ask_again = time.monotonic() + self._pause
 

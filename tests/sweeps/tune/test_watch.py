@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from sweeps.tune import watch
 from sweeps.tune.watch import Watch
@@ -19,6 +19,8 @@ class World:
     def __init__(self) -> None:
         self.now, self.said, self.hosts, self.asked = 0.0, list[str](), list[tuple[int, int]](), 0
         self.held = 2
+        self.error: Exception = ActorDiedError()
+        """What a broker that is lost answers."""
         self.is_lost, self.lines, self.wanted = False, list[str](), list[object]()
         broker = SimpleNamespace(
             news=SimpleNamespace(remote=self._news),
@@ -39,7 +41,7 @@ class World:
 
     def _news(self, known: int, wait_seconds: float) -> object:
         self.asked += 1
-        return ActorDiedError() if self.is_lost else self.lines[known:]
+        return self.error if self.is_lost else self.lines[known:]
 
     def run(self, seconds: float) -> None:
         for _ in range(int(seconds * 10)):
@@ -76,6 +78,29 @@ def test_a_broker_that_stays_away_is_told_of_once_and_asked_for_less_and_less_of
     world.is_lost = True
     world.run(0.2)
     assert world.said[-1] == LOST, "the next loss is news again"
+
+
+def test_a_broker_that_was_out_of_reach_repeats_no_line_and_is_told_again_what_is_wanted(world):
+    world.lines, world.stops.hosts_wanted = ["host lost A", "host started B"], 2
+    world.run(1.0)
+    world.error, world.is_lost = ActorUnavailableError("the connection broke", None), True
+    world.run(1.0)
+    world.is_lost, world.lines, world.stops.hosts_wanted = False, [*world.lines, "host started C"], "auto"
+    world.run(3.0)
+    away = "the broker is lost, or out of reach for a moment: when another is made, trials lease again"
+    assert world.said == ["host lost A", "host started B", away, "host started C"]
+    assert world.wanted == [2, "auto"]
+
+
+@pytest.mark.parametrize("lines", [["hosts started: 1 host"], ["hosts started: 1 host", "host lost D"]])
+def test_all_that_another_broker_says_is_said_though_ray_called_the_old_one_unavailable(world, lines):
+    world.lines = ["host lost A", "host started B"]
+    world.run(1.0)
+    world.error, world.is_lost = ActorUnavailableError("it restarts", None), True
+    world.run(1.0)
+    world.is_lost, world.lines = False, lines
+    world.run(3.0)
+    assert world.said[3:] == lines
 
 
 def test_the_driver_is_told_how_many_hosts_there_are_after_each_line_about_them(world):
@@ -145,7 +170,7 @@ def test_a_sweep_that_is_asked_to_end_waits_for_long_steps_and_says_how_many_did
     assert world.watch.stop_all()
     assert world.watch.stop_all()
     assert world.said == [
-        "1 trial did not end a step within 120 s: what was trained since the last snapshot is lost"
+        "1 trial was not saved within 120 s: what may have been trained since the last snapshot is lost"
     ], "once"
 
 
