@@ -73,6 +73,7 @@ class Broker:
         self._suspects_waiting: dict[str, float] = {}
         self._starting = asyncio.Lock()
         self._tried = -RETRY_SECONDS
+        self._ready: Ready | None = None
 
     async def outlook(self) -> str | None:
         """Says what the start waits for, when the cluster has less than what is asked for."""
@@ -87,10 +88,12 @@ class Broker:
     async def start(self) -> Ready | NotReady:
         """Starts the hosts that the cluster has room for, one per GPU or the wanted number on CPUs.
 
-        The first of them prepares the data. From then on the hosts follow the nodes of the cluster.
+        The first of them prepares the data. From then on the hosts follow the nodes of the cluster. Whoever asks again,
+        since the answer was lost on its way, gets it once more, and no second set of hosts is made.
         """
         async with self._starting:
-            answer = await self._start_all()
+            answer = self._ready or await self._start_all()
+            self._ready = answer if isinstance(answer, Ready) else None
         if isinstance(answer, NotReady):
             self._fleet.forget_first()
         if self._following is None and self._fleet.is_prepared:
@@ -106,7 +109,7 @@ class Broker:
         if problem is not None:
             return problem
         hosts = tuple(host.facts for host in self._hosts.values())
-        return Ready(data=prepared.summary, hosts=hosts, held=self._fleet.held)
+        return Ready(data=prepared.summary, hosts=hosts, held=self._fleet.held, held_seconds=self._fleet.held_seconds())
 
     async def _follow(self) -> None:
         """Fits the hosts to the nodes every few seconds, as long as the sweep lasts."""

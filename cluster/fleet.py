@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import RayError
 
 from cluster import nodes
-from cluster.host_states import FleetSize, Host, StartDeaths, Starting, is_mistake, message, said
+from cluster.host_states import FleetSize, HeldTime, Host, StartDeaths, Starting, is_mistake, message, said
 from cluster.hosts import HostActor, HostFacts, HostOptions, SlotLimits
 from cluster.leases import NotReady
 from trainables.contract import RowShape
@@ -77,6 +77,7 @@ class Fleet:
         self._failures = 0
         """Hosts in a row that could not be made."""
         self._start_deaths = StartDeaths()
+        self._held_time = HeldTime(clock)
         self._has_started = False
         self._early_deaths = 0
         """Hosts in a row that were made after a loss and died before any trial came to a report point."""
@@ -99,6 +100,10 @@ class Fleet:
     def held(self) -> int:
         """The hosts that hold their place: those that are ready, that leave, and that are placed and load."""
         return len(self.hosts) + sum(each.node_id is not None and not each.is_given_up for each in self._starting)
+
+    def held_seconds(self) -> float:
+        """The seconds that hosts have held their places until now, added up; called, too, when their number changes."""
+        return self._held_time.note(self.held)
 
     def lay_out(self, seen: Sequence[nodes.Node]) -> NotReady | None:
         """Decides whether hosts hold GPUs and how many there are, or returns why their number is impossible."""
@@ -126,6 +131,7 @@ class Fleet:
             first = self._first = self._first or self._made()
             try:
                 first.node_id = await first.actor.node_id.remote()
+                self.held_seconds()
                 return await ask(first.actor)
             except RayError as error:
                 if is_mistake(error):
@@ -148,6 +154,7 @@ class Fleet:
             ray.kill(self._first.actor)
             self._starting.remove(self._first)
             self._first = None
+            self.held_seconds()
 
     def prepared(self, payload: bytes, rows: RowShape | None) -> None:
         """Keeps the data for all hosts."""
@@ -197,6 +204,7 @@ class Fleet:
         self._fit()
         for host_id in list(self.hosts):
             self.end_if_empty(host_id)
+        self.held_seconds()
 
     def end_if_empty(self, host_id: str) -> None:
         """Ends a host that is leaving and has no trials any more."""
@@ -283,6 +291,7 @@ class Fleet:
         """Waits until a host is placed and has loaded, which may take minutes; others get their answers meanwhile."""
         try:
             starting.node_id = await starting.actor.node_id.remote()
+            self.held_seconds()
             facts: HostFacts = await starting.actor.start.remote(self._data, self._rows)
         except RayError as error:
             if not starting.is_given_up:
@@ -291,12 +300,14 @@ class Fleet:
             return
         finally:
             self._starting.remove(starting)
+            self.held_seconds()
         if starting.is_given_up:
             return
         # An id is never used twice, also after Ray restarted the broker: trials name hosts that they lost.
         self._failures = 0
         self._start_deaths.clear()
         self.hosts[f"host-{uuid.uuid4().hex[:8]}"] = Host(starting.actor, facts, self._clock())
+        self.held_seconds()
         if self._has_started:
             self._tell(f"host started (process {facts.pid} on {facts.node}): {said(*self.standing)}")
 

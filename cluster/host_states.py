@@ -50,6 +50,22 @@ class Starting:
     """How many attempts of the start had failed when it was made; see `StartDeaths`."""
 
 
+class HeldTime:
+    """Adds up the seconds that hosts hold their places."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """None so far; `clock` tells seconds."""
+        self._clock = clock
+        self._held, self._since, self._seconds = 0, clock(), 0.0
+
+    def note(self, held: int) -> float:
+        """From now on so many hosts hold their places; returns the seconds of all hosts until now."""
+        now = self._clock()
+        self._seconds += self._held * (now - self._since)
+        self._held, self._since = held, now
+        return self._seconds
+
+
 class FleetSize(NamedTuple):
     """How many hosts and slots there are now."""
 

@@ -18,6 +18,8 @@ class Ready(Spec):
     hosts: tuple[HostFacts, ...]
     held: int = 0
     """Hosts that hold their place, also those that still load."""
+    held_seconds: float = 0.0
+    """For how long hosts have held their places so far, added up; no host holds one while it waits for a free GPU."""
 
     @property
     def slots(self) -> int:

@@ -99,12 +99,14 @@ class HostsStarted(Spec):
     type: Literal["hosts_started"] = "hosts_started"
     time: float
     since: float
-    """When the driver asked for the hosts. From then on their machines are in use."""
+    """When the driver asked for the hosts."""
     hosts: int
     slots: int
     """Slots of all hosts together."""
     held: int | None = None
     """Hosts that hold their machines, also while they load or leave. None, in older logs: as many as `hosts`."""
+    held_seconds: float | None = None
+    """For how long hosts have held their machines until `time`, added up. None, in older logs: all since `since`."""
     device: Device
     gpus_per_host: int = 1
     """GPUs that each host holds; says nothing on a CPU."""

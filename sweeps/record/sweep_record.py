@@ -178,12 +178,20 @@ class SweepRecord:
 
     def _hosts_are(self, event: HostsStarted | HostsChanged) -> SweepRecord:
         if isinstance(event, HostsStarted):
-            return replace(self, hosts=event)
+            return self._hosts_started(event)
         if self.hosts is None:
             return self
         now = {"since": event.time, "hosts": event.hosts, "slots": event.slots, "held": event.held}
         spent, of_gpus = self.host_seconds_spent(event.time), self.gpu_seconds_spent(event.time)
         return replace(self, hosts=self.hosts.model_copy(update=now), host_seconds=spent, gpu_seconds=of_gpus)
+
+    def _hosts_started(self, event: HostsStarted) -> SweepRecord:
+        if event.held_seconds is None:
+            return replace(self, hosts=event)
+        seconds = {**self.host_seconds, event.device: self.host_seconds.get(event.device, 0.0) + event.held_seconds}
+        of_gpus = 0.0 if event.device == "cpu" else event.gpus_per_host * event.held_seconds
+        hosts = event.model_copy(update={"since": event.time})
+        return replace(self, hosts=hosts, host_seconds=seconds, gpu_seconds=self.gpu_seconds + of_gpus)
 
     def _request_answered(self, event: RequestAnswered) -> SweepRecord:
         answered = self.answered | {event.request}

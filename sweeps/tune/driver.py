@@ -28,7 +28,6 @@ from sweeps.record.events import (
     BaseEvaluated,
     DataPrepared,
     HostsChanged,
-    HostsStarted,
     SweepEnded,
     TrialEnded,
     TrialState,
@@ -42,6 +41,7 @@ from sweeps.tune.base_evaluation import BaseEvaluation
 from sweeps.tune.broker_calls import ANEW_SECONDS, RETRY_SECONDS
 from sweeps.tune.callback import JournalCallback
 from sweeps.tune.experiment import Experiment, Spread
+from sweeps.tune.host_start import StartNews, hosts_started
 from sweeps.tune.journaled_rule import Ruling
 from sweeps.tune.scheduler import RuleScheduler
 from sweeps.tune.trial_places import share_of_head
@@ -71,6 +71,7 @@ class Driver:
     """How many trials' processes are on this node before others go anywhere; below 0 as many as memory says."""
     hosts: tuple[HostFacts, ...] = field(default=(), init=False)
     _broker: Any = field(default=None, init=False)
+    _start_news: StartNews = field(init=False)
     _callback: JournalCallback = field(init=False)
     _targets: Targets = field(default_factory=Targets, init=False)
     _source: TrialSource | None = field(default=None, init=False)
@@ -95,6 +96,11 @@ class Driver:
         """See `watch.Stops`."""
         return self.amended.cluster.hosts
 
+    @property
+    def lines_said(self) -> int:
+        """See `watch.Stops`."""
+        return self._start_news.said
+
     def start_hosts(self, slot_limits: SlotLimits, space: SearchSpace) -> Ready:
         """Starts broker and hosts; first it is known what can be trained, then the data is prepared.
 
@@ -104,6 +110,7 @@ class Driver:
         """
         since, self.hosts_at_start = self.clock(), self.hosts_wanted
         self._broker = broker.create(self.config.base, slot_limits, self._host_options())
+        self._start_news = StartNews(self._broker, self.display.say)
         waits = self._ask("outlook")
         if waits is not None:
             self.display.say(waits)
@@ -111,18 +118,7 @@ class Driver:
         answer: Ready = self._ask("start")
         self._refuse_other_tokens(answer.data.fingerprint)
         self.hosts = answer.hosts
-        self.journal.add(
-            HostsStarted(
-                time=self.clock(),
-                since=since,
-                hosts=len(answer.hosts),
-                slots=answer.slots,
-                held=max(answer.held, len(answer.hosts)),
-                device=answer.hosts[0].device,
-                gpus_per_host=max(1, answer.hosts[0].gpus),
-                engine=answer.hosts[0].engine,
-            )
-        )
+        self.journal.add(hosts_started(answer, since, self.clock()))
         summary = answer.data.model_dump(exclude={"warnings"})
         self.journal.add(DataPrepared(time=self.clock(), summary=summary, warnings=answer.data.warnings))
         return answer
@@ -166,19 +162,21 @@ class Driver:
             try:
                 return self._answer(getattr(self._broker, method).remote(*arguments))
             except PROCESS_LOST as error:
+                self._start_news.begin_anew()
                 now = time.monotonic()
                 deadline = min(deadline, now + ANEW_SECONDS)
-                if self.stop.reason is not None:
+                if self.stop.check() is not None:
                     raise KeyboardInterrupt from None
                 if now >= deadline:
                     raise HostsDied(BROKER_DIES) from error
                 threading.Event().wait(RETRY_SECONDS)
 
     def _answer(self, asked: Any) -> Any:
-        """What the broker answers; KeyboardInterrupt when the sweep is asked to end meanwhile."""
+        """What the broker answers; KeyboardInterrupt when the sweep is to end meanwhile, also by its budget."""
         while not ray.wait([asked], timeout=0.5)[0]:
-            if self.stop.reason is not None:
+            if self.stop.check() is not None:
                 raise KeyboardInterrupt
+            self._start_news.look()
         answer = ray.get(asked)
         if isinstance(answer, NotReady):
             raise (HostError if answer.is_mistake else HostsDied)(answer.message)

@@ -39,6 +39,10 @@ class Stops(Protocol):
     trials_to_stop: set[str]
     """Keys of the trials that somebody asked to stop, and that have not ended yet."""
 
+    @property
+    def lines_said(self) -> int:
+        """So many of the broker's lines were said while its hosts started."""
+
     def stop_parked(self, trial_key: str) -> bool:
         """Ends the trial if it is parked; answers whether it was."""
 
@@ -79,7 +83,7 @@ class Watch(Stopper):
         self._deadline: float | None = None
         self._has_given_up = False
         """The deadline has passed, and that was said."""
-        self._known = 0
+        self._known = stops.lines_said
         self._news: Any = None
         self._pause = 0.0
         """Pause before the broker is asked for news again; 0 while it is there."""

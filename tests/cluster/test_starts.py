@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from fleets import PREPARED, TOY, Actors, World
@@ -164,3 +165,101 @@ def test_a_death_is_told_with_what_ray_knows_of_its_cause():
         "\n\tclass_name: Host\n\tpid: 7\nIts worker process has died: end of file. Some common causes include: many."
     )
     assert message(error) == ("a host died while it started: Its worker process has died: end of file.")
+
+
+def test_whoever_asks_again_for_the_start_gets_the_same_hosts(monkeypatch, at_once):
+    first = FirstHost(monkeypatch, "a", "b")
+
+    async def scene() -> None:
+        made = Broker(TOY, SlotLimits(slots=2, at_most=8, largest=()), HostOptions(may_grow=True), lambda: 0.0)
+        together = await asyncio.wait_for(asyncio.gather(made.start(), made.start()), 30)
+        later = await asyncio.wait_for(made.start(), 30)
+        assert made._following is not None
+        made._following.cancel()
+        assert isinstance(later, Ready)
+        assert list(together) == [later, later]
+        assert len(later.hosts) == first.actors.made == 2
+
+    asyncio.run(scene())
+
+
+class SlowActors(Actors):
+    """They load until `loaded` is set, or `dies` of one of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded = asyncio.Event()
+
+    def remote(self, base: str, limits: SlotLimits) -> SimpleNamespace:
+        actor = super().remote(base, limits)
+        load, actor.dies = actor.start.remote, asyncio.Event()
+
+        async def start(data: object, rows: object) -> object:
+            ends = [asyncio.create_task(event.wait()) for event in (self.loaded, actor.dies)]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if actor.dies.is_set():
+                raise ActorDiedError
+            return await load(data, rows)
+
+        actor.start = SimpleNamespace(remote=start)
+        return actor
+
+
+def test_hosts_hold_their_places_from_when_they_are_placed_until_they_die(monkeypatch, at_once):
+    """All GPUs are busy for 5 hours; one host dies after 10 s of loading, and the next one is placed after an hour."""
+    actors = SlowActors()
+    monkeypatch.setattr(fleet, "HostActor", actors)
+    monkeypatch.setattr("ray.kill", actors.kill)
+
+    async def scene() -> None:
+        world = World(actors, hosts=1, gpus_per_host=1)
+        begun = asyncio.create_task(world.begin())
+        await world.settle()
+        world.now += 5 * 3600.0
+        actors.nodes["a"] = True
+        await world.settle()
+        assert (world.fleet.held, world.fleet.held_seconds()) == (1, 0.0)
+        world.now += 10.0
+        del actors.nodes["a"]
+        actors.deadly.add("a")
+        actors.loaded.set()
+        await world.settle()
+        actors.loaded.clear()
+        world.now += 3600.0
+        actors.nodes["b"] = True
+        await world.settle()
+        assert (world.fleet.held, world.fleet.held_seconds()) == (1, 10.0)
+        world.now += 60.0
+        actors.loaded.set()
+        assert await begun is None
+        assert (world.hosts(), world.fleet.held_seconds()) == (["b"], 70.0)
+
+    asyncio.run(scene())
+
+
+def test_each_host_holds_its_place_for_its_own_time(monkeypatch, at_once):
+    """The second is placed a minute after the first, and dies 10 s later; the first is ready after an hour."""
+    actors = SlowActors()
+    monkeypatch.setattr(fleet, "HostActor", actors)
+    monkeypatch.setattr("ray.kill", actors.kill)
+
+    async def scene() -> None:
+        world = World(actors, hosts=2, gpus_per_host=1)
+        actors.nodes["a"] = True
+        begun = asyncio.create_task(world.begin())
+        await world.settle()
+        world.now += 60.0
+        actors.nodes["b"] = True
+        await world.settle()
+        assert world.fleet.held == 2
+        world.now += 10.0
+        second = next(each for each in world.fleet._starting if each.node_id == "b")
+        second.actor.dies.set()
+        await world.settle()
+        assert world.fleet.held == 1
+        world.now += 3600.0
+        actors.loaded.set()
+        assert await begun is None
+        assert world.fleet.held_seconds() == (60 + 10 + 3600) + 10
+
+    asyncio.run(scene())

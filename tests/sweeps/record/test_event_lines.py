@@ -76,6 +76,7 @@ EVENTS: list[st.SearchStrategy[Event]] = [
         since=FINITE,
         hosts=st.integers(1, 99),
         slots=st.integers(1, 99),
+        held_seconds=st.none() | FINITE,
         device=st.sampled_from(["cpu", "cuda"]),
     ),
     st.builds(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from sweep_events import begun, ended, history, record, reported, started
@@ -17,6 +18,8 @@ from sweeps.record.events import (
     TrialStarted,
     TrialState,
 )
+from sweeps.record.folder import SweepFolder
+from sweeps.record.journal import Journal
 from sweeps.record.spent import planned, spent
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.tracking.metric_points import spent_points
@@ -108,6 +111,20 @@ def test_hosts_that_load_or_leave_hold_their_gpus() -> None:
     changed = [HostsChanged(time=25.0, hosts=8, slots=32, held=8), HostsChanged(time=35.0, hosts=1, slots=4, held=3)]
     found = spent(record([begun(), started, PREPARED, *changed, over(45.0)]), FULL)
     assert found.gpu_hours == pytest.approx((8 * 20 + 8 * 10 + 3 * 10) / 3600)
+
+
+def test_hosts_that_wait_for_a_gpu_hold_none(tmp_path: Path) -> None:
+    """Asked for at 5.0; two were placed 5 hours later, at different times, and one was ready at 18070."""
+    told = hosts(18070.0, 1, "cuda").model_copy(update={"since": 5.0, "held": 2, "held_seconds": 100.0})
+    told = told.model_copy(update={"gpus_per_host": 4})
+    found = record([begun(), told, over(18080.0), begun(20000.0), told.model_copy(update={"time": 20010.0})])
+    assert found.host_seconds_spent() == {"cuda": 100 + 2 * 10 + 100}
+    assert found.gpu_seconds_spent(20015.0) == 4 * (100 + 2 * 10 + 100 + 2 * 5)
+    on_cpus = record([begun(), told.model_copy(update={"device": "cpu"}), over(18080.0)])
+    assert (on_cpus.gpu_seconds_spent(), on_cpus.host_seconds_spent()) == (0.0, {"cpu": 100 + 2 * 10})
+    journal = Journal(SweepFolder(tmp_path))
+    journal.add(told)
+    assert Journal(SweepFolder(tmp_path)).record.gpu_seconds_spent(18071.0) == 4 * (100 + 2 * 1)
 
 
 def test_a_driver_that_got_no_host_held_none() -> None:

@@ -25,6 +25,7 @@ from sweeps.report.progress import Display
 from sweeps.steering.stop import StopState
 from sweeps.tune import driver
 from sweeps.tune.driver import Driver
+from sweeps.tune.host_start import StartNews
 from sweeps.tune.trial_places import ON_HEAD
 from trainables.contract import Summary
 
@@ -84,6 +85,7 @@ def starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., l
         given = iter(answers)
         driving = Driver(config, SweepFolder(tmp_path), MagicMock(Journal), StopState(), MagicMock(Display))
         driving._broker = MagicMock()
+        driving._start_news = StartNews(driving._broker, driving.display.say)
         driving._broker.start.remote.side_effect = lambda: next(given)
         monkeypatch.setattr(driver.ray, "wait", lambda asked, timeout: (asked, []))
         monkeypatch.setattr(driver.ray, "get", got)
@@ -116,3 +118,76 @@ def test_hosts_that_cannot_start_are_a_mistake_and_hosts_that_die_are_none(start
     with pytest.raises(HostError, match="no host") as told:
         starting(NotReady(message="no host", is_mistake=is_mistake))
     assert told.value.exit_code == exit_code
+
+
+class SlowStart:
+    """A driver whose hosts start for as long as it asks, with a broker that is no Ray actor; it has its own clock."""
+
+    def __init__(self, tmp_path: Path, monkeypatch, stop: StopState) -> None:
+        self.now, self.lines, self.said, self.answer = 0.0, list[str](), list[str](), object()
+        config, _ = toy()
+        display = MagicMock(Display)
+        display.say = self.said.append
+        self.driving = Driver(config, SweepFolder(tmp_path), MagicMock(Journal), stop, display)
+        broker = self.driving._broker = MagicMock()
+        broker.start.remote = lambda: self.answer
+        broker.news.remote = lambda known, wait_seconds: list(self.lines[known:])
+        self.driving._start_news = StartNews(broker, display.say)
+        self.each_look: Callable[[float], None] = lambda now: None
+        monkeypatch.setattr(driver.ray, "wait", self._wait)
+        monkeypatch.setattr(driver.ray, "get", got)
+        monkeypatch.setattr(driver, "RETRY_SECONDS", 0.0)
+
+    def _wait(self, asked: list[object], timeout: float) -> tuple[list[object], list[object]]:
+        if asked != [self.answer]:
+            return asked, []
+        self.now += timeout
+        assert self.now < 1000.0, "it waits without end"
+        self.each_look(self.now)
+        return [], asked
+
+
+def test_a_start_that_goes_on_and_on_ends_when_the_budget_is_used_up(tmp_path, monkeypatch):
+    stop = StopState()
+    start = SlowStart(tmp_path, monkeypatch, stop)
+    stop.limit = lambda: "budget.wall_clock is used up" if start.now >= 100.0 else None
+    with pytest.raises(KeyboardInterrupt):
+        start.driving._ask("start")
+    assert (start.now, stop.reason, stop.message) == (100.0, "budget", "budget.wall_clock is used up")
+
+
+def test_hosts_that_die_while_they_start_are_told_of_at_once_and_only_once(tmp_path, monkeypatch):
+    stop = StopState()
+    start = SlowStart(tmp_path, monkeypatch, stop)
+    seen = list[tuple[float, int]]()
+
+    def look(now: float) -> None:
+        seen.append((now, len(start.said)))
+        if now in (10.0, 20.0):
+            start.lines.append(f"a host died at {now:g}; another is made")
+        if now == 30.0:
+            stop.ask("interrupted", "interrupted")
+
+    start.each_look = look
+    with pytest.raises(KeyboardInterrupt):
+        start.driving._ask("start")
+    assert start.said == start.lines == ["a host died at 10; another is made", "a host died at 20; another is made"]
+    assert next(now for now, said in seen if said == 1) <= 12.0
+    assert start.driving._start_news.said == 2, "what tells of hosts later goes on from here"
+
+
+def test_another_broker_tells_its_own_lines_of_the_start(tmp_path, monkeypatch):
+    start = SlowStart(tmp_path, monkeypatch, stop := StopState())
+    start.lines = ["one", "two"]
+
+    def look(now: float) -> None:
+        if now == 10.0:
+            start.lines = ["three"]
+            raise ActorDiedError
+        if now == 20.0:
+            stop.ask("interrupted", "interrupted")
+
+    start.each_look = look
+    with pytest.raises(KeyboardInterrupt):
+        start.driving._ask("start")
+    assert start.said == ["one", "two", "three"]

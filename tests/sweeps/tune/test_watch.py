@@ -35,6 +35,7 @@ class World:
             hosts_changed=lambda *told: self.hosts.append(told),
             hosts_at_start="auto",
             hosts_wanted="auto",
+            lines_said=0,
         )
         self.request, self.queue = SimpleNamespace(check=lambda: None), SimpleNamespace(live=2)
         self.watch = Watch(self.request, broker, self.queue, display, None, self.stops)  # type: ignore[arg-type]
@@ -101,6 +102,17 @@ def test_all_that_another_broker_says_is_said_though_ray_called_the_old_one_unav
     world.is_lost, world.lines = False, lines
     world.run(3.0)
     assert world.said[3:] == lines
+
+
+def test_what_was_said_of_the_start_is_not_said_again(world):
+    world.lines = ["a host died while it started: it was killed; another is made"]
+    world.stops.lines_said = 1
+    world.watch = Watch(world.request, world.watch._broker, world.queue, world.watch._display, None, world.stops)
+    world.run(1.0)
+    assert world.said == []
+    world.lines.append("host started (process 1 on 10.0.0.1): 2 hosts, 8 slots")
+    world.run(1.0)
+    assert world.said == world.lines[1:]
 
 
 def test_the_driver_is_told_how_many_hosts_there_are_after_each_line_about_them(world):
