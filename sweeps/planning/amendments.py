@@ -187,7 +187,8 @@ class Amendments:
         drawn = sum(trial.state.counts_as_trial for trial in counted)
         if isinstance(trials, int) and trials < drawn:
             wrong.append(
-                f"budget.trials: {trials} is too few: {drawn} trials have begun already; end one with qsweep stop"
+                f"budget.trials: {trials} is too few: {drawn} trials have begun already, and count also when they are "
+                "stopped; end the sweep with qsweep stop"
             )
         spent = record.seconds_spent(now)
         if isinstance(clock, str) and seconds(clock) <= spent:

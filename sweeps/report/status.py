@@ -17,6 +17,7 @@ from sweeps.record.folder import SweepFolder, acknowledged_bytes, is_driven, not
 from sweeps.record.run_names import label
 from sweeps.record.selection import leader
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
+from sweeps.report.time_left import seconds_left, steps_taken
 from trainables.inputs import json_text
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Status:
     rates: Rates | None
     """None before the first report under the present driver."""
     seconds_left: float | None
-    """Estimated from the trials that have ended; None before the first of them, and when the sweep does not run."""
+    """See `seconds_left`; None also when the sweep does not run."""
     tracking_uri: str
     backlog: int
     """Events that the tracking server has not acknowledged yet."""
@@ -197,7 +198,7 @@ class EventsRead:
         if since is None or record.latest is None or record.latest <= since:
             return None
         seconds = record.latest - since
-        steps, tokens = _steps(record) - _steps(training), _tokens(record) - _tokens(training)
+        steps, tokens = steps_taken(record) - steps_taken(training), _tokens(record) - _tokens(training)
         return Rates(steps / seconds, tokens / seconds) if steps > 0 else None
 
     def beyond(self, offset: int) -> int:
@@ -223,7 +224,9 @@ def read(folder: SweepFolder, now: float, read_before: EventsRead | None = None)
     log.read_on(folder)
     record, rates = log.record, log.rates
     trials = config["budget"]["trials"]
-    planned = record.trials_in_all(trials if isinstance(trials, int) else None)
+    at_launch = trials if isinstance(trials, int) else None
+    planned = record.trials_in_all(at_launch)
+    speed = None if rates is None else rates.steps_per_second
     note = noted_by(folder)
     acknowledged = acknowledged_bytes(note)
     return Status(
@@ -235,7 +238,7 @@ def read(folder: SweepFolder, now: float, read_before: EventsRead | None = None)
         launched_with={key: _at(config, key) for key in record.changes},
         seconds=record.seconds_spent(now if is_running else None),
         rates=rates,
-        seconds_left=seconds_left(record, rates, planned, now) if is_running else None,
+        seconds_left=seconds_left(record, speed, planned, now, at_launch) if is_running else None,
         tracking_uri=without_password(str(note.get("uri") or config["tracking"]["uri"])),
         backlog=log.beyond(acknowledged),
         waits_for=waits_for(record, rates, now) if is_running else None,
@@ -303,7 +306,7 @@ def waits_for(record: SweepRecord, rates: Rates | None, now: float) -> str | Non
     if record.started is None:
         return "for its driver to check the model and the data"
     if record.hosts is None:
-        since, what = record.resumed or now, "for Ray and the hosts, which make data and base model ready"
+        since, what = record.resumed or now, "for Ray and the hosts: what the sweep prints says why"
     elif training:
         since, what = record.hosts.time, f"for the first report: {counted(training, 'trial')} in training"
     else:
@@ -316,26 +319,6 @@ def replay(events: Iterable[Event]) -> tuple[SweepRecord, Rates | None]:
     log = EventsRead()
     log.take((event, 0) for event in events)
     return log.record, log.rates
-
-
-def seconds_left(record: SweepRecord, rates: Rates | None, planned_trials: int | None, now: float) -> float | None:
-    """About how long the sweep still takes: the trials to come take as many steps as those that have ended.
-
-    Args:
-        record: the sweep.
-        rates: of its driver.
-        planned_trials: how many there are to be.
-        now: seconds since the epoch; what was trained since the latest event is not counted twice.
-    """
-    ended = [trial.step for trial in record.trials.values() if trial.state.is_final]
-    if rates is None or not ended or planned_trials is None:
-        return None
-    steps = sum(ended) / len(ended) * planned_trials - _steps(record)
-    return max(0.0, steps / rates.steps_per_second - (now - (record.latest or now)))
-
-
-def _steps(record: SweepRecord) -> int:
-    return sum(trial.step for trial in record.trials.values())
 
 
 def _tokens(record: SweepRecord) -> int:

@@ -169,7 +169,7 @@ def test_modules_that_cannot_be_trained_are_refused_and_equal_ones_are_one_point
         ({"seed": 8}, "seed: is the same for all trials"),
         ({"budget.trails": 8}, "budget.trails: unknown key; did you mean budget.trials?"),
         ({"trials": 8}, "trials: unknown key; did you mean budget.trials?"),
-        ({"budget.trials": 1}, "budget.trials: 1 is too few: 2 trials have begun already"),
+        ({"budget.trials": 1}, "budget.trials: 1 is too few: 2 trials have begun already, and count also when they"),
         ({"budget.wall_clock": "19s"}, "budget.wall_clock: 19s is too little: 20s are spent"),
         ({"budget.gpu_hours": 0.009}, "budget.gpu_hours: 0.009 is too little: 0.01 are spent"),
     ],
