@@ -84,6 +84,10 @@ class Seen:
         """It runs a sweep, and is no other program's, and no question of some seconds."""
         return self.metadata.get(MARK) in ("launch", "resume")
 
+    def sweep(self, job_id: str) -> str:
+        """Its sweep: the id of the job itself, or what was resumed."""
+        return self.metadata.get("sweep", job_id)
+
     @property
     def has_ended(self) -> bool:
         """Nothing of the job runs any more."""
@@ -188,15 +192,15 @@ class Jobs:
                 return None
             if answer.status_code != requests.codes.ok:
                 self._client._raise_error(answer)
-            told = answer.json()
-        return Seen(
-            status=str(told["status"]),
-            exit_code=told.get("driver_exit_code"),
-            message=str(told.get("message") or ""),
-            metadata=dict(told.get("metadata") or {}),
-            package=(told.get("runtime_env") or {}).get("working_dir"),
-            node=told.get("driver_node_id"),
-        )
+            return _seen(answer.json())
+
+    def listed(self) -> dict[str, Seen]:
+        """All submitted jobs that the cluster knows, by their ids."""
+        with _told(self.address):
+            answer = self._client._do_request("GET", "/api/jobs/")
+            if answer.status_code != requests.codes.ok:
+                self._client._raise_error(answer)
+            return {told["submission_id"]: _seen(told) for told in answer.json() if told.get("submission_id")}
 
     def _look_up_again(self, job_id: str) -> Seen | None:
         """As `look_up`; an answer that does not tell, such as a proxy's, is none."""
@@ -268,6 +272,31 @@ class Jobs:
         """What a job prints, from its beginning and for as long as it runs. Raises whatever the connection does."""
         stream: AsyncIterator[str] = self._client.tail_job_logs(job_id)
         return stream
+
+
+def driving(jobs: Jobs, job_id: str, seen: Seen) -> str | None:
+    """Id of the job that runs the sweep of a job that has ended; None where none is known.
+
+    A sweep that was resumed by its name or folder is not looked for: another one may have that name by now.
+    """
+    sweep = seen.sweep(job_id)
+    try:
+        listed = jobs.listed()
+    except ClusterError:  # nothing depends on it: the lock of the sweep's folder lets in one driver
+        return None
+    running = [other for other, each in listed.items() if each.is_sweep and not each.has_ended]
+    return next((other for other in running if sweep in listed and listed[other].sweep(other) == sweep), None)
+
+
+def _seen(told: dict[str, Any]) -> Seen:
+    return Seen(
+        status=str(told["status"]),
+        exit_code=told.get("driver_exit_code"),
+        message=str(told.get("message") or ""),
+        metadata=dict(told.get("metadata") or {}),
+        package=(told.get("runtime_env") or {}).get("working_dir"),
+        node=told.get("driver_node_id"),
+    )
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from sweeps.cli.shared import mistakes, say
 from sweeps.cli.submit import follow_or_leave, send
+from sweeps.cli.submitted import stop_it
 from sweeps.config.passwords import without_password
 from sweeps.config.uris import WORK_FOLDER, bucket_problem, is_object_store
 from sweeps.errors import ConfigError
@@ -56,7 +57,7 @@ def resume_there(  # noqa: PLR0913 - the command's options
         if wrong:
             raise ConfigError(wrong)
         jobs = connect(address)
-        there = _look_up(jobs, sweep, str(storage))
+        there = _look_up(jobs, sweep, str(storage), submission_id)
         files = sent_files.again(there.sweep)
         for line in (_place(there), *files.notices):
             say(f"note: {line}")
@@ -95,14 +96,16 @@ def _is_here(path: Path, folders: tuple[Path, ...]) -> bool:
     return not path.is_absolute() or path.exists() or any(path.is_relative_to(folder) for folder in folders)
 
 
-def _look_up(jobs: Jobs, sweep: str, storage: str) -> There:
+def _look_up(jobs: Jobs, sweep: str, storage: str, submission_id: str | None) -> There:
     """The sweep as the cluster knows it: by the job that launched or resumed it, else as it is named here.
 
     Raises:
-        SubmissionFailed: that job runs, or is no sweep.
+        SubmissionFailed: that job runs, or another one that runs its sweep, or it is no sweep. A job of
+            `submission_id` that is there already is left to the answer of the cluster.
     """
     from cluster.errors import SubmissionFailed
     from cluster.submission import is_id
+    from cluster.submission.jobs import driving
 
     # A mirror, a folder, and what Ray has forgotten, is looked for by the head node alone.
     if not is_id(sweep) or jobs.look_up(sweep) is None:
@@ -112,6 +115,12 @@ def _look_up(jobs: Jobs, sweep: str, storage: str) -> There:
         raise SubmissionFailed(
             f"{sweep}: its job has not ended ({seen.status}): qsweep status {sweep} --address {jobs.address} shows it, "
             "and qsweep stop ends it"
+        )
+    running = driving(jobs, sweep, seen)
+    if running is not None and (submission_id is None or jobs.look_up(submission_id) is None):
+        raise SubmissionFailed(
+            f"{sweep}: the job {running} runs it: qsweep status {running} --address {jobs.address} shows it, and "
+            f"{stop_it(running, jobs.address)} ends it"
         )
     known = seen.metadata
     place = known.get("storage", storage) if storage == WORK_FOLDER else storage

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from sweeps.cli.shared import Json, LocalSweep, Storage, mistakes, say
-from sweeps.cli.submitted import Address, ask_there, say_not_known
+from sweeps.cli.submitted import Address, ask_there, say_not_known, stop_it
 
 
 def stop(
@@ -46,6 +46,7 @@ def _stop_job(sweep: str, address: str, as_json: bool) -> NoReturn:
         jobs = connect(address)
         seen = jobs.find(sweep)
         from cluster.errors import ConnectionFailed
+        from cluster.submission.jobs import driving
 
         try:
             # An answer that was lost on its way: the job has heard the first request, and may be over at the second.
@@ -57,11 +58,14 @@ def _stop_job(sweep: str, address: str, as_json: bool) -> NoReturn:
             say(f"error: {error}")
             say_not_known(jobs, sweep)
             raise typer.Exit(1) from None
-    message = (
-        f"stopping: trials are saved at their next step; after {STOP_SECONDS} s Ray ends what is left"
-        if is_stopping
-        else f"its job has ended: {seen.status}; where another job, or a machine, has resumed the sweep, stop it there"
-    )
+        running = None if is_stopping else driving(jobs, sweep, seen)
+    message = f"stopping: trials are saved at their next step; after {STOP_SECONDS} s Ray ends what is left"
+    if running is not None:
+        message = f"its job has ended: {seen.status}; {running} runs the sweep now: {stop_it(running, jobs.address)}"
+    elif not is_stopping:
+        message = (
+            f"its job has ended: {seen.status}; where another job, or a machine, has resumed the sweep, stop it there"
+        )
     say(f"{'' if is_stopping else 'refused: '}{message}")
     if as_json:
         print(json.dumps({"submission_id": sweep, "accepted": is_stopping, "message": message}))

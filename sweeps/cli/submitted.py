@@ -37,8 +37,13 @@ def ways_on(job_id: str, address: str) -> list[str]:
     return [
         f"  qsweep status {job_id} --address {address}",
         f"  qsweep logs {job_id} --address {address} --follow",
-        f"  qsweep stop {job_id} --address {address}",
+        f"  {stop_it(job_id, address)}",
     ]
+
+
+def stop_it(job_id: str, address: str) -> str:
+    """The command that ends a submitted sweep."""
+    return f"qsweep stop {job_id} --address {address}"
 
 
 def ask_there(
@@ -86,7 +91,20 @@ def answer_there(
     answer = None
     if seen.node is not None and not seen.has_ended:
         answer = _of_driver(jobs, sweep, seen.node, request, width)
-    return answer or _of_job(jobs, sweep, seen, (verb, sweep, *words))
+    if answer is None:
+        answer = _of_job(jobs, sweep, seen, (verb, sweep, *words))
+        answer = answer.model_copy(update={"lines": (*answer.lines, *_more(jobs, sweep, seen, answer))})
+    return answer
+
+
+def _more(jobs: Jobs, sweep: str, seen: Seen, answer: RemoteAnswer) -> list[str]:
+    """What the head node does not know that has answered: how the sweep is reached from here."""
+    from cluster.submission.jobs import driving
+
+    if not seen.has_ended or answer.closing.get("state") != "RUNNING":
+        return []
+    running = driving(jobs, sweep, seen)
+    return [] if running is None else [f"the job {running} runs it: {stop_it(running, jobs.address)} ends it"]
 
 
 def _of_driver(jobs: Jobs, sweep: str, node: str, request: RemoteRequested | None, width: int) -> RemoteAnswer | None:

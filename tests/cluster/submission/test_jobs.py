@@ -14,7 +14,7 @@ import pytest
 
 from cluster.errors import ConnectionFailed, ServiceFailed, SubmissionFailed
 from cluster.submission.following import Printed, exit_code, follow, give_up, wait
-from cluster.submission.jobs import RETRY_SECONDS, Job, Jobs, Seen
+from cluster.submission.jobs import RETRY_SECONDS, Job, Jobs, Seen, driving
 
 JOB = Job("x-1", "x-1", ("launch", "submitted:abc", "--json"), {"content": "abc"})
 PACKAGE = "gcs://_ray_pkg_abc.zip"
@@ -48,6 +48,9 @@ class Dashboard:
                 if self.loses_answers >= 0
                 else (200, dict.fromkeys(("job_id", "submission_id"), body["submission_id"]))
             )
+        if (method, path) == ("GET", "/api/jobs/"):
+            drivers = [{"submission_id": None, "job_id": "01000000", "status": "RUNNING", "type": "DRIVER"}]
+            return 200, [*drivers, *({"submission_id": key, **job} for key, job in self.jobs.items())]
         job = self.jobs.get(path.split("/")[3])
         return (200, job) if job is not None else (404, "no such job")
 
@@ -257,6 +260,28 @@ def test_only_a_sweep_is_found(dashboard: tuple[Dashboard, str]) -> None:
         jobs.find("x-1")
     board.jobs["x-1"] = {"status": "STOPPED", "metadata": {"qsweep": "launch"}, "runtime_env": {"working_dir": "p"}}
     assert jobs.find("x-1") == Seen("STOPPED", None, "", {"qsweep": "launch"}, "p")
+
+
+def test_the_job_that_runs_a_resumed_sweep_is_found(dashboard: tuple[Dashboard, str]) -> None:
+    board, address = dashboard
+    jobs = Jobs(address)
+    board.jobs = {
+        "x-1": {"status": "STOPPED", "metadata": {"qsweep": "launch"}},
+        "first": {"status": "FAILED", "metadata": {"qsweep": "resume", "sweep": "x-1"}},
+        "x-1-status-3f": {"status": "RUNNING", "metadata": {"qsweep": "status", "of": "x-1", "sweep": "x-1"}},
+        "other": {"status": "RUNNING", "metadata": {"qsweep": "resume", "sweep": "y-1"}},
+        "named": {"status": "RUNNING", "metadata": {"qsweep": "resume", "sweep": "y"}},
+        "another": {"status": "RUNNING"},
+    }
+    for job in ("x-1", "first"):
+        assert driving(jobs, job, jobs.find(job)) is None
+    board.jobs["second"] = {"status": "PENDING", "metadata": {"qsweep": "resume", "sweep": "x-1"}}
+    for job in ("x-1", "first"):
+        assert driving(jobs, job, jobs.find(job)) == "second"
+    by_name = Seen("STOPPED", None, "", {"qsweep": "resume", "sweep": "y"}, None)
+    assert driving(jobs, "again", by_name) is None, "the newest sweep of this name may be another one by now"
+    board.answers = lambda _method, _path: (500, "no")
+    assert driving(jobs, "x-1", by_name) is None, "it is not known"
 
 
 @pytest.mark.parametrize(

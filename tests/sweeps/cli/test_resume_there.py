@@ -30,6 +30,9 @@ class Cluster:
     def look_up(self, job_id: str) -> Seen | None:
         return self.known.get(job_id)
 
+    def listed(self) -> dict[str, Seen]:
+        return self.known
+
     def find(self, job_id: str) -> Seen:
         if not self.known[job_id].is_sweep:
             raise SubmissionFailed(f"{job_id}: is no sweep")
@@ -149,6 +152,16 @@ def test_a_sweep_that_runs_or_is_none_is_refused(cluster: Cluster) -> None:
     assert (code, f"has not ended (RUNNING): qsweep status x-1 --address {HEAD} shows it" in told) == (2, True), told
     code, told = run("x-1-add-3f", "--address", HEAD)
     assert (code, "is no sweep" in told, cluster.jobs) == (2, True, []), told
+
+
+def test_a_sweep_that_another_job_runs_is_refused(cluster: Cluster) -> None:
+    second = Seen("RUNNING", None, "", {"qsweep": "resume", "sweep": "x-1"}, None)
+    cluster.known = {"x-1": ended(), "again": ended("resume", sweep="x-1"), "second": second}
+    for sweep in ("x-1", "again"):
+        code, told = run(sweep, "--address", HEAD, "--submission-id", "third", "--detach")
+        assert (code, cluster.jobs) == (2, []), told
+        assert f"the job second runs it: qsweep status second --address {HEAD} shows it" in told
+    assert submitted(cluster, "x-1", "--submission-id", "second"), "the cluster says that it has this job already"
 
 
 def test_a_job_that_may_have_been_submitted_is_not_said_not_to_be(cluster: Cluster) -> None:

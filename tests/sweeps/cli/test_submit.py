@@ -120,7 +120,7 @@ class Cluster:
     """The jobs of a cluster of the test's own: each method answers, or raises, what it was given."""
 
     def __init__(self, **answers: object) -> None:
-        self.address, self.version, self.answers = "http://head", "2.60.0", answers
+        self.address, self.version, self.answers = "http://head", "2.60.0", {"listed": {}, **answers}
         self.asked: list[str] = []
 
     def __getattr__(self, name: str) -> Callable[..., object]:
@@ -318,6 +318,19 @@ def test_a_stop_that_comes_too_late_tells_how_the_job_has_ended(monkeypatch: pyt
     code, said = asked(monkeypatch, Cluster(find=[SWEEP, done], stop=False), "stop", "x-1")
     where = "where another job, or a machine, has resumed the sweep, stop it there"
     assert (code, said) == (2, f"refused: its job has ended: SUCCEEDED; {where}\n")
+
+
+def test_the_job_that_runs_a_resumed_sweep_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = replace(SWEEP, status="STOPPED")
+    listed = {"x-1": first, "again": replace(SWEEP, metadata={"qsweep": "resume", "sweep": "x-1"})}
+    it = "qsweep stop again --address http://head"
+    code, said = asked(monkeypatch, Cluster(find=first, listed=listed), "stop", "x-1")
+    assert (code, said) == (2, f"refused: its job has ended: STOPPED; again runs the sweep now: {it}\n")
+    for state, more in (("RUNNING", f"the job again runs it: {it} ends it\n"), ("FINISHED", "")):
+        logs = f'x-1: words\n{{"dir": "r", "state": "{state}"}}\n'
+        done = Seen("SUCCEEDED", 0, "", {}, None)
+        cluster = Cluster(find=first, submit=True, look_up=done, logs=logs, listed=listed)
+        assert asked(monkeypatch, cluster, "status", "x-1") == (0, f"x-1: words\n{more}")
 
 
 @pytest.mark.parametrize("columns", ["10", "1200"])
