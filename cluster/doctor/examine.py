@@ -74,7 +74,7 @@ def _nodes(question: Question, driver: dict[str, Look]) -> Iterator[Finding]:
             yield Finding(CONNECTION, DRIVER, "fail", legible(answer.refused), _NOT_CONNECTED)
         elif answer.nodes is not None:
             places = {node.name: question.asked.on_node(node.name, node.gpus) for node in answer.nodes}
-            yield _connected(answer.nodes, question.address)
+            yield _connected(answer.nodes, question.address, question.asked.gpus_per_host)
         elif answer.lost is not None and answer.node is not None:
             yield Finding(CONNECTION, answer.node, "fail", answer.lost, _NOT_THERE)
         elif answer.node is not None:
@@ -149,10 +149,18 @@ def _pass_on(stream: IO[bytes], lines: queue.SimpleQueue[bytes | None]) -> None:
     lines.put(None)
 
 
-def _connected(nodes: tuple[NodeFacts, ...], address: str) -> Finding:
+def _connected(nodes: tuple[NodeFacts, ...], address: str, gpus_per_host: int) -> Finding:
+    """Says what the cluster has; fails where its GPUs are on machines that are all too small for a host."""
     gpus = sum(node.gpus for node in nodes)
     seen = f"{len(nodes)} {'node' if len(nodes) == 1 else 'nodes'} with {gpus:g} GPUs at {address}"
-    return Finding(CONNECTION, DRIVER, "ok", seen)
+    if gpus_per_host <= 1 or any(node.gpus >= gpus_per_host for node in nodes):
+        return Finding(CONNECTION, DRIVER, "ok", seen)
+    seen += (
+        f"; a host takes {gpus_per_host} GPUs of one machine, and none has so many: the sweep waits for one that has"
+    )
+    mend = "lower cluster.gpus_per_host, or let such a machine join"
+    # A cluster without any GPU may be one whose autoscaler brings machines when the sweep asks for them.
+    return Finding(CONNECTION, DRIVER, "fail" if gpus else "warn", seen, mend)
 
 
 def _collect(asked: Asked) -> Look:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 PATIENCE = "QSWEEP_DOCTOR_PATIENCE"
 """The variable that makes each time limit longer."""
+DASHBOARD_PORT = ":8265"
+"""Ray's own; its head service has another."""
 OptionalFile = Annotated[
     str | None, typer.Argument(metavar="[FILE]", help="A sweep file (YAML), or the name of a recipe: what is to run.")
 ]
@@ -62,6 +64,8 @@ def doctor(
         asked = contract.Asked() if file is None else _asked(load_sweep(file, changes), address)
         asked = asked.model_copy(update={"patience": patience})
     found: list[dict[str, str]] = []
+    if address is not None:
+        say(f"looking at the driver, then at all nodes at once: mostly 1 or 2 minutes, {_at_most(patience)} at most")
     try:
         with raising_on_signals(), closing(_examine(asked, address)) as findings:
             for finding in findings:
@@ -86,6 +90,13 @@ def _examine(asked: Asked, address: str | None) -> Generator[Finding]:
     return examine.this_machine(asked) if address is None else examine.a_cluster(asked, address)
 
 
+def _at_most(patience: float) -> str:
+    """How long the nodes may take."""
+    from cluster.doctor import examine
+
+    return f"{(examine.CONNECT_SECONDS + examine.NODES_SECONDS) * patience / 60:.0f}"
+
+
 def _from_outside(file: str | None, changes: list[str] | None, address: str, no_files: bool, as_json: bool) -> NoReturn:
     """Has the doctor run on the head node of a cluster that this machine is not part of, as a job of Ray's."""
     from cluster.errors import ClusterError
@@ -96,6 +107,7 @@ def _from_outside(file: str | None, changes: list[str] | None, address: str, no_
         jobs, job = _job(file, changes, address, no_files, Path(folder))
         from cluster.submission import following
 
+        say("a job on the head node looks at the cluster: it starts in some seconds, on a busy node in a minute")
         printed = following.Printed(say, following.FINDINGS_KEY)
         try:
             with raising_on_signals():
@@ -149,6 +161,10 @@ def _line(found: dict[str, str], width: int) -> str:
 def _check_address(address: str) -> None:
     """Raises ConfigError for what is not the address of a head service."""
     if address == "auto" or re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}", address):
+        if address.endswith(DASHBOARD_PORT):
+            raise ConfigError(
+                [f"--address: {address}: 8265 is the port of the dashboard: did you mean http://{address}?"]
+            )
         return
     rule = (
         "must be that of the cluster's dashboard, http://HOST:8265; or, on a node of the cluster, auto, or HOST:PORT "

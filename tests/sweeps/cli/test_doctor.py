@@ -98,6 +98,7 @@ def test_passwords_are_not_shown(found):
             ["--address", "head"],
             "--address: 'head' must be that of the cluster's dashboard, http://HOST:8265; or, on a",
         ),
+        (["--address", "head:8265"], "8265 is the port of the dashboard: did you mean http://head:8265?"),
         (["no-such-file"], "no such file"),
         (["toy", "budget.trials=many"], "budget.trials"),
     ],
@@ -141,13 +142,24 @@ def test_a_cluster_is_looked_at_from_outside_by_a_job(monkeypatch, tmp_path, exi
     jobs = Jobs([{"check": "disk"}], exit_code)
     monkeypatch.setattr("cluster.submission.connect", lambda _address: jobs)
     done = CliRunner().invoke(app, ["doctor", "s.yaml", "--address", "http://head:8265", "--json"])
-    assert (done.exit_code, done.stderr) == (exit_code, "ok  disk\n")
+    first = "a job on the head node looks at the cluster: it starts in some seconds, on a busy node in a minute\n"
+    assert (done.exit_code, done.stderr) == (exit_code, f"{first}ok  disk\n")
     assert json.loads(done.stdout) == {"ok": not exit_code, "findings": [{"check": "disk"}], "not_looked_at": []}
     verb, sweep, *rest = jobs.job.words
     assert (verb, sweep.partition(":")[0], rest) == ("doctor", "submitted", ["--address", "auto", "--json"])
     assert jobs.job.variables == {"QSWEEP_DOCTOR_PATIENCE": "4"}
     assert {Path(name).name for name in jobs.brought} >= {"sweep.yaml", "train.jsonl", "on_cluster.py"}
     assert jobs.deleted == [jobs.job.job_id]
+
+
+def test_on_a_node_the_first_line_says_how_long_it_may_take(monkeypatch):
+    def nothing(_asked: Asked, _address: str) -> Generator[Finding]:
+        yield from ()
+
+    monkeypatch.setattr(examine, "a_cluster", nothing)
+    done = CliRunner().invoke(app, ["doctor", "--address", "10.0.0.1:6379"])
+    first = "looking at the driver, then at all nodes at once: mostly 1 or 2 minutes, 10 at most"
+    assert (done.exit_code, done.stderr.splitlines()[0]) == (0, first)
 
 
 def test_a_job_of_the_doctor_that_cannot_start_is_told(monkeypatch):
