@@ -10,7 +10,16 @@ import pytest
 from sweep_events import begun, ended, reported, started
 
 from sweeps.errors import SweepError
-from sweeps.record.events import DataPrepared, Event, HostsStarted, RequestAnswered, SweepEnded, TrialParked, TrialState
+from sweeps.record.events import (
+    DataPrepared,
+    Event,
+    HostsStarted,
+    RequestAnswered,
+    SweepEnded,
+    SweepPlanned,
+    TrialParked,
+    TrialState,
+)
 from sweeps.record.folder import EventLog, SweepFolder, locked
 from sweeps.report.status import Rates, read, replay
 
@@ -72,6 +81,17 @@ def test_a_sweep_runs_while_somebody_drives_it(tmp_path: Path) -> None:
     assert status.best is not None
     # Time on the log's clock, until now: the driver began at 0.
     assert (status.best.trial_key, status.seconds) == ("bbb", 20.0)
+
+
+def test_the_time_left_goes_by_the_plan_of_the_launch_and_the_trials_that_there_are_now(tmp_path: Path) -> None:
+    asked = {"time": 15.0, "request": "q", "sender": "me", "asked": "set", "is_accepted": True, "message": ""}
+    more = RequestAnswered.model_validate({**asked, "changes": {"budget.trials": 6}})
+    parked = TrialParked(time=15.0, trial_key="aaa", step=5)
+    over = ended("bbb", TrialState.COMPLETED).model_copy(update={"time": 15.0})
+    folder = write(tmp_path, [SweepPlanned(time=0.0, steps=40, seconds=None), *TRAINED, parked, over, more])
+    with locked(folder):
+        # The plan of 4 trials was 40 steps: 60 for 6, 10 of them done, at one step a second; 2 seconds have passed.
+        assert read(folder, now=17.0).seconds_left == pytest.approx(48.0)
 
 
 WAITING = "for Ray and the hosts: what the sweep prints says why; 17 s so far"
