@@ -72,11 +72,19 @@ def request_of(sweep: str, policy: Mapping[str, object], **options: Any) -> Prom
         options: the other options, by their names.
 
     Raises:
-        SweepError: the sweep, its store or the rows are not there. Told before MLflow is imported, which takes seconds.
+        SweepError: the sweep, its store or the rows are not there, or the address is a dashboard's. Told before MLflow
+            is imported, which takes seconds.
     """
     from sweeps.tracking import stores
     from trainables.inputs import paths
 
+    if str(options.get("address")).startswith(("http://", "https://")):
+        raise ConfigError(
+            [
+                "--address: is that of a dashboard, and promote runs where the sweep's folder is: on the head node of "
+                f"the cluster, as qsweep promote {sweep} --address auto"
+            ]
+        )
     rows = options.get("eval_data")
     if rows is not None and not paths.is_file(rows):
         raise ConfigError([f"--eval-data: {rows.absolute()} is not a file"])

@@ -89,7 +89,7 @@ def again(sweep: str) -> Again:
     """
     noted = _noted(sweep)
     if not noted:
-        needed = "a data file or local model that it reads must be on the nodes, at the path that it names"
+        needed = "a data file or local model, if it reads any, must be on the nodes, at the path that it names"
         # A folder may have another name than its sweep.
         way_out = "; if they were sent from here, name the sweep by its id" if "/" in sweep else ""
         return Again({}, (f"no files travel: this machine has sent none with {sweep}; {needed}{way_out}",))

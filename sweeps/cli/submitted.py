@@ -93,16 +93,37 @@ def answer_there(
         answer = _of_driver(jobs, sweep, seen.node, request, width)
     if answer is None:
         answer = _of_job(jobs, sweep, seen, (verb, sweep, *words))
+        answer = _before_the_folder(jobs, sweep, seen, answer) if request is None else answer
         answer = answer.model_copy(update={"lines": (*answer.lines, *_more(jobs, sweep, seen, answer))})
     return answer
+
+
+def _before_the_folder(jobs: Jobs, sweep: str, seen: Seen, answer: RemoteAnswer) -> RemoteAnswer:
+    """The answer for a sweep whose job has not made its folder yet; else the one that is given."""
+    from cluster.submission.jobs import MARK
+    from sweeps.steering.local_sweeps import NO_SWEEP
+    from sweeps.steering.remote import RemoteAnswer
+
+    is_missing = answer.exit_code == 2 and any(NO_SWEEP in line for line in answer.lines)
+    now = jobs.look_up(sweep) if is_missing and seen.metadata.get(MARK) == "launch" else None
+    if now is None or now.has_ended:
+        return answer
+    waits_for = f"its job, which is {now.status} and has not made the sweep's folder yet"
+    known: dict[str, object] = {"sweep": sweep, "dir": None, "state": "RUNNING", "trials": 0, "states": {}}
+    return RemoteAnswer(
+        lines=(f"{sweep}: waits for {waits_for}",), closing={**known, "waits_for": waits_for}, exit_code=0
+    )
 
 
 def _more(jobs: Jobs, sweep: str, seen: Seen, answer: RemoteAnswer) -> list[str]:
     """What the head node does not know that has answered: how the sweep is reached from here."""
     from cluster.submission.jobs import driving
 
-    if not seen.has_ended or answer.closing.get("state") != "RUNNING":
+    if not seen.has_ended:
         return []
+    if answer.closing.get("state") != "RUNNING":
+        goes_on = any("qsweep resume" in line for line in answer.lines)
+        return [f"from here: qsweep resume {sweep} --address {jobs.address}"] if goes_on else []
     running = driving(jobs, sweep, seen)
     return [] if running is None else [f"the job {running} runs it: {stop_it(running, jobs.address)} ends it"]
 

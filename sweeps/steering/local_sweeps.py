@@ -18,6 +18,8 @@ from sweeps.record.mirror.opening import mirror_with
 from sweeps.report import status
 from trainables.inputs import json_text, paths
 
+NO_SWEEP = "no sweep of this id or name"
+
 
 def find(sweep: str, storage: Path) -> SweepFolder:
     """The folder of a sweep.
@@ -38,10 +40,12 @@ def find(sweep: str, storage: Path) -> SweepFolder:
         raise SweepError(f"{folder.path}: no sweep here: a sweep's folder has a config.json")
     way_out = "name its folder, or the folder that it lies in with --storage"
     if not paths.is_folder(storage):
-        raise SweepError(f"{sweep}: no sweep of this id or name: there is no folder {storage.absolute()}; {way_out}")
+        raise SweepError(
+            f"{sweep}: {NO_SWEEP}: there is no folder {storage.absolute()}; {way_out}, or its cluster with --address"
+        )
     of_name = [each for each in _in(storage) if sweep in _names(each)]
     if not of_name:
-        raise SweepError(f"{sweep}: no sweep of this id or name in {storage.absolute()}; {way_out}")
+        raise SweepError(f"{sweep}: {NO_SWEEP} in {storage.absolute()}; {way_out}")
     return max(of_name, key=_began)
 
 

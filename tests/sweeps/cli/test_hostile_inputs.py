@@ -100,6 +100,11 @@ def test_a_name_of_no_sweep_is_refused(folder: Path, name: str) -> None:
     refused(folder, "models", "--tracking-uri", f"sqlite:///{name}")
 
 
+def test_promote_takes_no_address_of_a_dashboard(folder: Path) -> None:
+    said = refused(folder, "promote", "x-1", "--model", "m", "--address", "http://head:8265")
+    assert "on the head node of the cluster, as qsweep promote x-1 --address auto" in said
+
+
 CONFIGS = [DEEP.encode(), b"\xff", b"[]", b"5", b'{"config": {}, "sweep_id": [[]]}', b"9" * 5000]
 
 

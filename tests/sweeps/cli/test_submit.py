@@ -168,6 +168,7 @@ def test_it_is_said_where_the_folders_of_a_followed_sweep_are(
 def test_a_sweep_that_may_have_been_submitted_is_not_said_not_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     code, told = asked(monkeypatch, Cluster(submit=LOST), "submit", "toy.yaml", "--submission-id", "x-1")
     assert (code, "error: http://head: no Ray" in told, "--submission-id x-1 is safe" in told) == (1, True, True), told
+    assert "on the head node: ~/results/x (x-2, ... where that is taken); MLflow there: " in told
     code, told = asked(monkeypatch, Cluster(submit=SubmissionFailed("no")), "submit", "toy.yaml")
     assert (code, "not known" in told) == (2, False)
 
@@ -318,6 +319,28 @@ def test_a_stop_that_comes_too_late_tells_how_the_job_has_ended(monkeypatch: pyt
     code, said = asked(monkeypatch, Cluster(find=[SWEEP, done], stop=False), "stop", "x-1")
     where = "where another job, or a machine, has resumed the sweep, stop it there"
     assert (code, said) == (2, f"refused: its job has ended: SUCCEEDED; {where}\n")
+
+
+def test_a_sweep_that_has_no_folder_yet_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its job has begun, and reads the sweep file."""
+    missing = Seen("FAILED", 2, "", {}, None)
+    words = "error: x-1: no sweep of this id or name in /home/ray/results; name its folder\n"
+    monkeypatch.setattr("sweeps.cli.status.TURN_SECONDS", 0.0)
+    look_ups = [missing, SWEEP, missing, replace(SWEEP, status="FAILED")]
+    cluster = Cluster(find=SWEEP, submit=True, look_up=look_ups, logs=words)
+    code, said = asked(monkeypatch, cluster, "status", "x-1", "--watch")
+    waits = "x-1: waits for its job, which is RUNNING and has not made the sweep's folder yet\n"
+    assert (code, said) == (2, f"{waits}{words}"), "until its job has ended, with no folder"
+    resumed = replace(SWEEP, metadata={"qsweep": "resume", "sweep": "nowhere"})
+    cluster = Cluster(find=resumed, submit=True, look_up=[missing, resumed], logs=words)
+    assert asked(monkeypatch, cluster, "status", "x-1") == (2, words), "a sweep that is resumed must have one"
+
+
+def test_how_a_sweep_goes_on_is_said_as_a_command_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, done = replace(SWEEP, status="STOPPED"), Seen("SUCCEEDED", 0, "", {}, None)
+    cluster = Cluster(find=ended, submit=True, look_up=done, logs="interrupted: qsweep resume goes on\n")
+    code, said = asked(monkeypatch, cluster, "status", "x-1")
+    assert (code, said.splitlines()[1:]) == (0, ["from here: qsweep resume x-1 --address http://head"])
 
 
 def test_the_job_that_runs_a_resumed_sweep_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
