@@ -143,6 +143,9 @@ class _Lost:
 def wait(jobs: Jobs, job_id: str, printed: Printed, clock: Callable[[], float] = time.monotonic) -> Seen:
     """What became of a job of some seconds, sooner than by following it; it is removed from the cluster's list.
 
+    Ray may list it again as FAILED: its monitor, which looks once a second, takes a job without an entry whose process
+    has ended for one that has died (dashboard/modules/job/job_manager.py, 2.60: `_monitor_job_internal`).
+
     Raises:
         ConnectionFailed: the cluster does not answer, or the job has not ended after `SHORT_SECONDS`; what it is for
             may have been done.
