@@ -144,6 +144,10 @@ def test_it_goes_on_from_the_laptop(cluster: Head) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"submission_id": "second", "address": cluster.address, "detached": True}
     wait_for("second", "first: running")
+    for verb, said in (("resume", "the job second runs it"), ("stop", "second runs the sweep now: qsweep stop second")):
+        refused = cluster.qsweep(verb, "first", "--address", cluster.address)
+        assert (refused.returncode, said in refused.stderr) == (2, True), refused.stderr
+    assert "the job second runs it" in cluster.qsweep("status", "first", "--address", cluster.address).stderr
     assert asked(cluster, "stop", "second", "t07")["accepted"] is False
     assert "t00" in stopped("second")
     assert of_first.read_text() == "address: auto\n", "it travelled again, to a node that lacked it"
