@@ -126,7 +126,7 @@ def _notices(sweep: Sweep, shipment: Shipment) -> list[str]:
     return [
         f"{sent} travel with the sweep" if shipment.files else "only the sweep file travels with the sweep",
         "what travels stays on each node, in ~/.cache/qlora-sweeps/submitted, until you remove it",
-        f"the sweep's folder on the head node: {folder} ({sweep.config.name}-2, ... where that is taken); "
+        f"the sweep's folder on the head node, or {sweep.config.name}-2, ... beside it where it is taken: {folder}; "
         f"MLflow there: {store}",
         *shipping.notices(shipment, sweep.config),
     ]

@@ -168,7 +168,7 @@ def test_it_is_said_where_the_folders_of_a_followed_sweep_are(
 def test_a_sweep_that_may_have_been_submitted_is_not_said_not_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     code, told = asked(monkeypatch, Cluster(submit=LOST), "submit", "toy.yaml", "--submission-id", "x-1")
     assert (code, "error: http://head: no Ray" in told, "--submission-id x-1 is safe" in told) == (1, True, True), told
-    assert "on the head node: ~/results/x (x-2, ... where that is taken); MLflow there: " in told
+    assert "on the head node, or x-2, ... beside it where it is taken: ~/results/x; MLflow there: " in told
     code, told = asked(monkeypatch, Cluster(submit=SubmissionFailed("no")), "submit", "toy.yaml")
     assert (code, "not known" in told) == (2, False)
 
