@@ -44,6 +44,7 @@ def asked(cluster: Head, verb: str, *words: str) -> dict[str, object]:
 def test_it_is_followed_to_its_end(cluster: Head) -> None:
     """With a file and overrides of one's own; nothing of it stays on the laptop, and the token is in no file."""
     (cluster.laptop / "mine.yaml").write_text("name: mine\ntrainable: toy\nsearch_space: toy\n")
+    before = sorted(cluster.laptop.rglob("*"))
     short = ("mine.yaml", "budget.trials=2", "budget.steps_per_trial=3", "scheduler.kind=fifo")
     done = cluster.qsweep("submit", *short, "--address", cluster.address, "--json")
     assert done.returncode == 0, done.stderr
@@ -53,7 +54,7 @@ def test_it_is_followed_to_its_end(cluster: Head) -> None:
     assert result["sweep"] == result["submission_id"]
     assert (cluster.home / "mlflow.db").is_file()
     assert "step 3" in done.stderr
-    assert [path.name for path in cluster.laptop.iterdir()] == ["mine.yaml"]
+    assert sorted(cluster.laptop.rglob("*")) == before
     sent = [done.stderr, done.stdout, *(path.read_text() for path in cluster.home.glob("results/mine/*.json*"))]
     assert [text for text in sent if cluster.token in text] == []
     assert cluster.token not in (cluster.qsweep("logs", result["sweep"], "--address", cluster.address).stdout)
