@@ -11,14 +11,12 @@ from urllib.parse import urlencode
 
 from rich.console import Console
 
-from sweeps.config import points
 from sweeps.config.load import Sweep
 from sweeps.config.passwords import without_password
-from sweeps.planning.number_words import counted, duration
+from sweeps.planning.number_words import counted
 from sweeps.record.folder import SweepFolder
-from sweeps.record.run_names import label
-from sweeps.record.spent import Planned, Spent
-from sweeps.report import best_compared, trial_tables
+from sweeps.report import closing_lines, trial_tables
+from sweeps.report.closing_lines import FirstTrial
 from sweeps.report.progress import Display, Lines, Table
 
 if TYPE_CHECKING:
@@ -46,65 +44,26 @@ def displays(started: float, expected_steps: int | None = None, trials: int | No
 def show(sweep: Sweep, result: Result) -> None:
     """The table of trials, the best one, and what to do next."""
     out = console()
-    record, metric = result.record, result.record.objective.metric
-    selection = result.selection
-    starts_with_default = sweep.config.searcher.start_with_default
-    outside = starts_with_default and bool(points.outside(sweep.config.base, sweep.space))
+    record, first = result.record, FirstTrial.of(sweep.config, sweep.space)
     out.print()
     if record.trials:
-        note = "t00: the default configuration, outside the space" if outside else None
-        out.print(trial_tables.terminal(record, trial_tables.order(record), note, result.separation))
+        out.print(trial_tables.terminal(record, trial_tables.order(record), first.note, result.separation))
         for line in trial_tables.notes(record):
             out.print(line, markup=False, soft_wrap=True)
         out.print()
     is_cut_short = result.stopped_by is not None or result.failure is not None
     may_go_on = is_cut_short and not result.is_folder_gone
-    lines = [best_compared.without_winner(record, selection, may_go_on)] if selection.winner is None else []
-    default = best_compared.against_default(record, selection, starts_with_default, outside, result.separation)
-    compared = [
-        *best_compared.of_best(record, selection, result.separation),
-        *([default] if default is not None else []),
-    ]
-    if selection.winner is not None:
-        best = selection.winner
-        lines.append(f"best: {label(best.number)}, {metric} {best.value(metric):.4f} at step {best.best_step}")
-    lines += [f"      {line}" for line in compared]
-    counts = ", ".join(f"{count} {state}" for state, count in record.counts().items())
-    lines.append(f"{trial_tables.how_many(record)}{f' ({counts})' if counts else ''}{_spent(result.spent)}")
-    lines += [_planned(result.planned)] if result.planned is not None and not is_cut_short else []
+    best, *compared = closing_lines.answer(record, result.selection, result.separation, first, may_go_on)
+    lines = [best, *(f"      {line}" for line in compared), closing_lines.trials_and_cost(record, result.spent)]
+    if result.planned is not None and not is_cut_short:
+        lines.append(closing_lines.plan_and_outcome(result.planned))
     if record.ended is not None and record.ended.reason == "budget":
         lines.append(f"the sweep ended early: {record.ended.message}")
-    peak = max((trial.peak_memory_bytes for trial in record.trials.values()), default=0)
-    if peak:
-        estimate = result.estimated_bytes
-        planned = f" (estimated for training: {estimate / 1e9:.1f} GB)" if estimate is not None else ""
-        lines.append(f"peak memory of a host, loading included: {peak / 1e9:.1f} GB{planned}")
+    peak = closing_lines.peak_memory(record, result.estimated_bytes)
+    lines += [] if peak is None else [peak]
     lines += _next_steps(sweep, result)
     for line in lines:
         out.print(line, markup=False, soft_wrap=True)
-
-
-def _planned(plan: Planned) -> str:
-    """How far the plan was off."""
-    words = f"planned: {counted(plan.steps, 'step')} ({_off(plan.steps_off)})"
-    if plan.seconds is not None and plan.seconds_off is not None:
-        words += f", {duration(plan.seconds)} ({_off(plan.seconds_off)})"
-    return words
-
-
-def _off(share: float) -> str:
-    if abs(share) < 0.005:
-        return "as it came"
-    return f"it took {abs(share):.0%} {'more' if share > 0 else 'less'}"
-
-
-def _spent(spent: Spent) -> str:
-    """What the sweep took, and what early stopping saved."""
-    words = f" in {duration(spent.seconds)}, {counted(spent.steps, 'step')}"
-    if spent.full_steps > spent.steps:
-        saved = spent.full_steps - spent.steps
-        words += f"; early stopping saved {saved} of {spent.full_steps} steps ({saved / spent.full_steps:.0%})"
-    return words
 
 
 def _next_steps(sweep: Sweep, result: Result) -> list[str]:

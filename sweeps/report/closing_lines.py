@@ -1,0 +1,124 @@
+"""What is said of a sweep's result, in lines: by `launch` at its end, and by all that read its folder later. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from search_spaces.errors import SpaceError
+from search_spaces.space import SearchSpace
+from sweeps.config import points
+from sweeps.config.model import SweepConfig
+from sweeps.planning.number_words import counted, duration
+from sweeps.record.run_names import label
+from sweeps.record.selection import Selection
+from sweeps.record.separation import Separation
+from sweeps.record.spent import Planned, Spent
+from sweeps.record.sweep_record import SweepRecord
+from sweeps.report import best_compared, trial_tables
+from trainables.inputs import json_text
+
+
+@dataclass(frozen=True)
+class FirstTrial:
+    """What trial 0 is."""
+
+    is_default: bool
+    """Whether it is the default configuration: the sweep file's own values."""
+    is_outside: bool
+    """Whether that lies outside the search space."""
+
+    @classmethod
+    def of(cls, config: SweepConfig, space: SearchSpace) -> FirstTrial:
+        """That of a sweep."""
+        is_default = config.searcher.start_with_default
+        return cls(is_default, is_default and bool(points.outside(config.base, space)))
+
+    @classmethod
+    def of_record(cls, record: SweepRecord) -> FirstTrial:
+        """That of a sweep of which only the events are at hand; of no default where its configuration is not known."""
+        found = configuration(record)
+        return cls(False, False) if found is None else cls.of(*found)
+
+    @property
+    def note(self) -> str | None:
+        """What to say below a table of trials."""
+        return "t00: the default configuration, outside the space" if self.is_outside else None
+
+
+def configuration(record: SweepRecord) -> tuple[SweepConfig, SearchSpace] | None:
+    """The sweep's configuration and space as its events keep them; None where this version cannot read them."""
+    try:
+        config = SweepConfig.model_validate(json_text.parse(record.config or ""))
+        space = SearchSpace.parse(config.search_space)
+        base = {field: points.base_value(config.base, field) for field in space.condition_fields()}
+    except (ValidationError, SpaceError, ValueError, AttributeError):
+        return None
+    return config, space.with_base(base)
+
+
+def answer(
+    record: SweepRecord,
+    selection: Selection,
+    separation: Separation | None,
+    first: FirstTrial,
+    may_go_on: bool = False,
+) -> list[str]:
+    """The best trial, or why there is none; then how it compares with others, a line each.
+
+    Args:
+        record: the sweep's.
+        selection: its best trial.
+        separation: of the best trial.
+        first: what trial 0 is.
+        may_go_on: whether the sweep was cut short, and can be resumed.
+    """
+    metric = record.objective.metric
+    default = best_compared.against_default(
+        record, selection, first.is_default, first.is_outside, separation=separation
+    )
+    compared = [*best_compared.of_best(record, selection, separation), *([default] if default is not None else [])]
+    best = selection.winner
+    if best is None:
+        return [best_compared.without_winner(record, selection, may_go_on), *compared]
+    return [f"best: {label(best.number)}, {metric} {best.value(metric):.4f} at step {best.best_step}", *compared]
+
+
+def trials_and_cost(record: SweepRecord, spent: Spent) -> str:
+    """How many trials there are, how they ended, what the sweep took, and what early stopping saved."""
+    counts = ", ".join(f"{count} {state}" for state, count in record.counts().items())
+    words = f"{trial_tables.how_many(record)}{f' ({counts})' if counts else ''}"
+    words += f" in {duration(spent.seconds)}, {counted(spent.steps, 'step')}"
+    if spent.full_steps > spent.steps:
+        saved = spent.full_steps - spent.steps
+        words += f"; early stopping saved {saved} of {spent.full_steps} steps ({saved / spent.full_steps:.0%})"
+    return words
+
+
+def plan_and_outcome(plan: Planned) -> str:
+    """How far the plan was off."""
+    words = f"planned: {counted(plan.steps, 'step')} ({_off(plan.steps_off)})"
+    if plan.seconds is not None and plan.seconds_off is not None:
+        words += f", {duration(plan.seconds)} ({_off(plan.seconds_off)})"
+    return words
+
+
+def peak_memory(record: SweepRecord, estimated_bytes: int | None) -> str | None:
+    """The most memory that a host has taken; None where no trial has told it.
+
+    Args:
+        record: the sweep's.
+        estimated_bytes: memory of a host that its slots were planned with; None when that is not known.
+    """
+    peak = max((trial.peak_memory_bytes for trial in record.trials.values()), default=0)
+    if not peak:
+        return None
+    planned = f" (estimated for training: {estimated_bytes / 1e9:.1f} GB)" if estimated_bytes is not None else ""
+    return f"peak memory of a host, loading included: {peak / 1e9:.1f} GB{planned}"
+
+
+def _off(share: float) -> str:
+    if abs(share) < 0.005:
+        return "as it came"
+    return f"it took {abs(share):.0%} {'more' if share > 0 else 'less'}"
