@@ -31,6 +31,7 @@ from sweeps.record.events import (
     TrialStarted,
     TrialState,
 )
+from sweeps.record.layered import Layered
 from trainables.contract import Device
 from trainables.objective import COSTS, MIN_EVAL_LOSS, Objective
 
@@ -151,7 +152,8 @@ class SweepRecord:
                 return replace(self, ended=event, was_reopened=False)
             case _:
                 trial = _trial_after(self.trials.get(event.trial_key), event)
-                return replace(self, trials={**self.trials, trial.trial_key: trial})
+                trials = self.trials if isinstance(self.trials, Layered) else Layered(self.trials)
+                return replace(self, trials=trials.plus(trial.trial_key, trial))
 
     def _started(self, event: SweepStarted) -> SweepRecord:
         if self.started is None:
