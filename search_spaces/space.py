@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -160,12 +160,12 @@ class SearchSpace:
 
     def size(self) -> int | None:
         """Returns the number of points; None if a field that can be active is continuous."""
-        counts = [count for _, count in self._shapes()]
-        return None if None in counts else sum(count or 0 for count in counts)
+        ((_, count),) = self._shapes()
+        return count
 
     def may_meet(self, one: str, other: str) -> bool:
         """Tells whether some point has both fields."""
-        return any(one in shape and other in shape for shape, _ in self._shapes())
+        return any(one in shape and other in shape for shape, _ in self._shapes((one, other)))
 
     def contains(self, point: Point) -> bool:
         """Tells whether `point` has exactly the fields that are active in it, each with a value of its domain."""
@@ -208,22 +208,28 @@ class SearchSpace:
             for value in listed[names[0]]:
                 yield from self._points(names[1:], {**point, names[0]: value}, listed)
 
-    def _shapes(self) -> list[tuple[Point, int | None]]:
+    def _shapes(self, kept: Collection[str] = ()) -> list[tuple[Point, int | None]]:
         """Returns the sets of fields that can be active together, each with its number of points (None: continuous).
 
-        It goes only through values that make a difference to conditions, so a long range takes no extra time.
+        A set has only the fields in `kept`: those that no further condition asks for are forgotten, and sets that are
+        then the same become one. It goes only through values that make a difference to conditions. So neither many
+        conditions nor a long range take extra time.
         """
+        # Fields with conditions first, each right behind those that it asks for: they are forgotten soon.
+        order = ordered(dict(sorted(self.domains.items(), key=lambda item: not item[1].when)))
         shapes: list[tuple[Point, int | None]] = [({}, 1)]
-        for name in self.order:
-            longer: list[tuple[Point, int | None]] = []
+        for place, name in enumerate(order):
+            asked = {condition.field for later in order[place + 1 :] for condition in self.domains[later].when}
+            longer: dict[object, tuple[Point, int | None]] = {}
             for shape, count in shapes:
-                if not self.is_active(name, shape):
-                    longer.append((shape, count))
-                    continue
-                for value, times in self._branches(name):
-                    product = None if count is None or times is None else count * times
-                    longer.append(({**shape, name: value}, product))
-            shapes = longer
+                branches = [({name: value}, times) for value, times in self._branches(name)]
+                for more, times in branches if self.is_active(name, shape) else [({}, 1)]:
+                    point = {each: value for each, value in {**shape, **more}.items() if each in asked or each in kept}
+                    alike = tuple((each, identity(value)) for each, value in point.items())
+                    _, known = longer.get(alike, (point, 0))
+                    unknown = None in (known, count, times)
+                    longer[alike] = point, None if unknown else (known or 0) + (count or 0) * (times or 0)
+            shapes = list(longer.values())
         return shapes
 
     def _branches(self, name: str) -> list[tuple[Value, int | None]]:
