@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import ray
 from ray._private import services
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError
 
 from cluster.errors import ConnectionFailed, NotStarted
@@ -66,6 +67,9 @@ PROBE_SECONDS = 2.0
 PROBE_EVERY_SECONDS = 5.0
 LISTEN_SECONDS = 10.0
 """How long a cluster that is to be joined may take to answer."""
+NODE_SECONDS = 10.0
+"""How long this process looks for the node that it starts before Ray does."""
+TURN_SECONDS = 0.02
 END_SECONDS = 10.0
 """How long a daemon may take to end."""
 
@@ -170,7 +174,8 @@ class Cluster:
     def _try_to_start(self, namespace: str, folder: Path) -> None:
         try:
             options = {"include_dashboard": False, "object_store_memory": 512 * 2**20, "_temp_dir": str(folder)}
-            _init("local", namespace, **options)
+            with _noticed():
+                _init("local", namespace, **options)
         except BaseException:
             ray.shutdown()
             self._end_daemons()
@@ -259,6 +264,30 @@ def _apart(daemons: list[subprocess.Popen[bytes]]) -> Iterator[None]:
         yield
     finally:
         services.ConsolePopen = popen
+
+
+@contextmanager
+def _noticed() -> Iterator[None]:
+    """Lets Ray notice its own node as soon as that is there.
+
+    Ray looks once, before the node can be there, and from then on once a second (observed with 2.60: `get_node` of
+    ray/_private/services.py sleeps inside the C++ part). A sweep would start a second later.
+    """
+    look, pause = services.get_node, threading.Event()
+
+    def get_node(address: str, node_id: str) -> Any:
+        # Whatever fails here, Ray's own look tells.
+        with suppress(Exception):
+            head, deadline = GcsClient(address=address), time.monotonic() + NODE_SECONDS
+            while time.monotonic() < deadline and all(node.hex() != node_id for node in head.get_all_node_info()):
+                pause.wait(TURN_SECONDS)
+        return look(address, node_id)
+
+    services.get_node = get_node
+    try:
+        yield
+    finally:
+        services.get_node = look
 
 
 @contextmanager

@@ -55,6 +55,38 @@ def test_ray_that_does_not_start_twice_is_told_of_in_one_line(failing):
     assert [daemon.poll() for daemon in left] == [-9, -9]
 
 
+class _Id(str):
+    """A node's id as Ray's client gives it."""
+
+    def hex(self) -> str:
+        return str(self)
+
+
+@pytest.mark.parametrize("failure", [None, ConnectionError("nobody there")], ids=["there", "no answer"])
+def test_the_node_that_starts_is_looked_for_again_and_again_before_ray_looks(monkeypatch, failure):
+    looks, answers = [], [{}, {_Id("other"): 1}, {_Id("other"): 1, _Id("mine"): 1}]
+
+    class Client:
+        def __init__(self, address: str) -> None:
+            looks.append(address)
+
+        def get_all_node_info(self):
+            if failure is not None:
+                raise failure
+            return answers.pop(0)
+
+    def rays_own(address: str, node_id: str) -> str:
+        looks.append(f"{node_id} after {len(answers)}")
+        return "its node"
+
+    monkeypatch.setattr(connect, "GcsClient", Client)
+    monkeypatch.setattr(services, "get_node", rays_own)
+    with connect._noticed():
+        assert services.get_node("head:1", "mine") == "its node"
+    assert looks == ["head:1", "mine after 3" if failure else "mine after 0"]
+    assert services.get_node is rays_own
+
+
 def test_threads_that_are_left_behind_fail_in_silence(monkeypatch):
     told: list[object] = []
     monkeypatch.setattr(threading, "excepthook", told.append)
