@@ -174,7 +174,7 @@ class Cluster:
     def _try_to_start(self, namespace: str, folder: Path) -> None:
         try:
             options = {"include_dashboard": False, "object_store_memory": 512 * 2**20, "_temp_dir": str(folder)}
-            with _noticed():
+            with _at_once():
                 _init("local", namespace, **options)
         except BaseException:
             ray.shutdown()
@@ -267,13 +267,15 @@ def _apart(daemons: list[subprocess.Popen[bytes]]) -> Iterator[None]:
 
 
 @contextmanager
-def _noticed() -> Iterator[None]:
-    """Lets Ray notice its own node as soon as that is there.
+def _at_once() -> Iterator[None]:
+    """Lets Ray start without two waits that it has no option against (observed with 2.60).
 
-    Ray looks once, before the node can be there, and from then on once a second (observed with 2.60: `get_node` of
-    ray/_private/services.py sleeps inside the C++ part). A sweep would start a second later.
+    Ray looks whether its own node is there before that can be, and from then on once a second (`get_node` of
+    ray/_private/services.py sleeps inside the C++ part). And an agent of the node's waits for a fixed port as long as
+    another Ray of this machine has it, 3.5 seconds, then does without (ray/dashboard/http_server_agent.py); `ray.init`
+    passes on no other port.
     """
-    look, pause = services.get_node, threading.Event()
+    look, start, pause = services.get_node, services.start_raylet, threading.Event()
 
     def get_node(address: str, node_id: str) -> Any:
         # Whatever fails here, Ray's own look tells.
@@ -283,11 +285,14 @@ def _noticed() -> Iterator[None]:
                 pause.wait(TURN_SECONDS)
         return look(address, node_id)
 
-    services.get_node = get_node
+    def start_raylet(*arguments: Any, **options: Any) -> Any:
+        return start(*arguments, **options | {"dashboard_agent_listen_port": 0})
+
+    services.get_node, services.start_raylet = get_node, start_raylet
     try:
         yield
     finally:
-        services.get_node = look
+        services.get_node, services.start_raylet = look, start
 
 
 @contextmanager

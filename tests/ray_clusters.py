@@ -34,7 +34,9 @@ of_head, of_others = ({"memory": each} for each in memory) if memory else ({}, {
 cluster = Cluster(
     initialize_head=True,
     head_node_args={
-        "num_cpus": 1, "include_dashboard": False, "object_store_memory": 10**8, "_system_config": health, **of_head
+        "num_cpus": 1, "include_dashboard": False, "object_store_memory": 10**8, "_system_config": health,
+        # Any: the node would wait seconds for a fixed port that another test's has.
+        "dashboard_agent_listen_port": 0, **of_head
     },
 )
 nodes = {}
