@@ -25,6 +25,7 @@ from sweeps.cli import (
     status,
     stop,
     submit,
+    ui,
     validate,
 )
 from sweeps.cli.shared import say
@@ -68,6 +69,7 @@ app.command()(submit.submit)
 app.command()(status.status)
 app.command()(stop.stop)
 app.command()(logs.logs)
+app.command()(ui.ui)
 app.command()(add.add)
 app.command()(extend.extend)
 app.command()(promote.promote)

@@ -7,7 +7,6 @@ import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
 
 from rich.console import Console
 
@@ -15,7 +14,7 @@ from sweeps.config.load import Sweep
 from sweeps.config.passwords import without_password
 from sweeps.planning.number_words import counted
 from sweeps.record.folder import SweepFolder
-from sweeps.report import closing_lines, trial_tables
+from sweeps.report import closing_lines, trial_tables, ui_links
 from sweeps.report.closing_lines import FirstTrial
 from sweeps.report.progress import Display, Lines, Table
 
@@ -92,22 +91,18 @@ def _next_steps(sweep: Sweep, result: Result) -> list[str]:
     if best is not None and best.adapter is not None:
         lines += ["", "the best adapter:", f"  {result.folder / best.adapter / 'adapter'}"]
     if result.parent_run is not None:
-        server = None if uri.startswith("http") else f"{command('mlflow')} ui --backend-store-uri {uri} --port 5000"
-        lines += ["compare the trials in MLflow:", *([f"  {server}", "  then open"] if server else [])]
-        lines.append(f"  {_page('http://127.0.0.1:5000' if server else uri.rstrip('/'), result)}")
+        way = f"{command('qsweep')} ui {from_here(result.folder)}"
+        if uri.startswith(("http://", "https://")):
+            way = ui_links.saved_view(uri, str(result.experiment_id), result.sweep_id)
+        lines += ["compare the trials in MLflow:", f"  {way}"]
     return lines
-
-
-def _page(server: str, result: Result) -> str:
-    """MLflow's page of this sweep's trials: the saved view that the sweep made."""
-    query = urlencode({"workflowType": "machine_learning", "viewStateShareKey": result.sweep_id})
-    return f"{server}/#/experiments/{result.experiment_id}/runs?{query}"
 
 
 def command(name: str) -> str:
     """The shortest path of a command of this environment that works from the current folder."""
-    beside = Path(sys.executable).parent / name
-    try:
-        return str(beside.relative_to(Path.cwd()))
-    except ValueError:
-        return str(beside)
+    return from_here(Path(sys.executable).parent / name)
+
+
+def from_here(path: Path) -> str:
+    """The path as seen from the current folder, where it lies in that; else as it is."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -19,7 +19,8 @@ from sweeps.config.passwords import HIDDEN, without_password
 from sweeps.config.uris import absolute_uri, is_object_store, sqlite_file
 from sweeps.errors import ConfigError, SweepError
 from sweeps.record.folder import SweepFolder, noted_by
-from sweeps.tracking.run_tags import NAME, SWEEP_ID, equals
+from sweeps.tracking.run_tags import NAME, OF_A_SWEEP, SWEEP_ID, equals
+from sweeps.tracking.views import TAG_PREFIX as VIEW
 from trainables.inputs import json_text, paths
 from trainables.inputs.legible import legible
 
@@ -108,6 +109,11 @@ def with_password(uri: str, environment: Mapping[str, str]) -> str:
     return given
 
 
+def is_server(uri: str) -> bool:
+    """Whether a store is an MLflow server, and no database."""
+    return uri.startswith(("http://", "https://"))
+
+
 def absolute(uri: str) -> str:
     """The URI with an absolute path: MLflow remembers stores by their URI alone."""
     return absolute_uri(uri, Path.cwd())
@@ -127,7 +133,7 @@ def check(uri: str, way_out: str = BY_OPTION) -> None:
     file = sqlite_file(uri)
     if file is not None and not paths.is_file(file):
         raise SweepError(f"{uri}: no such database; {way_out}")
-    if uri.startswith(("http://", "https://")):
+    if is_server(uri):
         _ask(uri)
 
 
@@ -143,7 +149,7 @@ def _ask(uri: str) -> None:
         # `from None`, here and below: the errors name the whole URI.
         raise SweepError(f"{without_password(uri)}: {NOT_AN_ADDRESS}") from None
     except (requests.RequestException, ValueError) as error:
-        raise SweepError(f"{without_password(uri)}: no MLflow server answers there: {_root(error)}") from None
+        raise SweepError(f"{without_password(uri)}: no MLflow server answers there: {reason(error)}") from None
 
 
 def first_cause(error: BaseException) -> BaseException:
@@ -153,7 +159,8 @@ def first_cause(error: BaseException) -> BaseException:
     return error
 
 
-def _root(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """What the first cause of an error says, in a few words."""
     cause = first_cause(error)
     return getattr(cause, "strerror", None) or str(cause)
 
@@ -164,8 +171,8 @@ def _unknown(place: Place) -> bool:
     try:
         if file is not None:
             return not _in_database(file, place.sweep)
-        if place.uri.startswith(("http://", "https://")):
-            return not _on_server(place.uri, place.sweep)
+        if is_server(place.uri):
+            return run_on_server(place.uri, place.sweep) is None
     except sqlite3.DatabaseError as error:
         if "locked" not in str(error):
             raise SweepError(
@@ -187,22 +194,51 @@ def _in_database(file: Path, sweep: str) -> bool:
         return database.execute(question, (sweep,) * 3).fetchone() is not None
 
 
-def _on_server(uri: str, sweep: str) -> bool:
-    answer = _post(uri, "experiments/search", {"max_results": 1000})
-    experiments = [each["experiment_id"] for each in answer.get("experiments", [])]
-    if "next_page_token" in answer or "'" in sweep:
-        return True
+def run_on_server(uri: str, sweep: str, seconds: float = _SECONDS) -> dict[str, Any] | None:
+    """A sweep's own run on an MLflow server, as its REST API tells it: of an id, else the newest of a name.
+
+    Args:
+        uri: of the server.
+        sweep: an id or a name.
+        seconds: how long an answer may take.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: the server does not tell.
+    """
+    if "'" in sweep:
+        return None
+    experiments, token = [], ""
+    while True:
+        answer = _post(uri, "experiments/search", {"max_results": 1000, "page_token": token}, seconds)
+        experiments += [each["experiment_id"] for each in answer.get("experiments", [])]
+        token = answer.get("next_page_token", "")
+        if not token:
+            break
+    of_sweeps = f"tags.`{SWEEP_ID}` LIKE '%' and {OF_A_SWEEP}"
     for condition in (equals(SWEEP_ID, sweep), equals(NAME, sweep), f"attributes.run_name = '{sweep}'"):
-        answer = _post(uri, "runs/search", {"experiment_ids": experiments, "filter": condition, "max_results": 1})
-        if answer.get("runs"):
-            return True
-    return False
+        wanted = {"experiment_ids": experiments, "filter": f"{condition} and {of_sweeps}", "max_results": 1}
+        found = _post(uri, "runs/search", {**wanted, "order_by": ["start_time DESC"]}, seconds).get("runs")
+        if found:
+            run: dict[str, Any] = found[0]
+            return run
+    return None
 
 
-def _post(uri: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+def has_view(uri: str, experiment_id: str, key: str, seconds: float = _SECONDS) -> bool:
+    """Whether an experiment on an MLflow server has a saved view of a key. Raises as `run_on_server` does."""
+    asked = {"params": {"experiment_id": experiment_id}, "timeout": seconds}
+    experiment = _asked("GET", uri, "experiments/get", **asked)["experiment"]
+    return any(tag["key"] == VIEW + key for tag in experiment.get("tags", []))
+
+
+def _post(uri: str, path: str, body: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    return _asked("POST", uri, path, json=body, timeout=seconds)
+
+
+def _asked(method: str, uri: str, path: str, **content: Any) -> dict[str, Any]:
     import requests
 
-    answer = requests.post(f"{uri.rstrip('/')}/api/2.0/mlflow/{path}", json=body, timeout=_SECONDS)
+    answer = requests.request(method, f"{uri.rstrip('/')}/api/2.0/mlflow/{path}", **content)
     answer.raise_for_status()
     document: dict[str, Any] = answer.json()
     return document

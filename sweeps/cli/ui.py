@@ -1,0 +1,84 @@
+"""`qsweep ui [SWEEP]`."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sweeps.cli.shared import Storage, Store, mistakes, say
+from sweeps.errors import SweepError
+
+if TYPE_CHECKING:
+    from sweeps.tracking.stores import Place
+
+
+def ui(
+    sweep: Annotated[
+        str | None,
+        typer.Argument(metavar="[SWEEP]", help="A sweep's folder, id or name; all experiments if not given."),
+    ] = None,
+    storage: Storage = Path("results"),
+    tracking_uri: Store = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Where the UI listens; 5000, or the next free one, if not given."),
+    ] = None,
+) -> None:
+    """Show a sweep's trials in MLflow's UI: prints the link, and serves it until Ctrl-C ends it with exit code 0."""
+    from sweeps.steering.stop import Interrupted, raising_on_signals
+    from sweeps.tracking import stores
+
+    try:
+        with mistakes(), raising_on_signals():
+            place = None if sweep is None else _place(sweep, storage, tracking_uri)
+            uri = stores.store(tracking_uri) if place is None else place.uri
+            if stores.is_server(uri):
+                say(_page(uri, place))
+            else:
+                _serve(uri, port, place)
+    except Interrupted:
+        say("ended")
+
+
+def _place(sweep: str, storage: Path, tracking_uri: str | None) -> Place:
+    """Where the sweep is to be looked for: the store of its folder where that is in the storage, or the first store."""
+    from sweeps.steering import local_sweeps
+    from sweeps.tracking import stores
+
+    # What stands for no folder may still be a sweep that MLflow knows, of another machine for one.
+    with suppress(SweepError):
+        sweep = str(local_sweeps.find(sweep, storage).path)
+    return stores.find(sweep, tracking_uri)
+
+
+def _page(server: str, place: Place | None) -> str:
+    """The page of a sweep; that of all experiments without one."""
+    from sweeps.report import ui_links
+    from sweeps.tracking import ui_view
+
+    return ui_links.experiments(server) if place is None else ui_view.address(server, place)
+
+
+def _serve(uri: str, port: int | None, place: Place | None) -> None:
+    """Serves the UI of a database until a signal ends it."""
+    from sweeps.config.passwords import without_password
+    from sweeps.tracking import ui_server
+
+    if port is not None:
+        ui_server.checked(port)
+    say(f"starting MLflow's server on {without_password(uri)}")
+    try:
+        with ui_server.serving(uri, port) as server:
+            say(_page(server.address, place))
+            if "SSH_CONNECTION" in os.environ:
+                say(f"on your own machine first: ssh -N -L {server.port}:{ui_server.HOST}:{server.port} USER@HOST")
+            say("Ctrl-C ends it")
+            server.wait_until_it_ends()
+    except ui_server.ServerFailed as error:
+        for line in error.last_lines:
+            say(f"  {line}")
+        raise

@@ -1,0 +1,205 @@
+"""MLflow's own server on a database, for as long as somebody looks at its UI. It listens on this machine alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+import psutil
+
+from sweeps.config.passwords import without_password, without_passwords
+from sweeps.config.uris import artifact_root
+from sweeps.errors import ConfigError, SweepError
+from trainables.inputs.legible import legible
+
+HOST = "127.0.0.1"
+FIRST_PORT = 5000
+"""The one that MLflow takes by itself."""
+_MORE_PORTS = 100
+START_SECONDS = 120.0
+"""How long MLflow may take until it answers: some 5 seconds on an idle machine."""
+_END_SECONDS = 3.0
+_LAST_LINES = 10
+# Says SIGTERM to the server when this process is killed, however that happens (prctl(2), PR_SET_PDEATHSIG), and keeps
+# that through execve.
+_UNTIL_WE_DIE = (
+    "import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, signal.SIGTERM); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # Jobs of other parts of MLflow, which would run in processes of their own.
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    # The current folder may hold files with the names of modules.
+    "PYTHONSAFEPATH": "1",
+}
+_NOT_OURS = (
+    "MLFLOW_ARTIFACTS_ONLY", "MLFLOW_ENABLE_WORKSPACES", "MLFLOW_GUNICORN_OPTS", "MLFLOW_REGISTRY_STORE_URI",
+    "MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_STATIC_PREFIX", "MLFLOW_UVICORN_OPTS",
+)  # fmt: skip
+"""What an environment may say of another server that is started from it (`mlflow server --help`, 3.17.2)."""
+
+
+class ServerFailed(SweepError):  # noqa: N818 - reads as what happened
+    """MLflow's server did not start, or has ended by itself.
+
+    Attributes:
+        last_lines: what it printed last.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, last_lines: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.last_lines = tuple(last_lines)
+
+
+class _PortTaken(ServerFailed):
+    """Another process was faster."""
+
+
+@contextmanager
+def serving(uri: str, port: int | None) -> Iterator[UiServer]:
+    """A server on a store, which answers; it ends with the block, and when this process is killed.
+
+    Args:
+        uri: of the store: a database that is there.
+        port: the port to listen on; None: `FIRST_PORT`, or the next one that is free.
+
+    Raises:
+        ConfigError: the port is taken.
+        ServerFailed: there is no server, with the last lines that it has printed.
+    """
+    server = None
+    try:
+        while server is None:
+            server = UiServer(uri, free_port() if port is None else checked(port))
+            try:
+                server.wait_until_it_answers()
+            except _PortTaken:
+                server.end()
+                server = None
+        yield server
+    finally:
+        if server is not None:
+            server.end()
+
+
+def checked(port: int) -> int:
+    """The port. Raises `ConfigError` when somebody listens on it, or this user may not."""
+    try:
+        _bind(port)
+    except OSError as error:
+        raise ConfigError(
+            [f"--port: {port} cannot be listened on: {error.strerror}; give another, or none for the next free one"]
+        ) from None
+    return port
+
+
+def free_port() -> int:
+    """The first port from `FIRST_PORT` on that nobody listens on. Raises `ServerFailed` where all are taken."""
+    for port in range(FIRST_PORT, FIRST_PORT + _MORE_PORTS):
+        with suppress(OSError):
+            _bind(port)
+            return port
+    raise ServerFailed(f"no port from {FIRST_PORT} to {port} of {HOST} is free: give one with --port")
+
+
+def _bind(port: int) -> None:
+    with socket.socket() as probe:
+        # As the server does: connections of an earlier one that are being closed are in nobody's way.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((HOST, port))
+
+
+def _refuse_taken(port: int) -> None:
+    try:
+        _bind(port)
+    except OSError:
+        raise _PortTaken(f"port {port} was taken by another process meanwhile") from None
+
+
+class UiServer:
+    """MLflow's server in processes of their own."""
+
+    def __init__(self, uri: str, port: int) -> None:
+        """Starts it. The URI is in its environment alone: a command line is for all to see, with its password."""
+        self._uri = uri
+        self.port = port
+        self._last: deque[str] = deque(maxlen=_LAST_LINES)
+        root = artifact_root(uri)
+        self._process = subprocess.Popen(
+            [
+                sys.executable, "-c", _UNTIL_WE_DIE, "-m", "mlflow", "server", "--host", HOST, "--port", str(port),
+                "--workers", "1", *(["--artifacts-destination", root] if root is not None else []),
+            ],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+            text=True, errors="replace",
+            env={name: value for name, value in os.environ.items() if name not in _NOT_OURS}
+            | {**_ENVIRONMENT, "MLFLOW_BACKEND_STORE_URI": uri},
+        )  # fmt: skip
+        self._reader = threading.Thread(target=self._read, name="mlflow-server-output", daemon=True)
+        self._reader.start()
+
+    @property
+    def address(self) -> str:
+        """Where a browser of this machine finds it."""
+        return f"http://{HOST}:{self.port}"
+
+    def wait_until_it_answers(self) -> None:
+        """Comes back when it listens. Raises `ServerFailed` when it has ended, or does not within `START_SECONDS`."""
+        deadline = time.monotonic() + START_SECONDS
+        while not self._listens():
+            if self._process.poll() is not None:
+                _refuse_taken(self.port)
+                raise self._failed(f"has ended (exit code {self._process.returncode})")
+            if time.monotonic() > deadline:
+                raise self._failed(f"does not answer after {START_SECONDS:.0f} s")
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.1)
+
+    def wait_until_it_ends(self) -> None:
+        """Raises `ServerFailed` once the server has ended, which it does not by itself."""
+        code = self._process.wait()
+        raise self._failed(f"has ended (exit code {code})")
+
+    def end(self) -> None:
+        """Ends it with all its processes."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END_SECONDS)
+
+    def _listens(self) -> bool:
+        """Whether a process of this server, and no other program, has the port."""
+        with suppress(psutil.Error):
+            started = psutil.Process(self._process.pid)
+            for each in (started, *started.children(recursive=True)):
+                for connection in each.net_connections("tcp4"):
+                    if connection.status == psutil.CONN_LISTEN and connection.laddr.port == self.port:
+                        return True
+        return False
+
+    def _failed(self, how: str) -> ServerFailed:
+        if self._process.returncode is not None:
+            self._reader.join(1.0)
+        shown = f"MLflow's server on {without_password(self._uri)}"
+        return ServerFailed(
+            f"{shown} {how}", [legible(without_passwords(line, self._uri)) for line in tuple(self._last)]
+        )
+
+    def _read(self) -> None:
+        """Keeps the last lines, and reads all: a server whose output nobody reads stops in the middle of it."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.strip():
+                self._last.append(line.rstrip())

@@ -1,0 +1,42 @@
+"""Finds the page of MLflow's UI that shows a sweep's trials: asks the server over HTTP, without its client."""
+
+from __future__ import annotations
+
+from sweeps.config.passwords import without_password
+from sweeps.errors import SweepError
+from sweeps.record.folder import SweepFolder, noted_by
+from sweeps.report import ui_links
+from sweeps.tracking import stores
+from sweeps.tracking.run_tags import SWEEP_ID
+from sweeps.tracking.stores import Place
+
+_SECONDS = 30.0
+"""How long an answer may take: the first one of a server that has just begun takes seconds on a busy machine."""
+
+
+def address(server: str, place: Place) -> str:
+    """The page of a sweep: the view that it saved, or its runs where it saved none.
+
+    Args:
+        server: of MLflow, which answers.
+        place: the sweep.
+
+    Raises:
+        SweepError: the server does not hold the sweep, or does not tell.
+    """
+    try:
+        run = stores.run_on_server(server, place.sweep, _SECONDS)
+        if run is None:
+            raise SweepError(f"{place.sweep}: no sweep of this id or name in {place.shown}; {stores.BY_OPTION}")
+        experiment, run_id = str(run["info"]["experiment_id"]), str(run["info"]["run_id"])
+        (sweep_id,) = (str(tag["value"]) for tag in run["data"]["tags"] if tag["key"] == SWEEP_ID)
+        if stores.has_view(server, experiment, sweep_id, _SECONDS):
+            return ui_links.saved_view(server, experiment, sweep_id)
+        return ui_links.runs_below(server, experiment, run_id)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        # It asks for a token, say, which a browser has.
+        noted = None if place.folder is None else noted_by(SweepFolder(place.folder)).get("experiment_id")
+        if noted is None:
+            told = f"{without_password(server)}: does not tell where the sweep {place.sweep} is: {stores.reason(error)}"
+            raise SweepError(f"{told}; name the sweep's folder") from None
+        return ui_links.saved_view(server, str(noted), place.sweep)

@@ -1,0 +1,146 @@
+"""`qsweep ui`: MLflow's UI on a sweep's store, for as long as somebody looks at it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+from mlflow import MlflowClient
+from mlflow_servers import DEADLINE_SECONDS, free_port
+from tracked_sweeps import SWEEP, deliver, run_of, sweep_events
+from typer.testing import CliRunner
+
+from sweeps.cli import app
+from sweeps.errors import ConfigError
+from sweeps.record.folder import SweepFolder
+from sweeps.tracking import ui_server
+from sweeps.tracking.sink import MlflowSink
+
+LISTENS = (
+    "import signal, socket, sys; at = socket.socket(); "
+    "at.bind(('127.0.0.1', int(sys.argv[sys.argv.index('--port') + 1]))); at.listen(); signal.pause()"
+)
+"""In place of MLflow's server: listens on its port, or fails where that is taken."""
+FAILS = "import sys; print('one', flush=True); print('cannot open postgresql://me:secret@host/db'); sys.exit(3)"
+
+
+@contextmanager
+def taken_port() -> Iterator[int]:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        yield other.getsockname()[1]
+
+
+def line_with(process: subprocess.Popen[str], pattern: str) -> str:
+    """The next line of its stderr that matches; fails with what it has said when it ends without one."""
+    said = []
+    assert process.stderr is not None
+    for line in process.stderr:
+        said.append(line)
+        if re.search(pattern, line):
+            return line.strip()
+    raise AssertionError(said)
+
+
+@pytest.mark.slow
+def test_the_ui_shows_the_saved_view_until_ctrl_c(
+    sink: MlflowSink, folder: SweepFolder, client: MlflowClient, uri: str, tmp_path: Path
+) -> None:
+    deliver(sink, sweep_events(folder))
+    # The URI by the environment, as one with a password would be.
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sweeps", "ui", SWEEP, "--port", str(port := free_port())],
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "MLFLOW_TRACKING_URI": uri},
+    )  # fmt: skip
+    killer = threading.Timer(DEADLINE_SECONDS, process.kill)
+    killer.start()
+    try:
+        server, experiment = f"http://127.0.0.1:{port}", sink.experiment_id
+        runs = f"{server}/#/experiments/{experiment}/runs?workflowType=machine_learning"
+        assert line_with(process, "^http") == f"{runs}&viewStateShareKey={SWEEP}"
+        line_with(process, "Ctrl-C")
+        (views,) = (t for name, t in client.get_experiment(str(experiment)).tags.items() if name.endswith(SWEEP))
+        assert "deflate" in views
+        assert "<html" in requests.get(server, timeout=60).text
+        processes = psutil.Process(process.pid).children(recursive=True)
+        assert len(processes) >= 2
+        assert not any(uri in word for each in processes for word in each.cmdline())
+
+        # It is a server as any other: its page is told, and nothing is started. Here of a sweep without a view.
+        client.delete_experiment_tag(str(experiment), f"mlflow.sharedViewState.{SWEEP}")
+        told = CliRunner().invoke(app, ["ui", "demo", "--tracking-uri", server])
+        assert told.exit_code == 0, told.stderr
+        (link,) = told.stderr.splitlines()
+        assert link.startswith(f"{runs}&searchFilter=")
+        assert run_of(client, None).info.run_id in link
+
+        process.send_signal(signal.SIGINT)
+        assert process.wait(DEADLINE_SECONDS) == 0
+        assert psutil.wait_procs(processes, timeout=DEADLINE_SECONDS)[1] == []
+    finally:
+        killer.cancel()
+        process.kill()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlartifacts", "mlflow.db", "results"]
+
+
+def test_a_port_that_is_asked_for_must_be_free(uri: str) -> None:
+    with taken_port() as port:
+        done = CliRunner().invoke(app, ["ui", "--tracking-uri", uri, "--port", str(port)])
+    assert (done.exit_code, done.stderr.splitlines()[-1]) == (2, "1 problem; nothing was started")
+    assert f"--port: {port} cannot be listened on: Address already in use; give another" in done.stderr
+
+
+def test_another_port_is_taken_where_another_process_was_faster(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    monkeypatch.setattr(ui_server, "_UNTIL_WE_DIE", LISTENS)
+    with taken_port() as port:
+        found = iter([port, free := free_port()])
+        monkeypatch.setattr(ui_server, "free_port", lambda: next(found))
+        with ui_server.serving(uri, None) as server:
+            assert server.address == f"http://127.0.0.1:{free}"
+            with pytest.raises(ConfigError, match=f"--port: {free} cannot be listened on"):
+                ui_server.checked(free)
+    assert ui_server.checked(free) == free
+
+
+def test_a_server_that_does_not_start_is_told_by_its_last_lines(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    monkeypatch.setattr(ui_server, "_UNTIL_WE_DIE", FAILS)
+    done = CliRunner().invoke(app, ["ui", "--tracking-uri", uri])
+    assert done.exit_code == 1
+    assert done.stderr.splitlines() == [
+        f"starting MLflow's server on {uri}",
+        "  one",
+        "  cannot open postgresql://me:***@host/db",
+        f"error: MLflow's server on {uri} has ended (exit code 3)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "mlflow.db: no such database; name the store with --tracking-uri"),
+        (["x"], "x: no folder of a sweep, nor can its id or name be looked up: sqlite:///"),
+        (["./x"], "./x: no folder of a sweep, nor can its id or name be looked up: sqlite:///"),
+        (["--tracking-uri", "nonsense"], "tracking URI: 'nonsense' must be a database or a server"),
+        (["x", "--tracking-uri", "http://127.0.0.1:1"], "no MLflow server answers there"),
+    ],
+)
+def test_what_is_not_there_is_told_at_once(
+    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["ui", *words])
+    assert done.exit_code == 2
+    assert told in done.stderr
+    assert list(tmp_path.iterdir()) == []
