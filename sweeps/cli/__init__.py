@@ -19,6 +19,7 @@ from sweeps.cli import (
     models,
     plan,
     promote,
+    report,
     resume,
     rollback,
     schema,
@@ -72,6 +73,7 @@ app.command()(logs.logs)
 app.command()(ui.ui)
 app.command()(add.add)
 app.command()(extend.extend)
+app.command()(report.report)
 app.command()(promote.promote)
 app.command()(rollback.rollback)
 app.command()(models.models)

@@ -4,6 +4,7 @@ NAME/
 ├── config.json           the resolved configuration; the folder is a sweep once it is there
 ├── events.jsonl          everything that happened, one event per line
 ├── base_eval_rows.json   what the base without an adapter evaluates to, row by row
+├── report.html           the page that qsweep report made of it last; the folder is whole without it
 ├── requests/             what other processes have asked of the driver, and it has not answered yet
 ├── mirror.json           as which driver this folder wrote its mirror on an object store last, if it has one
 ├── tracking.json         which tracking server has acknowledged the events, and how far
@@ -32,6 +33,7 @@ from sweeps.record.private_files import FOLDER_MODE, file_lock, make_folder, ope
 from trainables.inputs import json_text
 
 Kind = Literal["snapshot", "best"]
+REPORT = "report.html"
 LOCK_SECONDS = 0.5
 """How long a driver waits for its lock. `is_driven` in another process holds it for a moment."""
 
@@ -85,6 +87,7 @@ class SweepFolder:
         self.events = path / "events.jsonl"
         self.tracking = path / "tracking.json"
         self.base_rows = path / "base_eval_rows.json"
+        self.report = path / REPORT
         self.requests = path / "requests"
 
     def trial(self, trial_key: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from rich.table import Table
 
@@ -55,6 +56,47 @@ def _name(record: SweepRecord, trial: TrialRecord) -> str:
     return label(trial.number) if first is None else f"{label(trial.number)} ({label(first.number)} again)"
 
 
+@dataclass(frozen=True)
+class Cells:
+    """The table of trials as texts."""
+
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    """The trials, then the base where it was evaluated."""
+
+    def is_word(self, place: int) -> bool:
+        """Whether a column holds words: these stand on the left."""
+        words = ("modules", "state", PARETO, APART)
+        return self.heads[place] in words
+
+
+def cells(record: SweepRecord, trials: Sequence[TrialRecord], separation: Separation | None = None) -> Cells:
+    """The trials as a table.
+
+    Args:
+        record: the sweep's.
+        trials: the rows, in this order; the base comes last.
+        separation: of the best trial; its answers are a column, where there are any.
+    """
+    params = _params(trials)
+    last = ["state", *_pareto_head(record), *_apart_head(separation)]
+    chosen = _pareto(record)
+    metric, *others = _metrics(record)
+    heads = ("trial", *(HEADINGS.get(name, name) for name in params), "steps", f"best {metric}", "at", *others, *last)
+    rows = []
+    for trial in trials:
+        values = [value_text(trial.params.get(name, "")) for name in params]
+        at = "" if trial.best_step is None else str(trial.best_step)
+        shown = [_shown(trial.value(name)) for name in others]
+        end = [*shown, trial.state.value, *_pareto_cell(chosen, trial.trial_key), *_apart(separation, trial.trial_key)]
+        rows.append((_name(record, trial), *values, str(trial.step), _shown(trial.value(metric)), at, *end))
+    if record.base is not None:
+        shown = [_shown(record.base.metrics.get(name, math.nan)) for name in others]
+        end = [*shown, NO_ADAPTER, *_pareto_cell(chosen, BASE), *_apart(separation, BASE)]
+        rows.append((BASE, *("" for _ in params), "0", _shown(record.base.metrics.get(metric, math.nan)), "0", *end))
+    return Cells(heads, tuple(rows))
+
+
 def terminal(
     record: SweepRecord, trials: Sequence[TrialRecord], note: str | None = None, separation: Separation | None = None
 ) -> Table:
@@ -62,28 +104,16 @@ def terminal(
 
     Args:
         record: the sweep's.
-        trials: the rows, in this order; the base comes last.
+        trials: as in `cells`.
         note: what to say below.
-        separation: of the best trial; its answers are a column, where there are any.
+        separation: as in `cells`.
     """
-    params = _params(trials)
     table = Table(box=None, pad_edge=False, header_style="bold", caption=note, caption_justify="left")
-    last = ["state", *_pareto_head(record), *_apart_head(separation)]
-    chosen = _pareto(record)
-    metric, *others = _metrics(record)
-    heads = ["steps", f"best {metric}", "at", *others, *last]
-    for name in ("trial", *(HEADINGS.get(name, name) for name in params), *heads):
-        table.add_column(name, justify="left" if name in ("modules", *last) else "right", no_wrap=True)
-    for trial in trials:
-        values = [_value(trial.params.get(name, "")) for name in params]
-        at = "" if trial.best_step is None else str(trial.best_step)
-        shown = [_shown(trial.value(name)) for name in others]
-        end = [*shown, trial.state.value, *_pareto_cell(chosen, trial.trial_key), *_apart(separation, trial.trial_key)]
-        table.add_row(_name(record, trial), *values, str(trial.step), _shown(trial.value(metric)), at, *end)
-    if record.base is not None:
-        shown = [_shown(record.base.metrics.get(name, math.nan)) for name in others]
-        end = [*shown, NO_ADAPTER, *_pareto_cell(chosen, BASE), *_apart(separation, BASE)]
-        table.add_row(BASE, *("" for _ in params), "0", _shown(record.base.metrics.get(metric, math.nan)), "0", *end)
+    found = cells(record, trials, separation)
+    for place, name in enumerate(found.heads):
+        table.add_column(name, justify="left" if found.is_word(place) else "right", no_wrap=True)
+    for row in found.rows:
+        table.add_row(*row)
     return table
 
 
@@ -94,7 +124,7 @@ def markdown(record: SweepRecord, selection: Selection, separation: Separation |
         head = f"No best trial: {selection.why}."
     else:
         best = selection.winner
-        shown = ", ".join(f"{name} {_value(value)}" for name, value in best.params.items())
+        shown = ", ".join(f"{name} {value_text(value)}" for name, value in best.params.items())
         head = f"**Best: {label(best.number)}, {metric} {best.value(metric):.4f}** at step {best.best_step} ({shown})."
     lines = [head, "", *(f"- {line}" for line in best_compared.of_best(record, selection, separation))]
     lines += [""] if lines[-1] else []
@@ -107,7 +137,7 @@ def markdown(record: SweepRecord, selection: Selection, separation: Separation |
     names = ["trial", *params, "steps", f"best_{metric}", *others, *last]
     lines += [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     for trial in trials:
-        cells = [_name(record, trial), *(_value(trial.params.get(name, "")) for name in params)]
+        cells = [_name(record, trial), *(value_text(trial.params.get(name, "")) for name in params)]
         cells += [str(trial.step), *(_shown(trial.value(name)) for name in (metric, *others)), trial.state.value]
         cells += _pareto_cell(chosen, trial.trial_key)
         lines.append(f"| {' | '.join([*cells, *_apart(separation, trial.trial_key)])} |")
@@ -185,7 +215,8 @@ def _implied(name: str, params: Mapping[str, object]) -> bool:
     return name == "alpha_over_r" and "lora_alpha" in params
 
 
-def _value(value: object) -> str:
+def value_text(value: object) -> str:
+    """A setting as tables show it."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sweeps.errors import StorageError
 from sweeps.record.events import Event
-from sweeps.record.folder import SweepFolder
+from sweeps.record.folder import REPORT, SweepFolder
 from sweeps.record.journal import Journal
 from sweeps.record.mirror.manifest import Seen, Stored, TrialFiles, to_send
 from sweeps.record.private_files import make_folder
@@ -171,13 +171,13 @@ class Contents:
 
 
 def small_files(folder: Path) -> list[str]:
-    """The files of a sweep's folder that are mirrored whole: all but the event log, locks, drafts and the note."""
+    """The files of a sweep's folder that are mirrored whole: all but log, locks, drafts, note and page."""
     with os.scandir(folder) as entries:
         return sorted(each.name for each in entries if each.is_file() and _is_mirrored(each.name))
 
 
 def _is_mirrored(name: str) -> bool:
-    return not name.startswith(".") and not name.endswith(".lock") and name not in ("events.jsonl", NOTE)
+    return not name.startswith(".") and not name.endswith(".lock") and name not in ("events.jsonl", NOTE, REPORT)
 
 
 def trial_files(folder: Path) -> dict[str, Seen]:

@@ -110,7 +110,8 @@ def test_looking_imports_nothing_heavy(code: int, words: list[str], tmp_path: Pa
 def test_importing_the_command_line_imports_nothing_heavy(tmp_path: Path) -> None:
     assert (
         loaded_after(
-            "import sweeps.cli, sweeps.config.load, sweeps.planning.plan, sweeps.planning.trial_source",
+            "import sweeps.cli, sweeps.config.load, sweeps.planning.plan, sweeps.planning.trial_source\n"
+            "import sweeps.report.page_file, sweeps.report.plotly_html",
             tmp_path,
         )
         == []

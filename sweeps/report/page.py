@@ -1,0 +1,343 @@
+"""What the page of a sweep shows, as plain data: the record and the status in, texts and numbers out. Pure.
+
+Texts are as they were told, and not yet escaped: trial reasons, names and prompts come from others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from search_spaces.domains import Domain
+from sweeps.config.passwords import without_passwords
+from sweeps.config.points import Scalar
+from sweeps.planning.number_words import duration
+from sweeps.record.events import TrialState
+from sweeps.record.run_names import label
+from sweeps.record.selection import Selection, choose, leader, pareto
+from sweeps.record.separation import Separation
+from sweeps.record.sweep_record import SweepRecord, TrialRecord
+from sweeps.report import closing_lines, page_facts, trial_tables
+from sweeps.report.axes import Axis, axis
+from sweeps.report.closing_lines import FirstTrial
+from sweeps.report.page_facts import Fact, Group
+from sweeps.report.status import WORDS, State, Status
+from sweeps.report.trial_story import Held, Story
+from trainables.objective import Objective
+
+BEST_CURVES = 5
+"""So many of the best trials have their train loss drawn."""
+MOST_STEPS = 400
+"""Of a train loss at most; of more steps, every so many-th."""
+
+
+WHY = "why it ended"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A trial, as the charts draw it."""
+
+    name: str
+    number: int
+    state: str
+    ending: str
+    """How it ended, in a line."""
+    settings: tuple[tuple[str, str], ...]
+    """Its params as texts."""
+    params: Mapping[str, Scalar]
+    value: float
+    """Of the objective at its best step; NaN before its first report."""
+    others: tuple[float, ...]
+    """The same of the other objectives."""
+    best_step: int | None
+    step: int
+    evals: tuple[tuple[int, float], ...]
+    """(step, value of the objective) of each report with a finite one."""
+    train: tuple[tuple[int, float], ...]
+    """(step, train_loss), of the best few alone."""
+    held: tuple[Held, ...]
+    is_best: bool
+    is_in_pareto_set: bool
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A report point, and what became of the trials that were evaluated there; repeats are left out."""
+
+    step: int
+    """The lowest, where trials come to it at different steps."""
+    went_on: int
+    completed: int
+    waiting: int
+    """Parked or interrupted there."""
+    training: int
+    """Beyond it, and not at the next one yet."""
+    ended: int
+    """Stopped, or failed before the next one."""
+
+    @property
+    def reached(self) -> int:
+        """How many trials were evaluated there."""
+        return self.went_on + self.completed + self.waiting + self.training + self.ended
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table of trials."""
+
+    head: str
+    meaning: str
+    is_word: bool
+    is_long: bool = False
+    """Whether it holds sentences, which are broken into lines."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table of trials."""
+
+    cells: tuple[str, ...]
+    state: str
+    is_best: bool
+
+
+@dataclass(frozen=True)
+class Page:
+    """The page of a sweep."""
+
+    name: str
+    sweep_id: str
+    status: State
+    state: str
+    """The same in words."""
+    made: str
+    """When the page was made: what it says is as of then."""
+    when: str
+    best: str
+    """The best trial and its value, or why there is none."""
+    compared: tuple[str, ...]
+    """How it compares with others."""
+    best_settings: tuple[tuple[str, str], ...]
+    adapter: str | None
+    """Folder of the best adapter."""
+    outcome: tuple[str, ...]
+    """Trials, cost and plan, as `launch` tells them."""
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    """Below the table."""
+    cost: tuple[Fact, ...]
+    made_of: tuple[Group, ...]
+    warnings: tuple[str, ...]
+    requests: tuple[str, ...]
+    """What was asked of the running sweep, and its answers."""
+    config: str
+    """The resolved configuration as YAML."""
+    objectives: tuple[Objective, ...]
+    base: float | None
+    """The objective of the base without an adapter."""
+    base_rows: int
+    axes: tuple[Axis, ...]
+    trials: tuple[Drawn, ...]
+    """Best first, then those without a finite value."""
+    rungs: tuple[Rung, ...]
+    seconds: float
+    """Time that the sweep's drivers have run."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a process drives the sweep: what the page says will change."""
+        return self.status == "RUNNING"
+
+    @property
+    def metric(self) -> str:
+        """What decides which trial is better."""
+        return self.objectives[0].metric
+
+
+def page(status: Status, story: Story, separation: Separation | None, now: float) -> Page:
+    """The page of a sweep.
+
+    Args:
+        status: where the sweep stands.
+        story: of the same events.
+        separation: of its best trial.
+        now: seconds since the epoch.
+    """
+    record = status.record
+    selection = choose(record.trials.values(), record.objective)
+    best = selection.winner or status.best
+    first = FirstTrial.of_record(record)
+    answer, *compared = _answer(status, selection, separation, first)
+    columns, rows = _table(record, separation, selection)
+    drawn = _drawn(record, story, best)
+    config = page_facts.raw_config(record)
+    return Page(
+        name=str(config.get("name", status.folder.name)),
+        sweep_id=status.sweep_id,
+        status=status.state,
+        state=WORDS[status.state],
+        made=moment(now),
+        when=_when(record, status),
+        best=answer,
+        compared=tuple(compared),
+        best_settings=() if best is None else _settings(best),
+        adapter=None if best is None or best.adapter is None else str(status.folder / best.adapter / "adapter"),
+        outcome=tuple(_outcome(status)),
+        columns=columns,
+        rows=rows,
+        notes=(*([first.note] if first.note else []), *trial_tables.notes(record)),
+        cost=page_facts.cost(record),
+        made_of=page_facts.made_of(record),
+        warnings=tuple(map(without_passwords, story.warnings)),
+        requests=tuple(_request(each.asked, each.is_accepted, each.message) for each in story.requests),
+        config=page_facts.as_yaml(config),
+        objectives=record.objectives,
+        base=_base_value(record),
+        base_rows=record.base.rows if record.base is not None else 0,
+        axes=_axes(record),
+        trials=drawn,
+        rungs=_rungs(record),
+        seconds=status.seconds,
+    )
+
+
+def moment(seconds: float) -> str:
+    """A time, as people read it everywhere: in UTC."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _answer(status: Status, selection: Selection, separation: Separation | None, first: FirstTrial) -> list[str]:
+    """As `launch` ends; of a sweep that runs and has no best trial yet, the best one so far."""
+    record, so_far = status.record, leader(status.record.trials.values(), status.record.objective)
+    if status.state == "RUNNING" and selection.winner is None:
+        if so_far is None:
+            return ["no trial has reported yet"]
+        metric = record.objective.metric
+        value = f"{metric} {so_far.value(metric):.4f} at step {so_far.best_step}"
+        return [f"best so far: {label(so_far.number)}, {value}: no trial has ended yet"]
+    may_go_on = status.state in ("INTERRUPTED", "FAILED", "LOST")
+    return closing_lines.answer(record, selection, separation, first, may_go_on)
+
+
+def _outcome(status: Status) -> list[str]:
+    record = status.record
+    lines = [closing_lines.trials_and_cost(record, page_facts.spent_of(record))]
+    plan = page_facts.planned_of(record)
+    if plan is not None:
+        lines.append(closing_lines.plan_and_outcome(plan))
+    if record.ended is not None and record.ended.message:
+        lines.append(f"the sweep ended early: {record.ended.message}")
+    if status.state == "RUNNING":
+        left = f"; about {duration(status.seconds_left)} left" if status.seconds_left is not None else ""
+        lines.append(f"{len(record.trials) - record.repeats} of {status.planned_trials or '?'} trials have begun{left}")
+    return lines
+
+
+def _when(record: SweepRecord, status: Status) -> str:
+    if record.started is None:
+        return "not begun"
+    until = "now" if status.state == "RUNNING" or record.latest is None else moment(record.latest)
+    drivers = f", by {record.drivers} drivers in turn" if record.drivers > 1 else ""
+    return f"{moment(record.started)} to {until}; it ran for {duration(status.seconds)}{drivers}"
+
+
+def _request(asked: str, is_accepted: bool, message: str) -> str:
+    return f"{asked}: {'granted' if is_accepted else 'refused'}: {message}"
+
+
+def _settings(trial: TrialRecord) -> tuple[tuple[str, str], ...]:
+    return tuple((name, trial_tables.value_text(value)) for name, value in trial.params.items())
+
+
+def _base_value(record: SweepRecord) -> float | None:
+    value = math.nan if record.base is None else record.base.metrics.get(record.objective.metric, math.nan)
+    return value if math.isfinite(value) else None
+
+
+def _table(
+    record: SweepRecord, separation: Separation | None, selection: Selection
+) -> tuple[tuple[Column, ...], tuple[Row, ...]]:
+    """The table that `launch` prints, with what a wide page has room for."""
+    trials = trial_tables.order(record)
+    found = trial_tables.cells(record, trials, separation)
+    meanings = page_facts.meanings(record, separation)
+    columns = [Column(head, meanings.get(head, ""), found.is_word(place)) for place, head in enumerate(found.heads)]
+    columns += [Column(head, meanings.get(head, ""), False) for head in ("tokens", "seconds")]
+    columns += [Column(head, meanings.get(head, ""), True, head == WHY) for head in (WHY, "key")]
+    best = selection.winner.trial_key if selection.winner is not None else None
+    rows = []
+    for trial, cells in zip(trials, found.rows, strict=False):  # the base's row comes after those of the trials
+        why = without_passwords(trial.reason).removeprefix("stopped by the scheduler: ")
+        rest = (f"{trial.tokens:,}", f"{trial.seconds:.1f}", why, trial.trial_key)
+        rows.append(Row((*cells, *rest), trial.state.value, trial.trial_key == best))
+    rows += [Row((*cells, "", "", "", ""), "", False) for cells in found.rows[len(trials) :]]
+    return tuple(columns), tuple(rows)
+
+
+def _axes(record: SweepRecord) -> tuple[Axis, ...]:
+    """An axis for each searched field."""
+    found = closing_lines.configuration(record)
+    domains: Mapping[str, Domain] = {} if found is None else found[1].domains
+    fields = [name for trial in record.trials.values() for name in trial.point or ()]
+    names = {field: field.partition(".")[2] for field in dict.fromkeys([*domains, *fields])}
+    if not names:  # a log of an earlier version
+        shown = dict.fromkeys(name for trial in record.trials.values() for name in trial.params)
+        names = {name: name for name in shown if len({t.params.get(name) for t in record.trials.values()}) > 1}
+    trials = record.trials.values()
+    return tuple(axis(name, domains.get(field), [t.params.get(name) for t in trials]) for field, name in names.items())
+
+
+def _rungs(record: SweepRecord) -> tuple[Rung, ...]:
+    found = []
+    for place, (step, reached, _) in enumerate(record.rungs()):
+        last = [t.state for t in record.trials.values() if t.repeats is None and len(t.evals) == place + 1]
+        completed = last.count(TrialState.COMPLETED)
+        waiting = last.count(TrialState.PARKED) + last.count(TrialState.PAUSED)
+        training = last.count(TrialState.RUNNING) + last.count(TrialState.PENDING)
+        ended = len(last) - completed - waiting - training
+        found.append(Rung(step, reached - len(last), completed, waiting, training, ended))
+    return tuple(found)
+
+
+def _drawn(record: SweepRecord, story: Story, best: TrialRecord | None) -> tuple[Drawn, ...]:
+    objective = record.objective
+    trials = sorted(
+        record.trials.values(), key=lambda trial: (objective.loss(trial.value(objective.metric)), trial.number)
+    )
+    several = len(record.objectives) > 1
+    chosen = {trial.trial_key for trial in pareto(trials, record.objectives)} if several else set()
+    curves = [trial.trial_key for trial in trials if trial.repeats is None][:BEST_CURVES]
+    return tuple(
+        Drawn(
+            name=label(trial.number),
+            number=trial.number,
+            state=trial.state.value,
+            ending=without_passwords(trial_tables.ending(trial, objective.metric)),
+            settings=_settings(trial),
+            params=trial.params,
+            value=trial.value(objective.metric),
+            others=tuple(trial.value(each.metric) for each in record.objectives[1:]),
+            best_step=trial.best_step,
+            step=trial.step,
+            evals=_finite([(step, metrics.get(objective.metric, math.nan)) for step, metrics in trial.evals]),
+            train=_thinned(_finite(story.train.get(trial.trial_key, ()))) if trial.trial_key in curves else (),
+            held=tuple(story.held.get(trial.trial_key, ())),
+            is_best=best is not None and trial.trial_key == best.trial_key,
+            is_in_pareto_set=trial.trial_key in chosen,
+        )
+        for trial in trials
+    )
+
+
+def _finite(points: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+    return tuple((step, value) for step, value in points if math.isfinite(value))
+
+
+def _thinned(points: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...]:
+    """At most `MOST_STEPS` of the points, the last one among them."""
+    every = math.ceil(len(points) / MOST_STEPS) or 1
+    return points[::-1][::every][::-1]

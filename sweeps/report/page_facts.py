@@ -1,0 +1,251 @@
+"""The facts on a sweep's page: what it took, and what it was made of, each with its meaning. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from sweeps.config.passwords import without_passwords
+from sweeps.planning.number_words import counted, duration, size
+from sweeps.record.separation import Separation
+from sweeps.record.spent import Planned, Spent, planned, spent
+from sweeps.record.sweep_record import SweepRecord
+from sweeps.report import trial_tables
+from trainables.inputs import json_text
+from trainables.objective import COSTS, EVAL_LOSS, Objective
+
+LOSS = "mean negative log-likelihood per completion token of the evaluation rows, in nats"
+_DATA = {
+    "train_rows": ("rows to train on", ""),
+    "eval_rows": ("rows to evaluate on", "the same ones for every trial"),
+    "train_tokens": ("tokens to train on", "of all rows to train on, once through"),
+    "labelled_tokens": ("tokens in the loss", "the part of the tokens to train on that are completions"),
+    "longest_row": ("longest row", "in tokens"),
+    "truncated_rows": ("truncated rows", "longer than data.max_length, and cut on the right"),
+    "dropped_rows": ("dropped rows", "left without a completion token"),
+    "empty_rows": ("rows with an empty answer", ""),
+    "missing_value_rows": ("rows with a missing value", "an empty answer, or a word such as nan, null or None"),
+    "repeated_rows": ("repeated rows", "rows to train on that repeat an earlier row"),
+    "eval_rows_in_train": ("evaluation rows that are trained on", "they make the evaluation look better than it is"),
+    "test_rows_in_train": ("test rows that are trained on", ""),
+    "fingerprint": ("fingerprint of the tokens", "equal rows, templates and tokenizers have equal ones"),
+}
+"""Field of the data's summary -> its name and its meaning."""
+_ALWAYS = ("train_rows", "eval_rows", "fingerprint")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A value with its name, and what it means where the name alone does not say so."""
+
+    name: str
+    value: str
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Facts under one heading."""
+
+    name: str
+    facts: tuple[Fact, ...]
+
+
+def raw_config(record: SweepRecord) -> dict[str, Any]:
+    """The resolved configuration as plain data, whatever version wrote it; empty where there is none to read."""
+    try:
+        raw = json_text.parse(record.config or "{}")
+    except ValueError:
+        return {}
+    return raw if isinstance(raw, dict) else {}
+
+
+def as_yaml(config: Mapping[str, Any]) -> str:
+    """The configuration for people, without passwords."""
+    return without_passwords(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=110))
+
+
+def unit(objective: Objective) -> str:
+    """What the metric of an objective is, and which direction is better."""
+    direction = "lower is better" if objective.mode == "min" else "higher is better"
+    return f"{LOSS}; {direction}" if objective.metric == EVAL_LOSS else direction
+
+
+def spent_of(record: SweepRecord) -> Spent:
+    """What the sweep has spent."""
+    steps = _section(raw_config(record), "budget").get("steps_per_trial")
+    return spent(record, steps if isinstance(steps, int) else 0)
+
+
+def planned_of(record: SweepRecord) -> Planned | None:
+    """The plan against what came; None where there was none, or while more is to come."""
+    return planned(record, spent_of(record), None) if record.is_finished else None
+
+
+def cost(record: SweepRecord) -> tuple[Fact, ...]:
+    """What the sweep took."""
+    taken = spent_of(record)
+    saved = taken.full_steps - taken.steps
+    share = f" ({saved / taken.full_steps:.0%})" if taken.full_steps else ""
+    unknown = "not known: an earlier version did not write it down"
+    facts = [
+        Fact("optimizer steps", f"{taken.steps:,}", "of all trials; a step that was trained again counts once"),
+        Fact(
+            "steps saved",
+            f"{saved:,} of {taken.full_steps:,}{share}",
+            "what trials that the scheduler stopped would have taken to their end",
+        ),
+        Fact("examples", f"{taken.examples:,}", "rows of these steps, as often as they were trained on"),
+        Fact("tokens", f"{taken.tokens:,}", "of these steps, padding not counted"),
+        Fact("time", duration(taken.seconds), "from the start to the latest event, pauses left out"),
+        Fact(
+            "host time",
+            unknown if taken.host_seconds is None else duration(taken.host_seconds),
+            "hosts times the time for which they were held",
+        ),
+        Fact(
+            "GPU-hours",
+            unknown if taken.gpu_hours is None else f"{taken.gpu_hours:.2f}",
+            "hours for which GPUs were held; 0 on a CPU",
+        ),
+    ]
+    peak = max((trial.peak_memory_bytes for trial in record.trials.values()), default=0)
+    if peak:
+        facts.append(Fact("peak memory", size(peak), "most that a host has used, loading included"))
+    if record.planned is not None:
+        plan = record.planned
+        time = f", {duration(plan.seconds)}" if plan.seconds is not None else ""
+        facts.append(Fact("planned at launch", f"{counted(plan.steps, 'step')}{time}", "what was expected"))
+    return tuple(facts)
+
+
+def made_of(record: SweepRecord) -> tuple[Group, ...]:
+    """What decides the sweep's numbers."""
+    config = raw_config(record)
+    groups = (
+        Group("Model", tuple(_model(record, config))),
+        Group("Data", tuple(_data(record, config))),
+        Group("Search", tuple(_search(record, config))),
+        Group("Machines", tuple(_machines(record, config))),
+    )
+    return tuple(group for group in groups if group.facts)
+
+
+def meanings(record: SweepRecord, separation: Separation | None) -> dict[str, str]:
+    """Head of a column of the table of trials -> what it means."""
+    first, *others = record.objectives
+    words = {
+        "trial": "t00 is the default configuration where the sweep begins with it; base has no adapter",
+        "alpha": "lora_alpha: how strongly the adapter's update counts",
+        "r": "rank of the adapter",
+        "modules": "target_modules: the layers that have an adapter",
+        "lr": "learning_rate",
+        "steps": "optimizer steps that the trial took",
+        f"best {first.metric}": f"the best value that the trial reported: {unit(first)}",
+        "at": "the step of that value; the adapter kept is of this step",
+        "state": "STOPPED: ended early by the scheduler, a person or the budget; PARKED: waits at its rung",
+        trial_tables.PARETO: "no other trial is better in one objective and as good in the others",
+        "tokens": "trained on, padding not counted",
+        "seconds": "time in the trial's steps, those of its neighbours in the same pass included",
+        "why it ended": "a rank is that by which the scheduler stopped it",
+        "key": "names the trial in commands and in MLflow: equal trials have equal keys",
+    }
+    if separation is not None:
+        chance = f"whether the difference from the best trial is beyond chance on {separation.rows} rows"
+        words[trial_tables.APART] = f"{chance} ({separation.confidence:.1%} interval each); ? where it cannot be told"
+    for other in others:
+        cost = "the lower the better" if other.metric in COSTS else unit(other)
+        words[other.metric] = f"at the same step: {cost}"
+    return words
+
+
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = config.get(name)
+    return section if isinstance(section, Mapping) else {}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else without_passwords(str(value))
+
+
+def _some(section: Mapping[str, Any], *names: str) -> Iterator[Fact]:
+    """The fields of a section that are set."""
+    for name in names:
+        if section.get(name) is not None:
+            yield Fact(name, _text(section[name]))
+
+
+def _model(record: SweepRecord, config: Mapping[str, Any]) -> Iterator[Fact]:
+    yield Fact("trainable", _text(config.get("trainable", "")), "what trains; toy has learning curves in its place")
+    model = _section(config, "model")
+    if not model:
+        return
+    yield Fact("source", _text(model.get("source")))
+    yield Fact("revision", _text(model.get("revision") or "none given"), "branch, tag or commit")
+    if "model" in record.fingerprints:
+        yield Fact("fingerprint", record.fingerprints["model"], "identifies the files that were read")
+    quantization = _section(config, "quantization")
+    scheme = quantization.get("scheme")
+    what = "plain LoRA on a base that is not quantised" if scheme == "none" else "QLoRA on a base in 4 bits"
+    yield Fact("quantisation", _text(scheme), what)
+    if scheme != "none":
+        yield from _some(quantization, "double_quant")
+    yield from _some(quantization, "compute_dtype")
+
+
+def _data(record: SweepRecord, config: Mapping[str, Any]) -> Iterator[Fact]:
+    data = _section(config, "data")
+    yield from _some(data, "train", "eval", "test", "revision", "prompt", "completion", "system", "messages", "text")
+    yield from _some(data, "max_length")
+    for name, value in record.fingerprints.items():
+        if name != "model":
+            yield Fact(f"fingerprint of {name}", value, "identifies its content")
+    if not data:
+        return
+    for name, (words, meaning) in _DATA.items():
+        found = record.data.get(name)
+        if found or (name in _ALWAYS and found is not None):
+            yield Fact(words, _text(found), meaning)
+
+
+def _search(record: SweepRecord, config: Mapping[str, Any]) -> Iterator[Fact]:
+    space = config.get("search_space")
+    for field, domain in space.items() if isinstance(space, Mapping) else ():
+        shown = yaml.safe_dump(domain, default_flow_style=True, width=1000).strip().removesuffix("...").strip()
+        yield Fact(field, shown, "searched")
+    for place, objective in enumerate(record.objectives):
+        yield Fact("objective" if place == 0 else "further objective", objective.metric, unit(objective))
+    budget, changes = _section(config, "budget"), record.changes
+    for name, value in budget.items():
+        if value is not None:
+            now = f", changed to {_text(changes[key])}" if (key := f"budget.{name}") in changes else ""
+            yield Fact(f"budget.{name}", f"{_text(value)}{now}")
+    yield from (Fact(name, _parts(_section(config, name))) for name in ("scheduler", "searcher") if config.get(name))
+    yield Fact("seed", str(config.get("seed", "")), "of the searcher; a trial's own follows from it and from its point")
+
+
+def _parts(section: Mapping[str, Any]) -> str:
+    rest = (
+        f"{name} {_text(value)}" for name, value in section.items() if name != "kind" and value not in (None, [], {})
+    )
+    return ", ".join([_text(section.get("kind", "")), *rest])
+
+
+def _machines(record: SweepRecord, config: Mapping[str, Any]) -> Iterator[Fact]:
+    yield from _some(_section(config, "cluster"), "profile")
+    hosts = record.hosts
+    if hosts is not None:
+        yield Fact("hosts", f"{hosts.hosts} on {hosts.device}", "processes that hold the base, as of the latest event")
+        yield Fact("slots", str(hosts.slots), "trials that all hosts together train at once")
+        if hosts.device == "cuda":
+            yield Fact("GPUs of each host", str(hosts.gpus_per_host))
+        if hosts.engine:
+            yield Fact("engine", hosts.engine, "what computes the losses of trials")
+    if record.base is not None and record.base.hardware:
+        yield Fact("hardware", record.base.hardware, "what the base was evaluated on, and the type of its activations")
+    yield from (Fact("MLflow", _text(uri)) for uri in [_section(config, "tracking").get("uri")] if uri)

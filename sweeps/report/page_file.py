@@ -1,0 +1,111 @@
+"""Writes the page of a sweep: reads the sweep's folder alone, and puts all into one HTML file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from sweeps.errors import StorageError
+from sweeps.record.eval_rows import separation
+from sweeps.record.folder import REPORT, SweepFolder, read_events, write_whole
+from sweeps.report import plotly_html, status
+from sweeps.report.charts import charts
+from sweeps.report.page import Page, page
+from sweeps.report.trial_story import Story
+
+TEMPLATE = "report.html.j2"
+BEGINNING = b"<!doctype html>"
+
+
+@dataclass(frozen=True)
+class _Chart:
+    title: str
+    caption: str
+    html: Markup
+
+
+def read(folder: SweepFolder, now: float) -> Page:
+    """The page of the sweep in a folder, also while it runs.
+
+    Args:
+        folder: the sweep's.
+        now: seconds since the epoch.
+
+    Raises:
+        SweepError: the folder holds no sweep, or its event log is damaged.
+    """
+    story, log = Story(), status.EventsRead()
+    if folder.events.exists():
+        for event, offset in read_events(folder.events):
+            story.take(event, log.record)
+            log.take([(event, offset)])
+    stands = status.read(folder, now, log)
+    latest = stands.record.latest
+    story.end(now if stands.state == "RUNNING" or latest is None else latest)
+    return page(stands, story, separation(folder, stands.record), now)
+
+
+def render(found: Page) -> str:
+    """The page as HTML."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    drawn = [
+        _Chart(figure.title, figure.caption, Markup(plotly_html.html(figure, f"chart-{place}")))
+        for place, figure in enumerate(charts(found))
+    ]
+    library = Markup(plotly_html.library()) if drawn else ""
+    return environment.get_template(TEMPLATE).render(page=found, charts=drawn, library=library)
+
+
+def output_of(folder: SweepFolder, given: Path | None) -> Path:
+    """The file to write, checked before anything is read.
+
+    Args:
+        folder: the sweep's.
+        given: the file that was asked for; None for the one in the sweep's folder.
+
+    Raises:
+        StorageError: it cannot be that file.
+    """
+    if given is None:
+        return folder.report
+    path = given.expanduser().absolute()
+    try:
+        if path.is_dir():
+            raise StorageError(f"--output: {path} is a folder: name a file in it, such as {path / REPORT}")
+        if not path.parent.is_dir():
+            raise StorageError(f"--output: there is no folder {path.parent}: make it, or name a file elsewhere")
+        if path.exists() and not _is_page(path):
+            raise StorageError(f"--output: {path} is there already, and is no HTML page: name another file")
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"--output: {path}: {error.strerror}") from error
+    return path
+
+
+def write(path: Path, html: str) -> None:
+    """Writes the page: readers see it whole, or the one before it.
+
+    Raises:
+        StorageError: the disk refuses it.
+    """
+    try:
+        write_whole(path, html.encode("utf-8", "replace"))
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror}; write it elsewhere: --output FILE") from error
+
+
+def _is_page(path: Path) -> bool:
+    """Whether a file may be replaced: it is a page, or empty."""
+    with path.open("rb") as file:
+        start = file.read(len(BEGINNING)).lower()
+    return not start or start == BEGINNING

@@ -1,0 +1,87 @@
+"""What the page of a sweep tells beyond its record: train losses, when trials held slots, warnings. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sweeps.record.events import (
+    DataPrepared,
+    Event,
+    RequestAnswered,
+    SweepStarted,
+    TrialEnded,
+    TrialParked,
+    TrialReported,
+    TrialStarted,
+)
+from sweeps.record.sweep_record import SweepRecord
+from trainables.contract import StepRecord
+
+
+@dataclass(frozen=True)
+class Held:
+    """For how long a trial held a slot at a stretch."""
+
+    since: float
+    until: float
+    """Both in seconds that the sweep's drivers have run, pauses between them left out."""
+
+
+@dataclass
+class Story:
+    """Takes events one by one, each with the record before it."""
+
+    train: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    """Trial key -> (step, train_loss) of its steps."""
+    held: dict[str, list[Held]] = field(default_factory=dict)
+    """Trial key -> when it held a slot."""
+    warnings: list[str] = field(default_factory=list)
+    """What is odd about the rows, as the first driver found it."""
+    requests: list[RequestAnswered] = field(default_factory=list)
+    _since: dict[str, float] = field(default_factory=dict)
+    """Trials that hold a slot now -> since when."""
+    _began: float = 0.0
+    """The time that counts as 0."""
+
+    def take(self, event: Event, before: SweepRecord) -> None:
+        """Takes an event."""
+        match event:
+            case SweepStarted():
+                if before.latest is None:
+                    self._began = event.time
+                else:
+                    self.end(before.latest)
+                    self._began += max(0.0, event.time - before.latest)
+            case DataPrepared():
+                self.warnings += [each for each in event.warnings if each not in self.warnings]
+            case TrialStarted():
+                self._since.setdefault(event.trial_key, self._clock(event.time))
+            case TrialReported():
+                self._steps(event.trial_key, event.report.history)
+            case TrialParked():
+                self._leaves(event.trial_key, event.time)
+            case TrialEnded():
+                self._steps(event.trial_key, event.history)
+                self._leaves(event.trial_key, event.time)
+            case RequestAnswered():
+                self.requests.append(event)
+            case _:
+                pass
+
+    def end(self, now: float) -> None:
+        """Nobody holds a slot beyond `now`, in seconds since the epoch: the driver is gone, or it is the present."""
+        for key in list(self._since):
+            self._leaves(key, now)
+
+    def _clock(self, time: float) -> float:
+        return time - self._began
+
+    def _leaves(self, key: str, time: float) -> None:
+        since = self._since.pop(key, None)
+        if since is not None:
+            self.held.setdefault(key, []).append(Held(since, max(since, self._clock(time))))
+
+    def _steps(self, key: str, history: Sequence[StepRecord]) -> None:
+        if history:
+            self.train.setdefault(key, []).extend((step.step, step.train_loss) for step in history)

@@ -1,0 +1,187 @@
+"""The page of a sweep, as data: the answer first, and every kind of sweep has one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import report_sweeps as sweeps
+from sweep_events import base, begun, ended, infeasible, parked, reported, started
+
+from sweeps.record.eval_rows import separation
+from sweeps.record.events import Event, RequestAnswered, SweepEnded, TrialState
+from sweeps.record.folder import SweepFolder
+from sweeps.report import status
+from sweeps.report.charts import charts
+from sweeps.report.page import Page, page
+from sweeps.report.trial_story import Held, Story
+
+END = SweepEnded(time=100.0, reason="finished")
+
+
+def told(told: Iterable[Event]) -> Story:
+    story, log = Story(), status.EventsRead()
+    for event in told:
+        story.take(event, log.record)
+        log.take([(event, 0)])
+    return story
+
+
+def made(folder: Path, events: Iterable[Event], document: dict[str, Any] | None = None) -> Page:
+    """The page of a sweep with these events, and its charts: that they can be made is part of each test."""
+    events = list(events)
+    written: SweepFolder = sweeps.write(folder, events, document)
+    stands = status.read(written, 200.0)
+    found = page(stands, told(events), separation(written, stands.record), 200.0)
+    assert all(figure.title and figure.caption for figure in charts(found))
+    return found
+
+
+def titles(found: Page) -> list[str]:
+    return [figure.title for figure in charts(found)]
+
+
+def test_the_page_begins_with_what_launch_says(tmp_path: Path) -> None:
+    events: list[Event] = [
+        begun(),
+        base(4.5),
+        started("a", 0, r=8),
+        reported("a", 3, 2.0),
+        ended("a", TrialState.COMPLETED),
+        END,
+    ]
+    found = made(tmp_path, events)
+    assert found.best == "best: t00, eval_loss 2.0000 at step 3"
+    assert found.best_settings == (("r", "8"),)
+    assert found.compared[0].startswith("whether it is better than the base without an adapter (4.5000) cannot be told")
+    assert found.outcome[0].startswith("1 trial (1 COMPLETED) in 1 min 40 s, 3 steps")
+    assert found.adapter == str(tmp_path / "trials/a/best-000003/adapter")
+    assert (found.state, found.is_running, found.base) == ("finished", False, 4.5)
+
+
+def test_the_table_is_that_of_launch_and_more(tmp_path: Path) -> None:
+    found = made(tmp_path, sweeps.events(8, sweeps.config()))
+    heads = " ".join(column.head for column in found.columns)
+    launch, more = "trial r modules lr alpha steps best eval_loss at state", "tokens seconds why it ended key"
+    assert heads == f"{launch} {more}"
+    assert all(column.meaning for column in found.columns)
+    assert len(found.rows) == 9
+    assert found.rows[0].is_best and not any(row.is_best for row in found.rows[1:])
+    assert found.rows[-1].cells[0] == "base"
+    assert {len(row.cells) for row in found.rows} == {len(found.columns)}
+
+
+def test_a_whole_sweep_has_every_chart(tmp_path: Path) -> None:
+    found = made(tmp_path, sweeps.events(30, sweeps.config()))
+    assert titles(found) == [
+        "Settings and outcome",
+        "eval_loss by step",
+        "Each field alone",
+        "train_loss of the best 5 trials",
+        "Trials at each report",
+        "When trials trained",
+    ]
+    assert [(rung.step, rung.reached, rung.went_on, rung.completed, rung.ended) for rung in found.rungs] == [
+        (1, 30, 10, 0, 20),
+        (3, 10, 4, 0, 6),
+        (9, 4, 2, 0, 2),
+        (27, 2, 0, 2, 0),
+    ]
+
+
+def test_several_objectives_have_a_chart_and_a_pareto_column(tmp_path: Path) -> None:
+    document = sweeps.config(objective=[{"metric": "eval_loss"}, {"metric": "accuracy", "mode": "max"}])
+    found = made(tmp_path, sweeps.events(30, document, accuracy=0.2), document)
+    assert "eval_loss and accuracy" in titles(found)
+    assert "Pareto" in [column.head for column in found.columns]
+    assert sum(trial.is_in_pareto_set for trial in found.trials) >= 1
+
+
+def test_the_best_of_a_metric_to_maximise_is_the_highest(tmp_path: Path) -> None:
+    document = sweeps.config(objective={"metric": "accuracy", "mode": "max"})
+    found = made(tmp_path, sweeps.events(12, document, accuracy=0.2), document)
+    values = [trial.value for trial in found.trials]
+    assert values == sorted(values, reverse=True)
+    assert found.trials[0].is_best
+    assert "accuracy by step" in titles(found)
+
+
+def test_a_sweep_that_has_not_begun(tmp_path: Path) -> None:
+    found = made(tmp_path, [])
+    assert (found.best, found.rows, titles(found)) == ("best: no trial began", (), [])
+    assert found.when == "not begun"
+
+
+def test_a_sweep_whose_trials_all_failed(tmp_path: Path) -> None:
+    events: list[Event] = [
+        begun(),
+        started("a", 0, r=8),
+        ended("a", TrialState.FAILED, "a <bad> day"),
+        infeasible("b", 1, r=4),
+        END,
+    ]
+    found = made(tmp_path, events)
+    assert found.best == "best: no trial completed with a finite eval_loss"
+    assert found.adapter is None and not found.best_settings
+    assert [row.cells[-2] for row in found.rows] == ["a <bad> day", "no such layer"]
+    assert titles(found) == ["When trials trained"]
+
+
+def test_values_that_are_not_finite_are_not_drawn(tmp_path: Path) -> None:
+    events: list[Event] = [begun()]
+    for number, loss in enumerate((2.0, math.inf, math.nan, 1.5)):
+        key = f"{number}"
+        events += [started(key, number, r=8 + number), reported(key, 3, 1.0 if number == 3 else 2.0)]
+        report = events[-1].report.model_copy(
+            update={"best_metrics": {"eval_loss": loss}, "metrics": {"eval_loss": loss}}
+        )
+        events[-1] = events[-1].model_copy(update={"report": report})
+        events.append(ended(key, TrialState.DIVERGED if number in (1, 2) else TrialState.COMPLETED))
+    story, log = told(events), status.EventsRead()
+    log.take((event, 0) for event in events)
+    stands = status.read(sweeps.write(tmp_path, []), 200.0, log)
+    found = page(stands, story, None, 200.0)
+    assert [trial.name for trial in found.trials] == ["t03", "t00", "t01", "t02"]
+    assert [trial.evals for trial in found.trials[2:]] == [(), ()]
+    caption = charts(found)[0].caption
+    assert "2 trials without a finite eval_loss are not drawn" in caption
+
+
+def test_requests_and_their_answers_are_told(tmp_path: Path) -> None:
+    answer = RequestAnswered(
+        time=60.0, request="1", sender="qsweep add", asked="add r=8", is_accepted=False, message="no room"
+    )
+    assert made(tmp_path, [begun(), answer, END]).requests == ("add r=8: refused: no room",)
+
+
+def test_passwords_are_not_on_the_page(tmp_path: Path) -> None:
+    document = sweeps.config(tracking={"uri": "http://me:hunter2@host:5000"})
+    events: list[Event] = [
+        begun(),
+        started("a", 0, r=8),
+        ended("a", TrialState.FAILED, "http://me:hunter2@host:5000 is gone"),
+        END,
+    ]
+    assert "hunter2" not in repr(made(tmp_path, [*sweeps.events(3, document)], document))
+    assert "hunter2" not in repr(made(tmp_path, events))
+
+
+def test_time_in_a_slot_leaves_out_pauses_between_drivers() -> None:
+    events: list[Event] = [
+        begun(100.0),
+        started("a", 0, 101.0),
+        parked("a", 3).model_copy(update={"time": 104.0}),
+        started("a", 0, 105.0),
+        begun(1000.0),  # the driver was lost at 105
+        started("a", 0, 1002.0),
+        ended("a", TrialState.COMPLETED).model_copy(update={"time": 1010.0}),
+    ]
+    assert told(events).held == {"a": [Held(1.0, 4.0), Held(5.0, 5.0), Held(7.0, 15.0)]}
+
+
+def test_a_trial_that_holds_a_slot_now_is_shown_until_now() -> None:
+    story = told([begun(100.0), started("a", 0, 101.0)])
+    story.end(130.0)
+    assert story.held == {"a": [Held(1.0, 30.0)]}
