@@ -11,6 +11,7 @@ import typer
 
 from sweeps.cli import (
     add,
+    compare,
     doctor,
     extend,
     launch,
@@ -70,6 +71,7 @@ app.command()(submit.submit)
 app.command()(status.status)
 app.command()(stop.stop)
 app.command()(logs.logs)
+app.command()(compare.compare)
 app.command()(ui.ui)
 app.command()(add.add)
 app.command()(extend.extend)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sweeps.record import seeds
@@ -36,6 +38,27 @@ def separation(folder: SweepFolder, record: SweepRecord) -> Separation | None:
     gaps = [(trial.trial_key, trial.value(EVAL_LOSS) - best.value(EVAL_LOSS)) for trial in compared]
     noise = seeds.noise(record.trials.values(), EVAL_LOSS)
     return separate(_of_trial(folder, best), gaps, base, evaluations, len(ranked), noise)
+
+
+def against(
+    folder: SweepFolder, record: SweepRecord, first: TrialRecord, others: Sequence[TrialRecord]
+) -> Separation | None:
+    """A trial that somebody chose against others, each at its best step; None for another metric than eval_loss.
+
+    The confidence is that of `separation`: the trials were chosen on the rows that compare them, and what the closing
+    table of a sweep does not tell apart must not differ here. Others without a value are left out.
+    """
+    if record.objective.metric != EVAL_LOSS:
+        return None
+    told = [trial for trial in others if math.isfinite(trial.value(EVAL_LOSS))]
+    if not math.isfinite(first.value(EVAL_LOSS)):
+        told = []
+    evaluations = {trial.trial_key: _of_trial(folder, trial) for trial in told}
+    gaps = [(trial.trial_key, trial.value(EVAL_LOSS) - first.value(EVAL_LOSS)) for trial in told]
+    in_all = len(rank(record.trials.values(), record.objective)) + (record.base is not None)
+    noise = seeds.noise(record.trials.values(), EVAL_LOSS)
+    compared = separate(_of_trial(folder, first), gaps, None, evaluations, max(in_all, len(told) + 1), noise)
+    return replace(compared, not_compared=0)
 
 
 def _of_trial(folder: SweepFolder, trial: TrialRecord) -> Evaluation | str:

@@ -164,7 +164,7 @@ def _unknown(best: Evaluation | str, other: Evaluation | str) -> str:
     if best.row_tokens != other.row_tokens:
         return "it was evaluated on other rows"
     if best.hardware != other.hardware:
-        return f"it was evaluated on {other.hardware or 'unknown hardware'}, the best on {best.hardware or 'unknown'}"
+        return f"it was evaluated on {other.hardware or 'unknown hardware'}, the other on {best.hardware or 'unknown'}"
     if len(best.row_losses) < LEAST_ROWS:
         rows = "1 evaluation row" if len(best.row_losses) == 1 else f"{len(best.row_losses)} evaluation rows"
         return f"{rows}, at least {LEAST_ROWS} are needed"

@@ -93,7 +93,7 @@ def against_base(record: SweepRecord, selection: Selection, separation: Separati
         verdict = "cannot be told apart from"
     else:
         verdict = "better than" if gain > 0 else "not better than"
-    return f"{verdict} {base}: {amount}{_span(compared, separation, negate=gain <= 0)}"
+    return f"{verdict} {base}: {amount}{span(compared, separation, negate=gain <= 0)}"
 
 
 def against_default(
@@ -126,7 +126,7 @@ def against_default(
     return (
         f"{label(selection.winner.number)} has {objective.metric} {value:.4f}, the default configuration "
         f"({name}, {until}) {start:.4f}: {objective.words(gain)}{_share(gain, start)}"
-        f"{_span(separation.of(default.trial_key), separation) if separation is not None else ''}"
+        f"{span(separation.of(default.trial_key), separation) if separation is not None else ''}"
     )
 
 
@@ -141,27 +141,41 @@ def against_next(record: SweepRecord, selection: Selection, separation: Separati
         lines.append(f"nor can {', '.join(names[each.key] for each in alike[SHOWN:])}")
     nearest = separation.trials[0]
     if nearest.apart:
-        span = _span(nearest, separation)
-        lines.append(f"better than the next: {names[nearest.key]} is {nearest.difference:.4f} higher{span}")
-    if separation.seeds is not None:
-        noise = separation.seeds
-        trials = counted(noise.freedom + noise.points, "trial")
-        lines.append(
-            f"other seeds are counted in: {trials} of {counted(noise.points, 'point')} have a standard deviation of "
-            f"{noise.deviation:.4f} within a point"
-        )
-    elif any(each.apart for each in separation.trials):
-        lines.append("a difference beyond chance on these rows may still be one of seeds: those are not compared")
+        higher = f"{nearest.difference:.4f} higher{span(nearest, separation)}"
+        lines.append(f"better than the next: {names[nearest.key]} is {higher}")
+    seeds = of_seeds(separation)
+    lines += [] if seeds is None else [seeds]
     untold = [each for each in separation.trials if each.apart is None]
     if untold:
         which = ", ".join(names[each.key] for each in untold[:SHOWN]) + (" and others" if untold[SHOWN:] else "")
         lines.append(f"whether it is better than {which} cannot be told: {untold[0].unknown}")
     if separation.not_compared and (alike or nearest.apart):
         lines.append(f"{separation.not_compared} more trials, further behind, were not compared")
-    if separation.is_narrow and (alike or nearest.apart):
-        few = f"{separation.rows} evaluation rows are few, and the intervals claim too much"
-        lines.append(f"{few}: evaluate on {FEW_ROWS} or more (data.eval_examples)")
+    few = of_few_rows(separation)
+    lines += [few] if few is not None and (alike or nearest.apart) else []
     return lines
+
+
+def of_seeds(separation: Separation) -> str | None:
+    """Whether the intervals count what another seed would change; None where nothing is apart."""
+    if separation.seeds is not None:
+        noise = separation.seeds
+        trials = counted(noise.freedom + noise.points, "trial")
+        return (
+            f"other seeds are counted in: {trials} of {counted(noise.points, 'point')} have a standard deviation of "
+            f"{noise.deviation:.4f} within a point"
+        )
+    if any(each.apart for each in separation.trials):
+        return "a difference beyond chance on these rows may still be one of seeds: those are not compared"
+    return None
+
+
+def of_few_rows(separation: Separation) -> str | None:
+    """Says that the intervals are too narrow to be trusted, where they are."""
+    if not separation.is_narrow:
+        return None
+    few = f"{separation.rows} evaluation rows are few, and the intervals claim too much"
+    return f"{few}: evaluate on {FEW_ROWS} or more (data.eval_examples)"
 
 
 def _alike(name: str, compared: Compared, separation: Separation) -> str:
@@ -169,7 +183,7 @@ def _alike(name: str, compared: Compared, separation: Separation) -> str:
     # A larger estimate would be no more than a guess.
     told = needed is not None and needed <= 50 * separation.rows
     return (
-        f"{name} cannot be told apart from it: {compared.difference:.4f} higher{_span(compared, separation)}"
+        f"{name} cannot be told apart from it: {compared.difference:.4f} higher{span(compared, separation)}"
         f"{f'; a difference of this size takes about {needed} rows' if told else ''}"
     )
 
@@ -179,8 +193,14 @@ def _share(gain: float, start: float) -> str:
     return f" ({gain / abs(start):.0%})" if start else ""
 
 
-def _span(compared: Compared | None, separation: Separation | None, negate: bool = False) -> str:
-    """The interval in words; `negate` when what is said is how much higher the best is."""
+def span(compared: Compared | None, separation: Separation | None, negate: bool = False) -> str:
+    """The interval in words, to follow a difference; nothing where there is none.
+
+    Args:
+        compared: a trial, or the base, against the first trial of the separation.
+        separation: has the interval's confidence.
+        negate: what is said is how much higher the first one is.
+    """
     if compared is None or separation is None or compared.low is None or compared.high is None:
         return ""
     low, high = (-compared.high, -compared.low) if negate else (compared.low, compared.high)

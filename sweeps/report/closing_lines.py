@@ -12,11 +12,13 @@ from sweeps.config import points
 from sweeps.config.model import SweepConfig
 from sweeps.planning.number_words import counted, duration
 from sweeps.record.run_names import label
-from sweeps.record.selection import Selection
+from sweeps.record.selection import Selection, leader
 from sweeps.record.separation import Separation
 from sweeps.record.spent import Planned, Spent
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report import best_compared, trial_tables
+from sweeps.report.page_facts import planned_of, spent_of
+from sweeps.report.status import Status
 from trainables.inputs import json_text
 
 
@@ -83,6 +85,28 @@ def answer(
     if best is None:
         return [best_compared.without_winner(record, selection, may_go_on), *compared]
     return [f"best: {label(best.number)}, {metric} {best.value(metric):.4f} at step {best.best_step}", *compared]
+
+
+def so_far(status: Status, selection: Selection, separation: Separation | None, first: FirstTrial) -> list[str]:
+    """As `answer`, of a sweep that may still run: then the best trial so far where none has ended."""
+    record, best = status.record, leader(status.record.trials.values(), status.record.objective)
+    if status.state != "RUNNING" or selection.winner is not None:
+        is_cut_short = status.state in ("INTERRUPTED", "FAILED", "LOST")
+        return answer(record, selection, separation, first, is_cut_short)
+    if best is None:
+        return ["no trial has reported yet"]
+    metric = record.objective.metric
+    value = f"{metric} {best.value(metric):.4f} at step {best.best_step}"
+    return [f"best so far: {label(best.number)}, {value}: no trial has ended yet"]
+
+
+def outcome(record: SweepRecord) -> list[str]:
+    """What the sweep has taken, how far its plan was off where it is finished, and why it ended before its time."""
+    lines, plan = [trials_and_cost(record, spent_of(record))], planned_of(record)
+    lines += [] if plan is None else [plan_and_outcome(plan)]
+    if record.ended is not None and record.ended.message:
+        lines.append(f"the sweep ended early: {record.ended.message}")
+    return lines
 
 
 def trials_and_cost(record: SweepRecord, spent: Spent) -> str:

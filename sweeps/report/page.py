@@ -16,7 +16,7 @@ from sweeps.config.points import Scalar
 from sweeps.planning.number_words import duration
 from sweeps.record.events import TrialState
 from sweeps.record.run_names import label
-from sweeps.record.selection import Selection, choose, leader, pareto
+from sweeps.record.selection import Selection, choose, pareto
 from sweeps.record.separation import Separation
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import closing_lines, page_facts, trial_tables
@@ -171,7 +171,7 @@ def page(status: Status, story: Story, separation: Separation | None, now: float
     selection = choose(record.trials.values(), record.objective)
     best = selection.winner or status.best
     first = FirstTrial.of_record(record)
-    answer, *compared = _answer(status, selection, separation, first)
+    answer, *compared = closing_lines.so_far(status, selection, separation, first)
     columns, rows = _table(record, separation, selection)
     drawn = _drawn(record, story, best)
     config = page_facts.raw_config(record)
@@ -210,27 +210,9 @@ def moment(seconds: float) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _answer(status: Status, selection: Selection, separation: Separation | None, first: FirstTrial) -> list[str]:
-    """As `launch` ends; of a sweep that runs and has no best trial yet, the best one so far."""
-    record, so_far = status.record, leader(status.record.trials.values(), status.record.objective)
-    if status.state == "RUNNING" and selection.winner is None:
-        if so_far is None:
-            return ["no trial has reported yet"]
-        metric = record.objective.metric
-        value = f"{metric} {so_far.value(metric):.4f} at step {so_far.best_step}"
-        return [f"best so far: {label(so_far.number)}, {value}: no trial has ended yet"]
-    may_go_on = status.state in ("INTERRUPTED", "FAILED", "LOST")
-    return closing_lines.answer(record, selection, separation, first, may_go_on)
-
-
 def _outcome(status: Status) -> list[str]:
     record = status.record
-    lines = [closing_lines.trials_and_cost(record, page_facts.spent_of(record))]
-    plan = page_facts.planned_of(record)
-    if plan is not None:
-        lines.append(closing_lines.plan_and_outcome(plan))
-    if record.ended is not None and record.ended.message:
-        lines.append(f"the sweep ended early: {record.ended.message}")
+    lines = closing_lines.outcome(record)
     if status.state == "RUNNING":
         left = f"; about {duration(status.seconds_left)} left" if status.seconds_left is not None else ""
         lines.append(f"{len(record.trials) - record.repeats} of {status.planned_trials or '?'} trials have begun{left}")

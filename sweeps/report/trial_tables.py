@@ -50,7 +50,7 @@ def how_many(record: SweepRecord, planned: int | None = None) -> str:
     return trials + (f" and {counted(record.repeats, 'repeat')}" if record.repeats else "")
 
 
-def _name(record: SweepRecord, trial: TrialRecord) -> str:
+def name_of(record: SweepRecord, trial: TrialRecord) -> str:
     """The trial as tables name it, and whose point it repeats."""
     first = record.trials.get(trial.repeats or "")
     return label(trial.number) if first is None else f"{label(trial.number)} ({label(first.number)} again)"
@@ -78,7 +78,7 @@ def cells(record: SweepRecord, trials: Sequence[TrialRecord], separation: Separa
         trials: the rows, in this order; the base comes last.
         separation: of the best trial; its answers are a column, where there are any.
     """
-    params = _params(trials)
+    params = shown_params(trials)
     last = ["state", *_pareto_head(record), *_apart_head(separation)]
     chosen = _pareto(record)
     metric, *others = _metrics(record)
@@ -87,13 +87,15 @@ def cells(record: SweepRecord, trials: Sequence[TrialRecord], separation: Separa
     for trial in trials:
         values = [value_text(trial.params.get(name, "")) for name in params]
         at = "" if trial.best_step is None else str(trial.best_step)
-        shown = [_shown(trial.value(name)) for name in others]
+        shown = [number_text(trial.value(name)) for name in others]
         end = [*shown, trial.state.value, *_pareto_cell(chosen, trial.trial_key), *_apart(separation, trial.trial_key)]
-        rows.append((_name(record, trial), *values, str(trial.step), _shown(trial.value(metric)), at, *end))
+        rows.append((name_of(record, trial), *values, str(trial.step), number_text(trial.value(metric)), at, *end))
     if record.base is not None:
-        shown = [_shown(record.base.metrics.get(name, math.nan)) for name in others]
+        shown = [number_text(record.base.metrics.get(name, math.nan)) for name in others]
         end = [*shown, NO_ADAPTER, *_pareto_cell(chosen, BASE), *_apart(separation, BASE)]
-        rows.append((BASE, *("" for _ in params), "0", _shown(record.base.metrics.get(metric, math.nan)), "0", *end))
+        rows.append(
+            (BASE, *("" for _ in params), "0", number_text(record.base.metrics.get(metric, math.nan)), "0", *end)
+        )
     return Cells(heads, tuple(rows))
 
 
@@ -130,15 +132,15 @@ def markdown(record: SweepRecord, selection: Selection, separation: Separation |
     lines += [""] if lines[-1] else []
     every = order(record)
     trials = every[:MOST_ROWS]
-    params = _params(trials)
+    params = shown_params(trials)
     _, *others = _metrics(record)
     chosen = _pareto(record)
     last = ["state", *_pareto_head(record), *_apart_head(separation)]
     names = ["trial", *params, "steps", f"best_{metric}", *others, *last]
     lines += [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     for trial in trials:
-        cells = [_name(record, trial), *(value_text(trial.params.get(name, "")) for name in params)]
-        cells += [str(trial.step), *(_shown(trial.value(name)) for name in (metric, *others)), trial.state.value]
+        cells = [name_of(record, trial), *(value_text(trial.params.get(name, "")) for name in params)]
+        cells += [str(trial.step), *(number_text(trial.value(name)) for name in (metric, *others)), trial.state.value]
         cells += _pareto_cell(chosen, trial.trial_key)
         lines.append(f"| {' | '.join([*cells, *_apart(separation, trial.trial_key)])} |")
     if record.base is not None:
@@ -146,7 +148,7 @@ def markdown(record: SweepRecord, selection: Selection, separation: Separation |
             BASE,
             *("" for _ in params),
             "0",
-            *(_shown(record.base.metrics.get(name, math.nan)) for name in (metric, *others)),
+            *(number_text(record.base.metrics.get(name, math.nan)) for name in (metric, *others)),
         ]
         cells += [NO_ADAPTER, *_pareto_cell(chosen, BASE)]
         lines.append(f"| {' | '.join([*cells, *_apart(separation, BASE)])} |")
@@ -203,7 +205,8 @@ def _apart(separation: Separation | None, key: str) -> list[str]:
     return [_APART[compared.apart] if compared is not None else ""]
 
 
-def _params(trials: Sequence[TrialRecord]) -> list[str]:
+def shown_params(trials: Sequence[TrialRecord]) -> list[str]:
+    """The settings of trials that tables have a column for."""
     names: dict[str, None] = {}
     for trial in trials:
         names |= dict.fromkeys(name for name in trial.params if not _implied(name, trial.params))
@@ -220,7 +223,8 @@ def value_text(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _shown(value: float) -> str:
+def number_text(value: float) -> str:
+    """A value of a metric as tables show it."""
     if not math.isfinite(value):
         return "-"
     return f"{value:,.0f}" if value == int(value) and abs(value) >= 1000 else f"{value:.4f}"

@@ -127,9 +127,7 @@ def answer_to(letter: Letter, record: SweepRecord, now: float, decide: Decide) -
 def _stop_trial(letter: Letter, request: StopTrial, record: SweepRecord, now: float) -> RequestAnswered:
     trial = trial_named(request.trial, record)
     if trial is None:
-        numbers = sorted(each.number for each in record.trials.values())
-        there = ", ".join(map(label, numbers)) or "none has begun"
-        told = f"the sweep has no trial {request.trial}: it has {there}"
+        told = no_trial_named(request.trial, record)
         return _answer(letter, now, f"stop {request.trial}", is_accepted=False, message=told)
     asked = f"stop {label(trial.number)}"
     if trial.state not in (TrialState.RUNNING, TrialState.PARKED):
@@ -151,6 +149,12 @@ def trial_named(name: str, record: SweepRecord) -> TrialRecord | None:
     """The trial of a key, or of a name such as t03; None when the sweep has none."""
     names = (name, name.lower())
     return next((t for t in record.trials.values() if t.trial_key == name or label(t.number) in names), None)
+
+
+def no_trial_named(name: str, record: SweepRecord) -> str:
+    """Says that there is no such trial, and which there are."""
+    there = ", ".join(map(label, sorted(each.number for each in record.trials.values()))) or "none has begun"
+    return f"the sweep has no trial {name}: it has {there}"
 
 
 def _answer(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sweep_events import base, ended, record, reported, started
+from sweep_events import base, begun, ended, record, reported, started
 
-from sweeps.record.eval_rows import separation
+from sweeps.record.eval_rows import against, separation
 from sweeps.record.events import Event, TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.record.separation import Separation
@@ -112,3 +112,28 @@ def test_an_adapter_that_was_never_kept_has_no_rows(folder: SweepFolder) -> None
     bare: list[Event] = [started("b", 1), event.model_copy(update={"adapter": None}), ended("b", TrialState.COMPLETED)]
     (found,) = separated(folder, trial(folder, "a", 0, 1.5), bare).trials
     assert found.unknown == "the row losses of t01 were not kept"
+
+
+def test_a_chosen_trial_is_compared_with_the_confidence_of_the_closing_table(folder: SweepFolder) -> None:
+    trials = [trial(folder, f"k{n}", n, 1.0 + n / 10) for n in range(6)]
+    failed = [*trial(folder, "b", 6, 0.1), ended("b", TrialState.FAILED)]
+    whole = record([base(4.5), *(event for of_trial in [*trials, failed] for event in of_trial), started("c", 7)])
+    chosen = [whole.trials[key] for key in ("k3", "k1", "b", "c")]
+    found = against(folder, whole, chosen[0], chosen[1:])
+    assert found is not None
+    # One that failed has rows too; one that has not reported has no value.
+    assert [(each.key, each.apart, round(each.difference, 6)) for each in found.trials] == [
+        ("k1", True, -0.2),
+        ("b", True, -1.2),
+    ]
+    usual = separation(folder, whole)
+    assert usual is not None
+    assert (found.rows, found.confidence, found.not_compared) == (ROWS, usual.confidence, 0)
+    backwards = against(folder, whole, chosen[3], chosen[:3])
+    assert backwards is not None and backwards.trials == ()
+
+
+def test_trials_of_another_objective_have_no_rows_to_compare(folder: SweepFolder) -> None:
+    first = begun().model_copy(update={"config": '{"objective": {"metric": "eval_accuracy", "mode": "max"}}'})
+    whole = record([first, *trial(folder, "a", 0, 2.0), *trial(folder, "b", 1, 1.5)])
+    assert against(folder, whole, whole.trials["a"], [whole.trials["b"]]) is None

@@ -131,7 +131,7 @@ def test_the_same_adapter_is_not_apart_from_itself() -> None:
     ("other", "why"),
     [
         (evaluation(0.1, rows=30), "it was evaluated on other rows"),
-        (evaluation(0.1, on="cuda"), "it was evaluated on cuda float32, the best on cpu float32"),
+        (evaluation(0.1, on="cuda"), "it was evaluated on cuda float32, the other on cpu float32"),
         ("the row losses of t02 are missing", "the row losses of t02 are missing"),
     ],
 )

@@ -1,0 +1,94 @@
+"""`qsweep compare SWEEP [TRIAL...]`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sweeps.cli.shared import Json, LocalSweep, Storage, mistakes
+from sweeps.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sweeps.record.folder import SweepFolder
+    from sweeps.report.status import Status
+
+
+def compare(
+    sweep: LocalSweep,
+    trials: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TRIAL]...", help="Compare these, the others with the first: a key, or t03."),
+    ] = None,
+    storage: Storage = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Compare trials of a sweep, also while it runs: all with the best one, or some side by side."""
+    import time
+
+    from sweeps.report import status as reading
+    from sweeps.steering import local_sweeps
+
+    with mistakes(""):
+        folder = local_sweeps.find(sweep, storage)
+        status = reading.read(folder, time.time())
+        told = _some(folder, status, trials) if trials else _all(folder, status)
+    if as_json:
+        print(json.dumps({"sweep": status.sweep_id, "dir": str(folder.path), "state": status.state, **told}))
+
+
+def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
+    """Shows what a sweep says at its end; returns it for the JSON line."""
+    from sweeps.record import eval_rows
+    from sweeps.record.selection import choose
+    from sweeps.report import closing_lines, comparison, trial_tables
+    from sweeps.report.closing_lines import FirstTrial
+    from sweeps.report.status import WORDS
+    from sweeps.report.summary import console
+
+    record, out = status.record, console()
+    selection, separation = choose(record.trials.values(), record.objective), eval_rows.separation(folder, record)
+    first, rows = FirstTrial.of_record(record), trial_tables.order(record)
+    out.print(f"{status.sweep_id}: {WORDS[status.state]}", markup=False, soft_wrap=True)
+    out.print()
+    if rows:
+        out.print(trial_tables.terminal(record, rows, first.note, separation))
+        for line in trial_tables.notes(record):
+            out.print(line, markup=False, soft_wrap=True)
+        out.print()
+    best, *compared = closing_lines.so_far(status, selection, separation, first)
+    lines = [best, *(f"      {line}" for line in compared), *closing_lines.outcome(record)]
+    peak = closing_lines.peak_memory(record, None)
+    for line in [*lines, *([] if peak is None else [peak])]:
+        out.print(line, markup=False, soft_wrap=True)
+    return {
+        "metric": record.objective.metric,
+        "best": selection.winner and selection.winner.trial_key,
+        "trials": [comparison.of_trial(record, trial) for trial in rows],
+        "comparisons": separation and separation.as_json(),
+    }
+
+
+def _some(folder: SweepFolder, status: Status, names: list[str]) -> dict[str, Any]:
+    """Shows trials side by side; returns the same for the JSON line."""
+    from sweeps.record import eval_rows
+    from sweeps.report.comparison import Comparison, side_by_side
+    from sweeps.report.summary import console
+    from sweeps.steering.answering import no_trial_named, trial_named
+
+    record, out = status.record, console()
+    named = {name: trial_named(name, record) for name in names}
+    wrong = [no_trial_named(name, record) for name, trial in named.items() if trial is None]
+    if wrong:
+        raise ConfigError(wrong)
+    trials = side_by_side(record, [trial for trial in named.values() if trial is not None])
+    first, *others = trials
+    found = Comparison(record, trials, eval_rows.against(folder, record, first, others))
+    for table in found.tables(out.width):
+        out.print(table)
+        out.print()
+    for line in found.lines():
+        out.print(line, markup=False, soft_wrap=True)
+    return found.as_json()

@@ -1,0 +1,219 @@
+"""Trials of a sweep side by side: what differs in their settings, how each went, which is better. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from sweeps.record.run_names import HEADINGS, label
+from sweeps.record.selection import leader, rank
+from sweeps.record.separation import Compared, Separation
+from sweeps.record.sweep_record import SweepRecord, TrialRecord
+from sweeps.report import best_compared, trial_tables
+from trainables.objective import EVAL_LOSS
+
+_BETWEEN = 2
+"""Blanks between two columns."""
+_ONLY_LOSSES = "intervals compare losses row by row: there is none for"
+
+
+def side_by_side(record: SweepRecord, named: Sequence[TrialRecord]) -> tuple[TrialRecord, ...]:
+    """The trials to compare: those that were named, each once; of one alone, that and the best (of the best, the next).
+
+    Args:
+        record: the sweep's.
+        named: one trial at least.
+    """
+    trials = tuple({trial.trial_key: trial for trial in named}.values())
+    if len(trials) > 1:
+        return trials
+    (only,) = trials
+    best = leader(record.trials.values(), record.objective)
+    ranked = rank(record.trials.values(), record.objective) or ([best] if best is not None else [])
+    other = next((trial for trial in ranked if trial.trial_key != only.trial_key), None)
+    if other is None:
+        return trials
+    return (only, other) if only.trial_key == ranked[0].trial_key else (other, only)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Trials of a sweep side by side."""
+
+    record: SweepRecord
+    trials: tuple[TrialRecord, ...]
+    """The others are compared with the first one."""
+    separation: Separation | None
+    """The first trial against the others; None where the objective is another metric than eval_loss."""
+
+    def tables(self, width: int) -> list[Table]:
+        """A column for each trial; in several tables where these do not fit side by side.
+
+        Args:
+            width: columns of the terminal.
+        """
+        rows = [*self._settings()[0], *self._values(), *self._spent()]
+        names = [name for name, _ in rows]
+        columns = [
+            [trial_tables.name_of(self.record, trial), *(values[place] for _, values in rows)]
+            for place, trial in enumerate(self.trials)
+        ]
+        return [_table(["", *names], some) for some in _that_fit(columns, width - max(map(len, names)))]
+
+    def lines(self) -> list[str]:
+        """What is equal, why each trial ended, and how the first one compares with each of the others."""
+        same = ", ".join(f"{name} {value}" for name, value in self._settings()[1].items())
+        lines = [f"the same in all: {same}"] if same else []
+        metric = self.record.objective.metric
+        lines += [f"{label(t.number)} {trial_tables.ending(t, metric)}" for t in self.trials if t.reason]
+        lines += [self._difference(trial) for trial in self.trials[1:]]
+        if self.separation is not None and self.separation.is_told:
+            notes = best_compared.of_seeds(self.separation), best_compared.of_few_rows(self.separation)
+            lines += [note for note in notes if note is not None]
+        elif self.separation is None and self.trials[1:]:
+            lines.append(f"{_ONLY_LOSSES} {metric}")
+        return lines
+
+    def as_json(self) -> dict[str, Any]:
+        """Its part of the JSON line."""
+        return {
+            "metric": self.record.objective.metric,
+            "trials": [of_trial(self.record, trial) for trial in self.trials],
+            "differences": [self._difference_json(trial) for trial in self.trials[1:]],
+        }
+
+    def _settings(self) -> tuple[list[tuple[str, list[str]]], dict[str, str]]:
+        """The settings that differ, with the value of each trial; and the others, with the value of all."""
+        differ, same = [], {}
+        for name in trial_tables.shown_params(self.trials):
+            values = [trial.params.get(name, "") for trial in self.trials]
+            texts = [trial_tables.value_text(value) for value in values]
+            shown = HEADINGS.get(name, name)
+            if all(value == values[0] for value in values):
+                same[shown] = texts[0]
+            else:
+                # Tables show three digits.
+                differ.append((shown, texts if len(set(texts)) > 1 else list(map(str, values))))
+        return differ, same
+
+    def _values(self) -> list[tuple[str, list[str]]]:
+        """The objective at each report point, and the objectives at each trial's best step."""
+        first, *others = (objective.metric for objective in self.record.objectives)
+        told = [dict(trial.evals) for trial in self.trials]
+        rows = [
+            (
+                f"{first} at step {step}",
+                [trial_tables.number_text(each.get(step, {}).get(first, math.nan)) for each in told],
+            )
+            for step in sorted({step for each in told for step in each})
+        ]
+        rows.append((f"best {first}", [trial_tables.number_text(trial.value(first)) for trial in self.trials]))
+        rows.append(("at step", ["" if t.best_step is None else str(t.best_step) for t in self.trials]))
+        return rows + [(name, [trial_tables.number_text(t.value(name)) for t in self.trials]) for name in others]
+
+    def _spent(self) -> list[tuple[str, list[str]]]:
+        rows = [
+            ("steps", [f"{trial.step:,}" for trial in self.trials]),
+            ("tokens", [f"{trial.tokens:,}" for trial in self.trials]),
+            ("seconds", [f"{trial.seconds:.0f}" for trial in self.trials]),
+        ]
+        if any(trial.trainable_params for trial in self.trials):
+            rows.append(
+                ("trainable parameters", [f"{t.trainable_params:,}" if t.trainable_params else "" for t in self.trials])
+            )
+        return [*rows, ("state", [trial.state.value for trial in self.trials])]
+
+    def _gain(self, trial: TrialRecord) -> float:
+        """How much better than the first one the trial is; NaN where one of them has no value."""
+        metric = self.record.objective.metric
+        return self.record.objective.gain(self.trials[0].value(metric), trial.value(metric))
+
+    def _compared(self, trial: TrialRecord) -> Compared | None:
+        return None if self.separation is None else self.separation.of(trial.trial_key)
+
+    def _difference(self, trial: TrialRecord) -> str:
+        """How a trial compares with the first one, in a line."""
+        metric = self.record.objective.metric
+        first, name = (f"{label(t.number)} (step {t.best_step})" for t in (self.trials[0], trial))
+        gain, compared = self._gain(trial), self._compared(trial)
+        if not math.isfinite(gain):
+            without = " and ".join(
+                label(each.number) for each in (self.trials[0], trial) if not math.isfinite(each.value(metric))
+            )
+            told = f"{label(trial.number)} cannot be compared with {label(self.trials[0].number)}"
+            return f"{told}: there is no {metric} of {without} yet"
+        amount = f"{metric} {self.record.objective.words(gain)}"
+        if compared is None or self.separation is None:
+            return f"{name} against {first}: {amount}"
+        if compared.apart is None:
+            return f"whether {name} differs from {first} cannot be told: {amount}, {compared.unknown}"
+        verdict = "cannot be told apart from" if not compared.apart else f"is {'better' if gain > 0 else 'worse'} than"
+        return f"{name} {verdict} {first}: {amount}{best_compared.span(compared, self.separation, negate=gain > 0)}"
+
+    def _difference_json(self, trial: TrialRecord) -> dict[str, Any]:
+        metric, compared = self.record.objective.metric, self._compared(trial)
+        told = compared.as_json() if compared is not None else {"low": None, "high": None, "apart": None}
+        is_loss = metric == EVAL_LOSS
+        return {
+            "trial_key": trial.trial_key,
+            "against": self.trials[0].trial_key,
+            "unknown": "" if is_loss else f"{_ONLY_LOSSES} {metric}",
+            **told,
+            "difference": finite(trial.value(metric) - self.trials[0].value(metric)),
+            "confidence": self.separation and self.separation.confidence,
+            "rows": self.separation and self.separation.rows,
+        }
+
+
+def _that_fit(columns: Sequence[list[str]], width: int) -> list[list[list[str]]]:
+    """The columns in groups, each as wide as `width` at most or of one column."""
+    groups: list[list[list[str]]] = []
+    left = 0
+    for column in columns:
+        needed = max(map(len, column)) + _BETWEEN
+        if not groups or needed > left:
+            groups.append([])
+            left = width
+        groups[-1].append(column)
+        left -= needed
+    return groups
+
+
+def _table(names: Sequence[str], columns: Sequence[Sequence[str]]) -> Table:
+    """A table of columns, each with its head first; `names` is the one on the left."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(names[0], no_wrap=True)
+    for head, *_ in columns:
+        table.add_column(head, justify="right", no_wrap=True)
+    for row in list(zip(names, *columns, strict=True))[1:]:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def of_trial(record: SweepRecord, trial: TrialRecord) -> dict[str, Any]:
+    """A trial in the JSON line."""
+    metrics = [objective.metric for objective in record.objectives]
+    return {
+        "trial_key": trial.trial_key,
+        "name": label(trial.number),
+        "state": trial.state.value,
+        "reason": trial.reason,
+        "repeats": trial.repeats,
+        "params": dict(trial.params),
+        "values": {str(step): finite(told.get(metrics[0], math.nan)) for step, told in trial.evals},
+        "best": {"step": trial.best_step, **{metric: finite(trial.value(metric)) for metric in metrics}},
+        "steps": trial.step,
+        "tokens": trial.tokens,
+        "seconds": trial.seconds,
+        "trainable_params": trial.trainable_params or None,
+    }
+
+
+def finite(value: float) -> float | None:
+    """The number; None where it is none: JSON has no word for infinity."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,110 @@
+"""`qsweep compare` reads a sweep's folder alone, also while the sweep runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sweep_events import base, begun, ended, reported, started
+from typer.testing import CliRunner
+
+from sweeps.cli import app
+from sweeps.record.events import Event, SweepEnded, TrialState
+from sweeps.record.folder import EventLog, SweepFolder, locked
+
+ROWS = 40
+RUNNING: list[Event] = [
+    begun(),
+    base(4.5),
+    started("aaa", 0, r=8),
+    reported("aaa", 3, 1.25),
+    started("bbb", 1, r=16),
+    reported("bbb", 3, 1.5),
+]
+FINISHED: list[Event] = [
+    *RUNNING,
+    ended("aaa", TrialState.COMPLETED),
+    ended("bbb", TrialState.COMPLETED),
+    SweepEnded(time=100.0, reason="finished"),
+]
+
+
+def sweep(folder: Path, events: list[Event]) -> SweepFolder:
+    """The folder of a sweep with these events, and the row losses of the reports among them."""
+    found = SweepFolder(folder / "results" / "x")
+    found.path.mkdir(parents=True)
+    config = {"name": "x", "budget": {"trials": 4}, "tracking": {"uri": "sqlite:///nowhere.db"}}
+    found.config.write_text(json.dumps({"sweep_id": "x-1", "config": config}))
+    log = EventLog(found.events)
+    for event in events:
+        log.append(event)
+    log.close()
+    for key, loss in (("aaa", 1.25), ("bbb", 1.5)):
+        losses = [10 * loss + row % 5 - 2 + row / 100 - 0.195 for row in range(ROWS)]
+        rows = {"metrics": {"eval_loss": loss}, "row_losses": losses, "row_tokens": [10] * ROWS, "hardware": "cpu f"}
+        found.keep(key, "best", 3, {"eval_rows.json": json.dumps(rows).encode()})
+    return found
+
+
+def compare(folder: Path, *words: str) -> tuple[str, dict]:
+    done = CliRunner().invoke(app, ["compare", "x", "--storage", str(folder / "results"), "--json", *words])
+    assert done.exit_code == 0, done.output
+    return done.stderr, json.loads(done.stdout.splitlines()[-1])
+
+
+def test_all_trials_are_compared_as_launch_does_at_its_end(tmp_path: Path) -> None:
+    sweep(tmp_path, FINISHED)
+    text, document = compare(tmp_path)
+    assert text.startswith("x-1: finished\n")
+    assert "best: t00, eval_loss 1.2500 at step 3\n      whether it is better than the base" in text
+    assert "      better than the next: t01 is 0.2500 higher, 97.5% interval 0.2500 to 0.2500 on 40 rows" in text
+    assert "2 trials (2 COMPLETED) in 1 min 40 s, 6 steps" in text
+    assert (document["sweep"], document["state"], document["best"]) == ("x-1", "FINISHED", "aaa")
+    assert [trial["name"] for trial in document["trials"]] == ["t00", "t01"]
+    assert document["comparisons"]["trials"][0]["apart"]
+
+
+def test_trials_are_named_by_number_or_key(tmp_path: Path) -> None:
+    sweep(tmp_path, FINISHED)
+    text, document = compare(tmp_path, "T01", "aaa")
+    assert "t00 (step 3) is better than t01 (step 3): eval_loss 0.2500 lower, 97.5% interval" in text
+    (difference,) = document["differences"]
+    assert (difference["against"], difference["trial_key"], difference["rows"]) == ("bbb", "aaa", ROWS)
+
+
+def test_a_sweep_that_runs_tells_the_best_so_far(tmp_path: Path) -> None:
+    with locked(sweep(tmp_path, RUNNING)):
+        text, document = compare(tmp_path)
+        assert text.startswith("x-1: running\n")
+        assert "best so far: t00, eval_loss 1.2500 at step 3: no trial has ended yet" in text
+        assert (document["state"], document["best"]) == ("RUNNING", None)
+        assert "t01 (step 3) is worse than t00 (step 3)" in compare(tmp_path, "t01")[0]
+
+
+def test_a_trial_that_is_not_there_is_a_mistake(tmp_path: Path) -> None:
+    sweep(tmp_path, FINISHED)
+    done = CliRunner().invoke(app, ["compare", str(tmp_path / "results" / "x"), "t00", "t07", "zzz"])
+    assert done.exit_code == 2
+    assert done.stderr.splitlines() == [
+        "error: the sweep has no trial t07: it has t00, t01",
+        "error: the sweep has no trial zzz: it has t00, t01",
+        "2 problems",
+    ]
+
+
+@pytest.mark.parametrize("words", [[], ["t00", "t01"]])
+def test_nothing_heavy_is_imported_and_nothing_written(tmp_path: Path, words: list[str]) -> None:
+    sweep(tmp_path, FINISHED)
+    before = sorted(tmp_path.rglob("*"))
+    code = (
+        "import sys\nfrom sweeps.cli import main\n"
+        f"sys.argv = ['qsweep', 'compare', 'results/x', *{words!r}]\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print([name for name in ('mlflow', 'ray', 'torch', 'transformers', 'datasets') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+    assert sorted(tmp_path.rglob("*")) == before

@@ -1,0 +1,174 @@
+"""Trials side by side: a row for each setting that differs and each report point, and a line for each difference."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+from sweep_events import begun, ended, record, reported, started
+
+from sweeps.record.events import Event, TrialState
+from sweeps.record.separation import Compared, Separation
+from sweeps.record.sweep_record import SweepRecord
+from sweeps.report.comparison import Comparison, side_by_side
+
+EVENTS: list[Event] = [
+    begun(),
+    started("aaa", 0, r=8, lora_alpha=16, target_modules="[mlp]", learning_rate=1e-4, alpha_over_r=2),
+    reported("aaa", 3, 1.75),
+    started("bbb", 1, r=8, lora_alpha=32, target_modules="[mlp]", learning_rate=1.00001e-4, alpha_over_r=4),
+    reported("bbb", 3, 1.5),
+    started("ccc", 2, r=8, lora_alpha=16, target_modules="[mlp]", learning_rate=2e-4, alpha_over_r=2),
+    reported("aaa", 9, 1.25, since=3),
+    ended("aaa", TrialState.COMPLETED),
+    ended("bbb", TrialState.STOPPED, "stopped by the scheduler: rank 2 of 2 at step 3"),
+]
+WHOLE = record(EVENTS)
+
+
+def compared(*keys: str, whole: SweepRecord = WHOLE, separation: Separation | None = None) -> Comparison:
+    return Comparison(whole, tuple(whole.trials[key] for key in keys), separation)
+
+
+def separated(*others: Compared, rows: int = 32) -> Separation:
+    return Separation(rows=rows, confidence=0.975, trials=others, base=None, not_compared=0)
+
+
+def shown(found: Comparison, width: int = 100) -> list[list[list[str]]]:
+    """Table -> row -> words."""
+    texts = []
+    for table in found.tables(width):
+        console = Console(file=io.StringIO(), width=width)
+        console.print(table)
+        texts.append([line.split() for line in console.file.getvalue().splitlines()])  # type: ignore[attr-defined]
+    return texts
+
+
+def test_a_row_says_what_differs_and_the_rest_is_one_line() -> None:
+    found = compared("aaa", "bbb", "ccc")
+    assert shown(found) == [
+        [
+            ["t00", "t01", "t02"],
+            ["alpha", "16", "32", "16"],
+            ["lr", "0.0001", "0.0001", "0.0002"],
+            ["eval_loss", "at", "step", "3", "1.7500", "1.5000", "-"],
+            ["eval_loss", "at", "step", "9", "1.2500", "-", "-"],
+            ["best", "eval_loss", "1.2500", "1.5000", "-"],
+            ["at", "step", "9", "3"],
+            ["steps", "9", "3", "0"],
+            ["tokens", "900", "300", "0"],
+            ["seconds", "4", "2", "0"],
+            ["trainable", "parameters", "64", "64"],
+            ["state", "COMPLETED", "STOPPED", "RUNNING"],
+        ]
+    ]
+    assert found.lines()[:2] == [
+        "the same in all: r 8, modules [mlp]",
+        "t01 STOPPED at step 3, 2 s, best 1.5000: stopped by the scheduler: rank 2 of 2 at step 3",
+    ]
+
+
+def test_values_that_differ_in_the_fourth_digit_are_told_apart() -> None:
+    assert ["lr", "0.0001", "0.000100001"] in shown(compared("aaa", "bbb"))[0]
+
+
+def test_trials_that_do_not_fit_side_by_side_come_in_several_tables() -> None:
+    tables = shown(compared("aaa", "bbb", "ccc"), width=34)
+    assert [table[0] for table in tables] == [["t00"], ["t01"], ["t02"]]
+    assert {len(table) for table in tables} == {12}
+
+
+@pytest.mark.parametrize(
+    ("other", "line"),
+    [
+        (
+            Compared("bbb", 0.25, 0.125, 0.5),
+            "t01 (step 3) is worse than t00 (step 9): eval_loss 0.2500 higher, "
+            "97.5% interval 0.1250 to 0.5000 on 32 rows",
+        ),
+        (
+            Compared("bbb", 0.25, -0.125, 0.5),
+            "t01 (step 3) cannot be told apart from t00 (step 9): eval_loss 0.2500 higher, "
+            "97.5% interval -0.1250 to 0.5000 on 32 rows",
+        ),
+        (
+            Compared("bbb", 0.25, unknown="the row losses of t01 are missing"),
+            "whether t01 (step 3) differs from t00 (step 9) cannot be told: eval_loss 0.2500 higher, "
+            "the row losses of t01 are missing",
+        ),
+    ],
+)
+def test_a_difference_is_told_with_its_interval(other: Compared, line: str) -> None:
+    assert line in compared("aaa", "bbb", separation=separated(other)).lines()
+
+
+def test_a_trial_that_is_better_than_the_first_is_told_so() -> None:
+    lines = compared("bbb", "aaa", separation=separated(Compared("aaa", -0.25, -0.5, -0.125), rows=16)).lines()
+    better = "t00 (step 9) is better than t01 (step 3): eval_loss 0.2500 lower"
+    assert f"{better}, 97.5% interval 0.1250 to 0.5000 on 16 rows" in lines
+    assert lines[-2:] == [
+        "a difference beyond chance on these rows may still be one of seeds: those are not compared",
+        "16 evaluation rows are few, and the intervals claim too much: evaluate on 30 or more (data.eval_examples)",
+    ]
+
+
+def test_a_trial_that_has_not_reported_is_not_compared() -> None:
+    found = compared("aaa", "ccc", separation=separated())
+    assert found.lines()[-1] == "t02 cannot be compared with t00: there is no eval_loss of t02 yet"
+    (difference,) = found.as_json()["differences"]
+    assert (difference["difference"], difference["low"]) == (None, None)
+
+
+def test_another_objective_is_compared_without_intervals() -> None:
+    accuracy = begun().model_copy(update={"config": '{"objective": {"metric": "eval_accuracy", "mode": "max"}}'})
+    events: list[Event] = [accuracy]
+    for key, number, value in (("aaa", 0, 0.5), ("bbb", 1, 0.75)):
+        event = reported(key, 3, 1.0)
+        metrics = {"eval_loss": 1.0, "eval_accuracy": value}
+        report = event.report.model_copy(update={"metrics": metrics, "best_metrics": metrics})
+        events += [started(key, number, r=8), event.model_copy(update={"report": report})]
+    found = compared("aaa", "bbb", whole=record(events))
+    none = "intervals compare losses row by row: there is none for eval_accuracy"
+    assert found.lines()[-2:] == ["t01 (step 3) against t00 (step 3): eval_accuracy 0.2500 higher", none]
+    (difference,) = found.as_json()["differences"]
+    assert (difference["difference"], difference["confidence"], difference["unknown"]) == (0.25, None, none)
+
+
+def test_the_json_of_a_comparison_has_everything_and_is_json() -> None:
+    separation = separated(Compared("bbb", 0.25, 0.125, 0.5))
+    document = json.loads(json.dumps(compared("aaa", "bbb", separation=separation).as_json(), allow_nan=False))
+    first, second = document["trials"]
+    assert (first["name"], first["values"], first["best"]) == (
+        "t00",
+        {"3": 1.75, "9": 1.25},
+        {"step": 9, "eval_loss": 1.25},
+    )
+    assert (second["trial_key"], second["params"]["lora_alpha"], second["state"]) == ("bbb", 32, "STOPPED")
+    assert document["differences"] == [
+        {"trial_key": "bbb", "against": "aaa", "difference": 0.25, "low": 0.125, "high": 0.5, "apart": True,
+         "unknown": "", "confidence": 0.975, "rows": 32}
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("named", "beside"),
+    [
+        (["ccc"], ["aaa", "ccc"]),  # against the best
+        (["bbb"], ["aaa", "bbb"]),
+        (["aaa"], ["aaa", "bbb"]),  # the best itself: against the next
+        (["bbb", "bbb"], ["aaa", "bbb"]),
+        (["ccc", "bbb", "ccc"], ["ccc", "bbb"]),
+    ],
+)
+def test_one_trial_is_compared_with_the_best(named: list[str], beside: list[str]) -> None:
+    trials = side_by_side(WHOLE, [WHOLE.trials[key] for key in named])
+    assert [trial.trial_key for trial in trials] == beside
+
+
+def test_the_best_so_far_stands_in_while_none_has_ended() -> None:
+    running = record(EVENTS[:6])
+    assert [t.number for t in side_by_side(running, [running.trials["ccc"]])] == [1, 2]
+    alone = record(EVENTS[:2])
+    assert [t.number for t in side_by_side(alone, [alone.trials["aaa"]])] == [0]
