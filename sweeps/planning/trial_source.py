@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count
 
 from search_spaces.space import Point, SearchSpace
 from sweeps.config import points, resource
@@ -34,7 +33,9 @@ _FAILURES: Mapping[TrialState, FailureKind] = {
     TrialState.FAILED: "failed",
 }
 USED_UP = 1000
-"""Points in a row that were all there before, after which the space counts as used up."""
+"""Points in a row that the searcher has all suggested before, after which the space counts as used up."""
+MOST_SUGGESTED = 100 * USED_UP
+"""Points that a searcher is asked for until there is one to begin at: those of 10,000 earlier trials come first."""
 REPEATED = 3
 """How many of the best trials `searcher.repeats` trains again."""
 
@@ -120,6 +121,8 @@ class TrialSource:
         self._begun = [t for t in known if not t.state.is_final and t.state is not TrialState.PARKED]
         self._seen = {trial.trial_key for trial in known}
         self._numbers = {trial.number for trial in known}
+        self._free_number = 0
+        """No number below it is free."""
         self._record: Callable[[], SweepRecord] = SweepRecord
         self._added: dict[str, Point] = {}
         """Trial key -> the point that somebody has asked for."""
@@ -131,6 +134,8 @@ class TrialSource:
         self._last_reason = ""
         self._is_used_up = False
         """No new point was found, and the searcher has learned nothing since."""
+        self._suggested: set[str] = set()
+        """Keys of the trials at the points that the searcher has suggested, here and not under earlier drivers."""
         self._first = iter([*points.beginning(config, space), *warm_start.first(earlier, space)])
         for known_point in earlier.trials if earlier is not None and earlier.is_same_task else ():
             reached = self._earlier_reached(known_point)
@@ -151,11 +156,10 @@ class TrialSource:
         self._learn()
         if self._is_used_up:
             return None
-        for point in self._candidates():
-            trial = self._trial(point)
-            if trial is None or trial.trial_key in self._seen:
-                continue
-            return self._hand_out(trial)
+        for candidate in self._candidates():
+            trial = self._new(candidate)
+            if trial is not None:
+                return self._hand_out(trial)
         self._is_used_up = True
         return None
 
@@ -262,26 +266,45 @@ class TrialSource:
         at = dict(zip(self._compared.steps(training), self._compared.points, strict=True))
         return at.get(earlier.step, earlier.step * resource.rows_per_step(training))
 
-    def _candidates(self) -> Iterable[Point]:
-        yield from self._first
-        for _ in range(USED_UP):
+    @property
+    def lacking(self) -> str | None:
+        """How many trials of budget.trials there are no points for, in words; None where none is lacking."""
+        if not self._is_used_up or self._left <= 0:
+            return None
+        return f"{self._left} of budget.trials {self._count} were not tried: the space has no new point"
+
+    def _candidates(self) -> Iterator[PlannedTrial]:
+        """Trials to begin, among others that are there already, until the searcher repeats itself.
+
+        The searcher of a sweep that goes on begins with its first point again, so a point that it suggests for the
+        first time here says nothing of the space, whatever became of it before.
+        """
+        yield from map(self._at, self._first)
+        repeated = 0
+        for _ in range(MOST_SUGGESTED):
             point = self._searcher.suggest()
             if point is None:
                 return
-            yield point
+            trial = self._at(point)
+            repeated = repeated + 1 if trial.trial_key in self._suggested else 0
+            if repeated == USED_UP:
+                return
+            self._suggested.add(trial.trial_key)
+            yield trial
 
-    def _trial(self, point: Point) -> PlannedTrial | None:
-        """The trial at the point, under the first name of its modules; None where they cannot be trained."""
-        trial = self._at(point)
-        if trial.trial_key in self._seen:
-            return trial  # perhaps begun by a version that took each name for a trial of its own
+    def _new(self, trial: PlannedTrial) -> PlannedTrial | None:
+        """The trial under the first name of its modules; None where it is there already, or cannot be trained."""
+        if trial.trial_key in self._seen:  # perhaps begun by a version that took each name for a trial of its own
+            return None
         if self._targets.problem(trial.spec.adapter.target_modules) is not None:
             return None
-        return self._at(self._targets.represent(point))
+        trial = self._at(self._targets.represent(trial.point or {}))
+        return None if trial.trial_key in self._seen else trial
 
     def _at(self, point: Point, repeat: int = 0) -> PlannedTrial:
-        number = next(number for number in count() if number not in self._numbers)
-        return planned(number, self._config, point, self._fingerprints, repeat)
+        while self._free_number in self._numbers:
+            self._free_number += 1
+        return planned(self._free_number, self._config, point, self._fingerprints, repeat)
 
 
 def _again(trial: TrialRecord) -> PlannedTrial:

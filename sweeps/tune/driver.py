@@ -221,6 +221,8 @@ class Driver:
             base.look(BASE_SECONDS)
         if self._callback.failure is not None:
             raise self._callback.failure
+        if source.lacking is not None:
+            self.display.say(source.lacking)
         self.has_run = True
 
     def _spread(self, shared: dict[str, Any]) -> Spread | None:

@@ -12,6 +12,8 @@ from sweep_events import recorded
 from sweep_files import toy
 
 from sweeps.config import resource
+from sweeps.planning import trial_source
+from sweeps.planning.target_modules import Targets
 from sweeps.planning.trial_source import LEAST_REPLACED, USED_UP, PlannedTrial, TrialSource
 from sweeps.record.events import TrialState
 from sweeps.record.sweep_record import TrialRecord
@@ -70,6 +72,16 @@ def test_equal_points_are_tried_once() -> None:
     assert [trial.number for trial in trials] == [0, 1, 2]
 
 
+def test_trials_that_there_are_no_points_for_are_told() -> None:
+    trials = source({"adapter.r": {"choice": [4, 8, 16]}}, 5)
+    assert trials.lacking is None
+    drawn(trials)
+    assert trials.lacking == "2 of budget.trials 5 were not tried: the space has no new point"
+    enough = source({"adapter.r": {"choice": [4, 8, 16]}}, 3)
+    drawn(enough)
+    assert enough.lacking is None
+
+
 def test_a_default_outside_the_space_is_one_more() -> None:
     trials = drawn(source({"adapter.r": {"choice": [4, 8]}}))
     assert trials[0].spec.adapter.r == 16
@@ -88,6 +100,14 @@ def test_an_infeasible_trial_makes_room_for_another() -> None:
     after = drawn(trials)
     assert [trial.number for trial in after] == [2]
     assert not set(keys(before)) & set(keys(after))
+
+
+def test_points_that_cannot_be_trained_do_not_use_up_a_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial_source, "USED_UP", 20)
+    space = {"adapter.target_modules": {"choice": ["mlp", "all-linear"]}, "adapter.r": {"choice": [*range(1, 41)]}}
+    config, parsed = toy(space, budget={"trials": 30}, searcher={"kind": "grid"})
+    trials = TrialSource(config, parsed, {"toy": "1"}, dict, Targets(problems={"mlp": "no such layer"}))
+    assert len(drawn(trials)) == 30
 
 
 def test_an_infeasible_trial_is_not_replaced_where_the_space_has_no_more() -> None:
@@ -223,6 +243,16 @@ def test_a_sweep_that_gave_up_hands_out_what_it_had_begun_and_nothing_else() -> 
 def test_a_sweep_whose_trials_are_all_over_has_none_left() -> None:
     first = drawn(source(RATES, 3))
     assert drawn(source(RATES, 3, recorded(*((trial, TrialState.STOPPED) for trial in first)))) == []
+
+
+@pytest.mark.parametrize(("kind", "space"), [("random", RATES), ("grid", {"adapter.r": {"choice": [*range(1, 61)]}})])
+def test_points_that_were_tried_under_an_earlier_driver_do_not_use_up_the_space(
+    kind: str, space: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_source, "USED_UP", 20)
+    whole = drawn(source(space, 50, searcher={"kind": kind}))
+    known = recorded(*((trial, TrialState.STOPPED) for trial in whole[:40]))
+    assert drawn(source(space, 50, known, searcher={"kind": kind})) == whole[40:]
 
 
 # What the searcher is told
