@@ -189,10 +189,7 @@ class Driver:
             StorageError: the journal takes no more events; the trials have ended in order.
         """
         compared, objective = resource.of(self.config), self.config.objectives[0]
-        rule = compared.scheduler.build(compared.total, objective.mode)
-        protects_first = self.config.searcher.start_with_default
-        ruling = self._ruling = Ruling(rule, self.journal, self.folder, protects_first, compared.unit)
-        ruling.settle(self.clock)
+        ruling = self._ruling = Ruling.of(self.config, self.journal, self.folder, self.clock)
         self.folder.clean()
         refused = refused_default(self.config, space, self.journal.record.fingerprints, self._targets, self.clock())
         if refused is not None:
@@ -214,7 +211,7 @@ class Driver:
         )
         base = BaseEvaluation(self._broker, self._base_evaluated) if self.journal.record.base is None else None
         watch = Watch(self.stop, self._broker, queue, self.display, base, self)
-        scheduler = RuleScheduler(rule, self._callback.take)
+        scheduler = RuleScheduler(ruling.rule, self._callback.take)
         Experiment(queue, scheduler, watch, self._callback, self._saved, self._spread(shared)).run(objective)
         if base is not None and self.stop.reason is None:
             # The trials of other hosts may have been faster.
@@ -260,6 +257,9 @@ class Driver:
         reason = "failed" if failed is not None else self.stop.reason or "finished"
         why = failed or self.stop.message
         state = TrialState.STOPPED if reason == "budget" else TrialState.PAUSED
+        if self._ruling is None and reason == "budget":
+            # Used up while hosts started: what earlier drivers parked ends at its rung all the same.
+            self._ruling = Ruling.of(self.config, self.journal, self.folder, self.clock)
         for trial in list(self.journal.record.trials.values()):
             if trial.state.is_final:
                 continue

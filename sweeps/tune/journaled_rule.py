@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sweeps.config import resource
+from sweeps.config.model import SweepConfig
 from sweeps.config.resource import Unit
 from sweeps.halving.rule import Rule, Standing, Started
 from sweeps.planning.trial_source import PlannedTrial
@@ -45,6 +47,15 @@ class Ruling:
                     event.number, event.trial_key, spec, event.params, event.point, event.repeats
                 )
         journal.listen(self._tell)
+
+    @classmethod
+    def of(cls, config: SweepConfig, journal: Journal, folder: SweepFolder, clock: Callable[[], float]) -> Ruling:
+        """That of a sweep, `settle`d."""
+        compared = resource.of(config)
+        rule = compared.scheduler.build(compared.total, config.objectives[0].mode)
+        ruling = cls(rule, journal, folder, config.searcher.start_with_default, compared.unit)
+        ruling.settle(clock)
+        return ruling
 
     def _tell(self, event: Event, record: SweepRecord) -> None:
         """Tells the rule of an event. It knows nothing of repeats: they must not change who is among the best."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, TypeGuard
+from unittest.mock import Mock
 
 import pytest
 from played_sweeps import Killed, driver, story, sweep
 from sweep_events import reported, started
 
 from sweeps.config.model import SweepConfig
-from sweeps.record.events import Event, TrialParked, TrialStarted, TrialState
+from sweeps.record.events import Event, TrialEnded, TrialParked, TrialStarted, TrialState
 from sweeps.record.folder import SweepFolder, read_events
 from sweeps.record.journal import Journal
 from sweeps.steering.answering import STOPPED_BY_REQUEST
+from sweeps.steering.stop import StopState
 from sweeps.tune.callback import STOPPED_BY_SCHEDULER
+from sweeps.tune.driver import Driver
 from sweeps.tune.journaled_rule import Ruling
 from trainables.specs import TrialSpec
 
@@ -141,6 +144,28 @@ def test_a_parked_trial_is_told_its_rank_when_the_sweep_ends(tmp_path: Path) -> 
         ends = {trial.reason for trial in whole.journal.record.trials.values() if trial.step == 1}
         assert f"{STOPPED_BY_SCHEDULER}: rank 9 of 9 at step 1" in ends
         assert whole.journal.record.counts().keys() == {"COMPLETED", "STOPPED"}
+
+
+def test_a_budget_that_is_used_up_while_hosts_start_ends_what_was_parked_at_its_rung(tmp_path: Path) -> None:
+    config = sweep(variant="promote")
+    with driver(tmp_path, config, 2) as first, pytest.raises(Killed):
+        first.run(17)
+    with driver(tmp_path, config) as second:
+        second.ruling.settle(lambda: 1.0)
+        waiting = {key: t for key, t in second.journal.record.trials.items() if t.state is TrialState.PARKED}
+        began = second.ruling.interrupted()
+    assert waiting and began
+    stop, journal = StopState(), Journal(SweepFolder(tmp_path))
+    for key in waiting:
+        # As the end of an interrupted sweep writes it.
+        journal.add(TrialEnded(time=1.0, trial_key=key, state=TrialState.PAUSED, reason="", by_person_or_budget=True))
+    stop.ask("budget", "budget.wall_clock is used up")
+    Driver(config, SweepFolder(tmp_path), journal, stop, Mock()).end()
+    journal.close()
+    ends = journal.record.trials
+    assert all(": rank " in ends[key].reason and ends[key].stopped_by_scheduler for key in waiting)
+    assert {ends[key].reason for key in began} == {"budget.wall_clock is used up"}
+    assert journal.record.is_finished
 
 
 def test_the_rank_of_a_parked_trial_names_the_unit_of_its_rung(tmp_path: Path) -> None:
