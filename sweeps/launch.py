@@ -287,6 +287,7 @@ def _look_after(running: _Running, answerer: Answerer) -> None:
         return
     try:
         answerer.answer_all()
+        running.journal.tell_alive(running.clock())
     except StorageError as error:
         running.stop.ask("failed", str(error))
 

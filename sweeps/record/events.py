@@ -131,6 +131,13 @@ class HostsChanged(Spec):
     """As in `HostsStarted`."""
 
 
+class DriverLives(Spec):
+    """The driver goes on, and nothing else has happened for a minute: its time is spent until now."""
+
+    type: Literal["driver_lives"] = "driver_lives"
+    time: float
+
+
 class DataPrepared(Spec):
     """The data is tokenised, and its fingerprint is known."""
 
@@ -301,6 +308,7 @@ Event = (
     | SweepPlanned
     | HostsStarted
     | HostsChanged
+    | DriverLives
     | DataPrepared
     | BaseEvaluated
     | TargetSettled

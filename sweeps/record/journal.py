@@ -6,10 +6,11 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sweeps.record.events import Event, TrialEnded, TrialReported
+from sweeps.record.events import DriverLives, Event, TrialEnded, TrialReported
 from sweeps.record.folder import EventLog, SweepFolder
 from sweeps.record.sweep_record import SweepRecord, first_wins
 
+QUIET_SECONDS = 60.0
 Listener = Callable[[Event, SweepRecord], None]
 
 
@@ -46,6 +47,15 @@ class Journal:
     def listen(self, listener: Listener) -> None:
         """Calls `listener` with every event from now on, after it is on disk."""
         self._listeners.append(listener)
+
+    def tell_alive(self, now: float) -> None:
+        """Adds that the driver lives, where nothing else was added for a minute.
+
+        Else the time of a driver that is killed would count to its latest report only, and one that is started and
+        killed again and again would use up no budget.
+        """
+        if now - self.record.known_until >= QUIET_SECONDS:
+            self.add(DriverLives(time=now))
 
     def add(self, event: Event) -> None:
         """Appends an event, unless it says nothing new (see `first_wins`)."""

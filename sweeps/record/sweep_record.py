@@ -15,6 +15,7 @@ from sweeps.config.points import Scalar
 from sweeps.record.events import (
     BaseEvaluated,
     DataPrepared,
+    DriverLives,
     EarlierTrials,
     Event,
     HostsChanged,
@@ -86,7 +87,9 @@ class SweepRecord:
     config: str | None = None
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     latest: float | None = None
-    """When the latest event happened, answers to requests left out: some are given while nobody drives the sweep."""
+    """When the latest event happened, `DriverLives` and answers left out: some of these come while nobody drives."""
+    lived_until: float = 0.0
+    """As the latest `DriverLives` says."""
     spent_seconds: float = 0.0
     """Time that earlier drivers of this sweep took."""
     hosts: HostsStarted | None = None
@@ -127,7 +130,7 @@ class SweepRecord:
 
     def apply(self, event: Event) -> SweepRecord:
         """The record after `event`."""
-        latest = self.latest if isinstance(event, RequestAnswered) else event.time
+        latest = self.latest if isinstance(event, RequestAnswered | DriverLives) else event.time
         return replace(self._after(event), latest=latest)
 
     def _after(self, event: Event) -> SweepRecord:
@@ -138,6 +141,8 @@ class SweepRecord:
                 return replace(self, planned=self.planned or event)
             case HostsStarted() | HostsChanged():
                 return self._hosts_are(event)
+            case DriverLives():
+                return replace(self, lived_until=event.time)
             case DataPrepared():
                 return replace(self, data=event.summary, hosts_unknown=self.hosts_unknown or self.hosts is None)
             case BaseEvaluated():
@@ -157,15 +162,8 @@ class SweepRecord:
 
     def _started(self, event: SweepStarted) -> SweepRecord:
         if self.started is None:
-            return replace(
-                self,
-                started=event.time,
-                resumed=event.time,
-                drivers=1,
-                config=event.config,
-                objectives=event.objectives(),
-                fingerprints=event.fingerprints,
-            )
+            whole = replace(self, config=event.config, objectives=event.objectives(), fingerprints=event.fingerprints)
+            return replace(whole, started=event.time, resumed=event.time, drivers=1)
         return replace(
             self,
             resumed=event.time,
@@ -210,15 +208,20 @@ class SweepRecord:
             was_reopened=self.was_reopened or (asks_for_more and self.ended is not None),
         )
 
+    @property
+    def known_until(self) -> float:
+        """When a driver is last known to have lived; 0 before the first event."""
+        return max(self.latest or 0.0, self.lived_until)
+
     def seconds_spent(self, now: float | None = None) -> float:
-        """Seconds that all drivers have spent until `now`, else the latest event, without the pauses between them."""
-        return self.spent_seconds + _lasted(self.resumed, self.latest if now is None else now)
+        """Seconds that all drivers have spent until `now`, else `known_until`, without the pauses between them."""
+        return self.spent_seconds + _lasted(self.resumed, self.known_until if now is None else now)
 
     def host_seconds_spent(self, now: float | None = None) -> dict[Device, float]:
-        """Device -> number of hosts times the seconds that they were held, until `now`, else the latest event."""
+        """Device -> number of hosts times the seconds that they were held, until `now`, else `known_until`."""
         seconds = dict(self.host_seconds)
         if self.hosts is not None:
-            held = self.hosts.holding * _lasted(self.hosts.since, self.latest if now is None else now)
+            held = self.hosts.holding * _lasted(self.hosts.since, self.known_until if now is None else now)
             seconds[self.hosts.device] = seconds.get(self.hosts.device, 0.0) + held
         return seconds
 
@@ -226,7 +229,7 @@ class SweepRecord:
         """Number of GPUs times the seconds that hosts held them, as in `host_seconds_spent`; 0 on a CPU."""
         if self.hosts is None or self.hosts.device == "cpu":
             return self.gpu_seconds
-        lasted = _lasted(self.hosts.since, self.latest if now is None else now)
+        lasted = _lasted(self.hosts.since, self.known_until if now is None else now)
         return self.gpu_seconds + self.hosts.holding * self.hosts.gpus_per_host * lasted
 
     @property
@@ -244,12 +247,6 @@ class SweepRecord:
     def repeats(self) -> int:
         """Trials that train the point of another one again; the budget and the trials in all do not count them."""
         return sum(trial.repeats is not None for trial in self.trials.values())
-
-    @property
-    def added_waiting(self) -> int:
-        """Added points that have got no slot yet."""
-        begun = [trial.point for trial in self.trials.values()]
-        return sum(point not in begun for point in self.added)
 
     def rungs(self) -> list[tuple[int, int, int]]:
         """(step, trials that have reported there, those of them that are parked there) for each report point.

@@ -113,7 +113,7 @@ class Status:
         """What was asked for since the launch, in lines."""
         record, lines = self.record, []
         if record.added:
-            waiting = f", {record.added_waiting} waiting for a slot" if record.added_waiting else ""
+            waiting = f", {_waiting(record)} waiting for a slot" if _waiting(record) else ""
             lines.append(f"  added     {counted(len(record.added), 'point')}{waiting}")
         for key, value in record.changes.items():
             before = _word(self.launched_with.get(key))
@@ -133,7 +133,7 @@ class Status:
             "rungs": [
                 {"step": step, "reported": reached, "parked": parked} for step, reached, parked in self.record.rungs()
             ],
-            "added": {"points": len(self.record.added), "waiting": self.record.added_waiting},
+            "added": {"points": len(self.record.added), "waiting": _waiting(self.record)},
             "extended": dict(self.record.changes),
             "best": best
             and {
@@ -273,6 +273,12 @@ def _at(config: Mapping[str, Any], key: str) -> Scalar | None:
     section, _, name = key.partition(".")
     value: Scalar | None = config.get(section, {}).get(name)
     return value
+
+
+def _waiting(record: SweepRecord) -> int:
+    """Added points that have got no slot yet."""
+    begun = [trial.point for trial in record.trials.values()]
+    return sum(point not in begun for point in record.added)
 
 
 def _word(value: Scalar | None) -> str:

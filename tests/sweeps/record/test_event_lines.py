@@ -14,6 +14,7 @@ from sweep_events import begun, history, record, reported
 from sweeps.record.events import (
     BaseEvaluated,
     DataPrepared,
+    DriverLives,
     EarlierPoint,
     EarlierTrials,
     Event,
@@ -86,6 +87,7 @@ EVENTS: list[st.SearchStrategy[Event]] = [
         slots=st.integers(0, 99),
         held=st.none() | st.integers(0, 99),
     ),
+    st.builds(DriverLives, time=FINITE),
     st.builds(DataPrepared, time=FINITE, summary=SCALARS),
     st.builds(BaseEvaluated, time=FINITE, metrics=METRICS, rows=st.integers(1, 10**6), hardware=TEXT),
     st.builds(

@@ -18,7 +18,7 @@ from sweeps.record.events import (
     TrialStarted,
     TrialState,
 )
-from sweeps.record.folder import SweepFolder
+from sweeps.record.folder import SweepFolder, read_events
 from sweeps.record.journal import Journal
 from sweeps.record.spent import planned, spent
 from sweeps.record.sweep_record import SweepRecord
@@ -125,6 +125,22 @@ def test_hosts_that_wait_for_a_gpu_hold_none(tmp_path: Path) -> None:
     journal = Journal(SweepFolder(tmp_path))
     journal.add(told)
     assert Journal(SweepFolder(tmp_path)).record.gpu_seconds_spent(18071.0) == 4 * (100 + 2 * 1)
+
+
+def test_drivers_that_are_killed_between_reports_have_spent_their_time_all_the_same(tmp_path: Path) -> None:
+    journal = Journal(SweepFolder(tmp_path))
+    for life in (0.0, 10_000.0):
+        for event in (begun(life), hosts(life + 10, 2, "cuda"), PREPARED.model_copy(update={"time": life + 12})):
+            journal.add(event)
+        for seconds in range(12, 3600, 5):
+            journal.tell_alive(life + seconds)
+    journal.add(begun(20_000.0))
+    journal.close()
+    found = Journal(SweepFolder(tmp_path)).record
+    assert found.seconds_spent() == pytest.approx(2 * 3600, abs=130)
+    assert found.gpu_seconds_spent() == pytest.approx(2 * 2 * 3600, abs=300)
+    assert len(list(read_events(SweepFolder(tmp_path).events))) < 2 * 60 + 10, "a line a minute at most"
+    assert found.latest == 20_000.0
 
 
 def test_a_driver_that_got_no_host_held_none() -> None:
