@@ -46,6 +46,8 @@ def reached(budget: Budget, record: SweepRecord, now: float) -> str | None:
 def _target(target: float, record: SweepRecord) -> str | None:
     objective = record.objective
     for trial in record.trials.values():
+        if trial.repeats is not None or (trial.state.is_final and not trial.state.is_ranked):
+            continue  # It cannot be the best trial.
         value = trial.value(objective.metric)
         if trial.best_step is not None and (value <= target if objective.mode == "min" else value >= target):
             return (

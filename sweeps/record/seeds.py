@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
+from sweeps.record.events import TrialState
 from sweeps.record.sweep_record import TrialRecord
 
 
@@ -35,7 +36,7 @@ def noise(trials: Iterable[TrialRecord], metric: str) -> SeedNoise | None:
     trials = list(trials)
     groups: dict[str, list[float]] = {}
     for trial in trials:
-        if trial.state.is_ranked and math.isfinite(trial.value(metric)):
+        if trial.state is TrialState.COMPLETED and math.isfinite(trial.value(metric)):
             groups.setdefault(trial.repeats or trial.trial_key, []).append(trial.value(metric))
     return pooled([losses for losses in groups.values() if len(losses) > 1])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sweeps.planning.number_words import counted
+from sweeps.record.events import TrialState
 from sweeps.record.paired_bootstrap import FEW_ROWS
 from sweeps.record.run_names import label
 from sweeps.record.selection import Selection, leader, pareto, rank
@@ -72,7 +73,7 @@ def repeated(record: SweepRecord, selection: Selection) -> str | None:
     again = [
         f"{label(trial.number)} {trial.value(metric):.4f}"
         for trial in record.trials.values()
-        if trial.repeats == selection.winner.trial_key and trial.state.is_ranked
+        if trial.repeats == selection.winner.trial_key and trial.state is TrialState.COMPLETED
     ]
     return f"the same point with other seeds: {', '.join(again)}" if again else None
 

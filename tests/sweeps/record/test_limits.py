@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from sweep_events import begun, record, reported, started
+from sweep_events import begun, ended, record, reported, started
 
 from sweeps.config.model import Budget
 from sweeps.record import limits
-from sweeps.record.events import HostsStarted, SweepEnded
+from sweeps.record.events import Event, HostsStarted, SweepEnded, TrialState
 from sweeps.record.sweep_record import SweepRecord
 from trainables.contract import Device
 
@@ -53,6 +53,18 @@ def test_a_target_is_reached_by_the_best_step_of_any_trial() -> None:
     assert found == "budget.target 0.9 is reached: t07 has eval_loss 0.8000 at step 6"
     assert limits.reached(Budget(target=0.9), sweep("cpu", 1.2, 0.91), 0.0) is None
     assert limits.reached(Budget(target=0.9), sweep("cpu"), 0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_reached"),
+    [([], True), ([ended("r", TrialState.FAILED)], False), ([ended("r", TrialState.STOPPED)], True)],
+)
+def test_a_target_is_reached_only_by_what_may_be_the_best(changes: list[Event], is_reached: bool) -> None:
+    whole = [begun(), started("a"), reported("a", 9, 0.95), ended("a", TrialState.COMPLETED)]
+    for repeats in (None, "a"):
+        begins = started("r", 1).model_copy(update={"repeats": repeats})
+        found = limits.reached(Budget(target=0.9), record([*whole, begins, reported("r", 3, 0.8), *changes]), 0.0)
+        assert (found is not None) is (is_reached and repeats is None)
 
 
 def test_without_such_budgets_nothing_ends_the_sweep() -> None:

@@ -59,6 +59,14 @@ def test_repeats_and_the_trial_that_they_repeat_are_one_group() -> None:
     assert seeds.noise(sweep(trial("a", 0, 1.0), trial("b", 1, 2.0)).trials.values(), "eval_loss") is None
 
 
+def test_a_repeat_that_was_cut_short_says_nothing_of_seeds() -> None:
+    whole = [trial("a", 0, 1.0), trial("b", 1, 2.0), trial("c", 2, 1.2, "a")]
+    cut = [*trial("d", 3, 3.9, "b")[:2], ended("d", TrialState.STOPPED, "budget.wall_clock is used up")]
+    noise = seeds.noise(sweep(*whole, cut).trials.values(), "eval_loss")
+    assert noise is not None
+    assert (noise.points, noise.freedom) == (1, 1)
+
+
 def test_a_lucky_seed_does_not_win() -> None:
     found = sweep(trial("a", 0, 1.0), trial("b", 1, 1.1), trial("c", 2, 0.5, "b"))
     winner = choose(found.trials.values(), found.objective).winner

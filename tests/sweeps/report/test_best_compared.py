@@ -217,6 +217,8 @@ def test_what_the_best_point_came_to_with_other_seeds_is_told() -> None:
     selection = choose(found.trials.values(), found.objective)
     assert best_compared.repeated(found, selection) == "the same point with other seeds: t09 1.3750"
     assert best_compared.repeated(sweep(), selection) is None
+    cut_short = sweep(*AGAIN[:2], ended("again", TrialState.STOPPED, "budget.wall_clock is used up"))
+    assert best_compared.repeated(cut_short, selection) is None
 
 
 def test_where_seeds_are_counted_in_it_is_told_how_far_they_go() -> None:
