@@ -139,10 +139,8 @@ class SweepRecord:
                 return self._started(event)
             case SweepPlanned():
                 return replace(self, planned=self.planned or event)
-            case HostsStarted() | HostsChanged():
-                return self._hosts_are(event)
-            case DriverLives():
-                return replace(self, lived_until=event.time)
+            case HostsStarted() | HostsChanged() | DriverLives():
+                return self._spends(event)
             case DataPrepared():
                 return replace(self, data=event.summary, hosts_unknown=self.hosts_unknown or self.hosts is None)
             case BaseEvaluated():
@@ -176,7 +174,9 @@ class SweepRecord:
             was_reopened=False,
         )
 
-    def _hosts_are(self, event: HostsStarted | HostsChanged) -> SweepRecord:
+    def _spends(self, event: HostsStarted | HostsChanged | DriverLives) -> SweepRecord:
+        if isinstance(event, DriverLives):
+            return replace(self, lived_until=event.time)
         if isinstance(event, HostsStarted):
             return self._hosts_started(event)
         if self.hosts is None:
