@@ -60,7 +60,7 @@ def test_a_target_is_reached_by_the_best_step_of_any_trial() -> None:
     [([], True), ([ended("r", TrialState.FAILED)], False), ([ended("r", TrialState.STOPPED)], True)],
 )
 def test_a_target_is_reached_only_by_what_may_be_the_best(changes: list[Event], is_reached: bool) -> None:
-    whole = [begun(), started("a"), reported("a", 9, 0.95), ended("a", TrialState.COMPLETED)]
+    whole: list[Event] = [begun(), started("a"), reported("a", 9, 0.95), ended("a", TrialState.COMPLETED)]
     for repeats in (None, "a"):
         begins = started("r", 1).model_copy(update={"repeats": repeats})
         found = limits.reached(Budget(target=0.9), record([*whole, begins, reported("r", 3, 0.8), *changes]), 0.0)
