@@ -12,8 +12,8 @@ from sweeps.config.points import Scalar, word
 from sweeps.report.trial_tables import value_text
 
 Kind = Literal["log", "linear", "words"]
-UNSET = "not set"
-"""Marks trials in whose point the field is not searched."""
+UNSET = "not searched"
+"""Marks trials in whose point the field is not: it has its value of the sweep file."""
 UNSET_PLACE = -0.12
 """Where they lie on an axis of numbers: below its lowest value."""
 MOST_OPTIONS = 12

@@ -23,6 +23,8 @@ BINS = 24
 """Lines of nearly the same colour are one trace: a page with a trace for each of many trials is slow."""
 VIRIDIS = ("#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39")
 """viridis of matplotlib without its lightest end, which is hard to see on white: dark is good."""
+MOST_TOLD = 1000
+"""So many trials, the best ones, tell their settings when the pointer is over them: each text takes room."""
 GREY = "#b8bcc4"
 INK = "#1c2330"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
@@ -78,6 +80,11 @@ def axis(text: str, /, **more: Any) -> dict[str, Any]:
         "automargin": True,
         **ticks,
     } | more
+
+
+def cut(text: str, most: int) -> str:
+    """The text, its end left out where it is longer than `most` characters, and than 8."""
+    return text if len(text) <= max(most, 8) else text[: max(most, 8) - 1] + "…"
 
 
 def hover(trial: Drawn, page: Page) -> str:
@@ -163,6 +170,11 @@ def state_legend(page: Page, colour: str | None = None) -> Iterator[Trace]:
         if state in there:
             marker = {"symbol": symbol, "color": colour or own, "size": 9}
             yield scatter([None], [None], mode="markers", marker=marker, name=state) | {"showlegend": True}
+
+
+def told_of(page: Page) -> dict[int, str]:
+    """Number of a trial -> what is told of it, for the best `MOST_TOLD`."""
+    return {trial.number: hover(trial, page) for trial in page.trials[:MOST_TOLD]}
 
 
 def split(page: Page) -> tuple[list[Drawn], list[Drawn]]:

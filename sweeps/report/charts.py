@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from sweeps.planning.number_words import counted
-from sweeps.report import page_facts, progress_charts
+from sweeps.report import field_charts, page_facts, progress_charts
 from sweeps.report.axes import UNSET_PLACE, Axis, readable
 from sweeps.report.chart_parts import (
     PALETTE,
@@ -17,30 +17,20 @@ from sweeps.report.chart_parts import (
     Figure,
     Trace,
     axis,
+    cut,
     hover,
     layout,
     left_out,
-    outside,
     scatter,
     split,
-    state_legend,
     trial_lines,
 )
 from sweeps.report.page import Drawn, Page
 from sweeps.report.trial_tables import value_text
 from trainables.objective import Objective
 
-COLUMNS = 3
-"""Small charts in a row; two where that fills the rows."""
-ROW_HEIGHT = 260
-MOST_NUMBERS = 4
-"""Marks on a small axis of numbers."""
-MOST_LARGE = 150
-"""Trials; points of more are small."""
-JITTER = 0.25
-"""Points of equal values lie side by side within this share of the value's room."""
-CIVIDIS = [[0.0, "#00224e"], [0.35, "#41506c"], [0.65, "#8a8678"], [1.0, "#d9c55c"]]
-"""cividis of matplotlib, nearly."""
+MOST_AXES = 7
+"""Of more parallel axes, names are at a slant and marks are small."""
 
 
 def charts(page: Page) -> tuple[Figure, ...]:
@@ -48,7 +38,7 @@ def charts(page: Page) -> tuple[Figure, ...]:
     makers: tuple[Callable[[Page], Figure | None], ...] = (
         parallel,
         progress_charts.by_step,
-        by_field,
+        field_charts.by_field,
         two_objectives,
         progress_charts.train_loss,
         progress_charts.rungs,
@@ -70,15 +60,20 @@ def parallel(page: Page) -> Figure | None:
         return [(float(at), place) for at, place in enumerate(places)]
 
     annotations: list[dict[str, Any]] = []
+    room = 110 // len(axes)
     for at, one in enumerate(axes):
         ticks = {"x": at, "showarrow": False, "xanchor": "right", "xshift": -6, "bgcolor": "rgba(255,255,255,0.75)"}
-        annotations += [{**ticks, "y": place, "text": escape(text)} for place, text in one.ticks]
+        if len(axes) > MOST_AXES:
+            ticks |= {"font": {"size": 11}}
+        annotations += [{**ticks, "y": place, "text": escape(cut(text, room))} for place, text in one.ticks]
     shapes = [
         {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "line": {"color": "#5b6472", "width": 1.2}}
         for at in range(len(axes))
     ]
-    names = [escape(one.title).replace(" (", "<br>(") for one in axes]
+    is_dense = len(axes) > MOST_AXES
+    names = [escape(one.title).replace(" (", " (" if is_dense else "<br>(") for one in axes]
     x = {"tickvals": list(range(len(axes))), "ticktext": names, "side": "top", "range": [-0.6, len(axes) - 0.7]}
+    x |= {"tickangle": -30 if is_dense else 0}
     low = UNSET_PLACE - 0.05 if any(one.has_unset and one.kind != "words" for one in axes) else -0.04
     plain = {"showgrid": False, "zeroline": False, "fixedrange": True, "showline": False}
     return Figure(
@@ -88,72 +83,14 @@ def parallel(page: Page) -> Figure | None:
         f"{_at_the_end(value_axes[0], page)}",
         (*trial_lines(page, points), Colours.of(page).bar(page.metric)),
         layout(
-            440,
+            540 if is_dense else 440,
             annotations=annotations,
             shapes=shapes,
             showlegend=False,
             xaxis={**plain, **x},
             yaxis={**plain, "visible": False, "range": [low, 1.04]},
-            margin={"l": 30, "r": 30, "t": 70, "b": 20},
+            margin={"l": 30, "r": 30, "t": 120 if is_dense else 70, "b": 20},
         ),
-    )
-
-
-def by_field(page: Page) -> Figure | None:
-    """Each searched field against the best value, side by side."""
-    trials = [trial for trial in page.trials if math.isfinite(trial.value)]
-    if not trials or not page.axes:
-        return None
-    span = readable(trial.value for trial in trials)
-    columns = 2 if len(page.axes) in (2, 4) else COLUMNS
-    rows = math.ceil(len(page.axes) / columns)
-    height = rows * ROW_HEIGHT + 80
-    more: dict[str, Any] = {}
-    traces = list(state_legend(page, "#5b6472"))
-    reached = [trial.step for trial in trials]
-    bar = {"title": {"text": "steps trained", "side": "right", "font": {"size": 13}}, "thickness": 12}
-    for place, one in enumerate(page.axes):
-        number = "" if place == 0 else str(place + 1)
-        row, column = divmod(place, columns)
-        ticks = one.ticks if one.kind == "words" else one.ticks[:: math.ceil(len(one.ticks) / MOST_NUMBERS)]
-        left, top = column / columns, 1 - row / rows
-        more[f"xaxis{number}"] = axis(
-            one.title,
-            domain=[left + 0.02 * (column > 0), left + 1 / columns - 0.04],
-            anchor=f"y{number}",
-            tickvals=[at for at, _ in ticks],
-            ticktext=[escape(text) for _, text in ticks],
-            range=[UNSET_PLACE - 0.06 if one.has_unset else -0.06, 1.06],
-            title={"text": escape(one.title), "font": {"size": 13}, "standoff": 6},
-        )
-        title = f"best {page.metric}" if column == 0 else ""
-        more[f"yaxis{number}"] = axis(
-            title, domain=[top - 1 / rows + 75 / height, top - 5 / height], anchor=f"x{number}", range=span
-        )
-        if place:
-            more[f"yaxis{number}"]["matches"] = "y"
-        marker = {
-            "symbol": [STATES[trial.state][0] for trial in trials],
-            "color": reached,
-            "colorscale": CIVIDIS,
-            "cmin": min(reached),
-            "cmax": max(*reached, min(reached) + 1),
-            "showscale": place == 0,
-            "colorbar": bar,
-            "size": 8 if len(trials) <= MOST_LARGE else 5,
-            "opacity": 0.85,
-        }
-        x = [_jittered(one, trial) for trial in trials]
-        told = [hover(trial, page) for trial in trials]
-        points = scatter(x, [trial.value for trial in trials], mode="markers", marker=marker, hovertext=told)
-        traces.append(points | {"hoverinfo": "text", "xaxis": f"x{number}", "yaxis": f"y{number}"})
-    return Figure(
-        "Each field alone",
-        f"Each point is a trial at its best {page.metric}. Trials of fewer steps (dark) had less time to become good. "
-        f"Points of equal settings lie side by side. A field's effect may be that of another one that goes with it."
-        f"{outside(span, [trial.value for trial in trials])}",
-        tuple(traces),
-        layout(height, margin={"l": 70, "r": 30, "t": 40, "b": 10}, **more),
     )
 
 
@@ -213,13 +150,3 @@ def _clipped(one: Axis, value: Any) -> float | None:
         return None
     place = one.place(value)
     return place if place < 0 and one.has_unset else min(max(place, 0.0), 1.0)
-
-
-def _jittered(one: Axis, trial: Drawn) -> float:
-    """The place of a trial's value; beside it where many trials have the same one."""
-    place = one.place(trial.params.get(one.name))
-    if one.kind != "words":
-        return place
-    room = 1 / (len(one.options) + one.has_unset)
-    # Multiples of the golden ratio spread evenly, and each number has its own place.
-    return place + room * JITTER * (2 * (trial.number * 0.618034 % 1) - 1)

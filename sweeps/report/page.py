@@ -33,6 +33,8 @@ MOST_STEPS = 400
 """Of a train loss at most; of more steps, every so many-th."""
 
 
+MOST_ROWS = 2000
+"""Of the table of trials."""
 WHY = "why it ended"
 
 
@@ -127,6 +129,8 @@ class Page:
     """Trials, cost and plan, as `launch` tells them."""
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    left_out: int
+    """Trials that the table has no row of: the last ones."""
     notes: tuple[str, ...]
     """Below the table."""
     cost: tuple[Fact, ...]
@@ -189,6 +193,7 @@ def page(status: Status, story: Story, separation: Separation | None, now: float
         outcome=tuple(_outcome(status)),
         columns=columns,
         rows=rows,
+        left_out=max(0, len(record.trials) - MOST_ROWS),
         notes=(*([first.note] if first.note else []), *trial_tables.notes(record)),
         cost=page_facts.cost(record),
         made_of=page_facts.made_of(record),
@@ -244,7 +249,7 @@ def _table(
     record: SweepRecord, separation: Separation | None, selection: Selection
 ) -> tuple[tuple[Column, ...], tuple[Row, ...]]:
     """The table that `launch` prints, with what a wide page has room for."""
-    trials = trial_tables.order(record)
+    trials = trial_tables.order(record)[:MOST_ROWS]
     found = trial_tables.cells(record, trials, separation)
     meanings = page_facts.meanings(record, separation)
     columns = [Column(head, meanings.get(head, ""), found.is_word(place)) for place, head in enumerate(found.heads)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import yaml
@@ -98,7 +99,11 @@ def cost(record: SweepRecord) -> tuple[Fact, ...]:
             f"{saved:,} of {taken.full_steps:,}{share}",
             "what trials that the scheduler stopped would have taken to their end",
         ),
-        Fact("examples", f"{taken.examples:,}", "rows of these steps, as often as they were trained on"),
+        Fact(
+            "examples",
+            f"{taken.examples:,}" if taken.examples or not taken.steps else unknown,
+            "rows of these steps, as often as they were trained on",
+        ),
         Fact("tokens", f"{taken.tokens:,}", "of these steps, padding not counted"),
         Fact("time", duration(taken.seconds), "from the start to the latest event, pauses left out"),
         Fact(
@@ -132,6 +137,14 @@ def made_of(record: SweepRecord) -> tuple[Group, ...]:
         Group("Machines", tuple(_machines(record, config))),
     )
     return tuple(group for group in groups if group.facts)
+
+
+def maker() -> str:
+    """The program that makes the page, and its version where it is installed."""
+    try:
+        return f"qsweep {version('qlora-sweeps')}"
+    except PackageNotFoundError:
+        return "qsweep"
 
 
 def meanings(record: SweepRecord, separation: Separation | None) -> dict[str, str]:
@@ -226,7 +239,8 @@ def _search(record: SweepRecord, config: Mapping[str, Any]) -> Iterator[Fact]:
             now = f", changed to {_text(changes[key])}" if (key := f"budget.{name}") in changes else ""
             yield Fact(f"budget.{name}", f"{_text(value)}{now}")
     yield from (Fact(name, _parts(_section(config, name))) for name in ("scheduler", "searcher") if config.get(name))
-    yield Fact("seed", str(config.get("seed", "")), "of the searcher; a trial's own follows from it and from its point")
+    if "seed" in config:
+        yield Fact("seed", str(config["seed"]), "of the searcher; a trial's own follows from it and from its point")
 
 
 def _parts(section: Mapping[str, Any]) -> str:

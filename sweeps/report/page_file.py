@@ -11,7 +11,7 @@ from markupsafe import Markup
 from sweeps.errors import StorageError
 from sweeps.record.eval_rows import separation
 from sweeps.record.folder import REPORT, SweepFolder, read_events, write_whole
-from sweeps.report import plotly_html, status
+from sweeps.report import page_facts, plotly_html, status
 from sweeps.report.charts import charts
 from sweeps.report.page import Page, page
 from sweeps.report.trial_story import Story
@@ -62,7 +62,9 @@ def render(found: Page) -> str:
         for place, figure in enumerate(charts(found))
     ]
     library = Markup(plotly_html.library()) if drawn else ""
-    return environment.get_template(TEMPLATE).render(page=found, charts=drawn, library=library)
+    return environment.get_template(TEMPLATE).render(
+        page=found, charts=drawn, library=library, maker=page_facts.maker()
+    )
 
 
 def output_of(folder: SweepFolder, given: Path | None) -> Path:
@@ -83,7 +85,7 @@ def output_of(folder: SweepFolder, given: Path | None) -> Path:
             raise StorageError(f"--output: {path} is a folder: name a file in it, such as {path / REPORT}")
         if not path.parent.is_dir():
             raise StorageError(f"--output: there is no folder {path.parent}: make it, or name a file elsewhere")
-        if path.exists() and not _is_page(path):
+        if path.exists() and not (path.is_file() and _is_page(path)):
             raise StorageError(f"--output: {path} is there already, and is no HTML page: name another file")
     except OSError as error:
         if isinstance(error, StorageError):

@@ -21,6 +21,7 @@ from sweeps.report.chart_parts import (
     outside,
     scatter,
     state_legend,
+    told_of,
     trial_lines,
 )
 from sweeps.report.page import BEST_CURVES, Page
@@ -135,12 +136,13 @@ def times(page: Page) -> Figure | None:
         return None
     last = max(held.until for trial in trials for held in trial.held)
     _, unit, word = next(each for each in UNITS if last >= each[0])
-    traces = []
+    texts, traces = told_of(page), []
     for state, (_, colour) in STATES.items():
         spans = [(trial, held) for trial in trials if trial.state == state for held in trial.held]
         if spans:
             told = [
-                f"in a slot for {duration(held.until - held.since)}<br>{hover(trial, page)}" for trial, held in spans
+                f"in a slot for {duration(held.until - held.since)}<br>{texts.get(trial.number, trial.name)}"
+                for trial, held in spans
             ]
             bars: dict[str, Any] = {"type": "bar", "orientation": "h", "name": state, "marker": {"color": colour}}
             bars |= {"base": [held.since / unit for _, held in spans], "y": [trial.number for trial, _ in spans]}

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import report_sweeps as sweeps
 from sweep_events import base, begun, ended, infeasible, parked, reported, started
 
 from sweeps.record.eval_rows import separation
 from sweeps.record.events import Event, RequestAnswered, SweepEnded, TrialState
-from sweeps.record.folder import SweepFolder
-from sweeps.report import status
+from sweeps.record.folder import SweepFolder, locked
+from sweeps.report import page_file, status
 from sweeps.report.charts import charts
 from sweeps.report.page import Page, page
 from sweeps.report.trial_story import Held, Story
@@ -147,6 +149,34 @@ def test_values_that_are_not_finite_are_not_drawn(tmp_path: Path) -> None:
     assert [trial.evals for trial in found.trials[2:]] == [(), ()]
     caption = charts(found)[0].caption
     assert "2 trials without a finite eval_loss are not drawn" in caption
+
+
+def test_a_sweep_that_runs_tells_what_is_so_far(tmp_path: Path) -> None:
+    folder = sweeps.write(tmp_path, sweeps.events(8, sweeps.config(), ends=False))
+    with locked(folder):
+        found = page_file.read(folder, 200.0)
+    assert (found.state, found.is_running) == ("running", True)
+    assert re.fullmatch(r"best so far: t00, eval_loss \d\.\d{4} at step 27: no trial has ended yet", found.best)
+    assert found.best_settings and found.trials[0].is_best
+    assert "8 of 8 trials have begun" in found.outcome
+    assert [(rung.went_on, rung.waiting, rung.ended) for rung in found.rungs] == [
+        (3, 6, 0),
+        (1, 2, 0),
+        (1, 0, 0),
+        (0, 1, 0),
+    ]
+
+
+def test_the_table_and_what_points_tell_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeps.report.page.MOST_ROWS", 4)
+    monkeypatch.setattr("sweeps.report.chart_parts.MOST_TOLD", 3)
+    monkeypatch.setattr("sweeps.report.chart_parts.MOST_LINES", 2)
+    found = made(tmp_path, sweeps.events(9, sweeps.config()))
+    assert (len(found.rows), found.left_out) == (5, 5)  # the base has a row too
+    by_name = {figure.title: figure for figure in charts(found)}
+    points = next(trace for trace in by_name["Each field alone"].traces if len(trace["x"]) == 9)
+    assert sum(text != "" for text in points["hovertext"]) == 3
+    assert "The best 2 trials are in colour, the other 7 in grey." in by_name["eval_loss by step"].caption
 
 
 def test_requests_and_their_answers_are_told(tmp_path: Path) -> None:

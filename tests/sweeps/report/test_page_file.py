@@ -181,6 +181,7 @@ def test_the_json_line_says_where_the_page_is(tmp_path: Path) -> None:
         ("", "is a folder: name a file in it, such as"),
         ("missing/page.html", "there is no folder"),
         ("x/events.jsonl", "is there already, and is no HTML page: name another file"),
+        ("/dev/null", "is there already, and is no HTML page: name another file"),
     ],
 )
 def test_a_wrong_output_is_refused(tmp_path: Path, output: str, message: str) -> None:

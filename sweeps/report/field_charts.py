@@ -1,0 +1,129 @@
+"""The small charts of a sweep: each searched field against the best value, side by side. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from sweeps.report.axes import UNSET_PLACE, Axis, readable
+from sweeps.report.chart_parts import STATES, Figure, Trace, axis, cut, layout, outside, scatter, state_legend, told_of
+from sweeps.report.page import Drawn, Page
+
+COLUMNS = 3
+"""Small charts in a row; two where that fills the rows."""
+ROW_HEIGHT = 270
+LABEL_ROOM = 18
+"""Characters that the marks of a small axis hold side by side; others are at a slant."""
+MOST_LABEL = 14
+MOST_NUMBERS = 4
+"""Marks on a small axis of numbers."""
+MOST_LARGE = 150
+"""Trials; points of more are small."""
+JITTER = 0.25
+"""Points of equal values lie side by side within this share of the value's room."""
+CIVIDIS = [[0.0, "#00224e"], [0.35, "#41506c"], [0.65, "#8a8678"], [1.0, "#d9c55c"]]
+"""cividis of matplotlib, nearly."""
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Where the small charts are."""
+
+    columns: int
+    rows: int
+
+    @classmethod
+    def of(cls, count: int) -> _Grid:
+        """That of so many charts."""
+        columns = 2 if count in (2, 4) else COLUMNS
+        return cls(columns, math.ceil(count / columns))
+
+    @property
+    def height(self) -> int:
+        """Of all charts, in pixels."""
+        return self.rows * ROW_HEIGHT + 40
+
+    def domains(self, place: int) -> tuple[list[float], list[float]]:
+        """The parts of the width and of the height that a chart takes."""
+        row, column = divmod(place, self.columns)
+        left, top = column / self.columns, 1 - row / self.rows
+        return (
+            [left + 0.02 * (column > 0), left + 1 / self.columns - 0.04],
+            [top - 1 / self.rows + 90 / self.height, top - 5 / self.height],
+        )
+
+
+def by_field(page: Page) -> Figure | None:
+    """Each searched field against the best value."""
+    trials = [trial for trial in page.trials if math.isfinite(trial.value)]
+    if not trials or not page.axes:
+        return None
+    span = readable(trial.value for trial in trials)
+    grid = _Grid.of(len(page.axes))
+    more: dict[str, Any] = {}
+    for place, one in enumerate(page.axes):
+        number = "" if place == 0 else str(place + 1)
+        width, height = grid.domains(place)
+        more[f"xaxis{number}"] = _field_axis(one) | {"domain": width, "anchor": f"y{number}"}
+        title = f"best {page.metric}" if place % grid.columns == 0 else ""
+        more[f"yaxis{number}"] = axis(title, domain=height, anchor=f"x{number}", range=span)
+        if place:
+            more[f"yaxis{number}"]["matches"] = "y"
+    return Figure(
+        "Each field alone",
+        f"Each point is a trial at its best {page.metric}. Trials of fewer steps (dark) had less time to become good. "
+        "Points of equal settings lie side by side. A field's effect may be that of another one that goes with it."
+        f"{outside(span, [trial.value for trial in trials])}",
+        (*state_legend(page, "#5b6472"), *_points(page, trials)),
+        layout(grid.height, margin={"l": 70, "r": 30, "t": 40, "b": 0}, **more),
+    )
+
+
+def _field_axis(one: Axis) -> dict[str, Any]:
+    ticks = one.ticks if one.kind == "words" else one.ticks[:: math.ceil(len(one.ticks) / MOST_NUMBERS)]
+    labels = [escape(cut(text, MOST_LABEL)) for _, text in ticks]
+    return axis(
+        one.title,
+        tickvals=[at for at, _ in ticks],
+        ticktext=labels,
+        tickangle=-30 if sum(map(len, labels)) > LABEL_ROOM else 0,
+        automargin=False,
+        range=[UNSET_PLACE - 0.06 if one.has_unset else -0.06, 1.06],
+        title={"text": escape(one.title), "font": {"size": 13}, "standoff": 6},
+    )
+
+
+def _points(page: Page, trials: list[Drawn]) -> Iterator[Trace]:
+    """The points of each small chart; the first one brings the bar of colours."""
+    reached, told = [trial.step for trial in trials], told_of(page)
+    bar = {"title": {"text": "steps trained", "side": "right", "font": {"size": 13}}, "thickness": 12}
+    bar |= {"lenmode": "pixels", "len": ROW_HEIGHT - 90, "y": 1, "yanchor": "top"}
+    marker = {
+        "symbol": [STATES[trial.state][0] for trial in trials],
+        "color": reached,
+        "colorscale": CIVIDIS,
+        "cmin": min(reached),
+        "cmax": max(*reached, min(reached) + 1),
+        "colorbar": bar,
+        "size": 8 if len(trials) <= MOST_LARGE else 5,
+        "opacity": 0.85,
+    }
+    y, texts = [trial.value for trial in trials], [told.get(trial.number, "") for trial in trials]
+    for place, one in enumerate(page.axes):
+        number = "" if place == 0 else str(place + 1)
+        x = [_jittered(one, trial) for trial in trials]
+        points = scatter(x, y, mode="markers", marker={**marker, "showscale": place == 0}, hovertext=texts)
+        yield points | {"hoverinfo": "text", "xaxis": f"x{number}", "yaxis": f"y{number}"}
+
+
+def _jittered(one: Axis, trial: Drawn) -> float:
+    """The place of a trial's value; beside it where many trials have the same one."""
+    place = one.place(trial.params.get(one.name))
+    if one.kind != "words":
+        return place
+    room = 1 / (len(one.options) + one.has_unset)
+    # Multiples of the golden ratio spread evenly, and each number has its own place.
+    return place + room * JITTER * (2 * (trial.number * 0.618034 % 1) - 1)
