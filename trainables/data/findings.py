@@ -22,6 +22,7 @@ FEW_ROWS = 10
 """With fewer rows, differences between adapters are mostly chance, and promotion passes nothing."""
 _MISSING = frozenset({"nan", "NaN", "NAN", "null", "NULL", "None", "N/A", "#N/A", "<NA>", "NaT"})
 """Words that programs write for a missing value."""
+_OWN_TEMPLATE = "change the template in a copy of the model, or write the whole text with data.text"
 
 
 @dataclass
@@ -58,6 +59,10 @@ class Tally:
     """Chats with answers that do not count in the loss."""
     cut_away: Count = field(default_factory=Count)
     """Rows left out because data.max_length cuts off all their labels."""
+    shortened: Count = field(default_factory=Count)
+    """Rows with an answer of which the chat template leaves out part."""
+    unserved: Count = field(default_factory=Count)
+    """Rows with an answer that is learnt behind another text than the one that stands before it in use."""
 
 
 class Findings:
@@ -94,13 +99,21 @@ class Findings:
             tally.chosen_on.add(place)
 
     def problems(self) -> list[str]:
-        """Lists what makes every result worthless: all answers are empty, or all evaluation rows are trained on."""
+        """Lists what makes every result worthless.
+
+        All answers are empty, or the chat template shortens all of them, or all evaluation rows are trained on.
+        """
         problems = []
         field, answers = _answers(self._data)
         for part, tally in self.parts.items():
             if tally.rows and tally.empty.rows == tally.rows:
                 problems.append(
                     f"{self._name(part)}: all {answers} are empty, {_of(tally, tally.empty)}: check data.{field}"
+                )
+            if tally.rows and tally.shortened.rows == tally.rows:
+                problems.append(
+                    f"{self._name(part)}: the model's chat template leaves out part of all {answers} (reasoning up to "
+                    f"</think>, mostly), {_of(tally, tally.shortened)}: {_OWN_TEMPLATE}"
                 )
         for part in ("eval", "test"):
             tally = self.parts[part]
@@ -151,7 +164,25 @@ class Findings:
                 f"data.messages: chats with several answers, {_of(tally, tally.unlearnt)}: the last one counts "
                 "(data.train_on: all counts each)"
             )
-        return warnings + ([] if part == "train" else self._few(part))
+        return [*warnings, *self._of_template(part)] + ([] if part == "train" else self._few(part))
+
+    def _of_template(self, part: Part) -> list[str]:
+        """Lists what the chat template does to the answers."""
+        tally, name = self.parts[part], self._name(part)
+        _, answers = _answers(self._data)
+        warnings = []
+        if tally.shortened.rows:
+            warnings.append(
+                f"{name}: {answers} of which the model's chat template leaves out part (reasoning up to </think>, "
+                f"mostly), {_of(tally, tally.shortened)}: only the rest is learnt; {_OWN_TEMPLATE}"
+            )
+        if part == "train" and tally.unserved.rows:
+            warnings.append(
+                f"{name}: {answers} before which the model's chat template writes another text than where it asks for "
+                f"an answer, {_of(tally, tally.unserved)}: the text that the served model gets is never trained; "
+                f"{_OWN_TEMPLATE}"
+            )
+        return warnings
 
     def _few(self, part: Part) -> list[str]:
         tally = self.parts[part]

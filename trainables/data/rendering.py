@@ -35,8 +35,20 @@ class Text(NamedTuple):
     """The part that is not learnt; empty when everything is learnt."""
     whole: str
     """The prompt and the answer together."""
-    earlier: tuple[tuple[str, str], ...] = ()
-    """(prompt, whole) of each earlier answer that is learnt too; each such whole is a beginning of `whole`."""
+    is_shortened: bool = False
+    """Whether the chat template leaves out part of the answer."""
+    earlier: tuple[Text, ...] = ()
+    """Each earlier answer that is learnt too, up to its end; each such whole is a beginning of `whole`."""
+
+    @property
+    def loses_words(self) -> bool:
+        """Tells whether part of an answer that is learnt is left out."""
+        return self.is_shortened or any(each.is_shortened for each in self.earlier)
+
+    @property
+    def follows_its_prompt(self) -> bool:
+        """Tells whether each answer is learnt behind the text that stands before an answer when the model is served."""
+        return all(each.whole.startswith(each.prompt.rstrip()) for each in (self, *self.earlier))
 
 
 class Encoded(NamedTuple):
@@ -100,7 +112,10 @@ class Renderer:
         # Goes through the first answers of all texts, then the second ones, and drops a text once the rest is cut off.
         while due:
             answers = [texts[place].earlier[len(spans[place])] for place in due]
-            prompts, answered = (self._ids([answer[part] for answer in answers]) for part in (0, 1))
+            prompts, answered = (
+                self._ids([each.prompt for each in answers]),
+                self._ids([each.whole for each in answers]),
+            )
             for place, prompt, ids in zip(due, prompts, answered, strict=True):
                 spans[place].append((max(1, _shared(prompt, ids)), _shared(ids, wholes[place])))
             due = [
@@ -128,21 +143,22 @@ class Renderer:
     def _answer(self, messages: list[templates.Message]) -> Text:
         """Renders the chat without its last message, as the prompt, and the chat up to the end of its last turn."""
         prompt = self._apply(messages[:-1], add_generation_prompt=True)
-        return Text(prompt, self._ended(self._apply(messages, add_generation_prompt=False)))
+        whole = self._ended(self._apply(messages, add_generation_prompt=False))
+        return Text(prompt, whole, not _holds(whole, messages[-1]["content"]))
 
-    def _earlier(self, messages: list[templates.Message], whole: str) -> tuple[tuple[str, str], ...]:
-        """Returns (prompt, whole) of each answer but the last. Raises `DataError` if later messages change its text."""
-        pairs = []
+    def _earlier(self, messages: list[templates.Message], whole: str) -> tuple[Text, ...]:
+        """Returns the text of each answer but the last. Raises `DataError` if later messages change it."""
+        texts = []
         for number in templates.answers(messages)[:-1]:
-            prompt, answered, _ = self._answer(messages[:number])
+            answer = self._answer(messages[:number])
             before = self._apply(messages[: number - 1], add_generation_prompt=False).rstrip()
-            if not (whole.startswith(answered) and answered.startswith(before)):
+            if not (whole.startswith(answer.whole) and answer.whole.startswith(before)):
                 raise DataError(
                     "data.train_on: all needs a chat template that ends each answer, and writes it the same whether or "
                     f"not messages follow; this one does not for message {number}; take data.train_on: last"
                 )
-            pairs.append((prompt, answered))
-        return tuple(pairs)
+            texts.append(answer)
+        return tuple(texts)
 
     def _apply(self, messages: list[templates.Message], *, add_generation_prompt: bool) -> str:
         rendered = self._tokenizer.apply_chat_template(
@@ -219,6 +235,11 @@ def _with_fixed_date(template: str) -> str:
 
 def _message(role: str, content: str) -> templates.Message:
     return {"role": role, "content": content}
+
+
+def _holds(whole: str, content: str) -> bool:
+    """Tells whether a text holds all of a message. Templates may set its parts apart with other white space."""
+    return content.strip() in whole or "".join(content.split()) in "".join(whole.split())
 
 
 def _labelled(length: int, spans: Sequence[tuple[int, int]]) -> bytearray:

@@ -91,12 +91,20 @@ def tokenise(
             if problems := templates.absent(data, tokenised.columns, getattr(data, split)):
                 raise DataError("\n".join(problems))
         texts = [_text(renderer, split, row) for row in batch]
-        for placed, row in zip(batch, renderer.encode(texts), strict=True):
+        for placed, text, row in zip(batch, texts, renderer.encode(texts), strict=True):
             is_cut_away = tokenised.add(row, data.max_length)
-            if findings is not None:
-                findings.add(part or split, placed)
-                if is_cut_away:
-                    findings.parts[part or split].cut_away.add(placed.place)
+            if findings is None:
+                continue
+            findings.add(part or split, placed)
+            tally = findings.parts[part or split]
+            doubts = (
+                (is_cut_away, tally.cut_away),
+                (text.loses_words, tally.shortened),
+                (not text.follows_its_prompt, tally.unserved),
+            )
+            for is_so, count in doubts:
+                if is_so:
+                    count.add(placed.place)
     if not tokenised.rows:
         raise DataError(_nothing_left(data, split, tokenised))
     return tokenised

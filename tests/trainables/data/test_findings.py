@@ -192,6 +192,37 @@ def test_chats_of_which_only_the_last_answer_counts_are_told_of(tmp_path: Path) 
     ]
 
 
+def test_what_a_reasoning_model_s_template_drops_is_told_of(tmp_path: Path) -> None:
+    """Such templates, as those of DeepSeek-R1's distillations, also write <think> where they ask for an answer."""
+    chat = tiny_models.tokenizer()
+    chat.chat_template = (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content.split('</think>')[-1] }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}"
+    )
+    rows = pairs(30)
+    for row in rows[4:6]:
+        row["answer"] = f"<think>\nSo?\n</think>\n\n{row['answer']}"
+    data = spec(tmp_path, rows, pairs(10, 30))
+    dropped, unserved = dataset.prepare(data, chat, tmp_path).summary.warnings
+    assert dropped.startswith("data.train: completions of which the model's chat template leaves out part (")
+    assert ", 2 of 30, the first on line 5: only the rest is learnt; " in dropped
+    assert unserved.startswith("data.train: completions before which the model's chat template writes another text ")
+    assert ", 30 of 30, the first on line 1: " in unserved
+    chats = [{"chat": [*CHAT[:3], {"role": "assistant", "content": f"a</think>{n}"}]} for n in range(30)]
+    with pytest.raises(DataError, match=r"^data\.train: .* part of all answers .* 20 of 20, the first on line 1: "):
+        dataset.prepare(spec(tmp_path, chats[:20], chats[20:], messages="chat", train_on="all"), chat, tmp_path)
+
+
+def test_white_space_that_a_template_sets_otherwise_is_no_loss(tmp_path: Path) -> None:
+    chat = tiny_models.tokenizer()
+    chat.chat_template = str(chat.chat_template).replace(
+        "{{ message['content'] }}", "{{ message['content'].replace('</think>', '\n</think>\n\n') | trim }}"
+    )
+    rows = pairs(30)
+    rows[4]["answer"] = " <think>So?</think>It is."
+    assert dataset.prepare(spec(tmp_path, rows, pairs(10, 30)), chat, tmp_path).summary.warnings == ()
+
+
 def test_a_bad_row_anywhere_is_found_before_a_launch(tmp_path: Path) -> None:
     rows = pairs(60)
     rows[50]["answer"] = float("nan")
