@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -18,8 +18,9 @@ from ray.exceptions import ActorUnavailableError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.fleet import RETRY_SECONDS, Fleet
+from cluster.host_deaths import SUSPECT_AFTER, HostDeaths
 from cluster.host_states import Lease, message, said
-from cluster.hosts import PROCESS_LOST, HostOptions, SlotLimits
+from cluster.hosts import PROCESS_LOST, HostOptions, Place, SlotLimits
 from cluster.leases import Grant, NotReady, Ready, Refused
 from cluster.nodes import Node, gpus, look
 from trainables.contract import Evaluation, Failure, StepRecord, Target, TargetModules
@@ -28,10 +29,6 @@ from trainables.specs import TrialSpec
 NAME = "broker"
 LEASE_SECONDS = 60.0
 """A lease that is not renewed for this time is over: its trial is gone."""
-SUSPECT_AFTER = 2
-"""After its hosts died this many times in a row, a trial trains alone, so that the next death has one cause."""
-GUILTY_AFTER = 3
-"""After its hosts died this many times in a row, the last time while it trained alone, a trial is refused."""
 ANSWER_SECONDS = 5.0
 """How long a host may take to report the last steps of its trials."""
 UNAVAILABLE_SECONDS = 20.0
@@ -66,8 +63,7 @@ class Broker:
         self._stopped_trials: set[str] = set()
         self._leaving: frozenset[str] = frozenset()
         """Ray's ids of the nodes that end soon."""
-        self._deaths: dict[str, list[str]] = {}
-        """Trial key -> the nodes of the hosts in a row that died while it trained there."""
+        self._deaths = HostDeaths(self._fleet.is_gone, self._staying)
         self._base_deaths: list[str] = []
         """The nodes of the hosts that died while they evaluated the base."""
         self._suspects_waiting: dict[str, float] = {}
@@ -174,7 +170,7 @@ class Broker:
         except PROCESS_LOST:
             await self.lost(host_id)
             self._base_deaths.append(host.facts.node_id)
-            guilty = self._counted(self._base_deaths) >= SUSPECT_AFTER
+            guilty = sum(not self._fleet.is_gone(node_id) for node_id in self._base_deaths) >= SUSPECT_AFTER
             return Failure(kind="failed", message="its host died, twice") if guilty else None
         except RayTaskError as error:
             return Failure(kind="failed", message=message(error))
@@ -201,10 +197,10 @@ class Broker:
         self._revive()
         await self.release(trial_key)
         await self._expire()
-        deaths = self._counted(self._deaths.get(trial_key, ()))
-        if deaths >= GUILTY_AFTER:
+        if self._deaths.is_guilty(trial_key):
+            deaths = self._deaths.number(trial_key)
             return Refused(message=f"its host died {deaths} times in a row, the last time with no other trial on it")
-        if deaths >= SUSPECT_AFTER:
+        if self._deaths.is_suspect(trial_key):
             self._suspects_waiting[trial_key] = self._clock()
         else:
             self._suspects_waiting.pop(trial_key, None)
@@ -240,16 +236,17 @@ class Broker:
 
     async def reached(self, trial_key: str) -> None:
         """Forgets the deaths of the trial's hosts: it came to a report point, so it is not what kills them."""
-        self._deaths.pop(trial_key, None)
-        self._fleet.proved()
+        self._deaths.forget(trial_key)
+        for host in self._hosts.values():
+            if trial_key in host.leases:
+                self._fleet.proved(host.facts.place)
 
     async def lost(self, host_id: str) -> None:
         """Removes a host that died, with its leases, and has another made. Does nothing when called again."""
         gone = self._fleet.lose(host_id)
         if gone is None:
             return
-        for trial_key in gone.leases:
-            self._deaths.setdefault(trial_key, []).append(gone.facts.node_id)
+        self._deaths.add(gone.facts, gone.leases)
         await self._tell()
 
     async def not_reached(self, host_id: str) -> None:
@@ -276,10 +273,6 @@ class Broker:
                 await self.not_reached(host_id)
                 if host_id not in self._hosts:
                     raise
-
-    def _counted(self, nodes: Sequence[str]) -> int:
-        """Of hosts that died on these nodes, how many a trial can be to blame for: not those that went with a node."""
-        return sum(not self._fleet.is_gone(node_id) for node_id in nodes)
 
     async def _start_anew(self) -> None:
         """Starts the hosts of a broker that Ray has restarted."""
@@ -311,20 +304,25 @@ class Broker:
         self._suspects_waiting = {key: since for key, since in waiting if now - since <= LEASE_SECONDS}
 
     def _place(self, trial_key: str) -> str | None:
-        """Chooses the host for a trial: an empty one for a suspect. No other trial is let in while a suspect waits."""
-        suspect = self._is_suspect(trial_key)
+        """Chooses the host for a trial: an empty one for a suspect. No other trial is let in while a suspect waits.
+
+        One at a place where none of its hosts has died is better, and a must when all of them died at one place.
+        """
+        suspect = self._deaths.is_suspect(trial_key)
         if self._suspects_waiting and not suspect:
             return None
-        best, most = None, 0
+        must_leave = self._deaths.must_leave(trial_key)
+        best, most = None, (False, 0)
         for host_id, host in self._hosts.items():
             free = 0 if host.is_leaving else host.facts.slots - len(host.leases)
-            taken = bool(host.leases) if suspect else any(map(self._is_suspect, host.leases))
-            if free > most and not taken:
-                best, most = host_id, free
+            taken = bool(host.leases) if suspect else any(map(self._deaths.is_suspect, host.leases))
+            is_other = not self._deaths.was_at(trial_key, host.facts.place)
+            if free and not taken and (is_other or not must_leave) and (is_other, free) > most:
+                best, most = host_id, (is_other, free)
         return best
 
-    def _is_suspect(self, trial_key: str) -> bool:
-        return self._counted(self._deaths.get(trial_key, ())) >= SUSPECT_AFTER
+    def _staying(self) -> set[Place]:
+        return {host.facts.place for host in self._hosts.values() if not host.is_leaving}
 
     async def _tell(self) -> None:
         async with self._changed:

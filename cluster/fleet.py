@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 
 from cluster import nodes
 from cluster.host_states import FleetSize, HeldTime, Host, StartDeaths, Starting, is_mistake, message, said
-from cluster.hosts import HostActor, HostFacts, HostOptions, SlotLimits
+from cluster.hosts import HostActor, HostFacts, HostOptions, Place, SlotLimits
 from cluster.leases import NotReady
 from trainables.contract import RowShape
 from trainables.specs import TrialSpec
@@ -79,8 +79,8 @@ class Fleet:
         self._start_deaths = StartDeaths()
         self._held_time = HeldTime(clock)
         self._has_started = False
-        self._early_deaths = 0
-        """Hosts in a row that were made after a loss and died before any trial came to a report point."""
+        self._early_deaths: Counter[Place] = Counter()
+        """Hosts in a row that died at a place before any trial came to a report point there."""
         self._last_loss = -math.inf
         self._not_before = clock()
         """No host is made before this time."""
@@ -224,16 +224,17 @@ class Fleet:
         self._tell(f"host lost (process {gone.facts.pid} on {gone.facts.node}, {trials}); {left}")
         now = self._clock()
         if gone.since >= self._last_loss:  # else it was lost together with the one before
-            pause = 0.0 if self._early_deaths == 0 else min(2.0 ** (self._early_deaths - 1), LONGEST_PAUSE_SECONDS)
-            self._early_deaths += 1
+            before = self._early_deaths[gone.facts.place]
+            pause = 0.0 if before == 0 else min(2.0 ** (before - 1), LONGEST_PAUSE_SECONDS)
+            self._early_deaths[gone.facts.place] += 1
             self._not_before = max(self._not_before, now + pause)
         self._last_loss = now
         self._fit()
         return gone
 
-    def proved(self) -> None:
-        """A trial came to a report point: hosts do not die at once."""
-        self._early_deaths = 0
+    def proved(self, place: Place) -> None:
+        """A trial came to a report point: hosts do not die at once at this place."""
+        self._early_deaths.pop(place, None)
 
     def is_gone(self, node_id: str) -> bool:
         """Whether a node is not there any more, or is leaving."""

@@ -10,7 +10,7 @@ import asyncio
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Literal, TypeVar, cast
+from typing import Literal, NamedTuple, TypeVar, cast
 
 import ray
 from pydantic import Field
@@ -70,6 +70,19 @@ class HostOptions(Spec):
     """Packages that Ray installs for the hosts when they start."""
 
 
+class Place(NamedTuple):
+    """Where a host computes."""
+
+    node_id: str
+    """Ray's id of its node."""
+    gpus: tuple[str, ...]
+    """Ray's numbers of its GPUs on that node; none on a CPU."""
+
+    def overlaps(self, other: Place) -> bool:
+        """Tells whether both are on one node, and have a GPU in common or none."""
+        return self.node_id == other.node_id and (self.gpus == other.gpus or not {*self.gpus}.isdisjoint(other.gpus))
+
+
 class HostFacts(Spec):
     """Describes a host that is ready."""
 
@@ -88,6 +101,13 @@ class HostFacts(Spec):
     """What computes the losses of its trials, in words; empty where the trainable does not say."""
     node_id: str = ""
     """Ray's id of its node."""
+    gpu_ids: tuple[str, ...] = ()
+    """See `Place.gpus`."""
+
+    @property
+    def place(self) -> Place:
+        """Where it computes."""
+        return Place(self.node_id, self.gpu_ids)
 
 
 class Host:
@@ -213,6 +233,7 @@ class Host:
             gpus=len(own),
             engine=getattr(pack, "engine_name", ""),
             node_id=str(ray.get_runtime_context().get_node_id()),
+            gpu_ids=tuple(own),
         )
 
     def _running(self) -> PackLoop:

@@ -170,7 +170,7 @@ def test_a_host_that_is_out_of_reach_for_a_moment_keeps_its_trials_and_closes_wh
         grants = [await granted(broker, trial) for trial in ("a", "b")]
         host.times = times
         await broker.release("a")
-        assert (list(broker._hosts), broker._deaths) == (["h"], {})
+        assert (list(broker._hosts), broker._deaths.of_trials) == (["h"], {})
         assert list(broker._hosts["h"].leases) == ["b"]
         assert host.closed == [grant.lease for grant in grants[:1] if grant is not None]
 
@@ -186,7 +186,7 @@ def test_a_host_that_stays_out_of_reach_is_lost(monkeypatch):
         broker = broker_with(OutOfReach(math.inf), clock=lambda: float(next(times)))
         assert await granted(broker, "a") is not None
         await broker.not_reached("h")
-        assert (broker._hosts, list(broker._deaths)) == ({}, ["a"])
+        assert (broker._hosts, list(broker._deaths.of_trials)) == ({}, ["a"])
         assert next(times) >= broker_module.UNAVAILABLE_SECONDS
 
     asyncio.run(asyncio.wait_for(play(), 30))
