@@ -158,13 +158,13 @@ class SlotTrial(tune.Trainable):
         self._unwritten = None
         self._step = progress.step
         self._is_unevaluated = progress.step in self._points and progress.report is None
-        # A damaged snapshot must not make the trial forget which adapter is its best.
-        known = config["reported"] if progress.best_metrics is None else progress.model_dump()
-        self._best_step = known["best_step"]
-        self._best_metrics = known["best_metrics"]
+        # A trial that goes on from before its last report keeps the best adapter that the log names, and its files.
+        self._reported: int = config["reported"]["step"]
+        known = config["reported"] if progress.step <= self._reported else progress.model_dump()
+        self._best_step, self._best_metrics = known["best_step"], known["best_metrics"]
         self._history = list(progress.history)
         self._pending = None
-        if progress.report is not None and progress.report.step > config["reported"]["step"]:
+        if progress.report is not None and progress.report.step > self._reported:
             # The driver died between this trial's snapshot and its report.
             self._pending = self._told(progress.report, progress.adapter)
 
@@ -177,7 +177,8 @@ class SlotTrial(tune.Trainable):
         """Writes adapter and snapshot, in this order: a snapshot never knows of an adapter that is not there."""
         value = self._objective.of(evaluation.metrics)
         adapter = None
-        if outcome.adapter is not None and self._objective.is_better(value, self._best):
+        is_new_best = outcome.step > self._reported and self._objective.is_better(value, self._best)
+        if is_new_best and outcome.adapter is not None:
             loss = self._objective.loss(self._best)
             adapter = self._files.keep_best(outcome.step, outcome.adapter, evaluation.document(), loss)
             self._best_metrics, self._best_step = evaluation.metrics, outcome.step

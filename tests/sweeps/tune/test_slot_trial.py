@@ -77,6 +77,29 @@ def test_a_report_says_which_rung_it_is_where_rungs_count_examples(tmp_path):
     assert (report.step, report.resource) == (2, 16)
 
 
+def test_a_trial_that_goes_on_from_before_its_last_report_keeps_the_adapter_that_the_log_names(tmp_path):
+    sweep = SweepFolder(tmp_path)
+    sweep.keep(
+        "a", "snapshot", 3, snapshots.files(snapshots.SavedTrial(step=3, best_step=3, best_metrics=loss(1.0)), b"")
+    )
+    trial = object.__new__(SlotTrial)
+    trial._take_up(
+        {"trial_key": "a", "spec": "", "points": [3, 9, 27], "dir": str(tmp_path), "disk_bytes": None, "parks": False}
+        | {"reported": {"step": 9, "best_step": 9, "best_metrics": loss(0.9)}, "is_anywhere": False}
+        | {"objective": {"metric": "eval_loss", "mode": "min"}}
+    )
+    written = []
+    for step, value in ((9, 0.8999), (27, 0.8)):
+        trial._history = list(steps(step))
+        report, adapter = trial._keep(Outcome(step=step, adapter={"a": b"b"}), Evaluation(metrics=loss(value)))
+        written.append((report.best_step, report.best_metrics, adapter is not None))
+    assert written == [(9, loss(0.9), False), (27, loss(0.8), True)]
+
+
+def loss(value: float) -> dict[str, float]:
+    return {"eval_loss": value}
+
+
 def steps(*numbers: int) -> tuple[StepRecord, ...]:
     return tuple(
         StepRecord(step=each, train_loss=1.0, learning_rate=0.1, grad_norm=1.0, tokens=1, seconds=1.0, time=0.0)
