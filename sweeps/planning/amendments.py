@@ -17,7 +17,7 @@ from sweeps.config import checks, messages, points, resource
 from sweeps.config.load import Sweep
 from sweeps.config.model import Budget, ClusterConfig, SweepConfig
 from sweeps.config.points import Scalar
-from sweeps.planning import target_modules
+from sweeps.planning import plan, target_modules
 from sweeps.planning.number_words import counted
 from sweeps.planning.trial_source import PlannedTrial, planned
 from sweeps.record import limits
@@ -83,11 +83,23 @@ class Amendments:
         known = record.trials.get(trial.trial_key)
         if known is not None:
             return Answer(True, f"this point is {_told(known, record)}: it is not tried again")
+        over = self._over(record, {}, None)
+        if over:
+            return Answer(False, over)
         shown = ", ".join(f"{name}={value}" for name, value in trial.params.items())
         if trial.trial_key in self._added(record):
             return Answer(True, f"{shown}: asked for already: it has the next free slot")
-        told = f"{shown}: it has the next free slot, and is one trial beyond budget.trials"
+        told = f"{shown}: it has the next free slot, and is one trial beyond budget.trials{self._beyond_plan(trial)}"
         return Answer(True, told, point=trial.point)
+
+    def _beyond_plan(self, trial: PlannedTrial) -> str:
+        """Says where a trial may take more memory than the slots of hosts were planned with."""
+        told, planned_for = "", plan.largest(self.config, self.space)
+        for field in ("adapter.r", "training.batch_size"):
+            value, *others = (points.base_value(spec, field) for spec in (trial.spec, *planned_for))
+            if all(isinstance(other, int) and isinstance(value, int) and value > other for other in others):
+                told += f"; {field} {value} is more than memory was planned for, so its host may run out of it"
+        return told
 
     def _fields(self, values: Mapping[str, object]) -> tuple[dict[str, Any], list[str]]:
         """The values under the whole names of their fields, and what is wrong with the names."""
@@ -149,8 +161,9 @@ class Amendments:
         before = {key: _value(current, key) for key in values}
         new = {key: value for key, value in values.items() if value != before[key]}
         wrong = [*self._too_little(new, record, now), *self._too_many(new.get("cluster.hosts"))]
-        if wrong:
-            return Answer(False, "; ".join(wrong))
+        over = self._over(record, new, now) if new else ""
+        if wrong or over:
+            return Answer(False, "; ".join(wrong) or over)
         told = [
             f"{key} is {_word(value)}, and was {_word(before[key])}"
             if key in new
@@ -163,6 +176,17 @@ class Amendments:
                 f"the space has {counted(there, 'point')}, and the file's own may be one more: no others are tried"
             )
         return Answer(True, "; ".join(told), changes=new)
+
+    def _over(self, record: SweepRecord, new: Mapping[str, Scalar | None], now: float | None) -> str:
+        """Why a driver would end the sweep at once, whatever is asked for; empty where it goes on."""
+        budget = limits.changed(self.config, {**record.changes, **new}).budget
+        reached = limits.reached(budget, record, record.known_until if now is None else now)
+        if reached is None:
+            return ""
+        key = reached.split()[0]
+        if key in CHANGEABLE:
+            return f"{reached}, so nothing more would be trained: qsweep extend SWEEP {key}=... first, or with it"
+        return f"{reached}, and {key} stays as it is: launch another sweep, which may learn from this one by warm_start"
 
     def _unchangeable(self, key: str) -> list[str]:
         if key in CHANGEABLE:

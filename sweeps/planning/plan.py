@@ -203,7 +203,7 @@ def slots_per_host(config: SweepConfig, need: Need | None, machine: Machine) -> 
 
 
 def largest(config: SweepConfig, space: SearchSpace) -> tuple[TrialSpec, ...]:
-    """The specs that need the most memory: the highest rank, batch and dropout, with each choice of modules."""
+    """The specs that need the most memory: highest rank, batch, dropout with any modules; points outside the space."""
     choices: dict[str, Sequence[Value]] = {}
     for field in ("adapter.r", "training.batch_size", "adapter.lora_dropout"):
         if field in space.domains:
@@ -212,6 +212,8 @@ def largest(config: SweepConfig, space: SearchSpace) -> tuple[TrialSpec, ...]:
         choices["adapter.target_modules"] = space.domains["adapter.target_modules"].values() or ()
     combinations = product(*choices.values())
     specs = [points.apply(config.base, dict(zip(choices, values, strict=True)), 0) for values in combinations]
+    own = [points.completed(config.base, space, point) for point in config.searcher.points]
+    specs += [points.apply(config.base, point, 0) for point in own if not space.contains(point)]
     return (*specs, config.base) if config.searcher.start_with_default else tuple(specs)
 
 

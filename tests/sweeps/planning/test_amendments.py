@@ -14,7 +14,7 @@ from cluster import devices
 from sweeps.planning.amendments import Amendments
 from sweeps.planning.trial_source import planned
 from sweeps.record.answer import Answer
-from sweeps.record.events import HostsStarted, RequestAnswered, TargetSettled, TrialState
+from sweeps.record.events import Event, HostsStarted, RequestAnswered, SweepEnded, TargetSettled, TrialState
 from sweeps.record.sweep_record import SweepRecord
 
 SPACE = {
@@ -51,6 +51,34 @@ def test_a_field_goes_by_its_whole_name_or_the_one_that_is_shown_and_others_keep
     whole = {"adapter.r": 4, "training.learning_rate": 1e-1, "training.warmup_ratio": 0.03}
     assert answer.point == whole | {"training.warmup_ratio": sweep().config.training.warmup_ratio}
     assert answer.message.endswith("it has the next free slot, and is one trial beyond budget.trials")
+
+
+def test_a_rank_above_all_that_memory_was_planned_for_is_told_of() -> None:
+    told = sweep().point({"r": 64}, SweepRecord())
+    assert told.is_accepted
+    assert told.message.endswith("; adapter.r 64 is more than memory was planned for, so its host may run out of it")
+
+
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [
+        ({"wall_clock": "10s"}, "budget.wall_clock is used up, so nothing more would be trained: qsweep extend SWEEP"),
+        ({"target": 0.5}, "budget.target 0.5 is reached: t00 has eval_loss 0.4000 at step 3, and budget.target stays"),
+    ],
+)
+def test_nothing_is_promised_that_a_used_up_budget_would_keep_from_being_tried(limit: Any, told: str) -> None:
+    whole: list[Event] = [
+        begun(),
+        started("a"),
+        reported("a", 3, 0.4),
+        SweepEnded(time=50.0, reason="budget", message="x"),
+    ]
+    asked = sweep(budget={"trials": 4, "steps_per_trial": 9, **limit})
+    answers = [asked.changes({"budget.trials": 50}, record(whole), None), asked.point({"r": 4}, record(whole))]
+    assert [(answer.is_accepted, answer.message[: len(told)]) for answer in answers] == [(False, told)] * 2
+    if "wall_clock" in limit:
+        both = {"budget.trials": 50, "budget.wall_clock": "1h"}
+        assert asked.changes(both, record(whole), None).is_accepted
 
 
 OF_TABLES = {**SPACE, "adapter.target_modules": {"choice": ["attention-qv", "all-linear"]}}

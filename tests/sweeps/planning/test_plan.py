@@ -169,6 +169,14 @@ def test_memory_is_estimated_for_the_largest_rank_and_batch_with_each_choice_of_
     ]
 
 
+def test_memory_is_estimated_for_points_outside_the_space_too() -> None:
+    searched = {"adapter.r": {"choice": [4, 8]}, "training.batch_size": {"choice": [1, 4, 16]}}
+    own = [{"adapter.r": 512}, {"adapter.r": 4, "training.batch_size": 16}, {"training.batch_size": 32}]
+    config, space = toy(searched, searcher={"kind": "random", "points": own})
+    *found, _default = [(spec.adapter.r, spec.training.batch_size) for spec in largest(config, space)]
+    assert found == [(8, 16), (512, 4), (16, 32)]
+
+
 @pytest.mark.parametrize("dropouts", [[0.0, 0.1], [0.1, 0.0], [0.05, 0.1, 0.0]])
 def test_memory_is_estimated_for_the_highest_dropout_wherever_it_stands(dropouts: list[float]) -> None:
     config, space = toy({"adapter.lora_dropout": {"choice": dropouts}, **RATES})
