@@ -19,7 +19,7 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import BeforeValidator, Field
 
-from search_spaces.space import Point
+from search_spaces.space import Point, SearchSpace
 from trainables.contract import FailureKind
 from trainables.specs import Spec
 
@@ -58,7 +58,7 @@ def _as_points(raw: object) -> object:
 
 
 class SearcherSettings(Spec):
-    """What every searcher can be told."""
+    """What every searcher can be told. `check` and `size` are for those that can search every space."""
 
     kind: str
     start_with_default: bool = True
@@ -72,3 +72,11 @@ class SearcherSettings(Spec):
     warm_start: Annotated[str, Field(min_length=1)] | None = None
     """An earlier sweep in the same MLflow, by its name or id. Its best points are tried first. Where base, rows and
     steps are the same, its results are known to the searcher too."""
+
+    def check(self, space: SearchSpace) -> list[str]:
+        """See `SearcherConfig.check`."""
+        return []
+
+    def size(self, space: SearchSpace) -> int | None:
+        """See `SearcherConfig.size`."""
+        return space.size()

@@ -23,10 +23,6 @@ class Config(SearcherSettings):
             if domain.size is None
         ]
 
-    def size(self, space: SearchSpace) -> int | None:
-        """The number of combinations."""
-        return space.size()
-
     def build(self, space: SearchSpace, seed: int) -> GridSearcher:
         """The searcher, at the first combination."""
         return GridSearcher(space)

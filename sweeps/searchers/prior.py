@@ -52,10 +52,6 @@ class Config(SearcherSettings):
             "field, such as {loguniform: [2.0e-5, 2.0e-3], prior: 3.0e-4}, or use searcher.kind=tpe"
         ]
 
-    def size(self, space: SearchSpace) -> int | None:
-        """The number of different points; None when a domain is continuous."""
-        return space.size()
-
     def build(self, space: SearchSpace, seed: int) -> Learner:
         """The searcher, at its first point."""
         beginning = _beginning(space, Random(f"{seed}:beginning"))

@@ -18,14 +18,6 @@ class Config(SearcherSettings):
 
     kind: Literal["random"] = "random"
 
-    def check(self, space: SearchSpace) -> list[str]:
-        """Every space can be drawn from."""
-        return []
-
-    def size(self, space: SearchSpace) -> int | None:
-        """The number of different points; None when a domain is continuous."""
-        return space.size()
-
     def build(self, space: SearchSpace, seed: int) -> RandomSearcher:
         """The searcher, at its first point."""
         return RandomSearcher(space, seed)

@@ -24,14 +24,6 @@ class Config(SearcherSettings):
 
     kind: Literal["tpe"] = "tpe"
 
-    def check(self, space: SearchSpace) -> list[str]:
-        """Every space can be searched."""
-        return []
-
-    def size(self, space: SearchSpace) -> int | None:
-        """The number of different points; None when a domain is continuous."""
-        return space.size()
-
     def build(self, space: SearchSpace, seed: int) -> Learner:
         """The searcher, at its first point."""
         return Learner(space, seed, lambda history, rng, dropped: _propose(space, history, rng))
