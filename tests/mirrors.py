@@ -55,7 +55,7 @@ class Drive:
         adapter = {"adapter/adapter_model.safetensors": f"{key} {step}".encode() * 100, "eval_rows.json": b"{}"}
         best = self.folder.keep(key, "best", step, adapter)
         self.folder.keep(key, "snapshot", step, {"snapshot.bin": b"s" * step, "progress.json": b"{}"})
-        self.folder.prune_all_but(key, "snapshot", 2)
+        self.folder.drop(key, "snapshot", but=2)
         self.journal.add(reported(key, step, 10.0 - step))
         self.folder.prune(key, "best", best)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from sweeps.halving.rule import Decision, Ended, Event, Idle, Reported, Resume, Rule, Started
@@ -20,6 +20,13 @@ class Play:
     @property
     def reports(self) -> list[Reported]:
         return [event for event in self.events if isinstance(event, Reported)]
+
+
+def after(rule: Rule, events: Iterable[Event]) -> Rule:
+    """The rule once it has taken all these events."""
+    for event in events:
+        rule.take(event)
+    return rule
 
 
 def play(

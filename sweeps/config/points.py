@@ -43,13 +43,8 @@ def base_value(base: TrialSpec, field: str) -> Value:
     return value
 
 
-def default(base: TrialSpec, space: SearchSpace) -> Point:
-    """The point that `base` itself is. Its values need not be in the space's domains."""
-    return completed(base, space, {})
-
-
 def completed(base: TrialSpec, space: SearchSpace, point: Point) -> Point:
-    """The point with the values of `base` itself at the searched fields that it leaves out."""
+    """The point with the values of `base` itself at the searched fields that it leaves out; of {}, `base` itself."""
     return space.restrict({**{field: base_value(base, field) for field in space.domains}, **point})
 
 
@@ -61,7 +56,8 @@ def beginning(config: SweepConfig, space: SearchSpace) -> list[Point]:
 
 def outside(base: TrialSpec, space: SearchSpace) -> Point:
     """The values of `base` itself that the space does not hold: searched field -> value."""
-    return {field: value for field, value in default(base, space).items() if not space.domains[field].contains(value)}
+    own = completed(base, space, {})
+    return {field: value for field, value in own.items() if not space.domains[field].contains(value)}
 
 
 def apply(base: TrialSpec, point: Point, sweep_seed: int, repeat: int = 0) -> TrialSpec:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from trainables.objective import Direction as Direction  # the rules take it from here
 
@@ -134,12 +134,6 @@ class Rule:
         self._trials: dict[str, TrialHistory] = {}
         self._running: set[str] = set()
         self._taken = 0
-
-    def replay(self, events: Iterable[Event]) -> Self:
-        """Takes all these events and answers the rule itself."""
-        for event in events:
-            self.take(event)
-        return self
 
     def take(self, event: Event) -> Decision:
         """Folds an event in; answers what becomes of its trial.

@@ -70,7 +70,7 @@ def refused_default(
     own = config.adapter.target_modules
     if targets.problem(own) is None or not config.searcher.start_with_default:
         return None
-    trial = planned(0, config, points.default(config.base, space), fingerprints)
+    trial = planned(0, config, points.completed(config.base, space, {}), fingerprints)
     reason = f"the default configuration: {points.word(own)} is left out"
     return PointInfeasible(
         time=time,

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sweeps.record.paired_bootstrap import FEW_ROWS, LEAST_ROWS, confidence_of, copies, interval
+from sweeps.record.paired_bootstrap import FEW_ROWS, LEAST_ROWS, confidence_of, copies, intervals
 from trainables.scoring.requests import BASE, Scores
 
 CHAMPION = "champion"
@@ -121,7 +121,7 @@ def _compare(
     min_gain, confidence = rule
     gains = [theirs - ours for ours, theirs in zip(scores.row_losses, reference.row_losses, strict=True)]
     gain = sum(gains) / sum(scores.row_tokens)
-    low, high = interval(gains, scores.row_tokens, confidence, rng)
+    ((low, high),) = intervals([gains], scores.row_tokens, confidence, rng)
     return Comparison(name, against, gain, low, high, gain >= min_gain and low > 0)
 
 

@@ -118,14 +118,9 @@ class SweepFolder:
             if _step(path) < _step(kept):
                 remove_folder(path)
 
-    def prune_all_but(self, trial_key: str, kind: Kind, count: int) -> None:
-        """Removes all that `keep` wrote but the latest `count`."""
-        for path in self.all(trial_key, kind)[count:]:
-            remove_folder(path)
-
-    def drop(self, trial_key: str, kind: Kind) -> None:
-        """Removes what `keep` wrote."""
-        for path in self.all(trial_key, kind):
+    def drop(self, trial_key: str, kind: Kind, but: int = 0) -> None:
+        """Removes what `keep` wrote, the latest `but` of it excepted."""
+        for path in self.all(trial_key, kind)[but:]:
             remove_folder(path)
 
     def all(self, trial_key: str, kind: Kind) -> list[Path]:

@@ -45,13 +45,6 @@ def copies(tokens: Sequence[int], losses: Sequence[Sequence[float]]) -> list[int
     return [numbers.setdefault((count, *(f"{loss:.5g}" for loss in each)), len(numbers)) for count, *each in rows]
 
 
-def interval(
-    gains: Sequence[float], tokens: Sequence[int], confidence: float, rng: np.random.Generator
-) -> tuple[float, float]:
-    """The interval of sum(gains) / sum(tokens) over resampled rows; see `intervals`."""
-    return intervals([gains], tokens, confidence, rng)[0]
-
-
 def intervals(
     gains: Sequence[Sequence[float]], tokens: Sequence[int], confidence: float, rng: np.random.Generator
 ) -> list[tuple[float, float]]:

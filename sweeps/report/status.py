@@ -320,12 +320,5 @@ def waits_for(record: SweepRecord, rates: Rates | None, now: float) -> str | Non
     return f"{what}; {duration(max(0.0, now - since))} so far"
 
 
-def replay(events: Iterable[Event]) -> tuple[SweepRecord, Rates | None]:
-    """The record that the events add up to, and the rates of the present driver; None before its first report."""
-    log = EventsRead()
-    log.take((event, 0) for event in events)
-    return log.record, log.rates
-
-
 def _tokens(record: SweepRecord) -> int:
     return sum(trial.tokens for trial in record.trials.values())

@@ -104,7 +104,7 @@ class FolderFiles:
         with self._room("snapshot", files, loss) as is_room:
             if is_room:
                 self._folder.keep(self._key, "snapshot", progress.step, files)
-        self._folder.prune_all_but(self._key, "snapshot", snapshots.KEPT)
+        self._folder.drop(self._key, "snapshot", but=snapshots.KEPT)
         return is_room
 
     @contextmanager

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from rule_players import Play, play
+from rule_players import Play, after, play
 
 from sweeps.config import components
 from sweeps.halving.rule import Decision, Direction, Reported, Rule, Standing, Started
@@ -73,7 +73,7 @@ def test_the_default_configuration_is_trained_to_its_end_although_it_is_the_wors
 def test_a_replay_after_any_event_decides_as_the_rule_would_have(section: dict[str, Any]) -> None:
     played = lived(built(section), 2)
     for at in range(len(played.events)):
-        again, rule = built(section), built(section).replay(played.events)
+        again, rule = built(section), after(built(section), played.events)
         decisions = [again.take(event) for event in played.events[:at]]
         # A report that was not taken in comes again, and what was judged is not judged twice.
         assert all(

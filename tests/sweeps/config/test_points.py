@@ -91,7 +91,7 @@ def test_the_default_point_is_the_base_at_the_searched_fields() -> None:
         }
     )
     base = trial()
-    point = points.default(base, space)
+    point = points.completed(base, space, {})
     assert point == {"adapter.r": 16, "training.learning_rate": 2e-4}  # no alpha: it is searched at rank 2 only
     assert points.apply(base, point, 0).adapter.alpha == base.adapter.alpha
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rule_players import Play, play
+from rule_players import Play, after, play
 
 from sweeps.halving.asha_promote import Promote
 from sweeps.halving.asha_stop import Stop
@@ -55,7 +55,7 @@ def test_no_trial_passes_a_point_without_a_report_and_every_trial_begins(name: s
 def test_a_replay_of_the_events_stands_where_the_rule_stood(name: str, seed: int, cut: float) -> None:
     events = lived(RULES[name](), seed).events
     at = int(cut * len(events))
-    first, second = RULES[name]().replay(events[:at]), RULES[name]().replay(events[:at])
+    first, second = after(RULES[name](), events[:at]), after(RULES[name](), events[:at])
     for event in events[at:]:
         assert [first.next(is_exhausted) for is_exhausted in (False, True)] == [
             second.next(is_exhausted) for is_exhausted in (False, True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sweeps.promotion.gate import CHAMPION, agreement, decide, interval, tolerance
+from sweeps.promotion.gate import CHAMPION, agreement, decide, intervals, tolerance
 from trainables.scoring.requests import BASE, Scores
 
 ROWS = 200
@@ -67,7 +67,7 @@ def test_choosing_among_more_candidates_takes_a_wider_interval():
 
 def test_the_interval_is_that_of_the_mean_where_rows_are_of_one_length():
     gains = np.random.default_rng(5).normal(0.1, 1.0, 400)
-    low, high = interval(gains.tolist(), [1] * 400, 0.95, np.random.default_rng(0))
+    ((low, high),) = intervals([gains.tolist()], [1] * 400, 0.95, np.random.default_rng(0))
     half = 1.96 * gains.std() / 20
     # Monte Carlo error of 10,000 resamples, and that the bootstrap is not exactly normal.
     assert [low, high] == pytest.approx([gains.mean() - half, gains.mean() + half], abs=0.01)
@@ -78,7 +78,7 @@ def test_chance_alone_passes_at_most_as_often_as_it_may():
     passed = 0
     for trial in range(200):
         gains = np.random.default_rng(trial).normal(0.0, 1.0, 60)
-        low, _ = interval(gains.tolist(), [1] * 60, 0.95, np.random.default_rng(trial))
+        ((low, _),) = intervals([gains.tolist()], [1] * 60, 0.95, np.random.default_rng(trial))
         passed += low > 0
     # 5 expected; 14 is beyond four standard deviations.
     assert passed < 14

@@ -86,7 +86,7 @@ def test_a_million_steps_come_after_fewer(tmp_path: Path, kind: folders.Kind) ->
     assert folder.all("key", kind) == kept[::-1]
     folder.prune("key", kind, kept[1])
     assert folder.all("key", kind) == kept[:0:-1]
-    folder.prune_all_but("key", kind, 1)
+    folder.drop("key", kind, but=1)
     assert folder.all("key", kind) == kept[2:]
     assert (folder.trial("key") / f"{kind}-of-mine").is_dir()
 

@@ -21,7 +21,7 @@ from sweeps.record.events import (
     TrialState,
 )
 from sweeps.record.folder import EventLog, SweepFolder, locked
-from sweeps.report.status import Rates, read, replay
+from sweeps.report.status import EventsRead, Rates, read
 
 CONFIG: dict[str, Any] = {"name": "x", "budget": {"trials": 4}, "tracking": {"uri": "http://me:secret@127.0.0.1:5000"}}
 DATA = DataPrepared(time=5.0, summary={"train_rows": 0})
@@ -128,12 +128,13 @@ def test_the_best_may_still_run_and_is_none_that_diverged(tmp_path: Path) -> Non
 
 
 def test_rates_are_of_the_present_driver() -> None:
-    record, rates = replay(TRAINED)
+    log = EventsRead()
+    log.take((event, 0) for event in TRAINED)
     # 10 steps and 1000 tokens between the data (5) and the latest report (15).
-    assert rates == Rates(steps_per_second=1.0, tokens_per_second=100.0)
-    _, later = replay([*TRAINED, begun(1000.0), DATA.model_copy(update={"time": 1010.0})])
-    assert later is None
-    assert len(record.trials) == 2
+    assert log.rates == Rates(steps_per_second=1.0, tokens_per_second=100.0)
+    log.take((event, 0) for event in (begun(1000.0), DATA.model_copy(update={"time": 1010.0})))
+    assert log.rates is None
+    assert len(log.record.trials) == 2
 
 
 def test_what_mlflow_has_not_taken_is_counted_and_no_password_is_shown(tmp_path: Path) -> None:
