@@ -79,23 +79,31 @@ def cells(record: SweepRecord, trials: Sequence[TrialRecord], separation: Separa
         separation: of the best trial; its answers are a column, where there are any.
     """
     params = shown_params(trials)
-    last = ["state", *_pareto_head(record), *_apart_head(separation)]
-    chosen = _pareto(record)
-    metric, *others = _metrics(record)
-    heads = ("trial", *(HEADINGS.get(name, name) for name in params), "steps", f"best {metric}", "at", *others, *last)
+    metric, *others = (objective.metric for objective in record.objectives)
+    # These columns are left out where there is one objective, or where nothing can be told of any trial.
+    chosen = {trial.trial_key for trial in pareto(record.trials.values(), record.objectives)} if others else None
+    told = separation if separation is not None and separation.is_told else None
+
+    def ends(key: str) -> list[str]:
+        found = [] if chosen is None else ["yes" if key in chosen else ""]
+        if told is not None:
+            compared = told.base if key == BASE else told.of(key)
+            found.append("" if compared is None else _APART[compared.apart])
+        return found
+
+    last = [*([] if chosen is None else [PARETO]), *([] if told is None else [APART])]
+    names = (HEADINGS.get(name, name) for name in params)
+    heads = ("trial", *names, "steps", f"best {metric}", "at", *others, "state", *last)
     rows = []
     for trial in trials:
         values = [value_text(trial.params.get(name, "")) for name in params]
         at = "" if trial.best_step is None else str(trial.best_step)
-        shown = [number_text(trial.value(name)) for name in others]
-        end = [*shown, trial.state.value, *_pareto_cell(chosen, trial.trial_key), *_apart(separation, trial.trial_key)]
-        rows.append((name_of(record, trial), *values, str(trial.step), number_text(trial.value(metric)), at, *end))
+        best, *shown = (number_text(trial.value(name)) for name in (metric, *others))
+        end = (best, at, *shown, trial.state.value, *ends(trial.trial_key))
+        rows.append((name_of(record, trial), *values, str(trial.step), *end))
     if record.base is not None:
-        shown = [number_text(record.base.metrics.get(name, math.nan)) for name in others]
-        end = [*shown, NO_ADAPTER, *_pareto_cell(chosen, BASE), *_apart(separation, BASE)]
-        rows.append(
-            (BASE, *("" for _ in params), "0", number_text(record.base.metrics.get(metric, math.nan)), "0", *end)
-        )
+        best, *shown = (number_text(record.base.metrics.get(name, math.nan)) for name in (metric, *others))
+        rows.append((BASE, *("" for _ in params), "0", best, "0", *shown, NO_ADAPTER, *ends(BASE)))
     return Cells(heads, tuple(rows))
 
 
@@ -133,25 +141,11 @@ def markdown(record: SweepRecord, selection: Selection, separation: Separation |
     every = order(record)
     trials = every[:MOST_ROWS]
     params = shown_params(trials)
-    _, *others = _metrics(record)
-    chosen = _pareto(record)
-    last = ["state", *_pareto_head(record), *_apart_head(separation)]
-    names = ["trial", *params, "steps", f"best_{metric}", *others, *last]
-    lines += [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
-    for trial in trials:
-        cells = [name_of(record, trial), *(value_text(trial.params.get(name, "")) for name in params)]
-        cells += [str(trial.step), *(number_text(trial.value(name)) for name in (metric, *others)), trial.state.value]
-        cells += _pareto_cell(chosen, trial.trial_key)
-        lines.append(f"| {' | '.join([*cells, *_apart(separation, trial.trial_key)])} |")
-    if record.base is not None:
-        cells = [
-            BASE,
-            *("" for _ in params),
-            "0",
-            *(number_text(record.base.metrics.get(name, math.nan)) for name in (metric, *others)),
-        ]
-        cells += [NO_ADAPTER, *_pareto_cell(chosen, BASE)]
-        lines.append(f"| {' | '.join([*cells, *_apart(separation, BASE)])} |")
+    found = cells(record, trials, separation)
+    at = found.heads.index("at", len(params) + 1)
+    heads = ("trial", *params, "steps", f"best_{metric}", "at", *found.heads[at + 1 :])
+    head, *rows = (f"| {' | '.join((*row[:at], *row[at + 1 :]))} |" for row in (heads, *found.rows))
+    lines += [head, "|" + "---|" * (len(heads) - 1), *rows]
     if len(every) > len(trials):
         lines.append(f"\n{len(every) - len(trials)} more trials are in the table of runs.")
     lines += [f"\n{note}" for note in notes(record)]
@@ -171,38 +165,6 @@ def ending(trial: TrialRecord, metric: str) -> str:
     if trial.evals:
         parts.append(f"best {trial.value(metric):.4f}")
     return ", ".join(parts) + (f": {trial.reason}" if trial.reason else "")
-
-
-def _metrics(record: SweepRecord) -> list[str]:
-    return [objective.metric for objective in record.objectives]
-
-
-def _pareto(record: SweepRecord) -> set[str] | None:
-    """The keys of the trials in the Pareto set; None where there is one objective."""
-    if len(record.objectives) == 1:
-        return None
-    return {trial.trial_key for trial in pareto(record.trials.values(), record.objectives)}
-
-
-def _pareto_head(record: SweepRecord) -> list[str]:
-    return [PARETO] if len(record.objectives) > 1 else []
-
-
-def _pareto_cell(chosen: set[str] | None, key: str) -> list[str]:
-    return [] if chosen is None else ["yes" if key in chosen else ""]
-
-
-def _apart_head(separation: Separation | None) -> list[str]:
-    """The column's head; no column where nothing can be told of any trial."""
-    return [APART] if separation is not None and separation.is_told else []
-
-
-def _apart(separation: Separation | None, key: str) -> list[str]:
-    """The cell that says whether a trial, or the base, is apart from the best; none without the column."""
-    if not _apart_head(separation) or separation is None:
-        return []
-    compared = separation.base if key == BASE else separation.of(key)
-    return [_APART[compared.apart] if compared is not None else ""]
 
 
 def shown_params(trials: Sequence[TrialRecord]) -> list[str]:
