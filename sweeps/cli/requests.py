@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from sweeps.cli.shared import say
+from sweeps.cli.submitted import end_with
 
 if TYPE_CHECKING:
     from sweeps.record.events import RequestAnswered
@@ -70,12 +71,7 @@ def tell(folder: SweepFolder, answer: RequestAnswered, as_json: bool) -> None:
     """Prints the answer, and ends the command: exit code 0 when the request was accepted, else 2."""
     from sweeps.steering.remote import told
 
-    answered = told(folder, answer)
-    for line in answered.lines:
-        say(line)
-    if as_json:
-        print(json.dumps(answered.closing))
-    raise typer.Exit(answered.exit_code)
+    end_with(told(folder, answer), as_json)
 
 
 def values_of(words: list[str]) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def _looks_there(sweep: str, address: str) -> Callable[[], _View]:
     def look() -> _View:
         nonlocal was_there
         try:
-            answer = answer_there(jobs, sweep, "status", (), None, console().width)
+            answer = answer_there(jobs, sweep, ("status",), None, console().width)
         except ConnectionFailed as error:
             if not was_there:
                 raise

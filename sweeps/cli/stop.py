@@ -28,7 +28,7 @@ def stop(
 
     sender = "qsweep stop"
     if address is not None and trial is not None:
-        ask_there(sweep, address, "stop", (trial,), StopTrial(sender=sender, trial=trial), as_json)
+        ask_there(sweep, address, ("stop", trial), StopTrial(sender=sender, trial=trial), as_json)
     elif address is not None:
         _stop_job(sweep, address, as_json)
     request: Request = StopSweep(sender=sender) if trial is None else StopTrial(sender=sender, trial=trial)

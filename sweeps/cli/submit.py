@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sweeps.cli.shared import Changes, File, Json, NoFiles, mistakes, say
-from sweeps.cli.submitted import end_lines, print_closing, ways_on
+from sweeps.cli.submitted import end_lines, ways_on
 
 if TYPE_CHECKING:
     from cluster.submission.jobs import Job, Jobs
@@ -104,7 +104,8 @@ def follow(jobs: Jobs, job_id: str, as_json: bool) -> None:
     if printed.closing is not None:
         say("the folders and commands above are those of the cluster's head node")
     if as_json:
-        print_closing(printed, submission_id=job_id, address=jobs.address)
+        closing = {**(printed.closing or {}), "submission_id": job_id, "address": jobs.address}
+        print(json.dumps(closing), flush=True)
     raise typer.Exit(exit_code(seen))
 
 

@@ -27,11 +27,6 @@ Address = Annotated[
 ]
 
 
-def print_closing(printed: Printed, **more: object) -> None:
-    """Prints the JSON line of a job, with what is added to it; of a job without one only that."""
-    print(json.dumps({**(printed.closing or {}), **more}), flush=True)
-
-
 def ways_on(job_id: str, address: str) -> list[str]:
     """The commands for a submitted sweep."""
     return [
@@ -46,23 +41,25 @@ def stop_it(job_id: str, address: str) -> str:
     return f"qsweep stop {job_id} --address {address}"
 
 
-def ask_there(
-    sweep: str, address: str, verb: str, words: tuple[str, ...], request: RemoteRequested, as_json: bool
-) -> NoReturn:
+def ask_there(sweep: str, address: str, words: tuple[str, ...], request: RemoteRequested, as_json: bool) -> NoReturn:
     """Asks the driver of a submitted sweep, prints its answer, and ends with the exit code that stands for it.
 
     Args:
         sweep: the id of its job, which is also the sweep's.
         address: of the cluster's dashboard.
-        verb: stop, add or extend.
-        words: what follows the sweep's id.
+        words: stop, add or extend, and what follows the sweep's id.
         request: the same as a request.
         as_json: whether to print the JSON line.
     """
     with mistakes():
         from cluster.submission import connect
 
-        answer = answer_there(connect(address), sweep, verb, words, request)
+        answer = answer_there(connect(address), sweep, words, request)
+    end_with(answer, as_json)
+
+
+def end_with(answer: RemoteAnswer, as_json: bool) -> NoReturn:
+    """Prints the answer to a request, and ends the command with its exit code."""
     for line in answer.lines:
         say(line)
     if as_json:
@@ -71,15 +68,14 @@ def ask_there(
 
 
 def answer_there(
-    jobs: Jobs, sweep: str, verb: str, words: tuple[str, ...], request: RemoteRequested | None, width: int = 140
+    jobs: Jobs, sweep: str, words: tuple[str, ...], request: RemoteRequested | None, width: int = 140
 ) -> RemoteAnswer:
     """What a command about a submitted sweep answers: its driver does, or else a job of some seconds on its head node.
 
     Args:
         jobs: the cluster's.
         sweep: the id of its job, or of one that has resumed it.
-        verb: status, stop, add or extend.
-        words: what follows the sweep's id.
+        words: status, stop, add or extend, and what follows the sweep's id.
         request: the same as a request; None for status.
         width: columns to show a table in.
 
@@ -92,7 +88,7 @@ def answer_there(
     if seen.node is not None and not seen.has_ended:
         answer = _of_driver(jobs, sweep, seen.node, request, width)
     if answer is None:
-        answer = _of_job(jobs, sweep, seen, (verb, sweep, *words))
+        answer = _of_job(jobs, sweep, seen, words)
         answer = _before_the_folder(jobs, sweep, seen, answer) if request is None else answer
         answer = answer.model_copy(update={"lines": (*answer.lines, *_more(jobs, sweep, seen, answer))})
     return answer
@@ -167,7 +163,7 @@ def _of_job(jobs: Jobs, sweep: str, seen: Seen, words: tuple[str, ...]) -> Remot
     from cluster.submission.jobs import Job
     from sweeps.steering.remote import RemoteAnswer
 
-    verb, _, *rest = words
+    verb, *rest = words
     storage = ("--storage", local_storage(seen.metadata.get("storage", "results")))
     asked = (verb, seen.metadata.get("sweep", sweep), *rest, *storage, "--json")
     job = Job(f"{sweep}-{verb}-{secrets.token_hex(3)}", sweep, asked, {"of": sweep})
