@@ -46,6 +46,21 @@ class Contender:
     """Whether the alias points to the winner already."""
 
 
+@dataclass(frozen=True)
+class Winner:
+    """The candidate that passed the gate, and what its version says of it."""
+
+    candidate: Candidate
+    candidates: int
+    """How many were compared."""
+    champion: Version | None
+    base_identity: str
+    evidence: Evidence
+    verdict: Verdict
+    forced: tuple[str, ...]
+    """The objections that --force overrode."""
+
+
 def confirm(context: Context, candidates: Candidates, scored: Scoring) -> tuple[str, ...]:
     """Evaluates the candidates on the rows that their trials were scored on, and compares with what those reported.
 

@@ -16,10 +16,9 @@ from typing import Any
 from cluster.scoring import Scoring, scoring
 from sweeps.promotion import candidates, content, early_checks, evidence, registration
 from sweeps.promotion.context import Context, PromotionRequest
-from sweeps.promotion.evidence import Contender
+from sweeps.promotion.evidence import Contender, Winner
 from sweeps.promotion.gate import Verdict
 from sweeps.promotion.registration import Registered
-from sweeps.promotion.winner import Winner
 from sweeps.tracking.client import Say, answering
 from sweeps.tracking.lookup import Lookup
 from sweeps.tracking.registry import Registry, Version

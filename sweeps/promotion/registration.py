@@ -13,19 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.scoring import Scoring
+from cluster.submission import package
 from sweeps.errors import SweepError
 from sweeps.promotion import cards, gate, version_files, version_tags
 from sweeps.promotion.cards import VersionFacts
 from sweeps.promotion.context import Context
-from sweeps.promotion.winner import Winner
+from sweeps.promotion.evidence import Winner
 from sweeps.record import digests, fault_points
 from sweeps.tracking import model_package
 from sweeps.tracking.registry import COMPLETE, IDENTITY, STATE, Entry, Version, previous
 from trainables.scoring.requests import BaseFacts
 
 NEW_TOKENS = 16
-OURS = ("sweeps", "cluster", "trainables", "search_spaces")
-"""Import names of this distribution: a packaged model must do without them."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def _serve(winner: Winner, scored: Scoring, files: Mapping[str, bytes]) -> str:
     answer = winner.evidence.answer
     samples = [sample.model_dump() for sample in answer.samples]
     prompts = [sample["columns"] or {"prompt": "Hello"} for sample in samples[:1]]
-    job = {"samples": samples, "answers": prompts, "new_tokens": NEW_TOKENS, "refused": OURS}
+    job = {"samples": samples, "answers": prompts, "new_tokens": NEW_TOKENS, "refused": package.CODE}
     printed = scored.serve(model_package.CHECK.read_text(encoding="utf-8"), files, json.dumps(job))
     served = json.loads(printed.splitlines()[-1])
     expected = answer.scores[winner.candidate.label]

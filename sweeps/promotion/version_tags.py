@@ -6,8 +6,8 @@ Those by which promotion finds its versions again are in `sweeps/tracking/regist
 from __future__ import annotations
 
 from sweeps.promotion.cards import VersionFacts
+from sweeps.promotion.evidence import Winner
 from sweeps.promotion.gate import CHAMPION
-from sweeps.promotion.winner import Winner
 from sweeps.tracking.lookup import TrackedSweep
 from trainables.scoring.requests import BASE
 
