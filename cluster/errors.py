@@ -50,3 +50,10 @@ class HostsDied(HostError):  # noqa: N818 - reads as what happened
 
 class LeaseOver(ClusterError, LookupError):  # noqa: N818 - reads as what happened
     """A lease is not open on this host. It is no KeyError, which a trainable may raise itself."""
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """The error that the others came of; the error itself where it came of none."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return error

@@ -282,7 +282,7 @@ def _look_after(running: _Running, answerer: Answerer) -> None:
     from cluster.connect import hear_again
 
     hear_again()
-    if not running.journal.is_in_place():
+    if not running.journal.log.is_in_place():
         running.stop.ask("failed", folders.gone(running.folder.path))
         return
     try:
@@ -327,7 +327,7 @@ def _train(sweep: Sweep, driver: Driver, say: Callable[[str], None]) -> None:
 def _result(running: _Running, trained: _Trained, sink: MlflowSink, writer: Writer, undelivered: int) -> Result:
     """How the sweep ended; the folder's lock is still held."""
     journal, stop, path = running.journal, running.stop, running.folder.path
-    is_gone = not journal.is_in_place()
+    is_gone = not journal.log.is_in_place()
     return Result(
         sweep_id=running.sweep_id,
         folder=path,

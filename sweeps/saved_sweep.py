@@ -19,7 +19,7 @@ from sweeps.config.passwords import without_password, without_passwords
 from sweeps.config.uris import absolute_uri
 from sweeps.errors import ConfigError, StorageError
 from sweeps.record.events import SweepStarted
-from sweeps.record.folder import SweepFolder, cannot_write, noted_by, read_events, write_whole
+from sweeps.record.folder import SweepFolder, noted_by, read_events, write_whole, writing
 from sweeps.tracking import stores
 from trainables import catalogue
 from trainables.errors import DataError, ModelError
@@ -108,28 +108,20 @@ def note_place(folder: SweepFolder) -> Path | None:
     former = _place(document)
     if former is None or former == folder.path:
         return None
-    try:
+    with writing(folder.config):
         write_whole(folder.config, json.dumps({**document, "dir": str(folder.path)}, indent=2).encode())
-    except OSError as error:
-        raise StorageError(cannot_write(folder.config, error)) from error
     return former
 
 
 def _document(folder: SweepFolder) -> dict[str, Any]:
-    """What config.json holds: `config` and `sweep_id` are there."""
     try:
-        document = json_text.parse(folder.config.read_bytes())
-        raw, _ = document["config"], document["sweep_id"]
+        return folder.document()
     except OSError:
         raise ConfigError(
             [f"{folder.path}: no sweep here: a sweep's folder has a config.json{_sweeps_in(folder)}"]
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise ConfigError([f"{folder.config}: not the configuration of a sweep: {error}"]) from None
-    if not isinstance(raw, dict):
-        raise ConfigError([f"{folder.config}: not the configuration of a sweep: its config is no mapping"])
-    checked: dict[str, Any] = document
-    return checked
 
 
 def _place(document: Mapping[str, Any]) -> Path | None:
@@ -141,7 +133,7 @@ def _place(document: Mapping[str, Any]) -> Path | None:
 def _refuse_copy(folder: SweepFolder, document: Mapping[str, Any]) -> None:
     """Refuses a copy beside its original: both are one sweep in MLflow, which would get every metric twice."""
     place = _place(document)
-    if place is None or not _is_sweep(place, document["sweep_id"]) or place.samefile(folder.path):
+    if place is None or not SweepFolder(place).holds(document["sweep_id"]) or place.samefile(folder.path):
         return
     raise ConfigError(
         [
@@ -149,14 +141,6 @@ def _refuse_copy(folder: SweepFolder, document: Mapping[str, Any]) -> None:
             f"with qsweep resume {place}, or remove that folder first and this one goes on in its place"
         ]
     )
-
-
-def _is_sweep(place: Path, sweep_id: object) -> bool:
-    """Whether the sweep of this id lies in a folder."""
-    try:
-        return bool(json_text.parse((place / "config.json").read_bytes())["sweep_id"] == sweep_id)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def _sweeps_in(folder: SweepFolder) -> str:

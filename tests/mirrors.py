@@ -67,7 +67,7 @@ class Drive:
     def settle(self) -> None:
         """Waits until the mirror has followed."""
         follower = self.mirror._follower
-        until(lambda: follower._manifest.log_bytes == self.journal.length and not follower._contents.unsent)
+        until(lambda: follower._manifest.log_bytes == self.journal.log.length and not follower._contents.unsent)
 
     def drain(self, seconds: float = DEADLINE_SECONDS) -> Behind | None:
         """What the mirror lacks in the end."""

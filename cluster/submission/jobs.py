@@ -17,7 +17,7 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
-from cluster.errors import ClusterError, ConnectionFailed, ServiceFailed, SubmissionFailed
+from cluster.errors import ClusterError, ConnectionFailed, ServiceFailed, SubmissionFailed, first_cause
 from cluster.submission import STOP_SECONDS, check_address, check_id
 from cluster.submission.on_node import ENTRY, HOOK
 from cluster.tokens import not_let_in
@@ -330,9 +330,7 @@ def _told(address: str) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     if isinstance(error, requests.Timeout):
         return "no answer in time"
-    cause: BaseException = error
-    while inner := cause.__cause__ or cause.__context__:
-        cause = inner
+    cause = first_cause(error)
     return getattr(cause, "strerror", None) or type(cause).__name__
 
 

@@ -19,6 +19,7 @@ import typer
 from sweeps.cli.shared import Changes, Json, NoFiles, load_sweep, mistakes, say
 from sweeps.config import environment
 from sweeps.config.passwords import without_passwords
+from sweeps.config.uris import is_web
 from sweeps.errors import ConfigError
 from trainables.inputs.legible import legible
 
@@ -52,7 +53,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Look for what would keep a sweep from running, here or on each node of a cluster, and say what to do."""
-    if address is not None and address.startswith(("http://", "https://")):
+    if address is not None and is_web(address):
         _from_outside(file, changes, address, no_files, as_json)
     from cluster.doctor import contract
     from sweeps.steering.stop import Interrupted, raising_on_signals

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sweeps.cli.shared import Json, Model, Store, mistakes, say
+from sweeps.config.uris import is_web
 from sweeps.errors import ConfigError, SweepError
 from sweeps.planning.number_words import counted
 
@@ -78,7 +79,7 @@ def request_of(sweep: str, policy: Mapping[str, object], **options: Any) -> Prom
     from sweeps.tracking import stores
     from trainables.inputs import paths
 
-    if str(options.get("address")).startswith(("http://", "https://")):
+    if is_web(str(options.get("address"))):
         raise ConfigError(
             [
                 "--address: is that of a dashboard, and promote runs where the sweep's folder is: on the head node of "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sweeps.cli.shared import Storage, Store, mistakes, say
+from sweeps.config.uris import is_web
 from sweeps.errors import SweepError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def ui(
         with mistakes(), raising_on_signals():
             place = None if sweep is None else _place(sweep, storage, tracking_uri)
             uri = stores.store(tracking_uri) if place is None else place.uri
-            if stores.is_server(uri):
+            if is_web(uri):
                 say(_page(uri, place))
             else:
                 _serve(uri, port, place)

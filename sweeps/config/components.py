@@ -17,6 +17,8 @@ from sweeps.searchers import Searcher
 from trainables.specs import Spec
 
 Kind = Literal["schedulers", "searchers"]
+SECTIONS: Mapping[str, Kind] = {"scheduler": "schedulers", "searcher": "searchers"}
+"""Section of the sweep file -> the components that it names one of."""
 DEFAULTS: Mapping[Kind, str] = {"schedulers": "asha", "searchers": "random"}
 """What a sweep file gets whose section names no `kind`."""
 

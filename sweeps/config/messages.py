@@ -15,7 +15,6 @@ from trainables.inputs.legible import legible
 from trainables.inputs.similar import closest, did_you_mean
 
 _MOST_SHOWN = 200
-_KINDS: dict[str, components.Kind] = {"scheduler": "schedulers", "searcher": "searchers"}
 _RULES = {
     "missing": "is required",
     "int_type": "must be a whole number",
@@ -143,7 +142,7 @@ def _rule(detail: Any, path: Sequence[str], raw: Mapping[str, Any]) -> str:
     if kind == "value_error":
         return str(context["error"])
     if kind == "union_tag_invalid":
-        return unknown("kind", str(context["tag"]), components.modules(_KINDS[path[0]]))
+        return unknown("kind", str(context["tag"]), components.modules(components.SECTIONS[path[0]]))
     if kind == "tuple_type" and isinstance(detail["input"], Mapping):
         return f"must be a list: write [{_shown(detail['input'], '')}]"
     if kind == "string_type" and isinstance(detail["input"], Mapping):
@@ -170,7 +169,7 @@ def _unknown_key(path: Sequence[str], raw: Mapping[str, Any]) -> str:
     here = _keys(path[:-1], raw)
     name = path[-1]
     if len(path) == 2 and (others := _kinds_with(path[0], name)):
-        section, own = path[0], components.named(_KINDS[path[0]], raw.get(path[0]))
+        section, own = path[0], components.named(components.SECTIONS[path[0]], raw.get(path[0]))
         kinds = " and ".join(others)
         return f"is for kind {kinds}, not {own}: leave it out, or set {section}.kind={others[0]}"
     word = _SYNONYMS.get(name, name)
@@ -184,9 +183,9 @@ def _unknown_key(path: Sequence[str], raw: Mapping[str, Any]) -> str:
 
 def _kinds_with(section: str, name: str) -> list[str]:
     """The schedulers, or the searchers, that have a key of this name; none for another section."""
-    if section not in _KINDS:
+    if section not in components.SECTIONS:
         return []
-    kind = _KINDS[section]
+    kind = components.SECTIONS[section]
     return [other for other in components.modules(kind) if name in components.keys(kind, other)]
 
 
@@ -200,10 +199,10 @@ def _elsewhere(name: str) -> str | None:
 
 def _keys(path: Sequence[str], raw: Mapping[str, Any]) -> list[str]:
     """Keys allowed at a path of the sweep file."""
-    if path and path[0] in _KINDS:
-        name = components.named(_KINDS[path[0]], raw.get(path[0]))
-        known = name in components.modules(_KINDS[path[0]])
-        return sorted(components.keys(_KINDS[path[0]], name)) if known else ["kind"]
+    if path and path[0] in components.SECTIONS:
+        name = components.named(components.SECTIONS[path[0]], raw.get(path[0]))
+        known = name in components.modules(components.SECTIONS[path[0]])
+        return sorted(components.keys(components.SECTIONS[path[0]], name)) if known else ["kind"]
     model: type[BaseModel] | None = SweepConfig
     for part in path:
         if part.isdecimal():

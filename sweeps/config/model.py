@@ -189,9 +189,10 @@ NOT_AN_ADDRESS = (
 
 def is_tracking_uri(value: object) -> object:
     """The value, when it is the URI of a store that MLflow can keep runs in; raises ValueError with the rule if not."""
-    if str(value).startswith(("http://", "https://")) and not _is_address(str(value)):
+    uri = str(value)
+    if uris.is_web(uri) and not _is_address(uri):
         raise ValueError(NOT_AN_ADDRESS)
-    if str(value).startswith(("sqlite:///", "http://", "https://", "postgresql", "mysql", "mssql", "databricks")):
+    if uris.is_web(uri) or uri.startswith(("sqlite:///", "postgresql", "mysql", "mssql", "databricks")):
         return value
     raise ValueError(
         "must be a database or a server: sqlite:///mlflow.db, http://HOST:5000, postgresql://... (MLflow 3 no longer "

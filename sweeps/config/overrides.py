@@ -17,7 +17,6 @@ LENGTHS = ("steps_per_trial", "examples_per_trial", "epochs_per_trial")
 """Keys of `budget` that say how long a trial is; one of them is given."""
 _TEXTS = ("data.prompt", "data.completion", "data.text", "data.system")
 _LENGTH_KEYS = [f"budget.{name}" for name in LENGTHS]
-_KINDS: dict[str, components.Kind] = {"scheduler": "schedulers", "searcher": "searchers"}
 
 
 def apply(raw: dict[str, Any], changes: Sequence[str], resolve_paths: Callable[[dict[str, Any]], None]) -> list[str]:
@@ -84,7 +83,7 @@ def _set(
     for part in reversed(parts[:-1]):
         change = {part: change}
     resolve_paths(change)
-    for section, kind in _KINDS.items():
+    for section, kind in components.SECTIONS.items():
         if parts == [section, "kind"] and isinstance(raw.get(section), dict):
             known = components.keys(kind, str(value)) if str(value) in components.modules(kind) else {"kind"}
             raw[section] = {key: kept for key, kept in raw[section].items() if key in known}

@@ -31,6 +31,11 @@ def artifact_root(uri: str) -> str | None:
     return (file.parent / "mlartifacts").as_uri() if file is not None else None
 
 
+def is_web(uri: str) -> bool:
+    """Whether it is the address of a server."""
+    return uri.startswith(("http://", "https://"))
+
+
 def is_object_store(storage: str) -> bool:
     """Whether a storage is an address on an object store, and no folder."""
     return storage.startswith(("s3://", "gs://"))

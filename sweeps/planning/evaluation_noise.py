@@ -13,11 +13,11 @@ USUAL_GAP = 0.02
 """Nats between the best trials of a sweep that is worth its name; a tuned learning rate gains more."""
 
 
-def smallest_gap(rows: int, spread: float = PAIRED_SPREAD) -> float:
+def smallest_gap(rows: int) -> float:
     """The difference of two trials' losses, in nats per token, that `rows` evaluation rows can tell from chance."""
-    return QUANTILE * spread / math.sqrt(rows)
+    return QUANTILE * PAIRED_SPREAD / math.sqrt(rows)
 
 
-def rows_for(gap: float, spread: float = PAIRED_SPREAD) -> int:
+def rows_for(gap: float) -> int:
     """Rows that tell a difference of `gap` nats per token from chance."""
-    return math.ceil((QUANTILE * spread / gap) ** 2)
+    return math.ceil((QUANTILE * PAIRED_SPREAD / gap) ** 2)

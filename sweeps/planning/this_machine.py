@@ -188,21 +188,20 @@ def _choices(sweep: Sweep, rows: RowShape | None) -> tuple[GpuAdvice, ...]:
     if sweep.config.model is None or "model" not in trainable.REQUIRES:
         return ()
 
+    config = sweep.config
     # What fits is asked, and 4 bits are what takes least.
     of_gpus = {"compute_dtype": "auto", "residency": "4bit"}
 
     def estimate(scheme: str, recomputes: bool) -> Need | None:
-        changed = {
-            "quantization": {**sweep.config.quantization.model_dump(), "scheme": scheme} | of_gpus,
-            "training": {**sweep.config.training.model_dump(), "gradient_checkpointing": recomputes},
-        }
-        config = sweep.config.model_copy(
+        quantization = config.quantization.model_dump() | of_gpus | {"scheme": scheme}
+        training = config.training.model_dump() | {"gradient_checkpointing": recomputes}
+        changed = config.model_copy(
             update={
-                "quantization": QuantizationSpec.model_validate(changed["quantization"]),
-                "training": TrainingSpec.model_validate(changed["training"]),
+                "quantization": QuantizationSpec.model_validate(quantization),
+                "training": TrainingSpec.model_validate(training),
             }
         )
-        return catalogue.need(trainable, config.base, plan.largest(config, sweep.space), "cuda", rows)
+        return catalogue.need(trainable, changed.base, plan.largest(changed, sweep.space), "cuda", rows)
 
     return choices(estimate, devices.MEMORY_SHARE, MAX_SLOTS)
 

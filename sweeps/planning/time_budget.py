@@ -6,9 +6,8 @@ from sweeps.config import resource
 from sweeps.config.model import SweepConfig
 from sweeps.planning.number_words import duration
 from sweeps.planning.outlook import Outlook
+from sweeps.record.spent import HOUR
 from trainables.specs import seconds
-
-HOUR = 3600.0
 
 
 def shortest(config: SweepConfig, gpus: int) -> tuple[float, str] | None:

@@ -42,13 +42,17 @@ def write_whole(path: Path, content: bytes) -> None:
     """Writes a file that readers see whole or not at all."""
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with open_file(draft, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        _write(draft, content)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open_file(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
@@ -60,10 +64,7 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
         for name, content in files.items():
             target = draft / name
             make_folder(target.parent)
-            with open_file(target, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            _write(target, content)
         remove_folder(path)
         draft.rename(path)
     finally:
@@ -89,6 +90,24 @@ class SweepFolder:
         self.base_rows = path / "base_eval_rows.json"
         self.report = path / REPORT
         self.requests = path / "requests"
+
+    def document(self) -> dict[str, Any]:
+        """What config.json holds: `sweep_id` is there, and `config` is a mapping.
+
+        Raises:
+            OSError: it cannot be read; the folder is no sweep's.
+            ValueError: it holds something else.
+        """
+        document: dict[str, Any] = json_text.parse(self.config.read_bytes())
+        if not isinstance(document, dict) or not isinstance(document.get("config"), dict) or "sweep_id" not in document:
+            raise ValueError("it has no sweep_id, or its config is no mapping")
+        return document
+
+    def holds(self, sweep_id: object) -> bool:
+        """Whether the sweep of this id lies here."""
+        with suppress(OSError, ValueError):
+            return bool(self.document()["sweep_id"] == sweep_id)
+        return False
 
     def trial(self, trial_key: str) -> Path:
         """Where a trial keeps its snapshot and its best adapter."""
@@ -161,9 +180,8 @@ def create(storage: Path, name: str, document: Mapping[str, Any], claim: Claim =
     except StorageError:
         raise
     except OSError as error:
-        raise StorageError(
-            f"storage: {storage} cannot be written: {error.strerror}; choose another: storage=DIR"
-        ) from error
+        problem = f"storage: {storage} cannot be written: {error.strerror}; choose another: storage=DIR"
+        raise StorageError(problem) from error
     return folder
 
 
@@ -194,9 +212,8 @@ def locked(folder: SweepFolder) -> Iterator[None]:
         lock = file_lock(folder.path / "driver.lock", LOCK_SECONDS)
         lock.acquire()
     except Timeout:
-        raise StorageError(
-            f"{folder.path}: another process drives this sweep: wait until it ends, or stop it"
-        ) from None
+        problem = f"{folder.path}: another process drives this sweep: wait until it ends, or stop it"
+        raise StorageError(problem) from None
     except OSError as error:
         raise StorageError(f"{folder.path}: cannot be written: {error.strerror}") from error
     try:
@@ -232,11 +249,12 @@ class EventLog:
             self._file = open_file(path, "ab", buffering=0)
         except OSError as error:
             raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
-        self._whole = 0
-        for event, self._whole in read_events(path):
-            read(event, self._whole)
+        self.length = 0
+        """Bytes of the events that are on disk."""
+        for event, self.length in read_events(path):
+            read(event, self.length)
         # A line that a crash tore would spoil the next one.
-        self._file.truncate(self._whole)
+        self._file.truncate(self.length)
 
     def append(self, event: Event) -> None:
         """Adds an event; it is on disk when this returns."""
@@ -247,14 +265,9 @@ class EventLog:
             os.fsync(self._file.fileno())
         except OSError as error:
             with suppress(OSError):
-                self._file.truncate(self._whole)
+                self._file.truncate(self.length)
             raise StorageError(cannot_write(self._path, error)) from error
-        self._whole += len(line)
-
-    @property
-    def length(self) -> int:
-        """Bytes of the events that are on disk."""
-        return self._whole
+        self.length += len(line)
 
     @property
     def open_path(self) -> Path:
@@ -279,11 +292,10 @@ class EventLog:
 
 def noted_by(folder: SweepFolder) -> dict[str, Any]:
     """The note that the tracking writer keeps in the folder; empty when there is none that can be read."""
-    try:
+    with suppress(OSError, ValueError):
         noted = json_text.parse(folder.tracking.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return noted if isinstance(noted, dict) else {}
+        return noted if isinstance(noted, dict) else {}
+    return {}
 
 
 def acknowledged_bytes(note: Mapping[str, object]) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from sweeps.record.events import DriverLives, Event, TrialEnded, TrialReported
 from sweeps.record.folder import EventLog, SweepFolder
@@ -20,7 +19,8 @@ class Journal:
     def __init__(self, folder: SweepFolder) -> None:
         self.record = SweepRecord()
         self._so_far: list[tuple[Event, int]] | None = []
-        self._log = EventLog(folder.events, self._read)
+        self.log = EventLog(folder.events, self._read)
+        """The file. Only `add` appends to it."""
         self._listeners: list[Listener] = []
         self._lock = threading.RLock()
         self._keeper: int | None = None
@@ -64,9 +64,9 @@ class Journal:
                 # Ends the thread, and Ray Tune in it: no trial may go on past a report that was not taken in.
                 raise SystemExit
             for fresh, record in first_wins([event], self.record):
-                self._log.append(fresh)
+                self.log.append(fresh)
                 self.record = record
-                self._keep(fresh, self._log.length)
+                self._keep(fresh, self.log.length)
                 for listener in self._listeners:
                     listener(fresh, record)
 
@@ -75,23 +75,9 @@ class Journal:
         with self._lock:
             self._keeper = threading.get_ident()
 
-    @property
-    def length(self) -> int:
-        """See `EventLog.length`."""
-        return self._log.length
-
-    @property
-    def open_path(self) -> Path:
-        """See `EventLog.open_path`."""
-        return self._log.open_path
-
-    def is_in_place(self) -> bool:
-        """See `EventLog.is_in_place`."""
-        return self._log.is_in_place()
-
     def close(self) -> None:
         """Closes the log."""
-        self._log.close()
+        self.log.close()
 
 
 def without_steps(event: Event) -> Event:

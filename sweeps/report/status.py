@@ -18,7 +18,6 @@ from sweeps.record.run_names import label
 from sweeps.record.selection import leader
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report.time_left import seconds_left, steps_taken
-from trainables.inputs import json_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -261,7 +260,7 @@ def shown(status: Status) -> RenderableType:
 def _config(folder: SweepFolder) -> tuple[str, dict[str, Any]]:
     """The sweep's id and its configuration as plain data: a status needs little of it, whatever version wrote it."""
     try:
-        document = json_text.parse(folder.config.read_bytes())
+        document = folder.document()
         config: dict[str, Any] = document["config"]
         _ = config["budget"]["trials"], config["tracking"]["uri"]
         return str(document["sweep_id"]), config

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from sweeps.config.load import Sweep
 from sweeps.config.passwords import without_password
+from sweeps.config.uris import is_web
 from sweeps.planning.number_words import counted
 from sweeps.record.folder import SweepFolder
 from sweeps.report import closing_lines, trial_tables, ui_links
@@ -92,7 +93,7 @@ def _next_steps(sweep: Sweep, result: Result) -> list[str]:
         lines += ["", "the best adapter:", f"  {result.folder / best.adapter / 'adapter'}"]
     if result.parent_run is not None:
         way = f"{command('qsweep')} ui {from_here(result.folder)}"
-        if uri.startswith(("http://", "https://")):
+        if is_web(uri):
             way = ui_links.saved_view(uri, str(result.experiment_id), result.sweep_id)
         lines += ["compare the trials in MLflow:", f"  {way}"]
     return lines

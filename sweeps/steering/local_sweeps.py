@@ -16,7 +16,7 @@ from sweeps.record.folder import SweepFolder, is_driven, read_events
 from sweeps.record.mirror import note
 from sweeps.record.mirror.opening import mirror_with
 from sweeps.report import status
-from trainables.inputs import json_text, paths
+from trainables.inputs import paths
 
 NO_SWEEP = "no sweep of this id or name"
 
@@ -132,9 +132,9 @@ def _in(storage: Path) -> Iterator[SweepFolder]:
 def _names(folder: SweepFolder) -> tuple[str, ...]:
     """What a sweep may be called by: its id, its name, and its folder's name."""
     try:
-        document = json_text.parse(folder.config.read_bytes())
+        document = folder.document()
         return str(document["sweep_id"]), str(document["config"]["name"]), folder.path.name
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError):
         return ()
 
 

@@ -17,8 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from sweeps.errors import StorageError
-from sweeps.record.folder import SweepFolder, cannot_write, write_whole
+from sweeps.record.folder import SweepFolder, write_whole, writing
 from sweeps.record.private_files import make_folder
 from trainables.specs import Spec
 
@@ -132,11 +131,9 @@ def put(folder: SweepFolder, request_id: str, request: Request) -> None:
         StorageError: the sweep's folder cannot be written.
     """
     path = _path(folder, request_id)
-    try:
+    with writing(path):
         make_folder(path.parent)
         write_whole(path, request.model_dump_json().encode())
-    except OSError as error:
-        raise StorageError(cannot_write(path, error)) from error
 
 
 def withdraw(folder: SweepFolder, request_id: str) -> None:

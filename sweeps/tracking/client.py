@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -130,6 +131,17 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def paged(search: Callable[..., Any]) -> Iterator[Any]:
+    """All that a search of MLflow's client finds; it takes `page_token`, and gives a page at a time."""
+    token = None
+    while True:
+        page = search(page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
 def _short(value: str) -> str:
     """A param's value. One that is too long for MLflow is cut and ends with its digest."""
     if len(value) <= LONGEST_PARAM:
@@ -246,14 +258,8 @@ class Runs:
         return {key: runs[0] for key, runs in groups.items()}
 
     def _of_sweep(self) -> Iterator[Any]:
-        token = None
         ours = run_tags.equals(run_tags.SWEEP_ID, self._sweep_id)
-        while True:
-            page = self._client.search_runs([self.experiment_id], ours, page_token=token)
-            yield from page
-            token = page.token
-            if not token:
-                return
+        return paged(partial(self._client.search_runs, [self.experiment_id], ours))
 
     def of_trials(self) -> list[tuple[str, str, bool]]:
         """Run id and trial key of each run of the sweep's trials, and whether it is RUNNING."""

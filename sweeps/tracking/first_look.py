@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlparse
 
 from pydantic import ValidationError
@@ -23,9 +21,9 @@ from sweeps.record.folder import SweepFolder
 from sweeps.record.run_names import label
 from sweeps.tracking.registry import OURS, no_model
 from sweeps.tracking.run_tags import NAME, NUMBER, PARENT_RUN, SWEEP_ID, TRIAL_KEY
+from sweeps.tracking.stores import reading
 from trainables.inputs import json_text
 
-_SECONDS = 2.0
 _NEWEST = f"""
 select runs.run_uuid, ids.value, runs.artifact_uri from runs join tags ids using (run_uuid)
 left join tags names on names.run_uuid = runs.run_uuid and names.key = '{NAME}'
@@ -63,7 +61,7 @@ def look(uri: str, sweep: str, folder: Path | None) -> FirstLook:
     file = sqlite_file(uri)
     try:
         if file is not None:
-            with _reading(file) as database:
+            with reading(file) as database:
                 found = database.execute(_NEWEST, {"sweep": sweep}).fetchone()
                 if found is not None:
                     run, sweep_id, artifacts = found
@@ -100,7 +98,7 @@ def refuse_unknown_model(name: str, uri: str) -> None:
     if file is None:
         return
     try:
-        with _reading(file) as database:
+        with reading(file) as database:
             registered = {each for (each,) in database.execute("select name from registered_models")}
             ours = database.execute("select name from registered_model_tags where key = ? and value = '1'", (OURS,))
             promoted = sorted(each for (each,) in ours)
@@ -108,10 +106,6 @@ def refuse_unknown_model(name: str, uri: str) -> None:
         return
     if name not in registered:
         raise SweepError(no_model(name, promoted))
-
-
-def _reading(file: Path) -> Any:
-    return closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=_SECONDS))
 
 
 def _config(file: Path | None) -> SweepConfig | None:

@@ -7,6 +7,7 @@ import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from sweeps.record import digests
 from sweeps.record.events import TrialState
 from sweeps.record.run_names import label
 from sweeps.tracking import run_tags, stores
-from sweeps.tracking.client import answering, quiet, within
+from sweeps.tracking.client import answering, paged, quiet, within
 from sweeps.tracking.stores import BY_OPTION, Place
 from trainables.contract import Evaluation
 from trainables.inputs import json_text
@@ -209,27 +210,10 @@ class Lookup:
         from mlflow.entities import ViewType
 
         view = ViewType.ALL if with_deleted else ViewType.ACTIVE_ONLY
-        experiments = [experiment.experiment_id for experiment in self._all_experiments(view)]
-        runs: list[Any] = []
-        token = None
-        while True:
-            page = self._client.search_runs(
-                experiments, condition, view, max_results=_PAGE, order_by=["start_time DESC"], page_token=token
-            )
-            runs += page
-            token = page.token
-            if not token:
-                return runs
-
-    def _all_experiments(self, view: int) -> list[Any]:
-        experiments: list[Any] = []
-        token = None
-        while True:
-            page = self._client.search_experiments(view, max_results=_PAGE, page_token=token)
-            experiments += page
-            token = page.token
-            if not token:
-                return experiments
+        found = paged(partial(self._client.search_experiments, view, max_results=_PAGE))
+        experiments = [experiment.experiment_id for experiment in found]
+        newest = {"max_results": _PAGE, "order_by": ["start_time DESC"]}
+        return list(paged(partial(self._client.search_runs, experiments, condition, view, **newest)))
 
     def _config(self, run_id: str) -> SweepConfig:
         from mlflow.exceptions import MlflowException

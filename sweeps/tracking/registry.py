@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from sweeps.config.uris import sqlite_file
 from sweeps.errors import SweepError
-from sweeps.tracking.client import quiet
+from sweeps.tracking.client import paged, quiet
 
 OURS = "qsweep.model"
 """The tag of registered models that promotion made."""
@@ -99,14 +100,7 @@ class Registry:
 
     def models(self) -> list[Model]:
         """All registered models that promotion made."""
-        registered: list[Any] = []
-        token = None
-        while True:
-            page = self._client.search_registered_models(f"tags.`{OURS}` = '1'", page_token=token)
-            registered += page
-            token = page.token
-            if not token:
-                return [_model(each) for each in registered]
+        return [_model(each) for each in paged(partial(self._client.search_registered_models, f"tags.`{OURS}` = '1'"))]
 
     def at(self, name: str, alias: str) -> Version | None:
         """The version that an alias points to; None when there is none."""

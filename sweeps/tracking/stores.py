@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.errors import first_cause
 from sweeps.config.model import NOT_AN_ADDRESS, is_tracking_uri
 from sweeps.config.passwords import HIDDEN, without_password
-from sweeps.config.uris import absolute_uri, is_object_store, sqlite_file
+from sweeps.config.uris import absolute_uri, is_object_store, is_web, sqlite_file
 from sweeps.errors import ConfigError, SweepError
 from sweeps.record.folder import SweepFolder, noted_by
 from sweeps.tracking.run_tags import NAME, OF_A_SWEEP, SWEEP_ID, equals
 from sweeps.tracking.views import TAG_PREFIX as VIEW
-from trainables.inputs import json_text, paths
+from trainables.inputs import paths
 from trainables.inputs.legible import legible
 
 DEFAULT = "sqlite:///mlflow.db"
@@ -73,7 +74,7 @@ def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, 
             )
         return place
     try:
-        document = json_text.parse(folder.config.read_bytes())
+        document = folder.document()
         sweep_id, launched = str(document["sweep_id"]), str(document["config"]["tracking"]["uri"])
     except (ValueError, KeyError, TypeError) as error:
         raise SweepError(f"{folder.config}: not the configuration of a sweep: {error}") from None
@@ -109,11 +110,6 @@ def with_password(uri: str, environment: Mapping[str, str]) -> str:
     return given
 
 
-def is_server(uri: str) -> bool:
-    """Whether a store is an MLflow server, and no database."""
-    return uri.startswith(("http://", "https://"))
-
-
 def absolute(uri: str) -> str:
     """The URI with an absolute path: MLflow remembers stores by their URI alone."""
     return absolute_uri(uri, Path.cwd())
@@ -133,7 +129,7 @@ def check(uri: str, way_out: str = BY_OPTION) -> None:
     file = sqlite_file(uri)
     if file is not None and not paths.is_file(file):
         raise SweepError(f"{uri}: no such database; {way_out}")
-    if is_server(uri):
+    if is_web(uri):
         _ask(uri)
 
 
@@ -152,13 +148,6 @@ def _ask(uri: str) -> None:
         raise SweepError(f"{without_password(uri)}: no MLflow server answers there: {reason(error)}") from None
 
 
-def first_cause(error: BaseException) -> BaseException:
-    """The error that the others came of; the error itself where it came of none."""
-    while cause := error.__cause__ or error.__context__:
-        error = cause
-    return error
-
-
 def reason(error: BaseException) -> str:
     """What the first cause of an error says, in a few words."""
     cause = first_cause(error)
@@ -171,7 +160,7 @@ def _unknown(place: Place) -> bool:
     try:
         if file is not None:
             return not _in_database(file, place.sweep)
-        if is_server(place.uri):
+        if is_web(place.uri):
             return run_on_server(place.uri, place.sweep) is None
     except sqlite3.DatabaseError as error:
         if "locked" not in str(error):
@@ -190,8 +179,13 @@ def _in_database(file: Path, sweep: str) -> bool:
         f"where tags.key = '{SWEEP_ID}' and (tags.value = ? or runs.name = ?) "
         f"or tags.key = '{NAME}' and tags.value = ? limit 1"
     )
-    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=_SECONDS)) as database:
+    with reading(file) as database:
         return database.execute(question, (sweep,) * 3).fetchone() is not None
+
+
+def reading(file: Path) -> Any:
+    """A SQLite database, open for a block that only reads."""
+    return closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=_SECONDS))
 
 
 def run_on_server(uri: str, sweep: str, seconds: float = _SECONDS) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 
+from cluster.errors import first_cause
 from sweeps.config.passwords import without_password, without_passwords
 from sweeps.errors import StorageError
 from sweeps.record.events import Event, TrialEnded, TrialReported, TrialStarted
@@ -24,7 +25,6 @@ from sweeps.record.sweep_record import SweepRecord
 from sweeps.tracking.delivery_marks import Marks
 from sweeps.tracking.lost_runs import Lost
 from sweeps.tracking.sink import Sink
-from sweeps.tracking.stores import first_cause
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
@@ -62,7 +62,7 @@ class Writer:
             is_replaced: whether another driver has taken the sweep over: the runs are its own, and no more is sent.
         """
         self._folder = folder
-        self._log = folder.events if journal is None else journal.open_path
+        self._log = folder.events if journal is None else journal.log.open_path
         self._uri = uri
         self._sink = sink
         self._say = say
@@ -101,7 +101,7 @@ class Writer:
         # What came behind the mark may have gone with the server's last minutes.
         marked = [told] if isinstance(told, int) and told > 0 else []
         offset = min([acknowledged_bytes(noted), *marked, *(place for place in places if isinstance(place, int))])
-        if journal is not None and offset == journal.length:
+        if journal is not None and offset == journal.log.length:
             record: SweepRecord | None = journal.record
         else:
             record = _record_at(offset, read_events(self._log) if journal is None else journal.so_far)

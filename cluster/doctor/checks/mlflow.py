@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cluster.doctor.contract import Asked, Diagnosis, Facts
+from cluster.errors import first_cause
 
 ON, NEEDS_FILE, TAKES_GPU = "driver", True, False
 SECONDS = 30.0
@@ -92,11 +93,10 @@ def _server(uri: str) -> dict[str, Any]:
 
 def _cause(error: BaseException) -> str:
     """What the error came of; the error itself may name the whole URI."""
-    while cause := error.__cause__ or error.__context__:
-        error = cause
-    if isinstance(error, TimeoutError):
+    cause = first_cause(error)
+    if isinstance(cause, TimeoutError):
         return f"timed out after {ANSWER_SECONDS:.0f} s"
-    return getattr(error, "strerror", None) or type(error).__name__
+    return getattr(cause, "strerror", None) or type(cause).__name__
 
 
 def _database_file(file: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ Answer = TypeVar("Answer")
 AT_ONCE = 4
 
 
-def at_once(function: Callable[[Value], Answer], values: Iterable[Value], count: int = AT_ONCE) -> list[Answer]:
+def at_once(function: Callable[[Value], Answer], values: Iterable[Value]) -> list[Answer]:
     """The function's answers, in order. Raises the first error; values that were not begun by then are left out."""
     waiting = list(enumerate(values))[::-1]
     answers: dict[int, Answer] = {}
@@ -29,7 +29,9 @@ def at_once(function: Callable[[Value], Answer], values: Iterable[Value], count:
                 errors.append(error)
 
     # A single value needs no thread.
-    threads = [threading.Thread(target=work, name="mirror-send", daemon=True) for _ in range(min(count, len(waiting)))]
+    threads = [
+        threading.Thread(target=work, name="mirror-send", daemon=True) for _ in range(min(AT_ONCE, len(waiting)))
+    ]
     if len(threads) < 2:
         work()
     else:

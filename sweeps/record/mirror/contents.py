@@ -95,12 +95,12 @@ class Contents:
         for _ in range(TRIES):
             # Before the log: what MLflow has acknowledged is then in it.
             small = self._files(files)
-            length = self._journal.length
+            length = self._journal.log.length
             for key in self._candidates():
                 found = self._trial(key, known)
                 if found is not None:
                     trials[key] = found
-            if self._journal.length == length:
+            if self._journal.log.length == length:
                 return Taken(length, small, trials)
         self._again(trials)
         raise StorageError(f"{self._folder.path}: changes faster than its mirror can be kept")

@@ -95,14 +95,9 @@ def _document(store: Store, manifest: Manifest) -> Mapping[str, Any]:
 
 def _here(document: Mapping[str, Any], storage: Path, uri: str) -> SweepFolder | None:
     """The folder of this very sweep on this machine, if there is one."""
-    for place in (document.get("dir"), storage.absolute() / Path(uri).name):
-        folder = SweepFolder(Path(str(place)))
-        try:
-            if json_text.parse(folder.config.read_bytes())["sweep_id"] == document["sweep_id"]:
-                return folder
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return None
+    places = (document.get("dir"), storage.absolute() / Path(uri).name)
+    folders = (SweepFolder(Path(str(place))) for place in places)
+    return next((folder for folder in folders if folder.holds(document["sweep_id"])), None)
 
 
 def _fetched(store: Store, held: Held, here: SweepFolder | None, storage: Path, say: Say) -> Path:

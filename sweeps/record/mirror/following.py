@@ -125,7 +125,7 @@ class Follower:
             self._thread.join(min(left, TURN_SECONDS))
 
     def _behind(self) -> Behind:
-        log_bytes = max(0, self._journal.length - self._manifest.log_bytes)
+        log_bytes = max(0, self._journal.log.length - self._manifest.log_bytes)
         return Behind(self._store.uri, len(self._contents.unsent), log_bytes)
 
     def _run(self) -> None:
@@ -158,7 +158,7 @@ class Follower:
     def _is_over(self) -> bool:
         """Whether nobody listens any more, or the folder is gone: then the sweep ends itself, and says why."""
         try:
-            return self._has_left or not self._journal.is_in_place()
+            return self._has_left or not self._journal.log.is_in_place()
         except ValueError:
             return True  # The log is closed.
 

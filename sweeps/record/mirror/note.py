@@ -6,11 +6,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from sweeps.errors import StorageError
-from sweeps.record.folder import SweepFolder, cannot_write, write_whole
+from sweeps.record.folder import SweepFolder, write_whole, writing
 from sweeps.record.mirror.contents import NOTE
 from sweeps.record.mirror.lease import Lease
-from trainables.inputs import json_text
 from trainables.specs import Spec
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -43,17 +41,15 @@ def noted(folder: SweepFolder) -> Note:
 def write(folder: SweepFolder, lease: Lease) -> None:
     """Notes that a driver of this folder holds the lease. Raises `StorageError` when the folder cannot be written."""
     note = Note(holder=lease.holder, token=lease.token, boot=_boot())
-    try:
+    with writing(folder.path / NOTE):
         write_whole(folder.path / NOTE, note.model_dump_json().encode())
-    except OSError as error:
-        raise StorageError(cannot_write(folder.path / NOTE, error)) from error
 
 
 def mirror_of(folder: SweepFolder) -> str | None:
     """Where the mirror of a sweep is; None for a sweep without one."""
     try:
-        found = json_text.parse(folder.config.read_bytes()).get("mirror")
-    except (OSError, ValueError, AttributeError):
+        found = folder.document().get("mirror")
+    except (OSError, ValueError):
         return None
     return found if isinstance(found, str) and found else None
 

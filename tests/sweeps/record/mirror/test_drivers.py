@@ -214,12 +214,12 @@ def test_what_an_outage_at_the_end_leaves_is_told_and_sent_by_the_next_driver(st
     folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
     with mirrors.driving(folder) as drive:
         drive.settle()
-        length = drive.journal.length
+        length = drive.journal.log.length
         store.stop()
         drive.report("k1", 3)
         mirrors.until(lambda: drive.said)
         behind = drive.drain(0.2)
-        assert str(behind) == f"{drive.journal.length - length} bytes of the event log and files of 1 trial"
+        assert str(behind) == f"{drive.journal.log.length - length} bytes of the event log and files of 1 trial"
     store.start()
     with mirrors.driving(folder) as drive:
         assert drive.drain() is None
