@@ -6,7 +6,6 @@ display, the tracking writer and the closing table are all folds over them (see 
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -16,6 +15,7 @@ from search_spaces.domains import Value
 from sweeps.config.passwords import without_passwords
 from sweeps.config.points import Scalar
 from trainables.contract import Device, Failure, Report, StepRecord
+from trainables.inputs import json_text
 from trainables.inputs.legible import Words
 from trainables.objective import EVAL_LOSS, MIN_EVAL_LOSS, Metrics, Objective, named_metrics
 from trainables.specs import Spec
@@ -77,7 +77,7 @@ class SweepStarted(Spec):
     def objectives(self) -> tuple[Objective, ...]:
         """What decides which trial is better, as the configuration says."""
         try:
-            told = json.loads(self.config).get("objective") or {}
+            told = json_text.parse(self.config).get("objective") or {}
             return tuple(Objective.model_validate(each) for each in (told if isinstance(told, list) else [told]))
         except (ValueError, AttributeError):
             return (MIN_EVAL_LOSS,)

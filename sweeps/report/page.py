@@ -45,8 +45,6 @@ class Drawn:
     name: str
     number: int
     state: str
-    ending: str
-    """How it ended, in a line."""
     settings: tuple[tuple[str, str], ...]
     """Its params as texts."""
     params: Mapping[str, Scalar]
@@ -102,7 +100,6 @@ class Row:
     """A row of the table of trials."""
 
     cells: tuple[str, ...]
-    state: str
     is_best: bool
 
 
@@ -143,13 +140,10 @@ class Page:
     objectives: tuple[Objective, ...]
     base: float | None
     """The objective of the base without an adapter."""
-    base_rows: int
     axes: tuple[Axis, ...]
     trials: tuple[Drawn, ...]
     """Best first, then those without a finite value."""
     rungs: tuple[Rung, ...]
-    seconds: float
-    """Time that the sweep's drivers have run."""
 
     @property
     def is_running(self) -> bool:
@@ -202,17 +196,18 @@ def page(status: Status, story: Story, separation: Separation | None, now: float
         config=page_facts.as_yaml(config),
         objectives=record.objectives,
         base=_base_value(record),
-        base_rows=record.base.rows if record.base is not None else 0,
         axes=_axes(record),
         trials=drawn,
         rungs=_rungs(record),
-        seconds=status.seconds,
     )
 
 
 def moment(seconds: float) -> str:
     """A time, as people read it everywhere: in UTC."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (OverflowError, OSError, ValueError):  # what a damaged log may say
+        return f"{seconds:g} s after 1970"
 
 
 def _outcome(status: Status) -> list[str]:
@@ -260,8 +255,8 @@ def _table(
     for trial, cells in zip(trials, found.rows, strict=False):  # the base's row comes after those of the trials
         why = without_passwords(trial.reason).removeprefix("stopped by the scheduler: ")
         rest = (f"{trial.tokens:,}", f"{trial.seconds:.1f}", why, trial.trial_key)
-        rows.append(Row((*cells, *rest), trial.state.value, trial.trial_key == best))
-    rows += [Row((*cells, "", "", "", ""), "", False) for cells in found.rows[len(trials) :]]
+        rows.append(Row((*cells, *rest), trial.trial_key == best))
+    rows += [Row((*cells, "", "", "", ""), False) for cells in found.rows[len(trials) :]]
     return tuple(columns), tuple(rows)
 
 
@@ -303,7 +298,6 @@ def _drawn(record: SweepRecord, story: Story, best: TrialRecord | None) -> tuple
             name=label(trial.number),
             number=trial.number,
             state=trial.state.value,
-            ending=without_passwords(trial_tables.ending(trial, objective.metric)),
             settings=_settings(trial),
             params=trial.params,
             value=trial.value(objective.metric),

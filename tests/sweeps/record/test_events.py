@@ -12,6 +12,7 @@ from sweep_events import base, begun, ended, infeasible, record, reported, start
 
 from sweeps.record.events import DataPrepared, Event, SweepEnded, SweepStarted, TrialEnded, TrialReported, TrialState
 from sweeps.record.sweep_record import SweepRecord, first_wins
+from trainables.objective import MIN_EVAL_LOSS
 
 # States
 
@@ -243,3 +244,8 @@ def test_telling_everything_again_changes_nothing(reports: list[tuple[str, int]]
     *_, (_, once) = first_wins([*opening, *first])
     *_, (_, twice) = first_wins([*opening, *first, *again])
     assert once.trials == twice.trials
+
+
+@pytest.mark.parametrize("config", ["", "[]", "[" * 100_000, '{"objective": 3}'])
+def test_a_configuration_that_cannot_be_read_has_the_usual_objective(config: str) -> None:
+    assert SweepStarted(time=0.0, config=config).objectives() == (MIN_EVAL_LOSS,)
