@@ -223,8 +223,9 @@ def _learn(running: _Running, fingerprints: dict[str, str], earlier: TrackedSwee
     assert known is not None, "searcher.warm_start names a sweep"
     told = trials(known, config, running.sweep.space, fingerprints, running.clock())
     journal.add(told)
-    use = "their results count as this sweep's" if told.is_same_task else "the best points are tried first"
-    running.display.say(f"{counted(len(told.trials), 'trial')} of {told.sweep_id} known: {use}")
+    own = f"the results of {len(told.own)} count as this sweep's, and " if told.own else ""
+    known_trials = counted(len(told.trials), "trial")
+    running.display.say(f"{known_trials} of {told.sweep_id} known: {own}the best points are tried first")
 
 
 def _drive(running: _Running, deliver: Callable[[], None]) -> _Trained:

@@ -137,7 +137,7 @@ class TrialSource:
         self._suggested: set[str] = set()
         """Keys of the trials at the points that the searcher has suggested, here and not under earlier drivers."""
         self._first = iter([*points.beginning(config, space), *warm_start.first(earlier, space)])
-        for known_point in earlier.trials if earlier is not None and earlier.is_same_task else ():
+        for known_point in earlier.own if earlier is not None else ():
             reached = self._earlier_reached(known_point)
             self._searcher.tell(known_point.point, reached, known_point.loss, known_point.step is None)
 

@@ -7,15 +7,20 @@ import re
 from collections.abc import Mapping
 from typing import cast
 
+from pydantic import ValidationError
+
 from search_spaces.domains import Domain, Value
 from search_spaces.space import Point, SearchSpace
-from sweeps.config import points
+from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_password
 from sweeps.record.events import EarlierTrials
 
 FIRST = 3
 """So many of the earlier sweep's best points are tried first."""
+_NOT_COMPARED = {"seed", "log10_learning_rate", "base_model", "base_revision", "train_data"}
+"""Params of a trial that need not be equal: its seed, one that another says too, and names of what fingerprints are
+compared of."""
 
 
 def refusal(new: SweepConfig, earlier: SweepConfig) -> str | None:
@@ -44,7 +49,7 @@ def notice(config: SweepConfig) -> tuple[str, ...]:
 def is_same_task(
     new: SweepConfig, earlier: SweepConfig, fingerprints: Mapping[str, str], earlier_fingerprints: Mapping[str, str]
 ) -> bool:
-    """Whether losses of both sweeps compare: the same base, rows and steps."""
+    """Whether losses of trials with the same settings compare: base, rows and steps are the same; see `is_own`."""
     return (
         bool(fingerprints)
         and dict(fingerprints) == dict(earlier_fingerprints)
@@ -53,6 +58,25 @@ def is_same_task(
         and _precision(new) == _precision(earlier)
         and _rows(new) == _rows(earlier)
     )
+
+
+def is_own(config: SweepConfig, point: Point, params: Mapping[str, str]) -> bool:
+    """Whether a trial of the same task was trained with the settings that this sweep would give its point.
+
+    Fields that the earlier sweep searched and this one fixes may have other values there, and so may all that neither
+    searches. The seed may be another one.
+
+    Args:
+        config: of the new sweep.
+        point: see `point`.
+        params: of the trial, as `point` takes them.
+    """
+    try:
+        spec = resource.of(config).of(points.apply(config.base, point, config.seed))
+    except ValidationError:  # the point lies outside the space, and outside of what can be trained
+        return False
+    ours = {**points.settings(spec), **points.params(spec, {})}
+    return all(_is_equal(str(value), params.get(name, "")) for name, value in ours.items() if name not in _NOT_COMPARED)
 
 
 def point(space: SearchSpace, params: Mapping[str, str]) -> Point | None:
@@ -134,6 +158,13 @@ def _value(domain: Domain, text: str | None) -> Value | None:
         # A ratio that was computed from two params need not be equal to the last digit.
         return next((value for value in values if math.isclose(cast(float, value), number)), None)
     return next((value for value in domain.values() or () if str(points.word(value)).lower() == text.lower()), None)
+
+
+def _is_equal(ours: str, theirs: str) -> bool:
+    numbers = _number(ours), _number(theirs)
+    if numbers[0] is None or numbers[1] is None:
+        return ours == theirs
+    return math.isclose(*cast(tuple[float, float], numbers))  # a ratio of two params: see `_value`
 
 
 def _number(text: str) -> int | float | None:

@@ -191,7 +191,9 @@ class EarlierPoint(Spec):
     loss: float
     """Of the objective, or its negative where higher is better."""
     step: int | None = None
-    """Where the scheduler stopped it; None of a trial that was trained to its end."""
+    """Where it was stopped; None of a trial that was trained to its end."""
+    is_own: bool = True
+    """Whether its settings are those that this sweep gives the point. In logs of earlier versions they may differ."""
 
 
 class EarlierTrials(Spec):
@@ -202,7 +204,12 @@ class EarlierTrials(Spec):
     sweep_id: str
     trials: Annotated[tuple[EarlierPoint, ...], Field(strict=False)]
     is_same_task: bool
-    """Whether the losses compare with those of this sweep."""
+    """Whether base, rows and steps are those of this sweep."""
+
+    @property
+    def own(self) -> tuple[EarlierPoint, ...]:
+        """The trials whose losses compare with those of this sweep; of the others only the points are of use."""
+        return tuple(trial for trial in self.trials if self.is_same_task and trial.is_own)
 
 
 class TrialStarted(Spec):

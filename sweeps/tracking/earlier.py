@@ -60,7 +60,7 @@ def look_up(config: SweepConfig, own_id: str | None = None) -> TrackedSweep | No
 def trials(
     earlier: TrackedSweep, config: SweepConfig, space: SearchSpace, fingerprints: Mapping[str, str], time: float
 ) -> EarlierTrials:
-    """Those of its trials that were trained to the end, or stopped by the scheduler, and have a point in its space.
+    """Those of its trials that were trained to the end, or stopped, and have a value for each field of the space.
 
     A repeat is left out: its point is there already, with the loss that the sweep compared it by.
     """
@@ -73,7 +73,8 @@ def trials(
         loss = objective.loss(trial.best(objective.metric))
         step = None if trial.state == TrialState.COMPLETED else trial.steps
         if trial.is_ranked(objective.metric) and point is not None and step != 0:
-            points.append(EarlierPoint(point=dict(point), loss=loss, step=step))
+            is_own = warm_start.is_own(config, point, trial.params)
+            points.append(EarlierPoint(point=dict(point), loss=loss, step=step, is_own=is_own))
     return EarlierTrials(
         time=time,
         sweep_id=earlier.sweep_id,

@@ -11,7 +11,7 @@ from sweep_files import toy
 
 import search_spaces
 from search_spaces.space import SearchSpace
-from sweeps.config import points
+from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig
 from sweeps.planning import warm_start
 from sweeps.planning.trial_source import TrialSource
@@ -47,9 +47,9 @@ def test_the_params_of_a_trial_say_its_point(name: str, seed: int) -> None:
 
     space = search_spaces.load(name)
     drawn = space.sample(Random(seed))
-    spec = points.apply(config().base, drawn, 0)
-    shown = {**points.params(spec, drawn), **points.settings(spec)}
-    assert warm_start.point(space, {key: str(value) for key, value in shown.items()}) == drawn
+    params = logged(config(), drawn)
+    assert warm_start.point(space, params) == drawn
+    assert warm_start.is_own(config(), drawn, params)
 
 
 def test_a_list_of_modules_is_found_again_and_a_trial_without_a_value_is_left_out() -> None:
@@ -133,6 +133,8 @@ def test_results_that_compare_are_told_to_the_searcher_and_others_are_not(
     monkeypatch.setattr(Learner, "tell", lambda self, *words: told.append(words))
     learning, space = toy(SPACE, searcher={"kind": "tpe"}, budget={"steps_per_trial": 9})
     known = earlier((point(1e-3), 3.0), (point(2e-3), 1.0), is_same_task=is_same)
+    of_others = EarlierPoint(point=point(3e-3), loss=0.5, is_own=False)
+    known = known.model_copy(update={"trials": (*known.trials, of_others)})
     TrialSource(learning, space, {"toy": "1"}, earlier=known)
     assert told == ([(point(1e-3), 9, 3.0, True), (point(2e-3), 9, 1.0, True)] if is_same else [])
 
@@ -148,3 +150,44 @@ def test_a_trial_that_was_stopped_is_told_with_what_it_was_trained_on(
     known = EarlierTrials(time=1.0, sweep_id="before", trials=(stopped,), is_same_task=True)
     TrialSource(learning, space, {"toy": "1"}, earlier=known)
     assert told == [(point(1e-3), reached, 3.0, False)]
+
+
+@pytest.mark.parametrize(
+    ("rank", "change", "is_own"),
+    [
+        (4, {}, True),
+        (64, {}, False),
+        (4, {"seed": 7}, True),
+        (4, {"training": {"batch_size": 64}}, False),
+        (4, {"training": {"schedule": "constant"}}, False),
+        (4, {"training": {"gradient_checkpointing": True}}, True),
+        (4, {"adapter": {"lora_alpha": 64}}, False),
+        (4, {"adapter": {"target_modules": "mlp"}}, False),
+        (4, {"budget": {"steps_per_trial": 9}}, False),
+        (4, {"data": {"train": "moved.jsonl", "prompt": "{q}", "completion": "{a}"}}, True),
+    ],
+)
+def test_a_loss_counts_only_of_a_trial_with_the_settings_that_the_new_sweep_gives_its_point(
+    rank: int, change: dict[str, Any], is_own: bool
+) -> None:
+    """The earlier sweep searched the rank, which the new one fixes at 4."""
+    rates = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
+    new = config(adapter={"r": 4}, search_space=rates)
+    before = config(search_space={"adapter.r": {"choice": [4, 64]}, **rates}, **change)
+    drawn = {"adapter.r": rank, "training.learning_rate": 1e-3}
+    params = logged(before, drawn)
+    found = warm_start.point(SearchSpace.parse(rates), params)
+    assert found == {"training.learning_rate": 1e-3}
+    assert warm_start.is_own(new, found, params) is is_own
+    assert not warm_start.is_own(new, found, {"r": "4"}), "an earlier version says less"
+
+
+def test_a_value_that_no_trial_can_have_is_nobodys_own() -> None:
+    searched = config(search_space={"adapter.lora_dropout": {"uniform": [0.0, 0.1]}})
+    assert not warm_start.is_own(searched, {"adapter.lora_dropout": 1.5}, {})
+
+
+def logged(of: SweepConfig, at: dict[str, Any]) -> dict[str, str]:
+    """The params of a trial, as MLflow has them."""
+    spec = resource.of(of).of(points.apply(of.base, at, of.seed))
+    return {name: str(value) for name, value in {**points.params(spec, at), **points.settings(spec)}.items()}

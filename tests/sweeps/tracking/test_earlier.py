@@ -54,11 +54,13 @@ def test_the_trials_that_were_ranked_are_known_by_their_points_and_where_they_we
 ) -> None:
     found = earlier.look_up(tracked)
     assert found is not None
-    told = earlier.trials(found, tracked, SPACE, {"toy": "1"}, 5.0)
+    like_the_trials = tracked.model_copy(update={"model": None, "data": None})
+    told = earlier.trials(found, like_the_trials, SPACE, {"toy": "1"}, 5.0)
     assert (told.time, told.sweep_id, told.is_same_task) == (5.0, SWEEP, False)
     known = [(trial.point["training.learning_rate"], trial.loss, trial.step) for trial in told.trials]
     assert known == [(2e-4, 0.9, None), (1e-3, 0.7, None), (3e-3, 0.8, 3)]
     assert {trial.point["adapter.r"] for trial in told.trials} == {8}
+    assert all(trial.is_own for trial in told.trials), told.trials
 
 
 def test_a_sweep_that_bears_the_name_it_learns_from_does_not_learn_from_itself(
