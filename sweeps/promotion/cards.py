@@ -131,7 +131,8 @@ def card(facts: VersionFacts) -> str:
         "",
         "```python",
         "import mlflow, pandas",
-        f'model = mlflow.pyfunc.load_model("models:/{facts.model}@{facts.alias}")',
+        # No alias: it moves, and a version may get several.
+        f'model = mlflow.pyfunc.load_model("models:/{facts.model}/VERSION")  # VERSION: the number of this one',
         "model.predict(pandas.DataFrame([{...}]))  # the columns of input_example.json",
         "```",
         "",

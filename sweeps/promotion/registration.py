@@ -6,6 +6,7 @@ interrupted anywhere. The alias moves only while it still points to the champion
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from collections.abc import Mapping
@@ -77,6 +78,7 @@ def _complete_version(context: Context, winner: Winner, facts: VersionFacts, fol
     known = registry.of_identity(model, identity)
     if known is not None and known.is_complete:
         version_files.fetch(context.lookup, model, known)
+        _describe_again(context, winner, facts, known)
         context.say(f"registered: {model} version {known.number} is there already")
         return known
     run_id, path = winner.candidate.trial.run_id, version_files.where(model, identity)
@@ -90,6 +92,20 @@ def _complete_version(context: Context, winner: Winner, facts: VersionFacts, fol
     context.say(f"registered: {model} version {version.number}")
     _complete(context, winner, scored, version, digests.read(folder))
     return version
+
+
+def _describe_again(context: Context, winner: Winner, facts: VersionFacts, known: Version) -> None:
+    """Writes to a complete version what this promotion compared, in place of what an earlier one did.
+
+    It may have been promoted to another alias, over another champion or on other rows. What was forced once stays said.
+    """
+    before = known.tags.get(version_tags.FORCED)
+    forced = tuple(dict.fromkeys([*(before.split("; ") if before else ()), *winner.forced]))
+    winner, facts = dataclasses.replace(winner, forced=forced), dataclasses.replace(facts, forced=forced)
+    tags = version_tags.of(context.sweep, winner, facts)
+    stale = [name for name in version_tags.OF_A_CHAMPION if name in known.tags and name not in tags]
+    context.registry.tag(context.model, known.number, tags, cards.description(facts), stale)
+    context.registry.describe_model(context.model, cards.model_description(facts))
 
 
 def _complete(
@@ -149,8 +165,9 @@ def _move(context: Context, winner: Winner, number: str, now: float) -> Register
     """
     registry, model, alias = context.registry, context.model, context.alias
     before = winner.champion.number if winner.champion is not None else None
-    gain = winner.verdict.of(winner.candidate.label)[-1].gain
-    entry = Entry(now, "promote", alias, number, before, context.sweep.sweep_id, round(gain, 6))
+    is_compared = before is None or gate.CHAMPION in winner.verdict.losses
+    gain = round(winner.verdict.of(winner.candidate.label)[-1].gain, 6) if is_compared else None
+    entry = Entry(now, "promote", alias, number, before, context.sweep.sweep_id, gain)
     registry.point(model, "challenger", number)
     fault_points.point("promote.after_challenger")
     if not _alias_is_at(context, before):

@@ -11,11 +11,17 @@ from sweeps.promotion.gate import CHAMPION
 from sweeps.tracking.lookup import TrackedSweep
 from trainables.scoring.requests import BASE
 
+FORCED = "promotion.forced"
+"""The objections that --force overrode in any promotion of the version."""
+OF_A_CHAMPION = (f"loss.{CHAMPION}", f"gain.{CHAMPION}")
+"""Tags of a version only if its last promotion compared it with a champion."""
+
 
 def of(sweep: TrackedSweep, winner: Winner, facts: VersionFacts) -> dict[str, str]:
     """Where the version comes from: sweep, run, base, rows, losses and gains, versions of the libraries."""
     candidate, verdict, answer = winner.candidate, winner.verdict, winner.evidence.answer
-    compared_with = f"version {winner.champion.number}" if winner.champion is not None else "base"
+    compared = winner.champion if CHAMPION in verdict.losses else None
+    compared_with = f"version {compared.number}" if compared is not None else "base"
     tags = {
         "sweep.id": sweep.sweep_id,
         "sweep.parent_run": sweep.parent_run,
@@ -39,5 +45,5 @@ def of(sweep: TrackedSweep, winner: Winner, facts: VersionFacts) -> dict[str, st
         tags[f"gain.{comparison.against}"] = f"{comparison.gain:.6f} ({interval})"
     tags |= {f"version.{name}": number for name, number in facts.versions.items()}
     if winner.forced:
-        tags["promotion.forced"] = "; ".join(winner.forced)[:5000]
+        tags[FORCED] = "; ".join(winner.forced)[:5000]
     return tags

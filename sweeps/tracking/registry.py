@@ -56,7 +56,10 @@ class Entry:
     previous: str | None = None
     sweep: str = ""
     gain: float | None = None
-    """How much lower the loss is than the champion's, or the base's when there was none; in nats per token."""
+    """How much lower the loss is than the champion's, or the base's when there was none; in nats per token.
+
+    None where there was one, and --force promoted without a comparison with it.
+    """
 
 
 @dataclass(frozen=True)
@@ -164,10 +167,14 @@ class Registry:
         self._client.delete_model_version(name, str(made.version))
         return first
 
-    def tag(self, name: str, version: str, tags: Mapping[str, str], text: str | None = None) -> None:
-        """Sets tags of a version, and its description."""
+    def tag(
+        self, name: str, version: str, tags: Mapping[str, str], text: str | None = None, stale: Sequence[str] = ()
+    ) -> None:
+        """Sets tags of a version, and its description; removes the `stale` tags, which it has."""
         for key, value in tags.items():
             self._client.set_model_version_tag(name, version, key, value)
+        for key in stale:
+            self._client.delete_model_version_tag(name, version, key)
         if text is not None:
             self._client.update_model_version(name, version, text)
 

@@ -77,15 +77,21 @@ def test_the_package_has_the_adapter_and_no_base(world):
     assert list(base["files"]) == ["model.safetensors"]
     card = (folder / "README.md").read_text()
     assert all(word in card for word in ("licen", SECOND, "t01", "| base |", "train.jsonl", "lora-modules"))
+    assert "@champion" not in card
 
 
 def test_a_better_challenger_replaces_the_champion(champion):
+    """Also one that is another alias already: its version then tells what the second promotion compared."""
+    run(champion.sweep("second"), alias="staging")
+    assert champion.tags("2")["promotion.compared_with"] == "base"
     outcome = run(champion.sweep("second"))
     assert outcome.exit_code == 0
     assert (outcome.registered.version, outcome.previous) == ("2", "1")
-    assert champion.aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
+    assert champion.aliases() == {"challenger": "2", "champion": "2", "previous": "1", "staging": "2"}
+    assert "@champion" in champion.client.get_registered_model(MODEL).description
     assert {found.against for found in outcome.verdict.of("t01")} == {"base", "champion"}
     assert champion.tags("2")["promotion.compared_with"] == "version 1"
+    assert {"gain.champion", "loss.champion"} <= champion.tags("2").keys()
 
 
 def test_a_worse_challenger_is_refused(world):

@@ -13,7 +13,7 @@ from promotion_worlds import SECOND, killed_at, package_of, refused
 from promotions import MODEL, Trial, run
 
 from sweeps.errors import SweepError
-from sweeps.promotion.rollback import rollback
+from sweeps.promotion.rollback import as_json, models, rollback
 from sweeps.record.events import TrialState
 from trainables import qlora
 
@@ -151,12 +151,20 @@ def test_rows_that_are_not_on_this_machine_are_told_with_the_way_out(world, shar
 
 
 def test_a_champion_on_another_base_is_refused_unless_forced(champion):
+    run(champion.sweep("second"))
+    rollback(MODEL, None, "champion", champion.uri)
     champion.client.set_model_version_tag(MODEL, "1", "base.identity", "folder:0123456789abcdef nf4")
     refused(champion, "its champion, version 1, is on another base")
     outcome = run(champion.sweep("second"), force=True)
     assert outcome.exit_code == 0
+    assert (outcome.registered.version, champion.versions()) == ("2", ["1", "2"])
     assert "another base" in champion.tags("2")["promotion.forced"]
+    assert "another base" in champion.client.get_model_version(MODEL, "2").description
     assert "champion" not in outcome.verdict.losses
+    assert champion.tags("2")["promotion.compared_with"] == "base"
+    assert not {"gain.champion", "loss.champion"} & champion.tags("2").keys()
+    history = as_json(models(MODEL, champion.uri)[0][0])["history"]
+    assert [each["gain"] is None for each in history] == [False, False, True, True], history
 
 
 def test_a_champion_that_was_tampered_with_is_refused(champion):
