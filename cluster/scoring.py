@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
-from cluster.errors import HostError
+from cluster.errors import HostsDied
 from cluster.scoring_host import Reply, ScoringHost, can_score, reply, returned
 from cluster.scoring_process import Call, process
 from trainables.scoring.requests import BaseFacts, ScoringProgress, ScoringRequest, ScoringResult, Tell, tell_nobody
@@ -49,7 +49,8 @@ def scoring(base: TrialSpec, address: str | None = None, tell: Tell = tell_nobod
         gpus: over which the base is spread, where there are any.
 
     Raises:
-        HostError: the trainable scores nothing, or no host of the cluster starts: its GPUs are busy, for example.
+        HostError: the trainable scores nothing.
+        HostsDied: no host of the cluster starts (its GPUs are busy, for example), or what evaluates dies.
         ConnectionFailed: no Ray cluster is at the address.
     """
     can_score(base.trainable)
@@ -94,9 +95,9 @@ def _on_cluster(base: TrialSpec, address: str, tell: Tell, gpus: int) -> Iterato
         try:
             ray.get(actor.ready.remote(), timeout=_START_SECONDS)
         except ray.exceptions.GetTimeoutError:
-            raise HostError(_not_started(address, gpus, ray.cluster_resources(), ray.available_resources())) from None
+            raise HostsDied(_not_started(address, gpus, ray.cluster_resources(), ray.available_resources())) from None
         except PROCESS_LOST as error:
-            raise HostError(f"the host that evaluates cannot start: {str(error).splitlines()[0]}") from error
+            raise HostsDied(f"the host that evaluates cannot start: {str(error).splitlines()[0]}") from error
 
         def call(method: str, arguments: tuple[Any, ...]) -> Any:
             try:
@@ -108,7 +109,7 @@ def _on_cluster(base: TrialSpec, address: str, tell: Tell, gpus: int) -> Iterato
                             tell(progress)
                 return returned(ray.get(answer))
             except PROCESS_LOST as error:
-                raise HostError(f"the host that evaluates is lost: {str(error).splitlines()[0]}") from error
+                raise HostsDied(f"the host that evaluates is lost: {str(error).splitlines()[0]}") from error
 
         yield call
 

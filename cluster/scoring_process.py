@@ -22,7 +22,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from cluster import devices
-from cluster.errors import HostError
+from cluster.errors import HostsDied
 from cluster.scoring_host import ScoringHost, reply, returned
 from trainables.scoring.requests import ScoringProgress, Tell, tell_nobody
 from trainables.specs import TrialSpec
@@ -72,7 +72,7 @@ def _call(calls: Connection, child: subprocess.Popen[bytes], what: tuple[str, tu
     except (EOFError, OSError) as error:
         with suppress(subprocess.TimeoutExpired):
             child.wait(5)
-        raise HostError(
+        raise HostsDied(
             f"the process that evaluates died (exit code {child.returncode}); if memory ran out, give --address of a "
             "Ray cluster with a host that holds the base"
         ) from error

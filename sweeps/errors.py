@@ -2,6 +2,7 @@
 
 SweepError
 ├── ConfigError (ValueError)    the sweep file says something that cannot be; holds every problem at once
+├── Failed (RuntimeError)       what is at fault is outside: MLflow is away, for example
 ├── RayGone (RuntimeError)      Ray is gone or does not answer: the sweep ends without it
 └── StorageError (OSError)      the sweep's folder can't be written or is not what it should be
     └── BudgetUsedUp            budget.disk leaves no room for an adapter
@@ -14,6 +15,9 @@ from collections.abc import Sequence
 
 class SweepError(Exception):
     """Base of this package's errors: the user can mend them, so they print without a traceback."""
+
+    exit_code = 2
+    """Of a command that ends with it."""
 
 
 class ConfigError(SweepError, ValueError):
@@ -29,6 +33,12 @@ class ConfigError(SweepError, ValueError):
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[str, ...]]]:
         return ConfigError, (self.problems,)
+
+
+class Failed(SweepError, RuntimeError):  # noqa: N818 - reads as what happened
+    """Something outside failed, and no mistake of the user's: the same command may succeed later."""
+
+    exit_code = 1
 
 
 class StorageError(SweepError, OSError):

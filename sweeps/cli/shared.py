@@ -62,7 +62,7 @@ def say(line: str = "") -> None:
 def mistakes(untouched: str = "nothing was started") -> Iterator[None]:
     """Turns a user's mistake into its message and exit code 2; any other error keeps its traceback.
 
-    What a cluster fails at, and no mistake has caused, is exit code 1.
+    What a cluster or MLflow fails at, and no mistake has caused, is exit code 1.
 
     Args:
         untouched: says after the message what the mistake has not changed.

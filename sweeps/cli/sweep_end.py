@@ -22,7 +22,7 @@ def check_promotion(config: SweepConfig) -> None:
     """Checks that the sweep can be promoted at its end, whatever its result.
 
     Raises:
-        SweepError, HostError: it cannot.
+        ConfigError, HostError: it cannot.
     """
     from cluster.scoring_host import can_score
     from sweeps.config import checks
@@ -31,6 +31,10 @@ def check_promotion(config: SweepConfig) -> None:
         raise ConfigError(["promotion.model: --promote needs it: the name of the registered model"])
     if wrong := checks.alias("promotion.alias", config.promotion.alias):
         raise ConfigError(wrong)
+    if config.promotion.metric is None and len(config.objectives) > 1:
+        names = " and ".join(objective.metric for objective in config.objectives)
+        way_out = "name the metric that ranks the trials, or leave --promote out: qsweep promote SWEEP --trial KEY"
+        raise ConfigError([f"promotion.metric: the sweep has several objectives ({names}), and --promote: {way_out}"])
     can_score(config.trainable)
 
 
@@ -45,6 +49,7 @@ def finish(sweep: Sweep, result: Result, promote: bool, as_json: bool) -> None:
         document |= promotion
     elif promote:
         say(f"not promoted: the sweep did not end well (exit code {code})")
+        document |= {"promotion": None, "not_promoted": "sweep"}
     if as_json:
         print(json.dumps(document), flush=True)
     if result.is_ray_left_behind or (result.mirror is not None and result.mirror.is_busy):
@@ -56,7 +61,10 @@ def finish(sweep: Sweep, result: Result, promote: bool, as_json: bool) -> None:
 
 
 def _promote(sweep: Sweep, result: Result) -> tuple[int, dict[str, Any]]:
-    """The exit code of the promotion of a sweep that has just ended, and what --json says of it."""
+    """The exit code of the promotion of a sweep that has just ended, and what --json says of it.
+
+    It is never 2, which says that no trial was started.
+    """
     from sweeps.steering.stop import Interrupted, raising_on_signals
 
     say()
@@ -66,6 +74,6 @@ def _promote(sweep: Sweep, result: Result) -> tuple[int, dict[str, Any]]:
     except Interrupted as interrupted:
         say(f"interrupted: {ALIAS_IS_WHOLE}; qsweep promote {result.folder} does what is left")
         return interrupted.exit_code, {"promotion": None, "not_promoted": "interrupted"}
-    except typer.Exit as end:
-        return end.exit_code, {"promotion": None, "not_promoted": "failed"}
+    except typer.Exit:
+        return 1, {"promotion": None, "not_promoted": "failed"}
     return outcome.exit_code, {"promotion": outcome.as_json()}

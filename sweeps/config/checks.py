@@ -68,6 +68,13 @@ def objectives(config: SweepConfig, trainable: Trainable) -> list[str]:
     return wrong
 
 
+def promotion_metric(config: SweepConfig, trainable: Trainable) -> list[str]:
+    """What is wrong with promotion.metric, which would be told at the end of the sweep."""
+    known = {**catalogue.metrics(trainable), **dict.fromkeys(COSTS, "min")}
+    metric = config.promotion.metric
+    return [] if metric in (None, *known) else [f"promotion.metric: {messages.unknown('metric', str(metric), known)}"]
+
+
 def alias(field: str, value: str) -> list[str]:
     """What is wrong with an alias, of which MLflow takes fewer names than an earlier version did.
 

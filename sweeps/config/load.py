@@ -77,7 +77,8 @@ def load(file: str, changes: Sequence[str], folder: Path, elsewhere: Sequence[st
         space, mistakes, notices = _checked_space(config, space, trainable)
         wrong += mistakes
         wrong += checks.fields_together(space) if not space_mistakes else []
-    wrong += checks.objectives(config, trainable) if trainable is not None else []
+    if trainable is not None:
+        wrong += checks.objectives(config, trainable) + checks.promotion_metric(config, trainable)
     preview, mistakes = checks.local_files(raw, config, trainable) if trainable is not None else (Preview(), [])
     wrong += [line for line in mistakes if not line.startswith(tuple(f"{field}:" for field in elsewhere or ()))]
     resolved = _with_tracking_uri(config.model_copy(update={"storage": _storage(config.storage, folder)}), folder)

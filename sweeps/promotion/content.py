@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, HostsDied
 from cluster.scoring import Scoring
 from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError, SweepError
@@ -58,6 +58,8 @@ def check(context: Context, champion: Version | None, scored: Scoring) -> Conten
         _check_rows(context, context.request.eval_data)
     try:
         fingerprints = scored.fingerprint()
+    except HostsDied:
+        raise
     except (ClusterError, TrainableError) as error:
         raise SweepError(
             f"{error}: promotion evaluates on the sweep's own base and rows: put it there, run this where the "

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cluster.scoring import Scoring
 from cluster.submission import package
-from sweeps.errors import SweepError
+from sweeps.errors import Failed, SweepError
 from sweeps.promotion import cards, gate, version_files, version_tags
 from sweeps.promotion.cards import VersionFacts
 from sweeps.promotion.context import Context
@@ -52,7 +52,7 @@ def register(context: Context, winner: Winner, scored: Scoring, now: float) -> R
         now: seconds since the epoch, for the history.
 
     Raises:
-        SweepError: the packaged model does not answer as the evaluation did; the alias was not moved.
+        Failed: the packaged model does not answer as the evaluation did; the alias was not moved.
     """
     base = scored.base_facts()
     facts = _facts(context, winner, base)
@@ -133,7 +133,7 @@ def _serve(winner: Winner, scored: Scoring, files: Mapping[str, bytes]) -> str:
         How many rows score as evaluated, and the first answer.
 
     Raises:
-        SweepError: a row's loss or a prompt is not that of the evaluation.
+        Failed: a row's loss or a prompt is not that of the evaluation.
     """
     answer = winner.evidence.answer
     samples = [sample.model_dump() for sample in answer.samples]
@@ -144,16 +144,16 @@ def _serve(winner: Winner, scored: Scoring, files: Mapping[str, bytes]) -> str:
     expected = answer.scores[winner.candidate.label]
     allowed = gate.tolerance(answer.hardware, answer.hardware)
     if not samples or len(served["losses"]) != len(samples):
-        raise SweepError("the packaged model scored none of the rows that it was to score: nothing is promoted")
+        raise Failed("the packaged model scored none of the rows that it was to score: nothing is promoted")
     for place, loss in enumerate(served["losses"]):
         gap = abs(loss - expected.row_losses[place]) / expected.row_tokens[place]
         if not gap <= allowed:
-            raise SweepError(
+            raise Failed(
                 f"the packaged model is not what was evaluated: row {place + 1} differs by {gap:.2g} per token, "
                 f"more than {allowed:g}"
             )
     if not all(served["prompts"]):
-        raise SweepError("the packaged model writes its prompts otherwise than training did")
+        raise Failed("the packaged model writes its prompts otherwise than training did")
     text = " ".join(served["texts"][:1])
     return f"{len(served['losses'])} rows score as evaluated, it answers {text[:60]!r}"
 

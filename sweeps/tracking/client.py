@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from sweeps.config.passwords import without_password, without_passwords
 from sweeps.config.uris import artifact_root, sqlite_file
-from sweeps.errors import SweepError
+from sweeps.errors import Failed, SweepError
 from sweeps.tracking import run_tags
 from sweeps.tracking.held_points import HeldPoints, MetricPoint
 
@@ -84,7 +84,7 @@ def is_refusal(error: Exception) -> bool:
 
 @contextmanager
 def answering(uri: str) -> Iterator[None]:
-    """Raises errors of MLflow inside the block as `SweepError`, without passwords: the user can mend them."""
+    """Raises errors of MLflow in the block, without passwords: as `Failed` where it is away, else as `SweepError`."""
     from mlflow.exceptions import MlflowException
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
@@ -94,7 +94,25 @@ def answering(uri: str) -> Iterator[None]:
     # The last: a database whose driver is not installed.
     except (MlflowException, RequestException, SQLAlchemyError, ModuleNotFoundError) as error:
         reason = (without_passwords(str(error).strip(), uri).splitlines() or [type(error).__name__])[0]
-        raise SweepError(f"MLflow ({without_password(uri)}): {reason}") from error
+        raise (Failed if is_away(error) else SweepError)(f"MLflow ({without_password(uri)}): {reason}") from error
+
+
+def is_away(error: Exception) -> bool:
+    """Whether a store does not answer, or fails itself: another try may succeed.
+
+    The client raises as INTERNAL_ERROR what it cannot send and what a server answers with HTTP 500, but also that a
+    database has the tables of another version (mlflow/utils/rest_utils.py and store/db/utils.py, 3.17.2).
+    """
+    from mlflow.exceptions import MlflowException, RestException
+    from requests import HTTPError, RequestException
+    from sqlalchemy.exc import OperationalError
+
+    if isinstance(error, HTTPError) and error.response is not None:
+        return error.response.status_code >= 500
+    if isinstance(error, MlflowException):
+        is_served = isinstance(error, RestException) or str(error).startswith("API request")
+        return error.error_code == "TEMPORARILY_UNAVAILABLE" or (is_served and error.get_http_status_code() >= 500)
+    return isinstance(error, (RequestException, OperationalError))
 
 
 def within(seconds: float, ask: Callable[[], T]) -> T:

@@ -20,7 +20,7 @@ from sweeps.record import digests
 from sweeps.record.events import TrialState
 from sweeps.record.run_names import label
 from sweeps.tracking import run_tags, stores
-from sweeps.tracking.client import answering, paged, quiet, within
+from sweeps.tracking.client import answering, is_away, paged, quiet, within
 from sweeps.tracking.stores import BY_OPTION, Place
 from trainables.contract import Evaluation
 from trainables.inputs import json_text
@@ -188,6 +188,8 @@ class Lookup:
                 raise ValueError(f"hardware: {evaluation.hardware!r} is not a device and a type")
             return ReportedRows(evaluation, hashlib.sha256(content).hexdigest())
         except (MlflowException, OSError, ValueError, TypeError) as error:
+            if is_away(error):
+                raise
             reason = str(error).splitlines()[0]
             raise SweepError(f"run {run_id}: its eval_rows.json cannot be read: {reason}") from error
 
@@ -223,6 +225,8 @@ class Lookup:
                 path = self._client.download_artifacts(run_id, "sweep/config.json", folder)
                 raw = json_text.parse(Path(path).read_bytes())["config"]
         except (MlflowException, OSError, ValueError, KeyError, TypeError) as error:
+            if is_away(error):
+                raise
             reason = str(error).splitlines()[0]
             raise SweepError(f"run {run_id}: its sweep/config.json cannot be read: {reason}") from error
         try:

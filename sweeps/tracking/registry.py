@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from sweeps.config.uris import sqlite_file
 from sweeps.errors import SweepError
-from sweeps.tracking.client import paged, quiet
+from sweeps.tracking.client import is_away, paged, quiet
 
 OURS = "qsweep.model"
 """The tag of registered models that promotion made."""
@@ -118,6 +118,8 @@ class Registry:
         try:
             return _version(self._client.get_model_version(name, number))
         except MlflowException as error:
+            if is_away(error):
+                raise
             raise SweepError(f"{name}: no version {number}: {str(error).splitlines()[0]}") from error
 
     def of_identity(self, name: str, identity: str) -> Version | None:
@@ -229,6 +231,8 @@ class Registry:
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
+            if is_away(error):
+                raise
             raise SweepError(f"--model: {name!r}: {str(error).splitlines()[0]}") from error
 
 

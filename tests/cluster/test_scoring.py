@@ -15,7 +15,7 @@ import pytest
 
 from cluster import scoring
 from cluster.devices import MEMORY_SHARE
-from cluster.errors import HostError
+from cluster.errors import HostError, HostsDied
 from cluster.scoring_host import ScoringHost, can_score, check_memory
 from trainables import qlora
 from trainables.packing import memory
@@ -73,7 +73,7 @@ def test_a_busy_gpu_is_waited_for_with_a_deadline(base, monkeypatch):
     # The cluster has none in truth, so that it never becomes free.
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
     problem = r"--address local: waited 0 minutes for a GPU \(1 in the cluster, 0 of them free\): wait for the sweep"
-    with pytest.raises(HostError, match=problem), scoring.scoring(base, "local"):
+    with pytest.raises(HostsDied, match=problem), scoring.scoring(base, "local"):
         raise AssertionError("no host has started")
 
 
@@ -82,7 +82,7 @@ def test_a_process_that_dies_is_told(base, monkeypatch):
         assert isinstance(elsewhere, scoring._Remote)
         elsewhere.fingerprint()
         monkeypatch.setattr(ScoringHost, "__reduce__", lambda _: (os._exit, (9,)), raising=False)
-        with pytest.raises(HostError, match=r"the process that evaluates died \(exit code 9\).*--address"):
+        with pytest.raises(HostsDied, match=r"the process that evaluates died \(exit code 9\).*--address"):
             elsewhere._call("fingerprint", (ScoringHost(base),))
 
 

@@ -62,6 +62,7 @@ ROWS: list[Row] = [
     toy("a cost first", "objective: [{metric: trainable_params}, {metric: eval_loss}]", "objective.0.metric: unknown metric 'trainable_params'"),
     toy("unknown second metric", "objective: [{metric: eval_loss}, {metric: params}]", "objective.1.metric: unknown metric 'params'; did you mean trainable_params? (there are: eval_loss, eval_accuracy, trainable_params)"),
     toy("an objective twice", "objective: [{metric: eval_loss}, {metric: eval_loss}]", "objective.1.metric: eval_loss is an objective already: name another, or leave this one out"),
+    toy("unknown metric of a promotion", "promotion: {metric: acuracy}", "promotion.metric: unknown metric 'acuracy'; did you mean eval_accuracy? (there are: eval_loss, eval_accuracy, trainable_params)"),
     toy("the other direction", "objective: {mode: max}", "objective.mode: max: a lower eval_loss is better: write mode: min"),
     toy("not its direction", "objective: {metric: eval_accuracy}", "objective.mode: min: a higher eval_accuracy is better: write mode: max"),
     Row("name with a slash", "name: a/b\ntrainable: toy\n", ["name: 'a/b' must hold only letters, digits, dot, dash and underscore"]),

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from sweeps.cli import app, sweep_end
 from sweeps.cli.models import show_models
-from sweeps.errors import SweepError
+from sweeps.errors import Failed, SweepError
 from sweeps.promotion import promote as promoting
 from sweeps.promotion.rollback import models, rollback
 from sweeps.tracking import served, stores
@@ -205,7 +205,7 @@ def test_a_server_that_fails_on_the_way_is_told(server, monkeypatch):
         MlflowClient(tracking_uri="http://127.0.0.1:1").search_experiments()
 
     monkeypatch.setattr(Registry, "point", gone)
-    with pytest.raises(SweepError, match=r"MLflow \(http://127.0.0.1:\d+\): .*onnection"):
+    with pytest.raises(Failed, match=r"MLflow \(http://127.0.0.1:\d+\): .*onnection"):
         run("second-1", tracking_uri=uri, model="failing")
     monkeypatch.undo()
     assert MlflowClient(tracking_uri=uri).get_registered_model("failing").aliases == {}
@@ -220,7 +220,7 @@ def test_a_sweep_that_did_not_end_well_is_not_promoted(monkeypatch, capsys):
     assert end.value.exit_code == 130
     out, err = capsys.readouterr()
     assert err == "not promoted: the sweep did not end well (exit code 130)\n"
-    assert json.loads(out) == {"sweep": "x"}
+    assert json.loads(out) == {"sweep": "x", "promotion": None, "not_promoted": "sweep"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -12,7 +12,7 @@ import pytest
 from promotion_worlds import SECOND, killed_at, package_of, refused
 from promotions import MODEL, Trial, run
 
-from sweeps.errors import SweepError
+from sweeps.errors import Failed, SweepError
 from sweeps.promotion.rollback import as_json, models, rollback
 from sweeps.record.events import TrialState
 from trainables import qlora
@@ -219,6 +219,6 @@ def test_a_packaged_model_that_answers_otherwise_is_not_promoted(world, monkeypa
     for losses, match in (([1.0] * 4, "is not what was evaluated: row 1"), ([], "scored none of the rows")):
         answer = json.dumps({"losses": losses, "texts": ["x"], "prompts": [True]})
         monkeypatch.setattr(promotions.InProcess, "serve", lambda *_, answer=answer: answer)
-        with pytest.raises(SweepError, match=f"the packaged model {match}"):
+        with pytest.raises(Failed, match=f"the packaged model {match}"):
             run(world.sweep("second"))
     assert world.aliases() == {}
