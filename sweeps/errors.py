@@ -3,6 +3,7 @@
 SweepError
 ├── ConfigError (ValueError)    the sweep file says something that cannot be; holds every problem at once
 ├── Failed (RuntimeError)       what is at fault is outside: MLflow is away, for example
+├── NotStored (LookupError)     MLflow does not have the artifacts of a run
 ├── RayGone (RuntimeError)      Ray is gone or does not answer: the sweep ends without it
 └── StorageError (OSError)      the sweep's folder can't be written or is not what it should be
     └── BudgetUsedUp            budget.disk leaves no room for an adapter
@@ -39,6 +40,10 @@ class Failed(SweepError, RuntimeError):  # noqa: N818 - reads as what happened
     """Something outside failed, and no mistake of the user's: the same command may succeed later."""
 
     exit_code = 1
+
+
+class NotStored(SweepError, LookupError):  # noqa: N818 - reads as what happened
+    """MLflow does not have the artifacts of a run, or no more."""
 
 
 class StorageError(SweepError, OSError):

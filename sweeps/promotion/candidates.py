@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sweeps.config.model import SweepConfig
-from sweeps.errors import ConfigError, SweepError
+from sweeps.errors import ConfigError, NotStored, SweepError
 from sweeps.promotion.context import Context
 from sweeps.record import digests
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
@@ -83,15 +83,14 @@ def _direction(trainable: str, metric: str) -> Direction:
         return "min"
 
 
-def to_evaluate(sweep: TrackedSweep, objective: Objective, top: int, trial: str | None, force: bool) -> list[TrialRun]:
-    """Chooses the `top` best ranked trials, best first, or the one that `trial` names. Pure.
+def ranked(sweep: TrackedSweep, objective: Objective, trial: str | None, force: bool) -> list[TrialRun]:
+    """The trials that may be promoted, best first, or the one that `trial` names. Pure.
 
     A repeat is chosen only by name: the luckiest of several seeds would pass for a better point.
 
     Args:
         sweep: the sweep and its trials.
         objective: see `ranking`.
-        top: how many.
         trial: a trial's key, or its number as tables show it (t03).
         force: the trial that is named may be one that is not ranked.
 
@@ -108,14 +107,14 @@ def to_evaluate(sweep: TrackedSweep, objective: Objective, top: int, trial: str 
             hint = did_you_mean(metric, known)
             raise SweepError(f"--metric: no trial has best_{metric}{hint} (there are: {', '.join(known)})")
     own = [each for each in sweep.trials if each.repeats is None]
-    ranked = [each for each in own if each.is_ranked(metric) and each.refused is None]
-    if not ranked:
+    found = [each for each in own if each.is_ranked(metric) and each.refused is None]
+    if not found:
         states = ", ".join(f"{each.label} {each.state}" for each in own) or "it has none"
         raise SweepError(
             f"{sweep.sweep_id}: no trial may be promoted: one must be COMPLETED or STOPPED, with a finite "
             f"best_{metric} and its adapter in MLflow ({states})"
         )
-    return sorted(ranked, key=lambda each: (objective.loss(each.best(metric)), each.number))[:top]
+    return sorted(found, key=lambda each: (objective.loss(each.best(metric)), each.number))
 
 
 def _named(sweep: TrackedSweep, metric: str, trial: str, force: bool) -> TrialRun:
@@ -139,10 +138,16 @@ def refuse_unknown(trial: str, sweep_id: str, there: Mapping[str, str]) -> None:
 
 
 def fetch(context: Context, trials: Sequence[TrialRun]) -> Candidates:
-    """Fetches each trial's adapter and reported losses from MLflow, and checks that the trial wrote them.
+    """Fetches adapters and reported losses from MLflow, and checks that the trials wrote them.
+
+    A trial whose files are not in MLflow is left out, unless it was named: the next one takes its place.
+
+    Args:
+        context: says how many are wanted.
+        trials: see `ranked`.
 
     Raises:
-        SweepError: a file is not there, or not the one that the trial wrote.
+        SweepError: a file is not the one that the trial wrote, or no trial has its files in MLflow.
         ConfigError: an adapter may hold code, or is not plain LoRA on the sweep's base.
     """
     forced = [
@@ -151,26 +156,44 @@ def fetch(context: Context, trials: Sequence[TrialRun]) -> Candidates:
         if not trial.is_ranked(context.objective.metric)
     ]
     metric = context.objective.metric
+    top = context.policy.top
     context.say(
-        f"candidates by best {metric}: " + ", ".join(f"{each.label} {each.best(metric):.4f}" for each in trials)
+        f"candidates by best {metric}: " + ", ".join(f"{each.label} {each.best(metric):.4f}" for each in trials[:top])
     )
-    candidates = []
+    candidates: list[Candidate] = []
     for trial in trials:
-        files = context.lookup.adapter(trial.run_id)
-        digest = digests.of_files(files)
-        forced += [context.force(f"{trial.label}: {objection}") for objection in _objections_to_adapter(trial, digest)]
-        problems = requests.problems(context.sweep.config.base, files)
-        if problems:
-            raise ConfigError([f"{trial.label}: {problem}" for problem in problems])
-        reported = context.lookup.reported(trial.run_id)
-        forced += [
-            context.force(f"{trial.label}: {objection}")
-            for objection in _objections_to_losses(trial, reported.evaluation, reported.sha256)
-        ]
-        identity = hashlib.sha256("\n".join((context.sweep.sweep_id, trial.trial_key, digest)).encode())
-        candidates.append(Candidate(trial, files, digest, reported.evaluation, identity.hexdigest()[:16]))
-    context.say("adapters: fetched and verified")
+        if len(candidates) == top:
+            break
+        try:
+            candidate, overridden = _fetched(context, trial)
+        except NotStored as error:
+            if context.request.trial is not None:
+                raise SweepError(f"--trial: {trial.label}: {error}") from None
+            context.say(f"warning: {trial.label} is left out: {error}")
+            continue
+        candidates.append(candidate)
+        forced += overridden
+    if not candidates:
+        raise SweepError(f"{context.sweep.sweep_id}: no trial may be promoted: MLflow has the adapter of none of them")
+    context.say(f"adapters: fetched and verified ({', '.join(each.label for each in candidates)})")
     return Candidates(tuple(candidates), tuple(forced))
+
+
+def _fetched(context: Context, trial: TrialRun) -> tuple[Candidate, list[str]]:
+    """A trial as a candidate, and the objections to it that --force overrode."""
+    files = context.lookup.adapter(trial.run_id)
+    digest = digests.of_files(files)
+    forced = [context.force(f"{trial.label}: {objection}") for objection in _objections_to_adapter(trial, digest)]
+    problems = requests.problems(context.sweep.config.base, files)
+    if problems:
+        raise ConfigError([f"{trial.label}: {problem}" for problem in problems])
+    reported = context.lookup.reported(trial.run_id)
+    forced += [
+        context.force(f"{trial.label}: {objection}")
+        for objection in _objections_to_losses(trial, reported.evaluation, reported.sha256)
+    ]
+    identity = hashlib.sha256("\n".join((context.sweep.sweep_id, trial.trial_key, digest)).encode())
+    return Candidate(trial, files, digest, reported.evaluation, identity.hexdigest()[:16]), forced
 
 
 def _objections_to_adapter(trial: TrialRun, digest: str) -> list[str]:

@@ -94,9 +94,7 @@ def promote(
     with answering(request.place.uri):
         context = _context(request, say)
         champion = content.find_champion(context)
-        trials = candidates.to_evaluate(
-            context.sweep, context.objective, context.policy.top, request.trial, request.force
-        )
+        trials = candidates.ranked(context.sweep, context.objective, request.trial, request.force)
         fetched = candidates.fetch(context, trials)
         base, gpus = candidates.base_of(context.sweep, fetched), context.sweep.config.cluster.spread
         with scored_by(base, request.address, tell, gpus) as scored:

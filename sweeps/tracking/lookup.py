@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from sweeps.config import messages
 from sweeps.config.model import SweepConfig
-from sweeps.errors import ConfigError, SweepError
+from sweeps.errors import ConfigError, NotStored, SweepError
 from sweeps.record import digests
 from sweeps.record.events import TrialState
 from sweeps.record.run_names import label
@@ -160,21 +160,32 @@ class Lookup:
         return bool(self._search(run_tags.equals(run_tags.SWEEP_ID, sweep_id), with_deleted=True))
 
     def adapter(self, run_id: str, path: str = "adapter") -> dict[str, bytes]:
-        """The files of a folder of the run's artifacts. Raises `SweepError` when it is empty or not there."""
+        """The files of a folder of the run's artifacts.
+
+        Raises:
+            NotStored: it is empty or not there.
+            SweepError: it cannot be fetched.
+        """
         from mlflow.exceptions import MlflowException
 
         with tempfile.TemporaryDirectory() as folder:
             try:
                 files = digests.read(Path(self._client.download_artifacts(run_id, path, folder)))
             except (MlflowException, OSError) as error:
+                self._raise_not_stored(run_id, path, error)
                 reason = str(error).splitlines()[0]
                 raise SweepError(f"run {run_id}: its {path} cannot be fetched from MLflow: {reason}") from error
         if not files:
-            raise SweepError(f"run {run_id}: has no {path} in MLflow")
+            raise NotStored(f"run {run_id}: has no {path} in MLflow")
         return files
 
     def reported(self, run_id: str) -> ReportedRows:
-        """The losses that the trial reported at its best step. Raises `SweepError` when they cannot be read."""
+        """The losses that the trial reported at its best step.
+
+        Raises:
+            NotStored: they are not there.
+            SweepError: they cannot be read.
+        """
         from mlflow.exceptions import MlflowException
 
         try:
@@ -188,10 +199,20 @@ class Lookup:
                 raise ValueError(f"hardware: {evaluation.hardware!r} is not a device and a type")
             return ReportedRows(evaluation, hashlib.sha256(content).hexdigest())
         except (MlflowException, OSError, ValueError, TypeError) as error:
-            if is_away(error):
-                raise
+            self._raise_not_stored(run_id, "eval_rows.json", error)
             reason = str(error).splitlines()[0]
             raise SweepError(f"run {run_id}: its eval_rows.json cannot be read: {reason}") from error
+
+    def _raise_not_stored(self, run_id: str, path: str, error: Exception) -> None:
+        """Raises `NotStored` where a run's artifacts lack a file or folder, and MLflow's error where MLflow is away.
+
+        A server answers with the same error when a file is missing and when its store of artifacts does not answer.
+        """
+        folder = path.rpartition("/")[0] or None
+        if all(stored.path != path for stored in self._client.list_artifacts(run_id, folder)):
+            raise NotStored(f"run {run_id}: has no {path} in MLflow") from error
+        if is_away(error):
+            raise error
 
     def _parent(self, place: Place, way_out: str, other_than: str | None) -> Any:
         sweep = place.sweep

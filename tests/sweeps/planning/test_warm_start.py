@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -187,7 +188,7 @@ def test_a_value_that_no_trial_can_have_is_nobodys_own() -> None:
     assert not warm_start.is_own(searched, {"adapter.lora_dropout": 1.5}, {})
 
 
-def logged(of: SweepConfig, at: dict[str, Any]) -> dict[str, str]:
+def logged(of: SweepConfig, at: Mapping[str, Any]) -> dict[str, str]:
     """The params of a trial, as MLflow has them."""
     spec = resource.of(of).of(points.apply(of.base, at, of.seed))
     return {name: str(value) for name, value in {**points.params(spec, at), **points.settings(spec)}.items()}

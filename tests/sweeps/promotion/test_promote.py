@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sqlite3
 from contextlib import closing
 
@@ -171,6 +173,22 @@ def test_a_name_means_its_newest_sweep(world, shared):
     promotions.deliver(config, "second-20270101-000000-dddd", folder, [], "0" * 16, begun=5.0)
     with pytest.raises(SweepError, match="second-20270101-000000-dddd: no trial may be promoted"):
         run("second")
+
+
+@pytest.mark.parametrize("lost", ["adapter", "eval_rows.json"])
+def test_a_trial_without_its_files_in_mlflow_is_left_out(world, lost):
+    """The best one's: the next takes its place, also where only one is asked for."""
+    place = world.adapter(SECOND, "k1")
+    (shutil.rmtree if lost == "adapter" else os.unlink)(place.parent / lost)
+    said: list[str] = []
+    assert run(world.sweep("second"), said, dry_run=True, top=1).verdict.winner == "t00"
+    (warning,) = [line for line in said if line.startswith("warning: t01")]
+    assert warning.startswith("warning: t01 is left out: run ") and warning.endswith(f" has no {lost} in MLflow")
+    with pytest.raises(SweepError, match=f"--trial: t01: run .* has no {lost} in MLflow"):
+        run(world.sweep("second"), trial="k1")
+    shutil.rmtree(world.adapter(SECOND, "k0"))
+    with pytest.raises(SweepError, match="no trial may be promoted: MLflow has the adapter of none"):
+        run(world.sweep("second"))
 
 
 def test_an_adapter_that_was_not_uploaded_is_no_candidate(world):

@@ -9,7 +9,7 @@ import pytest
 
 from sweeps.config.model import SweepConfig
 from sweeps.errors import SweepError
-from sweeps.promotion.candidates import ranking, to_evaluate
+from sweeps.promotion.candidates import ranked, ranking
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
 from trainables.objective import MIN_EVAL_LOSS, Objective
 
@@ -57,8 +57,8 @@ def test_a_repeat_is_a_candidate_only_when_it_is_named():
 
     trials = (trial(0, 0.7), trial(1, 0.8), trial(2, 0.5, "k0"))
     sweep = TrackedSweep("s-1", "s", "parent", "FINISHED", config({"metric": "eval_loss"}), {}, None, trials)
-    assert [each.trial_key for each in to_evaluate(sweep, MIN_EVAL_LOSS, 3, None, False)] == ["k0", "k1"]
-    assert [each.trial_key for each in to_evaluate(sweep, MIN_EVAL_LOSS, 3, "t02", False)] == ["k2"]
+    assert [each.trial_key for each in ranked(sweep, MIN_EVAL_LOSS, None, False)] == ["k0", "k1"]
+    assert [each.trial_key for each in ranked(sweep, MIN_EVAL_LOSS, "t02", False)] == ["k2"]
     only = dataclasses.replace(sweep, trials=trials[2:])
     with pytest.raises(SweepError, match=r"no trial may be promoted: .*it has none"):
-        to_evaluate(only, MIN_EVAL_LOSS, 3, None, False)
+        ranked(only, MIN_EVAL_LOSS, None, False)
