@@ -18,6 +18,7 @@ from sweeps.config.uris import artifact_root, sqlite_file
 from sweeps.errors import Failed, SweepError
 from sweeps.tracking import run_tags
 from sweeps.tracking.held_points import HeldPoints, MetricPoint
+from sweeps.tracking.stores import is_away
 
 # No retries: the tracking writer repeats what failed, looking for the run first. The client's own retries block it for
 # minutes, and create a run twice when only the answer was lost (mlflow/environment_variables.py, 3.17.2).
@@ -95,24 +96,6 @@ def answering(uri: str) -> Iterator[None]:
     except (MlflowException, RequestException, SQLAlchemyError, ModuleNotFoundError) as error:
         reason = (without_passwords(str(error).strip(), uri).splitlines() or [type(error).__name__])[0]
         raise (Failed if is_away(error) else SweepError)(f"MLflow ({without_password(uri)}): {reason}") from error
-
-
-def is_away(error: Exception) -> bool:
-    """Whether a store does not answer, or fails itself: another try may succeed.
-
-    The client raises as INTERNAL_ERROR what it cannot send and what a server answers with HTTP 500, but also that a
-    database has the tables of another version (mlflow/utils/rest_utils.py and store/db/utils.py, 3.17.2).
-    """
-    from mlflow.exceptions import MlflowException, RestException
-    from requests import HTTPError, RequestException
-    from sqlalchemy.exc import OperationalError
-
-    if isinstance(error, HTTPError) and error.response is not None:
-        return error.response.status_code >= 500
-    if isinstance(error, MlflowException):
-        is_served = isinstance(error, RestException) or str(error).startswith("API request")
-        return error.error_code == "TEMPORARILY_UNAVAILABLE" or (is_served and error.get_http_status_code() >= 500)
-    return isinstance(error, (RequestException, OperationalError))
 
 
 def within(seconds: float, ask: Callable[[], T]) -> T:

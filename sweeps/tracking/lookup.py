@@ -20,8 +20,8 @@ from sweeps.record import digests
 from sweeps.record.events import TrialState
 from sweeps.record.run_names import label
 from sweeps.tracking import run_tags, stores
-from sweeps.tracking.client import answering, is_away, paged, quiet, within
-from sweeps.tracking.stores import BY_OPTION, Place
+from sweeps.tracking.client import answering, paged, quiet, within
+from sweeps.tracking.stores import BY_OPTION, Place, is_away
 from trainables.contract import Evaluation
 from trainables.inputs import json_text
 from trainables.objective import COSTS

@@ -20,7 +20,8 @@ from filelock import FileLock, Timeout
 
 from sweeps.config.uris import sqlite_file
 from sweeps.errors import SweepError
-from sweeps.tracking.client import is_away, paged, quiet
+from sweeps.tracking.client import paged, quiet
+from sweeps.tracking.stores import is_away
 
 OURS = "qsweep.model"
 """The tag of registered models that promotion made."""
