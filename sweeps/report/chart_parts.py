@@ -90,6 +90,8 @@ def cut(text: str, most: int) -> str:
 def hover(trial: Drawn, page: Page) -> str:
     """What is told of a trial when the pointer is over it."""
     value = f"best {page.metric} {trial.value:.4f} at step {trial.best_step}" if math.isfinite(trial.value) else ""
+    took = f"{trial.tokens:,} tokens, {trial.seconds:.0f} s"
+    took += f", {trial.trainable_params:,} trainable parameters" if trial.trainable_params else ""
     lines = [f"{trial.name}: {trial.state} at step {trial.step}", value]
     line = ""
     for part in (f"{name} {setting[:120]}" for name, setting in trial.settings):
@@ -97,7 +99,7 @@ def hover(trial: Drawn, page: Page) -> str:
             lines.append(line)
             line = ""
         line += f", {part}" if line else part
-    return "<br>".join(escape(each) for each in [*lines, line] if each)
+    return "<br>".join(escape(each) for each in [*lines, line, took if trial.step else ""] if each)
 
 
 @dataclass(frozen=True)

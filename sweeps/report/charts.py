@@ -78,9 +78,9 @@ def parallel(page: Page) -> Figure | None:
     plain = {"showgrid": False, "zeroline": False, "fixedrange": True, "showline": False}
     return Figure(
         "Settings and outcome",
-        "Each line is a trial: it crosses each axis at the trial's value of that field, and the last axis at its best "
-        f"{page.metric}. Dark lines are good ones; the thick line is the best trial.{left_out(page)}"
-        f"{_at_the_end(value_axes[0], page)}",
+        "Parallel coordinates. Each line is a trial: it crosses each axis at the trial's value of that field, and the "
+        f"last axis at its best {page.metric}. Dark lines are good ones; the thick line is the best trial."
+        f"{left_out(page)}{_at_the_end(value_axes[0], page)}",
         (*trial_lines(page, points), Colours.of(page).bar(page.metric)),
         layout(
             540 if is_dense else 440,

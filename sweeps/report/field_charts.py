@@ -15,8 +15,8 @@ from sweeps.report.page import Drawn, Page
 COLUMNS = 3
 """Small charts in a row; two where that fills the rows."""
 ROW_HEIGHT = 270
-LABEL_ROOM = 18
-"""Characters that the marks of a small axis hold side by side; others are at a slant."""
+LABEL_ROOM = 40
+"""Characters that the marks of a small axis have room for, if all are as long as the longest; others are at a slant."""
 MOST_LABEL = 14
 MOST_NUMBERS = 4
 """Marks on a small axis of numbers."""
@@ -89,7 +89,7 @@ def _field_axis(one: Axis) -> dict[str, Any]:
         one.title,
         tickvals=[at for at, _ in ticks],
         ticktext=labels,
-        tickangle=-30 if sum(map(len, labels)) > LABEL_ROOM else 0,
+        tickangle=-30 if len(labels) * max(map(len, labels), default=0) > LABEL_ROOM else 0,
         automargin=False,
         range=[UNSET_PLACE - 0.06 if one.has_unset else -0.06, 1.06],
         title={"text": escape(one.title), "font": {"size": 13}, "standoff": 6},

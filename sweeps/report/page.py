@@ -54,6 +54,9 @@ class Drawn:
     """The same of the other objectives."""
     best_step: int | None
     step: int
+    tokens: int
+    seconds: float
+    trainable_params: int
     evals: tuple[tuple[int, float], ...]
     """(step, value of the objective) of each report with a finite one."""
     train: tuple[tuple[int, float], ...]
@@ -119,6 +122,8 @@ class Page:
     """The best trial and its value, or why there is none."""
     compared: tuple[str, ...]
     """How it compares with others."""
+    meanings: tuple[str, ...]
+    """Of the numbers in it."""
     best_settings: tuple[tuple[str, str], ...]
     adapter: str | None
     """Folder of the best adapter."""
@@ -182,6 +187,7 @@ def page(status: Status, story: Story, separation: Separation | None, now: float
         when=_when(record, status),
         best=answer,
         compared=tuple(compared),
+        meanings=page_facts.meanings_of_answer(record, separation),
         best_settings=() if best is None else _settings(best),
         adapter=None if best is None or best.adapter is None else str(status.folder / best.adapter / "adapter"),
         outcome=tuple(_outcome(status)),
@@ -304,6 +310,9 @@ def _drawn(record: SweepRecord, story: Story, best: TrialRecord | None) -> tuple
             others=tuple(trial.value(each.metric) for each in record.objectives[1:]),
             best_step=trial.best_step,
             step=trial.step,
+            tokens=trial.tokens,
+            seconds=trial.seconds,
+            trainable_params=trial.trainable_params,
             evals=_finite([(step, metrics.get(objective.metric, math.nan)) for step, metrics in trial.evals]),
             train=_thinned(_finite(story.train.get(trial.trial_key, ()))) if trial.trial_key in curves else (),
             held=tuple(story.held.get(trial.trial_key, ())),

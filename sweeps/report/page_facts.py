@@ -72,7 +72,8 @@ def as_yaml(config: Mapping[str, Any]) -> str:
 def unit(objective: Objective) -> str:
     """What the metric of an objective is, and which direction is better."""
     direction = "lower is better" if objective.mode == "min" else "higher is better"
-    return f"{LOSS}; {direction}" if objective.metric == EVAL_LOSS else direction
+    known = {EVAL_LOSS: LOSS, "trainable_params": "weights that a trial trains"}
+    return f"{known[objective.metric]}; {direction}" if objective.metric in known else direction
 
 
 def spent_of(record: SweepRecord) -> Spent:
@@ -147,6 +148,18 @@ def maker() -> str:
         return "qsweep"
 
 
+def meanings_of_answer(record: SweepRecord, separation: Separation | None) -> tuple[str, ...]:
+    """What the numbers mean that the answer gives."""
+    lines = [f"{objective.metric}: {unit(objective)}." for objective in record.objectives]
+    if separation is not None and separation.is_told:
+        seeds = " and over seeds" if separation.seeds is not None else ""
+        lines.append(
+            f"Intervals: of the difference, over the choice of evaluation rows{seeds} (paired bootstrap). They are so "
+            "wide that all of them hold at once in 95 of 100 cases."
+        )
+    return tuple(lines)
+
+
 def meanings(record: SweepRecord, separation: Separation | None) -> dict[str, str]:
     """Head of a column of the table of trials -> what it means."""
     first, *others = record.objectives
@@ -170,8 +183,7 @@ def meanings(record: SweepRecord, separation: Separation | None) -> dict[str, st
         chance = f"whether the difference from the best trial is beyond chance on {separation.rows} rows"
         words[trial_tables.APART] = f"{chance} ({separation.confidence:.1%} interval each); ? where it cannot be told"
     for other in others:
-        cost = "the lower the better" if other.metric in COSTS else unit(other)
-        words[other.metric] = f"at the same step: {cost}"
+        words[other.metric] = unit(other) if other.metric in COSTS else f"at the same step: {unit(other)}"
     return words
 
 

@@ -58,6 +58,7 @@ def test_the_page_begins_with_what_launch_says(tmp_path: Path) -> None:
     assert found.best == "best: t00, eval_loss 2.0000 at step 3"
     assert found.best_settings == (("r", "8"),)
     assert found.compared[0].startswith("whether it is better than the base without an adapter (4.5000) cannot be told")
+    assert [line.partition(" per ")[0] for line in found.meanings] == ["eval_loss: mean negative log-likelihood"]
     assert found.outcome[0].startswith("1 trial (1 COMPLETED) in 1 min 40 s, 3 steps")
     assert found.adapter == str(tmp_path / "trials/a/best-000003/adapter")
     assert (found.state, found.is_running, found.base) == ("finished", False, 4.5)
