@@ -54,7 +54,10 @@ def settled(sweep: Sweep, need: Need | None, machine: plan.Machine, known: Known
     )
     if filled is None:
         raise ConfigError([f"budget.trials: auto: {words} does not hold one trial of {_whole(config)}: raise it"])
-    chosen = _with(config, filled.trials, filled.first)
+    # Again: with another first rung the last two may be one step of a large batch.
+    chosen, wrong = resource.settled(_with(config, filled.trials, filled.first), sweep.space, None)
+    if wrong:
+        raise ConfigError(wrong)
     return replace(sweep, config=chosen), _words(chosen, filled, words)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sweep_files import toy
 
+from sweeps.config import resource
 from sweeps.config.load import Sweep
 from sweeps.errors import ConfigError
 from sweeps.planning import auto_trials
@@ -121,3 +122,19 @@ def test_where_rungs_count_examples_the_first_ranking_is_told_in_them() -> None:
     assert "with the first ranking after 12 examples they" in settled(asked)[1]
     with pytest.raises(ConfigError, match="does not hold one trial of 108 examples: raise it"):
         settled(sweep(budget={"wall_clock": "30s", "examples_per_trial": 108}))
+
+
+def test_the_last_two_rungs_stay_a_step_apart_for_every_batch_when_the_first_is_raised() -> None:
+    asked = sweep(
+        {"training.batch_size": {"choice": [5, 12, 17]}},
+        budget={"steps_per_trial": 6, "wall_clock": "4m"},
+        scheduler={"grace_steps": 2},
+        training={"batch_size": 5},
+    )
+    config, _ = resource.settled(asked.config, asked.space, None)
+    found = settled(Sweep(config, asked.space))[0].config
+    assert found.scheduler.grace_steps > 2
+    compared = resource.of(found)
+    for batch in (5, 12, 17):
+        steps = compared.steps(found.training.model_copy(update={"batch_size": batch}))
+        assert len(set(steps)) == len(compared.points)
