@@ -34,19 +34,23 @@ def find(sweep: str, storage: Path) -> SweepFolder:
     if is_object_store(sweep):
         return _mirrored_in(sweep, storage)
     folder = SweepFolder(paths.at_home(Path(sweep)).absolute())
-    if paths.is_file(folder.config):
+    is_here = paths.is_file(folder.config)
+    # A folder that has the name of a sweep may be a model's: those have a config.json too.
+    if is_here and ("/" in sweep or _names(folder)):
         return folder
     if "/" in sweep:
         raise SweepError(f"{folder.path}: no sweep here: a sweep's folder has a config.json")
+    of_name = [each for each in _in(storage) if sweep in _names(each)]
+    if of_name:
+        return max(of_name, key=_began)
+    if is_here:
+        return folder  # Perhaps a damaged sweep: who reads it says what is wrong.
     way_out = "name its folder, or the folder that it lies in with --storage"
     if not paths.is_folder(storage):
         raise SweepError(
             f"{sweep}: {NO_SWEEP}: there is no folder {storage.absolute()}; {way_out}, or its cluster with --address"
         )
-    of_name = [each for each in _in(storage) if sweep in _names(each)]
-    if not of_name:
-        raise SweepError(f"{sweep}: {NO_SWEEP} in {storage.absolute()}; {way_out}")
-    return max(of_name, key=_began)
+    raise SweepError(f"{sweep}: {NO_SWEEP} in {storage.absolute()}; {way_out}")
 
 
 def _mirrored_in(mirror: str, storage: Path) -> SweepFolder:

@@ -63,6 +63,20 @@ def test_a_sweep_is_found_by_its_folder(storage: Path, tmp_path: Path) -> None:
     assert find(str(storage / "x-2"), tmp_path / "elsewhere").path == storage / "x-2"
 
 
+def test_a_model_in_the_current_folder_is_not_taken_for_the_sweep_of_its_name(
+    storage: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    here = tmp_path / "here"
+    (here / "x").mkdir(parents=True)
+    (here / "x" / "config.json").write_text('{"model_type": "llama"}')
+    monkeypatch.chdir(here)
+    assert find("x", storage).path == storage / "x"
+    assert find("x", here / "nowhere").path == here / "x", "perhaps a damaged sweep"
+    assert find("./x", storage).path == here / "x"
+    make(here, "x-2", "x-here", began=1.0)
+    assert find("x-2", storage).path == here / "x-2", "a sweep of this folder comes first"
+
+
 @pytest.mark.parametrize("sweep", ["y", "no-sweep", "./y", "x-half"])
 def test_a_sweep_that_is_not_there_is_told(storage: Path, sweep: str) -> None:
     make(storage, ".x.12ab34cd.12ab34cd", "x-half", began=30.0)  # as a killed fetch leaves it
