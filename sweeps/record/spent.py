@@ -95,7 +95,7 @@ class Planned:
 
 
 def planned(record: SweepRecord, taken: Spent, estimated_bytes: int | None) -> Planned | None:
-    """The plan of a sweep against what it took; None when nobody planned it.
+    """The plan of a sweep against what it took; None when nobody planned it, or what was planned has grown since.
 
     Args:
         record: the sweep.
@@ -103,7 +103,7 @@ def planned(record: SweepRecord, taken: Spent, estimated_bytes: int | None) -> P
         estimated_bytes: memory of a host that its slots were planned with; None when that is not known.
     """
     plan = record.planned
-    if plan is None:
+    if plan is None or record.changes or record.added:
         return None
     peak = max((trial.peak_memory_bytes for trial in record.trials.values()), default=0)
     return Planned(

@@ -11,7 +11,6 @@ from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.text import Text
 
 from sweeps.config.passwords import without_passwords
 from sweeps.record.events import (
@@ -117,7 +116,6 @@ class Table(AbstractContextManager["Table"]):
         self._planned = planned
         self._record = SweepRecord()
         self._steps: Mapping[str, StepRecord] = {}
-        self._notes: list[str] = []
         self._training_since: float | None = None
         self._before: dict[str, tuple[int, int]] = {}
         """Trial key -> steps and tokens that earlier drivers did."""
@@ -141,14 +139,12 @@ class Table(AbstractContextManager["Table"]):
             self._training_since = self._clock()
             self._before = {trial.trial_key: (trial.step, trial.tokens) for trial in record.trials.values()}
             self._going_on = set(self._before)
-            self.say(describe(event, record) or "")
-            for line in warnings(event):
-                # Above the table, where it stays.
-                self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            for line in (describe(event, record) or "", *warnings(event)):
+                self.say(line)
 
     def say(self, line: str) -> None:
-        """See `Display`."""
-        self._notes = [*self._notes[-4:], _shown(line)]
+        """See `Display`: above the table, where it stays when that is erased."""
+        self._live.console.print(_shown(line), markup=False, highlight=False, soft_wrap=True)
 
     def latest(self, steps: Mapping[str, StepRecord]) -> None:
         """See `Display`."""
@@ -167,14 +163,14 @@ class Table(AbstractContextManager["Table"]):
         left = len(self._record.trials) - len(trials)
         more = f"{left} more trials: qsweep status shows all" if left else None
         table = trial_tables.terminal(self._record, trials, more) if trials else ""
-        return Group(*map(Text, self._notes), table, self._status())
+        return Group(table, self._status())
 
     def _that_fit(self, trials: list[TrialRecord]) -> list[TrialRecord]:
         """Those for which the terminal has lines: the ones that train first, then the best.
 
         Not only for the eye: drawing 1000 rows twice a second would take the driver more than it has.
         """
-        room = max(FEWEST_ROWS, self._console.height - len(self._notes) - OTHER_LINES)
+        room = max(FEWEST_ROWS, self._console.height - OTHER_LINES)
         if len(trials) <= room:
             return trials
         training = [trial for trial in trials if trial.state is TrialState.RUNNING][:room]

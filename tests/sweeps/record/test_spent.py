@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sweep_events import begun, ended, history, record, reported, started
@@ -13,6 +14,7 @@ from sweeps.record.events import (
     Event,
     HostsChanged,
     HostsStarted,
+    RequestAnswered,
     SweepEnded,
     SweepPlanned,
     TrialStarted,
@@ -224,3 +226,12 @@ def test_the_first_plan_stays_and_a_sweep_of_an_earlier_version_has_none() -> No
     first, second = (SweepPlanned(time=0.0, steps=steps, seconds=None) for steps in (9, 99))
     assert sweep(first, second).planned == first
     assert planned(sweep(), spent(sweep(), FULL), None) is None
+
+
+def test_a_sweep_that_was_extended_is_not_held_against_its_plan() -> None:
+    plan = SweepPlanned(time=0.5, steps=40, seconds=60.0)
+    more: list[dict[str, Any]] = [{"changes": {"budget.trials": 10}}, {"point": {"adapter.r": 4}}]
+    for asked in more:
+        answer = RequestAnswered(time=5.0, request="r", sender="s", asked="a", is_accepted=True, message="m", **asked)
+        assert planned(sweep(plan), spent(sweep(plan), FULL), None) is not None
+        assert planned(sweep(plan, answer), spent(sweep(plan, answer), FULL), None) is None
