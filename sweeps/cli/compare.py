@@ -65,7 +65,7 @@ def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
         out.print(line, markup=False, soft_wrap=True)
     return {
         "metric": record.objective.metric,
-        "best": selection.winner and selection.winner.trial_key,
+        "best": selection.winner and comparison.of_trial(record, selection.winner),
         "trials": [comparison.of_trial(record, trial) for trial in rows],
         "comparisons": separation and separation.as_json(),
     }

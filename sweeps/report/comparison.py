@@ -15,6 +15,7 @@ from sweeps.record.selection import leader, rank
 from sweeps.record.separation import Compared, Separation
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import best_compared, trial_tables
+from trainables.inputs.legible import MOST_SHOWN, legible
 from trainables.objective import EVAL_LOSS
 
 _BETWEEN = 2
@@ -70,7 +71,8 @@ class Comparison:
         same = ", ".join(f"{name} {value}" for name, value in self._settings()[1].items())
         lines = [f"the same in all: {same}"] if same else []
         metric = self.record.objective.metric
-        lines += [f"{label(t.number)} {trial_tables.ending(t, metric)}" for t in self.trials if t.reason]
+        endings = [f"{label(t.number)} {trial_tables.ending(t, metric)}" for t in self.trials if t.reason]
+        lines += [legible(ending, MOST_SHOWN) for ending in endings]
         lines += [self._difference(trial) for trial in self.trials[1:]]
         if self.separation is not None and self.separation.is_told:
             notes = best_compared.of_seeds(self.separation), best_compared.of_few_rows(self.separation)
@@ -120,7 +122,7 @@ class Comparison:
         rows = [
             ("steps", [f"{trial.step:,}" for trial in self.trials]),
             ("tokens", [f"{trial.tokens:,}" for trial in self.trials]),
-            ("seconds", [f"{trial.seconds:.0f}" for trial in self.trials]),
+            ("seconds", [f"{trial.seconds:,.0f}" for trial in self.trials]),
         ]
         if any(trial.trainable_params for trial in self.trials):
             rows.append(

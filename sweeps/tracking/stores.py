@@ -28,6 +28,7 @@ from trainables.inputs.legible import legible
 DEFAULT = "sqlite:///mlflow.db"
 BY_OPTION = "name the store with --tracking-uri"
 """The way out of a store that does not hold the sweep, on the command line."""
+LOOPBACK = "127.0.0.1"
 _SECONDS = 2.0
 
 
@@ -250,7 +251,10 @@ def _post(uri: str, path: str, body: Mapping[str, Any], seconds: float) -> dict[
 def _asked(method: str, uri: str, path: str, **content: Any) -> dict[str, Any]:
     import requests
 
-    answer = requests.request(method, f"{uri.rstrip('/')}/api/2.0/mlflow/{path}", **content)
+    # Else a proxy that the environment names would be asked for this machine's own server.
+    proxies = {"no_proxy": LOOPBACK} if f"//{LOOPBACK}" in uri else None
+    address = f"{uri.rstrip('/')}/api/2.0/mlflow/{path}"
+    answer = requests.request(method, address, proxies=proxies, **content)
     answer.raise_for_status()
     document: dict[str, Any] = answer.json()
     return document

@@ -62,7 +62,7 @@ def test_all_trials_are_compared_as_launch_does_at_its_end(tmp_path: Path) -> No
     assert "best: t00, eval_loss 1.2500 at step 3\n      whether it is better than the base" in text
     assert "      better than the next: t01 is 0.2500 higher, 97.5% interval 0.2500 to 0.2500 on 40 rows" in text
     assert "2 trials (2 COMPLETED) in 1 min 40 s, 6 steps" in text
-    assert (document["sweep"], document["state"], document["best"]) == ("x-1", "FINISHED", "aaa")
+    assert (document["sweep"], document["state"], document["best"]["name"]) == ("x-1", "FINISHED", "t00")
     assert [trial["name"] for trial in document["trials"]] == ["t00", "t01"]
     assert document["comparisons"]["trials"][0]["apart"]
 

@@ -59,10 +59,11 @@ def test_the_ui_shows_the_saved_view_until_ctrl_c(
     sink: MlflowSink, folder: SweepFolder, client: MlflowClient, uri: str, tmp_path: Path
 ) -> None:
     deliver(sink, sweep_events(folder))
-    # The URI by the environment, as one with a password would be.
+    # The URI by the environment, as one with a password would be. A proxy is not asked for this machine's server.
+    environment = {"MLFLOW_TRACKING_URI": uri, "http_proxy": "http://127.0.0.1:9"}
     process = subprocess.Popen(
         [sys.executable, "-m", "sweeps", "ui", SWEEP, "--port", str(port := free_port())],
-        stderr=subprocess.PIPE, text=True, env={**os.environ, "MLFLOW_TRACKING_URI": uri},
+        stderr=subprocess.PIPE, text=True, env={**os.environ, **environment},
     )  # fmt: skip
     killer = threading.Timer(DEADLINE_SECONDS, process.kill)
     killer.start()
