@@ -42,7 +42,7 @@ def config(name: str = "x", **sections: Any) -> dict[str, Any]:
     return {"name": name, "trainable": "toy", "search_space": SPACE, "budget": budget, "tracking": tracking} | sections
 
 
-def events(trials: int, document: dict[str, Any], ends: bool = True, **metrics: float) -> Iterator[Event]:
+def events(trials: int, document: dict[str, Any], *, ends: bool = True, **metrics: float) -> Iterator[Event]:
     """A sweep in which every third trial of a rung goes on.
 
     Args:

@@ -1,0 +1,99 @@
+"""The facts of a sweep's page: what it took, and what it was made of."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import report_sweeps as sweeps
+from sweep_events import record, reported, started
+
+from sweeps.record.events import DataPrepared, Event, RequestAnswered, SweepPlanned, SweepStarted
+from sweeps.record.sweep_record import SweepRecord
+from sweeps.report import page_facts
+
+QLORA: dict[str, Any] = {
+    "model": {"source": "hub/model", "revision": "v1"},
+    "quantization": {"scheme": "nf4", "double_quant": True, "compute_dtype": "bfloat16"},
+    "data": {"train": "rows.jsonl", "prompt": "{question}", "completion": "{answer}", "eval": None, "max_length": 256},
+    "seed": 7,
+}
+SUMMARY: dict[str, bool | int | float | str] = {
+    "fingerprint": "ab12",
+    "train_rows": 7473,
+    "eval_rows": 32,
+    "dropped_rows": 0,
+    "truncated_rows": 12,
+}
+
+
+def of(document: dict[str, Any], *events: Event, **fingerprints: str) -> SweepRecord:
+    begun = SweepStarted(time=0.0, config=json.dumps(document), fingerprints=fingerprints)
+    return record([begun, *events])
+
+
+def made_of(found: SweepRecord) -> dict[str, dict[str, str]]:
+    """Heading -> name -> value."""
+    return {group.name: {fact.name: fact.value for fact in group.facts} for group in page_facts.made_of(found)}
+
+
+def test_model_and_data_are_told_with_their_fingerprints() -> None:
+    document = sweeps.config(trainable="qlora", **QLORA)
+    found = made_of(of(document, DataPrepared(time=1.0, summary=SUMMARY), model="hub/model@v1", **{"data.train": "9f"}))
+    assert found["Model"] == {
+        "trainable": "qlora",
+        "source": "hub/model",
+        "revision": "v1",
+        "fingerprint": "hub/model@v1",
+        "quantisation": "nf4",
+        "double_quant": "True",
+        "compute_dtype": "bfloat16",
+    }
+    assert found["Data"] == {
+        "train": "rows.jsonl",
+        "prompt": "{question}",
+        "completion": "{answer}",
+        "max_length": "256",
+        "fingerprint of data.train": "9f",
+        "rows to train on": "7,473",
+        "rows to evaluate on": "32",
+        "truncated rows": "12",
+        "fingerprint of the tokens": "ab12",
+    }
+
+
+def test_an_unquantised_base_is_lora() -> None:
+    document = sweeps.config(**{**QLORA, "quantization": {"scheme": "none", "double_quant": True}})
+    model = {fact.name: fact for fact in page_facts.made_of(of(document))[0].facts}
+    assert model["quantisation"].meaning == "plain LoRA on a base that is not quantised"
+    assert "double_quant" not in model
+
+
+def test_the_search_is_told_as_it_is_now() -> None:
+    answer = RequestAnswered(
+        time=2.0, request="1", sender="x", asked="y", is_accepted=True, message="z", changes={"budget.trials": 12}
+    )
+    document = sweeps.config(scheduler={"kind": "asha", "variant": "promote", "overfit_patience": None}, seed=7)
+    search = made_of(of(document, answer))["Search"]
+    assert search["training.learning_rate"] == "{loguniform: [1.0e-05, 0.01]}"
+    assert search["budget.trials"] == "8, changed to 12"
+    assert search["scheduler"] == "asha, variant promote"
+    assert (search["objective"], search["seed"]) == ("eval_loss", "7")
+
+
+def test_what_a_sweep_took_stands_beside_its_plan() -> None:
+    spec = json.dumps({"steps": 27, "training": {"batch_size": 4, "gradient_accumulation_steps": 2}})
+    trial = started("a", 0, r=8).model_copy(update={"spec": spec})
+    found = of(sweeps.config(), SweepPlanned(time=0.0, steps=9, seconds=90.0), trial, reported("a", 3, 2.0))
+    facts = {fact.name: fact.value for fact in page_facts.cost(found)}
+    assert (facts["optimizer steps"], facts["examples"], facts["tokens"]) == ("3", "24", "300")
+    assert facts["planned at launch"] == "9 steps, 1 min 30 s"
+    assert all(fact.meaning for fact in page_facts.cost(found))
+
+
+def test_what_an_earlier_version_did_not_write_down_is_not_known() -> None:
+    found = record([started("a", 0, r=8), reported("a", 3, 2.0), DataPrepared(time=20.0, summary={})])
+    facts = {fact.name: fact.value for fact in page_facts.cost(found)}
+    assert facts["GPU-hours"] == facts["examples"] == "not known: an earlier version did not write it down"
+    assert page_facts.raw_config(found) == {}
+    assert page_facts.raw_config(SweepRecord(config="[1]")) == {}
