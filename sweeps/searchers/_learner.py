@@ -33,19 +33,23 @@ class Learner:
         self._propose = propose
         self._history = History()
         self._dropped = 0
+        self._is_repeating = False
+        """The latest proposal held no new point, and nothing was told since: to compute it again would take long."""
 
     def suggest(self) -> Point | None:
         """The next point; never ends."""
         dropped, self._dropped = self._dropped, self._dropped + 1
         rng = Random(f"{self._seed}:{len(self._history)}:{dropped}")
-        if dropped < ATTEMPTS:
+        if dropped < ATTEMPTS and not self._is_repeating:
             for point in islice(self._propose(self._history, rng, dropped), TRIES):
                 if point not in self._history:
                     return dict(point)
+            self._is_repeating = True
         return self._space.sample(rng, len(self._history) + dropped)
 
     def tell(self, point: Point, resource: int, outcome: float | FailureKind | None, is_final: bool) -> None:
         """Takes notice of a trial that begins, and of a result, also of one that is not the trial's last."""
         if point not in self._history:
             self._dropped = 0
+        self._is_repeating = False
         self._history.tell(point, resource, outcome, is_final)

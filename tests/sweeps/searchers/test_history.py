@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from random import Random
+
+from search_spaces.space import Point, SearchSpace
 from sweeps.searchers._history import History
+from sweeps.searchers._learner import Learner
 
 A, B, C = ({"adapter.r": r} for r in (4, 8, 16))
 
@@ -47,3 +52,20 @@ def test_a_point_is_open_until_it_has_a_result() -> None:
     found.tell(A, 1, 2.0, False)
     found.tell(A, 0, None, False)
     assert [seen.is_open for seen in found.seen] == [False]
+
+
+def test_a_proposal_without_a_new_point_is_computed_again_only_when_something_is_known_that_was_not() -> None:
+    """A space that is nearly used up must not cost a proposal of TPE for each suggestion that is dropped."""
+    proposed: list[int] = []
+
+    def propose(_history: History, _rng: Random, dropped: int) -> Iterator[Point]:
+        proposed.append(dropped)
+        return iter([{"adapter.r": 8}])
+
+    learner = Learner(SearchSpace.parse({"adapter.r": {"choice": [8, 16]}}), 0, propose)
+    learner.tell({"adapter.r": 8}, 3, 1.0, False)
+    assert {point["adapter.r"] for _ in range(9) if (point := learner.suggest()) is not None} == {8, 16}
+    assert proposed == [0]
+    learner.tell({"adapter.r": 8}, 9, 0.5, False)
+    learner.suggest()
+    assert proposed == [0, 9]
