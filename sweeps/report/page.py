@@ -102,6 +102,8 @@ class Column:
 class Row:
     """A row of the table of trials."""
 
+    trial: str
+    """Its name, as the charts tell it; empty for the base."""
     cells: tuple[str, ...]
     is_best: bool
 
@@ -261,8 +263,8 @@ def _table(
     for trial, cells in zip(trials, found.rows, strict=False):  # the base's row comes after those of the trials
         why = without_passwords(trial.reason).removeprefix("stopped by the scheduler: ")
         rest = (f"{trial.tokens:,}", f"{trial.seconds:.1f}", why, trial.trial_key)
-        rows.append(Row((*cells, *rest), trial.trial_key == best))
-    rows += [Row((*cells, "", "", "", ""), False) for cells in found.rows[len(trials) :]]
+        rows.append(Row(label(trial.number), (*cells, *rest), trial.trial_key == best))
+    rows += [Row("", (*cells, "", "", "", ""), False) for cells in found.rows[len(trials) :]]
     return tuple(columns), tuple(rows)
 
 

@@ -132,7 +132,8 @@ def test_a_thousand_trials_make_a_page_of_a_few_megabytes(tmp_path: Path) -> Non
 def test_a_browser_shows_the_page_without_an_error(tmp_path: Path) -> None:
     assert BROWSER is not None
     path = tmp_path / "page.html"
-    page_file.write(path, rendered(tmp_path, *hostile()))
+    click = "<script>addEventListener('load', () => document.querySelector('#trials tbody tr').click())</script>"
+    page_file.write(path, rendered(tmp_path, *hostile()).replace("</body>", f"{click}</body>"))
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--enable-logging=stderr", "--v=0"]
     flags += [f"--user-data-dir={tmp_path / 'browser'}", "--virtual-time-budget=5000", "--dump-dom"]
     done = subprocess.run([BROWSER, *flags, path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
@@ -141,6 +142,9 @@ def test_a_browser_shows_the_page_without_an_error(tmp_path: Path) -> None:
     assert done.stdout.count('class="plotly-graph-div js-plotly-plot"') == 6
     assert done.stdout.count('<svg class="main-svg"') >= 6
     assert "<script>alert" not in done.stdout
+    # A click on a row marks its trial, also in each chart that has a line or points of it.
+    assert done.stdout.count('class="best marked"') == 1
+    assert done.stdout.count("stroke: rgb(216, 27, 96)") >= 2
 
 
 # The command
