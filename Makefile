@@ -15,8 +15,9 @@ TESTS_MAY := --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls 
 sweep: $(READY) $(MODEL)  ## run the quickstart: a real QLoRA sweep on this machine
 	$(BIN)/qsweep launch quickstart
 
+# One process more than a small machine has cores: the tests of whole sweeps wait for Ray and for each other's processes.
 test: $(DEV) $(MODEL)  ## all tests but the chaos and benchmark ones
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: $(DEV)  ## format, lint, types, layers
 	$(BIN)/ruff format --check .

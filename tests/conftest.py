@@ -21,6 +21,7 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # the models are tiny: more threads only wait for each other
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
+    "TORCHDYNAMO_DISABLE": "1",  # nothing is compiled: importing bitsandbytes imports the whole compiler otherwise
     "TRANSFORMERS_VERBOSITY": "error",
 }
 for name, value in ENVIRONMENT.items():
@@ -44,13 +45,17 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out tests that inject faults, unless -m speaks of them; files that start Ray come first.
+    """Leaves out tests that inject faults, unless -m speaks of them; files that may take longest come first.
 
-    Each of pytest-xdist's workers begins with its own part of the list: then some wait for Ray while others compute.
+    pytest-xdist hands one file after the other to whoever has nothing left (`--dist loadfile`): a long one must not be
+    the last, when nobody is left to share its time with.
     """
     if "chaos" not in config.option.markexpr:
         faults = [item for item in items if any(map(item.get_closest_marker, ("chaos", "chaos_long")))]
         config.hook.pytest_deselected(items=faults)
         items[:] = [item for item in items if item not in faults]
-    on_ray = {item.path for item in items if item.get_closest_marker("ray") is not None}
-    items.sort(key=lambda item: item.path not in on_ray)
+    longest: dict[Path, float] = {}
+    for item in items:
+        timeout = item.get_closest_marker("timeout")
+        longest[item.path] = max(longest.get(item.path, 0.0), timeout.args[0] if timeout else 0.0)
+    items.sort(key=lambda item: -longest[item.path])
