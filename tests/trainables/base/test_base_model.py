@@ -49,7 +49,7 @@ def _load(source: str, cache: str) -> None:
 
 
 def test_two_sweeps_at_once_make_the_quantised_base_once(source: Path, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # the libraries are there: importing them takes seconds
     both = [context.Process(target=_load, args=(str(source), str(tmp_path))) for _ in range(2)]
     for process in both:
         process.start()
