@@ -142,7 +142,7 @@ def test_a_renewal_whose_answer_was_lost_is_renewed_once_more(store, tmp_path, m
     with mirrors.driving(folder) as drive:
         monkeypatch.setattr(Store, "replace", answer_lost)
         mirrors.until(lambda: len(written) == 3)
-        assert written == [1, 2, 3]
+        assert written[:3] == [1, 2, 3]  # a fourth may come before this is looked at
         drive.report("k1", 3)
         assert drive.drain() is None
         assert (drive.ended, drive.said) == ([], [])
