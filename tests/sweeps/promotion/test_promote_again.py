@@ -22,6 +22,7 @@ def test_the_same_promotion_twice_gives_the_same_version(world):
     again = run(world.sweep("second"))
     assert again.exit_code == 0
     assert (again.already, again.registered.version) == (True, "1")
+    assert again.as_json()["already_champion"] is True
     assert (world.aliases(), world.tags(), world.versions()) == (before, tags, ["1"])
     assert len(models(MODEL, world.uri)[0][0].history) == 1
 

@@ -45,7 +45,7 @@ sys.meta_path.insert(0, Refusing())
 """
 SERVED = """
 import mlflow, pandas
-mlflow.set_tracking_uri(sys.argv[1])
+mlflow.set_tracking_uri(sys.argv[3])
 model = mlflow.pyfunc.load_model("models:/answers@champion")
 inner = model.unwrap_python_model()
 rows = pandas.DataFrame([{"question": "201 and 5?"}, {"question": "202 and 6?"}])
@@ -67,14 +67,14 @@ print(json.dumps([plain, adapted]))
 """
 
 
-def fresh_python(code: str, folder: Path, *words: str) -> dict:
-    """What a Python without our packages prints last, started in an empty folder."""
+def fresh_python(code: str, folder: Path, *words: str) -> list:
+    """The lines of JSON that a Python without our packages prints, started in an empty folder."""
     folder.mkdir()
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, "-I", "-c", WITHOUT_US + code, *words]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith(("[", "{"))]
 
 
 @pytest.mark.ray
@@ -118,22 +118,14 @@ def test_a_sweep_promotes_its_best_adapter_which_a_fresh_python_serves(tmp_path,
     # Libraries are silent, and the trial's own process had written the adapter's digest.
     assert "arning" not in done.stderr.split("sweep: ")[1] and "Traceback" not in done.stderr, done.stderr
 
-    again = subprocess.run(
-        [sys.executable, "-m", "sweeps", "resume", "results/tickets", "--promote", "--json"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400,
-    )  # fmt: skip
-    assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout.splitlines()[-1])["promotion"]["already_champion"] is True
-
-    served = fresh_python(SERVED, tmp_path / "elsewhere", uri)
-    assert served["kinds"] == ["Linear4bit"]
-    assert len(served["texts"]) == 2 and all(isinstance(text, str) for text in served["texts"])
     client = MlflowClient(tracking_uri=uri)
     version = client.get_model_version(MODEL, "1")
     path = version.source.removeprefix(f"runs:/{version.run_id}/") + "/artifacts/adapter"
     adapter = client.download_artifacts(version.run_id, path, str(tmp_path))
-    plain, adapted = fresh_python(PEFT, tmp_path / "else", adapter, str(tmp_path / "base"))
+    [plain, adapted], served = fresh_python(PEFT + SERVED, tmp_path / "elsewhere", adapter, str(tmp_path / "base"), uri)
     assert adapted < plain
+    assert served["kinds"] == ["Linear4bit"]
+    assert len(served["texts"]) == 2 and all(isinstance(text, str) for text in served["texts"])
 
 
 def test_a_served_model_refuses_another_base(tmp_path):
