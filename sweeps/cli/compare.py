@@ -74,6 +74,7 @@ def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
 def _some(folder: SweepFolder, status: Status, names: list[str]) -> dict[str, Any]:
     """Shows trials side by side; returns the same for the JSON line."""
     from sweeps.record import eval_rows
+    from sweeps.record.run_names import label
     from sweeps.report.comparison import Comparison, side_by_side
     from sweeps.report.summary import console
     from sweeps.steering.answering import no_trial_named, trial_named
@@ -86,6 +87,9 @@ def _some(folder: SweepFolder, status: Status, names: list[str]) -> dict[str, An
     trials = side_by_side(record, [trial for trial in named.values() if trial is not None])
     first, *others = trials
     found = Comparison(record, trials, eval_rows.against(folder, record, first, others))
+    if first not in named.values():
+        out.print(f"{label(first.number)} is the best trial: name two or more to compare others", markup=False)
+        out.print()
     for table in found.tables(out.width):
         out.print(table)
         out.print()

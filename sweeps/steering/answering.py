@@ -153,8 +153,8 @@ def trial_named(name: str, record: SweepRecord) -> TrialRecord | None:
 
 def no_trial_named(name: str, record: SweepRecord) -> str:
     """Says that there is no such trial, and which there are."""
-    there = ", ".join(map(label, sorted(each.number for each in record.trials.values()))) or "none has begun"
-    return f"the sweep has no trial {name}: it has {there}"
+    there = ", ".join(map(label, sorted(each.number for each in record.trials.values())))
+    return f"the sweep has no trial {name}: {f'it has {there}' if there else 'none has begun yet'}"
 
 
 def _answer(

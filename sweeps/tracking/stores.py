@@ -28,6 +28,8 @@ from trainables.inputs.legible import legible
 DEFAULT = "sqlite:///mlflow.db"
 BY_OPTION = "name the store with --tracking-uri"
 """The way out of a store that does not hold the sweep, on the command line."""
+NOT_YET = f"a sweep that has just begun makes it within a minute; else {BY_OPTION}"
+"""The same for the store that a sweep's folder names."""
 LOOPBACK = "127.0.0.1"
 _SECONDS = 2.0
 
@@ -82,7 +84,7 @@ def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, 
     # A sweep may have been sent to another MLflow since.
     kept = tracking_uri or with_password(str(noted_by(folder).get("uri") or launched), environment)
     place = Place(absolute(kept), sweep_id, folder.path)
-    check(place.uri)
+    check(place.uri, BY_OPTION if tracking_uri else NOT_YET)
     if _unknown(place):
         raise SweepError(f"{folder.path}: not in {place.shown}: send it with qsweep resume {folder.path}")
     return place

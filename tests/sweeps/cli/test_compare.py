@@ -95,6 +95,19 @@ def test_a_trial_that_is_not_there_is_a_mistake(tmp_path: Path) -> None:
     ]
 
 
+def test_one_trial_is_set_beside_the_best_which_is_said(tmp_path: Path) -> None:
+    sweep(tmp_path, FINISHED)
+    said = "t00 is the best trial: name two or more to compare others\n"
+    assert compare(tmp_path, "t01", "t01")[0].startswith(said)
+    assert said not in compare(tmp_path, "t00")[0]
+
+
+def test_a_sweep_without_trials_says_so(tmp_path: Path) -> None:
+    sweep(tmp_path, RUNNING[:1])
+    done = CliRunner().invoke(app, ["compare", str(tmp_path / "results" / "x"), "t00"])
+    assert done.stderr == "error: the sweep has no trial t00: none has begun yet\n1 problem\n"
+
+
 @pytest.mark.parametrize("words", [[], ["t00", "t01"]])
 def test_nothing_heavy_is_imported_and_nothing_written(tmp_path: Path, words: list[str]) -> None:
     sweep(tmp_path, FINISHED)

@@ -33,7 +33,10 @@ def sweep_folder(path: Path, uri: str) -> Path:
             "tracking URI: 'nonsense' must be a database or a server: sqlite:///mlflow.db, http://HOST:5000",
         ),
         (["models", "--tracking-uri", "nonsense"], "error: tracking URI: 'nonsense' must be a database or a server"),
-        (["promote", "results/x", "--model", "m"], "/nowhere/mlflow.db: no such database"),
+        (
+            ["promote", "results/x", "--model", "m"],
+            "/nowhere/mlflow.db: no such database; a sweep that has just begun makes it within a minute; else name",
+        ),
         (["promote", "x", "--model", "m", "--tracking-uri", "http://127.0.0.1:1"], "no MLflow server answers there"),
         (["promote", "./results", "--model", "m"], "no sweep here: a sweep's folder has a config.json"),
         (["rollback", "--model", "m"], "/mlflow.db: no such database"),
