@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from sweeps.errors import StorageError
 from sweeps.record.eval_rows import separation
@@ -18,13 +16,6 @@ from sweeps.report.trial_story import Story
 
 TEMPLATE = "report.html.j2"
 BEGINNING = b"<!doctype html>"
-
-
-@dataclass(frozen=True)
-class _Chart:
-    title: str
-    caption: str
-    html: Markup
 
 
 def read(folder: SweepFolder, now: float) -> Page:
@@ -49,7 +40,7 @@ def read(folder: SweepFolder, now: float) -> Page:
 
 
 def render(found: Page) -> str:
-    """The page as HTML."""
+    """The page as HTML. What it shows is escaped; only plotly's library and charts go in as they are."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -57,11 +48,8 @@ def render(found: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    drawn = [
-        _Chart(figure.title, figure.caption, Markup(plotly_html.html(figure, f"chart-{place}")))
-        for place, figure in enumerate(charts(found))
-    ]
-    library = Markup(plotly_html.library()) if drawn else ""
+    drawn = [(figure, plotly_html.html(figure, f"chart-{place}")) for place, figure in enumerate(charts(found))]
+    library = plotly_html.library() if drawn else ""
     return environment.get_template(TEMPLATE).render(
         page=found, charts=drawn, library=library, maker=page_facts.maker()
     )
