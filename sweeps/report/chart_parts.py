@@ -142,9 +142,9 @@ class Colours:
         marker = {
             "color": [self.low, self.high],
             "cmin": self.low,
-            "cmax": self.high if self.high > self.low else self.low + 1e-9,
+            "cmax": self.high,
             "colorscale": self.scale,
-            "showscale": True,
+            "showscale": self.high > self.low,  # of one value there is nothing to compare
             "colorbar": {
                 "title": {"text": escape(f"best {metric}"), "side": "right", "font": {"size": 13}},
                 "thickness": 12,

@@ -112,10 +112,11 @@ def _points(page: Page, trials: list[Drawn]) -> Iterator[Trace]:
         "opacity": 0.85,
     }
     y, texts = [trial.value for trial in trials], [told.get(trial.number, "") for trial in trials]
+    is_shown = min(reached) < max(reached)
     for place, one in enumerate(page.axes):
         number = "" if place == 0 else str(place + 1)
         x = [_jittered(one, trial) for trial in trials]
-        points = scatter(x, y, mode="markers", marker={**marker, "showscale": place == 0}, hovertext=texts)
+        points = scatter(x, y, mode="markers", marker={**marker, "showscale": is_shown and place == 0}, hovertext=texts)
         yield points | {"hoverinfo": "text", "xaxis": f"x{number}", "yaxis": f"y{number}"}
 
 

@@ -74,7 +74,7 @@ def train_loss(page: Page) -> Figure | None:
         trace = scatter(x, y, mode="lines" if len(x) > 1 else "markers", line=line, name=trial.name, hovertext=told)
         traces.append(trace | {"hoverinfo": "text", "showlegend": True, "marker": {"color": colour}})
     return Figure(
-        f"train_loss of the best {counted(len(trials), 'trial')}",
+        f"train_loss of the best {f'{len(trials)} trials' if len(trials) > 1 else 'trial'}",
         "The loss of each step over its own batch, before the update: mean negative log-likelihood per completion "
         f"token. It varies with the rows of the batch.{outside(span, values)}",
         tuple(traces),
@@ -94,6 +94,7 @@ def rungs(page: Page) -> Figure | None:
         ("waiting there", [rung.waiting for rung in page.rungs], "#56b4e9"),
         ("ended there", [rung.ended for rung in page.rungs], "#e69f00"),
     )
+    whole: dict[str, Any] = {"dtick": 1} if max(rung.reached for rung in page.rungs) <= MOST_TICKS else {}
     traces = tuple(
         {
             "type": "bar",
@@ -124,7 +125,7 @@ def rungs(page: Page) -> Figure | None:
             barmode="stack",
             uniformtext={"minsize": 11, "mode": "hide"},
             xaxis=axis("report", type="category"),
-            yaxis=axis("trials", rangemode="tozero"),
+            yaxis=axis("trials", rangemode="tozero", tick0=0, **whole),
         ),
     )
 
