@@ -7,14 +7,15 @@ from typing import Annotated
 
 import typer
 
-from sweeps.cli.shared import Json, LocalSweep, Promoting, Storage, mistakes, say
+from sweeps.cli.shared import Json, LocalSweep, Promoting, Storage, mistakes, not_empty, say
 from sweeps.cli.sweep_end import check_promotion, finish
 
 
 def resume(  # noqa: PLR0913 - its options
     sweep: LocalSweep,
     tracking_uri: Annotated[
-        str | None, typer.Option("--tracking-uri", help="Send everything to this MLflow from now on.")
+        str | None,
+        typer.Option("--tracking-uri", callback=not_empty, help="Send everything to this MLflow from now on."),
     ] = None,
     promote: Promoting = False,
     storage: Storage = Path("results"),

@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
-from sweeps.cli.shared import Json, Store, mistakes
+from sweeps.cli.shared import Json, Store, mistakes, not_empty
 
 
 def rollback(
     model: Annotated[str, typer.Option("--model", metavar="NAME", help="The registered model.")],
-    to: Annotated[str | None, typer.Option(metavar="VERSION", help="The version to go back to.")] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="VERSION", callback=not_empty, help="The version to go back to.")
+    ] = None,
     alias: Annotated[str, typer.Option(help="The alias that moves.")] = "champion",
     tracking_uri: Store = None,
     as_json: Json = False,

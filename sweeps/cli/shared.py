@@ -34,12 +34,23 @@ Promoting = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 NoFiles = Annotated[bool, typer.Option("--no-files", help="Send no data and no model: their paths are the cluster's.")]
+
+
+def not_empty(option: typer.CallbackParam, value: str | None) -> str | None:
+    """Refuses an option that has nothing in it, as `--to "$VERSION"` where the shell's variable is not set."""
+    if value is not None and not value.strip():
+        say(f"error: {option.opts[0]}: is empty: give it a value, or leave it out")
+        raise typer.Exit(2)
+    return value
+
+
 Model = Annotated[str | None, typer.Option("--model", metavar="NAME", help="The registered model.")]
 Store = Annotated[
     str | None,
     typer.Option(
         "--tracking-uri",
         metavar="URI",
+        callback=not_empty,
         help="The MLflow store; the sweep folder's, or MLFLOW_TRACKING_URI, if not given.",
     ),
 ]

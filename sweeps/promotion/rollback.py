@@ -54,7 +54,8 @@ def rollback(
 def _roll_back(registry: Registry, name: str, to: str | None, alias: str, clock: Callable[[], float]) -> RolledBack:
     with registry.locked():
         model = _ours(registry, name)
-        now, target = model.aliases.get(alias), to or _interrupted(model, alias) or version_before(model, alias)
+        now = model.aliases.get(alias)
+        target = to if to is not None else _interrupted(model, alias) or version_before(model, alias)
         if target is None:
             raise SweepError(
                 f"{name}: no version was the {alias} before: there is nothing to go back to; name one with --to"

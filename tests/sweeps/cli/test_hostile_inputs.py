@@ -105,6 +105,21 @@ def test_promote_takes_no_address_of_a_dashboard(folder: Path) -> None:
     assert "on the head node of the cluster, as qsweep promote x-1 --address auto" in said
 
 
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("rollback", "--model", "m", "--to", ""), "--to"),
+        (("rollback", "--model", "m", "--tracking-uri", " "), "--tracking-uri"),
+        (("models", "--tracking-uri", ""), "--tracking-uri"),
+        (("promote", "x-1", "--model", "m", "--tracking-uri", ""), "--tracking-uri"),
+        (("resume", "x-1", "--tracking-uri", ""), "--tracking-uri"),
+    ],
+)
+def test_an_option_with_nothing_in_it_is_refused(folder: Path, words: tuple[str, ...], option: str) -> None:
+    """A shell puts it there for a variable that is not set: a rollback would move the alias of its own choice."""
+    assert refused(folder, *words) == f"error: {option}: is empty: give it a value, or leave it out"
+
+
 CONFIGS = [DEEP.encode(), b"\xff", b"[]", b"5", b'{"config": {}, "sweep_id": [[]]}', b"9" * 5000]
 
 
