@@ -12,7 +12,7 @@ from sweeps.planning import warm_start
 from sweeps.record.events import EarlierPoint, EarlierTrials, TrialState
 from sweeps.tracking import stores
 from sweeps.tracking.client import answering, quiet, within
-from sweeps.tracking.lookup import Lookup, TrackedSweep
+from sweeps.tracking.lookup import Lookup, TrackedSweep, TrialRun
 
 ANSWER_SECONDS = 60.0
 """How long MLflow may take to read a sweep with its trials: a thousand trials come with each of its answers."""
@@ -20,24 +20,27 @@ _BY_KEY = "name another sweep, leave it out, or name the store with tracking.uri
 
 
 def look_up(config: SweepConfig, own_id: str | None = None) -> TrackedSweep | None:
-    """The sweep that `searcher.warm_start` names; None where it names none.
+    """The newest sweep that `searcher.warm_start` names and that has a result; None where it names none.
 
     Args:
         config: of the sweep that learns from it.
         own_id: of the same sweep, once MLflow has it: it may bear the name that it learns from, and is then the newest.
 
     Raises:
-        ConfigError: it is not there, MLflow does not answer, or it says nothing to this sweep.
+        ConfigError: there is none, MLflow does not answer, or it says nothing to this sweep.
     """
     name = config.searcher.warm_start
     if name is None:
         return None
-    uri = config.tracking.uri
+    uri, metric = config.tracking.uri, config.objectives[0].metric
     quiet()
+
+    def is_ranked(trial: TrialRun) -> bool:
+        return trial.repeats is None and trial.is_ranked(metric)
 
     def ask() -> TrackedSweep:
         with answering(uri):
-            return Lookup(uri).sweep(stores.Place(uri, name), _BY_KEY, other_than=own_id)
+            return Lookup(uri).sweep(stores.Place(uri, name), _BY_KEY, other_than=own_id, with_trial=is_ranked)
 
     try:
         stores.check(uri, _BY_KEY)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -125,7 +125,11 @@ class Lookup:
         self._client = MlflowClient(tracking_uri=uri)
 
     def sweep(
-        self, place: Place, way_out: str = f"name its folder, or {BY_OPTION}", other_than: str | None = None
+        self,
+        place: Place,
+        way_out: str = f"name its folder, or {BY_OPTION}",
+        other_than: str | None = None,
+        with_trial: Callable[[TrialRun], bool] | None = None,
     ) -> TrackedSweep:
         """The sweep of an id, or the newest of a name.
 
@@ -133,13 +137,22 @@ class Lookup:
             place: the store and the sweep.
             way_out: what to do when there is no such sweep, for the message.
             other_than: the id of a sweep that is not meant.
+            with_trial: only a sweep with such a trial is meant.
 
         Raises:
             SweepError: there is none, or it cannot be read.
         """
-        parent = self._parent(place, way_out, other_than)
+        parents = self._parents(place, way_out, other_than)
+        for parent in parents:
+            children = self._search(run_tags.equals(run_tags.PARENT_RUN, parent.info.run_id))
+            trials = sorted(map(_trial, children), key=lambda trial: trial.number)
+            if with_trial is None or any(map(with_trial, trials)):
+                return self._tracked(parent, trials)
+        ids = ", ".join(parent.data.tags[run_tags.SWEEP_ID] for parent in parents)
+        raise SweepError(f"{place.sweep}: no trial of it has a result in {place.shown} (looked at {ids}); {way_out}")
+
+    def _tracked(self, parent: Any, trials: Iterable[TrialRun]) -> TrackedSweep:
         tags = parent.data.tags
-        children = self._search(run_tags.equals(run_tags.PARENT_RUN, parent.info.run_id))
         return TrackedSweep(
             sweep_id=tags[run_tags.SWEEP_ID],
             name=tags.get(run_tags.NAME, parent.info.run_name),
@@ -152,7 +165,7 @@ class Lookup:
                 if name.startswith(run_tags.FINGERPRINT)
             },
             data_fingerprint=tags.get(run_tags.DATA_FINGERPRINT),
-            trials=tuple(sorted(map(_trial, children), key=lambda trial: trial.number)),
+            trials=tuple(trials),
         )
 
     def holds(self, sweep_id: str) -> bool:
@@ -214,7 +227,8 @@ class Lookup:
         if is_away(error):
             raise error
 
-    def _parent(self, place: Place, way_out: str, other_than: str | None) -> Any:
+    def _parents(self, place: Place, way_out: str, other_than: str | None) -> list[Any]:
+        """The runs of the sweep of an id, or of all sweeps of a name, the newest first; at least one."""
         sweep = place.sweep
         if "'" not in sweep:
             alone = run_tags.OF_A_SWEEP
@@ -223,9 +237,9 @@ class Lookup:
                 *self._search(f"{run_tags.equals(run_tags.NAME, sweep)} and {of_sweeps}"),
                 *self._search(f"attributes.run_name = '{sweep}' and {of_sweeps}"),
             ]
-            for parent in sorted(parents, key=lambda run: -run.info.start_time):
-                if parent.data.tags[run_tags.SWEEP_ID] != other_than:
-                    return parent
+            once = {run.info.run_id: run for run in parents if run.data.tags[run_tags.SWEEP_ID] != other_than}
+            if once:
+                return sorted(once.values(), key=lambda run: -run.info.start_time)
         raise SweepError(f"{sweep}: no sweep of this id or name in {place.shown}; {way_out}")
 
     def _search(self, condition: str, with_deleted: bool = False) -> list[Any]:

@@ -78,6 +78,18 @@ def test_a_sweep_that_bears_the_name_it_learns_from_does_not_learn_from_itself(
         earlier.look_up(tracked.model_copy(update={"searcher": searcher}), own)
 
 
+def test_a_name_means_the_newest_sweep_that_has_a_result(tracked: SweepConfig, sink: MlflowSink, folder: Any) -> None:
+    """The first try of a sweep may bear the name that it learns from, and end before it had a result."""
+    failed = "demo-20260102-000000-cdef"
+    again = MlflowSink(tracked.model_copy(update={"name": "demo"}), failed, folder, print)
+    deliver(again, [begun().model_copy(update={"time": 4e9, "sweep_id": failed})])
+    found = earlier.look_up(tracked)
+    assert found is not None and found.sweep_id == SWEEP
+    searcher = tracked.searcher.model_copy(update={"warm_start": failed})  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=f"no trial of it has a result in sqlite.* [(]looked at {failed}[)]; name an"):
+        earlier.look_up(tracked.model_copy(update={"searcher": searcher}))
+
+
 def test_a_sweep_that_names_none_learns_from_none(config: SweepConfig) -> None:
     assert earlier.look_up(config) is None
 
