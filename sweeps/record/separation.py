@@ -39,6 +39,8 @@ class Compared:
     high: float | None = None
     unknown: str = ""
     """Why there is no interval."""
+    of_seeds: float = 0.0
+    """Half the width that the interval would have from other seeds alone, however many rows there were."""
 
     @property
     def apart(self) -> bool | None:
@@ -48,15 +50,19 @@ class Compared:
         return self.low > 0 or self.high < 0
 
     def rows_needed(self, rows: int) -> int | None:
-        """Evaluation rows that would show such a difference: intervals shrink with the square root of the rows."""
-        if self.apart is not False or self.low is None or self.difference <= 0:
+        """Evaluation rows that would show such a difference; None where no number of them would.
+
+        What rows leave open shrinks with the square root of their number, and what seeds do with none.
+        """
+        if self.apart is not False or self.low is None or self.difference <= self.of_seeds:
             return None
-        return math.ceil(rows * ((self.difference - self.low) / self.difference) ** 2)
+        of_rows = (self.difference - self.low) ** 2 - self.of_seeds**2
+        return math.ceil(rows * of_rows / (self.difference**2 - self.of_seeds**2))
 
     def as_json(self) -> dict[str, Any]:
         """Its part of the JSON line, without its key."""
         fields = asdict(self)
-        del fields["key"]
+        del fields["key"], fields["of_seeds"]
         return {**fields, "apart": self.apart}
 
 
@@ -135,11 +141,12 @@ def separate(
         rows = max(numbers) + 1
         spans = _spans(best, told, numbers, confidence) if rows >= LEAST_ROWS else {}
         unknown |= {key: FEW_COPIES for key in told if key not in spans}
+    margins = dict.fromkeys(spans, 0.0)
     if noise is not None:
         # The base has no seed: only the best one's counts there.
         margins = {key: noise.margin(confidence, 1 if key == BASE else 2) for key in spans}
         spans = {key: widened(gap, spans[key], margins[key]) for key, gap in pairs if key in spans}
-    compared = [_compared(key, gap, spans.get(key), unknown[key]) for key, gap in pairs]
+    compared = [_compared(key, gap, spans.get(key), unknown[key], margins.get(key, 0.0)) for key, gap in pairs]
     return Separation(
         rows=rows,
         confidence=confidence,
@@ -150,9 +157,9 @@ def separate(
     )
 
 
-def _compared(key: str, difference: float, span: tuple[float, float] | None, unknown: str) -> Compared:
+def _compared(key: str, difference: float, span: tuple[float, float] | None, unknown: str, of_seeds: float) -> Compared:
     low, high = span if span is not None else (None, None)
-    return Compared(key, difference, low, high, unknown)
+    return Compared(key, difference, low, high, unknown, of_seeds)
 
 
 def _unknown(best: Evaluation | str, other: Evaluation | str) -> str:

@@ -183,10 +183,10 @@ def _alike(name: str, compared: Compared, separation: Separation) -> str:
     needed = compared.rows_needed(separation.rows)
     # A larger estimate would be no more than a guess.
     told = needed is not None and needed <= 50 * separation.rows
-    return (
-        f"{name} cannot be told apart from it: {compared.difference:.4f} higher{span(compared, separation)}"
-        f"{f'; a difference of this size takes about {needed} rows' if told else ''}"
-    )
+    more = f"; a difference of this size takes about {needed} rows" if told else ""
+    if 0 < compared.difference <= compared.of_seeds:
+        more = "; other seeds alone may make as much, and more rows would not tell"
+    return f"{name} cannot be told apart from it: {compared.difference:.4f} higher{span(compared, separation)}{more}"
 
 
 def _share(gain: float, start: float) -> str:

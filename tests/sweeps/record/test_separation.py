@@ -10,7 +10,7 @@ import pytest
 from sweeps.record import separation
 from sweeps.record.paired_bootstrap import intervals
 from sweeps.record.seeds import SeedNoise
-from sweeps.record.separation import Separation, separate
+from sweeps.record.separation import Compared, Separation, separate
 from trainables.contract import Evaluation
 from trainables.scoring.requests import BASE
 
@@ -86,6 +86,17 @@ def test_noise_of_seeds_widens_each_interval_about_its_difference() -> None:
         assert before.low is not None and after.low is not None
         wide = math.hypot(before.difference - before.low, noise.margin(both.confidence, trials))
         assert after.difference - after.low == pytest.approx(wide)
+    assert both.trials[0].rows_needed(ROWS) is None, "seeds alone make up more than the difference"
+
+
+@pytest.mark.parametrize(("of_seeds", "needed"), [(0.0, 225), (0.016, 625), (0.02, None), (0.03, None)])
+def test_the_rows_that_a_difference_takes_do_not_grow_with_the_rows(of_seeds: float, needed: int | None) -> None:
+    """With four times the rows half as much is left open by rows, and by seeds as much as before."""
+    for rows, of_rows in ((100, 0.03), (400, 0.015)):
+        half = math.hypot(of_rows, of_seeds)
+        found = Compared("a", 0.02, 0.02 - half, 0.02 + half, of_seeds=of_seeds)
+        told = found.rows_needed(rows) if found.apart is False else needed
+        assert told == (None if needed is None else pytest.approx(needed, abs=1))
 
 
 def test_more_trials_take_a_wider_interval() -> None:
