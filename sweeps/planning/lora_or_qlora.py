@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from trainables.contract import Need
 
@@ -53,7 +54,13 @@ Estimate = Callable[[str, bool], Need | None]
 """The memory of a host on a GPU, for a quantisation scheme, with or without gradient checkpointing."""
 
 
-def choices(estimate: Estimate, share: float, at_most: int, sizes: Sequence[int] = GPU_GB) -> tuple[GpuAdvice, ...]:
+def choices(
+    estimate: Estimate,
+    share: float,
+    at_most: int,
+    sizes: Sequence[int] = GPU_GB,
+    recomputing: Literal["auto"] | bool = "auto",
+) -> tuple[GpuAdvice, ...]:
     """LoRA against QLoRA on GPUs of these sizes; empty when the model's sizes are unknown.
 
     Args:
@@ -61,19 +68,22 @@ def choices(estimate: Estimate, share: float, at_most: int, sizes: Sequence[int]
         share: part of a GPU's memory that may be planned with.
         at_most: slots that the sweep can use.
         sizes: in GB, powers of ten.
+        recomputing: as the sweep file has `training.gradient_checkpointing`; auto is as a host decides: only where not
+            one slot fits without it.
     """
+    ways = (False, True) if recomputing == "auto" else (recomputing,)
     rows = []
     for size in sizes:
         free = int(size * 1e9 * share)
-        lora, qlora = (_fit(estimate, scheme, free, at_most) for scheme in ("none", "nf4"))
+        lora, qlora = (_fit(estimate, scheme, free, at_most, ways) for scheme in ("none", "nf4"))
         if lora is None or qlora is None:
             return ()
         rows.append(GpuAdvice(size, lora, qlora))
     return tuple(rows)
 
 
-def _fit(estimate: Estimate, scheme: str, free_bytes: int, at_most: int) -> Fit | None:
-    for recomputes in (False, True):
+def _fit(estimate: Estimate, scheme: str, free_bytes: int, at_most: int, ways: Sequence[bool]) -> Fit | None:
+    for recomputes in ways:
         need = estimate(scheme, recomputes)
         if need is None:
             return None

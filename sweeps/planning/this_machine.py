@@ -203,7 +203,8 @@ def _choices(sweep: Sweep, rows: RowShape | None) -> tuple[GpuAdvice, ...]:
         )
         return catalogue.need(trainable, changed.base, plan.largest(changed, sweep.space), "cuda", rows)
 
-    return choices(estimate, devices.MEMORY_SHARE, MAX_SLOTS)
+    recomputing = config.training.gradient_checkpointing
+    return choices(estimate, devices.MEMORY_SHARE, MAX_SLOTS, recomputing=recomputing)
 
 
 def _check_disk(config: SweepConfig, need: Need | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -177,6 +178,19 @@ def test_each_size_of_gpu_has_the_slots_that_fit_and_an_advice() -> None:
         (24, "2 slots", "4 slots", "LoRA"),
         (80, "4 slots", "4 slots", "LoRA"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("recomputing", "words"),
+    [
+        ("auto", ["1 slot, recomputing", "2 slots"]),
+        (True, ["1 slot, recomputing", "4 slots, recomputing"]),
+        (False, ["does not fit", "2 slots"]),
+    ],
+)
+def test_the_table_recomputes_where_the_sweep_does(recomputing: Literal["auto"] | bool, words: list[str]) -> None:
+    (found,) = lora_or_qlora.choices(estimate, 1.0, 4, (15,), recomputing)
+    assert [found.lora.words, found.qlora.words] == words
 
 
 def test_only_a_part_of_the_memory_is_planned_with() -> None:
