@@ -61,9 +61,12 @@ class Axis:
         if self.kind == "words":
             shown: list[Scalar | None] = [*self.options, *([None] if self.has_unset else [])]
             return tuple((self.place(value), _label(value)) for value in shown)
-        marks = log_marks(self.low, self.high) if self.kind == "log" else linear_marks(self.low, self.high)
+        if self.kind == "log":
+            marks = [(mark, value_text(mark)) for mark in log_marks(self.low, self.high)]
+        else:
+            marks = linear_labels(linear_marks(self.low, self.high))
         unset = [(UNSET_PLACE, UNSET)] if self.has_unset else []
-        return (*unset, *((self._between(mark), value_text(mark)) for mark in marks))
+        return (*unset, *((self._between(mark), text) for mark, text in marks))
 
     def _between(self, value: float) -> float:
         if not self.high > self.low:
@@ -134,6 +137,15 @@ def linear_marks(low: float, high: float) -> list[float]:
         round(count * step, 12) for count in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
     ]
     return marks if len(marks) > 1 else [low, high]
+
+
+def linear_labels(marks: Sequence[float]) -> list[tuple[float, str]]:
+    """Each mark with its label: as many digits as tell the marks apart."""
+    step = marks[1] - marks[0] if len(marks) > 1 else 0.0
+    if not 1e-6 < step < 1e15:
+        return [(mark, f"{mark:.6g}") for mark in marks]
+    digits = max(0, math.ceil(-math.log10(step) - 1e-9))
+    return [(mark, f"{mark:,.{digits}f}") for mark in marks]
 
 
 def readable(values: Iterable[float]) -> tuple[float, float] | None:

@@ -27,7 +27,7 @@ from sweeps.report.chart_parts import (
 )
 from sweeps.report.page import Drawn, Page
 from sweeps.report.trial_tables import value_text
-from trainables.objective import Objective
+from trainables.objective import COSTS, Objective
 
 MOST_AXES = 7
 """Of more parallel axes, names are at a slant and marks are small."""
@@ -76,10 +76,12 @@ def parallel(page: Page) -> Figure | None:
     x |= {"tickangle": -30 if is_dense else 0}
     low = UNSET_PLACE - 0.05 if any(one.has_unset and one.kind != "words" for one in axes) else -0.04
     plain = {"showgrid": False, "zeroline": False, "fixedrange": True, "showline": False}
+    several = len(value_axes) > 1
+    last = f"last {len(value_axes)} axes at its objectives" if several else f"last axis at its best {page.metric}"
     return Figure(
         "Settings and outcome",
         "Parallel coordinates. Each line is a trial: it crosses each axis at the trial's value of that field, and the "
-        f"last axis at its best {page.metric}. Dark lines are good ones; the thick line is the best trial."
+        f"{last}. Dark lines are good ones; the thick line is the best trial."
         f"{left_out(page)}{_at_the_end(value_axes[0], page)}",
         (*trial_lines(page, points), Colours.of(page).bar(page.metric)),
         layout(
@@ -135,7 +137,8 @@ def _value_axis(objective: Objective, values: Iterable[float]) -> Axis:
     found = [value for value in values if math.isfinite(value)]
     low, high = readable(found) or (0.0, 1.0)
     inside = [value for value in found if low <= value <= high] or [low, high]
-    return Axis(f"best {objective.metric}", "linear", min(inside), max(inside))
+    name = objective.metric if objective.metric in COSTS else f"best {objective.metric}"
+    return Axis(name, "linear", min(inside), max(inside))
 
 
 def _at_the_end(one: Axis, page: Page) -> str:

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from search_spaces.domains import parse
-from sweeps.report.axes import UNSET, UNSET_PLACE, axis, linear_marks, log_marks, readable
+from sweeps.report.axes import UNSET, UNSET_PLACE, axis, linear_labels, linear_marks, log_marks, readable
 
 RATES = parse("training.learning_rate", {"loguniform": [1e-5, 1e-2]})
 
@@ -24,7 +24,7 @@ def test_marks_are_where_their_values_are() -> None:
     for found in (axis("learning_rate", RATES, [3e-4]), axis("lora_dropout", None, [n / 100 for n in range(20)])):
         assert len(found.ticks) > 2
         for place, label in found.ticks:
-            assert found.place(float(label)) == pytest.approx(place)
+            assert found.place(float(label.replace(",", ""))) == pytest.approx(place)
 
 
 def test_values_beyond_the_domain_widen_the_axis() -> None:
@@ -76,6 +76,19 @@ def test_linear_marks_are_few_round_and_inside(low: float, high: float) -> None:
     marks = linear_marks(low, high)
     assert 1 <= len(marks) <= 8
     assert all(low <= mark <= high for mark in marks)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [
+        (1.7401, 1.7409, ["1.7402", "1.7404", "1.7406", "1.7408"]),
+        (0, 1, ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]),
+        (1000, 4000, ["1,000", "1,500", "2,000", "2,500", "3,000", "3,500", "4,000"]),
+        (1.25, 1.25, ["1.25"]),
+    ],
+)
+def test_labels_of_linear_marks_tell_them_apart(low: float, high: float, labels: list[str]) -> None:
+    assert [text for _, text in linear_labels(linear_marks(low, high))] == labels
 
 
 @pytest.mark.parametrize(("low", "high"), [(1e-5, 1e-2), (1.1, 1.9), (1e-30, 1e30), (3, 3)])
