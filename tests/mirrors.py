@@ -89,6 +89,14 @@ def driving(folder: SweepFolder) -> Iterator[Drive]:
             yield Drive(folder, journal, mirror, said, over)
 
 
+def drive(folder: SweepFolder, *steps: int) -> None:
+    """Drives a sweep whose trial k1 reports after so many steps, until its mirror has all of it."""
+    with driving(folder) as driver:
+        for step in steps:
+            driver.report("k1", step)
+        assert driver.drain() is None
+
+
 def created(storage: str, machine: Path, monkeypatch: pytest.MonkeyPatch, name: str = "toy") -> SweepFolder:
     """A new sweep on a machine that has nothing else."""
     machine.mkdir(exist_ok=True)

@@ -24,6 +24,12 @@ def store(monkeypatch):
         yield found
 
 
+@pytest.fixture
+def folder(store, tmp_path, monkeypatch):
+    """Of a new sweep that is mirrored on the store."""
+    return mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+
+
 def elsewhere(monkeypatch):
     """From now on this is another machine."""
     monkeypatch.setattr(note, "_boot", lambda: "another machine")
@@ -49,8 +55,7 @@ def test_a_second_driver_is_refused_while_the_first_is_heard_of(store, tmp_path,
     assert not (tmp_path / "b").exists()
 
 
-def test_a_driver_that_was_killed_is_replaced_once_its_lease_has_lapsed(store, tmp_path, monkeypatch):
-    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+def test_a_driver_that_was_killed_is_replaced_once_its_lease_has_lapsed(store, folder, tmp_path, monkeypatch):
     with mirrors.driving(folder) as drive:
         drive.report("k1", 3)
         assert drive.drain() is None
@@ -76,12 +81,9 @@ def test_a_driver_that_was_killed_is_replaced_once_its_lease_has_lapsed(store, t
     assert "has not ended in order: this one waits until" in said[0]
 
 
-def test_a_folder_whose_driver_was_killed_goes_on_at_once(store, tmp_path, monkeypatch):
-    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+def test_a_folder_whose_driver_was_killed_goes_on_at_once(folder, monkeypatch):
     monkeypatch.setattr(Held, "release", Held.leave)  # as SIGKILL leaves it
-    with mirrors.driving(folder) as drive:
-        drive.report("k1", 3)
-        assert drive.drain() is None
+    mirrors.drive(folder, 3)
     with mirrors.driving(folder) as drive:
         drive.report("k1", 9)
         assert drive.drain() is None
@@ -148,9 +150,8 @@ def test_a_renewal_whose_answer_was_lost_is_renewed_once_more(store, tmp_path, m
         assert (drive.ended, drive.said) == ([], [])
 
 
-def test_a_replaced_driver_cannot_write_its_manifest_though_it_does_not_know_yet(store, tmp_path, monkeypatch):
+def test_a_replaced_driver_cannot_write_its_manifest_though_it_does_not_know_yet(store, folder):
     """It is between two renewals when another driver takes over: the manifest itself tells it."""
-    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
     with mirrors.driving(folder) as drive:
         drive.report("k1", 3)
         drive.settle()
@@ -161,8 +162,7 @@ def test_a_replaced_driver_cannot_write_its_manifest_though_it_does_not_know_yet
     assert store.document("toy/manifest.json") == stamped
 
 
-def test_an_outage_delays_the_mirror_and_nothing_else(store, tmp_path, monkeypatch):
-    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+def test_an_outage_delays_the_mirror_and_nothing_else(store, folder, tmp_path):
     with mirrors.driving(folder) as drive:
         drive.report("k1", 3)
         mirrors.until(lambda: "toy/manifest.json" in store.names())
@@ -210,8 +210,7 @@ def test_a_thread_that_still_waits_for_the_store_ends_without_a_word_once_the_dr
     assert drive.said == []
 
 
-def test_what_an_outage_at_the_end_leaves_is_told_and_sent_by_the_next_driver(store, tmp_path, monkeypatch):
-    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+def test_what_an_outage_at_the_end_leaves_is_told_and_sent_by_the_next_driver(store, folder):
     with mirrors.driving(folder) as drive:
         drive.settle()
         length = drive.journal.log.length
@@ -221,8 +220,7 @@ def test_what_an_outage_at_the_end_leaves_is_told_and_sent_by_the_next_driver(st
         behind = drive.drain(0.2)
         assert str(behind) == f"{drive.journal.log.length - length} bytes of the event log and files of 1 trial"
     store.start()
-    with mirrors.driving(folder) as drive:
-        assert drive.drain() is None
+    mirrors.drive(folder)
     assert any("best-000003" in name for name in store.names("toy/objects"))
 
 

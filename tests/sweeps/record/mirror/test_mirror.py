@@ -35,6 +35,12 @@ def store(server, monkeypatch):
     return fresh
 
 
+@pytest.fixture
+def folder(store, tmp_path, monkeypatch):
+    """Of a new sweep that is mirrored on the store."""
+    return mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+
+
 def lost(folder, tmp_path):
     """The machine of a folder is lost, and with it all that is not on the object store."""
     kept = tmp_path / "what was there"
@@ -51,8 +57,7 @@ def trained(drive):
     drive.finish("k1")
 
 
-def test_what_is_fetched_is_what_was_there(store, tmp_path, monkeypatch):
-    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+def test_what_is_fetched_is_what_was_there(store, folder, tmp_path):
     assert folder.path == tmp_path / "a" / "results" / "toy"
     with mirrors.driving(folder) as drive:
         trained(drive)
@@ -68,8 +73,7 @@ def test_what_is_fetched_is_what_was_there(store, tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["toy"]
 
 
-def test_what_was_fetched_goes_on_without_sending_everything_again(store, tmp_path, monkeypatch):
-    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+def test_what_was_fetched_goes_on_without_sending_everything_again(store, folder, tmp_path):
     with mirrors.driving(folder) as drive:
         trained(drive)
         assert drive.drain() is None
@@ -93,8 +97,7 @@ def test_a_long_event_log_is_sent_in_parts(store, tmp_path, monkeypatch):
         with mirrors.driving(folder) as drive:
             for step in range(1, 12):
                 drive.report("k1", step)
-    with mirrors.driving(folder) as drive:
-        assert drive.drain() is None
+    mirrors.drive(folder)
     sizes = [part["size"] for part in store.document("toy/manifest.json")["log"]]
     assert len(sizes) > 3
     assert set(sizes[:-1]) == {500}
@@ -102,8 +105,7 @@ def test_a_long_event_log_is_sent_in_parts(store, tmp_path, monkeypatch):
     assert mirrors.files(fetch(f"{store.uri}/toy", tmp_path / "b", print)) == mirrors.files(kept)
 
 
-def test_objects_that_nothing_names_are_deleted(store, tmp_path, monkeypatch):
-    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+def test_objects_that_nothing_names_are_deleted(store, folder):
     with mirrors.driving(folder) as drive:
         for step in range(1, 6):
             drive.report("k1", step)
@@ -118,9 +120,8 @@ def test_objects_that_nothing_names_are_deleted(store, tmp_path, monkeypatch):
     assert sorted(names) == sorted(["toy/lease.json", "toy/manifest.json", *(f"toy/{name}" for name in named)])
 
 
-def test_a_half_written_mirror_is_not_seen(store, tmp_path, monkeypatch):
+def test_a_half_written_mirror_is_not_seen(store, folder, tmp_path, monkeypatch):
     """The driver is lost after the objects of a moment, and before their manifest."""
-    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
     with mirrors.driving(folder) as drive:
         drive.report("k1", 3)
         drive.settle()
@@ -153,8 +154,7 @@ def _forced(store, folder):
     return Held(opened, lease.model_copy(update={"token": lease.token + 1}), version, uptime())
 
 
-def test_a_manifest_whose_answer_was_lost_is_known_to_be_there(store, tmp_path, monkeypatch):
-    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+def test_a_manifest_whose_answer_was_lost_is_known_to_be_there(store, folder, monkeypatch):
     real = Store.replace
     lose: list[str] = []
 
@@ -173,8 +173,7 @@ def test_a_manifest_whose_answer_was_lost_is_known_to_be_there(store, tmp_path, 
         assert (lose, drive.ended, drive.said) == (["manifest.json"], [], [])
 
 
-def test_a_mirror_that_somebody_deleted_is_made_anew(store, tmp_path, monkeypatch):
-    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+def test_a_mirror_that_somebody_deleted_is_made_anew(store, folder, tmp_path):
     with mirrors.driving(folder) as drive:
         drive.report("k1", 3)
         drive.settle()
@@ -187,11 +186,8 @@ def test_a_mirror_that_somebody_deleted_is_made_anew(store, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("name", ["config.json", "adapter_model.safetensors"])
-def test_a_damaged_object_is_told_and_nothing_is_fetched(store, tmp_path, monkeypatch, name):
-    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
-    with mirrors.driving(folder) as drive:
-        drive.report("k1", 3)
-        assert drive.drain() is None
+def test_a_damaged_object_is_told_and_nothing_is_fetched(store, folder, tmp_path, name):
+    mirrors.drive(folder, 3)
     lost(folder, tmp_path)
     damaged = next(each for each in store.names() if each.endswith(name))
     store.write(damaged, b'{"sweep_id": "toy-1", "damaged": true}')
@@ -202,11 +198,8 @@ def test_a_damaged_object_is_told_and_nothing_is_fetched(store, tmp_path, monkey
     assert store.document("toy/lease.json")["is_released"]
 
 
-def test_what_a_killed_fetch_has_left_is_removed_by_the_next(store, tmp_path, monkeypatch):
-    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
-    with mirrors.driving(folder) as drive:
-        drive.report("k1", 3)
-        assert drive.drain() is None
+def test_what_a_killed_fetch_has_left_is_removed_by_the_next(store, folder, tmp_path, monkeypatch):
+    mirrors.drive(folder, 3)
     lost(folder, tmp_path)
     here = tmp_path / "b"
     with monkeypatch.context() as killed:
@@ -231,21 +224,15 @@ def test_a_second_launch_of_a_name_is_another_sweep_on_the_store_too(store, tmp_
     assert store.names() == [f"{name}/lease.json" for name in ("toy-2", "toy-3", "toy")]
 
 
-def test_a_sweep_whose_lease_was_deleted_keeps_its_name(store, tmp_path, monkeypatch):
-    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
-    with mirrors.driving(folder) as drive:
-        assert drive.drain() is None
+def test_a_sweep_whose_lease_was_deleted_keeps_its_name(store, folder, tmp_path, monkeypatch):
+    mirrors.drive(folder)
     Store(store.uri).remove(["toy/lease.json"])
     assert mirrors.created(store.uri, tmp_path / "b", monkeypatch).path.name == "toy-2"
-    with mirrors.driving(folder) as drive:
-        drive.report("k1", 3)
-        assert drive.drain() is None
+    mirrors.drive(folder, 3)
 
 
-def test_another_sweep_in_the_place_of_the_mirror_is_not_overwritten(store, tmp_path, monkeypatch):
-    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
-    with mirrors.driving(folder) as drive:
-        assert drive.drain() is None
+def test_another_sweep_in_the_place_of_the_mirror_is_not_overwritten(store, folder):
+    mirrors.drive(folder)
     other = {**store.document("toy/manifest.json"), "sweep_id": "other-1"}
     store.write("toy/manifest.json", json.dumps(other).encode())
     with pytest.raises(
@@ -255,8 +242,7 @@ def test_another_sweep_in_the_place_of_the_mirror_is_not_overwritten(store, tmp_
     assert store.document("toy/manifest.json") == other
 
 
-def test_a_place_without_a_sweep_tells_which_sweeps_are_there(store, tmp_path, monkeypatch):
-    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+def test_a_place_without_a_sweep_tells_which_sweeps_are_there(store, folder, tmp_path):
     with pytest.raises(
         ConfigError,
         match=r"toy: no sweep here: the driver on \S+ \(process \d+\) has taken this name, and has mirrored nothing "
@@ -265,8 +251,7 @@ def test_a_place_without_a_sweep_tells_which_sweeps_are_there(store, tmp_path, m
         fetch(f"{store.uri}/toy", tmp_path / "b", print)
     with pytest.raises(ConfigError, match=r"other: no sweep here$"):
         fetch(f"{store.uri}/other", tmp_path / "b", print)
-    with mirrors.driving(folder) as drive:
-        assert drive.drain() is None
+    mirrors.drive(folder)
     with pytest.raises(ConfigError, match=r"no sweep here; in it are toy$"):
         fetch(store.uri, tmp_path / "b", print)
     with pytest.raises(ConfigError, match="must be s3://BUCKET/PREFIX"):
@@ -278,30 +263,21 @@ def test_a_name_that_a_killed_launch_took_is_free_once_its_lease_is_deleted(stor
     store.delete("toy/lease.json")
     folder = mirrors.created(store.uri, tmp_path / "b", monkeypatch)
     assert folder.path.name == "toy"
-    with mirrors.driving(folder) as drive:
-        assert drive.drain() is None
+    mirrors.drive(folder)
 
 
-def test_the_folder_of_this_machine_is_used_when_it_is_the_newest(store, tmp_path, monkeypatch):
-    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
-    with mirrors.driving(folder) as drive:
-        drive.report("k1", 3)
-        assert drive.drain() is None
+def test_the_folder_of_this_machine_is_used_when_it_is_the_newest(store, folder, tmp_path):
+    mirrors.drive(folder, 3)
     said: list[str] = []
     assert fetch(f"{store.uri}/toy", tmp_path / "b", said.append) == folder.path
     assert said == [f"the sweep's folder is on this machine: {folder.path}"]
     assert not (tmp_path / "b").exists()
 
 
-def test_a_folder_that_is_behind_is_refused_and_kept_when_the_newest_is_fetched(store, tmp_path, monkeypatch):
-    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
-    with mirrors.driving(folder) as drive:
-        drive.report("k1", 3)
-        assert drive.drain() is None
+def test_a_folder_that_is_behind_is_refused_and_kept_when_the_newest_is_fetched(store, folder, tmp_path):
+    mirrors.drive(folder, 3)
     old = lost(folder, tmp_path)
-    with mirrors.driving(SweepFolder(fetch(f"{store.uri}/toy", tmp_path / "b", print))) as drive:
-        drive.report("k1", 9)
-        assert drive.drain() is None
+    mirrors.drive(SweepFolder(fetch(f"{store.uri}/toy", tmp_path / "b", print)), 9)
     newest = mirrors.files(tmp_path / "b" / "toy")
     old.rename(folder.path)
     with pytest.raises(StorageError, match=rf"toy: the sweep has gone on elsewhere.*qsweep resume {store.uri}/toy"):
@@ -314,17 +290,13 @@ def test_a_folder_that_is_behind_is_refused_and_kept_when_the_newest_is_fetched(
     assert (tmp_path / "a" / "results" / "toy.behind" / "trials" / "k1" / "best-000003").is_dir()
 
 
-def test_a_name_that_is_taken_on_this_machine_gets_another_folder(store, tmp_path, monkeypatch):
-    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
-    with mirrors.driving(folder) as drive:
-        assert drive.drain() is None
+def test_a_name_that_is_taken_on_this_machine_gets_another_folder(store, folder, tmp_path):
+    mirrors.drive(folder)
     lost(folder, tmp_path)
     (tmp_path / "b" / "toy").mkdir(parents=True)
     fetched = fetch(f"{store.uri}/toy", tmp_path / "b", print)
     assert fetched == tmp_path / "b" / "toy-2"
-    with mirrors.driving(SweepFolder(fetched)) as drive:
-        drive.report("k1", 3)
-        assert drive.drain() is None
+    mirrors.drive(SweepFolder(fetched), 3)
     assert any("best-000003" in name for name in store.names("toy/objects"))
 
 
@@ -335,11 +307,8 @@ def test_other_commands_say_how_to_name_the_sweep(tmp_path):
         stores.find("s3://b/p/toy")
 
 
-def test_no_credential_is_written_anywhere(store, tmp_path, monkeypatch):
-    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
-    with mirrors.driving(folder) as drive:
-        drive.report("k1", 3)
-        assert drive.drain() is None
+def test_no_credential_is_written_anywhere(store, folder):
+    mirrors.drive(folder, 3)
     texts = [*(path.read_bytes() for path in folder.path.rglob("*") if path.is_file()), *map(store.read, store.names())]
     for secret in (b"key-4711", b"secret-0815"):
         assert [text for text in texts if secret in text] == []
