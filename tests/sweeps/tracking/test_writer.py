@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from unittest.mock import Mock
 
 import pytest
@@ -87,6 +88,20 @@ def start(folder, monkeypatch):
         writer.drain(DEADLINE)
 
 
+@pytest.fixture
+def deliver(log, start):
+    """Starts a writer on a sink, which takes these events and all before them."""
+
+    def delivered(sink: FakeSink, events: Sequence[Event] = ()) -> tuple[Writer, Said]:
+        for event in events:
+            log.append(event)
+        writer, said = start(sink)
+        assert writer.drain(DEADLINE) == 0
+        return writer, said
+
+    return delivered
+
+
 class Said(list):
     """What a writer said; a test can wait for its first line."""
 
@@ -119,12 +134,9 @@ def test_the_writer_delivers_every_event_once_in_order_with_the_record_after_it(
     assert said == []
 
 
-def test_trouble_is_said_once_and_its_end_once(log, start):
+def test_trouble_is_said_once_and_its_end_once(deliver):
     sink = FakeSink(failures=5)
-    for event in EVENTS:
-        log.append(event)
-    writer, said = start(sink)
-    assert writer.drain(DEADLINE) == 0
+    _, said = deliver(sink, EVENTS)
     assert sink.taken == EVENTS
     assert said == [
         "tracking: ConnectionError: no answer; events are kept and sent again",
@@ -157,7 +169,7 @@ def test_a_server_that_does_not_answer_is_named_with_the_reason_and_no_more(log,
     )
 
 
-def test_what_the_server_will_never_take_is_left_out_and_said(log, start, folder):
+def test_what_the_server_will_never_take_is_left_out_and_said(deliver, folder):
     class Refuses(FakeSink):
         def apply(self, event, record) -> None:
             if isinstance(event, TrialReported):
@@ -168,10 +180,7 @@ def test_what_the_server_will_never_take_is_left_out_and_said(log, start, folder
             return isinstance(error, ValueError)
 
     sink = Refuses()
-    for event in EVENTS:
-        log.append(event)
-    writer, said = start(sink)
-    assert writer.drain(DEADLINE) == 0
+    writer, said = deliver(sink, EVENTS)
     assert sink.taken == [EVENTS[0], EVENTS[1], EVENTS[3]]
     reason = "ValueError: a point of a deleted run"
     assert said == [
@@ -181,13 +190,12 @@ def test_what_the_server_will_never_take_is_left_out_and_said(log, start, folder
     assert writer.refused == 1
     # The next driver tries again, and sends what comes behind it once more.
     again = FakeSink()
-    writer, _ = start(again)
-    assert writer.drain(DEADLINE) == 0
+    writer, _ = deliver(again)
     assert again.taken == EVENTS[2:]
     assert writer.refused == 0
 
 
-def test_another_kind_of_trouble_is_said_too(log, start):
+def test_another_kind_of_trouble_is_said_too(deliver):
     class Changing(FakeSink):
         def apply(self, event, record) -> None:
             if self.failures == 1:
@@ -195,9 +203,7 @@ def test_another_kind_of_trouble_is_said_too(log, start):
                 raise TimeoutError("too slow")
             super().apply(event, record)
 
-    log.append(EVENTS[0])
-    writer, said = start(Changing(failures=3))
-    assert writer.drain(DEADLINE) == 0
+    _, said = deliver(Changing(failures=3), [EVENTS[0]])
     assert [line.split(";")[0] for line in said] == [
         "tracking: ConnectionError: no answer",
         "tracking: TimeoutError: too slow",
@@ -205,17 +211,13 @@ def test_another_kind_of_trouble_is_said_too(log, start):
     ]
 
 
-def test_a_log_that_was_cut_is_sent_from_its_beginning(log, start, folder):
-    for event in EVENTS:
-        log.append(event)
-    writer, _ = start(FakeSink())
-    assert writer.drain(DEADLINE) == 0
+def test_a_log_that_was_cut_is_sent_from_its_beginning(log, deliver, folder):
+    deliver(FakeSink(), EVENTS)
     log.close()
     lines = folder.events.read_bytes().splitlines(keepends=True)
     folder.events.write_bytes(b"".join(lines[:-1]))
     again = FakeSink()
-    writer, said = start(again)
-    assert writer.drain(DEADLINE) == 0
+    _, said = deliver(again)
     assert again.taken == EVENTS[:-1]
     assert said == []
 
@@ -229,17 +231,11 @@ def test_a_trial_whose_end_was_refused_is_not_left_running(sink, folder, client)
     assert run_of(client, "aaaa").info.status == "FINISHED"
 
 
-def test_an_experiment_that_was_deleted_meanwhile_comes_back(sink, folder, client, log, start):
+def test_an_experiment_that_was_deleted_meanwhile_comes_back(sink, folder, client, deliver):
     keep_adapter(folder, "aaaa", 3)
-    log.append(begun())
-    log.append(started("aaaa", **PARAMS))
-    before, _ = start(sink)
-    assert before.drain(DEADLINE) == 0
+    deliver(sink, [begun(), started("aaaa", **PARAMS)])
     client.delete_experiment(sink.experiment_id)
-    for event in EVENTS[2:]:
-        log.append(event)
-    writer, _ = start(sink)
-    assert writer.drain(DEADLINE) == 0
+    writer, _ = deliver(sink, EVENTS[2:])
     assert writer.refused == 0
     assert run_of(client, "aaaa").info.status == "FINISHED"
     assert client.get_experiment(sink.experiment_id).lifecycle_stage == "active"
@@ -252,17 +248,11 @@ def test_what_a_proxy_answers_to_an_artifact(status, is_refusal):
     assert tracking_client.is_refusal(requests.HTTPError(response=response)) is is_refusal
 
 
-def test_a_trial_whose_run_was_deleted_gets_another(sink, folder, client, log, start):
+def test_a_trial_whose_run_was_deleted_gets_another(sink, folder, client, deliver):
     keep_adapter(folder, "aaaa", 3)
-    log.append(begun())
-    log.append(started("aaaa", **PARAMS))
-    before, _ = start(sink)
-    assert before.drain(DEADLINE) == 0
+    deliver(sink, [begun(), started("aaaa", **PARAMS)])
     client.delete_run(run_of(client, "aaaa").info.run_id)
-    for event in EVENTS[2:]:
-        log.append(event)
-    writer, said = start(sink)
-    assert writer.drain(DEADLINE) == 0
+    writer, said = deliver(sink, EVENTS[2:])
     (run,) = [
         run
         for run in runs(client)
@@ -306,17 +296,11 @@ def test_a_driver_that_ends_has_one_more_try_at_once(log, start, monkeypatch):
     assert sink.taken == EVENTS[:1]
 
 
-def test_what_was_taken_is_remembered_and_not_sent_again(log, start, folder):
-    for event in EVENTS[:2]:
-        log.append(event)
-    first, _ = start(FakeSink())
-    assert first.drain(DEADLINE) == 0
+def test_what_was_taken_is_remembered_and_not_sent_again(deliver, folder):
+    deliver(FakeSink(), EVENTS[:2])
     assert acknowledged_bytes(noted_by(folder)) == folder.events.stat().st_size
-    for event in EVENTS[2:]:
-        log.append(event)
     sink = FakeSink()
-    second, _ = start(sink)
-    assert second.drain(DEADLINE) == 0
+    deliver(sink, EVENTS[2:])
     assert sink.taken == EVENTS[2:]
     assert sink.trials == [1, 1]
 
@@ -339,7 +323,7 @@ def test_an_event_is_acknowledged_only_when_it_was_taken(log, start, folder):
     assert acknowledged_bytes(noted_by(folder)) == [offset for _, offset in read_events(folder.events)][2]
 
 
-def test_notes_on_disk_are_far_between_while_much_is_to_be_sent(log, start, folder, monkeypatch):
+def test_notes_on_disk_are_far_between_while_much_is_to_be_sent(deliver, folder, monkeypatch):
     notes: list[int] = []
     write = writing.write_whole
 
@@ -350,22 +334,16 @@ def test_notes_on_disk_are_far_between_while_much_is_to_be_sent(log, start, fold
     monkeypatch.setattr(writing, "NOTE_SECONDS", DEADLINE)
     monkeypatch.setattr(writing, "write_whole", counted)
     sink = FakeSink()
-    for event in [*EVENTS[:2], *(reported("aaaa", step, 0.7) for step in range(1, 40))]:
-        log.append(event)
-    writer, _ = start(sink)
-    assert writer.drain(DEADLINE) == 0
+    deliver(sink, [*EVENTS[:2], *(reported("aaaa", step, 0.7) for step in range(1, 40))])
     # After the first event, when all is sent, and with the mark.
     assert notes[0] == 1 and set(notes[1:]) == {41}
     assert acknowledged_bytes(noted_by(folder)) == folder.events.stat().st_size
 
 
-def test_a_note_that_the_disk_refuses_holds_nothing_up(log, start, folder, monkeypatch):
+def test_a_note_that_the_disk_refuses_holds_nothing_up(deliver, folder, monkeypatch):
     monkeypatch.setattr(writing, "write_whole", Mock(side_effect=OSError(28, "No space left on device")))
     sink = FakeSink()
-    for event in EVENTS:
-        log.append(event)
-    writer, said = start(sink)
-    assert writer.drain(DEADLINE) == 0
+    _, said = deliver(sink, EVENTS)
     assert (sink.taken, said) == (EVENTS, [])
 
 
@@ -375,16 +353,13 @@ def test_a_spoilt_note_of_what_was_taken_means_all_again(folder, content):
     assert acknowledged_bytes(noted_by(folder)) == 0
 
 
-def test_a_torn_last_line_waits_until_it_is_whole(folder, start):
-    log = EventLog(folder.events)
+def test_a_torn_last_line_waits_until_it_is_whole(folder, log, deliver):
     log.append(EVENTS[0])
     with folder.events.open("ab") as file:
         file.write(b'{"type": "trial_started", "ti')
     sink = FakeSink()
-    writer, _ = start(sink)
-    assert writer.drain(DEADLINE) == 0
+    deliver(sink)
     assert sink.taken == EVENTS[:1]
-    log.close()
 
 
 def test_real_mlflow_through_the_writer(log, folder, sink, client):
