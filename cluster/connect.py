@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from ray.exceptions import AuthenticationError
 
 from cluster.errors import ConnectionFailed, NotStarted
 from cluster.ray_files import private_command_line, private_token, ray_folder
+from cluster.replaced import replaced
 from cluster.tokens import not_let_in
 
 # Ray reads these at import or start. Without them its reporters, loggers and usage questions would hide the sweep's own
@@ -241,8 +242,7 @@ def _name(daemon: subprocess.Popen[bytes]) -> str:
     return Path(str(words[0])).name if isinstance(words, list) else ""
 
 
-@contextmanager
-def _apart(daemons: list[subprocess.Popen[bytes]]) -> Iterator[None]:
+def _apart(daemons: list[subprocess.Popen[bytes]]) -> AbstractContextManager[None]:
     """Starts Ray's daemons in sessions of their own and without the driver's secrets, and lists them.
 
     Job schedulers and `timeout` send SIGTERM to a whole process group, and the daemons must not end before the trials
@@ -259,15 +259,10 @@ def _apart(daemons: list[subprocess.Popen[bytes]]) -> Iterator[None]:
         daemons.append(daemon)
         return daemon
 
-    services.ConsolePopen = start
-    try:
-        yield
-    finally:
-        services.ConsolePopen = popen
+    return replaced(services, ConsolePopen=start)
 
 
-@contextmanager
-def _at_once() -> Iterator[None]:
+def _at_once() -> AbstractContextManager[None]:
     """Lets Ray start without two waits that it has no option against (observed with 2.60).
 
     Ray looks whether its own node is there before that can be, and from then on once a second (`get_node` of
@@ -288,11 +283,7 @@ def _at_once() -> Iterator[None]:
     def start_raylet(*arguments: Any, **options: Any) -> Any:
         return start(*arguments, **options | {"dashboard_agent_listen_port": 0})
 
-    services.get_node, services.start_raylet = get_node, start_raylet
-    try:
-        yield
-    finally:
-        services.get_node, services.start_raylet = look, start
+    return replaced(services, get_node=get_node, start_raylet=start_raylet)
 
 
 @contextmanager
@@ -302,13 +293,9 @@ def _undisturbed() -> Iterator[None]:
     Ray has an option for neither (ray/_private/worker.py, 2.60: `init` and `connect` set a handler that exits at once;
     `listen_error_messages` prints even without `log_to_driver`). The sweep itself tells what became of its processes.
     """
-    handler, printer = ray._private.utils.set_sigterm_handler, ray._private.worker.print_to_stdstream
-    ray._private.utils.set_sigterm_handler = lambda _handler: None
-    ray._private.worker.print_to_stdstream = lambda *_arguments, **_options: None
-    try:
+    silent = replaced(ray._private.worker, print_to_stdstream=lambda *_arguments, **_options: None)
+    with replaced(ray._private.utils, set_sigterm_handler=lambda _handler: None), silent:
         yield
-    finally:
-        ray._private.utils.set_sigterm_handler, ray._private.worker.print_to_stdstream = handler, printer
 
 
 def hear_again() -> None:

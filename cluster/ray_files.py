@@ -9,11 +9,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import ray
 from ray._private.authentication import authentication_token_setup as tokens
+
+from cluster.replaced import replaced
 
 LONGEST_PATH = 43
 """The most characters of the path of Ray's folder: its sockets add up to 64, and Unix allows 107 in all."""
@@ -96,25 +98,16 @@ def private_token() -> Iterator[None]:
         finally:
             os.umask(before)
 
-    tokens.generate_and_save_token = generate_privately
-    try:
+    with replaced(tokens, generate_and_save_token=generate_privately):
         yield
-    finally:
-        tokens.generate_and_save_token = generate
 
 
-@contextmanager
-def private_command_line() -> Iterator[None]:
+def private_command_line() -> AbstractContextManager[None]:
     """Keeps the words of the command line out of Ray's list of jobs, while the block runs: they may hold passwords.
 
     The cluster keeps the list and shows it in its dashboard (ray/_private/worker.py, 2.60: `init`).
     """
-    named = ray._private.utils.get_entrypoint_name
-    ray._private.utils.get_entrypoint_name = lambda: "qsweep"
-    try:
-        yield
-    finally:
-        ray._private.utils.get_entrypoint_name = named
+    return replaced(ray._private.utils, get_entrypoint_name=lambda: "qsweep")
 
 
 def _remove_abandoned(place: Path, prefix: str) -> None:

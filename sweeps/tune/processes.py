@@ -6,7 +6,7 @@ What is changed here in Ray Tune 2.60 has no switch there.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from typing import Any
 
@@ -16,6 +16,7 @@ from ray.tune.execution import class_cache
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 
+from cluster.replaced import replaced
 from sweeps.tune.folder_keeper import Holder
 
 DEATHS = 3
@@ -75,8 +76,7 @@ def survived(deaths: Deaths) -> Iterator[None]:
     next trial. Of such a death Tune tells itself twice, the second time of a trial that waits again, and the trial
     stays among those that are being given a process (tune/execution/tune_controller.py).
     """
-    failed, recovers = RayActorManager._actor_task_failed, Trial.should_recover
-    trial_failed = TuneController._trial_task_failure
+    failed, trial_failed = RayActorManager._actor_task_failed, TuneController._trial_task_failure
 
     def told(self: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
         if isinstance(exception, OutOfMemoryError):
@@ -88,18 +88,18 @@ def survived(deaths: Deaths) -> Iterator[None]:
         if trial.status != Trial.PENDING or trial in self._trial_to_actor:
             trial_failed(self, trial, exception)
 
-    RayActorManager._actor_task_failed = told
-    TuneController._trial_task_failure = told_once
-    Trial.should_recover = lambda trial: deaths.may_go_on(trial.config["trial_key"], trial.config["attempt"])
-    try:
+    def recovers(trial: Trial) -> bool:
+        return deaths.may_go_on(trial.config["trial_key"], trial.config["attempt"])
+
+    with (
+        replaced(RayActorManager, _actor_task_failed=told),
+        replaced(TuneController, _trial_task_failure=told_once),
+        replaced(Trial, should_recover=recovers),
+    ):
         yield
-    finally:
-        RayActorManager._actor_task_failed, Trial.should_recover = failed, recovers
-        TuneController._trial_task_failure = trial_failed
 
 
-@contextmanager
-def numbered() -> Iterator[None]:
+def numbered() -> AbstractContextManager[None]:
     """While the block runs, each process that Tune gives a trial is told its number, `attempt`, in that order.
 
     Tune starts a process for a trial, and meanwhile gives the trial one that has become free: then the first may take
@@ -115,15 +115,10 @@ def numbered() -> Iterator[None]:
     def give(self: TuneController, trial: Trial, new_config: dict[str, Any], new_experiment_tag: str) -> None:
         reset(self, trial, new_config | {"attempt": next(attempts)}, new_experiment_tag)
 
-    TuneController._schedule_trial_actor, TuneController._schedule_trial_reset = start, give
-    try:
-        yield
-    finally:
-        TuneController._schedule_trial_actor, TuneController._schedule_trial_reset = started, reset
+    return replaced(TuneController, _schedule_trial_actor=start, _schedule_trial_reset=give)
 
 
-@contextmanager
-def without_secrets() -> Iterator[None]:
+def without_secrets() -> AbstractContextManager[None]:
     """While the block runs, Tune copies no variable of this process's environment to the processes of trials.
 
     It would copy AWS credentials among others, and Ray's agent on the trials' node writes what it is given into a log
@@ -131,9 +126,4 @@ def without_secrets() -> Iterator[None]:
     in their environment they do have: for a Ray that the sweep starts see `cluster.connect`. Without variables of its
     own a trial also takes a process that Ray has started in advance.
     """
-    kept, copied = class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE
-    class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = {}, frozenset()
-    try:
-        yield
-    finally:
-        class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = kept, copied
+    return replaced(class_cache, DEFAULT_ENV_VARS={}, ENV_VARS_TO_PROPAGATE=frozenset())
