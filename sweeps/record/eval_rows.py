@@ -55,7 +55,9 @@ def against(
         told = []
     evaluations = {trial.trial_key: _of_trial(folder, trial) for trial in told}
     gaps = [(trial.trial_key, trial.value(EVAL_LOSS) - first.value(EVAL_LOSS)) for trial in told]
-    in_all = len(rank(record.trials.values(), record.objective)) + (record.base is not None)
+    # Those that have not ended are chosen from as well: a pair has the same interval whoever is named beside it.
+    open_ones = [t for t in record.trials.values() if not t.state.is_final and math.isfinite(t.value(EVAL_LOSS))]
+    in_all = len(rank(record.trials.values(), record.objective)) + len(open_ones) + (record.base is not None)
     noise = seeds.noise(record.trials.values(), EVAL_LOSS)
     compared = separate(_of_trial(folder, first), gaps, None, evaluations, max(in_all, len(told) + 1), noise)
     return replace(compared, not_compared=0)

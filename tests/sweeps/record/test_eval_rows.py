@@ -133,6 +133,15 @@ def test_a_chosen_trial_is_compared_with_the_confidence_of_the_closing_table(fol
     assert backwards is not None and backwards.trials == ()
 
 
+def test_while_a_sweep_runs_a_pair_has_the_same_interval_whoever_is_named_beside_it(folder: SweepFolder) -> None:
+    whole = record([event for n in range(4) for event in trial(folder, f"k{n}", n, 1.0 + n / 10)[:-1]])
+    first, *others = whole.trials.values()
+    pair, all_of_them = against(folder, whole, first, others[:1]), against(folder, whole, first, others)
+    assert pair is not None and all_of_them is not None
+    assert pair.confidence == all_of_them.confidence
+    assert pair.trials[0] == all_of_them.trials[0]
+
+
 def test_trials_of_another_objective_have_no_rows_to_compare(folder: SweepFolder) -> None:
     first = begun().model_copy(update={"config": '{"objective": {"metric": "eval_accuracy", "mode": "max"}}'})
     whole = record([first, *trial(folder, "a", 0, 2.0), *trial(folder, "b", 1, 1.5)])
