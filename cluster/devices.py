@@ -94,12 +94,27 @@ def gpus() -> int:
     """GPUs of this machine that nvidia-smi lists, at most as many as CUDA_VISIBLE_DEVICES names: so Ray counts them."""
     if shutil.which("nvidia-smi") is None:
         return 0
-    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
-    number = len(listed.stdout.splitlines()) if listed.returncode == 0 else 0
+    listed = _listed()
+    # Beside a GPU's own line there is one for each part that MIG makes of it; Ray counts GPUs.
+    gpu_lines = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
+    number = len(gpu_lines) if listed.returncode == 0 else 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return number
     return 0 if visible in ("", "NoDevFiles") else min(number, len(visible.split(",")))
+
+
+def unseen_gpus() -> str | None:
+    """Why nvidia-smi lists no GPU here, in its own words; None where it works, or is not there."""
+    if shutil.which("nvidia-smi") is None or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "NoDevFiles"):
+        return None
+    listed = _listed()
+    said = (listed.stdout + listed.stderr).strip().splitlines()
+    return None if listed.returncode == 0 else said[0] if said else f"exit code {listed.returncode}"
+
+
+def _listed() -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
 
 
 def visible() -> list[str]:

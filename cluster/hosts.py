@@ -201,26 +201,35 @@ class Host:
         except TrainableError as error:
             raise HostError(str(error)) from None
 
+    def _own_gpus(self) -> list[str]:
+        """Ray's numbers of this host's GPUs. Raises HostError when the trainable cannot use them."""
+        # A cluster may count GPUs on a machine that has none, to try out where hosts are placed.
+        own = [str(index) for index in ray.get_gpu_ids()] if gpus() else []
+        if own and (why := catalogue.blindness(self._trainable)) is not None:
+            raise HostError(f"GPU {' and '.join(own)} of {ray.util.get_node_ip_address()}: {why}")
+        return own
+
     def _prepare(self) -> Prepared:
+        self._own_gpus()  # Preparing quantises the base, on the CPU where no GPU is seen.
         try:
             return self._trainable.prepare(self._base, cache())
         except TrainableError as error:
             raise HostError(str(error)) from None
 
     def _start(self, data: bytes, rows: RowShape | None) -> HostFacts:
-        # A cluster may count GPUs on a machine that has none, to try out where hosts are placed.
-        own = [str(index) for index in ray.get_gpu_ids()] if gpus() else []
+        own = self._own_gpus()
         device: Device = "cuda" if own else "cpu"
         free = free_bytes(device, own) // (self._limits.hosts_per_machine if device == "cpu" else 1)
+        room = catalogue.Room(device, max(1, len(own)), int(free * MEMORY_SHARE))
         try:
             pack = self._trainable.open_pack(self._base, data, cache())
             # After loading: a hub model's sizes are known now.
-            need = catalogue.need(self._trainable, self._base, self._limits.largest, device, rows, max(1, len(own)))
+            need = catalogue.fit(self._trainable, pack, self._base, self._limits.largest, rows, room)
         except TrainableError as error:
             raise HostError(str(error)) from None
         slots = self._limits.slots
         if slots == "auto":
-            slots = need.slots(int(free * MEMORY_SHARE), self._limits.at_most) if need is not None else 1
+            slots = need.slots(room.usable, self._limits.at_most) if need is not None else 1
         self._loop = PackLoop(pack, slots)
         estimate = need.total(slots) if need is not None else None
         return HostFacts(

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from traceback import extract_tb
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
-from trainables.contract import CountsRows, Device, Need, RowShape, Trainable
+from trainables.contract import CountsRows, Device, Need, Pack, RowShape, Trainable
 from trainables.errors import NotTrainable, TrainableError
 from trainables.inputs.legible import legible
 from trainables.inputs.similar import did_you_mean
@@ -79,6 +79,32 @@ class SpreadsBase(Protocol):
         """As `Trainable.need`, on the fullest of so many GPUs. `rows` is None where their shape is unknown."""
 
 
+class Room(NamedTuple):
+    """Where a pack trains, and how much memory it may take there."""
+
+    device: Device
+    gpus: int
+    """Over which the base is spread; a CPU counts as one."""
+    usable: int
+    """Bytes; of several GPUs those of the fullest."""
+
+
+class SettlesAuto(Protocol):
+    """What a trainable offers beside its contract when `auto` in a base depends on the trials and the memory there."""
+
+    def fit(
+        self, pack: Pack, base: TrialSpec, largest: Sequence[TrialSpec], rows: RowShape | None, usable: int
+    ) -> Need | None:
+        """Settles what a pack left open, before its first trial, for so many usable bytes; returns what it needs."""
+
+
+class SeesGpus(Protocol):
+    """What a trainable offers beside its contract when it can tell whether its libraries can use GPUs."""
+
+    def blindness(self) -> str | None:
+        """Why its libraries see no GPU in this process, and the way out; None where they do."""
+
+
 def check(trainable: Trainable, base: TrialSpec) -> list[str]:
     """What the trainable finds wrong. Raises `NotTrainable` when its check breaks, or answers something else."""
     with answering("its check"):
@@ -115,6 +141,21 @@ def need(
         if estimate is not None and not isinstance(estimate, Need):
             raise TypeError(f"it answers {legible(repr(estimate), 100)}, not a Need")
     return estimate
+
+
+def fit(
+    trainable: Trainable, pack: Pack, base: TrialSpec, largest: Sequence[TrialSpec], rows: RowShape | None, room: Room
+) -> Need | None:
+    """Settles what `auto` means for a pack that is open; returns its estimate; arguments and errors as `need`."""
+    if not hasattr(trainable, "fit"):
+        return need(trainable, base, largest, room.device, rows, room.gpus)
+    with answering("its fit"):
+        return cast(SettlesAuto, trainable).fit(pack, base, largest, rows, room.usable)
+
+
+def blindness(trainable: Trainable) -> str | None:
+    """Why the trainable would train on the CPU of a process that has GPUs; None where it does not, or cannot tell."""
+    return cast(SeesGpus, trainable).blindness() if hasattr(trainable, "blindness") else None
 
 
 def _cut(spec: TrialSpec, rows: RowShape | None) -> TrialSpec:

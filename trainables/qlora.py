@@ -88,22 +88,17 @@ def prepare(base: TrialSpec, cache: Path) -> Prepared:
 
 
 def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
-    """Loads the base onto this process's device or devices, ready for adapters."""
+    """Loads the base onto this process's device or devices, ready for adapters; see `fit` for the rest of `auto`."""
     import_bitsandbytes()
     from trainables.base import base_checks, base_model
     from trainables.data import dataset
     from trainables.packing.adapter_pack import AdapterPack
 
-    free = devices.free_bytes()
     loaded = base_model.load(base, cache)
     device: Device = "cuda" if loaded.device.type == "cuda" else "cpu"
-    checkpoint = base.training.gradient_checkpointing
-    if checkpoint == "auto":
-        estimate = need_of_gpus(base, [base], device, None, max(1, len(devices.gpus())))
-        checkpoint = estimate is not None and memory.checkpointing(estimate, free)
-    if checkpoint:
+    if base.training.gradient_checkpointing is True:
         base_model.checkpoint_gradients(loaded.model)
-    if is_dequantised(base, device):
+    if is_dequantised(_on_device(base, device, loaded.hardware), device):
         residency.dequantise(loaded.model)
     rows_of_sweep = dataset.load(data)
     longest = max(dataset.longest(rows_of_sweep.train), dataset.longest(rows_of_sweep.eval))
@@ -116,6 +111,52 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
     tokens = pass_memory.trained_tokens(None if facts is None else facts.parameters, device)
     engine, name = engines.choose(loaded)
     return AdapterPack(engine, rows_of_sweep, known_base=known, engine_name=name, pass_tokens=tokens)
+
+
+def fit(pack: Pack, base: TrialSpec, largest: Sequence[TrialSpec], rows: RowShape | None, usable: int) -> Need | None:
+    """Switches `gradient_checkpointing: auto` on where not one of the largest trials fits without it.
+
+    Call it before the first trial. Returns the memory that the pack needs then, on the fullest of several GPUs; None
+    when the model's sizes are unknown.
+    """
+    from trainables.packing.adapter_pack import AdapterPack
+
+    device: Device = "cuda" if devices.first().type == "cuda" else "cpu"
+    count = max(1, len(devices.gpus()))
+    if not isinstance(pack, AdapterPack):
+        return need_of_gpus(base, largest, device, rows, count)
+    base, *trials = (_on_device(spec, device, pack.hardware) for spec in (base, *largest))
+    estimate = need_of_gpus(base, trials, device, rows, count)
+    is_open = base.training.gradient_checkpointing == "auto"
+    if estimate is None or not is_open or not memory.checkpointing(estimate, usable):
+        return estimate
+    pack.recompute()
+    base, *trials = (_with(spec, "training", gradient_checkpointing=True) for spec in (base, *trials))
+    return need_of_gpus(base, trials, device, rows, count)
+
+
+def _on_device(spec: TrialSpec, device: Device, hardware: str) -> TrialSpec:
+    """The spec with float32 in place of `auto` on a GPU that has no bfloat16; estimates take `auto` for bfloat16."""
+    if device == "cpu" or spec.quantization.compute_dtype != "auto" or not hardware.endswith("float32"):
+        return spec
+    return _with(spec, "quantization", compute_dtype="float32")
+
+
+def _with(spec: TrialSpec, section: str, **values: object) -> TrialSpec:
+    return spec.model_copy(update={section: getattr(spec, section).model_copy(update=values)})
+
+
+def blindness() -> str | None:
+    """Why PyTorch sees no GPU in this process, and the way out; None where it does."""
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPUs only"
+    return (
+        f"PyTorch {torch.__version__} ({built}) sees none of the GPUs: install the PyTorch build for the driver's CUDA "
+        "(pytorch.org), or a newer driver; cluster.gpus_per_host=0 trains on the CPU"
+    )
 
 
 def is_dequantised(base: TrialSpec, device: Device) -> bool:

@@ -198,7 +198,8 @@ class TrainingSpec(Spec):
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Clip the gradient of each adapter to this norm; null does not clip."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"
-    """Recompute activations instead of keeping them. auto: only where memory needs it."""
+    """Recompute activations instead of keeping them. auto: only on hosts whose free memory would not hold one of the
+    space's largest trials without it."""
     snapshot_every: Positive | Duration = "5m"
     """Steps, or a duration such as 90s or 5m, after which a trial is saved between its report points."""
     step_seconds: Annotated[float, Field(ge=0, le=1e6)] = 0.0

@@ -16,7 +16,8 @@ from cluster.loop import PackLoop
 from cluster.training import Outcome
 from sweeps.config.load import Sweep
 from sweeps.errors import ConfigError
-from sweeps.planning import measured_speed, rate_store
+from sweeps.planning import measured_speed, plan, rate_store
+from sweeps.planning.plan import Machine
 from sweeps.planning.rates import Rate
 from sweeps.planning.trial_source import TrialSource
 from trainables import catalogue
@@ -40,7 +41,7 @@ def prepare(sweep: Sweep) -> Prepared:
 
 
 def calibrate(
-    sweep: Sweep, prepared: Prepared, slots: int, device_name: str, clock: Callable[[], float] = time.time
+    sweep: Sweep, prepared: Prepared, slots: int, machine: Machine, clock: Callable[[], float] = time.time
 ) -> Rate:
     """Measures the rate of this machine for a sweep.
 
@@ -50,16 +51,20 @@ def calibrate(
         sweep: what is planned.
         prepared: its rows.
         slots: trials that train side by side, as many as a host of the sweep will have.
-        device_name: see `cluster.devices.name`.
+        machine: this one.
         clock: seconds since the epoch, as the pack's own.
 
     Raises:
         ConfigError: nothing can be trained; says why.
     """
-    config = sweep.config
+    config, summary = sweep.config, prepared.summary
+    trainable, largest = catalogue.find(config.trainable), plan.largest(config, sweep.space)
     started = clock()
     try:
-        pack = catalogue.find(config.trainable).open_pack(config.base, prepared.payload, cache())
+        pack = trainable.open_pack(config.base, prepared.payload, cache())
+        if machine.free_bytes is not None:
+            room = catalogue.Room(machine.device, machine.spread, machine.free_bytes)
+            catalogue.fit(trainable, pack, config.base, largest, summary.shape, room)
     except TrainableError as error:
         raise ConfigError([str(error)]) from None
     loop = PackLoop(pack, slots)
@@ -71,10 +76,9 @@ def calibrate(
             reached = list(calls.map(lambda lease: _reach(loop, lease, target, clock), leases))
     finally:
         loop.stop()
-    summary = prepared.summary
     rate = measured_speed.of_steps(
         [_warm(outcome, ended) for outcome, ended in reached],
-        rate_store.rate_key(config, device_name),
+        rate_store.rate_key(config, machine.device_name or ""),
         evaluation_rows=summary.eval_rows,
         row_tokens=summary.shape.mean if summary.shape is not None else 0.0,
     )

@@ -61,7 +61,8 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
     planned = plan.plan(sweep.config, sweep.space, need, machine, known)
     engine = catalogue.engine(catalogue.find(sweep.config.trainable), sweep.config.base)
     spread = advice.of_spread(machine.spread, _alone(sweep, machine, known.rows), machine.free_bytes)
-    planned = replace(planned, engine=engine, warnings=(*planned.warnings, *spread, *sweep.notices))
+    unseen = _unseen(sweep.config.cluster, machine)
+    planned = replace(planned, engine=engine, warnings=(*planned.warnings, *spread, *unseen, *sweep.notices))
     if to_launch:
         # Of the data a launch speaks once all rows are ready.
         return replace(planned, rows_per_trial=None)
@@ -137,7 +138,7 @@ def calibrate(sweep: Sweep) -> None:
         rate_store.remember(_remembered(), None, {rate_store.data_key(sweep.config): prepared.summary.shape})
     slots = plan_here(sweep, to_launch=True).slots_per_host or 1
     with devices.seeing_gpus(machine.gpus):
-        rate = calibration.calibrate(sweep, prepared, slots, machine.device_name or "")
+        rate = calibration.calibrate(sweep, prepared, slots, machine)
     rate_store.remember(_remembered(), rate, {})
 
 
@@ -283,6 +284,18 @@ def _this_machine(cluster: ClusterConfig) -> plan.Machine:
     name = devices.name(device, own, hosts=count)
     threads = None if gpus else devices.threads()
     return plan.Machine(device, count, free if gpus else free // count, device_name=name, threads=threads)
+
+
+def _unseen(cluster: ClusterConfig, machine: plan.Machine) -> list[str]:
+    """Says why a sweep that may train on this machine's GPUs is planned for its CPU, where that is a fault."""
+    is_here = machine.device == "cpu" and machine.threads is not None
+    why = devices.unseen_gpus() if is_here and cluster.gpus_per_host != 0 else None
+    if why is None:
+        return []
+    return [
+        f"GPUs of this machine are not used: nvidia-smi: {why}: install a driver that fits the kernel, or restart the "
+        "machine; if it has none, set cluster.gpus_per_host=0"
+    ]
 
 
 def _share(free_bytes: int) -> int:

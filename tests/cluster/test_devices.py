@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import devices
+from cluster import devices, hosts
+from cluster.errors import HostError
+from trainables import catalogue
 
 
 @pytest.mark.parametrize(
@@ -17,13 +19,36 @@ def test_gpus_that_a_process_may_not_use_are_not_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, count: int
 ) -> None:
     listing = tmp_path / "nvidia-smi"
-    listing.write_text("#!/bin/sh\necho 'GPU 0: A'\necho 'GPU 1: A'\necho 'GPU 2: A'\n")
+    listing.write_text(
+        "#!/bin/sh\necho 'GPU 0: A'\necho '  MIG 3g.40gb Device 0: B'\necho 'GPU 1: A'\necho 'GPU 2: A'\n"
+    )
     listing.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert devices.gpus() == count
+    assert devices.unseen_gpus() is None
+    listing.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed.'\nexit 9\n")
+    assert devices.gpus() == 0
+    assert devices.unseen_gpus() == (None if visible in ("", "NoDevFiles") else "NVIDIA-SMI has failed.")
+
+
+def test_a_host_whose_libraries_cannot_use_its_gpu_does_not_train_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.get_gpu_ids", lambda: [2])
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "10.0.0.1")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    host = object.__new__(hosts.Host)
+    host._trainable = catalogue.find("qlora")
+    monkeypatch.setattr(hosts, "gpus", lambda: 0)
+    assert host._own_gpus() == [], "Ray was told of a GPU to try out where hosts are placed"
+    monkeypatch.setattr(hosts, "gpus", lambda: 1)
+    with pytest.raises(
+        HostError, match=r"^GPU 2 of 10\.0\.0\.1: PyTorch .* sees none of the GPUs: install the PyTorch "
+    ):
+        host._own_gpus()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert host._own_gpus() == ["2"]
 
 
 @pytest.mark.parametrize(("threads", "hosts", "own"), [(8, 1, 8), (8, 3, 2), (2, 2, 1), (1, 1, 1), (2, 64, 1)])

@@ -17,6 +17,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from trainables import qlora_metrics
+from trainables.base import base_model
 from trainables.contract import Evaluation, Failure, Opened, StepRecord
 from trainables.data import dataset
 from trainables.isolation import failure_of, is_sticky, isolated
@@ -73,6 +74,15 @@ class AdapterPack:
         self._at_once = AtOnce(engine.at_once)
         self._slots: dict[int, _Slot] = {}
         self._eval_chunks = chunks([data.eval.row(i) for i in range(len(data.eval))], engine.at_once)
+
+    @property
+    def hardware(self) -> str:
+        """See `Base.hardware`."""
+        return self._engine.base.hardware
+
+    def recompute(self) -> None:
+        """Computes activations again in the backward pass from now on. Call it before the first trial."""
+        base_model.checkpoint_gradients(self._engine.base.model)
 
     # Joining and leaving
 

@@ -13,7 +13,7 @@ from sweeps.config import load
 from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.planning import this_machine
-from sweeps.planning.plan import Plan
+from sweeps.planning.plan import Machine, Plan
 from sweeps.planning.rates import Rate, RateKey
 from sweeps.report.plan_lines import plan_lines
 from trainables.contract import Prepared, Summary
@@ -188,6 +188,15 @@ def test_another_device_than_the_planned_one_is_not_calibrated(
     assert f"or leave {field.split(':')[0]} out to plan for this one" in str(raised.value)
 
 
+def test_gpus_that_nvidia_smi_cannot_reach_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "gpus", lambda: 0)
+    monkeypatch.setattr(devices, "unseen_gpus", lambda: "it has failed")
+    (line,) = this_machine.plan_here(load.Sweep(*toy(RATES))).warnings
+    assert line.startswith("GPUs of this machine are not used: nvidia-smi: it has failed: install a driver ")
+    assert not this_machine.plan_here(load.Sweep(*toy(RATES, cluster={"gpus_per_host": 0}))).warnings
+    assert not this_machine.plan_here(load.Sweep(*toy(RATES, cluster={"gpu": "l4"}))).warnings
+
+
 @pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize("cluster", [{"gpu": "l4"}, {"gpu_memory": "24GB"}, {}])
 def test_the_planned_device_is_calibrated_where_it_is(monkeypatch: pytest.MonkeyPatch, cluster: dict[str, Any]) -> None:
@@ -231,12 +240,12 @@ def test_a_calibration_has_as_many_slots_as_a_sweep_on_these_rows(
     monkeypatch.setattr(devices, "free_bytes", lambda *_: 10**11)
     seen: list[int] = []
 
-    def measure(_sweep: object, _prepared: object, slots: int, name: str) -> Rate:
+    def measure(_sweep: object, _prepared: object, slots: int, machine: Machine) -> Rate:
         seen.append(slots)
         return Rate(
-            key=RateKey(trainable="qlora", model="m", quantization="q", device=name), tokens_per_step=1, slots=slots,
-            step_seconds=1, evaluation_seconds=1, evaluation_rows=1, row_tokens=1, start_seconds=1, trial_seconds=0,
-            spread=0, steps=12, time=0,
+            key=RateKey(trainable="qlora", model="m", quantization="q", device=str(machine.device_name)),
+            tokens_per_step=1, slots=slots, step_seconds=1, evaluation_seconds=1, evaluation_rows=1, row_tokens=1,
+            start_seconds=1, trial_seconds=0, spread=0, steps=12, time=0,
         )  # fmt: skip
 
     summary = Summary(fingerprint="0" * 16, train_rows=100, eval_rows=8, train_tokens=16_000, longest_row=190)

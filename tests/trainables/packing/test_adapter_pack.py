@@ -11,11 +11,13 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch.nn import functional
 
-from trainables.contract import Evaluation, Failure, Opened, StepRecord
+from trainables import qlora
+from trainables.contract import Evaluation, Failure, Opened, RowShape, StepRecord
 from trainables.data import dataset
 from trainables.learning_rates import learning_rate
 from trainables.packing import adapter_files, targets
 from trainables.packing.adapter_pack import AdapterPack
+from trainables.specs import ModelFacts, QuantizationSpec
 
 NEIGHBOURS = [
     packs.spec(seed=11, r=2, lora_alpha=16.0, lora_dropout=0.3, target_modules="attention-qv", batch_size=3),
@@ -23,6 +25,10 @@ NEIGHBOURS = [
     packs.spec(seed=13, r=8, lora_dropout=0.1, target_modules=("q_proj", "down_proj"), gradient_accumulation_steps=2),
 ]
 TRIAL = packs.spec(seed=7, r=4, lora_dropout=0.2, gradient_accumulation_steps=2, warmup_ratio=0.2)
+LLAMA_1B = ModelFacts(
+    parameters=1_235_814_400, layers=16, hidden_size=2048, intermediate_size=8192, vocab_size=128_256,
+    attention_heads=32, key_value_heads=8, head_dim=64,
+)  # fmt: skip
 # Single precision keeps about 7 digits; other shapes of the same sums differ in the last one.
 FP32 = 1e-5
 # bfloat16 keeps about 3 digits in every activation.
@@ -84,14 +90,34 @@ def test_more_trials_than_saturate_a_device_train_in_several_passes(monkeypatch,
     assert (max(count for count, _ in sizes) > 1) == (most > 1)
 
 
-def test_trial_computes_the_same_under_gradient_checkpointing():
-    from trainables.base.base_model import checkpoint_gradients
-
+def test_trial_computes_the_same_under_gradient_checkpointing(monkeypatch):
+    """`auto` switches it on for the largest trial of the space, once the base is there."""
     expected, _ = alone()
-    loaded = packs.base()
-    checkpoint_gradients(loaded.model)
-    found, _ = alone(loaded=loaded)
-    assert found == pytest.approx(expected, abs=FP32)
+    pack = packs.pack()
+    base = packs.spec(batch_size=1)
+    largest = [packs.spec(batch_size=16, r=64), base]
+    monkeypatch.setattr("trainables.base.model_source.facts", lambda _: LLAMA_1B)
+    rows = RowShape(longest=512, mean=200, labelled=1.0, train_rows=24, eval_rows=6)
+    need = qlora.need_of_rows(base, largest, "cpu", rows)
+    assert qlora.fit(pack, base, largest, rows, need.total(1)) == need
+    assert not any(module.training for module in pack._engine.base.model.modules())
+    assert qlora.need_of_rows(base, [base], "cpu", rows).total(1) < need.total(1) - 1
+    assert qlora.fit(pack, base, largest, rows, need.total(1) - 1).total(1) < need.total(1)
+    assert any(module.training for module in pack._engine.base.model.modules())
+    pack.open(0, TRIAL)
+    assert packs.losses(pack, 0, 10) == pytest.approx(expected, abs=FP32)
+
+
+def test_a_gpu_without_bfloat16_is_counted_in_float32(monkeypatch):
+    monkeypatch.setattr("trainables.base.model_source.facts", lambda _: LLAMA_1B)
+    monkeypatch.setattr("trainables.base.devices.gpus", lambda: (torch.device("cuda", 0),))
+    auto, single = (
+        packs.spec().model_copy(update={"quantization": QuantizationSpec(compute_dtype=dtype)})
+        for dtype in ("auto", "float32")
+    )
+    for hardware, counted in (("cuda float32", single), ("cuda bfloat16", auto)):
+        monkeypatch.setattr(AdapterPack, "hardware", hardware)
+        assert qlora.fit(packs.pack(), auto, [auto], None, 10**15) == qlora.need(counted, [counted], "cuda")
 
 
 def test_forty_steps_with_neighbours_stay_close_in_fp32():
