@@ -67,12 +67,21 @@ def use_threads(hosts: int) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
+def number_gpus_by_bus() -> None:
+    """Makes CUDA number GPUs as nvidia-smi does, unless it is told otherwise. Call it before torch is used.
+
+    By itself it numbers the fastest one first: on unlike GPUs memory and name would be those of another one.
+    """
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+
+
 @contextmanager
 def seeing_gpus(count: int) -> Iterator[None]:
     """In this block the process, and those that it starts, see only so many of its GPUs: bases are spread over all.
 
     torch looks when it first uses a GPU, and not again.
     """
+    number_gpus_by_bus()
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = map(str, range(count)) if before is None else before.split(",")
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(list(names)[:count])
@@ -127,7 +136,14 @@ def free_bytes(device: Device, own: Sequence[str] = ("0",)) -> int:
     """Free memory: of the fullest of these GPUs (index or UUID of each), or of the machine."""
     if device == "cpu":
         return int(psutil.virtual_memory().available)
-    return min(int(_nvidia_smi("memory.free", gpu)) for gpu in own) * 2**20
+    sizes = [mebibytes(_nvidia_smi("memory.free", gpu)) for gpu in own]
+    # A GPU without memory of its own (GB10, Jetson) shares the machine's.
+    return min(free_bytes("cpu") if size is None else size for size in sizes)
+
+
+def mebibytes(number: str) -> int | None:
+    """Bytes of a size that nvidia-smi tells in MiB; None where it tells none: `[N/A]`."""
+    return int(number) * 2**20 if number.isdigit() else None
 
 
 def _nvidia_smi(field: str, gpu: str) -> str:

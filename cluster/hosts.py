@@ -16,7 +16,7 @@ import ray
 from pydantic import Field
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
 
-from cluster.devices import MEMORY_SHARE, cache, free_bytes, gpus, name, use_threads
+from cluster.devices import MEMORY_SHARE, cache, free_bytes, gpus, name, number_gpus_by_bus, use_threads
 from cluster.errors import HostError
 from cluster.library_output import silence
 from cluster.loop import PackLoop
@@ -123,6 +123,7 @@ class Host:
         self._loop: PackLoop | None = None
         self._calls = ThreadPoolExecutor(max_workers=128, thread_name_prefix="host-call")
         silence()
+        number_gpus_by_bus()
         # Ray sets OMP_NUM_THREADS from num_cpus, which is 0 for a CPU host.
         use_threads(limits.hosts_per_machine)
 

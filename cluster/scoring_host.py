@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from cluster import serving
-from cluster.devices import MEMORY_SHARE, cache, free_bytes, visible
+from cluster.devices import MEMORY_SHARE, cache, free_bytes, number_gpus_by_bus, visible
 from cluster.errors import ClusterError, HostError
 from cluster.library_output import silence
 from trainables import catalogue
+from trainables.base.devices import give_back
 from trainables.contract import Device
 from trainables.errors import TrainableError
 from trainables.scoring.requests import (
@@ -79,13 +79,14 @@ class ScoringHost:
     def serve(self, script: str, files: Mapping[str, bytes], job: str) -> str:
         """See `Scoring.serve`."""
         self._scorer = None
-        gc.collect()
+        give_back()  # The fresh process loads the base onto the same GPU.
         return serving.serve(script, files, job)
 
     def _loaded(self) -> Scorer:
         if self._scorer is None:
             self._tell(ScoringProgress())
             silence()
+            number_gpus_by_bus()
             trainable = can_score(self._base.trainable)
             check_memory(self._base, trainable)
             self._scorer = trainable.open_scorer(self._base, cache())

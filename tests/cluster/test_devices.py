@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from cluster import devices, hosts
 from cluster.errors import HostError
+from cluster.scoring_host import ScoringHost
 from trainables import catalogue
+from trainables.specs import TrialSpec
 
 
 @pytest.mark.parametrize(
@@ -75,3 +78,30 @@ def test_a_block_sees_so_many_gpus_of_those_that_its_process_sees(monkeypatch, b
     with devices.seeing_gpus(count):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
+
+
+@pytest.mark.parametrize(
+    ("told", "free"), [("9000", 9000 * 2**20), ("0", 0), ("[N/A]", 5), ("[Insufficient Permissions]", 5)]
+)
+def test_a_gpu_that_shares_the_memory_of_the_machine_has_as_much_free(monkeypatch, told, free):
+    monkeypatch.setattr(devices, "_nvidia_smi", lambda field, gpu: told if gpu == "1" else "10000")
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=5))
+    assert devices.free_bytes("cuda", ["0", "1"]) == free
+
+
+def test_a_process_that_served_from_a_gpu_gives_its_memory_back_before_another_loads_the_base(monkeypatch):
+    done: list[str] = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: done.append("emptied"))
+    monkeypatch.setattr("cluster.serving.serve", lambda *_: done.append("served") or "")
+    ScoringHost(TrialSpec(trainable="toy")).serve("", {}, "")
+    assert done == ["emptied", "served"]
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "PCI_BUS_ID"), ("FASTEST_FIRST", "FASTEST_FIRST")])
+def test_cuda_numbers_gpus_as_nvidia_smi_does(monkeypatch, before, after):
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", before or "")
+    if before is None:
+        monkeypatch.delenv("CUDA_DEVICE_ORDER")
+    with devices.seeing_gpus(1):
+        assert os.environ["CUDA_DEVICE_ORDER"] == after

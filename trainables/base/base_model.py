@@ -198,6 +198,8 @@ def _folder(spec: TrialSpec, dtype: torch.dtype, cache: Path) -> tuple[str, str 
         with work_folder.lock(target):
             if not target.is_dir():
                 _make(spec, source, dtype, target, _device_map(spec, dtype, cache))
+                # The host looks next at how much memory is free, before it loads the base once more.
+                devices.give_back()
     return str(target), None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from typing import TYPE_CHECKING
 
 from trainables.specs import QuantizationSpec
@@ -18,6 +20,17 @@ def free_bytes() -> int:
     if not torch.cuda.is_available():
         return int(psutil.virtual_memory().available)
     return min(int(torch.cuda.mem_get_info(device)[0]) for device in gpus())
+
+
+def give_back() -> None:
+    """Frees objects that nothing names any more, and gives their memory on GPUs back, so that it counts as free.
+
+    PyTorch keeps the memory of freed tensors for itself until it is told otherwise.
+    """
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def gpus() -> tuple[torch.device, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from cluster.devices import mebibytes
 from cluster.doctor import nvidia_smi
 from cluster.doctor.contract import Asked, Diagnosis, Facts
 
@@ -38,7 +39,8 @@ def judge(facts: Facts, _driver: Facts, asked: Asked) -> Diagnosis:
         return Diagnosis("ok", f"no GPU: trials train on the CPU with {facts['threads']} threads")
     kinds: dict[str, int] = {}
     for gpu in gpus:
-        kind = f"{gpu['name']} with {int(gpu['memory.total']) / 1024:.0f} GiB"
+        size = mebibytes(gpu["memory.total"])
+        kind = f"{gpu['name']} with {'memory of the machine' if size is None else f'{size / 2**30:.0f} GiB'}"
         kinds[kind] = kinds.get(kind, 0) + 1
     seen = f"{', '.join(f'{count} x {kind}' for kind, count in kinds.items())}; driver {gpus[0]['driver_version']}"
     if declared is not None and declared < len(gpus):

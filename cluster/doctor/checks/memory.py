@@ -21,7 +21,8 @@ def judge(facts: Facts, _driver: Facts, asked: Asked) -> Diagnosis:
     on_gpu = bool(facts["gpus"]) and asked.declared_gpus != 0 and asked.uses_gpus
     device: Device = "cuda" if on_gpu else "cpu"
     if on_gpu:
-        free = {f"GPU {gpu['index']}": int(gpu["memory.free"]) * 2**20 for gpu in facts["gpus"]}
+        told = {f"GPU {gpu['index']}": devices.mebibytes(gpu["memory.free"]) for gpu in facts["gpus"]}
+        free = {place: facts["host_free"] if size is None else size for place, size in told.items()}
     else:
         hosts = max(1, asked.cpu_hosts)
         free = {"the machine" if hosts == 1 else f"each of {hosts} hosts": facts["host_free"] // hosts}

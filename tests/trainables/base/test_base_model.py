@@ -66,7 +66,10 @@ def test_an_edited_chat_template_is_read_though_the_quantised_base_is_made_alrea
 ) -> None:
     folder = Path(shutil.copytree(source, tmp_path / "model"))
     spec = on(folder, "nf4")
+    given_back: list[bool] = []
+    monkeypatch.setattr(devices, "give_back", lambda: given_back.append(True))
     base_model.load_tokenizer(spec, tmp_path)
+    assert given_back == [True], "the memory in which it was quantised"
     with monkeypatch.context() as patch:
         patch.setattr(base_model, "_make", None)
         (folder / "chat_template.jinja").write_text("edited")
