@@ -93,7 +93,7 @@ def test_a_process_that_served_from_a_gpu_gives_its_memory_back_before_another_l
     done: list[str] = []
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.empty_cache", lambda: done.append("emptied"))
-    monkeypatch.setattr("cluster.serving.serve", lambda *_: done.append("served") or "")
+    monkeypatch.setattr("cluster.serving.serve", lambda *_: done.append("served"))
     ScoringHost(TrialSpec(trainable="toy")).serve("", {}, "")
     assert done == ["emptied", "served"]
 
