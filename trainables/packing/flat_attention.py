@@ -114,13 +114,23 @@ def _row(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, window: int | None
 ) -> torch.Tensor:
     length, per_key = query.shape[2], query.shape[1] // key.shape[1]
-    if window is None or length <= window:
-        return functional.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scaling, enable_gqa=per_key > 1
-        )
-    # Kernels that take a mask may take no fewer key heads than query heads.
-    key, value = key.repeat_interleave(per_key, dim=1), value.repeat_interleave(per_key, dim=1)
-    place = torch.arange(length, device=query.device)
-    distance = place[:, None] - place[None, :]
-    seen = (distance >= 0) & (distance < window)
-    return functional.scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scaling)
+    seen = None
+    if window is not None and length > window:
+        place = torch.arange(length, device=query.device)
+        distance = place[:, None] - place[None, :]
+        seen = (distance >= 0) & (distance < window)
+    if per_key > 1 and (seen is not None or not takes_fewer_keys(query.device.type, query.dtype)):
+        key, value = key.repeat_interleave(per_key, dim=1), value.repeat_interleave(per_key, dim=1)
+        per_key = 1
+    return functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=seen, is_causal=seen is None, scale=scaling, enable_gqa=per_key > 1
+    )
+
+
+def takes_fewer_keys(device: str, dtype: torch.dtype) -> bool:
+    """Tells whether a kernel that keeps no pairs of tokens takes fewer key heads than query heads, without a mask.
+
+    On GPUs flash attention alone does, which computes in 16 bits; in float32 the kernel that keeps all pairs would be
+    used (torch.nn.functional.scaled_dot_product_attention, PyTorch 2: "only for Flash_attention and math kernel").
+    """
+    return device != "cuda" or dtype.itemsize == 2

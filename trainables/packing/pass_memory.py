@@ -172,6 +172,8 @@ def _flat_saved(base: Base, adapter: AdapterSpec) -> int:
     facts, width = base.facts, base.width
     shapes = blocks.shapes(facts)
     attention, shared = shapes["q_proj"][1], shapes["k_proj"][1]
+    if base.device == "cuda" and width == 4:
+        shared = attention  # See `flat_attention.takes_fewer_keys`.
     norms = 2 * (facts.hidden_size + 1) * 4
     frozen = (2 * attention + 2 * shared + 3 * facts.intermediate_size) * width + 4 * facts.attention_heads
     names = blocks.targets(shapes, adapter)

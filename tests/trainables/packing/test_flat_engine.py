@@ -14,7 +14,7 @@ from trainables import qlora
 from trainables.base.base_model import checkpoint_gradients
 from trainables.contract import Evaluation, Opened, StepRecord
 from trainables.data.dataset import TokenRow
-from trainables.packing import engines, flat_engine
+from trainables.packing import engines, flat_attention, flat_engine
 from trainables.packing.adapter_pack import AdapterPack
 from trainables.packing.dropout import DropoutKey
 from trainables.packing.engine import Engine, Segment
@@ -241,3 +241,24 @@ def test_the_sweep_file_tells_the_engine_and_the_pack_has_it(tmp_path):
         assert qlora.engine(packs.spec().model_copy(update={"model": model})) == name
     nowhere = packs.spec().base_model.model_copy(update={"source": str(tmp_path / "nowhere")})
     assert qlora.engine(packs.spec().model_copy(update={"model": nowhere})) is None
+
+
+def test_keys_that_a_kernel_does_not_share_are_repeated(monkeypatch):
+    assert [flat_attention.takes_fewer_keys(*of) for of in (("cuda", torch.bfloat16), ("cuda", torch.float16))] == [
+        True
+    ] * 2
+    assert flat_attention.takes_fewer_keys("cpu", torch.float32)
+    assert not flat_attention.takes_fewer_keys("cuda", torch.float32)
+    query, key, value = torch.rand(1, 6, 9, 8), torch.rand(1, 2, 9, 8), torch.rand(1, 2, 9, 8)
+    shared, windowed = (flat_attention._row(query, key, value, None, window) for window in (None, 9))
+    monkeypatch.setattr(flat_attention, "takes_fewer_keys", lambda *_: False)
+    whole, given = flat_attention.functional.scaled_dot_product_attention, []
+
+    def kernel(*tensors, **options):
+        given.append(options["enable_gqa"])
+        return whole(*tensors, **options)
+
+    monkeypatch.setattr(flat_attention.functional, "scaled_dot_product_attention", kernel)
+    torch.testing.assert_close(flat_attention._row(query, key, value, None, None), shared)
+    torch.testing.assert_close(windowed, shared)
+    assert given == [False]
