@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sweeps.promotion.gate import CHAMPION, agreement, decide, intervals, tolerance
+from sweeps.promotion.registration import difference
 from trainables.scoring.requests import BASE, Scores
 
 ROWS = 200
@@ -148,3 +149,24 @@ def test_other_rows_do_not_agree():
 )
 def test_the_tolerance_is_per_type_and_hardware(before, now, allowed):
     assert tolerance(before, now) == allowed
+
+
+@pytest.mark.parametrize(
+    ("tokens", "losses", "says"),
+    [
+        ((1, 1, 1, 1), (1.1, 1.0, 1.0, 1.0), None),  # one logit of a label, one step of bfloat16 away
+        ((1, 1, 1, 1), (1.0, 1.4, 1.0, 1.0), "its 4 rows differ by 0.1 per token, row 2 the most, and 0.08 is allowed"),
+        ((9, 9, 9, 9), (1.0, 1.0, 1.7, 1.0), None),
+        (
+            (9, 9, 9, 9),
+            (1.0, 1.0, 1.8, 1.0),
+            "its 4 rows differ by 0.022 per token, row 3 the most, and 0.02 is allowed",
+        ),
+        ((20,), (1.0,), None),
+        ((20,), (1.5,), "its row differs by 0.025 per token, row 1 the most, and 0.02 is allowed"),
+        ((20,), (float("nan"),), "its row differs by nan per token, row 1 the most, and 0.02 is allowed"),
+    ],
+)
+def test_a_served_model_may_differ_by_rounding(tokens, losses, says):
+    told = Scores(row_losses=(1.0,) * 9, row_tokens=(*tokens, *(99,) * (9 - len(tokens))))
+    assert difference(losses, told, 0.02) == says

@@ -216,7 +216,10 @@ def test_a_champion_of_somebody_else_is_refused(champion):
 
 
 def test_a_packaged_model_that_answers_otherwise_is_not_promoted(world, monkeypatch):
-    for losses, match in (([1.0] * 4, "is not what was evaluated: row 1"), ([], "scored none of the rows")):
+    for losses, match in (
+        ([1.0] * 4, "is not what was evaluated: its 4 rows differ by"),
+        ([], "scored none of the rows"),
+    ):
         answer = json.dumps({"losses": losses, "texts": ["x"], "prompts": [True]})
         monkeypatch.setattr(promotions.InProcess, "serve", lambda *_, answer=answer: answer)
         with pytest.raises(Failed, match=f"the packaged model {match}"):
