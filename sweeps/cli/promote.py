@@ -39,7 +39,8 @@ def promote(  # noqa: PLR0913 - its options
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Promote in spite of its state, another base or changed content, but not of the gate."
+            "--force",
+            help="Promote in spite of its state, another base, changed content or a rollback, but not of the gate.",
         ),
     ] = False,
     as_json: Json = False,

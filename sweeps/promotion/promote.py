@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.scoring import Scoring, scoring
-from sweeps.promotion import candidates, content, early_checks, evidence, registration
+from sweeps.promotion import candidates, content, early_checks, evidence, registration, rollback
 from sweeps.promotion.context import Context, PromotionRequest
 from sweeps.promotion.evidence import Contender, Winner
 from sweeps.promotion.gate import Verdict
 from sweeps.promotion.registration import Registered
 from sweeps.tracking.client import Say, answering
 from sweeps.tracking.lookup import Lookup
-from sweeps.tracking.registry import Registry, Version
+from sweeps.tracking.registry import Entry, Registry, Version
 from trainables.scoring.requests import Tell, tell_nobody
 from trainables.specs import TrialSpec
 
@@ -52,7 +52,7 @@ class PromotionResult:
     @property
     def exit_code(self) -> int:
         """0 when the winner was promoted, is champion already, or passes in a dry run; 1 otherwise."""
-        return 0 if self.registered.promoted or (self.dry_run and self.verdict.passed) else 1
+        return 0 if self.registered.promoted or (self.dry_run and not self.reasons) else 1
 
     def as_json(self) -> dict[str, Any]:
         """The data of the line that --json prints."""
@@ -106,7 +106,8 @@ def promote(
             for warning in contender.verdict.warnings:
                 say(f"warning: {warning}")
             show(contender.verdict)
-            registered = _ended_without(context, contender, champion)
+            back = _taken_back(context, contender)
+            registered = _ended_without(context, contender, champion, back)
             if registered is None:
                 winner = Winner(
                     candidate=contender.candidate,
@@ -115,7 +116,7 @@ def promote(
                     base_identity=checked.base_identity,
                     evidence=losses,
                     verdict=contender.verdict,
-                    forced=forced,
+                    forced=forced + ((context.force(_objection(back)),) if back is not None else ()),
                 )
                 registered = registration.register(context, winner, scored, clock())
     return PromotionResult(
@@ -140,7 +141,20 @@ def _context(request: PromotionRequest, say: Say) -> Context:
     return Context(request, settled.policy, settled.objective, settled.model, sweep, lookup, Registry(uri), say)
 
 
-def _ended_without(context: Context, contender: Contender, champion: Version | None) -> Registered | None:
+def _taken_back(context: Context, contender: Contender) -> Entry | None:
+    """The rollback of the winner, if it was the champion until then: people know of it what rows do not show."""
+    model = context.registry.model(context.model)
+    known = None if model is None else context.registry.of_identity(context.model, contender.candidate.identity)
+    return None if model is None or known is None else rollback.taken_back(model, context.alias, known.number)
+
+
+def _objection(back: Entry) -> str:
+    return f"version {back.previous} was rolled back at {rollback.in_words(back.time)} UTC"
+
+
+def _ended_without(
+    context: Context, contender: Contender, champion: Version | None, back: Entry | None
+) -> Registered | None:
     """What a promotion ends with when there is nothing to register; None when the winner is to be registered."""
     if champion is not None and contender.is_champion:
         context.say(f"{context.model} version {champion.number} is the {context.alias} already")
@@ -149,4 +163,9 @@ def _ended_without(context: Context, contender: Contender, champion: Version | N
         context.say("gate: no")
         return Registered()
     context.say(f"gate: {contender.verdict.winner} passes")
+    if back is not None and not context.request.force:
+        alias = "" if context.alias == "champion" else f" --alias {context.alias}"
+        again = f"qsweep rollback --model {context.model} --to {back.previous}{alias}"
+        way_out = f"{again} makes it the {context.alias} again, and so does --force"
+        return Registered(back.previous, reasons=(f"{_objection(back)}: {way_out}",))
     return None

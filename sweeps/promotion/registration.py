@@ -195,6 +195,7 @@ def _move(context: Context, winner: Winner, number: str, now: float) -> Register
         return _overtaken(alias, number)
     registry.point(model, alias, number)
     fault_points.point("promote.after_alias")
+    registry.mark_done(model, entry)
     if not _alias_is_at(context, number):
         return _overtaken(alias, number)
     context.say(f"{alias}: version {number}" + (f" (before: version {before})" if before is not None else ""))

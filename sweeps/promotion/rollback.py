@@ -66,12 +66,14 @@ def _roll_back(registry: Registry, name: str, to: str | None, alias: str, clock:
         if target == now:
             raise SweepError(f"{name}: version {target} is the {alias} already: name another with --to")
         version_files.fetch(Lookup(registry.uri), name, version)
-        registry.remember(name, Entry(clock(), "rollback", alias, target, now, version.tags.get("sweep.id", "")))
+        entry = Entry(clock(), "rollback", alias, target, now, version.tags.get("sweep.id", ""))
+        registry.remember(name, entry)
         fault_points.point("rollback.after_history")
         if now is not None:
             registry.point(name, previous(alias), now)
         fault_points.point("rollback.after_previous")
         registry.point(name, alias, target)
+        registry.mark_done(name, entry)
     return RolledBack(name, alias, target, now)
 
 
@@ -131,6 +133,19 @@ def version_before(model: Model, alias: str) -> str | None:
     return next(iter(_moved(standing, below, now)[-2::-1]), None)
 
 
+def taken_back(model: Model, alias: str, version: str) -> Entry | None:
+    """The rollback by which an alias left a version, where the alias has not been there again since."""
+    left = None
+    for place, entry in enumerate(model.history):
+        if entry.alias != alias or not _is_completed(model, place):
+            continue
+        if entry.previous == version:
+            left = entry if entry.action == "rollback" else None
+        elif entry.version == version:
+            left = None
+    return left
+
+
 def _moved(standing: list[str], below: Mapping[str, list[str]], version: str) -> list[str]:
     """The promotions that stand after the alias moved to a version: those up to it."""
     if version in standing:
@@ -164,13 +179,18 @@ def history(model: Model) -> Table:
     for column in ("when", "what", "alias", "version", "before", "gain", "sweep"):
         shown.add_column(column, justify="right" if column in ("version", "before", "gain") else "left", no_wrap=True)
     for place, entry in enumerate(model.history):
-        when = datetime.fromtimestamp(entry.time, UTC).strftime("%Y-%m-%d %H:%M:%S")
         gain = "" if entry.gain is None else f"{entry.gain:+.4f}"
         done = "" if _is_completed(model, place) else " (not completed)"
         shown.add_row(
-            when, entry.action + done, entry.alias, entry.version, entry.previous or "", gain, entry.sweep
+            in_words(entry.time), entry.action + done, entry.alias, entry.version, entry.previous or "", gain,
+            entry.sweep,
         )  # fmt: skip
     return shown
+
+
+def in_words(time: float) -> str:
+    """A time of the history, in UTC, as people read it."""
+    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def as_json(model: Model) -> dict[str, Any]:
@@ -179,14 +199,22 @@ def as_json(model: Model) -> dict[str, Any]:
         "model": model.name,
         "aliases": dict(model.aliases),
         "history": [
-            {**vars(entry), "completed": _is_completed(model, place)} for place, entry in enumerate(model.history)
+            {name: value for name, value in vars(entry).items() if name != "done"}
+            | {"completed": _is_completed(model, place)}
+            for place, entry in enumerate(model.history)
         ],
     }
 
 
 def _is_completed(model: Model, place: int) -> bool:
-    """Whether the alias moved as an entry says. Entries are written right before it moves, so it may not have."""
+    """Whether the alias moved as an entry says. Entries are written right before it moves, so it may not have.
+
+    Where it is not written down that it did, the next entry tells, or where the alias is now: of a version that was
+    killed in between, or an earlier one. A person may have moved the alias since.
+    """
     entry = model.history[place]
+    if entry.done:
+        return True
     later = [other for other in model.history[place + 1 :] if other.alias == entry.alias]
     return (later[0].previous if later else model.aliases.get(entry.alias)) == entry.version
 

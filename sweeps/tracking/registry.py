@@ -29,6 +29,8 @@ IDENTITY = "promotion.identity"
 STATE = "promotion.state"
 COMPLETE = "complete"
 _HISTORY = "promotion.history."
+_DONE = "promotion.done."
+"""Tags beside those of the history: a version of qsweep that does not know them still reads every entry."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Entry:
 
     None where there was one, and --force promoted without a comparison with it.
     """
+    done: bool = False
+    """Whether it is written down that the alias moved; earlier versions wrote it down of none."""
 
 
 @dataclass(frozen=True)
@@ -190,11 +194,26 @@ class Registry:
         model = self.model(name)
         assert model is not None
         last = model.history[-1] if model.history else None
-        if last is not None and _same(last, entry) and model.aliases.get(entry.alias) != entry.version:
+        has_moved = last is None or last.done or model.aliases.get(entry.alias) == entry.version
+        if last is not None and _same(last, entry) and not has_moved:
             # The same move was tried before and was interrupted before it moved the alias.
             return
-        value = json.dumps({key: value for key, value in vars(entry).items() if value not in (None, "")})
+        told = {key: value for key, value in vars(entry).items() if key != "done" and value not in (None, "")}
+        value = json.dumps(told)
         self._client.set_registered_model_tag(name, f"{_HISTORY}{model.last + 1:04d}", value)
+
+    def mark_done(self, name: str, entry: Entry) -> None:
+        """Writes down that the alias moved as the last entry says, if that one says the same.
+
+        Where MLflow fails at it, the next entry tells. An error would say that nothing has moved, and whoever then
+        rolls back again goes one version too far.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with suppress(MlflowException, SweepError):
+            model = self.model(name)
+            if model is not None and model.history and _same(model.history[-1], entry):
+                self._client.set_registered_model_tag(name, f"{_DONE}{model.last:04d}", "1")
 
     def forget_last(self, name: str, entry: Entry) -> None:
         """Removes the last entry if it says the same: the alias did not move."""
@@ -263,7 +282,8 @@ def _model(raw: Any) -> Model:
     for key in keys:
         # A tag that somebody else has changed must not make this fail.
         with suppress(ValueError, TypeError):
-            entries.append(Entry(**json.loads(raw.tags[key])))
+            is_done = f"{_DONE}{key.removeprefix(_HISTORY)}" in raw.tags
+            entries.append(Entry(**json.loads(raw.tags[key]) | {"done": is_done}))
     return Model(raw.name, {alias: str(number) for alias, number in raw.aliases.items()}, tuple(entries), _last(keys))
 
 

@@ -177,7 +177,7 @@ def test_a_whole_version_that_was_changed_since_is_neither_promoted_again_nor_go
     run(champion.sweep("second"))
     rollback(MODEL, None, "champion", champion.uri)
     (package_of(champion, "2") / "served.py").write_text("raise SystemExit")
-    refused(champion, "the files of version 2 are not those that were promoted")
+    refused(champion, "the files of version 2 are not those that were promoted", force=True)
     with pytest.raises(SweepError, match="the files of version 2 are not those"):
         rollback(MODEL, "2", "champion", champion.uri)
     assert champion.aliases()["champion"] == "1"
