@@ -13,7 +13,7 @@ def models(model: Model = None, tracking_uri: Store = None, as_json: Json = Fals
     with mistakes():
         shown = show_models(model, tracking_uri)
     if as_json:
-        print(json.dumps(shown))
+        print(json.dumps({"models": shown}))
 
 
 def show_models(model: str | None, tracking_uri: str | None) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -72,7 +73,7 @@ def _promote(sweep: Sweep, result: Result) -> tuple[int, dict[str, Any]]:
         with mistakes(""), raising_on_signals():
             outcome = show_promotion(request_of(str(result.folder), {}, tracking_uri=sweep.config.tracking.uri))
     except Interrupted as interrupted:
-        say(f"interrupted: {ALIAS_IS_WHOLE}; qsweep promote {result.folder} does what is left")
+        say(f"interrupted: {ALIAS_IS_WHOLE}; qsweep promote {shlex.quote(str(result.folder))} does what is left")
         return interrupted.exit_code, {"promotion": None, "not_promoted": "interrupted"}
     except typer.Exit:
         return 1, {"promotion": None, "not_promoted": "failed"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from contextlib import AbstractContextManager
@@ -67,7 +68,7 @@ def show(sweep: Sweep, result: Result) -> None:
 
 
 def _next_steps(sweep: Sweep, result: Result) -> list[str]:
-    uri = without_password(sweep.config.tracking.uri)
+    uri, folder = without_password(sweep.config.tracking.uri), shlex.quote(str(result.folder))
     lines = []
     mirror = result.mirror
     lost = None if mirror is None else mirror.lost
@@ -75,14 +76,14 @@ def _next_steps(sweep: Sweep, result: Result) -> list[str]:
         lines += ["", f"error: {result.failure or lost}"]
     may_go_on = not result.is_folder_gone and lost is None
     if (result.stopped_by is not None or result.failure is not None) and may_go_on:
-        lines += ["go on with:", f"  {command('qsweep')} resume {result.folder}"]
+        lines += ["go on with:", f"  {command('qsweep')} resume {folder}"]
     if result.undelivered and not result.is_folder_gone:
         events = counted(result.undelivered, "event")
         lines += [f"MLflow ({uri}) lacks {events}; send the rest, there or elsewhere, with:"]
-        lines += [f"  {command('qsweep')} resume {result.folder} [--tracking-uri URI]"]
+        lines += [f"  {command('qsweep')} resume {folder} [--tracking-uri URI]"]
     if mirror is not None and mirror.behind is not None and not result.is_folder_gone:
         lines += [f"{mirror.uri} lacks {mirror.behind}; send the rest with:"]
-        lines += [f"  {command('qsweep')} resume {result.folder}"]
+        lines += [f"  {command('qsweep')} resume {folder}"]
     elif mirror is not None and mirror.is_whole:
         lines.append(f"the whole folder is on {mirror.uri}")
     if result.refused and not result.is_folder_gone:
@@ -92,7 +93,7 @@ def _next_steps(sweep: Sweep, result: Result) -> list[str]:
     if best is not None and best.adapter is not None:
         lines += ["", "the best adapter:", f"  {result.folder / best.adapter / 'adapter'}"]
     if result.parent_run is not None:
-        way = f"{command('qsweep')} ui {from_here(result.folder)}"
+        way = f"{command('qsweep')} ui {shlex.quote(from_here(result.folder))}"
         if is_web(uri):
             way = ui_links.saved_view(uri, str(result.experiment_id), result.sweep_id)
         lines += ["compare the trials in MLflow:", f"  {way}"]
@@ -101,7 +102,7 @@ def _next_steps(sweep: Sweep, result: Result) -> list[str]:
 
 def command(name: str) -> str:
     """The shortest path of a command of this environment that works from the current folder."""
-    return from_here(Path(sys.executable).parent / name)
+    return shlex.quote(from_here(Path(sys.executable).parent / name))
 
 
 def from_here(path: Path) -> str:

@@ -279,7 +279,7 @@ def test_the_commands_print_what_happened(server, monkeypatch):
     assert invoke("promote", "second", "--model", "printed", "--json")[0] == 0
     code, err, out = invoke("models", "--model", "printed", "--json")
     assert code == 0
-    assert json.loads(out)[0]["aliases"] == {"challenger": "1", "champion": "1"}
+    assert json.loads(out)["models"][0]["aliases"] == {"challenger": "1", "champion": "1"}
     assert [line.split()[:2] for line in err.splitlines() if line.startswith("printed")] == [
         ["printed", "challenger"], ["printed", "champion"],
     ]  # fmt: skip

@@ -32,11 +32,12 @@ def told(
     is_gone: bool = False,
     undelivered: int = 0,
     refused: int = 0,
+    folder: str = "/results/x",
 ) -> str:
     whole = record(events)
     result = Result(
         sweep_id="x-1",
-        folder=Path("/results/x"),
+        folder=Path(folder),
         record=whole,
         stopped_by=stopped_by,
         failure="the folder is gone" if is_gone else None,
@@ -60,6 +61,10 @@ def test_an_interrupted_sweep_tells_the_best_so_far_and_no_plan(capsys: pytest.C
     assert "best so far: t00, eval_loss 1.2500 at step 9: trials were interrupted, and none has completed" in text
     assert "no trial completed" not in text
     assert "planned:" not in text
+
+
+def test_a_command_can_be_copied_where_a_folder_has_a_blank(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "qsweep resume '/results/my x'\n" in told(capsys, INTERRUPTED, signal.SIGINT, folder="/results/my x")
 
 
 def test_a_whole_sweep_tells_its_best_and_how_far_the_plan_was_off(capsys: pytest.CaptureFixture[str]) -> None:

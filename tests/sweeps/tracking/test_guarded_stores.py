@@ -47,7 +47,7 @@ def test_a_sweep_is_looked_for_with_the_password(uri):
 
 def test_models_are_listed_with_the_password(uri, tmp_path):
     done = qsweep(tmp_path, "models", "--tracking-uri", uri, "--json")
-    assert (done.returncode, json.loads(done.stdout.splitlines()[-1])) == (0, []), done.stderr
+    assert (done.returncode, json.loads(done.stdout.splitlines()[-1])) == (0, {"models": []}), done.stderr
 
 
 @pytest.mark.parametrize(
