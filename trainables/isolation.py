@@ -46,8 +46,18 @@ def isolated(
 
 def is_sticky(error: Exception) -> bool:
     """Whether the whole process is spoilt: after a CUDA error other than a lack of memory, every later call fails."""
+    return "CUDA error" in str(error) and not lacks_memory(error)
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether memory was missing, in the words of Python, PyTorch, cuBLAS or cuDNN.
+
+    cuBLAS says "not initialised" when it finds no memory for its own handle, which a thread makes at its first product.
+    """
     text = str(error)
-    return "CUDA error" in text and "out of memory" not in text
+    is_missing = "out of memory" in text.lower() or "can't allocate" in text or "_STATUS_ALLOC_FAILED" in text
+    has_no_handle = "CUBLAS_STATUS_NOT_INITIALIZED" in text and "cublasCreate" in text
+    return isinstance(error, MemoryError) or is_missing or has_no_handle
 
 
 def failure_of(error: Exception) -> Failure:
@@ -55,6 +65,6 @@ def failure_of(error: Exception) -> Failure:
     text, name = str(error), type(error).__name__
     if isinstance(error, InfeasibleError):
         return Failure(kind="infeasible", message=text or name)
-    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate" in text:
+    if lacks_memory(error):
         return Failure(kind="out_of_memory", message=text.split("\n")[0] or name)
     return Failure(kind="failed", message=f"{name}: {text}" if text else name)

@@ -11,7 +11,31 @@ from hypothesis import strategies as st
 
 from trainables.contract import Failure
 from trainables.errors import DataError, InfeasibleError
-from trainables.isolation import failure_of, isolated
+from trainables.isolation import failure_of, is_sticky, isolated
+
+NO_MEMORY = (
+    "CUDA error: out of memory",
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
+@pytest.mark.parametrize("words", NO_MEMORY)
+def test_a_lack_of_memory_spoils_no_process(words):
+    assert not is_sticky(RuntimeError(words))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: an illegal memory access was encountered",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasSgemm`",
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_any_other_cuda_error_spoils_the_process(words):
+    assert is_sticky(RuntimeError(words))
 
 
 class Shared:
@@ -125,6 +149,7 @@ def test_interrupts_are_nobodys_failure():
             "out_of_memory",
             "[enforce fail] DefaultCPUAllocator: can't allocate memory",
         ),
+        *((RuntimeError(words), "out_of_memory", words) for words in NO_MEMORY),
         (DataError("row 3: no column x"), "failed", "DataError: row 3: no column x"),
         (ZeroDivisionError("division by zero"), "failed", "ZeroDivisionError: division by zero"),
         (AssertionError(), "failed", "AssertionError"),

@@ -20,7 +20,7 @@ from trainables import qlora_metrics
 from trainables.base import base_model
 from trainables.contract import Evaluation, Failure, Opened, StepRecord
 from trainables.data import dataset
-from trainables.isolation import failure_of, is_sticky, isolated
+from trainables.isolation import failure_of, is_sticky, isolated, lacks_memory
 from trainables.learning_rates import learning_rate
 from trainables.packing import adapter_files, kept_evaluation
 from trainables.packing.at_once import AtOnce
@@ -139,11 +139,21 @@ class AdapterPack:
         return {slot: self._try_update(self._slots[slot], batches[slot], losses[slot], elapsed) for slot in slots}
 
     def _train(self, labels: Mapping[int, int], together: Sequence[Segment]) -> dict[int, float]:
-        """Adds the gradients of one pass. Returns each slot's part of its loss, of which `labels` is the divisor."""
-        token_losses = self._engine.token_losses(together)
+        """Adds the gradients of one pass. Returns each slot's part of its loss, of which `labels` is the divisor.
+
+        Where a pass of several slots lacks memory, those of later steps have at most half as many tokens.
+        """
         own = [segment.slot for segment in together if segment.slot is not None]
-        means = torch.stack([of.sum() / labels[slot] for slot, of in zip(own, token_losses, strict=True)])
-        means.sum().backward()
+        try:
+            token_losses = self._engine.token_losses(together)
+            means = torch.stack([of.sum() / labels[slot] for slot, of in zip(own, token_losses, strict=True)])
+            means.sum().backward()
+        except Exception as error:
+            if len(together) > 1 and lacks_memory(error):
+                # Else each later step would fail here once more, and be done over.
+                fewer = self._engine.at_once * (self._engine.pass_tokens(together) // 2)
+                self._pass_tokens = min(self._pass_tokens, fewer)
+            raise
         return dict(zip(own, means.tolist(), strict=True))
 
     def _try_update(

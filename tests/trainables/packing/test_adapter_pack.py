@@ -90,6 +90,29 @@ def test_more_trials_than_saturate_a_device_train_in_several_passes(monkeypatch,
     assert (max(count for count, _ in sizes) > 1) == (most > 1)
 
 
+def test_a_pass_that_lacks_memory_is_tried_at_that_size_only_once(monkeypatch):
+    sizes, fitting = [], 2
+
+    def told(engine, segments):
+        sizes.append(len(segments))
+        if len(segments) > fitting:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    packs.before_passes(monkeypatch, told)
+    pack = packs.pack()
+    monkeypatch.setattr(pack._engine, "at_once", 1)
+    for slot in range(4):
+        pack.open(slot, packs.spec(seed=slot))
+    assert all(isinstance(record, StepRecord) for record in pack.step(range(4)).values())
+    assert sizes[0] == 4
+    sizes.clear()
+    pack.step(range(4))
+    assert sum(sizes) == 4, "no pass was tried in vain"
+    before, fitting = pack._pass_tokens, 0
+    assert pack.step([0])[0].kind == "out_of_memory"
+    assert pack._pass_tokens == before, "a trial that does not fit alone says nothing of the others"
+
+
 def test_trial_computes_the_same_under_gradient_checkpointing(monkeypatch):
     """`auto` switches it on for the largest trial of the space, once the base is there."""
     expected, _ = alone()
