@@ -24,6 +24,8 @@ from trainables.specs import TrialSpec
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 
 DEADLINE = 500.0
+TWO = "cluster.slots_per_host=2"
+"""Trials side by side, and not more: Python takes seconds to start the process of each."""
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +43,11 @@ def home(tmp_path, empty_database) -> Path:
 
 @pytest.fixture
 def start(tmp_path, cache):
-    """Starts `qsweep launch WORDS` in the test's folder; nothing of it outlives the test."""
+    """Starts `qsweep launch WORDS`, or another verb, in the test's folder; nothing of it outlives the test."""
     started = []
 
-    def start(*words: str) -> runs.Run:
-        started.append(runs.start(tmp_path, "launch", *words, QSWEEP_CACHE=str(cache)))
+    def start(*words: str, verb: str = "launch") -> runs.Run:
+        started.append(runs.start(tmp_path, verb, *words, QSWEEP_CACHE=str(cache)))
         return started[-1]
 
     yield start
@@ -79,41 +81,58 @@ def specs(sweep: Path) -> dict[str, TrialSpec]:
     }
 
 
-def mlflow_runs(folder: Path) -> dict[str | None, list]:
-    """Runs by trial key; None stands for the parents."""
+def mlflow_runs(folder: Path, sweep: str | None = None) -> dict[str | None, list]:
+    """Runs by trial key, of one sweep or of all; None stands for the parents."""
     client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
     experiments = [found.experiment_id for found in client.search_experiments()]
     found: dict[str | None, list] = {}
-    for run in client.search_runs(experiments, max_results=1000):
+    of = f"tags.`sweep.id` = '{sweep}'" if sweep is not None else ""
+    for run in client.search_runs(experiments, of, max_results=1000):
         found.setdefault(run.data.tags.get("sweep.trial_key"), []).append(run)
     return found
 
 
-def statuses(folder: Path) -> dict[str, set[str]]:
+def statuses(folder: Path, sweep: str | None = None) -> dict[str, set[str]]:
     """sweep.state -> run statuses of the trials in it."""
     table: dict[str, set[str]] = {}
-    for key, found in mlflow_runs(folder).items():
+    for key, found in mlflow_runs(folder, sweep).items():
         if key is not None:
             for run in found:
                 table.setdefault(run.data.tags["sweep.state"], set()).add(run.info.status)
     return table
 
 
-def test_a_toy_sweep_is_the_same_in_its_answer_its_events_and_mlflow(start, home):
-    answer = succeeded(start("toy", "budget.trials=8", "seed=3"))
-    sweep = home / "results" / "toy"
+def test_two_launches_of_one_name_at_once_get_two_folders_and_share_a_new_database(start, tmp_path):
+    """Of each its answer, its events and MLflow say the same. The second one stops no trial early: each runs to its
+    end, and once it has finished, one more is asked for."""
+    fifo = ("budget.trials=5", "scheduler.kind=fifo", "seed=4")
+    both = [start("toy", "budget.trials=8", "seed=3", TWO), start("toy", *fifo, TWO)]
+    answers = [succeeded(run) for run in both]
+    assert_every_trial_ran_to_its_end(answers[1], 5)
+    assert {answer["dir"] for answer in answers} == {str(tmp_path / "results" / name) for name in ("toy", "toy-2")}
+    assert len({answer["sweep"] for answer in answers}) == 2
+    for answer, trials in zip(answers, (8, 5), strict=True):
+        runs.assert_whole(Path(answer["dir"]), f"sqlite:///{tmp_path}/mlflow.db", trials)
+    parents = {run.info.run_id: run for run in mlflow_runs(tmp_path)[None]}
+    assert parents.keys() == {answer["parent_run"] for answer in answers}
+    assert len({run.info.experiment_id for run in parents.values()}) == 1
+    for run in both:
+        assert "tracking:" not in run.err.read_text()
+        assert "INFO" not in run.err.read_text()
+    assert_a_toy_sweep_is_the_same_everywhere(answers[0], tmp_path, parents[answers[0]["parent_run"]])
+    assert_a_finished_sweep_goes_on_for_one_more_trial(start, Path(answers[1]["dir"]))
+
+
+def assert_a_toy_sweep_is_the_same_everywhere(answer: dict, home: Path, parent) -> None:
+    sweep = Path(answer["dir"])
     assert answer.keys() == {
         *("sweep", "dir", "parent_run", "trials", "states", "best", "base", "comparisons", "spent", "planned")
     }
-    assert answer["dir"] == str(sweep)
     assert answer["trials"] == sum(answer["states"].values()) == 8
     assert answer["states"].keys() <= {"COMPLETED", "STOPPED"}
     assert "STOPPED" in answer["states"], "early stopping stopped nobody"
-    runs.assert_whole(sweep, f"sqlite:///{home}/mlflow.db", 8)
     runs.assert_every_step_once(sweep)
-    assert statuses(home) == {"COMPLETED": {"FINISHED"}, "STOPPED": {"FINISHED"}}
-    (parent,) = mlflow_runs(home)[None]
-    assert parent.info.run_id == answer["parent_run"]
+    assert statuses(home, answer["sweep"]) == {"COMPLETED": {"FINISHED"}, "STOPPED": {"FINISHED"}}
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["sweep.id"] == answer["sweep"]
     assert_best_is_the_lowest_curve(answer, sweep)
@@ -124,6 +143,17 @@ def test_a_toy_sweep_is_the_same_in_its_answer_its_events_and_mlflow(start, home
     told = answer["comparisons"]
     assert [other["unknown"] for other in told["trials"]] == ["1 evaluation row, at least 10 are needed"] * 7
     assert "differs" not in parent.data.tags["mlflow.note.content"], "one evaluation row tells nothing"
+
+
+def assert_a_finished_sweep_goes_on_for_one_more_trial(start, sweep: Path) -> None:
+    again = start(str(sweep), verb="resume")
+    assert (ended(again), again.err.read_text().count("finished already")) == (0, 1)
+    extended = start(str(sweep), "budget.trials=6", verb="extend")
+    assert ended(extended) == 0
+    assert f"qsweep resume {sweep} goes on with it" in extended.err.read_text()
+    succeeded(start(str(sweep), verb="resume"))
+    assert runs.record(sweep).counts() == {"COMPLETED": 6}
+    assert runs.record(sweep).is_finished
 
 
 def assert_what_was_spent_is_told(answer: dict, sweep: Path, parent) -> None:
@@ -152,7 +182,8 @@ def assert_best_is_the_lowest_curve(answer: dict, sweep: Path) -> None:
 
 def assert_mlflow_agrees_on_the_best(answer: dict, folder: Path) -> None:
     best = answer["best"]
-    (run,) = mlflow_runs(folder)[best["trial_key"]]
+    trials = mlflow_runs(folder, answer["sweep"])
+    (run,) = trials[best["trial_key"]]
     assert run.info.run_id == best["run_id"]
     assert run.data.metrics["best_eval_loss"] == best["value"]
     assert run.data.metrics["best_step"] == best["step"]
@@ -162,10 +193,7 @@ def assert_mlflow_agrees_on_the_best(answer: dict, folder: Path) -> None:
     adapter = folder / "mlartifacts" / best["run_id"] / "artifacts" / "adapter" / "toy_adapter.json"
     assert json.loads(adapter.read_text())["step"] == best["step"]
     lowest = min(
-        run.data.metrics["best_eval_loss"]
-        for key, found in mlflow_runs(folder).items()
-        if key is not None
-        for run in found
+        run.data.metrics["best_eval_loss"] for key, found in trials.items() if key is not None for run in found
     )
     assert lowest == best["value"]
 
@@ -173,7 +201,7 @@ def assert_mlflow_agrees_on_the_best(answer: dict, folder: Path) -> None:
 def test_a_trial_that_diverges_is_failed_and_an_infeasible_one_is_replaced(start, home):
     space = "{adapter.r: {choice: [300, 8]}, training.learning_rate: {choice: [3.0e-4, 0.05]}}"
     grid = ["searcher.kind=grid", "scheduler.kind=fifo", f"search_space={space}", "budget.trials=3"]
-    answer = succeeded(start("toy", *grid))
+    answer = succeeded(start("toy", *grid, TWO))
     assert answer["states"] == {"COMPLETED": 2, "DIVERGED": 1, "INFEASIBLE": 2}
     assert answer["trials"] == 5
     assert statuses(home) == {"COMPLETED": {"FINISHED"}, "DIVERGED": {"FAILED"}}, "what never trained is no run"
@@ -192,7 +220,7 @@ def test_a_trial_that_diverges_is_failed_and_an_infeasible_one_is_replaced(start
 
 def test_infeasible_points_are_replaced_so_often_and_then_the_sweep_ends_in_order(start, home):
     space = "search_space={adapter.r: {randint: [257, 100000]}}"
-    run = start("toy", space, "budget.trials=3", "searcher.start_with_default=false")
+    run = start("toy", space, "budget.trials=3", "searcher.start_with_default=false", TWO)
     assert ended(run) == 1, "there is no best trial"
     answer, found = run.answer(), runs.record(home / "results" / "toy")
     # Trials that were handed out with the last one may be infeasible too.
@@ -203,28 +231,13 @@ def test_infeasible_points_are_replaced_so_often_and_then_the_sweep_ends_in_orde
     assert list(mlflow_runs(home)) == [None]
 
 
-def test_ctrl_c_ends_in_order(start, home):
-    run = start("toy", "budget.trials=6", "cluster.slots_per_host=2", "training.step_seconds=0.2")
-    sweep = home / "results" / "toy"
-    runs.wait_for(lambda: runs.reports(sweep) >= 1, run)
-    os.killpg(run.process.pid, signal.SIGINT)  # a terminal sends it to all processes of the command
-    assert ended(run) == 130, run.err.read_text()
-    found = runs.record(sweep)
-    assert found.ended.reason == "interrupted"
-    assert run.answer()["states"]["PAUSED"] >= 1
-    assert {r.info.status for all_of_it in mlflow_runs(home).values() for r in all_of_it} <= {"FINISHED", "KILLED"}
-    assert statuses(home)["PAUSED"] == {"KILLED"}
-    (parent,) = mlflow_runs(home)[None]
-    assert (parent.info.status, parent.data.tags["sweep.state"]) == ("KILLED", "interrupted")
-
-
-@pytest.mark.parametrize("long_enough", [("20s", "90s", "400s")], ids=["wall_clock"])
+@pytest.mark.parametrize("long_enough", [("30s", "90s", "400s")], ids=["wall_clock"])
 def test_a_budget_that_is_used_up_ends_in_order(start, home, long_enough):
     """The budget counts from the launch: on a slow machine a short one is over before the first report."""
     for wall_clock in long_enough:
         name = f"name=b{wall_clock}"
         endless = ["budget.steps_per_trial=100000", "training.step_seconds=0.05", f"budget.wall_clock={wall_clock}"]
-        run = start("toy", name, *endless, "budget.trials=3", "cluster.slots_per_host=2")
+        run = start("toy", name, *endless, "budget.trials=3", TWO)
         code, answer = ended(run), run.answer()
         if answer["best"] is not None:
             break
@@ -242,22 +255,6 @@ def test_a_budget_that_is_used_up_ends_in_order(start, home, long_enough):
         assert ends in {("STOPPED", "KILLED"), ("STOPPED", "FINISHED")}
     assert found[answer["best"]["trial_key"]].info.status == "KILLED"
     assert (found[None].info.status, found[None].data.tags["sweep.state"]) == ("FINISHED", "budget")
-
-
-def test_two_launches_of_one_name_at_once_get_two_folders_and_share_a_new_database(start, tmp_path):
-    """The second one stops no trial early: each runs to its end."""
-    both = [start("toy", "budget.trials=3", "seed=1"), start("toy", "budget.trials=5", "scheduler.kind=fifo", "seed=4")]
-    answers = [succeeded(run) for run in both]
-    assert_every_trial_ran_to_its_end(answers[1], 5)
-    assert {answer["dir"] for answer in answers} == {str(tmp_path / "results" / name) for name in ("toy", "toy-2")}
-    assert len({answer["sweep"] for answer in answers}) == 2
-    for answer, trials in zip(answers, (3, 5), strict=True):
-        runs.assert_whole(Path(answer["dir"]), f"sqlite:///{tmp_path}/mlflow.db", trials)
-    assert {run.info.run_id for run in mlflow_runs(tmp_path)[None]} == {answer["parent_run"] for answer in answers}
-    assert len({run.info.experiment_id for run in mlflow_runs(tmp_path)[None]}) == 1
-    for run in both:
-        assert "tracking:" not in run.err.read_text()
-        assert "INFO" not in run.err.read_text()
 
 
 def assert_every_trial_ran_to_its_end(answer: dict, trials: int) -> None:
@@ -338,16 +335,3 @@ def pickles(folder: Path) -> list[Path]:
             if pickled or head == b"PK\x03\x04" or path.suffix in (".pkl", ".pickle", ".pt", ".pth"):
                 found.append(path)
     return found
-
-
-def test_rows_that_leave_nothing_to_learn_are_the_users_mistake(start, home):
-    tiny_sweeps.write(home)
-    run = start("sweep.yaml", "data.max_length=8")
-    assert ended(run) == 2, run.err.read_text()
-    told = run.err.read_text()
-    assert "error: data.train: " in told
-    assert "none of 20 rows has a token to learn: raise data.max_length = 8" in told
-    assert run.out.read_text() == ""
-    assert runs.record(home / "results" / "tiny").ended.reason == "failed"
-    (parent,) = mlflow_runs(home)[None]
-    assert parent.info.status == "FAILED"

@@ -17,7 +17,8 @@ SPACE = "search_space={adapter.r: {choice: [2, 8, 32, 128]}}"
 def test_two_objectives_give_a_pareto_set(tmp_path, empty_database):
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     words = ["toy", OBJECTIVE, SPACE, "searcher={kind: grid, start_with_default: false}", "scheduler={kind: fifo}"]
-    run = runs.start(tmp_path, "launch", *words, "budget.trials=4", "budget.steps_per_trial=9")
+    short = ("budget.trials=4", "budget.steps_per_trial=9", "cluster.slots_per_host=2")
+    run = runs.start(tmp_path, "launch", *words, *short)
     assert run.wait() == 0, run.err.read_text()
     answer = run.answer()
 

@@ -17,8 +17,12 @@ import pytest
 
 from sweeps.record.events import RequestAnswered, TrialState
 
-# Two trials side by side that no scheduler stops, and that outlast the commands also on a machine that is busy.
-SLOW = ["toy", "scheduler.kind=fifo", "budget.trials=2", "cluster.slots_per_host=2", "training.step_seconds=5"]
+# Two trials side by side that no scheduler stops. They outlast the commands on any machine, and a step does not take
+# long, because who stops a trial waits for it.
+SLOW = [
+    "toy", "scheduler.kind=fifo", "budget.trials=2", "budget.steps_per_trial=10000", "cluster.slots_per_host=2",
+    "training.step_seconds=0.3",
+]  # fmt: skip
 
 
 def qsweep(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -78,16 +82,29 @@ def test_a_sweep_goes_on_by_its_name_as_it_is_asked_after_by_its_name(tmp_path: 
 
 @pytest.mark.ray
 @pytest.mark.timeout(900)
-def test_a_trial_and_then_the_sweep_are_stopped_from_outside(tmp_path: Path, launch: Callable[..., runs.Run]) -> None:
-    run = launch("launch", *SLOW)
+def test_hosts_are_taken_and_given_back_and_a_trial_and_then_the_sweep_are_stopped_from_outside(
+    tmp_path: Path, launch: Callable[..., runs.Run]
+) -> None:
+    run = launch("launch", *SLOW, "budget.trials=3", "cluster.slots_per_host=1", "cluster.hosts=1")
     sweep = tmp_path / "results" / "toy"
-    runs.wait_for(lambda: len(runs.record(sweep).trials) >= 1, run)
-    runs.wait_for(lambda: len(runs.record(sweep).trials) == 2, run)
+    runs.wait_for(lambda: runs.record(sweep).counts() == {"RUNNING": 1}, run)
+
+    def extend(hosts: int) -> None:
+        assert qsweep(tmp_path, "extend", "toy", f"cluster.hosts={hosts}").returncode == 0
+        runs.wait_for(lambda: hosts_of(sweep) == hosts, run)
+
+    extend(2)
+    runs.wait_for(lambda: runs.record(sweep).counts() == {"RUNNING": 2}, run)
     status = qsweep(tmp_path, "status", "toy", "--json")
     assert answer(status)["state"] == "RUNNING"
     assert answer(status)["hosts"]["slots"] == 2
-    key = next(trial.trial_key for trial in runs.record(sweep).trials.values() if trial.number == 1)
+    extend(1)
+    # The trial that moved waits for a slot; it is no loss.
+    assert runs.record(sweep).counts() == {"RUNNING": 2}
+    assert "is wanted" in run.err.read_text()
+    extend(2)
 
+    key = next(trial.trial_key for trial in runs.record(sweep).trials.values() if trial.number == 1)
     stopped = qsweep(tmp_path, "stop", "toy", "t01", "--json")
     assert (stopped.returncode, answer(stopped)["accepted"]) == (0, True)
     runs.wait_for(lambda: runs.record(sweep).trials[key].state is TrialState.STOPPED, run)
@@ -100,18 +117,38 @@ def test_a_trial_and_then_the_sweep_are_stopped_from_outside(tmp_path: Path, lau
     assert qsweep(tmp_path, "stop", str(sweep)).returncode == 0
     assert run.wait() == 130
     assert "go on with" in run.err.read_text()
-    told = [event for event in runs.events(sweep) if isinstance(event, RequestAnswered)]
-    assert [event.is_accepted for event in told] == [True, False, True]
+    told = answered(sweep)
+    assert [event.is_accepted for event in told] == [True, True, True, True, False, True]
     assert answer(qsweep(tmp_path, "status", "toy", "--json"))["state"] == "INTERRUPTED"
     assert qsweep(tmp_path, "stop", "toy").returncode == 2
 
     following = launch("resume", str(sweep))
-    runs.wait_for(lambda: runs.record(sweep).counts().get("RUNNING") == 1, following)
-    assert qsweep(tmp_path, "stop", "toy").returncode == 0
-    assert following.wait() == 130
-    # The trial that was stopped is not taken up again, and the requests are not answered twice.
+    runs.wait_for(lambda: runs.record(sweep).drivers == 2 and hosts_of(sweep) == 2, following)
+    # The trial that was stopped is not taken up again: the third one has its slot.
+    runs.wait_for(lambda: runs.record(sweep).counts() == {"RUNNING": 2, "STOPPED": 1}, following)
+    os.killpg(following.process.pid, signal.SIGINT)  # a terminal sends it to all processes of the command
+    assert_ended_in_order(following, sweep, f"sqlite:///{tmp_path}/mlflow.db")
     assert runs.record(sweep).trials[key] == trial
-    assert sum(isinstance(event, RequestAnswered) for event in runs.events(sweep)) == 4
+    # Nor are the requests answered twice; Ctrl-C was one more.
+    assert (answered(sweep)[:-1], answered(sweep)[-1].is_accepted) == (told, True)
+    runs.assert_every_step_once(sweep)
+
+
+def answered(sweep: Path) -> list[RequestAnswered]:
+    return [event for event in runs.events(sweep) if isinstance(event, RequestAnswered)]
+
+
+def assert_ended_in_order(run: runs.Run, sweep: Path, uri: str) -> None:
+    """After Ctrl-C, with trials that go on."""
+    assert run.wait() == 130, run.err.read_text()
+    assert "Traceback" not in run.err.read_text()
+    assert runs.record(sweep).ended.reason == "interrupted"
+    assert run.answer()["states"]["PAUSED"] >= 1
+    found: dict[str, set[str]] = {}
+    for each in runs.assert_none_running(sweep, uri):
+        found.setdefault(each.data.tags["sweep.state"], set()).add(each.info.status)
+    assert set().union(*found.values()) <= {"FINISHED", "KILLED"}
+    assert (found["PAUSED"], found["interrupted"]) == ({"KILLED"}, {"KILLED"})
 
 
 @pytest.mark.ray
@@ -151,48 +188,6 @@ def test_a_point_and_a_trial_more_are_asked_for_from_outside_and_survive_a_kill(
     assert qsweep(tmp_path, "stop", "toy").returncode == 0
     assert following.wait() == 130
     assert len(runs.record(sweep).added) == 1
-
-
-@pytest.mark.ray
-@pytest.mark.timeout(900)
-def test_a_finished_sweep_is_extended_and_goes_on(tmp_path: Path, launch: Callable[..., runs.Run]) -> None:
-    assert launch("launch", "toy", "budget.trials=1", "budget.steps_per_trial=3").wait() == 0
-    sweep = tmp_path / "results" / "toy"
-    assert qsweep(tmp_path, "resume", "toy").stderr.count("finished already") == 1
-    extended = qsweep(tmp_path, "extend", "toy", "budget.trials=2")
-    assert extended.returncode == 0
-    assert f"qsweep resume {sweep} goes on with it" in extended.stderr
-    assert launch("resume", str(sweep)).wait() == 0
-    assert runs.record(sweep).counts() == {"COMPLETED": 2}
-    assert runs.record(sweep).is_finished
-
-
-@pytest.mark.ray
-@pytest.mark.timeout(900)
-def test_hosts_are_taken_and_given_back_while_a_sweep_runs(tmp_path: Path, launch: Callable[..., runs.Run]) -> None:
-    run = launch("launch", *SLOW, "cluster.slots_per_host=1", "cluster.hosts=1")
-    sweep = tmp_path / "results" / "toy"
-    runs.wait_for(lambda: runs.record(sweep).counts() == {"RUNNING": 1}, run)
-
-    def extend(hosts: int, driven_by: runs.Run) -> None:
-        assert qsweep(tmp_path, "extend", "toy", f"cluster.hosts={hosts}").returncode == 0
-        runs.wait_for(lambda: hosts_of(sweep) == hosts, driven_by)
-
-    extend(2, run)
-    runs.wait_for(lambda: runs.record(sweep).counts() == {"RUNNING": 2}, run)
-    extend(1, run)
-    # The trial that moved waits for a slot; it is no loss.
-    assert runs.record(sweep).counts() == {"RUNNING": 2}
-    assert "is wanted" in run.err.read_text()
-    extend(2, run)
-    assert qsweep(tmp_path, "stop", "toy").returncode == 0
-    assert run.wait() == 130
-    following = launch("resume", str(sweep))
-    runs.wait_for(lambda: runs.record(sweep).drivers == 2 and hosts_of(sweep) == 2, following)
-    runs.wait_for(lambda: runs.record(sweep).counts() == {"RUNNING": 2}, following)
-    assert qsweep(tmp_path, "stop", "toy").returncode == 0
-    assert following.wait() == 130
-    runs.assert_every_step_once(sweep)
 
 
 def hosts_of(sweep: Path) -> int | None:

@@ -5,8 +5,8 @@ Models are tiny and random. What is refused is refused before Ray starts.
 
 from __future__ import annotations
 
-import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import packs
 import pytest
 import tiny_models
 import tiny_sweeps
+from mlflow import MlflowClient
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -29,7 +30,7 @@ from typer.testing import CliRunner
 import search_spaces
 from sweeps.cli import app
 from sweeps.planning import target_modules
-from sweeps.record.events import TargetSettled, TrialStarted, TrialState
+from sweeps.record.events import SweepEnded, TargetSettled, TrialStarted, TrialState
 from sweeps.record.folder import read_events
 from trainables import qlora
 from trainables.base import base_model
@@ -126,7 +127,8 @@ def test_what_cannot_be_trained_is_refused_in_one_line_before_ray_starts(make, l
 
 @pytest.mark.ray
 @pytest.mark.timeout(600)
-def test_a_sweep_of_a_mixture_of_experts_runs_each_set_of_modules_once(tmp_path: Path) -> None:
+def test_a_sweep_of_a_mixture_of_experts_runs_each_set_of_modules_once(tmp_path: Path, empty_database: Path) -> None:
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
     tiny_sweeps.write(tmp_path)
     tiny_models.save("mixtral", tmp_path / "experts")
     values = "[attention-qv, attention, mlp, all-linear, [q_proj, v_proj]]"
@@ -150,7 +152,8 @@ def test_a_sweep_of_a_mixture_of_experts_runs_each_set_of_modules_once(tmp_path:
 
 @pytest.mark.ray
 @pytest.mark.timeout(600)
-def test_a_space_without_a_value_that_can_be_trained_ends_the_launch(tmp_path: Path) -> None:
+def test_a_space_without_a_value_that_can_be_trained_ends_the_launch(tmp_path: Path, empty_database: Path) -> None:
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
     tiny_sweeps.write(tmp_path)
     words = ["search_space={adapter.target_modules: {choice: [[c_attn], [q_prj]]}}", "adapter.target_modules=mlp"]
     run = runs.start(tmp_path, "launch", "sweep.yaml", *words, QSWEEP_CACHE=str(tmp_path))
@@ -160,6 +163,9 @@ def test_a_space_without_a_value_that_can_be_trained_ends_the_launch(tmp_path: P
     assert "'q_prj' matches no linear layer" in told
     assert "the closest is q_proj" in told
     assert "Traceback" not in told
-    assert json.loads((tmp_path / "results" / "tiny" / "events.jsonl").read_text().splitlines()[-1])["type"] == (
-        "sweep_ended"
-    )
+    assert run.out.read_text() == ""
+    events = runs.events(tmp_path / "results" / "tiny")
+    assert (type(events[-1]), runs.record(tmp_path / "results" / "tiny").ended.reason) == (SweepEnded, "failed")
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (parent,) = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    assert parent.info.status == "FAILED"
