@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import requests
@@ -26,11 +28,11 @@ def cluster() -> Iterator[Head]:
         yield started
 
 
-def submitted(cluster: Head, *words: str) -> dict[str, object]:
+def submitted(cluster: Head, *words: str) -> tuple[dict[str, object], str]:
+    """The answer in JSON, and what was said before."""
     done = cluster.qsweep("submit", *words, "--address", cluster.address, "--detach", "--json")
     assert done.returncode == 0, done.stderr
-    answer: dict[str, object] = json.loads(done.stdout)
-    return answer
+    return json.loads(done.stdout), done.stderr
 
 
 def asked(cluster: Head, verb: str, *words: str) -> dict[str, object]:
@@ -62,102 +64,93 @@ def test_it_is_followed_to_its_end(cluster: Head) -> None:
     assert cluster.qsweep("stop", result["sweep"], "--address", cluster.address).returncode == 2
 
 
-def test_it_is_found_where_its_profile_has_put_it(cluster: Head) -> None:
+def test_it_is_watched_and_stopped_and_goes_on_from_the_laptop(cluster: Head) -> None:
+    """Where its profile has put it."""
     profile = cluster.laptop / "team.yaml"
     profile.write_text("address: auto\nstorage: shared\ntracking: {uri: 'sqlite:///shared/team.db'}\n")
-    short = ("toy", "budget.trials=1", "budget.steps_per_trial=2", "scheduler.kind=fifo", "cluster.profile=team.yaml")
-    done = cluster.qsweep("submit", *short, "--address", cluster.address, "--submission-id", "team")
-    profile.unlink()
-    assert done.returncode == 0, done.stderr
-    assert "~/shared/toy; MLflow there: sqlite:///~/shared/team.db" in done.stderr
-    assert (cluster.home / "shared" / "team.db").is_file()
-    assert asked(cluster, "status", "team")["dir"] == str(cluster.home / "shared" / "toy")
-
-
-def test_it_is_watched_and_stopped_from_the_laptop(cluster: Head) -> None:
-    job = submitted(cluster, *LONG, "--submission-id", "long")
+    words = (*LONG, f"cluster.profile={profile}", "--submission-id", "long")
+    job, told = submitted(cluster, *words)
     assert job["submission_id"] == "long"
+    assert "~/shared/toy; MLflow there: sqlite:///~/shared/team.db" in told
+    assert_it_is_watched(cluster, "long")
+    # The same again, as after an answer that was lost, starts no second sweep.
+    assert submitted(cluster, *words)[0] == job
+    busy = cluster.qsweep("resume", "long", "--address", cluster.address)
+    assert (busy.returncode, "its job has not ended" in busy.stderr) == (2, True), busy.stderr
+    stopped(cluster, "long")
+    folder = cluster.home / "shared" / "toy"
+    assert (folder.parent / "team.db").is_file()
+    assert list(folder.glob("trials/*/snapshot-*")) != []
+    assert [path.name for path in folder.parent.glob("toy*")] == ["toy"]
+    other = cluster.qsweep("submit", "toy", "--submission-id", "long", "--detach", "--address", cluster.address)
+    assert (other.returncode, "another job" in other.stderr) == (2, True)
+    assert_it_goes_on_as_another_job(cluster, "long", profile)
+    for name in ("long", "second"):
+        status = asked(cluster, "status", name)
+        assert (status["sweep"], status["state"], status["dir"]) == ("long", "INTERRUPTED", str(folder))
+
+
+def stopped(cluster: Head, job: str) -> str:
+    """What the job had printed when it had been stopped."""
+    assert asked(cluster, "stop", job)["accepted"] is True
+    done = cluster.qsweep("logs", job, "--address", cluster.address, "--follow")
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    return done.stderr
+
+
+@contextmanager
+def followed(cluster: Head, job: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """Follows what a job prints; the block begins once all these words have stood in a line."""
     following = subprocess.Popen(
-        [sys.executable, "-m", "sweeps", "logs", "long", "--address", cluster.address, "--follow"],
+        [sys.executable, "-m", "sweeps", "logs", job, "--address", cluster.address, "--follow"],
         cwd=cluster.laptop, env=cluster.environment(), stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert following.stderr is not None
     guard = threading.Timer(300, following.kill)
     guard.start()
     try:
-        printed = next((line for line in following.stderr if "t00" in line and "started" in line), None)
-        assert printed is not None
-        # The same again, as after an answer that was lost, starts no second sweep.
-        assert submitted(cluster, *LONG, "--submission-id", "long") == job
-        assert asked(cluster, "status", "long")["state"] == "RUNNING"
-        assert asked(cluster, "stop", "long", "t07")["accepted"] is False
-        assert asked(cluster, "extend", "long", "budget.trials=2")["accepted"] is True
-        watching = cluster.qsweep("status", "long", "--address", cluster.address, "--json")
-        assert "extended  budget.trials is 2" in watching.stderr
-        assert list(cluster.logs.glob("job-driver-long-*")) == [], "each was answered by the driver, without a job"
-        # Ctrl-C ends the following alone.
-        following.send_signal(signal.SIGINT)
-        rest = following.stderr.read()
-        assert following.wait(60) == 130
-        assert "qsweep stop long" in rest
+        assert any(all(word in line for word in words) for line in following.stderr)
+        yield following
     finally:
         guard.cancel()
         following.kill()
         following.wait(60)
-    assert asked(cluster, "stop", "long")["accepted"] is True
-    done = cluster.qsweep("logs", "long", "--address", cluster.address, "--follow")
-    assert done.returncode == 128 + signal.SIGTERM, done.stderr
-    status = asked(cluster, "status", "long")
-    assert status["state"] == "INTERRUPTED"
-    folder = cluster.home / "results" / "toy"
-    assert status["dir"] == str(folder)
-    assert list(folder.glob("trials/*/snapshot-*")) != []
-    assert [path.name for path in folder.parent.glob("toy*")] == ["toy"]
-    other = cluster.qsweep("submit", "toy", "--submission-id", "long", "--detach", "--address", cluster.address)
-    assert (other.returncode, "another job" in other.stderr) == (2, True)
 
 
-def test_it_goes_on_from_the_laptop(cluster: Head) -> None:
-    """As another job, whose id is as good as the first one's."""
+def assert_it_is_watched(cluster: Head, job: str) -> None:
+    """And asked, by who follows what it prints and by others."""
+    with followed(cluster, job, "t00", "started") as following:
+        assert asked(cluster, "status", job)["state"] == "RUNNING"
+        assert asked(cluster, "stop", job, "t07")["accepted"] is False
+        assert asked(cluster, "extend", job, "budget.trials=2")["accepted"] is True
+        watching = cluster.qsweep("status", job, "--address", cluster.address, "--json")
+        assert "extended  budget.trials is 2" in watching.stderr
+        assert list(cluster.logs.glob(f"job-driver-{job}-*")) == [], "each was answered by the driver, without a job"
+        # Ctrl-C ends the following alone.
+        following.send_signal(signal.SIGINT)
+        rest = following.stderr.read()
+        assert following.wait(60) == 130
+        assert f"qsweep stop {job}" in rest
 
-    def wait_for(job: str, words: str) -> None:
-        while words not in cluster.qsweep("status", job, "--address", cluster.address).stderr:
-            continue  # Each look takes seconds.
 
-    def stopped(job: str) -> str:
-        assert asked(cluster, "stop", job)["accepted"] is True
-        done = cluster.qsweep("logs", job, "--address", cluster.address, "--follow")
-        assert done.returncode == 128 + signal.SIGTERM, done.stderr
-        return done.stderr
-
-    profile = cluster.laptop / "team.yaml"
-    profile.write_text("address: auto\n")
-    submitted(cluster, *LONG, "name=again", f"cluster.profile={profile}", "--submission-id", "first")
-    wait_for("first", "t00")
-    busy = cluster.qsweep("resume", "first", "--address", cluster.address)
-    assert (busy.returncode, "its job has not ended" in busy.stderr) == (2, True), busy.stderr
-    stopped("first")
+def assert_it_goes_on_as_another_job(cluster: Head, first: str, profile: Path) -> None:
+    """Whose id is as good as the first one's."""
     kept = (cluster.home / ".cache" / "qlora-sweeps" / "submitted").glob("*/profile.yaml")
     (of_first,) = (path for path in kept if path.read_text() == profile.read_text())
     shutil.rmtree(of_first.parent)
-    words = ("first", "--address", cluster.address, "--submission-id", "second", "--detach", "--json")
+    words = (first, "--address", cluster.address, "--submission-id", "second", "--detach", "--json")
     done = cluster.qsweep("resume", *words)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"submission_id": "second", "address": cluster.address, "detached": True}
-    wait_for("second", "first: running")
+    with followed(cluster, "second", "starting hosts"):
+        assert f"{first}: running" in cluster.qsweep("status", "second", "--address", cluster.address).stderr
     for verb, said in (("resume", "the job second runs it"), ("stop", "second runs the sweep now: qsweep stop second")):
-        refused = cluster.qsweep(verb, "first", "--address", cluster.address)
+        refused = cluster.qsweep(verb, first, "--address", cluster.address)
         assert (refused.returncode, said in refused.stderr) == (2, True), refused.stderr
-    assert "the job second runs it" in cluster.qsweep("status", "first", "--address", cluster.address).stderr
+    assert "the job second runs it" in cluster.qsweep("status", first, "--address", cluster.address).stderr
     assert asked(cluster, "stop", "second", "t07")["accepted"] is False
-    assert "t00" in stopped("second")
-    assert of_first.read_text() == "address: auto\n", "it travelled again, to a node that lacked it"
-    for job in ("first", "second"):
-        status = asked(cluster, "status", job)
-        assert (status["sweep"], status["state"]) == ("first", "INTERRUPTED")
-        assert status["dir"] == str(cluster.home / "results" / "again")
-    nowhere = cluster.qsweep("resume", "nowhere", "--address", cluster.address)
-    assert (nowhere.returncode, "no sweep of this id or name" in nowhere.stderr) == (2, True), nowhere.stderr
+    assert "t00" in stopped(cluster, "second")
+    assert of_first.read_text() == profile.read_text(), "it travelled again, to a node that lacked it"
 
 
 def test_the_cluster_is_looked_at_from_the_laptop(cluster: Head) -> None:
@@ -184,9 +177,10 @@ def test_a_token_that_is_wrong_is_told(cluster: Head, token: str, said: str) -> 
 
 
 def test_a_job_that_is_not_there_is_a_mistake(cluster: Head) -> None:
-    for verb in ("status", "stop", "logs"):
+    verbs = ("status", "knows no job"), ("stop", "knows no job"), ("logs", "knows no job")
+    for verb, said in (*verbs, ("resume", "no sweep of this id or name")):
         done = cluster.qsweep(verb, "nowhere", "--address", cluster.address)
-        assert (done.returncode, "knows no job" in done.stderr) == (2, True)
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr
 
 
 def test_a_wrong_sweep_file_ends_before_the_cluster_is_asked() -> None:
