@@ -12,7 +12,7 @@ from sweeps.config.passwords import without_password
 from sweeps.config.points import Scalar
 from sweeps.errors import SweepError
 from sweeps.planning.number_words import counted, duration
-from sweeps.record.events import DataPrepared, Event, RequestAnswered, TrialState
+from sweeps.record.events import DataPrepared, DriverLives, Event, RequestAnswered, TrialState
 from sweeps.record.folder import SweepFolder, acknowledged_bytes, is_driven, noted_by, read_events
 from sweeps.record.run_names import label
 from sweeps.record.selection import leader
@@ -180,7 +180,7 @@ class EventsRead:
         for event, offset in events:
             self.record = self.record.apply(event)
             self._read = offset
-            if not isinstance(event, RequestAnswered):
+            if not isinstance(event, RequestAnswered | DriverLives):
                 self._to_track.append(offset)
             if isinstance(event, DataPrepared):
                 self._training, self._since = self.record, event.time

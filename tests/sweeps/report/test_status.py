@@ -12,6 +12,7 @@ from sweep_events import begun, ended, reported, started
 from sweeps.errors import SweepError
 from sweeps.record.events import (
     DataPrepared,
+    DriverLives,
     Event,
     HostsStarted,
     RequestAnswered,
@@ -154,6 +155,7 @@ def test_an_answer_to_a_request_is_nothing_that_mlflow_waits_for(tmp_path: Path)
     folder.tracking.write_text(json.dumps({"uri": CONFIG["tracking"]["uri"], "acknowledged_bytes": whole}))
     log = EventLog(tmp_path / "events.jsonl")
     log.append(asked(200.0))
+    log.append(DriverLives(time=260.0))
     log.close()
     assert read(folder, now=300.0).backlog == 0
     folder.tracking.write_text(json.dumps({"uri": CONFIG["tracking"]["uri"], "acknowledged_bytes": whole - 1}))

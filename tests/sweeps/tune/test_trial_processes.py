@@ -17,6 +17,7 @@ from rich.console import Console
 
 from sweeps.config import load
 from sweeps.launch import launch
+from sweeps.record import journal
 from sweeps.report.progress import Lines
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -33,6 +34,8 @@ class Seen:
     place: Path
     """The folder for temporary files."""
     trials: int = 0
+    lived_until: float = 0.0
+    """When its log last said that its driver lives."""
     processes: list[object] = field(default_factory=list)
     """Those that Tune asked for."""
     folders: set[str] = field(default_factory=set)
@@ -89,7 +92,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iter
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         patch.chdir(home)
         sweep = load.load("toy", [f"cluster.slots_per_host={SLOTS}", f"budget.trials={TRIALS}"], home)
-        found.trials = len(launch(sweep, lambda _folder: Looking(found)).record.trials)
+        patch.setattr(journal, "QUIET_SECONDS", 0.0)
+        record = launch(sweep, lambda _folder: Looking(found)).record
+        found.trials, found.lived_until = len(record.trials), record.lived_until
         found.left = list(Path(place).glob("qsweep-*"))
         yield found
 
@@ -98,6 +103,10 @@ def test_a_slot_keeps_its_process_for_one_trial_after_another(seen):
     # Trials end before the processes of the others are there.
     assert seen.trials == TRIALS
     assert len(seen.processes) == SLOTS
+
+
+def test_the_log_says_that_the_driver_lives_while_nothing_else_happens(seen):
+    assert seen.lived_until > 0.0
 
 
 def test_no_file_is_left_beside_the_sweep(seen):
