@@ -185,7 +185,7 @@ class Amendments:
             return ""
         key = reached.split()[0]
         if key in CHANGEABLE:
-            return f"{reached}, so nothing more would be trained: qsweep extend SWEEP {key}=... first, or with it"
+            return f"{reached}, so nothing more would be trained: raise it first, qsweep extend SWEEP {key}=..."
         return f"{reached}, and {key} stays as it is: launch another sweep, which may learn from this one by warm_start"
 
     def _unchangeable(self, key: str) -> list[str]:

@@ -62,7 +62,10 @@ def test_a_rank_above_all_that_memory_was_planned_for_is_told_of() -> None:
 @pytest.mark.parametrize(
     ("limit", "told"),
     [
-        ({"wall_clock": "10s"}, "budget.wall_clock is used up, so nothing more would be trained: qsweep extend SWEEP"),
+        (
+            {"wall_clock": "10s"},
+            "budget.wall_clock is used up, so nothing more would be trained: raise it first, qsweep extend",
+        ),
         ({"target": 0.5}, "budget.target 0.5 is reached: t00 has eval_loss 0.4000 at step 3, and budget.target stays"),
     ],
 )
