@@ -92,7 +92,7 @@ class Lines(AbstractContextManager["Lines"]):
         stands = [
             f"{label(trial.number)} step {latest.step} train_loss {latest.train_loss:.4f}"
             for trial in self._record.trials.values()
-            if (latest := steps.get(trial.trial_key)) is not None and not trial.state.is_final
+            if (latest := steps.get(trial.trial_key)) is not None and trial.state is TrialState.RUNNING
         ]
         # A trial that evaluates takes no step: the same line again would tell nothing.
         if stands and stands != self._stood and self._clock() - self._said >= QUIET_SECONDS:

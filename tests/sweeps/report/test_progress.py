@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from sweep_events import begun, ended, history, record, reported, started
 
-from sweeps.record.events import DataPrepared, Event, TrialState
+from sweeps.record.events import DataPrepared, Event, TrialParked, TrialState
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report.progress import QUIET_SECONDS, Lines, Table
 
@@ -74,11 +74,11 @@ def test_where_trials_stand_is_said_again_only_when_it_has_changed(lines: Lines,
     assert [line.split()[6] for line in shown(out)[1:]] == ["5", "6"]
 
 
-def test_trials_that_are_over_or_unknown_are_not_on_the_way(lines: Lines, out: Console, clock: Clock) -> None:
-    whole: list[Event] = [*EVENTS, ended("bbbb", TrialState.STOPPED)]
+def test_trials_that_wait_are_over_or_unknown_are_not_on_the_way(lines: Lines, out: Console, clock: Clock) -> None:
+    whole: list[Event] = [*EVENTS, ended("bbbb", TrialState.STOPPED), TrialParked(time=9.0, trial_key="aaaa", step=6)]
     lines(whole[-1], record(whole))
     clock.now += QUIET_SECONDS
-    lines.latest(steps(bbbb=7, cccc=9))
+    lines.latest(steps(aaaa=6, bbbb=7, cccc=9))
     assert not any("on the way" in line for line in shown(out))
 
 
