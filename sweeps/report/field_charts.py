@@ -22,8 +22,12 @@ MOST_NUMBERS = 4
 """Marks on a small axis of numbers."""
 MOST_LARGE = 150
 """Trials; points of more are small."""
-JITTER = 0.25
-"""Points of equal values lie side by side within this share of the value's room."""
+SPREAD = 0.02
+"""Points that would lie on each other move by at most this share of the axis, so that their setting stays readable."""
+OF_ROOM = 0.1
+"""Nor do they move by more than this share of the room that a setting has on its axis."""
+TOUCHING = 0.05
+"""Points whose values differ by less than this share of the values' range would lie on each other."""
 CIVIDIS = [[0.0, "#00224e"], [0.35, "#41506c"], [0.65, "#8a8678"], [1.0, "#d9c55c"]]
 """cividis of matplotlib, nearly."""
 
@@ -75,9 +79,10 @@ def by_field(page: Page) -> Figure | None:
     return Figure(
         "Each field alone",
         f"Each point is a trial at its best {page.metric}. Trials of fewer steps (dark) had less time to become good. "
-        "Points of equal settings lie side by side. A field's effect may be that of another one that goes with it."
+        f"Points that would lie on each other are moved aside, by at most {SPREAD:.0%} of the axis. "
+        "A field's effect may be that of another one that goes with it."
         f"{outside(span, [trial.value for trial in trials])}",
-        (*state_legend(page, "#5b6472"), *_points(page, trials)),
+        (*state_legend(page, "#5b6472"), *_points(page, trials, TOUCHING * (span[1] - span[0]) if span else 0.0)),
         layout(grid.height, margin={"l": 70, "r": 30, "t": 40, "b": 0}, **more),
     )
 
@@ -96,7 +101,7 @@ def _field_axis(one: Axis) -> dict[str, Any]:
     )
 
 
-def _points(page: Page, trials: list[Drawn]) -> Iterator[Trace]:
+def _points(page: Page, trials: list[Drawn], near: float) -> Iterator[Trace]:
     """The points of each small chart; the first one brings the bar of colours."""
     reached, told = [trial.step for trial in trials], told_of(page)
     bar = {"title": {"text": "steps trained", "side": "right", "font": {"size": 13}}, "thickness": 12}
@@ -115,16 +120,30 @@ def _points(page: Page, trials: list[Drawn]) -> Iterator[Trace]:
     is_shown = min(reached) < max(reached)
     for place, one in enumerate(page.axes):
         number = "" if place == 0 else str(place + 1)
-        x = [_jittered(one, trial) for trial in trials]
+        x = _places(one, trials, near)
         points = scatter(x, y, mode="markers", marker={**marker, "showscale": is_shown and place == 0}, hovertext=texts)
         yield points | {"hoverinfo": "text", "xaxis": f"x{number}", "yaxis": f"y{number}"}
 
 
-def _jittered(one: Axis, trial: Drawn) -> float:
-    """The place of a trial's value; beside it where many trials have the same one."""
-    place = one.place(trial.params.get(one.name))
+def _places(one: Axis, trials: list[Drawn], near: float) -> list[float]:
+    """Where the trials lie on an axis: at their settings, or beside them where another trial lies there.
+
+    Args:
+        one: the axis.
+        trials: those drawn, each with a finite value.
+        near: points of one setting whose values differ by less than this would lie on each other.
+    """
+    places = [one.place(trial.params.get(one.name)) for trial in trials]
     if one.kind != "words":
-        return place
-    room = 1 / (len(one.options) + one.has_unset)
-    # Multiples of the golden ratio spread evenly, and each number has its own place.
-    return place + room * JITTER * (2 * (trial.number * 0.618034 % 1) - 1)
+        return places
+    reach = min(SPREAD, OF_ROOM / (len(one.options) + one.has_unset))
+    order = sorted(range(len(trials)), key=lambda index: (places[index], trials[index].value))
+    chain: list[int] = []
+    moved = list(places)
+    for index, after in zip(order, [*order[1:], None], strict=True):
+        chain.append(index)
+        if after is None or places[after] != places[index] or trials[after].value - trials[index].value >= near:
+            for count, each in enumerate(chain if len(chain) > 1 else []):
+                moved[each] += reach * (2 * count / (len(chain) - 1) - 1)
+            chain = []
+    return moved
