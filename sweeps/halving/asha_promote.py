@@ -87,6 +87,11 @@ class Promote(Rule):
                     return point, number, len(ranked)
         return None
 
+    def is_due(self, trial: str) -> bool:
+        """See `Rule.is_due`."""
+        ranked = self.rank(trial)
+        return ranked is not None and ranked[1] <= ranked[2] // self._factor
+
     def _promotable(self) -> Iterator[str]:
         """The trial to resume at each rung where there is one, in the order in which rungs come."""
         rungs = list(self._rungs.values())

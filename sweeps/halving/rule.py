@@ -189,6 +189,10 @@ class Rule:
         """
         return None
 
+    def is_due(self, trial: str) -> bool:
+        """Whether the trial ranks high enough to go on from the rung that it is parked at."""
+        return False
+
     def _judge(self, name: str, point: int, loss: float) -> Decision:
         """Takes a report in and judges it; the trial's losses end with it. A loss that is not finite is infinite."""
         raise NotImplementedError

@@ -264,7 +264,7 @@ class Driver:
             if trial.state.is_final:
                 continue
             if trial.state is TrialState.PARKED and self._ruling is not None and reason in ("finished", "budget"):
-                self._ruling.end_parked(trial, self.clock())
+                self._ruling.end_parked(trial, self.clock(), why if reason == "budget" else "")
                 continue
             # What a paused trial has trained since its last report goes on with it, in its snapshot.
             unreported = self._callback.unreported.get(trial.trial_key, ())

@@ -113,18 +113,29 @@ class Ruling:
         self._end(trial, TrialState.STOPPED, STOPPED_BY_REQUEST, time)
         return True
 
-    def end_parked(self, trial: TrialRecord, time: float) -> None:
-        """Ends a trial that is parked when the sweep ends: it is stopped at its rung, with its rank there."""
+    def end_parked(self, trial: TrialRecord, time: float, budget: str = "") -> None:
+        """Ends a trial that is parked when the sweep ends: it is stopped at its rung, with its rank there.
+
+        Args:
+            trial: the trial.
+            time: now.
+            budget: what is used up, if that ended the sweep: it ended the trials that were to go on, too.
+        """
         ranked = self.rule.rank(trial.trial_key)
         place = f": rank {ranked[1]} of {ranked[2]} {self._at(ranked[0])}" if ranked is not None else ""
-        self._end(trial, TrialState.STOPPED, STOPPED_BY_SCHEDULER + place, time)
+        if budget and self.rule.is_due(trial.trial_key):
+            self._end(trial, TrialState.STOPPED, f"{budget}, before it went on{place}", time, by_person_or_budget=True)
+        else:
+            self._end(trial, TrialState.STOPPED, STOPPED_BY_SCHEDULER + place, time)
 
     def _at(self, point: int) -> str:
         return f"at step {point}" if self._unit == "step" else f"after {point} examples"
 
-    def _end(self, trial: TrialRecord, state: TrialState, reason: str, time: float) -> None:
-        by_person = reason == STOPPED_BY_REQUEST
+    def _end(
+        self, trial: TrialRecord, state: TrialState, reason: str, time: float, by_person_or_budget: bool = False
+    ) -> None:
+        told = by_person_or_budget or reason == STOPPED_BY_REQUEST
         self._journal.add(
-            TrialEnded(time=time, trial_key=trial.trial_key, state=state, reason=reason, by_person_or_budget=by_person)
+            TrialEnded(time=time, trial_key=trial.trial_key, state=state, reason=reason, by_person_or_budget=told)
         )
         self._folder.drop(trial.trial_key, "snapshot")

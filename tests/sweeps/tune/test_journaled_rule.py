@@ -163,7 +163,10 @@ def test_a_budget_that_is_used_up_while_hosts_start_ends_what_was_parked_at_its_
     Driver(config, SweepFolder(tmp_path), journal, stop, Mock()).end()
     journal.close()
     ends = journal.record.trials
-    assert all(": rank " in ends[key].reason and ends[key].stopped_by_scheduler for key in waiting)
+    assert all(": rank " in ends[key].reason for key in waiting)
+    due = {key for key in waiting if ends[key].reason.startswith("budget.wall_clock is used up, before it went on: ")}
+    assert {key for key in waiting if not ends[key].stopped_by_scheduler} == due
+    assert all(ends[key].reason.startswith(STOPPED_BY_SCHEDULER) for key in waiting.keys() - due)
     assert {ends[key].reason for key in began} == {"budget.wall_clock is used up"}
     assert journal.record.is_finished
 
@@ -179,6 +182,24 @@ def test_the_rank_of_a_parked_trial_names_the_unit_of_its_rung(tmp_path: Path) -
     ruling.end_parked(journal.record.trials["a"], 2.0)
     journal.close()
     assert journal.record.trials["a"].reason == f"{STOPPED_BY_SCHEDULER}: rank 1 of 1 after 3 examples"
+
+
+def test_a_budget_that_ends_a_sweep_ends_the_parked_trials_that_were_to_go_on(tmp_path: Path) -> None:
+    config, folder = sweep(searcher={"kind": "random", "start_with_default": False}), SweepFolder(tmp_path)
+    journal = Journal(folder)
+    rule = config.scheduler.build(config.budget.steps_per_trial, config.objective.mode)
+    ruling = Ruling(rule, journal, folder, False, "step")
+    for number, key in enumerate("abcd"):
+        journal.add(started(key, number))
+        journal.add(reported(key, 1, 1.0 + number))
+        journal.add(TrialParked(time=1.0, trial_key=key, step=1))
+    for key in "abcd":
+        ruling.end_parked(journal.record.trials[key], 2.0, "budget.wall_clock is used up")
+    journal.close()
+    first, *others = journal.record.trials.values()
+    assert first.reason == "budget.wall_clock is used up, before it went on: rank 1 of 4 at step 1"
+    assert [trial.stopped_by_scheduler for trial in (first, *others)] == [False, True, True, True]
+    assert others[0].reason == f"{STOPPED_BY_SCHEDULER}: rank 2 of 4 at step 1"
 
 
 def test_a_trial_that_somebody_stops_is_stopped_although_it_is_parked(tmp_path: Path) -> None:
