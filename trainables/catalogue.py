@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -27,9 +28,29 @@ def available() -> dict[str, str]:
     summaries = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        if any(isinstance(node, ast.FunctionDef) and node.name == "open_pack" for node in tree.body):
+        if _defines(tree, "open_pack"):
             summaries[path.stem] = (ast.get_docstring(tree) or "").split("\n")[0]
     return summaries
+
+
+@cache
+def _that_score() -> frozenset[str]:
+    """The trainables in this package that can evaluate an adapter again."""
+    folder = Path(__file__).parent
+    trees = {name: ast.parse((folder / f"{name}.py").read_text(encoding="utf-8")) for name in available()}
+    return frozenset(name for name, tree in trees.items() if _defines(tree, "open_scorer"))
+
+
+def _defines(tree: ast.Module, function: str) -> bool:
+    return any(isinstance(node, ast.FunctionDef) and node.name == function for node in tree.body)
+
+
+def has_adapters(name: str) -> bool:
+    """Whether the best adapters of the trainable's trials can be evaluated again and promoted; nothing is imported.
+
+    False for one of your own that this process has not imported: whoever only reads a sweep runs no code that it names.
+    """
+    return hasattr(sys.modules.get(name), "open_scorer") if "." in name else name in _that_score()
 
 
 def find(name: str) -> Trainable:

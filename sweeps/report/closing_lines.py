@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -15,10 +16,11 @@ from sweeps.record.run_names import label
 from sweeps.record.selection import Selection, leader
 from sweeps.record.separation import Separation
 from sweeps.record.spent import Planned, Spent
-from sweeps.record.sweep_record import SweepRecord
+from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import best_compared, trial_tables
 from sweeps.report.page_facts import planned_of, spent_of
 from sweeps.report.status import Status
+from trainables import catalogue
 from trainables.inputs import json_text
 
 
@@ -98,6 +100,21 @@ def so_far(status: Status, selection: Selection, separation: Separation | None, 
     metric = record.objective.metric
     value = f"{metric} {best.value(metric):.4f} at step {best.best_step}"
     return [f"best so far: {label(best.number)}, {value}: no trial has ended yet"]
+
+
+def kept(best: TrialRecord | None, folder: Path, trainable: str) -> tuple[str, Path] | None:
+    """What is kept of the best trial, and its folder; None where nothing is.
+
+    Args:
+        best: the best trial.
+        folder: of the sweep.
+        trainable: that of the sweep; only where adapters of its trials can be promoted, the adapter is named.
+    """
+    if best is None or best.adapter is None:
+        return None
+    if catalogue.has_adapters(trainable):
+        return "the best adapter", folder / best.adapter / "adapter"
+    return "the best trial's folder", (folder / best.adapter).parent
 
 
 def outcome(record: SweepRecord) -> list[str]:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from search_spaces.domains import Domain
 from sweeps.config.passwords import without_passwords
@@ -127,8 +128,8 @@ class Page:
     meanings: tuple[str, ...]
     """Of the numbers in it."""
     best_settings: tuple[tuple[str, str], ...]
-    adapter: str | None
-    """Folder of the best adapter."""
+    kept: tuple[str, str] | None
+    """What is kept of the best trial, such as its adapter, and the folder of that."""
     outcome: tuple[str, ...]
     """Trials, cost and plan, as `launch` tells them."""
     columns: tuple[Column, ...]
@@ -180,6 +181,7 @@ def page(status: Status, story: Story, separation: Separation | None, now: float
     columns, rows = _table(record, separation, selection)
     drawn = _drawn(record, story, best)
     config = page_facts.raw_config(record)
+    kept = closing_lines.kept(best, Path(status.folder), str(config.get("trainable", "")))
     return Page(
         name=str(config.get("name", status.folder.name)),
         sweep_id=status.sweep_id,
@@ -191,7 +193,7 @@ def page(status: Status, story: Story, separation: Separation | None, now: float
         compared=tuple(compared),
         meanings=page_facts.meanings_of_answer(record, separation),
         best_settings=() if best is None else _settings(best),
-        adapter=None if best is None or best.adapter is None else str(status.folder / best.adapter / "adapter"),
+        kept=None if kept is None else (kept[0], str(kept[1])),
         outcome=tuple(_outcome(status)),
         columns=columns,
         rows=rows,

@@ -89,9 +89,9 @@ def _next_steps(sweep: Sweep, result: Result) -> list[str]:
     if result.refused and not result.is_folder_gone:
         refused = counted(result.refused, "event")
         lines.append(f"MLflow ({uri}) refused {refused}; {result.folder}/events.jsonl has all events")
-    best = result.selection.winner
-    if best is not None and best.adapter is not None:
-        lines += ["", "the best adapter:", f"  {result.folder / best.adapter / 'adapter'}"]
+    kept = closing_lines.kept(result.selection.winner, result.folder, sweep.config.trainable)
+    if kept is not None:
+        lines += ["", f"{kept[0]}:", f"  {kept[1]}"]
     if result.parent_run is not None:
         way = f"{command('qsweep')} ui {shlex.quote(from_here(result.folder))}"
         if is_web(uri):

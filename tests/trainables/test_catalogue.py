@@ -18,6 +18,7 @@ import sys
 from trainables import catalogue
 found = catalogue.available()
 assert found, "no trainable"
+assert [name for name in found if catalogue.has_adapters(name)] == ["qlora"]
 assert not [name for name in found if f"trainables.{name}" in sys.modules], "a trainable was imported"
 """
     assert python_imports.heavy(program) == set()
@@ -38,6 +39,9 @@ def test_find_takes_a_module_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "mine" / "curves.py").write_text("from trainables.toy import *\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert catalogue.find("mine.curves").open_pack is toy.open_pack
+    assert not catalogue.has_adapters("mine.curves")
+    monkeypatch.setattr("mine.curves.open_scorer", object(), raising=False)
+    assert catalogue.has_adapters("mine.curves") and not catalogue.has_adapters("mine.nothing")
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,10 @@ def test_the_page_begins_with_what_launch_says(tmp_path: Path) -> None:
     assert found.compared[0].startswith("whether it is better than the base without an adapter (4.5000) cannot be told")
     assert [line.partition(" per ")[0] for line in found.meanings] == ["eval_loss: mean negative log-likelihood"]
     assert found.outcome[0].startswith("1 trial (1 COMPLETED) in 1 min 40 s, 3 steps")
-    assert found.adapter == str(tmp_path / "trials/a/best-000003/adapter")
+    assert found.kept == ("the best trial's folder", str(tmp_path / "trials/a")), "of an unknown trainable"
+    events[0] = begun().model_copy(update={"config": '{"trainable": "qlora"}'})
+    again = made(tmp_path / "again", events)
+    assert again.kept == ("the best adapter", str(tmp_path / "again/trials/a/best-000003/adapter"))
     assert (found.state, found.is_running, found.base) == ("finished", False, 4.5)
 
 
@@ -127,7 +130,7 @@ def test_a_sweep_whose_trials_all_failed(tmp_path: Path) -> None:
     ]
     found = made(tmp_path, events)
     assert found.best == "best: no trial completed with a finite eval_loss"
-    assert found.adapter is None and not found.best_settings
+    assert found.kept is None and not found.best_settings
     assert [row.cells[-2] for row in found.rows] == ["a <bad> day", "no such layer"]
     assert titles(found) == ["When trials trained"]
 

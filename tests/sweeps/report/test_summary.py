@@ -71,6 +71,8 @@ def test_a_whole_sweep_tells_its_best_and_how_far_the_plan_was_off(capsys: pytes
     text = told(capsys, COMPLETED)
     assert "best: t00, eval_loss 1.2500 at step 9" in text
     assert "planned: 100 steps (it took 91% less)" in text
+    # The toy's files are no adapters that can be promoted.
+    assert "the best trial's folder:\n  /results/x/trials/a\n" in text and "adapter:" not in text
 
 
 def test_nothing_is_the_best_where_nothing_was_reported_or_the_folder_is_gone(
