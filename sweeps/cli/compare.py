@@ -59,7 +59,7 @@ def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
             out.print(line, markup=False, soft_wrap=True)
         out.print()
     best, *compared = closing_lines.so_far(status, selection, separation, first)
-    lines = [best, *(f"      {line}" for line in compared), *closing_lines.outcome(record)]
+    lines = [best, *(f"      {line}" for line in compared), *closing_lines.outcome(status)]
     peak = closing_lines.peak_memory(record, None)
     for line in [*lines, *([] if peak is None else [peak])]:
         out.print(line, markup=False, soft_wrap=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -117,9 +117,12 @@ def kept(best: TrialRecord | None, folder: Path, trainable: str) -> tuple[str, P
     return "the best trial's folder", (folder / best.adapter).parent
 
 
-def outcome(record: SweepRecord) -> list[str]:
+def outcome(status: Status) -> list[str]:
     """What the sweep has taken, how far its plan was off where it is finished, and why it ended before its time."""
-    lines, plan = [trials_and_cost(record, spent_of(record))], planned_of(record)
+    record = status.record
+    # The log of a sweep that runs tells its time until the latest event only.
+    taken = replace(spent_of(record), seconds=status.seconds)
+    lines, plan = [trials_and_cost(record, taken)], planned_of(record)
     lines += [] if plan is None else [plan_and_outcome(plan)]
     if record.ended is not None and record.ended.message:
         lines.append(f"the sweep ended early: {record.ended.message}")

@@ -199,7 +199,7 @@ def page(status: Status, story: Story, separation: Separation | None, now: float
         rows=rows,
         left_out=max(0, len(record.trials) - MOST_ROWS),
         notes=(*([first.note] if first.note else []), *trial_tables.notes(record)),
-        cost=page_facts.cost(record),
+        cost=page_facts.cost(record, status.seconds),
         made_of=page_facts.made_of(record),
         warnings=tuple(map(without_passwords, story.warnings)),
         requests=tuple(_request(each.asked, each.is_accepted, each.message) for each in story.requests),
@@ -222,7 +222,7 @@ def moment(seconds: float) -> str:
 
 def _outcome(status: Status) -> list[str]:
     record = status.record
-    lines = closing_lines.outcome(record)
+    lines = closing_lines.outcome(status)
     if status.state == "RUNNING":
         left = f"; about {duration(status.seconds_left)} left" if status.seconds_left is not None else ""
         lines.append(f"{len(record.trials) - record.repeats} of {status.planned_trials or '?'} trials have begun{left}")

@@ -87,8 +87,8 @@ def planned_of(record: SweepRecord) -> Planned | None:
     return planned(record, spent_of(record), None) if record.is_finished else None
 
 
-def cost(record: SweepRecord) -> tuple[Fact, ...]:
-    """What the sweep took."""
+def cost(record: SweepRecord, seconds: float) -> tuple[Fact, ...]:
+    """What the sweep took, and for how many seconds it has run."""
     taken = spent_of(record)
     saved = taken.full_steps - taken.steps
     share = f" ({saved / taken.full_steps:.0%})" if taken.full_steps else ""
@@ -106,7 +106,7 @@ def cost(record: SweepRecord) -> tuple[Fact, ...]:
             "rows of these steps, as often as they were trained on",
         ),
         Fact("tokens", f"{taken.tokens:,}", "of these steps, padding not counted"),
-        Fact("time", duration(taken.seconds), "from the start to the latest event, pauses left out"),
+        Fact("time", duration(seconds), "from the start to the end, or until now; pauses left out"),
         Fact(
             "host time",
             unknown if taken.host_seconds is None else duration(taken.host_seconds),

@@ -85,15 +85,16 @@ def test_what_a_sweep_took_stands_beside_its_plan() -> None:
     spec = json.dumps({"steps": 27, "training": {"batch_size": 4, "gradient_accumulation_steps": 2}})
     trial = started("a", 0, r=8).model_copy(update={"spec": spec})
     found = of(sweeps.config(), SweepPlanned(time=0.0, steps=9, seconds=90.0), trial, reported("a", 3, 2.0))
-    facts = {fact.name: fact.value for fact in page_facts.cost(found)}
+    facts = {fact.name: fact.value for fact in page_facts.cost(found, 100.0)}
     assert (facts["optimizer steps"], facts["examples"], facts["tokens"]) == ("3", "24", "300")
+    assert facts["time"] == "1 min 40 s"
     assert facts["planned at launch"] == "9 steps, 1 min 30 s"
-    assert all(fact.meaning for fact in page_facts.cost(found))
+    assert all(fact.meaning for fact in page_facts.cost(found, 100.0))
 
 
 def test_what_an_earlier_version_did_not_write_down_is_not_known() -> None:
     found = record([started("a", 0, r=8), reported("a", 3, 2.0), DataPrepared(time=20.0, summary={})])
-    facts = {fact.name: fact.value for fact in page_facts.cost(found)}
+    facts = {fact.name: fact.value for fact in page_facts.cost(found, 100.0)}
     assert facts["GPU-hours"] == facts["examples"] == "not known: an earlier version did not write it down"
     assert page_facts.raw_config(found) == {}
     assert page_facts.raw_config(SweepRecord(config="[1]")) == {}
