@@ -32,7 +32,7 @@ def compare(
     from sweeps.steering import local_sweeps
 
     with mistakes(""):
-        folder = local_sweeps.find(sweep, storage)
+        folder = local_sweeps.find(sweep, storage, has_address=False)
         status = reading.read(folder, time.time())
         told = _some(folder, status, trials) if trials else _all(folder, status)
     if as_json:

@@ -27,7 +27,7 @@ def report(
         from sweeps.report import page_file
         from sweeps.steering import local_sweeps
 
-        folder = local_sweeps.find(sweep, storage)
+        folder = local_sweeps.find(sweep, storage, has_address=False)
         path = page_file.output_of(folder, output)
         found = page_file.read(folder, time.time())
         html = page_file.render(found)

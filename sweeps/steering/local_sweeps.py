@@ -17,16 +17,20 @@ from sweeps.record.mirror import note
 from sweeps.record.mirror.opening import mirror_with
 from sweeps.report import status
 from trainables.inputs import paths
+from trainables.inputs.similar import did_you_mean
 
 NO_SWEEP = "no sweep of this id or name"
+MOST_SHOWN = 5
+"""Sweeps of a storage that are named where one is not found."""
 
 
-def find(sweep: str, storage: Path) -> SweepFolder:
+def find(sweep: str, storage: Path, has_address: bool = True) -> SweepFolder:
     """The folder of a sweep.
 
     Args:
         sweep: its folder, its id, its name, or its mirror; of several sweeps with one name the newest is meant.
         storage: where to look for an id, a name or a mirror's sweep.
+        has_address: whether the command has --address, for the message.
 
     Raises:
         SweepError: there is none.
@@ -47,10 +51,18 @@ def find(sweep: str, storage: Path) -> SweepFolder:
         return folder  # Perhaps a damaged sweep: who reads it says what is wrong.
     way_out = "name its folder, or the folder that it lies in with --storage"
     if not paths.is_folder(storage):
-        raise SweepError(
-            f"{sweep}: {NO_SWEEP}: there is no folder {storage.absolute()}; {way_out}, or its cluster with --address"
-        )
-    raise SweepError(f"{sweep}: {NO_SWEEP} in {storage.absolute()}; {way_out}")
+        way_out += ", or its cluster with --address" if has_address else ""
+        raise SweepError(f"{sweep}: {NO_SWEEP}: there is no folder {storage.absolute()}; {way_out}")
+    raise SweepError(f"{sweep}: {NO_SWEEP} in {storage.absolute()}{_instead(sweep, storage)}; {way_out}")
+
+
+def _instead(sweep: str, storage: Path) -> str:
+    """The end of a message: which sweep of the storage may be meant, or the newest ones there, or nothing."""
+    there = {each: _names(each) for each in _in(storage)}
+    known = [name for names in there.values() for name in names]
+    meant = did_you_mean(sweep, known)
+    newest = sorted((each for each, names in there.items() if names), key=_began, reverse=True)[:MOST_SHOWN]
+    return meant or (f"; the newest there: {', '.join(each.path.name for each in newest)}" if newest else "")
 
 
 def _mirrored_in(mirror: str, storage: Path) -> SweepFolder:

@@ -97,6 +97,22 @@ def test_a_sweep_is_found_by_its_mirror_and_the_latest_drivers_folder_is_meant(s
 def test_a_storage_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(SweepError, match=f"x: no sweep .* there is no folder {tmp_path}/no; name .* with --storage"):
         find("x", tmp_path / "no")
+    with pytest.raises(SweepError, match=r"with --address$"):
+        find("x", tmp_path / "no")
+    with pytest.raises(SweepError, match=r"with --storage$"):
+        find("x", tmp_path / "no", has_address=False)
+
+
+def test_a_name_that_is_wrong_is_answered_with_those_that_are_there(tmp_path: Path) -> None:
+    with pytest.raises(SweepError, match=f"in {tmp_path}; name its folder"):
+        find("quikstart", tmp_path)
+    make(tmp_path, "quickstart", "quickstart-20260102", began=10.0)
+    for number in range(6):
+        make(tmp_path, f"abc{number}", f"abc{number}", began=float(number))
+    with pytest.raises(SweepError, match=r"; did you mean quickstart\?; name its folder"):
+        find("quikstart", tmp_path)
+    with pytest.raises(SweepError, match="; the newest there: quickstart, abc5, abc4, abc3, abc2; name its folder"):
+        find("zzzzzzz", tmp_path)
 
 
 def test_the_id_of_a_job_is_given_to_one_sweep_only(storage: Path) -> None:
