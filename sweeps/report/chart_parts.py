@@ -12,6 +12,7 @@ from html import escape
 from typing import Any
 
 from sweeps.planning.number_words import counted
+from sweeps.record.events import TrialState
 from sweeps.report.axes import readable
 from sweeps.report.page import Drawn, Page
 
@@ -189,9 +190,16 @@ def left_out(page: Page) -> str:
     """What the lines of trials do not show, in words."""
     coloured, others = split(page)
     words = f" The best {len(coloured)} trials are in colour, the other {len(others)} in grey." if others else ""
-    missing = len(page.trials) - len(coloured) - len(others)
-    without = f"{counted(missing, 'trial')} without a finite {page.metric}"
-    return words + (f" {without} {'is' if missing == 1 else 'are'} not drawn." if missing else "")
+    missing = [trial for trial in page.trials if not math.isfinite(trial.value)]
+    waiting = [trial for trial in missing if not TrialState(trial.state).is_final and not trial.step]
+    without = f"without a finite {page.metric}"
+    for those, of_one, of_more in (
+        (len(waiting), "that has not reported yet", "that have not reported yet"),
+        (len(missing) - len(waiting), without, without),
+    ):
+        if those:
+            words += f" {counted(those, 'trial')} {f'{of_one} is' if those == 1 else f'{of_more} are'} not drawn."
+    return words
 
 
 def outside(span: tuple[float, float] | None, values: Sequence[float]) -> str:

@@ -77,11 +77,12 @@ def parallel(page: Page) -> Figure | None:
     low = UNSET_PLACE - 0.05 if any(one.has_unset and one.kind != "words" for one in axes) else -0.04
     plain = {"showgrid": False, "zeroline": False, "fixedrange": True, "showline": False}
     several = len(value_axes) > 1
+    thick = "; the thick line is the best trial" if any(trial.is_best for trial in page.trials) else ""
     last = f"last {len(value_axes)} axes at its objectives" if several else f"last axis at its best {page.metric}"
     return Figure(
         "Settings and outcome",
         "Parallel coordinates. Each line is a trial: it crosses each axis at the trial's value of that field, and the "
-        f"{last}. Dark lines are good ones; the thick line is the best trial."
+        f"{last}. Dark lines are good ones{thick}."
         f"{left_out(page)}{_at_the_end(value_axes[0], page)}",
         (*trial_lines(page, points), Colours.of(page).bar(page.metric)),
         layout(

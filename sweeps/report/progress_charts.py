@@ -46,6 +46,8 @@ def by_step(page: Page) -> Figure | None:
     base = ""
     if page.base is not None:
         base = " The dashed line is the base without an adapter."
+        if span is not None and not span[0] <= page.base <= span[1]:
+            base = f" The base without an adapter ({page.base:.4f}) lies beyond the axis."
         line = {"color": "#5b6472", "width": 1.5, "dash": "dash"}
         more["shapes"] = [
             {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": page.base, "y1": page.base, "line": line}
