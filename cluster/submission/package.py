@@ -14,7 +14,7 @@ from cluster.submission.on_node import SHIPPED, SWEEP_FILE
 
 CODE = ("cluster", "search_spaces", "sweeps", "trainables")
 """The packages of this project."""
-SUFFIXES = (".py", ".yaml", ".jsonl", ".typed")
+SUFFIXES = (".py", ".yaml", ".jsonl", ".typed", ".j2")
 """Of the files of a package that travel."""
 MOST_MODULE_BYTES = 10_000_000
 """Size of a trainable of the user's own, with the folder that it lies in."""

@@ -51,8 +51,9 @@ def _place(sweep: str, storage: Path, tracking_uri: str | None) -> Place:
     from sweeps.tracking import stores
 
     # What stands for no folder may still be a sweep that MLflow knows, of another machine for one.
-    with suppress(SweepError):
-        sweep = str(local_sweeps.find(sweep, storage).path)
+    if tracking_uri is None:
+        with suppress(SweepError):
+            sweep = str(local_sweeps.find(sweep, storage).path)
     return stores.find(sweep, tracking_uri)
 
 

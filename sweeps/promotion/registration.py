@@ -28,6 +28,8 @@ from trainables.scoring.requests import BaseFacts, Scores
 NEW_TOKENS = 16
 FEW_TOKENS = 16
 """See `difference`."""
+ONE_ROW = 4
+"""How many times the tolerance one row may be off, where the rows together are within it."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ def _describe_again(context: Context, winner: Winner, facts: VersionFacts, known
     forced = tuple(dict.fromkeys([*(before.split("; ") if before else ()), *winner.forced]))
     winner, facts = dataclasses.replace(winner, forced=forced), dataclasses.replace(facts, forced=forced)
     tags = version_tags.of(context.sweep, winner, facts)
+    # Those of its files, which stay as they are.
+    tags = {name: text for name, text in tags.items() if not version_tags.is_of_files(name)}
     stale = [name for name in version_tags.OF_A_CHAMPION if name in known.tags and name not in tags]
     context.registry.tag(context.model, known.number, tags, cards.description(facts), stale)
     context.registry.describe_model(context.model, cards.model_description(facts))
@@ -165,6 +169,9 @@ def difference(served: Sequence[float], told: Scores, tolerance: float) -> str |
     allowed = tolerance * max(1.0, FEW_TOKENS / tokens)
     gaps = [abs(loss - before) for loss, before in zip(served, told.row_losses[:rows], strict=True)]
     if sum(gaps) / tokens <= allowed:
+        for row, (gap, count) in enumerate(zip(gaps, told.row_tokens, strict=False), start=1):
+            if gap / count > ONE_ROW * tolerance * max(1.0, FEW_TOKENS / count):
+                return f"its row {row} differs by {gap / count:.2g} per token, much more than rounding does"
         return None
     worst = max(range(rows), key=lambda row: gaps[row] / told.row_tokens[row])
     counted = "its row differs" if rows == 1 else f"its {rows} rows differ"

@@ -17,6 +17,11 @@ OF_A_CHAMPION = (f"loss.{CHAMPION}", f"gain.{CHAMPION}")
 """Tags of a version only if its last promotion compared it with a champion."""
 
 
+def is_of_files(tag: str) -> bool:
+    """Whether a tag tells what the files of a version are: the base that they name, the adapter, the libraries."""
+    return tag in ("adapter_sha256", "base", "base.identity") or tag.startswith("version.")
+
+
 def of(sweep: TrackedSweep, winner: Winner, facts: VersionFacts) -> dict[str, str]:
     """Where the version comes from: sweep, run, base, rows, losses and gains, versions of the libraries."""
     candidate, verdict, answer = winner.candidate, winner.verdict, winner.evidence.answer

@@ -96,10 +96,10 @@ def so_far(status: Status, selection: Selection, separation: Separation | None, 
         is_cut_short = status.state in ("INTERRUPTED", "FAILED", "LOST")
         return answer(record, selection, separation, first, is_cut_short)
     if best is None:
-        return ["no trial has reported yet"]
+        return ["no trial that may win has reported yet"]
     metric = record.objective.metric
     value = f"{metric} {best.value(metric):.4f} at step {best.best_step}"
-    return [f"best so far: {label(best.number)}, {value}: no trial has ended yet"]
+    return [f"best so far: {label(best.number)}, {value}: no trial that may win has ended yet"]
 
 
 def kept(best: TrialRecord | None, folder: Path, trainable: str) -> tuple[str, Path] | None:

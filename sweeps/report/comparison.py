@@ -69,11 +69,13 @@ class Comparison:
     def lines(self) -> list[str]:
         """What is equal, why each trial ended, and how the first one compares with each of the others."""
         same = ", ".join(f"{name} {value}" for name, value in self._settings()[1].items())
-        lines = [f"the same in all: {same}"] if same else []
+        lines = [f"{'the same in all' if self.trials[1:] else 'settings'}: {same}"] if same else []
         metric = self.record.objective.metric
         endings = [f"{label(t.number)} {trial_tables.ending(t, metric)}" for t in self.trials if t.reason]
         lines += [legible(ending, MOST_SHOWN) for ending in endings]
         lines += [self._difference(trial) for trial in self.trials[1:]]
+        if not self.trials[1:]:
+            lines.append("there is no other trial with a value to compare it with")
         if self.separation is not None and self.separation.is_told:
             notes = best_compared.of_seeds(self.separation), best_compared.of_few_rows(self.separation)
             lines += [note for note in notes if note is not None]

@@ -13,6 +13,7 @@ from sweeps.report import page_facts, plotly_html, status
 from sweeps.report.charts import charts
 from sweeps.report.page import Page, page
 from sweeps.report.trial_story import Story
+from trainables.inputs import paths
 
 TEMPLATE = "report.html.j2"
 BEGINNING = b"<!doctype html>"
@@ -67,7 +68,7 @@ def output_of(folder: SweepFolder, given: Path | None) -> Path:
     """
     if given is None:
         return folder.report
-    path = given.expanduser().absolute()
+    path = paths.at_home(given).absolute()
     try:
         if path.is_dir():
             raise StorageError(f"--output: {path} is a folder: name a file in it, such as {path / REPORT}")

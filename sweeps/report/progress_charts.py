@@ -137,7 +137,8 @@ def times(page: Page) -> Figure | None:
     trials = [trial for trial in page.trials if trial.held]
     if not trials:
         return None
-    last = max(held.until for trial in trials for held in trial.held)
+    # A clock that was set back leaves times before the sweep began.
+    last = max(0.0, *(held.until for trial in trials for held in trial.held))
     _, unit, word = next(each for each in UNITS if last >= each[0])
     texts, traces = told_of(page), []
     for state, (_, colour) in STATES.items():

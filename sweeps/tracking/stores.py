@@ -62,7 +62,7 @@ def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, 
         )
     folder = SweepFolder(paths.at_home(Path(sweep)).absolute())
     given = environment.get("MLFLOW_TRACKING_URI")
-    if not paths.is_file(folder.config):
+    if not _is_of_sweep(folder, sweep):
         if paths.is_folder(folder.path) and "/" in sweep:
             raise SweepError(f"{folder.path}: no sweep here: a sweep's folder has a config.json")
         place = Place(absolute(tracking_uri or given or DEFAULT), sweep)
@@ -88,6 +88,19 @@ def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, 
     if _unknown(place):
         raise SweepError(f"{folder.path}: not in {place.shown}: send it with qsweep resume {folder.path}")
     return place
+
+
+def _is_of_sweep(folder: SweepFolder, sweep: str) -> bool:
+    """Whether the word means this folder. A bare name may be that of a model's folder, which has a config.json too."""
+    if not paths.is_file(folder.config):
+        return False
+    if "/" in sweep:
+        return True
+    try:
+        folder.document()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def store(tracking_uri: str | None = None, environment: Mapping[str, str] = os.environ) -> str:

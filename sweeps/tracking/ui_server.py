@@ -33,6 +33,8 @@ _LAST_LINES = 10
 # that through execve.
 _UNTIL_WE_DIE = (
     "import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, signal.SIGTERM); "
+    # This process may be gone already.
+    "os.getppid() == int(sys.argv.pop(1)) or sys.exit(1); "
     "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 )
 _ENVIRONMENT = {
@@ -44,7 +46,8 @@ _ENVIRONMENT = {
 }
 _NOT_OURS = (
     "MLFLOW_ARTIFACTS_ONLY", "MLFLOW_ENABLE_WORKSPACES", "MLFLOW_GUNICORN_OPTS", "MLFLOW_REGISTRY_STORE_URI",
-    "MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_STATIC_PREFIX", "MLFLOW_UVICORN_OPTS",
+    "MLFLOW_READ_REPLICA_BACKEND_STORE_URI", "MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_STATIC_PREFIX",
+    "MLFLOW_UVICORN_OPTS",
 )  # fmt: skip
 """What an environment may say of another server that is started from it (`mlflow server --help`, 3.17.2)."""
 
@@ -139,8 +142,8 @@ class UiServer:
         root = artifact_root(uri)
         self._process = subprocess.Popen(
             [
-                sys.executable, "-c", _UNTIL_WE_DIE, "-m", "mlflow", "server", "--host", HOST, "--port", str(port),
-                "--workers", "1", *(["--artifacts-destination", root] if root is not None else []),
+                sys.executable, "-c", _UNTIL_WE_DIE, str(os.getpid()), "-m", "mlflow", "server",
+                "--host", HOST, "--port", str(port), "--workers", "1", *(["--artifacts-destination", root] if root is not None else []),
             ],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
             text=True, errors="replace",

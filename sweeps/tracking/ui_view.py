@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sweeps.config.passwords import without_password
-from sweeps.errors import SweepError
+from sweeps.errors import Failed, SweepError
 from sweeps.record.folder import SweepFolder, noted_by
 from sweeps.report import ui_links
 from sweeps.tracking import stores
@@ -22,7 +22,8 @@ def address(server: str, place: Place) -> str:
         place: the sweep.
 
     Raises:
-        SweepError: the server does not hold the sweep, or does not tell.
+        SweepError: the server does not hold the sweep, or does not tell without a password.
+        Failed: it cannot be asked.
     """
     try:
         run = stores.run_on_server(server, place.sweep, _SECONDS)
@@ -34,9 +35,18 @@ def address(server: str, place: Place) -> str:
             return ui_links.saved_view(server, experiment, sweep_id)
         return ui_links.runs_below(server, experiment, run_id)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        # It asks for a token, say, which a browser has.
-        noted = None if place.folder is None else noted_by(SweepFolder(place.folder)).get("experiment_id")
+        told = f"{without_password(server)}: does not tell where the sweep {place.sweep} is: {stores.reason(error)}"
+        # A server may ask for a token, which a browser has.
+        if getattr(getattr(error, "response", None), "status_code", None) not in (401, 403):
+            raise Failed(told) from None
+        noted = _noted(place)
         if noted is None:
-            told = f"{without_password(server)}: does not tell where the sweep {place.sweep} is: {stores.reason(error)}"
             raise SweepError(f"{told}; name the sweep's folder") from None
-        return ui_links.saved_view(server, str(noted), place.sweep)
+        return ui_links.saved_view(server, noted, place.sweep)
+
+
+def _noted(place: Place) -> str | None:
+    """The sweep's experiment in this store, as its folder notes it."""
+    note = {} if place.folder is None else noted_by(SweepFolder(place.folder))
+    is_of_store = without_password(str(note.get("uri", ""))) == place.shown
+    return str(note["experiment_id"]) if is_of_store and note.get("experiment_id") is not None else None

@@ -168,6 +168,12 @@ def test_values_that_are_not_finite_are_not_drawn(tmp_path: Path) -> None:
     assert "2 trials without a finite eval_loss are not drawn" in caption
 
 
+def test_a_clock_that_was_set_back_spoils_no_page(tmp_path: Path) -> None:
+    first, *others = sweeps.events(2, sweeps.config())
+    folder = sweeps.write(tmp_path, [first.model_copy(update={"time": 1e6}), *others])
+    assert charts(page_file.read(folder, 1e6 + 1))
+
+
 def test_a_sweep_that_runs_tells_what_is_so_far(tmp_path: Path) -> None:
     folder = sweeps.write(tmp_path, sweeps.events(8, sweeps.config(), ends=False))
     with locked(folder):
@@ -176,7 +182,7 @@ def test_a_sweep_that_runs_tells_what_is_so_far(tmp_path: Path) -> None:
     facts = {fact.name: fact.value for fact in found.cost}
     assert f"ran for {facts['time']}" in found.when and f" in {facts['time']}, " in found.outcome[0]
     assert facts["time"] == "1 min 40 s", "until now, in all three"
-    assert re.fullmatch(r"best so far: t00, eval_loss \d\.\d{4} at step 27: no trial has ended yet", found.best)
+    assert re.fullmatch(r"best so far: t00, eval_loss \d\.\d{4} at step 27: no trial that may win has ended yet", found.best)
     assert found.best_settings and found.trials[0].is_best
     assert "8 of 8 trials have begun" in found.outcome
     assert [(rung.went_on, rung.waiting, rung.ended) for rung in found.rungs] == [

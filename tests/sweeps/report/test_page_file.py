@@ -188,12 +188,13 @@ def test_the_json_line_says_where_the_page_is(tmp_path: Path) -> None:
         ("missing/page.html", "there is no folder"),
         ("x/events.jsonl", "is there already, and is no HTML page: name another file"),
         ("/dev/null", "is there already, and is no HTML page: name another file"),
+        ("~nobody-here/page.html", "there is no folder"),
     ],
 )
 def test_a_wrong_output_is_refused(tmp_path: Path, output: str, message: str) -> None:
     folder = sweeps.write(tmp_path / "x", list(sweeps.events(2, sweeps.config())))
     log = folder.events.read_bytes()
-    code, out, told = run(str(folder.path), "--output", str(tmp_path / output))
+    code, out, told = run(str(folder.path), "--output", output if output.startswith("~") else str(tmp_path / output))
     assert (code, out) == (2, "")
     assert told.startswith("error: --output: ") and message in told
     assert folder.events.read_bytes() == log

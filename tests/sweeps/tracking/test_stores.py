@@ -83,6 +83,16 @@ def test_the_folders_store_goes_before_the_environments(tmp_path):
     assert stores.find("x-1", "postgresql://third/db", other).uri == "postgresql://third/db"
 
 
+def test_a_models_folder_of_the_name_of_a_sweep_is_no_sweep(empty_database, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tickets").mkdir()
+    (tmp_path / "tickets" / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(SweepError, match="^tickets: no sweep of this id or name in sqlite"):
+        stores.find("tickets", f"sqlite:///{empty_database}", {})
+    with pytest.raises(SweepError, match="not the configuration of a sweep"):
+        stores.find("./tickets", None, {})
+
+
 def test_a_folder_that_is_damaged_is_told(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(SweepError, match="not the configuration of a sweep"):
