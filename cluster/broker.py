@@ -309,7 +309,7 @@ class Broker:
         One at a place where none of its hosts has died is better, and a must when all of them died at one place.
         """
         suspect = self._deaths.is_suspect(trial_key)
-        if self._suspects_waiting and not suspect:
+        if self._deaths.is_guilty(trial_key) or (self._suspects_waiting and not suspect):
             return None
         must_leave = self._deaths.must_leave(trial_key)
         best, most = None, (False, 0)
@@ -322,7 +322,8 @@ class Broker:
         return best
 
     def _staying(self) -> set[Place]:
-        return {host.facts.place for host in self._hosts.values() if not host.is_leaving}
+        ready = {host.facts.place for host in self._hosts.values() if not host.is_leaving}
+        return ready | self._fleet.loading
 
     async def _tell(self) -> None:
         async with self._changed:

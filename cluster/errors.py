@@ -37,6 +37,8 @@ class SubmissionFailed(ClusterError, RuntimeError):  # noqa: N818 - reads as wha
 class NotStarted(ClusterError, RuntimeError):  # noqa: N818 - reads as what happened
     """Ray could not be started on this machine."""
 
+    exit_code = 1
+
 
 class HostError(ClusterError, RuntimeError):
     """A host cannot start."""

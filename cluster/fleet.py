@@ -74,6 +74,8 @@ class Fleet:
         self._rows: RowShape | None = None
         self._problem: NotReady | None = None
         """Why the latest host that failed could not be made."""
+        self._told = ""
+        """Why the latest host could not be made, as it was told."""
         self._failures = 0
         """Hosts in a row that could not be made."""
         self._start_deaths = StartDeaths()
@@ -100,6 +102,11 @@ class Fleet:
     def held(self) -> int:
         """The hosts that hold their place: those that are ready, that leave, and that are placed and load."""
         return len(self.hosts) + sum(each.node_id is not None and not each.is_given_up for each in self._starting)
+
+    @property
+    def loading(self) -> set[Place]:
+        """Where hosts load; on which GPU is not known yet."""
+        return {Place(each.node_id, ("",)) for each in self._starting if each.node_id and not each.is_given_up}
 
     def held_seconds(self) -> float:
         """The seconds that hosts have held their places until now, added up; called, too, when their number changes."""
@@ -173,7 +180,7 @@ class Fleet:
         for starting in (first, *(self._made() for _ in range(self.wanted - 1))):
             self._in_background(self._bring(starting))
         since: float | None = None
-        while self._problem is None and len(self.hosts) < at_once:
+        while len(self.hosts) < at_once and (self._problem is None or any(each.node_id for each in self._starting)):
             if not self._tasks:  # What was begun has died.
                 if self.hosts:
                     break
@@ -187,7 +194,7 @@ class Fleet:
                 break
             await asyncio.wait(self._tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         self._has_started = True
-        return self._problem
+        return None if self.hosts else self._problem
 
     def follow(self, seen: Sequence[nodes.Node]) -> None:
         """Fits the hosts to the nodes that there are now, and to what is asked for."""
@@ -305,7 +312,7 @@ class Fleet:
         if starting.is_given_up:
             return
         # An id is never used twice, also after Ray restarted the broker: trials name hosts that they lost.
-        self._failures = 0
+        self._failures, self._told = 0, ""
         self._start_deaths.clear()
         self.hosts[f"host-{uuid.uuid4().hex[:8]}"] = Host(starting.actor, facts, self._clock())
         self.held_seconds()
@@ -323,7 +330,8 @@ class Fleet:
         elif not self._has_started:
             self._start_deaths.add(host, error)
             self._tell(f"{words}; another is made")
-        if self._has_started and not is_node_suspect:
+        if self._has_started and not is_node_suspect and words != self._told:
+            self._told = words
             self._tell(f"a host could not be made: {words}; trying again every {RETRY_SECONDS:.0f} s")
 
     def _in_background(self, work: Any) -> None:

@@ -225,7 +225,7 @@ class Host:
         try:
             pack = self._trainable.open_pack(self._base, data, cache())
             # After loading: a hub model's sizes are known now.
-            need = catalogue.fit(self._trainable, pack, self._base, self._limits.largest, rows, room)
+            need = catalogue.settle_auto(self._trainable, pack, self._base, self._limits.largest, rows, room)
         except TrainableError as error:
             raise HostError(str(error)) from None
         slots = self._limits.slots

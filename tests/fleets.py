@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable
 from types import SimpleNamespace
 
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, RayTaskError
 
+from cluster.errors import HostError
 from cluster.fleet import Fleet
 from cluster.hosts import HostFacts, HostOptions, SlotLimits
 from cluster.leases import NotReady
@@ -33,6 +34,8 @@ class Actors:
         """What an actor on a node does when it is to prepare the data."""
         self.dies_loading = 0
         """So many actors die while they load."""
+        self.blind: set[str] = set()
+        """Nodes whose GPUs PyTorch does not see."""
 
     def options(self, **options: object) -> Actors:
         assert options["num_gpus"] == 1
@@ -58,6 +61,8 @@ class Actors:
             if self.dies_loading:
                 self.dies_loading -= 1
                 raise ActorDiedError
+            if actor.node in self.blind:
+                raise RayTaskError("start", "", HostError("PyTorch sees none of the GPUs"))
             return HostFacts(
                 pid=actor.number, node=actor.node, device="cpu", slots=2, estimated_bytes=None, node_id=actor.node
             )

@@ -113,7 +113,7 @@ class Room(NamedTuple):
 class SettlesAuto(Protocol):
     """What a trainable offers beside its contract when `auto` in a base depends on the trials and the memory there."""
 
-    def fit(
+    def settle_auto(
         self, pack: Pack, base: TrialSpec, largest: Sequence[TrialSpec], rows: RowShape | None, usable: int
     ) -> Need | None:
         """Settles what a pack left open, before its first trial, for so many usable bytes; returns what it needs."""
@@ -164,19 +164,22 @@ def need(
     return estimate
 
 
-def fit(
+def settle_auto(
     trainable: Trainable, pack: Pack, base: TrialSpec, largest: Sequence[TrialSpec], rows: RowShape | None, room: Room
 ) -> Need | None:
     """Settles what `auto` means for a pack that is open; returns its estimate; arguments and errors as `need`."""
-    if not hasattr(trainable, "fit"):
+    if not hasattr(trainable, "settle_auto"):
         return need(trainable, base, largest, room.device, rows, room.gpus)
-    with answering("its fit"):
-        return cast(SettlesAuto, trainable).fit(pack, base, largest, rows, room.usable)
+    with answering("its settle_auto"):
+        return cast(SettlesAuto, trainable).settle_auto(pack, base, largest, rows, room.usable)
 
 
 def blindness(trainable: Trainable) -> str | None:
     """Why the trainable would train on the CPU of a process that has GPUs; None where it does not, or cannot tell."""
-    return cast(SeesGpus, trainable).blindness() if hasattr(trainable, "blindness") else None
+    if not hasattr(trainable, "blindness"):
+        return None
+    with answering("its blindness"):
+        return cast(SeesGpus, trainable).blindness()
 
 
 def _cut(spec: TrialSpec, rows: RowShape | None) -> TrialSpec:

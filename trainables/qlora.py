@@ -88,7 +88,7 @@ def prepare(base: TrialSpec, cache: Path) -> Prepared:
 
 
 def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
-    """Loads the base onto this process's device or devices, ready for adapters; see `fit` for the rest of `auto`."""
+    """Loads the base onto this process's device or devices, ready for adapters; `settle_auto` goes on from there."""
     import_bitsandbytes()
     from trainables.base import base_checks, base_model
     from trainables.data import dataset
@@ -113,7 +113,9 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
     return AdapterPack(engine, rows_of_sweep, known_base=known, engine_name=name, pass_tokens=tokens)
 
 
-def fit(pack: Pack, base: TrialSpec, largest: Sequence[TrialSpec], rows: RowShape | None, usable: int) -> Need | None:
+def settle_auto(
+    pack: Pack, base: TrialSpec, largest: Sequence[TrialSpec], rows: RowShape | None, usable: int
+) -> Need | None:
     """Switches `gradient_checkpointing: auto` on where not one of the largest trials fits without it.
 
     Call it before the first trial. Returns the memory that the pack needs then, on the fullest of several GPUs; None

@@ -61,10 +61,12 @@ def calibrate(
     trainable, largest = catalogue.find(config.trainable), plan.largest(config, sweep.space)
     started = clock()
     try:
+        if machine.device == "cuda" and (why := catalogue.blindness(trainable)) is not None:
+            raise ConfigError([f"this machine's GPU: {why}"])
         pack = trainable.open_pack(config.base, prepared.payload, cache())
         if machine.free_bytes is not None:
             room = catalogue.Room(machine.device, machine.spread, machine.free_bytes)
-            catalogue.fit(trainable, pack, config.base, largest, summary.shape, room)
+            catalogue.settle_auto(trainable, pack, config.base, largest, summary.shape, room)
     except TrainableError as error:
         raise ConfigError([str(error)]) from None
     loop = PackLoop(pack, slots)

@@ -344,7 +344,7 @@ def read_events(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
             try:
                 event = from_line(line)
             except ValueError:
-                problem = f"{path}: the line at byte {offset} is damaged; put the file back from a copy, or launch anew"
-                raise StorageError(problem) from None
+                problem = f"{path}: the line at byte {offset} is damaged, or a newer version of qsweep wrote it"
+                raise StorageError(f"{problem}; put the file back from a copy, or launch anew") from None
             offset += len(line)
             yield event, offset

@@ -232,7 +232,7 @@ def _outcome(status: Status) -> list[str]:
 def _when(record: SweepRecord, status: Status) -> str:
     if record.started is None:
         return "not begun"
-    until = "now" if status.state == "RUNNING" or record.latest is None else moment(record.latest)
+    until = "now" if status.state == "RUNNING" or record.latest is None else moment(record.known_until)
     drivers = f", by {record.drivers} drivers in turn" if record.drivers > 1 else ""
     return f"{moment(record.started)} to {until}; it ran for {duration(status.seconds)}{drivers}"
 

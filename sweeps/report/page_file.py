@@ -35,8 +35,8 @@ def read(folder: SweepFolder, now: float) -> Page:
             story.take(event, log.record)
             log.take([(event, offset)])
     stands = status.read(folder, now, log)
-    latest = stands.record.latest
-    story.end(now if stands.state == "RUNNING" or latest is None else latest)
+    is_open = stands.state == "RUNNING" or stands.record.latest is None
+    story.end(now if is_open else stands.record.known_until)
     return page(stands, story, separation(folder, stands.record), now)
 
 

@@ -51,8 +51,8 @@ class Story:
                 if before.latest is None:
                     self._began = event.time
                 else:
-                    self.end(before.latest)
-                    self._began += max(0.0, event.time - before.latest)
+                    self.end(before.known_until)
+                    self._began += max(0.0, event.time - before.known_until)
             case DataPrepared():
                 self.warnings += [each for each in event.warnings if each not in self.warnings]
             case TrialStarted():

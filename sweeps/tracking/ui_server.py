@@ -143,7 +143,8 @@ class UiServer:
         self._process = subprocess.Popen(
             [
                 sys.executable, "-c", _UNTIL_WE_DIE, str(os.getpid()), "-m", "mlflow", "server",
-                "--host", HOST, "--port", str(port), "--workers", "1", *(["--artifacts-destination", root] if root is not None else []),
+                "--host", HOST, "--port", str(port), "--workers", "1",
+                *(["--artifacts-destination", root] if root is not None else []),
             ],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
             text=True, errors="replace",

@@ -174,6 +174,24 @@ def test_hosts_that_cannot_be_made_are_tried_again_every_ten_seconds(play):
     play(scene, "a")
 
 
+def test_a_node_whose_gpu_pytorch_does_not_see_is_told_of_once_and_holds_up_no_other(play, monkeypatch):
+    remote = Actors.remote
+
+    def blind_b(actors: Actors, base: str, limits: SlotLimits) -> SimpleNamespace:
+        actors.blind = {"b"}
+        return remote(actors, base, limits)
+
+    monkeypatch.setattr(Actors, "remote", blind_b)
+
+    async def scene(world: World) -> None:
+        for _ in range(100):
+            await world.follow()
+        assert world.hosts() == ["a", "c"]
+        assert sum("PyTorch sees none" in line for line in world.news) <= 1
+
+    play(scene, "a", "b", "c")
+
+
 def test_an_own_cluster_cannot_have_more_hosts_than_gpus():
     world = World(Actors("a"), hosts=2, may_grow=False)
     problem = world.fleet.lay_out(world.actors.look())
@@ -271,6 +289,24 @@ def test_a_gpu_that_kills_its_hosts_is_left_and_no_trial_is_to_blame(monkeypatch
         await gpus.broker.reached("d")
         await gpus.die(0)
         assert await gpus.place("e") == 0, "one at which it has not died"
+
+    asyncio.run(scene())
+
+
+def test_a_trial_is_not_refused_while_another_gpu_may_show_that_the_first_is_to_blame(monkeypatch):
+    monkeypatch.setattr("ray.kill", lambda actor: None)
+
+    async def scene() -> None:
+        gpus = Gpus(2)
+        del gpus.broker._hosts["1"]
+        gpus.broker._fleet._starting.append(host_states.Starting(object(), 0.0, node_id="n"))
+        for _ in range(GUILTY_AFTER):
+            assert await gpus.place("a") in (0, "waits")
+            await gpus.die(0)
+        assert await gpus.place("a") == "waits"
+        gpus.put(1)
+        gpus.broker._fleet._starting.clear()
+        assert await gpus.place("a") == 1
 
     asyncio.run(scene())
 

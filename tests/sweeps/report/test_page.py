@@ -182,7 +182,9 @@ def test_a_sweep_that_runs_tells_what_is_so_far(tmp_path: Path) -> None:
     facts = {fact.name: fact.value for fact in found.cost}
     assert f"ran for {facts['time']}" in found.when and f" in {facts['time']}, " in found.outcome[0]
     assert facts["time"] == "1 min 40 s", "until now, in all three"
-    assert re.fullmatch(r"best so far: t00, eval_loss \d\.\d{4} at step 27: no trial that may win has ended yet", found.best)
+    assert re.fullmatch(
+        r"best so far: t00, eval_loss \d\.\d{4} at step 27: no trial that may win has ended yet", found.best
+    )
     assert found.best_settings and found.trials[0].is_best
     assert "8 of 8 trials have begun" in found.outcome
     assert [(rung.went_on, rung.waiting, rung.ended) for rung in found.rungs] == [

@@ -87,7 +87,7 @@ def test_a_models_folder_of_the_name_of_a_sweep_is_no_sweep(empty_database, tmp_
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tickets").mkdir()
     (tmp_path / "tickets" / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(SweepError, match="^tickets: no sweep of this id or name in sqlite"):
+    with pytest.raises(SweepError, match=r"^tickets: no sweep of this id or name in sqlite"):
         stores.find("tickets", f"sqlite:///{empty_database}", {})
     with pytest.raises(SweepError, match="not the configuration of a sweep"):
         stores.find("./tickets", None, {})

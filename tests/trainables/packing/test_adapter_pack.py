@@ -122,10 +122,10 @@ def test_trial_computes_the_same_under_gradient_checkpointing(monkeypatch):
     monkeypatch.setattr("trainables.base.model_source.facts", lambda _: LLAMA_1B)
     rows = RowShape(longest=512, mean=200, labelled=1.0, train_rows=24, eval_rows=6)
     need = qlora.need_of_rows(base, largest, "cpu", rows)
-    assert qlora.fit(pack, base, largest, rows, need.total(1)) == need
+    assert qlora.settle_auto(pack, base, largest, rows, need.total(1)) == need
     assert not any(module.training for module in pack._engine.base.model.modules())
     assert qlora.need_of_rows(base, [base], "cpu", rows).total(1) < need.total(1) - 1
-    assert qlora.fit(pack, base, largest, rows, need.total(1) - 1).total(1) < need.total(1)
+    assert qlora.settle_auto(pack, base, largest, rows, need.total(1) - 1).total(1) < need.total(1)
     assert any(module.training for module in pack._engine.base.model.modules())
     pack.open(0, TRIAL)
     assert packs.losses(pack, 0, 10) == pytest.approx(expected, abs=FP32)
@@ -140,7 +140,7 @@ def test_a_gpu_without_bfloat16_is_counted_in_float32(monkeypatch):
     )
     for hardware, counted in (("cuda float32", single), ("cuda bfloat16", auto)):
         monkeypatch.setattr(AdapterPack, "hardware", hardware)
-        assert qlora.fit(packs.pack(), auto, [auto], None, 10**15) == qlora.need(counted, [counted], "cuda")
+        assert qlora.settle_auto(packs.pack(), auto, [auto], None, 10**15) == qlora.need(counted, [counted], "cuda")
 
 
 def test_forty_steps_with_neighbours_stay_close_in_fp32():
