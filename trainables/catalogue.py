@@ -159,9 +159,13 @@ def need(
             estimate = cast(CountsRows, trainable).need_of_rows(base, largest, device, rows)
         else:
             estimate = trainable.need(_cut(base, rows), [_cut(spec, rows) for spec in largest], device)
-        if estimate is not None and not isinstance(estimate, Need):
-            raise TypeError(f"it answers {legible(repr(estimate), 100)}, not a Need")
-    return estimate
+        return _need_or_none(estimate)
+
+
+def _need_or_none(answer: object) -> Need | None:
+    if answer is not None and not isinstance(answer, Need):
+        raise TypeError(f"it answers {legible(repr(answer), 100)}, not a Need")
+    return answer
 
 
 def settle_auto(
@@ -171,7 +175,7 @@ def settle_auto(
     if not hasattr(trainable, "settle_auto"):
         return need(trainable, base, largest, room.device, rows, room.gpus)
     with answering("its settle_auto"):
-        return cast(SettlesAuto, trainable).settle_auto(pack, base, largest, rows, room.usable)
+        return _need_or_none(cast(SettlesAuto, trainable).settle_auto(pack, base, largest, rows, room.usable))
 
 
 def blindness(trainable: Trainable) -> str | None:

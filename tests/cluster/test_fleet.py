@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from types import SimpleNamespace
 
 import pytest
@@ -21,8 +21,11 @@ from cluster.nodes import Node
 def play(monkeypatch) -> Callable[..., None]:
     """Plays a scene on a fleet whose cluster has the nodes that are named."""
 
-    def play(scene: Callable[[World], Awaitable[None]], *nodes: str, **options: object) -> None:
+    def play(
+        scene: Callable[[World], Awaitable[None]], *nodes: str, blind: Collection[str] = (), **options: object
+    ) -> None:
         actors = Actors(*nodes)
+        actors.blind = set(blind)
         monkeypatch.setattr(fleet, "HostActor", actors)
         monkeypatch.setattr("ray.kill", actors.kill)
 
@@ -174,22 +177,14 @@ def test_hosts_that_cannot_be_made_are_tried_again_every_ten_seconds(play):
     play(scene, "a")
 
 
-def test_a_node_whose_gpu_pytorch_does_not_see_is_told_of_once_and_holds_up_no_other(play, monkeypatch):
-    remote = Actors.remote
-
-    def blind_b(actors: Actors, base: str, limits: SlotLimits) -> SimpleNamespace:
-        actors.blind = {"b"}
-        return remote(actors, base, limits)
-
-    monkeypatch.setattr(Actors, "remote", blind_b)
-
+def test_a_node_whose_gpu_pytorch_does_not_see_is_told_of_once_and_holds_up_no_other(play):
     async def scene(world: World) -> None:
         for _ in range(100):
             await world.follow()
         assert world.hosts() == ["a", "c"]
         assert sum("PyTorch sees none" in line for line in world.news) <= 1
 
-    play(scene, "a", "b", "c")
+    play(scene, "a", "b", "c", blind={"b"})
 
 
 def test_an_own_cluster_cannot_have_more_hosts_than_gpus():

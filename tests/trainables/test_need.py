@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -48,6 +49,9 @@ def test_what_is_no_estimate_is_refused_with_what_it_was() -> None:
     trainable: Any = SimpleNamespace(need=lambda *_: 3)
     with pytest.raises(NotTrainable, match="its need raises TypeError: it answers 3, not a Need"):
         catalogue.need(trainable, SPEC, [], "cpu", None)
+    settles: Any = SimpleNamespace(settle_auto=lambda *_: "enough")
+    with pytest.raises(NotTrainable, match="its settle_auto raises TypeError: it answers 'enough', not a Need"):
+        catalogue.settle_auto(settles, Mock(), SPEC, [], None, catalogue.Room("cpu", 1, 1))
 
 
 def test_a_need_without_parts_still_has_its_whole() -> None:
