@@ -90,12 +90,8 @@ class PackLoop:
         """Trains the lease to step `target` and evaluates it there; None when there is no outcome in time.
 
         Args:
-            lease: an open lease.
-            target: the step to train to.
             best: the best value of the objective so far; a better one is handed out with its adapter.
             known: the last step whose record the caller has; later ones are given again until it names them here.
-            wait_seconds: how long to wait for an answer.
-            objective: what is better.
 
         Raises:
             LeaseOver: the lease is not open here.

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 
 def not_let_in(text: str) -> str | None:
-    """The words for what Ray says of a token (2.60: ray/_private/authentication, and its dashboard); None for others.
-
-    Args:
-        text: Ray's message.
-    """
+    """The words for what Ray says of a token (2.60: ray/_private/authentication, and its dashboard), or None."""
     if text.startswith("Authentication required") or "no authentication token was found" in text:
         return (
             "the cluster wants a token and got none (401): set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "

@@ -129,7 +129,6 @@ class SearchSpace:
         """Draws a point.
 
         Args:
-            rng: the only source of randomness.
             index: the number of the draw. The `grid` fields then take combination `index` (modulo their number; the
                 last field changes fastest), so that each comes equally often. None draws these fields too.
         """

@@ -36,7 +36,6 @@ def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[Sweep, s
     """The sweep in a folder, and its id.
 
     Args:
-        folder: where it lies.
         tracking_uri: the MLflow to use instead of the one that the sweep has used so far.
 
     Raises:
@@ -74,7 +73,6 @@ def fingerprints(config: SweepConfig, before: Mapping[str, str]) -> dict[str, st
     """What identifies the base model and the data.
 
     Args:
-        config: of the sweep.
         before: what identified them when the sweep began; empty for one that begins.
 
     Raises:

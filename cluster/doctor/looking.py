@@ -71,10 +71,8 @@ def judged(name: str, found: Look, driver: Mapping[str, Look], asked: Asked) -> 
     """The diagnosis of what a check has found at `asked.node`.
 
     Args:
-        name: of the check.
         found: what came of its `look`.
         driver: what came of the checks on the driver.
-        asked: what it was asked.
     """
     check = contract.find(name)
     if found.facts is not None:

@@ -32,9 +32,6 @@ def code() -> dict[str, Path]:
 def own_module(name: str) -> dict[str, Path]:
     """As `code`, for a trainable of the user's own; nothing for one of this project, or one that is installed.
 
-    Args:
-        name: the dotted path of a module.
-
     Raises:
         SubmissionFailed: it lies beside too much to be sent.
     """
@@ -59,7 +56,6 @@ def sweep_files(text: str, files: Mapping[str, Path]) -> tuple[str, dict[str, by
     """A sweep and its files: what identifies their content, and path in the package -> content or file here.
 
     Args:
-        text: the sweep file.
         files: path beside the sweep file -> file or folder here.
     """
     contents: dict[str, bytes | Path] = {SWEEP_FILE: text.encode()}

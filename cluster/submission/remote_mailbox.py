@@ -60,7 +60,6 @@ class RemoteMailbox:
         """Opens nothing; `open` does.
 
         Args:
-            sweep_id: the sweep's.
             answer: is called again and again, in a thread of its own, until it returns an answer. Raises nothing.
         """
         self._prefix = f"gcs://{_package(sweep_id, '').removesuffix('.zip')}".encode()
@@ -138,11 +137,8 @@ def ask(
     """The driver's answer to a request; None when no driver listens there, and nothing was sent.
 
     Args:
-        jobs: the cluster's.
-        sweep_id: the sweep's.
         node: id of the node of its driver.
         request_id: twenty digits, a dash and eight letters or digits of a hexadecimal number; equal ones are one.
-        content: the request.
         is_over: waits a moment, and says whether to wait no longer.
 
     Raises:

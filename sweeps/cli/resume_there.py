@@ -70,8 +70,6 @@ def problems(sweep: str, tracking_uri: str | None, folders: tuple[Path, ...]) ->
     """A line for each reason why a cluster cannot go on with what is named here.
 
     Args:
-        sweep: as the user names it.
-        tracking_uri: likewise.
         folders: folders of this machine, which are no paths of a cluster: the current one and the home folder.
     """
     wrong = []

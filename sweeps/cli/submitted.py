@@ -46,10 +46,8 @@ def ask_there(sweep: str, address: str, words: tuple[str, ...], request: RemoteR
 
     Args:
         sweep: the id of its job, which is also the sweep's.
-        address: of the cluster's dashboard.
         words: stop, add or extend, and what follows the sweep's id.
         request: the same as a request.
-        as_json: whether to print the JSON line.
     """
     with mistakes():
         from cluster.submission import connect
@@ -73,7 +71,6 @@ def answer_there(
     """What a command about a submitted sweep answers: its driver does, or else a job of some seconds on its head node.
 
     Args:
-        jobs: the cluster's.
         sweep: the id of its job, or of one that has resumed it.
         words: status, stop, add or extend, and what follows the sweep's id.
         request: the same as a request; None for status.

@@ -53,7 +53,6 @@ class SchedulerConfig(Protocol):
 
         Args:
             steps: of a trial that is not stopped.
-            trials: how many there are.
             slots: how many of them train at once.
             protects_first: one of them is trained to its end whatever it reports.
         """

@@ -64,9 +64,6 @@ def apply(base: TrialSpec, point: Point, sweep_seed: int, repeat: int = 0) -> Tr
     """The specification of the trial at `point`; raises pydantic.ValidationError for values out of range.
 
     Args:
-        base: the sweep's.
-        point: searched field -> value.
-        sweep_seed: the sweep's seed.
         repeat: 0, or which repetition of the point it is: each has another seed.
     """
     raw: dict[str, Any] = base.model_dump()

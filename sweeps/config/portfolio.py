@@ -19,7 +19,6 @@ def settled(config: SweepConfig, space: SearchSpace) -> tuple[SearchSpace, list[
     comes with a named space, points that no longer fit the changed fields are left out; in any other they are mistakes.
 
     Args:
-        config: the sweep.
         space: as `checks.with_base` returns it; its fields exist.
     """
     whole = []

@@ -89,7 +89,6 @@ def settled(config: SweepConfig, space: SearchSpace, train_rows: int | None) -> 
 
     Args:
         config: as it was loaded.
-        space: its search space.
         train_rows: rows to train on; None when that is not known yet.
     """
     budget = config.budget
@@ -155,7 +154,6 @@ def most_steps(config: SweepConfig, space: SearchSpace, units: int, trials: int)
 
     Args:
         config: a settled sweep.
-        space: its search space.
         units: what they take together of the resource.
         trials: how many they are; each one's last step may go beyond its report point.
     """

@@ -14,13 +14,7 @@ COARSE = 2 * evaluation_noise.USUAL_GAP
 
 
 def of_evaluation(config: SweepConfig, seen: Outlook, rows: RowShape | None) -> list[str]:
-    """The warnings, a line each.
-
-    Args:
-        config: the sweep.
-        seen: what is expected of it.
-        rows: its rows, where they are known.
-    """
+    """The warnings, a line each."""
     warnings = []
     share = seen.evaluation_share
     if share is not None and share > MOST_EVALUATION:

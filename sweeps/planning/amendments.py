@@ -63,7 +63,6 @@ class Amendments:
         Args:
             values: searched field, the last part of its name or its heading in tables, -> value as JSON has it. A
                 field that is left out keeps the file's own value.
-            record: the sweep as it stands.
         """
         named, wrong = self._fields(values)
         try:
@@ -148,7 +147,6 @@ class Amendments:
 
         Args:
             wanted: dotted key -> value as JSON has it.
-            record: the sweep as it stands.
             now: seconds since the epoch; None while nobody drives the sweep.
         """
         current = limits.changed(self.config, record.changes)

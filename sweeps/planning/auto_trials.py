@@ -22,8 +22,6 @@ def settled(sweep: Sweep, need: Need | None, machine: plan.Machine, known: Known
     Args:
         sweep: a sweep with `budget.trials: auto`.
         need: of its largest trials, as in `plan.plan`.
-        machine: where it is to run.
-        known: rates and rows.
 
     Raises:
         ConfigError: no rate is known, or not one trial fits.

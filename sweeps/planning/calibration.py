@@ -48,10 +48,7 @@ def calibrate(
     Takes as long as it takes to load the base, to train about 12 + `slots` steps and to evaluate as many trials.
 
     Args:
-        sweep: what is planned.
-        prepared: its rows.
         slots: trials that train side by side, as many as a host of the sweep will have.
-        machine: this one.
         clock: seconds since the epoch, as the pack's own.
 
     Raises:

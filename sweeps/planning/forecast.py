@@ -28,7 +28,6 @@ class Forecast:
         """Steps and evaluations of so many trials; the base is evaluated once.
 
         Args:
-            trials: of the sweep.
             worst: optimizer steps that the whole sweep takes at most.
             steps_per_unit: optimizer steps for each unit in which `points` count.
             repeats: `searcher.repeats`: only trials that reach the last point are repeated. `worst` counts them.
@@ -57,7 +56,6 @@ def forecast(points: Sequence[int], plays: Sequence[Sequence[int]]) -> Forecast:
     """The forecast of as many plays of a scheduler's rule.
 
     Args:
-        points: where trials report.
         plays: trials at each point, for each play.
     """
     columns = zip(*plays, strict=True)

@@ -12,7 +12,6 @@ def warnings(config: SweepConfig, space: SearchSpace) -> list[str]:
 
     Args:
         config: a sweep whose budget.trials is a number.
-        space: its search space.
     """
     listed, first = len(config.searcher.points), config.searcher.start_with_default
     beginning = points.beginning(config, space)

@@ -111,12 +111,7 @@ class _Log:
 
 
 def of_sweep(events: Iterable[Event], key: RateKey) -> Rate | None:
-    """The rate that the latest driver of a sweep has shown; None when it took too few steps to tell.
-
-    Args:
-        events: the sweep's log.
-        key: what the rate is of.
-    """
+    """The rate that the latest driver of a sweep has shown; None when it took too few steps to tell."""
     log = _Log()
     for event in events:
         log.take(event)
@@ -138,9 +133,6 @@ def of_steps(trained: Sequence[Trained], key: RateKey, evaluation_rows: int, row
     """The rate of trials that one host trained side by side, some steps each.
 
     Args:
-        trained: the trials.
-        key: what the rate is of.
-        evaluation_rows: rows of an evaluation.
         row_tokens: mean tokens of a row to train on.
     """
     work = _Gathered()

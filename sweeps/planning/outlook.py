@@ -73,11 +73,8 @@ def outlook(config: SweepConfig, space: SearchSpace, trials: int, hosts: tuple[i
     """The outlook of a checked sweep.
 
     Args:
-        config: the sweep.
-        space: its search space.
         trials: different ones, as many as there will be.
         hosts: how many, slots of each, and GPUs of each (0: on a CPU).
-        known: rates and rows.
     """
     count, slots, gpus = hosts
     seen = expected(config, trials, count * slots)

@@ -115,11 +115,7 @@ def plan(
     """The plan of a checked sweep.
 
     Args:
-        config: the sweep.
-        space: its search space.
         need: the trainable's estimate for the largest specs of the space; None when the model's sizes are unknown.
-        machine: where it is to run.
-        known: rates and rows, as far as they are known.
     """
     trials = _trials(config, space)
     compared = resource.of(config)
@@ -271,8 +267,6 @@ def _warmup_warnings(config: SweepConfig, space: SearchSpace, first: int) -> lis
     """Until the rate is full, trials differ by how fast it rises: at least half of the steps should come after that.
 
     Args:
-        config: the sweep.
-        space: its search space.
         first: the step at which ASHA first ranks.
     """
     field, steps = "training.warmup_ratio", config.budget.steps_per_trial

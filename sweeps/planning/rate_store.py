@@ -69,7 +69,6 @@ def rate_key(config: SweepConfig, device_name: str) -> RateKey:
     """What a rate of this sweep is of.
 
     Args:
-        config: the sweep.
         device_name: see `cluster.devices.name`, or a part of it.
     """
     model = config.model

@@ -123,9 +123,7 @@ def speed(rates: Sequence[Rate], key: RateKey, load: Load) -> Speed | None:
     none.
 
     Args:
-        rates: all that is known.
         key: of the base and the device. A device may be words of a full name: "H100 80GB" for NVIDIA H100 80GB HBM3.
-        load: what is planned.
     """
     known = [rate for rate in rates if _applies(rate.key, key)]
     if not known:

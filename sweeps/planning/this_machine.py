@@ -49,7 +49,6 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
     """The plan, with this machine's memory where the sweep runs here, and with cluster.gpu_memory where that is given.
 
     Args:
-        sweep: what is to run.
         to_launch: it starts now, so a sweep that runs here is planned for the device that is here.
 
     Raises:
@@ -75,7 +74,6 @@ def with_trials(sweep: Sweep, to_launch: bool = False) -> tuple[Sweep, str | Non
     """The sweep with a number in place of `budget.trials: auto`, and how that came; without auto, the sweep itself.
 
     Args:
-        sweep: what is planned.
         to_launch: as in `plan_here`.
 
     Raises:
@@ -163,7 +161,6 @@ def remember(config: SweepConfig, folder: SweepFolder, data: Mapping[str, Scalar
     """Keeps what a sweep has shown, for the plans of later ones.
 
     Args:
-        config: of the sweep.
         folder: where its event log is.
         data: the summary of its rows; empty for one without data.
         device_name: what its hosts train on; see `devices.name`.

@@ -14,7 +14,6 @@ def shortest(config: SweepConfig, gpus: int) -> tuple[float, str] | None:
     """Seconds of the budget of time that is used up first, and what it is called; None where nothing bounds it.
 
     Args:
-        config: the sweep.
         gpus: of all hosts together, which share its GPU-hours; 0 on a CPU: nothing counts against them there.
     """
     budgets = []
@@ -30,8 +29,6 @@ def warnings(config: SweepConfig, seen: Outlook, gpus: int) -> list[str]:
     """A line where the budget is shorter than what is expected, or where that is unknown and the answer comes late.
 
     Args:
-        config: the sweep.
-        seen: what is expected of it.
         gpus: as in `shortest`.
     """
     budgeted = shortest(config, gpus)

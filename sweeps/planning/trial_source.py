@@ -100,9 +100,6 @@ class TrialSource:
         """The trials from the first one on, or, of a sweep that goes on, from where it was.
 
         Args:
-            config: the sweep.
-            space: its search space.
-            fingerprints: what identifies base and data.
             trials: answers what is known of the sweep's trials now, by key. The searcher learns from it. Those that are
                 there from the beginning, neither over nor parked, are handed out again first.
             targets: what target modules mean on the base; each value for itself when it is not known.

@@ -55,11 +55,6 @@ class Candidates:
 def ranking(config: SweepConfig, metric: str | None, trial: str | None) -> Objective:
     """What ranks the candidates: the metric that is named, else the sweep's objective. Pure.
 
-    Args:
-        config: the sweep's.
-        metric: of the policy.
-        trial: the candidate that is named, if one is.
-
     Raises:
         SweepError: the sweep has several objectives, and nothing says which of its trials is wanted.
     """
@@ -89,7 +84,6 @@ def ranked(sweep: TrackedSweep, objective: Objective, trial: str | None, force: 
     A repeat is chosen only by name: the luckiest of several seeds would pass for a better point.
 
     Args:
-        sweep: the sweep and its trials.
         objective: see `ranking`.
         trial: a trial's key, or its number as tables show it (t03).
         force: the trial that is named may be one that is not ranked.

@@ -130,7 +130,6 @@ def in_words(data: DataSpec, file: Path | None, rows: str) -> str:
     """The rows that decide as the version's tags and its card name them. Pure.
 
     Args:
-        data: of the sweep.
         file: that --eval-data names, if it does.
         rows: as `ScoringRequest.rows` names them.
     """

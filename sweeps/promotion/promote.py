@@ -80,7 +80,6 @@ def promote(
     """Promotes the best adapter of a sweep, if it is better than what it would replace.
 
     Args:
-        request: the sweep, and what to do.
         say: told of each step in a line.
         show: given the verdict, for a table.
         scored_by: starts what evaluates: a process on this machine, or a host of a cluster.

@@ -50,8 +50,6 @@ def register(context: Context, winner: Winner, scored: Scoring, now: float) -> R
     A dry run ends after it served the package, and writes nothing.
 
     Args:
-        context: of the promotion.
-        winner: what to register.
         scored: the base, which also serves the packaged model.
         now: seconds since the epoch, for the history.
 

@@ -68,9 +68,7 @@ class Disk:
         """Room for checkpoints.
 
         Args:
-            folder: the sweep's.
             limit: bytes; None is without limit.
-            objective: says which trial is worse.
             parks: whether the scheduler parks trials at their report points.
         """
         self._objective = objective

@@ -164,8 +164,6 @@ def create(storage: Path, name: str, document: Mapping[str, Any], claim: Claim =
     Making a folder is atomic, so two launches at once get two folders.
 
     Args:
-        storage: where the folder is made.
-        name: the sweep's.
         document: what config.json holds.
         claim: takes the folder's name elsewhere too; what config.json holds of that, or None where it is taken.
 

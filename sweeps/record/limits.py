@@ -32,7 +32,6 @@ def reached(budget: Budget, record: SweepRecord, now: float) -> str | None:
     """Which of the limits is reached, in words; None while the sweep may go on.
 
     Args:
-        budget: the sweep's.
         record: what has happened so far; the present driver has begun.
         now: in seconds since the epoch.
     """

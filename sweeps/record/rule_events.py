@@ -11,7 +11,6 @@ def rule_event(event: Event, objective: Objective, protects_first: bool) -> rule
     """The event as the rule takes it; None for those that say nothing to it.
 
     Args:
-        event: of the log.
         objective: names the metric that the rule goes by.
         protects_first: whether trial 0 is trained to its end whatever it reports.
     """

@@ -41,7 +41,6 @@ def spent(record: SweepRecord, steps_per_trial: int) -> Spent:
     """What the sweep has spent by its latest event.
 
     Args:
-        record: the sweep.
         steps_per_trial: what a trial takes that nobody stops, where its own specification is not known.
     """
     trials = record.trials.values()
@@ -98,8 +97,6 @@ def planned(record: SweepRecord, taken: Spent, estimated_bytes: int | None) -> P
     """The plan of a sweep against what it took; None when nobody planned it, or what was planned has grown since.
 
     Args:
-        record: the sweep.
-        taken: what it has spent.
         estimated_bytes: memory of a host that its slots were planned with; None when that is not known.
     """
     plan = record.planned

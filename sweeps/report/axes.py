@@ -80,7 +80,6 @@ def axis(name: str, domain: Domain | None, values: Iterable[Scalar | None]) -> A
     """The axis of a field.
 
     Args:
-        name: its short name.
         domain: what is searched; None where that is not known.
         values: those of the trials; None of one in whose point the field is not searched.
     """

@@ -30,8 +30,6 @@ def without_winner(record: SweepRecord, selection: Selection, may_go_on: bool) -
     """Why there is no best trial; of a sweep that was cut short, the best one so far.
 
     Args:
-        record: the sweep's.
-        selection: without a winner.
         may_go_on: whether the sweep was cut short, and can be resumed.
     """
     best, metric = leader(record.trials.values(), record.objective), record.objective.metric

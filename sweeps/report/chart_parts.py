@@ -215,8 +215,6 @@ def trial_lines(page: Page, points: Callable[[Drawn], Points], ends: bool = Fals
     """A line for each trial: grey ones, then those in colour, the best one on top.
 
     Args:
-        page: the sweep's.
-        points: those of a trial's line.
         ends: whether the symbol of the last point tells the trial's state.
     """
     colours = Colours.of(page)

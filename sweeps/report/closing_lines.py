@@ -72,10 +72,6 @@ def answer(
     """The best trial, or why there is none; then how it compares with others, a line each.
 
     Args:
-        record: the sweep's.
-        selection: its best trial.
-        separation: of the best trial.
-        first: what trial 0 is.
         may_go_on: whether the sweep was cut short, and can be resumed.
     """
     metric = record.objective.metric
@@ -106,8 +102,6 @@ def kept(best: TrialRecord | None, folder: Path, trainable: str) -> tuple[str, P
     """What is kept of the best trial, and its folder; None where nothing is.
 
     Args:
-        best: the best trial.
-        folder: of the sweep.
         trainable: that of the sweep; only where adapters of its trials can be promoted, the adapter is named.
     """
     if best is None or best.adapter is None:
@@ -152,7 +146,6 @@ def peak_memory(record: SweepRecord, estimated_bytes: int | None) -> str | None:
     """The most memory that a host has taken; None where no trial has told it.
 
     Args:
-        record: the sweep's.
         estimated_bytes: memory of a host that its slots were planned with; None when that is not known.
     """
     peak = max((trial.peak_memory_bytes for trial in record.trials.values()), default=0)

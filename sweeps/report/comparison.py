@@ -27,7 +27,6 @@ def side_by_side(record: SweepRecord, named: Sequence[TrialRecord]) -> tuple[Tri
     """The trials to compare: those that were named, each once; of one alone, that and the best (of the best, the next).
 
     Args:
-        record: the sweep's.
         named: one trial at least.
     """
     trials = tuple({trial.trial_key: trial for trial in named}.values())

@@ -129,7 +129,6 @@ def _places(one: Axis, trials: list[Drawn], near: float) -> list[float]:
     """Where the trials lie on an axis: at their settings, or beside them where another trial lies there.
 
     Args:
-        one: the axis.
         trials: those drawn, each with a finite value.
         near: points of one setting whose values differ by less than this would lie on each other.
     """

@@ -168,9 +168,6 @@ def page(status: Status, story: Story, separation: Separation | None, now: float
     """The page of a sweep.
 
     Args:
-        status: where the sweep stands.
-        story: of the same events.
-        separation: of its best trial.
         now: seconds since the epoch.
     """
     record = status.record

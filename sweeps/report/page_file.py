@@ -23,7 +23,6 @@ def read(folder: SweepFolder, now: float) -> Page:
     """The page of the sweep in a folder, also while it runs.
 
     Args:
-        folder: the sweep's.
         now: seconds since the epoch.
 
     Raises:
@@ -60,7 +59,6 @@ def output_of(folder: SweepFolder, given: Path | None) -> Path:
     """The file to write, checked before anything is read.
 
     Args:
-        folder: the sweep's.
         given: the file that was asked for; None for the one in the sweep's folder.
 
     Raises:

@@ -25,7 +25,6 @@ def html(figure: Figure, name: str) -> str:
     """The chart as a piece of HTML, for a page that holds `library`.
 
     Args:
-        figure: the chart.
         name: the id of its element.
 
     Raises:

@@ -209,7 +209,6 @@ def read(folder: SweepFolder, now: float, read_before: EventsRead | None = None)
     """The status of the sweep in a folder.
 
     Args:
-        folder: the sweep's.
         now: seconds since the epoch.
         read_before: its events, read on here; kept by who asks often, because a long log takes seconds.
 
@@ -301,8 +300,6 @@ def waits_for(record: SweepRecord, rates: Rates | None, now: float) -> str | Non
     """What the sweep's driver waits for, and how long; None once a trial has reported under it, or the sweep ends.
 
     Args:
-        record: the sweep.
-        rates: of its driver.
         now: seconds since the epoch.
     """
     if rates is not None or record.ended is not None:

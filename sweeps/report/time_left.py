@@ -15,7 +15,6 @@ def seconds_left(
     little of the others: then the sweep takes the steps of its plan, more or fewer as its trials became more or fewer.
 
     Args:
-        record: the sweep.
         speed: steps per second of all its trials together; None where that is not known.
         planned_trials: how many trials there are to be.
         now: seconds since the epoch; what was trained since the latest event is not counted twice.

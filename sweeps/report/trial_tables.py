@@ -42,7 +42,6 @@ def how_many(record: SweepRecord, planned: int | None = None) -> str:
     """How many trials there are, repeats apart: the budget does not count these.
 
     Args:
-        record: the sweep.
         planned: how many trials there are to be, if that is to be said.
     """
     own = len(record.trials) - record.repeats
@@ -74,7 +73,6 @@ def cells(record: SweepRecord, trials: Sequence[TrialRecord], separation: Separa
     """The trials as a table.
 
     Args:
-        record: the sweep's.
         trials: the rows, in this order; the base comes last.
         separation: of the best trial; its answers are a column, where there are any.
     """
@@ -110,14 +108,7 @@ def cells(record: SweepRecord, trials: Sequence[TrialRecord], separation: Separa
 def terminal(
     record: SweepRecord, trials: Sequence[TrialRecord], note: str | None = None, separation: Separation | None = None
 ) -> Table:
-    """The trials as a table for people, with a note below it.
-
-    Args:
-        record: the sweep's.
-        trials: as in `cells`.
-        note: what to say below.
-        separation: as in `cells`.
-    """
+    """The trials as a table for people, with a note below it."""
     table = Table(box=None, pad_edge=False, header_style="bold", caption=note, caption_justify="left")
     found = cells(record, trials, separation)
     for place, name in enumerate(found.heads):

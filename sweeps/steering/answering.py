@@ -101,10 +101,7 @@ def answer_to(letter: Letter, record: SweepRecord, now: float, decide: Decide) -
     """The answer to a request, by what is known of the sweep.
 
     Args:
-        letter: the request.
-        record: the sweep as it stands.
         now: seconds since the epoch.
-        decide: decides on requests for more.
     """
     request = letter.request
     if letter.problem is not None:

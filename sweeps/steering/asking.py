@@ -21,8 +21,6 @@ def ask(folder: SweepFolder, request: Request, is_over: Callable[[], bool]) -> R
     """The driver's answer to a request; None when there was none before `is_over`: it may still come.
 
     Args:
-        folder: the sweep's.
-        request: what is asked for.
         is_over: waits a moment, and says whether to wait no longer.
 
     Raises:
@@ -62,9 +60,6 @@ def answer_in_its_place(
     """Answers a request for more of a sweep that nobody drives, as its driver would; `qsweep resume` takes it up.
 
     Args:
-        folder: the sweep's.
-        request: what is asked for.
-        decide: see `Decide`.
         now: seconds since the epoch.
 
     Raises:

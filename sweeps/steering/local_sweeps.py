@@ -85,8 +85,6 @@ def new_id(
     """The id of a new sweep; that of its job, where it was submitted to a cluster.
 
     Args:
-        config: of the sweep.
-        started: when it starts.
         is_tracked: whether the MLflow at a URI has a sweep of an id.
         environment: has the id of the job in QSWEEP_SWEEP_ID.
 
@@ -120,7 +118,6 @@ def before(folder: SweepFolder, name: str, now: float) -> str | None:
 
     Args:
         folder: of the sweep that is about to begin.
-        name: its name.
         now: seconds since the epoch.
     """
     others = [each for each in _in(folder.path.parent) if each.path != folder.path and _names(each)[1:2] == (name,)]

@@ -107,8 +107,6 @@ def send(folder: SweepFolder, request: Request, time_ns: int) -> str:
     """Puts a request into the mailbox of a sweep; answers the request's id.
 
     Args:
-        folder: the sweep's.
-        request: what is asked for.
         time_ns: nanoseconds since the epoch; requests are answered in this order.
 
     Raises:

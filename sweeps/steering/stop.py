@@ -87,7 +87,6 @@ def on_signals(
 
     Args:
         stop: the first signal asks it to end the sweep; takes effect at once.
-        say: tells people.
         post: puts a request for the same into the mailbox, so that the event log has who asked.
     """
 

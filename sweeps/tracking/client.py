@@ -159,9 +159,6 @@ class Runs:
         """The runs in the experiment of this name, which is made when there is none.
 
         Args:
-            uri: the server or database.
-            experiment: the experiment's name.
-            sweep_id: the sweep's.
             known: id of the experiment that the sweep's runs were in, which may have another name by now.
             say: is told what people did to the experiment and the runs meanwhile.
         """

@@ -53,9 +53,7 @@ def look(uri: str, sweep: str, folder: Path | None) -> FirstLook:
     """What is known of a sweep.
 
     Args:
-        uri: of the store.
         sweep: the sweep's id or name.
-        folder: the sweep's, if it is known.
     """
     sweep_id = artifacts = trials = None
     file = sqlite_file(uri)

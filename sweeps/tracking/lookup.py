@@ -95,13 +95,7 @@ class TrackedSweep:
 
 
 def holds(uri: str, sweep_id: str, seconds: float = 30.0) -> bool:
-    """Whether the store has the run of a sweep, be it deleted; False where there is no store, or it does not answer.
-
-    Args:
-        uri: of the store.
-        sweep_id: the sweep's.
-        seconds: how long an answer may take.
-    """
+    """Whether the store has the run of a sweep, be it deleted; False where there is no store, or it does not answer."""
     quiet()
 
     def ask() -> bool:
@@ -134,7 +128,6 @@ class Lookup:
         """The sweep of an id, or the newest of a name.
 
         Args:
-            place: the store and the sweep.
             way_out: what to do when there is no such sweep, for the message.
             other_than: the id of a sweep that is not meant.
             with_trial: only a sweep with such a trial is meant.

@@ -135,7 +135,6 @@ def check(uri: str, way_out: str = BY_OPTION) -> None:
     """Raises `SweepError` when the URI is none, a database is not there, or no server answers.
 
     Args:
-        uri: of the store.
         way_out: how to name another one, for the message.
     """
     try:
@@ -226,9 +225,7 @@ def run_on_server(uri: str, sweep: str, seconds: float = _SECONDS) -> dict[str, 
     """A sweep's own run on an MLflow server, as its REST API tells it: of an id, else the newest of a name.
 
     Args:
-        uri: of the server.
         sweep: an id or a name.
-        seconds: how long an answer may take.
 
     Raises:
         OSError, ValueError, KeyError, TypeError: the server does not tell.

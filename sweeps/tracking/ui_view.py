@@ -19,7 +19,6 @@ def address(server: str, place: Place) -> str:
 
     Args:
         server: of MLflow, which answers.
-        place: the sweep.
 
     Raises:
         SweepError: the server does not hold the sweep, or does not tell without a password.

@@ -54,9 +54,6 @@ class Writer:
         """A writer that has not begun.
 
         Args:
-            folder: the sweep's.
-            sink: takes the events.
-            say: tells people.
             uri: names the server: what another one has acknowledged does not count.
             journal: writes the folder's log of events, which it keeps open when the folder is gone.
             is_replaced: whether another driver has taken the sweep over: the runs are its own, and no more is sent.

@@ -64,7 +64,6 @@ def tell_lost(asked: Callable[..., Any], host_id: str, error: Exception, is_away
 
     Args:
         asked: asks the broker.
-        host_id: the host's name.
         error: what a call to it has raised.
         is_away: whether the process is on another node than the broker.
     """

@@ -26,9 +26,6 @@ class Ruling:
         """Tells a rule that has seen nothing what happened so far, and listens to the journal from now on.
 
         Args:
-            rule: of the sweep.
-            journal: of the sweep.
-            folder: of the sweep.
             protects_first: whether trial 0 is trained to its end whatever it reports.
             unit: what the rule's points count.
         """
@@ -117,8 +114,6 @@ class Ruling:
         """Ends a trial that is parked when the sweep ends: it is stopped at its rung, with its rank there.
 
         Args:
-            trial: the trial.
-            time: now.
             budget: what is used up, if that ended the sweep: it ended the trials that were to go on, too.
         """
         ranked = self.rule.rank(trial.trial_key)

@@ -55,7 +55,6 @@ def supervise(
 
     Args:
         work: what needs Ray.
-        ray: Ray.
         stop: whether the sweep was asked to end.
         look: called several times a second meanwhile, in the caller's thread.
         are_trials_over: whether nothing is left to do but to end Ray; then that Ray is gone changes nothing.

@@ -35,8 +35,6 @@ class TrialFiles(Protocol):
         """Writes the trial's best adapter, with what it evaluates to; its folder, relative to the sweep's.
 
         Args:
-            step: where the trial stands.
-            adapter: its files, by their names.
             rows: the document of its evaluation.
             loss: the trial's best value before, by `Objective.loss`.
 
@@ -68,7 +66,6 @@ class FolderFiles:
 
         Args:
             settings: what the driver tells each trial: `dir`, `disk_bytes`, `objective` and `parks`.
-            trial_key: the trial's.
         """
         self._folder = SweepFolder(Path(settings["dir"]))
         self._key = trial_key

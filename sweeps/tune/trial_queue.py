@@ -50,7 +50,6 @@ class TrialQueue(Searcher):
         """A queue.
 
         Args:
-            source: the trials.
             settings: what a trial is told beside what it is: where to report, what is shared.
             slots: how many there are now.
             stop: whether the sweep is asked to end: no trial begins then. Once no trial will come, it is told so.

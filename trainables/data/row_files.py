@@ -31,7 +31,6 @@ def read(field: str, source: str, data: DataSpec) -> Iterator[Placed]:
 
     Args:
         field: data.train, data.eval or data.test, for errors.
-        source: the file.
         data: names the needed columns.
 
     Raises:

@@ -76,10 +76,6 @@ def tokenise(
     """Tokenises all rows of one split. Raises `DataError` when no row has a label left.
 
     Args:
-        renderer: turns rows into tokens.
-        split: where the rows come from.
-        rows: the rows.
-        findings: counts the warnings about them.
         part: the use of the rows, if it differs from their split.
     """
     data = renderer.data

@@ -17,7 +17,6 @@ def parse(raw: bytes | str, *, unique_keys: bool = False) -> Any:
     """Parses JSON text; bytes must be UTF-8.
 
     Args:
-        raw: the text.
         unique_keys: refuse an object that has a key twice; without it the last one counts, as `json` has it.
 
     Raises:

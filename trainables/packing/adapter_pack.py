@@ -58,7 +58,6 @@ class AdapterPack:
         """Starts without a slot.
 
         Args:
-            engine: computes the losses on the base.
             data: the rows to train and to evaluate on.
             clock: seconds since the epoch.
             known_base: the file that keeps the evaluation of the base alone between sweeps.

@@ -70,8 +70,6 @@ def need(  # noqa: PLR0913 - what memory depends on
     Args:
         base: gives quantisation and data, and the batch size for the number of slots.
         largest: the specs of the space that may need the most memory; if empty, `base` itself.
-        facts: sizes of the model.
-        device: the device that trains.
         rows: the shape of the rows; None assumes rows of data.max_length tokens with a label on every token.
         kind: the model type of the base, which decides its engine; None when it is unknown.
         gpus: over which the base is spread; a CPU has none.
@@ -192,8 +190,6 @@ def saturating_slots(parameters: int, device: Device, tokens_per_step: int) -> i
     little: SmolLM2-135M at 220 tokens per slot gained 20 % from one slot to two, and 7 % from two to four.
 
     Args:
-        parameters: number of parameters of the base model.
-        device: the device that trains.
         tokens_per_step: tokens of one micro-batch of one slot, padding not counted.
     """
     gpu_tokens = 2_500 if parameters >= 1_000_000_000 else 8_000

@@ -34,7 +34,6 @@ def fetch(uri: str, storage: Path, say: Say) -> Path:
     Args:
         uri: such as s3://bucket/prefix/NAME.
         storage: where a new folder is made.
-        say: tells people.
 
     Raises:
         ConfigError: there is no sweep.

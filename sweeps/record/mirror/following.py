@@ -55,16 +55,7 @@ class Follower:
     def __init__(
         self, store: Store, held: Held, folder: SweepFolder, journal: Journal, sweep_id: str, say: Callable[[str], None]
     ) -> None:
-        """Sends nothing yet.
-
-        Args:
-            store: the mirror's.
-            held: its lease.
-            folder: the sweep's.
-            journal: the sweep's.
-            sweep_id: the sweep's.
-            say: tells people.
-        """
+        """Sends nothing yet."""
         self._store, self._held, self._say = store, held, say
         self._folder, self._journal = folder, journal
         self._contents = Contents(folder, journal)

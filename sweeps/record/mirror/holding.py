@@ -155,8 +155,6 @@ def take(
     """Waits for the lease of a mirror and takes it.
 
     Args:
-        store: the mirror's.
-        say: tells people that, and until when, this waits.
         own: the holder that this driver stands in for; see `verdict`.
         floor: a token that was used before.
         clock: seconds, of this process alone.

@@ -109,9 +109,6 @@ def mirrored(
 
     Args:
         folder: the sweep's, which is locked.
-        journal: the sweep's.
-        sweep_id: the sweep's.
-        say: tells people.
         end: ends the sweep in order, since another driver has taken over; called in another thread.
 
     Raises:

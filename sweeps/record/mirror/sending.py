@@ -24,9 +24,7 @@ class Sender:
         """Sends nothing yet.
 
         Args:
-            store: the mirror's.
             held: its lease: without it nothing is sent.
-            events: the event log.
             stage: where the files of trials that are to be sent are linked.
         """
         self._store, self._held = store, held
