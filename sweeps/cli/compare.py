@@ -44,29 +44,21 @@ def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
     from sweeps.record import eval_rows
     from sweeps.record.selection import choose
     from sweeps.report import closing_lines, comparison, trial_tables
-    from sweeps.report.closing_lines import FirstTrial
     from sweeps.report.status import WORDS
-    from sweeps.report.summary import console
+    from sweeps.report.summary import console, show_trials, tell
 
     record, out = status.record, console()
     selection, separation = choose(record.trials.values(), record.objective), eval_rows.separation(folder, record)
-    first, rows = FirstTrial.of_record(record), trial_tables.order(record)
-    out.print(f"{status.sweep_id}: {WORDS[status.state]}", markup=False, soft_wrap=True)
-    out.print()
-    if rows:
-        out.print(trial_tables.terminal(record, rows, first.note, separation))
-        for line in trial_tables.notes(record):
-            out.print(line, markup=False, soft_wrap=True)
-        out.print()
-    best, *compared = closing_lines.so_far(status, selection, separation, first)
-    lines = [best, *(f"      {line}" for line in compared), *closing_lines.outcome(status)]
+    tell(out, [f"{status.sweep_id}: {WORDS[status.state]}"])
+    show_trials(out, record, closing_lines.first_trial(record).note, separation)
+    best, *compared = closing_lines.so_far(status, selection, separation)
     peak = closing_lines.peak_memory(record, None)
-    for line in [*lines, *([] if peak is None else [peak])]:
-        out.print(line, markup=False, soft_wrap=True)
+    lines = [best, *(f"      {line}" for line in compared), *closing_lines.outcome(status)]
+    tell(out, lines if peak is None else [*lines, peak])
     return {
         "metric": record.objective.metric,
         "best": selection.winner and comparison.of_trial(record, selection.winner),
-        "trials": [comparison.of_trial(record, trial) for trial in rows],
+        "trials": [comparison.of_trial(record, trial) for trial in trial_tables.order(record)],
         "comparisons": separation and separation.as_json(),
     }
 
@@ -76,7 +68,7 @@ def _some(folder: SweepFolder, status: Status, names: list[str]) -> dict[str, An
     from sweeps.record import eval_rows
     from sweeps.record.run_names import label
     from sweeps.report.comparison import Comparison, side_by_side
-    from sweeps.report.summary import console
+    from sweeps.report.summary import console, tell
     from sweeps.steering.answering import no_trial_named, trial_named
 
     record, out = status.record, console()
@@ -93,6 +85,5 @@ def _some(folder: SweepFolder, status: Status, names: list[str]) -> dict[str, An
     for table in found.tables(out.width):
         out.print(table)
         out.print()
-    for line in found.lines():
-        out.print(line, markup=False, soft_wrap=True)
+    tell(out, found.lines())
     return found.as_json()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from search_spaces.space import SearchSpace
 from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig
+from sweeps.planning.number_words import counted
 
 _FACTORS = ("training.batch_size", "training.gradient_accumulation_steps")
 
@@ -39,8 +40,8 @@ def line(steps: int | None, rows: tuple[int, int], train_rows: int | None) -> st
         rows: see `rows_per_trial`.
         train_rows: all there are; None when that is not known yet.
     """
-    counted = "" if steps is None else " of 1 step" if steps == 1 else f" of {steps} steps"
-    seen = f"a trial{counted} sees {_range(*(f'{count:,}' for count in rows))} rows"
+    long = "" if steps is None else f" of {counted(steps, 'step')}"
+    seen = f"a trial{long} sees {_range(*(f'{count:,}' for count in rows))} rows"
     if train_rows is None:
         return f"{seen}; how many epochs that is, launch says when the data is ready"
     epochs = _range(*(_number(count / train_rows) for count in rows))

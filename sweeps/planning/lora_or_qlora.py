@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from sweeps.planning.number_words import counted
 from trainables.contract import Need
 
 GPU_GB = (12, 16, 24, 40, 80)
@@ -26,7 +27,7 @@ class Fit:
         """It in a table's cell."""
         if self.slots == 0:
             return "does not fit"
-        count = f"{self.slots} slot{'' if self.slots == 1 else 's'}"
+        count = counted(self.slots, "slot")
         return f"{count}, recomputing" if self.recomputes else count
 
 

@@ -276,10 +276,9 @@ def _warmup_warnings(config: SweepConfig, space: SearchSpace, first: int) -> lis
         return []
     most = math.floor(1000 * (first // 2 + 1) / steps) / 1000
     later = f"raise grace_steps to {2 * rising} or more, or " if 2 * rising < steps else ""
-    counted = "1 step" if rising == 1 else f"{rising} steps"
     return [
-        f"scheduler.grace_steps {first}: the learning rate rises for {counted} ({field} {ratio:g} of {steps}), so "
-        f"the first ranking compares how fast rates start; {later}lower warmup_ratio to {most:g}"
+        f"scheduler.grace_steps {first}: the learning rate rises for {counted(rising, 'step')} ({field} {ratio:g} of "
+        f"{steps}), so the first ranking compares how fast rates start; {later}lower warmup_ratio to {most:g}"
     ]
 
 

@@ -16,7 +16,7 @@ class Selection:
     """The winner, or the reason why there is none."""
 
     winner: TrialRecord | None
-    why: str
+    why: str = ""
 
 
 def choose(trials: Iterable[TrialRecord], objective: Objective) -> Selection:
@@ -29,10 +29,7 @@ def choose(trials: Iterable[TrialRecord], objective: Objective) -> Selection:
     ranked = rank(trials, objective)
     if not ranked:
         return Selection(None, f"no trial completed with a finite {objective.metric}" if trials else "no trial began")
-    best = ranked[0]
-    superlative = "lowest" if objective.mode == "min" else "highest"
-    why = f"{superlative} {objective.metric} of {len(ranked)} ranked trials, at step {best.best_step}"
-    return Selection(best, why)
+    return Selection(ranked[0])
 
 
 def rank(trials: Iterable[TrialRecord], objective: Objective) -> list[TrialRecord]:

@@ -2,41 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from search_spaces.space import SearchSpace
+from sweeps.config import points
+from sweeps.config.model import SweepConfig
 from sweeps.planning.number_words import counted
 from sweeps.record.events import TrialState
 from sweeps.record.paired_bootstrap import FEW_ROWS
 from sweeps.record.run_names import label
-from sweeps.record.selection import Selection, leader, pareto, rank
+from sweeps.record.selection import pareto, rank
 from sweeps.record.separation import Compared, Separation
-from sweeps.record.sweep_record import SweepRecord
+from sweeps.record.sweep_record import SweepRecord, TrialRecord
 
 SHOWN = 3
 """How many trials that cannot be told apart from the best get a line of their own."""
 
 
-def of_best(record: SweepRecord, selection: Selection, separation: Separation | None) -> list[str]:
-    """Lines that compare the best trial with those that have not ended, the base and the next ones."""
-    lines = [
-        pareto_set(record),
-        unfinished(record, selection),
-        against_base(record, selection, separation),
-        repeated(record, selection),
-        *against_next(record, selection, separation),
-    ]
+@dataclass(frozen=True)
+class FirstTrial:
+    """What trial 0 is."""
+
+    is_default: bool
+    """Whether it is the default configuration: the sweep file's own values."""
+    is_outside: bool
+    """Whether that lies outside the search space."""
+
+    @classmethod
+    def of(cls, config: SweepConfig, space: SearchSpace) -> FirstTrial:
+        """That of a sweep."""
+        is_default = config.searcher.start_with_default
+        return cls(is_default, is_default and bool(points.outside(config.base, space)))
+
+    @property
+    def note(self) -> str | None:
+        """What to say below a table of trials."""
+        return "t00: the default configuration, outside the space" if self.is_outside else None
+
+
+def of_best(record: SweepRecord, best: TrialRecord | None, separation: Separation | None) -> list[str]:
+    """Lines that compare the best trial, if there is one, with those that have not ended, the base and the next."""
+    lines = [pareto_set(record)]
+    if best is not None:
+        lines += [unfinished(record, best), against_base(record, best, separation), repeated(record, best)]
+        lines += against_next(record, separation)
     return [line for line in lines if line is not None]
 
 
-def without_winner(record: SweepRecord, selection: Selection, may_go_on: bool) -> str:
-    """Why there is no best trial; of a sweep that was cut short, the best one so far.
-
-    Args:
-        may_go_on: whether the sweep was cut short, and can be resumed.
-    """
-    best, metric = leader(record.trials.values(), record.objective), record.objective.metric
-    if not may_go_on or best is None:
-        return f"best: {selection.why}"
-    value = f"{metric} {best.value(metric):.4f} at step {best.best_step}"
-    return f"best so far: {label(best.number)}, {value}: trials were interrupted, and none has completed"
+def in_words(record: SweepRecord, trial: TrialRecord) -> str:
+    """The trial and its best value."""
+    metric = record.objective.metric
+    return f"{label(trial.number)}, {metric} {trial.value(metric):.4f} at step {trial.best_step}"
 
 
 def pareto_set(record: SweepRecord) -> str | None:
@@ -48,12 +64,10 @@ def pareto_set(record: SweepRecord) -> str | None:
     return f"Pareto set of {metrics}: {names}; qsweep promote asks for one of them (--trial) or a metric (--metric)"
 
 
-def unfinished(record: SweepRecord, selection: Selection) -> str | None:
+def unfinished(record: SweepRecord, best: TrialRecord) -> str | None:
     """The trials that are better than the best but have not ended: they may still win."""
-    if selection.winner is None:
-        return None
     objective = record.objective
-    value = selection.winner.value(objective.metric)
+    value = best.value(objective.metric)
     better = [
         f"{label(trial.number)} {trial.value(objective.metric):.4f}"
         for trial in record.trials.values()
@@ -63,26 +77,24 @@ def unfinished(record: SweepRecord, selection: Selection) -> str | None:
     return f"the best of the trials that have ended; {word} so far: {', '.join(better)}" if better else None
 
 
-def repeated(record: SweepRecord, selection: Selection) -> str | None:
+def repeated(record: SweepRecord, best: TrialRecord) -> str | None:
     """What the best point came to with other seeds."""
-    if selection.winner is None:
-        return None
     metric = record.objective.metric
     again = [
         f"{label(trial.number)} {trial.value(metric):.4f}"
         for trial in record.trials.values()
-        if trial.repeats == selection.winner.trial_key and trial.state is TrialState.COMPLETED
+        if trial.repeats == best.trial_key and trial.state is TrialState.COMPLETED
     ]
     return f"the same point with other seeds: {', '.join(again)}" if again else None
 
 
-def against_base(record: SweepRecord, selection: Selection, separation: Separation | None = None) -> str | None:
+def against_base(record: SweepRecord, best: TrialRecord, separation: Separation | None) -> str | None:
     """The best trial compared with the base without an adapter, where every trial starts from."""
     objective = record.objective
-    if selection.winner is None or record.base is None or objective.metric not in record.base.metrics:
+    if record.base is None or objective.metric not in record.base.metrics:
         return None
     start = objective.of(record.base.metrics)
-    gain = objective.gain(start, selection.winner.value(objective.metric))
+    gain = objective.gain(start, best.value(objective.metric))
     compared = separation.base if separation is not None else None
     base = f"the base without an adapter ({start:.4f})"
     amount = objective.words(gain) + (_share(gain, start) if gain > 0 else "")
@@ -96,42 +108,30 @@ def against_base(record: SweepRecord, selection: Selection, separation: Separati
 
 
 def against_default(
-    record: SweepRecord,
-    selection: Selection,
-    starts_with_default: bool,
-    is_outside: bool = False,
-    separation: Separation | None = None,
+    record: SweepRecord, best: TrialRecord, first: FirstTrial, separation: Separation | None
 ) -> str | None:
-    """The best trial compared with the default configuration, which is trial 0.
-
-    Args:
-        record: the sweep's.
-        selection: its best trial.
-        starts_with_default: whether trial 0 is the default configuration.
-        is_outside: whether that lies outside the search space.
-        separation: of the best trial.
-    """
-    name = "t00, outside the space" if is_outside else "t00"
+    """The best trial compared with the default configuration, where that is trial 0."""
+    name = "t00, outside the space" if first.is_outside else "t00"
     objective = record.objective
-    default = next((t for t in record.trials.values() if t.number == 0), None) if starts_with_default else None
-    if selection.winner is None or default is None or not rank([default], objective):
+    default = next((t for t in record.trials.values() if t.number == 0), None) if first.is_default else None
+    if default is None or not rank([default], objective):
         return None
     start = default.value(objective.metric)
-    if default.trial_key == selection.winner.trial_key:
+    if default.trial_key == best.trial_key:
         return f"the default configuration ({name}) is the best: {objective.metric} {start:.4f}"
-    value = selection.winner.value(objective.metric)
+    value = best.value(objective.metric)
     gain = objective.gain(start, value)
     until = f"stopped at step {default.step}" if default.state.value == "STOPPED" else counted(default.step, "step")
     return (
-        f"{label(selection.winner.number)} has {objective.metric} {value:.4f}, the default configuration "
+        f"{label(best.number)} has {objective.metric} {value:.4f}, the default configuration "
         f"({name}, {until}) {start:.4f}: {objective.words(gain)}{_share(gain, start)}"
         f"{span(separation.of(default.trial_key), separation) if separation is not None else ''}"
     )
 
 
-def against_next(record: SweepRecord, selection: Selection, separation: Separation | None) -> list[str]:
+def against_next(record: SweepRecord, separation: Separation | None) -> list[str]:
     """Which of the next trials the best one cannot be told apart from, or that it can from all of them."""
-    if selection.winner is None or separation is None or not separation.trials:
+    if separation is None or not separation.trials:
         return []
     names = {key: label(trial.number) for key, trial in record.trials.items()}
     alike = [each for each in separation.trials if each.apart is False]

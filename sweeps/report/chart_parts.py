@@ -27,6 +27,7 @@ VIRIDIS = ("#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a
 MOST_TOLD = 1000
 """So many trials, the best ones, tell their settings when the pointer is over them: each text takes room."""
 GREY = "#b8bcc4"
+SOFT = "#5b6472"
 INK = "#1c2330"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 """Colours that colour-blind people tell apart (Okabe and Ito, Color Universal Design, 2008)."""
@@ -161,17 +162,12 @@ def scatter(x: Sequence[Any], y: Sequence[Any], **more: Any) -> Trace:
     return {"type": "scatter", "x": list(x), "y": list(y), "showlegend": False, **more}
 
 
-def state_legend(page: Page, colour: str | None = None) -> Iterator[Trace]:
-    """The symbols of the states that occur, for the legend.
-
-    Args:
-        page: the sweep's.
-        colour: of all symbols; None gives each the colour of its state.
-    """
+def state_legend(page: Page) -> Iterator[Trace]:
+    """The symbols of the states that occur, for the legend."""
     there = {trial.state for trial in page.trials}
-    for state, (symbol, own) in STATES.items():
+    for state, (symbol, _) in STATES.items():
         if state in there:
-            marker = {"symbol": symbol, "color": colour or own, "size": 9}
+            marker = {"symbol": symbol, "color": SOFT, "size": 9}
             yield scatter([None], [None], mode="markers", marker=marker, name=state) | {"showlegend": True}
 
 

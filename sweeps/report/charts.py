@@ -12,6 +12,7 @@ from sweeps.report import field_charts, page_facts, progress_charts
 from sweeps.report.axes import UNSET_PLACE, Axis, readable
 from sweeps.report.chart_parts import (
     PALETTE,
+    SOFT,
     STATES,
     Colours,
     Figure,
@@ -67,7 +68,7 @@ def parallel(page: Page) -> Figure | None:
             ticks |= {"font": {"size": 11}}
         annotations += [{**ticks, "y": place, "text": escape(cut(text, room))} for place, text in one.ticks]
     shapes = [
-        {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "line": {"color": "#5b6472", "width": 1.2}}
+        {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "line": {"color": SOFT, "width": 1.2}}
         for at in range(len(axes))
     ]
     is_dense = len(axes) > MOST_AXES

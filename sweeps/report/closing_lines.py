@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,43 +12,16 @@ from search_spaces.space import SearchSpace
 from sweeps.config import points
 from sweeps.config.model import SweepConfig
 from sweeps.planning.number_words import counted, duration
-from sweeps.record.run_names import label
 from sweeps.record.selection import Selection, leader
 from sweeps.record.separation import Separation
 from sweeps.record.spent import Planned, Spent
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import best_compared, trial_tables
+from sweeps.report.best_compared import FirstTrial, in_words
 from sweeps.report.page_facts import planned_of, spent_of
 from sweeps.report.status import Status
 from trainables import catalogue
 from trainables.inputs import json_text
-
-
-@dataclass(frozen=True)
-class FirstTrial:
-    """What trial 0 is."""
-
-    is_default: bool
-    """Whether it is the default configuration: the sweep file's own values."""
-    is_outside: bool
-    """Whether that lies outside the search space."""
-
-    @classmethod
-    def of(cls, config: SweepConfig, space: SearchSpace) -> FirstTrial:
-        """That of a sweep."""
-        is_default = config.searcher.start_with_default
-        return cls(is_default, is_default and bool(points.outside(config.base, space)))
-
-    @classmethod
-    def of_record(cls, record: SweepRecord) -> FirstTrial:
-        """That of a sweep of which only the events are at hand; of no default where its configuration is not known."""
-        found = configuration(record)
-        return cls(False, False) if found is None else cls.of(*found)
-
-    @property
-    def note(self) -> str | None:
-        """What to say below a table of trials."""
-        return "t00: the default configuration, outside the space" if self.is_outside else None
 
 
 def configuration(record: SweepRecord) -> tuple[SweepConfig, SearchSpace] | None:
@@ -60,6 +33,12 @@ def configuration(record: SweepRecord) -> tuple[SweepConfig, SearchSpace] | None
     except (ValidationError, SpaceError, ValueError, AttributeError):
         return None
     return config, space.with_base(base)
+
+
+def first_trial(record: SweepRecord) -> FirstTrial:
+    """Trial 0 of a sweep of which only the events are at hand; no default where its configuration is not known."""
+    found = configuration(record)
+    return FirstTrial(False, False) if found is None else FirstTrial.of(*found)
 
 
 def answer(
@@ -74,28 +53,26 @@ def answer(
     Args:
         may_go_on: whether the sweep was cut short, and can be resumed.
     """
-    metric = record.objective.metric
-    default = best_compared.against_default(
-        record, selection, first.is_default, first.is_outside, separation=separation
-    )
-    compared = [*best_compared.of_best(record, selection, separation), *([default] if default is not None else [])]
     best = selection.winner
-    if best is None:
-        return [best_compared.without_winner(record, selection, may_go_on), *compared]
-    return [f"best: {label(best.number)}, {metric} {best.value(metric):.4f} at step {best.best_step}", *compared]
+    compared = best_compared.of_best(record, best, separation)
+    if best is not None:
+        default = best_compared.against_default(record, best, first, separation)
+        return [f"best: {in_words(record, best)}", *compared, *([] if default is None else [default])]
+    ahead = leader(record.trials.values(), record.objective)
+    if ahead is None or not may_go_on:
+        return [f"best: {selection.why}", *compared]
+    return [f"best so far: {in_words(record, ahead)}: trials were interrupted, and none has completed", *compared]
 
 
-def so_far(status: Status, selection: Selection, separation: Separation | None, first: FirstTrial) -> list[str]:
+def so_far(status: Status, selection: Selection, separation: Separation | None) -> list[str]:
     """As `answer`, of a sweep that may still run: then the best trial so far where none has ended."""
-    record, best = status.record, leader(status.record.trials.values(), status.record.objective)
+    record, best = status.record, status.best
     if status.state != "RUNNING" or selection.winner is not None:
         is_cut_short = status.state in ("INTERRUPTED", "FAILED", "LOST")
-        return answer(record, selection, separation, first, is_cut_short)
+        return answer(record, selection, separation, first_trial(record), is_cut_short)
     if best is None:
         return ["no trial that may win has reported yet"]
-    metric = record.objective.metric
-    value = f"{metric} {best.value(metric):.4f} at step {best.best_step}"
-    return [f"best so far: {label(best.number)}, {value}: no trial that may win has ended yet"]
+    return [f"best so far: {in_words(record, best)}: no trial that may win has ended yet"]
 
 
 def kept(best: TrialRecord | None, folder: Path, trainable: str) -> tuple[str, Path] | None:

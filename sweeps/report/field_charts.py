@@ -82,7 +82,7 @@ def by_field(page: Page) -> Figure | None:
         f"Points that would lie on each other are moved aside, by at most {SPREAD:.0%} of the axis. "
         "A field's effect may be that of another one that goes with it."
         f"{outside(span, [trial.value for trial in trials])}",
-        (*state_legend(page, "#5b6472"), *_points(page, trials, TOUCHING * (span[1] - span[0]) if span else 0.0)),
+        (*state_legend(page), *_points(page, trials, TOUCHING * (span[1] - span[0]) if span else 0.0)),
         layout(grid.height, margin={"l": 70, "r": 30, "t": 40, "b": 0}, **more),
     )
 

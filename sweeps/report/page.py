@@ -22,7 +22,6 @@ from sweeps.record.separation import Separation
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import closing_lines, page_facts, trial_tables
 from sweeps.report.axes import Axis, axis
-from sweeps.report.closing_lines import FirstTrial
 from sweeps.report.page_facts import Fact, Group
 from sweeps.report.status import WORDS, State, Status
 from sweeps.report.trial_story import Held, Story
@@ -173,8 +172,8 @@ def page(status: Status, story: Story, separation: Separation | None, now: float
     record = status.record
     selection = choose(record.trials.values(), record.objective)
     best = selection.winner or status.best
-    first = FirstTrial.of_record(record)
-    answer, *compared = closing_lines.so_far(status, selection, separation, first)
+    answer, *compared = closing_lines.so_far(status, selection, separation)
+    note = closing_lines.first_trial(record).note
     columns, rows = _table(record, separation, selection)
     drawn = _drawn(record, story, best)
     config = page_facts.raw_config(record)
@@ -195,7 +194,7 @@ def page(status: Status, story: Story, separation: Separation | None, now: float
         columns=columns,
         rows=rows,
         left_out=max(0, len(record.trials) - MOST_ROWS),
-        notes=(*([first.note] if first.note else []), *trial_tables.notes(record)),
+        notes=(*([note] if note else []), *trial_tables.notes(record)),
         cost=page_facts.cost(record, status.seconds),
         made_of=page_facts.made_of(record),
         warnings=tuple(map(without_passwords, story.warnings)),

@@ -13,6 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from sweeps.config.passwords import without_passwords
+from sweeps.planning.number_words import counted
 from sweeps.record.events import (
     BaseEvaluated,
     DataPrepared,
@@ -231,8 +232,7 @@ def describe(event: Event, record: SweepRecord) -> str | None:
         case DataPrepared():
             return _data(event)
         case BaseEvaluated():
-            rows = "1 row" if event.rows == 1 else f"{event.rows} rows"
-            return f"base without an adapter: {_values(event.metrics, record)} on {rows}"
+            return f"base without an adapter: {_values(event.metrics, record)} on {counted(event.rows, 'row')}"
         case TargetSettled():
             return event.line
         case TrialStarted():

@@ -11,6 +11,7 @@ from sweeps.report import page_facts
 from sweeps.report.axes import log_marks, readable
 from sweeps.report.chart_parts import (
     PALETTE,
+    SOFT,
     STATES,
     Colours,
     Figure,
@@ -41,14 +42,14 @@ def by_step(page: Page) -> Figure | None:
     if not values:
         return None
     span = readable([*values, *([page.base] if page.base is not None else [])])
-    traces = [*trial_lines(page, lambda trial: trial.evals, ends=True), *state_legend(page, "#5b6472")]
+    traces = [*trial_lines(page, lambda trial: trial.evals, ends=True), *state_legend(page)]
     more: dict[str, Any] = {}
     base = ""
     if page.base is not None:
         base = " The dashed line is the base without an adapter."
         if span is not None and not span[0] <= page.base <= span[1]:
             base = f" The base without an adapter ({page.base:.4f}) lies beyond the axis."
-        line = {"color": "#5b6472", "width": 1.5, "dash": "dash"}
+        line = {"color": SOFT, "width": 1.5, "dash": "dash"}
         more["shapes"] = [
             {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": page.base, "y1": page.base, "line": line}
         ]

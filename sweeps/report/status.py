@@ -14,9 +14,9 @@ from sweeps.errors import SweepError
 from sweeps.planning.number_words import counted, duration
 from sweeps.record.events import DataPrepared, DriverLives, Event, RequestAnswered, TrialState
 from sweeps.record.folder import SweepFolder, acknowledged_bytes, is_driven, noted_by, read_events
-from sweeps.record.run_names import label
 from sweeps.record.selection import leader
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
+from sweeps.report.best_compared import in_words
 from sweeps.report.time_left import seconds_left, steps_taken
 
 if TYPE_CHECKING:
@@ -81,11 +81,8 @@ class Status:
         ]
         if rungs:
             lines.append(f"  reported  {', '.join(rungs)}")
-        best, metric = self.best, self.record.objective.metric
-        if best is not None:
-            lines.append(
-                f"  best      {label(best.number)}, {metric} {best.value(metric):.4f} at step {best.best_step}"
-            )
+        if self.best is not None:
+            lines.append(f"  best      {in_words(self.record, self.best)}")
         if self.state == "RUNNING" and self.record.hosts is not None:
             hosts = self.record.hosts
             each = f" of {hosts.gpus_per_host} GPUs each" if hosts.device == "cuda" and hosts.gpus_per_host > 1 else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +17,10 @@ from sweeps.config.passwords import without_password
 from sweeps.config.uris import is_web
 from sweeps.planning.number_words import counted
 from sweeps.record.folder import SweepFolder
+from sweeps.record.separation import Separation
+from sweeps.record.sweep_record import SweepRecord
 from sweeps.report import closing_lines, trial_tables, ui_links
-from sweeps.report.closing_lines import FirstTrial
+from sweeps.report.best_compared import FirstTrial
 from sweeps.report.progress import Display, Lines, Table
 
 if TYPE_CHECKING:
@@ -46,12 +49,7 @@ def show(sweep: Sweep, result: Result) -> None:
     """The table of trials, the best one, and what to do next."""
     out = console()
     record, first = result.record, FirstTrial.of(sweep.config, sweep.space)
-    out.print()
-    if record.trials:
-        out.print(trial_tables.terminal(record, trial_tables.order(record), first.note, result.separation))
-        for line in trial_tables.notes(record):
-            out.print(line, markup=False, soft_wrap=True)
-        out.print()
+    show_trials(out, record, first.note, result.separation)
     is_cut_short = result.stopped_by is not None or result.failure is not None
     may_go_on = is_cut_short and not result.is_folder_gone
     best, *compared = closing_lines.answer(record, result.selection, result.separation, first, may_go_on)
@@ -62,7 +60,19 @@ def show(sweep: Sweep, result: Result) -> None:
         lines.append(f"the sweep ended early: {record.ended.message}")
     peak = closing_lines.peak_memory(record, result.estimated_bytes)
     lines += [] if peak is None else [peak]
-    lines += _next_steps(sweep, result)
+    tell(out, lines + _next_steps(sweep, result))
+
+
+def show_trials(out: Console, record: SweepRecord, note: str | None, separation: Separation | None) -> None:
+    """Shows the table of trials, if there are any, with `note` and what else it has no column for below it."""
+    out.print()
+    if record.trials:
+        out.print(trial_tables.terminal(record, trial_tables.order(record), note, separation))
+        tell(out, [*trial_tables.notes(record), ""])
+
+
+def tell(out: Console, lines: Sequence[str]) -> None:
+    """Prints lines as they are."""
     for line in lines:
         out.print(line, markup=False, soft_wrap=True)
 

@@ -127,7 +127,7 @@ def markdown(record: SweepRecord, selection: Selection, separation: Separation |
         best = selection.winner
         shown = ", ".join(f"{name} {value_text(value)}" for name, value in best.params.items())
         head = f"**Best: {label(best.number)}, {metric} {best.value(metric):.4f}** at step {best.best_step} ({shown})."
-    lines = [head, "", *(f"- {line}" for line in best_compared.of_best(record, selection, separation))]
+    lines = [head, "", *(f"- {line}" for line in best_compared.of_best(record, selection.winner, separation))]
     lines += [""] if lines[-1] else []
     every = order(record)
     trials = every[:MOST_ROWS]

@@ -11,9 +11,9 @@ from sweeps.record.events import Event, TrialState
 from sweeps.record.seeds import SeedNoise
 from sweeps.record.selection import choose
 from sweeps.record.separation import Compared, Separation
-from sweeps.record.sweep_record import SweepRecord
+from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import best_compared
-from trainables.objective import MIN_EVAL_LOSS
+from sweeps.report.best_compared import FirstTrial
 
 EVENTS: list[Event] = [
     started("a", 0),
@@ -43,10 +43,14 @@ UNTOLD = Compared("a", 0.75, None, None, "1 evaluation row, at least 10 are need
 # Against the base
 
 
+def best_of(found: SweepRecord) -> TrialRecord:
+    best = choose(found.trials.values(), found.objective).winner
+    assert best is not None
+    return best
+
+
 def against_base(found: SweepRecord, compared: Compared | None = None) -> str | None:
-    return best_compared.against_base(
-        found, choose(found.trials.values(), found.objective), separation(against=compared)
-    )
+    return best_compared.against_base(found, best_of(found), separation(against=compared))
 
 
 def test_the_best_is_compared_with_the_base() -> None:
@@ -89,22 +93,21 @@ def test_a_gain_on_the_base_that_may_be_chance_for_all_that_is_known_is_no_win()
 
 def test_without_base_or_best_there_is_nothing_to_compare() -> None:
     assert against_base(sweep()) is None
-    assert best_compared.against_base(record([base(2.0)]), choose([], MIN_EVAL_LOSS)) is None
+    assert best_compared.of_best(record([base(2.0)]), None, None) == []
 
 
 def test_trials_that_have_not_ended_and_are_lower_are_named() -> None:
     found = sweep(started("d", 3), reported("d", 3, 1.125), ended("d", TrialState.PAUSED, "interrupted"))
-    told = best_compared.unfinished(found, choose(found.trials.values(), found.objective))
+    told = best_compared.unfinished(found, best_of(found))
     assert told == "the best of the trials that have ended; lower so far: t03 1.1250"
-    assert best_compared.unfinished(sweep(), choose(sweep().trials.values(), sweep().objective)) is None
-    assert best_compared.unfinished(found, choose([], MIN_EVAL_LOSS)) is None
+    assert best_compared.unfinished(sweep(), best_of(sweep())) is None
 
 
 # Against the next ones
 
 
 def against_next(found: Separation | None) -> list[str]:
-    return best_compared.against_next(sweep(), choose(sweep().trials.values(), sweep().objective), found)
+    return best_compared.against_next(sweep(), found)
 
 
 def test_a_best_that_is_apart_from_the_next_says_by_how_much() -> None:
@@ -156,9 +159,7 @@ def test_nothing_is_said_of_nothing() -> None:
 
 
 def compared(found: SweepRecord, starts_with_default: bool = True, is_outside: bool = False) -> str | None:
-    return best_compared.against_default(
-        found, choose(found.trials.values(), found.objective), starts_with_default, is_outside
-    )
+    return best_compared.against_default(found, best_of(found), FirstTrial(starts_with_default, is_outside), None)
 
 
 def test_the_best_is_compared_with_the_default() -> None:
@@ -169,9 +170,7 @@ def test_the_best_is_compared_with_the_default() -> None:
 
 def test_with_the_interval_of_the_default_where_it_is_known() -> None:
     found = separation(Compared("a", 0.75, 0.6, 0.9))
-    told = best_compared.against_default(
-        sweep(), choose(sweep().trials.values(), sweep().objective), True, separation=found
-    )
+    told = best_compared.against_default(sweep(), best_of(sweep()), FirstTrial(True, False), found)
     assert (told or "").endswith("0.7500 lower (38%), 97.5% interval 0.6000 to 0.9000 on 32 rows")
 
 
@@ -200,7 +199,6 @@ def test_a_default_that_is_not_ranked_is_no_yardstick(state: TrialState) -> None
 
 def test_there_may_be_nothing_to_compare() -> None:
     assert compared(sweep(), starts_with_default=False) is None
-    assert compared(record([])) is None
 
 
 # With other seeds
@@ -214,22 +212,19 @@ AGAIN: list[Event] = [
 
 def test_what_the_best_point_came_to_with_other_seeds_is_told() -> None:
     found = sweep(*AGAIN)
-    selection = choose(found.trials.values(), found.objective)
-    assert best_compared.repeated(found, selection) == "the same point with other seeds: t09 1.3750"
-    assert best_compared.repeated(sweep(), selection) is None
+    best = best_of(found)
+    assert best_compared.repeated(found, best) == "the same point with other seeds: t09 1.3750"
+    assert best_compared.repeated(sweep(), best) is None
     cut_short = sweep(*AGAIN[:2], ended("again", TrialState.STOPPED, "budget.wall_clock is used up"))
-    assert best_compared.repeated(cut_short, selection) is None
+    assert best_compared.repeated(cut_short, best) is None
 
 
 def test_where_seeds_are_counted_in_it_is_told_how_far_they_go() -> None:
     found = sweep(*AGAIN)
-    selection = choose(found.trials.values(), found.objective)
     apart = Compared("a", 0.75, 0.5, 1.0)
     counted_in = replace(separation(apart), seeds=SeedNoise(0.0884, 1, 1))
-    lines = best_compared.against_next(found, selection, counted_in)
+    lines = best_compared.against_next(found, counted_in)
     told = "other seeds are counted in: 2 trials of 1 point have a standard deviation of 0.0884 within a point"
     assert told in lines
     assert not any("those are not compared" in line for line in lines)
-    assert any(
-        "those are not compared" in line for line in best_compared.against_next(found, selection, separation(apart))
-    )
+    assert any("those are not compared" in line for line in best_compared.against_next(found, separation(apart)))
