@@ -12,9 +12,8 @@ from html import escape
 from typing import Any
 
 from sweeps.planning.number_words import counted
-from sweeps.record.events import TrialState
 from sweeps.report.axes import readable
-from sweeps.report.page import Drawn, Page
+from sweeps.report.page import Drawn, Page, settings
 
 Trace = dict[str, Any]
 Points = Sequence[tuple[float, float | None]]
@@ -89,14 +88,15 @@ def cut(text: str, most: int) -> str:
     return text if len(text) <= max(most, 8) else text[: max(most, 8) - 1] + "…"
 
 
-def hover(trial: Drawn, page: Page) -> str:
+def hover(drawn: Drawn, page: Page) -> str:
     """What is told of a trial when the pointer is over it."""
-    value = f"best {page.metric} {trial.value:.4f} at step {trial.best_step}" if math.isfinite(trial.value) else ""
+    trial = drawn.record
+    value = f"best {page.metric} {drawn.value:.4f} at step {trial.best_step}" if math.isfinite(drawn.value) else ""
     took = f"{trial.tokens:,} tokens, {trial.seconds:.0f} s"
     took += f", {trial.trainable_params:,} trainable parameters" if trial.trainable_params else ""
-    lines = [f"{trial.name}: {trial.state} at step {trial.step}", value]
+    lines = [f"{drawn.name}: {trial.state} at step {trial.step}", value]
     line = ""
-    for part in (f"{name} {setting[:120]}" for name, setting in trial.settings):
+    for part in (f"{name} {setting[:120]}" for name, setting in settings(trial)):
         if line and len(line) + len(part) > 70:
             lines.append(line)
             line = ""
@@ -164,7 +164,7 @@ def scatter(x: Sequence[Any], y: Sequence[Any], **more: Any) -> Trace:
 
 def state_legend(page: Page) -> Iterator[Trace]:
     """The symbols of the states that occur, for the legend."""
-    there = {trial.state for trial in page.trials}
+    there = {trial.record.state for trial in page.trials}
     for state, (symbol, _) in STATES.items():
         if state in there:
             marker = {"symbol": symbol, "color": SOFT, "size": 9}
@@ -173,7 +173,7 @@ def state_legend(page: Page) -> Iterator[Trace]:
 
 def told_of(page: Page) -> dict[int, str]:
     """Number of a trial -> what is told of it, for the best `MOST_TOLD`."""
-    return {trial.number: hover(trial, page) for trial in page.trials[:MOST_TOLD]}
+    return {trial.record.number: hover(trial, page) for trial in page.trials[:MOST_TOLD]}
 
 
 def split(page: Page) -> tuple[list[Drawn], list[Drawn]]:
@@ -186,8 +186,8 @@ def left_out(page: Page) -> str:
     """What the lines of trials do not show, in words."""
     coloured, others = split(page)
     words = f" The best {len(coloured)} trials are in colour, the other {len(others)} in grey." if others else ""
-    missing = [trial for trial in page.trials if not math.isfinite(trial.value)]
-    waiting = [trial for trial in missing if not TrialState(trial.state).is_final and not trial.step]
+    missing = [trial.record for trial in page.trials if not math.isfinite(trial.value)]
+    waiting = [trial for trial in missing if not trial.state.is_final and not trial.step]
     without = f"without a finite {page.metric}"
     for those, of_one, of_more in (
         (len(waiting), "that has not reported yet", "that have not reported yet"),
@@ -252,4 +252,4 @@ def _joined(
 
 def _symbols(trial: Drawn, count: int) -> list[str]:
     """The symbols of a trial's points and of the gap after them: the last point tells the state."""
-    return ["circle"] * (count - 1) + [STATES[trial.state][0]] * min(count, 1) + ["circle"]
+    return ["circle"] * (count - 1) + [STATES[trial.record.state][0]] * min(count, 1) + ["circle"]

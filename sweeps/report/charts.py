@@ -56,7 +56,7 @@ def parallel(page: Page) -> Figure | None:
     axes = [*page.axes, *value_axes]
 
     def points(trial: Drawn) -> list[tuple[float, float | None]]:
-        values = [*(trial.params.get(each.name) for each in page.axes), trial.value, *trial.others]
+        values = [*(trial.record.params.get(each.name) for each in page.axes), trial.value, *trial.others]
         places = [_clipped(one, value) for one, value in zip(axes, values, strict=True)]
         return [(float(at), place) for at, place in enumerate(places)]
 
@@ -107,7 +107,7 @@ def two_objectives(page: Page) -> Figure | None:
     traces: list[Trace] = []
     for is_in, name, colour in ((False, "others", "#9aa1ad"), (True, "Pareto set", PALETTE[1])):
         found = [trial for trial in trials if trial.is_in_pareto_set is is_in]
-        marker = {"color": colour, "size": 10 if is_in else 8, "symbol": [STATES[t.state][0] for t in found]}
+        marker = {"color": colour, "size": 10 if is_in else 8, "symbol": [STATES[t.record.state][0] for t in found]}
         told = [hover(trial, page) + f"<br>{escape(second.metric)} {value_text(trial.others[0])}" for trial in found]
         x, y = [trial.value for trial in found], [trial.others[0] for trial in found]
         trace = scatter(x, y, mode="markers+text" if is_in else "markers", marker=marker, hovertext=told, name=name)

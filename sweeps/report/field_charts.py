@@ -103,11 +103,11 @@ def _field_axis(one: Axis) -> dict[str, Any]:
 
 def _points(page: Page, trials: list[Drawn], near: float) -> Iterator[Trace]:
     """The points of each small chart; the first one brings the bar of colours."""
-    reached, told = [trial.step for trial in trials], told_of(page)
+    reached, told = [trial.record.step for trial in trials], told_of(page)
     bar = {"title": {"text": "steps trained", "side": "right", "font": {"size": 13}}, "thickness": 12}
     bar |= {"lenmode": "pixels", "len": ROW_HEIGHT - 90, "y": 1, "yanchor": "top"}
     marker = {
-        "symbol": [STATES[trial.state][0] for trial in trials],
+        "symbol": [STATES[trial.record.state][0] for trial in trials],
         "color": reached,
         "colorscale": CIVIDIS,
         "cmin": min(reached),
@@ -116,7 +116,7 @@ def _points(page: Page, trials: list[Drawn], near: float) -> Iterator[Trace]:
         "size": 8 if len(trials) <= MOST_LARGE else 5,
         "opacity": 0.85,
     }
-    y, texts = [trial.value for trial in trials], [told.get(trial.number, "") for trial in trials]
+    y, texts = [trial.value for trial in trials], [told.get(trial.record.number, "") for trial in trials]
     is_shown = min(reached) < max(reached)
     for place, one in enumerate(page.axes):
         number = "" if place == 0 else str(place + 1)
@@ -132,7 +132,7 @@ def _places(one: Axis, trials: list[Drawn], near: float) -> list[float]:
         trials: those drawn, each with a finite value.
         near: points of one setting whose values differ by less than this would lie on each other.
     """
-    places = [one.place(trial.params.get(one.name)) for trial in trials]
+    places = [one.place(trial.record.params.get(one.name)) for trial in trials]
     if one.kind != "words":
         return places
     reach = min(SPREAD, OF_ROOM / (len(one.options) + one.has_unset))

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from search_spaces.domains import Domain
 from sweeps.config.passwords import without_passwords
-from sweeps.config.points import Scalar
 from sweeps.planning.number_words import duration
 from sweeps.record.events import TrialState
 from sweeps.record.run_names import label
@@ -42,21 +41,11 @@ WHY = "why it ended"
 class Drawn:
     """A trial, as the charts draw it."""
 
-    name: str
-    number: int
-    state: str
-    settings: tuple[tuple[str, str], ...]
-    """Its params as texts."""
-    params: Mapping[str, Scalar]
+    record: TrialRecord
     value: float
     """Of the objective at its best step; NaN before its first report."""
     others: tuple[float, ...]
     """The same of the other objectives."""
-    best_step: int | None
-    step: int
-    tokens: int
-    seconds: float
-    trainable_params: int
     evals: tuple[tuple[int, float], ...]
     """(step, value of the objective) of each report with a finite one."""
     train: tuple[tuple[int, float], ...]
@@ -64,6 +53,11 @@ class Drawn:
     held: tuple[Held, ...]
     is_best: bool
     is_in_pareto_set: bool
+
+    @property
+    def name(self) -> str:
+        """As tables name it."""
+        return label(self.record.number)
 
 
 @dataclass(frozen=True)
@@ -188,7 +182,7 @@ def page(status: Status, story: Story, separation: Separation | None, now: float
         best=answer,
         compared=tuple(compared),
         meanings=page_facts.meanings_of_answer(record, separation),
-        best_settings=() if best is None else _settings(best),
+        best_settings=() if best is None else settings(best),
         kept=None if kept is None else (kept[0], str(kept[1])),
         outcome=tuple(_outcome(status)),
         columns=columns,
@@ -237,7 +231,8 @@ def _request(asked: str, is_accepted: bool, message: str) -> str:
     return f"{asked}: {'granted' if is_accepted else 'refused'}: {message}"
 
 
-def _settings(trial: TrialRecord) -> tuple[tuple[str, str], ...]:
+def settings(trial: TrialRecord) -> tuple[tuple[str, str], ...]:
+    """The trial's params as texts."""
     return tuple((name, trial_tables.value_text(value)) for name, value in trial.params.items())
 
 
@@ -301,18 +296,9 @@ def _drawn(record: SweepRecord, story: Story, best: TrialRecord | None) -> tuple
     curves = [trial.trial_key for trial in trials if trial.repeats is None][:BEST_CURVES]
     return tuple(
         Drawn(
-            name=label(trial.number),
-            number=trial.number,
-            state=trial.state.value,
-            settings=_settings(trial),
-            params=trial.params,
+            record=trial,
             value=trial.value(objective.metric),
             others=tuple(trial.value(each.metric) for each in record.objectives[1:]),
-            best_step=trial.best_step,
-            step=trial.step,
-            tokens=trial.tokens,
-            seconds=trial.seconds,
-            trainable_params=trial.trainable_params,
             evals=_finite([(step, metrics.get(objective.metric, math.nan)) for step, metrics in trial.evals]),
             train=_thinned(_finite(story.train.get(trial.trial_key, ()))) if trial.trial_key in curves else (),
             held=tuple(story.held.get(trial.trial_key, ())),

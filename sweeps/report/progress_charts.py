@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sweeps.planning.number_words import counted, duration
+from sweeps.record.run_names import label
 from sweeps.report import page_facts
 from sweeps.report.axes import log_marks, readable
 from sweeps.report.chart_parts import (
@@ -143,20 +144,19 @@ def times(page: Page) -> Figure | None:
     _, unit, word = next(each for each in UNITS if last >= each[0])
     texts, traces = told_of(page), []
     for state, (_, colour) in STATES.items():
-        spans = [(trial, held) for trial in trials if trial.state == state for held in trial.held]
+        spans = [(trial, held) for trial in trials if trial.record.state == state for held in trial.held]
         if spans:
             told = [
-                f"in a slot for {duration(held.until - held.since)}<br>{texts.get(trial.number, trial.name)}"
+                f"in a slot for {duration(held.until - held.since)}<br>{texts.get(trial.record.number, trial.name)}"
                 for trial, held in spans
             ]
             bars: dict[str, Any] = {"type": "bar", "orientation": "h", "name": state, "marker": {"color": colour}}
-            bars |= {"base": [held.since / unit for _, held in spans], "y": [trial.number for trial, _ in spans]}
+            bars |= {"base": [held.since / unit for _, held in spans], "y": [trial.record.number for trial, _ in spans]}
             bars |= {"x": [(held.until - held.since) / unit for _, held in spans], "width": 0.8}
             traces.append(bars | {"hovertext": told, "hoverinfo": "text", "showlegend": True})
-    numbers = sorted(trial.number for trial in trials)
+    numbers = sorted(trial.record.number for trial in trials)
     shown = numbers[:: math.ceil(len(numbers) / 25)]
-    names = {trial.number: trial.name for trial in trials}
-    labels = {"tickvals": shown, "ticktext": [names[number] for number in shown]}
+    labels = {"tickvals": shown, "ticktext": list(map(label, shown))}
     ends = [numbers[-1] + 0.7, numbers[0] - 0.7]
     height = min(900, 160 + 18 * len(trials))
     return Figure(

@@ -39,7 +39,7 @@ def test_a_line_crosses_each_axis_at_the_trials_value(tmp_path: Path) -> None:
     best = page.trials[0]
     line = lines(figure(page, "Settings and outcome"))[-1]  # the best one is on top
     assert (line["name"], line["x"]) == (f"{best.name}, the best", [0.0, 1.0, 2.0, 3.0, None])
-    places = [one.place(best.params[one.name]) for one in page.axes]
+    places = [one.place(best.record.params[one.name]) for one in page.axes]
     assert line["y"] == [*places, 0.0, None]
     assert line["hovertext"][0] == hover(best, page)
 
@@ -102,7 +102,7 @@ def test_only_points_that_would_lie_on_each_other_are_moved_and_only_by_a_little
     ranks, rates = traces[0]["x"], traces[2]["x"]
     places = {one.name: one for one in page.axes}
     low, high = drawn.layout["yaxis"]["range"]
-    at = [places["r"].place(trial.params["r"]) for trial in page.trials]
+    at = [places["r"].place(trial.record.params["r"]) for trial in page.trials]
     for trial, x, place, rate in zip(page.trials, ranks, at, rates, strict=True):
         assert abs(x - place) <= 0.02 + 1e-9
         near = [o for o, there in zip(page.trials, at, strict=True) if there == place and o is not trial]
@@ -133,7 +133,8 @@ def test_times_are_told_in_a_unit_that_suits_them(tmp_path: Path) -> None:
 
 def test_what_is_told_of_a_trial_is_escaped(tmp_path: Path) -> None:
     page = page_of(tmp_path, 1)
-    odd = replace(page.trials[0], settings=(("modules", "<a href=javascript:x>"),))
+    first = page.trials[0]
+    odd = replace(first, record=replace(first.record, params={"modules": "<a href=javascript:x>"}))
     assert "&lt;a href=javascript:x&gt;" in hover(odd, page)
     assert hover(odd, page).startswith("t00: COMPLETED at step 27<br>best eval_loss 1.")
     assert hover(odd, page).endswith("<br>2,700 tokens, 14 s, 1,000 trainable parameters")
