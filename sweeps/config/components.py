@@ -7,13 +7,10 @@ import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal, Protocol, Union
+from typing import Annotated, Any, Literal, Union
 
 from pydantic import Discriminator, Field, Tag
 
-from search_spaces.space import Point, SearchSpace
-from sweeps.halving.rule import Direction, Rule
-from sweeps.searchers import Searcher
 from trainables.specs import Spec
 
 Kind = Literal["schedulers", "searchers"]
@@ -21,60 +18,6 @@ SECTIONS: Mapping[str, Kind] = {"scheduler": "schedulers", "searcher": "searcher
 """Section of the sweep file -> the components that it names one of."""
 DEFAULTS: Mapping[Kind, str] = {"schedulers": "asha", "searchers": "random"}
 """What a sweep file gets whose section names no `kind`."""
-
-
-class SchedulerConfig(Protocol):
-    """What a module in `schedulers/` offers as `Config`, a Spec with a `kind` of its own."""
-
-    kind: str
-    grace_steps: int
-    """The first report point."""
-
-    @property
-    def parks(self) -> bool:
-        """Whether trials may be parked at a report point and resumed later."""
-
-    def points(self, steps: int) -> tuple[int, ...]:
-        """Steps at which each trial reports; the last one is `steps`."""
-
-    def build(self, steps: int, direction: Direction = "min") -> Rule:
-        """The rule for reports at these points, which has seen nothing.
-
-        Args:
-            steps: of a trial that is not stopped.
-            direction: whether a lower or a higher value of the metric is better.
-        """
-
-    def needs_tail(self, steps: int, trials: int) -> bool:
-        """Whether a trial reaches the last step only because the best one goes on beyond what its rank allows."""
-
-    def most_steps(self, steps: int, trials: int, slots: int, protects_first: bool = False) -> int:
-        """Optimizer steps that the whole sweep takes at most.
-
-        Args:
-            steps: of a trial that is not stopped.
-            slots: how many of them train at once.
-            protects_first: one of them is trained to its end whatever it reports.
-        """
-
-
-class SearcherConfig(Protocol):
-    """What a module in `searchers/` offers as `Config`, a Spec with a `kind` of its own."""
-
-    kind: str
-    start_with_default: bool
-    points: tuple[Point, ...]
-    repeats: int
-    warm_start: str | None
-
-    def check(self, space: SearchSpace) -> list[str]:
-        """Why this space can't be searched this way, "field: reason" each."""
-
-    def size(self, space: SearchSpace) -> int | None:
-        """How many different points there are to suggest; None when they do not run out."""
-
-    def build(self, space: SearchSpace, seed: int) -> Searcher:
-        """The searcher, at its beginning."""
 
 
 def modules(kind: Kind) -> dict[str, ModuleType]:

@@ -28,8 +28,8 @@ from trainables.specs import (
 )
 
 if TYPE_CHECKING:
-    Scheduler = components.SchedulerConfig
-    Search = components.SearcherConfig
+    from sweeps.halving.scheduler_settings import SchedulerSettings as Scheduler
+    from sweeps.searchers import SearcherSettings as Search
 else:
     Scheduler = components.config_type("schedulers")
     Search = components.config_type("searchers")

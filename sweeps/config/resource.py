@@ -10,14 +10,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import Literal, cast
+from typing import Literal
 
 import search_spaces
 from search_spaces.domains import Domain, Value
 from search_spaces.space import SearchSpace
-from sweeps.config.components import SchedulerConfig
 from sweeps.config.model import SweepConfig
-from trainables.specs import Spec, TrainingSpec, TrialSpec
+from sweeps.halving.scheduler_settings import SchedulerSettings
+from trainables.specs import TrainingSpec, TrialSpec
 
 Unit = Literal["step", "example"]
 BATCH = ("training.batch_size", "training.gradient_accumulation_steps")
@@ -34,7 +34,7 @@ class Resource:
     """Report points in their own unit, and in a trial's steps."""
 
     unit: Unit
-    scheduler: SchedulerConfig
+    scheduler: SchedulerSettings
     """The sweep's, with the first report point in this unit."""
     total: int
     """What a trial gets that is not stopped early."""
@@ -219,9 +219,9 @@ def _rounded(config: SweepConfig, space: SearchSpace, examples: int) -> int:
     return max(total, points[-2] + sizes[-1]) if len(points) > 1 else total
 
 
-def _starting(scheduler: SchedulerConfig, first: int) -> SchedulerConfig:
+def _starting(scheduler: SchedulerSettings, first: int) -> SchedulerSettings:
     """The scheduler with another first report point."""
-    return cast(SchedulerConfig, cast(Spec, scheduler).model_copy(update={"grace_steps": first}))
+    return scheduler.model_copy(update={"grace_steps": first})
 
 
 def _common(sizes: Sequence[int]) -> int:

@@ -13,7 +13,6 @@ from sweeps.planning.number_words import counted, duration
 from sweeps.planning.outlook import Known, outlook
 from sweeps.planning.trials_that_fit import MOST_TRIALS, Filled, fill
 from trainables.contract import Need
-from trainables.specs import Spec
 
 
 def settled(sweep: Sweep, need: Need | None, machine: plan.Machine, known: Known) -> tuple[Sweep, str]:
@@ -66,12 +65,10 @@ def with_some(sweep: Sweep) -> Sweep:
 
 
 def _with(config: SweepConfig, trials: int, first: int) -> SweepConfig:
-    scheduler = config.scheduler
-    assert isinstance(scheduler, Spec)
     return config.model_copy(
         update={
             "budget": config.budget.model_copy(update={"trials": trials}),
-            "scheduler": scheduler.model_copy(update={"grace_steps": first}),
+            "scheduler": config.scheduler.model_copy(update={"grace_steps": first}),
         }
     )
 

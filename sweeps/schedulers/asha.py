@@ -14,10 +14,10 @@ from sweeps.halving.asha_promote import Order, Promote
 from sweeps.halving.asha_stop import Stop
 from sweeps.halving.promotion_cost import has_tail, most_steps
 from sweeps.halving.rule import Direction, Rule
-from sweeps.halving.scheduler_settings import Settings
+from sweeps.halving.scheduler_settings import SchedulerSettings
 
 
-class Config(Settings):
+class Config(SchedulerSettings):
     """Rungs at grace_steps, grace_steps x reduction_factor, ... and at the last step."""
 
     kind: Literal["asha"] = "asha"
@@ -36,22 +36,22 @@ class Config(Settings):
 
     @property
     def parks(self) -> bool:
-        """See `SchedulerConfig.parks`."""
+        """See `SchedulerSettings.parks`."""
         return self.variant == "promote"
 
     def build(self, steps: int, direction: Direction = "min") -> Rule:
-        """See `SchedulerConfig.build`."""
+        """See `SchedulerSettings.build`."""
         points = self.points(steps)
         if self.variant == "stop":
             return Stop(points, self.reduction_factor, direction, self.overfit_patience)
         return Promote(points, self.reduction_factor, self.order, direction, self.overfit_patience)
 
     def most_steps(self, steps: int, trials: int, slots: int, protects_first: bool = False) -> int:
-        """See `SchedulerConfig.most_steps`. `promote` in the order `breadth` takes so many on one slot."""
+        """See `SchedulerSettings.most_steps`. `promote` in the order `breadth` takes so many on one slot."""
         if self.variant == "promote" and self.order == "breadth":
             return most_steps(self.points(steps), self.reduction_factor, trials, slots, protects_first)
-        return steps * trials
+        return super().most_steps(steps, trials, slots, protects_first)
 
     def needs_tail(self, steps: int, trials: int) -> bool:
-        """See `SchedulerConfig.needs_tail`."""
+        """See `SchedulerSettings.needs_tail`."""
         return self.parks and has_tail(trials, len(self.points(steps)), self.reduction_factor)

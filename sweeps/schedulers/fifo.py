@@ -9,14 +9,14 @@ from typing import Literal
 
 from sweeps.halving.fifo import Fifo
 from sweeps.halving.rule import Direction, Rule
-from sweeps.halving.scheduler_settings import Settings
+from sweeps.halving.scheduler_settings import SchedulerSettings
 
 
-class Config(Settings):
+class Config(SchedulerSettings):
     """Report points at grace_steps, grace_steps x reduction_factor, ... and at the last step."""
 
     kind: Literal["fifo"] = "fifo"
 
     def build(self, steps: int, direction: Direction = "min") -> Rule:
-        """See `SchedulerConfig.build`."""
+        """See `SchedulerSettings.build`."""
         return Fifo(self.points(steps), direction, self.overfit_patience)

@@ -14,6 +14,7 @@ Modules whose names begin with an underscore are no searchers.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, Protocol
 
@@ -58,7 +59,7 @@ def _as_points(raw: object) -> object:
 
 
 class SearcherSettings(Spec):
-    """What every searcher can be told. `check` and `size` are for those that can search every space."""
+    """What every searcher can be told, and what a module here offers as its `Config`."""
 
     kind: str
     start_with_default: bool = True
@@ -74,9 +75,13 @@ class SearcherSettings(Spec):
     steps are the same, its results are known to the searcher too."""
 
     def check(self, space: SearchSpace) -> list[str]:
-        """See `SearcherConfig.check`."""
+        """Why this space can't be searched this way, "field: reason" each."""
         return []
 
     def size(self, space: SearchSpace) -> int | None:
-        """See `SearcherConfig.size`."""
+        """How many different points there are to suggest; None when they do not run out."""
         return space.size()
+
+    @abstractmethod
+    def build(self, space: SearchSpace, seed: int) -> Searcher:
+        """The searcher, at its beginning."""

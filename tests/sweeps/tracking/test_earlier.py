@@ -74,7 +74,7 @@ def test_a_sweep_that_bears_the_name_it_learns_from_does_not_learn_from_itself(
     assert newest is not None and other is not None
     assert (newest.sweep_id, other.sweep_id) == (own, SWEEP)
     with pytest.raises(ConfigError, match="no sweep of this id or name"):
-        searcher = tracked.searcher.model_copy(update={"warm_start": own})  # type: ignore[attr-defined]
+        searcher = tracked.searcher.model_copy(update={"warm_start": own})
         earlier.look_up(tracked.model_copy(update={"searcher": searcher}), own)
 
 
@@ -85,7 +85,7 @@ def test_a_name_means_the_newest_sweep_that_has_a_result(tracked: SweepConfig, s
     deliver(again, [begun().model_copy(update={"time": 4e9, "sweep_id": failed})])
     found = earlier.look_up(tracked)
     assert found is not None and found.sweep_id == SWEEP
-    searcher = tracked.searcher.model_copy(update={"warm_start": failed})  # type: ignore[attr-defined]
+    searcher = tracked.searcher.model_copy(update={"warm_start": failed})
     with pytest.raises(ConfigError, match=f"no trial of it has a result in sqlite.* [(]looked at {failed}[)]; name an"):
         earlier.look_up(tracked.model_copy(update={"searcher": searcher}))
 
@@ -103,7 +103,7 @@ def test_a_sweep_that_names_none_learns_from_none(config: SweepConfig) -> None:
 )
 def test_a_sweep_that_says_nothing_is_a_mistake(tracked: SweepConfig, change: dict[str, str], why: str) -> None:
     if "name" in change:
-        searcher = tracked.searcher.model_copy(update={"warm_start": change["name"]})  # type: ignore[attr-defined]
+        searcher = tracked.searcher.model_copy(update={"warm_start": change["name"]})
         tracked = tracked.model_copy(update={"searcher": searcher})
     else:
         tracked = tracked.model_copy(update=change)
