@@ -51,7 +51,7 @@ class Driver:
         searcher = config.searcher
         rule = config.scheduler.build(config.budget.steps_per_trial, config.objective.mode)
         self.ruling = Ruling(rule, self.journal, folder, searcher.start_with_default, "step")
-        self.callback = JournalCallback(self.journal, lambda: 1.0, self)
+        self.callback = JournalCallback(self.journal, lambda: 1.0, self)  # type: ignore[arg-type]
         self.scheduler = RuleScheduler(rule, self.callback.take)
         self.slots = slots
         self.released: list[str] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
 from ray.tune.experiment import Trial
@@ -13,37 +13,14 @@ from sweeps.errors import SweepError
 from sweeps.record.events import PointInfeasible, TrialEnded, TrialParked, TrialReported, TrialStarted, TrialState
 from sweeps.record.journal import Journal
 from sweeps.steering.answering import STOPPED_BY_REQUEST
-from sweeps.steering.stop import Reason
 from sweeps.tune.processes import DEATHS
 from trainables.contract import Report, StepRecord
 from trainables.isolation import failure_of
 
+if TYPE_CHECKING:
+    from sweeps.tune.driver import Driver
+
 STOPPED_BY_SCHEDULER = "stopped by the scheduler"
-
-
-class Owner(Protocol):
-    """Who knows, and is told, what the journal cannot know."""
-
-    def reported(self, trial_key: str, adapter: str | None) -> None:
-        """The journal has a report of the trial, with this adapter folder if it is the best so far."""
-
-    def is_parked(self, trial_key: str) -> bool:
-        """Whether the scheduler has ended the trial in Tune only to resume it later."""
-
-    def trial_parked(self, trial_key: str) -> None:
-        """The trial gives its slot back and may be resumed."""
-
-    def trial_ended(self, trial_key: str) -> None:
-        """The trial is over."""
-
-    def is_to_stop(self, trial_key: str) -> bool:
-        """Whether somebody asked to stop the trial."""
-
-    def process_lost(self, number: int) -> None:
-        """The process of the trial of this number died; Ray Tune starts another."""
-
-    def end_sweep(self, reason: Reason, message: str) -> None:
-        """A trial found that the sweep cannot go on."""
 
 
 def _in_order(told: Callable[..., None]) -> Callable[..., None]:
@@ -59,7 +36,7 @@ def _in_order(told: Callable[..., None]) -> Callable[..., None]:
         except Exception as error:
             self.failure = self.failure or error
             message = str(error) if isinstance(error, SweepError) else failure_of(error).message
-            self._owner.end_sweep("failed", message)
+            self._driver.end_sweep("failed", message)
 
     return guarded
 
@@ -67,11 +44,11 @@ def _in_order(told: Callable[..., None]) -> Callable[..., None]:
 class JournalCallback(Callback):
     """Writes what happens to the trials into the journal."""
 
-    def __init__(self, journal: Journal, clock: Callable[[], float], owner: Owner) -> None:
+    def __init__(self, journal: Journal, clock: Callable[[], float], driver: Driver) -> None:
         """A callback; `clock` gives seconds since the epoch."""
         self._journal = journal
         self._clock = clock
-        self._owner = owner
+        self._driver = driver
         self.failure: Exception | None = None
         """Why the journal takes no more events, or what else has failed here."""
         self.unreported: dict[str, tuple[StepRecord, ...]] = {}
@@ -103,7 +80,7 @@ class JournalCallback(Callback):
                 adapter_sha256=result["adapter_sha256"],
             )
             self._journal.add(told)
-            self._owner.reported(key, told.adapter)
+            self._driver.reported(key, told.adapter)
 
     @_in_order
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -113,17 +90,17 @@ class JournalCallback(Callback):
             return  # The sweep's end did not wait for its first report; it says of the trial how it ended.
         state = TrialState(result["state"])
         reason = result.get("reason", "")
-        is_stopped = state is TrialState.PAUSED and self._owner.is_to_stop(trial.config["trial_key"])
+        is_stopped = state is TrialState.PAUSED and self._driver.is_to_stop(trial.config["trial_key"])
         if is_stopped and "ends_sweep" not in result:
             state, reason = TrialState.STOPPED, STOPPED_BY_REQUEST
         elif state is TrialState.PAUSED:
             # The end of the sweep says of it how it ended.
             self.unreported[trial.config["trial_key"]] = _steps(result.get("history", ()))
             if "ends_sweep" in result:
-                self._owner.end_sweep(result["ends_sweep"], reason)
+                self._driver.end_sweep(result["ends_sweep"], reason)
             return
-        if state is TrialState.RUNNING and self._owner.is_parked(trial.config["trial_key"]):
-            is_stopped = self._owner.is_to_stop(trial.config["trial_key"])
+        if state is TrialState.RUNNING and self._driver.is_parked(trial.config["trial_key"]):
+            is_stopped = self._driver.is_to_stop(trial.config["trial_key"])
             if not is_stopped:
                 self._park(trial, result["step"])
                 return
@@ -135,7 +112,7 @@ class JournalCallback(Callback):
     @_in_order
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """The trial's process failed and is started again."""
-        self._owner.process_lost(trial.config["number"])
+        self._driver.process_lost(trial.config["number"])
 
     @_in_order
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -153,7 +130,7 @@ class JournalCallback(Callback):
     def _park(self, trial: Trial, step: int) -> None:
         key = trial.config["trial_key"]
         self._journal.add(TrialParked(time=self._clock(), trial_key=key, step=step))
-        self._owner.trial_parked(key)
+        self._driver.trial_parked(key)
 
     def _end(
         self, trial: Trial, state: TrialState, reason: str, history: Sequence[str] = (), by_person: bool = False
@@ -173,7 +150,7 @@ class JournalCallback(Callback):
                 history=_steps(history),
             )
             self._journal.add(ended)
-        self._owner.trial_ended(key)
+        self._driver.trial_ended(key)
 
     def _who(self, trial: Trial) -> dict[str, Any]:
         """What the first event of a trial says, whichever it is."""

@@ -81,7 +81,7 @@ class Driver:
     has_run: bool = field(default=False, init=False)
     """All trials are over, or were saved: Ray alone has to end."""
     hosts_at_start: int | Literal["auto"] = field(default="auto", init=False)
-    """cluster.hosts that the broker was made with."""
+    """How many hosts a broker begins with, also one that Ray makes anew."""
 
     def __post_init__(self) -> None:
         self._callback = JournalCallback(self.journal, self.clock, self)
@@ -93,12 +93,12 @@ class Driver:
 
     @property
     def hosts_wanted(self) -> int | Literal["auto"]:
-        """See `watch.Stops`."""
+        """How many hosts there are to be at most now."""
         return self.amended.cluster.hosts
 
     @property
     def lines_said(self) -> int:
-        """See `watch.Stops`."""
+        """So many of the broker's lines were said while its hosts started."""
         return self._start_news.said
 
     def start_hosts(self, slot_limits: SlotLimits, space: SearchSpace) -> Ready:
@@ -299,20 +299,20 @@ class Driver:
         return slots
 
     def stop_parked(self, trial_key: str) -> bool:
-        """See `watch.Stops`."""
+        """Ends the trial if it is parked; answers whether it was."""
         if self._ruling is None or not self._ruling.stop_parked(trial_key, self.clock()):
             return False
         self.trials_to_stop.discard(trial_key)
         return True
 
     def hosts_changed(self, hosts: int, slots: int, held: int) -> None:
-        """See `watch.Stops`."""
+        """There are so many hosts now, with so many slots in all; so many hold their place, also while they load."""
         known = self.journal.record.hosts
         if known is not None and (known.hosts, known.slots, known.holding) != (hosts, slots, held):
             self.journal.add(HostsChanged(time=self.clock(), hosts=hosts, slots=slots, held=held))
 
     def is_parked(self, trial_key: str) -> bool:
-        """See `callback.Owner`."""
+        """Whether the scheduler has ended the trial in Tune only to resume it later."""
         return self._ruling is not None and self._ruling.is_parked(trial_key)
 
     def _saved(self, trial_key: str) -> object:
@@ -321,29 +321,29 @@ class Driver:
         return known and known.step, self.folder.all(trial_key, "snapshot")[:1]
 
     def reported(self, trial_key: str, adapter: str | None) -> None:
-        """See `callback.Owner`."""
+        """The journal has a report of the trial, with this adapter folder if it is the best so far."""
         if adapter is not None:
             # Not before: the journal has named the older one until now.
             self.folder.prune(trial_key, "best", self.folder.path / adapter)
 
     def trial_parked(self, trial_key: str) -> None:
-        """See `callback.Owner`."""
+        """The trial gives its slot back and may be resumed."""
         self._broker.release.remote(trial_key)
 
     def trial_ended(self, trial_key: str) -> None:
-        """See `callback.Owner`."""
+        """The trial is over."""
         self.trials_to_stop.discard(trial_key)
         self._broker.release.remote(trial_key)
         self.folder.drop(trial_key, "snapshot")
 
     def is_to_stop(self, trial_key: str) -> bool:
-        """See `callback.Owner`."""
+        """Whether somebody asked to stop the trial."""
         return trial_key in self.trials_to_stop
 
     def process_lost(self, number: int) -> None:
-        """See `callback.Owner`."""
+        """The process of the trial of this number died; Ray Tune starts another."""
         self.display.say(f"{label(number)}: its process is lost: another goes on from the last snapshot")
 
     def end_sweep(self, reason: Reason, message: str) -> None:
-        """See `callback.Owner`."""
+        """A trial found that the sweep cannot go on."""
         self.stop.ask(reason, message)

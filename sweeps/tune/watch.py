@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import ray
 from ray.exceptions import ActorUnavailableError
@@ -18,6 +18,9 @@ from sweeps.report.progress import Display
 from sweeps.steering.stop import StopState
 from sweeps.tune.base_evaluation import BaseEvaluation
 from sweeps.tune.trial_queue import TrialQueue
+
+if TYPE_CHECKING:
+    from sweeps.tune.driver import Driver
 
 LEAVE_SECONDS = 120.0
 """How long trials have to end their step and save themselves when the sweep is asked to end."""
@@ -33,31 +36,6 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0
 """Pauses between two questions to a broker that is lost: each is twice as long as the one before."""
 
 
-class Stops(Protocol):
-    """Says which trials are to end before the sweep does."""
-
-    trials_to_stop: set[str]
-    """Keys of the trials that somebody asked to stop, and that have not ended yet."""
-
-    @property
-    def lines_said(self) -> int:
-        """So many of the broker's lines were said while its hosts started."""
-
-    def stop_parked(self, trial_key: str) -> bool:
-        """Ends the trial if it is parked; answers whether it was."""
-
-    @property
-    def hosts_at_start(self) -> int | Literal["auto"]:
-        """How many hosts a broker begins with, also one that Ray makes anew."""
-
-    @property
-    def hosts_wanted(self) -> int | Literal["auto"]:
-        """How many there are to be at most now."""
-
-    def hosts_changed(self, hosts: int, slots: int, held: int) -> None:
-        """There are so many hosts now, with so many slots in all; so many hold their place, also while they load."""
-
-
 class Watch(Stopper):
     """Looks after the sweep between Tune's steps: ends it when someone asked for that, and says what hosts do."""
 
@@ -68,22 +46,22 @@ class Watch(Stopper):
         queue: TrialQueue,
         display: Display,
         base: BaseEvaluation | None,
-        stops: Stops,
+        driver: Driver,
     ) -> None:
         self._stop = stop
         self._broker = broker
         self._queue = queue
         self._display = display
         self._base = base
-        self._stops = stops
+        self._driver = driver
         self._told_to_stop: frozenset[str] = frozenset()
         """The trials that the broker was told to stop."""
-        self._hosts_told: int | Literal["auto"] | None = stops.hosts_at_start
+        self._hosts_told: int | Literal["auto"] | None = driver.hosts_at_start
         """How many hosts the broker was told to have; None when it is to be told again."""
         self._deadline: float | None = None
         self._has_given_up = False
         """The deadline has passed, and that was said."""
-        self._known = stops.lines_said
+        self._known = driver.lines_said
         self._news: Any = None
         self._pause = 0.0
         """Pause before the broker is asked for news again; 0 while it is there."""
@@ -157,7 +135,7 @@ class Watch(Stopper):
             self._last_line = line
         if standing is not None:
             self._standing = None  # It may be older.
-            self._stops.hosts_changed(*standing)
+            self._driver.hosts_changed(*standing)
 
     def _count_hosts(self) -> None:
         now = time.monotonic()
@@ -169,7 +147,7 @@ class Watch(Stopper):
             return
         answer, self._standing = self._standing, None
         with suppress(*PROCESS_LOST):  # A broker that was lost is news for `_tell`.
-            self._stops.hosts_changed(*ray.get(answer))
+            self._driver.hosts_changed(*ray.get(answer))
 
     def _broker_is_there(self, lines: Sequence[str]) -> None:
         """After a loss: tells it what was asked for. What was told since may have reached nobody.
@@ -181,7 +159,7 @@ class Watch(Stopper):
         is_same = self._may_live and len(lines) >= known
         if is_same and known and self._last_line is not None:
             is_same = lines[known - 1] == self._last_line
-        self._hosts_told = None if is_same else self._stops.hosts_at_start
+        self._hosts_told = None if is_same else self._driver.hosts_at_start
         self._known = known if is_same else 0
         self._told_to_stop, self._pause = frozenset(), 0.0
         if self._deadline is not None:
@@ -199,14 +177,14 @@ class Watch(Stopper):
         self._ask_again = time.monotonic() + self._pause
 
     def _stop_trials(self) -> None:
-        to_stop = frozenset(self._stops.trials_to_stop)
+        to_stop = frozenset(self._driver.trials_to_stop)
         for trial_key in to_stop - self._told_to_stop:
-            if not self._stops.stop_parked(trial_key):
+            if not self._driver.stop_parked(trial_key):
                 self._broker.stop_trial.remote(trial_key)
         self._told_to_stop = to_stop
 
     def _want_hosts(self) -> None:
-        wanted = self._stops.hosts_wanted
+        wanted = self._driver.hosts_wanted
         if wanted != self._hosts_told and not self._pause:
             self._broker.want.remote(wanted)
             self._hosts_told = wanted

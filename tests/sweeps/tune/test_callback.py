@@ -16,7 +16,7 @@ from sweeps.tune.callback import JournalCallback
 OPENED: dict[str, Any] = {"step": 0, "state": "RUNNING", "opened": True, "done": False}
 
 
-class Owner:
+class Driver:
     """Notes why it is asked to end the sweep; takes all else and does nothing."""
 
     def __init__(self) -> None:
@@ -48,13 +48,13 @@ def events(journal) -> list:
 
 
 @pytest.fixture
-def owner() -> Owner:
-    return Owner()
+def driver() -> Driver:
+    return Driver()
 
 
 @pytest.fixture
-def callback(journal, owner) -> JournalCallback:
-    return JournalCallback(journal, lambda: 5.0, owner)
+def callback(journal, driver) -> JournalCallback:
+    return JournalCallback(journal, lambda: 5.0, driver)
 
 
 def trial(key: str = "a", **last_result: Any) -> Any:
@@ -123,35 +123,35 @@ def test_a_trial_that_the_sweeps_end_did_not_wait_for_has_not_failed(callback, e
     assert not journal.record.trials["a"].state.is_final
 
 
-def test_a_failure_that_no_encoding_takes_is_kept_written_out(callback, journal, owner):
+def test_a_failure_that_no_encoding_takes_is_kept_written_out(callback, journal, driver):
     callback.on_trial_result(1, [], trial(), OPENED)
     callback.on_trial_complete(1, [], trial(**ending("FAILED", "OSError: rows-\udcff.jsonl \x1b[2J")))
     assert journal.record.trials["a"].state is TrialState.FAILED
     assert journal.record.trials["a"].reason == r"OSError: rows-\udcff.jsonl \x1b[2J"
-    assert owner.ends == []
+    assert driver.ends == []
 
 
-def test_nothing_that_fails_here_is_raised_into_tune_or_swallowed(callback, journal, owner):
+def test_nothing_that_fails_here_is_raised_into_tune_or_swallowed(callback, journal, driver):
     def broken(_event, _record):
         raise RuntimeError("the display broke")
 
     journal.listen(broken)
     callback.on_trial_result(1, [], trial(), OPENED)
-    assert owner.ends == [("failed", "RuntimeError: the display broke")]
+    assert driver.ends == [("failed", "RuntimeError: the display broke")]
     assert isinstance(callback.failure, RuntimeError)
 
 
-def test_a_report_that_cannot_be_read_ends_the_sweep_in_order(callback, owner):
+def test_a_report_that_cannot_be_read_ends_the_sweep_in_order(callback, driver):
     callback.on_trial_result(1, [], trial(), report(3) | {"report": "{}"})
-    [(reason, _)] = owner.ends
+    [(reason, _)] = driver.ends
     assert reason == "failed"
     assert callback.failure is not None
 
 
-def test_a_trial_that_somebody_stopped_ends_for_good(callback, journal, owner):
+def test_a_trial_that_somebody_stopped_ends_for_good(callback, journal, driver):
     stopped = trial(**OPENED)
     callback.on_trial_result(1, [], stopped, OPENED)
-    owner.to_stop.add("a")
+    driver.to_stop.add("a")
     stopped.last_result = ending("PAUSED", "the sweep is stopping")
     callback.on_trial_complete(2, [], stopped)
     record = journal.record.trials["a"]

@@ -30,7 +30,7 @@ class World:
             stop=SimpleNamespace(remote=lambda: None),
         )
         display = SimpleNamespace(say=self.said.append, latest=lambda _steps: None)
-        self.stops = SimpleNamespace(
+        self.driver = SimpleNamespace(
             trials_to_stop=set(),
             hosts_changed=lambda *told: self.hosts.append(told),
             hosts_at_start="auto",
@@ -38,7 +38,7 @@ class World:
             lines_said=0,
         )
         self.request, self.queue = SimpleNamespace(check=lambda: None), SimpleNamespace(live=2)
-        self.watch = Watch(self.request, broker, self.queue, display, None, self.stops)  # type: ignore[arg-type]
+        self.watch = Watch(self.request, broker, self.queue, display, None, self.driver)  # type: ignore[arg-type]
 
     def _news(self, known: int, wait_seconds: float) -> object:
         self.asked += 1
@@ -82,11 +82,11 @@ def test_a_broker_that_stays_away_is_told_of_once_and_asked_for_less_and_less_of
 
 
 def test_a_broker_that_was_out_of_reach_repeats_no_line_and_is_told_again_what_is_wanted(world):
-    world.lines, world.stops.hosts_wanted = ["host lost A", "host started B"], 2
+    world.lines, world.driver.hosts_wanted = ["host lost A", "host started B"], 2
     world.run(1.0)
     world.error, world.is_lost = ActorUnavailableError("the connection broke", None), True
     world.run(1.0)
-    world.is_lost, world.lines, world.stops.hosts_wanted = False, [*world.lines, "host started C"], "auto"
+    world.is_lost, world.lines, world.driver.hosts_wanted = False, [*world.lines, "host started C"], "auto"
     world.run(3.0)
     away = "the broker is lost, or out of reach for a moment: when another is made, trials lease again"
     assert world.said == ["host lost A", "host started B", away, "host started C"]
@@ -106,8 +106,8 @@ def test_all_that_another_broker_says_is_said_though_ray_called_the_old_one_unav
 
 def test_what_was_said_of_the_start_is_not_said_again(world):
     world.lines = ["a host died while it started: it was killed; another is made"]
-    world.stops.lines_said = 1
-    world.watch = Watch(world.request, world.watch._broker, world.queue, world.watch._display, None, world.stops)
+    world.driver.lines_said = 1
+    world.watch = Watch(world.request, world.watch._broker, world.queue, world.watch._display, None, world.driver)
     world.run(1.0)
     assert world.said == []
     world.lines.append("host started (process 1 on 10.0.0.1): 2 hosts, 8 slots")
@@ -145,10 +145,10 @@ def test_another_broker_hears_of_the_stops_that_were_asked_for_while_none_was_th
 
     broker = world.watch._broker
     broker.stop_trial, broker.stop = SimpleNamespace(remote=tell), SimpleNamespace(remote=tell)
-    world.stops.stop_parked = lambda trial_key: False
+    world.driver.stop_parked = lambda trial_key: False
     world.is_lost = True
     world.run(0.2)
-    world.stops.trials_to_stop.add("k3")
+    world.driver.trials_to_stop.add("k3")
     world.watch._stop.check = lambda: "interrupted"
     world.watch._queue = SimpleNamespace(live=1)
     world.run(0.2)
@@ -161,7 +161,7 @@ def test_another_broker_hears_of_the_stops_that_were_asked_for_while_none_was_th
 def test_the_broker_is_told_once_how_many_hosts_are_wanted_and_another_broker_again(world):
     world.run(1.0)
     assert world.wanted == []
-    world.stops.hosts_wanted = 2
+    world.driver.hosts_wanted = 2
     world.run(1.0)
     assert world.wanted == [2]
     world.is_lost = True
