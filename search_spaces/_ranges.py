@@ -69,6 +69,9 @@ class _Range(Domain):
         there = low + position * (high - low)
         return self._nearest(math.exp(there) if self.LOG else there)
 
+    def sample(self, rng: random.Random) -> Value:
+        return self._nearest(self._draw(rng))
+
     @abstractmethod
     def _nearest(self, number: float) -> Value:
         """Returns the value of the domain nearest to `number`, rounded to few digits."""
@@ -110,9 +113,6 @@ class Uniform(_Range):
 
     NAME = "uniform"
 
-    def sample(self, rng: random.Random) -> float:
-        return self._nearest(self._draw(rng))
-
     def _nearest(self, number: float) -> float:
         return round_between(number, self.low, self.high)
 
@@ -123,9 +123,6 @@ class LogUniform(_Range):
 
     NAME = "loguniform"
     LOG = True
-
-    def sample(self, rng: random.Random) -> float:
-        return self._nearest(self._draw(rng))
 
     def _nearest(self, number: float) -> float:
         return round_significant(number, self.low, self.high)
@@ -140,10 +137,7 @@ class _Lattice(_Range):
     """
 
     def sample(self, rng: random.Random) -> Value:
-        first, last = self._ends()
-        if not self.LOG:
-            return self._at(rng.randint(first, last))
-        return self._nearest(self._draw(rng))
+        return super().sample(rng) if self.LOG else self._at(rng.randint(*self._ends()))
 
     def position(self, value: Value) -> float:
         if self.LOG:
