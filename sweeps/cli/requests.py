@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sweeps.cli.shared import say
+from sweeps.cli.shared import as_words, say
 from sweeps.cli.submitted import end_with
 
 if TYPE_CHECKING:
@@ -80,8 +80,6 @@ def values_of(words: list[str]) -> dict[str, Any]:
     Raises:
         ConfigError: a word is none such, or a key stands twice.
     """
-    import os
-
     import yaml
 
     from sweeps.config import yaml_files
@@ -89,8 +87,7 @@ def values_of(words: list[str]) -> dict[str, Any]:
 
     values: dict[str, Any] = {}
     wrong = []
-    for raw in words:
-        word = os.fsencode(raw).decode("utf-8", "surrogateescape")
+    for word in as_words(words):
         key, equals, text = word.partition("=")
         if not equals or not key:
             wrong.append(f"{word}: is not KEY=VALUE")

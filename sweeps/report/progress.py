@@ -54,7 +54,7 @@ class Display(Protocol):
         """Shows where trials stand between reports: trial key -> the last step that each has taken."""
 
 
-class Lines(AbstractContextManager["Lines"]):
+class Lines:
     """One line per event."""
 
     def __init__(self, console: Console, started: float, clock: Callable[[], float]) -> None:
@@ -65,11 +65,6 @@ class Lines(AbstractContextManager["Lines"]):
         self._said = started
         self._stood: list[str] = []
         """Where the trials stood by the latest line that said so."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Nothing to clean up."""
 
     def __call__(self, event: Event, record: SweepRecord) -> None:
         """See `Display`."""

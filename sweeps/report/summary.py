@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +40,7 @@ def displays(started: float, expected_steps: int | None = None, trials: int | No
         out.print(f"sweep folder: {folder.path}", markup=False, soft_wrap=True)
         if out.is_terminal:
             return Table(out, time.time, expected_steps, trials)
-        return Lines(out, started, time.time)
+        return nullcontext(Lines(out, started, time.time))
 
     return display
 

@@ -108,7 +108,7 @@ def test_only_points_that_would_lie_on_each_other_are_moved_and_only_by_a_little
         near = [o for o, there in zip(page.trials, at, strict=True) if there == place and o is not trial]
         gap = min((abs(other.value - trial.value) for other in near), default=math.inf)
         assert x == place or gap < 0.05 * (high - low)
-        assert rate == places["learning_rate"].place(trial.params["learning_rate"])
+        assert rate == places["learning_rate"].place(trial.record.params["learning_rate"])
     assert len({(x, trial.value) for x, trial in zip(ranks, page.trials, strict=True)}) == 27
     same = figure(replace(page, trials=tuple(replace(trial, value=1.0) for trial in page.trials)), "Each field alone")
     assert (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -47,10 +46,10 @@ def shown(out: Console) -> list[str]:
 
 
 @pytest.fixture
-def lines(out: Console, clock: Clock) -> Iterator[Lines]:
-    with Lines(out, 100.0, clock) as display:
-        display(EVENTS[-1], record(EVENTS))
-        yield display
+def lines(out: Console, clock: Clock) -> Lines:
+    display = Lines(out, 100.0, clock)
+    display(EVENTS[-1], record(EVENTS))
+    return display
 
 
 def steps(**at: int) -> dict:

@@ -168,10 +168,10 @@ def test_an_event_in_one_line(event: Event, line: str | None) -> None:
 def told(make: Callable[[Console], Lines], events: Sequence[Event]) -> str:
     console = Console(file=io.StringIO(), width=40)
     found = SweepRecord()
-    with make(console) as lines:
-        for event in events:
-            found = found.apply(event)
-            lines(event, found)
+    lines = make(console)
+    for event in events:
+        found = found.apply(event)
+        lines(event, found)
     file = console.file
     assert isinstance(file, io.StringIO)
     return file.getvalue()

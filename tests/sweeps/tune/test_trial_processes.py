@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iter
         patch.chdir(home)
         sweep = load.load("toy", [f"cluster.slots_per_host={SLOTS}", f"budget.trials={TRIALS}"], home)
         patch.setattr(journal, "QUIET_SECONDS", 0.0)
-        record = launch(sweep, lambda _folder: Looking(found)).record
+        record = launch(sweep, lambda _folder: nullcontext(Looking(found))).record
         found.trials, found.lived_until = len(record.trials), record.lived_until
         found.left = list(Path(place).glob("qsweep-*"))
         yield found
