@@ -90,7 +90,7 @@ class QuantizationSpec(Spec):
     double_quant: bool = True
     """Quantise the quantisation constants too: about 0.4 bits per parameter less."""
     compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the base's activations. auto: bfloat16 where the hardware has it, else float32."""
+    """Type of the base's activations. auto: bfloat16 on a GPU that has it, else float32, as on every CPU."""
     residency: Literal["auto", "4bit", "dequantised"] = "auto"
     """How a 4-bit base lies in memory while adapters train. dequantised: once and for all, in compute_dtype, which
     makes steps faster; 4bit: layer by layer in every pass. The numbers are equal. auto: dequantised where that takes

@@ -20,7 +20,7 @@ def look(_asked: Asked) -> Facts:
 def judge(facts: Facts, _driver: Facts, asked: Asked) -> Diagnosis:
     """Fails when the file asks for bfloat16 and a GPU lacks it; warns when it lacks it."""
     if not facts["gpus"]:
-        return Diagnosis("ok", "no GPU: quantization.compute_dtype auto follows the processor")
+        return Diagnosis("ok", "no GPU: quantization.compute_dtype auto is float32")
     lacking = sorted({gpu["name"] for gpu in facts["gpus"] if version(gpu["compute_cap"]) < LEAST})
     if not lacking:
         return Diagnosis("ok", "every GPU has it")

@@ -88,15 +88,23 @@ def test_edited_code_of_a_model_makes_another_quantised_base(source: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("asked", "cuda_has_it", "expected"),
-    [("float16", False, torch.float16), ("auto", True, torch.bfloat16), ("auto", False, torch.float32)],
+    ("asked", "device", "cuda_has_it", "expected"),
+    [
+        ("float16", "cuda", False, torch.float16),
+        ("auto", "cuda", True, torch.bfloat16),
+        ("auto", "cuda", False, torch.float32),
+        ("auto", "cpu", True, torch.float32),
+        ("bfloat16", "cpu", True, torch.bfloat16),
+    ],
 )
-def test_auto_is_bfloat16_where_the_hardware_has_it(
-    monkeypatch: pytest.MonkeyPatch, asked: str, cuda_has_it: bool, expected: torch.dtype
+def test_auto_is_bfloat16_on_gpus_that_have_it_and_float32_on_every_cpu(
+    monkeypatch: pytest.MonkeyPatch, asked: str, device: str, cuda_has_it: bool, expected: torch.dtype
 ) -> None:
+    # What oneDNN says of every CPU with AVX-512, where it emulates bfloat16.
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: cuda_has_it)
     quantization = QuantizationSpec.model_validate({"compute_dtype": asked})
-    assert devices.compute_dtype(quantization, torch.device("cuda")) == expected
+    assert devices.compute_dtype(quantization, torch.device(device)) == expected
 
 
 @pytest.mark.parametrize(
