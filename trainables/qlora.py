@@ -101,8 +101,9 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
     if is_dequantised(_on_device(base, device, loaded.hardware), device):
         residency.dequantise(loaded.model)
     rows_of_sweep = dataset.load(data)
-    longest = max(dataset.longest(rows_of_sweep.train), dataset.longest(rows_of_sweep.eval))
-    base_checks.refuse_long_rows(loaded.model, base, longest)
+    splits = rows_of_sweep.train, rows_of_sweep.eval
+    base_checks.refuse_long_rows(loaded.model, base, max(map(dataset.longest, splits)))
+    base_checks.refuse_unknown_tokens(loaded.model, base, max(map(dataset.highest_token, splits)))
     identity = base_model.identity(base, loaded)
     known = None
     if identity is not None:

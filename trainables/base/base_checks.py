@@ -116,6 +116,25 @@ def refuse_long_rows(model: PreTrainedModel, spec: TrialSpec, longest: int) -> N
         )
 
 
+def refuse_unknown_tokens(model: PreTrainedModel, spec: TrialSpec, highest: int) -> None:
+    """Refuses rows with a token that the base has no embedding for: its tokenizer was given tokens, and it was not.
+
+    Every pass with such a row fails, and on a GPU it takes its host down.
+
+    Args:
+        model: the loaded base.
+        spec: for the message.
+        highest: the highest token id of the rows.
+    """
+    known = len(model.get_input_embeddings().weight)
+    if highest >= known:
+        raise error(
+            spec.base_model.source,
+            f"its tokenizer writes token {highest} in the rows, and it has {known} embeddings, the last for token "
+            f"{known - 1}: take the tokenizer that belongs to it, or call resize_token_embeddings and save the model",
+        )
+
+
 def _positions(model: PreTrainedModel) -> Iterator[int]:
     """Yields how many tokens each table of positions in the model is for, learned or fixed; none for rotary ones."""
     from torch import nn

@@ -209,6 +209,11 @@ def longest(split: Split) -> int:
     return int(_lengths(split).max())
 
 
+def highest_token(split: Split) -> int:
+    """Returns the highest token id in the split."""
+    return int(split.ids.max())
+
+
 def _compare_test(data: DataSpec, findings: Findings) -> list[str]:
     """Compares the rows of data.test with the training rows; returns a line with the reason if this is impossible."""
     try:

@@ -68,6 +68,7 @@ class AdapterScorer:
         """
         split, fingerprint = self._rows(request.rows)
         base_checks.refuse_long_rows(self._base.model, self._spec, dataset.longest(split))
+        base_checks.refuse_unknown_tokens(self._base.model, self._spec, dataset.highest_token(split))
         scores = {}
         if request.with_base:
             scores[BASE] = self._losses(BASE, self._base.model, split, tell)

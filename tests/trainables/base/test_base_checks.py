@@ -160,3 +160,17 @@ def test_rows_beyond_a_table_of_positions_are_refused_and_no_others(name: str) -
         base_checks.refuse_long_rows(model, spec, 129)
     with pytest.raises((IndexError, RuntimeError)):
         model(torch.full((1, 129), 5))
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_token_without_an_embedding_is_refused_and_the_last_one_with_it_is_not(name: str) -> None:
+    model = frozen(tiny_models.build(name))
+    spec = packs.spec().model_copy(update={"model": ModelSpec(source="some/model")})
+    base_checks.refuse_unknown_tokens(model, spec, tiny_models.VOCAB_SIZE - 1)
+    model(torch.tensor([[tiny_models.VOCAB_SIZE - 1]]))
+    with pytest.raises(
+        ModelError, match=r"^model\.source: 'some/model': its tokenizer writes token 304 .* 304 embeddi"
+    ):
+        base_checks.refuse_unknown_tokens(model, spec, tiny_models.VOCAB_SIZE)
+    with pytest.raises(IndexError):
+        model(torch.tensor([[tiny_models.VOCAB_SIZE]]))
