@@ -257,8 +257,8 @@ def _key(spec: TrialSpec, dtype: str) -> str:
         version("transformers"),
         version("bitsandbytes"),
     ]
-    code = model_source.read_with_it(spec.base_model).get("code")
-    parts += [] if code is None else [code]
+    beside = model_source.read_with_it(spec.base_model)
+    parts += [beside[part] for part in ("code", "weights") if part in beside]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -143,15 +143,18 @@ def fingerprint(model: ModelSpec) -> str:
 
 
 def read_with_it(model: ModelSpec) -> dict[str, str]:
-    """Identifies what is read from a model folder beside configuration and weights: 16 hex digits over its files.
+    """Identifies what `fingerprint` leaves out: 16 hex digits for each part.
 
-    "tokenizer" stands for vocabulary, settings and chat templates, "code" for the model's own code where that runs. A
-    part without files has no entry; a hub model and a GGUF file have none, as `fingerprint` covers their parts.
+    Of a model folder "tokenizer" stands for vocabulary, settings and chat templates, "code" for the model's own code
+    where that runs. "weights" stands for samples of a file in a package, as another version of it may have its size. A
+    part without files has no entry; a hub model and another GGUF file have none.
 
     Raises:
         ModelError: the source is not there.
     """
     source = locate(model.source)
+    if source.path is not None and source.text.startswith("package:"):
+        return {"weights": weight_files.sampled_digest(source.path)[:16]}
     if source.kind != "folder" or source.path is None:
         return {}
     parts = {"tokenizer": model_files.of_tokenizer(source.path)}

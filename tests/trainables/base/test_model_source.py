@@ -303,9 +303,11 @@ def test_hub_model_is_identified_by_id_and_revision() -> None:
     assert model_source.fingerprint(ModelSpec(source="owner/name", revision="v1")) == "hub:owner/name@v1"
 
 
-@pytest.mark.usefixtures("package")
-def test_file_in_a_package_is_identified_by_its_text_and_size() -> None:
-    assert identity("package:llm_tiny/tiny.gguf") == f"package:llm_tiny/tiny.gguf@{len(gguf_with())}"
+def test_file_in_a_package_is_identified_by_text_and_size_and_beside_it_by_samples(package: Path) -> None:
+    model, path, content = ModelSpec(source="package:llm_tiny/tiny.gguf"), package / "tiny.gguf", gguf_with()
+    found = [path.write_bytes(content[:-1] + end) and model_source.read_with_it(model) for end in (b"a", b"a", b"b")]
+    assert found[0] == found[1] != found[2]
+    assert identity(model.source) == f"package:llm_tiny/tiny.gguf@{path.stat().st_size}"
 
 
 def test_moved_model_keeps_its_identity(tmp_path: Path) -> None:
