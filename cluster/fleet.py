@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 import ray
 from ray.exceptions import RayError
 
-from cluster import nodes
+from cluster import host_states, nodes
 from cluster.host_states import FleetSize, HeldTime, Host, StartDeaths, Starting, is_mistake, message, said
 from cluster.hosts import HostActor, HostFacts, HostOptions, Place, SlotLimits
 from cluster.leases import NotReady
@@ -314,6 +314,8 @@ class Fleet:
         # An id is never used twice, also after Ray restarted the broker: trials name hosts that they lost.
         self._failures, self._told = 0, ""
         self._start_deaths.clear()
+        if (warning := host_states.another_type(facts, self.hosts.values())) is not None:
+            self._tell(warning)
         self.hosts[f"host-{uuid.uuid4().hex[:8]}"] = Host(starting.actor, facts, self._clock())
         self.held_seconds()
         if self._has_started:

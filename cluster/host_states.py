@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -113,6 +113,18 @@ class StartDeaths:
             "says how much it takes), and does the trainable end its process? qsweep resume tries again",
             is_mistake=False,
         )
+
+
+def another_type(facts: HostFacts, hosts: Iterable[Host]) -> str | None:
+    """Says that a host computes in another type than the first of `hosts`, so trials do not compare; else None."""
+    first = next((host.facts for host in hosts), facts)
+    if "" in (facts.hardware, first.hardware) or facts.hardware == first.hardware:
+        return None
+    return (
+        f"warning: hosts compute in different types ({first.hardware} on {first.node}, {facts.hardware} on "
+        f"{facts.node}), so that losses of their trials do not compare: launch with "
+        "quantization.compute_dtype=float32, or leave the nodes of one type out"
+    )
 
 
 def is_mistake(error: RayError) -> bool:

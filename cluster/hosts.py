@@ -99,6 +99,8 @@ class HostFacts(Spec):
     """GPUs that it computes on; 0 on a CPU."""
     engine: str = ""
     """What computes the losses of its trials, in words; empty where the trainable does not say."""
+    hardware: str = ""
+    """See `Evaluation.hardware`; empty where the trainable does not say."""
     node_id: str = ""
     """Ray's id of its node."""
     gpu_ids: tuple[str, ...] = ()
@@ -242,6 +244,7 @@ class Host:
             device_name=name(device, own, self._limits.hosts_per_machine),
             gpus=len(own),
             engine=getattr(pack, "engine_name", ""),
+            hardware=str(getattr(pack, "hardware", "")),
             node_id=str(ray.get_runtime_context().get_node_id()),
             gpu_ids=tuple(own),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 
 from ray.exceptions import ActorDiedError, RayTaskError
@@ -36,6 +36,8 @@ class Actors:
         """So many actors die while they load."""
         self.blind: set[str] = set()
         """Nodes whose GPUs PyTorch does not see."""
+        self.hardware: Mapping[str, str] = {}
+        """Node -> what its host computes on; others do not say."""
 
     def options(self, **options: object) -> Actors:
         assert options["num_gpus"] == 1
@@ -64,7 +66,13 @@ class Actors:
             if actor.node in self.blind:
                 raise RayTaskError("start", "", HostError("PyTorch sees none of the GPUs"))
             return HostFacts(
-                pid=actor.number, node=actor.node, device="cpu", slots=2, estimated_bytes=None, node_id=actor.node
+                pid=actor.number,
+                node=actor.node,
+                device="cpu",
+                slots=2,
+                estimated_bytes=None,
+                node_id=actor.node,
+                hardware=self.hardware.get(actor.node, ""),
             )
 
         async def move_out() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+import types
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from types import SimpleNamespace
 
 import pytest
@@ -22,10 +23,14 @@ def play(monkeypatch) -> Callable[..., None]:
     """Plays a scene on a fleet whose cluster has the nodes that are named."""
 
     def play(
-        scene: Callable[[World], Awaitable[None]], *nodes: str, blind: Collection[str] = (), **options: object
+        scene: Callable[[World], Awaitable[None]],
+        *nodes: str,
+        blind: Collection[str] = (),
+        hardware: Mapping[str, str] = types.MappingProxyType({}),
+        **options: object,
     ) -> None:
         actors = Actors(*nodes)
-        actors.blind = set(blind)
+        actors.blind, actors.hardware = set(blind), hardware
         monkeypatch.setattr(fleet, "HostActor", actors)
         monkeypatch.setattr("ray.kill", actors.kill)
 
@@ -55,6 +60,21 @@ def test_a_node_that_joins_has_a_host_and_one_that_is_lost_has_none(play):
         assert world.fleet.standing == (2, 4)
 
     play(scene, "a", "b")
+
+
+def test_hosts_of_another_type_than_the_first_are_named_with_the_way_out(play):
+    async def scene(world: World) -> None:
+        assert world.news == []
+        world.actors.nodes |= {"c": True, "d": True}
+        await world.follow()
+        assert world.news[0] == (
+            "warning: hosts compute in different types (cuda bfloat16 on a, cuda float32 on c), so that losses of "
+            "their trials do not compare: launch with quantization.compute_dtype=float32, or leave the nodes of one "
+            "type out"
+        )
+        assert not any("warning" in line for line in world.news[1:]), "d does not say its type"
+
+    play(scene, "a", "b", hardware={"a": "cuda bfloat16", "b": "cuda bfloat16", "c": "cuda float32"})
 
 
 def test_a_host_whose_node_is_leaving_takes_no_trials_and_ends_when_those_it_has_have_moved(play):

@@ -26,7 +26,10 @@ def judge(facts: Facts, _driver: Facts, asked: Asked) -> Diagnosis:
         return Diagnosis("ok", "every GPU has it")
     seen = f"not on {', '.join(lacking)} (it comes with compute capability 8.0)"
     if asked.base is not None and asked.base.quantization.compute_dtype == "bfloat16":
-        return Diagnosis("fail", seen, "set quantization.compute_dtype to auto or float16, or use other GPUs")
+        return Diagnosis("fail", seen, "set quantization.compute_dtype to float32, or use other GPUs")
     return Diagnosis(
-        "warn", seen, "trials train there in float32, which is slower: consider quantization.compute_dtype=float16"
+        "warn",
+        seen,
+        "trials train there in float32, which is slower; beside GPUs that have it set "
+        "quantization.compute_dtype=float32, so that all trials are compared in one type",
     )
