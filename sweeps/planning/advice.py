@@ -1,7 +1,8 @@
-"""What the plan warns of: evaluations that cost more than the training or tell too little, GPUs that wait. Pure."""
+"""What the plan warns of: evaluations that cost much or tell little, rsLoRA by a ratio, GPUs that wait. Pure."""
 
 from __future__ import annotations
 
+from search_spaces.space import SearchSpace
 from sweeps.config.model import SweepConfig
 from sweeps.planning import evaluation_noise
 from sweeps.planning.outlook import Outlook
@@ -31,6 +32,19 @@ def of_evaluation(config: SweepConfig, seen: Outlook, rows: RowShape | None) -> 
             f"{evaluation_noise.rows_for(evaluation_noise.USUAL_GAP)} rows"
         )
     return warnings
+
+
+def of_rslora(config: SweepConfig, space: SearchSpace) -> list[str]:
+    """A line where ranks, or LoRA and rsLoRA, are compared whose updates grow with r, which rsLoRA is to prevent."""
+    adapter, searched = config.base.adapter, space.domains
+    kinds = searched["adapter.use_rslora"].extremes() if "adapter.use_rslora" in searched else (adapter.use_rslora,)
+    is_compared = "adapter.r" in searched or len(kinds) > 1
+    if True not in kinds or not is_compared or adapter.lora_alpha is not None or "adapter.lora_alpha" in searched:
+        return []
+    return [
+        "adapter.use_rslora scales by alpha / sqrt(r): with alpha_over_r, the default, this is alpha_over_r x sqrt(r), "
+        "so that updates grow with r; give adapter.lora_alpha, or search it in place of alpha_over_r"
+    ]
 
 
 def of_spread(gpus: int, alone: Need | None, free_bytes: int | None) -> list[str]:

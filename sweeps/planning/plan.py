@@ -153,6 +153,7 @@ def plan(
         warnings=tuple(
             _search_warnings(config, space, planned)
             + time_budget.warnings(config, seen, machine.hosts * machine.gpus)
+            + advice.of_rslora(config, space)
             + advice.of_evaluation(config, seen, known.rows if known is not None else None)
             + _memory_warnings(config, planned, machine)
             + _disk_warnings(config, planned, need, machine)

@@ -1,4 +1,4 @@
-"""Warnings of an evaluation that costs more than the training, or tells too little."""
+"""Warnings of an evaluation that costs more than the training or tells too little, and of rsLoRA by a ratio."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from search_spaces.space import SearchSpace
 from sweeps.config.model import SweepConfig
 from sweeps.planning import advice
 from sweeps.planning.outlook import Outlook
 from sweeps.planning.time_cost import Range
 from trainables.contract import RowShape
+from trainables.specs import AdapterSpec
 
 
 def config(rows: int | None = 200) -> SweepConfig:
@@ -48,3 +50,28 @@ def test_the_rows_that_there_are_count_where_they_are_known() -> None:
 
 def test_all_rows_of_a_file_are_not_counted_before_they_are_read() -> None:
     assert advice.of_evaluation(config(None), seen(None), None) == []
+
+
+RANKS: dict[str, Any] = {"adapter.r": {"choice": [8, 64]}}
+KINDS: dict[str, Any] = {"adapter.use_rslora": {"choice": [False, True]}}
+ALPHA: dict[str, Any] = {"adapter.lora_alpha": {"choice": [8, 32]}}
+
+
+@pytest.mark.parametrize(
+    ("space", "adapter", "is_told"),
+    [
+        (RANKS, {"use_rslora": True}, True),
+        (RANKS, {"use_rslora": True, "alpha_over_r": 1.0}, True),
+        (KINDS, {}, True),
+        (RANKS, {}, False),
+        (RANKS, {"use_rslora": True, "lora_alpha": 32.0}, False),
+        (RANKS | KINDS | ALPHA, {}, False),
+        ({"training.learning_rate": {"loguniform": [1e-5, 1e-3]}}, {"use_rslora": True}, False),
+    ],
+)
+def test_rslora_whose_updates_grow_with_r_all_the_same_is_told(
+    space: dict[str, Any], adapter: dict[str, Any], is_told: bool
+) -> None:
+    found = advice.of_rslora(config().model_copy(update={"adapter": AdapterSpec(**adapter)}), SearchSpace.parse(space))
+    assert len(found) == is_told
+    assert all("give adapter.lora_alpha" in line for line in found)
