@@ -103,7 +103,8 @@ class AdapterSpec(Spec):
     r: Positive = 16
     """Rank of the update."""
     alpha_over_r: Annotated[float, Field(gt=0, le=MOST)] | None = None
-    """lora_alpha as a ratio to r, so that another rank is not another step size; 2 when lora_alpha is not given."""
+    """lora_alpha as a ratio to r; 2 when lora_alpha is not given. The best learning rate falls as r grows, while one
+    range of rates serves all ranks with lora_alpha."""
     lora_alpha: Annotated[float, Field(gt=0, le=MOST)] | None = None
     """lora_alpha itself, in place of alpha_over_r."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -134,7 +135,7 @@ class DataSpec(Spec):
     test: str | None = None
     """Rows that only promotion sees; fingerprinted and otherwise left alone."""
     revision: str | None = None
-    """Branch, tag or commit of a hub data set."""
+    """Branch, tag or commit of the hub data sets; a commit where all are of one repository."""
     train_split: str = "train"
     """Split of a hub data set that `train` reads."""
     eval_split: str = "validation"

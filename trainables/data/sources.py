@@ -27,6 +27,7 @@ COUNTED_ROWS = 2000
 OTHER_TASK = "leave it out with data.test=null if these rows are not of this task"
 """The end of each problem that `check` reports about `data.test`."""
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.+-]+)?", re.ASCII)
 # Letters, so that a version in a hub id ("owner/name-v1.5") is not taken for a suffix.
 _FILE_SUFFIX = re.compile(r"\.[a-z]{2,9}\d?$", re.IGNORECASE)
@@ -63,7 +64,20 @@ def check(data: DataSpec) -> list[str]:
         except DataError as error:
             problems.append(str(error))
     # Removes repetitions: a malformed template is reported again when its columns are checked.
-    return list(dict.fromkeys(problems + _shared_problems(data)))
+    return list(dict.fromkeys(problems + _shared_problems(data) + _revision_problems(data)))
+
+
+def _revision_problems(data: DataSpec) -> list[str]:
+    """Refuses one commit for two repositories; a branch or a tag may be in both."""
+    named = [source for source in (data.train, data.eval) if source is not None and _HUB_ID.fullmatch(source)]
+    hub = [source for source in named if Path(source).suffix.lower() not in SUFFIXES]
+    repositories = dict.fromkeys(source.partition(":")[0] for source in hub)
+    if len(repositories) < 2 or _COMMIT.fullmatch(data.revision or "") is None:
+        return []
+    return [
+        f"data.revision: {data.revision} is a commit of one repository, and data.train and data.eval name two "
+        f"({' and '.join(repositories)}): take both from one, or save the rows of one as a file"
+    ]
 
 
 def read(data: DataSpec, split: SplitName) -> Iterator[Row]:

@@ -243,6 +243,24 @@ def test_good_files_have_no_problems(train: Path, tmp_path: Path) -> None:
     assert sources.check(spec("openai/gsm8k")) == []
 
 
+@pytest.mark.parametrize(
+    ("train", "held", "revision", "is_wrong"),
+    [
+        ("a/b", "c/d", "1" * 40, True),
+        ("a/b:x", "a/b:y", "1" * 40, False),
+        ("a/b", "c/d", "refs/convert/parquet", False),
+        ("a/b", None, "1" * 40, False),
+        ("a/b", "a/b:y", None, False),
+    ],
+)
+def test_one_commit_for_two_repositories_is_refused(
+    train: str, held: str | None, revision: str | None, is_wrong: bool
+) -> None:
+    problems = sources.check(spec(train, held, revision=revision))
+    assert [problem.partition(":")[0] for problem in problems] == ["data.revision"] * is_wrong
+    assert all("(a/b and c/d)" in problem for problem in problems)
+
+
 def test_missing_file_is_shown_whole_with_similar_names(train: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(train.parent)
     problems = sources.check(spec("trian.jsonl", "no/eval.jsonl"))
