@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -63,6 +64,10 @@ class Tally:
     """Rows with an answer of which the chat template leaves out part."""
     unserved: Count = field(default_factory=Count)
     """Rows with an answer that is learnt behind another text than the one that stands before it in use."""
+    left_out: dict[str, Count] = field(default_factory=lambda: defaultdict(Count))
+    """Part of a chat, such as "system messages" -> rows in which the chat template leaves it out."""
+    beside: dict[str, Count] = field(default_factory=lambda: defaultdict(Count))
+    """Column beside a chat, such as "tools" -> rows that have it."""
 
 
 class Findings:
@@ -88,6 +93,9 @@ class Findings:
         if content.missing is not None:
             tally.word = tally.word or content.missing
             tally.missing.add(place)
+        for column in templates.UNREAD_COLUMNS if self._data.messages is not None else ():
+            if column != self._data.messages and placed.row.get(column):
+                tally.beside[column].add(place)
         if content.is_partly_learnt:
             tally.unlearnt.add(place)
         if content.key in self._seen[part]:
@@ -113,7 +121,7 @@ class Findings:
             if tally.rows and tally.shortened.rows == tally.rows:
                 problems.append(
                     f"{self._name(part)}: the model's chat template leaves out part of all {answers} (reasoning up to "
-                    f"</think>, mostly), {_of(tally, tally.shortened)}: {_OWN_TEMPLATE}"
+                    f"</think> or tool calls, mostly), {_of(tally, tally.shortened)}: {_OWN_TEMPLATE}"
                 )
         for part in ("eval", "test"):
             tally = self.parts[part]
@@ -164,6 +172,11 @@ class Findings:
                 f"data.messages: chats with several answers, {_of(tally, tally.unlearnt)}: the last one counts "
                 "(data.train_on: all counts each)"
             )
+        for column, rows in tally.beside.items():
+            warnings.append(
+                f"{name}: a column {column!r} beside the chats, {_of(tally, rows)}: it is not read, the model sees "
+                "data.messages alone; write it into a system message of the chat"
+            )
         return [*warnings, *self._of_template(part)] + ([] if part == "train" else self._few(part))
 
     def _of_template(self, part: Part) -> list[str]:
@@ -173,8 +186,13 @@ class Findings:
         warnings = []
         if tally.shortened.rows:
             warnings.append(
-                f"{name}: {answers} of which the model's chat template leaves out part (reasoning up to </think>, "
-                f"mostly), {_of(tally, tally.shortened)}: only the rest is learnt; {_OWN_TEMPLATE}"
+                f"{name}: {answers} of which the model's chat template leaves out part (reasoning up to </think> "
+                f"or tool calls, mostly), {_of(tally, tally.shortened)}: only the rest is learnt; {_OWN_TEMPLATE}"
+            )
+        for what, rows in tally.left_out.items():
+            warnings.append(
+                f"{name}: {what} that the model's chat template leaves out, {_of(tally, rows)}: the model never sees "
+                f"them; {_OWN_TEMPLATE}"
             )
         if part == "train" and tally.unserved.rows:
             warnings.append(
@@ -230,10 +248,11 @@ def _reader(data: DataSpec) -> Callable[[Row], _Content]:
 def _of_chat(data: DataSpec, messages: list[templates.Message]) -> _Content:
     answers = templates.answers(messages)
     counted = answers if data.train_on == "all" else answers[-1:]
-    values = [messages[number - 1]["content"].strip() for number in counted]
+    learnt = [messages[number - 1] for number in counted]
+    values = [message["content"].strip() for message in learnt]
     return _Content(
         _key([json.dumps(messages, sort_keys=True, default=str)]),
-        not all(values),
+        not all(value or message.get("tool_calls") for value, message in zip(values, learnt, strict=True)),
         next((each for each in values if each in _MISSING), None),
         len(counted) < len(answers),
     )

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # The templates of Llama 3.2, Mistral Small 3 and others write today's date. The same rows must give the same tokens on
 # every day, so they write this date, the default of Llama's template.
 _TODAY = datetime.datetime(2024, 7, 26, tzinfo=datetime.UTC)
+_REASONING = ("reasoning_content", "thinking")
+"""The keys of an answer under which data sets and chat templates keep its reasoning."""
 _NO_SYSTEM = "this model has no system message: write the text at the start of data.prompt"
 
 
@@ -39,6 +41,8 @@ class Text(NamedTuple):
     """Whether the chat template leaves out part of the answer."""
     earlier: tuple[Text, ...] = ()
     """Each earlier answer that is learnt too, up to its end; each such whole is a beginning of `whole`."""
+    left_out: tuple[str, ...] = ()
+    """The other parts of the chat that the chat template leaves out, such as "system messages"."""
 
     @property
     def loses_words(self) -> bool:
@@ -127,16 +131,12 @@ class Renderer:
 
     def _chat(self, messages: list[templates.Message]) -> Text:
         """Returns the text of a chat and its earlier answers, if data.train_on is all."""
-        from jinja2 import TemplateError
-
         try:
             text = self._answer(messages)
             if self.data.train_on == "all":
                 text = text._replace(earlier=self._earlier(messages, text.whole))
-            return text
-        # Templates raise the first error for roles that do not alternate or a system message that they do not take; the
-        # others come from their expressions.
-        except (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError) as error:
+            return text._replace(left_out=self._left_out(messages, text))
+        except _refusals() as error:
             hint = "" if self.data.system is None else f"; if data.system is the cause: {_NO_SYSTEM}"
             raise DataError(f"the model's chat template refuses the row: {error}{hint}") from error
 
@@ -144,7 +144,39 @@ class Renderer:
         """Renders the chat without its last message, as the prompt, and the chat up to the end of its last turn."""
         prompt = self._apply(messages[:-1], add_generation_prompt=True)
         whole = self._ended(self._apply(messages, add_generation_prompt=False))
-        return Text(prompt, whole, not _holds(whole, messages[-1]["content"]))
+        is_whole = _holds(whole, messages[-1]["content"]) and not self._ignores(messages, len(messages), "tool_calls")
+        return Text(prompt, whole, not is_whole)
+
+    def _left_out(self, messages: list[templates.Message], text: Text) -> tuple[str, ...]:
+        """Names the parts that the chat template leaves out, but for those of `Text.is_shortened`.
+
+        Earlier reasoning is none of them where it is not learnt: templates drop it when the model is served, too.
+        """
+        counted = templates.answers(messages) if self.data.train_on == "all" else [len(messages)]
+        found = []
+        for number, message in enumerate(messages, 1):
+            if message["role"] != "assistant":
+                if not _holds(text.whole, message["content"]) and self._ignores(messages, number, "content"):
+                    found.append(f"{message['role']} messages")
+            elif number in counted:
+                found += [key for key in _REASONING if self._ignores(messages[:number], number, key)]
+            elif self._ignores(messages, number, "tool_calls"):
+                found.append("tool_calls of earlier answers")
+        return tuple(dict.fromkeys(found))
+
+    def _ignores(self, messages: list[templates.Message], number: int, key: str) -> bool:
+        """Tells whether the chat template writes the same without a key of a message that has it."""
+        message = messages[number - 1]
+        if not message.get(key):
+            return False
+        without = {name: value for name, value in message.items() if name != key}
+        changed = [*messages[: number - 1], without, *messages[number:]]
+        try:
+            return self._apply(changed, add_generation_prompt=False) == self._apply(
+                messages, add_generation_prompt=False
+            )
+        except _refusals():  # so it reads the key
+            return False
 
     def _earlier(self, messages: list[templates.Message], whole: str) -> tuple[Text, ...]:
         """Returns the text of each answer but the last. Raises `DataError` if later messages change it."""
@@ -231,6 +263,15 @@ def _with_fixed_date(template: str) -> str:
         return template
     codes = "".join(f"|replace('%{code}', '{_TODAY.strftime('%' + code)}')" for code in "aAbBdHIjmMpSyY")
     return "{% macro strftime_now(format) %}{{ format" + codes + " }}{% endmacro %}" + template
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """Returns the errors of chat templates."""
+    from jinja2 import TemplateError
+
+    # Templates raise the first one for roles that do not alternate or a system message that they do not take; the
+    # others come from their expressions.
+    return TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError
 
 
 def _message(role: str, content: str) -> templates.Message:

@@ -71,8 +71,10 @@ def needed(data: DataSpec, present: list[str]) -> list[str]:
     wanted = set(templates.columns(data))
     if not wanted <= set(present):
         return present
-    # A prompt that is only the name of a column is an error, which is noticed only if that column is read.
-    return [column for column in present if column in wanted or column == (data.prompt or "").strip()]
+    # A prompt that is only the name of a column is an error, which is noticed only if that column is read; and of a
+    # column beside a chat it is told that nothing of it is learnt.
+    wanted |= {(data.prompt or "").strip()} if data.messages is None else set(templates.UNREAD_COLUMNS)
+    return [column for column in present if column in wanted]
 
 
 def not_found(path: Path) -> str:

@@ -37,6 +37,8 @@ SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"} | {
 }
 """The value of "from" in a {from, value} message -> the role in a {role, content} message."""
 TEMPLATES = ("prompt", "completion", "text")
+UNREAD_COLUMNS = ("system", "tools")
+"""Columns that other trainers read beside a chat, and this one does not."""
 _BRACES = "write {{ and }} for braces of the text itself"
 
 
@@ -118,6 +120,8 @@ def absent(data: DataSpec, present: Collection[str], source: str) -> list[str]:
 
 def chat(row: Row, column: str) -> list[Message]:
     """Reads the chat in `column` up to its last assistant message; leaves out keys without a value.
+
+    Null in place of a content beside tool_calls is read as an empty text.
 
     Raises:
         DataError: it is not a list of {role, content} or {from, value}, or no assistant message answers another.
@@ -211,6 +215,9 @@ def _message(column: str, number: int, message: object) -> Message:
     names = {"from": "role", "value": "content"} if sharegpt else {}
     for key in names or ("role", "content"):
         text = message.get(key)
+        # OpenAI's form of an answer that is a call and no text.
+        if text is None and key == "content" and message.get("tool_calls"):
+            continue
         if not isinstance(text, str):
             found = _not_text(text) if key in message else ""
             keys = ", ".join(map(str, message))
@@ -218,6 +225,7 @@ def _message(column: str, number: int, message: object) -> Message:
         _encodable(text, column)
     # Parquet gives every message the keys of all others, with null for those that it lacks.
     said = {names.get(str(key), str(key)): value for key, value in message.items() if value is not None}
+    said.setdefault("content", "")
     if names and said["role"] not in SHAREGPT_ROLES:
         raise DataError(
             f"column {column!r}, message {number} is from {said['role']!r}: human or user, gpt or assistant, system "

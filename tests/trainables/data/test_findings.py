@@ -223,6 +223,58 @@ def test_white_space_that_a_template_sets_otherwise_is_no_loss(tmp_path: Path) -
     assert dataset.prepare(spec(tmp_path, rows, pairs(10, 30)), chat, tmp_path).summary.warnings == ()
 
 
+def test_parts_of_chats_that_a_template_drops_are_told_of(tmp_path: Path) -> None:
+    """A template without a branch for a role, or for a key, says nothing: the text is missing, and no more."""
+    chat = tiny_models.tokenizer()
+    chat.chat_template = (
+        "{% for m in messages if m.role in ('user', 'assistant') %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    calls: list[object] = [{"type": "function", "function": {"name": "find", "arguments": {"id": 4711}}}]
+    asked = [{"role": "user", "content": "find 4711"}, {"role": "assistant", "content": None, "tool_calls": calls}]
+    found = {"role": "tool", "content": '{"id": 4711, "state": "sent"}'}
+    chats: list[dict[str, Any]] = [{"chat": [CHAT[0], {**CHAT[1], "content": f"It is {n}."}]} for n in range(30)]
+    chats[2]["chat"] = [{"role": "system", "content": "Be brief."}, *chats[2]["chat"]]
+    chats[3] |= {"chat": [*asked, found, chats[3]["chat"][1]], "tools": [{"name": "find"}], "system": None}
+    chats[4]["chat"][1]["reasoning_content"] = "I count."
+    chats[5]["chat"] = asked
+    data = spec(tmp_path, chats[:20], chats[20:], messages="chat")
+
+    def lines() -> list[str]:
+        warnings = dataset.prepare(data, chat, tmp_path).summary.warnings
+        return [line.removeprefix("data.train: ") for line in warnings if line.startswith("data.train")]
+
+    beside, shortened, *others = lines()
+    assert beside.startswith("a column 'tools' beside the chats, 1 of 20, the first on line 4: it is not read")
+    assert shortened.startswith("answers of which the model's chat template leaves out part (")
+    assert ", 1 of 20, the first on line 6: only the rest is learnt" in shortened
+    drops = " that the model's chat template leaves out, 1 of 20, the first on line"
+    parts = {3: "system messages", 4: "tool messages", 5: "reasoning_content"}
+    calls_before = f"tool_calls of earlier answers{drops} 4"
+    told_of = [line.split(": ")[0] for line in others]
+    assert sorted(told_of) == sorted([*(f"{part}{drops} {line}" for line, part in parts.items()), calls_before])
+    # A template that writes the results as JSON, with other quotes, drops nothing; nor does one that asks for a call.
+    chat.chat_template = (
+        "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'tool' %}{{ m.content | tojson }}"
+        "{% if not messages[loop.index0 - 1].tool_calls %}{{ raise_exception('no call') }}{% endif %}{% else %}"
+        "{{ m.reasoning_content }}{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls else '' }}{% endif %}<|end|>"
+        "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    assert lines() == [beside]
+
+
+def test_answers_that_are_all_calls_are_not_empty(tmp_path: Path) -> None:
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "find"}}]}
+    chats = [{"chat": [{"role": "user", "content": str(n)}, call]} for n in range(30)]
+    data = spec(tmp_path, chats[:20], chats[20:], messages="chat")
+    found = preview.preview(data)
+    assert (found.problems, found.warnings) == ((), ())
+    with pytest.raises(
+        DataError, match=r"part of all answers \(.* tool calls, mostly\), 20 of 20, the first on line 1"
+    ):
+        prepared(data, tmp_path)
+
+
 def test_a_bad_row_anywhere_is_found_before_a_launch(tmp_path: Path) -> None:
     rows = pairs(60)
     rows[50]["answer"] = float("nan")

@@ -118,6 +118,13 @@ def test_chat_ends_with_the_last_assistant_message_and_drops_nulls() -> None:
     assert templates.chat(row, "chat") == [USER, ANSWER, USER, ANSWER]
 
 
+def test_null_beside_a_call_is_an_empty_text() -> None:
+    """OpenAI's form of an answer that calls a tool."""
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "find"}}]}
+    for answer in (call, {**call, "content": None}):
+        assert templates.chat({"chat": [USER, answer]}, "chat") == [USER, {**call, "content": ""}]
+
+
 def test_a_chat_in_sharegpts_words_reads_like_any_other() -> None:
     said = [("system", "Be brief."), ("human", "Hi"), ("gpt", "Hello"), ("tool", "3"), ("gpt", "Bye")]
     said += [("user", "Hi"), ("assistant", "Bye")]
