@@ -64,6 +64,8 @@ class Tally:
     """Rows with an answer of which the chat template leaves out part."""
     unserved: Count = field(default_factory=Count)
     """Rows with an answer that is learnt behind another text than the one that stands before it in use."""
+    split_tokens: Count = field(default_factory=Count)
+    """Rows whose completion begins inside a token, without a chat template."""
     left_out: dict[str, Count] = field(default_factory=lambda: defaultdict(Count))
     """Part of a chat, such as "system messages" -> rows in which the chat template leaves it out."""
     beside: dict[str, Count] = field(default_factory=lambda: defaultdict(Count))
@@ -193,6 +195,12 @@ class Findings:
             warnings.append(
                 f"{name}: {what} that the model's chat template leaves out, {_of(tally, rows)}: the model never sees "
                 f"them; {_OWN_TEMPLATE}"
+            )
+        if part == "train" and tally.split_tokens.rows:
+            warnings.append(
+                f"{name}: {answers} that begin inside a token, {_of(tally, tally.split_tokens)}: the prompt ends in "
+                "other tokens when the model is served; where data.prompt ends in a blank, move it to the start of "
+                "data.completion"
             )
         if part == "train" and tally.unserved.rows:
             warnings.append(

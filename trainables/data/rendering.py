@@ -61,6 +61,8 @@ class Encoded(NamedTuple):
     ids: list[int]
     labelled: bytearray
     """One byte per token: 1 if it counts in the loss, else 0. The first token never counts."""
+    splits_a_token: bool = False
+    """Whether prompt and completion, without a chat template around them, meet inside a token."""
 
 
 class Renderer:
@@ -103,10 +105,12 @@ class Renderer:
         earlier = self._earlier_spans(texts, wholes)
         encoded = []
         for prompt, whole, spans in zip(prompts, wholes, earlier, strict=True):
-            start = max(1, _shared(prompt, whole))
+            shared = _shared(prompt, whole)
+            start, splits_a_token = max(1, shared), not self._is_chat and shared < len(prompt)
             if not self._is_chat and self._tokenizer.eos_token_id is not None:
                 whole = [*whole, self._tokenizer.eos_token_id]
-            encoded.append(Encoded(whole, _labelled(len(whole), [*spans, (start, len(whole))])))
+            labelled = _labelled(len(whole), [*spans, (start, len(whole))])
+            encoded.append(Encoded(whole, labelled, splits_a_token))
         return encoded
 
     def _earlier_spans(self, texts: Sequence[Text], wholes: Sequence[list[int]]) -> list[list[tuple[int, int]]]:

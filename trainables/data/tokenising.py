@@ -97,6 +97,7 @@ def tokenise(
                 (is_cut_away, tally.cut_away),
                 (text.loses_words, tally.shortened),
                 (not text.follows_its_prompt, tally.unserved),
+                (row.splits_a_token, tally.split_tokens),
                 *((True, tally.left_out[what]) for what in text.left_out),
             )
             for is_so, count in doubts:

@@ -275,6 +275,18 @@ def test_answers_that_are_all_calls_are_not_empty(tmp_path: Path) -> None:
         prepared(data, tmp_path)
 
 
+def test_completions_that_begin_inside_a_token_are_told_of(tmp_path: Path) -> None:
+    """The served model gets the prompt alone, which ends in another token than the one that was trained on."""
+    base = tiny_models.tokenizer()
+    base.chat_template = None
+    rows = [{"question": f"What is {n}?", "answer": "the printer"} for n in range(30)]
+    data = spec(tmp_path, rows[:20], rows[20:], prompt="Q: {question}\nA: ")
+    (line, *_) = [line for line in dataset.prepare(data, base, tmp_path).summary.warnings if "token" in line]
+    assert line.startswith("data.train: completions that begin inside a token, 20 of 20, the first on line 1: ")
+    moved = data.model_copy(update={"prompt": "Q: {question}\nA:", "completion": " {answer}"})
+    assert dataset.prepare(moved, base, tmp_path).summary.warnings == ()
+
+
 def test_a_bad_row_anywhere_is_found_before_a_launch(tmp_path: Path) -> None:
     rows = pairs(60)
     rows[50]["answer"] = float("nan")

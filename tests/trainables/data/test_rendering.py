@@ -59,7 +59,7 @@ class Parts:
 def parts(tokenizer: PreTrainedTokenizerBase, row: Row = ROW, **fields: Any) -> Parts:
     renderer = Renderer(DataSpec(train="train.jsonl", **fields), tokenizer)
     (encoded,) = renderer.encode([renderer.text(row)])
-    ids, labelled = encoded
+    ids, labelled, _ = encoded
     given, learnt = ([id for id, label in zip(ids, labelled, strict=True) if label == value] for value in (0, 1))
     return Parts(tokenizer.decode(given), tokenizer.decode(learnt))
 
@@ -154,7 +154,7 @@ def test_all_learns_what_last_learns_of_each_start_of_a_chat(chat: PreTrainedTok
 
     whole, cut = (encoded(chats, train_on="all", max_length=length) for length in (10_000, 40))
     assert [each.labelled[:40] for each in cut] == [each.labelled[:40] for each in whole]
-    for messages, (ids, labelled) in zip(chats, whole, strict=True):
+    for messages, (ids, labelled, _) in zip(chats, whole, strict=True):
         starts = encoded([messages[:end] for end in range(2, len(messages) + 1, 2)])
         assert all(start.ids == ids[: len(start.ids)] for start in starts)
         learnt = {place for start in starts for place, label in enumerate(start.labelled) if label}
