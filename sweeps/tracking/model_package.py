@@ -46,7 +46,7 @@ def write(folder: Path, contents: Contents) -> None:
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
     base = contents.base
-    # A chat, a plain text and a constant prompt have no columns that a caller gives.
+    # A plain text and a constant prompt have no columns that a caller gives.
     row = contents.example.columns if contents.example is not None else {}
     row = row or dict.fromkeys(base.columns, "Hello")
     signature = ModelSignature(

@@ -22,7 +22,7 @@ _TODAY = datetime.datetime(2024, 7, 26, tzinfo=datetime.timezone.utc)  # noqa: U
 
 
 class PromotedAdapter(mlflow.pyfunc.PythonModel):
-    """Text in, text out: the columns of the training prompt are the inputs."""
+    """Text in, text out: the inputs are the columns of the training prompt, or a chat as JSON."""
 
     def load_context(self, context: Any) -> None:
         """Loads base, adapter and tokenizer."""
@@ -63,18 +63,14 @@ class PromotedAdapter(mlflow.pyfunc.PythonModel):
         prompt = _filled(form["prompt"], row) if form["prompt"] is not None else str(row["prompt"])
         if form["text"] is None and tokenizer.chat_template:
             system = [] if form["system"] is None else [{"role": "system", "content": form["system"]}]
-            text = tokenizer.apply_chat_template(
-                [*system, {"role": "user", "content": prompt}],
-                chat_template=_with_fixed_date(tokenizer.get_chat_template()),
-                tokenize=False,
-                add_generation_prompt=True,
-            )
-            return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+            return self._chat_ids([*system, {"role": "user", "content": prompt}])
         ids = list(tokenizer(prompt)["input_ids"])
         begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
         if begin is not None and ids[:2] == [begin, begin]:
             ids = ids[1:]
         while end is not None and ids[-1:] == [end] and ids != [begin]:
+        if form.get("messages") is not None:
+            return self._chat_ids(_chat(row, form["messages"]))
             ids = ids[:-1]
         return ids
 
@@ -92,6 +88,17 @@ def _load(base: dict[str, Any]) -> Any:
     """The base, quantised and frozen as in training."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    def _chat_ids(self, messages: list[dict[str, Any]]) -> list[int]:
+        """The tokens that stand before the answer to a chat."""
+        tokenizer = self._tokenizer
+        text = tokenizer.apply_chat_template(
+            messages,
+            chat_template=_with_fixed_date(tokenizer.get_chat_template()),
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     quantization, trusted = base["quantization"], base["trust_remote_code"]
     dtype = getattr(torch, quantization["compute_dtype"])
@@ -190,3 +197,18 @@ def _with_fixed_date(template: str) -> str:
 
 
 mlflow.models.set_model(PromotedAdapter())
+def _chat(row: dict[str, Any], column: str) -> list[dict[str, Any]]:
+    """The chat in a column. Raises ValueError when it is none."""
+    try:
+        chat = json.loads(row[column])
+        known = [(message["role"], message["content"]) for message in chat]
+    except (TypeError, ValueError, KeyError):
+        known = []
+    if not known or not all(isinstance(word, str) for message in known for word in message):
+        raise ValueError(
+            f"column {column!r} must be the JSON of a chat, a list of {{role, content}}, such as "
+            '[{"role": "user", "content": "Hello"}]'
+        )
+    return list(chat)
+
+

@@ -2,7 +2,7 @@
 
 argv: the model's folder. stdin: {"samples": [{"columns", "ids", "labelled"}], "answers": [columns],
 "new_tokens": n, "refused": [package]}. The last line of stdout: {"losses": [...], "texts": [...], "prompts": [...]};
-`prompts` says of each sample with columns whether its prompt has the tokens of training.
+`prompts` says of each sample with columns whether its prompt has the tokens of training up to the last answer.
 """
 
 import importlib.abc
@@ -38,12 +38,15 @@ def main() -> None:
     losses = [inner.score(sample["ids"], sample["labelled"]) for sample in samples]
     asked = job["answers"]
     texts = model.predict(pandas.DataFrame(asked), params={"max_new_tokens": job["new_tokens"]}) if asked else []
-    prompts = [
-        inner.prompt_ids(sample["columns"])[: sample["labelled"][0]] == sample["ids"][: sample["labelled"][0]]
-        for sample in samples
-        if sample["columns"]
-    ]
+    prompts = [is_prompt(inner.prompt_ids(sample["columns"]), sample) for sample in samples if sample["columns"]]
     print(json.dumps({"losses": losses, "texts": texts, "prompts": prompts}))
+
+
+def is_prompt(ids: list[int], sample: dict[str, Any]) -> bool:
+    """Tells whether `ids` are the tokens of a sample before its last answer."""
+    labelled = set(sample["labelled"])
+    start = max(place for place in labelled if place - 1 not in labelled)
+    return bool(ids[:start] == sample["ids"][:start])
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ plain PEFT, and computes the losses without the training engine.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -125,7 +126,7 @@ class AdapterScorer:
         """Returns the first `count` scored rows, with the columns that they were made from."""
         kept = [split.row(i) for i in range(min(count, len(split)))]
         columns: Iterator[dict[str, str]] = repeat({})
-        if kept and self._spec.data_spec.prompt is not None:
+        if kept and self._spec.data_spec.text is None:
             columns = self._columns_of(kept, which)
         return tuple(
             Sample(columns=given, ids=tuple(row.ids.tolist()), labelled=tuple(row.labelled.nonzero()[0].tolist()))
@@ -136,7 +137,6 @@ class AdapterScorer:
         """Yields the columns that a caller would give for each row of `kept`; skips rows that were left out."""
         data, name = _source(self._spec.data_spec, which)
         renderer = Renderer(data, self._tokenizer)
-        columns = () if data.prompt is None else templates.parse("prompt", data.prompt).columns
         held_out = data.eval is None and name == "eval"
         rest = iter(
             deque(sources.read(data, "train"), maxlen=data.eval_examples) if held_out else sources.read(data, name)
@@ -146,7 +146,7 @@ class AdapterScorer:
                 (encoded,) = renderer.encode([renderer.text(row)])
                 tokens = encoded.ids[: data.max_length], bytes(encoded.labelled[: data.max_length])
                 if tokens == (wanted.ids.tolist(), wanted.labelled.tobytes()):
-                    yield {column: str(row[column]) for column in columns}
+                    yield _given(data, row)
                     break
             else:
                 raise DataError(f"data: scored row {number} is no longer in the data: restore the rows and try again")
@@ -217,7 +217,9 @@ def _source(data: DataSpec, which: str) -> tuple[DataSpec, sources.SplitName]:
 
 
 def _columns(data: DataSpec) -> tuple[str, ...]:
-    """Returns the columns that a caller gives: those of the prompt; only "prompt" where there are none."""
+    """Returns the columns that a caller gives: of the prompt, or the chat; only "prompt" where there are none."""
+    if data.messages is not None:
+        return (data.messages,)
     if data.prompt is None:
         return ("prompt",)
     return templates.parse("prompt", data.prompt).columns or ("prompt",)
@@ -237,6 +239,15 @@ def _unknown_commit(base: TrialSpec, cache: Path) -> str:
     problem = f"model.source: the loaded commit of {model.source!r} is not known, so it cannot be served again"
     if base.quantization.scheme == "none":
         return f"{problem}: pin model.revision to a commit, or have the model in the hub cache"
+def _given(data: DataSpec, row: templates.Row) -> dict[str, str]:
+    """Returns the columns of a row as a caller gives them: a chat as JSON, up to the message that is answered last."""
+    if data.messages is not None:
+        asked = templates.chat(row, data.messages)[:-1]
+        return {data.messages: json.dumps(asked, default=str)}
+    columns = () if data.prompt is None else templates.parse("prompt", data.prompt).columns
+    return {column: str(row[column]) for column in columns}
+
+
     return (
         f"{problem}: pin model.revision to a commit, or have the model in the hub cache and delete {cache / 'bases'}, "
         "which an earlier version wrote: the next start makes it again"

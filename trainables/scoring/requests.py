@@ -74,7 +74,7 @@ class Sample(Spec):
     """One row as columns and as tokens."""
 
     columns: dict[str, str]
-    """The columns of the row that a caller would give; empty for a chat, a plain text or a constant prompt."""
+    """The columns of the row that a caller would give, a chat as JSON; empty for a plain text or a constant prompt."""
     ids: Annotated[tuple[int, ...], Field(strict=False)]
     labelled: Annotated[tuple[int, ...], Field(strict=False)]
     """Positions of the tokens that count in the loss."""
