@@ -11,6 +11,13 @@ from sweeps.promotion.gate import CHAMPION, Verdict
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
 from trainables.scoring.requests import BASE
 
+NO_ENDS = (
+    "it is not known where an answer ends: no row that decided ends in a special token before data.max_length; the "
+    "model answers up to an end token of the base or max_new_tokens"
+)
+_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes as --max-lora-rank (vllm/config/lora.py, 0.14.0); without it, adapters of r > 16 are refused."""
+
 
 @dataclass(frozen=True)
 class VersionFacts:
@@ -33,6 +40,8 @@ class VersionFacts:
     """The command that installs a base inside a package."""
     forced: Sequence[str]
     versions: Mapping[str, str]
+    ends: Mapping[str, int]
+    """See `ScoringResult.ends`."""
 
 
 def table(verdict: Verdict) -> Table:
@@ -136,9 +145,27 @@ def card(facts: VersionFacts) -> str:
         "model.predict(pandas.DataFrame([{...}]))  # the columns of input_example.json",
         "```",
         "",
-        "`artifacts/adapter` is a plain PEFT folder: `PeftModel.from_pretrained(base, PATH)`, or",
-        f"`vllm serve BASE --enable-lora --lora-modules {facts.model}=PATH`.",
     ]
+    if data is not None and data.messages is not None:
+        lines += [f"`{data.messages}` is the JSON of a chat, with its system message, up to the message to answer.", ""]
+    lines += [*_elsewhere(facts)]
     if facts.install_base is not None:
         lines += ["", f"Beside requirements.txt it needs its base: `{facts.install_base}`."]
     return "\n".join(lines) + "\n"
+
+
+def _elsewhere(facts: VersionFacts) -> list[str]:
+    """How to use the PEFT folder without this package, and where its answers end."""
+    lines = ["`artifacts/adapter` is a plain PEFT folder: `PeftModel.from_pretrained(base, PATH)`."]
+    rank = next((most for most in _VLLM_RANKS if most >= int(facts.winner.params["r"])), None)
+    if rank is not None:
+        command = f"vllm serve BASE --enable-lora --max-lora-rank {rank} --lora-modules {facts.model}=PATH"
+        lines += [f"vLLM serves it: `{command}`."]
+    if not facts.ends:
+        return [*lines, "", f"{NO_ENDS[0].upper()}{NO_ENDS[1:]}."]
+    ends = ", ".join(f"`{text}` ({number})" for text, number in facts.ends.items())
+    return [
+        *lines,
+        f"Training ended answers with the token {ends}. Not every base stops there: give it as `eos_token_id` to",
+        "`generate`, or as `stop_token_ids` to vLLM. The model loaded by MLflow stops there by itself.",
+    ]

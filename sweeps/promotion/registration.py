@@ -58,10 +58,13 @@ def register(context: Context, winner: Winner, scored: Scoring, now: float) -> R
     """
     base = scored.base_facts()
     facts = _facts(context, winner, base)
+    if not facts.ends:
+        context.say(f"warning: {cards.NO_ENDS}")
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work) / "model"
         example = next(iter(winner.evidence.answer.samples), None)
-        model_package.write(folder, model_package.Contents(winner.candidate.adapter, base, cards.card(facts), example))
+        contents = model_package.Contents(winner.candidate.adapter, base, cards.card(facts), example, facts.ends)
+        model_package.write(folder, contents)
         if context.request.dry_run:
             context.say("serving the package in a fresh process")
             context.say("package: " + _serve(winner, scored, digests.read(folder)))
@@ -234,4 +237,5 @@ def _facts(context: Context, winner: Winner, base: BaseFacts) -> VersionFacts:
         install_base=model_package.install_base(base),
         forced=winner.forced,
         versions=model_package.versions(base),
+        ends=winner.evidence.answer.ends,
     )

@@ -36,6 +36,8 @@ class Contents:
     base: BaseFacts
     card: str
     example: Sample | None
+    ends: Mapping[str, int]
+    """See `ScoringResult.ends`."""
 
 
 def write(folder: Path, contents: Contents) -> None:
@@ -60,7 +62,8 @@ def write(folder: Path, contents: Contents) -> None:
             (Path(work) / name).mkdir()
             for file, content in files.items():
                 (Path(work) / name / file).write_bytes(content)
-        (Path(work) / "base.json").write_text(json.dumps(base_json(base), indent=2), encoding="utf-8")
+        facts = base_json(base) | {"ends": dict(contents.ends)}
+        (Path(work) / "base.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
         pyfunc.save_model(
             str(folder),
             python_model=str(CODE),

@@ -37,12 +37,17 @@ class PromotedAdapter(mlflow.pyfunc.PythonModel):
 
     # MLflow takes type hints here for a schema; the signature says it.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-        """The completion of each row of `model_input`, greedy unless `temperature` is above 0."""
+        """The completion of each row of `model_input`, greedy unless `temperature` is above 0.
+
+        It ends where training ended its answers, where the base ends its own, or after `max_new_tokens`. Settings of
+        the base that punish repetition are off: adapters are evaluated without them.
+        """
         import torch
 
         asked = {"max_new_tokens": 256, "temperature": 0.0, **(params or {})}
         sampling = {"do_sample": True, "temperature": asked["temperature"]} if asked["temperature"] > 0 else {}
         answers = []
+        ends = self._ends()
         for row in model_input.to_dict("records"):
             ids = torch.tensor([self.prompt_ids(row)], device=self._model.device)
             with torch.no_grad():
@@ -52,15 +57,26 @@ class PromotedAdapter(mlflow.pyfunc.PythonModel):
                     max_new_tokens=int(asked["max_new_tokens"]),
                     pad_token_id=self._tokenizer.pad_token_id,
                     use_cache=True,
+                    repetition_penalty=1.0,
+                    no_repeat_ngram_size=0,
                     **(sampling or {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}),
+                    **({"eos_token_id": ends} if ends else {}),
                 )
             answers.append(self._tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))
         return answers
 
     def prompt_ids(self, row: dict[str, Any]) -> list[int]:
+    def _ends(self) -> list[int]:
+        """The tokens that end an answer: the base's own and those of training."""
+        own = self._model.generation_config.eos_token_id
+        own = [own] if isinstance(own, int) else own or []
+        return sorted({*own, *self._base.get("ends", {}).values()})
+
         """The tokens of a row's prompt, as in training."""
         form, tokenizer = self._base["form"], self._tokenizer
         prompt = _filled(form["prompt"], row) if form["prompt"] is not None else str(row["prompt"])
+        if form.get("messages") is not None:
+            return self._chat_ids(_chat(row, form["messages"]))
         if form["text"] is None and tokenizer.chat_template:
             system = [] if form["system"] is None else [{"role": "system", "content": form["system"]}]
             return self._chat_ids([*system, {"role": "user", "content": prompt}])
@@ -69,12 +85,21 @@ class PromotedAdapter(mlflow.pyfunc.PythonModel):
         if begin is not None and ids[:2] == [begin, begin]:
             ids = ids[1:]
         while end is not None and ids[-1:] == [end] and ids != [begin]:
-        if form.get("messages") is not None:
-            return self._chat_ids(_chat(row, form["messages"]))
             ids = ids[:-1]
         return ids
 
     def score(self, ids: list[int], labelled: list[int]) -> float:
+    def _chat_ids(self, messages: list[dict[str, Any]]) -> list[int]:
+        """The tokens that stand before the answer to a chat."""
+        tokenizer = self._tokenizer
+        text = tokenizer.apply_chat_template(
+            messages,
+            chat_template=_with_fixed_date(tokenizer.get_chat_template()),
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
         """Total negative log-likelihood of the tokens at the positions `labelled`."""
         import torch
 
@@ -88,17 +113,6 @@ def _load(base: dict[str, Any]) -> Any:
     """The base, quantised and frozen as in training."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
-    def _chat_ids(self, messages: list[dict[str, Any]]) -> list[int]:
-        """The tokens that stand before the answer to a chat."""
-        tokenizer = self._tokenizer
-        text = tokenizer.apply_chat_template(
-            messages,
-            chat_template=_with_fixed_date(tokenizer.get_chat_template()),
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     quantization, trusted = base["quantization"], base["trust_remote_code"]
     dtype = getattr(torch, quantization["compute_dtype"])
@@ -184,19 +198,6 @@ def _sampled_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _filled(template: str, row: dict[str, Any]) -> str:
-    parts = string.Formatter().parse(template)
-    return "".join(text + ("" if column is None else str(row[column])) for text, column, _, _ in parts)
-
-
-def _with_fixed_date(template: str) -> str:
-    if "strftime_now" not in template:
-        return template
-    codes = "".join(f"|replace('%{code}', '{_TODAY.strftime('%' + code)}')" for code in "aAbBdHIjmMpSyY")
-    return "{% macro strftime_now(format) %}{{ format" + codes + " }}{% endmacro %}" + template
-
-
-mlflow.models.set_model(PromotedAdapter())
 def _chat(row: dict[str, Any], column: str) -> list[dict[str, Any]]:
     """The chat in a column. Raises ValueError when it is none."""
     try:
@@ -212,3 +213,16 @@ def _chat(row: dict[str, Any], column: str) -> list[dict[str, Any]]:
     return list(chat)
 
 
+def _filled(template: str, row: dict[str, Any]) -> str:
+    parts = string.Formatter().parse(template)
+    return "".join(text + ("" if column is None else str(row[column])) for text, column, _, _ in parts)
+
+
+def _with_fixed_date(template: str) -> str:
+    if "strftime_now" not in template:
+        return template
+    codes = "".join(f"|replace('%{code}', '{_TODAY.strftime('%' + code)}')" for code in "aAbBdHIjmMpSyY")
+    return "{% macro strftime_now(format) %}{{ format" + codes + " }}{% endmacro %}" + template
+
+
+mlflow.models.set_model(PromotedAdapter())

@@ -76,7 +76,13 @@ class AdapterScorer:
         for name, files in request.adapters.items():
             scores[name] = self._with_adapter(name, files, split, tell)
         samples = self._samples(request.rows, split, request.samples)
-        return ScoringResult(scores=scores, hardware=self._base.hardware, fingerprint=fingerprint, samples=samples)
+        return ScoringResult(
+            scores=scores,
+            hardware=self._base.hardware,
+            fingerprint=fingerprint,
+            samples=samples,
+            ends=self._ends(split),
+        )
 
     def base_facts(self) -> BaseFacts:
         """See `Scorer.base_facts`."""
@@ -121,6 +127,14 @@ class AdapterScorer:
             if which in _NAMED:
                 raise
             raise DataError("\n".join(map(of_option, str(error).splitlines()))) from error
+
+    def _ends(self, split: dataset.Split) -> dict[str, int]:
+        """Returns the special tokens that whole rows end in; see `ScoringResult.ends`."""
+        tokenizer, most = self._tokenizer, self._spec.data_spec.max_length
+        last = {int(row.ids[-1]) for row in map(split.row, range(len(split))) if len(row.ids) < most}
+        special = {place for place, token in tokenizer.added_tokens_decoder.items() if token.special}
+        ends = sorted(last & {*special, tokenizer.eos_token_id})
+        return dict(zip(tokenizer.convert_ids_to_tokens(ends), ends, strict=True))
 
     def _samples(self, which: str, split: dataset.Split, count: int) -> tuple[Sample, ...]:
         """Returns the first `count` scored rows, with the columns that they were made from."""
@@ -225,6 +239,15 @@ def _columns(data: DataSpec) -> tuple[str, ...]:
     return templates.parse("prompt", data.prompt).columns or ("prompt",)
 
 
+def _given(data: DataSpec, row: templates.Row) -> dict[str, str]:
+    """Returns the columns of a row as a caller gives them: a chat as JSON, up to the message that is answered last."""
+    if data.messages is not None:
+        asked = templates.chat(row, data.messages)[:-1]
+        return {data.messages: json.dumps(asked, default=str)}
+    columns = () if data.prompt is None else templates.parse("prompt", data.prompt).columns
+    return {column: str(row[column]) for column in columns}
+
+
 def _digests(source: model_source.Source) -> dict[str, str]:
     """Returns the digests of a local model's weight files; see `BaseFacts.files`."""
     if source.path is None:
@@ -239,15 +262,6 @@ def _unknown_commit(base: TrialSpec, cache: Path) -> str:
     problem = f"model.source: the loaded commit of {model.source!r} is not known, so it cannot be served again"
     if base.quantization.scheme == "none":
         return f"{problem}: pin model.revision to a commit, or have the model in the hub cache"
-def _given(data: DataSpec, row: templates.Row) -> dict[str, str]:
-    """Returns the columns of a row as a caller gives them: a chat as JSON, up to the message that is answered last."""
-    if data.messages is not None:
-        asked = templates.chat(row, data.messages)[:-1]
-        return {data.messages: json.dumps(asked, default=str)}
-    columns = () if data.prompt is None else templates.parse("prompt", data.prompt).columns
-    return {column: str(row[column]) for column in columns}
-
-
     return (
         f"{problem}: pin model.revision to a commit, or have the model in the hub cache and delete {cache / 'bases'}, "
         "which an earlier version wrote: the next start makes it again"

@@ -89,6 +89,9 @@ class ScoringResult(Spec):
     fingerprint: str
     """16 hex digits over the rows' tokens and labels; for eval, the fingerprint of the sweep's data."""
     samples: Annotated[tuple[Sample, ...], Field(strict=False)] = ()
+    ends: dict[str, int] = Field(default_factory=dict)
+    """The special tokens that the rows end in, by their text; rows that may be cut at max_length do not count. Empty:
+    it is not known how an answer ends."""
 
 
 class ScoringProgress(Spec):

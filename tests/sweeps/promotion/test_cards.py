@@ -38,6 +38,7 @@ def facts(hub_id: str | None, base: str) -> cards.VersionFacts:
         install_base=None,
         forced=(),
         versions={},
+        ends={"<|im_end|>": 151645},
     )
 
 
@@ -60,6 +61,25 @@ def test_a_base_that_the_hub_does_not_have_is_no_base_model_of_the_hub(base: str
     _, head, text = card.split("---\n", 2)
     assert "base_model" not in yaml.safe_load(head)
     assert f"- base: `{base}`" in text
+
+
+@pytest.mark.parametrize(("rank", "most"), [("4", 8), ("16", 16), ("24", 32), ("64", 64), ("513", None)])
+def test_vllm_is_told_a_rank_that_it_takes(rank: str, most: int | None) -> None:
+    told = facts(None, "base")
+    card = cards.card(dataclasses.replace(told, winner=dataclasses.replace(told.winner, params={"r": rank})))
+    assert ("vllm serve" in card) == (most is not None)
+    assert most is None or f"--max-lora-rank {most} --lora-modules answers=PATH" in card
+
+
+def test_the_card_says_where_answers_end_and_what_a_chat_is() -> None:
+    told = facts(None, "base")
+    card = cards.card(told)
+    assert "ended answers with the token `<|im_end|>` (151645)" in card
+    assert "JSON of a chat" not in card
+    config = told.sweep.config.model_copy(update={"data": DataSpec(train="train.jsonl", messages="talk")})
+    told = dataclasses.replace(told, ends={}, sweep=dataclasses.replace(told.sweep, config=config))
+    assert "It is not known where an answer ends: no row" in cards.card(told)
+    assert "`talk` is the JSON of a chat, with its system message" in cards.card(told)
 
 
 def test_a_repeat_is_no_trial_of_its_own() -> None:

@@ -28,7 +28,9 @@ def facts_of(source: str, kind: str, columns: tuple[str, ...]) -> BaseFacts:
 )
 def test_a_base_in_a_package_is_a_comment_of_the_requirements(tmp_path: Path, source, kind, comments) -> None:
     facts = facts_of(source, kind, ("question",))
-    model_package.write(tmp_path / "model", model_package.Contents({"adapter_config.json": b"{}"}, facts, "card", None))
+    model_package.write(
+        tmp_path / "model", model_package.Contents({"adapter_config.json": b"{}"}, facts, "card", None, {})
+    )
     lines = (tmp_path / "model" / "requirements.txt").read_text().splitlines()
     assert [line for line in lines if line.startswith("#")] == comments
     assert [line for line in lines if not line.startswith("#")] == model_package.requirements(facts)
@@ -41,14 +43,15 @@ def test_a_base_in_a_package_is_a_comment_of_the_requirements(tmp_path: Path, so
     ("example", "row"),
     [
         (Sample(columns={"prompt": "Hi"}, ids=(1, 2), labelled=(1,)), "Hi"),
-        (Sample(columns={}, ids=(1, 2), labelled=(1,)), "Hello"),  # of a chat, or of plain text
+        (Sample(columns={}, ids=(1, 2), labelled=(1,)), "Hello"),  # of plain text
         (None, "Hello"),
     ],
 )
 def test_the_example_is_a_row_that_a_caller_could_give(tmp_path: Path, example: Sample | None, row: str) -> None:
     contents = model_package.Contents(
-        {"adapter_config.json": b"{}"}, facts_of("owner/name", "hub", ("prompt",)), "card", example
+        {"adapter_config.json": b"{}"}, facts_of("owner/name", "hub", ("prompt",)), "card", example, {"<|end|>": 1}
     )
     model_package.write(tmp_path / "model", contents)
     written = json.loads((tmp_path / "model" / "input_example.json").read_text())
     assert written == {"columns": ["prompt"], "data": [[row]]}
+    assert json.loads((tmp_path / "model" / "artifacts" / "base.json").read_text())["ends"] == {"<|end|>": 1}

@@ -207,6 +207,21 @@ def test_a_chat_of_which_all_counts_is_scored_on_every_answer(trained, tmp_path)
         found = torch.nn.functional.cross_entropy(logits, ids[0, list(sample.labelled)], reduction="sum")
         assert float(found) == pytest.approx(loss, abs=2e-4)
     assert scorer.base_facts().form["train_on"] == "all"
+    # What a caller gives is the chat up to the last answer.
+    assert scorer.base_facts().columns == ("chat",)
+    assert [json.loads(sample.columns["chat"]) for sample in answer.samples] == [chats[n]["chat"][:-1] for n in (0, 1)]
+    assert answer.ends == {"<|end|>": 1}
+
+
+def test_rows_that_may_be_cut_do_not_say_where_an_answer_ends(trained):
+    """The shortest row ends at max_length, the others are cut there."""
+    base, _, scorer, root = trained
+    assert scorer.score(ScoringRequest(rows="test", with_base=True)).ends == {"<|end|>": 1}
+    whole = min(len(sample.ids) for sample in scorer.score(ScoringRequest(rows="test", samples=40)).samples)
+    cut = qlora.open_scorer(
+        base.model_copy(update={"data": base.data.model_copy(update={"max_length": whole})}), root / "cache"
+    )
+    assert cut.score(ScoringRequest(rows="test")).ends == {}
 
 
 def test_the_parts_say_how_to_find_the_base(trained):
