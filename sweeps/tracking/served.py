@@ -30,7 +30,8 @@ class PromotedAdapter(mlflow.pyfunc.PythonModel):
         from transformers import AutoTokenizer
 
         self._base = json.loads(Path(context.artifacts["base"]).read_text(encoding="utf-8"))
-        self._tokenizer = AutoTokenizer.from_pretrained(context.artifacts["tokenizer"])
+        trusted = self._base["trust_remote_code"]
+        self._tokenizer = AutoTokenizer.from_pretrained(context.artifacts["tokenizer"], trust_remote_code=trusted)
         self._tokenizer.padding_side = "left"
         self._model = PeftModel.from_pretrained(_load(self._base), context.artifacts["adapter"])
         self._model.eval()
@@ -46,8 +47,8 @@ class PromotedAdapter(mlflow.pyfunc.PythonModel):
 
         asked = {"max_new_tokens": 256, "temperature": 0.0, **(params or {})}
         sampling = {"do_sample": True, "temperature": asked["temperature"]} if asked["temperature"] > 0 else {}
-        answers = []
         ends = self._ends()
+        answers = []
         for row in model_input.to_dict("records"):
             ids = torch.tensor([self.prompt_ids(row)], device=self._model.device)
             with torch.no_grad():
@@ -56,27 +57,27 @@ class PromotedAdapter(mlflow.pyfunc.PythonModel):
                     attention_mask=torch.ones_like(ids),
                     max_new_tokens=int(asked["max_new_tokens"]),
                     pad_token_id=self._tokenizer.pad_token_id,
-                    use_cache=True,
                     repetition_penalty=1.0,
                     no_repeat_ngram_size=0,
-                    **(sampling or {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}),
+                    use_cache=True,
                     **({"eos_token_id": ends} if ends else {}),
+                    **(sampling or {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}),
                 )
             answers.append(self._tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))
         return answers
 
-    def prompt_ids(self, row: dict[str, Any]) -> list[int]:
     def _ends(self) -> list[int]:
         """The tokens that end an answer: the base's own and those of training."""
         own = self._model.generation_config.eos_token_id
         own = [own] if isinstance(own, int) else own or []
         return sorted({*own, *self._base.get("ends", {}).values()})
 
+    def prompt_ids(self, row: dict[str, Any]) -> list[int]:
         """The tokens of a row's prompt, as in training."""
         form, tokenizer = self._base["form"], self._tokenizer
-        prompt = _filled(form["prompt"], row) if form["prompt"] is not None else str(row["prompt"])
         if form.get("messages") is not None:
             return self._chat_ids(_chat(row, form["messages"]))
+        prompt = _filled(form["prompt"], row) if form["prompt"] is not None else str(row["prompt"])
         if form["text"] is None and tokenizer.chat_template:
             system = [] if form["system"] is None else [{"role": "system", "content": form["system"]}]
             return self._chat_ids([*system, {"role": "user", "content": prompt}])
@@ -88,7 +89,6 @@ class PromotedAdapter(mlflow.pyfunc.PythonModel):
             ids = ids[:-1]
         return ids
 
-    def score(self, ids: list[int], labelled: list[int]) -> float:
     def _chat_ids(self, messages: list[dict[str, Any]]) -> list[int]:
         """The tokens that stand before the answer to a chat."""
         tokenizer = self._tokenizer
@@ -100,6 +100,7 @@ class PromotedAdapter(mlflow.pyfunc.PythonModel):
         )
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def score(self, ids: list[int], labelled: list[int]) -> float:
         """Total negative log-likelihood of the tokens at the positions `labelled`."""
         import torch
 

@@ -1,0 +1,105 @@
+"""What a packaged model reads, and where it stops, without a model."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pandas
+import pytest
+import tiny_models
+import torch
+
+from sweeps.tracking import served, serving_check
+from trainables.data.rendering import Renderer
+from trainables.specs import DataSpec
+
+FORM = {"prompt": None, "completion": None, "messages": None, "text": None, "system": None}
+CHAT = [
+    {"role": "system", "content": "Answer as JSON only."},
+    {"role": "user", "content": "Where is my order?"},
+    {"role": "assistant", "content": "{}"},
+    {"role": "user", "content": "And Ana's?"},
+    {"role": "assistant", "content": '{"order": 4711}'},
+]
+
+
+def model(form: dict[str, Any], ends: dict[str, int] | None = None) -> Any:
+    """A packaged model that is loaded but for its weights."""
+    made: Any = served.PromotedAdapter()
+    made._base = {"form": FORM | form, "ends": ends or {}}
+    made._tokenizer = tiny_models.tokenizer()
+    return made
+
+
+@pytest.mark.parametrize("train_on", ["last", "all"])
+def test_a_chat_is_asked_with_its_system_message_and_all_its_turns(train_on) -> None:
+    renderer = Renderer(DataSpec(train="x.jsonl", messages="talk", train_on=train_on), tiny_models.tokenizer())
+    (row,) = renderer.encode([renderer.text({"talk": CHAT})])
+    sample = {"ids": row.ids, "labelled": [place for place, counts in enumerate(row.labelled) if counts]}
+    ids = model({"messages": "talk"}).prompt_ids({"talk": json.dumps(CHAT[:-1])})
+    asked = "<|system|>Answer as JSON only.<|end|><|user|>Where is my order?<|end|><|assistant|>{}<|end|><|user|>And"
+    assert tiny_models.tokenizer().decode(ids) == f"{asked} Ana's?<|end|><|assistant|>"
+    assert serving_check.is_prompt(ids, sample)
+    # Each message counts, also behind an answer that is learnt.
+    for gone in range(len(CHAT) - 1):
+        without = json.dumps(CHAT[:gone] + CHAT[gone + 1 : -1])
+        assert not serving_check.is_prompt(model({"messages": "talk"}).prompt_ids({"talk": without}), sample)
+
+
+@pytest.mark.parametrize("wrong", ["Hello", "{}", "[]", '["Hello"]', '[{"role": "user", "content": 1}]', None])
+def test_what_is_no_chat_is_refused(wrong) -> None:
+    with pytest.raises(ValueError, match=r"column 'talk' must be the JSON of a chat, a list of \{role, content\}"):
+        model({"messages": "talk"}).prompt_ids({"talk": wrong})
+
+
+@pytest.mark.parametrize(
+    ("own", "ends", "stops"),
+    [(0, {"<|end|>": 1}, [0, 1]), ([1, 7], {"<|end|>": 1}, [1, 7]), (None, {"<|end|>": 1}, [1]), (None, {}, None)],
+)
+@pytest.mark.parametrize("temperature", [0.0, 0.5])
+def test_it_stops_where_training_ended_its_answers_and_where_its_base_does(own, ends, stops, temperature) -> None:
+    asked: dict[str, Any] = {}
+
+    def generate(**words: Any) -> torch.Tensor:
+        asked.update(words)
+        answer = torch.tensor([tiny_models.tokenizer()("fine<|end|>")["input_ids"]])
+        return torch.cat([words["input_ids"], answer], dim=1)
+
+    made = model({"prompt": "{question}"}, ends)
+    made._model = SimpleNamespace(
+        device="cpu", generate=generate, generation_config=SimpleNamespace(eos_token_id=own, repetition_penalty=1.3)
+    )
+    row = pandas.DataFrame([{"question": "How?"}])
+    assert made.predict(None, row, {"max_new_tokens": 5, "temperature": temperature}) == ["fine"]
+    assert asked.get("eos_token_id") == stops
+    assert ("eos_token_id" in asked) == (stops is not None)
+    assert (asked["repetition_penalty"], asked["max_new_tokens"], asked["do_sample"]) == (1.0, 5, temperature > 0)
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_the_tokenizer_is_trusted_as_the_model_is(monkeypatch, tmp_path, trusted) -> None:
+    """One that is code of its own, as training saves it."""
+    base = {"trust_remote_code": trusted, "form": FORM, "ends": {}}
+    (tmp_path / "base.json").write_text(json.dumps(base))
+    folder = tmp_path / "tokenizer"
+    tiny_models.tokenizer().save_pretrained(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": [None, "mine.Mine"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "mine.py").write_text(
+        "from transformers import PreTrainedTokenizerFast\nclass Mine(PreTrainedTokenizerFast):\n    is_own = True\n"
+    )
+    monkeypatch.setattr(served, "_load", lambda _: None)
+    monkeypatch.setattr("peft.PeftModel.from_pretrained", lambda *_: SimpleNamespace(eval=lambda: None))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    made: Any = served.PromotedAdapter()
+    paths = {"base": str(tmp_path / "base.json"), "tokenizer": str(folder), "adapter": ""}
+    if not trusted:
+        with pytest.raises(ValueError, match="trust_remote_code"):
+            made.load_context(SimpleNamespace(artifacts=paths))
+        return
+    made.load_context(SimpleNamespace(artifacts=paths))
+    assert made._tokenizer.is_own
