@@ -28,7 +28,6 @@ from trainables.contract import (
     Failure,
     Opened,
     Prepared,
-    ResolvesTargets,
     RowShape,
     StepRecord,
     Target,
@@ -200,7 +199,7 @@ class Host:
         if not hasattr(self._trainable, "resolve_targets"):
             return None
         try:
-            return list(cast(ResolvesTargets, self._trainable).resolve_targets(self._base, values, cache()))
+            return list(cast(catalogue.Offers, self._trainable).resolve_targets(self._base, values, cache()))
         except TrainableError as error:
             raise HostError(str(error)) from None
 

@@ -35,8 +35,8 @@ class CanScore(Protocol):
     def scoring_bytes(self, base: TrialSpec, device: Device) -> int | None:
         """Estimates the memory that this takes; None when it is unknown.
 
-        A trainable that spreads its base (`catalogue.SpreadsBase`) is told as a third argument over how many GPUs, and
-        answers for the fullest.
+        One that offers `need_of_gpus` is told as a third argument over how many GPUs its base is spread, and answers
+        for the fullest.
         """
 
 

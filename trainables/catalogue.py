@@ -12,7 +12,7 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import NamedTuple, Protocol, cast
 
-from trainables.contract import CountsRows, Device, Need, Pack, RowShape, Trainable
+from trainables.contract import Device, Need, Pack, RowShape, Target, TargetModules, Trainable
 from trainables.errors import NotTrainable, TrainableError
 from trainables.inputs.legible import legible
 from trainables.inputs.similar import did_you_mean
@@ -91,13 +91,29 @@ def find(name: str) -> Trainable:
     return cast(Trainable, module)
 
 
-class SpreadsBase(Protocol):
-    """What a trainable offers beside its contract when it spreads its base over the GPUs that its process sees."""
+class Offers(Protocol):
+    """What a trainable may offer beside its contract. Ask for none of it before `hasattr` has found it."""
+
+    def need_of_rows(
+        self, base: TrialSpec, largest: Sequence[TrialSpec], device: Device, rows: RowShape
+    ) -> Need | None:
+        """As `Trainable.need`, for rows whose shape is known."""
 
     def need_of_gpus(
         self, base: TrialSpec, largest: Sequence[TrialSpec], device: Device, rows: RowShape | None, gpus: int
     ) -> Need | None:
-        """As `Trainable.need`, on the fullest of so many GPUs. `rows` is None where their shape is unknown."""
+        """As `Trainable.need`, on the fullest of the GPUs over which it spreads its base. `rows` is None if unknown."""
+
+    def settle_auto(
+        self, pack: Pack, base: TrialSpec, largest: Sequence[TrialSpec], rows: RowShape | None, usable: int
+    ) -> Need | None:
+        """Settles what `auto` leaves open in a pack, before its first trial, for so many bytes. Returns its need."""
+
+    def resolve_targets(self, base: TrialSpec, values: Sequence[TargetModules], cache: Path) -> Sequence[Target]:
+        """Returns what each of `values` means on the base, in order, without weights. Raises `ModelError`."""
+
+    def blindness(self) -> str | None:
+        """Why its libraries see no GPU in this process, and the way out; None where they do."""
 
 
 class Room(NamedTuple):
@@ -108,22 +124,6 @@ class Room(NamedTuple):
     """Over which the base is spread; a CPU counts as one."""
     usable: int
     """Bytes; of several GPUs those of the fullest."""
-
-
-class SettlesAuto(Protocol):
-    """What a trainable offers beside its contract when `auto` in a base depends on the trials and the memory there."""
-
-    def settle_auto(
-        self, pack: Pack, base: TrialSpec, largest: Sequence[TrialSpec], rows: RowShape | None, usable: int
-    ) -> Need | None:
-        """Settles what a pack left open, before its first trial, for so many usable bytes; returns what it needs."""
-
-
-class SeesGpus(Protocol):
-    """What a trainable offers beside its contract when it can tell whether its libraries can use GPUs."""
-
-    def blindness(self) -> str | None:
-        """Why its libraries see no GPU in this process, and the way out; None where they do."""
 
 
 def check(trainable: Trainable, base: TrialSpec) -> list[str]:
@@ -154,9 +154,9 @@ def need(
     """
     with answering("its need"):
         if gpus > 1 and hasattr(trainable, "need_of_gpus"):
-            estimate = cast(SpreadsBase, trainable).need_of_gpus(base, largest, device, rows, gpus)
+            estimate = cast(Offers, trainable).need_of_gpus(base, largest, device, rows, gpus)
         elif rows is not None and hasattr(trainable, "need_of_rows"):
-            estimate = cast(CountsRows, trainable).need_of_rows(base, largest, device, rows)
+            estimate = cast(Offers, trainable).need_of_rows(base, largest, device, rows)
         else:
             estimate = trainable.need(_cut(base, rows), [_cut(spec, rows) for spec in largest], device)
         return _need_or_none(estimate)
@@ -175,7 +175,7 @@ def settle_auto(
     if not hasattr(trainable, "settle_auto"):
         return need(trainable, base, largest, room.device, rows, room.gpus)
     with answering("its settle_auto"):
-        return _need_or_none(cast(SettlesAuto, trainable).settle_auto(pack, base, largest, rows, room.usable))
+        return _need_or_none(cast(Offers, trainable).settle_auto(pack, base, largest, rows, room.usable))
 
 
 def blindness(trainable: Trainable) -> str | None:
@@ -183,7 +183,7 @@ def blindness(trainable: Trainable) -> str | None:
     if not hasattr(trainable, "blindness"):
         return None
     with answering("its blindness"):
-        return cast(SeesGpus, trainable).blindness()
+        return cast(Offers, trainable).blindness()
 
 
 def _cut(spec: TrialSpec, rows: RowShape | None) -> TrialSpec:

@@ -332,19 +332,3 @@ class Trainable(Protocol):
 
     def need(self, base: TrialSpec, largest: Sequence[TrialSpec], device: Device) -> Need | None:
         """Estimates memory for the largest specs of a space; None when the model's sizes are unknown."""
-
-
-class CountsRows(Protocol):
-    """What a trainable offers beside its contract when its need of memory depends on the rows."""
-
-    def need_of_rows(
-        self, base: TrialSpec, largest: Sequence[TrialSpec], device: Device, rows: RowShape
-    ) -> Need | None:
-        """As `Trainable.need`, for rows whose shape is known."""
-
-
-class ResolvesTargets(Protocol):
-    """What a trainable offers beside its contract when it knows before any trial what target modules mean."""
-
-    def resolve_targets(self, base: TrialSpec, values: Sequence[TargetModules], cache: Path) -> Sequence[Target]:
-        """Returns what each of `values` means on the base, in order, without weights. Raises `ModelError`."""
