@@ -52,9 +52,7 @@ class Fleet:
         """No hosts.
 
         Args:
-            base: as `Host`'s.
             limits: of all hosts together.
-            options: what may be taken.
             clock: monotonic seconds.
             tell: is given a line about each host that starts or ends.
         """

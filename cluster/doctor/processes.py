@@ -31,8 +31,6 @@ def asking(
         words: the module, whose `main` begins with `question()`, and its arguments, which anyone on the machine can
             read.
         question: one line, which nobody else can read.
-        stdout: where its output goes.
-        stderr: where its errors go.
         environment: variables beside those of this process.
     """
     # -P: the current folder stays where it is in this process's path, and does not come first.

@@ -149,7 +149,6 @@ class Jobs:
         Args:
             job: its metadata tell whether one of the same id is the same.
             archive: the package to bring along, or the address of one that the cluster has.
-            pause: waits so many seconds.
 
         Raises:
             ConnectionFailed: it is not known whether the job was submitted.

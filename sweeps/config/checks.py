@@ -155,11 +155,7 @@ def with_base(config: SweepConfig, space: SearchSpace) -> SearchSpace:
 
 
 def fields_together(space: SearchSpace) -> list[str]:
-    """A line for each two fields that cannot be searched together.
-
-    Args:
-        space: as `with_base` returns it.
-    """
+    """A line for each two fields that cannot be searched together; `space` is as `with_base` returns it."""
     if set(space.condition_fields()) <= set(_FIELDS) and space.may_meet("adapter.lora_alpha", "adapter.alpha_over_r"):
         return ["search_space.adapter.lora_alpha: says the same as adapter.alpha_over_r: search one of them"]
     return []

@@ -37,7 +37,6 @@ def line(steps: int | None, rows: tuple[int, int], train_rows: int | None) -> st
 
     Args:
         steps: of a trial that is not stopped early; None where that depends on its batch.
-        rows: see `rows_per_trial`.
         train_rows: all there are; None when that is not known yet.
     """
     long = "" if steps is None else f" of {counted(steps, 'step')}"

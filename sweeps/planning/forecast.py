@@ -53,11 +53,7 @@ class Forecast:
 
 
 def forecast(points: Sequence[int], plays: Sequence[Sequence[int]]) -> Forecast:
-    """The forecast of as many plays of a scheduler's rule.
-
-    Args:
-        plays: trials at each point, for each play.
-    """
+    """The forecast of as many plays of a scheduler's rule, each with its trials at each point."""
     columns = zip(*plays, strict=True)
     expected = tuple(sum(column) / len(plays) for column in columns)
     return Forecast(tuple(points), expected, tuple(tuple(play) for play in plays))

@@ -130,11 +130,7 @@ def of_sweep(events: Iterable[Event], key: RateKey) -> Rate | None:
 
 
 def of_steps(trained: Sequence[Trained], key: RateKey, evaluation_rows: int, row_tokens: float) -> Rate:
-    """The rate of trials that one host trained side by side, some steps each.
-
-    Args:
-        row_tokens: mean tokens of a row to train on.
-    """
+    """The rate of trials that one host trained side by side, some steps each; `row_tokens` are those of a mean row."""
     work = _Gathered()
     for trial in trained:
         work.add(trial)

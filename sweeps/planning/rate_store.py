@@ -66,11 +66,7 @@ def remember(path: Path, rate: Rate | None, shapes: Mapping[str, RowShape]) -> N
 
 
 def rate_key(config: SweepConfig, device_name: str) -> RateKey:
-    """What a rate of this sweep is of.
-
-    Args:
-        device_name: see `cluster.devices.name`, or a part of it.
-    """
+    """What a rate of this sweep is of; `device_name` is as `cluster.devices.name` tells it, or a part of that."""
     model = config.model
     source = config.trainable if model is None else without_passwords(model.source)
     revision = f"@{model.revision}" if model is not None and model.revision is not None else ""

@@ -26,11 +26,7 @@ def shortest(config: SweepConfig, gpus: int) -> tuple[float, str] | None:
 
 
 def warnings(config: SweepConfig, seen: Outlook, gpus: int) -> list[str]:
-    """A line where the budget is shorter than what is expected, or where that is unknown and the answer comes late.
-
-    Args:
-        gpus: as in `shortest`.
-    """
+    """A line where the budget is shorter than what is expected, or where that is unknown and the answer comes late."""
     budgeted = shortest(config, gpus)
     if budgeted is None:
         return []

@@ -84,7 +84,6 @@ def ranked(sweep: TrackedSweep, objective: Objective, trial: str | None, force: 
     A repeat is chosen only by name: the luckiest of several seeds would pass for a better point.
 
     Args:
-        objective: see `ranking`.
         trial: a trial's key, or its number as tables show it (t03).
         force: the trial that is named may be one that is not ranked.
 
@@ -138,7 +137,6 @@ def fetch(context: Context, trials: Sequence[TrialRun]) -> Candidates:
 
     Args:
         context: says how many are wanted.
-        trials: see `ranked`.
 
     Raises:
         SweepError: a file is not the one that the trial wrote, or no trial has its files in MLflow.

@@ -75,7 +75,6 @@ def decide(
         scores: of the candidates, `BASE` and, if there is one, `CHAMPION`, all on the same rows.
         candidates: their names; of equal losses the first one wins.
         min_gain: in nats per completion token.
-        rng: draws the rows of the bootstrap.
     """
     different = _different_rows(scores)
     losses = {name: each.loss for name, each in scores.items()}

@@ -83,7 +83,6 @@ class Disk:
         Args:
             kind: what is to be written: an adapter may take the place of any snapshot, a snapshot that of older ones
                 and of worse trials.
-            needed: bytes.
             loss: the best value of the trial that writes, as `Objective.loss` gives it.
         """
         if self._limit is None:

@@ -124,7 +124,6 @@ def separate(
         base: the same of the base, if its loss is known.
         evaluations: by key, or why there is none.
         ranked: how many trials the best was chosen from.
-        noise: of seeds, if it is known.
     """
     confidence = confidence_of(max(1, ranked - 1 + (base is not None)))
     pairs = [*others, *([base] if base is not None else [])]

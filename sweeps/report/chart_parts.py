@@ -208,11 +208,7 @@ def outside(span: tuple[float, float] | None, values: Sequence[float]) -> str:
 
 
 def trial_lines(page: Page, points: Callable[[Drawn], Points], ends: bool = False) -> Iterator[Trace]:
-    """A line for each trial: grey ones, then those in colour, the best one on top.
-
-    Args:
-        ends: whether the symbol of the last point tells the trial's state.
-    """
+    """A line for each trial: grey ones, then those in colour, the best one on top; symbols at `ends` tell states."""
     colours = Colours.of(page)
     coloured, others = split(page)
     if others:

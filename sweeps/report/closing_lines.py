@@ -48,11 +48,7 @@ def answer(
     first: FirstTrial,
     may_go_on: bool = False,
 ) -> list[str]:
-    """The best trial, or why there is none; then how it compares with others, a line each.
-
-    Args:
-        may_go_on: whether the sweep was cut short, and can be resumed.
-    """
+    """The best trial, or why there is none, and how it compares. A sweep that was cut short `may_go_on`."""
     best = selection.winner
     compared = best_compared.of_best(record, best, separation)
     if best is not None:

@@ -52,11 +52,7 @@ class Comparison:
     """The first trial against the others; None where the objective is another metric than eval_loss."""
 
     def tables(self, width: int) -> list[Table]:
-        """A column for each trial; in several tables where these do not fit side by side.
-
-        Args:
-            width: columns of the terminal.
-        """
+        """A column for each trial; in several tables where the terminal, of `width` columns, has no room for all."""
         rows = [*self._settings()[0], *self._values(), *self._spent()]
         names = [name for name, _ in rows]
         columns = [

@@ -158,11 +158,7 @@ class Page:
 
 
 def page(status: Status, story: Story, separation: Separation | None, now: float) -> Page:
-    """The page of a sweep.
-
-    Args:
-        now: seconds since the epoch.
-    """
+    """The page of a sweep as it stands `now`, in seconds since the epoch."""
     record = status.record
     selection = choose(record.trials.values(), record.objective)
     best = selection.winner or status.best

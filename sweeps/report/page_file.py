@@ -20,10 +20,7 @@ BEGINNING = b"<!doctype html>"
 
 
 def read(folder: SweepFolder, now: float) -> Page:
-    """The page of the sweep in a folder, also while it runs.
-
-    Args:
-        now: seconds since the epoch.
+    """The page of the sweep in a folder, also while it runs; `now` is in seconds since the epoch.
 
     Raises:
         SweepError: the folder holds no sweep, or its event log is damaged.

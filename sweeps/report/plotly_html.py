@@ -22,10 +22,7 @@ def library() -> str:
 
 
 def html(figure: Figure, name: str) -> str:
-    """The chart as a piece of HTML, for a page that holds `library`.
-
-    Args:
-        name: the id of its element.
+    """The chart as an element of HTML whose id is `name`, for a page that holds `library`.
 
     Raises:
         ValueError: plotly does not know a field of it.

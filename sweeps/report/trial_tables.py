@@ -39,11 +39,7 @@ def order(record: SweepRecord) -> list[TrialRecord]:
 
 
 def how_many(record: SweepRecord, planned: int | None = None) -> str:
-    """How many trials there are, repeats apart: the budget does not count these.
-
-    Args:
-        planned: how many trials there are to be, if that is to be said.
-    """
+    """How many trials there are, of how many `planned`; repeats apart: the budget does not count these."""
     own = len(record.trials) - record.repeats
     trials = counted(own, "trial") if planned is None else f"{own}/{planned} trials"
     return trials + (f" and {counted(record.repeats, 'repeat')}" if record.repeats else "")

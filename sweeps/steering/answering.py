@@ -98,11 +98,7 @@ class Answerer:
 
 
 def answer_to(letter: Letter, record: SweepRecord, now: float, decide: Decide) -> RequestAnswered:
-    """The answer to a request, by what is known of the sweep.
-
-    Args:
-        now: seconds since the epoch.
-    """
+    """The answer to a request, by what is known of the sweep; `now` is in seconds since the epoch."""
     request = letter.request
     if letter.problem is not None:
         told = f"the request cannot be read: {letter.problem}"

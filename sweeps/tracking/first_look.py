@@ -50,11 +50,7 @@ class FirstLook:
 
 
 def look(uri: str, sweep: str, folder: Path | None) -> FirstLook:
-    """What is known of a sweep.
-
-    Args:
-        sweep: the sweep's id or name.
-    """
+    """What is known of the sweep of an id or a name."""
     sweep_id = artifacts = trials = None
     file = sqlite_file(uri)
     try:

@@ -132,11 +132,7 @@ def absolute(uri: str) -> str:
 
 
 def check(uri: str, way_out: str = BY_OPTION) -> None:
-    """Raises `SweepError` when the URI is none, a database is not there, or no server answers.
-
-    Args:
-        way_out: how to name another one, for the message.
-    """
+    """Raises `SweepError`, with a way out, when the URI is none, a database is not there, or no server answers."""
     try:
         is_tracking_uri(uri)
     except ValueError as error:
@@ -223,9 +219,6 @@ def reading(file: Path) -> Any:
 
 def run_on_server(uri: str, sweep: str, seconds: float = _SECONDS) -> dict[str, Any] | None:
     """A sweep's own run on an MLflow server, as its REST API tells it: of an id, else the newest of a name.
-
-    Args:
-        sweep: an id or a name.
 
     Raises:
         OSError, ValueError, KeyError, TypeError: the server does not tell.

@@ -15,10 +15,7 @@ _SECONDS = 30.0
 
 
 def address(server: str, place: Place) -> str:
-    """The page of a sweep: the view that it saved, or its runs where it saved none.
-
-    Args:
-        server: of MLflow, which answers.
+    """The page of a sweep on a server that answers: the view that it saved, or its runs where it saved none.
 
     Raises:
         SweepError: the server does not hold the sweep, or does not tell without a password.

@@ -47,8 +47,6 @@ class TrialFiles(Protocol):
         """Writes a snapshot and removes those that it replaces; False where budget.disk has no room for it.
 
         Args:
-            progress: the state of the trial's process.
-            snapshot: the pack's part.
             loss: the trial's best value, by `Objective.loss`.
 
         Raises:

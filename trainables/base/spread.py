@@ -42,7 +42,6 @@ def places(blocks: Sequence[float], outside: float, gpus: int) -> list[int]:
     Args:
         blocks: bytes of each block, in order.
         outside: bytes of all else, which the first GPU holds.
-        gpus: number of GPUs.
     """
     each = (outside + sum(blocks)) / gpus
     found, before = [], outside

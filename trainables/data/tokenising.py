@@ -73,11 +73,7 @@ def tokenise(
     findings: Findings | None = None,
     part: Part | None = None,
 ) -> Tokenised:
-    """Tokenises all rows of one split. Raises `DataError` when no row has a label left.
-
-    Args:
-        part: the use of the rows, if it differs from their split.
-    """
+    """Tokenises rows of a split, for another `part` if given. Raises `DataError` when no row has a label left."""
     data = renderer.data
     tokenised = Tokenised()
     stream = iter(rows)

@@ -158,7 +158,6 @@ def take(
         own: the holder that this driver stands in for; see `verdict`.
         floor: a token that was used before.
         clock: seconds, of this process alone.
-        pause: waits so many seconds.
 
     Raises:
         StorageError: a driver holds it and is alive.
