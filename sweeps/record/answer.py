@@ -1,4 +1,4 @@
-"""The answer to a request for more, before it is written into the event log. Pure."""
+"""The answer to a request, before it is written into the event log. Pure."""
 
 from __future__ import annotations
 
@@ -20,3 +20,5 @@ class Answer:
     """As that of `RequestAnswered`."""
     changes: Mapping[str, Scalar | None] = field(default_factory=dict)
     """As those of `RequestAnswered`."""
+    trial_key: str | None = None
+    """As that of `RequestAnswered`."""

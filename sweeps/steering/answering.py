@@ -99,43 +99,50 @@ class Answerer:
 
 def answer_to(letter: Letter, record: SweepRecord, now: float, decide: Decide) -> RequestAnswered:
     """The answer to a request, by what is known of the sweep; `now` is in seconds since the epoch."""
+    asked, decision = _decided(letter, record, decide)
+    return RequestAnswered(
+        time=now,
+        request=letter.request_id,
+        sender="unknown" if letter.request is None else letter.request.sender,
+        asked=asked,
+        is_accepted=decision.is_accepted,
+        message=decision.message,
+        trial_key=decision.trial_key,
+        point=None if decision.point is None else dict(decision.point),
+        changes=dict(decision.changes),
+    )
+
+
+def _decided(letter: Letter, record: SweepRecord, decide: Decide) -> tuple[str, Answer]:
+    """What was asked for, in words, and what is decided on it."""
     request = letter.request
-    if letter.problem is not None:
-        told = f"the request cannot be read: {letter.problem}"
-        return _answer(letter, now, "an unknown request", is_accepted=False, message=told)
     if request is None:
-        return _answer(letter, now, "an unknown request", is_accepted=False, message=NOT_KNOWN)
+        problem = NOT_KNOWN if letter.problem is None else f"the request cannot be read: {letter.problem}"
+        return "an unknown request", Answer(False, problem)
     if isinstance(request, StopTrial):
-        return _stop_trial(letter, request, record, now)
+        return _stop_trial(request.trial, record)
     if isinstance(request, AddPoint | ExtendSweep):
-        return _more(letter, request, decide(request, record), now)
+        given, verb = (request.values, "try") if isinstance(request, AddPoint) else (request.changes, "set")
+        asked = f"{verb} {', '.join(f'{key}={value}' for key, value in given.items())}"
+        return legible(asked), decide(request, record)
     if record.ended is not None and record.ended.time >= (record.resumed or 0.0):
-        return _answer(letter, now, "stop the sweep", is_accepted=False, message="the sweep has ended already")
+        return "stop the sweep", Answer(False, "the sweep has ended already")
     if letter.is_left_over:
         told = "the sweep was not running when this was asked for; now it runs: ask again to stop it"
-        return _answer(letter, now, "stop the sweep", is_accepted=False, message=told)
-    return _answer(letter, now, "stop the sweep", is_accepted=True, message=STOPPING)
+        return "stop the sweep", Answer(False, told)
+    return "stop the sweep", Answer(True, STOPPING)
 
 
-def _stop_trial(letter: Letter, request: StopTrial, record: SweepRecord, now: float) -> RequestAnswered:
-    trial = trial_named(request.trial, record)
+def _stop_trial(name: str, record: SweepRecord) -> tuple[str, Answer]:
+    trial = trial_named(name, record)
     if trial is None:
-        told = no_trial_named(request.trial, record)
-        return _answer(letter, now, f"stop {request.trial}", is_accepted=False, message=told)
-    asked = f"stop {label(trial.number)}"
+        return f"stop {name}", Answer(False, no_trial_named(name, record))
+    known = label(trial.number)
     if trial.state not in (TrialState.RUNNING, TrialState.PARKED):
-        told = f"{label(trial.number)} is {trial.state.value}: only a RUNNING or PARKED trial can be stopped"
-        return _answer(letter, now, asked, is_accepted=False, message=told)
-    told = f"{label(trial.number)} ends {'now' if trial.state is TrialState.PARKED else 'at its next step'}"
-    return _answer(letter, now, asked, is_accepted=True, message=told, trial_key=trial.trial_key)
-
-
-def _more(letter: Letter, request: AddPoint | ExtendSweep, decision: Answer, now: float) -> RequestAnswered:
-    given, verb = (request.values, "try") if isinstance(request, AddPoint) else (request.changes, "set")
-    asked = f"{verb} {', '.join(f'{key}={value}' for key, value in given.items())}"
-    answer = _answer(letter, now, legible(asked), is_accepted=decision.is_accepted, message=decision.message)
-    point = None if decision.point is None else dict(decision.point)
-    return answer.model_copy(update={"point": point, "changes": dict(decision.changes)})
+        told = f"{known} is {trial.state.value}: only a RUNNING or PARKED trial can be stopped"
+        return f"stop {known}", Answer(False, told)
+    told = f"{known} ends {'now' if trial.state is TrialState.PARKED else 'at its next step'}"
+    return f"stop {known}", Answer(True, told, trial_key=trial.trial_key)
 
 
 def trial_named(name: str, record: SweepRecord) -> TrialRecord | None:
@@ -148,17 +155,3 @@ def no_trial_named(name: str, record: SweepRecord) -> str:
     """Says that there is no such trial, and which there are."""
     there = ", ".join(map(label, sorted(each.number for each in record.trials.values())))
     return f"the sweep has no trial {name}: {f'it has {there}' if there else 'none has begun yet'}"
-
-
-def _answer(
-    letter: Letter, now: float, asked: str, *, is_accepted: bool, message: str, trial_key: str | None = None
-) -> RequestAnswered:
-    return RequestAnswered(
-        time=now,
-        request=letter.request_id,
-        sender="unknown" if letter.request is None else letter.request.sender,
-        asked=asked,
-        is_accepted=is_accepted,
-        message=message,
-        trial_key=trial_key,
-    )
