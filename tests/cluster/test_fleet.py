@@ -5,16 +5,12 @@ from __future__ import annotations
 import asyncio
 import types
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from types import SimpleNamespace
 
 import pytest
-from fleets import TOY, Actors, World
+from fleets import Actors, World
 
 from cluster import fleet, host_states
-from cluster.broker import Broker
-from cluster.host_deaths import GUILTY_AFTER
-from cluster.hosts import HostFacts, HostOptions, Place, SlotLimits
-from cluster.leases import Grant, Refused
+from cluster.hosts import Place
 from cluster.nodes import Node
 
 
@@ -252,124 +248,3 @@ def test_what_the_start_waits_for_is_said():
     enough = World(Actors("a"))
     assert enough.fleet.lay_out(enough.actors.look()) is None
     assert enough.fleet.outlook() is None
-
-
-class Gpus:
-    """A broker with a host of two slots on each of the GPUs of one machine. A host that dies is there again at once."""
-
-    def __init__(self, count: int) -> None:
-        self.broker = Broker(TOY, SlotLimits(slots=2, at_most=8, largest=()), HostOptions(), clock=lambda: 0.0)
-        self.broker._tried = 0.0  # It makes no host of its own.
-        self.broker._fleet.follow((Node("n", float(count), 0.0),))
-        for gpu in range(count):
-            self.put(gpu)
-
-    def put(self, gpu: int) -> None:
-        async def close(lease: str) -> None: ...
-
-        facts = HostFacts(
-            pid=1, node="n", device="cuda", slots=2, estimated_bytes=None, node_id="n", gpu_ids=(str(gpu),)
-        )
-        actor = SimpleNamespace(close=SimpleNamespace(remote=close))
-        self.broker._hosts[str(gpu)] = host_states.Host(actor, facts)
-
-    async def die(self, gpu: int) -> None:
-        await self.broker.lost(str(gpu))
-        self.put(gpu)
-
-    async def place(self, trial: str) -> int | str:
-        """The GPU that a trial is placed on, or why it is on none."""
-        found = await self.broker.acquire(trial, 0.01)
-        return int(found.host_id) if isinstance(found, Grant) else "waits" if found is None else found.message
-
-
-def test_a_gpu_that_kills_its_hosts_is_left_and_no_trial_is_to_blame(monkeypatch):
-    monkeypatch.setattr("ray.kill", lambda actor: None)
-
-    async def scene() -> None:
-        gpus = Gpus(2)
-        assert [await gpus.place(trial) for trial in "abcd"] == [0, 1, 0, 1]
-        await gpus.die(1)
-        assert [await gpus.place(trial) for trial in "bd"] == [1, 1], "no other slot is free"
-        await gpus.die(1)
-        assert [await gpus.place(trial) for trial in "bd"] == ["waits", "waits"]
-        assert [await gpus.place(trial) for trial in "ef"] == [1, 1], "nobody waits for an empty host"
-        await gpus.broker.release("a")
-        assert await gpus.place("b") == 0
-        await gpus.broker.release("c")
-        assert await gpus.place("d") == 0
-        await gpus.die(1)
-        assert [await gpus.place(trial) for trial in "ef"] == [1, 1]
-        await gpus.broker.release("b")
-        await gpus.broker.reached("d")
-        await gpus.die(0)
-        assert await gpus.place("e") == 0, "one at which it has not died"
-
-    asyncio.run(scene())
-
-
-def test_a_trial_is_not_refused_while_another_gpu_may_show_that_the_first_is_to_blame(monkeypatch):
-    monkeypatch.setattr("ray.kill", lambda actor: None)
-
-    async def scene() -> None:
-        gpus = Gpus(2)
-        del gpus.broker._hosts["1"]
-        gpus.broker._fleet._starting.append(host_states.Starting(object(), 0.0, node_id="n"))
-        for _ in range(GUILTY_AFTER):
-            assert await gpus.place("a") in (0, "waits")
-            await gpus.die(0)
-        assert await gpus.place("a") == "waits"
-        gpus.put(1)
-        gpus.broker._fleet._starting.clear()
-        assert await gpus.place("a") == 1
-
-    asyncio.run(scene())
-
-
-def test_a_trial_that_kills_its_hosts_on_two_gpus_trains_alone_and_is_refused(monkeypatch):
-    monkeypatch.setattr("ray.kill", lambda actor: None)
-
-    async def scene() -> None:
-        gpus = Gpus(2)
-        assert [await gpus.place(trial) for trial in "abcd"] == [0, 1, 0, 1]
-        for _ in range(2):
-            await gpus.die(0)
-            placed = [await gpus.place(trial) for trial in "ac"]
-        assert placed == ["waits", "waits"]
-        await gpus.broker.release("b")
-        assert await gpus.place("a") == 1
-        await gpus.die(1)
-        assert await gpus.place("a") == 0, "it has died with others alone, so it gets an empty host"
-        assert await gpus.place("d") == 1
-        assert await gpus.place("e") == 1, "nobody joins a suspect"
-        await gpus.die(0)
-        assert await gpus.place("a") == "its host died 4 times in a row, the last time with no other trial on it"
-        assert await gpus.place("c") == "waits", "it has died on one GPU only, and the other one is full"
-
-    asyncio.run(scene())
-
-
-def test_a_trial_is_not_to_blame_for_hosts_that_went_with_their_nodes(monkeypatch):
-    monkeypatch.setattr("ray.kill", lambda actor: None)
-
-    async def scene() -> None:
-        broker = Broker(TOY, SlotLimits(slots=1, at_most=1, largest=()), HostOptions(), clock=lambda: 0.0)
-        broker._tried = 0.0  # It makes no host of its own.
-
-        def host(node_id: str) -> host_states.Host:
-            facts = HostFacts(pid=1, node=node_id, device="cpu", slots=1, estimated_bytes=None, node_id=node_id)
-            return host_states.Host(SimpleNamespace(), facts)
-
-        for number in range(GUILTY_AFTER):
-            broker._hosts[str(number)] = host(f"spot{number}")
-            assert isinstance(await broker.acquire("a", 0.05), Grant)
-            await broker.lost(str(number))
-            broker._fleet.follow((Node("head", 0.0, 0.0), Node("stays", 1.0, 0.0)))
-        for number in range(GUILTY_AFTER):
-            broker._hosts[f"n{number}"] = host("stays")
-            assert isinstance(await broker.acquire("a", 0.05), Grant), "its nodes are gone"
-            await broker.lost(f"n{number}")
-        broker._hosts["last"] = host("stays")
-        assert isinstance(await broker.acquire("a", 0.05), Refused), "these nodes are there still"
-
-    asyncio.run(scene())
