@@ -57,8 +57,10 @@ def against(
     gaps = [(trial.trial_key, trial.value(EVAL_LOSS) - first.value(EVAL_LOSS)) for trial in told]
     # Those that have not ended are chosen from as well: a pair has the same interval whoever is named beside it.
     open_ones = [t for t in record.trials.values() if not t.state.is_final and math.isfinite(t.value(EVAL_LOSS))]
-    in_all = len(rank(record.trials.values(), record.objective)) + len(open_ones) + (record.base is not None)
+    in_all = len(rank(record.trials.values(), record.objective)) + len(open_ones)
     noise = seeds.noise(record.trials.values(), EVAL_LOSS)
+    if record.base is not None:
+        evaluations[BASE] = "it is not compared here"  # The closing table counts it.
     compared = separate(_of_trial(folder, first), gaps, None, evaluations, max(in_all, len(told) + 1), noise)
     return replace(compared, not_compared=0)
 

@@ -1,9 +1,8 @@
 """Whether the best trial is better than the next ones by more than chance. Pure: losses of rows in, intervals out.
 
 Each trial is compared with the best on the sweep's evaluation rows, both at their best step. The best was chosen on
-these rows among all ranked trials, so each interval has the confidence that lets as many as there were hold at once
-(`bootstrap.confidence_of`; Hsu, Multiple Comparisons with the Best, 1996, chapter 4), also where only the next ones are
-compared.
+these rows, so any pair of the trials may become one that is compared: each interval has the confidence that lets those
+of all pairs hold at once (`comparisons`; Hsu, Multiple Comparisons: Theory and Methods, 1996, chapter 5).
 """
 
 from __future__ import annotations
@@ -108,6 +107,16 @@ class Separation:
         }
 
 
+def comparisons(ranked: int, has_base: bool) -> int:
+    """How many intervals have to hold at once, where the best of `ranked` trials is compared with the next ones.
+
+    They are all pairs among the best and the `MOST` next ones, and the base; or the best with each of the others, where
+    those are more.
+    """
+    near = min(ranked, MOST + 1)
+    return max(1, ranked - 1 + has_base, near * (near - 1) // 2 + has_base)
+
+
 def separate(
     best: Evaluation | str,
     others: Sequence[tuple[str, float]],
@@ -122,10 +131,10 @@ def separate(
         best: its evaluation at its best step, or why that is not known.
         others: key and difference of the trials to compare, best first.
         base: the same of the base, if its loss is known.
-        evaluations: by key, or why there is none.
+        evaluations: by key, or why there is none. The confidence counts the base where it is among them.
         ranked: how many trials the best was chosen from.
     """
-    confidence = confidence_of(max(1, ranked - 1 + (base is not None)))
+    confidence = confidence_of(comparisons(ranked, BASE in evaluations))
     pairs = [*others, *([base] if base is not None else [])]
     unknown = {key: _unknown(best, evaluations[key]) for key, _ in pairs}
     told = {
