@@ -6,7 +6,7 @@ ClusterError
 ├── SubmissionFailed (RuntimeError)      a job cannot be submitted, or the cluster does not know it
 ├── NotStarted (RuntimeError)            Ray could not be started on this machine
 ├── HostError (RuntimeError)             a host cannot start: its base or its data cannot be loaded
-│   └── HostsDied                        they die, or do not start in time: no mistake of the user's
+│   └── HostsDied                        they die, fail or do not start in time: no mistake of the user's
 └── LeaseOver (LookupError)              a lease is not open on this host: the trial asks for another
 """
 
@@ -45,7 +45,7 @@ class HostError(ClusterError, RuntimeError):
 
 
 class HostsDied(HostError):  # noqa: N818 - reads as what happened
-    """Hosts die, or do not start in time: no mistake of the user's."""
+    """Hosts die, fail or do not start in time: no mistake of the user's."""
 
     exit_code = 1
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 
 from cluster import serving
 from cluster.devices import MEMORY_SHARE, cache, free_bytes, number_gpus_by_bus, visible
-from cluster.errors import ClusterError, HostError
+from cluster.errors import ClusterError, HostError, HostsDied
 from cluster.library_output import silence
 from trainables import catalogue
 from trainables.base.devices import give_back
@@ -119,23 +119,28 @@ def check_memory(
         )
 
 
-Reply = tuple[str | None, Any]
-"""The user's mistake if there is one, and what the method returned."""
+Reply = tuple[str | None, Any, bool]
+"""What went wrong if something did, what the method returned, and whether it is a mistake that the user can mend."""
 
 
 def reply(host: ScoringHost, method: str, arguments: tuple[Any, ...]) -> Reply:
     """Calls a method for a caller in another process. Errors come back as text, which can always be pickled."""
     try:
-        return None, getattr(host, method)(*arguments)
+        return None, getattr(host, method)(*arguments), False
     except (TrainableError, ClusterError) as error:
-        return str(error), None
+        return str(error), None, getattr(error, "exit_code", 2) == 2
     except Exception as error:
-        return f"{type(error).__name__}: {error}", None
+        return f"{type(error).__name__}: {error}", None, False
 
 
 def returned(answer: Reply) -> Any:
-    """What the method returned. Raises `HostError` with the mistake if there is one."""
-    problem, value = answer
+    """What the method returned.
+
+    Raises:
+        HostError: the user's mistake.
+        HostsDied: it failed otherwise.
+    """
+    problem, value, is_mistake = answer
     if problem is not None:
-        raise HostError(problem)
+        raise (HostError if is_mistake else HostsDied)(problem)
     return value

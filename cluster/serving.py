@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from cluster.errors import HostError
+from cluster.errors import HostsDied
 
 _MOST_SECONDS = 1800.0
 
@@ -22,7 +22,7 @@ def serve(script: str, files: Mapping[str, bytes], job: str) -> str:
         job: what the script is to do.
 
     Raises:
-        HostError: the script fails; says its last line.
+        HostsDied: the script fails, and its last line is told; or it does not end in time.
     """
     with tempfile.TemporaryDirectory(prefix="qsweep-serving-") as folder:
         model = Path(folder) / "model"
@@ -31,12 +31,17 @@ def serve(script: str, files: Mapping[str, bytes], job: str) -> str:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
         (Path(folder) / "check.py").write_text(script, encoding="utf-8")
-        done = subprocess.run(
-            # Isolated: neither the current folder nor PYTHONPATH may lend it what the package does not list.
-            [sys.executable, "-I", "check.py", str(model)],
-            input=job, capture_output=True, encoding="utf-8", errors="replace", cwd=folder, timeout=_MOST_SECONDS,
-        )  # fmt: skip
+        # Isolated: neither the current folder nor PYTHONPATH may lend it what the package does not list.
+        command = [sys.executable, "-I", "check.py", str(model)]
+        try:
+            done = subprocess.run(
+                command, input=job, capture_output=True, encoding="utf-8", errors="replace", cwd=folder,
+                timeout=_MOST_SECONDS,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            minutes = f"{_MOST_SECONDS / 60:.0f} minutes"
+            raise HostsDied(f"the packaged model cannot be served: it gave no answer within {minutes}") from None
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise HostError(f"the packaged model cannot be served: {last}")
+        raise HostsDied(f"the packaged model cannot be served: {last}")
     return done.stdout

@@ -13,11 +13,12 @@ import promotions
 import psutil
 import pytest
 
-from cluster import scoring
+from cluster import scoring, serving
 from cluster.devices import MEMORY_SHARE
 from cluster.errors import HostError, HostsDied
-from cluster.scoring_host import ScoringHost, can_score, check_memory
+from cluster.scoring_host import ScoringHost, can_score, check_memory, reply, returned
 from trainables import qlora
+from trainables.errors import DataError
 from trainables.packing import memory
 from trainables.scoring.requests import BASE, ScoringProgress, ScoringRequest
 
@@ -59,7 +60,7 @@ def test_a_process_elsewhere_scores_the_same(base, expected, address, monkeypatc
         path, job, content = json.loads(elsewhere.serve(SCRIPT, {"a/b": b"text"}, '{"x": 1}'))
         assert (job, content) == ({"x": 1}, "text")
         assert path.endswith("/model")
-        with pytest.raises(HostError, match="the packaged model cannot be served: ValueError: no"):
+        with pytest.raises(HostsDied, match="the packaged model cannot be served: ValueError: no"):
             elsewhere.serve("raise ValueError('no')", {}, "")
         # The base is loaded again.
         assert elsewhere.score(ScoringRequest(rows="test", with_base=True)) == found
@@ -178,6 +179,32 @@ def test_the_estimate_is_of_the_tiny_model(base):
     assert estimate is not None
     process = memory._PROCESS_BYTES["cpu"]
     assert process < estimate < process + 60_000_000
+
+
+def test_only_a_mistake_of_the_user_is_told_as_one(monkeypatch):
+    class Host(ScoringHost):
+        def __init__(self):
+            pass
+
+        def mistake(self):
+            raise DataError("data.eval: no such file")
+
+        def too_large(self):
+            raise RuntimeError("CUDA out of memory")
+
+    with pytest.raises(HostError, match="no such file") as found:
+        returned(reply(Host(), "mistake", ()))
+    assert found.value.exit_code == 2
+    with pytest.raises(HostsDied, match="RuntimeError: CUDA out of memory") as found:
+        returned(reply(Host(), "too_large", ()))
+    assert found.value.exit_code == 1
+
+    def hangs(*args, **kwargs):
+        raise subprocess.TimeoutExpired("check.py", 1800)
+
+    monkeypatch.setattr(subprocess, "run", hangs)
+    with pytest.raises(HostsDied, match="cannot be served: it gave no answer within 30 minutes"):
+        serving.serve("", {}, "")
 
 
 def test_a_trainable_without_adapters_is_told():
