@@ -54,6 +54,8 @@ class Status:
     tracking_uri: str
     backlog: int
     """Events that the tracking server has not acknowledged yet."""
+    refused: int
+    """Events that it has refused; the next driver sends them again."""
     waiting_requests: int
     """Requests in the mailbox that the driver has not answered."""
     waits_for: str | None
@@ -100,10 +102,13 @@ class Status:
         return lines
 
     def _tracked(self) -> str:
+        refused = (
+            f"refused {counted(self.refused, 'event')}; the next `qsweep resume` tries again" if self.refused else ""
+        )
         if not self.backlog:
-            return "holds all events"
+            return refused or "holds all events"
         way_out = "" if self.state == "RUNNING" else "; `qsweep resume` sends them"
-        return f"has not taken {counted(self.backlog, 'event')} yet{way_out}"
+        return f"has not taken {counted(self.backlog, 'event')} yet{way_out}{refused and f'; it {refused}'}"
 
     def _steered(self) -> list[str]:
         """What was asked for since the launch, in lines."""
@@ -145,7 +150,7 @@ class Status:
             "tokens_per_second": self.rates and self.rates.tokens_per_second,
             "hosts": hosts and {"hosts": hosts.hosts, "slots": hosts.slots, "device": hosts.device},
             "waits_for": self.waits_for,
-            "tracking": {"uri": self.tracking_uri, "backlog": self.backlog},
+            "tracking": {"uri": self.tracking_uri, "backlog": self.backlog, "refused": self.refused},
             "waiting_requests": self.waiting_requests,
         }
 
@@ -236,6 +241,7 @@ def read(folder: SweepFolder, now: float, read_before: EventsRead | None = None)
         seconds_left=seconds_left(record, speed, planned, now, at_launch) if is_running else None,
         tracking_uri=without_password(str(note.get("uri") or config["tracking"]["uri"])),
         backlog=log.beyond(acknowledged),
+        refused=len(refused) if isinstance(refused := note.get("refused"), list) else 0,
         waits_for=waits_for(record, rates, now) if is_running else None,
         waiting_requests=sum(path.stem not in record.answered for path in folder.requests.glob("[!.]*.json")),
     )

@@ -148,6 +148,17 @@ def test_what_mlflow_has_not_taken_is_counted_and_no_password_is_shown(tmp_path:
     assert "secret" not in json.dumps(status.as_json()) + "\n".join(status.lines())
 
 
+def test_what_mlflow_refused_is_not_said_to_be_there(tmp_path: Path) -> None:
+    folder = write(tmp_path, TRAINED)
+    whole = (tmp_path / "events.jsonl").stat().st_size
+    note = {"uri": CONFIG["tracking"]["uri"], "acknowledged_bytes": whole, "refused": [0]}
+    folder.tracking.write_text(json.dumps(note))
+    status = read(folder, now=20.0)
+    (line,) = [line for line in status.lines() if "tracking" in line]
+    assert line.endswith("refused 1 event; the next `qsweep resume` tries again")
+    assert (status.as_json()["tracking"]["backlog"], status.as_json()["tracking"]["refused"]) == (0, 1)
+
+
 def test_an_answer_to_a_request_is_nothing_that_mlflow_waits_for(tmp_path: Path) -> None:
     """Else a request that was refused after the end would make a sweep look as if it were not saved."""
     folder = write(tmp_path, [*TRAINED, *ENDED, over("finished")])
