@@ -28,8 +28,11 @@ def rollback(
         first_look.refuse_unknown_model(model, stores.store(tracking_uri))
         from sweeps.promotion import rollback as rolling_back
 
-        moved = rolling_back.rollback(model, to, alias, tracking_uri)
+        out = console()
+        moved = rolling_back.rollback(
+            model, to, alias, tracking_uri, say=lambda line: out.print(line, markup=False, soft_wrap=True)
+        )
     before = f" (before: version {moved.before})" if moved.before is not None else ""
-    console().print(f"{moved.model}: {moved.alias} is version {moved.version}{before}", markup=False, soft_wrap=True)
+    out.print(f"{moved.model}: {moved.alias} is version {moved.version}{before}", markup=False, soft_wrap=True)
     if as_json:
         print(json.dumps(moved.as_json()))

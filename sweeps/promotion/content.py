@@ -10,7 +10,7 @@ from typing import Any
 from cluster.errors import ClusterError, HostsDied
 from cluster.scoring import Scoring
 from sweeps.config.model import SweepConfig
-from sweeps.errors import ConfigError, SweepError
+from sweeps.errors import ConfigError, NotStored, SweepError
 from sweeps.promotion import version_files
 from sweeps.promotion.context import Context
 from sweeps.tracking.registry import IDENTITY, Version
@@ -120,7 +120,10 @@ def _champion_adapter(
     identity = champion.tags.get("base.identity")
     if identity != base_identity:
         return None, [f"{who} is on another base ({identity}) than this sweep ({base_identity})"]
-    files = version_files.fetch(context.lookup, context.model, champion)
+    try:
+        files = version_files.fetch(context.lookup, context.model, champion)
+    except NotStored as error:
+        return None, [f"{who} cannot be compared with: its files are gone ({error})"]
     theirs = version_files.base(files)
     # A local base is told apart by `base_identity`, and need not be loaded for it.
     if theirs["kind"] == "hub" and (moved := moved_base(theirs, scored.base_facts())) is not None:

@@ -38,9 +38,22 @@ class RolledBack:
 
 
 def rollback(
-    name: str, to: str | None, alias: str, tracking_uri: str | None, clock: Callable[[], float] = time.time
+    name: str,
+    to: str | None,
+    alias: str,
+    tracking_uri: str | None,
+    clock: Callable[[], float] = time.time,
+    say: Callable[[str], None] = lambda line: None,
 ) -> RolledBack:
     """Points an alias to an earlier version, by default to the one that the present one was promoted over.
+
+    Args:
+        name: of the registered model.
+        to: the version to go back to; None for the one before.
+        alias: what moves.
+        tracking_uri: the store; None for the usual one.
+        clock: tells the time.
+        say: is told that a promotion has to end first.
 
     Raises:
         SweepError: there is nothing to go back to.
@@ -48,32 +61,33 @@ def rollback(
     _check_alias(alias)
     uri = stores.store(tracking_uri)
     with answering(uri):
-        return _roll_back(Registry(uri), name, to, alias, clock)
+        registry = Registry(uri)
+        with registry.locked(lambda: say("waiting for a promotion on this store to end: it serves its version first")):
+            return _roll_back(registry, name, to, alias, clock)
 
 
 def _roll_back(registry: Registry, name: str, to: str | None, alias: str, clock: Callable[[], float]) -> RolledBack:
-    with registry.locked():
-        model = _ours(registry, name)
-        now = model.aliases.get(alias)
-        target = to if to is not None else _interrupted(model, alias) or version_before(model, alias)
-        if target is None:
-            raise SweepError(
-                f"{name}: no version was the {alias} before: there is nothing to go back to; name one with --to"
-            )
-        version = registry.version(name, target)
-        if not version.is_complete:
-            raise SweepError(f"--to: version {target} of {name} was never promoted to its end")
-        if target == now:
-            raise SweepError(f"{name}: version {target} is the {alias} already: name another with --to")
-        version_files.fetch(Lookup(registry.uri), name, version)
-        entry = Entry(clock(), "rollback", alias, target, now, version.tags.get("sweep.id", ""))
-        registry.remember(name, entry)
-        fault_points.point("rollback.after_history")
-        if now is not None:
-            registry.point(name, previous(alias), now)
-        fault_points.point("rollback.after_previous")
-        registry.point(name, alias, target)
-        registry.mark_done(name, entry)
+    model = _ours(registry, name)
+    now = model.aliases.get(alias)
+    target = to if to is not None else _interrupted(model, alias) or version_before(model, alias)
+    if target is None:
+        raise SweepError(
+            f"{name}: no version was the {alias} before: there is nothing to go back to; name one with --to"
+        )
+    version = registry.version(name, target)
+    if not version.is_complete:
+        raise SweepError(f"--to: version {target} of {name} was never promoted to its end")
+    if target == now:
+        raise SweepError(f"{name}: version {target} is the {alias} already: name another with --to")
+    version_files.fetch(Lookup(registry.uri), name, version)
+    entry = Entry(clock(), "rollback", alias, target, now, version.tags.get("sweep.id", ""))
+    registry.remember(name, entry)
+    fault_points.point("rollback.after_history")
+    if now is not None:
+        registry.point(name, previous(alias), now)
+    fault_points.point("rollback.after_previous")
+    registry.point(name, alias, target)
+    registry.mark_done(name, entry)
     return RolledBack(name, alias, target, now)
 
 

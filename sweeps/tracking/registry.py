@@ -2,8 +2,8 @@
 
 MLflow 3.17 has no compare-and-set for an alias: one call moves it, and the last writer wins. On one SQLite database, a
 promotion holds a file lock beside the database. On a server, it reads the alias right before and right after it moves
-it. In the milliseconds between, two promotions that compared with the same champion can both move it: the later one
-wins, and the history names both.
+it. Between reading and writing, two promotions that compared with the same champion can both move it. The later one
+wins; the history may then name only one of them, which need not be that one.
 """
 
 from __future__ import annotations

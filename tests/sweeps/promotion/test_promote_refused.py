@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import promotions
 import pytest
+from filelock import FileLock
 from promotion_worlds import SECOND, killed_at, package_of, refused
 from promotions import MODEL, Trial, run
 
+from sweeps.config.uris import sqlite_file
 from sweeps.errors import Failed, SweepError
 from sweeps.promotion.rollback import as_json, models, rollback
 from sweeps.record.events import TrialState
@@ -165,6 +168,30 @@ def test_a_champion_on_another_base_is_refused_unless_forced(champion):
     assert not {"gain.champion", "loss.champion"} & champion.tags("2").keys()
     history = as_json(models(MODEL, champion.uri)[0][0])["history"]
     assert [each["gain"] is None for each in history] == [False, False, True, True], history
+
+
+def test_a_champion_whose_files_are_gone_is_refused_unless_forced(champion):
+    run(champion.sweep("second"))
+    rollback(MODEL, None, "champion", champion.uri)
+    shutil.rmtree(package_of(champion, "1"))
+    refused(champion, "its champion, version 1, cannot be compared with: its files are gone")
+    outcome = run(champion.sweep("second"), force=True)
+    assert (outcome.exit_code, outcome.registered.version) == (0, "2")
+    assert "its files are gone" in champion.tags("2")["promotion.forced"]
+
+
+def test_a_rollback_says_that_it_waits_for_a_promotion(champion):
+    file = sqlite_file(champion.uri)
+    lock, said = FileLock(file.with_name(f".{file.name}.promotion.lock")), []
+    lock.acquire()
+
+    def say(line: str) -> None:
+        said.append(line)
+        lock.release()
+
+    with pytest.raises(SweepError, match="there is nothing to go back to"):
+        rollback(MODEL, None, "champion", champion.uri, say=say)
+    assert [line.partition(":")[0] for line in said] == ["waiting for a promotion on this store to end"]
 
 
 def test_a_champion_that_was_tampered_with_is_refused(champion):
