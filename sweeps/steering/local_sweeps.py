@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def find(sweep: str, storage: Path, has_address: bool = True) -> SweepFolder:
     """The folder of a sweep.
 
     Args:
-        sweep: its folder, its id, its name, or its mirror; of several sweeps with one name the newest is meant.
+        sweep: its folder, its id, its name, or its mirror; of several sweeps with one name the newest is meant,
+            and not a copy of its folder.
         storage: where to look for an id, a name or a mirror's sweep.
         has_address: whether the command has --address, for the message.
 
@@ -46,7 +48,7 @@ def find(sweep: str, storage: Path, has_address: bool = True) -> SweepFolder:
         raise SweepError(f"{folder.path}: no sweep here: a sweep's folder has a config.json")
     of_name = [each for each in _in(storage) if sweep in _names(each)]
     if of_name:
-        return max(of_name, key=_began)
+        return max(of_name, key=_rank)
     if is_here:
         return folder  # Perhaps a damaged sweep: who reads it says what is wrong.
     way_out = "name its folder, or the folder that it lies in with --storage"
@@ -61,7 +63,7 @@ def _instead(sweep: str, storage: Path) -> str:
     there = {each: _names(each) for each in _in(storage)}
     known = [name for names in there.values() for name in names]
     meant = did_you_mean(sweep, known)
-    newest = sorted((each for each, names in there.items() if names), key=_began, reverse=True)[:MOST_SHOWN]
+    newest = sorted((each for each, names in there.items() if names), key=_rank, reverse=True)[:MOST_SHOWN]
     return meant or (f"; the newest there: {', '.join(each.path.name for each in newest)}" if newest else "")
 
 
@@ -73,7 +75,7 @@ def _mirrored_in(mirror: str, storage: Path) -> SweepFolder:
             f"{mirror}: is read where its driver runs: name the sweep's folder there, its id or its name; qsweep "
             "resume fetches a sweep whose driver is lost"
         )
-    return max(found, key=lambda each: note.noted(each).token)
+    return max(found, key=lambda each: (note.noted(each).token, _rank(each)))
 
 
 def new_id(
@@ -123,7 +125,7 @@ def before(folder: SweepFolder, name: str, now: float) -> str | None:
     others = [each for each in _in(folder.path.parent) if each.path != folder.path and _names(each)[1:2] == (name,)]
     if not others:
         return None
-    there = max(others, key=_began)
+    there = max(others, key=_rank)
     where = f"the sweep {_names(there)[0]}, launched before"
     try:
         state = status.read(there, now).state
@@ -149,6 +151,21 @@ def _names(folder: SweepFolder) -> tuple[str, ...]:
         return str(document["sweep_id"]), str(document["config"]["name"]), folder.path.name
     except (OSError, ValueError, KeyError):
         return ()
+
+
+def _rank(folder: SweepFolder) -> tuple[float, bool, bool]:
+    """What the folder that is meant has most of: a later sweep, a driver now, and its own place, which a copy has not.
+
+    A fetch from a mirror leaves a copy, too: the folder that was behind.
+    """
+    return _began(folder), is_driven(folder), _is_in_its_place(folder)
+
+
+def _is_in_its_place(folder: SweepFolder) -> bool:
+    """Whether the folder lies where its config.json says."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return Path(folder.document()["dir"]).samefile(folder.path)
+    return False
 
 
 def _began(folder: SweepFolder) -> float:

@@ -22,7 +22,7 @@ def make(storage: Path, folder: str, sweep_id: str, began: float) -> Path:
     path = storage / folder
     path.mkdir()
     config = {"name": "x", "budget": {"trials": 4}, "tracking": {"uri": "sqlite:///mlflow.db"}}
-    (path / "config.json").write_text(json.dumps({"sweep_id": sweep_id, "config": config}))
+    (path / "config.json").write_text(json.dumps({"sweep_id": sweep_id, "dir": str(path), "config": config}))
     (path / "events.jsonl").touch()
     log = EventLog(path / "events.jsonl")
     log.append(begun(began))
@@ -52,6 +52,21 @@ def test_of_several_sweeps_one_that_is_just_being_launched_is_the_newest(storage
     with locked(launched):
         assert find("x", storage).path == launched.path
     assert find("x", storage).path == storage / "x", "it never began"
+
+
+def test_a_copy_of_its_folder_is_not_taken_for_the_sweep(tmp_path: Path) -> None:
+    """The disk may list any of them first."""
+    original = SweepFolder(tmp_path / "x")
+    names = [f"copy-{number}" for number in range(4)]
+    for name in [*names, "x", "x.behind"]:
+        path = make(tmp_path, name, "x-id", began=10.0)
+        document = json.loads((path / "config.json").read_text()) | {"dir": str(original.path), "mirror": "s3://b/p/x"}
+        (path / "config.json").write_text(json.dumps(document))
+    assert [find(sweep, tmp_path).path for sweep in ("x", "x-id", "s3://b/p/x")] == [original.path] * 3
+    assert find("x.behind", tmp_path).path == tmp_path / "x.behind", "it has a name of its own"
+    original.config.write_text(original.config.read_text().replace('"dir"', '"no_dir"'))  # an early version's
+    with locked(original):
+        assert find("x-id", tmp_path).path == original.path, "a copy has no driver"
 
 
 def test_a_home_of_nobody_is_no_sweep(storage: Path) -> None:
