@@ -300,22 +300,25 @@ class Broker:
         for host in list(self._hosts.values()):
             for trial_key in [key for key, lease in host.leases.items() if now - lease.renewed > LEASE_SECONDS]:
                 await self.release(trial_key)
-        waiting = self._suspects_waiting.items()
-        self._suspects_waiting = {key: since for key, since in waiting if now - since <= LEASE_SECONDS}
+        self._suspects_waiting = {key: at for key, at in self._suspects_waiting.items() if now - at <= LEASE_SECONDS}
 
     def _place(self, trial_key: str) -> str | None:
-        """Chooses the host for a trial: an empty one for a suspect. No other trial is let in while a suspect waits.
+        """Chooses the host for a trial: an empty one for a suspect. While one waits, the emptiest host is kept for it.
 
         One at a place where none of its hosts has died is better, and a must when all of them died at one place.
         """
         suspect = self._deaths.is_suspect(trial_key)
-        if self._deaths.is_guilty(trial_key) or (self._suspects_waiting and not suspect):
+        if self._deaths.is_guilty(trial_key):
             return None
+        closed = {key for key, host in self._hosts.items() if any(map(self._deaths.is_suspect, host.leases))}
+        if self._suspects_waiting:
+            others = [key for key, host in self._hosts.items() if key not in closed and not host.is_leaving]
+            closed |= set(sorted(others, key=lambda each: len(self._hosts[each].leases))[:1])
         must_leave = self._deaths.must_leave(trial_key)
         best, most = None, (False, 0)
         for host_id, host in self._hosts.items():
             free = 0 if host.is_leaving else host.facts.slots - len(host.leases)
-            taken = bool(host.leases) if suspect else any(map(self._deaths.is_suspect, host.leases))
+            taken = bool(host.leases) if suspect else host_id in closed
             is_other = not self._deaths.was_at(trial_key, host.facts.place)
             if free and not taken and (is_other or not must_leave) and (is_other, free) > most:
                 best, most = host_id, (is_other, free)

@@ -125,6 +125,25 @@ def test_a_trial_that_kills_its_hosts_on_two_gpus_trains_alone_and_is_refused():
     asyncio.run(scene())
 
 
+def test_while_a_suspect_waits_only_the_emptiest_host_takes_no_others(monkeypatch):
+    monkeypatch.setattr("ray.kill", lambda actor: None)
+
+    async def scene() -> None:
+        gpus = Gpus(2)
+        assert [await gpus.place(trial) for trial in "abcd"] == [0, 1, 0, 1]
+        for number in (0, 1):
+            gpus.broker._deaths.add(gpus.broker._hosts[f"{number}"].facts, ["s"])
+        assert await gpus.place("s") == "waits"
+        await gpus.broker.release("a")
+        assert await gpus.place("e") == "waits", "host 0 is the emptiest, and host 1 is full"
+        await gpus.broker.release("b")
+        assert await gpus.place("e") == 1
+        await gpus.broker.release("c")
+        assert await gpus.place("s") == 0
+
+    asyncio.run(scene())
+
+
 def test_a_trial_is_not_to_blame_for_hosts_that_went_with_their_nodes():
     async def scene() -> None:
         one = broker(slots=1)
