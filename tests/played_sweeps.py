@@ -17,10 +17,10 @@ from sweeps.record.events import Event, TrialReported
 from sweeps.record.folder import SweepFolder, read_events
 from sweeps.record.journal import Journal
 from sweeps.steering.stop import StopState
-from sweeps.tune.callback import JournalCallback
+from sweeps.tune.callback import JournalCallback, LastReport
 from sweeps.tune.journaled_rule import Ruling
 from sweeps.tune.scheduler import RuleScheduler
-from sweeps.tune.trial_queue import FINISHED, NOTHING, TrialQueue
+from sweeps.tune.trial_queue import FINISHED, TrialQueue
 from trainables import toy as curves
 from trainables.specs import TrialSpec
 
@@ -152,7 +152,7 @@ class Driver:
 
     def reported_before(self, trial_key: str) -> Any:
         known = self.journal.record.trials.get(trial_key)
-        return NOTHING if known is None else NOTHING._replace(step=known.step)
+        return LastReport(0 if known is None else known.step, 0, None)
 
 
 @contextmanager

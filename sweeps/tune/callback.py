@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ray.tune import Callback
 from ray.tune.experiment import Trial
@@ -12,6 +12,7 @@ from ray.tune.experiment import Trial
 from sweeps.errors import SweepError
 from sweeps.record.events import PointInfeasible, TrialEnded, TrialParked, TrialReported, TrialStarted, TrialState
 from sweeps.record.journal import Journal
+from sweeps.record.sweep_record import TrialRecord
 from sweeps.steering.answering import STOPPED_BY_REQUEST
 from sweeps.tune.processes import DEATHS
 from trainables.contract import Report, StepRecord
@@ -21,6 +22,21 @@ if TYPE_CHECKING:
     from sweeps.tune.driver import Driver
 
 STOPPED_BY_SCHEDULER = "stopped by the scheduler"
+
+
+class LastReport(NamedTuple):
+    """What the journal has of a trial."""
+
+    step: int
+    best_step: int
+    best_metrics: dict[str, float] | None
+
+    @classmethod
+    def of(cls, known: TrialRecord | None) -> LastReport:
+        """That of a trial, by its record."""
+        if known is None or known.best_step is None:
+            return cls(0, 0, None)
+        return cls(known.step, known.best_step, dict(known.best_metrics))
 
 
 def _in_order(told: Callable[..., None]) -> Callable[..., None]:
@@ -111,7 +127,9 @@ class JournalCallback(Callback):
 
     @_in_order
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """The trial's process failed and is started again."""
+        """The trial's process failed and is started again; it is told what the journal has of the trial by now."""
+        known = self._journal.record.trials.get(trial.config["trial_key"])
+        trial.config["reported"] = LastReport.of(known)._asdict()
         self._driver.process_lost(trial.config["number"])
 
     @_in_order

@@ -39,13 +39,13 @@ from sweeps.report.progress import Display
 from sweeps.steering.stop import Reason, StopState
 from sweeps.tune.base_evaluation import BaseEvaluation
 from sweeps.tune.broker_calls import ANEW_SECONDS, RETRY_SECONDS
-from sweeps.tune.callback import JournalCallback
+from sweeps.tune.callback import JournalCallback, LastReport
 from sweeps.tune.experiment import Experiment, Spread
 from sweeps.tune.host_start import StartNews, hosts_started
 from sweeps.tune.journaled_rule import Ruling
 from sweeps.tune.scheduler import RuleScheduler
 from sweeps.tune.trial_places import share_of_head
-from sweeps.tune.trial_queue import NOTHING, LastReport, TrialQueue
+from sweeps.tune.trial_queue import TrialQueue
 from sweeps.tune.watch import Watch
 from trainables.contract import Evaluation, Failure
 
@@ -286,10 +286,7 @@ class Driver:
 
     def _reported(self, trial_key: str) -> LastReport:
         """What the journal has of a trial."""
-        known = self.journal.record.trials.get(trial_key)
-        if known is None or known.best_step is None:
-            return NOTHING
-        return LastReport(known.step, known.best_step, dict(known.best_metrics))
+        return LastReport.of(self.journal.record.trials.get(trial_key))
 
     def _slots(self) -> int:
         try:

@@ -117,7 +117,7 @@ class SlotTrial(tune.Trainable):
         return {"step": self._step, "state": TrialState.RUNNING.value, "opened": True, "done": False}
 
     def _told(self, report: Report, adapter: str | None) -> dict[str, Any]:
-        done = report.step == self._points[-1]
+        done, self._reported = report.step == self._points[-1], report.step
         return {
             **report.metrics,
             "step": report.step,
@@ -159,7 +159,7 @@ class SlotTrial(tune.Trainable):
         self._step = progress.step
         self._is_unevaluated = progress.step in self._points and progress.report is None
         # A trial that goes on from before its last report keeps the best adapter that the log names, and its files.
-        self._reported: int = config["reported"]["step"]
+        self._reported = config["reported"]["step"]
         known = config["reported"] if progress.step <= self._reported else progress.model_dump()
         self._best_step, self._best_metrics = known["best_step"], known["best_metrics"]
         self._history = list(progress.history)
@@ -278,8 +278,7 @@ class SlotTrial(tune.Trainable):
 
     def _remember(self, outcome: Outcome) -> None:
         """Takes in the steps that are new: on another host, steps since the snapshot are trained a second time."""
-        known = self._known()
-        self._history += [step for step in outcome.history if step.step > known]
+        self._history += [step for step in outcome.history if step.step > self._known()]
 
     def _known(self) -> int:
         """The last step that this process has the history of."""

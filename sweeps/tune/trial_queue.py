@@ -7,7 +7,7 @@ parked trial or a new one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from ray.tune.search import Searcher
 
@@ -15,21 +15,12 @@ from sweeps.halving.rule import Idle, Resume
 from sweeps.planning.trial_source import PlannedTrial, TrialSource
 from sweeps.record.events import TrialState
 from sweeps.steering.stop import StopState
+from sweeps.tune.callback import LastReport
 from sweeps.tune.journaled_rule import Ruling
 from sweeps.tune.trial_places import Places
 from trainables.specs import TrialSpec
 
-
-class LastReport(NamedTuple):
-    """What the journal has of a trial."""
-
-    step: int
-    best_step: int
-    best_metrics: dict[str, float] | None
-
-
 FINISHED: str = Searcher.FINISHED
-NOTHING = LastReport(0, 0, None)
 
 
 class TrialQueue(Searcher):
@@ -132,8 +123,9 @@ class TrialQueue(Searcher):
         return self._source.repeat() if self._live.keys() <= self._repeating else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Frees the trial's place; an infeasible one is replaced."""
-        if trial_id in self._live and (result or {}).get("state") == TrialState.INFEASIBLE:
+        """Frees the trial's place; an infeasible one is replaced, unless it repeats another."""
+        is_infeasible = (result or {}).get("state") == TrialState.INFEASIBLE
+        if is_infeasible and trial_id in self._live and trial_id not in self._repeating:
             self._source.replace(str((result or {}).get("reason")), self._live[trial_id])
         self._live.pop(trial_id, None)
         self.places.free(trial_id)

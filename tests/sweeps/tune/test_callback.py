@@ -165,3 +165,14 @@ def test_a_trial_that_left_with_the_sweep_is_not_ended_here(callback, journal):
     left.last_result = ending("PAUSED", "the sweep is stopping")
     callback.on_trial_complete(2, [], left)
     assert journal.record.trials["a"].state is TrialState.RUNNING
+
+
+def test_a_process_that_is_started_again_is_told_what_the_log_has_by_then(callback):
+    """Else it would overwrite the adapter that the log names, when it goes on from before that report."""
+    tuned = trial()
+    callback.on_trial_result(0, [], tuned, OPENED)
+    callback.on_trial_recover(0, [], tuned)
+    assert tuned.config["reported"] == {"step": 0, "best_step": 0, "best_metrics": None}
+    callback.on_trial_result(0, [], tuned, report(3))
+    callback.on_trial_recover(0, [], tuned)
+    assert (tuned.config["reported"]["step"], tuned.config["reported"]["best_metrics"]) == (3, {"eval_loss": 2.0})

@@ -94,6 +94,10 @@ def test_a_trial_that_goes_on_from_before_its_last_report_keeps_the_adapter_that
         report, adapter = trial._keep(Outcome(step=step, adapter={"a": b"b"}), Evaluation(metrics=loss(value)))
         written.append((report.best_step, report.best_metrics, adapter is not None))
     assert written == [(9, loss(0.9), False), (27, loss(0.8), True)]
+    trial._told(report, adapter)
+    # Its host is lost after that report, and the snapshot too.
+    trial._history = list(steps(27))
+    assert trial._keep(Outcome(step=27, adapter={"a": b"c"}), Evaluation(metrics=loss(0.7999)))[1] is None
 
 
 def loss(value: float) -> dict[str, float]:
