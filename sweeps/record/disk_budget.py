@@ -90,7 +90,9 @@ class Disk:
             return
         with file_lock(self._folder.path / "disk.lock"):
             missing = self._used() + needed - self._limit
-            chosen = to_remove(self._snapshots(), missing, loss if kind == "snapshot" else None)
+            # Where nothing is missing, no snapshot is read: there may be thousands.
+            kept = self._snapshots() if missing > 0 else ()
+            chosen = to_remove(kept, missing, loss if kind == "snapshot" else None)
             for each in chosen or ():
                 remove_folder(each.path)
             yield chosen is not None

@@ -46,3 +46,11 @@ def test_a_trial_is_parked_where_it_reported_if_the_scheduler_parks_trials(
         assert is_room is not stays
     left = [path.name for path in folder.all("a", "snapshot")]
     assert left == (["snapshot-000003", "snapshot-000002"] if stays else [])
+
+
+def test_no_snapshot_is_read_while_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be thousands of them."""
+    (tmp_path / "trials").mkdir()
+    monkeypatch.delattr(Disk, "_snapshots")
+    with Disk(SweepFolder(tmp_path), 100).room("snapshot", 100, 1.0) as is_room:
+        assert is_room
