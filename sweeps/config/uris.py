@@ -19,10 +19,10 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def absolute_uri(uri: str, folder: Path) -> str:
-    """The URI; that of a SQLite file, which is relative to `folder`, means the same from everywhere."""
+    """The URI; that of a SQLite file, which is relative to `folder` or to ~, means the same from everywhere."""
     if not uri.startswith(_SQLITE) or uri.startswith(_SQLITE + "/"):
         return uri
-    return _SQLITE + str(paths.absolute(folder / uri.removeprefix(_SQLITE)))
+    return _SQLITE + str(paths.absolute(folder / paths.at_home(Path(uri.removeprefix(_SQLITE)))))
 
 
 def artifact_root(uri: str) -> str | None:
