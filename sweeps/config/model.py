@@ -79,6 +79,15 @@ def _is_storage(value: object) -> object:
     return value
 
 
+def _is_ray_address(value: object) -> object:
+    if "://" in str(value):
+        raise ValueError(
+            "must be local, auto or HOST:PORT of a cluster's head service (port 6379 as a rule): ray:// is another "
+            "protocol; from a machine outside the cluster use qsweep submit"
+        )
+    return value
+
+
 def _is_public(name: object) -> object:
     if _SECRET.search(str(name)):
         raise ValueError(
@@ -157,7 +166,7 @@ class ClusterConfig(Spec):
 
     profile: str = "local"
     """A profile of cluster/profiles, or the path of a YAML file; its fields can be overridden here."""
-    address: str | None = None
+    address: Annotated[str, BeforeValidator(_is_ray_address)] | None = None
     """local: a Ray of the sweep's own; auto: the Ray that runs on this node; or an address."""
     hosts: Annotated[int, Field(ge=1, le=MOST)] | Literal["auto"] = "auto"
     """Processes that hold the base model, at most. auto: one per GPU, also on nodes that join later, or one on the
@@ -167,7 +176,8 @@ class ClusterConfig(Spec):
     0: hosts train on CPUs. 2 or more: each host spreads one base over so many GPUs of a machine, for bases that fit no
     single one; it computes on one of them at a time."""
     slots_per_host: Annotated[int, Field(ge=1, le=MOST)] | Literal["auto"] = "auto"
-    """Trials that train at once on a host. auto: what memory holds and saturates the device, at most a third of all."""
+    """Trials that train at once on a host. auto: what memory holds and saturates the device; all hosts together have at
+    most a third of budget.trials, by the hosts that are there or wanted when each is made."""
     gpu: Annotated[str, BeforeValidator(_is_gpu)] | None = None
     """Type of the GPUs, such as H100 or "A100 80GB": lets `plan` tell slots, time and GPU-hours for GPUs that this
     machine does not have, the last two by rates that sweeps on such GPUs have left here."""

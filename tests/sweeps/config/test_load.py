@@ -68,6 +68,8 @@ def test_storage_and_database_are_relative_to_the_current_folder(here: Path) -> 
     config = loaded(here, TOY + "storage: out\ntracking: {uri: 'sqlite:///runs/m.db'}\n").config
     assert config.storage == str(here / "out")
     assert config.tracking.uri == f"sqlite:///{here / 'runs' / 'm.db'}"
+    at_home = loaded(here, TOY, "tracking.uri=sqlite:///~/m.db").config.tracking.uri
+    assert at_home == f"sqlite:///{Path.home() / 'm.db'}"
 
 
 @pytest.mark.parametrize("uri", ["sqlite:////abs/m.db", "http://127.0.0.1:5000", "postgresql://u:p@h/db"])
@@ -145,9 +147,11 @@ def test_a_profile_stands_under_what_the_file_says(here: Path) -> None:
 
 
 def test_a_profile_can_be_a_file_of_your_own(here: Path) -> None:
-    (here.parent / "files" / "mine.yaml").write_text("address: ray://head:10001\nslots_per_host: 6\n")
+    (here.parent / "files" / "mine.yaml").write_text("address: head:6379\nslots_per_host: 6\n")
     config = loaded(here, TOY + "cluster: {profile: mine.yaml}\n").config.cluster
-    assert (config.address, config.slots_per_host) == ("ray://head:10001", 6)
+    assert (config.address, config.slots_per_host) == ("head:6379", 6)
+    with pytest.raises(ConfigError, match=r"cluster\.address: .*ray:// is another protocol; .* use qsweep submit"):
+        loaded(here, TOY + "cluster: {profile: mine.yaml, address: 'ray://head:10001'}\n")
 
 
 def test_a_profile_brings_storage_tracking_and_variables_and_the_file_wins(here: Path) -> None:

@@ -42,7 +42,7 @@ def here(to_launch: bool = False, **cluster: Any) -> Plan:
         ({"address": "local", "hosts": 2}, "cpu", 2, 2),
         ({"address": "local", "hosts": 2, "slots_per_host": 7}, "cpu", 2, 7),
         ({"address": "auto"}, "cuda", 1, None),
-        ({"address": "ray://head:10001", "hosts": 3}, "cuda", 3, None),
+        ({"address": "head:6379", "hosts": 3}, "cuda", 3, None),
         ({"address": "auto", "gpu_memory": "24GB", "hosts": 3}, "cuda", 3, 1),
     ],
 )
