@@ -45,7 +45,7 @@ class RateKey(Spec):
 
     trainable: str
     model: str
-    """Identity of the base, as the trainable's fingerprint gives it."""
+    """Source of the base, with its revision where the sweep names one; another base put in its place is not noticed."""
     quantization: str
     """Scheme and type of the activations, "nf4 float32"."""
     device: str

@@ -43,9 +43,12 @@ def deciding(amendments: Decides, clock: Callable[[], float | None]) -> Decide:
     """How requests for more are decided on; `clock` gives seconds since the epoch, None while nobody drives a sweep."""
 
     def decide(request: AddPoint | ExtendSweep, record: SweepRecord) -> Answer:
-        if isinstance(request, AddPoint):
-            return amendments.point(request.values, record)
-        return amendments.changes(request.changes, record, clock())
+        try:
+            if isinstance(request, AddPoint):
+                return amendments.point(request.values, record)
+            return amendments.changes(request.changes, record, clock())
+        except Exception as error:  # A request ends no sweep, whatever it holds.
+            return Answer(False, f"the request cannot be decided on: {type(error).__name__}: {error}")
 
     return decide
 
@@ -79,10 +82,7 @@ class Answerer:
 
     def _decide(self, request: AddPoint | ExtendSweep, record: SweepRecord) -> Answer:
         if self.stop.takes_more:
-            try:
-                return self.decide(request, record)
-            except Exception as error:  # A request ends no sweep, whatever it holds.
-                return Answer(False, f"the request cannot be decided on: {type(error).__name__}: {error}")
+            return self.decide(request, record)
         return Answer(False, f"the sweep is ending ({self.stop.message or 'its last trial is over'}): {ENDING}")
 
     def _act(self, letter: Letter, answer: RequestAnswered) -> None:

@@ -133,12 +133,16 @@ def test_a_point_that_cannot_be_trained_takes_no_trial_of_the_budget(tmp_path: P
 
 
 def test_a_request_that_breaks_the_decision_is_refused_and_ends_no_sweep(tmp_path: Path) -> None:
-    def broken(_request: object, _record: object) -> Answer:
-        raise ZeroDivisionError("no idea")
+    class Broken:
+        def point(self, _values: object, _record: object) -> Answer:
+            raise ZeroDivisionError("no idea")
 
+        changes = None
+
+    decide = deciding(Broken(), lambda: 0.0)  # type: ignore[arg-type]
     with driver(tmp_path, sweep(3)) as played:
         mailbox.send(played.folder, POINT, 1)
-        replace(answering(played), decide=broken).answer_all()
+        replace(answering(played), decide=decide).answer_all()
     assert [(answer.is_accepted, answer.message) for answer in answers(tmp_path)] == [
         (False, "the request cannot be decided on: ZeroDivisionError: no idea")
     ]
