@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sweeps.record.folder import write_whole, writing
 from sweeps.record.snapshots import SavedTrial
 from sweeps.tune.broker_calls import ask
-from sweeps.tune.trial_files import FolderFiles, TrialFiles
+from sweeps.tune.trial_files import FolderFiles
 
 NAME = "folder-keeper"
 AT_ONCE = 8
@@ -103,7 +103,7 @@ def create(settings: Mapping[str, Any], holders: Path) -> Any:
     return ray.remote(FolderKeeper).options(**options).remote(dict(settings), str(holders))
 
 
-def files_of(config: Mapping[str, Any]) -> TrialFiles:
+def files_of(config: Mapping[str, Any]) -> FolderFiles | KeptFiles:
     """The files of the trial that Tune tells a process of: on this machine, or on the driver's when it may be another.
 
     Raises:
@@ -116,7 +116,7 @@ def files_of(config: Mapping[str, Any]) -> TrialFiles:
 
 
 class KeptFiles:
-    """A trial's files, for a process on any node. Large ones go through Ray's object store, node to node."""
+    """A trial's files, as `FolderFiles`, for a process on any node. Large ones go through Ray's object store."""
 
     def __init__(self, keeper: Any, trial_key: str, node_id: str, attempt: int) -> None:
         """Takes the trial up: no earlier process of it can write any more.
@@ -131,26 +131,26 @@ class KeptFiles:
         _asked(keeper, "take_up", trial_key, self._process, node_id, attempt)
 
     def saved(self) -> SavedTrial:
-        """See `TrialFiles`."""
+        """As that of `FolderFiles`."""
         saved: SavedTrial = self._call("saved")
         return saved
 
     def snapshot(self) -> bytes | None:
-        """See `TrialFiles`."""
+        """As that of `FolderFiles`."""
         snapshot: bytes | None = self._call("snapshot")
         return snapshot
 
     def digest(self, adapter: str) -> str | None:
-        """See `TrialFiles`."""
+        """As that of `FolderFiles`."""
         digest: str | None = self._call("digest", adapter)
         return digest
 
     def keep_best(self, step: int, adapter: Mapping[str, bytes], rows: Mapping[str, Any], loss: float) -> str:
-        """See `TrialFiles`."""
+        """As that of `FolderFiles`."""
         return str(self._call("keep_best", step, ray.put(dict(adapter)), dict(rows), loss))
 
     def keep_snapshot(self, progress: SavedTrial, snapshot: bytes, loss: float) -> bool:
-        """See `TrialFiles`."""
+        """As that of `FolderFiles`."""
         return bool(self._call("keep_snapshot", progress, ray.put(snapshot), loss))
 
     def _call(self, method: str, *arguments: Any) -> Any:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from sweeps.errors import BudgetUsedUp
 from sweeps.record import digests, snapshots
@@ -16,48 +16,11 @@ from sweeps.record.snapshots import SavedTrial
 from trainables.objective import Objective
 
 
-class TrialFiles(Protocol):
-    """One trial's files, wherever its process is. Each call may be repeated: it does the same again."""
-
-    node_id: str
-    """Ray's id of the process's node when that may be another than the driver's; else empty."""
-
-    def saved(self) -> SavedTrial:
-        """The trial's state in its latest snapshot that is not damaged; an empty one where there is none."""
-
-    def snapshot(self) -> bytes | None:
-        """The pack's part of that snapshot."""
-
-    def digest(self, adapter: str) -> str | None:
-        """The digest of an adapter of the trial when it was written; see `digests.as_written`."""
-
-    def keep_best(self, step: int, adapter: Mapping[str, bytes], rows: Mapping[str, Any], loss: float) -> str:
-        """Writes the trial's best adapter, with what it evaluates to; its folder, relative to the sweep's.
-
-        Args:
-            rows: the document of its evaluation.
-            loss: the trial's best value before, by `Objective.loss`.
-
-        Raises:
-            BudgetUsedUp: budget.disk has no room for it.
-            StorageError: the disk takes no more.
-        """
-
-    def keep_snapshot(self, progress: SavedTrial, snapshot: bytes, loss: float) -> bool:
-        """Writes a snapshot and removes those that it replaces; False where budget.disk has no room for it.
-
-        Args:
-            loss: the trial's best value, by `Objective.loss`.
-
-        Raises:
-            StorageError: the disk takes no more.
-        """
-
-
 class FolderFiles:
-    """The files on this machine's own disk."""
+    """One trial's files, on this machine's own disk. Each call may be repeated: it does the same again."""
 
     node_id = ""
+    """Ray's id of the process's node when that may be another than the driver's; else empty."""
 
     def __init__(self, settings: Mapping[str, Any], trial_key: str) -> None:
         """The files of a trial.
@@ -71,19 +34,28 @@ class FolderFiles:
         self._disk = Disk(self._folder, settings["disk_bytes"], objective, settings["parks"])
 
     def saved(self) -> SavedTrial:
-        """See `TrialFiles`."""
+        """The trial's state in its latest snapshot that is not damaged; an empty one where there is none."""
         return snapshots.read(self._folder, self._key)[0]
 
     def snapshot(self) -> bytes | None:
-        """See `TrialFiles`."""
+        """The pack's part of that snapshot."""
         return snapshots.read(self._folder, self._key)[1]
 
     def digest(self, adapter: str) -> str | None:
-        """See `TrialFiles`."""
+        """The digest of an adapter of the trial when it was written; see `digests.as_written`."""
         return digests.as_written(self._folder.path / adapter)
 
     def keep_best(self, step: int, adapter: Mapping[str, bytes], rows: Mapping[str, Any], loss: float) -> str:
-        """See `TrialFiles`."""
+        """Writes the trial's best adapter, with what it evaluates to; its folder, relative to the sweep's.
+
+        Args:
+            rows: the document of its evaluation.
+            loss: the trial's best value before, by `Objective.loss`.
+
+        Raises:
+            BudgetUsedUp: budget.disk has no room for it.
+            StorageError: the disk takes no more.
+        """
         files = {f"adapter/{name}": content for name, content in adapter.items()}
         document = {"step": step, "adapter_sha256": digests.of_files(adapter), **rows}
         files["eval_rows.json"] = json.dumps(document).encode()
@@ -94,7 +66,14 @@ class FolderFiles:
         return str(best.relative_to(self._folder.path))
 
     def keep_snapshot(self, progress: SavedTrial, snapshot: bytes, loss: float) -> bool:
-        """See `TrialFiles`."""
+        """Writes a snapshot and removes those that it replaces; False where budget.disk has no room for it.
+
+        Args:
+            loss: the trial's best value, by `Objective.loss`.
+
+        Raises:
+            StorageError: the disk takes no more.
+        """
         files = snapshots.files(progress, snapshot)
         with self._room("snapshot", files, loss) as is_room:
             if is_room:
