@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_passwords
@@ -39,38 +39,8 @@ _STATUS = {TrialState.COMPLETED: "FINISHED", TrialState.STOPPED: "FINISHED", Tri
 _SWEEP_STATUS = {"finished": "FINISHED", "budget": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 
 
-class Sink(Protocol):
-    """Takes events in order; any of them may come twice."""
-
-    @property
-    def experiment_id(self) -> str | None:
-        """Id of the experiment; None while the server has not answered yet."""
-
-    def attach(self, record: SweepRecord) -> str | None:
-        """Finds the runs of a sweep that has begun; the latest `mark`.
-
-        Raises:
-            Lost: what `record` says is not there. So does `apply` when a run is gone.
-        """
-
-    def mark(self, words: str) -> None:
-        """Keeps, with the sweep's run, words that stand for all events so far."""
-
-    def start_over(self) -> None:
-        """All events come again: nothing is `Lost` from now on, all is made."""
-
-    def apply(self, event: Event, record: SweepRecord) -> None:
-        """Carries the event out, or raises; `record` is the sweep after it."""
-
-    def forget(self) -> None:
-        """Looks for its runs again from now on: an error may mean that one is gone."""
-
-    def is_refusal(self, error: Exception) -> bool:
-        """Whether the event that raised this will never be taken."""
-
-
 class MlflowSink:
-    """Writes events to MLflow."""
+    """Takes events in order, and writes them to MLflow; any of them may come twice."""
 
     def __init__(
         self, config: SweepConfig, sweep_id: str, folder: SweepFolder, say: Callable[[str], None] = lambda _line: None
@@ -80,8 +50,9 @@ class MlflowSink:
         self._folder = folder
         self._say = say
         self._runs: Runs | None = None
-        self._experiment_id: str | None = noted_by(folder).get("experiment_id")
-        self._parent: str | None = None
+        self.experiment_id: str | None = noted_by(folder).get("experiment_id")
+        self.parent_run: str | None = None
+        """Ids in MLflow; None while the server has not answered yet."""
         self._starts_over = False
         self._may_have_runs: frozenset[str] | None = None
         """Keys of the trials that may have a run already, so that it is looked for; None: any trial may."""
@@ -90,18 +61,14 @@ class MlflowSink:
         self.run_ids: dict[str, str] = {}
         """Trial key -> run id, of the runs that were opened."""
 
-    @property
-    def parent_run(self) -> str | None:
-        """Id of the parent run; None while the server has not answered yet."""
-        return self._parent
-
-    @property
-    def experiment_id(self) -> str | None:
-        """See `Sink.experiment_id`."""
-        return self._experiment_id
-
     def attach(self, record: SweepRecord) -> str | None:
-        """See `Sink.attach`: the parent's, and the best trial's; the others are found when an event needs them."""
+        """Finds the runs of a sweep that has begun; the latest `mark`.
+
+        The parent's, and the best trial's; the others are found when an event needs them.
+
+        Raises:
+            Lost: what `record` says is not there. So does `apply` when a run is gone.
+        """
         runs = self._connect()
         time = record.started or 0.0
         held = runs.remove_doubles()
@@ -127,16 +94,19 @@ class MlflowSink:
             raise Lost(what)
 
     def mark(self, words: str) -> None:
-        """See `Sink.mark`."""
+        """Keeps, with the sweep's run, words that stand for all events so far."""
         runs = self._connect()
         runs.log(self._open_parent(runs, 0.0, False), tags=run_tags.acknowledged(words))
 
     def start_over(self) -> None:
-        """See `Sink.start_over`."""
+        """All events come again: nothing is `Lost` from now on, all is made."""
         self._starts_over, self._may_have_runs = True, None
 
     def apply(self, event: Event, record: SweepRecord) -> None:
-        """See `Sink.apply`. A point that is infeasible never trained: it has a row in the parent's note, and no run."""
+        """Carries the event out, or raises; `record` is the sweep after it.
+
+        A point that is infeasible never trained: it has a row in the parent's note, and no run.
+        """
         runs = self._connect()
         parent = self._open_parent(runs, record.started or event.time, isinstance(event, SweepStarted))
         match event:
@@ -159,22 +129,22 @@ class MlflowSink:
                 self._end_sweep(runs, parent, event, record)
 
     def forget(self) -> None:
-        """See `Sink.forget`."""
-        self._runs = self._parent = self._may_have_runs = None
+        """Looks for its runs again from now on: an error may mean that one is gone."""
+        self._runs = self.parent_run = self._may_have_runs = None
         self.run_ids.clear()
         self._going_on.clear()
 
     def is_refusal(self, error: Exception) -> bool:
-        """See `Sink.is_refusal`."""
+        """Whether the event that raised this will never be taken."""
         return is_refusal(error)
 
     def _connect(self) -> Runs:
         if self._runs is None:
             config = self._config
             self._runs = Runs(
-                config.tracking.uri, config.experiment, self._sweep_id, self._experiment_id, self._say_once
+                config.tracking.uri, config.experiment, self._sweep_id, self.experiment_id, self._say_once
             )
-            self._experiment_id = self._runs.experiment_id
+            self.experiment_id = self._runs.experiment_id
         return self._runs
 
     def _say_once(self, line: str) -> None:
@@ -185,19 +155,19 @@ class MlflowSink:
 
     def _open_parent(self, runs: Runs, time: float, begins: bool) -> str:
         """The sweep's run; made, when there is none, only where it begins."""
-        if self._parent is None:
+        if self.parent_run is None:
             identity = run_tags.identity(self._sweep_id)
-            self._parent = runs.find(identity)
-        if self._parent is None:
+            self.parent_run = runs.find(identity)
+        if self.parent_run is None:
             if not begins and not self._starts_over:
                 raise Lost("the sweep's run")
             name = self._config.name
             shown = sweep_run_name(name, self._sweep_id)
-            self._parent = runs.create(identity, shown, run_tags.sweep_made(name), time)
+            self.parent_run = runs.create(identity, shown, run_tags.sweep_made(name), time)
             if not self._starts_over:
                 # A trial's run is made after its sweep's: there is none yet.
                 self._may_have_runs = frozenset()
-        return self._parent
+        return self.parent_run
 
     def _start_sweep(self, runs: Runs, parent: str, event: SweepStarted) -> None:
         config = self._config
@@ -247,7 +217,7 @@ class MlflowSink:
             if run_id is None:
                 if not begins and not self._starts_over:
                     raise Lost(f"the run of {label(trial.number)}")
-                tags = run_tags.trial_made(str(self._parent))
+                tags = run_tags.trial_made(str(self.parent_run))
                 run_id = runs.create(identity, run_name(trial.number, trial.params), tags, time)
                 self._going_on.add(trial_key)
             self.run_ids[trial_key] = run_id

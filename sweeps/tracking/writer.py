@@ -24,7 +24,7 @@ from sweeps.record.journal import Journal
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.tracking.delivery_marks import Marks
 from sweeps.tracking.lost_runs import Lost
-from sweeps.tracking.sink import Sink
+from sweeps.tracking.sink import MlflowSink
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
@@ -45,7 +45,7 @@ class Writer:
     def __init__(
         self,
         folder: SweepFolder,
-        sink: Sink,
+        sink: MlflowSink,
         say: Callable[[str], None],
         uri: str = "",
         journal: Journal | None = None,

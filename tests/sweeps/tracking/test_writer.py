@@ -76,7 +76,7 @@ def start(folder, monkeypatch):
     def begin(sink: FakeSink) -> tuple[Writer, Said]:
         sink.marks = server
         said = Said()
-        writer = Writer(folder, sink, said)
+        writer = Writer(folder, sink, said)  # type: ignore[arg-type]
         sinks.append((writer, sink))
         writer.start()
         writer.start()  # a driver that leaves makes sure
@@ -160,7 +160,7 @@ def test_a_server_that_does_not_answer_is_named_with_the_reason_and_no_more(log,
     said: list[str] = []
     for event in EVENTS:
         log.append(event)
-    writer = Writer(folder, Unreachable(1), said.append, "http://me:secret@host:5000")
+    writer = Writer(folder, Unreachable(1), said.append, "http://me:secret@host:5000")  # type: ignore[arg-type]
     writer.start()
     assert writer.drain(DEADLINE) == 0
     assert said[0] == (
@@ -283,7 +283,7 @@ def test_drain_says_how_many_events_are_left(log, start, folder):
 
 def test_a_writer_that_never_began_has_all_events_left(log, folder):
     log.append(EVENTS[0])
-    assert Writer(folder, FakeSink(), print).drain(DEADLINE) == 1
+    assert Writer(folder, FakeSink(), print).drain(DEADLINE) == 1  # type: ignore[arg-type]
 
 
 def test_a_driver_that_ends_has_one_more_try_at_once(log, start, monkeypatch):
