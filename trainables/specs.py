@@ -162,13 +162,14 @@ class DataSpec(Spec):
 
     @model_validator(mode="after")
     def _one_form(self) -> DataSpec:
-        forms = [name for name in ("completion", "messages", "text") if getattr(self, name) is not None]
-        if len(forms) != 1:
-            given = " and ".join(forms) if forms else "none of them"
-            raise ValueError(
-                f"a row reads as prompt and completion, as messages, or as text: {given} given; "
-                'set, for example, prompt: "{question}" and completion: "{answer}"'
-            )
+        rule = "a row reads as prompt and completion, as messages, or as text"
+        given = [name for name in ("prompt", "completion", "messages", "text") if getattr(self, name) is not None]
+        if not given:
+            example = 'prompt: "{question}" and completion: "{answer}"'
+            raise ValueError(f"{rule}: none of them given; set, for example, {example}")
+        if len({"prompt" if name == "completion" else name for name in given}) > 1:
+            names = f"{', '.join(given[:-1])} and {given[-1]}"
+            raise ValueError(f"{rule}: {names} given; keep one of these three, and leave out the others")
         if self.prompt is not None and self.completion is None:
             raise ValueError("prompt needs completion: the template of the answer to train on")
         if self.completion is not None and self.prompt is None:

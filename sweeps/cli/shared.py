@@ -51,7 +51,10 @@ Store = Annotated[
         "--tracking-uri",
         metavar="URI",
         callback=not_empty,
-        help="The MLflow store; the sweep folder's, or MLFLOW_TRACKING_URI, if not given.",
+        help=(
+            "The MLflow store; if not given, that of the sweep's folder (where a sweep is named), else "
+            "MLFLOW_TRACKING_URI, else sqlite:///mlflow.db."
+        ),
     ),
 ]
 LocalSweep = Annotated[

@@ -33,6 +33,7 @@ _RULES = {
 }
 _MAIN_KEYS = {
     "model": "source",
+    "quantization": "scheme",
     "data": "train",
     "objective": "metric",
     "scheduler": "kind",
@@ -148,8 +149,7 @@ def _rule(detail: Any, path: Sequence[str], raw: Mapping[str, Any]) -> str:
     if kind == "string_type" and isinstance(detail["input"], Mapping):
         return "must be text: braces need quotes in YAML"
     if kind in ("model_type", "model_attributes_type") and isinstance(detail["input"], str):
-        main = _MAIN_KEYS.get(".".join(path))
-        return _RULES[kind] + (f": write {{{main}: {_shown(detail['input'], 'tracking.uri')}}}" if main else "")
+        return _RULES[kind] + _section_for(detail["input"], ".".join(path))
     if kind == "literal_error":
         choices = [choice.strip(" '") for choice in context["expected"].replace(" or ", ",").split(",")]
         meant = did_you_mean(str(detail["input"]), choices)
@@ -163,6 +163,14 @@ def _rule(detail: Any, path: Sequence[str], raw: Mapping[str, Any]) -> str:
             "characters at most"
         )
     return str(_RULES.get(kind, detail["msg"]))
+
+
+def _section_for(word: str, section: str) -> str:
+    """The end of a message: how to write the section that is meant by a word; empty where no key takes one."""
+    main = _MAIN_KEYS.get(section)
+    if main == "kind" and word not in (kinds := components.modules(components.SECTIONS[section])):
+        return f": write {{kind: NAME}}{did_you_mean(word, kinds)} (there are: {', '.join(kinds)})"
+    return f": write {{{main}: {_shown(word, 'tracking.uri')}}}" if main else ""
 
 
 def _unknown_key(path: Sequence[str], raw: Mapping[str, Any]) -> str:

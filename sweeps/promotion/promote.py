@@ -136,7 +136,8 @@ def _context(request: PromotionRequest, say: Say) -> Context:
     sweep = lookup.sweep(request.place)
     settled = early_checks.settle(request, sweep.config)
     trials = sum(trial.repeats is None for trial in sweep.trials)
-    say(f"sweep: {sweep.sweep_id} ({trials} trials, {sweep.state.lower()}) in {request.place.shown}")
+    size = f"{trials} trial{'' if trials == 1 else 's'}"
+    say(f"sweep: {sweep.sweep_id} ({size}, {sweep.state.lower()}) in {request.place.shown}")
     return Context(request, settled.policy, settled.objective, settled.model, sweep, lookup, Registry(uri), say)
 
 

@@ -175,7 +175,11 @@ def value(row: Row, column: str) -> str:
         return str(cell)
     if cell is None:
         raise DataError(f"column {column!r} is null: give it a value, or leave the row out")
-    raise DataError(f"column {column!r} is a {type(cell).__name__}: a template takes text, numbers and booleans")
+    is_chat = isinstance(cell, list) and {isinstance(message, Mapping) for message in cell} == {True}
+    way_out = f"; for a chat set data.messages={column}, and no other form of a row" if is_chat else ""
+    raise DataError(
+        f"column {column!r} is a {type(cell).__name__}: a template takes text, numbers and booleans{way_out}"
+    )
 
 
 def _encodable(text: str, column: str) -> str:
@@ -194,7 +198,10 @@ def _missing(row: Row, column: str) -> str:
 def _not_a_list(value: object) -> str:
     kind = type(value).__name__
     if isinstance(value, str):
-        return f"{kind}: a text that holds JSON is not read, so CSV cannot hold chats: write .jsonl"
+        return (
+            f"{kind}: a text that holds JSON is not read, so CSV cannot hold chats: write the list itself, with no "
+            "quotes around it, into a .jsonl file"
+        )
     if isinstance(value, Mapping):
         return f"{kind} with the keys {', '.join(map(str, value))}: write one {{role, content}} for each message"
     return kind
@@ -221,7 +228,8 @@ def _message(column: str, number: int, message: object) -> Message:
         if not isinstance(text, str):
             found = _not_text(text) if key in message else ""
             keys = ", ".join(map(str, message))
-            raise DataError(f"column {column!r}, message {number} has no text in {key!r}{found}; keys: {keys}")
+            way_out = "" if found else "; name them role and content, or from and value"
+            raise DataError(f"column {column!r}, message {number} has no text in {key!r}{found}; keys: {keys}{way_out}")
         _encodable(text, column)
     # Parquet gives every message the keys of all others, with null for those that it lacks.
     said = {names.get(str(key), str(key)): value for key, value in message.items() if value is not None}

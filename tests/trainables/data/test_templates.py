@@ -68,7 +68,8 @@ def test_prompt_may_be_constant() -> None:
         ({"question": "Why?", "id": 1}, "has no column 'answer'; columns: question, id"),
         ({"answer": None}, "column 'answer' is null"),
         ({"answer": float("nan")}, "column 'answer' is nan, not a number"),
-        ({"answer": ["a"]}, "column 'answer' is a list"),
+        ({"answer": ["a"]}, "column 'answer' is a list: a template takes text, numbers and booleans$"),
+        ({"answer": [{"role": "user"}]}, "booleans; for a chat set data.messages=answer, and no other form of a row$"),
         ({"answer": "\ud800"}, "half of a character"),
     ],
 )
@@ -141,16 +142,23 @@ def test_a_chat_in_sharegpts_words_reads_like_any_other() -> None:
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ("[]", "not a list of {role, content} but str: a text that holds JSON is not read, so CSV cannot hold chats"),
+        (
+            "[]",
+            "not a list of {role, content} but str: a text that holds JSON is not read, so CSV cannot hold chats: "
+            "write the list itself, with no quotes around it, into a .jsonl file",
+        ),
         ({"role": ["user"], "content": ["Hi"]}, "but dict with the keys role, content: write one {role, content} for"),
         (None, "but NoneType"),
         ([], "no assistant message"),
         ([USER], "no assistant message to learn from (roles: user)"),
         ([{"from": "human", "value": 4}], "message 1 has no text in 'value': it is of type int; keys: from, value"),
-        ([{"from": "human", "text": "Hi"}], "message 1 has no text in 'role'"),
+        (
+            [{"from": "human", "text": "Hi"}],
+            "message 1 has no text in 'role'; keys: from, text; name them role and content, or from and value",
+        ),
         ([ANSWER], "no message before"),
         (["Hi"], "message 1 is not {role, content} but str"),
-        ([USER, {"role": "assistant", "text": "Hello"}], "message 2 has no text in 'content'; keys: role, text"),
+        ([USER, {"role": "assistant", "text": "Hello"}], "message 2 has no text in 'content'; keys: role, text; name"),
         ([USER, {"role": "assistant", "content": None}], "message 2 has no text in 'content': it is null ("),
         (
             [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}],
