@@ -62,10 +62,11 @@ DRIVERS_SECRETS = frozenset({
 })  # fmt: skip
 """Variables that the driver's clients of MLflow and of the object store read, and no process of Ray's needs. The id of
 AWS's key is among them because AWS's own client takes an id without its secret for a mistake."""
-MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31)}
+MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**31)}
 """Lets Ray's processes keep the memory of freed tensors for the next ones. As a rule glibc gives large blocks back to
 the kernel at once, in threads of passes always (malloc/arena.c: HEAP_MAX_SIZE), and an evaluation on a CPU then spends
-an eighth of its time on fresh pages. glibc reads these when a process starts; other C libraries ignore them."""
+an eighth of its time on fresh pages. glibc reads these when a process starts; other C libraries ignore them. Up to 2.34
+it drops a second value above this one, and would then keep no block above 128 KiB (malloc.c: do_set_mmap_threshold)."""
 HEADS = ("gcs_server", "raylet")
 """Daemons without which Ray does not work."""
 PROBE_SECONDS = 2.0

@@ -173,12 +173,12 @@ class Amendments:
             told.append(
                 f"the space has {counted(there, 'point')}, and the file's own may be one more: no others are tried"
             )
-        if now is not None and self._more_fit(current, limits.changed(current, new)):
-            told.append("hosts that run keep their slots: qsweep stop and qsweep resume count them anew")
+        if now is not None and self._has_more_slots(current, limits.changed(current, new)):
+            told.append("there are no more slots for them yet: qsweep stop and qsweep resume count slots anew")
         return Answer(True, "; ".join(told), changes=new)
 
-    def _more_fit(self, before: SweepConfig, after: SweepConfig) -> bool:
-        """Whether hosts that start now may have more slots than those that run."""
+    def _has_more_slots(self, before: SweepConfig, after: SweepConfig) -> bool:
+        """Whether the next driver may have more slots: one that runs keeps to the trials that it has begun with."""
         return self.config.cluster.slots_per_host == "auto" and plan.at_most(after) > plan.at_most(before)
 
     def _over(self, record: SweepRecord, new: Mapping[str, Scalar | None], now: float | None) -> str:

@@ -287,7 +287,7 @@ def test_more_trials_than_the_space_has_points_are_granted_with_a_word_of_that()
     assert answer.changes == {"budget.trials": 9}
     assert answer.message == (
         "budget.trials is 9, and was 4; the space has 3 points, and the file's own may be one more: no others are tried"
-        "; hosts that run keep their slots: qsweep stop and qsweep resume count them anew"
+        "; there are no more slots for them yet: qsweep stop and qsweep resume count slots anew"
     )
     parked = sweep().changes({"budget.trials": 9}, SweepRecord(), None)
     assert parked.message == "budget.trials is 9, and was 4", "no host runs"
