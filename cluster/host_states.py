@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -115,13 +115,18 @@ class StartDeaths:
         )
 
 
-def another_type(facts: HostFacts, hosts: Iterable[Host]) -> str | None:
-    """Says that a host computes in another type than the first of `hosts`, so trials do not compare; else None."""
-    first = next((host.facts for host in hosts), facts)
-    if "" in (facts.hardware, first.hardware) or facts.hardware == first.hardware:
+def another_type(facts: HostFacts, seen: Mapping[str, str]) -> str | None:
+    """Says that a host is the first that computes in another type than those before it; else None.
+
+    Args:
+        seen: type, "" where it is unknown -> a node of it; of all hosts that were ever ready.
+    """
+    known = [(hardware, node) for hardware, node in seen.items() if hardware]
+    if not known or not facts.hardware or facts.hardware in seen:
         return None
+    hardware, node = known[0]
     return (
-        f"warning: hosts compute in different types ({first.hardware} on {first.node}, {facts.hardware} on "
+        f"warning: hosts compute in different types ({hardware} on {node}, {facts.hardware} on "
         f"{facts.node}), so that losses of their trials do not compare: launch with "
         "quantization.compute_dtype=float32, or leave the nodes of one type out"
     )

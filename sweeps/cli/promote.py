@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sweeps.cli.shared import Json, Model, Store, mistakes, say
-from sweeps.config.uris import is_web
 from sweeps.errors import ConfigError, SweepError
 from sweeps.planning.number_words import counted
 
@@ -80,11 +79,11 @@ def request_of(sweep: str, policy: Mapping[str, object], **options: Any) -> Prom
     from sweeps.tracking import stores
     from trainables.inputs import paths
 
-    if is_web(str(options.get("address"))):
+    if "://" in str(options.get("address")):
         raise ConfigError(
             [
-                "--address: is that of a dashboard, and promote runs where the sweep's folder is: on the head node of "
-                f"the cluster, as qsweep promote {sweep} --address auto"
+                "--address: must be auto or HOST:PORT of a cluster's head service: promote runs where the sweep's "
+                f"folder is, on the head node of the cluster, as qsweep promote {sweep} --address auto"
             ]
         )
     rows = options.get("eval_data")

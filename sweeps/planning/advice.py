@@ -38,8 +38,12 @@ def of_rslora(config: SweepConfig, space: SearchSpace) -> list[str]:
     """A line where ranks, or LoRA and rsLoRA, are compared whose updates grow with r, which rsLoRA is to prevent."""
     adapter, searched = config.base.adapter, space.domains
     kinds = searched["adapter.use_rslora"].extremes() if "adapter.use_rslora" in searched else (adapter.use_rslora,)
-    is_compared = "adapter.r" in searched or len(kinds) > 1
-    if True not in kinds or not is_compared or adapter.lora_alpha is not None or "adapter.lora_alpha" in searched:
+    ranks = searched["adapter.r"].extremes() if "adapter.r" in searched else (adapter.r,)
+    # A value that is searched takes the place of the other form of it in the file.
+    is_ratio = "adapter.lora_alpha" not in searched and (
+        "adapter.alpha_over_r" in searched or adapter.lora_alpha is None
+    )
+    if True not in kinds or len({*ranks}) == len({*kinds}) == 1 or not is_ratio:
         return []
     return [
         "adapter.use_rslora scales by alpha / sqrt(r): with alpha_over_r, the default, this is alpha_over_r x sqrt(r), "

@@ -242,6 +242,8 @@ class PointInfeasible(Spec):
     reason: Told
     point: dict[str, Value] | None = None
     """As that of `TrialStarted`."""
+    repeats: str | None = None
+    """As that of `TrialStarted`."""
 
 
 class TrialReported(Spec):

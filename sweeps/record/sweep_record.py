@@ -279,7 +279,7 @@ def _trial_after(
         case TrialStarted() | PointInfeasible():
             trial = known or TrialRecord(event.trial_key, event.number, event.params, point=event.point)
             if isinstance(event, PointInfeasible):
-                return replace(trial, state=TrialState.INFEASIBLE, reason=event.reason)
+                return replace(trial, state=TrialState.INFEASIBLE, reason=event.reason, repeats=event.repeats)
             return replace(trial, state=TrialState.RUNNING, reason="", spec=event.spec, repeats=event.repeats)
         case TrialReported():
             assert known is not None, "a trial begins before it reports"

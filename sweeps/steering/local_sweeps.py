@@ -98,11 +98,11 @@ def new_id(
     name, given = config.name, environment.get("QSWEEP_SWEEP_ID")
     if not given:
         return f"{name}-{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    for each in _in(work_folder(config.storage)):
-        if _names(each)[:1] == (given,):
-            raise SweepError(
-                f"{each.path}: the sweep {given} is there already: go on with it with qsweep resume {each.path}"
-            )
+    there = [each.path for each in sorted(_in(work_folder(config.storage)), key=_rank) if _names(each)[:1] == (given,)]
+    if there:
+        raise SweepError(
+            f"{there[-1]}: the sweep {given} is there already: go on with it with qsweep resume {there[-1]}"
+        )
     mirror = mirror_with(config.storage, name, given)
     if mirror is not None:
         raise SweepError(f"{mirror}: holds the sweep {given} already: go on with it with qsweep resume {mirror}")

@@ -155,7 +155,7 @@ class JournalCallback(Callback):
     ) -> None:
         key = trial.config["trial_key"]
         if key not in self._journal.record.trials and state is TrialState.INFEASIBLE:
-            self._journal.add(PointInfeasible(reason=reason, **self._who(trial)))
+            self._journal.add(PointInfeasible(reason=reason, repeats=trial.config["repeats"], **self._who(trial)))
         else:
             if key not in self._journal.record.trials:
                 self._begin(trial)

@@ -69,8 +69,17 @@ def test_hosts_of_another_type_than_the_first_are_named_with_the_way_out(play):
             "type out"
         )
         assert not any("warning" in line for line in world.news[1:]), "d does not say its type"
+        world.news.clear()
+        for node in "abc":
+            world.actors.leaving.add(node)
+        world.actors.nodes |= {"e": True}
+        await world.follow()
+        assert world.hosts() == ["d", "e"]
+        assert not any("warning" in line for line in world.news), "e has a type that was told of"
 
-    play(scene, "a", "b", hardware={"a": "cuda bfloat16", "b": "cuda bfloat16", "c": "cuda float32"})
+    play(
+        scene, "a", "b", hardware={"a": "cuda bfloat16", "b": "cuda bfloat16", "c": "cuda float32", "e": "cuda float32"}
+    )
 
 
 def test_a_host_whose_node_is_leaving_takes_no_trials_and_ends_when_those_it_has_have_moved(play):

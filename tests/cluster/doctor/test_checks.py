@@ -88,6 +88,8 @@ def test_the_weakest_gpu_decides(check, capabilities, state):
 def test_bfloat16_that_the_file_asks_for_must_be_there():
     base = TrialSpec(trainable="toy", quantization=QuantizationSpec(compute_dtype="bfloat16"), steps=1)
     assert judge("bf16", gpus("7.5"), NODE.model_copy(update={"base": base})).state == "fail"
+    float32 = base.model_copy(update={"quantization": QuantizationSpec(compute_dtype="float32")})
+    assert judge("bf16", gpus("7.5"), NODE.model_copy(update={"base": float32})).state == "ok"
 
 
 def test_the_table_of_nvidia_smi_is_read():

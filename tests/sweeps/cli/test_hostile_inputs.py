@@ -100,8 +100,9 @@ def test_a_name_of_no_sweep_is_refused(folder: Path, name: str) -> None:
     refused(folder, "models", "--tracking-uri", f"sqlite:///{name}")
 
 
-def test_promote_takes_no_address_of_a_dashboard(folder: Path) -> None:
-    said = refused(folder, "promote", "x-1", "--model", "m", "--address", "http://head:8265")
+@pytest.mark.parametrize("address", ["http://head:8265", "ray://head:10001"])
+def test_promote_takes_no_address_with_a_protocol(folder: Path, address: str) -> None:
+    said = refused(folder, "promote", "x-1", "--model", "m", "--address", address)
     assert "on the head node of the cluster, as qsweep promote x-1 --address auto" in said
 
 

@@ -55,6 +55,7 @@ def test_all_rows_of_a_file_are_not_counted_before_they_are_read() -> None:
 RANKS: dict[str, Any] = {"adapter.r": {"choice": [8, 64]}}
 KINDS: dict[str, Any] = {"adapter.use_rslora": {"choice": [False, True]}}
 ALPHA: dict[str, Any] = {"adapter.lora_alpha": {"choice": [8, 32]}}
+RATIO: dict[str, Any] = {"adapter.alpha_over_r": {"choice": [1, 2]}}
 
 
 @pytest.mark.parametrize(
@@ -66,6 +67,8 @@ ALPHA: dict[str, Any] = {"adapter.lora_alpha": {"choice": [8, 32]}}
         (RANKS, {}, False),
         (RANKS, {"use_rslora": True, "lora_alpha": 32.0}, False),
         (RANKS | KINDS | ALPHA, {}, False),
+        (RANKS | RATIO, {"use_rslora": True, "lora_alpha": 32.0}, True),
+        ({"adapter.r": {"choice": [16]}}, {"use_rslora": True}, False),
         ({"training.learning_rate": {"loguniform": [1e-5, 1e-3]}}, {"use_rslora": True}, False),
     ],
 )

@@ -101,6 +101,10 @@ def test_a_point_that_never_held_a_slot_is_infeasible_in_one_event(callback, eve
     assert told(events) == ["point_infeasible"]
     assert journal.record.trials["a"].state is TrialState.INFEASIBLE
     assert journal.record.trials["a"].reason == "no such layer"
+    repeat = trial("b", **ending("INFEASIBLE", "no such layer"))
+    repeat.config["repeats"] = "a"
+    callback.on_trial_complete(1, [], repeat)
+    assert journal.record.trials["b"].repeats == "a", "so it is no point of its own"
 
 
 def test_a_trial_that_trained_and_turned_out_infeasible_has_begun(callback, events):
