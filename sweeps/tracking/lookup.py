@@ -214,8 +214,17 @@ class Lookup:
 
         A server answers with the same error when a file is missing and when its store of artifacts does not answer.
         """
+        from mlflow.exceptions import MlflowException
+
         folder = path.rpartition("/")[0] or None
-        if all(stored.path != path for stored in self._client.list_artifacts(run_id, folder)):
+        try:
+            stored = {each.path for each in self._client.list_artifacts(run_id, folder)}
+        except MlflowException as unlisted:
+            if unlisted.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            # The run itself is gone, as after `mlflow gc`.
+            stored = set()
+        if path not in stored:
             raise NotStored(f"run {run_id}: has no {path} in MLflow") from error
         if is_away(error):
             raise error

@@ -11,6 +11,7 @@ from sweep_events import begun, started
 from tracked_sweeps import PARAMS, SWEEP, deliver
 
 from sweeps.config.model import SweepConfig
+from sweeps.errors import NotStored
 from sweeps.tracking import stores
 from sweeps.tracking.lookup import Lookup, holds
 from sweeps.tracking.sink import MlflowSink
@@ -67,3 +68,11 @@ def test_of_sweeps_with_one_name_the_newest_is_meant_also_one_of_an_earlier_vers
     client.update_run(sink.parent_run, name="older")
     client.delete_tag(sink.parent_run, "sweep.name")
     assert (Lookup(uri).sweep(stores.Place(uri, "older")).sweep_id, stores.find("older", uri).sweep) == (SWEEP, "older")
+
+
+def test_a_run_that_is_gone_has_no_files(uri: str) -> None:
+    """As after `mlflow gc`, which removes the rows of a run too."""
+    with pytest.raises(NotStored, match=r"run 0{32}: has no promoted/m/1 in MLflow"):
+        Lookup(uri).adapter("0" * 32, "promoted/m/1")
+    with pytest.raises(NotStored, match=r"has no eval_rows\.json in MLflow"):
+        Lookup(uri).reported("0" * 32)
