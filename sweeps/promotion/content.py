@@ -99,15 +99,20 @@ def _base_identity(config: SweepConfig, fingerprints: Mapping[str, str]) -> str:
 
 
 def moved_base(theirs: Mapping[str, Any], ours: BaseFacts) -> str | None:
-    """How a champion's hub model differs from the one of this sweep, of one id and branch; None where it does not.
+    """How a champion's base differs from this sweep's of the same source and branch; None where it does not.
 
-    A branch moves. Commits with the same weights are one base.
+    A branch moves. Commits with the same weights are one base. A file in a package may have other weights in another
+    version of the package.
 
     Args:
         theirs: what the champion's package says of its base.
         ours: the base that promotion evaluates on.
     """
-    if theirs["revision"] == ours.revision or (ours.files and theirs["files"] == ours.files):
+    if ours.files and theirs["files"] == ours.files:
+        return None
+    if theirs["kind"] != "hub":
+        return f"{ours.source} of another version of the package, with other weights"
+    if theirs["revision"] == ours.revision:
         return None
     return f"{ours.source} at {theirs['revision']}, this sweep at {ours.revision}: pin model.revision to one of them"
 
@@ -125,9 +130,11 @@ def _champion_adapter(
     except NotStored as error:
         return None, [f"{who} cannot be compared with: its files are gone ({error})"]
     theirs = version_files.base(files)
-    # A local base is told apart by `base_identity`, and need not be loaded for it.
-    if theirs["kind"] == "hub" and (moved := moved_base(theirs, scored.base_facts())) is not None:
-        return None, [f"{who} is on another base ({moved})"]
+    # `base_identity` holds the content of other local bases, so they need not be loaded for it.
+    if theirs["kind"] == "hub" or theirs["source"].startswith("package:"):
+        moved = moved_base(theirs, scored.base_facts())
+        if moved is not None:
+            return None, [f"{who} is on another base ({moved})"]
     form = version_files.row_form(files)
     if form != context.sweep.config.base.data_spec.model_dump(include=set(form)):
         # An adapter looks worse than it is on rows in a form that it was not trained on.

@@ -28,6 +28,25 @@ def facts(revision: str, files: dict[str, str]) -> BaseFacts:
     )  # fmt: skip
 
 
+def found(tmp_path: Path, theirs: BaseFacts, ours: BaseFacts, model: str) -> content.Content:
+    """What promotion finds of a champion on a base with this fingerprint."""
+    package = {"artifacts/base.json": json.dumps(theirs.model_dump(exclude={"tokenizer"})).encode()}
+    tags = {
+        "base.identity": f"{model} none",
+        IDENTITY: "id",
+        version_files.DIGEST: digests.of_files(package),
+    }
+    champion = Version("1", "run", tags)
+    lookup: Any = SimpleNamespace(adapter=lambda *_: package)
+    scored: Any = SimpleNamespace(fingerprint=lambda: {"model": model}, base_facts=lambda: ours)
+    asked: Any = SimpleNamespace(eval_data=None, force=False)
+    sweep: Any = SimpleNamespace(config=config(tmp_path, "sqlite:///none.db"), fingerprints=scored.fingerprint())
+    policy: Any = SimpleNamespace(alias="champion")
+    unused: Any = None
+    context = Context(asked, policy, unused, MODEL, sweep, lookup, unused, print)
+    return content.check(context, champion, scored)
+
+
 @pytest.mark.parametrize(
     ("theirs", "ours", "is_other"),
     [
@@ -41,22 +60,18 @@ def facts(revision: str, files: dict[str, str]) -> BaseFacts:
 def test_a_champion_on_another_commit_of_a_branch_is_on_another_base(
     tmp_path: Path, theirs: BaseFacts, ours: BaseFacts, is_other: bool
 ) -> None:
-    package = {"artifacts/base.json": json.dumps(theirs.model_dump(exclude={"tokenizer"})).encode()}
-    tags = {
-        "base.identity": "hub:owner/name@main none",
-        IDENTITY: "id",
-        version_files.DIGEST: digests.of_files(package),
-    }
-    champion = Version("1", "run", tags)
-    lookup: Any = SimpleNamespace(adapter=lambda *_: package)
-    scored: Any = SimpleNamespace(fingerprint=lambda: {"model": "hub:owner/name@main"}, base_facts=lambda: ours)
-    asked: Any = SimpleNamespace(eval_data=None, force=False)
-    sweep: Any = SimpleNamespace(config=config(tmp_path, "sqlite:///none.db"), fingerprints=scored.fingerprint())
-    policy: Any = SimpleNamespace(alias="champion")
-    unused: Any = None
-    context = Context(asked, policy, unused, MODEL, sweep, lookup, unused, print)
     if not is_other:
-        assert content.check(context, champion, scored).champion_adapter == {}
+        assert found(tmp_path, theirs, ours, "hub:owner/name@main").champion_adapter == {}
         return
     with pytest.raises(SweepError, match=rf"version 1, is on another base \(owner/name at {OLD}, this sweep at {NEW}"):
-        content.check(context, champion, scored)
+        found(tmp_path, theirs, ours, "hub:owner/name@main")
+
+
+def test_a_file_of_a_package_with_other_weights_is_another_base(tmp_path: Path) -> None:
+    """Its fingerprint holds its name and size, which another version of the package may share."""
+    base = {"source": "package:pkg/m.gguf", "revision": None, "kind": "gguf"}
+    theirs = facts(OLD, WEIGHTS).model_copy(update=base)
+    ours = theirs.model_copy(update={"files": {"model.safetensors": "2" * 64}})
+    assert found(tmp_path, theirs, theirs, "package:pkg/m.gguf@7").champion_adapter == {}
+    with pytest.raises(SweepError, match=r"is on another base \(package:pkg/m.gguf of another version of the package"):
+        found(tmp_path, theirs, ours, "package:pkg/m.gguf@7")
