@@ -69,14 +69,18 @@ def check(data: DataSpec) -> list[str]:
 
 def _revision_problems(data: DataSpec) -> list[str]:
     """Refuses one commit for two repositories; a branch or a tag may be in both."""
-    named = [source for source in (data.train, data.eval) if source is not None and _HUB_ID.fullmatch(source)]
-    hub = [source for source in named if Path(source).suffix.lower() not in SUFFIXES]
-    repositories = dict.fromkeys(source.partition(":")[0] for source in hub)
+    named = {split: getattr(data, split) or "" for split in SPLITS}
+    hub = {
+        f"data.{split}": source.partition(":")[0]
+        for split, source in named.items()
+        if _HUB_ID.fullmatch(source) and Path(source).suffix.lower() not in SUFFIXES
+    }
+    repositories = dict.fromkeys(hub.values())
     if len(repositories) < 2 or _COMMIT.fullmatch(data.revision or "") is None:
         return []
     return [
-        f"data.revision: {data.revision} is a commit of one repository, and data.train and data.eval name two "
-        f"({' and '.join(repositories)}): take both from one, or save the rows of one as a file"
+        f"data.revision: {data.revision} is a commit of one repository, and {' and '.join(hub)} name "
+        f"{len(repositories)} ({' and '.join(repositories)}): take all from one, or save the others' rows as files"
     ]
 
 

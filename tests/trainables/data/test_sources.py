@@ -258,7 +258,11 @@ def test_one_commit_for_two_repositories_is_refused(
 ) -> None:
     problems = sources.check(spec(train, held, revision=revision))
     assert [problem.partition(":")[0] for problem in problems] == ["data.revision"] * is_wrong
-    assert all("(a/b and c/d)" in problem for problem in problems)
+    assert all("data.train and data.eval name 2 (a/b and c/d)" in problem for problem in problems)
+    # The rows of data.test are read at that commit too.
+    assert sources.check(spec(train, test=held, revision=revision)) == [
+        problem.replace("data.eval", "data.test") for problem in problems
+    ]
 
 
 def test_missing_file_is_shown_whole_with_similar_names(train: Path, monkeypatch: pytest.MonkeyPatch) -> None:
