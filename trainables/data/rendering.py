@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 # The templates of Llama 3.2, Mistral Small 3 and others write today's date. The same rows must give the same tokens on
 # every day, so they write this date, the default of Llama's template.
 _TODAY = datetime.datetime(2024, 7, 26, tzinfo=datetime.UTC)
-_REASONING = ("reasoning_content", "thinking")
-"""The keys of an answer under which data sets and chat templates keep its reasoning."""
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+"""The keys of an answer under which data sets and chat templates keep its reasoning; transformers 5.24 gives a template
+the first two from any of the three."""
 _NO_SYSTEM = "this model has no system message: write the text at the start of data.prompt"
 
 
@@ -148,7 +149,7 @@ class Renderer:
         """Renders the chat without its last message, as the prompt, and the chat up to the end of its last turn."""
         prompt = self._apply(messages[:-1], add_generation_prompt=True)
         whole = self._ended(self._apply(messages, add_generation_prompt=False))
-        is_whole = _holds(whole, messages[-1]["content"]) and not self._ignores(messages, len(messages), "tool_calls")
+        is_whole = _holds(whole, messages[-1]["content"]) and not self._ignores(messages, [len(messages)], "tool_calls")
         return Text(prompt, whole, not is_whole)
 
     def _left_out(self, messages: list[templates.Message], text: Text) -> tuple[str, ...]:
@@ -160,26 +161,29 @@ class Renderer:
         found = []
         for number, message in enumerate(messages, 1):
             if message["role"] != "assistant":
-                if not _holds(text.whole, message["content"]) and self._ignores(messages, number, "content"):
+                if not _holds(text.whole, message["content"]) and self._ignores(messages, [number], "content"):
                     found.append(f"{message['role']} messages")
-            elif number in counted:
-                found += [key for key in _REASONING if self._ignores(messages[:number], number, key)]
-            elif self._ignores(messages, number, "tool_calls"):
-                found.append("tool_calls of earlier answers")
+            elif number in counted and self._ignores(messages[:number], [number], *_REASONING):
+                found.append(" and ".join(key for key in _REASONING if message.get(key)))
+        # All at once: one by one takes time that grows with the square of the number of answers.
+        answers = [number for number, message in enumerate(messages, 1) if message["role"] == "assistant"]
+        earlier = [number for number in answers if number not in counted]
+        if self._ignores(messages, earlier, "tool_calls"):
+            found.append("tool_calls of earlier answers")
         return tuple(dict.fromkeys(found))
 
-    def _ignores(self, messages: list[templates.Message], number: int, key: str) -> bool:
-        """Tells whether the chat template writes the same without a key of a message that has it."""
-        message = messages[number - 1]
-        if not message.get(key):
+    def _ignores(self, messages: list[templates.Message], numbers: Sequence[int], *keys: str) -> bool:
+        """Tells whether the chat template writes the same without some keys of some messages, if any has one."""
+        if not any(messages[number - 1].get(key) for number in numbers for key in keys):
             return False
-        without = {name: value for name, value in message.items() if name != key}
-        changed = [*messages[: number - 1], without, *messages[number:]]
+        changed = list(messages)
+        for number in numbers:
+            changed[number - 1] = {name: value for name, value in changed[number - 1].items() if name not in keys}
         try:
             return self._apply(changed, add_generation_prompt=False) == self._apply(
                 messages, add_generation_prompt=False
             )
-        except _refusals():  # so it reads the key
+        except _refusals():  # so it reads a key
             return False
 
     def _earlier(self, messages: list[templates.Message], whole: str) -> tuple[Text, ...]:

@@ -237,6 +237,9 @@ def test_parts_of_chats_that_a_template_drops_are_told_of(tmp_path: Path) -> Non
     chats[2]["chat"] = [{"role": "system", "content": "Be brief."}, *chats[2]["chat"]]
     chats[3] |= {"chat": [*asked, found, chats[3]["chat"][1]], "tools": [{"name": "find"}], "system": None}
     chats[4]["chat"][1]["reasoning_content"] = "I count."
+    chats[6]["chat"][1]["reasoning"] = "I count."
+    # transformers fills each of these two from the other.
+    chats[7]["chat"][1] |= {"reasoning_content": "I count.", "thinking": "I count."}
     chats[5]["chat"] = asked
     data = spec(tmp_path, chats[:20], chats[20:], messages="chat")
 
@@ -249,7 +252,8 @@ def test_parts_of_chats_that_a_template_drops_are_told_of(tmp_path: Path) -> Non
     assert shortened.startswith("answers of which the model's chat template leaves out part (")
     assert ", 1 of 20, the first on line 6: only the rest is learnt" in shortened
     drops = " that the model's chat template leaves out, 1 of 20, the first on line"
-    parts = {3: "system messages", 4: "tool messages", 5: "reasoning_content"}
+    parts = {3: "system messages", 4: "tool messages", 5: "reasoning_content", 7: "reasoning"}
+    parts[8] = "reasoning_content and thinking"
     calls_before = f"tool_calls of earlier answers{drops} 4"
     told_of = [line.split(": ")[0] for line in others]
     assert sorted(told_of) == sorted([*(f"{part}{drops} {line}" for line, part in parts.items()), calls_before])
