@@ -202,16 +202,20 @@ def _sampled_digest(path: Path) -> str:
 def _chat(row: dict[str, Any], column: str) -> list[dict[str, Any]]:
     """The chat in a column. Raises ValueError when it is none."""
     try:
-        chat = json.loads(row[column])
+        chat = [{key: said for key, said in message.items() if said is not None} for message in json.loads(row[column])]
+        for message in chat:
+            # OpenAI's form of an answer that is a call and no text, as in training.
+            if message.get("tool_calls"):
+                message.setdefault("content", "")
         known = [(message["role"], message["content"]) for message in chat]
-    except (TypeError, ValueError, KeyError):
+    except (AttributeError, TypeError, ValueError, KeyError):
         known = []
     if not known or not all(isinstance(word, str) for message in known for word in message):
         raise ValueError(
             f"column {column!r} must be the JSON of a chat, a list of {{role, content}}, such as "
             '[{"role": "user", "content": "Hello"}]'
         )
-    return list(chat)
+    return chat
 
 
 def _filled(template: str, row: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import tiny_models
 import torch
 
 from sweeps.tracking import served, serving_check
+from trainables.data import templates
 from trainables.data.rendering import Renderer
 from trainables.specs import DataSpec
 
@@ -46,6 +47,15 @@ def test_a_chat_is_asked_with_its_system_message_and_all_its_turns(train_on) -> 
     for gone in range(len(CHAT) - 1):
         without = json.dumps(CHAT[:gone] + CHAT[gone + 1 : -1])
         assert not serving_check.is_prompt(model({"messages": "talk"}).prompt_ids({"talk": without}), sample)
+
+
+def test_a_call_without_a_text_is_read_as_in_training() -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "find"}}], "refusal": None}
+    talk = [CHAT[1], call, {"role": "tool", "content": "sent"}]
+    told = templates.chat({"talk": [*talk, CHAT[2]]}, "talk")[:-1]
+    asked = model({"messages": "talk"})
+    assert asked.prompt_ids({"talk": json.dumps(talk)}) == asked.prompt_ids({"talk": json.dumps(told)})
+    assert served._chat({"talk": json.dumps(talk)}, "talk") == told
 
 
 @pytest.mark.parametrize("wrong", ["Hello", "{}", "[]", '["Hello"]', '[{"role": "user", "content": 1}]', None])
