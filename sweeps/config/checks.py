@@ -30,6 +30,7 @@ from trainables.specs import AdapterSpec, TrainingSpec, TrialSpec
 _FIELDS = [f"adapter.{name}" for name in AdapterSpec.model_fields] + [
     f"training.{name}" for name in TrainingSpec.model_fields
 ]
+_SEARCHABLE = [field for field in _FIELDS if field not in points.PACING]
 
 
 def find_trainable(raw: Mapping[str, Any], config: SweepConfig) -> tuple[Trainable | None, list[str]]:
@@ -97,7 +98,7 @@ def searched_fields(config: SweepConfig, space: SearchSpace, trainable: Trainabl
         wrong += [f"{field}: {reason}"] if reason is not None else _values(base, field, domain, trainable)
         for condition in domain.when:
             if condition.field not in _FIELDS:
-                wrong.append(f"{field}: when: {messages.unknown_field(condition.field, _FIELDS)}")
+                wrong.append(f"{field}: when: {messages.unknown_field(condition.field, _SEARCHABLE)}")
             elif condition.field not in space.domains:
                 never = [line for value in condition.values for line in _value(base, condition.field, value, None)]
                 wrong += [f"{field}: when: {line}" for line in never]
@@ -172,7 +173,7 @@ def _field(field: str) -> str | None:
             "all trials of a sweep share one base model and one data set, so only adapter.* and training.* may be "
             "searched; run one sweep for each value"
         )
-    return messages.unknown_field(field, _FIELDS)
+    return messages.unknown_field(field, _SEARCHABLE)
 
 
 def _values(base: TrialSpec, field: str, domain: Domain, trainable: Trainable | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -31,6 +32,11 @@ _RULES = {
     "too_short": "must not be empty",
     "invalid_key": "must be text, as all keys are",
 }
+_NUMBERS = {
+    "must be a whole number": re.compile(r"-?(0|[1-9][0-9]*)"),
+    "must be a number": re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?"),
+}
+"""Rules for numbers -> how one is written."""
 _MAIN_KEYS = {
     "model": "source",
     "quantization": "scheme",
@@ -95,7 +101,15 @@ def unknown_field(name: str, known: Sequence[str]) -> str:
 
 def _line(field: str, value: object, rules: Sequence[str]) -> str:
     silent = isinstance(value, Mapping) or rules == ["is required"] or "unknown key" in rules[0]
-    return f"{field or 'the sweep file'}:{'' if silent else f' {_shown(value, field)}'} {_alternatives(rules)}"
+    shown = "" if silent else f" {_shown(value, field)}"
+    return f"{field or 'the sweep file'}:{shown} {_alternatives(rules)}{_without_quotes(value, rules)}"
+
+
+def _without_quotes(value: object, rules: Sequence[str]) -> str:
+    """The end of a message: how to write a number that stands in quotes; empty for any other value."""
+    form = next((_NUMBERS[rule] for rule in rules if rule in _NUMBERS), None)
+    is_quoted = form is not None and isinstance(value, str) and form.fullmatch(value) is not None
+    return f": write {value} without quotes" if is_quoted else ""
 
 
 def _alternatives(rules: Sequence[str]) -> str:

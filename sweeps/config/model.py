@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from cluster import gpus
 from search_spaces.space import PORTFOLIO
 from sweeps.config import components, passwords, uris
+from trainables.inputs import paths
 from trainables.objective import MIN_EVAL_LOSS, Objective
 from trainables.specs import (
     MOST,
@@ -202,6 +203,12 @@ def is_tracking_uri(value: object) -> object:
     uri = str(value)
     if uris.is_web(uri) and not _is_address(uri):
         raise ValueError(NOT_AN_ADDRESS)
+    file = uris.sqlite_file(uri)
+    if file is not None and str(paths.at_home(file)).startswith(("~", "$")):
+        raise ValueError(
+            "must not begin with $ (variables are not read), nor with ~NAME where no user has this name: write "
+            "sqlite:///~/FILE for the home folder"
+        )
     if uris.is_web(uri) or uri.startswith(("sqlite:///", "postgresql", "mysql", "mssql", "databricks")):
         return value
     raise ValueError(

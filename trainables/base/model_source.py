@@ -60,7 +60,8 @@ def locate(source: str) -> Source:
     # A mistyped path in a folder that exists also has the form OWNER/NAME.
     means_path = means_path or ("/" in source and path.parent.is_dir())
     if means_path and "://" not in source:
-        raise error(source, f"no such file or folder: {path}{close_names(path)}")
+        tried = "" if source == str(path) else f": {path}"
+        raise error(source, f"no such file or folder{tried}{close_names(path)}")
     if _is_hub_id(source):
         return Source("hub", None, source)
     rule = "a hub id is NAME or OWNER/NAME of letters, digits, '-', '_' and '.', without '--', '..' or a final .git"

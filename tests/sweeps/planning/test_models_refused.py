@@ -60,7 +60,7 @@ def test_a_mistyped_path_is_no_hub_id(here: Path, file: str, source: str | None)
     write_folder(here / "models" / "base")
     (here / "s.yaml").write_text(QLORA.replace("hub/model", file))
     line = mistake("validate", *([f"model.source={source}"] if source else []))
-    assert f"no such file or folder: {here}/models/bse; did you mean {here}/models/base?" in line
+    assert f"'{here}/models/bse': no such file or folder; did you mean {here}/models/base?" in line
 
 
 def test_a_model_in_the_current_folder_is_not_beside_a_file_elsewhere(here: Path) -> None:

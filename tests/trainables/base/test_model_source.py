@@ -116,8 +116,8 @@ def test_missing_path_is_named_in_full_with_names_like_it(
     source = written.format(root=tmp_path)
     with pytest.raises(ModelError) as error:
         model_source.locate(source)
-    tried = tmp_path / source.removeprefix("./")
-    assert f"no such file or folder: {tried}; did you mean {tmp_path / 'base'}?" in str(error.value)
+    tried = "" if source.startswith("/") else f": {tmp_path / source.removeprefix('./')}"
+    assert f"no such file or folder{tried}; did you mean {tmp_path / 'base'}?" in str(error.value)
 
 
 def test_a_path_that_is_mistyped_at_its_end_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
