@@ -27,6 +27,8 @@ class VersionFacts:
     alias: str
     sweep: TrackedSweep
     winner: TrialRun
+    is_chosen: bool
+    """Whether a person named the trial, so that it need not be the sweep's best."""
     verdict: Verdict
     rows: str
     """Where the rows that decided come from, in words."""
@@ -107,7 +109,7 @@ def card(facts: VersionFacts) -> str:
     config, verdict = facts.sweep.config, facts.verdict
     data = config.data
     own = sum(trial.repeats is None for trial in facts.sweep.trials)
-    place = "a repeat of one" if facts.winner.repeats else "the best"
+    place = "a repeat of one" if facts.winner.repeats else "chosen by hand, one" if facts.is_chosen else "the best"
     lines = ["---"]
     # The hub links a model to its base by the bare id and takes nothing else here; the commit is said under Training.
     lines += [f"base_model: {facts.hub_id}"] if facts.hub_id else []

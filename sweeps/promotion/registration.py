@@ -228,6 +228,7 @@ def _facts(context: Context, winner: Winner, base: BaseFacts) -> VersionFacts:
         alias=context.alias,
         sweep=context.sweep,
         winner=winner.candidate.trial,
+        is_chosen=context.request.trial is not None,
         verdict=winner.verdict,
         rows=winner.evidence.rows,
         base=base.source + (f" at {base.revision}" if base.revision else ""),

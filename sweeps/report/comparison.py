@@ -112,7 +112,7 @@ class Comparison:
             for step in sorted({step for each in told for step in each})
         ]
         rows.append((f"best {first}", [trial_tables.number_text(trial.value(first)) for trial in self.trials]))
-        rows.append(("at step", ["" if t.best_step is None else str(t.best_step) for t in self.trials]))
+        rows.append(("at step", ["-" if t.best_step is None else str(t.best_step) for t in self.trials]))
         return rows + [(name, [trial_tables.number_text(t.value(name)) for t in self.trials]) for name in others]
 
     def _spent(self) -> list[tuple[str, list[str]]]:
@@ -123,7 +123,10 @@ class Comparison:
         ]
         if any(trial.trainable_params for trial in self.trials):
             rows.append(
-                ("trainable parameters", [f"{t.trainable_params:,}" if t.trainable_params else "" for t in self.trials])
+                (
+                    "trainable parameters",
+                    [f"{t.trainable_params:,}" if t.trainable_params else "-" for t in self.trials],
+                )
             )
         return [*rows, ("state", [trial.state.value for trial in self.trials])]
 

@@ -211,9 +211,10 @@ def _chat(row: dict[str, Any], column: str) -> list[dict[str, Any]]:
     except (AttributeError, TypeError, ValueError, KeyError):
         known = []
     if not known or not all(isinstance(word, str) for message in known for word in message):
+        way_out = "" if isinstance(row.get(column), str) else ", as one text: json.dumps(chat)"
         raise ValueError(
             f"column {column!r} must be the JSON of a chat, a list of {{role, content}}, such as "
-            '[{"role": "user", "content": "Hello"}]'
+            f'[{{"role": "user", "content": "Hello"}}]{way_out}'
         )
     return chat
 

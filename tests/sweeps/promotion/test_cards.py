@@ -29,6 +29,7 @@ def facts(hub_id: str | None, base: str) -> cards.VersionFacts:
         alias="champion",
         sweep=TrackedSweep("x-1", "x", "parent", "FINISHED", config, {}, None, (trial,)),
         winner=trial,
+        is_chosen=False,
         verdict=Verdict("t01", True, (), {"base": 2.0, "t01": 1.0}, (gain,), 0.0, 0.95, 40),
         rows="data.test",
         base=base,
@@ -87,6 +88,7 @@ def test_a_repeat_is_no_trial_of_its_own() -> None:
     again = dataclasses.replace(told.winner, trial_key="other", number=2, repeats="key")
     told = dataclasses.replace(told, sweep=dataclasses.replace(told.sweep, trials=(told.winner, again)))
     assert "- the best of 1 trials" in cards.card(told)
+    assert "- chosen by hand, one of 1 trials" in cards.card(dataclasses.replace(told, is_chosen=True))
     assert "- a repeat of one of 1 trials" in cards.card(dataclasses.replace(told, winner=again))
 
 

@@ -56,11 +56,11 @@ def test_a_row_says_what_differs_and_the_rest_is_one_line() -> None:
             ["eval_loss", "at", "step", "3", "1.7500", "1.5000", "-"],
             ["eval_loss", "at", "step", "9", "1.2500", "-", "-"],
             ["best", "eval_loss", "1.2500", "1.5000", "-"],
-            ["at", "step", "9", "3"],
+            ["at", "step", "9", "3", "-"],
             ["steps", "9", "3", "0"],
             ["tokens", "900", "300", "0"],
             ["seconds", "4", "2", "0"],
-            ["trainable", "parameters", "64", "64"],
+            ["trainable", "parameters", "64", "64", "-"],
             ["state", "COMPLETED", "STOPPED", "RUNNING"],
         ]
     ]

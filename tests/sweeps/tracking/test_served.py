@@ -62,6 +62,8 @@ def test_a_call_without_a_text_is_read_as_in_training() -> None:
 def test_what_is_no_chat_is_refused(wrong) -> None:
     with pytest.raises(ValueError, match=r"column 'talk' must be the JSON of a chat, a list of \{role, content\}"):
         model({"messages": "talk"}).prompt_ids({"talk": wrong})
+    with pytest.raises(ValueError, match=r"as one text: json\.dumps\(chat\)$"):
+        model({"messages": "talk"}).prompt_ids({"talk": CHAT[:1]})
 
 
 @pytest.mark.parametrize(
