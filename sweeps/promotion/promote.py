@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.scoring import Scoring, scoring
-from sweeps.promotion import candidates, content, early_checks, evidence, registration, rollback
+from sweeps.promotion import candidates, content, early_checks, evidence, registration, rollback, version_files
 from sweeps.promotion.context import Context, PromotionRequest
 from sweeps.promotion.evidence import Contender, Winner
 from sweeps.promotion.gate import Verdict
@@ -157,6 +157,7 @@ def _ended_without(
 ) -> Registered | None:
     """What a promotion ends with when there is nothing to register; None when the winner is to be registered."""
     if champion is not None and contender.is_champion:
+        version_files.check_kept(context.lookup, context.model, champion)
         context.say(f"{context.model} version {champion.number} is the {context.alias} already")
         return Registered(champion.number, promoted=True)
     if not contender.verdict.passed:

@@ -82,7 +82,7 @@ def _complete_version(context: Context, winner: Winner, facts: VersionFacts, fol
     fault_points.point("promote.after_model")
     known = registry.of_identity(model, identity)
     if known is not None and known.is_complete:
-        version_files.fetch(context.lookup, model, known)
+        version_files.check_kept(context.lookup, model, known)
         _describe_again(context, winner, facts, known)
         context.say(f"registered: {model} version {known.number} is there already")
         return known

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sweeps.errors import SweepError
+from sweeps.errors import NotStored, SweepError
 from sweeps.record import digests
 from sweeps.tracking import model_package
 from sweeps.tracking.lookup import Lookup
@@ -34,6 +34,17 @@ def fetch(lookup: Lookup, model: str, version: Version) -> dict[str, bytes]:
             "another version with qsweep rollback --to, and delete this one in MLflow"
         )
     return files
+
+
+def check_kept(lookup: Lookup, model: str, version: Version) -> None:
+    """Raises `SweepError` when the files of a complete version are gone, or are not those that were promoted."""
+    try:
+        fetch(lookup, model, version)
+    except NotStored as error:
+        raise SweepError(
+            f"{model}: the files of version {version.number} are gone ({error}): delete this version in MLflow and "
+            "promote again"
+        ) from None
 
 
 def adapter(files: Mapping[str, bytes]) -> dict[str, bytes]:

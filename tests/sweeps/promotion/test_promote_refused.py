@@ -178,6 +178,13 @@ def test_a_champion_whose_files_are_gone_is_refused_unless_forced(champion):
     outcome = run(champion.sweep("second"), force=True)
     assert (outcome.exit_code, outcome.registered.version) == (0, "2")
     assert "its files are gone" in champion.tags("2")["promotion.forced"]
+    # To promote its own trial again is no way to have them back.
+    again = r"the files of version 1 are gone .* delete this version in MLflow and promote again"
+    refused(champion, again, "first", force=True, alias="staging")
+    champion.client.set_registered_model_alias(MODEL, "champion", "1")
+    refused(champion, again, "first", force=True)
+    champion.client.delete_model_version(MODEL, "1")
+    assert run(champion.sweep("first")).registered.version == "3"
 
 
 def test_a_rollback_says_that_it_waits_for_a_promotion(champion):
