@@ -62,11 +62,6 @@ DRIVERS_SECRETS = frozenset({
 })  # fmt: skip
 """Variables that the driver's clients of MLflow and of the object store read, and no process of Ray's needs. The id of
 AWS's key is among them because AWS's own client takes an id without its secret for a mistake."""
-MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**31)}
-"""Lets Ray's processes keep the memory of freed tensors for the next ones. As a rule glibc gives large blocks back to
-the kernel at once, in threads of passes always (malloc/arena.c: HEAP_MAX_SIZE), and an evaluation on a CPU then spends
-an eighth of its time on fresh pages. glibc reads these when a process starts; other C libraries ignore them. Up to 2.34
-it drops a second value above this one, and would then keep no block above 128 KiB (malloc.c: do_set_mmap_threshold)."""
 HEADS = ("gcs_server", "raylet")
 """Daemons without which Ray does not work."""
 PROBE_SECONDS = 2.0
@@ -248,7 +243,7 @@ def _name(daemon: subprocess.Popen[bytes]) -> str:
 
 
 def _apart(daemons: list[subprocess.Popen[bytes]]) -> AbstractContextManager[None]:
-    """Starts Ray's daemons in sessions of their own, without the driver's secrets and with `MEMORY`, and lists them.
+    """Starts Ray's daemons in sessions of their own and without the driver's secrets, and lists them.
 
     Job schedulers and `timeout` send SIGTERM to a whole process group, and the daemons must not end before the trials
     are saved. All processes of Ray's have the environment of these daemons. Ray has no option for either
@@ -260,7 +255,7 @@ def _apart(daemons: list[subprocess.Popen[bytes]]) -> AbstractContextManager[Non
     def start(*arguments: Any, env: Mapping[str, str] | None = None, **options: Any) -> Any:
         given = os.environ if env is None else env
         public = {name: value for name, value in given.items() if name not in DRIVERS_SECRETS}
-        daemon = popen(*arguments, **options, env={**MEMORY, **public}, start_new_session=True)
+        daemon = popen(*arguments, **options, env=public, start_new_session=True)
         daemons.append(daemon)
         return daemon
 

@@ -99,14 +99,6 @@ def test_two_rays_of_one_machine_do_not_wait_for_the_same_port(monkeypatch):
     ]
 
 
-def test_rays_processes_keep_freed_memory_unless_the_user_says_otherwise_and_are_given_no_secret(monkeypatch):
-    given: list[dict[str, str]] = []
-    monkeypatch.setattr(services, "ConsolePopen", lambda *_arguments, env, **_options: given.append(env))
-    with connect._apart([]):
-        services.ConsolePopen(["raylet"], env={"MALLOC_ARENA_MAX": "4", "AWS_SESSION_TOKEN": "secret"})
-    assert given == [connect.MEMORY | {"MALLOC_ARENA_MAX": "4"}]
-
-
 def test_threads_that_are_left_behind_fail_in_silence(monkeypatch):
     told: list[object] = []
     monkeypatch.setattr(threading, "excepthook", told.append)
