@@ -83,8 +83,8 @@ def _is_storage(value: object) -> object:
 def _is_ray_address(value: object) -> object:
     if "://" in str(value):
         raise ValueError(
-            "must be local, auto or HOST:PORT of a cluster's head service (port 6379 as a rule): ray:// is another "
-            "protocol; from a machine outside the cluster use qsweep submit"
+            "must be local, auto or HOST:PORT of a cluster's head service (port 6379 as a rule): http:// is its "
+            "dashboard, and ray:// is another protocol; from a machine outside the cluster use qsweep submit"
         )
     return value
 

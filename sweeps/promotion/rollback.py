@@ -48,11 +48,8 @@ def rollback(
     """Points an alias to an earlier version, by default to the one that the present one was promoted over.
 
     Args:
-        name: of the registered model.
         to: the version to go back to; None for the one before.
-        alias: what moves.
         tracking_uri: the store; None for the usual one.
-        clock: tells the time.
         say: is told that a promotion has to end first.
 
     Raises:

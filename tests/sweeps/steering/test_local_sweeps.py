@@ -64,6 +64,9 @@ def test_a_copy_of_its_folder_is_not_taken_for_the_sweep(tmp_path: Path) -> None
         (path / "config.json").write_text(json.dumps(document))
     assert [find(sweep, tmp_path).path for sweep in ("x", "x-id", "s3://b/p/x")] == [original.path] * 3
     assert find("x.behind", tmp_path).path == tmp_path / "x.behind", "it has a name of its own"
+    config = SweepConfig(name="x", trainable="toy", storage=str(tmp_path))
+    with pytest.raises(SweepError, match=f"qsweep resume {original.path}$"):
+        new_id(config, NOW, lambda *_words: False, {"QSWEEP_SWEEP_ID": "x-id"})
     original.config.write_text(original.config.read_text().replace('"dir"', '"no_dir"'))  # an early version's
     with locked(original):
         assert find("x-id", tmp_path).path == original.path, "a copy has no driver"
