@@ -101,13 +101,14 @@ def rows_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return named | {"eval_examples": arguments.eval_rows}
 
 
-def sweep_file(name: str, measure: Measure, rows: dict[str, Any]) -> dict[str, Any]:
+def sweep_file(name: str, measure: Measure, rows: dict[str, Any], dtype: str) -> dict[str, Any]:
     """The sweep as this project's file. Without warm-up, since HF's first step of a warm-up has a rate of 0."""
     training = {**search.TRAINED["training"], "warmup_ratio": 0.0}
     early = {"kind": "asha", "variant": "promote"} if measure.early else {"kind": "fifo"}
     return {
         "name": name,
         **search.TRAINED,
+        "quantization": {**search.TRAINED["quantization"], "compute_dtype": dtype},
         "training": training,
         "data": rows,
         "search_space": search.SPACE,
@@ -132,6 +133,7 @@ def prepare(results: Path, content: dict[str, Any]) -> dict[str, Any]:
         "model": tokenizer.name_or_path,
         "rows": str(place / "rows.json"),
         "batch_size": spec.training.batch_size,
+        "dtype": spec.quantization.compute_dtype,
         "pad_id": tokenizer.pad_token_id,
         "eval_tokens": len(splits.eval.ids),
     }
@@ -258,7 +260,7 @@ def run(name: str, measure: Measure, arguments: argparse.Namespace, number: int)
     answer = machines.read(kept)
     if answer is not None:
         return answer
-    content = sweep_file(name, measure, rows_of(arguments))
+    content = sweep_file(name, measure, rows_of(arguments), arguments.dtype)
     job = prepare(arguments.results, content)
     folder = arguments.results / f"{name}-{number}"
     both = {
@@ -266,7 +268,14 @@ def run(name: str, measure: Measure, arguments: argparse.Namespace, number: int)
         "plain": plain(folder / "plain", measure, job),
     }
     return machines.keep(
-        kept, {"measure": name, "eval_rows": arguments.eval_rows, "sides": both, **compared(name, both)}
+        kept,
+        {
+            "measure": name,
+            "eval_rows": arguments.eval_rows,
+            "dtype": arguments.dtype,
+            "sides": both,
+            **compared(name, both),
+        },  # fmt: skip
     )
 
 
@@ -301,6 +310,7 @@ def parsed(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=32, help="of `short`")
     parser.add_argument("--eval-rows", type=int, default=16)
     parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="both sides compute in it")
     parser.add_argument("--data", type=Path, help="folder with gsm8k_train.jsonl and gsm8k_test.jsonl")
     parser.add_argument("--train", type=Path, help="a JSONL file to train on, with --prompt and --completion")
     parser.add_argument("--eval", type=Path, help="a JSONL file to evaluate on; the last rows of --train without it")

@@ -6,7 +6,7 @@ padded within their own batch only, since both make it faster.
 
     python -m tests.benchmarks.plain_ray_tune JOB.json RESULT.json
 
-JOB.json: {model, rows, points, rungs, reduction_factor, early, batch_size, pad_id, tracking_uri, folder}. `model` is a
+JOB.json: {model, dtype, rows, points, rungs, reduction_factor, early, batch_size, pad_id, tracking_uri, folder}. `model` is a
 folder with a 4-bit base, `rows` a file {train: [{input_ids, labels}], eval: [...]}, `rungs` the steps to report at, the
 last of them the end; `early` chooses Ray's ASHA or no early stopping. RESULT.json: {reports: [...]}.
 """
@@ -26,13 +26,13 @@ MODULES = {"attention-qv": ["q_proj", "v_proj"], "all-linear": "all-linear",
            "attention": ["q_proj", "k_proj", "v_proj", "o_proj"]}  # fmt: skip
 
 
-def adapted(model: str, point: dict[str, Any]) -> Any:
-    """The base in 4 bits with an adapter."""
+def adapted(model: str, dtype: str, point: dict[str, Any]) -> Any:
+    """The base in 4 bits with an adapter; in bfloat16 norms, embeddings and head stay float32, as PEFT makes them."""
     import torch
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, device_map={"": "cpu"})
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype), device_map={"": "cpu"})
     for module in base.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # bitsandbytes 0.50.2 loses gradients after the first evaluation on CPUs with AVX512-BF16 without this.
@@ -105,11 +105,11 @@ def train(config: dict[str, Any], job: dict[str, Any], rows: dict[str, Any]) -> 
         output_dir=f"{job['folder']}/trainer", per_device_train_batch_size=job["batch_size"],
         per_device_eval_batch_size=EVAL_BATCH, max_steps=job["rungs"][-1],
         learning_rate=point["training.learning_rate"], lr_scheduler_type="linear", warmup_steps=0,
-        report_to="none", save_strategy="no", logging_strategy="no", use_cpu=True,
+        bf16=job["dtype"] == "bfloat16", report_to="none", save_strategy="no", logging_strategy="no", use_cpu=True,
         dataloader_pin_memory=False, disable_tqdm=True, seed=0, remove_unused_columns=False,
     )  # fmt: skip
     TokenMean(
-        model=adapted(job["model"], point), args=arguments, train_dataset=rows["train"], eval_dataset=rows["eval"],
+        model=adapted(job["model"], job["dtype"], point), args=arguments, train_dataset=rows["train"], eval_dataset=rows["eval"],
         data_collator=partial(padded, pad_id=job["pad_id"]), callbacks=[Reporting()],
     ).train()  # fmt: skip
 
