@@ -62,6 +62,10 @@ class Driver:
         self.look: Callable[[], None] = lambda: None
         """Called between two steps of Tune: what the thread that answers requests does meanwhile."""
         self.to_stop: set[str] = set()
+        self.opens: Callable[[], bool] = lambda: True
+        """Whether a trial's process is there yet; others may report before it is."""
+        self.fails: Callable[[], bool] = lambda: False
+        """Whether a trial fails before it holds its slot."""
 
     def run(self, events_left: int = 10**6) -> None:
         """Runs to the sweep's end, or is killed after so many more events."""
@@ -90,15 +94,23 @@ class Driver:
                 live.append(SimpleNamespace(trial_id=f"{number}-{len(live)}", config=config, last_result={}))
             if not live:
                 return
-            for trial in live:
-                if not trial.last_result:  # Its process is there later than the slot was given.
-                    self.begin(trial)
-            trial = live.pop(0)
+            trial = self.first_there(live)
+            live.remove(trial)
             if not self.step(trial):
                 queue.on_trial_complete(trial.trial_id, trial.last_result)
                 self.callback.on_trial_complete(1, [], trial)
             else:
                 live.append(trial)
+
+    def first_there(self, live: list[Any]) -> Any:
+        """The trial that reports next: its process is there later than its slot was given."""
+        for trial in live:
+            if not trial.last_result and self.opens():
+                self.begin(trial)
+        there = [trial for trial in live if trial.last_result]
+        if not there:
+            self.begin(live[0])
+        return (there or live)[0]
 
     def begin(self, trial: Any) -> None:
         """The trial's process holds a slot, where the point is feasible."""
@@ -106,11 +118,14 @@ class Driver:
         if trial.config["number"] in self.infeasible:
             trial.last_result = {"state": "INFEASIBLE", "reason": "no such layer", "step": 0, "done": True}
             return
+        if self.fails():
+            trial.last_result = {"state": "FAILED", "reason": "a broken row", "step": step, "done": True}
+            return
         assert self.tell(trial, {"step": step, "state": "RUNNING", "opened": True, "done": False})
 
     def step(self, trial: Any) -> bool:
         """The trial trains to its next report point; whether Tune would go on with it."""
-        if trial.last_result.get("state") == "INFEASIBLE":
+        if trial.last_result["state"] in ("INFEASIBLE", "FAILED"):
             return False
         spec, before = TrialSpec.model_validate_json(trial.config["spec"]), trial.last_result["step"]
         points = self.config.scheduler.points(9)

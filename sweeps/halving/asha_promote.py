@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sweeps.halving.rule import Decision, Direction, Idle, Key, Resume, Rule, Standing, Work, place
+from sweeps.halving.rule import Decision, Direction, Idle, Key, Resume, Rule, Standing, Started, Work, place
 
 Order = Literal["breadth", "paper"]
 TAIL_TRIALS = 3
@@ -92,6 +92,10 @@ class Promote(Rule):
         ranked = self.rank(trial)
         return ranked is not None and ranked[1] <= ranked[2] // self._factor
 
+    def is_in_tail(self, trial: str) -> bool:
+        """See `Rule.is_in_tail`."""
+        return trial in self._tail
+
     def _promotable(self) -> Iterator[str]:
         """The trial to resume at each rung where there is one, in the order in which rungs come."""
         rungs = list(self._rungs.values())
@@ -118,6 +122,15 @@ class Promote(Rule):
                 return None if unknown or before & (self._complete | self._running) else leader.trial
         return None
 
+    def _start(self, event: Started) -> Decision:
+        if self.standing(event.trial) is Standing.PARKED:
+            is_in_tail = event.is_in_tail
+            if is_in_tail is None:
+                is_in_tail = not self._is_promotable(*self._places[event.trial])
+            if is_in_tail:
+                self._tail.add(event.trial)
+        return super()._start(event)
+
     def _judge(self, name: str, point: int, loss: float) -> Decision:
         if point == self.points[-1]:
             if math.isfinite(loss):
@@ -134,5 +147,3 @@ class Promote(Rule):
     def _unparked(self, name: str) -> None:
         rung, key = self._places[name]
         rung.parked.remove(key)
-        if self._trials[name].standing is Standing.RUNNING and not self._is_promotable(rung, key):
-            self._tail.add(name)

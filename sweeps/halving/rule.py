@@ -20,6 +20,9 @@ class Started:
     trial: str
     is_protected: bool = False
     """Whatever its reports say, the trial is trained to the last point: the others are compared with it."""
+    is_in_tail: bool | None = None
+    """Whether it was resumed although it did not rank high enough; None: its rank now says so. What was decided may
+    come here late, when others have reported in between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,7 @@ class Rule:
         self._patience = overfit_patience
         self._trials: dict[str, TrialHistory] = {}
         self._running: set[str] = set()
-        self._taken = 0
+        self._keys = 0
 
     def take(self, event: Event) -> Decision:
         """Folds an event in; answers what becomes of its trial.
@@ -144,7 +147,6 @@ class Rule:
         Raises:
             ValueError: the trial reports and has not started.
         """
-        self._taken += 1
         match event:
             case Started():
                 return self._start(event)
@@ -191,6 +193,10 @@ class Rule:
 
     def is_due(self, trial: str) -> bool:
         """Whether the trial ranks high enough to go on from the rung that it is parked at."""
+        return False
+
+    def is_in_tail(self, trial: str) -> bool:
+        """Whether the trial was ever resumed although it did not rank high enough."""
         return False
 
     def _judge(self, name: str, point: int, loss: float) -> Decision:
@@ -269,7 +275,8 @@ class Rule:
             self._parked(name)
 
     def _key(self, name: str, loss: float) -> Key:
-        return Key(loss, self._taken, name)
+        self._keys += 1
+        return Key(loss, self._keys, name)
 
 
 def place(ranked: Sequence[Key], key: Key) -> int:

@@ -228,6 +228,9 @@ class TrialStarted(Spec):
     """Searched field -> value; None in logs of earlier versions."""
     repeats: str | None = None
     """Key of the trial whose point this one repeats with another seed."""
+    is_in_tail: bool | None = None
+    """It goes on, or went on at a rung before, although it did not rank high enough; None in logs of earlier
+    versions."""
 
 
 class PointInfeasible(Spec):

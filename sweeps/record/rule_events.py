@@ -16,7 +16,8 @@ def rule_event(event: Event, objective: Objective, protects_first: bool) -> rule
     """
     match event:
         case TrialStarted():
-            return rule.Started(event.trial_key, is_protected=protects_first and event.number == 0)
+            is_protected = protects_first and event.number == 0
+            return rule.Started(event.trial_key, is_protected, event.is_in_tail)
         case TrialReported():
             report = event.report
             reached = report.step if report.resource is None else report.resource

@@ -143,7 +143,8 @@ class JournalCallback(Callback):
         known = self._journal.record.trials.get(trial.config["trial_key"])
         if known is None or known.state is not TrialState.RUNNING:
             config = trial.config
-            self._journal.add(TrialStarted(spec=config["spec"], repeats=config["repeats"], **self._who(trial)))
+            told = {name: config[name] for name in ("spec", "repeats", "is_in_tail")}
+            self._journal.add(TrialStarted(**told, **self._who(trial)))
 
     def _park(self, trial: Trial, step: int) -> None:
         key = trial.config["trial_key"]
@@ -157,8 +158,7 @@ class JournalCallback(Callback):
         if key not in self._journal.record.trials and state is TrialState.INFEASIBLE:
             self._journal.add(PointInfeasible(reason=reason, repeats=trial.config["repeats"], **self._who(trial)))
         else:
-            if key not in self._journal.record.trials:
-                self._begin(trial)
+            self._begin(trial)  # It may have failed before it held a slot.
             ended = TrialEnded(
                 time=self._clock(),
                 trial_key=key,

@@ -77,12 +77,17 @@ class Ruling:
             elif standing is Standing.PARKED and trial.state is not TrialState.PARKED:
                 self._journal.add(TrialParked(time=clock(), trial_key=trial.trial_key, step=trial.step))
 
-    def begin(self, trial: PlannedTrial) -> None:
-        """A slot is for this trial, before its process is there: the slot is for no other one."""
+    def begin(self, trial: PlannedTrial) -> bool:
+        """A slot is for this trial, before its process is there: the slot is for no other one.
+
+        Answers whether the trial is in the tail. By the time that the journal says that it goes on, others may have
+        reported, and its rank then does not tell.
+        """
         if trial.repeats is not None:
-            return
+            return False
         is_protected = self._protects_first and trial.number == 0
         self.rule.take(Started(trial.trial_key, is_protected=is_protected))
+        return self.rule.is_in_tail(trial.trial_key)
 
     def _standing(self, trial: TrialRecord) -> Standing | None:
         if trial.repeats is None:

@@ -88,7 +88,7 @@ class TrialQueue(Searcher):
         if trial.repeats is not None:
             self._repeating.add(trial_id)
         self._begun[trial.trial_key] = trial
-        self._ruling.begin(trial)
+        is_in_tail = self._ruling.begin(trial)
         return {
             **self._settings(trial.spec),
             "trial_key": trial.trial_key,
@@ -96,6 +96,7 @@ class TrialQueue(Searcher):
             "number": trial.number,
             "params": dict(trial.params),
             "repeats": trial.repeats,
+            "is_in_tail": is_in_tail,
             "point": None if trial.point is None else dict(trial.point),
             "spec": trial.spec.model_dump_json(),
             "is_anywhere": self.places.take(trial_id),

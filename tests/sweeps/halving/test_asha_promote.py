@@ -181,6 +181,19 @@ def test_the_tail_gives_up_after_so_many_trials_that_were_lost() -> None:
     assert [name for name, point in played.work if point == 3] == [str(number) for number in range(TAIL_TRIALS)]
 
 
+def test_a_trial_that_went_on_by_its_rank_is_not_in_the_tail_when_the_log_says_so_late() -> None:
+    rule = Promote((1, 2, 4), 2)
+    for name, loss in [("a", 5.0), ("b", 6.0)]:
+        rule.take(Started(name))
+        rule.take(Reported(name, 1, loss))
+    assert rule.next(is_exhausted=True) == Resume("a")
+    rule.take(Started("c"))
+    rule.take(Reported("c", 1, 4.0))
+    rule.take(Started("a", is_in_tail=False))
+    rule.take(Started("b"))
+    assert [rule.is_in_tail(name) for name in "abc"] == [False, True, False]
+
+
 @pytest.mark.parametrize("patience", [None, 1])
 def test_a_rung_that_a_trial_of_the_tail_comes_to_gives_the_tail_no_more_tries(patience: int | None) -> None:
     """Each trial ends between the second rung and the last point: it is lost, or it overfits."""

@@ -98,6 +98,7 @@ EVENTS: list[st.SearchStrategy[Event]] = [
         params=SCALARS,
         spec=TEXT,
         point=st.none() | POINTS,
+        is_in_tail=st.none() | st.booleans(),
     ),
     st.builds(
         EarlierTrials,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sweep_events import reported
 
-from sweeps.record.events import TrialState
+from sweeps.record.events import TrialParked, TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
 from sweeps.tune.callback import JournalCallback
@@ -64,6 +64,7 @@ def trial(key: str = "a", **last_result: Any) -> Any:
         "params": {"r": 8},
         "point": {"adapter.r": 8},
         "repeats": None,
+        "is_in_tail": False,
         "spec": "{}",
     }
     return SimpleNamespace(config=config, last_result=last_result, get_error=lambda: None)
@@ -116,6 +117,17 @@ def test_a_trial_that_trained_and_turned_out_infeasible_has_begun(callback, even
 def test_a_trial_that_failed_before_it_held_a_slot_is_a_trial_that_failed(callback, events):
     callback.on_trial_complete(1, [], trial(**ending("FAILED", "KeyError: 'row 17'")))
     assert told(events) == ["trial_started", "trial_ended"]
+
+
+def test_a_parked_trial_that_failed_before_it_held_a_slot_again_went_on(callback, events, journal):
+    """What the log says of it is what the rule was told: it went on, and was lost."""
+    callback.on_trial_result(1, [], trial(), report(3))
+    journal.add(TrialParked(time=1.0, trial_key="a", step=3))
+    again = trial(**ending("FAILED", "KeyError: 'row 17'"))
+    again.config["is_in_tail"] = True
+    callback.on_trial_complete(1, [], again)
+    assert told(events[-2:]) == ["trial_started", "trial_ended"]
+    assert [event.is_in_tail for event in events if event.type == "trial_started"] == [False, True]
 
 
 @pytest.mark.parametrize("last", [{}, OPENED])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeGuard
 from unittest.mock import Mock
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from played_sweeps import Killed, driver, story, sweep
 from sweep_events import reported, started
 
@@ -76,6 +80,24 @@ def assert_goes_on_after_any_event(tmp_path: Path, config: SweepConfig) -> None:
             second.run()
             assert {key: trial.state for key, trial in second.journal.record.trials.items()} == states
         assert story(path) == story(tmp_path / "whole")
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10**9), trials=st.integers(6, 24), slots=st.integers(2, 8), factor=st.sampled_from([2, 3, 12])
+)
+def test_a_rule_that_is_told_the_log_stands_where_the_one_stood_that_ran_the_sweep(
+    seed: int, trials: int, slots: int, factor: int
+) -> None:
+    """Others report between the decision that a trial goes on and its process, and some never hold their slot."""
+    rng = random.Random(seed)
+    config = sweep(trials, reduction_factor=factor)
+    with TemporaryDirectory() as folder:
+        with driver(Path(folder), config, slots) as ran:
+            ran.opens, ran.fails = (lambda: rng.random() < 0.4), (lambda: rng.random() < 0.1)
+            ran.run()
+        with driver(Path(folder), config, slots) as again:
+            assert vars(again.ruling.rule) == vars(ran.ruling.rule)
 
 
 @pytest.mark.parametrize("slots", [1, 2, 4])
