@@ -275,7 +275,7 @@ def run(name: str, measure: Measure, arguments: argparse.Namespace, number: int)
             "dtype": arguments.dtype,
             "sides": both,
             **compared(name, both),
-        },  # fmt: skip
+        },
     )
 
 

@@ -6,9 +6,9 @@ padded within their own batch only, since both make it faster.
 
     python -m tests.benchmarks.plain_ray_tune JOB.json RESULT.json
 
-JOB.json: {model, dtype, rows, points, rungs, reduction_factor, early, batch_size, pad_id, tracking_uri, folder}. `model` is a
-folder with a 4-bit base, `rows` a file {train: [{input_ids, labels}], eval: [...]}, `rungs` the steps to report at, the
-last of them the end; `early` chooses Ray's ASHA or no early stopping. RESULT.json: {reports: [...]}.
+JOB.json: {model, dtype, rows, points, rungs, reduction_factor, early, batch_size, pad_id, tracking_uri, folder}.
+`model` is a folder with a 4-bit base, `rows` a file {train: [{input_ids, labels}], eval: [...]}, `rungs` the steps to
+report at, the last of them the end; `early` chooses Ray's ASHA or no early stopping. RESULT.json: {reports: [...]}.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ def train(config: dict[str, Any], job: dict[str, Any], rows: dict[str, Any]) -> 
         dataloader_pin_memory=False, disable_tqdm=True, seed=0, remove_unused_columns=False,
     )  # fmt: skip
     TokenMean(
-        model=adapted(job["model"], job["dtype"], point), args=arguments, train_dataset=rows["train"], eval_dataset=rows["eval"],
-        data_collator=partial(padded, pad_id=job["pad_id"]), callbacks=[Reporting()],
+        model=adapted(job["model"], job["dtype"], point), args=arguments, train_dataset=rows["train"],
+        eval_dataset=rows["eval"], data_collator=partial(padded, pad_id=job["pad_id"]), callbacks=[Reporting()],
     ).train()  # fmt: skip
 
 
