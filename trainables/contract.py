@@ -57,7 +57,7 @@ class Evaluation(Spec):
     row_tokens: Annotated[tuple[int, ...], Field(strict=False)] = ()
     """Completion tokens of each row."""
     hardware: str = ""
-    """What it was computed on, device and type of the activations: "cpu float32"."""
+    """What it was computed on, device and type of the activations: "cpu float32". Empty where neither matters."""
 
     @model_validator(mode="before")
     @classmethod
@@ -280,6 +280,10 @@ class Pack(Protocol):
     """Slots that train side by side. A slot's numbers do not depend on its neighbours.
 
     Not thread-safe: one thread calls it. A `Failure` concerns its slot alone and is returned, never raised.
+
+    Beside it, where the numbers depend on it: `hardware`, the `Evaluation.hardware` of all its evaluations, known
+    before the first. A sweep warns when its hosts compute in different types. And `engine_name`: what computes the
+    losses, in words, which the sweep says when it starts.
     """
 
     def open(self, slot: int, spec: TrialSpec, snapshot: bytes | None = None) -> Opened | Failure:
