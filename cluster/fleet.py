@@ -81,8 +81,7 @@ class Fleet:
         self._has_started = False
         self._early_deaths: Counter[Place] = Counter()
         """Hosts in a row that died at a place before any trial came to a report point there."""
-        self._types: dict[str, str] = {}
-        """See `host_states.another_type`."""
+        self._types = host_states.ComputeTypes(options.hardware_before)
         self._last_loss = -math.inf
         self._not_before = clock()
         """No host is made before this time."""
@@ -314,9 +313,8 @@ class Fleet:
         # An id is never used twice, also after Ray restarted the broker: trials name hosts that they lost.
         self._failures, self._told = 0, ""
         self._start_deaths.clear()
-        if (warning := host_states.another_type(facts, self._types)) is not None:
+        for warning in self._types.add(facts):
             self._tell(warning)
-        self._types.setdefault(facts.hardware, facts.node)
         self.hosts[f"host-{uuid.uuid4().hex[:8]}"] = Host(starting.actor, facts, self._clock())
         self.held_seconds()
         if self._has_started:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -115,21 +115,37 @@ class StartDeaths:
         )
 
 
-def another_type(facts: HostFacts, seen: Mapping[str, str]) -> str | None:
-    """Says that a host is the first that computes in another type than those before it; else None.
+class ComputeTypes:
+    """The types that the hosts of a sweep compute in. Losses of two types do not compare, on whatever device."""
 
-    Args:
-        seen: type, "" where it is unknown -> a node of it; of all hosts that were ever ready.
-    """
-    known = [(hardware, node) for hardware, node in seen.items() if hardware]
-    if not known or not facts.hardware or facts.hardware in seen:
-        return None
-    hardware, node = known[0]
-    return (
-        f"warning: hosts compute in different types ({hardware} on {node}, {facts.hardware} on "
-        f"{facts.node}), so that losses of their trials do not compare: launch with "
-        "quantization.compute_dtype=float32, or leave the nodes of one type out"
-    )
+    def __init__(self, before: str) -> None:
+        """No host so far; for `before` see `HostOptions.hardware_before`."""
+        self._before = _type(before)
+        self._seen = {self._before: before}
+        """Type, "" where it is unknown -> a host of it, in words."""
+
+    def add(self, facts: HostFacts) -> list[str]:
+        """One more host is ready: what is to be said of its type, the first time only."""
+        own, others = _type(facts.hardware), [words for kind, words in self._seen.items() if kind]
+        if own in self._seen:
+            return []
+        self._seen[own] = f"{facts.hardware} on {facts.node}"
+        if not own or not others:
+            return []
+        if self._before:
+            return [
+                f"warning: this sweep's losses were computed in {others[0]} before it was resumed, and are computed in "
+                f"{self._seen[own]} now: the two do not compare: stop it and resume it where hosts compute in "
+                f"{self._before}, or launch it anew with quantization.compute_dtype=float32"
+            ]
+        return [
+            f"warning: hosts compute in different types ({others[0]}, {self._seen[own]}), so that losses of their "
+            "trials do not compare: launch with quantization.compute_dtype=float32, or leave the nodes of one type out"
+        ]
+
+
+def _type(hardware: str) -> str:
+    return hardware.rpartition(" ")[2]
 
 
 def is_mistake(error: RayError) -> bool:

@@ -57,7 +57,7 @@ class SlotLimits(Spec):
 
 
 class HostOptions(Spec):
-    """Says what a sweep takes of the cluster, and what the processes of its hosts are given."""
+    """Says what a sweep takes of the cluster, what its hosts' processes are given, and what went before them."""
 
     hosts: int | Literal["auto"] = "auto"
     gpus_per_host: int | Literal["auto"] = "auto"
@@ -67,6 +67,8 @@ class HostOptions(Spec):
     env_vars: dict[str, str] = Field(default_factory=dict)
     pip: tuple[str, ...] = ()
     """Packages that Ray installs for the hosts when they start."""
+    hardware_before: str = ""
+    """What a sweep that goes on was evaluated on before, see `Evaluation.hardware`; empty where that is unknown."""
 
 
 class Place(NamedTuple):

@@ -137,13 +137,14 @@ class Driver:
             )
 
     def _host_options(self) -> HostOptions:
-        cluster = self.config.cluster
+        cluster, base = self.config.cluster, self.journal.record.base
         return HostOptions(
             hosts=self.hosts_at_start,
             gpus_per_host=cluster.gpus_per_host,
             may_grow=(cluster.address or "local") != "local",
             env_vars=cluster.runtime_env.env_vars,
             pip=cluster.runtime_env.pip,
+            hardware_before="" if base is None else base.hardware,
         )
 
     def _settle_targets(self, space: SearchSpace) -> None:

@@ -82,6 +82,24 @@ def test_hosts_of_another_type_than_the_first_are_named_with_the_way_out(play):
     )
 
 
+@pytest.mark.parametrize(
+    ("before", "warns"),
+    [("cuda bfloat16", True), ("cpu bfloat16", True), ("cuda float32", False), ("cpu float32", False), ("", False)],
+)
+def test_a_sweep_that_goes_on_with_hosts_of_another_type_is_told_once(play, before, warns):
+    async def scene(world: World) -> None:
+        world.actors.nodes["b"] = True
+        await world.follow()
+        warnings = [line for line in world.news if "warning" in line]
+        assert warnings == warns * [
+            f"warning: this sweep's losses were computed in {before} before it was resumed, and are computed in cuda "
+            "float32 on a now: the two do not compare: stop it and resume it where hosts compute in bfloat16, or "
+            "launch it anew with quantization.compute_dtype=float32"
+        ]
+
+    play(scene, "a", hardware={"a": "cuda float32", "b": "cuda float32"}, hardware_before=before)
+
+
 def test_a_host_whose_node_is_leaving_takes_no_trials_and_ends_when_those_it_has_have_moved(play):
     async def scene(world: World) -> None:
         [(host_id, host)] = world.fleet.hosts.items()

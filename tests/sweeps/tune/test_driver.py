@@ -7,6 +7,7 @@ from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
+import sweep_events
 from ray._private.ray_constants import MIN_RESOURCE_GRANULARITY
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.tune.execution.tune_controller import _get_max_pending_trials
@@ -74,6 +75,14 @@ def test_a_sweep_whose_rows_give_other_tokens_now_is_refused(
     with pytest.raises(ConfigError, match=r"^data: its rows give other tokens .*1{16}, it was 2{16}"):
         began.start_hosts(limits, space)
     assert journal.record.data["fingerprint"] == began_with
+
+
+def test_hosts_are_told_what_the_sweep_was_evaluated_on_before(tmp_path: Path) -> None:
+    journal = Journal(SweepFolder(tmp_path))
+    driving = Driver(toy()[0], SweepFolder(tmp_path), journal, StopState(), MagicMock(Display))
+    assert driving._host_options().hardware_before == ""
+    journal.add(sweep_events.base(4.5))
+    assert driving._host_options().hardware_before == "cpu float32"
 
 
 @pytest.fixture
