@@ -16,6 +16,8 @@ from trainables.contract import Device
 
 MEMORY_SHARE = 0.85
 """The part of the free memory that a plan may use."""
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""A processor with one of them multiplies in bfloat16; the last one is ARM's."""
 
 
 def name(device: Device, own: Sequence[str] = ("0",), hosts: int = 1) -> str:
@@ -151,11 +153,32 @@ def _nvidia_smi(field: str, gpu: str) -> str:
     return subprocess.run(query, check=True, capture_output=True, text=True).stdout.strip().splitlines()[0]
 
 
+def cpu_has_bfloat16() -> bool | None:
+    """Whether this machine's processor has instructions for bfloat16; None where that cannot be known."""
+    return tells_bfloat16(_cpuinfo())
+
+
+def tells_bfloat16(cpuinfo: str) -> bool | None:
+    """Whether every processor in a text of /proc/cpuinfo multiplies in bfloat16; None where the text does not say.
+
+    oneDNN, which multiplies for PyTorch, uses these instructions where they are, and else computes by others.
+    """
+    lines = [line.partition(":") for line in cpuinfo.splitlines()]
+    # x86 calls them flags, ARM Features.
+    told = [set(rest.split()) for key, _, rest in lines if key.strip() in ("flags", "Features")]
+    return all(flags & BFLOAT16_FLAGS for flags in told) if told else None
+
+
 def _processor() -> str:
     """The processor's name as Linux tells it (/proc/cpuinfo, x86 only), else the architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
+    lines = _cpuinfo().splitlines()
     processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     return processor or os.uname().machine
+
+
+def _cpuinfo() -> str:
+    """What Linux tells of the processors; empty elsewhere."""
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -63,6 +63,10 @@ class Asked(Spec):
         """Whether the place is the driver of a cluster, on which nothing trains."""
         return self.node == DRIVER
 
+    def trains_on(self, listed_gpus: int) -> Device:
+        """What trains at the place, where nvidia-smi lists so many GPUs."""
+        return "cuda" if listed_gpus and self.declared_gpus != 0 and self.uses_gpus else "cpu"
+
     def on_node(self, node: str, declared_gpus: float) -> Asked:
         """The same for a node, without the driver's secrets."""
         return self.model_copy(update={"node": node, "declared_gpus": declared_gpus, "tracking_uri": None})

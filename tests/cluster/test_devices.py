@@ -105,3 +105,21 @@ def test_cuda_numbers_gpus_as_nvidia_smi_does(monkeypatch, before, after):
         monkeypatch.delenv("CUDA_DEVICE_ORDER")
     with devices.seeing_gpus(1):
         assert os.environ["CUDA_DEVICE_ORDER"] == after
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "has_it"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx512f avx512_bf16 clzero\nbugs\t\t: spectre_v1\n", True),
+        ("processor\t: 0\nflags\t\t: fpu avx2 avx512f amx_tile amx_bf16\n", True),
+        ("processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512_vnni\n", False),
+        ("flags\t\t: fpu avx512f\nvmx flags\t: avx512_bf16\nmodel name\t: The bf16 of all\n", False),
+        ("processor\t: 0\nFeatures\t: fp asimd sve svebf16 bf16\n", True),
+        ("processor\t: 0\nFeatures\t: fp asimd sve svebf16\n", False),
+        ("Features\t: fp bf16\n\nFeatures\t: fp\n", False),  # unlike cores
+        ("processor\t: 0\nisa\t\t: rv64imafdc\n", None),
+        ("", None),
+    ],
+)
+def test_a_processor_tells_whether_it_multiplies_in_bfloat16(cpuinfo, has_it):
+    assert devices.tells_bfloat16(cpuinfo) is has_it

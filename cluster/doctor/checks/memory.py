@@ -5,7 +5,6 @@ from __future__ import annotations
 from cluster import devices
 from cluster.doctor import nvidia_smi
 from cluster.doctor.contract import Asked, Diagnosis, Facts, Health
-from trainables.contract import Device
 
 ON, NEEDS_FILE, TAKES_GPU = "nodes", True, False
 SECONDS, HUNG = nvidia_smi.SECONDS, nvidia_smi.HUNG
@@ -18,9 +17,8 @@ def look(_asked: Asked) -> Facts:
 
 def judge(facts: Facts, _driver: Facts, asked: Asked) -> Diagnosis:
     """Fails when the base and one adapter fit nowhere; warns when they do not fit everywhere, or the plan does not."""
-    on_gpu = bool(facts["gpus"]) and asked.declared_gpus != 0 and asked.uses_gpus
-    device: Device = "cuda" if on_gpu else "cpu"
-    if on_gpu:
+    device = asked.trains_on(len(facts["gpus"]))
+    if device == "cuda":
         told = {f"GPU {gpu['index']}": devices.mebibytes(gpu["memory.free"]) for gpu in facts["gpus"]}
         free = {place: facts["host_free"] if size is None else size for place, size in told.items()}
     else:
@@ -36,7 +34,7 @@ def judge(facts: Facts, _driver: Facts, asked: Asked) -> Diagnosis:
         return Diagnosis("unknown", f"{shown}; what the sweep needs is not known here", "give model.facts in the file")
     usable = {place: size * devices.MEMORY_SHARE for place, size in free.items()}
     too_small = [place for place, size in usable.items() if size < needed]
-    on_each = " on each GPU of a host" if on_gpu and asked.gpus_per_host > 1 else ""
+    on_each = " on each GPU of a host" if device == "cuda" and asked.gpus_per_host > 1 else ""
     takes = f"the base with one adapter takes {needed / 1e9:.1f} GB{on_each}"
     one = f"{shown}; {takes}, of {devices.MEMORY_SHARE:.0%} of what is free"
     if too_small:

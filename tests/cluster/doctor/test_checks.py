@@ -85,11 +85,46 @@ def test_the_weakest_gpu_decides(check, capabilities, state):
     assert judge(check, gpus(*capabilities)).state == state
 
 
+def computing_in(dtype: str) -> TrialSpec:
+    quantization = QuantizationSpec.model_validate({"compute_dtype": dtype})
+    return TrialSpec(trainable="toy", quantization=quantization, steps=1)
+
+
 def test_bfloat16_that_the_file_asks_for_must_be_there():
-    base = TrialSpec(trainable="toy", quantization=QuantizationSpec(compute_dtype="bfloat16"), steps=1)
-    assert judge("bf16", gpus("7.5"), NODE.model_copy(update={"base": base})).state == "fail"
-    float32 = base.model_copy(update={"quantization": QuantizationSpec(compute_dtype="float32")})
-    assert judge("bf16", gpus("7.5"), NODE.model_copy(update={"base": float32})).state == "ok"
+    for named, state in (("bfloat16", "fail"), ("float32", "ok")):
+        assert judge("bf16", gpus("7.5"), NODE.model_copy(update={"base": computing_in(named)})).state == state
+
+
+@pytest.mark.parametrize(
+    ("named", "has_it", "state", "said"),
+    [
+        (None, True, "ok", "auto is float32; the CPU has instructions for bfloat16: steps with compute_dtype=bfloat16"),
+        ("auto", True, "ok", "steps with compute_dtype=bfloat16 may take little more than half the time"),
+        ("float32", True, "ok", "steps with compute_dtype=bfloat16 may take little more than half the time"),
+        ("auto", False, "ok", "auto is float32; the CPU has no instructions for bfloat16"),
+        ("float16", True, "ok", "is float16; the CPU has instructions for bfloat16"),
+        ("bfloat16", True, "ok", "is bfloat16; the CPU has instructions for bfloat16"),
+        ("bfloat16", False, "warn", "is bfloat16; the CPU has no instructions for bfloat16"),
+        ("bfloat16", None, "unknown", "the CPU does not say here whether it has instructions for bfloat16"),
+        ("auto", None, "ok", "the CPU does not say here whether it has instructions for bfloat16"),
+    ],
+)
+def test_without_a_gpu_the_processor_is_told_of(named, has_it, state, said):
+    asked = HERE if named is None else NODE.model_copy(update={"base": computing_in(named)})
+    diagnosis = judge("bf16", NO_GPU | {"cpu_has_it": has_it}, asked)
+    assert (diagnosis.state, said in diagnosis.seen) == (state, True), diagnosis
+    assert ("to float32" in diagnosis.mend) == (state != "ok")
+    assert ("half the time" in diagnosis.seen) == ("half the time" in said or named is None)
+
+
+def test_a_node_of_an_earlier_version_tells_nothing_of_its_processor():
+    assert "does not say here" in judge("bf16", NO_GPU, NODE).seen
+
+
+def test_gpus_that_the_file_leaves_alone_do_not_count():
+    asked = NODE.model_copy(update={"base": computing_in("bfloat16"), "uses_gpus": False})
+    assert judge("bf16", gpus("7.5") | {"cpu_has_it": True}, asked).state == "ok"
+    assert judge("bf16", gpus("9.0") | {"cpu_has_it": False}, asked).state == "warn"
 
 
 def test_the_table_of_nvidia_smi_is_read():

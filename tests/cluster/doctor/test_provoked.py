@@ -18,7 +18,7 @@ from obstore.store import from_url
 
 from cluster.doctor import contract, looking
 from cluster.doctor.contract import Asked, Diagnosis
-from trainables.specs import DataSpec, ModelSpec, TrialSpec
+from trainables.specs import DataSpec, ModelSpec, QuantizationSpec, TrialSpec
 
 
 def diagnosis(check: str, asked: Asked | None = None) -> Diagnosis:
@@ -62,6 +62,16 @@ def test_a_requirement_that_is_not_met_is_found(tmp_path, monkeypatch):
     found = diagnosis("versions")
     assert found.state == "fail"
     assert "peft 0.1.0 (needs " in found.seen
+
+
+# bf16
+
+
+def test_a_processor_that_would_emulate_bfloat16_is_found(monkeypatch):
+    monkeypatch.setattr("cluster.devices._cpuinfo", lambda: "flags\t\t: fpu avx2 avx512f\n")
+    base = TrialSpec(trainable="toy", quantization=QuantizationSpec(compute_dtype="bfloat16"))
+    found = diagnosis("bf16", Asked(base=base, uses_gpus=False))
+    assert (found.state, "has no instructions for bfloat16" in found.seen) == ("warn", True)
 
 
 # storage
