@@ -123,9 +123,20 @@ class ComputeTypes:
         self._before = _type(before)
         self._seen = {self._before: before}
         """Type, "" where it is unknown -> a host of it, in words."""
+        self._is_emulation_told = False
 
     def add(self, facts: HostFacts) -> list[str]:
-        """One more host is ready: what is to be said of its type, the first time only."""
+        """One more host is ready: what is to be said of its type, each thing once."""
+        told = self._other_type(facts)
+        if facts.emulates_bfloat16 and not self._is_emulation_told:
+            self._is_emulation_told = True
+            told.append(
+                f"warning: the CPU of {facts.node} has no instructions for bfloat16 and emulates it, which takes "
+                "several times as long: launch with quantization.compute_dtype=float32"
+            )
+        return told
+
+    def _other_type(self, facts: HostFacts) -> list[str]:
         own, others = _type(facts.hardware), [words for kind, words in self._seen.items() if kind]
         if own in self._seen:
             return []

@@ -16,7 +16,16 @@ import ray
 from pydantic import Field
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
 
-from cluster.devices import MEMORY_SHARE, cache, free_bytes, gpus, name, number_gpus_by_bus, use_threads
+from cluster.devices import (
+    MEMORY_SHARE,
+    cache,
+    cpu_has_bfloat16,
+    free_bytes,
+    gpus,
+    name,
+    number_gpus_by_bus,
+    use_threads,
+)
 from cluster.errors import HostError
 from cluster.library_output import silence
 from cluster.loop import PackLoop
@@ -102,6 +111,8 @@ class HostFacts(Spec):
     """What computes the losses of its trials, in words; empty where the trainable does not say."""
     hardware: str = ""
     """See `Evaluation.hardware`; empty where the trainable does not say."""
+    emulates_bfloat16: bool = False
+    """Whether it computes in bfloat16 on a processor that is known to have no instructions for it."""
     node_id: str = ""
     """Ray's id of its node."""
     gpu_ids: tuple[str, ...] = ()
@@ -236,6 +247,7 @@ class Host:
             slots = need.slots(room.usable, self._limits.at_most) if need is not None else 1
         self._loop = PackLoop(pack, slots)
         estimate = need.total(slots) if need is not None else None
+        hardware = str(getattr(pack, "hardware", ""))
         return HostFacts(
             pid=os.getpid(),
             node=ray.util.get_node_ip_address(),
@@ -245,7 +257,8 @@ class Host:
             device_name=name(device, own, self._limits.hosts_per_machine),
             gpus=len(own),
             engine=getattr(pack, "engine_name", ""),
-            hardware=str(getattr(pack, "hardware", "")),
+            hardware=hardware,
+            emulates_bfloat16=hardware == "cpu bfloat16" and cpu_has_bfloat16() is False,
             node_id=str(ray.get_runtime_context().get_node_id()),
             gpu_ids=tuple(own),
         )

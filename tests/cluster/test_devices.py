@@ -123,3 +123,27 @@ def test_cuda_numbers_gpus_as_nvidia_smi_does(monkeypatch, before, after):
 )
 def test_a_processor_tells_whether_it_multiplies_in_bfloat16(cpuinfo, has_it):
     assert devices.tells_bfloat16(cpuinfo) is has_it
+
+
+@pytest.mark.parametrize(
+    ("hardware", "has_it", "emulates"),
+    [
+        ("cpu bfloat16", False, True),
+        ("cpu bfloat16", None, False),
+        ("cpu bfloat16", True, False),
+        ("cpu float32", False, False),
+        ("cuda bfloat16", False, False),
+        ("", False, False),
+    ],
+)
+def test_a_host_says_that_its_processor_emulates_what_it_computes_in(monkeypatch, hardware, has_it, emulates):
+    monkeypatch.setattr("ray.get_gpu_ids", list)
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "10.0.0.1")
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "n"))
+    monkeypatch.setattr(hosts, "cpu_has_bfloat16", lambda: has_it)
+    monkeypatch.setattr(hosts, "PackLoop", lambda pack, slots: None)
+    host = object.__new__(hosts.Host)
+    host._base, host._limits = TrialSpec(trainable="toy"), hosts.SlotLimits(slots=1, at_most=1, largest=())
+    host._trainable = SimpleNamespace(open_pack=lambda *_: SimpleNamespace(hardware=hardware), need=lambda *_: None)
+    facts = host._start(b"", None)
+    assert (facts.hardware, facts.emulates_bfloat16) == (hardware, emulates)

@@ -23,10 +23,11 @@ def play(monkeypatch) -> Callable[..., None]:
         *nodes: str,
         blind: Collection[str] = (),
         hardware: Mapping[str, str] = types.MappingProxyType({}),
+        emulating: Collection[str] = (),
         **options: object,
     ) -> None:
         actors = Actors(*nodes)
-        actors.blind, actors.hardware = set(blind), hardware
+        actors.blind, actors.hardware, actors.emulating = set(blind), hardware, set(emulating)
         monkeypatch.setattr(fleet, "HostActor", actors)
         monkeypatch.setattr("ray.kill", actors.kill)
 
@@ -98,6 +99,19 @@ def test_a_sweep_that_goes_on_with_hosts_of_another_type_is_told_once(play, befo
         ]
 
     play(scene, "a", hardware={"a": "cuda float32", "b": "cuda float32"}, hardware_before=before)
+
+
+def test_cpus_that_emulate_the_type_are_told_of_once(play):
+    async def scene(world: World) -> None:
+        assert world.news == []
+        world.actors.nodes |= {"b": True, "c": True}
+        await world.follow()
+        assert [line for line in world.news if "warning" in line] == [
+            "warning: the CPU of b has no instructions for bfloat16 and emulates it, which takes several times as "
+            "long: launch with quantization.compute_dtype=float32"
+        ]
+
+    play(scene, "a", emulating="bc", hardware=dict.fromkeys("abc", "cpu bfloat16"))
 
 
 def test_a_host_whose_node_is_leaving_takes_no_trials_and_ends_when_those_it_has_have_moved(play):
