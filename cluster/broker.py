@@ -315,9 +315,9 @@ class Broker:
             others = [key for key, host in self._hosts.items() if key not in closed and not host.is_leaving]
             closed |= set(sorted(others, key=lambda each: len(self._hosts[each].leases))[:1])
         must_leave = self._deaths.must_leave(trial_key)
-        best, most = None, (False, 0)
+        best, most, share = None, (False, 0), self._fleet.share
         for host_id, host in self._hosts.items():
-            free = 0 if host.is_leaving else host.facts.slots - len(host.leases)
+            free = host.room(share)
             taken = bool(host.leases) if suspect else host_id in closed
             is_other = not self._deaths.was_at(trial_key, host.facts.place)
             if free and not taken and (is_other or not must_leave) and (is_other, free) > most:

@@ -94,8 +94,12 @@ class Fleet:
     @property
     def standing(self) -> FleetSize:
         """The hosts that stay, and their slots."""
-        staying = [host for host in self.hosts.values() if not host.is_leaving]
-        return FleetSize(len(staying), sum(host.facts.slots for host in staying))
+        return host_states.standing(self.hosts.values(), self.share)
+
+    @property
+    def share(self) -> int | None:
+        """See `host_states.share`."""
+        return host_states.share(self.hosts.values(), self._limits)
 
     @property
     def held(self) -> int:
@@ -203,7 +207,7 @@ class Fleet:
             if host.facts.node_id and host.facts.node_id not in alive:
                 self.lose(host_id)
             elif host.is_leaving:
-                self._in_background(_move_out(host.actor))  # Again: the first call may have been lost.
+                self._in_background(host.move_out())  # Again: the first call may have been lost.
             elif self.is_gone(host.facts.node_id):
                 self._leave(host, "its node is leaving the cluster")
         self.wanted = self._count(self.asked)
@@ -277,7 +281,7 @@ class Fleet:
         host.is_leaving = True
         trials = f"{len(host.leases)} {'trial moves' if len(host.leases) == 1 else 'trials move'}"
         self._tell(f"host given up (process {host.facts.pid} on {host.facts.node}, {trials}): {reason}")
-        self._in_background(_move_out(host.actor))
+        self._in_background(host.move_out())
 
     def _made(self) -> Starting:
         """A host that Ray places as soon as there is room for it."""
@@ -339,10 +343,3 @@ class Fleet:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-async def _move_out(actor: Any) -> None:
-    try:
-        await actor.move_out.remote()
-    except RayError:
-        return  # It is gone already: its trials go on from their last snapshots.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ray.exceptions import ActorDiedError, RayError, RayTaskError, RuntimeEnvSetupError
 
-from cluster.hosts import HostFacts
+from cluster.hosts import HostFacts, SlotLimits
 from cluster.leases import NotReady
 
 MOST_START_DEATHS = 3
@@ -35,6 +36,16 @@ class Host:
     """Trial key -> its lease."""
     is_leaving: bool = False
     """It takes no further trials, and ends when those that it has have moved."""
+
+    def room(self, share: int | None) -> int:
+        """Slots that are free for further trials; for `share` see the function."""
+        slots = self.facts.slots if share is None else min(self.facts.slots, share)
+        return 0 if self.is_leaving else max(0, slots - len(self.leases))
+
+    async def move_out(self) -> None:
+        """Has its trials save themselves and move; nothing where it is gone: they go on from their last snapshots."""
+        with suppress(RayError):
+            await self.actor.move_out.remote()
 
 
 @dataclass(eq=False)
@@ -71,6 +82,23 @@ class FleetSize(NamedTuple):
 
     hosts: int
     slots: int
+
+
+def standing(hosts: Iterable[Host], share: int | None) -> FleetSize:
+    """The hosts that stay and the slots that they have with such a share, those of trials beyond it included."""
+    staying = [host for host in hosts if not host.is_leaving]
+    return FleetSize(len(staying), sum(len(host.leases) + host.room(share) for host in staying))
+
+
+def share(hosts: Iterable[Host], limits: SlotLimits) -> int | None:
+    """How many trials each host has before it takes no more; None: as many as it has slots.
+
+    A host that was made before others joined has slots for more trials than are its share now. It keeps those that it
+    has until they end or park.
+    """
+    if limits.slots != "auto":
+        return None
+    return max(1, limits.at_most // max(1, sum(not host.is_leaving for host in hosts)))
 
 
 class StartDeaths:

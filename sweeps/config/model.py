@@ -177,8 +177,8 @@ class ClusterConfig(Spec):
     0: hosts train on CPUs. 2 or more: each host spreads one base over so many GPUs of a machine, for bases that fit no
     single one; it computes on one of them at a time."""
     slots_per_host: Annotated[int, Field(ge=1, le=MOST)] | Literal["auto"] = "auto"
-    """Trials that train at once on a host. auto: what memory holds and saturates the device; each host gets
-    its share of a third of budget.trials when it is made: where nodes join later, the first hosts have more."""
+    """Trials that train at once on a host. auto: what memory holds and saturates the device; each host has its share
+    of a third of budget.trials: where nodes join later, the first hosts go down to theirs as trials end or park."""
     gpu: Annotated[str, BeforeValidator(_is_gpu)] | None = None
     """Type of the GPUs, such as H100 or "A100 80GB": lets `plan` tell slots, time and GPU-hours for GPUs that this
     machine does not have, the last two by rates that sweeps on such GPUs have left here."""

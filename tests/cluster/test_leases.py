@@ -19,6 +19,10 @@ from trainables.contract import Failure
 from trainables.specs import TrialSpec
 
 
+def host_with(actor: object, slots: int) -> Host:
+    return Host(actor, HostFacts(pid=1, node="127.0.0.1", device="cpu", slots=slots, estimated_bytes=None))
+
+
 class SlowToClose:
     """A host whose `close` answers when its gate is opened."""
 
@@ -34,7 +38,7 @@ class SlowToClose:
 
 def broker_with(host: object, slots: int = 1, clock: Callable[[], float] = lambda: 0.0) -> Broker:
     broker = Broker(TrialSpec(trainable="toy"), SlotLimits(slots=1, at_most=1, largest=()), HostOptions(), clock)
-    broker._hosts["h"] = Host(host, HostFacts(pid=1, node="127.0.0.1", device="cpu", slots=slots, estimated_bytes=None))
+    broker._hosts["h"] = host_with(host, slots)
     broker._tried = 0.0  # It makes no host of its own.
     return broker
 
@@ -138,6 +142,37 @@ def test_a_lease_that_nobody_renews_expires_and_its_slot_goes_to_another():
         now[0] = 2 * LEASE_SECONDS
         assert await granted(broker, "b") is not None
         assert host.closed == [first.lease]
+
+    asyncio.run(asyncio.wait_for(play(), 30))
+
+
+def test_hosts_that_join_take_their_share_of_auto_slots_from_those_before_as_trials_end(monkeypatch):
+    monkeypatch.setattr("ray.kill", lambda actor: None)
+    limits = SlotLimits(slots="auto", at_most=9, largest=())
+
+    async def play() -> None:
+        broker = Broker(TrialSpec(trainable="toy"), limits, HostOptions(), lambda: 0.0)
+        broker._tried = 0.0  # It makes no host of its own.
+
+        async def placed(*trials: str) -> list[str | None]:
+            grants = [await granted(broker, trial) for trial in trials]
+            return [None if grant is None else grant.host_id for grant in grants]
+
+        broker._hosts["first"] = host_with(Prompt(), 9)
+        assert await placed(*"abcdefghij") == [*9 * ["first"], None]
+        broker._hosts["second"] = host_with(Prompt(), 4)
+        assert await broker.slots() == 13, "no GPU is idle until a trial ends"
+        assert await placed(*"jklmn") == [*4 * ["second"], None]
+        for trial, left in zip("abcde", (12, 11, 10, 9, 8), strict=True):
+            assert await placed("n") == [None]
+            await broker.release(trial)
+            assert await broker.slots() == left
+        assert await placed("n") == [None], "each host has its share: four"
+        await broker.release("f")
+        assert await placed("n") == ["first"]
+        await broker.lost("second")
+        assert await broker.slots() == 9
+        assert await placed(*"abcdef") == [*5 * ["first"], None]
 
     asyncio.run(asyncio.wait_for(play(), 30))
 
