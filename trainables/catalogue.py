@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import NamedTuple, Protocol, cast
 
-from trainables.contract import Device, Need, Pack, RowShape, Target, TargetModules, Trainable
+from trainables.contract import Device, Evaluation, Need, Pack, RowShape, Target, TargetModules, Trainable
 from trainables.errors import NotTrainable, TrainableError
 from trainables.inputs.legible import legible
 from trainables.inputs.similar import did_you_mean
@@ -20,6 +21,12 @@ from trainables.objective import EVAL_LOSS, Direction
 from trainables.specs import TrialSpec
 
 OFFERS = ("REQUIRES", "check", "fingerprint", "prepare", "open_pack", "need")
+_TAKEN = {
+    *("step", "steps", "tokens", "seconds", "train_loss", "learning_rate", "grad_norm"),
+    *("trainable_params", "peak_memory_bytes"),
+    *Evaluation.model_fields,
+}
+"""What a sweep logs of a trial beside its evaluations ("step" as best_step), and the other keys of a saved one."""
 
 
 @cache
@@ -83,12 +90,25 @@ def find(name: str) -> Trainable:
         raise NotTrainable(f"{path} is not a trainable: {' and '.join(wrong)} must be callable")
     if not isinstance(module.REQUIRES, frozenset | set) or not {"model", "data"} >= module.REQUIRES:
         raise NotTrainable(f"{path} is not a trainable: REQUIRES must be a frozenset, of 'model' and 'data'")
-    given = getattr(module, "METRICS", {EVAL_LOSS: "min"})
-    if not isinstance(given, Mapping) or EVAL_LOSS not in given or not set(given.values()) <= {"min", "max"}:
-        raise NotTrainable(
-            f"{path} is not a trainable: METRICS must map names, eval_loss among them, to 'min' or 'max'"
-        )
+    problem = _wrong_metrics(getattr(module, "METRICS", {EVAL_LOSS: "min"}))
+    if problem is not None:
+        raise NotTrainable(f"{path} is not a trainable: METRICS {problem}")
     return cast(Trainable, module)
+
+
+def _wrong_metrics(given: object) -> str | None:
+    """What is wrong with a trainable's metrics.
+
+    A name that MLflow does not take costs all that its trials report, and one that is taken makes two numbers one.
+    """
+    if not isinstance(given, Mapping) or EVAL_LOSS not in given or not set(given.values()) <= {"min", "max"}:
+        return "must map names, eval_loss among them, to 'min' or 'max'"
+    for name in given:
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w .:-]*(/\w[\w .:-]*)*", name):
+            return f"has {name!r}: a name begins with a letter, and holds letters, digits, blanks and _ - . : / only"
+        if name in _TAKEN or name.startswith(("best_", "base_")):
+            return f"has {name!r}: a sweep writes something else under this name: choose another"
+    return None
 
 
 class Offers(Protocol):

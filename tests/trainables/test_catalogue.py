@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -64,6 +65,24 @@ def test_find_takes_a_module_of_ones_own(tmp_path, monkeypatch):
 def test_find_says_what_there_is_instead(wanted, message):
     with pytest.raises(LookupError, match=message):
         catalogue.find(wanted)
+
+
+@pytest.mark.parametrize(
+    ("metric", "why"),
+    [
+        ("pass@1", "letters, digits"),
+        ("eval//f1", "letters, digits"),
+        ("", "letters, digits"),
+        (1, "letters, digits"),
+        ("steps", "something else"),
+        ("row_losses", "something else"),
+        ("best_f1", "something else"),
+    ],
+)
+def test_a_metric_that_mlflow_cannot_hold_is_refused(metric, why, monkeypatch):
+    monkeypatch.setattr(toy, "METRICS", {"eval_loss": "min", metric: "max"})
+    with pytest.raises(NotTrainable, match=rf"METRICS has {re.escape(repr(metric))}: .*{why}"):
+        catalogue.find("toy")
 
 
 def test_an_engine_is_optional_and_must_be_a_name():

@@ -1,0 +1,28 @@
+"""The names of metric points: a trainable's own metrics have others, and MLflow takes them."""
+
+from __future__ import annotations
+
+import pytest
+from mlflow.utils import validation
+from sweep_events import reported
+
+from sweeps.tracking.metric_points import best_of, metric_points
+from trainables import catalogue, toy
+from trainables.errors import NotTrainable
+
+LOGGED = {point.key for point in metric_points(reported("aaaa", 3, 0.7))} - {"eval_loss"}
+
+
+@pytest.mark.parametrize("name", sorted(LOGGED))
+def test_what_a_sweep_logs_of_a_trial_is_no_metric_of_a_trainable(name, monkeypatch):
+    monkeypatch.setattr(toy, "METRICS", {"eval_loss": "min", name: "max"})
+    with pytest.raises(NotTrainable, match=f"METRICS has {name!r}"):
+        catalogue.find("toy")
+
+
+@pytest.mark.parametrize("name", ["pass_1", "eval/f1", "f1: macro", "précision", "1-gram.f1"])
+def test_mlflow_takes_the_metrics_of_a_trainable(name, monkeypatch):
+    monkeypatch.setattr(toy, "METRICS", {"eval_loss": "min", name: "max"})
+    catalogue.find("toy")
+    for logged in (name, *best_of({name: 1.0})):
+        validation._validate_metric_name(logged)
