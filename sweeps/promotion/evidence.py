@@ -18,7 +18,7 @@ from sweeps.promotion.gate import CHAMPION, Verdict
 from sweeps.tracking.registry import IDENTITY, Version
 from trainables.objective import EVAL_LOSS
 from trainables.scoring import requests
-from trainables.scoring.requests import Scores, ScoringRequest, ScoringResult
+from trainables.scoring.requests import BASE, Scores, ScoringRequest, ScoringResult
 from trainables.specs import DataSpec
 
 SAMPLES = 4
@@ -110,7 +110,13 @@ def collect(context: Context, candidates: Candidates, content: Content, scored: 
     champion = ", champion" if CHAMPION in adapters else ""
     context.say(f"evaluating base{champion} and candidates on {words}")
     request = ScoringRequest(rows=rows, adapters=adapters, with_base=True, samples=SAMPLES)
-    return Evidence(scored.score(request), words)
+    answer = scored.score(request)
+    if answer.trained_on:
+        context.say(
+            f"warning: --eval-data: {answer.trained_on} of {len(answer.scores[BASE].row_losses)} rows were trained on "
+            "(all of data.train was compared): their loss says nothing about new rows"
+        )
+    return Evidence(answer, words)
 
 
 def _deciding_rows(context: Context) -> str:

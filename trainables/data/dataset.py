@@ -130,6 +130,16 @@ def split_fingerprint(split: Split) -> str:
     return _digest(_content(split))
 
 
+def shared_rows(split: Split, other: Split) -> int:
+    """Counts the rows of `split` that are also in `other`, by tokens and labels."""
+    seen = {_row_key(other, i) for i in range(len(other))}
+    return sum(_row_key(split, i) in seen for i in range(len(split)))
+
+
+def _row_key(split: Split, i: int) -> int:
+    return hash(tuple(values.tobytes() for values in split.row(i)))
+
+
 @lru_cache(maxsize=32)
 def order(seed: int, rows: int, epoch: int) -> np.ndarray:
     """Returns the order of `rows` rows in one epoch: a read-only permutation (rows,), int32 where that is enough.

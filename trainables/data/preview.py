@@ -21,8 +21,12 @@ LOOKED_BYTES = 20_000_000
 """The preview of a split ends here, after about half a second; `dataset.prepare` looks at all rows."""
 
 
-def preview(data: DataSpec) -> Preview:
-    """Looks at the rows of local files; skips hub data sets. Uses no network and no torch."""
+def preview(data: DataSpec, whole: str = "launch") -> Preview:
+    """Looks at the rows of local files; skips hub data sets. Uses no network and no torch.
+
+    Args:
+        whole: what looks at all rows later, in words.
+    """
     findings = Findings(data)
     problems, partly = [], []
     train_rows = None
@@ -32,7 +36,9 @@ def preview(data: DataSpec) -> Preview:
         if source is None or not sources.is_local(source):
             continue
         if row_files.is_large_array(Path(source)):
-            partly.append(f"data.{split}: one large JSON array is looked at by launch only; save it as .jsonl for more")
+            partly.append(
+                f"data.{split}: one large JSON array is looked at by {whole} only; save it as .jsonl for more"
+            )
             continue
         look = _Look(sources.placed(data, split))
         try:
@@ -43,7 +49,7 @@ def preview(data: DataSpec) -> Preview:
                 problems.append(f"data.test: {source}: {sources.OTHER_TASK}")
         else:
             if look.is_cut:
-                partly.append(f"data.{split}: only the first {look.rows} rows were looked at; launch looks at all")
+                partly.append(f"data.{split}: only the first {look.rows} rows were looked at; {whole} looks at all")
             if split == "train":
                 train_rows = _train_rows(data, look)
             if split == "eval":

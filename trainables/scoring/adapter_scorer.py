@@ -70,6 +70,7 @@ class AdapterScorer:
         split, fingerprint = self._rows(request.rows)
         base_checks.refuse_long_rows(self._base.model, self._spec, dataset.longest(split))
         base_checks.refuse_unknown_tokens(self._base.model, self._spec, dataset.highest_token(split))
+        trained_on = 0 if request.rows in _NAMED else self._trained_on(split)
         scores = {}
         if request.with_base:
             scores[BASE] = self._losses(BASE, self._base.model, split, tell)
@@ -82,6 +83,7 @@ class AdapterScorer:
             fingerprint=fingerprint,
             samples=samples,
             ends=self._ends(split),
+            trained_on=trained_on,
         )
 
     def base_facts(self) -> BaseFacts:
@@ -127,6 +129,16 @@ class AdapterScorer:
             if which in _NAMED:
                 raise
             raise DataError("\n".join(map(of_option, str(error).splitlines()))) from error
+
+    def _trained_on(self, split: dataset.Split) -> int:
+        """Counts the rows of a file that were trained on. Raises `DataError` when all of them were."""
+        prepared = dataset.prepare(self._spec.data_spec, self._tokenizer, self._cache)
+        shared = dataset.shared_rows(split, dataset.load(prepared.payload).train)
+        if shared == len(split):
+            raise DataError(
+                of_option(f"all of its rows ({shared}) are also in data.train, so all is trained on: give other rows")
+            )
+        return shared
 
     def _ends(self, split: dataset.Split) -> dict[str, int]:
         """Returns the special tokens that whole rows end in; see `ScoringResult.ends`."""

@@ -92,6 +92,8 @@ class ScoringResult(Spec):
     ends: dict[str, int] = Field(default_factory=dict)
     """The special tokens that the rows end in, by their text; rows that may be cut at max_length do not count. Empty:
     it is not known how an answer ends."""
+    trained_on: int = 0
+    """How many rows of a file are also in data.train, all of which is compared. Launch compares the sweep's own."""
 
 
 class ScoringProgress(Spec):
@@ -210,8 +212,11 @@ def check_rows(data: DataSpec, file: str) -> list[str]:
 
 
 def look_at_rows(data: DataSpec, file: str) -> Preview:
-    """Looks at a file of rows for promotion: finds bad rows, and rows that were trained on, by content."""
-    look = preview.preview(data.model_copy(update={"test": file}))
+    """Looks at the first rows of a file for promotion, and at those of `data.train` that it may repeat.
+
+    `Scorer.score` looks at all of them.
+    """
+    look = preview.preview(data.model_copy(update={"test": file}), "the evaluation")
 
     def own(lines: Sequence[str]) -> tuple[str, ...]:
         return tuple(

@@ -16,6 +16,7 @@ from promotions import MODEL, run
 from sweeps.errors import SweepError
 from sweeps.tracking import stores
 from sweeps.tracking.lookup import Lookup
+from trainables.data import preview
 
 
 def test_the_best_adapter_becomes_the_champion(world):
@@ -125,6 +126,17 @@ def test_rows_of_a_file_decide(world):
     assert (outcome.verdict.winner, outcome.verdict.rows) == ("t00", 30)
     assert outcome.verdict.losses["t01"] > outcome.verdict.losses["base"]
     assert world.tags()["promotion.rows"] == "mine.jsonl, 30 rows"
+
+
+def test_rows_of_a_file_that_were_trained_on_are_warned_of(world, shared, monkeypatch):
+    """Also those behind the rows that are looked at before the evaluation."""
+    monkeypatch.setattr(preview, "LOOKED_ROWS", 20)
+    said: list[str] = []
+    rows = world.root / "mine.jsonl"
+    new = [json.dumps(promotions.odd(n)) + "\n" for n in range(30)]
+    rows.write_text("".join([*new, *(shared / "train.jsonl").read_text().splitlines(keepends=True)[-2:]]))
+    run(world.sweep("second"), said, eval_data=rows, dry_run=True)
+    assert any(line.startswith("warning: --eval-data: 2 of 32 rows were trained on") for line in said), said
 
 
 def test_few_rows_are_warned_of(world):

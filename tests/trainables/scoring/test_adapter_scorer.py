@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from trainables import qlora
+from trainables.data import preview
 from trainables.errors import DataError, ModelError
 from trainables.scoring import requests
 from trainables.scoring.requests import BASE, ScoringRequest
@@ -100,6 +101,23 @@ def test_a_file_to_decide_by_is_compared_with_the_training_rows_by_content(train
     file.write_text("".join(seen[3:5]))
     (problem,) = requests.look_at_rows(base.data, str(file)).problems
     assert problem.startswith("--eval-data: all 2 rows are also in data.train")
+
+
+def test_a_file_to_decide_by_is_compared_with_all_training_rows(trained, tmp_path, monkeypatch):
+    base, _, scorer, root = trained
+    monkeypatch.setattr(preview, "LOOKED_ROWS", 20)
+    seen = (root / "train.jsonl").read_text().splitlines(keepends=True)[30:32]
+    new = [json.dumps({"question": f"new {n}", "answer": "a"}) + "\n" for n in range(30)]
+    file = tmp_path / "file.jsonl"
+    file.write_text("".join([*new, *seen]))
+    (line,) = requests.look_at_rows(base.data, str(file)).warnings
+    assert line == "--eval-data: only the first 20 rows were looked at; the evaluation looks at all"
+    assert scorer.score(ScoringRequest(rows=str(file), with_base=True)).trained_on == 2
+    file.write_text("".join(seen))
+    with pytest.raises(
+        DataError, match=r"^--eval-data: all of its rows \(2\) are also in data.train, so all is trained"
+    ):
+        scorer.score(ScoringRequest(rows=str(file), with_base=True))
 
 
 def test_rows_that_the_search_has_seen_are_known_by_their_bytes(trained, tmp_path):
