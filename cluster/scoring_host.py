@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol, cast
 
 from cluster import serving
@@ -13,7 +14,7 @@ from cluster.library_output import silence
 from trainables import catalogue
 from trainables.base.devices import give_back
 from trainables.contract import Device
-from trainables.errors import TrainableError
+from trainables.errors import DataError, TrainableError
 from trainables.scoring.requests import (
     BaseFacts,
     Scorer,
@@ -70,7 +71,17 @@ class ScoringHost:
 
     def score(self, request: ScoringRequest) -> ScoringResult:
         """See `Scoring.score`."""
-        return self._loaded().score(request, self._tell)
+        scorer = self._loaded()
+        if request.content is None:
+            return scorer.score(request, self._tell)
+        named = Path(request.rows)
+        with TemporaryDirectory() as folder:
+            here = Path(folder) / named.name
+            here.write_bytes(request.content)
+            try:
+                return scorer.score(request.model_copy(update={"rows": str(here), "content": None}), self._tell)
+            except DataError as error:
+                raise DataError(str(error).replace(str(here), str(named))) from error
 
     def base_facts(self) -> BaseFacts:
         """See `Scoring.base_facts`."""

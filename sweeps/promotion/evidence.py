@@ -102,14 +102,15 @@ def _confirmed(candidate: Candidate, answer: ScoringResult) -> str:
 
 def collect(context: Context, candidates: Candidates, content: Content, scored: Scoring) -> Evidence:
     """Evaluates the base, the champion if there is one, and the candidates on the rows that decide."""
-    rows = _deciding_rows(context)
-    words = in_words(context.sweep.config.base.data_spec, context.request.eval_data, rows)
+    rows, file = _deciding_rows(context), context.request.eval_data
+    words = in_words(context.sweep.config.base.data_spec, file, rows)
     adapters = {candidate.label: candidate.adapter for candidate in candidates.each}
     if content.champion_adapter is not None:
         adapters[CHAMPION] = content.champion_adapter
     champion = ", champion" if CHAMPION in adapters else ""
     context.say(f"evaluating base{champion} and candidates on {words}")
-    request = ScoringRequest(rows=rows, adapters=adapters, with_base=True, samples=SAMPLES)
+    sent = None if file is None else file.read_bytes()
+    request = ScoringRequest(rows=rows, content=sent, adapters=adapters, with_base=True, samples=SAMPLES)
     answer = scored.score(request)
     if answer.trained_on:
         context.say(

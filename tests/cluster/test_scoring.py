@@ -57,6 +57,13 @@ def test_a_process_elsewhere_scores_the_same(base, expected, address, monkeypatc
         assert elsewhere.base_facts().columns == ("question",)
         with pytest.raises(HostError, match=r"nowhere.jsonl does not exist"):
             elsewhere.score(ScoringRequest(rows="/nowhere.jsonl", with_base=True))
+        # A file need not be there: its content is sent.
+        rows = b'{"question": "q", "answer": "a"}\n'
+        sent = elsewhere.score(ScoringRequest(rows="/nowhere.jsonl", content=rows, with_base=True))
+        assert len(sent.scores[BASE].row_losses) == 1
+        with pytest.raises(HostError, match=r"^--eval-data: /nowhere.jsonl, line 2: column 'answer' is null"):
+            bad = rows + b'{"question": "q", "answer": null}\n'
+            elsewhere.score(ScoringRequest(rows="/nowhere.jsonl", content=bad, with_base=True))
         path, job, content = json.loads(elsewhere.serve(SCRIPT, {"a/b": b"text"}, '{"x": 1}'))
         assert (job, content) == ({"x": 1}, "text")
         assert path.endswith("/model")

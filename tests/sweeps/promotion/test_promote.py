@@ -128,6 +128,19 @@ def test_rows_of_a_file_decide(world):
     assert world.tags()["promotion.rows"] == "mine.jsonl, 30 rows"
 
 
+def test_a_file_decides_where_the_machine_that_evaluates_does_not_have_it(world, monkeypatch):
+    rows, score = world.root / "mine.jsonl", promotions.InProcess.score
+    rows.write_text("".join(json.dumps(promotions.odd(n)) + "\n" for n in range(30)))
+
+    def elsewhere(host, request):
+        if request.with_base:
+            rows.unlink()
+        return score(host, request)
+
+    monkeypatch.setattr(promotions.InProcess, "score", elsewhere)
+    assert run(world.sweep("second"), eval_data=rows, dry_run=True).verdict.winner == "t00"
+
+
 def test_rows_of_a_file_that_were_trained_on_are_warned_of(world, shared, monkeypatch):
     """Also those behind the rows that are looked at before the evaluation."""
     monkeypatch.setattr(preview, "LOOKED_ROWS", 20)
