@@ -15,7 +15,7 @@ from sweeps.promotion import version_files
 from sweeps.promotion.context import Context
 from sweeps.tracking.registry import IDENTITY, Version
 from trainables.errors import TrainableError
-from trainables.scoring import requests
+from trainables.scoring import requests, tokenizer_files
 from trainables.scoring.requests import BaseFacts
 
 
@@ -129,16 +129,23 @@ def _champion_adapter(
         files = version_files.fetch(context.lookup, context.model, champion)
     except NotStored as error:
         return None, [f"{who} cannot be compared with: its files are gone ({error})"]
-    theirs = version_files.base(files)
-    # `base_identity` holds the content of other local bases, so they need not be loaded for it.
-    if theirs["kind"] == "hub" or theirs["source"].startswith("package:"):
-        moved = moved_base(theirs, scored.base_facts())
-        if moved is not None:
-            return None, [f"{who} is on another base ({moved})"]
-    form = version_files.row_form(files)
-    if form != context.sweep.config.base.data_spec.model_dump(include=set(form)):
-        # An adapter looks worse than it is on rows in a form that it was not trained on.
+    # An adapter looks worse than it is on rows in a form that it was not trained on.
+    form, data = version_files.row_form(files), context.sweep.config.base.data_spec
+    if form != data.model_dump(include=set(form)):
         return None, [
             f"{who} reads rows in another form (prompt, completion, messages, text or system) than this sweep"
         ]
+    theirs, ours = version_files.base(files), scored.base_facts()
+    # `base_identity` holds the content of other local bases.
+    if theirs["kind"] == "hub" or theirs["source"].startswith("package:"):
+        moved = moved_base(theirs, ours)
+        if moved is not None:
+            return None, [f"{who} is on another base ({moved})"]
+    tokenizer = version_files.tokenizer(files)
+    if not tokenizer:
+        context.say(f"warning: {who} has no tokenizer in its package: whether it is this sweep's is not known")
+        return version_files.adapter(files), []
+    other = tokenizer_files.difference(tokenizer, ours.tokenizer, of_chats=data.text is None)
+    if other is not None:
+        return None, [f"{who} was trained with another {other} than this sweep"]
     return version_files.adapter(files), []

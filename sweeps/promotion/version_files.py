@@ -49,7 +49,15 @@ def check_kept(lookup: Lookup, model: str, version: Version) -> None:
 
 def adapter(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """The files of a package's PEFT folder."""
-    prefix = f"{model_package.ADAPTER}/"
+    return _below(f"{model_package.ADAPTER}/", files)
+
+
+def tokenizer(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The files of a package's tokenizer, with its chat template."""
+    return _below("artifacts/tokenizer/", files)
+
+
+def _below(prefix: str, files: Mapping[str, bytes]) -> dict[str, bytes]:
     return {name.removeprefix(prefix): content for name, content in files.items() if name.startswith(prefix)}
 
 

@@ -1,0 +1,45 @@
+"""Tells tokenizers apart by the files that they are saved in. Without torch and transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from trainables.inputs import json_text
+
+_TEMPLATE, _RULES, _SETTINGS = "chat_template.jinja", "tokenizer.json", "tokenizer_config.json"
+
+
+def difference(one: Mapping[str, bytes], other: Mapping[str, bytes], *, of_chats: bool) -> str | None:
+    """Names a part in which two tokenizers differ, and with it perhaps the tokens of a row; None where there is none.
+
+    Args:
+        one: file name -> content.
+        of_chats: whether rows pass through the chat template.
+    """
+    if of_chats and one.get(_TEMPLATE) != other.get(_TEMPLATE):
+        return "chat template"
+    return "tokenizer" if _rules(one) != _rules(other) or _ends(one) != _ends(other) else None
+
+
+def _rules(files: Mapping[str, bytes]) -> object:
+    """Vocabulary and rules, in a form in which equal ones are equal."""
+    if _RULES not in files:
+        return {name: content for name, content in files.items() if name not in (_TEMPLATE, _SETTINGS)}
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_buffer(files[_RULES])
+    except Exception:  # its only error, for a file of a later version: then its bytes are compared
+        return files[_RULES]
+    # Those of the last call; the next call sets its own.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    # Another version of the library wrote the same rules in another form.
+    return tokenizer.to_str()
+
+
+def _ends(files: Mapping[str, bytes]) -> list[object]:
+    """The tokens that rows begin and end with."""
+    settings = json_text.parse(files.get(_SETTINGS, b"{}"))
+    tokens = (settings.get(name) for name in ("bos_token", "eos_token"))
+    return [token["content"] if isinstance(token, dict) else token for token in tokens]
