@@ -109,7 +109,10 @@ def card(facts: VersionFacts) -> str:
     config, verdict = facts.sweep.config, facts.verdict
     data = config.data
     own = sum(trial.repeats is None for trial in facts.sweep.trials)
-    place = "a repeat of one" if facts.winner.repeats else "chosen by hand, one" if facts.is_chosen else "the best"
+    candidates = len({comparison.candidate for comparison in verdict.comparisons})
+    # Not the sweep's best: its trials are ranked on other rows, and perhaps by another metric.
+    best = f"the best on the rows that decided of {candidates} candidate{'' if candidates == 1 else 's'}, out"
+    place = "a repeat of one" if facts.winner.repeats else "chosen by hand, one" if facts.is_chosen else best
     lines = ["---"]
     # The hub links a model to its base by the bare id and takes nothing else here; the commit is said under Training.
     lines += [f"base_model: {facts.hub_id}"] if facts.hub_id else []

@@ -87,9 +87,23 @@ def test_a_repeat_is_no_trial_of_its_own() -> None:
     told = facts(None, "base")
     again = dataclasses.replace(told.winner, trial_key="other", number=2, repeats="key")
     told = dataclasses.replace(told, sweep=dataclasses.replace(told.sweep, trials=(told.winner, again)))
-    assert "- the best of 1 trials" in cards.card(told)
+    assert "- the best on the rows that decided of 1 candidate, out of 1 trials" in cards.card(told)
     assert "- chosen by hand, one of 1 trials" in cards.card(dataclasses.replace(told, is_chosen=True))
     assert "- a repeat of one of 1 trials" in cards.card(dataclasses.replace(told, winner=again))
+
+
+def test_the_winner_is_the_best_of_the_candidates_on_the_rows_that_decided() -> None:
+    """The sweep ranked its trials on other rows."""
+    told = facts(None, "base")
+    (gain,) = told.verdict.comparisons
+    compared = tuple(
+        dataclasses.replace(gain, candidate=name, against=against)
+        for name in ("t01", "t00")
+        for against in ("base", "champion")
+    )
+    losses = {"base": 2.0, "champion": 1.5, "t00": 1.1, "t01": 1.0}
+    told = dataclasses.replace(told, verdict=dataclasses.replace(told.verdict, losses=losses, comparisons=compared))
+    assert "- the best on the rows that decided of 2 candidates, out of 1 trials of the sweep" in cards.card(told)
 
 
 @pytest.mark.parametrize(
