@@ -20,7 +20,8 @@ _PARTS = {"kept": "last reports"}
 def plan_lines(plan: Plan) -> list[str]:
     """The plan, and its warnings."""
     most = f"; at most {plan.worst_steps} if no trial fails" if plan.worst_steps != plan.expected_steps else ""
-    lines = [f"plan: {counted(plan.trials, 'trial')}, {_reports(plan)}; about {plan.expected_steps} steps in all{most}"]
+    steps = counted(plan.expected_steps, "step")
+    lines = [f"plan: {counted(plan.trials, 'trial')}, {_reports(plan)}; about {steps} in all{most}"]
     rest = [*_hosts(plan), *_data(plan), *_few(plan), *_outlook(plan), *_choices(plan.choices)]
     return lines + [CONTINUED + line for line in rest] + [f"warning: {warning}" for warning in plan.warnings]
 

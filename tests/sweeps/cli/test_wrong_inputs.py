@@ -21,9 +21,12 @@ FORMS = "a row reads as prompt and completion, as messages, or as text"
 ROWS: list[Row] = [
     # Keys
     toy("key misspelt", "sead: 1", "sead: unknown key; did you mean seed? (keys here: name, trainable, model"),
-    toy("key unlike any", "epochs: 3", "epochs: unknown key (keys here: name, trainable, model"),
+    toy("key unlike any", "zzz: 3", "zzz: unknown key (keys here: name, trainable, model"),
     toy("key of another section", "trials: 4", "trials: unknown key; did you mean budget.trials?"),
     toy("key of another section, by another name", "lr: 1e-4", "lr: unknown key; did you mean training.learning_rate?"),
+    toy("length of training by another name", "epochs: 3", "epochs: unknown key; did you mean budget.epochs_per_trial?"),
+    toy("length of training where others have it", "training: {num_train_epochs: 3}", "training.num_train_epochs: unknown key; did you mean budget.epochs_per_trial?"),
+    toy("length of training in its section", "budget: {epochs: 3}", "budget.epochs: unknown key; did you mean budget.epochs_per_trial?"),
     toy("key of another section, like one here", "batch_size: 4", "batch_size: unknown key; did you mean training.batch_size?"),
     toy("key of the scheduler outside", "grace_steps: 4", "grace_steps: unknown key; did you mean scheduler.grace_steps?"),
     toy("key in a section", "training: {batchsize: 4}", "training.batchsize: unknown key; did you mean training.batch_size?"),

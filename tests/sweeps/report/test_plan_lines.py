@@ -61,6 +61,10 @@ def test_without_rates_the_plan_says_how_to_have_them() -> None:
     assert "time: unknown: run `qsweep plan FILE --calibrate`" in lines(planned(is_known=False))
 
 
+def test_one_step_is_no_steps() -> None:
+    assert "; about 1 step in all" in lines(planned(trials=1, steps_per_trial=1))
+
+
 def test_trials_at_each_report_point_are_told() -> None:
     assert "trials expected at each report: 4, 4, 4" in lines(planned())
 
