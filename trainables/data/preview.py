@@ -44,9 +44,7 @@ def preview(data: DataSpec, whole: str = "launch") -> Preview:
         try:
             _count(data, split, look, findings)
         except DataError as error:
-            problems.append(str(error))
-            if split == "test":
-                problems.append(f"data.test: {source}: {sources.OTHER_TASK}")
+            problems.append(f"{error}{sources.OTHER_TASK if split == 'test' else ''}")
         else:
             if look.is_cut:
                 partly.append(f"data.{split}: only the first {look.rows} rows were looked at; {whole} looks at all")

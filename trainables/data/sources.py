@@ -24,8 +24,8 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 CHECKED_ROWS = 20
 COUNTED_ROWS = 2000
 """The most rows that `check` counts to see whether some are left to train on beside those held out."""
-OTHER_TASK = "leave it out with data.test=null if these rows are not of this task"
-"""The end of each problem that `check` reports about `data.test`."""
+OTHER_TASK = "; leave data.test out with data.test=null if its rows are not of this task"
+"""The end of the last problem that is told of the rows of `data.test`."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.+-]+)?", re.ASCII)
@@ -60,7 +60,10 @@ def check(data: DataSpec) -> list[str]:
             continue
         try:
             if _is_local(data, split) and not row_files.is_large_array(Path(source)):
-                problems += _file_problems(data, split)
+                found = [problem for problem in _file_problems(data, split) if problem not in problems]
+                if found and split == "test":
+                    found[-1] += OTHER_TASK
+                problems += found
         except DataError as error:
             problems.append(str(error))
     # Removes repetitions: a malformed template is reported again when its columns are checked.
@@ -142,8 +145,6 @@ def _file_problems(data: DataSpec, split: SplitName) -> list[str]:
         return [f"data.{split}: {source} has no rows"]
     columns = tuple(dict.fromkeys(chain.from_iterable(row for _, row, _ in rows)))
     problems = templates.absent(data, columns, source) or _first_bad_row(data, split, rows)
-    if split == "test" and problems:
-        problems.append(f"data.test: {source}: {OTHER_TASK}")
     if split == "train" and data.eval is None and data.eval_examples is not None:
         beyond = islice(stream, max(0, min(data.eval_examples + 1, COUNTED_ROWS) - len(rows)))
         total = len(rows) + sum(1 for _ in beyond)

@@ -210,7 +210,7 @@ def check_rows(data: DataSpec, file: str) -> list[str]:
     """Lists the problems of a file of rows for promotion: missing, other columns, or the rows that were trained on."""
     others = sources.check(data.model_copy(update={"test": None}))
     with_file = sources.check(data.model_copy(update={"test": file}))
-    return [of_option(problem) for problem in with_file if problem not in others and sources.OTHER_TASK not in problem]
+    return [of_option(problem) for problem in with_file if problem not in others]
 
 
 def look_at_rows(data: DataSpec, file: str) -> Preview:
@@ -221,9 +221,7 @@ def look_at_rows(data: DataSpec, file: str) -> Preview:
     look = preview.preview(data.model_copy(update={"test": file}), "the evaluation")
 
     def own(lines: Sequence[str]) -> tuple[str, ...]:
-        return tuple(
-            of_option(line) for line in lines if line.startswith("data.test: ") and sources.OTHER_TASK not in line
-        )
+        return tuple(of_option(line) for line in lines if line.startswith("data.test: "))
 
     return Preview(problems=own(look.problems), warnings=own(look.warnings))
 
@@ -238,4 +236,4 @@ def seen_by_search(data: DataSpec, file: str) -> bool:
 
 def of_option(problem: str) -> str:
     """Rewrites a problem of `data.test` as one of --eval-data, whose file was checked in its place."""
-    return f"--eval-data: {problem.removeprefix('data.test: ')}"
+    return f"--eval-data: {problem.removeprefix('data.test: ').removesuffix(sources.OTHER_TASK)}"

@@ -295,13 +295,13 @@ def test_a_bad_row_anywhere_is_found_before_a_launch(tmp_path: Path) -> None:
     rows = pairs(60)
     rows[50]["answer"] = float("nan")
     data = spec(tmp_path, rows, pairs(10, 60), [*pairs(10, 80), {"question": "x"}])
-    first, *rest = preview.preview(data).problems
+    first, second = preview.preview(data).problems
     assert first == (
         f"data.train: {data.train}, line 51: column 'answer' is nan, not a number: "
         "give it a value, or leave the row out"
     )
-    assert rest[0].startswith(f"data.test: {data.test}, line 11: has no column 'answer'")
-    assert rest[1].endswith("leave it out with data.test=null if these rows are not of this task")
+    assert second.startswith(f"data.test: {data.test}, line 11: has no column 'answer'")
+    assert second.endswith("; leave data.test out with data.test=null if its rows are not of this task")
 
 
 def test_rows_of_the_hub_are_looked_at_when_they_are_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -353,11 +353,14 @@ def test_test_file_is_checked_by_its_first_row_only(train: Path, tmp_path: Path)
     test = write_jsonl(tmp_path / "test.jsonl", [PAIRS[0], {"other": 1}])
     assert sources.check(spec(train, test=str(test))) == []
     write_jsonl(test, [{"other": 1}])
-    assert [problem.split(":")[0] for problem in sources.check(spec(train, test=str(test)))] == [
-        "data.prompt",
-        "data.completion",
-        "data.test",
-    ]
+    first, second = sources.check(spec(train, test=str(test)))
+    assert first == f"data.prompt: {{question}} is not a column of {test}; columns: other"
+    told = f"data.completion: {{answer}} is not a column of {test}; columns: other"
+    assert second == f"{told}; leave data.test out with data.test=null if its rows are not of this task"
+    # What is wrong with the other rows too is no sign of another task.
+    bare = spec(train, test=str(write_jsonl(test, PAIRS[:3])), prompt="question")
+    (problem,) = sources.check(bare)
+    assert problem.endswith('write "{question}"')
 
 
 @pytest.mark.parametrize(("held_out", "problems"), [(29, 0), (30, 1), (200, 1), (10**9, 1)])

@@ -85,7 +85,8 @@ def test_a_file_to_decide_by_is_told_of_by_its_option(trained, tmp_path):
     assert requests.check_rows(data, str(root / "train.jsonl")) == ["--eval-data: is the same file as data.train"]
     file.write_text(json.dumps({"question": "q", "reply": "a"}) + "\n")
     (problem,) = requests.check_rows(data, str(file))
-    assert problem.startswith(f"--eval-data: data.completion: {{answer}} is not a column of {file}; columns: question")
+    told = f"--eval-data: data.completion: {{answer}} is not a column of {file}; columns: question, reply"
+    assert (problem.startswith(told), "data.test" in problem) == (True, False)
 
 
 def test_a_file_to_decide_by_is_compared_with_the_training_rows_by_content(trained, tmp_path):
