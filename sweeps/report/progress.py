@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -247,9 +248,16 @@ def describe(event: Event, record: SweepRecord) -> str | None:
             reason = f": {legible(event.reason, MOST_SHOWN)}" if event.reason else ""
             return f"{label(trial.number)} {event.state.value} at step {trial.step}{reason}"
         case RequestAnswered():
-            return f"{event.asked} ({event.sender}): {'' if event.is_accepted else 'refused: '}{event.message}"
+            return _answer(event)
         case _:
             return None
+
+
+def _answer(event: RequestAnswered) -> str | None:
+    """What was asked and answered; None where a signal asked: its handler has said so, and how to end at once."""
+    if event.is_accepted and event.sender in signal.Signals.__members__:
+        return None
+    return f"{event.asked} ({event.sender}): {'' if event.is_accepted else 'refused: '}{event.message}"
 
 
 def warnings(event: Event) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from sweep_events import begun, ended, history, record, reported, started
 
-from sweeps.record.events import DataPrepared, Event, TrialParked, TrialState
+from sweeps.record.events import DataPrepared, Event, RequestAnswered, TrialParked, TrialState
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report.progress import QUIET_SECONDS, Lines, Table
 
@@ -125,6 +125,25 @@ def test_the_clock_shows_what_all_drivers_took(out: Console, clock: Clock) -> No
     table(whole[-1], record(whole))
     # The first driver until its last event, at 13, and ten seconds of this one.
     assert drawn(table, out).splitlines()[-1].startswith("0:23 ")
+
+
+@pytest.mark.parametrize(
+    ("sender", "is_accepted", "told"),
+    [
+        ("qsweep stop", True, ["00:00 stop the sweep (qsweep stop): trials are saved"]),
+        ("SIGINT", True, []),
+        ("SIGINT", False, ["00:00 stop the sweep (SIGINT): refused: trials are saved"]),
+    ],
+)
+def test_a_signal_that_the_driver_has_answered_itself_is_not_told_again(
+    out: Console, clock: Clock, sender: str, is_accepted: bool, told: list[str]
+) -> None:
+    said = "trials are saved"
+    answer = RequestAnswered(
+        time=9.0, request="1", sender=sender, asked="stop the sweep", is_accepted=is_accepted, message=said
+    )
+    Lines(out, 100.0, clock)(answer, record([answer]))
+    assert shown(out) == told
 
 
 def test_nothing_is_on_the_way_before_the_first_event(out: Console, clock: Clock) -> None:
