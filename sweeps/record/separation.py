@@ -182,7 +182,7 @@ def _unknown(best: Evaluation | str, other: Evaluation | str) -> str:
         return f"it was evaluated on {other.hardware or 'unknown hardware'}, the other on {best.hardware or 'unknown'}"
     if len(best.row_losses) < LEAST_ROWS:
         rows = "1 evaluation row" if len(best.row_losses) == 1 else f"{len(best.row_losses)} evaluation rows"
-        return f"{rows}, at least {LEAST_ROWS} are needed"
+        return f"{rows}, at least {LEAST_ROWS} are needed for an interval"
     return ""
 
 

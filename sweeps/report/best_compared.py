@@ -110,7 +110,10 @@ def against_base(record: SweepRecord, best: TrialRecord, separation: Separation 
 def against_default(
     record: SweepRecord, best: TrialRecord, first: FirstTrial, separation: Separation | None
 ) -> str | None:
-    """The best trial compared with the default configuration, where that is trial 0."""
+    """The best trial compared with the default configuration, where that is trial 0.
+
+    Where `against_next` has a line on the two, only what the default configuration came to.
+    """
     name = "t00, outside the space" if first.is_outside else "t00"
     objective = record.objective
     default = next((t for t in record.trials.values() if t.number == 0), None) if first.is_default else None
@@ -122,6 +125,8 @@ def against_default(
     value = best.value(objective.metric)
     gain = objective.gain(start, value)
     until = f"stopped at step {default.step}" if default.state.value == "STOPPED" else counted(default.step, "step")
+    if separation is not None and default.trial_key in _told_alone(separation):
+        return f"the default configuration ({name}, {until}) has {objective.metric} {start:.4f}"
     return (
         f"{label(best.number)} has {objective.metric} {value:.4f}, the default configuration "
         f"({name}, {until}) {start:.4f}: {objective.words(gain)}{_share(gain, start)}"
@@ -155,6 +160,12 @@ def against_next(record: SweepRecord, separation: Separation | None) -> list[str
     return lines
 
 
+def _told_alone(separation: Separation) -> set[str]:
+    """Keys of the trials that `against_next` gives lines of their own."""
+    alike = [each.key for each in separation.trials if each.apart is False]
+    return {*alike[:SHOWN], *(each.key for each in separation.trials[:1] if each.apart)}
+
+
 def of_seeds(separation: Separation) -> str | None:
     """Whether the intervals count what another seed would change; None where nothing is apart."""
     if separation.seeds is not None:
@@ -174,7 +185,7 @@ def of_few_rows(separation: Separation) -> str | None:
     if not separation.is_narrow:
         return None
     few = f"{separation.rows} evaluation rows are few, and the intervals claim too much"
-    return f"{few}: evaluate on {FEW_ROWS} or more (data.eval_examples)"
+    return f"{few}: they hold from {FEW_ROWS} rows on (data.eval_examples); small differences take hundreds"
 
 
 def _alike(name: str, compared: Compared, separation: Separation) -> str:

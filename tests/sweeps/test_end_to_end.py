@@ -141,7 +141,9 @@ def assert_a_toy_sweep_is_the_same_everywhere(answer: dict, home: Path, parent) 
     assert answer["base"] == {"metric": "eval_loss", "value": toy.START_LOSS, "rows": 1}
     assert parent.data.metrics["base_eval_loss"] == toy.START_LOSS
     told = answer["comparisons"]
-    assert [other["unknown"] for other in told["trials"]] == ["1 evaluation row, at least 10 are needed"] * 7
+    assert [other["unknown"] for other in told["trials"]] == [
+        "1 evaluation row, at least 10 are needed for an interval"
+    ] * 7
     assert "differs" not in parent.data.tags["mlflow.note.content"], "one evaluation row tells nothing"
 
 

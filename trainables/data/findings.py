@@ -221,7 +221,8 @@ class Findings:
         if part == "test":
             return [f"data.test: {counted}: promotion passes nothing with fewer than {FEW_ROWS}"]
         how = "cannot" if rows == 1 else "can hardly"
-        return [f"{self._name(part)}: {counted} to evaluate on {how} tell adapters apart: give 30 or more"]
+        more = "give 30 or more, and hundreds for small differences"
+        return [f"{self._name(part)}: {counted} to evaluate on {how} tell adapters apart: {more}"]
 
     def _name(self, part: Part) -> str:
         held_out = part == "eval" and self._data.eval is None

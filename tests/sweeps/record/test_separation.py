@@ -169,7 +169,9 @@ def test_nothing_can_be_told_without_the_best() -> None:
     assert {other.unknown for other in (*found.trials, found.base) if other} == {"the row losses of t00 are missing"}
 
 
-@pytest.mark.parametrize(("rows", "why"), [(1, "1 evaluation row, at least 10 are needed"), (9, "9 evaluation rows,")])
+@pytest.mark.parametrize(
+    ("rows", "why"), [(1, "1 evaluation row, at least 10 are needed for an interval"), (9, "9 evaluation rows,")]
+)
 def test_a_few_rows_tell_nothing(rows: int, why: str) -> None:
     """The interval of one row has no width: it would call every difference real."""
     (found,) = separated(evaluation(rows=rows), a=evaluation(0.5, rows=rows)).trials

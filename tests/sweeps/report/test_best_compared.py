@@ -146,7 +146,8 @@ def test_few_rows_and_trials_that_were_left_out_are_said() -> None:
     lines = against_next(separation(Compared("a", 0.75, 0.5, 1.0), rows=20, not_compared=4))
     assert lines[2:] == [
         "4 more trials, further behind, were not compared",
-        "20 evaluation rows are few, and the intervals claim too much: evaluate on 30 or more (data.eval_examples)",
+        "20 evaluation rows are few, and the intervals claim too much: they hold from 30 rows on "
+        "(data.eval_examples); small differences take hundreds",
     ]
 
 
@@ -169,9 +170,17 @@ def test_the_best_is_compared_with_the_default() -> None:
 
 
 def test_with_the_interval_of_the_default_where_it_is_known() -> None:
-    found = separation(Compared("a", 0.75, 0.6, 0.9))
+    found = separation(Compared("c", 0.25, 0.1, 0.4), Compared("a", 0.75, 0.6, 0.9))
     told = best_compared.against_default(sweep(), best_of(sweep()), FirstTrial(True, False), found)
     assert (told or "").endswith("0.7500 lower (38%), 97.5% interval 0.6000 to 0.9000 on 32 rows")
+
+
+@pytest.mark.parametrize("default", [Compared("a", 0.75, 0.6, 0.9), Compared("a", 0.75, -0.1, 1.6)])
+def test_a_default_that_is_compared_as_the_next_is_not_compared_again(default: Compared) -> None:
+    (line, *_) = against_next(separation(default))
+    assert "t00" in line and "0.7500 higher" in line
+    told = best_compared.against_default(sweep(), best_of(sweep()), FirstTrial(True, False), separation(default))
+    assert told == "the default configuration (t00, stopped at step 3) has eval_loss 2.0000"
 
 
 def test_a_default_that_went_to_its_end_says_so() -> None:

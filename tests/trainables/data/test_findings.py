@@ -173,7 +173,7 @@ def test_rows_held_out_may_stand_among_the_others(tmp_path: Path) -> None:
 )
 def test_few_rows_to_evaluate_on_are_told_of(tmp_path: Path, rows: int, says: str) -> None:
     line, test = told(spec(tmp_path, pairs(30), pairs(rows, 30), pairs(rows, 60)), tmp_path)
-    assert line == f"data.eval: {says} tell adapters apart: give 30 or more"
+    assert line == f"data.eval: {says} tell adapters apart: give 30 or more, and hundreds for small differences"
     assert test.endswith(": promotion passes nothing with fewer than 10")
 
 
