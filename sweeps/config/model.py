@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -69,6 +70,9 @@ def _is_gpu(value: object) -> object:
     return value
 
 
+_UNREAD = "must not begin with $ (variables are not read), nor with ~NAME where no user has this name"
+
+
 def _is_storage(value: object) -> object:
     text = str(value)
     if uris.is_object_store(text) and (problem := uris.bucket_problem(text)) is not None:
@@ -77,6 +81,8 @@ def _is_storage(value: object) -> object:
         raise ValueError(
             "must be a folder of this machine, local or mounted, or s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"
         )
+    if paths.is_unread(Path(text)):
+        raise ValueError(f"{_UNREAD}: write the path, or ~/DIR for one in the home folder")
     return value
 
 
@@ -204,11 +210,8 @@ def is_tracking_uri(value: object) -> object:
     if uris.is_web(uri) and not _is_address(uri):
         raise ValueError(NOT_AN_ADDRESS)
     file = uris.sqlite_file(uri)
-    if file is not None and str(paths.at_home(file)).startswith(("~", "$")):
-        raise ValueError(
-            "must not begin with $ (variables are not read), nor with ~NAME where no user has this name: write "
-            "sqlite:///~/FILE for the home folder"
-        )
+    if file is not None and paths.is_unread(file):
+        raise ValueError(f"{_UNREAD}: write sqlite:///~/FILE for the home folder")
     if uris.is_web(uri) or uri.startswith(("sqlite:///", "postgresql", "mysql", "mssql", "databricks")):
         return value
     raise ValueError(

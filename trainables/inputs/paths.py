@@ -27,6 +27,11 @@ def absolute(path: Path) -> Path:
     return path.absolute()
 
 
+def is_unread(path: Path) -> bool:
+    """Tells whether the path begins with $ or with ~NAME of nobody, which stay as they are: a folder of that name."""
+    return str(at_home(path)).startswith(("~", "$"))
+
+
 def at_home(path: Path) -> Path:
     """Returns the path with a leading ~ as the home folder. Keeps ~NAME of nobody, on which Path.expanduser raises."""
     with suppress(RuntimeError):

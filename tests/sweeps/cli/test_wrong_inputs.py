@@ -114,6 +114,8 @@ ROWS: list[Row] = [
     toy("no such profile file", "cluster: {profile: mine.yaml}", "mine.yaml' (there are: attached, local)"),
     toy("profile that is no mapping", "cluster: {profile: list.yaml}", "list.yaml: a sweep file is a mapping"),
     toy("storage on an unknown store", "storage: az://bucket/sweeps", "storage: 'az://bucket/sweeps' must be a folder of this machine, local or mounted, or s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"),
+    toy("storage in a variable", "storage: $HOME/results", "storage: '$HOME/results' must not begin with $ (variables are not read), nor with ~NAME where no user has this name: write the path, or ~/DIR for one in the home folder"),
+    toy("storage at the home of nobody", "storage: ~nobodyx/results", "storage: '~nobodyx/results' must not begin with $"),
     toy("storage without a bucket", "storage: s3:///sweeps", "storage: 's3:///sweeps' must be s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"),
     toy("storage beside its bucket", "storage: s3://bucket/../other", "storage: 's3://bucket/../other' must be s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"),
     toy("storage with a password", "storage: s3://me:secret@bucket/x", "storage: 's3://me:***@bucket/x' must be s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"),
