@@ -11,6 +11,7 @@ import importlib.util
 import json
 import string
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,12 @@ def _chat(row: dict[str, Any], column: str) -> list[dict[str, Any]]:
         raise ValueError(
             f"column {column!r} must be the JSON of a chat, a list of {{role, content}}, such as "
             f'[{{"role": "user", "content": "Hello"}}]{way_out}'
+        )
+    if chat[-1]["role"] == "assistant":
+        warnings.warn(
+            f"column {column!r} ends with a message of the assistant, and the answer follows on it: leave that out for "
+            "an answer to the message before",
+            stacklevel=2,
         )
     return chat
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -58,6 +58,8 @@ class Tally:
     """Rows of test that are also in eval."""
     unlearnt: Count = field(default_factory=Count)
     """Chats with answers that do not count in the loss."""
+    unanswered: Count = field(default_factory=Count)
+    """Chats with messages after the last answer, which are left out."""
     cut_away: Count = field(default_factory=Count)
     """Rows left out because data.max_length cuts off all their labels."""
     shortened: Count = field(default_factory=Count)
@@ -95,11 +97,8 @@ class Findings:
         if content.missing is not None:
             tally.word = tally.word or content.missing
             tally.missing.add(place)
-        for column in templates.UNREAD_COLUMNS if self._data.messages is not None else ():
-            if column != self._data.messages and placed.row.get(column):
-                tally.beside[column].add(place)
-        if content.is_partly_learnt:
-            tally.unlearnt.add(place)
+        if self._data.messages is not None:
+            self._add_chat(tally, content, placed)
         if content.key in self._seen[part]:
             tally.repeated.add(place)
         self._seen[part].add(content.key)
@@ -107,6 +106,15 @@ class Findings:
             tally.trained_on.add(place)
         elif part == "test" and content.key in self._seen["eval"]:
             tally.chosen_on.add(place)
+
+    def _add_chat(self, tally: Tally, content: _Content, placed: Placed) -> None:
+        for column in templates.UNREAD_COLUMNS:
+            if column != self._data.messages and placed.row.get(column):
+                tally.beside[column].add(placed.place)
+        if content.is_partly_learnt:
+            tally.unlearnt.add(placed.place)
+        if content.is_unanswered:
+            tally.unanswered.add(placed.place)
 
     def problems(self) -> list[str]:
         """Lists what makes every result worthless.
@@ -169,17 +177,29 @@ class Findings:
                 f"{name}: rows left out, {_of(tally, tally.cut_away)}: data.max_length {self._data.max_length} leaves "
                 f"nothing of their {answers}"
             )
+        few = [] if part == "train" else self._few(part)
+        return [*warnings, *self._of_chats(part), *self._of_template(part), *few]
+
+    def _of_chats(self, part: Part) -> list[str]:
+        """Lists what of chats is not learnt, or not read."""
+        tally, name = self.parts[part], self._name(part)
+        warnings = []
         if part == "train" and tally.unlearnt.rows:
             warnings.append(
                 f"data.messages: chats with several answers, {_of(tally, tally.unlearnt)}: the last one counts "
                 "(data.train_on: all counts each)"
+            )
+        if tally.unanswered.rows:
+            warnings.append(
+                f"{name}: chats with messages after the last answer, {_of(tally, tally.unanswered)}: these are left "
+                "out, as nothing answers them"
             )
         for column, rows in tally.beside.items():
             warnings.append(
                 f"{name}: a column {column!r} beside the chats, {_of(tally, rows)}: it is not read, the model sees "
                 "data.messages alone; write it into a system message of the chat"
             )
-        return [*warnings, *self._of_template(part)] + ([] if part == "train" else self._few(part))
+        return warnings
 
     def _of_template(self, part: Part) -> list[str]:
         """Lists what the chat template does to the answers."""
@@ -236,25 +256,28 @@ class _Content(NamedTuple):
     """Equal for equal rows."""
     empty: bool
     missing: str | None
-    is_partly_learnt: bool
+    is_partly_learnt: bool = False
+    is_unanswered: bool = False
+    """Whether it is a chat that goes on after its last answer."""
 
 
 def _reader(data: DataSpec) -> Callable[[Row], _Content]:
     column = data.messages
     if column is not None:
-        return lambda row: _of_chat(data, templates.chat(row, column))
+        return lambda row: _of_chat(data, row, column)
     parsed = templates.parse_all(data)
     learnt = [name for field, template in parsed.items() if field != "prompt" for name in template.columns]
 
     def content(row: Row) -> _Content:
         key = _key([template.fill(row) for template in parsed.values()])
         values = [templates.value(row, name).strip() for name in learnt]
-        return _Content(key, not any(values), next((each for each in values if each in _MISSING), None), False)
+        return _Content(key, not any(values), next((each for each in values if each in _MISSING), None))
 
     return content
 
 
-def _of_chat(data: DataSpec, messages: list[templates.Message]) -> _Content:
+def _of_chat(data: DataSpec, row: Row, column: str) -> _Content:
+    messages, whole = templates.chat(row, column), row[column]
     answers = templates.answers(messages)
     counted = answers if data.train_on == "all" else answers[-1:]
     learnt = [messages[number - 1] for number in counted]
@@ -264,6 +287,7 @@ def _of_chat(data: DataSpec, messages: list[templates.Message]) -> _Content:
         not all(value or message.get("tool_calls") for value, message in zip(values, learnt, strict=True)),
         next((each for each in values if each in _MISSING), None),
         len(counted) < len(answers),
+        isinstance(whole, Sized) and len(whole) > len(messages),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,6 +35,7 @@ def model(form: dict[str, Any], ends: dict[str, int] | None = None) -> Any:
     return made
 
 
+@pytest.mark.filterwarnings("ignore:.*ends with a message of the assistant")
 @pytest.mark.parametrize("train_on", ["last", "all"])
 def test_a_chat_is_asked_with_its_system_message_and_all_its_turns(train_on) -> None:
     renderer = Renderer(DataSpec(train="x.jsonl", messages="talk", train_on=train_on), tiny_models.tokenizer())
@@ -47,6 +49,17 @@ def test_a_chat_is_asked_with_its_system_message_and_all_its_turns(train_on) -> 
     for gone in range(len(CHAT) - 1):
         without = json.dumps(CHAT[:gone] + CHAT[gone + 1 : -1])
         assert not serving_check.is_prompt(model({"messages": "talk"}).prompt_ids({"talk": without}), sample)
+
+
+def test_a_chat_that_ends_with_an_answer_is_answered_with_a_warning() -> None:
+    """Not refused: rows to train on may hold two messages of the assistant in a row."""
+    asked = model({"messages": "talk"})
+    with pytest.warns(UserWarning, match="'talk' ends with a message of the assistant, and the answer follows on it"):
+        ids = asked.prompt_ids({"talk": json.dumps(CHAT)})
+    assert tiny_models.tokenizer().decode(ids).endswith('{"order": 4711}<|end|><|assistant|>')
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        asked.prompt_ids({"talk": json.dumps(CHAT[:-1])})
 
 
 def test_a_call_without_a_text_is_read_as_in_training() -> None:

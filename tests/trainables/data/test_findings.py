@@ -192,6 +192,13 @@ def test_chats_of_which_only_the_last_answer_counts_are_told_of(tmp_path: Path) 
     ]
 
 
+def test_messages_that_nothing_answers_are_told_of(tmp_path: Path) -> None:
+    chats = [{"chat": [{"role": "user", "content": str(n)}, CHAT[1]]} for n in range(30)]
+    chats[3]["chat"].append(CHAT[0])
+    (line,) = told(spec(tmp_path, chats[:20], chats[20:], messages="chat"), tmp_path)
+    assert line.startswith("data.train: chats with messages after the last answer, 1 of 20, the first on line 4: these")
+
+
 def test_what_a_reasoning_model_s_template_drops_is_told_of(tmp_path: Path) -> None:
     """Such templates, as those of DeepSeek-R1's distillations, also write <think> where they ask for an answer."""
     chat = tiny_models.tokenizer()
