@@ -7,6 +7,7 @@ with sqlite3, read only, and a server is asked over HTTP; where that gives no an
 from __future__ import annotations
 
 import os
+import socket
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
@@ -142,6 +143,8 @@ def check(uri: str, way_out: str = BY_OPTION) -> None:
         raise SweepError(f"{uri}: no such database; {way_out}")
     if is_web(uri):
         _ask(uri)
+    elif uri.startswith("postgresql"):
+        _knock(uri)
 
 
 def is_away(error: Exception) -> bool:
@@ -175,6 +178,26 @@ def _ask(uri: str) -> None:
         raise SweepError(f"{without_password(uri)}: {NOT_AN_ADDRESS}") from None
     except (requests.RequestException, ValueError) as error:
         raise SweepError(f"{without_password(uri)}: no MLflow server answers there: {reason(error)}") from None
+
+
+def _knock(uri: str) -> None:
+    """Raises `SweepError` when nothing listens: MLflow itself asks a database that is away for 100 seconds."""
+    from sqlalchemy.engine import make_url  # a third of a second
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        place = make_url(uri)
+        port = place.port or int(os.environ.get("PGPORT") or 5432)
+    except (ArgumentError, ValueError):
+        return
+    # A socket of this machine, or several servers: MLflow finds out.
+    named = place.query.keys() & {"host", "hostaddr", "port", "service"}
+    if not place.host or "," in place.host or named:
+        return
+    try:
+        socket.create_connection((place.host, port), _SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise SweepError(f"{without_password(uri)}: no database answers there: {reason(error)}") from None
 
 
 def reason(error: BaseException) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from mlflow_servers import free_port
 
 from sweeps.errors import SweepError
 from sweeps.tracking import stores
@@ -70,17 +72,43 @@ def test_a_database_without_the_sweep_says_so(empty_database, tmp_path):
         stores.find(str(sweep_folder(tmp_path / "x", uri)), None, {})
 
 
-def test_the_folders_store_goes_before_the_environments(tmp_path):
-    folder = str(sweep_folder(tmp_path / "x", "postgresql://me:***@host/db"))
-    given = {"MLFLOW_TRACKING_URI": "postgresql://me:secret@host/db"}
+@pytest.fixture
+def listening():
+    """Host and port of what may be a database."""
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        yield f"127.0.0.1:{there.getsockname()[1]}"
+
+
+def test_the_folders_store_goes_before_the_environments(tmp_path, listening):
+    folder = str(sweep_folder(tmp_path / "x", f"postgresql://me:***@{listening}/db"))
+    given = {"MLFLOW_TRACKING_URI": f"postgresql://me:secret@{listening}/db"}
     found = stores.find(folder, None, given)
-    assert (found.uri, found.shown) == (given["MLFLOW_TRACKING_URI"], "postgresql://me:***@host/db")
-    other = {"MLFLOW_TRACKING_URI": "postgresql://other/db"}
+    assert (found.uri, found.shown) == (given["MLFLOW_TRACKING_URI"], f"postgresql://me:***@{listening}/db")
+    other = {"MLFLOW_TRACKING_URI": f"postgresql://{listening}/other"}
     for environment in ({}, other):
         with pytest.raises(SweepError, match="give the whole URI in MLFLOW_TRACKING_URI"):
             stores.find(folder, None, environment)
-    assert stores.find("x-1", None, other).uri == "postgresql://other/db"
-    assert stores.find("x-1", "postgresql://third/db", other).uri == "postgresql://third/db"
+    assert stores.find("x-1", None, other).uri == f"postgresql://{listening}/other"
+    third = f"postgresql://{listening}/third"
+    assert stores.find("x-1", third, other).uri == third
+
+
+def test_a_database_that_does_not_listen_is_told_at_once(listening, monkeypatch):
+    closed = f"127.0.0.1:{free_port()}"
+    for port in ("", ":5"):
+        monkeypatch.setenv("PGPORT", closed.partition(":")[2])
+        place = f"127.0.0.1{port}"
+        with pytest.raises(SweepError, match=rf"^postgresql://me:\*\*\*@{place}/db: no database answers there: Conn"):
+            stores.check(f"postgresql://me:se/cret@{place}/db")
+    monkeypatch.setenv("PGPORT", listening.partition(":")[2])
+    stores.check("postgresql+psycopg://me:se/cret@127.0.0.1/db")
+
+
+@pytest.mark.parametrize(
+    "uri", ["postgresql:///db", "postgresql:///db?host=/run", "postgresql://a:1,b:1/db", "postgresql://a,b/db"]
+)
+def test_a_database_of_a_socket_or_of_several_servers_is_left_to_mlflow(uri):
+    stores.check(uri)
 
 
 def test_a_models_folder_of_the_name_of_a_sweep_is_no_sweep(empty_database, tmp_path, monkeypatch):

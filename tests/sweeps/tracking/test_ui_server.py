@@ -135,6 +135,10 @@ def test_a_server_that_does_not_start_is_told_by_its_last_lines(monkeypatch: pyt
         (["./x"], "./x: no folder of a sweep, nor can its id or name be looked up: sqlite:///"),
         (["--tracking-uri", "nonsense"], "tracking URI: 'nonsense' must be a database or a server"),
         (["x", "--tracking-uri", "http://127.0.0.1:1"], "no MLflow server answers there"),
+        (
+            ["--tracking-uri", "postgresql://me:secret@127.0.0.1:1/db"],
+            "postgresql://me:***@127.0.0.1:1/db: no database answers there: Connection refused",
+        ),
     ],
 )
 def test_what_is_not_there_is_told_at_once(
