@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sweeps.cli.shared import Json, LocalSweep, Storage, mistakes
+from sweeps.cli.submitted import Address, read_there
 from sweeps.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,16 +24,19 @@ def compare(
         typer.Argument(metavar="[TRIAL]...", help="Compare these, the others with the first: a key, or t03."),
     ] = None,
     storage: Storage = Path("results"),
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
     """Compare trials of a sweep, also while it runs: all with the best one, or some side by side."""
     import time
 
+    if address is not None:
+        read_there(sweep, address, ("compare", *(trials or ())), as_json)
     from sweeps.report import status as reading
     from sweeps.steering import local_sweeps
 
     with mistakes(""):
-        folder = local_sweeps.find(sweep, storage, has_address=False)
+        folder = local_sweeps.find(sweep, storage)
         status = reading.read(folder, time.time())
         told = _some(folder, status, trials) if trials else _all(folder, status)
     if as_json:

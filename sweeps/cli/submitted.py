@@ -26,6 +26,9 @@ Address = Annotated[
     typer.Option("--address", metavar="URL", help="The dashboard of the cluster that it was submitted to."),
 ]
 
+_READS = ("status", "compare")
+"""Verbs that ask for nothing: a lost answer is no more than that."""
+
 
 def ways_on(job_id: str, address: str) -> list[str]:
     """The commands for a submitted sweep."""
@@ -53,6 +56,21 @@ def ask_there(sweep: str, address: str, words: tuple[str, ...], request: RemoteR
         from cluster.submission import connect
 
         answer = answer_there(connect(address), sweep, words, request)
+    end_with(answer, as_json)
+
+
+def read_there(sweep: str, address: str, words: tuple[str, ...], as_json: bool) -> NoReturn:
+    """Prints what a job of some seconds reads of a submitted sweep on its head node, and ends with its exit code.
+
+    Args:
+        sweep: the id of its job, or of one that has resumed it.
+        words: a verb of `_READS`, and what follows the sweep's id.
+    """
+    with mistakes(""):
+        from cluster.submission import connect
+
+        jobs = connect(address)
+        answer = _of_job(jobs, sweep, jobs.find(sweep), words)
     end_with(answer, as_json)
 
 
@@ -198,7 +216,7 @@ def _ended(jobs: Jobs, job: Job, of: Seen, printed: Printed) -> Seen:
         code = 1
     except Interrupted as interrupted:
         code = interrupted.exit_code
-    if job.words[0] != "status":
+    if job.words[0] not in _READS:
         say_not_known(jobs, job.sweep_id)
     if not give_up(jobs, job.job_id):
         say(f"a job may be left in Ray's list: ray job delete {job.job_id} --address {jobs.address} removes it")

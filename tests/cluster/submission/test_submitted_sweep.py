@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -35,11 +36,11 @@ def submitted(cluster: Head, *words: str) -> tuple[dict[str, object], str]:
     return json.loads(done.stdout), done.stderr
 
 
-def asked(cluster: Head, verb: str, *words: str) -> dict[str, object]:
+def asked(cluster: Head, verb: str, *words: str) -> dict[str, Any]:
     """What a command answers in JSON; it may fail."""
     done = cluster.qsweep(verb, *words, "--address", cluster.address, "--json")
     assert done.stdout, done.stderr
-    answer: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
 
 
@@ -61,6 +62,8 @@ def test_it_is_followed_to_its_end(cluster: Head) -> None:
     assert [text for text in sent if cluster.token in text] == []
     assert cluster.token not in (cluster.qsweep("logs", result["sweep"], "--address", cluster.address).stdout)
     assert asked(cluster, "status", result["sweep"])["state"] == "FINISHED"
+    compared = asked(cluster, "compare", result["sweep"], "t01", "t00")
+    assert [trial["name"] for trial in compared["trials"]] == ["t01", "t00"]
     assert cluster.qsweep("stop", result["sweep"], "--address", cluster.address).returncode == 2
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from cluster.errors import ConnectionFailed, ServiceFailed, SubmissionFailed
 from cluster.submission.following import Printed
-from cluster.submission.jobs import Seen
+from cluster.submission.jobs import Job, Seen
 from sweeps.cli import app, submit
 from sweeps.steering.remote import RemoteAnswer
 from sweeps.steering.stop import Interrupted
@@ -262,6 +262,23 @@ def test_a_driver_that_does_not_listen_is_asked_by_a_job(monkeypatch: pytest.Mon
         cluster = Cluster(find=DRIVEN, submit=True, look_up=done, logs='x-1: running\n{"dir": "r"}\n')
         assert asked(monkeypatch, cluster, "status", "x-1", "--json") == (0, "x-1: running\n")
         assert cluster.asked == ["find", "submit", "look_up", "logs", "delete"]
+
+
+def test_trials_of_a_submitted_sweep_are_compared_by_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    done, printed = Seen("FAILED", 2, "", {}, None), 'error: the sweep has no trial t9: it has t00\n{"dir": "r"}\n'
+    submitted: list[Job] = []
+
+    def take(_cluster: Cluster, job: Job, _archive: object) -> None:
+        submitted.append(job)
+
+    monkeypatch.setattr(Cluster, "submit", take, raising=False)
+    cluster = Cluster(find=DRIVEN, look_up=done, logs=printed)
+    code, said = asked(monkeypatch, cluster, "compare", "x-1", "t9", "--json")
+    assert (code, said) == (2, "error: the sweep has no trial t9: it has t00\n")
+    assert [job.words for job in submitted] == [("compare", "x-1", "t9", "--storage", "results", "--json")]
+    assert cluster.asked == ["find", "look_up", "logs", "delete"]
+    lost = asked(monkeypatch, Cluster(find=DRIVEN, look_up=LOST), "compare", "x-1")
+    assert (lost[0], "whether the request was taken" in lost[1]) == (1, False)
 
 
 @pytest.mark.parametrize("error", [LOST, ServiceFailed("http://head: 502")])
