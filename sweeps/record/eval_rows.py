@@ -11,7 +11,7 @@ from sweeps.record import seeds
 from sweeps.record.folder import SweepFolder
 from sweeps.record.run_names import label
 from sweeps.record.selection import rank
-from sweeps.record.separation import MOST, Separation, separate
+from sweeps.record.separation import MOST, Other, Separation, separate
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from trainables.contract import Evaluation
 from trainables.inputs import json_text
@@ -29,15 +29,13 @@ def separation(folder: SweepFolder, record: SweepRecord) -> Separation | None:
         return None
     best, *rest = ranked
     compared = [trial for place, trial in enumerate(rest) if place < MOST or trial.number == 0]
-    evaluations = {trial.trial_key: _of_trial(folder, trial) for trial in compared}
     base = None
     if record.base is not None:
         start = record.base.metrics[EVAL_LOSS]
-        base = BASE, start - best.value(EVAL_LOSS)
-        evaluations[BASE] = _read(folder.base_rows, start, "the base")
-    gaps = [(trial.trial_key, trial.value(EVAL_LOSS) - best.value(EVAL_LOSS)) for trial in compared]
+        base = Other(BASE, start - best.value(EVAL_LOSS), _read(folder.base_rows, start, "the base"))
     noise = seeds.noise(record.trials.values(), EVAL_LOSS)
-    return separate(_of_trial(folder, best), gaps, base, evaluations, len(ranked), noise)
+    others = _others(folder, best, compared)
+    return separate(_of_trial(folder, best), others, base, len(ranked), base is not None, noise)
 
 
 def against(
@@ -53,16 +51,19 @@ def against(
     told = [trial for trial in others if math.isfinite(trial.value(EVAL_LOSS))]
     if not math.isfinite(first.value(EVAL_LOSS)):
         told = []
-    evaluations = {trial.trial_key: _of_trial(folder, trial) for trial in told}
-    gaps = [(trial.trial_key, trial.value(EVAL_LOSS) - first.value(EVAL_LOSS)) for trial in told]
     # Those that have not ended are chosen from as well: a pair has the same interval whoever is named beside it.
     open_ones = [t for t in record.trials.values() if not t.state.is_final and math.isfinite(t.value(EVAL_LOSS))]
     in_all = len(rank(record.trials.values(), record.objective)) + len(open_ones)
     noise = seeds.noise(record.trials.values(), EVAL_LOSS)
-    if record.base is not None:
-        evaluations[BASE] = "it is not compared here"  # The closing table counts it.
-    compared = separate(_of_trial(folder, first), gaps, None, evaluations, max(in_all, len(told) + 1), noise)
+    pairs, chosen_from = _others(folder, first, told), max(in_all, len(told) + 1)
+    # The closing table counts the base, where there is one.
+    compared = separate(_of_trial(folder, first), pairs, None, chosen_from, record.base is not None, noise)
     return replace(compared, not_compared=0)
+
+
+def _others(folder: SweepFolder, best: TrialRecord, trials: Sequence[TrialRecord]) -> list[Other]:
+    loss = best.value(EVAL_LOSS)
+    return [Other(trial.trial_key, trial.value(EVAL_LOSS) - loss, _of_trial(folder, trial)) for trial in trials]
 
 
 def _of_trial(folder: SweepFolder, trial: TrialRecord) -> Evaluation | str:

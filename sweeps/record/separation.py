@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,17 @@ MOST = 10
 FEW_COPIES = f"fewer than {LEAST_ROWS} different evaluation rows"
 SEED = 0
 """Seed of the resamples: the same losses give the same answer."""
+
+
+class Other(NamedTuple):
+    """A trial, or the base without an adapter, that is to be compared with the best trial."""
+
+    key: str
+    """As `Compared.key`."""
+    difference: float
+    """As `Compared.difference`."""
+    evaluation: Evaluation | str
+    """At its best step, or why that is not known."""
 
 
 @dataclass(frozen=True)
@@ -119,28 +130,26 @@ def comparisons(ranked: int, has_base: bool) -> int:
 
 def separate(
     best: Evaluation | str,
-    others: Sequence[tuple[str, float]],
-    base: tuple[str, float] | None,
-    evaluations: Mapping[str, Evaluation | str],
+    others: Sequence[Other],
+    base: Other | None,
     ranked: int,
+    has_base: bool,
     noise: SeedNoise | None = None,
 ) -> Separation:
     """Compares others with the best trial.
 
     Args:
         best: its evaluation at its best step, or why that is not known.
-        others: key and difference of the trials to compare, best first.
-        base: the same of the base, if its loss is known.
-        evaluations: by key, or why there is none. The confidence counts the base where it is among them.
+        others: the trials to compare, best first.
+        base: None where it is not compared here.
         ranked: how many trials the best was chosen from.
+        has_base: whether the sweep compares it: the confidence counts it, also where it is not compared here.
     """
-    confidence = confidence_of(comparisons(ranked, BASE in evaluations))
+    confidence = confidence_of(comparisons(ranked, has_base))
     pairs = [*others, *([base] if base is not None else [])]
-    unknown = {key: _unknown(best, evaluations[key]) for key, _ in pairs}
+    unknown = {each.key: _unknown(best, each.evaluation) for each in pairs}
     told = {
-        key: evaluation
-        for key, _ in pairs
-        if isinstance(evaluation := evaluations[key], Evaluation) and not unknown[key]
+        each.key: each.evaluation for each in pairs if isinstance(each.evaluation, Evaluation) and not unknown[each.key]
     }
     spans: dict[str, tuple[float, float]] = {}
     rows = len(best.row_losses) if isinstance(best, Evaluation) else 0
@@ -153,8 +162,8 @@ def separate(
     if noise is not None:
         # The base has no seed: only the best one's counts there.
         margins = {key: noise.margin(confidence, 1 if key == BASE else 2) for key in spans}
-        spans = {key: widened(gap, spans[key], margins[key]) for key, gap in pairs if key in spans}
-    compared = [_compared(key, gap, spans.get(key), unknown[key], margins.get(key, 0.0)) for key, gap in pairs]
+        spans = {key: widened(gap, spans[key], margins[key]) for key, gap, _ in pairs if key in spans}
+    compared = [_compared(key, gap, spans.get(key), unknown[key], margins.get(key, 0.0)) for key, gap, _ in pairs]
     return Separation(
         rows=rows,
         confidence=confidence,

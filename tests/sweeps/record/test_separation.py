@@ -11,7 +11,7 @@ import pytest
 from sweeps.record import separation
 from sweeps.record.paired_bootstrap import intervals
 from sweeps.record.seeds import SeedNoise
-from sweeps.record.separation import Compared, Separation, separate
+from sweeps.record.separation import Compared, Other, Separation, separate
 from trainables.contract import Evaluation
 from trainables.scoring.requests import BASE
 
@@ -40,9 +40,9 @@ def separated(best: Evaluation | str = BEST, base: Evaluation | None = None, **o
             return other.loss - best.loss
         return 0.5
 
-    found: dict[str, Evaluation | str] = {**others} if base is None else {**others, "base": base}
-    gaps = [(key, gap(other)) for key, other in others.items()]
-    return separate(best, gaps, None if base is None else ("base", gap(base)), found, len(others) + 1)
+    found = [Other(key, gap(other), other) for key, other in others.items()]
+    start = None if base is None else Other(BASE, gap(base), base)
+    return separate(best, found, start, len(others) + 1, base is not None)
 
 
 def test_a_difference_that_every_row_shows_is_apart_however_uneven_the_rows_are() -> None:
@@ -75,9 +75,9 @@ def test_noise_of_seeds_widens_each_interval_about_its_difference() -> None:
     others = {"a": evaluation(0.02, 0.01)}
     rows = separated(base=evaluation(0.5, 0.01), **others)
     noise = SeedNoise(deviation=0.02, freedom=4, points=2)
-    gaps = [("a", others["a"].loss - BEST.loss)]
-    start = evaluation(0.5, 0.01)
-    both = separate(BEST, gaps, (BASE, start.loss - BEST.loss), {**others, BASE: start}, 2, noise)
+    first, start = others["a"], evaluation(0.5, 0.01)
+    found = [Other("a", first.loss - BEST.loss, first)]
+    both = separate(BEST, found, Other(BASE, start.loss - BEST.loss, start), 2, True, noise)
     assert rows.trials[0].apart is True
     assert both.trials[0].apart is False
     assert both.seeds == noise
@@ -125,7 +125,7 @@ def test_equal_trials_are_told_apart_no_more_often_the_more_there_are() -> None:
 
 
 def test_trials_that_are_not_compared_still_count_for_the_confidence() -> None:
-    found = separate(BEST, [("a", 0.1)], None, {"a": evaluation(0.1)}, ranked=81)
+    found = separate(BEST, [Other("a", 0.1, evaluation(0.1))], None, ranked=81, has_base=False)
     assert (found.confidence, found.not_compared) == (1 - 0.05 / 80, 79)
 
 
