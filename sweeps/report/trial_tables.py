@@ -10,7 +10,7 @@ from rich.table import Table
 
 from sweeps.planning.number_words import counted
 from sweeps.record.run_names import HEADINGS, label
-from sweeps.record.selection import Selection, pareto, rank
+from sweeps.record.selection import Selection, leader, pareto, rank
 from sweeps.record.separation import Separation
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import best_compared
@@ -117,12 +117,7 @@ def terminal(
 def markdown(record: SweepRecord, selection: Selection, separation: Separation | None = None) -> str:
     """The result as Markdown, the answer first: MLflow folds a note after its first lines. Of many trials, the best."""
     metric = record.objective.metric
-    if selection.winner is None:
-        head = f"No best trial: {selection.why}."
-    else:
-        best = selection.winner
-        shown = ", ".join(f"{name} {value_text(value)}" for name, value in best.params.items())
-        head = f"**Best: {label(best.number)}, {metric} {best.value(metric):.4f}** at step {best.best_step} ({shown})."
+    head = _answer(record, selection)
     lines = [head, "", *(f"- {line}" for line in best_compared.of_best(record, selection.winner, separation))]
     lines += [""] if lines[-1] else []
     every = order(record)
@@ -137,6 +132,19 @@ def markdown(record: SweepRecord, selection: Selection, separation: Separation |
         lines.append(f"\n{len(every) - len(trials)} more trials are in the table of runs.")
     lines += [f"\n{note}" for note in notes(record)]
     return "\n".join(lines)
+
+
+def _answer(record: SweepRecord, selection: Selection) -> str:
+    """The best trial; where none has ended, the best so far of those that may go on; else why there is none."""
+    best = selection.winner or leader(record.trials.values(), record.objective)
+    if best is None:
+        return f"No best trial: {selection.why}."
+    shown = ", ".join(f"{name} {value_text(value)}" for name, value in best.params.items())
+    value = f"{record.objective.metric} {best.value(record.objective.metric):.4f}"
+    name, end = "Best so far", ": trials were interrupted, and none has completed."
+    if best is selection.winner:
+        name, end = "Best", "."
+    return f"**{name}: {label(best.number)}, {value}** at step {best.best_step} ({shown}){end}"
 
 
 def notes(record: SweepRecord) -> list[str]:

@@ -41,6 +41,7 @@ FINGERPRINT = "fingerprint."
 PARENT_RUN = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
 """The text on a run's page, and the column Description."""
+_RUNNING = "RUNNING: the best trial is named here when the sweep ends"
 _SOURCE = {"mlflow.source.name": "qsweep"}
 _PACKAGES = (
     "qlora-sweeps", "ray", "torch", "transformers", "peft", "bitsandbytes", "datasets", "mlflow-skinny", "accelerate"
@@ -67,9 +68,9 @@ def sweep_made(name: str) -> dict[str, str]:
 
 
 def sweep_started(event: SweepStarted) -> dict[str, str]:
-    """Of the sweep's run when the sweep begins."""
+    """Of the sweep's run when the sweep begins, or goes on: its note is no longer that of an earlier end."""
     prints = {FINGERPRINT + name: digest for name, digest in event.fingerprints.items()}
-    return {STATE: "RUNNING", **prints, **_versions()}
+    return {STATE: "RUNNING", NOTE: _RUNNING, **prints, **_versions()}
 
 
 def data_prepared(summary: Mapping[str, Any]) -> dict[str, str]:

@@ -119,6 +119,17 @@ def test_markdown_says_why_there_is_no_best() -> None:
     )
 
 
+def test_markdown_of_an_interrupted_sweep_names_the_best_so_far() -> None:
+    first: list[Event] = [started("a", 0, r=8), reported("a", 3, 2.0), parked("a", 3)]
+    found = record([*first, started("b", 1, r=16), reported("b", 1, 2.5), ended("b", TrialState.PAUSED)])
+    lines = trial_tables.markdown(found, choose(found.trials.values(), found.objective)).splitlines()
+    assert lines[0].startswith("**Best so far: t00, eval_loss 2.0000** at step 3 (r 8): trials were interrupted, ")
+    found = found.apply(ended("b", TrialState.COMPLETED))
+    lines = trial_tables.markdown(found, choose(found.trials.values(), found.objective)).splitlines()
+    assert lines[0] == "**Best: t01, eval_loss 2.5000** at step 1 (r 16)."
+    assert lines[2] == "- the best of the trials that have ended; lower so far: t00 2.0000"
+
+
 # Lines
 
 

@@ -56,3 +56,13 @@ def test_it_is_parked_again_when_an_interrupted_sweep_goes_on(sink: MlflowSink) 
     assert shown(sink)[:2] == ("PAUSED", "KILLED")
     deliver(sink, [*interrupted, begun(200.0), parked("aaaa", 3)])
     assert shown(sink)[:2] == ("PARKED", "RUNNING")
+
+
+def test_the_note_of_its_sweep_is_true_while_that_is_interrupted_and_while_it_goes_on(sink: MlflowSink) -> None:
+    def note(events: list[Event]) -> str:
+        deliver(sink, events)
+        return run_of(MlflowClient(sink._config.tracking.uri), None).data.tags["mlflow.note.content"]
+
+    interrupted = [*BEFORE, ended("aaaa", TrialState.PAUSED, by_person_or_budget=True), over("interrupted")]
+    assert note(interrupted).startswith("**Best so far: t00, eval_loss 0.7000** at step 3")
+    assert note([*interrupted, begun(200.0)]) == "RUNNING: the best trial is named here when the sweep ends"
