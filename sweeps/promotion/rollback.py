@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Any
 
 from pydantic import ValidationError
@@ -68,9 +69,7 @@ def _roll_back(registry: Registry, name: str, to: str | None, alias: str, clock:
     now = model.aliases.get(alias)
     target = to if to is not None else _interrupted(model, alias) or version_before(model, alias)
     if target is None:
-        raise SweepError(
-            f"{name}: no version was the {alias} before: there is nothing to go back to; name one with --to"
-        )
+        raise SweepError(_nothing_before(model, alias))
     version = registry.version(name, target)
     if not version.is_complete:
         raise SweepError(f"--to: version {target} of {name} was never promoted to its end")
@@ -142,6 +141,21 @@ def version_before(model: Model, alias: str) -> str | None:
     if now is None:
         return model.aliases.get(previous(alias))
     return next(iter(_moved(standing, below, now)[-2::-1]), None)
+
+
+def _nothing_before(model: Model, alias: str) -> str:
+    """Says that the present version was promoted over none, which rollbacks led to it, and what the way out is."""
+    now = model.aliases.get(alias)
+    moves = [entry for place, entry in enumerate(model.history) if entry.alias == alias and _is_completed(model, place)]
+    back = list(takewhile(lambda entry: entry.action == "rollback", reversed(moves)))[::-1]
+    if now is None or not back:
+        return f"{model.name}: no version was the {alias} before: there is nothing to go back to; name one with --to"
+    made = ", ".join(f"{entry.previous or 'none'} to {entry.version} at {in_words(entry.time)} UTC" for entry in back)
+    return (
+        f"{model.name}: no version was the {alias} before version {now}: there is nothing further to go back to "
+        f"(rolled back since the last promotion: {made}); name another with --to VERSION: qsweep models --model "
+        f"{model.name} lists them"
+    )
 
 
 def taken_back(model: Model, alias: str, version: str) -> Entry | None:

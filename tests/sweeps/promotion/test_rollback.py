@@ -165,6 +165,19 @@ def test_a_rollback_to_nowhere_is_told(world, to, match):
     assert world.aliases() == {"challenger": "1", "champion": "1"}
 
 
+def test_a_rollback_that_can_go_no_further_back_names_those_that_were_made_and_the_way_out(champion):
+    run(champion.sweep("second"))
+    rollback(MODEL, None, "champion", champion.uri, clock=lambda: 2000.0)
+    with pytest.raises(SweepError) as error:
+        rollback(MODEL, None, "champion", champion.uri)
+    assert str(error.value) == (
+        "answers: no version was the champion before version 1: there is nothing further to go back to (rolled back "
+        "since the last promotion: 2 to 1 at 1970-01-01 00:33:20 UTC); name another with --to VERSION: qsweep models "
+        "--model answers lists them"
+    )
+    assert len(models(MODEL, champion.uri)[0][0].history) == 3
+
+
 def test_a_version_that_was_never_whole_is_not_gone_back_to(champion):
     killed_at("version", champion.sweep("second"))
     with pytest.raises(SweepError, match="version 2 of answers was never promoted"):
