@@ -197,6 +197,7 @@ def run(sweep: object, said: list[str] | None = None, **asked: Any) -> Promotion
         name: asked.pop(name) for name in ("model", "top", "alias", "min_gain", "metric") if name in asked
     }
     said = [] if said is None else said
+    clock = asked.pop("clock", lambda: 1000.0)
     place = stores.find(str(sweep), asked.pop("tracking_uri", None))
     request = PromotionRequest(place, policy, **asked)
-    return promote(request, said.append, scored_by=in_process, clock=lambda: 1000.0)
+    return promote(request, said.append, scored_by=in_process, clock=clock)

@@ -35,5 +35,6 @@ def show_models(model: str | None, tracking_uri: str | None) -> list[dict[str, A
         out.print("no promoted models", markup=False)
     if model is not None:
         out.print()
-        out.print(rollback.history(promoted[0][0]))
+        moved = promoted[0][0]
+        out.print(rollback.history(moved) if moved.history else "its history is empty: no alias move is written down")
     return [rollback.as_json(each) for each, _ in promoted]

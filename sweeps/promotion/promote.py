@@ -117,7 +117,7 @@ def promote(
                     verdict=contender.verdict,
                     forced=forced + ((context.force(_objection(back)),) if back is not None else ()),
                 )
-                registered = registration.register(context, winner, scored, clock())
+                registered = registration.register(context, winner, scored, clock)
     return PromotionResult(
         model=context.model,
         alias=context.alias,

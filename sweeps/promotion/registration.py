@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,14 +44,14 @@ class Registered:
     """Why it does not."""
 
 
-def register(context: Context, winner: Winner, scored: Scoring, now: float) -> Registered:
+def register(context: Context, winner: Winner, scored: Scoring, clock: Callable[[], float]) -> Registered:
     """Packages and registers the winner, checks that it serves, and moves the aliases.
 
     A dry run ends after it served the package, and writes nothing.
 
     Args:
         scored: the base, which also serves the packaged model.
-        now: seconds since the epoch, for the history.
+        clock: seconds since the epoch, for the history.
 
     Raises:
         Failed: the packaged model does not answer as the evaluation did; the alias was not moved.
@@ -72,7 +72,7 @@ def register(context: Context, winner: Winner, scored: Scoring, now: float) -> R
             return Registered()
         with context.registry.locked(lambda: context.say("waiting for another promotion to end")):
             version = _complete_version(context, winner, facts, folder, scored)
-            return _move(context, winner, version.number, now)
+            return _move(context, winner, version.number, clock)
 
 
 def _complete_version(context: Context, winner: Winner, facts: VersionFacts, folder: Path, scored: Scoring) -> Version:
@@ -179,7 +179,7 @@ def difference(served: Sequence[float], told: Scores, tolerance: float) -> str |
     return f"{counted} by {sum(gaps) / tokens:.2g} per token, row {worst + 1} the most, and {allowed:.2g} is allowed"
 
 
-def _move(context: Context, winner: Winner, number: str, now: float) -> Registered:
+def _move(context: Context, winner: Winner, number: str, clock: Callable[[], float]) -> Registered:
     """Moves challenger, writes the history, moves previous, and last the alias.
 
     The alias must still point to the champion that the winner was compared with; it is asked right before it moves.
@@ -188,7 +188,7 @@ def _move(context: Context, winner: Winner, number: str, now: float) -> Register
     before = winner.champion.number if winner.champion is not None else None
     is_compared = before is None or gate.CHAMPION in winner.verdict.losses
     gain = round(winner.verdict.of(winner.candidate.label)[-1].gain, 6) if is_compared else None
-    entry = Entry(now, "promote", alias, number, before, context.sweep.sweep_id, gain)
+    entry = Entry(clock(), "promote", alias, number, before, context.sweep.sweep_id, gain)
     registry.point(model, "challenger", number)
     fault_points.point("promote.after_challenger")
     if not _alias_is_at(context, before):

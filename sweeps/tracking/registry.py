@@ -190,17 +190,16 @@ class Registry:
         self._client.set_registered_model_alias(name, alias, version)
 
     def remember(self, name: str, entry: Entry) -> None:
-        """Adds an entry to the history, unless the last one says the same."""
+        """Adds an entry to the history; in place of the last one if that says the same, and the alias did not move."""
         model = self.model(name)
         assert model is not None
         last = model.history[-1] if model.history else None
         has_moved = last is None or last.done or model.aliases.get(entry.alias) == entry.version
-        if last is not None and _same(last, entry) and not has_moved:
-            # The same move was tried before and was interrupted before it moved the alias.
-            return
+        # The same move was tried before and was interrupted before it moved the alias.
+        is_again = last is not None and _same(last, entry) and not has_moved
+        number = model.last if is_again else model.last + 1
         told = {key: value for key, value in vars(entry).items() if key != "done" and value not in (None, "")}
-        value = json.dumps(told)
-        self._client.set_registered_model_tag(name, f"{_HISTORY}{model.last + 1:04d}", value)
+        self._client.set_registered_model_tag(name, f"{_HISTORY}{number:04d}", json.dumps(told))
 
     def mark_done(self, name: str, entry: Entry) -> None:
         """Writes down that the alias moved as the last entry says, if that one says the same.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import promotions
 import pytest
@@ -41,6 +42,22 @@ def test_a_promotion_that_is_killed_anywhere_is_ended_by_doing_it_again(champion
     assert champion.tags("2")["promotion.state"] == "complete"
     history = as_json(models(MODEL, champion.uri)[0][0])["history"]
     assert [(each["version"], each["completed"]) for each in history] == [("1", True), ("2", True)]
+
+
+def test_the_history_dates_a_promotion_when_its_alias_moves(champion, monkeypatch):
+    """To serve a version takes minutes; one that was interrupted is dated when it is ended."""
+    killed_at("history", champion.sweep("second"))
+    now, serve = [2000.0], promotions.InProcess.serve
+
+    def slow(*words: Any) -> str:
+        now[0] += 600.0
+        return serve(*words)
+
+    monkeypatch.setattr(promotions.InProcess, "serve", slow)
+    run(champion.sweep("second"), clock=lambda: now[0])
+    assert [entry.time for entry in models(MODEL, champion.uri)[0][0].history] == [1000.0, 2000.0]
+    run(champion.sweep("second"), clock=lambda: now[0], model="others")
+    assert [entry.time for entry in models("others", champion.uri)[0][0].history] == [2600.0]
 
 
 def test_every_fault_point_is_tried():

@@ -10,6 +10,7 @@ from mlflow.exceptions import MlflowException
 from promotion_worlds import killed_at
 from promotions import MODEL, run
 
+from sweeps.cli.models import show_models
 from sweeps.errors import SweepError
 from sweeps.promotion.rollback import as_json, models, rollback, taken_back, version_before
 from sweeps.record import fault_points
@@ -182,6 +183,14 @@ def test_a_version_that_was_never_whole_is_not_gone_back_to(champion):
     killed_at("version", champion.sweep("second"))
     with pytest.raises(SweepError, match="version 2 of answers was never promoted"):
         rollback(MODEL, "2", "champion", champion.uri)
+
+
+def test_a_model_of_which_no_alias_moved_has_no_head_of_a_history(world, capsys):
+    killed_at("challenger", world.sweep("second"))
+    show_models(MODEL, world.uri)
+    told = capsys.readouterr().err.splitlines()
+    assert told[1].split()[:2] == [MODEL, "challenger"]
+    assert told[-1] == "its history is empty: no alias move is written down"
 
 
 def test_models_of_others_are_not_listed(world):
