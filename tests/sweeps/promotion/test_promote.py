@@ -10,7 +10,7 @@ from contextlib import closing
 
 import promotions
 import pytest
-from promotion_worlds import SECOND
+from promotion_worlds import SECOND, package_of
 from promotions import MODEL, run
 
 from sweeps.errors import SweepError
@@ -81,6 +81,18 @@ def test_the_package_has_the_adapter_and_no_base(world):
     card = (folder / "README.md").read_text()
     assert all(word in card for word in ("licen", SECOND, "t01", "| base |", "train.jsonl", "lora-modules"))
     assert "@champion" not in card
+
+
+def test_the_card_says_whether_somebody_chose_the_trial(world):
+    run(world.sweep("second"), trial="t00")
+    assert f"- chosen by hand, one of 5 trials of the sweep `{SECOND}`" in card_of(world, "1")
+    run(world.sweep("second"))
+    best = f"- the best on the rows that decided of 2 candidates, out of 5 trials of the sweep `{SECOND}`"
+    assert best in card_of(world, "2")
+
+
+def card_of(world, version: str) -> str:
+    return (package_of(world, version) / "README.md").read_text()
 
 
 def test_a_better_challenger_replaces_the_champion(champion):
