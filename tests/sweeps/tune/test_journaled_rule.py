@@ -157,6 +157,25 @@ def test_an_infeasible_point_is_replaced_and_ranked_nowhere(tmp_path: Path) -> N
         assert [step for _, step in story(tmp_path)].count(3) == 3
 
 
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_repeat_that_is_infeasible_is_not_replaced(tmp_path: Path, slots: int) -> None:
+    """Neither by another repeat nor by a new point: what was there before it is as it would be without it."""
+    config = sweep(9, {"kind": "random", "repeats": 2})
+    with driver(tmp_path / "whole", config, slots) as whole:
+        whole.run()
+        expected = whole.journal.record.trials
+    with driver(tmp_path / "broken", config, slots) as broken:
+        broken.infeasible = {9}
+        broken.run()
+        found = broken.journal.record.trials
+    assert found.keys() == expected.keys()
+    (key,) = [key for key, trial in found.items() if trial.state is TrialState.INFEASIBLE]
+    assert found[key].repeats is not None
+    assert {each: trial for each, trial in found.items() if each != key} == {
+        each: trial for each, trial in expected.items() if each != key
+    }
+
+
 def test_a_parked_trial_is_told_its_rank_when_the_sweep_ends(tmp_path: Path) -> None:
     with driver(tmp_path, sweep()) as whole:
         whole.run()
