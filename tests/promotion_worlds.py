@@ -12,12 +12,14 @@ from typing import NamedTuple
 import pytest
 from mlflow import MlflowClient
 from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
-from promotions import MODEL, run
+from promotions import MODEL, broken, run
 
+from cluster.scoring_host import ScoringHost
 from sweeps.errors import SweepError
 from sweeps.record import fault_points
 from sweeps.tracking import stores
 from sweeps.tracking.lookup import Lookup
+from trainables.scoring.requests import ScoringRequest, ScoringResult
 
 FIRST, SECOND, ODD = "first-20260101-000000-aaaa", "second-20260102-000000-bbbb", "odd-20260103-000000-cccc"
 TWIN = "twin-20260104-000000-dddd"
@@ -70,6 +72,19 @@ def refused(world, match: str, sweep: str = "second", **asked) -> None:
         run(world.sweep(sweep), **asked)
     assert error.type.__module__.startswith(("sweeps.", "cluster.", "trainables.")), error.type
     assert (world.root / "mlflow.db").read_bytes() == before
+
+
+def break_losses(monkeypatch: pytest.MonkeyPatch, rows: str, *names: str) -> None:
+    """The losses of these adapters are not finite on some rows: those of `ScoringRequest.rows`."""
+    score = ScoringHost.score
+
+    def scored(host: ScoringHost, request: ScoringRequest) -> ScoringResult:
+        adapters = dict(request.adapters)
+        if request.rows == rows:
+            adapters |= {name: broken(adapters[name]) for name in names}
+        return score(host, request.model_copy(update={"adapters": adapters}))
+
+    monkeypatch.setattr(ScoringHost, "score", scored)
 
 
 def killed_at(point: str, sweep: Path) -> None:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import tiny_models
 
 from cluster.scoring_host import ScoringHost
@@ -156,6 +157,13 @@ def _trial_events(folder: SweepFolder, key: str, number: int, trial: Trial) -> l
     ]
 
 
+def broken(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """An adapter whose losses are not finite."""
+    tensors = safetensors.torch.load(files["adapter_model.safetensors"])
+    none = safetensors.torch.save({name: values * float("nan") for name, values in tensors.items()})
+    return {**files, "adapter_model.safetensors": none}
+
+
 class InProcess(ScoringHost):
     """Scores in this process, and believes a packaged model: what one really answers has its own test."""
 
@@ -167,8 +175,8 @@ class InProcess(ScoringHost):
 
     def score(self, request: ScoringRequest) -> ScoringResult:
         answer = super().score(request)
-        for name, files in request.adapters.items():
-            self._scored[digests.of_files(files)] = answer.scores[name].row_losses
+        for name in request.adapters.keys() & answer.scores.keys():
+            self._scored[digests.of_files(request.adapters[name])] = answer.scores[name].row_losses
         return answer
 
     def serve(self, script: str, files: Mapping[str, bytes], job: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,8 @@ SEED = 0
 class Evidence:
     """Losses of base, champion and candidates on the rows that decide."""
 
+    candidates: Candidates
+    """Those with a finite loss: the others are left out."""
     answer: ScoringResult
     rows: str
     """Where the rows come from, in words."""
@@ -84,10 +86,15 @@ def confirm(context: Context, candidates: Candidates, scored: Scoring) -> tuple[
 
 def _confirmed(candidate: Candidate, answer: ScoringResult) -> str:
     """The line that says how far the second evaluation is from the first. Raises `SweepError` when it is too far."""
+    claimed = candidate.trial.metrics.get(f"best_{EVAL_LOSS}")
+    if candidate.label in answer.not_finite:
+        raise SweepError(
+            f"{candidate.label}: its loss is not finite, and it reported {claimed or math.nan:.5f} "
+            f"({answer.hardware}): adapter, base, rows or libraries are not those of the sweep"
+        )
     reported, scores = candidate.reported, answer.scores[candidate.label]
     before = Scores(row_losses=reported.row_losses, row_tokens=reported.row_tokens)
     agreement = gate.agreement(before, reported.hardware, scores, answer.hardware)
-    claimed = candidate.trial.metrics.get(f"best_{EVAL_LOSS}")
     if not agreement.holds or (claimed is not None and not abs(claimed - scores.loss) <= agreement.tolerance):
         raise SweepError(
             f"{candidate.label}: evaluates to {scores.loss:.5f} and reported {claimed or math.nan:.5f}; its rows "
@@ -101,7 +108,13 @@ def _confirmed(candidate: Candidate, answer: ScoringResult) -> str:
 
 
 def collect(context: Context, candidates: Candidates, content: Content, scored: Scoring) -> Evidence:
-    """Evaluates the base, the champion if there is one, and the candidates on the rows that decide."""
+    """Evaluates the base, the champion if there is one, and the candidates on the rows that decide.
+
+    A candidate whose loss is not finite there is left out.
+
+    Raises:
+        SweepError: the loss of no candidate is finite, or that of the base or the champion is not.
+    """
     rows, file = _deciding_rows(context), context.request.eval_data
     words = in_words(context.sweep.config.base.data_spec, file, rows)
     adapters = {candidate.label: candidate.adapter for candidate in candidates.each}
@@ -112,12 +125,23 @@ def collect(context: Context, candidates: Candidates, content: Content, scored: 
     sent = None if file is None else file.read_bytes()
     request = ScoringRequest(rows=rows, content=sent, adapters=adapters, with_base=True, samples=SAMPLES)
     answer = scored.score(request)
+    for name, shown in ((BASE, BASE), (CHAMPION, context.alias)):
+        if name in answer.not_finite:
+            raise SweepError(
+                f"the loss of the {shown} is not finite on {words}, so that nothing can be compared with it: name "
+                "other rows with --eval-data"
+            )
     if answer.trained_on:
         context.say(
             f"warning: --eval-data: {answer.trained_on} of {len(answer.scores[BASE].row_losses)} rows were trained on "
             "(all of data.train was compared): their loss says nothing about new rows"
         )
-    return Evidence(answer, words)
+    for label in answer.not_finite:
+        context.say(f"warning: {label} is left out: its loss on {words} is not finite")
+    left = tuple(candidate for candidate in candidates.each if candidate.label not in answer.not_finite)
+    if not left:
+        raise SweepError(f"{context.sweep.sweep_id}: no trial may be promoted: the loss of none is finite on {words}")
+    return Evidence(replace(candidates, each=left), answer, words)
 
 
 def _deciding_rows(context: Context) -> str:
@@ -147,9 +171,9 @@ def in_words(data: DataSpec, file: Path | None, rows: str) -> str:
     return "the rows held out of data.train" if data.eval is None else "data.eval, all of it"
 
 
-def decide(candidates: Candidates, champion: Version | None, evidence: Evidence, min_gain: float) -> Contender:
+def decide(champion: Version | None, evidence: Evidence, min_gain: float) -> Contender:
     """The gate's verdict on the candidate with the lowest loss. Pure."""
-    scores = dict(evidence.answer.scores)
+    candidates, scores = evidence.candidates, dict(evidence.answer.scores)
     best = min(candidates.each, key=lambda candidate: scores[candidate.label].loss)
     is_champion = champion is not None and champion.tags[IDENTITY] == best.identity
     if is_champion:

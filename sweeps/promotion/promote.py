@@ -101,7 +101,7 @@ def promote(
             checked = content.check(context, champion, scored)
             forced = fetched.forced + checked.forced + evidence.confirm(context, fetched, scored)
             losses = evidence.collect(context, fetched, checked, scored)
-            contender = evidence.decide(fetched, champion, losses, context.policy.min_gain)
+            contender = evidence.decide(champion, losses, context.policy.min_gain)
             for warning in contender.verdict.warnings:
                 say(f"warning: {warning}")
             show(contender.verdict)
@@ -110,7 +110,7 @@ def promote(
             if registered is None:
                 winner = Winner(
                     candidate=contender.candidate,
-                    candidates=len(fetched.each),
+                    candidates=len(losses.candidates.each),
                     champion=champion,
                     base_identity=checked.base_identity,
                     evidence=losses,

@@ -65,25 +65,26 @@ class AdapterScorer:
 
         Raises:
             DataError: the rows cannot be used.
-            ModelError: an adapter cannot be loaded, or its loss is not finite.
+            ModelError: an adapter cannot be loaded.
         """
         split, fingerprint = self._rows(request.rows)
         base_checks.refuse_long_rows(self._base.model, self._spec, dataset.longest(split))
         base_checks.refuse_unknown_tokens(self._base.model, self._spec, dataset.highest_token(split))
         trained_on = 0 if request.rows in _NAMED else self._trained_on(split)
-        scores = {}
+        scores: dict[str, Scores | None] = {}
         if request.with_base:
             scores[BASE] = self._losses(BASE, self._base.model, split, tell)
         for name, files in request.adapters.items():
             scores[name] = self._with_adapter(name, files, split, tell)
         samples = self._samples(request.rows, split, request.samples)
         return ScoringResult(
-            scores=scores,
+            scores={name: each for name, each in scores.items() if each is not None},
             hardware=self._base.hardware,
             fingerprint=fingerprint,
             samples=samples,
             ends=self._ends(split),
             trained_on=trained_on,
+            not_finite=tuple(name for name, each in scores.items() if each is None),
         )
 
     def base_facts(self) -> BaseFacts:
@@ -179,7 +180,7 @@ class AdapterScorer:
 
     # Losses
 
-    def _with_adapter(self, name: str, files: Mapping[str, bytes], split: dataset.Split, tell: Tell) -> Scores:
+    def _with_adapter(self, name: str, files: Mapping[str, bytes], split: dataset.Split, tell: Tell) -> Scores | None:
         wrong = problems(self._spec, files, same_source=False)
         if wrong:
             raise ModelError("\n".join(f"adapter {name}: {problem}" for problem in wrong))
@@ -199,7 +200,8 @@ class AdapterScorer:
             # PEFT leaves this attribute behind, and warns about it at the next adapter (peft_model.py, 0.21.2).
             vars(self._base.model).pop("peft_config", None)
 
-    def _losses(self, name: str, model: Any, split: dataset.Split, tell: Tell) -> Scores:
+    def _losses(self, name: str, model: Any, split: dataset.Split, tell: Tell) -> Scores | None:
+        """Scores a model; returns None where the loss of a row is not finite."""
         totals, done = [0.0] * len(split), 0
         tell(ScoringProgress(name=name, rows=len(split)))
         with torch.no_grad():
@@ -211,7 +213,7 @@ class AdapterScorer:
                 done += len(batch)
                 tell(ScoringProgress(name=name, done=done, rows=len(split)))
         if any(total - total != 0.0 for total in totals):
-            raise ModelError(f"adapter {name}: its loss is not finite on these rows")
+            return None
         tokens = tuple(split.row(i).labels for i in range(len(split)))
         return Scores(row_losses=tuple(totals), row_tokens=tokens)
 

@@ -86,6 +86,7 @@ class ScoringResult(Spec):
     """The losses that a request asked for."""
 
     scores: dict[str, Scores]
+    """Those of every name but `not_finite`."""
     hardware: str
     """Device and type of the activations, as in `Evaluation.hardware`."""
     fingerprint: str
@@ -96,6 +97,8 @@ class ScoringResult(Spec):
     it is not known how an answer ends."""
     trained_on: int = 0
     """How many rows of a file are also in data.train, all of which is compared. Launch compares the sweep's own."""
+    not_finite: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """The adapters, or `BASE`, with a row whose loss is not finite."""
 
 
 class ScoringProgress(Spec):

@@ -10,7 +10,7 @@ from contextlib import closing
 
 import promotions
 import pytest
-from promotion_worlds import SECOND, package_of
+from promotion_worlds import SECOND, break_losses, package_of
 from promotions import MODEL, run
 
 from sweeps.errors import SweepError
@@ -226,6 +226,16 @@ def test_a_trial_without_its_files_in_mlflow_is_left_out(world, lost):
     shutil.rmtree(world.adapter(SECOND, "k0"))
     with pytest.raises(SweepError, match="no trial may be promoted: MLflow has the adapter of none"):
         run(world.sweep("second"))
+
+
+def test_a_candidate_whose_loss_is_not_finite_on_the_rows_that_decide_is_left_out(world, monkeypatch):
+    break_losses(monkeypatch, "test", "t01")
+    said: list[str] = []
+    outcome = run(world.sweep("second"), said)
+    assert outcome.exit_code == 0
+    assert "warning: t01 is left out: its loss on data.test is not finite" in said
+    assert (outcome.verdict.winner, set(outcome.verdict.losses)) == ("t00", {"base", "t00"})
+    assert (world.tags()["sweep.trial_key"], world.tags()["promotion.candidates"]) == ("k0", "1")
 
 
 def test_an_adapter_that_was_not_uploaded_is_no_candidate(world):

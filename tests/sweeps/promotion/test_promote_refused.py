@@ -11,14 +11,16 @@ from pathlib import Path
 import promotions
 import pytest
 from filelock import FileLock
-from promotion_worlds import SECOND, killed_at, package_of, refused
+from promotion_worlds import SECOND, break_losses, killed_at, package_of, refused
 from promotions import MODEL, Trial, run
 
+from cluster.scoring_host import ScoringHost
 from sweeps.config.uris import sqlite_file
 from sweeps.errors import Failed, SweepError
 from sweeps.promotion.rollback import as_json, models, rollback
 from sweeps.record.events import TrialState
 from trainables import qlora
+from trainables.scoring.requests import BASE, ScoringRequest, ScoringResult
 
 
 @pytest.mark.parametrize(
@@ -110,6 +112,29 @@ def test_a_reported_loss_that_does_not_come_out_again_is_an_error(world, what):
         file.write_text(json.dumps(rows))
         refused(world, "t01: its eval_rows.json in MLflow is not the one that the trial wrote")
     refused(world, "t01: evaluates to .* and reported", force=what == "rows")
+
+
+@pytest.mark.parametrize(
+    ("rows", "broken", "match"),
+    [
+        ("test", ["t00", "t01"], "no trial may be promoted: the loss of none is finite on data.test"),
+        ("test", ["champion"], "the loss of the champion is not finite on data.test.*--eval-data"),
+        ("eval", ["t00"], "t00: its loss is not finite, and it reported"),
+    ],
+)
+def test_losses_that_are_not_finite_promote_nothing(champion, monkeypatch, rows, broken, match):
+    break_losses(monkeypatch, rows, *broken)
+    refused(champion, match)
+
+
+def test_nothing_is_promoted_where_the_loss_of_the_base_is_not_finite(world, monkeypatch):
+    score = ScoringHost.score
+
+    def scored(host: ScoringHost, request: ScoringRequest) -> ScoringResult:
+        return score(host, request).model_copy(update={"not_finite": (BASE,) if request.with_base else ()})
+
+    monkeypatch.setattr(ScoringHost, "score", scored)
+    refused(world, "the loss of the base is not finite on data.test")
 
 
 def test_a_name_that_is_taken_by_something_else_is_refused(world):

@@ -355,14 +355,20 @@ def test_weights_that_are_cut_short_are_refused(trained):
         scorer.score(ScoringRequest(rows="eval", adapters={"bad": good}))
 
 
-def test_a_loss_that_is_not_finite_is_an_error(trained):
-    import safetensors.torch
-
+def test_an_adapter_whose_loss_is_not_finite_is_named_and_the_others_have_their_scores(trained):
     _, adapters, scorer, _ = trained
-    good = dict(adapters["weak"].files)
-    tensors = safetensors.torch.load(good["adapter_model.safetensors"])
-    broken = {name: values * float("nan") for name, values in tensors.items()}
-    good["adapter_model.safetensors"] = safetensors.torch.save(broken)
-    with pytest.raises(ModelError, match="its loss is not finite"):
-        scorer.score(ScoringRequest(rows="eval", adapters={"bad": good}))
-    assert scorer.score(ScoringRequest(rows="eval", adapters=files(adapters))).scores.keys() == {"weak", "strong"}
+    before = scorer.score(ScoringRequest(rows="eval", with_base=True, adapters=files(adapters)))
+    bad = promotions.broken(adapters["weak"].files)
+    answer = scorer.score(ScoringRequest(rows="eval", with_base=True, adapters={"bad": bad, **files(adapters)}))
+    assert (answer.not_finite, answer.scores) == (("bad",), before.scores)
+
+
+def test_a_base_whose_loss_is_not_finite_is_named_too(trained):
+    _, _, scorer, _ = trained
+    head = bare(scorer).get_output_embeddings()
+    breaking = head.register_forward_hook(lambda _module, _inputs, logits: logits * float("nan"))
+    try:
+        answer = scorer.score(ScoringRequest(rows="eval", with_base=True))
+    finally:
+        breaking.remove()
+    assert (answer.not_finite, answer.scores) == ((BASE,), {})
