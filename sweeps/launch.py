@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from sweeps.tune.driver import Driver
 
 DRAIN_SECONDS = environment.number("QSWEEP_DRAIN_SECONDS", 120.0, 0.0, 604_800.0)
-"""How long the end of a sweep waits for the tracking server."""
+"""How long the end of a sweep waits for the next event to reach the tracking server, and for the mirror."""
 TRIALS_ON_HEAD = int(environment.number("QSWEEP_TRIALS_ON_HEAD", -1.0, 0.0, 10_000.0))
 """See `Driver.trials_on_head`."""
 

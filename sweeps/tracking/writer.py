@@ -127,26 +127,30 @@ class Writer:
             self._changed.notify_all()
 
     def drain(self, seconds: float, is_leaving: Callable[[], bool] = lambda: False) -> int:
-        """Waits until all is delivered, `seconds` are over, or the caller leaves; returns how many events are left."""
+        """Waits until all is delivered, nothing was for `seconds`, or the caller leaves; returns how many are left."""
         with self._changed:
             self._closing = self._news = True
             self._changed.notify_all()
-        self._wait(min(seconds, PATIENCE_SECONDS), is_leaving)
-        if self._thread.is_alive() and seconds > PATIENCE_SECONDS and not is_leaving():
-            self._say(f"tracking: waiting up to {seconds:.0f} s for MLflow; Ctrl-C leaves without it")
-            self._wait(seconds - PATIENCE_SECONDS, is_leaving)
+        reached, since = self._offset, time.monotonic()
+        patience = since + PATIENCE_SECONDS
+        while self._thread.is_alive() and not is_leaving():
+            now = time.monotonic()
+            if self._offset != reached:
+                reached, since = self._offset, now
+            if now - since >= seconds:
+                break
+            if now >= patience:
+                patience = math.inf
+                limit = f"{seconds:.0f} s at most for each event"
+                self._say(f"tracking: waiting for MLflow, {limit}; Ctrl-C leaves without it")
+            # In short turns: a signal does not end the wait for a thread.
+            self._thread.join(min(since + seconds - now, TURN_SECONDS))
         left = 0
         # A log that is damaged behind what was sent is for the next driver to tell of: this one has its result.
         with suppress(StorageError):
             for _ in read_events(self._log, self._offset):
                 left += 1
         return left
-
-    def _wait(self, seconds: float, is_leaving: Callable[[], bool]) -> None:
-        # In short turns: a signal does not end the wait for a thread.
-        deadline = time.monotonic() + seconds
-        while self._thread.is_alive() and not is_leaving() and (left := deadline - time.monotonic()) > 0:
-            self._thread.join(min(left, TURN_SECONDS))
 
     def _run(self) -> None:
         pause = FIRST_PAUSE_SECONDS

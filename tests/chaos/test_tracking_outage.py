@@ -109,7 +109,7 @@ def test_driver_killed_while_the_server_is_down(tmp_path):
 def test_whoever_does_not_want_to_wait_for_a_server_that_is_gone_leaves_and_sends_the_events_to_another(tmp_path):
     with server(tmp_path, runs=False) as gone:
         run = runs.start(tmp_path, "launch", *WORDS, f"tracking.uri={gone.uri}")
-        runs.wait_for(lambda: "waiting up to 120 s for MLflow" in run.err.read_text(), run)
+        runs.wait_for(lambda: "waiting for MLflow, 120 s at most for each event" in run.err.read_text(), run)
         run.process.send_signal(signal.SIGTERM)
         assert run.wait() == 1
     told = run.err.read_text()

@@ -1,0 +1,49 @@
+"""How long a driver waits at its end for what is not delivered yet."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+from sweep_events import begun, ended, reported, started
+
+from sweeps.record.events import Event, TrialState
+from sweeps.record.folder import EventLog
+from sweeps.tracking import writer as writing
+from sweeps.tracking.writer import Writer
+
+DEADLINE = 50.0
+EVENTS: list[Event] = [begun(), started("aaaa"), reported("aaaa", 3, 0.7), ended("aaaa", TrialState.COMPLETED)]
+
+
+def test_as_long_as_events_are_taken_however_long_all_of_them_take(folder: Any, monkeypatch: Any) -> None:
+    now, is_sent, may_go_on = [0.0], threading.Semaphore(0), threading.Semaphore(0)
+    turns = iter(EVENTS)
+
+    def slow(*_: object) -> None:
+        now[0] += 100.0
+        is_sent.release()
+        assert may_go_on.acquire(timeout=DEADLINE)
+
+    def turn() -> bool:
+        # When an event is on its way, the one before it is delivered.
+        if next(turns, None) is not None:
+            assert is_sent.acquire(timeout=DEADLINE)
+            may_go_on.release()
+        return False
+
+    monkeypatch.setattr(writing, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with closing(EventLog(folder.events)) as log:
+        for event in EVENTS:
+            log.append(event)
+    said: list[str] = []
+    writer = Writer(folder, Mock(apply=slow, experiment_id="7"), said.append)
+    writer.start()
+    try:
+        assert writer.drain(120.0, turn) == 0
+    finally:
+        may_go_on.release(len(EVENTS))
+    assert said == ["tracking: waiting for MLflow, 120 s at most for each event; Ctrl-C leaves without it"]
