@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -17,19 +16,9 @@ from sweeps.config.passwords import without_password, without_passwords
 from sweeps.config.uris import artifact_root, sqlite_file
 from sweeps.errors import Failed, SweepError
 from sweeps.tracking import run_tags
+from sweeps.tracking.client_settings import quiet
 from sweeps.tracking.held_points import HeldPoints, MetricPoint
 from sweeps.tracking.stores import is_away
-
-# No retries: the tracking writer repeats what failed, looking for the run first. The client's own retries block it for
-# minutes, and create a run twice when only the answer was lost (mlflow/environment_variables.py, 3.17.2).
-ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
-
 
 LONGEST_PARAM = 6000
 """Characters (mlflow/utils/validation.py, 3.17.2)."""
@@ -117,19 +106,6 @@ def within(seconds: float, ask: Callable[[], T]) -> T:
 
     threading.Thread(target=run, name="mlflow-lookup", daemon=True).start()
     return answer.result(seconds)
-
-
-def quiet() -> None:
-    """Sets MLflow's environment, and silences messages that users do not need."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    import logging
-
-    import mlflow  # noqa: F401 - it sets levels of its own when it is imported
-
-    # Database migrations and artifact uploads talk at INFO.
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def paged(search: Callable[..., Any]) -> Iterator[Any]:

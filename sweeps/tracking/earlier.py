@@ -11,7 +11,8 @@ from sweeps.errors import ConfigError, SweepError
 from sweeps.planning import warm_start
 from sweeps.record.events import EarlierPoint, EarlierTrials, TrialState
 from sweeps.tracking import stores
-from sweeps.tracking.client import answering, quiet, within
+from sweeps.tracking.client import answering, within
+from sweeps.tracking.client_settings import quiet
 from sweeps.tracking.lookup import Lookup, TrackedSweep, TrialRun
 
 ANSWER_SECONDS = 60.0

@@ -20,7 +20,8 @@ from sweeps.record import digests
 from sweeps.record.events import TrialState
 from sweeps.record.run_names import label
 from sweeps.tracking import run_tags, stores
-from sweeps.tracking.client import answering, paged, quiet, within
+from sweeps.tracking.client import answering, paged, within
+from sweeps.tracking.client_settings import quiet
 from sweeps.tracking.stores import BY_OPTION, Place, is_away
 from trainables.contract import Evaluation
 from trainables.inputs import json_text
@@ -176,9 +177,10 @@ class Lookup:
 
         with tempfile.TemporaryDirectory() as folder:
             try:
-                files = digests.read(Path(self._client.download_artifacts(run_id, path, folder)))
+                files = digests.read(self._download(run_id, path, folder))
             except (MlflowException, OSError) as error:
-                self._raise_not_stored(run_id, path, error)
+                if is_away(error):
+                    raise
                 reason = str(error).splitlines()[0]
                 raise SweepError(f"run {run_id}: its {path} cannot be fetched from MLflow: {reason}") from error
         if not files:
@@ -196,7 +198,7 @@ class Lookup:
 
         try:
             with tempfile.TemporaryDirectory() as folder:
-                content = Path(self._client.download_artifacts(run_id, "eval_rows.json", folder)).read_bytes()
+                content = self._download(run_id, "eval_rows.json", folder).read_bytes()
             raw = json_text.parse(content)
             evaluation = Evaluation.of_document(raw)
             if not evaluation.row_losses or len(evaluation.row_losses) != len(evaluation.row_tokens):
@@ -205,29 +207,32 @@ class Lookup:
                 raise ValueError(f"hardware: {evaluation.hardware!r} is not a device and a type")
             return ReportedRows(evaluation, hashlib.sha256(content).hexdigest())
         except (MlflowException, OSError, ValueError, TypeError) as error:
-            self._raise_not_stored(run_id, "eval_rows.json", error)
+            if is_away(error):
+                raise
             reason = str(error).splitlines()[0]
             raise SweepError(f"run {run_id}: its eval_rows.json cannot be read: {reason}") from error
 
-    def _raise_not_stored(self, run_id: str, path: str, error: Exception) -> None:
-        """Raises `NotStored` where a run's artifacts lack a file or folder, and MLflow's error where MLflow is away.
+    def _download(self, run_id: str, path: str, folder: str) -> Path:
+        """Fetches a file or folder of the run's artifacts into `folder`.
 
-        A server answers with the same error when a file is missing and when its store of artifacts does not answer.
+        Looks for it first. A server may answer with the same error when a file is missing and when its store of
+        artifacts does not answer, and MLflow's client then asks again for minutes.
+
+        Raises:
+            NotStored: it is not there.
         """
         from mlflow.exceptions import MlflowException
 
-        folder = path.rpartition("/")[0] or None
         try:
-            stored = {each.path for each in self._client.list_artifacts(run_id, folder)}
-        except MlflowException as unlisted:
-            if unlisted.error_code != "RESOURCE_DOES_NOT_EXIST":
+            stored = {each.path for each in self._client.list_artifacts(run_id, path.rpartition("/")[0] or None)}
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             # The run itself is gone, as after `mlflow gc`.
             stored = set()
         if path not in stored:
-            raise NotStored(f"run {run_id}: has no {path} in MLflow") from error
-        if is_away(error):
-            raise error
+            raise NotStored(f"run {run_id}: has no {path} in MLflow")
+        return Path(self._client.download_artifacts(run_id, path, folder))
 
     def _parents(self, place: Place, way_out: str, other_than: str | None) -> list[Any]:
         """The runs of the sweep of an id, or of all sweeps of a name, the newest first; at least one."""
@@ -259,8 +264,7 @@ class Lookup:
 
         try:
             with tempfile.TemporaryDirectory() as folder:
-                path = self._client.download_artifacts(run_id, "sweep/config.json", folder)
-                raw = json_text.parse(Path(path).read_bytes())["config"]
+                raw = json_text.parse(self._download(run_id, "sweep/config.json", folder).read_bytes())["config"]
         except (MlflowException, OSError, ValueError, KeyError, TypeError) as error:
             if is_away(error):
                 raise

@@ -20,7 +20,8 @@ from filelock import FileLock, Timeout
 
 from sweeps.config.uris import sqlite_file
 from sweeps.errors import SweepError
-from sweeps.tracking.client import paged, quiet
+from sweeps.tracking.client import paged
+from sweeps.tracking.client_settings import quiet
 from sweeps.tracking.stores import is_away
 
 OURS = "qsweep.model"

@@ -22,6 +22,7 @@ from sweeps.record.events import Event, TrialEnded, TrialReported, TrialStarted
 from sweeps.record.folder import SweepFolder, acknowledged_bytes, noted_by, read_events, write_whole
 from sweeps.record.journal import Journal
 from sweeps.record.sweep_record import SweepRecord
+from sweeps.tracking.client_settings import without_retries
 from sweeps.tracking.delivery_marks import Marks
 from sweeps.tracking.lost_runs import Lost
 from sweeps.tracking.sink import MlflowSink
@@ -152,6 +153,7 @@ class Writer:
                 left += 1
         return left
 
+    @without_retries()
     def _run(self) -> None:
         pause = FIRST_PAUSE_SECONDS
         while True:

@@ -196,6 +196,7 @@ def test_a_server_that_fails_on_the_way_is_told(server, monkeypatch):
     def gone(*_: object) -> None:
         MlflowClient(tracking_uri="http://127.0.0.1:1").search_experiments()
 
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(Registry, "point", gone)
     with pytest.raises(Failed, match=r"MLflow \(http://127.0.0.1:\d+\): .*onnection"):
         run("second-1", tracking_uri=uri, model="failing")

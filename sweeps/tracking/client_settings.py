@@ -1,0 +1,54 @@
+"""How MLflow's client behaves in this process: it reads the environment at each request."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+"""Unless users set them otherwise."""
+
+
+def quiet() -> None:
+    """Sets MLflow's environment, and silences messages that users do not need."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import logging
+
+    import mlflow  # noqa: F401 - it sets levels of its own when it is imported
+
+    # Database migrations and artifact uploads talk at INFO.
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def without_retries() -> Iterator[None]:
+    """Lets the client send each request of the block once, in all threads, unless users set it otherwise.
+
+    For the tracking writer, which repeats what failed, and looks for the run first: the client's own retries would
+    block it for minutes, and make a run twice when only the answer was lost. All else needs them: one answer of a busy
+    server must not cost a promotion its evaluation (mlflow/environment_variables.py, 3.17.2).
+    """
+    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    with _set(name, os.environ.get(name, "0")):
+        yield
+
+
+@contextmanager
+def _set(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
