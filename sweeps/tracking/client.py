@@ -16,7 +16,7 @@ from sweeps.config.passwords import without_password, without_passwords
 from sweeps.config.uris import artifact_root, sqlite_file
 from sweeps.errors import Failed, SweepError
 from sweeps.tracking import run_tags
-from sweeps.tracking.client_settings import quiet
+from sweeps.tracking.client_settings import patient, quiet
 from sweeps.tracking.held_points import HeldPoints, MetricPoint
 from sweeps.tracking.stores import is_away
 
@@ -295,7 +295,8 @@ class Runs:
         if not folder.is_dir():
             # MLflow would upload nothing, without a word.
             raise FileNotFoundError(f"{folder} is missing")
-        self._client.log_artifacts(run_id, str(folder))
+        with patient():
+            self._client.log_artifacts(run_id, str(folder))
 
     def dataset(self, run_id: str, name: str, digest: str, profile: str, source: str) -> None:
         """Says which data the run used."""

@@ -6,13 +6,21 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    _TIMEOUT: "30",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 """Unless users set them otherwise."""
+ARTIFACT_SECONDS = 600
+"""How long a server may take to answer to a file.
+
+Where it keeps artifacts in a bucket, it answers to an upload once all of the file is there, and to a download once it
+has all of it (`_upload_artifact` and `_download_artifact` in mlflow/server/handlers.py, 3.17.2). An adapter of r 64 for
+a base of 70 billion parameters has 3.3 GB.
+"""
 
 
 def quiet() -> None:
@@ -38,6 +46,13 @@ def without_retries() -> Iterator[None]:
     """
     name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
     with _set(name, os.environ.get(name, "0")):
+        yield
+
+
+@contextmanager
+def patient() -> Iterator[None]:
+    """Gives the requests of the block, which send or fetch artifacts, `ARTIFACT_SECONDS`; more if users set more."""
+    with _set(_TIMEOUT, str(max(ARTIFACT_SECONDS, int(os.environ[_TIMEOUT])))):
         yield
 
 

@@ -21,7 +21,7 @@ from sweeps.record.events import TrialState
 from sweeps.record.run_names import label
 from sweeps.tracking import run_tags, stores
 from sweeps.tracking.client import answering, paged, within
-from sweeps.tracking.client_settings import quiet
+from sweeps.tracking.client_settings import patient, quiet
 from sweeps.tracking.stores import BY_OPTION, Place, is_away
 from trainables.contract import Evaluation
 from trainables.inputs import json_text
@@ -232,7 +232,8 @@ class Lookup:
             stored = set()
         if path not in stored:
             raise NotStored(f"run {run_id}: has no {path} in MLflow")
-        return Path(self._client.download_artifacts(run_id, path, folder))
+        with patient():
+            return Path(self._client.download_artifacts(run_id, path, folder))
 
     def _parents(self, place: Place, way_out: str, other_than: str | None) -> list[Any]:
         """The runs of the sweep of an id, or of all sweeps of a name, the newest first; at least one."""

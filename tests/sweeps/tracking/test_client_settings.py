@@ -1,4 +1,4 @@
-"""A server that is too busy to answer: the tracking writer goes on by itself, all else asks again."""
+"""How long MLflow's client waits for an answer, and what it does when a server is too busy to give one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import requests
 from mlflow import MlflowClient
+from mlflow_servers import server
 from sweep_events import begun
 
 from sweeps.record.folder import EventLog
 from sweeps.tracking import writer as writing
+from sweeps.tracking.client import Runs
 from sweeps.tracking.lookup import Lookup
 from sweeps.tracking.registry import Registry
 from sweeps.tracking.writer import Writer
@@ -80,3 +83,29 @@ def test_the_writer_alone_repeats_what_it_sends(busy: Any, folder: Any, monkeypa
     asked.clear()
     assert Registry(uri).models() == []
     assert len(asked) == 2
+
+
+def test_a_server_has_longer_for_a_file_than_for_all_else(tmp_path: Any, monkeypatch: Any) -> None:
+    """It answers once the bucket behind it has the whole file."""
+    asked: list[tuple[str, int]] = []
+    request = requests.Session.request
+
+    def noted(session: Any, method: str, url: str, **options: Any) -> Any:
+        asked.append((f"{method} {url}", options["timeout"]))
+        return request(session, method, url, **options)
+
+    file = tmp_path / "best" / "adapter" / "adapter_config.json"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"{}")
+    with server(tmp_path) as mlflow:
+        runs = Runs(mlflow.uri, "family", "x-1")
+        run_id = runs.create({"sweep.id": "x-1"}, "x-1", {}, 1.0)
+        monkeypatch.setattr(requests.Session, "request", noted)
+        runs.folder(run_id, tmp_path / "best")
+        Registry(mlflow.uri).upload(run_id, file.parent, "promoted/m")
+        assert Lookup(mlflow.uri).adapter(run_id, "promoted/m") == {file.name: b"{}"}
+        of_file = [(name.split()[0], seconds) for name, seconds in asked if name.endswith(file.name)]
+        assert of_file == [("PUT", 600), ("PUT", 600), ("GET", 600)]
+        asked.clear()
+        runs.log(run_id, tags={"sweep.state": "RUNNING"})
+        assert [seconds for _, seconds in asked] == [30]
