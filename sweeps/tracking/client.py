@@ -126,6 +126,11 @@ def _short(value: str) -> str:
     return f"{value[: LONGEST_PARAM - 20]}... {hashlib.sha256(value.encode()).hexdigest()[:12]}"
 
 
+def _written(data: Any) -> int:
+    """How much was written to a run."""
+    return len(data.metrics) + len(data.params) + len(data.tags)
+
+
 class Runs:
     """The runs of one sweep on one tracking server or database."""
 
@@ -198,8 +203,8 @@ class Runs:
         runs = self._client.search_runs([self.experiment_id], wanted, ViewType.ALL, order_by=["start_time ASC"])
         active = [run for run in runs if run.info.lifecycle_stage == "active"]
         if not active and runs:
-            # Of several deleted runs, the one with the most metrics was the one in use.
-            active = [max(runs, key=lambda run: len(run.data.metrics))]
+            # Of several deleted runs, the one that most was written to was the one in use.
+            active = [max(runs, key=lambda run: _written(run.data))]
             self._client.restore_run(active[0].info.run_id)
             self._say(f"tracking: the run {active[0].info.run_name} was deleted in MLflow: it is restored")
         if not active:
@@ -220,13 +225,13 @@ class Runs:
         What is left comes back, by trial key; the sweep's own under None.
 
         A create whose answer was lost may take effect after `open` has looked for its run and made another. Of doubles
-        the one in `used` stays, else the one that has more metrics.
+        the one in `used` stays, else the one that most was written to.
         """
         groups: dict[str | None, list[Any]] = {}
         for run in self._of_sweep():
             groups.setdefault(run.data.tags.get(run_tags.TRIAL_KEY), []).append(run)
         for runs in groups.values():
-            runs.sort(key=lambda run: (run.info.run_id not in used, -len(run.data.metrics), run.info.run_id))
+            runs.sort(key=lambda run: (run.info.run_id not in used, -_written(run.data), run.info.run_id))
             for double in runs[1:]:
                 self._client.delete_run(double.info.run_id)
         return {key: runs[0] for key, runs in groups.items()}

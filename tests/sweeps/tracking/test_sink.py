@@ -336,40 +336,6 @@ def test_a_sink_that_takes_over_at_the_end_names_the_best_run(sink, config, fold
     assert again.run_ids["aaaa"] == best
 
 
-def double(client: MlflowClient, of) -> str:
-    """What a create leaves that took effect after its answer was given up."""
-    tags = {key: value for key, value in of.data.tags.items() if key.startswith("sweep.")}
-    return client.create_run(of.info.experiment_id, start_time=of.info.start_time, tags=tags).info.run_id
-
-
-def active(client: MlflowClient) -> set[str]:
-    ids = [found.experiment_id for found in client.search_experiments()]
-    return {run.info.run_id for run in client.search_runs(ids)}
-
-
-def test_runs_whose_creation_came_late_are_gone_when_the_sweep_has_ended(sink, folder, client):
-    *before, (last, record) = first_wins(sweep_events(folder))
-    for event, known in before:
-        sink.apply(event, known)
-    used = active(client)
-    doubles = {double(client, run_of(client, key)) for key in (None, "aaaa")}
-    assert active(client) == used | doubles
-    sink.apply(last, record)
-    assert active(client) == used
-
-
-def test_a_driver_that_takes_over_goes_on_in_the_runs_that_were_used(sink, config, folder, client):
-    events = list(first_wins(sweep_events(folder)))
-    for event, known in events[:-1]:
-        sink.apply(event, known)
-    used = active(client)
-    double(client, run_of(client, "aaaa"))
-    again = MlflowSink(config, SWEEP, folder)
-    again.attach(events[-2][1])
-    again.apply(*events[-1])
-    assert active(client) == used
-
-
 def test_another_sweep_of_the_same_trials_has_runs_of_its_own(sink, config, folder, client):
     deliver(sink, sweep_events(folder))
     deliver(MlflowSink(config, "demo-2", folder), sweep_events(folder))
