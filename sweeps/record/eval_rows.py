@@ -29,13 +29,9 @@ def separation(folder: SweepFolder, record: SweepRecord) -> Separation | None:
         return None
     best, *rest = ranked
     compared = [trial for place, trial in enumerate(rest) if place < MOST or trial.number == 0]
-    base = None
-    if record.base is not None:
-        start = record.base.metrics[EVAL_LOSS]
-        base = Other(BASE, start - best.value(EVAL_LOSS), _read(folder.base_rows, start, "the base"))
     noise = seeds.noise(record.trials.values(), EVAL_LOSS)
-    others = _others(folder, best, compared)
-    return separate(_of_trial(folder, best), others, base, len(ranked), base is not None, noise)
+    others, base = _others(folder, best, compared), _base(folder, record, best)
+    return separate(_of_trial(folder, best), others, base, len(ranked), noise)
 
 
 def against(
@@ -56,9 +52,16 @@ def against(
     in_all = len(rank(record.trials.values(), record.objective)) + len(open_ones)
     noise = seeds.noise(record.trials.values(), EVAL_LOSS)
     pairs, chosen_from = _others(folder, first, told), max(in_all, len(told) + 1)
-    # The closing table counts the base, where there is one.
-    compared = separate(_of_trial(folder, first), pairs, None, chosen_from, record.base is not None, noise)
-    return replace(compared, not_compared=0)
+    # As in the closing table, the base counts, and tells rows apart on which good adapters have equal losses.
+    compared = separate(_of_trial(folder, first), pairs, _base(folder, record, first), chosen_from, noise)
+    return replace(compared, base=None, not_compared=0)
+
+
+def _base(folder: SweepFolder, record: SweepRecord, best: TrialRecord) -> Other | None:
+    if record.base is None:
+        return None
+    loss = record.base.metrics[EVAL_LOSS]
+    return Other(BASE, loss - best.value(EVAL_LOSS), _read(folder.base_rows, loss, "the base"))
 
 
 def _others(folder: SweepFolder, best: TrialRecord, trials: Sequence[TrialRecord]) -> list[Other]:

@@ -133,7 +133,6 @@ def separate(
     others: Sequence[Other],
     base: Other | None,
     ranked: int,
-    has_base: bool,
     noise: SeedNoise | None = None,
 ) -> Separation:
     """Compares others with the best trial.
@@ -141,11 +140,10 @@ def separate(
     Args:
         best: its evaluation at its best step, or why that is not known.
         others: the trials to compare, best first.
-        base: None where it is not compared here.
+        base: None where it was not evaluated.
         ranked: how many trials the best was chosen from.
-        has_base: whether the sweep compares it: the confidence counts it, also where it is not compared here.
     """
-    confidence = confidence_of(comparisons(ranked, has_base))
+    confidence = confidence_of(comparisons(ranked, base is not None))
     pairs = [*others, *([base] if base is not None else [])]
     unknown = {each.key: _unknown(best, each.evaluation) for each in pairs}
     told = {

@@ -35,7 +35,10 @@ def folder(tmp_path: Path) -> SweepFolder:
 
 def trial(folder: SweepFolder, key: str, number: int, loss: float, rows: int = ROWS) -> list[Event]:
     """A completed trial, and the rows that it keeps."""
-    found = evaluation(loss, rows)
+    return trial_of(folder, key, number, evaluation(loss, rows))
+
+
+def trial_of(folder: SweepFolder, key: str, number: int, found: Evaluation) -> list[Event]:
     kept = {"step": 3, "adapter_sha256": "0", **found.model_dump()}
     folder.keep(key, "best", 3, {"eval_rows.json": json.dumps(kept).encode()})
     return [started(key, number), reported(key, 3, found.loss), ended(key, TrialState.COMPLETED)]
@@ -140,6 +143,24 @@ def test_while_a_sweep_runs_a_pair_has_the_same_interval_whoever_is_named_beside
     assert pair is not None and all_of_them is not None
     assert pair.confidence == all_of_them.confidence
     assert pair.trials[0] == all_of_them.trials[0]
+
+
+def test_rows_that_only_the_base_tells_apart_are_no_copies_for_chosen_trials(folder: SweepFolder) -> None:
+    """On easy rows the losses of good adapters are a few steps of rounding."""
+    start = evaluation(4.5)
+    folder.base_rows.write_text(start.model_dump_json())
+
+    def good(above: int) -> Evaluation:
+        losses = tuple((above + row % 3) * 2**-19 for row in range(ROWS))
+        loss = sum(losses) / (10 * ROWS)
+        return start.model_copy(update={"metrics": {"eval_loss": loss}, "row_losses": losses})
+
+    trials = [trial_of(folder, "a", 0, good(1)), trial_of(folder, "b", 1, good(2))]
+    whole = record([base(start.loss), *(event for of_trial in trials for event in of_trial)])
+    closing, pair = separation(folder, whole), against(folder, whole, whole.trials["a"], [whole.trials["b"]])
+    assert closing is not None and pair is not None
+    assert (pair.rows, pair.trials, pair.base) == (ROWS, closing.trials, None)
+    assert pair.trials[0].apart
 
 
 def test_trials_of_another_objective_have_no_rows_to_compare(folder: SweepFolder) -> None:

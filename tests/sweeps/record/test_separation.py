@@ -42,7 +42,7 @@ def separated(best: Evaluation | str = BEST, base: Evaluation | None = None, **o
 
     found = [Other(key, gap(other), other) for key, other in others.items()]
     start = None if base is None else Other(BASE, gap(base), base)
-    return separate(best, found, start, len(others) + 1, base is not None)
+    return separate(best, found, start, len(others) + 1)
 
 
 def test_a_difference_that_every_row_shows_is_apart_however_uneven_the_rows_are() -> None:
@@ -77,7 +77,7 @@ def test_noise_of_seeds_widens_each_interval_about_its_difference() -> None:
     noise = SeedNoise(deviation=0.02, freedom=4, points=2)
     first, start = others["a"], evaluation(0.5, 0.01)
     found = [Other("a", first.loss - BEST.loss, first)]
-    both = separate(BEST, found, Other(BASE, start.loss - BEST.loss, start), 2, True, noise)
+    both = separate(BEST, found, Other(BASE, start.loss - BEST.loss, start), 2, noise)
     assert rows.trials[0].apart is True
     assert both.trials[0].apart is False
     assert both.seeds == noise
@@ -125,7 +125,7 @@ def test_equal_trials_are_told_apart_no_more_often_the_more_there_are() -> None:
 
 
 def test_trials_that_are_not_compared_still_count_for_the_confidence() -> None:
-    found = separate(BEST, [Other("a", 0.1, evaluation(0.1))], None, ranked=81, has_base=False)
+    found = separate(BEST, [Other("a", 0.1, evaluation(0.1))], None, ranked=81)
     assert (found.confidence, found.not_compared) == (1 - 0.05 / 80, 79)
 
 
