@@ -324,12 +324,15 @@ def _disk_warnings(config: SweepConfig, planned: Plan, need: Need | None, machin
     if need is None or planned.disk_bytes is None:
         return []
     warnings = []
-    # Of each parked trial one snapshot stays, whatever the budget.
-    lasting = planned.trials * (need.adapter_bytes + _parked_bytes(config, need) // KEPT)
+    again = repeats(config, planned.trials)
+    # Of each parked trial one snapshot stays, whatever the budget, until repeats need its room.
+    parked = planned.trials * _parked_bytes(config, need) // KEPT
+    lasting = planned.trials * need.adapter_bytes + max(parked, again * need.adapter_bytes)
     if config.budget.disk is not None and lasting > size_bytes(config.budget.disk):
         what = "adapters, and snapshots while they are parked," if config.scheduler.parks else "adapters"
+        trials = f"{planned.trials} trials" + (f" and {counted(again, 'repeat')}" if again else "")
         warnings.append(
-            f"budget.disk {config.budget.disk}: the largest {what} of {planned.trials} trials take "
+            f"budget.disk {config.budget.disk}: the largest {what} of {trials} take "
             f"{lasting / 1e9:.2f} GB, and the sweep ends when there is no room for another"
         )
     wanted = (

@@ -2,7 +2,8 @@
 
 Snapshots only spare training that was done already; a trial's best adapter is its result. So an older snapshot goes
 before a newer one, a worse trial's before a better one's, and no adapter ever goes. Where the scheduler parks trials,
-the latest snapshot of one that stands at a report point does not go either: it is all that is left of its training.
+the latest snapshot of one that stands at a report point goes only for a repeat's adapter: it is all that is left of its
+training, but only repeats are left to train then.
 """
 
 from __future__ import annotations
@@ -36,22 +37,25 @@ class Kept:
     """Whether a parked trial would go on from it."""
 
 
-def to_remove(kept: Sequence[Kept], missing: int, worse_than: float | None) -> list[Kept] | None:
+def to_remove(
+    kept: Sequence[Kept], missing: int, worse_than: float | None, takes_parked: bool = False
+) -> list[Kept] | None:
     """The snapshots that make room for `missing` more bytes; None when they cannot. Pure.
 
     Args:
         kept: all snapshots of the sweep.
         missing: bytes that are wanted beyond what the budget has left.
         worse_than: latest snapshots go only of trials with a higher loss than this; None lets go of all.
+        takes_parked: those that parked trials would go on from go too, after all others.
     """
     superseded = sorted((each for each in kept if not each.is_latest), key=lambda each: (-each.loss, str(each.path)))
     latest = [
         each
         for each in kept
-        if each.is_latest and not each.is_parked and (worse_than is None or each.loss > worse_than)
+        if each.is_latest and (takes_parked or not each.is_parked) and (worse_than is None or each.loss > worse_than)
     ]
     chosen: list[Kept] = []
-    for each in [*superseded, *sorted(latest, key=lambda each: (-each.loss, str(each.path)))]:
+    for each in [*superseded, *sorted(latest, key=lambda each: (each.is_parked, -each.loss, str(each.path)))]:
         if missing <= 0:
             break
         chosen.append(each)
@@ -77,13 +81,14 @@ class Disk:
         self._parks = parks
 
     @contextmanager
-    def room(self, kind: Kind, needed: int, loss: float) -> Iterator[bool]:
+    def room(self, kind: Kind, needed: int, loss: float, takes_parked: bool = False) -> Iterator[bool]:
         """Makes room for `needed` bytes, and reserves it while the block runs. Gives False when there is none.
 
         Args:
             kind: what is to be written: an adapter may take the place of any snapshot, a snapshot that of older ones
                 and of worse trials.
             loss: the best value of the trial that writes, as `Objective.loss` gives it.
+            takes_parked: as in `to_remove`.
         """
         if self._limit is None:
             yield True
@@ -92,7 +97,7 @@ class Disk:
             missing = self._used() + needed - self._limit
             # Where nothing is missing, no snapshot is read: there may be thousands.
             kept = self._snapshots() if missing > 0 else ()
-            chosen = to_remove(kept, missing, loss if kind == "snapshot" else None)
+            chosen = to_remove(kept, missing, loss if kind == "snapshot" else None, takes_parked)
             for each in chosen or ():
                 remove_folder(each.path)
             yield chosen is not None

@@ -145,9 +145,11 @@ class KeptFiles:
         digest: str | None = self._call("digest", adapter)
         return digest
 
-    def keep_best(self, step: int, adapter: Mapping[str, bytes], rows: Mapping[str, Any], loss: float) -> str:
+    def keep_best(
+        self, step: int, adapter: Mapping[str, bytes], rows: Mapping[str, Any], loss: float, is_repeat: bool = False
+    ) -> str:
         """As that of `FolderFiles`."""
-        return str(self._call("keep_best", step, ray.put(dict(adapter)), dict(rows), loss))
+        return str(self._call("keep_best", step, ray.put(dict(adapter)), dict(rows), loss, is_repeat))
 
     def keep_snapshot(self, progress: SavedTrial, snapshot: bytes, loss: float) -> bool:
         """As that of `FolderFiles`."""

@@ -150,7 +150,8 @@ class SlotTrial(tune.Trainable):
         self._points: tuple[int, ...] = tuple(config["points"])
         self._examples: dict[int, int] = dict(zip(self._points, config.get("examples", ()), strict=False))
         self._objective = Objective.model_validate(config["objective"])
-        self._parks: bool = config["parks"]
+        self._parks: bool = config["parks"] and config["may_park"]
+        self._is_repeat = config["repeats"] is not None
         self._files = files_of(config)
         self._away = self._files.node_id
         self._trainable_params = 0
@@ -180,7 +181,7 @@ class SlotTrial(tune.Trainable):
         is_new_best = outcome.step > self._reported and self._objective.is_better(value, self._best)
         if is_new_best and outcome.adapter is not None:
             loss = self._objective.loss(self._best)
-            adapter = self._files.keep_best(outcome.step, outcome.adapter, evaluation.document(), loss)
+            adapter = self._files.keep_best(outcome.step, outcome.adapter, evaluation.document(), loss, self._is_repeat)
             self._best_metrics, self._best_step = evaluation.metrics, outcome.step
         history, self._history = tuple(self._history), []
         last = history[-1]

@@ -45,12 +45,15 @@ class FolderFiles:
         """The digest of an adapter of the trial when it was written; see `digests.as_written`."""
         return digests.as_written(self._folder.path / adapter)
 
-    def keep_best(self, step: int, adapter: Mapping[str, bytes], rows: Mapping[str, Any], loss: float) -> str:
+    def keep_best(
+        self, step: int, adapter: Mapping[str, bytes], rows: Mapping[str, Any], loss: float, is_repeat: bool = False
+    ) -> str:
         """Writes the trial's best adapter, with what it evaluates to; its folder, relative to the sweep's.
 
         Args:
             rows: the document of its evaluation.
             loss: the trial's best value before, by `Objective.loss`.
+            is_repeat: the trial repeats another, so those that are parked have had their turn.
 
         Raises:
             BudgetUsedUp: budget.disk has no room for it.
@@ -59,7 +62,7 @@ class FolderFiles:
         files = {f"adapter/{name}": content for name, content in adapter.items()}
         document = {"step": step, "adapter_sha256": digests.of_files(adapter), **rows}
         files["eval_rows.json"] = json.dumps(document).encode()
-        with self._room("best", files, loss) as is_room:
+        with self._room("best", files, loss, is_repeat) as is_room:
             if not is_room:
                 raise BudgetUsedUp("budget.disk is used up: no room for another adapter")
             best = self._folder.keep(self._key, "best", step, files)
@@ -82,10 +85,10 @@ class FolderFiles:
         return is_room
 
     @contextmanager
-    def _room(self, kind: Kind, files: Mapping[str, bytes], loss: float) -> Iterator[bool]:
+    def _room(self, kind: Kind, files: Mapping[str, bytes], loss: float, takes_parked: bool = False) -> Iterator[bool]:
         """Whether budget.disk has room for the files; what the disk refuses meanwhile is a `StorageError`."""
         with (
             writing(self._folder.trial(self._key)),
-            self._disk.room(kind, sum(map(len, files.values())), loss) as is_room,
+            self._disk.room(kind, sum(map(len, files.values())), loss, takes_parked) as is_room,
         ):
             yield is_room

@@ -17,8 +17,8 @@ NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=8, a
 RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
 
 
-def planned(slots: int = 1, start_with_default: bool = False, **sections: Any) -> Plan:
-    searcher = {"kind": "random", "start_with_default": start_with_default}
+def planned(slots: int = 1, start_with_default: bool = False, repeats: int = 0, **sections: Any) -> Plan:
+    searcher = {"kind": "random", "start_with_default": start_with_default, "repeats": repeats}
     config, space = toy(RATES, cluster={"slots_per_host": slots}, searcher=searcher, **sections)
     return plan(config, space, NEED, Machine("cuda", 1, 10**6))
 
@@ -59,3 +59,11 @@ def test_a_disk_budget_without_room_for_every_parked_trial_is_said() -> None:
         "budget.disk 31GB: the largest adapters, and snapshots while they are parked, of 8 trials"
     )
     assert planned(budget={"trials": 8, "disk": "32GB"}).warnings == ()
+
+
+def test_a_disk_budget_without_room_for_the_adapters_of_repeats_is_said() -> None:
+    (warning,) = planned(repeats=9, budget={"trials": 8, "disk": "34GB"}).warnings
+    # What eight parked trials would go on from makes room for 24 of the 27 adapters.
+    assert " of 8 trials and 27 repeats take 35.00 GB" in warning
+    assert planned(repeats=9, budget={"trials": 8, "disk": "35GB"}).warnings == ()
+    assert planned(repeats=8, budget={"trials": 8, "disk": "32GB"}).warnings == ()

@@ -67,6 +67,22 @@ def test_a_sweep_that_repeats_trials_goes_on_as_if_it_had_not_been_killed(tmp_pa
     assert_goes_on_after_any_event(tmp_path, sweep(5, {"kind": "random", "repeats": 2}, variant=variant))
 
 
+def test_neither_the_default_nor_a_repeat_is_told_that_it_may_be_parked(tmp_path: Path) -> None:
+    told = {}
+    with driver(tmp_path, sweep(9, {"kind": "random", "repeats": 1}), 2) as whole:
+        begin = whole.begin
+
+        def noted(trial: Any) -> None:
+            told[trial.config["number"]] = trial.config["may_park"]
+            begin(trial)
+
+        whole.begin = noted  # type: ignore[method-assign]
+        whole.run()
+        again = {trial.number for trial in whole.journal.record.trials.values() if trial.repeats is not None}
+    assert again
+    assert {number for number, may_park in told.items() if not may_park} == {0, *again}
+
+
 def assert_goes_on_after_any_event(tmp_path: Path, config: SweepConfig) -> None:
     with driver(tmp_path / "whole", config) as whole:
         whole.run()

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import pytest
+from sweep_events import reported
 
 from cluster.leases import Grant
 from cluster.training import Outcome
+from sweeps.errors import BudgetUsedUp
 from sweeps.record import snapshots
 from sweeps.record.events import TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.tune.slot_trial import SlotTrial
 from trainables.contract import Evaluation, Report, StepRecord
+
+SETTINGS = {
+    "trial_key": "a",
+    "spec": "",
+    "disk_bytes": None,
+    "objective": {"metric": "eval_loss", "mode": "min"},
+    "parks": False,
+    "may_park": True,
+    "repeats": None,
+    "is_anywhere": False,
+    "reported": {"step": 0, "best_step": 0, "best_metrics": None},
+}
+"""What a trial is told, but for its folder and its points."""
 
 
 @pytest.mark.parametrize(
@@ -39,10 +54,7 @@ def taken_up(folder, monkeypatch, report: Report | None) -> tuple[SlotTrial, lis
     monkeypatch.setattr(SlotTrial, "_reach", lambda self, target: targets.append(target))
     trial = object.__new__(SlotTrial)
     reported = {"step": report.step if report else 0, "best_step": 0, "best_metrics": None}
-    trial._take_up(
-        {"trial_key": "a", "spec": "", "points": [3, 9], "dir": str(folder), "disk_bytes": None, "reported": reported}
-        | {"objective": {"metric": "eval_loss", "mode": "min"}, "parks": False, "is_anywhere": False}
-    )
+    trial._take_up(SETTINGS | {"points": [3, 9], "dir": str(folder), "reported": reported})
     trial._is_open = True
     return trial, targets
 
@@ -65,14 +77,8 @@ def test_a_trial_that_reported_goes_on_to_its_next_report_point(tmp_path, monkey
 
 def test_a_report_says_which_rung_it_is_where_rungs_count_examples(tmp_path):
     trial = object.__new__(SlotTrial)
-    reported = {"step": 0, "best_step": 0, "best_metrics": None}
-    trial._take_up(
-        {"trial_key": "a", "spec": "", "points": [2, 6], "examples": [16, 48], "dir": str(tmp_path)}
-        | {"disk_bytes": None, "reported": reported, "parks": False, "is_anywhere": False}
-        | {"objective": {"metric": "eval_loss", "mode": "min"}}
-    )
-    step = StepRecord(step=2, train_loss=1.0, learning_rate=0.1, grad_norm=1.0, tokens=1, seconds=1.0, time=0.0)
-    trial._history = [step]
+    trial._take_up(SETTINGS | {"points": [2, 6], "examples": [16, 48], "dir": str(tmp_path)})
+    trial._history = list(steps(2))
     report, _ = trial._keep(Outcome(step=2, adapter={"a": b"b"}), Evaluation(metrics={"eval_loss": 1.0}))
     assert (report.step, report.resource) == (2, 16)
 
@@ -83,11 +89,8 @@ def test_a_trial_that_goes_on_from_before_its_last_report_keeps_the_adapter_that
         "a", "snapshot", 3, snapshots.files(snapshots.SavedTrial(step=3, best_step=3, best_metrics=loss(1.0)), b"")
     )
     trial = object.__new__(SlotTrial)
-    trial._take_up(
-        {"trial_key": "a", "spec": "", "points": [3, 9, 27], "dir": str(tmp_path), "disk_bytes": None, "parks": False}
-        | {"reported": {"step": 9, "best_step": 9, "best_metrics": loss(0.9)}, "is_anywhere": False}
-        | {"objective": {"metric": "eval_loss", "mode": "min"}}
-    )
+    reported = {"step": 9, "best_step": 9, "best_metrics": loss(0.9)}
+    trial._take_up(SETTINGS | {"points": [3, 9, 27], "dir": str(tmp_path), "reported": reported})
     written = []
     for step, value in ((9, 0.8999), (27, 0.8)):
         trial._history = list(steps(step))
@@ -98,6 +101,32 @@ def test_a_trial_that_goes_on_from_before_its_last_report_keeps_the_adapter_that
     # Its host is lost after that report, and the snapshot too.
     trial._history = list(steps(27))
     assert trial._keep(Outcome(step=27, adapter={"a": b"c"}), Evaluation(metrics=loss(0.7999)))[1] is None
+
+
+@pytest.mark.parametrize("may_park", [True, False])
+def test_without_room_for_its_snapshot_only_a_trial_that_may_be_parked_ends_the_sweep(tmp_path, may_park):
+    trial = object.__new__(SlotTrial)
+    told = {"points": [3, 9], "dir": str(tmp_path), "disk_bytes": 3000, "parks": True, "may_park": may_park}
+    trial._take_up(SETTINGS | told)
+    trial._history = list(steps(3))
+    outcome, evaluation = Outcome(step=3, adapter={"a": b"b"}, snapshot=b"x" * 5000), Evaluation(metrics=loss(1.0))
+    if may_park:
+        with pytest.raises(BudgetUsedUp, match=r"budget\.disk is used up: no room for the snapshot"):
+            trial._keep(outcome, evaluation)
+    else:
+        assert trial._keep(outcome, evaluation)[0].step == 3
+        assert trial._latest() == outcome.snapshot
+
+
+def test_the_adapter_of_a_repeat_is_kept_where_parked_trials_fill_the_disk(tmp_path):
+    parked = snapshots.SavedTrial(step=3, report=reported("b", 3, 1.0).report)
+    SweepFolder(tmp_path).keep("b", "snapshot", 3, snapshots.files(parked, b"x" * 5000))
+    trial = object.__new__(SlotTrial)
+    told = {"points": [3, 9], "dir": str(tmp_path), "disk_bytes": 6000, "parks": True, "may_park": False}
+    trial._take_up(SETTINGS | told | {"repeats": "c"})
+    trial._history = list(steps(3))
+    outcome = Outcome(step=3, adapter={"a": b"x" * 3000}, snapshot=b"x" * 5000)
+    assert trial._keep(outcome, Evaluation(metrics=loss(1.0)))[1] == "trials/a/best-000003"
 
 
 def loss(value: float) -> dict[str, float]:
