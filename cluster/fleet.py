@@ -303,7 +303,7 @@ class Fleet:
         try:
             starting.node_id = await starting.actor.node_id.remote()
             self.held_seconds()
-            facts: HostFacts = await starting.actor.start.remote(self._data, self._rows)
+            facts: HostFacts = await starting.actor.start.remote(self._data, self._rows, starting.beside(self.hosts))
         except RayError as error:
             if not starting.is_given_up:
                 ray.kill(starting.actor)  # It may live on, and hold its GPU.

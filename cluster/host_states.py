@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -59,6 +59,11 @@ class Starting:
     is_given_up: bool = False
     attempt: int = 0
     """How many attempts of the start had failed when it was made; see `StartDeaths`."""
+
+    def beside(self, hosts: Mapping[str, Host]) -> tuple[int, ...]:
+        """Bytes that each host that is ready on its node, and stays, is expected to take."""
+        there = [each.facts for each in hosts.values() if not each.is_leaving and each.facts.node_id == self.node_id]
+        return tuple(facts.estimated_bytes or 0 for facts in there)
 
 
 class HeldTime:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Literal, NamedTuple, TypeVar, cast
@@ -124,6 +125,17 @@ class HostFacts(Spec):
         return Place(self.node_id, self.gpu_ids)
 
 
+def memory_share(free: int, hosts: int, beside: Sequence[int]) -> int:
+    """What one more CPU host may take of its machine's memory: an equal share, as far as it is free.
+
+    Args:
+        free: free bytes of the machine.
+        hosts: how many share it, those that are still to come included.
+        beside: bytes that each of those that are there is expected to take, which are no longer free.
+    """
+    return min(free // max(1, hosts - len(beside)), (free + sum(beside)) // hosts)
+
+
 class Host:
     """The actor's class; see `HostActor`."""
 
@@ -157,9 +169,14 @@ class Host:
         """Reads and tokenises the data. Raises HostError with the user's mistake."""
         return await asyncio.get_running_loop().run_in_executor(self._calls, self._prepare)
 
-    async def start(self, data: bytes, rows: RowShape | None) -> HostFacts:
-        """Loads the base model and starts the training loop. `rows` is None when there are no rows."""
-        return await asyncio.get_running_loop().run_in_executor(self._calls, self._start, data, rows)
+    async def start(self, data: bytes, rows: RowShape | None, beside: tuple[int, ...]) -> HostFacts:
+        """Loads the base model and starts the training loop.
+
+        Args:
+            rows: None when there are no rows.
+            beside: as in `memory_share`.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._calls, self._start, data, rows, beside)
 
     async def open(self, lease: str, spec: str, snapshot: bytes | None) -> Opened | Failure:
         """Puts a trial into a slot, from a snapshot if there is one."""
@@ -231,10 +248,12 @@ class Host:
         except TrainableError as error:
             raise HostError(str(error)) from None
 
-    def _start(self, data: bytes, rows: RowShape | None) -> HostFacts:
+    def _start(self, data: bytes, rows: RowShape | None, beside: tuple[int, ...]) -> HostFacts:
         own = self._own_gpus()
         device: Device = "cuda" if own else "cpu"
-        free = free_bytes(device, own) // (self._limits.hosts_per_machine if device == "cpu" else 1)
+        free = free_bytes(device, own)
+        if device == "cpu":
+            free = memory_share(free, self._limits.hosts_per_machine, beside)
         room = catalogue.Room(device, max(1, len(own)), int(free * MEMORY_SHARE))
         try:
             pack = self._trainable.open_pack(self._base, data, cache())

@@ -60,7 +60,8 @@ class Actors:
             await self._turn(actor)
             return self.prepare(actor.node)
 
-        async def start(data: object, rows: object) -> HostFacts:
+        async def start(data: object, rows: object, beside: tuple[int, ...]) -> HostFacts:
+            actor.beside = beside
             await self._turn(actor)
             if self.dies_loading:
                 self.dies_loading -= 1

@@ -12,6 +12,7 @@ from cluster import devices, hosts
 from cluster.errors import HostError
 from cluster.scoring_host import ScoringHost
 from trainables import catalogue
+from trainables.contract import Need
 from trainables.specs import TrialSpec
 
 
@@ -125,6 +126,18 @@ def test_a_processor_tells_whether_it_multiplies_in_bfloat16(cpuinfo, has_it):
     assert devices.tells_bfloat16(cpuinfo) is has_it
 
 
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> hosts.Host:
+    """A host on a CPU, without limits and trainable, in this process."""
+    monkeypatch.setattr("ray.get_gpu_ids", list)
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "10.0.0.1")
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "n"))
+    monkeypatch.setattr(hosts, "PackLoop", lambda pack, slots: None)
+    host = object.__new__(hosts.Host)
+    host._base = TrialSpec(trainable="toy")
+    return host
+
+
 @pytest.mark.parametrize(
     ("hardware", "has_it", "emulates"),
     [
@@ -136,14 +149,21 @@ def test_a_processor_tells_whether_it_multiplies_in_bfloat16(cpuinfo, has_it):
         ("", False, False),
     ],
 )
-def test_a_host_says_that_its_processor_emulates_what_it_computes_in(monkeypatch, hardware, has_it, emulates):
-    monkeypatch.setattr("ray.get_gpu_ids", list)
-    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "10.0.0.1")
-    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "n"))
+def test_a_host_says_that_its_processor_emulates_what_it_computes_in(monkeypatch, host, hardware, has_it, emulates):
     monkeypatch.setattr(hosts, "cpu_has_bfloat16", lambda: has_it)
-    monkeypatch.setattr(hosts, "PackLoop", lambda pack, slots: None)
-    host = object.__new__(hosts.Host)
-    host._base, host._limits = TrialSpec(trainable="toy"), hosts.SlotLimits(slots=1, at_most=1, largest=())
+    host._limits = hosts.SlotLimits(slots=1, at_most=1, largest=())
     host._trainable = SimpleNamespace(open_pack=lambda *_: SimpleNamespace(hardware=hardware), need=lambda *_: None)
-    facts = host._start(b"", None)
+    facts = host._start(b"", None, ())
     assert (facts.hardware, facts.emulates_bfloat16) == (hardware, emulates)
+
+
+def test_a_cpu_host_in_place_of_another_has_as_many_slots_as_that_one(monkeypatch, host):
+    need = Need(base_bytes=5, slot_bytes=2, step_bytes=0, saturating_slots=9)
+    host._limits = hosts.SlotLimits(slots="auto", at_most=9, largest=(), hosts_per_machine=4)
+    host._trainable = SimpleNamespace(open_pack=lambda *_: SimpleNamespace(), need=lambda *_: need)
+    monkeypatch.setattr(hosts, "free_bytes", lambda *_: 64)
+    first = host._start(b"", None, ())
+    # Of its machine's memory the other three hold what they are expected to, or a little less.
+    monkeypatch.setattr(hosts, "free_bytes", lambda *_: 64 - 3 * 12)
+    assert (first.slots, first.estimated_bytes) == (4, 13)
+    assert host._start(b"", None, (13, 13, 13)).slots == 4

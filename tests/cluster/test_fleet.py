@@ -10,7 +10,7 @@ import pytest
 from fleets import Actors, World
 
 from cluster import fleet, host_states
-from cluster.hosts import Place
+from cluster.hosts import Place, memory_share
 from cluster.nodes import Node
 
 
@@ -172,6 +172,32 @@ def test_fewer_hosts_are_wanted_and_those_with_the_fewest_trials_go(play):
         assert {each.node for each in world.actors.living} == {"b"}
 
     play(scene, "a", "b", "c")
+
+
+def test_a_host_that_is_made_beside_others_is_told_what_they_take(play):
+    async def scene(world: World) -> None:
+        [host] = world.fleet.hosts.values()
+        host.facts = host.facts.model_copy(update={"node_id": "b", "estimated_bytes": 7})
+        world.actors.nodes["b"] = True
+        await world.follow()
+        assert (world.fleet.standing.hosts, world.actors.living[-1].beside) == (2, (7,))
+
+    play(scene, "a", hosts=2)
+
+
+@pytest.mark.parametrize(
+    ("free", "hosts", "beside", "share"),
+    [
+        (64, 4, (), 16),
+        (28, 4, (12, 12, 12), 16),  # In place of one that died.
+        (12, 4, (12, 12, 12), 12),  # Others took what it had.
+        (40, 4, (12, 12), 16),
+        (10, 4, (27, 27), 5),  # Two more were asked for, and the first two took all.
+        (10, 1, (27,), 10),
+    ],
+)
+def test_hosts_on_a_cpu_share_its_memory_equally_whenever_they_are_made(free, hosts, beside, share):
+    assert memory_share(free, hosts, beside) == share
 
 
 def test_every_node_is_lost_and_one_host_waits_for_the_next(play):

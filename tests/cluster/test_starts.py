@@ -194,12 +194,12 @@ class SlowActors(Actors):
         actor = super().remote(base, limits)
         load, actor.dies = actor.start.remote, asyncio.Event()
 
-        async def start(data: object, rows: object) -> object:
+        async def start(*words: object) -> object:
             ends = [asyncio.create_task(event.wait()) for event in (self.loaded, actor.dies)]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if actor.dies.is_set():
                 raise ActorDiedError
-            return await load(data, rows)
+            return await load(*words)
 
         actor.start = SimpleNamespace(remote=start)
         return actor
