@@ -98,9 +98,10 @@ def trial_made(parent_run: str) -> dict[str, str]:
     return {**_SOURCE, PARENT_RUN: parent_run}
 
 
-def trial_started(event: TrialStarted) -> dict[str, str]:
-    """Of a trial's run when the trial begins, or goes on."""
-    tags = {STATE: TrialState.RUNNING, NUMBER: str(event.number), NOTE: TrialState.RUNNING}
+def trial_started(event: TrialStarted, parent_run: str) -> dict[str, str]:
+    """Of a trial's run when the trial begins, or goes on: the sweep may have another run since the trial's was made."""
+    state = TrialState.RUNNING
+    tags = {PARENT_RUN: parent_run, STATE: state, NUMBER: str(event.number), NOTE: state}
     return tags | ({} if event.repeats is None else {REPEATS: event.repeats})
 
 

@@ -117,7 +117,7 @@ class MlflowSink:
             case BaseEvaluated():
                 self._base(runs, parent, event)
             case TrialStarted():
-                self._start_trial(runs, event, record)
+                self._start_trial(runs, parent, event, record)
             case TrialReported():
                 run_id = self._open_child(runs, event.trial_key, record, event.time)
                 runs.log(run_id, metric_points(event))
@@ -229,12 +229,12 @@ class MlflowSink:
             runs.running(run_id)
         self._going_on.add(trial_key)
 
-    def _start_trial(self, runs: Runs, event: TrialStarted, record: SweepRecord) -> None:
+    def _start_trial(self, runs: Runs, parent: str, event: TrialStarted, record: SweepRecord) -> None:
         run_id = self._open_child(runs, event.trial_key, record, event.time, True)
         self._run_again(runs, run_id, event.trial_key)
         # First what people compare: a run's page keeps the order.
         params = {**event.params, **settings(TrialSpec.model_validate_json(event.spec)), **event.params}
-        runs.log(run_id, params=params, tags=run_tags.trial_started(event))
+        runs.log(run_id, params=params, tags=run_tags.trial_started(event, parent))
         runs.text(run_id, "trial.json", json.dumps(json.loads(event.spec), indent=2))
 
     def _park_trial(self, runs: Runs, event: TrialParked, record: SweepRecord) -> None:

@@ -161,6 +161,17 @@ def test_a_database_that_is_lost_while_the_driver_runs_gets_everything_again(swe
     assert by_trial(sweep.client) == whole
 
 
+def test_trials_are_found_under_the_sweeps_new_run_when_its_old_one_is_gone_for_good(sweep, whole):
+    sweep.drive()
+    old = run_of(sweep.client, None).info.run_id
+    sweep.client.delete_run(old)
+    sweep.client._tracking_client.store._hard_delete_run(old)  # what `mlflow gc` does
+    assert sweep.drive() == [f"tracking: MLflow no longer has the sweep's run: {SENT_AGAIN}"]
+    assert by_trial(sweep.client) == whole
+    parent = run_of(sweep.client, None).info.run_id
+    assert {run_of(sweep.client, key).data.tags["mlflow.parentRunId"] for key in ("aaaa", "bbbb")} == {parent}
+
+
 def damages() -> dict[str, Callable[[MlflowClient, str], None]]:
     """What people do to the run of a trial that has ended."""
     return {
