@@ -1,13 +1,15 @@
-"""How many trials reach each rung. Pure."""
+"""How many trials reach each rung, and what that takes. Pure."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import quantiles
 
 from sweeps.planning.time_cost import Range, Work, steps_of
 from sweeps.planning.trial_source import REPEATED
+from sweeps.planning.virtual_sweep import Play
 
 LEAST_FOR_QUANTILES = 20
 """Plays from which a range is the middle 80 % of them; of fewer, it is all."""
@@ -21,8 +23,10 @@ class Forecast:
     """Where trials report and are ranked."""
     reaching: tuple[float, ...]
     """Expected trials at each point."""
-    plays: tuple[tuple[int, ...], ...]
-    """Trials at each point in each of the ways in which it may go; one where the rule leaves no choice."""
+    plays: tuple[Play, ...]
+    """The ways in which it may go; one where the rule leaves no choice."""
+    hosts: int
+    """On which they were played."""
 
     def work(self, trials: int, worst: int, steps_per_unit: float = 1.0, repeats: int = 0) -> Work:
         """Steps and evaluations of so many trials; the base is evaluated once.
@@ -32,28 +36,55 @@ class Forecast:
             steps_per_unit: optimizer steps for each unit in which `points` count.
             repeats: `searcher.repeats`: only trials that reach the last point are repeated. `worst` counts them.
         """
-        again = [repeats * min(REPEATED, play[-1]) for play in self.plays]
-        expected_again = sum(again) / len(again)
+        reports, longest = len(self.points), steps_per_unit * self.points[-1]
+        again = [repeats * min(REPEATED, play.counts[-1]) for play in self.plays]
         # Plays of a part of very many trials are scaled up, and what is rounded may go beyond what is possible.
-        totals = sorted(
-            min(float(worst), steps_per_unit * (steps_of(self.points, play) + more * self.points[-1]))
+        totals = [
+            min(float(worst), steps_per_unit * steps_of(self.points, play.counts) + more * longest)
             for play, more in zip(self.plays, again, strict=True)
+        ]
+        makespan = _range(
+            [
+                steps_per_unit * play.makespan + self._turns(more) * longest
+                for play, more in zip(self.plays, again, strict=True)
+            ]
         )
-        low, high = totals[0], totals[-1]
-        if len(totals) >= LEAST_FOR_QUANTILES:
-            tenths = quantiles(totals, n=10)
-            low, high = tenths[0], tenths[-1]
+        evaluations = [
+            self._turns(play.counts[0] + 1) + sum(map(self._turns, play.counts[1:])) + self._turns(more) * reports
+            for play, more in zip(self.plays, again, strict=True)
+        ]
+        expected_again, most = sum(again) / len(again), trials + repeats * min(REPEATED, trials)
         return Work(
-            steps=Range(sum(totals) / len(totals), low, high),
-            worst_steps=worst,
-            evaluations=sum(self.reaching) + expected_again * len(self.points) + 1,
-            worst_evaluations=(trials + repeats * min(REPEATED, trials)) * len(self.points) + 1,
+            steps=_range(totals),
+            evaluations=sum(self.reaching) + expected_again * reports + 1,
+            makespan=makespan,
+            worst_makespan=max(makespan.high, self._worst_makespan(worst, most, longest)),
+            evaluation_turns=sum(evaluations) / len(evaluations),
+            worst_evaluation_turns=self._turns(most + 1) + self._turns(most) * (reports - 1),
             trials=trials + expected_again,
         )
 
+    def _turns(self, count: int) -> int:
+        """How often a host takes its turn when all of them share so many."""
+        return math.ceil(count / self.hosts)
 
-def forecast(points: Sequence[int], plays: Sequence[Sequence[int]]) -> Forecast:
-    """The forecast of as many plays of a scheduler's rule, each with its trials at each point."""
-    columns = zip(*plays, strict=True)
+    def _worst_makespan(self, worst: int, trials: int, longest: float) -> float:
+        """Steps that follow one another at most: hosts share all but those of one trial, or train whole trials."""
+        return min((worst - longest) / self.hosts + longest, self._turns(trials) * max(longest, worst / trials))
+
+
+def _range(values: Sequence[float]) -> Range:
+    """Their mean, and where they lie."""
+    ascending = sorted(values)
+    low, high = ascending[0], ascending[-1]
+    if len(ascending) >= LEAST_FOR_QUANTILES:
+        tenths = quantiles(ascending, n=10)
+        low, high = tenths[0], tenths[-1]
+    return Range(sum(ascending) / len(ascending), low, high)
+
+
+def forecast(points: Sequence[int], plays: Sequence[Play], hosts: int) -> Forecast:
+    """The forecast of as many plays of a scheduler's rule, on so many hosts."""
+    columns = zip(*(play.counts for play in plays), strict=True)
     expected = tuple(sum(column) / len(plays) for column in columns)
-    return Forecast(tuple(points), expected, tuple(tuple(play) for play in plays))
+    return Forecast(tuple(points), expected, tuple(plays), hosts)

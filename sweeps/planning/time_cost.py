@@ -27,14 +27,19 @@ class Range:
 
 @dataclass(frozen=True)
 class Work:
-    """What the trials of a sweep do together."""
+    """What the trials of a sweep do together, and how much of it comes one after the other on its hosts."""
 
     steps: Range
     """Optimizer steps."""
-    worst_steps: int
-    """Most optimizer steps that the scheduler can let the whole sweep take."""
     evaluations: float
-    worst_evaluations: int
+    """Of all trials, and one of the base."""
+    makespan: Range
+    """Steps that follow one another. On one host these are all; on several the last trials leave some hosts idle."""
+    worst_makespan: float
+    """Of the most optimizer steps that the scheduler can let the whole sweep take."""
+    evaluation_turns: float
+    """Evaluations that follow one another."""
+    worst_evaluation_turns: int
     trials: float
     """Those that are expected to be repeated included."""
 
@@ -55,25 +60,26 @@ class Cost:
 def cost(work: Work, speed: Speed, hosts: int, gpus: int) -> Cost:
     """The cost of `work` on `hosts` hosts of this speed, each with so many GPUs (0: on a CPU).
 
-    Steps and evaluations are shared by the hosts; the start, and what each trial takes beside its steps, are not.
+    The start, and what each trial takes beside its steps, are not shared by the hosts.
     """
-    evaluating = work.evaluations * speed.evaluation_seconds / hosts
+    evaluating = work.evaluation_turns * speed.evaluation_seconds
     trials = work.trials * speed.trial_seconds
     fixed = speed.start_seconds + trials
 
     def seconds(steps: float, side: int) -> float:
         """What so many steps take, with every part at its expected value (0), its lowest (-1) or its highest (1)."""
         off = speed.start_seconds * speed.start_uncertainty + trials * speed.trial_uncertainty
-        return fixed + side * off + (steps * speed.step_seconds / hosts + evaluating) * (1 + side * speed.uncertainty)
+        return fixed + side * off + (steps * speed.step_seconds + evaluating) * (1 + side * speed.uncertainty)
 
-    taken = Range(seconds(work.steps.expected, 0), seconds(work.steps.low, -1), seconds(work.steps.high, 1))
-    training = work.steps.expected * speed.step_seconds / hosts
-    worst = fixed + (work.worst_steps * speed.step_seconds + work.worst_evaluations * speed.evaluation_seconds) / hosts
+    makespan = work.makespan
+    taken = Range(seconds(makespan.expected, 0), seconds(makespan.low, -1), seconds(makespan.high, 1))
+    worst = work.worst_makespan * speed.step_seconds + work.worst_evaluation_turns * speed.evaluation_seconds
+    trained, evaluated = work.steps.expected * speed.step_seconds, work.evaluations * speed.evaluation_seconds
     return Cost(
         seconds=taken,
-        worst_seconds=worst,
+        worst_seconds=fixed + worst,
         gpu_hours=taken.times(hosts * gpus / 3600),
-        evaluation_share=evaluating / (training + evaluating) if training + evaluating else 0.0,
+        evaluation_share=evaluated / (trained + evaluated) if trained + evaluated else 0.0,
     )
 
 

@@ -1,7 +1,7 @@
-"""Plays a sweep on a virtual clock: how many trials reach each rung under a scheduler's rule. Pure.
+"""Plays a sweep on a virtual clock: how many trials reach each rung under a scheduler's rule, and in what time. Pure.
 
-Each trial has a quality that never changes, and all take the same time for a step. What the rule does with trials that
-cross, or with noise, is the simulator's business; how many it lets through hardly depends on it.
+Each trial has a quality that never changes, and a step of each takes as much of its host. What the rule does with
+trials that cross, or with noise, is the simulator's business; how many it lets through hardly depends on it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sweeps.halving.rule import Decision, Idle, Reported, Resume, Rule, Started
 
@@ -19,21 +21,68 @@ MOST_REPORTS = 6_000
 MOST_PLAYS = 20
 
 
-def play(rule: Rule, qualities: Sequence[float], slots: int, spares_first: bool) -> tuple[int, ...]:
-    """Trials that report at each of the rule's points when they begin in this order.
+class Play(NamedTuple):
+    """How a sweep went."""
+
+    counts: tuple[int, ...]
+    """Trials that reported at each of the rule's points."""
+    makespan: float
+    """What it took, in what points count: a host that trains one trial does one of them at a time."""
+
+
+@dataclass
+class _Host:
+    """Its trials share its time equally."""
+
+    running: list[tuple[float, int, str, int]] = field(default_factory=list)
+    """What each of its trials will have had when this one reports; in which order they began; trial; point."""
+    had: float = 0.0
+    """What each of its trials has had so far, counted on from trial to trial."""
+    since: float = 0.0
+    """When that was so."""
+
+    def begin(self, now: float, length: int, order: int, name: str, point: int) -> None:
+        """A trial trains for so long, to this point."""
+        if self.running:
+            self.had += (now - self.since) / len(self.running)
+        self.since = now
+        heapq.heappush(self.running, (self.had + length, order, name, point))
+
+    def next_report(self) -> tuple[float, int]:
+        """When that is; the order breaks ties."""
+        goal, order, _, _ = self.running[0]
+        return self.since + (goal - self.had) * len(self.running), order
+
+    def report(self) -> tuple[float, str, int]:
+        """When the next trial reports, which one, and at which point."""
+        self.since, _ = self.next_report()
+        self.had, _, name, point = heapq.heappop(self.running)
+        return self.since, name, point
+
+
+def play(rule: Rule, qualities: Sequence[float], hosts: int, slots: int, spares_first: bool) -> Play:
+    """The sweep whose trials begin in this order, each on the host with the fewest.
 
     Args:
         rule: has seen nothing.
         qualities: of each trial, the lower the better.
-        slots: trials that train at once.
+        hosts: train at the same time.
+        slots: trials that share a host.
         spares_first: the first trial is trained to the end whatever it reports.
     """
     counts = [0] * len(rule.points)
     place = {point: index for index, point in enumerate(rule.points)}
-    running: list[tuple[int, int, str, int]] = []
-    begun = order = now = 0
+    all_hosts = [_Host() for _ in range(hosts)]
+    begun = order = 0
+    now = 0.0
+
+    def begin(host: _Host, name: str, before: int) -> None:
+        nonlocal order
+        order, point = order + 1, _point(rule, name)
+        host.begin(now, point - before, order, name, point)
+
     while True:
-        while len(running) < slots:
+        while len((host := min(all_hosts, key=lambda each: len(each.running))).running) < slots:
             work = rule.next(begun >= len(qualities))
             if isinstance(work, Resume):
                 name = work.trial
@@ -43,16 +92,15 @@ def play(rule: Rule, qualities: Sequence[float], slots: int, spares_first: bool)
                 break
             before = rule.resource(name) if isinstance(work, Resume) else 0
             rule.take(Started(name, spares_first and name == "0"))
-            order, point = order + 1, _point(rule, name)
-            heapq.heappush(running, (now + point - before, order, name, point))
-        if not running:
-            return tuple(counts)
-        now, _, name, point = heapq.heappop(running)
+            begin(host, name, before)
+        busy = [each for each in all_hosts if each.running]
+        if not busy:
+            return Play(tuple(counts), now)
+        host = min(busy, key=_Host.next_report)
+        now, name, point = host.report()
         counts[place[point]] += 1
-        while rule.take(Reported(name, point, qualities[int(name)])) is Decision.GO_ON:
-            order, goal = order + 1, _point(rule, name)
-            heapq.heappush(running, (now + goal - point, order, name, goal))
-            break
+        if rule.take(Reported(name, point, qualities[int(name)])) is Decision.GO_ON:
+            begin(host, name, point)
 
 
 def _point(rule: Rule, name: str) -> int:
@@ -62,14 +110,15 @@ def _point(rule: Rule, name: str) -> int:
 
 
 def plays(
-    make: Callable[[], Rule], trials: int, slots: int, spares_first: bool, is_random: bool = True
-) -> list[tuple[int, ...]]:
-    """Trials at each point in several random orders of arrival; one where the rule leaves nothing to chance.
+    make: Callable[[], Rule], trials: int, hosts: int, slots: int, spares_first: bool, is_random: bool = True
+) -> list[Play]:
+    """The sweep in several random orders of arrival; in one where the rule leaves nothing to chance.
 
     Args:
         make: a rule that has seen nothing.
         trials: of the sweep; of more than MOST_PLAYED, a part is played.
-        slots: trials that train at once.
+        hosts: train at the same time.
+        slots: trials that share a host.
         spares_first: the first trial is trained to the end whatever it reports.
         is_random: the order of arrival matters.
     """
@@ -80,6 +129,7 @@ def plays(
     outcomes = []
     for _ in range(count):
         qualities = [float(quality) for quality in rng.sample(range(played), played)]
-        counts = play(make(), qualities, min(slots, played), spares_first)
-        outcomes.append(tuple(round(reached * trials / played) for reached in counts))
+        counts, makespan = play(make(), qualities, min(hosts, played), slots, spares_first)
+        larger = trials / played
+        outcomes.append(Play(tuple(round(reached * larger) for reached in counts), makespan * larger))
     return outcomes

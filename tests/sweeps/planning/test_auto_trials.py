@@ -82,6 +82,11 @@ def test_gpu_hours_are_shared_by_the_hosts() -> None:
     assert how.endswith("of budget.gpu_hours 1")
 
 
+def test_a_budget_that_is_shorter_than_one_trial_is_refused_however_many_hosts_there_are() -> None:
+    with pytest.raises(ConfigError, match="does not hold one trial of 27 steps"):
+        settled(sweep(budget={"wall_clock": "1m"}), "cuda", hosts=32)
+
+
 def test_the_shorter_budget_counts() -> None:
     found, how = settled(sweep(budget={"gpu_hours": 1.0, "wall_clock": "10m"}), "cuda")
     assert how.endswith("of budget.wall_clock 10m")

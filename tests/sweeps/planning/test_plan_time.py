@@ -63,12 +63,19 @@ def test_what_is_expected_is_told_in_its_unit() -> None:
     assert line.startswith("budget.wall_clock 5s is shorter than the 32 s that are expected: ")
 
 
+def test_a_wall_clock_that_one_trial_alone_overruns_is_too_short_for_any_number_of_hosts() -> None:
+    """A trial of 81 steps of 10 s; what all trials take, shared by 32 hosts, would be under 4 minutes."""
+    budget = {"trials": 64, "steps_per_trial": 81, "wall_clock": "13m"}
+    (line,) = warnings("cuda", 32, budget=budget)
+    assert line.startswith("budget.wall_clock 13m is shorter than the ")
+
+
 def test_gpu_hours_that_are_too_few_are_told_too() -> None:
     budget = {"trials": 9, "steps_per_trial": 9, "gpu_hours": 0.1}
     scheduler = {"kind": "fifo"}
     (line,) = warnings("cuda", 2, budget=budget, scheduler=scheduler)
-    # 81 steps of 10 s, 19 evaluations of 1 s.
-    assert line.startswith("budget.gpu_hours 0.1 is shorter than the 0.23 GPU-hours that are expected: ")
+    # Of nine trials one host trains five: 45 steps of 10 s, and 10 evaluations of 1 s. Both hosts are paid for.
+    assert line.startswith("budget.gpu_hours 0.1 is shorter than the 0.256 GPU-hours that are expected: ")
     assert warnings("cuda", 2, budget={**budget, "gpu_hours": 0.5}, scheduler=scheduler) == []
     assert warnings("cpu", 2, budget=budget, scheduler=scheduler) == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
 
@@ -18,6 +19,7 @@ from sweeps.halving.rungs import rungs
 from sweeps.planning import evaluation_noise, forecast, lora_or_qlora, time_cost, trials_that_fit, virtual_sweep
 from sweeps.planning.rates import Speed
 from sweeps.planning.time_cost import Range, Work
+from sweeps.planning.virtual_sweep import Play
 from trainables.contract import Need
 
 POINTS = (3, 9, 27)
@@ -41,41 +43,91 @@ RULES: dict[str, Callable[[], Rule]] = {
     ],
 )
 def test_a_play_counts_who_comes_to_each_rung(rule: str, arrival: range, counts: tuple[int, ...]) -> None:
-    assert virtual_sweep.play(RULES[rule](), [float(quality) for quality in arrival], 1, False) == counts
+    played = virtual_sweep.play(RULES[rule](), [float(quality) for quality in arrival], 1, 1, False)
+    assert played.counts == counts
+    assert played.makespan == time_cost.steps_of(POINTS, counts)
 
 
 def test_a_first_trial_that_is_spared_is_trained_to_the_end() -> None:
-    assert virtual_sweep.play(Promote(POINTS, 3), [9.0, *map(float, range(8))], 1, True) == (9, 4, 2)
+    assert virtual_sweep.play(Promote(POINTS, 3), [9.0, *map(float, range(8))], 1, 1, True).counts == (9, 4, 2)
 
 
-@given(trials=st.integers(1, 40), slots=st.integers(1, 9), rule=st.sampled_from(sorted(RULES)), spared=st.booleans())
-def test_a_play_ends_with_fewer_trials_at_each_rung(trials: int, slots: int, rule: str, spared: bool) -> None:
-    (counts, *others) = virtual_sweep.plays(RULES[rule], trials, slots, spared, is_random=False)
+@given(
+    trials=st.integers(1, 40), hosts=st.integers(1, 9), slots=st.integers(1, 9), rule=st.sampled_from(sorted(RULES)),
+    spared=st.booleans(),
+)  # fmt: skip
+def test_a_play_ends_with_fewer_trials_at_each_rung(
+    trials: int, hosts: int, slots: int, rule: str, spared: bool
+) -> None:
+    ((counts, makespan), *others) = virtual_sweep.plays(RULES[rule], trials, hosts, slots, spared, is_random=False)
     assert not others
     assert counts[0] == trials
+    steps = time_cost.steps_of(POINTS, counts)
+    # No host trains more than one trial's steps at a time, and no trial's steps are trained side by side.
+    assert max(steps / hosts, POINTS[-1]) <= makespan + 1e-6
+    assert makespan <= steps + 1e-6
+    assert hosts > 1 or makespan == steps
     assert all(later <= earlier for earlier, later in pairwise(counts))
     assert counts[-1] >= 1
 
 
 def test_many_trials_are_played_in_part() -> None:
-    plays = virtual_sweep.plays(RULES["promote"], 9_000, 4, False)
-    assert {counts[0] for counts in plays} == {9_000}
-    assert all(2_900 < counts[1] < 3_100 for counts in plays)
+    plays = virtual_sweep.plays(RULES["promote"], 9_000, 1, 4, False)
+    assert {play.counts[0] for play in plays} == {9_000}
+    assert all(2_900 < play.counts[1] < 3_100 for play in plays)
+
+
+@pytest.mark.parametrize(
+    ("rule", "trials", "hosts", "slots", "makespan"),
+    [
+        ("fifo", 9, 4, 1, 81),  # a host trains three trials, one after the other
+        ("fifo", 9, 4, 3, 81),  # a host trains three trials, side by side
+        ("fifo", 4, 9, 2, 27),
+        ("promote", 9, 9, 1, 27),
+        ("promote", 9, 3, 1, 9 + 6 + 18),
+    ],
+)
+def test_a_play_takes_as_long_as_what_follows_one_another(
+    rule: str, trials: int, hosts: int, slots: int, makespan: int
+) -> None:
+    qualities = [float(quality) for quality in range(trials)]
+    assert virtual_sweep.play(RULES[rule](), qualities, hosts, slots, False).makespan == makespan
+
+
+TWO_WAYS = [Play((9, 3, 1), 63), Play((9, 5, 2), 93)]
 
 
 def test_a_forecast_is_the_mean_of_its_plays() -> None:
-    seen = forecast.forecast(POINTS, [(9, 3, 1), (9, 5, 2)])
+    seen = forecast.forecast(POINTS, TWO_WAYS, 1)
     assert seen.reaching == (9.0, 4.0, 1.5)
     work = seen.work(9, 243)
     # 9 x 3 + 3 x 6 + 1 x 18, and 9 x 3 + 5 x 6 + 2 x 18
-    assert work.steps == Range(78.0, 63.0, 93.0)
-    assert (work.worst_steps, work.evaluations, work.worst_evaluations) == (243, 15.5, 28)
+    assert work.steps == work.makespan == Range(78.0, 63.0, 93.0)
+    assert (work.worst_makespan, work.evaluations, work.worst_evaluation_turns) == (243, 15.5, 28)
+    assert work.evaluation_turns == 15.5
 
 
 def test_no_more_steps_are_expected_than_there_can_be() -> None:
-    seen = forecast.forecast(POINTS, [(9, 3, 1), (9, 5, 2)])
+    seen = forecast.forecast(POINTS, TWO_WAYS, 1)
     assert seen.work(9, 80).steps == Range(71.5, 63.0, 80.0)
     assert seen.work(9, 60).steps == Range(60.0, 60.0, 60.0)
+
+
+def test_several_hosts_take_turns_at_each_report_and_at_the_repeats() -> None:
+    seen = forecast.forecast(POINTS, [Play((9, 5, 2), 45)], 4)
+    work = seen.work(9, 9 * 27)
+    # The base and nine trials, then five, then two: 3 + 2 + 1 turns of four hosts.
+    assert (work.steps.expected, work.makespan.expected, work.evaluation_turns) == (93, 45, 6)
+    # At worst a host trains three trials to their ends.
+    assert (work.worst_makespan, work.worst_evaluation_turns) == (3 * 27, 9)
+    again = seen.work(9, 9 * 27 + 9 * 27, repeats=3)
+    # Six trials more: two turns.
+    assert (again.makespan.expected, again.evaluation_turns) == (45 + 2 * 27, 6 + 2 * 3)
+
+
+def test_at_worst_one_trial_ends_alone() -> None:
+    work = forecast.forecast(POINTS, [Play((9, 3, 1), 35)], 4).work(9, 67)
+    assert work.worst_makespan == (67 - 27) / 4 + 27
 
 
 # Time
@@ -84,7 +136,10 @@ SPEED = Speed(
     step_seconds=2.0, evaluation_seconds=5.0, start_seconds=20.0, trial_seconds=1.0, uncertainty=0.2,
     start_uncertainty=0.3, trial_uncertainty=0.5, measured=99,
 )  # fmt: skip
-WORK = Work(steps=Range(100, 80, 130), worst_steps=300, evaluations=10, worst_evaluations=20, trials=4)
+WORK = Work(
+    steps=Range(100, 80, 130), evaluations=10, makespan=Range(100, 80, 130), worst_makespan=300, evaluation_turns=10,
+    worst_evaluation_turns=20, trials=4,
+)  # fmt: skip
 
 
 def test_time_is_start_trials_steps_and_evaluations() -> None:
@@ -97,12 +152,17 @@ def test_time_is_start_trials_steps_and_evaluations() -> None:
     assert found.evaluation_share == pytest.approx(0.2)
 
 
-def test_hosts_share_the_work_and_each_of_them_is_paid_for() -> None:
-    found = time_cost.cost(WORK, SPEED, 2, gpus=1)
-    assert found.seconds.expected == 24 + 125
-    assert found.gpu_hours.expected == pytest.approx(2 * 149 / 3600)
-    assert time_cost.cost(WORK, SPEED, 2, gpus=0).gpu_hours == Range(0, 0, 0)
-    each_of_four = time_cost.cost(WORK, SPEED, 2, gpus=4)
+def test_several_hosts_take_what_follows_one_another_and_each_of_them_is_paid_for() -> None:
+    shared = replace(WORK, makespan=Range(60, 50, 70), worst_makespan=160, evaluation_turns=6, worst_evaluation_turns=9)
+    found = time_cost.cost(shared, SPEED, 2, gpus=1)
+    assert found.seconds.expected == 24 + 120 + 30
+    assert found.seconds.low == pytest.approx(0.7 * 20 + 0.5 * 4 + 0.8 * (100 + 30))
+    assert found.worst_seconds == 24 + 320 + 45
+    assert found.gpu_hours.expected == pytest.approx(2 * 174 / 3600)
+    # Of the work, whoever does it.
+    assert found.evaluation_share == pytest.approx(0.2)
+    assert time_cost.cost(shared, SPEED, 2, gpus=0).gpu_hours == Range(0, 0, 0)
+    each_of_four = time_cost.cost(shared, SPEED, 2, gpus=4)
     assert each_of_four.seconds == found.seconds
     assert each_of_four.gpu_hours.expected == pytest.approx(4 * found.gpu_hours.expected)
 
