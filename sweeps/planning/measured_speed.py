@@ -1,7 +1,8 @@
 """What a sweep's event log says of the speed of its hosts. Pure.
 
-A pass of a host trains several trials, and each of their steps says how long it took, so the time of the hosts is the
-time in which at least one step runs, not the sum over the trials.
+A pass of a host trains several trials, and each of their steps says how long it took, so the time of a host is the
+time in which at least one step runs, not the sum over the trials. A trial goes to the host with the fewest: of several
+hosts, as many train as there are steps at that time, or all of them.
 """
 
 from __future__ import annotations
@@ -139,15 +140,16 @@ def of_steps(trained: Sequence[Trained], key: RateKey, evaluation_rows: int, row
 
 def _rate(work: _Gathered, key: RateKey, hosts: int, evaluation_rows: int, row_tokens: float) -> Rate:
     count = max(1, len(work.steps))
-    stepping = covered(work.steps)
-    slots = max(1.0, sum(end - begin for begin, end in work.steps) / (stepping * hosts)) if stepping else 1.0
+    stepping = covered(work.steps, hosts)
+    working = covered([*work.steps, *work.evaluations], hosts)
+    slots = max(1.0, sum(end - begin for begin, end in work.steps) / stepping) if stepping else 1.0
     mean = fmean(work.per_token) if work.per_token else 0.0
     return Rate(
         key=key,
         tokens_per_step=work.tokens / count,
         slots=slots,
-        step_seconds=stepping * hosts * slots / count,
-        evaluation_seconds=(work.working - stepping) * hosts / max(1, len(work.evaluations)),
+        step_seconds=stepping * slots / count,
+        evaluation_seconds=(working - stepping) / max(1, len(work.evaluations)),
         evaluation_rows=evaluation_rows,
         row_tokens=row_tokens,
         start_seconds=0.0,
@@ -158,10 +160,11 @@ def _rate(work: _Gathered, key: RateKey, hosts: int, evaluation_rows: int, row_t
     )
 
 
-def covered(intervals: Iterable[Interval]) -> float:
-    """Seconds in which at least one of the intervals runs."""
-    total, until = 0.0, float("-inf")
-    for begin, end in sorted(intervals):
-        total += max(0.0, end - max(begin, until))
-        until = max(until, end)
+def covered(intervals: Iterable[Interval], most: int = 1) -> float:
+    """Seconds in which at least one of the intervals runs; those in which several do count so often, up to `most`."""
+    ends = sorted(each for begin, end in intervals for each in ((begin, 1), (end, -1)))
+    total, running, since = 0.0, 0, 0.0
+    for time, more in ends:
+        total += min(running, most) * (time - since)
+        running, since = running + more, time
     return total

@@ -231,6 +231,16 @@ def test_one_trial_after_the_other_has_one_slot() -> None:
     assert found.host_slots == 2.0
 
 
+def test_a_host_that_idles_while_another_trains_makes_no_step_longer() -> None:
+    """Two hosts of one slot train from 110 to 116, and one of them alone until 123, evaluations of 1 s included."""
+    both = [reported(key, steps(1, 3, 116.0, 2.0), 117.0) for key in "ab"]
+    alone = reported("a", tuple(step for step in steps(1, 6, 123.0, 2.0) if step.step > 3), 124.0)
+    hosts = HostsStarted(time=110.0, since=101.0, hosts=2, slots=2, device="cpu")
+    found = measured_speed.of_sweep(log(hosts, *both, alone, end=124.0), KEY)
+    assert found is not None
+    assert (found.slots, found.step_seconds, found.evaluation_seconds, found.trial_seconds) == (1.0, 2.0, 1.0, 0.0)
+
+
 def test_a_trial_that_waited_between_two_reports_is_not_charged_for_it() -> None:
     early = reported("a", steps(1, 3, 116.0, 2.0), 117.0)
     late = reported("a", tuple(step for step in steps(1, 6, 1006.0, 2.0) if step.step > 3), 1007.0)
@@ -251,6 +261,7 @@ def test_only_the_latest_driver_counts() -> None:
 def test_covered_time_is_that_of_the_union() -> None:
     assert measured_speed.covered([(5.0, 6.0), (0.0, 2.0), (1.0, 3.0), (1.5, 1.6)]) == 4.0
     assert measured_speed.covered([]) == 0.0
+    assert measured_speed.covered([(5.0, 6.0), (0.0, 2.0), (1.0, 3.0), (1.5, 1.6)], 2) == pytest.approx(5.0)
 
 
 # What is remembered
