@@ -257,9 +257,13 @@ def _search_warnings(config: SweepConfig, space: SearchSpace, planned: Plan) -> 
             "choose batches with a small common multiple, such as powers of two"
         )
     warnings += listed_points.warnings(config, space)
-    if planned.trials < config.budget.count:
+    count = config.budget.count
+    if planned.trials < count:
+        warnings.append(f"the space has {planned.trials} different trials, fewer than budget.trials {count}")
+    elif config.searcher.kind == "grid" and (distinct := different(config, space) or 0) > count:
         warnings.append(
-            f"the space has {planned.trials} different trials, fewer than budget.trials {config.budget.count}"
+            f"searcher.kind grid: {distinct} different trials, more than budget.trials {count}: the last "
+            f"{distinct - count} in the order of the file are never tried; set budget.trials={distinct}"
         )
     return warnings
 

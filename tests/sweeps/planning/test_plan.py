@@ -209,6 +209,17 @@ WARNINGS: list[tuple[str, dict[str, Any]]] = [
     ("16 slots for 16 trials: all of them run at once", {"cluster": {"slots_per_host": 16}, "scheduler": STOP}),
     (BEST_LEFT_ALONE, {"space": {"adapter.lora_dropout": {"uniform": [0, 0.1]}}}),
     (
+        "searcher.kind grid: 24 different trials, more than budget.trials 16: the last 8 in the order of the file are "
+        "never tried; set budget.trials=24",
+        {
+            "space": {
+                "adapter.r": {"choice": [4, 8, 32, 64]},
+                "training.learning_rate": {"choice": [1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3, 3.2e-3]},
+            },
+            "searcher": {"kind": "grid", "start_with_default": False},
+        },
+    ),
+    (
         "the space has 2 different trials, fewer than budget.trials 6",
         {
             "space": RATES | {"training.learning_rate": {"choice": [2e-4, 1e-3]}},
