@@ -77,11 +77,7 @@ class Driver:
                 raise Killed
 
         self.journal.listen(count)
-        self.ruling.settle(lambda: 1.0)
-        _, space = toy(SPACE)
-        source = TrialSource(self.config, space, {}, lambda: self.journal.record.trials)
-        source.follow(lambda: self.journal.record)
-        queue = TrialQueue(source, lambda _spec: {}, lambda: self.slots, self.stop, self.reported_before, self.ruling)
+        queue = self.queue()
         live: list[Any] = []
         for number in range(10**4):
             self.look()
@@ -101,6 +97,14 @@ class Driver:
                 self.callback.on_trial_complete(1, [], trial)
             else:
                 live.append(trial)
+
+    def queue(self) -> TrialQueue:
+        """What hands out the trials from here on."""
+        self.ruling.settle(lambda: 1.0)
+        _, space = toy(SPACE)
+        source = TrialSource(self.config, space, {}, lambda: self.journal.record.trials)
+        source.follow(lambda: self.journal.record)
+        return TrialQueue(source, lambda _spec: {}, lambda: self.slots, self.stop, self.reported_before, self.ruling)
 
     def first_there(self, live: list[Any]) -> Any:
         """The trial that reports next: its process is there later than its slot was given."""

@@ -1,4 +1,4 @@
-"""The trials of a sweep as Ray Tune's searcher, with a gate: never more of them live than there are slots.
+"""The trials of a sweep as Ray Tune's searcher, with a gate: never more of them live than there are slots, or one.
 
 A free slot goes to a trial that was interrupted, then to one that somebody has asked for, else to whom the rule says: a
 parked trial or a new one.
@@ -75,7 +75,8 @@ class TrialQueue(Searcher):
         """The next trial's configuration; None when no slot is free; FINISHED when none will come."""
         if self._stop.reason is not None:
             return FINISHED
-        if len(self._live) >= self._slots():
+        if self._live and len(self._live) >= self._slots():
+            # With no trial live, the end must not wait for a host; a trial that there is does, for a slot on it.
             return None
         trial = self._next()
         if trial is None and self._live:

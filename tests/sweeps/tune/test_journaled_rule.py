@@ -23,6 +23,7 @@ from sweeps.steering.stop import StopState
 from sweeps.tune.callback import STOPPED_BY_SCHEDULER
 from sweeps.tune.driver import Driver
 from sweeps.tune.journaled_rule import Ruling
+from sweeps.tune.trial_queue import FINISHED
 from trainables.specs import TrialSpec
 
 VARIANTS: list[dict[str, Any]] = [{}, {"order": "paper"}, {"variant": "stop"}, {"kind": "median"}]
@@ -160,6 +161,20 @@ def test_a_parked_trial_gives_its_slot_back_and_begins_again_when_it_is_resumed(
     assert len(resumed) > len(set(resumed)) == 9
     # A report ends the trial or parks it, but for the two on the way of the default configuration.
     assert len(parked) == len(story(tmp_path)) - sum(trial.state is TrialState.COMPLETED for trial in trials) - 2
+
+
+def test_a_sweep_that_has_lost_its_last_host_ends_when_nothing_is_left_to_train(tmp_path: Path) -> None:
+    with driver(tmp_path, sweep(2)) as whole:
+        whole.run()
+        whole.slots = 0
+        assert whole.queue().suggest("late") == FINISHED
+
+
+def test_a_sweep_that_has_lost_its_last_host_hands_out_one_trial_that_waits_for_the_next(tmp_path: Path) -> None:
+    with driver(tmp_path, sweep(3), slots=0) as played:
+        queue = played.queue()
+        assert isinstance(queue.suggest("one"), dict)
+        assert queue.suggest("two") is None
 
 
 def test_an_infeasible_point_is_replaced_and_ranked_nowhere(tmp_path: Path) -> None:
