@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable, Sequence
 
 from sweeps.record.events import DriverLives, Event, TrialEnded, TrialReported
+from sweeps.record.first_wins import first_wins
 from sweeps.record.folder import EventLog, SweepFolder
-from sweeps.record.sweep_record import SweepRecord, first_wins
+from sweeps.record.sweep_record import SweepRecord
 
 QUIET_SECONDS = 60.0
 Listener = Callable[[Event, SweepRecord], None]

@@ -42,6 +42,11 @@ def reached(budget: Budget, record: SweepRecord, now: float) -> str | None:
     return _target(budget.target, record) if budget.target is not None else None
 
 
+def can_be_raised(reached: str) -> bool:
+    """Whether somebody may give the sweep more of what has ended it, by the words of `reached`."""
+    return reached.startswith(("budget.wall_clock ", "budget.gpu_hours "))
+
+
 def _target(target: float, record: SweepRecord) -> str | None:
     objective = record.objective
     for trial in record.trials.values():

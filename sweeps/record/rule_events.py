@@ -24,7 +24,7 @@ def rule_event(event: Event, objective: Objective, protects_first: bool) -> rule
             return rule.Reported(event.trial_key, reached, objective.of(report.metrics))
         case PointInfeasible():
             return rule.Ended(event.trial_key)
-        case TrialEnded() if event.state.is_final:
+        case TrialEnded() if event.state.is_final and not event.may_go_on:
             return rule.Ended(event.trial_key, is_diverged=event.state is TrialState.DIVERGED)
         case _:
-            return None  # An interrupted trial goes on where it was, a parked one waits.
+            return None  # A trial that was interrupted, or may go on, does so where it was; a parked one waits.

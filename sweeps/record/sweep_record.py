@@ -1,13 +1,13 @@
 """What a sweep's events add up to: the record of the sweep and of its trials. Pure.
 
-A metric point is known by (trial_key, metric, step); the first one wins.
+What comes twice was left out before: see `sweeps.record.first_wins`.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from search_spaces.space import Point
@@ -60,12 +60,19 @@ class TrialRecord:
     peak_memory_bytes: int = 0
     trainable_params: int = 0
     stopped_by_scheduler: bool = False
+    may_go_on: bool = False
+    """As that of `TrialEnded`."""
     spec: str = field(default="", compare=False)
     """As that of `TrialStarted`; none of a trial that never held a slot. The key stands for it."""
     point: Point | None = None
     """As that of `TrialStarted`."""
     repeats: str | None = None
     """As that of `TrialStarted`."""
+
+    @property
+    def reported_step(self) -> int:
+        """That of its last report, 0 before the first: a trial that ended between two reports has `step` beyond it."""
+        return self.evals[-1][0] if self.evals else 0
 
     def value(self, metric: str) -> float:
         """The metric at the trial's best step, or one of its `COSTS`; NaN before its first report."""
@@ -164,6 +171,7 @@ class SweepRecord:
             return replace(whole, started=event.time, resumed=event.time, drivers=1)
         return replace(
             self,
+            trials=self._going_on(),
             resumed=event.time,
             drivers=self.drivers + 1,
             spent_seconds=self.seconds_spent(),
@@ -173,6 +181,15 @@ class SweepRecord:
             ended=None,
             was_reopened=False,
         )
+
+    def _going_on(self) -> Mapping[str, TrialRecord]:
+        """The trials as the next driver takes them up: those that may go on were interrupted, and did not end."""
+        taken_up = {
+            key: replace(trial, state=TrialState.PAUSED, stopped_by_scheduler=False, may_go_on=False)
+            for key, trial in self.trials.items()
+            if trial.may_go_on
+        }
+        return {**self.trials, **taken_up} if taken_up else self.trials
 
     def _spends(self, event: HostsStarted | HostsChanged | DriverLives) -> SweepRecord:
         if isinstance(event, DriverLives):
@@ -310,37 +327,10 @@ def _reported(trial: TrialRecord, event: TrialReported) -> TrialRecord:
 
 
 def _ended(trial: TrialRecord, event: TrialEnded) -> TrialRecord:
-    trial = replace(trial, state=event.state, reason=event.reason)
+    trial = replace(trial, state=event.state, reason=event.reason, may_go_on=event.may_go_on)
     if event.state is TrialState.STOPPED:
         trial = replace(trial, stopped_by_scheduler=not event.by_person_or_budget)
     if event.history:
         last = event.history[-1]
         trial = replace(trial, step=last.step, tokens=last.tokens, seconds=last.seconds)
     return trial
-
-
-def first_wins(events: Iterable[Event], record: SweepRecord | None = None) -> Iterator[tuple[Event, SweepRecord]]:
-    """Passes on each event that says something new, with the record after it.
-
-    A report at or before the trial's last reported step is dropped, and history up to that step is cut: after a
-    restart a step may be trained again, and its first numbers stay. So does the first evaluation of the base.
-    """
-    record = record or SweepRecord()
-    for event in events:
-        if isinstance(event, TargetSettled) and event.value in record.targets:
-            continue
-        if isinstance(event, PointInfeasible) and event.trial_key in record.trials:
-            continue
-        if isinstance(event, BaseEvaluated) and record.base is not None:
-            continue
-        if isinstance(event, TrialReported):
-            last = record.trials[event.trial_key].step
-            if event.report.step <= last:
-                continue
-            fresh = tuple(step for step in event.report.history if step.step > last)
-            event = event.model_copy(update={"report": event.report.model_copy(update={"history": fresh})})
-        if isinstance(event, TrialEnded):
-            fresh = tuple(step for step in event.history if step.step > record.trials[event.trial_key].step)
-            event = event.model_copy(update={"history": fresh})
-        record = record.apply(event)
-        yield event, record

@@ -36,7 +36,7 @@ class LastReport(NamedTuple):
         """That of a trial, by its record."""
         if known is None or known.best_step is None:
             return cls(0, 0, None)
-        return cls(known.step, known.best_step, dict(known.best_metrics))
+        return cls(known.reported_step, known.best_step, dict(known.best_metrics))
 
 
 def _in_order(told: Callable[..., None]) -> Callable[..., None]:

@@ -258,6 +258,7 @@ class Driver:
         reason = "failed" if failed is not None else self.stop.reason or "finished"
         why = failed or self.stop.message
         state = TrialState.STOPPED if reason == "budget" else TrialState.PAUSED
+        may_go_on = reason == "budget" and limits.can_be_raised(why)
         if self._ruling is None and reason == "budget":
             # Used up while hosts started: what earlier drivers parked ends at its rung all the same.
             self._ruling = Ruling.of(self.config, self.journal, self.folder, self.clock)
@@ -278,10 +279,11 @@ class Driver:
                     state=state,
                     reason=why + saved,
                     by_person_or_budget=True,
+                    may_go_on=may_go_on,
                     history=history,
                 )
             )
-            if state.is_final:
+            if state.is_final and not may_go_on:
                 self.folder.drop(trial.trial_key, "snapshot")
         self.journal.add(SweepEnded(time=self.clock(), reason=reason, message=why))
 

@@ -9,6 +9,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.config.resource import Unit
 from sweeps.halving.rule import Rule, Standing, Started
 from sweeps.planning.trial_source import PlannedTrial
+from sweeps.record import limits
 from sweeps.record.events import Event, TrialEnded, TrialParked, TrialStarted, TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
@@ -96,7 +97,7 @@ class Ruling:
         if trial.repeats is None:
             return self.rule.standing(trial.trial_key)
         steps = TrialSpec.model_validate_json(trial.spec).steps
-        return Standing.OVER if trial.step == steps else Standing.RUNNING
+        return Standing.OVER if trial.reported_step == steps else Standing.RUNNING
 
     def _is_at_last_point(self, trial: TrialRecord) -> bool:
         return self.rule.resource(trial.trial_key) == self.rule.points[-1]
@@ -126,19 +127,28 @@ class Ruling:
         """
         ranked = self.rule.rank(trial.trial_key)
         place = f": rank {ranked[1]} of {ranked[2]} {self._at(ranked[0])}" if ranked is not None else ""
-        if budget and self.rule.is_due(trial.trial_key):
-            self._end(trial, TrialState.STOPPED, f"{budget}, before it went on{place}", time, by_person_or_budget=True)
-        else:
-            self._end(trial, TrialState.STOPPED, STOPPED_BY_SCHEDULER + place, time)
+        is_due = bool(budget) and self.rule.is_due(trial.trial_key)
+        reason = f"{budget}, before it went on" if is_due else STOPPED_BY_SCHEDULER
+        ended = TrialEnded(
+            time=time,
+            trial_key=trial.trial_key,
+            state=TrialState.STOPPED,
+            reason=reason + place,
+            by_person_or_budget=is_due,
+            may_go_on=limits.can_be_raised(budget),
+        )
+        self._write(ended)
 
     def _at(self, point: int) -> str:
         return f"at step {point}" if self._unit == "step" else f"after {point} examples"
 
-    def _end(
-        self, trial: TrialRecord, state: TrialState, reason: str, time: float, by_person_or_budget: bool = False
-    ) -> None:
-        told = by_person_or_budget or reason == STOPPED_BY_REQUEST
-        self._journal.add(
-            TrialEnded(time=time, trial_key=trial.trial_key, state=state, reason=reason, by_person_or_budget=told)
+    def _end(self, trial: TrialRecord, state: TrialState, reason: str, time: float) -> None:
+        by_person = reason == STOPPED_BY_REQUEST
+        self._write(
+            TrialEnded(time=time, trial_key=trial.trial_key, state=state, reason=reason, by_person_or_budget=by_person)
         )
-        self._folder.drop(trial.trial_key, "snapshot")
+
+    def _write(self, ended: TrialEnded) -> None:
+        self._journal.add(ended)
+        if not ended.may_go_on:
+            self._folder.drop(ended.trial_key, "snapshot")

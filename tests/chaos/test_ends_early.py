@@ -63,8 +63,13 @@ def test_the_second_ctrl_c_ends_at_once_and_resume_goes_on(tmp_path):
     runs.assert_none_running(sweep, f"sqlite:///{tmp_path}/mlflow.db")
 
 
-def test_a_used_up_wall_clock_ranks_what_was_trained_and_loses_no_step(tmp_path):
-    run = runs.start(tmp_path, "launch", *FIFO, "training.step_seconds=0.4", "budget.wall_clock=25s")
+@pytest.mark.parametrize(
+    "words",
+    [[*FIFO, "training.step_seconds=0.4"], [*runs.TOY, "training.step_seconds=1"]],
+    ids=["fifo", "asha"],
+)
+def test_a_used_up_wall_clock_ranks_what_was_trained_and_more_of_it_loses_no_step(tmp_path, words):
+    run = runs.start(tmp_path, "launch", *words, "budget.wall_clock=25s")
     sweep = tmp_path / "results" / "toy"
     assert run.wait() == 0, run.err.read_text()
     found = runs.record(sweep)
@@ -73,10 +78,22 @@ def test_a_used_up_wall_clock_ranks_what_was_trained_and_loses_no_step(tmp_path)
     assert {trial.state.value for trial in found.trials.values()} <= {"STOPPED", "COMPLETED"}
     runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", len(found.trials))
     runs.assert_every_step_once(sweep)
-    assert list(sweep.glob("trials/*/snapshot-*")) == []
     again = runs.start(tmp_path, "resume", "results/toy")
     assert again.wait() == 0, again.err.read_text()
     assert again.answer()["states"] == run.answer()["states"]
+    saved = {key: snapshots.read(SweepFolder(sweep), key)[0].step for key in found.trials}
+    assert saved == {key: 0 if trial.state == "COMPLETED" else trial.step for key, trial in found.trials.items()}
+    assert runs.start(tmp_path, "extend", "results/toy", "budget.wall_clock=null").wait() == 0
+    runs.hurry(tmp_path)
+    more = runs.start(tmp_path, "resume", "results/toy")
+    assert more.wait() == 0, more.err.read_text()
+    whole = runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
+    runs.assert_every_step_once(sweep)
+    assert whole.ended is not None
+    assert whole.ended.reason == "finished"
+    went_on = [key for key, trial in found.trials.items() if trial.state == "STOPPED"]
+    assert "COMPLETED" in [whole.trials[key].state for key in went_on]
+    assert list(sweep.glob("trials/*/snapshot-*")) == []
 
 
 def used(sweep) -> int:

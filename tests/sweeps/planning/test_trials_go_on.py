@@ -20,7 +20,8 @@ from sweeps.record.events import (
     from_line,
     to_line,
 )
-from sweeps.record.sweep_record import SweepRecord, first_wins
+from sweeps.record.first_wins import first_wins
+from sweeps.record.sweep_record import SweepRecord
 
 RUNGS = (1, 3, 9)
 SPACE: dict[str, Any] = {

@@ -8,10 +8,11 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sweep_events import base, begun, ended, infeasible, record, reported, started
+from sweep_events import base, begun, ended, history, infeasible, record, reported, started
 
 from sweeps.record.events import DataPrepared, Event, SweepEnded, SweepStarted, TrialEnded, TrialReported, TrialState
-from sweeps.record.sweep_record import SweepRecord, first_wins
+from sweeps.record.first_wins import first_wins
+from sweeps.record.sweep_record import SweepRecord
 from trainables.objective import MIN_EVAL_LOSS
 
 # States
@@ -220,6 +221,20 @@ def test_first_wins_goes_on_from_a_record() -> None:
     assert isinstance(event, TrialReported)
     assert [step.step for step in event.report.history] == [4, 5]
     assert after.trials["a"].step == 5
+
+
+def test_a_trial_that_may_go_on_keeps_its_steps_and_reports_where_it_was_not_evaluated() -> None:
+    """A budget of time ended it after its last step before a report point, which it stood at."""
+    over = ended("a", TrialState.STOPPED, history=history(4, 9), may_go_on=True)
+    before: list[Event] = [begun(), started("a"), reported("a", 3, 1.0), over, SweepEnded(time=99.0, reason="budget")]
+    assert record(before).is_finished
+    known = record([*before, begun(100.0)])
+    assert known.trials["a"].state is TrialState.PAUSED
+    assert (known.trials["a"].step, known.trials["a"].reported_step) == (9, 3)
+    ((event, after),) = first_wins([reported("a", 9, 0.5, since=3)], known)
+    assert isinstance(event, TrialReported)
+    assert event.report.history == ()
+    assert after.trials["a"].evals[-1] == (9, {"eval_loss": 0.5})
 
 
 @settings(deadline=None)

@@ -10,7 +10,7 @@ from sweep_events import base, begun, ended, reported, started
 from tracked_sweeps import NAMED, SWEEP, everything, history, keep_adapter, over, run_of
 
 from sweeps.record.events import Event, TrialReported, TrialState
-from sweeps.record.sweep_record import first_wins
+from sweeps.record.first_wins import first_wins
 from sweeps.tracking.client import Runs
 from sweeps.tracking.held_points import MetricPoint
 from sweeps.tracking.sink import MlflowSink

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sweep_events import reported
+from sweep_events import ended, history, reported
 
 from sweeps.record.events import TrialParked, TrialState
 from sweeps.record.folder import SweepFolder
@@ -192,3 +192,13 @@ def test_a_process_that_is_started_again_is_told_what_the_log_has_by_then(callba
     callback.on_trial_result(0, [], tuned, report(3))
     callback.on_trial_recover(0, [], tuned)
     assert (tuned.config["reported"]["step"], tuned.config["reported"]["best_metrics"]) == (3, {"eval_loss": 2.0})
+
+
+def test_a_trial_that_was_ended_beyond_its_last_report_and_goes_on_is_told_that_report(callback, journal):
+    """A report point that it stands at, and was not evaluated at, may yet be its best."""
+    tuned = trial()
+    for result in (OPENED, report(3)):
+        callback.on_trial_result(0, [], tuned, result)
+    journal.add(ended("a", TrialState.STOPPED, history=history(4, 9), may_go_on=True))
+    callback.on_trial_recover(0, [], tuned)
+    assert tuned.config["reported"]["step"] == 3

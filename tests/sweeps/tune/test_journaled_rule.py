@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeGuard
@@ -12,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from played_sweeps import Killed, driver, story, sweep
-from sweep_events import reported, started
+from sweep_events import begun, reported, started
 
 from sweeps.config.model import SweepConfig
 from sweeps.record.events import Event, TrialEnded, TrialParked, TrialStarted, TrialState
 from sweeps.record.folder import SweepFolder, read_events
 from sweeps.record.journal import Journal
+from sweeps.record.sweep_record import SweepRecord
 from sweeps.steering.answering import STOPPED_BY_REQUEST
 from sweeps.steering.stop import StopState
 from sweeps.tune.callback import STOPPED_BY_SCHEDULER
@@ -115,6 +117,61 @@ def test_a_rule_that_is_told_the_log_stands_where_the_one_stood_that_ran_the_swe
             ran.run()
         with driver(Path(folder), config, slots) as again:
             assert vars(again.ruling.rule) == vars(ran.ruling.rule)
+
+
+@pytest.mark.parametrize("scheduler", VARIANTS, ids=lambda section: "-".join(section.values()) or "promote")
+@pytest.mark.parametrize("searcher", [{"kind": "random"}, {"kind": "tpe", "repeats": 1}], ids=["random", "repeats"])
+def test_a_sweep_that_its_budget_of_time_has_ended_goes_on_as_if_it_had_not_been(
+    tmp_path: Path, scheduler: dict[str, Any], searcher: dict[str, Any]
+) -> None:
+    config = sweep(9, searcher, **scheduler)
+    with driver(tmp_path / "whole", config) as whole:
+        whole.run()
+        states = {key: trial.state for key, trial in whole.journal.record.trials.items()}
+    for ended_after in range(1, len(list(read_events(tmp_path / "whole" / "events.jsonl"))) + 1, 4):
+        path = tmp_path / str(ended_after)
+        with driver(path, config) as first, pytest.raises(Killed):
+            first.journal.add(begun())
+            first.run(ended_after)
+        ended = end(path, config, "budget.wall_clock is used up")
+        assert ended.is_finished
+        assert {trial.state for trial in ended.trials.values()} <= {TrialState.COMPLETED, TrialState.STOPPED}
+        with driver(path, config) as second:
+            second.journal.add(begun(9.0))
+            second.run()
+            assert {key: trial.state for key, trial in second.journal.record.trials.items()} == states
+        assert story(path) == story(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("budget", "are_kept"),
+    [
+        ("budget.wall_clock is used up", True),
+        ("budget.gpu_hours 2 is used up", True),
+        ("budget.disk is used up: no room for the adapter of one more trial", False),
+        ("budget.target 0.5 is reached: t00 has eval_loss 0.4000 at step 3", False),
+    ],
+)
+def test_snapshots_stay_where_the_budget_that_ended_the_sweep_can_be_raised(
+    tmp_path: Path, budget: str, are_kept: bool
+) -> None:
+    config, folder = sweep(variant="promote"), SweepFolder(tmp_path)
+    with driver(tmp_path, config, 2) as first, pytest.raises(Killed):
+        first.run(17)
+    left = [key for key, trial in first.journal.record.trials.items() if not trial.state.is_final]
+    for key in left:
+        folder.keep(key, "snapshot", 1, {"snapshot.bin": b"1"})
+    assert end(tmp_path, config, budget).is_finished
+    assert {bool(folder.all(key, "snapshot")) for key in left} == {are_kept}
+
+
+def end(path: Path, config: SweepConfig, budget: str) -> SweepRecord:
+    """A used-up budget ends a sweep whose driver was killed; answers its record."""
+    stop, journal = StopState(), Journal(SweepFolder(path))
+    stop.ask("budget", budget)
+    Driver(config, SweepFolder(path), journal, stop, Mock()).end()
+    journal.close()
+    return journal.record
 
 
 @pytest.mark.parametrize("slots", [1, 2, 4])
@@ -227,20 +284,20 @@ def test_a_budget_that_is_used_up_while_hosts_start_ends_what_was_parked_at_its_
         waiting = {key: t for key, t in second.journal.record.trials.items() if t.state is TrialState.PARKED}
         began = second.ruling.interrupted()
     assert waiting and began
-    stop, journal = StopState(), Journal(SweepFolder(tmp_path))
-    for key in waiting:
-        # As the end of an interrupted sweep writes it.
-        journal.add(TrialEnded(time=1.0, trial_key=key, state=TrialState.PAUSED, reason="", by_person_or_budget=True))
-    stop.ask("budget", "budget.wall_clock is used up")
-    Driver(config, SweepFolder(tmp_path), journal, stop, Mock()).end()
-    journal.close()
-    ends = journal.record.trials
+    with closing(Journal(SweepFolder(tmp_path))) as journal:
+        for key in waiting:
+            # As the end of an interrupted sweep writes it.
+            journal.add(
+                TrialEnded(time=1.0, trial_key=key, state=TrialState.PAUSED, reason="", by_person_or_budget=True)
+            )
+    ended = end(tmp_path, config, "budget.wall_clock is used up")
+    ends = ended.trials
     assert all(": rank " in ends[key].reason for key in waiting)
     due = {key for key in waiting if ends[key].reason.startswith("budget.wall_clock is used up, before it went on: ")}
     assert {key for key in waiting if not ends[key].stopped_by_scheduler} == due
     assert all(ends[key].reason.startswith(STOPPED_BY_SCHEDULER) for key in waiting.keys() - due)
     assert {ends[key].reason for key in began} == {"budget.wall_clock is used up"}
-    assert journal.record.is_finished
+    assert ended.is_finished
 
 
 def test_the_rank_of_a_parked_trial_names_the_unit_of_its_rung(tmp_path: Path) -> None:
