@@ -159,7 +159,7 @@ class Amendments:
         before = {key: _value(current, key) for key in values}
         new = {key: value for key, value in values.items() if value != before[key]}
         wrong = [*self._too_little(new, record, now), *self._too_many(new.get("cluster.hosts"))]
-        over = self._over(record, new, now) if new else ""
+        over = self._over(record, new, now) or self._in_vain(current, new, record, now) if new else ""
         if wrong or over:
             return Answer(False, "; ".join(wrong) or over)
         told = [
@@ -191,6 +191,20 @@ class Amendments:
         if key in CHANGEABLE:
             return f"{reached}, so nothing more would be trained: raise it first, qsweep extend SWEEP {key}=..."
         return f"{reached}, and {key} stays as it is: launch another sweep, which may learn from this one by warm_start"
+
+    def _in_vain(
+        self, current: SweepConfig, new: Mapping[str, Scalar | None], record: SweepRecord, now: float | None
+    ) -> str:
+        """Why a finished sweep would train nothing with it; empty where it would, or may yet: see `_over`."""
+        is_finished = record.is_finished and record.ended is not None and record.ended.reason == "finished"
+        has_more = limits.changed(current, new).budget.count > current.budget.count
+        if not is_finished or has_more or self._over(record, {}, now):
+            return ""
+        keys = ", ".join(f"{key} {_word(value)}" for key, value in new.items())
+        return (
+            f"{keys}: nothing would be trained: the sweep has finished, and none of its trials goes on; raise "
+            "budget.trials with it, or ask for a point first: qsweep add SWEEP FIELD=VALUE"
+        )
 
     def _unchangeable(self, key: str) -> list[str]:
         if key in CHANGEABLE:

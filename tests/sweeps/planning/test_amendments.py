@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sweep_events import begun, record, recorded, reported, started
+from sweep_events import begun, ended, record, recorded, reported, started
 from sweep_files import toy
 
 from cluster import devices
@@ -223,6 +223,30 @@ def test_budgets_may_shrink_to_what_was_not_drawn_or_spent_yet() -> None:
         "budget.trials is 2, and was 4; budget.wall_clock is 21s, and was 1m; "
         "budget.gpu_hours is 0.5, and was unlimited; cluster.hosts is 1, and was auto"
     )
+
+
+@pytest.mark.parametrize("wanted", [{"budget.wall_clock": "1h"}, {"cluster.hosts": 8}, {"budget.gpu_hours": 4.0}])
+def test_a_finished_sweep_is_not_opened_again_for_what_trains_nothing(wanted: dict[str, Any]) -> None:
+    seen: list[Event] = [begun(), started("a"), reported("a", 9, 0.4), ended("a", TrialState.COMPLETED)]
+    whole = record([*seen, SweepEnded(time=50.0, reason="finished")])
+    answer = sweep().changes(wanted, whole, None)
+    assert (answer.is_accepted, answer.changes) == (False, {})
+    assert answer.message.endswith(
+        ": nothing would be trained: the sweep has finished, and none of its trials goes on; raise budget.trials with "
+        "it, or ask for a point first: qsweep add SWEEP FIELD=VALUE"
+    )
+    assert sweep().changes({**wanted, "budget.trials": 5}, whole, None).is_accepted
+    opened = after(whole, sweep().point({"r": 4}, whole))
+    assert sweep().changes(wanted, opened, None).is_accepted
+
+
+def test_a_finished_sweep_takes_more_time_where_a_point_would_have_none() -> None:
+    """Its time was used up while it ended."""
+    whole = record([begun(), started("a"), ended("a", TrialState.COMPLETED), SweepEnded(time=61.0, reason="finished")])
+    assert not sweep().point({"r": 4}, whole).is_accepted
+    answer = sweep().changes({"budget.wall_clock": "1h"}, whole, None)
+    assert answer.is_accepted
+    assert sweep().point({"r": 4}, after(whole, answer)).is_accepted
 
 
 def test_points_that_were_asked_for_are_not_counted_as_drawn() -> None:
