@@ -173,6 +173,8 @@ class Amendments:
             told.append(
                 f"the space has {counted(there, 'point')}, and the file's own may be one more: no others are tried"
             )
+        if now is not None and limits.changed(current, new).budget.count < current.budget.count:
+            told.append("trials that were handed out already, and wait for a slot, are trained all the same")
         if now is not None and self._has_more_slots(current, limits.changed(current, new)):
             told.append("there are no more slots for them yet: qsweep stop and qsweep resume count slots anew")
         return Answer(True, "; ".join(told), changes=new)

@@ -221,8 +221,10 @@ def test_budgets_may_shrink_to_what_was_not_drawn_or_spent_yet() -> None:
     assert answer.changes == wanted
     assert answer.message == (
         "budget.trials is 2, and was 4; budget.wall_clock is 21s, and was 1m; "
-        "budget.gpu_hours is 0.5, and was unlimited; cluster.hosts is 1, and was auto"
+        "budget.gpu_hours is 0.5, and was unlimited; cluster.hosts is 1, and was auto; "
+        "trials that were handed out already, and wait for a slot, are trained all the same"
     )
+    assert sweep().changes({"budget.trials": 2}, seen, None).message == "budget.trials is 2, and was 4", "nobody waits"
 
 
 @pytest.mark.parametrize("wanted", [{"budget.wall_clock": "1h"}, {"cluster.hosts": 8}, {"budget.gpu_hours": 4.0}])
