@@ -152,7 +152,7 @@ def plan(
         planned,
         warnings=tuple(
             _search_warnings(config, space, planned)
-            + time_budget.warnings(config, seen, machine.hosts * machine.gpus)
+            + time_budget.warnings(config, seen, machine.hosts, machine.gpus)
             + advice.of_rslora(config, space)
             + advice.of_evaluation(config, seen, known.rows if known is not None else None)
             + _memory_warnings(config, planned, machine)

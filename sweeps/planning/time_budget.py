@@ -1,10 +1,12 @@
-"""Budgets of time: which one ends a sweep first, and what the plan warns of where it is short. Pure."""
+"""Budgets of time: which one ends a sweep first, and what the plan warns of where it or its hosts are wasted. Pure."""
 
 from __future__ import annotations
 
+import math
+
 from sweeps.config import resource
 from sweeps.config.model import SweepConfig
-from sweeps.planning.number_words import duration
+from sweeps.planning.number_words import counted, duration
 from sweeps.planning.outlook import Outlook
 from sweeps.record.spent import HOUR
 from trainables.specs import seconds
@@ -25,7 +27,28 @@ def shortest(config: SweepConfig, gpus: int) -> tuple[float, str] | None:
     return min(budgets, default=None)
 
 
-def warnings(config: SweepConfig, seen: Outlook, gpus: int) -> list[str]:
+def warnings(config: SweepConfig, seen: Outlook, hosts: int, gpus: int) -> list[str]:
+    """Lines where a budget of time is short, and where hosts hold GPUs for nothing.
+
+    Args:
+        gpus: of each host; 0 on a CPU.
+    """
+    return _too_short(config, seen, hosts * gpus) + (_idle(config, seen, hosts) if gpus else [])
+
+
+def _idle(config: SweepConfig, seen: Outlook, hosts: int) -> list[str]:
+    """A line where more hosts are there to the end than trials are expected to come so far."""
+    last = max(1, math.ceil(seen.reaching[-1]))
+    if not config.scheduler.parks or last >= hosts:
+        return []
+    return [
+        f"cluster.hosts: {hosts} hosts for {counted(last, 'trial')} that can be expected at the last report: those "
+        "without a trial stay until the sweep ends, and their GPU-hours count: lower cluster.hosts, or run `qsweep "
+        f"extend SWEEP cluster.hosts={last}` once fewer trials train than there are hosts"
+    ]
+
+
+def _too_short(config: SweepConfig, seen: Outlook, gpus: int) -> list[str]:
     """A line where the budget is shorter than what is expected, or where that is unknown and the answer comes late."""
     budgeted = shortest(config, gpus)
     if budgeted is None:

@@ -1,7 +1,8 @@
-"""What a plan says of a budget of time that is shorter than what it expects, or of unknown reach."""
+"""What a plan says of a budget of time that is shorter than what it expects, or of unknown reach, and of idle GPUs."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ def warnings(device: Any = "cpu", hosts: int = 1, is_known: bool = True, **secti
         time=0,
     )
     planned = plan(config, space, NEED, Machine(device, hosts, 10**6), Known([rate] if is_known else [], key))
-    return [line for line in planned.warnings if "wall_clock" in line or "gpu_hours" in line]
+    return [line for line in planned.warnings if line.startswith(("budget.", "cluster.hosts"))]
 
 
 def test_a_wall_clock_that_is_long_enough_is_not_spoken_of() -> None:
@@ -97,3 +98,20 @@ def test_where_trials_come_to_their_last_step_early_an_unknown_reach_is_no_warni
 
 def test_a_sweep_without_a_budget_of_time_is_not_warned() -> None:
     assert warnings(is_known=False, budget={"trials": 9, "steps_per_trial": 9}) == []
+
+
+@pytest.mark.parametrize(
+    ("device", "hosts", "scheduler", "is_told"),
+    [("cuda", 8, {}, True), ("cuda", 1, {}, False), ("cpu", 8, {}, False), ("cuda", 8, {"kind": "fifo"}, False)],
+)
+def test_hosts_that_will_have_no_trial_in_the_last_rung_are_told(
+    device: str, hosts: int, scheduler: dict[str, Any], is_told: bool
+) -> None:
+    """64 trials, of which some two come to the last step."""
+    told = warnings(device, hosts, budget={"trials": 64}, cluster={"slots_per_host": 1}, scheduler=scheduler)
+    assert len(told) == is_told
+    for line in told:
+        expected = re.match(r"cluster\.hosts: 8 hosts for (\d) trials that can be expected at the last report: ", line)
+        assert expected is not None, line
+        assert 2 <= int(expected[1]) < 8
+        assert f"`qsweep extend SWEEP cluster.hosts={expected[1]}`" in line
