@@ -256,13 +256,13 @@ def compared(name: str, both: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def run(name: str, measure: Measure, arguments: argparse.Namespace, number: int) -> dict[str, Any]:
     """One run of both sides, or what is kept of it."""
-    kept = arguments.results / f"{name}-{number}.json"
+    folder = arguments.results / f"{name}-{arguments.dtype}-{number}"
+    kept = folder.with_suffix(".json")
     answer = machines.read(kept)
     if answer is not None:
         return answer
     content = sweep_file(name, measure, rows_of(arguments), arguments.dtype)
     job = prepare(arguments.results, content)
-    folder = arguments.results / f"{name}-{number}"
     both = {
         "ours": ours(folder / "ours", content, job),
         "plain": plain(folder / "plain", measure, job),
@@ -286,7 +286,7 @@ def table(name: str, runs: list[dict[str, Any]]) -> list[str]:
         middle = f"{median(values):.{digits}f}"
         return middle if len(values) == 1 else f"{middle} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
-    lines = [f"\n{name} ({runs[0]['machine']['processor']}, load {runs[0]['machine']['load']})", ""]
+    lines = [f"\n{name}, {runs[0]['dtype']} ({runs[0]['machine']['processor']}, load {runs[0]['machine']['load']})", ""]
     lines += ["| | this project | plain Ray Tune |", "|---|---|---|"]
     for figure, digits in (
         ("seconds", 0), ("trials", 0), ("steps", 0), ("evaluations", 0), ("tokens_per_second", 0), ("peak_gb", 1),
