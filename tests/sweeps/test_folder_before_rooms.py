@@ -3,7 +3,7 @@
 `tests/data/folder_before_rooms/small` is such a folder: one slot, so that the order of the trials is known; one trial
 completed, and one interrupted before its first report, which stops it when the first one's reports are known.
 `expected.json` is what that version's own `qsweep resume --json` printed of it, without times and run ids. Only the
-place of the folder was changed, and the confidence of the comparisons, which counts more pairs now.
+place of the folder was changed, and the confidence and words of the comparisons: it counts more pairs now.
 
 The trial had reported nothing yet for a reason: of one that had, that version counted its last loss at an earlier rung
 a second time once it was resumed, and so stopped trials that a sweep without an interruption goes on with.

@@ -67,8 +67,9 @@ def test_what_is_expected_is_told_in_its_unit() -> None:
 def test_a_wall_clock_that_one_trial_alone_overruns_is_too_short_for_any_number_of_hosts() -> None:
     """A trial of 81 steps of 10 s; what all trials take, shared by 32 hosts, would be under 4 minutes."""
     budget = {"trials": 64, "steps_per_trial": 81, "wall_clock": "13m"}
-    (line,) = warnings("cuda", 32, budget=budget)
-    assert line.startswith("budget.wall_clock 13m is shorter than the ")
+    time, idle = warnings("cuda", 32, budget=budget)
+    assert time.startswith("budget.wall_clock 13m is shorter than the ")
+    assert idle.startswith("cluster.hosts")
 
 
 def test_gpu_hours_that_are_too_few_are_told_too() -> None:
