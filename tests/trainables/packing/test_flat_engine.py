@@ -64,10 +64,10 @@ def test_twenty_steps_of_four_trials_are_those_of_the_reference(make, quantised)
     expected, evaluated = trained(reference, 20)
     found, evaluations = trained(flat, 20)
     for ours, theirs in zip(found, expected, strict=True):
-        assert ours == pytest.approx(theirs, abs=FP32)
+        assert ours == pytest.approx(theirs, rel=FP32)
     assert len(evaluations) == len(TRIALS)
     for now, before in zip(evaluations, evaluated, strict=True):
-        assert now.loss == pytest.approx(before.loss, abs=FP32)
+        assert now.loss == pytest.approx(before.loss, rel=FP32)
         assert now.row_losses == pytest.approx(before.row_losses, abs=1e-3)
         assert now.row_tokens == before.row_tokens
 
@@ -157,7 +157,7 @@ def test_a_nan_in_one_adapter_stays_in_it(make):
 
 @FLATS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_on_a_cpu_neighbours_do_not_even_change_the_rounding(make, dtype):
+def test_on_a_cpu_neighbours_change_nothing_but_the_rounding_of_grouped_products(make, dtype):
     def alone_and_with(others: int) -> list[torch.Tensor]:
         engine = make(packs.base(dtype=dtype))
         segments = []
@@ -170,9 +170,12 @@ def test_on_a_cpu_neighbours_do_not_even_change_the_rounding(make, dtype):
         torch.cat(losses).sum().backward()
         return [losses[-1], *(parameter.grad for parameter in engine._adapters.parameters[0].values())]
 
+    # Grouped matrices are padded to the largest rank, and a processor's kernels may sum a longer row in another order.
+    may_round = make is GROUPED and dtype is torch.float32
     alone = alone_and_with(0)
     for others in (1, 3):
-        assert all(torch.equal(one, other) for one, other in zip(alone, alone_and_with(others), strict=True))
+        for one, other in zip(alone, alone_and_with(others), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=FP32 * float(one.abs().max()) if may_round else 0)
 
 
 def test_without_grouped_products_the_engine_says_what_is_missing(monkeypatch):
