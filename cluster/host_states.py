@@ -98,12 +98,18 @@ def standing(hosts: Iterable[Host], share: int | None) -> FleetSize:
 def share(hosts: Iterable[Host], limits: SlotLimits) -> int | None:
     """How many trials each host has before it takes no more; None: as many as it has slots.
 
-    A host that was made before others joined has slots for more trials than are its share now. It keeps those that it
-    has until they end or park.
+    Hosts that have no room for an equal share leave the rest of theirs to the others. A host that was made before
+    others joined has slots for more trials than are its share now. It keeps those that it has until they end or park.
     """
     if limits.slots != "auto":
         return None
-    return max(1, limits.at_most // max(1, sum(not host.is_leaving for host in hosts)))
+    left, sizes = limits.at_most, sorted(host.facts.slots for host in hosts if not host.is_leaving)
+    for number, slots in enumerate(sizes):
+        each = left // (len(sizes) - number)
+        if slots > each:
+            return max(1, each)
+        left -= slots
+    return None
 
 
 class StartDeaths:

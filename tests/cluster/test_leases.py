@@ -11,6 +11,7 @@ import pytest
 from ray.exceptions import ActorUnavailableError, OutOfMemoryError
 
 from cluster import broker as broker_module
+from cluster import host_states
 from cluster.broker import LEASE_SECONDS, Broker
 from cluster.fleet import Host
 from cluster.hosts import HostFacts, HostOptions, SlotLimits
@@ -163,18 +164,35 @@ def test_hosts_that_join_take_their_share_of_auto_slots_from_those_before_as_tri
         broker._hosts["second"] = host_with(Prompt(), 4)
         assert await broker.slots() == 13, "no GPU is idle until a trial ends"
         assert await placed(*"jklmn") == [*4 * ["second"], None]
-        for trial, left in zip("abcde", (12, 11, 10, 9, 8), strict=True):
+        for trial, left in zip("abcd", (12, 11, 10, 9), strict=True):
             assert await placed("n") == [None]
             await broker.release(trial)
             assert await broker.slots() == left
-        assert await placed("n") == [None], "each host has its share: four"
-        await broker.release("f")
+        assert await placed("n") == [None], "each host has its share: the second has room for four, the first has five"
+        await broker.release("e")
         assert await placed("n") == ["first"]
         await broker.lost("second")
         assert await broker.slots() == 9
-        assert await placed(*"abcdef") == [*5 * ["first"], None]
+        assert await placed(*"abcde") == [*4 * ["first"], None]
 
     asyncio.run(asyncio.wait_for(play(), 30))
+
+
+@pytest.mark.parametrize(
+    ("at_most", "sizes", "taken"),
+    [
+        (27, [27, 2, 2], [23, 2, 2]),
+        (27, [2, 27, 13], [2, 12, 12]),
+        (27, [27, 13, 9], [9, 9, 9]),
+        (27, [4, 2], [4, 2]),
+        (2, [2, 1, 1], [1, 1, 1]),
+        (9, [], []),
+    ],
+)
+def test_hosts_without_room_for_their_share_of_auto_slots_leave_it_to_the_others(at_most, sizes, taken):
+    hosts = [host_with(Prompt(), slots) for slots in sizes]
+    share = host_states.share(hosts, SlotLimits(slots="auto", at_most=at_most, largest=()))
+    assert [host.room(share) for host in hosts] == taken
 
 
 class OutOfReach:
