@@ -159,9 +159,9 @@ class ComputeTypes:
 
     def __init__(self, before: str) -> None:
         """No host so far; for `before` see `HostOptions.hardware_before`."""
-        self._before = _type(before)
-        self._seen = {self._before: before}
-        """Type, "" where it is unknown -> a host of it, in words."""
+        self._before = before
+        self._seen: dict[str, str] = {}
+        """Type -> the first host of it, in words."""
         self._is_emulation_told = False
 
     def add(self, facts: HostFacts) -> list[str]:
@@ -176,18 +176,18 @@ class ComputeTypes:
         return told
 
     def _other_type(self, facts: HostFacts) -> list[str]:
-        own, others = _type(facts.hardware), [words for kind, words in self._seen.items() if kind]
-        if own in self._seen:
+        own, before, others = _type(facts.hardware), _type(self._before), list(self._seen.values())
+        if not own or own in self._seen:
             return []
         self._seen[own] = f"{facts.hardware} on {facts.node}"
-        if not own or not others:
-            return []
-        if self._before:
+        if before and before not in self._seen:
             return [
-                f"warning: this sweep's losses were computed in {others[0]} before it was resumed, and are computed in "
-                f"{self._seen[own]} now: the two do not compare: stop it and resume it where hosts compute in "
-                f"{self._before}, or launch it anew with quantization.compute_dtype=float32"
+                f"warning: this sweep's losses were computed in {self._before} before it was resumed, and are computed "
+                f"in {self._seen[own]} now: the two do not compare: stop it and resume it where hosts compute in "
+                f"{before}, or launch it anew with quantization.compute_dtype=float32"
             ]
+        if not others:
+            return []
         return [
             f"warning: hosts compute in different types ({others[0]}, {self._seen[own]}), so that losses of their "
             "trials do not compare: launch with quantization.compute_dtype=float32, or leave the nodes of one type out"

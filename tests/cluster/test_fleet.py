@@ -101,6 +101,23 @@ def test_a_sweep_that_goes_on_with_hosts_of_another_type_is_told_once(play, befo
     play(scene, "a", hardware={"a": "cuda float32", "b": "cuda float32"}, hardware_before=before)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_sweep_that_goes_on_with_hosts_of_the_type_before_and_of_another_is_told_to_leave_one_out(play, first):
+    kinds = ("cuda bfloat16", "cuda float32") if first else ("cuda float32", "cuda bfloat16")
+
+    async def scene(world: World) -> None:
+        world.news.clear()  # What was said while there was one type.
+        world.actors.nodes |= {"b": True, "c": True}
+        await world.follow()
+        assert [line for line in world.news if "warning" in line] == [
+            f"warning: hosts compute in different types ({kinds[0]} on a, {kinds[1]} on b), so that losses of their "
+            "trials do not compare: launch with quantization.compute_dtype=float32, or leave the nodes of one type out"
+        ]
+
+    hardware = {"a": kinds[0], "b": kinds[1], "c": kinds[1]}
+    play(scene, "a", hardware=hardware, hardware_before="cuda bfloat16")
+
+
 def test_cpus_that_emulate_the_type_are_told_of_once(play):
     async def scene(world: World) -> None:
         assert world.news == []
