@@ -155,7 +155,10 @@ class JournalCallback(Callback):
         self, trial: Trial, state: TrialState, reason: str, history: Sequence[str] = (), by_person: bool = False
     ) -> None:
         key = trial.config["trial_key"]
-        if key not in self._journal.record.trials and state is TrialState.INFEASIBLE:
+        known = self._journal.record.trials.get(key)
+        if known is not None and known.state.is_final:
+            return  # Said again, it would bring the trial back first.
+        if known is None and state is TrialState.INFEASIBLE:
             self._journal.add(PointInfeasible(reason=reason, repeats=trial.config["repeats"], **self._who(trial)))
         else:
             self._begin(trial)  # It may have failed before it held a slot.

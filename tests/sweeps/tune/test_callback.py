@@ -119,6 +119,17 @@ def test_a_trial_that_failed_before_it_held_a_slot_is_a_trial_that_failed(callba
     assert told(events) == ["trial_started", "trial_ended"]
 
 
+@pytest.mark.parametrize("state", ["COMPLETED", "INFEASIBLE"])
+def test_a_trial_that_is_over_stays_as_it_ended_whatever_tune_says_of_it_again(callback, events, journal, state):
+    over = trial(**ending(state, "the first reason"))
+    callback.on_trial_complete(1, [], over)
+    before = told(events)
+    callback.on_trial_complete(2, [], over)
+    callback.on_trial_error(2, [], over)
+    assert told(events) == before
+    assert (journal.record.trials["a"].state.value, journal.record.trials["a"].reason) == (state, "the first reason")
+
+
 def test_a_parked_trial_that_failed_before_it_held_a_slot_again_went_on(callback, events, journal):
     """What the log says of it is what the rule was told: it went on, and was lost."""
     callback.on_trial_result(1, [], trial(), report(3))
