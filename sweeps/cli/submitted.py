@@ -70,7 +70,8 @@ def read_there(sweep: str, address: str, words: tuple[str, ...], as_json: bool) 
         from cluster.submission import connect
 
         jobs = connect(address)
-        answer = _of_job(jobs, sweep, jobs.find(sweep), words)
+        seen = jobs.find(sweep)
+        answer = _before_the_folder(jobs, sweep, seen, words, _of_job(jobs, sweep, seen, words))
     end_with(answer, as_json)
 
 
@@ -104,13 +105,19 @@ def answer_there(
         answer = _of_driver(jobs, sweep, seen.node, request, width)
     if answer is None:
         answer = _of_job(jobs, sweep, seen, words)
-        answer = _before_the_folder(jobs, sweep, seen, answer) if request is None else answer
+        answer = _before_the_folder(jobs, sweep, seen, words, answer) if request is None else answer
         answer = answer.model_copy(update={"lines": (*answer.lines, *_more(jobs, sweep, seen, answer))})
     return answer
 
 
-def _before_the_folder(jobs: Jobs, sweep: str, seen: Seen, answer: RemoteAnswer) -> RemoteAnswer:
-    """The answer for a sweep whose job has not made its folder yet; else the one that is given."""
+def _before_the_folder(
+    jobs: Jobs, sweep: str, seen: Seen, words: tuple[str, ...], answer: RemoteAnswer
+) -> RemoteAnswer:
+    """The answer for a sweep whose job has not made its folder yet; else the one that is given.
+
+    Args:
+        words: status or compare, and the trials that are asked for: as in any sweep without them, this is exit code 2.
+    """
     from cluster.submission.jobs import MARK
     from sweeps.steering.local_sweeps import NO_SWEEP
     from sweeps.steering.remote import RemoteAnswer
@@ -120,10 +127,10 @@ def _before_the_folder(jobs: Jobs, sweep: str, seen: Seen, answer: RemoteAnswer)
     if now is None or now.has_ended:
         return answer
     waits_for = f"its job, which is {now.status} and has not made the sweep's folder yet"
-    known: dict[str, object] = {"sweep": sweep, "dir": None, "state": "RUNNING", "trials": 0, "states": {}}
-    return RemoteAnswer(
-        lines=(f"{sweep}: waits for {waits_for}",), closing={**known, "waits_for": waits_for}, exit_code=0
-    )
+    verb, *named = words
+    none: dict[str, object] = {"trials": []} if verb == "compare" else {"trials": 0, "states": {}}
+    closing = {"sweep": sweep, "dir": None, "state": "RUNNING", **none, "waits_for": waits_for}
+    return RemoteAnswer(lines=(f"{sweep}: waits for {waits_for}",), closing=closing, exit_code=2 if named else 0)
 
 
 def _more(jobs: Jobs, sweep: str, seen: Seen, answer: RemoteAnswer) -> list[str]:

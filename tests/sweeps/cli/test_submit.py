@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -351,6 +352,13 @@ def test_a_sweep_that_has_no_folder_yet_is_waited_for(monkeypatch: pytest.Monkey
     resumed = replace(SWEEP, metadata={"qsweep": "resume", "sweep": "nowhere"})
     cluster = Cluster(find=resumed, submit=True, look_up=[missing, resumed], logs=words)
     assert asked(monkeypatch, cluster, "status", "x-1") == (2, words), "a sweep that is resumed must have one"
+    for named, code in (((), 0), (("t01",), 2)):
+        cluster = Cluster(find=SWEEP, submit=True, look_up=[missing, SWEEP], logs=words)
+        assert asked(monkeypatch, cluster, "compare", "x-1", *named) == (code, waits)
+    cluster.answers["look_up"] = [missing, SWEEP]
+    result = CliRunner().invoke(app, ["compare", "x-1", "--address", "http://head:8265", "--json"])
+    closing = json.loads(result.stdout)
+    assert (closing["state"], closing["trials"]) == ("RUNNING", [])
 
 
 def test_how_a_sweep_goes_on_is_said_as_a_command_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
