@@ -70,7 +70,7 @@ def _is_gpu(value: object) -> object:
     return value
 
 
-_UNREAD = "must not begin with $ (variables are not read), nor with ~NAME where no user has this name"
+_UNREAD = "must not begin with $ (variables are not read), nor with ~NAME where this machine has no such user"
 
 
 def _is_storage(value: object) -> object:
