@@ -60,10 +60,10 @@ class Starting:
     attempt: int = 0
     """How many attempts of the start had failed when it was made; see `StartDeaths`."""
 
-    def beside(self, hosts: Mapping[str, Host]) -> tuple[int, ...]:
-        """Bytes that each host that is ready on its node, and stays, is expected to take."""
-        there = [each.facts for each in hosts.values() if not each.is_leaving and each.facts.node_id == self.node_id]
-        return tuple(facts.estimated_bytes or 0 for facts in there)
+    def beside(self, hosts: Mapping[str, Host]) -> tuple[HostFacts, ...]:
+        """The hosts that are ready on its node, and stay."""
+        staying = (each.facts for each in hosts.values() if not each.is_leaving)
+        return tuple(facts for facts in staying if facts.node_id == self.node_id)
 
 
 class HeldTime:

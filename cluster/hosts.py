@@ -169,12 +169,12 @@ class Host:
         """Reads and tokenises the data. Raises HostError with the user's mistake."""
         return await asyncio.get_running_loop().run_in_executor(self._calls, self._prepare)
 
-    async def start(self, data: bytes, rows: RowShape | None, beside: tuple[int, ...]) -> HostFacts:
+    async def start(self, data: bytes, rows: RowShape | None, beside: tuple[HostFacts, ...]) -> HostFacts:
         """Loads the base model and starts the training loop.
 
         Args:
             rows: None when there are no rows.
-            beside: as in `memory_share`.
+            beside: the hosts on its node that are ready and stay.
         """
         return await asyncio.get_running_loop().run_in_executor(self._calls, self._start, data, rows, beside)
 
@@ -248,12 +248,14 @@ class Host:
         except TrainableError as error:
             raise HostError(str(error)) from None
 
-    def _start(self, data: bytes, rows: RowShape | None, beside: tuple[int, ...]) -> HostFacts:
+    def _start(self, data: bytes, rows: RowShape | None, beside: tuple[HostFacts, ...]) -> HostFacts:
         own = self._own_gpus()
         device: Device = "cuda" if own else "cpu"
-        free = free_bytes(device, own)
+        free, at_most = free_bytes(device, own), self._limits.at_most
         if device == "cpu":
-            free = memory_share(free, self._limits.hosts_per_machine, beside)
+            free = memory_share(free, self._limits.hosts_per_machine, [each.estimated_bytes or 0 for each in beside])
+            # Those beside it may hold less than is expected until they train larger adapters.
+            at_most = min(at_most, max((each.slots for each in beside), default=at_most))
         room = catalogue.Room(device, max(1, len(own)), int(free * MEMORY_SHARE))
         try:
             pack = self._trainable.open_pack(self._base, data, cache())
@@ -263,7 +265,7 @@ class Host:
             raise HostError(str(error)) from None
         slots = self._limits.slots
         if slots == "auto":
-            slots = need.slots(room.usable, self._limits.at_most) if need is not None else 1
+            slots = need.slots(room.usable, at_most) if need is not None else 1
         self._loop = PackLoop(pack, slots)
         estimate = need.total(slots) if need is not None else None
         hardware = str(getattr(pack, "hardware", ""))

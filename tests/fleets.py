@@ -60,7 +60,7 @@ class Actors:
             await self._turn(actor)
             return self.prepare(actor.node)
 
-        async def start(data: object, rows: object, beside: tuple[int, ...]) -> HostFacts:
+        async def start(data: object, rows: object, beside: tuple[HostFacts, ...]) -> HostFacts:
             actor.beside = beside
             await self._turn(actor)
             if self.dies_loading:

@@ -157,13 +157,14 @@ def test_a_host_says_that_its_processor_emulates_what_it_computes_in(monkeypatch
     assert (facts.hardware, facts.emulates_bfloat16) == (hardware, emulates)
 
 
-def test_a_cpu_host_in_place_of_another_has_as_many_slots_as_that_one(monkeypatch, host):
+@pytest.mark.parametrize("held", [12, 5])
+def test_a_cpu_host_in_place_of_another_has_as_many_slots_as_that_one(monkeypatch, host, held):
     need = Need(base_bytes=5, slot_bytes=2, step_bytes=0, saturating_slots=9)
     host._limits = hosts.SlotLimits(slots="auto", at_most=9, largest=(), hosts_per_machine=4)
     host._trainable = SimpleNamespace(open_pack=lambda *_: SimpleNamespace(), need=lambda *_: need)
     monkeypatch.setattr(hosts, "free_bytes", lambda *_: 64)
     first = host._start(b"", None, ())
-    # Of its machine's memory the other three hold what they are expected to, or a little less.
-    monkeypatch.setattr(hosts, "free_bytes", lambda *_: 64 - 3 * 12)
+    # Of its machine's memory the other three hold a little less than they are expected to, or the base alone.
+    monkeypatch.setattr(hosts, "free_bytes", lambda *_: 64 - 3 * held)
     assert (first.slots, first.estimated_bytes) == (4, 13)
-    assert host._start(b"", None, (13, 13, 13)).slots == 4
+    assert host._start(b"", None, (first, first, first)).slots == 4

@@ -191,13 +191,13 @@ def test_fewer_hosts_are_wanted_and_those_with_the_fewest_trials_go(play):
     play(scene, "a", "b", "c")
 
 
-def test_a_host_that_is_made_beside_others_is_told_what_they_take(play):
+def test_a_host_that_is_made_beside_others_is_told_of_them(play):
     async def scene(world: World) -> None:
         [host] = world.fleet.hosts.values()
-        host.facts = host.facts.model_copy(update={"node_id": "b", "estimated_bytes": 7})
+        host.facts = host.facts.model_copy(update={"node_id": "b"})
         world.actors.nodes["b"] = True
         await world.follow()
-        assert (world.fleet.standing.hosts, world.actors.living[-1].beside) == (2, (7,))
+        assert (world.fleet.standing.hosts, world.actors.living[-1].beside) == (2, (host.facts,))
 
     play(scene, "a", hosts=2)
 
