@@ -7,7 +7,7 @@ import math
 from sweeps.config import resource
 from sweeps.config.model import SweepConfig
 from sweeps.planning.number_words import counted, duration
-from sweeps.planning.outlook import Outlook
+from sweeps.planning.outlook import Outlook, repeats
 from sweeps.record.spent import HOUR
 from trainables.specs import seconds
 
@@ -39,12 +39,14 @@ def warnings(config: SweepConfig, seen: Outlook, hosts: int, gpus: int) -> list[
 def _idle(config: SweepConfig, seen: Outlook, hosts: int) -> list[str]:
     """A line where more hosts are there to the end than trials are expected to come so far."""
     last = max(1, math.ceil(seen.reaching[-1]))
-    if not config.scheduler.parks or last >= hosts:
+    again = repeats(config, last)
+    most, where = (again, "at the end, as repeats of the best") if again > last else (last, "at the last report")
+    if not config.scheduler.parks or most >= hosts:
         return []
     return [
-        f"cluster.hosts: {hosts} hosts for {counted(last, 'trial')} that can be expected at the last report: those "
+        f"cluster.hosts: {hosts} hosts for {counted(most, 'trial')} that can be expected {where}: those "
         "without a trial stay until the sweep ends, and their GPU-hours count: lower cluster.hosts, or run `qsweep "
-        f"extend SWEEP cluster.hosts={last}` once fewer trials train than there are hosts"
+        f"extend SWEEP cluster.hosts={most}` once fewer trials train than there are hosts"
     ]
 
 

@@ -116,3 +116,14 @@ def test_hosts_that_will_have_no_trial_in_the_last_rung_are_told(
         assert expected is not None, line
         assert 2 <= int(expected[1]) < 8
         assert f"`qsweep extend SWEEP cluster.hosts={expected[1]}`" in line
+
+
+def test_repeats_at_the_end_count_as_trials_of_the_hosts_there() -> None:
+    """Some two of 64 trials come to the last step: with four other seeds each, 8 to 12 train there at once."""
+    sections: dict[str, Any] = {"budget": {"trials": 64}, "cluster": {"slots_per_host": 1}, "searcher": {"repeats": 4}}
+    assert warnings("cuda", 8, **sections) == []
+    (line,) = warnings("cuda", 16, **sections)
+    expected = re.match(r"cluster\.hosts: 16 hosts for (\d+) trials that can be expected at the end, as repeats ", line)
+    assert expected is not None, line
+    assert 8 <= int(expected[1]) <= 12
+    assert f"`qsweep extend SWEEP cluster.hosts={expected[1]}`" in line
