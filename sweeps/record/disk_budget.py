@@ -3,7 +3,8 @@
 Snapshots only spare training that was done already; a trial's best adapter is its result. So an older snapshot goes
 before a newer one, a worse trial's before a better one's, and no adapter ever goes. Where the scheduler parks trials,
 the latest snapshot of one that stands at a report point goes only for a repeat's adapter: it is all that is left of its
-training, but only repeats are left to train then.
+training, but only repeats are left to train then. Where more trials are granted while repeats train, those that park
+meanwhile may lose theirs, and begin anew.
 """
 
 from __future__ import annotations

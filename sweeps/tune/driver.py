@@ -295,7 +295,7 @@ class Driver:
         try:
             slots: int = ray.get(self._broker.slots.remote())
         except PROCESS_LOST:
-            return 0  # The broker is being made anew: nothing begins until it is there.
+            return 0  # The broker is being made anew: until it is there, no trial begins beside another.
         return slots
 
     def stop_parked(self, trial_key: str) -> bool:
