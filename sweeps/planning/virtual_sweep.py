@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sweeps.halving.rule import Decision, Idle, Reported, Resume, Rule, Started
+from sweeps.planning.time_cost import steps_of
 
 MOST_PLAYED = 1_000
-"""Trials that are played at most; what more of them take follows in proportion."""
+"""Trials that are played at most; the work of more of them follows in proportion."""
 MOST_REPORTS = 6_000
 """Reports of all plays together: about a tenth of a second."""
 MOST_PLAYS = 20
@@ -60,6 +61,45 @@ class _Host:
         return self.since, name, point
 
 
+class _Hosts:
+    """All of them. What was noted of one is passed over once it has changed: nobody looks through them all."""
+
+    def __init__(self, count: int) -> None:
+        self._all = [_Host() for _ in range(count)]
+        self._shared_by = [(0, index) for index in range(count)]
+        """How many trials a host has, and which one it is."""
+        self._reports: list[tuple[float, int, int]] = []
+        """When a host's next report comes, its order, and which one it is."""
+
+    def emptiest(self) -> tuple[int, int]:
+        """How many trials the host with the fewest has, and which one it is."""
+        while (fewest := self._shared_by[0])[0] != len(self._all[fewest[1]].running):
+            heapq.heappop(self._shared_by)
+        return fewest
+
+    def begin(self, index: int, now: float, length: int, order: int, name: str, point: int) -> None:
+        """See `_Host.begin`."""
+        self._all[index].begin(now, length, order, name, point)
+        self._note(index)
+
+    def report(self) -> tuple[int, float, str, int] | None:
+        """The host whose trial reports next, and what `_Host.report` says; None when no trial trains."""
+        while self._reports:
+            *when, index = heapq.heappop(self._reports)
+            host = self._all[index]
+            if host.running and [*host.next_report()] == when:
+                told = host.report()
+                self._note(index)
+                return index, *told
+        return None
+
+    def _note(self, index: int) -> None:
+        host = self._all[index]
+        heapq.heappush(self._shared_by, (len(host.running), index))
+        if host.running:
+            heapq.heappush(self._reports, (*host.next_report(), index))
+
+
 def play(rule: Rule, qualities: Sequence[float], hosts: int, slots: int, spares_first: bool) -> Play:
     """The sweep whose trials begin in this order, each on the host with the fewest.
 
@@ -72,17 +112,17 @@ def play(rule: Rule, qualities: Sequence[float], hosts: int, slots: int, spares_
     """
     counts = [0] * len(rule.points)
     place = {point: index for index, point in enumerate(rule.points)}
-    all_hosts = [_Host() for _ in range(hosts)]
+    all_hosts = _Hosts(hosts)
     begun = order = 0
     now = 0.0
 
-    def begin(host: _Host, name: str, before: int) -> None:
+    def begin(host: int, name: str, before: int) -> None:
         nonlocal order
         order, point = order + 1, _point(rule, name)
-        host.begin(now, point - before, order, name, point)
+        all_hosts.begin(host, now, point - before, order, name, point)
 
     while True:
-        while len((host := min(all_hosts, key=lambda each: len(each.running))).running) < slots:
+        while (fewest := all_hosts.emptiest())[0] < slots:
             work = rule.next(begun >= len(qualities))
             if isinstance(work, Resume):
                 name = work.trial
@@ -92,12 +132,11 @@ def play(rule: Rule, qualities: Sequence[float], hosts: int, slots: int, spares_
                 break
             before = rule.resource(name) if isinstance(work, Resume) else 0
             rule.take(Started(name, spares_first and name == "0"))
-            begin(host, name, before)
-        busy = [each for each in all_hosts if each.running]
-        if not busy:
+            begin(fewest[1], name, before)
+        told = all_hosts.report()
+        if told is None:
             return Play(tuple(counts), now)
-        host = min(busy, key=_Host.next_report)
-        now, name, point = host.report()
+        host, now, name, point = told
         counts[place[point]] += 1
         if rule.take(Reported(name, point, qualities[int(name)])) is Decision.GO_ON:
             begin(host, name, point)
@@ -124,12 +163,13 @@ def plays(
     """
     rng = random.Random(0)
     played = min(trials, MOST_PLAYED)
-    points = len(make().points)
-    count = max(3, min(MOST_PLAYS, MOST_REPORTS // (played * points))) if is_random else 1
+    larger, shared_by, points = trials / played, min(hosts, played), make().points
+    count = max(3, min(MOST_PLAYS, MOST_REPORTS // (played * len(points)))) if is_random else 1
     outcomes = []
     for _ in range(count):
         qualities = [float(quality) for quality in rng.sample(range(played), played)]
-        counts, makespan = play(make(), qualities, min(hosts, played), slots, spares_first)
-        larger = trials / played
-        outcomes.append(Play(tuple(round(reached * larger) for reached in counts), makespan * larger))
+        counts, makespan = play(make(), qualities, shared_by, slots, spares_first)
+        # Hosts share the work of more trials. The end, when the last of them train and hosts idle, stays as it is.
+        makespan += (larger - 1) * steps_of(points, counts) / shared_by
+        outcomes.append(Play(tuple(round(reached * larger) for reached in counts), makespan))
     return outcomes

@@ -77,6 +77,32 @@ def test_many_trials_are_played_in_part() -> None:
     assert all(2_900 < play.counts[1] < 3_100 for play in plays)
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_the_end_of_a_sweep_that_is_played_in_part_is_no_longer_than_the_end_of_that_part(
+    rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mean() -> float:
+        plays = virtual_sweep.plays(RULES[rule], 1_000, 64, 1, False)
+        return sum(play.makespan for play in plays) / len(plays)
+
+    whole = mean()
+    monkeypatch.setattr(virtual_sweep, "MOST_PLAYED", 250)
+    assert mean() == pytest.approx(whole, rel=0.1)
+
+
+def test_a_play_does_not_look_through_all_hosts_at_each_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[object] = []
+    look = virtual_sweep._Host.next_report
+
+    def noted(host: virtual_sweep._Host) -> tuple[float, int]:
+        looked.append(host)
+        return look(host)
+
+    monkeypatch.setattr(virtual_sweep._Host, "next_report", noted)
+    played = virtual_sweep.play(RULES["stop"](), [float(quality) for quality in range(300)], 100, 2, False)
+    assert len(looked) < 10 * sum(played.counts)
+
+
 @pytest.mark.parametrize(
     ("rule", "trials", "hosts", "slots", "makespan"),
     [
