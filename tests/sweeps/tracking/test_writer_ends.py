@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
+import pytest
 from sweep_events import begun, ended, reported, started
 
 from sweeps.record.events import Event, TrialState
@@ -47,3 +48,33 @@ def test_as_long_as_events_are_taken_however_long_all_of_them_take(folder: Any, 
     finally:
         may_go_on.release(len(EVENTS))
     assert said == ["tracking: waiting for MLflow, 120 s at most for each event; Ctrl-C leaves without it"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_more_time_is_the_way_out_only_where_an_event_is_still_on_its_way(
+    folder: Any, monkeypatch: Any, fails: bool
+) -> None:
+    tries, may_go_on = threading.Semaphore(0), threading.Event()
+
+    def apply(*_: object) -> None:
+        tries.release()
+        if fails:
+            raise ConnectionError("no server")
+        assert may_go_on.wait(DEADLINE)
+
+    monkeypatch.setattr(writing, "FIRST_PAUSE_SECONDS", 0.001)
+    with closing(EventLog(folder.events)) as log:
+        log.append(EVENTS[0])
+    said: list[str] = []
+    sink = Mock(apply=apply, is_refusal=lambda _: False, experiment_id="7")
+    writer = Writer(folder, sink, said.append)
+    writer.start()
+    try:
+        for _ in range(2 if fails else 1):
+            assert tries.acquire(timeout=DEADLINE)
+        assert writer.drain(0.0) == 1
+        assert any("set QSWEEP_DRAIN_SECONDS to more" in line for line in said) is not fails
+    finally:
+        sink.apply = Mock()
+        may_go_on.set()
+        assert writer.drain(DEADLINE) == 0
