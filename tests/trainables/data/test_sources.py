@@ -361,6 +361,9 @@ def test_test_file_is_checked_by_its_first_row_only(train: Path, tmp_path: Path)
     bare = spec(train, test=str(write_jsonl(test, PAIRS[:3])), prompt="question")
     (problem,) = sources.check(bare)
     assert problem.endswith('write "{question}"')
+    # Nor are no rows.
+    empty = write_jsonl(tmp_path / "empty.jsonl", [])
+    assert sources.check(spec(train, test=str(empty))) == [f"data.test: {empty} has no rows"]
 
 
 @pytest.mark.parametrize(("held_out", "problems"), [(29, 0), (30, 1), (200, 1), (10**9, 1)])
