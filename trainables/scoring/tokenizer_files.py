@@ -16,9 +16,16 @@ def difference(one: Mapping[str, bytes], other: Mapping[str, bytes], *, of_chats
         one: file name -> content.
         of_chats: whether rows pass through the chat template.
     """
-    if of_chats and one.get(_TEMPLATE) != other.get(_TEMPLATE):
+    if of_chats and _template(one) != _template(other):
         return "chat template"
     return "tokenizer" if _rules(one) != _rules(other) or _ends(one) != _ends(other) else None
+
+
+def _template(files: Mapping[str, bytes]) -> bytes | None:
+    """The chat template, in a form in which equal ones are equal."""
+    content = files.get(_TEMPLATE)
+    # Transformers saves line ends as they are and loads all as a newline, as jinja does.
+    return None if content is None else content.replace(b"\r\n", b"\n")
 
 
 def _rules(files: Mapping[str, bytes]) -> object:

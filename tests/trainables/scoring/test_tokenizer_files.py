@@ -60,6 +60,12 @@ def test_a_text_does_not_pass_through_the_chat_template(saved: Files) -> None:
     assert difference(changed, saved, of_chats=False) is None
 
 
+def test_line_ends_do_not_tell_chat_templates_apart(saved: Files) -> None:
+    """Transformers saves them as they are and loads all as a newline, as jinja does."""
+    one, other = ({**saved, "chat_template.jinja": content} for content in (b"{{ a }}\r\nb", b"{{ a }}\nb"))
+    assert difference(one, other, of_chats=True) is None
+
+
 def test_files_that_are_no_fast_tokenizer_are_compared_as_they_are() -> None:
     files = {"tokenizer.model": b"1", "tokenizer_config.json": b"{}"}
     assert difference(files, {**files, "tokenizer_config.json": b'{"padding_side": "left"}'}, of_chats=True) is None
