@@ -23,10 +23,12 @@ from trainables.specs import TrialSpec
 OFFERS = ("REQUIRES", "check", "fingerprint", "prepare", "open_pack", "need")
 _TAKEN = {
     *("step", "steps", "tokens", "seconds", "train_loss", "learning_rate", "grad_norm"),
-    *("trainable_params", "peak_memory_bytes"),
+    *("trainable_params", "peak_memory_bytes", "best_step"),
     *Evaluation.model_fields,
 }
-"""What a sweep logs of a trial beside its evaluations ("step" as best_step), and the other keys of a saved one."""
+"""What a sweep logs of a trial beside its evaluations, and the other keys of a saved one; `step` would be best_step."""
+_LONGEST = 245
+"""MLflow takes 250 characters, and a metric is logged as best_NAME too."""
 
 
 @cache
@@ -103,10 +105,14 @@ def _wrong_metrics(given: object) -> str | None:
     """
     if not isinstance(given, Mapping) or EVAL_LOSS not in given or not set(given.values()) <= {"min", "max"}:
         return "must map names, eval_loss among them, to 'min' or 'max'"
+    taken = _TAKEN.union(*((f"best_{name}", f"base_{name}") for name in given))
     for name in given:
-        if not isinstance(name, str) or not re.fullmatch(r"\w[\w .:-]*(/\w[\w .:-]*)*", name):
-            return f"has {name!r}: a name begins with a letter, and holds letters, digits, blanks and _ - . : / only"
-        if name in _TAKEN or name.startswith(("best_", "base_")):
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w .:-]*(/\w[\w .:-]*)*", name) or len(name) > _LONGEST:
+            return (
+                f"has {name!r}: a name begins with a letter, digit or _, holds letters, digits, blanks and _ - . : / "
+                f"only, and has at most {_LONGEST} characters"
+            )
+        if name in taken:
             return f"has {name!r}: a sweep writes something else under this name: choose another"
     return None
 

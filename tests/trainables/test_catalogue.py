@@ -74,9 +74,11 @@ def test_find_says_what_there_is_instead(wanted, message):
         ("eval//f1", "letters, digits"),
         ("", "letters, digits"),
         (1, "letters, digits"),
+        ("x" * 246, "at most 245 characters"),
         ("steps", "something else"),
         ("row_losses", "something else"),
-        ("best_f1", "something else"),
+        ("best_eval_loss", "something else"),
+        ("base_eval_loss", "something else"),
     ],
 )
 def test_a_metric_that_mlflow_cannot_hold_is_refused(metric, why, monkeypatch):

@@ -20,7 +20,10 @@ def test_what_a_sweep_logs_of_a_trial_is_no_metric_of_a_trainable(name, monkeypa
         catalogue.find("toy")
 
 
-@pytest.mark.parametrize("name", ["pass_1", "eval/f1", "f1: macro", "précision", "1-gram.f1"])
+NAMES = ["pass_1", "eval/f1", "f1: macro", "précision", "1-gram.f1", "_x", "best_of_4", "base_rate", "x" * 245]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_mlflow_takes_the_metrics_of_a_trainable(name, monkeypatch):
     monkeypatch.setattr(toy, "METRICS", {"eval_loss": "min", name: "max"})
     catalogue.find("toy")
