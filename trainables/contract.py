@@ -166,6 +166,8 @@ class Preview(Spec):
     train_rows: int | None = None
     eval_rows: int | None = None
     """Rows to train on, and rows of one evaluation; None where that is not known yet."""
+    test_rows_in_train: int = 0
+    """Of the rows that were looked at."""
 
 
 class Prepared(Spec):

@@ -29,6 +29,8 @@ class Content:
     """None when there is no champion, or --force promotes without a comparison with it."""
     forced: tuple[str, ...]
     """The objections that --force overrode."""
+    rows_in_train: int
+    """How many rows of --eval-data were said to be in data.train too, at a look at the first ones."""
 
 
 def find_champion(context: Context) -> Version | None:
@@ -54,8 +56,8 @@ def check(context: Context, champion: Version | None, scored: Scoring) -> Conten
         ConfigError: the rows of --eval-data are wrong.
         SweepError: base or rows are not there, or differ and the request does not force.
     """
-    if context.request.eval_data is not None:
-        _check_rows(context, context.request.eval_data)
+    file = context.request.eval_data
+    in_train = 0 if file is None else _check_rows(context, file)
     try:
         fingerprints = scored.fingerprint()
     except HostsDied:
@@ -74,13 +76,14 @@ def check(context: Context, champion: Version | None, scored: Scoring) -> Conten
     ]
     identity = _base_identity(context.sweep.config, fingerprints)
     if champion is None:
-        return Content(identity, None, tuple(forced))
+        return Content(identity, None, tuple(forced), in_train)
     adapter, objections = _champion_adapter(context, champion, identity, scored)
     forced += [context.force(objection) for objection in objections]
-    return Content(identity, adapter, tuple(forced))
+    return Content(identity, adapter, tuple(forced), in_train)
 
 
-def _check_rows(context: Context, file: Path) -> None:
+def _check_rows(context: Context, file: Path) -> int:
+    """Warns of what is odd in the first rows of a file; returns how many of them are also in data.train."""
     data = context.sweep.config.base.data_spec
     problems = requests.check_rows(data, str(file))
     if problems:
@@ -90,6 +93,7 @@ def _check_rows(context: Context, file: Path) -> None:
         raise ConfigError(look.problems)
     for warning in look.warnings:
         context.say(f"warning: {warning}")
+    return look.test_rows_in_train
 
 
 def _base_identity(config: SweepConfig, fingerprints: Mapping[str, str]) -> str:

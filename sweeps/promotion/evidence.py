@@ -131,10 +131,10 @@ def collect(context: Context, candidates: Candidates, content: Content, scored: 
                 f"the loss of the {shown} is not finite on {words}, so that nothing can be compared with it: name "
                 "other rows with --eval-data"
             )
-    if answer.trained_on:
+    if answer.trained_on > content.rows_in_train:  # the look at the first rows has not said all
         context.say(
             f"warning: --eval-data: {answer.trained_on} of {len(answer.scores[BASE].row_losses)} rows were trained on "
-            "(all of data.train was compared): their loss says nothing about new rows"
+            "(all of data.train was compared): their loss says nothing about new rows; take them out of the file"
         )
     for label in answer.not_finite:
         context.say(f"warning: {label} is left out: its loss on {words} is not finite")

@@ -57,6 +57,7 @@ def preview(data: DataSpec, whole: str = "launch") -> Preview:
         warnings=tuple(findings.warnings() + partly),
         train_rows=train_rows,
         eval_rows=eval_rows,
+        test_rows_in_train=findings.parts["test"].trained_on.rows,
     )
 
 

@@ -226,7 +226,7 @@ def look_at_rows(data: DataSpec, file: str) -> Preview:
     def own(lines: Sequence[str]) -> tuple[str, ...]:
         return tuple(of_option(line) for line in lines if line.startswith("data.test: "))
 
-    return Preview(problems=own(look.problems), warnings=own(look.warnings))
+    return Preview(problems=own(look.problems), warnings=own(look.warnings), test_rows_in_train=look.test_rows_in_train)
 
 
 def seen_by_search(data: DataSpec, file: str) -> bool:

@@ -153,15 +153,24 @@ def test_a_file_decides_where_the_machine_that_evaluates_does_not_have_it(world,
     assert run(world.sweep("second"), eval_data=rows, dry_run=True).verdict.winner == "t00"
 
 
-def test_rows_of_a_file_that_were_trained_on_are_warned_of(world, shared, monkeypatch):
-    """Also those behind the rows that are looked at before the evaluation."""
-    monkeypatch.setattr(preview, "LOOKED_ROWS", 20)
+@pytest.mark.parametrize(
+    ("looked", "told"),
+    [
+        (20_000, "rows that are also in data.train, 2 of 32, the first on line 31"),
+        # Behind the rows that are looked at before the evaluation.
+        (20, "2 of 32 rows were trained on"),
+    ],
+)
+def test_rows_of_a_file_that_were_trained_on_are_warned_of_once(world, shared, monkeypatch, looked, told):
+    monkeypatch.setattr(preview, "LOOKED_ROWS", looked)
     said: list[str] = []
     rows = world.root / "mine.jsonl"
     new = [json.dumps(promotions.odd(n)) + "\n" for n in range(30)]
     rows.write_text("".join([*new, *(shared / "train.jsonl").read_text().splitlines(keepends=True)[-2:]]))
     run(world.sweep("second"), said, eval_data=rows, dry_run=True)
-    assert any(line.startswith("warning: --eval-data: 2 of 32 rows were trained on") for line in said), said
+    (line,) = [line for line in said if "new rows" in line]
+    assert line.startswith(f"warning: --eval-data: {told}"), line
+    assert "; take them out of" in line
 
 
 def test_few_rows_are_warned_of(world):
