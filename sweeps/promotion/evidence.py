@@ -140,7 +140,11 @@ def collect(context: Context, candidates: Candidates, content: Content, scored: 
         context.say(f"warning: {label} is left out: its loss on {words} is not finite")
     left = tuple(candidate for candidate in candidates.each if candidate.label not in answer.not_finite)
     if not left:
-        raise SweepError(f"{context.sweep.sweep_id}: no trial may be promoted: the loss of none is finite on {words}")
+        others = "more candidates with --top" if context.request.trial is None else "another trial with --trial"
+        raise SweepError(
+            f"{context.sweep.sweep_id}: no trial may be promoted: the loss of none is finite on {words}: name "
+            f"other rows with --eval-data, or {others}"
+        )
     return Evidence(replace(candidates, each=left), answer, words)
 
 

@@ -117,7 +117,7 @@ def test_a_reported_loss_that_does_not_come_out_again_is_an_error(world, what):
 @pytest.mark.parametrize(
     ("rows", "broken", "match"),
     [
-        ("test", ["t00", "t01"], "no trial may be promoted: the loss of none is finite on data.test"),
+        ("test", ["t00", "t01"], "no trial may be promoted: the loss of none is finite on data.test: .* --top$"),
         ("test", ["champion"], "the loss of the champion is not finite on data.test.*--eval-data"),
         ("eval", ["t00"], "t00: its loss is not finite, and it reported"),
     ],
@@ -125,6 +125,11 @@ def test_a_reported_loss_that_does_not_come_out_again_is_an_error(world, what):
 def test_losses_that_are_not_finite_promote_nothing(champion, monkeypatch, rows, broken, match):
     break_losses(monkeypatch, rows, *broken)
     refused(champion, match)
+
+
+def test_a_trial_that_was_named_and_has_no_finite_loss_is_refused(world, monkeypatch):
+    break_losses(monkeypatch, "test", "t01")
+    refused(world, "none is finite on data.test: name other rows .*, or another trial with --trial$", trial="t01")
 
 
 def test_nothing_is_promoted_where_the_loss_of_the_base_is_not_finite(world, monkeypatch):
