@@ -9,6 +9,7 @@ from sweeps.planning.trial_source import PlannedTrial
 from sweeps.record.events import (
     BaseEvaluated,
     Event,
+    HostsStarted,
     PointInfeasible,
     SweepStarted,
     TrialEnded,
@@ -24,6 +25,11 @@ from trainables.contract import Report, StepRecord
 def begun(time: float = 0.0) -> SweepStarted:
     """The sweep begins."""
     return SweepStarted(time=time, config="{}")
+
+
+def hosts(time: float = 0.5) -> HostsStarted:
+    """A driver has its hosts."""
+    return HostsStarted(time=time, since=time, hosts=1, slots=2, device="cpu")
 
 
 def base(loss: float, rows: int = 32) -> BaseEvaluated:

@@ -24,7 +24,8 @@ class Lost(Exception):  # noqa: N818 - reads as what happened
 def missing(record: SweepRecord, runs: Mapping[str | None, Any]) -> str | None:
     """Names what is missing in MLflow; None when nothing is known to be missing.
 
-    Looks at trials that have ended, whose runs nothing changes any more.
+    Looks at trials that have ended, whose runs nothing changes any more. Of one that may go on it looks only at what
+    stays: a driver may have gone on with it since, and died before the next mark.
 
     Args:
         record: the sweep as far as it was acknowledged.
@@ -40,10 +41,12 @@ def missing(record: SweepRecord, runs: Mapping[str | None, Any]) -> str | None:
 
 
 def _lacks(trial: TrialRecord, data: Any) -> str | None:
-    if data.tags.get(run_tags.STATE) != trial.state.value:
-        return "end"
     if not trial.params.keys() <= data.params.keys():
         return "params"
+    if trial.may_go_on:
+        return None
+    if data.tags.get(run_tags.STATE) != trial.state.value:
+        return "end"
     latest = {**best_of(trial.best_metrics), **trial.evals[-1][1]} if trial.evals else {}
     for name, value in latest.items():
         if math.isfinite(value) and not math.isclose(data.metrics.get(name, math.inf), value, rel_tol=1e-9):

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
-from tracked_sweeps import SWEEP, everything, run_of, runs, sweep_events, with_digest
+from sweep_events import begun, ended, hosts, parked, started
+from tracked_sweeps import PARAMS, SWEEP, everything, over, run_of, runs, sweep_events, with_digest
 
 from sweeps.config.model import SweepConfig, Tracking
+from sweeps.record.events import TrialState
 from sweeps.record.folder import EventLog, SweepFolder, noted_by
 from sweeps.tracking import writer as writing
 from sweeps.tracking.sink import MlflowSink
@@ -170,6 +172,18 @@ def test_trials_are_found_under_the_sweeps_new_run_when_its_old_one_is_gone_for_
     assert by_trial(sweep.client) == whole
     parent = run_of(sweep.client, None).info.run_id
     assert {run_of(sweep.client, key).data.tags["mlflow.parentRunId"] for key in ("aaaa", "bbbb")} == {parent}
+
+
+def test_trials_that_went_on_after_the_last_mark_are_not_lost(sweep):
+    """A budget of time had ended them; the driver that went on with them has died."""
+    ends = [ended(key, TrialState.STOPPED, by_person_or_budget=True, may_go_on=True) for key in ("aaaa", "bbbb")]
+    began = [begun(200.0), hosts(201.0), started("aaaa", 0, 202.0, **PARAMS), parked("bbbb", 3)]
+    sweep.events = [*sweep.events[:6], *ends, over("budget"), *began]
+    sweep.drive(9)
+    sweep.drive(killed=True)
+    assert run_of(sweep.client, "aaaa").data.tags["sweep.state"] == "RUNNING"
+    assert run_of(sweep.client, "bbbb").data.tags["sweep.state"] == "PARKED"
+    assert sweep.drive() == []
 
 
 def damages() -> dict[str, Callable[[MlflowClient, str], None]]:
