@@ -282,7 +282,7 @@ class TrialEnded(Spec):
     reason: Told
     by_person_or_budget: bool = False
     may_go_on: bool = False
-    """Of a final state: a budget of time has ended it. Its snapshots stay, and the next driver goes on with it."""
+    """Of a final state: a budget of time has ended it. Its snapshots stay: the next driver that has hosts goes on."""
     history: Annotated[tuple[StepRecord, ...], Field(strict=False)] = ()
     """The steps that the trial took after its last report."""
 

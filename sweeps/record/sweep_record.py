@@ -171,7 +171,6 @@ class SweepRecord:
             return replace(whole, started=event.time, resumed=event.time, drivers=1)
         return replace(
             self,
-            trials=self._going_on(),
             resumed=event.time,
             drivers=self.drivers + 1,
             spent_seconds=self.seconds_spent(),
@@ -183,9 +182,12 @@ class SweepRecord:
         )
 
     def _going_on(self) -> Mapping[str, TrialRecord]:
-        """The trials as the next driver takes them up: those that may go on were interrupted, and did not end."""
+        """The trials as a driver that has hosts takes them up: those that may go on were interrupted, and did not end.
+
+        Not before: a driver that finds no host leaves an ended sweep's result as it is.
+        """
         taken_up = {
-            key: replace(trial, state=TrialState.PAUSED, stopped_by_scheduler=False, may_go_on=False)
+            key: replace(trial, state=TrialState.PAUSED, reason="", stopped_by_scheduler=False, may_go_on=False)
             for key, trial in self.trials.items()
             if trial.may_go_on
         }
@@ -195,7 +197,7 @@ class SweepRecord:
         if isinstance(event, DriverLives):
             return replace(self, lived_until=event.time)
         if isinstance(event, HostsStarted):
-            return self._hosts_started(event)
+            return replace(self._hosts_started(event), trials=self._going_on())
         if self.hosts is None:
             return self
         now = {"since": event.time, "hosts": event.hosts, "slots": event.slots, "held": event.held}

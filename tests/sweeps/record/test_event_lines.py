@@ -118,6 +118,7 @@ EVENTS: list[st.SearchStrategy[Event]] = [
         state=st.sampled_from(TrialState),
         reason=TEXT,
         by_person_or_budget=st.booleans(),
+        may_go_on=st.booleans(),
     ),
     st.builds(
         RequestAnswered,

@@ -8,7 +8,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sweep_events import base, begun, ended, history, infeasible, record, reported, started
+from sweep_events import base, begun, ended, history, hosts, infeasible, record, reported, started
 
 from sweeps.record.events import DataPrepared, Event, SweepEnded, SweepStarted, TrialEnded, TrialReported, TrialState
 from sweeps.record.first_wins import first_wins
@@ -225,11 +225,11 @@ def test_first_wins_goes_on_from_a_record() -> None:
 
 def test_a_trial_that_may_go_on_keeps_its_steps_and_reports_where_it_was_not_evaluated() -> None:
     """A budget of time ended it after its last step before a report point, which it stood at."""
-    over = ended("a", TrialState.STOPPED, history=history(4, 9), may_go_on=True)
+    over = ended("a", TrialState.STOPPED, "rank 5 of 8", history=history(4, 9), may_go_on=True)
     before: list[Event] = [begun(), started("a"), reported("a", 3, 1.0), over, SweepEnded(time=99.0, reason="budget")]
     assert record(before).is_finished
-    known = record([*before, begun(100.0)])
-    assert known.trials["a"].state is TrialState.PAUSED
+    known = record([*before, begun(100.0), hosts(101.0)])
+    assert (known.trials["a"].state, known.trials["a"].reason) == (TrialState.PAUSED, "")
     assert (known.trials["a"].step, known.trials["a"].reported_step) == (9, 3)
     ((event, after),) = first_wins([reported("a", 9, 0.5, since=3)], known)
     assert isinstance(event, TrialReported)

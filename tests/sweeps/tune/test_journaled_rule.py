@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from played_sweeps import Killed, driver, story, sweep
-from sweep_events import begun, reported, started
+from sweep_events import begun, hosts, reported, started
 
 from sweeps.config.model import SweepConfig
 from sweeps.record.events import Event, TrialEnded, TrialParked, TrialStarted, TrialState
@@ -138,6 +138,7 @@ def test_a_sweep_that_its_budget_of_time_has_ended_goes_on_as_if_it_had_not_been
         assert {trial.state for trial in ended.trials.values()} <= {TrialState.COMPLETED, TrialState.STOPPED}
         with driver(path, config) as second:
             second.journal.add(begun(9.0))
+            second.journal.add(hosts(9.0))
             second.run()
             assert {key: trial.state for key, trial in second.journal.record.trials.items()} == states
         assert story(path) == story(tmp_path / "whole")
@@ -165,11 +166,33 @@ def test_snapshots_stay_where_the_budget_that_ended_the_sweep_can_be_raised(
     assert {bool(folder.all(key, "snapshot")) for key in left} == {are_kept}
 
 
-def end(path: Path, config: SweepConfig, budget: str) -> SweepRecord:
-    """A used-up budget ends a sweep whose driver was killed; answers its record."""
+@pytest.mark.parametrize("why", ["no host can run", "budget.wall_clock is used up"])
+def test_a_driver_that_found_no_host_leaves_the_result_of_an_ended_sweep_as_it_is(tmp_path: Path, why: str) -> None:
+    config = sweep(variant="promote")
+    with driver(tmp_path, config, 2) as first, pytest.raises(Killed):
+        first.journal.add(begun())
+        first.run(17)
+    before = end(tmp_path, config, "budget.wall_clock is used up").trials
+    assert any(trial.may_go_on for trial in before.values())
+    with closing(Journal(SweepFolder(tmp_path))) as journal:
+        journal.add(begun(9.0))
+    after = end(tmp_path, config, *((why,) if "budget" in why else ("", why)))
+    assert after.trials == before
+    assert after.is_finished is ("budget" in why)
+    with driver(tmp_path, config) as second:
+        second.journal.add(begun(99.0))
+        second.journal.add(hosts(99.0))
+        second.run()
+        assert second.journal.record.counts()["COMPLETED"] > 0
+        assert not any(trial.may_go_on for trial in second.journal.record.trials.values())
+
+
+def end(path: Path, config: SweepConfig, budget: str = "", failed: str | None = None) -> SweepRecord:
+    """A used-up budget, or a failure, ends a sweep whose driver was killed; answers its record."""
     stop, journal = StopState(), Journal(SweepFolder(path))
-    stop.ask("budget", budget)
-    Driver(config, SweepFolder(path), journal, stop, Mock()).end()
+    if budget:
+        stop.ask("budget", budget)
+    Driver(config, SweepFolder(path), journal, stop, Mock()).end(failed)
     journal.close()
     return journal.record
 
