@@ -35,6 +35,7 @@ CHANGEABLE = ("budget.trials", "budget.wall_clock", "budget.gpu_hours", "cluster
 """Keys of the sweep file that may change after the launch: they say how much is tried, and not what."""
 
 ALPHA, RATIO = "adapter.lora_alpha", "adapter.alpha_over_r"
+ADD = "qsweep add SWEEP FIELD=VALUE"
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,13 @@ class Amendments:
         before = {key: _value(current, key) for key in values}
         new = {key: value for key, value in values.items() if value != before[key]}
         wrong = [*self._too_little(new, record, now), *self._too_many(new.get("cluster.hosts"))]
-        over = self._over(record, new, now) or self._in_vain(current, new, record, now) if new else ""
+        over, way_out = (self._over(record, new, now), self._in_vain(current, new, record)) if new else ("", "")
+        # Without what is used up no point could be asked for: it is granted, with a word.
+        comes_first = bool(self._over(record, {}, now))
+        if way_out and not over and not comes_first:
+            keys = ", ".join(f"{key} {_word(value)}" for key, value in new.items())
+            nothing = "nothing would be trained: the sweep has finished, and none of its trials goes on"
+            over = f"{keys}: {nothing}; {way_out}"
         if wrong or over:
             return Answer(False, "; ".join(wrong) or over)
         told = [
@@ -168,6 +175,8 @@ class Amendments:
             else f"{key} is {_word(value)} already"
             for key, value in values.items()
         ]
+        if way_out:
+            told.append(f"nothing is trained with it alone, as none of the sweep's trials goes on: {way_out}")
         trials, there = new.get("budget.trials"), self.config.searcher.size(self.space)
         if isinstance(trials, int) and there is not None and trials > there:
             told.append(
@@ -194,19 +203,24 @@ class Amendments:
             return f"{reached}, so nothing more would be trained: raise it first, qsweep extend SWEEP {key}=..."
         return f"{reached}, and {key} stays as it is: launch another sweep, which may learn from this one by warm_start"
 
-    def _in_vain(
-        self, current: SweepConfig, new: Mapping[str, Scalar | None], record: SweepRecord, now: float | None
-    ) -> str:
-        """Why a finished sweep would train nothing with it; empty where it would, or may yet: see `_over`."""
-        is_finished = record.is_finished and record.ended is not None and record.ended.reason == "finished"
-        has_more = limits.changed(current, new).budget.count > current.budget.count
-        if not is_finished or has_more or self._over(record, {}, now):
+    def _in_vain(self, current: SweepConfig, new: Mapping[str, Scalar | None], record: SweepRecord) -> str:
+        """What else to ask for where a sweep that is over would train nothing with it; empty where it would."""
+        if not record.is_finished or record.ended is None:
             return ""
-        keys = ", ".join(f"{key} {_word(value)}" for key, value in new.items())
-        return (
-            f"{keys}: nothing would be trained: the sweep has finished, and none of its trials goes on; raise "
-            "budget.trials with it, or ask for a point first: qsweep add SWEEP FIELD=VALUE"
-        )
+        count, drawn = current.budget.count, self._drawn(record)
+        if record.ended.reason == "finished":
+            # Trials are lacking where the space has no more points.
+            is_exhausted = drawn < count and self.config.searcher.size(self.space) is not None
+        else:
+            has_added = not self._added(record) <= record.trials.keys()
+            goes_on = any(trial.may_go_on for trial in record.trials.values())
+            if drawn < count or has_added or goes_on or self.config.searcher.repeats:
+                return ""
+            is_exhausted = False
+        if is_exhausted:
+            return f"the space has no new point: ask for one first: {ADD}"
+        has_more = limits.changed(current, new).budget.count > count
+        return "" if has_more else f"raise budget.trials with it, or ask for a point first: {ADD}"
 
     def _unchangeable(self, key: str) -> list[str]:
         if key in CHANGEABLE:
@@ -226,9 +240,7 @@ class Amendments:
         """What would take back more than there is left of a budget."""
         wrong = []
         trials, clock, hours = (new.get(key) for key in CHANGEABLE[:3])
-        added = self._added(record)
-        counted = [t for key, t in record.trials.items() if t.repeats is None and key not in added]
-        drawn = sum(trial.state.counts_as_trial for trial in counted)
+        drawn = self._drawn(record)
         if isinstance(trials, int) and trials < drawn:
             wrong.append(
                 f"budget.trials: {trials} is too few: {drawn} trials have begun already, and count also when they are "
@@ -245,6 +257,12 @@ class Amendments:
                 f"budget.gpu_hours: {hours:g} is too little: {held:.3g} are spent; end the sweep with qsweep stop"
             )
         return wrong
+
+    def _drawn(self, record: SweepRecord) -> int:
+        """How many trials have begun that budget.trials counts."""
+        added = self._added(record)
+        counted = [t for key, t in record.trials.items() if t.repeats is None and key not in added]
+        return sum(trial.state.counts_as_trial for trial in counted)
 
     def _too_many(self, hosts: Scalar | None) -> list[str]:
         """What more hosts than GPUs would wait for in vain: no node joins a Ray of the sweep's own."""

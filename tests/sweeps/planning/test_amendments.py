@@ -251,6 +251,50 @@ def test_a_finished_sweep_takes_more_time_where_a_point_would_have_none() -> Non
     assert sweep().point({"r": 4}, after(whole, answer)).is_accepted
 
 
+def test_more_time_is_granted_with_a_word_where_it_trains_nothing_by_itself() -> None:
+    """Without it, no point could be asked for; an earlier version ended all trials for good when time was used up."""
+    over = ended("a", TrialState.STOPPED, by_person_or_budget=True)
+    seen: list[Event] = [begun(), started("a"), reported("a", 3, 0.4), over, SweepEnded(time=61.0, reason="budget")]
+    one_trial = sweep(budget={**BUDGET, "trials": 1})
+    answer = one_trial.changes({"budget.wall_clock": "1h"}, record(seen), None)
+    assert answer.is_accepted
+    assert answer.message == (
+        "budget.wall_clock is 1h, and was 1m; nothing is trained with it alone, as none of the sweep's trials goes on: "
+        "raise budget.trials with it, or ask for a point first: qsweep add SWEEP FIELD=VALUE"
+    )
+    for amendments, wanted, events in [
+        (sweep(), {}, seen),
+        (one_trial, {"budget.trials": 2}, seen),
+        (sweep(budget={**BUDGET, "trials": 1}, searcher={"kind": "random", "repeats": 1}), {}, seen),
+        (one_trial, {}, [*seen[:3], over.model_copy(update={"may_go_on": True}), seen[-1]]),
+    ]:
+        answer = amendments.changes({"budget.wall_clock": "1h", **wanted}, record(events), None)
+        assert "nothing is trained" not in answer.message
+
+
+def test_a_sweep_that_another_budget_has_ended_is_not_opened_again_for_what_trains_nothing() -> None:
+    seen: list[Event] = [begun(), started("a"), ended("a", TrialState.STOPPED), SweepEnded(time=9.0, reason="budget")]
+    one_trial = sweep(budget={**BUDGET, "trials": 1})
+    answer = one_trial.changes({"cluster.hosts": 2}, record(seen), None)
+    assert not answer.is_accepted
+    assert answer.message.startswith(
+        "cluster.hosts 2: nothing would be trained: the sweep has finished, and none of its"
+    )
+    point = after(SweepRecord(), one_trial.point({"r": 4}, SweepRecord()))
+    waits = replace(record(seen), added=point.added)
+    assert one_trial.changes({"cluster.hosts": 2}, waits, None).is_accepted, "the point was not tried yet"
+
+
+def test_a_finished_sweep_whose_space_has_no_new_point_is_not_opened_again_for_more_trials() -> None:
+    whole = record([begun(), started("a"), ended("a", TrialState.COMPLETED), SweepEnded(time=9.0, reason="finished")])
+    answer = sweep({"adapter.r": {"choice": [4]}}).changes({"budget.trials": 9}, whole, None)
+    assert (answer.is_accepted, answer.message) == (
+        False,
+        "budget.trials 9: nothing would be trained: the sweep has finished, and none of its trials goes on; the space "
+        "has no new point: ask for one first: qsweep add SWEEP FIELD=VALUE",
+    )
+
+
 def test_points_that_were_asked_for_are_not_counted_as_drawn() -> None:
     amendments = sweep()
     answer = amendments.point({"r": 8}, SweepRecord())
