@@ -82,7 +82,8 @@ class Amendments:
             return Answer(False, f"{target_modules.FIELD}: {problem}")
         known = record.trials.get(trial.trial_key)
         if known is not None:
-            return Answer(True, f"this point is {_told(known, record)}: it is not tried again")
+            later = ", and goes on when the sweep has more time" if known.may_go_on else ""
+            return Answer(True, f"this point is {_told(known, record)}: it is not tried again{later}")
         over = self._over(record, {}, None)
         if over:
             return Answer(False, over)

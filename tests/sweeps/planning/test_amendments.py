@@ -165,6 +165,18 @@ def test_a_point_that_is_a_trial_is_answered_with_its_trial() -> None:
     assert answer.message == "this point is t00 already, STOPPED at step 0: it is not tried again"
 
 
+def test_a_point_whose_trial_time_has_ended_is_answered_with_when_it_goes_on() -> None:
+    amendments = sweep()
+    seen = at(amendments, TrialState.RUNNING)
+    (key,) = seen.trials
+    seen = seen.apply(ended(key, TrialState.STOPPED, by_person_or_budget=True, may_go_on=True))
+    answer = amendments.point({"r": 8, "learning_rate": 1e-3, "warmup_ratio": 0.0}, seen)
+    assert (answer.is_accepted, answer.point) == (True, None)
+    assert answer.message == (
+        "this point is t00 already, STOPPED at step 0: it is not tried again, and goes on when the sweep has more time"
+    )
+
+
 def test_a_point_that_was_asked_for_is_not_taken_twice() -> None:
     amendments = sweep()
     seen = after(SweepRecord(), amendments.point({"r": 8}, SweepRecord()))
