@@ -7,7 +7,8 @@ Parts, each of which writes DIR/PART.json and is not measured again when that is
 - record: events of so many trials through the journal, without Ray and MLflow
 - writer: the same events through the tracking writer to a real MLflow server with SQLite
 - sweep: a toy sweep of --trials trials on Ray with that server
-- bare: as many toy trials in bare Ray Tune, without tracking and checkpoints
+- fifo: the same without early stopping
+- bare: as many toy trials as `fifo` in bare Ray Tune, without tracking and checkpoints
 - processes: toy trials, 1 and 64 at once
 
 CPU seconds hold on a busy machine too; wall times and the writer's lag do not. The tables are printed, and written to
@@ -26,7 +27,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -206,10 +208,11 @@ def _cpu_of_all(process: psutil.Process | None) -> float:
     return sum(sum(each.cpu_times()[:2]) for each in found if each.is_running())
 
 
-def sweep(trials: int) -> dict[str, Any]:
+def sweep(trials: int, scheduler: str = "asha") -> dict[str, Any]:
     """CPU and memory of the driver of a real sweep, and how far the tracking writer is behind."""
     with tempfile.TemporaryDirectory() as place, server(Path(place)) as mlflow:
         words = [f"budget.trials={trials}", f"cluster.slots_per_host={SLOTS}", f"tracking.uri={mlflow.uri}"]
+        words.append(f"scheduler.kind={scheduler}")
         running = _launch(Path(place), words)
         driver, folder = psutil.Process(running.pid), SweepFolder(Path(place) / "results" / "toy")
         samples: list[dict[str, float]] = []
@@ -329,10 +332,11 @@ def _titled(driver: int, title: str) -> list[psutil.Process]:
     return found
 
 
-PARTS = {
+PARTS: dict[str, tuple[Callable[[int], dict[str, Any]], tuple[int, ...]]] = {
     "record": (record, RECORDED),
     "writer": (writer, (300,)),
     "sweep": (sweep, (1000,)),
+    "fifo": (partial(sweep, scheduler="fifo"), (1000,)),
     "bare": (bare_toys.measured, (1000,)),
     "processes": (processes, AT_ONCE),
 }
@@ -356,7 +360,7 @@ def tables(results: Path) -> list[str]:
                 shown = f"{value:.3g}" if isinstance(value, float) and value < 1000 else value
                 lines.append(f"| {name.replace('_', ' ')} | {shown} |")
     for path in sorted(results.glob("bare-*.json")):
-        ours = results / f"sweep-{path.stem.rpartition('-')[2]}.json"
+        ours = results / f"fifo-{path.stem.rpartition('-')[2]}.json"
         if ours.exists():
             both = [json.loads(each.read_text())["figures"]["wall_ms_per_trial"] for each in (ours, path)]
             lines.append(f"\n{ours.stem}: {both[0] / both[1]:.2f} times the wall time of bare Ray Tune (goal 1.2)")
