@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,8 +103,13 @@ def _base_identity(config: SweepConfig, fingerprints: Mapping[str, str]) -> str:
     return f"{fingerprints['model']} {quantization.scheme}{double}"
 
 
+def _without_revision(identity: str) -> str:
+    """The identity of a base; of a hub model all its revisions have one: `moved_base` compares what they stand for."""
+    return re.sub(r"^(hub:\S+)@\S+", r"\1", identity)
+
+
 def moved_base(theirs: Mapping[str, Any], ours: BaseFacts) -> str | None:
-    """How a champion's base differs from this sweep's of the same source and branch; None where it does not.
+    """How a champion's base differs from this sweep's of the same source; None where it does not.
 
     A branch moves. Commits with the same weights are one base. A file in a package may have other weights in another
     version of the package.
@@ -118,7 +124,8 @@ def moved_base(theirs: Mapping[str, Any], ours: BaseFacts) -> str | None:
         return f"{ours.source} of another version of the package, with other weights"
     if theirs["revision"] == ours.revision:
         return None
-    return f"{ours.source} at {theirs['revision']}, this sweep at {ours.revision}: pin model.revision to one of them"
+    its = theirs["revision"]
+    return f"{ours.source} at {its}, this sweep at {ours.revision}: one with model.revision={its} compares with it"
 
 
 def _champion_adapter(
@@ -126,8 +133,8 @@ def _champion_adapter(
 ) -> tuple[dict[str, bytes] | None, list[str]]:
     """The champion's adapter, or None and why it cannot be compared with."""
     who = f"{context.model}: its {context.alias}, version {champion.number},"
-    identity = champion.tags.get("base.identity")
-    if identity != base_identity:
+    identity = champion.tags.get("base.identity", "unknown")
+    if _without_revision(identity) != _without_revision(base_identity):
         return None, [f"{who} is on another base ({identity}) than this sweep ({base_identity})"]
     try:
         files = version_files.fetch(context.lookup, context.model, champion)

@@ -28,12 +28,12 @@ def facts(revision: str, files: dict[str, str]) -> BaseFacts:
     )  # fmt: skip
 
 
-def found(tmp_path: Path, theirs: BaseFacts, ours: BaseFacts, model: str) -> content.Content:
-    """What promotion finds of a champion on a base with this fingerprint."""
+def found(tmp_path: Path, theirs: BaseFacts, ours: BaseFacts, model: str, before: str | None = None) -> content.Content:
+    """What promotion finds of a champion on a base with this fingerprint, or the one that it had `before`."""
     package = {f"artifacts/tokenizer/{name}": content for name, content in theirs.tokenizer.items()}
     package["artifacts/base.json"] = json.dumps(theirs.model_dump(exclude={"tokenizer"})).encode()
     tags = {
-        "base.identity": f"{model} none",
+        "base.identity": f"{before or model} none",
         IDENTITY: "id",
         version_files.DIGEST: digests.of_files(package),
     }
@@ -66,6 +66,18 @@ def test_a_champion_on_another_commit_of_a_branch_is_on_another_base(
         return
     with pytest.raises(SweepError, match=rf"version 1, is on another base \(owner/name at {OLD}, this sweep at {NEW}"):
         found(tmp_path, theirs, ours, "hub:owner/name@main")
+
+
+def test_a_revision_that_names_the_commit_of_a_branch_is_the_same_base(tmp_path: Path) -> None:
+    """Who pins the champion's commit, since the branch has moved, can compare with it."""
+    branch, pinned = "hub:owner/name@main", f"hub:owner/name@{OLD}"
+    same, moved = facts(OLD, WEIGHTS), facts(NEW, {"model.safetensors": "2" * 64})
+    assert found(tmp_path, same, same, pinned, branch).champion_adapter == {}
+    assert found(tmp_path, same, same, branch, pinned).champion_adapter == {}
+    with pytest.raises(SweepError, match=rf"this sweep at {NEW}: one with model.revision={OLD} compares with it"):
+        found(tmp_path, same, moved, branch, pinned)
+    with pytest.raises(SweepError, match=r"is on another base \(hub:owner/other@main none\) than this sweep \(hub:"):
+        found(tmp_path, same, same, branch, "hub:owner/other@main")
 
 
 def test_a_file_of_a_package_with_other_weights_is_another_base(tmp_path: Path) -> None:
