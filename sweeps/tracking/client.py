@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cluster.errors import ClusterError
 from sweeps.config.passwords import without_password, without_passwords
 from sweeps.config.uris import artifact_root, sqlite_file
 from sweeps.errors import Failed, SweepError
@@ -74,17 +75,42 @@ def is_refusal(error: Exception) -> bool:
 
 @contextmanager
 def answering(uri: str) -> Iterator[None]:
-    """Raises errors of MLflow in the block, without passwords: as `Failed` where it is away, else as `SweepError`."""
+    """Raises errors of MLflow in the block, without passwords: as `Failed` where it is away, else as `SweepError`.
+
+    What the disk of this machine refuses is `Failed` too.
+    """
     from mlflow.exceptions import MlflowException
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
+    except (SweepError, ClusterError):
+        raise
     # The last: a database whose driver is not installed.
     except (MlflowException, RequestException, SQLAlchemyError, ModuleNotFoundError) as error:
         reason = (without_passwords(str(error).strip(), uri).splitlines() or [type(error).__name__])[0]
         raise (Failed if is_away(error) else SweepError)(f"MLflow ({without_password(uri)}): {reason}") from error
+    except OSError as error:
+        raise Failed(f"this machine: {error}: mend that, and do it again") from error
+
+
+@contextmanager
+def of_artifacts() -> Iterator[None]:
+    """Sends or fetches artifacts in the block, with the time that takes (`patient`).
+
+    MLflow reaches S3 and the like through libraries of theirs and lets their errors through: those are `Failed`.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with patient():
+            yield
+    except (MlflowException, OSError, ImportError, SweepError):
+        raise
+    except Exception as error:  # boto3 alone has several kinds, with no common one above them
+        said = without_passwords(f"{type(error).__name__}: {error}").splitlines()[0]
+        raise Failed(f"the store of MLflow's artifacts: {said}") from error
 
 
 def within(seconds: float, ask: Callable[[], T]) -> T:

@@ -20,8 +20,8 @@ from sweeps.record import digests
 from sweeps.record.events import TrialState
 from sweeps.record.run_names import label
 from sweeps.tracking import run_tags, stores
-from sweeps.tracking.client import answering, paged, within
-from sweeps.tracking.client_settings import patient, quiet
+from sweeps.tracking.client import answering, of_artifacts, paged, within
+from sweeps.tracking.client_settings import quiet
 from sweeps.tracking.stores import BY_OPTION, Place, is_away
 from trainables.contract import Evaluation
 from trainables.inputs import json_text
@@ -220,11 +220,13 @@ class Lookup:
 
         Raises:
             NotStored: it is not there.
+            Failed: see `of_artifacts`.
         """
         from mlflow.exceptions import MlflowException
 
         try:
-            stored = {each.path for each in self._client.list_artifacts(run_id, path.rpartition("/")[0] or None)}
+            with of_artifacts():
+                stored = {each.path for each in self._client.list_artifacts(run_id, path.rpartition("/")[0] or None)}
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
@@ -232,7 +234,7 @@ class Lookup:
             stored = set()
         if path not in stored:
             raise NotStored(f"run {run_id}: has no {path} in MLflow")
-        with patient():
+        with of_artifacts():
             return Path(self._client.download_artifacts(run_id, path, folder))
 
     def _parents(self, place: Place, way_out: str, other_than: str | None) -> list[Any]:

@@ -20,8 +20,8 @@ from filelock import FileLock, Timeout
 
 from sweeps.config.uris import sqlite_file
 from sweeps.errors import SweepError
-from sweeps.tracking.client import paged
-from sweeps.tracking.client_settings import patient, quiet
+from sweeps.tracking.client import of_artifacts, paged
+from sweeps.tracking.client_settings import quiet
 from sweeps.tracking.stores import is_away
 
 OURS = "qsweep.model"
@@ -153,7 +153,7 @@ class Registry:
 
     def upload(self, run_id: str, folder: Path, path: str) -> None:
         """Uploads a folder to the run's artifacts."""
-        with patient():
+        with of_artifacts():
             self._client.log_artifacts(run_id, str(folder), path)
 
     def make_version(self, name: str, run_id: str, path: str, tags: Mapping[str, str], text: str) -> Version:

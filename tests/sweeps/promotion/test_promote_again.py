@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import promotions
 import pytest
+from mlflow import MlflowClient
 from promotion_worlds import killed_at
 from promotions import MODEL, run
 
+from sweeps.errors import Failed
 from sweeps.promotion import registration
 from sweeps.promotion.promote import PromotionResult
 from sweeps.promotion.rollback import as_json, models
@@ -58,6 +62,16 @@ def test_the_history_dates_a_promotion_when_its_alias_moves(champion, monkeypatc
     assert [entry.time for entry in models(MODEL, champion.uri)[0][0].history] == [1000.0, 2000.0]
     run(champion.sweep("second"), clock=lambda: now[0], model="others")
     assert [entry.time for entry in models("others", champion.uri)[0][0].history] == [2600.0]
+
+
+def test_a_promotion_that_the_disk_ends_is_ended_by_doing_it_again(champion, monkeypatch):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_artifacts", Mock(side_effect=full))
+        with pytest.raises(Failed, match="No space left on device"):
+            run(champion.sweep("second"))
+    assert champion.aliases()["champion"] == "1"
+    assert run(champion.sweep("second")).registered.version == "2"
 
 
 def test_every_fault_point_is_tried():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from mlflow.exceptions import MlflowException, RestException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, TEMPORARILY_UNAVAILABLE
 from sqlalchemy.exc import OperationalError
 
+from cluster.errors import ConnectionFailed
 from sweeps.config.uris import artifact_root
-from sweeps.errors import SweepError
+from sweeps.errors import Failed, StorageError, SweepError
 from sweeps.tracking import client as tracking_client
 from sweeps.tracking.client import Runs
 
@@ -81,3 +83,17 @@ def test_a_store_that_is_away_is_told_apart_from_what_is_not_in_it():
         with pytest.raises(SweepError, match=r"MLflow \(http://x\): ") as told, tracking_client.answering("http://x"):
             raise error
         assert told.value.exit_code == (1 if is_away else 2), error
+
+
+@pytest.mark.parametrize("error", [StorageError("the folder is gone"), ConnectionFailed("no Ray there")])
+def test_our_own_errors_stay_as_they_are_though_they_are_of_the_system_too(error):
+    with pytest.raises(type(error)) as told, tracking_client.answering("http://x"):
+        raise error
+    assert told.value is error
+
+
+def test_what_a_disk_refuses_is_told_and_is_no_mistake():
+    full = OSError(errno.ENOSPC, "No space left on device", "/tmp/x")
+    with pytest.raises(Failed, match=r"^this machine: .* No space left on device: '/tmp/x': mend"):  # noqa: SIM117
+        with tracking_client.answering("http://x"):
+            raise full

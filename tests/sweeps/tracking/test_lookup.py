@@ -8,12 +8,13 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from botocore.exceptions import NoCredentialsError
 from mlflow import MlflowClient
 from sweep_events import begun, started
 from tracked_sweeps import PARAMS, SWEEP, deliver
 
 from sweeps.config.model import SweepConfig
-from sweeps.errors import NotStored
+from sweeps.errors import Failed, NotStored
 from sweeps.tracking import stores
 from sweeps.tracking.lookup import Lookup, holds
 from sweeps.tracking.sink import MlflowSink
@@ -80,3 +81,10 @@ def test_a_run_that_is_gone_has_no_files(uri: str, monkeypatch: pytest.MonkeyPat
         Lookup(uri).adapter("0" * 32, "promoted/m/1")
     with pytest.raises(NotStored, match=r"has no eval_rows\.json in MLflow"):
         Lookup(uri).reported("0" * 32)
+
+
+def test_what_a_store_of_artifacts_says_is_told(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a server names a bucket, and this machine has no key to it: boto3's errors are no MlflowException."""
+    monkeypatch.setattr(MlflowClient, "list_artifacts", Mock(side_effect=NoCredentialsError()))
+    with pytest.raises(Failed, match=r"^the store of MLflow's artifacts: NoCredentialsError: Unable to locate cred"):
+        Lookup(uri).adapter("0" * 32)
