@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
+from statistics import NormalDist, stdev
 
 import numpy as np
 import pytest
@@ -212,6 +212,15 @@ def test_many_rows_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = intervals([gains], [1] * 50, 0.95, np.random.default_rng(0))
     monkeypatch.setattr("sweeps.record.paired_bootstrap._AT_ONCE", 120)
     assert intervals([gains], [1] * 50, 0.95, np.random.default_rng(0)) == [pytest.approx(whole[0])]
+
+
+@pytest.mark.parametrize(("confidence", "quantile"), [(0.95, 2.201), (0.99, 3.106)])
+def test_an_interval_of_few_rows_is_as_wide_as_that_of_students_t(confidence: float, quantile: float) -> None:
+    """Their spread is known from these rows alone; `quantile` is that of 11 degrees of freedom."""
+    gains = [NormalDist(0.1).inv_cdf((row + 0.5) / 12) for row in range(12)]
+    low, high = intervals([gains], [3] * 12, confidence, np.random.default_rng(0))[0]
+    half = quantile * stdev(gains) / math.sqrt(12) / 3
+    assert [low, high] == pytest.approx([0.1 / 3 - half, 0.1 / 3 + half], abs=0.05 * half)
 
 
 def test_the_tails_of_a_high_confidence_hold_resamples() -> None:
