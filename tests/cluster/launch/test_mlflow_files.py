@@ -11,7 +11,7 @@ from typing import Any
 import kubernetes_validate
 import mlflow.cli
 import pytest
-from launch_files import LAUNCH, changed, document, documents, renamed
+from launch_files import LAUNCH, ROOT, changed, document, documents, header, renamed
 from mlflow.server.auth.config import read_auth_config
 from mlflow.server.security_utils import is_allowed_host_header
 
@@ -34,6 +34,8 @@ SERVICE_KEYS: dict[str, type | tuple[type, ...]] = {
 RESTARTS = {"no", "always", "on-failure", "unless-stopped"}
 CONDITIONS = {"service_started", "service_healthy", "service_completed_successfully"}
 SECRETS = ("PASSWORD", "SECRET")
+RAY_UP = ("aws.yaml", "gcp.yaml", "onprem.yaml")
+"""Files that send the repository to each node."""
 
 
 def compose_mistakes(file: dict[str, Any]) -> list[str]:
@@ -105,6 +107,14 @@ def test_no_secret_is_in_the_files():
         for variable in document_of(kind)["spec"]["template"]["spec"]["containers"][0]["env"]:
             if any(word in variable["name"] for word in (*SECRETS, "ACCESS_KEY")):
                 assert "secretKeyRef" in variable["valueFrom"], variable
+
+
+def test_the_file_of_passwords_goes_to_no_node_into_no_image_and_into_no_commit():
+    (file,) = set(re.findall(r"[\w.]+\.env\b", "\n".join(header(LAUNCH / COMPOSE))))
+    left_out = {each: each.read_text().splitlines() for each in (ROOT / ".gitignore", *LAUNCH.rglob("*.dockerignore"))}
+    left_out |= {each: documents(each.name)[0]["rsync_exclude"] for each in map(LAUNCH.joinpath, RAY_UP)}
+    assert len(left_out) == 6
+    assert [path for path, names in left_out.items() if file not in names] == []
 
 
 def document_of(kind: str) -> dict[str, Any]:
