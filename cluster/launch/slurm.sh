@@ -16,8 +16,11 @@
 #
 # Fifteen minutes before the job's time is over, Slurm sends USR1 to this script (`--signal` below), and the script sends
 # TERM to the sweep: trials save themselves at their next step, and the job ends with exit code 143. Without `B:`, Slurm
-# would signal Ray's own processes too; a TERM to `srun` kills them all at once. budget.wall_clock does not pause a sweep:
-# it ends its trials for good.
+# would signal Ray's own processes too; a TERM to `srun` kills them all at once. budget.wall_clock is not for this: what
+# it has ended goes on only after `qsweep extend` has given the sweep more.
+#
+# After the loss of a node, or where another job takes the nodes, Slurm by itself would begin the job from its first
+# line: `launch` would be a second sweep. So it does not (`--no-requeue` below); go on with `resume`.
 #
 # The nodes must be the job's alone: at its end `ray symmetric-run` ends every Ray of yours on them.
 #SBATCH --job-name=qsweep
@@ -28,6 +31,7 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --time=12:00:00
 #SBATCH --signal=B:USR1@900
+#SBATCH --no-requeue
 #SBATCH --output=%x-%j.log
 #SBATCH --partition=gpu  # CHANGE: your partition, and account if need be
 

@@ -160,6 +160,11 @@ def test_a_sweep_that_goes_on_in_another_job_has_no_budget_that_ends_its_trials(
     assert not [words for words in commands(SCRIPT) if any("budget.wall_clock" in word for word in words)]
 
 
+def test_slurm_begins_no_second_sweep_by_itself():
+    """Slurm's manual of sbatch: a batch job may be requeued after the loss of a node, unless --no-requeue is given."""
+    assert "#SBATCH --no-requeue" in SCRIPT.read_text().splitlines()
+
+
 def test_ray_reads_the_settings_that_the_script_makes():
     """They are names in Ray's own files, of which none is documented as an interface."""
     import ray.scripts.symmetric_run as module
