@@ -157,9 +157,13 @@ class Contents:
         try:
             found = trial_files(folder)
             stored = known[key].files if key in known else {}
-            if found.keys() != stored.keys() or to_send(stored, found):
+            lacking = to_send(stored, found)
+            if found.keys() != stored.keys() or lacking:
                 self.unsent.add(key)
-            for path in to_send(stored, found):
+            # What the folder has no longer must not stay on disk because the store takes nothing.
+            for path in trial_files(self.stage / key).keys() - set(lacking):
+                (self.stage / key / path).unlink(missing_ok=True)
+            for path in lacking:
                 link(folder / path, self.stage / key / path, found[path])
             if trial_files(folder) == found:
                 return found

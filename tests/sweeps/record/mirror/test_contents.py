@@ -186,6 +186,17 @@ def test_what_did_not_arrive_is_looked_at_again(world):
     assert world.contents.unsent == set()
 
 
+def test_what_did_not_arrive_and_is_gone_takes_no_room(world):
+    """The store takes small objects, so that the lease is held, and no large one: an outage may last for hours."""
+    world.journal.add(started("k"))
+    for step in range(1, 6):
+        world.folder.keep("k", "snapshot", step, {"snapshot.bin": bytes(1000)})
+        world.folder.drop("k", "snapshot", but=1)
+        world.contents.missed(world.contents.take({}, {}))
+    linked = [path for path in world.contents.stage.rglob("*") if path.is_file()]
+    assert [path.parent.name for path in linked] == ["snapshot-000005"]
+
+
 def test_small_files_are_read_only_when_they_changed(world):
     state = world.folder.config.stat()
     known = {"config.json": Stored(object="o", size=state.st_size, sha256="0", mtime_ns=state.st_mtime_ns)}
