@@ -231,8 +231,9 @@ def is_driven(folder: SweepFolder) -> bool:
             # Shared, which filelock's locks are not, and let go at once: two that look at the same time do not take
             # each other for the driver.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+        except OSError as error:
+            # Where the file system has no locks, nobody drives.
+            return isinstance(error, BlockingIOError)
         return False
 
 

@@ -5,6 +5,7 @@ A sweep's folder holds data of the user: evaluation rows, adapters, paths, messa
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -48,7 +49,13 @@ def file_lock(path: Path, timeout_seconds: float = -1) -> FileLock:
         timeout_seconds: `acquire` waits so long before it raises `filelock.Timeout`; -1: until the lock is free.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, or its file system has no locks.
     """
-    open_file(path, "a").close()  # FileLock would give a new file a mode of its own, whatever the mask
+    with open_file(path, "a") as file:  # FileLock would give a new file a mode of its own, whatever the mask
+        try:
+            fcntl.flock(file, fcntl.LOCK_UN)
+        except OSError as error:
+            # FileLock would go by whether the file is there, and wait for a process that is not.
+            problem = f"its file system has no locks ({error.strerror}): mount it with flock, or choose another storage"
+            raise OSError(error.errno, problem) from None
     return FileLock(path, timeout=timeout_seconds)

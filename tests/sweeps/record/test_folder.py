@@ -143,6 +143,22 @@ def test_a_killed_driver_leaves_no_lock(tmp_path: Path) -> None:
         pass
 
 
+def test_a_file_system_without_locks_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Lustre is mounted without `flock`."""
+
+    def missing(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", missing)
+    folder = SweepFolder(tmp_path)
+    told = (
+        r"cannot be written: its file system has no locks \(Function not implemented\): mount it with flock, or choose"
+    )
+    with pytest.raises(StorageError, match=told), folders.locked(folder):
+        pass
+    assert not folders.is_driven(folder)
+
+
 # The log
 
 EVENTS: list[Event] = [begun(), started("a", r=8), reported("a", 3, 1.0), ended("a", TrialState.COMPLETED)]
