@@ -22,6 +22,7 @@ from sweeps.planning.number_words import counted
 from sweeps.planning.trial_source import PlannedTrial, planned
 from sweeps.record import limits
 from sweeps.record.answer import Answer
+from sweeps.record.limits import CHANGEABLE
 from sweeps.record.run_names import HEADINGS, label
 from sweeps.record.spent import HOUR
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
@@ -30,9 +31,6 @@ from trainables.contract import Trainable
 from trainables.errors import TrainableError
 from trainables.inputs.similar import did_you_mean
 from trainables.specs import seconds
-
-CHANGEABLE = ("budget.trials", "budget.wall_clock", "budget.gpu_hours", "cluster.hosts")
-"""Keys of the sweep file that may change after the launch: they say how much is tried, and not what."""
 
 ALPHA, RATIO = "adapter.lora_alpha", "adapter.alpha_over_r"
 ADD = "qsweep add SWEEP FIELD=VALUE"
@@ -199,10 +197,12 @@ class Amendments:
         reached = limits.reached(budget, record, record.known_until if now is None else now)
         if reached is None:
             return ""
-        key = reached.split()[0]
-        if key in CHANGEABLE:
-            return f"{reached}, so nothing more would be trained: raise it first, qsweep extend SWEEP {key}=..."
-        return f"{reached}, and {key} stays as it is: launch another sweep, which may learn from this one by warm_start"
+        if reached.can_be_raised:
+            return f"{reached}, so nothing more would be trained: raise it first, qsweep extend SWEEP {reached.key}=..."
+        return (
+            f"{reached}, and {reached.key} stays as it is: launch another sweep, which may learn from this one by "
+            "warm_start"
+        )
 
     def _in_vain(self, current: SweepConfig, new: Mapping[str, Scalar | None], record: SweepRecord) -> str:
         """What else to ask for where a sweep that is over would train nothing with it; empty where it would."""

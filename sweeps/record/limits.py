@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from sweeps.config.model import Budget, SweepConfig
 from sweeps.config.points import Scalar
 from sweeps.record.spent import HOUR
 from sweeps.record.sweep_record import SweepRecord
 from trainables.specs import seconds
+
+CHANGEABLE = ("budget.trials", "budget.wall_clock", "budget.gpu_hours", "cluster.hosts")
+"""Keys of the sweep file that may change after the launch: they say how much is tried, and not what."""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A limit of a sweep that is reached; as text the whole sentence."""
+
+    key: str
+    """Of the sweep file."""
+    how: str
+
+    def __str__(self) -> str:
+        return f"{self.key} {self.how}"
+
+    @property
+    def can_be_raised(self) -> bool:
+        """Whether somebody may give the sweep more of it."""
+        return self.key in CHANGEABLE
 
 
 def changed(config: SweepConfig, changes: Mapping[str, Scalar | None]) -> SweepConfig:
@@ -23,39 +44,32 @@ def changed(config: SweepConfig, changes: Mapping[str, Scalar | None]) -> SweepC
     return config.model_copy(update=update)
 
 
-def used_up(config: SweepConfig, record: SweepRecord, now: float) -> str | None:
-    """Which of the limits that hold now is reached, in words; None while the sweep may go on. See `reached`."""
+def used_up(config: SweepConfig, record: SweepRecord, now: float) -> Reached | None:
+    """Which of the limits that hold now is reached; None while the sweep may go on. See `reached`."""
     return reached(changed(config, record.changes).budget, record, now)
 
 
-def reached(budget: Budget, record: SweepRecord, now: float) -> str | None:
-    """Which of the limits is reached, in words; None while the sweep may go on.
+def reached(budget: Budget, record: SweepRecord, now: float) -> Reached | None:
+    """Which of the limits is reached; None while the sweep may go on.
 
     Args:
         record: what has happened so far; the present driver has begun.
         now: in seconds since the epoch.
     """
     if budget.wall_clock is not None and record.seconds_spent(now) >= seconds(budget.wall_clock):
-        return "budget.wall_clock is used up"
+        return Reached("budget.wall_clock", "is used up")
     if budget.gpu_hours is not None and record.gpu_seconds_spent(now) >= budget.gpu_hours * HOUR:
-        return f"budget.gpu_hours {budget.gpu_hours:g} is used up"
+        return Reached("budget.gpu_hours", f"{budget.gpu_hours:g} is used up")
     return _target(budget.target, record) if budget.target is not None else None
 
 
-def can_be_raised(reached: str) -> bool:
-    """Whether somebody may give the sweep more of what has ended it, by the words of `reached`."""
-    return reached.startswith(("budget.wall_clock ", "budget.gpu_hours "))
-
-
-def _target(target: float, record: SweepRecord) -> str | None:
+def _target(target: float, record: SweepRecord) -> Reached | None:
     objective = record.objective
     for trial in record.trials.values():
         if trial.repeats is not None or (trial.state.is_final and not trial.state.is_ranked):
             continue  # It cannot be the best trial.
         value = trial.value(objective.metric)
         if trial.best_step is not None and (value <= target if objective.mode == "min" else value >= target):
-            return (
-                f"budget.target {target:g} is reached: t{trial.number:02d} has {objective.metric} {value:.4f} at step "
-                f"{trial.best_step}"
-            )
+            best = f"t{trial.number:02d} has {objective.metric} {value:.4f} at step {trial.best_step}"
+            return Reached("budget.target", f"{target:g} is reached: {best}")
     return None

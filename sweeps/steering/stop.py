@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Literal, NoReturn, TypeVar
 
+from sweeps.record.limits import Reached
 from sweeps.report.streams import to_nowhere
 from sweeps.steering.mailbox import StopSweep
 from trainables.inputs.legible import legible
@@ -30,13 +31,15 @@ class StopState:
     reason: Reason | None = None
     message: str = ""
     """The reason in words."""
+    can_be_raised: bool = False
+    """The reason is a budget that somebody may raise: what it ended may go on."""
     signal: int | None = None
     """The signal that ended the sweep."""
     is_over: bool = False
     """The trials have ended; only telemetry is still being delivered. A signal now ends that, and not the sweep."""
     is_leaving: bool = False
     """A signal came while telemetry was being delivered: the process leaves without waiting for the rest."""
-    limit: Callable[[], str | None] = lambda: None
+    limit: Callable[[], Reached | None] = lambda: None
     """Says which budget of the sweep is used up, if one is."""
     was_signalled: bool = False
     """A signal has come: the next one ends the process at once."""
@@ -57,17 +60,17 @@ class StopState:
             self.is_closed = last is None
             return last
 
-    def ask(self, reason: Reason, message: str) -> None:
+    def ask(self, reason: Reason, message: str, can_be_raised: bool = False) -> None:
         """Ends the sweep in order, unless it is ending already."""
         if self.reason is None and not self.is_over:
-            self.reason, self.message = reason, legible(message)
+            self.reason, self.message, self.can_be_raised = reason, legible(message), can_be_raised
 
     def check(self) -> Reason | None:
         """The reason to end now, if there is one."""
         with self.lock:
             reached = self.limit() if self.reason is None else None
             if reached is not None:
-                self.ask("budget", reached)
+                self.ask("budget", str(reached), reached.can_be_raised)
             return self.reason
 
 

@@ -258,7 +258,7 @@ class Driver:
         reason = "failed" if failed is not None else self.stop.reason or "finished"
         why = failed or self.stop.message
         state = TrialState.STOPPED if reason == "budget" else TrialState.PAUSED
-        may_go_on = reason == "budget" and limits.can_be_raised(why)
+        may_go_on = reason == "budget" and self.stop.can_be_raised
         if self._ruling is None and reason == "budget":
             # Used up while hosts started: what earlier drivers parked ends at its rung all the same.
             self._ruling = Ruling.of(self.config, self.journal, self.folder, self.clock)
@@ -266,7 +266,7 @@ class Driver:
             if trial.state.is_final:
                 continue
             if trial.state is TrialState.PARKED and self._ruling is not None and reason in ("finished", "budget"):
-                self._ruling.end_parked(trial, self.clock(), why if reason == "budget" else "")
+                self._ruling.end_parked(trial, self.clock(), why if reason == "budget" else "", may_go_on)
                 continue
             # What a paused trial has trained since its last report goes on with it, in its snapshot.
             unreported = self._callback.unreported.get(trial.trial_key, ())

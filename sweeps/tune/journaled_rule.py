@@ -9,7 +9,6 @@ from sweeps.config.model import SweepConfig
 from sweeps.config.resource import Unit
 from sweeps.halving.rule import Rule, Standing, Started
 from sweeps.planning.trial_source import PlannedTrial
-from sweeps.record import limits
 from sweeps.record.events import Event, TrialEnded, TrialParked, TrialStarted, TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
@@ -119,11 +118,12 @@ class Ruling:
         self._end(trial, TrialState.STOPPED, STOPPED_BY_REQUEST, time)
         return True
 
-    def end_parked(self, trial: TrialRecord, time: float, budget: str = "") -> None:
+    def end_parked(self, trial: TrialRecord, time: float, budget: str = "", may_go_on: bool = False) -> None:
         """Ends a trial that is parked when the sweep ends: it is stopped at its rung, with its rank there.
 
         Args:
             budget: what is used up, if that ended the sweep: it ended the trials that were to go on, too.
+            may_go_on: whether somebody may raise that budget.
         """
         ranked = self.rule.rank(trial.trial_key)
         place = f": rank {ranked[1]} of {ranked[2]} {self._at(ranked[0])}" if ranked is not None else ""
@@ -135,7 +135,7 @@ class Ruling:
             state=TrialState.STOPPED,
             reason=reason + place,
             by_person_or_budget=is_due,
-            may_go_on=limits.can_be_raised(budget),
+            may_go_on=may_go_on,
         )
         self._write(ended)
 

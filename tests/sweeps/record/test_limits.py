@@ -23,7 +23,7 @@ def sweep(device: Device = "cuda", *losses: float, gpus: int = 1) -> SweepRecord
 @pytest.mark.parametrize(("now", "is_reached"), [(1899.0, False), (1900.0, True)])
 def test_gpu_hours_are_hosts_times_hours_since_they_were_asked_for(now: float, is_reached: bool) -> None:
     found = limits.reached(Budget(gpu_hours=1.0), sweep(), now)
-    assert found == ("budget.gpu_hours 1 is used up" if is_reached else None)
+    assert (str(found) if found else None) == ("budget.gpu_hours 1 is used up" if is_reached else None)
 
 
 @pytest.mark.parametrize(("now", "is_reached"), [(549.0, False), (550.0, True)])
@@ -35,13 +35,9 @@ def test_each_gpu_of_a_host_counts(now: float, is_reached: bool) -> None:
 def test_wall_clock_counts_from_the_beginning_and_not_the_pauses_between_drivers(now: float, is_reached: bool) -> None:
     ended = SweepEnded(time=130.0, reason="interrupted")
     whole = record([begun(90.0), ended, begun(130.0)])
-    assert limits.reached(Budget(wall_clock="1m"), whole, now) == (
-        "budget.wall_clock is used up" if is_reached else None
-    )
+    assert (limits.reached(Budget(wall_clock="1m"), whole, now) is not None) is is_reached
     apart = record([begun(90.0), ended, begun(1000.0)])
-    assert limits.reached(Budget(wall_clock="1m"), apart, now + 870.0) == (
-        "budget.wall_clock is used up" if is_reached else None
-    )
+    assert (limits.reached(Budget(wall_clock="1m"), apart, now + 870.0) is not None) is is_reached
 
 
 def test_cpus_take_no_gpu_hours() -> None:
@@ -50,7 +46,7 @@ def test_cpus_take_no_gpu_hours() -> None:
 
 def test_a_target_is_reached_by_the_best_step_of_any_trial() -> None:
     found = limits.reached(Budget(target=0.9), sweep("cpu", 1.2, 0.8, 1.1), 0.0)
-    assert found == "budget.target 0.9 is reached: t07 has eval_loss 0.8000 at step 6"
+    assert str(found) == "budget.target 0.9 is reached: t07 has eval_loss 0.8000 at step 6"
     assert limits.reached(Budget(target=0.9), sweep("cpu", 1.2, 0.91), 0.0) is None
     assert limits.reached(Budget(target=0.9), sweep("cpu"), 0.0) is None
 
@@ -69,3 +65,17 @@ def test_a_target_is_reached_only_by_what_may_be_the_best(changes: list[Event], 
 
 def test_without_such_budgets_nothing_ends_the_sweep() -> None:
     assert limits.reached(Budget(), sweep("cuda", 0.0), 1e9) is None
+
+
+@pytest.mark.parametrize(
+    ("budget", "told"),
+    [
+        (Budget(wall_clock="1m"), ("budget.wall_clock is used up", True)),
+        (Budget(gpu_hours=1.0), ("budget.gpu_hours 1 is used up", True)),
+        (Budget(target=0.9), ("budget.target 0.9 is reached: t07 has eval_loss 0.8000 at step 3", False)),
+    ],
+)
+def test_budgets_can_be_raised_and_a_target_cannot(budget: Budget, told: tuple[str, bool]) -> None:
+    found = limits.reached(budget, sweep("cuda", 0.8), 1e9)
+    assert found is not None
+    assert (str(found), found.can_be_raised) == told

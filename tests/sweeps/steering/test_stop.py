@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from sweeps.record.limits import Reached
 from sweeps.steering.mailbox import StopSweep
 from sweeps.steering.stop import SIGNALS, Interrupted, StopState, on_signals, raising_on_signals
 
@@ -24,7 +25,7 @@ class Clock:
 
 def test_a_budget_ends_the_sweep_at_its_deadline() -> None:
     clock = Clock()
-    stop = StopState(limit=lambda: "budget.wall_clock is used up" if clock() >= 100.0 else None)
+    stop = StopState(limit=lambda: Reached("budget.wall_clock", "is used up") if clock() >= 100.0 else None)
     assert stop.check() is None
     clock.now = 99.9
     assert stop.check() is None
@@ -32,6 +33,7 @@ def test_a_budget_ends_the_sweep_at_its_deadline() -> None:
     assert stop.check() == "budget"
     clock.now = 0.0
     assert stop.check() == "budget"
+    assert (stop.message, stop.can_be_raised) == ("budget.wall_clock is used up", True)
 
 
 def test_without_a_budget_nothing_ends_the_sweep() -> None:

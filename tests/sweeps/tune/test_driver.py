@@ -22,6 +22,7 @@ from sweeps.errors import ConfigError
 from sweeps.record.events import DataPrepared
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
+from sweeps.record.limits import Reached
 from sweeps.report.progress import Display
 from sweeps.steering.stop import StopState
 from sweeps.tune import driver
@@ -159,7 +160,7 @@ class SlowStart:
 def test_a_start_that_goes_on_and_on_ends_when_the_budget_is_used_up(tmp_path, monkeypatch):
     stop = StopState()
     start = SlowStart(tmp_path, monkeypatch, stop)
-    stop.limit = lambda: "budget.wall_clock is used up" if start.now >= 100.0 else None
+    stop.limit = lambda: Reached("budget.wall_clock", "is used up") if start.now >= 100.0 else None
     with pytest.raises(KeyboardInterrupt):
         start.driving._ask("start")
     assert (start.now, stop.reason, stop.message) == (100.0, "budget", "budget.wall_clock is used up")
