@@ -206,22 +206,29 @@ class Amendments:
 
     def _in_vain(self, current: SweepConfig, new: Mapping[str, Scalar | None], record: SweepRecord) -> str:
         """What else to ask for where a sweep that is over would train nothing with it; empty where it would."""
-        if not record.is_finished or record.ended is None:
+        if not record.is_finished or self._goes_on(current, record):
             return ""
-        count, drawn = current.budget.count, self._drawn(record)
-        if record.ended.reason == "finished":
-            # Trials are lacking where the space has no more points.
-            is_exhausted = drawn < count and self.config.searcher.size(self.space) is not None
-        else:
-            has_added = not self._added(record) <= record.trials.keys()
-            goes_on = any(trial.may_go_on for trial in record.trials.values())
-            if drawn < count or has_added or goes_on or self.config.searcher.repeats:
-                return ""
-            is_exhausted = False
-        if is_exhausted:
-            return f"the space has no new point: ask for one first: {ADD}"
-        has_more = limits.changed(current, new).budget.count > count
+        there = self.config.searcher.size(self.space)
+        if there is not None and self._is_exhausted(there, current, record):
+            return f"the space has {counted(there, 'point')}, and no new one: ask for a point first: {ADD}"
+        has_more = limits.changed(current, new).budget.count > current.budget.count
         return "" if has_more else f"raise budget.trials with it, or ask for a point first: {ADD}"
+
+    def _goes_on(self, current: SweepConfig, record: SweepRecord) -> bool:
+        """Whether a sweep that is over left something to train: one that has finished looked for it in vain."""
+        if record.ended is None or record.ended.reason == "finished":
+            return False
+        has_added = not self._added(record) <= record.trials.keys()
+        has_begun = any(trial.may_go_on for trial in record.trials.values())
+        return self._drawn(record) < current.budget.count or has_added or has_begun or self.config.searcher.repeats > 0
+
+    def _is_exhausted(self, there: int, current: SweepConfig, record: SweepRecord) -> bool:
+        """Whether a sweep that left nothing to train has tried its whole space, of `there` points.
+
+        It has fewer trials than asked for also where some of these points mean the same, or cannot be trained.
+        """
+        own = (trial.point for trial in record.trials.values() if trial.repeats is None and trial.point is not None)
+        return self._drawn(record) < current.budget.count or sum(map(self.space.contains, own)) >= there
 
     def _unchangeable(self, key: str) -> list[str]:
         if key in CHANGEABLE:

@@ -303,8 +303,22 @@ def test_a_finished_sweep_whose_space_has_no_new_point_is_not_opened_again_for_m
     assert (answer.is_accepted, answer.message) == (
         False,
         "budget.trials 9: nothing would be trained: the sweep has finished, and none of its trials goes on; the space "
-        "has no new point: ask for one first: qsweep add SWEEP FIELD=VALUE",
+        "has 1 point, and no new one: ask for a point first: qsweep add SWEEP FIELD=VALUE",
     )
+
+
+@pytest.mark.parametrize("reason", ["finished", "budget"])
+def test_a_sweep_that_is_over_and_has_tried_its_whole_space_takes_no_more_trials(reason: Any) -> None:
+    amendments = sweep({"adapter.r": {"choice": [4, 8]}}, budget={**BUDGET, "trials": 2})
+    tried = [(planned(r, amendments.config, {"adapter.r": r}, {}), TrialState.COMPLETED) for r in (4, 8)]
+    whole = SweepRecord(trials=recorded(*tried), ended=SweepEnded(time=9.0, reason=reason))
+    answer = amendments.changes({"budget.trials": 3}, whole, None)
+    assert not answer.is_accepted
+    assert "the space has 2 points, and no new one: ask for a point first: qsweep add" in answer.message
+    half = replace(
+        whole, trials=recorded(tried[0], (planned(16, amendments.config, {"adapter.r": 16}, {}), tried[0][1]))
+    )
+    assert amendments.changes({"budget.trials": 3}, half, None).is_accepted, "16 is not of the space"
 
 
 def test_points_that_were_asked_for_are_not_counted_as_drawn() -> None:
