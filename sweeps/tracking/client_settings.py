@@ -51,7 +51,12 @@ def without_retries() -> Iterator[None]:
 
 @contextmanager
 def patient() -> Iterator[None]:
-    """Gives the requests of the block, which send or fetch artifacts, `ARTIFACT_SECONDS`; more if users set more."""
+    """Gives the requests of the block, which send or fetch artifacts, `ARTIFACT_SECONDS`; more if users set more.
+
+    By the environment of the process, so requests that other threads send meanwhile are as patient: MLflow gives those
+    of artifacts no timeout of their own, and fetches in threads of its own (`_download_file` in
+    mlflow/store/artifact/http_artifact_repo.py and `download_artifacts` in artifact_repo.py beside it, 3.17.2).
+    """
     with _set(_TIMEOUT, str(max(ARTIFACT_SECONDS, int(os.environ[_TIMEOUT])))):
         yield
 
