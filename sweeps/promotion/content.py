@@ -32,6 +32,8 @@ class Content:
     """The objections that --force overrode."""
     rows_in_train: int
     """How many rows of --eval-data were said to be in data.train too, at a look at the first ones."""
+    eval_data: bytes | None
+    """The file of --eval-data as it was before that look: it may change until it is sent."""
 
 
 def find_champion(context: Context) -> Version | None:
@@ -58,7 +60,7 @@ def check(context: Context, champion: Version | None, scored: Scoring) -> Conten
         SweepError: base or rows are not there, or differ and the request does not force.
     """
     file = context.request.eval_data
-    in_train = 0 if file is None else _check_rows(context, file)
+    rows, in_train = (None, 0) if file is None else _check_rows(context, file)
     try:
         fingerprints = scored.fingerprint()
     except HostsDied:
@@ -77,24 +79,25 @@ def check(context: Context, champion: Version | None, scored: Scoring) -> Conten
     ]
     identity = _base_identity(context.sweep.config, fingerprints)
     if champion is None:
-        return Content(identity, None, tuple(forced), in_train)
+        return Content(identity, None, tuple(forced), in_train, rows)
     adapter, objections = _champion_adapter(context, champion, identity, scored)
     forced += [context.force(objection) for objection in objections]
-    return Content(identity, adapter, tuple(forced), in_train)
+    return Content(identity, adapter, tuple(forced), in_train, rows)
 
 
-def _check_rows(context: Context, file: Path) -> int:
-    """Warns of what is odd in the first rows of a file; returns how many of them are also in data.train."""
+def _check_rows(context: Context, file: Path) -> tuple[bytes, int]:
+    """Warns of what is odd in the first rows of a file; returns its content, and how many are also in data.train."""
     data = context.sweep.config.base.data_spec
     problems = requests.check_rows(data, str(file))
     if problems:
         raise ConfigError(problems)
+    content = file.read_bytes()
     look = requests.look_at_rows(data, str(file))
     if look.problems:
         raise ConfigError(look.problems)
     for warning in look.warnings:
         context.say(f"warning: {warning}")
-    return look.test_rows_in_train
+    return content, look.test_rows_in_train
 
 
 def _base_identity(config: SweepConfig, fingerprints: Mapping[str, str]) -> str:

@@ -122,8 +122,7 @@ def collect(context: Context, candidates: Candidates, content: Content, scored: 
         adapters[CHAMPION] = content.champion_adapter
     champion = ", champion" if CHAMPION in adapters else ""
     context.say(f"evaluating base{champion} and candidates on {words}")
-    sent = None if file is None else file.read_bytes()
-    request = ScoringRequest(rows=rows, content=sent, adapters=adapters, with_base=True, samples=SAMPLES)
+    request = ScoringRequest(rows=rows, content=content.eval_data, adapters=adapters, with_base=True, samples=SAMPLES)
     answer = scored.score(request)
     for name, shown in ((BASE, BASE), (CHAMPION, context.alias)):
         if name in answer.not_finite:

@@ -140,17 +140,18 @@ def test_rows_of_a_file_decide(world):
     assert world.tags()["promotion.rows"] == "mine.jsonl, 30 rows"
 
 
-def test_a_file_decides_where_the_machine_that_evaluates_does_not_have_it(world, monkeypatch):
+def test_rows_that_were_looked_at_decide_whatever_becomes_of_their_file(world, monkeypatch):
+    """It changes before they are sent; the machine that evaluates does not have it."""
     rows, score = world.root / "mine.jsonl", promotions.InProcess.score
     rows.write_text("".join(json.dumps(promotions.odd(n)) + "\n" for n in range(30)))
 
     def elsewhere(host, request):
-        if request.with_base:
-            rows.unlink()
+        rows.unlink() if request.with_base else rows.write_text("{}")
         return score(host, request)
 
     monkeypatch.setattr(promotions.InProcess, "score", elsewhere)
-    assert run(world.sweep("second"), eval_data=rows, dry_run=True).verdict.winner == "t00"
+    verdict = run(world.sweep("second"), eval_data=rows, dry_run=True).verdict
+    assert (verdict.winner, verdict.rows) == ("t00", 30)
 
 
 @pytest.mark.parametrize(
