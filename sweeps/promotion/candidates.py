@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from trainables import catalogue
 from trainables.contract import Evaluation
 from trainables.errors import NotTrainable
 from trainables.inputs.similar import did_you_mean
-from trainables.objective import Direction, Objective
+from trainables.objective import COSTS, Direction, Objective
 from trainables.scoring import requests
 from trainables.specs import TrialSpec
 
@@ -93,12 +92,11 @@ def ranked(sweep: TrackedSweep, objective: Objective, trial: str | None, force: 
     if trial is not None:
         return [_named(sweep, objective.metric, trial, force)]
     metric = objective.metric
-    if sweep.trials and (metric == "step" or all(math.isnan(each.best(metric)) for each in sweep.trials)):
-        named = {key.removeprefix("best_") for each in sweep.trials for key in each.metrics if key.startswith("best_")}
-        known = sorted(named - {"step"})
-        if known and metric not in known:
-            hint = did_you_mean(metric, known)
-            raise SweepError(f"--metric: no trial has best_{metric}{hint} (there are: {', '.join(known)})")
+    # Of a name that itself begins with best_, there is best_best_ too.
+    known = sorted({key for each in sweep.trials for key in each.metrics if f"best_{key}" in each.metrics})
+    if known and metric not in (*known, *COSTS):
+        hint = did_you_mean(metric, known)
+        raise SweepError(f"--metric: no trial has {metric}{hint} (there are: {', '.join(known)})")
     own = [each for each in sweep.trials if each.repeats is None]
     found = [each for each in own if each.is_ranked(metric) and each.refused is None]
     if not found:

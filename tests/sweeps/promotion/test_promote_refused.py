@@ -30,7 +30,7 @@ from trainables.scoring.requests import BASE, ScoringRequest, ScoringResult
         ({"trial": "k3"}, "--trial: t03 is FAILED"),
         ({"trial": "t04"}, "--trial: t04 is PAUSED"),
         ({"trial": "k9"}, "--trial: no trial 'k9' in .*t01 k1"),
-        ({"metric": "eval_los"}, "--metric: no trial has best_eval_los; did you mean eval_loss"),
+        ({"metric": "eval_los"}, "--metric: no trial has eval_los; did you mean eval_loss"),
         ({"model": "no good"}, "--model: 'no good'"),
         ({"alias": "no good"}, "--alias: 'no good' must hold only"),
         ({"alias": "latest"}, "--alias: 'latest' is kept for other uses"),

@@ -62,3 +62,13 @@ def test_a_repeat_is_a_candidate_only_when_it_is_named():
     only = dataclasses.replace(sweep, trials=trials[2:])
     with pytest.raises(SweepError, match=r"no trial may be promoted: .*it has none"):
         ranked(only, MIN_EVAL_LOSS, None, False)
+
+
+@pytest.mark.parametrize("metric", ["of_4", "step"])
+def test_what_is_logged_under_a_name_that_begins_with_best_is_not_taken_for_a_metric(metric):
+    metrics = {"eval_loss": 0.5, "best_eval_loss": 0.5, "best_of_4": 0.1, "best_best_of_4": 0.1, "best_step": 3.0}
+    trials = (TrialRun("run", "k0", 0, "", "COMPLETED", None, None, None, metrics, {}),)
+    sweep = TrackedSweep("s-1", "s", "parent", "FINISHED", config({"metric": "eval_loss"}), {}, None, trials)
+    assert ranked(sweep, Objective(metric="best_of_4"), None, False) == [*trials]
+    with pytest.raises(SweepError, match=rf"^--metric: no trial has {metric}.*\(there are: best_of_4, eval_loss\)"):
+        ranked(sweep, Objective(metric=metric), None, False)
