@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cluster.devices import cache
+from trainables.inputs import paths
 
 SHIPPED = "submitted"
 """The folder for sweeps, in the package and in the cache folder of each node."""
@@ -62,7 +63,7 @@ def main(words: list[str]) -> None:
 
     Args:
         words: the id for the sweep, and the words after `qsweep`. One that begins with `submitted:` is a sweep file
-            that travelled, and `~/` is the home folder here.
+            that travelled, and `~` is a home folder here.
     """
     place()
     os.environ[SWEEP_ID] = words[0]
@@ -76,7 +77,7 @@ def _here(word: str) -> str:
     """A word as it is meant on this node."""
     if word.startswith(f"{SHIPPED}:"):
         return str(cache() / SHIPPED / word.removeprefix(f"{SHIPPED}:") / SWEEP_FILE)
-    return str(Path(word).expanduser()) if word.startswith("~/") else word
+    return str(paths.at_home(Path(word))) if word.startswith("~") else word
 
 
 if __name__ == "__main__":

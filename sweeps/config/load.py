@@ -16,7 +16,7 @@ from search_spaces.domains import Domain
 from search_spaces.errors import SpaceError
 from search_spaces.space import SearchSpace
 from sweeps.config import checks, messages, overrides, portfolio, resource, yaml_files
-from sweeps.config.model import SweepConfig
+from sweeps.config.model import ELSEWHERE, SweepConfig
 from sweeps.config.uris import absolute_uri, is_object_store
 from sweeps.errors import ConfigError
 from trainables.contract import Preview, Trainable
@@ -66,7 +66,7 @@ def load(file: str, changes: Sequence[str], folder: Path, elsewhere: Sequence[st
     """
     raw, wrong = read(file, changes, folder)
     wrong += apply_profile(raw)
-    config, mistakes = _validate(raw)
+    config, mistakes = _validate(raw, None if elsewhere is None else ELSEWHERE)
     wrong += mistakes
     trainable, mistakes = checks.find_trainable(raw, config)
     wrong += mistakes
@@ -129,14 +129,15 @@ def _find(file: str, folder: Path) -> Path:
     )
 
 
-def _validate(raw: Mapping[str, Any]) -> tuple[SweepConfig, list[str]]:
+def _validate(raw: Mapping[str, Any], context: object) -> tuple[SweepConfig, list[str]]:
     """The configuration, and a line for each mistake. A wrong section gets its defaults: the others are checked too."""
     try:
-        return SweepConfig.model_validate(raw), []
+        return SweepConfig.model_validate(raw, context=context), []
     except ValidationError as error:
         wrong = {place for detail in error.errors() for place in detail["loc"][:1]}
         right = {key: value for key, value in raw.items() if isinstance(key, str) and key not in wrong}
-        return SweepConfig.model_validate({"name": "unnamed", **right}), messages.of_validation(error, raw)
+        rest = SweepConfig.model_validate({"name": "unnamed", **right}, context=context)
+        return rest, messages.of_validation(error, raw)
 
 
 def _space(raw: object) -> tuple[SearchSpace | None, list[str]]:

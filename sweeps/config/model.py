@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo
 
 from cluster import gpus
 from search_spaces.space import PORTFOLIO
@@ -72,8 +72,15 @@ def _is_gpu(value: object) -> object:
 
 _UNREAD = "must not begin with $ (variables are not read), nor with ~NAME where this machine has no such user"
 
+ELSEWHERE = "elsewhere"
+"""The context in which a sweep is validated that runs on other machines: ~NAME is a user there."""
 
-def _is_storage(value: object) -> object:
+
+def _is_unread(path: Path, context: object = None) -> bool:
+    return paths.is_unread(path) and not (context == ELSEWHERE and str(path).startswith("~"))
+
+
+def _is_storage(value: object, info: ValidationInfo) -> object:
     text = str(value)
     if uris.is_object_store(text) and (problem := uris.bucket_problem(text)) is not None:
         raise ValueError(problem)
@@ -81,7 +88,7 @@ def _is_storage(value: object) -> object:
         raise ValueError(
             "must be a folder of this machine, local or mounted, or s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"
         )
-    if paths.is_unread(Path(text)):
+    if _is_unread(Path(text), info.context):
         raise ValueError(f"{_UNREAD}: write the path, or ~/DIR for one in the home folder")
     return value
 
@@ -204,13 +211,17 @@ NOT_AN_ADDRESS = (
 )
 
 
-def is_tracking_uri(value: object) -> object:
-    """The value, when it is the URI of a store that MLflow can keep runs in; raises ValueError with the rule if not."""
+def is_tracking_uri(value: object, context: object = None) -> object:
+    """The value, when it is the URI of a store that MLflow can keep runs in; raises ValueError with the rule if not.
+
+    Args:
+        context: `ELSEWHERE`, or None.
+    """
     uri = str(value)
     if uris.is_web(uri) and not _is_address(uri):
         raise ValueError(NOT_AN_ADDRESS)
     file = uris.sqlite_file(uri)
-    if file is not None and paths.is_unread(file):
+    if file is not None and _is_unread(file, context):
         raise ValueError(f"{_UNREAD}: write sqlite:///~/FILE for the home folder")
     if uris.is_web(uri) or uri.startswith(("sqlite:///", "postgresql", "mysql", "mssql", "databricks")):
         return value
@@ -228,10 +239,14 @@ def _is_address(uri: str) -> bool:
         return False
 
 
+def _is_store(value: object, info: ValidationInfo) -> object:
+    return is_tracking_uri(value, info.context)
+
+
 class Tracking(Spec):
     """The MLflow server or database."""
 
-    uri: Annotated[str, BeforeValidator(is_tracking_uri)] = "sqlite:///mlflow.db"
+    uri: Annotated[str, BeforeValidator(_is_store)] = "sqlite:///mlflow.db"
     """An MLflow tracking URI; sqlite paths are relative to the current folder."""
     experiment: str | None = None
     """Name of the MLflow experiment; the sweep's name when left out."""

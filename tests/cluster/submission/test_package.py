@@ -90,11 +90,14 @@ def test_what_travelled_is_placed_once_and_the_command_runs_at_home(tmp_path: Pa
         draft.mkdir(parents=True)
     os.utime(abandoned, (0, 0))
     for _ in range(2):
+        given = ("launch", f"submitted:{identity}", "~/s", "~root/s", "~no", "--json")
         done = subprocess.run(
-            [sys.executable, "-P", "-m", on_node.ENTRY, "x-1", "launch", f"submitted:{identity}", "~/s", "--json"],
+            [sys.executable, "-P", "-m", on_node.ENTRY, "x-1", *given],
             cwd=unpacked, env=environment, capture_output=True, text=True, check=True, timeout=120,
         )  # fmt: skip
-        assert done.stdout.split() == [str(home), "x-1", "launch", str(place / "sweep.yaml"), str(home / "s"), "--json"]
+        theirs = [str(home / "s"), str(Path("~root/s").expanduser()), "~no"]
+        told = [str(home), "x-1", "launch", str(place / "sweep.yaml"), *theirs, "--json"]
+        assert done.stdout.split() == told
         assert (place / "sweep.yaml").read_text() == "name: x"
         assert sorted(place.parent.iterdir()) == [fresh, place]
 

@@ -113,6 +113,7 @@ def test_storage_is_not_looked_for_on_this_machine(folder: Path) -> None:
         (["storage=/shared/", "tracking.uri=http://mlflow:5000"], ("/shared/x", "http://mlflow:5000")),
         (["storage=s3://bucket/a"], ("~/results/x, mirrored in s3://bucket/a/x", "sqlite:///~/mlflow.db")),
         (["storage=~/s", "tracking.uri=sqlite:////d/m.db"], ("~/s/x", "sqlite:////d/m.db")),
+        (["storage=~nobodyx/s", "tracking.uri=sqlite:///~nobodyx/m.db"], ("~nobodyx/s/x", "sqlite:///~nobodyx/m.db")),
     ],
 )
 def test_where_things_will_lie(folder: Path, changes: list[str], expected: tuple[str, str]) -> None:
