@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,22 +12,14 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import NamedTuple, Protocol, cast
 
-from trainables.contract import Device, Evaluation, Need, Pack, RowShape, Target, TargetModules, Trainable
+from trainables.contract import Device, Need, Pack, RowShape, Target, TargetModules, Trainable
 from trainables.errors import NotTrainable, TrainableError
 from trainables.inputs.legible import legible
 from trainables.inputs.similar import did_you_mean
-from trainables.objective import EVAL_LOSS, Direction
+from trainables.objective import EVAL_LOSS, Direction, wrong_names
 from trainables.specs import TrialSpec
 
 OFFERS = ("REQUIRES", "check", "fingerprint", "prepare", "open_pack", "need")
-_TAKEN = {
-    *("step", "steps", "tokens", "seconds", "train_loss", "learning_rate", "grad_norm"),
-    *("trainable_params", "peak_memory_bytes", "best_step"),
-    *Evaluation.model_fields,
-}
-"""What a sweep logs of a trial beside its evaluations, and the other keys of a saved one; `step` would be best_step."""
-_LONGEST = 245
-"""MLflow takes 250 characters, and a metric is logged as best_NAME too."""
 
 
 @cache
@@ -99,22 +90,10 @@ def find(name: str) -> Trainable:
 
 
 def _wrong_metrics(given: object) -> str | None:
-    """What is wrong with a trainable's metrics.
-
-    A name that MLflow does not take costs all that its trials report, and one that is taken makes two numbers one.
-    """
+    """What is wrong with a trainable's metrics."""
     if not isinstance(given, Mapping) or EVAL_LOSS not in given or not set(given.values()) <= {"min", "max"}:
         return "must map names, eval_loss among them, to 'min' or 'max'"
-    taken = _TAKEN.union(*((f"best_{name}", f"base_{name}") for name in given))
-    for name in given:
-        if not isinstance(name, str) or not re.fullmatch(r"\w[\w .:-]*(/\w[\w .:-]*)*", name) or len(name) > _LONGEST:
-            return (
-                f"has {name!r}: a name begins with a letter, digit or _, holds letters, digits, blanks and _ - . : / "
-                f"only, and has at most {_LONGEST} characters"
-            )
-        if name in taken:
-            return f"has {name!r}: a sweep writes something else under this name: choose another"
-    return None
+    return wrong_names(given)
 
 
 class Offers(Protocol):

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import Field, model_validator
 
 from trainables.inputs.legible import Words
-from trainables.objective import EVAL_LOSS, Metrics, named_metrics
+from trainables.objective import EVAL_LOSS, EvaluationMetrics, Metrics, named_metrics
 from trainables.specs import Spec, TrialSpec
 
 Device = Literal["cpu", "cuda"]
@@ -50,7 +50,7 @@ class StepRecord(Spec):
 class Evaluation(Spec):
     """One evaluation of one slot on the sweep's fixed rows."""
 
-    metrics: Metrics
+    metrics: EvaluationMetrics
     """Those of the trainable's METRICS. `eval_loss` is the mean negative log-likelihood of the completion tokens."""
     row_losses: Annotated[tuple[float, ...], Field(strict=False)] = ()
     """Total negative log-likelihood of each row, in the order of the evaluation rows."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
@@ -70,6 +71,44 @@ def _has_loss(metrics: dict[str, float]) -> dict[str, float]:
 
 Metrics = Annotated[dict[str, float], AfterValidator(_has_loss)]
 """Name -> value. `eval_loss` is always there."""
+
+
+_TAKEN = {
+    *("step", "steps", "tokens", "seconds", "train_loss", "learning_rate", "grad_norm"),
+    *("trainable_params", "peak_memory_bytes", "best_step"),
+    *("metrics", "row_losses", "row_tokens", "hardware"),
+}
+"""What a sweep logs of a trial beside its evaluations, and the other keys of a saved one; `step` would be best_step."""
+_LONGEST = 245
+"""MLflow takes 250 characters, and a metric is logged as best_NAME too."""
+
+
+def wrong_names(names: Collection[object]) -> str | None:
+    """What is wrong with the names of metrics; None where nothing is.
+
+    A name that MLflow does not take costs all that a trial reports, and one that is taken makes two numbers one.
+    """
+    taken = _TAKEN.union(*((f"best_{name}", f"base_{name}") for name in names))
+    for name in names:
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w .:-]*(/\w[\w .:-]*)*", name) or len(name) > _LONGEST:
+            return (
+                f"has {name!r}: a name begins with a letter, digit or _, holds letters, digits, blanks and _ - . : / "
+                f"only, and has at most {_LONGEST} characters"
+            )
+        if name in taken:
+            return f"has {name!r}: a sweep writes something else under this name: choose another"
+    return None
+
+
+def _has_names(metrics: dict[str, float]) -> dict[str, float]:
+    problem = wrong_names(metrics)
+    if problem is not None:
+        raise ValueError(problem)
+    return metrics
+
+
+EvaluationMetrics = Annotated[Metrics, AfterValidator(_has_names)]
+"""The same as a trainable gives them: their names can be logged, also those that it does not declare."""
 
 
 def named_metrics(raw: Any, names: Mapping[str, str]) -> Any:

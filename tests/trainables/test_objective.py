@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
+from pydantic import ValidationError
 
-from trainables.objective import Objective
+from trainables.contract import Evaluation
+from trainables.objective import Objective, wrong_names
 
 LOWEST = Objective(metric="eval_loss", mode="min")
 HIGHEST = Objective(metric="eval_accuracy", mode="max")
@@ -40,3 +42,26 @@ def test_a_gain_is_said_in_the_direction_of_the_metric():
 def test_an_evaluation_without_the_metric_is_refused_by_its_name():
     with pytest.raises(ValueError, match="the objective is eval_accuracy, and the evaluation gives eval_loss only"):
         HIGHEST.of({"eval_loss": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "why"),
+    [
+        ("pass@1", 0.5, r"has 'pass@1': .*letters, digits"),
+        ("steps", 0.5, "has 'steps': a sweep writes something else"),
+        ("best_eval_loss", 0.5, "has 'best_eval_loss': a sweep writes something else"),
+        ("f1", math.nan, r"metrics\.f1"),
+    ],
+)
+def test_an_evaluation_has_no_metric_that_cannot_be_logged(metric: str, value: float, why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        Evaluation(metrics={"eval_loss": 1.0, metric: value})
+
+
+def test_an_evaluation_may_have_a_metric_that_the_trainable_does_not_declare() -> None:
+    assert Evaluation(metrics={"eval_loss": 1.0, "f1": 0.5}).metrics["f1"] == 0.5
+
+
+@pytest.mark.parametrize("field", sorted(Evaluation.model_fields))
+def test_no_metric_is_called_as_another_key_of_a_saved_evaluation(field: str) -> None:
+    assert f"has {field!r}" in (wrong_names(["eval_loss", field]) or "")
