@@ -139,7 +139,7 @@ class Writer:
             if self._offset != reached:
                 reached, since = self._offset, now
             if now - since >= seconds:
-                if self._trouble is None:
+                if self._trouble is None and seconds > 0:
                     # Nothing failed: it is on its way still, and would get no further the next time.
                     more = "a large adapter may: set QSWEEP_DRAIN_SECONDS to more before the next qsweep resume"
                     self._say(f"tracking: MLflow takes longer than {seconds:.0f} s for one event; {more}")
