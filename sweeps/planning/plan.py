@@ -329,14 +329,14 @@ def _disk_warnings(config: SweepConfig, planned: Plan, need: Need | None, machin
         return []
     warnings = []
     again = repeats(config, planned.trials)
-    # Of each parked trial one snapshot stays, whatever the budget, until repeats need its room.
-    parked = planned.trials * _parked_bytes(config, need) // KEPT
-    lasting = planned.trials * need.adapter_bytes + max(parked, again * need.adapter_bytes)
+    # Of each parked trial one snapshot stays until repeats need its room. What replaces another comes before that goes.
+    parked = (planned.trials + 1) * _parked_bytes(config, need) // KEPT
+    lasting = (planned.trials + 1) * need.adapter_bytes + max(parked, again * need.adapter_bytes)
     if config.budget.disk is not None and lasting > size_bytes(config.budget.disk):
         what = "adapters, and snapshots while they are parked," if config.scheduler.parks else "adapters"
         trials = f"{planned.trials} trials" + (f" and {counted(again, 'repeat')}" if again else "")
         warnings.append(
-            f"budget.disk {config.budget.disk}: the largest {what} of {trials} take "
+            f"budget.disk {config.budget.disk}: the largest {what} of {trials}, and one that replaces another, take "
             f"{lasting / 1e9:.2f} GB, and the sweep ends when there is no room for another"
         )
     wanted = (

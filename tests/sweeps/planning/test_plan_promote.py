@@ -54,16 +54,16 @@ def test_disk_holds_the_snapshots_of_parked_trials_too() -> None:
 
 
 def test_a_disk_budget_without_room_for_every_parked_trial_is_said() -> None:
-    (warning,) = planned(budget={"trials": 8, "disk": "31GB"}).warnings
+    (warning,) = planned(budget={"trials": 8, "disk": "35GB"}).warnings
     assert warning.startswith(
-        "budget.disk 31GB: the largest adapters, and snapshots while they are parked, of 8 trials"
+        "budget.disk 35GB: the largest adapters, and snapshots while they are parked, of 8 trials"
     )
-    assert planned(budget={"trials": 8, "disk": "32GB"}).warnings == ()
+    assert planned(budget={"trials": 8, "disk": "36GB"}).warnings == ()
 
 
 def test_a_disk_budget_without_room_for_the_adapters_of_repeats_is_said() -> None:
-    (warning,) = planned(repeats=9, budget={"trials": 8, "disk": "34GB"}).warnings
-    # What eight parked trials would go on from makes room for 24 of the 27 adapters.
-    assert " of 8 trials and 27 repeats take 35.00 GB" in warning
-    assert planned(repeats=9, budget={"trials": 8, "disk": "35GB"}).warnings == ()
-    assert planned(repeats=8, budget={"trials": 8, "disk": "32GB"}).warnings == ()
+    (warning,) = planned(repeats=10, budget={"trials": 8, "disk": "38GB"}).warnings
+    # What eight parked trials, and one that goes on, would go on from makes room for 27 of the 30 adapters.
+    assert " of 8 trials and 30 repeats, and one that replaces another, take 39.00 GB" in warning
+    assert planned(repeats=10, budget={"trials": 8, "disk": "39GB"}).warnings == ()
+    assert planned(repeats=9, budget={"trials": 8, "disk": "36GB"}).warnings == ()
