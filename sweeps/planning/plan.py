@@ -13,7 +13,7 @@ from search_spaces.space import SearchSpace
 from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig, size_bytes
 from sweeps.config.uris import local_storage
-from sweeps.planning import advice, epochs, listed_points, time_budget
+from sweeps.planning import advice, epochs, time_budget
 from sweeps.planning.lora_or_qlora import GpuAdvice
 from sweeps.planning.number_words import counted
 from sweeps.planning.outlook import Known, Outlook, may_train_all, most_steps, outlook, repeats
@@ -256,7 +256,7 @@ def _search_warnings(config: SweepConfig, space: SearchSpace, planned: Plan) -> 
             f"small common multiple: trials ranked together have seen up to {more_seen:.0%} more examples than others; "
             "choose batches with a small common multiple, such as powers of two"
         )
-    warnings += listed_points.warnings(config, space)
+    warnings += advice.of_points(config, space)
     count = config.budget.count
     if planned.trials < count:
         warnings.append(f"the space has {planned.trials} different trials, fewer than budget.trials {count}")

@@ -1,17 +1,19 @@
-"""Warnings of an evaluation that costs more than the training or tells too little, and of rsLoRA by a ratio."""
+"""Warnings of evaluations that cost too much or tell too little, of points never tried, and of rsLoRA by a ratio."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+from sweep_files import toy
 
 from search_spaces.space import SearchSpace
 from sweeps.config.model import SweepConfig
 from sweeps.planning import advice
 from sweeps.planning.outlook import Outlook
+from sweeps.planning.plan import Machine, plan
 from sweeps.planning.time_cost import Range
-from trainables.contract import RowShape
+from trainables.contract import Need, RowShape
 from trainables.specs import AdapterSpec
 
 
@@ -78,3 +80,43 @@ def test_rslora_whose_updates_grow_with_r_all_the_same_is_told(
     found = advice.of_rslora(config().model_copy(update={"adapter": AdapterSpec(**adapter)}), SearchSpace.parse(space))
     assert len(found) == is_told
     assert all("give adapter.lora_alpha" in line for line in found)
+
+
+# searcher.points
+
+NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=8)
+SPACE = {"adapter.r": {"randint": [1, 64]}, "training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
+
+
+def told_of_points(points: list[dict[str, Any]], trials: int, starts_with_default: bool = True) -> list[str]:
+    searcher = {"kind": "random", "points": points, "start_with_default": starts_with_default}
+    config, space = toy(SPACE, searcher=searcher, budget={"trials": trials})
+    found = plan(config, space, NEED, Machine("cpu", 1, 10**6))
+    return [line for line in found.warnings if line.startswith("searcher.points")]
+
+
+def test_points_beyond_the_trials_are_counted() -> None:
+    listed = [{"adapter.r": rank} for rank in (1, 2, 3, 4)]
+    assert told_of_points(listed, 5) == []
+    assert told_of_points(listed, 4, starts_with_default=False) == []
+    assert told_of_points(listed, 3) == [
+        "searcher.points: 2 of 4 are beyond budget.trials 3, which counts the default configuration too, and are never "
+        "tried: raise budget.trials to 5, or list fewer points"
+    ]
+    (line,) = told_of_points(listed, 3, starts_with_default=False)
+    assert line.startswith("searcher.points: 1 of 4 are beyond budget.trials 3, and are never tried: ")
+
+
+def test_points_that_are_listed_twice_are_counted_once() -> None:
+    listed = [{"adapter.r": 2}, {"adapter.r": 3}, {"adapter.r": 2}]
+    assert told_of_points(listed, 3) == [
+        "searcher.points: 1 of 3 repeat others or the default configuration, and equal points run once: remove them"
+    ]
+    (line,) = told_of_points([*listed, {}], 8)
+    assert line.startswith("searcher.points: 2 of 4 repeat ")
+    assert len(told_of_points([*listed, {}], 8, starts_with_default=False)) == 1
+
+
+@pytest.mark.parametrize("starts_with_default", [True, False])
+def test_a_sweep_without_listed_points_is_not_warned(starts_with_default: bool) -> None:
+    assert told_of_points([], 1, starts_with_default) == []

@@ -1,4 +1,4 @@
-"""What a sweep takes: trials at each rung, time, trials that fill a budget, and rows that tell trials apart."""
+"""What a sweep takes: trials at each rung, time, trials that fill a budget, LoRA against QLoRA."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sweeps.halving.asha_stop import Stop
 from sweeps.halving.fifo import Fifo
 from sweeps.halving.rule import Rule
 from sweeps.halving.rungs import rungs
-from sweeps.planning import evaluation_noise, forecast, lora_or_qlora, time_cost, trials_that_fit, virtual_sweep
+from sweeps.planning import forecast, lora_or_qlora, time_cost, trials_that_fit, virtual_sweep
 from sweeps.planning.rates import Speed
 from sweeps.planning.time_cost import Range, Work
 from sweeps.planning.virtual_sweep import Play
@@ -232,15 +232,6 @@ def test_a_budget_is_filled_with_trials_that_there_are() -> None:
     found = trials_that_fit.fill(10**9, [3], takes, lambda *_: True, most=12)
     assert found is not None
     assert found.trials == 12
-
-
-# Evaluation rows
-
-
-def test_rows_and_gaps_belong_together() -> None:
-    assert evaluation_noise.rows_for(evaluation_noise.USUAL_GAP) == 230
-    assert evaluation_noise.smallest_gap(230) == pytest.approx(evaluation_noise.USUAL_GAP, rel=0.01)
-    assert evaluation_noise.smallest_gap(100) == 2 * evaluation_noise.smallest_gap(400)
 
 
 # LoRA against QLoRA
