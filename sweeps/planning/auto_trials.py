@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from sweeps.config import resource
 from sweeps.config.load import Sweep
@@ -11,8 +14,12 @@ from sweeps.errors import ConfigError
 from sweeps.planning import plan, time_budget
 from sweeps.planning.number_words import counted, duration
 from sweeps.planning.outlook import Known, outlook
-from sweeps.planning.trials_that_fit import MOST_TRIALS, Filled, fill
 from trainables.contract import Need
+
+MOST_TRIALS = 1_000
+"""A plan of more is a slip of the pen, and their rates are not known that well."""
+FILLED = 0.95
+"""Part of the budget that is planned with: a sweep that ends by itself gives a whole answer."""
 
 
 def settled(sweep: Sweep, need: Need | None, machine: plan.Machine, known: Known) -> tuple[Sweep, str]:
@@ -31,7 +38,8 @@ def settled(sweep: Sweep, need: Need | None, machine: plan.Machine, known: Known
         raise ConfigError(["budget.trials: auto: no GPU is used here, so gpu_hours bounds nothing: give wall_clock"])
     budget, words = bounded
 
-    def takes(trials: int, first: int) -> float:
+    def takes(first: int, trials: int) -> float:
+        """Expected seconds of a sweep with this first rung and so many trials."""
         tried = _with(config, trials, first)
         slots = plan.slots_per_host(tried, need, machine) or 1
         seen = outlook(tried, sweep.space, trials, (machine.hosts, slots, machine.gpus), known)
@@ -39,29 +47,50 @@ def settled(sweep: Sweep, need: Need | None, machine: plan.Machine, known: Known
             raise ConfigError([f"budget.trials: auto: the time of a trial is {seen.rate}, or give a number of trials"])
         return seen.cost.seconds.expected
 
-    points, factor = config.scheduler.points(config.budget.steps_per_trial), _factor(config)
-    firsts = points[:-1] or points
-    distinct = plan.different(config, sweep.space)
-    filled = fill(
-        budget,
-        firsts,
-        takes,
-        lambda trials, first: trials >= factor ** len(points[points.index(first) : -1]),
-        *(() if distinct is None else (distinct,)),
-    )
+    filled = _filled(sweep, budget * FILLED, takes)
     if filled is None:
         raise ConfigError([f"budget.trials: auto: {words} does not hold one trial of {_whole(config)}: raise it"])
+    trials, first = filled
     # Again: with another first rung the last two may be one step of a large batch.
-    chosen, wrong = resource.settled(_with(config, filled.trials, filled.first), sweep.space, None)
+    chosen, wrong = resource.settled(_with(config, trials, first), sweep.space, None)
     if wrong:
         raise ConfigError(wrong)
-    return replace(sweep, config=chosen), _words(chosen, filled, words)
+    return replace(sweep, config=chosen), _words(chosen, takes(first, trials), words)
 
 
 def with_some(sweep: Sweep) -> Sweep:
     """The sweep with as many trials as a sweep has by default: for a look at its speed."""
     config = _with(sweep.config, Budget().count, sweep.config.scheduler.grace_steps)
     return replace(sweep, config=config)
+
+
+def _filled(sweep: Sweep, seconds: float, takes: Callable[[int, int], float]) -> tuple[int, int] | None:
+    """The most trials that fit, and the lowest first rung that leaves enough of them to rank; None if none fits.
+
+    The first rung of the sweep file comes first. Where so few trials fit that nobody would come to the last rung by
+    rank, the next higher one is tried: fewer rungs, each with a ranking that says something. The last one is taken
+    whatever it gives.
+    """
+    config = sweep.config
+    points, factor = config.scheduler.points(config.budget.steps_per_trial), _factor(config)
+    distinct = plan.different(config, sweep.space)
+    most = MOST_TRIALS if distinct is None else min(distinct, MOST_TRIALS)
+    found: tuple[int, int] | None = None
+    for place, first in enumerate(points[:-1] or points):
+        trials = _most(seconds, most, partial(takes, first))
+        if trials:
+            found = trials, first
+        if trials >= factor ** len(points[place:-1]):
+            break
+    return found
+
+
+def _most(seconds: float, most: int, takes: Callable[[int], float]) -> int:
+    """The largest number of trials, 0 to `most`, that take at most `seconds`; few trials are tried first."""
+    low, high = 0, 1
+    while high < most and takes(high) <= seconds:
+        low, high = high, 2 * high
+    return bisect_right(range(min(high, most) + 1), seconds, lo=low + 1, key=takes) - 1
 
 
 def _with(config: SweepConfig, trials: int, first: int) -> SweepConfig:
@@ -83,11 +112,11 @@ def _whole(config: SweepConfig) -> str:
     return counted(compared.total, compared.unit)
 
 
-def _words(config: SweepConfig, filled: Filled, budget: str) -> str:
-    compared = resource.of(config)
+def _words(config: SweepConfig, seconds: float, budget: str) -> str:
+    compared, trials = resource.of(config), config.budget.count
     first = counted(compared.points[0], compared.unit)
     most = f"; auto chooses {MOST_TRIALS:,} trials at most: give a number for more"
     return (
-        f"budget.trials: auto is {filled.trials}: with the first ranking after {first} they are expected to "
-        f"take {duration(filled.seconds)} of {budget}" + (most if filled.trials == MOST_TRIALS else "")
+        f"budget.trials: auto is {trials}: with the first ranking after {first} they are expected to "
+        f"take {duration(seconds)} of {budget}" + (most if trials == MOST_TRIALS else "")
     )

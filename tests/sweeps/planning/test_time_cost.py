@@ -1,4 +1,4 @@
-"""What a sweep takes: trials at each rung, time, trials that fill a budget, LoRA against QLoRA."""
+"""What a sweep takes: trials at each rung, time, LoRA against QLoRA."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sweeps.halving.asha_stop import Stop
 from sweeps.halving.fifo import Fifo
 from sweeps.halving.rule import Rule
 from sweeps.halving.rungs import rungs
-from sweeps.planning import forecast, lora_or_qlora, time_cost, trials_that_fit, virtual_sweep
+from sweeps.planning import forecast, lora_or_qlora, time_cost, virtual_sweep
 from sweeps.planning.rates import Speed
 from sweeps.planning.time_cost import Range, Work
 from sweeps.planning.virtual_sweep import Play
@@ -196,42 +196,6 @@ def test_several_hosts_take_what_follows_one_another_and_each_of_them_is_paid_fo
 def test_an_evaluated_token_is_half_of_a_trained_one() -> None:
     assert time_cost.evaluation_share(steps=10, tokens_per_step=100, evaluations=2, evaluation_tokens=1000) == 0.5
     assert time_cost.evaluation_share(0, 0, 0, 0) == 0.0
-
-
-# A budget that is to be filled
-
-
-def takes(trials: int, first: int) -> float:
-    """Seconds: ten of each trial, a second for each step of the first rung."""
-    return trials * (10.0 + first)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "needed", "expected"),
-    [
-        (1000, 9, (73, 3)),  # 95 % of the budget
-        (200, 9, (14, 3)),
-        (100, 7, (7, 3)),
-        (100, 8, (5, 9)),  # not enough for the lowest first rung, so the next; none is enough, the last one stays
-    ],
-)
-def test_as_many_trials_as_fit_under_a_first_rung_that_ranks_them(
-    seconds: float, needed: int, expected: tuple[int, int]
-) -> None:
-    found = trials_that_fit.fill(seconds, [3, 9], takes, lambda trials, first: trials >= needed and first == 3)
-    assert found is not None
-    assert (found.trials, found.first) == expected
-    assert found.seconds == takes(*expected) <= trials_that_fit.FILLED * seconds
-
-
-def test_a_budget_without_room_for_one_trial_is_not_filled() -> None:
-    assert trials_that_fit.fill(10, [3, 9], takes, lambda *_: True) is None
-
-
-def test_a_budget_is_filled_with_trials_that_there_are() -> None:
-    found = trials_that_fit.fill(10**9, [3], takes, lambda *_: True, most=12)
-    assert found is not None
-    assert found.trials == 12
 
 
 # LoRA against QLoRA
