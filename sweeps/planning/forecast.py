@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import quantiles
+from statistics import fmean, quantiles
 
 from sweeps.planning.time_cost import Range, Work, steps_of
 from sweeps.planning.trial_source import REPEATED
@@ -19,14 +19,17 @@ LEAST_FOR_QUANTILES = 20
 class Forecast:
     """What the scheduler is expected to let through."""
 
-    points: tuple[int, ...]
+    points: Sequence[int]
     """Where trials report and are ranked."""
-    reaching: tuple[float, ...]
-    """Expected trials at each point."""
-    plays: tuple[Play, ...]
+    plays: Sequence[Play]
     """The ways in which it may go; one where the rule leaves no choice."""
     hosts: int
     """On which they were played."""
+
+    @property
+    def reaching(self) -> list[float]:
+        """Expected trials at each point."""
+        return [fmean(column) for column in zip(*(play.counts for play in self.plays), strict=True)]
 
     def work(self, trials: int, worst: int, steps_per_unit: float = 1.0, repeats: int = 0) -> Work:
         """Steps and evaluations of so many trials; the base is evaluated once.
@@ -37,29 +40,24 @@ class Forecast:
             repeats: `searcher.repeats`: only trials that reach the last point are repeated. `worst` counts them.
         """
         reports, longest = len(self.points), steps_per_unit * self.points[-1]
-        again = [repeats * min(REPEATED, play.counts[-1]) for play in self.plays]
+        played = [(play, repeats * min(REPEATED, play.counts[-1])) for play in self.plays]
         # Plays of a part of very many trials are scaled up, and what is rounded may go beyond what is possible.
         totals = [
-            min(float(worst), steps_per_unit * steps_of(self.points, play.counts) + more * longest)
-            for play, more in zip(self.plays, again, strict=True)
+            min(float(worst), steps_per_unit * steps_of(self.points, play.counts) + again * longest)
+            for play, again in played
         ]
-        makespan = _range(
-            [
-                steps_per_unit * play.makespan + self._turns(more) * longest
-                for play, more in zip(self.plays, again, strict=True)
-            ]
-        )
+        makespan = _range([steps_per_unit * play.makespan + self._turns(again) * longest for play, again in played])
         evaluations = [
-            self._turns(play.counts[0] + 1) + sum(map(self._turns, play.counts[1:])) + self._turns(more) * reports
-            for play, more in zip(self.plays, again, strict=True)
+            self._turns(play.counts[0] + 1) + sum(map(self._turns, play.counts[1:])) + self._turns(again) * reports
+            for play, again in played
         ]
-        expected_again, most = sum(again) / len(again), trials + repeats * min(REPEATED, trials)
+        expected_again, most = fmean(again for _, again in played), trials + repeats * min(REPEATED, trials)
         return Work(
             steps=_range(totals),
             evaluations=sum(self.reaching) + expected_again * reports + 1,
             makespan=makespan,
             worst_makespan=max(makespan.high, self._worst_makespan(worst, most, longest)),
-            evaluation_turns=sum(evaluations) / len(evaluations),
+            evaluation_turns=fmean(evaluations),
             worst_evaluation_turns=self._turns(most + 1) + self._turns(most) * (reports - 1),
             trials=trials + expected_again,
         )
@@ -75,16 +73,6 @@ class Forecast:
 
 def _range(values: Sequence[float]) -> Range:
     """Their mean, and where they lie."""
-    ascending = sorted(values)
-    low, high = ascending[0], ascending[-1]
-    if len(ascending) >= LEAST_FOR_QUANTILES:
-        tenths = quantiles(ascending, n=10)
-        low, high = tenths[0], tenths[-1]
-    return Range(sum(ascending) / len(ascending), low, high)
-
-
-def forecast(points: Sequence[int], plays: Sequence[Play], hosts: int) -> Forecast:
-    """The forecast of as many plays of a scheduler's rule, on so many hosts."""
-    columns = zip(*(play.counts for play in plays), strict=True)
-    expected = tuple(sum(column) / len(plays) for column in columns)
-    return Forecast(tuple(points), expected, tuple(plays), hosts)
+    many = len(values) >= LEAST_FOR_QUANTILES
+    low, *_, high = quantiles(values, n=10) if many else (min(values), max(values))
+    return Range(fmean(values), low, high)

@@ -10,7 +10,7 @@ from search_spaces.space import SearchSpace
 from sweeps.config import resource
 from sweeps.config.model import SweepConfig
 from sweeps.planning import epochs, virtual_sweep
-from sweeps.planning.forecast import Forecast, forecast
+from sweeps.planning.forecast import Forecast
 from sweeps.planning.rates import UNKNOWN, Load, Rate, RateKey, speed
 from sweeps.planning.time_cost import Cost, Range, cost, evaluation_share
 from sweeps.planning.trial_source import REPEATED
@@ -77,7 +77,7 @@ def outlook(config: SweepConfig, space: SearchSpace, trials: int, hosts: tuple[i
         hosts: how many, slots of each, and GPUs of each (0: on a CPU).
     """
     count, slots, gpus = hosts
-    seen = expected(config, trials, count, slots)
+    seen = _expected(config, trials, count, slots)
     worst, per_unit = most_steps(config, space, trials, count * slots), resource.steps_per_unit(config, space)
     work = seen.work(trials, worst, per_unit, config.searcher.repeats)
     evaluated = evaluation_rows(config, known)
@@ -141,14 +141,14 @@ def repeats(config: SweepConfig, trials: int) -> int:
     return config.searcher.repeats * min(REPEATED, trials)
 
 
-def expected(config: SweepConfig, trials: int, hosts: int, slots: int) -> Forecast:
+def _expected(config: SweepConfig, trials: int, hosts: int, slots: int) -> Forecast:
     """The trials that reach each report point, from playing the scheduler's rule on hosts of so many slots each."""
     compared = resource.of(config)
     spares, is_random = config.searcher.start_with_default, config.scheduler.kind != "fifo"
     made = virtual_sweep.plays(
         lambda: compared.scheduler.build(compared.total), trials, hosts, slots, spares, is_random
     )
-    return forecast(compared.points, made, hosts)
+    return Forecast(compared.points, made, hosts)
 
 
 def _load(config: SweepConfig, space: SearchSpace, slots: int, rows: RowShape | None, evaluated: int) -> Load:

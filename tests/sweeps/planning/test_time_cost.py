@@ -16,7 +16,8 @@ from sweeps.halving.asha_stop import Stop
 from sweeps.halving.fifo import Fifo
 from sweeps.halving.rule import Rule
 from sweeps.halving.rungs import rungs
-from sweeps.planning import forecast, lora_or_qlora, time_cost, virtual_sweep
+from sweeps.planning import lora_or_qlora, time_cost, virtual_sweep
+from sweeps.planning.forecast import Forecast
 from sweeps.planning.rates import Speed
 from sweeps.planning.time_cost import Range, Work
 from sweeps.planning.virtual_sweep import Play
@@ -124,8 +125,8 @@ TWO_WAYS = [Play((9, 3, 1), 63), Play((9, 5, 2), 93)]
 
 
 def test_a_forecast_is_the_mean_of_its_plays() -> None:
-    seen = forecast.forecast(POINTS, TWO_WAYS, 1)
-    assert seen.reaching == (9.0, 4.0, 1.5)
+    seen = Forecast(POINTS, TWO_WAYS, 1)
+    assert seen.reaching == [9.0, 4.0, 1.5]
     work = seen.work(9, 243)
     # 9 x 3 + 3 x 6 + 1 x 18, and 9 x 3 + 5 x 6 + 2 x 18
     assert work.steps == work.makespan == Range(78.0, 63.0, 93.0)
@@ -134,13 +135,13 @@ def test_a_forecast_is_the_mean_of_its_plays() -> None:
 
 
 def test_no_more_steps_are_expected_than_there_can_be() -> None:
-    seen = forecast.forecast(POINTS, TWO_WAYS, 1)
+    seen = Forecast(POINTS, TWO_WAYS, 1)
     assert seen.work(9, 80).steps == Range(71.5, 63.0, 80.0)
     assert seen.work(9, 60).steps == Range(60.0, 60.0, 60.0)
 
 
 def test_several_hosts_take_turns_at_each_report_and_at_the_repeats() -> None:
-    seen = forecast.forecast(POINTS, [Play((9, 5, 2), 45)], 4)
+    seen = Forecast(POINTS, [Play((9, 5, 2), 45)], 4)
     work = seen.work(9, 9 * 27)
     # The base and nine trials, then five, then two: 3 + 2 + 1 turns of four hosts.
     assert (work.steps.expected, work.makespan.expected, work.evaluation_turns) == (93, 45, 6)
@@ -152,7 +153,7 @@ def test_several_hosts_take_turns_at_each_report_and_at_the_repeats() -> None:
 
 
 def test_at_worst_one_trial_ends_alone() -> None:
-    work = forecast.forecast(POINTS, [Play((9, 3, 1), 35)], 4).work(9, 67)
+    work = Forecast(POINTS, [Play((9, 3, 1), 35)], 4).work(9, 67)
     assert work.worst_makespan == (67 - 27) / 4 + 27
 
 
