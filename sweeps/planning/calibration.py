@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from cluster.devices import cache
@@ -40,23 +39,20 @@ def prepare(sweep: Sweep) -> Prepared:
         raise ConfigError([str(error)]) from None
 
 
-def calibrate(
-    sweep: Sweep, prepared: Prepared, slots: int, machine: Machine, clock: Callable[[], float] = time.time
-) -> Rate:
+def calibrate(sweep: Sweep, prepared: Prepared, slots: int, machine: Machine) -> Rate:
     """Measures the rate of this machine for a sweep.
 
     Takes as long as it takes to load the base, to train about 12 + `slots` steps and to evaluate as many trials.
 
     Args:
         slots: trials that train side by side, as many as a host of the sweep will have.
-        clock: seconds since the epoch, as the pack's own.
 
     Raises:
         ConfigError: nothing can be trained; says why.
     """
     config, summary = sweep.config, prepared.summary
     trainable, largest = catalogue.find(config.trainable), plan.largest(config, sweep.space)
-    started = clock()
+    started = time.time()
     try:
         if machine.device == "cuda" and (why := catalogue.blindness(trainable)) is not None:
             raise ConfigError([f"this machine's GPU: {why}"])
@@ -67,12 +63,12 @@ def calibrate(
     except TrainableError as error:
         raise ConfigError([str(error)]) from None
     loop = PackLoop(pack, slots)
-    ready = clock()
+    ready = time.time()
     try:
         leases = _open(loop, sweep, slots)
         target = WARM_STEPS + max(2, math.ceil(STEPS / len(leases)))
         with ThreadPoolExecutor(len(leases)) as calls:
-            reached = list(calls.map(lambda lease: _reach(loop, lease, target, clock), leases))
+            reached = list(calls.map(lambda lease: _reach(loop, lease, target), leases))
     finally:
         loop.stop()
     rate = measured_speed.of_steps(
@@ -103,12 +99,12 @@ def _open(loop: PackLoop, sweep: Sweep, slots: int) -> list[str]:
     return leases
 
 
-def _reach(loop: PackLoop, lease: str, target: int, clock: Callable[[], float]) -> tuple[Outcome, float]:
+def _reach(loop: PackLoop, lease: str, target: int) -> tuple[Outcome, float]:
     """The lease at `target`, evaluated there, and when that was; a failure ends it before."""
     while True:
         outcome = loop.advance(lease, target, math.inf, 0, WAIT_SECONDS)
         if outcome is not None and (outcome.evaluation is not None or outcome.failure is not None):
-            return outcome, clock()
+            return outcome, time.time()
 
 
 def _warm(outcome: Outcome, ended: float) -> measured_speed.Trained:

@@ -7,8 +7,6 @@ from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig
 from sweeps.planning.number_words import counted
 
-_FACTORS = ("training.batch_size", "training.gradient_accumulation_steps")
-
 
 def rows_per_trial(config: SweepConfig, space: SearchSpace) -> tuple[int, int]:
     """Fewest and most rows that a trial of the space trains on when it is not stopped early."""
@@ -17,7 +15,7 @@ def rows_per_trial(config: SweepConfig, space: SearchSpace) -> tuple[int, int]:
         # A trial whose batch does not divide it sees a part of a step more.
         return compared.total, compared.total
     fewest = most = config.budget.steps_per_trial
-    for field in _FACTORS:
+    for field in resource.BATCH:
         values = _values(config, space, field)
         fewest, most = fewest * min(values), most * max(values)
     return fewest, most
