@@ -183,7 +183,7 @@ def _asked(sweep: Sweep, address: str | None) -> Asked:
     from cluster.doctor.contract import Asked
     from sweeps.config.model import size_bytes
     from sweeps.config.uris import work_folder
-    from sweeps.planning import auto_trials, host_memory, this_machine
+    from sweeps.planning import auto_trials, this_machine
 
     config = sweep.config
     place = config.cluster.address or "local"
@@ -205,7 +205,7 @@ def _asked(sweep: Sweep, address: str | None) -> Asked:
         uses_gpus=config.cluster.gpus_per_host != 0,
         gpus_per_host=config.cluster.spread,
         environment=dict(config.cluster.runtime_env.env_vars),
-        needed_bytes=host_memory.with_one_slot(sweep, config.cluster.spread),
+        needed_bytes=this_machine.with_one_slot(sweep, config.cluster.spread),
         planned_bytes={} if planned.memory_bytes is None else {planned.device: planned.memory_bytes},
         cpu_hosts=planned.hosts if address is None and planned.device == "cpu" else 1,
         disk_bytes=planned.disk_bytes,

@@ -59,7 +59,8 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
     _check_disk(sweep.config, need)
     planned = plan.plan(sweep.config, sweep.space, need, machine, known)
     engine = catalogue.engine(catalogue.find(sweep.config.trainable), sweep.config.base)
-    spread = advice.of_spread(machine.spread, _alone(sweep, machine, known.rows), machine.free_bytes)
+    alone = _need(sweep, "cuda", known.rows) if machine.gpus > 1 else None
+    spread = advice.of_spread(machine.spread, alone, machine.free_bytes)
     unseen = _unseen(sweep.config.cluster, machine)
     planned = replace(planned, engine=engine, warnings=(*planned.warnings, *spread, *unseen, *sweep.notices))
     if to_launch:
@@ -89,23 +90,33 @@ def with_trials(sweep: Sweep, to_launch: bool = False) -> tuple[Sweep, str | Non
 def _known(sweep: Sweep, machine: plan.Machine) -> tuple[Need | None, Known]:
     """The memory of the sweep's largest trials, and what is remembered of its base, device and rows."""
     store = rate_store.read(_remembered())
-    trainable = catalogue.find(sweep.config.trainable)
     shape = store.shape(sweep.config)
     try:
-        largest = plan.largest(sweep.config, sweep.space)
-        need = catalogue.need(trainable, sweep.config.base, largest, machine.device, shape, machine.spread)
+        need = _need(sweep, machine.device, shape, machine.spread)
     except NotTrainable as error:
         raise NotTrainable(f"trainable: {sweep.config.trainable}: {error}") from error
     key = None if machine.device_name is None else rate_store.rate_key(sweep.config, machine.device_name)
     return need, Known(store.rates, key, shape, sweep.preview.eval_rows)
 
 
-def _alone(sweep: Sweep, machine: plan.Machine, rows: RowShape | None) -> Need | None:
-    """The memory of the sweep's largest trials on one GPU, where its hosts hold several; else None."""
-    if machine.gpus < 2:
-        return None
-    largest = plan.largest(sweep.config, sweep.space)
-    return catalogue.need(catalogue.find(sweep.config.trainable), sweep.config.base, largest, "cuda", rows)
+def _need(sweep: Sweep, device: Device, rows: RowShape | None, gpus: int = 1) -> Need | None:
+    """The memory of the sweep's largest trials on a host that spreads its base over so many GPUs."""
+    config, trainable = sweep.config, catalogue.find(sweep.config.trainable)
+    return catalogue.need(trainable, config.base, plan.largest(config, sweep.space), device, rows, gpus)
+
+
+def with_one_slot(sweep: Sweep, gpus: int) -> dict[Device, int]:
+    """Estimated bytes of a host with the base and one adapter, by device; without those that are not known.
+
+    Of a host of several GPUs, those on the fullest of its `gpus`.
+
+    Raises:
+        NotTrainable: the trainable's estimate breaks.
+    """
+    shape = rate_store.read(_remembered()).shape(sweep.config)
+    kinds: tuple[Device, ...] = ("cpu", "cuda")
+    needs = {device: _need(sweep, device, shape, gpus) for device in kinds}
+    return {device: need.total(1) for device, need in needs.items() if need is not None}
 
 
 def calibrate(sweep: Sweep) -> None:
@@ -182,24 +193,17 @@ def _remembered() -> Path:
 
 def _choices(sweep: Sweep, rows: RowShape | None) -> tuple[GpuAdvice, ...]:
     """LoRA against QLoRA for the sweep's model, space and rows, in the types that GPUs train in."""
-    trainable = catalogue.find(sweep.config.trainable)
-    if sweep.config.model is None or "model" not in trainable.REQUIRES:
-        return ()
-
     config = sweep.config
+    if config.model is None or "model" not in catalogue.find(config.trainable).REQUIRES:
+        return ()
     # What fits is asked, and 4 bits are what takes least.
     of_gpus = {"compute_dtype": "auto", "residency": "4bit"}
 
     def estimate(scheme: str, recomputes: bool) -> Need | None:
-        quantization = config.quantization.model_dump() | of_gpus | {"scheme": scheme}
-        training = config.training.model_dump() | {"gradient_checkpointing": recomputes}
-        changed = config.model_copy(
-            update={
-                "quantization": QuantizationSpec.model_validate(quantization),
-                "training": TrainingSpec.model_validate(training),
-            }
-        )
-        return catalogue.need(trainable, changed.base, plan.largest(changed, sweep.space), "cuda", rows)
+        quantization = QuantizationSpec.model_validate(config.quantization.model_dump() | of_gpus | {"scheme": scheme})
+        training = TrainingSpec.model_validate(config.training.model_dump() | {"gradient_checkpointing": recomputes})
+        changed = config.model_copy(update={"quantization": quantization, "training": training})
+        return _need(replace(sweep, config=changed), "cuda", rows)
 
     recomputing = config.training.gradient_checkpointing
     return choices(estimate, devices.MEMORY_SHARE, MAX_SLOTS, recomputing=recomputing)
