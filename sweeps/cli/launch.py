@@ -29,8 +29,8 @@ def launch(file: File, changes: Changes = None, promote: Promoting = False, as_j
         show_plan(planned)
     with mistakes("no trial was started"):
         displays = summary.displays(started, planned.expected_steps, planned.trials)
-        cost = planned.outlook.cost if planned.outlook is not None else None
-        seconds = cost.seconds.expected if cost is not None else None
+        cost = planned.outlook.cost
+        seconds = None if cost is None else cost.seconds.expected
         expected = SweepPlanned(time=time.time(), steps=planned.expected_steps, seconds=seconds)
         result = launching.launch(sweep, displays, planned=expected)
     finish(sweep, result, promote, as_json)

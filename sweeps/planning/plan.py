@@ -78,22 +78,22 @@ class Plan:
     disk_bytes: int | None
     """Estimated most room on disk: every trial's best adapter, and the snapshots of those that train or are parked."""
     warnings: tuple[str, ...]
-    may_train_all: bool = True
+    may_train_all: bool
     """At worst every trial is trained to the end; a rule that parks trials bounds that."""
-    ends_alone: bool = False
+    ends_alone: bool
     """Too few trials for one to be promoted to the last step by its rank: the best one goes on alone."""
-    rows_per_trial: tuple[int, int] | None = None
+    rows_per_trial: tuple[int, int] | None
     """Fewest and most rows that a trial trains on when it is not stopped early; None where there is no data."""
+    outlook: Outlook
+    """Trials at each point, tokens, evaluations, time."""
+    gpus_per_host: int
+    """0 on a CPU. Of several, each host spreads its base over all of them."""
     train_rows: int | None = None
     """Rows to train on; None when that is not known yet."""
-    outlook: Outlook | None = None
-    """Trials at each point, tokens, evaluations, time."""
     choices: tuple[GpuAdvice, ...] = ()
     """LoRA against QLoRA on GPUs of common sizes; empty when the model's sizes are unknown."""
     engine: str | None = None
     """What will compute the losses; None when it is known only once the base is loaded."""
-    gpus_per_host: int = 1
-    """0 on a CPU. Of several, each host spreads its base over all of them."""
 
     @property
     def epochs(self) -> tuple[float, float] | None:
@@ -106,7 +106,7 @@ class Plan:
         """Plain data, with the same names."""
         plain = {**asdict(self), "memory": self.memory and self.memory.model_dump(), "epochs": self.epochs}
         del plain["outlook"], plain["may_train_all"]
-        return {**plain, **(self.outlook.as_json() if self.outlook is not None else {})}
+        return {**plain, **self.outlook.as_json()}
 
 
 def plan(
@@ -117,11 +117,11 @@ def plan(
     Args:
         need: the trainable's estimate for the largest specs of the space; None when the model's sizes are unknown.
     """
-    trials = _trials(config, space)
+    known, trials = known or Known(), _trials(config, space)
     compared = resource.of(config)
     slots = slots_per_host(config, need, machine)
     total = (slots or 1) * machine.hosts
-    seen = outlook(config, space, trials, (machine.hosts, slots or 1, machine.gpus), known or Known())
+    seen = outlook(config, space, trials, (machine.hosts, slots or 1, machine.gpus), known)
     again = repeats(config, trials)
     memory = need.memory(slots) if need is not None and slots is not None else None
     # A trial's next adapter, and its next snapshot, are there before the one that they replace goes.
@@ -154,7 +154,7 @@ def plan(
             _search_warnings(config, space, planned)
             + time_budget.warnings(config, seen, machine.hosts, machine.gpus)
             + advice.of_rslora(config, space)
-            + advice.of_evaluation(config, seen, known.rows if known is not None else None)
+            + advice.of_evaluation(config, seen, known.rows)
             + _memory_warnings(config, planned, machine)
             + _disk_warnings(config, planned, need, machine)
         ),

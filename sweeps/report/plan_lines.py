@@ -70,8 +70,6 @@ def _few(plan: Plan) -> Iterator[str]:
 
 def _outlook(plan: Plan) -> Iterator[str]:
     seen = plan.outlook
-    if seen is None:
-        return
     if len(seen.reaching) > 1:
         yield f"trials expected at each report: {', '.join(f'{reached:g}' for reached in seen.reaching)}"
     work = []

@@ -48,7 +48,6 @@ def test_as_many_trials_are_chosen_as_the_wall_clock_holds(clock: str) -> None:
     for count in (trials, trials + 1):
         config = found.config.model_copy(update={"budget": found.config.budget.model_copy(update={"trials": count})})
         planned = plan(config, asked.space, NEED, Machine("cpu", 1, 10**6), known(asked))
-        assert planned.outlook is not None
         assert planned.outlook.cost is not None
         taken[count] = planned.outlook.cost.seconds.expected
     whole = {"10m": 600, "1h": 3600, "3h": 10800}[clock]

@@ -11,7 +11,7 @@ from sweep_files import toy, write_rows
 from sweeps.config.load import Sweep
 from sweeps.errors import ConfigError
 from sweeps.planning import auto_trials
-from sweeps.planning.outlook import Known, Outlook, evaluation_rows
+from sweeps.planning.outlook import Known, evaluation_rows
 from sweeps.planning.plan import Machine, Plan, plan
 from sweeps.planning.rate_store import rate_key
 from sweeps.planning.rates import Rate
@@ -40,16 +40,14 @@ def known(asked: Sweep, **rows: Any) -> Known:
     return Known([rate], key, **rows)
 
 
-def planned(**rows: Any) -> tuple[Plan, Outlook]:
+def planned(**rows: Any) -> Plan:
     asked = sweep()
-    found = plan(asked.config, asked.space, NEED, HERE, known(asked, **rows))
-    assert found.outlook is not None
-    return found, found.outlook
+    return plan(asked.config, asked.space, NEED, HERE, known(asked, **rows))
 
 
 def test_rows_that_nobody_has_counted_leave_the_time_and_the_share_unknown() -> None:
-    found, seen = planned()
-    assert (seen.cost, seen.evaluation_share) == (None, None)
+    found = planned()
+    assert (found.outlook.cost, found.outlook.evaluation_share) == (None, None)
     (line,) = [line.strip() for line in plan_lines(found) if "time: " in line]
     assert line == (
         "time: unknown, as is the share of evaluation: data.eval_examples null takes all rows of data.eval, which are "
@@ -66,8 +64,7 @@ def test_rows_that_nobody_has_counted_leave_the_time_and_the_share_unknown() -> 
     ],
 )
 def test_rows_that_were_counted_or_prepared_are_evaluated(fewer: dict[str, Any], more: dict[str, Any]) -> None:
-    _, few = planned(**fewer)
-    _, seen = planned(**more)
+    few, seen = planned(**fewer).outlook, planned(**more).outlook
     assert seen.cost is not None
     assert few.cost is not None
     assert seen.cost.seconds.expected > few.cost.seconds.expected

@@ -48,7 +48,6 @@ def test_repeats_are_planned_on_top() -> None:
         planned(need=None, scheduler={"kind": "fifo"}, searcher={"kind": "random", "repeats": repeats})
         for repeats in (0, 2)
     )
-    assert without.outlook is not None and repeated.outlook is not None
     more = 3 * 2 * 81
     assert repeated.expected_steps == without.expected_steps + more
     assert repeated.worst_steps == without.worst_steps + more
@@ -60,7 +59,6 @@ def test_only_trials_that_reach_their_last_step_are_expected_to_be_repeated() ->
     without, repeated = (
         planned(need=None, scheduler=PROMOTE, searcher={"kind": "random", "repeats": repeats}) for repeats in (0, 2)
     )
-    assert without.outlook is not None and repeated.outlook is not None
     reached = without.outlook.reaching[-1]  # rounded to a tenth
     assert 0 < reached < 3
     assert repeated.expected_steps == pytest.approx(without.expected_steps + 2 * reached * 81, abs=2 * 0.05 * 81 + 1)
