@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from search_spaces.space import SearchSpace
-from sweeps.config import messages, points
+from sweeps.config import checks, messages
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_password, without_passwords
@@ -53,9 +53,7 @@ def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[Sweep, s
         raise ConfigError(messages.of_validation(error, raw)) from None
     whole = stores.with_password(config.tracking.uri, os.environ)
     config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": whole})})
-    space = SearchSpace.parse(config.search_space)
-    base = {field: points.base_value(config.base, field) for field in space.condition_fields()}
-    return Sweep(config, space.with_base(base)), sweep_id
+    return Sweep(config, checks.with_base(config, SearchSpace.parse(config.search_space))), sweep_id
 
 
 def document(config: SweepConfig, sweep_id: str) -> dict[str, Any]:

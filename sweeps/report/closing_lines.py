@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from search_spaces.errors import SpaceError
 from search_spaces.space import SearchSpace
-from sweeps.config import points
+from sweeps.config import checks
 from sweeps.config.model import SweepConfig
 from sweeps.planning.number_words import counted, duration
 from sweeps.record.selection import Selection, leader
@@ -28,11 +25,9 @@ def configuration(record: SweepRecord) -> tuple[SweepConfig, SearchSpace] | None
     """The sweep's configuration and space as its events keep them; None where this version cannot read them."""
     try:
         config = SweepConfig.model_validate(json_text.parse(record.config or ""))
-        space = SearchSpace.parse(config.search_space)
-        base = {field: points.base_value(config.base, field) for field in space.condition_fields()}
-    except (ValidationError, SpaceError, ValueError, AttributeError):
+        return config, checks.with_base(config, SearchSpace.parse(config.search_space))
+    except ValueError:
         return None
-    return config, space.with_base(base)
 
 
 def first_trial(record: SweepRecord) -> FirstTrial:
