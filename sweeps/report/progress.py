@@ -70,11 +70,8 @@ class Lines:
     def __call__(self, event: Event, record: SweepRecord) -> None:
         """See `Display`."""
         self._record = record
-        line = describe(event, record)
-        if line is not None:
+        for line in _lines(event, record):
             self.say(line)
-        for warning in warnings(event):
-            self.say(warning)
 
     def say(self, line: str) -> None:
         """See `Display`."""
@@ -136,7 +133,7 @@ class Table(AbstractContextManager["Table"]):
             self._training_since = self._clock()
             self._before = {trial.trial_key: (trial.step, trial.tokens) for trial in record.trials.values()}
             self._going_on = set(self._before)
-            for line in (describe(event, record) or "", *warnings(event)):
+            for line in _lines(event, record):
                 self.say(line)
 
     def say(self, line: str) -> None:
@@ -260,9 +257,11 @@ def _answer(event: RequestAnswered) -> str | None:
     return f"{event.asked} ({event.sender}): {'' if event.is_accepted else 'refused: '}{event.message}"
 
 
-def warnings(event: Event) -> list[str]:
-    """What the event warns of, a line each."""
-    return [f"warning: {line}" for line in event.warnings] if isinstance(event, DataPrepared) else []
+def _lines(event: Event, record: SweepRecord) -> list[str]:
+    """The event in a line, where it is shown, and a line for each of its warnings."""
+    line = describe(event, record)
+    warnings = event.warnings if isinstance(event, DataPrepared) else ()
+    return [*([] if line is None else [line]), *(f"warning: {warning}" for warning in warnings)]
 
 
 def _data(event: DataPrepared) -> str | None:
