@@ -18,7 +18,7 @@ from sweeps.config.load import Sweep
 from sweeps.config.model import Budget, ClusterConfig, SweepConfig
 from sweeps.config.points import Scalar
 from sweeps.planning import plan, target_modules
-from sweeps.planning.number_words import counted
+from sweeps.planning.number_words import counted, limit
 from sweeps.planning.trial_source import PlannedTrial, planned
 from sweeps.record import limits
 from sweeps.record.answer import Answer
@@ -163,15 +163,15 @@ class Amendments:
         # Without what is used up no point could be asked for: it is granted, with a word.
         comes_first = bool(self._over(record, {}, now))
         if way_out and not over and not comes_first:
-            keys = ", ".join(f"{key} {_word(value)}" for key, value in new.items())
+            keys = ", ".join(f"{key} {limit(value)}" for key, value in new.items())
             nothing = "nothing would be trained: the sweep has finished, and none of its trials goes on"
             over = f"{keys}: {nothing}; {way_out}"
         if wrong or over:
             return Answer(False, "; ".join(wrong) or over)
         told = [
-            f"{key} is {_word(value)}, and was {_word(before[key])}"
+            f"{key} is {limit(value)}, and was {limit(before[key])}"
             if key in new
-            else f"{key} is {_word(value)} already"
+            else f"{key} is {limit(value)} already"
             for key, value in values.items()
         ]
         if way_out:
@@ -321,10 +321,6 @@ def _value(config: SweepConfig, key: str) -> Scalar | None:
     section, _, name = key.partition(".")
     value: Scalar | None = getattr(getattr(config, section), name)
     return value
-
-
-def _word(value: Scalar | None) -> str:
-    return "unlimited" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _told(trial: TrialRecord, record: SweepRecord) -> str:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from sweeps.config.points import Scalar
+
 
 def counted(count: int, word: str) -> str:
     """The count and its word, in the plural where it is one."""
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def limit(value: Scalar | None) -> str:
+    """A budget, or a number of hosts; None sets no limit."""
+    return "unlimited" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def size(size_bytes: int) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sweeps.config.passwords import without_password
 from sweeps.config.points import Scalar
 from sweeps.errors import SweepError
-from sweeps.planning.number_words import counted, duration
+from sweeps.planning.number_words import counted, duration, limit
 from sweeps.record.events import DataPrepared, DriverLives, Event, RequestAnswered, TrialState
 from sweeps.record.folder import SweepFolder, acknowledged_bytes, is_driven, noted_by, read_events
 from sweeps.record.selection import leader
@@ -117,8 +117,8 @@ class Status:
             waiting = f", {_waiting(record)} waiting for a slot" if _waiting(record) else ""
             lines.append(f"  added     {counted(len(record.added), 'point')}{waiting}")
         for key, value in record.changes.items():
-            before = _word(self.launched_with.get(key))
-            lines.append(f"  extended  {key} is {_word(value)}, and was {before} at launch")
+            before = limit(self.launched_with.get(key))
+            lines.append(f"  extended  {key} is {limit(value)}, and was {before} at launch")
         return lines
 
     def as_json(self) -> dict[str, Any]:
@@ -280,10 +280,6 @@ def _waiting(record: SweepRecord) -> int:
     """Added points that have got no slot yet."""
     begun = [trial.point for trial in record.trials.values()]
     return sum(point not in begun for point in record.added)
-
-
-def _word(value: Scalar | None) -> str:
-    return "unlimited" if value is None else str(value)
 
 
 def state_of(record: SweepRecord, is_running: bool) -> State:
