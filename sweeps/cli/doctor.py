@@ -8,7 +8,6 @@ import re
 import secrets
 import tempfile
 from collections import Counter
-from collections.abc import Generator
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from sweeps.cli.shared import Changes, Json, NoFiles, load_sweep, mistakes, say
+from sweeps.cli.shared import Changes, Json, NoFiles, ending_on_signals, load_sweep, mistakes, say
 from sweeps.config import environment
 from sweeps.config.passwords import without_passwords
 from sweeps.config.uris import is_web
@@ -24,7 +23,7 @@ from sweeps.errors import ConfigError
 from trainables.inputs.legible import legible
 
 if TYPE_CHECKING:
-    from cluster.doctor.contract import Asked, Finding
+    from cluster.doctor.contract import Asked
     from cluster.submission.jobs import Job, Jobs
     from sweeps.config.load import Sweep
 
@@ -32,6 +31,7 @@ PATIENCE = "QSWEEP_DOCTOR_PATIENCE"
 """The variable that makes each time limit longer."""
 DASHBOARD_PORT = ":8265"
 """Ray's own; its head service has another."""
+INTERRUPTED = "interrupted: what was looked at is above"
 OptionalFile = Annotated[
     str | None, typer.Argument(metavar="[FILE]", help="A sweep file (YAML), or the name of a recipe: what is to run.")
 ]
@@ -55,8 +55,7 @@ def doctor(
     """Look for what would keep a sweep from running, here or on each node of a cluster, and say what to do."""
     if address is not None and is_web(address):
         _from_outside(file, changes, address, no_files, as_json)
-    from cluster.doctor import contract
-    from sweeps.steering.stop import Interrupted, raising_on_signals
+    from cluster.doctor import contract, examine
 
     with mistakes(""):
         if address is not None:
@@ -66,15 +65,13 @@ def doctor(
         asked = asked.model_copy(update={"patience": patience})
     found: list[dict[str, str]] = []
     if address is not None:
-        say(f"looking at the driver, then at all nodes at once: mostly 1 or 2 minutes, {_at_most(patience)} at most")
-    try:
-        with raising_on_signals(), closing(_examine(asked, address)) as findings:
-            for finding in findings:
-                found.append({name: legible(without_passwords(text)) for name, text in asdict(finding).items()})
-                say(_line(found[-1], max(map(len, contract.names()))))
-    except Interrupted as interrupted:
-        say("interrupted: what was looked at is above")
-        raise typer.Exit(interrupted.exit_code) from None
+        most = f"{(examine.CONNECT_SECONDS + examine.NODES_SECONDS) * patience / 60:.0f} at most"
+        say(f"looking at the driver, then at all nodes at once: mostly 1 or 2 minutes, {most}")
+    findings = examine.this_machine(asked) if address is None else examine.a_cluster(asked, address)
+    with ending_on_signals(INTERRUPTED), closing(findings):
+        for finding in findings:
+            found.append({name: legible(without_passwords(text)) for name, text in asdict(finding).items()})
+            say(_line(found[-1], max(map(len, contract.names()))))
     left_out = contract.left_out() if file is None else ()
     if left_out:
         say(f"not looked at without a sweep file: {', '.join(left_out)}")
@@ -83,19 +80,6 @@ def doctor(
     if as_json:
         print(json.dumps({"ok": not counts["fail"], "findings": found, "not_looked_at": left_out}))
     raise typer.Exit(1 if counts["fail"] else 0)
-
-
-def _examine(asked: Asked, address: str | None) -> Generator[Finding]:
-    from cluster.doctor import examine
-
-    return examine.this_machine(asked) if address is None else examine.a_cluster(asked, address)
-
-
-def _at_most(patience: float) -> str:
-    """How long the nodes may take."""
-    from cluster.doctor import examine
-
-    return f"{(examine.CONNECT_SECONDS + examine.NODES_SECONDS) * patience / 60:.0f}"
 
 
 def _from_outside(file: str | None, changes: list[str] | None, address: str, no_files: bool, as_json: bool) -> NoReturn:
@@ -121,7 +105,7 @@ def _from_outside(file: str | None, changes: list[str] | None, address: str, no_
             say(f"error: {error}")
             code = 1
         except Interrupted as interrupted:
-            say("interrupted: what was looked at is above")
+            say(INTERRUPTED)
             code = interrupted.exit_code
         if not following.give_up(jobs, job.job_id):
             say(f"a job may be left in Ray's list: ray job delete {job.job_id} --address {jobs.address} removes it")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweeps.cli.shared import Json, Model, Store, mistakes, say
+from sweeps.cli.shared import Json, Model, Store, ending_on_signals, mistakes
 from sweeps.errors import ConfigError, SweepError
 from sweeps.planning.number_words import counted
 
@@ -45,20 +45,14 @@ def promote(  # noqa: PLR0913 - its options
     as_json: Json = False,
 ) -> None:
     """Evaluate a sweep's best adapters again and make the best the champion, if it is better."""
-    from sweeps.steering.stop import Interrupted, raising_on_signals
-
-    try:
-        with mistakes(), raising_on_signals():
-            request = request_of(
-                sweep,
-                {"model": model, "top": top, "alias": alias, "min_gain": min_gain, "metric": metric},
-                eval_data=eval_data, trial=trial, tracking_uri=tracking_uri, address=address, dry_run=dry_run,
-                force=force,
-            )  # fmt: skip
-            outcome = show_promotion(request)
-    except Interrupted as interrupted:
-        say(f"interrupted: {ALIAS_IS_WHOLE}; the same command does what is left")
-        raise typer.Exit(interrupted.exit_code) from None
+    with ending_on_signals(f"interrupted: {ALIAS_IS_WHOLE}; the same command does what is left"), mistakes():
+        request = request_of(
+            sweep,
+            {"model": model, "top": top, "alias": alias, "min_gain": min_gain, "metric": metric},
+            eval_data=eval_data, trial=trial, tracking_uri=tracking_uri, address=address, dry_run=dry_run,
+            force=force,
+        )  # fmt: skip
+        outcome = show_promotion(request)
     if as_json:
         print(json.dumps(outcome.as_json()))
     raise typer.Exit(outcome.exit_code)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sweeps.cli.shared import Json, LocalSweep, Promoting, Storage, mistakes, not_empty, say
+from sweeps.cli.shared import Json, LocalSweep, Promoting, Storage, ending_on_signals, mistakes, not_empty, say
 from sweeps.cli.sweep_end import check_promotion, finish
 
 
@@ -86,11 +86,6 @@ def _named(sweep: str, storage: Path) -> Path:
 def _fetched(mirror: str, storage: Path) -> Path:
     """The folder of a sweep on an object store; a signal ends the wait for its driver."""
     from sweeps.record.mirror.fetching import fetch
-    from sweeps.steering.stop import Interrupted, raising_on_signals
 
-    try:
-        with raising_on_signals():
-            return fetch(mirror, storage, say)
-    except Interrupted as interrupted:
-        say(f"interrupted: qsweep resume {mirror} begins anew")
-        raise typer.Exit(interrupted.exit_code) from None
+    with ending_on_signals(f"interrupted: qsweep resume {mirror} begins anew"):
+        return fetch(mirror, storage, say)

@@ -1,4 +1,4 @@
-"""What the commands share: the application, the options that several of them have, and how mistakes are told."""
+"""What the commands share: the options that several of them have, and how mistakes are told."""
 
 from __future__ import annotations
 
@@ -94,6 +94,19 @@ def mistakes(untouched: str = "nothing was started") -> Iterator[None]:
     except (SweepError, ClusterError, TrainableError, SpaceError) as error:
         say(f"error: {legible(without_passwords(str(error)))}")
         raise typer.Exit(getattr(error, "exit_code", 2)) from None
+
+
+@contextmanager
+def ending_on_signals(line: str) -> Iterator[None]:
+    """Lets Ctrl-C, SIGTERM and SIGHUP end the command with the exit code of each, after a line for people."""
+    from sweeps.steering.stop import Interrupted, raising_on_signals
+
+    try:
+        with raising_on_signals():
+            yield
+    except Interrupted as interrupted:
+        say(line)
+        raise typer.Exit(interrupted.exit_code) from None
 
 
 def load_sweep(file: str, changes: list[str] | None) -> Sweep:
