@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "pyarrow", "ray", "mlflow")
+COMMAND = """
+import sys
+from sweeps.cli import main
+sys.argv[0] = "qsweep"
+try:
+    main()
+except SystemExit as end:
+    assert (end.code or 0) == {code}, end.code
+"""
 
 
-def heavy(program: str, *arguments: str) -> set[str]:
+def heavy(program: str, *arguments: str, folder: Path | None = None) -> set[str]:
     """The heavy packages that a program imports in a Python of its own."""
-    program += f"\nprint(*(name for name in {HEAVY!r} if name in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+    program += f"\nprint()\nprint(*(name for name in {HEAVY!r} if name in sys.modules))"
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
-    return set(done.stdout.split())
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def heavy_in_command(folder: Path, *words: str, code: int = 0, before: str = "") -> set[str]:
+    """As `heavy`, for `qsweep WORDS`, which must end with this exit code; the program `before` runs first."""
+    return heavy(before + COMMAND.format(code=code), *words, folder=folder)

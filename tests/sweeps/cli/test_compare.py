@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import python_imports
+import report_sweeps
 from sweep_events import base, begun, ended, reported, started
 from typer.testing import CliRunner
 
 from sweeps.cli import app
 from sweeps.record.events import Event, SweepEnded, TrialState
-from sweeps.record.folder import EventLog, SweepFolder, locked
+from sweeps.record.folder import SweepFolder, locked
 
 ROWS = 40
 RUNNING: list[Event] = [
@@ -34,14 +34,8 @@ FINISHED: list[Event] = [
 
 def sweep(folder: Path, events: list[Event]) -> SweepFolder:
     """The folder of a sweep with these events, and the row losses of the reports among them."""
-    found = SweepFolder(folder / "results" / "x")
-    found.path.mkdir(parents=True)
     config = {"name": "x", "budget": {"trials": 4}, "tracking": {"uri": "sqlite:///nowhere.db"}}
-    found.config.write_text(json.dumps({"sweep_id": "x-1", "config": config}))
-    log = EventLog(found.events)
-    for event in events:
-        log.append(event)
-    log.close()
+    found = report_sweeps.write(folder / "results" / "x", events, config)
     for key, loss in (("aaa", 1.25), ("bbb", 1.5)):
         losses = [10 * loss + row % 5 - 2 + row / 100 - 0.195 for row in range(ROWS)]
         rows = {"metrics": {"eval_loss": loss}, "row_losses": losses, "row_tokens": [10] * ROWS, "hardware": "cpu f"}
@@ -116,12 +110,5 @@ def test_a_sweep_without_trials_says_so(tmp_path: Path) -> None:
 def test_nothing_heavy_is_imported_and_nothing_written(tmp_path: Path, words: list[str]) -> None:
     sweep(tmp_path, FINISHED)
     before = sorted(tmp_path.rglob("*"))
-    code = (
-        "import sys\nfrom sweeps.cli import main\n"
-        f"sys.argv = ['qsweep', 'compare', 'results/x', *{words!r}]\n"
-        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
-        "print([name for name in ('mlflow', 'ray', 'torch', 'transformers', 'datasets') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+    assert python_imports.heavy_in_command(tmp_path, "compare", "results/x", *words) == set()
     assert sorted(tmp_path.rglob("*")) == before

@@ -21,16 +21,6 @@ from cluster.doctor.contract import Asked, Finding
 from cluster.submission.jobs import Job, Seen
 from sweeps.cli import app
 
-COMMAND = """
-import sys
-from sweeps.cli import main
-sys.argv = ["qsweep", "doctor", *sys.argv[1:]]
-try:
-    main()
-except SystemExit as end:
-    print(end.code)
-"""
-
 
 def test_a_failure_is_a_line_with_what_to_do_and_exit_code_1(tmp_path, monkeypatch):
     uri = f"http://127.0.0.1:{mlflow_servers.free_port()}"
@@ -52,11 +42,10 @@ def test_a_failure_is_a_line_with_what_to_do_and_exit_code_1(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_itself_loads_no_library(tmp_path, monkeypatch):
+def test_the_command_itself_loads_no_library(tmp_path):
     """The checks run in processes of their own."""
-    monkeypatch.chdir(tmp_path)
     stub = "import cluster.doctor.looking as looking\nlooking.look = lambda *words: looking.Look(error='stub')\n"
-    assert python_imports.heavy(stub + COMMAND, "toy") <= {"0"}
+    assert python_imports.heavy_in_command(tmp_path, "doctor", "toy", before=stub) == set()
 
 
 @pytest.fixture

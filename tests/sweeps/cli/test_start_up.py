@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import python_imports
 import typer
 from sweep_files import QLORA, write_rows
 from typer.testing import CliRunner
@@ -21,7 +22,6 @@ from sweeps.config import load
 
 ROOT = Path(load.__file__).parents[2]
 NAMES = ("cluster", "search_spaces", "sweeps", "trainables")
-HEAVY = ("datasets", "mlflow", "ray", "torch", "transformers")
 
 # Names
 
@@ -61,30 +61,9 @@ def test_what_is_built_is_the_four_packages() -> None:
 # Imports
 
 
-def loaded_after(code: str, folder: Path) -> list[str]:
-    """The heavy libraries that a fresh Python has imported after `code`."""
-    ending = f"\nimport sys, json; print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
-    done = subprocess.run(
-        [sys.executable, "-c", code + ending], cwd=folder, capture_output=True, text=True, check=True, timeout=120
-    )
-    found: list[str] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def test_a_fresh_python_would_tell_of_heavy_imports(tmp_path: Path) -> None:
+def test_a_fresh_python_would_tell_of_heavy_imports() -> None:
     """So that the tests below can fail."""
-    assert loaded_after("import sys; sys.modules['ray'] = sys", tmp_path) == ["ray"]
-
-
-COMMAND = """
-import sys
-from sweeps.cli import main
-sys.argv = ["qsweep", *{words!r}]
-try:
-    main()
-except SystemExit as end:
-    assert end.code == {code}, end.code
-"""
+    assert python_imports.heavy("import sys; sys.modules['ray'] = sys") == {"ray"}
 
 
 @pytest.mark.parametrize(
@@ -103,19 +82,14 @@ def test_looking_imports_nothing_heavy(code: int, words: list[str], tmp_path: Pa
     write_rows(tmp_path)
     (tmp_path / "s.yaml").write_text(QLORA)
     before = sorted(tmp_path.rglob("*"))
-    assert loaded_after(COMMAND.format(words=words, code=code), tmp_path) == []
+    assert python_imports.heavy_in_command(tmp_path, *words, code=code) == set()
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_importing_the_command_line_imports_nothing_heavy(tmp_path: Path) -> None:
-    assert (
-        loaded_after(
-            "import sweeps.cli, sweeps.config.load, sweeps.planning.plan, sweeps.planning.trial_source\n"
-            "import sweeps.report.page_file, sweeps.report.plotly_html",
-            tmp_path,
-        )
-        == []
-    )
+def test_importing_the_command_line_imports_nothing_heavy() -> None:
+    modules = "config.load", "planning.plan", "planning.trial_source", "report.page_file", "report.plotly_html"
+    program = "import sys, sweeps.cli, " + ", ".join(f"sweeps.{module}" for module in modules)
+    assert python_imports.heavy(program) == set()
 
 
 # Commands

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import report_sweeps
 from sweep_events import begun, started
 from typer.testing import CliRunner
 
@@ -18,9 +19,7 @@ def test_each_view_that_has_news_is_printed_until_the_sweep_has_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = {"budget": {"trials": 4}, "tracking": {"uri": "sqlite:///x.db"}}
-    (tmp_path / "config.json").write_text(json.dumps({"sweep_id": "x-1", "config": config}))
-    log = EventLog(tmp_path / "events.jsonl")
-    log.append(begun())
+    log = EventLog(report_sweeps.write(tmp_path, [begun()], config).events)
     left = [False, True, True]
 
     def is_driven(_folder: SweepFolder) -> bool:

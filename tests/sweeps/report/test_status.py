@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import report_sweeps
 from sweep_events import begun, ended, reported, started
 
 from sweeps.errors import SweepError
@@ -40,13 +41,7 @@ TRAINED: list[Event] = [
 
 
 def write(folder: Path, events: list[Event]) -> SweepFolder:
-    (folder / "config.json").write_text(json.dumps({"sweep_id": "x-1", "config": CONFIG}))
-    (folder / "events.jsonl").touch()
-    log = EventLog(folder / "events.jsonl")
-    for event in events:
-        log.append(event)
-    log.close()
-    return SweepFolder(folder)
+    return report_sweeps.write(folder, events, CONFIG)
 
 
 def over(reason: str) -> SweepEnded:
