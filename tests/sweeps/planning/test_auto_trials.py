@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from measured_rates import rate
 from sweep_files import toy
 
 from sweeps.config import resource
@@ -14,7 +15,6 @@ from sweeps.planning import auto_trials
 from sweeps.planning.outlook import Known
 from sweeps.planning.plan import Machine, plan
 from sweeps.planning.rate_store import rate_key
-from sweeps.planning.rates import Rate
 from trainables.contract import Need
 
 NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=1)
@@ -26,17 +26,13 @@ def sweep(space: dict[str, Any] | None = None, **sections: Any) -> Sweep:
     return Sweep(*toy(space or RATES, **sections))
 
 
-def known(asked: Sweep, step_seconds: float = 2.0) -> Known:
-    rate = Rate(
-        key=rate_key(asked.config, "here"), tokens_per_step=0.0, slots=1.0, step_seconds=step_seconds,
-        evaluation_seconds=1.0, evaluation_rows=0, row_tokens=0.0, start_seconds=20.0, trial_seconds=1.0, spread=0.0,
-        steps=126, time=1.0,
-    )  # fmt: skip
-    return Known([rate], rate_key(asked.config, "here"))
+def known(asked: Sweep) -> Known:
+    key = rate_key(asked.config, "here")
+    return Known([rate(key)], key)
 
 
-def settled(asked: Sweep, device: Any = "cpu", hosts: int = 1, **seconds: float) -> tuple[Sweep, str]:
-    return auto_trials.settled(asked, NEED, Machine(device, hosts, 10**6), known(asked, **seconds))
+def settled(asked: Sweep, device: Any = "cpu", hosts: int = 1) -> tuple[Sweep, str]:
+    return auto_trials.settled(asked, NEED, Machine(device, hosts, 10**6), known(asked))
 
 
 @pytest.mark.parametrize("clock", ["10m", "1h", "3h"])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from measured_rates import rate
 from sweep_files import toy, write_rows
 
 from sweeps.config.load import Sweep
@@ -14,7 +15,6 @@ from sweeps.planning import auto_trials
 from sweeps.planning.outlook import Known, evaluation_rows
 from sweeps.planning.plan import Machine, Plan, plan
 from sweeps.planning.rate_store import rate_key
-from sweeps.planning.rates import Rate
 from sweeps.report.plan_lines import plan_lines
 from trainables.contract import Need, RowShape
 from trainables.data.preview import preview
@@ -33,11 +33,8 @@ def sweep(**sections: Any) -> Sweep:
 
 def known(asked: Sweep, **rows: Any) -> Known:
     key = rate_key(asked.config, "here")
-    rate = Rate(
-        key=key, tokens_per_step=20.0, slots=1.0, step_seconds=2.0, evaluation_seconds=1.0, evaluation_rows=100,
-        row_tokens=5.0, start_seconds=20.0, trial_seconds=1.0, spread=0.0, steps=126, time=1.0,
-    )  # fmt: skip
-    return Known([rate], key, **rows)
+    measured = rate(key, tokens_per_step=20.0, evaluation_rows=100, row_tokens=5.0)
+    return Known([measured], key, **rows)
 
 
 def planned(**rows: Any) -> Plan:

@@ -6,12 +6,12 @@ import re
 from typing import Any
 
 import pytest
+from measured_rates import rate
 from sweep_files import toy
 
 from sweeps.planning.outlook import Known
 from sweeps.planning.plan import Machine, plan
 from sweeps.planning.rate_store import rate_key
-from sweeps.planning.rates import Rate
 from trainables.contract import Need
 
 NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=8)
@@ -21,22 +21,8 @@ RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
 def warnings(device: Any = "cpu", hosts: int = 1, is_known: bool = True, **sections: Any) -> list[str]:
     config, space = toy(RATES, **sections)
     key = rate_key(config, "here")
-    assert key is not None
-    rate = Rate(
-        key=key,
-        tokens_per_step=0,
-        slots=1,
-        step_seconds=10,
-        evaluation_seconds=1,
-        evaluation_rows=0,
-        row_tokens=0,
-        start_seconds=0,
-        trial_seconds=0,
-        spread=0,
-        steps=100,
-        time=0,
-    )
-    planned = plan(config, space, NEED, Machine(device, hosts, 10**6), Known([rate] if is_known else [], key))
+    measured = rate(key, step_seconds=10.0, start_seconds=0.0, trial_seconds=0.0)
+    planned = plan(config, space, NEED, Machine(device, hosts, 10**6), Known([measured] if is_known else [], key))
     return [line for line in planned.warnings if line.startswith(("budget.", "cluster.hosts"))]
 
 

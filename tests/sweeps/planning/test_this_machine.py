@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from measured_rates import rate
 from sweep_files import toy
 
 from cluster import devices
@@ -242,11 +243,8 @@ def test_a_calibration_has_as_many_slots_as_a_sweep_on_these_rows(
 
     def measure(_sweep: object, _prepared: object, slots: int, machine: Machine) -> Rate:
         seen.append(slots)
-        return Rate(
-            key=RateKey(trainable="qlora", model="m", quantization="q", device=str(machine.device_name)),
-            tokens_per_step=1, slots=slots, step_seconds=1, evaluation_seconds=1, evaluation_rows=1, row_tokens=1,
-            start_seconds=1, trial_seconds=0, spread=0, steps=12, time=0,
-        )  # fmt: skip
+        key = RateKey(trainable="qlora", model="m", quantization="q", device=str(machine.device_name))
+        return rate(key, slots=slots)
 
     summary = Summary(fingerprint="0" * 16, train_rows=100, eval_rows=8, train_tokens=16_000, longest_row=190)
     monkeypatch.setattr("sweeps.planning.calibration.prepare", lambda _: Prepared(summary=summary, payload=b""))

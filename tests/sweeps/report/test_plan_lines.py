@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from measured_rates import rate
 from sweep_files import toy
 
 from sweeps.planning.lora_or_qlora import Fit, GpuAdvice
@@ -13,7 +14,6 @@ from sweeps.planning.number_words import counted, duration, size
 from sweeps.planning.outlook import Known
 from sweeps.planning.plan import Machine, Plan, plan
 from sweeps.planning.rate_store import rate_key
-from sweeps.planning.rates import Rate
 from sweeps.report.plan_lines import plan_lines
 from trainables.contract import Need
 
@@ -28,12 +28,8 @@ def planned(device: Any = "cpu", is_known: bool = True, kind: str = "fifo", tria
         cluster={"slots_per_host": 1},
         budget={"trials": trials, **(budget or {"steps_per_trial": 27})},
     )
-    rate = Rate(
-        key=rate_key(config, "CPU of ours, 2 threads"), tokens_per_step=0.0, slots=1.0, step_seconds=2.0,
-        evaluation_seconds=1.0, evaluation_rows=0, row_tokens=0.0, start_seconds=20.0, trial_seconds=1.0, spread=0.0,
-        steps=126, time=1.0,
-    )  # fmt: skip
-    known = Known(rates=[rate], key=rate_key(config, "CPU of ours")) if is_known else None
+    rates = [rate(rate_key(config, "CPU of ours, 2 threads"))] if is_known else []
+    known = Known(rates, rate_key(config, "CPU of ours"))
     return plan(config, space, NEED, Machine(device, 1, 10**6), known)
 
 
