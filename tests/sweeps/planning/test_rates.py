@@ -18,6 +18,7 @@ from sweeps.planning.rates import (
     Load,
     Rate,
     RateKey,
+    Speed,
     is_named,
     kept,
     speed,
@@ -41,73 +42,80 @@ def load(tokens: float = 100.0, slots: int = 2, rows: int = 50, row_tokens: floa
     return Load(tokens, slots, rows, row_tokens)
 
 
+def speed_of(rates: list[Rate], asked: Load | None = None) -> Speed:
+    """The speed under a load, which one of the rates must tell."""
+    found = speed(rates, KEY, asked or load())
+    assert found is not None
+    return found
+
+
 # Which rate applies
 
 
 @pytest.mark.parametrize(
     ("device", "asked", "is_it"),
     [
+        ("NVIDIA H100 80GB HBM3", "H100", True),
+        ("NVIDIA H100 80GB HBM3", "h100 80gb", True),
+        ("NVIDIA H100 80GB HBM3", "NVIDIA H100 80GB HBM3", True),
+        ("NVIDIA A100-SXM4-80GB", "A100 80GB", True),  # words that do not follow each other
+        ("NVIDIA A100-PCIE-40GB", "A100 80GB", False),
+        ("NVIDIA A100-SXM4-40GB", "A10", False),
+        ("NVIDIA A10G", "A10", False),
+        ("NVIDIA L40S", "L4", False),
+        ("Intel(R) Xeon(R) CPU @ 2.20GHz, 64 threads", "Intel(R) Xeon(R) CPU @ 2.20GHz, 2 threads", False),
+        # A host of several GPUs has rates of its own.
         ("2x NVIDIA H100 80GB HBM3", "2x H100", True),
         ("2x NVIDIA H100 80GB HBM3", "H100", False),
         ("2x NVIDIA H100 80GB HBM3", "4x H100", False),
         ("NVIDIA H100 80GB HBM3", "2x H100", False),
-        ("NVIDIA H100 80GB HBM3", "H100 80GB", True),
     ],
 )
-def test_a_host_of_several_gpus_has_rates_of_its_own(device: str, asked: str, is_it: bool) -> None:
+def test_a_device_is_known_by_whole_words_of_its_name(device: str, asked: str, is_it: bool) -> None:
     assert is_named(device, asked) is is_it
+    seen = rate(key=KEY.model_copy(update={"device": device}))
+    assert (speed([seen], KEY.model_copy(update={"device": asked}), load()) is not None) is is_it
 
 
 def test_a_step_that_is_shared_costs_each_trial_its_part() -> None:
-    found = speed([rate()], KEY, load())
-    assert found is not None
+    found = speed_of([rate()])
     assert (found.step_seconds, found.evaluation_seconds) == (2.0, 10.0)
     assert (found.start_seconds, found.trial_seconds) == (20.0, 3.0)
     assert found.uncertainty == LEAST_RANGE
 
 
 def test_time_follows_tokens_and_evaluation_rows() -> None:
-    found = speed([rate()], KEY, load(tokens=50.0, slots=4, rows=100, row_tokens=50.0))
-    assert found is not None
+    found = speed_of([rate()], load(tokens=50.0, slots=4, rows=100, row_tokens=50.0))
     assert (found.step_seconds, found.evaluation_seconds) == (1.0, 40.0)
 
 
 def test_what_was_measured_far_from_the_plan_has_a_wider_range() -> None:
-    ranges = []
-    for tokens in (100.0, 200.0, 400.0, 100_000.0):
-        found = speed([rate()], KEY, load(tokens=tokens))
-        assert found is not None
-        ranges.append(found.uncertainty)
+    ranges = [speed_of([rate()], load(tokens=tokens)).uncertainty for tokens in (100.0, 200.0, 400.0, 100_000.0)]
     assert ranges == sorted(set(ranges))
     assert ranges[-1] == MOST_RANGE
 
 
 def test_the_closest_measurement_counts_and_of_equal_ones_the_latest() -> None:
     rates = [rate(step_seconds=1.0, time=1.0), rate(step_seconds=2.0, time=2.0), rate(slots=8.0, time=3.0)]
-    found = speed(rates, KEY, load())
-    assert found is not None
+    found = speed_of(rates)
     assert found.step_seconds == 1.0
 
 
 def test_a_calibration_whose_rows_were_a_little_nearer_does_not_outlast_the_sweeps_after_it() -> None:
     calibrated = rate(step_seconds=1.0, time=1.0, is_calibration=True)
     after = rate(step_seconds=2.0, tokens_per_step=105.0, time=2.0)
-    found = speed([calibrated, after], KEY, load())
-    assert found is not None
+    found = speed_of([calibrated, after])
     assert found.step_seconds == pytest.approx(1.0 / 1.05)
-    again = speed([calibrated.model_copy(update={"time": 3.0}), after], KEY, load())
-    assert again is not None
+    again = speed_of([calibrated.model_copy(update={"time": 3.0}), after])
     assert again.step_seconds == 0.5
 
 
 def test_a_sweep_whose_trials_waited_for_one_another_is_measured_for_its_like() -> None:
     """Under promotion fewer trials share a step than a host has slots."""
-    found = speed([rate(slots=1.3, host_slots=4.0)], KEY, load(slots=4))
-    assert found is not None
+    found = speed_of([rate(slots=1.3, host_slots=4.0)], load(slots=4))
     assert found.uncertainty == LEAST_RANGE
     closer = [rate(slots=1.3, host_slots=4.0, step_seconds=1.3), rate(slots=3.0, host_slots=5.0, step_seconds=9.0)]
-    found = speed(closer, KEY, load(slots=4))
-    assert found is not None
+    found = speed_of(closer, load(slots=4))
     assert found.step_seconds == pytest.approx(1.0)
 
 
@@ -119,36 +127,9 @@ def test_another_base_precision_or_device_is_another_rate(field: str, value: str
     assert speed([rate()], KEY.model_copy(update={field: value}), load()) is None
 
 
-@pytest.mark.parametrize(
-    ("asked", "measured"),
-    [
-        ("A10", "NVIDIA A100-SXM4-40GB"),
-        ("A10", "NVIDIA A10G"),
-        ("L4", "NVIDIA L40S"),
-        ("A100 80GB", "NVIDIA A100-PCIE-40GB"),
-        ("Intel(R) Xeon(R) CPU @ 2.20GHz, 2 threads", "Intel(R) Xeon(R) CPU @ 2.20GHz, 64 threads"),
-    ],
-)
-def test_a_gpu_whose_name_only_begins_alike_is_another(asked: str, measured: str) -> None:
-    seen = rate(key=KEY.model_copy(update={"device": measured}))
-    assert speed([seen], KEY.model_copy(update={"device": asked}), load()) is None
-
-
-def test_a_gpu_is_known_by_words_that_do_not_follow_each_other() -> None:
-    seen = rate(key=KEY.model_copy(update={"device": "NVIDIA A100-SXM4-80GB"}))
-    assert speed([seen], KEY.model_copy(update={"device": "A100 80GB"}), load()) is not None
-
-
-@pytest.mark.parametrize("name", ["H100", "h100 80gb", "NVIDIA H100 80GB HBM3"])
-def test_a_gpu_is_known_by_a_part_of_its_name(name: str) -> None:
-    assert speed([rate()], KEY.model_copy(update={"device": name}), load()) is not None
-
-
 def test_overheads_of_a_calibration_are_those_of_loading_and_of_ray() -> None:
     calibrated = rate(is_calibration=True, start_seconds=5.0, trial_seconds=0.0, time=9.0)
-    alone, beside = speed([calibrated], KEY, load()), speed([calibrated, rate(time=1.0)], KEY, load())
-    assert alone is not None
-    assert beside is not None
+    alone, beside = speed_of([calibrated]), speed_of([calibrated, rate(time=1.0)])
     assert (alone.start_seconds, alone.trial_seconds) == (5.0 + RAY_SECONDS, TRIAL_SECONDS)
     assert (beside.start_seconds, beside.trial_seconds) == (20.0, 3.0)
 
@@ -156,15 +137,13 @@ def test_overheads_of_a_calibration_are_those_of_loading_and_of_ray() -> None:
 def test_overheads_are_the_median_of_the_latest_sweeps_with_their_spread() -> None:
     starts = (999.0, 20.0, 30.0, 20.0, 10.0, 20.0)
     rates = [rate(start_seconds=start, slots=place + 1.0, time=float(place)) for place, start in enumerate(starts)]
-    found = speed(rates, KEY, load())
-    assert found is not None
+    found = speed_of(rates)
     assert (found.start_seconds, found.start_uncertainty) == (20.0, 0.5)
     assert (found.trial_seconds, found.trial_uncertainty) == (3.0, LEAST_RANGE)
 
 
 def test_overheads_that_no_sweep_has_shown_have_a_wider_range() -> None:
-    found = speed([rate(is_calibration=True)], KEY, load())
-    assert found is not None
+    found = speed_of([rate(is_calibration=True)])
     assert found.start_uncertainty == found.trial_uncertainty > LEAST_RANGE
 
 
