@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from sweeps.planning import epochs
 from sweeps.planning.lora_or_qlora import GpuAdvice
 from sweeps.planning.number_words import counted, duration, size
 from sweeps.planning.outlook import Outlook
 from sweeps.planning.plan import DEVICES, Plan
-from sweeps.planning.time_cost import Range
 from trainables.contract import Memory
 
 CONTINUED = "      "
@@ -89,14 +89,11 @@ def _time(seen: Outlook, plan: Plan) -> str:
     taken = seen.cost.seconds
     words = f"about {duration(taken.expected)} ({duration(taken.low)} to {duration(taken.high)})"
     if plan.device == "cuda":
-        words += f", {_hours(seen.cost.gpu_hours)} GPU-hours"
+        hours = seen.cost.gpu_hours
+        words += f", {hours.expected:.2g} ({hours.low:.2g} to {hours.high:.2g}) GPU-hours"
     if seen.cost.worst_seconds > taken.high and plan.may_train_all:
         words += f"; {duration(seen.cost.worst_seconds)} if none is stopped early"
     return f"{words}; {seen.rate}"
-
-
-def _hours(hours: Range) -> str:
-    return f"{hours.expected:.2g} ({hours.low:.2g} to {hours.high:.2g})"
 
 
 def _tokens(count: float) -> str:
@@ -108,20 +105,10 @@ def _tokens(count: float) -> str:
 
 def _choices(choices: Sequence[GpuAdvice]) -> Iterator[str]:
     """The table, sizes with equal rows in one."""
-    merged: list[tuple[list[int], GpuAdvice]] = []
-    for choice in choices:
-        if merged and _row(merged[-1][1]) == _row(choice):
-            merged[-1][0].append(choice.gpu_gb)
-        else:
-            merged.append(([choice.gpu_gb], choice))
-    if merged:
+    if choices:
         yield "which to use when, for this model, space and rows:"
         yield f"{'GPU':>12}  {'LoRA, 16-bit base':24}{'QLoRA, nf4 base':24}use"
-    for sizes, choice in merged:
+    for (lora, qlora, advice), alike in groupby(choices, lambda each: (each.lora.words, each.qlora.words, each.advice)):
+        sizes = [choice.gpu_gb for choice in alike]
         span = f"{sizes[0]} GB" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} GB"
-        lora, qlora, advice = _row(choice)
         yield f"{span:>12}  {lora:24}{qlora:24}{advice}"
-
-
-def _row(choice: GpuAdvice) -> tuple[str, str, str]:
-    return choice.lora.words, choice.qlora.words, choice.advice

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -164,15 +164,15 @@ def ending(trial: TrialRecord, metric: str) -> str:
 
 def shown_params(trials: Sequence[TrialRecord]) -> list[str]:
     """The settings of trials that tables have a column for."""
-    names: dict[str, None] = {}
-    for trial in trials:
-        names |= dict.fromkeys(name for name in trial.params if not _implied(name, trial.params))
-    return list(names)
-
-
-def _implied(name: str, params: Mapping[str, object]) -> bool:
-    """alpha_over_r follows from r and lora_alpha, which are always shown."""
-    return name == "alpha_over_r" and "lora_alpha" in params
+    # alpha_over_r follows from r and lora_alpha, which are always shown.
+    return list(
+        dict.fromkeys(
+            name
+            for trial in trials
+            for name in trial.params
+            if name != "alpha_over_r" or "lora_alpha" not in trial.params
+        )
+    )
 
 
 def value_text(value: object) -> str:
