@@ -24,6 +24,9 @@ UNCOUNTED = (
     "unknown, as is the share of evaluation: data.eval_examples null takes all rows of data.eval, which are not "
     "counted yet: give data.eval_examples, or run `qsweep plan FILE --calibrate`"
 )
+FORWARD_SHARE = 0.5
+"""An evaluated token against a trained one: a frozen base needs no gradients of its weights, so the backward pass costs
+about what the forward pass does (2 + 2 FLOP per parameter and token against 2)."""
 MEAN_OF_LONGEST = 0.4
 """A row's mean length as a part of data.max_length, before the rows were read: GSM8K's have 217 tokens under 512."""
 
@@ -65,7 +68,6 @@ class Outlook:
         """Plain data; of the cost, `seconds` and `gpu_hours` with their ranges, and `worst_seconds`."""
         plain = asdict(self)
         told = plain.pop("cost") or {"seconds": None, "gpu_hours": None, "worst_seconds": None}
-        told.pop("evaluation_share", None)
         return {**plain, **told}
 
 
@@ -84,10 +86,11 @@ def outlook(config: SweepConfig, space: SearchSpace, trials: int, hosts: tuple[i
     load = _load(config, space, slots, known.rows, evaluated or 0)
     rate_here = speed(known.rates, known.key, load) if known.key is not None and evaluated is not None else None
     taken = cost(work, rate_here, count, gpus) if rate_here is not None else None
-    share = taken.evaluation_share if taken is not None and rate_here is not None and rate_here.step_seconds else None
-    if share is None and load.row_tokens and evaluated is not None:
-        tokens = evaluated * load.row_tokens
-        share = evaluation_share(work.steps.expected, load.tokens_per_step, work.evaluations, tokens)
+    share = None
+    if rate_here is not None and rate_here.step_seconds:
+        share = evaluation_share(work, rate_here.step_seconds, rate_here.evaluation_seconds)
+    elif load.row_tokens and evaluated is not None:
+        share = evaluation_share(work, load.tokens_per_step, evaluated * load.row_tokens * FORWARD_SHARE)
     return Outlook(
         reaching=tuple(round(reached, 1) for reached in seen.reaching),
         steps=work.steps,

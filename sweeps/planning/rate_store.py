@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock
 from pydantic import Field
 
+from cluster.devices import cache
 from sweeps.config import points
 from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_passwords
@@ -37,9 +38,9 @@ class Remembered(Spec):
         return self.shapes.get(data_key(config)) if config.data is not None else None
 
 
-def place(cache: Path) -> Path:
+def place() -> Path:
     """The file: $QSWEEP_RATES, else in the cache folder."""
-    return Path(os.environ.get("QSWEEP_RATES") or cache / "rates.json")
+    return Path(os.environ.get("QSWEEP_RATES") or cache() / "rates.json")
 
 
 def read(path: Path) -> Remembered:

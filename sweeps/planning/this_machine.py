@@ -89,7 +89,7 @@ def with_trials(sweep: Sweep, to_launch: bool = False) -> tuple[Sweep, str | Non
 
 def _known(sweep: Sweep, machine: plan.Machine) -> tuple[Need | None, Known]:
     """The memory of the sweep's largest trials, and what is remembered of its base, device and rows."""
-    store = rate_store.read(_remembered())
+    store = rate_store.read(rate_store.place())
     shape = store.shape(sweep.config)
     try:
         need = _need(sweep, machine.device, shape, machine.spread)
@@ -113,7 +113,7 @@ def with_one_slot(sweep: Sweep, gpus: int) -> dict[Device, int]:
     Raises:
         NotTrainable: the trainable's estimate breaks.
     """
-    shape = rate_store.read(_remembered()).shape(sweep.config)
+    shape = rate_store.read(rate_store.place()).shape(sweep.config)
     kinds: tuple[Device, ...] = ("cpu", "cuda")
     needs = {device: _need(sweep, device, shape, gpus) for device in kinds}
     return {device: need.total(1) for device, need in needs.items() if need is not None}
@@ -144,11 +144,11 @@ def calibrate(sweep: Sweep) -> None:
         prepared = calibration.prepare(sweep)
     if prepared.summary.shape is not None:
         # How many slots a host has follows from how long the rows are.
-        rate_store.remember(_remembered(), None, {rate_store.data_key(sweep.config): prepared.summary.shape})
+        rate_store.remember(rate_store.place(), None, {rate_store.data_key(sweep.config): prepared.summary.shape})
     slots = plan_here(sweep, to_launch=True).slots_per_host or 1
     with devices.seeing_gpus(machine.gpus):
         rate = calibration.calibrate(sweep, prepared, slots, machine)
-    rate_store.remember(_remembered(), rate, {})
+    rate_store.remember(rate_store.place(), rate, {})
 
 
 def _check_is_here(cluster: ClusterConfig, machine: plan.Machine) -> None:
@@ -184,11 +184,7 @@ def remember(config: SweepConfig, folder: SweepFolder, data: Mapping[str, Scalar
     )
     shape = Summary.model_validate(data).shape if config.data is not None and data else None
     shapes = {} if shape is None else {rate_store.data_key(config): shape}
-    rate_store.remember(_remembered(), rate, shapes)
-
-
-def _remembered() -> Path:
-    return rate_store.place(devices.cache())
+    rate_store.remember(rate_store.place(), rate, shapes)
 
 
 def _choices(sweep: Sweep, rows: RowShape | None) -> tuple[GpuAdvice, ...]:

@@ -7,10 +7,6 @@ from dataclasses import dataclass
 
 from sweeps.planning.rates import Speed
 
-FORWARD_SHARE = 0.5
-"""An evaluated token against a trained one: a frozen base needs no gradients of its weights, so the backward pass costs
-about what the forward pass does (2 + 2 FLOP per parameter and token against 2)."""
-
 
 @dataclass(frozen=True)
 class Range:
@@ -53,8 +49,6 @@ class Cost:
     """When no trial is stopped early."""
     gpu_hours: Range
     """0 on CPUs."""
-    evaluation_share: float
-    """Part of the hosts' working time that goes into evaluations, 0 to 1."""
 
 
 def cost(work: Work, speed: Speed, hosts: int, gpus: int) -> Cost:
@@ -74,18 +68,12 @@ def cost(work: Work, speed: Speed, hosts: int, gpus: int) -> Cost:
     makespan = work.makespan
     taken = Range(seconds(makespan.expected, 0), seconds(makespan.low, -1), seconds(makespan.high, 1))
     worst = work.worst_makespan * speed.step_seconds + work.worst_evaluation_turns * speed.evaluation_seconds
-    trained, evaluated = work.steps.expected * speed.step_seconds, work.evaluations * speed.evaluation_seconds
-    return Cost(
-        seconds=taken,
-        worst_seconds=fixed + worst,
-        gpu_hours=taken.times(hosts * gpus / 3600),
-        evaluation_share=evaluated / (trained + evaluated) if trained + evaluated else 0.0,
-    )
+    return Cost(seconds=taken, worst_seconds=fixed + worst, gpu_hours=taken.times(hosts * gpus / 3600))
 
 
-def evaluation_share(steps: float, tokens_per_step: float, evaluations: float, evaluation_tokens: float) -> float:
-    """Part of the arithmetic that goes into evaluations, 0 to 1, where no rate is known."""
-    trained, evaluated = steps * tokens_per_step, evaluations * evaluation_tokens * FORWARD_SHARE
+def evaluation_share(work: Work, step: float, evaluation: float) -> float:
+    """Part of the work that goes into evaluations, 0 to 1, where a step and an evaluation take so much of it."""
+    trained, evaluated = work.steps.expected * step, work.evaluations * evaluation
     return evaluated / (trained + evaluated) if trained + evaluated else 0.0
 
 

@@ -70,6 +70,13 @@ def test_rows_that_were_counted_or_prepared_are_evaluated(fewer: dict[str, Any],
     assert seen.evaluation_share > few.evaluation_share > 0
 
 
+def test_without_a_rate_an_evaluated_token_is_half_of_a_trained_one() -> None:
+    """3 steps of 4 rows, and 12 rows for the trial and for the base."""
+    asked = sweep(scheduler={"kind": "fifo"}, budget={"trials": 1, "steps_per_trial": 3})
+    found = plan(asked.config, asked.space, NEED, HERE, Known(eval_rows=12))
+    assert found.outlook.evaluation_share == pytest.approx(0.5)
+
+
 def test_auto_chooses_no_number_while_the_rows_are_not_counted() -> None:
     asked = sweep(budget={"trials": "auto", "wall_clock": "1h", "steps_per_trial": 27})
     with pytest.raises(ConfigError, match=r"the time of a trial is unknown, .*data\.eval_examples null .*--calibrate"):

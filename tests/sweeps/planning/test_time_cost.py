@@ -176,7 +176,6 @@ def test_time_is_start_trials_steps_and_evaluations() -> None:
     assert found.seconds.high == pytest.approx(1.3 * 20 + 1.5 * 4 + 1.2 * (260 + 50))
     assert found.worst_seconds == 24 + 600 + 100
     assert found.gpu_hours.expected == pytest.approx(274 / 3600)
-    assert found.evaluation_share == pytest.approx(0.2)
 
 
 def test_several_hosts_take_what_follows_one_another_and_each_of_them_is_paid_for() -> None:
@@ -186,17 +185,15 @@ def test_several_hosts_take_what_follows_one_another_and_each_of_them_is_paid_fo
     assert found.seconds.low == pytest.approx(0.7 * 20 + 0.5 * 4 + 0.8 * (100 + 30))
     assert found.worst_seconds == 24 + 320 + 45
     assert found.gpu_hours.expected == pytest.approx(2 * 174 / 3600)
-    # Of the work, whoever does it.
-    assert found.evaluation_share == pytest.approx(0.2)
     assert time_cost.cost(shared, SPEED, 2, gpus=0).gpu_hours == Range(0, 0, 0)
     each_of_four = time_cost.cost(shared, SPEED, 2, gpus=4)
     assert each_of_four.seconds == found.seconds
     assert each_of_four.gpu_hours.expected == pytest.approx(4 * found.gpu_hours.expected)
 
 
-def test_an_evaluated_token_is_half_of_a_trained_one() -> None:
-    assert time_cost.evaluation_share(steps=10, tokens_per_step=100, evaluations=2, evaluation_tokens=1000) == 0.5
-    assert time_cost.evaluation_share(0, 0, 0, 0) == 0.0
+def test_the_share_of_evaluation_is_of_all_work_whoever_does_it() -> None:
+    assert time_cost.evaluation_share(WORK, step=2.0, evaluation=5.0) == pytest.approx(0.2)
+    assert time_cost.evaluation_share(WORK, step=0.0, evaluation=0.0) == 0.0
 
 
 # LoRA against QLoRA
