@@ -36,7 +36,6 @@ from sweeps.report import streams
 
 app = typer.Typer(
     name="qsweep",
-    help="Hyperparameter sweeps for LoRA and QLoRA fine-tuning on Ray Tune and MLflow.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

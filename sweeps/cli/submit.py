@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sweeps.cli.shared import Changes, File, Json, NoFiles, mistakes, say
-from sweeps.cli.submitted import end_lines, ways_on
+from sweeps.cli.submitted import end_lines, stop_it
 
 if TYPE_CHECKING:
     from cluster.submission.jobs import Job, Jobs
@@ -114,8 +114,9 @@ def _leave(jobs: Jobs, job_id: str, line: str | None = None) -> None:
     if line is not None:
         say(line)
     say("see, follow and stop it with")
-    for command in ways_on(job_id, jobs.address):
-        say(command)
+    say(f"  qsweep status {job_id} --address {jobs.address}")
+    say(f"  qsweep logs {job_id} --address {jobs.address} --follow")
+    say(f"  {stop_it(job_id, jobs.address)}")
 
 
 def _notices(sweep: Sweep, shipment: Shipment) -> list[str]:

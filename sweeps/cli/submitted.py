@@ -30,15 +30,6 @@ _READS = ("status", "compare")
 """Verbs that ask for nothing: a lost answer is no more than that."""
 
 
-def ways_on(job_id: str, address: str) -> list[str]:
-    """The commands for a submitted sweep."""
-    return [
-        f"  qsweep status {job_id} --address {address}",
-        f"  qsweep logs {job_id} --address {address} --follow",
-        f"  {stop_it(job_id, address)}",
-    ]
-
-
 def stop_it(job_id: str, address: str) -> str:
     """The command that ends a submitted sweep."""
     return f"qsweep stop {job_id} --address {address}"
