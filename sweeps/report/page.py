@@ -30,8 +30,6 @@ BEST_CURVES = 5
 """So many of the best trials have their train loss drawn."""
 MOST_STEPS = 400
 """Of a train loss at most; of more steps, every so many-th."""
-
-
 MOST_ROWS = 2000
 """Of the table of trials."""
 WHY = "why it ended"
@@ -121,7 +119,7 @@ class Page:
     meanings: tuple[str, ...]
     """Of the numbers in it."""
     best_settings: tuple[tuple[str, str], ...]
-    kept: tuple[str, str] | None
+    kept: tuple[str, Path] | None
     """What is kept of the best trial, such as its adapter, and the folder of that."""
     outcome: tuple[str, ...]
     """Trials, cost and plan, as `launch` tells them."""
@@ -167,7 +165,6 @@ def page(status: Status, story: Story, separation: Separation | None, now: float
     columns, rows = _table(record, separation, selection)
     drawn = _drawn(record, story, best)
     config = page_facts.raw_config(record)
-    kept = closing_lines.kept(best, Path(status.folder), str(config.get("trainable", "")))
     return Page(
         name=str(config.get("name", status.folder.name)),
         sweep_id=status.sweep_id,
@@ -179,7 +176,7 @@ def page(status: Status, story: Story, separation: Separation | None, now: float
         compared=tuple(compared),
         meanings=page_facts.meanings_of_answer(record, separation),
         best_settings=() if best is None else settings(best),
-        kept=None if kept is None else (kept[0], str(kept[1])),
+        kept=closing_lines.kept(best, status.folder, str(config.get("trainable", ""))),
         outcome=tuple(_outcome(status)),
         columns=columns,
         rows=rows,

@@ -60,10 +60,10 @@ def test_the_page_begins_with_what_launch_says(tmp_path: Path) -> None:
     assert found.compared[0].startswith("whether it is better than the base without an adapter (4.5000) cannot be told")
     assert [line.partition(" per ")[0] for line in found.meanings] == ["eval_loss: mean negative log-likelihood"]
     assert found.outcome[0].startswith("1 trial (1 COMPLETED) in 1 min 40 s, 3 steps")
-    assert found.kept == ("the best trial's folder", str(tmp_path / "trials/a")), "of an unknown trainable"
+    assert found.kept == ("the best trial's folder", tmp_path / "trials/a"), "of an unknown trainable"
     events[0] = begun().model_copy(update={"config": '{"trainable": "qlora"}'})
     again = made(tmp_path / "again", events)
-    assert again.kept == ("the best adapter", str(tmp_path / "again/trials/a/best-000003/adapter"))
+    assert again.kept == ("the best adapter", tmp_path / "again/trials/a/best-000003/adapter")
     assert (found.state, found.is_running, found.base) == ("finished", False, 4.5)
 
 
