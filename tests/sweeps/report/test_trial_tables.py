@@ -44,9 +44,16 @@ def sweep(*changes: Event) -> SweepRecord:
 def text(thing: object) -> str:
     console = Console(file=io.StringIO(), width=140)
     console.print(thing)
-    file = console.file
-    assert isinstance(file, io.StringIO)
-    return file.getvalue()
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def markdown(found: SweepRecord, separation: Separation | None = None) -> list[str]:
+    return trial_tables.markdown(found, choose(found.trials.values(), found.objective), separation).splitlines()
+
+
+def terminal(found: SweepRecord, *more: Any) -> list[str]:
+    return text(trial_tables.terminal(found, trial_tables.order(found), *more)).splitlines()
 
 
 # Tables
@@ -57,23 +64,20 @@ def test_trials_are_ordered_best_first_then_by_number() -> None:
 
 
 def test_the_terminals_table_shows_each_trial_in_a_line() -> None:
-    found = sweep()
-    lines = text(trial_tables.terminal(found, trial_tables.order(found))).splitlines()
+    lines = terminal(sweep())
     assert lines[0].split() == ["trial", "r", "alpha", "modules", "lr", "steps", "best", "eval_loss", "at", "state"]
     assert lines[1].split() == ["t01", "8", "32", "attention-qv", "0.00123", "9", "1.2500", "9", "COMPLETED"]
     assert lines[4].split() == ["t03", "16", "32", "attention-qv", "0.0002", "0", "-", "FAILED"]
 
 
 def test_a_note_stands_below_the_table() -> None:
-    found = sweep()
-    lines = text(trial_tables.terminal(found, trial_tables.order(found), "t00: outside the space")).splitlines()
+    lines = terminal(sweep(), "t00: outside the space")
     assert lines[-1].strip() == "t00: outside the space"
     assert len(lines) == 6
 
 
 def test_markdown_begins_with_the_answer() -> None:
-    found = sweep()
-    lines = trial_tables.markdown(found, choose(found.trials.values(), found.objective)).splitlines()
+    lines = markdown(sweep())
     assert lines[0].startswith("**Best: t01, eval_loss 1.2500** at step 9 (r 8, lora_alpha 32,")
     assert lines[2] == "| trial | r | lora_alpha | target_modules | learning_rate | steps | best_eval_loss | state |"
     assert len(lines) == 4 + 4
@@ -82,21 +86,19 @@ def test_markdown_begins_with_the_answer() -> None:
 
 def test_the_base_is_the_last_row() -> None:
     found = sweep(base(4.57114))
-    last = text(trial_tables.terminal(found, trial_tables.order(found))).splitlines()[-1]
+    last = terminal(found)[-1]
     assert last.split() == ["base", "0", "4.5711", "0", "no", "adapter"]
-    assert trial_tables.markdown(found, choose(found.trials.values(), found.objective)).splitlines()[-1] == (
-        "| base |  |  |  |  | 0 | 4.5711 | no adapter |"
-    )
+    assert markdown(found)[-1] == "| base |  |  |  |  | 0 | 4.5711 | no adapter |"
 
 
 def test_whether_a_trial_is_apart_from_the_best_is_a_column() -> None:
     found = sweep(base(4.5))
     separation = Separation(32, 0.975, (Compared("a", 0.75, -0.1, 1.6),), Compared("base", 3.25, 3.0, 3.5), 0)
-    lines = text(trial_tables.terminal(found, trial_tables.order(found), None, separation)).splitlines()
+    lines = terminal(found, None, separation)
     assert lines[0].endswith("state       differs")
     ends = {line.split()[0]: line.split()[-1] for line in lines[1:]}
     assert ends == {"t01": "COMPLETED", "t00": "no", "t02": "DIVERGED", "t03": "FAILED", "base": "yes"}
-    note = trial_tables.markdown(found, choose(found.trials.values(), found.objective), separation).splitlines()
+    note = markdown(found, separation)
     rows = [line for line in note if line.startswith("|")]
     assert rows[0].endswith("| state | differs |")
     assert [row.split("|")[-2].strip() for row in rows[2:]] == ["", "no", "", "", "yes"]
@@ -108,24 +110,22 @@ def test_whether_a_trial_is_apart_from_the_best_is_a_column() -> None:
 def test_there_is_no_column_where_nothing_can_be_told() -> None:
     found = sweep()
     separation = Separation(1, 0.975, (Compared("a", 0.75, None, None, "1 evaluation row"),), None, 0)
-    assert "differs" not in text(trial_tables.terminal(found, trial_tables.order(found), None, separation))
-    assert "differs" not in trial_tables.markdown(found, choose(found.trials.values(), found.objective), separation)
+    assert "differs" not in "\n".join(terminal(found, None, separation))
+    assert "differs" not in "\n".join(markdown(found, separation))
 
 
 def test_markdown_says_why_there_is_no_best() -> None:
     found = record([started("a"), ended("a", TrialState.FAILED)])
-    assert trial_tables.markdown(found, choose(found.trials.values(), found.objective)).startswith(
-        "No best trial: no trial completed"
-    )
+    assert markdown(found)[0].startswith("No best trial: no trial completed")
 
 
 def test_markdown_of_an_interrupted_sweep_names_the_best_so_far() -> None:
     first: list[Event] = [started("a", 0, r=8), reported("a", 3, 2.0), parked("a", 3)]
     found = record([*first, started("b", 1, r=16), reported("b", 1, 2.5), ended("b", TrialState.PAUSED)])
-    lines = trial_tables.markdown(found, choose(found.trials.values(), found.objective)).splitlines()
+    lines = markdown(found)
     assert lines[0].startswith("**Best so far: t00, eval_loss 2.0000** at step 3 (r 8): trials were interrupted, ")
     found = found.apply(ended("b", TrialState.COMPLETED))
-    lines = trial_tables.markdown(found, choose(found.trials.values(), found.objective)).splitlines()
+    lines = markdown(found)
     assert lines[0] == "**Best: t01, eval_loss 2.5000** at step 1 (r 16)."
     assert lines[2] == "- the best of the trials that have ended; lower so far: t00 2.0000"
 
@@ -183,9 +183,8 @@ def told(make: Callable[[Console], Lines], events: Sequence[Event]) -> str:
     for event in events:
         found = found.apply(event)
         lines(event, found)
-    file = console.file
-    assert isinstance(file, io.StringIO)
-    return file.getvalue()
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
 
 
 def test_a_log_gets_a_line_for_each_event_with_its_time() -> None:
@@ -268,11 +267,11 @@ def test_a_repeat_stands_below_its_trial_and_says_so() -> None:
         ended("again", TrialState.COMPLETED),
     ]
     found = record([*EVENTS, *again])
-    lines = text(trial_tables.terminal(found, trial_tables.order(found))).splitlines()
+    lines = terminal(found)
     names = [line[:15].strip() for line in lines[1:]]
     assert [name.split()[0] for name in names][:2] == ["t01", "t09"]
     assert names[1].startswith("t09 (t01 again)")
-    assert "| t09 (t01 again) |" in trial_tables.markdown(found, choose(found.trials.values(), found.objective))
+    assert "| t09 (t01 again) |" in "\n".join(markdown(found))
 
 
 def many(count: int) -> SweepRecord:
@@ -300,7 +299,7 @@ def test_of_many_trials_the_live_table_shows_those_that_train_and_the_best_ones(
 
 def test_of_many_trials_mlflows_note_holds_the_best_ones_and_says_how_many_there_are() -> None:
     found = many(1000)
-    lines = trial_tables.markdown(found, choose(found.trials.values(), found.objective)).splitlines()
+    lines = markdown(found)
     rows = [line.split()[1] for line in lines if line.startswith("| t")]
     assert rows[1:3] == ["t999", "t998"] and len(rows) == 1 + trial_tables.MOST_ROWS
     assert lines[-1] == "960 more trials are in the table of runs."
