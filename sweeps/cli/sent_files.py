@@ -6,11 +6,10 @@ hash of its content, so only the same content is of use: files that have changed
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.devices import cache
@@ -20,14 +19,13 @@ from sweeps.config import shipping
 from sweeps.config.uris import is_object_store
 from sweeps.record.folder import write_whole
 from sweeps.record.private_files import make_folder
-from trainables.inputs import json_text
+from trainables.specs import Spec
 
 FOLDER = "sent"
 """Of the notes, in this machine's cache folder: one file for each sweep."""
 
 
-@dataclass(frozen=True)
-class Sent:
+class Sent(Spec):
     """What was sent with a sweep."""
 
     sweep_id: str
@@ -38,13 +36,8 @@ class Sent:
     """Hash of all that follows, by which the nodes know it."""
     text: str
     """The sweep file."""
-    files: Mapping[str, str]
+    files: dict[str, Path]
     """Path beside the sweep file -> the file or folder here."""
-
-    @property
-    def places(self) -> dict[str, Path]:
-        """As `files`."""
-        return {name: Path(place) for name, place in self.files.items()}
 
 
 @dataclass(frozen=True)
@@ -76,9 +69,9 @@ def noting(sent: Sent) -> Iterator[None]:
 def _note(sent: Sent) -> None:
     if not sent.files:
         return
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # the latter of a path that is not UTF-8
         make_folder(cache() / FOLDER)
-        write_whole(cache() / FOLDER / f"{sent.sweep_id}.json", json.dumps(asdict(sent)).encode())
+        write_whole(cache() / FOLDER / f"{sent.sweep_id}.json", sent.model_dump_json().encode())
 
 
 def again(sweep: str) -> Again:
@@ -105,22 +98,22 @@ def again(sweep: str) -> Again:
 
 
 def _sent_again(sent: Sent) -> Again:
-    where, names = f"~/.cache/qlora-sweeps/submitted/{sent.content}", ", ".join(sent.files.values())
+    where, names = f"~/.cache/qlora-sweeps/submitted/{sent.content}", ", ".join(map(str, sent.files.values()))
     why, contents = _unchanged(sent)
     if why is not None:
         way_out = f"nodes that lack them in {where} cannot go on; put the same files back here and resume again"
         return Again({}, (f"{names}: sent with the sweep, and not sent again: {why}: {way_out}",))
-    megabytes = sum(shipping.size(place) for place in sent.places.values()) / 1e6
+    megabytes = sum(shipping.size(place) for place in sent.files.values()) / 1e6
     return Again(contents, (f"{names} ({megabytes:.1f} MB) travel again, for nodes that lack them in {where}",))
 
 
 def _unchanged(sent: Sent) -> tuple[str | None, dict[str, bytes | Path]]:
     """Why what was sent cannot be sent again, or None; and what travels."""
-    gone = [str(place) for place in sent.places.values() if not place.exists()]
+    gone = [str(place) for place in sent.files.values() if not place.exists()]
     if gone:
         return f"{' and '.join(gone)} {'is' if len(gone) == 1 else 'are'} not here any more", {}
     try:
-        identity, contents = package.sweep_files(sent.text, sent.places)
+        identity, contents = package.sweep_files(sent.text, sent.files)
     except OSError as error:
         return f"{error.filename} cannot be read: {error.strerror}", {}
     return (None, contents) if identity == sent.content else ("they have changed here since", {})
@@ -150,8 +143,6 @@ def _noted(sweep: str) -> list[Sent]:
 
 def _read(file: Path) -> Sent | None:
     try:
-        raw = json_text.parse(file.read_bytes())
-        sent = Sent(**raw)
-        return sent if isinstance(sent.files, dict) and isinstance(sent.text, str) else None
-    except (OSError, ValueError, TypeError):
+        return Sent.model_validate_json(file.read_bytes())
+    except (OSError, ValueError):
         return None

@@ -154,8 +154,10 @@ def _submit(
 
     known = {"name": sweep.config.name, "storage": shipping.storage(shipment), "content": identity}
     known["trainable"] = sweep.config.trainable
-    named = {name: str(path) for name, path in shipment.files.items()}
-    sent = sent_files.Sent(job_id, sweep.config.name, shipping.mirror(shipment), identity, shipment.text(), named)
+    sent = sent_files.Sent(
+        sweep_id=job_id, name=sweep.config.name, mirror=shipping.mirror(shipment), content=identity,
+        text=shipment.text(), files=shipment.files,
+    )  # fmt: skip
     job = Job(job_id, job_id, ("launch", f"{on_node.SHIPPED}:{identity}", "--json"), known)
     with sent_files.noting(sent):
         send(jobs, job, folder / "sweep.zip")
