@@ -54,7 +54,7 @@ def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
     record, out = status.record, console()
     selection, separation = choose(record.trials.values(), record.objective), eval_rows.separation(folder, record)
     tell(out, [f"{status.sweep_id}: {WORDS[status.state]}"])
-    show_trials(out, record, closing_lines.first_trial(record).note, separation)
+    show_trials(out, record, separation)
     best, *compared = closing_lines.so_far(status, selection, separation)
     peak = closing_lines.peak_memory(record, None)
     lines = [best, *(f"      {line}" for line in compared), *closing_lines.outcome(status)]

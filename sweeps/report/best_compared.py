@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from search_spaces.space import SearchSpace
-from sweeps.config import points
-from sweeps.config.model import SweepConfig
 from sweeps.planning.number_words import counted
 from sweeps.record.events import TrialState
 from sweeps.record.paired_bootstrap import FEW_ROWS
@@ -27,12 +24,6 @@ class FirstTrial:
     """Whether it is the default configuration: the sweep file's own values."""
     is_outside: bool
     """Whether that lies outside the search space."""
-
-    @classmethod
-    def of(cls, config: SweepConfig, space: SearchSpace) -> FirstTrial:
-        """That of a sweep."""
-        is_default = config.searcher.start_with_default
-        return cls(is_default, is_default and bool(points.outside(config.base, space)))
 
     @property
     def note(self) -> str | None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from search_spaces.space import SearchSpace
-from sweeps.config import checks
+from sweeps.config import checks, points
 from sweeps.config.model import SweepConfig
 from sweeps.planning.number_words import counted, duration
 from sweeps.record.selection import Selection, leader
@@ -31,23 +31,22 @@ def configuration(record: SweepRecord) -> tuple[SweepConfig, SearchSpace] | None
 
 
 def first_trial(record: SweepRecord) -> FirstTrial:
-    """Trial 0 of a sweep of which only the events are at hand; no default where its configuration is not known."""
+    """Trial 0 of a sweep; no default where its configuration is not known."""
     found = configuration(record)
-    return FirstTrial(False, False) if found is None else FirstTrial.of(*found)
+    if found is None or not found[0].searcher.start_with_default:
+        return FirstTrial(is_default=False, is_outside=False)
+    config, space = found
+    return FirstTrial(is_default=True, is_outside=bool(points.outside(config.base, space)))
 
 
 def answer(
-    record: SweepRecord,
-    selection: Selection,
-    separation: Separation | None,
-    first: FirstTrial,
-    may_go_on: bool = False,
+    record: SweepRecord, selection: Selection, separation: Separation | None, may_go_on: bool = False
 ) -> list[str]:
     """The best trial, or why there is none, and how it compares. A sweep that was cut short `may_go_on`."""
     best = selection.winner
     compared = best_compared.of_best(record, best, separation)
     if best is not None:
-        default = best_compared.against_default(record, best, first, separation)
+        default = best_compared.against_default(record, best, first_trial(record), separation)
         return [f"best: {in_words(record, best)}", *compared, *([] if default is None else [default])]
     ahead = leader(record.trials.values(), record.objective)
     if ahead is None or not may_go_on:
@@ -60,7 +59,7 @@ def so_far(status: Status, selection: Selection, separation: Separation | None) 
     record, best = status.record, status.best
     if status.state != "RUNNING" or selection.winner is not None:
         is_cut_short = status.state in ("INTERRUPTED", "FAILED", "LOST")
-        return answer(record, selection, separation, first_trial(record), is_cut_short)
+        return answer(record, selection, separation, is_cut_short)
     if best is None:
         return ["no trial that may win has reported yet"]
     return [f"best so far: {in_words(record, best)}: no trial that may win has ended yet"]

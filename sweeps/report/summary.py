@@ -20,7 +20,6 @@ from sweeps.record.folder import SweepFolder
 from sweeps.record.separation import Separation
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report import closing_lines, trial_tables, ui_links
-from sweeps.report.best_compared import FirstTrial
 from sweeps.report.progress import Display, Lines, Table
 
 if TYPE_CHECKING:
@@ -47,12 +46,11 @@ def displays(started: float, expected_steps: int | None = None, trials: int | No
 
 def show(sweep: Sweep, result: Result) -> None:
     """The table of trials, the best one, and what to do next."""
-    out = console()
-    record, first = result.record, FirstTrial.of(sweep.config, sweep.space)
-    show_trials(out, record, first.note, result.separation)
+    out, record = console(), result.record
+    show_trials(out, record, result.separation)
     is_cut_short = result.stopped_by is not None or result.failure is not None
     may_go_on = is_cut_short and not result.is_folder_gone
-    best, *compared = closing_lines.answer(record, result.selection, result.separation, first, may_go_on)
+    best, *compared = closing_lines.answer(record, result.selection, result.separation, may_go_on)
     lines = [best, *(f"      {line}" for line in compared), closing_lines.trials_and_cost(record, result.spent)]
     if result.planned is not None and not is_cut_short:
         lines.append(closing_lines.plan_and_outcome(result.planned))
@@ -63,10 +61,11 @@ def show(sweep: Sweep, result: Result) -> None:
     tell(out, lines + _next_steps(sweep, result))
 
 
-def show_trials(out: Console, record: SweepRecord, note: str | None, separation: Separation | None) -> None:
-    """Shows the table of trials, if there are any, with `note` and what else it has no column for below it."""
+def show_trials(out: Console, record: SweepRecord, separation: Separation | None) -> None:
+    """Shows the table of trials, if there are any, with what it has no column for below it."""
     out.print()
     if record.trials:
+        note = closing_lines.first_trial(record).note
         out.print(trial_tables.terminal(record, trial_tables.order(record), note, separation))
         tell(out, [*trial_tables.notes(record), ""])
 
