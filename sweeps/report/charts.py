@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
@@ -52,11 +52,13 @@ def parallel(page: Page) -> Figure | None:
     """Parallel coordinates: a line for each trial through its settings to its value."""
     if not page.axes or not split(page)[0]:
         return None
-    value_axes = [_value_axis(objective, _values(page, place)) for place, objective in enumerate(page.objectives)]
+    columns = zip(*(trial.values for trial in page.trials), strict=True)
+    value_axes = [_value_axis(objective, column) for objective, column in zip(page.objectives, columns, strict=True)]
     axes = [*page.axes, *value_axes]
+    is_dense = len(axes) > MOST_AXES
 
     def points(trial: Drawn) -> list[tuple[float, float | None]]:
-        values = [*(trial.record.params.get(each.name) for each in page.axes), trial.value, *trial.others]
+        values = [*(trial.record.params.get(each.name) for each in page.axes), *trial.values]
         places = [_clipped(one, value) for one, value in zip(axes, values, strict=True)]
         return [(float(at), place) for at, place in enumerate(places)]
 
@@ -64,15 +66,14 @@ def parallel(page: Page) -> Figure | None:
     room = 110 // len(axes)
     for at, one in enumerate(axes):
         ticks = {"x": at, "showarrow": False, "xanchor": "right", "xshift": -6, "bgcolor": "rgba(255,255,255,0.75)"}
-        if len(axes) > MOST_AXES:
+        if is_dense:
             ticks |= {"font": {"size": 11}}
         annotations += [{**ticks, "y": place, "text": escape(cut(text, room))} for place, text in one.ticks]
     shapes = [
         {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "line": {"color": SOFT, "width": 1.2}}
         for at in range(len(axes))
     ]
-    is_dense = len(axes) > MOST_AXES
-    names = [escape(one.title).replace(" (", " (" if is_dense else "<br>(") for one in axes]
+    names = [escape(one.title) if is_dense else escape(one.title).replace(" (", "<br>(") for one in axes]
     x = {"tickvals": list(range(len(axes))), "ticktext": names, "side": "top", "range": [-0.6, len(axes) - 0.7]}
     x |= {"tickangle": -30 if is_dense else 0}
     low = UNSET_PLACE - 0.05 if any(one.has_unset and one.kind != "words" for one in axes) else -0.04
@@ -100,7 +101,7 @@ def parallel(page: Page) -> Figure | None:
 
 def two_objectives(page: Page) -> Figure | None:
     """The first two objectives against each other."""
-    trials = [t for t in page.trials if math.isfinite(t.value) and t.others and math.isfinite(t.others[0])]
+    trials = [trial for trial in page.trials if all(map(math.isfinite, trial.values[:2]))]
     if len(page.objectives) < 2 or not trials:
         return None
     first, second = page.objectives[:2]
@@ -108,13 +109,13 @@ def two_objectives(page: Page) -> Figure | None:
     for is_in, name, colour in ((False, "others", "#9aa1ad"), (True, "Pareto set", PALETTE[1])):
         found = [trial for trial in trials if trial.is_in_pareto_set is is_in]
         marker = {"color": colour, "size": 10 if is_in else 8, "symbol": [STATES[t.record.state][0] for t in found]}
-        told = [hover(trial, page) + f"<br>{escape(second.metric)} {value_text(trial.others[0])}" for trial in found]
-        x, y = [trial.value for trial in found], [trial.others[0] for trial in found]
+        told = [hover(trial, page) + f"<br>{escape(second.metric)} {value_text(trial.values[1])}" for trial in found]
+        x, y = [trial.value for trial in found], [trial.values[1] for trial in found]
         trace = scatter(x, y, mode="markers+text" if is_in else "markers", marker=marker, hovertext=told, name=name)
         if is_in:
             trace |= {"text": [trial.name for trial in found], "textposition": "top center", "cliponaxis": False}
         traces.append(trace | {"hoverinfo": "text", "showlegend": True})
-    span, spread = readable(t.value for t in trials), readable(t.others[0] for t in trials)
+    span, spread = readable(t.value for t in trials), readable(t.values[1] for t in trials)
     also = (
         f" There are {len(page.objectives)} objectives: the others are in the table."
         if len(page.objectives) > 2
@@ -129,16 +130,10 @@ def two_objectives(page: Page) -> Figure | None:
     )
 
 
-def _values(page: Page, place: int) -> list[float]:
-    """The trials' values of an objective."""
-    return [trial.value if place == 0 else trial.others[place - 1] for trial in page.trials]
-
-
-def _value_axis(objective: Objective, values: Iterable[float]) -> Axis:
+def _value_axis(objective: Objective, values: Sequence[float]) -> Axis:
     """An axis for an objective, over the values that most trials have."""
-    found = [value for value in values if math.isfinite(value)]
-    low, high = readable(found) or (0.0, 1.0)
-    inside = [value for value in found if low <= value <= high] or [low, high]
+    low, high = readable(values) or (0.0, 1.0)
+    inside = [value for value in values if low <= value <= high] or [low, high]
     name = objective.metric if objective.metric in COSTS else f"best {objective.metric}"
     return Axis(name, "linear", min(inside), max(inside))
 

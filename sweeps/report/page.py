@@ -40,10 +40,8 @@ class Drawn:
     """A trial, as the charts draw it."""
 
     record: TrialRecord
-    value: float
-    """Of the objective at its best step; NaN before its first report."""
-    others: tuple[float, ...]
-    """The same of the other objectives."""
+    values: tuple[float, ...]
+    """Of each objective at its best step; NaN before its first report."""
     evals: tuple[tuple[int, float], ...]
     """(step, value of the objective) of each report with a finite one."""
     train: tuple[tuple[int, float], ...]
@@ -51,6 +49,11 @@ class Drawn:
     held: tuple[Held, ...]
     is_best: bool
     is_in_pareto_set: bool
+
+    @property
+    def value(self) -> float:
+        """Of the first objective, which decides."""
+        return self.values[0]
 
     @property
     def name(self) -> str:
@@ -290,8 +293,7 @@ def _drawn(record: SweepRecord, story: Story, best: TrialRecord | None) -> tuple
     return tuple(
         Drawn(
             record=trial,
-            value=trial.value(objective.metric),
-            others=tuple(trial.value(each.metric) for each in record.objectives[1:]),
+            values=tuple(trial.value(each.metric) for each in record.objectives),
             evals=_finite([(step, metrics.get(objective.metric, math.nan)) for step, metrics in trial.evals]),
             train=_thinned(_finite(story.train.get(trial.trial_key, ()))) if trial.trial_key in curves else (),
             held=tuple(story.held.get(trial.trial_key, ())),

@@ -110,7 +110,9 @@ def test_only_points_that_would_lie_on_each_other_are_moved_and_only_by_a_little
         assert x == place or gap < 0.05 * (high - low)
         assert rate == places["learning_rate"].place(trial.record.params["learning_rate"])
     assert len({(x, trial.value) for x, trial in zip(ranks, page.trials, strict=True)}) == 27
-    same = figure(replace(page, trials=tuple(replace(trial, value=1.0) for trial in page.trials)), "Each field alone")
+    same = figure(
+        replace(page, trials=tuple(replace(trial, values=(1.0,)) for trial in page.trials)), "Each field alone"
+    )
     assert (
         len({x for trace in same.traces if trace.get("xaxis") == "x" and len(trace["x"]) == 27 for x in trace["x"]})
         == 27

@@ -113,7 +113,8 @@ def test_numbers_that_json_lacks_are_not_in_the_charts(tmp_path: Path) -> None:
     html = rendered(tmp_path, list(sweeps.events(12, sweeps.config())))
     found = page_file.read(SweepFolder(tmp_path), 1000.0)
     odd = [
-        replace(trial, value=value) for trial, value in zip(found.trials, (float("nan"), float("inf")), strict=False)
+        replace(trial, values=(value,))
+        for trial, value in zip(found.trials, (float("nan"), float("inf")), strict=False)
     ]
     again = page_file.render(replace(found, trials=(*odd, *found.trials[2:])))
     for page in (html, again):
