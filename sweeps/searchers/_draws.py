@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from random import Random
+from statistics import NormalDist
 
 from search_spaces.domains import Domain, Value, identity
 
@@ -36,11 +36,5 @@ def density(domain: Domain, centre: Value, spread: float, value: Value) -> float
         options = domain.values() or ()
         weight = FAVOUR if identity(value) == identity(centre) else 1.0
         return weight * len(options) / (FAVOUR + len(options) - 1)
-    middle = domain.position(centre)
-    inside = _cumulative((1 - middle) / spread) - _cumulative(-middle / spread)
-    distance = (domain.position(value) - middle) / spread
-    return math.exp(-0.5 * distance**2) / math.sqrt(2 * math.pi) / spread / inside
-
-
-def _cumulative(deviations: float) -> float:
-    return 0.5 * (1 + math.erf(deviations / math.sqrt(2)))
+    normal = NormalDist(domain.position(centre), spread)
+    return normal.pdf(domain.position(value)) / (normal.cdf(1) - normal.cdf(0))
