@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -119,10 +119,14 @@ class SearchSpace:
 
     def restrict(self, values: Mapping[str, Value]) -> Point:
         """Returns the point of the active fields among `values`, which has a value for every field."""
+        return self.fill(lambda name, _: values[name])
+
+    def fill(self, choose: Callable[[str, Domain], Value]) -> Point:
+        """Returns the point whose active fields have the values that `choose` gives them, asked in `order`."""
         point: dict[str, Value] = {}
         for name in self.order:
             if self.is_active(name, point):
-                point[name] = values[name]
+                point[name] = choose(name, self.domains[name])
         return self._in_file_order(point)
 
     def sample(self, rng: random.Random, index: int | None = None) -> Point:
@@ -133,11 +137,7 @@ class SearchSpace:
                 last field changes fastest), so that each comes equally often. None draws these fields too.
         """
         fixed = {} if index is None else self._combination(index)
-        point: dict[str, Value] = {}
-        for name in self.order:
-            if self.is_active(name, point):
-                point[name] = fixed[name] if name in fixed else self.domains[name].sample(rng)
-        return self._in_file_order(point)
+        return self.fill(lambda name, domain: fixed[name] if name in fixed else domain.sample(rng))
 
     def grid(self) -> Iterator[Point]:
         """Yields every point once.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Set
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from search_spaces.domains import Domain, Value, identity
@@ -33,12 +34,8 @@ def points(space: SearchSpace, history: History, seed: int) -> Iterator[Point]:
     while True:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `group` is called experimental at each use
-            trial = study.ask()
-            point: dict[str, Value] = {}
-            for name in space.order:
-                if space.is_active(name, point):
-                    point[name] = _suggest(trial, name, space.domains[name])
-        yield {name: point[name] for name in space.domains if name in point}
+            point = space.fill(partial(_suggest, study.ask()))
+        yield point
 
 
 def _study(space: SearchSpace, history: History, seed: int) -> optuna.Study:
@@ -98,11 +95,9 @@ def _params(space: SearchSpace, point: Point) -> dict[str, Any] | None:
         domain = space.domains.get(name)
         if domain is None:
             return None
-        if domain.is_ordered and not isinstance(value, int | float):
-            return None
-        if domain.is_ordered:
+        if domain.is_ordered and isinstance(value, int | float):
             params[name] = domain.position(value)
-        elif domain.contains(value):
+        elif not domain.is_ordered and domain.contains(value):
             params[name] = _place(domain, value)
         else:
             return None

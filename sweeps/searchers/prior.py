@@ -15,7 +15,7 @@ from itertools import chain
 from random import Random
 from typing import Literal
 
-from search_spaces.domains import Value
+from search_spaces.domains import Domain, Value
 from search_spaces.space import Point, SearchSpace
 from sweeps.searchers import SearcherSettings, _draws, _parzen
 from sweeps.searchers._history import History
@@ -112,12 +112,9 @@ def _trust(space: SearchSpace, history: History) -> float:
 
 def from_priors(space: SearchSpace, rng: Random) -> Point:
     """A point whose fields are near their priors; those without one are drawn at random."""
-    point: dict[str, Value] = {}
-    for name in space.order:
-        if space.is_active(name, point):
-            domain = space.domains[name]
-            point[name] = domain.sample(rng) if domain.prior is None else _draws.near(domain, domain.prior, SPREAD, rng)
-    return {name: point[name] for name in space.domains if name in point}
+    return space.fill(
+        lambda _, domain: domain.sample(rng) if domain.prior is None else _draws.near(domain, domain.prior, SPREAD, rng)
+    )
 
 
 def near_best(space: SearchSpace, history: History, rng: Random) -> Point:
@@ -125,18 +122,15 @@ def near_best(space: SearchSpace, history: History, rng: Random) -> Point:
     best = history.ranked()[0].point
     fields = [name for name in space.order if name in best]
     always = rng.choice(fields) if fields else None
-    point: dict[str, Value] = {}
-    for name in space.order:
-        if not space.is_active(name, point):
-            continue
-        domain = space.domains[name]
+
+    def choose(name: str, domain: Domain) -> Value:
         if name not in best:
-            point[name] = domain.sample(rng)
-        elif name == always or rng.random() < MOVES or not domain.contains(best[name]):
-            point[name] = _draws.near(domain, best[name], SPREAD, rng)
-        else:
-            point[name] = best[name]
-    return {name: point[name] for name in space.domains if name in point}
+            return domain.sample(rng)
+        if name == always or rng.random() < MOVES or not domain.contains(best[name]):
+            return _draws.near(domain, best[name], SPREAD, rng)
+        return best[name]
+
+    return space.fill(choose)
 
 
 def _beginning(space: SearchSpace, rng: Random) -> list[Point]:
@@ -144,9 +138,4 @@ def _beginning(space: SearchSpace, rng: Random) -> list[Point]:
     known = [point for point in space.portfolio if space.contains(point)]
     if known:
         return known
-    point: dict[str, Value] = {}
-    for name in space.order:
-        if space.is_active(name, point):
-            domain = space.domains[name]
-            point[name] = domain.sample(rng) if domain.prior is None else domain.prior
-    return [{name: point[name] for name in space.domains if name in point}]
+    return [space.fill(lambda _, domain: domain.sample(rng) if domain.prior is None else domain.prior)]
