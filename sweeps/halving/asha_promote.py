@@ -81,10 +81,9 @@ class Promote(Rule):
         if known is None:
             return None
         for point in reversed(self.points[:-1]):
-            ranked = self._rungs[point].ranked
-            for number, key in enumerate(ranked if point <= known.resource else (), start=1):
-                if key.trial == trial:
-                    return point, number, len(ranked)
+            names = [key.trial for key in self._rungs[point].ranked] if point <= known.resource else []
+            if trial in names:
+                return point, names.index(trial) + 1, len(names)
         return None
 
     def is_due(self, trial: str) -> bool:

@@ -10,6 +10,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import NamedTuple
 
+from sweeps.halving.rungs import next_point
 from trainables.objective import Direction as Direction  # the rules take it from here
 
 
@@ -170,19 +171,13 @@ class Rule:
         known = self._trials.get(trial)
         return known.standing if known is not None else None
 
-    @property
-    def parked(self) -> tuple[str, ...]:
-        """Trials that may be resumed, in the order in which they started."""
-        return tuple(name for name, trial in self._trials.items() if trial.standing is Standing.PARKED)
-
     def resource(self, trial: str) -> int:
         """Of the trial's last report; 0 before the first."""
         return self._trials[trial].resource
 
     def next_point(self, trial: str) -> int | None:
         """Where the trial reports next; None when it has reported at the last point."""
-        place = bisect_right(self.points, self._trials[trial].resource)
-        return self.points[place] if place < len(self.points) else None
+        return next_point(self.points, self._trials[trial].resource)
 
     def rank(self, trial: str) -> tuple[int, int, int] | None:
         """The last rung that the trial was ranked at, its place there from 1 on, and of how many.

@@ -112,9 +112,9 @@ def test_a_parked_trial_that_someone_ends_is_not_resumed() -> None:
     rule = Promote((1, 3), 3)
     rule.take(Started("a"))
     rule.take(Reported("a", 1, 2.0))
-    assert rule.parked == ("a",)
+    assert rule.standing("a") is Standing.PARKED
     rule.take(Ended("a"))
-    assert len(rule.parked) == 0
+    assert rule.standing("a") is Standing.OVER
     assert rule.next(is_exhausted=True) is Idle.OVER
 
 
