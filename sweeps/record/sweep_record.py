@@ -294,20 +294,19 @@ def _lasted(since: float | None, until: float | None) -> float:
 def _trial_after(
     known: TrialRecord | None, event: TrialStarted | PointInfeasible | TrialReported | TrialParked | TrialEnded
 ) -> TrialRecord:
+    if isinstance(event, TrialStarted | PointInfeasible):
+        known = known or TrialRecord(event.trial_key, event.number, event.params, point=event.point)
+    assert known is not None, "a trial begins before it reports, is parked or ends"
     match event:
-        case TrialStarted() | PointInfeasible():
-            trial = known or TrialRecord(event.trial_key, event.number, event.params, point=event.point)
-            if isinstance(event, PointInfeasible):
-                return replace(trial, state=TrialState.INFEASIBLE, reason=event.reason, repeats=event.repeats)
-            return replace(trial, state=TrialState.RUNNING, reason="", spec=event.spec, repeats=event.repeats)
+        case TrialStarted():
+            return replace(known, state=TrialState.RUNNING, reason="", spec=event.spec, repeats=event.repeats)
+        case PointInfeasible():
+            return replace(known, state=TrialState.INFEASIBLE, reason=event.reason, repeats=event.repeats)
         case TrialReported():
-            assert known is not None, "a trial begins before it reports"
             return _reported(known, event)
         case TrialParked():
-            assert known is not None, "a trial begins before it is parked"
             return replace(known, state=TrialState.PARKED, reason="")
         case TrialEnded():
-            assert known is not None, "a trial begins before it ends"
             return _ended(known, event)
 
 
