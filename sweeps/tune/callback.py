@@ -70,7 +70,6 @@ class JournalCallback(Callback):
         self.unreported: dict[str, tuple[StepRecord, ...]] = {}
         """Trial key -> the steps since its last report, of trials that were interrupted."""
 
-    @_in_order
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
@@ -101,29 +100,27 @@ class JournalCallback(Callback):
     @_in_order
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """The trial is over: by itself, or by the scheduler when its last report says that it was still running."""
-        result = trial.last_result or {}
+        key, result = trial.config["trial_key"], trial.last_result or {}
         if "state" not in result or "opened" in result:
             return  # The sweep's end did not wait for its first report; it says of the trial how it ended.
-        state = TrialState(result["state"])
-        reason = result.get("reason", "")
-        is_stopped = state is TrialState.PAUSED and self._driver.is_to_stop(trial.config["trial_key"])
-        if is_stopped and "ends_sweep" not in result:
-            state, reason = TrialState.STOPPED, STOPPED_BY_REQUEST
-        elif state is TrialState.PAUSED:
+        state, reason = TrialState(result["state"]), result.get("reason", "")
+        is_to_stop = self._driver.is_to_stop(key)
+        if state is TrialState.PAUSED and ("ends_sweep" in result or not is_to_stop):
             # The end of the sweep says of it how it ended.
-            self.unreported[trial.config["trial_key"]] = _steps(result.get("history", ()))
+            self.unreported[key] = _steps(result.get("history", ()))
             if "ends_sweep" in result:
                 self._driver.end_sweep(result["ends_sweep"], reason)
             return
-        if state is TrialState.RUNNING and self._driver.is_parked(trial.config["trial_key"]):
-            is_stopped = self._driver.is_to_stop(trial.config["trial_key"])
-            if not is_stopped:
-                self._park(trial, result["step"])
-                return
+        is_parked = state is TrialState.RUNNING and self._driver.is_parked(key)
+        if is_parked and not is_to_stop:
+            self._park(trial, result["step"])
+            return
+        by_person = is_parked or state is TrialState.PAUSED
+        if by_person:
             state, reason = TrialState.STOPPED, STOPPED_BY_REQUEST
         elif state is TrialState.RUNNING:
             state, reason = TrialState.STOPPED, STOPPED_BY_SCHEDULER
-        self._end(trial, state, reason, result.get("history", ()), by_person=is_stopped)
+        self._end(trial, state, reason, result.get("history", ()), by_person)
 
     @_in_order
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
