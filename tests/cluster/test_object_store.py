@@ -73,7 +73,7 @@ def refusals(monkeypatch: pytest.MonkeyPatch, status: int, body: str) -> list[st
             monkeypatch.setenv(name, value)
         store = Store("s3://bucket/sweeps/toy")
         shown = []
-        for asks in (lambda: store.read("a"), lambda: store.create("a", b"1"), lambda: store.names("objects")):
+        for asks in (lambda: store.read("a"), lambda: store.write("a", b"1", None), lambda: store.names("objects")):
             with pytest.raises(StoreError) as told:
                 asks()
             shown.append(str(told.value))

@@ -147,7 +147,7 @@ def _stamped(store: Store, held: Held) -> Manifest:
             continue
         mine = manifest.model_copy(update={"token": held.token})
         try:
-            store.replace(MANIFEST, mine.model_dump_json().encode(), version)
+            store.write(MANIFEST, mine.model_dump_json().encode(), version)
         except Conflict:
             continue
         return mine

@@ -230,9 +230,7 @@ class Follower:
         while True:
             self._held.check()
             try:
-                if self._version is None:
-                    return self._store.create(MANIFEST, content)
-                return self._store.replace(MANIFEST, content, self._version)
+                return self._store.write(MANIFEST, content, self._version)
             except Conflict:
                 found = read_manifest(self._store)
                 if found is None:

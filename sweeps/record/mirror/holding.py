@@ -102,7 +102,7 @@ class Held:
             return
         over = renewed(self.lease).model_copy(update={"is_released": True})
         try:
-            self._store.replace(LEASE, _written(over), self._version)
+            self._store.write(LEASE, _written(over), self._version)
         except (StoreError, Conflict):
             return
 
@@ -116,18 +116,18 @@ class Held:
     def _renew(self) -> None:
         again, since = renewed(self.lease), uptime()
         try:
-            self._version = self._store.replace(LEASE, _written(again), self._version)
+            self._version = self._store.write(LEASE, _written(again), self._version)
         except Conflict:
             found = read(self._store)
             if found is None:
                 # Somebody deleted it: nobody else has it then.
-                self._version = self._store.create(LEASE, _written(again))
+                self._version = self._store.write(LEASE, _written(again), None)
             elif is_same_hold(again, found[0]):
                 # A renewal whose answer was lost, who knows how long ago: from here it is renewed once more.
                 self.lease, self._version = found
                 since = uptime()
                 again = renewed(self.lease)
-                self._version = self._store.replace(LEASE, _written(again), self._version)
+                self._version = self._store.write(LEASE, _written(again), self._version)
             else:
                 self.lose(found[0].who)
                 return
@@ -201,9 +201,7 @@ def _write(store: Store, mine: Lease, before: Version | None) -> Held | None:
     """The lease once it is written; None when somebody else was faster."""
     since = uptime()
     try:
-        version = (
-            store.create(LEASE, _written(mine)) if before is None else store.replace(LEASE, _written(mine), before)
-        )
+        version = store.write(LEASE, _written(mine), before)
     except Conflict:
         found = read(store)
         if found is None or not is_same_hold(mine, found[0]):

@@ -36,10 +36,6 @@ class Version(NamedTuple):
     e_tag: str | None
     version: str | None
 
-    def as_mode(self) -> Any:
-        """As obstore wants it for a write that replaces this content only."""
-        return {key: value for key, value in self._asdict().items() if value is not None}
-
 
 class Store:
     """The objects below one address, such as s3://bucket/prefix/NAME."""
@@ -66,18 +62,16 @@ class Store:
                 return None
         return content, Version(got.meta["e_tag"], got.meta["version"])
 
-    def create(self, name: str, content: bytes) -> Version:
-        """Writes a small object that is not there yet. Raises `Conflict` when it is."""
-        return self._write(name, content, "create")
+    def write(self, name: str, content: bytes, before: Version | None) -> Version:
+        """Writes a small object in the place of what was read; None: that there is no such object.
 
-    def replace(self, name: str, content: bytes, before: Version) -> Version:
-        """Writes a small object in the place of what was read. Raises `Conflict` when it was changed, or is gone."""
-        return self._write(name, content, before.as_mode())
-
-    def _write(self, name: str, content: bytes, mode: Any) -> Version:
+        Raises:
+            Conflict: somebody else has written or deleted it since.
+        """
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
+        mode: Any = "create" if before is None else {k: v for k, v in before._asdict().items() if v is not None}
         with self._told():
             try:
                 done = obstore.put(self._quick, name, content, mode=mode)

@@ -94,15 +94,15 @@ def test_a_driver_that_was_cut_off_is_fenced(store, tmp_path, monkeypatch):
     monkeypatch.setattr(holding, "LEASE_SECONDS", 1.0)
     folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
     cut, here = threading.Event(), threading.get_ident()
-    real = Store._write
+    real = Store.write
 
-    def write(self, name, content, mode):
+    def write(self, name, content, before):
         # The threads of the first driver are cut off; the second one's lease is taken in this thread.
         if cut.is_set() and threading.get_ident() != here:
             raise StoreError("cut off")
-        return real(self, name, content, mode)
+        return real(self, name, content, before)
 
-    monkeypatch.setattr(Store, "_write", write)
+    monkeypatch.setattr(Store, "write", write)
     with mirrors.driving(folder) as drive:
         drive.report("k1", 3)
         drive.settle()
@@ -130,7 +130,7 @@ def test_a_driver_that_was_cut_off_is_fenced(store, tmp_path, monkeypatch):
 def test_a_renewal_whose_answer_was_lost_is_renewed_once_more(store, tmp_path, monkeypatch):
     monkeypatch.setattr(holding, "LEASE_SECONDS", 2.0)
     folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
-    real = Store.replace
+    real = Store.write
     written: list[int] = []
 
     def answer_lost(self, name, content, before):
@@ -142,7 +142,7 @@ def test_a_renewal_whose_answer_was_lost_is_renewed_once_more(store, tmp_path, m
         return version
 
     with mirrors.driving(folder) as drive:
-        monkeypatch.setattr(Store, "replace", answer_lost)
+        monkeypatch.setattr(Store, "write", answer_lost)
         mirrors.until(lambda: len(written) == 3)
         assert written[:3] == [1, 2, 3]  # a fourth may come before this is looked at
         drive.report("k1", 3)

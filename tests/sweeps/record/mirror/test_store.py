@@ -73,27 +73,27 @@ def store(request, tmp_path, monkeypatch):
 
 
 def test_an_object_is_created_once(store):
-    store.create("a", b"1")
+    store.write("a", b"1", None)
     with pytest.raises(Conflict, match="sweeps/toy/a: somebody else has written it"):
-        store.create("a", b"2")
+        store.write("a", b"2", None)
     assert store.read("a")[0] == b"1"
 
 
 def test_an_object_is_replaced_by_whoever_has_read_it_last(store):
-    store.create("a", b"1")
+    store.write("a", b"1", None)
     content, version = store.read("a")
-    after = store.replace("a", b"2", version)
+    after = store.write("a", b"2", version)
     with pytest.raises(Conflict):
-        store.replace("a", b"3", version)
-    store.replace("a", b"4", after)
+        store.write("a", b"3", version)
+    store.write("a", b"4", after)
     assert (content, store.read("a")[0]) == (b"1", b"4")
 
 
 def test_an_object_that_is_gone_is_neither_read_nor_replaced(store):
-    version = store.create("a", b"1")
+    version = store.write("a", b"1", None)
     assert store.read("b") is None
     with pytest.raises(Conflict):
-        store.replace("b", b"2", version)
+        store.write("b", b"2", version)
 
 
 def test_a_file_of_several_parts_is_sent_and_fetched_piece_by_piece(tmp_path):
