@@ -187,25 +187,16 @@ def _is_mirrored(name: str) -> bool:
 def trial_files(folder: Path) -> dict[str, Seen]:
     """The files of a trial: path below its folder -> what it is known by. Drafts are left out."""
     found: dict[str, Seen] = {}
-    pending = [""]
-    while pending:
-        below = pending.pop()
-        try:
-            entries = list(os.scandir(folder / below))
-        except FileNotFoundError:
-            if below:
-                raise
-            return {}
-        for entry in entries:
-            path = f"{below}/{entry.name}" if below else entry.name
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                pending.append(path)
-            else:
-                state = entry.stat()
-                found[path] = Seen(state.st_size, state.st_mtime_ns)
+    for place, folders, names in os.walk(folder, onerror=_fail) if folder.is_dir() else ():
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (Path(place) / name for name in names if not name.startswith(".")):
+            state = path.stat()
+            found[path.relative_to(folder).as_posix()] = Seen(state.st_size, state.st_mtime_ns)
     return found
+
+
+def _fail(error: OSError) -> None:
+    raise error
 
 
 def link(source: Path, target: Path, seen: Seen) -> None:
