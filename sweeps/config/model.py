@@ -201,6 +201,11 @@ class ClusterConfig(Spec):
     runtime_env: RuntimeEnv = RuntimeEnv()
 
     @property
+    def has_own_ray(self) -> bool:
+        """Whether the sweep starts a Ray of its own on this machine, and joins none."""
+        return (self.address or "local") == "local"
+
+    @property
     def spread(self) -> int:
         """GPUs over which a host spreads its base where it has any: 1 or more."""
         return 1 if self.gpus_per_host == "auto" else max(1, self.gpus_per_host)

@@ -52,7 +52,7 @@ class Amendments:
     def of(cls, sweep: Sweep) -> Amendments:
         """Decides for this sweep, on this machine; raises NotTrainable when its trainable is gone."""
         cluster = sweep.config.cluster
-        has_own_gpus = (cluster.address or "local") == "local" and cluster.gpus_per_host != 0
+        has_own_gpus = cluster.has_own_ray and cluster.gpus_per_host != 0
         trainable = catalogue.find(sweep.config.trainable)
         return cls(sweep.config, sweep.space, trainable, devices.gpus() if has_own_gpus else 0)
 

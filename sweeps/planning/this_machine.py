@@ -38,7 +38,7 @@ def look_up(sweep: Sweep) -> list[str]:
         return []
     with catalogue.answering(f"trainable: {config.trainable}: its look_up"):
         looked_up: LookedUp = trainable.look_up(config.base, devices.cache())
-    runs_here = (config.cluster.address or "local") == "local"
+    runs_here = config.cluster.has_own_ray
     if wrong := [*looked_up.problems, *(looked_up.unreachable if runs_here else ())]:
         raise ConfigError(wrong)
     elsewhere = [f"{line}; the nodes of the Ray cluster may reach it" for line in looked_up.unreachable]
@@ -129,7 +129,7 @@ def calibrate(sweep: Sweep) -> None:
 
     silence()
     machine = machine_of(sweep.config, to_launch=True)
-    if (sweep.config.cluster.address or "local") != "local":
+    if not sweep.config.cluster.has_own_ray:
         raise ConfigError(
             [
                 "--calibrate: the sweep runs on a Ray cluster: calibrate on one of its machines, with "
@@ -233,7 +233,7 @@ def _machine(config: SweepConfig, to_launch: bool) -> plan.Machine:
     gpu_bytes = _gpu_bytes(gpu, memory)
     name = None if gpu is None else _several(config.cluster)
     named = " ".join(([gpu] if gpu is not None else []) + ([_spaced(memory)] if memory is not None else []))
-    if (config.cluster.address or "local") != "local":
+    if not config.cluster.has_own_ray:
         device: Device = "cpu" if config.cluster.gpus_per_host == 0 else "cuda"
         # How many GPUs it has is known when the sweep has joined it.
         own = "one" if config.cluster.spread == 1 else str(config.cluster.spread)

@@ -141,7 +141,7 @@ class Driver:
         return HostOptions(
             hosts=self.hosts_at_start,
             gpus_per_host=cluster.gpus_per_host,
-            may_grow=(cluster.address or "local") != "local",
+            may_grow=not cluster.has_own_ray,
             env_vars=cluster.runtime_env.env_vars,
             pip=cluster.runtime_env.pip,
             hardware_before="" if base is None else base.hardware,
@@ -225,7 +225,7 @@ class Driver:
 
     def _spread(self, shared: dict[str, Any]) -> Spread | None:
         """How trials' processes are spread; None keeps all on this node, where the Ray is the sweep's own."""
-        if (self.config.cluster.address or "local") == "local":
+        if self.config.cluster.has_own_ray:
             return None
         return Spread(self.trials_on_head if self.trials_on_head >= 0 else share_of_head(), shared, self.display.say)
 
