@@ -65,15 +65,6 @@ def test_a_replay_of_the_events_stands_where_the_rule_stood(name: str, seed: int
 
 
 @EVERY
-@settings(max_examples=40)
-@given(seed=st.integers(0, 10**9))
-def test_a_protected_trial_ends_at_the_last_point_only(name: str, seed: int) -> None:
-    rng = random.Random(seed)
-    played = play(RULES[name](), lambda trial, _: rng.random() + 9 * (trial == "0"), 12, 3, rng.choice, True)
-    assert [report.resource for report in played.reports if report.trial == "0"] == list(POINTS)
-
-
-@EVERY
 def test_a_trial_that_goes_on_after_an_interruption_reports_no_point_again(name: str) -> None:
     rule = RULES[name]()
     rule.take(Started("a", is_protected=True))

@@ -132,9 +132,3 @@ def test_a_driver_that_was_killed_leaves_no_request_behind(folder: SweepFolder) 
     with pytest.raises(SweepError, match="ended before its driver saw the request"):
         ask(folder, STOP, driver_is_killed)
     assert list(folder.requests.iterdir()) == []
-
-
-def test_a_driver_that_is_busy_may_answer_later(folder: SweepFolder) -> None:
-    with locked(folder):
-        assert ask(folder, STOP, lambda: True) is None
-    assert len(list(folder.requests.iterdir())) == 1

@@ -67,7 +67,7 @@ def test_a_signal_asks_once_and_is_told(number: int) -> None:
 def test_the_second_signal_ends_the_process_at_once() -> None:
     code = """
 import os, signal
-from sweeps.steering.stop import SIGNALS, Interrupted, StopState, on_signals, raising_on_signals
+from sweeps.steering.stop import StopState, on_signals
 with on_signals(StopState(), print):
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweep_events import reported
 
 from sweeps.errors import BudgetUsedUp
 from sweeps.record import digests, snapshots
@@ -131,18 +130,6 @@ def test_budget_disk_holds_for_trials_of_other_nodes(keeper, settings, holders):
     with pytest.raises(BudgetUsedUp, match=r"budget\.disk is used up"):
         keeper.call("a", "p1", "keep_best", 5, {"weights": b"x" * 2000}, ROWS, 1.0)
     assert snapshots.read(SweepFolder(Path(settings["dir"])), "a")[0].step in (0, 3)
-
-
-def test_the_adapter_of_a_repeat_takes_the_place_of_what_a_parked_trial_would_go_on_from(settings):
-    files = FolderFiles({**settings, "disk_bytes": 4000, "parks": True}, "a")
-    report = reported("b", 3, 1.0).report
-    assert FolderFiles({**settings, "parks": True}, "b").keep_snapshot(
-        SavedTrial(step=3, report=report), b"x" * 2000, 1.0
-    )
-    with pytest.raises(BudgetUsedUp, match=r"budget\.disk is used up"):
-        files.keep_best(3, {"weights": b"x" * 2000}, ROWS, 1.0)
-    assert files.keep_best(3, {"weights": b"x" * 2000}, ROWS, 1.0, True) == "trials/a/best-000003"
-    assert FolderFiles(settings, "b").snapshot() is None
 
 
 def test_a_trial_on_the_head_asks_no_keeper(settings):
