@@ -7,16 +7,25 @@ the tail.
 from __future__ import annotations
 
 import math
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from sweeps.halving.rule import Decision, Direction, Idle, Key, Resume, Rule, Standing, Started, Work, place
+from sweeps.halving.rule import Decision, Direction, Idle, Resume, Rule, Standing, Started, Work
 
 Order = Literal["breadth", "paper"]
 TAIL_TRIALS = 3
 """So many trials go on in the tail. When the last of them ends before the last point, the sweep is over."""
+
+
+class Key(NamedTuple):
+    """A report as it is ranked: the smaller the better, the earlier of two equal ones first."""
+
+    loss: float
+    """The value, or its negative where higher is better; infinite where it was not finite."""
+    order: int
+    trial: str
 
 
 @dataclass
@@ -56,6 +65,8 @@ class Promote(Rule):
         self._rungs = {point: Rung() for point in self.points[:-1]}
         self._places: dict[str, tuple[Rung, Key]] = {}
         """Where each trial's last report is ranked."""
+        self._reports = 0
+        """So many were ranked."""
         self._complete: set[str] = set()
         """Trials that have reached the last point."""
         self._tail: set[str] = set()
@@ -104,7 +115,7 @@ class Promote(Rule):
                 yield rung.parked[0].trial
 
     def _is_promotable(self, rung: Rung, key: Key) -> bool:
-        return place(rung.ranked, key) < len(rung.ranked) // self._factor
+        return bisect_left(rung.ranked, key) < len(rung.ranked) // self._factor
 
     def _last_resort(self) -> str | None:
         """The trial that goes on to the last point although it does not rank high enough among so few."""
@@ -116,7 +127,7 @@ class Promote(Rule):
                 leader = rung.parked[0]
                 if leader.trial not in self._tail and len(self._tail) >= TAIL_TRIALS:
                     return None
-                before = {key.trial for key in rung.ranked[: place(rung.ranked, leader)]}
+                before = {key.trial for key in rung.ranked[: bisect_left(rung.ranked, leader)]}
                 unknown = self._running - {key.trial for key in rung.ranked}
                 return None if unknown or before & (self._complete | self._running) else leader.trial
         return None
@@ -135,7 +146,8 @@ class Promote(Rule):
             if math.isfinite(loss):
                 self._complete.add(name)
             return Decision.STOP
-        rung, key = self._places[name] = self._rungs[point], self._key(name, loss)
+        self._reports += 1
+        rung, key = self._places[name] = self._rungs[point], Key(loss, self._reports, name)
         insort(rung.ranked, key)
         return Decision.PARK
 

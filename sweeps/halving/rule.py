@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
-from typing import NamedTuple
 
 from sweeps.halving.rungs import next_point
 from trainables.objective import Direction as Direction  # the rules take it from here
@@ -80,15 +79,6 @@ class Idle(StrEnum):
 Work = Resume | Idle
 
 
-class Key(NamedTuple):
-    """A report as it is ranked: the smaller the better, the earlier of two equal ones first."""
-
-    loss: float
-    """The value, or its negative where higher is better; infinite where it was not finite."""
-    order: int
-    trial: str
-
-
 class Standing(StrEnum):
     """Where a trial is, as far as its rule knows."""
 
@@ -137,7 +127,6 @@ class Rule:
         self._patience = overfit_patience
         self._trials: dict[str, TrialHistory] = {}
         self._running: set[str] = set()
-        self._keys = 0
 
     def take(self, event: Event) -> Decision:
         """Folds an event in; answers what becomes of its trial.
@@ -237,7 +226,8 @@ class Rule:
         trial.worse_in_a_row = trial.worse_in_a_row + 1 if loss > trial.best else 0
         trial.losses.append(loss)
         decision = Decision.GO_ON
-        for point in self._passed(trial.resource, event.resource):
+        # One point, unless the report is late.
+        for point in self.points[bisect_right(self.points, trial.resource) : bisect_right(self.points, event.resource)]:
             if decision is not Decision.STOP:
                 decision = self._judge(event.trial, point, loss)
         trial.resource = event.resource
@@ -247,10 +237,6 @@ class Rule:
         elif decision is Decision.PARK:
             self._stand(event.trial, trial, Standing.PARKED)
         return decision
-
-    def _passed(self, before: int, now: int) -> tuple[int, ...]:
-        """Points after `before` up to `now`: one, unless a report is late."""
-        return self.points[bisect_right(self.points, before) : bisect_right(self.points, now)]
 
     def _settled(self, trial: TrialHistory, decision: Decision) -> Decision:
         """The decision with what holds under every rule."""
@@ -268,12 +254,3 @@ class Rule:
         (self._running.add if standing is Standing.RUNNING else self._running.discard)(name)
         if standing is Standing.PARKED:
             self._parked(name)
-
-    def _key(self, name: str, loss: float) -> Key:
-        self._keys += 1
-        return Key(loss, self._keys, name)
-
-
-def place(ranked: Sequence[Key], key: Key) -> int:
-    """How many rank before `key`."""
-    return bisect_left(ranked, key)
