@@ -55,14 +55,14 @@ class Drive:
         adapter = {"adapter/adapter_model.safetensors": f"{key} {step}".encode() * 100, "eval_rows.json": b"{}"}
         best = self.folder.keep(key, "best", step, adapter)
         self.folder.keep(key, "snapshot", step, {"snapshot.bin": b"s" * step, "progress.json": b"{}"})
-        self.folder.drop(key, "snapshot", but=2)
+        self.folder.drop_snapshots(key, but=2)
         self.journal.add(reported(key, step, 10.0 - step))
-        self.folder.prune(key, "best", best)
+        self.folder.prune_adapters(key, best)
 
     def finish(self, key: str) -> None:
         """The trial is over."""
         self.journal.add(ended(key, TrialState.COMPLETED))
-        self.folder.drop(key, "snapshot")
+        self.folder.drop_snapshots(key)
 
     def settle(self) -> None:
         """Waits until the mirror has followed."""

@@ -131,15 +131,15 @@ class SweepFolder:
         write_folder(path, files)
         return path
 
-    def prune(self, trial_key: str, kind: Kind, kept: Path) -> None:
-        """Removes what `keep` wrote before `kept`."""
-        for path in self.all(trial_key, kind):
+    def prune_adapters(self, trial_key: str, kept: Path) -> None:
+        """Removes the best adapters that `keep` wrote before `kept`."""
+        for path in self.all(trial_key, "best"):
             if _step(path) < _step(kept):
                 remove_folder(path)
 
-    def drop(self, trial_key: str, kind: Kind, but: int = 0) -> None:
-        """Removes what `keep` wrote, the latest `but` of it excepted."""
-        for path in self.all(trial_key, kind)[but:]:
+    def drop_snapshots(self, trial_key: str, but: int = 0) -> None:
+        """Removes the snapshots that `keep` wrote, the latest `but` of them excepted."""
+        for path in self.all(trial_key, "snapshot")[but:]:
             remove_folder(path)
 
     def all(self, trial_key: str, kind: Kind) -> list[Path]:

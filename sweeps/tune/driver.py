@@ -284,7 +284,7 @@ class Driver:
                 )
             )
             if state.is_final and not may_go_on:
-                self.folder.drop(trial.trial_key, "snapshot")
+                self.folder.drop_snapshots(trial.trial_key)
         self.journal.add(SweepEnded(time=self.clock(), reason=reason, message=why))
 
     def _reported(self, trial_key: str) -> LastReport:
@@ -324,7 +324,7 @@ class Driver:
         """The journal has a report of the trial, with this adapter folder if it is the best so far."""
         if adapter is not None:
             # Not before: the journal has named the older one until now.
-            self.folder.prune(trial_key, "best", self.folder.path / adapter)
+            self.folder.prune_adapters(trial_key, self.folder.path / adapter)
 
     def trial_parked(self, trial_key: str) -> None:
         """The trial gives its slot back and may be resumed."""
@@ -334,7 +334,7 @@ class Driver:
         """The trial is over."""
         self.trials_to_stop.discard(trial_key)
         self._broker.release.remote(trial_key)
-        self.folder.drop(trial_key, "snapshot")
+        self.folder.drop_snapshots(trial_key)
 
     def is_to_stop(self, trial_key: str) -> bool:
         """Whether somebody asked to stop the trial."""

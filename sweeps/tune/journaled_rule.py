@@ -151,4 +151,4 @@ class Ruling:
     def _write(self, ended: TrialEnded) -> None:
         self._journal.add(ended)
         if not ended.may_go_on:
-            self._folder.drop(ended.trial_key, "snapshot")
+            self._folder.drop_snapshots(ended.trial_key)

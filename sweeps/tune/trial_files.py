@@ -81,7 +81,7 @@ class FolderFiles:
         with self._room("snapshot", files, loss) as is_room:
             if is_room:
                 self._folder.keep(self._key, "snapshot", progress.step, files)
-        self._folder.drop(self._key, "snapshot", but=snapshots.KEPT)
+        self._folder.drop_snapshots(self._key, but=snapshots.KEPT)
         return is_room
 
     @contextmanager

@@ -70,25 +70,25 @@ def test_the_latest_of_a_trial_is_kept_and_the_one_before_is_not(tmp_path: Path)
     kept = folder.keep("key", "best", 27, {"a": b"27"})
     assert folder.all("key", "best")[0] == kept
     assert len(list(folder.trial("key").glob("best-*"))) == 2
-    folder.prune("key", "best", kept)
+    folder.prune_adapters("key", kept)
     assert sorted(path.name for path in folder.trial("key").iterdir()) == ["best-000027", "snapshot-000009"]
-    folder.drop("key", "snapshot")
+    folder.drop_snapshots("key")
     assert folder.all("key", "snapshot") == []
     assert folder.all("key", "best")[0] == kept
 
 
-@pytest.mark.parametrize("kind", ["best", "snapshot"])
-def test_a_million_steps_come_after_fewer(tmp_path: Path, kind: folders.Kind) -> None:
+def test_a_million_steps_come_after_fewer(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
     steps = (999_999, 1_000_000, 1_000_010)
-    kept = [folder.keep("key", kind, step, {"a": b"x"}) for step in steps]
-    (folder.trial("key") / f"{kind}-of-mine").mkdir()
-    assert folder.all("key", kind) == kept[::-1]
-    folder.prune("key", kind, kept[1])
-    assert folder.all("key", kind) == kept[:0:-1]
-    folder.drop("key", kind, but=1)
-    assert folder.all("key", kind) == kept[2:]
-    assert (folder.trial("key") / f"{kind}-of-mine").is_dir()
+    best = [folder.keep("key", "best", step, {"a": b"x"}) for step in steps]
+    saved = [folder.keep("key", "snapshot", step, {"a": b"x"}) for step in steps]
+    for kind in ("best", "snapshot"):
+        (folder.trial("key") / f"{kind}-of-mine").mkdir()
+    assert (folder.all("key", "best"), folder.all("key", "snapshot")) == (best[::-1], saved[::-1])
+    folder.prune_adapters("key", best[1])
+    folder.drop_snapshots("key", but=1)
+    assert (folder.all("key", "best"), folder.all("key", "snapshot")) == (best[:0:-1], saved[2:])
+    assert len(list(folder.trial("key").glob("*-of-mine"))) == 2
 
 
 # Making a sweep's folder

@@ -141,7 +141,7 @@ def test_what_an_event_makes_superfluous_is_seen_to_go_after_it(world):
     world.journal.add(ended("k", TrialState.COMPLETED))
     world.age("k")
     assert set(world.take().trials["k"]) == {"snapshot-000003/snapshot.bin"}
-    world.folder.drop("k", "snapshot")
+    world.folder.drop_snapshots("k")
     assert world.take().trials["k"] == {}
 
 
@@ -158,7 +158,7 @@ def test_the_log_is_taken_as_it_was_while_the_trials_were_looked_at(world, monke
             calls.append(path)
             kept = world.folder.keep("k", "best", 3, {"adapter/a": b"12"})
             world.journal.add(reported("k", 3, 1.0))
-            world.folder.prune("k", "best", kept)
+            world.folder.prune_adapters("k", kept)
         return found
 
     monkeypatch.setattr(contents, "trial_files", reports_meanwhile)
