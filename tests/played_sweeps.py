@@ -66,6 +66,8 @@ class Driver:
         """Whether a trial's process is there yet; others may report before it is."""
         self.fails: Callable[[], bool] = lambda: False
         """Whether a trial fails before it holds its slot."""
+        self.is_saved: Callable[[Any], bool] = lambda _trial: True
+        """Whether there is room for the snapshot of a trial that reports."""
 
     def run(self, events_left: int = 10**6) -> None:
         """Runs to the sweep's end, or is killed after so many more events."""
@@ -136,8 +138,8 @@ class Driver:
         step = min(point for point in points if point > before)
         report = reported(trial.config["trial_key"], step, curves.loss_at(spec, step)).report
         state = "COMPLETED" if step == points[-1] else "RUNNING"
-        result = {"step": step, "state": state, "report": report.model_dump_json(), "adapter": None}
-        return self.tell(trial, result | {"adapter_sha256": None, "done": step == points[-1]})
+        result = {"step": step, "state": state, "report": report.model_dump_json(), "is_saved": self.is_saved(trial)}
+        return self.tell(trial, result | {"adapter": None, "adapter_sha256": None, "done": step == points[-1]})
 
     def tell(self, trial: Any, result: dict[str, Any]) -> bool:
         """What Tune does with a result (tune/execution/tune_controller.py, `_process_trial_result`, 2.60)."""

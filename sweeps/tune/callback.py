@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sweeps.tune.driver import Driver
 
 STOPPED_BY_SCHEDULER = "stopped by the scheduler"
+NO_ROOM = "budget.disk is used up: no room for the snapshot of one more parked trial"
 
 
 class LastReport(NamedTuple):
@@ -113,7 +114,7 @@ class JournalCallback(Callback):
             return
         is_parked = state is TrialState.RUNNING and self._driver.is_parked(key)
         if is_parked and not is_to_stop:
-            self._park(trial, result["step"])
+            self._park(trial, result)
             return
         by_person = is_parked or state is TrialState.PAUSED
         if by_person:
@@ -143,10 +144,12 @@ class JournalCallback(Callback):
             told = {name: config[name] for name in ("spec", "repeats", "is_in_tail")}
             self._journal.add(TrialStarted(**told, **self._who(trial)))
 
-    def _park(self, trial: Trial, step: int) -> None:
+    def _park(self, trial: Trial, result: dict[str, Any]) -> None:
         key = trial.config["trial_key"]
-        self._journal.add(TrialParked(time=self._clock(), trial_key=key, step=step))
+        self._journal.add(TrialParked(time=self._clock(), trial_key=key, step=result["step"]))
         self._driver.trial_parked(key)
+        if not result["is_saved"]:
+            self._driver.end_sweep("budget", NO_ROOM)
 
     def _end(
         self, trial: Trial, state: TrialState, reason: str, history: Sequence[str] = (), by_person: bool = False

@@ -85,12 +85,8 @@ class Ruling:
         """
         if trial.repeats is not None:
             return False
-        self.rule.take(Started(trial.trial_key, is_protected=not self.may_park(trial)))
+        self.rule.take(Started(trial.trial_key, is_protected=self._protects_first and trial.number == 0))
         return self.rule.is_in_tail(trial.trial_key)
-
-    def may_park(self, trial: PlannedTrial) -> bool:
-        """Whether a rule that parks trials may park this one: else it is trained to its end."""
-        return trial.repeats is None and not (self._protects_first and trial.number == 0)
 
     def _standing(self, trial: TrialRecord) -> Standing | None:
         if trial.repeats is None:

@@ -125,6 +125,7 @@ class SlotTrial(tune.Trainable):
             "report": report.model_dump_json(),
             "adapter": adapter,
             "adapter_sha256": None if adapter is None else self._files.digest(adapter),
+            "is_saved": self._unwritten is None,
             "done": done,
         }
 
@@ -150,7 +151,6 @@ class SlotTrial(tune.Trainable):
         self._points: tuple[int, ...] = tuple(config["points"])
         self._examples: dict[int, int] = dict(zip(self._points, config.get("examples", ()), strict=False))
         self._objective = Objective.model_validate(config["objective"])
-        self._parks: bool = config["parks"] and config["may_park"]
         self._is_repeat = config["repeats"] is not None
         self._files = files_of(config)
         self._away = self._files.node_id
@@ -214,11 +214,8 @@ class SlotTrial(tune.Trainable):
             report=report,
             adapter=adapter,
         )
-        if self._files.keep_snapshot(progress, outcome.snapshot, self._objective.loss(self._best)):
-            return
-        if report is not None and self._parks:
-            raise BudgetUsedUp("budget.disk is used up: no room for the snapshot of one more parked trial")
-        self._unwritten = outcome.snapshot
+        if not self._files.keep_snapshot(progress, outcome.snapshot, self._objective.loss(self._best)):
+            self._unwritten = outcome.snapshot
 
     # The slot
 

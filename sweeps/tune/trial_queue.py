@@ -98,7 +98,6 @@ class TrialQueue(Searcher):
             "params": dict(trial.params),
             "repeats": trial.repeats,
             "is_in_tail": is_in_tail,
-            "may_park": self._ruling.may_park(trial),
             "point": None if trial.point is None else dict(trial.point),
             "spec": trial.spec.model_dump_json(),
             "is_anywhere": self.places.take(trial_id),

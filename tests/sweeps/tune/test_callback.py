@@ -22,12 +22,16 @@ class Driver:
     def __init__(self) -> None:
         self.ends: list[tuple[str, str]] = []
         self.to_stop: set[str] = set()
+        self.parked: set[str] = set()
 
     def end_sweep(self, reason: str, message: str) -> None:
         self.ends.append((reason, message))
 
     def is_to_stop(self, trial_key: str) -> bool:
         return trial_key in self.to_stop
+
+    def is_parked(self, trial_key: str) -> bool:
+        return trial_key in self.parked
 
     def __getattr__(self, method: str):
         return lambda *arguments: None
@@ -70,9 +74,10 @@ def trial(key: str = "a", **last_result: Any) -> Any:
     return SimpleNamespace(config=config, last_result=last_result, get_error=lambda: None)
 
 
-def report(step: int) -> dict[str, Any]:
+def report(step: int, is_saved: bool = True) -> dict[str, Any]:
     told = reported("a", step, 2.0).report.model_dump_json()
-    return {"step": step, "state": "RUNNING", "report": told, "adapter": None, "adapter_sha256": None, "done": False}
+    files = {"adapter": None, "adapter_sha256": None, "is_saved": is_saved}
+    return {"step": step, "state": "RUNNING", "report": told, "done": False, **files}
 
 
 def ending(state: str, reason: str) -> dict[str, Any]:
@@ -213,3 +218,19 @@ def test_a_trial_that_was_ended_beyond_its_last_report_and_goes_on_is_told_that_
     journal.add(ended("a", TrialState.STOPPED, history=history(4, 9), may_go_on=True))
     callback.on_trial_recover(0, [], tuned)
     assert tuned.config["reported"]["step"] == 3
+
+
+@pytest.mark.parametrize("is_parked", [True, False])
+def test_a_trial_that_is_parked_without_room_for_its_snapshot_ends_the_sweep_and_keeps_its_report(
+    callback, journal, driver, is_parked
+):
+    tuned = trial()
+    for result in (OPENED, report(3, is_saved=False)):
+        callback.on_trial_result(0, [], tuned, result)
+    assert driver.ends == []
+    driver.parked |= {"a"} if is_parked else set()
+    tuned.last_result = report(3, is_saved=False)
+    callback.on_trial_complete(1, [], tuned)
+    known = journal.record.trials["a"]
+    assert (known.state, known.reported_step) == (TrialState.PARKED if is_parked else TrialState.STOPPED, 3)
+    assert [reason for reason, _ in driver.ends] == ["budget"] * is_parked

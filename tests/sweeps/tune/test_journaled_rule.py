@@ -70,20 +70,15 @@ def test_a_sweep_that_repeats_trials_goes_on_as_if_it_had_not_been_killed(tmp_pa
     assert_goes_on_after_any_event(tmp_path, sweep(5, {"kind": "random", "repeats": 2}, variant=variant))
 
 
-def test_neither_the_default_nor_a_repeat_is_told_that_it_may_be_parked(tmp_path: Path) -> None:
-    told = {}
+def test_neither_the_default_nor_a_repeat_ends_a_sweep_that_has_no_room_for_its_snapshot(tmp_path: Path) -> None:
+    """They are never parked; `played_sweeps.Driver.end_sweep` raises."""
     with driver(tmp_path, sweep(9, {"kind": "random", "repeats": 1}), 2) as whole:
-        begin = whole.begin
-
-        def noted(trial: Any) -> None:
-            told[trial.config["number"]] = trial.config["may_park"]
-            begin(trial)
-
-        whole.begin = noted  # type: ignore[method-assign]
+        whole.is_saved = lambda trial: trial.config["number"] > 0 and trial.config["repeats"] is None
         whole.run()
-        again = {trial.number for trial in whole.journal.record.trials.values() if trial.repeats is not None}
-    assert again
-    assert {number for number, may_park in told.items() if not may_park} == {0, *again}
+        assert [trial for trial in whole.journal.record.trials.values() if trial.repeats is not None]
+    with driver(tmp_path / "others", sweep(9), 2) as others, pytest.raises(AssertionError, match=r"budget\.disk"):
+        others.is_saved = lambda trial: trial.config["number"] == 0
+        others.run()
 
 
 def assert_goes_on_after_any_event(tmp_path: Path, config: SweepConfig) -> None:

@@ -7,7 +7,6 @@ from sweep_events import reported
 
 from cluster.leases import Grant
 from cluster.training import Outcome
-from sweeps.errors import BudgetUsedUp
 from sweeps.record import snapshots
 from sweeps.record.events import TrialState
 from sweeps.record.folder import SweepFolder
@@ -20,7 +19,6 @@ SETTINGS = {
     "disk_bytes": None,
     "objective": {"metric": "eval_loss", "mode": "min"},
     "parks": False,
-    "may_park": True,
     "repeats": None,
     "is_anywhere": False,
     "reported": {"step": 0, "best_step": 0, "best_metrics": None},
@@ -103,26 +101,22 @@ def test_a_trial_that_goes_on_from_before_its_last_report_keeps_the_adapter_that
     assert trial._keep(Outcome(step=27, adapter={"a": b"c"}), Evaluation(metrics=loss(0.7999)))[1] is None
 
 
-@pytest.mark.parametrize("may_park", [True, False])
-def test_without_room_for_its_snapshot_only_a_trial_that_may_be_parked_ends_the_sweep(tmp_path, may_park):
+@pytest.mark.parametrize("size", [5000, 50])
+def test_a_trial_reports_whether_there_was_room_for_what_it_would_go_on_from(tmp_path, size):
     trial = object.__new__(SlotTrial)
-    told = {"points": [3, 9], "dir": str(tmp_path), "disk_bytes": 3000, "parks": True, "may_park": may_park}
-    trial._take_up(SETTINGS | told)
+    trial._take_up(SETTINGS | {"points": [3, 9], "dir": str(tmp_path), "disk_bytes": 3000, "parks": True})
     trial._history = list(steps(3))
-    outcome, evaluation = Outcome(step=3, adapter={"a": b"b"}, snapshot=b"x" * 5000), Evaluation(metrics=loss(1.0))
-    if may_park:
-        with pytest.raises(BudgetUsedUp, match=r"budget\.disk is used up: no room for the snapshot"):
-            trial._keep(outcome, evaluation)
-    else:
-        assert trial._keep(outcome, evaluation)[0].step == 3
-        assert trial._latest() == outcome.snapshot
+    outcome = Outcome(step=3, adapter={"a": b"b"}, snapshot=b"x" * size)
+    told = trial._told(*trial._keep(outcome, Evaluation(metrics=loss(1.0))))
+    assert (told["step"], told["adapter"], told["is_saved"]) == (3, "trials/a/best-000003", size == 50)
+    assert trial._latest() == outcome.snapshot
 
 
 def test_the_adapter_of_a_repeat_is_kept_where_parked_trials_fill_the_disk(tmp_path):
     parked = snapshots.SavedTrial(step=3, report=reported("b", 3, 1.0).report)
     SweepFolder(tmp_path).keep("b", "snapshot", 3, snapshots.files(parked, b"x" * 5000))
     trial = object.__new__(SlotTrial)
-    told = {"points": [3, 9], "dir": str(tmp_path), "disk_bytes": 6000, "parks": True, "may_park": False}
+    told = {"points": [3, 9], "dir": str(tmp_path), "disk_bytes": 6000, "parks": True}
     trial._take_up(SETTINGS | told | {"repeats": "c"})
     trial._history = list(steps(3))
     outcome = Outcome(step=3, adapter={"a": b"x" * 3000}, snapshot=b"x" * 5000)
