@@ -232,8 +232,7 @@ def is_driven(folder: SweepFolder) -> bool:
             # each other for the driver.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError as error:
-            # Where the file system has no locks, nobody drives.
-            return isinstance(error, BlockingIOError)
+            return isinstance(error, BlockingIOError)  # else nobody can lock it there
         return False
 
 
@@ -259,6 +258,8 @@ class EventLog:
         """Adds an event; it is on disk when this returns."""
         line = to_line(event).encode() + b"\n"
         try:
+            if os.fstat(self._file.fileno()).st_size > self.length:
+                self._file.truncate(self.length)  # the disk refused an event, and then to drop what it had of it
             if self._file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file.fileno())

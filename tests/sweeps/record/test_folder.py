@@ -210,6 +210,33 @@ def test_a_whole_line_without_its_end_is_torn(tmp_path: Path) -> None:
     assert list(read_events(path)) == []
 
 
+def test_what_a_failed_disk_kept_of_an_event_does_not_spoil_the_next_one(tmp_path, monkeypatch):
+    """As a network's disk that is away: what was written stays, and cannot be cut off at once."""
+    log = EventLog(tmp_path / "events.jsonl")
+    log.append(EVENTS[0])
+
+    class Away:
+        """Takes a part of what is written, and nothing else."""
+
+        def __init__(self) -> None:
+            self.file = log._file
+            self.fileno = self.file.fileno
+
+        def write(self, line: bytes) -> int:
+            return self.file.write(line[:7]) or 0
+
+        def truncate(self, _length: int) -> None:
+            raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as away:
+        away.setattr(log, "_file", Away())
+        with pytest.raises(StorageError):
+            log.append(EVENTS[1])
+    log.append(EVENTS[1])
+    log.close()
+    assert [event for event, _ in read_events(tmp_path / "events.jsonl")] == EVENTS[:2]
+
+
 def test_a_damaged_line_is_told_with_its_place(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     written(path, EVENTS[:1])
