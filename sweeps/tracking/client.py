@@ -254,25 +254,14 @@ class Runs:
         the one in `used` stays, else the one that most was written to.
         """
         groups: dict[str | None, list[Any]] = {}
-        for run in self._of_sweep():
+        ours = run_tags.equals(run_tags.SWEEP_ID, self._sweep_id)
+        for run in paged(partial(self._client.search_runs, [self.experiment_id], ours)):
             groups.setdefault(run.data.tags.get(run_tags.TRIAL_KEY), []).append(run)
         for runs in groups.values():
             runs.sort(key=lambda run: (run.info.run_id not in used, -_written(run.data), run.info.run_id))
             for double in runs[1:]:
                 self._client.delete_run(double.info.run_id)
         return {key: runs[0] for key, runs in groups.items()}
-
-    def _of_sweep(self) -> Iterator[Any]:
-        ours = run_tags.equals(run_tags.SWEEP_ID, self._sweep_id)
-        return paged(partial(self._client.search_runs, [self.experiment_id], ours))
-
-    def of_trials(self) -> list[tuple[str, str, bool]]:
-        """Run id and trial key of each run of the sweep's trials, and whether it is RUNNING."""
-        return [
-            (run.info.run_id, run.data.tags[run_tags.TRIAL_KEY], run.info.status == "RUNNING")
-            for run in self._of_sweep()
-            if run_tags.TRIAL_KEY in run.data.tags
-        ]
 
     def has(self, run_id: str, path: str) -> bool:
         """Whether there is something in a folder of the run's artifacts."""

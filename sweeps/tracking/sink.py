@@ -289,15 +289,17 @@ class MlflowSink:
             # Found, not remembered: an earlier driver may have opened it.
             best_run = self._open_child(runs, best.trial_key, record, event.time)
             points += best_points(best, record, event.time)
-        runs.remove_doubles([parent, *self.run_ids.values()])
-        for run_id, key, is_running in runs.of_trials():
+        held = runs.remove_doubles([parent, *self.run_ids.values()])
+        for key, run in held.items():
+            if key is None:
+                continue
             trial = record.trials.get(key)
             if trial is None:
                 # The log lost its beginning with a machine: the sweep has no such trial, however far it came there.
-                runs.log(run_id, tags=run_tags.trial_lost())
-                runs.finish(run_id, "KILLED", event.time)
-            elif is_running:  # MLflow did not take its end
-                runs.finish(run_id, _STATUS.get(trial.state, "FAILED"), event.time)
+                runs.log(run.info.run_id, tags=run_tags.trial_lost())
+                runs.finish(run.info.run_id, "KILLED", event.time)
+            elif run.info.status == "RUNNING":  # MLflow did not take its end
+                runs.finish(run.info.run_id, _STATUS.get(trial.state, "FAILED"), event.time)
         separation = eval_rows.separation(self._folder, record)
         runs.log(parent, points, tags=run_tags.sweep_ended(event, record, selection, separation, best_run))
         runs.finish(parent, _SWEEP_STATUS[event.reason], event.time)
