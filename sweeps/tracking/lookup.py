@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -171,18 +172,10 @@ class Lookup:
 
         Raises:
             NotStored: it is empty or not there.
-            SweepError: it cannot be fetched.
+            SweepError: it cannot be read.
         """
-        from mlflow.exceptions import MlflowException
-
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                files = digests.read(self._download(run_id, path, folder))
-            except (MlflowException, OSError) as error:
-                if is_away(error):
-                    raise
-                reason = str(error).splitlines()[0]
-                raise SweepError(f"run {run_id}: its {path} cannot be fetched from MLflow: {reason}") from error
+        with _readable(run_id, path), tempfile.TemporaryDirectory() as folder:
+            files = digests.read(self._download(run_id, path, folder))
         if not files:
             raise NotStored(f"run {run_id}: has no {path} in MLflow")
         return files
@@ -194,23 +187,18 @@ class Lookup:
             NotStored: they are not there.
             SweepError: they cannot be read.
         """
-        from mlflow.exceptions import MlflowException
-
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                content = self._download(run_id, "eval_rows.json", folder).read_bytes()
-            raw = json_text.parse(content)
-            evaluation = Evaluation.of_document(raw)
+        with _readable(run_id, "eval_rows.json"):
+            content = self._file(run_id, "eval_rows.json")
+            evaluation = Evaluation.of_document(json_text.parse(content))
             if not evaluation.row_losses or len(evaluation.row_losses) != len(evaluation.row_tokens):
                 raise ValueError("a row has no loss, or no number of tokens")
             if evaluation.hardware and len(evaluation.hardware.split()) != 2:
                 raise ValueError(f"hardware: {evaluation.hardware!r} is not a device and a type")
-            return ReportedRows(evaluation, hashlib.sha256(content).hexdigest())
-        except (MlflowException, OSError, ValueError, TypeError) as error:
-            if is_away(error):
-                raise
-            reason = str(error).splitlines()[0]
-            raise SweepError(f"run {run_id}: its eval_rows.json cannot be read: {reason}") from error
+        return ReportedRows(evaluation, hashlib.sha256(content).hexdigest())
+
+    def _file(self, run_id: str, path: str) -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            return self._download(run_id, path, folder).read_bytes()
 
     def _download(self, run_id: str, path: str, folder: str) -> Path:
         """Fetches a file or folder of the run's artifacts into `folder`.
@@ -263,20 +251,25 @@ class Lookup:
         return list(paged(partial(self._client.search_runs, experiments, condition, view, **newest)))
 
     def _config(self, run_id: str) -> SweepConfig:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                raw = json_text.parse(self._download(run_id, "sweep/config.json", folder).read_bytes())["config"]
-        except (MlflowException, OSError, ValueError, KeyError, TypeError) as error:
-            if is_away(error):
-                raise
-            reason = str(error).splitlines()[0]
-            raise SweepError(f"run {run_id}: its sweep/config.json cannot be read: {reason}") from error
+        with _readable(run_id, "sweep/config.json"):
+            raw = json_text.parse(self._file(run_id, "sweep/config.json"))["config"]
         try:
             return SweepConfig.model_validate(raw)
         except ValidationError as error:
             raise ConfigError(messages.of_validation(error, raw)) from None
+
+
+@contextmanager
+def _readable(run_id: str, path: str) -> Iterator[None]:
+    """Says as `SweepError` why the block cannot read an artifact, unless the store is away: that its caller says."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError, ValueError, KeyError, TypeError) as error:
+        if is_away(error):
+            raise
+        raise SweepError(f"run {run_id}: its {path} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _trial(run: Any) -> TrialRun:
