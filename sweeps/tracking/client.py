@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from cluster.errors import ClusterError
 from sweeps.config.passwords import without_password, without_passwords
@@ -23,7 +21,6 @@ from sweeps.tracking.stores import is_away
 
 LONGEST_PARAM = 6000
 """Characters (mlflow/utils/validation.py, 3.17.2)."""
-T = TypeVar("T")
 Say = Callable[[str], None]
 """Shows one line to the user."""
 
@@ -111,27 +108,6 @@ def of_artifacts() -> Iterator[None]:
     except Exception as error:  # boto3 alone has several kinds, with no common one above them
         said = without_passwords(f"{type(error).__name__}: {error}").splitlines()[0]
         raise Failed(f"the store of MLflow's artifacts: {said}") from error
-
-
-def within(seconds: float, ask: Callable[[], T]) -> T:
-    """What `ask` returns or raises. A thread asks, which is left behind when it takes longer.
-
-    MLflow has no time limit of its own: it asks a database that is away for 100 seconds (mlflow/store/db/utils.py,
-    3.17.2). `quiet` comes first, so that MLflow's import is not the store's time.
-
-    Raises:
-        TimeoutError: there is no answer within `seconds`.
-    """
-    answer: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            answer.set_result(ask())
-        except Exception as error:
-            answer.set_exception(error)
-
-    threading.Thread(target=run, name="mlflow-lookup", daemon=True).start()
-    return answer.result(seconds)
 
 
 def paged(search: Callable[..., Any]) -> Iterator[Any]:

@@ -10,10 +10,8 @@ from sweeps.config.passwords import without_password
 from sweeps.errors import ConfigError, SweepError
 from sweeps.planning import warm_start
 from sweeps.record.events import EarlierPoint, EarlierTrials, TrialState
-from sweeps.tracking import stores
-from sweeps.tracking.client import answering, within
-from sweeps.tracking.client_settings import quiet
-from sweeps.tracking.lookup import Lookup, TrackedSweep, TrialRun
+from sweeps.tracking.lookup import Lookup, TrackedSweep, TrialRun, ask
+from sweeps.tracking.stores import Place
 
 ANSWER_SECONDS = 60.0
 """How long MLflow may take to read a sweep with its trials: a thousand trials come with each of its answers."""
@@ -34,18 +32,15 @@ def look_up(config: SweepConfig, own_id: str | None = None) -> TrackedSweep | No
     if name is None:
         return None
     uri, metric = config.tracking.uri, config.objectives[0].metric
-    quiet()
 
     def is_ranked(trial: TrialRun) -> bool:
         return trial.repeats is None and trial.is_ranked(metric)
 
-    def ask() -> TrackedSweep:
-        with answering(uri):
-            return Lookup(uri).sweep(stores.Place(uri, name), _BY_KEY, other_than=own_id, with_trial=is_ranked)
+    def question(lookup: Lookup) -> TrackedSweep:
+        return lookup.sweep(Place(uri, name), _BY_KEY, other_than=own_id, with_trial=is_ranked)
 
     try:
-        stores.check(uri, _BY_KEY)
-        earlier = within(ANSWER_SECONDS, ask)
+        earlier = ask(uri, question, ANSWER_SECONDS, _BY_KEY)
     except TimeoutError:
         raise ConfigError(
             [

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -21,7 +23,7 @@ from sweeps.record import digests
 from sweeps.record.events import TrialState
 from sweeps.record.run_names import label
 from sweeps.tracking import run_tags, stores
-from sweeps.tracking.client import answering, of_artifacts, paged, within
+from sweeps.tracking.client import answering, of_artifacts, paged
 from sweeps.tracking.client_settings import quiet
 from sweeps.tracking.stores import BY_OPTION, Place, is_away
 from trainables.contract import Evaluation
@@ -29,6 +31,7 @@ from trainables.inputs import json_text
 from trainables.objective import COSTS
 
 _PAGE = 1000
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -96,17 +99,35 @@ class TrackedSweep:
     trials: tuple[TrialRun, ...]
 
 
+def ask(uri: str, question: Callable[[Lookup], T], seconds: float, way_out: str = BY_OPTION) -> T:
+    """The answer to a question about a store's sweeps. A thread asks, which is left behind when it takes longer.
+
+    MLflow has no time limit of its own: it asks a database that is away for 100 seconds (mlflow/store/db/utils.py,
+    3.17.2).
+
+    Raises:
+        SweepError: there is no store, with `way_out`, or it fails.
+        TimeoutError: there is no answer within `seconds`; the import of MLflow does not count.
+    """
+    stores.check(uri, way_out)
+    quiet()
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            with answering(uri):
+                answer.set_result(question(Lookup(uri)))
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name="mlflow-lookup", daemon=True).start()
+    return answer.result(seconds)
+
+
 def holds(uri: str, sweep_id: str, seconds: float = 30.0) -> bool:
     """Whether the store has the run of a sweep, be it deleted; False where there is no store, or it does not answer."""
-    quiet()
-
-    def ask() -> bool:
-        with answering(uri):
-            return Lookup(uri).holds(sweep_id)
-
     try:
-        stores.check(uri)
-        return within(seconds, ask)
+        return ask(uri, lambda lookup: lookup.holds(sweep_id), seconds)
     except (SweepError, TimeoutError):
         return False
 
