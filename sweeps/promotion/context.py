@@ -69,9 +69,9 @@ class Context:
         return objection
 
 
-def policy_of(request: PromotionRequest, of_file: Policy) -> Policy:
-    """The sweep file's policy with the request's fields in it. Raises `ConfigError`, which names the option."""
-    given = {name: value for name, value in request.policy.items() if value is not None}
+def policy_of(given: Mapping[str, object], of_file: Policy) -> Policy:
+    """The sweep file's policy with what options give, field by field. Raises `ConfigError`, which names the option."""
+    given = {name: value for name, value in given.items() if value is not None}
     try:
         policy = Policy.model_validate({**of_file.model_dump(), **given})
     except ValidationError as error:

@@ -32,7 +32,7 @@ def settle(request: PromotionRequest, config: SweepConfig) -> Settled:
         SweepError, HostError: they name no model, the request does not say which trial is the best, or the sweep's
             trainable has no adapters to promote.
     """
-    policy = policy_of(request, config.promotion)
+    policy = policy_of(request.policy, config.promotion)
     if policy.model is None:
         raise SweepError("--model: name the registered model, or set promotion.model in the sweep file")
     objective = candidates.ranking(config, policy.metric, request.trial)
@@ -46,7 +46,7 @@ def check(request: PromotionRequest) -> None:
     Raises:
         SweepError, HostError: see `settle`; or there is no trial that --trial names.
     """
-    policy_of(request, Policy())
+    policy_of(request.policy, Policy())
     place = request.place
     look = first_look.look(place.uri, place.sweep, place.folder)
     if look.config is not None:

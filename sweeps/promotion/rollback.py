@@ -9,13 +9,12 @@ from datetime import UTC, datetime
 from itertools import takewhile
 from typing import Any
 
-from pydantic import ValidationError
 from rich.table import Table
 
-from sweeps.config import checks, messages
 from sweeps.config.model import Promotion
-from sweeps.errors import ConfigError, SweepError
+from sweeps.errors import SweepError
 from sweeps.promotion import version_files
+from sweeps.promotion.context import policy_of
 from sweeps.record import fault_points
 from sweeps.tracking import stores
 from sweeps.tracking.client import answering
@@ -56,7 +55,7 @@ def rollback(
     Raises:
         SweepError: there is nothing to go back to.
     """
-    _check_alias(alias)
+    policy_of({"alias": alias}, Promotion())
     uri = stores.store(tracking_uri)
     with answering(uri):
         registry = Registry(uri)
@@ -101,15 +100,6 @@ def models(name: str | None, tracking_uri: str | None) -> list[tuple[Model, dict
             (model, {alias: registry.version(model.name, number) for alias, number in model.aliases.items()})
             for model in chosen
         ]
-
-
-def _check_alias(alias: str) -> None:
-    try:
-        Promotion(alias=alias)
-    except ValidationError as error:
-        raise ConfigError([f"--{line}" for line in messages.of_validation(error, {"alias": alias})]) from None
-    if wrong := checks.alias("--alias", alias):
-        raise ConfigError(wrong)
 
 
 def _interrupted(model: Model, alias: str) -> str | None:
