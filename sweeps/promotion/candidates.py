@@ -46,10 +46,6 @@ class Candidates:
     each: tuple[Candidate, ...]
     forced: tuple[str, ...]
 
-    def named(self, label: str) -> Candidate:
-        """The candidate of a label."""
-        return next(candidate for candidate in self.each if candidate.label == label)
-
 
 def ranking(config: SweepConfig, metric: str | None, trial: str | None) -> Objective:
     """What ranks the candidates: the metric that is named, else the sweep's objective. Pure.

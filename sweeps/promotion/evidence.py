@@ -184,4 +184,4 @@ def decide(champion: Version | None, evidence: Evidence, min_gain: float) -> Con
         scores.pop(CHAMPION, None)
     labels = [candidate.label for candidate in candidates.each]
     verdict = gate.decide(scores, labels, min_gain, np.random.default_rng(SEED))
-    return Contender(verdict, candidates.named(verdict.winner), is_champion)
+    return Contender(verdict, best, is_champion)

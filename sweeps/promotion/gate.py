@@ -10,8 +10,7 @@ in 95 of 100 promotions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -57,10 +56,6 @@ class Verdict:
     def of(self, candidate: str) -> list[Comparison]:
         """The comparisons of one candidate, that with the champion last."""
         return [comparison for comparison in self.comparisons if comparison.candidate == candidate]
-
-    def as_json(self) -> dict[str, Any]:
-        """The verdict as JSON data."""
-        return asdict(self) | {"losses": dict(self.losses)}
 
 
 def decide(

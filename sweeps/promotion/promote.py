@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from cluster.scoring import Scoring, scoring
@@ -65,7 +65,7 @@ class PromotionResult:
             "previous": self.previous,
             "dry_run": self.dry_run,
             "reasons": list(self.reasons),
-            "verdict": self.verdict.as_json(),
+            "verdict": asdict(self.verdict),
         }
 
 
