@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -19,7 +18,6 @@ from sweeps.tracking.registry import IDENTITY, Version
 from trainables.objective import EVAL_LOSS
 from trainables.scoring import requests
 from trainables.scoring.requests import BASE, Scores, ScoringRequest, ScoringResult
-from trainables.specs import DataSpec
 
 SAMPLES = 4
 """Rows that the packaged model must score as the evaluation did."""
@@ -115,8 +113,7 @@ def collect(context: Context, candidates: Candidates, content: Content, scored: 
     Raises:
         SweepError: the loss of no candidate is finite, or that of the base or the champion is not.
     """
-    rows, file = _deciding_rows(context), context.request.eval_data
-    words = in_words(context.sweep.config.base.data_spec, file, rows)
+    rows, words = deciding_rows(context)
     adapters = {candidate.label: candidate.adapter for candidate in candidates.each}
     if content.champion_adapter is not None:
         adapters[CHAMPION] = content.champion_adapter
@@ -147,31 +144,20 @@ def collect(context: Context, candidates: Candidates, content: Content, scored: 
     return Evidence(replace(candidates, each=left), answer, words)
 
 
-def _deciding_rows(context: Context) -> str:
-    """The rows as `ScoringRequest.rows` names them; warns when the search has seen them."""
+def deciding_rows(context: Context) -> tuple[str, str]:
+    """The rows that decide, as `ScoringRequest.rows` names them and as the version's tags and its card do.
+
+    Warns when the search has seen them.
+    """
     data, file = context.sweep.config.base.data_spec, context.request.eval_data
     if file is not None:
         if requests.seen_by_search(data, str(file)):
             context.say("warning: --eval-data holds the rows of data.eval: rows decide that the search has seen")
-        return str(file.absolute())
+        return str(file.absolute()), file.name
     if data.test is not None:
-        return "test"
+        return "test", "data.test"
     context.say("warning: there is no data.test and no --eval-data: rows decide that the search has seen")
-    return "held_out"
-
-
-def in_words(data: DataSpec, file: Path | None, rows: str) -> str:
-    """The rows that decide as the version's tags and its card name them. Pure.
-
-    Args:
-        file: that --eval-data names, if it does.
-        rows: as `ScoringRequest.rows` names them.
-    """
-    if file is not None:
-        return file.name
-    if rows == "test":
-        return "data.test"
-    return "the rows held out of data.train" if data.eval is None else "data.eval, all of it"
+    return "held_out", "the rows held out of data.train" if data.eval is None else "data.eval, all of it"
 
 
 def decide(champion: Version | None, evidence: Evidence, min_gain: float) -> Contender:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
 from sweep_files import toy
 
 from sweeps.promotion import cards
-from sweeps.promotion.evidence import in_words
+from sweeps.promotion.evidence import deciding_rows
 from sweeps.promotion.gate import Comparison, Verdict
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
 from trainables.specs import DataSpec
@@ -107,14 +109,19 @@ def test_the_winner_is_the_best_of_the_candidates_on_the_rows_that_decided() -> 
 
 
 @pytest.mark.parametrize(
-    ("own", "file", "rows", "words"),
+    ("files", "given", "rows", "words"),
     [
-        ("eval.jsonl", None, "held_out", "data.eval, all of it"),
-        (None, None, "held_out", "the rows held out of data.train"),
-        (None, None, "test", "data.test"),
-        (None, "more/mine.jsonl", "/somewhere/more/mine.jsonl", "mine.jsonl"),
+        ({"eval": "eval.jsonl"}, None, "held_out", "data.eval, all of it"),
+        ({}, None, "held_out", "the rows held out of data.train"),
+        ({"test": "test.jsonl"}, None, "test", "data.test"),
+        ({"test": "test.jsonl"}, "/somewhere/more/mine.jsonl", "/somewhere/more/mine.jsonl", "mine.jsonl"),
     ],
 )
-def test_the_rows_that_decided_are_named(own: str | None, file: str | None, rows: str, words: str) -> None:
-    data = DataSpec(train="train.jsonl", eval=own, text="{text}")
-    assert in_words(data, None if file is None else Path(file), rows) == words
+def test_the_rows_that_decided_are_named(files: dict[str, Any], given: str | None, rows: str, words: str) -> None:
+    data = DataSpec(train="train.jsonl", text="{text}", **files)
+    context: Any = SimpleNamespace(
+        sweep=SimpleNamespace(config=toy()[0].model_copy(update={"data": data})),
+        request=SimpleNamespace(eval_data=None if given is None else Path(given)),
+        say=lambda _line: None,
+    )
+    assert deciding_rows(context) == (rows, words)
