@@ -17,6 +17,7 @@ from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_password, without_passwords
 from sweeps.config.uris import absolute_uri
+from sweeps.config.yaml_files import section
 from sweeps.errors import ConfigError, StorageError
 from sweeps.record.events import SweepStarted
 from sweeps.record.folder import SweepFolder, noted_by, read_events, write_whole, writing
@@ -149,15 +150,15 @@ def _sweeps_in(folder: SweepFolder) -> str:
 
 def _with_variant(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """The configuration with the variant of ASHA that it was launched with: versions that do not name it had `stop`."""
-    scheduler = raw.get("scheduler")
-    if not isinstance(scheduler, Mapping) or scheduler.get("kind") != "asha" or "variant" in scheduler:
+    scheduler = section(raw, "scheduler")
+    if scheduler.get("kind") != "asha" or "variant" in scheduler:
         return raw
     return {**raw, "scheduler": {**scheduler, "variant": "stop"}}
 
 
 def _tracked_by(raw: Mapping[str, Any], uri: str | None) -> Mapping[str, Any]:
     """The configuration with another tracking URI, if there is one; the sweep was launched with the one in `raw`."""
-    tracking = raw.get("tracking") if isinstance(raw, Mapping) else None
+    tracking = raw.get("tracking")
     if not uri or not isinstance(tracking, Mapping):
         return raw
     return {**raw, "tracking": {**tracking, "uri": absolute_uri(uri, Path.cwd())}}

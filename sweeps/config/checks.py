@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from search_spaces.domains import Domain, Value
 from search_spaces.space import Point, SearchSpace
-from sweeps.config import messages, points
+from sweeps.config import messages, points, yaml_files
 from sweeps.config.model import SweepConfig
 from sweeps.config.overrides import LENGTHS
 from sweeps.config.passwords import without_passwords
@@ -112,8 +112,7 @@ def _values_alone(config: SweepConfig) -> TrialSpec:
 
 def budget(raw: Mapping[str, Any], config: SweepConfig) -> list[str]:
     """What is wrong with the budget's fields together. `raw` is what the file and its overrides say."""
-    section = raw.get("budget")
-    given = [name for name in LENGTHS if isinstance(section, Mapping) and section.get(name) is not None]
+    given = [name for name in LENGTHS if yaml_files.section(raw, "budget").get(name) is not None]
     wrong = []
     if len(given) > 1:
         wrong.append(f"budget: {' and '.join(given)} say how long a trial is: give one of them")

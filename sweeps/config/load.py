@@ -18,6 +18,7 @@ from search_spaces.space import SearchSpace
 from sweeps.config import checks, messages, overrides, portfolio, resource, yaml_files
 from sweeps.config.model import ELSEWHERE, SweepConfig
 from sweeps.config.uris import absolute_uri, is_object_store
+from sweeps.config.yaml_files import section
 from sweeps.errors import ConfigError
 from trainables.contract import Preview, Trainable
 from trainables.data import sources
@@ -183,26 +184,22 @@ def _right_part(raw: Mapping[Any, Any]) -> SearchSpace | None:
 
 def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
     """Makes the paths in `raw` absolute: relative ones are relative to `folder`."""
-    model = raw.get("model")
-    facts = model.get("facts") if isinstance(model, dict) else None
-    for part, key in ((model, "source"), (facts, "of")):
-        if isinstance(part, dict) and isinstance(source := part.get(key), str) and _is_model_path(source, folder):
+    model = section(raw, "model")
+    for part, key in ((model, "source"), (section(model, "facts"), "of")):
+        if isinstance(source := part.get(key), str) and _is_model_path(source, folder):
             part[key] = _absolute(source, folder)
-    data = raw.get("data")
-    if isinstance(data, dict):
-        for field in ("train", "eval", "test"):
-            value = data.get(field)
-            if isinstance(value, str) and _is_data_path(value, folder):
-                data[field] = _absolute(value, folder)
-    cluster = raw.get("cluster")
-    if isinstance(cluster, dict) and isinstance(profile := cluster.get("profile"), str) and profile.endswith(".yaml"):
+    data = section(raw, "data")
+    for split in ("train", "eval", "test"):
+        if isinstance(value := data.get(split), str) and _is_data_path(value, folder):
+            data[split] = _absolute(value, folder)
+    cluster = section(raw, "cluster")
+    if isinstance(profile := cluster.get("profile"), str) and profile.endswith(".yaml"):
         cluster["profile"] = _absolute(profile, folder)
 
 
 def _model_elsewhere(raw: Mapping[str, Any], beside: Path, folder: Path) -> list[str]:
     """Refuses a model that lies in the current folder while the sweep file, which names it, lies elsewhere."""
-    model = raw.get("model")
-    source = model.get("source") if isinstance(model, dict) else None
+    source = section(raw, "model").get("source")
     if not isinstance(source, str) or not source or source.startswith(("package:", "/", "~")):
         return []
     there = folder / source
@@ -214,9 +211,9 @@ def _model_elsewhere(raw: Mapping[str, Any], beside: Path, folder: Path) -> list
 
 def _name_facts(raw: Mapping[str, Any]) -> None:
     """Notes in model.facts which model they describe, so that they are not used for one that an override names."""
-    model = raw.get("model")
-    facts = model.get("facts") if isinstance(model, dict) else None
-    if isinstance(model, dict) and isinstance(facts, dict) and facts.get("of") is None:
+    model = section(raw, "model")
+    facts = section(model, "facts")
+    if facts.get("of") is None:
         facts["of"] = model.get("source")
 
 

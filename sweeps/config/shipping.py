@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sweeps.config import load
+from sweeps.config import load, yaml_files
 from sweeps.config.model import SweepConfig, Tracking
 from sweeps.config.passwords import without_password
 from sweeps.config.uris import is_object_store, local_storage
@@ -71,9 +71,10 @@ def pack(raw: Mapping[str, Any], folders: tuple[Path, ...], ships_files: bool = 
             name = next((name for name, known in files.items() if known == place), key + place.suffix)
             files[name] = place
             document[section][key] = f"./{name}"
-    facts = (document.get("model") or {}).get("facts") if isinstance(document.get("model"), dict) else None
-    if isinstance(facts, dict) and facts.get("of") == raw["model"].get("source"):
-        facts["of"] = document["model"]["source"]
+    model = yaml_files.section(document, "model")
+    facts = yaml_files.section(model, "facts")
+    if facts.get("of") == yaml_files.section(raw, "model").get("source"):
+        facts["of"] = model.get("source")
     wrong = _too_large(files, document)
     if wrong:
         raise ConfigError(wrong)
@@ -130,8 +131,7 @@ def _given_places(raw: Mapping[str, Any]) -> tuple[str, str]:
     """`storage` and `tracking.uri` of a file and its profile; a mistake in them is told when the sweep is checked."""
     both = deepcopy(dict(raw))
     load.apply_profile(both)
-    tracking = both.get("tracking")
-    uri = tracking.get("uri") if isinstance(tracking, Mapping) else None
+    uri = yaml_files.section(both, "tracking").get("uri")
     given = str(both.get("storage") or SweepConfig.model_fields["storage"].default)
     return given.rstrip("/") or "/", str(uri or Tracking.model_fields["uri"].default)
 
@@ -148,8 +148,7 @@ def _from_home(path: str) -> str:
 
 
 def _local(raw: Mapping[str, Any], section: str, key: str) -> Path | None:
-    part = raw.get(section)
-    value = part.get(key) if isinstance(part, Mapping) else None
+    value = yaml_files.section(raw, section).get(key)
     # Paths were made absolute; anything else is a hub id, a package, or the name of a profile.
     return Path(value) if isinstance(value, str) and value.startswith("/") else None
 
@@ -169,7 +168,11 @@ def _too_large(files: Mapping[str, Path], document: Mapping[str, Any]) -> list[s
         if rest <= MOST_BYTES:
             break
         rest -= sizes[name]
-        fields = [f"{section}.{key}" for section, key in _PLACES if _value(document, section, key) == f"./{name}"]
+        fields = [
+            f"{section}.{key}"
+            for section, key in _PLACES
+            if yaml_files.section(document, section).get(key) == f"./{name}"
+        ]
         hub = "the id of a model" if fields[0].startswith("model") else "the id of a data set"
         wrong.append(
             f"{fields[0]}: {files[name]} has {sizes[name] / 1e6:,.0f} MB, and at most {MOST_BYTES / 1e6:.0f} MB in all "
@@ -177,11 +180,6 @@ def _too_large(files: Mapping[str, Path], document: Mapping[str, Any]) -> list[s
             f"{fields[0]}=THAT_PATH (with --no-files if that path exists here too)"
         )
     return wrong
-
-
-def _value(document: Mapping[str, Any], section: str, key: str) -> object:
-    part = document.get(section)
-    return part.get(key) if isinstance(part, Mapping) else None
 
 
 def size(path: Path) -> int:

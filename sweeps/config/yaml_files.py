@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,12 @@ def read(path: Path) -> dict[str, Any]:
 def parse(text: str) -> Any:
     """The value of YAML text within the bounds above; raises yaml.YAMLError."""
     return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+
+
+def section(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The mapping at a key of a sweep file; an empty one in place of anything else, which the file's check tells."""
+    found = raw.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _reason(error: yaml.YAMLError) -> str:
