@@ -23,7 +23,6 @@ from trainables import catalogue
 from trainables.contract import Preview, Trainable
 from trainables.errors import NotTrainable
 from trainables.inputs import paths
-from trainables.inputs.similar import did_you_mean
 from trainables.objective import COSTS
 from trainables.specs import AdapterSpec, TrainingSpec, TrialSpec
 
@@ -133,19 +132,11 @@ def explicit_points(config: SweepConfig, space: SearchSpace, trainable: Trainabl
 def one_point(config: SweepConfig, space: SearchSpace, trainable: Trainable | None, point: Point) -> dict[str, None]:
     """What is wrong with a point that somebody has chosen, "FIELD: reason" each."""
     base = _values_alone(config)
-    searched = list(space.domains)
-    lines = [
-        f"{field}: is not searched{did_you_mean(field, searched)} (searched: {', '.join(searched)})"
-        for field in point
-        if field not in space.domains
-    ]
-    if not lines:
-        lines = [line for field in point for line in _value(base, field, point[field], trainable)]
-    if not lines:
-        whole = points.completed(config.base, space, point)
-        together = "is not searched together with the point's other values: remove it"
-        lines = [f"{field}: {together}" for field in point if field not in whole]
-    return dict.fromkeys(lines)
+    return dict.fromkeys(
+        points.strange(space, point)
+        or [line for field in point for line in _value(base, field, point[field], trainable)]
+        or points.idle(config.base, space, point)
+    )
 
 
 def with_base(config: SweepConfig, space: SearchSpace) -> SearchSpace:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from search_spaces.domains import Value
 from search_spaces.space import Point, SearchSpace
 from sweeps.config.passwords import without_passwords
+from trainables.inputs.similar import did_you_mean
 from trainables.specs import TrialSpec
 
 if TYPE_CHECKING:
@@ -52,6 +53,22 @@ def beginning(config: SweepConfig, space: SearchSpace) -> list[Point]:
     """The points that come before the searcher's own: the configuration of the file itself, then searcher.points."""
     default: list[Point] = [{}] if config.searcher.start_with_default else []
     return [completed(config.base, space, point) for point in (*default, *config.searcher.points)]
+
+
+def strange(space: SearchSpace, point: Point) -> list[str]:
+    """A line "FIELD: reason" for each field of a point that the space does not search."""
+    searched = list(space.domains)
+    return [
+        f"{field}: is not searched{did_you_mean(field, searched)} (searched: {', '.join(searched)})"
+        for field in point
+        if field not in space.domains
+    ]
+
+
+def idle(base: TrialSpec, space: SearchSpace, point: Point) -> list[str]:
+    """The same for each field that the point's other values leave no place for."""
+    whole, together = completed(base, space, point), "is not searched together with the point's other values: remove it"
+    return [f"{field}: {together}" for field in point if field not in whole]
 
 
 def outside(base: TrialSpec, space: SearchSpace) -> Point:

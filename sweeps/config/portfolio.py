@@ -9,7 +9,6 @@ from search_spaces.domains import Value
 from search_spaces.space import PORTFOLIO, Point, SearchSpace
 from sweeps.config import points
 from sweeps.config.model import SweepConfig
-from trainables.inputs.similar import did_you_mean
 
 
 def settled(config: SweepConfig, space: SearchSpace) -> tuple[SearchSpace, list[str], list[str]]:
@@ -46,22 +45,13 @@ def settled(config: SweepConfig, space: SearchSpace) -> tuple[SearchSpace, list[
 
 def _problems(config: SweepConfig, space: SearchSpace, point: Point) -> list[str]:
     """Returns "FIELD: reason" for each mistake in a point."""
-    strange = [field for field in point if field not in space.domains]
-    if strange:
-        searched = ", ".join(space.domains)
-        return [
-            f"{field}: is not searched{did_you_mean(field, list(space.domains))} (searched: {searched})"
-            for field in strange
-        ]
-    whole = points.completed(config.base, space, point)
-    idle = [
-        f"{field}: is not searched together with the point's other values: remove it"
-        for field in point.keys() - whole.keys()
-    ]
-    return sorted(idle) + [
-        _outside(space, field, value, field in point)
-        for field, value in whole.items()
-        if not space.domains[field].contains(value)
+    return points.strange(space, point) or [
+        *points.idle(config.base, space, point),
+        *(
+            _outside(space, field, value, field in point)
+            for field, value in points.completed(config.base, space, point).items()
+            if not space.domains[field].contains(value)
+        ),
     ]
 
 
