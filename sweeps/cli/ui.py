@@ -69,6 +69,7 @@ def _serve(uri: str, port: int | None, place: Place | None) -> None:
     """Serves the UI of a database until a signal ends it."""
     from sweeps.config.passwords import without_password
     from sweeps.tracking import ui_server
+    from sweeps.tracking.stores import LOOPBACK
 
     if port is not None:
         ui_server.checked(port)
@@ -77,7 +78,7 @@ def _serve(uri: str, port: int | None, place: Place | None) -> None:
         with ui_server.serving(uri, port) as server:
             say(_page(server.address, place))
             if "SSH_CONNECTION" in os.environ:
-                say(f"on your own machine first: ssh -N -L {server.port}:{ui_server.HOST}:{server.port} USER@HOST")
+                say(f"on your own machine first: ssh -N -L {server.port}:{LOOPBACK}:{server.port} USER@HOST")
             say("Ctrl-C ends it")
             server.wait_until_it_ends()
     except ui_server.ServerFailed as error:

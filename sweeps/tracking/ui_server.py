@@ -21,7 +21,6 @@ from sweeps.errors import ConfigError, SweepError
 from sweeps.tracking.stores import LOOPBACK
 from trainables.inputs.legible import legible
 
-HOST = LOOPBACK
 FIRST_PORT = 5000
 """The one that MLflow takes by itself."""
 _MORE_PORTS = 100
@@ -114,21 +113,14 @@ def free_port() -> int:
         with suppress(OSError):
             _bind(port)
             return port
-    raise ServerFailed(f"no port from {FIRST_PORT} to {port} of {HOST} is free: give one with --port")
+    raise ServerFailed(f"no port from {FIRST_PORT} to {port} of {LOOPBACK} is free: give one with --port")
 
 
 def _bind(port: int) -> None:
     with socket.socket() as probe:
         # As the server does: connections of an earlier one that are being closed are in nobody's way.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((HOST, port))
-
-
-def _refuse_taken(port: int) -> None:
-    try:
-        _bind(port)
-    except OSError:
-        raise _PortTaken(f"port {port} was taken by another process meanwhile") from None
+        probe.bind((LOOPBACK, port))
 
 
 class UiServer:
@@ -143,7 +135,7 @@ class UiServer:
         self._process = subprocess.Popen(
             [
                 sys.executable, "-c", _UNTIL_WE_DIE, str(os.getpid()), "-m", "mlflow", "server",
-                "--host", HOST, "--port", str(port), "--workers", "1",
+                "--host", LOOPBACK, "--port", str(port), "--workers", "1",
                 *(["--artifacts-destination", root] if root is not None else []),
             ],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
@@ -157,14 +149,17 @@ class UiServer:
     @property
     def address(self) -> str:
         """Where a browser of this machine finds it."""
-        return f"http://{HOST}:{self.port}"
+        return f"http://{LOOPBACK}:{self.port}"
 
     def wait_until_it_answers(self) -> None:
         """Comes back when it listens. Raises `ServerFailed` when it has ended, or does not within `START_SECONDS`."""
         deadline = time.monotonic() + START_SECONDS
         while not self._listens():
             if self._process.poll() is not None:
-                _refuse_taken(self.port)
+                try:
+                    _bind(self.port)
+                except OSError:
+                    raise _PortTaken(f"port {self.port} was taken by another process meanwhile") from None
                 raise self._failed(f"has ended (exit code {self._process.returncode})")
             if time.monotonic() > deadline:
                 raise self._failed(f"does not answer after {START_SECONDS:.0f} s")
@@ -197,10 +192,8 @@ class UiServer:
     def _failed(self, how: str) -> ServerFailed:
         if self._process.returncode is not None:
             self._reader.join(1.0)
-        shown = f"MLflow's server on {without_password(self._uri)}"
-        return ServerFailed(
-            f"{shown} {how}", [legible(without_passwords(line, self._uri)) for line in tuple(self._last)]
-        )
+        lines = [legible(without_passwords(line, self._uri)) for line in tuple(self._last)]
+        return ServerFailed(f"MLflow's server on {without_password(self._uri)} {how}", lines)
 
     def _read(self) -> None:
         """Keeps the last lines, and reads all: a server whose output nobody reads stops in the middle of it."""
