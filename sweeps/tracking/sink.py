@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from sweeps.config.model import SweepConfig
@@ -259,17 +258,13 @@ class MlflowSink:
         self._upload(runs, run_id, trial)
 
     def _upload(self, runs: Runs, run_id: str, trial: TrialRecord) -> None:
+        """Uploads the trial's best adapter, unless its files are no longer those that the trial wrote."""
         if trial.adapter is None:
             return
-        adapter = self._folder.path / trial.adapter
-        better = [path for path in self._folder.all(trial.trial_key, "best") if path > adapter]
-        if better and not adapter.is_dir():
+        folder, written = self._folder.path / trial.adapter, trial.adapter_sha256
+        if not folder.is_dir() and any(path > folder for path in self._folder.all(trial.trial_key, "best")):
             # Interrupted there, the trial has gone on since: its later end brings its best adapter.
             return
-        self._adapter(runs, run_id, trial.adapter_sha256, adapter)
-
-    def _adapter(self, runs: Runs, run_id: str, written: str | None, folder: Path) -> None:
-        """Uploads the trial's best adapter, unless its files are no longer those that the trial wrote."""
         if written is not None and folder.is_dir() and digests.of_folder(folder / "adapter") != written:
             why = "its files are not those that the trial wrote"
             self._say(f"tracking: {folder}: {why}: the adapter is not uploaded")
