@@ -42,6 +42,9 @@ Objectives = Annotated[
     Discriminator(lambda section: "several" if isinstance(section, list | tuple) else "one"),
 ]
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Count = Annotated[int, Field(ge=1, le=MOST)]
+
 _UNIT_BYTES = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
 _MOST_BYTES = 10**18
 _SECRET = re.compile("TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.IGNORECASE)
@@ -62,6 +65,9 @@ def size_bytes(size: str) -> int:
 def _is_size(value: object) -> object:
     size_bytes(str(value))
     return value
+
+
+Size = Annotated[str, BeforeValidator(_is_size)]
 
 
 def _is_gpu(value: object) -> object:
@@ -133,15 +139,15 @@ def _has_no_password_in_its_address(package: object) -> object:
 class Budget(Spec):
     """What the sweep may spend."""
 
-    trials: Annotated[int, Field(ge=1, le=MOST)] | Literal["auto"] = 16
+    trials: Count | Literal["auto"] = 16
     """Points to try, the default configuration included. Equal points run once; infeasible ones are replaced, so
     many of them or 10, whichever is more. auto: as many as fill wall_clock or gpu_hours by the rates that are known."""
-    steps_per_trial: Annotated[int, Field(ge=1, le=MOST)] = 81
+    steps_per_trial: Count = 81
     """Optimizer steps of a trial that is not stopped early; where trials are compared after equal examples, those of
     the default configuration."""
     wall_clock: Duration | None = None
     """Time after which the sweep ends in order: 90s, 30m, 2h, 1d."""
-    examples_per_trial: Annotated[int, Field(ge=1, le=MOST)] | None = None
+    examples_per_trial: Count | None = None
     """Rows that a trial trains on, in place of steps_per_trial. Where the space searches the batch size, trials are
     always compared after equal examples: left out, it follows from steps_per_trial."""
     epochs_per_trial: Annotated[float, Field(gt=0, le=MOST)] | None = None
@@ -150,7 +156,7 @@ class Budget(Spec):
     """GPUs times hours after which the sweep ends in order. On a CPU nothing counts against it."""
     target: float | None = None
     """Value of the objective's metric that ends the sweep when a trial reaches it."""
-    disk: Annotated[str, BeforeValidator(_is_size)] | None = None
+    disk: Size | None = None
     """Room for the sweep's checkpoints, such as 20GB: snapshots make room for adapters; without any the sweep ends."""
 
     @property
@@ -182,20 +188,20 @@ class ClusterConfig(Spec):
     """A profile of cluster/profiles, or the path of a YAML file; its fields can be overridden here."""
     address: Annotated[str, BeforeValidator(_is_ray_address)] | None = None
     """local: a Ray of the sweep's own; auto: the Ray that runs on this node; or an address."""
-    hosts: Annotated[int, Field(ge=1, le=MOST)] | Literal["auto"] = "auto"
+    hosts: Count | Literal["auto"] = "auto"
     """Processes that hold the base model, at most. auto: one per GPU, also on nodes that join later, or one on the
     CPU."""
     gpus_per_host: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = "auto"
     """auto: one where the cluster has GPUs when the sweep starts, else none. 1: hosts wait for GPUs that come later.
     0: hosts train on CPUs. 2 or more: each host spreads one base over so many GPUs of a machine, for bases that fit no
     single one; it computes on one of them at a time."""
-    slots_per_host: Annotated[int, Field(ge=1, le=MOST)] | Literal["auto"] = "auto"
+    slots_per_host: Count | Literal["auto"] = "auto"
     """Trials that train at once on a host. auto: what memory holds and saturates the device; each host has its share
     of a third of budget.trials: where nodes join later, the first hosts go down to theirs as trials end or park."""
     gpu: Annotated[str, BeforeValidator(_is_gpu)] | None = None
     """Type of the GPUs, such as H100 or "A100 80GB": lets `plan` tell slots, time and GPU-hours for GPUs that this
     machine does not have, the last two by rates that sweeps on such GPUs have left here."""
-    gpu_memory: Annotated[str, BeforeValidator(_is_size)] | None = None
+    gpu_memory: Size | None = None
     """Memory of one GPU, such as 24GB: lets `plan` count slots for GPUs that this machine does not have. A sweep that
     runs on this machine (profile local) goes by the device that is here."""
     runtime_env: RuntimeEnv = RuntimeEnv()
@@ -257,9 +263,6 @@ class Tracking(Spec):
     """Name of the MLflow experiment; the sweep's name when left out."""
 
 
-MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
-
-
 def _is_alias(value: object) -> object:
     if re.fullmatch(r"latest|v\d+|challenger|previous.*", str(value)):
         raise ValueError("is kept for other uses (latest and v1 by MLflow, challenger and previous by promotion)")
@@ -269,11 +272,11 @@ def _is_alias(value: object) -> object:
 class Promotion(Spec):
     """What `qsweep promote` does with the sweep's best adapters where its own options do not say otherwise."""
 
-    model: Annotated[str, Field(pattern=MODEL_NAME)] | None = None
+    model: Name | None = None
     """Name of the registered model; `launch --promote` needs it."""
-    top: Annotated[int, Field(ge=1, le=MOST)] = 3
+    top: Count = 3
     """Candidates, the best by `metric`, that are evaluated again."""
-    alias: Annotated[str, BeforeValidator(_is_alias), Field(pattern=MODEL_NAME)] = "champion"
+    alias: Annotated[Name, BeforeValidator(_is_alias)] = "champion"
     """The alias that moves to the winner."""
     min_gain: Annotated[float, Field(ge=0)] = 0.0
     """How much lower its loss must be than the base's and the champion's, in nats per completion token."""
@@ -284,7 +287,7 @@ class Promotion(Spec):
 class SweepConfig(Spec):
     """A whole sweep."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    name: Name
     """Letters, digits, dot, dash and underscore: it names a folder."""
     trainable: str = "qlora"
     """A trainable of trainables/, or the dotted path of a module of your own."""
