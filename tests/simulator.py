@@ -78,13 +78,9 @@ class SimulatedSweep:
     """Optimizer steps of all trials together."""
     makespan: float = 0.0
     """When the last trial ended, in the time that one step takes."""
-    complete: int = 0
-    """Trials that were trained to their full length."""
     curves: list[Curve] = field(default_factory=list)
     measured: list[tuple[float, int, int, float]] = field(default_factory=list)
     """Time, trial, steps, measured value of each evaluation that was finite, in order."""
-    first_complete: float = math.inf
-    """When the first trial was complete."""
 
     def answer(self, until: float = math.inf) -> BestSoFar | None:
         """The trial with the lowest measured value until then, as the product's selection takes it."""
@@ -168,13 +164,9 @@ class Sweep:
         true = self.outcome.curves[trial].loss(point)
         value = true + self._rng.gauss(0.0, self._setting.noise) if math.isfinite(true) else math.inf
         decision = self._rule.take(Reported(str(trial), point, value))
-        is_complete = point == self._rule.points[-1] and math.isfinite(value)
-        self._source.tell(trial, point, value, is_complete)
+        self._source.tell(trial, point, value, point == self._rule.points[-1] and math.isfinite(value))
         if math.isfinite(value):
             self.outcome.measured.append((self._now, trial, point, value))
-        if is_complete:
-            self.outcome.complete += 1
-            self.outcome.first_complete = min(self.outcome.first_complete, self._now)
         if decision is Decision.GO_ON:
             self._go_on(trial)
 
