@@ -147,10 +147,7 @@ def tokens_of(split: dataset.Split) -> list[dict[str, list[int]]]:
 
 def ours(folder: Path, content: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
     """Runs this project's sweep; its figures."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "sweep.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    words = [sys.executable, "-m", "sweeps", "launch", "sweep.yaml", "--json"]
-    seen = watched.run(words, folder, {**os.environ, "PYTHONPATH": str(Path.cwd())})
+    seen = search.launched(folder, content)
     events = [event for event, _ in read_events(folder / "results" / content["name"] / "events.jsonl")]
     reports = [event for event in events if isinstance(event, TrialReported)]
     told = [

@@ -50,7 +50,7 @@ def sweep(trials: int) -> dict[str, Any]:
 
     cores = os.cpu_count() or 1
     ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False)
-    before = _cpu_seconds()
+    before = cpu_seconds()
     with tempfile.TemporaryDirectory() as place:
         results = tune.Tuner(
             tune.with_resources(train, {"cpu": cores / AT_ONCE}),
@@ -68,12 +68,13 @@ def sweep(trials: int) -> dict[str, Any]:
     return {
         "trials": trials,
         "slots": AT_ONCE,
-        "driver_cpu_ms_per_trial": 1e3 * (_cpu_seconds() - before) / trials,
+        "driver_cpu_ms_per_trial": 1e3 * (cpu_seconds() - before) / trials,
         "wall_ms_per_trial": 1e3 * lasted / trials,
     }
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
+    """User and system time of this process so far."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 

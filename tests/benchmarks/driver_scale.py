@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -49,6 +48,7 @@ from trainables import toy
 from trainables.contract import Failure, Report, StepRecord
 
 from . import bare_toys, machines
+from .bare_toys import cpu_seconds
 
 POINTS = (3, 9, 27)
 """Steps at which a trial of the parts without Ray reports."""
@@ -70,12 +70,6 @@ budget: {steps_per_trial: 2000}
 scheduler: {kind: fifo}
 """
 """Trials of which none ends before all have begun."""
-
-
-def cpu_seconds() -> float:
-    """User and system time of this process so far."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
 
 
 def toy_sweep(trials: int, uri: str = "sqlite:///mlflow.db") -> load.Sweep:
@@ -204,8 +198,12 @@ def _cpu_of_all(process: psutil.Process | None) -> float:
     """CPU seconds of a process and those below it."""
     if process is None:
         return 0.0
-    found = [process, *process.children(recursive=True)]
-    return sum(sum(each.cpu_times()[:2]) for each in found if each.is_running())
+    return _cpu([each for each in (process, *process.children(recursive=True)) if each.is_running()])
+
+
+def _cpu(processes: list[psutil.Process]) -> float:
+    """CPU seconds of these processes together."""
+    return sum(sum(each.cpu_times()[:2]) for each in processes)
 
 
 def sweep(trials: int, scheduler: str = "asha") -> dict[str, Any]:
@@ -280,7 +278,7 @@ def processes(at_once: int) -> dict[str, Any]:
                 threading.Event().wait(SAMPLE_SECONDS)
             found = _titled(running.pid, "ray::SlotTrial")
             sizes = [each.memory_full_info() for each in found]
-            used = [sum(each.cpu_times()[:2]) for each in found]
+            used = _cpu(found)
             at_rest = _while_they_run(running.pid, found)
         finally:
             running.send_signal(signal.SIGINT)
@@ -294,7 +292,7 @@ def processes(at_once: int) -> dict[str, Any]:
         "pss_mb": sum(size.pss for size in sizes) / len(sizes) / 1e6,
         "uss_mb": sum(size.uss for size in sizes) / len(sizes) / 1e6,
         "rss_mb": sum(size.rss for size in sizes) / len(sizes) / 1e6,
-        "start_cpu_seconds": sum(used) / len(used),
+        "start_cpu_seconds": used / len(found),
         **at_rest,
         "wall_seconds_to_first": min(starts),
         "wall_seconds_to_last": max(starts),
@@ -305,13 +303,12 @@ def _while_they_run(driver: int, trials: list[psutil.Process]) -> dict[str, floa
     """CPU milliseconds in a second of the driver, the broker and a trial's process, when no trial begins or ends."""
     broker = _titled(driver, "ray::Broker")
     watched = {"driver": [psutil.Process(driver)], "broker": broker, "trial_process": trials}
-    before = {name: sum(sum(each.cpu_times()[:2]) for each in of) for name, of in watched.items()}
+    before = {name: _cpu(of) for name, of in watched.items()}
     since = time.monotonic()
     threading.Event().wait(WATCH_SECONDS)
     lasted = time.monotonic() - since
-    after = {name: sum(sum(each.cpu_times()[:2]) for each in of) for name, of in watched.items()}
     return {
-        f"{name}_cpu_ms_per_second": 1e3 * (after[name] - before[name]) / lasted / max(1, len(of))
+        f"{name}_cpu_ms_per_second": 1e3 * (_cpu(of) - before[name]) / lasted / max(1, len(of))
         for name, of in watched.items()
     }
 

