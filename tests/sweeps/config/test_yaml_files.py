@@ -101,13 +101,6 @@ def test_a_mistake_is_told_with_its_line(text: str, message: str, tmp_path: Path
     assert problem.startswith(f"{path}: not valid YAML: {message}")
 
 
-@pytest.mark.parametrize("text", [text for text, _ in MISTAKES], ids=[text[:30] for text, _ in MISTAKES])
-def test_every_mistake_is_a_yaml_error(text: str) -> None:
-    """What reads overrides relies on it."""
-    with pytest.raises(yaml.YAMLError):
-        yaml_files.parse(text)
-
-
 @pytest.mark.parametrize("text", ["", "# a comment\n", "- a\n", "text\n", "8\n", "null\n"])
 def test_a_sweep_file_is_a_mapping(text: str, tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
