@@ -6,9 +6,7 @@ import shutil
 
 import pytest
 from mlflow import MlflowClient
-from tracked_sweeps import (
-    SWEEP,
-)
+from tracked_sweeps import SWEEP
 
 from sweeps.config.model import SweepConfig, Tracking
 from sweeps.record.folder import SweepFolder
