@@ -53,11 +53,9 @@ def quickstart() -> TrialSpec:
     return load.load("quickstart", [], Path.cwd()).config.base
 
 
-def made(name: str, shape: Shape | None = None) -> Base:
-    """A base of its own: the quickstart's model, or random weights in this shape."""
-    if name == MODEL and shape is None:
-        return base_model.load(quickstart(), cache())
-    return random_base(shape or SHAPES[name])
+def made(name: str) -> Base:
+    """A base of its own: the quickstart's model, or random weights in one of `SHAPES`."""
+    return base_model.load(quickstart(), cache()) if name == MODEL else random_base(SHAPES[name])
 
 
 def rows_for(name: str, tokens: int | None, count: int = 512) -> dataset.Splits:

@@ -20,6 +20,7 @@ from .schedulers import (
     SEARCHED_RULES,
     SEARCHERS,
     SLOTS,
+    TRIALS,
     Case,
     Outcome,
     read,
@@ -39,7 +40,7 @@ def tables(results: Path) -> str:
             ("evaluations that cost", of_costs(results)),
             ("cut short", of_cuts(results)),
             ("searchers", of_searchers(results)),
-            ("searchers, few trials", of_few_trials(results)),
+            ("searchers, few trials", of_searchers(results, FEW_SLOTS, FEW_TRIALS)),
             ("searchers, cut short", of_searchers_cut(results)),
         )
     )
@@ -78,24 +79,15 @@ def of_cuts(results: Path) -> list[str]:
     )
 
 
-def of_searchers(results: Path) -> list[str]:
+def of_searchers(results: Path, slots: Sequence[int] = SLOTS, trials: int = TRIALS) -> list[str]:
     """Every searcher under each rule, on so many slots."""
     cells: Rows = {
-        (_named(rule), _named(searcher)): [Case(rule, f"by {searcher}", slots, noise=LITTLE_NOISE) for slots in SLOTS]
-        for rule, searcher in itertools.product(SEARCHED_RULES, SEARCHERS)
-    }
-    return _whole(results, ("rule", "searcher"), [_slots(count) for count in SLOTS], cells)
-
-
-def of_few_trials(results: Path) -> list[str]:
-    """The same with few trials."""
-    cells: Rows = {
         (_named(rule), _named(searcher)): [
-            Case(rule, f"by {searcher}", slots, noise=LITTLE_NOISE, trials=FEW_TRIALS) for slots in FEW_SLOTS
+            Case(rule, f"by {searcher}", count, noise=LITTLE_NOISE, trials=trials) for count in slots
         ]
         for rule, searcher in itertools.product(SEARCHED_RULES, SEARCHERS)
     }
-    return _whole(results, ("rule", "searcher"), [_slots(count) for count in FEW_SLOTS], cells)
+    return _whole(results, ("rule", "searcher"), [_slots(count) for count in slots], cells)
 
 
 def of_searchers_cut(results: Path) -> list[str]:

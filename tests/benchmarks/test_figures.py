@@ -4,8 +4,8 @@ import json
 import math
 
 from benchmarks.against_ray_tune import Told, compared, figures, measures, spans, union
-from benchmarks.schedulers import Case, Outcome, cases, run, simulated
-from benchmarks.simulator_tables import of_cuts, of_few_trials
+from benchmarks.schedulers import FEW_SLOTS, FEW_TRIALS, Case, Outcome, cases, run, simulated
+from benchmarks.simulator_tables import of_cuts, of_searchers
 from benchmarks.watched import Watched
 from sweeps.record.events import TrialReported
 from trainables.contract import Report, StepRecord
@@ -85,7 +85,9 @@ def test_an_answer_at_the_end_is_that_of_the_whole_sweep():
 def test_tables_hold_what_was_simulated_and_leave_the_rest_empty(tmp_path):
     few = [case for case in cases() if case.trials == 12 and case.rule == "stop" and case.arrival == "by random"]
     assert run(few, tmp_path, math.inf) == 0
-    (line,) = [each for each in of_few_trials(tmp_path) if each.startswith("| `stop` | `random` |")]
+    (line,) = [
+        each for each in of_searchers(tmp_path, FEW_SLOTS, FEW_TRIALS) if each.startswith("| `stop` | `random` |")
+    ]
     steps, makespan, _ = line.split("|")[3].split(" / ")
     assert steps.strip() == makespan
     assert all(each.endswith("|  |  |  |  |  |") for each in of_cuts(tmp_path)[2:])
