@@ -41,7 +41,6 @@ class TrialRun:
     run_id: str
     trial_key: str
     number: int
-    name: str
     state: str
     adapter_sha256: str | None
     """None in runs of earlier versions, and where the adapter was not uploaded."""
@@ -88,7 +87,6 @@ class TrackedSweep:
     """A sweep and its trials as MLflow holds them."""
 
     sweep_id: str
-    name: str
     parent_run: str
     state: str
     config: SweepConfig
@@ -171,7 +169,6 @@ class Lookup:
         tags = parent.data.tags
         return TrackedSweep(
             sweep_id=tags[run_tags.SWEEP_ID],
-            name=tags.get(run_tags.NAME, parent.info.run_name),
             parent_run=parent.info.run_id,
             state=tags.get(run_tags.STATE, ""),
             config=self._config(parent.info.run_id),
@@ -299,7 +296,6 @@ def _trial(run: Any) -> TrialRun:
         run_id=run.info.run_id,
         trial_key=tags.get(run_tags.TRIAL_KEY, ""),
         number=int(tags.get(run_tags.NUMBER, "0")),
-        name=run.info.run_name,
         state=tags.get(run_tags.STATE, ""),
         adapter_sha256=tags.get(run_tags.ADAPTER_SHA256) or None,
         rows_sha256=tags.get(run_tags.EVAL_ROWS_SHA256),

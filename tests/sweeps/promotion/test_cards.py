@@ -24,12 +24,12 @@ COMMIT = "0123abc"
 def facts(hub_id: str | None, base: str) -> cards.VersionFacts:
     """A promotion of one trial."""
     config, _ = toy()
-    trial = TrialRun("run", "key", 1, "t01", "COMPLETED", None, None, None, {}, {"r": "8"})
+    trial = TrialRun("run", "key", 1, "COMPLETED", None, None, None, {}, {"r": "8"})
     gain = Comparison("t01", "base", 1.0, 0.9, 1.1, True)
     return cards.VersionFacts(
         model="answers",
         alias="champion",
-        sweep=TrackedSweep("x-1", "x", "parent", "FINISHED", config, {}, None, (trial,)),
+        sweep=TrackedSweep("x-1", "parent", "FINISHED", config, {}, None, (trial,)),
         winner=trial,
         is_chosen=False,
         verdict=Verdict("t01", True, (), {"base": 2.0, "t01": 1.0}, (gain,), 0.0, 0.95, 40),

@@ -51,12 +51,10 @@ def test_several_objectives_survive_the_configurations_file():
 def test_a_repeat_is_a_candidate_only_when_it_is_named():
     def trial(number: int, loss: float, repeats: str | None = None) -> TrialRun:
         metrics = {"best_eval_loss": loss}
-        return TrialRun(
-            "run", f"k{number}", number, "", "COMPLETED", None, None, None, metrics, {}, repeats
-        )  # fmt: skip
+        return TrialRun("run", f"k{number}", number, "COMPLETED", None, None, None, metrics, {}, repeats)
 
     trials = (trial(0, 0.7), trial(1, 0.8), trial(2, 0.5, "k0"))
-    sweep = TrackedSweep("s-1", "s", "parent", "FINISHED", config({"metric": "eval_loss"}), {}, None, trials)
+    sweep = TrackedSweep("s-1", "parent", "FINISHED", config({"metric": "eval_loss"}), {}, None, trials)
     assert [each.trial_key for each in ranked(sweep, MIN_EVAL_LOSS, None, False)] == ["k0", "k1"]
     assert [each.trial_key for each in ranked(sweep, MIN_EVAL_LOSS, "t02", False)] == ["k2"]
     only = dataclasses.replace(sweep, trials=trials[2:])
@@ -67,8 +65,8 @@ def test_a_repeat_is_a_candidate_only_when_it_is_named():
 @pytest.mark.parametrize("metric", ["of_4", "step"])
 def test_what_is_logged_under_a_name_that_begins_with_best_is_not_taken_for_a_metric(metric):
     metrics = {"eval_loss": 0.5, "best_eval_loss": 0.5, "best_of_4": 0.1, "best_best_of_4": 0.1, "best_step": 3.0}
-    trials = (TrialRun("run", "k0", 0, "", "COMPLETED", None, None, None, metrics, {}),)
-    sweep = TrackedSweep("s-1", "s", "parent", "FINISHED", config({"metric": "eval_loss"}), {}, None, trials)
+    trials = (TrialRun("run", "k0", 0, "COMPLETED", None, None, None, metrics, {}),)
+    sweep = TrackedSweep("s-1", "parent", "FINISHED", config({"metric": "eval_loss"}), {}, None, trials)
     assert ranked(sweep, Objective(metric="best_of_4"), None, False) == [*trials]
     with pytest.raises(SweepError, match=rf"^--metric: no trial has {metric}.*\(there are: best_of_4, eval_loss\)"):
         ranked(sweep, Objective(metric=metric), None, False)
