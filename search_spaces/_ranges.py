@@ -70,7 +70,7 @@ class _Range(Domain):
         return self._nearest(math.exp(there) if self.LOG else there)
 
     def sample(self, rng: random.Random) -> Value:
-        return self._nearest(self._draw(rng))
+        return self.at(rng.random())
 
     @abstractmethod
     def _nearest(self, number: float) -> Value:
@@ -99,12 +99,6 @@ class _Range(Domain):
         if not math.isfinite(float(self.high) - float(self.low)):
             problems.append(f"{self.low!r} to {self.high!r} is too wide for a float: narrow it")
         return problems
-
-    def _draw(self, rng: random.Random) -> float:
-        """Draws a float between the bounds, without rounding."""
-        if self.LOG:
-            return math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
-        return rng.uniform(self.low, self.high)
 
 
 @dataclass(frozen=True)
