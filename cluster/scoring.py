@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
+from cluster.devices import use_threads
 from cluster.errors import HostsDied
 from cluster.scoring_host import Reply, ScoringHost, can_score, reply, returned
 from cluster.scoring_process import Call, process
@@ -131,7 +132,7 @@ class _Actor:
 
     def __init__(self, base: str) -> None:
         # Ray sets OMP_NUM_THREADS from num_cpus, which is 0 here.
-        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
+        use_threads(1)
         self._progress: ScoringProgress | None = None
         self._host = ScoringHost(TrialSpec.model_validate_json(base), self._note)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
-from cluster.devices import mebibytes
+from cluster.devices import mebibytes, threads
 from cluster.doctor import nvidia_smi
 from cluster.doctor.contract import Asked, Diagnosis, Facts
 
@@ -15,7 +13,7 @@ _AS_RAY_SEES = "start Ray there with --num-gpus={count}, or without that option 
 
 def look(_asked: Asked) -> Facts:
     """What nvidia-smi tells, and the threads that are ours."""
-    return {**nvidia_smi.look(), "threads": len(os.sched_getaffinity(0))}
+    return {**nvidia_smi.look(), "threads": threads()}
 
 
 def judge(facts: Facts, _driver: Facts, asked: Asked) -> Diagnosis:
