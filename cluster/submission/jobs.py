@@ -35,6 +35,7 @@ BACKOFF_SECONDS = (0.5, 1.0, 2.0)
 _FAILURES = 500
 """The least HTTP status that says that the server fails; of these the proxy's own are:"""
 _PROXYS = (requests.codes.bad_gateway, requests.codes.unavailable, requests.codes.gateway_timeout)
+_LACKING = requests.codes.not_found
 _SUBMIT = ("POST", "/api/jobs/")
 """The request that is not sent again here: `Jobs.submit` looks first whether it was taken."""
 _NEVER = threading.Event()
@@ -117,6 +118,13 @@ class _Client(JobSubmissionClient):
             raise ServiceFailed(f"{self._address}: answers with HTTP {response.status_code}: {said}; try again")
         return response
 
+    def asked(self, method: str, endpoint: str, *, may_lack: bool = False, **options: Any) -> requests.Response:
+        """The answer to a request that succeeds, or, where something `may_lack`, says that it is not there."""
+        response = self._do_request(method, endpoint, **options)
+        if response.status_code != requests.codes.ok and not (may_lack and response.status_code == _LACKING):
+            self._raise_error(response)
+        return response
+
 
 class Jobs:
     """The jobs of one cluster.
@@ -186,20 +194,14 @@ class Jobs:
     def look_up(self, job_id: str) -> Seen | None:
         """What the cluster says of a job; None when it does not know it."""
         with _told(self.address):
-            answer = self._client._do_request("GET", f"/api/jobs/{job_id}")
-            if answer.status_code == requests.codes.not_found:
-                return None
-            if answer.status_code != requests.codes.ok:
-                self._client._raise_error(answer)
-            return _seen(answer.json())
+            answer = self._client.asked("GET", f"/api/jobs/{job_id}", may_lack=True)
+            return None if answer.status_code == _LACKING else _seen(answer.json())
 
     def listed(self) -> dict[str, Seen]:
         """All submitted jobs that the cluster knows, by their ids."""
         with _told(self.address):
-            answer = self._client._do_request("GET", "/api/jobs/")
-            if answer.status_code != requests.codes.ok:
-                self._client._raise_error(answer)
-            return {told["submission_id"]: _seen(told) for told in answer.json() if told.get("submission_id")}
+            jobs = self._client.asked("GET", "/api/jobs/").json()
+            return {told["submission_id"]: _seen(told) for told in jobs if told.get("submission_id")}
 
     def _look_up_again(self, job_id: str) -> Seen | None:
         """As `look_up`; an answer that does not tell, such as a proxy's, is none."""
@@ -245,16 +247,12 @@ class Jobs:
         """
         with _told(self.address):
             for method, options in (("GET", {}), ("PUT", {"data": content})):
-                answer = self._client._do_request(method, f"/api/packages/gcs/{name}", **options)
-                if answer.status_code not in (requests.codes.ok, requests.codes.not_found):
-                    self._client._raise_error(answer)
+                self._client.asked(method, f"/api/packages/gcs/{name}", may_lack=True, **options)
 
     def files(self, node: str, folder: str) -> frozenset[str]:
         """Names of the files in a folder of a node's log folder; empty where there is none."""
         with _told(self.address):
-            answer = self._client._do_request("GET", "/api/v0/logs", params={"node_id": node, "glob": f"{folder}/*"})
-            if answer.status_code != requests.codes.ok:
-                self._client._raise_error(answer)
+            answer = self._client.asked("GET", "/api/v0/logs", params={"node_id": node, "glob": f"{folder}/*"})
             kinds = answer.json()["data"]["result"]
         return frozenset(Path(path).name for paths in kinds.values() for path in paths)
 
@@ -262,10 +260,7 @@ class Jobs:
         """The content of a file in a node's log folder."""
         with _told(self.address):
             asked = {"node_id": node, "filename": path, "lines": -1}
-            answer = self._client._do_request("GET", "/api/v0/logs/file", params=asked)
-            if answer.status_code != requests.codes.ok:
-                self._client._raise_error(answer)
-            return answer.content.decode()
+            return self._client.asked("GET", "/api/v0/logs/file", params=asked).content.decode()
 
     def tail(self, job_id: str) -> AsyncIterator[str]:
         """What a job prints, from its beginning and for as long as it runs. Raises whatever the connection does."""
