@@ -156,13 +156,12 @@ def wait(jobs: Jobs, job_id: str, printed: Printed, clock: Callable[[], float] =
             seen = jobs.look_up(job_id)
             if seen is not None and seen.has_ended:
                 printed.take(jobs.logs(job_id))
+                printed.end()
+                with suppress(ClusterError):  # the answer is there
+                    jobs.delete(job_id)
+                return seen
         except SubmissionFailed as error:
             raise ConnectionFailed(str(error)) from None
-        if seen is not None and seen.has_ended:
-            printed.end()
-            with suppress(ClusterError):  # the answer is there
-                jobs.delete(job_id)
-            return seen
         if clock() - began > SHORT_SECONDS:
             raise ConnectionFailed(
                 f"{jobs.address}: no answer within {SHORT_SECONDS:.0f} s: the head node may be too busy to start a job"
