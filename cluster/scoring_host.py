@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from cluster import serving
 from cluster.devices import MEMORY_SHARE, cache, free_bytes, number_gpus_by_bus, visible
@@ -27,21 +27,7 @@ from trainables.scoring.requests import (
 from trainables.specs import TrialSpec
 
 
-class CanScore(Protocol):
-    """What a trainable offers beside its contract when its adapters can be promoted."""
-
-    def open_scorer(self, base: TrialSpec, cache: Path) -> Scorer:
-        """Loads the base onto this process's device."""
-
-    def scoring_bytes(self, base: TrialSpec, device: Device) -> int | None:
-        """Estimates the memory that this takes; None when it is unknown.
-
-        One that offers `need_of_gpus` is told as a third argument over how many GPUs its base is spread, and answers
-        for the fullest.
-        """
-
-
-def can_score(name: str) -> CanScore:
+def can_score(name: str) -> catalogue.Offers:
     """The trainable's part that scores adapters.
 
     Raises:
@@ -53,7 +39,7 @@ def can_score(name: str) -> CanScore:
             f"trainable: {name!r} has no adapters to promote: its trials leave none that can be evaluated again; those "
             "of qlora do (docs/extending.md says what a trainable of your own needs)"
         )
-    return cast(CanScore, trainable)
+    return cast(catalogue.Offers, trainable)
 
 
 class ScoringHost:
@@ -104,23 +90,19 @@ class ScoringHost:
         return self._scorer
 
 
-def check_memory(
-    base: TrialSpec,
-    trainable: CanScore,
-    device: Device | None = None,
-    free: Callable[[Device], int] = lambda device: free_bytes(device, visible()),
-) -> None:
+def check_memory(base: TrialSpec, trainable: catalogue.Offers) -> None:
     """Refuses a base that does not fit into the memory that is free here.
 
     Raises:
         HostError: it does not fit; says what is needed and where it could be done.
     """
-    device = device or ("cuda" if visible() else "cpu")
-    count = len(visible()) if device == "cuda" else 1
+    own = visible()
+    device: Device = "cuda" if own else "cpu"
+    count = max(1, len(own))
     spreads = count > 1 and hasattr(trainable, "need_of_gpus")
     over = (count,) if spreads else ()
     needed = trainable.scoring_bytes(base, device, *over)
-    available = int(free(device) * MEMORY_SHARE)
+    available = int(free_bytes(device, own) * MEMORY_SHARE)
     if needed is not None and needed > available:
         where = "machine" if device == "cpu" else f"machine's fullest of {count} GPUs" if spreads else "GPU"
         on_each = " on each of its GPUs" if spreads else ""

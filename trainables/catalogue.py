@@ -17,6 +17,7 @@ from trainables.errors import NotTrainable, TrainableError
 from trainables.inputs.legible import legible
 from trainables.inputs.similar import did_you_mean
 from trainables.objective import EVAL_LOSS, Direction, wrong_names
+from trainables.scoring.requests import Scorer
 from trainables.specs import TrialSpec
 
 OFFERS = ("REQUIRES", "check", "fingerprint", "prepare", "open_pack", "need")
@@ -119,6 +120,16 @@ class Offers(Protocol):
 
     def blindness(self) -> str | None:
         """Why its libraries see no GPU in this process, and the way out; None where they do."""
+
+    def open_scorer(self, base: TrialSpec, cache: Path) -> Scorer:
+        """Loads the base onto this process's device, to evaluate adapters again for a promotion."""
+
+    def scoring_bytes(self, base: TrialSpec, device: Device) -> int | None:
+        """Estimates the memory that this takes; None when it is unknown.
+
+        One that offers `need_of_gpus` is told as a third argument over how many GPUs its base is spread, and answers
+        for the fullest.
+        """
 
 
 class Room(NamedTuple):

@@ -13,7 +13,7 @@ import promotions
 import psutil
 import pytest
 
-from cluster import scoring, serving
+from cluster import scoring, scoring_host, serving
 from cluster.devices import MEMORY_SHARE
 from cluster.errors import HostError, HostsDied
 from cluster.scoring_host import ScoringHost, can_score, check_memory, reply, returned
@@ -153,31 +153,34 @@ def test_nothing_goes_on_when_the_caller_ends(script, how):
     assert (len(gone), alive) == (2, [])
 
 
-def test_a_base_that_does_not_fit_is_refused_with_the_way_out(base):
-    class Large:
-        def open_scorer(self, base, cache):
-            raise AssertionError("it is not loaded")
+def free(monkeypatch, gpus: list[str], size: int) -> None:
+    """This machine has these GPUs, and so many bytes free on what evaluates."""
+    monkeypatch.setattr(scoring_host, "visible", lambda: gpus)
+    monkeypatch.setattr(scoring_host, "free_bytes", lambda device, own: size)
 
-        def scoring_bytes(self, base, device):
-            return 40_000_000_000
 
+def test_a_base_that_does_not_fit_is_refused_with_the_way_out(base, monkeypatch):
+    monkeypatch.setattr(qlora, "scoring_bytes", lambda *_: 40_000_000_000)
+    free(monkeypatch, [], 10_000_000_000)
     with pytest.raises(HostError, match=r"about 40.0 GB .* this machine has 8.5 GB free: give --address"):
-        check_memory(base, Large(), "cpu", lambda _device: 10_000_000_000)
+        check_memory(base, qlora)
+    free(monkeypatch, ["0"], 10_000_000_000)
     with pytest.raises(HostError, match="this GPU has"):
-        check_memory(base, Large(), "cuda", lambda _device: 10_000_000_000)
-    check_memory(base, Large(), "cpu", lambda _device: 48_000_000_000)
+        check_memory(base, qlora)
+    free(monkeypatch, [], 48_000_000_000)
+    check_memory(base, qlora)
 
 
 def test_a_base_that_is_spread_is_checked_on_the_fullest_gpu(base, monkeypatch):
-    monkeypatch.setattr("cluster.scoring_host.visible", lambda: ["0", "1"])
     there = base.model_copy(update={"quantization": base.quantization.model_copy(update={"scheme": "none"})})
     alone, shared = (qlora.scoring_bytes(there, "cuda", gpus) for gpus in (1, 2))
     assert alone is not None
     assert shared is not None
-    between = int((alone + shared) / 2 / MEMORY_SHARE)
-    check_memory(there, qlora, "cuda", lambda _device: between)
+    free(monkeypatch, ["0", "1"], int((alone + shared) / 2 / MEMORY_SHARE))
+    check_memory(there, qlora)
+    free(monkeypatch, ["0", "1"], shared)
     with pytest.raises(HostError, match="GB on each of its GPUs to be evaluated and this machine's fullest of 2 GPUs"):
-        check_memory(there, qlora, "cuda", lambda _device: shared)
+        check_memory(there, qlora)
 
 
 def test_the_estimate_is_of_the_tiny_model(base):
