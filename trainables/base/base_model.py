@@ -333,15 +333,11 @@ def _from_pretrained(spec: TrialSpec, origin: str, **options: Any) -> PreTrained
             origin,
             output_loading_info=True,
             trust_remote_code=spec.base_model.trust_remote_code,
-            use_safetensors=_safetensors(options),
+            # A pickle from the network is never opened. A GGUF file is neither.
+            use_safetensors=None if "gguf_file" in options else True,
             **options,
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"model.source: {spec.base_model.source!r} cannot be loaded: {error}") from error
     base_checks.refuse_missing_weights(spec.base_model.source, loaded["missing_keys"])
     return model
-
-
-def _safetensors(options: dict[str, Any]) -> bool | None:
-    """Returns True, so that a pickle from the network is never opened; None for a GGUF file, which is neither."""
-    return None if "gguf_file" in options else True
