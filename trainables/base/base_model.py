@@ -276,16 +276,15 @@ def _make(
     scheme = spec.quantization.scheme
     with work_folder.work_folder(target) as work:
         origin, options = str(source.path or spec.base_model.source), {"revision": _commit(spec, source)}
-        tokenizer_options: dict[str, Any] = dict(options)
         if source.kind == "gguf" and source.path is not None:
-            origin, gguf = str(source.path.parent), source.path.name
-            tokenizer_options = {"gguf_file": gguf}
-            plain = _from_pretrained(
-                spec, origin, gguf_file=gguf, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
-            )
+            folder, file = str(source.path.parent), source.path.name
+            dequantised = GgufConfig(dequantize=True)
+            plain = _from_pretrained(spec, folder, gguf_file=file, quantization_config=dequantised, dtype=torch.float32)
             plain.save_pretrained(work / "plain")
-            options = {"revision": None}
-        tokenizer = _tokenizer(spec, origin, **tokenizer_options)
+            tokenizer = _tokenizer(spec, folder, gguf_file=file)
+            origin, options = str(work / "plain"), {"revision": None}
+        else:
+            tokenizer = _tokenizer(spec, origin, **options)
         made = work / "made"
         if scheme == "none":
             (work / "plain").rename(made)
@@ -296,10 +295,8 @@ def _make(
                 bnb_4bit_use_double_quant=spec.quantization.double_quant,
                 bnb_4bit_compute_dtype=dtype,
             )
-            plain_folder = str(work / "plain") if source.kind == "gguf" else origin
-            placed: dict[str, Any] = {} if mapped is None else {"device_map": mapped}
             quantised = _from_pretrained(
-                spec, plain_folder, quantization_config=config, dtype=dtype, **placed, **options
+                spec, origin, quantization_config=config, dtype=dtype, device_map=mapped, **options
             )
             quantised.save_pretrained(made)
             known = _at(spec, options["revision"]) if source.kind == "hub" else None
