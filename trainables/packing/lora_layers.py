@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
 from trainables.errors import ModelError
 from trainables.packing.dropout import PassDropout, SeededDropout
-
-NO_ADAPTER = "__base__"
-"""PEFT's name for rows without an adapter (tuners/lora/layer.py and bnb.py, 0.21.2)."""
 
 
 @dataclass
@@ -28,13 +24,6 @@ class Routes:
     """The `id` of each layer with the hook. The wrapped layers live as long as the model."""
 
 
-def layers(model: PeftModel) -> Iterator[tuple[str, LoraLayer]]:
-    """Yields name and module of every wrapped layer, in the order of the module tree."""
-    for name, module in model.named_modules():
-        if isinstance(module, LoraLayer):
-            yield name, module
-
-
 def attach(wrapped: Sequence[LoraLayer], routes: Routes, adapter: str, p: float, dropout: PassDropout) -> None:
     """Adds the routing hook to the layers of a new adapter, and dropout with probability `p` and settings `dropout`."""
     own = 0
@@ -46,19 +35,6 @@ def attach(wrapped: Sequence[LoraLayer], routes: Routes, adapter: str, p: float,
         if adapter in layer.lora_A and p > 0:
             layer.lora_dropout[adapter] = SeededDropout(p, own, dropout)
         own += adapter in layer.lora_A
-
-
-def detach(model: PeftModel, adapter: str) -> None:
-    """Deletes an adapter; the wrapped layers stay wrapped."""
-    # PEFT warns when it deletes the active adapter and picks another. Nothing here uses the active adapter.
-    model.base_model.set_adapter([])
-    model.delete_adapter(adapter)
-
-
-def parameters(model: PeftModel, adapter: str) -> dict[str, torch.nn.Parameter]:
-    """Returns the adapter's parameters by their names without the name of the adapter."""
-    own = f".{adapter}."
-    return {name.replace(own, "."): value for name, value in model.named_parameters() if own in name}
 
 
 def _let_add(base_layer: torch.nn.Module) -> None:

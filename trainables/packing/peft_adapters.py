@@ -9,8 +9,11 @@ from peft import PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 
 from trainables.base.base_model import Base
-from trainables.packing import adapter_files, lora_layers, targets
+from trainables.packing import adapter_files, targets
 from trainables.specs import TrialSpec
+
+_NO_ADAPTER = "__base__"
+"""PEFT's name for rows without an adapter (tuners/lora/layer.py and bnb.py, 0.21.2)."""
 
 
 class PeftAdapters:
@@ -36,7 +39,10 @@ class PeftAdapters:
                 self._model = get_peft_model(self._base.model, config, adapter_name=name)
             else:
                 self._model.add_adapter(name, config)
-        self.parameters[slot] = lora_layers.parameters(self._model, name)
+        own = f".{name}."
+        self.parameters[slot] = {
+            each.replace(own, "."): value for each, value in self._model.named_parameters() if own in each
+        }
         self._set_trainable()
         return self.parameters[slot]
 
@@ -45,7 +51,9 @@ class PeftAdapters:
         self.parameters.pop(slot, None)
         name = adapter_name(slot)
         if self._model is not None and name in self._model.peft_config:
-            lora_layers.detach(self._model, name)
+            # PEFT warns when it deletes the active adapter and picks another. Nothing here uses the active adapter.
+            self._model.base_model.set_adapter([])
+            self._model.delete_adapter(name)
         self._set_trainable()
 
     def _set_trainable(self) -> None:
@@ -56,7 +64,8 @@ class PeftAdapters:
 
     def layers(self) -> list[LoraLayer]:
         """Returns the layers that have or had an adapter, in the order of the module tree."""
-        return [] if self._model is None else [layer for _, layer in lora_layers.layers(self._model)]
+        modules = () if self._model is None else self._model.modules()
+        return [module for module in modules if isinstance(module, LoraLayer)]
 
     def folder(self, slot: int) -> Mapping[str, bytes]:
         """Returns the PEFT folder of the slot's adapter; see `Engine.adapter`."""
@@ -66,4 +75,4 @@ class PeftAdapters:
 
 def adapter_name(slot: int | None) -> str:
     """Returns the name of the slot's adapter in PEFT."""
-    return lora_layers.NO_ADAPTER if slot is None else f"slot{slot}"
+    return _NO_ADAPTER if slot is None else f"slot{slot}"
