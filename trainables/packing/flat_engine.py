@@ -63,10 +63,10 @@ class _Adapter:
 
 @dataclass
 class _Layer:
-    """The adapters of one layer, by slot."""
+    """The adapters of one layer, by slot. The slot None, the base alone, has none."""
 
     wrapped: LoraLayer
-    adapters: dict[int, _Adapter] = field(default_factory=dict)
+    adapters: dict[int | None, _Adapter] = field(default_factory=dict)
     stack: grouped_product.Stack | None = None
     """The matrices of the adapters that the present pass computes together."""
 
@@ -174,7 +174,7 @@ class FlatEngine:
                 layers[place].stack = stack
 
     def _pair(self, layer: _Layer, span: Span) -> grouped_product.Pair | None:
-        adapter = None if span.segment.slot is None else layer.adapters.get(span.segment.slot)
+        adapter = layer.adapters.get(span.segment.slot)
         if adapter is None or not self._together(span, adapter):
             return None
         return grouped_product.Pair(adapter.a, adapter.b, adapter.scaling)
@@ -190,7 +190,7 @@ class FlatEngine:
             x_TI = x.reshape(-1, x.shape[-1])
             parts, matrices = [], []
             for span in self._pass.spans:
-                adapter = None if span.segment.slot is None else layer.adapters.get(span.segment.slot)
+                adapter = layer.adapters.get(span.segment.slot)
                 if adapter is not None and not self._together(span, adapter):
                     parts.append(_part(span, adapter, x_TI))
                     matrices += [adapter.a, adapter.b]
