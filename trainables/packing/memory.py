@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 from trainables.base import spread
@@ -50,6 +51,7 @@ _ADAPTER_BYTES = 4
 _SNAPSHOT_BYTES = 12
 # GSM8K's rows average 217 tokens under a max_length of 512.
 _MEAN_OF_LONGEST = 0.4
+_TOTAL = attrgetter("total")
 
 
 def need(  # noqa: PLR0913 - what memory depends on
@@ -83,7 +85,7 @@ def need(  # noqa: PLR0913 - what memory depends on
     passed = pass_memory.Base(share.facts, width, engine, kind, device)
     writing = parameters * _WRITING_BYTES if device == "cpu" else 0
     heaviest = [
-        max((most for trial in trials for most in _moments(passed, trial, shape, slots, writing)), key=_total)
+        max((most for trial in trials for most in _moments(passed, trial, shape, slots, writing)), key=_TOTAL)
         for slots in range(1, TOLD_SLOTS + 1)
     ]
     adapter = _adapter(max(blocks.lora_parameters(share.facts, trial.adapter) for trial in trials), device)
@@ -144,10 +146,6 @@ def _moments(base: pass_memory.Base, trial: TrialSpec, rows: RowShape, slots: in
     yield Memory(activations=training.saved + evaluation.work)
     yield Memory(activations=training.saved, logits=evaluation.logits)
     yield Memory(activations=training.saved, kept=writing)
-
-
-def _total(memory: Memory) -> int:
-    return memory.total
 
 
 def _shape(base: TrialSpec, rows: RowShape | None) -> RowShape:
