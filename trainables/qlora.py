@@ -131,7 +131,7 @@ def settle_auto(
     base, *trials = (_on_device(spec, device, pack.hardware) for spec in (base, *largest))
     estimate = need_of_gpus(base, trials, device, rows, count)
     is_open = base.training.gradient_checkpointing == "auto"
-    if estimate is None or not is_open or not memory.checkpointing(estimate, usable):
+    if estimate is None or not is_open or estimate.total(1) <= usable:
         return estimate
     pack.recompute()
     base, *trials = (_with(spec, "training", gradient_checkpointing=True) for spec in (base, *trials))

@@ -67,7 +67,7 @@ def need(  # noqa: PLR0913 - what memory depends on
 
     Of several GPUs, the bytes are those of the fullest one.
 
-    `gradient_checkpointing: auto` counts as off; see `checkpointing`.
+    `gradient_checkpointing: auto` counts as off; see `qlora.settle_auto`.
 
     Args:
         base: gives quantisation and data, and the batch size for the number of slots.
@@ -193,16 +193,6 @@ def saturating_slots(parameters: int, device: Device, tokens_per_step: int) -> i
     gpu_tokens = 2_500 if parameters >= 1_000_000_000 else 8_000
     busy_tokens = 1_000 if device == "cpu" else gpu_tokens
     return min(MAX_SLOTS, math.ceil(busy_tokens / tokens_per_step))
-
-
-def checkpointing(need: Need, free_bytes: int) -> bool:
-    """Tells whether `gradient_checkpointing: auto` means on, because not even one slot fits without it.
-
-    Args:
-        need: the estimate without checkpointing.
-        free_bytes: the memory that may be used, before the base is loaded.
-    """
-    return need.total(1) > free_bytes
 
 
 def _dtype_bytes(quantization: QuantizationSpec, device: Device) -> int:

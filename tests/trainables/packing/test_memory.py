@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trainables.contract import Need, RowShape
+from trainables.contract import RowShape
 from trainables.data import dataset
 from trainables.packing import batches, blocks, memory, pass_memory
 from trainables.specs import (
@@ -318,12 +318,6 @@ def test_slots_are_as_many_as_keep_the_device_busy(
 
 def test_rows_count_as_two_fifths_of_the_longest_for_saturation() -> None:
     assert memory.need(trial(batch_size=4, max_length=500), [], LLAMA_8B, "cuda").saturating_slots == 4
-
-
-def test_checkpointing_is_for_where_one_slot_does_not_fit() -> None:
-    need = Need(base_bytes=100, slot_bytes=10, step_bytes=40, saturating_slots=4)
-    assert not memory.checkpointing(need, free_bytes=150)
-    assert memory.checkpointing(need, free_bytes=149)
 
 
 def test_a_host_is_told_by_part_and_the_parts_make_up_the_whole() -> None:
