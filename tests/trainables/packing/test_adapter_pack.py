@@ -301,29 +301,6 @@ def row_loss(model, row) -> float:
     return float(functional.cross_entropy(logits, ids[0, row.labelled], reduction="sum"))
 
 
-def test_evaluation_changes_nothing_that_training_sees():
-    expected, _ = alone()
-    pack = packs.pack()
-    pack.open(0, TRIAL)
-    found = []
-    for _ in range(10):
-        found += packs.losses(pack, 0, 1)
-        pack.evaluate([0])
-    assert found == pytest.approx(expected, abs=FP32)
-
-
-def test_snapshot_goes_on_as_if_nothing_had_happened():
-    expected, _ = alone()
-    pack = packs.pack()
-    pack.open(0, TRIAL)
-    first = packs.losses(pack, 0, 4)
-    snapshot = pack.snapshot(0)
-    other = packs.pack()
-    opened = other.open(2, TRIAL, snapshot)
-    assert opened.step == 4
-    assert first + packs.losses(other, 2, 6) == pytest.approx(expected, abs=FP32)
-
-
 def test_snapshot_of_another_adapter_is_refused():
     pack = packs.pack()
     pack.open(0, NEIGHBOURS[0])
@@ -359,25 +336,6 @@ def test_only_adapters_change():
     packs.losses(pack, 0, 3)
     after = {name.replace(".base_layer", ""): value for name, value in loaded.model.named_parameters()}
     assert all(torch.equal(value, after[name]) for name, value in before.items())
-
-
-def test_modules_that_the_base_lacks_are_infeasible_and_leave_the_slot_free():
-    pack = packs.pack()
-    refused = pack.open(0, packs.spec(target_modules=("c_attn",)))
-    assert isinstance(refused, Failure)
-    assert refused.kind == "infeasible"
-    assert isinstance(pack.open(0, TRIAL), Opened)
-
-
-def test_slot_is_free_again_after_it_was_closed():
-    pack = packs.pack()
-    for turn in range(3):
-        pack.open(0, packs.spec(seed=turn, r=2**turn))
-        assert isinstance(pack.step([0])[0], StepRecord)
-        pack.close(0)
-    expected, _ = alone()
-    pack.open(0, TRIAL)
-    assert packs.losses(pack, 0, 10) == pytest.approx(expected, abs=FP32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
