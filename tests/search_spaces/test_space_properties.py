@@ -103,13 +103,6 @@ def test_quantised_value_is_a_multiple_of_q_as_it_prints(raw: dict[str, Any], se
     assert isinstance(value, int) == (name == "qrandint")
 
 
-@given(st.one_of(LISTED, LATTICES, CONTINUOUS), SEEDS)
-def test_same_seed_draws_the_same_values(raw: dict[str, Any], seed: int) -> None:
-    one, other = Random(seed), Random(seed)
-    domain = parse("a.b", raw)
-    assert [domain.sample(one) for _ in range(3)] == [domain.sample(other) for _ in range(3)]
-
-
 @given(st.one_of(LISTED, LATTICES, CONTINUOUS))
 def test_domain_comes_back_from_its_raw_form_through_json(raw: dict[str, Any]) -> None:
     domain = parse("a.b", raw)
