@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -379,10 +377,3 @@ def test_checking_reads_no_more_than_it_needs(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write("broken\n")
     assert sources.check(spec(path, eval_examples=40)) == []
-
-
-def test_checking_and_preparing_import_no_heavy_library() -> None:
-    heavy = "{'torch', 'transformers', 'datasets', 'pyarrow', 'numpy'}"
-    code = f"import sys, trainables.data.sources, trainables.data.dataset; print({heavy} & sys.modules.keys())"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "set()"
