@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import json
 import math
 import re
@@ -108,20 +107,6 @@ def test_eval_file_gives_its_first_rows(
     assert len(some.train) == 12
     assert answers(some.eval, tokenizer) == [f"{pair['answer']}<|end|>" for pair in PAIRS[:-4:-1]]
     assert len(dataset.load(prepare(train, eval=str(held), eval_examples=None).payload).eval) == 12
-
-
-def test_every_format_gives_the_same_bytes(prepare: Prepare, train: Path, tmp_path: Path) -> None:
-    import pyarrow
-    from pyarrow import parquet
-
-    with (tmp_path / "a.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["question", "answer"], *(list(pair.values()) for pair in PAIRS)])
-    parquet.write_table(pyarrow.Table.from_pylist(PAIRS), tmp_path / "a.parquet")
-    (tmp_path / "a.json").write_text(json.dumps(PAIRS))
-    payloads = {
-        prepare(path).payload for path in (train, *(tmp_path / f"a.{kind}" for kind in ("csv", "parquet", "json")))
-    }
-    assert len(payloads) == 1
 
 
 def test_hub_rows_are_prepared_like_a_file(
