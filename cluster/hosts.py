@@ -106,8 +106,6 @@ class HostFacts(Spec):
     """Memory that these slots are expected to take, of several GPUs on the fullest; None for unknown sizes."""
     device_name: str = ""
     """See `devices.name`."""
-    gpus: int = 1
-    """GPUs that it computes on; 0 on a CPU."""
     engine: str = ""
     """What computes the losses of its trials, in words; empty where the trainable does not say."""
     hardware: str = ""
@@ -276,7 +274,6 @@ class Host:
             slots=slots,
             estimated_bytes=estimate,
             device_name=name(device, own, self._limits.hosts_per_machine),
-            gpus=len(own),
             engine=getattr(pack, "engine_name", ""),
             hardware=hardware,
             emulates_bfloat16=hardware == "cpu bfloat16" and cpu_has_bfloat16() is False,

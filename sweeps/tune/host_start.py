@@ -51,6 +51,6 @@ def hosts_started(answer: Ready, since: float, time: float) -> HostsStarted:
         held=max(answer.held, len(answer.hosts)),
         held_seconds=answer.held_seconds,
         device=first.device,
-        gpus_per_host=max(1, first.gpus),
+        gpus_per_host=max(1, len(first.gpu_ids)),
         engine=first.engine,
     )
