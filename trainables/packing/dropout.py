@@ -20,21 +20,14 @@ class DropoutKey(NamedTuple):
 
 @dataclass
 class PassDropout:
-    """The settings of the dropout layers of one adapter in the present pass."""
+    """What the dropout layers of one adapter go by in the present pass."""
 
     key: DropoutKey | None = None
+    """Decides the masks; None drops nothing."""
     rows: int = 0
+    """Rows of the adapter."""
     length: int = 0
-
-    def begin(self, key: DropoutKey | None, rows: int, length: int) -> None:
-        """Sets the adapter's share of a new pass.
-
-        Args:
-            key: decides the masks; None drops nothing.
-            rows: rows of the adapter.
-            length: tokens of its longest row; padding beyond it gets no mask, since other adapters cause it.
-        """
-        self.key, self.rows, self.length = key, rows, length
+    """Tokens of its longest row. Padding beyond it gets no mask, since other adapters cause it."""
 
 
 class SeededDropout(nn.Module):

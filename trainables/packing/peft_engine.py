@@ -59,7 +59,8 @@ class PeftEngine:
         batch = stack([row for segment in segments for row in segment.rows])
         for segment in segments:
             if segment.slot is not None:
-                self._dropouts[segment.slot].begin(segment.dropout, len(segment.rows), segment.longest)
+                drops = self._dropouts[segment.slot]
+                drops.key, drops.rows, drops.length = segment.dropout, len(segment.rows), segment.longest
         # The names stay until the next pass: gradient checkpointing runs the layers again in the backward pass.
         self._routes.names = [adapter_name(segment.slot) for segment in segments for _ in segment.rows]
         self._routes.length = batch.ids.shape[1]
