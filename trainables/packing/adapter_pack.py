@@ -6,6 +6,7 @@ rows, optimizer, schedule, clipping and seeds of its own, so neighbours change i
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -172,7 +173,7 @@ class AdapterPack:
         rate = learning_rate(training, step, slot.spec.steps)
         gradients = [p.grad for p in slot.parameters.values() if p.grad is not None]
         norm = float(get_total_norm(gradients))
-        if not _finite(loss) or not _finite(norm):
+        if not math.isfinite(loss) or not math.isfinite(norm):
             slot.optimizer.zero_grad(set_to_none=True)
             return Failure(kind="diverged", message=f"step {step}: train_loss {loss}, gradient norm {norm}")
         if training.max_grad_norm is not None:
@@ -273,11 +274,7 @@ class AdapterPack:
 
 def _evaluation(totals: Sequence[float], tokens: tuple[int, ...], hardware: str) -> Evaluation | Failure:
     metrics = qlora_metrics.evaluate(totals, tokens)
-    wrong = [f"{name} {value}" for name, value in metrics.items() if not _finite(value)]
+    wrong = [f"{name} {value}" for name, value in metrics.items() if not math.isfinite(value)]
     if wrong:
         return Failure(kind="diverged", message=", ".join(wrong))
     return Evaluation(metrics=metrics, row_losses=tuple(totals), row_tokens=tokens, hardware=hardware)
-
-
-def _finite(value: float) -> bool:
-    return value - value == 0.0

@@ -7,6 +7,7 @@ plain PEFT, and computes the losses without the training engine.
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -212,7 +213,7 @@ class AdapterScorer:
                     totals[place] = float(piece.sum())
                 done += len(batch)
                 tell(ScoringProgress(name=name, done=done, rows=len(split)))
-        if any(total - total != 0.0 for total in totals):
+        if not all(map(math.isfinite, totals)):
             return None
         tokens = tuple(split.row(i).labels for i in range(len(split)))
         return Scores(row_losses=tuple(totals), row_tokens=tokens)
