@@ -128,11 +128,8 @@ def _answers(question: Question) -> Iterator[Line]:
             if answer.refused is not None:
                 unheard = []
             elif answer.nodes is not None:
-                unheard, seconds, began = (
-                    [node.name for node in answer.nodes],
-                    NODES_SECONDS * patience,
-                    time.monotonic(),
-                )
+                unheard = [node.name for node in answer.nodes]
+                seconds, began = NODES_SECONDS * patience, time.monotonic()
                 why = f"no answer within {seconds:.0f} s"
             elif unheard is not None and answer.node in unheard:
                 unheard.remove(answer.node)

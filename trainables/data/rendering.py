@@ -121,10 +121,8 @@ class Renderer:
         # Goes through the first answers of all texts, then the second ones, and drops a text once the rest is cut off.
         while due:
             answers = [texts[place].earlier[len(spans[place])] for place in due]
-            prompts, answered = (
-                self._ids([each.prompt for each in answers]),
-                self._ids([each.whole for each in answers]),
-            )
+            prompts = self._ids([each.prompt for each in answers])
+            answered = self._ids([each.whole for each in answers])
             for place, prompt, ids in zip(due, prompts, answered, strict=True):
                 spans[place].append((max(1, _shared(prompt, ids)), _shared(ids, wholes[place])))
             due = [
