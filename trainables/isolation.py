@@ -9,13 +9,15 @@ from trainables.contract import Failure
 from trainables.errors import InfeasibleError
 
 Result = TypeVar("Result")
+SlotOrBase = TypeVar("SlotOrBase", int, None)
+"""A slot, or None for the base without an adapter."""
 
 
 def isolated(
-    slots: Sequence[int],
-    operation: Callable[[Sequence[int]], Mapping[int, Result | Failure]],
+    slots: Sequence[SlotOrBase],
+    operation: Callable[[Sequence[SlotOrBase]], Mapping[SlotOrBase, Result | Failure]],
     clear: Callable[[], None],
-) -> dict[int, Result | Failure]:
+) -> dict[SlotOrBase, Result | Failure]:
     """Runs `operation` over all slots at once; when it raises, over each half, down to the slot that is to blame.
 
     Out of memory is handled the same way: smaller parts need less, and a slot that does not fit alone fails alone.

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch.nn.utils import clip_grad_norm_, get_total_norm
@@ -21,7 +20,7 @@ from trainables import qlora_metrics
 from trainables.base import base_model
 from trainables.contract import Evaluation, Failure, Opened, StepRecord
 from trainables.data import dataset
-from trainables.isolation import failure_of, is_sticky, isolated, lacks_memory
+from trainables.isolation import SlotOrBase, failure_of, is_sticky, isolated, lacks_memory
 from trainables.learning_rates import learning_rate
 from trainables.packing import adapter_files, kept_evaluation
 from trainables.packing.at_once import AtOnce
@@ -30,8 +29,6 @@ from trainables.packing.dropout import DropoutKey
 from trainables.packing.engine import Engine, Segment
 from trainables.packing.pass_memory import TRAINED_TOKENS
 from trainables.specs import TrialSpec
-
-SlotOrBase = TypeVar("SlotOrBase", int, None)
 
 
 @dataclass
@@ -215,9 +212,7 @@ class AdapterPack:
 
     def evaluate_base(self) -> Evaluation | Failure:
         """Evaluates the base without an adapter, in the same passes as adapters; see `Pack.evaluate_base`."""
-        return kept_evaluation.kept(
-            self._known_base, lambda: isolated([0], lambda _: {0: self._on_eval_rows([None])[None]}, self._clear)[0]
-        )
+        return kept_evaluation.kept(self._known_base, lambda: isolated([None], self._on_eval_rows, self._clear)[None])
 
     def _on_eval_rows(self, slots: Sequence[SlotOrBase]) -> dict[SlotOrBase, Evaluation | Failure]:
         eval_rows = self._data.eval

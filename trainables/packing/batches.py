@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 
 from trainables.data.dataset import TokenRow
+from trainables.isolation import SlotOrBase
 from trainables.packing.engine import Engine, Segment
 from trainables.packing.pass_memory import EVALUATION_TOKENS, SHARED_TOKENS
 
 _MUCH_MORE = 1.1
 """So many times as many passes are too many to make them even."""
-
-Slot = TypeVar("Slot", int, None)
 
 
 class Batch(NamedTuple):
@@ -86,7 +85,7 @@ def _even(rows: Sequence[TokenRow], order: Sequence[int], count: int) -> list[Ch
     return [each for each in passes if each[0]]
 
 
-def sharing(slots: Sequence[Slot], rows: Sequence[TokenRow], device: torch.device) -> list[Sequence[Slot]]:
+def sharing(slots: Sequence[SlotOrBase], rows: Sequence[TokenRow], device: torch.device) -> list[Sequence[SlotOrBase]]:
     """Groups slots that are evaluated on `rows` into passes of at most SHARED_TOKENS tokens, and at least one slot."""
     tokens = len(rows) * max(len(row.ids) for row in rows)
     count = max(1, SHARED_TOKENS[device.type] // tokens)
