@@ -24,26 +24,19 @@ OFFERS = ("REQUIRES", "check", "fingerprint", "prepare", "open_pack", "need")
 
 
 @cache
-def available() -> dict[str, str]:
-    """Name -> first line of its docstring, for each trainable in this package; nothing is imported."""
-    summaries = {}
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        if _defines(tree, "open_pack"):
-            summaries[path.stem] = (ast.get_docstring(tree) or "").split("\n")[0]
-    return summaries
-
-
-@cache
-def _that_score() -> frozenset[str]:
-    """The trainables in this package that can evaluate an adapter again."""
-    folder = Path(__file__).parent
-    trees = {name: ast.parse((folder / f"{name}.py").read_text(encoding="utf-8")) for name in available()}
-    return frozenset(name for name, tree in trees.items() if _defines(tree, "open_scorer"))
+def _sources() -> dict[str, ast.Module]:
+    """Name -> source of each trainable in this package; nothing is imported."""
+    trees = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in Path(__file__).parent.glob("*.py")}
+    return {name: trees[name] for name in sorted(trees) if _defines(trees[name], "open_pack")}
 
 
 def _defines(tree: ast.Module, function: str) -> bool:
     return any(isinstance(node, ast.FunctionDef) and node.name == function for node in tree.body)
+
+
+def available() -> dict[str, str]:
+    """Name -> first line of its docstring, for each trainable in this package; nothing is imported."""
+    return {name: (ast.get_docstring(tree) or "").split("\n")[0] for name, tree in _sources().items()}
 
 
 def has_adapters(name: str) -> bool:
@@ -51,7 +44,9 @@ def has_adapters(name: str) -> bool:
 
     False for one of your own that this process has not imported: whoever only reads a sweep runs no code that it names.
     """
-    return hasattr(sys.modules.get(name), "open_scorer") if "." in name else name in _that_score()
+    if "." in name:
+        return hasattr(sys.modules.get(name), "open_scorer")
+    return name in _sources() and _defines(_sources()[name], "open_scorer")
 
 
 def find(name: str) -> Trainable:
