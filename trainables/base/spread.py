@@ -91,7 +91,7 @@ def connect(model: PreTrainedModel, mapped: Mapping[str, torch.device]) -> None:
         if device != first:
             block.register_forward_pre_hook(partial(_arrive, device), with_kwargs=True)
     if own[-1] != first:
-        blocks[-1].register_forward_hook(partial(_come_back, first))
+        blocks[-1].register_forward_hook(lambda _block, _args, output: moved(output, first))
 
 
 def moved(value: Any, device: torch.device) -> Any:
@@ -114,10 +114,6 @@ def _arrive(
     device: torch.device, _block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return moved(args, device), moved(kwargs, device)
-
-
-def _come_back(device: torch.device, _block: Any, _args: tuple[Any, ...], output: Any) -> Any:
-    return moved(output, device)
 
 
 def _blocks(source: str, model: nn.Module) -> tuple[str, nn.ModuleList]:
