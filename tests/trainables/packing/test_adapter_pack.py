@@ -8,6 +8,7 @@ import math
 import packs
 import pytest
 import torch
+from known_models import LLAMA_1B
 from peft import PeftModel, get_peft_model
 from torch.nn import functional
 
@@ -17,7 +18,7 @@ from trainables.data import dataset
 from trainables.learning_rates import learning_rate
 from trainables.packing import adapter_files, targets
 from trainables.packing.adapter_pack import AdapterPack
-from trainables.specs import ModelFacts, QuantizationSpec
+from trainables.specs import QuantizationSpec
 
 NEIGHBOURS = [
     packs.spec(seed=11, r=2, lora_alpha=16.0, lora_dropout=0.3, target_modules="attention-qv", batch_size=3),
@@ -25,10 +26,6 @@ NEIGHBOURS = [
     packs.spec(seed=13, r=8, lora_dropout=0.1, target_modules=("q_proj", "down_proj"), gradient_accumulation_steps=2),
 ]
 TRIAL = packs.spec(seed=7, r=4, lora_dropout=0.2, gradient_accumulation_steps=2, warmup_ratio=0.2)
-LLAMA_1B = ModelFacts(
-    parameters=1_235_814_400, layers=16, hidden_size=2048, intermediate_size=8192, vocab_size=128_256,
-    attention_heads=32, key_value_heads=8, head_dim=64,
-)  # fmt: skip
 # Single precision keeps about 7 digits; other shapes of the same sums differ in the last one.
 FP32 = 1e-5
 # bfloat16 keeps about 3 digits in every activation.

@@ -10,15 +10,12 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import pytest
+from known_models import SMOLLM2
 
 from trainables.contract import RowShape
 from trainables.packing import blocks, memory, pass_memory
-from trainables.specs import AdapterSpec, DataSpec, ModelFacts, ModelSpec, QuantizationSpec, TrainingSpec, TrialSpec
+from trainables.specs import AdapterSpec, DataSpec, ModelSpec, QuantizationSpec, TrainingSpec, TrialSpec
 
-SMOLLM2 = ModelFacts(
-    parameters=134_515_008, layers=30, hidden_size=576, intermediate_size=1536, vocab_size=49_152,
-    attention_heads=9, key_value_heads=3,
-)  # fmt: skip
 ROWS = RowShape(longest=132, mean=110.4, labelled=0.357, train_rows=600, eval_rows=8, deviation=8.63)
 """The quickstart's, of which the benchmark evaluates eight."""
 

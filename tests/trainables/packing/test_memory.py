@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from known_models import LLAMA_1B, LLAMA_3B, LLAMA_8B, SMOLLM2
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -42,26 +43,6 @@ TINY_FACTS = ModelFacts(
     attention_heads=4,
     key_value_heads=2,
 )
-
-
-def model_facts(
-    parameters: int, layers: int, hidden: int, inner: int, vocab: int, heads: tuple[int, int]
-) -> ModelFacts:
-    return ModelFacts(
-        parameters=parameters,
-        layers=layers,
-        hidden_size=hidden,
-        intermediate_size=inner,
-        vocab_size=vocab,
-        attention_heads=heads[0],
-        key_value_heads=heads[1],
-    )
-
-
-SMOLLM2 = model_facts(134_515_008, 30, 576, 1536, 49_152, (9, 3))
-LLAMA_1B = model_facts(1_235_814_400, 16, 2048, 8192, 128_256, (32, 8))
-LLAMA_3B = model_facts(3_212_749_824, 28, 3072, 8192, 128_256, (24, 8))
-LLAMA_8B = model_facts(8_030_261_248, 32, 4096, 14_336, 128_256, (32, 8))
 
 
 def trial(**changes: Any) -> TrialSpec:

@@ -6,21 +6,13 @@ from collections import Counter
 
 import packs
 import pytest
+from known_models import LLAMA_70B
 
 from trainables.base import spread
 from trainables.contract import Device, RowShape
 from trainables.packing import blocks, memory
-from trainables.specs import ModelFacts, QuantizationSpec, TrialSpec
+from trainables.specs import QuantizationSpec, TrialSpec
 
-LLAMA_70B = ModelFacts(
-    parameters=70_553_706_496,
-    layers=80,
-    hidden_size=8192,
-    intermediate_size=28_672,
-    vocab_size=128_256,
-    attention_heads=64,
-    key_value_heads=8,
-)
 ROWS = RowShape(longest=512, mean=217, labelled=0.6, train_rows=7000, eval_rows=200)
 H100 = int(80e9 * 0.85)
 
