@@ -36,7 +36,6 @@ TURN_SECONDS = 0.2
 class Behind:
     """What a mirror lacks of its folder."""
 
-    uri: str
     trials: int
     """Trials whose files are not there as they are."""
     log_bytes: int
@@ -117,7 +116,7 @@ class Follower:
 
     def _behind(self) -> Behind:
         log_bytes = max(0, self._journal.log.length - self._manifest.log_bytes)
-        return Behind(self._store.uri, len(self._contents.unsent), log_bytes)
+        return Behind(len(self._contents.unsent), log_bytes)
 
     def _run(self) -> None:
         pause = EVERY_SECONDS
