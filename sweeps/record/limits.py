@@ -69,7 +69,7 @@ def _target(target: float, record: SweepRecord) -> Reached | None:
         if trial.repeats is not None or (trial.state.is_final and not trial.state.is_ranked):
             continue  # It cannot be the best trial.
         value = trial.value(objective.metric)
-        if trial.best_step is not None and (value <= target if objective.mode == "min" else value >= target):
+        if trial.best_step is not None and objective.loss(value) <= objective.loss(target):
             best = f"t{trial.number:02d} has {objective.metric} {value:.4f} at step {trial.best_step}"
             return Reached("budget.target", f"{target:g} is reached: {best}")
     return None
