@@ -191,7 +191,7 @@ def test_what_did_not_arrive_and_is_gone_takes_no_room(world):
     world.journal.add(started("k"))
     for step in range(1, 6):
         world.folder.keep("k", "snapshot", step, {"snapshot.bin": bytes(1000)})
-        world.folder.drop("k", "snapshot", but=1)
+        world.folder.drop_snapshots("k", but=1)
         world.contents.missed(world.contents.take({}, {}))
     linked = [path for path in world.contents.stage.rglob("*") if path.is_file()]
     assert [path.parent.name for path in linked] == ["snapshot-000005"]
