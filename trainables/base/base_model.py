@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainables import cache_disk
 from trainables.base import base_checks, devices, model_source, spread, weight_files, work_folder
 from trainables.errors import ModelError
 from trainables.inputs.legible import legible
@@ -194,12 +195,13 @@ def _folder(spec: TrialSpec, dtype: torch.dtype, cache: Path) -> tuple[str, str 
         return str(source.path or model.source), _commit(spec, source)
     target = cache / "bases" / _key(spec, str(dtype))
     if not target.is_dir():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with work_folder.lock(target):
-            if not target.is_dir():
-                _make(spec, source, dtype, target, _device_map(spec, dtype, cache))
-                # The host looks next at how much memory is free, before it loads the base once more.
-                devices.give_back()
+        with cache_disk.writing(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with work_folder.lock(target):
+                if not target.is_dir():
+                    _make(spec, source, dtype, target, _device_map(spec, dtype, cache))
+                    # The host looks next at how much memory is free, before it loads the base once more.
+                    devices.give_back()
     return str(target), None
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from filelock import FileLock
 
+from trainables import cache_disk
 from trainables.contract import Prepared, Summary
 from trainables.data import sources
 from trainables.data.findings import Findings, Tally
@@ -92,17 +93,19 @@ def prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase, cache: Path) -> 
 
     Raises:
         DataError: there are no rows to train or evaluate on, or a row is unusable; names file, row and columns.
+        TrainableError: the cache cannot be written.
     """
     key = _key(data, tokenizer)
     if key is None:
         return _prepare(data, tokenizer)
     path = cache / "data" / f"{key}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        prepared = _cached(path)
-        if prepared is None:
-            prepared = _prepare(data, tokenizer)
-            _write(path, prepared.payload)
+    with cache_disk.writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            prepared = _cached(path)
+            if prepared is None:
+                prepared = _prepare(data, tokenizer)
+                _write(path, prepared.payload)
     return prepared
 
 

@@ -6,15 +6,18 @@ import multiprocessing
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import packs
 import pytest
 import tiny_models
 import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
 
 from trainables.base import base_checks, base_model, devices
 from trainables.contract import StepRecord
-from trainables.errors import ModelError
+from trainables.errors import ModelError, TrainableError
 from trainables.specs import DataSpec, ModelSpec, QuantizationSpec, TrialSpec
 
 
@@ -59,6 +62,17 @@ def test_two_sweeps_at_once_make_the_quantised_base_once(source: Path, tmp_path:
     made = [path for path in (tmp_path / "bases").iterdir() if path.is_dir()]
     assert len(made) == 1, made
     assert (made[0] / "config.json").is_file()
+
+
+def test_a_cache_without_room_is_told_with_the_way_out(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A base is what fills a disk; safetensors writes it, and its error is no OSError."""
+    full = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", Mock(side_effect=full))
+    with pytest.raises(TrainableError, match=rf"^{tmp_path}/bases: the cache cannot be written: .*os error 28.*CACHE$"):
+        base_model.load(on(source, "nf4"), tmp_path)
+    assert [path.suffix for path in (tmp_path / "bases").iterdir()] == [".lock"]
 
 
 def test_an_edited_chat_template_is_read_though_the_quantised_base_is_made_already(

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from trainables.contract import Prepared
 from trainables.data import dataset, sources
-from trainables.errors import DataError
+from trainables.errors import DataError, TrainableError
 from trainables.specs import DataSpec
 
 PAIRS = [{"question": f"What is {n} + {n}?", "answer": f'It is {2 * n}, "of course".\n'} for n in range(12)]
@@ -325,3 +325,9 @@ def test_failed_preparation_leaves_no_cache(prepare: Prepare, train: Path, tmp_p
     with pytest.raises(DataError):
         prepare(train, prompt="{q}")
     assert not list((tmp_path / "cache" / "data").glob("*.safetensors"))
+
+
+def test_a_cache_that_cannot_be_written_is_told_with_the_way_out(prepare: Prepare, train: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(TrainableError, match=rf"^{tmp_path}/cache/data: the cache cannot be written: .*QSWEEP_CACHE$"):
+        prepare(train)
