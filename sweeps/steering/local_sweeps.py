@@ -12,7 +12,7 @@ from pathlib import Path
 from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_password
 from sweeps.config.uris import is_object_store, work_folder
-from sweeps.errors import StorageError, SweepError
+from sweeps.errors import SweepError
 from sweeps.record.folder import SweepFolder, is_driven, read_events
 from sweeps.record.mirror import note
 from sweeps.record.mirror.opening import mirror_with
@@ -177,6 +177,6 @@ def _began(folder: SweepFolder) -> float:
         first = next((event.time for event, _ in read_events(folder.events)), None)
         if first is None and is_driven(folder):
             first = folder.config.stat().st_mtime
-    except (OSError, StorageError):
+    except OSError:
         return 0.0
     return first or 0.0

@@ -32,7 +32,7 @@ from sweeps.record.events import (
     TrialEnded,
     TrialState,
 )
-from sweeps.record.folder import SweepFolder, cannot_write, write_whole
+from sweeps.record.folder import SweepFolder, write_whole, writing
 from sweeps.record.journal import Journal
 from sweeps.record.run_names import label
 from sweeps.report.progress import Display
@@ -237,10 +237,9 @@ class Driver:
             time=self.clock(), metrics=evaluated.metrics, rows=len(evaluated.row_losses), hardware=evaluated.hardware
         )
         try:
-            write_whole(self.folder.base_rows, json.dumps(evaluated.document()).encode())
+            with writing(self.folder.base_rows):
+                write_whole(self.folder.base_rows, json.dumps(evaluated.document()).encode())
             self.journal.add(told)
-        except OSError as error:
-            self.stop.ask("failed", cannot_write(self.folder.base_rows, error))
         except StorageError as error:
             self.stop.ask("failed", str(error))
 

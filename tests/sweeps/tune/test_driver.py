@@ -18,7 +18,7 @@ from cluster.connect import ENVIRONMENT
 from cluster.errors import HostError, HostsDied
 from cluster.hosts import HostFacts, SlotLimits
 from cluster.leases import NotReady, Ready
-from sweeps.errors import ConfigError
+from sweeps.errors import ConfigError, StorageError
 from sweeps.record.events import DataPrepared
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
@@ -29,7 +29,7 @@ from sweeps.tune import driver
 from sweeps.tune.driver import Driver
 from sweeps.tune.host_start import StartNews
 from sweeps.tune.trial_places import ON_HEAD
-from trainables.contract import Summary
+from trainables.contract import Evaluation, Summary
 
 AT_ONCE = 10_000
 
@@ -201,3 +201,11 @@ def test_another_broker_tells_its_own_lines_of_the_start(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         start.driving._ask("start")
     assert start.said == ["one", "two", "three"]
+
+
+def test_an_event_log_that_takes_no_evaluation_of_the_base_ends_the_sweep_with_its_own_words(tmp_path: Path) -> None:
+    journal, stop = MagicMock(Journal), StopState()
+    journal.add.side_effect = StorageError("events.jsonl: cannot be written: No space left on device")
+    driving = Driver(toy()[0], SweepFolder(tmp_path), journal, stop, MagicMock(Display))
+    driving._base_evaluated(Evaluation(metrics={"eval_loss": 4.5}))
+    assert (stop.reason, stop.message) == ("failed", "events.jsonl: cannot be written: No space left on device")
