@@ -258,15 +258,16 @@ class EventLog:
         """Adds an event; it is on disk when this returns."""
         line = to_line(event).encode() + b"\n"
         try:
-            if os.fstat(self._file.fileno()).st_size > self.length:
-                self._file.truncate(self.length)  # the disk refused an event, and then to drop what it had of it
-            if self._file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(self._file.fileno())
-        except OSError as error:
+            with writing(self._path):
+                if os.fstat(self._file.fileno()).st_size > self.length:
+                    self._file.truncate(self.length)  # the disk refused an event, and then to drop what it had of it
+                if self._file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(self._file.fileno())
+        except StorageError:
             with suppress(OSError):
                 self._file.truncate(self.length)
-            raise StorageError(cannot_write(self._path, error)) from error
+            raise
         self.length += len(line)
 
     @property
@@ -304,22 +305,18 @@ def acknowledged_bytes(note: Mapping[str, object]) -> int:
     return value if isinstance(value, int) else 0
 
 
-def cannot_write(path: Path, error: OSError) -> str:
-    """The message for a file that cannot be written while the sweep runs."""
-    if isinstance(error, FileNotFoundError):
-        return gone(path)
-    return f"{path}: cannot be written: {error.strerror}; make room, then go on with qsweep resume"
-
-
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns what the disk refuses into a `StorageError` that names `path`."""
+    """Turns what the disk refuses while the sweep runs into a `StorageError` that names `path`."""
     try:
         yield
     except StorageError:
         raise
+    except FileNotFoundError as error:
+        raise StorageError(gone(path)) from error
     except OSError as error:
-        raise StorageError(cannot_write(path, error)) from error
+        way_out = "make room, then go on with qsweep resume"
+        raise StorageError(f"{path}: cannot be written: {error.strerror}; {way_out}") from error
 
 
 def gone(path: Path) -> str:
