@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -46,11 +46,7 @@ class Broker:
     """
 
     def __init__(
-        self,
-        base: TrialSpec,
-        limits: SlotLimits,
-        options: HostOptions,
-        clock: Callable[[], float] = time.monotonic,
+        self, base: TrialSpec, limits: SlotLimits, options: HostOptions, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._clock = clock
         self._news: list[str] = []
@@ -58,7 +54,7 @@ class Broker:
         self._fleet = Fleet(base, limits, options, clock, self._news.append)
         self._hosts = self._fleet.hosts
         self._following: asyncio.Task[None] | None = None
-        self._starting_anew: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._stopped_trials: set[str] = set()
         self._leaving: frozenset[str] = frozenset()
@@ -161,10 +157,9 @@ class Broker:
         The driver asks before there are trials, so that the host does this first and no trial waits for it later. When
         the host dies, the caller asks again; when a second one dies, that is the answer.
         """
-        first = next(iter(self._hosts.items()), None)
-        if first is None:
+        if not self._hosts:
             return None
-        host_id, host = first
+        host_id, host = next(iter(self._hosts.items()))
         try:
             answer: Evaluation | Failure = await self._answer(host_id, host.actor.evaluate_base.remote)
         except PROCESS_LOST:
@@ -196,7 +191,7 @@ class Broker:
         """Leases a free slot of the host that has the most of them; None when no slot becomes free in time."""
         self._revive()
         await self.release(trial_key)
-        await self._expire()
+        self._expire()
         if self._deaths.is_guilty(trial_key):
             deaths = self._deaths.number(trial_key)
             return Refused(message=f"its host died {deaths} times in a row, the last time with no other trial on it")
@@ -205,10 +200,8 @@ class Broker:
         else:
             self._suspects_waiting.pop(trial_key, None)
         async with self._changed:
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait_for(lambda: self._place(trial_key)), wait_seconds)
-            except TimeoutError:
-                return None
             host_id = self._place(trial_key)
             if host_id is None:
                 return None
@@ -292,14 +285,16 @@ class Broker:
         if is_busy or self._following is not None or self._fleet.is_prepared:
             return
         self._tried = self._clock()
-        self._starting_anew = asyncio.create_task(self._start_anew())
+        self._in_background(self._start_anew())
 
-    async def _expire(self) -> None:
-        """Ends the leases that were not renewed in time."""
+    def _expire(self) -> None:
+        """Begins to end the leases that were not renewed in time; nobody waits for it, since their host may hang."""
         now = self._clock()
-        for host in list(self._hosts.values()):
-            for trial_key in [key for key, lease in host.leases.items() if now - lease.renewed > LEASE_SECONDS]:
-                await self.release(trial_key)
+        for host in self._hosts.values():
+            for trial_key, lease in host.leases.items():
+                if now - lease.renewed > LEASE_SECONDS:
+                    lease.renewed = now  # else the next call would end it once more
+                    self._in_background(self.release(trial_key, lease.lease_id))
         self._suspects_waiting = {key: at for key, at in self._suspects_waiting.items() if now - at <= LEASE_SECONDS}
 
     def _place(self, trial_key: str) -> str | None:
@@ -327,6 +322,11 @@ class Broker:
     def _staying(self) -> set[Place]:
         ready = {host.facts.place for host in self._hosts.values() if not host.is_leaving}
         return ready | self._fleet.loading
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _tell(self) -> None:
         async with self._changed:

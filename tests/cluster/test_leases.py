@@ -147,6 +147,26 @@ def test_a_lease_that_nobody_renews_expires_and_its_slot_goes_to_another():
     asyncio.run(asyncio.wait_for(play(), 30))
 
 
+def test_a_host_that_hangs_keeps_no_trial_from_a_slot_of_another():
+    """A trial that was on it is not heard of: its lease is over, and the host does not say that it has closed it."""
+
+    async def play() -> None:
+        host, now = SlowToClose(), [0.0]
+        broker = broker_with(host, clock=lambda: now[0])
+        assert await granted(broker, "a") is not None
+        broker._hosts["other"] = host_with(Prompt(), 2)
+        now[0] = 2 * LEASE_SECONDS
+        for trial in ("b", "c"):
+            found = await asyncio.wait_for(granted(broker, trial), 10)
+            assert found is not None
+            assert found.host_id == "other"
+        assert len(host.gates) == 1, "it is asked once"
+        host.gates[0].set()
+        assert await granted(broker, "d", 10.0) is not None, "and its slot is free once it answers"
+
+    asyncio.run(asyncio.wait_for(play(), 30))
+
+
 def test_hosts_that_join_take_their_share_of_auto_slots_from_those_before_as_trials_end(monkeypatch):
     monkeypatch.setattr("ray.kill", lambda actor: None)
     limits = SlotLimits(slots="auto", at_most=9, largest=())
