@@ -203,8 +203,8 @@ class Broker:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait_for(lambda: self._place(trial_key)), wait_seconds)
             host_id = self._place(trial_key)
-            if host_id is None:
-                return None
+            if host_id is None or any(trial_key in host.leases for host in self._hosts.values()):
+                return None  # Another request of the trial was faster; its next one ends that lease first.
             self._suspects_waiting.pop(trial_key, None)
             lease = f"{trial_key}-{uuid.uuid4().hex[:8]}"
             self._hosts[host_id].leases[trial_key] = Lease(lease, self._clock())

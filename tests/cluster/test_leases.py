@@ -167,6 +167,20 @@ def test_a_host_that_hangs_keeps_no_trial_from_a_slot_of_another():
     asyncio.run(asyncio.wait_for(play(), 30))
 
 
+def test_a_trial_that_asks_again_while_its_first_request_waits_holds_one_slot():
+    """The network has lost the first answer, so the trial's process does not know of that lease."""
+
+    async def play() -> None:
+        broker = broker_with(Prompt())
+        broker._hosts["other"] = host_with(Prompt(), 1)
+        answers = await asyncio.gather(*(granted(broker, "a") for _ in range(2)))
+        assert sum(answer is not None for answer in answers) == 1
+        assert await granted(broker, "a") is not None
+        assert [len(host.leases) for host in broker._hosts.values()].count(1) == 1
+
+    asyncio.run(asyncio.wait_for(play(), 30))
+
+
 def test_hosts_that_join_take_their_share_of_auto_slots_from_those_before_as_trials_end(monkeypatch):
     monkeypatch.setattr("ray.kill", lambda actor: None)
     limits = SlotLimits(slots="auto", at_most=9, largest=())
