@@ -12,16 +12,6 @@ if TYPE_CHECKING:
     import torch
 
 
-def free_bytes() -> int:
-    """Returns the free bytes of memory on the device that a base is loaded to; of several GPUs on the fullest one."""
-    import psutil
-    import torch
-
-    if not torch.cuda.is_available():
-        return int(psutil.virtual_memory().available)
-    return min(int(torch.cuda.mem_get_info(device)[0]) for device in gpus())
-
-
 def give_back() -> None:
     """Frees objects that nothing names any more, and gives their memory on GPUs back, so that it counts as free.
 
