@@ -11,7 +11,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,8 +104,7 @@ class _Slot:
 class ToyPack:
     """A `Pack` without a model. See `trainables.contract.Pack`."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._slots: dict[int, _Slot] = {}
 
     def open(self, slot: int, spec: TrialSpec, snapshot: bytes | None = None) -> Opened | Failure:
@@ -139,7 +138,7 @@ class ToyPack:
             grad_norm=1.0 / math.sqrt(slot.step),
             tokens=slot.tokens,
             seconds=slot.seconds,
-            time=self._clock(),
+            time=time.time(),
         )
 
     def evaluate(self, slots: Sequence[int]) -> Mapping[int, Evaluation | Failure]:

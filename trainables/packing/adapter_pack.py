@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,7 +48,6 @@ class AdapterPack:
         self,
         engine: Engine,
         data: dataset.Splits,
-        clock: Callable[[], float] = time.time,
         known_base: Path | None = None,
         engine_name: str = "",
         pass_tokens: int = TRAINED_TOKENS,
@@ -57,7 +56,6 @@ class AdapterPack:
 
         Args:
             data: the rows to train and to evaluate on.
-            clock: seconds since the epoch.
             known_base: the file that keeps the evaluation of the base alone between sweeps.
             engine_name: what the engine is called where people read it.
             pass_tokens: see `pass_memory.trained_tokens`.
@@ -66,7 +64,6 @@ class AdapterPack:
         self._known_base = known_base
         self._engine = engine
         self._data = data
-        self._clock = clock
         self._pass_tokens = pass_tokens
         self._at_once = AtOnce(engine.at_once)
         self._slots: dict[int, _Slot] = {}
@@ -121,7 +118,7 @@ class AdapterPack:
         return isolated(list(slots), self._step, self._clear)
 
     def _step(self, slots: Sequence[int]) -> dict[int, StepRecord | Failure]:
-        started = self._clock()
+        started = time.time()
         batches = {slot: self._batch(slot) for slot in slots}
         losses = dict.fromkeys(slots, 0.0)
         labels = {slot: sum(segment.labels for segment in batches[slot]) for slot in slots}
@@ -132,7 +129,7 @@ class AdapterPack:
             for means in self._at_once.run(partial(self._train, labels), passes(self._engine, due, self._pass_tokens)):
                 for slot, mean in means.items():
                     losses[slot] += mean
-        elapsed = self._clock() - started
+        elapsed = time.time() - started
         return {slot: self._try_update(self._slots[slot], batches[slot], losses[slot], elapsed) for slot in slots}
 
     def _train(self, labels: Mapping[int, int], together: Sequence[Segment]) -> dict[int, float]:
@@ -189,7 +186,7 @@ class AdapterPack:
             grad_norm=norm,
             tokens=slot.tokens,
             seconds=slot.seconds,
-            time=self._clock(),
+            time=time.time(),
         )
 
     def _batch(self, slot: int) -> list[Segment]:
