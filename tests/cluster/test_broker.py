@@ -153,10 +153,6 @@ def test_a_trial_that_waits_gets_the_slot_that_becomes_free(hired):
     assert isinstance(ray.get(waiting, timeout=DEADLINE), Grant)
 
 
-def test_releasing_what_was_never_leased_does_nothing(hired):
-    assert hired.release("nobody") is None
-
-
 def test_where_trials_stand_is_known_between_their_reports(hired):
     granted = hired.acquire("a", 0.1)
     ray.get(granted.host.open.remote(granted.lease, TOY.model_dump_json(), None), timeout=DEADLINE)
@@ -185,14 +181,6 @@ def test_a_trial_that_asks_again_has_a_new_lease_and_the_old_one_is_over(hired):
         advanced(first, 3)
     assert all(hired.acquire(trial, DEADLINE) for trial in TRIALS[1:4])
     assert hired.acquire("e", 0.05) is None
-
-
-def test_a_released_lease_trains_no_more(hired):
-    grant = hired.acquire("a", DEADLINE)
-    opened(grant)
-    hired.release("a")
-    with pytest.raises(LeaseOver):
-        advanced(grant, 3)
 
 
 def test_trials_go_on_until_the_sweep_stops(make):
