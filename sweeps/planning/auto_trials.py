@@ -72,7 +72,9 @@ def _filled(sweep: Sweep, seconds: float, takes: Callable[[int, int], float]) ->
     whatever it gives.
     """
     config = sweep.config
-    points, factor = config.scheduler.points(config.budget.steps_per_trial), _factor(config)
+    points = config.scheduler.points(config.budget.steps_per_trial)
+    # One of so many trials goes on at each rung; under a scheduler that stops none, each number ranks them.
+    factor = 1 if config.scheduler.kind == "fifo" else config.scheduler.reduction_factor
     distinct = plan.different(config, sweep.space)
     most = MOST_TRIALS if distinct is None else min(distinct, MOST_TRIALS)
     found: tuple[int, int] | None = None
@@ -100,11 +102,6 @@ def _with(config: SweepConfig, trials: int, first: int) -> SweepConfig:
             "scheduler": config.scheduler.model_copy(update={"grace_steps": first}),
         }
     )
-
-
-def _factor(config: SweepConfig) -> int:
-    """One of so many trials goes on at each rung; under a scheduler that stops none, each number ranks them."""
-    return 1 if config.scheduler.kind == "fifo" else int(getattr(config.scheduler, "reduction_factor", 1))
 
 
 def _whole(config: SweepConfig) -> str:
