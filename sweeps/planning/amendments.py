@@ -15,7 +15,7 @@ from cluster import devices
 from search_spaces.space import Point, SearchSpace
 from sweeps.config import checks, messages, points, resource
 from sweeps.config.load import Sweep
-from sweeps.config.model import Budget, ClusterConfig, SweepConfig
+from sweeps.config.model import SweepConfig
 from sweeps.config.points import Scalar
 from sweeps.planning import plan, target_modules
 from sweeps.planning.number_words import counted, limit
@@ -289,9 +289,6 @@ def _short_names(field: str) -> tuple[str, str]:
     return name, HEADINGS.get(name, name)
 
 
-_SECTIONS: dict[str, type[Budget] | type[ClusterConfig]] = {"budget": Budget, "cluster": ClusterConfig}
-
-
 def _invalid(current: SweepConfig, wanted: Mapping[str, object]) -> list[str]:
     """What is wrong with the values, each looked at alone."""
     wrong = []
@@ -313,7 +310,7 @@ def _invalid(current: SweepConfig, wanted: Mapping[str, object]) -> list[str]:
 def _checked(current: SweepConfig, key: str, value: object) -> Scalar | None:
     """The value as its section holds it; raises pydantic.ValidationError."""
     section, _, name = key.partition(".")
-    checked: Scalar | None = getattr(_SECTIONS[section].model_validate({name: value}), name)
+    checked: Scalar | None = getattr(type(getattr(current, section)).model_validate({name: value}), name)
     return checked
 
 

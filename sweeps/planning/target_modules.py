@@ -51,7 +51,7 @@ class Targets:
 
 def asked(config: SweepConfig, space: SearchSpace) -> tuple[TargetModules, ...]:
     """The values that trials may have, the file's own first: it keeps its name, and so does the default."""
-    own = [config.adapter.target_modules] if _uses_own(config, space) or config.searcher.start_with_default else []
+    own = [config.adapter.target_modules] if _uses_own(space) or config.searcher.start_with_default else []
     return tuple(dict.fromkeys([*own, *_searched(space)]))
 
 
@@ -85,7 +85,7 @@ def known(settled: Mapping[str, TargetSettled], values: Sequence[TargetModules])
 
 def check(config: SweepConfig, space: SearchSpace, targets: Targets) -> list[str]:
     """Why there is nothing to train, a line for each value; empty where there is something."""
-    values = [*_searched(space), *([config.adapter.target_modules] if _uses_own(config, space) else [])]
+    values = [*_searched(space), *([config.adapter.target_modules] if _uses_own(space) else [])]
     problems = [targets.problem(value) for value in values]
     return [] if None in problems else list(dict.fromkeys(problem for problem in problems if problem is not None))
 
@@ -95,7 +95,7 @@ def _searched(space: SearchSpace) -> list[TargetModules]:
     return [] if domain is None else [_modules(value) for value in domain.values() or ()]
 
 
-def _uses_own(config: SweepConfig, space: SearchSpace) -> bool:
+def _uses_own(space: SearchSpace) -> bool:
     """Whether the searcher's points may leave the field as it is in the file."""
     return FIELD not in space.domains or bool(space.domains[FIELD].when)
 
