@@ -15,6 +15,7 @@ from sweeps.record.selection import leader, rank
 from sweeps.record.separation import Compared, Separation
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import best_compared, trial_tables
+from sweeps.report.trial_tables import number_text
 from trainables.inputs.legible import MOST_SHOWN, legible
 from trainables.objective import EVAL_LOSS
 
@@ -105,15 +106,12 @@ class Comparison:
         first, *others = (objective.metric for objective in self.record.objectives)
         told = [dict(trial.evals) for trial in self.trials]
         rows = [
-            (
-                f"{first} at step {step}",
-                [trial_tables.number_text(each.get(step, {}).get(first, math.nan)) for each in told],
-            )
+            (f"{first} at step {step}", [number_text(each.get(step, {}).get(first, math.nan)) for each in told])
             for step in sorted({step for each in told for step in each})
         ]
-        rows.append((f"best {first}", [trial_tables.number_text(trial.value(first)) for trial in self.trials]))
+        rows.append((f"best {first}", [number_text(trial.value(first)) for trial in self.trials]))
         rows.append(("at step", ["-" if t.best_step is None else str(t.best_step) for t in self.trials]))
-        return rows + [(name, [trial_tables.number_text(t.value(name)) for t in self.trials]) for name in others]
+        return rows + [(name, [number_text(t.value(name)) for t in self.trials]) for name in others]
 
     def _spent(self) -> list[tuple[str, list[str]]]:
         rows = [
@@ -122,12 +120,8 @@ class Comparison:
             ("seconds", [f"{trial.seconds:,.0f}" for trial in self.trials]),
         ]
         if any(trial.trainable_params for trial in self.trials):
-            rows.append(
-                (
-                    "trainable parameters",
-                    [f"{t.trainable_params:,}" if t.trainable_params else "-" for t in self.trials],
-                )
-            )
+            weights = [f"{t.trainable_params:,}" if t.trainable_params else "-" for t in self.trials]
+            rows.append(("trainable parameters", weights))
         return [*rows, ("state", [trial.state.value for trial in self.trials])]
 
     def _gain(self, trial: TrialRecord) -> float:
