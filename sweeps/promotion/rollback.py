@@ -70,6 +70,7 @@ def _roll_back(registry: Registry, name: str, to: str | None, alias: str, clock:
     if target is None:
         raise SweepError(_nothing_before(model, alias))
     version = registry.version(name, target)
+    target = version.number  # MLflow takes 01 for 1
     if not version.is_complete:
         raise SweepError(f"--to: version {target} of {name} was never promoted to its end")
     if target == now:

@@ -157,7 +157,12 @@ def test_after_a_rollback_the_same_version_is_promoted_again_only_by_force(champ
 
 @pytest.mark.parametrize(
     ("to", "match"),
-    [(None, "no version was the champion before"), ("7", "no version 7"), ("1", "version 1 is the champion already")],
+    [
+        (None, "no version was the champion before"),
+        ("7", "no version 7"),
+        ("1", "version 1 is the champion already"),
+        ("01", "version 1 is the champion already"),
+    ],
 )
 def test_a_rollback_to_nowhere_is_told(world, to, match):
     run(world.sweep("second"))
