@@ -50,6 +50,8 @@ def preview(data: DataSpec, whole: str = "launch") -> Preview:
                 partly.append(f"data.{split}: only the first {look.rows} rows were looked at; {whole} looks at all")
             if split == "train":
                 train_rows = _train_rows(data, look)
+                if train_rows is not None and train_rows <= 0:
+                    problems.append(sources.too_few_to_hold_out(data, train_rows + (data.eval_examples or 0)))
             if split == "eval":
                 eval_rows = _eval_rows(data, source, look)
     return Preview(

@@ -52,6 +52,8 @@ def test_good_rows_are_not_told_of(tmp_path: Path) -> None:
     held_out = spec(tmp_path, pairs(30), None, eval_examples=10)
     assert told(held_out, tmp_path) == []
     assert preview.preview(held_out).train_rows == 20
+    (problem,) = preview.preview(spec(tmp_path, pairs(30), None, eval_examples=3000)).problems
+    assert problem.startswith("data.eval_examples: 3000 rows are held out of data.train, which has 30: lower")
 
 
 def test_empty_answers_are_told_apart_from_those_that_were_cut_away(tmp_path: Path) -> None:
