@@ -10,8 +10,10 @@ import math
 from search_spaces.space import SearchSpace
 from sweeps.config import points
 from sweeps.config.model import SweepConfig
+from sweeps.planning.number_words import counted
 from sweeps.planning.outlook import Outlook
 from trainables.contract import Need, RowShape
+from trainables.data.findings import FEW_ROWS
 
 MOST_EVALUATION = 0.5
 """Part of the work from which evaluations are more than the training."""
@@ -36,12 +38,15 @@ def of_evaluation(config: SweepConfig, seen: Outlook, rows: RowShape | None) -> 
             "raise scheduler.grace_steps or reduction_factor for fewer of them"
         )
     count = rows.eval_rows if rows is not None else config.data.eval_examples if config.data is not None else None
-    gap = QUANTILE * PAIRED_SPREAD / math.sqrt(count) if count is not None else 0.0
-    if gap > COARSE:
+    gap = QUANTILE * PAIRED_SPREAD / math.sqrt(max(1, count)) if count is not None else 0.0
+    if count is not None and gap > COARSE:
         needed = math.ceil((QUANTILE * PAIRED_SPREAD / USUAL_GAP) ** 2)
+        told = f"{count} rows tell two trials apart whose losses differ by about {gap:.2f} nats per token or more"
+        if count < FEW_ROWS:
+            told = f"{counted(count, 'row')} cannot tell trials apart: of fewer than {FEW_ROWS} there is no interval"
         warnings.append(
-            f"data.eval_examples: {count} rows tell two trials apart whose losses differ by about {gap:.2f} nats per "
-            f"token or more; the best trials are often {USUAL_GAP:g} apart, which takes about {needed} rows"
+            f"data.eval_examples: {told}; the best trials are often {USUAL_GAP:g} nats apart, which takes about "
+            f"{needed} rows"
         )
     return warnings
 

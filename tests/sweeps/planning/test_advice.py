@@ -45,6 +45,16 @@ def test_rows_that_tell_only_large_differences_are_told_with_the_number_that_tel
     assert len(found) == is_told
 
 
+@pytest.mark.parametrize(
+    ("rows", "told"), [(0, "0 rows cannot"), (1, "1 row cannot"), (9, "9 rows cannot"), (10, "10 rows")]
+)
+def test_rows_too_few_for_an_interval_tell_nothing(rows: int, told: str) -> None:
+    """As the answer of their sweep will say of each difference."""
+    shape = RowShape(longest=9, mean=5.0, labelled=0.5, train_rows=30, eval_rows=rows)
+    (line,) = advice.of_evaluation(config(), seen(None), shape)
+    assert line.startswith(f"data.eval_examples: {told} tell t")
+
+
 def test_the_rows_that_there_are_count_where_they_are_known() -> None:
     shape = RowShape(longest=9, mean=5.0, labelled=0.5, train_rows=30, eval_rows=20)
     assert "20 rows tell" in advice.of_evaluation(config(200), seen(None), shape)[0]
