@@ -247,23 +247,20 @@ class Amendments:
     def _too_little(self, new: Mapping[str, Scalar | None], record: SweepRecord, now: float | None) -> list[str]:
         """What would take back more than there is left of a budget."""
         wrong = []
+        end = "" if now is None else "; end the sweep with qsweep stop"
         trials, clock, hours = (new.get(key) for key in CHANGEABLE[:3])
         drawn = self._drawn(record)
         if isinstance(trials, int) and trials < drawn:
             wrong.append(
                 f"budget.trials: {trials} is too few: {drawn} trials have begun already, and count also when they are "
-                "stopped; end the sweep with qsweep stop"
+                f"stopped{end}"
             )
         spent = record.seconds_spent(now)
         if isinstance(clock, str) and seconds(clock) <= spent:
-            wrong.append(
-                f"budget.wall_clock: {clock} is too little: {spent:.0f}s are spent; end the sweep with qsweep stop"
-            )
+            wrong.append(f"budget.wall_clock: {clock} is too little: {spent:.0f}s are spent{end}")
         held = record.gpu_seconds_spent(now) / HOUR
         if isinstance(hours, int | float) and hours <= held:
-            wrong.append(
-                f"budget.gpu_hours: {hours:g} is too little: {held:.3g} are spent; end the sweep with qsweep stop"
-            )
+            wrong.append(f"budget.gpu_hours: {hours:g} is too little: {held:.3g} are spent{end}")
         return wrong
 
     def _drawn(self, record: SweepRecord) -> int:

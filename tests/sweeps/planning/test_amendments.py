@@ -226,6 +226,16 @@ def test_what_cannot_change_is_refused_and_told_why(wanted: dict[str, Any], told
     assert answer.changes == {}
 
 
+@pytest.mark.parametrize(("now", "is_told"), [(20.0, True), (None, False)])
+def test_a_sweep_that_does_not_run_is_not_to_be_ended_with_stop(now: float | None, is_told: bool) -> None:
+    hosts = HostsStarted(time=2.0, since=2.0, hosts=2, slots=2, device="cuda")
+    seen = record([begun(0.0), hosts, started("a", 0), started("b", 1), reported("b", 10, 1.0)])
+    wanted = {"budget.trials": 1, "budget.wall_clock": "5s", "budget.gpu_hours": 0.001}
+    answer = sweep().changes(wanted, seen, now)
+    assert not answer.is_accepted
+    assert answer.message.count("end the sweep with qsweep stop") == (3 if is_told else 0)
+
+
 def test_budgets_may_shrink_to_what_was_not_drawn_or_spent_yet() -> None:
     seen = record([begun(0.0), started("a", 0), started("b", 1)])
     wanted = {"budget.trials": 2, "budget.wall_clock": "21s", "budget.gpu_hours": 0.5, "cluster.hosts": 1}
