@@ -214,6 +214,7 @@ def _model(record: SweepRecord, config: Mapping[str, Any]) -> Iterator[Fact]:
     yield Fact("revision", _text(model.get("revision") or "none given"), "branch, tag or commit")
     if "model" in record.fingerprints:
         yield Fact("fingerprint", record.fingerprints["model"], "identifies the files that were read")
+    yield from _fingerprints(record, of_model=True)
     quantization = _section(config, "quantization")
     scheme = quantization.get("scheme")
     what = "plain LoRA on a base that is not quantised" if scheme == "none" else "QLoRA on a base in 4 bits"
@@ -227,15 +228,20 @@ def _data(record: SweepRecord, config: Mapping[str, Any]) -> Iterator[Fact]:
     data = _section(config, "data")
     yield from _some(data, "train", "eval", "test", "revision", "prompt", "completion", "system", "messages", "text")
     yield from _some(data, "max_length")
-    for name, value in record.fingerprints.items():
-        if name != "model":
-            yield Fact(f"fingerprint of {name}", value, "identifies its content")
+    yield from _fingerprints(record, of_model=False)
     if not data:
         return
     for name, (words, meaning) in _DATA.items():
         found = record.data.get(name)
         if found or (name in _ALWAYS and found is not None):
             yield Fact(words, _text(found), meaning)
+
+
+def _fingerprints(record: SweepRecord, of_model: bool) -> Iterator[Fact]:
+    """Those of parts: of the model, such as its weights and its tokenizer, or of all else."""
+    for name, value in record.fingerprints.items():
+        if name != "model" and name.startswith("model.") == of_model:
+            yield Fact(f"fingerprint of {name}", value, "identifies its content")
 
 
 def _search(record: SweepRecord, config: Mapping[str, Any]) -> Iterator[Fact]:

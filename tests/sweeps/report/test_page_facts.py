@@ -39,12 +39,14 @@ def made_of(found: SweepRecord) -> dict[str, dict[str, str]]:
 
 def test_model_and_data_are_told_with_their_fingerprints() -> None:
     document = sweeps.config(trainable="qlora", **QLORA)
-    found = made_of(of(document, DataPrepared(time=1.0, summary=SUMMARY), model="hub/model@v1", **{"data.train": "9f"}))
+    prints = {"model": "hub/model@v1", "model.weights": "7c", "data.train": "9f"}
+    found = made_of(of(document, DataPrepared(time=1.0, summary=SUMMARY), **prints))
     assert found["Model"] == {
         "trainable": "qlora",
         "source": "hub/model",
         "revision": "v1",
         "fingerprint": "hub/model@v1",
+        "fingerprint of model.weights": "7c",
         "quantisation": "nf4",
         "double_quant": "True",
         "compute_dtype": "bfloat16",
