@@ -70,14 +70,14 @@ def table(verdict: Verdict) -> Table:
 
 
 def headline(facts: VersionFacts) -> str:
-    """Says in one sentence what the version gained."""
+    """Says in one sentence what the version gained, as plain text: MLflow's list of versions renders no Markdown."""
     verdict = facts.verdict
     gains = ", ".join(
         f"{comparison.gain:.4f} lower than the {comparison.against} ({verdict.confidence:.1%} interval "
         f"{comparison.low:.4f} to {comparison.high:.4f})"
         for comparison in verdict.of(verdict.winner)
     )
-    return f"Loss **{verdict.losses[verdict.winner]:.4f}** on {verdict.rows} rows of {facts.rows}: {gains}."
+    return f"Loss {verdict.losses[verdict.winner]:.4f} on {verdict.rows} rows of {facts.rows}: {gains}."
 
 
 def description(facts: VersionFacts) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 from contextlib import closing
@@ -55,7 +56,7 @@ def test_the_version_tells_its_lineage(world):
     assert "promotion.forced" not in tags
     version = world.client.get_model_version(MODEL, "1")
     assert version.run_id == trial.run_id
-    assert "lower than the base" in version.description
+    assert re.match(r"Loss \d\.\d{4} on 40 rows of data.test: .* lower than the base", version.description)
     assert "qsweep promote" in world.client.get_registered_model(MODEL).description
 
 
