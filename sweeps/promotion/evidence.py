@@ -70,7 +70,7 @@ def confirm(context: Context, candidates: Candidates, scored: Scoring) -> tuple[
     Raises:
         SweepError: a loss does not come out again.
     """
-    context.say(f"evaluating {len(candidates.each)} on the rows that the sweep was scored on")
+    context.say("evaluating candidates on the rows that the sweep was scored on")
     adapters = {candidate.label: candidate.adapter for candidate in candidates.each}
     answer = scored.score(ScoringRequest(rows="eval", adapters=adapters))
     forced = []

@@ -32,6 +32,7 @@ def test_the_best_adapter_becomes_the_champion(world):
     steps = ("sweep: ", "candidates ", "adapters: ", "evaluating ", "gate: ", "registered: ", "served ", "champion: ")
     lines = iter(said)
     assert [step for step in steps if not any(line.startswith(step) for line in lines)] == [], said
+    assert "evaluating candidates on the rows that the sweep was scored on" in said
 
 
 def test_candidates_are_the_ranked_trials_only(world):
