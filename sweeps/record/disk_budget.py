@@ -95,16 +95,13 @@ class Disk:
             yield True
             return
         with file_lock(self._folder.path / "disk.lock"):
-            missing = self._used() + needed - self._limit
+            missing = size(self._folder.path / "trials") + needed - self._limit
             # Where nothing is missing, no snapshot is read: there may be thousands.
             kept = self._snapshots() if missing > 0 else ()
             chosen = to_remove(kept, missing, loss if kind == "snapshot" else None, takes_parked)
             for each in chosen or ():
                 remove_folder(each.path)
             yield chosen is not None
-
-    def _used(self) -> int:
-        return size(self._folder.path / "trials")
 
     def _snapshots(self) -> list[Kept]:
         kept = []
