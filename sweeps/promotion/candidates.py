@@ -10,7 +10,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError, NotStored, SweepError
 from sweeps.promotion.context import Context
 from sweeps.record import digests
-from sweeps.tracking.lookup import TrackedSweep, TrialRun
+from sweeps.tracking.lookup import ReportedRows, TrackedSweep, TrialRun
 from trainables import catalogue
 from trainables.contract import Evaluation
 from trainables.errors import NotTrainable
@@ -37,14 +37,6 @@ class Candidate:
     def label(self) -> str:
         """The trial as tables name it."""
         return self.trial.label
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """All candidates, best first, and the objections that --force overrode."""
-
-    each: tuple[Candidate, ...]
-    forced: tuple[str, ...]
 
 
 def ranking(config: SweepConfig, metric: str | None, trial: str | None) -> Objective:
@@ -124,8 +116,8 @@ def refuse_unknown(trial: str, sweep_id: str, there: Mapping[str, str]) -> None:
         raise SweepError(f"--trial: no trial {trial!r} in {sweep_id} (there are: {known})")
 
 
-def fetch(context: Context, trials: Sequence[TrialRun]) -> Candidates:
-    """Fetches adapters and reported losses from MLflow, and checks that the trials wrote them.
+def fetch(context: Context, trials: Sequence[TrialRun]) -> tuple[Candidate, ...]:
+    """Fetches adapters and reported losses from MLflow, and checks that the trials wrote them; the best trial's first.
 
     A trial whose files are not in MLflow is left out, unless it was named: the next one takes its place.
 
@@ -136,13 +128,10 @@ def fetch(context: Context, trials: Sequence[TrialRun]) -> Candidates:
         SweepError: a file is not the one that the trial wrote, or no trial has its files in MLflow.
         ConfigError: an adapter may hold code, or is not plain LoRA on the sweep's base.
     """
-    forced = [
-        context.force(f"{trial.label} is {trial.state}")
-        for trial in trials
-        if not trial.is_ranked(context.objective.metric)
-    ]
-    metric = context.objective.metric
-    top = context.policy.top
+    metric, top = context.objective.metric, context.policy.top
+    for trial in trials:
+        if not trial.is_ranked(metric):
+            context.force(f"{trial.label} is {trial.state}")
     context.say(
         f"candidates by best {metric}: " + ", ".join(f"{each.label} {each.best(metric):.4f}" for each in trials[:top])
     )
@@ -151,63 +140,52 @@ def fetch(context: Context, trials: Sequence[TrialRun]) -> Candidates:
         if len(candidates) == top:
             break
         try:
-            candidate, overridden = _fetched(context, trial)
+            candidates.append(_fetched(context, trial))
         except NotStored as error:
             if context.request.trial is not None:
                 raise SweepError(f"--trial: {trial.label}: {error}") from None
             context.say(f"warning: {trial.label} is left out: {error}")
-            continue
-        candidates.append(candidate)
-        forced += overridden
     if not candidates:
         raise SweepError(f"{context.sweep.sweep_id}: no trial may be promoted: MLflow has the adapter of none of them")
     context.say(f"adapters: fetched and verified ({', '.join(each.label for each in candidates)})")
-    return Candidates(tuple(candidates), tuple(forced))
+    return tuple(candidates)
 
 
-def _fetched(context: Context, trial: TrialRun) -> tuple[Candidate, list[str]]:
-    """A trial as a candidate, and the objections to it that --force overrode."""
+def _fetched(context: Context, trial: TrialRun) -> Candidate:
     files = context.lookup.adapter(trial.run_id)
     digest = digests.of_files(files)
-    forced = [context.force(f"{trial.label}: {objection}") for objection in _objections_to_adapter(trial, digest)]
-    problems = requests.problems(context.sweep.config.base, files)
-    if problems:
-        raise ConfigError([f"{trial.label}: {problem}" for problem in problems])
-    reported = context.lookup.reported(trial.run_id)
-    forced += [
-        context.force(f"{trial.label}: {objection}")
-        for objection in _objections_to_losses(trial, reported.evaluation, reported.sha256)
-    ]
-    identity = hashlib.sha256("\n".join((context.sweep.sweep_id, trial.trial_key, digest)).encode())
-    return Candidate(trial, files, digest, reported.evaluation, identity.hexdigest()[:16]), forced
-
-
-def _objections_to_adapter(trial: TrialRun, digest: str) -> list[str]:
-    """Says that nothing verifies the adapter. Raises `SweepError` when the digest is another one."""
-    if trial.adapter_sha256 is None:
-        return [f"its run {trial.run_id} has no tag sweep.adapter_sha256 to verify it by"]
-    if digest != trial.adapter_sha256:
+    if trial.adapter_sha256 not in (None, digest):
         raise SweepError(
             f"{trial.label}: its adapter in MLflow (run {trial.run_id}) is not the one that the trial wrote: "
             "sha256 differs; choose another with --trial"
         )
-    return []
+    reported = context.lookup.reported(trial.run_id)
+    for objection in _objections(trial, reported):
+        context.force(f"{trial.label}: {objection}")
+    problems = requests.problems(context.sweep.config.base, files)
+    if problems:
+        raise ConfigError([f"{trial.label}: {problem}" for problem in problems])
+    identity = hashlib.sha256("\n".join((context.sweep.sweep_id, trial.trial_key, digest)).encode())
+    return Candidate(trial, files, digest, reported.evaluation, identity.hexdigest()[:16])
 
 
-def _objections_to_losses(trial: TrialRun, evaluation: Evaluation, digest: str) -> list[str]:
+def _objections(trial: TrialRun, reported: ReportedRows) -> list[str]:
+    """What is not verified of a trial's files."""
     objections = []
-    if trial.rows_sha256 is None or digest != trial.rows_sha256:
+    if trial.adapter_sha256 is None:
+        objections.append(f"its run {trial.run_id} has no tag sweep.adapter_sha256 to verify it by")
+    if trial.rows_sha256 is None or reported.sha256 != trial.rows_sha256:
         objections.append("its eval_rows.json in MLflow is not the one that the trial wrote")
-    if not evaluation.hardware:
+    if not reported.evaluation.hardware:
         # It decides how exactly the losses must come out again.
         objections.append("it is not known on what it was evaluated")
     return objections
 
 
-def base_of(sweep: TrackedSweep, candidates: Candidates) -> TrialSpec:
+def base_of(sweep: TrackedSweep, candidates: Sequence[Candidate]) -> TrialSpec:
     """The base with the type of activations that the candidates were evaluated in, where they all name the same."""
     spec = sweep.config.base
-    hardware = {each.reported.hardware for each in candidates.each if each.reported.hardware}
+    hardware = {each.reported.hardware for each in candidates if each.reported.hardware}
     dtypes = {name.split()[1] for name in hardware}
     if len(dtypes) != 1:
         return spec

@@ -28,8 +28,6 @@ class Content:
     """Base and quantisation: only adapters of the same ones can be compared."""
     champion_adapter: Mapping[str, bytes] | None
     """None when there is no champion, or --force promotes without a comparison with it."""
-    forced: tuple[str, ...]
-    """The objections that --force overrode."""
     rows_in_train: int
     """How many rows of --eval-data were said to be in data.train too, at a look at the first ones."""
     eval_data: bytes | None
@@ -72,17 +70,15 @@ def check(context: Context, champion: Version | None, scored: Scoring) -> Conten
         ) from None
     if not context.sweep.fingerprints:
         context.say("warning: an earlier version ran this sweep: whether base and data are still its own is not known")
-    forced = [
-        context.force(f"{name}: its content is not what the sweep began with")
-        for name, before in context.sweep.fingerprints.items()
-        if fingerprints.get(name, before) != before
-    ]
+    for name, before in context.sweep.fingerprints.items():
+        if fingerprints.get(name, before) != before:
+            context.force(f"{name}: its content is not what the sweep began with")
     identity = _base_identity(context.sweep.config, fingerprints)
-    if champion is None:
-        return Content(identity, None, tuple(forced), in_train, rows)
-    adapter, objections = _champion_adapter(context, champion, identity, scored)
-    forced += [context.force(objection) for objection in objections]
-    return Content(identity, adapter, tuple(forced), in_train, rows)
+    adapter = None if champion is None else _champion_adapter(context, champion, identity, scored)
+    if isinstance(adapter, str):
+        context.force(adapter)
+        adapter = None
+    return Content(identity, adapter, in_train, rows)
 
 
 def _check_rows(context: Context, file: Path) -> tuple[bytes, int]:
@@ -133,33 +129,31 @@ def moved_base(theirs: Mapping[str, Any], ours: BaseFacts) -> str | None:
 
 def _champion_adapter(
     context: Context, champion: Version, base_identity: str, scored: Scoring
-) -> tuple[dict[str, bytes] | None, list[str]]:
-    """The champion's adapter, or None and why it cannot be compared with."""
+) -> dict[str, bytes] | str:
+    """The champion's adapter, or why it cannot be compared with."""
     who = f"{context.model}: its {context.alias}, version {champion.number},"
     identity = champion.tags.get("base.identity", "unknown")
     if _without_revision(identity) != _without_revision(base_identity):
-        return None, [f"{who} is on another base ({identity}) than this sweep ({base_identity})"]
+        return f"{who} is on another base ({identity}) than this sweep ({base_identity})"
     try:
         files = version_files.fetch(context.lookup, context.model, champion)
     except NotStored as error:
-        return None, [f"{who} cannot be compared with: its files are gone ({error})"]
+        return f"{who} cannot be compared with: its files are gone ({error})"
     # An adapter looks worse than it is on rows in a form that it was not trained on.
     form, data = version_files.row_form(files), context.sweep.config.base.data_spec
     if form != data.model_dump(include=set(form)):
-        return None, [
-            f"{who} reads rows in another form (prompt, completion, messages, text or system) than this sweep"
-        ]
+        return f"{who} reads rows in another form (prompt, completion, messages, text or system) than this sweep"
     theirs, ours = version_files.base(files), scored.base_facts()
     # `base_identity` holds the content of other local bases.
     if theirs["kind"] == "hub" or theirs["source"].startswith("package:"):
         moved = moved_base(theirs, ours)
         if moved is not None:
-            return None, [f"{who} is on another base ({moved})"]
+            return f"{who} is on another base ({moved})"
     tokenizer = version_files.tokenizer(files)
     if not tokenizer:
         context.say(f"warning: {who} has no tokenizer in its package: whether it is this sweep's is not known")
-        return version_files.adapter(files), []
+        return version_files.adapter(files)
     other = tokenizer_files.difference(tokenizer, ours.tokenizer, of_chats=data.text is None)
     if other is not None:
-        return None, [f"{who} was trained with another {other} than this sweep"]
-    return version_files.adapter(files), []
+        return f"{who} was trained with another {other} than this sweep"
+    return version_files.adapter(files)

@@ -38,7 +38,7 @@ class PromotionRequest:
 
 @dataclass(frozen=True)
 class Context:
-    """What every step of one promotion reads. No step changes it."""
+    """What every step of one promotion reads."""
 
     request: PromotionRequest
     policy: Policy
@@ -50,14 +50,16 @@ class Context:
     lookup: Lookup
     registry: Registry
     say: Say
+    forced: list[str] = field(default_factory=list)
+    """The objections that --force has overridden so far: all that a step adds."""
 
     @property
     def alias(self) -> str:
         """The alias that the winner is to have."""
         return self.policy.alias
 
-    def force(self, objection: str) -> str:
-        """Says that --force overrides an objection, and returns it for the version's tags and description.
+    def force(self, objection: str) -> None:
+        """Says that --force overrides an objection, and notes it for the version's tags and description.
 
         Raises:
             SweepError: the request does not force.
@@ -66,7 +68,7 @@ class Context:
         if not self.request.force:
             raise SweepError(f"{objection}; --force does it all the same, and the version says so")
         self.say(f"forced: {objection}")
-        return objection
+        self.forced.append(objection)
 
 
 def policy_of(given: Mapping[str, object], of_file: Policy) -> Policy:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from cluster.scoring import Scoring
 from sweeps.errors import SweepError
 from sweeps.promotion import gate
-from sweeps.promotion.candidates import Candidate, Candidates
+from sweeps.promotion.candidates import Candidate
 from sweeps.promotion.content import Content
 from sweeps.promotion.context import Context
 from sweeps.promotion.gate import CHAMPION, Verdict
@@ -29,7 +30,7 @@ SEED = 0
 class Evidence:
     """Losses of base, champion and candidates on the rows that decide."""
 
-    candidates: Candidates
+    candidates: Sequence[Candidate]
     """Those with a finite loss: the others are left out."""
     answer: ScoringResult
     rows: str
@@ -51,8 +52,6 @@ class Winner:
     """The candidate that passed the gate, and what its version says of it."""
 
     candidate: Candidate
-    candidates: int
-    """How many were compared."""
     champion: Version | None
     base_identity: str
     evidence: Evidence
@@ -61,25 +60,20 @@ class Winner:
     """The objections that --force overrode."""
 
 
-def confirm(context: Context, candidates: Candidates, scored: Scoring) -> tuple[str, ...]:
+def confirm(context: Context, candidates: Sequence[Candidate], scored: Scoring) -> None:
     """Evaluates the candidates on the rows that their trials were scored on, and compares with what those reported.
-
-    Returns:
-        The objections that --force overrode.
 
     Raises:
         SweepError: a loss does not come out again.
     """
     context.say("evaluating candidates on the rows that the sweep was scored on")
-    adapters = {candidate.label: candidate.adapter for candidate in candidates.each}
+    adapters = {candidate.label: candidate.adapter for candidate in candidates}
     answer = scored.score(ScoringRequest(rows="eval", adapters=adapters))
-    forced = []
     tokens = context.sweep.data_fingerprint
     if tokens is not None and answer.fingerprint[: len(tokens)] != tokens:
-        forced.append(context.force("data: its tokens are not those that the sweep trained on"))
-    for candidate in candidates.each:
+        context.force("data: its tokens are not those that the sweep trained on")
+    for candidate in candidates:
         context.say(_confirmed(candidate, answer))
-    return tuple(forced)
 
 
 def _confirmed(candidate: Candidate, answer: ScoringResult) -> str:
@@ -105,7 +99,7 @@ def _confirmed(candidate: Candidate, answer: ScoringResult) -> str:
     )
 
 
-def collect(context: Context, candidates: Candidates, content: Content, scored: Scoring) -> Evidence:
+def collect(context: Context, candidates: Sequence[Candidate], content: Content, scored: Scoring) -> Evidence:
     """Evaluates the base, the champion if there is one, and the candidates on the rows that decide.
 
     A candidate whose loss is not finite there is left out.
@@ -114,7 +108,7 @@ def collect(context: Context, candidates: Candidates, content: Content, scored: 
         SweepError: the loss of no candidate is finite, or that of the base or the champion is not.
     """
     rows, words = deciding_rows(context)
-    adapters = {candidate.label: candidate.adapter for candidate in candidates.each}
+    adapters = {candidate.label: candidate.adapter for candidate in candidates}
     if content.champion_adapter is not None:
         adapters[CHAMPION] = content.champion_adapter
     champion = ", champion" if CHAMPION in adapters else ""
@@ -134,14 +128,14 @@ def collect(context: Context, candidates: Candidates, content: Content, scored: 
         )
     for label in answer.not_finite:
         context.say(f"warning: {label} is left out: its loss on {words} is not finite")
-    left = tuple(candidate for candidate in candidates.each if candidate.label not in answer.not_finite)
+    left = tuple(candidate for candidate in candidates if candidate.label not in answer.not_finite)
     if not left:
         others = "more candidates with --top" if context.request.trial is None else "another trial with --trial"
         raise SweepError(
             f"{context.sweep.sweep_id}: no trial may be promoted: the loss of none is finite on {words}: name "
             f"other rows with --eval-data, or {others}"
         )
-    return Evidence(replace(candidates, each=left), answer, words)
+    return Evidence(left, answer, words)
 
 
 def deciding_rows(context: Context) -> tuple[str, str]:
@@ -163,11 +157,11 @@ def deciding_rows(context: Context) -> tuple[str, str]:
 def decide(champion: Version | None, evidence: Evidence, min_gain: float) -> Contender:
     """The gate's verdict on the candidate with the lowest loss. Pure."""
     candidates, scores = evidence.candidates, dict(evidence.answer.scores)
-    best = min(candidates.each, key=lambda candidate: scores[candidate.label].loss)
+    best = min(candidates, key=lambda candidate: scores[candidate.label].loss)
     is_champion = champion is not None and champion.tags[IDENTITY] == best.identity
     if is_champion:
         # Nothing is gained by a comparison with itself.
         scores.pop(CHAMPION, None)
-    labels = [candidate.label for candidate in candidates.each]
+    labels = [candidate.label for candidate in candidates]
     verdict = gate.decide(scores, labels, min_gain, np.random.default_rng(SEED))
     return Contender(verdict, best, is_champion)

@@ -99,7 +99,7 @@ def promote(
         with scored_by(base, request.address, tell, gpus) as scored:
             say("checking that base and rows are still those of the sweep")
             checked = content.check(context, champion, scored)
-            forced = fetched.forced + checked.forced + evidence.confirm(context, fetched, scored)
+            evidence.confirm(context, fetched, scored)
             losses = evidence.collect(context, fetched, checked, scored)
             contender = evidence.decide(champion, losses, context.policy.min_gain)
             for warning in contender.verdict.warnings:
@@ -108,14 +108,15 @@ def promote(
             back = _taken_back(context, contender)
             registered = _ended_without(context, contender, champion, back)
             if registered is None:
+                if back is not None:
+                    context.force(_objection(back))
                 winner = Winner(
                     candidate=contender.candidate,
-                    candidates=len(losses.candidates.each),
                     champion=champion,
                     base_identity=checked.base_identity,
                     evidence=losses,
                     verdict=contender.verdict,
-                    forced=forced + ((context.force(_objection(back)),) if back is not None else ()),
+                    forced=tuple(context.forced),
                 )
                 registered = registration.register(context, winner, scored, clock)
     return PromotionResult(

@@ -40,7 +40,7 @@ def of(sweep: TrackedSweep, winner: Winner, facts: VersionFacts) -> dict[str, st
         "promotion.rows_fingerprint": answer.fingerprint,
         "promotion.hardware": answer.hardware,
         "promotion.decision": f"passed, min_gain {verdict.min_gain:g}",
-        "promotion.candidates": str(winner.candidates),
+        "promotion.candidates": str(len(winner.evidence.candidates)),
         "promotion.compared_with": compared_with,
     }
     tags |= {f"loss.{name}": f"{verdict.losses[name]:.6f}" for name in (BASE, CHAMPION) if name in verdict.losses}
