@@ -82,7 +82,7 @@ def load(file: str, changes: Sequence[str], folder: Path, elsewhere: Sequence[st
         wrong += checks.objectives(config, trainable) + checks.promotion_metric(config, trainable)
     preview, mistakes = checks.local_files(raw, config, trainable) if trainable is not None else (Preview(), [])
     wrong += [line for line in mistakes if not line.startswith(tuple(f"{field}:" for field in elsewhere or ()))]
-    resolved = _with_tracking_uri(config.model_copy(update={"storage": _storage(config.storage, folder)}), folder)
+    resolved = _with_absolute_places(config, folder)
     wrong += checks.paths_are_text(resolved) or (checks.writable_places(resolved) if elsewhere is None else [])
     wrong += checks.texts_without_secrets(config)
     wrong += checks.alias("promotion.alias", config.promotion.alias)
@@ -108,10 +108,6 @@ def read(file: str, changes: Sequence[str], folder: Path) -> tuple[dict[str, Any
     wrong += _model_elsewhere(raw, path.parent, folder)
     _name_facts(raw)
     return raw, wrong
-
-
-def _storage(storage: str, folder: Path) -> str:
-    return storage if is_object_store(storage) else _absolute(storage, folder)
 
 
 def _find(file: str, folder: Path) -> Path:
@@ -274,6 +270,8 @@ def _put_under(given: dict[str, Any], defaults: Mapping[str, Any]) -> None:
             _put_under(given[key], value)
 
 
-def _with_tracking_uri(config: SweepConfig, folder: Path) -> SweepConfig:
-    uri = absolute_uri(config.tracking.uri, folder)
-    return config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": uri})})
+def _with_absolute_places(config: SweepConfig, folder: Path) -> SweepConfig:
+    """The configuration with storage and database as they are named from everywhere."""
+    storage = config.storage if is_object_store(config.storage) else _absolute(config.storage, folder)
+    tracking = config.tracking.model_copy(update={"uri": absolute_uri(config.tracking.uri, folder)})
+    return config.model_copy(update={"storage": storage, "tracking": tracking})
