@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -10,6 +11,7 @@ from tracked_sweeps import SWEEP
 
 from sweeps.config.model import SweepConfig, Tracking
 from sweeps.record.folder import SweepFolder
+from sweeps.saved_sweep import document
 from sweeps.tracking.sink import MlflowSink
 from trainables.specs import DataSpec, ModelSpec
 
@@ -22,14 +24,6 @@ def uri(empty_database, tmp_path, monkeypatch) -> str:
 
 
 @pytest.fixture
-def folder(tmp_path) -> SweepFolder:
-    made = SweepFolder(tmp_path / "results" / "demo")
-    made.path.mkdir(parents=True)
-    made.config.write_text('{"sweep_id": "demo"}')
-    return made
-
-
-@pytest.fixture
 def config(uri) -> SweepConfig:
     return SweepConfig(
         name="demo",
@@ -38,6 +32,14 @@ def config(uri) -> SweepConfig:
         data=DataSpec(train="train.jsonl", text="{text}"),
         tracking=Tracking(uri=uri, experiment="family"),
     )
+
+
+@pytest.fixture
+def folder(config, tmp_path) -> SweepFolder:
+    made = SweepFolder(tmp_path / "results" / "demo")
+    made.path.mkdir(parents=True)
+    made.config.write_text(json.dumps(document(config, SWEEP)))
+    return made
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from typing import Any
 from unittest.mock import Mock
@@ -37,7 +36,6 @@ def trial(
 @pytest.fixture
 def tracked(sink: MlflowSink, folder: Any, config: SweepConfig) -> SweepConfig:
     """The configuration of a sweep that learns from one: four trials, of which one failed, and a repeat of the best."""
-    folder.config.write_text(json.dumps({"sweep_id": SWEEP, "config": config.model_dump(mode="json")}))
     story = [*trial(0, 2e-4, 0.9), *trial(1, 1e-3, 0.7), *trial(2, 3e-3, 0.8, TrialState.STOPPED)]
     story += trial(3, 4e-3, 0.6, TrialState.FAILED)
     story += trial(4, 1e-3, 0.5, repeats="key1")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from typing import Any
 from unittest.mock import Mock
@@ -48,10 +47,7 @@ def test_a_store_that_answers_late_is_not_waited_for(uri: str, monkeypatch: pyte
     answered.set()
 
 
-def test_a_repeat_is_known_by_the_trial_whose_point_it_has(
-    sink: MlflowSink, folder: Any, config: SweepConfig, uri: str
-) -> None:
-    folder.config.write_text(json.dumps({"sweep_id": SWEEP, "config": config.model_dump(mode="json")}))
+def test_a_repeat_is_known_by_the_trial_whose_point_it_has(sink: MlflowSink, uri: str) -> None:
     again = started("bbbb", 1, **PARAMS).model_copy(update={"repeats": "aaaa"})
     deliver(sink, [begun(), started("aaaa", **PARAMS), again])
     trials = Lookup(uri).sweep(stores.Place(uri, SWEEP)).trials
@@ -61,8 +57,6 @@ def test_a_repeat_is_known_by_the_trial_whose_point_it_has(
 def test_of_sweeps_with_one_name_the_newest_is_meant_also_one_of_an_earlier_version(
     sink: MlflowSink, folder: Any, config: SweepConfig, uri: str, client: Any
 ) -> None:
-    document = {"sweep_id": SWEEP, "config": config.model_dump(mode="json")}
-    folder.config.write_text(json.dumps(document))
     deliver(sink, [begun(1.0)])
     deliver(MlflowSink(config, "demo-20260102-000000-abcd", folder), [begun(2.0)])
     assert Lookup(uri).sweep(stores.Place(uri, "demo")).sweep_id == "demo-20260102-000000-abcd"

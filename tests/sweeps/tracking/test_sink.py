@@ -201,7 +201,7 @@ def test_the_parent_says_what_the_sweep_is(sink, folder, client):
         "base_model": "tiny/model",
         "quantization": "nf4",
     }
-    assert text(client, parent.info.run_id, "sweep/config.json") == '{"sweep_id": "demo"}'
+    assert text(client, parent.info.run_id, "sweep/config.json") == folder.config.read_text()
     assert {"version.python", "version.ray", "version.torch", "version.mlflow"} <= parent.data.tags.keys()
     assert parent.data.tags["data.fingerprint"] == SUMMARY["fingerprint"]
     (entry,) = parent.inputs.dataset_inputs
