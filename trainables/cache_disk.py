@@ -19,6 +19,8 @@ def writing(folder: Path) -> Iterator[None]:
     """
     try:
         yield
+    except TrainableError:
+        raise
     except Exception as error:
         if not isinstance(error, OSError) and "(os error " not in str(error):
             raise
