@@ -88,8 +88,8 @@ def _next_steps(sweep: Sweep, result: Result) -> list[str]:
         lines += ["go on with:", f"  {command('qsweep')} resume {folder}"]
     if result.undelivered and not result.is_folder_gone:
         events = counted(result.undelivered, "event")
-        lines += [f"MLflow ({uri}) lacks {events}; send the rest, there or elsewhere, with:"]
-        lines += [f"  {command('qsweep')} resume {folder} [--tracking-uri URI]"]
+        lines += [f"MLflow ({uri}) lacks {events}; send the rest, there or (--tracking-uri URI) elsewhere, with:"]
+        lines += [f"  {command('qsweep')} resume {folder}"]
     if mirror is not None and mirror.behind is not None and not result.is_folder_gone:
         lines += [f"{mirror.uri} lacks {mirror.behind}; send the rest with:"]
         lines += [f"  {command('qsweep')} resume {folder}"]

@@ -114,7 +114,7 @@ def test_whoever_does_not_want_to_wait_for_a_server_that_is_gone_leaves_and_send
         assert run.wait() == 1
     told = run.err.read_text()
     assert "leaving without waiting for the tracking server" in told
-    assert "send the rest, there or elsewhere, with:" in told
+    assert "send the rest, there or (--tracking-uri URI) elsewhere, with:" in told
     assert run.answer()["best"] is not None
     for words in (["resume", "results/toy", "--tracking-uri", "sqlite:///other.db"], ["resume", "results/toy"]):
         again = runs.start(tmp_path, *words)

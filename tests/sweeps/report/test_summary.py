@@ -86,7 +86,8 @@ def test_nothing_is_the_best_where_nothing_was_reported_or_the_folder_is_gone(
 def test_what_mlflow_lacks_is_counted_in_words(capsys: pytest.CaptureFixture[str], count: int, events: str) -> None:
     uri = toy()[0].tracking.uri
     text = told(capsys, COMPLETED, undelivered=count, refused=count)
-    assert f"MLflow ({uri}) lacks {events}; send the rest, there or elsewhere, with:\n  " in text
+    rest = f"MLflow ({uri}) lacks {events}; send the rest, there or (--tracking-uri URI) elsewhere, with:"
+    assert f"{rest}\n  {summary.command('qsweep')} resume /results/x\n" in text
     assert f"MLflow ({uri}) refused {events}; /results/x/events.jsonl has all events\n" in text
 
 
