@@ -183,7 +183,7 @@ def _same_file(one: Path, other: Path) -> bool:
 
 def _shared_problems(data: DataSpec) -> list[str]:
     """Lists the splits that hold the same rows as data.train, which must not be evaluated on."""
-    problems = []
+    problems, way_out = [], "give rows that are not trained on, or leave it out"
     others: tuple[SplitName, ...] = ("eval", "test")
     for split in others:
         source: str | None = getattr(data, split)
@@ -192,11 +192,12 @@ def _shared_problems(data: DataSpec) -> list[str]:
         train, other = Path(data.train), Path(source)
         if other.suffix.lower() in SUFFIXES:
             if source == data.train or _same_file(train, other):
-                problems.append(f"data.{split}: is the same file as data.train")
+                problems.append(f"data.{split}: is the same file as data.train: {way_out}")
             elif same_content(train, other):
-                problems.append(f"data.{split}: {source} is a copy of data.train: give rows that are not trained on")
+                problems.append(f"data.{split}: {source} is a copy of data.train: {way_out}")
         elif source == data.train and getattr(data, f"{split}_split") == data.train_split:
-            problems.append(f"data.{split}: is the same split ({data.train_split}) as data.train")
+            same = f"is the same split ({data.train_split}) as data.train"
+            problems.append(f"data.{split}: {same}: set data.{split}_split, or leave it out")
     return problems
 
 

@@ -320,10 +320,11 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
 def test_rows_trained_on_cannot_be_evaluated_on(train: Path, tmp_path: Path) -> None:
     link = tmp_path / "link.jsonl"
     link.symlink_to(train)
-    assert sources.check(spec(train, link)) == ["data.eval: is the same file as data.train"]
-    assert sources.check(spec(train, test=str(train))) == ["data.test: is the same file as data.train"]
+    same = "is the same file as data.train: give rows that are not trained on, or leave it out"
+    assert sources.check(spec(train, link)) == [f"data.eval: {same}"]
+    assert sources.check(spec(train, test=str(train))) == [f"data.test: {same}"]
     assert sources.check(spec("a/b", "a/b", eval_split="train")) == [
-        "data.eval: is the same split (train) as data.train"
+        "data.eval: is the same split (train) as data.train: set data.eval_split, or leave it out"
     ]
     assert sources.check(spec("a/b", "a/b")) == []
 
@@ -332,7 +333,7 @@ def test_rows_trained_on_cannot_be_evaluated_on(train: Path, tmp_path: Path) -> 
 def test_a_copy_of_the_rows_trained_on_is_told_from_other_rows(train: Path, tmp_path: Path, split: str) -> None:
     copy = tmp_path / "copy.jsonl"
     copy.write_bytes(train.read_bytes())
-    problem = f"data.{split}: {copy} is a copy of data.train: give rows that are not trained on"
+    problem = f"data.{split}: {copy} is a copy of data.train: give rows that are not trained on, or leave it out"
     assert sources.check(spec(train, **{split: str(copy)})) == [problem]
     # As long, one letter is another.
     copy.write_bytes(train.read_bytes().replace(b"roughly", b"rouhgly", 1))

@@ -80,9 +80,10 @@ def test_a_file_to_decide_by_is_told_of_by_its_option(trained, tmp_path):
     assert requests.check_rows(data.model_copy(update={"train": str(root / "gone.jsonl")}), str(file)) == []
     file.write_bytes((root / "train.jsonl").read_bytes())
     assert requests.check_rows(data, str(file)) == [
-        f"--eval-data: {file} is a copy of data.train: give rows that are not trained on"
+        f"--eval-data: {file} is a copy of data.train: give rows that are not trained on, or leave it out"
     ]
-    assert requests.check_rows(data, str(root / "train.jsonl")) == ["--eval-data: is the same file as data.train"]
+    same = "--eval-data: is the same file as data.train: give rows that are not trained on, or leave it out"
+    assert requests.check_rows(data, str(root / "train.jsonl")) == [same]
     file.write_text(json.dumps({"question": "q", "reply": "a"}) + "\n")
     (problem,) = requests.check_rows(data, str(file))
     told = f"--eval-data: data.completion: {{answer}} is not a column of {file}; columns: question, reply"
