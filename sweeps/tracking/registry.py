@@ -126,7 +126,8 @@ class Registry:
         except MlflowException as error:
             if is_away(error):
                 raise
-            raise SweepError(f"{name}: no version {number}: {str(error).splitlines()[0]}") from error
+            told = f"no version {number}: {str(error).splitlines()[0]}"
+            raise SweepError(f"{name}: {told}; qsweep models --model {name} lists them") from error
 
     def of_identity(self, name: str, identity: str) -> Version | None:
         """The oldest version with an identity; None when there is none."""
