@@ -17,6 +17,15 @@ NO_ENDS = (
 )
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as --max-lora-rank (vllm/config/lora.py, 0.14.0); without it, adapters of r > 16 are refused."""
+_SAID_ELSEWHERE = {
+    "log10_learning_rate",
+    "base_model",
+    "base_revision",
+    "quantization",
+    "compute_dtype",
+    "train_data",
+}
+"""Params that repeat another one or another line, and the path of the rows on the machine that trained."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +92,11 @@ def headline(facts: VersionFacts) -> str:
 def description(facts: VersionFacts) -> str:
     """A version's description in the registry: first what it gained, then where it comes from."""
     winner = facts.winner
-    settings = ", ".join(f"{name} {value}" for name, value in winner.params.items())
     lines = [headline(facts), ""]
     lines += [f"**Forced**: {reason}." for reason in facts.forced]
     lines += [
         f"- sweep `{facts.sweep.sweep_id}`, trial {winner.label} (`{winner.trial_key}`)",
-        f"- {settings}",
+        f"- {_settings(winner)}",
         f"- base `{facts.base}`, {facts.quantization}",
         "- the plain PEFT folder is `artifacts/adapter` of this version",
     ]
@@ -134,7 +142,7 @@ def card(facts: VersionFacts) -> str:
             lines += [f"- system message: {data.system}"]
     lines += [
         f"- base: `{facts.base}`, {facts.quantization}; licence: {facts.licence or 'see the base'}",
-        f"- {', '.join(f'{name} {value}' for name, value in facts.winner.params.items())}",
+        f"- {_settings(facts.winner)}",
         f"- {place} of {own} trials of the sweep `{facts.sweep.sweep_id}` "
         f"(space: {', '.join(config.searched) or config.search_space})",
         "",
@@ -157,6 +165,10 @@ def card(facts: VersionFacts) -> str:
     if facts.install_base is not None:
         lines += ["", f"Beside requirements.txt it needs its base: `{facts.install_base}`."]
     return "\n".join(lines) + "\n"
+
+
+def _settings(trial: TrialRun) -> str:
+    return ", ".join(f"{name} {value}" for name, value in trial.params.items() if name not in _SAID_ELSEWHERE)
 
 
 def _elsewhere(facts: VersionFacts) -> list[str]:

@@ -66,6 +66,15 @@ def test_a_base_that_the_hub_does_not_have_is_no_base_model_of_the_hub(base: str
     assert f"- base: `{base}`" in text
 
 
+def test_the_settings_of_a_trial_do_not_repeat_what_other_lines_say() -> None:
+    told = facts(None, "base")
+    params = {"r": "8", "learning_rate": "0.002", "log10_learning_rate": "-2.699", "train_data": "/home/ana/rows.jsonl"}
+    told = dataclasses.replace(told, winner=dataclasses.replace(told.winner, params=params))
+    for text in (cards.card(told), cards.description(told)):
+        assert "- r 8, learning_rate 0.002\n" in text
+        assert "/home/ana" not in text
+
+
 @pytest.mark.parametrize(("rank", "most"), [("4", 8), ("16", 16), ("24", 32), ("64", 64), ("513", None)])
 def test_vllm_is_told_a_rank_that_it_takes(rank: str, most: int | None) -> None:
     told = facts(None, "base")
