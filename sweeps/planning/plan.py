@@ -262,8 +262,8 @@ def _search_warnings(config: SweepConfig, space: SearchSpace, planned: Plan) -> 
         warnings.append(f"the space has {planned.trials} different trials, fewer than budget.trials {count}")
     elif config.searcher.kind == "grid" and (distinct := different(config, space) or 0) > count:
         warnings.append(
-            f"searcher.kind grid: {distinct} different trials, more than budget.trials {count}: the last "
-            f"{distinct - count} in the order of the file are never tried; set budget.trials={distinct}"
+            f"searcher.kind grid: {distinct} different trials, more than budget.trials {count}: "
+            f"{counted(distinct - count, 'trial')} would never be tried; set budget.trials={distinct}"
         )
     return warnings
 

@@ -207,8 +207,8 @@ WARNINGS: list[tuple[str, dict[str, Any]]] = [
     ("16 slots for 16 trials: all of them run at once", {"cluster": {"slots_per_host": 16}, "scheduler": STOP}),
     (BEST_LEFT_ALONE, {"space": {"adapter.lora_dropout": {"uniform": [0, 0.1]}}}),
     (
-        "searcher.kind grid: 24 different trials, more than budget.trials 16: the last 8 in the order of the file are "
-        "never tried; set budget.trials=24",
+        "searcher.kind grid: 24 different trials, more than budget.trials 16: 8 trials would "
+        "never be tried; set budget.trials=24",
         {
             "space": {
                 "adapter.r": {"choice": [4, 8, 32, 64]},
