@@ -91,7 +91,7 @@ def decide(
     only = f"only {rows} rows decide" + (f" ({said} with copies)" if said > rows else "")
     if rows < LEAST_ROWS:
         reasons = (f"{only}: at least {LEAST_ROWS} are needed", *reasons)
-    few = (f"{only}: with fewer than {FEW_ROWS} the interval is too narrow",) if rows < FEW_ROWS else ()
+    few = (f"{only}: with fewer than {FEW_ROWS} the interval may be too narrow",) if rows < FEW_ROWS else ()
     return Verdict(winner, not reasons, reasons, losses, comparisons, min_gain, confidence, rows, few)
 
 

@@ -22,7 +22,7 @@ ERROR_RATE = 0.05
 LEAST_ROWS = 10
 """With fewer rows nothing is told: the interval of one row has no width at all."""
 FEW_ROWS = 30
-"""Below this many rows the bootstrap's intervals are too narrow to be trusted."""
+"""Of fewer rows the intervals hold where differences are about normal; a few large ones make them too narrow."""
 _AT_ONCE = 2_000_000
 """Rows that are drawn at once: they and their counts take some 50 MB."""
 

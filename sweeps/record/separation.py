@@ -99,7 +99,7 @@ class Separation:
 
     @property
     def is_narrow(self) -> bool:
-        """Whether the intervals are too narrow to be trusted."""
+        """Whether the rows are so few that the intervals may be too narrow."""
         return LEAST_ROWS <= self.rows < FEW_ROWS
 
     def of(self, key: str) -> Compared | None:

@@ -172,11 +172,13 @@ def of_seeds(separation: Separation) -> str | None:
 
 
 def of_few_rows(separation: Separation) -> str | None:
-    """Says that the intervals are too narrow to be trusted, where they are."""
+    """Says that the intervals may be too narrow, where rows are few."""
     if not separation.is_narrow:
         return None
-    few = f"{separation.rows} evaluation rows are few, and the intervals claim too much"
-    return f"{few}: they hold from {FEW_ROWS} rows on (data.eval_examples); small differences take hundreds"
+    return (
+        f"{separation.rows} evaluation rows are few: where some differ far more than the rest, the intervals claim too "
+        f"much; take {FEW_ROWS} or more (data.eval_examples); small differences take hundreds"
+    )
 
 
 def _alike(name: str, compared: Compared, separation: Separation) -> str:

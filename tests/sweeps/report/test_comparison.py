@@ -110,8 +110,8 @@ def test_a_trial_that_is_better_than_the_first_is_told_so() -> None:
     assert f"{better}, 97.5% interval 0.1250 to 0.5000 on 16 rows" in lines
     assert lines[-2:] == [
         "a difference beyond chance on these rows may still be one of seeds: those are not compared",
-        "16 evaluation rows are few, and the intervals claim too much: they hold from 30 rows on "
-        "(data.eval_examples); small differences take hundreds",
+        "16 evaluation rows are few: where some differ far more than the rest, the intervals claim too much; take "
+        "30 or more (data.eval_examples); small differences take hundreds",
     ]
 
 
