@@ -66,9 +66,9 @@ def of_points(config: SweepConfig, space: SearchSpace) -> list[str]:
         others = "others or the default configuration" if first else "others"
         told.append(f"searcher.points: {repeated} of {listed} repeat {others}, and equal points run once: remove them")
     if listed and beyond > 0:
-        counted = ", which counts the default configuration too" if first else ""
+        together = ", which counts the default configuration too" if first else ""
         told.append(
-            f"searcher.points: {beyond} of {listed} are beyond budget.trials {config.budget.count}{counted}, and are "
+            f"searcher.points: {beyond} of {listed} are beyond budget.trials {config.budget.count}{together}, and are "
             f"never tried: raise budget.trials to {different}, or list fewer points"
         )
     return told

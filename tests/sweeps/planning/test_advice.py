@@ -13,7 +13,9 @@ from sweeps.planning import advice
 from sweeps.planning.outlook import Outlook
 from sweeps.planning.plan import Machine, plan
 from sweeps.planning.time_cost import Range
+from sweeps.record.paired_bootstrap import LEAST_ROWS
 from trainables.contract import Need, RowShape
+from trainables.data.findings import FEW_ROWS
 from trainables.specs import AdapterSpec
 
 
@@ -27,6 +29,10 @@ def seen(share: float | None) -> Outlook:
         reaching=(1.0,), steps=Range(1, 1, 1), evaluations=2.0, tokens=None, are_tokens_known=False,
         evaluation_share=share, cost=None, rate="",
     )  # fmt: skip
+
+
+def test_a_plan_warns_of_as_few_rows_as_have_no_interval() -> None:
+    assert FEW_ROWS == LEAST_ROWS
 
 
 @pytest.mark.parametrize(("share", "is_told"), [(None, False), (0.5, False), (0.51, True)])
