@@ -96,11 +96,10 @@ class Contents:
             # Before the log: what MLflow has acknowledged is then in it.
             small = self._files(files)
             length = self._journal.log.length
-            for key in self._candidates():
-                found = self._trial(key, known)
-                if found is not None:
-                    trials[key] = found
-            if self._journal.log.length == length:
+            seen = {key: self._trial(key, known) for key in self._candidates()}
+            trials |= {key: found for key, found in seen.items() if found is not None}
+            # Of a trial that changed meanwhile, `stage` may no longer hold what was seen of it before.
+            if None not in seen.values() and self._journal.log.length == length:
                 return Taken(length, small, trials)
         self._again(trials)
         raise StorageError(f"{self._folder.path}: changes faster than its mirror can be kept")

@@ -167,6 +167,31 @@ def test_the_log_is_taken_as_it_was_while_the_trials_were_looked_at(world, monke
     assert set(taken.trials["k"]) == {"best-000003/adapter/a"}
 
 
+def test_all_that_is_taken_of_a_trial_is_linked_though_it_goes_on_meanwhile(world, monkeypatch):
+    """It reports when it was seen, is seen again, and has another snapshot before that one is linked."""
+    world.journal.add(started("k"))
+    world.folder.keep("k", "snapshot", 1, {"snapshot.bin": b"1"})
+    real = trial_files
+    looks: list[object] = []
+
+    def goes_on_meanwhile(path):
+        found = real(path)
+        if path == world.contents.stage / "k":
+            return found
+        looks.append(path)
+        if len(looks) in (2, 3):
+            world.folder.keep("k", "snapshot", len(looks), {"snapshot.bin": b"1"})
+            world.folder.drop_snapshots("k", but=1)
+        if len(looks) == 2:
+            world.journal.add(reported("k", 1, 1.0))
+        return found
+
+    monkeypatch.setattr(contents, "trial_files", goes_on_meanwhile)
+    taken = world.contents.take({}, {})
+    assert taken.trials["k"] == real(world.contents.stage / "k")
+    assert set(taken.trials["k"]) == {"snapshot-000003/snapshot.bin"}
+
+
 def test_a_log_that_never_rests_is_told(world, monkeypatch):
     lengths = iter(range(10**6))
     monkeypatch.setattr(EventLog, "length", property(lambda _: next(lengths)), raising=False)
