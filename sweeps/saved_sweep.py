@@ -20,7 +20,8 @@ from sweeps.config.uris import absolute_uri
 from sweeps.config.yaml_files import section
 from sweeps.errors import ConfigError, StorageError
 from sweeps.record.events import SweepStarted
-from sweeps.record.folder import SweepFolder, noted_by, read_events, write_whole, writing
+from sweeps.record.folder import SweepFolder, noted_by, read_events, writing
+from sweeps.record.whole_files import write_whole
 from sweeps.tracking import stores
 from trainables import catalogue
 from trainables.errors import DataError, ModelError

@@ -17,8 +17,8 @@ from cluster.errors import SubmissionFailed
 from cluster.submission import package
 from sweeps.config import shipping
 from sweeps.config.uris import is_object_store
-from sweeps.record.folder import write_whole
 from sweeps.record.private_files import make_folder
+from sweeps.record.whole_files import write_whole
 from trainables.specs import Spec
 
 FOLDER = "sent"

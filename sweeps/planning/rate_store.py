@@ -19,7 +19,7 @@ from sweeps.config import points
 from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_passwords
 from sweeps.planning.rates import Rate, RateKey, kept
-from sweeps.record.folder import write_whole
+from sweeps.record.whole_files import write_whole
 from trainables import catalogue
 from trainables.contract import RowShape
 from trainables.specs import Spec, TrialSpec

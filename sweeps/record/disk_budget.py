@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweeps.record import snapshots
-from sweeps.record.folder import Kind, SweepFolder, remove_folder
+from sweeps.record.folder import Kind, SweepFolder
 from sweeps.record.private_files import file_lock
+from sweeps.record.whole_files import remove_folder
 from trainables.objective import MIN_EVAL_LOSS, Objective
 
 

@@ -18,7 +18,6 @@ import fcntl
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -29,54 +28,14 @@ from filelock import Timeout
 
 from sweeps.errors import StorageError
 from sweeps.record.events import Event, from_line, to_line
-from sweeps.record.private_files import FOLDER_MODE, file_lock, make_folder, open_file
+from sweeps.record.private_files import FOLDER_MODE, file_lock, open_file
+from sweeps.record.whole_files import entries, remove_folder, write_folder, write_whole
 from trainables.inputs import json_text
 
 Kind = Literal["snapshot", "best"]
 REPORT = "report.html"
 LOCK_SECONDS = 0.5
 """How long a driver waits for its lock. `is_driven` in another process holds it for a moment."""
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that readers see whole or not at all."""
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        _write(draft, content)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _write(path: Path, content: bytes) -> None:
-    with open_file(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """Writes a folder that readers see whole or not at all; one that is there already is replaced."""
-    make_folder(path.parent)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        make_folder(draft)
-        for name, content in files.items():
-            target = draft / name
-            make_folder(target.parent)
-            _write(target, content)
-        remove_folder(path)
-        draft.rename(path)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def remove_folder(path: Path) -> None:
-    """Removes a folder that readers see whole or not at all, as far as the disk lets it."""
-    with suppress(OSError):
-        # Under a draft's name: a driver that is killed meanwhile leaves no half of it to be taken for the whole.
-        path = path.rename(path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}"))
-    shutil.rmtree(path, ignore_errors=True)
 
 
 class SweepFolder:
@@ -115,12 +74,12 @@ class SweepFolder:
 
     def trials(self) -> list[Path]:
         """The folders of all trials that have kept something."""
-        return [path for path in (self.path / "trials").glob("*") if path.is_dir()]
+        return [path for path in entries(self.path / "trials") if path.is_dir()]
 
     def clean(self) -> None:
         """Removes the drafts of processes that were killed. No other process may be writing."""
         for trial in self.trials():
-            for draft in trial.glob(".*"):
+            for draft in (path for path in entries(trial) if path.name.startswith(".")):
                 shutil.rmtree(draft, ignore_errors=True)
 
     def keep(self, trial_key: str, kind: Kind, step: int, files: Mapping[str, bytes]) -> Path:
@@ -144,8 +103,8 @@ class SweepFolder:
 
     def all(self, trial_key: str, kind: Kind) -> list[Path]:
         """The folders that `keep` wrote and that are still there, the latest first."""
-        paths = [path for path in self.trial(trial_key).glob(f"{kind}-*") if _step(path) >= 0]
-        return sorted(paths, key=_step, reverse=True)
+        named = [path for path in entries(self.trial(trial_key)) if path.name.startswith(f"{kind}-")]
+        return sorted((path for path in named if _step(path) >= 0), key=_step, reverse=True)
 
 
 def _step(path: Path) -> int:

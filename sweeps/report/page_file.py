@@ -8,7 +8,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sweeps.errors import StorageError
 from sweeps.record.eval_rows import separation
-from sweeps.record.folder import REPORT, SweepFolder, read_events, write_whole
+from sweeps.record.folder import REPORT, SweepFolder, read_events
+from sweeps.record.whole_files import write_whole
 from sweeps.report import page_facts, plotly_html, status
 from sweeps.report.charts import charts
 from sweeps.report.page import Page, page

@@ -19,9 +19,10 @@ from cluster.errors import first_cause
 from sweeps.config.passwords import without_password, without_passwords
 from sweeps.errors import StorageError
 from sweeps.record.events import Event, TrialEnded, TrialReported, TrialStarted
-from sweeps.record.folder import SweepFolder, acknowledged_bytes, noted_by, read_events, write_whole
+from sweeps.record.folder import SweepFolder, acknowledged_bytes, noted_by, read_events
 from sweeps.record.journal import Journal
 from sweeps.record.sweep_record import SweepRecord
+from sweeps.record.whole_files import write_whole
 from sweeps.tracking.client_settings import without_retries
 from sweeps.tracking.delivery_marks import Marks
 from sweeps.tracking.lost_runs import Lost

@@ -32,9 +32,10 @@ from sweeps.record.events import (
     TrialEnded,
     TrialState,
 )
-from sweeps.record.folder import SweepFolder, write_whole, writing
+from sweeps.record.folder import SweepFolder, writing
 from sweeps.record.journal import Journal
 from sweeps.record.run_names import label
+from sweeps.record.whole_files import write_whole
 from sweeps.report.progress import Display
 from sweeps.steering.stop import Reason, StopState
 from sweeps.tune.base_evaluation import BaseEvaluation

@@ -17,8 +17,9 @@ import ray
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sweeps.record.folder import write_whole, writing
+from sweeps.record.folder import writing
 from sweeps.record.snapshots import SavedTrial
+from sweeps.record.whole_files import write_whole
 from sweeps.tune.broker_calls import ask
 from sweeps.tune.trial_files import FolderFiles
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from sweeps.record.folder import SweepFolder, write_whole, writing
+from sweeps.record.folder import SweepFolder, writing
 from sweeps.record.mirror.contents import NOTE
 from sweeps.record.mirror.lease import Lease
+from sweeps.record.whole_files import write_whole
 from trainables.specs import Spec
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,48 +17,9 @@ from sweep_events import begun, ended, history, record, reported, started
 from sweeps.errors import StorageError
 from sweeps.record import folder as folders
 from sweeps.record.events import Event, TrialEnded, TrialReported, TrialState, to_line
-from sweeps.record.folder import EventLog, SweepFolder, read_events, write_folder, write_whole
+from sweeps.record.folder import EventLog, SweepFolder, read_events
 from sweeps.record.journal import Journal
 from sweeps.record.sweep_record import SweepRecord
-
-# Files
-
-
-def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    write_whole(path, b"one")
-    write_whole(path, b"two")
-    assert path.read_bytes() == b"two"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_file_that_cannot_be_written_leaves_the_old_one_and_no_draft(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "a.json"
-    write_whole(path, b"one")
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        write_whole(path, b"two")
-    assert path.read_bytes() == b"one"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
-    path = tmp_path / "trials" / "best"
-    write_folder(path, {"adapter/one": b"1", "rows.json": b"2"})
-    write_folder(path, {"adapter/two": b"3"})
-    assert [str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()] == ["adapter/two"]
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_folder_without_files_is_a_folder(tmp_path: Path) -> None:
-    write_folder(tmp_path / "best", {})
-    assert list((tmp_path / "best").iterdir()) == []
 
 
 def test_the_latest_of_a_trial_is_kept_and_the_one_before_is_not(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import json, sys
 from pathlib import Path
 from sweeps.record import folder as folders
 from sweeps.record.disk_budget import Disk
-from sweeps.record.folder import EventLog, write_whole
+from sweeps.record.folder import EventLog
+from sweeps.record.whole_files import write_whole
 folder = folders.create(Path("results"), "x", {})
 with folders.locked(folder):
     EventLog(folder.events).close()

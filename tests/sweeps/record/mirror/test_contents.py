@@ -10,11 +10,12 @@ from sweep_events import begun, ended, reported, started
 
 from sweeps.errors import StorageError
 from sweeps.record.events import TrialState
-from sweeps.record.folder import EventLog, SweepFolder, write_whole
+from sweeps.record.folder import EventLog, SweepFolder
 from sweeps.record.journal import Journal
 from sweeps.record.mirror import contents
 from sweeps.record.mirror.contents import Contents, link, small_files, trial_files
 from sweeps.record.mirror.manifest import Seen, Stored, TrialFiles
+from sweeps.record.whole_files import write_whole
 
 
 class World:

@@ -1,0 +1,61 @@
+"""Files and folders that readers see whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from sweeps.record.private_files import make_folder, open_file
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file that readers see whole or not at all."""
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        _write(draft, content)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open_file(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Writes a folder that readers see whole or not at all; one that is there already is replaced."""
+    make_folder(path.parent)
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        make_folder(draft)
+        for name, content in files.items():
+            target = draft / name
+            make_folder(target.parent)
+            _write(target, content)
+        remove_folder(path)
+        draft.rename(path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Removes a folder that readers see whole or not at all, as far as the disk lets it."""
+    with suppress(OSError):
+        # Under a draft's name: a driver that is killed meanwhile leaves no half of it to be taken for the whole.
+        path = path.rename(path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}"))
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def entries(folder: Path) -> list[Path]:
+    """What lies in a folder, in no order; nothing where the folder is gone or may not be read."""
+    # Not Path.glob: it looks twice, and raises where the folder goes in between (pathlib.py, 3.11).
+    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        return list(folder.iterdir())
+    return []
