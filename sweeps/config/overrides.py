@@ -24,7 +24,8 @@ def apply(raw: dict[str, Any], changes: Sequence[str], resolve_paths: Callable[[
 
     All that follows `search_space.` is one key, since the fields of a space hold a dot. A named space is expanded
     before one of its fields is changed. Overriding a `kind` drops the keys that the new kind does not have, and
-    overriding how long a trial is drops the key in which the file says that.
+    overriding how long a trial is drops the key in which the file says that. A text that YAML reads as something else
+    is a mistake, and is taken as it was typed: left out, it would be said to be missing.
 
     Args:
         raw: the sweep file's content.
@@ -38,20 +39,18 @@ def apply(raw: dict[str, Any], changes: Sequence[str], resolve_paths: Callable[[
         if not equals or not key:
             wrong.append(f"{change}: an override is key=value, for example budget.trials=4")
             continue
+        is_meant_as_text = key in _TEXTS and not _is_text(text)
+        if is_meant_as_text:
+            wrong.append(_not_text(key, text))
         try:
-            value = yaml_files.parse(text)
+            value = text if is_meant_as_text else yaml_files.parse(text)
         except yaml_files.OldNumber as error:
             wrong.append(f"{key}: {error.problem}")
             continue
         except yaml.YAMLError:
             wrong.append(
-                _not_text(key, text)
-                if key in _TEXTS
-                else f"{key}: {text!r} is not a YAML value; quote it for the shell, for example '{key}={{choice: [8]}}'"
+                f"{key}: {text!r} is not a YAML value; quote it for the shell, for example '{key}={{choice: [8]}}'"
             )
-            continue
-        if key in _TEXTS and value is not None and not isinstance(value, str):
-            wrong.append(_not_text(key, text))
             continue
         if value is not None and key in _LENGTH_KEYS and isinstance(budget := raw.get("budget"), dict):
             said = {name for name in LENGTHS if f"budget.{name}" not in overridden}
@@ -60,6 +59,15 @@ def apply(raw: dict[str, Any], changes: Sequence[str], resolve_paths: Callable[[
         if problem is not None:
             wrong.append(f"{key}: {problem}")
     return wrong
+
+
+def _is_text(text: str) -> bool:
+    """Whether YAML reads it as text, or as nothing."""
+    try:
+        value = yaml_files.parse(text)
+    except yaml.YAMLError:
+        return False
+    return value is None or isinstance(value, str)
 
 
 def _not_text(key: str, text: str) -> str:

@@ -165,7 +165,7 @@ ROWS: list[Row] = [
     change("budget.trials", "budget.trials: an override is key=value, for example budget.trials=4"),
     change("=4", "=4: an override is key=value"),
     change("budget.trials=[1", "budget.trials: '[1' is not a YAML value; quote it for the shell, for example 'budget.trials={choice: [8]}'"),
-    change("data.prompt={question}", "data.prompt: {question} is not text as YAML reads it; type 'data.prompt=\"{question}\"'"),
+    Row("text without quotes, which the file lacks", QLORA.replace('prompt: "{question}", ', ""), ["data.prompt: {question} is not text as YAML reads it; type 'data.prompt=\"{question}\"'"], ["data.prompt={question}"]),
     change("name.first=y", "name.first: name is 'x', which has no keys"),
     change("budget.trails=4", "budget.trails: unknown key; did you mean budget.trials? (keys here: trials, steps_per_trial, wall_clock"),
     change("budget.trials=many", "budget.trials: 'many' must be a whole number"),

@@ -127,6 +127,7 @@ def test_a_wrong_override_is_told_and_the_others_are_taken(change: str, problem:
         ("data.prompt={{q}}", "'data.prompt=\"{{q}}\"'"),
         ('data.prompt=It\'s {q}: "x"', """'data.prompt="It'"'"'s {q}: \\"x\\""'"""),
         ("data.completion=5", "'data.completion=\"5\"'"),
+        ("data.completion=010", "'data.completion=\"010\"'"),
     ],
 )
 def test_text_that_yaml_reads_otherwise_is_told_with_the_words_to_type(change: str, typed: str) -> None:
@@ -134,7 +135,8 @@ def test_text_that_yaml_reads_otherwise_is_told_with_the_words_to_type(change: s
     (line,) = problems(raw, change)
     key, _, text = change.partition("=")
     assert line == f"{key}: {text} is not text as YAML reads it; type {typed}"
-    assert raw == {"data": {"prompt": "{p}"}}
+    # The checks to come look at what was meant.
+    assert raw == {"data": {"prompt": "{p}", key.removeprefix("data."): text}}
     # What is to be typed gives that very text.
     (word,) = shlex.split(typed)
     assert changed({}, word) == {"data": {key.removeprefix("data."): text}}
