@@ -93,12 +93,15 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
 
 
 def unknown_field(name: str, known: Sequence[str]) -> str:
-    """The message that a dotted field is unknown. Its last part tells which field of another section is meant."""
+    """The message that a dotted field is unknown."""
+    return f"unknown field {name!r}{meant_field(name, known)} (there are: {', '.join(known)})"
+
+
+def meant_field(name: str, known: Sequence[str]) -> str:
+    """The end of a message: which dotted field may be meant. The last part of `name` tells one of another section."""
     last = name.rpartition(".")[2]
     same = [field for field in known if field.rpartition(".")[2] == _SYNONYMS.get(last, last)]
-    if not same:
-        return unknown("field", name, known)
-    return f"unknown field {name!r}; did you mean {same[0]}? (there are: {', '.join(known)})"
+    return f"; did you mean {same[0]}?" if same else did_you_mean(name, known)
 
 
 def _line(field: str, value: object, rules: Sequence[str]) -> str:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from search_spaces.domains import Value
 from search_spaces.space import Point, SearchSpace
+from sweeps.config import messages
 from sweeps.config.passwords import without_passwords
-from trainables.inputs.similar import did_you_mean
 from trainables.specs import TrialSpec
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def strange(space: SearchSpace, point: Point) -> list[str]:
     """A line "FIELD: reason" for each field of a point that the space does not search."""
     searched = list(space.domains)
     return [
-        f"{field}: is not searched{did_you_mean(field, searched)} (searched: {', '.join(searched)})"
+        f"{field}: is not searched{messages.meant_field(field, searched)} (searched: {', '.join(searched)})"
         for field in point
         if field not in space.domains
     ]

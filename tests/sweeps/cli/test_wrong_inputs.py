@@ -97,6 +97,7 @@ ROWS: list[Row] = [
     toy("unknown searcher", "searcher: {kind: bayes}", "searcher: unknown kind 'bayes' (there are: grid, prior, random, tpe"),
     toy("key that the searcher does not have", "searcher: {kind: random, trials: 4}", "searcher.trials: unknown key; did you mean budget.trials? (keys here: kind, points, repeats, start_with_default, warm_start)"),
     toy("explicit points that are no list", "searcher: {points: {adapter.r: 8}}", "searcher.points: must be a list: write [{'adapter.r': 8}]"),
+    toy("explicit point at a field by another name", "searcher: {points: [{rank: 8}]}", "searcher.points.0: rank: is not searched; did you mean adapter.r? (searched: adapter.r, "),
     toy("explicit point at a field that is not searched", "searcher: {points: [{training.batch_size: 8}]}", "searcher.points.0: training.batch_size: is not searched; did you mean training.learning_rate? (searched: adapter.r, "),
     toy("explicit point with a list for a number", "searcher: {points: [{adapter.r: [8]}]}", "searcher.points.0: adapter.r: [8] must be a whole number"),
     toy("explicit point with a value that no trial takes", "searcher: {points: [{adapter.r: 8}, {adapter.r: 0}]}", "searcher.points.1: adapter.r: 0 must be"),
