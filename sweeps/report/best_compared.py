@@ -35,7 +35,7 @@ def of_best(record: SweepRecord, best: TrialRecord | None, separation: Separatio
     """Lines that compare the best trial, if there is one, with those that have not ended, the base and the next."""
     lines = [pareto_set(record)]
     if best is not None:
-        lines += [unfinished(record, best), against_base(record, best, separation), repeated(record, best)]
+        lines += [unfinished(record, best), repeated(record, best), against_base(record, best, separation)]
         lines += against_next(record, separation)
     return [line for line in lines if line is not None]
 
@@ -126,7 +126,10 @@ def against_default(
 
 
 def against_next(record: SweepRecord, separation: Separation | None) -> list[str]:
-    """Which of the next trials the best one cannot be told apart from, or that it can from all of them."""
+    """Which of the next trials the best one cannot be told apart from, or that it can from all of them.
+
+    Follows `against_base`: what cannot be told for one and the same reason has it once.
+    """
     if separation is None or not separation.trials:
         return []
     names = {key: label(trial.number) for key, trial in record.trials.items()}
@@ -143,7 +146,9 @@ def against_next(record: SweepRecord, separation: Separation | None) -> list[str
     untold = [each for each in separation.trials if each.apart is None]
     if untold:
         which = ", ".join(names[each.key] for each in untold[:SHOWN]) + (" and others" if untold[SHOWN:] else "")
-        lines.append(f"whether it is better than {which} cannot be told: {untold[0].unknown}")
+        whether, base = f"whether it is better than {which}", separation.base
+        is_said = not lines and base is not None and base.difference > 0 and base.unknown == untold[0].unknown
+        lines.append(f"nor {whether}" if is_said else f"{whether} cannot be told: {untold[0].unknown}")
     if separation.not_compared and (alike or nearest.apart):
         lines.append(f"{separation.not_compared} more trials, further behind, were not compared")
     few = of_few_rows(separation)

@@ -142,6 +142,15 @@ def test_what_cannot_be_told_is_said() -> None:
     ]
 
 
+def test_what_cannot_be_told_of_the_base_and_the_next_for_one_reason_is_said_once() -> None:
+    found, untold = sweep(base(4.5)), replace(UNTOLD, key="base", difference=3.25)
+    told = best_compared.of_best(found, best_of(found), separation(UNTOLD, against=untold, rows=1))
+    assert told[1:] == ["nor whether it is better than t00"]
+    other = replace(untold, unknown="its losses are missing")
+    told = best_compared.of_best(found, best_of(found), separation(UNTOLD, against=other, rows=1))
+    assert told[1:] == ["whether it is better than t00 cannot be told: 1 evaluation row, at least 10 are needed"]
+
+
 def test_few_rows_and_trials_that_were_left_out_are_said() -> None:
     lines = against_next(separation(Compared("a", 0.75, 0.5, 1.0), rows=20, not_compared=4))
     assert lines[2:] == [
