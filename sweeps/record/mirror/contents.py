@@ -184,12 +184,20 @@ def _is_mirrored(name: str) -> bool:
 
 
 def trial_files(folder: Path) -> dict[str, Seen]:
-    """The files of a trial: path below its folder -> what it is known by. Drafts are left out."""
+    """The files of a trial: path below its folder -> what it is known by.
+
+    Drafts are left out, and links that lead nowhere, which somebody has put there.
+    """
     found: dict[str, Seen] = {}
     for place, folders, names in os.walk(folder, onerror=_fail) if folder.is_dir() else ():
         folders[:] = [name for name in folders if not name.startswith(".")]
         for path in (Path(place) / name for name in names if not name.startswith(".")):
-            state = path.stat()
+            try:
+                state = path.stat()
+            except FileNotFoundError:
+                if path.is_symlink():
+                    continue
+                raise
             found[path.relative_to(folder).as_posix()] = Seen(state.st_size, state.st_mtime_ns)
     return found
 

@@ -68,6 +68,13 @@ def test_a_trials_files_are_all_but_drafts(world):
     assert trial_files(world.folder.trial("other")) == {}
 
 
+def test_a_link_that_leads_nowhere_is_no_file(world):
+    world.journal.add(started("k"))
+    world.folder.keep("k", "best", 3, {"adapter/a": b"12"})
+    (world.folder.trial("k") / "latest").symlink_to("gone")
+    assert set(world.take().trials["k"]) == {"best-000003/adapter/a"}
+
+
 def test_what_is_new_is_linked_so_that_it_outlives_its_removal(world):
     world.journal.add(started("k"))
     kept = world.folder.keep("k", "snapshot", 3, {"snapshot.bin": b"123"})
