@@ -287,7 +287,8 @@ def _readable(run_id: str, path: str) -> Iterator[None]:
     except (MlflowException, OSError, ValueError, KeyError, TypeError) as error:
         if is_away(error):
             raise
-        raise SweepError(f"run {run_id}: its {path} cannot be read: {str(error).splitlines()[0]}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise SweepError(f"run {run_id}: its {path} cannot be read: {reason}") from error
 
 
 def _trial(run: Any) -> TrialRun:

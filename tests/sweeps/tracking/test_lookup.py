@@ -13,7 +13,7 @@ from sweep_events import begun, started
 from tracked_sweeps import PARAMS, SWEEP, deliver
 
 from sweeps.config.model import SweepConfig
-from sweeps.errors import Failed, NotStored
+from sweeps.errors import Failed, NotStored, SweepError
 from sweeps.tracking import stores
 from sweeps.tracking.lookup import Lookup, holds
 from sweeps.tracking.sink import MlflowSink
@@ -81,3 +81,11 @@ def test_what_a_store_of_artifacts_says_is_told(uri: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(MlflowClient, "list_artifacts", Mock(side_effect=NoCredentialsError()))
     with pytest.raises(Failed, match=r"^the store of MLflow's artifacts: NoCredentialsError: Unable to locate cred"):
         Lookup(uri).adapter("0" * 32)
+
+
+def test_what_cannot_be_read_for_a_reason_without_words_is_told_by_the_kind_of_error(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Lookup, "_download", Mock(side_effect=OSError()))
+    with pytest.raises(SweepError, match=r"run r: its eval_rows\.json cannot be read: OSError$"):
+        Lookup(uri).reported("r")
