@@ -136,7 +136,9 @@ class TrialSource:
         self._first = iter([*points.beginning(config, space), *warm_start.first(earlier, space)])
         for known_point in earlier.own if earlier is not None else ():
             reached = self._earlier_reached(known_point)
-            self._searcher.tell(known_point.point, reached, known_point.loss, known_point.step is None)
+            # As of this sweep's own trials: what it came to there, not its best.
+            there = known_point.loss if known_point.last is None else known_point.last
+            self._searcher.tell(known_point.point, reached, there, known_point.step is None)
 
     def follow(self, record: Callable[[], SweepRecord]) -> None:
         """From now on hands out what is asked for while the sweep runs, too: `record` answers how the sweep stands."""

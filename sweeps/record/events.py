@@ -189,7 +189,9 @@ class EarlierPoint(Spec):
 
     point: dict[str, Value]
     loss: float
-    """Of the objective, or its negative where higher is better."""
+    """The least of the objective, or of its negative where higher is better."""
+    last: float | None = None
+    """The same at the last report; None in logs of earlier versions."""
     step: int | None = None
     """Where it was stopped; None of a trial that was trained to its end."""
     is_own: bool = True

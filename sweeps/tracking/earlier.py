@@ -69,11 +69,12 @@ def trials(
         if trial.repeats is not None:
             continue
         point = warm_start.point(space, trial.params)
-        loss = objective.loss(trial.best(objective.metric))
+        best = trial.best(objective.metric)
         step = None if trial.state == TrialState.COMPLETED else trial.steps
         if trial.is_ranked(objective.metric) and point is not None and step != 0:
             is_own = warm_start.is_own(config, point, trial.params)
-            points.append(EarlierPoint(point=dict(point), loss=loss, step=step, is_own=is_own))
+            loss, last = map(objective.loss, (best, trial.metrics.get(objective.metric, best)))
+            points.append(EarlierPoint(point=dict(point), loss=loss, last=last, step=step, is_own=is_own))
     return EarlierTrials(
         time=time,
         sweep_id=earlier.sweep_id,

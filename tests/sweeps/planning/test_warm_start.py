@@ -147,7 +147,7 @@ def test_a_trial_that_was_stopped_is_told_with_what_it_was_trained_on(
     told: list[tuple[object, ...]] = []
     monkeypatch.setattr(Learner, "tell", lambda self, *words: told.append(words))
     learning, space = toy(SPACE, searcher={"kind": "tpe"}, **{"budget": {"steps_per_trial": 9}, **sections})
-    stopped = EarlierPoint(point=point(1e-3), loss=3.0, step=3)
+    stopped = EarlierPoint(point=point(1e-3), loss=2.0, last=3.0, step=3)
     known = EarlierTrials(time=1.0, sweep_id="before", trials=(stopped,), is_same_task=True)
     TrialSource(learning, space, {"toy": "1"}, earlier=known)
     assert told == [(point(1e-3), reached, 3.0, False)]

@@ -61,6 +61,18 @@ def test_the_trials_that_were_ranked_are_known_by_their_points_and_where_they_we
     assert all(trial.is_own for trial in told.trials), told.trials
 
 
+def test_a_trial_whose_loss_rose_again_is_known_by_its_best_and_its_last(
+    sink: MlflowSink, folder: Any, tracked: SweepConfig
+) -> None:
+    begins, first, end = trial(5, 5e-3, 0.4)
+    keep_adapter(folder, "key5", 3)
+    deliver(sink, [begun(), begins, first, reported("key5", 9, 0.75, since=3, best=(3, 0.4)), end])
+    found = earlier.look_up(tracked)
+    assert found is not None
+    *_, told = earlier.trials(found, tracked, SPACE, {}, 5.0).trials
+    assert (told.loss, told.last) == (0.4, 0.75)
+
+
 def test_a_sweep_that_bears_the_name_it_learns_from_does_not_learn_from_itself(
     tracked: SweepConfig, sink: MlflowSink, folder: Any
 ) -> None:
