@@ -89,7 +89,7 @@ class JournalCallback(Callback):
         if "report" in result:
             report = Report.model_validate_json(result["report"])
             told = TrialReported(
-                time=report.time,
+                time=self._clock(),
                 trial_key=key,
                 report=report,
                 adapter=result["adapter"],

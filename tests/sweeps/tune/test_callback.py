@@ -102,6 +102,13 @@ def test_a_report_that_comes_before_a_slot_is_one_of_a_trial_that_runs(callback,
     assert told(events) == ["trial_started", "trial_reported"]
 
 
+def test_a_report_has_the_drivers_time_and_keeps_that_of_the_trials_process(callback, events, journal):
+    """That may be on a node whose clock is ahead, or the report may have been made before an earlier driver died."""
+    callback.on_trial_result(1, [], trial(), report(3))
+    assert (events[-1].time, events[-1].report.time) == (5.0, 13.0)
+    assert journal.record.known_until == 5.0
+
+
 def test_a_point_that_never_held_a_slot_is_infeasible_in_one_event(callback, events, journal):
     callback.on_trial_complete(1, [], trial(**ending("INFEASIBLE", "no such layer")))
     assert told(events) == ["point_infeasible"]
