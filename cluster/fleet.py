@@ -180,7 +180,9 @@ class Fleet:
         self._nodes = tuple(await look())
         self.wanted = self._count(self.asked)
         at_once = min(self.wanted, self._count("auto")) if self._gpus_per_host else self.wanted
-        for starting in (first, *(self._made() for _ in range(self.wanted - 1))):
+        # The broker may have been asked for hosts meanwhile, and have made some of them.
+        missing = self.wanted - sum(not each.is_given_up for each in self._starting)
+        for starting in (first, *(self._made() for _ in range(missing))):
             self._in_background(self._bring(starting))
         since: float | None = None
         while len(self.hosts) < at_once and (self._problem is None or any(each.node_id for each in self._starting)):

@@ -179,6 +179,28 @@ def test_a_number_above_the_gpus_waits_with_ray_and_is_not_asked_for_twice(play)
     play(scene, "a", hosts=3)
 
 
+def test_hosts_are_not_made_twice_when_their_number_is_told_while_they_start(monkeypatch):
+    actors = Actors("a", "b", "c")
+    monkeypatch.setattr(fleet, "HostActor", actors)
+
+    async def whole() -> None:
+        world = World(actors)
+        world.fleet._data = object()
+
+        async def look() -> tuple[Node, ...]:
+            return actors.look()
+
+        async def told() -> tuple[Node, ...]:
+            world.fleet.follow(actors.look())  # as by `Broker.want`, of a broker that Ray has made anew
+            return actors.look()
+
+        await world.fleet.ask_first(look, lambda host: host.node_id.remote())
+        assert await world.fleet.start(told) is None
+        assert (actors.made, world.hosts()) == (3, ["a", "b", "c"])
+
+    asyncio.run(whole())
+
+
 def test_fewer_hosts_are_wanted_and_those_with_the_fewest_trials_go(play):
     async def scene(world: World) -> None:
         busy = next(host for host in world.fleet.hosts.values() if host.facts.node == "b")
