@@ -6,8 +6,8 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from itertools import count
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +94,9 @@ def _document(store: Store, manifest: Manifest) -> Mapping[str, Any]:
 
 def _here(document: Mapping[str, Any], storage: Path, uri: str) -> SweepFolder | None:
     """The folder of this very sweep on this machine, if there is one."""
-    places = (document.get("dir"), storage.absolute() / Path(uri).name)
-    folders = (SweepFolder(Path(str(place))) for place in places)
+    # What was fetched before may have got another name, and was killed before it wrote down where it is.
+    fetched = takewhile(Path.exists, _names(storage.absolute() / Path(uri).name))
+    folders = (SweepFolder(Path(str(place))) for place in (document.get("dir"), *fetched))
     return next((folder for folder in folders if folder.holds(document["sweep_id"])), None)
 
 
@@ -180,4 +181,9 @@ def _set_aside(path: Path) -> Path:
 
 def _free(path: Path) -> Path:
     """The path, or with -2, -3, ... when it is taken."""
-    return next(each for number in count(1) if not (each := path if number == 1 else Path(f"{path}-{number}")).exists())
+    return next(each for each in _names(path) if not each.exists())
+
+
+def _names(path: Path) -> Iterator[Path]:
+    yield path
+    yield from (Path(f"{path}-{number}") for number in count(2))

@@ -92,6 +92,18 @@ def test_a_folder_whose_driver_was_killed_goes_on_at_once(folder, monkeypatch):
         assert drive.said == []
 
 
+def test_a_sweep_that_was_fetched_under_another_name_is_not_fetched_again(store, folder, tmp_path, monkeypatch):
+    """As when `resume` is killed before it has written down where the folder is."""
+    mirrors.drive(folder, 3)
+    folder.path.rename(tmp_path / "lost")
+    (tmp_path / "b" / "toy").mkdir(parents=True)
+    fetched = mirrors.fetched(f"{store.uri}/toy", tmp_path / "b")
+    assert fetched == tmp_path / "b" / "toy-2"
+    said: list[str] = []
+    assert fetch(f"{store.uri}/toy", tmp_path / "b", said.append) == fetched
+    assert said == [f"the sweep's folder is on this machine: {fetched}"]
+
+
 def test_a_driver_that_was_cut_off_is_fenced(store, tmp_path, monkeypatch):
     monkeypatch.setattr(holding, "LEASE_SECONDS", 1.0)
     folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
