@@ -1,7 +1,7 @@
 """Whether the sweep's storage can be written, and which places see the same folder.
 
-The driver makes a folder with a random name in it and writes a file; each node reads that and writes one of its own;
-`collect` reads what has arrived and removes the folder. Nothing is written where that folder is not seen.
+The driver makes a folder with a random name in it, and writes and locks a file; each node reads that and writes one of
+its own; `collect` reads what has arrived and removes the folder. Nothing is written where that folder is not seen.
 
 On an object store the driver does what the mirror of a sweep does there: it creates, replaces, lists, reads and deletes
 an object, and sees whether the store refuses the writes that it must refuse.
@@ -9,6 +9,7 @@ an object, and sees whether the store refuses the writes that it must refuse.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import time
@@ -48,6 +49,7 @@ def look(asked: Asked) -> Facts:
         folder.mkdir(mode=0o777)
         folder.chmod(0o777)  # nodes may run as somebody else
         _write(folder / "driver", asked.mark)
+        facts["no_locks"] = _lock(folder / "driver")
         return {**facts, "sees": (folder / "driver").read_text() == asked.mark}
     except OSError as error:
         return {**facts, "error": f"{error.strerror or error}", "sees": False}
@@ -67,7 +69,7 @@ def collect(asked: Asked) -> Facts:
 
 
 def judge(facts: Facts, driver: Facts, asked: Asked) -> Diagnosis:
-    """Fails when the driver cannot write; warns when a node does not see the driver's folder."""
+    """Fails when the driver cannot write or lock; warns when a node does not see the driver's folder."""
     place = facts["place"]
     if facts.get("error") is not None:
         state: Health = "fail" if asked.declared_gpus is None else "warn"
@@ -75,6 +77,12 @@ def judge(facts: Facts, driver: Facts, asked: Asked) -> Diagnosis:
         if "://" in place:
             mend = "mend the bucket, the credentials or AWS_REGION (docs/storage.md), or name another storage"
         return Diagnosis(state, f"{place}: cannot be written: {facts['error']}", mend)
+    if facts.get("no_locks") is not None:
+        return Diagnosis(
+            "fail",
+            f"{place}: its file system has no locks ({facts['no_locks']}), which let one process drive a sweep",
+            "mount it with flock, or name another storage",
+        )
     if facts.get("is_driver") is False:
         return Diagnosis("ok", f"{place}: only the driver writes there")
     if asked.declared_gpus is None:
@@ -108,6 +116,16 @@ def _write(file: Path, text: str) -> None:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def _lock(file: Path) -> str | None:
+    """Locks a file as a sweep's driver does; why that fails, None when it does not."""
+    with file.open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.strerror or str(error)
+    return None
 
 
 def _remove_abandoned(there: Path) -> None:

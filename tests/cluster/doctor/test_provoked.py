@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest.mock import Mock
 
 import mlflow_servers
 import object_stores
@@ -109,6 +110,15 @@ def test_storage_that_cannot_be_written_is_a_failure():
     assert found.state == "fail"
     assert "/proc: cannot be written" in found.seen
     assert found.mend
+
+
+def test_storage_without_locks_is_a_failure(tmp_path, monkeypatch):
+    """As Lustre is mounted without `flock`."""
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(38, "Function not implemented")))
+    found = diagnosis("storage", stored(tmp_path))
+    assert found.state == "fail"
+    assert found.seen.startswith(f"{tmp_path}: its file system has no locks (Function not implemented)")
+    assert "mount it with flock" in found.mend
 
 
 def test_what_a_killed_doctor_left_is_removed(tmp_path):
