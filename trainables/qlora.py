@@ -107,7 +107,8 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
     identity = base_model.identity(base, loaded)
     known = None
     if identity is not None:
-        known = kept_evaluation.place(cache, *identity, dataset.split_fingerprint(rows_of_sweep.eval))
+        rows = dataset.split_fingerprint(rows_of_sweep.eval)
+        known = kept_evaluation.place(cache, *identity, devices.kind(loaded.device), rows)
     facts = model_source.facts(base.base_model)
     tokens = pass_memory.trained_tokens(None if facts is None else facts.parameters, device)
     engine, name = engines.choose(loaded)

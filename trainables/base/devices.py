@@ -38,6 +38,13 @@ def first() -> torch.device:
     return next(iter(gpus()), torch.device("cpu"))
 
 
+def kind(device: torch.device) -> str:
+    """Returns the maker's name of a GPU, "cpu" of a CPU: losses of two kinds of GPU agree less closely than of one."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def compute_dtype(quantization: QuantizationSpec, device: torch.device) -> torch.dtype:
     """Returns the type of activations on `device`; `auto` is bfloat16 on a GPU that has it, else float32.
 

@@ -18,7 +18,7 @@ from trainables.objective import EVAL_LOSS
 
 
 def place(cache: Path, *identity: str) -> Path:
-    """Returns the file in `cache` for an `identity`: the base, quantisation, types, device and rows."""
+    """Returns the file in `cache` for an `identity`: the base, quantisation, types, kind of GPU and rows."""
     digest = hashlib.sha256("\n".join(identity).encode()).hexdigest()
     return cache / "base-evaluations" / f"{digest[:16]}.json"
 

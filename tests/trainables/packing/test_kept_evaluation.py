@@ -7,10 +7,12 @@ import json
 import packs
 import pytest
 import torch
+import trainable_kits
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional
 
-from trainables import qlora_metrics
+from trainables import qlora, qlora_metrics
+from trainables.base import devices
 from trainables.contract import Evaluation, Failure
 from trainables.packing import kept_evaluation
 from trainables.packing.batches import chunks, stack
@@ -118,3 +120,15 @@ def test_a_pack_that_finds_it_does_not_compute_it(tmp_path, monkeypatch):
     again = packs.AdapterPack(packs.PeftEngine(packs.base()), packs.rows(), known_base=path)
     packs.before_passes(monkeypatch, lambda engine, segments: never())
     assert again.evaluate_base() == first
+
+
+def test_another_kind_of_gpu_is_another_evaluation(tmp_path, monkeypatch):
+    """Their losses differ more than those of one kind, and the cache may be on a disk that both see."""
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"{device}'s maker's name")
+    assert [devices.kind(torch.device(each)) for each in ("cpu", "cuda")] == ["cpu", "cuda's maker's name"]
+    base = trainable_kits.qlora_kit(tmp_path).base
+    data = qlora.prepare(base, tmp_path).payload
+    for kind in ("NVIDIA A100", "NVIDIA H100", "NVIDIA A100"):
+        monkeypatch.setattr(devices, "kind", lambda _device, kind=kind: kind)
+        assert isinstance(qlora.open_pack(base, data, tmp_path).evaluate_base(), Evaluation)
+    assert len(list((tmp_path / "base-evaluations").iterdir())) == 2
