@@ -32,6 +32,7 @@ class Key(NamedTuple):
 class Rung:
     """The trials that came to a rung, best first."""
 
+    point: int
     ranked: list[Key] = field(default_factory=list)
     """All of them, those that diverged on the way last."""
     parked: list[Key] = field(default_factory=list)
@@ -62,9 +63,9 @@ class Promote(Rule):
         super().__init__(points, direction, overfit_patience)
         self._factor = reduction_factor
         self._order = order
-        self._rungs = {point: Rung() for point in self.points[:-1]}
+        self._rungs = {point: Rung(point) for point in self.points[:-1]}
         self._places: dict[str, tuple[Rung, Key]] = {}
-        """Where each trial's last report is ranked."""
+        """Where each trial was ranked last."""
         self._reports = 0
         """So many were ranked."""
         self._complete: set[str] = set()
@@ -88,19 +89,14 @@ class Promote(Rule):
 
     def rank(self, trial: str) -> tuple[int, int, int] | None:
         """See `Rule.rank`."""
-        known = self._trials.get(trial)
-        if known is None:
+        if trial not in self._places:
             return None
-        for point in reversed(self.points[:-1]):
-            names = [key.trial for key in self._rungs[point].ranked] if point <= known.resource else []
-            if trial in names:
-                return point, names.index(trial) + 1, len(names)
-        return None
+        rung, key = self._places[trial]
+        return rung.point, bisect_left(rung.ranked, key) + 1, len(rung.ranked)
 
     def is_due(self, trial: str) -> bool:
         """See `Rule.is_due`."""
-        ranked = self.rank(trial)
-        return ranked is not None and ranked[1] <= ranked[2] // self._factor
+        return trial in self._places and self._is_promotable(*self._places[trial])
 
     def is_in_tail(self, trial: str) -> bool:
         """See `Rule.is_in_tail`."""

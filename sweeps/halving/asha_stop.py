@@ -1,7 +1,7 @@
 """ASHA in its stopping form: a trial is judged once, when it comes to a rung. Pure.
 
 The rule of Ray's AsyncHyperBandScheduler (tune/schedulers/async_hyperband.py, `_Bracket.on_result`, 2.60), after Li et
-al. (MLSys 2020, arXiv 1810.05934), who pause trials instead (see `promote`).
+al. (MLSys 2020, arXiv 1810.05934), who pause trials instead (see `asha_promote`).
 """
 
 from __future__ import annotations
