@@ -100,7 +100,7 @@ class _Hosts:
             heapq.heappush(self._reports, (*host.next_report(), index))
 
 
-def play(rule: Rule, qualities: Sequence[float], hosts: int, slots: int, spares_first: bool) -> Play:
+def play(rule: Rule, qualities: Sequence[float], hosts: int, slots: int, protects_first: bool) -> Play:
     """The sweep whose trials begin in this order, each on the host with the fewest.
 
     Args:
@@ -108,7 +108,7 @@ def play(rule: Rule, qualities: Sequence[float], hosts: int, slots: int, spares_
         qualities: of each trial, the lower the better.
         hosts: train at the same time.
         slots: trials that share a host.
-        spares_first: the first trial is trained to the end whatever it reports.
+        protects_first: the first trial is trained to the end whatever it reports.
     """
     counts = [0] * len(rule.points)
     place = {point: index for index, point in enumerate(rule.points)}
@@ -125,13 +125,12 @@ def play(rule: Rule, qualities: Sequence[float], hosts: int, slots: int, spares_
         while (fewest := all_hosts.emptiest())[0] < slots:
             work = rule.next(begun >= len(qualities))
             if isinstance(work, Resume):
-                name = work.trial
+                name, before = work.trial, rule.resource(work.trial)
             elif work is Idle.NEW:
-                name, begun = str(begun), begun + 1
+                name, before, begun = str(begun), 0, begun + 1
             else:
                 break
-            before = rule.resource(name) if isinstance(work, Resume) else 0
-            rule.take(Started(name, spares_first and name == "0"))
+            rule.take(Started(name, protects_first and name == "0"))
             begin(fewest[1], name, before)
         told = all_hosts.report()
         if told is None:
@@ -149,7 +148,7 @@ def _point(rule: Rule, name: str) -> int:
 
 
 def plays(
-    make: Callable[[], Rule], trials: int, hosts: int, slots: int, spares_first: bool, is_random: bool = True
+    make: Callable[[], Rule], trials: int, hosts: int, slots: int, protects_first: bool, is_random: bool = True
 ) -> list[Play]:
     """The sweep in several random orders of arrival; in one where the rule leaves nothing to chance.
 
@@ -158,7 +157,7 @@ def plays(
         trials: of the sweep; of more than MOST_PLAYED, a part is played.
         hosts: train at the same time.
         slots: trials that share a host.
-        spares_first: the first trial is trained to the end whatever it reports.
+        protects_first: the first trial is trained to the end whatever it reports.
         is_random: the order of arrival matters.
     """
     rng = random.Random(0)
@@ -168,7 +167,7 @@ def plays(
     outcomes = []
     for _ in range(count):
         qualities = [float(quality) for quality in rng.sample(range(played), played)]
-        counts, makespan = play(make(), qualities, shared_by, slots, spares_first)
+        counts, makespan = play(make(), qualities, shared_by, slots, protects_first)
         # Hosts share the work of more trials. The end, when the last of them train and hosts idle, stays as it is.
         makespan += (larger - 1) * steps_of(points, counts) / shared_by
         outcomes.append(Play(tuple(round(reached * larger) for reached in counts), makespan))

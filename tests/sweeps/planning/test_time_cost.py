@@ -49,18 +49,20 @@ def test_a_play_counts_who_comes_to_each_rung(rule: str, arrival: range, counts:
     assert played.makespan == time_cost.steps_of(POINTS, counts)
 
 
-def test_a_first_trial_that_is_spared_is_trained_to_the_end() -> None:
+def test_a_protected_first_trial_is_trained_to_the_end() -> None:
     assert virtual_sweep.play(Promote(POINTS, 3), [9.0, *map(float, range(8))], 1, 1, True).counts == (9, 4, 2)
 
 
 @given(
     trials=st.integers(1, 40), hosts=st.integers(1, 9), slots=st.integers(1, 9), rule=st.sampled_from(sorted(RULES)),
-    spared=st.booleans(),
+    protects_first=st.booleans(),
 )  # fmt: skip
 def test_a_play_ends_with_fewer_trials_at_each_rung(
-    trials: int, hosts: int, slots: int, rule: str, spared: bool
+    trials: int, hosts: int, slots: int, rule: str, protects_first: bool
 ) -> None:
-    ((counts, makespan), *others) = virtual_sweep.plays(RULES[rule], trials, hosts, slots, spared, is_random=False)
+    ((counts, makespan), *others) = virtual_sweep.plays(
+        RULES[rule], trials, hosts, slots, protects_first, is_random=False
+    )
     assert not others
     assert counts[0] == trials
     steps = time_cost.steps_of(POINTS, counts)
