@@ -25,6 +25,11 @@ class SchedulerSettings(Spec):
     kind: str
 
     @property
+    def compares(self) -> bool:
+        """Whether trials are compared at the report points: which of them go on depends on what others reported."""
+        return True
+
+    @property
     def parks(self) -> bool:
         """Whether trials may be parked at a report point and resumed later."""
         return False

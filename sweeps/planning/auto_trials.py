@@ -73,8 +73,8 @@ def _filled(sweep: Sweep, seconds: float, takes: Callable[[int, int], float]) ->
     """
     config = sweep.config
     points = config.scheduler.points(config.budget.steps_per_trial)
-    # One of so many trials goes on at each rung; under a scheduler that stops none, each number ranks them.
-    factor = 1 if config.scheduler.kind == "fifo" else config.scheduler.reduction_factor
+    # One of so many trials goes on at each rung; under a scheduler that compares none, any number will do.
+    factor = config.scheduler.reduction_factor if config.scheduler.compares else 1
     distinct = plan.different(config, sweep.space)
     most = MOST_TRIALS if distinct is None else min(distinct, MOST_TRIALS)
     found: tuple[int, int] | None = None

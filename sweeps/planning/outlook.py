@@ -147,7 +147,7 @@ def repeats(config: SweepConfig, trials: int) -> int:
 def _expected(config: SweepConfig, trials: int, hosts: int, slots: int) -> Forecast:
     """The trials that reach each report point, from playing the scheduler's rule on hosts of so many slots each."""
     compared = resource.of(config)
-    protects_first, is_random = config.searcher.start_with_default, config.scheduler.kind != "fifo"
+    protects_first, is_random = config.searcher.start_with_default, config.scheduler.compares
     made = virtual_sweep.plays(
         lambda: compared.scheduler.build(compared.total), trials, hosts, slots, protects_first, is_random
     )

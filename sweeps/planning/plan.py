@@ -222,7 +222,7 @@ def highest(domain: Domain) -> float:
 def _search_warnings(config: SweepConfig, space: SearchSpace, planned: Plan) -> list[str]:
     slots = (planned.slots_per_host or 1) * planned.hosts
     warnings = []
-    if config.scheduler.kind == "asha" and len(planned.points) < 2:
+    if config.scheduler.compares and len(planned.points) < 2:
         total, longer = f"budget.steps_per_trial {planned.points[0]}", "steps_per_trial"
         if planned.unit == "example":
             total = f"the {counted(planned.points[0], planned.unit)} of a trial"
@@ -230,7 +230,7 @@ def _search_warnings(config: SweepConfig, space: SearchSpace, planned: Plan) -> 
         warnings.append(
             f"scheduler.grace_steps reaches {total}: no trial can be stopped early; lower grace_steps or raise {longer}"
         )
-    if config.scheduler.kind == "asha" and len(planned.points) > 1:
+    if config.scheduler.compares and len(planned.points) > 1:
         warnings += _warmup_warnings(config, space, resource.of(config).steps(config.training)[0])
     if config.scheduler.kind == "asha" and not config.scheduler.parks and slots >= planned.trials > 1:
         warnings.append(
@@ -272,7 +272,7 @@ def _warmup_warnings(config: SweepConfig, space: SearchSpace, first: int) -> lis
     """Until the rate is full, trials differ by how fast it rises: at least half of the steps should come after that.
 
     Args:
-        first: the step at which ASHA first ranks.
+        first: the step at which trials are first compared.
     """
     field, steps = "training.warmup_ratio", config.budget.steps_per_trial
     ratio = highest(space.domains[field]) if field in space.domains else config.training.warmup_ratio

@@ -17,6 +17,11 @@ class Config(SchedulerSettings):
 
     kind: Literal["fifo"] = "fifo"
 
+    @property
+    def compares(self) -> bool:
+        """See `SchedulerSettings.compares`."""
+        return False
+
     def build(self, steps: int, direction: Direction = "min") -> Rule:
         """See `SchedulerSettings.build`."""
         return Fifo(self.points(steps), direction, self.overfit_patience)

@@ -137,6 +137,12 @@ def test_only_a_scheduler_that_says_so_parks_trials(section: dict[str, Any]) -> 
 
 
 @EVERY
+def test_only_a_scheduler_that_compares_trials_ends_some_of_them_early(section: dict[str, Any]) -> None:
+    at_the_end = sum(report.resource == STEPS for report in lived(built(section), 4).reports)
+    assert (at_the_end < 12) == config(section).compares
+
+
+@EVERY
 def test_its_section_comes_back_from_json_as_it_was(section: dict[str, Any]) -> None:
     given = config(section, grace_steps=2, overfit_patience=3)
     assert type(given).model_validate(json.loads(given.model_dump_json())) == given

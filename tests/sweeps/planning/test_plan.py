@@ -204,6 +204,10 @@ WARNINGS: list[tuple[str, dict[str, Any]]] = [
         "scheduler.grace_steps reaches budget.steps_per_trial 3: no trial can be stopped early",
         {"budget": {"steps_per_trial": 3}},
     ),
+    (
+        "scheduler.grace_steps reaches budget.steps_per_trial 3: no trial can be stopped early",
+        {"budget": {"steps_per_trial": 3}, "scheduler": {"kind": "median"}},
+    ),
     ("16 slots for 16 trials: all of them run at once", {"cluster": {"slots_per_host": 16}, "scheduler": STOP}),
     (BEST_LEFT_ALONE, {"space": {"adapter.lora_dropout": {"uniform": [0, 0.1]}}}),
     (
