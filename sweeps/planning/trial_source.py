@@ -148,7 +148,7 @@ class TrialSource:
     def next(self) -> PlannedTrial | None:
         """The next trial; None when there is none for now (`replace` may make room for one)."""
         if self._begun:
-            return _again(self._begun.pop(0))
+            return again(self._begun.pop(0))
         self._take_in()
         if self._left <= 0 or self.gave_up is not None:
             return None
@@ -306,7 +306,7 @@ class TrialSource:
         return planned(self._free_number, self._config, point, self._fingerprints, repeat)
 
 
-def _again(trial: TrialRecord) -> PlannedTrial:
+def again(trial: TrialRecord) -> PlannedTrial:
     """A trial that has begun, as it was."""
     spec = TrialSpec.model_validate_json(trial.spec)
     return PlannedTrial(trial.number, trial.trial_key, spec, trial.params, trial.point, trial.repeats)

@@ -8,8 +8,8 @@ from sweeps.config import resource
 from sweeps.config.model import SweepConfig
 from sweeps.config.resource import Unit
 from sweeps.halving.rule import Rule, Standing, Started
-from sweeps.planning.trial_source import PlannedTrial
-from sweeps.record.events import Event, TrialEnded, TrialParked, TrialStarted, TrialState
+from sweeps.planning.trial_source import PlannedTrial, again
+from sweeps.record.events import Event, TrialEnded, TrialParked, TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
 from sweeps.record.rule_events import rule_event
@@ -34,15 +34,8 @@ class Ruling:
         self._folder = folder
         self._protects_first = protects_first
         self._unit = unit
-        self.begun: dict[str, PlannedTrial] = {}
-        """Trial key -> each trial that has begun under earlier drivers."""
         for event, _ in journal.take_so_far():
             self._tell(event, journal.record)
-            if isinstance(event, TrialStarted):
-                spec = TrialSpec.model_validate_json(event.spec)
-                self.begun[event.trial_key] = PlannedTrial(
-                    event.number, event.trial_key, spec, event.params, event.point, event.repeats
-                )
         journal.listen(self._tell)
 
     @classmethod
@@ -101,6 +94,10 @@ class Ruling:
         """Keys of the trials that an earlier driver left in the middle."""
         trials = self._journal.record.trials.values()
         return {t.trial_key for t in trials if not t.state.is_final and t.state is not TrialState.PARKED}
+
+    def parked(self) -> dict[str, PlannedTrial]:
+        """Trial key -> each trial that an earlier driver has parked, and that may be resumed."""
+        return {key: again(trial) for key, trial in self._journal.record.trials.items() if self.is_parked(key)}
 
     def is_parked(self, trial_key: str) -> bool:
         """Whether the rule has parked the trial."""

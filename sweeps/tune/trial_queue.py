@@ -50,7 +50,8 @@ class TrialQueue(Searcher):
         self._ruling = ruling
         self.places = Places(None)
         """Where trials' processes go: on the head, unless another is put here."""
-        self._begun = dict(ruling.begun)
+        self._begun = ruling.parked()
+        """Trial key -> the trial, of those that the rule may resume."""
         self._interrupted = ruling.interrupted()
         self._reported = reported
         self._source = source
