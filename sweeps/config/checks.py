@@ -133,9 +133,9 @@ def one_point(config: SweepConfig, space: SearchSpace, trainable: Trainable | No
     """What is wrong with a point that somebody has chosen, "FIELD: reason" each."""
     base = _values_alone(config)
     return dict.fromkeys(
-        points.strange(space, point)
+        points.unsearched(space, point)
         or [line for field in point for line in _value(base, field, point[field], trainable)]
-        or points.idle(config.base, space, point)
+        or points.inactive(config.base, space, point)
     )
 
 

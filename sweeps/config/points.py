@@ -55,7 +55,7 @@ def beginning(config: SweepConfig, space: SearchSpace) -> list[Point]:
     return [completed(config.base, space, point) for point in (*default, *config.searcher.points)]
 
 
-def strange(space: SearchSpace, point: Point) -> list[str]:
+def unsearched(space: SearchSpace, point: Point) -> list[str]:
     """A line "FIELD: reason" for each field of a point that the space does not search."""
     searched = list(space.domains)
     return [
@@ -65,8 +65,8 @@ def strange(space: SearchSpace, point: Point) -> list[str]:
     ]
 
 
-def idle(base: TrialSpec, space: SearchSpace, point: Point) -> list[str]:
-    """The same for each field that the point's other values leave no place for."""
+def inactive(base: TrialSpec, space: SearchSpace, point: Point) -> list[str]:
+    """The same for each searched field that is not active beside the point's other values."""
     whole, together = completed(base, space, point), "is not searched together with the point's other values: remove it"
     return [f"{field}: {together}" for field in point if field not in whole]
 

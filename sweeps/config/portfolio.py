@@ -45,8 +45,8 @@ def settled(config: SweepConfig, space: SearchSpace) -> tuple[SearchSpace, list[
 
 def _problems(config: SweepConfig, space: SearchSpace, point: Point) -> list[str]:
     """Returns "FIELD: reason" for each mistake in a point."""
-    return points.strange(space, point) or [
-        *points.idle(config.base, space, point),
+    return points.unsearched(space, point) or [
+        *points.inactive(config.base, space, point),
         *(
             _outside(space, field, value, field in point)
             for field, value in points.completed(config.base, space, point).items()
