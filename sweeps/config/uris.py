@@ -54,5 +54,5 @@ def local_storage(storage: str) -> str:
 
 
 def work_folder(storage: str) -> Path:
-    """The same as an absolute path, of an absolute one."""
+    """`local_storage` as an absolute path; one that is relative is so to the current folder."""
     return Path.cwd() / local_storage(storage)

@@ -266,8 +266,8 @@ class Amendments:
     def _drawn(self, record: SweepRecord) -> int:
         """How many trials have begun that budget.trials counts."""
         added = self._added(record)
-        counted = [t for key, t in record.trials.items() if t.repeats is None and key not in added]
-        return sum(trial.state.counts_as_trial for trial in counted)
+        own = [trial for key, trial in record.trials.items() if trial.repeats is None and key not in added]
+        return sum(trial.state.counts_as_trial for trial in own)
 
     def _too_many(self, hosts: Scalar | None) -> list[str]:
         """What more hosts than GPUs would wait for in vain: no node joins a Ray of the sweep's own."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sweeps.config.model import Budget, SweepConfig
 from sweeps.config.points import Scalar
+from sweeps.record.run_names import label
 from sweeps.record.spent import HOUR
 from sweeps.record.sweep_record import SweepRecord
 from trainables.specs import seconds
@@ -70,6 +71,6 @@ def _target(target: float, record: SweepRecord) -> Reached | None:
             continue  # It cannot be the best trial.
         value = trial.value(objective.metric)
         if trial.best_step is not None and objective.loss(value) <= objective.loss(target):
-            best = f"t{trial.number:02d} has {objective.metric} {value:.4f} at step {trial.best_step}"
+            best = f"{label(trial.number)} has {objective.metric} {value:.4f} at step {trial.best_step}"
             return Reached("budget.target", f"{target:g} is reached: {best}")
     return None
