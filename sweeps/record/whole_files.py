@@ -12,9 +12,14 @@ from pathlib import Path
 from sweeps.record.private_files import make_folder, open_file
 
 
+def draft_of(path: Path) -> Path:
+    """A new name beside `path` for what is not whole yet; readers pass over names that begin with a dot."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file that readers see whole or not at all."""
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    draft = draft_of(path)
     try:
         _write(draft, content)
         draft.replace(path)
@@ -32,7 +37,7 @@ def _write(path: Path, content: bytes) -> None:
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     """Writes a folder that readers see whole or not at all; one that is there already is replaced."""
     make_folder(path.parent)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    draft = draft_of(path)
     try:
         make_folder(draft)
         for name, content in files.items():
@@ -49,7 +54,7 @@ def remove_folder(path: Path) -> None:
     """Removes a folder that readers see whole or not at all, as far as the disk lets it."""
     with suppress(OSError):
         # Under a draft's name: a driver that is killed meanwhile leaves no half of it to be taken for the whole.
-        path = path.rename(path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}"))
+        path = path.rename(draft_of(path))
     shutil.rmtree(path, ignore_errors=True)
 
 

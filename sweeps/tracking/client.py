@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -14,6 +13,7 @@ from cluster.errors import ClusterError
 from sweeps.config.passwords import without_password, without_passwords
 from sweeps.config.uris import artifact_root, sqlite_file
 from sweeps.errors import Failed, SweepError
+from sweeps.record.whole_files import draft_of
 from sweeps.tracking import run_tags
 from sweeps.tracking.client_settings import patient, quiet
 from sweeps.tracking.held_points import HeldPoints, MetricPoint
@@ -35,7 +35,7 @@ def make_database(uri: str) -> None:
     if file is None or file.exists():
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
+    draft = draft_of(file)
     try:
         _migrate(draft)
         # Another sweep may have been faster: its database is the one then. And where a file system has no hard links,
