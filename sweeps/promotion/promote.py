@@ -19,7 +19,8 @@ from sweeps.promotion.context import Context, PromotionRequest
 from sweeps.promotion.evidence import Contender, Winner
 from sweeps.promotion.gate import Verdict
 from sweeps.promotion.registration import Registered
-from sweeps.tracking.client import Say, answering
+from sweeps.tracking.client import Say
+from sweeps.tracking.failures import answering
 from sweeps.tracking.lookup import Lookup
 from sweeps.tracking.registry import Entry, Registry, Version
 from trainables.scoring.requests import Tell, tell_nobody

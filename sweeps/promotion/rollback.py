@@ -17,7 +17,7 @@ from sweeps.promotion import version_files
 from sweeps.promotion.context import policy_of
 from sweeps.record import fault_points
 from sweeps.tracking import stores
-from sweeps.tracking.client import answering
+from sweeps.tracking.failures import answering
 from sweeps.tracking.lookup import Lookup
 from sweeps.tracking.registry import Entry, Model, Registry, Version, no_model, previous
 

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import ClusterError
-from sweeps.config.passwords import without_password, without_passwords
 from sweeps.config.uris import artifact_root, sqlite_file
-from sweeps.errors import Failed, SweepError
 from sweeps.record.whole_files import draft_of
 from sweeps.tracking import run_tags
 from sweeps.tracking.client_settings import patient, quiet
 from sweeps.tracking.held_points import HeldPoints, MetricPoint
-from sweeps.tracking.stores import is_away
 
 LONGEST_PARAM = 6000
 """Characters (mlflow/utils/validation.py, 3.17.2)."""
@@ -51,63 +47,6 @@ def _migrate(file: Path) -> None:
 
     # The first call makes the tables.
     MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments(max_results=1)
-
-
-_PASSING = (401, 403, 408, 409, 429)
-"""HTTP answers below 500 after which another try may succeed: with other credentials, or a less busy server."""
-
-
-def is_refusal(error: Exception) -> bool:
-    """Whether MLflow will never take what it was sent: another try would fail as well."""
-    from mlflow.exceptions import MlflowException
-    from requests import HTTPError
-
-    # Among others: points of a run that somebody has deleted (store/tracking/sqlalchemy_store.py, 3.17.2).
-    if isinstance(error, HTTPError) and error.response is not None:
-        # An artifact: all else comes as MlflowException. Too large for a proxy, for one; what is left may pass.
-        return 400 <= error.response.status_code < 500 and error.response.status_code not in _PASSING
-    refused = isinstance(error, MlflowException) and error.error_code == "INVALID_PARAMETER_VALUE"
-    return refused or isinstance(error, FileNotFoundError)
-
-
-@contextmanager
-def answering(uri: str) -> Iterator[None]:
-    """Raises errors of MLflow in the block, without passwords: as `Failed` where it is away, else as `SweepError`.
-
-    What the disk of this machine refuses is `Failed` too.
-    """
-    from mlflow.exceptions import MlflowException
-    from requests import RequestException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (SweepError, ClusterError):
-        raise
-    # The last: a database whose driver is not installed.
-    except (MlflowException, RequestException, SQLAlchemyError, ModuleNotFoundError) as error:
-        reason = (without_passwords(str(error).strip(), uri).splitlines() or [type(error).__name__])[0]
-        raise (Failed if is_away(error) else SweepError)(f"MLflow ({without_password(uri)}): {reason}") from error
-    except OSError as error:
-        raise Failed(f"this machine: {error}: mend that, and do it again") from error
-
-
-@contextmanager
-def of_artifacts() -> Iterator[None]:
-    """Sends or fetches artifacts in the block, with the time that takes (`patient`).
-
-    MLflow reaches S3 and the like through libraries of theirs and lets their errors through: those are `Failed`.
-    """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        with patient():
-            yield
-    except (MlflowException, OSError, ImportError, SweepError):
-        raise
-    except Exception as error:  # boto3 alone has several kinds, with no common one above them
-        said = without_passwords(f"{type(error).__name__}: {error}").splitlines()[0]
-        raise Failed(f"the store of MLflow's artifacts: {said}") from error
 
 
 def paged(search: Callable[..., Any]) -> Iterator[Any]:

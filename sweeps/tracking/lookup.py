@@ -23,9 +23,10 @@ from sweeps.record import digests
 from sweeps.record.events import TrialState
 from sweeps.record.run_names import label
 from sweeps.tracking import run_tags, stores
-from sweeps.tracking.client import answering, of_artifacts, paged
+from sweeps.tracking.client import paged
 from sweeps.tracking.client_settings import quiet
-from sweeps.tracking.stores import BY_OPTION, Place, is_away
+from sweeps.tracking.failures import answering, is_away, of_artifacts
+from sweeps.tracking.stores import BY_OPTION, Place
 from trainables.contract import Evaluation
 from trainables.inputs import json_text
 from trainables.objective import COSTS

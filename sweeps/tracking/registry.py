@@ -20,9 +20,9 @@ from filelock import FileLock, Timeout
 
 from sweeps.config.uris import sqlite_file
 from sweeps.errors import SweepError
-from sweeps.tracking.client import of_artifacts, paged
+from sweeps.tracking.client import paged
 from sweeps.tracking.client_settings import quiet
-from sweeps.tracking.stores import is_away
+from sweeps.tracking.failures import is_away, of_artifacts
 
 OURS = "qsweep.model"
 """The tag of registered models that promotion made."""

@@ -27,7 +27,8 @@ from sweeps.record.run_names import label, run_name, sweep_run_name
 from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.tracking import run_tags
-from sweeps.tracking.client import Runs, is_refusal
+from sweeps.tracking.client import Runs
+from sweeps.tracking.failures import is_refusal
 from sweeps.tracking.held_points import MetricPoint
 from sweeps.tracking.lost_runs import Lost, missing
 from sweeps.tracking.metric_points import best_points, end_points, final_points, metric_points, spent_points

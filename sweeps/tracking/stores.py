@@ -147,24 +147,6 @@ def check(uri: str, way_out: str = BY_OPTION) -> None:
         _knock(uri)
 
 
-def is_away(error: Exception) -> bool:
-    """Whether a store does not answer, or fails itself: another try may succeed.
-
-    The client raises as INTERNAL_ERROR what it cannot send and what a server answers with HTTP 500, but also that a
-    database has the tables of another version (mlflow/utils/rest_utils.py and store/db/utils.py, 3.17.2).
-    """
-    from mlflow.exceptions import MlflowException, RestException
-    from requests import HTTPError, RequestException
-    from sqlalchemy.exc import OperationalError
-
-    if isinstance(error, HTTPError) and error.response is not None:
-        return error.response.status_code >= 500
-    if isinstance(error, MlflowException):
-        is_served = isinstance(error, RestException) or str(error).startswith("API request")
-        return error.error_code == "TEMPORARILY_UNAVAILABLE" or (is_served and error.get_http_status_code() >= 500)
-    return isinstance(error, (RequestException, OperationalError))
-
-
 def _ask(uri: str) -> None:
     import requests  # a third of a second
 

@@ -15,7 +15,6 @@ from tracked_sweeps import PARAMS, keep_adapter, run_of, runs, sweep_events
 from sweeps.record.events import Event, TrialEnded, TrialReported, TrialState
 from sweeps.record.first_wins import first_wins
 from sweeps.record.folder import EventLog, acknowledged_bytes, noted_by, read_events
-from sweeps.tracking import client as tracking_client
 from sweeps.tracking import writer as writing
 from sweeps.tracking.writer import Writer
 
@@ -239,13 +238,6 @@ def test_an_experiment_that_was_deleted_meanwhile_comes_back(sink, folder, clien
     assert writer.refused == 0
     assert run_of(client, "aaaa").info.status == "FINISHED"
     assert client.get_experiment(sink.experiment_id).lifecycle_stage == "active"
-
-
-@pytest.mark.parametrize(("status", "is_refusal"), [(413, True), (404, True), (403, False), (429, False), (500, False)])
-def test_what_a_proxy_answers_to_an_artifact(status, is_refusal):
-    response = requests.Response()
-    response.status_code = status
-    assert tracking_client.is_refusal(requests.HTTPError(response=response)) is is_refusal
 
 
 def test_a_trial_whose_run_was_deleted_gets_another(sink, folder, client, deliver):
