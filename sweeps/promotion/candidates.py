@@ -152,7 +152,7 @@ def fetch(context: Context, trials: Sequence[TrialRun]) -> tuple[Candidate, ...]
 
 
 def _fetched(context: Context, trial: TrialRun) -> Candidate:
-    files = context.lookup.adapter(trial.run_id)
+    files = context.lookup.files(trial.run_id, "adapter")
     digest = digests.of_files(files)
     if trial.adapter_sha256 not in (None, digest):
         raise SweepError(

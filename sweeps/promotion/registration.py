@@ -121,7 +121,7 @@ def _complete(
     """Serves the version from the registry, and marks it as complete."""
     context.say("serving it in a fresh process")
     path = version_files.where(context.model, winner.candidate.identity)
-    fetched = context.lookup.adapter(version.run_id, path)
+    fetched = context.lookup.files(version.run_id, path)
     if fetched != uploaded:
         raise SweepError(
             f"run {version.run_id}: among its artifacts, {path} holds other files than were uploaded: somebody "

@@ -27,7 +27,7 @@ def fetch(lookup: Lookup, model: str, version: Version) -> dict[str, bytes]:
     Raises:
         SweepError: they are gone, or are not the files that were promoted.
     """
-    files = lookup.adapter(version.run_id, where(model, version.tags[IDENTITY]))
+    files = lookup.files(version.run_id, where(model, version.tags[IDENTITY]))
     if digests.of_files(files) != version.tags.get(DIGEST):
         raise SweepError(
             f"{model}: the files of version {version.number} are not those that were promoted: sha256 differs; go to "

@@ -186,7 +186,7 @@ class Lookup:
         """Whether there is a run of the sweep, be it deleted."""
         return bool(self._search(run_tags.equals(run_tags.SWEEP_ID, sweep_id), with_deleted=True))
 
-    def adapter(self, run_id: str, path: str = "adapter") -> dict[str, bytes]:
+    def files(self, run_id: str, path: str) -> dict[str, bytes]:
         """The files of a folder of the run's artifacts.
 
         Raises:

@@ -38,7 +38,7 @@ def found(tmp_path: Path, theirs: BaseFacts, ours: BaseFacts, model: str, before
         version_files.DIGEST: digests.of_files(package),
     }
     champion = Version("1", "run", tags)
-    lookup: Any = SimpleNamespace(adapter=lambda *_: package)
+    lookup: Any = SimpleNamespace(files=lambda *_: package)
     scored: Any = SimpleNamespace(fingerprint=lambda: {"model": model}, base_facts=lambda: ours)
     asked: Any = SimpleNamespace(eval_data=None, force=False)
     sweep: Any = SimpleNamespace(config=config(tmp_path, "sqlite:///none.db"), fingerprints=scored.fingerprint())

@@ -103,7 +103,7 @@ def test_a_server_has_longer_for_a_file_than_for_all_else(tmp_path: Any, monkeyp
         monkeypatch.setattr(requests.Session, "request", noted)
         runs.folder(run_id, tmp_path / "best")
         Registry(mlflow.uri).upload(run_id, file.parent, "promoted/m")
-        assert Lookup(mlflow.uri).adapter(run_id, "promoted/m") == {file.name: b"{}"}
+        assert Lookup(mlflow.uri).files(run_id, "promoted/m") == {file.name: b"{}"}
         of_file = [(name.split()[0], seconds) for name, seconds in asked if name.endswith(file.name)]
         assert of_file == [("PUT", 600), ("PUT", 600), ("GET", 600)]
         asked.clear()

@@ -71,7 +71,7 @@ def test_a_run_that_is_gone_has_no_files(uri: str, monkeypatch: pytest.MonkeyPat
     # A server may answer with an error after which MLflow's client asks again for minutes.
     monkeypatch.setattr(MlflowClient, "download_artifacts", Mock(side_effect=AssertionError("asked for")))
     with pytest.raises(NotStored, match=r"run 0{32}: has no promoted/m/1 in MLflow"):
-        Lookup(uri).adapter("0" * 32, "promoted/m/1")
+        Lookup(uri).files("0" * 32, "promoted/m/1")
     with pytest.raises(NotStored, match=r"has no eval_rows\.json in MLflow"):
         Lookup(uri).reported("0" * 32)
 
@@ -80,7 +80,7 @@ def test_what_a_store_of_artifacts_says_is_told(uri: str, monkeypatch: pytest.Mo
     """As where a server names a bucket, and this machine has no key to it: boto3's errors are no MlflowException."""
     monkeypatch.setattr(MlflowClient, "list_artifacts", Mock(side_effect=NoCredentialsError()))
     with pytest.raises(Failed, match=r"^the store of MLflow's artifacts: NoCredentialsError: Unable to locate cred"):
-        Lookup(uri).adapter("0" * 32)
+        Lookup(uri).files("0" * 32, "adapter")
 
 
 def test_what_cannot_be_read_for_a_reason_without_words_is_told_by_the_kind_of_error(
