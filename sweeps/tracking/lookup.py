@@ -248,9 +248,8 @@ class Lookup:
         """The runs of the sweep of an id, or of all sweeps of a name, the newest first; at least one."""
         sweep = place.sweep
         if "'" not in sweep:
-            alone = run_tags.OF_A_SWEEP
-            of_sweeps = f"tags.`{run_tags.SWEEP_ID}` LIKE '%' and {alone}"
-            parents = self._search(f"{run_tags.equals(run_tags.SWEEP_ID, sweep)} and {alone}") or [
+            of_sweeps = run_tags.OF_A_SWEEP
+            parents = self._search(f"{run_tags.equals(run_tags.SWEEP_ID, sweep)} and {of_sweeps}") or [
                 *self._search(f"{run_tags.equals(run_tags.NAME, sweep)} and {of_sweeps}"),
                 *self._search(f"attributes.run_name = '{sweep}' and {of_sweeps}"),
             ]

@@ -48,7 +48,7 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-OF_A_SWEEP = f"tags.`{TRIAL_KEY}` IS NULL"
+OF_A_SWEEP = f"tags.`{SWEEP_ID}` LIKE '%' and tags.`{TRIAL_KEY}` IS NULL"
 """The condition of a search of MLflow's that a run is a sweep's own, and no trial's."""
 
 

@@ -198,9 +198,7 @@ def _unknown(place: Place) -> bool:
             return run_on_server(place.uri, place.sweep) is None
     except sqlite3.DatabaseError as error:
         if "locked" not in str(error):
-            raise SweepError(
-                f"{place.shown}: not a database of MLflow ({error}); name the store with --tracking-uri"
-            ) from None
+            raise SweepError(f"{place.shown}: not a database of MLflow ({error}); {BY_OPTION}") from None
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return False
@@ -237,9 +235,8 @@ def run_on_server(uri: str, sweep: str, seconds: float = _SECONDS) -> dict[str, 
         token = answer.get("next_page_token", "")
         if not token:
             break
-    of_sweeps = f"tags.`{SWEEP_ID}` LIKE '%' and {OF_A_SWEEP}"
     for condition in (equals(SWEEP_ID, sweep), equals(NAME, sweep), f"attributes.run_name = '{sweep}'"):
-        wanted = {"experiment_ids": experiments, "filter": f"{condition} and {of_sweeps}", "max_results": 1}
+        wanted = {"experiment_ids": experiments, "filter": f"{condition} and {OF_A_SWEEP}", "max_results": 1}
         found = _post(uri, "runs/search", {**wanted, "order_by": ["start_time DESC"]}, seconds).get("runs")
         if found:
             run: dict[str, Any] = found[0]
