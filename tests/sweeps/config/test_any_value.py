@@ -67,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def taken_or_told(folder: Path, text: str, *changes: str) -> None:
-    """Fails on any other error than those that print in a line, and on a text that cannot be written down."""
+    """Fails on any other error than those that print in a line, on a text that cannot be written, on what was made."""
     (folder / "s.yaml").write_text(text, encoding="utf-8", errors="surrogatepass")
     try:
         sweep = load.load("s.yaml", changes, folder)
@@ -75,6 +75,7 @@ def taken_or_told(folder: Path, text: str, *changes: str) -> None:
         sweep.config.model_dump_json().encode()
     except ConfigError as error:
         assert all(error.problems)
+    assert not [name for name in os.listdir(folder) if name.startswith(("results", "mlflow"))]  # noqa: PTH208 - names
 
 
 def test_there_are_fields_of_every_section() -> None:
@@ -84,7 +85,7 @@ def test_there_are_fields_of_every_section() -> None:
 @pytest.mark.parametrize("text", [TOY, QLORA], ids=["toy", "qlora"])
 @settings(SETTINGS, max_examples=400)
 @given(field=st.sampled_from(FIELDS), value=st.sampled_from(VALUES))
-def test_any_value_of_any_field(folder: Path, text: str, field: str, value: str) -> None:
+def test_any_value_of_any_field_is_taken_or_told(folder: Path, text: str, field: str, value: str) -> None:
     taken_or_told(folder, text, f"{field}={value}")
 
 
@@ -94,7 +95,7 @@ def test_any_value_of_any_field(folder: Path, text: str, field: str, value: str)
     form=st.sampled_from(["choice", "grid", "uniform", "loguniform", "randint", "quniform", "qloguniform", "qrandint"]),
     arguments=st.lists(st.sampled_from(VALUES), min_size=1, max_size=3),
 )
-def test_any_domain(folder: Path, field: str, form: str, arguments: list[str]) -> None:
+def test_any_domain_is_taken_or_told(folder: Path, field: str, form: str, arguments: list[str]) -> None:
     taken_or_told(folder, TOY, f"search_space.{field}={{{form}: [{', '.join(arguments)}]}}")
 
 
@@ -108,9 +109,5 @@ def test_any_domain(folder: Path, field: str, form: str, arguments: list[str]) -
         max_size=12,
     ).map("".join)
 )
-def test_any_text(folder: Path, text: str) -> None:
+def test_any_text_is_taken_or_told(folder: Path, text: str) -> None:
     taken_or_told(folder, text)
-
-
-def test_nothing_was_made(folder: Path) -> None:
-    assert not [name for name in os.listdir(folder) if name.startswith(("results", "mlflow"))]  # noqa: PTH208 - names

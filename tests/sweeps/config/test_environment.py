@@ -17,7 +17,7 @@ def test_a_number_within_its_bounds_is_taken(monkeypatch: pytest.MonkeyPatch, gi
 
 
 @pytest.mark.parametrize("given", ["", "1m", "nan", "inf", "-1", "0.9", "101", "\x1b[31m"])
-def test_anything_else_is_told(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+def test_what_is_no_number_within_its_bounds_is_told(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("QSWEEP_X", given)
     with pytest.raises(ConfigError) as caught:
         environment.number("QSWEEP_X", 60.0, 1.0, 100.0)

@@ -89,7 +89,7 @@ def test_a_uri_without_a_secret_is_shown_as_it_is(uri):
         ("no address, a@b: c://", "no address, a@b: c://"),
     ],
 )
-def test_uris_in_a_text(text, shown):
+def test_a_text_loses_the_secrets_of_its_uris_and_nothing_else(text, shown):
     assert without_passwords(text) == shown
 
 

@@ -33,7 +33,7 @@ from sweeps.errors import ConfigError
         ("0x10", 16),
     ],
 )
-def test_numbers_are_numbers(text: str, value: float) -> None:
+def test_what_people_write_for_a_number_is_one(text: str, value: float) -> None:
     found = yaml_files.parse(text)
     assert (found, type(found)) == (value, type(value))
 

@@ -111,7 +111,7 @@ def test_a_point_that_was_told_further_on_replaces_its_earlier_result() -> None:
     assert searcher.suggest() == again.suggest()
 
 
-def test_it_is_quiet() -> None:
+def test_optuna_warns_of_nothing_and_logs_no_progress() -> None:
     space = SearchSpace.parse(
         {"adapter.use_rslora": {"choice": [False, True]}}
         | {"adapter.lora_alpha": {"choice": [8, 16, 32], "when": {"adapter.use_rslora": True}}}

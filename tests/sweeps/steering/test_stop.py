@@ -95,7 +95,7 @@ def test_a_signal_ends_what_has_no_order_to_end_in(number: signal.Signals) -> No
     assert signal.getsignal(number) is before
 
 
-def test_nohup_is_kept() -> None:
+def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         stop = StopState()

@@ -54,7 +54,7 @@ IMPORTS = [
 
 @pytest.mark.parametrize("command", ["validate", "plan", "launch"])
 @pytest.mark.parametrize(("code", "line"), IMPORTS, ids=[line[:50] for _, line in IMPORTS])
-def test_it_is_told(folder: Path, code: str, line: str, command: str) -> None:
+def test_a_broken_contract_is_told(folder: Path, code: str, line: str, command: str) -> None:
     path = module(folder, code)
     check(folder, toy("broken", "", line, changes=[f"trainable={path}"]), command)
 
