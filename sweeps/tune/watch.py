@@ -62,20 +62,25 @@ class Watch(Stopper):
         self._has_given_up = False
         """The deadline has passed, and that was said."""
         self._known = driver.lines_said
+        """How many of the broker's lines were said."""
+        self._last_line: str | None = None
+        """The one that was said last."""
         self._news: Any = None
+        """The answer that it owes to a question for further lines; None when it was not asked."""
         self._pause = 0.0
         """Pause before the broker is asked for news again; 0 while it is there."""
+        self._ask_again = -math.inf
+        """When that is, in monotonic seconds."""
         self._may_live = False
         """Whether the broker that is away may be the same when it answers: Ray has said only that it is unavailable."""
-        self._last_line: str | None = None
-        """The line that was said last."""
-        self._ask_again = -math.inf
-        """When to ask it, in monotonic seconds."""
         self._standing: Any = None
+        """The answer that it owes to a question for the number of hosts."""
         self._count_again: float | None = None
-        """When to ask it for the number of hosts again, in monotonic seconds; None before the first look."""
+        """When to ask that again, in monotonic seconds; None before the first look."""
         self._latest: Any = None
+        """The answer that it owes to a question for the steps that trials have taken."""
         self._asked = -math.inf
+        """When that was asked, in monotonic seconds."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its stopper into every snapshot, and none is ever read."""
