@@ -72,7 +72,7 @@ def load(file: str, changes: Sequence[str], folder: Path, elsewhere: Sequence[st
     trainable, mistakes = checks.find_trainable(raw, config)
     wrong += mistakes
     notices: list[str] = []
-    space, space_mistakes = _space(raw.get("search_space", "lora_core"))
+    space, space_mistakes = _space(raw.get("search_space", config.search_space))
     wrong += space_mistakes
     if space is not None:
         space, mistakes, notices = _checked_space(config, space, trainable)

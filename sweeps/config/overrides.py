@@ -12,6 +12,7 @@ import yaml
 import search_spaces
 from search_spaces.errors import SpaceError
 from sweeps.config import components, yaml_files
+from sweeps.config.model import SweepConfig
 
 LENGTHS = ("steps_per_trial", "examples_per_trial", "epochs_per_trial")
 """Keys of `budget` that say how long a trial is; one of them is given."""
@@ -108,7 +109,7 @@ def _set(
 
 
 def _set_field(raw: dict[str, Any], field: str, value: object) -> str | None:
-    space = raw.get("search_space", "lora_core")
+    space = raw.get("search_space", SweepConfig.model_fields["search_space"].default)
     if isinstance(space, str):
         try:
             space = search_spaces.load(space).to_raw()
