@@ -17,8 +17,7 @@ from sweeps.config import environment, resource
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
 from sweeps.errors import RayGone, StorageError, SweepError
-from sweeps.planning import epochs, this_machine
-from sweeps.planning import plan as plans
+from sweeps.planning import capacity, epochs, this_machine
 from sweeps.planning.amendments import Amendments
 from sweeps.planning.number_words import counted
 from sweeps.record import eval_rows, limits
@@ -311,8 +310,8 @@ def _train(sweep: Sweep, driver: Driver, say: Callable[[str], None]) -> None:
     say("starting hosts: data and base model are made ready, and cached for the next time")
     limits = SlotLimits(
         slots=config.cluster.slots_per_host,
-        at_most=plans.at_most(driver.amended),
-        largest=plans.largest(config, sweep.space),
+        at_most=capacity.at_most(driver.amended),
+        largest=capacity.largest(config, sweep.space),
     )
     ready = driver.start_hosts(limits, sweep.space)
     if ready.hosts[0].engine:

@@ -17,7 +17,7 @@ from sweeps.config import checks, messages, points, resource
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
 from sweeps.config.points import Scalar
-from sweeps.planning import plan, target_modules
+from sweeps.planning import capacity, target_modules
 from sweeps.planning.number_words import counted, limit
 from sweeps.planning.trial_source import PlannedTrial, planned
 from sweeps.record import limits
@@ -93,7 +93,7 @@ class Amendments:
 
     def _beyond_plan(self, trial: PlannedTrial) -> str:
         """Says where a trial may take more memory than the slots of hosts were planned with."""
-        told, planned_for = "", plan.largest(self.config, self.space)
+        told, planned_for = "", capacity.largest(self.config, self.space)
         for field in ("adapter.r", "training.batch_size"):
             value, *others = (points.base_value(spec, field) for spec in (trial.spec, *planned_for))
             if all(isinstance(other, int) and isinstance(value, int) and value > other for other in others):
@@ -189,7 +189,7 @@ class Amendments:
 
     def _has_more_slots(self, before: SweepConfig, after: SweepConfig) -> bool:
         """Whether the next driver may have more slots: one that runs keeps to the trials that it has begun with."""
-        return self.config.cluster.slots_per_host == "auto" and plan.at_most(after) > plan.at_most(before)
+        return self.config.cluster.slots_per_host == "auto" and capacity.at_most(after) > capacity.at_most(before)
 
     def _over(self, record: SweepRecord, new: Mapping[str, Scalar | None], now: float | None) -> str:
         """Why a driver would end the sweep at once, whatever is asked for; empty where it goes on."""

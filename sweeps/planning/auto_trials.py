@@ -11,7 +11,7 @@ from sweeps.config import resource
 from sweeps.config.load import Sweep
 from sweeps.config.model import Budget, SweepConfig
 from sweeps.errors import ConfigError
-from sweeps.planning import plan, time_budget
+from sweeps.planning import capacity, plan, time_budget
 from sweeps.planning.number_words import counted, duration
 from sweeps.planning.outlook import Known, outlook
 from trainables.contract import Need
@@ -22,7 +22,7 @@ FILLED = 0.95
 """Part of the budget that is planned with: a sweep that ends by itself gives a whole answer."""
 
 
-def settled(sweep: Sweep, need: Need | None, machine: plan.Machine, known: Known) -> tuple[Sweep, str]:
+def settled(sweep: Sweep, need: Need | None, machine: capacity.Machine, known: Known) -> tuple[Sweep, str]:
     """The sweep with as many trials as fill its budget of time, and how that came, in words.
 
     Args:
@@ -41,7 +41,7 @@ def settled(sweep: Sweep, need: Need | None, machine: plan.Machine, known: Known
     def takes(first: int, trials: int) -> float:
         """Expected seconds of a sweep with this first rung and so many trials."""
         tried = _with(config, trials, first)
-        slots = plan.slots_per_host(tried, need, machine) or 1
+        slots = capacity.slots_per_host(tried, need, machine) or 1
         seen = outlook(tried, sweep.space, trials, (machine.hosts, slots, machine.gpus), known)
         if seen.cost is None:
             raise ConfigError([f"budget.trials: auto: the time of a trial is {seen.rate}, or give a number of trials"])

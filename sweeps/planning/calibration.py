@@ -15,8 +15,8 @@ from cluster.loop import PackLoop
 from cluster.training import Outcome
 from sweeps.config.load import Sweep
 from sweeps.errors import ConfigError
-from sweeps.planning import measured_speed, plan, rate_store
-from sweeps.planning.plan import Machine
+from sweeps.planning import capacity, measured_speed, rate_store
+from sweeps.planning.capacity import Machine
 from sweeps.planning.rates import Rate
 from sweeps.planning.trial_source import TrialSource
 from trainables import catalogue
@@ -51,7 +51,7 @@ def calibrate(sweep: Sweep, prepared: Prepared, slots: int, machine: Machine) ->
         ConfigError: nothing can be trained; says why.
     """
     config, summary = sweep.config, prepared.summary
-    trainable, largest = catalogue.find(config.trainable), plan.largest(config, sweep.space)
+    trainable, largest = catalogue.find(config.trainable), capacity.largest(config, sweep.space)
     started = time.time()
     try:
         if machine.device == "cuda" and (why := catalogue.blindness(trainable)) is not None:

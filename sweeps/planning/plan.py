@@ -3,55 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import product
 from typing import Any
 
-from search_spaces.domains import Domain, Value
+from search_spaces.domains import Value
 from search_spaces.space import SearchSpace
 from sweeps.config import points, resource
-from sweeps.config.model import SweepConfig, size_bytes
-from sweeps.config.uris import local_storage
-from sweeps.planning import advice, epochs, time_budget
+from sweeps.config.model import SweepConfig
+from sweeps.planning import advice, capacity, epochs, time_budget
+from sweeps.planning.capacity import Machine
 from sweeps.planning.lora_or_qlora import GpuAdvice
 from sweeps.planning.number_words import counted
-from sweeps.planning.outlook import Known, Outlook, may_train_all, most_steps, outlook, repeats
-from sweeps.record.snapshots import KEPT
+from sweeps.planning.outlook import Known, Outlook, may_train_all, most_steps, outlook
 from trainables.contract import Device, Memory, Need
 from trainables.learning_rates import warmup_steps
-from trainables.specs import TrialSpec
 
-DEVICES: Mapping[Device, str] = {"cpu": "CPU", "cuda": "GPU"}
 LEAST_UNEVEN = 0.01
 """Share of examples that one trial may have seen more than another at a rung, from which that is told."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where the sweep is planned for."""
-
-    device: Device
-    hosts: int
-    free_bytes: int | None
-    """Free memory of each host's device, of several GPUs on the fullest; None when it cannot be known here."""
-    disk_bytes: int | None = None
-    """Free room where the sweep's folder goes; None when it cannot be known."""
-    place: str = "on this machine"
-    """Where that is, in words."""
-    unused: str | None = None
-    """The cluster.gpu_memory that the sweep will not go by."""
-    device_name: str | None = None
-    """See `cluster.devices.name`, or a part of it; None when it is unknown."""
-    threads: int | None = None
-    """CPU threads that all hosts share; None when they hold GPUs, or it cannot be known here."""
-    spread: int = 1
-    """GPUs over which each host spreads its base, where it has any."""
-
-    @property
-    def gpus(self) -> int:
-        """GPUs of each host; 0 on a CPU."""
-        return self.spread if self.device == "cuda" else 0
 
 
 @dataclass(frozen=True)
@@ -119,13 +87,10 @@ def plan(
     """
     known, trials = known or Known(), _trials(config, space)
     compared = resource.of(config)
-    slots = slots_per_host(config, need, machine)
+    slots = capacity.slots_per_host(config, need, machine)
     total = (slots or 1) * machine.hosts
     seen = outlook(config, space, trials, (machine.hosts, slots or 1, machine.gpus), known)
-    again = repeats(config, trials)
     memory = need.memory(slots) if need is not None and slots is not None else None
-    # A trial's next adapter, and its next snapshot, are there before the one that they replace goes.
-    live = total * (need.adapter_bytes + (KEPT + 1) * need.snapshot_bytes) if need is not None else 0
     planned = Plan(
         trials=trials,
         points=compared.points,
@@ -139,9 +104,7 @@ def plan(
         place=machine.place,
         memory_bytes=None if memory is None else memory.total,
         memory=memory,
-        disk_bytes=None
-        if need is None
-        else (trials + again) * need.adapter_bytes + trials * _parked_bytes(config, need) + live,
+        disk_bytes=None if need is None else capacity.disk_bytes(config, need, trials, total),
         may_train_all=may_train_all(config, trials, total),
         ends_alone=compared.scheduler.needs_tail(compared.total, trials),
         warnings=(),
@@ -155,15 +118,10 @@ def plan(
             + time_budget.warnings(config, seen, machine.hosts, machine.gpus)
             + advice.of_rslora(config, space)
             + advice.of_evaluation(config, seen, known.rows)
-            + _memory_warnings(config, planned, machine)
-            + _disk_warnings(config, planned, need, machine)
+            + capacity.memory_warnings(config, machine, planned.memory_bytes)
+            + capacity.disk_warnings(config, machine, need, trials, total)
         ),
     )
-
-
-def _parked_bytes(config: SweepConfig, need: Need) -> int:
-    """What a trial keeps on disk while it is parked, beside its best adapter."""
-    return KEPT * need.snapshot_bytes if config.scheduler.parks else 0
 
 
 def _trials(config: SweepConfig, space: SearchSpace) -> int:
@@ -179,44 +137,6 @@ def different(config: SweepConfig, space: SearchSpace) -> int | None:
         return None
     beginning = points.beginning(config, space)
     return distinct + len({points.seed(config.seed, point) for point in beginning if not space.contains(point)})
-
-
-def at_most(config: SweepConfig) -> int:
-    """How many slots all hosts together have at most when slots_per_host is auto.
-
-    A third of the trials: early stopping compares a trial with those that came before it, so most must come later.
-    """
-    return max(1, config.budget.count // 3)
-
-
-def slots_per_host(config: SweepConfig, need: Need | None, machine: Machine) -> int | None:
-    """Slots that the sweep will have on each host, as far as it can be known here."""
-    asked = config.cluster.slots_per_host
-    if asked != "auto":
-        return asked
-    if need is None or machine.free_bytes is None:
-        return None
-    return need.slots(machine.free_bytes, max(1, at_most(config) // machine.hosts))
-
-
-def largest(config: SweepConfig, space: SearchSpace) -> tuple[TrialSpec, ...]:
-    """The specs that need the most memory: highest rank, batch, dropout with any modules; points outside the space."""
-    choices: dict[str, Sequence[Value]] = {}
-    for field in ("adapter.r", "training.batch_size", "adapter.lora_dropout"):
-        if field in space.domains:
-            choices[field] = [highest(space.domains[field])]
-    if "adapter.target_modules" in space.domains:
-        choices["adapter.target_modules"] = space.domains["adapter.target_modules"].values() or ()
-    combinations = product(*choices.values())
-    specs = [points.apply(config.base, dict(zip(choices, values, strict=True)), 0) for values in combinations]
-    own = [points.completed(config.base, space, point) for point in config.searcher.points]
-    specs += [points.apply(config.base, point, 0) for point in own if not space.contains(point)]
-    return (*specs, config.base) if config.searcher.start_with_default else tuple(specs)
-
-
-def highest(domain: Domain) -> float:
-    """The highest value of a domain of numbers, as it is written: a whole number stays one."""
-    return max(value for value in domain.extremes() if isinstance(value, int | float))
 
 
 def _search_warnings(config: SweepConfig, space: SearchSpace, planned: Plan) -> list[str]:
@@ -275,7 +195,7 @@ def _warmup_warnings(config: SweepConfig, space: SearchSpace, first: int) -> lis
         first: the step at which trials are first compared.
     """
     field, steps = "training.warmup_ratio", config.budget.steps_per_trial
-    ratio = highest(space.domains[field]) if field in space.domains else config.training.warmup_ratio
+    ratio = capacity.highest(space.domains[field]) if field in space.domains else config.training.warmup_ratio
     rising = warmup_steps(ratio, steps) - 1
     if 2 * rising <= first:
         return []
@@ -289,62 +209,3 @@ def _warmup_warnings(config: SweepConfig, space: SearchSpace, first: int) -> lis
 
 def _shown(value: Value) -> str:
     return ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _memory_warnings(config: SweepConfig, planned: Plan, machine: Machine) -> list[str]:
-    model, memory = config.model, planned.memory_bytes
-    warnings = []
-    if machine.unused is not None:
-        warnings.append(
-            f"cluster.gpu_memory {machine.unused} is not used: the sweep runs on this machine's "
-            f"{DEVICES[machine.device]}, as cluster.profile=local does; GPUs elsewhere are joined with "
-            "cluster.profile=attached"
-        )
-    if model is not None and model.facts is not None and model.own_facts is None:
-        warnings.append(
-            f"model.facts are of {model.facts.of}, not of model.source {model.source}: they are not used; give those "
-            "of this model, with of: its source, or leave them out"
-        )
-    if machine.threads is not None and machine.hosts > machine.threads:
-        warnings.append(
-            f"cluster.hosts {machine.hosts} on this machine's CPU of {counted(machine.threads, 'thread')}: hosts share "
-            "them, and each loads the base for itself, so more hosts than threads make nothing faster; lower "
-            f"cluster.hosts to {machine.threads}"
-        )
-    if memory is None and model is not None:
-        warnings.append(
-            f"memory is not known here: give model.facts for {model.source} and cluster.gpu_memory, or let each host "
-            "find out"
-        )
-    if memory is not None and machine.free_bytes is not None and memory > machine.free_bytes:
-        warnings.append(
-            f"about {memory / 1e9:.1f} GB needed per host, {machine.free_bytes / 1e9:.1f} GB free: lower "
-            "cluster.slots_per_host, training.batch_size or data.max_length"
-        )
-    return warnings
-
-
-def _disk_warnings(config: SweepConfig, planned: Plan, need: Need | None, machine: Machine) -> list[str]:
-    if need is None or planned.disk_bytes is None:
-        return []
-    warnings = []
-    again = repeats(config, planned.trials)
-    # Of each parked trial one snapshot stays until repeats need its room. What replaces another comes before that goes.
-    parked = (planned.trials + 1) * _parked_bytes(config, need) // KEPT
-    lasting = (planned.trials + 1) * need.adapter_bytes + max(parked, again * need.adapter_bytes)
-    if config.budget.disk is not None and lasting > size_bytes(config.budget.disk):
-        what = "adapters, and snapshots while they are parked," if config.scheduler.parks else "adapters"
-        trials = f"{planned.trials} trials" + (f" and {counted(again, 'repeat')}" if again else "")
-        warnings.append(
-            f"budget.disk {config.budget.disk}: the largest {what} of {trials}, and one that replaces another, take "
-            f"{lasting / 1e9:.2f} GB, and the sweep ends when there is no room for another"
-        )
-    wanted = (
-        planned.disk_bytes if config.budget.disk is None else min(planned.disk_bytes, size_bytes(config.budget.disk))
-    )
-    if machine.disk_bytes is not None and wanted > machine.disk_bytes:
-        warnings.append(
-            f"storage: up to {wanted / 1e9:.1f} GB of adapters and snapshots, {machine.disk_bytes / 1e9:.1f} GB free "
-            f"in {local_storage(config.storage)}: make room, name another storage, or set budget.disk"
-        )
-    return warnings

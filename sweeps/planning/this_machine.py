@@ -14,7 +14,7 @@ from sweeps.config.model import ClusterConfig, SweepConfig, size_bytes
 from sweeps.config.points import Scalar
 from sweeps.config.uris import work_folder
 from sweeps.errors import ConfigError
-from sweeps.planning import advice, auto_trials, measured_speed, plan, rate_store, rates, warm_start
+from sweeps.planning import advice, auto_trials, capacity, measured_speed, plan, rate_store, rates, warm_start
 from sweeps.planning.lora_or_qlora import GpuAdvice, choices
 from sweeps.planning.number_words import counted
 from sweeps.planning.outlook import Known
@@ -87,7 +87,7 @@ def with_trials(sweep: Sweep, to_launch: bool = False) -> tuple[Sweep, str | Non
     return auto_trials.settled(sweep, need, machine, known)
 
 
-def _known(sweep: Sweep, machine: plan.Machine) -> tuple[Need | None, Known]:
+def _known(sweep: Sweep, machine: capacity.Machine) -> tuple[Need | None, Known]:
     """The memory of the sweep's largest trials, and what is remembered of its base, device and rows."""
     store = rate_store.read(rate_store.place())
     shape = store.shape(sweep.config)
@@ -102,7 +102,7 @@ def _known(sweep: Sweep, machine: plan.Machine) -> tuple[Need | None, Known]:
 def _need(sweep: Sweep, device: Device, rows: RowShape | None, gpus: int = 1) -> Need | None:
     """The memory of the sweep's largest trials on a host that spreads its base over so many GPUs."""
     config, trainable = sweep.config, catalogue.find(sweep.config.trainable)
-    return catalogue.need(trainable, config.base, plan.largest(config, sweep.space), device, rows, gpus)
+    return catalogue.need(trainable, config.base, capacity.largest(config, sweep.space), device, rows, gpus)
 
 
 def with_one_slot(sweep: Sweep, gpus: int) -> dict[Device, int]:
@@ -151,7 +151,7 @@ def calibrate(sweep: Sweep) -> None:
     rate_store.remember(rate_store.place(), rate, {})
 
 
-def _check_is_here(cluster: ClusterConfig, machine: plan.Machine) -> None:
+def _check_is_here(cluster: ClusterConfig, machine: capacity.Machine) -> None:
     """Refuses to measure this machine's device for a plan of another one."""
     name = machine.device_name or ""
     if cluster.gpu is not None and (machine.device == "cpu" or not rates.is_named(name, _several(cluster))):
@@ -222,13 +222,13 @@ def _free_disk(storage: Path) -> int | None:
     return shutil.disk_usage(there).free if there is not None else None
 
 
-def machine_of(config: SweepConfig, to_launch: bool = False) -> plan.Machine:
+def machine_of(config: SweepConfig, to_launch: bool = False) -> capacity.Machine:
     """Where the sweep is planned for; `to_launch` as in `plan_here`."""
     machine, spread = _machine(config, to_launch), config.cluster.spread
     return replace(machine, disk_bytes=_free_disk(work_folder(config.storage)), spread=spread)
 
 
-def _machine(config: SweepConfig, to_launch: bool) -> plan.Machine:
+def _machine(config: SweepConfig, to_launch: bool) -> capacity.Machine:
     gpu, memory, hosts = config.cluster.gpu, config.cluster.gpu_memory, config.cluster.hosts
     gpu_bytes = _gpu_bytes(gpu, memory)
     name = None if gpu is None else _several(config.cluster)
@@ -239,12 +239,12 @@ def _machine(config: SweepConfig, to_launch: bool) -> plan.Machine:
         own = "one" if config.cluster.spread == 1 else str(config.cluster.spread)
         one = f", planned with {own} of its GPUs" if hosts == "auto" and device == "cuda" else ""
         place = f"on a Ray cluster{one or (' with GPUs' if named else '')}{f' of {named}' if named else ''}"
-        return plan.Machine(device, 1 if hosts == "auto" else hosts, gpu_bytes, place=place, device_name=name)
+        return capacity.Machine(device, 1 if hosts == "auto" else hosts, gpu_bytes, place=place, device_name=name)
     if not named or to_launch:
         given = " ".join(each for each in (gpu, memory) if each is not None)
         return replace(_this_machine(config.cluster), unused=given or None)
     place = f"on a GPU of {named}, not on this machine"
-    return plan.Machine("cuda", 1 if hosts == "auto" else hosts, gpu_bytes, place=place, device_name=name)
+    return capacity.Machine("cuda", 1 if hosts == "auto" else hosts, gpu_bytes, place=place, device_name=name)
 
 
 def _several(cluster: ClusterConfig) -> str:
@@ -265,7 +265,7 @@ def _gpu_bytes(gpu: str | None, memory: str | None) -> int | None:
     return None if size is None else _share(size * 10**9)
 
 
-def _this_machine(cluster: ClusterConfig) -> plan.Machine:
+def _this_machine(cluster: ClusterConfig) -> capacity.Machine:
     gpus = devices.gpus() if cluster.gpus_per_host != 0 else 0
     if cluster.spread > max(1, gpus):
         raise ConfigError(
@@ -280,10 +280,10 @@ def _this_machine(cluster: ClusterConfig) -> plan.Machine:
     count = max(1, gpus // cluster.spread) if cluster.hosts == "auto" else cluster.hosts
     name = devices.name(device, own, hosts=count)
     threads = None if gpus else devices.threads()
-    return plan.Machine(device, count, free if gpus else free // count, device_name=name, threads=threads)
+    return capacity.Machine(device, count, free if gpus else free // count, device_name=name, threads=threads)
 
 
-def _unseen(cluster: ClusterConfig, machine: plan.Machine) -> list[str]:
+def _unseen(cluster: ClusterConfig, machine: capacity.Machine) -> list[str]:
     """Says why a sweep that may train on this machine's GPUs is planned for its CPU, where that is a fault."""
     is_here = machine.device == "cpu" and machine.threads is not None
     why = devices.unseen_gpus() if is_here and cluster.gpus_per_host != 0 else None

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from sweeps.planning import epochs
+from sweeps.planning.capacity import DEVICES
 from sweeps.planning.lora_or_qlora import GpuAdvice
 from sweeps.planning.number_words import counted, duration, size
 from sweeps.planning.outlook import Outlook
-from sweeps.planning.plan import DEVICES, Plan
+from sweeps.planning.plan import Plan
 from trainables.contract import Memory
 
 CONTINUED = "      "

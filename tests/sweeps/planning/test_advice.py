@@ -10,8 +10,9 @@ from sweep_files import toy
 from search_spaces.space import SearchSpace
 from sweeps.config.model import SweepConfig
 from sweeps.planning import advice
+from sweeps.planning.capacity import Machine
 from sweeps.planning.outlook import Outlook
-from sweeps.planning.plan import Machine, plan
+from sweeps.planning.plan import plan
 from sweeps.planning.time_cost import Range
 from sweeps.record.paired_bootstrap import LEAST_ROWS
 from trainables.contract import Need, RowShape

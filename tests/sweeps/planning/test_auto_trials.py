@@ -12,8 +12,9 @@ from sweeps.config import resource
 from sweeps.config.load import Sweep
 from sweeps.errors import ConfigError
 from sweeps.planning import auto_trials
+from sweeps.planning.capacity import Machine
 from sweeps.planning.outlook import Known
-from sweeps.planning.plan import Machine, plan
+from sweeps.planning.plan import plan
 from sweeps.planning.rate_store import rate_key
 from trainables.contract import Need
 

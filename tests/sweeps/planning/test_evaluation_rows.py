@@ -12,8 +12,9 @@ from sweep_files import toy, write_rows
 from sweeps.config.load import Sweep
 from sweeps.errors import ConfigError
 from sweeps.planning import auto_trials
+from sweeps.planning.capacity import Machine
 from sweeps.planning.outlook import Known, evaluation_rows
-from sweeps.planning.plan import Machine, Plan, plan
+from sweeps.planning.plan import Plan, plan
 from sweeps.planning.rate_store import rate_key
 from sweeps.report.plan_lines import plan_lines
 from trainables.contract import Need, RowShape

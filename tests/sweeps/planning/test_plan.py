@@ -15,7 +15,8 @@ from search_spaces.space import SearchSpace
 from sweeps.config import checks, load
 from sweeps.errors import ConfigError
 from sweeps.planning import this_machine
-from sweeps.planning.plan import Machine, Plan, at_most, largest, plan
+from sweeps.planning.capacity import Machine, at_most, largest
+from sweeps.planning.plan import Plan, plan
 from sweeps.report.plan_lines import plan_lines
 from trainables.contract import Memory, Need
 

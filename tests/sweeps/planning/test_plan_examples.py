@@ -8,7 +8,8 @@ import pytest
 from sweep_files import toy
 
 from sweeps.config import resource
-from sweeps.planning.plan import Machine, Plan, plan
+from sweeps.planning.capacity import Machine
+from sweeps.planning.plan import Plan, plan
 from sweeps.planning.trial_source import REPEATED
 from sweeps.report.plan_lines import plan_lines
 from trainables.contract import Need

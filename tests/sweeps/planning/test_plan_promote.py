@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from sweep_files import toy
 
-from sweeps.planning.plan import Machine, Plan, plan
+from sweeps.planning.capacity import Machine
+from sweeps.planning.plan import Plan, plan
 from sweeps.record.snapshots import KEPT
 from sweeps.report.plan_lines import plan_lines
 from trainables.contract import Need

@@ -9,8 +9,9 @@ import pytest
 from measured_rates import rate
 from sweep_files import toy
 
+from sweeps.planning.capacity import Machine
 from sweeps.planning.outlook import Known
-from sweeps.planning.plan import Machine, plan
+from sweeps.planning.plan import plan
 from sweeps.planning.rate_store import rate_key
 from trainables.contract import Need
 

@@ -14,7 +14,8 @@ from sweeps.config import load
 from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.planning import this_machine
-from sweeps.planning.plan import Machine, Plan
+from sweeps.planning.capacity import Machine
+from sweeps.planning.plan import Plan
 from sweeps.planning.rates import Rate, RateKey
 from sweeps.report.plan_lines import plan_lines
 from trainables.contract import Prepared, Summary

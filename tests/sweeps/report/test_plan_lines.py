@@ -9,10 +9,11 @@ import pytest
 from measured_rates import rate
 from sweep_files import toy
 
+from sweeps.planning.capacity import Machine
 from sweeps.planning.lora_or_qlora import Fit, GpuAdvice
 from sweeps.planning.number_words import counted, duration, size
 from sweeps.planning.outlook import Known
-from sweeps.planning.plan import Machine, Plan, plan
+from sweeps.planning.plan import Plan, plan
 from sweeps.planning.rate_store import rate_key
 from sweeps.report.plan_lines import plan_lines
 from trainables.contract import Need

@@ -1,0 +1,160 @@
+"""What hosts and the disk hold: slots, memory, checkpoints, and what the plan warns of where that is little. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from search_spaces.domains import Domain, Value
+from search_spaces.space import SearchSpace
+from sweeps.config import points
+from sweeps.config.model import SweepConfig, size_bytes
+from sweeps.config.uris import local_storage
+from sweeps.planning.number_words import counted
+from sweeps.planning.outlook import repeats
+from sweeps.record.snapshots import KEPT
+from trainables.contract import Device, Need
+from trainables.specs import TrialSpec
+
+DEVICES: Mapping[Device, str] = {"cpu": "CPU", "cuda": "GPU"}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the sweep is planned for."""
+
+    device: Device
+    hosts: int
+    free_bytes: int | None
+    """Free memory of each host's device, of several GPUs on the fullest; None when it cannot be known here."""
+    disk_bytes: int | None = None
+    """Free room where the sweep's folder goes; None when it cannot be known."""
+    place: str = "on this machine"
+    """Where that is, in words."""
+    unused: str | None = None
+    """The cluster.gpu_memory that the sweep will not go by."""
+    device_name: str | None = None
+    """See `cluster.devices.name`, or a part of it; None when it is unknown."""
+    threads: int | None = None
+    """CPU threads that all hosts share; None when they hold GPUs, or it cannot be known here."""
+    spread: int = 1
+    """GPUs over which each host spreads its base, where it has any."""
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of each host; 0 on a CPU."""
+        return self.spread if self.device == "cuda" else 0
+
+
+def at_most(config: SweepConfig) -> int:
+    """How many slots all hosts together have at most when slots_per_host is auto.
+
+    A third of the trials: early stopping compares a trial with those that came before it, so most must come later.
+    """
+    return max(1, config.budget.count // 3)
+
+
+def slots_per_host(config: SweepConfig, need: Need | None, machine: Machine) -> int | None:
+    """Slots that the sweep will have on each host, as far as it can be known here."""
+    asked = config.cluster.slots_per_host
+    if asked != "auto":
+        return asked
+    if need is None or machine.free_bytes is None:
+        return None
+    return need.slots(machine.free_bytes, max(1, at_most(config) // machine.hosts))
+
+
+def largest(config: SweepConfig, space: SearchSpace) -> tuple[TrialSpec, ...]:
+    """The specs that need the most memory: highest rank, batch, dropout with any modules; points outside the space."""
+    choices: dict[str, Sequence[Value]] = {}
+    for field in ("adapter.r", "training.batch_size", "adapter.lora_dropout"):
+        if field in space.domains:
+            choices[field] = [highest(space.domains[field])]
+    if "adapter.target_modules" in space.domains:
+        choices["adapter.target_modules"] = space.domains["adapter.target_modules"].values() or ()
+    combinations = product(*choices.values())
+    specs = [points.apply(config.base, dict(zip(choices, values, strict=True)), 0) for values in combinations]
+    own = [points.completed(config.base, space, point) for point in config.searcher.points]
+    specs += [points.apply(config.base, point, 0) for point in own if not space.contains(point)]
+    return (*specs, config.base) if config.searcher.start_with_default else tuple(specs)
+
+
+def highest(domain: Domain) -> float:
+    """The highest value of a domain of numbers, as it is written: a whole number stays one."""
+    return max(value for value in domain.extremes() if isinstance(value, int | float))
+
+
+def disk_bytes(config: SweepConfig, need: Need, trials: int, slots: int) -> int:
+    """Most bytes that the checkpoints of so many trials take; `slots` of them train at once."""
+    # A trial's next adapter, and its next snapshot, are there before the one that they replace goes.
+    live = slots * (need.adapter_bytes + (KEPT + 1) * need.snapshot_bytes)
+    return (trials + repeats(config, trials)) * need.adapter_bytes + trials * _parked_bytes(config, need) + live
+
+
+def _parked_bytes(config: SweepConfig, need: Need) -> int:
+    """What a trial keeps on disk while it is parked, beside its best adapter."""
+    return KEPT * need.snapshot_bytes if config.scheduler.parks else 0
+
+
+def memory_warnings(config: SweepConfig, machine: Machine, memory: int | None) -> list[str]:
+    """Lines where the memory of hosts is short, unknown, or not what the sweep file says of it.
+
+    Args:
+        memory: bytes of one host with its slots; None when that is unknown.
+    """
+    model = config.model
+    warnings = []
+    if machine.unused is not None:
+        warnings.append(
+            f"cluster.gpu_memory {machine.unused} is not used: the sweep runs on this machine's "
+            f"{DEVICES[machine.device]}, as cluster.profile=local does; GPUs elsewhere are joined with "
+            "cluster.profile=attached"
+        )
+    if model is not None and model.facts is not None and model.own_facts is None:
+        warnings.append(
+            f"model.facts are of {model.facts.of}, not of model.source {model.source}: they are not used; give those "
+            "of this model, with of: its source, or leave them out"
+        )
+    if machine.threads is not None and machine.hosts > machine.threads:
+        warnings.append(
+            f"cluster.hosts {machine.hosts} on this machine's CPU of {counted(machine.threads, 'thread')}: hosts share "
+            "them, and each loads the base for itself, so more hosts than threads make nothing faster; lower "
+            f"cluster.hosts to {machine.threads}"
+        )
+    if memory is None and model is not None:
+        warnings.append(
+            f"memory is not known here: give model.facts for {model.source} and cluster.gpu_memory, or let each host "
+            "find out"
+        )
+    if memory is not None and machine.free_bytes is not None and memory > machine.free_bytes:
+        warnings.append(
+            f"about {memory / 1e9:.1f} GB needed per host, {machine.free_bytes / 1e9:.1f} GB free: lower "
+            "cluster.slots_per_host, training.batch_size or data.max_length"
+        )
+    return warnings
+
+
+def disk_warnings(config: SweepConfig, machine: Machine, need: Need | None, trials: int, slots: int) -> list[str]:
+    """Lines where budget.disk, or the disk, is too small for so many trials; see `disk_bytes`."""
+    if need is None:
+        return []
+    warnings = []
+    again, most = repeats(config, trials), disk_bytes(config, need, trials, slots)
+    # Of each parked trial one snapshot stays until repeats need its room. What replaces another comes before that goes.
+    parked = (trials + 1) * _parked_bytes(config, need) // KEPT
+    lasting = (trials + 1) * need.adapter_bytes + max(parked, again * need.adapter_bytes)
+    if config.budget.disk is not None and lasting > size_bytes(config.budget.disk):
+        what = "adapters, and snapshots while they are parked," if config.scheduler.parks else "adapters"
+        several = f"{trials} trials" + (f" and {counted(again, 'repeat')}" if again else "")
+        warnings.append(
+            f"budget.disk {config.budget.disk}: the largest {what} of {several}, and one that replaces another, take "
+            f"{lasting / 1e9:.2f} GB, and the sweep ends when there is no room for another"
+        )
+    wanted = most if config.budget.disk is None else min(most, size_bytes(config.budget.disk))
+    if machine.disk_bytes is not None and wanted > machine.disk_bytes:
+        warnings.append(
+            f"storage: up to {wanted / 1e9:.1f} GB of adapters and snapshots, {machine.disk_bytes / 1e9:.1f} GB free "
+            f"in {local_storage(config.storage)}: make room, name another storage, or set budget.disk"
+        )
+    return warnings
