@@ -176,20 +176,23 @@ class Amendments:
         ]
         if way_out:
             told.append(f"nothing is trained with it alone, as none of the sweep's trials goes on: {way_out}")
-        trials, there = new.get("budget.trials"), self.config.searcher.size(self.space)
-        if isinstance(trials, int) and there is not None and trials > there:
+        told += self._of_trials(current, limits.changed(current, new), is_driven=now is not None)
+        return Answer(True, "; ".join(told), changes=new)
+
+    def _of_trials(self, before: SweepConfig, after: SweepConfig, is_driven: bool) -> list[str]:
+        """What another budget.trials does not do, a line each."""
+        trials, there, told = after.budget.count, self.config.searcher.size(self.space), []
+        if trials != before.budget.count and there is not None and trials > there:
             told.append(
                 f"the space has {counted(there, 'point')}, and the file's own may be one more: no others are tried"
             )
-        if now is not None and limits.changed(current, new).budget.count < current.budget.count:
+        if is_driven and trials < before.budget.count:
             told.append("trials that were handed out already, and wait for a slot, are trained all the same")
-        if now is not None and self._has_more_slots(current, limits.changed(current, new)):
+        has_more_slots = capacity.at_most(after) > capacity.at_most(before)
+        # The next driver has them: one that runs keeps to the trials that it has begun with.
+        if is_driven and has_more_slots and self.config.cluster.slots_per_host == "auto":
             told.append("there are no more slots for them yet: qsweep stop and qsweep resume count slots anew")
-        return Answer(True, "; ".join(told), changes=new)
-
-    def _has_more_slots(self, before: SweepConfig, after: SweepConfig) -> bool:
-        """Whether the next driver may have more slots: one that runs keeps to the trials that it has begun with."""
-        return self.config.cluster.slots_per_host == "auto" and capacity.at_most(after) > capacity.at_most(before)
+        return told
 
     def _over(self, record: SweepRecord, new: Mapping[str, Scalar | None], now: float | None) -> str:
         """Why a driver would end the sweep at once, whatever is asked for; empty where it goes on."""
