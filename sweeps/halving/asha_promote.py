@@ -67,7 +67,7 @@ class Promote(Rule):
         self._places: dict[str, tuple[Rung, Key]] = {}
         """Where each trial was ranked last."""
         self._reports = 0
-        """So many were ranked."""
+        """How many were ranked."""
         self._complete: set[str] = set()
         """Trials that have reached the last point."""
         self._tail: set[str] = set()

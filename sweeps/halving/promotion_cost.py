@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 
 def has_tail(trials: int, rungs: int, factor: int) -> bool:
     """Whether nobody comes to the last point by rank: floor(n / factor) is 0 before it, and the tail goes on."""
-    return trials < math.prod([factor] * (rungs - 1))
+    least: int = factor ** (rungs - 1)
+    return trials < least
 
 
 def most_steps(points: Sequence[int], factor: int, trials: int, slots: int, protects_first: bool) -> int:

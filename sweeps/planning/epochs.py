@@ -31,10 +31,11 @@ def _values(config: SweepConfig, space: SearchSpace, field: str) -> list[int]:
 
 
 def line(steps: int | None, rows: tuple[int, int], train_rows: int | None) -> str:
-    """It in words.
+    """What a trial sees, in words.
 
     Args:
         steps: of a trial that is not stopped early; None where that depends on its batch.
+        rows: fewest and most that it trains on.
         train_rows: all there are; None when that is not known yet.
     """
     long = "" if steps is None else f" of {counted(steps, 'step')}"
@@ -50,7 +51,7 @@ def _range(low: str, high: str) -> str:
 
 
 def _number(value: float) -> str:
-    """Two digits that tell, or the whole number."""
+    """A number of epochs: two significant digits of a small one, none behind the point from 10 on."""
     if value >= 10:
         return f"{value:,.0f}"
     return f"{float(f'{value:.2g}'):g}" if value < 0.1 else f"{round(value, 2):g}"

@@ -24,7 +24,7 @@ class Fit:
 
     @property
     def words(self) -> str:
-        """It in a table's cell."""
+        """The fit, as a cell of a table shows it."""
         if self.slots == 0:
             return "does not fit"
         count = counted(self.slots, "slot")

@@ -6,12 +6,12 @@ from sweeps.config.points import Scalar
 
 
 def counted(count: int, word: str) -> str:
-    """The count and its word, in the plural where it is one."""
+    """The count and its word: 1 step, 2 steps."""
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def limit(value: Scalar | None) -> str:
-    """A budget, or a number of hosts; None sets no limit."""
+    """A budget, or a number of hosts, as people read it; None is unlimited."""
     return "unlimited" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -40,7 +40,7 @@ class Ruling:
 
     @classmethod
     def of(cls, config: SweepConfig, journal: Journal, folder: SweepFolder, clock: Callable[[], float]) -> Ruling:
-        """That of a sweep, `settle`d."""
+        """The ruling of a sweep as its log tells it, `settle`d."""
         compared = resource.of(config)
         rule = compared.scheduler.build(compared.total, config.objectives[0].mode)
         ruling = cls(rule, journal, folder, config.searcher.start_with_default, compared.unit)

@@ -42,7 +42,7 @@ class Behind:
     """Bytes of the event log."""
 
     def __str__(self) -> str:
-        """In words."""
+        """What is lacking, in words."""
         lacks = [f"{self.log_bytes} bytes of the event log"] if self.log_bytes else []
         lacks += [f"files of {self.trials} trial{'' if self.trials == 1 else 's'}"] if self.trials else []
         return " and ".join(lacks) or "the last changes of its small files"

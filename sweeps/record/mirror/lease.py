@@ -66,7 +66,7 @@ def verdict(first: Lease, seen: Sighting, now: float, own: str | None = None) ->
 
 
 def following(mine: Lease, before: Lease | None, floor: int = 0) -> Lease:
-    """My lease after another's.
+    """My lease with the token that follows on another's.
 
     Args:
         mine: its token is not chosen yet.
@@ -77,7 +77,7 @@ def following(mine: Lease, before: Lease | None, floor: int = 0) -> Lease:
 
 
 def renewed(lease: Lease) -> Lease:
-    """The lease once more."""
+    """The lease with one more beat."""
     return lease.model_copy(update={"beat": lease.beat + 1})
 
 
