@@ -66,7 +66,7 @@ class Ruling:
             elif standing is Standing.OVER:
                 self._end(trial, TrialState.STOPPED, STOPPED_BY_SCHEDULER, clock())
             elif standing is not None and trial.trial_key in to_stop:
-                self._end(trial, TrialState.STOPPED, STOPPED_BY_REQUEST, clock())
+                self._end(trial, TrialState.STOPPED, STOPPED_BY_REQUEST, clock(), by_person=True)
             elif standing is Standing.PARKED and trial.state is not TrialState.PARKED:
                 self._journal.add(TrialParked(time=clock(), trial_key=trial.trial_key, step=trial.step))
 
@@ -108,7 +108,7 @@ class Ruling:
         trial = self._journal.record.trials.get(trial_key)
         if trial is None or trial.state is not TrialState.PARKED or not self.is_parked(trial_key):
             return False
-        self._end(trial, TrialState.STOPPED, STOPPED_BY_REQUEST, time)
+        self._end(trial, TrialState.STOPPED, STOPPED_BY_REQUEST, time, by_person=True)
         return True
 
     def end_parked(self, trial: TrialRecord, time: float, budget: str = "", may_go_on: bool = False) -> None:
@@ -135,8 +135,7 @@ class Ruling:
     def _at(self, point: int) -> str:
         return f"at step {point}" if self._unit == "step" else f"after {point} examples"
 
-    def _end(self, trial: TrialRecord, state: TrialState, reason: str, time: float) -> None:
-        by_person = reason == STOPPED_BY_REQUEST
+    def _end(self, trial: TrialRecord, state: TrialState, reason: str, time: float, by_person: bool = False) -> None:
         self._write(
             TrialEnded(time=time, trial_key=trial.trial_key, state=state, reason=reason, by_person_or_budget=by_person)
         )
