@@ -62,7 +62,7 @@ class Resource:
 
 def in_steps(points: Sequence[int], unit: Unit, training: TrainingSpec) -> tuple[int, ...]:
     """Points in optimizer steps of a trial: the first step at or past each."""
-    return tuple(points) if unit == "step" else tuple(-(-point // rows_per_step(training)) for point in points)
+    return tuple(points) if unit == "step" else tuple(_steps(point, rows_per_step(training)) for point in points)
 
 
 def rows_per_step(training: TrainingSpec) -> int:
@@ -105,7 +105,7 @@ def settled(config: SweepConfig, space: SearchSpace, train_rows: int | None) -> 
     if examples is None:
         return config, []
     total = _rounded(config, space, examples)
-    steps = -(-total // rows_per_step(config.training))
+    steps = _steps(total, rows_per_step(config.training))
     changed = config.model_copy(
         update={
             "budget": budget.model_copy(
@@ -127,7 +127,7 @@ def too_large(config: SweepConfig, rows: int) -> list[str]:
         rows: of one step of a point that somebody has chosen; batches of the space itself are never too large.
     """
     compared = of(config)
-    reached = [-(-point // rows) for point in compared.points]
+    reached = [_steps(point, rows) for point in compared.points]
     if compared.unit == "step" or len(set(reached)) == len(reached):
         return []
     most = min(after - before for before, after in pairwise(compared.points))
@@ -162,7 +162,7 @@ def most_steps(config: SweepConfig, space: SearchSpace, units: int, trials: int)
         return units
     smallest = batches(config, space)[0]
     beyond = max(-point % smallest for point in compared.points)
-    more = sum(max(0, -(-compared.total // size) - compared.total // smallest) for size in _listed(config))
+    more = sum(max(0, _steps(compared.total, size) - compared.total // smallest) for size in _listed(config))
     return (units + trials * beyond) // smallest + (1 + config.searcher.repeats) * more
 
 
@@ -230,5 +230,11 @@ def _common(sizes: Sequence[int]) -> int:
     return common if common <= MOST_COMMON * sizes[-1] else 1
 
 
-def _up(count: int, step: int) -> int:
-    return -(-count // step) * step
+def _steps(examples: int, rows: int) -> int:
+    """Steps of so many rows that it takes to have had the examples, the last one whole."""
+    return -(-examples // rows)
+
+
+def _up(examples: int, rows: int) -> int:
+    """The examples, rounded up to whole steps of so many rows."""
+    return _steps(examples, rows) * rows
