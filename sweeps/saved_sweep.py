@@ -44,9 +44,9 @@ def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[Sweep, s
         ConfigError: there is no sweep, it cannot be read, its configuration is not the one that was launched, or the
             folder is a copy of a sweep that is still where it was.
     """
-    document = _document(folder)
-    raw, sweep_id = document["config"], str(document["sweep_id"])
-    _refuse_copy(folder, document)
+    kept = _document(folder)
+    raw, sweep_id = kept["config"], str(kept["sweep_id"])
+    _refuse_copy(folder, kept)
     _refuse_changes(folder, raw, sweep_id)
     raw = _with_variant(_tracked_by(raw, tracking_uri or noted_by(folder).get("uri")))
     try:
@@ -102,12 +102,12 @@ def note_place(folder: SweepFolder) -> Path | None:
     Raises:
         StorageError: the folder cannot be written.
     """
-    document = _document(folder)
-    former = _place(document)
+    kept = _document(folder)
+    former = _place(kept)
     if former is None or former == folder.path:
         return None
     with writing(folder.config):
-        write_whole(folder.config, json.dumps({**document, "dir": str(folder.path)}, indent=2).encode())
+        write_whole(folder.config, json.dumps({**kept, "dir": str(folder.path)}, indent=2).encode())
     return former
 
 
@@ -122,16 +122,16 @@ def _document(folder: SweepFolder) -> dict[str, Any]:
         raise ConfigError([f"{folder.config}: not the configuration of a sweep: {error}"]) from None
 
 
-def _place(document: Mapping[str, Any]) -> Path | None:
+def _place(kept: Mapping[str, Any]) -> Path | None:
     """Where the sweep's folder was when that was last written down; None where it was not."""
-    place = document.get("dir")
+    place = kept.get("dir")
     return Path(place) if isinstance(place, str) and place else None
 
 
-def _refuse_copy(folder: SweepFolder, document: Mapping[str, Any]) -> None:
+def _refuse_copy(folder: SweepFolder, kept: Mapping[str, Any]) -> None:
     """Refuses a copy beside its original: both are one sweep in MLflow, which would get every metric twice."""
-    place = _place(document)
-    if place is None or not SweepFolder(place).holds(document["sweep_id"]) or place.samefile(folder.path):
+    place = _place(kept)
+    if place is None or not SweepFolder(place).holds(kept["sweep_id"]) or place.samefile(folder.path):
         return
     raise ConfigError(
         [
@@ -143,9 +143,8 @@ def _refuse_copy(folder: SweepFolder, document: Mapping[str, Any]) -> None:
 
 def _sweeps_in(folder: SweepFolder) -> str:
     """A hint for a storage folder that was named in place of a sweep in it: which sweeps it holds."""
-    there = (
-        sorted(path.parent.name for path in folder.path.glob("*/config.json")) if paths.is_folder(folder.path) else []
-    )
+    found = folder.path.glob("*/config.json") if paths.is_folder(folder.path) else ()
+    there = sorted(path.parent.name for path in found)
     return f"; in it are {', '.join(there)}" if there else ""
 
 
