@@ -174,9 +174,9 @@ def _driving(
 def _tell_place(running: _Running) -> None:
     """Says where the sweep's folder lies when that is not where one would look; notes it when the folder was moved."""
     name, path = running.sweep.config.name, running.folder.path
-    if path.name != name and running.journal.record.started is None:
-        running.display.say(f"{name} is there already, so this sweep is {path.name}")
     if running.journal.record.started is None:
+        if path.name != name:
+            running.display.say(f"{name} is there already, so this sweep is {path.name}")
         before = local_sweeps.before(running.folder, name, running.clock())
         if before is not None:
             running.display.say(before)

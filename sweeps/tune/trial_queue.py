@@ -41,7 +41,9 @@ class TrialQueue(Searcher):
         """A queue.
 
         Args:
+            source: new trials, those that were interrupted, and those that somebody asks for.
             settings: what a trial is told beside what it is: where to report, what is shared.
+            slots: how many there are now.
             stop: whether the sweep is asked to end: no trial begins then. Once no trial will come, it is told so.
             reported: what the journal has of the trial of a key.
             ruling: says what a free slot is for.
