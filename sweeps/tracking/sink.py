@@ -278,24 +278,24 @@ class MlflowSink:
 
     def _end_sweep(self, runs: Runs, parent: str, event: SweepEnded, record: SweepRecord) -> None:
         selection = choose(record.trials.values(), record.objective)
-        best_run: str | None = None
+        best, best_run = selection.winner, None
         points = spent_points(record, self._config.budget.steps_per_trial)
-        if selection.winner is not None:
-            best = selection.winner
+        if best is not None:
             # Found, not remembered: an earlier driver may have opened it.
             best_run = self._open_child(runs, best.trial_key, record, event.time)
             points += best_points(best, record, event.time)
-        held = runs.remove_doubles([parent, *self.run_ids.values()])
-        for key, run in held.items():
-            if key is None:
-                continue
-            trial = record.trials.get(key)
-            if trial is None:
-                # The log lost its beginning with a machine: the sweep has no such trial, however far it came there.
-                runs.log(run.info.run_id, tags=run_tags.trial_lost())
-                runs.finish(run.info.run_id, "KILLED", event.time)
-            elif run.info.status == "RUNNING":  # MLflow did not take its end
-                runs.finish(run.info.run_id, _STATUS.get(trial.state, "FAILED"), event.time)
+        self._end_runs(runs, parent, record, event.time)
         separation = eval_rows.separation(self._folder, record)
         runs.log(parent, points, tags=run_tags.sweep_ended(event, record, selection, separation, best_run))
         runs.finish(parent, _SWEEP_STATUS[event.reason], event.time)
+
+    def _end_runs(self, runs: Runs, parent: str, record: SweepRecord, time: float) -> None:
+        """Leaves one run of each trial, and ends those whose end MLflow did not take."""
+        for key, run in runs.remove_doubles([parent, *self.run_ids.values()]).items():
+            trial = None if key is None else record.trials.get(key)
+            if trial is None and key is not None:
+                # The log lost its beginning with a machine: the sweep has no such trial, however far it came there.
+                runs.log(run.info.run_id, tags=run_tags.trial_lost())
+                runs.finish(run.info.run_id, "KILLED", time)
+            elif trial is not None and run.info.status == "RUNNING":
+                runs.finish(run.info.run_id, _STATUS.get(trial.state, "FAILED"), time)
