@@ -29,10 +29,17 @@ FOLDER_MODE = 0o700 if _IS_USUAL else 0o777
 _FILE_MODE = 0o600 if _IS_USUAL else 0o666
 
 
-def make_folder(path: Path) -> None:
-    """Makes a folder and those above it that are missing; one that is there stays as it is."""
+def make_folder(path: Path, below: Path | None = None) -> None:
+    """Makes a folder and those above it that are missing; one that is there stays as it is.
+
+    Args:
+        path: the folder.
+        below: this folder of those, and what is above it, is not made: FileNotFoundError where it is missing.
+    """
+    if path == below:
+        return
     if not path.parent.is_dir():
-        make_folder(path.parent)  # not mkdir(parents=True): that gives those above the usual mode
+        make_folder(path.parent, below)  # not mkdir(parents=True): that gives those above the usual mode
     path.mkdir(FOLDER_MODE, exist_ok=True)
 
 

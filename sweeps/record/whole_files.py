@@ -35,14 +35,17 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """Writes a folder that readers see whole or not at all; one that is there already is replaced."""
-    make_folder(path.parent)
+    """Writes a folder that readers see whole or not at all; one that is there already is replaced.
+
+    The folder that it lies in is made where it is missing, and none above that: FileNotFoundError where they are gone,
+    also where they go meanwhile. What somebody moves or deletes does not come back half.
+    """
     draft = draft_of(path)
     try:
-        make_folder(draft)
+        make_folder(draft, below=path.parent.parent)
         for name, content in files.items():
             target = draft / name
-            make_folder(target.parent)
+            make_folder(target.parent, below=draft)
             _write(target, content)
         remove_folder(path)
         draft.rename(path)

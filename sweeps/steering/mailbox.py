@@ -131,7 +131,7 @@ def put(folder: SweepFolder, request_id: str, request: Request) -> None:
     """
     path = _path(folder, request_id)
     with writing(path):
-        make_folder(path.parent)
+        make_folder(path.parent, below=folder.path)
         write_whole(path, request.model_dump_json().encode())
 
 

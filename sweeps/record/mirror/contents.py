@@ -163,7 +163,7 @@ class Contents:
             for path in trial_files(self.stage / key).keys() - set(lacking):
                 (self.stage / key / path).unlink(missing_ok=True)
             for path in lacking:
-                link(folder / path, self.stage / key / path, found[path])
+                link(folder / path, self.stage / key / path, found[path], self._folder.path)
             if trial_files(folder) == found:
                 return found
         except FileNotFoundError:
@@ -206,14 +206,17 @@ def _fail(error: OSError) -> None:
     raise error
 
 
-def link(source: Path, target: Path, seen: Seen) -> None:
-    """Makes a second name of a file that does not change any more; a copy where the disk knows no such names."""
+def link(source: Path, target: Path, seen: Seen, below: Path) -> None:
+    """Makes a second name of a file that does not change any more; a copy where the disk knows no such names.
+
+    Folders are made for it `below` that of the sweep, which does not come back where somebody has moved or deleted it.
+    """
     with suppress(FileNotFoundError):
         state = target.stat()
         if Seen(state.st_size, state.st_mtime_ns) == seen:
             return
         target.unlink()
-    make_folder(target.parent)
+    make_folder(target.parent, below)
     try:
         target.hardlink_to(source)
     except FileNotFoundError:

@@ -73,3 +73,18 @@ def test_a_trial_whose_folder_goes_while_it_is_looked_at_has_kept_nothing(tmp_pa
         assert not look()
         assert not trials.exists()
         (tmp_path / "elsewhere").rename(trials)
+
+
+@pytest.mark.parametrize("second", ["rows", "adapter/b", "more/b"])
+def test_a_sweep_that_is_moved_while_a_trial_writes_does_not_come_back_half(tmp_path, monkeypatch, second):
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+
+    def move(_: int) -> None:
+        if sweep.exists():
+            sweep.rename(tmp_path / "elsewhere")
+
+    monkeypatch.setattr(os, "fsync", move)
+    with pytest.raises(FileNotFoundError):
+        SweepFolder(sweep).keep("t", "best", 2, {"adapter/a": b"1", second: b"2"})
+    assert not sweep.exists()

@@ -87,6 +87,13 @@ def test_a_folder_that_cannot_be_written_is_told(folder: SweepFolder) -> None:
         mailbox.send(folder, StopSweep(sender=SENDER), time_ns=1)
 
 
+def test_a_sweep_that_is_gone_does_not_come_back_for_a_request(tmp_path: Path) -> None:
+    gone = SweepFolder(tmp_path / "gone")
+    with pytest.raises(StorageError, match="is gone"):
+        mailbox.send(gone, StopSweep(sender=SENDER), time_ns=1)
+    assert not gone.path.exists()
+
+
 def test_a_request_to_stop_ends_the_sweep_and_is_in_the_log(folder: SweepFolder, driver: Driver) -> None:
     request_id = mailbox.send(folder, StopSweep(sender=SENDER), time_ns=1)
     driver.answerer.answer_all()

@@ -23,6 +23,7 @@ class World:
 
     def __init__(self, path):
         self.folder = SweepFolder(path)
+        path.mkdir(exist_ok=True)
         write_whole(self.folder.config, b"{}")
         self.journal = Journal(self.folder)
         self.contents = Contents(self.folder, self.journal)
@@ -91,9 +92,25 @@ def test_a_disk_without_hard_links_gets_copies(world, monkeypatch):
     source, target = world.folder.path / "a", world.folder.path / "b" / "a"
     source.write_bytes(b"12")
     state = source.stat()
-    link(source, target, Seen(state.st_size, state.st_mtime_ns))
+    link(source, target, Seen(state.st_size, state.st_mtime_ns), world.folder.path)
     assert target.read_bytes() == b"12"
     assert target.stat().st_mtime_ns == state.st_mtime_ns
+
+
+def test_a_sweep_that_is_moved_while_it_is_looked_at_does_not_come_back_half(tmp_path, monkeypatch):
+    world = World(tmp_path / "sweep")
+    world.journal.add(begun())
+    world.journal.add(started("k"))
+    world.folder.keep("k", "snapshot", 3, {"snapshot.bin": b"123"})
+
+    def moved(*words):
+        world.folder.path.rename(tmp_path / "elsewhere")
+        link(*words)
+
+    monkeypatch.setattr(contents, "link", moved)
+    with pytest.raises(FileNotFoundError):
+        world.contents.take({}, {})
+    assert not world.folder.path.exists()
 
 
 def test_an_older_link_of_the_same_name_is_replaced(world):
@@ -102,7 +119,7 @@ def test_an_older_link_of_the_same_name_is_replaced(world):
         source.unlink(missing_ok=True)
         source.write_bytes(content)
         state = source.stat()
-        link(source, target, Seen(state.st_size, state.st_mtime_ns))
+        link(source, target, Seen(state.st_size, state.st_mtime_ns), world.folder.path)
         assert target.read_bytes() == content
 
 
