@@ -30,7 +30,7 @@ from sweeps.errors import StorageError
 from sweeps.record.events import Event, from_line, to_line
 from sweeps.record.private_files import FOLDER_MODE, file_lock, open_file
 from sweeps.record.whole_files import entries, remove_folder, write_folder, write_whole
-from trainables.inputs import json_text
+from trainables.inputs import json_text, paths
 
 Kind = Literal["snapshot", "best"]
 REPORT = "report.html"
@@ -74,7 +74,7 @@ class SweepFolder:
 
     def trials(self) -> list[Path]:
         """The folders of all trials that have kept something."""
-        return [path for path in entries(self.path / "trials") if path.is_dir()]
+        return [path for path in entries(self.path / "trials") if paths.is_folder(path)]
 
     def clean(self) -> None:
         """Removes the drafts of processes that were killed. No other process may be writing."""

@@ -62,8 +62,8 @@ def remove_folder(path: Path) -> None:
 
 
 def entries(folder: Path) -> list[Path]:
-    """What lies in a folder, in no order; nothing where the folder is gone or may not be read."""
+    """What lies in a folder, in no order; nothing where the folder is gone or cannot be read."""
     # Not Path.glob: it looks twice, and raises where the folder goes in between (pathlib.py, 3.11).
-    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+    with suppress(OSError):
         return list(folder.iterdir())
     return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -73,6 +74,23 @@ def test_a_trial_whose_folder_goes_while_it_is_looked_at_has_kept_nothing(tmp_pa
         assert not look()
         assert not trials.exists()
         (tmp_path / "elsewhere").rename(trials)
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EACCES])
+def test_of_a_trial_whose_folder_the_disk_does_not_show_nothing_is_removed(tmp_path, monkeypatch, number):
+    folder = SweepFolder(tmp_path)
+    older, kept = (folder.keep("t", "best", step, {"f": b""}) for step in (1, 2))
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", refuse)
+        patch.setattr(os, "scandir", refuse)
+        folder.prune_adapters("t", kept)
+        folder.drop_snapshots("t")
+        folder.clean()
+    assert folder.all("t", "best") == [kept, older]
 
 
 @pytest.mark.parametrize("second", ["rows", "adapter/b", "more/b"])
