@@ -288,11 +288,15 @@ def read_events(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
     """Reads the events from a byte offset on, each with the offset after it. Ignores a last line without its end.
 
     Raises:
-        StorageError: there is no log, or a line before the last one is damaged.
+        StorageError: there is no log, it cannot be opened, or a line before the last one is damaged.
     """
-    if not path.exists():
-        raise StorageError(f"{path}: is missing; put the file back from a copy, or launch anew")
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise StorageError(f"{path}: is missing; put the file back from a copy, or launch anew") from None
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
+    with file:
         file.seek(offset)
         for line in file:
             if not line.endswith(b"\n"):

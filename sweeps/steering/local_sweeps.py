@@ -122,11 +122,12 @@ def before(folder: SweepFolder, name: str, now: float) -> str | None:
         folder: of the sweep that is about to begin.
         now: seconds since the epoch.
     """
-    others = [each for each in _in(folder.path.parent) if each.path != folder.path and _names(each)[1:2] == (name,)]
+    beside = {each: _names(each) for each in _in(folder.path.parent) if each.path != folder.path}
+    others = [each for each, names in beside.items() if names[1:2] == (name,)]
     if not others:
         return None
     there = max(others, key=_rank)
-    where = f"the sweep {_names(there)[0]}, launched before"
+    where = f"the sweep {beside[there][0]}, launched before"
     try:
         state = status.read(there, now).state
     except SweepError as error:

@@ -152,6 +152,25 @@ def test_a_log_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         list(read_events(tmp_path / "events.jsonl"))
 
 
+def test_a_log_that_goes_when_it_is_about_to_be_read_is_missing(tmp_path, monkeypatch):
+    path = tmp_path / "events.jsonl"
+    written(path, EVENTS)
+    opened = Path.open
+
+    def lose_and_open(lost, *words):
+        lost.unlink()
+        return opened(lost, *words)
+
+    monkeypatch.setattr(Path, "open", lose_and_open)
+    with pytest.raises(StorageError, match="is missing"):
+        list(read_events(path))
+
+
+def test_a_log_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="cannot be read: Is a directory"):
+        list(read_events(tmp_path))
+
+
 @pytest.mark.parametrize("kept", [0, 1, 40])
 def test_a_torn_last_line_is_ignored_and_cut_before_the_next_event(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "events.jsonl"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.errors import SweepError
 from sweeps.record.events import SweepEnded
 from sweeps.record.folder import EventLog, SweepFolder, locked
+from sweeps.steering import local_sweeps
 from sweeps.steering.local_sweeps import before, find, new_id
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -169,3 +171,14 @@ def test_a_launch_is_told_of_the_newest_sweep_of_its_name_and_what_to_do_with_it
     there.events.write_text(there.events.read_text() + "torn\n")
     assert "damaged" in (before(launched, "x", 40.0) or "")
     assert before(launched, "y", 40.0) is None
+
+
+def test_a_launch_goes_on_when_the_sweep_of_its_name_is_removed_while_it_looks(storage, monkeypatch):
+    def lose(sweep: SweepFolder) -> str:
+        shutil.rmtree(sweep.path)
+        return sweep.path.name
+
+    monkeypatch.setattr(local_sweeps, "_rank", lose)
+    told = before(SweepFolder(storage / "x-3"), "x", 40.0)
+    assert told is not None
+    assert told.startswith("the sweep x-old, launched before, cannot be read: ")
