@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -82,9 +83,11 @@ def ray_folder() -> Iterator[Path]:
 
 @contextmanager
 def private_token() -> Iterator[None]:
-    """Makes Ray write its token so that only its owner can read it, while the block runs.
+    """Makes Ray write its token so that only its owner can read it, and once, while the block runs.
 
-    Ray itself lets everyone read it (ray/_private/authentication/authentication_token_setup.py, 2.60).
+    Ray itself lets everyone read it, and writes it in place: of two drivers that start at once on a new machine, one
+    would go on with a token that its own daemons do not have
+    (ray/_private/authentication/authentication_token_setup.py, 2.60).
     """
     with suppress(OSError):
         # Ray does not write a token again that is there already.
@@ -92,14 +95,29 @@ def private_token() -> Iterator[None]:
     generate = tokens.generate_and_save_token
 
     def generate_privately() -> None:
+        path = tokens._get_default_token_path()
+        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
         before = os.umask(0o077)
         try:
-            generate()
+            with replaced(tokens, _get_default_token_path=lambda: draft):
+                generate()
+            _put_first(draft, path)
         finally:
             os.umask(before)
+            draft.unlink(missing_ok=True)
 
     with replaced(tokens, generate_and_save_token=generate_privately):
         yield
+
+
+def _put_first(draft: Path, path: Path) -> None:
+    """Gives a file its name, unless another process has just put a file there."""
+    try:
+        path.hardlink_to(draft)
+    except OSError:
+        # The other's, unless Ray takes it for none; or the file system has no hard links.
+        if not path.exists() or not path.read_bytes().strip():
+            draft.replace(path)
 
 
 def private_command_line() -> AbstractContextManager[None]:

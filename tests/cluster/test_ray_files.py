@@ -104,6 +104,35 @@ def test_token_that_ray_makes_is_its_owners_alone(token):
     assert (len(token.read_text()) > 0, mode(token)) == (True, 0o600)
 
 
+def test_two_that_make_a_token_at_once_have_that_of_the_first(token):
+    with private_token():
+        tokens.generate_and_save_token()
+        first = token.read_text()
+        tokens.generate_and_save_token()
+    assert token.read_text() == first
+    assert list(token.parent.iterdir()) == [token]
+
+
+@pytest.mark.parametrize("content", ["", "\n"])
+def test_a_token_file_with_nothing_in_it_is_replaced(token, content):
+    token.parent.mkdir()
+    token.write_text(content)
+    with private_token():
+        tokens.generate_and_save_token()
+    assert token.read_text().strip()
+    assert mode(token) == 0o600
+
+
+def test_a_home_without_hard_links_has_a_token(token, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    with private_token():
+        tokens.generate_and_save_token()
+    assert (len(token.read_text()) > 0, mode(token)) == (True, 0o600)
+
+
 def test_token_that_others_could_read_is_closed_to_them(token):
     token.parent.mkdir()
     token.write_text("secret")
