@@ -118,8 +118,10 @@ def start(folder: Path, *words: str, **environment: str) -> Run:
 def wait_for(condition: Callable[[], bool], run: Run | None = None) -> None:
     """Waits until something is true; fails with the run's stderr when it is not in time, or the run ended before."""
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        ended = run is not None and run.process.poll() is not None
+    while True:
+        ended = run is not None and run.process.poll() is not None  # before the look: what it did last counts
+        if condition():
+            return
         if ended or time.monotonic() > deadline:
             told = run.err.read_text() if run is not None else ""
             raise AssertionError(f"{'the run ended first' if ended else 'never came true'}:\n{told}")
