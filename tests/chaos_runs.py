@@ -32,9 +32,10 @@ TOY = [
 ]  # fmt: skip
 """A sweep that is slow enough to be disturbed, until `hurry`."""
 PACED = '''
-"""The toy, whose steps and evaluations take no time any more once somebody is in a hurry."""
+"""The toy, which notes the steps, and whose steps and evaluations take no time once somebody is in a hurry."""
 from pathlib import Path
 from trainables import toy
+from trainables.contract import StepRecord
 from trainables.toy import REQUIRES, check, fingerprint, need, prepare
 
 HURRY = Path(__file__).with_name("hurry")
@@ -43,7 +44,11 @@ class Pack(toy.ToyPack):
     def step(self, slots):
         if HURRY.exists():
             return {slot: self._step(self._slots[slot], 0.0) for slot in slots}
-        return super().step(slots)
+        taken = super().step(slots)
+        for each in taken.values():
+            if isinstance(each, StepRecord):
+                HURRY.with_name(f"step-{each.step}").touch()
+        return taken
 
     def evaluate(self, slots):
         if HURRY.exists():
@@ -84,6 +89,11 @@ def variant(folder: Path, name: str, code: str) -> list[str]:
 def hurry(folder: Path) -> None:
     """From now on trials of `TOY` take no time, in sweeps that run and in those that begin: no fault is to come."""
     (folder / "paced" / "hurry").touch()
+
+
+def has_taken(folder: Path, step: int) -> bool:
+    """Whether a trial of `TOY` has taken this step, before `hurry`: the log does not know it before the next report."""
+    return (folder / "paced" / f"step-{step}").exists()
 
 
 @dataclass

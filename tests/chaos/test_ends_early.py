@@ -22,16 +22,12 @@ FIFO = [*runs.TOY, "scheduler.kind=fifo"]
 OFTEN = ["training.snapshot_every=2", "training.step_seconds=0.05"]
 
 
-def between_reports(sweep) -> bool:
-    """Whether the sweep has reported and some trial is likely to stand between two report points."""
-    return runs.reports(sweep) >= 2
-
-
 def test_interrupted_trials_go_on_at_the_step_where_they_stood(tmp_path):
-    # The six steps to the next report take longer than a trial's call to its host, after which it hears of the stop.
-    run = runs.start(tmp_path, "launch", *FIFO, "training.step_seconds=0.6")
+    # The five steps from here to the next report, at 9, take longer than a trial's call to its host, after which it
+    # hears of the stop.
+    run = runs.start(tmp_path, "launch", *FIFO, "training.step_seconds=2")
     sweep = tmp_path / "results" / "toy"
-    runs.wait_for(lambda: between_reports(sweep), run)
+    runs.wait_for(lambda: runs.has_taken(tmp_path, 4), run)
     os.kill(run.process.pid, signal.SIGINT)
     assert run.wait() == 130, run.err.read_text()
     found = runs.record(sweep)
