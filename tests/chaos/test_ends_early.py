@@ -9,12 +9,12 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import chaos_runs as runs
 import pytest
 
 from sweeps.record import snapshots
-from sweeps.record.disk_budget import size
 from sweeps.record.folder import SweepFolder
 from sweeps.steering import mailbox
 from sweeps.steering.mailbox import ExtendSweep
@@ -101,7 +101,21 @@ def test_a_used_up_wall_clock_ranks_what_was_trained_and_more_of_it_loses_no_ste
 
 
 def used(sweep) -> int:
-    return size(sweep / "trials")
+    """Bytes of the trials' files at one moment: a walk alone may count a file that has gone and the one that came."""
+    seen, now = None, files(sweep / "trials")
+    while now != seen:
+        seen, now = now, files(sweep / "trials")
+    return sum(now.values())
+
+
+def files(folder) -> dict[str, int]:
+    """Path -> bytes of each file, as far as it is still there when its turn comes."""
+    found = {}
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                found[f"{place}/{name}"] = (Path(place) / name).stat().st_size
+    return found
 
 
 def test_snapshots_make_room_for_adapters_within_the_disk_budget(tmp_path):
