@@ -139,9 +139,10 @@ def test_driver_killed_between_a_trials_snapshot_and_its_report(tmp_path):
 
 
 def test_second_driver_on_one_folder_is_refused(tmp_path):
-    run = runs.start(tmp_path, "launch", *FIFO)
+    # It outlasts the start of the second by far.
+    run = runs.start(tmp_path, "launch", *FIFO, "training.step_seconds=2")
     sweep = tmp_path / "results" / "toy"
-    runs.wait_for(lambda: runs.reports(sweep) >= 1, run)
+    runs.wait_for(lambda: len(runs.record(sweep).trials) == 2, run)
     second = runs.start(tmp_path, "resume", "results/toy")
     assert second.wait() == 2
     assert "another process drives this sweep" in second.err.read_text()
