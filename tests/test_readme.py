@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -117,11 +118,11 @@ FOR_EACH = {"cli", "checks", "schedulers", "searchers"}
 """Folders of which the tree says that they have one file for each verb, check, scheduler or searcher."""
 
 
-@pytest.mark.parametrize("package", ["sweeps", "cluster", "trainables"])
-def test_every_file_is_in_the_tree(package):
+def test_every_file_is_in_the_tree_as_often_as_there_are_files_of_its_name():
     tree = TEXTS["docs/extending.md"].split("## Where things are")[1].split("```")[1]
-    files = [file for file in (ROOT / package).rglob("[a-z]*.py") if file.parent.name not in FOR_EACH]
-    assert [file.name for file in files if file.name not in tree and file.name != "errors.py"] == []
+    files = [file for package in ("sweeps", "cluster", "trainables") for file in (ROOT / package).rglob("[a-z]*.py")]
+    there = Counter(file.name for file in files if file.parent.name not in FOR_EACH and file.name != "errors.py")
+    assert there - Counter(re.findall(r"[a-z_]+\.py\b", tree)) == Counter()
 
 
 @pytest.mark.parametrize("package", ["sweeps", "cluster", "trainables", "search_spaces"])
