@@ -1,12 +1,13 @@
-"""Groups rows into passes of a model, pads them, and marks the positions that count."""
+"""Groups rows into passes of a model, pads them, marks the positions that count, and computes their losses."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch.nn import functional
 
 from trainables.data.dataset import TokenRow
 from trainables.isolation import SlotOrBase
@@ -37,6 +38,26 @@ def stack(rows: Sequence[TokenRow]) -> Batch:
         ids_BT[place, : len(row.ids)] = torch.from_numpy(row.ids)
         keep_BT[place, : len(row.ids) - 1] = torch.from_numpy(row.labelled[1:])
     return Batch(ids_BT, keep_BT, torch.cat([torch.from_numpy(row.ids[row.labelled]) for row in rows]).long())
+
+
+def token_losses(model: Any, batch: Batch, device: torch.device) -> torch.Tensor:
+    """Passes a batch through a model of transformers or PEFT, whose head computes only the positions that count.
+
+    Returns:
+        The negative log-likelihood of each labelled token, row after row: (labels,), float32.
+    """
+    keep_BT = batch.keep.to(device)
+
+    def keep_labelled(_head: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """(rows, length, width) to (labels, width)."""
+        return inputs[0][keep_BT], *inputs[1:]
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(keep_labelled)
+    try:
+        logits_NV = model(input_ids=batch.ids.to(device), use_cache=False).logits
+    finally:
+        hook.remove()
+    return functional.cross_entropy(logits_NV.float(), batch.answers.to(device), reduction="none")
 
 
 Chunk = tuple[list[int], list[TokenRow]]

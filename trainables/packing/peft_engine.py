@@ -13,11 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch.nn import functional
 
 from trainables.base.base_model import Base
 from trainables.packing import lora_layers
-from trainables.packing.batches import stack
+from trainables.packing.batches import stack, token_losses
 from trainables.packing.dropout import PassDropout
 from trainables.packing.engine import Segment
 from trainables.packing.peft_adapters import PeftAdapters, adapter_name
@@ -33,8 +32,6 @@ class PeftEngine:
         self._adapters = PeftAdapters(base)
         self._dropouts: dict[int, PassDropout] = {}
         self._routes = lora_layers.Routes()
-        self._keep: torch.Tensor | None = None
-        base.model.get_output_embeddings().register_forward_pre_hook(self._keep_labelled)
 
     def add(self, slot: int, spec: TrialSpec) -> Mapping[str, torch.nn.Parameter]:
         """See `Engine.add`."""
@@ -64,23 +61,12 @@ class PeftEngine:
         # The names stay until the next pass: gradient checkpointing runs the layers again in the backward pass.
         self._routes.names = [adapter_name(segment.slot) for segment in segments for _ in segment.rows]
         self._routes.length = batch.ids.shape[1]
-        self._keep = batch.keep.to(self.base.device)
-        try:
-            logits_NV = self.base.model(input_ids=batch.ids.to(self.base.device), use_cache=False).logits
-        finally:
-            self._keep = None
-        losses_N = functional.cross_entropy(logits_NV.float(), batch.answers.to(self.base.device), reduction="none")
+        losses_N = token_losses(self.base.model, batch, self.base.device)
         return list(losses_N.split([segment.labels for segment in segments]))
 
     def pass_tokens(self, segments: Sequence[Segment]) -> int:
         """See `Engine.pass_tokens`."""
         return sum(len(segment.rows) for segment in segments) * max(segment.longest for segment in segments)
-
-    def _keep_labelled(
-        self, _head: torch.nn.Module, inputs: tuple[torch.Tensor, ...]
-    ) -> tuple[torch.Tensor, ...] | None:
-        """Gives the head only the positions that predict a labelled token: (rows, length, width) to (labels, width)."""
-        return None if self._keep is None else (inputs[0][self._keep], *inputs[1:])
 
     def adapter(self, slot: int) -> Mapping[str, bytes]:
         """See `Engine.adapter`."""

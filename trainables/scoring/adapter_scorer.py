@@ -17,14 +17,13 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from torch.nn import functional
 
 from trainables.base import base_checks, base_model, model_source, weight_files
 from trainables.data import dataset, sources, templates
 from trainables.data.rendering import Renderer
 from trainables.errors import DataError, ModelError
 from trainables.inputs.legible import legible
-from trainables.packing.batches import chunks, stack
+from trainables.packing.batches import chunks, stack, token_losses
 from trainables.scoring.requests import (
     BASE,
     BaseFacts,
@@ -58,8 +57,6 @@ class AdapterScorer:
         self._source = model_source.locate(base.base_model.source)
         if self._source.kind == "hub" and self._base.origin is None:
             raise ModelError(_unknown_commit(base, cache))
-        self._keep: Any = None
-        self._base.model.get_output_embeddings().register_forward_pre_hook(self._keep_labelled)
 
     def score(self, request: ScoringRequest, tell: Tell = tell_nobody) -> ScoringResult:
         """See `Scorer.score`.
@@ -208,8 +205,8 @@ class AdapterScorer:
         with torch.no_grad():
             for places, batch in chunks([split.row(i) for i in range(len(split))]):
                 counts = [row.labels for row in batch]
-                losses = self._token_losses(model, batch)
-                for place, piece in zip(places, losses.double().split(counts), strict=True):
+                losses = token_losses(model, stack(batch), self._base.device)
+                for place, piece in zip(places, losses.cpu().double().split(counts), strict=True):
                     totals[place] = float(piece.sum())
                 done += len(batch)
                 tell(ScoringProgress(name=name, done=done, rows=len(split)))
@@ -217,21 +214,6 @@ class AdapterScorer:
             return None
         tokens = tuple(split.row(i).labels for i in range(len(split)))
         return Scores(row_losses=tuple(totals), row_tokens=tokens)
-
-    def _token_losses(self, model: Any, rows: Sequence[dataset.TokenRow]) -> torch.Tensor:
-        """Computes the negative log-likelihoods of the labelled tokens: (labels,), float32."""
-        batch = stack(rows)
-        self._keep = batch.keep.to(self._base.device)
-        try:
-            logits_NV = model(input_ids=batch.ids.to(self._base.device), use_cache=False).logits
-        finally:
-            self._keep = None
-        answers_N = batch.answers.to(self._base.device)
-        return functional.cross_entropy(logits_NV.float(), answers_N, reduction="none").cpu()
-
-    def _keep_labelled(self, _head: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Gives the head only the positions that predict a labelled token: (rows, length, width) to (labels, width)."""
-        return None if self._keep is None else (inputs[0][self._keep], *inputs[1:])
 
 
 def _source(data: DataSpec, which: str) -> tuple[DataSpec, sources.SplitName]:
