@@ -25,16 +25,19 @@ def show_models(model: str | None, tracking_uri: str | None) -> list[dict[str, A
     uri = stores.store(tracking_uri)
     if model is not None:
         first_look.refuse_unknown_model(model, uri)
-    from sweeps.promotion import rollback
+    from sweeps.promotion import history
 
     out = console()
-    promoted = rollback.models(model, tracking_uri)
+    promoted = history.models(model, tracking_uri)
     if promoted:
-        out.print(rollback.table(promoted))
+        out.print(history.table_of_models(promoted))
     else:
         out.print("no promoted models", markup=False)
     if model is not None:
         out.print()
         moved = promoted[0][0]
-        out.print(rollback.history(moved) if moved.history else "its history is empty: no alias move is written down")
-    return [rollback.as_json(each) for each, _ in promoted]
+        if moved.history:
+            out.print(history.table_of_moves(moved))
+        else:
+            out.print("its history is empty: no alias move is written down")
+    return [history.as_json(each) for each, _ in promoted]

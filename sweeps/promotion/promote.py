@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cluster.scoring import Scoring, scoring
-from sweeps.promotion import candidates, content, early_checks, evidence, registration, rollback, version_files
+from sweeps.promotion import candidates, content, early_checks, evidence, history, registration, version_files
 from sweeps.promotion.context import Context, PromotionRequest
 from sweeps.promotion.evidence import Contender, Winner
 from sweeps.promotion.gate import Verdict
@@ -147,11 +147,11 @@ def _taken_back(context: Context, contender: Contender) -> Entry | None:
     """The rollback of the winner, if it was the champion until then: people know of it what rows do not show."""
     model = context.registry.model(context.model)
     known = None if model is None else context.registry.of_identity(context.model, contender.candidate.identity)
-    return None if model is None or known is None else rollback.taken_back(model, context.alias, known.number)
+    return None if model is None or known is None else history.taken_back(model, context.alias, known.number)
 
 
 def _objection(back: Entry) -> str:
-    return f"version {back.previous} was rolled back at {rollback.in_words(back.time)} UTC"
+    return f"version {back.previous} was rolled back at {history.in_words(back.time)} UTC"
 
 
 def _ended_without(

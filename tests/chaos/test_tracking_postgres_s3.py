@@ -17,7 +17,8 @@ from mlflow import MlflowClient
 from promotions import MODEL, Trial, run
 from tracking_stacks import Stack, stack
 
-from sweeps.promotion.rollback import models, rollback
+from sweeps.promotion.history import models
+from sweeps.promotion.rollback import rollback
 from sweeps.record import digests
 from trainables import qlora
 
