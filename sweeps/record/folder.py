@@ -237,12 +237,11 @@ class EventLog:
     def is_in_place(self) -> bool:
         """Whether the open file still has its name. True also when the disk does not answer."""
         try:
-            there = self._path.stat()
+            there, here = self._path.stat(), os.fstat(self._file.fileno())
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:
             return True
-        here = os.fstat(self._file.fileno())
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
     def close(self) -> None:
@@ -278,6 +277,19 @@ def writing(path: Path) -> Iterator[None]:
         raise StorageError(f"{path}: cannot be written: {error.strerror}; {way_out}") from error
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns what the disk does not give into a `StorageError` that names `path`."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except FileNotFoundError:
+        raise StorageError(f"{path}: is missing; put the file back from a copy, or launch anew") from None
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
+
+
 def gone(path: Path) -> str:
     """The message for a sweep's folder, or a file in it, that was moved, deleted or replaced."""
     way_out = "where it was moved, put it back or go on with qsweep resume at its new place"
@@ -288,15 +300,9 @@ def read_events(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
     """Reads the events from a byte offset on, each with the offset after it. Ignores a last line without its end.
 
     Raises:
-        StorageError: there is no log, it cannot be opened, or a line before the last one is damaged.
+        StorageError: there is no log, it cannot be read, or a line before the last one is damaged.
     """
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        raise StorageError(f"{path}: is missing; put the file back from a copy, or launch anew") from None
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
-    with file:
+    with _reading(path), path.open("rb") as file:
         file.seek(offset)
         for line in file:
             if not line.endswith(b"\n"):

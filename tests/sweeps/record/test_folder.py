@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -337,3 +339,17 @@ def test_a_sweeps_folder_that_was_deleted_does_not_come_back_half(tmp_path):
     with pytest.raises(FileNotFoundError):
         folder.keep("a", "snapshot", 3, {"x": b""})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_that_the_disk_does_not_give_to_its_end_is_told_in_a_line():
+    # It can be opened, and reading its beginning is an error.
+    with pytest.raises(StorageError, match=r"^/proc/self/mem: cannot be read: Input/output error$"):
+        list(read_events(Path("/proc/self/mem")))
+
+
+def test_a_log_whose_disk_does_not_answer_is_not_said_to_be_gone(tmp_path, monkeypatch):
+    log = EventLog(tmp_path / "events.jsonl")
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fstat", Mock(side_effect=OSError(errno.ESTALE, "Stale file handle")))
+        assert log.is_in_place()
+    log.close()
