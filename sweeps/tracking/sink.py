@@ -266,7 +266,8 @@ class MlflowSink:
         if not folder.is_dir() and any(path > folder for path in self._folder.all(trial.trial_key, "best")):
             # Interrupted there, the trial has gone on since: its later end brings its best adapter.
             return
-        if written is not None and folder.is_dir() and digests.of_folder(folder / "adapter") != written:
+        # It is there still after that look: else the trial has put a better one in its place meanwhile.
+        if written is not None and digests.of_folder(folder / "adapter") != written and folder.is_dir():
             why = "its files are not those that the trial wrote"
             self._say(f"tracking: {folder}: {why}: the adapter is not uploaded")
             runs.log(run_id, tags=run_tags.adapter_refused(why))

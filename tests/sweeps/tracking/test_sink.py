@@ -143,6 +143,27 @@ def test_an_adapter_that_a_better_one_has_replaced_is_not_waited_for(sink, folde
     assert [name for name in files(client, run_of(client, "aaaa").info.run_id) if "adapter/" in name] == []
 
 
+def test_an_adapter_that_a_better_one_replaces_while_it_is_looked_at_is_not_said_to_be_changed(
+    config, folder, client, monkeypatch
+):
+    said: list[str] = []
+    sink = MlflowSink(config, SWEEP, folder, said.append)
+    keep_adapter(folder, "aaaa", 3)
+    events = [begun(), started("aaaa", 0, **PARAMS), reported("aaaa", 3, 0.7), ended("aaaa", TrialState.PAUSED)]
+    events = with_digest(events, folder)
+    of_folder = digests.of_folder
+
+    def replaced_before(adapter):
+        folder.prune_adapters("aaaa", folder.keep("aaaa", "best", 9, {}))
+        return of_folder(adapter)
+
+    monkeypatch.setattr(digests, "of_folder", replaced_before)
+    with pytest.raises(FileNotFoundError, match="best-000003 is missing"):  # it is tried again, and then not waited for
+        deliver(sink, events)
+    assert said == []
+    assert "sweep.adapter_refused" not in run_of(client, "aaaa").data.tags
+
+
 def test_an_adapter_that_is_lost_leaves_no_run_running(sink, client):
     events = [begun(), started("aaaa", 0, **PARAMS), reported("aaaa", 3, 0.7), ended("aaaa", TrialState.COMPLETED)]
     with pytest.raises(FileNotFoundError, match="best-000003 is missing") as raised:
