@@ -17,7 +17,7 @@ from sweeps import launch as launching
 from sweeps import saved_sweep
 from sweeps.config import load
 from sweeps.errors import SweepError
-from sweeps.record.events import SweepEnded, TrialStarted
+from sweeps.record.events import DriverLives, SweepEnded, TrialStarted
 from sweeps.record.folder import SweepFolder
 from sweeps.record.mirror import following
 from sweeps.report import summary
@@ -110,6 +110,8 @@ def test_a_driver_that_is_replaced_ends_in_order_and_leaves_mlflow_alone(store, 
         mirrors.until(lambda: "toy/manifest.json" in store.names("toy"))
         following_driver = {**store.document("toy/manifest.json"), "token": 77}
         store.write("toy/manifest.json", json.dumps(following_driver).encode())
+        # Something to send: by then the mirror may have had all, and look at the store no more.
+        running.journal.add(DriverLives(time=1.5))
         mirrors.until(lambda: running.stop.reason == "failed")
 
     trials(monkeypatch, replaced)

@@ -18,6 +18,9 @@ from sweeps.record.mirror.fetching import fetch
 from sweeps.record.mirror.holding import Held
 from sweeps.record.mirror.store import Store, StoreError
 
+OFTEN = 240
+"""Renewals of a lease of 60 s, which does not lapse however busy the machine is."""
+
 
 @pytest.fixture
 def store(monkeypatch):
@@ -39,7 +42,7 @@ def elsewhere(monkeypatch):
 
 
 def test_a_second_driver_is_refused_while_the_first_is_heard_of(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(holding, "LEASE_SECONDS", 2.0)
+    monkeypatch.setattr(holding, "RENEWALS", OFTEN)
     folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
     with mirrors.driving(folder) as drive:
         drive.report("k1", 3)
@@ -142,7 +145,7 @@ def test_a_driver_that_was_cut_off_is_fenced(store, tmp_path, monkeypatch):
 
 
 def test_a_renewal_whose_answer_was_lost_is_renewed_once_more(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(holding, "LEASE_SECONDS", 2.0)
+    monkeypatch.setattr(holding, "RENEWALS", OFTEN)
     folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
     real = Store.write
     written: list[int] = []
@@ -157,8 +160,8 @@ def test_a_renewal_whose_answer_was_lost_is_renewed_once_more(store, tmp_path, m
 
     with mirrors.driving(folder) as drive:
         monkeypatch.setattr(Store, "write", answer_lost)
-        mirrors.until(lambda: len(written) == 3)
-        assert written[:3] == [1, 2, 3]  # a fourth may come before this is looked at
+        mirrors.until(lambda: len(written) >= 3)
+        assert written[:3] == [1, 2, 3]
         drive.report("k1", 3)
         assert drive.drain() is None
         assert (drive.ended, drive.said) == ([], [])
@@ -230,7 +233,8 @@ def test_what_an_outage_at_the_end_leaves_is_told_and_sent_by_the_next_driver(st
         length = drive.journal.log.length
         store.stop()
         drive.report("k1", 3)
-        mirrors.until(lambda: drive.said)
+        # The mirror may have looked, and said so, before the trial had files.
+        mirrors.until(lambda: drive.said and drive.mirror._follower._contents.unsent)
         behind = drive.drain(0.2)
         assert str(behind) == f"{drive.journal.log.length - length} bytes of the event log and files of 1 trial"
     store.start()
