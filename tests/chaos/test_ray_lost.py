@@ -98,8 +98,8 @@ def test_a_daemon_that_is_killed_ends_the_sweep_at_once_and_in_order(tmp_path, n
         runs.wait_for(lambda: reported(sweep), run)
         runs.kill(daemon(run, name))
         runs.wait_for(lambda: "daemons are gone" in run.err.read_text(), run)
-        # Far below the minute after which Ray would have ended the process by itself.
-        assert run.process.wait(45) == 1, run.err.read_text()
+        # Far below the ten minutes after which Ray would have ended the process by itself.
+        assert run.wait() == 1, run.err.read_text()
         assert list(Path(place).glob("qsweep-*")) == []
     told = run.err.read_text()
     assert "qsweep resume" in told
@@ -114,9 +114,10 @@ def test_sigterm_to_every_process_at_once_ends_with_143(tmp_path):
     sweep = tmp_path / "results" / "toy"
     runs.wait_for(lambda: reported(sweep), run)
     main = psutil.Process(run.process.pid)
-    for process in [*main.children(recursive=True), main]:
-        with suppress(psutil.NoSuchProcess):
-            process.terminate()
+    # The driver last, and within a moment: one whose Ray is gone for longer than that ends as failed.
+    for pid in [*(child.pid for child in main.children(recursive=True)), main.pid]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
     assert run.wait() == 143, run.err.read_text()
     assert "Traceback" not in run.err.read_text()
     goes_on(tmp_path, sweep)
