@@ -117,7 +117,8 @@ def test_two_launches_of_one_name_at_once_get_two_folders_and_share_a_new_databa
     assert parents.keys() == {answer["parent_run"] for answer in answers}
     assert len({run.info.experiment_id for run in parents.values()}) == 1
     for run in both:
-        assert "tracking:" not in run.err.read_text()
+        # That MLflow is waited for at the end is no trouble: on a slow machine it is.
+        assert "tracking:" not in run.err.read_text().replace("tracking: waiting for MLflow", "")
         assert "INFO" not in run.err.read_text()
     assert_a_toy_sweep_is_the_same_everywhere(answers[0], tmp_path, parents[answers[0]["parent_run"]])
     assert_a_finished_sweep_goes_on_for_one_more_trial(start, Path(answers[1]["dir"]))
