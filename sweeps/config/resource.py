@@ -55,7 +55,7 @@ class Resource:
             "examples": list(self.points) if self.unit == "example" else [],
         }
 
-    def of(self, spec: TrialSpec) -> TrialSpec:
+    def with_steps(self, spec: TrialSpec) -> TrialSpec:
         """The trial with its own number of steps, which its schedule spans."""
         return spec.model_copy(update={"steps": self.steps(spec.training)[-1]})
 

@@ -58,7 +58,7 @@ def planned(
     number: int, config: SweepConfig, point: Point, fingerprints: Mapping[str, str], repeat: int = 0
 ) -> PlannedTrial:
     """The trial at a point of a sweep's space."""
-    spec = resource.of(config).of(points.apply(config.base, point, config.seed, repeat))
+    spec = resource.of(config).with_steps(points.apply(config.base, point, config.seed, repeat))
     params = points.params(spec, point)
     return PlannedTrial(number, points.trial_key(spec, fingerprints), spec, params, dict(point))
 

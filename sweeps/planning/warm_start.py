@@ -72,7 +72,7 @@ def is_own(config: SweepConfig, point: Point, params: Mapping[str, str]) -> bool
         params: of the trial, as `point` takes them.
     """
     try:
-        spec = resource.of(config).of(points.apply(config.base, point, config.seed))
+        spec = resource.of(config).with_steps(points.apply(config.base, point, config.seed))
     except ValidationError:  # the point lies outside the space, and outside of what can be trained
         return False
     ours = {**points.settings(spec), **points.params(spec, {})}

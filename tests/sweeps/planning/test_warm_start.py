@@ -190,5 +190,5 @@ def test_a_value_that_no_trial_can_have_is_nobodys_own() -> None:
 
 def logged(of: SweepConfig, at: Mapping[str, Any]) -> dict[str, str]:
     """The params of a trial, as MLflow has them."""
-    spec = resource.of(of).of(points.apply(of.base, at, of.seed))
+    spec = resource.of(of).with_steps(points.apply(of.base, at, of.seed))
     return {name: str(value) for name, value in {**points.params(spec, at), **points.settings(spec)}.items()}
