@@ -16,6 +16,7 @@ from pathlib import Path
 import ray
 from ray._private.authentication import authentication_token_setup as tokens
 
+from cluster.errors import NotStarted
 from cluster.replaced import replaced
 
 LONGEST_PATH = 43
@@ -24,6 +25,7 @@ ABANDONED_SECONDS = 60.0
 """An unlocked folder of this age is abandoned: a younger one may be locked in a moment."""
 REMOVAL_SECONDS = 5.0
 """How long processes that are ending may still write into a folder that is removed."""
+WAY_OUT = "make room there, or name another place with TMPDIR"
 _open: list[Path] = []
 """The folders of blocks that have not ended."""
 
@@ -37,13 +39,19 @@ def temporary_folder(purpose: str, longest_path: int | None = None) -> Iterator[
     Args:
         purpose: part of its name, "qsweep-PURPOSE-...".
         longest_path: the most characters that its path may have; the folder lies in /tmp where TMPDIR makes it longer.
+
+    Raises:
+        NotStarted: it cannot be made.
     """
     prefix = f"qsweep-{purpose}-"
-    place = Path(tempfile.gettempdir())
-    if longest_path is not None and len(str(place / prefix)) + 8 > longest_path:
-        place = Path("/tmp")
-    _remove_abandoned(place, prefix)
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
+    try:
+        place = Path(tempfile.gettempdir())
+        if longest_path is not None and len(str(place / prefix)) + 8 > longest_path:
+            place = Path("/tmp")
+        _remove_abandoned(place, prefix)
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
+    except OSError as error:
+        raise NotStarted(f"no folder for temporary files can be made: {error}: {WAY_OUT}") from error
     lock = os.open(folder, os.O_RDONLY)
     _open.append(folder)
     try:

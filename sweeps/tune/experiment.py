@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import errno
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +14,8 @@ from ray import tune
 from ray.tune.search.search_generator import SearchGenerator
 
 from cluster.nodes import staying
-from cluster.ray_files import temporary_folder
+from cluster.ray_files import WAY_OUT, temporary_folder
+from sweeps.errors import StorageError
 from sweeps.tune import folder_keeper, processes
 from sweeps.tune.callback import JournalCallback
 from sweeps.tune.scheduler import RuleScheduler
@@ -67,7 +70,7 @@ class Experiment:
     def run(self, objective: Objective) -> None:
         """Runs trials until the queue has no more, or `watch` ends them."""
         # Nobody reads Tune's own files: they must not fill the sweep's folder, nor fail with it.
-        with temporary_folder("tune") as scratch:
+        with _full_disk_told(), temporary_folder("tune") as scratch:
             holders = scratch / HOLDERS
             holders.mkdir()
             if self.spread is not None:
@@ -91,3 +94,15 @@ class Experiment:
                     verbose=0,
                     log_to_file=False,
                 )
+
+
+@contextmanager
+def _full_disk_told() -> Iterator[None]:
+    """Raises as a `StorageError` that there is no room for Tune's own files: Tune gives up then, whatever it writes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        problem = f"temporary files cannot be written: {error}: {WAY_OUT}, then go on with qsweep resume"
+        raise StorageError(problem) from error

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from ray._private.authentication import authentication_token_setup as tokens
 
+from cluster.errors import NotStarted
 from cluster.ray_files import ABANDONED_SECONDS, LONGEST_PATH, private_token, ray_folder, remove_all, temporary_folder
 
 
@@ -37,6 +38,15 @@ def test_folder_is_its_owners_alone_and_goes_with_the_block(place):
         (folder / "deep").mkdir()
         (folder / "deep" / "file").touch()
     assert list(place.iterdir()) == []
+
+
+def test_a_place_where_no_folder_can_be_made_is_told_in_a_line(place):
+    place.rmdir()
+    with (
+        pytest.raises(NotStarted, match=rf"{place}/qsweep-test-\w+': make room there, or name another"),
+        temporary_folder("test"),
+    ):
+        pass
 
 
 def test_folder_goes_also_when_the_block_is_interrupted(place):
