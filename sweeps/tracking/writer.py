@@ -70,6 +70,8 @@ class Writer:
         self._has_begun = False
         self._news = True
         self._closing = False
+        self._has_left = False
+        """The driver waits no longer, and closes its log: what the thread still finds is no news."""
         self._trouble: str | None = None
         self._attached = False
         self._refused: list[int] = []
@@ -132,6 +134,7 @@ class Writer:
         """Waits until all is delivered, nothing was for `seconds`, or the caller leaves; returns how many are left."""
         with self._changed:
             self._closing = self._news = True
+            self._has_left = False
             self._changed.notify_all()
         reached, since = self._offset, time.monotonic()
         patience = since + PATIENCE_SECONDS
@@ -156,6 +159,7 @@ class Writer:
         with suppress(StorageError):
             for _ in read_events(self._log, self._offset):
                 left += 1
+        self._has_left = True
         return left
 
     @without_retries()
@@ -176,7 +180,7 @@ class Writer:
                     self._changed.wait_for(partial(self._begins_to_close, closing), pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 continue
-            if self._trouble is not None and not self._refused:
+            if self._trouble is not None and not self._refused and not self._has_left:
                 self._say("tracking: back, everything is delivered")
             self._trouble, pause = None, FIRST_PAUSE_SECONDS
             if closing:
@@ -272,7 +276,7 @@ class Writer:
 
     def _report(self, error: Exception) -> None:
         kind = type(error).__name__
-        if self._trouble != kind:
+        if self._trouble != kind and not self._has_left:
             self._say(f"tracking: {self._reason(error)}; events are kept and sent again")
         self._trouble = kind
 

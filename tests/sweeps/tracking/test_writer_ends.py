@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -12,12 +14,18 @@ import pytest
 from sweep_events import begun, ended, reported, started
 
 from sweeps.record.events import Event, TrialState
-from sweeps.record.folder import EventLog
+from sweeps.record.folder import EventLog, read_events
+from sweeps.record.journal import Journal
 from sweeps.tracking import writer as writing
 from sweeps.tracking.writer import Writer
 
 DEADLINE = 50.0
 EVENTS: list[Event] = [begun(), started("aaaa"), reported("aaaa", 3, 0.7), ended("aaaa", TrialState.COMPLETED)]
+
+FAILING: dict[str, Any] = {
+    "apply": Mock(side_effect=ConnectionError("no server")), "is_refusal": lambda _: False, "experiment_id": "7"
+}  # fmt: skip
+"""Of a sink that no event reaches."""
 
 
 def test_as_long_as_events_are_taken_however_long_all_of_them_take(folder: Any, monkeypatch: Any) -> None:
@@ -80,3 +88,36 @@ def test_more_time_is_the_way_out_only_where_an_event_was_waited_for_and_is_stil
         sink.apply = Mock()
         may_go_on.set()
         assert writer.drain(DEADLINE) == 0
+
+
+def test_a_thread_that_goes_on_trying_says_nothing_once_the_driver_has_left(folder: Any, monkeypatch: Any) -> None:
+    """The driver has closed its log by then: the thread finds none, or the file that has its number now."""
+    looks, is_empty = threading.Semaphore(0), threading.Event()
+
+    def read(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
+        looks.release()
+        return iter(()) if is_empty.is_set() else read_events(path, offset)
+
+    def look() -> None:
+        assert looks.acquire(timeout=DEADLINE)
+
+    monkeypatch.setattr(writing, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(writing, "LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(writing, "read_events", read)
+    said: list[str] = []
+    with closing(Journal(folder)) as journal:
+        writer = Writer(folder, Mock(**FAILING), said.append, journal=journal)
+        journal.add(EVENTS[0])
+        writer.start()
+        for _ in range(2):
+            look()
+        assert writer.drain(0.01) == 1
+    before = list(said)
+    while looks.acquire(blocking=False):
+        pass
+    for _ in range(2):
+        look()
+    is_empty.set()
+    writer._thread.join(DEADLINE)
+    assert not writer._thread.is_alive()
+    assert said == before == ["tracking: ConnectionError: no server; events are kept and sent again"]
