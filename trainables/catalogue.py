@@ -12,7 +12,17 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import NamedTuple, Protocol, cast
 
-from trainables.contract import Device, Need, Pack, RowShape, Target, TargetModules, Trainable
+from trainables.contract import (
+    Device,
+    LookedUp,
+    Need,
+    Pack,
+    Preview,
+    RowShape,
+    Target,
+    TargetModules,
+    Trainable,
+)
 from trainables.errors import NotTrainable, TrainableError
 from trainables.inputs.legible import legible
 from trainables.inputs.similar import did_you_mean
@@ -20,7 +30,8 @@ from trainables.objective import EVAL_LOSS, Direction, wrong_names
 from trainables.scoring.requests import Scorer
 from trainables.specs import TrialSpec
 
-OFFERS = ("REQUIRES", "check", "fingerprint", "prepare", "open_pack", "need")
+_CONTRACT = ("REQUIRES", "check", "fingerprint", "prepare", "open_pack", "need")
+"""The names of `Trainable`: none may be missing."""
 
 
 @cache
@@ -71,10 +82,10 @@ def find(name: str) -> Trainable:
         raise NotTrainable(f"no module {error.name!r} to import the trainable {name!r} from") from None
     except NotTrainable as error:
         raise NotTrainable(f"{path}: {error}") from error
-    missing = [offer for offer in OFFERS if not hasattr(module, offer)]
+    missing = [name for name in _CONTRACT if not hasattr(module, name)]
     if missing:
         raise NotTrainable(f"{path} is not a trainable: it lacks {', '.join(missing)}")
-    wrong = [offer for offer in OFFERS if offer != "REQUIRES" and not callable(getattr(module, offer))]
+    wrong = [name for name in _CONTRACT if name != "REQUIRES" and not callable(getattr(module, name))]
     if wrong:
         raise NotTrainable(f"{path} is not a trainable: {' and '.join(wrong)} must be callable")
     if not isinstance(module.REQUIRES, frozenset | set) or not {"model", "data"} >= module.REQUIRES:
@@ -94,6 +105,21 @@ def _wrong_metrics(given: object) -> str | None:
 
 class Offers(Protocol):
     """What a trainable may offer beside its contract. Ask for none of it before `hasattr` has found it."""
+
+    METRICS: Mapping[str, Direction]
+    """Name of each metric of its evaluations, `eval_loss` among them -> which value is better ("min" or "max").
+
+    Without it `eval_loss` is the only one.
+    """
+
+    def look_up(self, base: TrialSpec, cache: Path) -> LookedUp:
+        """Asks the network, before a sweep starts, what only it can say. Answers within seconds."""
+
+    def preview(self, base: TrialSpec) -> Preview:
+        """Looks into local data, for `validate` and `plan`. Without torch or the network."""
+
+    def engine(self, base: TrialSpec) -> str | None:
+        """Names what will compute the losses; None where it cannot say before the base is loaded."""
 
     def need_of_rows(
         self, base: TrialSpec, largest: Sequence[TrialSpec], device: Device, rows: RowShape
@@ -205,7 +231,7 @@ def _cut(spec: TrialSpec, rows: RowShape | None) -> TrialSpec:
 
 
 def engine(trainable: Trainable, base: TrialSpec) -> str | None:
-    """What computes the trainable's losses, where it offers `engine(base)` and can say before the base is loaded.
+    """What the trainable's `engine` says; None where it offers none.
 
     Raises:
         NotTrainable: its engine breaks, or answers something else.

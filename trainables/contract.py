@@ -157,7 +157,7 @@ class Summary(Spec):
 
 
 class Preview(Spec):
-    """What a look at local data finds before anything starts. A trainable may offer it: `preview(base)`."""
+    """What a look at local data finds before anything starts."""
 
     problems: tuple[str, ...] = ()
     """"field: what is wrong" each."""
@@ -314,12 +314,7 @@ class Pack(Protocol):
 
 
 class Trainable(Protocol):
-    """What a module in `trainables/` offers.
-
-    Beside it, where there is something to ask the network before a sweep starts: `look_up(base, cache) -> LookedUp`,
-    which answers within seconds. And where an evaluation gives more than `eval_loss`: `METRICS`, the name of each
-    metric -> whether a lower or a higher value is better ("min" or "max"), `eval_loss` among them.
-    """
+    """What a module in `trainables/` offers; `catalogue.Offers` is what it may offer beside."""
 
     REQUIRES: frozenset[str]
     """Sections of the sweep file that it cannot do without, of `model` and `data`."""
