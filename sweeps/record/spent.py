@@ -102,7 +102,7 @@ def planned(record: SweepRecord, taken: Spent, estimated_bytes: int | None) -> P
     plan = record.planned
     if plan is None or record.changes or record.added:
         return None
-    peak = max((trial.peak_memory_bytes for trial in record.trials.values()), default=0)
+    peak = record.peak_memory_bytes
     return Planned(
         steps=plan.steps,
         steps_off=_off(taken.steps, plan.steps),

@@ -135,6 +135,11 @@ class SweepRecord:
         """The first objective: it decides which step of a trial is its best, and which trials are stopped early."""
         return self.objectives[0]
 
+    @property
+    def peak_memory_bytes(self) -> int:
+        """The most memory that a host has told of; 0 before the first report."""
+        return max((trial.peak_memory_bytes for trial in self.trials.values()), default=0)
+
     def apply(self, event: Event) -> SweepRecord:
         """The record after `event`."""
         latest = self.latest if isinstance(event, RequestAnswered | DriverLives) else event.time

@@ -115,7 +115,7 @@ def peak_memory(record: SweepRecord, estimated_bytes: int | None) -> str | None:
     Args:
         estimated_bytes: memory of a host that its slots were planned with; None when that is not known.
     """
-    peak = max((trial.peak_memory_bytes for trial in record.trials.values()), default=0)
+    peak = record.peak_memory_bytes
     if not peak:
         return None
     planned = f" (estimated for training: {estimated_bytes / 1e9:.1f} GB)" if estimated_bytes is not None else ""

@@ -118,8 +118,7 @@ def cost(record: SweepRecord, seconds: float) -> tuple[Fact, ...]:
             "hours for which GPUs were held; 0 on a CPU",
         ),
     ]
-    peak = max((trial.peak_memory_bytes for trial in record.trials.values()), default=0)
-    if peak:
+    if peak := record.peak_memory_bytes:
         facts.append(Fact("peak memory", size(peak), "most that a host has used, loading included"))
     if record.planned is not None:
         plan = record.planned

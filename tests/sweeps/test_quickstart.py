@@ -88,4 +88,4 @@ def peak_memory(sweep: Path) -> int:
     """Bytes that the host took at most."""
     from chaos_runs import record
 
-    return max(trial.peak_memory_bytes for trial in record(sweep).trials.values())
+    return record(sweep).peak_memory_bytes
