@@ -21,7 +21,7 @@ from sweeps.record.separation import Separation
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import closing_lines, page_facts, trial_tables
 from sweeps.report.axes import Axis, axis
-from sweeps.report.page_facts import Fact, Group
+from sweeps.report.page_facts import WHY, Fact, Group
 from sweeps.report.status import WORDS, State, Status
 from sweeps.report.trial_story import Held, Story
 from trainables.objective import Objective
@@ -32,7 +32,6 @@ MOST_STEPS = 400
 """Of a train loss at most; of more steps, every so many-th."""
 MOST_ROWS = 2000
 """Of the table of trials."""
-WHY = "why it ended"
 
 
 @dataclass(frozen=True)

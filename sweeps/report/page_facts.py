@@ -19,6 +19,8 @@ from trainables.inputs import json_text
 from trainables.objective import COSTS, EVAL_LOSS, Objective
 
 LOSS = "mean negative log-likelihood per completion token of the evaluation rows, in nats"
+WHY = "why it ended"
+"""Head of the column with the reason of a trial's end."""
 _DATA = {
     "train_rows": ("rows to train on", ""),
     "eval_rows": ("rows to evaluate on", "the same ones for every trial"),
@@ -175,7 +177,7 @@ def meanings(record: SweepRecord, separation: Separation | None) -> dict[str, st
         trial_tables.PARETO: "no other trial is better in one objective and as good in the others",
         "tokens": "trained on, padding not counted",
         "seconds": "time in the trial's steps, those of its neighbours in the same pass included",
-        "why it ended": "a rank is that by which the scheduler stopped it",
+        WHY: "where it names a rank, the scheduler stopped the trial for that",
         "key": "names the trial in commands and in MLflow: equal trials have equal keys",
     }
     if separation is not None:
