@@ -116,18 +116,16 @@ def terminal(
 
 def markdown(record: SweepRecord, selection: Selection, separation: Separation | None = None) -> str:
     """The result as Markdown, the answer first: MLflow folds a note after its first lines. Of many trials, the best."""
-    metric = record.objective.metric
-    head = _answer(record, selection)
-    lines = [head, "", *(f"- {line}" for line in best_compared.of_best(record, selection.winner, separation))]
-    lines += [""] if lines[-1] else []
+    lines = [f"- {line}" for line in best_compared.of_best(record, selection.winner, separation)]
+    lines = [_answer(record, selection), "", *lines, *([""] if lines else [])]
     every = order(record)
     trials = every[:MOST_ROWS]
-    params = shown_params(trials)
     found = cells(record, trials, separation)
-    at = found.heads.index("at", len(params) + 1)
-    heads = ("trial", *params, "steps", f"best_{metric}", "at", *found.heads[at + 1 :])
-    head, *rows = (f"| {' | '.join((*row[:at], *row[at + 1 :]))} |" for row in (heads, *found.rows))
-    lines += [head, "|" + "---|" * (len(heads) - 1), *rows]
+    names = ("trial", *shown_params(trials), "steps", f"best_{record.objective.metric}")  # as MLflow has them
+    at = len(names)  # the column of the best value's step, which is left out
+    table = [(*names, "at", *found.heads[at + 1 :]), *found.rows]
+    head, *rows = (f"| {' | '.join((*row[:at], *row[at + 1 :]))} |" for row in table)
+    lines += [head, "|" + "---|" * (len(found.heads) - 1), *rows]
     if len(every) > len(trials):
         lines.append(f"\n{len(every) - len(trials)} more trials are in the table of runs.")
     lines += [f"\n{note}" for note in notes(record)]
