@@ -32,7 +32,7 @@ def name(device: Device, own: Sequence[str] = ("0",), hosts: int = 1) -> str:
     """
     if device == "cuda":
         names = Counter(_gpu_name(gpu) for gpu in own)
-        return " and ".join(several(count if len(own) > 1 else 1, each) for each, count in names.items())
+        return " and ".join(several(count, each) for each, count in names.items())
     count = host_threads(hosts)
     return f"{_processor()}, {count} {'thread' if count == 1 else 'threads'}"
 

@@ -113,9 +113,7 @@ class RemoteMailbox:
         """Answers what can be answered now, and removes answers that are old; False while a request waits."""
         from ray.experimental import internal_kv
 
-        is_all = True
-
-        service = internal_kv.internal_kv_get_gcs_client()
+        service, is_all = internal_kv.internal_kv_get_gcs_client(), True
         for key in sorted(service.internal_kv_keys(self._prefix, None, SERVICE_SECONDS)):
             request_id = key.removeprefix(self._prefix).removesuffix(b".zip").decode(errors="replace")
             content = service.internal_kv_get(key, None, SERVICE_SECONDS)

@@ -145,9 +145,7 @@ class _Plan:
 
     def dense(self, of_group: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Returns the place of each B, (out, its rank), in matrices that hold those of all layers of a group."""
-        return [
-            of_group[place.group][place.first : place.first + self.outs[place.layer]] for place in self.places
-        ]  # fmt: skip
+        return [of_group[place.group][place.first : place.first + self.outs[place.layer]] for place in self.places]
 
     def per_group(self, dtype: torch.dtype) -> list[torch.Tensor]:
         """Returns zeros for the B of each group in its own rank: (outputs of all layers, rank)."""
