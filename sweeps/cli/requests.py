@@ -8,16 +8,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from sweeps.cli.shared import as_words, say
-from sweeps.cli.submitted import end_with
+from sweeps.cli.submitted import end_with, patience
 
 if TYPE_CHECKING:
     from sweeps.record.events import RequestAnswered
     from sweeps.record.folder import SweepFolder
     from sweeps.steering.mailbox import AddPoint, ExtendSweep, Request
-
-ANSWER_SECONDS = 30.0
-"""How long to wait for the driver's answer, which usually comes within a second."""
-TURN_SECONDS = 0.2
 
 NO_JSON = "must be a finite number, true, false, null, text (a date needs quotes), or a list of such values"
 
@@ -28,14 +24,10 @@ def ask(folder: SweepFolder, request: Request) -> RequestAnswered:
     Raises:
         SweepError: nobody answers, and why.
     """
-    import threading
-    import time
-
+    from cluster.submission.remote_mailbox import ANSWER_SECONDS
     from sweeps.steering import asking
 
-    deadline = time.monotonic() + ANSWER_SECONDS
-    pause = threading.Event()
-    answer = asking.ask(folder, request, lambda: pause.wait(TURN_SECONDS) or time.monotonic() > deadline)
+    answer = asking.ask(folder, request, patience())
     if answer is None:
         say(f"no answer within {ANSWER_SECONDS:.0f} s: the request waits in {folder.requests} and may yet be answered")
         raise typer.Exit(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -139,7 +140,6 @@ def _more(jobs: Jobs, sweep: str, seen: Seen, answer: RemoteAnswer) -> list[str]
 
 def _of_driver(jobs: Jobs, sweep: str, node: str, request: RemoteRequested | None, width: int) -> RemoteAnswer | None:
     """The answer of a sweep's driver; None where none listens, and for a status that it does not tell."""
-    import threading
     import time
 
     from cluster.errors import ConnectionFailed
@@ -149,14 +149,9 @@ def _of_driver(jobs: Jobs, sweep: str, node: str, request: RemoteRequested | Non
     from sweeps.steering.stop import Interrupted, raising_on_signals
 
     content = RemoteRequest(request=request, width=min(max(width, 20), 1000)).model_dump_json().encode()
-    deadline, pause = time.monotonic() + remote_mailbox.ANSWER_SECONDS, threading.Event()
-
-    def is_over() -> bool:
-        return pause.wait(remote_mailbox.ASKING_SECONDS) or time.monotonic() > deadline
-
     try:
         with raising_on_signals():
-            text = remote_mailbox.ask(jobs, sweep, node, mailbox.new_id(time.time_ns()), content, is_over)
+            text = remote_mailbox.ask(jobs, sweep, node, mailbox.new_id(time.time_ns()), content, patience())
         return None if text is None else RemoteAnswer.model_validate_json(text)
     except (ConnectionFailed, ValueError) as error:
         if request is None:
@@ -168,6 +163,17 @@ def _of_driver(jobs: Jobs, sweep: str, node: str, request: RemoteRequested | Non
     if request is not None:
         say_not_known(jobs, sweep)
     raise typer.Exit(code)
+
+
+def patience() -> Callable[[], bool]:
+    """An `is_over` for whoever waits for a driver's answer: it waits a moment, and says whether to wait no longer."""
+    import threading
+    import time
+
+    from cluster.submission.remote_mailbox import ANSWER_SECONDS, ASKING_SECONDS
+
+    deadline, pause = time.monotonic() + ANSWER_SECONDS, threading.Event()
+    return lambda: pause.wait(ASKING_SECONDS) or time.monotonic() > deadline
 
 
 def _of_job(jobs: Jobs, sweep: str, seen: Seen, words: tuple[str, ...]) -> RemoteAnswer:
