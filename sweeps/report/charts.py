@@ -55,13 +55,28 @@ def parallel(page: Page) -> Figure | None:
     columns = zip(*(trial.values for trial in page.trials), strict=True)
     value_axes = [_value_axis(objective, column) for objective, column in zip(page.objectives, columns, strict=True)]
     axes = [*page.axes, *value_axes]
-    is_dense = len(axes) > MOST_AXES
 
     def points(trial: Drawn) -> list[tuple[float, float | None]]:
         values = [*(trial.record.params.get(each.name) for each in page.axes), *trial.values]
         places = [_clipped(one, value) for one, value in zip(axes, values, strict=True)]
         return [(float(at), place) for at, place in enumerate(places)]
 
+    several = len(value_axes) > 1
+    thick = "; the thick line is the best trial" if any(trial.is_best for trial in page.trials) else ""
+    last = f"last {len(value_axes)} axes at its objectives" if several else f"last axis at its best {page.metric}"
+    return Figure(
+        "Settings and outcome",
+        "Parallel coordinates. Each line is a trial: it crosses each axis at the trial's value of that field, and the "
+        f"{last}. Dark lines are good ones{thick}."
+        f"{left_out(page)}{_at_the_end(value_axes[0], page)}",
+        (*trial_lines(page, points), Colours.of(page).bar(page.metric)),
+        _side_by_side(axes),
+    )
+
+
+def _side_by_side(axes: Sequence[Axis]) -> dict[str, Any]:
+    """The layout of parallel axes: a line for each, with its marks beside it and its name above."""
+    is_dense = len(axes) > MOST_AXES
     annotations: list[dict[str, Any]] = []
     room = 110 // len(axes)
     for at, one in enumerate(axes):
@@ -78,24 +93,14 @@ def parallel(page: Page) -> Figure | None:
     x |= {"tickangle": -30 if is_dense else 0}
     low = UNSET_PLACE - 0.05 if any(one.has_unset and one.kind != "words" for one in axes) else -0.04
     plain = {"showgrid": False, "zeroline": False, "fixedrange": True, "showline": False}
-    several = len(value_axes) > 1
-    thick = "; the thick line is the best trial" if any(trial.is_best for trial in page.trials) else ""
-    last = f"last {len(value_axes)} axes at its objectives" if several else f"last axis at its best {page.metric}"
-    return Figure(
-        "Settings and outcome",
-        "Parallel coordinates. Each line is a trial: it crosses each axis at the trial's value of that field, and the "
-        f"{last}. Dark lines are good ones{thick}."
-        f"{left_out(page)}{_at_the_end(value_axes[0], page)}",
-        (*trial_lines(page, points), Colours.of(page).bar(page.metric)),
-        layout(
-            540 if is_dense else 440,
-            annotations=annotations,
-            shapes=shapes,
-            showlegend=False,
-            xaxis={**plain, **x},
-            yaxis={**plain, "visible": False, "range": [low, 1.04]},
-            margin={"l": 30, "r": 30, "t": 120 if is_dense else 70, "b": 20},
-        ),
+    return layout(
+        540 if is_dense else 440,
+        annotations=annotations,
+        shapes=shapes,
+        showlegend=False,
+        xaxis={**plain, **x},
+        yaxis={**plain, "visible": False, "range": [low, 1.04]},
+        margin={"l": 30, "r": 30, "t": 120 if is_dense else 70, "b": 20},
     )
 
 
