@@ -77,27 +77,10 @@ def tell(out: Console, lines: Sequence[str]) -> None:
 
 
 def _next_steps(sweep: Sweep, result: Result) -> list[str]:
-    uri, folder = without_password(sweep.config.tracking.uri), shlex.quote(str(result.folder))
-    lines = []
-    mirror = result.mirror
-    lost = None if mirror is None else mirror.lost
-    if result.failure is not None or lost is not None:
-        lines += ["", f"error: {result.failure or lost}"]
-    may_go_on = not result.is_folder_gone and lost is None
-    if (result.stopped_by is not None or result.failure is not None) and may_go_on:
-        lines += ["go on with:", f"  {command('qsweep')} resume {folder}"]
-    if result.undelivered and not result.is_folder_gone:
-        events = counted(result.undelivered, "event")
-        lines += [f"MLflow ({uri}) lacks {events}; send the rest, there or (--tracking-uri URI) elsewhere, with:"]
-        lines += [f"  {command('qsweep')} resume {folder}"]
-    if mirror is not None and mirror.behind is not None and not result.is_folder_gone:
-        lines += [f"{mirror.uri} lacks {mirror.behind}; send the rest with:"]
-        lines += [f"  {command('qsweep')} resume {folder}"]
-    elif mirror is not None and mirror.is_whole:
-        lines.append(f"the whole folder is on {mirror.uri}")
-    if result.refused and not result.is_folder_gone:
-        refused = counted(result.refused, "event")
-        lines.append(f"MLflow ({uri}) refused {refused}; {result.folder}/events.jsonl has all events")
+    uri = without_password(sweep.config.tracking.uri)
+    error = result.failure or (None if result.mirror is None else result.mirror.lost)
+    lines = [] if error is None else ["", f"error: {error}"]
+    lines += _what_is_left(result, uri)
     kept = closing_lines.kept(result.selection.winner, result.folder, sweep.config.trainable)
     if kept is not None:
         lines += ["", f"{kept[0]}:", f"  {kept[1]}"]
@@ -106,6 +89,28 @@ def _next_steps(sweep: Sweep, result: Result) -> list[str]:
         if is_web(uri):
             way = ui_links.saved_view(uri, str(result.experiment_id), result.sweep_id)
         lines += ["compare the trials in MLflow:", f"  {way}"]
+    return lines
+
+
+def _what_is_left(result: Result, uri: str) -> list[str]:
+    """How the sweep goes on, and how MLflow and the mirror get what they lack, as long as its folder is there."""
+    mirror, again = result.mirror, f"  {command('qsweep')} resume {shlex.quote(str(result.folder))}"
+    whole = [f"the whole folder is on {mirror.uri}"] if mirror is not None and mirror.is_whole else []
+    if result.is_folder_gone:
+        return whole
+    lines = []
+    if (result.stopped_by is not None or result.failure is not None) and (mirror is None or mirror.lost is None):
+        lines += ["go on with:", again]
+    if result.undelivered:
+        events = counted(result.undelivered, "event")
+        lines += [f"MLflow ({uri}) lacks {events}; send the rest, there or (--tracking-uri URI) elsewhere, with:"]
+        lines += [again]
+    if mirror is not None and mirror.behind is not None:
+        lines += [f"{mirror.uri} lacks {mirror.behind}; send the rest with:", again]
+    lines += whole
+    if result.refused:
+        refused = counted(result.refused, "event")
+        lines.append(f"MLflow ({uri}) refused {refused}; {result.folder}/events.jsonl has all events")
     return lines
 
 
