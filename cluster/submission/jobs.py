@@ -98,7 +98,7 @@ class Seen:
 class _Client(JobSubmissionClient):
     """Ray's client, which else waits for ever for a host that does not answer, and gives up at a proxy's first error.
 
-    All its requests may be sent twice: the second one does nothing more, but for the one that submits.
+    All its requests may be sent twice: the second one does nothing more, except the one that submits.
     """
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:

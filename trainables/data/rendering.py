@@ -151,7 +151,7 @@ class Renderer:
         return Text(prompt, whole, not is_whole)
 
     def _left_out(self, messages: list[templates.Message], text: Text) -> tuple[str, ...]:
-        """Names the parts that the chat template leaves out, but for those of `Text.is_shortened`.
+        """Names the parts that the chat template leaves out, except those of `Text.is_shortened`.
 
         Earlier reasoning is none of them where it is not learnt: templates drop it when the model is served, too.
         """

@@ -5,9 +5,9 @@ part is added in place, one adapter after the other. It keeps the inputs and the
 pass, and no other activation. In evaluation an adapter with many tokens is added to the weight first; see `_merges`.
 
 One product for the matrices of all adapters, padded to the largest rank, is slower on a CPU than one adapter after the
-other, but for a single adapter. Processor time in ms of one thread for the seven layers of a block of SmolLM2-135M, all
-adapted, 412 tokens per adapter, forward and backward; the base's products take 20 and 20 per adapter. One adapter has
-rank 16, several have 4, 8, 16 and 32 in turns:
+other, unless there is a single one. Processor time in ms of one thread for the seven layers of a block of SmolLM2-135M,
+all adapted, 412 tokens per adapter, forward and backward; the base's products take 20 and 20 per adapter. One adapter
+has rank 16, several have 4, 8, 16 and 32 in turns:
 
     adapters   in turn       bmm           grouped_mm
     1          1.7 + 4.0     1.5 + 3.4     2.5 + 4.8
