@@ -71,21 +71,21 @@ def chunks(rows: Sequence[TokenRow], at_once: int = 1) -> list[Chunk]:
     tokens, unless that takes many more passes. A row that is longer has a pass for itself.
     """
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].ids), i))
-    passes: list[Chunk] = []
+    fewest: list[Chunk] = []
     for place in order:
-        if not passes or not _fits([*passes[-1][1], rows[place]]):
-            passes.append(([], []))
-        passes[-1][0].append(place)
-        passes[-1][1].append(rows[place])
+        if not fewest or not _fits([*fewest[-1][1], rows[place]]):
+            fewest.append(([], []))
+        fewest[-1][0].append(place)
+        fewest[-1][1].append(rows[place])
     if at_once == 1:
-        return passes
-    count = at_once * math.ceil(len(passes) / at_once)
-    while count < _MUCH_MORE * len(passes) + at_once:
+        return fewest
+    count = at_once * math.ceil(len(fewest) / at_once)
+    while count < _MUCH_MORE * len(fewest) + at_once:
         even = _even(rows, order, count)
         if all(_fits(own) for _, own in even):
             return even
-        count += at_once * math.ceil(len(passes) / 100)
-    return passes
+        count += at_once * math.ceil(len(fewest) / 100)
+    return fewest
 
 
 def _fits(rows: Sequence[TokenRow]) -> bool:
@@ -96,14 +96,14 @@ def _fits(rows: Sequence[TokenRow]) -> bool:
 def _even(rows: Sequence[TokenRow], order: Sequence[int], count: int) -> list[Chunk]:
     """Cuts the rows, in this order, into at most `count` passes with about as many tokens each."""
     total, before = sum(len(row.ids) for row in rows), 0
-    passes: list[Chunk] = [([], []) for _ in range(count)]
+    even: list[Chunk] = [([], []) for _ in range(count)]
     for place in order:
         own = len(rows[place].ids)
-        places, chosen = passes[(2 * before + own) * count // (2 * total)]
+        places, chosen = even[(2 * before + own) * count // (2 * total)]
         places.append(place)
         chosen.append(rows[place])
         before += own
-    return [each for each in passes if each[0]]
+    return [each for each in even if each[0]]
 
 
 def sharing(slots: Sequence[SlotOrBase], rows: Sequence[TokenRow], device: torch.device) -> list[Sequence[SlotOrBase]]:
