@@ -122,10 +122,10 @@ def _share(base: TrialSpec, facts: ModelFacts, device: Device, gpus: int, at_onc
     outside = max(0, facts.parameters - facts.layers * sum(shapes)) * width
     block = sum(shapes) * spread.linear_bytes(base.quantization, width)
     count = Counter(spread.places([block] * facts.layers, outside, gpus))
-    once = outside + max(shapes) * width  # The layer that is dequantised at a time is one on each GPU.
-    of_block = max(0, whole - once) / facts.layers
-    most = max(of_block * count[gpu] + (once if gpu == 0 else once - outside) for gpu in range(gpus))
-    return _Share(facts.model_copy(update={"layers": max(count.values())}), round(most))
+    working = max(shapes) * width  # The layer that is dequantised at a time: one on each GPU.
+    of_block = max(0, whole - outside - working) / facts.layers
+    most = max(of_block * count[gpu] + (outside if gpu == 0 else 0) for gpu in range(gpus))
+    return _Share(facts.model_copy(update={"layers": max(count.values())}), round(most + working))
 
 
 def _adapter(parameters: int, device: Device) -> Memory:
