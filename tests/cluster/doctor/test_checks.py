@@ -272,7 +272,7 @@ def test_the_hard_limit_of_open_files_counts(soft, hard, state):
         (Asked(node=DRIVER), {"cache": {"path": "/c", "free": 10**9, "used": 0.5}}, "ok", "1.0 GB free in /c"),
     ],
 )
-def test_room_on_disk(asked, changed, state, said):
+def test_room_is_needed_for_the_budget_or_the_plan_for_bases_and_for_ray(asked, changed, state, said):
     room = {"free": 30 * 10**9, "used": 0.5}
     facts = {name: {"path": path, **room} for name, path in (("cache", "/c"), ("temporary", "/tmp"))}
     diagnosis = judge("disk", facts | {"storage": {"path": "/data", **room}} | changed, asked)

@@ -92,7 +92,7 @@ def at_the_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-def test_files_are_found():
+def test_the_files_of_the_folder_are_those_whose_headers_are_read():
     assert {"aws.yaml", "gcp.yaml", "onprem.yaml", "slurm.sh", "kuberay-job.yaml"} <= {file.name for file in FILES}
 
 

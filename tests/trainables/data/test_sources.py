@@ -302,7 +302,7 @@ def test_bad_value_is_named_with_its_row(tmp_path: Path) -> None:
     ]
 
 
-def test_chats_are_checked(tmp_path: Path) -> None:
+def test_a_chat_without_an_answer_is_named_with_its_line(tmp_path: Path) -> None:
     user = {"role": "user", "content": "Hi"}
     path = write_jsonl(tmp_path / "a.jsonl", [{"chat": [user]}, {"chat": "Hi"}] * 5)
     (problem,) = sources.check(spec(path, messages="chat"))

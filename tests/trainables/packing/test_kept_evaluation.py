@@ -50,7 +50,7 @@ def test_to_the_last_bit_what_plain_peft_gives_with_its_adapter_disabled(quantis
     assert list(pack.evaluate_base().row_losses) == expected
 
 
-def test_a_pass_that_does_not_fit_is_no_exception(monkeypatch):
+def test_a_pass_that_raises_is_a_failure_of_the_base(monkeypatch):
     packs.before_passes(monkeypatch, lambda engine, segments: 1 / 0)
     found = packs.pack().evaluate_base()
     assert isinstance(found, Failure)
@@ -71,7 +71,7 @@ def never() -> Evaluation:
     raise AssertionError("it is there already")
 
 
-def test_it_is_made_once(tmp_path):
+def test_an_evaluation_that_is_kept_is_not_made_again(tmp_path):
     path = kept_evaluation.place(tmp_path, "base", "nf4", "rows")
     assert kept_evaluation.kept(path, lambda: EVALUATION) == EVALUATION
     assert kept_evaluation.kept(path, never) == EVALUATION
@@ -88,7 +88,7 @@ def test_another_base_quantisation_type_or_other_rows_are_another_evaluation(tmp
     [b"", b"{", b"[]", EVALUATION.model_dump_json().encode()[:-20], b'{"eval_loss": 2.0}', WITHOUT_TOKENS],
     ids=["empty", "torn", "a list", "cut short", "without rows", "without tokens"],
 )
-def test_a_damaged_file_is_made_again(tmp_path, content):
+def test_an_evaluation_whose_file_is_damaged_is_made_again(tmp_path, content):
     path = tmp_path / "kept.json"
     path.write_bytes(content)
     assert kept_evaluation.kept(path, lambda: EVALUATION) == EVALUATION
@@ -101,7 +101,7 @@ def test_a_loss_that_is_not_that_of_its_rows_is_not_believed(tmp_path):
     assert kept_evaluation.kept(path, lambda: EVALUATION) == EVALUATION
 
 
-def test_what_failed_is_not_kept(tmp_path):
+def test_an_evaluation_that_failed_is_not_kept(tmp_path):
     path = tmp_path / "kept.json"
     failure = Failure(kind="out_of_memory", message="no room")
     assert kept_evaluation.kept(path, lambda: failure) == failure
@@ -114,7 +114,7 @@ def test_a_cache_that_cannot_be_written_costs_a_pass_and_no_more(tmp_path):
     assert kept_evaluation.kept(path, lambda: EVALUATION) == EVALUATION
 
 
-def test_a_pack_that_finds_it_does_not_compute_it(tmp_path, monkeypatch):
+def test_a_pack_that_finds_the_evaluation_of_its_base_computes_none(tmp_path, monkeypatch):
     path = tmp_path / "kept.json"
     first = packs.AdapterPack(packs.PeftEngine(packs.base()), packs.rows(), known_base=path).evaluate_base()
     again = packs.AdapterPack(packs.PeftEngine(packs.base()), packs.rows(), known_base=path)
