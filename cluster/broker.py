@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.fleet import RETRY_SECONDS, Fleet
 from cluster.host_deaths import SUSPECT_AFTER, HostDeaths
-from cluster.host_states import Lease, message, said
+from cluster.host_states import Lease, in_a_line, message, said
 from cluster.hosts import PROCESS_LOST, HostOptions, Place, SlotLimits
 from cluster.leases import Grant, NotReady, Ready, Refused
 from cluster.nodes import Node, gpus, look
@@ -113,7 +113,7 @@ class Broker:
                 self._leaving = frozenset(node.node_id for node in seen if node.is_leaving)
                 self._fleet.follow(seen)
             except Exception as error:  # What Ray raises when its head service does not answer, among others.
-                words = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+                words = in_a_line(error)
                 if words != told:
                     self._news.append(f"the hosts cannot follow the nodes, tried again every few seconds: {words}")
                     told = words
@@ -272,7 +272,7 @@ class Broker:
         try:
             answer = await self.start()
         except Exception as error:  # What Ray raises when its head service does not answer, among others.
-            answer = NotReady(message=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+            answer = NotReady(message=in_a_line(error))
         if isinstance(answer, NotReady):
             self._news.append(f"no host could be made: {answer.message}; trying again every {RETRY_SECONDS:.0f} s")
         else:

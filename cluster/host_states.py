@@ -209,6 +209,11 @@ def said(hosts: int, slots: int) -> str:
     return f"{hosts} {'host' if hosts == 1 else 'hosts'}, {slots} {'slot' if slots == 1 else 'slots'}"
 
 
+def in_a_line(error: Exception) -> str:
+    """The type of an error, and the first line of its words."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
 def message(error: RayError) -> str:
     """Why a host could not be made, for the user."""
     cause = getattr(error, "cause", None)
