@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import RayError
 
 from cluster import host_states, nodes
+from cluster.compute_types import ComputeTypes
 from cluster.host_states import FleetSize, HeldTime, Host, StartDeaths, Starting, is_mistake, message, said
 from cluster.hosts import HostActor, HostFacts, HostOptions, Place, SlotLimits
 from cluster.leases import NotReady
@@ -81,7 +82,7 @@ class Fleet:
         self._has_started = False
         self._early_deaths: Counter[Place] = Counter()
         """Hosts in a row that died at a place before any trial came to a report point there."""
-        self._types = host_states.ComputeTypes(options.hardware_before)
+        self._types = ComputeTypes(options.hardware_before)
         self._last_loss = -math.inf
         self._not_before = clock()
         """No host is made before this time."""
