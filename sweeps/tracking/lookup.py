@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +19,8 @@ from pydantic import ValidationError
 
 from sweeps.config import messages
 from sweeps.config.model import SweepConfig
-from sweeps.errors import ConfigError, NotStored, SweepError
+from sweeps.errors import ConfigError, Failed, NotStored, SweepError
+from sweeps.planning.number_words import size
 from sweeps.record import digests
 from sweeps.record.events import TrialState
 from sweeps.record.run_names import label
@@ -191,9 +193,10 @@ class Lookup:
 
         Raises:
             NotStored: it is empty or not there.
+            Failed: it cannot be fetched.
             SweepError: it cannot be read.
         """
-        with _readable(run_id, path), tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, _readable(run_id, path):
             files = digests.read(self._download(run_id, path, folder))
         if not files:
             raise NotStored(f"run {run_id}: has no {path} in MLflow")
@@ -204,20 +207,17 @@ class Lookup:
 
         Raises:
             NotStored: they are not there.
+            Failed: they cannot be fetched.
             SweepError: they cannot be read.
         """
-        with _readable(run_id, "eval_rows.json"):
-            content = self._file(run_id, "eval_rows.json")
+        with tempfile.TemporaryDirectory() as folder, _readable(run_id, "eval_rows.json"):
+            content = self._download(run_id, "eval_rows.json", folder).read_bytes()
             evaluation = Evaluation.of_document(json_text.parse(content))
             if not evaluation.row_losses or len(evaluation.row_losses) != len(evaluation.row_tokens):
                 raise ValueError("a row has no loss, or no number of tokens")
             if evaluation.hardware and len(evaluation.hardware.split()) != 2:
                 raise ValueError(f"hardware: {evaluation.hardware!r} is not a device and a type")
         return ReportedRows(evaluation, hashlib.sha256(content).hexdigest())
-
-    def _file(self, run_id: str, path: str) -> bytes:
-        with tempfile.TemporaryDirectory() as folder:
-            return self._download(run_id, path, folder).read_bytes()
 
     def _download(self, run_id: str, path: str, folder: str) -> Path:
         """Fetches a file or folder of the run's artifacts into `folder`.
@@ -227,7 +227,7 @@ class Lookup:
 
         Raises:
             NotStored: it is not there.
-            Failed: see `of_artifacts`.
+            Failed: it is there, and the disk or the store fails; see also `of_artifacts`.
         """
         from mlflow.exceptions import MlflowException
 
@@ -241,8 +241,19 @@ class Lookup:
             stored = set()
         if path not in stored:
             raise NotStored(f"run {run_id}: has no {path} in MLflow")
-        with of_artifacts():
-            return Path(self._client.download_artifacts(run_id, path, folder))
+        try:
+            with of_artifacts():
+                return Path(self._client.download_artifacts(run_id, path, folder))
+        except MlflowException as error:
+            if is_away(error):
+                raise
+            # It drops what went wrong (store/artifact/runs_artifact_repo.py, 3.17.2): a full disk, for one.
+            free = size(shutil.disk_usage(folder).free)
+            raise Failed(
+                f"run {run_id}: its {path} is in MLflow, and cannot be fetched from there: the store of artifacts "
+                f"fails, or there is no room for it in {tempfile.gettempdir()} ({free} free): make room there, or name "
+                "a folder on another disk with TMPDIR"
+            ) from error
 
     def _parents(self, place: Place, way_out: str, other_than: str | None) -> list[Any]:
         """The runs of the sweep of an id, or of all sweeps of a name, the newest first; at least one."""
@@ -269,8 +280,9 @@ class Lookup:
         return list(paged(partial(self._client.search_runs, experiments, condition, view, **newest)))
 
     def _config(self, run_id: str) -> SweepConfig:
-        with _readable(run_id, "sweep/config.json"):
-            raw = json_text.parse(self._file(run_id, "sweep/config.json"))["config"]
+        path = "sweep/config.json"
+        with tempfile.TemporaryDirectory() as folder, _readable(run_id, path):
+            raw = json_text.parse(self._download(run_id, path, folder).read_bytes())["config"]
         try:
             return SweepConfig.model_validate(raw)
         except ValidationError as error:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+import tempfile
 import threading
 from typing import Any
 from unittest.mock import Mock
@@ -10,11 +14,13 @@ import pytest
 from botocore.exceptions import NoCredentialsError
 from mlflow import MlflowClient
 from sweep_events import begun, started
-from tracked_sweeps import PARAMS, SWEEP, deliver
+from tracked_sweeps import PARAMS, SWEEP, deliver, run_of, sweep_events
 
 from sweeps.config.model import SweepConfig
 from sweeps.errors import Failed, NotStored, SweepError
+from sweeps.record.folder import SweepFolder
 from sweeps.tracking import stores
+from sweeps.tracking.failures import answering
 from sweeps.tracking.lookup import Lookup, holds
 from sweeps.tracking.sink import MlflowSink
 
@@ -89,3 +95,20 @@ def test_what_cannot_be_read_for_a_reason_without_words_is_told_by_the_kind_of_e
     monkeypatch.setattr(Lookup, "_download", Mock(side_effect=OSError()))
     with pytest.raises(SweepError, match=r"run r: its eval_rows\.json cannot be read: OSError$"):
         Lookup(uri).reported("r")
+
+
+def test_an_adapter_for_which_the_disk_here_has_no_room_is_a_failure_of_the_machine(
+    sink: MlflowSink, client: Any, uri: str, folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver(sink, sweep_events(folder))
+    lookup, run = Lookup(uri), run_of(client, "aaaa").info.run_id
+    full = Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/x"))
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copy2", full)  # by which MLflow fetches from a folder
+        with pytest.raises(Failed, match=r"its adapter is in MLflow, and cannot be fetched .* no room for it in "):
+            lookup.files(run, "adapter")
+        with pytest.raises(Failed, match=r"its eval_rows\.json is in MLflow, and cannot be fetched "):
+            lookup.reported(run)
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    with pytest.raises(Failed, match=r"^this machine: .*No space left on device"), answering(uri):
+        lookup.files(run, "adapter")
