@@ -126,6 +126,7 @@ def test_a_driver_that_was_cut_off_is_fenced(store, tmp_path, monkeypatch):
         cut.set()
         elsewhere(monkeypatch)
         monkeypatch.setattr(Held, "keep", lambda *_: None)  # the second driver is only to take the mirror
+        monkeypatch.setattr(holding, "LEASE_SECONDS", mirrors.DEADLINE_SECONDS)  # and does not renew its lease
         monkeypatch.setattr(Held, "leave", lambda *_: None)
         fetched = fetch(f"{store.uri}/toy", tmp_path / "b", print)
         before = store.names()
