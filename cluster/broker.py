@@ -19,18 +19,17 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.fleet import RETRY_SECONDS, Fleet
 from cluster.host_deaths import SUSPECT_AFTER, HostDeaths
-from cluster.host_states import Lease, in_a_line, message, said
+from cluster.host_states import ANSWER_SECONDS, Lease, in_a_line, message, said
 from cluster.hosts import PROCESS_LOST, HostOptions, Place, SlotLimits
 from cluster.leases import Grant, NotReady, Ready, Refused
 from cluster.nodes import Node, gpus, look
+from cluster.pace import Silent
 from trainables.contract import Evaluation, Failure, StepRecord, Target, TargetModules
 from trainables.specs import TrialSpec
 
 NAME = "broker"
 LEASE_SECONDS = 60.0
 """A lease that is not renewed for this time is over: its trial is gone."""
-ANSWER_SECONDS = 5.0
-"""How long a host may take to report the last steps of its trials."""
 UNAVAILABLE_SECONDS = 20.0
 """How long a host may stay out of reach before it counts as lost: a short fault of the network is no death."""
 AGAIN_SECONDS = 1.0
@@ -125,9 +124,10 @@ class Broker:
         self._fleet.follow(await _look())
         await self._tell()
 
-    async def standing(self) -> tuple[int, int, int]:
-        """How many hosts there are, their slots, and how many hold their place: also those that load or leave."""
-        return *self._fleet.standing, self._fleet.held
+    async def standing(self) -> tuple[int, int, int, tuple[Silent, ...]]:
+        """How many hosts there are, their slots, how many hold their place, also to load or leave, and who may hang."""
+        silent = (host.silent(self._clock()) for host in self._hosts.values())
+        return *self._fleet.standing, self._fleet.held, tuple(filter(None, silent))
 
     async def stop(self) -> None:
         """Makes `goes_on` false from now on, so that trials end at their next call."""
@@ -173,14 +173,8 @@ class Broker:
 
     async def latest(self) -> dict[str, StepRecord]:
         """Trial key -> the last step that it took on its host. Leaves out hosts that do not answer in time."""
-        hosts = list(self._hosts.values())
-        calls = (asyncio.wait_for(host.actor.latest.remote(), ANSWER_SECONDS) for host in hosts)
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-        steps: dict[str, StepRecord] = {}
-        for host, answer in zip(hosts, answers, strict=True):
-            if not isinstance(answer, BaseException):
-                steps |= {key: answer[lease.lease_id] for key, lease in host.leases.items() if lease.lease_id in answer}
-        return steps
+        answers = await asyncio.gather(*(host.latest(self._clock) for host in self._hosts.values()))
+        return {key: step for steps in answers for key, step in steps.items()}
 
     async def slots(self) -> int:
         """The number of slots of the living hosts; begins to start them when Ray has restarted this actor."""

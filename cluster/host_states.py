@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,7 +13,11 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError, RuntimeEnvSet
 
 from cluster.hosts import HostFacts, SlotLimits
 from cluster.leases import NotReady
+from cluster.pace import Pulse, Silent
+from trainables.contract import StepRecord
 
+ANSWER_SECONDS = 5.0
+"""How long a host may take to report the last steps of its trials."""
 MOST_START_DEATHS = 3
 """After so many attempts in a row whose hosts died while they started, on nodes that stay, the start fails."""
 
@@ -36,11 +42,39 @@ class Host:
     """Trial key -> its lease."""
     is_leaving: bool = False
     """It takes no further trials, and ends when those that it has have moved."""
+    pulse: Pulse = field(default_factory=Pulse)
 
     def room(self, share: int | None) -> int:
         """Slots that are free for further trials; for `share` see the function."""
         slots = self.facts.slots if share is None else min(self.facts.slots, share)
         return 0 if self.is_leaving else max(0, slots - len(self.leases))
+
+    async def latest(self, clock: Callable[[], float]) -> dict[str, StepRecord]:
+        """Trial key -> the last step that it took here; none where it does not answer in time. Feels its pulse."""
+        asked = clock()
+        try:
+            steps, doing = await asyncio.wait_for(self.actor.latest.remote(), ANSWER_SECONDS)
+        except TimeoutError:
+            self.pulse.missed(asked)
+            return {}
+        except RayError:  # That it is gone is found elsewhere.
+            return {}
+        self.pulse.heard(doing)
+        return {key: steps[lease.lease_id] for key, lease in self.leases.items() if lease.lease_id in steps}
+
+    def silent(self, now: float) -> Silent | None:
+        """What it is at if that takes far too long; `now` is of the clock of `latest`."""
+        doing = self.pulse.overdue(now)
+        if doing is None:
+            return None
+        return Silent(
+            pid=self.facts.pid,
+            node=self.facts.node,
+            trials=tuple(self.leases),
+            what=doing.what,
+            usual=doing.usual,
+            since=time.time() - doing.seconds,
+        )
 
     async def move_out(self) -> None:
         """Has its trials save themselves and move; nothing where it is gone: they go on from their last snapshots."""

@@ -30,6 +30,7 @@ from cluster.devices import (
 from cluster.errors import HostError
 from cluster.library_output import silence
 from cluster.loop import PackLoop
+from cluster.pace import Doing
 from cluster.training import Outcome
 from trainables import catalogue
 from trainables.contract import (
@@ -204,9 +205,10 @@ class Host:
         """See `PackLoop.evaluate_base`."""
         return await self._soon(self._running().evaluate_base())
 
-    async def latest(self) -> dict[str, StepRecord]:
-        """See `PackLoop.latest`."""
-        return self._running().latest()
+    async def latest(self) -> tuple[dict[str, StepRecord], Doing | None]:
+        """See `PackLoop.latest` and `PackLoop.doing`."""
+        loop = self._running()
+        return loop.latest(), loop.doing()
 
     async def close(self, lease: str) -> None:
         """Frees a slot."""

@@ -10,10 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
+from cluster.commands import Command
 from cluster.errors import LeaseOver
+from cluster.pace import Doing, Pace, Work
 from cluster.training import Outcome, Training
 from trainables.contract import Evaluation, Failure, Opened, Pack, StepRecord
 from trainables.isolation import failure_of, is_sticky
@@ -23,43 +24,19 @@ from trainables.specs import TrialSpec
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class _Command(Generic[Result]):
-    """An action to run between two steps, and the future on which its caller waits."""
-
-    action: Callable[[], Result]
-    future: Future[Result]
-
-    def run(self) -> None:
-        # A caller that went away has cancelled its future: then the action is not run.
-        if not self.future.set_running_or_notify_cancel():
-            return
-        try:
-            result = self.action()
-        except Exception as error:
-            if is_sticky(error):
-                raise  # The caller hears it as everybody else does, once the loop is known to be broken.
-            self.future.set_exception(error)
-        else:
-            self.future.set_result(result)
-
-    def refuse(self, error: Exception) -> None:
-        if self.future.running() or self.future.set_running_or_notify_cancel():
-            self.future.set_exception(error)
-
-
 class PackLoop:
     """Trains the leases of one pack in its own thread until `stop`."""
 
     def __init__(self, pack: Pack, slots: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._pack = pack
         self._clock = clock
+        self._pace = Pace(clock)
         self._free = list(range(slots))
         self._leases: dict[str, Training] = {}
         self._closed: set[str] = set()
         """Leases that are over for good, also those that were never opened: an `open` may wait for its snapshot, and
         come after the `close` of the same lease."""
-        self._commands: list[_Command[Any]] = []
+        self._commands: list[Command[Any]] = []
         self._changed = threading.Condition()
         self._stopped = False
         self._ends = False
@@ -123,12 +100,16 @@ class PackLoop:
 
     def evaluate_base(self) -> Future[Evaluation | Failure]:
         """Evaluates the base without an adapter before the next step."""
-        return self._soon(self._evaluate_base)
+        return self._soon(self._evaluate_base, "evaluation of the base")
 
     def latest(self) -> dict[str, StepRecord]:
         """Lease -> the last step that it took on this host, for those that took one."""
         with self._changed:
             return {name: lease.latest for name, lease in self._leases.items() if lease.latest is not None}
+
+    def doing(self) -> Doing | None:
+        """What the loop is at, and for how long; None while it waits."""
+        return self._pace.doing()
 
     def close(self, lease: str) -> Future[None]:
         """Frees the lease's slot before the next step. A lease that is not open yet is never opened then."""
@@ -161,8 +142,8 @@ class PackLoop:
         # What moves a trial it must hear even if it knows later steps, from a host that it lost.
         return saved if saved is not None and (saved.moves or saved.step > known) else None
 
-    def _soon(self, action: Callable[[], Result]) -> Future[Result]:
-        command = _Command(action, Future())
+    def _soon(self, action: Callable[[], Result], what: Work = "change of trials") -> Future[Result]:
+        command = Command(action, Future(), what)
         with self._changed:
             self._check()
             self._commands.append(command)
@@ -204,7 +185,8 @@ class PackLoop:
             commands, self._commands = self._commands, []
         for number, command in enumerate(commands):
             try:
-                command.run()
+                with self._pace.does(command.what):
+                    command.run()
             except Exception:
                 with self._changed:
                     self._commands[:0] = commands[number:]
@@ -220,17 +202,18 @@ class PackLoop:
         moving = {lease.slot: lease for lease in list(self._leases.values()) if not lease.is_waiting}
         if not moving:
             return
-        for slot, result in _blamed(self._pack.step, sorted(moving)).items():
-            lease = moving[slot]
-            if isinstance(result, Failure):
-                self._settle(lease, Outcome(step=lease.step, history=tuple(lease.history), failure=result))
-            else:
-                with self._changed:
-                    lease.step = result.step
-                    lease.history.append(result)
-                    lease.latest = result
-                if lease.step < lease.target and (self._ends or lease.is_save_due(self._clock())):
-                    self._save(lease)
+        with self._pace.does("step", sum(lease.examples for lease in moving.values())):
+            for slot, result in _blamed(self._pack.step, sorted(moving)).items():
+                lease = moving[slot]
+                if isinstance(result, Failure):
+                    self._settle(lease, Outcome(step=lease.step, history=tuple(lease.history), failure=result))
+                else:
+                    with self._changed:
+                        lease.step = result.step
+                        lease.history.append(result)
+                        lease.latest = result
+                    if lease.step < lease.target and (self._ends or lease.is_save_due(self._clock())):
+                        self._save(lease)
 
     def _save(self, lease: Training) -> None:
         try:
@@ -265,13 +248,14 @@ class PackLoop:
         due = {lease.slot: lease for lease in list(self._leases.values()) if lease.is_due}
         if not due:
             return
-        for slot, result in _blamed(self._pack.evaluate, sorted(due)).items():
-            lease = due[slot]
-            if isinstance(result, Failure):
-                outcome = Outcome(step=lease.step, history=tuple(lease.history), failure=result)
-            else:
-                outcome = self._report(lease, result)
-            self._settle(lease, outcome)
+        with self._pace.does("evaluation", len(due)):
+            for slot, result in _blamed(self._pack.evaluate, sorted(due)).items():
+                lease = due[slot]
+                if isinstance(result, Failure):
+                    outcome = Outcome(step=lease.step, history=tuple(lease.history), failure=result)
+                else:
+                    outcome = self._report(lease, result)
+                self._settle(lease, outcome)
 
     def _report(self, lease: Training, evaluation: Evaluation) -> Outcome:
         try:

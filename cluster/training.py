@@ -59,6 +59,11 @@ class Training:
         return self.step > since and now - self.saved_time >= seconds(every)
 
     @property
+    def examples(self) -> int:
+        """How many rows one of its steps trains on."""
+        return self.spec.training.batch_size * self.spec.training.gradient_accumulation_steps
+
+    @property
     def is_waiting(self) -> bool:
         """Whether it has failed, is at its target, rests, or must move: it takes no step until its owner asks."""
         has_failed = self.outcome is not None and self.outcome.failure is not None

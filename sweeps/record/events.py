@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
+from cluster.pace import Silent
 from search_spaces.domains import Value
 from sweeps.config.passwords import without_passwords
 from sweeps.config.points import Scalar
@@ -112,6 +113,8 @@ class HostsStarted(Spec):
     """GPUs that each host holds; says nothing on a CPU."""
     engine: str = ""
     """What computes the losses of trials on the first host; empty where the trainable does not say."""
+    silent: tuple[Silent, ...] = ()
+    """Those that may hang."""
 
     @property
     def holding(self) -> int:
@@ -120,15 +123,14 @@ class HostsStarted(Spec):
 
 
 class HostsChanged(Spec):
-    """Hosts came or went while the sweep runs."""
+    """Hosts came or went while the sweep runs, or one may hang, or goes on. All else is as in `HostsStarted`."""
 
     type: Literal["hosts_changed"] = "hosts_changed"
     time: float
     hosts: int
     slots: int
-    """Slots of all hosts together."""
     held: int | None = None
-    """As in `HostsStarted`."""
+    silent: tuple[Silent, ...] = ()
 
 
 class DriverLives(Spec):
@@ -236,19 +238,16 @@ class TrialStarted(Spec):
 
 
 class PointInfeasible(Spec):
-    """A point of the space cannot be trained: it never held a slot, and another takes its place."""
+    """A point of the space cannot be trained: it never held a slot, and another replaces it. See `TrialStarted` too."""
 
     type: Literal["point_infeasible"] = "point_infeasible"
     time: float
     trial_key: str
     number: int
     params: dict[str, Scalar]
-    """See `TrialStarted`."""
     reason: Told
     point: dict[str, Value] | None = None
-    """As that of `TrialStarted`."""
     repeats: str | None = None
-    """As that of `TrialStarted`."""
 
 
 class TrialReported(Spec):

@@ -205,7 +205,7 @@ class SweepRecord:
             return replace(self._hosts_started(event), trials=self._going_on())
         if self.hosts is None:
             return self
-        now = {"since": event.time, "hosts": event.hosts, "slots": event.slots, "held": event.held}
+        now = event.model_dump(include={"hosts", "slots", "held"}) | {"since": event.time, "silent": event.silent}
         spent, of_gpus = self.host_seconds_spent(event.time), self.gpu_seconds_spent(event.time)
         return replace(self, hosts=self.hosts.model_copy(update=now), host_seconds=spent, gpu_seconds=of_gpus)
 

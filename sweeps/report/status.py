@@ -17,6 +17,7 @@ from sweeps.record.folder import SweepFolder, acknowledged_bytes, is_driven, not
 from sweeps.record.selection import leader
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report.best_compared import in_words
+from sweeps.report.silent_hosts import warning
 from sweeps.report.time_left import seconds_left, steps_taken
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Status:
     """budget.trials as it is now, and a trial for each added point; None where that is no number."""
     launched_with: Mapping[str, Scalar | None]
     """Changed key -> its value at launch."""
+    now: float
+    """When it was looked at, in seconds since the epoch."""
     seconds: float
     """Time that all drivers of the sweep have spent so far."""
     rates: Rates | None
@@ -89,6 +92,7 @@ class Status:
             hosts = self.record.hosts
             each = f" of {hosts.gpus_per_host} GPUs each" if hosts.device == "cuda" and hosts.gpus_per_host > 1 else ""
             lines.append(f"  hosts     {hosts.hosts}{each} on {hosts.device}, {counted(hosts.slots, 'slot')} in all")
+            lines += [f"  warning   {warning(host, self.record, self.now)}" for host in hosts.silent]
         if self.waits_for is not None:
             lines.append(f"  waits     {self.waits_for}")
         if self.rates is not None:
@@ -148,7 +152,7 @@ class Status:
             "seconds_left": self.seconds_left,
             "steps_per_second": self.rates and self.rates.steps_per_second,
             "tokens_per_second": self.rates and self.rates.tokens_per_second,
-            "hosts": hosts and {"hosts": hosts.hosts, "slots": hosts.slots, "device": hosts.device},
+            "hosts": hosts and hosts.model_dump(include={"hosts", "slots", "device", "silent"}),
             "waits_for": self.waits_for,
             "tracking": {"uri": self.tracking_uri, "backlog": self.backlog, "refused": self.refused},
             "waiting_requests": self.waiting_requests,
@@ -236,6 +240,7 @@ def read(folder: SweepFolder, now: float, read_before: EventsRead | None = None)
         record=record,
         planned_trials=planned,
         launched_with={key: _at(config, key) for key in record.changes},
+        now=now,
         seconds=record.seconds_spent(now if is_running else None),
         rates=rates,
         seconds_left=seconds_left(record, speed, planned, now, at_launch) if is_running else None,

@@ -16,6 +16,7 @@ from cluster import broker
 from cluster.errors import HostError, HostsDied
 from cluster.hosts import PROCESS_LOST, HostFacts, HostOptions, SlotLimits
 from cluster.leases import NotReady, Ready
+from cluster.pace import Silent
 from search_spaces.space import SearchSpace
 from sweeps.config import resource
 from sweeps.config.model import SweepConfig, size_bytes
@@ -42,7 +43,7 @@ from sweeps.tune.base_evaluation import BaseEvaluation
 from sweeps.tune.broker_calls import ANEW_SECONDS, RETRY_SECONDS
 from sweeps.tune.callback import JournalCallback, LastReport
 from sweeps.tune.experiment import Experiment, Spread
-from sweeps.tune.host_start import StartNews, hosts_started
+from sweeps.tune.host_news import StartNews, hosts_started, tell_changes
 from sweeps.tune.journaled_rule import Ruling
 from sweeps.tune.scheduler import RuleScheduler
 from sweeps.tune.trial_places import share_of_head
@@ -305,11 +306,10 @@ class Driver:
         self.trials_to_stop.discard(trial_key)
         return True
 
-    def hosts_changed(self, hosts: int, slots: int, held: int) -> None:
-        """There are so many hosts now, with so many slots in all; so many hold their place, also while they load."""
-        known = self.journal.record.hosts
-        if known is not None and (known.hosts, known.slots, known.holding) != (hosts, slots, held):
-            self.journal.add(HostsChanged(time=self.clock(), hosts=hosts, slots=slots, held=held))
+    def hosts_changed(self, hosts: int, slots: int, held: int, silent: tuple[Silent, ...]) -> None:
+        """There are so many hosts now, and so many slots; for `held` and `silent` see `HostsStarted`."""
+        now = HostsChanged(time=self.clock(), hosts=hosts, slots=slots, held=held, silent=silent)
+        tell_changes(now, self.journal, self.display.say)
 
     def is_parked(self, trial_key: str) -> bool:
         """Whether the scheduler has ended the trial in Tune only to resume it later."""

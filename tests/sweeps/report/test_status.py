@@ -178,7 +178,7 @@ def test_lines_and_json_say_the_same(tmp_path: Path) -> None:
         assert words in shown
     document = status.as_json()
     assert document["best"]["value"] == 1.5
-    assert document["hosts"] == {"hosts": 2, "slots": 6, "device": "cpu"}
+    assert document["hosts"] == {"hosts": 2, "slots": 6, "device": "cpu", "silent": ()}
     assert (document["state"], document["steps_per_second"], document["waiting_requests"]) == ("RUNNING", 1.0, 0)
 
 

@@ -27,7 +27,7 @@ from sweeps.report.progress import Display
 from sweeps.steering.stop import StopState
 from sweeps.tune import driver
 from sweeps.tune.driver import Driver
-from sweeps.tune.host_start import StartNews
+from sweeps.tune.host_news import StartNews
 from sweeps.tune.trial_places import ON_HEAD
 from trainables.contract import Evaluation, Summary
 

@@ -1,4 +1,4 @@
-"""The start of a sweep's hosts, as the driver tells of it: what happens meanwhile, and what is known at its end."""
+"""A sweep's hosts, as the driver tells of them: what happens while they start, and what changes afterwards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import ray
 
 from cluster.hosts import PROCESS_LOST
 from cluster.leases import Ready
-from sweeps.record.events import HostsStarted
+from sweeps.record.events import HostsChanged, HostsStarted
+from sweeps.record.journal import Journal
+from sweeps.report.silent_hosts import warning
 
 
 class StartNews:
@@ -54,3 +56,18 @@ def hosts_started(answer: Ready, since: float, time: float) -> HostsStarted:
         gpus_per_host=max(1, len(first.gpu_ids)),
         engine=first.engine,
     )
+
+
+def tell_changes(now: HostsChanged, journal: Journal, say: Callable[[str], None]) -> None:
+    """Adds what has changed to the journal, and says of each host that may hang, once."""
+    known = journal.record.hosts
+    if known is None:
+        return
+    before = {(host.node, host.pid): host for host in known.silent}
+    # As it was found first: since when it is silent is measured anew each time, and comes out a little different.
+    now = now.model_copy(update={"silent": tuple(before.get((each.node, each.pid), each) for each in now.silent)})
+    for host in now.silent:
+        if (host.node, host.pid) not in before:
+            say(f"warning: {warning(host, journal.record, now.time)}")
+    if (now.hosts, now.slots, now.held, now.silent) != (known.hosts, known.slots, known.holding, known.silent):
+        journal.add(now)
