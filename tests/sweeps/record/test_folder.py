@@ -353,3 +353,15 @@ def test_a_log_whose_disk_does_not_answer_is_not_said_to_be_gone(tmp_path, monke
         broken.setattr(os, "fstat", Mock(side_effect=OSError(errno.ESTALE, "Stale file handle")))
         assert log.is_in_place()
     log.close()
+
+
+def test_a_disk_that_fails_when_a_sweeps_files_are_closed_takes_nothing_from_its_end(tmp_path, monkeypatch):
+    refused = Mock(side_effect=OSError(errno.ESTALE, "Stale file handle"))
+    log = EventLog(tmp_path / "events.jsonl")
+    with monkeypatch.context() as broken, closing(log._file):
+        broken.setattr(log, "_file", Mock(close=refused))
+        log.close()
+    monkeypatch.setattr(folders, "file_lock", lambda *_: Mock(release=refused))
+    with folders.locked(SweepFolder(tmp_path)):
+        pass
+    assert refused.call_count == 2
