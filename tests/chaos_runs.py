@@ -79,11 +79,11 @@ def heavy(folder: Path) -> list[str]:
     return variant(folder, "heavies", HEAVY)
 
 
-def variant(folder: Path, name: str, code: str) -> list[str]:
-    """A toy of the caller's own as the trainable of a sweep that runs in `folder`."""
+def variant(folder: Path, name: str, code: str, of: str = "toy") -> list[str]:
+    """A toy, or another trainable, of the caller's own as the trainable of a sweep that runs in `folder`."""
     (folder / name).mkdir()
-    (folder / name / "toy.py").write_text(code)
-    return [f"trainable={name}.toy"]
+    (folder / name / f"{of}.py").write_text(code)
+    return [f"trainable={name}.{of}"]
 
 
 def hurry(folder: Path) -> None:

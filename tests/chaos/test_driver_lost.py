@@ -150,20 +150,43 @@ def test_second_driver_on_one_folder_is_refused(tmp_path):
     assert run.wait() == 130
 
 
+SLOW = '''
+"""QLoRA, whose steps last as long as a file is there."""
+import threading
+from pathlib import Path
+from trainables import qlora
+from trainables.qlora import *
+
+LAST = Path(__file__).with_name("last")
+
+def open_pack(base, data, cache):
+    pack = qlora.open_pack(base, data, cache)
+    step = pack.step
+    def slowly(slots):
+        threading.Event().wait(0.5 if LAST.exists() else 0.0)
+        return step(slots)
+    pack.step = slowly
+    return pack
+'''
+
+
 def test_a_resumed_trial_computes_what_an_uninterrupted_one_computes(tmp_path):
     tiny_sweeps.write(tmp_path)
     words = [
         "sweep.yaml",
+        *runs.variant(tmp_path, "slow", SLOW, of="qlora"),
         "scheduler.kind=fifo",
         "budget={trials: 2, steps_per_trial: 18}",
         "training.snapshot_every=4",
     ]
     cache = {"QSWEEP_CACHE": str(tmp_path / "cache")}
+    (tmp_path / "slow" / "last").touch()
     run = runs.start(tmp_path, "launch", *words, "name=disturbed", **cache)
     disturbed, calm = tmp_path / "results" / "disturbed", tmp_path / "results" / "calm"
     # Between report points (3, 9, 18): nothing but a snapshot knows of this step.
     runs.wait_for(lambda: list(disturbed.glob("trials/*/snapshot-000013")) != [], run)
     runs.kill(run.process.pid)
+    (tmp_path / "slow" / "last").unlink()
     again = runs.start(tmp_path, "resume", "results/disturbed", **cache)
     assert again.wait() == 0, again.err.read_text()
     undisturbed = runs.start(tmp_path, "launch", *words, "name=calm", **cache)
