@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import uuid
 from pathlib import Path
 
 import hypothesis
@@ -17,7 +18,8 @@ ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # What sweeps of tests show of this machine is no evidence for anyone's plan, nor that for theirs.
-    "QSWEEP_RATES": str(Path(tempfile.gettempdir()) / f"qsweep-rates-{os.getpid()}" / "rates.json"),
+    # Under a new name: ids of processes come again, and an earlier run may have left a file.
+    "QSWEEP_RATES": str(Path(tempfile.gettempdir()) / f"qsweep-rates-{uuid.uuid4().hex[:8]}" / "rates.json"),
     "OMP_NUM_THREADS": "1",  # the models are tiny: more threads only wait for each other
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
