@@ -10,6 +10,7 @@ import random
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,9 +49,8 @@ class Disturbed:
     def lose(self, name: str) -> None:
         found = runs.ray_processes(self.run, name)
         if found:
-            pid = self.rng.choice(sorted(found))
-            if psutil.pid_exists(pid):
-                runs.kill(pid)
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                runs.kill(self.rng.choice(sorted(found)))
 
 
 def lose_host(sweep: Disturbed) -> None:
