@@ -118,6 +118,7 @@ class Cluster:
             try:
                 yield
             finally:
+                self._probed = -math.inf  # An error of Ray's may have ended the block before the next probe was due.
                 self._was_lost, self.is_ending = self.is_lost(), True
                 _shut_down()
                 hear_again()

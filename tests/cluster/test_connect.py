@@ -147,6 +147,20 @@ def test_a_cluster_that_was_joined_is_lost_when_its_head_service_listens_no_more
     assert cluster.is_lost()
 
 
+def test_a_cluster_that_was_lost_just_before_the_block_ended_is_known_to_be_lost(monkeypatch):
+    monkeypatch.setattr(connect, "_shut_down", lambda: None)
+    cluster = connect.Cluster("auto")
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        place = service.getsockname()
+        monkeypatch.setattr(cluster, "_join", lambda _: setattr(cluster, "_service", place))
+        # What Ray raises then does not tell the cause.
+        with pytest.raises(ConnectionError), cluster.connected("sweep"):
+            assert not cluster.is_lost()
+            service.close()
+            raise ConnectionError("failed to connect to all addresses")
+    assert cluster.is_lost()
+
+
 def test_an_address_where_nothing_listens_is_told_of_at_once(monkeypatch):
     # Ray itself tries for minutes.
     monkeypatch.setattr(connect, "_init", lambda *_, **__: pytest.fail("Ray was asked"))
