@@ -10,7 +10,8 @@ from sweeps.record.sweep_record import SweepRecord
 
 def warning(host: Silent, record: SweepRecord, now: float) -> str:
     """Which host, for how long, what is usual, and the way out; `now` is in seconds since the epoch."""
-    trials = ", ".join(sorted(label(record.trials[key].number) for key in host.trials if key in record.trials))
+    numbers = sorted(record.trials[key].number for key in host.trials if key in record.trials)
+    trials = ", ".join(map(label, numbers))
     if host.what == "answer":
         found = "it answers no call"
     elif host.usual is None:

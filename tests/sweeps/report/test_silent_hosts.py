@@ -9,7 +9,7 @@ from cluster.pace import Silent
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report.silent_hosts import warning
 
-HANGS = Silent(pid=7, node="10.0.0.1", trials=("bbb", "aaa"), what="step", usual=21.0, since=100.0)
+HANGS = Silent(pid=7, node="10.0.0.1", trials=("bbb", "ccc", "aaa"), what="step", usual=21.0, since=100.0)
 
 
 @pytest.mark.parametrize(
@@ -22,9 +22,9 @@ HANGS = Silent(pid=7, node="10.0.0.1", trials=("bbb", "aaa"), what="step", usual
 )
 def test_what_is_said_of_a_host_that_may_hang(host: Silent, said: str) -> None:
     record = SweepRecord()
-    for event in (begun(), hosts(), started("aaa", 0), started("bbb", 1)):
+    for event in (begun(), hosts(), started("aaa", 0), started("bbb", 11), started("ccc", 100)):
         record = record.apply(event)
     line = warning(host, record, 820.0)
-    assert line.startswith("the host of t00, t01 (process 7 on 10.0.0.1) may hang: ")
+    assert line.startswith("the host of t00, t11, t100 (process 7 on 10.0.0.1) may hang: ")
     assert said in line
     assert "kill -9 7" in line
