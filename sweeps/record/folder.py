@@ -101,9 +101,9 @@ class SweepFolder:
         for path in self.all(trial_key, "snapshot")[but:]:
             remove_folder(path)
 
-    def all(self, trial_key: str, kind: Kind) -> list[Path]:
-        """The folders that `keep` wrote and that are still there, the latest first."""
-        named = [path for path in entries(self.trial(trial_key)) if path.name.startswith(f"{kind}-")]
+    def all(self, trial_key: str, kind: Kind, look: Callable[[Path], list[Path]] = entries) -> list[Path]:
+        """The folders that `keep` wrote and that are still there, the latest first; `look` may be `listed`, too."""
+        named = [path for path in look(self.trial(trial_key)) if path.name.startswith(f"{kind}-")]
         return sorted((path for path in named if _step(path) >= 0), key=_step, reverse=True)
 
 

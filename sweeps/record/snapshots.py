@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
+from sweeps.errors import StorageError
 from sweeps.record.folder import SweepFolder
+from sweeps.record.whole_files import listed
 from trainables.contract import Report, StepRecord
 from trainables.objective import Metrics, named_metrics
 from trainables.specs import Spec
@@ -49,8 +51,17 @@ def files(known: SavedTrial, snapshot: bytes) -> dict[str, bytes]:
 
 
 def read(folder: SweepFolder, trial_key: str) -> tuple[SavedTrial, bytes | None]:
-    """The trial's latest snapshot that is not damaged; an empty state and None where there is none."""
-    for kept in folder.all(trial_key, "snapshot"):
+    """The trial's latest snapshot that is not damaged; an empty state and None where there is none.
+
+    Raises:
+        StorageError: the disk does not show what there is. A trial that began anew would train all steps again.
+    """
+    try:
+        there = folder.all(trial_key, "snapshot", listed)
+    except OSError as error:
+        place = folder.trial(trial_key)
+        raise StorageError(f"{place}: cannot be read: {error.strerror}; go on with qsweep resume") from error
+    for kept in there:
         whole = _read(kept)
         if whole is not None:
             return whole

@@ -61,9 +61,20 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def entries(folder: Path) -> list[Path]:
-    """What lies in a folder, in no order; nothing where the folder is gone or cannot be read."""
+def listed(folder: Path) -> list[Path]:
+    """What lies in a folder, in no order; nothing where the folder is gone or may not be read.
+
+    Raises:
+        OSError: the disk does not show it, which says nothing of what lies there.
+    """
     # Not Path.glob: it looks twice, and raises where the folder goes in between (pathlib.py, 3.11).
-    with suppress(OSError):
+    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
         return list(folder.iterdir())
+    return []
+
+
+def entries(folder: Path) -> list[Path]:
+    """As `listed`; nothing, too, where the disk does not show it."""
+    with suppress(OSError):
+        return listed(folder)
     return []

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from sweep_events import reported
 
+from sweeps.errors import StorageError
 from sweeps.record import snapshots
 from sweeps.record.folder import SweepFolder
 
@@ -51,3 +55,13 @@ def test_a_damaged_snapshot_gives_way_to_the_one_before(tmp_path: Path) -> None:
 
 def test_without_a_snapshot_a_trial_begins_at_its_beginning(tmp_path: Path) -> None:
     assert snapshots.read(SweepFolder(tmp_path), "a") == (snapshots.SavedTrial(), None)
+
+
+def test_a_disk_that_does_not_show_the_snapshots_is_not_one_without(tmp_path, monkeypatch):
+    folder = SweepFolder(tmp_path)
+    folder.keep("a", "snapshot", 9, snapshots.files(snapshots.SavedTrial(step=9), b"weights"))
+    refuse = Mock(side_effect=OSError(errno.ESTALE, os.strerror(errno.ESTALE)))
+    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(StorageError, match="trials/a: cannot be read: Stale file handle; go on with qsweep resume"):
+        snapshots.read(folder, "a")
