@@ -182,7 +182,7 @@ class Fleet:
         self.wanted = self._count(self.asked)
         at_once = min(self.wanted, self._count("auto")) if self._gpus_per_host else self.wanted
         # The broker may have been asked for hosts meanwhile, and have made some of them.
-        missing = self.wanted - sum(not each.is_given_up for each in self._starting)
+        missing = self.wanted - self.standing.hosts - sum(not each.is_given_up for each in self._starting)
         for starting in (first, *(self._made() for _ in range(missing))):
             self._in_background(self._bring(starting))
         since: float | None = None

@@ -179,7 +179,8 @@ def test_a_number_above_the_gpus_waits_with_ray_and_is_not_asked_for_twice(play)
     play(scene, "a", hosts=3)
 
 
-def test_hosts_are_not_made_twice_when_their_number_is_told_while_they_start(monkeypatch):
+@pytest.mark.parametrize("are_ready", [False, True], ids=["they load", "they are ready"])
+def test_hosts_are_not_made_twice_when_their_number_is_told_while_they_start(monkeypatch, are_ready):
     actors = Actors("a", "b", "c")
     monkeypatch.setattr(fleet, "HostActor", actors)
 
@@ -192,6 +193,8 @@ def test_hosts_are_not_made_twice_when_their_number_is_told_while_they_start(mon
 
         async def told() -> tuple[Node, ...]:
             world.fleet.follow(actors.look())  # as by `Broker.want`, of a broker that Ray has made anew
+            if are_ready:
+                await world.settle()
             return actors.look()
 
         await world.fleet.ask_first(look, lambda host: host.node_id.remote())
