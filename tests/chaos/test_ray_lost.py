@@ -129,11 +129,12 @@ def test_nothing_is_left_of_ray_when_the_driver_is_killed(tmp_path):
     sweep = tmp_path / "results" / "toy"
     runs.wait_for(lambda: reported(sweep), run)
     # Ray's own agents notice within a minute; they hold nothing. On a slow machine they may not have their titles yet.
-    agent = re.compile(r"ray::\w*Agent|\S*python\S* .*/agent")
-    children = [child for child, words in runs.processes(run) if not agent.match(words)]
-    assert len(children) > 4
+    agent = re.compile(r"ray::\w*Agent|\S*/python[\d.]* .*/agent")
+    others = {child: words for child, words in runs.processes(run) if not agent.match(words)}
+    assert {"gcs_server", "raylet"} <= {Path(words.partition(" ")[0]).name for words in others.values()}
+    assert len(others) > 4
     runs.kill(run.process.pid)
-    _, alive = psutil.wait_procs(children, timeout=60)
+    _, alive = psutil.wait_procs(list(others), timeout=60)
     assert alive == []
 
 
