@@ -102,7 +102,9 @@ class Pulse:
 
     def overdue(self, now: float) -> Doing | None:
         """What takes far too long, if something does; `now` is of the clock of `missed`."""
+        if self.doing is not None and self.doing.seconds > self.doing.patience:
+            return self.doing
         if self.unanswered is None:
-            return self.doing if self.doing is not None and self.doing.seconds > self.doing.patience else None
+            return None
         seconds, patience = now - self.unanswered, max(LEAST_SECONDS, self.doing.patience if self.doing else 0.0)
         return Doing(what="answer", seconds=seconds, usual=None, patience=patience) if seconds > patience else None

@@ -106,6 +106,16 @@ def test_a_host_may_hang_that_answers_nothing_from_its_first_question_on(clock):
     assert pulse.overdue(1e9) is None
 
 
+def test_what_takes_too_long_does_so_until_the_host_says_otherwise(clock):
+    doing = Doing(what="step", seconds=601.0, usual=1.0, patience=LEAST_SECONDS)
+    pulse = Pulse()
+    pulse.heard(doing)
+    pulse.missed(700.0)
+    assert pulse.overdue(705.0) == doing
+    pulse.heard(None)
+    assert pulse.overdue(710.0) is None
+
+
 def test_a_block_that_raises_is_over(clock):
     pace = Pace(clock)
     with pytest.raises(KeyError), pace.does("step"):
