@@ -7,6 +7,7 @@ import time
 import chaos_runs as runs
 import pytest
 
+from cluster.pace import Silent
 from sweeps.record.folder import SweepFolder
 from sweeps.report.status import read
 
@@ -38,8 +39,13 @@ def test_a_host_that_hangs_is_told_and_once_it_is_killed_its_trials_go_on(tmp_pa
     words = [*runs.TOY, *runs.variant(tmp_path, "hanging", HANGING), "scheduler.kind=fifo"]
     run = runs.start(tmp_path, "launch", *words)
     sweep = tmp_path / "results" / "toy"
-    runs.wait_for(lambda: "may hang" in run.err.read_text(), run)
-    (host,) = runs.record(sweep).hosts.silent
+
+    def silent() -> tuple[Silent, ...]:
+        hosts = runs.record(sweep).hosts
+        return hosts.silent if hosts is not None else ()
+
+    runs.wait_for(lambda: silent() != (), run)  # it is said before it is written down
+    (host,) = silent()
     assert f"(kill -9 {host.pid})" in run.err.read_text()
     assert any("may hang" in line for line in read(SweepFolder(sweep), time.time()).lines())
     runs.kill(host.pid)
