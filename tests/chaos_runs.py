@@ -113,6 +113,9 @@ class Run:
         return json.loads(self.out.read_text().strip().splitlines()[-1])
 
 
+_started: list[Run] = []
+
+
 def start(folder: Path, *words: str, **environment: str) -> Run:
     """Starts `qsweep WORDS` in a folder."""
     number = len(list(folder.glob("*.err")))
@@ -122,7 +125,18 @@ def start(folder: Path, *words: str, **environment: str) -> Run:
         process = subprocess.Popen(
             command, cwd=folder, stdout=stdout, stderr=stderr, env={**os.environ, **environment}, start_new_session=True
         )
-    return Run(process, out, err)
+    run = Run(process, out, err)
+    _started.append(run)
+    return run
+
+
+def kill_started() -> None:
+    """Kills what still runs of what `start` has started."""
+    while _started:
+        run = _started.pop()
+        if run.process.poll() is None:
+            kill_all(run)
+            run.process.wait(DEADLINE_SECONDS)
 
 
 def wait_for(condition: Callable[[], bool], run: Run | None = None) -> None:

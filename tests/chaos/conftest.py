@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import chaos_runs as runs
@@ -21,3 +22,10 @@ def ready(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     # Also for a sweep that is started in another folder than the test's own.
     paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+
+@pytest.fixture(autouse=True)
+def none_left() -> Iterator[None]:
+    """No sweep outlives its test, also when the test fails: one that is held would take the machine's time for ever."""
+    yield
+    runs.kill_started()
