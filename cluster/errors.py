@@ -35,7 +35,7 @@ class SubmissionFailed(ClusterError, RuntimeError):  # noqa: N818 - reads as wha
 
 
 class NotStarted(ClusterError, RuntimeError):  # noqa: N818 - reads as what happened
-    """Ray could not be started on this machine."""
+    """Ray, or what a sweep needs beside it, could not be started on this machine."""
 
     exit_code = 1
 

@@ -263,7 +263,7 @@ def _drive(running: _Running, deliver: Callable[[], None]) -> _Trained:
         stop.ask("failed", str(error))
         failure = None
     except StorageError as error:
-        # The journal takes no more: what is on disk is whole, and `resume` closes the trials.
+        # The journal, or the disk of temporary files, takes no more: what is in the log is whole, and `resume` goes on.
         failure = str(error)
         stop.ask("failed", failure)
     except (ClusterError, SweepError, TrainableError) as error:

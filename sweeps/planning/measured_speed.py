@@ -81,7 +81,7 @@ class _Log:
     row_tokens: float = 0.0
     started: float = 0.0
     hosts: HostsStarted | None = None
-    """None, too, when their number has changed: what one host does cannot be told then."""
+    """None, too, when their number has changed, or one may hang: what one host usually does cannot be told then."""
     latest: float = 0.0
 
     def take(self, event: Event) -> None:

@@ -17,14 +17,14 @@ class World:
     """A watch with its clock, what it said, and what it told the driver of hosts."""
 
     def __init__(self) -> None:
-        self.now, self.said, self.hosts, self.asked = 0.0, list[str](), list[tuple[int, int]](), 0
+        self.now, self.said, self.hosts, self.asked = 0.0, list[str](), list[tuple[object, ...]](), 0
         self.held = 2
         self.error: Exception = ActorDiedError()
         """What a broker that is lost answers."""
         self.is_lost, self.lines, self.wanted = False, list[str](), list[object]()
         broker = SimpleNamespace(
             news=SimpleNamespace(remote=self._news),
-            standing=SimpleNamespace(remote=lambda: (2, 8, self.held)),
+            standing=SimpleNamespace(remote=lambda: (2, 8, self.held, ())),
             latest=SimpleNamespace(remote=dict),
             want=SimpleNamespace(remote=self.wanted.append),
             stop=SimpleNamespace(remote=lambda: None),
@@ -120,14 +120,14 @@ def test_the_driver_is_told_how_many_hosts_there_are_after_each_line_about_them(
     assert world.hosts == []
     world.lines = ["host started (process 1 on 10.0.0.1): 2 hosts, 8 slots"]
     world.run(0.5)
-    assert (world.said, world.hosts) == (world.lines, [(2, 8, 2)])
+    assert (world.said, world.hosts) == (world.lines, [(2, 8, 2, ())])
 
 
 def test_the_driver_is_told_how_many_hosts_hold_a_gpu_though_no_line_says_that_one_loads(world):
     world.held = 3
     world.run(20.0)
     assert world.said == []
-    assert world.hosts[-1] == (2, 8, 3)
+    assert world.hosts[-1] == (2, 8, 3, ())
     assert len(world.hosts) <= 5, "asked now and then"
     world.is_lost = True
     world.run(1.0)
