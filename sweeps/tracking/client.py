@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,12 +36,36 @@ def make_database(uri: str) -> None:
     draft = draft_of(file)
     try:
         _migrate(draft)
-        # Another sweep may have been faster: its database is the one then. And where a file system has no hard links,
-        # MLflow makes it in place after all.
-        with suppress(OSError):
-            file.hardlink_to(draft)
+        # Where a file system has no locks or no hard links, MLflow makes it in place after all.
+        with suppress(OSError), _locked(file.parent):
+            # Another sweep may have been faster: its database is the one then.
+            if not file.exists():
+                _forget_lost(file)
+                file.hardlink_to(draft)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Nobody else puts a database into the folder while the block runs."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
+
+
+def _forget_lost(file: Path) -> None:
+    """Removes what a database of this name left when it was lost.
+
+    Its journal is there when its last writer was killed in a transaction. SQLite would carry it over into the new
+    database, and the lost one's runs would be there in part. SQLite itself removes a journal beside an empty file
+    (sqlite.org, Atomic Commit, section 4.2), and this one is not empty.
+    """
+    for ending in ("-journal", "-wal", "-shm"):
+        file.with_name(file.name + ending).unlink(missing_ok=True)
 
 
 def _migrate(file: Path) -> None:

@@ -25,6 +25,8 @@ def lost(folder: Path) -> None:
 
 
 def put_back(folder: Path) -> None:
+    # The driver may have been killed in a transaction, and its journal is not the backup's.
+    (folder / f"{DATABASE}-journal").unlink(missing_ok=True)
     shutil.copy(folder / "backup.db", folder / DATABASE)
 
 

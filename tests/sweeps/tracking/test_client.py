@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from killed_writers import kill_in_transaction
 from mlflow import MlflowClient
 
 from sweeps.config.uris import artifact_root
@@ -32,6 +33,17 @@ def test_a_database_that_another_sweep_made_meanwhile_is_kept(empty_database, tm
     names = {found.name for found in MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()}
     assert names == {"Default", "theirs", "ours"}
     assert [path.name for path in file.parent.iterdir()] == ["mlflow.db"]
+
+
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_a_new_database_has_nothing_of_a_lost_one_whose_writer_was_killed(empty_database, tmp_path, monkeypatch, mode):
+    file = Path(shutil.copy(empty_database, tmp_path / "mlflow.db"))
+    monkeypatch.setattr(tracking_client, "_migrate", lambda draft: shutil.copy(empty_database, draft))
+    kill_in_transaction(file, "update experiments set name = 'lost'", "update experiments set name = 'half'", mode)
+    file.unlink()
+    Runs(f"sqlite:///{file}", "ours")
+    names = {found.name for found in MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()}
+    assert names == {"Default", "ours"}
 
 
 def test_a_database_whose_making_failed_is_not_there(tmp_path, monkeypatch):
