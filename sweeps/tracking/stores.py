@@ -1,7 +1,7 @@
 """Finds the tracking store that a command means, and whether it may hold a sweep, without importing MLflow.
 
 Importing MLflow takes seconds, and its client creates a SQLite database that is not there. So a database is looked at
-with sqlite3, read only, and a server is asked over HTTP; where that gives no answer, MLflow itself is left to find out.
+with sqlite3, and a server is asked over HTTP; where that gives no answer, MLflow itself is left to find out.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ NOT_YET = f"a sweep that has just begun makes it within a minute; else {BY_OPTIO
 """The same for the store that a sweep's folder names."""
 LOOPBACK = "127.0.0.1"
 _SECONDS = 2.0
+_NOT_MLFLOWS = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+"""What SQLite says of another file; the first, that there is no such table (sqlite.org, Result Codes)."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,8 @@ def _unknown(place: Place) -> bool:
         if is_web(place.uri):
             return run_on_server(place.uri, place.sweep) is None
     except sqlite3.DatabaseError as error:
-        if "locked" not in str(error):
+        # Else it is locked, or the disk does not give it.
+        if error.sqlite_errorcode & 0xFF in _NOT_MLFLOWS:
             raise SweepError(f"{place.shown}: not a database of MLflow ({error}); {BY_OPTION}") from None
     except (OSError, ValueError, KeyError, TypeError):
         pass
@@ -216,8 +219,9 @@ def _in_database(file: Path, sweep: str) -> bool:
 
 
 def reading(file: Path) -> Any:
-    """A SQLite database, open for a block that only reads."""
-    return closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=_SECONDS))
+    """A SQLite database that is there, open for a block that only reads."""
+    # Not mode=ro: SQLite then refuses what a writer has left that was killed in a transaction; it must undo that first.
+    return closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True, timeout=_SECONDS))
 
 
 def run_on_server(uri: str, sweep: str, seconds: float = _SECONDS) -> dict[str, Any] | None:

@@ -107,9 +107,9 @@ def _database_file(file: Path) -> dict[str, Any]:
             return {**facts, "place": f"sqlite:///{file} will be made"}
         return {**facts, "problem": f"{folder}: not writable", "mend": "name another file in tracking.uri"}
     try:
-        with closing(
-            sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=ANSWER_SECONDS)
-        ) as database:
+        # Not mode=ro: SQLite must first undo what a writer has left that was killed in a transaction.
+        there = f"{file.absolute().as_uri()}?mode=rw"
+        with closing(sqlite3.connect(there, uri=True, timeout=ANSWER_SECONDS)) as database:
             database.execute("select name from sqlite_master limit 1").fetchone()
     except sqlite3.Error as error:
         return {**facts, "problem": f"{file}: {error}", "mend": "name another file in tracking.uri"}

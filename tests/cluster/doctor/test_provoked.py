@@ -15,6 +15,7 @@ import mlflow_servers
 import object_stores
 import obstore
 import pytest
+from killed_writers import kill_in_transaction
 from obstore.store import from_url
 
 from cluster.doctor import contract, looking
@@ -258,6 +259,11 @@ def test_a_file_that_is_no_database_is_a_failure(tmp_path):
     assert diagnosis("mlflow", Asked(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")).state == "fail"
     assert diagnosis("mlflow", Asked(tracking_uri=f"sqlite:///{tmp_path}/other.db")).state == "ok"
     assert not (tmp_path / "other.db").exists()
+
+
+def test_a_database_whose_writer_was_killed_is_no_failure(tmp_path):
+    kill_in_transaction(tmp_path / "mlflow.db", "create table runs (name)", "insert into runs values (1)")
+    assert diagnosis("mlflow", Asked(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")).state == "ok"
 
 
 def test_a_database_that_does_not_listen_is_a_failure():

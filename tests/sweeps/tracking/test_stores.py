@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 from pathlib import Path
 
 import pytest
 import python_imports
+from killed_writers import kill_in_transaction
 from mlflow_servers import free_port
 
 from sweeps.errors import SweepError
@@ -59,6 +61,15 @@ def test_a_database_without_the_sweep_says_so(empty_database, tmp_path):
             stores.find(sweep, uri, {})
     with pytest.raises(SweepError, match="send it with qsweep resume"):
         stores.find(str(sweep_folder(tmp_path / "x", uri)), None, {})
+
+
+def test_a_database_whose_writer_was_killed_is_read_as_it_was_before(empty_database, tmp_path):
+    file = Path(shutil.copy(empty_database, tmp_path / "mlflow.db"))
+    kill_in_transaction(file, "update experiments set name = 'kept'", "update experiments set name = 'half'")
+    with pytest.raises(SweepError, match="no sweep of this id or name in sqlite"):
+        stores.find("x-1", f"sqlite:///{file}", {})
+    with stores.reading(file) as database:
+        assert database.execute("select name from experiments").fetchall() == [("kept",)]
 
 
 @pytest.fixture
