@@ -21,7 +21,7 @@ from ray._private import services
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError
 
-from cluster.errors import ConnectionFailed, NotStarted
+from cluster.errors import ConnectionFailed, NotStarted, first_line
 from cluster.ray_files import private_command_line, private_token, ray_folder
 from cluster.replaced import replaced
 from cluster.tokens import not_let_in
@@ -170,8 +170,7 @@ class Cluster:
                 return
             except Exception as error:  # Ray has no error of its own for a daemon that does not start
                 if attempt == 2 or self.is_abandoned:
-                    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                    raise NotStarted(f"Ray does not start on this machine, tried twice: {reason}") from error
+                    raise NotStarted(f"Ray does not start on this machine, tried twice: {first_line(error)}") from error
 
     def _try_to_start(self, namespace: str, folder: Path) -> None:
         try:

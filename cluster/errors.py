@@ -54,6 +54,11 @@ class LeaseOver(ClusterError, LookupError):  # noqa: N818 - reads as what happen
     """A lease is not open on this host. It is no KeyError, which a trainable may raise itself."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def first_cause(error: BaseException) -> BaseException:
     """The error that the others came of; the error itself where it came of none."""
     while cause := error.__cause__ or error.__context__:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from cluster.devices import use_threads
-from cluster.errors import HostsDied
+from cluster.errors import HostsDied, first_line
 from cluster.scoring_host import Reply, ScoringHost, can_score, reply, returned
 from cluster.scoring_process import Call, process
 from trainables.scoring.requests import BaseFacts, ScoringProgress, ScoringRequest, ScoringResult, Tell, tell_nobody
@@ -98,7 +98,7 @@ def _on_cluster(base: TrialSpec, address: str, tell: Tell, gpus: int) -> Iterato
         except ray.exceptions.GetTimeoutError:
             raise HostsDied(_not_started(address, gpus, ray.cluster_resources(), ray.available_resources())) from None
         except PROCESS_LOST as error:
-            raise HostsDied(f"the host that evaluates cannot start: {str(error).splitlines()[0]}") from error
+            raise HostsDied(f"the host that evaluates cannot start: {first_line(error)}") from error
 
         def call(method: str, arguments: tuple[Any, ...]) -> Any:
             try:
@@ -110,7 +110,7 @@ def _on_cluster(base: TrialSpec, address: str, tell: Tell, gpus: int) -> Iterato
                             tell(progress)
                 return returned(ray.get(answer))
             except PROCESS_LOST as error:
-                raise HostsDied(f"the host that evaluates is lost: {str(error).splitlines()[0]}") from error
+                raise HostsDied(f"the host that evaluates is lost: {first_line(error)}") from error
 
         yield call
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from cluster.errors import first_line
 from sweeps.config import messages
 from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError, Failed, NotStored, SweepError
@@ -299,8 +300,7 @@ def _readable(run_id: str, path: str) -> Iterator[None]:
     except (MlflowException, OSError, ValueError, KeyError, TypeError) as error:
         if is_away(error):
             raise
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise SweepError(f"run {run_id}: its {path} cannot be read: {reason}") from error
+        raise SweepError(f"run {run_id}: its {path} cannot be read: {first_line(error)}") from error
 
 
 def _trial(run: Any) -> TrialRun:

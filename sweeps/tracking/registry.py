@@ -18,6 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from cluster.errors import first_line
 from sweeps.config.uris import sqlite_file
 from sweeps.errors import SweepError
 from sweeps.tracking.client import paged
@@ -126,7 +127,7 @@ class Registry:
         except MlflowException as error:
             if is_away(error):
                 raise
-            told = f"no version {number}: {str(error).splitlines()[0]}"
+            told = f"no version {number}: {first_line(error)}"
             raise SweepError(f"{name}: {told}; qsweep models --model {name} lists them") from error
 
     def of_identity(self, name: str, identity: str) -> Version | None:
@@ -255,7 +256,7 @@ class Registry:
                 return None
             if is_away(error):
                 raise
-            raise SweepError(f"--model: {name!r}: {str(error).splitlines()[0]}") from error
+            raise SweepError(f"--model: {name!r}: {first_line(error)}") from error
 
 
 def no_model(name: str, known: Sequence[str]) -> str:

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
+from unittest.mock import Mock
 
 import promotions
 import psutil
@@ -83,6 +85,20 @@ def test_a_busy_gpu_is_waited_for_with_a_deadline(base, monkeypatch):
     problem = r"--address local: waited 0 minutes for a GPU \(1 in the cluster, 0 of them free\): wait for the sweep"
     with pytest.raises(HostsDied, match=problem), scoring.scoring(base, "local"):
         raise AssertionError("no host has started")
+
+
+@pytest.mark.parametrize(("answers", "what"), [([], "cannot start"), ([None], "is lost")])
+def test_a_host_that_is_lost_without_a_word_is_told(base, monkeypatch, answers, what):
+    import ray
+
+    monkeypatch.setattr("cluster.connect.connected", lambda *_: nullcontext())
+    monkeypatch.setattr(ray, "cluster_resources", dict)
+    monkeypatch.setattr(ray, "remote", Mock())
+    monkeypatch.setattr(ray, "wait", lambda *_, **__: [True])
+    monkeypatch.setattr(ray, "get", Mock(side_effect=[*answers, ray.exceptions.OutOfMemoryError("")]))
+    told = f"the host that evaluates {what}: OutOfMemoryError"
+    with pytest.raises(HostsDied, match=told), scoring.scoring(base, "auto") as elsewhere:
+        elsewhere.fingerprint()
 
 
 def test_a_process_that_dies_is_told(base, monkeypatch):
