@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from sweeps.config.yaml_files import section
 from sweeps.errors import ConfigError, StorageError
 from sweeps.record.events import SweepStarted
 from sweeps.record.folder import SweepFolder, noted_by, read_events, writing
-from sweeps.record.whole_files import write_whole
+from sweeps.record.whole_files import entries, write_whole
 from sweeps.tracking import stores
 from trainables import catalogue
 from trainables.errors import DataError, ModelError
@@ -131,7 +132,7 @@ def _place(kept: Mapping[str, Any]) -> Path | None:
 def _refuse_copy(folder: SweepFolder, kept: Mapping[str, Any]) -> None:
     """Refuses a copy beside its original: both are one sweep in MLflow, which would get every metric twice."""
     place = _place(kept)
-    if place is None or not SweepFolder(place).holds(kept["sweep_id"]) or place.samefile(folder.path):
+    if place is None or not _is_elsewhere(place, folder, kept["sweep_id"]):
         return
     raise ConfigError(
         [
@@ -141,10 +142,16 @@ def _refuse_copy(folder: SweepFolder, kept: Mapping[str, Any]) -> None:
     )
 
 
+def _is_elsewhere(place: Path, folder: SweepFolder, sweep_id: object) -> bool:
+    """Whether the sweep lies in a place that is not its folder; not in one that goes meanwhile."""
+    with suppress(FileNotFoundError):
+        return SweepFolder(place).holds(sweep_id) and not place.samefile(folder.path)
+    return False
+
+
 def _sweeps_in(folder: SweepFolder) -> str:
     """A hint for a storage folder that was named in place of a sweep in it: which sweeps it holds."""
-    found = folder.path.glob("*/config.json") if paths.is_folder(folder.path) else ()
-    there = sorted(path.parent.name for path in found)
+    there = sorted(path.name for path in entries(folder.path) if paths.is_file(path / "config.json"))
     return f"; in it are {', '.join(there)}" if there else ""
 
 

@@ -16,6 +16,7 @@ from sweeps.errors import SweepError
 from sweeps.record.folder import SweepFolder, is_driven, read_events
 from sweeps.record.mirror import note
 from sweeps.record.mirror.opening import mirror_with
+from sweeps.record.whole_files import entries
 from sweeps.report import status
 from trainables.inputs import paths
 from trainables.inputs.similar import did_you_mean
@@ -141,8 +142,8 @@ def before(folder: SweepFolder, name: str, now: float) -> str | None:
 
 def _in(storage: Path) -> Iterator[SweepFolder]:
     """The folders of sweeps; one that is being fetched from its mirror begins with a dot."""
-    found = (path.parent.absolute() for path in storage.glob("*/config.json"))
-    return (SweepFolder(path) for path in found if not path.name.startswith("."))
+    found = (SweepFolder(path.absolute()) for path in entries(storage) if not path.name.startswith("."))
+    return (folder for folder in found if paths.is_file(folder.config))
 
 
 def _names(folder: SweepFolder) -> tuple[str, ...]:

@@ -104,6 +104,20 @@ def test_a_copy_beside_its_original_is_refused(tmp_path: Path) -> None:
     saved_sweep.load(original)
 
 
+def test_an_original_that_goes_while_it_is_looked_at_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = launched(tmp_path)
+    copy = SweepFolder(Path(shutil.copytree(original.path, tmp_path / "copy")))
+    holds = SweepFolder.holds
+
+    def holds_and_goes(folder: SweepFolder, sweep_id: object) -> bool:
+        was_there = holds(folder, sweep_id)
+        shutil.rmtree(original.path)
+        return was_there
+
+    monkeypatch.setattr(SweepFolder, "holds", holds_and_goes)
+    assert saved_sweep.load(copy)[1] == ID
+
+
 def test_a_folder_that_was_moved_goes_on_and_knows_its_place(tmp_path: Path) -> None:
     original = launched(tmp_path)
     moved = SweepFolder(original.path.rename(tmp_path / "moved"))

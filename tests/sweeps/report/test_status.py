@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import report_sweeps
+from folders_that_go import goes_before_it_is_listed
 from sweep_events import begun, ended, reported, started
 
 from sweeps.errors import SweepError
@@ -114,6 +115,18 @@ def test_before_its_first_report_it_is_told_what_a_sweep_waits_for(
     assert status.as_json()["waits_for"] == told
     assert [line for line in status.lines() if "waits" in line] == ([f"  waits     {told}"] if told else [])
     assert read(folder, now=20.0).waits_for is None, "nobody drives it any more"
+
+
+def test_requests_that_go_while_they_are_looked_at_wait_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path, TRAINED)
+    folder.requests.mkdir()
+    for name in ("1.json", ".2.json.1a2b", ".3.json", "4.txt"):
+        (folder.requests / name).touch()
+    assert read(folder, now=20.0).waiting_requests == 1
+    goes_before_it_is_listed(folder.requests, monkeypatch)
+    assert read(folder, now=20.0).waiting_requests == 0
 
 
 def test_the_best_may_still_run_and_is_none_that_diverged(tmp_path: Path) -> None:

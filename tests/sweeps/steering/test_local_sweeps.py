@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from folders_that_go import goes_before_it_is_listed
 from sweep_events import begun
 
 from sweeps.config.model import SweepConfig
@@ -121,6 +122,14 @@ def test_a_storage_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         find("x", tmp_path / "no")
     with pytest.raises(SweepError, match=r"with --storage$"):
         find("x", tmp_path / "no", has_address=False)
+
+
+def test_a_storage_folder_that_goes_while_it_is_looked_at_holds_no_sweep(
+    storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_before_it_is_listed(storage, monkeypatch)
+    with pytest.raises(SweepError, match=r"^x: no sweep of this id or name: there is no folder"):
+        find("x", storage)
 
 
 def test_a_name_that_is_wrong_is_answered_with_those_that_are_there(tmp_path: Path) -> None:
