@@ -218,7 +218,8 @@ def link(source: Path, target: Path, seen: Seen, below: Path) -> None:
         target.unlink()
     make_folder(target.parent, below)
     try:
-        target.hardlink_to(source)
+        # Of a symbolic link the file: a relative one leads elsewhere from `target`.
+        target.hardlink_to(source.resolve())
     except FileNotFoundError:
         raise
     except OSError:

@@ -76,6 +76,18 @@ def test_a_link_that_leads_nowhere_is_no_file(world):
     assert set(world.take().trials["k"]) == {"best-000003/adapter/a"}
 
 
+@pytest.mark.parametrize("is_absolute", [True, False])
+def test_of_a_link_that_somebody_has_put_there_the_file_is_taken(world, is_absolute):
+    world.journal.add(started("k"))
+    kept = world.folder.keep("k", "best", 3, {"adapter/a": b"1"})
+    (world.folder.path / "trials" / "mine").write_bytes(b"123")
+    (kept / "adapter" / "b").symlink_to(world.folder.path / "trials" / "mine" if is_absolute else "../../../mine")
+    assert (kept / "adapter" / "b").read_bytes() == b"123"
+    for _ in range(2):
+        world.contents.take({}, {})
+        assert (world.contents.stage / "k" / "best-000003" / "adapter" / "b").read_bytes() == b"123"
+
+
 def test_what_is_new_is_linked_so_that_it_outlives_its_removal(world):
     world.journal.add(started("k"))
     kept = world.folder.keep("k", "snapshot", 3, {"snapshot.bin": b"123"})
