@@ -180,8 +180,8 @@ class Writer:
                     self._changed.wait_for(partial(self._begins_to_close, closing), pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 continue
-            if self._trouble is not None and not self._refused and not self._has_left:
-                self._say("tracking: back, everything is delivered")
+            if self._trouble is not None and not self._refused:
+                self._tell("tracking: back, everything is delivered")
             self._trouble, pause = None, FIRST_PAUSE_SECONDS
             if closing:
                 return
@@ -212,7 +212,7 @@ class Writer:
         return offset is not None and offset >= self._marked
 
     def _start_over(self, what: str) -> None:
-        self._say(f"tracking: MLflow no longer has {what}: all events are sent again")
+        self._tell(f"tracking: MLflow no longer has {what}: all events are sent again")
         self._sink.start_over()
         self._record, self._offset, self._marked = SweepRecord(), 0, 0
         self._refused.clear()
@@ -259,7 +259,7 @@ class Writer:
         """Leaves out an event that the server refuses for good, so that the later ones are delivered."""
         self._refused.append(self._offset)
         of = f" of trial {event.trial_key}" if isinstance(event, TrialStarted | TrialReported | TrialEnded) else ""
-        self._say(f"tracking: MLflow refuses {event.type}{of}, which is left out: {self._reason(error)}")
+        self._tell(f"tracking: MLflow refuses {event.type}{of}, which is left out: {self._reason(error)}")
 
     def _note(self) -> None:
         note = {
@@ -276,9 +276,14 @@ class Writer:
 
     def _report(self, error: Exception) -> None:
         kind = type(error).__name__
-        if self._trouble != kind and not self._has_left:
-            self._say(f"tracking: {self._reason(error)}; events are kept and sent again")
+        if self._trouble != kind:
+            self._tell(f"tracking: {self._reason(error)}; events are kept and sent again")
         self._trouble = kind
+
+    def _tell(self, line: str) -> None:
+        """Says what the thread finds, unless the driver has left."""
+        if not self._has_left:
+            self._say(line)
 
     def _reason(self, error: Exception) -> str:
         cause = first_cause(error)

@@ -17,6 +17,7 @@ from sweeps.record.events import Event, TrialState
 from sweeps.record.folder import EventLog, read_events
 from sweeps.record.journal import Journal
 from sweeps.tracking import writer as writing
+from sweeps.tracking.lost_runs import Lost
 from sweeps.tracking.writer import Writer
 
 DEADLINE = 50.0
@@ -88,6 +89,32 @@ def test_more_time_is_the_way_out_only_where_an_event_was_waited_for_and_is_stil
         sink.apply = Mock()
         may_go_on.set()
         assert writer.drain(DEADLINE) == 0
+
+
+@pytest.mark.parametrize("error", [ValueError("never"), Lost("the sweep's run")], ids=["refused", "lost"])
+def test_what_becomes_of_an_event_once_the_driver_has_left_is_not_said(
+    folder: Any, monkeypatch: Any, error: Exception
+) -> None:
+    may_go_on, fails = threading.Event(), iter([error] * writing.REFUSED_AFTER)
+
+    def apply(*_: object) -> None:
+        assert may_go_on.wait(DEADLINE)
+        if (failure := next(fails, None)) is not None:
+            raise failure
+
+    monkeypatch.setattr(writing, "FIRST_PAUSE_SECONDS", 0.001)
+    with closing(EventLog(folder.events)) as log:
+        log.append(EVENTS[0])
+    said: list[str] = []
+    sink = Mock(apply=apply, is_refusal=lambda raised: not isinstance(raised, Lost), experiment_id="7")
+    writer = Writer(folder, sink, said.append)
+    writer.start()
+    assert writer.drain(0.0) == 1
+    may_go_on.set()
+    writer._thread.join(DEADLINE)
+    assert not writer._thread.is_alive()
+    assert next(fails, None) is None
+    assert said == []
 
 
 def test_a_thread_that_goes_on_trying_says_nothing_once_the_driver_has_left(folder: Any, monkeypatch: Any) -> None:
