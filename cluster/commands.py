@@ -21,11 +21,12 @@ class Command(Generic[Result]):
     future: Future[Result]
     what: Work = "change of trials"
 
+    def begin(self) -> bool:
+        """Whether it is to be run: a caller that went away has cancelled its future."""
+        return self.future.set_running_or_notify_cancel()
+
     def run(self) -> None:
-        """Runs the action; raises only what spoils the whole process, see `is_sticky`."""
-        # A caller that went away has cancelled its future: then the action is not run.
-        if not self.future.set_running_or_notify_cancel():
-            return
+        """Runs the action, once it has begun; raises only what spoils the whole process, see `is_sticky`."""
         try:
             result = self.action()
         except Exception as error:

@@ -185,8 +185,9 @@ class PackLoop:
             commands, self._commands = self._commands, []
         for number, command in enumerate(commands):
             try:
-                with self._pace.does(command.what):
-                    command.run()
+                if command.begin():
+                    with self._pace.does(command.what):
+                        command.run()
             except Exception:
                 with self._changed:
                     self._commands[:0] = commands[number:]

@@ -79,6 +79,26 @@ def test_a_base_that_was_evaluated_before_says_nothing_of_the_first_evaluation(s
     assert (doing.what, doing.usual, doing.patience) == ("evaluation", None, FIRST_SECONDS)
 
 
+def test_what_was_cancelled_before_it_began_says_nothing_of_the_first_of_its_kind(started, clock):
+    class Gated(GatedPack):
+        def evaluate_base(self):
+            self.gates[0].pass_through()
+            return super().evaluate_base()
+
+    pack = Gated(0, 1)
+    loop = started(pack, clock=clock)
+    opened(loop, "a")
+    ask(loop, "a", 1)
+    pack.gates[1].wait_until_reached()
+    assert loop.evaluate_base().cancel()
+    loop.evaluate_base()
+    pack.gates[1].open()
+    pack.gates[0].wait_until_reached()
+    doing = loop.doing()
+    assert (doing.what, doing.usual, doing.patience) == ("evaluation of the base", None, FIRST_SECONDS)
+    pack.gates[0].open()
+
+
 def test_more_work_may_take_longer(clock):
     pace = Pace(clock)
     takes(pace, clock, "evaluation", 60.0)
