@@ -60,7 +60,8 @@ class _Gathered:
                 self.tokens += tokens
                 self.per_token += [taken / tokens] if tokens > 0 else []
             before = step
-        if trained.evaluated is not None and before is not None:
+        # The step is told by the host's clock, and the evaluation by that of the trial's process, on another machine.
+        if trained.evaluated is not None and before is not None and trained.evaluated >= before.time:
             self.evaluations.append((before.time, trained.evaluated))
 
     @property

@@ -228,6 +228,15 @@ def test_a_trial_that_waited_between_two_reports_is_not_charged_for_it() -> None
     assert (found.step_seconds, found.evaluation_seconds) == (2.0, 1.0)
 
 
+def test_an_evaluation_that_clocks_of_two_machines_say_ended_before_it_began_is_no_measurement() -> None:
+    early, late = (reported("a", steps(1, 6, 122.0, 2.0), ended) for ended in (121.0, 123.0))
+    assert measured_speed.of_sweep(log(early, end=124.0), KEY) is None
+    other = reported("b", steps(1, 3, 130.0, 2.0), 129.0)
+    found = measured_speed.of_sweep(log(late, other, end=130.0), KEY)
+    assert found is not None
+    assert (found.step_seconds, found.evaluation_seconds) == (2.0, 1.0)
+
+
 def test_a_few_steps_are_no_measurement() -> None:
     assert measured_speed.of_sweep(log(reported("a", steps(1, 5, 120.0, 2.0), 121.0), end=122.0), KEY) is None
 
