@@ -118,7 +118,7 @@ class AdapterPack:
         return isolated(list(slots), self._step, self._clear)
 
     def _step(self, slots: Sequence[int]) -> dict[int, StepRecord | Failure]:
-        started = time.time()
+        started = time.perf_counter()
         batches = {slot: self._batch(slot) for slot in slots}
         losses = dict.fromkeys(slots, 0.0)
         labels = {slot: sum(segment.labels for segment in batches[slot]) for slot in slots}
@@ -129,7 +129,7 @@ class AdapterPack:
             for means in self._at_once.run(partial(self._train, labels), passes(self._engine, due, self._pass_tokens)):
                 for slot, mean in means.items():
                     losses[slot] += mean
-        elapsed = time.time() - started
+        elapsed = time.perf_counter() - started
         return {slot: self._try_update(self._slots[slot], batches[slot], losses[slot], elapsed) for slot in slots}
 
     def _train(self, labels: Mapping[int, int], together: Sequence[Segment]) -> dict[int, float]:

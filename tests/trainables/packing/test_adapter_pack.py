@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import time
 
 import packs
 import pytest
@@ -158,6 +160,15 @@ def test_bf16_base_stays_close_with_neighbours():
         pack.open(slot, neighbour)
     pack.open(3, TRIAL)
     assert packs.losses(pack, 3, 10, (0, 1, 2)) == pytest.approx(expected, abs=BF16)
+
+
+def test_a_clock_that_is_set_back_takes_no_time_from_a_trial(monkeypatch):
+    hours = itertools.count(24, -1)
+    monkeypatch.setattr(time, "time", lambda: 3600.0 * next(hours))
+    pack = packs.pack()
+    pack.open(0, TRIAL)
+    first, second = (pack.step([0])[0].seconds for _ in range(2))
+    assert 0.0 < first < second
 
 
 def test_neighbour_that_diverges_is_told_and_changes_nothing():
