@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
-import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -17,9 +16,6 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "MKL_NUM_THREADS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    # What sweeps of tests show of this machine is no evidence for anyone's plan, nor that for theirs.
-    # Under a new name: ids of processes come again, and an earlier run may have left a file.
-    "QSWEEP_RATES": str(Path(tempfile.gettempdir()) / f"qsweep-rates-{uuid.uuid4().hex[:8]}" / "rates.json"),
     "OMP_NUM_THREADS": "1",  # the models are tiny: more threads only wait for each other
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
@@ -34,6 +30,14 @@ hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("any machine")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def rates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What sweeps of tests show of this machine is no evidence for anyone's plan, nor that for theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QSWEEP_RATES", str(tmp_path_factory.mktemp("rates") / "rates.json"))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -262,6 +262,10 @@ def config_with_rows(folder: Path, **data: Any) -> SweepConfig:
     return toy()[0].model_copy(update={"data": SweepConfig(name="x", data=section).data})  # type: ignore[arg-type]
 
 
+def test_what_sweeps_of_tests_show_goes_with_the_folders_of_pytest(tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert rate_store.place().is_relative_to(tmp_path_factory.getbasetemp())
+
+
 def test_rates_and_shapes_are_remembered(tmp_path: Path) -> None:
     path, config = tmp_path / "deep" / "rates.json", config_with_rows(tmp_path)
     shape = RowShape(longest=9, mean=5.0, labelled=0.5, train_rows=3, eval_rows=2)
