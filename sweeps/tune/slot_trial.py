@@ -309,6 +309,9 @@ class SlotTrial(tune.Trainable):
             self._release()
         elif isinstance(opened, Opened):
             self._trainable_params = opened.trainable_params
+            if opened.step > self._step:  # nobody would hear of the steps in between
+                unread = f"the snapshot of {self._key} at step {opened.step} could not be read a moment ago"
+                raise StorageError(f"{unread}: go on with qsweep resume")
         return opened
 
     def _latest(self) -> bytes | None:

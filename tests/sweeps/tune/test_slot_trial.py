@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 import pytest
 from sweep_events import reported
 
@@ -11,7 +14,7 @@ from sweeps.record import snapshots
 from sweeps.record.events import TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.tune.slot_trial import SlotTrial
-from trainables.contract import Evaluation, Report, StepRecord
+from trainables.contract import Evaluation, Opened, Report, StepRecord
 
 SETTINGS = {
     "trial_key": "a",
@@ -71,6 +74,42 @@ def test_a_trial_that_reported_goes_on_to_its_next_report_point(tmp_path, monkey
     trial, targets = taken_up(tmp_path, monkeypatch, report)
     trial._train()
     assert targets == [9]
+
+
+def test_a_snapshot_that_could_not_be_read_at_first_is_no_reason_to_lose_steps(tmp_path, monkeypatch):
+    """The disk did not give the latest one for a moment, and the trial took itself to be at the one before."""
+    sweep, released = SweepFolder(tmp_path), []
+    kept = [
+        sweep.keep("a", "snapshot", step, snapshots.files(snapshots.SavedTrial(step=step), b"%d" % step))
+        for step in (2, 3)
+    ]
+    unread, read_bytes = [kept[1] / "snapshot.bin"], Path.read_bytes
+
+    def refuse_once(path):
+        if path in unread:
+            unread.remove(path)
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read_bytes(path)
+
+    def ask(method, *words):
+        if method == "release":
+            released.append(words)
+        return Grant("a-1", "host-1", None) if method == "acquire" else True
+
+    monkeypatch.setattr(Path, "read_bytes", refuse_once)
+    monkeypatch.setattr(
+        "sweeps.tune.slot_trial.open_lease",
+        lambda granted, spec, snapshot, goes_on: Opened(step=int(snapshot), trainable_params=1),
+    )
+    trial = object.__new__(SlotTrial)
+    trial._ask = ask  # type: ignore[assignment]
+    trial._take_up(SETTINGS | {"points": [3, 9], "dir": str(tmp_path)})
+    told = trial.step()
+    assert (told["state"], told["ends_sweep"], released) == ("PAUSED", "failed", [("a", "a-1")])
+    assert "step 3" in told["reason"]
+    assert "qsweep resume" in told["reason"]
+    trial._take_up(SETTINGS | {"points": [3, 9], "dir": str(tmp_path)})
+    assert (trial.step()["opened"], trial._step) == (True, 3)
 
 
 def test_a_report_says_which_rung_it_is_where_rungs_count_examples(tmp_path):
