@@ -18,6 +18,10 @@ class Heedless:
         """Writes the text, or nothing."""
         try:
             self._stream.write(text)
+        except RuntimeError:
+            # A signal has interrupted this thread in a write, and its handler speaks (docs.python.org, io, Reentrancy).
+            with suppress(OSError, ValueError):
+                os.write(self._stream.fileno(), text.encode(errors="backslashreplace"))
         except (OSError, ValueError):  # the latter of a stream that somebody has closed
             self._let_go()
         return len(text)
@@ -26,6 +30,8 @@ class Heedless:
         """Flushes, or goes quiet."""
         try:
             self._stream.flush()
+        except RuntimeError:
+            pass  # Whoever was interrupted flushes.
         except (OSError, ValueError):
             self._let_go()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -31,6 +33,34 @@ def test_a_stream_that_somebody_closed_goes_quiet(tmp_path):
     heedless = Heedless(stream)
     assert heedless.write("a line\n") == 7
     heedless.flush()
+
+
+class Interrupted(io.FileIO):
+    """A file in whose first write a signal comes."""
+
+    is_first = True
+
+    def write(self, content: Any) -> int:
+        if self.is_first:
+            self.is_first = False
+            signal.raise_signal(signal.SIGUSR1)
+        return super().write(content)
+
+
+def test_a_signals_handler_speaks_while_its_thread_is_in_a_write(tmp_path):
+    """Ctrl-C comes again before the words about the first one are all out: an error there would be the sweep's end."""
+    heedless = Heedless(io.TextIOWrapper(io.BufferedWriter(Interrupted(tmp_path / "out", "w")), line_buffering=True))
+
+    def speak(_number: int, _frame: object) -> None:
+        heedless.write("ended at once\n")
+        heedless.flush()
+
+    before = signal.signal(signal.SIGUSR1, speak)
+    try:
+        heedless.write("stopping\n")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert sorted((tmp_path / "out").read_text().splitlines()) == ["ended at once", "stopping"]
 
 
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
