@@ -40,20 +40,21 @@ class LastReport(NamedTuple):
         return cls(known.reported_step, known.best_step, dict(known.best_metrics))
 
 
-def _in_order(told: Callable[..., None]) -> Callable[..., None]:
-    """Ends the sweep in order when something fails here.
+def _in_order(told: Callable[..., None]) -> Callable[..., bool]:
+    """Ends the sweep in order when something fails here; answers whether nothing has failed so far.
 
     Raised into Tune, it would make Tune start the trial again without end, or leave all trials with a traceback.
     """
 
     @wraps(told)
-    def guarded(self: JournalCallback, *words: Any, **info: Any) -> None:
+    def guarded(self: JournalCallback, *words: Any, **info: Any) -> bool:
         try:
             told(self, *words, **info)
         except Exception as error:
             self.failure = self.failure or error
             message = str(error) if isinstance(error, SweepError) else failure_of(error).message
             self._driver.end_sweep("failed", message)
+        return self.failure is None
 
     return guarded
 
@@ -104,6 +105,8 @@ class JournalCallback(Callback):
         key, result = trial.config["trial_key"], trial.last_result or {}
         if "state" not in result or "opened" in result:
             return  # The sweep's end did not wait for its first report; it says of the trial how it ended.
+        if self.failure is not None:
+            return  # So here too: the log may lack its last report, which the next driver is told again.
         state, reason = TrialState(result["state"]), result.get("reason", "")
         is_to_stop = self._driver.is_to_stop(key)
         if state is TrialState.PAUSED and ("ends_sweep" in result or not is_to_stop):

@@ -19,13 +19,13 @@ from sweeps.halving.rule import Rule, Standing
 class RuleScheduler(FIFOScheduler):
     """Ends a trial in Tune when its rule stops or parks it."""
 
-    def __init__(self, rule: Rule, tell: Callable[[Trial, dict[str, Any]], None]) -> None:
+    def __init__(self, rule: Rule, tell: Callable[[Trial, dict[str, Any]], bool]) -> None:
         """A scheduler.
 
         Args:
             rule: decides. It is told of reports by whoever listens to the journal.
-            tell: takes a result into the journal, which `rule` then knows of. Tune asks its scheduler before it calls
-                back anyone.
+            tell: takes a result into the journal, which `rule` then knows of, and answers whether it could. Tune asks
+                its scheduler before it calls back anyone.
         """
         super().__init__()
         self._rule = rule
@@ -33,7 +33,9 @@ class RuleScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Whether the trial goes on after its report."""
-        self._tell(trial, result)
+        if not self._tell(trial, result):
+            # The trial's snapshot still has the report. The next one would not.
+            return str(self.STOP)
         if trial.config.get("repeats") is not None:
             return str(self.CONTINUE)  # It is compared with its own point alone, and trained to its end.
         is_over = "report" in result and self._rule.standing(trial.config["trial_key"]) is not Standing.RUNNING

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 from sweep_events import ended, history, reported
 
+from sweeps.errors import StorageError
+from sweeps.halving.fifo import Fifo
 from sweeps.record.events import TrialParked, TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
 from sweeps.tune.callback import JournalCallback
+from sweeps.tune.scheduler import RuleScheduler
 
 OPENED: dict[str, Any] = {"step": 0, "state": "RUNNING", "opened": True, "done": False}
 
@@ -82,6 +85,11 @@ def report(step: int, is_saved: bool = True) -> dict[str, Any]:
 
 def ending(state: str, reason: str) -> dict[str, Any]:
     return {"step": 0, "state": state, "reason": reason, "history": [], "done": True}
+
+
+def refuse(_event: object) -> None:
+    """In place of an event log's `append`."""
+    raise StorageError("events.jsonl: cannot be written: No space left on device")
 
 
 def told(events: list) -> list[str]:
@@ -185,6 +193,27 @@ def test_a_report_that_cannot_be_read_ends_the_sweep_in_order(callback, driver):
     [(reason, _)] = driver.ends
     assert reason == "failed"
     assert callback.failure is not None
+
+
+def test_no_trial_goes_on_past_a_report_that_the_log_does_not_take(callback, journal, monkeypatch):
+    """Its snapshot has the report, and the next driver is told it. A later snapshot would not have it."""
+    scheduler = RuleScheduler(Fifo((3, 9)), callback.take)
+    assert scheduler.on_trial_result(None, trial(), OPENED) == scheduler.CONTINUE
+    monkeypatch.setattr(journal.log, "append", refuse)
+    assert scheduler.on_trial_result(None, trial(), report(3)) == scheduler.STOP
+
+
+@pytest.mark.parametrize("state", ["COMPLETED", "RUNNING"])
+def test_a_trial_whose_report_the_log_does_not_take_is_not_over(callback, journal, monkeypatch, state):
+    """It is interrupted with its sweep, and goes on from before that report."""
+    told = trial()
+    callback.on_trial_result(1, [], told, OPENED)
+    with monkeypatch.context() as full:
+        full.setattr(journal.log, "append", refuse)
+        callback.on_trial_result(1, [], told, report(3))
+    told.last_result = report(3) | {"state": state, "done": True}
+    callback.on_trial_complete(1, [], told)
+    assert journal.record.trials["a"].state is TrialState.RUNNING
 
 
 def test_a_trial_that_somebody_stopped_ends_for_good(callback, journal, driver):
