@@ -63,7 +63,8 @@ def test_a_sweep_whose_driver_was_killed_goes_on_whole(tmp_path, happens: Callab
     runs.wait_for(lambda: (sweep / "tracking.json").exists() and runs.reports(sweep) >= 1, run)
     with closing(sqlite3.connect(tmp_path / DATABASE)) as now, closing(sqlite3.connect(tmp_path / "backup.db")) as copy:
         now.backup(copy)
-    before = ended()
+    # Not those that MLflow is known to have taken: the backup may have one of which the note does not say so yet.
+    before = sum(isinstance(event, TrialEnded) for event in runs.events(sweep))
     runs.wait_for(lambda: ended() > before, run)
     runs.kill(run.process.pid)
     runs.hurry(tmp_path)
