@@ -318,7 +318,8 @@ class Driver:
     def _saved(self, trial_key: str) -> object:
         """What the trial has brought to safety: its last report and its last snapshot."""
         known = self.journal.record.trials.get(trial_key)
-        return known and known.step, self.folder.all(trial_key, "snapshot")[:1]
+        # A trial that has just begun is at step 0, as one that has not.
+        return known.step if known is not None else 0, self.folder.all(trial_key, "snapshot")[:1]
 
     def reported(self, trial_key: str, adapter: str | None) -> None:
         """The journal has a report of the trial, with this adapter folder if it is the best so far."""

@@ -209,3 +209,11 @@ def test_an_event_log_that_takes_no_evaluation_of_the_base_ends_the_sweep_with_i
     driving = Driver(toy()[0], SweepFolder(tmp_path), journal, stop, MagicMock(Display))
     driving._base_evaluated(Evaluation(metrics={"eval_loss": 4.5}))
     assert (stop.reason, stop.message) == ("failed", "events.jsonl: cannot be written: No space left on device")
+
+
+def test_a_trial_that_holds_a_slot_has_saved_nothing_by_that(tmp_path: Path) -> None:
+    journal = Journal(SweepFolder(tmp_path))
+    driving = Driver(toy()[0], SweepFolder(tmp_path), journal, StopState(), MagicMock(Display))
+    before = driving._saved("a")
+    journal.add(sweep_events.started("a"))
+    assert driving._saved("a") == before, "else deaths of its process would count anew"
