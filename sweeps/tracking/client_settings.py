@@ -34,6 +34,8 @@ def quiet() -> None:
     # Database migrations and artifact uploads talk at INFO.
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Prints what a database refuses, with a traceback, and raises it as well (mlflow/store/db/utils.py, 3.17.2).
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -289,6 +290,8 @@ class Writer:
         cause = first_cause(error)
         if isinstance(cause, ConnectionError | socket.gaierror) and cause.strerror:
             return f"no MLflow server answers at {without_password(self._uri)}: {cause.strerror}"
+        if isinstance(cause, sqlite3.Error):
+            error = cause  # SQLAlchemy puts words before it that say less
         # The client's errors name the server as it was configured, password included.
         told = without_passwords(str(error).strip(), self._uri)
         return f"{type(error).__name__}: {told.split(chr(10))[0][:200]}"

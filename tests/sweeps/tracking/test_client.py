@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from killed_writers import kill_in_transaction
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from sweeps.config.uris import artifact_root
+from sweeps.record.folder import SweepFolder
 from sweeps.tracking import client as tracking_client
 from sweeps.tracking.client import Runs
+from sweeps.tracking.held_points import MetricPoint
+from sweeps.tracking.writer import Writer
 
 
 def test_a_new_database_is_whole_and_alone_in_its_folder(empty_database):
@@ -44,6 +49,23 @@ def test_a_new_database_has_nothing_of_a_lost_one_whose_writer_was_killed(empty_
     Runs(f"sqlite:///{file}", "ours")
     names = {found.name for found in MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()}
     assert names == {"Default", "ours"}
+
+
+def test_a_database_that_is_deleted_while_it_is_open_refuses_in_one_line(empty_database, tmp_path, monkeypatch, capfd):
+    file = Path(shutil.copy(empty_database, tmp_path / "mlflow.db"))
+    folder = SweepFolder(tmp_path / "sweep")
+    folder.path.mkdir()
+    runs = Runs(f"sqlite:///{file}", "ours")
+    run = runs.create({"sweep.id": "x-1"}, "x", {}, 0.0)
+    file.unlink()
+    capfd.readouterr()
+    with pytest.raises(MlflowException) as caught:
+        runs.log(run, [MetricPoint("loss", 1.0, 0.0, 1)])
+    # MLflow prints a hundred lines of its own, each time that the writer tries again.
+    assert capfd.readouterr() == ("", "")
+    said: list[str] = []
+    Writer(folder, Mock(), said.append)._report(caught.value)
+    assert said == ["tracking: OperationalError: attempt to write a readonly database; events are kept and sent again"]
 
 
 def test_a_database_whose_making_failed_is_not_there(tmp_path, monkeypatch):
