@@ -153,7 +153,8 @@ def _handled_by(handle: Callable[[int, FrameType | None], None]) -> Iterator[Non
 
 def _end_at_once(number: int, way_out: str) -> NoReturn:
     # A live table has hidden the cursor, and nothing else is left to run that would show it again.
-    if sys.stderr.isatty():
-        sys.stderr.write(SHOW_CURSOR)
-    print(f"ended at once; {way_out}", file=sys.stderr, flush=True)
+    cursor = SHOW_CURSOR if sys.stderr.isatty() else ""
+    # One write, with its end of line: a stream that was interrupted in a write loses what it holds of earlier ones.
+    sys.stderr.write(f"{cursor}ended at once; {way_out}\n")
+    sys.stderr.flush()
     os._exit(128 + number)
