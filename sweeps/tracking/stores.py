@@ -199,9 +199,11 @@ def _unknown(place: Place) -> bool:
         if is_web(place.uri):
             return run_on_server(place.uri, place.sweep) is None
     except sqlite3.DatabaseError as error:
-        # Else it is locked, or the disk does not give it.
-        if error.sqlite_errorcode & 0xFF in _NOT_MLFLOWS:
-            raise SweepError(f"{place.shown}: not a database of MLflow ({error}); {BY_OPTION}") from None
+        code = error.sqlite_errorcode & 0xFF
+        # MLflow waits for one that is locked, and 100 seconds for one that the disk does not give.
+        if code not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            problem = "not a database of MLflow" if code in _NOT_MLFLOWS else "cannot be read"
+            raise SweepError(f"{place.shown}: {problem} ({error}); {BY_OPTION}") from None
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return False

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,22 @@ def test_a_database_whose_writer_was_killed_is_read_as_it_was_before(empty_datab
         stores.find("x-1", f"sqlite:///{file}", {})
     with stores.reading(file) as database:
         assert database.execute("select name from experiments").fetchall() == [("kept",)]
+
+
+def test_a_database_that_the_disk_does_not_give_is_told_at_once(empty_database, tmp_path):
+    """MLflow itself asks for it for 100 seconds."""
+    file = Path(shutil.copy(empty_database, tmp_path / "mlflow.db"))
+    (tmp_path / "mlflow.db-journal").mkdir()  # root may read every file, but no folder as one
+    with pytest.raises(SweepError, match=r"mlflow\.db: cannot be read \(.+\); name the store with --tracking-uri$"):
+        stores.find("x-1", f"sqlite:///{file}", {})
+
+
+def test_a_database_that_is_locked_is_left_to_mlflow(empty_database, tmp_path, monkeypatch):
+    monkeypatch.setattr(stores, "_SECONDS", 0.0)
+    file = Path(shutil.copy(empty_database, tmp_path / "mlflow.db"))
+    with closing(sqlite3.connect(file, isolation_level=None)) as writer:
+        writer.execute("begin exclusive")
+        assert stores.find("x-1", f"sqlite:///{file}", {}).sweep == "x-1"
 
 
 @pytest.fixture
