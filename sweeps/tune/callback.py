@@ -105,8 +105,6 @@ class JournalCallback(Callback):
         key, result = trial.config["trial_key"], trial.last_result or {}
         if "state" not in result or "opened" in result:
             return  # The sweep's end did not wait for its first report; it says of the trial how it ended.
-        if self.failure is not None:
-            return  # So here too: the log may lack its last report, which the next driver is told again.
         state, reason = TrialState(result["state"]), result.get("reason", "")
         is_to_stop = self._driver.is_to_stop(key)
         if state is TrialState.PAUSED and ("ends_sweep" in result or not is_to_stop):
@@ -115,6 +113,8 @@ class JournalCallback(Callback):
             if "ends_sweep" in result:
                 self._driver.end_sweep(result["ends_sweep"], reason)
             return
+        if self.failure is not None:
+            return  # So here too: the log may lack its last report, which the next driver is told again.
         is_parked = state is TrialState.RUNNING and self._driver.is_parked(key)
         if is_parked and not is_to_stop:
             self._park(trial, result)

@@ -216,6 +216,16 @@ def test_a_trial_whose_report_the_log_does_not_take_is_not_over(callback, journa
     assert journal.record.trials["a"].state is TrialState.RUNNING
 
 
+def test_a_trial_that_saved_itself_once_the_log_took_no_more_says_where_it_goes_on(callback, journal, monkeypatch):
+    with monkeypatch.context() as full:
+        full.setattr(journal.log, "append", refuse)
+        callback.on_trial_result(1, [], trial(), OPENED)
+    steps = [step.model_dump_json() for step in history(1, 2)]
+    saved = ending("PAUSED", "the sweep is stopping") | {"history": steps}
+    callback.on_trial_complete(1, [], trial("b", **saved))
+    assert [step.step for step in callback.unreported["b"]] == [1, 2]
+
+
 def test_a_trial_that_somebody_stopped_ends_for_good(callback, journal, driver):
     stopped = trial(**OPENED)
     callback.on_trial_result(1, [], stopped, OPENED)
