@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,24 +37,12 @@ def make_database(uri: str) -> None:
     try:
         _migrate(draft)
         # Where a file system has no locks or no hard links, MLflow makes it in place after all.
-        with suppress(OSError), _locked(file.parent):
+        with suppress(OSError):
+            _forget_lost(file)
             # Another sweep may have been faster: its database is the one then.
-            if not file.exists():
-                _forget_lost(file)
-                file.hardlink_to(draft)
+            file.hardlink_to(draft)
     finally:
         draft.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Nobody else puts a database into the folder while the block runs."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(opened)
 
 
 def _forget_lost(file: Path) -> None:
@@ -65,7 +53,13 @@ def _forget_lost(file: Path) -> None:
     (sqlite.org, Atomic Commit, section 4.2), and this one is not empty.
     """
     for ending in ("-journal", "-wal", "-shm"):
-        file.with_name(file.name + ending).unlink(missing_ok=True)
+        left = file.with_name(file.name + ending)
+        with suppress(FileNotFoundError), left.open("rb+") as opened:
+            # Another sweep puts its database there once it has removed this, and for that waits for the same lock: what
+            # is removed here is not of that database. Not the folder's lock: `flock . qsweep launch` holds that.
+            fcntl.flock(opened, fcntl.LOCK_EX)
+            if not file.exists() and os.path.samestat(os.fstat(opened.fileno()), left.stat()):
+                left.unlink()
 
 
 def _migrate(file: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 from pathlib import Path
 from unittest.mock import Mock
@@ -49,6 +51,35 @@ def test_a_new_database_has_nothing_of_a_lost_one_whose_writer_was_killed(empty_
     Runs(f"sqlite:///{file}", "ours")
     names = {found.name for found in MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()}
     assert names == {"Default", "ours"}
+
+
+def test_a_journal_of_another_sweeps_new_database_stays(empty_database, tmp_path, monkeypatch):
+    file, journal = tmp_path / "mlflow.db", tmp_path / "mlflow.db-journal"
+    journal.write_bytes(b"lost")
+    monkeypatch.setattr(tracking_client, "_migrate", lambda draft: shutil.copy(empty_database, draft))
+
+    def another_is_faster(_opened: object, _how: int) -> None:
+        journal.unlink()
+        shutil.copy(empty_database, file)
+        journal.write_bytes(b"theirs")
+
+    monkeypatch.setattr(fcntl, "flock", another_is_faster)
+    tracking_client.make_database(f"sqlite:///{file}")
+    assert journal.read_bytes() == b"theirs"
+
+
+def test_a_folder_that_whoever_launches_the_sweep_has_locked_gets_a_database(empty_database, tmp_path, monkeypatch):
+    """As in `flock . qsweep launch`."""
+    monkeypatch.setattr(tracking_client, "_migrate", lambda draft: shutil.copy(empty_database, draft))
+    (tmp_path / "mlflow.db-journal").write_bytes(b"lost")
+    locked, flock = os.open(tmp_path, os.O_RDONLY), fcntl.flock
+    try:
+        flock(locked, fcntl.LOCK_EX)
+        monkeypatch.setattr(fcntl, "flock", lambda opened, how: flock(opened, how | fcntl.LOCK_NB))
+        tracking_client.make_database(f"sqlite:///{tmp_path}/mlflow.db")
+    finally:
+        os.close(locked)
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
 
 
 def test_a_database_that_is_deleted_while_it_is_open_refuses_in_one_line(empty_database, tmp_path, monkeypatch, capfd):
