@@ -177,6 +177,8 @@ def test_a_sweep_whose_terminal_is_lost_ends_in_order_and_resume_goes_on(tmp_pat
     sweep = tmp_path / "results" / "toy"
     pid, terminal = pty.fork()
     if pid == 0:
+        # Tests that run under nohup would hand it down: such a sweep goes on without its terminal.
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         os.chdir(tmp_path)
         os.execv(sys.executable, [sys.executable, "-m", "sweeps", "launch", *FIFO])
     reader = threading.Thread(target=_read_all, args=(terminal,), daemon=True)
