@@ -302,7 +302,10 @@ def hear_again() -> None:
     """Puts Python's handler of SIGTERM back.
 
     Ray's C++ part replaces the handler when it opens its log, without Python's knowledge, and resets it when it closes
-    the log (observed with 2.60).
+    the log (observed with 2.60). Its own handler calls Python's, and sets an alarm that ends the process after 3
+    seconds (absl/debugging/failure_signal_handler.cc).
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        if signal.getsignal(signal.SIGALRM) == signal.SIG_DFL:  # else the alarm is one of Python's
+            signal.alarm(0)

@@ -6,6 +6,7 @@ import gc
 import os
 import socket
 import subprocess
+import sys
 import threading
 import weakref
 from pathlib import Path
@@ -195,6 +196,20 @@ def test_ray_of_the_sweeps_own_has_the_environment_without_the_drivers_secrets(t
     assert "canary-7f31" not in given
     assert "HF_TOKEN=hf-0815" in given, "hosts fetch models with it"
     assert os.environ["AWS_SECRET_ACCESS_KEY"] == "canary-7f31", "the driver needs it"
+
+
+ALARMED = """
+import signal
+from cluster.connect import hear_again
+signal.alarm(600)
+hear_again()
+print("left:", signal.alarm(0))
+"""
+
+
+def test_a_process_that_heard_sigterm_while_ray_started_is_not_ended_by_rays_alarm():
+    done = subprocess.run([sys.executable, "-c", ALARMED], capture_output=True, text=True, check=True)
+    assert done.stdout == "left: 0\n"
 
 
 def test_no_garbage_is_collected_while_ray_ends(monkeypatch):
