@@ -205,7 +205,8 @@ def test_nothing_is_left_of_machines_when_the_test_is_killed():
 
 def test_a_worker_that_was_cut_off_and_comes_back_adds_nothing(cluster, tmp_path):
     workers = [*cluster.two(), cluster.join()]  # one of them is free for the host that takes the place
-    two = ["cluster.hosts=2", "cluster.slots_per_host=2"]
+    # Long ones: four processes start one after the other, and all trials are to train at once.
+    two = ["cluster.hosts=2", "cluster.slots_per_host=2", "budget.steps_per_trial=54"]
     run = cluster.submitted(tmp_path, "cut", *FIFO, "storage=of-cut", *two)
     sweep = cluster.head.home / "of-cut" / "toy"
     runs.wait_for(lambda: training(sweep) == 4, run)

@@ -23,8 +23,11 @@ def reported(sweep) -> bool:
 
 def daemon(run: runs.Run, name: str) -> int:
     """The process id of a daemon of the sweep's Ray."""
-    children = psutil.Process(run.process.pid).children()
-    return next(child.pid for child in children if child.name().startswith(name))
+    for child in psutil.Process(run.process.pid).children():
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            if child.name().startswith(name):
+                return child.pid
+    raise AssertionError(f"no {name}")
 
 
 def goes_on(folder, sweep, trials: int = 6) -> None:
