@@ -81,7 +81,10 @@ class Writer:
         """The offset of the last mark on the server."""
         self._unmarked = 0
         """Events delivered since that mark."""
-        self._offset, self._record = self._begin(noted_by(folder), journal)
+        noted = noted_by(folder)
+        self._offset, self._record = self._begin(noted, journal)
+        self._begins_unmarked = noted.get("marked_bytes") == 0
+        """An earlier driver has delivered events, and was killed before the first mark."""
         self._tries = 0
         """Tries of the next event so far."""
         self._marks = Marks(self._log)
@@ -205,6 +208,9 @@ class Writer:
             mark = self._sink.attach(self._record)
             if self._marked and not self._covers(mark):
                 raise Lost("what came last, as in a backup")
+            if self._begins_unmarked:
+                # Without a mark nothing tells what a backup lacks of a trial that goes on: these few events come again.
+                self._record, self._offset, self._begins_unmarked = SweepRecord(), 0, False
         self._attached = True
 
     def _covers(self, mark: str | None) -> bool:

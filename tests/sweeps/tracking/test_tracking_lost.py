@@ -145,6 +145,16 @@ def test_what_came_behind_the_last_mark_is_sent_again(sweep, whole):
     assert by_trial(sweep.client) == whole
 
 
+@pytest.mark.parametrize("saved", range(1, 8))
+def test_what_a_backup_lacks_that_came_before_the_first_mark_is_sent_again(sweep, whole, saved):
+    sweep.drive(saved, killed=True)
+    backup = shutil.copy(sweep.database, sweep.database.with_name("backup.db"))
+    sweep.drive(8, killed=True)
+    shutil.copy(backup, sweep.database)
+    sweep.drive()
+    assert by_trial(sweep.client) == whole
+
+
 def test_a_database_that_is_lost_while_the_driver_runs_gets_everything_again(sweep, whole, monkeypatch):
     """Between two events of one driver."""
     send = MlflowSink.apply
