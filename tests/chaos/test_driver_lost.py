@@ -117,7 +117,7 @@ def test_a_stop_while_trials_are_evaluated_skips_no_rung(tmp_path, number, sched
 
 
 def test_driver_killed_between_a_trials_snapshot_and_its_report(tmp_path):
-    run = runs.start(tmp_path, "launch", *FIFO, "training.step_seconds=0.3")
+    run = runs.start(tmp_path, "launch", *FIFO, "training.step_seconds=0.3", "budget.steps_per_trial=81")
     sweep = tmp_path / "results" / "toy"
     runs.wait_for(lambda: runs.reports(sweep) >= 1 and len(runs.record(sweep).trials) == 2, run)
     # Trials go on to their next report point by themselves; a driver that stands still takes no report in. It may have
