@@ -106,12 +106,22 @@ class SweepFolder:
         named = [path for path in look(self.trial(trial_key)) if path.name.startswith(f"{kind}-")]
         return sorted((path for path in named if _step(path) >= 0), key=_step, reverse=True)
 
+    def request_files(self) -> list[Path]:
+        """The files of requests, the first sent first. A draft that is not whole yet begins with a dot."""
+        return sorted(path for path in entries(self.requests) if _is_request(path.name))
+
 
 def _step(path: Path) -> int:
     """The step of what `keep` wrote; -1 of anything else."""
     digits = path.name.rpartition("-")[2]
     # As a number: from a million steps on, names are longer, and sort before those of fewer steps.
     return int(digits) if digits.isdecimal() else -1
+
+
+def _is_request(name: str) -> bool:
+    # A name that is not UTF-8 could not be written into the event log as the request's id.
+    is_text = name.encode(errors="replace").decode() == name
+    return is_text and name.endswith(".json") and name[0] != "."
 
 
 Claim = Callable[[str], Mapping[str, Any] | None]

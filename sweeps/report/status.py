@@ -16,7 +16,6 @@ from sweeps.record.events import DataPrepared, DriverLives, Event, RequestAnswer
 from sweeps.record.folder import SweepFolder, acknowledged_bytes, is_driven, noted_by, read_events
 from sweeps.record.selection import leader
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
-from sweeps.record.whole_files import entries
 from sweeps.report.best_compared import in_words
 from sweeps.report.silent_hosts import warning
 from sweeps.report.time_left import seconds_left, steps_taken
@@ -249,7 +248,7 @@ def read(folder: SweepFolder, now: float, read_before: EventsRead | None = None)
         backlog=log.beyond(acknowledged),
         refused=len(refused) if isinstance(refused := note.get("refused"), list) else 0,
         waits_for=waits_for(record, rates, now) if is_running else None,
-        waiting_requests=sum(path.stem not in record.answered for path in _requests(folder)),
+        waiting_requests=sum(path.stem not in record.answered for path in folder.request_files()),
     )
 
 
@@ -274,11 +273,6 @@ def _config(folder: SweepFolder) -> tuple[str, dict[str, Any]]:
         return str(document["sweep_id"]), config
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SweepError(f"{folder.config}: not the configuration of a sweep: {error}") from None
-
-
-def _requests(folder: SweepFolder) -> Iterable[Path]:
-    """The files of requests that are whole; see `mailbox`."""
-    return (path for path in entries(folder.requests) if path.suffix == ".json" and not path.name.startswith("."))
 
 
 def _at(config: Mapping[str, Any], key: str) -> Scalar | None:

@@ -82,7 +82,7 @@ class Mailbox:
         """A mailbox that takes what lies in it now for requests that an earlier driver has not answered."""
         self._folder = folder
         self._posted: list[Letter] = []
-        self._left_over = frozenset(path.stem for path in _files(folder))
+        self._left_over = frozenset(path.stem for path in folder.request_files())
 
     def post(self, request: Request) -> None:
         """Puts in a request of this process, without a file."""
@@ -91,7 +91,7 @@ class Mailbox:
     def waiting(self) -> Iterator[Letter]:
         """The requests that lie in the mailbox, in the order in which they were sent; each until it is removed."""
         yield from list(self._posted)
-        for path in _files(self._folder):
+        for path in self._folder.request_files():
             letter = _letter(path, is_left_over=path.stem in self._left_over)
             if letter is not None:
                 yield letter
@@ -143,19 +143,6 @@ def withdraw(folder: SweepFolder, request_id: str) -> None:
 
 def _path(folder: SweepFolder, request_id: str) -> Path:
     return folder.requests / f"{request_id}.json"
-
-
-def _files(folder: SweepFolder) -> list[Path]:
-    """The files of requests, the first sent first. A draft that is not whole yet begins with a dot."""
-    with suppress(OSError):
-        return sorted(path for path in folder.requests.iterdir() if _is_request(path.name))
-    return []
-
-
-def _is_request(name: str) -> bool:
-    # A name that is not UTF-8 could not be written into the event log as the request's id.
-    is_text = name.encode(errors="replace").decode() == name
-    return is_text and name.endswith(".json") and name[0] != "."
 
 
 def _letter(path: Path, is_left_over: bool) -> Letter | None:

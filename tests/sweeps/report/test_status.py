@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,8 @@ def test_requests_that_go_while_they_are_looked_at_wait_no_longer(
     folder.requests.mkdir()
     for name in ("1.json", ".2.json.1a2b", ".3.json", "4.txt"):
         (folder.requests / name).touch()
+    # A name that is not UTF-8: no driver ever answers it.
+    (folder.requests / os.fsdecode(b"\xff.json")).touch()
     assert read(folder, now=20.0).waiting_requests == 1
     goes_before_it_is_listed(folder.requests, monkeypatch)
     assert read(folder, now=20.0).waiting_requests == 0
