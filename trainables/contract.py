@@ -56,6 +56,10 @@ class Evaluation(Spec):
     """Total negative log-likelihood of each row, in the order of the evaluation rows."""
     row_tokens: Annotated[tuple[int, ...], Field(strict=False)] = ()
     """Completion tokens of each row."""
+    row_groups: Annotated[tuple[int, ...], Field(strict=False)] = ()
+    """Number of the group that each row belongs to, in the order of the rows; empty where each row stands alone."""
+    row_values: Mapping[str, Annotated[tuple[float, ...], Field(strict=False)]] = Field(default_factory=dict)
+    """Another metric -> its value for each row, where the metric is the mean of these."""
     hardware: str = ""
     """What it was computed on, device and type of the activations: "cpu float32". Empty where neither matters."""
 

@@ -76,7 +76,7 @@ Metrics = Annotated[dict[str, float], AfterValidator(_has_loss)]
 _TAKEN = {
     *("step", "steps", "tokens", "seconds", "train_loss", "learning_rate", "grad_norm"),
     *("trainable_params", "peak_memory_bytes", "best_step"),
-    *("metrics", "row_losses", "row_tokens", "hardware"),
+    *("metrics", "row_losses", "row_tokens", "row_groups", "row_values", "hardware"),
 }
 """What a sweep logs of a trial beside its evaluations, and the other keys of a saved one; `step` would be best_step."""
 _LONGEST = 245

@@ -89,6 +89,8 @@ class ScoringResult(Spec):
     """Those of every name but `not_finite`."""
     hardware: str
     """Device and type of the activations, as in `Evaluation.hardware`."""
+    row_groups: Annotated[tuple[int, ...], Field(strict=False)] = ()
+    """As `Evaluation.row_groups`, of the rows that were scored."""
     fingerprint: str
     """16 hex digits over the rows' tokens and labels; for eval, the fingerprint of the sweep's data."""
     samples: Annotated[tuple[Sample, ...], Field(strict=False)] = ()
