@@ -57,7 +57,19 @@ class Objective(Spec):
     def words(self, gain: float) -> str:
         """The gain in words: "0.7500 lower"."""
         is_lower = (gain >= 0) == (self.mode == "min")
-        return f"{abs(gain):.4f} {'lower' if is_lower else 'higher'}"
+        return f"{digits(abs(gain))} {'lower' if is_lower else 'higher'}"
+
+
+def digits(value: float, sign: str = "") -> str:
+    """A number with four decimals, or as many as show two digits of it; what is below 1e-9 is rounding, and 0.
+
+    Args:
+        sign: "+" to show that of positive numbers, too.
+    """
+    size = abs(value)
+    if not 1e-9 <= size < 1e-3:
+        return f"{value if size >= 1e-9 or value != value else 0.0:{sign}.4f}"
+    return f"{value:{sign}.{1 - math.floor(math.log10(size))}f}"
 
 
 MIN_EVAL_LOSS = Objective()

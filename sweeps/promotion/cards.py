@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from sweeps.promotion.gate import CHAMPION, Verdict
+from sweeps.record.paired_rows import percent
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
+from trainables.objective import digits
 from trainables.scoring.requests import BASE
 
 NO_ENDS = (
@@ -58,7 +60,7 @@ class VersionFacts:
 def table(verdict: Verdict) -> Table:
     """Shows what the gate compared: base, champion and candidates, the winner first."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("", "loss", "gain on", "", f"{verdict.confidence:.1%} interval", "verdict"):
+    for name in ("", "loss", "gain on", "", f"{percent(verdict.confidence)} interval", "verdict"):
         shown.add_column(name, justify="left" if name in ("", "gain on", "verdict") else "right", no_wrap=True)
     for name in (BASE, CHAMPION):
         if name in verdict.losses:
@@ -71,8 +73,8 @@ def table(verdict: Verdict) -> Table:
             comparison.candidate if first else "",
             f"{verdict.losses[comparison.candidate]:.4f}" if first else "",
             comparison.against,
-            f"{comparison.gain:+.4f}",
-            f"{comparison.low:+.4f} to {comparison.high:+.4f}",
+            digits(comparison.gain, "+"),
+            f"{digits(comparison.low, '+')} to {digits(comparison.high, '+')}",
             ("passes" if comparison.passed else "fails") if comparison.candidate == verdict.winner else "",
         )
     return shown
@@ -82,11 +84,10 @@ def headline(facts: VersionFacts) -> str:
     """Says in one sentence what the version gained, as plain text: MLflow's list of versions renders no Markdown."""
     verdict = facts.verdict
     gains = ", ".join(
-        f"{comparison.gain:.4f} lower than the {comparison.against} ({verdict.confidence:.1%} interval "
-        f"{comparison.low:.4f} to {comparison.high:.4f})"
+        f"{digits(comparison.gain)} lower than the {comparison.against} ({verdict.interval_of(comparison)})"
         for comparison in verdict.of(verdict.winner)
     )
-    return f"Loss {verdict.losses[verdict.winner]:.4f} on {verdict.rows} rows of {facts.rows}: {gains}."
+    return f"Loss {verdict.losses[verdict.winner]:.4f} on {facts.rows}: {gains}."
 
 
 def description(facts: VersionFacts) -> str:
@@ -132,10 +133,13 @@ def card(facts: VersionFacts) -> str:
     lines += [f"| {name} | {verdict.losses[name]:.4f} | | |" for name in (BASE, CHAMPION) if name in verdict.losses]
     lines += [
         f"| {comparison.candidate} | {verdict.losses[comparison.candidate]:.4f} "
-        f"| {comparison.gain:+.4f} on the {comparison.against} | {comparison.low:+.4f} to {comparison.high:+.4f} |"
+        f"| {digits(comparison.gain, '+')} on the {comparison.against} "
+        f"| {digits(comparison.low, '+')} to {digits(comparison.high, '+')} |"
         for comparison in verdict.comparisons
     ]
-    lines += ["", "Loss is the negative log-likelihood per completion token, in nats.", "", "## Training", ""]
+    lines += ["", "Loss is the negative log-likelihood per completion token, in nats.", "", f"{verdict.unseen}.", ""]
+    lines += [*(f"**Warning**: {warning}." for warning in verdict.warnings), *([""] if verdict.warnings else [])]
+    lines += ["## Training", ""]
     if data is not None:
         lines += [f"- rows: `{data.train}`, of at most {data.max_length} tokens"]
         if data.system is not None:

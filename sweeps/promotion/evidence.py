@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from cluster.scoring import Scoring
 from sweeps.errors import SweepError
 from sweeps.promotion import gate
@@ -22,8 +20,6 @@ from trainables.scoring.requests import BASE, Scores, ScoringRequest, ScoringRes
 
 SAMPLES = 4
 """Rows that the packaged model must score as the evaluation did."""
-SEED = 0
-"""Of the bootstrap: the same losses give the same verdict."""
 
 
 @dataclass(frozen=True)
@@ -163,5 +159,5 @@ def decide(champion: Version | None, evidence: Evidence, min_gain: float) -> Con
         # Nothing is gained by a comparison with itself.
         scores.pop(CHAMPION, None)
     labels = [candidate.label for candidate in candidates]
-    verdict = gate.decide(scores, labels, min_gain, np.random.default_rng(SEED))
+    verdict = gate.decide(scores, labels, min_gain, evidence.answer.row_groups)
     return Contender(verdict, best, is_champion)

@@ -1,20 +1,30 @@
 """Decides whether an adapter is better than the base and the champion. Pure: losses in, a verdict out.
 
 Each row is compared with itself under both models, so that a hard row weighs on neither side. The gain is the
-difference of the losses per completion token (sum of negative log-likelihoods / sum of tokens), with a bootstrap
-interval over rows (`paired_bootstrap`), where the copies of a row count as one row. The best of k candidates looks
-better than it is on the rows that chose it, so the interval has confidence 1 - 0.05 / k: all k intervals hold at once
-in 95 of 100 promotions.
+difference of the losses per completion token (sum of negative log-likelihoods / sum of tokens), with an interval over
+rows (`paired_rows`), where the copies of a row, and the rows of a group, count as one. The best of k candidates looks
+better than it is on the rows that chose it, so the interval has confidence 1 - 0.01 / k: all k intervals hold at once
+in 99 of 100 promotions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sweeps.record.paired_bootstrap import FEW_ROWS, LEAST_ROWS, confidence_of, copies, intervals
+from sweeps.record.paired_rows import (
+    FEW_ROWS,
+    LEAST_ROWS,
+    confidence_of,
+    counted_units,
+    in_words,
+    intervals,
+    units_of,
+    unseen,
+)
+from trainables.objective import digits
 from trainables.scoring.requests import BASE, Scores
 
 CHAMPION = "champion"
@@ -32,6 +42,8 @@ class Comparison:
     low: float
     high: float
     passed: bool
+    carried_by: int | None = None
+    """As `paired_rows.Interval.carried_by`."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +62,24 @@ class Verdict:
     min_gain: float
     confidence: float
     rows: int
-    """Rows that decide, without copies of others."""
+    """Rows that decide, without copies of others, or groups of rows."""
     warnings: tuple[str, ...] = ()
+    is_grouped: bool = False
+    """Whether rows that belong together count as one."""
+
+    @property
+    def rows_in_words(self) -> str:
+        """The rows that decide: "80 rows", "16 groups of rows"."""
+        return counted_units(self.rows, self.is_grouped)
+
+    @property
+    def unseen(self) -> str:
+        """What these rows cannot exclude."""
+        return unseen(self.rows, self.is_grouped)
+
+    def interval_of(self, comparison: Comparison) -> str:
+        """The interval of a gain in words, with its confidence and the rows."""
+        return in_words((comparison.low, comparison.high), self.confidence, self.rows_in_words, comparison.carried_by)
 
     def of(self, candidate: str) -> list[Comparison]:
         """The comparisons of one candidate, that with the champion last."""
@@ -59,7 +87,7 @@ class Verdict:
 
 
 def decide(
-    scores: Mapping[str, Scores], candidates: Sequence[str], min_gain: float, rng: np.random.Generator
+    scores: Mapping[str, Scores], candidates: Sequence[str], min_gain: float, groups: Sequence[int] = ()
 ) -> Verdict:
     """Decides on the candidate with the lowest loss.
 
@@ -70,64 +98,50 @@ def decide(
         scores: of the candidates, `BASE` and, if there is one, `CHAMPION`, all on the same rows.
         candidates: their names; of equal losses the first one wins.
         min_gain: in nats per completion token.
+        groups: number of the group of each row; empty where each row stands alone.
     """
-    different = _different_rows(scores)
+    first, tokens = next(iter(scores)), next(iter(scores.values())).row_tokens
+    for name, each in scores.items():
+        if each.row_tokens != tokens:
+            raise ValueError(f"{name} and {first} were not scored on the same rows")
+    units = units_of(tokens, [each.row_losses for each in scores.values()], groups)
     losses = {name: each.loss for name, each in scores.items()}
     winner = min(candidates, key=lambda name: losses[name])
     confidence = confidence_of(len(candidates))
-    references = [name for name in (BASE, CHAMPION) if name in scores]
     ordered = [winner, *(name for name in candidates if name != winner)]
-    comparisons = tuple(
-        _compare(name, different[name], reference, different[reference], (min_gain, confidence), rng)
-        for name in ordered
-        for reference in references
-    )
-    reasons = tuple(
-        _reason(comparison, min_gain, confidence)
-        for comparison in comparisons
-        if comparison.candidate == winner and not comparison.passed
-    )
-    rows, said = len(different[winner].row_losses), len(scores[winner].row_losses)
-    only = f"only {rows} rows decide" + (f" ({said} with copies)" if said > rows else "")
+    pairs = [(name, reference) for name in ordered for reference in (BASE, CHAMPION) if reference in scores]
+    gains = np.stack([np.subtract(scores[theirs].row_losses, scores[ours].row_losses) for ours, theirs in pairs])
+    comparisons = []
+    for (name, against), row_gains, span in zip(pairs, gains, intervals(gains, tokens, confidence, units), strict=True):
+        gain = float(row_gains.sum()) / sum(tokens)
+        passed = gain >= min_gain and span.low > 0
+        comparisons.append(Comparison(name, against, gain, span.low, span.high, passed, span.carried_by))
+    own, rows = [each for each in comparisons if each.candidate == winner], max(units) + 1
+    told = Verdict(winner, True, (), losses, tuple(comparisons), min_gain, confidence, rows, is_grouped=bool(groups))
+    reasons = [_reason(each, told) for each in own if not each.passed]
+    warnings = [
+        f"{winner}'s gain on the {each.against} has the {told.interval_of(each)}: "
+        + ("chance cannot be told" if each.carried_by == 0 else "the interval hangs on how many such rows there are")
+        for each in own
+        if each.carried_by is not None
+    ]
+    copies = f" ({len(tokens)} with copies)" if len(tokens) > rows and not groups else ""
+    only = f"only {told.rows_in_words} decide{copies}"
     if rows < LEAST_ROWS:
-        reasons = (f"{only}: at least {LEAST_ROWS} are needed", *reasons)
-    few = (f"{only}: with fewer than {FEW_ROWS} the interval may be too narrow",) if rows < FEW_ROWS else ()
-    return Verdict(winner, not reasons, reasons, losses, comparisons, min_gain, confidence, rows, few)
+        reasons.insert(0, f"{only}: at least {LEAST_ROWS} are needed")
+    if rows < FEW_ROWS:
+        warnings.insert(0, f"{only}: with fewer than {FEW_ROWS} the interval may be too narrow")
+    return replace(told, passed=not reasons, reasons=tuple(reasons), warnings=tuple(warnings))
 
 
-def _different_rows(scores: Mapping[str, Scores]) -> dict[str, Scores]:
-    """The scores with one row for all copies of a row, of their losses and tokens together."""
-    first, *others = scores.items()
-    for name, each in others:
-        if each.row_tokens != first[1].row_tokens:
-            raise ValueError(f"{name} and {first[0]} were not scored on the same rows")
-    numbers = copies(first[1].row_tokens, [each.row_losses for each in scores.values()])
-    tokens = tuple(np.bincount(numbers, first[1].row_tokens).astype(int).tolist())
-    return {
-        name: Scores(row_losses=tuple(np.bincount(numbers, each.row_losses).tolist()), row_tokens=tokens)
-        for name, each in scores.items()
-    }
-
-
-def _compare(
-    name: str, scores: Scores, against: str, reference: Scores, rule: tuple[float, float], rng: np.random.Generator
-) -> Comparison:
-    min_gain, confidence = rule
-    gains = [theirs - ours for ours, theirs in zip(scores.row_losses, reference.row_losses, strict=True)]
-    gain = sum(gains) / sum(scores.row_tokens)
-    ((low, high),) = intervals([gains], scores.row_tokens, confidence, rng)
-    return Comparison(name, against, gain, low, high, gain >= min_gain and low > 0)
-
-
-def _reason(comparison: Comparison, min_gain: float, confidence: float) -> str:
+def _reason(comparison: Comparison, verdict: Verdict) -> str:
     """Says why a comparison did not pass."""
     candidate, against, gain = comparison.candidate, comparison.against, comparison.gain
     if gain <= 0:
-        return f"{candidate} is not better than the {against}: gain {gain:+.4f}"
-    if gain < min_gain:
-        return f"{candidate} gains {gain:.4f} on the {against}, less than min_gain {min_gain:g}"
-    span = f"[{comparison.low:+.4f}, {comparison.high:+.4f}]"
-    return f"{candidate}'s gain on the {against} may be chance: {confidence:.1%} interval {span} holds zero"
+        return f"{candidate} is not better than the {against}: gain {digits(gain, '+')}"
+    if gain < verdict.min_gain:
+        return f"{candidate} gains {digits(gain)} on the {against}, less than min_gain {verdict.min_gain:g}"
+    return f"{candidate}'s gain on the {against} may be chance: {verdict.interval_of(comparison)}"
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ def promote(
             for warning in contender.verdict.warnings:
                 say(f"warning: {warning}")
             show(contender.verdict)
+            say(contender.verdict.unseen)
             back = _taken_back(context, contender)
             registered = _ended_without(context, contender, champion, back)
             if registered is None:

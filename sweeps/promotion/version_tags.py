@@ -36,7 +36,7 @@ def of(sweep: TrackedSweep, winner: Winner, facts: VersionFacts) -> dict[str, st
         "base": facts.base,
         "base.identity": winner.base_identity,
         "data.fingerprint": sweep.data_fingerprint or "",
-        "promotion.rows": f"{facts.rows}, {verdict.rows} rows",
+        "promotion.rows": f"{facts.rows}, {verdict.rows_in_words}",
         "promotion.rows_fingerprint": answer.fingerprint,
         "promotion.hardware": answer.hardware,
         "promotion.decision": f"passed, min_gain {verdict.min_gain:g}",

@@ -8,22 +8,20 @@ of all pairs hold at once (`comparisons`; Hsu, Multiple Comparisons: Theory and 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sweeps.record.paired_bootstrap import FEW_ROWS, LEAST_ROWS, confidence_of, copies, intervals
+from sweeps.record.paired_rows import FEW_ROWS, LEAST_ROWS, Interval, confidence_of, counted_units, intervals, units_of
 from sweeps.record.seeds import SeedNoise, widened
 from trainables.contract import Evaluation
 from trainables.scoring.requests import BASE
 
 MOST = 10
 """How many of the next trials are compared with the best."""
-FEW_COPIES = f"fewer than {LEAST_ROWS} different evaluation rows"
-SEED = 0
-"""Seed of the resamples: the same losses give the same answer."""
+FEW_COPIES = f"fewer than {LEAST_ROWS} different evaluation rows, or groups of rows"
 
 
 class Other(NamedTuple):
@@ -51,6 +49,8 @@ class Compared:
     """Why there is no interval."""
     of_seeds: float = 0.0
     """Half the width that the interval would have from other seeds alone, however many rows there were."""
+    carried_by: int | None = None
+    """How many rows carry most of the difference's variance, as `paired_rows.carriers` tells it."""
 
     @property
     def apart(self) -> bool | None:
@@ -81,7 +81,7 @@ class Separation:
     """The best trial against others."""
 
     rows: int
-    """Evaluation rows, without copies of others."""
+    """Evaluation rows without copies of others, or groups of rows."""
     confidence: float
     """Confidence of each interval, such as 0.99."""
     trials: tuple[Compared, ...]
@@ -91,6 +91,13 @@ class Separation:
     """Number of ranked trials that are behind those and were not compared."""
     seeds: SeedNoise | None = None
     """What another seed would change; the intervals count it. None where no trial was trained again."""
+    is_grouped: bool = False
+    """Whether rows that belong together count as one."""
+
+    @property
+    def rows_in_words(self) -> str:
+        """The rows that decide: "32 rows", "8 groups of rows"."""
+        return counted_units(self.rows, self.is_grouped)
 
     @property
     def is_told(self) -> bool:
@@ -110,6 +117,7 @@ class Separation:
         """Its object in the JSON line."""
         return {
             "rows": self.rows,
+            "is_grouped": self.is_grouped,
             "confidence": self.confidence,
             "trials": [{"trial_key": each.key, **each.as_json()} for each in self.trials],
             "base": self.base and self.base.as_json(),
@@ -149,18 +157,24 @@ def separate(
     told = {
         each.key: each.evaluation for each in pairs if isinstance(each.evaluation, Evaluation) and not unknown[each.key]
     }
-    spans: dict[str, tuple[float, float]] = {}
+    spans: dict[str, Interval] = {}
     rows = len(best.row_losses) if isinstance(best, Evaluation) else 0
     if told and isinstance(best, Evaluation):
-        numbers = copies(best.row_tokens, [each.row_losses for each in (best, *told.values())])
-        rows = max(numbers) + 1
-        spans = _spans(best, told, numbers, confidence) if rows >= LEAST_ROWS else {}
+        units = units_of(best.row_tokens, [each.row_losses for each in (best, *told.values())], best.row_groups)
+        rows = max(units) + 1
+        if rows >= LEAST_ROWS:
+            gains = np.asarray([each.row_losses for each in told.values()]) - np.asarray(best.row_losses)
+            spans = dict(zip(told, intervals(gains, best.row_tokens, confidence, units), strict=True))
         unknown |= {key: FEW_COPIES for key in told if key not in spans}
     margins = dict.fromkeys(spans, 0.0)
     if noise is not None:
         # The base has no seed: only the best one's counts there.
         margins = {key: noise.margin(confidence, 1 if key == BASE else 2) for key in spans}
-        spans = {key: widened(gap, spans[key], margins[key]) for key, gap, _ in pairs if key in spans}
+        spans = {
+            key: Interval(*widened(gap, spans[key][:2], margins[key]), spans[key].carried_by)
+            for key, gap, _ in pairs
+            if key in spans
+        }
     compared = [_compared(key, gap, spans.get(key), unknown[key], margins.get(key, 0.0)) for key, gap, _ in pairs]
     return Separation(
         rows=rows,
@@ -168,13 +182,14 @@ def separate(
         trials=tuple(compared[: len(others)]),
         base=compared[-1] if base is not None else None,
         seeds=noise,
+        is_grouped=isinstance(best, Evaluation) and bool(best.row_groups),
         not_compared=ranked - 1 - len(others),
     )
 
 
-def _compared(key: str, difference: float, span: tuple[float, float] | None, unknown: str, of_seeds: float) -> Compared:
-    low, high = span if span is not None else (None, None)
-    return Compared(key, difference, low, high, unknown, of_seeds)
+def _compared(key: str, difference: float, span: Interval | None, unknown: str, of_seeds: float) -> Compared:
+    low, high, carried_by = span if span is not None else (None, None, None)
+    return Compared(key, difference, low, high, unknown, of_seeds, carried_by)
 
 
 def _unknown(best: Evaluation | str, other: Evaluation | str) -> str:
@@ -191,14 +206,3 @@ def _unknown(best: Evaluation | str, other: Evaluation | str) -> str:
         rows = "1 evaluation row" if len(best.row_losses) == 1 else f"{len(best.row_losses)} evaluation rows"
         return f"{rows}, at least {LEAST_ROWS} are needed for an interval"
     return ""
-
-
-def _spans(
-    best: Evaluation, others: Mapping[str, Evaluation], numbers: Sequence[int], confidence: float
-) -> dict[str, tuple[float, float]]:
-    """The interval of each difference; `numbers` as `copies` tells them."""
-    tokens = np.bincount(numbers, best.row_tokens)
-    ours = np.asarray(best.row_losses)
-    gains = [np.bincount(numbers, np.asarray(other.row_losses) - ours) for other in others.values()]
-    limits = intervals([gain.tolist() for gain in gains], tokens.tolist(), confidence, np.random.default_rng(SEED))
-    return dict(zip(others, limits, strict=True))

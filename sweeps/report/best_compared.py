@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from sweeps.planning.number_words import counted
 from sweeps.record.events import TrialState
-from sweeps.record.paired_bootstrap import FEW_ROWS
+from sweeps.record.paired_rows import FEW_ROWS
+from sweeps.record.paired_rows import in_words as interval
 from sweeps.record.run_names import label
 from sweeps.record.selection import pareto, rank
 from sweeps.record.separation import Compared, Separation
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
+from trainables.objective import digits
 
 SHOWN = 3
 """How many trials that cannot be told apart from the best get a line of their own."""
@@ -139,7 +141,7 @@ def against_next(record: SweepRecord, separation: Separation | None) -> list[str
         lines.append(f"nor can {', '.join(names[each.key] for each in alike[SHOWN:])}")
     nearest = separation.trials[0]
     if nearest.apart:
-        higher = f"{nearest.difference:.4f} higher{span(nearest, separation)}"
+        higher = f"{digits(nearest.difference)} higher{span(nearest, separation)}"
         lines.append(f"better than the next: {names[nearest.key]} is {higher}")
     seeds = of_seeds(separation)
     lines += [] if seeds is None else [seeds]
@@ -181,7 +183,7 @@ def of_few_rows(separation: Separation) -> str | None:
     if not separation.is_narrow:
         return None
     return (
-        f"{separation.rows} evaluation rows are few: where some differ far more than the rest, the intervals claim too "
+        f"{separation.rows_in_words} are few: where some differ far more than the rest, the intervals claim too "
         f"much; take {FEW_ROWS} or more (data.eval_examples); small differences take hundreds"
     )
 
@@ -193,7 +195,9 @@ def _alike(name: str, compared: Compared, separation: Separation) -> str:
     more = f"; a difference of this size takes about {needed} rows" if told else ""
     if 0 < compared.difference <= compared.of_seeds:
         more = "; other seeds alone may make as much, and more rows would not tell"
-    return f"{name} cannot be told apart from it: {compared.difference:.4f} higher{span(compared, separation)}{more}"
+    return (
+        f"{name} cannot be told apart from it: {digits(compared.difference)} higher{span(compared, separation)}{more}"
+    )
 
 
 def _share(gain: float, start: float) -> str:
@@ -211,5 +215,5 @@ def span(compared: Compared | None, separation: Separation | None, negate: bool 
     """
     if compared is None or separation is None or compared.low is None or compared.high is None:
         return ""
-    low, high = (-compared.high, -compared.low) if negate else (compared.low, compared.high)
-    return f", {separation.confidence:.1%} interval {low:.4f} to {high:.4f} on {separation.rows} rows"
+    ends = (-compared.high, -compared.low) if negate else (compared.low, compared.high)
+    return f", {interval(ends, separation.confidence, separation.rows_in_words, compared.carried_by)}"

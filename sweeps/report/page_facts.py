@@ -11,6 +11,7 @@ import yaml
 
 from sweeps.config.passwords import without_passwords
 from sweeps.planning.number_words import counted, duration, size
+from sweeps.record.paired_rows import percent
 from sweeps.record.separation import Separation
 from sweeps.record.spent import Planned, Spent, planned, spent
 from sweeps.record.sweep_record import SweepRecord
@@ -181,8 +182,10 @@ def meanings(record: SweepRecord, separation: Separation | None) -> dict[str, st
         "key": "names the trial in commands and in MLflow: equal trials have equal keys",
     }
     if separation is not None:
-        chance = f"whether the difference from the best trial is beyond chance on {separation.rows} rows"
-        words[trial_tables.APART] = f"{chance} ({separation.confidence:.1%} interval each); ? where it cannot be told"
+        chance = f"whether the difference from the best trial is beyond chance on {separation.rows_in_words}"
+        words[trial_tables.APART] = (
+            f"{chance} ({percent(separation.confidence)} interval each); ? where it cannot be told"
+        )
     for other in others:
         words[other.metric] = unit(other) if other.metric in COSTS else f"at the same step: {unit(other)}"
     return words
