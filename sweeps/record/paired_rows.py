@@ -102,8 +102,9 @@ def intervals(
     freedom = max(1, left_KU.shape[1] - 1)
     squares_K = (left_KU**2).sum(axis=1)
     error_K = np.sqrt(squares_K * (freedom + 1) / freedom) / total
+    scale_K = np.where(squares_K > 0, np.sqrt(squares_K), 1)
+    skew_K = ((left_KU / scale_K[:, None]) ** 3).sum(axis=1)
     # Nearer to 0 the cube root loses its digits, and the correction is less than those.
-    skew_K = (left_KU**3).sum(axis=1) / np.maximum(squares_K, np.finfo(float).tiny) ** 1.5
     skew_K = np.where(np.abs(skew_K) < 1e-6, 1e-6, skew_K)
     upper = student(0.5 + confidence / 2, freedom)
     low_K, high_K = (
@@ -124,7 +125,8 @@ def in_words(ends: tuple[float, float], confidence: float, rows: str, carried_by
         carried_by: as `Interval.carried_by`.
     """
     low, high = map(digits, ends)
-    uneven = f", of which {carried_by} carry {_MOST:.0%} of its variance" if carried_by else ", the same on each"
+    carry = f"{carried_by} carries" if carried_by == 1 else f"{carried_by} carry"
+    uneven = f", of which {carry} {_MOST:.0%} of its variance" if carried_by else ", the same on each"
     return f"{percent(confidence)} interval {low} to {high} on {rows}{'' if carried_by is None else uneven}"
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from statistics import NormalDist
 from typing import Any
 
@@ -57,7 +58,7 @@ def of_groups(rng: np.random.Generator, groups: int, size: int = 5, shared: floa
     return (math.sqrt(shared) * common[:, None] + math.sqrt(1 - shared) * own).ravel()
 
 
-def _product(gains: Numbers, weights: Numbers, rate: float, _rng: np.random.Generator) -> Numbers:
+def _product(gains: Numbers, weights: Numbers, rate: float) -> Numbers:
     return np.asarray([span.low for span in intervals(gains, weights.tolist(), 1 - rate)])
 
 
@@ -69,34 +70,36 @@ def _moments(gains: Numbers, weights: Numbers) -> tuple[Numbers, Numbers, Number
     return ratio, np.sqrt(squares * rows / (rows - 1)) / weights.sum(), (left**3).sum(axis=1) / squares**1.5
 
 
-def _t(gains: Numbers, weights: Numbers, rate: float, _rng: np.random.Generator) -> Numbers:
+def _t(gains: Numbers, weights: Numbers, rate: float) -> Numbers:
     ratio, error, _ = _moments(gains, weights)
     return ratio - student(1 - rate / 2, gains.shape[1] - 1) * error
 
 
-def _johnson(gains: Numbers, weights: Numbers, rate: float, _rng: np.random.Generator) -> Numbers:
+def _johnson(gains: Numbers, weights: Numbers, rate: float) -> Numbers:
     """Only the sign means something: whether his statistic for a ratio of 0 lies beyond the quantile."""
     ratio, error, skew = _moments(gains, weights)
     t = ratio / error
     return t + skew * (1 + 2 * t**2) / 6 - student(1 - rate / 2, gains.shape[1] - 1)
 
 
-def _resampled(gains: Numbers, weights: Numbers, rng: np.random.Generator) -> tuple[Numbers, Numbers]:
-    """How often each row is in each resample, the same resamples for all gains; and the resampled ratios."""
-    rows = gains.shape[1]
-    counts = rng.multinomial(rows, [1 / rows] * rows, RESAMPLES).T.astype(np.float32)
-    return counts, gains.astype(np.float32) @ counts / (weights @ counts)
+@cache
+def _counts(rows: int) -> Numbers:
+    """How often each row is in each resample: [row, resample]."""
+    return np.random.default_rng(0).multinomial(rows, [1 / rows] * rows, RESAMPLES).T.astype(np.float32)
 
 
-def _percentile(gains: Numbers, weights: Numbers, rate: float, rng: np.random.Generator) -> Numbers:
+def _percentile(gains: Numbers, weights: Numbers, rate: float) -> Numbers:
     rows, ratio = gains.shape[1], gains.sum(axis=1) / weights.sum()
     wider = math.sqrt(rows / (rows - 1)) * student(1 - rate / 2, rows - 1) / NormalDist().inv_cdf(1 - rate / 2)
-    return ratio + wider * (np.quantile(_resampled(gains, weights, rng)[1], rate / 2, axis=1) - ratio)
+    counts = _counts(rows)
+    ratios = gains.astype(np.float32) @ counts / (weights @ counts)
+    return ratio + wider * (np.quantile(ratios, rate / 2, axis=1) - ratio)
 
 
-def _bootstrap_t(gains: Numbers, weights: Numbers, rate: float, rng: np.random.Generator) -> Numbers:
+def _bootstrap_t(gains: Numbers, weights: Numbers, rate: float) -> Numbers:
     ratio, error, _ = _moments(gains, weights)
-    counts, ratios = _resampled(gains, weights, rng)
+    counts = _counts(gains.shape[1])
+    ratios = gains @ counts / (weights @ counts)
     # sum((g - ratio w)^2) of each resample.
     squares = (gains**2) @ counts - 2 * ratios * ((gains * weights) @ counts) + ratios**2 * ((weights**2) @ counts)
     rows, total = gains.shape[1], weights @ counts
@@ -132,7 +135,7 @@ def passing(
             gains = (SIDES[side] * drawn + gain) * weights
             best = gains[np.arange(part), gains[:, :count].sum(axis=2).argmax(axis=1)]
             # Rounding of a sum of 0/1 differences is no gain.
-            passed[count, side] += int((METHODS[method](best, weights, rate / count, rng) > 1e-12).sum())
+            passed[count, side] += int((METHODS[method](best, weights, rate / count) > 1e-12).sum())
         done += part
     return {key: 100 * count / done for key, count in passed.items()}
 

@@ -32,7 +32,7 @@ def facts(hub_id: str | None, base: str) -> cards.VersionFacts:
         sweep=TrackedSweep("x-1", "parent", "FINISHED", config, {}, None, (trial,)),
         winner=trial,
         is_chosen=False,
-        verdict=Verdict("t01", True, (), {"base": 2.0, "t01": 1.0}, (gain,), 0.0, 0.95, 40),
+        verdict=Verdict("t01", True, (), {"base": 2.0, "t01": 1.0}, (gain,), 0.0, 0.99, 40),
         rows="data.test",
         base=base,
         hub_id=hub_id,
@@ -64,6 +64,15 @@ def test_a_base_that_the_hub_does_not_have_is_no_base_model_of_the_hub(base: str
     _, head, text = card.split("---\n", 2)
     assert "base_model" not in yaml.safe_load(head)
     assert f"- base: `{base}`" in text
+
+
+def test_the_card_says_what_the_rows_cannot_show_and_warns() -> None:
+    told = facts(None, "base")
+    told = dataclasses.replace(told, verdict=dataclasses.replace(told.verdict, warnings=("only 3 rows carry it",)))
+    card = cards.card(told)
+    assert "Loss 1.0000 on data.test: 1.0000 lower than the base (99% interval 0.9000 to 1.1000 on 40 rows)." in card
+    assert "\n40 rows: about 1 case in 13 (7.5%) may be worse by any amount, and these rows would not show it; " in card
+    assert "**Warning**: only 3 rows carry it.\n\n## Training" in card
 
 
 def test_the_settings_of_a_trial_do_not_repeat_what_other_lines_say() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sweeps.promotion.gate import CHAMPION, agreement, decide, intervals, tolerance
+from sweeps.promotion.gate import CHAMPION, agreement, decide, tolerance
 from sweeps.promotion.registration import difference
 from trainables.scoring.requests import BASE, Scores
 
@@ -21,9 +21,9 @@ def scores(per_token: float, noise: float = 0.0, seed: int = 0, rows: int = ROWS
     return Scores(row_losses=tuple(losses.tolist()), row_tokens=tuple(TOKENS[:rows].tolist()))
 
 
-def verdict(min_gain: float = 0.0, /, **found: Scores):
+def verdict(min_gain: float = 0.0, groups: tuple[int, ...] = (), /, **found: Scores):
     names = [name for name in found if name not in (BASE, CHAMPION)]
-    return decide(found, names, min_gain, np.random.default_rng(0))
+    return decide(found, names, min_gain, groups)
 
 
 def test_a_clear_gain_on_base_and_champion_passes():
@@ -60,29 +60,10 @@ def test_choosing_among_more_candidates_takes_a_wider_interval():
         return verdict(base=scores(2.2, 0.3, 99), t00=scores(2.0, 0.3, 0), **others)
 
     one, ten = of(1), of(10)
-    assert (one.confidence, ten.confidence) == (0.95, 0.995)
+    assert (one.confidence, ten.confidence) == (0.99, 0.999)
     widths = [found.of("t00")[0].high - found.of("t00")[0].low for found in (one, ten)]
-    # Normal quantiles of 99.5 and 95 %: 2.81 and 1.96.
-    assert widths[1] / widths[0] == pytest.approx(2.81 / 1.96, rel=0.1)
-
-
-def test_the_interval_is_that_of_the_mean_where_rows_are_of_one_length():
-    gains = np.random.default_rng(5).normal(0.1, 1.0, 400)
-    ((low, high),) = intervals([gains.tolist()], [1] * 400, 0.95, np.random.default_rng(0))
-    half = 1.96 * gains.std() / 20
-    # Monte Carlo error of 10,000 resamples, and that the bootstrap is not exactly normal.
-    assert [low, high] == pytest.approx([gains.mean() - half, gains.mean() + half], abs=0.01)
-
-
-def test_chance_alone_passes_at_most_as_often_as_it_may():
-    """Candidates that are no better: the interval lies above zero in at most 2.5 % of cases (one of its two tails)."""
-    passed = 0
-    for trial in range(200):
-        gains = np.random.default_rng(trial).normal(0.0, 1.0, 60)
-        ((low, _),) = intervals([gains.tolist()], [1] * 60, 0.95, np.random.default_rng(trial))
-        passed += low > 0
-    # 5 expected; 14 is beyond four standard deviations.
-    assert passed < 14
+    # Normal quantiles of 99.9 and 99 %: 3.29 and 2.58.
+    assert widths[1] / widths[0] == pytest.approx(3.29 / 2.58, rel=0.1)
 
 
 def test_rows_weigh_by_their_tokens():
@@ -98,7 +79,7 @@ def test_the_same_losses_give_the_same_verdict():
 
 def test_few_rows_are_warned_of():
     assert verdict(base=scores(3.0, rows=29), t00=scores(2.0, rows=29)).warnings
-    assert not verdict(base=scores(3.0, rows=30), t00=scores(2.0, rows=30)).warnings
+    assert not verdict(base=scores(3.0, rows=30), t00=scores(2.0, 0.3, rows=30)).warnings
 
 
 def test_copies_of_a_row_are_no_further_evidence():
@@ -113,6 +94,42 @@ def test_copies_of_a_row_are_no_further_evidence():
     assert often.rows == 40
     for before, now in zip(once.comparisons, often.comparisons, strict=True):
         assert [now.gain, now.low, now.high] == pytest.approx([before.gain, before.low, before.high])
+
+
+def test_rows_of_a_group_are_one_unit():
+    """Each group shares its gain: fifty rows of ten groups are no more evidence than ten."""
+    groups = tuple(row // 5 for row in range(50))
+    own = np.random.default_rng(3).normal(0.1, 0.15, 10)
+    tokens = (10,) * 50
+    base = Scores(row_losses=tuple(30.0 + row for row in range(50)), row_tokens=tokens)
+    better = Scores(
+        row_losses=tuple(30.0 + row - 10 * own[row // 5] - 0.1 * (row % 5) for row in range(50)), row_tokens=tokens
+    )
+    alone, grouped = verdict(base=base, t00=better), verdict(0.0, groups, base=base, t00=better)
+    assert (alone.passed, alone.rows, alone.rows_in_words) == (True, 50, "50 rows")
+    assert (grouped.passed, grouped.rows, grouped.rows_in_words) == (False, 10, "10 groups of rows")
+    assert grouped.reasons[0].endswith("on 10 groups of rows")
+    assert grouped.warnings == ("only 10 groups of rows decide: with fewer than 30 the interval may be too narrow",)
+    assert "rows count as independent" in alone.unseen
+    assert "1 group in 3 (30.0%)" in grouped.unseen
+    few = verdict(0.0, tuple(row // 10 for row in range(50)), base=base, t00=better)
+    assert few.reasons[0] == "only 5 groups of rows decide: at least 10 are needed"
+
+
+def test_a_few_rows_that_carry_the_gain_are_warned_of():
+    base = scores(3.0, rows=100)
+    gains = np.random.default_rng(2).normal(0.05, 0.01, 100)
+    gains[[3, 50]] = -30 / TOKENS[3], 30 / TOKENS[50]
+    losses = tuple(loss - gain * count for loss, gain, count in zip(base.row_losses, gains, TOKENS[:100], strict=True))
+    (warning,) = verdict(base=base, t00=Scores(row_losses=losses, row_tokens=base.row_tokens)).warnings
+    assert warning.startswith("t00's gain on the base has the 99% interval ")
+    assert "on 100 rows, of which 2 carry 80% of its variance: the interval hangs on how many such rows" in warning
+    assert not verdict(base=scores(3.0), t00=scores(2.5, 0.3)).warnings
+
+
+def test_a_gain_that_is_the_same_on_every_row_says_that_chance_cannot_be_told():
+    (warning,) = verdict(base=scores(3.0), t00=scores(2.5)).warnings
+    assert warning.endswith("on 200 rows, the same on each: chance cannot be told")
 
 
 def test_other_rows_are_never_compared():

@@ -72,7 +72,7 @@ def test_only_the_next_ones_are_compared_and_the_default(folder: SweepFolder) ->
     found = separated(folder, *trials)
     assert [other.key for other in found.trials] == [*(f"k{n}" for n in range(2, 12)), "k0"]
     assert found.not_compared == 3
-    assert found.confidence == 1 - 0.05 / 55, "one for each pair of the best and the ten that are next"
+    assert found.confidence == 1 - 0.01 / 55, "one for each pair of the best and the ten that are next"
 
 
 def test_a_trial_that_is_not_ranked_is_not_compared(folder: SweepFolder) -> None:

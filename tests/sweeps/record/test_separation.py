@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from statistics import NormalDist, stdev
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 
 from sweeps.record import separation
-from sweeps.record.paired_bootstrap import intervals
 from sweeps.record.seeds import SeedNoise
 from sweeps.record.separation import Compared, Other, Separation, separate
 from trainables.contract import Evaluation
@@ -104,15 +103,15 @@ def test_more_trials_take_a_wider_interval() -> None:
     one = separated(a=evaluation(0.02, 0.3))
     ten = separated(**{f"t{n}": evaluation(0.02, 0.3) for n in range(10)})
     # Any pair of the eleven may have become the best and another.
-    assert (one.confidence, ten.confidence) == (0.95, 1 - 0.05 / 55)
+    assert (one.confidence, ten.confidence) == (0.99, 1 - 0.01 / 55)
 
     def width(found: Separation) -> float:
         first = found.trials[0]
         assert first.low is not None and first.high is not None
         return first.high - first.low
 
-    # Normal quantiles of 99.955 and 97.5 %: 3.32 and 1.96.
-    assert width(ten) / width(one) == pytest.approx(3.32 / 1.96, rel=0.1)
+    # Quantiles of Student's t with 39 degrees of freedom at 99.991 and 99.5 %: 4.15 and 2.71.
+    assert width(ten) / width(one) == pytest.approx(4.15 / 2.71, rel=0.1)
 
 
 def test_equal_trials_are_told_apart_no_more_often_the_more_there_are() -> None:
@@ -126,12 +125,12 @@ def test_equal_trials_are_told_apart_no_more_often_the_more_there_are() -> None:
 
 def test_trials_that_are_not_compared_still_count_for_the_confidence() -> None:
     found = separate(BEST, [Other("a", 0.1, evaluation(0.1))], None, ranked=81)
-    assert (found.confidence, found.not_compared) == (1 - 0.05 / 80, 79)
+    assert (found.confidence, found.not_compared) == (1 - 0.01 / 80, 79)
 
 
 def test_the_base_is_one_more_comparison() -> None:
     found = separated(base=evaluation(3.0, 0.5), a=evaluation(0.02, 0.01))
-    assert found.confidence == 0.975
+    assert found.confidence == 0.995
     assert found.base is not None and found.base.apart is True
     assert found.base.key == "base"
     assert [other.key for other in found.trials] == ["a"]
@@ -191,45 +190,10 @@ def test_the_same_losses_give_the_same_answer() -> None:
 
 def test_the_json_object_says_all_of_it() -> None:
     found = separated(base=evaluation(3.0), a=evaluation(0.1)).as_json()
-    assert list(found) == ["rows", "confidence", "trials", "base", "seeds", "not_compared"]
-    assert list(found["trials"][0]) == ["trial_key", "difference", "low", "high", "unknown", "apart"]
+    assert list(found) == ["rows", "is_grouped", "confidence", "trials", "base", "seeds", "not_compared"]
+    assert list(found["trials"][0]) == ["trial_key", "difference", "low", "high", "unknown", "carried_by", "apart"]
     assert found["trials"][0]["apart"] is True
-    assert list(found["base"]) == ["difference", "low", "high", "unknown", "apart"]
-
-
-# Resamples
-
-
-def test_several_gains_are_compared_on_the_same_resamples() -> None:
-    gains = np.random.default_rng(3).normal(0.1, 1.0, (2, 50))
-    both = intervals(gains.tolist(), [2] * 50, 0.95, np.random.default_rng(0))
-    alone = [intervals([of.tolist()], [2] * 50, 0.95, np.random.default_rng(0))[0] for of in gains]
-    assert both == [pytest.approx(found) for found in alone]
-
-
-def test_many_rows_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    gains = np.random.default_rng(3).normal(0.1, 1.0, 50).tolist()
-    whole = intervals([gains], [1] * 50, 0.95, np.random.default_rng(0))
-    monkeypatch.setattr("sweeps.record.paired_bootstrap._AT_ONCE", 120)
-    assert intervals([gains], [1] * 50, 0.95, np.random.default_rng(0)) == [pytest.approx(whole[0])]
-
-
-@pytest.mark.parametrize(("confidence", "quantile"), [(0.95, 2.201), (0.99, 3.106)])
-def test_an_interval_of_few_rows_is_as_wide_as_that_of_students_t(confidence: float, quantile: float) -> None:
-    """Their spread is known from these rows alone; `quantile` is that of 11 degrees of freedom."""
-    gains = [NormalDist(0.1).inv_cdf((row + 0.5) / 12) for row in range(12)]
-    low, high = intervals([gains], [3] * 12, confidence, np.random.default_rng(0))[0]
-    half = quantile * stdev(gains) / math.sqrt(12) / 3
-    assert [low, high] == pytest.approx([0.1 / 3 - half, 0.1 / 3 + half], abs=0.05 * half)
-
-
-def test_the_tails_of_a_high_confidence_hold_resamples() -> None:
-    """Of 10,000, one end of 99.9975 % would lie beyond all of them."""
-    gains = np.random.default_rng(3).normal(0.0, 1.0, 400)
-    low, high = intervals([gains.tolist()], [1] * 400, 1 - 0.05 / 1000, np.random.default_rng(0))[0]
-    # The normal quantile of 1 - 0.000025 is 4.06.
-    assert (high - low) / 2 == pytest.approx(4.06 * gains.std() / 20, rel=0.1)
-    assert separation.MOST == 10
+    assert list(found["base"]) == ["difference", "low", "high", "unknown", "carried_by", "apart"]
 
 
 def copied(one: Evaluation, times: int) -> Evaluation:
@@ -250,4 +214,4 @@ def test_rows_are_counted_without_their_copies() -> None:
 
 def test_copies_of_a_few_rows_tell_nothing() -> None:
     found = separated(copied(evaluation(rows=9), 5), a=copied(evaluation(0.5, rows=9), 5)).trials[0]
-    assert (found.apart, found.unknown) == (None, "fewer than 10 different evaluation rows")
+    assert (found.apart, found.unknown) == (None, "fewer than 10 different evaluation rows, or groups of rows")

@@ -155,7 +155,7 @@ def test_few_rows_and_trials_that_were_left_out_are_said() -> None:
     lines = against_next(separation(Compared("a", 0.75, 0.5, 1.0), rows=20, not_compared=4))
     assert lines[2:] == [
         "4 more trials, further behind, were not compared",
-        "20 evaluation rows are few: where some differ far more than the rest, the intervals claim too much; take "
+        "20 rows are few: where some differ far more than the rest, the intervals claim too much; take "
         "30 or more (data.eval_examples); small differences take hundreds",
     ]
 

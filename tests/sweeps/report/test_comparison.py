@@ -110,7 +110,7 @@ def test_a_trial_that_is_better_than_the_first_is_told_so() -> None:
     assert f"{better}, 97.5% interval 0.1250 to 0.5000 on 16 rows" in lines
     assert lines[-2:] == [
         "a difference beyond chance on these rows may still be one of seeds: those are not compared",
-        "16 evaluation rows are few: where some differ far more than the rest, the intervals claim too much; take "
+        "16 rows are few: where some differ far more than the rest, the intervals claim too much; take "
         "30 or more (data.eval_examples); small differences take hundreds",
     ]
 
@@ -149,7 +149,7 @@ def test_the_json_of_a_comparison_has_everything_and_is_json() -> None:
     assert (second["trial_key"], second["params"]["lora_alpha"], second["state"]) == ("bbb", 32, "STOPPED")
     assert document["differences"] == [
         {"trial_key": "bbb", "against": "aaa", "difference": 0.25, "low": 0.125, "high": 0.5, "apart": True,
-         "unknown": "", "confidence": 0.975, "rows": 32}
+         "unknown": "", "carried_by": None, "confidence": 0.975, "rows": 32}
     ]  # fmt: skip
 
 
