@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from sweep_files import toy
-from sweeps.record.paired_bootstrap import LEAST_ROWS
+from sweeps.record.paired_rows import LEAST_ROWS
 
 from search_spaces.space import SearchSpace
 from sweeps.config.model import SweepConfig
