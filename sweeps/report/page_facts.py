@@ -156,8 +156,8 @@ def meanings_of_answer(record: SweepRecord, separation: Separation | None) -> tu
     if separation is not None and separation.is_told:
         seeds = " and over seeds" if separation.seeds is not None else ""
         lines.append(
-            f"Intervals: of the difference, over the choice of evaluation rows{seeds}, corrected for skewness. They are "
-            "so wide that all of them are to hold at once in 99 of 100 cases. "
+            f"Intervals: of the difference, over the choice of evaluation rows{seeds}, corrected for skewness. They "
+            "are so wide that all of them are to hold at once in 99 of 100 cases. "
             + ("Rows of one group count as one." if separation.is_grouped else "Rows count as independent.")
         )
     return tuple(lines)

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from sweep_files import toy
-from sweeps.record.paired_rows import LEAST_ROWS
 
 from search_spaces.space import SearchSpace
 from sweeps.config.model import SweepConfig
@@ -15,6 +14,7 @@ from sweeps.planning.capacity import Machine
 from sweeps.planning.outlook import Outlook
 from sweeps.planning.plan import plan
 from sweeps.planning.time_cost import Range
+from sweeps.record.paired_rows import LEAST_ROWS
 from trainables.contract import Need, RowShape
 from trainables.data.findings import FEW_ROWS
 from trainables.specs import AdapterSpec
