@@ -74,8 +74,19 @@ class Evaluation(Spec):
         return self.metrics[EVAL_LOSS]
 
     def document(self) -> dict[str, Any]:
-        """The evaluation as files hold it: each metric is a key of its own."""
-        return {**self.metrics, **self.model_dump(mode="json", exclude={"metrics"})}
+        """The evaluation as files hold it: each metric is a key of its own, and what not all have may be missing."""
+        empty = {name for name in ("row_groups", "row_values") if not getattr(self, name)}
+        return {**self.metrics, **self.model_dump(mode="json", exclude={"metrics", *empty})}
+
+    def rows_of(self, metric: str) -> tuple[Sequence[float], Sequence[float]] | None:
+        """Each row's part of a metric, and its weight: the metric is the sum of the parts over that of the weights.
+
+        None where the evaluation has no value per row.
+        """
+        if metric == EVAL_LOSS:
+            return (self.row_losses, self.row_tokens) if self.row_losses else None
+        values = self.row_values.get(metric, ())
+        return (values, (1,) * len(values)) if values else None
 
     @classmethod
     def of_document(cls, raw: Mapping[str, Any]) -> Evaluation:
@@ -110,6 +121,11 @@ class Report(Spec):
     """When the evaluation ended, in seconds since the epoch."""
     resource: int | None = None
     """The rung that this is, in examples; None where rungs count steps."""
+
+    @property
+    def point(self) -> int:
+        """The report point that this is, in what rungs count: examples or steps."""
+        return self.step if self.resource is None else self.resource
 
     @model_validator(mode="before")
     @classmethod

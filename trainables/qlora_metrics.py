@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import truediv
 from typing import NamedTuple
 
 from trainables.objective import EVAL_LOSS, Direction
@@ -15,6 +16,8 @@ class Metric(NamedTuple):
     """Which value is better: the lower ("min") or the higher ("max")."""
     of: Callable[[Sequence[float], Sequence[int]], float]
     """Computes it from each row's negative log-likelihood and each row's number of completion tokens."""
+    of_row: Callable[[float, int], float] | None = None
+    """Computes a row's value, where the metric is the mean of these: then trials are compared row by row."""
 
 
 def _loss(row_losses: Sequence[float], row_tokens: Sequence[int]) -> float:
@@ -26,7 +29,7 @@ def _row_loss(row_losses: Sequence[float], row_tokens: Sequence[int]) -> float:
     return sum(loss / tokens for loss, tokens in zip(row_losses, row_tokens, strict=True)) / len(row_losses)
 
 
-METRICS: dict[str, Metric] = {EVAL_LOSS: Metric("min", _loss), "eval_row_loss": Metric("min", _row_loss)}
+METRICS: dict[str, Metric] = {EVAL_LOSS: Metric("min", _loss), "eval_row_loss": Metric("min", _row_loss, truediv)}
 
 
 def directions() -> Mapping[str, Direction]:
@@ -42,3 +45,9 @@ def evaluate(row_losses: Sequence[float], row_tokens: Sequence[int]) -> dict[str
         row_tokens: number of completion tokens of each row.
     """
     return {name: metric.of(row_losses, row_tokens) for name, metric in METRICS.items()}
+
+
+def row_values(row_losses: Sequence[float], row_tokens: Sequence[int]) -> dict[str, tuple[float, ...]]:
+    """Returns the value of each row for each metric that is the mean of these; for the arguments see `evaluate`."""
+    metrics = {name: metric.of_row for name, metric in METRICS.items() if metric.of_row is not None}
+    return {name: tuple(map(of_row, row_losses, row_tokens)) for name, of_row in metrics.items()}

@@ -65,3 +65,21 @@ def test_an_evaluation_may_have_a_metric_that_the_trainable_does_not_declare() -
 @pytest.mark.parametrize("field", sorted(Evaluation.model_fields))
 def test_no_metric_is_called_as_another_key_of_a_saved_evaluation(field: str) -> None:
     assert f"has {field!r}" in (wrong_names(["eval_loss", field]) or "")
+
+
+def test_an_evaluation_without_groups_and_values_is_written_as_before():
+    """Files of earlier versions, and what their digests stand for, stay as they are."""
+    bare = Evaluation(metrics={"eval_loss": 1.0}, row_losses=(2.0,), row_tokens=(2,))
+    assert bare.document() == {"eval_loss": 1.0, "row_losses": [2.0], "row_tokens": [2], "hardware": ""}
+    whole = bare.model_copy(update={"row_groups": (0,), "row_values": {"f1": (0.5,)}})
+    assert (whole.document()["row_groups"], whole.document()["row_values"]) == ([0], {"f1": [0.5]})
+    assert Evaluation.of_document(whole.document()) == whole
+
+
+def test_each_metric_is_the_weighted_mean_of_its_rows():
+    found = Evaluation(metrics={"eval_loss": 1.5, "f1": 0.75}, row_losses=(2.0, 4.0), row_tokens=(1, 3),
+                       row_values={"f1": (0.5, 1.0)})  # fmt: skip
+    assert found.rows_of("eval_loss") == ((2.0, 4.0), (1, 3))
+    assert found.rows_of("f1") == ((0.5, 1.0), (1, 1))
+    assert found.rows_of("another") is None
+    assert Evaluation(metrics={"eval_loss": 1.5}).rows_of("eval_loss") is None

@@ -26,6 +26,15 @@ def test_the_row_loss_counts_long_and_short_rows_the_same():
     assert qlora_metrics.evaluate([6.0, 4.0], [1, 4])["eval_row_loss"] == 3.5
 
 
+def test_an_evaluation_has_a_value_per_row_for_each_metric():
+    evaluation = packs.pack().evaluate_base()
+    assert isinstance(evaluation, Evaluation)
+    for name, value in evaluation.metrics.items():
+        rows = evaluation.rows_of(name)
+        assert rows is not None, name
+        assert sum(rows[0]) / sum(rows[1]) == pytest.approx(value, rel=1e-12)  # the same sums in another order
+
+
 def test_what_qlora_offers_is_what_its_evaluations_give():
     offered = catalogue.metrics(catalogue.find("qlora"))
     assert offered == qlora_metrics.directions()

@@ -269,4 +269,7 @@ def _evaluation(totals: Sequence[float], tokens: tuple[int, ...], hardware: str)
     wrong = [f"{name} {value}" for name, value in metrics.items() if not math.isfinite(value)]
     if wrong:
         return Failure(kind="diverged", message=", ".join(wrong))
-    return Evaluation(metrics=metrics, row_losses=tuple(totals), row_tokens=tokens, hardware=hardware)
+    values = qlora_metrics.row_values(totals, tokens)
+    return Evaluation(
+        metrics=metrics, row_losses=tuple(totals), row_tokens=tokens, row_values=values, hardware=hardware
+    )

@@ -43,10 +43,11 @@ def kept(path: Path | None, evaluate: Callable[[], Evaluation | Failure]) -> Eva
 def _read(path: Path) -> Evaluation | None:
     with suppress(OSError, ValueError, TypeError, ZeroDivisionError):
         read = Evaluation.of_document(json_text.parse(path.read_bytes()))
-        # The file may be older than some of the metrics: all follow from the rows.
+        # The file may be older than some of the metrics: all follow from the losses of the rows.
         metrics = qlora_metrics.evaluate(read.row_losses, read.row_tokens) if read.row_tokens else {}
         if math.isclose(read.loss, metrics.get(EVAL_LOSS, math.nan)):
-            return read.model_copy(update={"metrics": metrics})
+            values = qlora_metrics.row_values(read.row_losses, read.row_tokens)
+            return read.model_copy(update={"metrics": metrics, "row_values": values})
     return None
 
 

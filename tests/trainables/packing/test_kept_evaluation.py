@@ -61,7 +61,11 @@ def test_a_pass_that_raises_is_a_failure_of_the_base(monkeypatch):
 
 ROWS = (6.0, 4.0), (2, 3)
 EVALUATION = Evaluation(
-    metrics=qlora_metrics.evaluate(*ROWS), row_losses=ROWS[0], row_tokens=ROWS[1], hardware="cpu float32"
+    metrics=qlora_metrics.evaluate(*ROWS),
+    row_losses=ROWS[0],
+    row_tokens=ROWS[1],
+    row_values=qlora_metrics.row_values(*ROWS),
+    hardware="cpu float32",
 )
 
 WITHOUT_TOKENS = json.dumps(EVALUATION.document() | {"row_tokens": [0, 0]}).encode()
@@ -99,6 +103,12 @@ def test_a_loss_that_is_not_that_of_its_rows_is_not_believed(tmp_path):
     path = tmp_path / "kept.json"
     path.write_text(json.dumps(EVALUATION.document() | {"eval_loss": 0.1}))
     assert kept_evaluation.kept(path, lambda: EVALUATION) == EVALUATION
+
+
+def test_an_evaluation_that_an_earlier_version_kept_gets_its_value_of_each_row(tmp_path):
+    path = tmp_path / "kept.json"
+    path.write_text(json.dumps(EVALUATION.model_copy(update={"row_values": {}}).document()))
+    assert kept_evaluation.kept(path, never) == EVALUATION
 
 
 def test_an_evaluation_that_failed_is_not_kept(tmp_path):
