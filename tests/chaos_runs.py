@@ -235,7 +235,16 @@ def assert_whole(sweep: Path, uri: str, trials: int) -> SweepRecord:
             assert points == logged[key][metric], f"{key} {metric}"
     assert_base_is_told_once(sweep, client, next(run for run in runs if run not in children))
     assert_best_is_undisturbed(sweep, found)
+    assert_rows_of_reports_are_kept(sweep, found)
     return found
+
+
+def assert_rows_of_reports_are_kept(sweep: Path, found: SweepRecord) -> None:
+    """Trials can be compared at each report point, whatever was killed between a report's rows and the log."""
+    for key, trial in found.trials.items():
+        for step, metrics in trial.evals:
+            kept = SweepFolder(sweep).kept(key, "rows", step) / "eval_rows.json"
+            assert json.loads(kept.read_bytes())["eval_loss"] == metrics["eval_loss"], story(trial)
 
 
 def assert_base_is_told_once(sweep: Path, client: Any, parent: Any) -> None:

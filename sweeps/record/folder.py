@@ -8,7 +8,8 @@ NAME/
 ├── requests/             what other processes have asked of the driver, and it has not answered yet
 ├── mirror.json           as which driver this folder wrote its mirror on an object store last, if it has one
 ├── tracking.json         which tracking server has acknowledged the events, and how far
-└── trials/TRIAL_KEY/     snapshot-STEP (to go on from) and best-STEP (adapter/ and eval_rows.json)
+└── trials/TRIAL_KEY/     snapshot-STEP (to go on from), best-STEP (adapter/ and eval_rows.json), and rows-STEP of each
+                          report (eval_rows.json)
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from sweeps.record.private_files import FOLDER_MODE, file_lock, open_file
 from sweeps.record.whole_files import entries, remove_folder, write_folder, write_whole
 from trainables.inputs import json_text, paths
 
-Kind = Literal["snapshot", "best"]
+Kind = Literal["snapshot", "best", "rows"]
 REPORT = "report.html"
 LOCK_SECONDS = 0.5
 """How long a driver waits for its lock. `is_driven` in another process holds it for a moment."""
@@ -83,12 +84,16 @@ class SweepFolder:
                 shutil.rmtree(draft, ignore_errors=True)
 
     def keep(self, trial_key: str, kind: Kind, step: int, files: Mapping[str, bytes]) -> Path:
-        """Writes the trial's latest snapshot or best adapter and returns its folder."""
+        """Writes the trial's latest snapshot, best adapter or evaluation, and returns its folder."""
         # Not the sweep's own folder: one that was deleted does not come back half.
         self.trial(trial_key).parent.mkdir(FOLDER_MODE, exist_ok=True)
-        path = self.trial(trial_key) / f"{kind}-{step:06d}"
+        path = self.kept(trial_key, kind, step)
         write_folder(path, files)
         return path
+
+    def kept(self, trial_key: str, kind: Kind, step: int) -> Path:
+        """The folder that `keep` writes."""
+        return self.trial(trial_key) / f"{kind}-{step:06d}"
 
     def prune_adapters(self, trial_key: str, kept: Path) -> None:
         """Removes the best adapters that `keep` wrote before `kept`."""

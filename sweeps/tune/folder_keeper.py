@@ -152,6 +152,10 @@ class KeptFiles:
         """As that of `FolderFiles`."""
         return str(self._call("keep_best", step, ray.put(dict(adapter)), dict(rows), loss, is_repeat))
 
+    def keep_rows(self, step: int, rows: Mapping[str, Any]) -> None:
+        """As that of `FolderFiles`."""
+        self._call("keep_rows", step, dict(rows))
+
     def keep_snapshot(self, progress: SavedTrial, snapshot: bytes, loss: float) -> bool:
         """As that of `FolderFiles`."""
         return bool(self._call("keep_snapshot", progress, ray.put(snapshot), loss))

@@ -175,13 +175,15 @@ class SlotTrial(tune.Trainable):
         return self._objective.worst if self._best_metrics is None else self._objective.of(self._best_metrics)
 
     def _keep(self, outcome: Outcome, evaluation: Evaluation) -> tuple[Report, str | None]:
-        """Writes adapter and snapshot, in this order: a snapshot never knows of an adapter that is not there."""
+        """Writes rows, adapter and snapshot, in this order: a snapshot knows of nothing that is not there."""
         value = self._objective.of(evaluation.metrics)
-        adapter = None
-        is_new_best = outcome.step > self._reported and self._objective.is_better(value, self._best)
-        if is_new_best and outcome.adapter is not None:
+        adapter, rows = None, evaluation.document()
+        is_new = outcome.step > self._reported
+        if is_new:
+            self._files.keep_rows(outcome.step, rows)
+        if is_new and self._objective.is_better(value, self._best) and outcome.adapter is not None:
             loss = self._objective.loss(self._best)
-            adapter = self._files.keep_best(outcome.step, outcome.adapter, evaluation.document(), loss, self._is_repeat)
+            adapter = self._files.keep_best(outcome.step, outcome.adapter, rows, loss, self._is_repeat)
             self._best_metrics, self._best_step = evaluation.metrics, outcome.step
         history, self._history = tuple(self._history), []
         last = history[-1]

@@ -1,8 +1,9 @@
-"""What a trial's process reads and writes in the sweep's folder: the trial's snapshots and its best adapter."""
+"""What a trial's process reads and writes in the sweep's folder: its snapshots, its rows and its best adapter."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +68,19 @@ class FolderFiles:
                 raise BudgetUsedUp("budget.disk is used up: no room for another adapter")
             best = self._folder.keep(self._key, "best", step, files)
         return str(best.relative_to(self._folder.path))
+
+    def keep_rows(self, step: int, rows: Mapping[str, Any]) -> None:
+        """Writes what a report evaluates to, row by row, so that trials can be compared after equal steps.
+
+        Where budget.disk has no room beside the latest snapshots, nothing is written: nothing else needs the rows.
+
+        Raises:
+            StorageError: the disk takes no more.
+        """
+        files = {"eval_rows.json": json.dumps({"step": step, **rows}).encode()}
+        with self._room("snapshot", files, math.inf) as is_room:
+            if is_room:
+                self._folder.keep(self._key, "rows", step, files)
 
     def keep_snapshot(self, progress: SavedTrial, snapshot: bytes, loss: float) -> bool:
         """Writes a snapshot and removes those that it replaces; False where budget.disk has no room for it.

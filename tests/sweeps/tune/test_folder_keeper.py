@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,12 @@ def save(keeper: FolderKeeper, process: str, step: int, snapshot: bytes = b"stat
 def test_what_is_kept_from_another_node_is_what_is_kept_here(keeper, settings):
     keeper.take_up("a", "p1", "node", 1)
     adapter = keeper.call("a", "p1", "keep_best", 3, ADAPTER, ROWS, 1.0)
+    keeper.call("a", "p1", "keep_rows", 3, ROWS)
     assert save(keeper, "p1", 3)
     here = FolderFiles(settings, "a")
+    assert (
+        json.loads((Path(settings["dir"]) / "trials/a/rows-000003/eval_rows.json").read_bytes()) == {"step": 3} | ROWS
+    )
     assert adapter == "trials/a/best-000003" == here.keep_best(3, ADAPTER, ROWS, 1.0)
     assert keeper.call("a", "p1", "digest", adapter) == here.digest(adapter) == digests.of_files(ADAPTER)
     assert digests.of_folder(Path(settings["dir"]) / adapter / "adapter") == digests.of_files(ADAPTER)

@@ -104,6 +104,8 @@ def test_a_process_on_another_node_reads_and_writes_through_the_keeper(tmp_path:
     files = folder_keeper.files_of(config)
     assert isinstance(files, KeptFiles)
     assert files.node_id == ray.get_runtime_context().get_node_id()
+    files.keep_rows(3, {"row_losses": [1.0]})
+    assert (tmp_path / "sweep" / "trials" / "a" / "rows-000003" / "eval_rows.json").exists()
     assert files.keep_snapshot(SavedTrial(step=3), LARGE, 1.0)
     with pytest.raises(BudgetUsedUp, match=r"budget\.disk is used up"):
         files.keep_best(3, {"weights": bytes(2 * 10**6)}, {"row_losses": [1.0]}, 1.0)

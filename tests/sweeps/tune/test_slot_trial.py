@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,30 @@ def test_a_trial_that_goes_on_from_before_its_last_report_keeps_the_adapter_that
     # Its host is lost after that report, and the snapshot too.
     trial._history = list(steps(27))
     assert trial._keep(Outcome(step=27, adapter={"a": b"c"}), Evaluation(metrics=loss(0.7999)))[1] is None
+
+
+def test_the_rows_of_each_report_are_kept_and_those_of_a_report_in_the_log_stay(tmp_path):
+    trial = object.__new__(SlotTrial)
+    reported = {"step": 3, "best_step": 3, "best_metrics": loss(1.0)}
+    trial._take_up(SETTINGS | {"points": [3, 9, 27], "dir": str(tmp_path), "reported": reported})
+    kept = SweepFolder(tmp_path).keep("a", "rows", 3, {"eval_rows.json": b"{}"})
+    for step, value in ((3, 1.001), (9, 1.2), (9, 1.25)):
+        trial._history = list(steps(step))
+        found = Evaluation(metrics=loss(value), row_losses=(value,), row_tokens=(1,))
+        trial._keep(Outcome(step=step, snapshot=b"x"), found)  # killed before it told: it comes there again
+    assert (kept / "eval_rows.json").read_bytes() == b"{}"
+    document = {"step": 9, "eval_loss": 1.25, "row_losses": [1.25], "row_tokens": [1], "hardware": ""}
+    assert json.loads((tmp_path / "trials/a/rows-000009/eval_rows.json").read_bytes()) == document
+
+
+def test_rows_take_no_room_of_snapshots_that_are_needed(tmp_path):
+    """Nothing but a comparison lacks them; a snapshot is training."""
+    trial = object.__new__(SlotTrial)
+    trial._take_up(SETTINGS | {"points": [3, 9], "dir": str(tmp_path), "disk_bytes": 1500})
+    worse = SweepFolder(tmp_path).keep("b", "snapshot", 3, snapshots.files(snapshots.SavedTrial(step=3), b"x" * 1000))
+    trial._files.keep_rows(3, {"row_losses": [1.0] * 500})
+    assert worse.exists()
+    assert not (tmp_path / "trials" / "a").exists()
 
 
 @pytest.mark.parametrize("size", [5000, 50])
