@@ -29,6 +29,7 @@ from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from trainables import catalogue
 from trainables.contract import Trainable
 from trainables.errors import TrainableError
+from trainables.inputs.legible import legible
 from trainables.inputs.similar import did_you_mean
 from trainables.specs import seconds
 
@@ -85,7 +86,7 @@ class Amendments:
         over = self._over(record, {}, None)
         if over:
             return Answer(False, over)
-        shown = ", ".join(f"{name}={value}" for name, value in trial.params.items())
+        shown = ", ".join(f"{name}={legible(str(value))}" for name, value in trial.params.items())
         if trial.trial_key in self._added(record):
             return Answer(True, f"{shown}: asked for already: it has the next free slot")
         told = f"{shown}: it has the next free slot, and is one trial beyond budget.trials{self._beyond_plan(trial)}"

@@ -98,7 +98,7 @@ class Comparison:
                 same[shown] = texts[0]
             else:
                 # Tables show three digits.
-                differ.append((shown, texts if len(set(texts)) > 1 else list(map(str, values))))
+                differ.append((shown, texts if len(set(texts)) > 1 else [legible(str(value)) for value in values]))
         return differ, same
 
     def _values(self) -> list[tuple[str, list[str]]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
+from rich.text import Text
 
 from sweeps.planning.number_words import counted
 from sweeps.record.run_names import HEADINGS, label
@@ -14,6 +15,7 @@ from sweeps.record.selection import Selection, leader, pareto, rank
 from sweeps.record.separation import Separation
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import best_compared
+from trainables.inputs.legible import legible
 from trainables.scoring.requests import BASE
 
 NO_ADAPTER = "no adapter"
@@ -110,7 +112,7 @@ def terminal(
     for place, name in enumerate(found.heads):
         table.add_column(name, justify="left" if found.is_word(place) else "right", no_wrap=True)
     for row in found.rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table
 
 
@@ -147,7 +149,7 @@ def _answer(record: SweepRecord, selection: Selection) -> str:
 
 def notes(record: SweepRecord) -> list[str]:
     """Lines about target modules that run under another name, or not at all: the table cannot show them."""
-    return [target.line for target in record.targets.values()]
+    return [legible(target.line) for target in record.targets.values()]
 
 
 def ending(trial: TrialRecord, metric: str) -> str:
@@ -175,7 +177,7 @@ def shown_params(trials: Sequence[TrialRecord]) -> list[str]:
 
 def value_text(value: object) -> str:
     """A setting as tables show it."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else legible(str(value))
 
 
 def number_text(value: float) -> str:

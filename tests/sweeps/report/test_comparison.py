@@ -74,6 +74,14 @@ def test_values_that_differ_in_the_fourth_digit_are_told_apart() -> None:
     assert ["lr", "0.0001", "0.000100001"] in shown(compared("aaa", "bbb"))[0]
 
 
+def test_a_value_of_a_space_does_not_move_the_cursor() -> None:
+    values = {"target_modules": "\x1b[31mRED", "learning_rate": 0.1}
+    whole = record([begun(), started("a", 0, **values), started("b", 1, **values | {"target_modules": "\x1b[32mRED"})])
+    found = compared("a", "b", whole=whole)
+    assert ["modules", "\\x1b[31mRED", "\\x1b[32mRED"] in shown(found)[0]
+    assert "\x1b" not in "".join(compared("a", whole=whole).lines())
+
+
 def test_trials_that_do_not_fit_side_by_side_come_in_several_tables() -> None:
     tables = shown(compared("aaa", "bbb", "ccc"), width=34)
     assert [table[0] for table in tables] == [["t00"], ["t01"], ["t02"]]

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from sweep_events import base, begun, ended, parked, record, reported, started
 
-from sweeps.record.events import DataPrepared, Event, SweepEnded, TrialState
+from sweeps.record.events import DataPrepared, Event, SweepEnded, TargetSettled, TrialState
 from sweeps.record.run_names import run_name
 from sweeps.record.selection import choose
 from sweeps.record.separation import Compared, Separation
@@ -68,6 +68,15 @@ def test_the_terminals_table_shows_each_trial_in_a_line() -> None:
     assert lines[0].split() == ["trial", "r", "alpha", "modules", "lr", "steps", "best", "eval_loss", "at", "state"]
     assert lines[1].split() == ["t01", "8", "32", "attention-qv", "0.00123", "9", "1.2500", "9", "COMPLETED"]
     assert lines[4].split() == ["t03", "16", "32", "attention-qv", "0.0002", "0", "-", "FAILED"]
+
+
+def test_a_value_of_a_space_neither_moves_the_cursor_nor_colours_the_table() -> None:
+    found = sweep(
+        started("e", 4, **PARAMS | {"target_modules": "\x1b[31mRED[bold]"}),
+        TargetSettled(time=1.0, value="\x1b[31mRED[bold]", same_as="mlp"),
+    )
+    assert "\\x1b[31mRED[bold]" in terminal(found)[-1]
+    assert "\x1b" not in "".join([*markdown(found), *trial_tables.notes(found)])
 
 
 def test_a_note_stands_below_the_table() -> None:
