@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
@@ -22,6 +23,7 @@ from trainables.contract import Evaluation, Failure, Opened, StepRecord
 from trainables.data import dataset
 from trainables.isolation import SlotOrBase, failure_of, is_sticky, isolated, lacks_memory
 from trainables.learning_rates import learning_rate
+from trainables.objective import EVAL_LOSS
 from trainables.packing import adapter_files, kept_evaluation
 from trainables.packing.at_once import AtOnce
 from trainables.packing.batches import chunks, passes, sharing
@@ -29,6 +31,12 @@ from trainables.packing.dropout import DropoutKey
 from trainables.packing.engine import Engine, Segment
 from trainables.packing.pass_memory import TRAINED_TOKENS
 from trainables.specs import TrialSpec
+
+_SAME = 1e-5
+"""Losses of one token that differ by less, relative to the largest loss, are equal: fp32 sums of logits differ by some
+1e-6. A tiny random model, whose losses are all near that of a uniform distribution, differs by more than 1e-3."""
+_LEAST_REPEATS = 3
+"""So many equal losses are no chance."""
 
 
 @dataclass
@@ -212,8 +220,8 @@ class AdapterPack:
         return kept_evaluation.kept(self._known_base, lambda: isolated([None], self._on_eval_rows, self._clear)[None])
 
     def _on_eval_rows(self, slots: Sequence[SlotOrBase]) -> dict[SlotOrBase, Evaluation | Failure]:
-        eval_rows = self._data.eval
-        totals = {slot: [0.0] * len(eval_rows) for slot in slots}
+        eval_rows = [self._data.eval.row(i) for i in range(len(self._data.eval))]
+        losses = {slot: [torch.empty(0)] * len(eval_rows) for slot in slots}
         shared = [
             (places, rows, together)
             for places, rows in self._eval_chunks
@@ -223,16 +231,15 @@ class AdapterPack:
         for (places, _, together), of_slots in zip(shared, found, strict=True):
             for slot, of_rows in zip(together, of_slots, strict=True):
                 for place, of_row in zip(places, of_rows, strict=True):
-                    totals[slot][place] = of_row
-        tokens = tuple(eval_rows.row(i).labels for i in range(len(eval_rows)))
-        return {slot: _evaluation(totals[slot], tokens, self._engine.base.hardware) for slot in slots}
+                    losses[slot][place] = of_row
+        return {slot: _evaluation(losses[slot], eval_rows, self._engine.base.hardware) for slot in slots}
 
     @torch.no_grad()
-    def _row_losses(self, together: Sequence[Segment]) -> list[list[float]]:
-        """Returns the sum of the token losses of each row, for each segment of one pass."""
+    def _row_losses(self, together: Sequence[Segment]) -> list[Sequence[torch.Tensor]]:
+        """Returns the token losses of each row on the CPU, for each segment of one pass."""
         token_losses = self._engine.token_losses(together)
         return [
-            torch.stack([of_row.sum() for of_row in of.double().split([row.labels for row in segment.rows])]).tolist()
+            of.cpu().split([row.labels for row in segment.rows])
             for segment, of in zip(together, token_losses, strict=True)
         ]
 
@@ -264,12 +271,34 @@ class AdapterPack:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _evaluation(totals: Sequence[float], tokens: tuple[int, ...], hardware: str) -> Evaluation | Failure:
+def _evaluation(
+    losses: Sequence[torch.Tensor], rows: Sequence[dataset.TokenRow], hardware: str
+) -> Evaluation | Failure:
+    totals, tokens = tuple(float(of_row.double().sum()) for of_row in losses), tuple(map(len, losses))
     metrics = qlora_metrics.evaluate(totals, tokens)
     wrong = [f"{name} {value}" for name, value in metrics.items() if not math.isfinite(value)]
+    if not wrong and _is_flat(losses, rows):
+        wrong = [f"eval_loss {metrics[EVAL_LOSS]:.4f}: the output no longer depends on the input"]
     if wrong:
         return Failure(kind="diverged", message=", ".join(wrong))
     values = qlora_metrics.row_values(totals, tokens)
-    return Evaluation(
-        metrics=metrics, row_losses=tuple(totals), row_tokens=tokens, row_values=values, hardware=hardware
-    )
+    return Evaluation(metrics=metrics, row_losses=totals, row_tokens=tokens, row_values=values, hardware=hardware)
+
+
+def _is_flat(losses: Sequence[torch.Tensor], rows: Sequence[dataset.TokenRow]) -> bool:
+    """Tells whether the logits are the same at every position: then each token has one loss wherever it stands.
+
+    Losses near 0 do not count, which a model that is sure has anywhere, nor do rows that are equal.
+    """
+    once = {row.ids.tobytes(): place for place, row in enumerate(rows)}.values()
+    answers = np.concatenate([rows[place].ids[rows[place].labelled] for place in once])
+    found = torch.cat([losses[place] for place in once]).numpy()
+    same = _SAME * max(1.0, float(found.max()))
+    if np.ptp(found) <= same:  # as of a uniform distribution, where all tokens are alike
+        answers = np.zeros_like(answers)
+    low, high, counts = np.full(answers.max() + 1, np.inf), np.full(answers.max() + 1, -np.inf), np.bincount(answers)
+    np.minimum.at(low, answers, found)
+    np.maximum.at(high, answers, found)
+    sure = (counts > 0) & (low > 100 * same)
+    repeats = int((counts[sure] - 1).sum())
+    return repeats >= _LEAST_REPEATS and bool(np.all(high - low <= same, where=counts > 0))
