@@ -1,9 +1,9 @@
-"""Warns where the hosts of a sweep compute in types that do not compare, or in one that their processor emulates."""
+"""Warns where the hosts of a sweep compute in types that do not compare, or in one that makes their CPU slower."""
 
 from __future__ import annotations
 
 from cluster.hosts import HostFacts
-
+from trainables.base import device_probe
 
 class ComputeTypes:
     """The types that the hosts of a sweep compute in. Losses of two types do not compare, on whatever device."""
@@ -13,16 +13,17 @@ class ComputeTypes:
         self._before = before
         self._seen: dict[str, str] = {}
         """Type -> the first host of it, in words."""
-        self._is_emulation_told = False
+        self._is_slowness_told = False
 
     def add(self, facts: HostFacts) -> list[str]:
         """One more host is ready: what is to be said of its type, each thing once."""
         told = self._other_type(facts)
-        if facts.emulates_bfloat16 and not self._is_emulation_told:
-            self._is_emulation_told = True
+        speed = facts.bfloat16_speed
+        if speed is not None and device_probe.is_slow(speed) and not self._is_slowness_told:
+            self._is_slowness_told = True
             told.append(
-                f"warning: the CPU of {facts.node} has no instructions for bfloat16 and emulates it, which takes "
-                "several times as long: launch with quantization.compute_dtype=float32"
+                f"warning: the CPU of {facts.node} {device_probe.in_words(speed)}: launch with "
+                "quantization.compute_dtype=float32"
             )
         return told
 

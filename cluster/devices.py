@@ -16,8 +16,6 @@ from trainables.contract import Device
 
 MEMORY_SHARE = 0.85
 """The part of the free memory that a plan may use."""
-BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-"""A processor with one of them multiplies in bfloat16; the last one is ARM's."""
 
 
 def name(device: Device, own: Sequence[str] = ("0",), hosts: int = 1) -> str:
@@ -151,22 +149,6 @@ def mebibytes(number: str) -> int | None:
 def _nvidia_smi(field: str, gpu: str) -> str:
     query = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits", f"--id={gpu}"]
     return subprocess.run(query, check=True, capture_output=True, text=True).stdout.strip().splitlines()[0]
-
-
-def cpu_has_bfloat16() -> bool | None:
-    """Whether this machine's processor has instructions for bfloat16; None where that cannot be known."""
-    return tells_bfloat16(_cpuinfo())
-
-
-def tells_bfloat16(cpuinfo: str) -> bool | None:
-    """Whether every processor in a text of /proc/cpuinfo multiplies in bfloat16; None where the text does not say.
-
-    oneDNN, which multiplies for PyTorch, uses these instructions where they are, and else computes by others.
-    """
-    lines = [line.partition(":") for line in cpuinfo.splitlines()]
-    # x86 calls them flags, ARM Features.
-    told = [set(rest.split()) for key, _, rest in lines if key.strip() in ("flags", "Features")]
-    return all(flags & BFLOAT16_FLAGS for flags in told) if told else None
 
 
 def _processor() -> str:

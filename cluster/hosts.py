@@ -20,7 +20,6 @@ from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
 from cluster.devices import (
     MEMORY_SHARE,
     cache,
-    cpu_has_bfloat16,
     free_bytes,
     gpus,
     name,
@@ -33,6 +32,7 @@ from cluster.loop import PackLoop
 from cluster.pace import Doing
 from cluster.training import Outcome
 from trainables import catalogue
+from trainables.base import device_probe
 from trainables.contract import (
     Device,
     Evaluation,
@@ -111,8 +111,8 @@ class HostFacts(Spec):
     """What computes the losses of its trials, in words; empty where the trainable does not say."""
     hardware: str = ""
     """See `Evaluation.hardware`; empty where the trainable does not say."""
-    emulates_bfloat16: bool = False
-    """Whether it computes in bfloat16 on a processor that is known to have no instructions for it."""
+    bfloat16_speed: float | None = None
+    """See `device_probe.bfloat16_speed`; None where it does not compute in bfloat16 on a CPU."""
     node_id: str = ""
     """Ray's id of its node."""
     gpu_ids: tuple[str, ...] = ()
@@ -278,7 +278,7 @@ class Host:
             device_name=name(device, own, self._limits.hosts_per_machine),
             engine=getattr(pack, "engine_name", ""),
             hardware=hardware,
-            emulates_bfloat16=hardware == "cpu bfloat16" and cpu_has_bfloat16() is False,
+            bfloat16_speed=device_probe.bfloat16_speed(self._base.model) if hardware == "cpu bfloat16" else None,
             node_id=str(ray.get_runtime_context().get_node_id()),
             gpu_ids=tuple(own),
         )

@@ -38,8 +38,8 @@ class Actors:
         """Nodes whose GPUs PyTorch does not see."""
         self.hardware: Mapping[str, str] = {}
         """Node -> what its host computes on; others do not say."""
-        self.emulating: set[str] = set()
-        """Nodes whose CPUs emulate bfloat16."""
+        self.slow: set[str] = set()
+        """Nodes whose CPUs are slower in bfloat16."""
 
     def options(self, **options: object) -> Actors:
         assert options["num_gpus"] == 1
@@ -76,7 +76,7 @@ class Actors:
                 estimated_bytes=None,
                 node_id=actor.node,
                 hardware=self.hardware.get(actor.node, ""),
-                emulates_bfloat16=actor.node in self.emulating,
+                bfloat16_speed=0.55 if actor.node in self.slow else None,
             )
 
         async def move_out() -> None:

@@ -108,24 +108,6 @@ def test_cuda_numbers_gpus_as_nvidia_smi_does(monkeypatch, before, after):
         assert os.environ["CUDA_DEVICE_ORDER"] == after
 
 
-@pytest.mark.parametrize(
-    ("cpuinfo", "has_it"),
-    [
-        ("processor\t: 0\nflags\t\t: fpu avx512f avx512_bf16 clzero\nbugs\t\t: spectre_v1\n", True),
-        ("processor\t: 0\nflags\t\t: fpu avx2 avx512f amx_tile amx_bf16\n", True),
-        ("processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512_vnni\n", False),
-        ("flags\t\t: fpu avx512f\nvmx flags\t: avx512_bf16\nmodel name\t: The bf16 of all\n", False),
-        ("processor\t: 0\nFeatures\t: fp asimd sve svebf16 bf16\n", True),
-        ("processor\t: 0\nFeatures\t: fp asimd sve svebf16\n", False),
-        ("Features\t: fp bf16\n\nFeatures\t: fp\n", False),  # unlike cores
-        ("processor\t: 0\nisa\t\t: rv64imafdc\n", None),
-        ("", None),
-    ],
-)
-def test_a_processor_tells_whether_it_multiplies_in_bfloat16(cpuinfo, has_it):
-    assert devices.tells_bfloat16(cpuinfo) is has_it
-
-
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> hosts.Host:
     """A host on a CPU, without limits and trainable, in this process."""
@@ -139,22 +121,14 @@ def host(monkeypatch: pytest.MonkeyPatch) -> hosts.Host:
 
 
 @pytest.mark.parametrize(
-    ("hardware", "has_it", "emulates"),
-    [
-        ("cpu bfloat16", False, True),
-        ("cpu bfloat16", None, False),
-        ("cpu bfloat16", True, False),
-        ("cpu float32", False, False),
-        ("cuda bfloat16", False, False),
-        ("", False, False),
-    ],
+    ("hardware", "speed"), [("cpu bfloat16", 0.5), ("cpu float32", None), ("cuda bfloat16", None), ("", None)]
 )
-def test_a_host_says_that_its_processor_emulates_what_it_computes_in(monkeypatch, host, hardware, has_it, emulates):
-    monkeypatch.setattr(hosts, "cpu_has_bfloat16", lambda: has_it)
+def test_a_host_measures_the_type_that_it_computes_in(monkeypatch, host, hardware, speed):
+    monkeypatch.setattr("trainables.base.device_probe.bfloat16_speed", lambda model: 0.5)
     host._limits = hosts.SlotLimits(slots=1, at_most=1, largest=())
     host._trainable = SimpleNamespace(open_pack=lambda *_: SimpleNamespace(hardware=hardware), need=lambda *_: None)
     facts = host._start(b"", None, ())
-    assert (facts.hardware, facts.emulates_bfloat16) == (hardware, emulates)
+    assert (facts.hardware, facts.bfloat16_speed) == (hardware, speed)
 
 
 @pytest.mark.parametrize("held", [12, 5])

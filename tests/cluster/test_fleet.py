@@ -23,11 +23,11 @@ def play(monkeypatch) -> Callable[..., None]:
         *nodes: str,
         blind: Collection[str] = (),
         hardware: Mapping[str, str] = types.MappingProxyType({}),
-        emulating: Collection[str] = (),
+        slow: Collection[str] = (),
         **options: object,
     ) -> None:
         actors = Actors(*nodes)
-        actors.blind, actors.hardware, actors.emulating = set(blind), hardware, set(emulating)
+        actors.blind, actors.hardware, actors.slow = set(blind), hardware, set(slow)
         monkeypatch.setattr(fleet, "HostActor", actors)
         monkeypatch.setattr("ray.kill", actors.kill)
 
@@ -118,17 +118,17 @@ def test_a_sweep_that_goes_on_with_hosts_of_the_type_before_and_of_another_is_to
     play(scene, "a", hardware=hardware, hardware_before="cuda bfloat16")
 
 
-def test_cpus_that_emulate_the_type_are_told_of_once(play):
+def test_cpus_that_are_slower_in_the_type_are_told_of_once(play):
     async def scene(world: World) -> None:
         assert world.news == []
         world.actors.nodes |= {"b": True, "c": True}
         await world.follow()
         assert [line for line in world.news if "warning" in line] == [
-            "warning: the CPU of b has no instructions for bfloat16 and emulates it, which takes several times as "
-            "long: launch with quantization.compute_dtype=float32"
+            "warning: the CPU of b takes 1.8 times as long in bfloat16 as in float32 (measured): launch with "
+            "quantization.compute_dtype=float32"
         ]
 
-    play(scene, "a", emulating="bc", hardware=dict.fromkeys("abc", "cpu bfloat16"))
+    play(scene, "a", slow="bc", hardware=dict.fromkeys("abc", "cpu bfloat16"))
 
 
 def test_a_host_whose_node_is_leaving_takes_no_trials_and_ends_when_those_it_has_have_moved(play):

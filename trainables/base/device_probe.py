@@ -1,10 +1,21 @@
-"""Tries what a base needs on each device of this process: torch, bitsandbytes, and a matrix to NF4 and back."""
+"""Tries what a base needs on each device of this process: torch, bitsandbytes, a matrix to NF4 and back, bfloat16."""
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from typing import Any
 
+from trainables.base import model_source
+from trainables.errors import TrainableError
+from trainables.specs import ModelSpec
+
 SIZE = 256
+_TOKENS, _WIDEST, _USUAL = 128, 2048, (576, 1536)
+"""Rows of a product; the most of its other sizes, which keeps it short; and those of a model of unknown sizes."""
+_SECONDS, _LEAST_ROUNDS = 0.05, 3
+_LIKE = 1.1
+"""Speeds that differ by a smaller factor are alike."""
 
 
 def probe() -> dict[str, Any]:
@@ -40,6 +51,48 @@ def _device(name: str) -> dict[str, Any]:
         return {"name": shown, "error": float(error), "problem": None}
     except Exception as error:  # a kernel that is not there, a GPU that fell off the bus: what it says is the answer
         return {"name": name, "error": None, "problem": _line(error)}
+
+
+def bfloat16_speed(model: ModelSpec | None) -> float:
+    """Returns how many times as fast as in float32 the CPU multiplies matrices of the model's shapes in bfloat16.
+
+    Takes about 50 ms (2,048 wide products of a CPU that emulates bfloat16: 0.3 s). Counts the CPU's time of one thread,
+    the shortest of several products each, so that other processes hardly matter. The flags of a CPU do not tell it:
+    one with avx512_bf16 and without AMX is slower in bfloat16 (oneDNN 3.7).
+    """
+    import torch
+
+    sizes = None
+    with suppress(TrainableError):  # told elsewhere
+        sizes = None if model is None else model_source.facts(model)
+    inner, outer = _USUAL if sizes is None else (sizes.hidden_size, sizes.intermediate_size)
+    shapes = (_TOKENS, min(inner, _WIDEST)), (min(outer, _WIDEST), min(inner, _WIDEST))
+    pairs = {dtype: [torch.ones(shape, dtype=dtype) for shape in shapes] for dtype in (torch.float32, torch.bfloat16)}
+    shortest, threads, rounds, began = dict.fromkeys(pairs, float("inf")), torch.get_num_threads(), 0, time.thread_time()
+    torch.set_num_threads(1)
+    try:
+        while rounds < _LEAST_ROUNDS or time.thread_time() - began < _SECONDS:
+            rounds += 1
+            for dtype, (inputs, weights) in pairs.items():
+                start = time.thread_time()
+                torch.nn.functional.linear(inputs, weights)
+                shortest[dtype] = min(shortest[dtype], time.thread_time() - start)
+    finally:
+        torch.set_num_threads(threads)
+    return shortest[torch.float32] / shortest[torch.bfloat16]
+
+
+def is_slow(speed: float) -> bool:
+    """Tells whether a CPU of this `bfloat16_speed` trains faster in float32."""
+    return speed * _LIKE < 1
+
+
+def in_words(speed: float) -> str:
+    """Returns what a `bfloat16_speed` says of the CPU."""
+    if is_slow(speed):
+        return f"takes {1 / speed:.1f} times as long in bfloat16 as in float32 (measured)"
+    times = f"{speed:.1f} times" if is_slow(1 / speed) else "about"
+    return f"is {times} as fast in bfloat16 as in float32 (measured)"
 
 
 def _line(error: Exception) -> str:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from cluster import devices
+from contextlib import suppress
+
 from cluster.doctor import nvidia_smi
 from cluster.doctor.checks.compute_capability import version
 from cluster.doctor.contract import Asked, Diagnosis, Facts
+from trainables.base import device_probe
 
 ON, NEEDS_FILE, TAKES_GPU = "nodes", False, False
-SECONDS, HUNG = nvidia_smi.SECONDS, nvidia_smi.HUNG
+SECONDS, HUNG = 120.0, nvidia_smi.HUNG
 LEAST = (8, 0)
 """torch/cuda/__init__.py, `is_bf16_supported` without emulation (2.13)."""
 
 
-def look(_asked: Asked) -> Facts:
-    """What nvidia-smi tells, and the processor."""
-    return {**nvidia_smi.look(), "cpu_has_it": devices.cpu_has_bfloat16()}
+def look(asked: Asked) -> Facts:
+    """What nvidia-smi tells, and what the CPU does in bfloat16 where it trains."""
+    found = nvidia_smi.look()
+    speed = None
+    if asked.trains_on(len(found["gpus"])) == "cpu":
+        with suppress(Exception):  # PyTorch does not load: the check of bitsandbytes says so
+            speed = device_probe.bfloat16_speed(asked.base and asked.base.model)
+    return {**found, "bfloat16_speed": speed}
 
 
 def judge(facts: Facts, _driver: Facts, asked: Asked) -> Diagnosis:
@@ -23,23 +30,23 @@ def judge(facts: Facts, _driver: Facts, asked: Asked) -> Diagnosis:
     named = "auto" if asked.base is None else asked.base.quantization.compute_dtype
     if asked.trains_on(len(facts["gpus"])) == "cpu":
         # A node with an earlier version does not say.
-        return _of_cpu(facts.get("cpu_has_it"), named)
+        return _of_cpu(facts.get("bfloat16_speed"), named)
     return _of_gpus(facts, named)
 
 
-def _of_cpu(has_it: bool | None, named: str) -> Diagnosis:
-    """Warns when the file asks for bfloat16 and the processor emulates it; says where it would be faster."""
+def _of_cpu(speed: float | None, named: str) -> Diagnosis:
+    """Warns when the file asks for bfloat16 and float32 is faster; says where bfloat16 would be faster."""
     computes = "auto is float32" if named == "auto" else f"is {named}"
-    seen = f"trials train on the CPU, where quantization.compute_dtype {computes}; the CPU "
-    if has_it is None:
-        seen += "does not say here whether it has instructions for bfloat16"
-    else:
-        seen += "has instructions for bfloat16" if has_it else "has no instructions for bfloat16"
-    if named == "bfloat16" and not has_it:
-        mend = "set quantization.compute_dtype to float32: a CPU without them emulates bfloat16, several times slower"
-        return Diagnosis("unknown" if has_it is None else "warn", seen, mend)
-    if has_it and named in ("auto", "float32"):
-        seen += ": steps with compute_dtype=bfloat16 may take little more than half the time (docs/models.md)"
+    seen = f"trials train on the CPU, where quantization.compute_dtype {computes}; "
+    mend = "set quantization.compute_dtype to float32"
+    if speed is None:
+        seen += "how fast the CPU is in bfloat16 was not measured"
+        return Diagnosis("unknown", seen, mend) if named == "bfloat16" else Diagnosis("ok", seen)
+    seen += f"the CPU {device_probe.in_words(speed)}"
+    if named == "bfloat16" and device_probe.is_slow(speed):
+        return Diagnosis("warn", seen, mend)
+    if device_probe.is_slow(1 / speed) and named in ("auto", "float32"):
+        seen += ": compute_dtype=bfloat16 makes steps faster (docs/models.md)"
     return Diagnosis("ok", seen)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import threading
@@ -15,6 +16,7 @@ import mlflow_servers
 import object_stores
 import obstore
 import pytest
+import torch
 from killed_writers import kill_in_transaction
 from obstore.store import from_url
 
@@ -69,11 +71,25 @@ def test_a_requirement_that_is_not_met_is_found(tmp_path, monkeypatch):
 # bf16
 
 
-def test_a_processor_that_would_emulate_bfloat16_is_found(monkeypatch):
-    monkeypatch.setattr("cluster.devices._cpuinfo", lambda: "flags\t\t: fpu avx2 avx512f\n")
-    base = TrialSpec(trainable="toy", quantization=QuantizationSpec(compute_dtype="bfloat16"))
+def test_a_processor_that_is_slower_in_bfloat16_is_found_by_the_time_that_its_products_take(monkeypatch):
+    """Also one whose flags name bfloat16: the clock is made to run twice as long in that type."""
+    calls, now = itertools.count(), [0.0]  # the first product in each type takes longer
+
+    def linear(inputs, weights):
+        assert inputs.shape[1] == weights.shape[1] == 64
+        now[0] += {torch.float32: 1.0, torch.bfloat16: 2.0}[inputs.dtype] + (next(calls) < 2)
+
+    monkeypatch.setattr("torch.nn.functional.linear", linear)
+    monkeypatch.setattr("time.thread_time", lambda: now[0])
+    threads = torch.get_num_threads()
+    sizes = {"parameters": 10**6, "layers": 2, "hidden_size": 64, "intermediate_size": 128, "vocab_size": 304}
+    heads = {"attention_heads": 4, "key_value_heads": 4}
+    model = ModelSpec.model_validate({"source": "tiny/model", "facts": sizes | heads})
+    base = TrialSpec(trainable="toy", model=model, quantization=QuantizationSpec(compute_dtype="bfloat16"))
     found = diagnosis("bf16", Asked(base=base, uses_gpus=False))
-    assert (found.state, "has no instructions for bfloat16" in found.seen) == ("warn", True)
+    assert found.state == "warn"
+    assert "takes 2.0 times as long in bfloat16 as in float32 (measured)" in found.seen
+    assert torch.get_num_threads() == threads
 
 
 # storage
