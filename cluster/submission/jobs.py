@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import shlex
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +31,11 @@ MARK = "qsweep"
 """The key of a job's metadata that says what of this project it is: its command."""
 TRIES = 3
 RETRY_SECONDS = 2.0
-"""Pause before a request that failed is sent again: an agent of a head node that has just started needs some."""
+"""Pause before a request that failed is sent again."""
+START_SECONDS = 60.0
+"""How long a head node that has just started may take to have its agent, which starts jobs."""
+_NO_AGENT = "No available agent to submit job"
+"""ray/dashboard/modules/job/job_head.py, 2.60: `submit_job`, after 10 s."""
 BACKOFF_SECONDS = (0.5, 1.0, 2.0)
 """Pauses before a request is sent again that a proxy answered, because the dashboard behind it did not."""
 _FAILURES = 500
@@ -151,7 +157,13 @@ class Jobs:
         """Of the cluster's Ray."""
         return str(self._client._server_ray_version)
 
-    def submit(self, job: Job, archive: Path | str, pause: Callable[[float], object] = _NEVER.wait) -> bool:
+    def submit(
+        self,
+        job: Job,
+        archive: Path | str,
+        pause: Callable[[float], object] = _NEVER.wait,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> bool:
         """Submits a job; False when it was there already: a lost answer, or the same command twice, starts no second.
 
         Args:
@@ -168,7 +180,8 @@ class Jobs:
             "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), **job.variables},
         }
         metadata = {MARK: job.words[0], **job.metadata}
-        for attempt in range(1, TRIES + 1):
+        began = clock()
+        for attempt in itertools.count(1):
             try:
                 with _told(self.address):
                     self._client.submit_job(
@@ -178,9 +191,10 @@ class Jobs:
                         metadata=dict(metadata),
                     )
                 return True
-            except (ConnectionFailed, SubmissionFailed):
+            except (ConnectionFailed, SubmissionFailed) as error:
                 seen = self._look_up_again(job.job_id)
-                if seen is None and attempt == TRIES:
+                is_starting = _NO_AGENT in str(error) and clock() - began < START_SECONDS
+                if seen is None and attempt >= TRIES and not is_starting:
                     raise
                 if seen is not None and any(seen.metadata.get(key) != value for key, value in metadata.items()):
                     raise SubmissionFailed(
@@ -189,7 +203,7 @@ class Jobs:
                 if seen is not None:
                     return False
             pause(RETRY_SECONDS)
-        return False
+        raise AssertionError
 
     def look_up(self, job_id: str) -> Seen | None:
         """What the cluster says of a job; None when it does not know it."""

@@ -21,7 +21,7 @@ def look(asked: Asked) -> Facts:
     speed = None
     if asked.trains_on(len(found["gpus"])) == "cpu":
         with suppress(Exception):  # PyTorch does not load: the check of bitsandbytes says so
-            speed = device_probe.bfloat16_speed(asked.base and asked.base.model)
+            speed = device_probe.bfloat16_speed(None if asked.base is None else asked.base.model)
     return {**found, "bfloat16_speed": speed}
 
 

@@ -143,14 +143,22 @@ def test_a_request_that_was_lost_is_sent_again(dashboard: tuple[Dashboard, str])
     assert pauses == [RETRY_SECONDS]
 
 
-def test_a_head_node_that_takes_no_job_is_asked_three_times(dashboard: tuple[Dashboard, str]) -> None:
+@pytest.mark.parametrize(
+    ("said", "asked"), [("No available agent to submit job, please try again later.", 30), ("broken", 2)]
+)
+def test_a_head_node_that_takes_no_job_is_asked_three_times_and_one_that_starts_for_a_minute(
+    dashboard: tuple[Dashboard, str], said: str, asked: int
+) -> None:
     board, address = dashboard
     jobs = Jobs(address)
-    board.answers = lambda method, _path: (500, "No available agent to submit job.") if method == "POST" else None
+    board.answers = lambda method, _path: (500, said) if method == "POST" else None
     pauses: list[float] = []
-    with pytest.raises(SubmissionFailed, match="No available agent"):
-        jobs.submit(JOB, PACKAGE, pauses.append)
-    assert pauses == [RETRY_SECONDS] * 2
+    with pytest.raises(SubmissionFailed, match=said):
+        jobs.submit(JOB, PACKAGE, pauses.append, clock=lambda: sum(pauses))
+    assert pauses == [RETRY_SECONDS] * asked
+    refusals = iter([(500, said)] * asked)
+    board.answers = lambda method, _path: next(refusals, None) if method == "POST" else None
+    assert jobs.submit(JOB, PACKAGE, lambda _seconds: None) is True
 
 
 def test_an_answer_that_says_nothing_leaves_it_open_whether_the_job_was_submitted(
