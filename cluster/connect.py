@@ -6,6 +6,7 @@ import gc
 import logging
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 import ray
 from ray._private import services
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
@@ -62,7 +64,11 @@ DRIVERS_SECRETS = frozenset({
 })  # fmt: skip
 """Variables that the driver's clients of MLflow and of the object store read, and no process of Ray's needs. The id of
 AWS's key is among them because AWS's own client takes an id without its secret for a mistake."""
-HEADS = ("gcs_server", "raylet")
+HIDDEN = "qsweep-ray"
+"""The name that the raylet of a private Ray has in the list of processes. What looks for a Ray of this machine to join,
+as `ray.init("auto")` and `ray start` do, takes those of processes called raylet (ray/_private/services.py, 2.60:
+`_is_raylet_process`)."""
+HEADS = ("gcs_server", "raylet", HIDDEN)
 """Daemons without which Ray does not work."""
 PROBE_SECONDS = 2.0
 PROBE_EVERY_SECONDS = 5.0
@@ -89,6 +95,8 @@ class Cluster:
         self._daemons: list[subprocess.Popen[bytes]] = []
         self._service: tuple[str, int] | None = None
         """Address of the head service, when the cluster is not this process's own."""
+        self.joined: str | None = None
+        """The same as text: `auto` does not tell it."""
         self.patience_seconds = 0.0
         """How long to wait for Ray once it is lost. 0 for an own cluster, whose daemons nobody starts again."""
         self.has_started = False
@@ -153,13 +161,19 @@ class Cluster:
                 f"{named}: nothing listens there: is the cluster up, and is it the address of its head service (port "
                 "6379 as a rule; `ray start --head` prints it)?"
             )
+        if (private := _private(self._address)) is not None:
+            raise ConnectionFailed(
+                f"{named}: the Ray at {private} is the private one of another sweep, and ends with it: name the "
+                "cluster's address there (or in RAY_ADDRESS, where that is set), or use cluster.profile=local"
+            )
         try:
             _init(self._address, namespace)
         except AuthenticationError as error:
             raise ConnectionFailed(f"{named}: {not_let_in(str(error)) or error}") from error
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConnectionFailed(f"{named}: no Ray cluster there: {error}") from error
-        host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
+        self.joined = str(ray.get_runtime_context().gcs_address)
+        host, _, port = self.joined.rpartition(":")
         self._service, self.patience_seconds = (host.strip("[]"), int(port)), 60.0
 
     def _start(self, namespace: str, folder: Path) -> None:
@@ -229,6 +243,20 @@ def is_there(address: str) -> bool:
     return not is_known or _listens((host.strip("[]"), int(port)), LISTEN_SECONDS)
 
 
+def _private(address: str) -> str | None:
+    """The address of the Ray that would be joined, where it is the private one of a sweep on this machine; else None."""
+    services.find_gcs_addresses.cache_clear()
+    with suppress(ConnectionError, ValueError):  # Ray itself tells that there is none
+        leads_to = services.canonicalize_bootstrap_address(address)
+        for process in psutil.process_iter(["cmdline"]):
+            words = process.info["cmdline"] or [""]
+            # That of an earlier version is not hidden, but has its folder.
+            is_private = words[0] == HIDDEN or any(re.match(rf"--temp_dir=.*/{HIDDEN}-", word) for word in words)
+            if is_private and f"--gcs-address={leads_to}" in words:
+                return leads_to
+    return None
+
+
 def _listens(service: tuple[str, int], seconds: float) -> bool:
     try:
         with socket.create_connection(service, seconds):
@@ -243,19 +271,21 @@ def _name(daemon: subprocess.Popen[bytes]) -> str:
 
 
 def _apart(daemons: list[subprocess.Popen[bytes]]) -> AbstractContextManager[None]:
-    """Starts Ray's daemons in sessions of their own and without the driver's secrets, and lists them.
+    """Starts Ray's daemons in sessions of their own, hidden and without the driver's secrets, and lists them.
 
     Job schedulers and `timeout` send SIGTERM to a whole process group, and the daemons must not end before the trials
-    are saved. All processes of Ray's have the environment of these daemons. Ray has no option for either
-    (ray/_private/services.py, 2.60: `start_ray_process`). The daemons still end with this process: the kernel kills
+    are saved. All processes of Ray's have the environment of these daemons. Ray has no option for any of
+    it (ray/_private/services.py, 2.60: `start_ray_process`). The daemons still end with this process: the kernel kills
     them when their parent is gone (`set_kill_on_parent_death_linux`).
     """
     popen = services.ConsolePopen
 
-    def start(*arguments: Any, env: Mapping[str, str] | None = None, **options: Any) -> Any:
+    def start(words: list[str], env: Mapping[str, str] | None = None, **options: Any) -> Any:
         given = os.environ if env is None else env
         public = {name: value for name, value in given.items() if name not in DRIVERS_SECRETS}
-        daemon = popen(*arguments, **options, env=public, start_new_session=True)
+        if Path(words[0]).name == "raylet":
+            options["executable"], words = words[0], [HIDDEN, *words[1:]]
+        daemon = popen(words, **options, env=public, start_new_session=True)
         daemons.append(daemon)
         return daemon
 

@@ -246,6 +246,8 @@ def _drive(running: _Running, deliver: Callable[[], None]) -> _Trained:
     def train() -> None:
         heard = remote.answering(running.sweep_id, running.folder, journal, address)
         with cluster.connected(running.sweep_id), heard:
+            if cluster.joined is not None:
+                say(f"joined the Ray cluster at {cluster.joined}")
             deliver()
             _train(running.sweep, driver, say)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import chaos_runs as runs
 import psutil
 import pytest
+from ray._private import services
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
 FIFO = [*runs.TOY, "scheduler.kind=fifo", "training.snapshot_every=2"]
@@ -134,11 +135,28 @@ def test_nothing_is_left_of_ray_when_the_driver_is_killed(tmp_path):
     # Ray's own agents notice within a minute; they hold nothing. On a slow machine they may not have their titles yet.
     agent = re.compile(r"ray::\w*Agent|\S*/python[\d.]* .*/agent")
     others = {child: words for child, words in runs.processes(run) if not agent.match(words)}
-    assert {"gcs_server", "raylet"} <= {Path(words.partition(" ")[0]).name for words in others.values()}
+    assert {"gcs_server", "qsweep-ray"} <= {Path(words.partition(" ")[0]).name for words in others.values()}
     assert len(others) > 4
     runs.kill(run.process.pid)
     _, alive = psutil.wait_procs(list(others), timeout=60)
     assert alive == []
+
+
+def test_the_private_ray_of_a_sweep_is_found_by_nobody_and_no_sweep_joins_it(tmp_path):
+    run = runs.start(tmp_path, "launch", *FIFO, "training.step_seconds=5")  # until `hurry`
+    sweep = tmp_path / "results" / "toy"
+    runs.wait_for(lambda: reported(sweep), run)
+    words = psutil.Process(daemon(run, "raylet")).cmdline()
+    address = next(word.partition("=")[2] for word in words if word.startswith("--gcs-address="))
+    services.find_gcs_addresses.cache_clear()
+    assert address not in services.find_gcs_addresses(), "what `auto` and `ray start` go by"
+    (tmp_path / "other").mkdir()
+    joins = runs.start(tmp_path / "other", "launch", *FIFO, "cluster.profile=attached", RAY_ADDRESS=address)
+    assert joins.wait() == 2, joins.err.read_text()
+    assert f"the Ray at {address} is the private one of another sweep" in joins.err.read_text()
+    runs.hurry(tmp_path)
+    assert run.wait() == 0, run.err.read_text()
+    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
 
 
 def test_ray_that_does_not_start_is_told_of_in_a_line(tmp_path):

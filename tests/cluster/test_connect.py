@@ -10,6 +10,7 @@ import sys
 import threading
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ray._private import services
@@ -172,11 +173,30 @@ def test_an_address_where_nothing_listens_is_told_of_at_once(monkeypatch):
         pass
 
 
+@pytest.mark.parametrize(
+    ("words", "is_private"),
+    [
+        (["qsweep-ray", "--temp_dir=/logs"], True),
+        (["/ray/raylet", "--temp_dir=/tmp/qsweep-ray-a1b2"], True),  # of a sweep of an earlier version
+        (["/opt/qsweep-ray-2/raylet", "--temp_dir=/tmp/ray"], False),
+    ],
+)
+def test_the_private_ray_of_a_sweep_is_not_joined(monkeypatch, words, is_private):
+    monkeypatch.setattr(connect, "_init", lambda *_, **__: pytest.fail("joined") if is_private else 1 / 0)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    raylet = SimpleNamespace(info={"cmdline": [*words, "--gcs-address=10.0.0.1:6379"]})
+    monkeypatch.setattr("psutil.process_iter", lambda _: [SimpleNamespace(info={"cmdline": None}), raylet])
+    told = "the Ray at 10.0.0.1:6379 is the private one of another sweep, and ends with it" if is_private else "zero"
+    with pytest.raises((ConnectionFailed, ZeroDivisionError), match=told), connect.connected("auto", "sweep"):
+        pass
+
+
 def test_a_cluster_that_wants_a_token_says_how_to_give_one(monkeypatch):
     def init(address: str, namespace: str, **options: object) -> None:
         raise AuthenticationError("Token authentication is enabled but no authentication token was found")
 
     monkeypatch.setattr(connect, "_init", init)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     told = "cluster.address: 'auto': the cluster wants a token and got none .*RAY_AUTH_TOKEN_PATH"
     with pytest.raises(ConnectionFailed, match=told), connect.connected("auto", "sweep"):
         pass
