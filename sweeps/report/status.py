@@ -23,10 +23,11 @@ from sweeps.report.time_left import seconds_left, steps_taken
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-State = Literal["RUNNING", "FINISHED", "INTERRUPTED", "FAILED", "LOST", "NOT_BEGUN"]
+State = Literal["RUNNING", "FINISHED", "EXTENDED", "INTERRUPTED", "FAILED", "LOST", "NOT_BEGUN"]
 WORDS: dict[State, str] = {
     "RUNNING": "running",
     "FINISHED": "finished",
+    "EXTENDED": "finished, and extended since: qsweep resume goes on",
     "INTERRUPTED": "interrupted: qsweep resume goes on",
     "FAILED": "failed: qsweep resume goes on once the cause is mended",
     "LOST": "not running, and its driver was lost: qsweep resume goes on",
@@ -297,6 +298,8 @@ def state_of(record: SweepRecord, is_running: bool) -> State:
         return "LOST"
     if record.ended.reason == "failed":
         return "FAILED"
+    if record.was_reopened and record.ended.reason != "interrupted":
+        return "EXTENDED"
     return "FINISHED" if record.is_finished else "INTERRUPTED"
 
 

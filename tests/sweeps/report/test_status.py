@@ -53,6 +53,10 @@ def over(reason: str) -> SweepEnded:
 PAUSED: list[Event] = [ended("aaa", TrialState.PAUSED), ended("bbb", TrialState.PAUSED)]
 ENDED: list[Event] = [ended("aaa", TrialState.STOPPED), ended("bbb", TrialState.COMPLETED)]
 
+EXTENDED = RequestAnswered(
+    time=150.0, request="1", sender="x", asked="x", is_accepted=True, message="granted", changes={"budget.trials": 9}
+)
+
 
 @pytest.mark.parametrize(
     ("events", "state"),
@@ -62,6 +66,9 @@ ENDED: list[Event] = [ended("aaa", TrialState.STOPPED), ended("bbb", TrialState.
         ([*TRAINED, over("failed")], "FAILED"),
         ([*TRAINED, *PAUSED, over("interrupted")], "INTERRUPTED"),
         ([*TRAINED, *ENDED, over("finished")], "FINISHED"),
+        ([*TRAINED, *ENDED, over("finished"), EXTENDED], "EXTENDED"),
+        ([*TRAINED, *PAUSED, over("interrupted"), EXTENDED], "INTERRUPTED"),
+        ([*TRAINED, *ENDED, over("finished"), EXTENDED, begun(200.0)], "LOST"),
         ([*TRAINED, over("interrupted"), begun(200.0)], "LOST"),
     ],
 )
