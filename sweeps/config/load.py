@@ -75,7 +75,7 @@ def load(file: str, changes: Sequence[str], folder: Path, elsewhere: Sequence[st
     space, space_mistakes = _space(raw.get("search_space", config.search_space))
     wrong += space_mistakes
     if space is not None:
-        space, mistakes, notices = _checked_space(config, space, trainable)
+        space, mistakes, notices = _checked_space(config, space, trainable, is_whole=not wrong)
         wrong += mistakes
         wrong += checks.fields_together(space) if not space_mistakes else []
     if trainable is not None:
@@ -151,7 +151,7 @@ def _space(raw: object) -> tuple[SearchSpace | None, list[str]]:
 
 
 def _checked_space(
-    config: SweepConfig, space: SearchSpace, trainable: Trainable | None
+    config: SweepConfig, space: SearchSpace, trainable: Trainable | None, is_whole: bool
 ) -> tuple[SearchSpace, list[str], list[str]]:
     """The space with whole points in its portfolio, a line for each mistake, and what is left out of it."""
     space = checks.with_base(config, space)
@@ -159,6 +159,9 @@ def _checked_space(
     wrong = checks.searched_fields(config, space, trainable)
     if not wrong:
         wrong = checks.explicit_points(config, space, trainable)
+    if config.searcher.kind == "prior" and not is_whole:
+        return space, wrong, []  # whether there is a prior is not known where a part is left out
+    if not wrong:
         space, mistakes, notices = portfolio.settled(config, space)
         wrong += mistakes
         if mistakes:

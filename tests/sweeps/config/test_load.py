@@ -307,3 +307,19 @@ def test_a_value_that_is_wrong_many_times_is_told_once_each(here: Path) -> None:
         "search_space.adapter.r: -4 must be greater than 0",
         "search_space.adapter.r: 0 must be greater than 0",
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (["search_space.adapter.r={choice: [8, 16], prior: 7}"], "search_space.adapter.r: prior"),
+        (["training.num_epochs=3"], "training.num_epochs: unknown key; did you mean budget.epochs_per_trial?"),
+        (["training.fp16=true"], "training.fp16: unknown key; did you mean quantization.compute_dtype?"),
+        (["training.bf16=true"], "training.bf16: unknown key; did you mean quantization.compute_dtype?"),
+    ],
+)
+def test_a_mistake_brings_no_second_one_that_goes_with_the_first(here: Path, changes: list[str], told: str) -> None:
+    text = TOY + "searcher: {kind: prior}\nsearch_space:\n"
+    text += "  adapter.r: {choice: [8, 16], prior: 8}\n  training.learning_rate: {loguniform: [1.0e-5, 1.0e-2]}\n"
+    (line,) = wrong(here, text, *changes)
+    assert line.startswith(told)
