@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from sweeps.cli.shared import Changes, File, Json, Promoting, load_sweep, mistakes, say, show_plan
+from sweeps.cli.shared import Changes, File, Json, Offline, Promoting, load_sweep, mistakes, say, show_plan
 from sweeps.cli.sweep_end import check_promotion, finish
 
 
-def launch(file: File, changes: Changes = None, promote: Promoting = False, as_json: Json = False) -> None:
+def launch(
+    file: File,
+    changes: Changes = None,
+    promote: Promoting = False,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
     """Run a sweep."""
     import time
 
@@ -20,6 +26,8 @@ def launch(file: File, changes: Changes = None, promote: Promoting = False, as_j
         sweep = load_sweep(file, changes)
         if promote:
             check_promotion(sweep.config)
+        if not offline:
+            _look_for_tracking(sweep.config.tracking.uri)
         for line in this_machine.look_up(sweep):
             say(f"warning: {line}")
         sweep, how = this_machine.with_trials(sweep, to_launch=True)
@@ -34,3 +42,17 @@ def launch(file: File, changes: Changes = None, promote: Promoting = False, as_j
         expected = SweepPlanned(time=time.time(), steps=planned.expected_steps, seconds=seconds)
         result = launching.launch(sweep, displays, planned=expected)
     finish(sweep, result, promote, as_json)
+
+
+def _look_for_tracking(uri: str) -> None:
+    """Raises ConfigError where nothing answers at a tracking URI: one that is mistyped would be told at the end."""
+    from cluster.doctor.checks import mlflow
+    from cluster.doctor.contract import Asked
+    from sweeps.errors import ConfigError
+
+    asked = Asked(tracking_uri=uri)
+    facts = mlflow.look(asked)
+    found = mlflow.judge(facts, facts, asked)
+    if found.state == "fail" and facts["kind"] != "sqlite" and facts.get("status") is None:
+        way_out = "or launch with --offline: MLflow gets all events once it answers, or by qsweep resume"
+        raise ConfigError([f"tracking.uri: {found.seen}: {found.mend}, {way_out}"])

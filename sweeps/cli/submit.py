@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeps.cli.shared import Changes, File, Json, NoFiles, mistakes, say
+from sweeps.cli.shared import Changes, File, Json, NoFiles, Offline, mistakes, say
 from sweeps.cli.submitted import end_lines, stop_it
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def submit(  # noqa: PLR0913 - its options
         str | None, typer.Option("--submission-id", metavar="ID", help="Its id; the same one starts no second sweep.")
     ] = None,
     no_files: NoFiles = False,
+    offline: Offline = False,
     as_json: Json = False,
 ) -> None:
     """Run a sweep on a Ray cluster that this machine is not part of, as a job of Ray's, and follow it."""
@@ -43,7 +44,7 @@ def submit(  # noqa: PLR0913 - its options
         for line in _notices(sweep, shipment):
             say(f"note: {line}")
         with tempfile.TemporaryDirectory(prefix="qsweep-submit-") as folder:
-            jobs, job_id = _submit(sweep, shipment, str(address), submission_id, Path(folder))
+            jobs, job_id = _submit(sweep, shipment, str(address), submission_id, Path(folder), offline)
     follow_or_leave(jobs, job_id, detach, as_json)
 
 
@@ -135,7 +136,7 @@ def _notices(sweep: Sweep, shipment: Shipment) -> list[str]:
 
 
 def _submit(
-    sweep: Sweep, shipment: Shipment, address: str, submission_id: str | None, folder: Path
+    sweep: Sweep, shipment: Shipment, address: str, submission_id: str | None, folder: Path, offline: bool
 ) -> tuple[Jobs, str]:
     """The cluster's jobs, and the id of the sweep's."""
     from cluster.submission import check_id, connect, on_node, package
@@ -158,7 +159,8 @@ def _submit(
         sweep_id=job_id, name=sweep.config.name, mirror=shipping.mirror(shipment), content=identity,
         text=shipment.text(), files=shipment.files,
     )  # fmt: skip
-    job = Job(job_id, job_id, ("launch", f"{on_node.SHIPPED}:{identity}", "--json"), known)
+    words = ("launch", f"{on_node.SHIPPED}:{identity}", *(["--offline"] if offline else []), "--json")
+    job = Job(job_id, job_id, words, known)
     with sent_files.noting(sent):
         send(jobs, job, folder / "sweep.zip")
     return jobs, job_id

@@ -36,7 +36,7 @@ def test_server_killed_and_restarted_in_the_middle(tmp_path):
 
 def test_server_down_from_the_start_is_caught_up_by_resume(tmp_path):
     with server(tmp_path, runs=False) as mlflow:
-        run = runs.start(tmp_path, "launch", *WORDS, f"tracking.uri={mlflow.uri}", QSWEEP_DRAIN_SECONDS="5")
+        run = runs.start(tmp_path, "launch", *WORDS, f"tracking.uri={mlflow.uri}", "--offline", QSWEEP_DRAIN_SECONDS="5")
         sweep = tmp_path / "results" / "toy"
         assert run.wait() == 1, run.err.read_text()
         assert "qsweep resume" in run.err.read_text()
@@ -84,7 +84,7 @@ def refusing(port: int, **how: object):
 def test_server_that_does_not_take_anything_is_only_a_delay(tmp_path, how):
     with server(tmp_path, runs=False) as mlflow:
         with refusing(mlflow.port, **how):
-            run = runs.start(tmp_path, "launch", *WORDS, f"tracking.uri={mlflow.uri}")
+            run = runs.start(tmp_path, "launch", *WORDS, f"tracking.uri={mlflow.uri}", "--offline")
             sweep = tmp_path / "results" / "toy"
             runs.wait_for(lambda: runs.record(sweep).ended is not None, run)
             assert runs.record(sweep).ended.reason == "finished"
@@ -95,7 +95,7 @@ def test_server_that_does_not_take_anything_is_only_a_delay(tmp_path, how):
 
 def test_driver_killed_while_the_server_is_down(tmp_path):
     with server(tmp_path, runs=False) as mlflow:
-        run = runs.start(tmp_path, "launch", *WORDS, f"tracking.uri={mlflow.uri}")
+        run = runs.start(tmp_path, "launch", *WORDS, f"tracking.uri={mlflow.uri}", "--offline")
         sweep = tmp_path / "results" / "toy"
         runs.wait_for(lambda: runs.reports(sweep) >= 2, run)
         runs.kill(run.process.pid)
@@ -109,7 +109,7 @@ def test_driver_killed_while_the_server_is_down(tmp_path):
 
 def test_whoever_does_not_want_to_wait_for_a_server_that_is_gone_leaves_and_sends_the_events_to_another(tmp_path):
     with server(tmp_path, runs=False) as gone:
-        run = runs.start(tmp_path, "launch", *WORDS, f"tracking.uri={gone.uri}")
+        run = runs.start(tmp_path, "launch", *WORDS, f"tracking.uri={gone.uri}", "--offline")
         runs.wait_for(lambda: "waiting for MLflow, 120 s at most for each event" in run.err.read_text(), run)
         run.process.send_signal(signal.SIGTERM)
         assert run.wait() == 1

@@ -24,14 +24,17 @@ class Cluster:
     def __init__(self) -> None:
         self.sent: list[dict[str, bytes]] = []
         """Of each job, path -> content of the files that travelled with it, but for the code."""
+        self.words: list[tuple[str, ...]] = []
+        """Of each job, its command."""
         self.error: Exception | None = None
 
     def look_up(self, _job_id: str) -> Seen | None:
         return None
 
-    def submit(self, _job: Job, archive: Path) -> bool:
+    def submit(self, job: Job, archive: Path) -> bool:
         if self.error is not None:
             raise self.error
+        self.words.append(job.words)
         package = zipfile.ZipFile(archive)
         self.sent.append({name: package.read(name) for name in package.namelist() if name.startswith("submitted/")})
         return True
@@ -58,6 +61,13 @@ def run(*words: str) -> tuple[int, str]:
 def submit(*words: str) -> None:
     code, told = run("submit", "s.yaml", "--submission-id", "x-1", *words)
     assert code == 0, told
+
+
+def test_whether_to_start_without_mlflow_travels_with_the_sweep(cluster: Cluster) -> None:
+    """The address is one of the cluster's: it is looked at there."""
+    submit("tracking.uri=http://127.0.0.1:1")
+    submit("tracking.uri=http://127.0.0.1:1", "--offline")
+    assert [words[2:] for words in cluster.words] == [("--json",), ("--offline", "--json")]
 
 
 NAME = "x" if "name: x" in QLORA else QLORA.split("name: ")[1].split()[0]

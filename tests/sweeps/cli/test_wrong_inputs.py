@@ -307,6 +307,21 @@ def test_a_storage_that_is_a_file_is_told_before_anything_starts(folder: Path) -
     assert lines[-1] == "1 problem; nothing was started"
 
 
+def test_a_tracking_server_that_does_not_answer_is_told_before_anything_starts(folder: Path) -> None:
+    code, lines, _ = run("launch", "toy", "tracking.uri=http://me:secret@127.0.0.1:1")
+    assert code == 2
+    assert lines[-2].startswith("error: tracking.uri: http://127.0.0.1:1: no answer: Connection refused: start the ")
+    assert "or launch with --offline" in lines[-2]
+    assert lines[-1] == "1 problem; nothing was started"
+    assert not Path("results").exists()
+    # With --offline the launch gets as far as looking for the sweep that it is to learn from.
+    words = ["launch", "toy", "tracking.uri=http://127.0.0.1:1", "searcher.warm_start=before", "--offline"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        _, lines, _ = run(*words)
+    assert not [line for line in lines if line.startswith("error: tracking.uri")], lines
+
+
 def test_an_earlier_sweep_is_not_looked_up_before_the_launch_which_names_the_key_of_the_store(folder: Path) -> None:
     words = ["toy", "searcher.warm_start=before", "tracking.uri=sqlite:///none.db"]
     notice = "searcher.warm_start: before is not looked up here: launch looks for it in sqlite:///"
