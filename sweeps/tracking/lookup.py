@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
+import os
 import shutil
 import tempfile
 import threading
@@ -141,6 +143,7 @@ class Lookup:
         quiet()
         from mlflow import MlflowClient
 
+        self._uri = uri
         self._client = MlflowClient(tracking_uri=uri)
 
     def sweep(
@@ -248,12 +251,27 @@ class Lookup:
         except MlflowException as error:
             if is_away(error):
                 raise
-            # It drops what went wrong (store/artifact/runs_artifact_repo.py, 3.17.2): a full disk, for one.
-            free = size(shutil.disk_usage(folder).free)
+            return self._from_store(run_id, path, folder)
+
+    def _from_store(self, run_id: str, path: str, folder: str) -> Path:
+        """Fetches from the store itself, which says why it cannot: the client drops the reason.
+
+        See store/artifact/runs_artifact_repo.py, 3.17.2. Raises `Failed`.
+        """
+        from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
+
+        uri = f"{self._client.get_run(run_id).info.artifact_uri}/{path}"
+        try:
+            with of_artifacts():
+                return Path(download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=self._uri))
+        except (MlflowException, OSError) as error:
+            said = str(error).splitlines()[-1]
+            free = f"{tempfile.gettempdir()} ({size(shutil.disk_usage(folder).free)} free)"
+            way_out = f": there is no room for it in {free}: make room there, or name another disk with TMPDIR"
+            way_out = way_out if os.strerror(errno.ENOSPC) in said else ""
             raise Failed(
-                f"run {run_id}: its {path} is in MLflow, and cannot be fetched from there: the store of artifacts "
-                f"fails, or there is no room for it in {tempfile.gettempdir()} ({free} free): make room there, or name "
-                "a folder on another disk with TMPDIR"
+                f"run {run_id}: its {path} is in MLflow, and cannot be fetched from there: {said}{way_out}"
             ) from error
 
     def _parents(self, place: Place, way_out: str, other_than: str | None) -> list[Any]:

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import threading
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -95,6 +96,25 @@ def test_what_cannot_be_read_for_a_reason_without_words_is_told_by_the_kind_of_e
     monkeypatch.setattr(Lookup, "_download", Mock(side_effect=OSError()))
     with pytest.raises(SweepError, match=r"run r: its eval_rows\.json cannot be read: OSError$"):
         Lookup(uri).reported("r")
+
+
+def test_a_link_in_an_adapter_is_followed_within_the_run_and_refused_by_its_reason_beyond(
+    sink: MlflowSink, client: Any, uri: str, folder: SweepFolder, tmp_path: Path
+) -> None:
+    deliver(sink, sweep_events(folder))
+    lookup, run = Lookup(uri), run_of(client, "aaaa").info
+    before = lookup.files(run.run_id, "adapter")
+    artifacts = Path(run.artifact_uri.removeprefix("file://"))
+    linked = sorted((artifacts / "adapter").iterdir())[0]
+    for place in (artifacts / "beside", tmp_path / "beyond"):
+        linked.rename(place)
+        linked.symlink_to(place)
+        if place.is_relative_to(artifacts):
+            assert lookup.files(run.run_id, "adapter") == before
+            linked.unlink()
+            place.rename(linked)
+    with pytest.raises(Failed, match=r"cannot be fetched from there: Invalid path: .* outside the artifact directory$"):
+        lookup.files(run.run_id, "adapter")
 
 
 def test_an_adapter_for_which_the_disk_here_has_no_room_is_a_failure_of_the_machine(
