@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,11 +25,9 @@ class Progress(Spec):
 
 def lora_config(spec: TrialSpec, modules: Sequence[str]) -> LoraConfig:
     """Returns PEFT's configuration of the trial's adapter on the resolved target modules."""
-    alpha = spec.adapter.alpha
     return LoraConfig(
         r=spec.adapter.r,
-        # Readers such as vLLM expect an integer; PEFT itself takes a fraction as well.
-        lora_alpha=int(alpha) if alpha == int(alpha) else alpha,
+        lora_alpha=_whole(spec.adapter.alpha),
         lora_dropout=spec.adapter.lora_dropout,
         target_modules=list(modules),
         use_rslora=spec.adapter.use_rslora,
@@ -43,11 +42,15 @@ def peft_folder(model: PeftModel, adapter: str) -> dict[str, bytes]:
     """Returns the two files that PeftModel.from_pretrained, vLLM and TGI read.
 
     Uses PEFT's own state dict and configuration. save_pretrained would ask the hub whether the vocabulary of the base
-    was resized (utils/save_and_load.py, 0.21.2).
+    was resized (utils/save_and_load.py, 0.21.2). The scale of a rank-stabilised adapter, alpha / sqrt(r), is written as
+    alpha x sqrt(r) / r: SGLang 0.5.23 and llama.cpp divide by r, whatever use_rslora says. PEFT, vLLM, SGLang and
+    llama.cpp read an alpha that is no integer.
     """
     state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
     tensors = {name: value.detach().to("cpu").contiguous() for name, value in state.items()}
     config = _plain(model.peft_config[adapter].to_dict()) | {"inference_mode": True}
+    if config["use_rslora"]:
+        config |= {"lora_alpha": _whole(config["lora_alpha"] * math.sqrt(config["r"])), "use_rslora": False}
     return {
         "adapter_model.safetensors": safetensors.torch.save(tensors, metadata={"format": "pt"}),
         "adapter_config.json": json.dumps(config, indent=2, sort_keys=True).encode(),
@@ -87,6 +90,11 @@ def restore(content: bytes, parameters: Mapping[str, torch.nn.Parameter], optimi
                 key: value if key == "step" else value.to(parameter.device) for key, value in state.items()
             }
     return Progress.model_validate_json(safetensors_header.metadata(content)["progress"])
+
+
+def _whole(alpha: float) -> float:
+    """Returns an integer where alpha is one: some readers expect that."""
+    return int(alpha) if alpha == int(alpha) else alpha
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:

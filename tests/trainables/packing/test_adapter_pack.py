@@ -21,6 +21,7 @@ from trainables.data import dataset
 from trainables.learning_rates import learning_rate
 from trainables.packing import adapter_files, targets
 from trainables.packing.adapter_pack import AdapterPack
+from trainables.scoring import requests
 from trainables.specs import QuantizationSpec
 
 NEIGHBOURS = [
@@ -369,6 +370,32 @@ def test_adapter_folder_is_read_by_peft_and_gives_the_same_loss(tmp_path):
     assert sorted(config["target_modules"]) == ["down_proj", "gate_proj", "up_proj"]
     assert config["r"] == 8
     assert config["lora_alpha"] == 16
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(16, 128), (8, 16 * 8**0.5)])
+def test_the_scale_of_a_rank_stabilised_adapter_is_folded_when_it_is_saved(tmp_path, rank, alpha):
+    """Servers that do not know use_rslora divide by the rank. A folder that names it is as good as before."""
+    spec = packs.spec(seed=9, r=rank, use_rslora=True)
+    pack = packs.pack()
+    pack.open(0, spec)
+    packs.losses(pack, 0, 5)
+    new = pack.adapter(0)
+    config = json.loads(new["adapter_config.json"])
+    assert (config["use_rslora"], config["lora_alpha"]) == (False, alpha)
+    assert type(config["lora_alpha"]) is type(alpha)
+    named = json.dumps(config | {"use_rslora": True, "lora_alpha": 2 * rank}).encode()
+    rows = [packs.rows().eval.row(i) for i in range(len(packs.rows().eval))]
+    found = []
+    for name, files in (("new", new), ("old", {**new, "adapter_config.json": named})):
+        assert requests.problems(spec, files) == []
+        (tmp_path / name).mkdir()
+        for file, content in files.items():
+            (tmp_path / name / file).write_bytes(content)
+        model = PeftModel.from_pretrained(packs.base().model, tmp_path / name)
+        found.append([row_loss(model, row) for row in rows])
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+    assert found[0] == pytest.approx(evaluation(pack, 0).row_losses, abs=1e-4)
+    assert row_loss(packs.base().model, rows[0]) != pytest.approx(found[0][0], rel=1e-2)
 
 
 def test_only_adapters_change():
