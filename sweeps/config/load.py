@@ -40,7 +40,7 @@ class Sweep:
     preview: Preview = _UNSEEN
     """What the local data looks like."""
     notices: tuple[str, ...] = ()
-    """What the sweep leaves out of its search space, a line each."""
+    """What the sweep leaves out of its search space, and ranks that a server does not take, a line each."""
 
 
 def recipes() -> dict[str, str]:
@@ -78,6 +78,7 @@ def load(file: str, changes: Sequence[str], folder: Path, elsewhere: Sequence[st
         space, mistakes, notices = _checked_space(config, space, trainable, is_whole=not wrong)
         wrong += mistakes
         wrong += checks.fields_together(space) if not space_mistakes else []
+        notices += checks.served_ranks(config, space)
     if trainable is not None:
         wrong += checks.objectives(config, trainable) + checks.promotion_metric(config, trainable)
     preview, mistakes = checks.local_files(raw, config, trainable) if trainable is not None else (Preview(), [])

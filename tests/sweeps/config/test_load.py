@@ -323,3 +323,25 @@ def test_a_mistake_brings_no_second_one_that_goes_with_the_first(here: Path, cha
     text += "  adapter.r: {choice: [8, 16], prior: 8}\n  training.learning_rate: {loguniform: [1.0e-5, 1.0e-2]}\n"
     (line,) = wrong(here, text, *changes)
     assert line.startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ((), None),
+        (("adapter.r=12",), None),
+        (
+            ("adapter.r=24",),
+            "adapter.r: 24: vLLM takes no such --max-lora-rank, only 1, 8, 16, 32, 64, 128, 256, 320, 512: ",
+        ),
+        (("search_space={adapter.r: {choice: [4, 16, 320, 600, 24]}}",), "adapter.r: 24, 600: "),
+        (("search_space={adapter.r: {randint: [15, 33]}}",), "adapter.r: 17, 18, 19 and 13 more: "),
+    ],
+)
+def test_ranks_that_vllm_does_not_take_as_they_are_are_told(
+    here: Path, changes: tuple[str, ...], named: str | None
+) -> None:
+    write_rows(here.parent / "files")
+    found = loaded(here, QLORA, *changes).notices
+    assert [line[: len(named or "")] for line in found] == ([] if named is None else [named])
+    assert loaded(here, TOY, "adapter.r=24").notices == ()
