@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from cluster.devices import use_threads
 from cluster.errors import HostsDied, first_line
-from cluster.scoring_host import Reply, ScoringHost, can_score, reply, returned
-from cluster.scoring_process import Call, process
+from cluster.scoring_host import Reply, can_score, reply, returned
+from cluster.scoring_process import Call, WideHost, process
 from trainables.scoring.requests import BaseFacts, ScoringProgress, ScoringRequest, ScoringResult, Tell, tell_nobody
 from trainables.specs import TrialSpec
 
@@ -34,6 +34,9 @@ class Scoring(Protocol):
 
     def base_facts(self) -> BaseFacts:
         """See `Scorer.base_facts`."""
+
+    def score_apart(self, base: TrialSpec, request: ScoringRequest) -> ScoringResult:
+        """Frees the base, then scores on another one in a process of its own there, whose death ends nothing else."""
 
     def serve(self, script: str, files: Mapping[str, bytes], job: str) -> str:
         """Frees the base, then runs a script in a fresh process; see `serving.serve`."""
@@ -76,6 +79,10 @@ class _Remote:
     def base_facts(self) -> BaseFacts:
         facts: BaseFacts = self._call("base_facts", ())
         return facts
+
+    def score_apart(self, base: TrialSpec, request: ScoringRequest) -> ScoringResult:
+        answer: ScoringResult = self._call("score_apart", (base, request))
+        return answer
 
     def serve(self, script: str, files: Mapping[str, bytes], job: str) -> str:
         return str(self._call("serve", (script, files, job)))
@@ -134,7 +141,7 @@ class _Actor:
         # Ray sets OMP_NUM_THREADS from num_cpus, which is 0 here.
         use_threads(1)
         self._progress: ScoringProgress | None = None
-        self._host = ScoringHost(TrialSpec.model_validate_json(base), self._note)
+        self._host = WideHost(TrialSpec.model_validate_json(base), self._note)
 
     def ready(self) -> None:
         """Returns once the actor has started."""

@@ -48,7 +48,7 @@ class ScoringHost:
     def __init__(self, base: TrialSpec, tell: Tell = tell_nobody) -> None:
         """A host that has loaded nothing yet; `tell` is told how far the scoring has come."""
         self._base = base
-        self._tell = tell
+        self.tell = tell
         self._scorer: Scorer | None = None
 
     def fingerprint(self) -> dict[str, str]:
@@ -59,13 +59,13 @@ class ScoringHost:
         """See `Scoring.score`."""
         scorer = self._loaded()
         if request.content is None:
-            return scorer.score(request, self._tell)
+            return scorer.score(request, self.tell)
         named = Path(request.rows)
         with TemporaryDirectory() as folder:
             here = Path(folder) / named.name
             here.write_bytes(request.content)
             try:
-                return scorer.score(request.model_copy(update={"rows": str(here), "content": None}), self._tell)
+                return scorer.score(request.model_copy(update={"rows": str(here), "content": None}), self.tell)
             except DataError as error:
                 raise DataError(str(error).replace(str(here), str(named))) from error
 
@@ -75,13 +75,17 @@ class ScoringHost:
 
     def serve(self, script: str, files: Mapping[str, bytes], job: str) -> str:
         """See `Scoring.serve`."""
-        self._scorer = None
-        give_back()  # The fresh process loads the base onto the same GPU.
+        self.free()
         return serving.serve(script, files, job)
+
+    def free(self) -> None:
+        """Gives the base's memory back: a fresh process loads one onto the same GPU."""
+        self._scorer = None
+        give_back()
 
     def _loaded(self) -> Scorer:
         if self._scorer is None:
-            self._tell(ScoringProgress())
+            self.tell(ScoringProgress())
             silence()
             number_gpus_by_bus()
             trainable = can_score(self._base.trainable)

@@ -24,7 +24,7 @@ from typing import Any
 from cluster import devices
 from cluster.errors import HostsDied
 from cluster.scoring_host import ScoringHost, reply, returned
-from trainables.scoring.requests import ScoringProgress, Tell, tell_nobody
+from trainables.scoring.requests import ScoringProgress, ScoringRequest, ScoringResult, Tell, tell_nobody
 from trainables.specs import TrialSpec
 
 Call = Callable[[str, tuple[Any, ...]], Any]
@@ -64,6 +64,17 @@ def process(base: TrialSpec, tell: Tell = tell_nobody, gpus: int = 1) -> Iterato
             child.wait()
 
 
+class WideHost(ScoringHost):
+    """A `ScoringHost` that scores on other bases too."""
+
+    def score_apart(self, base: TrialSpec, request: ScoringRequest) -> ScoringResult:
+        """See `Scoring.score_apart`."""
+        self.free()
+        with process(base, self.tell, max(1, len(devices.visible()))) as call:
+            answer: ScoringResult = call("score", (request,))
+        return answer
+
+
 def _call(calls: Connection, child: subprocess.Popen[bytes], what: tuple[str, tuple[Any, ...]], tell: Tell) -> Any:
     try:
         calls.send(what)
@@ -86,7 +97,7 @@ def answer_calls(descriptor: int) -> None:
         os.dup2(nothing.fileno(), 2)
     calls = Connection(descriptor)
     # Sent by the thread that answers, so that all of it comes before the answer.
-    host = ScoringHost(calls.recv(), calls.send)
+    host = WideHost(calls.recv(), calls.send)
     waiting: SimpleQueue[tuple[str, tuple[Any, ...]]] = SimpleQueue()
     threading.Thread(target=_receive, args=(calls, waiting), daemon=True).start()
     while True:

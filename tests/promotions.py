@@ -168,8 +168,7 @@ class InProcess(ScoringHost):
     """Scores in this process, and believes a packaged model: what one really answers has its own test."""
 
     def __init__(self, base: TrialSpec) -> None:
-        super().__init__(base, lambda progress: self.tell(progress))
-        self.tell = tell_nobody
+        super().__init__(base)
         self._scored: dict[str, tuple[float, ...]] = {}
         """Digest of an adapter -> its losses when it was scored last."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from sweeps.config.checks import VLLM_RANKS
 from sweeps.promotion.gate import CHAMPION, Verdict
 from sweeps.record.paired_rows import percent
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
@@ -17,8 +18,6 @@ NO_ENDS = (
     "it is not known where an answer ends: no row that decided ends in a special token before data.max_length; the "
     "model answers up to an end token of the base or max_new_tokens"
 )
-_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM takes as --max-lora-rank (vllm/config/lora.py, 0.14.0); without it, adapters of r > 16 are refused."""
 _SAID_ELSEWHERE = {
     "log10_learning_rate",
     "base_model",
@@ -48,6 +47,12 @@ class VersionFacts:
     hub_id: str | None
     """None when the hub does not have the base."""
     quantization: str
+    scheme: str
+    """nf4, fp4 or none."""
+    unquantised: float | None
+    """The winner's loss on the base without quantisation; None where the base has none, or it is not known."""
+    loading: Sequence[str]
+    """See `model_package.loading`."""
     licence: str | None
     install_base: str | None
     """The command that installs a base inside a package."""
@@ -99,6 +104,7 @@ def description(facts: VersionFacts) -> str:
         f"- sweep `{facts.sweep.sweep_id}`, trial {winner.label} (`{winner.trial_key}`)",
         f"- {_settings(winner)}",
         f"- base `{facts.base}`, {facts.quantization}",
+        f"- {_bases(facts)}",
         "- the plain PEFT folder is `artifacts/adapter` of this version",
     ]
     return "\n".join(lines)
@@ -137,7 +143,8 @@ def card(facts: VersionFacts) -> str:
         f"| {digits(comparison.low, '+')} to {digits(comparison.high, '+')} |"
         for comparison in verdict.comparisons
     ]
-    lines += ["", "Loss is the negative log-likelihood per completion token, in nats.", "", f"{verdict.unseen}.", ""]
+    lines += ["", "Loss is the negative log-likelihood per completion token, in nats."]
+    lines += [_bases(facts), "", f"{verdict.unseen}.", ""]
     lines += [*(f"**Warning**: {warning}." for warning in verdict.warnings), *([""] if verdict.warnings else [])]
     lines += ["## Training", ""]
     if data is not None:
@@ -175,13 +182,29 @@ def _settings(trial: TrialRun) -> str:
     return ", ".join(f"{name} {value}" for name, value in trial.params.items() if name not in _SAID_ELSEWHERE)
 
 
+def _bases(facts: VersionFacts) -> str:
+    """Says which base each loss is of."""
+    told = f"Losses are on the base as in training: {facts.quantization}."
+    if facts.scheme == "none":
+        return told
+    winner, loss = facts.verdict.winner, facts.unquantised
+    known = f"has loss {loss:.4f} on these rows" if loss is not None else "was not evaluated"
+    return f"{told} On the base without quantisation {winner} {known}."
+
+
 def _elsewhere(facts: VersionFacts) -> list[str]:
     """How to use the PEFT folder without this package, and where its answers end."""
-    lines = ["`artifacts/adapter` is a plain PEFT folder: `PeftModel.from_pretrained(base, PATH)`."]
-    rank = next((most for most in _VLLM_RANKS if most >= int(facts.winner.params["r"])), None)
+    lines = ["`artifacts/adapter` is a plain PEFT folder. This loads it on the base as in training:", "", "```python"]
+    lines += [*facts.loading, "```", ""]
+    rank = next((most for most in VLLM_RANKS if most >= int(facts.winner.params["r"])), None)
     if rank is not None:
-        command = f"vllm serve BASE --enable-lora --max-lora-rank {rank} --lora-modules {facts.model}=PATH"
-        lines += [f"vLLM serves it: `{command}`."]
+        # vLLM quantises to nf4 with double quantisation, and to nothing else (model_loader/bitsandbytes_loader.py).
+        quantised = " --quantization bitsandbytes" if facts.scheme == "nf4" else ""
+        options = f"--tokenizer artifacts/tokenizer{quantised} --enable-lora --max-lora-rank {rank}"
+        command = f"vllm serve BASE {options} --lora-modules {facts.model}=artifacts/adapter"
+        lines += [f"vLLM serves it: `{command}`. BASE is what the line `base = ` loads."]
+        if facts.scheme == "fp4":
+            lines += ["vLLM cannot quantise to fp4: the loss is the one on the base without quantisation."]
     if not facts.ends:
         return [*lines, "", f"{NO_ENDS[0].upper()}{NO_ENDS[1:]}."]
     ends = ", ".join(f"`{text}` ({number})" for text, number in facts.ends.items())

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cluster.errors import ClusterError
 from cluster.scoring import Scoring
 from sweeps.errors import SweepError
 from sweeps.promotion import gate
@@ -14,9 +15,10 @@ from sweeps.promotion.content import Content
 from sweeps.promotion.context import Context
 from sweeps.promotion.gate import CHAMPION, Verdict
 from sweeps.tracking.registry import IDENTITY, Version
+from trainables.errors import TrainableError
 from trainables.objective import EVAL_LOSS
 from trainables.scoring import requests
-from trainables.scoring.requests import BASE, Scores, ScoringRequest, ScoringResult
+from trainables.scoring.requests import BASE, BaseFacts, Scores, ScoringRequest, ScoringResult
 
 SAMPLES = 4
 """Rows that the packaged model must score as the evaluation did."""
@@ -28,6 +30,7 @@ class Evidence:
 
     candidates: Sequence[Candidate]
     """Those with a finite loss: the others are left out."""
+    request: ScoringRequest
     answer: ScoringResult
     rows: str
     """Where the rows come from, in words."""
@@ -131,7 +134,45 @@ def collect(context: Context, candidates: Sequence[Candidate], content: Content,
             f"{context.sweep.sweep_id}: no trial may be promoted: the loss of none is finite on {words}: name "
             f"other rows with --eval-data, or {others}"
         )
-    return Evidence(left, answer, words)
+    return Evidence(left, request, answer, words)
+
+
+def unquantised(context: Context, winner: Winner, base: BaseFacts, scored: Scoring) -> float | None:
+    """The winner's loss on the rows that decide, on its base without quantisation: many serve that one.
+
+    It only informs. None where the base is not quantised, or the loss is not known; says why.
+    """
+    scheme, label, evidence = base.quantization["scheme"], winner.candidate.label, winner.evidence
+    if scheme == "none":
+        return None
+    where = "on the base without quantisation"
+    context.say(f"evaluating {label} {where}")
+    trained, spec = evidence.answer.scores[label], context.sweep.config.base
+    change = {"scheme": "none", "compute_dtype": base.quantization["compute_dtype"]}
+    quantization = spec.quantization.model_copy(update=change)
+    model = spec.base_model.model_copy(update={"revision": base.revision})
+    asked = {"adapters": {label: winner.candidate.adapter}, "with_base": False, "samples": 0}
+    try:
+        answer = scored.score_apart(
+            spec.model_copy(update={"quantization": quantization, "model": model}),
+            evidence.request.model_copy(update=asked),
+        )
+    except (ClusterError, TrainableError) as error:
+        context.say(f"the loss of {label} {where} is not known: {error}")
+        return None
+    if label in answer.not_finite:
+        context.say(f"warning: the loss of {label} {where} is not finite: serve it in {scheme} only")
+        return None
+    found = answer.scores[label]
+    agreement = gate.agreement(trained, evidence.answer.hardware, found, answer.hardware)
+    told = f"{label}: loss {trained.loss:.4f} on the base in {scheme}, {found.loss:.4f} {where}"
+    if agreement.holds:
+        context.say(told)
+    else:
+        way_out = f"what was evaluated is {scheme}: serve it so"
+        gaps = f"rows differ by {agreement.difference:.2g} per token, more than {agreement.tolerance:g}"
+        context.say(f"warning: {told}; {gaps}: {way_out}")
+    return found.loss
 
 
 def deciding_rows(context: Context) -> tuple[str, str]:

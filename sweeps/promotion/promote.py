@@ -66,6 +66,7 @@ class PromotionResult:
             "previous": self.previous,
             "dry_run": self.dry_run,
             "reasons": list(self.reasons),
+            "unquantised_loss": self.registered.unquantised_loss,
             "verdict": asdict(self.verdict),
         }
 

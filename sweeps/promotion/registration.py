@@ -16,7 +16,7 @@ from pathlib import Path
 from cluster.scoring import Scoring
 from cluster.submission import package
 from sweeps.errors import Failed, SweepError
-from sweeps.promotion import cards, gate, version_files, version_tags
+from sweeps.promotion import cards, evidence, gate, version_files, version_tags
 from sweeps.promotion.cards import VersionFacts
 from sweeps.promotion.context import Context
 from sweeps.promotion.evidence import Winner
@@ -42,6 +42,8 @@ class Registered:
     """Whether the alias points to it."""
     reasons: tuple[str, ...] = ()
     """Why it does not."""
+    unquantised_loss: float | None = None
+    """See `evidence.unquantised`."""
 
 
 def register(context: Context, winner: Winner, scored: Scoring, clock: Callable[[], float]) -> Registered:
@@ -57,7 +59,14 @@ def register(context: Context, winner: Winner, scored: Scoring, clock: Callable[
         Failed: the packaged model does not answer as the evaluation did; the alias was not moved.
     """
     base = scored.base_facts()
-    facts = _facts(context, winner, base)
+    unquantised = evidence.unquantised(context, winner, base, scored)
+    registered = _register(context, winner, scored, clock, base, _facts(context, winner, base, unquantised))
+    return dataclasses.replace(registered, unquantised_loss=unquantised)
+
+
+def _register(
+    context: Context, winner: Winner, scored: Scoring, clock: Callable[[], float], base: BaseFacts, facts: VersionFacts
+) -> Registered:
     if not facts.ends:
         context.say(f"warning: {cards.NO_ENDS}")
     with tempfile.TemporaryDirectory() as work:
@@ -220,7 +229,7 @@ def _overtaken(alias: str, number: str) -> Registered:
     return Registered(number, promoted=False, reasons=(reason,))
 
 
-def _facts(context: Context, winner: Winner, base: BaseFacts) -> VersionFacts:
+def _facts(context: Context, winner: Winner, base: BaseFacts, unquantised: float | None) -> VersionFacts:
     quantization = base.quantization
     scheme = {"none": "not quantised"}.get(quantization["scheme"], quantization["scheme"])
     return VersionFacts(
@@ -234,6 +243,9 @@ def _facts(context: Context, winner: Winner, base: BaseFacts) -> VersionFacts:
         base=base.source + (f" at {base.revision}" if base.revision else ""),
         hub_id=base.source if base.kind == "hub" else None,
         quantization=f"{scheme}, {quantization['compute_dtype']}",
+        scheme=quantization["scheme"],
+        unquantised=unquantised,
+        loading=model_package.loading(base),
         licence=base.licence,
         install_base=model_package.install_base(base),
         forced=winner.forced,

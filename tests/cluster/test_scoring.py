@@ -71,8 +71,24 @@ def test_a_process_elsewhere_scores_the_same(base, expected, address, monkeypatc
         assert path.endswith("/model")
         with pytest.raises(HostsDied, match="the packaged model cannot be served: ValueError: no"):
             elsewhere.serve("raise ValueError('no')", {}, "")
+        # Another base is scored in a process of its own there.
+        nf4 = base.model_copy(update={"quantization": base.quantization.model_copy(update={"scheme": "nf4"})})
+        apart = elsewhere.score_apart(nf4, ScoringRequest(rows="test", with_base=True))
+        assert apart.fingerprint == found.fingerprint
+        assert apart.scores[BASE].row_losses != pytest.approx(found.scores[BASE].row_losses, rel=1e-4)
         # The base is loaded again.
         assert elsewhere.score(ScoringRequest(rows="test", with_base=True)) == found
+
+
+def test_the_death_of_the_process_that_scores_another_base_ends_nothing_else(base, tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    dying = "import os\nfrom trainables.qlora import *\ndef open_scorer(base, cache): os._exit(9)\n"
+    (tmp_path / "mine" / "dying.py").write_text(dying)
+    monkeypatch.syspath_prepend(tmp_path)
+    with scoring.scoring(base) as elsewhere:
+        with pytest.raises(HostsDied, match=r"the process that evaluates died \(exit code 9\)"):
+            elsewhere.score_apart(base.model_copy(update={"trainable": "mine.dying"}), ScoringRequest(rows="test"))
+        assert elsewhere.base_facts().columns == ("question",)
 
 
 @pytest.mark.ray

@@ -20,25 +20,32 @@ SCORE = """
 import json, sys
 from pathlib import Path
 import torch
-from peft import PeftModel
 from torch.nn import functional
 from sweeps.config import load
 from trainables import qlora
-from trainables.base import base_model
 from trainables.data import dataset
 from cluster.devices import cache
 
-base = load.load("quickstart", sys.argv[2:], Path.cwd()).config.base
-rows = dataset.load(qlora.prepare(base, cache()).payload).eval
-model = PeftModel.from_pretrained(base_model.load(base, cache()).model, sys.argv[1]).eval()
-losses = []
-with torch.no_grad():
-    for i in range(len(rows)):
-        row = rows.row(i)
-        ids = torch.from_numpy(row.ids).long()[None]
-        logits = model(input_ids=ids).logits[0, :-1][row.labelled[1:]]
-        losses.append(float(functional.cross_entropy(logits, ids[0, row.labelled], reduction="sum")))
-print(json.dumps(losses))
+data = load.load("quickstart", sys.argv[2:], Path.cwd()).config.base
+rows = dataset.load(qlora.prepare(data, cache()).payload).eval
+
+def losses(model):
+    found = []
+    with torch.no_grad():
+        for i in range(len(rows)):
+            row = rows.row(i)
+            ids = torch.from_numpy(row.ids).long()[None]
+            logits = model(input_ids=ids).logits[0, :-1][row.labelled[1:]]
+            found.append(float(functional.cross_entropy(logits, ids[0, row.labelled], reduction="sum")))
+    return found
+
+of_readme = losses(model)
+# Without the kernel in bfloat16 that bitsandbytes takes on some CPUs; it has repacked the weights, so they load again.
+base = AutoModelForCausalLM.from_pretrained("base", quantization_config=nf4, dtype="float32")
+for module in base.modules():
+    if hasattr(module, "support_avx512bf16_for_cpu"):
+        module.support_avx512bf16_for_cpu = False
+print(json.dumps([of_readme, losses(PeftModel.from_pretrained(base, sys.argv[1]))]))
 """
 
 
@@ -52,7 +59,8 @@ def test_quickstart_finds_an_adapter_that_peft_loads_with_the_same_loss(tmp_path
     answer = json.loads(done.stdout.strip().splitlines()[-1])
     assert answer["trials"] == sum(answer["states"].values()) == 6
     best, default = answer["best"], first_trial(Path(answer["dir"]))
-    assert best["value"] < 0.5 * default, done.stderr
+    # The default is one that people would use, and trains.
+    assert best["value"] < 0.8 * default < 1.5, done.stderr
     assert "the default configuration (t00" in done.stderr
     assert peak_memory(Path(answer["dir"])) < 6e9
 
@@ -70,7 +78,10 @@ def test_quickstart_finds_an_adapter_that_peft_loads_with_the_same_loss(tmp_path
     kept = json.loads((adapter.parent / "eval_rows.json").read_text())
     assert best["value"] == pytest.approx(sum(kept["row_losses"]) / sum(kept["row_tokens"]))
     # One row at a time against many with padding, through 30 layers in single precision: as much for each token.
-    found, tokens = json.loads(shown.splitlines()[-1]), kept["row_tokens"]
+    of_readme, found = json.loads(shown.splitlines()[-1])
+    tokens = kept["row_tokens"]
+    # docs/models.md: up to 9e-4 by the kernel in bfloat16, whatever its rows say.
+    assert sum(of_readme) / sum(tokens) == pytest.approx(best["value"], abs=2e-3)
     assert len(found) == len(tokens) == 8
     assert [loss / count for loss, count in zip(found, tokens, strict=True)] == pytest.approx(
         [loss / count for loss, count in zip(kept["row_losses"], tokens, strict=True)], abs=1e-3

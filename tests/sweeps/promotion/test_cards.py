@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
+from peft import PeftModel
 from sweep_files import toy
+from transformers import AutoModelForCausalLM
 
 from sweeps.promotion import cards
 from sweeps.promotion.evidence import deciding_rows
 from sweeps.promotion.gate import Comparison, Verdict
+from sweeps.tracking import model_package
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
+from trainables.scoring.requests import BaseFacts
 from trainables.specs import DataSpec
 
 COMMIT = "0123abc"
 
 
-def facts(hub_id: str | None, base: str) -> cards.VersionFacts:
+def facts(
+    hub_id: str | None, base: str, scheme: str = "nf4", unquantised: float | None = None, kind: str = "hub"
+) -> cards.VersionFacts:
     """A promotion of one trial."""
     config, _ = toy()
     trial = TrialRun("run", "key", 1, "COMPLETED", None, None, None, {}, {"r": "8"})
@@ -36,13 +44,72 @@ def facts(hub_id: str | None, base: str) -> cards.VersionFacts:
         rows="data.test",
         base=base,
         hub_id=hub_id,
-        quantization="nf4, float32",
+        quantization=f"{scheme}, float32",
+        scheme=scheme,
+        unquantised=unquantised,
+        loading=model_package.loading(base_facts(base, scheme, kind)),
         licence="mit",
         install_base=None,
         forced=(),
         versions={},
         ends={"<|im_end|>": 151645},
     )
+
+
+def base_facts(source: str, scheme: str, kind: str) -> BaseFacts:
+    quantization = {"scheme": scheme, "double_quant": True, "compute_dtype": "float32"}
+    commit = COMMIT if kind == "hub" else None
+    return BaseFacts(
+        source=source, revision=commit, kind=kind, files={}, quantization=quantization, trust_remote_code=False,
+        licence=None, form={}, columns=(), tokenizer={},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("scheme", "loss", "told", "option"),
+    [
+        ("nf4", 1.25, "in training: nf4, float32. On the base without quantisation t01 has loss 1.2500 on", True),
+        ("nf4", None, "in training: nf4, float32. On the base without quantisation t01 was not evaluated.", True),
+        ("fp4", 1.25, "in training: fp4, float32. On the base without quantisation t01 has loss 1.2500 on", False),
+        ("none", None, "in training: none, float32.", False),
+    ],
+)
+def test_the_card_says_which_base_each_loss_is_of_and_vllm_quantises_it_where_it_can(
+    scheme: str, loss: float | None, told: str, option: bool
+) -> None:
+    of = facts("owner/name", "owner/name", scheme, loss)
+    card = cards.card(of)
+    assert told in card and told in cards.description(of)
+    assert ("without quantisation" in card) == (scheme != "none")
+    assert ("vllm serve BASE --tokenizer artifacts/tokenizer --quantization bitsandbytes --enable" in card) == option
+    assert ("vLLM cannot quantise to fp4" in card) == (scheme == "fp4")
+
+
+@pytest.mark.parametrize("scheme", ["nf4", "none"])
+@pytest.mark.parametrize("kind", ["hub", "gguf"])
+def test_the_card_loads_the_base_as_training_did(monkeypatch: pytest.MonkeyPatch, scheme: str, kind: str) -> None:
+    source = "owner/name" if kind == "hub" else "package:yaml/model.gguf"
+    (lines,) = re.findall(
+        r"```python\n(from peft.*?)```", cards.card(facts(None, source, scheme, None, kind)), re.DOTALL
+    )
+    model, adapted = Mock(), Mock()
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", model)
+    monkeypatch.setattr(PeftModel, "from_pretrained", adapted)
+    exec(lines, {})
+    (origin,), options = model.call_args
+    assert origin == {"hub": source, "gguf": "base"}[kind]
+    assert (options["dtype"], options.get("revision")) == ("float32", COMMIT if kind == "hub" else None)
+    quantised = options.get("quantization_config")
+    assert quantised is None if scheme == "none" else quantised.bnb_4bit_quant_type == "nf4"
+    assert quantised is None or (quantised.load_in_4bit and quantised.bnb_4bit_use_double_quant)
+    if kind == "gguf":
+        (folder,), asked = model.call_args_list[0]
+        assert (folder, asked["gguf_file"], asked["dtype"]) == (
+            str(Path(yaml.__file__).parent),
+            "model.gguf",
+            "float32",
+        )
+    assert adapted.call_args.args == (model.return_value, "artifacts/adapter")
 
 
 def test_the_hub_finds_the_base_by_its_bare_id_and_people_the_commit() -> None:
@@ -84,12 +151,12 @@ def test_the_settings_of_a_trial_do_not_repeat_what_other_lines_say() -> None:
         assert "/home/ana" not in text
 
 
-@pytest.mark.parametrize(("rank", "most"), [("4", 8), ("16", 16), ("24", 32), ("64", 64), ("513", None)])
+@pytest.mark.parametrize(("rank", "most"), [("1", 1), ("4", 8), ("16", 16), ("24", 32), ("64", 64), ("513", None)])
 def test_vllm_is_told_a_rank_that_it_takes(rank: str, most: int | None) -> None:
     told = facts(None, "base")
     card = cards.card(dataclasses.replace(told, winner=dataclasses.replace(told.winner, params={"r": rank})))
     assert ("vllm serve" in card) == (most is not None)
-    assert most is None or f"--max-lora-rank {most} --lora-modules answers=PATH" in card
+    assert most is None or f"--max-lora-rank {most} --lora-modules answers=artifacts/adapter" in card
 
 
 def test_the_card_says_where_answers_end_and_what_a_chat_is() -> None:

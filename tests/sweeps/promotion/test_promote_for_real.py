@@ -117,7 +117,10 @@ def test_a_sweep_promotes_its_best_adapter_which_a_fresh_python_serves(tmp_path,
     assert promoted["verdict"]["losses"]["base"] > promoted["verdict"]["losses"][promoted["verdict"]["winner"]]
     assert "served from the registry: 4 rows score as evaluated" in done.stderr
     # Libraries are silent, and the trial's own process had written the adapter's digest.
-    assert "arning" not in done.stderr.split("sweep: ")[1] and "Traceback" not in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    (warning,) = [line for line in done.stderr.split("sweep: ")[1].splitlines() if "arning" in line]
+    trained, plain = promoted["verdict"]["losses"][promoted["verdict"]["winner"]], promoted["unquantised_loss"]
+    assert f"loss {trained:.4f} on the base in nf4, {plain:.4f} on the base without quantisation; rows" in warning
 
     client = MlflowClient(tracking_uri=uri)
     version = client.get_model_version(MODEL, "1")
@@ -125,6 +128,9 @@ def test_a_sweep_promotes_its_best_adapter_which_a_fresh_python_serves(tmp_path,
     adapter = client.download_artifacts(version.run_id, path, str(tmp_path))
     [plain, adapted], served = fresh_python(PEFT + SERVED, tmp_path / "elsewhere", adapter, str(tmp_path / "base"), uri)
     assert adapted < plain
+    assert (
+        f"On the base without quantisation {promoted['verdict']['winner']} has loss {plain:.4f}" in version.description
+    )
     assert served["kinds"] == ["Linear4bit"]
     assert len(served["texts"]) == 2 and all(isinstance(text, str) for text in served["texts"])
 

@@ -1,0 +1,78 @@
+"""The winner is scored on its base without quantisation too: both losses are told, and nothing is decided by it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from sweep_files import toy
+
+from cluster.errors import HostError
+from sweeps.promotion import evidence
+from trainables.scoring.requests import Scores, ScoringRequest, ScoringResult
+from trainables.specs import ModelSpec
+
+ROWS = ScoringRequest(rows="test", adapters={"t00": {}, "t01": {}}, with_base=True, samples=4)
+
+
+def answer(*losses: float) -> ScoringResult:
+    scores = {"t01": Scores(row_losses=losses, row_tokens=(10, 10))} if losses else {}
+    return ScoringResult(scores=scores, hardware="cpu float32", fingerprint="", not_finite=() if losses else ("t01",))
+
+
+def told(scored: Any, scheme: str = "nf4") -> tuple[float | None, list[str]]:
+    """What comes back of a winner with losses 5 and 7 on the base as trained, and what is said."""
+    said: list[str] = []
+    config = toy()[0].model_copy(update={"model": ModelSpec(source="owner/name")})
+    context: Any = SimpleNamespace(sweep=SimpleNamespace(config=config), say=said.append)
+    candidate: Any = SimpleNamespace(label="t01", adapter={"adapter_config.json": b"{}"})
+    found = evidence.Evidence((candidate,), ROWS, answer(5.0, 7.0), "data.test")
+    base: Any = SimpleNamespace(quantization={"scheme": scheme, "compute_dtype": "float32"}, revision="0123abc")
+    winner: Any = SimpleNamespace(candidate=candidate, evidence=found)
+    return evidence.unquantised(context, winner, base, scored), said
+
+
+def test_a_loss_beyond_the_gate_s_tolerance_is_warned_of() -> None:
+    scored = Mock()
+    scored.score_apart.return_value = answer(6.0, 9.0)
+    loss, said = told(scored)
+    assert loss == 0.75
+    assert said[1:] == [
+        "warning: t01: loss 0.6000 on the base in nf4, 0.7500 on the base without quantisation; "
+        "rows differ by 0.15 per token, more than 0.0001: what was evaluated is nf4: serve it so"
+    ]
+    base, request = scored.score_apart.call_args.args
+    assert (base.quantization.scheme, base.quantization.compute_dtype) == ("none", "float32")
+    assert base.model.revision == "0123abc"
+    assert (request.rows, list(request.adapters), request.with_base, request.samples) == ("test", ["t01"], False, 0)
+
+
+def test_a_loss_within_the_tolerance_is_told() -> None:
+    scored = Mock()
+    scored.score_apart.return_value = answer(5.0005, 7.0005)
+    _, said = told(scored)
+    assert said[1:] == ["t01: loss 0.6000 on the base in nf4, 0.6000 on the base without quantisation"]
+
+
+@pytest.mark.parametrize(
+    ("becomes", "words"),
+    [
+        (
+            {"side_effect": HostError("needs 16 GB")},
+            "the loss of t01 on the base without quantisation is not known: ne",
+        ),
+        ({"return_value": answer()}, "warning: the loss of t01 on the base without quantisation is not finite: serve "),
+    ],
+)
+def test_what_keeps_it_from_being_known_is_told_and_fails_nothing(becomes: dict[str, Any], words: str) -> None:
+    loss, said = told(Mock(score_apart=Mock(**becomes)))
+    assert loss is None
+    assert said[1].startswith(words)
+
+
+def test_a_base_that_is_not_quantised_is_not_scored_again() -> None:
+    scored = Mock()
+    assert told(scored, "none") == (None, [])
+    assert not scored.score_apart.called
