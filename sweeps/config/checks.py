@@ -32,8 +32,6 @@ _FIELDS = [f"adapter.{name}" for name in AdapterSpec.model_fields] + [
 _SEARCHABLE = [field for field in _FIELDS if field not in points.PACING]
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM 0.32.0 takes as --max-lora-rank, 16 unless told (vllm/config/lora.py): it serves every rank up to that."""
-_MANY_RANKS = 1000
-"""Of a space with more ranks only the ends are looked at."""
 
 
 def served_ranks(config: SweepConfig, space: SearchSpace) -> list[str]:
@@ -41,8 +39,8 @@ def served_ranks(config: SweepConfig, space: SearchSpace) -> list[str]:
     searched = space.domains.get("adapter.r")
     ranks: set[Value] = {config.adapter.r}
     if searched is not None:
-        few = (searched.size or 0) <= _MANY_RANKS
-        ranks |= {*(searched.values() or ())} if few else {*searched.extremes()}
+        is_short = (searched.size or 0) <= 1000
+        ranks |= {*(searched.values() or ())} if is_short else {*searched.extremes()}
     odd = sorted(rank for rank in ranks if isinstance(rank, int) and rank > 16 and rank not in VLLM_RANKS)
     if config.model is None or not odd:
         return []

@@ -149,14 +149,13 @@ def unquantised(context: Context, winner: Winner, base: BaseFacts, scored: Scori
     context.say(f"evaluating {label} {where}")
     trained, spec = evidence.answer.scores[label], context.sweep.config.base
     change = {"scheme": "none", "compute_dtype": base.quantization["compute_dtype"]}
-    quantization = spec.quantization.model_copy(update=change)
-    model = spec.base_model.model_copy(update={"revision": base.revision})
+    plain = {
+        "quantization": spec.quantization.model_copy(update=change),
+        "model": spec.base_model.model_copy(update={"revision": base.revision}),
+    }
     asked = {"adapters": {label: winner.candidate.adapter}, "with_base": False, "samples": 0}
     try:
-        answer = scored.score_apart(
-            spec.model_copy(update={"quantization": quantization, "model": model}),
-            evidence.request.model_copy(update=asked),
-        )
+        answer = scored.score_apart(spec.model_copy(update=plain), evidence.request.model_copy(update=asked))
     except (ClusterError, TrainableError) as error:
         context.say(f"the loss of {label} {where} is not known: {error}")
         return None
@@ -166,12 +165,9 @@ def unquantised(context: Context, winner: Winner, base: BaseFacts, scored: Scori
     found = answer.scores[label]
     agreement = gate.agreement(trained, evidence.answer.hardware, found, answer.hardware)
     told = f"{label}: loss {trained.loss:.4f} on the base in {scheme}, {found.loss:.4f} {where}"
-    if agreement.holds:
-        context.say(told)
-    else:
-        way_out = f"what was evaluated is {scheme}: serve it so"
-        gaps = f"rows differ by {agreement.difference:.2g} per token, more than {agreement.tolerance:g}"
-        context.say(f"warning: {told}; {gaps}: {way_out}")
+    gaps = f"rows differ by {agreement.difference:.2g} per token, more than {agreement.tolerance:g}"
+    way_out = f"what was evaluated is {scheme}: serve it so"
+    context.say(told if agreement.holds else f"warning: {told}; {gaps}: {way_out}")
     return found.loss
 
 

@@ -113,46 +113,30 @@ def versions(base: BaseFacts) -> dict[str, str]:
 
 def loading(base: BaseFacts) -> list[str]:
     """Lines of Python that load the base as in training, and on it the adapter of the package."""
-    scheme, dtype, origin = base.quantization["scheme"], base.quantization["compute_dtype"], f'"{base.source}"'
-    names, lines, options = ["AutoModelForCausalLM"], [], [f'dtype="{dtype}"']
-    if base.revision is not None:
-        options.append(f'revision="{base.revision}"')
-    if base.trust_remote_code:
-        options.append("trust_remote_code=True")
-    if scheme != "none":
-        names.append("BitsAndBytesConfig")
-        double = base.quantization["double_quant"]
-        lines += [
-            "quantised = BitsAndBytesConfig(",
-            f'    load_in_4bit=True, bnb_4bit_quant_type="{scheme}", bnb_4bit_use_double_quant={double},',
-            f'    bnb_4bit_compute_dtype="{dtype}",',
-            ")",
-        ]
-        options.append("quantization_config=quantised")
+    quantization, origin, lines = base.quantization, f'"{base.source}"', ["from peft import PeftModel"]
+    options = f'dtype="{quantization["compute_dtype"]}"'
+    options += f', revision="{base.revision}"' if base.revision is not None else ""
+    options += ", trust_remote_code=True" if base.trust_remote_code else ""
+    lines += ["from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GgufConfig"]
     if base.kind == "gguf":
-        names.append("GgufConfig")
         folder, file = f'"{Path(base.source).parent}"', Path(base.source).name
         if base.source.startswith("package:"):
             package, _, file = base.source.removeprefix("package:").partition("/")
-            # Its import may need packages that the base does not.
+            # Not by its import, which may need packages that the base does not.
             folder = f'find_spec("{package.replace("-", "_")}").submodule_search_locations[0]'
             lines.insert(0, "from importlib.util import find_spec\n")
-        lines += [
-            "# The weights of the GGUF file go to the folder base, which is enough once.",
-            "plain = AutoModelForCausalLM.from_pretrained(",
-            f'    {folder}, gguf_file="{file}", quantization_config=GgufConfig(dequantize=True),',
-            '    dtype="float32",',
-            ")",
-            'plain.save_pretrained("base")',
-        ]
+        plain = f'gguf_file="{file}", quantization_config=GgufConfig(dequantize=True), dtype="float32"'
+        lines += ["# The weights of the GGUF file go to the folder base, which is enough once."]
+        lines += [f'AutoModelForCausalLM.from_pretrained({folder}, {plain}).save_pretrained("base")']
         origin = '"base"'
-    return [
-        "from peft import PeftModel",
-        f"from transformers import {', '.join(names)}",
-        *lines,
-        f"base = AutoModelForCausalLM.from_pretrained({origin}, {', '.join(options)})",
-        'model = PeftModel.from_pretrained(base, "artifacts/adapter")',
-    ]
+    if quantization["scheme"] != "none":
+        config = f'load_in_4bit=True, bnb_4bit_quant_type="{quantization["scheme"]}"'
+        config += f", bnb_4bit_use_double_quant={quantization['double_quant']}"
+        config += f', bnb_4bit_compute_dtype="{quantization["compute_dtype"]}"'
+        lines += [f"quantised = BitsAndBytesConfig({config})"]
+        options += ", quantization_config=quantised"
+    lines += [f"base = AutoModelForCausalLM.from_pretrained({origin}, {options})"]
+    return [*lines, 'model = PeftModel.from_pretrained(base, "artifacts/adapter")']
 
 
 def install_base(base: BaseFacts) -> str | None:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
+import promotions
 import pytest
+from mlflow import MlflowClient
+from promotion_worlds import World, package_of
 from sweep_files import toy
 
 from cluster.errors import HostError
+from cluster.scoring import scoring
 from sweeps.promotion import evidence
+from sweeps.promotion.context import PromotionRequest
+from sweeps.promotion.promote import promote
+from sweeps.tracking import stores
+from trainables import qlora
 from trainables.scoring.requests import Scores, ScoringRequest, ScoringResult
 from trainables.specs import ModelSpec
 
@@ -76,3 +86,34 @@ def test_a_base_that_is_not_quantised_is_not_scored_again() -> None:
     scored = Mock()
     assert told(scored, "none") == (None, [])
     assert not scored.score_apart.called
+
+
+@pytest.mark.slow
+def test_a_winner_on_nf4_has_the_loss_on_the_plain_base_in_its_json_and_card(
+    tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With real processes, and the losses that a scorer on the plain base finds."""
+    monkeypatch.setenv("QSWEEP_CACHE", str(tmp_path / "cache"))
+    promotions.write_data(tmp_path)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    config = promotions.config(tmp_path, uri, quantization={"scheme": "nf4", "compute_dtype": "float32"})
+    trained = promotions.train(config, tmp_path / "cache")["strong"]
+    fingerprint = qlora.prepare(config.base, tmp_path / "cache").summary.fingerprint
+    promotions.deliver(config, "first-1", tmp_path / "results" / "first", [promotions.Trial(trained)], fingerprint)
+    said: list[str] = []
+    outcome = promote(PromotionRequest(stores.find("first-1", uri)), said.append, scored_by=scoring)
+    assert outcome.exit_code == 0
+    quantization = config.quantization.model_copy(update={"scheme": "none"})
+    plain = qlora.open_scorer(config.base.model_copy(update={"quantization": quantization}), tmp_path / "cache")
+    asked = ScoringRequest(rows="test", adapters={"t00": trained.files})
+    expected = plain.score(asked).scores["t00"].loss
+    found = outcome.as_json()["unquantised_loss"]
+    # Another number of threads adds up in another order.
+    assert found == pytest.approx(expected, abs=1e-5)
+    on_nf4 = outcome.verdict.losses["t00"]
+    assert on_nf4 != pytest.approx(found, abs=1e-3)
+    (line,) = [line for line in said if line.startswith("warning: t00: loss ")]
+    assert f"{on_nf4:.4f} on the base in nf4, {found:.4f} on the base without quantisation" in line
+    card = (package_of(World(uri, tmp_path, MlflowClient(uri)), "1") / "README.md").read_text()
+    assert f"On the base without quantisation t00 has loss {found:.4f} on these rows." in card
