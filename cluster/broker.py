@@ -304,9 +304,9 @@ class Broker:
             others = [key for key, host in self._hosts.items() if key not in closed and not host.is_leaving]
             closed |= set(sorted(others, key=lambda each: len(self._hosts[each].leases))[:1])
         must_leave = self._deaths.must_leave(trial_key)
-        best, most, share = None, (False, 0), self._fleet.share
+        best, most, shares = None, (False, 0), self._fleet.shares
         for host_id, host in self._hosts.items():
-            free = host.room(share)
+            free = host.room(shares.get(host))
             taken = bool(host.leases) if suspect else host_id in closed
             is_other = not self._deaths.was_at(trial_key, host.facts.place)
             if free and not taken and (is_other or not must_leave) and (is_other, free) > most:

@@ -10,7 +10,7 @@ import asyncio
 import math
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import ray
@@ -95,12 +95,12 @@ class Fleet:
     @property
     def standing(self) -> FleetSize:
         """The hosts that stay, and their slots."""
-        return host_states.standing(self.hosts.values(), self.share)
+        return host_states.standing(self.hosts.values(), self.shares)
 
     @property
-    def share(self) -> int | None:
-        """See `host_states.share`."""
-        return host_states.share(self.hosts.values(), self._limits)
+    def shares(self) -> Mapping[Host, int]:
+        """See `host_states.shares`."""
+        return host_states.shares(self.hosts.values(), self._limits)
 
     @property
     def held(self) -> int:
@@ -291,7 +291,7 @@ class Fleet:
         machines = [node for node in self._nodes if not node.is_leaving and node.gpus >= self._gpus_per_host]
         update = {
             "hosts_per_machine": max(1, -(-self.wanted // max(1, len(machines)))),
-            "at_most": max(1, self._limits.at_most // max(1, self.wanted)),
+            "at_most": self._limits.of_each(self.wanted),
         }
         options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": "SPREAD", "num_gpus": self._gpus_per_host}
         runtime: dict[str, Any] = {"env_vars": self._options.env_vars, "pip": list(self._options.pip)}

@@ -30,7 +30,7 @@ class Lease:
     renewed: float
 
 
-@dataclass
+@dataclass(eq=False)
 class Host:
     """A host that is ready."""
 
@@ -45,7 +45,7 @@ class Host:
     pulse: Pulse = field(default_factory=Pulse)
 
     def room(self, share: int | None) -> int:
-        """Slots that are free for further trials; for `share` see the function."""
+        """Slots that are free for further trials; for `share` see `shares`, None is all of them."""
         slots = self.facts.slots if share is None else min(self.facts.slots, share)
         return 0 if self.is_leaving else max(0, slots - len(self.leases))
 
@@ -123,27 +123,28 @@ class FleetSize(NamedTuple):
     slots: int
 
 
-def standing(hosts: Iterable[Host], share: int | None) -> FleetSize:
-    """The hosts that stay and the slots that they have with such a share, those of trials beyond it included."""
+def standing(hosts: Iterable[Host], shares: Mapping[Host, int]) -> FleetSize:
+    """The hosts that stay and the slots that they have with such shares, those of trials beyond them included."""
     staying = [host for host in hosts if not host.is_leaving]
-    return FleetSize(len(staying), sum(len(host.leases) + host.room(share) for host in staying))
+    return FleetSize(len(staying), sum(len(host.leases) + host.room(shares.get(host)) for host in staying))
 
 
-def share(hosts: Iterable[Host], limits: SlotLimits) -> int | None:
-    """How many trials each host has before it takes no more; None: as many as it has slots.
+def shares(hosts: Iterable[Host], limits: SlotLimits) -> Mapping[Host, int]:
+    """How many trials each host has before it takes no more; of one that is left out, as many as it has slots.
 
-    Hosts that have no room for an equal share leave the rest of theirs to the others. A host that was made before
-    others joined has slots for more trials than are its share now. It keeps those that it has until they end or park.
+    They add up to the bound of all: two hosts under at most 9 have 4 and 5, but each has 1 at least. Hosts that have no
+    room for an equal share leave the rest of theirs to the others. A host that was made before others joined has slots
+    for more trials than are its share now. It keeps those that it has until they end or park.
     """
     if limits.slots != "auto":
-        return None
-    left, sizes = limits.at_most, sorted(host.facts.slots for host in hosts if not host.is_leaving)
-    for number, slots in enumerate(sizes):
-        each = left // (len(sizes) - number)
-        if slots > each:
-            return max(1, each)
-        left -= slots
-    return None
+        return {}
+    # Those that train the most come last: they keep what does not divide.
+    left, staying = limits.at_most, [host for host in hosts if not host.is_leaving]
+    found = {}
+    for number, host in enumerate(sorted(staying, key=lambda host: (host.facts.slots, len(host.leases)))):
+        found[host] = max(1, min(host.facts.slots, left // (len(staying) - number)))
+        left -= found[host]
+    return found
 
 
 class StartDeaths:

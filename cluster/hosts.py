@@ -66,6 +66,10 @@ class SlotLimits(Spec):
     hosts_per_machine: int = 1
     """Hosts that share a machine's cores, and on CPUs its memory."""
 
+    def of_each(self, hosts: int) -> int:
+        """The most of `at_most` that one of so many hosts takes: 5 of 9 where there are two, for 4 + 5."""
+        return max(1, -(-self.at_most // max(1, hosts)))
+
 
 class HostOptions(Spec):
     """Says what a sweep takes of the cluster, what its hosts' processes are given, and what went before them."""

@@ -197,7 +197,8 @@ class ClusterConfig(Spec):
     single one; it computes on one of them at a time."""
     slots_per_host: Count | Literal["auto"] = "auto"
     """Trials that train at once on a host. auto: what memory holds and saturates the device; each host has its share
-    of a third of budget.trials: where nodes join later, the first hosts go down to theirs as trials end or park."""
+    of budget.trials, under a scheduler that stops trials (asha with variant stop, median) of a third of it: where nodes
+    join later, the first hosts go down to theirs as trials end or park."""
     gpu: Annotated[str, BeforeValidator(_is_gpu)] | None = None
     """Type of the GPUs, such as H100 or "A100 80GB": lets `plan` tell slots, time and GPU-hours for GPUs that this
     machine does not have, the last two by rates that sweeps on such GPUs have left here."""

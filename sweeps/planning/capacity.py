@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -48,21 +49,29 @@ class Machine:
 
 
 def at_most(config: SweepConfig) -> int:
-    """How many slots all hosts together have at most when slots_per_host is auto.
+    """How many slots all hosts together have at most when slots_per_host is auto; each host has one at least.
 
-    A third of the trials: early stopping compares a trial with those that came before it, so most must come later.
+    As many as there are trials, where the scheduler parks or compares none: all may begin at once, and none is judged
+    too early. One that stops a trial compares it with those that came before it, so most must come later: a third.
     """
-    return max(1, config.budget.count // 3)
+    stops = config.scheduler.compares and not config.scheduler.parks
+    return max(1, config.budget.count // 3) if stops else config.budget.count
 
 
 def slots_per_host(config: SweepConfig, need: Need | None, machine: Machine) -> int | None:
-    """Slots that the sweep will have on each host, as far as it can be known here."""
+    """Slots that the sweep will have on each host at most, as far as it can be known here; see `slots_in_all`."""
     asked = config.cluster.slots_per_host
     if asked != "auto":
         return asked
     if need is None or machine.free_bytes is None:
         return None
-    return need.slots(machine.free_bytes, max(1, at_most(config) // machine.hosts))
+    return need.slots(machine.free_bytes, max(1, math.ceil(at_most(config) / machine.hosts)))
+
+
+def slots_in_all(config: SweepConfig, slots: int, hosts: int) -> int:
+    """Slots of so many hosts together, each with so many at most: two under at most 9 have 4 and 5."""
+    every = slots * hosts
+    return every if config.cluster.slots_per_host != "auto" else min(every, max(hosts, at_most(config)))
 
 
 def largest(config: SweepConfig, space: SearchSpace) -> tuple[TrialSpec, ...]:

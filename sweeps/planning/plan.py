@@ -35,7 +35,9 @@ class Plan:
     worst_steps: int
     hosts: int
     slots_per_host: int | None
-    """None when the memory of the hosts, or the size of the model, is unknown here: each host decides."""
+    """At most. None when the memory of the hosts, or the size of the model, is unknown here: each host decides."""
+    slots: int | None
+    """Of all hosts together; None as there."""
     device: Device
     place: str
     """Where the hosts are, in words: a plan may be for another machine than this one."""
@@ -88,7 +90,7 @@ def plan(
     known, trials = known or Known(), _trials(config, space)
     compared = resource.of(config)
     slots = capacity.slots_per_host(config, need, machine)
-    total = (slots or 1) * machine.hosts
+    total = capacity.slots_in_all(config, slots or 1, machine.hosts)
     seen = outlook(config, space, trials, (machine.hosts, slots or 1, machine.gpus), known)
     memory = need.memory(slots) if need is not None and slots is not None else None
     planned = Plan(
@@ -100,6 +102,7 @@ def plan(
         hosts=machine.hosts,
         gpus_per_host=machine.gpus,
         slots_per_host=slots,
+        slots=None if slots is None else total,
         device=machine.device,
         place=machine.place,
         memory_bytes=None if memory is None else memory.total,
@@ -140,7 +143,7 @@ def different(config: SweepConfig, space: SearchSpace) -> int | None:
 
 
 def _search_warnings(config: SweepConfig, space: SearchSpace, planned: Plan) -> list[str]:
-    slots = (planned.slots_per_host or 1) * planned.hosts
+    slots = planned.slots or planned.hosts
     warnings = []
     if config.scheduler.compares and len(planned.points) < 2:
         total, longer = f"budget.steps_per_trial {planned.points[0]}", "steps_per_trial"

@@ -38,12 +38,14 @@ def _hosts(plan: Plan) -> Iterator[str]:
     each = f" of {plan.gpus_per_host} GPUs{' each' if plan.hosts > 1 else ''}" if plan.gpus_per_host > 1 else ""
     hosts = f"{plan.place}: {counted(plan.hosts, f'{DEVICES[plan.device]} host')}{each}"
     disk = f"; up to {size(plan.disk_bytes)} on disk" if plan.disk_bytes else ""
-    if plan.slots_per_host is None:
+    if plan.slots_per_host is None or plan.slots is None:
         yield f"{hosts}; each decides on its slots from its free memory{disk}"
         return
     of_what = "on the fullest GPU" if each else "per host"
     memory = f", about {plan.memory_bytes / 1e9:.1f} GB {of_what} at most" if plan.memory_bytes is not None else ""
-    yield f"{hosts} with {counted(plan.slots_per_host, 'slot')}{memory}{disk}"
+    fewest = plan.slots // plan.hosts
+    slots = f"{fewest} to " if fewest < plan.slots_per_host else ""
+    yield f"{hosts} with {slots}{counted(plan.slots_per_host, 'slot')}{memory}{disk}"
     yield from _memory(plan.memory)
     if plan.engine is not None:
         yield f"engine: {plan.engine}"

@@ -216,8 +216,9 @@ def test_hosts_that_join_take_their_share_of_auto_slots_from_those_before_as_tri
     ("at_most", "sizes", "taken"),
     [
         (27, [27, 2, 2], [23, 2, 2]),
-        (27, [2, 27, 13], [2, 12, 12]),
+        (27, [2, 27, 13], [2, 13, 12]),
         (27, [27, 13, 9], [9, 9, 9]),
+        (9, [5, 5], [4, 5]),
         (27, [4, 2], [4, 2]),
         (2, [2, 1, 1], [1, 1, 1]),
         (9, [], []),
@@ -225,8 +226,8 @@ def test_hosts_that_join_take_their_share_of_auto_slots_from_those_before_as_tri
 )
 def test_hosts_without_room_for_their_share_of_auto_slots_leave_it_to_the_others(at_most, sizes, taken):
     hosts = [host_with(Prompt(), slots) for slots in sizes]
-    share = host_states.share(hosts, SlotLimits(slots="auto", at_most=at_most, largest=()))
-    assert [host.room(share) for host in hosts] == taken
+    shares = host_states.shares(hosts, SlotLimits(slots="auto", at_most=at_most, largest=()))
+    assert [host.room(shares[host]) for host in hosts] == taken
 
 
 class OutOfReach:
@@ -277,3 +278,32 @@ def test_a_host_that_stays_out_of_reach_is_lost(monkeypatch):
         assert next(times) >= broker_module.UNAVAILABLE_SECONDS
 
     asyncio.run(asyncio.wait_for(play(), 30))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "at_most", "held"),
+    [
+        ((5, 5), 9, [4, 5]),
+        ((2, 8, 8), 9, [2, 3, 4]),  # what one has no room for goes to the others
+        ((3, 3), 9, [3, 3]),
+        ((7, 7, 7), 2, [1, 1, 1]),  # each has one at least
+    ],
+)
+def test_shares_of_hosts_add_up_to_the_bound_of_all(sizes: tuple[int, ...], at_most: int, held: list[int]) -> None:
+    async def play() -> None:
+        broker = Broker(
+            TrialSpec(trainable="toy"), SlotLimits(slots="auto", at_most=at_most, largest=()), HostOptions()
+        )
+        for number, slots in enumerate(sizes):
+            broker._hosts[str(number)] = host_with(SlowToClose(), slots)
+        broker._tried = math.inf
+        assert await broker.slots() == sum(held)
+        answers = [await granted(broker, str(number), 0.0) for number in range(20)]
+        assert sum(answer is not None for answer in answers) == sum(held) == await broker.slots()
+        assert sorted(len(host.leases) for host in broker._hosts.values()) == held
+
+    asyncio.run(play())
+
+
+def test_the_first_hosts_have_room_for_what_does_not_divide() -> None:
+    assert SlotLimits(slots="auto", at_most=9, largest=()).of_each(2) == 5

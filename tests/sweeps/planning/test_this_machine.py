@@ -41,11 +41,11 @@ def here(to_launch: bool = False, **cluster: Any) -> Plan:
     [
         ({"address": "local"}, "cpu", 1, 4),
         ({}, "cpu", 1, 4),
-        ({"address": "local", "hosts": 2}, "cpu", 2, 2),
+        ({"address": "local", "hosts": 2}, "cpu", 2, 4),
         ({"address": "local", "hosts": 2, "slots_per_host": 7}, "cpu", 2, 7),
         ({"address": "auto"}, "cuda", 1, None),
         ({"address": "head:6379", "hosts": 3}, "cuda", 3, None),
-        ({"address": "auto", "gpu_memory": "24GB", "hosts": 3}, "cuda", 3, 1),
+        ({"address": "auto", "gpu_memory": "24GB", "hosts": 3}, "cuda", 3, 4),
     ],
 )
 def test_the_plan_is_for_where_the_sweep_will_run(
