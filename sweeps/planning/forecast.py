@@ -60,6 +60,7 @@ class Forecast:
             evaluation_turns=fmean(evaluations),
             worst_evaluation_turns=self._turns(most + 1) + self._turns(most) * (reports - 1),
             trials=trials + expected_again,
+            totals=tuple(sorted({*map(round, totals)})),
         )
 
     def _turns(self, count: int) -> int:

@@ -52,6 +52,8 @@ class Outlook:
     """Trials at each report point, rounded to a tenth."""
     steps: Range
     """Optimizer steps of all trials."""
+    totals: tuple[int, ...]
+    """See `Work.totals`."""
     evaluations: float
     """Of all trials, and one of the base."""
     tokens: float | None
@@ -67,6 +69,7 @@ class Outlook:
     def as_json(self) -> dict[str, Any]:
         """Plain data; of the cost, `seconds` and `gpu_hours` with their ranges, and `worst_seconds`."""
         plain = asdict(self)
+        del plain["totals"]
         told = plain.pop("cost") or {"seconds": None, "gpu_hours": None, "worst_seconds": None}
         return {**plain, **told}
 
@@ -94,6 +97,7 @@ def outlook(config: SweepConfig, space: SearchSpace, trials: int, hosts: tuple[i
     return Outlook(
         reaching=tuple(round(reached, 1) for reached in seen.reaching),
         steps=work.steps,
+        totals=work.totals,
         evaluations=round(work.evaluations, 1),
         tokens=work.steps.expected * load.tokens_per_step if load.row_tokens else None,
         are_tokens_known=known.rows is not None,

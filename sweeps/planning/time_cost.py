@@ -38,6 +38,8 @@ class Work:
     worst_evaluation_turns: int
     trials: float
     """Those that are expected to be repeated included."""
+    totals: tuple[int, ...] = ()
+    """The different totals of steps that were played, in rising order."""
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,29 @@ from sweeps.planning.plan import Plan
 from trainables.contract import Memory
 
 CONTINUED = "      "
+FEW = 3
+"""So many totals of steps are all told."""
 _PARTS = {"kept": "last reports"}
 """Parts of a host's memory under another name than that of the field."""
 
 
 def plan_lines(plan: Plan) -> list[str]:
     """The plan, and its warnings."""
-    most = f"; at most {plan.worst_steps} if no trial fails" if plan.worst_steps != plan.expected_steps else ""
-    steps = counted(plan.expected_steps, "step")
-    lines = [f"plan: {counted(plan.trials, 'trial')}, {_reports(plan)}; about {steps} in all{most}"]
+    lines = [f"plan: {counted(plan.trials, 'trial')}, {_reports(plan)}; {_steps(plan)}"]
     rest = [*_hosts(plan), *_data(plan), *_few(plan), *_outlook(plan), *_choices(plan.choices)]
     return lines + [CONTINUED + line for line in rest] + [f"warning: {warning}" for warning in plan.warnings]
+
+
+def _steps(plan: Plan) -> str:
+    """What all trials take: the totals that can happen where they are few, else about how many; and the most."""
+    *others, last = plan.outlook.totals
+    if 0 < len(others) < FEW:
+        words = f"{', '.join(map(str, others))} or {counted(last, 'step')} in all"
+    else:
+        words, last = f"about {counted(plan.expected_steps, 'step')} in all", round(plan.outlook.steps.high)
+        words += f" ({plan.outlook.steps.low:.0f} to {last})" if others else ""
+    most = f"at most {plan.worst_steps}, where each trial is better than those before it and none fails"
+    return words if plan.worst_steps <= last else f"{words}; {most}"
 
 
 def _reports(plan: Plan) -> str:
