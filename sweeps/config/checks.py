@@ -12,10 +12,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cluster import gpus
 from search_spaces.domains import Domain, Value
 from search_spaces.space import Point, SearchSpace
 from sweeps.config import messages, points, yaml_files
-from sweeps.config.model import SweepConfig
+from sweeps.config.model import SweepConfig, size_bytes
 from sweeps.config.overrides import LENGTHS
 from sweeps.config.passwords import without_passwords
 from sweeps.config.uris import sqlite_file, work_folder
@@ -137,6 +138,15 @@ def budget(raw: Mapping[str, Any], config: SweepConfig) -> list[str]:
     if config.budget.trials == "auto" and config.budget.wall_clock is None and config.budget.gpu_hours is None:
         wrong.append("budget.trials: auto fills a budget of time: give budget.wall_clock or budget.gpu_hours with it")
     return wrong
+
+
+def gpu(config: SweepConfig) -> list[str]:
+    """A line where cluster.gpu_memory is none that the type in cluster.gpu has."""
+    kind, memory = config.cluster.gpu, config.cluster.gpu_memory
+    has = None if kind is None or memory is None else gpus.contradiction(kind, size_bytes(memory))
+    if has is None:
+        return []
+    return [f"cluster.gpu_memory: {memory}, but cluster.gpu is {kind}, which has {has}: leave one of them out"]
 
 
 def explicit_points(config: SweepConfig, space: SearchSpace, trainable: Trainable | None) -> list[str]:

@@ -87,7 +87,7 @@ def load(file: str, changes: Sequence[str], folder: Path, elsewhere: Sequence[st
     wrong += checks.paths_are_text(resolved) or (checks.writable_places(resolved) if elsewhere is None else [])
     wrong += checks.texts_without_secrets(config)
     wrong += checks.alias("promotion.alias", config.promotion.alias)
-    wrong += checks.budget(raw, config)
+    wrong += checks.budget(raw, config) + checks.gpu(config)
     if space is not None and not wrong:
         resolved, wrong = resource.settled(resolved, space, preview.train_rows)
     if wrong or space is None:

@@ -71,9 +71,10 @@ Size = Annotated[str, BeforeValidator(_is_size)]
 
 
 def _is_gpu(value: object) -> object:
-    if gpus.memory_gb(str(value)) is None:
+    name = gpus.named(str(value))
+    if name is None:
         raise ValueError(f"must be one of {', '.join(gpus.MEMORY_GB)}; of another type give gpu_memory alone")
-    return value
+    return name
 
 
 _UNREAD = "must not begin with $ (variables are not read), nor with ~NAME where this machine has no such user"
@@ -201,7 +202,8 @@ class ClusterConfig(Spec):
     join later, the first hosts go down to theirs as trials end or park."""
     gpu: Annotated[str, BeforeValidator(_is_gpu)] | None = None
     """Type of the GPUs, such as H100 or "A100 80GB": lets `plan` tell slots, time and GPU-hours for GPUs that this
-    machine does not have, the last two by rates that sweeps on such GPUs have left here."""
+    machine does not have, the last two by rates that sweeps on such GPUs have left here. Its memory is that of the
+    type, of several sizes the smallest; as an override, in place of a gpu_memory of the file that it does not have."""
     gpu_memory: Size | None = None
     """Memory of one GPU, such as 24GB: lets `plan` count slots for GPUs that this machine does not have. A sweep that
     runs on this machine (profile local) goes by the device that is here."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import yaml
 
 import search_spaces
+from cluster import gpus
 from search_spaces.errors import SpaceError
 from sweeps.config import components, yaml_files
-from sweeps.config.model import SweepConfig
+from sweeps.config.model import SweepConfig, size_bytes
 
 LENGTHS = ("steps_per_trial", "examples_per_trial", "epochs_per_trial")
 """Keys of `budget` that say how long a trial is; one of them is given."""
@@ -25,7 +27,8 @@ def apply(raw: dict[str, Any], changes: Sequence[str], resolve_paths: Callable[[
 
     All that follows `search_space.` is one key, since the fields of a space hold a dot. A named space is expanded
     before one of its fields is changed. Overriding a `kind` drops the keys that the new kind does not have, and
-    overriding how long a trial is drops the key in which the file says that. A text that YAML reads as something else
+    overriding how long a trial is drops the key in which the file says that; `cluster.gpu` brings its memory, and drops
+    a `gpu_memory` of the file that it does not have. A text that YAML reads as something else
     is a mistake, and is taken as it was typed: left out, it would be said to be missing.
 
     Args:
@@ -56,10 +59,19 @@ def apply(raw: dict[str, Any], changes: Sequence[str], resolve_paths: Callable[[
         if value is not None and key in _LENGTH_KEYS and isinstance(budget := raw.get("budget"), dict):
             said = {name for name in LENGTHS if f"budget.{name}" not in overridden}
             raw["budget"] = {name: kept for name, kept in budget.items() if name not in said}
+        if key == "cluster.gpu" and "cluster.gpu_memory" not in overridden:
+            _drop_other_memory(raw, str(value))
         problem = _set(raw, _parts(key), value, resolve_paths)
         if problem is not None:
             wrong.append(f"{key}: {problem}")
     return wrong
+
+
+def _drop_other_memory(raw: dict[str, Any], gpu: str) -> None:
+    cluster = yaml_files.section(raw, "cluster")
+    with suppress(ValueError):  # a memory that is no size is told of by the check of the whole file
+        if gpus.contradiction(gpu, size_bytes(str(cluster.get("gpu_memory")))) is not None:
+            raw["cluster"] = {key: value for key, value in cluster.items() if key != "gpu_memory"}
 
 
 def _is_text(text: str) -> bool:

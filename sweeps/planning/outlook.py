@@ -20,6 +20,10 @@ UNNAMED = (
     "unknown: rates belong to a type of GPU; name it as cluster.gpu. Sweeps on such GPUs, or `qsweep plan FILE "
     "--calibrate` on a machine with one, leave its rates in the cache"
 )
+UNMEASURED = (
+    "unknown: no rate of a GPU of the type {gpu} is known here, so a fast type is not told from a slow one. Sweeps on "
+    "such GPUs, or `qsweep plan FILE --calibrate` on a machine with one, leave its rates in the cache"
+)
 UNCOUNTED = (
     "unknown, as is the share of evaluation: data.eval_examples null takes all rows of data.eval, which are not "
     "counted yet: give data.eval_examples, or run `qsweep plan FILE --calibrate`"
@@ -105,14 +109,16 @@ def outlook(config: SweepConfig, space: SearchSpace, trials: int, hosts: tuple[i
         cost=taken,
         rate=f"by {rate_here.measured} steps that were measured"
         if rate_here is not None
-        else _unknown(known, evaluated, gpus > 0),
+        else _unknown(config, known, evaluated, gpus > 0),
     )
 
 
-def _unknown(known: Known, evaluated: int | None, is_gpu: bool) -> str:
+def _unknown(config: SweepConfig, known: Known, evaluated: int | None, is_gpu: bool) -> str:
     """Why no time can be told, and what to do about it."""
     if evaluated is None:
         return UNCOUNTED
+    if is_gpu and known.key is not None and config.cluster.gpu is not None:
+        return UNMEASURED.format(gpu=config.cluster.gpu)
     return UNNAMED if known.key is None and is_gpu else UNKNOWN
 
 

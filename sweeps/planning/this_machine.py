@@ -45,6 +45,15 @@ def look_up(sweep: Sweep) -> list[str]:
     return [*elsewhere, *looked_up.notices]
 
 
+def fetch_config(sweep: Sweep) -> bool:
+    """Fetches a configuration that the plan lacks; whether it is there now, so that the sweep is to be read again."""
+    config, trainable = sweep.config, catalogue.find(sweep.config.trainable)
+    if not hasattr(trainable, "fetch_config"):
+        return False
+    with catalogue.answering(f"trainable: {config.trainable}: its fetch_config"):
+        return bool(trainable.fetch_config(config.base))
+
+
 def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
     """The plan, with this machine's memory where the sweep runs here, and with cluster.gpu_memory where that is given.
 
@@ -232,7 +241,8 @@ def _machine(config: SweepConfig, to_launch: bool) -> capacity.Machine:
     gpu, memory, hosts = config.cluster.gpu, config.cluster.gpu_memory, config.cluster.hosts
     gpu_bytes = _gpu_bytes(gpu, memory)
     name = None if gpu is None else _several(config.cluster)
-    named = " ".join(([gpu] if gpu is not None else []) + ([_spaced(memory)] if memory is not None else []))
+    size = _spaced(memory) if memory is not None else f"{gpus.memory_gb(gpu)} GB" if gpu is not None else ""
+    named = size if gpu is None else gpu if gpu.endswith("GB") else f"{gpu} {size}"
     if not config.cluster.has_own_ray:
         device: Device = "cpu" if config.cluster.gpus_per_host == 0 else "cuda"
         # How many GPUs it has is known when the sweep has joined it.
@@ -267,11 +277,12 @@ def _gpu_bytes(gpu: str | None, memory: str | None) -> int | None:
 
 def _this_machine(cluster: ClusterConfig) -> capacity.Machine:
     gpus = devices.gpus() if cluster.gpus_per_host != 0 else 0
-    if cluster.spread > max(1, gpus):
+    if cluster.gpus_per_host != "auto" and cluster.gpus_per_host > gpus:
         raise ConfigError(
             [
-                f"cluster.gpus_per_host: {cluster.spread} asked for, but this machine has {counted(gpus, 'GPU')}: "
-                "lower it, name a Ray cluster in cluster.address, or plan for other GPUs with cluster.gpu"
+                f"cluster.gpus_per_host: {cluster.gpus_per_host} asked for, but this machine has "
+                f"{counted(gpus, 'GPU')}: lower it, name a Ray cluster in cluster.address, or plan for other GPUs with "
+                "cluster.gpu"
             ]
         )
     device: Device = "cuda" if gpus else "cpu"

@@ -75,4 +75,4 @@ def test_a_type_of_gpu_that_is_not_known_is_refused_with_those_that_are(tmp_path
     (problem,) = wrong(tmp_path, "cluster: {gpu: H1000}\n")
     assert problem.startswith("cluster.gpu: 'H1000'")
     assert "H100, H200" in problem
-    assert loaded(tmp_path, "cluster: {gpu: h100}\n").config.cluster.gpu == "h100"
+    assert loaded(tmp_path, "cluster: {gpu: h100}\n").config.cluster.gpu == "H100"

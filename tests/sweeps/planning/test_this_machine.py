@@ -20,6 +20,7 @@ from sweeps.planning.rates import Rate, RateKey
 from sweeps.report.plan_lines import plan_lines
 from trainables.contract import Prepared, Summary
 
+LARGE = [name for name in load.recipes() if name.startswith(("llama", "mistral"))]
 RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
 
 
@@ -120,6 +121,17 @@ def test_a_host_may_hold_several_gpus_and_a_base_that_fits_one_is_told(monkeypat
 
 
 @pytest.mark.usefixtures("no_gpu")
+def test_gpus_that_are_asked_for_and_not_here_are_refused_unless_planned_for_another_machine() -> None:
+    for to_launch in (False, True):
+        with pytest.raises(
+            ConfigError, match=r"cluster.gpus_per_host: 1 asked for, but this machine has 0 GPUs: lower"
+        ):
+            here(address="local", gpus_per_host=1, to_launch=to_launch)
+    assert here(address="local", gpus_per_host=1, gpu="L4").place == "on a GPU of L4 24 GB, not on this machine"
+    assert here(address="auto", gpus_per_host=1).device == "cuda"
+
+
+@pytest.mark.usefixtures("no_gpu")
 def test_hosts_that_share_a_few_threads_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def told(**cluster: Any) -> list[str]:
         return [line for line in here(**cluster).warnings if line.startswith("cluster.hosts ")]
@@ -134,7 +146,7 @@ def test_hosts_that_share_a_few_threads_are_told(monkeypatch: pytest.MonkeyPatch
 
 def test_every_recipe_that_needs_no_file_of_ours_can_be_planned() -> None:
     """Large models are planned from model.facts, without the model."""
-    names = [name for name in load.recipes() if name.startswith(("llama", "mistral"))]
+    names = LARGE
     assert names
     for name in names:
         config = load.load(name, [], load.RECIPES).config
@@ -150,7 +162,10 @@ def test_every_recipe_that_needs_no_file_of_ours_can_be_planned() -> None:
     ("cluster", "way_out"),
     [
         ({}, "time: unknown: run `qsweep plan FILE --calibrate`"),
-        ({"gpu": "H100"}, "time: unknown: run `qsweep plan FILE --calibrate`"),
+        (
+            {"gpu": "H100"},
+            "time: unknown: no rate of a GPU of the type H100 is known here, so a fast type is not told ",
+        ),
         ({"gpu_memory": "24GB"}, "time: unknown: rates belong to a type of GPU; name it as cluster.gpu."),
         ({"address": "auto"}, "time: unknown: rates belong to a type of GPU; name it as cluster.gpu."),
     ],
@@ -255,3 +270,46 @@ def test_a_calibration_has_as_many_slots_as_a_sweep_on_these_rows(
     this_machine.calibrate(sweep)
     assert seen == [this_machine.plan_here(sweep).slots_per_host]
     assert seen != [before]
+
+
+def recipe(name: str, *changes: str) -> tuple[Plan, str]:
+    """Its plan, and the words for where that is."""
+    found = this_machine.plan_here(load.load(name, changes, load.RECIPES))
+    return found, plan_lines(found)[1]
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("name", LARGE)
+def test_recipes_of_large_models_say_how_one_machine_runs_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (line,) = [line for line in (load.RECIPES / f"{name}.yaml").read_text().splitlines() if "On one machine" in line]
+    changes = line.rpartition(": ")[2].split()
+    assert changes == ["cluster.profile=local", "tracking.uri=sqlite:///mlflow.db"]
+    assert "a Ray cluster" not in recipe(name, *changes)[1]
+    monkeypatch.setattr(devices, "gpus", lambda: 4)
+    monkeypatch.setattr(devices, "free_bytes", lambda device, own: 80 * 10**9)
+    found = this_machine.plan_here(load.load(name, changes, load.RECIPES), to_launch=True)
+    assert (found.hosts, found.device, found.engine, found.place) == (4, "cuda", "flat", "on this machine")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_type_of_gpu_on_the_command_line_brings_its_memory() -> None:
+    large, told = recipe("llama-3.1-8b-qlora", "cluster.gpu=H100")
+    small, named = recipe("llama-3.1-8b-qlora", "cluster.gpu=4090")
+    assert "one of its GPUs of H100 80 GB: " in told
+    assert "one of its GPUs of RTX 4090 24 GB: " in named
+    assert (large.slots_per_host, small.slots_per_host) == (7, 4)
+    assert "A100 80GB" in recipe("llama-3.1-70b-qlora", "cluster.gpu=A100 80GB")[1]
+    kept = recipe("llama-3.1-70b-qlora", "cluster.gpu=A100")[1]
+    assert "A100 80 GB" in kept, "the file's memory is one that the type has"
+    with pytest.raises(ConfigError, match=r"cluster.gpu_memory: 24GB, but cluster.gpu is H100, which has 80 or 94 GB"):
+        recipe("llama-3.1-8b-qlora", "cluster.gpu=H100", "cluster.gpu_memory=24GB")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_the_8b_recipe_is_planned_with_the_engine_that_it_has() -> None:
+    """The logits of PEFT's engine took 5.3 GB, and left room for two slots on 24 GB."""
+    found, _ = recipe("llama-3.1-8b-qlora")
+    assert (found.engine, found.slots_per_host) == ("flat", 4)
+    assert found.memory is not None
+    assert found.memory.logits < 10**9
+    assert not [line for line in found.warnings if "model_type" in line]
