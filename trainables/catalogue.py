@@ -115,6 +115,9 @@ class Offers(Protocol):
     def look_up(self, base: TrialSpec, cache: Path) -> LookedUp:
         """Asks the network, before a sweep starts, what only it can say. Answers within seconds."""
 
+    def fetch_config(self, base: TrialSpec) -> bool:
+        """Fetches what a plan needs of the base and no file here says, within seconds; whether it is there now."""
+
     def preview(self, base: TrialSpec) -> Preview:
         """Looks into local data, for `validate` and `plan`. Without torch or the network."""
 

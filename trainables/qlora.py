@@ -59,8 +59,20 @@ def look_up(base: TrialSpec, cache: Path) -> LookedUp:
 def preview(base: TrialSpec) -> Preview:
     """A look at where the model is, and at the first rows of local data."""
     seen = preview_rows.preview(base.data_spec)
-    guess = None if base.model is None else model_source.guess(base.model)
-    return seen if guess is None else seen.model_copy(update={"warnings": (guess, *seen.warnings)})
+    if base.model is None:
+        return seen
+    told = filter(None, (model_source.guess(base.model), model_source.assumed(base.model)))
+    return seen.model_copy(update={"warnings": (*told, *seen.warnings)})
+
+
+def fetch_config(base: TrialSpec) -> bool:
+    """Fetches the model's configuration from the hub, where no file says all that a plan needs; whether it came."""
+    model = base.base_model
+    if model_source.facts(model) is not None and model_source.model_type(model) is not None:
+        return False
+    from trainables.hub import look_up as looking
+
+    return looking.fetch_config(model)
 
 
 def fingerprint(base: TrialSpec) -> Mapping[str, str]:
@@ -178,7 +190,8 @@ def engine(base: TrialSpec) -> str | None:
 
 def _kind(base: TrialSpec) -> str | None:
     try:
-        return model_source.model_type(base.base_model)
+        known = model_source.model_type(base.base_model)
+        return "llama" if known is None and base.base_model.own_facts is not None else known
     except ModelError:
         return None
 

@@ -62,6 +62,8 @@ class ModelFacts(Spec):
     key_value_heads: Positive
     head_dim: Positive | None = None
     """Width of one attention head; hidden_size / attention_heads when left out."""
+    model_type: str | None = None
+    """As config.json has it, such as llama: it decides the engine, and so the memory. llama when left out."""
 
 
 class ModelSpec(Spec):

@@ -21,6 +21,8 @@ def plan(file: File, changes: Changes = None, calibrate: Calibrating = False, as
 
     with mistakes(""):
         sweep = load_sweep(file, changes)
+        if this_machine.fetch_config(sweep):
+            sweep = load_sweep(file, changes)
         if calibrate:
             say("calibrating: the base is loaded, and about a dozen steps are trained")
             this_machine.calibrate(sweep)

@@ -58,7 +58,7 @@ class Sizes:
 
     def contradictions(self, given: ModelFacts) -> list[str]:
         """Lists the fields of `given` with another value, as "FIELD VALUE, where the model has VALUE"."""
-        values: dict[str, int] = given.model_dump(exclude={"of"}, exclude_none=True)
+        values: dict[str, int] = given.model_dump(exclude={"of", "model_type"}, exclude_none=True)
         values.setdefault("head_dim", given.hidden_size // given.attention_heads)
         differences = [
             f"{field} {values[field]}, where the model has {value}"

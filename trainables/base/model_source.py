@@ -210,7 +210,9 @@ def refuse_other_kinds(model: ModelSpec, folder: Path) -> None:
 
 
 def model_type(model: ModelSpec) -> str | None:
-    """Returns the name of the architecture in transformers; None for a hub model that is not in the cache.
+    """Returns the name of the architecture in transformers, of a hub model that is not in the cache from `model.facts`.
+
+    None where neither says it.
 
     Raises:
         ModelError: the source is not there, or its configuration or header cannot be read.
@@ -220,8 +222,19 @@ def model_type(model: ModelSpec) -> str | None:
         kind = model_files.header(source.text, source.path)[0].get("general.architecture")
     else:
         folder = source.path or model_files.cached(model)
-        kind = None if folder is None else model_files.config(source.text, folder).get("model_type")
+        stated = None if model.own_facts is None else model.own_facts.model_type
+        kind = stated if folder is None else model_files.config(source.text, folder).get("model_type")
     return kind if isinstance(kind, str) else None
+
+
+def assumed(model: ModelSpec) -> str | None:
+    """Returns that facts without a model type are taken for a Llama's, where no file says the type; None otherwise."""
+    if model.own_facts is None or model_type(model) is not None:
+        return None
+    return (
+        "model.facts name no model_type: memory and engine are planned as for llama; give model_type, as the model's "
+        "config.json has it"
+    )
 
 
 def _checked(model: ModelSpec) -> architectures.ArchitectureCheck:
@@ -239,6 +252,9 @@ def _check_facts(model: ModelSpec) -> None:
     """Refuses `model.facts` that differ from the model's files, when these can be read."""
     sizes = _sizes(model) if model.own_facts is not None else None
     wrong = [] if sizes is None or model.own_facts is None else sizes.contradictions(model.own_facts)
+    stated, kind = None if model.own_facts is None else model.own_facts.model_type, model_type(model)
+    if locate(model.source).kind != "gguf" and None not in (stated, kind) and stated != kind:
+        wrong.append(f"model_type {stated}, where the model has {kind}")
     if wrong:
         way_out = "correct them, or leave model.facts out: the model's own files are read"
         raise ModelError(f"model.facts: are not those of model.source {model.source!r}: {'; '.join(wrong)}: {way_out}")

@@ -23,6 +23,14 @@ def look_up(base: TrialSpec, cache: Path) -> LookedUp:
     )
 
 
+def fetch_config(model: ModelSpec) -> bool:
+    """Downloads the configuration of a hub model into the local cache, unless it is there; whether it was fetched."""
+    if model_source.locate(model.source).kind != "hub" or model_files.cached(model) is not None:
+        return False
+    client.ask(model.source, "model", model.revision)
+    return model_files.cached(model) is not None
+
+
 def _model(base: TrialSpec, cache: Path) -> LookedUp:
     model = base.base_model
     if model_source.locate(model.source).kind != "hub":

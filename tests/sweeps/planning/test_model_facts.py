@@ -16,7 +16,7 @@ from sweeps.planning import this_machine
 ID = "meta-llama/Llama-3.1-8B-Instruct"
 OTHERS = (
     "{parameters: 9, layers: 1, hidden_size: 8, intermediate_size: 8, vocab_size: 8, attention_heads: 1, "
-    "key_value_heads: 1}"
+    "key_value_heads: 1, model_type: mistral}"
 )
 FOLDER = """\
 name: x
@@ -50,6 +50,19 @@ def test_the_facts_of_a_file_are_those_of_its_model(recipe: Recipe) -> None:
     assert not [line for line in planned.warnings if "model.facts" in line]
 
 
+def test_facts_without_a_model_type_are_those_of_a_llama_with_a_word(recipe: Recipe) -> None:
+    stated = this_machine.plan_here(recipe())
+    assumed = this_machine.plan_here(recipe(change=lambda text: text.replace("model_type: llama, ", "")))
+    assert (assumed.memory, assumed.engine) == (stated.memory, stated.engine)
+    assert not [line for line in stated.warnings if "model_type" in line]
+    (told,) = [line for line in assumed.warnings if "model_type" in line]
+    assert told.startswith(
+        "model.facts name no model_type: memory and engine are planned as for llama; give model_type"
+    )
+    other = this_machine.plan_here(recipe(change=lambda text: text.replace("model_type: llama", "model_type: gpt2")))
+    assert other.engine == "peft"
+
+
 def test_another_source_on_the_command_line_leaves_the_facts_behind(recipe: Recipe) -> None:
     planned = this_machine.plan_here(recipe("model.source=owner/seventy"))
     assert planned.memory_bytes is None
@@ -77,5 +90,11 @@ def test_a_folder_is_the_same_however_it_is_written(tmp_path: Path, of: str) -> 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     assert this_machine.plan_here(load.load("../s.yaml", [], elsewhere)).memory_bytes is not None
+    (tmp_path / "s.yaml").write_text(FOLDER.replace("OF", f"{of} model_type: gpt2,"))
+    with pytest.raises(
+        ConfigError, match=r"model\.facts: are not those of .* model_type gpt2, where the model has llama"
+    ):
+        load.load("../s.yaml", [], elsewhere)
+    (tmp_path / "s.yaml").write_text(FOLDER.replace("OF", of))
     with pytest.raises(ConfigError, match=r"model\.facts: are not those of .* layers 3, where the model has 2"):
         load.load("../s.yaml", ["model.facts.layers=3"], elsewhere)

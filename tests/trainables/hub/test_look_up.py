@@ -183,3 +183,27 @@ def test_data_out_of_reach_is_told_unless_it_is_cached(unreachable: Path, tmp_pa
     assert line.startswith("data.train: 'owner/My-Rows': the hub cannot be reached (")
     (tmp_path / "datasets" / "owner___my-rows").mkdir(parents=True)
     assert look_up(tmp_path, folder, data="owner/My-Rows") == LookedUp()
+
+
+def test_a_plan_has_the_configuration_fetched_that_it_lacks(hub: Hub) -> None:
+    spec = TrialSpec(model=ModelSpec(source="owner/name"), data=DataSpec(train="rows.jsonl", text="{text}"))
+    assert qlora.need(spec, [], "cuda") is None
+    assert qlora.fetch_config(spec)
+    assert qlora.need(spec, [], "cuda") is not None
+    assert qlora.engine(spec) == "flat"
+    asked = len(hub.asked)
+    assert not qlora.fetch_config(spec), "it is in the cache"
+    assert len(hub.asked) == asked
+
+
+def test_a_plan_that_lacks_nothing_asks_no_hub(hub: Hub) -> None:
+    facts = FACTS.model_copy(update={"model_type": "llama"})
+    assert not qlora.fetch_config(TrialSpec(model=ModelSpec(source="owner/name", facts=facts)))
+    assert hub.asked == []
+    assert qlora.fetch_config(TrialSpec(model=ModelSpec(source="owner/name", facts=FACTS))), "they name no model type"
+
+
+def test_a_plan_without_a_hub_goes_by_the_facts(unreachable: Path) -> None:
+    spec = TrialSpec(model=ModelSpec(source="owner/name", facts=FACTS), data=DataSpec(train="x.jsonl", text="{text}"))
+    assert not qlora.fetch_config(spec)
+    assert (qlora.need(spec, [], "cuda") is None, qlora.engine(spec)) == (False, "flat")
