@@ -11,10 +11,9 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-from search_spaces._values import did_you_mean
-from search_spaces.errors import SpaceError
 from search_spaces.space import PORTFOLIO as _PORTFOLIO
 from search_spaces.space import Point, SearchSpace
+from search_spaces.values import SpaceError, did_you_mean
 
 
 def available() -> dict[str, str]:
@@ -26,10 +25,8 @@ def load(name: str) -> SearchSpace:
     """Returns the named space. Raises SpaceError, which lists the known names, for an unknown one."""
     spaces = _modules()
     if name not in spaces:
-        hint = did_you_mean(name, tuple(spaces))
-        raise SpaceError(
-            [f"search_space: unknown space {name!r}{hint or ':'} there are {', '.join(spaces)}, or write a mapping"]
-        )
+        told = f"unknown space {name!r}{did_you_mean(name, tuple(spaces))} there are {', '.join(spaces)}"
+        raise SpaceError([f"search_space: {told}, or write a mapping"])
     portfolio = getattr(spaces[name], "PORTFOLIO", [])
     return SearchSpace.parse({**spaces[name].SPACE, **({_PORTFOLIO: portfolio} if portfolio else {})})
 

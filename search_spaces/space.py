@@ -13,11 +13,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from search_spaces._structure import ordered, structure_problems
-from search_spaces._values import Value, as_raw, as_value, identity, shown, value_problem
-from search_spaces.domains import Condition, Domain, Grid
+from search_spaces.domains import Condition, Domain
 from search_spaces.domains import parse as parse_domain
-from search_spaces.errors import SpaceError, collected
+from search_spaces.values import SpaceError, Value, as_raw, as_value, identity, shown, value_problem
 
 Point = Mapping[str, Value]
 """Active field -> value, in the order of the space."""
@@ -26,6 +24,7 @@ PORTFOLIO = "portfolio"
 """The only key of a space that is not a field: the points to try first."""
 MOST_LISTED = 10_000
 """The most values of one field in a grid."""
+_MOST_SHOWN = 12
 _ANY_OTHER = ""  # means all values that no condition names; an empty word is not a value of any domain
 
 
@@ -41,7 +40,7 @@ class SearchSpace:
     """Points to try first, in this order. The searcher ignores those that the space does not contain."""
 
     def __post_init__(self) -> None:
-        if problems := structure_problems(self.domains):
+        if problems := _structure_problems(self.domains):
             raise SpaceError(problems)
 
     @classmethod
@@ -61,18 +60,18 @@ class SearchSpace:
         domains: dict[str, Domain] = {}
         portfolio: tuple[Point, ...] = ()
         for name, value in raw.items():
-            if name == PORTFOLIO:
-                with collected(problems):
+            try:
+                if name == PORTFOLIO:
                     portfolio = _parse_portfolio(value)
-                continue
-            if not isinstance(name, str) or not name.strip():
-                problems.append(f"search_space: {shown(name)} is not a field: write its dotted name, such as adapter.r")
-                continue
-            with collected(problems):
-                domains[name] = parse_domain(name, value)
-        problems += structure_problems(domains) if domains else []
+                elif isinstance(name, str) and name.strip():
+                    domains[name] = parse_domain(name, value)
+                else:
+                    what = f"{shown(name)} is not a field"
+                    problems.append(f"search_space: {what}: write its dotted name, such as adapter.r")
+            except SpaceError as error:
+                problems.extend(error.problems)
         if problems:
-            raise SpaceError(problems)
+            raise SpaceError([*problems, *(_structure_problems(domains) if domains else [])])
         return cls(domains, portfolio=portfolio)
 
     def to_raw(self) -> dict[str, object]:
@@ -85,12 +84,12 @@ class SearchSpace:
     @cached_property
     def order(self) -> tuple[str, ...]:
         """Returns the fields in the order to choose values: each after those in its conditions, else as in the file."""
-        return ordered(self.domains)
+        return _ordered(self.domains)
 
     @property
     def grid_fields(self) -> tuple[str, ...]:
         """Returns the fields with a `grid` domain."""
-        return tuple(name for name, domain in self.domains.items() if isinstance(domain, Grid))
+        return tuple(name for name, domain in self.domains.items() if domain.form == "grid")
 
     @property
     def grid_size(self) -> int:
@@ -143,17 +142,16 @@ class SearchSpace:
         """Yields every point once.
 
         Raises:
-            SpaceError: at the call, if a field is continuous or has more than `MOST_LISTED` values.
+            SpaceError: at the call, if a field has more than `MOST_LISTED` values, or is continuous.
         """
-        problems = []
-        for name, domain in self.domains.items():
-            if domain.size is None and self.size() is None:
-                problems.append(f"{name}: {domain.form()} is continuous, and a grid needs values to go through")
-            elif domain.size is not None and domain.size > MOST_LISTED:
-                problems.append(f"{name}: {domain.size} values are too many for a grid (at most {MOST_LISTED})")
-        if problems:
-            way_out = "write {choice: [value, value]}, or search at random"
-            raise SpaceError([f"{problem}: {way_out}" for problem in problems])
+        wrong = [
+            f"{name}: {domain.size or 'endlessly many'} values are too many for a grid (at most {MOST_LISTED}): "
+            "write {choice: [value, value]}, or search at random"
+            for name, domain in self.domains.items()
+            if domain.size is None or domain.size > MOST_LISTED
+        ]
+        if wrong:
+            raise SpaceError(wrong)
         listed = {name: domain.values() or () for name, domain in self.domains.items()}
         return self._points(self.order, {}, listed)
 
@@ -215,7 +213,7 @@ class SearchSpace:
         conditions nor a long range take extra time.
         """
         # Fields with conditions first, each right behind those that it asks for: they are forgotten soon.
-        order = ordered(dict(sorted(self.domains.items(), key=lambda item: not item[1].when)))
+        order = _ordered(dict(sorted(self.domains.items(), key=lambda item: not item[1].when)))
         shapes: list[tuple[Point, int | None]] = [({}, 1)]
         for place, name in enumerate(order):
             asked = {condition.field for later in order[place + 1 :] for condition in self.domains[later].when}
@@ -262,3 +260,57 @@ def _parse_portfolio(raw: object) -> tuple[Point, ...]:
     if wrong:
         raise SpaceError(wrong)
     return points
+
+
+def _structure_problems(domains: Mapping[str, Domain]) -> list[str]:
+    """Lists each condition that cannot be met, a circle of conditions, and the problem of a space without fields.
+
+    The caller must check conditions on fields outside the space.
+    """
+    if not domains:
+        return ["search_space: is empty: name at least one field, for example adapter.r: {choice: [8, 16]}"]
+    problems = [
+        f"{name}: {problem}"
+        for name, domain in domains.items()
+        for condition in domain.when
+        if condition.field in domains and (problem := _condition_problem(condition, domains[condition.field]))
+    ]
+    try:
+        _ordered(domains)
+    except SpaceError as error:
+        problems.extend(error.problems)
+    return problems
+
+
+def _condition_problem(condition: Condition, asked: Domain) -> str | None:
+    if asked.size is None:
+        return (
+            f"when asks for {condition.field}, a continuous range, which hardly ever has one exact value: "
+            "give it a choice, or drop the when"
+        )
+    never = [value for value in condition.values if not asked.contains(value)]
+    if not never:
+        return None
+    takes = shown(asked.values()) if asked.size <= _MOST_SHOWN else shown(asked.to_raw())
+    return f"when asks for {condition.field} {shown(never[0])}, which it never takes: use one of {takes}"
+
+
+def _ordered(domains: Mapping[str, Domain]) -> tuple[str, ...]:
+    """Returns the fields, each after the searched fields in its conditions, otherwise in the given order.
+
+    Raises SpaceError for conditions that wait on each other.
+    """
+    done: dict[str, None] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            circle = " -> ".join([*path[path.index(name) :], name])
+            raise SpaceError([f"search_space: the conditions {circle} wait on each other: remove one when"])
+        for condition in domains[name].when if name not in done else ():
+            if condition.field in domains:
+                visit(condition.field, (*path, name))
+        done[name] = None
+
+    for name in domains:
+        visit(name, ())
+    return tuple(done)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.errors import ClusterError
-from search_spaces.errors import SpaceError
+from search_spaces import SpaceError
 from sweeps.config.passwords import without_passwords
 from sweeps.errors import ConfigError, SweepError
 from trainables.errors import TrainableError

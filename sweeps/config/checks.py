@@ -200,7 +200,7 @@ def _values(base: TrialSpec, field: str, domain: Domain, trainable: Trainable | 
     wrong: dict[str, None] = {}
     for value in domain.extremes():
         wrong |= dict.fromkeys(_value(base, field, value, trainable))
-    if "uniform" in domain.NAME and any(line.endswith("must be a whole number") for line in wrong):
+    if "uniform" in domain.form and any(line.endswith("must be a whole number") for line in wrong):
         return [f"{field}: {_not_whole(domain)}"]
     return list(wrong)
 
@@ -209,7 +209,7 @@ def _not_whole(domain: Domain) -> str:
     low, high = (float(str(value)) for value in domain.extremes())
     bounds = f"[{math.ceil(low)}, {math.floor(high)}]" if math.ceil(low) <= math.floor(high) else "[low, high]"
     return (
-        f"must be a whole number, and {domain.NAME} draws fractions: write {{randint: {bounds}}}, or list the values "
+        f"must be a whole number, and {domain.form} draws fractions: write {{randint: {bounds}}}, or list the values "
         "in {choice: [...]}"
     )
 

@@ -11,9 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 import search_spaces
-from search_spaces import domains
+from search_spaces import SpaceError, domains
 from search_spaces.domains import Domain
-from search_spaces.errors import SpaceError
 from search_spaces.space import SearchSpace
 from sweeps.config import checks, messages, overrides, portfolio, resource, yaml_files
 from sweeps.config.model import ELSEWHERE, SweepConfig

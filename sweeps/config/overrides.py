@@ -12,7 +12,7 @@ import yaml
 
 import search_spaces
 from cluster import gpus
-from search_spaces.errors import SpaceError
+from search_spaces import SpaceError
 from sweeps.config import components, yaml_files
 from sweeps.config.model import SweepConfig, size_bytes
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from search_spaces.domains import Domain, LogUniform, QLogUniform
+from search_spaces.domains import Domain
 from sweeps.config.points import Scalar, word
 from sweeps.report.trial_tables import value_text
 
@@ -93,7 +93,7 @@ def axis(name: str, domain: Domain | None, values: Iterable[Scalar | None]) -> A
         return Axis(name, "words", options=_ordered(options), has_unset=has_unset)
     ends = [] if domain is None or listed else [float(str(end)) for end in domain.extremes()]
     low, high = min(*numbers, *ends, math.inf), max(*numbers, *ends, -math.inf)
-    is_log = isinstance(domain, LogUniform | QLogUniform) or (name in LOG_NAMES and high >= LOG_SPAN * low)
+    is_log = (domain is not None and domain.is_log) or (name in LOG_NAMES and high >= LOG_SPAN * low)
     return Axis(name, "log" if is_log and low > 0 else "linear", low, high, has_unset=has_unset)
 
 
