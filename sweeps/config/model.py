@@ -119,7 +119,7 @@ def _is_public(name: object) -> object:
 
 
 def _has_no_password(value: object) -> object:
-    if isinstance(value, str) and passwords.holds_password(value):
+    if isinstance(value, str) and not value == passwords.without_password(value) == passwords.without_passwords(value):
         raise ValueError(
             "holds a password or a token, and Ray writes these variables into its logs: set it where Ray is started on "
             "the nodes"
