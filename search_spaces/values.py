@@ -28,20 +28,12 @@ class SpaceError(ValueError):
         return SpaceError, (self.problems,)
 
 
-def identity(value: object) -> tuple[str, object]:
+def identity(value: object) -> tuple[bool, object]:
     """Returns a key that is equal for equal values: 1 equals 1.0 but not true.
 
     Ignores the order of a list of words, because a list of target modules is a set.
     """
-    if isinstance(value, bool):
-        return ("flag", value)
-    if isinstance(value, int | float):
-        return ("number", value)
-    if isinstance(value, str):
-        return ("word", value)
-    if isinstance(value, tuple) and all(isinstance(item, str) for item in value):
-        return ("words", tuple(sorted(value)))
-    return ("no value", repr(value))
+    return isinstance(value, bool), tuple(sorted(value, key=repr)) if isinstance(value, tuple) else value
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -104,7 +96,7 @@ def number_problem(value: object, *, whole: bool) -> str | None:
 
 def repeated(values: Iterable[object]) -> list[object]:
     """Returns the values that occur again, in order."""
-    seen: set[tuple[str, object]] = set()
+    seen: set[tuple[bool, object]] = set()
     again = []
     for value in values:
         if identity(value) in seen:

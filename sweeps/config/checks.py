@@ -7,17 +7,18 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+import search_spaces
 from cluster import gpus
 from search_spaces.domains import Domain, Value
-from search_spaces.space import Point, SearchSpace
+from search_spaces.space import PORTFOLIO, Point, SearchSpace
 from sweeps.config import messages, points, yaml_files
-from sweeps.config.model import SweepConfig, size_bytes
-from sweeps.config.overrides import LENGTHS
+from sweeps.config.model import LENGTHS, SweepConfig, size_bytes
 from sweeps.config.passwords import without_passwords
 from sweeps.config.uris import sqlite_file, work_folder
 from trainables import catalogue
@@ -172,6 +173,61 @@ def with_base(config: SweepConfig, space: SearchSpace) -> SearchSpace:
     """The space, told the configuration's own values of those fields that its conditions ask for."""
     known = [field for field in space.condition_fields() if field in _FIELDS]
     return space.with_base({field: points.base_value(config.base, field) for field in known})
+
+
+def portfolio(config: SweepConfig, space: SearchSpace) -> tuple[SearchSpace, list[str], list[str]]:
+    """Returns the space with a portfolio of whole points, a line for each mistake, and a line for what is left out.
+
+    A field that a point leaves out gets the value of the file itself, as in `searcher.points`. In a portfolio that
+    comes with a named space, points that no longer fit the changed fields are left out; in any other they are mistakes.
+
+    Args:
+        space: as `with_base` returns it; its fields exist.
+    """
+    whole = []
+    wrong: dict[str, None] = {}
+    for point in space.portfolio:
+        lines = _portfolio_problems(config, space, point)
+        wrong |= dict.fromkeys(lines)
+        if not lines:
+            whole.append(points.completed(config.base, space, point))
+    fitting = replace(space, portfolio=tuple(whole))
+    if not wrong:
+        return fitting, [], []
+    if not _comes_with_a_named_space(space):
+        return space, [f"search_space.{PORTFOLIO}: {line}" for line in wrong], []
+    left_out = len(space.portfolio) - len(whole)
+    return (
+        fitting,
+        [],
+        [
+            f"search_space.{PORTFOLIO}: {left_out} of its {len(space.portfolio)} points do not fit the changed fields "
+            "and are left out"
+        ],
+    )
+
+
+def _portfolio_problems(config: SweepConfig, space: SearchSpace, point: Point) -> list[str]:
+    """Returns "FIELD: reason" for each mistake in a point."""
+    return points.unsearched(space, point) or [
+        *points.inactive(config.base, space, point),
+        *(
+            _outside(space, field, value, field in point)
+            for field, value in points.completed(config.base, space, point).items()
+            if not space.domains[field].contains(value)
+        ),
+    ]
+
+
+def _outside(space: SearchSpace, field: str, value: Value, is_given: bool) -> str:
+    rule = space.domains[field].refusal(value)
+    if is_given:
+        return f"{field}: {rule}, or move the point to searcher.points, which may lie outside"
+    return f"{field}: a point leaves it out, and the file's own {rule} in the point"
+
+
+def _comes_with_a_named_space(space: SearchSpace) -> bool:
+    return any(space.portfolio == search_spaces.load(name).portfolio for name in search_spaces.available())
 
 
 def fields_together(space: SearchSpace) -> list[str]:

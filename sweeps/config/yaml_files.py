@@ -20,6 +20,8 @@ MOST_LEVELS = 50
 _TEXT, _NUMBERS = "tag:yaml.org,2002:str", ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _OLD_NUMBER = re.compile(r"[-+]?0[0-9_]+|.*:.*")
 """Numbers of YAML 1.1 that nobody means: 010 is 8 there, and 1:30 is 90."""
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+"""Characters that cannot be written to a file or name one; among them halves of characters."""
 _MOST_CHARACTERS = 1000
 """Characters of a value that is not text: a number of more digits takes long to read."""
 
@@ -29,42 +31,12 @@ class OldNumber(yaml.constructor.ConstructorError):
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2 floats (PyYAML follows 1.1, where 2e-4 is text), no duplicate keys, and bounds."""
-
-    def __init__(self, stream: str) -> None:
-        super().__init__(stream)
-        self._depth = 0
-        self._total = 0
-        self._sizes: dict[int, int] = {}
-        """id() of a node -> how many values it holds; known once the whole node was read."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-        before, self._depth = self._total, self._depth + 1
-        if self._depth > MOST_LEVELS:
-            raise _error(f"lists and mappings stand more than {MOST_LEVELS} deep in each other", event)
-        node = super().compose_node(parent, index)
-        self._depth -= 1
-        if not isinstance(event, yaml.AliasEvent):
-            self._total += 1
-            self._sizes[id(node)] = self._total - before
-        elif id(node) in self._sizes:
-            self._total += self._sizes[id(node)]
-        else:
-            raise _error(f"the alias *{event.anchor} stands inside what it names", event)
-        if self._total > MOST_VALUES:
-            raise _error(
-                f"more than {MOST_VALUES} keys and values, those that an alias stands for counted each time: "
-                "list fewer",
-                event,
-            )
-        return node
+    """SafeLoader with YAML 1.2 floats (PyYAML follows 1.1, where 2e-4 is text) and without duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        if not isinstance(node, yaml.MappingNode):  # a tag that does not fit: PyYAML says so
-            return super().construct_mapping(node, deep)
         seen = set()
-        for key_node, _ in node.value:
+        # A tag may stand at another node than a mapping: PyYAML says so.
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue  # << brings the keys of another mapping
             key = self.construct_object(key_node, deep=True)
@@ -76,6 +48,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        shown = f"{node.value[:60]!r}" if isinstance(node, yaml.ScalarNode) else f"what is tagged {node.tag}"
         if isinstance(node, yaml.ScalarNode) and node.tag != _TEXT and len(node.value) > _MOST_CHARACTERS:
             raise _error(f"a value of {len(node.value)} characters that is not text: put it in quotes", node)
         try:
@@ -84,26 +57,36 @@ class _Loader(yaml.SafeLoader):
             # It looks like a date or a number, and is none (2026-13-01), or a tag says so: PyYAML lets through whatever
             # its conversions raise.
             reason = f" ({error})" if isinstance(error, ValueError) else ""
-            shown = f"{node.value[:60]!r}" if isinstance(node, yaml.ScalarNode) else f"what is tagged {node.tag}"
             raise _error(f"{shown} is not what it looks like{reason}: put it in quotes", node) from error
-        if isinstance(value, str) and (problem := _no_text(value)):
-            raise _error(problem, node)
+        if isinstance(value, str) and (wrong := _NO_TEXT.search(value)):
+            raise _error(f"text cannot hold the character {wrong[0]!a}", node)
         if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and _OLD_NUMBER.fullmatch(node.value):
             way_out = "write the number without zeros before it and without colons, or put it in quotes"
-            problem = f"{node.value[:60]!r} is the number {value} in YAML: {way_out}"
-            raise OldNumber(None, None, problem, node.start_mark)
+            raise OldNumber(None, None, f"{shown} is the number {value} in YAML: {way_out}", node.start_mark)
         return value
 
 
-def _no_text(value: str) -> str | None:
-    """Why characters cannot be written to a file, or name one."""
-    if "\0" in value:
-        return "text cannot hold the character \\0"
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        return f"text cannot hold {value[error.start]!r}, which is half a character"
-    return None
+def _check_bounds(text: str) -> None:
+    """Raises yaml.YAMLError for a text that is too deep or too long, before anything is built from the text."""
+    total = 0
+    sizes: dict[str | None, int] = {}
+    begun: list[tuple[str | None, int]] = []
+    for event in yaml.parse(text, _Loader):
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in sizes:
+                raise _error(f"the alias *{event.anchor} stands for nothing that ends before the alias", event)
+            total += sizes[event.anchor]
+        elif isinstance(event, yaml.NodeEvent):
+            begun.append((event.anchor, total))
+            total += 1
+        if len(begun) > MOST_LEVELS:
+            raise _error(f"lists and mappings stand more than {MOST_LEVELS} deep in each other", event)
+        if total > MOST_VALUES:
+            counted = "those that an alias stands for counted each time"
+            raise _error(f"more than {MOST_VALUES} keys and values, {counted}: list fewer", event)
+        if isinstance(event, yaml.ScalarEvent | yaml.CollectionEndEvent):
+            anchor, before = begun.pop()
+            sizes[anchor] = total - before
 
 
 def _error(problem: str, node: Any) -> yaml.constructor.ConstructorError:
@@ -139,6 +122,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def parse(text: str) -> Any:
     """The value of YAML text within the bounds above; raises yaml.YAMLError."""
+    _check_bounds(text)
     return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
 
 

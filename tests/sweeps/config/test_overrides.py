@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from sweeps.config import overrides
+from sweeps.config import load
 
 
 def changed(raw: dict[str, Any], *changes: str) -> dict[str, Any]:
-    assert overrides.apply(raw, changes, lambda _: None) == []
+    assert load.override(raw, changes, lambda _: None) == []
     return raw
 
 
 def problems(raw: dict[str, Any], *changes: str) -> list[str]:
-    return overrides.apply(raw, changes, lambda _: None)
+    return load.override(raw, changes, lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_field_cannot_be_added_to_what_is_no_space() -> None:
 
 def test_paths_in_overrides_are_given_to_whoever_resolves_them() -> None:
     seen: list[dict[str, Any]] = []
-    overrides.apply({}, ["data.train=rows.jsonl", "model={source: ./m}"], seen.append)
+    load.override({}, ["data.train=rows.jsonl", "model={source: ./m}"], seen.append)
     assert seen == [{"data": {"train": "rows.jsonl"}}, {"model": {"source": "./m"}}]
 
 
@@ -164,5 +164,5 @@ def test_a_resolved_path_is_what_is_set() -> None:
         part["data"]["train"] = "/abs/" + part["data"]["train"]
 
     raw: dict[str, Any] = {"data": {"train": "old", "eval": "kept"}}
-    overrides.apply(raw, ["data.train=rows.jsonl"], resolve)
+    load.override(raw, ["data.train=rows.jsonl"], resolve)
     assert raw == {"data": {"train": "/abs/rows.jsonl", "eval": "kept"}}
