@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice, product
 
 from search_spaces.domains import Condition, Domain
 from search_spaces.domains import parse as parse_domain
-from search_spaces.values import SpaceError, Value, as_raw, as_value, identity, shown, value_problem
+from search_spaces.values import SpaceError, Value, as_raw, as_value, shown, value_problem
 
 Point = Mapping[str, Value]
 """Active field -> value, in the order of the space."""
@@ -25,7 +26,6 @@ PORTFOLIO = "portfolio"
 MOST_LISTED = 10_000
 """The most values of one field in a grid."""
 _MOST_SHOWN = 12
-_ANY_OTHER = ""  # means all values that no condition names; an empty word is not a value of any domain
 
 
 @dataclass(frozen=True)
@@ -152,17 +152,30 @@ class SearchSpace:
         ]
         if wrong:
             raise SpaceError(wrong)
-        listed = {name: domain.values() or () for name, domain in self.domains.items()}
-        return self._points(self.order, {}, listed)
+        return self._points(self.order, {})
 
     def size(self) -> int | None:
-        """Returns the number of points; None if a field that can be active is continuous."""
-        ((_, count),) = self._shapes()
-        return count
+        """Returns the number of points.
+
+        None if a field is continuous, or if more than `MOST_LISTED` points differ in fields that conditions tie.
+        """
+        sizes = {name: domain.size or math.inf for name, domain in self.domains.items()}
+        tied = {*self.conditions(), *self.condition_fields()} & sizes.keys()
+        if math.inf in sizes.values() or any(sizes[name] > MOST_LISTED for name in tied):
+            return None
+        points = self._points(tuple(name for name in self.order if name in tied), {})
+        combinations = sum(1 for _ in islice(points, MOST_LISTED + 1))
+        free = math.prod(self.domains[name].size or 1 for name in sizes.keys() - tied)
+        return combinations * free if combinations <= MOST_LISTED else None
 
     def may_meet(self, one: str, other: str) -> bool:
-        """Tells whether some point has both fields."""
-        return any(one in shape and other in shape for shape, _ in self._shapes((one, other)))
+        """Tells whether a point may have both fields: they are searched, and no field has to have two values."""
+        if not {one, other} <= self.domains.keys():
+            return False
+        whens = [self.domains[name].when for name in (one, other)]
+        return not any(
+            this.field == that.field and not any(map(that.holds, this.values)) for this, that in product(*whens)
+        )
 
     def contains(self, point: Point) -> bool:
         """Tells whether `point` has exactly the fields that are active in it, each with a value of its domain."""
@@ -196,51 +209,14 @@ class SearchSpace:
             combination[name] = options[place]
         return combination
 
-    def _points(self, names: tuple[str, ...], point: Point, listed: Mapping[str, tuple[Value, ...]]) -> Iterator[Point]:
+    def _points(self, names: tuple[str, ...], point: Point) -> Iterator[Point]:
         if not names:
             yield self._in_file_order(point)
         elif not self.is_active(names[0], point):
-            yield from self._points(names[1:], point, listed)
+            yield from self._points(names[1:], point)
         else:
-            for value in listed[names[0]]:
-                yield from self._points(names[1:], {**point, names[0]: value}, listed)
-
-    def _shapes(self, kept: Collection[str] = ()) -> list[tuple[Point, int | None]]:
-        """Returns the sets of fields that can be active together, each with its number of points (None: continuous).
-
-        A set has only the fields in `kept`: those that no further condition asks for are forgotten, and sets that are
-        then the same become one. It goes only through values that make a difference to conditions. So neither many
-        conditions nor a long range take extra time.
-        """
-        # Fields with conditions first, each right behind those that it asks for: they are forgotten soon.
-        order = _ordered(dict(sorted(self.domains.items(), key=lambda item: not item[1].when)))
-        shapes: list[tuple[Point, int | None]] = [({}, 1)]
-        for place, name in enumerate(order):
-            asked = {condition.field for later in order[place + 1 :] for condition in self.domains[later].when}
-            longer: dict[object, tuple[Point, int | None]] = {}
-            for shape, count in shapes:
-                branches = [({name: value}, times) for value, times in self._branches(name)]
-                for more, times in branches if self.is_active(name, shape) else [({}, 1)]:
-                    point = {each: value for each, value in {**shape, **more}.items() if each in asked or each in kept}
-                    alike = tuple((each, identity(value)) for each, value in point.items())
-                    _, known = longer.get(alike, (point, 0))
-                    unknown = None in (known, count, times)
-                    longer[alike] = point, None if unknown else (known or 0) + (count or 0) * (times or 0)
-            shapes = list(longer.values())
-        return shapes
-
-    def _branches(self, name: str) -> list[tuple[Value, int | None]]:
-        """Returns a value of `name` for each way in which its conditions turn out, with the number of values meant."""
-        asked = [condition for when in self.conditions().values() for condition in when if condition.field == name]
-        named = {identity(value): value for condition in asked for value in condition.values}
-        size = self.domains[name].size
-        if size is None:
-            return [(_ANY_OTHER, None)]
-        alike: dict[tuple[bool, ...], list[Value]] = {}
-        for value in named.values():
-            alike.setdefault(tuple(condition.holds(value) for condition in asked), []).append(value)
-        others = [(_ANY_OTHER, size - len(named))] if size > len(named) else []
-        return [*((values[0], len(values)) for values in alike.values()), *others]
+            for value in self.domains[names[0]].values() or ():
+                yield from self._points(names[1:], {**point, names[0]: value})
 
     def _in_file_order(self, point: Point) -> Point:
         return {name: point[name] for name in self.domains if name in point}
