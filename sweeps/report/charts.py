@@ -1,157 +1,465 @@
-"""The charts of a sweep. Pure: the page's data in, plotly's traces and layouts out as plain data."""
+"""The charts of a sweep's page. Ticks, legends and colour bars are plotly's, and no other file imports plotly.
+
+Texts of others are escaped: plotly reads some of HTML in texts.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from sweeps.planning.number_words import counted
-from sweeps.report import field_charts, page_facts, progress_charts
-from sweeps.report.axes import UNSET_PLACE, Axis, readable
-from sweeps.report.chart_parts import (
-    PALETTE,
-    SOFT,
-    STATES,
-    Colours,
-    Figure,
-    Trace,
-    axis,
-    cut,
-    hover,
-    layout,
-    left_out,
-    scatter,
-    split,
-    trial_lines,
-)
-from sweeps.report.page import Drawn, Page
+from plotly.colors import qualitative, sample_colorscale, sequential
+from plotly.graph_objects import Bar, Figure, Scatter
+from plotly.offline import get_plotlyjs
+
+from sweeps.planning.number_words import counted, duration
+from sweeps.report import page_facts
+from sweeps.report.axes import UNSET, UNSET_PLACE, Axis, ends, near
+from sweeps.report.page import BEST_CURVES, FATES, Drawn, Page, settings
 from sweeps.report.trial_tables import value_text
-from trainables.objective import COSTS, Objective
+from trainables.objective import COSTS
 
-MOST_AXES = 7
-"""Of more parallel axes, names are at a slant and marks are small."""
+Lines = Callable[[Drawn], tuple[Sequence[float], Sequence[float | None]]]
+MOST_LINES = 100
+"""So many trials, the best ones, are drawn in colour; the others are thin grey lines."""
+BINS = 24
+"""Colours of lines: lines of nearly the same colour are one trace."""
+MOST_TOLD = 1000
+"""So many trials, the best ones, tell their settings when the pointer is over them: each text takes room."""
+MOST_LARGE = 150
+"""Trials; points of more are small."""
+MOST_TICKS = 12
+"""Reports that are marked each; of more, plotly chooses the marks."""
+LONG_AXIS = 8.0
+"""An axis of steps is logarithmic where the last report is at so many times the step of the first."""
+UNITS = ((7200.0, 3600.0, "hours"), (300.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
+"""From so many seconds on, times are shown in a unit of so many seconds."""
+INK, SOFT, GREY = "#1c2330", "#5b6472", "#b8bcc4"
+SYMBOLS = {
+    "COMPLETED": "circle",
+    "STOPPED": "x",
+    "PARKED": "triangle-right",
+    "RUNNING": "diamond",
+    "PAUSED": "square",
+    "PENDING": "circle-open",
+    "DIVERGED": "triangle-up",
+    "OUT_OF_MEMORY": "hexagon",
+    "FAILED": "cross",
+    "INFEASIBLE": "square-open",
+}
+"""State of a trial -> its symbol, which tells states apart also without colours."""
+COLOURS = [*qualitative.Safe[3:], *qualitative.Safe[:3]]
+"""Colours that colour-blind people tell apart, those that are easy to see on white first."""
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+VALUES, STEPS = sequential.Viridis[:-2], sequential.Cividis[:-2]
+"""The scales of colours for values and for steps, without their light ends, which are hard to see on white."""
+LAYOUT = {
+    "template": "plotly_white",
+    "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
+    "margin": {"l": 70, "r": 30, "t": 40, "b": 60},
+    "hoverlabel": {"align": "left", "bgcolor": "white", "font": {"color": INK}},
+    "hovermode": "closest",
+    "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.01, "x": 0},
+    "xaxis": {"title": {"font": {"size": 13}}},
+    "yaxis": {"title": {"font": {"size": 13}}},
+    "coloraxis": {"colorbar": {"title": {"side": "right", "font": {"size": 13}}, "thickness": 12}},
+}
+CONFIG = {
+    "displaylogo": False,
+    "responsive": True,
+    "plotlyServerURL": "",
+    # Those that are named, and no others: plotly 7 has one that sends a chart's data to its maker's server.
+    "modeBarButtons": [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+}
 
 
-def charts(page: Page) -> tuple[Figure, ...]:
+@dataclass(frozen=True)
+class Chart:
+    """A chart of the page."""
+
+    title: str
+    caption: str
+    """What it shows, and how to read it."""
+    figures: tuple[Figure, ...]
+    """Plotly's; several stand side by side."""
+
+    def html(self, name: str) -> list[str]:
+        """The figures as elements of HTML whose ids begin with `name`, for a page that holds `library`."""
+        # Their JSON has < and > as escapes (plotly/io/_json.py, 7.1), so no text in it can end the script.
+        return [
+            each.to_html(CONFIG, full_html=False, include_plotlyjs=False, div_id=f"{name}-{place}")
+            for place, each in enumerate(self.figures)
+        ]
+
+
+def library() -> str:
+    """The source of plotly.js: the page holds it, so that it needs no network."""
+    source: str = get_plotlyjs()
+    return source
+
+
+def charts(page: Page) -> tuple[Chart, ...]:
     """Those charts for which the sweep has something to show."""
-    makers: tuple[Callable[[Page], Figure | None], ...] = (
-        parallel,
-        progress_charts.by_step,
-        field_charts.by_field,
-        two_objectives,
-        progress_charts.train_loss,
-        progress_charts.rungs,
-        progress_charts.times,
-    )
-    return tuple(figure for maker in makers if (figure := maker(page)) is not None)
+    makers = (parallel, by_step, by_field, two_objectives, train_loss, rungs, times)
+    return tuple(chart for maker in makers if (chart := maker(page)) is not None)
 
 
-def parallel(page: Page) -> Figure | None:
-    """Parallel coordinates: a line for each trial through its settings to its value."""
-    if not page.axes or not split(page)[0]:
+def parallel(page: Page) -> Chart | None:
+    """Parallel coordinates: a line for each trial through its settings to its value.
+
+    The lines are those of a scatter chart: plotly's own parallel coordinates need a GPU, and tell nothing of a trial.
+    """
+    if not page.axes or not _split(page)[0]:
         return None
-    columns = zip(*(trial.values for trial in page.trials), strict=True)
-    value_axes = [_value_axis(objective, column) for objective, column in zip(page.objectives, columns, strict=True)]
-    axes = [*page.axes, *value_axes]
+    outcomes = []
+    for place, objective in enumerate(page.objectives):
+        shown = near(trial.values[place] for trial in page.trials) or [0.0, 1.0]
+        name = objective.metric if objective.metric in COSTS else f"best {objective.metric}"
+        outcomes.append(Axis(name, *ends(shown[0], shown[-1])))
+    axes = (*page.axes, *outcomes)
 
-    def points(trial: Drawn) -> list[tuple[float, float | None]]:
-        values = [*(trial.record.params.get(each.name) for each in page.axes), *trial.values]
-        places = [_clipped(one, value) for one, value in zip(axes, values, strict=True)]
-        return [(float(at), place) for at, place in enumerate(places)]
+    def points(trial: Drawn) -> tuple[Sequence[float], Sequence[float | None]]:
+        places: list[float | None] = [one.place(trial.record.params.get(one.name)) for one in page.axes]
+        for one, value in zip(outcomes, trial.values, strict=True):
+            places.append(min(max(one.place(value), 0.0), 1.0) if math.isfinite(value) else None)
+        return range(len(axes)), places
 
-    several = len(value_axes) > 1
+    low, high = (UNSET_PLACE if any(one.has_unset for one in axes) else 0.0) - 0.05, 1.05
+    figure = _figure(_lines(page, points), 460, coloraxis=_colours(page), showlegend=False, margin={"t": 80, "b": 20})
+    figure.update_layout(plot_bgcolor="rgba(0,0,0,0)")  # else each ruler hides what is below it
+    figure.update_yaxes(visible=False, fixedrange=True, range=[low, high])
+    names = [escape(one.title).replace(" (", "<br>(") for one in axes]
+    width = {"range": [-0.6, len(axes) - 0.7], "tickvals": list(range(len(axes))), "ticktext": names}
+    figure.update_xaxes(**width, side="top", showgrid=False, zeroline=False, fixedrange=True)
+    for at, one in enumerate(axes):
+        # An axis without a trace is not drawn.
+        figure.add_scatter(x=[None], y=[None], yaxis=f"y{at + 2}", showlegend=False)
+        ruler = {"anchor": "free", "position": (at + 0.6) / (len(axes) - 0.1), "range": [one.low, one.high]}
+        ruler |= {"domain": [-low / (high - low), (1 - low) / (high - low)], "fixedrange": True, "ticks": "outside"}
+        ruler |= {"showgrid": False, "zeroline": False, "showline": True, "linecolor": SOFT}
+        figure.update_layout({f"yaxis{at + 2}": one.layout(110 // len(axes)) | ruler})
+        if one.has_unset:
+            figure.add_annotation(x=at, y=UNSET_PLACE, text=UNSET, showarrow=False, xanchor="right")
+    several = len(outcomes) > 1
     thick = "; the thick line is the best trial" if any(trial.is_best for trial in page.trials) else ""
-    last = f"last {len(value_axes)} axes at its objectives" if several else f"last axis at its best {page.metric}"
-    return Figure(
+    last = f"last {len(outcomes)} axes at its objectives" if several else f"last axis at its best {page.metric}"
+    beyond = _beyond((outcomes[0].low, outcomes[0].high), [trial.value for trial in page.trials])
+    clipped = f" {counted(beyond, 'value')} far from the others: drawn at the end of the axis." if beyond else ""
+    return Chart(
         "Settings and outcome",
         "Parallel coordinates. Each line is a trial: it crosses each axis at the trial's value of that field, and the "
-        f"{last}. Dark lines are good ones{thick}."
-        f"{left_out(page)}{_at_the_end(value_axes[0], page)}",
-        (*trial_lines(page, points), Colours.of(page).bar(page.metric)),
-        _side_by_side(axes),
+        f"{last}. Dark lines are good ones{thick}.{_left_out(page)}{clipped}",
+        (figure,),
     )
 
 
-def _side_by_side(axes: Sequence[Axis]) -> dict[str, Any]:
-    """The layout of parallel axes: a line for each, with its marks beside it and its name above."""
-    is_dense = len(axes) > MOST_AXES
-    annotations: list[dict[str, Any]] = []
-    room = 110 // len(axes)
-    for at, one in enumerate(axes):
-        ticks = {"x": at, "showarrow": False, "xanchor": "right", "xshift": -6, "bgcolor": "rgba(255,255,255,0.75)"}
-        if is_dense:
-            ticks |= {"font": {"size": 11}}
-        annotations += [{**ticks, "y": place, "text": escape(cut(text, room))} for place, text in one.ticks]
-    shapes = [
-        {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "line": {"color": SOFT, "width": 1.2}}
-        for at in range(len(axes))
-    ]
-    names = [escape(one.title) if is_dense else escape(one.title).replace(" (", "<br>(") for one in axes]
-    x = {"tickvals": list(range(len(axes))), "ticktext": names, "side": "top", "range": [-0.6, len(axes) - 0.7]}
-    x |= {"tickangle": -30 if is_dense else 0}
-    low = UNSET_PLACE - 0.05 if any(one.has_unset and one.kind != "words" for one in axes) else -0.04
-    plain = {"showgrid": False, "zeroline": False, "fixedrange": True, "showline": False}
-    return layout(
-        540 if is_dense else 440,
-        annotations=annotations,
-        shapes=shapes,
-        showlegend=False,
-        xaxis={**plain, **x},
-        yaxis={**plain, "visible": False, "range": [low, 1.04]},
-        margin={"l": 30, "r": 30, "t": 120 if is_dense else 70, "b": 20},
+def by_step(page: Page) -> Chart | None:
+    """The objective at each report of each trial."""
+    values = [value for trial in page.trials for _, value in trial.evals]
+    steps = sorted({step for trial in page.trials for step, _ in trial.evals})
+    if not values:
+        return None
+    is_log = steps[0] > 0 and steps[-1] >= LONG_AXIS * steps[0]
+    marks: dict[str, Any] = {}
+    if len(steps) <= MOST_TICKS:
+        marks = {"tickvals": steps, "ticktext": [f"{step:,}" for step in steps]}
+    lines = _lines(page, lambda trial: ([step for step, _ in trial.evals], [value for _, value in trial.evals]))
+    last = [(trial, *trial.evals[-1], trial.value) for trial in _split(page)[0] if trial.evals]
+    figure = _figure([*lines, *_by_state(page, last)], 460, coloraxis=_colours(page))
+    title = "optimizer step (log scale)" if is_log else "optimizer step"
+    figure.update_xaxes(title_text=title, type="log" if is_log else "linear", **marks)
+    better = "lower" if page.objectives[0].mode == "min" else "higher"
+    base, shown = "", _range(values if page.base is None else [*values, page.base])
+    figure.update_yaxes(title_text=escape(f"{page.metric} ({better} is better)"), range=shown)
+    if page.base is not None and _beyond(shown, [page.base]):
+        base = f" The base without an adapter ({page.base:.4f}) lies beyond the axis."
+    elif page.base is not None:
+        base = " The dashed line is the base without an adapter."
+        figure.add_hline(y=page.base, line={"color": SOFT, "width": 1.5, "dash": "dash"})
+    return Chart(
+        f"{page.metric} by step",
+        "A point is a report: the trial was evaluated at that step. The symbol at the end of a line says how the trial "
+        f"stands. {page.metric}: {page_facts.unit(page.objectives[0])}."
+        f"{base}{_left_out(page)}{_outside(shown, values)}",
+        (figure,),
     )
 
 
-def two_objectives(page: Page) -> Figure | None:
+def by_field(page: Page) -> Chart | None:
+    """Each searched field against the best value."""
+    trials = [trial for trial in page.trials if math.isfinite(trial.value)]
+    if not trials or not page.axes:
+        return None
+    reached, values = [trial.record.step for trial in trials], [trial.value for trial in trials]
+    bar, shown = {"title": {"text": "steps trained"}}, _range(values)
+    steps = {"colorscale": STEPS, "colorbar": bar, "showscale": min(reached) < max(reached)}
+    figures: list[Figure] = []
+    for one in page.axes:
+        rows = []
+        for place, trial in enumerate(trials):
+            at = one.at(trial.record.params.get(one.name))
+            if one.options and len(trials) > 1:  # by the golden ratio, neighbours in value are far from each other
+                at += 0.3 * (0.618034 * place % 1 - 0.5)
+            rows.append((trial, 10**at if one.is_log else at, trial.value, trial.record.step))
+        figure = _figure(_by_state(page, rows), 300, coloraxis=steps, showlegend=not figures)
+        figure.update_xaxes(title_text=escape(one.title), **one.layout())
+        figure.update_yaxes(title_text=escape(f"best {page.metric}"), range=shown)
+        if one.has_unset:
+            figure.add_annotation(
+                x=one.at(None), y=0, yref="paper", yanchor="top", yshift=-14, text=UNSET, showarrow=False
+            )
+        figures.append(figure)
+    return Chart(
+        "Each field alone",
+        f"Each point is a trial at its best {page.metric}. Trials of fewer steps (dark) had less time to become good. "
+        "Points of one word are spread around it, so that they do not lie on each other. "
+        f"A field's effect may be that of another one that goes with it.{_outside(shown, values)}",
+        tuple(figures),
+    )
+
+
+def two_objectives(page: Page) -> Chart | None:
     """The first two objectives against each other."""
     trials = [trial for trial in page.trials if all(map(math.isfinite, trial.values[:2]))]
     if len(page.objectives) < 2 or not trials:
         return None
     first, second = page.objectives[:2]
-    traces: list[Trace] = []
-    for is_in, name, colour in ((False, "others", "#9aa1ad"), (True, "Pareto set", PALETTE[1])):
+    hover, traces = _told(page), []
+    for is_in, name, colour in ((False, "others", GREY), (True, "Pareto set", COLOURS[1])):
         found = [trial for trial in trials if trial.is_in_pareto_set is is_in]
-        marker = {"color": colour, "size": 10 if is_in else 8, "symbol": [STATES[t.record.state][0] for t in found]}
-        told = [hover(trial, page) + f"<br>{escape(second.metric)} {value_text(trial.values[1])}" for trial in found]
-        x, y = [trial.value for trial in found], [trial.values[1] for trial in found]
-        trace = scatter(x, y, mode="markers+text" if is_in else "markers", marker=marker, hovertext=told, name=name)
+        told = [f"{hover[trial.name]}<br>{escape(second.metric)} {value_text(trial.values[1])}" for trial in found]
+        points = Scatter(x=[trial.value for trial in found], y=[trial.values[1] for trial in found], name=name)
+        symbols = [SYMBOLS[trial.record.state] for trial in found]
+        points.update(mode="markers", marker={"color": colour, "size": 9, "symbol": symbols}, showlegend=True)
         if is_in:
-            trace |= {"text": [trial.name for trial in found], "textposition": "top center", "cliponaxis": False}
-        traces.append(trace | {"hoverinfo": "text", "showlegend": True})
-    span, spread = readable(t.value for t in trials), readable(t.values[1] for t in trials)
-    also = (
-        f" There are {len(page.objectives)} objectives: the others are in the table."
-        if len(page.objectives) > 2
-        else ""
-    )
-    return Figure(
+            names = [trial.name for trial in found]
+            points.update(mode="markers+text", text=names, textposition="top center", cliponaxis=False)
+        traces.append(points.update(_pointer(found, told)))
+    figure = _figure(traces, 420)
+    figure.update_xaxes(title_text=escape(f"best {first.metric}"), range=_range(trial.value for trial in trials))
+    figure.update_yaxes(title_text=escape(second.metric), range=_range(trial.values[1] for trial in trials))
+    several = len(page.objectives) > 2
+    also = f" There are {len(page.objectives)} objectives: the others are in the table." if several else ""
+    return Chart(
         f"{first.metric} and {second.metric}",
         f"Each point is a trial. No other trial is better than one of the Pareto set in one objective and as good in "
         f"the others. {first.metric}: {page_facts.unit(first)}. {second.metric}: {page_facts.unit(second)}.{also}",
-        tuple(traces),
-        layout(420, xaxis=axis(f"best {first.metric}", range=span), yaxis=axis(second.metric, range=spread)),
+        (figure,),
     )
 
 
-def _value_axis(objective: Objective, values: Sequence[float]) -> Axis:
-    """An axis for an objective, over the values that most trials have."""
-    low, high = readable(values) or (0.0, 1.0)
-    inside = [value for value in values if low <= value <= high] or [low, high]
-    name = objective.metric if objective.metric in COSTS else f"best {objective.metric}"
-    return Axis(name, "linear", min(inside), max(inside))
-
-
-def _at_the_end(one: Axis, page: Page) -> str:
-    """How many values are clipped, in words."""
-    beyond = sum(math.isfinite(trial.value) and not one.low <= trial.value <= one.high for trial in page.trials)
-    return f" {counted(beyond, 'value')} far from the others: drawn at the end of the axis." if beyond else ""
-
-
-def _clipped(one: Axis, value: Any) -> float | None:
-    """The place of a value on its axis, at its end if it lies beyond; None for a value that is not finite."""
-    if isinstance(value, float) and not math.isfinite(value):
+def train_loss(page: Page) -> Chart | None:
+    """The train loss of the best few trials."""
+    trials = [trial for trial in page.trials if trial.train][:BEST_CURVES]
+    if not trials:
         return None
-    place = one.place(value)
-    return place if place < 0 and one.has_unset else min(max(place, 0.0), 1.0)
+    told, traces = _told(page), []
+    for trial, colour, dash in zip(trials, COLOURS, DASHES, strict=False):
+        steps, losses = zip(*trial.train, strict=True)
+        curve = Scatter(x=steps, y=losses, mode="lines" if len(steps) > 1 else "markers", name=trial.name)
+        curve.update(
+            line={"color": colour, "dash": dash, "width": 1.8}, showlegend=True, customdata=[trial.name] * len(steps)
+        )
+        text = told[trial.name].replace("%", "&#37;")  # a setting may hold what plotly would replace
+        traces.append(curve.update(hovertemplate=f"step %{{x}}: train_loss %{{y:.4f}}<br>{text}<extra></extra>"))
+    values = [loss for trial in trials for _, loss in trial.train]
+    shown, figure = _range(values), _figure(traces, 380)
+    figure.update_xaxes(title_text="optimizer step")
+    figure.update_yaxes(title_text="train_loss", range=shown)
+    return Chart(
+        f"train_loss of the best {f'{len(trials)} trials' if len(trials) > 1 else 'trial'}",
+        "The loss of each step over its own batch, before the update: mean negative log-likelihood per completion "
+        f"token. It varies with the rows of the batch.{_outside(shown, values)}",
+        (figure,),
+    )
+
+
+def rungs(page: Page) -> Chart | None:
+    """How many trials came to each report, and what became of them there."""
+    if not page.rungs:
+        return None
+    x = [f"step {rung.step:,}<br>{counted(rung.reached, 'trial')}" for rung in page.rungs]
+    traces = []
+    for fate, colour in zip(FATES, COLOURS, strict=False):
+        counts = [rung.fates[fate] or None for rung in page.rungs]
+        if any(counts):
+            bars = Bar(x=x, y=counts, name=fate, marker={"color": colour}, showlegend=True)
+            inside = {"texttemplate": f"%{{y}} {fate}", "textposition": "inside", "insidetextanchor": "middle"}
+            traces.append(bars.update(inside, hovertemplate=f"%{{x}}<br>%{{y}} {fate}<extra></extra>"))
+    figure = _figure(traces, 340, barmode="stack", uniformtext={"minsize": 11, "mode": "hide"})
+    figure.update_xaxes(title_text="report", type="category")
+    is_low = max(rung.reached for rung in page.rungs) <= MOST_TICKS
+    figure.update_yaxes(title_text="trials", dtick=1 if is_low else None)
+    return Chart(
+        "Trials at each report",
+        "The height of a bar is how many trials were evaluated at that step. Trials that ended there were stopped, or "
+        "failed before the next report. Where rungs count examples, trials come to one at different steps, and the "
+        "lowest is shown. Repeats are left out.",
+        (figure,),
+    )
+
+
+def times(page: Page) -> Chart | None:
+    """When each trial held a slot."""
+    trials = sorted((trial for trial in page.trials if trial.held), key=lambda trial: trial.record.number)
+    if not trials:
+        return None
+    # A clock that was set back leaves times before the sweep began.
+    last = max(0.0, *(held.until for trial in trials for held in trial.held))
+    _, unit, word = next(each for each in UNITS if last >= each[0])
+    told, traces = _told(page), []
+    for state, colour in zip(SYMBOLS, COLOURS, strict=False):
+        spans = [(trial, held) for trial in trials if trial.record.state == state for held in trial.held]
+        if spans:
+            texts = [
+                f"in a slot for {duration(held.until - held.since)}<br>{told[trial.name]}" for trial, held in spans
+            ]
+            bars = Bar(orientation="h", name=state, marker={"color": colour}, showlegend=True)
+            bars.update(base=[held.since / unit for _, held in spans], y=[trial.name for trial, _ in spans])
+            bars.update(x=[(held.until - held.since) / unit for _, held in spans])
+            traces.append(bars.update(_pointer([trial for trial, _ in spans], texts)))
+    figure = _figure(traces, min(900, 160 + 18 * len(trials)), barmode="overlay")
+    figure.update_xaxes(title_text=f"{word} that the sweep has run", rangemode="tozero")
+    names = [trial.name for trial in trials]
+    figure.update_yaxes(title_text="trial", categoryarray=names, autorange="reversed")
+    return Chart(
+        "When trials trained",
+        "Each bar is a time for which a trial held a slot; a gap is a time for which it was parked or interrupted. "
+        "Colours say how trials stand. Pauses between drivers are left out. The event log does not say on which host.",
+        (figure,),
+    )
+
+
+def _figure(traces: Iterable[Any], height: int, **layout: Any) -> Figure:
+    return Figure(list(traces), LAYOUT).update_layout(height=height, **layout)
+
+
+def _split(page: Page) -> tuple[list[Drawn], list[Drawn]]:
+    """The trials with a value that are drawn in colour, and the others."""
+    told = [trial for trial in page.trials if math.isfinite(trial.value)]
+    return told[:MOST_LINES], told[MOST_LINES:]
+
+
+def _colours(page: Page) -> dict[str, Any]:
+    """The scale of colours for the objective, over the values that most of the trials in colour have: dark is good."""
+    shown = near(trial.value for trial in _split(page)[0]) or [0.0, 1.0]
+    return {
+        "cmin": shown[0],
+        "cmax": shown[-1],
+        "colorscale": VALUES[::-1] if page.objectives[0].mode == "max" else VALUES,
+        "showscale": shown[0] < shown[-1],  # of one value there is nothing to compare
+        "colorbar": {"title": {"text": escape(f"best {page.metric}")}},
+    }
+
+
+def _lines(page: Page, points: Lines) -> Iterator[Scatter]:
+    """A line for each trial: grey ones, then those in colour, the worst ones first, and the best one on top."""
+    coloured, others = _split(page)
+    told, scale = _told(page), _colours(page)
+    if others:
+        grey = {"line": {"color": GREY, "width": 0.7}, "opacity": 0.5, "hoverinfo": "skip"}
+        yield _joined(others, points, told).update(grey, mode="lines", customdata=None, hovertext=None, marker=None)
+    bins: dict[int, list[Drawn]] = {}
+    for trial in reversed(coloured):
+        share = (trial.value - scale["cmin"]) / ((scale["cmax"] - scale["cmin"]) or 1.0)
+        if not trial.is_best:
+            bins.setdefault(round(BINS * min(max(share, 0.0), 1.0)), []).append(trial)
+    for place, trials in bins.items():
+        (colour,) = sample_colorscale(scale["colorscale"], [place / BINS])
+        yield _joined(trials, points, told).update(line={"color": colour, "width": 1.6})
+    for trial in coloured:
+        if trial.is_best:
+            line = _joined([trial], points, told).update(line={"color": INK, "width": 3.5}, showlegend=True)
+            yield line.update(name=f"{trial.name}, the best", marker={"color": INK, "coloraxis": None})
+
+
+def _joined(trials: Sequence[Drawn], points: Lines, told: Mapping[str, str]) -> Scatter:
+    """The lines of trials as one trace, with a gap after each: a page with a trace for each trial is slow."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    each: list[Drawn] = []
+    for trial in trials:
+        across, up = points(trial)
+        x += [*across, None]
+        y += [*up, None]
+        each += [trial] * (len(up) + 1)
+    marker = {"size": 5, "color": [trial.value for trial in each], "coloraxis": "coloraxis"}
+    lines = Scatter(x=x, y=y, mode="lines+markers", marker=marker, showlegend=False)
+    return lines.update(_pointer(each, [told[trial.name] for trial in each]))
+
+
+def _by_state(page: Page, rows: Sequence[tuple[Drawn, float, float, float]]) -> Iterator[Scatter]:
+    """Points with the symbols of states; a row is (trial, x, y, value on the scale of colours)."""
+    told = _told(page)
+    for state, symbol in SYMBOLS.items():
+        found = [row for row in rows if row[0].record.state == state]
+        if found:
+            trials, x, y, colours = map(list, zip(*found, strict=True))
+            marker: dict[str, Any] = {"symbol": symbol, "size": 8 if len(rows) <= MOST_LARGE else 5}
+            marker |= {"color": colours, "coloraxis": "coloraxis"}
+            points = Scatter(x=x, y=y, mode="markers", marker=marker, legendgroup=state, showlegend=False)
+            # In the legend, plotly takes a value of the scale for a colour: another trace stands for the points there.
+            sign = {"symbol": symbol, "size": 9, "color": SOFT}
+            yield Scatter(x=[None], y=[None], mode="markers", marker=sign, name=state, legendgroup=state)
+            yield points.update(_pointer(trials, [told[trial.name] for trial in trials]))
+
+
+def _pointer(trials: Sequence[Drawn], texts: Sequence[str]) -> dict[str, Any]:
+    """What the pointer over the points of these trials finds: the texts, and for a click the names."""
+    return {"customdata": [trial.name for trial in trials], "hovertext": texts, "hoverinfo": "text"}
+
+
+def _told(page: Page) -> dict[str, str]:
+    """Name of a trial -> what is told of the trial when the pointer is over it; of the last ones the name alone."""
+    found = {}
+    for place, drawn in enumerate(page.trials):
+        trial, lines = drawn.record, [f"{drawn.name}: {drawn.record.state} at step {drawn.record.step}"]
+        if math.isfinite(drawn.value):
+            lines.append(f"best {page.metric} {drawn.value:.4f} at step {trial.best_step}")
+        lines += [f"{name} {setting[:70]}" for name, setting in settings(trial)]
+        if trial.step:
+            size = f", {trial.trainable_params:,} trainable parameters" if trial.trainable_params else ""
+            lines.append(f"{trial.tokens:,} tokens, {trial.seconds:.0f} s{size}")
+        found[drawn.name] = "<br>".join(map(escape, lines)) if place < MOST_TOLD else drawn.name
+    return found
+
+
+def _left_out(page: Page) -> str:
+    """What the lines of trials do not show, in words."""
+    coloured, others = _split(page)
+    words = f" The best {len(coloured)} trials are in colour, the other {len(others)} in grey." if others else ""
+    missing = [trial.record for trial in page.trials if not math.isfinite(trial.value)]
+    waiting = sum(not trial.state.is_final and not trial.step for trial in missing)
+    if waiting:
+        have, are = ("has", "is") if waiting == 1 else ("have", "are")
+        words += f" {counted(waiting, 'trial')} that {have} not reported yet {are} not drawn."
+    if without := len(missing) - waiting:
+        are = "is" if without == 1 else "are"
+        words += f" {counted(without, 'trial')} without a finite {page.metric} {are} not drawn."
+    return words
+
+
+def _range(values: Iterable[float]) -> tuple[float, float] | None:
+    """What an axis shows where some values are far from the others; None where plotly shows all."""
+    finite = [value for value in values if math.isfinite(value)]
+    shown = near(finite)
+    if len(shown) == len(finite):
+        return None
+    margin = 0.05 * (shown[-1] - shown[0])
+    return shown[0] - margin, shown[-1] + margin
+
+
+def _beyond(shown: tuple[float, float] | None, values: Iterable[float]) -> int:
+    """How many finite values lie beyond what an axis shows."""
+    return sum(math.isfinite(value) and not shown[0] <= value <= shown[1] for value in values) if shown else 0
+
+
+def _outside(shown: tuple[float, float] | None, values: Iterable[float]) -> str:
+    """The same in words."""
+    beyond = _beyond(shown, values)
+    lie = "lies" if beyond == 1 else "lie"
+    words = f" {counted(beyond, 'point')} far from the others {lie} beyond the axis: a double click shows all."
+    return words if beyond else ""

@@ -32,6 +32,15 @@ MOST_STEPS = 400
 """Of a train loss at most; of more steps, every so many-th."""
 MOST_ROWS = 2000
 """Of the table of trials."""
+FATES = ("went on", "completed", "training on", "waiting there", "ended there")
+"""What became of trials after their evaluation at a report point; those that failed before the next one ended there."""
+_FATE = {
+    TrialState.COMPLETED: "completed",
+    TrialState.RUNNING: "training on",
+    TrialState.PENDING: "training on",
+    TrialState.PARKED: "waiting there",
+    TrialState.PAUSED: "waiting there",
+}
 
 
 @dataclass(frozen=True)
@@ -66,19 +75,13 @@ class Rung:
 
     step: int
     """The lowest, where trials come to it at different steps."""
-    went_on: int
-    completed: int
-    waiting: int
-    """Parked or interrupted there."""
-    training: int
-    """Beyond it, and not at the next one yet."""
-    ended: int
-    """Stopped, or failed before the next one."""
+    fates: Mapping[str, int]
+    """One of `FATES` -> of how many trials it is the fate."""
 
     @property
     def reached(self) -> int:
         """How many trials were evaluated there."""
-        return self.went_on + self.completed + self.waiting + self.training + self.ended
+        return sum(self.fates.values())
 
 
 @dataclass(frozen=True)
@@ -271,13 +274,13 @@ def _axes(record: SweepRecord) -> tuple[Axis, ...]:
 
 def _rungs(record: SweepRecord) -> tuple[Rung, ...]:
     found = []
-    for place, (step, reached, _) in enumerate(record.rungs()):
-        last = [t.state for t in record.trials.values() if t.repeats is None and len(t.evals) == place + 1]
-        completed = last.count(TrialState.COMPLETED)
-        waiting = last.count(TrialState.PARKED) + last.count(TrialState.PAUSED)
-        training = last.count(TrialState.RUNNING) + last.count(TrialState.PENDING)
-        ended = len(last) - completed - waiting - training
-        found.append(Rung(step, reached - len(last), completed, waiting, training, ended))
+    for place, (step, _, _) in enumerate(record.rungs(), 1):
+        fates = dict.fromkeys(FATES, 0)
+        for trial in record.trials.values():
+            if trial.repeats is None and len(trial.evals) >= place:
+                fate = "went on" if len(trial.evals) > place else _FATE.get(trial.state, "ended there")
+                fates[fate] += 1
+        found.append(Rung(step, fates))
     return tuple(found)
 
 

@@ -10,8 +10,7 @@ from sweeps.errors import StorageError
 from sweeps.record.eval_rows import separation
 from sweeps.record.folder import REPORT, SweepFolder, read_events
 from sweeps.record.whole_files import write_whole
-from sweeps.report import page_facts, plotly_html, status
-from sweeps.report.charts import charts
+from sweeps.report import page_facts, status
 from sweeps.report.page import Page, page
 from sweeps.report.trial_story import Story
 from trainables.inputs import paths
@@ -39,6 +38,8 @@ def read(folder: SweepFolder, now: float) -> Page:
 
 def render(found: Page) -> str:
     """The page as HTML. What it shows is escaped; only plotly's library and charts go in as they are."""
+    from sweeps.report import charts  # plotly takes its time to import
+
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -46,8 +47,8 @@ def render(found: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    drawn = [(figure, plotly_html.html(figure, f"chart-{place}")) for place, figure in enumerate(charts(found))]
-    library = plotly_html.library() if drawn else ""
+    drawn = [(chart, chart.html(f"chart-{place}")) for place, chart in enumerate(charts.charts(found))]
+    library = charts.library() if drawn else ""
     return environment.get_template(TEMPLATE).render(
         page=found, charts=drawn, library=library, maker=page_facts.maker()
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,8 @@ import pytest
 import report_sweeps as sweeps
 
 from sweeps.record.folder import SweepFolder
-from sweeps.report import chart_parts, page_file
-from sweeps.report.chart_parts import BINS, VIRIDIS, Colours, Figure, Trace, hover
-from sweeps.report.charts import charts
+from sweeps.report import page_file
+from sweeps.report.charts import BINS, MOST_LINES, Chart, charts
 from sweeps.report.page import Page
 
 Document = dict[str, Any]
@@ -25,123 +24,123 @@ def page_of(folder: Path, trials: int = 27, document: Document | None = None, **
     return page_file.read(found, 1000.0)
 
 
-def figure(page: Page, title: str) -> Figure:
+def chart(page: Page, title: str) -> Chart:
     return {each.title: each for each in charts(page)}[title]
 
 
-def lines(found: Figure) -> list[Trace]:
-    """The traces that have points."""
-    return [trace for trace in found.traces if any(x is not None for x in trace.get("x", ()))]
+def traces(found: Chart, mode: str) -> list[Any]:
+    """The traces of this mode that have points."""
+    return [trace for trace in found.figures[0].data if trace.mode == mode and any(x is not None for x in trace.x)]
 
 
 def test_a_line_crosses_each_axis_at_the_trials_value(tmp_path: Path) -> None:
     page = page_of(tmp_path)
     best = page.trials[0]
-    line = lines(figure(page, "Settings and outcome"))[-1]  # the best one is on top
-    assert (line["name"], line["x"]) == (f"{best.name}, the best", [0.0, 1.0, 2.0, 3.0, None])
+    line = traces(chart(page, "Settings and outcome"), "lines+markers")[-1]  # the best one is on top
+    assert (line.name, line.x) == (f"{best.name}, the best", (0, 1, 2, 3, None))
     places = [one.place(best.record.params[one.name]) for one in page.axes]
-    assert line["y"] == [*places, 0.0, None]
-    assert line["hovertext"][0] == hover(best, page)
+    assert line.y == (*places, 0.0, None)
+    assert line.hovertext[0].startswith("t00: COMPLETED at step 27<br>best eval_loss 1.")
+    assert set(line.customdata) == {"t00"}
+
+
+def test_the_rulers_stand_where_the_lines_cross_them(tmp_path: Path) -> None:
+    page = page_of(tmp_path)
+    layout = chart(page, "Settings and outcome").figures[0].layout
+    low, high = layout.xaxis.range
+    for at, one in enumerate(page.axes):
+        ruler = layout[f"yaxis{at + 2}"]
+        assert ruler.position == pytest.approx((at - low) / (high - low))
+        assert ruler.range == (one.low, one.high)
+        bottom, top = layout.yaxis.range
+        assert ruler.domain == pytest.approx([(place - bottom) / (top - bottom) for place in (0, 1)], abs=1e-9)
 
 
 def test_lines_are_few_traces_and_hold_every_trial(tmp_path: Path) -> None:
-    page = page_of(tmp_path, 200)
-    found = lines(figure(page, "eval_loss by step"))
-    assert len(found) <= BINS + 2
-    gaps = sum(y is None for trace in found for y in trace["y"])
-    assert gaps == len(page.trials) == 200
+    found = chart(page_of(tmp_path, 200), "eval_loss by step")
+    (grey,), coloured = traces(found, "lines"), traces(found, "lines+markers")
+    assert len(coloured) <= BINS + 2
+    assert sum(y is None for trace in coloured for y in trace.y) == MOST_LINES
+    assert sum(y is None for y in grey.y) == 200 - MOST_LINES
 
 
 def test_the_last_point_tells_the_state(tmp_path: Path) -> None:
-    page = page_of(tmp_path)
-    found = lines(figure(page, "eval_loss by step"))
-    ends: set[tuple[int, str]] = set()
-    for trace in found:
-        for place, y in enumerate(trace["y"]):
-            if y is None:
-                ends.add((trace["x"][place - 1], trace["marker"]["symbol"][place - 1]))
-    assert ends == {(1, "x"), (3, "x"), (9, "x"), (27, "circle")}
+    found = traces(chart(page_of(tmp_path), "eval_loss by step"), "markers")
+    ends = {(trace.legendgroup, trace.marker.symbol, x) for trace in found for x in trace.x}
+    assert ends == {("STOPPED", "x", 1), ("STOPPED", "x", 3), ("STOPPED", "x", 9), ("COMPLETED", "circle", 27)}
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_good_values_are_dark(tmp_path: Path, mode: str) -> None:
     document = sweeps.config(objective={"metric": "score", "mode": mode})
     page = page_of(tmp_path, 12, document, score=1.0)
-    colours = Colours.of(page)
-    best, worst = page.trials[0].value, page.trials[-1].value
-    assert (best < worst) is (mode == "min")
-    assert brightness(colours.of_bin(colours.bin(best))) < brightness(colours.of_bin(colours.bin(worst)))
-    dark = colours.scale[0 if mode == "min" else -1]
-    assert dark[1] == VIRIDIS[0]
+    assert (page.trials[0].value < page.trials[-1].value) is (mode == "min")
+    found = chart(page, "score by step")
+    lines = {name: line.line.color for line in traces(found, "lines+markers") for name in line.customdata}
+    good, bad = lines[page.trials[1].name], lines[page.trials[-1].name]  # the best one is black
+    assert brightness(good) < brightness(bad)
+    scale = found.figures[0].layout.coloraxis
+    assert (scale.cmin, scale.cmax) == (min(t.value for t in page.trials), max(t.value for t in page.trials))
+    assert scale.colorscale[0 if mode == "min" else -1][1] == "#440154"  # the dark end of viridis
 
 
-def brightness(colour: str) -> int:
-    return sum(int(colour[at : at + 2], 16) for at in (1, 3, 5))
+def brightness(colour: str) -> float:
+    return sum(map(float, re.findall(r"[\d.]+", colour)))
 
 
-def test_values_beyond_the_colours_have_those_of_the_ends() -> None:
-    colours = Colours(1.0, 2.0, False)
-    assert [colours.bin(value) for value in (0.0, 1.0, 1.5, 2.0, 1e9)] == [0, 0, BINS // 2, BINS - 1, BINS - 1]
-    assert Colours(1.0, 1.0, False).bin(1.0) == 0
+def test_values_far_from_the_others_have_the_colours_of_the_ends(tmp_path: Path) -> None:
+    page = page_of(tmp_path)
+    far = replace(page.trials[-1], values=(1e9,))
+    found = chart(replace(page, trials=(*page.trials[:-1], far)), "Settings and outcome")
+    line = next(trace for trace in traces(found, "lines+markers") if far.name in trace.customdata)
+    assert line.y[line.customdata.index(far.name) + len(page.axes)] == 1.0
+    assert found.figures[0].layout.coloraxis.cmax == page.trials[-2].value
+    assert "1 value far from the others: drawn at the end of the axis." in found.caption
 
 
 def test_steps_of_rungs_are_marked_on_a_logarithmic_axis(tmp_path: Path) -> None:
-    axis = figure(page_of(tmp_path), "eval_loss by step").layout["xaxis"]
-    assert (axis["type"], axis["tickvals"]) == ("log", [1, 3, 9, 27])
-    short = figure(page_of(tmp_path / "short", 4), "eval_loss by step").layout["xaxis"]
-    assert short["tickvals"] == [1, 3, 9, 27]  # the first trial alone goes to the end
-    two = figure(page_of(tmp_path / "two", 1), "eval_loss by step").layout["xaxis"]
-    assert two["title"]["text"] == "optimizer step (log scale)"
+    for trials in (27, 4, 1):  # the first trial alone goes to the end
+        axis = chart(page_of(tmp_path / str(trials), trials), "eval_loss by step").figures[0].layout.xaxis
+        assert (axis.type, axis.tickvals) == ("log", (1, 3, 9, 27))
+        assert axis.title.text == "optimizer step (log scale)"
 
 
-def test_only_points_that_would_lie_on_each_other_are_moved_and_only_by_a_little(tmp_path: Path) -> None:
+def test_points_of_one_word_are_spread_around_it_and_numbers_stay(tmp_path: Path) -> None:
     page = page_of(tmp_path)
-    drawn = figure(page, "Each field alone")
-    traces = [trace for trace in drawn.traces if len(trace["x"]) == 27]
-    assert [trace["xaxis"] for trace in traces] == ["x", "x2", "x3"]
-    ranks, rates = traces[0]["x"], traces[2]["x"]
-    places = {one.name: one for one in page.axes}
-    low, high = drawn.layout["yaxis"]["range"]
-    at = [places["r"].place(trial.record.params["r"]) for trial in page.trials]
-    for trial, x, place, rate in zip(page.trials, ranks, at, rates, strict=True):
-        assert abs(x - place) <= 0.02 + 1e-9
-        near = [o for o, there in zip(page.trials, at, strict=True) if there == place and o is not trial]
-        gap = min((abs(other.value - trial.value) for other in near), default=math.inf)
-        assert x == place or gap < 0.05 * (high - low)
-        assert rate == places["learning_rate"].place(trial.record.params["learning_rate"])
-    assert len({(x, trial.value) for x, trial in zip(ranks, page.trials, strict=True)}) == 27
-    same = figure(
-        replace(page, trials=tuple(replace(trial, values=(1.0,)) for trial in page.trials)), "Each field alone"
-    )
-    assert (
-        len({x for trace in same.traces if trace.get("xaxis") == "x" and len(trace["x"]) == 27 for x in trace["x"]})
-        == 27
-    )
+    same = replace(page, trials=tuple(replace(trial, values=(1.0,)) for trial in page.trials))
+    ranks, _, rates = chart(same, "Each field alone").figures
+    places = {trial.name: trial.record.params for trial in page.trials}
+    options = page.axes[0].options
+    points = [(name, x) for trace in ranks.data for name, x in zip(trace.customdata or (), trace.x, strict=False)]
+    assert len({x for _, x in points}) == len(points) == 27
+    assert all(options[round(x)] == places[name]["r"] and abs(x - round(x)) <= 0.15 for name, x in points)
+    for trace in rates.data:
+        if trace.customdata:
+            assert trace.x == pytest.approx([places[name]["learning_rate"] for name in trace.customdata])
 
 
 def test_bars_of_reports_add_up_to_the_trials_that_came_there(tmp_path: Path) -> None:
-    found = figure(page_of(tmp_path), "Trials at each report")
-    assert [sum(counts) for counts in zip(*(trace["y"] for trace in found.traces), strict=True)] == [27, 9, 3, 1]
-    assert found.traces[0]["x"][0] == "step 1<br>27 trials"
+    bars = chart(page_of(tmp_path), "Trials at each report").figures[0].data
+    counts = zip(*(bar.y for bar in bars), strict=True)
+    assert [sum(count or 0 for count in each) for each in counts] == [27, 9, 3, 1]
+    assert bars[0].x[0] == "step 1<br>27 trials"
 
 
 def test_times_are_told_in_a_unit_that_suits_them(tmp_path: Path) -> None:
-    short = figure(page_of(tmp_path / "a", 3), "When trials trained").layout
-    long = figure(page_of(tmp_path / "b", 300), "When trials trained").layout
-    assert short["xaxis"]["title"]["text"] == "seconds that the sweep has run"
-    assert long["xaxis"]["title"]["text"] == "minutes that the sweep has run"
-    assert len(long["yaxis"]["tickvals"]) <= 25 and long["height"] == 900
+    short = chart(page_of(tmp_path / "a", 3), "When trials trained").figures[0].layout
+    long = chart(page_of(tmp_path / "b", 300), "When trials trained").figures[0].layout
+    assert short.xaxis.title.text == "seconds that the sweep has run"
+    assert long.xaxis.title.text == "minutes that the sweep has run"
+    assert (long.yaxis.categoryarray[:2], long.height) == (("t00", "t01"), 900)
 
 
 def test_what_is_told_of_a_trial_is_escaped(tmp_path: Path) -> None:
     page = page_of(tmp_path, 1)
     first = page.trials[0]
-    odd = replace(first, record=replace(first.record, params={"modules": "<a href=javascript:x>"}))
-    assert "&lt;a href=javascript:x&gt;" in hover(odd, page)
-    assert hover(odd, page).startswith("t00: COMPLETED at step 27<br>best eval_loss 1.")
-    assert hover(odd, page).endswith("<br>2,700 tokens, 14 s, 1,000 trainable parameters")
-
-
-def test_a_long_text_is_cut(tmp_path: Path) -> None:
-    assert (chart_parts.cut("all-linear", 10), chart_parts.cut("attention-qv", 10)) == ("all-linear", "attention…")
-    assert chart_parts.cut("attention-qv", 1) == "attenti…"
+    odd = replace(first, record=replace(first.record, params={"modules": "<a href=javascript:x> %{x}"}))
+    found = charts(replace(page, trials=(odd,), axes=()))
+    (text,) = traces({each.title: each for each in found}["eval_loss by step"], "markers")[0].hovertext
+    assert "modules &lt;a href=javascript:x&gt; %{x}<br>" in text
+    assert text.endswith("<br>2,700 tokens, 14 s, 1,000 trainable parameters")
+    (curve,) = traces({each.title: each for each in found}["train_loss of the best trial"], "lines")
+    assert "&gt; &#37;{x}<br>" in curve.hovertemplate  # plotly would put a number for %{x}

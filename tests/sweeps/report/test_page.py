@@ -37,12 +37,12 @@ def made(folder: Path, events: Iterable[Event], document: dict[str, Any] | None 
     written: SweepFolder = sweeps.write(folder, events, document)
     stands = status.read(written, 200.0)
     found = page(stands, told(events), separation(written, stands.record), 200.0)
-    assert all(figure.title and figure.caption for figure in charts(found))
+    assert all(chart.title and chart.caption for chart in charts(found))
     return found
 
 
 def titles(found: Page) -> list[str]:
-    return [figure.title for figure in charts(found)]
+    return [chart.title for chart in charts(found)]
 
 
 def test_the_page_begins_with_what_launch_says(tmp_path: Path) -> None:
@@ -89,12 +89,11 @@ def test_a_whole_sweep_has_every_chart(tmp_path: Path) -> None:
         "Trials at each report",
         "When trials trained",
     ]
-    assert [(rung.step, rung.reached, rung.went_on, rung.completed, rung.ended) for rung in found.rungs] == [
-        (1, 30, 10, 0, 20),
-        (3, 10, 4, 0, 6),
-        (9, 4, 2, 0, 2),
-        (27, 2, 0, 2, 0),
+    fates = [
+        (rung.step, rung.reached, *(rung.fates[fate] for fate in ("went on", "completed", "ended there")))
+        for rung in found.rungs
     ]
+    assert fates == [(1, 30, 10, 0, 20), (3, 10, 4, 0, 6), (9, 4, 2, 0, 2), (27, 2, 0, 2, 0)]
 
 
 def test_several_objectives_have_a_chart_and_a_pareto_column(tmp_path: Path) -> None:
@@ -140,7 +139,7 @@ def test_captions_tell_nothing_that_is_not_drawn(tmp_path: Path) -> None:
     for number, key in enumerate("abc"):
         events += [started(key, number, r=2**number), reported(key, 3, 7.5 + number / 10)]
         events.append(ended(key, TrialState.DIVERGED))
-    captions = {figure.title: figure.caption for figure in charts(made(tmp_path / "bad", [*events, END]))}
+    captions = {chart.title: chart.caption for chart in charts(made(tmp_path / "bad", [*events, END]))}
     assert "The base without an adapter (2.5000) lies beyond the axis." in captions["eval_loss by step"]
     assert "dashed" not in captions["eval_loss by step"] and "thick" not in captions["Settings and outcome"]
     running: list[Event] = [begun(), base(4.5), started("d", 3, r=16), reported("d", 3, 2.4), started("e", 4, r=2)]
@@ -187,23 +186,19 @@ def test_a_sweep_that_runs_tells_what_is_so_far(tmp_path: Path) -> None:
     )
     assert found.best_settings and found.trials[0].is_best
     assert "8 of 8 trials have begun" in found.outcome
-    assert [(rung.went_on, rung.waiting, rung.ended) for rung in found.rungs] == [
-        (3, 5, 0),
-        (1, 2, 0),
-        (1, 0, 0),
-        (0, 1, 0),
-    ]
+    fates = [[rung.fates[fate] for fate in ("went on", "waiting there", "ended there")] for rung in found.rungs]
+    assert fates == [[3, 5, 0], [1, 2, 0], [1, 0, 0], [0, 1, 0]]
 
 
 def test_the_table_and_what_points_tell_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sweeps.report.page.MOST_ROWS", 4)
-    monkeypatch.setattr("sweeps.report.chart_parts.MOST_TOLD", 3)
-    monkeypatch.setattr("sweeps.report.chart_parts.MOST_LINES", 2)
+    monkeypatch.setattr("sweeps.report.charts.MOST_TOLD", 3)
+    monkeypatch.setattr("sweeps.report.charts.MOST_LINES", 2)
     found = made(tmp_path, sweeps.events(9, sweeps.config()))
     assert (len(found.rows), found.left_out) == (5, 5)  # the base has a row too
-    by_name = {figure.title: figure for figure in charts(found)}
-    points = next(trace for trace in by_name["Each field alone"].traces if len(trace["x"]) == 9)
-    assert sum(text != "" for text in points["hovertext"]) == 3
+    by_name = {chart.title: chart for chart in charts(found)}
+    told = [text for trace in by_name["Each field alone"].figures[0].data for text in trace.hovertext or ()]
+    assert (len(told), sum("<br>" in text for text in told)) == (9, 3)
     assert "The best 2 trials are in colour, the other 7 in grey." in by_name["eval_loss by step"].caption
 
 

@@ -19,7 +19,7 @@ from sweeps.cli import app
 from sweeps.record.events import Event, TrialEnded, TrialStarted
 from sweeps.record.folder import SweepFolder, locked
 from sweeps.record.mirror.contents import small_files
-from sweeps.report import page_file, plotly_html
+from sweeps.report import charts, page_file
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -54,7 +54,7 @@ class Parts(HTMLParser):
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves plotly.js out: 5 MB, which other tests look at."""
-    monkeypatch.setattr(plotly_html, "library", lambda: "/* plotly.js */")
+    monkeypatch.setattr(charts, "library", lambda: "/* plotly.js */")
 
 
 def rendered(folder: Path, events: list[Event], document: dict[str, Any] | None = None) -> str:
