@@ -1,4 +1,4 @@
-"""Reads the losses of each evaluation row that a sweep keeps, and compares the best trial with others by them."""
+"""Reads what a sweep keeps of each evaluation row, and compares the best trial with others by it."""
 
 from __future__ import annotations
 
@@ -15,76 +15,117 @@ from sweeps.record.separation import MOST, Other, Separation, separate
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from trainables.contract import Evaluation
 from trainables.inputs import json_text
-from trainables.objective import EVAL_LOSS
 from trainables.scoring.requests import BASE
+
+EXACT = 1e-6
+"""Share by which a metric may differ from the mean of its rows: a trainable may compute it in single precision."""
 
 
 def separation(folder: SweepFolder, record: SweepRecord) -> Separation | None:
-    """The best trial against the next ones, trial 0 and the base; None when there is no best, or nothing beside it.
-
-    Only losses are kept for each row, so there is no comparison by another metric than eval_loss.
-    """
+    """The best trial against the next ones, trial 0 and the base; None when there is no best, or nothing beside it."""
     ranked = rank(record.trials.values(), record.objective)
-    if not ranked or (len(ranked) == 1 and record.base is None) or record.objective.metric != EVAL_LOSS:
+    if not ranked or (len(ranked) == 1 and _of_base(folder, record, ranked[0]) is None):
         return None
     best, *rest = ranked
     compared = [trial for place, trial in enumerate(rest) if place < MOST or trial.number == 0]
-    noise = seeds.noise(record.trials.values(), EVAL_LOSS)
-    others, base = _others(folder, best, compared), _base(folder, record, best)
-    return separate(_of_trial(folder, best), others, base, len(ranked), noise)
+    return _separated(folder, record, best, compared, len(ranked))
 
 
-def against(
-    folder: SweepFolder, record: SweepRecord, first: TrialRecord, others: Sequence[TrialRecord]
-) -> Separation | None:
-    """A trial that somebody chose against others, each at its best step; None for another metric than eval_loss.
+def against(folder: SweepFolder, record: SweepRecord, first: TrialRecord, others: Sequence[TrialRecord]) -> Separation:
+    """A trial that somebody chose against others. Others without a value are left out.
 
     The confidence is that of `separation`: the trials were chosen on the rows that compare them, and what the closing
-    table of a sweep does not tell apart must not differ here. Others without a value are left out.
+    table of a sweep does not tell apart must not differ here.
     """
-    if record.objective.metric != EVAL_LOSS:
-        return None
-    told = [trial for trial in others if math.isfinite(trial.value(EVAL_LOSS))]
-    if not math.isfinite(first.value(EVAL_LOSS)):
+    metric = record.objective.metric
+    told = [trial for trial in others if math.isfinite(trial.value(metric))]
+    if not math.isfinite(first.value(metric)):
         told = []
     # Those that have not ended are chosen from as well: a pair has the same interval whoever is named beside it.
-    open_ones = [t for t in record.trials.values() if not t.state.is_final and math.isfinite(t.value(EVAL_LOSS))]
+    open_ones = [t for t in record.trials.values() if not t.state.is_final and math.isfinite(t.value(metric))]
     in_all = len(rank(record.trials.values(), record.objective)) + len(open_ones)
-    noise = seeds.noise(record.trials.values(), EVAL_LOSS)
-    pairs, chosen_from = _others(folder, first, told), max(in_all, len(told) + 1)
     # As in the closing table, the base counts, and tells rows apart on which good adapters have equal losses.
-    compared = separate(_of_trial(folder, first), pairs, _base(folder, record, first), chosen_from, noise)
+    compared = _separated(folder, record, first, told, max(in_all, len(told) + 1))
     return replace(compared, base=None, not_compared=0)
 
 
-def _base(folder: SweepFolder, record: SweepRecord, best: TrialRecord) -> Other | None:
-    if record.base is None:
+def _separated(
+    folder: SweepFolder, record: SweepRecord, first: TrialRecord, others: Sequence[TrialRecord], ranked: int
+) -> Separation:
+    metric = record.objective.metric
+    noise = seeds.noise(record.trials.values(), metric)
+    pairs = [_pair(folder, metric, first, other) for other in others]
+    return separate(metric, pairs, _of_base(folder, record, first), ranked, noise)
+
+
+def _of_base(folder: SweepFolder, record: SweepRecord, best: TrialRecord) -> Other | None:
+    metric = record.objective.metric
+    if record.base is None or metric not in record.base.metrics:
         return None
-    loss = record.base.metrics[EVAL_LOSS]
-    return Other(BASE, loss - best.value(EVAL_LOSS), _read(folder.base_rows, loss, "the base"))
+    value = record.base.metrics[metric]
+    rows = _read([folder.base_rows], metric, value, "the base")
+    return Other(BASE, value - best.value(metric), rows, _of_trial(folder, metric, best, best.best_step))
 
 
-def _others(folder: SweepFolder, best: TrialRecord, trials: Sequence[TrialRecord]) -> list[Other]:
-    loss = best.value(EVAL_LOSS)
-    return [Other(trial.trial_key, trial.value(EVAL_LOSS) - loss, _of_trial(folder, trial)) for trial in trials]
+def _pair(folder: SweepFolder, metric: str, first: TrialRecord, other: TrialRecord) -> Other:
+    """Two trials after equal steps; at their best steps where no rows are kept of these."""
+    found = [_at(folder, metric, first, other, steps) for steps in _steps(first, other)]
+    whole = [each for each in found if isinstance(each.best, Evaluation) and isinstance(each.evaluation, Evaluation)]
+    return (whole or found)[0]
 
 
-def _of_trial(folder: SweepFolder, trial: TrialRecord) -> Evaluation | str:
-    name = label(trial.number)
-    if trial.adapter is None:
-        return f"the row losses of {name} were not kept"
-    return _read(folder.path / trial.adapter / "eval_rows.json", trial.value(EVAL_LOSS), name)
+def _at(folder: SweepFolder, metric: str, first: TrialRecord, other: TrialRecord, steps: tuple[int, int]) -> Other:
+    own, of_first = steps
+    points = other.points.get(own), first.points.get(of_first)
+    return Other(
+        other.trial_key,
+        other.value_at(own, metric) - first.value_at(of_first, metric),
+        _of_trial(folder, metric, other, own),
+        _of_trial(folder, metric, first, of_first),
+        steps,
+        points[0] if points[0] == points[1] else None,
+    )
 
 
-def _read(path: Path, loss: float, name: str) -> Evaluation | str:
-    """The evaluation in a file, or the reason why it cannot be used. It must come to `loss`."""
+def _steps(first: TrialRecord, other: TrialRecord) -> list[tuple[int, int]]:
+    """Where to compare another trial with the first one: the step of each, and where no rows are kept there, others.
+
+    Where each one's best step is no later than the latest report point that both came to, both have had equal steps to
+    become best in. Else they are compared at that point: their best steps favour the trial that went on.
+    """
+    at_best = (other.best_step or 0, first.best_step or 0)
+    common = set(first.points.values()) & set(other.points.values())
+    if not common:
+        return [at_best]
+    point = max(common)
+    own, of_first = (next(step for step, its in t.points.items() if its == point) for t in (other, first))
+    return [at_best] if at_best[0] <= own and at_best[1] <= of_first else [(own, of_first), at_best]
+
+
+def _of_trial(folder: SweepFolder, metric: str, trial: TrialRecord, step: int | None) -> Evaluation | str:
+    at = step or 0
+    paths = [folder.kept(trial.trial_key, "rows", at)]
+    if at == trial.best_step and trial.adapter is not None:
+        paths.append(folder.path / trial.adapter)  # sweeps of earlier versions keep no others
+    name = f"{label(trial.number)} at step {at}"
+    return _read([path / "eval_rows.json" for path in paths], metric, trial.value_at(at, metric), name)
+
+
+def _read(paths: Sequence[Path], metric: str, value: float, name: str) -> Evaluation | str:
+    """The evaluation in the first file that is there, or why it cannot be used. Its rows must come to the value."""
     try:
+        path = next((each for each in paths if each.exists()), paths[0])
         evaluation = Evaluation.of_document(json_text.parse(path.read_bytes()))
-        told = sum(evaluation.row_losses) / sum(evaluation.row_tokens)
     except FileNotFoundError:
-        return f"the row losses of {name} are missing"
-    except (OSError, ValueError, TypeError, ZeroDivisionError):
-        return f"the row losses of {name} cannot be read"
-    if len(evaluation.row_losses) != len(evaluation.row_tokens) or not math.isclose(told, loss, rel_tol=1e-9):
-        return f"the row losses of {name} are not those of its loss"
-    return evaluation
+        return f"the rows of {name} are missing"
+    except (OSError, ValueError, TypeError):
+        return f"the rows of {name} cannot be read"
+    rows = evaluation.rows_of(metric)
+    if rows is None:
+        return f"the trainable gives no value per row for {metric}"
+    parts, weights = rows
+    off = abs(sum(parts) - value * sum(weights))
+    # Not turned round: a NaN is nowhere near.
+    if len(parts) == len(weights) and sum(weights) > 0 and off <= EXACT * sum(map(abs, parts)):
+        return evaluation
+    return f"the rows of {name} are not those of its {metric}"

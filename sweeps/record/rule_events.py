@@ -19,9 +19,7 @@ def rule_event(event: Event, objective: Objective, protects_first: bool) -> rule
             is_protected = protects_first and event.number == 0
             return rule.Started(event.trial_key, is_protected, event.is_in_tail)
         case TrialReported():
-            report = event.report
-            reached = report.step if report.resource is None else report.resource
-            return rule.Reported(event.trial_key, reached, objective.of(report.metrics))
+            return rule.Reported(event.trial_key, event.report.point, objective.of(event.report.metrics))
         case PointInfeasible():
             return rule.Ended(event.trial_key)
         case TrialEnded() if event.state.is_final and not event.may_go_on:

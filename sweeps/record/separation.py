@@ -1,8 +1,8 @@
-"""Whether the best trial is better than the next ones by more than chance. Pure: losses of rows in, intervals out.
+"""Whether the best trial is better than the next ones by more than chance. Pure: values of rows in, intervals out.
 
-Each trial is compared with the best on the sweep's evaluation rows, both at their best step. The best was chosen on
-these rows, so any pair of the trials may become one that is compared: each interval has the confidence that lets those
-of all pairs hold at once (`comparisons`; Hsu, Multiple Comparisons: Theory and Methods, 1996, chapter 5).
+Each trial is compared with the best on the sweep's evaluation rows, after equal steps (`eval_rows`). The best was
+chosen on these rows, so any pair of the trials may become one that is compared: each interval has the confidence that
+lets those of all pairs hold at once (`comparisons`; Hsu, Multiple Comparisons: Theory and Methods, 1996, chapter 5).
 """
 
 from __future__ import annotations
@@ -32,7 +32,12 @@ class Other(NamedTuple):
     difference: float
     """As `Compared.difference`."""
     evaluation: Evaluation | str
-    """At its best step, or why that is not known."""
+    """Its own, or why that is not known."""
+    best: Evaluation | str
+    """The best trial's, or why that is not known."""
+    steps: tuple[int, int] | None = None
+    point: int | None = None
+    """As those of `Compared`."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Compared:
     key: str
     """The trial's key, or `trainables.scoring.requests.BASE`."""
     difference: float
-    """How much higher its loss is, per completion token."""
+    """How much higher its value of the metric is."""
     low: float | None = None
     high: float | None = None
     unknown: str = ""
@@ -51,6 +56,10 @@ class Compared:
     """Half the width that the interval would have from other seeds alone, however many rows there were."""
     carried_by: int | None = None
     """How many rows carry most of the difference's variance, as `paired_rows.carriers` tells it."""
+    steps: tuple[int, int] | None = None
+    """The step of its evaluation, and that of the best trial's; None of the base."""
+    point: int | None = None
+    """The report point that both are at, in what rungs count: steps or examples; None where the two are unequal."""
 
     @property
     def apart(self) -> bool | None:
@@ -64,9 +73,10 @@ class Compared:
 
         What rows leave open shrinks with the square root of their number, and what seeds do with none.
         """
-        if self.apart is not False or self.low is None or self.difference <= self.of_seeds:
+        if self.apart is not False or self.low is None or self.high is None or abs(self.difference) <= self.of_seeds:
             return None
-        of_rows = (self.difference - self.low) ** 2 - self.of_seeds**2
+        half = self.difference - self.low if self.difference > 0 else self.high - self.difference
+        of_rows = half**2 - self.of_seeds**2
         return math.ceil(rows * of_rows / (self.difference**2 - self.of_seeds**2))
 
     def as_json(self) -> dict[str, Any]:
@@ -137,72 +147,88 @@ def comparisons(ranked: int, has_base: bool) -> int:
 
 
 def separate(
-    best: Evaluation | str,
-    others: Sequence[Other],
-    base: Other | None,
-    ranked: int,
-    noise: SeedNoise | None = None,
+    metric: str, others: Sequence[Other], base: Other | None, ranked: int, noise: SeedNoise | None = None
 ) -> Separation:
     """Compares others with the best trial.
 
     Args:
-        best: its evaluation at its best step, or why that is not known.
+        metric: what the trials are compared by.
         others: the trials to compare, best first.
         base: None where it was not evaluated.
         ranked: how many trials the best was chosen from.
     """
     confidence = confidence_of(comparisons(ranked, base is not None))
     pairs = [*others, *([base] if base is not None else [])]
-    unknown = {each.key: _unknown(best, each.evaluation) for each in pairs}
+    known = [each.best for each in pairs if isinstance(each.best, Evaluation)]
+    unknown = {each.key: _unknown(metric, known, each) for each in pairs}
     told = {
-        each.key: each.evaluation for each in pairs if isinstance(each.evaluation, Evaluation) and not unknown[each.key]
+        each.key: (each.best, each.evaluation)
+        for each in pairs
+        if isinstance(each.best, Evaluation) and isinstance(each.evaluation, Evaluation) and not unknown[each.key]
     }
     spans: dict[str, Interval] = {}
-    rows = len(best.row_losses) if isinstance(best, Evaluation) else 0
-    if told and isinstance(best, Evaluation):
-        units = units_of(best.row_tokens, [each.row_losses for each in (best, *told.values())], best.row_groups)
+    rows = max((len(_parts(each, metric)) for each in known), default=0)
+    if told:
+        units = _units([each for pair in told.values() for each in pair], rows)
         rows = max(units) + 1
         if rows >= LEAST_ROWS:
-            gains = np.asarray([each.row_losses for each in told.values()]) - np.asarray(best.row_losses)
-            spans = dict(zip(told, intervals(gains, best.row_tokens, confidence, units), strict=True))
+            weights = (known[0].rows_of(metric) or ((), ()))[1]
+            gains = [np.subtract(_parts(other, metric), _parts(best, metric)) for best, other in told.values()]
+            spans = dict(zip(told, intervals(np.asarray(gains), weights, confidence, units), strict=True))
         unknown |= {key: FEW_COPIES for key in told if key not in spans}
     margins = dict.fromkeys(spans, 0.0)
     if noise is not None:
         # The base has no seed: only the best one's counts there.
         margins = {key: noise.margin(confidence, 1 if key == BASE else 2) for key in spans}
         spans = {
-            key: Interval(*widened(gap, spans[key][:2], margins[key]), spans[key].carried_by)
-            for key, gap, _ in pairs
-            if key in spans
+            each.key: Interval(
+                *widened(each.difference, spans[each.key][:2], margins[each.key]), spans[each.key].carried_by
+            )
+            for each in pairs
+            if each.key in spans
         }
-    compared = [_compared(key, gap, spans.get(key), unknown[key], margins.get(key, 0.0)) for key, gap, _ in pairs]
+    compared = [_compared(each, spans.get(each.key), unknown[each.key], margins.get(each.key, 0.0)) for each in pairs]
     return Separation(
         rows=rows,
         confidence=confidence,
         trials=tuple(compared[: len(others)]),
         base=compared[-1] if base is not None else None,
         seeds=noise,
-        is_grouped=isinstance(best, Evaluation) and bool(best.row_groups),
+        is_grouped=any(each.row_groups for each in known),
         not_compared=ranked - 1 - len(others),
     )
 
 
-def _compared(key: str, difference: float, span: Interval | None, unknown: str, of_seeds: float) -> Compared:
+def _compared(other: Other, span: Interval | None, unknown: str, of_seeds: float) -> Compared:
     low, high, carried_by = span if span is not None else (None, None, None)
-    return Compared(key, difference, low, high, unknown, of_seeds, carried_by)
+    return Compared(other.key, other.difference, low, high, unknown, of_seeds, carried_by, other.steps, other.point)
 
 
-def _unknown(best: Evaluation | str, other: Evaluation | str) -> str:
-    """Why two evaluations cannot be compared row by row; empty when they can."""
+def _unknown(metric: str, known: Sequence[Evaluation], pair: Other) -> str:
+    """Why two evaluations cannot be compared row by row; empty when they can. `known` are all of the best trial."""
+    best, other = pair.best, pair.evaluation
     if isinstance(best, str):
         return best
     if isinstance(other, str):
         return other
-    if best.row_tokens != other.row_tokens:
+    rows = len(_parts(best, metric))
+    if {(each.row_tokens, len(_parts(each, metric))) for each in (other, *known)} != {(best.row_tokens, rows)}:
         return "it was evaluated on other rows"
     if best.hardware != other.hardware:
         return f"it was evaluated on {other.hardware or 'unknown hardware'}, the other on {best.hardware or 'unknown'}"
-    if len(best.row_losses) < LEAST_ROWS:
-        rows = "1 evaluation row" if len(best.row_losses) == 1 else f"{len(best.row_losses)} evaluation rows"
-        return f"{rows}, at least {LEAST_ROWS} are needed for an interval"
+    if rows < LEAST_ROWS:
+        return f"{rows} evaluation row{'s' if rows > 1 else ''}, at least {LEAST_ROWS} are needed for an interval"
     return ""
+
+
+def _parts(evaluation: Evaluation, metric: str) -> Sequence[float]:
+    found = evaluation.rows_of(metric)
+    return () if found is None else found[0]
+
+
+def _units(evaluations: Sequence[Evaluation], rows: int) -> list[int]:
+    """As `units_of`: copies are known by their losses, whatever the metric, where all evaluations have these."""
+    tokens, groups = evaluations[0].row_tokens, evaluations[0].row_groups
+    if any(len(each.row_losses) != rows or len(each.row_tokens) != rows for each in evaluations):
+        return units_of(range(rows), [], groups)
+    return units_of(tokens, [each.row_losses for each in evaluations], groups)

@@ -53,6 +53,8 @@ class TrialRecord:
     """The metrics at that step."""
     evals: tuple[tuple[int, Mapping[str, float]], ...] = ()
     """(step, metrics) of each report."""
+    points: Mapping[int, int] = field(default_factory=dict)
+    """Step of each report -> the report point that it is, in what rungs count: steps or examples."""
     adapter: str | None = None
     adapter_sha256: str | None = None
     tokens: int = 0
@@ -79,6 +81,12 @@ class TrialRecord:
         if metric in COSTS and self.best_metrics:
             return float(getattr(self, metric))
         return self.best_metrics.get(metric, math.nan)
+
+    def value_at(self, step: int | None, metric: str) -> float:
+        """The metric at the report of that step; NaN where there is none."""
+        if step == self.best_step:
+            return self.value(metric)
+        return next((metrics[metric] for at, metrics in self.evals if at == step and metric in metrics), math.nan)
 
 
 @dataclass(frozen=True)
@@ -323,6 +331,7 @@ def _reported(trial: TrialRecord, event: TrialReported) -> TrialRecord:
         best_step=report.best_step,
         best_metrics=report.best_metrics,
         evals=(*trial.evals, (report.step, report.metrics)),
+        points={**trial.points, report.step: report.point},
         adapter=event.adapter or trial.adapter,
         adapter_sha256=event.adapter_sha256 if event.adapter else trial.adapter_sha256,
         tokens=report.tokens,

@@ -38,7 +38,7 @@ def of_best(record: SweepRecord, best: TrialRecord | None, separation: Separatio
     lines = [pareto_set(record)]
     if best is not None:
         lines += [unfinished(record, best), repeated(record, best), against_base(record, best, separation)]
-        lines += against_next(record, separation)
+        lines += against_next(record, best, separation)
     return [line for line in lines if line is not None]
 
 
@@ -97,7 +97,7 @@ def against_base(record: SweepRecord, best: TrialRecord, separation: Separation 
         verdict = "cannot be told apart from"
     else:
         verdict = "better than" if gain > 0 else "not better than"
-    return f"{verdict} {base}: {amount}{span(compared, separation, negate=gain <= 0)}"
+    return f"{verdict} {base}: {amount}{span(compared, separation)}"
 
 
 def against_default(
@@ -115,19 +115,21 @@ def against_default(
     start = default.value(objective.metric)
     if default.trial_key == best.trial_key:
         return f"the default configuration ({name}) is the best: {objective.metric} {start:.4f}"
-    value = best.value(objective.metric)
-    gain = objective.gain(start, value)
     until = f"stopped at step {default.step}" if default.state.value == "STOPPED" else counted(default.step, "step")
-    if separation is not None and default.trial_key in _told_alone(separation):
+    if separation is not None and default.trial_key in _told_alone(record, separation):
         return f"the default configuration ({name}, {until}) has {objective.metric} {start:.4f}"
+    compared = None if separation is None else separation.of(default.trial_key)
+    own, of_best = (compared and compared.steps) or (default.best_step, best.best_step)
+    start, value = default.value_at(own, objective.metric), best.value_at(of_best, objective.metric)
+    gain = objective.gain(start, value)
     return (
         f"{label(best.number)} has {objective.metric} {value:.4f}, the default configuration "
-        f"({name}, {until}) {start:.4f}: {objective.words(gain)}{_share(gain, start)}"
-        f"{span(separation.of(default.trial_key), separation) if separation is not None else ''}"
+        f"({name}, {until}) {start:.4f}: {objective.words(gain)}{_share(gain, start) if gain > 0 else ''}"
+        f"{where(compared, default, best)}{span(compared, separation)}"
     )
 
 
-def against_next(record: SweepRecord, separation: Separation | None) -> list[str]:
+def against_next(record: SweepRecord, best: TrialRecord, separation: Separation | None) -> list[str]:
     """Which of the next trials the best one cannot be told apart from, or that it can from all of them.
 
     Follows `against_base`: what cannot be told for one and the same reason has it once.
@@ -135,21 +137,32 @@ def against_next(record: SweepRecord, separation: Separation | None) -> list[str
     if separation is None or not separation.trials:
         return []
     names = {key: label(trial.number) for key, trial in record.trials.items()}
+
+    def amount(compared: Compared) -> str:
+        trial = record.trials[compared.key]
+        higher = f"{digits(abs(compared.difference))} {'lower' if compared.difference < 0 else 'higher'}"
+        return f"{higher}{where(compared, trial, best)}{span(compared, separation)}"
+
     alike = [each for each in separation.trials if each.apart is False]
-    lines = [_alike(names[each.key], each, separation) for each in alike[:SHOWN]]
+    lines = [
+        f"{names[each.key]} cannot be told apart from it: {amount(each)}{_more(each, separation)}"
+        for each in alike[:SHOWN]
+    ]
     if alike[SHOWN:]:
         lines.append(f"nor can {', '.join(names[each.key] for each in alike[SHOWN:])}")
+    ahead = _ahead(record, separation)
+    lines += [f"{names[each.key]} was ahead of it: {amount(each)}" for each in ahead]
     nearest = separation.trials[0]
-    if nearest.apart:
-        higher = f"{digits(nearest.difference)} higher{span(nearest, separation)}"
-        lines.append(f"better than the next: {names[nearest.key]} is {higher}")
+    if nearest.apart and nearest not in ahead:
+        lines.append(f"better than the next: {names[nearest.key]} is {amount(nearest)}")
     seeds = of_seeds(separation)
     lines += [] if seeds is None else [seeds]
     untold = [each for each in separation.trials if each.apart is None]
     if untold:
         which = ", ".join(names[each.key] for each in untold[:SHOWN]) + (" and others" if untold[SHOWN:] else "")
         whether, base = f"whether it is better than {which}", separation.base
-        is_said = not lines and base is not None and base.difference > 0 and base.unknown == untold[0].unknown
+        is_better = base is not None and record.objective.gain(0, base.difference) < 0
+        is_said = not lines and is_better and base is not None and base.unknown == untold[0].unknown
         lines.append(f"nor {whether}" if is_said else f"{whether} cannot be told: {untold[0].unknown}")
     if separation.not_compared and (alike or nearest.apart):
         lines.append(f"{separation.not_compared} more trials, further behind, were not compared")
@@ -158,10 +171,18 @@ def against_next(record: SweepRecord, separation: Separation | None) -> list[str
     return lines
 
 
-def _told_alone(separation: Separation) -> set[str]:
+def _ahead(record: SweepRecord, separation: Separation) -> list[Compared]:
+    """The trials that are better than the best one where they are compared, but for those that may be so by chance."""
+    return [
+        each for each in separation.trials if each.apart is not False and record.objective.gain(0, each.difference) > 0
+    ]
+
+
+def _told_alone(record: SweepRecord, separation: Separation) -> set[str]:
     """Keys of the trials that `against_next` gives lines of their own."""
     alike = [each.key for each in separation.trials if each.apart is False]
-    return {*alike[:SHOWN], *(each.key for each in separation.trials[:1] if each.apart)}
+    ahead = [each.key for each in _ahead(record, separation)]
+    return {*alike[:SHOWN], *ahead, *(each.key for each in separation.trials[:1] if each.apart)}
 
 
 def of_seeds(separation: Separation) -> str | None:
@@ -171,7 +192,7 @@ def of_seeds(separation: Separation) -> str | None:
         trials = counted(noise.freedom + noise.points, "trial")
         return (
             f"other seeds are counted in: {trials} of {counted(noise.points, 'point')} have a standard deviation of "
-            f"{noise.deviation:.4f} within a point"
+            f"{noise.deviation:.4f} within a point, each at its best step"
         )
     if any(each.apart for each in separation.trials):
         return "a difference beyond chance on these rows may still be one of seeds: those are not compared"
@@ -188,16 +209,28 @@ def of_few_rows(separation: Separation) -> str | None:
     )
 
 
-def _alike(name: str, compared: Compared, separation: Separation) -> str:
+def _more(compared: Compared, separation: Separation) -> str:
+    """What would tell a trial apart from the best one."""
+    if 0 < abs(compared.difference) <= compared.of_seeds:
+        return "; other seeds alone may make as much, and more rows would not tell"
     needed = compared.rows_needed(separation.rows)
     # A larger estimate would be no more than a guess.
     told = needed is not None and needed <= 50 * separation.rows
-    more = f"; a difference of this size takes about {needed} rows" if told else ""
-    if 0 < compared.difference <= compared.of_seeds:
-        more = "; other seeds alone may make as much, and more rows would not tell"
-    return (
-        f"{name} cannot be told apart from it: {digits(compared.difference)} higher{span(compared, separation)}{more}"
-    )
+    return f"; a difference of this size takes about {needed} rows" if told else ""
+
+
+def where(compared: Compared | None, trial: TrialRecord, best: TrialRecord) -> str:
+    """At which steps a trial is compared with the best one, to follow a difference; nothing for equal best steps."""
+    if compared is None or compared.steps is None:
+        return ""
+    own, of_best = compared.steps
+    if compared.point is None:
+        return f" at unequal steps ({label(trial.number)} at {own}, {label(best.number)} at {of_best})"
+    if compared.steps == (trial.best_step, best.best_step):
+        return ""
+    at = f"at step {own}" if own == of_best else f"after {compared.point} examples"
+    is_stopped = trial.state is TrialState.STOPPED and own == trial.reported_step
+    return f" {at}, where both were evaluated{f' and {label(trial.number)} was stopped' if is_stopped else ''}"
 
 
 def _share(gain: float, start: float) -> str:
@@ -205,15 +238,14 @@ def _share(gain: float, start: float) -> str:
     return f" ({gain / abs(start):.0%})" if start else ""
 
 
-def span(compared: Compared | None, separation: Separation | None, negate: bool = False) -> str:
-    """The interval in words, to follow a difference; nothing where there is none.
+def span(compared: Compared | None, separation: Separation | None) -> str:
+    """The interval in words, to follow an amount that is higher or lower; nothing where there is none.
 
     Args:
         compared: a trial, or the base, against the first trial of the separation.
         separation: has the interval's confidence.
-        negate: what is said is how much higher the first one is.
     """
     if compared is None or separation is None or compared.low is None or compared.high is None:
         return ""
-    ends = (-compared.high, -compared.low) if negate else (compared.low, compared.high)
+    ends = (-compared.high, -compared.low) if compared.difference < 0 else (compared.low, compared.high)
     return f", {interval(ends, separation.confidence, separation.rows_in_words, compared.carried_by)}"

@@ -17,11 +17,9 @@ from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import best_compared, trial_tables
 from sweeps.report.trial_tables import number_text
 from trainables.inputs.legible import MOST_SHOWN, legible
-from trainables.objective import EVAL_LOSS
 
 _BETWEEN = 2
 """Blanks between two columns."""
-_ONLY_LOSSES = "intervals compare losses row by row: there is none for"
 
 
 def side_by_side(record: SweepRecord, named: Sequence[TrialRecord]) -> tuple[TrialRecord, ...]:
@@ -49,8 +47,8 @@ class Comparison:
     record: SweepRecord
     trials: tuple[TrialRecord, ...]
     """The others are compared with the first one."""
-    separation: Separation | None
-    """The first trial against the others; None where the objective is another metric than eval_loss."""
+    separation: Separation
+    """The first trial against the others."""
 
     def tables(self, width: int) -> list[Table]:
         """A column for each trial; in several tables where the terminal, of `width` columns, has no room for all."""
@@ -72,11 +70,9 @@ class Comparison:
         lines += [self._difference(trial) for trial in self.trials[1:]]
         if not self.trials[1:]:
             lines.append("there is no other trial with a value to compare it with")
-        if self.separation is not None and self.separation.is_told:
+        if self.separation.is_told:
             notes = best_compared.of_seeds(self.separation), best_compared.of_few_rows(self.separation)
             lines += [note for note in notes if note is not None]
-        elif self.separation is None and self.trials[1:]:
-            lines.append(f"{_ONLY_LOSSES} {metric}")
         return lines
 
     def as_json(self) -> dict[str, Any]:
@@ -124,45 +120,37 @@ class Comparison:
             rows.append(("trainable parameters", weights))
         return [*rows, ("state", [trial.state.value for trial in self.trials])]
 
-    def _gain(self, trial: TrialRecord) -> float:
-        """How much better than the first one the trial is; NaN where one of them has no value."""
-        metric = self.record.objective.metric
-        return self.record.objective.gain(self.trials[0].value(metric), trial.value(metric))
-
-    def _compared(self, trial: TrialRecord) -> Compared | None:
-        return None if self.separation is None else self.separation.of(trial.trial_key)
+    def _compared(self, trial: TrialRecord) -> Compared:
+        metric, found = self.record.objective.metric, self.separation.of(trial.trial_key)
+        return found or Compared(trial.trial_key, trial.value(metric) - self.trials[0].value(metric))
 
     def _difference(self, trial: TrialRecord) -> str:
         """How a trial compares with the first one, in a line."""
-        metric = self.record.objective.metric
-        first, name = (f"{label(t.number)} (step {t.best_step})" for t in (self.trials[0], trial))
-        gain, compared = self._gain(trial), self._compared(trial)
-        if not math.isfinite(gain):
-            without = " and ".join(
-                label(each.number) for each in (self.trials[0], trial) if not math.isfinite(each.value(metric))
-            )
-            told = f"{label(trial.number)} cannot be compared with {label(self.trials[0].number)}"
-            return f"{told}: there is no {metric} of {without} yet"
-        amount = f"{metric} {self.record.objective.words(gain)}"
-        if compared is None or self.separation is None:
-            return f"{name} against {first}: {amount}"
+        objective, compared, first = self.record.objective, self._compared(trial), self.trials[0]
+        without = [label(t.number) for t in (first, trial) if not math.isfinite(t.value(objective.metric))]
+        if without:
+            told = f"{label(trial.number)} cannot be compared with {label(first.number)}"
+            return f"{told}: there is no {objective.metric} of {' and '.join(without)} yet"
+        own, of_first = compared.steps or (trial.best_step, first.best_step)
+        name, other = f"{label(trial.number)} (step {own})", f"{label(first.number)} (step {of_first})"
+        gain = objective.gain(0.0, compared.difference)
+        amount = f"{objective.metric} {objective.words(gain)}"
+        if compared.point is not None and own != of_first:
+            amount += f" after {compared.point} examples"
         if compared.apart is None:
-            return f"whether {name} differs from {first} cannot be told: {amount}, {compared.unknown}"
+            return f"whether {name} differs from {other} cannot be told: {amount}, {compared.unknown}"
         verdict = "cannot be told apart from" if not compared.apart else f"is {'better' if gain > 0 else 'worse'} than"
-        return f"{name} {verdict} {first}: {amount}{best_compared.span(compared, self.separation, negate=gain > 0)}"
+        return f"{name} {verdict} {other}: {amount}{best_compared.span(compared, self.separation)}"
 
     def _difference_json(self, trial: TrialRecord) -> dict[str, Any]:
-        metric, compared = self.record.objective.metric, self._compared(trial)
-        told = compared.as_json() if compared is not None else {"low": None, "high": None, "apart": None}
-        is_loss = metric == EVAL_LOSS
+        told = self._compared(trial)
         return {
             "trial_key": trial.trial_key,
             "against": self.trials[0].trial_key,
-            "unknown": "" if is_loss else f"{_ONLY_LOSSES} {metric}",
-            **told,
-            "difference": finite(trial.value(metric) - self.trials[0].value(metric)),
-            "confidence": self.separation and self.separation.confidence,
-            "rows": self.separation and self.separation.rows,
+            **told.as_json(),
+            "difference": finite(told.difference),
+            "confidence": self.separation.confidence,
+            "rows": self.separation.rows,
         }
 
 

@@ -183,9 +183,10 @@ def meanings(record: SweepRecord, separation: Separation | None) -> dict[str, st
         "key": "names the trial in commands and in MLflow: equal trials have equal keys",
     }
     if separation is not None:
-        chance = f"whether the difference from the best trial is beyond chance on {separation.rows_in_words}"
         words[trial_tables.APART] = (
-            f"{chance} ({percent(separation.confidence)} interval each); ? where it cannot be told"
+            f"whether the difference from the best trial after equal steps is beyond chance on "
+            f"{separation.rows_in_words} ({percent(separation.confidence)} interval each); the steps of both where "
+            "they are unequal; ? where it cannot be told"
         )
     for other in others:
         words[other.metric] = unit(other) if other.metric in COSTS else f"at the same step: {unit(other)}"

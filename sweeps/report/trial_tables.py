@@ -12,7 +12,7 @@ from rich.text import Text
 from sweeps.planning.number_words import counted
 from sweeps.record.run_names import HEADINGS, label
 from sweeps.record.selection import Selection, leader, pareto, rank
-from sweeps.record.separation import Separation
+from sweeps.record.separation import Compared, Separation
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import best_compared
 from trainables.inputs.legible import legible
@@ -84,7 +84,7 @@ def cells(record: SweepRecord, trials: Sequence[TrialRecord], separation: Separa
         found = [] if chosen is None else ["yes" if key in chosen else ""]
         if told is not None:
             compared = told.base if key == BASE else told.of(key)
-            found.append("" if compared is None else _APART[compared.apart])
+            found.append("" if compared is None else _apart(compared))
         return found
 
     last = [*([] if chosen is None else [PARETO]), *([] if told is None else [APART])]
@@ -101,6 +101,14 @@ def cells(record: SweepRecord, trials: Sequence[TrialRecord], separation: Separa
         best, *shown = (number_text(record.base.metrics.get(name, math.nan)) for name in (metric, *others))
         rows.append((BASE, *("" for _ in params), "0", best, "0", *shown, NO_ADAPTER, *ends(BASE)))
     return Cells(heads, tuple(rows))
+
+
+def _apart(compared: Compared) -> str:
+    """Whether two trials differ, with the steps of both where these are unequal."""
+    told = _APART[compared.apart]
+    if compared.apart is None or compared.steps is None or compared.point is not None:
+        return told
+    return f"{told} ({compared.steps[0]}/{compared.steps[1]})"
 
 
 def terminal(

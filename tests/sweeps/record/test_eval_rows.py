@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -98,23 +99,28 @@ def spoilt(folder: SweepFolder, content: str | None) -> str:
 
 
 def test_files_that_are_missing_are_told(folder: SweepFolder) -> None:
-    assert spoilt(folder, None) == "the row losses of t00 are missing"
+    assert spoilt(folder, None) == "the rows of t00 at step 3 are missing"
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", "null", '{"eval_loss": NaN}', "[" * 100_000, '{"eval_loss": 2.0}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", "null", '{"eval_loss": NaN}', "[" * 100_000])
 def test_files_that_are_spoilt_are_told(folder: SweepFolder, content: str) -> None:
-    assert spoilt(folder, content) == "the row losses of t00 cannot be read"
+    assert spoilt(folder, content) == "the rows of t00 at step 3 cannot be read"
 
 
 def test_rows_of_another_step_are_not_believed(folder: SweepFolder) -> None:
-    assert spoilt(folder, json.dumps(evaluation(1.9).document())) == "the row losses of t00 are not those of its loss"
+    other = json.dumps(evaluation(1.9).document())
+    assert spoilt(folder, other) == "the rows of t00 at step 3 are not those of its eval_loss"
+
+
+def test_a_trainable_without_a_value_per_row_is_told(folder: SweepFolder) -> None:
+    assert spoilt(folder, '{"eval_loss": 2.0}') == "the trainable gives no value per row for eval_loss"
 
 
 def test_an_adapter_that_was_never_kept_has_no_rows(folder: SweepFolder) -> None:
     event = reported("b", 3, 1.9)
     bare: list[Event] = [started("b", 1), event.model_copy(update={"adapter": None}), ended("b", TrialState.COMPLETED)]
     (found,) = separated(folder, trial(folder, "a", 0, 1.5), bare).trials
-    assert found.unknown == "the row losses of t01 were not kept"
+    assert found.unknown == "the rows of t01 at step 3 are missing"
 
 
 def test_a_chosen_trial_is_compared_with_the_confidence_of_the_closing_table(folder: SweepFolder) -> None:
@@ -123,7 +129,6 @@ def test_a_chosen_trial_is_compared_with_the_confidence_of_the_closing_table(fol
     whole = record([base(4.5), *(event for of_trial in [*trials, failed] for event in of_trial), started("c", 7)])
     chosen = [whole.trials[key] for key in ("k3", "k1", "b", "c")]
     found = against(folder, whole, chosen[0], chosen[1:])
-    assert found is not None
     # One that failed has rows too; one that has not reported has no value.
     assert [(each.key, each.apart, round(each.difference, 6)) for each in found.trials] == [
         ("k1", True, -0.2),
@@ -133,14 +138,13 @@ def test_a_chosen_trial_is_compared_with_the_confidence_of_the_closing_table(fol
     assert usual is not None
     assert (found.rows, found.confidence, found.not_compared) == (ROWS, usual.confidence, 0)
     backwards = against(folder, whole, chosen[3], chosen[:3])
-    assert backwards is not None and backwards.trials == ()
+    assert backwards.trials == ()
 
 
 def test_while_a_sweep_runs_a_pair_has_the_same_interval_whoever_is_named_beside_it(folder: SweepFolder) -> None:
     whole = record([event for n in range(4) for event in trial(folder, f"k{n}", n, 1.0 + n / 10)[:-1]])
     first, *others = whole.trials.values()
     pair, all_of_them = against(folder, whole, first, others[:1]), against(folder, whole, first, others)
-    assert pair is not None and all_of_them is not None
     assert pair.confidence == all_of_them.confidence
     assert pair.trials[0] == all_of_them.trials[0]
 
@@ -158,12 +162,115 @@ def test_rows_that_only_the_base_tells_apart_are_no_copies_for_chosen_trials(fol
     trials = [trial_of(folder, "a", 0, good(1)), trial_of(folder, "b", 1, good(2))]
     whole = record([base(start.loss), *(event for of_trial in trials for event in of_trial)])
     closing, pair = separation(folder, whole), against(folder, whole, whole.trials["a"], [whole.trials["b"]])
-    assert closing is not None and pair is not None
+    assert closing is not None
     assert (pair.rows, pair.trials, pair.base) == (ROWS, closing.trials, None)
     assert pair.trials[0].apart
 
 
-def test_trials_of_another_objective_have_no_rows_to_compare(folder: SweepFolder) -> None:
-    first = begun().model_copy(update={"config": '{"objective": {"metric": "eval_accuracy", "mode": "max"}}'})
-    whole = record([first, *trial(folder, "a", 0, 2.0), *trial(folder, "b", 1, 1.5)])
-    assert against(folder, whole, whole.trials["a"], [whole.trials["b"]]) is None
+# After equal steps
+
+
+def run(
+    folder: SweepFolder,
+    key: str,
+    number: int,
+    losses: Mapping[int, float],
+    state: TrialState = TrialState.COMPLETED,
+    batch: int | None = None,
+) -> list[Event]:
+    """A trial with a report at each step, its rows, and the adapter of its best step; rungs may count examples."""
+    events: list[Event] = [started(key, number)]
+    best = min(losses, key=lambda step: losses[step])
+    for step, loss in losses.items():
+        found = evaluation(loss)
+        folder.keep(key, "rows", step, {"eval_rows.json": json.dumps({"step": step, **found.document()}).encode()})
+        so_far = min((its, at) for at, its in losses.items() if at <= step)
+        event = reported(key, step, found.loss, best=(so_far[1], evaluation(so_far[0]).loss))
+        report = event.report.model_copy(update={"resource": None if batch is None else step * batch})
+        events.append(event.model_copy(update={"report": report}))
+    folder.keep(key, "best", best, {"eval_rows.json": json.dumps(evaluation(losses[best]).document()).encode()})
+    return [*events, ended(key, state)]
+
+
+LONG = {2: 3.0, 6: 2.0, 18: 1.0}
+
+
+def test_a_trial_that_was_stopped_is_compared_with_the_best_one_as_that_was_then(folder: SweepFolder) -> None:
+    stopped = run(folder, "b", 1, {2: 3.2, 6: 2.1}, TrialState.STOPPED)
+    (found,) = separated(folder, run(folder, "a", 0, LONG), stopped).trials
+    assert (found.steps, found.point, found.apart) == ((6, 6), 6, True)
+    assert (found.difference, found.low, found.high) == pytest.approx((0.1, 0.1, 0.1))
+
+
+def test_a_trial_that_was_ahead_when_it_was_stopped_is_told_so(folder: SweepFolder) -> None:
+    stopped = run(folder, "b", 1, {2: 3.2, 6: 1.9}, TrialState.STOPPED)
+    (found,) = separated(folder, run(folder, "a", 0, LONG), stopped).trials
+    assert (found.steps, found.apart, round(found.difference, 6)) == ((6, 6), True, -0.1)
+
+
+def test_trials_that_went_as_far_are_compared_at_their_best_steps(folder: SweepFolder) -> None:
+    """Both had 18 steps to become best in: at step 18 the one that had overfitted would seem worse than it is."""
+    (found,) = separated(folder, run(folder, "a", 0, LONG), run(folder, "b", 1, {2: 3.0, 6: 1.1, 18: 1.5})).trials
+    assert (found.steps, found.point, round(found.difference, 6)) == ((6, 18), None, 0.1)
+
+
+def test_where_no_rows_are_kept_after_equal_steps_the_best_steps_are_compared(folder: SweepFolder) -> None:
+    """As in the folder of an earlier version, which has the rows of the best steps alone."""
+    events = run(folder, "a", 0, LONG), run(folder, "b", 1, {2: 3.2, 6: 2.1}, TrialState.STOPPED)
+    for rows in folder.path.glob("trials/*/rows-*/eval_rows.json"):
+        rows.unlink()
+    (found,) = separated(folder, *events).trials
+    assert (found.steps, found.point, found.apart, round(found.difference, 6)) == ((6, 18), None, True, 1.1)
+
+
+def test_where_no_rows_are_kept_at_all_the_difference_after_equal_steps_is_told(folder: SweepFolder) -> None:
+    events = run(folder, "a", 0, LONG), run(folder, "b", 1, {2: 3.2, 6: 2.1}, TrialState.STOPPED)
+    for rows in folder.path.glob("trials/*/*/eval_rows.json"):
+        rows.unlink()
+    (found,) = separated(folder, *events).trials
+    assert (found.steps, found.apart, round(found.difference, 6)) == ((6, 6), None, 0.1)
+    assert found.unknown == "the rows of t00 at step 6 are missing"
+
+
+def test_where_rungs_count_examples_so_do_equal_steps(folder: SweepFolder) -> None:
+    first = run(folder, "a", 0, LONG, batch=8)
+    stopped = run(folder, "b", 1, {1: 3.2, 3: 2.1}, TrialState.STOPPED, batch=16)
+    (found,) = separated(folder, first, stopped).trials
+    assert (found.steps, found.point, round(found.difference, 6)) == ((3, 6), 48, 0.1)
+
+
+# Another metric
+
+
+def scored(folder: SweepFolder, key: str, number: int, right: int, values: bool = True) -> list[Event]:
+    """A completed trial that answers so many of the rows right."""
+    share, hits = right / ROWS, tuple(float(row < right) for row in range(ROWS))
+    metrics = {"eval_loss": 1.0, "accuracy": share}
+    found = Evaluation(metrics=metrics, row_values={"accuracy": hits} if values else {}, hardware="cpu f")
+    folder.keep(key, "rows", 3, {"eval_rows.json": json.dumps(found.document()).encode()})
+    event = reported(key, 3, 1.0)
+    report = event.report.model_copy(update={"metrics": metrics, "best_metrics": metrics})
+    return [started(key, number), event.model_copy(update={"report": report}), ended(key, TrialState.COMPLETED)]
+
+
+BY_ACCURACY = begun().model_copy(update={"config": '{"objective": {"metric": "accuracy", "mode": "max"}}'})
+
+
+def test_another_metric_is_compared_by_the_trainables_value_of_each_row(folder: SweepFolder) -> None:
+    found = separated(folder, [BY_ACCURACY], scored(folder, "a", 0, 10), scored(folder, "b", 1, 30))
+    (other,) = found.trials
+    assert (other.key, other.difference, other.apart, found.rows) == ("a", -0.5, True, ROWS)
+
+
+def test_of_a_metric_without_a_value_per_row_nothing_is_known_of_chance(folder: SweepFolder) -> None:
+    trials = scored(folder, "a", 0, 10, values=False), scored(folder, "b", 1, 30, values=False)
+    (other,) = separated(folder, [BY_ACCURACY], *trials).trials
+    assert (other.difference, other.apart) == (-0.5, None)
+    assert other.unknown == "the trainable gives no value per row for accuracy"
+
+
+def test_values_that_do_not_come_to_the_metric_are_not_believed(folder: SweepFolder) -> None:
+    trials = scored(folder, "a", 0, 10), scored(folder, "b", 1, 30)
+    scored(folder, "a", 0, 11)
+    (other,) = separated(folder, [BY_ACCURACY], *trials).trials
+    assert other.unknown == "the rows of t00 at step 3 are not those of its accuracy"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sweeps.record import separation
-from sweeps.record.seeds import SeedNoise
+from sweeps.record.seeds import SeedNoise, student
 from sweeps.record.separation import Compared, Other, Separation, separate
 from trainables.contract import Evaluation
 from trainables.scoring.requests import BASE
@@ -39,9 +39,9 @@ def separated(best: Evaluation | str = BEST, base: Evaluation | None = None, **o
             return other.loss - best.loss
         return 0.5
 
-    found = [Other(key, gap(other), other) for key, other in others.items()]
-    start = None if base is None else Other(BASE, gap(base), base)
-    return separate(best, found, start, len(others) + 1)
+    found = [Other(key, gap(other), other, best) for key, other in others.items()]
+    start = None if base is None else Other(BASE, gap(base), base, best)
+    return separate("eval_loss", found, start, len(others) + 1)
 
 
 def test_a_difference_that_every_row_shows_is_apart_however_uneven_the_rows_are() -> None:
@@ -75,8 +75,8 @@ def test_noise_of_seeds_widens_each_interval_about_its_difference() -> None:
     rows = separated(base=evaluation(0.5, 0.01), **others)
     noise = SeedNoise(deviation=0.02, freedom=4, points=2)
     first, start = others["a"], evaluation(0.5, 0.01)
-    found = [Other("a", first.loss - BEST.loss, first)]
-    both = separate(BEST, found, Other(BASE, start.loss - BEST.loss, start), 2, noise)
+    found = [Other("a", first.loss - BEST.loss, first, BEST)]
+    both = separate("eval_loss", found, Other(BASE, start.loss - BEST.loss, start, BEST), 2, noise)
     assert rows.trials[0].apart is True
     assert both.trials[0].apart is False
     assert both.seeds == noise
@@ -124,7 +124,7 @@ def test_equal_trials_are_told_apart_no_more_often_the_more_there_are() -> None:
 
 
 def test_trials_that_are_not_compared_still_count_for_the_confidence() -> None:
-    found = separate(BEST, [Other("a", 0.1, evaluation(0.1))], None, ranked=81)
+    found = separate("eval_loss", [Other("a", 0.1, evaluation(0.1), BEST)], None, ranked=81)
     assert (found.confidence, found.not_compared) == (1 - 0.01 / 80, 79)
 
 
@@ -153,7 +153,7 @@ def test_the_same_adapter_is_not_apart_from_itself() -> None:
     [
         (evaluation(0.1, rows=30), "it was evaluated on other rows"),
         (evaluation(0.1, on="cuda"), "it was evaluated on cuda float32, the other on cpu float32"),
-        ("the row losses of t02 are missing", "the row losses of t02 are missing"),
+        ("the rows of t02 are missing", "the rows of t02 are missing"),
     ],
 )
 def test_what_cannot_be_compared_says_why_and_the_others_are(other: Evaluation | str, why: str) -> None:
@@ -163,9 +163,9 @@ def test_what_cannot_be_compared_says_why_and_the_others_are(other: Evaluation |
 
 
 def test_nothing_can_be_told_without_the_best() -> None:
-    found = separated("the row losses of t00 are missing", evaluation(1.0), a=evaluation(0.1))
+    found = separated("the rows of t00 are missing", evaluation(1.0), a=evaluation(0.1))
     assert found.rows == 0
-    assert {other.unknown for other in (*found.trials, found.base) if other} == {"the row losses of t00 are missing"}
+    assert {other.unknown for other in (*found.trials, found.base) if other} == {"the rows of t00 are missing"}
 
 
 @pytest.mark.parametrize(
@@ -191,9 +191,57 @@ def test_the_same_losses_give_the_same_answer() -> None:
 def test_the_json_object_says_all_of_it() -> None:
     found = separated(base=evaluation(3.0), a=evaluation(0.1)).as_json()
     assert list(found) == ["rows", "is_grouped", "confidence", "trials", "base", "seeds", "not_compared"]
-    assert list(found["trials"][0]) == ["trial_key", "difference", "low", "high", "unknown", "carried_by", "apart"]
+    fields = ["difference", "low", "high", "unknown", "carried_by", "steps", "point", "apart"]
+    assert list(found["trials"][0]) == ["trial_key", *fields]
     assert found["trials"][0]["apart"] is True
-    assert list(found["base"]) == ["difference", "low", "high", "unknown", "carried_by", "apart"]
+    assert list(found["base"]) == fields
+
+
+def test_each_trial_is_compared_with_the_best_one_where_that_stood_then() -> None:
+    """The best at its end against the one, and after as few steps as it had against the other."""
+    early, stopped = evaluation(0.4, 0.01, seed=3), evaluation(0.42, 0.01, seed=4)
+    pairs = [
+        Other("a", 0.02, evaluation(0.02, 0.01), BEST, (18, 18), 18),
+        Other("b", stopped.loss - early.loss, stopped, early, (6, 6), 6),
+    ]
+    at_end, at_stop = separate("eval_loss", pairs, None, 3).trials
+    assert (at_end.steps, at_end.point, at_stop.steps, at_stop.point) == ((18, 18), 18, (6, 6), 6)
+    for found in (at_end, at_stop):
+        assert found.low is not None and found.high is not None
+        assert 0 < found.low < found.difference < found.high < 0.04
+
+
+def right(rows: int, of: int, tokens: int = 10) -> Evaluation:
+    """So many rows of which some are answered right; the losses of all are the same."""
+    values = tuple(float(row < of) for row in range(rows))
+    found = Evaluation(metrics={"eval_loss": 2.0, "accuracy": of / rows}, row_values={"accuracy": values})
+    losses = {"row_losses": (20.0,) * rows, "row_tokens": (tokens,) * rows}
+    return found.model_copy(update=losses if tokens else {})
+
+
+def test_another_metric_is_compared_by_its_own_value_of_each_row() -> None:
+    best, other = right(80, 60, tokens=0), right(80, 30, tokens=0)
+    (found,) = separate("accuracy", [Other("a", -0.375, other, best)], None, 2).trials
+    assert found.low is not None and found.high is not None
+    # 30 of 80 rows differ: the standard error of their share is sqrt(0.375 * 0.625 / 80) = 0.054. The correction for
+    # skewness moves both ends by less than a quarter of that.
+    half = student(0.995, 79) * 0.054
+    assert (found.low, found.high) == pytest.approx((-0.375 - half, -0.375 + half), abs=0.0135)
+    assert found.apart
+
+
+def test_rows_of_equal_values_are_no_copies_of_each_other_and_rows_of_equal_losses_are() -> None:
+    """An answer is right or wrong: two different questions often have equal values."""
+    alike = [Other("a", -0.375, right(80, 30, tokens=0), right(80, 60, tokens=0))]
+    assert separate("accuracy", alike, None, 2).rows == 80
+    copies = [Other("a", -0.375, right(80, 30), right(80, 60))]
+    assert separate("accuracy", copies, None, 2).trials[0].unknown == separation.FEW_COPIES
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_rows_that_a_difference_takes_do_not_depend_on_its_sign(sign: int) -> None:
+    low, high = sorted([sign * -0.01, sign * 0.05])
+    assert Compared("a", sign * 0.02, low, high).rows_needed(100) == 225
 
 
 def copied(one: Evaluation, times: int) -> Evaluation:

@@ -107,7 +107,7 @@ def test_trials_that_have_not_ended_and_are_lower_are_named() -> None:
 
 
 def against_next(found: Separation | None) -> list[str]:
-    return best_compared.against_next(sweep(), found)
+    return best_compared.against_next(sweep(), best_of(sweep()), found)
 
 
 def test_a_best_that_is_apart_from_the_next_says_by_how_much() -> None:
@@ -160,6 +160,41 @@ def test_few_rows_and_trials_that_were_left_out_are_said() -> None:
     ]
 
 
+def test_a_next_that_was_stopped_is_compared_where_it_was_stopped() -> None:
+    at_3 = Compared("a", 0.5, 0.25, 0.75, steps=(3, 3), point=3)
+    line, *_ = against_next(separation(at_3))
+    assert line == (
+        "better than the next: t00 is 0.5000 higher at step 3, where both were evaluated and t00 was stopped, "
+        "97.5% interval 0.2500 to 0.7500 on 32 rows"
+    )
+    line, *_ = against_next(separation(replace(at_3, low=-0.25)))
+    assert line.startswith("t00 cannot be told apart from it: 0.5000 higher at step 3, where both were evaluated")
+
+
+def test_where_rungs_count_examples_so_do_the_lines() -> None:
+    (line, *_) = against_next(separation(Compared("a", 0.5, 0.25, 0.75, steps=(3, 1), point=24)))
+    assert "0.5000 higher after 24 examples, where both were evaluated" in line
+
+
+def test_unequal_steps_are_named() -> None:
+    (line, *_) = against_next(separation(Compared("a", 0.75, 0.5, 1.0, steps=(3, 9))))
+    assert line == (
+        "better than the next: t00 is 0.7500 higher at unequal steps (t00 at 3, t01 at 9), "
+        "97.5% interval 0.5000 to 1.0000 on 32 rows"
+    )
+
+
+@pytest.mark.parametrize("low", [-0.75, None])
+def test_a_trial_that_was_ahead_after_equal_steps_is_named(low: float | None) -> None:
+    """The best may owe its place to the steps that the other one did not get."""
+    high = None if low is None else -0.25
+    ahead = Compared("a", -0.5, low, high, "" if low else "its rows are missing", steps=(3, 3), point=3)
+    lines = against_next(separation(ahead))
+    told = "t00 was ahead of it: 0.5000 lower at step 3, where both were evaluated and t00 was stopped"
+    assert lines[0] == told + (", 97.5% interval 0.2500 to 0.7500 on 32 rows" if low else "")
+    assert not any("better than the next" in line for line in lines)
+
+
 def test_nothing_is_said_of_nothing() -> None:
     assert against_next(None) == []
     assert against_next(separation()) == []
@@ -182,6 +217,15 @@ def test_with_the_interval_of_the_default_where_it_is_known() -> None:
     found = separation(Compared("c", 0.25, 0.1, 0.4), Compared("a", 0.75, 0.6, 0.9))
     told = best_compared.against_default(sweep(), best_of(sweep()), FirstTrial(True, False), found)
     assert (told or "").endswith("0.7500 lower (38%), 97.5% interval 0.6000 to 0.9000 on 32 rows")
+
+
+def test_a_default_that_was_stopped_is_compared_where_it_was_stopped() -> None:
+    found = sweep(reported("b", 3, 1.5), reported("b", 9, 1.25, since=3))
+    at_3 = separation(Compared("c", 0.25, 0.1, 0.4), Compared("a", 0.5, 0.4, 0.6, steps=(3, 3), point=3))
+    assert best_compared.against_default(found, best_of(found), FirstTrial(True, False), at_3) == (
+        "t01 has eval_loss 1.5000, the default configuration (t00, stopped at step 3) 2.0000: 0.5000 lower (25%) "
+        "at step 3, where both were evaluated and t00 was stopped, 97.5% interval 0.4000 to 0.6000 on 32 rows"
+    )
 
 
 @pytest.mark.parametrize("default", [Compared("a", 0.75, 0.6, 0.9), Compared("a", 0.75, -0.1, 1.6)])
@@ -241,8 +285,9 @@ def test_where_seeds_are_counted_in_it_is_told_how_far_they_go() -> None:
     found = sweep(*AGAIN)
     apart = Compared("a", 0.75, 0.5, 1.0)
     counted_in = replace(separation(apart), seeds=SeedNoise(0.0884, 1, 1))
-    lines = best_compared.against_next(found, counted_in)
-    told = "other seeds are counted in: 2 trials of 1 point have a standard deviation of 0.0884 within a point"
-    assert told in lines
+    lines = best_compared.against_next(found, best_of(found), counted_in)
+    spread = "2 trials of 1 point have a standard deviation of 0.0884 within a point, each at its best step"
+    assert f"other seeds are counted in: {spread}" in lines
     assert not any("those are not compared" in line for line in lines)
-    assert any("those are not compared" in line for line in best_compared.against_next(found, separation(apart)))
+    alone = best_compared.against_next(found, best_of(found), separation(apart))
+    assert any("those are not compared" in line for line in alone)

@@ -28,12 +28,12 @@ EVENTS: list[Event] = [
 WHOLE = record(EVENTS)
 
 
-def compared(*keys: str, whole: SweepRecord = WHOLE, separation: Separation | None = None) -> Comparison:
-    return Comparison(whole, tuple(whole.trials[key] for key in keys), separation)
-
-
 def separated(*others: Compared, rows: int = 32) -> Separation:
     return Separation(rows=rows, confidence=0.975, trials=others, base=None, not_compared=0)
+
+
+def compared(*keys: str, whole: SweepRecord = WHOLE, separation: Separation = separated()) -> Comparison:  # noqa: B008
+    return Comparison(whole, tuple(whole.trials[key] for key in keys), separation)
 
 
 def shown(found: Comparison, width: int = 100) -> list[list[list[str]]]:
@@ -102,9 +102,19 @@ def test_trials_that_do_not_fit_side_by_side_come_in_several_tables() -> None:
             "97.5% interval -0.1250 to 0.5000 on 32 rows",
         ),
         (
-            Compared("bbb", 0.25, unknown="the row losses of t01 are missing"),
+            Compared("bbb", 0.25, unknown="the rows of t01 are missing"),
             "whether t01 (step 3) differs from t00 (step 9) cannot be told: eval_loss 0.2500 higher, "
-            "the row losses of t01 are missing",
+            "the rows of t01 are missing",
+        ),
+        (
+            Compared("bbb", -0.25, -0.5, -0.125, steps=(3, 3), point=3),
+            "t01 (step 3) is better than t00 (step 3): eval_loss 0.2500 lower, "
+            "97.5% interval 0.1250 to 0.5000 on 32 rows",
+        ),
+        (
+            Compared("bbb", 0.25, 0.125, 0.5, steps=(3, 1), point=24),
+            "t01 (step 3) is worse than t00 (step 1): eval_loss 0.2500 higher after 24 examples, "
+            "97.5% interval 0.1250 to 0.5000 on 32 rows",
         ),
     ],
 )
@@ -130,7 +140,7 @@ def test_a_trial_that_has_not_reported_is_not_compared() -> None:
     assert (difference["difference"], difference["low"]) == (None, None)
 
 
-def test_another_objective_is_compared_without_intervals() -> None:
+def test_another_objective_without_a_value_per_row_has_no_interval() -> None:
     accuracy = begun().model_copy(update={"config": '{"objective": {"metric": "eval_accuracy", "mode": "max"}}'})
     events: list[Event] = [accuracy]
     for key, number, value in (("aaa", 0, 0.5), ("bbb", 1, 0.75)):
@@ -138,11 +148,14 @@ def test_another_objective_is_compared_without_intervals() -> None:
         metrics = {"eval_loss": 1.0, "eval_accuracy": value}
         report = event.report.model_copy(update={"metrics": metrics, "best_metrics": metrics})
         events += [started(key, number, r=8), event.model_copy(update={"report": report})]
-    found = compared("aaa", "bbb", whole=record(events))
-    none = "intervals compare losses row by row: there is none for eval_accuracy"
-    assert found.lines()[-2:] == ["t01 (step 3) against t00 (step 3): eval_accuracy 0.2500 higher", none]
+    untold = Compared("bbb", 0.25, unknown="the trainable gives no value per row for eval_accuracy")
+    found = compared("aaa", "bbb", whole=record(events), separation=separated(untold, rows=0))
+    assert found.lines()[-1] == (
+        "whether t01 (step 3) differs from t00 (step 3) cannot be told: eval_accuracy 0.2500 higher, "
+        "the trainable gives no value per row for eval_accuracy"
+    )
     (difference,) = found.as_json()["differences"]
-    assert (difference["difference"], difference["confidence"], difference["unknown"]) == (0.25, None, none)
+    assert (difference["difference"], difference["low"], difference["unknown"]) == (0.25, None, untold.unknown)
 
 
 def test_the_json_of_a_comparison_has_everything_and_is_json() -> None:
@@ -157,7 +170,7 @@ def test_the_json_of_a_comparison_has_everything_and_is_json() -> None:
     assert (second["trial_key"], second["params"]["lora_alpha"], second["state"]) == ("bbb", 32, "STOPPED")
     assert document["differences"] == [
         {"trial_key": "bbb", "against": "aaa", "difference": 0.25, "low": 0.125, "high": 0.5, "apart": True,
-         "unknown": "", "carried_by": None, "confidence": 0.975, "rows": 32}
+         "unknown": "", "carried_by": None, "steps": None, "point": None, "confidence": 0.975, "rows": 32}
     ]  # fmt: skip
 
 

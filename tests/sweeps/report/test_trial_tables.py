@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -114,6 +115,14 @@ def test_whether_a_trial_is_apart_from_the_best_is_a_column() -> None:
     assert note[2].startswith("- better than the base without an adapter (4.5000)")
     assert note[3].startswith("- t00 cannot be told apart from it")
     assert note[4] == ""
+
+
+def test_the_column_names_the_steps_where_they_are_unequal() -> None:
+    equal = Compared("a", 0.75, 0.5, 1.0, steps=(3, 3), point=3)
+    for compared, told in ((equal, "yes"), (replace(equal, steps=(3, 9), point=None), "yes (3/9)")):
+        lines = terminal(sweep(), None, Separation(32, 0.975, (compared,), None, 0))
+        (line,) = (line for line in lines if line.split()[0] == "t00")
+        assert line.rstrip().endswith(f"STOPPED    {told}")
 
 
 def test_there_is_no_column_where_nothing_can_be_told() -> None:
