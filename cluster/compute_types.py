@@ -5,6 +5,7 @@ from __future__ import annotations
 from cluster.hosts import HostFacts
 from trainables.base import device_probe
 
+
 class ComputeTypes:
     """The types that the hosts of a sweep compute in. Losses of two types do not compare, on whatever device."""
 

@@ -244,10 +244,10 @@ def is_there(address: str) -> bool:
 
 
 def _private(address: str) -> str | None:
-    """The address of the Ray that would be joined, where it is the private one of a sweep on this machine; else None."""
+    """The address of the Ray that would be joined, where it is the private one of a sweep on this machine."""
     services.find_gcs_addresses.cache_clear()
     with suppress(ConnectionError, ValueError):  # Ray itself tells that there is none
-        leads_to = services.canonicalize_bootstrap_address(address)
+        leads_to = str(services.canonicalize_bootstrap_address(address))
         for process in psutil.process_iter(["cmdline"]):
             words = process.info["cmdline"] or [""]
             # That of an earlier version is not hidden, but has its folder.

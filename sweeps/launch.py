@@ -246,10 +246,8 @@ def _drive(running: _Running, deliver: Callable[[], None]) -> _Trained:
     def train() -> None:
         heard = remote.answering(running.sweep_id, running.folder, journal, address)
         with cluster.connected(running.sweep_id), heard:
-            if cluster.joined is not None:
-                say(f"joined the Ray cluster at {cluster.joined}")
             deliver()
-            _train(running.sweep, driver, say)
+            _train(running.sweep, driver, say, cluster.joined)
 
     failure: str | None = "the driver failed"
     try:
@@ -304,11 +302,13 @@ def _keep_rates(running: _Running, hosts: Sequence[HostFacts]) -> None:
         running.display.say(f"the rates of this sweep are not kept for later plans: {error}")
 
 
-def _train(sweep: Sweep, driver: Driver, say: Callable[[str], None]) -> None:
-    """Starts the hosts and runs the trials: all that needs Ray."""
+def _train(sweep: Sweep, driver: Driver, say: Callable[[str], None], joined: str | None) -> None:
+    """Starts the hosts and runs the trials: all that needs Ray. `joined` is the address of one that was there."""
     from cluster.hosts import SlotLimits
 
     config = sweep.config
+    if joined is not None:
+        say(f"joined the Ray cluster at {joined}")
     say("starting hosts: data and base model are made ready, and cached for the next time")
     limits = SlotLimits(
         slots=config.cluster.slots_per_host,

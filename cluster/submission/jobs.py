@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import shlex
@@ -180,8 +179,9 @@ class Jobs:
             "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), **job.variables},
         }
         metadata = {MARK: job.words[0], **job.metadata}
-        began = clock()
-        for attempt in itertools.count(1):
+        attempt, began = 0, clock()
+        while True:
+            attempt += 1
             try:
                 with _told(self.address):
                     self._client.submit_job(
@@ -203,7 +203,6 @@ class Jobs:
                 if seen is not None:
                     return False
             pause(RETRY_SECONDS)
-        raise AssertionError
 
     def look_up(self, job_id: str) -> Seen | None:
         """What the cluster says of a job; None when it does not know it."""

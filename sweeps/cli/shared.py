@@ -32,7 +32,9 @@ Changes = Annotated[
 Promoting = Annotated[
     bool, typer.Option("--promote", help="Promote the best adapter at the end, as the file's promotion section says.")
 ]
-Offline = Annotated[bool, typer.Option("--offline", help="Start also where MLflow does not answer: it is sent all later.")]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Start also where MLflow does not answer: it is sent all later.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 NoFiles = Annotated[bool, typer.Option("--no-files", help="Send no data and no model: their paths are the cluster's.")]
 

@@ -36,7 +36,9 @@ def test_server_killed_and_restarted_in_the_middle(tmp_path):
 
 def test_server_down_from_the_start_is_caught_up_by_resume(tmp_path):
     with server(tmp_path, runs=False) as mlflow:
-        run = runs.start(tmp_path, "launch", *WORDS, f"tracking.uri={mlflow.uri}", "--offline", QSWEEP_DRAIN_SECONDS="5")
+        run = runs.start(
+            tmp_path, "launch", *WORDS, f"tracking.uri={mlflow.uri}", "--offline", QSWEEP_DRAIN_SECONDS="5"
+        )
         sweep = tmp_path / "results" / "toy"
         assert run.wait() == 1, run.err.read_text()
         assert "qsweep resume" in run.err.read_text()

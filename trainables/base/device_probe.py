@@ -68,7 +68,12 @@ def bfloat16_speed(model: ModelSpec | None) -> float:
     inner, outer = _USUAL if sizes is None else (sizes.hidden_size, sizes.intermediate_size)
     shapes = (_TOKENS, min(inner, _WIDEST)), (min(outer, _WIDEST), min(inner, _WIDEST))
     pairs = {dtype: [torch.ones(shape, dtype=dtype) for shape in shapes] for dtype in (torch.float32, torch.bfloat16)}
-    shortest, threads, rounds, began = dict.fromkeys(pairs, float("inf")), torch.get_num_threads(), 0, time.thread_time()
+    shortest, threads, rounds, began = (
+        dict.fromkeys(pairs, float("inf")),
+        torch.get_num_threads(),
+        0,
+        time.thread_time(),
+    )
     torch.set_num_threads(1)
     try:
         while rounds < _LEAST_ROUNDS or time.thread_time() - began < _SECONDS:

@@ -98,7 +98,12 @@ def test_bfloat16_that_the_file_asks_for_must_be_there():
 @pytest.mark.parametrize(
     ("named", "speed", "state", "said"),
     [
-        (None, 1.75, "ok", "auto is float32; the CPU is 1.8 times as fast in bfloat16 as in float32 (measured): compute"),
+        (
+            None,
+            1.75,
+            "ok",
+            "auto is float32; the CPU is 1.8 times as fast in bfloat16 as in float32 (measured): compute",
+        ),
         ("auto", 1.75, "ok", "compute_dtype=bfloat16 makes steps faster"),
         ("float32", 1.75, "ok", "compute_dtype=bfloat16 makes steps faster"),
         # An Intel Xeon with avx512_bf16 and without AMX: 143 GFLOP/s a thread in float32, 78 in bfloat16.

@@ -75,8 +75,8 @@ def test_values_that_differ_in_the_fourth_digit_are_told_apart() -> None:
 
 
 def test_a_value_of_a_space_does_not_move_the_cursor() -> None:
-    values = {"target_modules": "\x1b[31mRED", "learning_rate": 0.1}
-    whole = record([begun(), started("a", 0, **values), started("b", 1, **values | {"target_modules": "\x1b[32mRED"})])
+    red, green = (f"\x1b[{colour}mRED" for colour in (31, 32))
+    whole = record([begun(), started("a", 0, target_modules=red), started("b", 1, target_modules=green)])
     found = compared("a", "b", whole=whole)
     assert ["modules", "\\x1b[31mRED", "\\x1b[32mRED"] in shown(found)[0]
     assert "\x1b" not in "".join(compared("a", whole=whole).lines())
