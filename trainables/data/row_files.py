@@ -112,7 +112,9 @@ def _json(path: Path, where: str) -> Iterator[Placed]:
         for number, line in enumerate(file, 1):
             if line.strip(b" \t\r\n" + _BOM):
                 place = f"line {number}"
-                yield Placed(place, _object(_parsed(line, f"{where}, {place}"), f"{where}, {place}"), len(line))
+                yield Placed(
+                    place, _object(_parsed(line.rstrip(), f"{where}, {place}"), f"{where}, {place}"), len(line)
+                )
 
 
 def _parsed(raw: bytes, where: str) -> object:

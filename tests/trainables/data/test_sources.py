@@ -173,6 +173,11 @@ def test_parquet_reads_the_needed_columns_only(tmp_path: Path) -> None:
         ("a.jsonl", b'{"question": 1}\n\n"text"\n', r"line 3: is a str, not an object"),
         ("a.jsonl", b'{"question": "\xe9"}\n', r"line 1: is not UTF-8 text"),
         ("a.json", b'[{"question": 1},\n 2]', r"row 2: is a int, not an object"),
+        (
+            "a.jsonl",
+            b'{"question": 1\n{"question": 2}\n',
+            r"line 1: is not JSON: Expecting ',' delimiter at column 15$",
+        ),
         ("a.json", b'[{"question": 1},\n', r"is not JSON: .* at line 2, column 1"),
         ("a.csv", b"question,answer\n1,2\n1,2,3\n", r"line 3: has 3 values for 2 columns \(question, answer\)"),
         ("a.csv", b"question,answer\n1\n", r"line 2: has 1 values for 2 columns"),
