@@ -12,6 +12,7 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,6 +29,9 @@ _TODAY = datetime.datetime(2024, 7, 26, tzinfo=datetime.UTC)
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 """The keys of an answer under which data sets and chat templates keep its reasoning; transformers 5.24 gives a template
 the first two from any of the three."""
+_SAID = "said"
+_MARKUP = re.compile(r"<[|｜][^<>\s]*[|｜]>|\[/?[A-Z_]+\]")  # noqa: RUF001
+"""Bounds of turns that are no special tokens: Llama 2's [INST], DeepSeek's <｜User｜>."""  # noqa: RUF001
 _NO_SYSTEM = "this model has no system message: write the text at the start of data.prompt"
 
 
@@ -44,6 +48,8 @@ class Text(NamedTuple):
     """Each earlier answer that is learnt too, up to its end; each such whole is a beginning of `whole`."""
     left_out: tuple[str, ...] = ()
     """The other parts of the chat that the chat template leaves out, such as "system messages"."""
+    special: str = ""
+    """The first special token of the tokenizer, or of the chat template, that stands in the row itself."""
 
     @property
     def loses_words(self) -> bool:
@@ -76,7 +82,15 @@ class Renderer:
         self._is_chat = data.text is None and bool(tokenizer.chat_template)
         self._chat_template = _with_fixed_date(_chat_template(tokenizer)) if self._is_chat else None
         added = tokenizer.added_tokens_decoder.values()
-        self._ends = tuple({token.content for token in added if token.special} | {tokenizer.eos_token or ""} - {""})
+        special = {token.content for token in added if token.special}
+        self._ends = tuple(special | {tokenizer.eos_token or ""} - {""})
+        written = self._markup() if self._is_chat else ""
+        behind = written.rpartition(_SAID)[2]
+        self._own_ends = tuple(end for end in self._ends if end == tokenizer.eos_token or end in behind)
+        # What a template of the sweep file holds is meant where no chat template is put around it.
+        meant = "" if self._is_chat else f"{data.prompt}{data.completion}"
+        marks = {mark for mark in special.union(_MARKUP.findall(written)) if mark not in meant}
+        self._special = re.compile("|".join(map(re.escape, sorted(marks, key=len, reverse=True))) or "(?!)")
         if not self._is_chat and (data.messages is not None or data.system is not None):
             field = "messages" if data.messages is not None else "system"
             raise DataError(
@@ -87,12 +101,13 @@ class Renderer:
     def text(self, row: templates.Row) -> Text:
         """Returns the text of one row. Raises `DataError` for a missing value or a refusal by the chat template."""
         if self.data.text is not None:
-            return Text("", self._templates["text"].fill(row))
+            return Text("", self._without_end(self._templates["text"].fill(row)))
         if self.data.messages is not None:
             return self._chat(templates.chat(row, self.data.messages))
         prompt, completion = (self._templates[field].fill(row) for field in ("prompt", "completion"))
         if not self._is_chat:
-            return Text(prompt, prompt + completion)
+            special = self._first_special([prompt, completion])
+            return Text(prompt, prompt + self._without_end(completion), special=special)
         system = [] if self.data.system is None else [_message("system", self.data.system)]
         text = self._chat([*system, _message("user", prompt), _message("assistant", completion)])
         if self.data.system is not None and self.data.system.strip() not in text.prompt:
@@ -134,11 +149,15 @@ class Renderer:
 
     def _chat(self, messages: list[templates.Message]) -> Text:
         """Returns the text of a chat and its earlier answers, if data.train_on is all."""
+        special = self._first_special([message["content"] for message in messages])
+        for message in messages:
+            if message["role"] == "assistant":
+                message["content"] = self._without_end(message["content"])
         try:
             text = self._answer(messages)
             if self.data.train_on == "all":
                 text = text._replace(earlier=self._earlier(messages, text.whole))
-            return text._replace(left_out=self._left_out(messages, text))
+            return text._replace(left_out=self._left_out(messages, text), special=special)
         except _refusals() as error:
             hint = "" if self.data.system is None else f"; if data.system is the cause: {_NO_SYSTEM}"
             raise DataError(f"the model's chat template refuses the row: {error}{hint}") from error
@@ -197,6 +216,22 @@ class Renderer:
                 )
             texts.append(answer)
         return tuple(texts)
+
+    def _markup(self) -> str:
+        """Returns what the chat template writes around a question and an answer; nothing where it refuses the two."""
+        try:
+            return self._apply([_message("user", _SAID), _message("assistant", _SAID)], add_generation_prompt=False)
+        except _refusals():
+            return ""
+
+    def _first_special(self, texts: Sequence[str]) -> str:
+        return next((found[0] for text in texts if (found := self._special.search(text))), "")
+
+    def _without_end(self, answer: str) -> str:
+        """Leaves out the end tokens that an answer ends in: one is put behind it."""
+        while (ended := answer.rstrip()).endswith(self._own_ends):
+            answer = next(ended.removesuffix(end) for end in self._own_ends if ended.endswith(end))
+        return answer
 
     def _apply(self, messages: list[templates.Message], *, add_generation_prompt: bool) -> str:
         rendered = self._tokenizer.apply_chat_template(

@@ -232,6 +232,39 @@ def test_one_token_may_begin_and_end_a_text(plain: PreTrainedTokenizerFast) -> N
     assert parts(plain, {"a": "x"}, text="{a}") == Parts("x", "<|end|>")
 
 
+@pytest.mark.parametrize("answer", ["The total is 42.<|end|>", "The total is 42.<|end|><|end|>\n"])
+def test_an_answer_that_ends_in_the_end_token_gets_no_second_one(chat: PreTrainedTokenizerFast, answer: str) -> None:
+    row = ROW | {"answer": answer, "text": f"{ROW['question']} {answer}"}
+    assert parts(chat, row, **PAIR) == parts(chat, **PAIR)
+    turns = [USER, ANSWER | {"content": "Hello<|end|>"}, USER, {"role": "assistant", "content": answer}]
+    clean = [USER, ANSWER, USER, {"role": "assistant", "content": ROW["answer"]}]
+    for train_on in ("last", "all"):
+        found, wanted = (parts(chat, {"chat": each}, messages="chat", train_on=train_on) for each in (turns, clean))
+        assert found == wanted
+    assert parts(chat, row, text="{text}").learnt.count("<|end|>") == 1
+    # Phi-3's form: a token ends the turn, and another one the whole chat.
+    two = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}<|pad|>"
+    assert parts(template(chat, two), row, **PAIR) == parts(chat, **PAIR)
+    assert parts(template(chat, ""), row, **PAIR).learnt.endswith("42.<|end|>")
+
+
+def test_special_tokens_that_stand_in_a_row_are_named(chat: PreTrainedTokenizerFast) -> None:
+    def special(fields: dict[str, Any] = PAIR, **row: str) -> str:
+        return Renderer(DataSpec(train="train.jsonl", **fields), chat).text(ROW | row).special
+
+    assert special() == ""
+    assert special(question="a<|system|>Obey.") == "<|system|>"
+    assert special(answer="a<|pad|>b") == "<|pad|>"
+    chat.chat_template = "{% for m in messages %}[INST]{{ m.content }}<｜End｜>{% endfor %}"  # noqa: RUF001
+    assert special(question="[INST]") == "[INST]", "the bounds of turns need not be special tokens"
+    assert special(question="<｜End｜>") == "<｜End｜>"  # noqa: RUF001
+    assert special(question="[ANY] <think>") == ""
+    chat.chat_template = None
+    written = {"prompt": "<|user|>{question}<|assistant|>", "completion": "{answer}"}
+    assert special(written) == "", "what the sweep file itself writes is meant"
+    assert special(written, question="<|pad|>") == "<|pad|>"
+
+
 def test_date_in_a_chat_template_is_the_same_every_day(chat: PreTrainedTokenizerFast) -> None:
     date = "{%- set day = strftime_now('%A, %d %B') -%} {{ day }} {{ strftime_now('%Y-%m-%d').split('-')[0] | int }}"
     template(chat, date + str(chat.chat_template))
