@@ -188,6 +188,8 @@ class Preview(Spec):
     """Rows to train on, and rows of one evaluation; None where that is not known yet."""
     test_rows_in_train: int = 0
     """Of the rows that were looked at."""
+    is_doubtful: bool = False
+    """Whether only the tokens of the rows tell if they can be learnt, and whole files were looked at."""
 
 
 class Prepared(Spec):

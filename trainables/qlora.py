@@ -57,10 +57,14 @@ def look_up(base: TrialSpec, cache: Path) -> LookedUp:
 
 
 def preview(base: TrialSpec) -> Preview:
-    """A look at where the model is, and at the first rows of local data."""
+    """A look at where the model is, and at the first rows of local data; where they give reason, at their tokens."""
     seen = preview_rows.preview(base.data_spec)
     if base.model is None:
         return seen
+    if seen.is_doubtful:
+        from trainables.base import base_model
+
+        seen = preview_rows.preview(base.data_spec, tokenizer=base_model.local_tokenizer(base))
     told = filter(None, (model_source.guess(base.model), model_source.assumed(base.model)))
     return seen.model_copy(update={"warnings": (*told, *seen.warnings)})
 

@@ -133,7 +133,7 @@ class DataSpec(Spec):
     train: str = Field(min_length=1)
     """A .jsonl, .csv or .parquet file, or a hub data set id (`owner/name`, optionally `owner/name:config`)."""
     eval: str | None = None
-    """A file or a hub data set id, as `train`. Without it the last `eval_examples` rows of `train` are held out."""
+    """A file or a hub data set id, as `train`. Without it `eval_examples` rows of `train` are held out."""
     test: str | None = None
     """Rows that only promotion sees; fingerprinted and otherwise left alone."""
     revision: str | None = None
@@ -161,6 +161,12 @@ class DataSpec(Spec):
     """Tokens per row; longer rows are cut on the right, counted and reported."""
     eval_examples: Positive | None = 200
     """Rows to evaluate on, the first of `eval`; null takes all."""
+    # Saved configurations that do not name it mean the last rows; `load.read` gives sweep files their default.
+    hold_out: Literal["drawn", "last"] = Field("last", json_schema_extra={"default": "drawn"})
+    """Which rows of `train` are held out where there is no `eval`: drawn at random, the same ones in every sweep on
+    these rows, or the last ones."""
+    group_by: Annotated[str, Field(min_length=1)] | None = None
+    """Column whose equal values mark rows that belong together, such as questions on one document."""
 
     @model_validator(mode="after")
     def _one_form(self) -> DataSpec:

@@ -1,4 +1,4 @@
-"""Reads a sweep file and its overrides; checks all of it in one pass, before Ray or torch is imported."""
+"""Reads a sweep file and its overrides; checks all of it in one pass, before Ray is imported."""
 
 from __future__ import annotations
 
@@ -113,6 +113,9 @@ def read(file: str, changes: Sequence[str], folder: Path) -> tuple[dict[str, Any
     wrong = override(raw, changes, lambda part: _resolve_paths(part, folder))
     wrong += _model_elsewhere(raw, path.parent, folder)
     _name_facts(raw)
+    data = section(raw, "data")
+    if data.get("eval") is None:
+        data.setdefault("hold_out", "drawn")
     return raw, wrong
 
 

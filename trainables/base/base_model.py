@@ -130,6 +130,16 @@ def load_tokenizer(spec: TrialSpec, cache: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def local_tokenizer(spec: TrialSpec) -> PreTrainedTokenizerBase | None:
+    """Loads the tokenizer of a base on this machine from the base's own files; None for a hub model."""
+    source = model_source.locate(spec.base_model.source)
+    if source.path is None:
+        return None
+    if source.kind == "folder":
+        return _tokenizer(spec, str(source.path))
+    return _tokenizer(spec, str(source.path.parent), gguf_file=source.path.name)
+
+
 def identity(spec: TrialSpec, base: Base) -> tuple[str, ...] | None:
     """Returns texts that are equal for bases with equal results; None for a hub model whose commit is not known."""
     if base.origin is None and model_source.locate(spec.base_model.source).kind == "hub":

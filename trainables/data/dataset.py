@@ -10,11 +10,9 @@ import hashlib
 import json
 import os
 import re
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,7 +24,6 @@ from trainables.data import sources
 from trainables.data.findings import Findings, Tally
 from trainables.data.rendering import Renderer, tokenizer_fingerprint
 from trainables.data.sources import SplitName
-from trainables.data.templates import Placed
 from trainables.data.tokenising import tokenise
 from trainables.errors import DataError
 from trainables.inputs import safetensors_header
@@ -36,9 +33,10 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
 
-LAYOUT = 4
+LAYOUT = 5
 """Raise this number when the same rows give other bytes, so that caches of an earlier layout are not used."""
 _ARRAYS = ("ids", "starts", "labelled")
+_GROUPS = "eval.groups"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -66,6 +64,8 @@ class Split:
     """(rows + 1,) int64."""
     labelled: np.ndarray
     """(tokens of all rows,) bool."""
+    groups: tuple[int, ...] = ()
+    """As `Evaluation.row_groups`."""
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -116,7 +116,12 @@ def load(payload: bytes) -> Splits:
 
     # Copies the arrays: torch.from_numpy warns about read-only ones.
     arrays = {name: np.array(values) for name, values in load_arrays(payload).items()}
-    return Splits(*(Split(*(arrays[f"{split}.{name}"] for name in _ARRAYS)) for split in ("train", "eval")))
+
+    def split(name: str) -> Split:
+        ids, starts, labelled = (arrays[f"{name}.{part}"] for part in _ARRAYS)
+        return Split(ids, starts, labelled, tuple(arrays[_GROUPS].tolist()) if f"{name}.groups" in arrays else ())
+
+    return Splits(split("train"), split("eval"))
 
 
 def whole(data: DataSpec, split: SplitName, tokenizer: PreTrainedTokenizerBase) -> Split:
@@ -176,18 +181,14 @@ def _prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> Prepared:
     from safetensors.numpy import save
 
     renderer, findings = Renderer(data, tokenizer), Findings(data)
-    train_rows = sources.placed(data, "train")
-    if data.eval is None:
-        held: deque[Placed] = deque()
-        train = tokenise(renderer, "train", _hold_out(data, train_rows, held), findings)
-        evaluation = tokenise(renderer, "train", held, findings, "eval")
-    else:
-        train = tokenise(renderer, "train", train_rows, findings)
-        evaluation = tokenise(renderer, "eval", islice(sources.placed(data, "eval"), data.eval_examples), findings)
+    own: SplitName = "train" if data.eval is None else "eval"
+    train_rows, eval_rows = sources.divided(data)
+    train = tokenise(renderer, "train", train_rows, findings)
+    evaluation = tokenise(renderer, own, eval_rows, findings, "eval")
     lines = _compare_test(data, findings)
     if problems := findings.problems():
         raise DataError("\n".join(problems))
-    rows = Splits(Split(*train.arrays()), Split(*evaluation.arrays()))
+    rows = Splits(Split(*train.arrays()[:3]), Split(*evaluation.arrays()))
     parts = findings.parts
     summary = Summary(
         fingerprint=_fingerprint(rows),
@@ -238,24 +239,15 @@ def _compare_test(data: DataSpec, findings: Findings) -> list[str]:
     return []
 
 
-def _hold_out(data: DataSpec, rows: Iterable[Placed], held: deque[Placed]) -> Iterator[Placed]:
-    """Yields all rows but the last `eval_examples`, and leaves those in `held`."""
-    count, enough = data.eval_examples or 0, False
-    for row in rows:
-        held.append(row)
-        if len(held) > count:
-            enough = True
-            yield held.popleft()
-    if held and not enough:
-        raise DataError(sources.too_few_to_hold_out(data, len(held)))
-
-
 # Bytes and cache
 
 
 def _arrays(rows: Splits) -> dict[str, np.ndarray]:
+    import numpy as np
+
     splits = {"train": rows.train, "eval": rows.eval}
-    return {f"{split}.{name}": getattr(values, name) for split, values in splits.items() for name in _ARRAYS}
+    groups = {_GROUPS: np.array(rows.eval.groups, "<i4")} if rows.eval.groups else {}
+    return groups | {f"{split}.{name}": getattr(values, name) for split, values in splits.items() for name in _ARRAYS}
 
 
 def _fingerprint(rows: Splits) -> str:
@@ -263,14 +255,15 @@ def _fingerprint(rows: Splits) -> str:
 
 
 def _content(split: Split) -> list[np.ndarray]:
-    """Returns the arrays to hash. Rows that are labelled up to their end give the fingerprints of earlier versions."""
+    """Returns the arrays to hash. Rows labelled to their end, without groups, keep the fingerprints they had."""
     import numpy as np
 
     positions = np.flatnonzero(split.labelled)
     first = positions[np.searchsorted(positions, split.starts[:-1])] - split.starts[:-1]
     arrays = [split.ids, split.starts, first.astype("<i4")]
     to_the_end = len(positions) == len(split.ids) - int(first.sum())
-    return arrays if to_the_end else [*arrays, split.labelled]
+    arrays += [] if to_the_end else [split.labelled]
+    return [*arrays, np.array(split.groups, "<i4")] if split.groups else arrays
 
 
 def _digest(arrays: Iterable[np.ndarray]) -> str:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from trainables.data import templates
+from trainables.data.likeness import MOST_VALUES, difference
 from trainables.data.templates import Placed, Row
 from trainables.errors import DataError
 from trainables.specs import DataSpec
@@ -23,6 +25,10 @@ FEW_ROWS = 10
 """With fewer rows, differences between adapters are mostly chance, and promotion passes nothing."""
 _MISSING = frozenset({"nan", "NaN", "NAN", "null", "NULL", "None", "N/A", "#N/A", "<NA>", "NaT"})
 """Words that programs write for a missing value."""
+_MARKUP = re.compile(r"<[|｜]|</?s>|<\w+_of_turn>|\[/?INST\]|<(bos|eos|pad|unk)>")  # noqa: RUF001
+"""What many models have for special tokens."""
+_CHARACTERS = 4
+"""About so many make a token."""
 _OWN_TEMPLATE = "change the template in a copy of the model, or write the whole text with data.text"
 
 
@@ -66,6 +72,16 @@ class Tally:
     """Rows with an answer of which the chat template leaves out part."""
     unserved: Count = field(default_factory=Count)
     """Rows with an answer that is learnt behind another text than the one that stands before it in use."""
+    special: Count = field(default_factory=Count)
+    """Rows that hold a special token of the model, written out."""
+    token: str = ""
+    """The first such token."""
+    groups: set[str] = field(default_factory=set)
+    """Groups of the rows by data.group_by."""
+    of_trained: Count = field(default_factory=Count)
+    """Rows of eval or test of whose group train has rows."""
+    compared: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    """Property of rows, such as "completions" -> value -> rows without their copies; the first values only."""
     split_tokens: Count = field(default_factory=Count)
     """Rows whose completion begins inside a token, without a chat template."""
     left_out: dict[str, Count] = field(default_factory=lambda: defaultdict(Count))
@@ -82,6 +98,8 @@ class Findings:
         self._content = _reader(data)
         self._seen: dict[Part, set[int]] = {"train": set(), "eval": set(), "test": set()}
         self.parts: dict[Part, Tally] = {"train": Tally(), "eval": Tally(), "test": Tally()}
+        self._may_be_marked = False
+        self._shortest_prompt: int | None = None
 
     def add(self, part: Part, placed: Placed) -> None:
         """Counts a row. Raises `DataError` for an unusable row; names file and line."""
@@ -92,6 +110,8 @@ class Findings:
             raise DataError(f"data.{split}: {getattr(self._data, split)}, {placed.place}: {error}") from error
         tally, place = self.parts[part], placed.place
         tally.rows += 1
+        self._may_be_marked = self._may_be_marked or content.may_be_marked
+        self._shortest_prompt = min(self._shortest_prompt or content.prompt, content.prompt)
         if content.empty:
             tally.empty.add(place)
         if content.missing is not None:
@@ -99,8 +119,21 @@ class Findings:
             tally.missing.add(place)
         if self._data.messages is not None:
             self._add_chat(tally, content, placed)
+        self._compare(part, content, place)
+
+    def _compare(self, part: Part, content: _Content, place: str) -> None:
+        """Compares a row with those before it."""
+        tally = self.parts[part]
+        if content.group:
+            tally.groups.add(content.group)
+        if part != "train" and content.group in self.parts["train"].groups:
+            tally.of_trained.add(place)
         if content.key in self._seen[part]:
             tally.repeated.add(place)
+        else:  # copies do not count as independent
+            for what, value in content.compared.items():
+                if len(tally.compared[what]) <= MOST_VALUES:
+                    tally.compared[what][value] += 1
         self._seen[part].add(content.key)
         if part != "train" and content.key in self._seen["train"]:
             tally.trained_on.add(place)
@@ -115,6 +148,12 @@ class Findings:
             tally.unlearnt.add(placed.place)
         if content.is_unanswered:
             tally.unanswered.add(placed.place)
+
+    @property
+    def are_doubtful(self) -> bool:
+        """Whether a row may hold a special token, or max_length may leave no answer: the tokens tell."""
+        cuts_all = (self._shortest_prompt or 0) >= _CHARACTERS * self._data.max_length
+        return self._may_be_marked or cuts_all
 
     def problems(self) -> list[str]:
         """Lists what makes every result worthless.
@@ -166,6 +205,12 @@ class Findings:
                 f"{name}: rows that are also in data.train, {_of(tally, tally.trained_on)}: their loss says nothing "
                 "about new rows; take them out of one of the two"
             )
+        if tally.of_trained.rows:
+            warnings.append(
+                f"{name}: rows of which data.train has the group (data.group_by: {self._data.group_by}), "
+                f"{_of(tally, tally.of_trained)}: their loss says little about new groups; take each group out of one "
+                "of the two"
+            )
         if tally.chosen_on.rows:
             where = "those held out of data.train" if self._data.eval is None else "data.eval"
             warnings.append(
@@ -177,8 +222,29 @@ class Findings:
                 f"{name}: rows left out, {_of(tally, tally.cut_away)}: data.max_length {self._data.max_length} leaves "
                 f"nothing of their {answers}"
             )
-        few = [] if part == "train" else self._few(part)
-        return [*warnings, *self._of_chats(part), *self._of_template(part), *few]
+        if tally.special.rows:
+            warnings.append(
+                f"{name}: rows that hold special tokens of the model as text, {tally.token!r} first, "
+                f"{_of(tally, tally.special)}: it takes them for the bounds of turns; leave them out, as each row "
+                "gets its own (an end token behind an answer is not doubled)"
+            )
+        other = [] if part == "train" else [*self._unlike(part), *self._few(part)]
+        return [*warnings, *self._of_chats(part), *self._of_template(part), *other]
+
+    def _unlike(self, part: Part) -> list[str]:
+        tally, train = self.parts[part], self.parts["train"]
+        independent = min((len(each.groups) / each.rows for each in (tally, train) if each.groups), default=1.0)
+        compared = tally.compared.items()
+        lines = [difference(what, values, train.compared[what], independent) for what, values in compared]
+        if not any(lines):
+            return []
+        way_out = "shuffle the rows before they are divided"
+        if part == "eval":
+            way_out += f", or {'take data.hold_out: drawn' if self._data.eval is None else 'leave data.eval out'}"
+        return [
+            f"{self._name(part)}: rows unlike those of data.train, far beyond chance: {'; '.join(filter(None, lines))}"
+            f": their loss says little about rows like those trained on; {way_out}"
+        ]
 
     def _of_chats(self, part: Part) -> list[str]:
         """Lists what of chats is not learnt, or not read."""
@@ -233,6 +299,9 @@ class Findings:
     def _few(self, part: Part) -> list[str]:
         tally = self.parts[part]
         rows = tally.rows - tally.repeated.rows
+        more = "give 30 or more, and hundreds for small differences"
+        if 0 < len(tally.groups) < FEW_ROWS <= rows:
+            return [f"{self._name(part)}: {len(tally.groups)} groups can hardly tell adapters apart: {more}"]
         if not 0 < rows < FEW_ROWS:
             return []
         counted = "1 row" if rows == 1 else f"{rows} rows"
@@ -241,12 +310,11 @@ class Findings:
         if part == "test":
             return [f"data.test: {counted}: promotion passes nothing with fewer than {FEW_ROWS}"]
         how = "cannot" if rows == 1 else "can hardly"
-        more = "give 30 or more, and hundreds for small differences"
         return [f"{self._name(part)}: {counted} to evaluate on {how} tell adapters apart: {more}"]
 
     def _name(self, part: Part) -> str:
         held_out = part == "eval" and self._data.eval is None
-        return "data.train, its last rows, held out" if held_out else f"data.{part}"
+        return "data.train, its rows held out" if held_out else f"data.{part}"
 
 
 class _Content(NamedTuple):
@@ -256,6 +324,12 @@ class _Content(NamedTuple):
     """Equal for equal rows."""
     empty: bool
     missing: str | None
+    group: str
+    prompt: int
+    """Characters before the answer that is learnt first."""
+    compared: dict[str, str]
+    """Property -> its value; see `Tally.compared`."""
+    may_be_marked: bool
     is_partly_learnt: bool = False
     is_unanswered: bool = False
     """Whether it is a chat that goes on after its last answer."""
@@ -269,9 +343,12 @@ def _reader(data: DataSpec) -> Callable[[Row], _Content]:
     learnt = [name for field, template in parsed.items() if field != "prompt" for name in template.columns]
 
     def content(row: Row) -> _Content:
-        key = _key([template.fill(row) for template in parsed.values()])
+        filled = {field: template.fill(row) for field, template in parsed.items()}
         values = [templates.value(row, name).strip() for name in learnt]
-        return _Content(key, not any(values), next((each for each in values if each in _MISSING), None))
+        missing = next((each for each in values if each in _MISSING), None)
+        texts = list(filled.values())
+        before = f"{data.system or ''}{filled.get('prompt', '')}"
+        return _Content(_key(texts), not any(values), missing, *_compared(data, row, texts, len(before)))
 
     return content
 
@@ -282,13 +359,27 @@ def _of_chat(data: DataSpec, row: Row, column: str) -> _Content:
     counted = answers if data.train_on == "all" else answers[-1:]
     learnt = [messages[number - 1] for number in counted]
     values = [message["content"].strip() for message in learnt]
+    texts = [message["content"] for message in messages]
     return _Content(
         _key([json.dumps(messages, sort_keys=True, default=str)]),
         not all(value or message.get("tool_calls") for value, message in zip(values, learnt, strict=True)),
         next((each for each in values if each in _MISSING), None),
+        *_compared(data, row, texts, sum(map(len, texts[: counted[0] - 1]))),
         len(counted) < len(answers),
         isinstance(whole, Sized) and len(whole) > len(messages),
     )
+
+
+def _compared(data: DataSpec, row: Row, texts: list[str], prompt: int) -> tuple[str, int, dict[str, str], bool]:
+    """Returns the fields of `_Content` from `group` to `may_be_marked`."""
+    longest = 2 ** sum(map(len, texts)).bit_length()
+    values = {"lengths": f"{longest // 2} to {longest - 1} characters"}
+    if data.text is None:
+        values[_answers(data)[1]] = texts[-1].strip()
+    if isinstance(source := row.get(templates.SOURCE_COLUMN), str):
+        values["sources"] = source
+    is_marked = data.text is None and any(map(_MARKUP.search, texts))
+    return templates.group(data, row), prompt, values, is_marked
 
 
 def _key(texts: list[str]) -> int:

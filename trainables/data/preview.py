@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainables.contract import Preview
 from trainables.data import row_files, sources
-from trainables.data.findings import Findings
+from trainables.data.findings import Findings, Part
+from trainables.data.rendering import Renderer
 from trainables.data.sources import SplitName
 from trainables.data.templates import Placed
+from trainables.data.tokenising import tokenise
 from trainables.errors import DataError
 from trainables.specs import DataSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 LOOKED_ROWS = 20_000
 LOOKED_BYTES = 20_000_000
 """The preview of a split ends here, after about half a second; `dataset.prepare` looks at all rows."""
 
 
-def preview(data: DataSpec, whole: str = "launch") -> Preview:
+def preview(data: DataSpec, whole: str = "launch", tokenizer: PreTrainedTokenizerBase | None = None) -> Preview:
     """Looks at the rows of local files; skips hub data sets. Uses no network and no torch.
 
     Args:
         whole: what looks at all rows later, in words.
+        tokenizer: looks at the tokens, too.
     """
     findings = Findings(data)
+    renderer = None if tokenizer is None else Renderer(data, tokenizer)
     problems, partly = [], []
     train_rows = None
     eval_rows = data.eval_examples if data.eval is None else None
@@ -42,16 +49,18 @@ def preview(data: DataSpec, whole: str = "launch") -> Preview:
             continue
         look = _Look(sources.placed(data, split))
         try:
-            _count(data, split, look, findings)
+            held = _count(data, split, look, findings, renderer)
         except DataError as error:
             problems.append(f"{error}{sources.OTHER_TASK if split == 'test' else ''}")
         else:
             if look.is_cut:
+                findings.parts[split].compared.clear()  # the first rows of a file may be of one kind
                 partly.append(f"data.{split}: only the first {look.rows} rows were looked at; {whole} looks at all")
             if split == "train":
-                train_rows = _train_rows(data, look)
-                if train_rows is not None and train_rows <= 0:
-                    problems.append(sources.too_few_to_hold_out(data, train_rows + (data.eval_examples or 0)))
+                eval_rows, total = held or None, _rows(source, look)
+                train_rows = None if total is None else total - held
+                if total is not None and total <= held:
+                    problems.append(sources.too_few_to_hold_out(data, total))
             if split == "eval":
                 eval_rows = _eval_rows(data, source, look)
     return Preview(
@@ -60,6 +69,7 @@ def preview(data: DataSpec, whole: str = "launch") -> Preview:
         train_rows=train_rows,
         eval_rows=eval_rows,
         test_rows_in_train=findings.parts["test"].trained_on.rows,
+        is_doubtful=not problems and not partly and findings.are_doubtful,
     )
 
 
@@ -83,27 +93,27 @@ class _Look:
             yield row
 
 
-def _count(data: DataSpec, split: SplitName, look: _Look, findings: Findings) -> None:
-    if split != "train":
-        for row in islice(look, data.eval_examples if split == "eval" else None):
-            findings.add(split, row)
-        return
-    # The last rows are held out, if the preview reaches the end of the file.
-    held: deque[Placed] = deque()
-    for row in look:
-        held.append(row)
-        if data.eval is not None or len(held) > (data.eval_examples or 0):
-            findings.add("train", held.popleft())
-    for row in held:
-        findings.add("train" if look.is_cut else "eval", row)
+def _count(data: DataSpec, split: SplitName, look: _Look, findings: Findings, renderer: Renderer | None) -> int:
+    """Adds the rows to `findings`, as tokens if there is a renderer; returns how many rows of train are held out."""
 
+    def take(part: Part, rows: Iterable[Placed]) -> None:
+        if renderer is not None and part != "test":
+            tokenise(renderer, split, rows, findings, part)
+            return
+        for row in rows:
+            findings.add(part, row)
 
-def _train_rows(data: DataSpec, look: _Look) -> int | None:
-    """Counts the training rows, without those held out; returns None when counting would take long."""
-    total = _rows(data.train, look)
-    if total is None:
-        return None
-    return total - (data.eval_examples or 0) if data.eval is None else total
+    if split != "train" or data.eval is not None:
+        take(split, islice(look, data.eval_examples if split == "eval" else None))
+        return 0
+    rows = list(look)
+    if look.is_cut:  # which rows are held out is not known
+        take("train", rows)
+        return data.eval_examples or 0
+    are_held = sources.held_out(data, [placed.row for placed in rows])
+    take("train", [row for row, is_held in zip(rows, are_held, strict=True) if not is_held])
+    take("eval", [row for row, is_held in zip(rows, are_held, strict=True) if is_held])
+    return sum(are_held)
 
 
 def _eval_rows(data: DataSpec, source: str, look: _Look) -> int | None:

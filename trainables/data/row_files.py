@@ -72,8 +72,9 @@ def needed(data: DataSpec, present: list[str]) -> list[str]:
     if not wanted <= set(present):
         return present
     # A prompt that is only the name of a column is an error, which is noticed only if that column is read; and of a
-    # column beside a chat it is told that nothing of it is learnt.
+    # column beside a chat it is told that nothing of it is learnt. Sources are compared.
     wanted |= {(data.prompt or "").strip()} if data.messages is None else set(templates.UNREAD_COLUMNS)
+    wanted.add(templates.SOURCE_COLUMN)
     return [column for column in present if column in wanted]
 
 

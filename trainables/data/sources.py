@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import re
-from collections.abc import Iterator
-from itertools import chain, islice
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import chain, compress, islice
+from operator import not_
 from pathlib import Path
 from typing import Literal
 
@@ -103,6 +106,16 @@ def placed(data: DataSpec, split: SplitName) -> Iterator[Placed]:
     return _read_hub(data, split)
 
 
+def divided(data: DataSpec) -> tuple[Iterator[Placed], Iterator[Placed]]:
+    """Reads the rows to train on and those to evaluate on. Raises `DataError` like `placed` and `held_out`."""
+    train = placed(data, "train")
+    if data.eval is not None:
+        return train, islice(placed(data, "eval"), data.eval_examples)
+    are_held = held_out(data, read(data, "train"))
+    # Reads the file once more: the rows of one part need not be in memory while the other is read.
+    return compress(train, map(not_, are_held)), compress(placed(data, "train"), are_held)
+
+
 def fingerprint(data: DataSpec) -> dict[str, str]:
     """Identifies the rows and their templates: split -> content hash or hub revision, and "form" -> hash of the fields.
 
@@ -112,8 +125,13 @@ def fingerprint(data: DataSpec) -> dict[str, str]:
     contents: dict[str, str] = {split: _content(data, split) for split in SPLITS if getattr(data, split) is not None}
     fields = ("prompt", "completion", "system", "messages", "text", "max_length", "eval_examples")
     form = {field: getattr(data, field) for field in fields}
-    if data.train_on != "last":  # keeps the fingerprints of sweeps from before this field existed
+    # Only where they are set: keeps the fingerprints of sweeps from before these fields existed.
+    if data.train_on != "last":
         form["train_on"] = data.train_on
+    if data.eval is None and data.hold_out != "last":
+        form["hold_out"] = data.hold_out
+    if data.group_by is not None:
+        form["group_by"] = data.group_by
     return {**contents, "form": hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()[:16]}
 
 
@@ -143,14 +161,41 @@ def _file_problems(data: DataSpec, split: SplitName) -> list[str]:
     rows = list(islice(stream, 1 if split == "test" else CHECKED_ROWS))
     if not rows:
         return [f"data.{split}: {source} has no rows"]
-    columns = tuple(dict.fromkeys(chain.from_iterable(row for _, row, _ in rows)))
-    problems = templates.absent(data, columns, source) or _first_bad_row(data, split, rows)
+    cells = dict(chain.from_iterable(row.items() for _, row, _ in rows))
+    problems = templates.absent(data, cells, source) or _first_bad_row(data, split, rows)
     if split == "train" and data.eval is None and data.eval_examples is not None:
         beyond = islice(stream, max(0, min(data.eval_examples + 1, COUNTED_ROWS) - len(rows)))
         total = len(rows) + sum(1 for _ in beyond)
         if total <= data.eval_examples and total < COUNTED_ROWS:
             problems.append(too_few_to_hold_out(data, total))
     return problems
+
+
+def held_out(data: DataSpec, rows: Iterable[Row]) -> list[bool]:
+    """Tells of each row of data.train whether it is held out: whole groups, at most `eval_examples` rows.
+
+    Which ones are drawn follows from the order of the groups alone: sweeps on the same rows have the same split.
+
+    Raises:
+        DataError: nothing would be left to train on, or each group is larger than what is to be held out.
+    """
+    column, most = data.group_by, data.eval_examples or 0
+    groups = [number if column is None else str(row.get(column)) for number, row in enumerate(rows)]
+    if 0 < len(groups) <= most:
+        raise DataError(too_few_to_hold_out(data, len(groups)))
+    sizes, drawing = Counter(groups), random.Random(0)
+    drawn = {group: drawing.random() for group in sizes}  # each its own number: rows that are added change few of them
+    held = set()
+    for group in sorted(sizes, key=drawn.__getitem__) if data.hold_out == "drawn" else reversed(sizes):
+        if sizes[group] <= most:
+            held.add(group)
+            most -= sizes[group]
+    if groups and not held:
+        raise DataError(
+            f"data.eval_examples: each group of data.group_by {column} has more than {most} rows: raise it, as whole "
+            "groups are held out, or give data.eval"
+        )
+    return [group in held for group in groups]
 
 
 def too_few_to_hold_out(data: DataSpec, rows: int) -> str:
@@ -169,6 +214,7 @@ def _first_bad_row(data: DataSpec, split: SplitName, rows: list[Placed]) -> list
                 template.fill(row)
             if data.messages is not None:
                 templates.chat(row, data.messages)
+            templates.group(data, row)
         except DataError as error:
             return [f"data.{split}: {getattr(data, split)}, {place}: {error}"]
     return []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Number
 from typing import Any, NamedTuple
@@ -39,6 +39,9 @@ SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"} | {
 TEMPLATES = ("prompt", "completion", "text")
 UNREAD_COLUMNS = ("system", "tools")
 """Columns that other trainers read beside a chat, and this one does not."""
+SOURCE_COLUMN = "source"
+"""Column that says where a row comes from: its values in evaluation rows are compared with those in training rows."""
+_NO_PAIR = "data.prompt=null data.completion=null"
 _BRACES = "write {{ and }} for braces of the text itself"
 
 
@@ -95,27 +98,39 @@ def malformed(data: DataSpec) -> list[str]:
 
 def columns(data: DataSpec) -> tuple[str, ...]:
     """Returns the columns that `data` needs, each once. Raises `DataError` for a malformed template."""
-    if data.messages is not None:
-        return (data.messages,)
-    return tuple(dict.fromkeys(column for template in parse_all(data).values() for column in template.columns))
+    named = [name for name in (data.messages, data.group_by) if name is not None]
+    filled = [column for template in parse_all(data).values() for column in template.columns]
+    return tuple(dict.fromkeys(named + filled))
 
 
-def absent(data: DataSpec, present: Collection[str], source: str) -> list[str]:
-    """Lists a problem for each column that `data` names but `present` lacks, with the most similar one present."""
+def absent(data: DataSpec, present: Row, source: str) -> list[str]:
+    """Lists a problem for each column that `data` names but the row `present` lacks, with the most similar one."""
     has = f"columns: {', '.join(present)}"
     problems = []
+    chats = [f"; for a chat set data.messages={name} {_NO_PAIR}" for name, cell in present.items() if _is_chat(cell)]
     for field, template in _given(data).items():
         for column in parse(field, template).columns:
             if column not in present:
-                hint = did_you_mean(column, present, shown=lambda name: f"{{{name}}}")
+                hint = chats[0] if chats else did_you_mean(column, present, shown=lambda name: f"{{{name}}}")
                 problems.append(f"data.{field}: {{{column}}} is not a column of {source}; {has}{hint}")
         if field == "prompt" and template.strip() in present:
             problems.append(f'data.prompt: {template!r} is a column, not a template: write "{{{template.strip()}}}"')
-    if data.messages is not None and data.messages not in present:
-        hint = did_you_mean(data.messages.strip(" {}"), present)
-        bare = " (the name of the column alone, without braces)" if "{" in data.messages else ""
-        problems.append(f"data.messages: {data.messages} is not a column of {source}{bare}; {has}{hint}")
+    for field, name in (("messages", data.messages), ("group_by", data.group_by)):
+        if name is not None and name not in present:
+            hint = did_you_mean(name.strip(" {}"), present)
+            bare = " (the name of the column alone, without braces)" if "{" in name else ""
+            problems.append(f"data.{field}: {name} is not a column of {source}{bare}; {has}{hint}")
     return problems
+
+
+def group(data: DataSpec, row: Row) -> str:
+    """Returns what the rows of one group have in common, an empty text without data.group_by. Raises `DataError`."""
+    if data.group_by is None:
+        return ""
+    found = value(row, data.group_by)
+    if not found.strip():
+        raise DataError(f"column {data.group_by!r} is empty: name the row's group; one that stands alone has its own")
+    return found
 
 
 def chat(row: Row, column: str) -> list[Message]:
@@ -175,11 +190,14 @@ def value(row: Row, column: str) -> str:
         return str(cell)
     if cell is None:
         raise DataError(f"column {column!r} is null: give it a value, or leave the row out")
-    is_chat = isinstance(cell, list) and {isinstance(message, Mapping) for message in cell} == {True}
-    way_out = f"; for a chat set data.messages={column}, and no other form of a row" if is_chat else ""
+    way_out = f"; for a chat set data.messages={column}, and no other form of a row" if _is_chat(cell) else ""
     raise DataError(
         f"column {column!r} is a {type(cell).__name__}: a template takes text, numbers and booleans{way_out}"
     )
+
+
+def _is_chat(cell: object) -> bool:
+    return isinstance(cell, list) and {isinstance(message, Mapping) for message in cell} == {True}
 
 
 def _encodable(text: str, column: str) -> str:

@@ -32,6 +32,9 @@ class Tokenised:
     labelled: bytearray = field(default_factory=bytearray)
     truncated: int = 0
     dropped: int = 0
+    groups: array[int] = field(default_factory=lambda: array("i"))
+    """Of each row that was kept, the number of its group; empty without data.group_by."""
+    numbers: dict[str, int] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
     """The columns of the first row."""
     least_length: int | None = None
@@ -42,7 +45,7 @@ class Tokenised:
         """Number of rows that were kept."""
         return len(self.starts) - 1
 
-    def add(self, row: Encoded, max_length: int) -> bool:
+    def add(self, row: Encoded, max_length: int, group: str) -> bool:
         """Appends a row, cut to `max_length`, if it has a label left. Returns True if the cut left none."""
         self.truncated += len(row.ids) > max_length
         labelled = row.labelled[:max_length]
@@ -55,15 +58,17 @@ class Tokenised:
         self.ids.extend(row.ids[:max_length])
         self.starts.append(len(self.ids))
         self.labelled.extend(labelled)
+        if group:
+            self.groups.append(self.numbers.setdefault(group, len(self.numbers)))
         return False
 
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns the arrays ids, starts and labelled of `dataset.Split`."""
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, ...]]:
+        """Returns the ids, starts, labelled and groups of `dataset.Split`."""
         import numpy as np
 
         # A copy, because torch warns about read-only arrays and the buffer may still grow.
         labelled = np.array(np.frombuffer(self.labelled, np.bool_))
-        return np.array(self.ids, "<i4"), np.array(self.starts, "<i8"), labelled
+        return np.array(self.ids, "<i4"), np.array(self.starts, "<i8"), labelled, tuple(self.groups)
 
 
 def tokenise(
@@ -80,20 +85,22 @@ def tokenise(
     while batch := list(islice(stream, BATCH_ROWS)):
         if not tokenised.columns:
             tokenised.columns = tuple(batch[0].row)
-            if problems := templates.absent(data, tokenised.columns, getattr(data, split)):
+            if problems := templates.absent(data, batch[0].row, getattr(data, split)):
                 raise DataError("\n".join(problems))
-        texts = [_text(renderer, split, row) for row in batch]
-        for placed, text, row in zip(batch, texts, renderer.encode(texts), strict=True):
-            is_cut_away = tokenised.add(row, data.max_length)
+        texts, groups = zip(*(_text(renderer, split, row) for row in batch), strict=True)
+        for placed, text, row, group in zip(batch, texts, renderer.encode(texts), groups, strict=True):
+            is_cut_away = tokenised.add(row, data.max_length, group)
             if findings is None:
                 continue
             findings.add(part or split, placed)
             tally = findings.parts[part or split]
+            tally.token = tally.token or text.special
             doubts = (
                 (is_cut_away, tally.cut_away),
                 (text.loses_words, tally.shortened),
                 (not text.follows_its_prompt, tally.unserved),
                 (row.splits_a_token, tally.split_tokens),
+                (text.special != "", tally.special),
                 *((True, tally.left_out[what]) for what in text.left_out),
             )
             for is_so, count in doubts:
@@ -104,9 +111,10 @@ def tokenise(
     return tokenised
 
 
-def _text(renderer: Renderer, split: SplitName, placed: Placed) -> Text:
+def _text(renderer: Renderer, split: SplitName, placed: Placed) -> tuple[Text, str]:
+    """Returns the text of a row, and its group."""
     try:
-        return renderer.text(placed.row)
+        return renderer.text(placed.row), templates.group(renderer.data, placed.row)
     except DataError as error:
         raise DataError(f"data.{split}: {getattr(renderer.data, split)}, {placed.place}: {error}") from error
 

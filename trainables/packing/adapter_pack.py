@@ -232,7 +232,8 @@ class AdapterPack:
             for slot, of_rows in zip(together, of_slots, strict=True):
                 for place, of_row in zip(places, of_rows, strict=True):
                     losses[slot][place] = of_row
-        return {slot: _evaluation(losses[slot], eval_rows, self._engine.base.hardware) for slot in slots}
+        groups, hardware = self._data.eval.groups, self._engine.base.hardware
+        return {slot: _evaluation(losses[slot], eval_rows, groups, hardware) for slot in slots}
 
     @torch.no_grad()
     def _row_losses(self, together: Sequence[Segment]) -> list[Sequence[torch.Tensor]]:
@@ -272,7 +273,7 @@ class AdapterPack:
 
 
 def _evaluation(
-    losses: Sequence[torch.Tensor], rows: Sequence[dataset.TokenRow], hardware: str
+    losses: Sequence[torch.Tensor], rows: Sequence[dataset.TokenRow], groups: tuple[int, ...], hardware: str
 ) -> Evaluation | Failure:
     totals, tokens = tuple(float(of_row.double().sum()) for of_row in losses), tuple(map(len, losses))
     metrics = qlora_metrics.evaluate(totals, tokens)
@@ -282,7 +283,14 @@ def _evaluation(
     if wrong:
         return Failure(kind="diverged", message=", ".join(wrong))
     values = qlora_metrics.row_values(totals, tokens)
-    return Evaluation(metrics=metrics, row_losses=totals, row_tokens=tokens, row_values=values, hardware=hardware)
+    return Evaluation(
+        metrics=metrics,
+        row_losses=totals,
+        row_tokens=tokens,
+        row_groups=groups,
+        row_values=values,
+        hardware=hardware,
+    )
 
 
 def _is_flat(losses: Sequence[torch.Tensor], rows: Sequence[dataset.TokenRow]) -> bool:

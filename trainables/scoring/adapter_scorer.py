@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path
@@ -78,6 +77,7 @@ class AdapterScorer:
         return ScoringResult(
             scores={name: each for name, each in scores.items() if each is not None},
             hardware=self._base.hardware,
+            row_groups=split.groups,
             fingerprint=fingerprint,
             samples=samples,
             ends=self._ends(split),
@@ -163,9 +163,7 @@ class AdapterScorer:
         data, name = _source(self._spec.data_spec, which)
         renderer = Renderer(data, self._tokenizer)
         held_out = data.eval is None and name == "eval"
-        rest = iter(
-            deque(sources.read(data, "train"), maxlen=data.eval_examples) if held_out else sources.read(data, name)
-        )
+        rest = (row for _, row, _ in (sources.divided(data)[1] if held_out else sources.placed(data, name)))
         for number, wanted in enumerate(kept, 1):
             for row in rest:
                 (encoded,) = renderer.encode([renderer.text(row)])

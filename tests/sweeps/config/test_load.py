@@ -10,6 +10,7 @@ from sweep_files import QLORA, TOY, write_rows
 
 from sweeps.config import components, load
 from sweeps.config.load import Sweep
+from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError
 
 
@@ -110,6 +111,21 @@ def test_a_data_set_of_the_hub_is_no_path(here: Path) -> None:
 
 
 # The space
+
+
+def test_a_file_has_its_rows_held_out_drawn_and_a_saved_sweep_that_does_not_say_so_the_last_ones(here: Path) -> None:
+    write_rows(here.parent / "files")
+    write_rows(here.parent / "files", "others.jsonl", first=40)
+    data = [
+        loaded(here, QLORA, *changes).config.data
+        for changes in ([], ["data.hold_out=last"], ["data.eval=../files/others.jsonl"])
+    ]
+    assert [each.hold_out for each in data if each is not None] == ["drawn", "last", "last"]
+    kept = loaded(here, QLORA).config.model_dump(mode="json")
+    assert SweepConfig.model_validate(kept) == loaded(here, QLORA).config
+    del kept["data"]["hold_out"], kept["data"]["group_by"]  # as earlier versions kept it
+    before = SweepConfig.model_validate(kept).data
+    assert before is not None and before.hold_out == "last"
 
 
 def test_a_named_space_is_written_out(here: Path) -> None:

@@ -120,11 +120,11 @@ def test_hub_rows_are_prepared_like_a_file(
     made.clear()
     prepare("a/b", revision="main")
     prepare("a/b", revision="main")
-    assert made == ["train", "train"], "a branch may move: no cache"
+    assert made == ["train"] * 6, "a branch may move: no cache"
     made.clear()
     pinned = {"revision": "0123456789" * 4}
     assert prepare("a/b", **pinned) == prepare("a/b", **pinned) == local
-    assert made == ["train"], "a commit cannot move"
+    assert made == ["train"] * 3, "a commit cannot move"
 
 
 def test_chats_and_text_are_prepared(prepare: Prepare, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -255,11 +255,11 @@ def test_same_rows_elsewhere_come_from_the_cache(
     copy = tmp_path / "copy.jsonl"
     copy.write_bytes(train.read_bytes())
     assert prepare(copy) == first
-    assert made == ["train"]
+    assert made == ["train"] * 3, "once to say which rows are held out, and once for each part"
     test = write(tmp_path / "test.jsonl", [{"question": f"Why {n}?", "answer": "So."} for n in range(10)])
     with_test = [prepare(copy, test=str(test)) for _ in range(2)]
     assert with_test == [first] * 2, "rows that only promotion sees change nothing"
-    assert made == ["train", "train", "test"]
+    assert made == ["train"] * 6 + ["test"]
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_other_reading_of_the_rows_is_prepared_anew(
 ) -> None:
     prepare(train)
     prepare(train, **change)
-    assert made == ["train", "train"]
+    assert made == ["train"] * 6
 
 
 def test_other_tokenizer_is_prepared_anew(train: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -317,7 +317,7 @@ def test_damaged_cache_is_made_again(
     whole = file.read_bytes()
     file.write_bytes(damage(whole))
     assert prepare(train) == first
-    assert made == ["train", "train"]
+    assert made == ["train"] * 6
     assert file.read_bytes() == whole
 
 

@@ -160,11 +160,9 @@ def test_nothing_but_empty_answers_is_an_error(tmp_path: Path, part: str) -> Non
 def test_rows_held_out_may_stand_among_the_others(tmp_path: Path) -> None:
     data = spec(tmp_path, [*pairs(30), *pairs(9, 40), *pairs(1)], None, eval_examples=10)
     (line,) = told(data, tmp_path)
-    assert line.startswith(
-        "data.train, its last rows, held out: rows that are also in data.train, 1 of 10, the first on"
-    )
+    assert line.startswith("data.train, its rows held out: rows that are also in data.train, 1 of 10, the first on")
     data = spec(tmp_path, pairs(10) * 2, None, eval_examples=10)
-    with pytest.raises(DataError, match=r"data\.train, its last rows, held out: all 10 rows are also in data.train"):
+    with pytest.raises(DataError, match=r"data\.train, its rows held out: all 10 rows are also in data.train"):
         prepared(data, tmp_path)
 
 

@@ -78,6 +78,15 @@ def test_value_that_cannot_be_text_is_an_error(row: dict[str, object], says: str
         templates.parse("completion", "{answer}").fill(row)
 
 
+def test_a_chat_in_place_of_the_columns_is_told_of() -> None:
+    row = {"message": "x", "messages": [{"role": "user", "content": "Hi"}]}
+    problem = templates.absent(spec(prompt="{massages}", completion="{message}"), row, "d.jsonl")
+    assert problem == [
+        "data.prompt: {massages} is not a column of d.jsonl; columns: message, messages; for a chat set "
+        "data.messages=messages data.prompt=null data.completion=null"
+    ]
+
+
 @pytest.mark.parametrize(
     ("fields", "problems"),
     [
@@ -108,7 +117,7 @@ def test_value_that_cannot_be_text_is_an_error(row: dict[str, object], says: str
     ],
 )
 def test_absent_columns_are_named_with_the_nearest_one(fields: dict[str, str], problems: list[str]) -> None:
-    assert templates.absent(spec(**fields), ("question", "answer"), "d.jsonl") == problems
+    assert templates.absent(spec(**fields), {"question": "", "answer": ""}, "d.jsonl") == problems
 
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import packs
@@ -336,6 +337,15 @@ def test_eval_loss_is_the_mean_over_completion_tokens_and_holds_every_row():
     assert found.row_losses == pytest.approx(expected, abs=1e-4)
     assert found.row_tokens == tuple(row.labels for row in rows)
     assert found.loss == pytest.approx(sum(expected) / sum(found.row_tokens), abs=FP32)
+
+
+def test_groups_of_rows_go_into_each_evaluation():
+    rows = packs.rows()
+    groups = tuple(range(len(rows.eval)))
+    pack = packs.pack(data=replace(rows, eval=replace(rows.eval, groups=groups)))
+    pack.open(0, TRIAL)
+    assert evaluation(pack, 0).row_groups == pack.evaluate_base().row_groups == groups
+    assert packs.pack().evaluate_base().row_groups == ()
 
 
 @torch.no_grad()

@@ -98,7 +98,8 @@ def test_a_file_to_decide_by_is_compared_with_the_training_rows_by_content(train
     file.write_text("".join([*new, seen[3]]))
     look = requests.look_at_rows(base.data, str(file))
     assert look.problems == ()
-    (warning,) = look.warnings
+    warning, unlike = look.warnings
+    assert unlike.startswith("--eval-data: rows unlike those of data.train, far beyond chance: other ")
     assert warning.startswith("--eval-data: rows that are also in data.train, 1 of 11, the first on line 11")
     file.write_text("".join(seen[3:5]))
     (problem,) = requests.look_at_rows(base.data, str(file)).problems
@@ -188,6 +189,26 @@ def test_samples_are_of_the_rows_that_were_scored_also_after_rows_that_were_left
         # The same sums in another order, over up to 20 tokens.
         found = torch.nn.functional.cross_entropy(logits, ids[0, sample.labelled[0] :], reduction="sum")
         assert float(found) == pytest.approx(row_loss, abs=2e-4)
+
+
+def test_groups_go_with_the_rows_that_are_scored(trained, tmp_path):
+    base, _, scorer, _ = trained
+    files = {}
+    for name, start in (("train", 0), ("test", 100)):
+        lines = [{"question": f"q{n}", "answer": f"a{n}", "doc": (n * 7) % 15} for n in range(start, start + 30)]
+        files[name] = str(tmp_path / f"{name}.jsonl")
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    fields = {**files, "eval": None, "eval_examples": 8, "hold_out": "drawn", "group_by": "doc"}
+    scorer._spec = base.model_copy(update={"data": base.data.model_copy(update=fields)})
+    try:
+        for rows in ("eval", "held_out", "test", files["test"]):
+            answer = scorer.score(ScoringRequest(rows=rows, with_base=True, samples=2))
+            assert len(answer.row_groups) == len(answer.scores[BASE].row_losses)
+            count = 4 if rows in ("eval", "held_out") else 15
+            assert [answer.row_groups.count(group) for group in range(count)] == [2] * count
+            assert [sample.columns["question"][0] for sample in answer.samples] == ["q"] * 2
+    finally:
+        scorer._spec = base
 
 
 def test_samples_of_a_plain_text_have_no_columns(trained):

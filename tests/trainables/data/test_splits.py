@@ -1,0 +1,165 @@
+"""Rows held out are drawn by whole groups, and groups go with the rows that are evaluated on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+
+from trainables.data import dataset, preview, sources
+from trainables.errors import DataError
+from trainables.specs import DataSpec
+
+
+def write(path: Path, rows: Sequence[Mapping[str, object]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def rows(count: int, of_group: int = 1, start: int = 0) -> list[dict[str, object]]:
+    return [
+        {"question": f"What is {n}?", "answer": f"It is {n}.", "doc": f"d{(n - start) // of_group + start}"}
+        for n in range(start, start + count)
+    ]
+
+
+def spec(train: str, **fields: Any) -> DataSpec:
+    return DataSpec(**{"train": train, "prompt": "{question}", "completion": "{answer}", "eval_examples": 10, **fields})
+
+
+def answers(split: dataset.Split) -> list[str]:
+    decode = tiny_models.tokenizer().decode
+    return [decode(row.ids[row.labelled].tolist()).removesuffix("<|end|>") for row in map(split.row, range(len(split)))]
+
+
+def prepared(data: DataSpec, cache: Path) -> dataset.Splits:
+    return dataset.load(dataset.prepare(data, tiny_models.tokenizer(), cache).payload)
+
+
+def test_rows_held_out_are_drawn_and_keep_the_order_of_the_file(tmp_path: Path) -> None:
+    train = write(tmp_path / "a.jsonl", rows(300))
+    drawn = prepared(spec(train, hold_out="drawn", eval_examples=60), tmp_path)
+    last = prepared(spec(train, eval_examples=60), tmp_path)
+    numbers = [int(answer[6:-1]) for answer in answers(drawn.eval)]
+    assert answers(last.eval) == [f"It is {n}." for n in range(240, 300)]
+    assert numbers == sorted(numbers)
+    assert len(numbers) == 60
+    assert sorted(answers(drawn.train) + answers(drawn.eval)) == sorted(f"It is {n}." for n in range(300))
+    # Of 60 rows drawn from five parts of the file, 12 fall into each, give or take 3.1: 3 is one in 500.
+    assert min(np.bincount(np.array(numbers) // 60, minlength=5)) >= 3
+
+
+def test_the_draw_is_the_same_for_the_same_rows_and_changes_little_when_rows_are_added() -> None:
+    data = spec("a.jsonl", hold_out="drawn", eval_examples=50)
+    first, again, more = (sources.held_out(data, rows(count)) for count in (500, 500, 510))
+    assert first == again
+    assert sum(more) == 50
+    # A row that is added takes a place with the chance 50 / 510: of ten rows about one does.
+    assert sum(one and not other for one, other in zip(first, more, strict=False)) <= 5
+
+
+@pytest.mark.parametrize("hold_out", ["drawn", "last"])
+def test_a_group_is_never_on_both_sides(tmp_path: Path, hold_out: str) -> None:
+    mixed = sorted(rows(60, of_group=4), key=lambda row: str(row["question"])[::-1])
+    data = spec(write(tmp_path / "a.jsonl", mixed), group_by="doc", hold_out=hold_out)
+    held = sources.held_out(data, mixed)
+    sides = [
+        {row["doc"] for row, is_held in zip(mixed, held, strict=True) if is_held is side} for side in (True, False)
+    ]
+    assert not sides[0] & sides[1]
+    assert len(sides[0]) == 2, "10 rows are two groups of 4; a third one would be cut"
+    splits = prepared(data, tmp_path)
+    assert len(splits.eval) == sum(held) == 8
+    wanted = [row["doc"] for row, is_held in zip(mixed, held, strict=True) if is_held]
+    assert [wanted.index(doc) for doc in wanted] == [splits.eval.groups.index(group) for group in splits.eval.groups]
+    assert splits.train.groups == ()
+    found = preview.preview(data)
+    assert (found.train_rows, found.eval_rows, found.problems) == (52, 8, ())
+
+
+def test_groups_that_are_larger_than_what_is_held_out_are_told_of(tmp_path: Path) -> None:
+    data = spec(write(tmp_path / "a.jsonl", rows(60, of_group=20)), group_by="doc", hold_out="drawn")
+    says = "data.eval_examples: each group of data.group_by doc has more than 10 rows: raise it"
+    assert preview.preview(data).problems[0].startswith(says)
+    with pytest.raises(DataError, match=says):
+        prepared(data, tmp_path)
+
+
+def test_groups_on_both_sides_of_given_files_are_told_of(tmp_path: Path) -> None:
+    train = write(tmp_path / "a.jsonl", rows(60, of_group=2))
+    others = rows(28, 2, start=100)
+    others[3]["doc"], others[9]["doc"] = "d4", "d4"
+    given = {"eval": write(tmp_path / "b.jsonl", others), "test": write(tmp_path / "c.jsonl", rows(30, 2, 200))}
+    data = spec(train, group_by="doc", eval_examples=None, **given)
+    (line,) = preview.preview(data).warnings
+    assert line.startswith(
+        "data.eval: rows of which data.train has the group (data.group_by: doc), 2 of 28, the first on line 4: "
+    )
+    assert dataset.prepare(data, tiny_models.tokenizer(), tmp_path).summary.warnings == (line,)
+    assert preview.preview(data.model_copy(update={"group_by": None})).warnings == ()
+
+
+def test_few_groups_to_evaluate_on_are_told_of(tmp_path: Path) -> None:
+    train, held = write(tmp_path / "a.jsonl", rows(60, 2)), write(tmp_path / "b.jsonl", rows(40, 10, start=100))
+    (line,) = preview.preview(spec(train, eval=held, group_by="doc", eval_examples=None)).warnings
+    assert line.startswith("data.eval: 4 groups can hardly tell adapters apart: give 30 or more")
+
+
+def test_a_column_of_groups_that_is_not_there_is_named(tmp_path: Path) -> None:
+    train = write(tmp_path / "a.jsonl", rows(30))
+    held = write(tmp_path / "b.jsonl", [{"question": f"q{n}", "answer": "a", "dok": n} for n in range(12)])
+    (problem,) = sources.check(spec(train, eval=held, group_by="doc"))
+    assert problem == f"data.group_by: doc is not a column of {held}; columns: question, answer, dok; did you mean dok?"
+    rest = rows(30)
+    rest[7]["doc"], rest[25]["doc"] = " ", None
+    data = spec(write(tmp_path / "c.jsonl", rest), group_by="doc")
+    (problem,) = sources.check(data)
+    assert problem.startswith(f"data.train: {data.train}, line 8: column 'doc' is empty: name the row's group")
+    with pytest.raises(DataError, match=r"c\.jsonl, line 8: column 'doc' is empty"):
+        prepared(data, tmp_path)
+
+
+def test_groups_and_a_draw_are_another_split_and_a_sweep_without_them_keeps_its_name(tmp_path: Path) -> None:
+    train = write(tmp_path / "a.jsonl", rows(30))
+    forms = [
+        sources.fingerprint(spec(train, **said))["form"]
+        for said in ({}, {"hold_out": "drawn"}, {"group_by": "doc"}, {"eval": train, "hold_out": "drawn"})
+    ]
+    assert forms[0] == forms[3] == "7eb9ec6914f4313c"
+    assert len(set(forms)) == 3
+
+
+def test_a_chat_is_one_unit_and_has_no_group(tmp_path: Path) -> None:
+    turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user", "assistant")]
+    chats = [{"chat": [{"role": "user", "content": str(n)}, *turns[1:]]} for n in range(40)]
+    data = DataSpec(train=write(tmp_path / "a.jsonl", chats), messages="chat", train_on="all", eval_examples=10)
+    splits = prepared(data, tmp_path)
+    assert (len(splits.train), len(splits.eval), splits.eval.groups) == (30, 10, ())
+
+
+def test_a_file_sorted_by_class_is_told_of_where_it_is_cut_and_not_where_it_is_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("question,answer\n" + "".join(f"message {n},{'abc'[n // 100]}\n" for n in range(300)))
+    last = spec(str(path), eval_examples=50, completion=" {answer}")
+    (line,) = preview.preview(last).warnings
+    assert line.startswith(
+        "data.train, its rows held out: rows unlike those of data.train, far beyond chance: other completions ('c': "
+        "100% of them, 20% in data.train): "
+    )
+    assert line.endswith("or take data.hold_out: drawn")
+    assert dataset.prepare(last, tiny_models.tokenizer(), tmp_path).summary.warnings == (line,)
+    drawn = last.model_copy(update={"hold_out": "drawn"})
+    assert preview.preview(drawn).warnings == ()
+    assert {answer.strip() for answer in answers(prepared(drawn, tmp_path).eval)} == {"a", "b", "c"}
+    # A file of its own, of which the first rows are of one class.
+    (line,) = preview.preview(last.model_copy(update={"eval": write_other(tmp_path)})).warnings
+    assert line.startswith("data.eval: rows unlike those of data.train, far beyond chance: other completions ('a': ")
+
+
+def write_other(folder: Path) -> str:
+    return write(folder / "b.jsonl", [{"question": f"other {n}", "answer": "abc"[n // 100]} for n in range(300)])
