@@ -33,6 +33,7 @@ def test_the_best_adapter_becomes_the_champion(world):
     lines = iter(said)
     assert [step for step in steps if not any(line.startswith(step) for line in lines)] == [], said
     assert "evaluating candidates on the rows that the sweep was scored on" in said
+    assert any(line.startswith("40 rows: about 1 case in 13 (7.5%) may be worse by any amount") for line in said)
 
 
 def test_candidates_are_the_ranked_trials_only(world):
@@ -57,7 +58,9 @@ def test_the_version_tells_its_lineage(world):
     assert "promotion.forced" not in tags
     version = world.client.get_model_version(MODEL, "1")
     assert version.run_id == trial.run_id
-    assert re.match(r"Loss \d\.\d{4} on 40 rows of data.test: .* lower than the base", version.description)
+    assert re.match(
+        r"Loss \d\.\d{4} on data.test: .* lower than the base \(9.*% interval .* on 40 rows", version.description
+    )
     assert "qsweep promote" in world.client.get_registered_model(MODEL).description
 
 

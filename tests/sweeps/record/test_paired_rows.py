@@ -111,8 +111,8 @@ def test_several_gains_have_the_intervals_that_they_have_alone() -> None:
 def test_gains_that_are_the_same_on_every_row_have_an_interval_without_width_that_says_so(rows: int) -> None:
     tokens = [10 + row % 7 for row in range(rows)]
     (found,) = intervals([[0.1 * count for count in tokens]], tokens, 0.99)
-    assert (found.low, found.carried_by) == (pytest.approx(0.1), 0)
-    assert found.high == found.low
+    assert found.carried_by == 0
+    assert found.high == found.low == pytest.approx(0.1)
     words = in_words(found[:2], 0.99, counted_units(rows, False), found.carried_by)
     assert words.endswith(", the same on each")
 

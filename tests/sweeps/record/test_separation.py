@@ -260,6 +260,20 @@ def test_rows_are_counted_without_their_copies() -> None:
     assert (found.rows, found.is_narrow) == (12, True)
 
 
+def grouped(one: Evaluation, size: int) -> Evaluation:
+    """The same rows, so many of which belong together."""
+    return one.model_copy(update={"row_groups": tuple(row // size for row in range(len(one.row_losses)))})
+
+
+def test_rows_of_a_group_count_as_one() -> None:
+    other = evaluation(0.05, noise=0.3)
+    alone, found = separated(a=other), separated(grouped(BEST, 4), a=grouped(other, 4))
+    assert (alone.rows_in_words, found.rows_in_words) == ("40 rows", "10 groups of rows")
+    assert (found.rows, found.is_narrow, found.as_json()["is_grouped"]) == (10, True, True)
+    assert found.trials[0].low != alone.trials[0].low
+    assert separated(grouped(BEST, 5), a=grouped(other, 5)).trials[0].unknown == separation.FEW_COPIES
+
+
 def test_copies_of_a_few_rows_tell_nothing() -> None:
     found = separated(copied(evaluation(rows=9), 5), a=copied(evaluation(0.5, rows=9), 5)).trials[0]
     assert (found.apart, found.unknown) == (None, "fewer than 10 different evaluation rows, or groups of rows")
