@@ -17,7 +17,7 @@ from typing import Any
 import safetensors.torch
 import tiny_models
 
-from cluster.scoring_host import ScoringHost
+from cluster.scoring_process import WideHost
 from sweeps import saved_sweep
 from sweeps.config.model import SweepConfig
 from sweeps.promotion import version_files
@@ -164,7 +164,7 @@ def broken(files: Mapping[str, bytes]) -> dict[str, bytes]:
     return {**files, "adapter_model.safetensors": none}
 
 
-class InProcess(ScoringHost):
+class InProcess(WideHost):
     """Scores in this process, and believes a packaged model: what one really answers has its own test."""
 
     def __init__(self, base: TrialSpec) -> None:
