@@ -50,7 +50,7 @@ def test_product_files_are_short():
 
 
 def test_test_files_are_short():
-    assert longer(TESTS, 400) == {}
+    assert longer(TESTS, 600) == {}
 
 
 def test_functions_of_the_product_are_short():
