@@ -23,7 +23,7 @@ def pairs(count: int, start: int = 0) -> list[dict[str, object]]:
 def spec(
     folder: Path, train: Sequence[Mapping[str, object]], held: Sequence[Mapping[str, object]], **fields: Any
 ) -> DataSpec:
-    form = {} if "messages" in fields else {"prompt": "{question}", "completion": "{answer}"}
+    form: dict[str, Any] = {} if "messages" in fields else {"prompt": "{question}", "completion": "{answer}"}
     for name, rows in (("train", train), ("eval", held)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return DataSpec(train=str(folder / "train.jsonl"), eval=str(folder / "eval.jsonl"), **form, **fields)
