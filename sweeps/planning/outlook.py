@@ -56,8 +56,6 @@ class Outlook:
     """Trials at each report point, rounded to a tenth."""
     steps: Range
     """Optimizer steps of all trials."""
-    totals: tuple[int, ...]
-    """See `Work.totals`."""
     evaluations: float
     """Of all trials, and one of the base."""
     tokens: float | None
@@ -69,6 +67,8 @@ class Outlook:
     """None when no rate is known."""
     rate: str
     """Where the cost comes from, in words, or how to know it."""
+    totals: tuple[int, ...] = ()
+    """See `Work.totals`."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain data; of the cost, `seconds` and `gpu_hours` with their ranges, and `worst_seconds`."""

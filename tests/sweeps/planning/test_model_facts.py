@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import hub_servers
 import pytest
-from model_folders import write_folder
-from sweep_files import write_rows
+from model_folders import LLAMA, write_folder
+from sweep_files import QLORA, write_rows
+from typer.testing import CliRunner
 
+from sweeps.cli import app
 from sweeps.config import load
 from sweeps.errors import ConfigError
 from sweeps.planning import this_machine
@@ -98,3 +102,16 @@ def test_a_folder_is_the_same_however_it_is_written(tmp_path: Path, of: str) -> 
     (tmp_path / "s.yaml").write_text(FOLDER.replace("OF", of))
     with pytest.raises(ConfigError, match=r"model\.facts: are not those of .* layers 3, where the model has 2"):
         load.load("../s.yaml", ["model.facts.layers=3"], elsewhere)
+
+
+def test_a_plan_reads_the_configuration_that_the_hub_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path)
+    (tmp_path / "s.yaml").write_text(QLORA)
+    with hub_servers.serving() as hub:
+        hub_servers.use(monkeypatch, hub.url, tmp_path / "cached")
+        hub.models["hub/model"] = {"config.json": json.dumps(LLAMA).encode(), "model.safetensors": b""}
+        told = CliRunner().invoke(app, ["plan", "s.yaml"]).stderr
+    assert "engine: flat" in told
+    assert "      memory: " in told
+    assert "not in the hub's cache" not in told

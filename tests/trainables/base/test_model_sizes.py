@@ -222,7 +222,7 @@ def test_facts_are_judged_by_the_cache_of_the_hub(tmp_path: Path, monkeypatch: p
 
 
 def test_facts_of_another_source_are_neither_used_nor_judged(tmp_path: Path) -> None:
-    facts = ModelFacts(**OF_LLAMA | {"layers": 80}, of="owner/other")
+    facts = ModelFacts.model_validate({**OF_LLAMA, "layers": 80, "of": "owner/other"})
     folder = write_folder(tmp_path)
     assert model_source.check(ModelSpec(source=str(folder), facts=facts)) == []
     found = model_source.facts(ModelSpec(source=str(folder), facts=facts))
