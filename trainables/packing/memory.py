@@ -184,14 +184,15 @@ def saturating_slots(parameters: int, device: Device, tokens_per_step: int) -> i
     """Returns the number of slots, 1 to 16, above which more slots do not train faster.
 
     A GPU is busy with about 2,500 tokens per pass if the model has a billion parameters or more, and with about 8,000
-    if it is smaller, since launching kernels then takes most of a step. On a CPU more than about 1,000 tokens gain
-    little: SmolLM2-135M at 220 tokens per slot gained 20 % from one slot to two, and 7 % from two to four.
+    if it is smaller, since launching kernels then takes most of a step. On a CPU more than about 500 tokens gain
+    little and cost memory: SmolLM2-135M at 220 tokens per slot gained 20 % from one slot to two, and 7 % from two to
+    four.
 
     Args:
         tokens_per_step: tokens of one micro-batch of one slot, padding not counted.
     """
     gpu_tokens = 2_500 if parameters >= 1_000_000_000 else 8_000
-    busy_tokens = 1_000 if device == "cpu" else gpu_tokens
+    busy_tokens = 500 if device == "cpu" else gpu_tokens
     return min(MAX_SLOTS, math.ceil(busy_tokens / tokens_per_step))
 
 
