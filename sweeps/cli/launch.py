@@ -53,6 +53,6 @@ def _look_for_tracking(uri: str) -> None:
     asked = Asked(tracking_uri=uri)
     facts = mlflow.look(asked)
     found = mlflow.judge(facts, facts, asked)
-    if found.state == "fail" and facts["kind"] != "sqlite" and facts.get("status") is None:
+    if found.state == "fail" and not facts.get("answers", True):
         way_out = "or launch with --offline: MLflow gets all events once it answers, or by qsweep resume"
         raise ConfigError([f"tracking.uri: {found.seen}: {found.mend}, {way_out}"])

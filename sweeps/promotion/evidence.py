@@ -70,7 +70,10 @@ def confirm(context: Context, candidates: Sequence[Candidate], scored: Scoring) 
     answer = scored.score(ScoringRequest(rows="eval", adapters=adapters))
     tokens = context.sweep.data_fingerprint
     if tokens is not None and answer.fingerprint[: len(tokens)] != tokens:
-        context.force("data: its tokens are not those that the sweep trained on")
+        context.force(
+            "data: its tokens are not those that the sweep trained on: rows, tokenizer or versions of the libraries "
+            "or of qsweep have changed"
+        )
     for candidate in candidates:
         context.say(_confirmed(candidate, answer))
 

@@ -225,7 +225,9 @@ def where(compared: Compared | None, trial: TrialRecord, best: TrialRecord) -> s
         return ""
     own, of_best = compared.steps
     if compared.point is None:
-        return f" at unequal steps ({label(trial.number)} at {own}, {label(best.number)} at {of_best})"
+        farthest = [max(each.points.values(), default=None) for each in (trial, best)]
+        at = "each at its best step" if farthest[0] == farthest[1] is not None else "at unequal steps"
+        return f" {at} ({label(trial.number)} at {own}, {label(best.number)} at {of_best})"
     if compared.steps == (trial.best_step, best.best_step):
         return ""
     at = f"at step {own}" if own == of_best else f"after {compared.point} examples"

@@ -29,7 +29,8 @@ def difference(what: str, rows: Counter[str], train: Counter[str], independent: 
     least = _LEAST_EXPECTED * (own + others) / min(own, others)
     shares = {value: (rows[value] / own, train[value] / others) for value in both}
     cells = [shares[value] for value, count in both.items() if count >= least]
-    cells.append((1 - sum(mine for mine, _ in cells), 1 - sum(theirs for _, theirs in cells)))
+    if len(cells) < len(both):
+        cells.append((1 - sum(mine for mine, _ in cells), 1 - sum(theirs for _, theirs in cells)))
     if sum(abs(mine - theirs) for mine, theirs in cells) / 2 < _LEAST_GAP:
         return ""
     from scipy.special import chdtrc  # here, as its import takes longer than most checks of a sweep file

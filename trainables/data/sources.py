@@ -27,6 +27,8 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 CHECKED_ROWS = 20
 COUNTED_ROWS = 2000
 """The most rows that `check` counts to see whether some are left to train on beside those held out."""
+_MOST_IN_LARGE = 0.1
+"""The part of the rows that may be in groups too large to be held out."""
 OTHER_TASK = "; leave data.test out with data.test=null if its rows are not of this task"
 """The end of the last problem that is told of the rows of `data.test`."""
 
@@ -172,12 +174,14 @@ def _file_problems(data: DataSpec, split: SplitName) -> list[str]:
 
 
 def held_out(data: DataSpec, rows: Iterable[Row]) -> list[bool]:
-    """Tells of each row of data.train whether it is held out: whole groups, at most `eval_examples` rows.
+    """Tells of each row of data.train whether it is held out: whole groups, until they have `eval_examples` rows.
 
-    Which ones are drawn follows from the order of the groups alone: sweeps on the same rows have the same split.
+    Which ones are drawn follows from the order of the groups alone: sweeps on the same rows have the same split. Groups
+    of more than `eval_examples` rows are not held out.
 
     Raises:
-        DataError: nothing would be left to train on, or each group is larger than what is to be held out.
+        DataError: nothing would be left to train on, or large groups hold more than a tenth of the rows: rows like
+            theirs would be missing from each evaluation.
     """
     column, most = data.group_by, data.eval_examples or 0
     groups = [number if column is None else str(row.get(column)) for number, row in enumerate(rows)]
@@ -185,16 +189,20 @@ def held_out(data: DataSpec, rows: Iterable[Row]) -> list[bool]:
         raise DataError(too_few_to_hold_out(data, len(groups)))
     sizes, drawing = Counter(groups), random.Random(0)
     drawn = {group: drawing.random() for group in sizes}  # each its own number: rows that are added change few of them
-    held = set()
-    for group in sorted(sizes, key=drawn.__getitem__) if data.hold_out == "drawn" else reversed(sizes):
-        if sizes[group] <= most:
-            held.add(group)
-            most -= sizes[group]
-    if groups and not held:
+    held, rows_held = set(), 0
+    in_large = sum(size for size in sizes.values() if size > most)
+    if in_large > _MOST_IN_LARGE * len(groups):
         raise DataError(
-            f"data.eval_examples: each group of data.group_by {column} has more than {most} rows: raise it, as whole "
-            "groups are held out, or give data.eval"
+            f"data.eval_examples: groups of data.group_by {column} with more than {most} rows have {in_large} of all "
+            f"{len(groups)} rows, and could not be held out: raise it, to {max(sizes.values())} for all groups, or "
+            "give data.eval"
         )
+    for group in sorted(sizes, key=drawn.__getitem__) if data.hold_out == "drawn" else reversed(sizes):
+        if rows_held < most and sizes[group] <= most:
+            held.add(group)
+            rows_held += sizes[group]
+    if groups and rows_held == len(groups):
+        raise DataError(too_few_to_hold_out(data, len(groups)))
     return [group in held for group in groups]
 
 

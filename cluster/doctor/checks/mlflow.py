@@ -87,7 +87,7 @@ def _server(uri: str) -> dict[str, Any]:
             verify=os.environ.get("MLFLOW_TRACKING_INSECURE_TLS") != "true",
         )
     except (requests.RequestException, ValueError) as error:
-        return {**facts, "said": _cause(error)}
+        return {**facts, "said": _cause(error), "answers": False}
     return {**facts, "status": answer.status_code, "said": " ".join(answer.text[:200].split())}
 
 
@@ -135,4 +135,6 @@ def _database(uri: str, kind: str, client: str) -> dict[str, Any]:
             **facts,
             "problem": f"{kind}: {_cause(error)}",
             "mend": "start the database, or mend tracking.uri",
+            # Parameters may name another place, such as a socket or several hosts.
+            "answers": isinstance(error, ValueError) or urlsplit(uri).hostname is None,
         }

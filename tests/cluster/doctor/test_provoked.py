@@ -291,6 +291,20 @@ def test_a_database_that_does_not_listen_is_a_failure():
     assert "package nosuchclient is missing" in missing.seen
 
 
+def test_a_launch_is_stopped_by_a_database_only_where_its_place_is_named_and_nothing_answers():
+    """Parameters name other places, several hosts have several ports, and some clients are modules of other names."""
+    port = mlflow_servers.free_port()
+    there = f"postgresql+json://me:secret@127.0.0.1:{port}/mlflow"
+    others = (
+        "postgresql+json://u@/db?host=/nowhere",
+        f"postgresql+json://u@h1:{port},h2:{port}/db",
+        "mysql+nosuch://h/db",
+    )
+    look = contract.find("mlflow").look
+    asked = [look(Asked(tracking_uri=uri)).get("answers", True) for uri in (there, *others)]
+    assert asked == [False, True, True, True]
+
+
 # Model and data
 
 

@@ -33,6 +33,11 @@ def test_one_class_of_two_is_told_of_from_thirty_rows_on_and_not_where_they_are_
     assert difference("labels", Counter(c=30), train, 1.0) == "other labels ('c': 100% of them, 0% in data.train)"
 
 
+def test_two_values_have_one_degree_of_freedom() -> None:
+    """All 24 rows of one class where training has about half: chi-square 26, of which chance is 4 in ten million."""
+    assert difference("labels", Counter(a=24), Counter(a=187, b=213), 1.0)
+
+
 def test_a_small_difference_and_values_that_are_all_different_are_none() -> None:
     assert difference("labels", Counter(a=60_000, b=40_000), Counter(a=40_000, b=60_000), 1.0) == ""
     assert difference("labels", Counter(map(str, range(20))), Counter(map(str, range(20, 50))), 1.0) == ""

@@ -72,22 +72,35 @@ def test_a_group_is_never_on_both_sides(tmp_path: Path, hold_out: str) -> None:
         {row["doc"] for row, is_held in zip(mixed, held, strict=True) if is_held is side} for side in (True, False)
     ]
     assert not sides[0] & sides[1]
-    assert len(sides[0]) == 2, "10 rows are two groups of 4; a third one would be cut"
+    assert len(sides[0]) == 3, "10 rows are two groups of 4 and a part of a third one, which comes whole"
     splits = prepared(data, tmp_path)
-    assert len(splits.eval) == sum(held) == 8
+    assert len(splits.eval) == sum(held) == 12
     wanted = [row["doc"] for row, is_held in zip(mixed, held, strict=True) if is_held]
     assert [wanted.index(doc) for doc in wanted] == [splits.eval.groups.index(group) for group in splits.eval.groups]
     assert splits.train.groups == ()
     found = preview.preview(data)
-    assert (found.train_rows, found.eval_rows, found.problems) == (52, 8, ())
+    assert (found.train_rows, found.eval_rows, found.problems) == (48, 12, ())
 
 
 def test_groups_that_are_larger_than_what_is_held_out_are_told_of(tmp_path: Path) -> None:
     data = spec(write(tmp_path / "a.jsonl", rows(60, of_group=20)), group_by="doc", hold_out="drawn")
-    says = "data.eval_examples: each group of data.group_by doc has more than 10 rows: raise it"
+    says = "data.eval_examples: groups of data.group_by doc with more than 10 rows have 60 of all 60 rows"
     assert preview.preview(data).problems[0].startswith(says)
     with pytest.raises(DataError, match=says):
         prepared(data, tmp_path)
+
+
+def test_large_groups_are_held_out_as_often_as_small_ones() -> None:
+    """Else the rows that are evaluated on are of another kind: 40 long documents and 60 short ones."""
+    sizes = {f"long{n}": 120 for n in range(40)} | {f"short{n}": 10 for n in range(60)}
+    mixed = [{"doc": doc} for doc, size in sizes.items() for _ in range(size)]
+    data = spec("a.jsonl", group_by="doc", hold_out="drawn", eval_examples=600)
+    held = {row["doc"] for row, is_held in zip(mixed, sources.held_out(data, mixed), strict=True) if is_held}
+    # Of some 11 groups 4.4 are long, give or take 1.6: 2 is one in 14, and the draw is the same each time.
+    assert 2 <= sum(doc.startswith("long") for doc in held) <= 7
+    assert 600 <= sum(sizes[doc] for doc in held) < 720
+    with pytest.raises(DataError, match=r"with more than 100 rows have 4800 of all 5400 rows.*raise it, to 120 for"):
+        sources.held_out(data.model_copy(update={"eval_examples": 100}), mixed)
 
 
 def test_groups_on_both_sides_of_given_files_are_told_of(tmp_path: Path) -> None:
