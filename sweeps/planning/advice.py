@@ -38,6 +38,8 @@ def of_evaluation(config: SweepConfig, seen: Outlook, rows: RowShape | None) -> 
             "raise scheduler.grace_steps or reduction_factor for fewer of them"
         )
     count = rows.eval_rows if rows is not None else config.data.eval_examples if config.data is not None else None
+    if config.data is not None and config.data.group_by is not None:
+        count = None  # groups count, and how many there are is not known yet
     gap = QUANTILE * PAIRED_SPREAD / math.sqrt(max(1, count)) if count is not None else 0.0
     if count is not None and gap > COARSE:
         needed = math.ceil((QUANTILE * PAIRED_SPREAD / USUAL_GAP) ** 2)

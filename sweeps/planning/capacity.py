@@ -116,7 +116,7 @@ def memory_warnings(config: SweepConfig, machine: Machine, memory: int | None) -
     warnings = []
     if machine.unused is not None:
         warnings.append(
-            f"cluster.gpu_memory {machine.unused} is not used: the sweep runs on this machine's "
+            f"cluster.gpu and cluster.gpu_memory ({machine.unused}) are not used: the sweep runs on this machine's "
             f"{DEVICES[machine.device]}, as cluster.profile=local does; GPUs elsewhere are joined with "
             "cluster.profile=attached"
         )

@@ -194,7 +194,14 @@ def _bases(facts: VersionFacts) -> str:
 
 def _elsewhere(facts: VersionFacts) -> list[str]:
     """How to use the PEFT folder without this package, and where its answers end."""
-    lines = ["`artifacts/adapter` is a plain PEFT folder. This loads it on the base as in training:", "", "```python"]
+    lines = [
+        "`artifacts/adapter` is a plain PEFT folder. To bring it here:",
+        f"`mlflow artifacts download -u models:/{facts.model}/VERSION -d .`",
+        "A prompt has the form that `artifacts/base.json` says, and goes through the chat template of",
+        "`artifacts/tokenizer` where that has one. This loads the adapter on the base as in training:",
+        "",
+        "```python",
+    ]
     lines += [*facts.loading, "```", ""]
     rank = next((most for most in VLLM_RANKS if most >= int(facts.winner.params["r"])), None)
     if rank is not None:

@@ -29,6 +29,8 @@ _MARKUP = re.compile(r"<[|｜]|</?s>|<\w+_of_turn>|\[/?INST\]|<(bos|eos|pad|unk)
 """What many models have for special tokens."""
 _CHARACTERS = 4
 """About so many make a token."""
+_TEMPLATE = 30
+"""Tokens that many chat templates put around a prompt."""
 _OWN_TEMPLATE = "change the template in a copy of the model, or write the whole text with data.text"
 
 
@@ -152,7 +154,8 @@ class Findings:
     @property
     def are_doubtful(self) -> bool:
         """Whether a row may hold a special token, or max_length may leave no answer: the tokens tell."""
-        cuts_all = (self._shortest_prompt or 0) >= _CHARACTERS * self._data.max_length
+        shortest = (self._shortest_prompt or 0) / _CHARACTERS + _TEMPLATE
+        cuts_all = shortest >= self._data.max_length
         return self._may_be_marked or cuts_all
 
     def problems(self) -> list[str]:

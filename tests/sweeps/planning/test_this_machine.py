@@ -84,7 +84,9 @@ def test_the_plan_says_for_which_device_it_is(cluster: dict[str, Any], place: st
 def test_a_launch_is_planned_for_the_device_that_is_there() -> None:
     found = here(to_launch=True, gpu_memory="16GB")
     assert (found.device, found.place) == ("cpu", "on this machine")
-    assert found.warnings[0].startswith("cluster.gpu_memory 16GB is not used: the sweep runs on this machine's CPU")
+    assert found.warnings[0].startswith(
+        "cluster.gpu and cluster.gpu_memory (16GB) are not used: the sweep runs on this machine's CPU"
+    )
     assert here(to_launch=True, address="auto", gpu_memory="24GB").place.endswith("one of its GPUs of 24 GB")
 
 
@@ -93,7 +95,9 @@ def test_a_launch_on_this_machines_gpu_has_the_memory_that_it_has(monkeypatch: p
     monkeypatch.setattr(devices, "gpus", lambda: 1)
     found = here(to_launch=True, gpu_memory="999GB", slots_per_host=1)
     assert (found.device, found.place) == ("cuda", "on this machine")
-    assert found.warnings[0].startswith("cluster.gpu_memory 999GB is not used: the sweep runs on this machine's GPU")
+    assert found.warnings[0].startswith(
+        "cluster.gpu and cluster.gpu_memory (999GB) are not used: the sweep runs on this machine's GPU"
+    )
 
 
 @pytest.mark.usefixtures("no_gpu")
