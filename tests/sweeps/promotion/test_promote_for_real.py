@@ -119,8 +119,8 @@ def test_a_sweep_promotes_its_best_adapter_which_a_fresh_python_serves(tmp_path,
     # Libraries are silent, and the trial's own process had written the adapter's digest.
     assert "Traceback" not in done.stderr, done.stderr
     (warning,) = [line for line in done.stderr.split("sweep: ")[1].splitlines() if "arning" in line]
-    trained, plain = promoted["verdict"]["losses"][promoted["verdict"]["winner"]], promoted["unquantised_loss"]
-    assert f"loss {trained:.4f} on the base in nf4, {plain:.4f} on the base without quantisation; rows" in warning
+    trained, unquantised = promoted["verdict"]["losses"][promoted["verdict"]["winner"]], promoted["unquantised_loss"]
+    assert f"loss {trained:.4f} on the base in nf4, {unquantised:.4f} on the base without quantisation; rows" in warning
 
     client = MlflowClient(tracking_uri=uri)
     version = client.get_model_version(MODEL, "1")
@@ -129,7 +129,8 @@ def test_a_sweep_promotes_its_best_adapter_which_a_fresh_python_serves(tmp_path,
     [plain, adapted], served = fresh_python(PEFT + SERVED, tmp_path / "elsewhere", adapter, str(tmp_path / "base"), uri)
     assert adapted < plain
     assert (
-        f"On the base without quantisation {promoted['verdict']['winner']} has loss {plain:.4f}" in version.description
+        f"On the base without quantisation {promoted['verdict']['winner']} has loss {unquantised:.4f}"
+        in version.description
     )
     assert served["kinds"] == ["Linear4bit"]
     assert len(served["texts"]) == 2 and all(isinstance(text, str) for text in served["texts"])
