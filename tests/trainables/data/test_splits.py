@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_models
 
-from trainables.data import dataset, preview, sources
+from trainables.data import dataset, findings, preview, sources, templates
 from trainables.errors import DataError
 from trainables.specs import DataSpec
 
@@ -176,3 +176,12 @@ def test_a_file_sorted_by_class_is_told_of_where_it_is_cut_and_not_where_it_is_d
 
 def write_other(folder: Path) -> str:
     return write(folder / "b.jsonl", [{"question": f"other {n}", "answer": "abc"[n // 100]} for n in range(300)])
+
+
+@pytest.mark.parametrize(("max_length", "is_doubtful"), [(8, True), (30, True), (512, False)])
+def test_short_rows_are_held_against_max_length_with_what_a_template_adds(max_length: int, is_doubtful: bool) -> None:
+    """A question of a few words fits into 8 tokens; with the tokens of a chat template around it, it does not."""
+    found = findings.Findings(spec("a.jsonl").model_copy(update={"max_length": max_length}))
+    for number, row in enumerate(rows(3)):
+        found.add("train", templates.Placed(f"line {number}", row, 0))
+    assert found.are_doubtful is is_doubtful
