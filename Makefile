@@ -27,10 +27,10 @@ check: $(DEV)  ## format, lint, types, layers
 	$(BIN)/lint-imports --no-logo
 
 chaos: $(DEV) $(MODEL)  ## faults: what a trial does to its neighbours, and what becomes of a sweep
-	$(BIN)/pytest tests/chaos -m chaos -n 2 --dist worksteal
+	$(BIN)/pytest tests/chaos -m 'chaos and not chaos_long' -n 2 --dist worksteal
 
-chaos-long: $(DEV)  ## random faults, several in a row: QSWEEP_CHAOS_SCHEDULES of them from QSWEEP_CHAOS_SEED on
-	$(BIN)/pytest tests/chaos/test_random_schedules.py -m chaos_long -rP
+chaos-long: $(DEV) $(MODEL)  ## rare faults, and QSWEEP_CHAOS_SCHEDULES schedules of random ones from QSWEEP_CHAOS_SEED on
+	$(BIN)/pytest tests/chaos -m chaos_long -rP
 
 bench: $(DEV) $(MODEL)  ## speed: against plain Ray Tune, packed against alone, the driver, start-up (docs/speed.md)
 	$(BIN)/python -m tests.benchmarks

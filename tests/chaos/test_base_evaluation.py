@@ -24,10 +24,9 @@ def open_pack(base, data, cache):
 @pytest.mark.parametrize(
     ("trouble", "statement", "said"),
     [
-        ("raises", "raise KeyError('row 17')", "KeyError: 'row 17'"),
+        pytest.param("raises", "raise KeyError('row 17')", "KeyError: 'row 17'", marks=pytest.mark.chaos_long),
         ("kills its host", "os.kill(os.getpid(), signal.SIGKILL)", "its host died, twice"),
     ],
-    ids=["raises", "kills"],
 )
 def test_a_base_that_cannot_be_evaluated_is_told_and_the_sweep_goes_on(tmp_path, trouble, statement, said):
     variant = runs.variant(tmp_path, "faulty", FAULTY.format(trouble=trouble, statement=statement))

@@ -67,10 +67,11 @@ def test_the_second_ctrl_c_ends_at_once_and_resume_goes_on(tmp_path):
     ("words", "seen", "states"),
     [
         # Two trials take 16 s to their end, and the next two are on their way then.
-        ([*FIFO, "training.step_seconds=0.6"], 7, {"COMPLETED", "STOPPED"}),
-        ([*runs.TOY, "training.step_seconds=1"], 2, {"STOPPED"}),
+        pytest.param(
+            [*FIFO, "training.step_seconds=0.6"], 7, {"COMPLETED", "STOPPED"}, marks=pytest.mark.chaos_long, id="fifo"
+        ),
+        pytest.param([*runs.TOY, "training.step_seconds=1"], 2, {"STOPPED"}, id="asha"),
     ],
-    ids=["fifo", "asha"],
 )
 def test_a_used_up_wall_clock_ranks_what_was_trained_and_more_of_it_loses_no_step(tmp_path, words, seen, states):
     run = runs.start(tmp_path, "launch", *words, "budget.wall_clock=1h")
@@ -158,6 +159,7 @@ def test_a_disk_budget_without_room_for_another_adapter_ends_the_sweep_in_order(
     assert str(toy.START_LOSS) not in kept.read_text()
 
 
+@pytest.mark.chaos_long
 def test_parked_trials_keep_their_snapshots_within_the_disk_budget(tmp_path):
     run = runs.start(tmp_path, "launch", *runs.TOY, *runs.heavy(tmp_path), *OFTEN, "budget.disk=10MB")
     sweep = tmp_path / "results" / "toy"

@@ -48,6 +48,7 @@ def test_a_sweep_whose_folder_is_deleted_ends_as_failed_with_its_runs_closed(tmp
     assert "qsweep resume results" not in run.err.read_text()
 
 
+@pytest.mark.chaos_long
 def test_a_sweep_whose_folder_is_moved_ends_and_goes_on_at_the_new_place(tmp_path):
     elsewhere = tmp_path / "elsewhere"
     run = lost(tmp_path, lambda sweep: sweep.rename(elsewhere))

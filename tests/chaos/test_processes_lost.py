@@ -38,6 +38,7 @@ def test_lost_processes_cost_no_trial_and_double_nothing(tmp_path):
     assert "Traceback" not in run.err.read_text()
 
 
+@pytest.mark.chaos_long
 def test_all_hosts_lost_at_once(tmp_path):
     run, sweep = started(tmp_path, *FIFO, "cluster.hosts=2", "cluster.slots_per_host=1")
     runs.wait_for(lambda: len(runs.ray_processes(run, "Host")) == 2, run)

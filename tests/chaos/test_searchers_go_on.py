@@ -55,7 +55,7 @@ def points(sweep: Path) -> list[dict[str, Any]]:
     return list(begun.values())
 
 
-@pytest.mark.parametrize("kind", ["tpe", "prior"])
+@pytest.mark.parametrize("kind", ["tpe", pytest.param("prior", marks=pytest.mark.chaos_long)])
 def test_a_searcher_that_learns_draws_the_same_points_after_a_kill(tmp_path, kind):
     words = [*WORDS, *runs.variant(tmp_path, "held", HELD), f"searcher.kind={kind}"]
     hold = tmp_path / "held" / "hold"

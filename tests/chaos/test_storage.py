@@ -48,6 +48,7 @@ def test_a_full_disk_ends_the_sweep_in_order_and_resume_goes_on(tmp_path):
         assert {trial.state.value for trial in found.trials.values()} == {"COMPLETED"}
 
 
+@pytest.mark.chaos_long
 def test_a_disk_that_is_full_under_the_event_log_ends_the_sweep_in_order(tmp_path):
     words = ["launch", *runs.TOY, "scheduler.kind=fifo", "training.snapshot_every=1000", "storage=disk"]
     with mounted(tmp_path / "disk", "size=100k"):
@@ -74,6 +75,7 @@ def test_storage_that_cannot_be_written_is_refused_before_anything_starts(tmp_pa
         assert "Traceback" not in told
 
 
+@pytest.mark.chaos_long
 def test_a_sweep_that_became_read_only_is_refused_and_goes_on_once_it_can_be_written(tmp_path):
     with mounted(tmp_path / "disk", "size=50m"):
         run = runs.start(tmp_path, "launch", *WORDS, "storage=disk")

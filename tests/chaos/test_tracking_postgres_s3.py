@@ -104,6 +104,7 @@ def test_a_sweep_that_is_killed_goes_on_and_its_passwords_are_written_nowhere(kn
     assert secrets_found(known, tmp_path, ray_folder) == []
 
 
+@pytest.mark.chaos_long
 def test_without_the_password_training_goes_on_and_the_events_wait(team, tmp_path):
     words = ["launch", *runs.TOY, f"tracking.uri={team.uri}"]
     run = runs.start(tmp_path, *words, "budget.trials=2", QSWEEP_DRAIN_SECONDS="3")

@@ -85,6 +85,7 @@ def open_pack(base, data, cache):
 '''
 
 
+@pytest.mark.chaos_long
 def test_a_trial_whose_pack_raises_key_error_fails_with_its_words_and_is_not_leased_for_ever(tmp_path):
     words = [
         *runs.TOY, *runs.variant(tmp_path, "careless", CARELESS), "scheduler.kind=fifo", "budget.steps_per_trial=3",
@@ -129,6 +130,7 @@ def open_pack(base, data, cache):
 '''
 
 
+@pytest.mark.chaos_long
 def test_words_that_no_encoding_takes_end_their_own_trial_once(tmp_path):
     words = [
         *runs.TOY, *runs.variant(tmp_path, "hostile", HOSTILE), "scheduler.kind=fifo", "budget.steps_per_trial=9",
