@@ -30,7 +30,7 @@ chaos: $(DEV) $(MODEL)  ## faults: what a trial does to its neighbours, and what
 	$(BIN)/pytest tests/chaos -m 'chaos and not chaos_long' -n 2 --dist worksteal
 
 chaos-long: $(DEV) $(MODEL)  ## rare faults, and QSWEEP_CHAOS_SCHEDULES schedules of random ones from QSWEEP_CHAOS_SEED on
-	$(BIN)/pytest tests/chaos -m chaos_long -rP
+	$(BIN)/pytest -m chaos_long -rP
 
 bench: $(DEV) $(MODEL)  ## speed: against plain Ray Tune, packed against alone, the driver, start-up (docs/speed.md)
 	$(BIN)/python -m tests.benchmarks

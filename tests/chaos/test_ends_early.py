@@ -87,6 +87,9 @@ def test_a_used_up_wall_clock_ranks_what_was_trained_and_more_of_it_loses_no_ste
     assert states <= {trial.state.value for trial in found.trials.values()} <= {"STOPPED", "COMPLETED"}
     runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", len(found.trials))
     runs.assert_every_step_once(sweep)
+    tracked = {run.info.run_id: run for run in runs.assert_none_running(sweep, f"sqlite:///{tmp_path}/mlflow.db")}
+    parent = tracked[run.answer()["parent_run"]]
+    assert (parent.info.status, parent.data.tags["sweep.state"]) == ("FINISHED", "budget")
     again = runs.start(tmp_path, "resume", "results/toy")
     assert again.wait() == 0, again.err.read_text()
     assert again.answer()["states"] == run.answer()["states"]

@@ -15,7 +15,6 @@ import pytest
 import tiny_sweeps
 from mlflow import MlflowClient
 
-from sweeps.planning.trial_source import LEAST_REPLACED
 from sweeps.record.events import TrialReported, TrialStarted, TrialState
 from sweeps.record.folder import read_events
 from trainables import toy
@@ -219,45 +218,6 @@ def test_a_trial_that_diverges_is_failed_and_an_infeasible_one_is_replaced(start
     assert {trial.reason for trial in refused} == {"adapter.r: 300 exceeds 256"}
     (parent,) = mlflow_runs(home)[None]
     assert all(f"| t{trial.number:02d} | 300 |" in parent.data.tags["mlflow.note.content"] for trial in refused)
-
-
-def test_infeasible_points_are_replaced_so_often_and_then_the_sweep_ends_in_order(start, home):
-    space = "search_space={adapter.r: {randint: [257, 100000]}}"
-    run = start("toy", space, "budget.trials=3", "searcher.start_with_default=false", TWO)
-    assert ended(run) == 1, "there is no best trial"
-    answer, found = run.answer(), runs.record(home / "results" / "toy")
-    # Trials that were handed out with the last one may be infeasible too.
-    assert LEAST_REPLACED <= answer["states"]["INFEASIBLE"] < LEAST_REPLACED + 3
-    assert (answer["trials"], answer["best"]) == (answer["states"]["INFEASIBLE"], None)
-    assert found.ended.reason == "budget"
-    assert "no sweep replaces more than budget.trials, or 10: take such values out" in run.err.read_text()
-    assert list(mlflow_runs(home)) == [None]
-
-
-@pytest.mark.parametrize("long_enough", [("30s", "90s", "400s")], ids=["wall_clock"])
-def test_a_budget_that_is_used_up_ends_in_order(start, home, long_enough):
-    """The budget counts from the launch: on a slow machine a short one is over before the first report."""
-    for wall_clock in long_enough:
-        name = f"name=b{wall_clock}"
-        endless = ["budget.steps_per_trial=100000", "training.step_seconds=0.05", f"budget.wall_clock={wall_clock}"]
-        run = start("toy", name, *endless, "budget.trials=3", TWO)
-        code, answer = ended(run), run.answer()
-        if answer["best"] is not None:
-            break
-    assert code == 0, run.err.read_text()
-    assert answer["states"] == {"STOPPED": answer["trials"]}
-    assert runs.record(Path(answer["dir"])).ended.reason == "budget"
-    found = {
-        key: run
-        for key, tries in mlflow_runs(home).items()
-        for run in tries  # a try that was too short has runs of the same trials
-        if run.data.tags["sweep.id"] == answer["sweep"]
-    }
-    for key in specs(Path(answer["dir"])):
-        ends = (found[key].data.tags["sweep.state"], found[key].info.status)
-        assert ends in {("STOPPED", "KILLED"), ("STOPPED", "FINISHED")}
-    assert found[answer["best"]["trial_key"]].info.status == "KILLED"
-    assert (found[None].info.status, found[None].data.tags["sweep.state"]) == ("FINISHED", "budget")
 
 
 def assert_every_trial_ran_to_its_end(answer: dict, trials: int) -> None:

@@ -84,6 +84,7 @@ def test_hosts_follow_the_nodes_and_no_step_is_written_twice(tmp_path, cluster):
     runs.wait_for(lambda: cluster.left() == "")  # Ray hears of the driver's end after it
 
 
+@pytest.mark.chaos_long
 def test_trials_whose_processes_are_on_nodes_that_go_away_go_on_elsewhere(tmp_path, cluster):
     drained, killed = cluster.have(2)
     run, sweep = started(tmp_path, cluster, "budget.trials=3", trials_on_head=0)
@@ -106,6 +107,7 @@ def test_trials_whose_processes_are_on_nodes_that_go_away_go_on_elsewhere(tmp_pa
     runs.wait_for(lambda: cluster.left() == "")  # Ray hears of the driver's end after it
 
 
+@pytest.mark.chaos_long
 def test_a_sweep_that_loses_every_worker_waits_and_goes_on(tmp_path, cluster):
     [only] = cluster.have(1)
     run, sweep = started(tmp_path, cluster, "budget.trials=2")
@@ -141,7 +143,7 @@ def test_a_host_of_two_gpus_waits_for_a_machine_that_has_them(tmp_path, cluster)
     assert_nothing_lost(tmp_path, tmp_path / "results" / "toy", 1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.chaos_long)])
 def test_a_sweep_takes_what_it_was_allowed_and_leaves_nothing(tmp_path, cluster, number):
     cluster.have(2)
     run, sweep = started(tmp_path, cluster, "budget.trials=6", "cluster.hosts=1")

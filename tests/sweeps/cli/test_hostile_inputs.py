@@ -91,13 +91,34 @@ def test_more_mistakes_than_anyone_reads_are_counted(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["n" * 300, "n/" * 3000, "a\nb", "\x1b[31m", "~nobody/x", os.fsdecode(b"\xff")], ids=ascii
+    "name",
+    ["n" * 300, "n/" * 3000, "a\nb", "\x1b[31m", "~nobody/x", os.fsdecode(b"\xff")],
+    ids=lambda name: ascii(name)[:12],
 )
 def test_a_name_of_no_sweep_is_refused(folder: Path, name: str) -> None:
     for words in (["validate", name], ["resume", name], ["status", name], ["promote", name, "--model", "m"]):
         refused(folder, *words)
     assert "error: --eval-data: " in refused(folder, "promote", "x", "--model", "m", "--eval-data", name)
     refused(folder, "models", "--tracking-uri", f"sqlite:///{name}")
+
+
+@pytest.mark.parametrize("name", ["toy", "./toy"])
+def test_a_sweep_that_is_not_there_is_a_mistake(folder: Path, name: str) -> None:
+    for words in (["status", name], ["stop", name], ["stop", name, "t03"], ["add", name, "r=8"]):
+        assert "no sweep" in refused(folder, *words)
+
+
+def test_a_sweep_goes_on_by_its_name_as_it_is_asked_after_by_its_name(folder: Path) -> None:
+    assert refused(folder, "resume", "toy").startswith(
+        f"error: toy: no sweep of this id or name: there is no folder {folder}/results"
+    )
+    sweep = folder / "results" / "toy"
+    sweep.mkdir(parents=True)
+    (sweep / "config.json").write_text('{"sweep_id": "toy-1", "config": {"name": "toy", "seed": -1}}')
+    (folder / "toy").mkdir()  # a folder of that name that is no sweep's
+    # Found, and then refused for what its configuration holds.
+    for name in ("toy-1", "toy"):
+        assert refused(folder, "resume", name).startswith("error: seed: -1 must be at least 0")
 
 
 @pytest.mark.parametrize("address", ["http://head:8265", "ray://head:10001"])
@@ -146,28 +167,27 @@ def qsweep(folder: Path, *words: str, **environment: str) -> tuple[int, str, str
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
-@pytest.mark.parametrize("text", [f"{TOY}a: {'[' * 3000}", TOY + LAUGHS, QLORA.replace("rows.jsonl", "deep.jsonl")])
-def test_the_command_ends_with_a_line(folder: Path, text: str) -> None:
-    (folder / "s.yaml").write_text(text)
+def test_the_command_ends_with_a_line(folder: Path) -> None:
+    (folder / "s.yaml").write_text(TOY + LAUGHS)
     code, out, err = qsweep(folder, "launch", "s.yaml")
     assert (code, out) == (2, "")
     assert [line.split(":")[0] for line in err.splitlines()] == ["error", "1 problem; nothing was started"]
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("verb", "name", "value", "rule"),
     [
-        ({"QSWEEP_LEASE_SECONDS": "1m"}, "QSWEEP_LEASE_SECONDS: '1m' must be a number from 1 to 3600"),
-        ({"QSWEEP_TRIALS_ON_HEAD": "many"}, "QSWEEP_TRIALS_ON_HEAD: 'many' must be a number from 0 to 10000"),
-        ({"QSWEEP_DRAIN_SECONDS": "nan"}, "QSWEEP_DRAIN_SECONDS: 'nan' must be a number from 0 to 604800"),
+        ("launch", "QSWEEP_LEASE_SECONDS", "1m", "must be a number from 1 to 3600"),
+        ("launch", "QSWEEP_TRIALS_ON_HEAD", "many", "must be a number from 0 to 10000"),
+        ("resume", "QSWEEP_DRAIN_SECONDS", "nan", "must be a number from 0 to 604800"),
     ],
 )
-@pytest.mark.parametrize("words", [("launch", "toy"), ("resume", "toy")])
 def test_a_number_in_the_environment_that_is_none_is_a_mistake(
-    folder: Path, words: tuple[str, ...], given: dict[str, str], told: str
+    folder: Path, verb: str, name: str, value: str, rule: str
 ) -> None:
-    code, out, err = qsweep(folder, *words, **given)
-    assert (code, out, err.splitlines()) == (2, "", [f"error: {told}", "1 problem; nothing was started"])
+    code, out, err = qsweep(folder, verb, "toy", **{name: value})
+    assert (code, out) == (2, "")
+    assert err.splitlines() == [f"error: {name}: {value!r} {rule}", "1 problem; nothing was started"]
 
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0"}
@@ -176,10 +196,7 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0"}
 def test_a_plain_ascii_locale_reads_the_same_files(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(QLORA.replace("question}", "question} größer?"), encoding="utf-8")
     write_rows(tmp_path)
-    for words in (["validate", "s.yaml"], ["validate", "s.yaml", "data.prompt='{question} ü'"], ["ls"], ["schema"]):
-        code, _, err = qsweep(tmp_path, *words, **ASCII)
-        assert code == 0, err
-    code, out, err = qsweep(tmp_path, "plan", "s.yaml", "--json", **ASCII)
+    code, out, err = qsweep(tmp_path, "plan", "s.yaml", "data.prompt='{question} ü'", "--json", **ASCII)
     assert code == 0 and json.loads(out)["trials"] == 16, err
     code, _, err = qsweep(tmp_path, "launch", "toy", "storage=größe", **ASCII)
     assert code == 2

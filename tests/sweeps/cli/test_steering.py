@@ -53,33 +53,6 @@ def launch(tmp_path: Path, empty_database: Path) -> Iterator[Callable[..., runs.
             run.process.wait(60)
 
 
-@pytest.mark.parametrize(
-    "words", [["status", "toy"], ["stop", "toy"], ["stop", "toy", "t03"], ["status", "./toy"], ["add", "toy", "r=8"]]
-)
-def test_a_sweep_that_is_not_there_is_a_mistake(tmp_path: Path, words: list[str]) -> None:
-    done = qsweep(tmp_path, *words)
-    assert done.returncode == 2
-    assert "no sweep" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_sweep_goes_on_by_its_name_as_it_is_asked_after_by_its_name(tmp_path: Path) -> None:
-    done = qsweep(tmp_path, "resume", "toy")
-    assert (done.returncode, done.stderr.split(";")[0]) == (
-        2,
-        f"error: toy: no sweep of this id or name: there is no folder {tmp_path}/results",
-    )
-    folder = tmp_path / "results" / "toy"
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text('{"sweep_id": "toy-1", "config": {"name": "toy", "seed": -1}}')
-    (tmp_path / "toy").mkdir()  # a folder of that name that is no sweep's
-    # Found, and then refused for what its configuration holds.
-    for name in ("toy-1", "toy"):
-        done = qsweep(tmp_path, "resume", name)
-        assert (done.returncode, done.stderr.splitlines()[0]) == (2, "error: seed: -1 must be at least 0")
-
-
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_hosts_are_taken_and_given_back_and_a_trial_and_then_the_sweep_are_stopped_from_outside(
