@@ -33,6 +33,7 @@ chaos-long: $(DEV) $(MODEL)  ## rare faults, and QSWEEP_CHAOS_SCHEDULES schedule
 	$(BIN)/pytest -m chaos_long -rP
 
 bench: $(DEV) $(MODEL)  ## speed: against plain Ray Tune, packed against alone, the driver, start-up (docs/speed.md)
+	$(BIN)/pytest tests/benchmarks
 	$(BIN)/python -m tests.benchmarks
 
 format: $(DEV)  ## mend what the formatter and the linter can
