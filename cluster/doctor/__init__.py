@@ -1,5 +1,5 @@
-"""Looks at the machines of a sweep before it starts: `qsweep doctor`.
+"""Looks at the machines of a sweep before it starts: `qsweep doctor`. Nothing but the command line imports this room.
 
-A check is one file of `checks/`, found by its name. Its `look` collects facts on a machine, in a process of its own
-with a time limit; its `judge` is pure and turns the facts into a diagnosis, with what to do where something is wrong.
+`contract` says what a check is; `machine`, `gpus` and `stores` hold the checks; `looking` runs them on one machine,
+`examine` on this machine or a whole cluster, whose nodes `on_cluster` reaches through Ray.
 """

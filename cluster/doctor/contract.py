@@ -1,90 +1,79 @@
-"""What a check is: a module of `checks/` with the names of `Check`. Found by its name; nothing is registered."""
+"""What a check of the doctor is: `look` collects facts on a machine, and `judge` says what the facts mean."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal
 
 from pydantic import Field
 
-from cluster.doctor import checks
+from cluster import timing
 from trainables.contract import Device
 from trainables.specs import Spec, TrialSpec
 
 Health = Literal["ok", "warn", "fail", "unknown"]
 DRIVER, THIS_MACHINE = "driver", "this machine"
-"""Names of places. A node of a cluster has its address as its name."""
+"""Names of machines that are looked at. A node of a cluster has its address as its name."""
 Facts = Mapping[str, Any]
-"""What a `look` returns: JSON data, because it may come from another machine."""
+"""JSON data, because the facts may come from another machine."""
 
 
-class Asked(Spec):
-    """What the checks need to know of the sweep and of the place that they look at. None: no sweep file was given."""
+class Needs(Spec):
+    """What a sweep needs of the machines. The defaults stand where no sweep file is given."""
 
-    node: str = THIS_MACHINE
-    """The place that is looked at."""
-    declared_gpus: float | None = None
-    """GPUs that Ray counts on the node; None where no Ray was asked."""
     base: TrialSpec | None = None
-    """What the sweep trains."""
+    """What the sweep trains; None says that no sweep file is given."""
     storage: str | None = None
     """Absolute path of the folder for the sweep's folder, or the URI of an object store."""
     work_folder: str | None = None
-    """The folder on the driver's disk: `storage` itself, or the one that is mirrored to an object store."""
-    uses_gpus: bool = True
-    """False when the file has hosts train on CPUs whatever the cluster has."""
-    gpus_per_host: int = 1
-    """GPUs of one machine that a host takes where it takes any."""
+    """The folder on the driver's disk: `storage` itself, or the folder that is mirrored to an object store."""
+    tracking_uri: str | None = None
+    """The MLflow store, with its password: no node is sent this field."""
     environment: dict[str, str] = Field(default_factory=dict)
     """Variables that the profile sets for hosts, such as HF_HOME: the checks on nodes see them too."""
-    tracking_uri: str | None = None
-    """The MLflow store, with its password: never sent to a node."""
-    needed_bytes: dict[Device, int] = Field(default_factory=dict)
+    gpus_per_host: int = 1
+    """GPUs of one machine that a host takes where there are any; 0: hosts train on CPUs whatever the cluster has."""
+    cpu_hosts: int = 1
+    """Hosts that share a machine without a GPU."""
+    one_slot_bytes: dict[Device, int] = Field(default_factory=dict)
     """Memory of a host with one slot, by what trains; of several GPUs on the fullest."""
     planned_bytes: dict[Device, int] = Field(default_factory=dict)
     """Memory of a host with the slots of the plan."""
-    cpu_hosts: int = 1
-    """Hosts that share a machine without a GPU."""
     disk_bytes: int | None = None
     """The plan's most room on disk."""
     disk_budget: int | None = None
     """budget.disk."""
+
+
+class Site(Spec):
+    """A machine that is looked at, and the sweep that is to run there."""
+
+    node: str = THIS_MACHINE
+    declared_gpus: float | None = None
+    """GPUs that Ray counts on the node; None where no Ray was asked: on the driver, and on this machine."""
+    needs: Needs = Needs()
     patience: float = 1.0
     """Multiplies each time limit."""
     mark: str = ""
-    """Name of the folder that shows whether two places see the same storage."""
-
-    @property
-    def is_driver_alone(self) -> bool:
-        """Whether the place is the driver of a cluster, on which nothing trains."""
-        return self.node == DRIVER
+    """Name of the folder that shows whether two machines see the same storage."""
 
     def trains_on(self, listed_gpus: int) -> Device:
-        """What trains at the place, where nvidia-smi lists so many GPUs."""
-        return "cuda" if listed_gpus and self.declared_gpus != 0 and self.uses_gpus else "cpu"
+        """What trains on the machine, where nvidia-smi lists so many GPUs."""
+        return "cuda" if listed_gpus and self.declared_gpus != 0 and self.needs.gpus_per_host else "cpu"
 
-    def on_node(self, node: str, declared_gpus: float) -> Asked:
-        """The same for a node, without the driver's secrets."""
-        return self.model_copy(update={"node": node, "declared_gpus": declared_gpus, "tracking_uri": None})
+    def on_node(self, node: str, declared_gpus: float) -> Site:
+        """The same sweep on a node of the cluster."""
+        return self.model_copy(update={"node": node, "declared_gpus": declared_gpus})
 
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """What a check says of one place."""
-
-    state: Health
-    seen: str
-    mend: str = ""
-    """What to do. Empty when all is well."""
+    def without_secrets(self) -> Site:
+        """The same, without what only the driver may know."""
+        return self.model_copy(update={"needs": self.needs.model_copy(update={"tracking_uri": None})})
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A diagnosis with its check and its place: one line of the doctor's answer."""
+    """One line of the doctor's answer: what a check says of a machine."""
 
     check: str
     node: str
@@ -93,51 +82,51 @@ class Finding:
     mend: str = ""
 
 
-class Check(Protocol):
-    """The names that a module of `checks/` has."""
+@dataclass(frozen=True)
+class Diagnosis:
+    """What a check says of one machine."""
 
-    ON: Literal["driver", "nodes", "both"]
-    """Where it looks: where the sweep's own process runs, where trials train, or in both places."""
-    NEEDS_FILE: bool
-    """Whether it has nothing to look at without a sweep file."""
-    TAKES_GPU: bool
-    """Whether it computes on the GPUs: on a cluster it asks Ray for them first."""
-    SECONDS: float
-    """The time limit of `look`."""
-    HUNG: str
-    """What to do when `look` does not come back in time."""
+    state: Health
+    seen: str
+    mend: str = ""
+    """What to do. Empty when all is well."""
 
-    def look(self, asked: Asked) -> Facts:
-        """Collects facts on this machine. Raises nothing that it can foresee."""
-
-    def judge(self, facts: Facts, driver: Facts, asked: Asked) -> Diagnosis:
-        """Says what the facts mean. Pure.
-
-        Args:
-            facts: of the place that is judged.
-            driver: of the driver; the same as `facts` where that is judged, and empty where it is not known.
-            asked: as `look` was asked.
-        """
+    def of(self, check: str, node: str) -> Finding:
+        """The same as a line of the doctor's answer."""
+        return Finding(check, node, self.state, self.seen, self.mend)
 
 
-@cache
-def names() -> tuple[str, ...]:
-    """The names of all checks."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(checks.__path__)))
+def ok(seen: str) -> Diagnosis:
+    """All is well."""
+    return Diagnosis("ok", seen)
 
 
-def find(name: str) -> Check:
-    """The check of that name."""
-    return cast(Check, importlib.import_module(f"{checks.__name__}.{name}"))
+def warn(seen: str, mend: str) -> Diagnosis:
+    """A sweep can run, but not as well as it might."""
+    return Diagnosis("warn", seen, mend)
 
 
-def chosen(place: Literal["driver", "nodes"], has_file: bool) -> tuple[str, ...]:
-    """Checks that look at a place."""
-    return tuple(
-        name for name in names() if find(name).ON in (place, "both") and (has_file or not find(name).NEEDS_FILE)
-    )
+def fail(seen: str, mend: str) -> Diagnosis:
+    """A sweep cannot run."""
+    return Diagnosis("fail", seen, mend)
 
 
-def left_out() -> tuple[str, ...]:
-    """Checks that need a sweep file."""
-    return tuple(name for name in names() if find(name).NEEDS_FILE)
+@dataclass(frozen=True)
+class Check:
+    """A check. The checks with the same `look` share its facts."""
+
+    name: str
+    where: Literal["driver", "nodes", "both"]
+    """On what is looked at: where the sweep's own process runs, where trials train, or on both."""
+    look: Callable[[Site], Facts]
+    """A function of a module. Raises nothing that it can foresee."""
+    judge: Callable[[Facts, Site], Diagnosis]
+    """Pure. Where a node of a cluster is judged, the facts hold under "driver" those of the driver."""
+    hung: str = ""
+    """What to do when `look` hangs, or its process dies: it has a process of its own. Empty: it can do neither."""
+    seconds: float = timing.DOCTOR_LOOK_SECONDS
+    """The time limit of a `look` in a process of its own."""
+    needs_file: bool = False
+    """Whether there is nothing to look at without a sweep file."""
+    takes_gpu: bool = False
+    """Whether `look` computes on the GPUs: on a cluster Ray is asked for them first."""

@@ -1,167 +1,111 @@
-"""Examines this machine, or a driver and the nodes of its cluster, and yields one finding per check and place."""
+"""Examines this machine, or a driver and the nodes of its cluster, and yields one finding per check and machine."""
 
 from __future__ import annotations
 
-import queue
-import tempfile
+import json
 import threading
-import time
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
+from contextlib import suppress
 from subprocess import PIPE
-from typing import IO
+from tempfile import TemporaryFile
+from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field
 
-from cluster.doctor import contract, looking, processes
-from cluster.doctor.contract import DRIVER, THIS_MACHINE, Asked, Finding
-from cluster.doctor.looking import Look
-from cluster.doctor.messages import Line, NodeFacts, Question
+from cluster import timing
+from cluster.doctor import looking, stores
+from cluster.doctor.contract import DRIVER, Facts, Finding, Site
 from trainables.inputs.legible import legible
+from trainables.specs import Spec
 
-CONNECT_SECONDS = 90.0
-"""How long a connection to Ray may take."""
-NODES_SECONDS = 500.0
-"""How long the nodes may take together, after the connection."""
 CONNECTION = "connection"
-"""Whether the cluster and its nodes can be reached at all: a check without a file of its own."""
-STORAGE = "storage"
-"""The check that is judged last, when each node has written."""
+"""Whether the cluster and its nodes can be reached at all: a check that looks at no machine."""
 _NOT_CONNECTED = (
     "run the doctor on a node of the cluster (the head node), or give the dashboard's address (--address "
     "http://HOST:8265), because Ray's own protocol works on nodes alone; check the address, and RAY_AUTH_MODE=token "
     "with the cluster's token"
 )
-_NOT_THERE = (
-    "install this project there in Ray's Python as on the driver (docs/cluster.md), and remove other packages that are "
-    "imported as sweeps or cluster; if the node is overloaded, try again"
-)
 
 
-def this_machine(asked: Asked) -> Generator[Finding]:
+class Question(Spec):
+    """What the doctor's process on the cluster is asked; it answers with findings, one a line (on_cluster.py)."""
+
+    address: str
+    site: Site
+    versions: dict[str, Any] = Field(default_factory=dict)
+    """The driver's facts of that check, with which nodes are compared."""
+
+
+def this_machine(site: Site) -> Generator[Finding]:
     """What there is to say of this machine. Starts no Ray."""
-    asked = asked.model_copy(update={"node": THIS_MACHINE, "mark": uuid.uuid4().hex})
-    has_file = asked.base is not None
-    names = {*contract.chosen("driver", has_file), *contract.chosen("nodes", has_file)} - {"clock"}
+    site = site.model_copy(update={"mark": uuid.uuid4().hex})
+    names = sorted({*looking.chosen("driver", site), *looking.chosen("nodes", site)})
     try:
-        for name, look in looking.look_all(sorted(names), asked):
-            yield looking.judged(name, look, {name: look}, asked)
+        for name, look in looking.look_at(site, names):
+            yield looking.finding(name, look, site)
     finally:
-        _collect(asked)
+        collect(site)
 
 
-def a_cluster(asked: Asked, address: str) -> Generator[Finding]:
+def a_cluster(site: Site, address: str) -> Generator[Finding]:
     """What there is to say of the driver here and of each node of the cluster at `address`."""
-    asked = asked.model_copy(update={"node": DRIVER, "mark": uuid.uuid4().hex})
-    has_file = asked.base is not None
-    driver: dict[str, Look] = {}
+    site = site.model_copy(update={"node": DRIVER, "mark": uuid.uuid4().hex})
+    facts: dict[str, dict[str, Any] | None] = {}
     try:
-        for name, look in looking.look_all(contract.chosen("driver", has_file), asked):
-            driver[name] = look
-            yield looking.judged(name, look, {name: look}, asked)
-        names = contract.chosen("nodes", has_file)
-        for_nodes = asked.model_copy(update={"tracking_uri": None})
-        yield from _nodes(Question(address=address, asked=for_nodes, names=names), driver)
+        for name, look in looking.look_at(site, looking.chosen("driver", site)):
+            facts[name] = look.facts
+            yield looking.finding(name, look, site)
+        question = Question(address=address, site=site.without_secrets(), versions=facts.get("versions") or {})
+        yield from on_nodes(question)
     finally:
-        _collect(asked)
+        collect(site)
 
 
-def _nodes(question: Question, driver: dict[str, Look]) -> Iterator[Finding]:
-    places: dict[str, Asked] = {}
-    looks: dict[str, dict[str, Look]] = {}
-    for answer in _answers(question):
-        if answer.refused is not None:
-            yield Finding(CONNECTION, DRIVER, "fail", legible(answer.refused), _NOT_CONNECTED)
-        elif answer.nodes is not None:
-            places = {node.name: question.asked.on_node(node.name, node.gpus) for node in answer.nodes}
-            yield _connected(answer.nodes, question.address, question.asked.gpus_per_host)
-        elif answer.lost is not None and answer.node is not None:
-            yield Finding(CONNECTION, answer.node, "fail", answer.lost, _NOT_THERE)
-        elif answer.node is not None:
-            looks.setdefault(answer.node, {}).update(answer.looks)
-            for name in sorted(set(answer.looks) - {STORAGE}):
-                yield looking.judged(name, answer.looks[name], driver, places[answer.node])
-    for node, name in _unanswered(question, places, looks):
-        yield looking.judged(name, Look(error="no answer: not looked at"), driver, places[node])
-    arrived = _collect(question.asked)
-    for node, found in looks.items():
-        if STORAGE in found:
-            yield looking.judged(STORAGE, found[STORAGE], {STORAGE: arrived}, places[node])
+def on_nodes(question: Question, program: str = "cluster.doctor.on_cluster") -> Generator[Finding]:
+    """What a process that joins the cluster says of its nodes; ends within its time limits, and says what is missing.
 
-
-def _unanswered(
-    question: Question, places: dict[str, Asked], looks: dict[str, dict[str, Look]]
-) -> Iterator[tuple[str, str]]:
-    """Nodes and their checks on GPUs that have no answer: those come last, and may not have come at all."""
-    for node, found in looks.items():
-        trains = "gpu" in found and (places[node].declared_gpus or 0) >= 1
-        for name in question.names if trains else ():
-            if contract.find(name).TAKES_GPU and name not in found:
-                yield node, name
-
-
-def _answers(question: Question) -> Iterator[Line]:
-    """What the process on the cluster answers; ends within its time limits, and says what has not been answered."""
-    lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-    unheard: list[str] | None = None
+    In a process of its own, because to connect to Ray may take minutes from a machine that is no node of the cluster.
+    """
+    seconds, found = timing.DOCTOR_CONNECT_SECONDS * question.site.patience, 0
     with (
-        tempfile.TemporaryFile() as errors,
-        processes.asking(("cluster.doctor.on_cluster",), question.model_dump_json(), PIPE, errors) as process,
+        TemporaryFile() as errors,
+        looking.asking((program,), question.model_dump_json(), PIPE, errors) as process,
     ):
         assert process.stdout is not None
-        threading.Thread(target=_pass_on, args=(process.stdout, lines), daemon=True).start()
-        patience = question.asked.patience
-        seconds, began = CONNECT_SECONDS * patience, time.monotonic()
-        why = f"no answer within {seconds:.0f} s"
-        while True:
-            try:
-                line = lines.get(timeout=max(0.0, began + seconds - time.monotonic()))
-            except queue.Empty:
-                break
-            if line is None:
-                why = looking.last_line(errors) or "its process ended without an answer"
-                break
-            try:
-                answer = Line.model_validate_json(line)
-            except ValidationError:
-                continue  # a library has printed something
-            if answer.refused is not None:
-                unheard = []
-            elif answer.nodes is not None:
-                unheard = [node.name for node in answer.nodes]
-                seconds, began = NODES_SECONDS * patience, time.monotonic()
-                why = f"no answer within {seconds:.0f} s"
-            elif unheard is not None and answer.node in unheard:
-                unheard.remove(answer.node)
-            yield answer
-    if unheard is None:
-        yield Line(refused=f"{question.address}: {why}")
-    for node in unheard or ():
-        yield Line(node=node, lost=why)
+        limit = _after(seconds, process)
+        for line in process.stdout:
+            with suppress(ValueError, TypeError):  # a library has printed something
+                finding = Finding(**json.loads(line))
+                if not found:
+                    limit.cancel()
+                    seconds = timing.DOCTOR_NODES_SECONDS * question.site.patience
+                    limit = _after(seconds, process)
+                found += 1
+                yield finding
+        is_late = limit.finished.is_set()
+        limit.cancel()
+        if process.wait(timing.DOCTOR_END_SECONDS) != 0:
+            why = f"no answer within {seconds:.0f} s" if is_late else looking.last_line(errors)
+            yield no_connection(f"{question.address}: {why or 'its process ended without an answer'}")
 
 
-def _pass_on(stream: IO[bytes], lines: queue.SimpleQueue[bytes | None]) -> None:
-    for line in stream:
-        lines.put(line)
-    lines.put(None)
+def _after(seconds: float, process: looking.Process) -> threading.Timer:
+    """Kills a process after so many seconds."""
+    timer = threading.Timer(seconds, looking.kill, (process,))
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
-def _connected(nodes: tuple[NodeFacts, ...], address: str, gpus_per_host: int) -> Finding:
-    """Says what the cluster has; fails where its GPUs are on machines that are all too small for a host."""
-    gpus = sum(node.gpus for node in nodes)
-    seen = f"{len(nodes)} {'node' if len(nodes) == 1 else 'nodes'} with {gpus:g} GPUs at {address}"
-    if gpus_per_host <= 1 or any(node.gpus >= gpus_per_host for node in nodes):
-        return Finding(CONNECTION, DRIVER, "ok", seen)
-    seen += (
-        f"; a host takes {gpus_per_host} GPUs of one machine, and none has so many: the sweep waits for one that has"
-    )
-    mend = "lower cluster.gpus_per_host, or let such a machine join"
-    # A cluster without any GPU may be one whose autoscaler brings machines when the sweep asks for them.
-    return Finding(CONNECTION, DRIVER, "fail" if gpus else "warn", seen, mend)
+def no_connection(words: str) -> Finding:
+    """The cluster cannot be reached."""
+    return Finding(CONNECTION, DRIVER, "fail", legible(words), _NOT_CONNECTED)
 
 
-def _collect(asked: Asked) -> Look:
+def collect(site: Site) -> Facts:
     """What nodes have written into the storage; removes it. Does nothing the second time."""
-    if asked.storage is None:
-        return Look(facts={})
-    return looking.look(STORAGE, asked, "collect")
+    if site.needs.storage is None:
+        return {}
+    with looking.apart(stores.collect, site) as answer:
+        return answer().facts or {"arrived": []}

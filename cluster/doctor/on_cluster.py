@@ -1,38 +1,37 @@
 """Looks at each node of a Ray cluster: python -m cluster.doctor.on_cluster, the question on standard input.
 
-In a process of its own, because connecting to Ray may hang for minutes (a driver that is on no node of the cluster).
-Each line of the output is a `Line`. What runs on the nodes ends with this process: it is one Ray job.
+Each line of the output is a `Finding`. What runs on the nodes ends with this process: it is one Ray job.
 """
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster import connect
-from cluster.doctor import contract, looking, processes
-from cluster.doctor.contract import Asked
-from cluster.doctor.looking import Look
-from cluster.doctor.messages import Line, NodeFacts, Question
+from cluster import connect, timing
+from cluster.doctor import examine, looking
+from cluster.doctor.contract import DRIVER, Diagnosis, Finding, Site, fail, ok, warn
+from cluster.doctor.looking import CHECKS, Look
+from cluster.doctor.machine import judge_clock
 from cluster.errors import ClusterError
 from trainables.inputs.legible import legible
 
-LOOK_SECONDS = 240.0
-"""How long the nodes may take for all checks but those on GPUs. A busy one may need a minute to start a process."""
-GPU_SECONDS = 180.0
-"""How long to wait for GPUs that were free, and for what is tried on them."""
-CLOCK_SECONDS = 15.0
 CLOCK_ROUNDS = 3
+_NOT_THERE = (
+    "install this project there in Ray's Python as on the driver (docs/cluster.md), and remove other packages that are "
+    "imported as sweeps or cluster; if the node is overloaded, try again"
+)
 
 
-def _look(names: Sequence[str], asked: str) -> dict[str, str]:
+def _look(names: Sequence[str], site: str) -> dict[str, str]:
     """Runs checks on the node; strings, so that nothing of another version is unpickled."""
-    found = looking.look_all(names, Asked.model_validate_json(asked))
-    return {name: each.model_dump_json() for name, each in found}
+    return {name: look.model_dump_json() for name, look in looking.look_at(Site.model_validate_json(site), names)}
 
 
 def _time() -> float:
@@ -42,102 +41,139 @@ def _time() -> float:
 _LOOK, _TIME = (ray.remote(num_cpus=0, max_retries=0)(each) for each in (_look, _time))
 
 
+def main() -> None:
+    """Connects, looks and prints; see the module."""
+    question = examine.Question.model_validate_json(looking.question())
+    for finding in findings(question):
+        print(json.dumps(asdict(finding)), flush=True)
+
+
+def findings(question: examine.Question) -> Iterator[Finding]:
+    """What there is to say of the cluster and of each of its nodes."""
+    if not connect.is_there(question.address):
+        yield examine.no_connection(f"{question.address}: nothing listens there")
+        return
+    try:
+        with connect.connected(question.address, "qsweep-doctor"):
+            yield from _of_nodes(question)
+    except ClusterError as error:
+        yield examine.no_connection(str(error))
+
+
+def _of_nodes(question: examine.Question) -> Iterator[Finding]:
+    free = ray._private.state.available_resources_per_node()
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    gpus = [float(node.get("Resources", {}).get("GPU", 0)) for node in alive]
+    yield connected(gpus, question.address, question.site.needs.gpus_per_host)
+    began, patience = time.monotonic(), question.site.patience
+    on_gpus = bool(question.site.needs.gpus_per_host) and max(gpus, default=0) >= 1
+    nodes = []
+    for name, node, count in zip(names_of(alive), alive, gpus, strict=True):
+        names = checks_on(looking.chosen("nodes", question.site), trains=count >= 1 or not on_gpus)
+        free_gpus = int(free.get(node["NodeID"], {}).get("GPU", 0))
+        nodes.append(Node(question.site.on_node(name, count), node["NodeID"], free_gpus, names))
+    stored: list[tuple[Site, Look]] = []
+    for node in nodes:
+        try:
+            looks = node.looks(began + timing.DOCTOR_NODE_SECONDS * patience)
+        except Exception as error:  # whatever keeps the code from running there is the finding
+            yield fail(_reason(error), _NOT_THERE).of(examine.CONNECTION, node.site.node)
+            continue
+        stored += [(node.site, looks.pop("storage"))] if "storage" in looks else []
+        for name, look in looks.items():
+            yield looking.finding(name, look, node.site, question.versions if name == "versions" else {})
+        yield node.clock().of("clock", node.site.node)
+    for node in nodes:
+        for name, look in node.gpu_looks(began + timing.DOCTOR_GPU_SECONDS * patience).items():
+            yield looking.finding(name, look, node.site)
+    arrived = examine.collect(question.site)
+    for site, look in stored:
+        yield looking.finding("storage", look, site, arrived)
+
+
 class Node:
     """A node that is looked at."""
 
-    def __init__(self, facts: NodeFacts, node_id: str, free_gpus: int, question: Question) -> None:
-        """Begins to look; `question.names` are the checks on this node."""
-        self.facts = facts
+    def __init__(self, site: Site, node_id: str, free_gpus: int, names: Sequence[str]) -> None:
+        """Begins to look; `names` are the checks on this node."""
+        self.site = site
         self._free = free_gpus
-        self._on_it = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False)}
-        asked = question.asked.on_node(facts.name, facts.gpus).model_dump_json()
-        on_gpus = [name for name in question.names if contract.find(name).TAKES_GPU and facts.gpus >= 1]
-        plain = [name for name in question.names if name not in on_gpus and name != "clock"]
-        self.clock = "clock" in question.names
-        self.busy = dict.fromkeys(on_gpus if free_gpus == 0 else [], Look(error="every GPU is busy: not looked at"))
-        self.plain = _LOOK.options(**self._on_it).remote(plain, asked)
-        self.on_gpus = None
-        if on_gpus and free_gpus:
-            self.on_gpus = _LOOK.options(num_gpus=free_gpus, **self._on_it).remote(on_gpus, asked)
+        self._there = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False)}
+        self._on_gpus = [name for name in names if CHECKS[name].takes_gpu and (site.declared_gpus or 0) >= 1]
+        plain, asked = [name for name in names if name not in self._on_gpus], site.model_dump_json()
+        self._plain = _LOOK.options(**self._there).remote(plain, asked)
+        self._gpu = None
+        if self._on_gpus and free_gpus:
+            self._gpu = _LOOK.options(num_gpus=free_gpus, **self._there).remote(self._on_gpus, asked)
 
-    def plain_looks(self, deadline: float) -> Line:
-        """What came of the checks that take no GPU, and of its clock."""
-        try:
-            found = ray.get(self.plain, timeout=max(0.0, deadline - time.monotonic()))
-        except ray.exceptions.GetTimeoutError:
-            ray.cancel(self.plain, force=True)
-            return Line(node=self.facts.name, lost="it has not answered in time")
-        except Exception as error:  # whatever keeps the code from running there is the finding
-            return Line(node=self.facts.name, lost=_reason(error))
-        looks = {name: Look.model_validate_json(text) for name, text in found.items()} | self.busy
-        if self.clock:
-            looks["clock"] = self._clock()
-        return Line(node=self.facts.name, looks=looks)
+    def looks(self, deadline: float) -> dict[str, Look]:
+        """What came of the checks that take no GPU. Raises whatever keeps them from running there."""
+        return _answer(self._plain, deadline)
 
-    def gpu_looks(self, deadline: float) -> Line | None:
-        """What came of the checks on its GPUs; None where there are none to be looked at."""
-        if self.on_gpus is None:
-            return None
-        try:
-            found = ray.get(self.on_gpus, timeout=max(0.0, deadline - time.monotonic()))
-            looks = {name: Look.model_validate_json(text) for name, text in found.items()}
-        except Exception as error:
-            late = isinstance(error, ray.exceptions.GetTimeoutError)
-            if late:
-                ray.cancel(self.on_gpus, force=True)
-            why = f"its {self._free} free GPUs were taken meanwhile: not looked at" if late else _reason(error)
-            looks = {name: Look(error=why) for name in contract.names() if contract.find(name).TAKES_GPU}
-        return Line(node=self.facts.name, looks=looks)
+    def gpu_looks(self, deadline: float) -> dict[str, Look]:
+        """What came of the checks on its GPUs; GPUs that somebody holds are not waited for."""
+        why = "every GPU is busy: not looked at"
+        if self._gpu is not None:
+            try:
+                return _answer(self._gpu, deadline)
+            except ray.exceptions.GetTimeoutError:
+                why = f"its {self._free} free GPUs were taken meanwhile: not looked at"
+            except Exception as error:
+                why = _reason(error)
+        return {name: Look(problem=Diagnosis("unknown", why)) for name in self._on_gpus}
 
-    def _clock(self) -> Look:
+    def clock(self) -> Diagnosis:
+        """How far its clock is from this machine's, by the quickest of some questions."""
         bounds = []
         for _ in range(CLOCK_ROUNDS):
             before = time.time()
             try:
-                there = ray.get(_TIME.options(**self._on_it).remote(), timeout=CLOCK_SECONDS)
+                there = ray.get(_TIME.options(**self._there).remote(), timeout=timing.DOCTOR_CLOCK_SECONDS)
             except Exception as error:
-                return Look(error=_reason(error))
-            bounds.append({"least": there - time.time(), "most": there - before})
-        return Look(facts=min(bounds, key=lambda each: each["most"] - each["least"]))
+                return Diagnosis("unknown", _reason(error))
+            bounds.append((there - time.time(), there - before))
+        return judge_clock(*min(bounds, key=lambda each: each[1] - each[0]))
 
 
-def main() -> None:
-    """Connects, looks and prints; see the module."""
-    question = Question.model_validate_json(processes.question())
-    if not connect.is_there(question.address):
-        _print(Line(refused=f"{question.address}: nothing listens there"))
-        return
+def _answer(asked: ray.ObjectRef, deadline: float) -> dict[str, Look]:
     try:
-        with connect.connected(question.address, "qsweep-doctor"):
-            _look_at(question)
-    except ClusterError as error:
-        _print(Line(refused=str(error)))
+        found = ray.get(asked, timeout=max(0.0, deadline - time.monotonic()))
+    except ray.exceptions.GetTimeoutError:
+        ray.cancel(asked, force=True)
+        raise
+    return {name: Look.model_validate_json(text) for name, text in found.items()}
 
 
-def _look_at(question: Question) -> None:
-    free = ray._private.state.available_resources_per_node()
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    named = names_of(alive)
-    _print(Line(nodes=tuple(NodeFacts(name=name, gpus=_gpus(node)) for name, node in zip(named, alive, strict=True))))
-    began, patience = time.monotonic(), question.asked.patience
-    on_gpus = question.asked.uses_gpus and any(_gpus(node) >= 1 for node in alive)
-    nodes = []
-    for name, node in zip(named, alive, strict=True):
-        facts = NodeFacts(name=name, gpus=_gpus(node))
-        names = checks_on(question.names, trains=facts.gpus >= 1 or not on_gpus)
-        free_gpus = int(free.get(node["NodeID"], {}).get("GPU", 0))
-        nodes.append(Node(facts, node["NodeID"], free_gpus, question.model_copy(update={"names": names})))
-    for node in nodes:
-        _print(node.plain_looks(began + LOOK_SECONDS * patience))
-    for node in nodes:
-        answer = node.gpu_looks(began + GPU_SECONDS * patience)
-        if answer is not None:
-            _print(answer)
+def _reason(error: Exception) -> str:
+    """The last line of an error: Ray puts the node's traceback before it."""
+    if isinstance(error, ray.exceptions.GetTimeoutError):
+        return "it has not answered in time"
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return legible(lines[-1] if lines else type(error).__name__, 300)
+
+
+def connected(gpus: Sequence[float], address: str, gpus_per_host: int) -> Finding:
+    """Says what the cluster has; fails where its GPUs are on machines that are all too small for a host.
+
+    Args:
+        gpus: of each node, as Ray counts them.
+        address: of the cluster.
+        gpus_per_host: that a host takes of one machine.
+    """
+    seen = f"{len(gpus)} {'node' if len(gpus) == 1 else 'nodes'} with {sum(gpus):g} GPUs at {address}"
+    if gpus_per_host <= 1 or any(count >= gpus_per_host for count in gpus):
+        return ok(seen).of(examine.CONNECTION, DRIVER)
+    # A cluster without any GPU may be one whose autoscaler brings machines when the sweep asks for them.
+    return (fail if any(gpus) else warn)(
+        f"{seen}; a host takes {gpus_per_host} GPUs of one machine, and none has so many: the sweep waits for one that "
+        "has",
+        "lower cluster.gpus_per_host, or let such a machine join",
+    ).of(examine.CONNECTION, DRIVER)
 
 
 def checks_on(names: Sequence[str], trains: bool) -> tuple[str, ...]:
     """The checks that concern a node. On one without a GPU, in a cluster that has GPUs, nothing trains."""
-    return tuple(name for name in names if trains or name == "clock" or contract.find(name).ON == "both")
+    return tuple(name for name in names if trains or CHECKS[name].where == "both")
 
 
 def names_of(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -147,20 +183,6 @@ def names_of(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
         address if addresses.count(address) == 1 else f"{address}#{str(node['NodeID'])[:6]}"
         for address, node in zip(addresses, nodes, strict=True)
     ]
-
-
-def _gpus(node: Mapping[str, Any]) -> float:
-    return float(node.get("Resources", {}).get("GPU", 0))
-
-
-def _reason(error: Exception) -> str:
-    """The last line of an error: Ray puts the node's traceback before it."""
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return legible(lines[-1] if lines else type(error).__name__, 300)
-
-
-def _print(answer: Line) -> None:
-    print(answer.model_dump_json(), flush=True)
 
 
 if __name__ == "__main__":

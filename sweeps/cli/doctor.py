@@ -23,7 +23,7 @@ from sweeps.errors import ConfigError
 from trainables.inputs.legible import legible
 
 if TYPE_CHECKING:
-    from cluster.doctor.contract import Asked
+    from cluster.doctor.contract import Needs
     from cluster.submission.jobs import Job, Jobs
     from sweeps.config.load import Sweep
 
@@ -55,24 +55,25 @@ def doctor(
     """Look for what would keep a sweep from running, here or on each node of a cluster, and say what to do."""
     if address is not None and is_web(address):
         _from_outside(file, changes, address, no_files, as_json)
-    from cluster.doctor import contract, examine
+    from cluster import timing
+    from cluster.doctor import contract, examine, looking
 
     with mistakes(""):
         if address is not None:
             _check_address(address)
         patience = environment.number(PATIENCE, 1.0, 0.1, 100.0)
-        asked = contract.Asked() if file is None else _asked(load_sweep(file, changes), address)
-        asked = asked.model_copy(update={"patience": patience})
-    found: list[dict[str, str]] = []
+        needs = contract.Needs() if file is None else _needs(load_sweep(file, changes), address)
+    site = contract.Site(needs=needs, patience=patience)
     if address is not None:
-        most = f"{(examine.CONNECT_SECONDS + examine.NODES_SECONDS) * patience / 60:.0f} at most"
-        say(f"looking at the driver, then at all nodes at once: mostly 1 or 2 minutes, {most}")
-    findings = examine.this_machine(asked) if address is None else examine.a_cluster(asked, address)
+        most = (timing.DOCTOR_CONNECT_SECONDS + timing.DOCTOR_NODES_SECONDS) * patience / 60
+        say(f"looking at the driver, then at all nodes at once: mostly 1 or 2 minutes, {most:.0f} at most")
+    findings = examine.this_machine(site) if address is None else examine.a_cluster(site, address)
+    found: list[dict[str, str]] = []
     with ending_on_signals(INTERRUPTED), closing(findings):
         for finding in findings:
             found.append({name: legible(without_passwords(text)) for name, text in asdict(finding).items()})
-            say(_line(found[-1], max(map(len, contract.names()))))
-    left_out = contract.left_out() if file is None else ()
+            say(_line(found[-1], max(map(len, looking.CHECKS))))
+    left_out = looking.NEED_FILE if file is None else ()
     if left_out:
         say(f"not looked at without a sweep file: {', '.join(left_out)}")
     counts = Counter(each["state"] for each in found)
@@ -159,12 +160,12 @@ def _check_address(address: str) -> None:
     raise ConfigError([f"--address: {legible(repr(without_passwords(address)))} {rule}{why}"])
 
 
-def _asked(sweep: Sweep, address: str | None) -> Asked:
-    """What the checks need to know of a sweep, as plain values."""
+def _needs(sweep: Sweep, address: str | None) -> Needs:
+    """What a sweep needs of the machines, as plain values."""
     from dataclasses import replace
 
     from cluster import devices
-    from cluster.doctor.contract import Asked
+    from cluster.doctor.contract import Needs
     from sweeps.config.model import size_bytes
     from sweeps.config.uris import work_folder
     from sweeps.planning import auto_trials, this_machine
@@ -181,17 +182,16 @@ def _asked(sweep: Sweep, address: str | None) -> Asked:
     if config.budget.trials == "auto":
         sweep = auto_trials.with_some(sweep)
     planned = this_machine.plan_here(sweep, to_launch=True)
-    return Asked(
+    return Needs(
         base=config.base,
         storage=config.storage,
         work_folder=str(work_folder(config.storage)),
         tracking_uri=config.tracking.uri,
-        uses_gpus=config.cluster.gpus_per_host != 0,
-        gpus_per_host=config.cluster.spread,
         environment=dict(config.cluster.runtime_env.env_vars),
-        needed_bytes=this_machine.with_one_slot(sweep, config.cluster.spread),
-        planned_bytes={} if planned.memory_bytes is None else {planned.device: planned.memory_bytes},
+        gpus_per_host=0 if config.cluster.gpus_per_host == 0 else config.cluster.spread,
         cpu_hosts=planned.hosts if address is None and planned.device == "cpu" else 1,
+        one_slot_bytes=this_machine.with_one_slot(sweep, config.cluster.spread),
+        planned_bytes={} if planned.memory_bytes is None else {planned.device: planned.memory_bytes},
         disk_bytes=planned.disk_bytes,
         disk_budget=None if config.budget.disk is None else size_bytes(config.budget.disk),
     )

@@ -46,13 +46,10 @@ def launch(
 
 def _look_for_tracking(uri: str) -> None:
     """Raises ConfigError where nothing answers at a tracking URI: one that is mistyped would be told at the end."""
-    from cluster.doctor.checks import mlflow
-    from cluster.doctor.contract import Asked
+    from cluster.doctor import stores
     from sweeps.errors import ConfigError
 
-    asked = Asked(tracking_uri=uri)
-    facts = mlflow.look(asked)
-    found = mlflow.judge(facts, facts, asked)
-    if found.state == "fail" and not facts.get("answers", True):
+    wrong = stores.nothing_answers(uri)
+    if wrong is not None:
         way_out = "or launch with --offline: MLflow gets all events once it answers, or by qsweep resume"
-        raise ConfigError([f"tracking.uri: {found.seen}: {found.mend}, {way_out}"])
+        raise ConfigError([f"tracking.uri: {wrong.seen}: {wrong.mend}, {way_out}"])

@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from cluster.doctor import contract
-from cluster.doctor.contract import Asked
+from cluster.doctor import stores
+from cluster.doctor.contract import Needs, Site
 from sweeps.record.mirror.store import Store, StoreError
 
 SECRETS = {"AWS_ACCESS_KEY_ID": "AKIA4711", "AWS_SECRET_ACCESS_KEY": "sk0815", "AWS_SESSION_TOKEN": "FwoGZXIv0815"}
@@ -77,8 +77,8 @@ def refusals(monkeypatch: pytest.MonkeyPatch, status: int, body: str) -> list[st
             with pytest.raises(StoreError) as told:
                 asks()
             shown.append(str(told.value))
-        check, asked = contract.find("storage"), Asked(storage="s3://bucket/sweeps", mark="m1")
-        diagnosis = check.judge(check.look(asked), {}, asked)
+        site = Site(needs=Needs(storage="s3://bucket/sweeps"), mark="m1")
+        diagnosis = stores.judge_storage(stores.storage(site), site)
     assert diagnosis.state == "fail"
     shown.append(diagnosis.seen)
     assert [text for text in shown if any(secret in text for secret in SECRETS.values())] == []

@@ -1,4 +1,4 @@
-"""`qsweep doctor --address` on a real cluster of two nodes."""
+"""`qsweep doctor --address` on a real cluster of three nodes, and what is said of clusters that are not there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager
+from dataclasses import asdict
 
 import mlflow_servers
 import psutil
@@ -17,31 +18,13 @@ import pytest
 import ray_clusters
 from ray_clusters import Nodes
 
-from cluster.doctor import contract, examine, on_cluster
-from cluster.doctor.contract import DRIVER, Asked
-from cluster.doctor.looking import Look
-from cluster.doctor.messages import Line, NodeFacts
+from cluster import timing
+from cluster.doctor import examine, looking, on_cluster
+from cluster.doctor.contract import DRIVER, Finding, Needs, Site
+from trainables.specs import TrialSpec
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Nodes]:
-    """A head without a GPU, and a node for which Ray counts one."""
-    with ray_clusters.nodes(2, gpus=1) as found:
-        yield found
-
-
-@pytest.fixture
-def qsweep(cluster, tmp_path):
-    def run(*words: str) -> tuple[int, dict[str, Any]]:
-        done = subprocess.run(
-            [sys.executable, "-m", "sweeps", "doctor", *words, "--json"], cwd=tmp_path, text=True, timeout=580,
-            env={**os.environ, **cluster.environment, "QSWEEP_DOCTOR_PATIENCE": "4"}, capture_output=True,
-        )  # fmt: skip
-        return done.returncode, json.loads(done.stdout.splitlines()[-1])
-
-    return run
+TOY = Site(needs=Needs(base=TrialSpec(trainable="toy", steps=1)))
 
 
 def of_the_doctor(cluster: Nodes) -> list[str]:
@@ -55,35 +38,6 @@ def of_the_doctor(cluster: Nodes) -> list[str]:
         except psutil.Error:
             continue
     return found
-
-
-def by_place(answer: dict[str, Any]) -> dict[str, dict[str, dict[str, str]]]:
-    """Place -> check -> finding."""
-    places: dict[str, dict[str, dict[str, str]]] = {}
-    for found in answer["findings"]:
-        places.setdefault(found["node"], {})[found["check"]] = found
-    return places
-
-
-def test_each_node_is_looked_at_and_left_as_it_was(cluster, qsweep, tmp_path):
-    code, answer = qsweep("toy", "--address", cluster.address, f"storage={tmp_path}/results")
-    places = by_place(answer)
-    driver = places.pop(DRIVER)
-    assert set(driver) == {*contract.chosen("driver", True), examine.CONNECTION}
-    assert driver["token"]["state"] == "warn", "this cluster asks for none"
-    head, node = sorted(places.values(), key=len)
-    names = contract.chosen("nodes", True)
-    assert set(node) == set(names)
-    assert set(head) == set(on_cluster.checks_on(names, trains=False))
-    # No such GPU is there: the one failure, unless the machine of this test has one.
-    wrong = {check for found in (driver, head, node) for check, each in found.items() if each["state"] == "fail"}
-    assert wrong == ({"gpu"} if shutil.which("nvidia-smi") is None else set()), answer
-    assert code == len(wrong)
-    assert node["bitsandbytes"]["state"] == "ok", node
-    assert all("read what the other one wrote" in found["storage"]["seen"] for found in (head, node))
-    assert list(tmp_path.iterdir()) == []
-    assert of_the_doctor(cluster) == []
-    assert cluster.left() == ""
 
 
 HOLD = """
@@ -102,40 +56,84 @@ sys.stdin.read()
 """
 
 
-def test_a_busy_gpu_is_not_waited_for(cluster, qsweep):
+@contextmanager
+def held_gpu(cluster: Nodes) -> Iterator[None]:
+    """While the block runs, somebody holds a GPU of the cluster."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, cluster.address], env={**os.environ, **cluster.environment},
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     ) as holder:  # fmt: skip
         assert holder.stdout is not None and holder.stdin is not None
         assert holder.stdout.readline() == "held\n"
-        _, answer = qsweep("--address", cluster.address)
+        yield
         holder.stdin.close()
-    (found,) = [each for each in answer["findings"] if each["check"] == "bitsandbytes"]
-    assert (found["state"], found["seen"]) == ("unknown", "every GPU is busy: not looked at")
+
+
+def test_each_node_is_looked_at_and_left_as_it_was_and_a_busy_gpu_is_not_waited_for(tmp_path):
+    # A head without a GPU, and two nodes for which Ray counts one; one of the two is held.
+    with ray_clusters.nodes(3, gpus=1) as cluster:
+        with held_gpu(cluster):
+            done = subprocess.run(
+                [sys.executable, "-m", "sweeps", "doctor", "toy", "--address", cluster.address, "--json",
+                 f"storage={tmp_path}/results"],
+                cwd=tmp_path, text=True, timeout=580, capture_output=True,
+                env={**os.environ, **cluster.environment, "QSWEEP_DOCTOR_PATIENCE": "4"},
+            )  # fmt: skip
+        assert of_the_doctor(cluster) == []
+        assert cluster.left() == ""
+    answer = json.loads(done.stdout.splitlines()[-1])
+    places: dict[str, dict[str, dict[str, str]]] = {}
+    for found in answer["findings"]:
+        places.setdefault(found["node"], {})[found["check"]] = found
+    driver = places.pop(DRIVER)
+    assert set(driver) == {*looking.chosen("driver", TOY), examine.CONNECTION}
+    assert driver["token"]["state"] == "warn", "this cluster asks for none"
+    head, free, busy = sorted(places.values(), key=lambda each: (len(each), "busy" in str(each)))
+    names = looking.chosen("nodes", TOY)
+    assert set(free) == set(busy) == {*names, "clock"}
+    assert set(head) == {*on_cluster.checks_on(names, trains=False), "clock"}
+    # No such GPU is there: the one failure, unless the machine of this test has one.
+    wrong = {name for found in (driver, head, free) for name, each in found.items() if each["state"] == "fail"}
+    assert wrong == ({"gpu"} if shutil.which("nvidia-smi") is None else set()), answer
+    assert done.returncode == len(wrong)
+    assert free["bitsandbytes"]["state"] == "ok", free
+    seen = busy["bitsandbytes"]
+    assert (seen["state"], seen["seen"]) == ("unknown", "every GPU is busy: not looked at")
+    assert all("read what the other one wrote" in found["storage"]["seen"] for found in (head, free, busy))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_cluster_that_does_not_answer_is_a_failure_in_time(monkeypatch):
     """As the head service of a cluster that this machine is no node of: a connection that says nothing."""
-    monkeypatch.setattr(examine, "CONNECT_SECONDS", 5.0)
-    monkeypatch.setattr(contract, "chosen", lambda place, has_file: ())
+    monkeypatch.setattr(timing, "DOCTOR_CONNECT_SECONDS", 2.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        (found,) = examine.a_cluster(Asked(), address)
+        (found,) = examine.on_nodes(examine.Question(address=address, site=Site()))
     assert (found.check, found.node, found.state) == (examine.CONNECTION, DRIVER, "fail")
-    assert found.seen == f"{address}: no answer within 5 s"
+    assert found.seen == f"{address}: no answer within 2 s"
     assert "run the doctor on a node" in found.mend
 
 
-def test_an_address_where_nothing_listens_is_told_at_once(monkeypatch):
-    monkeypatch.setattr(contract, "chosen", lambda place, has_file: ())
-    (found,) = examine.a_cluster(Asked(), f"127.0.0.1:{mlflow_servers.free_port()}")
-    assert found.state == "fail"
-    assert "nothing listens there" in found.seen
+def test_an_address_where_nothing_listens_is_told_at_once():
+    address = f"127.0.0.1:{mlflow_servers.free_port()}"
+    (found,) = on_cluster.findings(examine.Question(address=address, site=Site()))
+    assert (found.state, found.seen) == ("fail", f"{address}: nothing listens there")
+
+
+def test_a_process_on_the_cluster_that_ends_too_early_is_told(monkeypatch, tmp_path):
+    """As when Ray takes it down before the GPUs have been tried."""
+    first = Finding("disk", "a", "ok", "free")
+    (tmp_path / "breaking.py").write_text(f"print('a library')\nprint({json.dumps(asdict(first))!r})\n1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = list(examine.on_nodes(examine.Question(address="auto", site=Site()), "breaking"))
+    assert found[0] == first
+    assert [(each.check, each.state, each.seen) for each in found[1:]] == [
+        (examine.CONNECTION, "fail", "auto: ZeroDivisionError: division by zero")
+    ]
 
 
 def test_where_nothing_trains_only_what_concerns_every_node_is_looked_at():
-    names = contract.chosen("nodes", True)
+    names = looking.chosen("nodes", TOY)
     assert on_cluster.checks_on(names, trains=True) == names
     assert set(names) - set(on_cluster.checks_on(names, trains=False)) == {
         "bf16", "bitsandbytes", "compute_capability", "gpu", "memory", "model_and_data"
@@ -147,18 +145,18 @@ def test_nodes_with_one_address_are_told_apart():
     assert on_cluster.names_of(nodes) == ["x#0bcdef", "x#1bcdef", "y"]
 
 
-def test_a_node_that_answers_only_in_part_is_told(monkeypatch):
-    """As when the process on the cluster ends before the GPUs have been tried."""
-    nodes = (NodeFacts(name="a", gpus=1.0), NodeFacts(name="b", gpus=0.0), NodeFacts(name="c", gpus=1.0))
-    look = {"gpu": Look(facts={"gpus": [], "error": "broken", "has_device": True})}
-    answers = [Line(nodes=nodes), Line(node="a", looks=look), Line(node="b", looks=look)]
-    monkeypatch.setattr(examine, "_answers", lambda question: iter([*answers, Line(node="c", lost="gone")]))
-    monkeypatch.setattr(contract, "chosen", lambda place, has_file: ("gpu", "bitsandbytes") if place == "nodes" else ())
-    found = [(each.check, each.node, each.state) for each in examine.a_cluster(Asked(), "auto")]
-    assert found == [
-        ("connection", DRIVER, "ok"),
-        ("gpu", "a", "fail"),
-        ("gpu", "b", "fail"),
-        ("connection", "c", "fail"),
-        ("bitsandbytes", "a", "unknown"),
-    ]
+@pytest.mark.parametrize(
+    ("gpus", "gpus_per_host", "state"),
+    [
+        ((0, 1, 1), 2, "fail"),
+        ((0, 1, 2), 2, "ok"),
+        ((0, 0), 2, "warn"),  # an autoscaler may bring one
+        ((0, 0), 1, "ok"),
+        ((1, 1), 1, "ok"),
+    ],
+)
+def test_a_cluster_on_which_no_machine_can_take_a_host_fails(gpus, gpus_per_host, state):
+    found = on_cluster.connected(gpus, "auto", gpus_per_host)
+    assert (found.check, found.node, found.state) == (examine.CONNECTION, DRIVER, state)
+    assert found.seen.startswith(f"{len(gpus)} nodes with {sum(gpus)} GPUs at auto")
+    assert ("none has so many: the sweep waits for one that has" in found.seen) == (state != "ok")

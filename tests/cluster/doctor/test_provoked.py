@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,19 +19,18 @@ import obstore
 import pytest
 import torch
 from killed_writers import kill_in_transaction
-from obstore.store import from_url
 
-from cluster.doctor import contract, looking
-from cluster.doctor.contract import Asked, Diagnosis
+from cluster import timing
+from cluster.doctor import looking, stores
+from cluster.doctor.contract import DRIVER, Diagnosis, Needs, Site
+from cluster.doctor.looking import CHECKS
 from trainables.specs import DataSpec, ModelSpec, QuantizationSpec, TrialSpec
 
 
-def diagnosis(check: str, asked: Asked | None = None) -> Diagnosis:
+def diagnosis(check: str, site: Site | None = None, **needs: object) -> Diagnosis:
     """What a check says of this machine, looked at in this process."""
-    asked = asked or Asked()
-    module = contract.find(check)
-    facts = module.look(asked)
-    return module.judge(facts, facts, asked)
+    site = site or Site(needs=Needs.model_validate(needs), mark="m1")
+    return CHECKS[check].judge(CHECKS[check].look(site), site)
 
 
 # import names
@@ -86,7 +86,7 @@ def test_a_processor_that_is_slower_in_bfloat16_is_found_by_the_time_that_its_pr
     heads = {"attention_heads": 4, "key_value_heads": 4}
     model = ModelSpec.model_validate({"source": "tiny/model", "facts": sizes | heads})
     base = TrialSpec(trainable="toy", model=model, quantization=QuantizationSpec(compute_dtype="bfloat16"))
-    found = diagnosis("bf16", Asked(base=base, uses_gpus=False))
+    found = diagnosis("bf16", base=base, gpus_per_host=0)
     assert found.state == "warn"
     assert "takes 2.0 times as long in bfloat16 as in float32 (measured)" in found.seen
     assert torch.get_num_threads() == threads
@@ -95,35 +95,22 @@ def test_a_processor_that_is_slower_in_bfloat16_is_found_by_the_time_that_its_pr
 # storage
 
 
-def stored(folder: Path, **more: object) -> Asked:
-    return Asked.model_validate({"storage": str(folder), "mark": "m1", **more})
-
-
 def test_storage_is_written_read_and_left_as_it_was(tmp_path):
-    asked = stored(tmp_path / "results")
-    storage = contract.find("storage")
-    driver = storage.look(asked)
-    node = asked.on_node("10.0.0.2", 0.0)
-    seen = storage.look(node)
-    arrived = storage.collect(asked)  # type: ignore[attr-defined]
-    assert storage.judge(driver, driver, asked).state == "ok"
-    assert storage.judge(seen, arrived, node).state == "ok"
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_node_that_sees_another_folder_is_told_and_nothing_is_written_there(tmp_path):
-    contract.find("storage").look(stored(tmp_path / "here"))
-    there = tmp_path / "there"
-    there.mkdir()
-    node = stored(there).on_node("10.0.0.2", 0.0)
-    facts = contract.find("storage").look(node)
-    assert contract.find("storage").judge(facts, {"arrived": []}, node).state == "warn"
-    assert list(there.iterdir()) == []
+    driver = Site(needs=Needs(storage=f"{tmp_path}/results"), mark="m1")
+    node = driver.on_node("10.0.0.2", 0.0)
+    elsewhere = node.model_copy(update={"needs": Needs(storage=f"{tmp_path}/there/results")})
+    (tmp_path / "there").mkdir()
+    assert diagnosis("storage", driver).state == "ok"
+    seen, unseen = stores.storage(node), stores.storage(elsewhere)
+    arrived = stores.collect(driver)
+    assert stores.judge_storage({**seen, "driver": arrived}, node).state == "ok"
+    assert stores.judge_storage({**unseen, "driver": arrived}, elsewhere).state == "warn"
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"], "where the driver's folder is not seen nothing is written"
 
 
 def test_storage_that_cannot_be_written_is_a_failure():
     # /proc takes no folder, not even from root.
-    found = diagnosis("storage", stored(Path("/proc")))
+    found = diagnosis("storage", storage="/proc")
     assert found.state == "fail"
     assert "/proc: cannot be written" in found.seen
     assert found.mend
@@ -132,45 +119,35 @@ def test_storage_that_cannot_be_written_is_a_failure():
 def test_storage_without_locks_is_a_failure(tmp_path, monkeypatch):
     """As Lustre is mounted without `flock`."""
     monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(38, "Function not implemented")))
-    found = diagnosis("storage", stored(tmp_path))
+    found = diagnosis("storage", storage=str(tmp_path))
     assert found.state == "fail"
     assert found.seen.startswith(f"{tmp_path}: its file system has no locks (Function not implemented)")
     assert "mount it with flock" in found.mend
 
 
-def test_what_a_killed_doctor_left_is_removed(tmp_path):
-    old, young = tmp_path / ".qsweep-doctor-old", tmp_path / ".qsweep-doctor-young"
-    for folder in (old, young):
-        folder.mkdir()
-    os.utime(old, (0, 0))
-    diagnosis("storage", stored(tmp_path))
-    assert not old.exists()
-    assert young.exists()
+@pytest.fixture(scope="module")
+def store() -> Iterator[object_stores.ObjectStore]:
+    with object_stores.running() as found:
+        yield found
 
 
-def test_an_object_store_is_written_read_and_left_as_it_was(monkeypatch):
-    store = object_stores.ObjectStore()
-    for name, value in store.environment.items():
-        monkeypatch.setenv(name, value)
-    store.start()
-    try:
-        asked = Asked(storage=store.uri, mark="m1")
-        missing = diagnosis("storage", asked)
-        assert (missing.state, "no such bucket" in missing.seen) == ("fail", True), missing
-        store.make_bucket()
-        assert diagnosis("storage", asked).state == "ok"
-        assert list(obstore.list(from_url(f"s3://{store.bucket}", client_options={"allow_http": True}))) == []
-    finally:
-        store.stop()
-    node = asked.on_node("10.0.0.2", 1.0)
+def test_an_object_store_is_written_read_and_left_as_it_was(store, monkeypatch):
+    assert diagnosis("storage", storage=store.uri).state == "ok"
+    missing = diagnosis("storage", storage="s3://no-such-bucket/sweeps")
+    assert (missing.state, "no such bucket" in missing.seen) == ("fail", True), missing
+    node = Site(node="10.0.0.2", declared_gpus=1.0, needs=Needs(storage=store.uri))
     assert diagnosis("storage", node).seen == f"{store.uri}: only the driver writes there"
+    monkeypatch.setattr(obstore, "get", Mock(side_effect=PermissionError("403 Forbidden")))
+    unread = diagnosis("storage", storage=store.uri)
+    assert (unread.state, "access is denied" in unread.seen) == ("fail", True), unread
+    assert store.names() == []
 
 
 @pytest.mark.parametrize(
     ("ignored", "said"),
     [(str, "ignores the condition If-None-Match"), (dict, "ignores the condition If-Match"), (object, "If-None-Match")],
 )
-def test_an_object_store_without_conditional_writes_is_found(monkeypatch, ignored, said):
+def test_an_object_store_without_conditional_writes_is_found(store, monkeypatch, ignored, said):
     put = obstore.put
     monkeypatch.setattr(
         obstore,
@@ -179,33 +156,9 @@ def test_an_object_store_without_conditional_writes_is_found(monkeypatch, ignore
             store, name, content, mode="overwrite" if isinstance(mode, ignored) else mode
         ),
     )
-    with object_stores.running() as store:
-        found = diagnosis("storage", Asked(storage=store.uri, mark="m1"))
-        assert (found.state, said in found.seen) == ("fail", True), found
-        assert store.names() == []
-
-
-def test_an_object_that_cannot_be_read_does_not_stay(monkeypatch):
-    def get(*_arguments: object) -> None:
-        raise PermissionError("403 Forbidden")
-
-    monkeypatch.setattr(obstore, "get", get)
-    with object_stores.running() as store:
-        found = diagnosis("storage", Asked(storage=store.uri, mark="m1"))
-        assert (found.state, "access is denied" in found.seen) == ("fail", True), found
-        assert store.names() == []
-
-
-def test_what_a_killed_doctor_left_on_an_object_store_is_removed_when_it_is_old(monkeypatch):
-    with object_stores.running() as store:
-        store.write(".qsweep-doctor/m0", b"m0")
-        store.write("toy/manifest.json", b"{}")
-        asked = Asked(storage=store.uri, mark="m1")
-        assert diagnosis("storage", asked).state == "ok"
-        assert store.names() == [".qsweep-doctor/m0", "toy/manifest.json"]
-        monkeypatch.setattr(contract.find("storage"), "ABANDONED_SECONDS", -1.0)
-        assert diagnosis("storage", asked).state == "ok"
-        assert store.names() == ["toy/manifest.json"]
+    found = diagnosis("storage", storage=store.uri)
+    assert (found.state, said in found.seen) == ("fail", True), found
+    assert store.names() == []
 
 
 # MLflow
@@ -249,7 +202,7 @@ def answering(status: int, body: bytes) -> Iterator[int]:
 )
 def test_what_an_mlflow_server_answers(status, body, state, said, mend):
     with answering(status, body) as port:
-        found = diagnosis("mlflow", Asked(tracking_uri=f"http://me:secret@127.0.0.1:{port}"))
+        found = diagnosis("mlflow", tracking_uri=f"http://me:secret@127.0.0.1:{port}")
     assert found.state == state
     assert said in found.seen
     assert mend in found.mend
@@ -257,37 +210,37 @@ def test_what_an_mlflow_server_answers(status, body, state, said, mend):
 
 
 def test_a_server_that_is_not_there_is_a_failure():
-    found = diagnosis("mlflow", Asked(tracking_uri=f"http://127.0.0.1:{mlflow_servers.free_port()}"))
+    found = diagnosis("mlflow", tracking_uri=f"http://127.0.0.1:{mlflow_servers.free_port()}")
     assert (found.state, "Connection refused" in found.seen) == ("fail", True), found
 
 
 def test_a_proxy_that_says_nothing_is_a_failure(monkeypatch):
-    monkeypatch.setattr(contract.find("mlflow"), "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(timing, "MLFLOW_ANSWER_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setenv("no_proxy", "")
-        found = diagnosis("mlflow", Asked(tracking_uri="http://mlflow.example:5000"))
+        found = diagnosis("mlflow", tracking_uri="http://mlflow.example:5000")
     assert (found.state, "timed out" in found.seen, "HTTP_PROXY" in found.mend) == ("fail", True, True), found
 
 
 def test_a_file_that_is_no_database_is_a_failure(tmp_path):
     (tmp_path / "mlflow.db").write_text("not a database, but a text of some length" * 10)
-    assert diagnosis("mlflow", Asked(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")).state == "fail"
-    assert diagnosis("mlflow", Asked(tracking_uri=f"sqlite:///{tmp_path}/other.db")).state == "ok"
+    assert diagnosis("mlflow", tracking_uri=f"sqlite:///{tmp_path}/mlflow.db").state == "fail"
+    assert diagnosis("mlflow", tracking_uri=f"sqlite:///{tmp_path}/other.db").state == "ok"
     assert not (tmp_path / "other.db").exists()
 
 
 def test_a_database_whose_writer_was_killed_is_no_failure(tmp_path):
     kill_in_transaction(tmp_path / "mlflow.db", "create table runs (name)", "insert into runs values (1)")
-    assert diagnosis("mlflow", Asked(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")).state == "ok"
+    assert diagnosis("mlflow", tracking_uri=f"sqlite:///{tmp_path}/mlflow.db").state == "ok"
 
 
 def test_a_database_that_does_not_listen_is_a_failure():
     # A client that is there, whatever it is: it is not used.
     uri = f"postgresql+json://me:secret@127.0.0.1:{mlflow_servers.free_port()}/mlflow"
-    found = diagnosis("mlflow", Asked(tracking_uri=uri))
+    found = diagnosis("mlflow", tracking_uri=uri)
     assert (found.state, "Connection refused" in found.seen) == ("fail", True), found
-    missing = diagnosis("mlflow", Asked(tracking_uri="postgresql+nosuchclient://db/mlflow"))
+    missing = diagnosis("mlflow", tracking_uri="postgresql+nosuchclient://db/mlflow")
     assert "package nosuchclient is missing" in missing.seen
 
 
@@ -300,9 +253,8 @@ def test_a_launch_is_stopped_by_a_database_only_where_its_place_is_named_and_not
         f"postgresql+json://u@h1:{port},h2:{port}/db",
         "mysql+nosuch://h/db",
     )
-    look = contract.find("mlflow").look
-    asked = [look(Asked(tracking_uri=uri)).get("answers", True) for uri in (there, *others)]
-    assert asked == [False, True, True, True]
+    answers = [stores.nothing_answers(uri) is None for uri in (there, *others)]
+    assert answers == [False, True, True, True]
 
 
 # Model and data
@@ -315,14 +267,14 @@ def test_a_model_that_is_not_there_is_a_failure(tmp_path):
         data=DataSpec(train=str(tmp_path / "rows.jsonl"), text="{x}"),
         steps=1,
     )
-    found = diagnosis("model_and_data", Asked(base=base))
+    found = diagnosis("model_and_data", base=base)
     assert found.state == "fail"
     assert "no such file or folder" in found.seen
     assert str(tmp_path / "rows.jsonl") in found.seen
 
 
 def test_the_toy_reads_nothing():
-    assert diagnosis("model_and_data", Asked(base=TrialSpec(trainable="toy", steps=1))).state == "ok"
+    assert diagnosis("model_and_data", base=TrialSpec(trainable="toy", steps=1)).state == "ok"
 
 
 # The token
@@ -342,52 +294,51 @@ def test_the_token_must_be_there_and_private(tmp_path, monkeypatch):
     file.chmod(0o600)
     assert diagnosis("token").state == "ok"
     monkeypatch.delenv("RAY_AUTH_MODE")
-    assert diagnosis("token", Asked(node=contract.DRIVER)).state == "warn"
+    assert diagnosis("token", Site(node=DRIVER)).state == "warn"
 
 
 # Looking in a process of its own
 
 
-def test_a_check_that_hangs_is_ended(monkeypatch):
+def looked(check: str, site: Site | None = None) -> Diagnosis:
+    """What a check says of this machine, looked at as the doctor does."""
+    site = site or Site()
+    ((name, look),) = looking.look_at(site, [check])
+    found = looking.finding(name, look, site)
+    return Diagnosis(found.state, found.seen, found.mend)
+
+
+def test_a_check_that_hangs_is_ended():
     """nvidia-smi is what hangs when a GPU's driver does."""
-    monkeypatch.setattr(contract.find("gpu"), "SECONDS", 0.01)
-    found = looking.look("gpu", Asked())
-    assert found.hung_seconds == 0.01
-    finding = looking.judged("gpu", found, {}, Asked())
-    assert (finding.state, finding.seen) == ("fail", "no answer within 0 s")
-    assert finding.mend.startswith(contract.find(finding.check).HUNG)
-    assert "QSWEEP_DOCTOR_PATIENCE=4" in finding.mend, "the machine may be busy, and nothing else be wrong"
+    found = looked("gpu", Site(patience=0.0001))
+    assert (found.state, found.seen) == ("fail", "no answer within 0 s")
+    assert found.mend.startswith(CHECKS["gpu"].hung)
+    assert "QSWEEP_DOCTOR_PATIENCE=4" in found.mend, "the machine may be busy, and nothing else be wrong"
 
 
 def test_what_a_look_did_not_foresee_is_told():
     """Standing for it: a question without what the check needs."""
-    found = looking.look("model_and_data", Asked())
-    assert found.error is not None and "AssertionError" in found.error
-    assert looking.judged("model_and_data", found, {}, Asked()).state == "unknown"
+    found = looked("model_and_data")
+    assert (found.state, "AssertionError" in found.seen) == ("unknown", True)
 
 
 def test_a_look_whose_process_dies_is_a_failure(tmp_path, monkeypatch):
     """A library may end the process that loads it."""
     (tmp_path / "bitsandbytes.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    found = looking.look("bitsandbytes", Asked())
-    assert found.crash is not None and "signal 11" in found.crash
-    assert looking.judged("bitsandbytes", found, {}, Asked()).state == "fail"
+    found = looked("bitsandbytes")
+    assert (found.state, "signal 11" in found.seen) == ("fail", True)
 
 
 def test_a_look_on_a_node_sees_what_the_profile_sets_for_hosts(tmp_path):
-    asked = Asked(node="10.0.0.2", declared_gpus=0.0, environment={"QSWEEP_CACHE": str(tmp_path / "there")})
-    found = looking.look("disk", asked)
-    assert found.facts is not None
-    assert found.facts["cache"]["path"] == str(tmp_path / "there")
+    needs = Needs(environment={"QSWEEP_CACHE": str(tmp_path / "there")})
+    found = looked("disk", Site(node="10.0.0.2", declared_gpus=0.0, needs=needs))
+    assert str(tmp_path / "there") in found.seen
 
 
 def test_a_look_ends_with_the_process_that_asked():
     """So that a doctor that is killed leaves nothing on a node."""
-    import subprocess
-    import sys
-
-    reader = "from cluster.doctor import processes; processes.question(); print('asked', flush=True)\n"
+    reader = "from cluster.doctor import looking; looking.question(); print('asked', flush=True)\n"
     waits = reader + "import threading; threading.Event().wait(120)"
     with subprocess.Popen(
         [sys.executable, "-c", waits], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True

@@ -17,7 +17,7 @@ from sweep_files import QLORA, TOY, write_rows
 from typer.testing import CliRunner
 
 from cluster.doctor import examine
-from cluster.doctor.contract import Asked, Finding
+from cluster.doctor.contract import Finding, Site
 from cluster.submission.jobs import Job, Seen
 from sweeps.cli import app
 
@@ -44,7 +44,7 @@ def test_a_failure_is_a_line_with_what_to_do_and_exit_code_1(tmp_path, monkeypat
 
 def test_the_command_itself_loads_no_library(tmp_path):
     """The checks run in processes of their own."""
-    stub = "import cluster.doctor.looking as looking\nlooking.look = lambda *words: looking.Look(error='stub')\n"
+    stub = "from cluster.doctor import looking\nlooking.look_at = lambda site, names: iter(())\n"
     assert python_imports.heavy_in_command(tmp_path, "doctor", "toy", before=stub) == set()
 
 
@@ -52,7 +52,7 @@ def test_the_command_itself_loads_no_library(tmp_path):
 def found(monkeypatch):
     """What the doctor finds; nothing is looked at."""
     findings: list[Finding] = []
-    monkeypatch.setattr(examine, "this_machine", lambda asked: (each for each in findings))
+    monkeypatch.setattr(examine, "this_machine", lambda site: (each for each in findings))
     return findings
 
 
@@ -142,7 +142,7 @@ def test_a_cluster_is_looked_at_from_outside_by_a_job(monkeypatch, tmp_path, exi
 
 
 def test_on_a_node_the_first_line_says_how_long_it_may_take(monkeypatch):
-    def nothing(_asked: Asked, _address: str) -> Generator[Finding]:
+    def nothing(_site: Site, _address: str) -> Generator[Finding]:
         yield from ()
 
     monkeypatch.setattr(examine, "a_cluster", nothing)
@@ -164,10 +164,10 @@ def test_patience_is_a_number(monkeypatch):
 
 
 def test_what_the_file_needs_reaches_the_checks(monkeypatch, tmp_path):
-    seen: list[Asked] = []
+    seen: list[Site] = []
 
-    def look(asked: Asked) -> Generator[Finding]:
-        seen.append(asked)
+    def look(site: Site) -> Generator[Finding]:
+        seen.append(site)
         yield from ()
 
     monkeypatch.setattr(examine, "this_machine", look)
@@ -175,7 +175,7 @@ def test_what_the_file_needs_reaches_the_checks(monkeypatch, tmp_path):
     Path("s.yaml").write_text(TOY + "budget: {trials: auto, wall_clock: 1h, disk: 20GB}\nstorage: out\n")
     done = CliRunner().invoke(app, ["doctor", "s.yaml"])
     assert done.exit_code == 0, done.output
-    (asked,) = seen
-    assert asked.base is not None and asked.base.trainable == "toy"
-    assert (asked.storage, asked.disk_budget) == (str(tmp_path / "out"), 20 * 10**9)
-    assert asked.tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"
+    needs = seen[0].needs
+    assert needs.base is not None and needs.base.trainable == "toy"
+    assert (needs.storage, needs.disk_budget) == (str(tmp_path / "out"), 20 * 10**9)
+    assert needs.tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"

@@ -1,0 +1,388 @@
+"""Checks of what a sweep reads and writes: disks, the storage, the model and the data, and MLflow. Each can hang."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+import sqlite3
+import tempfile
+from contextlib import closing, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from cluster import devices, object_store, timing
+from cluster.doctor.contract import DRIVER, Check, Diagnosis, Facts, Needs, Site, fail, ok, warn
+from cluster.errors import first_cause
+from trainables import catalogue
+from trainables.contract import LookedUp
+
+CACHE_BYTES = 5 * 10**9
+"""Below this a base that has to be downloaded and quantised may not find room."""
+RAY_STOPS = 0.95
+"""Where Ray writes no more objects to disk (its `local_fs_capacity_threshold`, 2.60)."""
+OBJECTS = ".qsweep-doctor"
+"""The folder of the doctor's objects on an object store; with a dash and a mark, its folder in a storage on disk."""
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+CLIENTS = {"postgresql": "psycopg2", "mysql": "MySQLdb", "mssql": "pyodbc"}
+"""What SQLAlchemy 2.0 uses for a URI that names no client."""
+REFUSED_HOST = "Invalid Host header"
+"""mlflow/server/security_utils.py, 3.17.2. /health is answered whatever the name, so another address is asked."""
+_HUB = (
+    "the hub, a proxy or a network drive does not answer: check HTTPS_PROXY, HF_ENDPOINT and the mounts there, or put "
+    "the model in a folder"
+)
+_MOUNT = "a drive does not answer: check the mounts"
+_STORAGE = "the storage does not answer: check its mount, or the credentials and the network"
+_MLFLOW = "MLflow or a proxy before it does not answer: check the address, HTTP_PROXY and NO_PROXY"
+"""What to do when a check hangs."""
+
+
+def disk(site: Site) -> Facts:
+    """The room in the cache, in the folder for temporary files, and where the driver writes the sweep's folder."""
+    places = {"cache": devices.cache(), "temporary": Path(tempfile.gettempdir())}
+    if site.needs.work_folder is not None and site.declared_gpus is None:
+        places["storage"] = Path(site.needs.work_folder)
+    found = {}
+    for name, place in places.items():
+        usage = shutil.disk_usage(_nearest(place))
+        found[name] = {"path": str(place), "free": usage.free, "used": usage.used / max(1, usage.used + usage.free)}
+    return found
+
+
+def _nearest(place: Path) -> Path:
+    """The folder itself, or the one in which it would be made."""
+    return next(path for path in (place, *place.parents) if path.is_dir())
+
+
+def judge_disk(facts: Facts, site: Site) -> Diagnosis:
+    """Fails when the storage has less room than budget.disk or the plan; warns where little is left elsewhere."""
+    rooms = {name: facts[name] for name in ("cache", "temporary", "storage") if name in facts}
+    shown = ", ".join(f"{room['free'] / 1e9:.1f} GB free in {room['path']}" for room in rooms.values())
+    needs, storage, temporary = site.needs, rooms.get("storage"), rooms["temporary"]
+    what, wanted, way_out = "the plan", needs.disk_bytes, "set budget.disk"
+    if needs.disk_budget is not None:
+        what, wanted, way_out = "budget.disk", needs.disk_budget, "lower budget.disk"
+    if storage is not None and wanted is not None and wanted > storage["free"]:
+        return fail(
+            f"{what} may take {wanted / 1e9:.1f} GB; {shown}",
+            f"free room in {storage['path']}, {way_out}, or name another storage",
+        )
+    if temporary["used"] >= RAY_STOPS:
+        return warn(
+            f"the disk of {temporary['path']} is {temporary['used']:.0%} full; {shown}",
+            "free some room: Ray writes no objects to a disk that is 95% full",
+        )
+    if rooms["cache"]["free"] < CACHE_BYTES and site.node != DRIVER:
+        return warn(shown, "free room for bases, or set QSWEEP_CACHE and HF_HOME to a larger disk")
+    return ok(shown)
+
+
+def storage(site: Site) -> Facts:
+    """Writes and reads the sweep's storage, to see which machines see the same folder.
+
+    The driver makes a folder with a random name there, and writes and locks a file; each node reads that file and
+    writes one of its own; `collect` reads what has arrived. A node that does not see the folder writes nothing.
+    """
+    uri, is_driver = site.needs.storage, site.declared_gpus is None
+    assert uri is not None
+    if "://" in uri:
+        return {"place": uri, "only_driver": not is_driver, **(_try_store(uri, site.mark) if is_driver else {})}
+    folder = _shared_folder(site)
+    facts: dict[str, Any] = {"place": str(folder.parent) if is_driver else uri}
+    file = folder / "driver"
+    try:
+        if is_driver:
+            folder.mkdir(mode=0o777)
+            folder.chmod(0o777)  # nodes may run as somebody else
+            _write(file, site.mark)
+            facts["no_locks"] = _lock(file)
+        facts["sees"] = file.is_file() and file.read_text() == site.mark
+        if facts["sees"] and not is_driver:
+            _write(folder / _file_name(site.node), site.mark)
+        return facts
+    except OSError as error:
+        return {**facts, "error": f"{error.strerror or error}"}
+
+
+def collect(site: Site) -> Facts:
+    """The files that have arrived from nodes, after all of them have looked. Removes the folder."""
+    if site.needs.storage is None or "://" in site.needs.storage:
+        return {"arrived": []}
+    folder, arrived = _shared_folder(site), []
+    with suppress(OSError):
+        arrived = [file.name for file in folder.iterdir() if file.read_text() == site.mark]
+    shutil.rmtree(folder, ignore_errors=True)
+    return {"arrived": arrived}
+
+
+def judge_storage(facts: Facts, site: Site) -> Diagnosis:
+    """Fails when the driver cannot write or lock; warns when a node does not see the driver's folder."""
+    place, is_driver = facts["place"], site.declared_gpus is None
+    if facts.get("error") is not None:
+        mend = f"let this user write to {place}, or name another storage"
+        if "://" in place:
+            mend = "mend the bucket, the credentials or AWS_REGION (docs/storage.md), or name another storage"
+        return (fail if is_driver else warn)(f"{place}: cannot be written: {facts['error']}", mend)
+    if facts.get("no_locks") is not None:
+        return fail(
+            f"{place}: its file system has no locks ({facts['no_locks']}), which let one process drive a sweep",
+            "mount it with flock, or name another storage",
+        )
+    if facts.get("only_driver"):
+        return ok(f"{place}: only the driver writes there")
+    if is_driver:
+        return ok(f"{place}: {'used as by a mirror' if '://' in place else 'written and read'}")
+    if not facts["sees"]:
+        return warn(
+            f"{place} is not the driver's folder here",
+            "the driver alone writes there, so a sweep runs; mount it here too to resume a sweep on this node",
+        )
+    if _file_name(site.node) not in facts["driver"]["arrived"]:
+        return warn(
+            f"{place}: the driver has not seen what was written here", "check how the drive is mounted and cached"
+        )
+    return ok(f"{place}: this node and the driver read what the other one wrote")
+
+
+def _shared_folder(site: Site) -> Path:
+    """The doctor's folder in the storage, or in the folder in which a sweep would make the storage."""
+    return _nearest(Path(site.needs.storage or "")) / f"{OBJECTS}-{site.mark}"
+
+
+def _file_name(node: str) -> str:
+    return "node-" + "".join(letter if letter.isalnum() else "-" for letter in node)
+
+
+def _write(file: Path, text: str) -> None:
+    with file.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _lock(file: Path) -> str | None:
+    """Locks a file as a sweep's driver does; why that fails, None when it does not."""
+    with file.open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.strerror or str(error)
+    return None
+
+
+def _try_store(uri: str, mark: str) -> dict[str, Any]:
+    """Does with an object what a mirror does. Credentials come from the environment, as for the sweep itself."""
+    from obstore.exceptions import BaseError
+
+    try:
+        return {"error": _try_object(object_store.opened(uri), mark)}
+    except (BaseError, OSError, ValueError) as error:
+        return {"error": object_store.reason(error, uri)}
+
+
+def _try_object(store: Any, mark: str) -> str | None:
+    """Writes under conditions, lists, reads and deletes; what is wrong with the answers, None when nothing is."""
+    import obstore
+
+    name = f"{OBJECTS}/{mark}"
+    first = obstore.put(store, name, b"first", mode="create")
+    try:
+        before: Any = {key: first[key] for key in ("e_tag", "version") if first[key] is not None}
+        if _is_written(store, name, b"other", "create"):
+            return "it ignores the condition If-None-Match: two drivers could take one sweep"
+        if not _is_written(store, name, mark.encode(), before):
+            return "it refuses a write under the condition If-Match though nobody wrote in between"
+        if _is_written(store, name, b"other", before):
+            return "it ignores the condition If-Match: two drivers could take one sweep"
+        if all(each["path"] != name for page in obstore.list(store, OBJECTS) for each in page):
+            return "what was written is not in the list of objects"
+        if bytes(obstore.get(store, name).bytes()) != mark.encode():
+            return "what was read is not what was written"
+    finally:
+        obstore.delete(store, [name])
+    return None
+
+
+def _is_written(store: Any, name: str, content: bytes, mode: Any) -> bool:
+    """Whether a write under a condition goes through; False when the condition does not hold."""
+    import obstore
+    from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+    try:
+        obstore.put(store, name, content, mode=mode)
+    except (AlreadyExistsError, PreconditionError):
+        return False
+    return True
+
+
+def model_and_data(site: Site) -> Facts:
+    """What the trainable finds of local files, and what the hub says."""
+    base = site.needs.base
+    assert base is not None
+    trainable, looked_up = catalogue.find(base.trainable), LookedUp()
+    problems = catalogue.check(trainable, base)
+    if not problems and hasattr(trainable, "look_up"):
+        looked_up = trainable.look_up(base, devices.cache())
+    return {
+        "problems": [*problems, *looked_up.problems],
+        "unreachable": list(looked_up.unreachable),
+        "notices": list(looked_up.notices),
+    }
+
+
+def judge_model_and_data(facts: Facts, site: Site) -> Diagnosis:
+    """Fails when something is missing or out of reach."""
+    if facts["problems"]:
+        return fail("; ".join(facts["problems"]), "put it at the same path on each node, or mend the file")
+    if facts["unreachable"]:
+        return fail("; ".join(facts["unreachable"]), _HUB)
+    base, named = site.needs.base, []
+    if base is not None and base.model is not None:
+        named.append(f"model {base.model.source}")
+    if base is not None and base.data is not None:
+        named.append(f"data {base.data.train}")
+    if not named:
+        return ok("the sweep reads no model and no data")
+    if facts["notices"]:
+        return Diagnosis("warn", "; ".join(facts["notices"]))
+    return ok(f"{' and '.join(named)}: reached")
+
+
+def mlflow(site: Site) -> Facts:
+    """What answers at the tracking URI. The URI itself is not among the facts: it may hold a password.
+
+    Of a server `status`, None where nothing answers; of a database the `problem` and how to `mend` it. `answers` is
+    False where nothing answers at a place that the URI names.
+    """
+    uri = site.needs.tracking_uri or ""
+    if uri.startswith("sqlite:///"):
+        return _database_file(Path(uri.removeprefix("sqlite:///").partition("?")[0]))
+    if uri.startswith(("http://", "https://")):
+        return _server(uri)
+    return _database(uri)
+
+
+def nothing_answers(uri: str) -> Diagnosis | None:
+    """What is wrong with a tracking URI at whose place nothing answers; None where something does, or may."""
+    site = Site(needs=Needs(tracking_uri=uri))
+    facts = mlflow(site)
+    return None if facts.get("answers", True) else judge_mlflow(facts, site)
+
+
+def judge_mlflow(facts: Facts, _site: Site) -> Diagnosis:
+    """Fails when runs could not be written there."""
+    place = facts["place"]
+    if "status" not in facts:
+        return ok(place) if facts["problem"] is None else fail(facts["problem"], facts["mend"])
+    status, host, said = facts["status"], facts["host"], facts["said"]
+    if status is None:
+        return fail(f"{place}: no answer: {said}", "start the server, or mend tracking.uri, HTTP_PROXY or NO_PROXY")
+    if status == 200:
+        return ok(f"{place} answers, and accepts the name {host}")
+    if status == 403 and REFUSED_HOST in said:
+        return fail(
+            f"{place}: 403 {REFUSED_HOST}: the server does not accept the name {host}",
+            f"start it with --allowed-hosts '{host},localhost:*,127.0.0.1:*' (MLFLOW_SERVER_ALLOWED_HOSTS)",
+        )
+    if status in (401, 403):
+        return fail(
+            f"{place}: {status}: the server does not let this user in",
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) for the driver",
+        )
+    if status == 404:
+        return fail(f"{place}: 404: no MLflow server", "mend tracking.uri: another program answers there")
+    return fail(f"{place}: {status}: {said}", "read the server's log")
+
+
+def _server(uri: str) -> dict[str, Any]:
+    import requests
+
+    parts = urlsplit(uri)
+    host = parts.netloc.rpartition("@")[2]
+    facts: dict[str, Any] = {"place": f"{parts.scheme}://{host}{parts.path}", "host": host, "status": None}
+    headers, user = {}, os.environ.get("MLFLOW_TRACKING_USERNAME")
+    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        headers["Authorization"] = f"Bearer {token}"
+    try:
+        answer = requests.post(
+            f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search",
+            json={"max_results": 1},
+            headers=headers,
+            auth=(user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None,
+            timeout=timing.MLFLOW_ANSWER_SECONDS,
+            verify=os.environ.get("MLFLOW_TRACKING_INSECURE_TLS") != "true",
+        )
+    except (requests.RequestException, ValueError) as error:
+        return {**facts, "said": _cause(error), "answers": False}
+    return {**facts, "status": answer.status_code, "said": " ".join(answer.text[:200].split())}
+
+
+def _cause(error: BaseException) -> str:
+    """What the error came of; the error itself may name the whole URI."""
+    cause = first_cause(error)
+    if isinstance(cause, TimeoutError):
+        return f"timed out after {timing.MLFLOW_ANSWER_SECONDS:.0f} s"
+    return getattr(cause, "strerror", None) or type(cause).__name__
+
+
+def _database_file(file: Path) -> dict[str, Any]:
+    def wrong(problem: object, mend: str = "name another file in tracking.uri") -> dict[str, Any]:
+        return {"place": str(file), "problem": f"{problem}", "mend": mend}
+
+    if not file.exists():
+        folder = _nearest(file.absolute().parent)
+        if os.access(folder, os.W_OK):
+            return {"place": f"sqlite:///{file} will be made", "problem": None}
+        return wrong(f"{folder}: not writable")
+    try:
+        # Not mode=ro: SQLite must first undo what a writer has left that was killed in a transaction.
+        there = f"{file.absolute().as_uri()}?mode=rw"
+        with closing(sqlite3.connect(there, uri=True, timeout=timing.MLFLOW_ANSWER_SECONDS)) as database:
+            database.execute("select name from sqlite_master limit 1").fetchone()
+    except sqlite3.Error as error:
+        return wrong(f"{file}: {error}")
+    if not os.access(file, os.W_OK):
+        return wrong(f"{file}: not writable", f"chmod u+w {file}, or name another file")
+    return {"place": f"sqlite:///{file}", "problem": None}
+
+
+def _database(uri: str) -> dict[str, Any]:
+    kind, _, client = uri.partition("://")[0].partition("+")
+    if kind not in PORTS:
+        return {"place": f"{kind}: not looked at", "problem": None}
+    module, facts = client or CLIENTS[kind], {"place": f"a database of {kind}"}
+    if find_spec(module) is None:
+        return {**facts, "problem": f"{kind}: Python's package {module} is missing", "mend": f"install {module}"}
+    try:
+        parts = urlsplit(uri)
+        host, port = parts.hostname or "localhost", parts.port or PORTS[kind]
+        with socket.create_connection((host, port), timing.MLFLOW_ANSWER_SECONDS):
+            return {"place": f"{kind} listens at {host}:{port}", "problem": None}
+    except (OSError, ValueError) as error:
+        return {
+            **facts,
+            "problem": f"{kind}: {_cause(error)}",
+            "mend": "start the database, or mend tracking.uri",
+            # Parameters may name another place, such as a socket or several hosts.
+            "answers": isinstance(error, ValueError) or urlsplit(uri).hostname is None,
+        }
+
+
+CHECKS = (
+    Check("disk", "both", disk, judge_disk, _MOUNT),
+    Check("storage", "both", storage, judge_storage, _STORAGE, needs_file=True),
+    Check(
+        "model_and_data",
+        "nodes",
+        model_and_data,
+        judge_model_and_data,
+        _HUB,
+        timing.DOCTOR_HUB_SECONDS,
+        needs_file=True,
+    ),
+    Check("mlflow", "driver", mlflow, judge_mlflow, _MLFLOW, needs_file=True),
+)
