@@ -17,9 +17,10 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.fleet import RETRY_SECONDS, Fleet
+from cluster import timing
+from cluster.fleet import Fleet
 from cluster.host_deaths import SUSPECT_AFTER, HostDeaths
-from cluster.host_states import ANSWER_SECONDS, Lease, in_a_line, message, said
+from cluster.host_states import Lease, in_a_line, message, said
 from cluster.hosts import PROCESS_LOST, HostOptions, Place, SlotLimits
 from cluster.leases import Grant, NotReady, Ready, Refused
 from cluster.nodes import Node, gpus, look
@@ -28,14 +29,6 @@ from trainables.contract import Evaluation, Failure, StepRecord, Target, TargetM
 from trainables.specs import TrialSpec
 
 NAME = "broker"
-LEASE_SECONDS = 60.0
-"""A lease that is not renewed for this time is over: its trial is gone."""
-UNAVAILABLE_SECONDS = 20.0
-"""How long a host may stay out of reach before it counts as lost: a short fault of the network is no death."""
-AGAIN_SECONDS = 1.0
-"""Pause before a host that is out of reach is asked again."""
-FOLLOW_SECONDS = 3.0
-"""Time between two looks at the nodes."""
 
 
 class Broker:
@@ -63,7 +56,7 @@ class Broker:
         """The nodes of the hosts that died while they evaluated the base."""
         self._suspects_waiting: dict[str, float] = {}
         self._starting = asyncio.Lock()
-        self._tried = -RETRY_SECONDS
+        self._tried = -timing.HOST_RETRY_SECONDS
         self._ready: Ready | None = None
 
     async def outlook(self) -> str | None:
@@ -106,7 +99,7 @@ class Broker:
         """Fits the hosts to the nodes every few seconds, as long as the sweep lasts."""
         told = ""
         while True:
-            await asyncio.sleep(FOLLOW_SECONDS)
+            await asyncio.sleep(timing.FOLLOW_NODES_SECONDS)
             try:
                 seen = await _look()
                 self._leaving = frozenset(node.node_id for node in seen if node.is_leaving)
@@ -243,13 +236,13 @@ class Broker:
             try:
                 # A host that is slow to answer is not gone: if it is, Ray says so in time.
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(host.actor.node_id.remote(), ANSWER_SECONDS)
+                    await asyncio.wait_for(host.actor.node_id.remote(), timing.HOST_ANSWER_SECONDS)
                 return
             except PROCESS_LOST as error:
-                if not isinstance(error, ActorUnavailableError) or self._clock() - since >= UNAVAILABLE_SECONDS:
+                if not isinstance(error, ActorUnavailableError) or self._clock() - since >= timing.LOST_HOST_SECONDS:
                     await self.lost(host_id)
                     return
-            await asyncio.sleep(AGAIN_SECONDS)
+            await asyncio.sleep(timing.LOST_HOST_AGAIN_SECONDS)
 
     async def _answer(self, host_id: str, ask: Callable[..., Any], *arguments: object) -> Any:
         """What a host answers to a call that can be repeated. Raises one of PROCESS_LOST once it is lost."""
@@ -268,14 +261,16 @@ class Broker:
         except Exception as error:  # What Ray raises when its head service does not answer, among others.
             answer = NotReady(message=in_a_line(error))
         if isinstance(answer, NotReady):
-            self._news.append(f"no host could be made: {answer.message}; trying again every {RETRY_SECONDS:.0f} s")
+            self._news.append(
+                f"no host could be made: {answer.message}; trying again every {timing.HOST_RETRY_SECONDS:.0f} s"
+            )
         else:
             self._news.append(f"hosts started: {said(*self._fleet.standing)}")
         await self._tell()
 
     def _revive(self) -> None:
         """Begins to start the hosts after Ray restarted this actor: it knows no data then."""
-        is_busy = self._starting.locked() or self._clock() - self._tried < RETRY_SECONDS
+        is_busy = self._starting.locked() or self._clock() - self._tried < timing.HOST_RETRY_SECONDS
         if is_busy or self._following is not None or self._fleet.is_prepared:
             return
         self._tried = self._clock()
@@ -286,10 +281,12 @@ class Broker:
         now = self._clock()
         for host in self._hosts.values():
             for trial_key, lease in host.leases.items():
-                if now - lease.renewed > LEASE_SECONDS:
+                if now - lease.renewed > timing.LEASE_SECONDS:
                     lease.renewed = now  # else the next call would end it once more
                     self._in_background(self.release(trial_key, lease.lease_id))
-        self._suspects_waiting = {key: at for key, at in self._suspects_waiting.items() if now - at <= LEASE_SECONDS}
+        self._suspects_waiting = {
+            key: at for key, at in self._suspects_waiting.items() if now - at <= timing.LEASE_SECONDS
+        }
 
     def _place(self, trial_key: str) -> str | None:
         """Chooses the host for a trial: an empty one for a suspect. While one waits, the emptiest host is kept for it.

@@ -23,6 +23,7 @@ from ray._private import services
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError
 
+from cluster import timing
 from cluster.errors import ConnectionFailed, NotStarted, first_line
 from cluster.ray_files import private_command_line, private_token, ray_folder
 from cluster.replaced import replaced
@@ -35,9 +36,7 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # A process of Ray's ends itself this many seconds after the head service is gone, whatever it is doing
-    # (rpc_client.h, 2.60; its default is 60). A driver needs longer to deliver its results; see `Cluster.is_lost`.
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": f"{timing.RAY_ENDS_ITSELF_SECONDS:.0f}",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -70,15 +69,6 @@ as `ray.init("auto")` and `ray start` do, takes those of processes called raylet
 `_is_raylet_process`)."""
 HEADS = ("gcs_server", "raylet", HIDDEN)
 """Daemons without which Ray does not work."""
-PROBE_SECONDS = 2.0
-PROBE_EVERY_SECONDS = 5.0
-LISTEN_SECONDS = 10.0
-"""How long a cluster that is to be joined may take to answer."""
-NODE_SECONDS = 10.0
-"""How long this process looks for the node that it starts before Ray does."""
-TURN_SECONDS = 0.02
-END_SECONDS = 10.0
-"""How long a daemon may take to end."""
 
 
 class Cluster:
@@ -136,8 +126,8 @@ class Cluster:
         if not self.has_started or self.is_ending:
             return self._was_lost
         if self._service is not None:
-            if time.monotonic() - self._probed >= PROBE_EVERY_SECONDS:
-                self._answers, self._probed = _listens(self._service, PROBE_SECONDS), time.monotonic()
+            if time.monotonic() - self._probed >= timing.HEAD_PROBE_SECONDS:
+                self._answers, self._probed = _listens(self._service, timing.HEAD_ANSWER_SECONDS), time.monotonic()
             return not self._answers
         return any(daemon.poll() is not None for daemon in self._daemons if _name(daemon) in HEADS)
 
@@ -174,7 +164,7 @@ class Cluster:
             raise ConnectionFailed(f"{named}: no Ray cluster there: {error}") from error
         self.joined = str(ray.get_runtime_context().gcs_address)
         host, _, port = self.joined.rpartition(":")
-        self._service, self.patience_seconds = (host.strip("[]"), int(port)), 60.0
+        self._service, self.patience_seconds = (host.strip("[]"), int(port)), timing.LOST_HEAD_SECONDS
 
     def _start(self, namespace: str, folder: Path) -> None:
         """Starts Ray, at the second try if need be: on a busy machine Ray's own time-outs may be too short."""
@@ -196,7 +186,7 @@ class Cluster:
             self._end_daemons()
             for daemon in self._daemons:
                 with suppress(subprocess.TimeoutExpired):
-                    daemon.wait(END_SECONDS)
+                    daemon.wait(timing.DAEMON_END_SECONDS)
             self._daemons.clear()
             raise
 
@@ -240,7 +230,7 @@ def is_there(address: str) -> bool:
     """Whether something listens at HOST:PORT; where that is not known, it may be. Ray itself tries for minutes."""
     host, _, port = address.rpartition(":")
     is_known = port.isdigit() and "://" not in host
-    return not is_known or _listens((host.strip("[]"), int(port)), LISTEN_SECONDS)
+    return not is_known or _listens((host.strip("[]"), int(port)), timing.JOIN_SECONDS)
 
 
 def _private(address: str) -> str | None:
@@ -305,9 +295,9 @@ def _at_once() -> AbstractContextManager[None]:
     def get_node(address: str, node_id: str) -> Any:
         # Whatever fails here, Ray's own look tells.
         with suppress(Exception):
-            head, deadline = GcsClient(address=address), time.monotonic() + NODE_SECONDS
+            head, deadline = GcsClient(address=address), time.monotonic() + timing.OWN_NODE_SECONDS
             while time.monotonic() < deadline and all(node.hex() != node_id for node in head.get_all_node_info()):
-                pause.wait(TURN_SECONDS)
+                pause.wait(timing.OWN_NODE_TURN_SECONDS)
         return look(address, node_id)
 
     def start_raylet(*arguments: Any, **options: Any) -> Any:

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 import ray
 from ray.exceptions import RayError
 
-from cluster import host_states, nodes
+from cluster import host_states, nodes, timing
 from cluster.compute_types import ComputeTypes
 from cluster.host_states import FleetSize, HeldTime, Host, StartDeaths, Starting, is_mistake, message, said
 from cluster.hosts import HostActor, HostFacts, HostOptions, Place, SlotLimits
@@ -27,16 +27,6 @@ from trainables.specs import TrialSpec
 Answer = TypeVar("Answer")
 Look = Callable[[], Awaitable[Sequence[nodes.Node]]]
 """Answers the nodes that there are when it is called."""
-RETRY_SECONDS = 10.0
-"""Pause before the next attempt, when a host could not be made."""
-SOON_SECONDS = 2.0
-"""The same, after the first process that died while it started."""
-LONGEST_PAUSE_SECONDS = 60.0
-"""Longest pause before hosts are made again that die before their trials come to a report point."""
-PLACE_SECONDS = 600.0
-"""How long a host counts as holding a GPU while it is not known where it is: its packages may be installed first."""
-SETTLE_SECONDS = 60.0
-"""How long the start waits for further hosts once the first is ready. Those that come later join then."""
 
 
 class Fleet:
@@ -195,7 +185,7 @@ class Fleet:
                     self.follow(self._nodes)
                 continue
             since = since or (self._clock() if self.hosts else None)
-            left = None if since is None else since + SETTLE_SECONDS - self._clock()
+            left = None if since is None else since + timing.HOSTS_SETTLE_SECONDS - self._clock()
             if left is not None and left <= 0:
                 break
             await asyncio.wait(self._tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
@@ -238,7 +228,7 @@ class Fleet:
         now = self._clock()
         if gone.since >= self._last_loss:  # else it was lost together with the one before
             before = self._early_deaths[gone.facts.place]
-            pause = 0.0 if before == 0 else min(2.0 ** (before - 1), LONGEST_PAUSE_SECONDS)
+            pause = 0.0 if before == 0 else min(2.0 ** (before - 1), timing.HOST_LONGEST_PAUSE_SECONDS)
             self._early_deaths[gone.facts.place] += 1
             self._not_before = max(self._not_before, now + pause)
         self._last_loss = now
@@ -257,7 +247,7 @@ class Fleet:
     def _count(self, asked: int | Literal["auto"]) -> int:
         held = Counter(host.facts.node_id for host in self.hosts.values() if not host.is_leaving)
         held.update(each.node_id for each in self._starting if each.node_id is not None)
-        recent = self._clock() - PLACE_SECONDS
+        recent = self._clock() - timing.HOST_PLACED_SECONDS
         unplaced = sum(each.node_id is None and each.since > recent for each in self._starting)
         return nodes.wanted(asked, self._gpus_per_host, self._nodes, held, unplaced)
 
@@ -331,7 +321,7 @@ class Fleet:
         self._failures += 1
         # The first process that dies may have been placed on a node that is lost, before Ray knew that.
         is_node_suspect = not is_mistake(error) and self._failures == 1
-        self._not_before = self._clock() + (SOON_SECONDS if is_node_suspect else RETRY_SECONDS)
+        self._not_before = self._clock() + (timing.HOST_SOON_SECONDS if is_node_suspect else timing.HOST_RETRY_SECONDS)
         words = message(error)
         if is_mistake(error):
             self._problem = NotReady(message=words)
@@ -340,7 +330,7 @@ class Fleet:
             self._tell(f"{words}; another is made")
         if self._has_started and not is_node_suspect and words != self._told:
             self._told = words
-            self._tell(f"a host could not be made: {words}; trying again every {RETRY_SECONDS:.0f} s")
+            self._tell(f"a host could not be made: {words}; trying again every {timing.HOST_RETRY_SECONDS:.0f} s")
 
     def _in_background(self, work: Any) -> None:
         task = asyncio.create_task(work)

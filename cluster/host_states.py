@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 
 from ray.exceptions import ActorDiedError, RayError, RayTaskError, RuntimeEnvSetupError
 
+from cluster import timing
 from cluster.hosts import HostFacts, SlotLimits
 from cluster.leases import NotReady
 from cluster.pace import Pulse, Silent
 from trainables.contract import StepRecord
 
-ANSWER_SECONDS = 5.0
-"""How long a host may take to report the last steps of its trials."""
 MOST_START_DEATHS = 3
 """After so many attempts in a row whose hosts died while they started, on nodes that stay, the start fails."""
 
@@ -53,7 +52,7 @@ class Host:
         """Trial key -> the last step that it took here; none where it does not answer in time. Feels its pulse."""
         asked = clock()
         try:
-            steps, doing = await asyncio.wait_for(self.actor.latest.remote(), ANSWER_SECONDS)
+            steps, doing = await asyncio.wait_for(self.actor.latest.remote(), timing.HOST_ANSWER_SECONDS)
         except TimeoutError:
             self.pulse.missed(asked)
             return {}

@@ -7,16 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from cluster import timing
 from trainables.specs import Spec
 
 Work = Literal["step", "evaluation", "evaluation of the base", "change of trials"]
 """Kinds of work. The base's evaluation may be read from the disk, which says nothing of how long another takes."""
 TIMES = 20
 """So many times the slowest part so far may one last: other load, or longer rows, make some slower than others."""
-LEAST_SECONDS = 600.0
-"""So long may any part last."""
-FIRST_SECONDS = 7200.0
-"""So long may a part last of which the host has ended none: the first may compile, and on a slow CPU it takes long."""
 
 
 class Doing(Spec):
@@ -77,9 +74,9 @@ class Pace:
         what, size, began = now
         seconds, known = self._clock() - began, self._slowest.get(what)
         if known is None:
-            return Doing(what=what, seconds=seconds, usual=None, patience=FIRST_SECONDS)
+            return Doing(what=what, seconds=seconds, usual=None, patience=timing.HANG_AT_FIRST_SECONDS)
         usual = max(known[0], known[1] * size)
-        return Doing(what=what, seconds=seconds, usual=usual, patience=max(LEAST_SECONDS, TIMES * usual))
+        return Doing(what=what, seconds=seconds, usual=usual, patience=max(timing.HANG_SECONDS, TIMES * usual))
 
 
 @dataclass
@@ -106,5 +103,5 @@ class Pulse:
             return self.doing
         if self.unanswered is None:
             return None
-        seconds, patience = now - self.unanswered, max(LEAST_SECONDS, self.doing.patience if self.doing else 0.0)
+        seconds, patience = now - self.unanswered, max(timing.HANG_SECONDS, self.doing.patience if self.doing else 0.0)
         return Doing(what="answer", seconds=seconds, usual=None, patience=patience) if seconds > patience else None

@@ -16,15 +16,12 @@ from pathlib import Path
 import ray
 from ray._private.authentication import authentication_token_setup as tokens
 
+from cluster import timing
 from cluster.errors import NotStarted
 from cluster.replaced import replaced
 
 LONGEST_PATH = 43
 """The most characters of the path of Ray's folder: its sockets add up to 64, and Unix allows 107 in all."""
-ABANDONED_SECONDS = 60.0
-"""An unlocked folder of this age is abandoned: a younger one may be locked in a moment."""
-REMOVAL_SECONDS = 5.0
-"""How long processes that are ending may still write into a folder that is removed."""
 WAY_OUT = "make room there, or name another place with TMPDIR"
 _open: list[Path] = []
 """The folders of blocks that have not ended."""
@@ -140,7 +137,7 @@ def _remove_abandoned(place: Path, prefix: str) -> None:
     for folder in place.glob(f"{prefix}*"):
         with suppress(OSError):
             status = folder.lstat()
-            if status.st_uid == os.getuid() and time.time() - status.st_mtime > ABANDONED_SECONDS:
+            if status.st_uid == os.getuid() and time.time() - status.st_mtime > timing.FOLDER_ABANDONED_SECONDS:
                 _remove_unlocked(folder)
 
 
@@ -154,7 +151,7 @@ def _remove_unlocked(folder: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    deadline = time.monotonic() + REMOVAL_SECONDS
+    deadline = time.monotonic() + timing.FOLDER_REMOVAL_SECONDS
     while folder.exists() and time.monotonic() < deadline:
         shutil.rmtree(folder, ignore_errors=True)
         threading.Event().wait(0.05)

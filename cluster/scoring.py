@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
+from cluster import timing
 from cluster.devices import use_threads
 from cluster.errors import HostsDied, first_line
 from cluster.scoring_host import Reply, can_score, reply, returned
@@ -15,12 +16,6 @@ from trainables.scoring.requests import BaseFacts, ScoringProgress, ScoringReque
 from trainables.specs import TrialSpec
 
 NAMESPACE = "qsweep-promotion"
-_START_SECONDS = 600.0
-"""How long a host of a cluster may take to start, waiting for a GPU included."""
-_TURN_SECONDS = 1.0
-"""How often a host of a cluster is asked how far it is."""
-_TOLD_SECONDS = 5.0
-"""How long its answer may take: it loads a base meanwhile."""
 
 
 class Scoring(Protocol):
@@ -101,7 +96,7 @@ def _on_cluster(base: TrialSpec, address: str, tell: Tell, gpus: int) -> Iterato
         remote = ray.remote(num_gpus=gpus if has_gpu else 0, num_cpus=0, max_concurrency=2)(_Actor)
         actor = remote.remote(base.model_dump_json())
         try:
-            ray.get(actor.ready.remote(), timeout=_START_SECONDS)
+            ray.get(actor.ready.remote(), timeout=timing.SCORING_START_SECONDS)
         except ray.exceptions.GetTimeoutError:
             raise HostsDied(_not_started(address, gpus, ray.cluster_resources(), ray.available_resources())) from None
         except PROCESS_LOST as error:
@@ -110,9 +105,9 @@ def _on_cluster(base: TrialSpec, address: str, tell: Tell, gpus: int) -> Iterato
         def call(method: str, arguments: tuple[Any, ...]) -> Any:
             try:
                 answer = actor.call.remote(method, arguments)
-                while not ray.wait([answer], timeout=_TURN_SECONDS)[0]:
+                while not ray.wait([answer], timeout=timing.SCORING_TURN_SECONDS)[0]:
                     with suppress(ray.exceptions.GetTimeoutError):
-                        progress = ray.get(actor.progress.remote(), timeout=_TOLD_SECONDS)
+                        progress = ray.get(actor.progress.remote(), timeout=timing.SCORING_PROGRESS_SECONDS)
                         if progress is not None:
                             tell(progress)
                 return returned(ray.get(answer))
@@ -124,7 +119,7 @@ def _on_cluster(base: TrialSpec, address: str, tell: Tell, gpus: int) -> Iterato
 
 def _not_started(address: str, wanted: int, whole: Mapping[str, float], free: Mapping[str, float]) -> str:
     """Says what was waited for in vain, from Ray's whole and free resources."""
-    waited = f"--address {address}: waited {_START_SECONDS / 60:.0f} minutes for a"
+    waited = f"--address {address}: waited {timing.SCORING_START_SECONDS / 60:.0f} minutes for a"
     gpus = whole.get("GPU", 0)
     if gpus > 0:
         busy = f"{gpus:g} in the cluster, {free.get('GPU', 0):g} of them free"

@@ -8,9 +8,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from cluster import timing
 from cluster.errors import HostsDied
-
-_MOST_SECONDS = 1800.0
 
 
 def serve(script: str, files: Mapping[str, bytes], job: str) -> str:
@@ -36,10 +35,10 @@ def serve(script: str, files: Mapping[str, bytes], job: str) -> str:
         try:
             done = subprocess.run(
                 command, input=job, capture_output=True, encoding="utf-8", errors="replace", cwd=folder,
-                timeout=_MOST_SECONDS,
+                timeout=timing.SERVING_SECONDS,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            minutes = f"{_MOST_SECONDS / 60:.0f} minutes"
+            minutes = f"{timing.SERVING_SECONDS / 60:.0f} minutes"
             raise HostsDied(f"the packaged model cannot be served: it gave no answer within {minutes}") from None
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

@@ -15,7 +15,7 @@ import promotions
 import psutil
 import pytest
 
-from cluster import scoring, scoring_host, serving
+from cluster import scoring, scoring_host, serving, timing
 from cluster.devices import MEMORY_SHARE
 from cluster.errors import HostError, HostsDied
 from cluster.scoring_host import ScoringHost, can_score, check_memory, reply, returned
@@ -46,7 +46,7 @@ SCRIPT = "import sys, json; print(json.dumps([sys.argv[1], json.load(sys.stdin),
 
 @pytest.mark.parametrize("address", [None, pytest.param("local", marks=pytest.mark.ray)])
 def test_a_process_elsewhere_scores_the_same(base, expected, address, monkeypatch):
-    monkeypatch.setattr(scoring, "_TURN_SECONDS", 0.01)
+    monkeypatch.setattr(timing, "SCORING_TURN_SECONDS", 0.01)
     told: list[ScoringProgress] = []
     with scoring.scoring(base, address, told.append) as elsewhere:
         assert elsewhere.fingerprint() == qlora.fingerprint(base)
@@ -95,7 +95,7 @@ def test_the_death_of_the_process_that_scores_another_base_ends_nothing_else(bas
 def test_a_busy_gpu_is_waited_for_with_a_deadline(base, monkeypatch):
     import ray
 
-    monkeypatch.setattr(scoring, "_START_SECONDS", 0.5)
+    monkeypatch.setattr(timing, "SCORING_START_SECONDS", 0.5)
     # The cluster has none in truth, so that it never becomes free.
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
     problem = r"--address local: waited 0 minutes for a GPU \(1 in the cluster, 0 of them free\): wait for the sweep"
