@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 from promotions import MODEL, broken, run
 
-from cluster.scoring_host import ScoringHost
+from cluster.scoring.host import ScoringHost
 from sweeps.errors import SweepError
 from sweeps.record import fault_points
 from sweeps.tracking import stores

@@ -17,7 +17,7 @@ from typing import Any
 import safetensors.torch
 import tiny_models
 
-from cluster.scoring_process import WideHost
+from cluster.scoring.process import WideHost
 from sweeps import saved_sweep
 from sweeps.config.model import SweepConfig
 from sweeps.promotion import version_files

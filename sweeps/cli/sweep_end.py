@@ -25,7 +25,7 @@ def check_promotion(config: SweepConfig) -> None:
     Raises:
         ConfigError, HostError: it cannot.
     """
-    from cluster.scoring_host import can_score
+    from cluster.scoring.host import can_score
     from sweeps.config import checks
 
     if config.promotion.model is None:

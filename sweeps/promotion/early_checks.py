@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cluster.scoring_host import can_score
+from cluster.scoring.host import can_score
 from sweeps.config.model import Promotion as Policy
 from sweeps.config.model import SweepConfig
 from sweeps.errors import SweepError

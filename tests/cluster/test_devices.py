@@ -10,7 +10,7 @@ import pytest
 
 from cluster import devices, hosts
 from cluster.errors import HostError
-from cluster.scoring_host import ScoringHost
+from cluster.scoring.host import ScoringHost
 from trainables import catalogue
 from trainables.contract import Need
 from trainables.specs import TrialSpec
@@ -94,7 +94,7 @@ def test_a_process_that_served_from_a_gpu_gives_its_memory_back_before_another_l
     done: list[str] = []
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.empty_cache", lambda: done.append("emptied"))
-    monkeypatch.setattr("cluster.serving.serve", lambda *_: done.append("served"))
+    monkeypatch.setattr("cluster.scoring.host.serve", lambda *_: done.append("served"))
     ScoringHost(TrialSpec(trainable="toy")).serve("", {}, "")
     assert done == ["emptied", "served"]
 

@@ -14,7 +14,7 @@ from filelock import FileLock
 from promotion_worlds import SECOND, break_losses, killed_at, package_of, refused
 from promotions import MODEL, Trial, run
 
-from cluster.scoring_host import ScoringHost
+from cluster.scoring.host import ScoringHost
 from sweeps.config.uris import sqlite_file
 from sweeps.errors import Failed, SweepError
 from sweeps.promotion.history import as_json, models

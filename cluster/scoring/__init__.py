@@ -1,4 +1,7 @@
-"""Scores adapters somewhere: in a process of its own on this machine, or on a host of a Ray cluster."""
+"""Scores adapters again, for a promotion: in a process of its own on this machine, or on a host of a Ray cluster.
+
+`host` holds the base and scores; `process` runs a host beside the caller. What is here is the caller's side.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from typing import Any, Protocol
 from cluster import timing
 from cluster.devices import use_threads
 from cluster.errors import HostsDied, first_line
-from cluster.scoring_host import Reply, can_score, reply, returned
-from cluster.scoring_process import Call, WideHost, process
+from cluster.scoring.host import Reply, can_score, reply, returned
+from cluster.scoring.process import Call, WideHost, own_process
 from trainables.scoring.requests import BaseFacts, ScoringProgress, ScoringRequest, ScoringResult, Tell, tell_nobody
 from trainables.specs import TrialSpec
 
@@ -34,7 +37,7 @@ class Scoring(Protocol):
         """Frees the base, then scores on another one in a process of its own there, whose death ends nothing else."""
 
     def serve(self, script: str, files: Mapping[str, bytes], job: str) -> str:
-        """Frees the base, then runs a script in a fresh process; see `serving.serve`."""
+        """Frees the base, then runs a script in a fresh process; see `host.serve`."""
 
 
 @contextmanager
@@ -53,7 +56,7 @@ def scoring(base: TrialSpec, address: str | None = None, tell: Tell = tell_nobod
         ConnectionFailed: no Ray cluster is at the address.
     """
     can_score(base.trainable)
-    with process(base, tell, gpus) if address is None else _on_cluster(base, address, tell, gpus) as call:
+    with own_process(base, tell, gpus) if address is None else _on_cluster(base, address, tell, gpus) as call:
         yield _Remote(call)
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from cluster import devices, timing
 from cluster.errors import HostsDied
-from cluster.scoring_host import ScoringHost, reply, returned
+from cluster.scoring.host import ScoringHost, reply, returned
 from trainables.scoring.requests import ScoringProgress, ScoringRequest, ScoringResult, Tell, tell_nobody
 from trainables.specs import TrialSpec
 
@@ -31,12 +31,12 @@ Call = Callable[[str, tuple[Any, ...]], Any]
 """Calls a method of a `ScoringHost` elsewhere: its name and arguments in, its result out."""
 _CHILD = (
     "import sys; sys.path[:] = sys.argv[2:]; "
-    "from cluster import scoring_process; scoring_process.answer_calls(int(sys.argv[1]))"
+    "from cluster.scoring.process import answer_calls; answer_calls(int(sys.argv[1]))"
 )
 
 
 @contextmanager
-def process(base: TrialSpec, tell: Tell = tell_nobody, gpus: int = 1) -> Iterator[Call]:
+def own_process(base: TrialSpec, tell: Tell = tell_nobody, gpus: int = 1) -> Iterator[Call]:
     """Starts the process, which ends with the block or with the caller, whatever it is doing.
 
     Args:
@@ -70,7 +70,7 @@ class WideHost(ScoringHost):
     def score_apart(self, base: TrialSpec, request: ScoringRequest) -> ScoringResult:
         """See `Scoring.score_apart`."""
         self.free()
-        with process(base, self.tell, max(1, len(devices.visible()))) as call:
+        with own_process(base, self.tell, max(1, len(devices.visible()))) as call:
             answer: ScoringResult = call("score", (request,))
         return answer
 

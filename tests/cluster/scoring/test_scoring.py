@@ -15,10 +15,12 @@ import promotions
 import psutil
 import pytest
 
-from cluster import scoring, scoring_host, serving, timing
+from cluster import timing
 from cluster.devices import MEMORY_SHARE
 from cluster.errors import HostError, HostsDied
-from cluster.scoring_host import ScoringHost, can_score, check_memory, reply, returned
+from cluster.scoring import host, scoring
+from cluster.scoring.host import ScoringHost, can_score, check_memory, reply, returned
+from cluster.scoring.process import own_process
 from trainables import qlora
 from trainables.errors import DataError
 from trainables.packing import memory
@@ -48,7 +50,7 @@ SCRIPT = "import sys, json; print(json.dumps([sys.argv[1], json.load(sys.stdin),
 def test_a_process_elsewhere_scores_the_same(base, expected, address, monkeypatch):
     monkeypatch.setattr(timing, "SCORING_TURN_SECONDS", 0.01)
     told: list[ScoringProgress] = []
-    with scoring.scoring(base, address, told.append) as elsewhere:
+    with scoring(base, address, told.append) as elsewhere:
         assert elsewhere.fingerprint() == qlora.fingerprint(base)
         found = elsewhere.score(ScoringRequest(rows="test", with_base=True))
         # A host of a cluster is asked now and then: while it loads the base, for certain.
@@ -85,7 +87,7 @@ def test_the_death_of_the_process_that_scores_another_base_ends_nothing_else(bas
     dying = "import os\nfrom trainables.qlora import *\ndef open_scorer(base, cache): os._exit(9)\n"
     (tmp_path / "mine" / "dying.py").write_text(dying)
     monkeypatch.syspath_prepend(tmp_path)
-    with scoring.scoring(base) as elsewhere:
+    with scoring(base) as elsewhere:
         with pytest.raises(HostsDied, match=r"the process that evaluates died \(exit code 9\)"):
             elsewhere.score_apart(base.model_copy(update={"trainable": "mine.dying"}), ScoringRequest(rows="test"))
         assert elsewhere.base_facts().columns == ("question",)
@@ -99,7 +101,7 @@ def test_a_busy_gpu_is_waited_for_with_a_deadline(base, monkeypatch):
     # The cluster has none in truth, so that it never becomes free.
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
     problem = r"--address local: waited 0 minutes for a GPU \(1 in the cluster, 0 of them free\): wait for the sweep"
-    with pytest.raises(HostsDied, match=problem), scoring.scoring(base, "local"):
+    with pytest.raises(HostsDied, match=problem), scoring(base, "local"):
         raise AssertionError("no host has started")
 
 
@@ -113,17 +115,16 @@ def test_a_host_that_is_lost_without_a_word_is_told(base, monkeypatch, answers, 
     monkeypatch.setattr(ray, "wait", lambda *_, **__: [True])
     monkeypatch.setattr(ray, "get", Mock(side_effect=[*answers, ray.exceptions.OutOfMemoryError("")]))
     told = f"the host that evaluates {what}: OutOfMemoryError"
-    with pytest.raises(HostsDied, match=told), scoring.scoring(base, "auto") as elsewhere:
+    with pytest.raises(HostsDied, match=told), scoring(base, "auto") as elsewhere:
         elsewhere.fingerprint()
 
 
 def test_a_process_that_dies_is_told(base, monkeypatch):
-    with scoring.scoring(base) as elsewhere:
-        assert isinstance(elsewhere, scoring._Remote)
-        elsewhere.fingerprint()
+    with own_process(base) as call:
+        call("fingerprint", ())
         monkeypatch.setattr(ScoringHost, "__reduce__", lambda _: (os._exit, (9,)), raising=False)
         with pytest.raises(HostsDied, match=r"the process that evaluates died \(exit code 9\).*--address"):
-            elsewhere._call("fingerprint", (ScoringHost(base),))
+            call("fingerprint", (ScoringHost(base),))
 
 
 PLAIN = """
@@ -187,8 +188,8 @@ def test_nothing_goes_on_when_the_caller_ends(script, how):
 
 def free(monkeypatch, gpus: list[str], size: int) -> None:
     """This machine has these GPUs, and so many bytes free on what evaluates."""
-    monkeypatch.setattr(scoring_host, "visible", lambda: gpus)
-    monkeypatch.setattr(scoring_host, "free_bytes", lambda device, own: size)
+    monkeypatch.setattr(host, "visible", lambda: gpus)
+    monkeypatch.setattr(host, "free_bytes", lambda device, own: size)
 
 
 def test_a_base_that_does_not_fit_is_refused_with_the_way_out(base, monkeypatch):
@@ -246,7 +247,7 @@ def test_only_a_mistake_of_the_user_is_told_as_one(monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", hangs)
     with pytest.raises(HostsDied, match="cannot be served: it gave no answer within 30 minutes"):
-        serving.serve("", {}, "")
+        host.serve("", {}, "")
 
 
 def test_a_trainable_without_adapters_is_told():

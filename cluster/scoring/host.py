@@ -1,13 +1,15 @@
-"""Holds a base and scores adapters on it, in the process that it is made in."""
+"""Holds a base and scores adapters on it, in the process that it is made in; runs packaged models in a fresh one."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
-from cluster import serving
+from cluster import timing
 from cluster.devices import MEMORY_SHARE, cache, free_bytes, number_gpus_by_bus, visible
 from cluster.errors import ClusterError, HostError, HostsDied
 from cluster.library_output import silence
@@ -76,7 +78,7 @@ class ScoringHost:
     def serve(self, script: str, files: Mapping[str, bytes], job: str) -> str:
         """See `Scoring.serve`."""
         self.free()
-        return serving.serve(script, files, job)
+        return serve(script, files, job)
 
     def free(self) -> None:
         """Gives the base's memory back: a fresh process loads one onto the same GPU."""
@@ -114,6 +116,40 @@ def check_memory(base: TrialSpec, trainable: catalogue.Offers) -> None:
             f"model.source: {base.base_model.source!r} needs about {needed / 1e9:.1f} GB{on_each} to be evaluated and "
             f"this {where} has {available / 1e9:.1f} GB free: give --address of a Ray cluster with a host that holds it"
         )
+
+
+def serve(script: str, files: Mapping[str, bytes], job: str) -> str:
+    """Runs a Python script beside a folder of `files`, and returns what it prints.
+
+    Args:
+        script: its source; it is given the folder as its argument and `job` on standard input.
+        files: path in the folder -> content.
+        job: what the script is to do.
+
+    Raises:
+        HostsDied: the script fails, and its last line is told; or it does not end in time.
+    """
+    with TemporaryDirectory(prefix="qsweep-serving-") as folder:
+        model = Path(folder) / "model"
+        for name, content in files.items():
+            target = model / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        (Path(folder) / "check.py").write_text(script, encoding="utf-8")
+        # Isolated: neither the current folder nor PYTHONPATH may lend it what the package does not list.
+        command = [sys.executable, "-I", "check.py", str(model)]
+        try:
+            done = subprocess.run(
+                command, input=job, capture_output=True, encoding="utf-8", errors="replace", cwd=folder,
+                timeout=timing.SERVING_SECONDS,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            minutes = f"{timing.SERVING_SECONDS / 60:.0f} minutes"
+            raise HostsDied(f"the packaged model cannot be served: it gave no answer within {minutes}") from None
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise HostsDied(f"the packaged model cannot be served: {last}")
+    return done.stdout
 
 
 Reply = tuple[str | None, Any, bool]
