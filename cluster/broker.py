@@ -18,11 +18,11 @@ from ray.exceptions import ActorUnavailableError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import timing
+from cluster.deaths import SUSPECT_AFTER, HostDeaths, in_a_line, message
 from cluster.fleet import Fleet
-from cluster.host_deaths import SUSPECT_AFTER, HostDeaths
-from cluster.host_states import Lease, in_a_line, message, said
+from cluster.host_states import said
 from cluster.hosts import PROCESS_LOST, HostOptions, Place, SlotLimits
-from cluster.leases import Grant, NotReady, Ready, Refused
+from cluster.leases import Grant, Lease, NotReady, Ready, Refused
 from cluster.nodes import Node, gpus, look
 from cluster.pace import Silent
 from trainables.contract import Evaluation, Failure, StepRecord, Target, TargetModules

@@ -24,10 +24,9 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError
 
 from cluster import timing
-from cluster.errors import ConnectionFailed, NotStarted, first_line
+from cluster.errors import ConnectionFailed, NotStarted, first_line, not_let_in
+from cluster.libraries import replaced
 from cluster.ray_files import private_command_line, private_token, ray_folder
-from cluster.replaced import replaced
-from cluster.tokens import not_let_in
 
 # Ray reads these at import or start. Without them its reporters, loggers and usage questions would hide the sweep's own
 # output, and its strict metric check would end a sweep whose trial diverged before its first evaluation.
@@ -179,7 +178,7 @@ class Cluster:
     def _try_to_start(self, namespace: str, folder: Path) -> None:
         try:
             options = {"include_dashboard": False, "object_store_memory": 512 * 2**20, "_temp_dir": str(folder)}
-            with _at_once():
+            with _without_waits():
                 _init("local", namespace, **options)
         except BaseException:
             ray.shutdown()
@@ -282,7 +281,7 @@ def _apart(daemons: list[subprocess.Popen[bytes]]) -> AbstractContextManager[Non
     return replaced(services, ConsolePopen=start)
 
 
-def _at_once() -> AbstractContextManager[None]:
+def _without_waits() -> AbstractContextManager[None]:
     """Lets Ray start without two waits that it has no option against (observed with 2.60).
 
     Ray looks whether its own node is there before that can be, and from then on once a second (`get_node` of

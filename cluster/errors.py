@@ -64,3 +64,22 @@ def first_cause(error: BaseException) -> BaseException:
     while cause := error.__cause__ or error.__context__:
         error = cause
     return error
+
+
+def not_let_in(text: str) -> str | None:
+    """What to tell a person whom a Ray cluster does not let in, because of a token; None for any other text.
+
+    Args:
+        text: what Ray says (2.60: ray/_private/authentication, and its dashboard).
+    """
+    if text.startswith("Authentication required") or "no authentication token was found" in text:
+        return (
+            "the cluster wants a token and got none (401): set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH (ray get-auth-token on the head node prints the token)"
+        )
+    if text.startswith("Authentication failed") or "token is invalid or incorrect" in text:
+        return (
+            "the cluster does not accept this token (403): compare RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH or "
+            "~/.ray/auth_token with that of the head node (ray get-auth-token)"
+        )
+    return None

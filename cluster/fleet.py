@@ -17,8 +17,8 @@ import ray
 from ray.exceptions import RayError
 
 from cluster import host_states, nodes, timing
-from cluster.compute_types import ComputeTypes
-from cluster.host_states import FleetSize, HeldTime, Host, StartDeaths, Starting, is_mistake, message, said
+from cluster.deaths import StartDeaths, is_mistake, message
+from cluster.host_states import ComputeTypes, FleetSize, Host, HostSeconds, Starting, said
 from cluster.hosts import HostActor, HostFacts, HostOptions, Place, SlotLimits
 from cluster.leases import NotReady
 from trainables.contract import RowShape
@@ -63,12 +63,12 @@ class Fleet:
         self._rows: RowShape | None = None
         self._problem: NotReady | None = None
         """Why the latest host that failed could not be made."""
-        self._told = ""
+        self._told_problem = ""
         """Why the latest host could not be made, as it was told."""
         self._failures = 0
         """Hosts in a row that could not be made."""
         self._start_deaths = StartDeaths()
-        self._held_time = HeldTime(clock)
+        self._host_seconds = HostSeconds(clock)
         self._has_started = False
         self._early_deaths: Counter[Place] = Counter()
         """Hosts in a row that died at a place before any trial came to a report point there."""
@@ -104,7 +104,7 @@ class Fleet:
 
     def held_seconds(self) -> float:
         """The seconds that hosts have held their places until now, added up; called, too, when their number changes."""
-        return self._held_time.note(self.held)
+        return self._host_seconds.note(self.held)
 
     def lay_out(self, seen: Sequence[nodes.Node]) -> NotReady | None:
         """Decides whether hosts hold GPUs and how many there are, or returns why their number is impossible."""
@@ -308,7 +308,7 @@ class Fleet:
         if starting.is_given_up:
             return
         # An id is never used twice, also after Ray restarted the broker: trials name hosts that they lost.
-        self._failures, self._told = 0, ""
+        self._failures, self._told_problem = 0, ""
         self._start_deaths.clear()
         for warning in self._types.add(facts):
             self._tell(warning)
@@ -328,8 +328,8 @@ class Fleet:
         elif not self._has_started:
             self._start_deaths.add(host, error)
             self._tell(f"{words}; another is made")
-        if self._has_started and not is_node_suspect and words != self._told:
-            self._told = words
+        if self._has_started and not is_node_suspect and words != self._told_problem:
+            self._told_problem = words
             self._tell(f"a host could not be made: {words}; trying again every {timing.HOST_RETRY_SECONDS:.0f} s")
 
     def _in_background(self, work: Any) -> None:

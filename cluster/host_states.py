@@ -1,4 +1,4 @@
-"""What is known of a sweep's hosts: those that are ready, those that start, and those that died while they started."""
+"""What is known of a sweep's hosts: those that are ready or start, their time, their shares, and their types."""
 
 from __future__ import annotations
 
@@ -9,24 +9,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ray.exceptions import ActorDiedError, RayError, RayTaskError, RuntimeEnvSetupError
+from ray.exceptions import RayError
 
 from cluster import timing
 from cluster.hosts import HostFacts, SlotLimits
-from cluster.leases import NotReady
+from cluster.leases import Lease
 from cluster.pace import Pulse, Silent
+from trainables.base import device_probe
 from trainables.contract import StepRecord
-
-MOST_START_DEATHS = 3
-"""After so many attempts in a row whose hosts died while they started, on nodes that stay, the start fails."""
-
-
-@dataclass
-class Lease:
-    """A trial's right to a slot."""
-
-    lease_id: str
-    renewed: float
 
 
 @dataclass(eq=False)
@@ -99,7 +89,7 @@ class Starting:
         return tuple(facts for facts in staying if facts.node_id == self.node_id)
 
 
-class HeldTime:
+class HostSeconds:
     """Adds up the seconds that hosts hold their places."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -146,73 +136,51 @@ def shares(hosts: Iterable[Host], limits: SlotLimits) -> Mapping[Host, int]:
     return found
 
 
-class StartDeaths:
-    """The attempts in a row whose hosts died while they started, before the first one was ready.
-
-    Hosts that were made before the first of them died are of one attempt: one cause may have ended them all.
-    """
-
-    def __init__(self) -> None:
-        """None so far."""
-        self.attempts = 0
-        """All that have failed so far."""
-        self._nodes: list[list[str]] = []
-        """Of each attempt in a row, the nodes where its hosts died: `""` when it is not known where."""
-        self._last = ""
-
-    def add(self, host: Starting, error: RayError) -> None:
-        """One more host."""
-        self._last = message(error)
-        # Ray tells of a node's end in these words only (libray, 2.60), or as a preemption.
-        if not getattr(error, "preempted", False) and "its node has died" not in str(error):
-            if host.attempt == self.attempts or not self._nodes:
-                self.attempts += 1
-                self._nodes.append([])
-            self._nodes[-1].append(host.node_id or "")
-
-    def clear(self) -> None:
-        """A host is ready: hosts can start."""
-        self._nodes.clear()
-
-    def problem(self, is_gone: Callable[[str], bool]) -> NotReady | None:
-        """Why no further one is tried, if so; those whose node `is_gone` went with it and do not count."""
-        number = sum(not all(map(is_gone, died_on)) for died_on in self._nodes)
-        if number < MOST_START_DEATHS:
-            return None
-        self.clear()
-        words = f"tried {number} times, and each time {self._last.rstrip('.')}"
-        return NotReady(
-            message=f"{words}; Ray has not found their nodes lost: is there enough memory for the base (qsweep plan "
-            "says how much it takes), and does the trainable end its process? qsweep resume tries again",
-            is_mistake=False,
-        )
-
-
-def is_mistake(error: RayError) -> bool:
-    """Whether a host cannot start for a reason that stays: an exception, or packages that cannot be installed."""
-    is_in_init = isinstance(error, ActorDiedError) and error.actor_init_failed
-    return is_in_init or isinstance(error, (RayTaskError, RuntimeEnvSetupError))
-
-
 def said(hosts: int, slots: int) -> str:
     """The numbers in words."""
     return f"{hosts} {'host' if hosts == 1 else 'hosts'}, {slots} {'slot' if slots == 1 else 'slots'}"
 
 
-def in_a_line(error: Exception) -> str:
-    """The type of an error, and the first line of its words."""
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+class ComputeTypes:
+    """The types that the hosts of a sweep compute in. Losses of two types do not compare, on whatever device."""
+
+    def __init__(self, before: str) -> None:
+        """No host so far; for `before` see `HostOptions.hardware_before`."""
+        self._before = before
+        self._seen: dict[str, str] = {}
+        """Type -> the first host of it, in words."""
+        self._is_slowness_told = False
+
+    def add(self, facts: HostFacts) -> list[str]:
+        """One more host is ready: what is to be said of its type, each thing once."""
+        told = self._other_type(facts)
+        speed = facts.bfloat16_speed
+        if speed is not None and device_probe.is_slow(speed) and not self._is_slowness_told:
+            self._is_slowness_told = True
+            told.append(
+                f"warning: the CPU of {facts.node} {device_probe.in_words(speed)}: launch with "
+                "quantization.compute_dtype=float32"
+            )
+        return told
+
+    def _other_type(self, facts: HostFacts) -> list[str]:
+        own, before, others = _type(facts.hardware), _type(self._before), list(self._seen.values())
+        if not own or own in self._seen:
+            return []
+        self._seen[own] = f"{facts.hardware} on {facts.node}"
+        if before and before not in self._seen:
+            return [
+                f"warning: this sweep's losses were computed in {self._before} before it was resumed, and are computed "
+                f"in {self._seen[own]} now: the two do not compare: stop it and resume it where hosts compute in "
+                f"{before}, or launch it anew with quantization.compute_dtype=float32"
+            ]
+        if not others:
+            return []
+        return [
+            f"warning: hosts compute in different types ({others[0]}, {self._seen[own]}), so that losses of their "
+            "trials do not compare: launch with quantization.compute_dtype=float32, or leave the nodes of one type out"
+        ]
 
 
-def message(error: RayError) -> str:
-    """Why a host could not be made, for the user."""
-    cause = getattr(error, "cause", None)
-    if cause is not None:
-        return str(cause)
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    if isinstance(error, RuntimeEnvSetupError):
-        return f"cluster.runtime_env: it cannot be made ready for a host: {lines[-1].strip()}"
-    # Ray says of a process first that it died, then, indented, which one it was, and then why (2.60: ActorDiedError).
-    why = [line for line in lines if not line.startswith("\t") and line != ActorDiedError.BASE_ERROR_MSG]
-    words, _, _ = (why or lines)[0].partition(" Some common causes")  # Several lines of guesses follow.
-    return f"a host died while it started: {words}"
+def _type(hardware: str) -> str:
+    return hardware.rpartition(" ")[2]

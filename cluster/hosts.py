@@ -27,10 +27,9 @@ from cluster.devices import (
     use_threads,
 )
 from cluster.errors import HostError
-from cluster.library_output import silence
-from cluster.loop import PackLoop
+from cluster.libraries import silence
+from cluster.loop import Outcome, PackLoop
 from cluster.pace import Doing
-from cluster.training import Outcome
 from trainables import catalogue
 from trainables.base import device_probe
 from trainables.contract import (
@@ -183,7 +182,7 @@ class Host:
 
     async def open(self, lease: str, spec: str, snapshot: bytes | None) -> Opened | Failure:
         """Puts a trial into a slot, from a snapshot if there is one."""
-        return await self._soon(self._running().open(lease, TrialSpec.model_validate_json(spec), snapshot))
+        return await self._answered(self._running().open(lease, TrialSpec.model_validate_json(spec), snapshot))
 
     async def advance(
         self,
@@ -203,11 +202,11 @@ class Host:
 
     async def save(self, lease: str, known: int) -> Outcome:
         """See `PackLoop.save`."""
-        return await self._soon(self._running().save(lease, known))
+        return await self._answered(self._running().save(lease, known))
 
     async def evaluate_base(self) -> Evaluation | Failure:
         """See `PackLoop.evaluate_base`."""
-        return await self._soon(self._running().evaluate_base())
+        return await self._answered(self._running().evaluate_base())
 
     async def latest(self) -> tuple[dict[str, StepRecord], Doing | None]:
         """See `PackLoop.latest` and `PackLoop.doing`."""
@@ -216,13 +215,13 @@ class Host:
 
     async def close(self, lease: str) -> None:
         """Frees a slot."""
-        await self._soon(self._running().close(lease))
+        await self._answered(self._running().close(lease))
 
     async def move_out(self) -> None:
         """See `PackLoop.move_out`."""
         self._running().move_out()
 
-    async def _soon(self, answer: Future[T]) -> T:
+    async def _answered(self, answer: Future[T]) -> T:
         try:
             return await asyncio.wrap_future(answer)
         finally:

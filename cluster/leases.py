@@ -35,6 +35,14 @@ class NotReady(Spec):
     """Whether it stays until the user mends it; else another try may do."""
 
 
+@dataclass
+class Lease:
+    """A trial's right to a slot."""
+
+    lease_id: str
+    renewed: float
+
+
 @dataclass(frozen=True)
 class Grant:
     """Gives a trial a lease on a slot of a host."""

@@ -10,18 +10,112 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
-from cluster.commands import Command
 from cluster.errors import LeaseOver
 from cluster.pace import Doing, Pace, Work
-from cluster.training import Outcome, Training
 from trainables.contract import Evaluation, Failure, Opened, Pack, StepRecord
 from trainables.isolation import failure_of, is_sticky
 from trainables.objective import MIN_EVAL_LOSS, Objective
-from trainables.specs import TrialSpec
+from trainables.specs import Spec, TrialSpec, seconds
 
 Result = TypeVar("Result")
+
+
+class Outcome(Spec):
+    """What became of a lease: it reached its target, was saved on the way, or failed. Bytes and plain values only."""
+
+    step: int
+    history: tuple[StepRecord, ...] = ()
+    """The steps that the caller does not know yet."""
+    evaluation: Evaluation | None = None
+    """None on the way to the target: then there is only a snapshot."""
+    failure: Failure | None = None
+    snapshot: bytes | None = None
+    moves: bool = False
+    """The host ends: the trial must release its lease, and goes on from this snapshot on another host."""
+    adapter: dict[str, bytes] | None = None
+    """The adapter's files, only when this evaluation is better than the best one that the caller named."""
+    peak_memory_bytes: int = 0
+
+
+@dataclass
+class Training:
+    """An open lease: its slot, its target and what its owner has not yet been given."""
+
+    slot: int
+    spec: TrialSpec
+    opened: Opened
+    step: int
+    target: int = 0
+    best: float = float("inf")
+    objective: Objective = MIN_EVAL_LOSS
+    history: list[StepRecord] = field(default_factory=list)
+    """The steps that the owner has not confirmed."""
+    latest: StepRecord | None = None
+    """The last step that it took on this host."""
+    outcome: Outcome | None = None
+    saved: Outcome | None = None
+    """The latest snapshot on the way to the target."""
+    saved_time: float = 0.0
+    rests: bool = False
+    """Its owner saves it to leave: it takes no step until it is asked to advance again."""
+
+    def is_save_due(self, now: float) -> bool:
+        """Whether snapshot_every has passed since the lease was opened, saved or evaluated."""
+        every = self.spec.training.snapshot_every
+        since = max(
+            self.opened.step, *(outcome.step for outcome in (self.outcome, self.saved) if outcome is not None), 0
+        )
+        if isinstance(every, int):
+            return self.step - since >= every
+        return self.step > since and now - self.saved_time >= seconds(every)
+
+    @property
+    def examples(self) -> int:
+        """How many rows one of its steps trains on."""
+        return self.spec.training.batch_size * self.spec.training.gradient_accumulation_steps
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it has failed, is at its target, rests, or must move: it takes no step until its owner asks."""
+        has_failed = self.outcome is not None and self.outcome.failure is not None
+        return has_failed or self.rests or self.target <= self.step or (self.saved is not None and self.saved.moves)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is at its target and must be evaluated there."""
+        return self.target == self.step and self.target > 0 and (self.outcome is None or self.outcome.step < self.step)
+
+
+@dataclass(frozen=True)
+class Command(Generic[Result]):
+    """An action to run between two steps, and the future on which its caller waits."""
+
+    action: Callable[[], Result]
+    future: Future[Result]
+    what: Work = "change of trials"
+
+    def begin(self) -> bool:
+        """Whether it is to be run: a caller that went away has cancelled its future."""
+        return self.future.set_running_or_notify_cancel()
+
+    def run(self) -> None:
+        """Runs the action, once it has begun; raises only what spoils the whole process, see `is_sticky`."""
+        try:
+            result = self.action()
+        except Exception as error:
+            if is_sticky(error):
+                raise  # The caller hears it as everybody else does, once the loop is known to be broken.
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
+
+    def refuse(self, error: Exception) -> None:
+        """Gives the caller an error in place of a result."""
+        if self.future.running() or self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
 
 
 class PackLoop:
@@ -53,7 +147,7 @@ class PackLoop:
 
         The future raises LeaseOver when the lease was closed before.
         """
-        return self._soon(lambda: self._open(lease, spec, snapshot))
+        return self._between_steps(lambda: self._open(lease, spec, snapshot))
 
     def advance(
         self,
@@ -96,11 +190,11 @@ class PackLoop:
 
         Waits for an evaluation that is running, and returns it too. The lease takes no step until `advance` is called.
         """
-        return self._soon(lambda: self._save_now(lease, known))
+        return self._between_steps(lambda: self._save_now(lease, known))
 
     def evaluate_base(self) -> Future[Evaluation | Failure]:
         """Evaluates the base without an adapter before the next step."""
-        return self._soon(self._evaluate_base, "evaluation of the base")
+        return self._between_steps(self._evaluate_base, "evaluation of the base")
 
     def latest(self) -> dict[str, StepRecord]:
         """Lease -> the last step that it took on this host, for those that took one."""
@@ -113,7 +207,7 @@ class PackLoop:
 
     def close(self, lease: str) -> Future[None]:
         """Frees the lease's slot before the next step. A lease that is not open yet is never opened then."""
-        return self._soon(lambda: self._close(lease))
+        return self._between_steps(lambda: self._close(lease))
 
     def move_out(self) -> None:
         """Makes every lease that is on its way hand out a snapshot at its next step, so that its owner can move it."""
@@ -142,7 +236,7 @@ class PackLoop:
         # What moves a trial it must hear even if it knows later steps, from a host that it lost.
         return saved if saved is not None and (saved.moves or saved.step > known) else None
 
-    def _soon(self, action: Callable[[], Result], what: Work = "change of trials") -> Future[Result]:
+    def _between_steps(self, action: Callable[[], Result], what: Work = "change of trials") -> Future[Result]:
         command = Command(action, Future(), what)
         with self._changed:
             self._check()

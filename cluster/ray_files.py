@@ -18,7 +18,7 @@ from ray._private.authentication import authentication_token_setup as tokens
 
 from cluster import timing
 from cluster.errors import NotStarted
-from cluster.replaced import replaced
+from cluster.libraries import replaced
 
 LONGEST_PATH = 43
 """The most characters of the path of Ray's folder: its sockets add up to 64, and Unix allows 107 in all."""

@@ -12,7 +12,7 @@ from typing import Any, cast
 from cluster import timing
 from cluster.devices import MEMORY_SHARE, cache, free_bytes, number_gpus_by_bus, visible
 from cluster.errors import ClusterError, HostError, HostsDied
-from cluster.library_output import silence
+from cluster.libraries import silence
 from trainables import catalogue
 from trainables.base.devices import give_back
 from trainables.contract import Device

@@ -18,10 +18,9 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
-from cluster.errors import ClusterError, ConnectionFailed, ServiceFailed, SubmissionFailed, first_cause
+from cluster.errors import ClusterError, ConnectionFailed, ServiceFailed, SubmissionFailed, first_cause, not_let_in
 from cluster.submission import STOP_SECONDS, check_address, check_id
 from cluster.submission.on_node import ENTRY, HOOK
-from cluster.tokens import not_let_in
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0

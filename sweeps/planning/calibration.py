@@ -11,8 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from cluster.devices import cache
-from cluster.loop import PackLoop
-from cluster.training import Outcome
+from cluster.loop import Outcome, PackLoop
 from sweeps.config.load import Sweep
 from sweeps.errors import ConfigError
 from sweeps.planning import capacity, measured_speed, rate_store

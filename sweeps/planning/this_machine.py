@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cluster import devices, gpus
-from cluster.library_output import silence
+from cluster.libraries import silence
 from sweeps.config.load import Sweep
 from sweeps.config.model import ClusterConfig, SweepConfig, size_bytes
 from sweeps.config.points import Scalar

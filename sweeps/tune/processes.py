@@ -16,7 +16,7 @@ from ray.tune.execution import class_cache
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 
-from cluster.replaced import replaced
+from cluster.libraries import replaced
 from sweeps.tune.folder_keeper import Holder
 
 DEATHS = 3

@@ -18,7 +18,7 @@ from cluster import broker
 from cluster.errors import LeaseOver
 from cluster.hosts import PROCESS_LOST
 from cluster.leases import Grant, Refused
-from cluster.training import Outcome
+from cluster.loop import Outcome
 from sweeps.errors import BudgetUsedUp, StorageError
 from sweeps.halving.rungs import next_point
 from sweeps.record import snapshots

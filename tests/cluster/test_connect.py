@@ -83,7 +83,7 @@ def test_the_node_that_starts_is_looked_for_again_and_again_before_ray_looks(mon
 
     monkeypatch.setattr(connect, "GcsClient", Client)
     monkeypatch.setattr(services, "get_node", rays_own)
-    with connect._at_once():
+    with connect._without_waits():
         assert services.get_node("head:1", "mine") == "its node"
     assert looks == ["head:1", "mine after 3" if failure else "mine after 0"]
     assert services.get_node is rays_own
@@ -92,7 +92,7 @@ def test_the_node_that_starts_is_looked_for_again_and_again_before_ray_looks(mon
 def test_two_rays_of_one_machine_do_not_wait_for_the_same_port(monkeypatch):
     given: list[dict[str, object]] = []
     monkeypatch.setattr(services, "start_raylet", lambda *_arguments, **options: given.append(options))
-    with connect._at_once():
+    with connect._without_waits():
         services.start_raylet("address", dashboard_agent_listen_port=52365, node_manager_port=0)
     services.start_raylet("address", dashboard_agent_listen_port=52365)
     assert given == [

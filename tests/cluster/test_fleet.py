@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 import pytest
 from fleets import Actors, World
 
-from cluster import fleet, host_states
+from cluster import fleet
 from cluster.hosts import Place, memory_share
+from cluster.leases import Lease
 from cluster.nodes import Node
 
 
@@ -134,7 +135,7 @@ def test_cpus_that_are_slower_in_the_type_are_told_of_once(play):
 def test_a_host_whose_node_is_leaving_takes_no_trials_and_ends_when_those_it_has_have_moved(play):
     async def scene(world: World) -> None:
         [(host_id, host)] = world.fleet.hosts.items()
-        host.leases["t"] = host_states.Lease("t-1", 0.0)
+        host.leases["t"] = Lease("t-1", 0.0)
         world.actors.nodes["b"] = True
         world.actors.leaving.add("a")
         await world.follow()
@@ -207,7 +208,7 @@ def test_hosts_are_not_made_twice_when_their_number_is_told_while_they_start(mon
 def test_fewer_hosts_are_wanted_and_those_with_the_fewest_trials_go(play):
     async def scene(world: World) -> None:
         busy = next(host for host in world.fleet.hosts.values() if host.facts.node == "b")
-        busy.leases["t"] = host_states.Lease("t-1", 0.0)
+        busy.leases["t"] = Lease("t-1", 0.0)
         world.fleet.asked = 1
         await world.follow()
         assert world.hosts() == ["b"]

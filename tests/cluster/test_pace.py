@@ -10,6 +10,7 @@ from pack_loops import DEADLINE, GatedPack, advanced, ask, opened, trial
 
 from cluster import host_states, timing
 from cluster.hosts import HostFacts
+from cluster.leases import Lease
 from cluster.pace import Doing, Pace, Pulse
 
 
@@ -172,7 +173,7 @@ def test_a_host_that_may_hang_is_told_with_its_trials(clock, monkeypatch, answer
     monkeypatch.setattr(host_states.time, "time", lambda: 10_000.0)
     actor = SimpleNamespace(latest=SimpleNamespace(remote=latest))
     facts = HostFacts(pid=7, node="10.0.0.1", device="cpu", slots=2, estimated_bytes=None)
-    host = host_states.Host(actor, facts, leases={"aaa": host_states.Lease("aaa-1", 0.0)})
+    host = host_states.Host(actor, facts, leases={"aaa": Lease("aaa-1", 0.0)})
     assert asyncio.run(host.latest(clock)) == {}
     found = host.silent(timing.HANG_SECONDS + 1.0)
     assert found is not None

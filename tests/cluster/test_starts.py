@@ -12,7 +12,7 @@ from ray.exceptions import ActorDiedError, RuntimeEnvSetupError
 
 from cluster import broker, fleet, timing
 from cluster.broker import Broker
-from cluster.host_states import MOST_START_DEATHS, message
+from cluster.deaths import MOST_START_DEATHS, message
 from cluster.hosts import HostOptions, SlotLimits
 from cluster.leases import NotReady, Ready
 from cluster.nodes import Node

@@ -10,7 +10,7 @@ import pytest
 from sweep_events import reported
 
 from cluster.leases import Grant
-from cluster.training import Outcome
+from cluster.loop import Outcome
 from sweeps.record import snapshots
 from sweeps.record.events import TrialState
 from sweeps.record.folder import SweepFolder
