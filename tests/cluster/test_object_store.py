@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
+import web_servers
 
 from cluster.doctor import stores
 from cluster.doctor.contract import Needs, Site
@@ -17,32 +13,6 @@ SECRETS = {"AWS_ACCESS_KEY_ID": "AKIA4711", "AWS_SECRET_ACCESS_KEY": "sk0815", "
 BODY = """<?xml version="1.0" encoding="UTF-8"?>%s<Error><Code>{code}</Code><Message>It is AKIA4711</Message>\
 <Token-0>FwoGZXIv0815</Token-0><AWSAccessKeyId>AKIA4711</AWSAccessKeyId><StringToSign>sk0815</StringToSign></Error>"""
 PLAIN = '{{"error": "{code}", "token": "FwoGZXIv0815", "key": "AKIA4711"}}'
-
-
-@contextmanager
-def answering(status: int, body: str) -> Iterator[str]:
-    """The address of a server that has one answer to everything."""
-
-    class Answers(BaseHTTPRequestHandler):
-        def _answer(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-        do_GET = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815 - names that http.server calls
-
-        def log_message(self, *_arguments: object) -> None:
-            """Says nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.mark.parametrize("body", [BODY % "", BODY % "\n"], ids=["one line", "two lines"])
@@ -68,8 +38,8 @@ def test_an_answer_that_is_no_xml_is_not_shown(monkeypatch):
 
 def refusals(monkeypatch: pytest.MonkeyPatch, status: int, body: str) -> list[str]:
     """What a mirror says of each request, and the doctor; none holds a credential."""
-    with answering(status, body) as address:
-        for name, value in {**SECRETS, "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": address}.items():
+    with web_servers.answering(status, body) as address:
+        for name, value in {**SECRETS, "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": f"http://{address}"}.items():
             monkeypatch.setenv(name, value)
         store = Store("s3://bucket/sweeps/toy")
         shown = []

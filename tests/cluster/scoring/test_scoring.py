@@ -14,6 +14,7 @@ from unittest.mock import Mock
 import promotions
 import psutil
 import pytest
+from ray.exceptions import GetTimeoutError, OutOfMemoryError
 
 from cluster import timing
 from cluster.devices import MEMORY_SHARE
@@ -25,6 +26,7 @@ from trainables import qlora
 from trainables.errors import DataError
 from trainables.packing import memory
 from trainables.scoring.requests import BASE, ScoringProgress, ScoringRequest
+from trainables.specs import TrialSpec
 
 
 @pytest.fixture(scope="module")
@@ -82,40 +84,80 @@ def test_a_process_elsewhere_scores_the_same(base, expected, address, monkeypatc
         assert elsewhere.score(ScoringRequest(rows="test", with_base=True)) == found
 
 
-def test_the_death_of_the_process_that_scores_another_base_ends_nothing_else(base, tmp_path, monkeypatch):
+MODULE = """
+from trainables.errors import ModelError
+from trainables.scoring.requests import BASE, Scores, ScoringProgress, ScoringResult
+from trainables.toy import *
+
+
+class Scorer:
+    def score(self, request, tell):
+        for done in (0, 2, 3):
+            tell(ScoringProgress(name=BASE, done=done, rows=3))
+        if not request.with_base:
+            raise ModelError("no base was asked for")
+        scores = {BASE: Scores(row_losses=(1.0,), row_tokens=(1,))}
+        return ScoringResult(scores=scores, hardware="cpu float32", fingerprint="0")
+
+
+def open_scorer(base, cache):
+    return Scorer()
+
+
+def scoring_bytes(base, device):
+    return None
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A trainable that scores without a model, and another whose scorer ends its process."""
     (tmp_path / "mine").mkdir()
-    dying = "import os\nfrom trainables.qlora import *\ndef open_scorer(base, cache): os._exit(9)\n"
+    (tmp_path / "mine" / "steady.py").write_text(MODULE)
+    dying = "import os\nfrom mine.steady import *\ndef open_scorer(base, cache): os._exit(9)\n"
     (tmp_path / "mine" / "dying.py").write_text(dying)
     monkeypatch.syspath_prepend(tmp_path)
-    with scoring(base) as elsewhere:
+    return TrialSpec(trainable="mine.steady")
+
+
+def test_what_is_told_comes_before_the_answer_also_of_a_call_that_fails(mine):
+    told: list[ScoringProgress] = []
+    passes = [ScoringProgress(name=BASE, done=done, rows=3) for done in (0, 2, 3)]
+    with scoring(mine, tell=told.append) as elsewhere:
+        assert elsewhere.score(ScoringRequest(rows="test", with_base=True)).scores.keys() == {BASE}
+        assert told == [ScoringProgress(), *passes]  # the first: the base is loaded
+        with pytest.raises(HostError, match="no base was asked for"):
+            elsewhere.score(ScoringRequest(rows="test"))
+        assert told[4:] == passes
+
+
+def test_the_death_of_the_process_that_scores_another_base_ends_nothing_else(mine):
+    request = ScoringRequest(rows="test", with_base=True)
+    with scoring(mine) as elsewhere:
         with pytest.raises(HostsDied, match=r"the process that evaluates died \(exit code 9\)"):
-            elsewhere.score_apart(base.model_copy(update={"trainable": "mine.dying"}), ScoringRequest(rows="test"))
-        assert elsewhere.base_facts().columns == ("question",)
+            elsewhere.score_apart(TrialSpec(trainable="mine.dying"), request)
+        assert elsewhere.score(request).scores.keys() == {BASE}
 
 
-@pytest.mark.ray
-def test_a_busy_gpu_is_waited_for_with_a_deadline(base, monkeypatch):
-    import ray
-
-    monkeypatch.setattr(timing, "SCORING_START_SECONDS", 0.5)
-    # The cluster has none in truth, so that it never becomes free.
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
-    problem = r"--address local: waited 0 minutes for a GPU \(1 in the cluster, 0 of them free\): wait for the sweep"
-    with pytest.raises(HostsDied, match=problem), scoring(base, "local"):
-        raise AssertionError("no host has started")
+BUSY = r"--address auto: waited 10 minutes for a GPU \(1 in the cluster, 0 of them free\): wait for the sweep"
 
 
-@pytest.mark.parametrize(("answers", "what"), [([], "cannot start"), ([None], "is lost")])
-def test_a_host_that_is_lost_without_a_word_is_told(base, monkeypatch, answers, what):
-    import ray
-
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        ([OutOfMemoryError("")], "the host that evaluates cannot start: OutOfMemoryError"),
+        ([None, OutOfMemoryError("")], "the host that evaluates is lost: OutOfMemoryError"),
+        ([GetTimeoutError()], BUSY),
+    ],
+)
+def test_a_host_of_a_cluster_that_is_lost_or_does_not_start_is_told(mine, monkeypatch, answers, told):
     monkeypatch.setattr("cluster.connect.connected", lambda *_: nullcontext())
-    monkeypatch.setattr(ray, "cluster_resources", dict)
-    monkeypatch.setattr(ray, "remote", Mock())
-    monkeypatch.setattr(ray, "wait", lambda *_, **__: [True])
-    monkeypatch.setattr(ray, "get", Mock(side_effect=[*answers, ray.exceptions.OutOfMemoryError("")]))
-    told = f"the host that evaluates {what}: OutOfMemoryError"
-    with pytest.raises(HostsDied, match=told), scoring(base, "auto") as elsewhere:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
+    monkeypatch.setattr("ray.available_resources", dict)
+    monkeypatch.setattr("ray.remote", Mock())
+    monkeypatch.setattr("ray.wait", lambda *_, **__: [True])
+    monkeypatch.setattr("ray.get", Mock(side_effect=answers))
+    with pytest.raises(HostsDied, match=told), scoring(mine, "auto") as elsewhere:
         elsewhere.fingerprint()
 
 
