@@ -114,8 +114,8 @@ def test_every_file_in_the_tree_exists():
     assert [name for name in names if name not in there] == []
 
 
-FOR_EACH = {"cli", "checks", "schedulers", "searchers"}
-"""Folders of which the tree says that they have one file for each verb, check, scheduler or searcher."""
+FOR_EACH = {"cli", "schedulers", "searchers"}
+"""Folders of which the tree says that they have one file for each verb, scheduler or searcher."""
 
 
 def test_every_file_is_in_the_tree_as_often_as_there_are_files_of_its_name():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import uuid
-from collections.abc import Generator
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from subprocess import PIPE
 from tempfile import TemporaryFile
 from typing import Any
@@ -67,35 +67,41 @@ def on_nodes(question: Question, program: str = "cluster.doctor.on_cluster") -> 
 
     In a process of its own, because to connect to Ray may take minutes from a machine that is no node of the cluster.
     """
-    seconds, found = timing.DOCTOR_CONNECT_SECONDS * question.site.patience, 0
+    patience = question.site.patience
+    seconds, has_answered = timing.DOCTOR_CONNECT_SECONDS * patience, False
     with (
         TemporaryFile() as errors,
         looking.asking((program,), question.model_dump_json(), PIPE, errors) as process,
+        ExitStack() as limits,
     ):
         assert process.stdout is not None
-        limit = _after(seconds, process)
+        limit = limits.enter_context(_killed_after(seconds, process))
         for line in process.stdout:
-            with suppress(ValueError, TypeError):  # a library has printed something
+            try:
                 finding = Finding(**json.loads(line))
-                if not found:
-                    limit.cancel()
-                    seconds = timing.DOCTOR_NODES_SECONDS * question.site.patience
-                    limit = _after(seconds, process)
-                found += 1
-                yield finding
+            except (ValueError, TypeError):
+                continue  # a library has printed something
+            if not has_answered:
+                limits.close()
+                seconds, has_answered = timing.DOCTOR_NODES_SECONDS * patience, True
+                limit = limits.enter_context(_killed_after(seconds, process))
+            yield finding
         is_late = limit.finished.is_set()
-        limit.cancel()
         if process.wait(timing.DOCTOR_END_SECONDS) != 0:
             why = f"no answer within {seconds:.0f} s" if is_late else looking.last_line(errors)
             yield no_connection(f"{question.address}: {why or 'its process ended without an answer'}")
 
 
-def _after(seconds: float, process: looking.Process) -> threading.Timer:
-    """Kills a process after so many seconds."""
+@contextmanager
+def _killed_after(seconds: float, process: looking.Process) -> Iterator[threading.Timer]:
+    """Kills a process if the block takes so many seconds; the timer's `finished` is set then."""
     timer = threading.Timer(seconds, looking.kill, (process,))
     timer.daemon = True
     timer.start()
-    return timer
+    try:
+        yield timer
+    finally:
+        timer.cancel()
 
 
 def no_connection(words: str) -> Finding:
