@@ -21,7 +21,7 @@ from cluster import timing
 from cluster.deaths import SUSPECT_AFTER, HostDeaths, in_a_line, message
 from cluster.fleet import Fleet
 from cluster.host_states import said
-from cluster.hosts import PROCESS_LOST, HostOptions, Place, SlotLimits
+from cluster.hosts import PROCESS_LOST, HostOptions, HostPlace, SlotLimits
 from cluster.leases import Grant, Lease, NotReady, Ready, Refused
 from cluster.nodes import Node, gpus, look
 from cluster.pace import Silent
@@ -310,7 +310,7 @@ class Broker:
                 best, most = host_id, (is_other, free)
         return best
 
-    def _staying(self) -> set[Place]:
+    def _staying(self) -> set[HostPlace]:
         ready = {host.facts.place for host in self._hosts.values() if not host.is_leaving}
         return ready | self._fleet.loading
 

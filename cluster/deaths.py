@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ray.exceptions import ActorDiedError, RayError, RayTaskError, RuntimeEnvSetupError
 
 from cluster.host_states import Starting
-from cluster.hosts import HostFacts, Place
+from cluster.hosts import HostFacts, HostPlace
 from cluster.leases import NotReady
 
 SUSPECT_AFTER = 2
@@ -25,7 +25,7 @@ MOST_START_DEATHS = 3
 class Death(NamedTuple):
     """A host that died under a trial."""
 
-    place: Place
+    place: HostPlace
     was_alone: bool
     """Whether no other trial had a lease on the host."""
 
@@ -33,7 +33,7 @@ class Death(NamedTuple):
 class HostDeaths:
     """The deaths in a row of the hosts of each trial. Those that went with their node do not count."""
 
-    def __init__(self, is_gone: Callable[[str], bool], staying: Callable[[], Collection[Place]]) -> None:
+    def __init__(self, is_gone: Callable[[str], bool], staying: Callable[[], Collection[HostPlace]]) -> None:
         """None so far.
 
         Args:
@@ -56,7 +56,7 @@ class HostDeaths:
         """Returns how many deaths in a row the trial may be to blame for."""
         return len(self._counted(trial))
 
-    def was_at(self, trial: str, place: Place) -> bool:
+    def was_at(self, trial: str, place: HostPlace) -> bool:
         """Tells whether a host of the trial died at a place."""
         return any(death.place.overlaps(place) for death in self._counted(trial))
 
@@ -94,7 +94,7 @@ class StartDeaths:
         self.attempts = 0
         """All that have failed so far."""
         self._nodes: list[list[str]] = []
-        """Of each attempt in a row, the nodes where its hosts died: `""` when it is not known where."""
+        """The nodes where hosts died, for each attempt in a row: `""` for a node that is not known."""
         self._last = ""
 
     def add(self, host: Starting, error: RayError) -> None:

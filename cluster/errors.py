@@ -17,7 +17,7 @@ class ClusterError(Exception):
     """Base of this package's errors, which are printed without a traceback."""
 
     exit_code = 2
-    """Of a command that ends with it: 2 for what the user can mend."""
+    """The exit code of a command that ends with this error: 2 for what the user can mend."""
 
 
 class ConnectionFailed(ClusterError, ConnectionError):  # noqa: N818 - reads as what happened

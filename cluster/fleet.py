@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 from cluster import host_states, nodes, timing
 from cluster.deaths import StartDeaths, is_mistake, message
 from cluster.host_states import ComputeTypes, FleetSize, Host, HostSeconds, Starting, said
-from cluster.hosts import HostActor, HostFacts, HostOptions, Place, SlotLimits
+from cluster.hosts import HostActor, HostFacts, HostOptions, HostPlace, SlotLimits
 from cluster.leases import NotReady
 from trainables.contract import RowShape
 from trainables.specs import TrialSpec
@@ -70,7 +70,7 @@ class Fleet:
         self._start_deaths = StartDeaths()
         self._host_seconds = HostSeconds(clock)
         self._has_started = False
-        self._early_deaths: Counter[Place] = Counter()
+        self._early_deaths: Counter[HostPlace] = Counter()
         """Hosts in a row that died at a place before any trial came to a report point there."""
         self._types = ComputeTypes(options.hardware_before)
         self._last_loss = -math.inf
@@ -98,9 +98,9 @@ class Fleet:
         return len(self.hosts) + sum(each.node_id is not None and not each.is_given_up for each in self._starting)
 
     @property
-    def loading(self) -> set[Place]:
+    def loading(self) -> set[HostPlace]:
         """Where hosts load; on which GPU is not known yet."""
-        return {Place(each.node_id, ("",)) for each in self._starting if each.node_id and not each.is_given_up}
+        return {HostPlace(each.node_id, ("",)) for each in self._starting if each.node_id and not each.is_given_up}
 
     def held_seconds(self) -> float:
         """The seconds that hosts have held their places until now, added up; called, too, when their number changes."""
@@ -170,13 +170,13 @@ class Fleet:
         assert first is not None, "it has just answered"
         self._nodes = tuple(await look())
         self.wanted = self._count(self.asked)
-        at_once = min(self.wanted, self._count("auto")) if self._gpus_per_host else self.wanted
+        startable = min(self.wanted, self._count("auto")) if self._gpus_per_host else self.wanted
         # The broker may have been asked for hosts meanwhile, and have made some of them.
         missing = self.wanted - self.standing.hosts - sum(not each.is_given_up for each in self._starting)
         for starting in (first, *(self._made() for _ in range(missing))):
             self._in_background(self._bring(starting))
         since: float | None = None
-        while len(self.hosts) < at_once and (self._problem is None or any(each.node_id for each in self._starting)):
+        while len(self.hosts) < startable and (self._problem is None or any(each.node_id for each in self._starting)):
             if not self._tasks:  # What was begun has died.
                 if self.hosts:
                     break
@@ -235,7 +235,7 @@ class Fleet:
         self._fit()
         return gone
 
-    def proved(self, place: Place) -> None:
+    def proved(self, place: HostPlace) -> None:
         """A trial came to a report point: hosts do not die at once at this place."""
         self._early_deaths.pop(place, None)
 

@@ -27,7 +27,7 @@ def memory_gb(kind: str) -> int | None:
 
 
 def contradiction(kind: str, memory_bytes: int) -> str | None:
-    """The memory that a type of GPU has, in words, where the one that is given is none of it; else None."""
+    """The memory sizes of a type of GPU, in words, where the given memory is none of them; else None."""
     sizes = MEMORY_GB.get(named(kind) or "", ())
     if not sizes or any(abs(memory_bytes - size * 10**9) <= NEAR * size * 10**9 for size in sizes):
         return None

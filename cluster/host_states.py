@@ -39,7 +39,7 @@ class Host:
         return 0 if self.is_leaving else max(0, slots - len(self.leases))
 
     async def latest(self, clock: Callable[[], float]) -> dict[str, StepRecord]:
-        """Trial key -> the last step that it took here; none where it does not answer in time. Feels its pulse."""
+        """Trial key -> the last step that the trial took here; empty when the host does not answer in time."""
         asked = clock()
         try:
             steps, doing = await asyncio.wait_for(self.actor.latest.remote(), timing.HOST_ANSWER_SECONDS)
@@ -52,7 +52,7 @@ class Host:
         return {key: steps[lease.lease_id] for key, lease in self.leases.items() if lease.lease_id in steps}
 
     def silent(self, now: float) -> Silent | None:
-        """What it is at if that takes far too long; `now` is of the clock of `latest`."""
+        """What the host is doing, if that takes far too long; `now` is a time of the clock given to `latest`."""
         doing = self.pulse.overdue(now)
         if doing is None:
             return None
@@ -66,7 +66,7 @@ class Host:
         )
 
     async def move_out(self) -> None:
-        """Has its trials save themselves and move; nothing where it is gone: they go on from their last snapshots."""
+        """Has its trials save themselves and move. Trials of a host that is gone go on from their last snapshots."""
         with suppress(RayError):
             await self.actor.move_out.remote()
 
@@ -98,7 +98,7 @@ class HostSeconds:
         self._held, self._since, self._seconds = 0, clock(), 0.0
 
     def note(self, held: int) -> float:
-        """From now on so many hosts hold their places; returns the seconds of all hosts until now."""
+        """Notes that so many hosts hold their places from now on; returns the seconds of all hosts until now."""
         now = self._clock()
         self._seconds += self._held * (now - self._since)
         self._held, self._since = held, now
@@ -119,11 +119,11 @@ def standing(hosts: Iterable[Host], shares: Mapping[Host, int]) -> FleetSize:
 
 
 def shares(hosts: Iterable[Host], limits: SlotLimits) -> Mapping[Host, int]:
-    """How many trials each host has before it takes no more; of one that is left out, as many as it has slots.
+    """How many trials each host may have. A host that is left out may have as many as it has slots.
 
-    They add up to the bound of all: two hosts under at most 9 have 4 and 5, but each has 1 at least. Hosts that have no
-    room for an equal share leave the rest of theirs to the others. A host that was made before others joined has slots
-    for more trials than are its share now. It keeps those that it has until they end or park.
+    The shares add up to the bound of all hosts: two hosts under at most 9 have 4 and 5, but each host has 1 at least.
+    Hosts that have no room for an equal share leave the rest of their share to the others. A host that was made before
+    others joined has slots for more trials than its share is now. It keeps its trials until they end or park.
     """
     if limits.slots != "auto":
         return {}

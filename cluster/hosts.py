@@ -59,14 +59,14 @@ class SlotLimits(Spec):
     slots: int | Literal["auto"]
     """A number, or auto: as many as fit into the free memory."""
     at_most: int
-    """Upper bound for auto: of all hosts together in what the broker is given, of one host in what a host is given."""
+    """Upper bound for auto. The broker is given the bound of all hosts together, a host the bound of its own slots."""
     largest: tuple[TrialSpec, ...]
     """The specs of the space that need the most memory."""
     hosts_per_machine: int = 1
     """Hosts that share a machine's cores, and on CPUs its memory."""
 
     def of_each(self, hosts: int) -> int:
-        """The most of `at_most` that one of so many hosts takes: 5 of 9 where there are two, for 4 + 5."""
+        """The most slots that one of so many hosts may have: 5 where `at_most` is 9 and there are two hosts (4 + 5)."""
         return max(1, -(-self.at_most // max(1, hosts)))
 
 
@@ -80,20 +80,20 @@ class HostOptions(Spec):
     """Whether nodes may join. Else more hosts than GPUs are a mistake."""
     env_vars: dict[str, str] = Field(default_factory=dict)
     pip: tuple[str, ...] = ()
-    """Packages that Ray installs for the hosts when they start."""
+    """Packages that Ray installs for the hosts when the hosts start."""
     hardware_before: str = ""
-    """What a sweep that goes on was evaluated on before, see `Evaluation.hardware`; empty where that is unknown."""
+    """Hardware on which a resumed sweep was evaluated before, see `Evaluation.hardware`; empty if not known."""
 
 
-class Place(NamedTuple):
-    """Where a host computes."""
+class HostPlace(NamedTuple):
+    """The GPUs, or the CPU, on which a host computes."""
 
     node_id: str
     """Ray's id of its node."""
     gpus: tuple[str, ...]
     """Ray's numbers of its GPUs on that node; none on a CPU."""
 
-    def overlaps(self, other: Place) -> bool:
+    def overlaps(self, other: HostPlace) -> bool:
         """Tells whether both are on one node, and have a GPU in common or none."""
         return self.node_id == other.node_id and (self.gpus == other.gpus or not {*self.gpus}.isdisjoint(other.gpus))
 
@@ -107,7 +107,7 @@ class HostFacts(Spec):
     device: Device
     slots: int
     estimated_bytes: int | None
-    """Memory that these slots are expected to take, of several GPUs on the fullest; None for unknown sizes."""
+    """Memory that these slots are expected to take: on the fullest GPU where there are several; None if not known."""
     device_name: str = ""
     """See `devices.name`."""
     engine: str = ""
@@ -119,12 +119,12 @@ class HostFacts(Spec):
     node_id: str = ""
     """Ray's id of its node."""
     gpu_ids: tuple[str, ...] = ()
-    """See `Place.gpus`."""
+    """See `HostPlace.gpus`."""
 
     @property
-    def place(self) -> Place:
+    def place(self) -> HostPlace:
         """Where it computes."""
-        return Place(self.node_id, self.gpu_ids)
+        return HostPlace(self.node_id, self.gpu_ids)
 
 
 def memory_share(free: int, hosts: int, beside: Sequence[int]) -> int:

@@ -26,7 +26,7 @@ class Node:
 
 
 def look() -> tuple[Node, ...]:
-    """The nodes that are alive. Ray may need seconds to notice that one is not."""
+    """The nodes that are alive. Ray may need seconds to notice that a node is not."""
     leaving = state.state.get_draining_nodes()
     free = state.available_resources_per_node()
     found = []
@@ -70,7 +70,7 @@ def problem(number: int, each: int, nodes: Sequence[Node]) -> str | None:
 
 
 def outlook(number: int, each: int, nodes: Sequence[Node]) -> str | None:
-    """What the start of `number` hosts of `each` GPUs waits for; None where so many are free."""
+    """What the start of `number` hosts of `each` GPUs waits for; None where there is room for all of them."""
     staying = [node for node in nodes if not node.is_leaving]
     free = sum(int(node.free_gpus) // each for node in staying)
     if number <= free:

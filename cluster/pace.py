@@ -1,4 +1,4 @@
-"""How long the parts of a host's work take, and whether the one that it is at takes far too long. No Ray."""
+"""How long the parts of a host's work take, and whether the present part takes far too long. No Ray."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TIMES = 20
 
 
 class Doing(Spec):
-    """What a host is at."""
+    """What a host is doing."""
 
     what: Work | Literal["answer"]
     seconds: float
@@ -40,7 +40,7 @@ class Silent(Spec):
     usual: float | None
     """See `Doing`."""
     since: float
-    """Since when it is at this, in seconds since the epoch."""
+    """When the host began this work, in seconds since the epoch."""
 
 
 class Pace:
@@ -51,7 +51,7 @@ class Pace:
         self._clock = clock
         self._now: tuple[Work, int, float] | None = None
         self._slowest: dict[Work, tuple[float, float]] = {}
-        """Kind -> the most seconds that one has taken, and the most for each part of its size."""
+        """Kind -> the most seconds that a part has taken, and the most seconds for each unit of its size."""
 
     @contextmanager
     def does(self, what: Work, size: int = 1) -> Iterator[None]:
@@ -67,7 +67,7 @@ class Pace:
         self._slowest[what] = max(most, took), max(most_each, took / size)
 
     def doing(self) -> Doing | None:
-        """What it is at; None between two blocks."""
+        """What the host is doing; None between two blocks."""
         now = self._now
         if now is None:
             return None

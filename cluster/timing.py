@@ -18,7 +18,7 @@ LEASE_SECONDS = 60.0
 """A lease that is not renewed for this time is over: its trial is gone."""
 LOST_HEAD_SECONDS = 60.0
 """How long the driver waits for the head service of a cluster that it has joined. The head of its own Ray is not waited
-for: nobody starts that one again."""
+for: nobody starts that head again."""
 HEAD_PROBE_SECONDS = 5.0
 """Time between two looks whether the head service of a joined cluster is there."""
 HEAD_ANSWER_SECONDS = 2.0

@@ -166,7 +166,7 @@ def kill(process: Process) -> None:
 
 
 def question() -> str:
-    """The line that this process was asked. The process ends as soon as the one that asked is gone."""
+    """The line that this process was asked. The process ends as soon as the asker is gone."""
     read = b""
     while not read.endswith(b"\n"):
         part = os.read(0, 65536)

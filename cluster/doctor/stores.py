@@ -54,7 +54,7 @@ def disk(site: Site) -> Facts:
 
 
 def _nearest(place: Path) -> Path:
-    """The folder itself, or the one in which it would be made."""
+    """The folder itself, or the folder in which it would be made."""
     return next(path for path in (place, *place.parents) if path.is_dir())
 
 

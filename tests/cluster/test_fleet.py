@@ -10,7 +10,7 @@ import pytest
 from fleets import Actors, World
 
 from cluster import fleet
-from cluster.hosts import Place, memory_share
+from cluster.hosts import HostPlace, memory_share
 from cluster.leases import Lease
 from cluster.nodes import Node
 
@@ -271,10 +271,10 @@ def test_hosts_that_die_at_once_are_made_again_less_and_less_often(play):
             for host_id in list(world.fleet.hosts):
                 world.actors.kill(world.fleet.hosts[host_id].actor)
                 world.fleet.lose(host_id)
-            world.fleet.proved(Place("b", ()))  # Another place is no evidence for this one.
+            world.fleet.proved(HostPlace("b", ()))  # Another place is no evidence for this one.
             await world.follow(1.0)
         assert world.actors.made < 10
-        world.fleet.proved(Place("a", ()))
+        world.fleet.proved(HostPlace("a", ()))
         await world.follow(60.0)
         made = world.actors.made
         for host_id in list(world.fleet.hosts):
