@@ -19,12 +19,9 @@ def models(model: Model = None, tracking_uri: Store = None, as_json: Json = Fals
 def show_models(model: str | None, tracking_uri: str | None) -> list[dict[str, Any]]:
     """Prints the models, and the history of one that was named; returns all of it as JSON data."""
     from sweeps.report.summary import console
-    from sweeps.tracking import first_look, stores
+    from sweeps.tracking import stores
 
-    # Before the next import, which takes seconds.
-    uri = stores.store(tracking_uri)
-    if model is not None:
-        first_look.refuse_unknown_model(model, uri)
+    stores.store(tracking_uri)  # Before the next import, which takes seconds.
     from sweeps.promotion import history
 
     out = console()

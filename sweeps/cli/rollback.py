@@ -21,11 +21,10 @@ def rollback(
 ) -> None:
     """Move a model's alias back to the version before."""
     from sweeps.report.summary import console
-    from sweeps.tracking import first_look, stores
+    from sweeps.tracking import stores
 
     with mistakes():
-        # Before the next import, which takes seconds.
-        first_look.refuse_unknown_model(model, stores.store(tracking_uri))
+        stores.store(tracking_uri)  # Before the next import, which takes seconds.
         from sweeps.promotion import rollback as rolling_back
 
         out = console()

@@ -37,10 +37,11 @@ def ui(
         with mistakes(), raising_on_signals():
             place = None if sweep is None else _place(sweep, storage, tracking_uri)
             uri = stores.store(tracking_uri) if place is None else place.uri
+            experiment = None if place is None else _experiment(place)
             if is_web(uri):
-                say(_page(uri, place))
+                say(_page(uri, experiment))
             else:
-                _serve(uri, port, place)
+                _serve(uri, port, experiment)
     except Interrupted:
         say("ended")
 
@@ -57,26 +58,31 @@ def _place(sweep: str, storage: Path, tracking_uri: str | None) -> Place:
     return stores.find(sweep, tracking_uri)
 
 
-def _page(server: str, place: Place | None) -> str:
-    """The page of a sweep; that of all experiments without one."""
+def _experiment(place: Place) -> tuple[str, str]:
+    from sweeps.tracking.lookup import experiment_of
+
+    return experiment_of(place)
+
+
+def _page(server: str, experiment: tuple[str, str] | None) -> str:
+    """The page of a sweep, by its experiment's id and its own; that of all experiments without one."""
     from sweeps.report import ui_links
-    from sweeps.tracking import ui_view
 
-    return ui_links.experiments(server) if place is None else ui_view.address(server, place)
+    return ui_links.experiments(server) if experiment is None else ui_links.saved_view(server, *experiment)
 
 
-def _serve(uri: str, port: int | None, place: Place | None) -> None:
+def _serve(uri: str, port: int | None, experiment: tuple[str, str] | None) -> None:
     """Serves the UI of a database until a signal ends it."""
     from sweeps.config.passwords import without_password
     from sweeps.tracking import ui_server
-    from sweeps.tracking.stores import LOOPBACK
+    from sweeps.tracking.ui_server import LOOPBACK
 
     if port is not None:
         ui_server.checked(port)
     say(f"starting MLflow's server on {without_password(uri)}")
     try:
         with ui_server.serving(uri, port) as server:
-            say(_page(server.address, place))
+            say(_page(server.address, experiment))
             if "SSH_CONNECTION" in os.environ:
                 say(f"on your own machine first: ssh -N -L {server.port}:{LOOPBACK}:{server.port} USER@HOST")
             say("Ctrl-C ends it")

@@ -1,4 +1,4 @@
-"""What is wrong with a promotion, told within a second or two: before MLflow is imported, as far as that is known."""
+"""What is wrong with a promotion, as far as options and the sweep's folder tell it, before MLflow is imported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.errors import SweepError
 from sweeps.promotion import candidates
 from sweeps.promotion.context import PromotionRequest, policy_of
-from sweeps.tracking import first_look
+from sweeps.record.folder import SweepFolder
 from trainables.objective import Objective
 
 
@@ -44,12 +44,13 @@ def check(request: PromotionRequest) -> None:
     """Refuses what can be refused without MLflow.
 
     Raises:
-        SweepError, HostError: see `settle`; or there is no trial that --trial names.
+        SweepError, HostError: see `settle`.
     """
     policy_of(request.policy, Policy())
-    place = request.place
-    look = first_look.look(place.uri, place.sweep, place.folder)
-    if look.config is not None:
-        settle(request, look.config)
-    if request.trial is not None and look.trials is not None:
-        candidates.refuse_unknown(request.trial, look.sweep_id or place.sweep, look.trials)
+    if request.place.folder is None:
+        return
+    try:
+        config = SweepConfig.model_validate(SweepFolder(request.place.folder).document()["config"])
+    except (OSError, ValueError):
+        return  # The configuration in MLflow counts, and is read next.
+    settle(request, config)

@@ -15,20 +15,8 @@ def experiments(server: str) -> str:
 
 def saved_view(server: str, experiment_id: str, key: str) -> str:
     """The runs of an experiment as the saved view of a key shows them."""
-    return _runs(server, experiment_id, {"viewStateShareKey": key})
-
-
-def runs_below(server: str, experiment_id: str, parent_run: str) -> str:
-    """The runs below a parent run, the lowest eval_loss first."""
-    # MLflow does not apply a filter in a link that has no order.
-    order = {"orderByKey": "metrics.`best_eval_loss`", "orderByAsc": "true"}
-    return _runs(server, experiment_id, {"searchFilter": f"tags.`mlflow.parentRunId` = '{parent_run}'", **order})
-
-
-def _runs(server: str, experiment_id: str, query: dict[str, str]) -> str:
-    return (
-        f"{_base(server)}/#/experiments/{experiment_id}/runs?{urlencode({**_FOR_TRAINING, **query}, quote_via=quote)}"
-    )
+    query = urlencode({**_FOR_TRAINING, "viewStateShareKey": key}, quote_via=quote)
+    return f"{_base(server)}/#/experiments/{experiment_id}/runs?{query}"
 
 
 def _base(server: str) -> str:

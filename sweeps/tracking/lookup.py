@@ -22,10 +22,12 @@ from pydantic import ValidationError
 from cluster.errors import first_line
 from sweeps.config import messages
 from sweeps.config.model import SweepConfig
+from sweeps.config.passwords import without_password
 from sweeps.errors import ConfigError, Failed, NotStored, SweepError
 from sweeps.planning.number_words import size
 from sweeps.record import digests
 from sweeps.record.events import TrialState
+from sweeps.record.folder import SweepFolder, noted_by
 from sweeps.record.run_names import label
 from sweeps.tracking import run_tags, stores
 from sweeps.tracking.client import paged
@@ -136,6 +138,20 @@ def holds(uri: str, sweep_id: str, seconds: float = 30.0) -> bool:
         return False
 
 
+def experiment_of(place: Place) -> tuple[str, str]:
+    """The id of a sweep's experiment in the store, and the sweep's id: as its folder notes them, else as MLflow tells.
+
+    Raises:
+        SweepError: the store does not hold the sweep, or cannot be asked.
+    """
+    noted = {} if place.folder is None else noted_by(SweepFolder(place.folder))
+    experiment = noted.get("experiment_id")
+    if experiment is not None and without_password(str(noted.get("uri", ""))) == place.shown:
+        return str(experiment), place.sweep
+    with answering(place.uri):
+        return Lookup(place.uri).experiment(place)
+
+
 class Lookup:
     """Reads sweeps from a tracking store that is there."""
 
@@ -149,20 +165,21 @@ class Lookup:
     def sweep(
         self,
         place: Place,
-        way_out: str = f"name its folder, or {BY_OPTION}",
+        way_out: str | None = None,
         other_than: str | None = None,
         with_trial: Callable[[TrialRun], bool] | None = None,
     ) -> TrackedSweep:
         """The sweep of an id, or the newest of a name.
 
         Args:
-            way_out: what to do when there is no such sweep, for the message.
+            way_out: what to do when there is no such sweep, for the message; None: what `place` says.
             other_than: the id of a sweep that is not meant.
             with_trial: only a sweep with such a trial is meant.
 
         Raises:
             SweepError: there is none, or it cannot be read.
         """
+        way_out = way_out or place.way_out
         parents = self._parents(place, way_out, other_than)
         for parent in parents:
             children = self._search(run_tags.equals(run_tags.PARENT_RUN, parent.info.run_id))
@@ -187,6 +204,11 @@ class Lookup:
             data_fingerprint=tags.get(run_tags.DATA_FINGERPRINT),
             trials=tuple(trials),
         )
+
+    def experiment(self, place: Place) -> tuple[str, str]:
+        """The id of the experiment that the sweep is in, and the sweep's id. Raises `SweepError` when there is none."""
+        parent = self._parents(place, place.way_out)[0]
+        return parent.info.experiment_id, parent.data.tags[run_tags.SWEEP_ID]
 
     def holds(self, sweep_id: str) -> bool:
         """Whether there is a run of the sweep, be it deleted."""
@@ -274,7 +296,7 @@ class Lookup:
                 f"run {run_id}: its {path} is in MLflow, and cannot be fetched from there: {said}{way_out}"
             ) from error
 
-    def _parents(self, place: Place, way_out: str, other_than: str | None) -> list[Any]:
+    def _parents(self, place: Place, way_out: str, other_than: str | None = None) -> list[Any]:
         """The runs of the sweep of an id, or of all sweeps of a name, the newest first; at least one."""
         sweep = place.sweep
         if "'" not in sweep:

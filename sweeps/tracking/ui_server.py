@@ -18,9 +18,9 @@ import psutil
 from sweeps.config.passwords import without_password, without_passwords
 from sweeps.config.uris import artifact_root
 from sweeps.errors import ConfigError, SweepError
-from sweeps.tracking.stores import LOOPBACK
 from trainables.inputs.legible import legible
 
+LOOPBACK = "127.0.0.1"
 FIRST_PORT = 5000
 """The one that MLflow takes by itself."""
 _MORE_PORTS = 100

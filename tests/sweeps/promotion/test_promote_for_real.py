@@ -15,7 +15,6 @@ from typing import Any
 import mlflow_servers
 import promotions
 import pytest
-import python_imports
 import typer
 import yaml
 from mlflow import MlflowClient
@@ -241,13 +240,6 @@ def test_an_interrupted_promotion_says_what_the_sweep_was_and_how_to_go_on(numbe
     advice = "qsweep promote /results/x does what is left"
     assert err == f"\ninterrupted: the alias is where it was, or moved whole; {advice}\n"
     assert json.loads(out) == {"sweep": "x", "promotion": None, "not_promoted": "interrupted"}
-
-
-def test_an_unknown_sweep_on_a_server_is_told_without_mlflow(server, tmp_path):
-    """Importing MLflow takes seconds."""
-    uri, _ = server
-    told = python_imports.refusal(tmp_path, "promote", "nothing", "--model", MODEL, "--tracking-uri", uri)
-    assert told.startswith("error: nothing: no sweep of this id or name in http://")
 
 
 def test_the_commands_print_what_happened(server, monkeypatch):

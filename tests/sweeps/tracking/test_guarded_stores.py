@@ -16,6 +16,7 @@ from sweeps.errors import ConfigError, SweepError
 from sweeps.record.folder import SweepFolder
 from sweeps.saved_sweep import document
 from sweeps.tracking import stores
+from sweeps.tracking.lookup import experiment_of
 
 SECRET = 'se/cr@t "x"'
 ENCODED = "se%2Fcr%40t%20%22x%22"
@@ -40,9 +41,11 @@ def qsweep(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_sweep_is_looked_for_with_the_password(uri):
-    assert stores.find("x-1", uri, {}).uri == uri
+    assert experiment_of(stores.find("x-1", uri, {})) == ("0", "x-1")
     with pytest.raises(SweepError, match="y: no sweep of this id or name in http://me:\\*\\*\\*@127"):
-        stores.find("y", uri, {})
+        experiment_of(stores.find("y", uri, {}))
+    with pytest.raises(SweepError, match="401"):
+        experiment_of(stores.find("x-1", uri.replace(ENCODED, "other"), {}))
 
 
 def test_models_are_listed_with_the_password(uri, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import tempfile
@@ -22,7 +23,7 @@ from sweeps.errors import Failed, NotStored, SweepError
 from sweeps.record.folder import SweepFolder
 from sweeps.tracking import stores
 from sweeps.tracking.failures import answering
-from sweeps.tracking.lookup import Lookup, holds
+from sweeps.tracking.lookup import Lookup, experiment_of, holds
 from sweeps.tracking.sink import MlflowSink
 
 
@@ -70,7 +71,19 @@ def test_of_sweeps_with_one_name_the_newest_is_meant_also_one_of_an_earlier_vers
     # Its run's name was the sweep's, and there was no tag.
     client.update_run(sink.parent_run, name="older")
     client.delete_tag(sink.parent_run, "sweep.name")
-    assert (Lookup(uri).sweep(stores.Place(uri, "older")).sweep_id, stores.find("older", uri).sweep) == (SWEEP, "older")
+    assert Lookup(uri).sweep(stores.Place(uri, "older")).sweep_id == SWEEP
+
+
+def test_the_page_of_a_sweep_is_found_by_its_folder_where_that_is_named_else_by_mlflow(
+    sink: MlflowSink, folder: SweepFolder, uri: str
+) -> None:
+    deliver(sink, [begun()])
+    told = (sink.experiment_id, SWEEP)
+    assert experiment_of(stores.Place(uri, "demo")) == told
+    server = stores.Place("http://nobody:5000", SWEEP, folder.path)
+    folder.tracking.write_text(json.dumps({"uri": server.uri, "experiment_id": "7"}))
+    assert experiment_of(server) == ("7", SWEEP)
+    assert experiment_of(stores.Place(uri, SWEEP, folder.path)) == told, "the folder notes another store"
 
 
 def test_a_run_that_is_gone_has_no_files(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

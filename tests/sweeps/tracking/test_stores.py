@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import python_imports
-from killed_writers import kill_in_transaction
 from mlflow_servers import free_port
 
 from sweeps.errors import SweepError
+from sweeps.saved_sweep import document
 from sweeps.tracking import stores
+from sweeps.tracking.lookup import experiment_of
 
 
 def sweep_folder(path: Path, uri: str) -> Path:
@@ -56,34 +57,35 @@ def test_what_is_not_there_is_told_before_mlflow_is_imported(tmp_path, words, li
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_database_without_the_sweep_says_so(empty_database, tmp_path):
+def test_what_a_sweeps_folder_tells_of_a_promotion_needs_no_mlflow(folder, config, tmp_path):
+    folder.config.write_text(json.dumps(document(config.model_copy(update={"trainable": "qlora"}), "x-1")))
+    told = python_imports.refusal(tmp_path, "promote", "results/demo")
+    assert told.startswith("error: --model: name the registered model, or set promotion.model")
+
+
+def test_a_store_without_the_sweep_says_so(empty_database, tmp_path):
     uri = f"sqlite:///{empty_database}"
     for sweep in ("x-1", "x", "it's"):
-        with pytest.raises(SweepError, match="no sweep of this id or name in sqlite"):
-            stores.find(sweep, uri, {})
-    with pytest.raises(SweepError, match="send it with qsweep resume"):
-        stores.find(str(sweep_folder(tmp_path / "x", uri)), None, {})
+        with pytest.raises(SweepError, match=r"no sweep of this id or name in sqlite.*; name its folder, or name the"):
+            experiment_of(stores.find(sweep, uri, {}))
+    with pytest.raises(SweepError, match=f"send it with qsweep resume {tmp_path}/x"):
+        experiment_of(stores.find(str(sweep_folder(tmp_path / "x", uri)), None, {}))
 
 
-def test_a_database_whose_writer_was_killed_is_read_as_it_was_before(empty_database, tmp_path):
-    file = Path(shutil.copy(empty_database, tmp_path / "mlflow.db"))
-    kill_in_transaction(file, "update experiments set name = 'kept'", "update experiments set name = 'half'")
-    with pytest.raises(SweepError, match="no sweep of this id or name in sqlite"):
-        stores.find("x-1", f"sqlite:///{file}", {})
-    with stores.reading(file) as database:
-        assert database.execute("select name from experiments").fetchall() == [("kept",)]
-
-
-def test_a_database_that_the_disk_does_not_give_is_told_at_once(empty_database, tmp_path):
+@pytest.mark.parametrize("spoilt", ["mlflow.db", "mlflow.db-journal"])
+def test_what_is_no_database_is_told_at_once(empty_database, tmp_path, spoilt):
     """MLflow itself asks for it for 100 seconds."""
     file = Path(shutil.copy(empty_database, tmp_path / "mlflow.db"))
-    (tmp_path / "mlflow.db-journal").mkdir()  # root may read every file, but no folder as one
-    with pytest.raises(SweepError, match=r"mlflow\.db: cannot be read \(.+\); name the store with --tracking-uri$"):
+    if spoilt == file.name:
+        file.write_text("no database at all, and long enough to be looked at as one" * 9)
+    else:
+        (tmp_path / spoilt).mkdir()  # root may read every file, but no folder as one
+    with pytest.raises(SweepError, match=r"mlflow\.db: cannot be read as a database \(.+\); name the store with --tr"):
         stores.find("x-1", f"sqlite:///{file}", {})
 
 
 def test_a_database_that_is_locked_is_left_to_mlflow(empty_database, tmp_path, monkeypatch):
-    monkeypatch.setattr(stores, "_SECONDS", 0.0)
+    monkeypatch.setattr(stores, "CONNECT_SECONDS", 0.0)
     file = Path(shutil.copy(empty_database, tmp_path / "mlflow.db"))
     with closing(sqlite3.connect(file, isolation_level=None)) as writer:
         writer.execute("begin exclusive")
@@ -133,8 +135,7 @@ def test_a_models_folder_of_the_name_of_a_sweep_is_no_sweep(empty_database, tmp_
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tickets").mkdir()
     (tmp_path / "tickets" / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(SweepError, match=r"^tickets: no sweep of this id or name in sqlite"):
-        stores.find("tickets", f"sqlite:///{empty_database}", {})
+    assert stores.find("tickets", f"sqlite:///{empty_database}", {}).folder is None
     with pytest.raises(SweepError, match="not the configuration of a sweep"):
         stores.find("./tickets", None, {})
 
