@@ -67,26 +67,32 @@ def launch(
 
 
 def resume(
-    path: Path, progress: Displays, tracking_uri: str | None = None, clock: Callable[[], float] = time.time
+    path: Path,
+    progress: Displays,
+    tracking_uri: str | None = None,
+    clock: Callable[[], float] = time.time,
+    resend: bool = False,
 ) -> tuple[Sweep, Result]:
     """Goes on with the sweep in a folder: finished trials stay, the others go on from their last snapshot.
 
     A finished sweep is not run again; what MLflow has not taken is sent. An MLflow that is new to the sweep, at
-    `tracking_uri`, is sent everything.
+    `tracking_uri`, is sent everything; so is the one that has it, with `resend`.
 
     Raises:
         ConfigError: there is no sweep, its configuration was changed, or the folder is a copy of it.
         StorageError, ConnectionFailed, HostError: nothing could be trained.
     """
     sweep, sweep_id = saved_sweep.load(SweepFolder(path), tracking_uri)
-    return sweep, _run(sweep, sweep_id, SweepFolder(path), progress, clock)
+    return sweep, _run(sweep, sweep_id, SweepFolder(path), progress, clock, _Beginning(resend=resend))
 
 
 class _Beginning(NamedTuple):
-    """What a new sweep begins with: its plan, and the sweep that it learns from."""
+    """What a driver begins with: of a new sweep its plan, and the sweep that it learns from."""
 
     planned: SweepPlanned | None = None
     earlier: TrackedSweep | None = None
+    resend: bool = False
+    """Whether MLflow is sent all events again."""
 
 
 @dataclass(frozen=True)
@@ -129,11 +135,11 @@ def _run(
     folder: SweepFolder,
     progress: Displays,
     clock: Callable[[], float],
-    beginning: _Beginning = _Beginning(),  # noqa: B008 - immutable
+    beginning: _Beginning,
 ) -> Result:
     with _driving(sweep, sweep_id, folder, progress, clock) as running:
         _tell_place(running)
-        sink, writer = _tracking(running)
+        sink, writer = _tracking(running, beginning.resend)
         fingerprints = saved_sweep.fingerprints(sweep.config, running.journal.record.fingerprints)
         trained = _Trained()
         try:
@@ -185,14 +191,16 @@ def _tell_place(running: _Running) -> None:
         running.display.say(f"the sweep's folder was {former} and is {path} from now on")
 
 
-def _tracking(running: _Running) -> tuple[MlflowSink, Writer]:
+def _tracking(running: _Running, resend: bool) -> tuple[MlflowSink, Writer]:
     """What carries the events to MLflow; nothing is sent before it is started."""
     # Imported here: mlflow takes seconds, and a mistake in the sweep file must not wait for it.
     from sweeps.tracking.sink import MlflowSink
-    from sweeps.tracking.writer import Writer
+    from sweeps.tracking.writer import Writer, forget_acknowledged
 
     config, say = running.sweep.config, running.display.say
     sink = MlflowSink(config, running.sweep_id, running.folder, say)
+    if resend:
+        forget_acknowledged(running.folder, config.tracking.uri)
     return sink, Writer(running.folder, sink, say, config.tracking.uri, running.journal, lambda: running.mirror.is_lost)
 
 
@@ -340,6 +348,7 @@ def _result(running: _Running, trained: _Trained, sink: MlflowSink, writer: Writ
         is_ray_left_behind=trained.is_ray_left_behind,
         undelivered=0 if running.mirror.is_lost else undelivered,
         mirror=running.mirror.drain(DRAIN_SECONDS, lambda: stop.is_leaving),
+        are_runs_gone=writer.are_runs_gone,
         refused=writer.refused,
         separation=None if is_gone else eval_rows.separation(running.folder, journal.record),
         spent=spent(journal.record, running.sweep.config.budget.steps_per_trial),

@@ -17,6 +17,9 @@ def resume(  # noqa: PLR0913 - its options
         str | None,
         typer.Option("--tracking-uri", callback=not_empty, help="Send everything to this MLflow from now on."),
     ] = None,
+    resend: Annotated[
+        bool, typer.Option("--resend", help="Send MLflow all events again: it has lost them, or is an older backup.")
+    ] = False,
     promote: Promoting = False,
     storage: Storage = Path("results"),
     address: Annotated[
@@ -44,7 +47,7 @@ def resume(  # noqa: PLR0913 - its options
     if address is not None and not promote:
         from sweeps.cli.resume_there import resume_there
 
-        resume_there(sweep, storage, tracking_uri, address, submission_id, detach, as_json)
+        resume_there(sweep, storage, tracking_uri, resend, address, submission_id, detach, as_json)
         return
     with mistakes():  # Also of the environment variables that modules read when they are imported.
         if address is not None:
@@ -62,7 +65,7 @@ def resume(  # noqa: PLR0913 - its options
         folder = _fetched(sweep, storage) if is_object_store(sweep) else _named(sweep, storage)
         if promote:
             check_promotion(saved_sweep.load(SweepFolder(folder), tracking_uri)[0].config)
-        resumed, result = launching.resume(folder, summary.displays(started), tracking_uri)
+        resumed, result = launching.resume(folder, summary.displays(started), tracking_uri, resend=resend)
     finish(resumed, result, promote, as_json)
 
 

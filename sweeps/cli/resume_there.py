@@ -41,6 +41,7 @@ def resume_there(  # noqa: PLR0913 - the command's options
     sweep: str,
     storage: Path,
     tracking_uri: str | None,
+    resend: bool,
     address: str,
     submission_id: str | None,
     detach: bool,
@@ -62,7 +63,9 @@ def resume_there(  # noqa: PLR0913 - the command's options
         for line in (_place(there), *files.notices):
             say(f"note: {line}")
         job_id = submission_id or _new_id(sweep)
-        _submit(jobs, job_id, there, tracking_uri, files.contents)
+        tracking = () if tracking_uri is None else ("--tracking-uri", tracking_uri)
+        options = (*tracking, *(("--resend",) if resend else ()))
+        _submit(jobs, job_id, there, options, files.contents)
     follow_or_leave(jobs, job_id, detach, as_json)
 
 
@@ -137,12 +140,11 @@ def _new_id(sweep: str) -> str:
     return f"{name or 'sweep'}-resumed-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
-def _submit(jobs: Jobs, job_id: str, there: There, tracking_uri: str | None, files: Mapping[str, bytes | Path]) -> None:
+def _submit(jobs: Jobs, job_id: str, there: There, options: tuple[str, ...], files: Mapping[str, bytes | Path]) -> None:
     from cluster.submission import package
     from cluster.submission.jobs import Job
 
-    tracking = () if tracking_uri is None else ("--tracking-uri", tracking_uri)
-    words = ("resume", there.sweep, "--storage", there.storage, *tracking, "--json")
+    words = ("resume", there.sweep, "--storage", there.storage, *options, "--json")
     known = {"sweep": there.sweep, "storage": there.storage, "trainable": there.trainable}
     with tempfile.TemporaryDirectory(prefix="qsweep-submit-") as folder:
         archive = Path(folder) / "code.zip"

@@ -33,6 +33,8 @@ class Result:
     """Whether threads of this process still wait for Ray, so that it must end without them."""
     undelivered: int
     """Events that the tracking server has not taken yet."""
+    are_runs_gone: bool
+    """Whether the tracking server no longer has runs that it has acknowledged events of."""
     refused: int
     """Events that the tracking server refuses for good."""
     spent: Spent

@@ -101,7 +101,9 @@ def _what_is_left(result: Result, uri: str) -> list[str]:
     lines = []
     if (result.stopped_by is not None or result.failure is not None) and (mirror is None or mirror.lost is None):
         lines += ["go on with:", again]
-    if result.undelivered:
+    if result.are_runs_gone:
+        lines += [f"MLflow ({uri}) no longer has runs of the sweep; send all events again with:", f"{again} --resend"]
+    elif result.undelivered:
         events = counted(result.undelivered, "event")
         lines += [f"MLflow ({uri}) lacks {events}; send the rest, there or (--tracking-uri URI) elsewhere, with:"]
         lines += [again]

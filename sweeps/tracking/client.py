@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -12,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.config.uris import artifact_root, sqlite_file
+from sweeps.errors import StorageError
 from sweeps.record.whole_files import draft_of
 from sweeps.tracking import run_tags
 from sweeps.tracking.client_settings import patient, quiet
-from sweeps.tracking.held_points import HeldPoints, MetricPoint
+from sweeps.tracking.metric_points import MetricPoint
 
 LONGEST_PARAM = 6000
 """Characters (mlflow/utils/validation.py, 3.17.2)."""
@@ -28,6 +28,10 @@ def make_database(uri: str) -> None:
 
     MLflow makes one in place, in seconds and without a lock: two sweeps at once, or one that is killed meanwhile, leave
     a database that no MLflow opens any more (store/tracking/sqlalchemy_store.py, 3.17.2).
+
+    Raises:
+        StorageError: a writer of a lost database of this name was killed in a transaction, and its journal is left.
+            SQLite would carry that over into the new database, and the lost one's runs would be there in part.
     """
     file = sqlite_file(uri)
     if file is None or file.exists():
@@ -36,30 +40,15 @@ def make_database(uri: str) -> None:
     draft = draft_of(file)
     try:
         _migrate(draft)
+        left = [str(journal) for ending in ("-journal", "-wal") if (journal := Path(f"{file}{ending}")).exists()]
+        # Another sweep may have been faster: its database is the one then, and the journal is of that.
+        if left and not file.exists():
+            raise StorageError(f"{file}: is not there, but {left[0]} is: delete that, or put its database back")
         # Where a file system has no locks or no hard links, MLflow makes it in place after all.
         with suppress(OSError):
-            _forget_lost(file)
-            # Another sweep may have been faster: its database is the one then.
             file.hardlink_to(draft)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _forget_lost(file: Path) -> None:
-    """Removes what a database of this name left when it was lost.
-
-    Its journal is there when its last writer was killed in a transaction. SQLite would carry it over into the new
-    database, and the lost one's runs would be there in part. SQLite itself removes a journal beside an empty file
-    (sqlite.org, Atomic Commit, section 4.2), and this one is not empty.
-    """
-    for ending in ("-journal", "-wal", "-shm"):
-        left = file.with_name(file.name + ending)
-        with suppress(FileNotFoundError), left.open("rb+") as opened:
-            # Another sweep puts its database there once it has removed this, and for that waits for the same lock: what
-            # is removed here is not of that database. Not the folder's lock: `flock . qsweep launch` holds that.
-            fcntl.flock(opened, fcntl.LOCK_EX)
-            if not file.exists() and os.path.samestat(os.fstat(opened.fileno()), left.stat()):
-                left.unlink()
 
 
 def _migrate(file: Path) -> None:
@@ -109,7 +98,8 @@ class Runs:
 
         make_database(uri)
         self._client = MlflowClient(tracking_uri=uri)
-        self._held = HeldPoints(self._client.get_metric_history)
+        self._latest: dict[tuple[str, str], tuple[int, int, float]] = {}
+        """Run id and metric -> step, time in milliseconds and value of the point that MLflow shows."""
         self.uri = uri
         self._sweep_id = sweep_id
         self._say = say
@@ -154,24 +144,34 @@ class Runs:
                     raise
         return stored
 
-    def find(self, identity: Mapping[str, str]) -> str | None:
-        """The id of the run with exactly these identifying tags; one that somebody has deleted is restored."""
+    def of_sweep(self, used: Collection[str] = ()) -> dict[str | None, Any]:
+        """The sweep's run, under None, and that of each of its trials, by trial key.
+
+        Restores a run that somebody has deleted, and leaves one of doubles: a create whose answer was lost may take
+        effect after another run was made in its place. Of several, the one in `used` is taken, else the one that most
+        was written to.
+        """
         from mlflow.entities import ViewType
 
-        wanted = " and ".join(run_tags.equals(name, value) for name, value in identity.items())
-        if run_tags.TRIAL_KEY not in identity:
-            wanted += f" and {run_tags.OF_A_SWEEP}"
-        runs = self._client.search_runs([self.experiment_id], wanted, ViewType.ALL, order_by=["start_time ASC"])
+        groups: dict[str | None, list[Any]] = {}
+        ours = run_tags.equals(run_tags.SWEEP_ID, self._sweep_id)
+        for run in paged(partial(self._client.search_runs, [self.experiment_id], ours, ViewType.ALL)):
+            groups.setdefault(run.data.tags.get(run_tags.TRIAL_KEY), []).append(run)
+        return {key: self._one_of(runs, used) for key, runs in groups.items()}
+
+    def _one_of(self, runs: list[Any], used: Collection[str]) -> Any:
+        runs.sort(key=lambda run: (run.info.run_id not in used, -_written(run.data), run.info.run_id))
         active = [run for run in runs if run.info.lifecycle_stage == "active"]
-        if not active and runs:
-            # Of several deleted runs, the one that most was written to was the one in use.
-            active = [max(runs, key=lambda run: _written(run.data))]
-            self._client.restore_run(active[0].info.run_id)
-            self._say(f"tracking: the run {active[0].info.run_name} was deleted in MLflow: it is restored")
+        for double in active[1:]:
+            self._client.delete_run(double.info.run_id)
         if not active:
-            return None
-        self._held.found(active[0])
-        return str(active[0].info.run_id)
+            self._client.restore_run(runs[0].info.run_id)
+            self._say(f"tracking: the run {runs[0].info.run_name} was deleted in MLflow: it is restored")
+        chosen = (active or runs)[0]
+        # `RunData.metrics` leaves out steps and times (mlflow/entities/run_data.py, 3.17.2).
+        for metric in chosen.data.to_proto().metrics:
+            self._latest[chosen.info.run_id, metric.key] = metric.step, metric.timestamp, metric.value
+        return chosen
 
     def create(self, identity: Mapping[str, str], name: str, tags: Mapping[str, str], time: float) -> str:
         """The id of a new run, which is RUNNING."""
@@ -179,28 +179,6 @@ class Runs:
             self.experiment_id, start_time=int(time * 1000), tags={**tags, **identity}, run_name=name
         )
         return str(run.info.run_id)
-
-    def remove_doubles(self, used: Collection[str] = ()) -> dict[str | None, Any]:
-        """Leaves one run for the sweep and one for each of its trials, and deletes the others.
-
-        What is left comes back, by trial key; the sweep's own under None.
-
-        A create whose answer was lost may take effect after `open` has looked for its run and made another. Of doubles
-        the one in `used` stays, else the one that most was written to.
-        """
-        groups: dict[str | None, list[Any]] = {}
-        ours = run_tags.equals(run_tags.SWEEP_ID, self._sweep_id)
-        for run in paged(partial(self._client.search_runs, [self.experiment_id], ours)):
-            groups.setdefault(run.data.tags.get(run_tags.TRIAL_KEY), []).append(run)
-        for runs in groups.values():
-            runs.sort(key=lambda run: (run.info.run_id not in used, -_written(run.data), run.info.run_id))
-            for double in runs[1:]:
-                self._client.delete_run(double.info.run_id)
-        return {key: runs[0] for key, runs in groups.items()}
-
-    def has(self, run_id: str, path: str) -> bool:
-        """Whether there is something in a folder of the run's artifacts."""
-        return bool(self._client.list_artifacts(run_id, path))
 
     def running(self, run_id: str) -> None:
         """Marks the run as running (again)."""
@@ -213,22 +191,7 @@ class Runs:
         params: Mapping[str, object] | None = None,
         tags: Mapping[str, object] | None = None,
     ) -> None:
-        """Adds metric points, params and tags.
-
-        Leaves out points of steps that were trained again and that MLflow holds (see `HeldPoints`).
-        """
-        self._add(run_id, self._held.without_held(run_id, points), params or {}, tags or {})
-
-    def show(self, run_id: str, points: Sequence[MetricPoint]) -> None:
-        """Makes these the values that MLflow shows, where it holds some of later steps (see `HeldPoints.behind`)."""
-        moved = self._held.behind(run_id, points)
-        if moved:
-            self._add(run_id, moved, {}, {})
-
-    def _add(
-        self, run_id: str, points: Sequence[MetricPoint], params: Mapping[str, object], tags: Mapping[str, object]
-    ) -> None:
-        """Sends all in as few requests as MLflow's limits allow."""
+        """Adds metric points, params and tags, in as few requests as MLflow's limits allow."""
         from mlflow.entities import Metric, Param, RunTag
 
         metrics = [Metric(p.key, p.value, p.milliseconds, p.step) for p in points]
@@ -237,9 +200,24 @@ class Runs:
             self._client.log_batch(
                 run_id,
                 metrics[start : start + 900],
-                [Param(key, _short(str(value))) for key, value in params.items()] if first else [],
-                [RunTag(key, str(value)) for key, value in tags.items()] if first else [],
+                [Param(key, _short(str(value))) for key, value in (params or {}).items()] if first else [],
+                [RunTag(key, str(value)) for key, value in (tags or {}).items()] if first else [],
             )
+
+    def show(self, run_id: str, points: Sequence[MetricPoint]) -> None:
+        """Makes these the values that MLflow shows, where it holds later ones.
+
+        A sweep that goes on from its mirror may end a trial before the last step that the lost machine has sent. MLflow
+        shows the value of the highest step, and of one step the latest; promotion ranks by it.
+        """
+        shown = []
+        for point in points:
+            step, time, value = self._latest.get((run_id, point.key), (-1, 0, math.nan))
+            is_hidden = (step, time) > (point.step, point.milliseconds) and value != point.value
+            if is_hidden and math.isfinite(point.value):
+                shown.append(point._replace(step=step, time=max(point.time, (time + 1) / 1000)))
+        if shown:
+            self.log(run_id, shown)
 
     def text(self, run_id: str, path: str, content: str) -> None:
         """Writes a text artifact."""

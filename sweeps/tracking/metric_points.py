@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from typing import NamedTuple
 
 from sweeps.record.events import TrialReported
 from sweeps.record.spent import spent
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
-from sweeps.tracking.held_points import MetricPoint
 from trainables.contract import StepRecord
+
+
+class MetricPoint(NamedTuple):
+    """One metric value. MLflow keeps equal points once: all that is sent may be sent again."""
+
+    key: str
+    value: float
+    time: float
+    """Seconds since the epoch."""
+    step: int
+
+    @property
+    def milliseconds(self) -> int:
+        """The time as MLflow keeps it."""
+        return int(self.time * 1000)
 
 
 def metric_points(event: TrialReported) -> list[MetricPoint]:

@@ -33,8 +33,6 @@ ADAPTER_SHA256 = "sweep.adapter_sha256"
 ADAPTER_REFUSED = "sweep.adapter_refused"
 """Why the adapter was not uploaded."""
 EVAL_ROWS_SHA256 = "sweep.eval_rows_sha256"
-ACKNOWLEDGED = "sweep.acknowledged"
-"""How much of the event log MLflow has taken: see `delivery_marks.py`."""
 DATA_FINGERPRINT = "data.fingerprint"
 FINGERPRINT = "fingerprint."
 """What begins the names of tags that say what identifies the base and the data."""
@@ -76,11 +74,6 @@ def sweep_started(event: SweepStarted) -> dict[str, str]:
 def data_prepared(summary: Mapping[str, Any]) -> dict[str, str]:
     """Of the sweep's run when the data is ready."""
     return {DATA_FINGERPRINT: str(summary["fingerprint"])}
-
-
-def acknowledged(mark: str) -> dict[str, str]:
-    """Of the sweep's run when MLflow has taken all events so far."""
-    return {ACKNOWLEDGED: mark}
 
 
 def sweep_ended(

@@ -29,14 +29,23 @@ from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.tracking import run_tags
 from sweeps.tracking.client import Runs
 from sweeps.tracking.failures import is_refusal
-from sweeps.tracking.held_points import MetricPoint
-from sweeps.tracking.lost_runs import Lost, missing
-from sweeps.tracking.metric_points import best_points, end_points, final_points, metric_points, spent_points
+from sweeps.tracking.metric_points import (
+    MetricPoint,
+    best_points,
+    end_points,
+    final_points,
+    metric_points,
+    spent_points,
+)
 from sweeps.tracking.views import TAG_PREFIX, shared_view
 from trainables.specs import TrialSpec
 
 _STATUS = {TrialState.COMPLETED: "FINISHED", TrialState.STOPPED: "FINISHED", TrialState.PAUSED: "KILLED"}
 _SWEEP_STATUS = {"finished": "FINISHED", "budget": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
+
+
+class RunsGone(Exception):  # noqa: N818 - reads as what happened
+    """MLflow no longer has runs that it has acknowledged events of; it says which."""
 
 
 class MlflowSink:
@@ -53,54 +62,23 @@ class MlflowSink:
         self.experiment_id: str | None = noted_by(folder).get("experiment_id")
         self.parent_run: str | None = None
         """Ids in MLflow; None while the server has not answered yet."""
-        self._starts_over = False
-        self._may_have_runs: frozenset[str] | None = None
-        """Keys of the trials that may have a run already, so that it is looked for; None: any trial may."""
         self._going_on: set[str] = set()  # keys of the trials whose runs are RUNNING for certain
         self._said: set[str] = set()
         self.run_ids: dict[str, str] = {}
-        """Trial key -> run id, of the runs that were opened."""
+        """Trial key -> run id."""
 
-    def attach(self, record: SweepRecord) -> str | None:
-        """Finds the runs of a sweep that has begun; the latest `mark`.
-
-        The parent's, and the best trial's; the others are found when an event needs them.
+    def attach(self, record: SweepRecord) -> None:
+        """Finds the runs of a sweep of which MLflow has acknowledged `record`.
 
         Raises:
-            Lost: what `record` says is not there. So does `apply` when a run is gone.
+            RunsGone: one is not there, as after MLflow's database was lost, or an older one was put back.
         """
-        runs = self._connect()
-        time = record.started or 0.0
-        held = runs.remove_doubles()
-        self._open_parent(runs, time, False)
-        if None not in held:  # deleted by somebody, and restored
-            held = runs.remove_doubles()
-        self._may_have_runs = frozenset({key for key in held if key is not None} | record.trials.keys())
-        best = choose(record.trials.values(), record.objective).winner
-        if best is not None:
-            self._open_child(runs, best.trial_key, record, time)
-        if not self._starts_over:
-            self._check(runs, record, held)
-        mark: str | None = held[None].data.tags.get(run_tags.ACKNOWLEDGED) if None in held else None
-        return mark
-
-    def _check(self, runs: Runs, record: SweepRecord, held: Mapping[str | None, Any]) -> None:
-        what = missing(record, held)
-        best = choose(record.trials.values(), record.objective).winner
-        if what is None and best is not None and held[best.trial_key].data.tags.get(run_tags.ADAPTER_SHA256):
-            # The one that is asked for most: looking at all would take a request for each.
-            what = None if runs.has(self.run_ids[best.trial_key], "adapter") else "the adapter of the best trial"
-        if what is not None:
-            raise Lost(what)
-
-    def mark(self, words: str) -> None:
-        """Keeps, with the sweep's run, words that stand for all events so far."""
-        runs = self._connect()
-        runs.log(self._open_parent(runs, 0.0, False), tags=run_tags.acknowledged(words))
-
-    def start_over(self) -> None:
-        """All events come again: nothing is `Lost` from now on, all is made."""
-        self._starts_over, self._may_have_runs = True, None
+        self._connect()
+        if self.parent_run is None:
+            raise RunsGone("the sweep's run")
+        for trial in record.trials.values():
+            if trial.trial_key not in self.run_ids and trial.state is not TrialState.INFEASIBLE:
+                raise RunsGone(f"the run of {label(trial.number)}")
 
     def apply(self, event: Event, record: SweepRecord) -> None:
         """Carries the event out, or raises; `record` is the sweep after it.
@@ -108,7 +86,7 @@ class MlflowSink:
         A point that is infeasible never trained: it has a row in the parent's note, and no run.
         """
         runs = self._connect()
-        parent = self._open_parent(runs, record.started or event.time, isinstance(event, SweepStarted))
+        parent = self._open_parent(runs, record.started or event.time)
         match event:
             case SweepStarted():
                 self._start_sweep(runs, parent, event)
@@ -130,7 +108,7 @@ class MlflowSink:
 
     def forget(self) -> None:
         """Looks for its runs again from now on: an error may mean that one is gone."""
-        self._runs = self.parent_run = self._may_have_runs = None
+        self._runs = self.parent_run = None
         self.run_ids.clear()
         self._going_on.clear()
 
@@ -139,12 +117,14 @@ class MlflowSink:
         return is_refusal(error)
 
     def _connect(self) -> Runs:
+        """Finds the sweep's runs by their tags at the first call: a new run is then made without a search."""
         if self._runs is None:
             config = self._config
-            self._runs = Runs(
-                config.tracking.uri, config.experiment, self._sweep_id, self.experiment_id, self._say_once
-            )
-            self.experiment_id = self._runs.experiment_id
+            runs = Runs(config.tracking.uri, config.experiment, self._sweep_id, self.experiment_id, self._say_once)
+            found = {key: run.info.run_id for key, run in runs.of_sweep().items()}
+            self.experiment_id, self.parent_run = runs.experiment_id, found.get(None)
+            self.run_ids = {key: run_id for key, run_id in found.items() if key is not None}
+            self._runs = runs
         return self._runs
 
     def _say_once(self, line: str) -> None:
@@ -153,20 +133,12 @@ class MlflowSink:
             self._said.add(line)
             self._say(line)
 
-    def _open_parent(self, runs: Runs, time: float, begins: bool) -> str:
-        """The sweep's run; made, when there is none, only where it begins."""
+    def _open_parent(self, runs: Runs, time: float) -> str:
+        """The sweep's run, made when there is none."""
         if self.parent_run is None:
-            identity = run_tags.identity(self._sweep_id)
-            self.parent_run = runs.find(identity)
-        if self.parent_run is None:
-            if not begins and not self._starts_over:
-                raise Lost("the sweep's run")
             name = self._config.name
             shown = sweep_run_name(name, self._sweep_id)
-            self.parent_run = runs.create(identity, shown, run_tags.sweep_made(name), time)
-            if not self._starts_over:
-                # A trial's run is made after its sweep's: there is none yet.
-                self._may_have_runs = frozenset()
+            self.parent_run = runs.create(run_tags.identity(self._sweep_id), shown, run_tags.sweep_made(name), time)
         return self.parent_run
 
     def _start_sweep(self, runs: Runs, parent: str, event: SweepStarted) -> None:
@@ -206,21 +178,13 @@ class MlflowSink:
         if self._folder.base_rows.exists():
             runs.text(parent, self._folder.base_rows.name, self._folder.base_rows.read_text(encoding="utf-8"))
 
-    def _open_child(self, runs: Runs, trial_key: str, record: SweepRecord, time: float, begins: bool = False) -> str:
-        """The trial's run; made, when there is none, only where it begins."""
+    def _open_child(self, runs: Runs, trial_key: str, record: SweepRecord, time: float) -> str:
+        """The trial's run, made when there is none."""
         if trial_key not in self.run_ids:
-            trial = record.trials[trial_key]
-            identity = run_tags.identity(self._sweep_id, trial_key)
-            # A search takes the server longer the more trials there are: a new trial of a known sweep needs none.
-            is_new = begins and self._may_have_runs is not None and trial_key not in self._may_have_runs
-            run_id = None if is_new else runs.find(identity)
-            if run_id is None:
-                if not begins and not self._starts_over:
-                    raise Lost(f"the run of {label(trial.number)}")
-                tags = run_tags.trial_made(str(self.parent_run))
-                run_id = runs.create(identity, run_name(trial.number, trial.params), tags, time)
-                self._going_on.add(trial_key)
-            self.run_ids[trial_key] = run_id
+            trial, identity = record.trials[trial_key], run_tags.identity(self._sweep_id, trial_key)
+            tags = run_tags.trial_made(str(self.parent_run))
+            self.run_ids[trial_key] = runs.create(identity, run_name(trial.number, trial.params), tags, time)
+            self._going_on.add(trial_key)
         return self.run_ids[trial_key]
 
     def _run_again(self, runs: Runs, run_id: str, trial_key: str) -> None:
@@ -230,7 +194,7 @@ class MlflowSink:
         self._going_on.add(trial_key)
 
     def _start_trial(self, runs: Runs, parent: str, event: TrialStarted, record: SweepRecord) -> None:
-        run_id = self._open_child(runs, event.trial_key, record, event.time, True)
+        run_id = self._open_child(runs, event.trial_key, record, event.time)
         self._run_again(runs, run_id, event.trial_key)
         # First what people compare: a run's page keeps the order.
         params = {**event.params, **settings(TrialSpec.model_validate_json(event.spec)), **event.params}
@@ -282,7 +246,6 @@ class MlflowSink:
         best, best_run = selection.winner, None
         points = spent_points(record, self._config.budget.steps_per_trial)
         if best is not None:
-            # Found, not remembered: an earlier driver may have opened it.
             best_run = self._open_child(runs, best.trial_key, record, event.time)
             points += best_points(best, record, event.time)
         self._end_runs(runs, parent, record, event.time)
@@ -292,7 +255,7 @@ class MlflowSink:
 
     def _end_runs(self, runs: Runs, parent: str, record: SweepRecord, time: float) -> None:
         """Leaves one run of each trial, and ends those whose end MLflow did not take."""
-        for key, run in runs.remove_doubles([parent, *self.run_ids.values()]).items():
+        for key, run in runs.of_sweep([parent, *self.run_ids.values()]).items():
             trial = None if key is None else record.trials.get(key)
             if trial is None and key is not None:
                 # The log lost its beginning with a machine: the sweep has no such trial, however far it came there.

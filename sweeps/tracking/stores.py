@@ -54,7 +54,7 @@ class Place:
         """What to do when the store does not hold the sweep."""
         if self.folder is None:
             return f"name its folder, or {BY_OPTION}"
-        return f"send it with qsweep resume {self.folder}"
+        return f"send it with qsweep resume {self.folder} --resend"
 
 
 def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, str] = os.environ) -> Place:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import socket
 import sqlite3
 import threading
@@ -20,26 +21,33 @@ from cluster.errors import first_cause
 from sweeps.config.passwords import without_password, without_passwords
 from sweeps.errors import StorageError
 from sweeps.record.events import Event, TrialEnded, TrialReported, TrialStarted
-from sweeps.record.folder import SweepFolder, acknowledged_bytes, noted_by, read_events
+from sweeps.record.folder import SweepFolder, acknowledged_bytes, noted_by, read_events, writing
 from sweeps.record.journal import Journal
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.record.whole_files import write_whole
 from sweeps.tracking.client_settings import without_retries
-from sweeps.tracking.delivery_marks import Marks
-from sweeps.tracking.lost_runs import Lost
-from sweeps.tracking.sink import MlflowSink
+from sweeps.tracking.sink import MlflowSink, RunsGone
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
 PATIENCE_SECONDS = 3.0
 """After so long, a drain says that it waits."""
 TURN_SECONDS = 0.2
-MARK_EVERY = 50
-"""After so many events a mark is kept on the server. A server that was restored from a backup shows an older mark."""
 NOTE_SECONDS = 0.5
 """Pause between two notes in the folder of how far it came. A note is on disk before the next event is sent."""
 REFUSED_AFTER = 3
 """How often an event is tried that the server refuses for good, before it is left out."""
+
+
+def forget_acknowledged(folder: SweepFolder, uri: str) -> None:
+    """Notes in the folder that this server has acknowledged no event: the next writer sends all of them.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    note = {**noted_by(folder), "uri": without_password(uri), "acknowledged_bytes": 0, "refused": []}
+    with writing(folder.tracking):
+        write_whole(folder.tracking, json.dumps(note).encode())
 
 
 class Writer:
@@ -74,20 +82,14 @@ class Writer:
         self._has_left = False
         """The driver waits no longer, and closes its log: what the thread still finds is no news."""
         self._trouble: str | None = None
-        self._attached = False
+        self._is_attached = False
         self._refused: list[int] = []
         """Where in the log the events are that the server refused."""
-        self._marked = 0
-        """The offset of the last mark on the server."""
-        self._unmarked = 0
-        """Events delivered since that mark."""
-        noted = noted_by(folder)
-        self._offset, self._record = self._begin(noted, journal)
-        self._begins_unmarked = noted.get("marked_bytes") == 0
-        """An earlier driver has delivered events, and was killed before the first mark."""
+        self.are_runs_gone = False
+        """Whether the server no longer has runs that it has acknowledged: nothing more is sent."""
+        self._offset, self._record = self._begin(noted_by(folder), journal)
         self._tries = 0
         """Tries of the next event so far."""
-        self._marks = Marks(self._log)
         self._noted = -math.inf
         """When the last note was written."""
         self._thread = threading.Thread(target=self._run, name="tracking-writer", daemon=True)
@@ -102,18 +104,12 @@ class Writer:
         refused = noted.get("refused")
         # What was refused is tried again by the next driver, and all behind it: every event may come twice.
         places = refused if isinstance(refused, list) else []
-        told = noted.get("marked_bytes")
-        # What came behind the mark may have gone with the server's last minutes.
-        marked = [told] if isinstance(told, int) and told > 0 else []
-        offset = min([acknowledged_bytes(noted), *marked, *(place for place in places if isinstance(place, int))])
+        offset = min([acknowledged_bytes(noted), *(place for place in places if isinstance(place, int))])
         if journal is not None and offset == journal.log.length:
             record: SweepRecord | None = journal.record
         else:
             record = _record_at(offset, read_events(self._log) if journal is None else journal.so_far)
-        if record is None:
-            return 0, SweepRecord()
-        self._marked = marked[0] if marked else 0
-        return offset, record
+        return (0, SweepRecord()) if record is None else (offset, record)
 
     @property
     def refused(self) -> int:
@@ -176,6 +172,10 @@ class Writer:
                 closing = self._closing
             try:
                 self._deliver()
+            except RunsGone as gone:
+                self._tell(f"tracking: MLflow no longer has {gone}: {self._way_back} sends all events again")
+                self._offset, self.are_runs_gone = 0, True
+                return
             except Exception as error:  # whatever the server or its client did: an outage costs delay, not the sweep
                 self._report(error)
                 with self._changed:
@@ -196,34 +196,15 @@ class Writer:
     def _deliver(self) -> None:
         if self._is_replaced():
             return
-        try:
-            self._attach()
-            self._send()
-        except Lost as lost:
-            self._start_over(str(lost))
-            self._send()
+        # The sink has forgotten its runs after an error: whoever does not answer may have lost something.
+        if not self._is_attached and self._record.started is not None:
+            self._sink.attach(self._record)
+        self._is_attached = True
+        self._send()
 
-    def _attach(self) -> None:
-        if not self._attached and self._record.started is not None:
-            mark = self._sink.attach(self._record)
-            if self._marked and not self._covers(mark):
-                raise Lost("what came last, as in a backup")
-            if self._begins_unmarked:
-                # Without a mark nothing tells what a backup lacks of a trial that goes on: these few events come again.
-                self._record, self._offset, self._begins_unmarked = SweepRecord(), 0, False
-        self._attached = True
-
-    def _covers(self, mark: str | None) -> bool:
-        """Whether the server has the mark that it was given, and the mark is of this log."""
-        offset = self._marks.offset(mark)
-        return offset is not None and offset >= self._marked
-
-    def _start_over(self, what: str) -> None:
-        self._tell(f"tracking: MLflow no longer has {what}: all events are sent again")
-        self._sink.start_over()
-        self._record, self._offset, self._marked = SweepRecord(), 0, 0
-        self._refused.clear()
-        self._note()
+    @property
+    def _way_back(self) -> str:
+        return f"qsweep resume {shlex.quote(str(self._folder.path))} --resend"
 
     def _send(self) -> None:
         try:
@@ -241,26 +222,17 @@ class Writer:
                 self._sink.apply(event, record)
             except Exception as error:
                 self._sink.forget()
-                # Whoever does not answer may have lost something. What was left out is missing, and known to be.
-                self._attached = bool(self._refused)
+                # A run that the server refused to make is missing, and is not gone.
+                self._is_attached = bool(self._refused)
                 self._tries += 1
                 if self._tries < REFUSED_AFTER or not self._sink.is_refusal(error):
                     raise
                 self._refuse(event, error)
             self._tries = 0
-            self._record, self._offset, self._unmarked = record, offset, self._unmarked + 1
+            self._record, self._offset = record, offset
             if time.monotonic() - self._noted >= NOTE_SECONDS:
                 # Not for each event: after a kill, events come twice anyway, and a disk takes 10 ms for a note.
                 self._note()
-            if self._unmarked >= MARK_EVERY:
-                self._mark()
-        if self._unmarked and self._closing:
-            self._mark()
-
-    def _mark(self) -> None:
-        self._sink.mark(self._marks.at(self._offset))
-        self._marked, self._unmarked = self._offset, 0
-        self._note()
 
     def _refuse(self, event: Event, error: Exception) -> None:
         """Leaves out an event that the server refuses for good, so that the later ones are delivered."""
@@ -272,7 +244,6 @@ class Writer:
         note = {
             "uri": without_password(self._uri),
             "acknowledged_bytes": self._offset,
-            "marked_bytes": self._marked,
             "refused": self._refused,
             "experiment_id": self._sink.experiment_id,
         }

@@ -32,6 +32,7 @@ def told(
     is_gone: bool = False,
     undelivered: int = 0,
     refused: int = 0,
+    are_runs_gone: bool = False,
     folder: str = "/results/x",
 ) -> str:
     whole = record(events)
@@ -43,6 +44,7 @@ def told(
         failure="the folder is gone" if is_gone else None,
         is_ray_left_behind=False,
         undelivered=undelivered,
+        are_runs_gone=are_runs_gone,
         refused=refused,
         spent=spent(whole, 81),
         is_folder_gone=is_gone,
@@ -89,6 +91,13 @@ def test_what_mlflow_lacks_is_counted_in_words(capsys: pytest.CaptureFixture[str
     rest = f"MLflow ({uri}) lacks {events}; send the rest, there or (--tracking-uri URI) elsewhere, with:"
     assert f"{rest}\n  {summary.command('qsweep')} resume /results/x\n" in text
     assert f"MLflow ({uri}) refused {events}; /results/x/events.jsonl has all events\n" in text
+
+
+def test_what_mlflow_has_lost_is_sent_again_by_another_command(capsys: pytest.CaptureFixture[str]) -> None:
+    text = told(capsys, COMPLETED, undelivered=9, are_runs_gone=True)
+    gone = f"MLflow ({toy()[0].tracking.uri}) no longer has runs of the sweep; send all events again with:"
+    assert f"{gone}\n  {summary.command('qsweep')} resume /results/x --resend\n" in text
+    assert "lacks" not in text
 
 
 def test_repeats_are_counted_apart_from_trials(capsys: pytest.CaptureFixture[str]) -> None:

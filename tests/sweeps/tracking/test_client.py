@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 from pathlib import Path
 from unittest.mock import Mock
@@ -14,10 +12,11 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from sweeps.config.uris import artifact_root
+from sweeps.errors import StorageError
 from sweeps.record.folder import SweepFolder
 from sweeps.tracking import client as tracking_client
 from sweeps.tracking.client import Runs
-from sweeps.tracking.held_points import MetricPoint
+from sweeps.tracking.metric_points import MetricPoint
 from sweeps.tracking.writer import Writer
 
 
@@ -43,43 +42,30 @@ def test_a_database_that_another_sweep_made_meanwhile_is_kept(empty_database, tm
 
 
 @pytest.mark.parametrize("mode", ["delete", "wal"])
-def test_a_new_database_has_nothing_of_a_lost_one_whose_writer_was_killed(empty_database, tmp_path, monkeypatch, mode):
+def test_a_new_database_gets_nothing_of_a_lost_one_whose_writer_was_killed(empty_database, tmp_path, monkeypatch, mode):
     file = Path(shutil.copy(empty_database, tmp_path / "mlflow.db"))
     monkeypatch.setattr(tracking_client, "_migrate", lambda draft: shutil.copy(empty_database, draft))
     kill_in_transaction(file, "update experiments set name = 'lost'", "update experiments set name = 'half'", mode)
     file.unlink()
+    with pytest.raises(StorageError, match=r"mlflow\.db: is not there, but .*mlflow\.db-.+ is: delete that, or put"):
+        Runs(f"sqlite:///{file}", "ours")
+    for journal in tmp_path.iterdir():
+        journal.unlink()
     Runs(f"sqlite:///{file}", "ours")
     names = {found.name for found in MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()}
     assert names == {"Default", "ours"}
 
 
-def test_a_journal_of_another_sweeps_new_database_stays(empty_database, tmp_path, monkeypatch):
-    file, journal = tmp_path / "mlflow.db", tmp_path / "mlflow.db-journal"
-    journal.write_bytes(b"lost")
-    monkeypatch.setattr(tracking_client, "_migrate", lambda draft: shutil.copy(empty_database, draft))
+def test_the_journal_of_another_sweeps_new_database_is_not_taken_for_one_of_a_lost_one(
+    empty_database, tmp_path, monkeypatch
+):
+    def another_is_faster(draft: Path) -> None:
+        for file in (draft, tmp_path / "mlflow.db", tmp_path / "mlflow.db-journal"):
+            shutil.copy(empty_database, file)
 
-    def another_is_faster(_opened: object, _how: int) -> None:
-        journal.unlink()
-        shutil.copy(empty_database, file)
-        journal.write_bytes(b"theirs")
-
-    monkeypatch.setattr(fcntl, "flock", another_is_faster)
-    tracking_client.make_database(f"sqlite:///{file}")
-    assert journal.read_bytes() == b"theirs"
-
-
-def test_a_folder_that_whoever_launches_the_sweep_has_locked_gets_a_database(empty_database, tmp_path, monkeypatch):
-    """As in `flock . qsweep launch`."""
-    monkeypatch.setattr(tracking_client, "_migrate", lambda draft: shutil.copy(empty_database, draft))
-    (tmp_path / "mlflow.db-journal").write_bytes(b"lost")
-    locked, flock = os.open(tmp_path, os.O_RDONLY), fcntl.flock
-    try:
-        flock(locked, fcntl.LOCK_EX)
-        monkeypatch.setattr(fcntl, "flock", lambda opened, how: flock(opened, how | fcntl.LOCK_NB))
-        tracking_client.make_database(f"sqlite:///{tmp_path}/mlflow.db")
-    finally:
-        os.close(locked)
-    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+    monkeypatch.setattr(tracking_client, "_migrate", another_is_faster)
+    tracking_client.make_database(f"sqlite:///{tmp_path}/mlflow.db")
+    assert (tmp_path / "mlflow.db-journal").exists()
 
 
 def test_a_database_that_is_deleted_while_it_is_open_refuses_in_one_line(empty_database, tmp_path, monkeypatch, capfd):

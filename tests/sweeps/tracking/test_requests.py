@@ -13,17 +13,17 @@ from sweeps.tracking.sink import MlflowSink
 
 def test_a_trial_that_is_new_for_certain_is_not_searched_for(sink, config, folder, client, monkeypatch):
     searched: list[str] = []
-    find = Runs.find
+    of_sweep = Runs.of_sweep
 
-    def counted(self, identity) -> str | None:
-        searched.append(identity.get("sweep.trial_key", "the sweep"))
-        return find(self, identity)
+    def counted(self, *used):
+        searched.append("all runs")
+        return of_sweep(self, *used)
 
-    monkeypatch.setattr(Runs, "find", counted)
+    monkeypatch.setattr(Runs, "of_sweep", counted)
     events = sweep_events(folder)
     deliver(sink, events[:4])
-    assert searched == ["the sweep"]
-    # Another driver knows from the log and from MLflow which trials may have runs.
+    assert searched == ["all runs"]
+    # Another driver knows from MLflow which trials have runs.
     known = first_wins(events[:4])
     *_, (_, record) = known
     later = MlflowSink(config, SWEEP, folder)
@@ -36,7 +36,7 @@ def test_a_trial_that_is_new_for_certain_is_not_searched_for(sink, config, folde
     later.forget()
     event, after = next(iter(first_wins([started("cccc", 2, **PARAMS)], record)))
     later.apply(event, after)
-    assert searched == ["the sweep", "cccc"]
+    assert searched == ["all runs"]
     assert len(runs(client)) == 4
 
 

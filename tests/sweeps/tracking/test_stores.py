@@ -68,7 +68,7 @@ def test_a_store_without_the_sweep_says_so(empty_database, tmp_path):
     for sweep in ("x-1", "x", "it's"):
         with pytest.raises(SweepError, match=r"no sweep of this id or name in sqlite.*; name its folder, or name the"):
             experiment_of(stores.find(sweep, uri, {}))
-    with pytest.raises(SweepError, match=f"send it with qsweep resume {tmp_path}/x"):
+    with pytest.raises(SweepError, match=f"send it with qsweep resume {tmp_path}/x --resend"):
         experiment_of(stores.find(str(sweep_folder(tmp_path / "x", uri)), None, {}))
 
 

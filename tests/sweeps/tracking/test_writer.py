@@ -28,16 +28,9 @@ class FakeSink:
         self.failures, self.message = failures, message
         self.taken: list = []
         self.trials: list[int] = []
-        self.marks: list[str] = []
         self.experiment_id = "7"
 
-    def attach(self, record) -> str | None:
-        return self.marks[-1] if self.marks else None
-
-    def mark(self, words) -> None:
-        self.marks.append(words)
-
-    def start_over(self) -> None:
+    def attach(self, record) -> None:
         """There was nothing to find."""
 
     def forget(self) -> None:
@@ -70,10 +63,8 @@ def start(folder, monkeypatch):
     monkeypatch.setattr(writing, "FIRST_PAUSE_SECONDS", 0.001)
     monkeypatch.setattr(writing, "PATIENCE_SECONDS", 600.0)  # a busy machine is no news
     sinks: list[tuple[Writer, FakeSink]] = []
-    server: list[str] = []
 
     def begin(sink: FakeSink) -> tuple[Writer, Said]:
-        sink.marks = server
         said = Said()
         writer = Writer(folder, sink, said)  # type: ignore[arg-type]
         sinks.append((writer, sink))
@@ -327,7 +318,7 @@ def test_notes_on_disk_are_far_between_while_much_is_to_be_sent(deliver, folder,
     monkeypatch.setattr(writing, "write_whole", counted)
     sink = FakeSink()
     deliver(sink, [*EVENTS[:2], *(reported("aaaa", step, 0.7) for step in range(1, 40))])
-    # After the first event, when all is sent, and with the mark.
+    # After the first event, and when all is sent.
     assert notes[0] == 1 and set(notes[1:]) == {41}
     assert acknowledged_bytes(noted_by(folder)) == folder.events.stat().st_size
 

@@ -17,7 +17,7 @@ from sweeps.record.events import Event, TrialState
 from sweeps.record.folder import EventLog, read_events
 from sweeps.record.journal import Journal
 from sweeps.tracking import writer as writing
-from sweeps.tracking.lost_runs import Lost
+from sweeps.tracking.sink import RunsGone
 from sweeps.tracking.writer import Writer
 
 DEADLINE = 50.0
@@ -91,11 +91,12 @@ def test_more_time_is_the_way_out_only_where_an_event_was_waited_for_and_is_stil
         assert writer.drain(DEADLINE) == 0
 
 
-@pytest.mark.parametrize("error", [ValueError("never"), Lost("the sweep's run")], ids=["refused", "lost"])
+@pytest.mark.parametrize("error", [ValueError("never"), RunsGone("the sweep's run")], ids=["refused", "gone"])
 def test_what_becomes_of_an_event_once_the_driver_has_left_is_not_said(
     folder: Any, monkeypatch: Any, error: Exception
 ) -> None:
-    may_go_on, fails = threading.Event(), iter([error] * writing.REFUSED_AFTER)
+    tries = 1 if isinstance(error, RunsGone) else writing.REFUSED_AFTER
+    may_go_on, fails = threading.Event(), iter([error] * tries)
 
     def apply(*_: object) -> None:
         assert may_go_on.wait(DEADLINE)
@@ -106,7 +107,7 @@ def test_what_becomes_of_an_event_once_the_driver_has_left_is_not_said(
     with closing(EventLog(folder.events)) as log:
         log.append(EVENTS[0])
     said: list[str] = []
-    sink = Mock(apply=apply, is_refusal=lambda raised: not isinstance(raised, Lost), experiment_id="7")
+    sink = Mock(apply=apply, is_refusal=lambda raised: not isinstance(raised, RunsGone), experiment_id="7")
     writer = Writer(folder, sink, said.append)
     writer.start()
     assert writer.drain(0.0) == 1

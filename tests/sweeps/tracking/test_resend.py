@@ -1,9 +1,11 @@
-"""A tracking store that has lost what it acknowledged, or whose experiment people renamed or deleted: the event log has
-it all, so it is sent again, into the same runs where they are still there."""
+"""Runs that MLflow has acknowledged and lost, or that people renamed or deleted: the event log has them all.
+
+A driver finds the runs that are there under whatever name, and restores those that were deleted. Where runs are gone,
+the driver says so, and another one sends all events again when it is told to.
+"""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +21,8 @@ from sweeps.record.events import TrialState
 from sweeps.record.folder import EventLog, SweepFolder, noted_by
 from sweeps.tracking import writer as writing
 from sweeps.tracking.sink import MlflowSink
-from sweeps.tracking.writer import Writer
+from sweeps.tracking.writer import Writer, forget_acknowledged
 from trainables.specs import DataSpec, ModelSpec
-
-SENT_AGAIN = "all events are sent again"
 
 
 class Sweep:
@@ -53,11 +53,8 @@ class Sweep:
     def client(self) -> MlflowClient:
         return MlflowClient(f"sqlite:///{self.database}")
 
-    def drive(self, until: int | None = None, killed: bool = False) -> list[str]:
-        """A driver logs its events up to number `until` and delivers them; what it says.
-
-        Killed, it has had no time to tell the store how far it came.
-        """
+    def drive(self, until: int | None = None, resend: bool = False, left: int = 0) -> list[str]:
+        """A driver logs its events up to number `until`, and delivers all but the `left` last ones; what it says."""
         log = EventLog(self.folder.events)
         for event in self.events[self._logged : until]:
             log.append(event)
@@ -65,14 +62,22 @@ class Sweep:
         self._logged = len(self.events[:until])
         said: list[str] = []
         sink = MlflowSink(self._config, SWEEP, self.folder, said.append)
+        if resend:
+            self.resend()
         writer = Writer(self.folder, sink, said.append, self._config.tracking.uri)
-        if killed:
-            writer._attach()
-            writer._send()
-            return said
         writer.start()
-        assert writer.drain(60.0) == 0
+        assert writer.drain(60.0) == left
+        assert writer.are_runs_gone is (left > 0)
         return said
+
+    def resend(self) -> None:
+        """What `qsweep resume --resend` does before the driver begins to deliver."""
+        forget_acknowledged(self.folder, self._config.tracking.uri)
+
+    def gone(self, what: str) -> list[str]:
+        """What a driver says that does not find its runs."""
+        again = f"qsweep resume {self.folder.path} --resend sends all events again"
+        return [f"tracking: MLflow no longer has {what}: {again}"]
 
 
 @pytest.fixture
@@ -106,8 +111,6 @@ def by_trial(client: MlflowClient) -> dict:
 
 def test_a_driver_that_goes_on_sends_nothing_twice(sweep, whole):
     assert sweep.drive(6) == []
-    marked = noted_by(sweep.folder)
-    assert marked["marked_bytes"] == marked["acknowledged_bytes"] > 0
     assert sweep.drive() == []
     assert by_trial(sweep.client) == whole
     before = everything(sweep.client)
@@ -115,107 +118,109 @@ def test_a_driver_that_goes_on_sends_nothing_twice(sweep, whole):
     assert everything(sweep.client) == before
 
 
-@pytest.mark.parametrize("until", [4, 10])
-def test_a_database_that_is_lost_gets_everything_again(sweep, whole, until):
-    sweep.drive(until)
+def lose_database(sweep: Sweep, _backup: Path) -> None:
     sweep.reset()
-    (line,) = sweep.drive()
-    assert line == f"tracking: MLflow no longer has the sweep's run: {SENT_AGAIN}"
-    assert by_trial(sweep.client) == whole
-    assert sweep.drive() == []
 
 
-@pytest.mark.parametrize("saved", [3, 8])
-def test_a_database_from_a_backup_gets_everything_again(sweep, whole, saved):
-    sweep.drive(saved)
-    backup = shutil.copy(sweep.database, sweep.database.with_name("backup.db"))
-    sweep.drive(9)
+def put_backup_back(sweep: Sweep, backup: Path) -> None:
     shutil.copy(backup, sweep.database)
-    (line,) = sweep.drive()
-    assert line.startswith("tracking: MLflow no longer has ") and line.endswith(SENT_AGAIN)
-    assert by_trial(sweep.client) == whole
 
 
-def test_what_came_behind_the_last_mark_is_sent_again(sweep, whole):
+def collect_garbage(sweep: Sweep, _backup: Path) -> None:
+    run = run_of(sweep.client, None).info.run_id
+    sweep.client.delete_run(run)
+    sweep.client._tracking_client.store._hard_delete_run(run)  # what `mlflow gc` does
+
+
+@pytest.mark.parametrize(
+    ("lose", "what"),
+    [
+        (lose_database, "the sweep's run"),
+        (put_backup_back, "the run of t01"),
+        (collect_garbage, "the sweep's run"),
+    ],
+)
+def test_a_driver_whose_runs_are_gone_says_so_and_another_sends_all_again(sweep, whole, lose, what):
     sweep.drive(3)
     backup = shutil.copy(sweep.database, sweep.database.with_name("backup.db"))
-    sweep.drive(5, killed=True)
-    shutil.copy(backup, sweep.database)
+    sweep.drive(6)
+    lose(sweep, backup)
+    for _ in range(2):
+        assert sweep.drive(9, left=9) == sweep.gone(what)
+    assert sweep.drive(resend=True) == []
+    assert by_trial(sweep.client) == whole
+    parent = run_of(sweep.client, None).info.run_id
+    assert {run_of(sweep.client, key).data.tags["mlflow.parentRunId"] for key in ("aaaa", "bbbb")} == {parent}
+    before = everything(sweep.client)
     assert sweep.drive() == []
-    assert by_trial(sweep.client) == whole
+    assert everything(sweep.client) == before
 
 
-@pytest.mark.parametrize("saved", range(1, 8))
-def test_what_a_backup_lacks_that_came_before_the_first_mark_is_sent_again(sweep, whole, saved):
-    sweep.drive(saved, killed=True)
-    backup = shutil.copy(sweep.database, sweep.database.with_name("backup.db"))
-    sweep.drive(8, killed=True)
-    shutil.copy(backup, sweep.database)
-    sweep.drive()
-    assert by_trial(sweep.client) == whole
-
-
-def test_a_database_that_is_lost_while_the_driver_runs_gets_everything_again(sweep, whole, monkeypatch):
-    """Between two events of one driver."""
+def test_a_driver_whose_runs_go_while_it_sends_says_so_and_sends_no_more(sweep, whole, monkeypatch):
     send = MlflowSink.apply
 
     def apply(sink, event, record):
-        if event is not None and event == sweep.events[6] and not lost:
+        if event == sweep.events[6] and not lost:
             lost.append(sweep.reset())
-            sink.forget()
             raise ConnectionError("the server has gone")
         send(sink, event, record)
 
     lost: list[None] = []
     monkeypatch.setattr(MlflowSink, "apply", apply)
-    said = sweep.drive()
-    assert [line for line in said if line.endswith(SENT_AGAIN)]
+    assert sweep.drive(left=10)[1:] == sweep.gone("the sweep's run")
+    assert sweep.drive(resend=True) == []
     assert by_trial(sweep.client) == whole
 
 
-def test_trials_are_found_under_the_sweeps_new_run_when_its_old_one_is_gone_for_good(sweep, whole):
-    sweep.drive()
-    old = run_of(sweep.client, None).info.run_id
-    sweep.client.delete_run(old)
-    sweep.client._tracking_client.store._hard_delete_run(old)  # what `mlflow gc` does
-    assert sweep.drive() == [f"tracking: MLflow no longer has the sweep's run: {SENT_AGAIN}"]
-    assert by_trial(sweep.client) == whole
-    parent = run_of(sweep.client, None).info.run_id
-    assert {run_of(sweep.client, key).data.tags["mlflow.parentRunId"] for key in ("aaaa", "bbbb")} == {parent}
-
-
-def test_trials_that_went_on_after_the_last_mark_are_not_lost(sweep):
-    """A budget of time had ended them; the driver that went on with them has died."""
-    ends = [ended(key, TrialState.STOPPED, by_person_or_budget=True, may_go_on=True) for key in ("aaaa", "bbbb")]
-    began = [begun(200.0), hosts(201.0), started("aaaa", 0, 202.0, **PARAMS), parked("bbbb", 3)]
-    sweep.events = [*sweep.events[:6], *ends, over("budget"), *began]
-    sweep.drive(9)
-    sweep.drive(killed=True)
-    assert run_of(sweep.client, "aaaa").data.tags["sweep.state"] == "RUNNING"
-    assert run_of(sweep.client, "bbbb").data.tags["sweep.state"] == "PARKED"
-    assert sweep.drive() == []
-
-
-def damages() -> dict[str, Callable[[MlflowClient, str], None]]:
-    """What people do to the run of a trial that has ended."""
+def damages() -> dict[str, Callable[[Sweep, str], object]]:
+    """What becomes of the run of a trial that has ended."""
     return {
-        "metric": lambda client, run: client.log_metric(run, "eval_loss", 0.1, step=99),
-        "state": lambda client, run: client.set_tag(run, "sweep.state", "RUNNING"),
-        "adapter": lambda client, run: shutil.rmtree(
-            Path(client.get_run(run).info.artifact_uri.removeprefix("file://")) / "adapter"
+        "nothing": lambda sweep, run: None,
+        "backup": lambda sweep, run: shutil.copy(sweep.database.with_name("backup.db"), sweep.database),
+        "metric": lambda sweep, run: sweep.client.log_metric(run, "eval_loss", 0.1, step=99),
+        "state": lambda sweep, run: sweep.client.set_tag(run, "sweep.state", "RUNNING"),
+        "adapter": lambda sweep, run: shutil.rmtree(
+            Path(sweep.client.get_run(run).info.artifact_uri.removeprefix("file://")) / "adapter"
         ),
     }
 
 
 @pytest.mark.parametrize("damage", damages())
-def test_a_run_that_is_not_what_it_was_is_told(sweep, damage):
+def test_what_is_sent_again_is_as_it_was_and_stands_once(sweep, damage):
+    sweep.drive(6)
+    shutil.copy(sweep.database, sweep.database.with_name("backup.db"))
     sweep.drive()
-    damages()[damage](sweep.client, run_of(sweep.client, "aaaa").info.run_id)
-    (line,) = sweep.drive()
-    assert line.endswith(SENT_AGAIN)
-    run = run_of(sweep.client, "aaaa")
-    assert run.data.tags["sweep.state"] == "COMPLETED"
-    assert sweep.client.list_artifacts(run.info.run_id, "adapter")
+    before, run = everything(sweep.client), run_of(sweep.client, "aaaa").info.run_id
+    damages()[damage](sweep, run)
+    assert sweep.drive(resend=True) == []
+    if damage == "metric":
+        assert run_of(sweep.client, "aaaa").data.metrics["eval_loss"] == 0.8
+    else:
+        assert everything(sweep.client) == before
+
+
+def test_a_sweep_of_several_drivers_is_sent_again_as_it_was(sweep):
+    """A budget of time had ended its trials, and another driver went on with them."""
+    ends = [ended(key, TrialState.STOPPED, by_person_or_budget=True, may_go_on=True) for key in ("aaaa", "bbbb")]
+    began = [begun(200.0), hosts(201.0), started("aaaa", 0, 202.0, **PARAMS), parked("bbbb", 3)]
+    sweep.events = [*sweep.events[:6], *ends, over("budget"), *began, started("cccc", 2, 203.0, **PARAMS)]
+    sweep.drive(9)
+    sweep.drive()
+    before = everything(sweep.client)
+    assert sweep.drive(resend=True) == []
+    after = everything(sweep.client)
+    for told in (before, after):  # an end that came before is passed once more
+        for run_id, (status, start, _, *rest) in told.items():
+            told[run_id] = (status, start, *rest)
+    assert after == before
+
+
+def test_a_driver_that_is_killed_before_it_sends_again_leaves_that_to_the_next_one(sweep, whole):
+    sweep.drive()
+    sweep.reset()
+    sweep.resend()
+    assert sweep.drive() == []
+    assert by_trial(sweep.client) == whole
 
 
 def test_an_experiment_that_was_renamed_is_used_under_its_name(sweep, whole):
@@ -254,17 +259,6 @@ def test_a_new_database_that_counts_from_one_again_is_not_taken_for_the_old_one(
     sweep.reset()
     theirs = sweep.client.create_experiment("theirs")
     assert theirs == noted_by(sweep.folder)["experiment_id"]
-    sweep.drive()
+    sweep.drive(resend=True)
     assert sweep.client.search_runs([theirs], run_view_type=ViewType.ALL) == []
-    assert by_trial(sweep.client) == whole
-
-
-def test_folders_of_earlier_versions_go_on(sweep, whole):
-    sweep.drive(6)
-    noted = noted_by(sweep.folder)
-    for key in ("marked_bytes", "experiment_id"):
-        del noted[key]
-    sweep.folder.tracking.write_text(json.dumps(noted))
-    sweep.client.delete_tag(run_of(sweep.client, None).info.run_id, "sweep.acknowledged")
-    assert sweep.drive() == []
     assert by_trial(sweep.client) == whole
