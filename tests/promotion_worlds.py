@@ -46,7 +46,7 @@ class World(NamedTuple):
 
     def adapter(self, sweep_id: str, key: str) -> Path:
         """The artifacts of a trial's adapter."""
-        place = stores.Place(self.uri, sweep_id)
+        place = stores.NamedSweep(self.uri, sweep_id)
         (trial,) = [each for each in Lookup(self.uri).sweep(place).trials if each.trial_key == key]
         return self.root / "mlartifacts" / trial.run_id / "artifacts" / "adapter"
 

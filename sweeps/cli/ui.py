@@ -14,7 +14,7 @@ from sweeps.config.uris import is_web
 from sweeps.errors import SweepError
 
 if TYPE_CHECKING:
-    from sweeps.tracking.stores import Place
+    from sweeps.tracking.stores import NamedSweep
 
 
 def ui(
@@ -32,12 +32,13 @@ def ui(
     """Show a sweep's trials in MLflow's UI: prints the link, and serves it until Ctrl-C ends it with exit code 0."""
     from sweeps.steering.stop import Interrupted, raising_on_signals
     from sweeps.tracking import stores
+    from sweeps.tracking.lookup import experiment_of
 
     try:
         with mistakes(), raising_on_signals():
-            place = None if sweep is None else _place(sweep, storage, tracking_uri)
-            uri = stores.store(tracking_uri) if place is None else place.uri
-            experiment = None if place is None else _experiment(place)
+            named = None if sweep is None else _named(sweep, storage, tracking_uri)
+            uri = stores.store(tracking_uri) if named is None else named.uri
+            experiment = None if named is None else experiment_of(named)
             if is_web(uri):
                 say(_page(uri, experiment))
             else:
@@ -46,8 +47,8 @@ def ui(
         say("ended")
 
 
-def _place(sweep: str, storage: Path, tracking_uri: str | None) -> Place:
-    """Where the sweep is to be looked for: the store of its folder where that is in the storage, or the first store."""
+def _named(sweep: str, storage: Path, tracking_uri: str | None) -> NamedSweep:
+    """The sweep, in the store of its folder where that is in the storage, else in the store that is set first."""
     from sweeps.steering import local_sweeps
     from sweeps.tracking import stores
 
@@ -56,12 +57,6 @@ def _place(sweep: str, storage: Path, tracking_uri: str | None) -> Place:
         with suppress(SweepError):
             sweep = str(local_sweeps.find(sweep, storage).path)
     return stores.find(sweep, tracking_uri)
-
-
-def _experiment(place: Place) -> tuple[str, str]:
-    from sweeps.tracking.lookup import experiment_of
-
-    return experiment_of(place)
 
 
 def _page(server: str, experiment: tuple[str, str] | None) -> str:

@@ -15,7 +15,7 @@ from sweeps.errors import ConfigError, SweepError
 from sweeps.tracking.client import Say
 from sweeps.tracking.lookup import Lookup, TrackedSweep
 from sweeps.tracking.registry import Registry
-from sweeps.tracking.stores import Place
+from sweeps.tracking.stores import NamedSweep
 from trainables.objective import Objective
 
 
@@ -23,7 +23,7 @@ from trainables.objective import Objective
 class PromotionRequest:
     """What the command line asks for."""
 
-    place: Place
+    place: NamedSweep
     """The store and the sweep in it."""
     policy: Mapping[str, object] = field(default_factory=dict)
     """Fields of the sweep file's promotion section that are replaced; None leaves a field as it is."""

@@ -1,11 +1,15 @@
-"""MLflow as this project needs it: every call can be made twice, runs are found by tag before they are created."""
+"""MLflow's client as this project needs it: its timeouts and retries, its database, and the runs of one sweep.
+
+Every call of `Runs` can be made twice, and runs are found by tag before they are created.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,16 +18,90 @@ from sweeps.config.uris import artifact_root, sqlite_file
 from sweeps.errors import StorageError
 from sweeps.record.whole_files import draft_of
 from sweeps.tracking import run_tags
-from sweeps.tracking.client_settings import patient, quiet
 from sweeps.tracking.metric_points import MetricPoint
 
+_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+ENVIRONMENT = {
+    _TIMEOUT: "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+"""Unless users set them otherwise."""
+ARTIFACT_SECONDS = 600
+"""How long a server may take to answer to a file.
+
+Where it keeps artifacts in a bucket, it answers to an upload once all of the file is there, and to a download once it
+has all of it (`_upload_artifact` and `_download_artifact` in mlflow/server/handlers.py, 3.17.2). An adapter of r 64 for
+a base of 70 billion parameters has 3.3 GB.
+"""
 LONGEST_PARAM = 6000
 """Characters (mlflow/utils/validation.py, 3.17.2)."""
 Say = Callable[[str], None]
 """Shows one line to the user."""
 
 
-def make_database(uri: str) -> None:
+def quiet() -> None:
+    """Sets MLflow's environment, and silences messages that users do not need."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import logging
+
+    import mlflow  # noqa: F401 - it sets levels of its own when it is imported
+
+    # Database migrations and artifact uploads talk at INFO.
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Prints what a database refuses, with a traceback, and raises it as well (mlflow/store/db/utils.py, 3.17.2).
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def without_retries() -> Iterator[None]:
+    """Lets the client send each request of the block once, in all threads, unless users set it otherwise.
+
+    For the tracking writer, which repeats what failed, and looks for the run first: the client's own retries would
+    block it for minutes, and make a run twice when only the answer was lost. All else needs them: one answer of a busy
+    server must not cost a promotion its evaluation (mlflow/environment_variables.py, 3.17.2).
+    """
+    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    with _set(name, os.environ.get(name, "0")):
+        yield
+
+
+@contextmanager
+def patient() -> Iterator[None]:
+    """Gives the requests of the block, which send or fetch artifacts, `ARTIFACT_SECONDS`; more if users set more.
+
+    By the environment of the process, so requests that other threads send meanwhile are as patient: MLflow gives those
+    of artifacts no timeout of their own, and fetches in threads of its own (`_download_file` in
+    mlflow/store/artifact/http_artifact_repo.py and `download_artifacts` in artifact_repo.py beside it, 3.17.2).
+    """
+    with _set(_TIMEOUT, str(max(ARTIFACT_SECONDS, int(os.environ[_TIMEOUT])))):
+        yield
+
+
+@contextmanager
+def _set(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _make_tables(file: Path) -> None:
+    from mlflow import MlflowClient
+
+    # The first call makes them.
+    MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments(max_results=1)
+
+
+def make_database(uri: str, make_tables: Callable[[Path], object] = _make_tables) -> None:
     """Makes the SQLite database of a URI where there is none yet; it appears whole or not at all.
 
     MLflow makes one in place, in seconds and without a lock: two sweeps at once, or one that is killed meanwhile, leave
@@ -39,7 +117,7 @@ def make_database(uri: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = draft_of(file)
     try:
-        _migrate(draft)
+        make_tables(draft)
         left = [str(journal) for ending in ("-journal", "-wal") if (journal := Path(f"{file}{ending}")).exists()]
         # Another sweep may have been faster: its database is the one then, and the journal is of that.
         if left and not file.exists():
@@ -49,13 +127,6 @@ def make_database(uri: str) -> None:
             file.hardlink_to(draft)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _migrate(file: Path) -> None:
-    from mlflow import MlflowClient
-
-    # The first call makes the tables.
-    MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments(max_results=1)
 
 
 def paged(search: Callable[..., Any]) -> Iterator[Any]:
@@ -148,8 +219,7 @@ class Runs:
         """The sweep's run, under None, and that of each of its trials, by trial key.
 
         Restores a run that somebody has deleted, and leaves one of doubles: a create whose answer was lost may take
-        effect after another run was made in its place. Of several, the one in `used` is taken, else the one that most
-        was written to.
+        effect after another run was made in its place. The one in `used` stays, else the one that most was written to.
         """
         from mlflow.entities import ViewType
 
@@ -173,11 +243,9 @@ class Runs:
             self._latest[chosen.info.run_id, metric.key] = metric.step, metric.timestamp, metric.value
         return chosen
 
-    def create(self, identity: Mapping[str, str], name: str, tags: Mapping[str, str], time: float) -> str:
+    def create(self, name: str, tags: Mapping[str, str], time: float) -> str:
         """The id of a new run, which is RUNNING."""
-        run = self._client.create_run(
-            self.experiment_id, start_time=int(time * 1000), tags={**tags, **identity}, run_name=name
-        )
+        run = self._client.create_run(self.experiment_id, int(time * 1000), dict(tags), name)
         return str(run.info.run_id)
 
     def running(self, run_id: str) -> None:
@@ -215,7 +283,7 @@ class Runs:
             step, time, value = self._latest.get((run_id, point.key), (-1, 0, math.nan))
             is_hidden = (step, time) > (point.step, point.milliseconds) and value != point.value
             if is_hidden and math.isfinite(point.value):
-                shown.append(point._replace(step=step, time=max(point.time, (time + 1) / 1000)))
+                shown.append(point._replace(step=step, time=max(point.time, (time + 1.5) / 1000)))
         if shown:
             self.log(run_id, shown)
 

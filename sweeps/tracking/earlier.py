@@ -11,7 +11,7 @@ from sweeps.errors import ConfigError, SweepError
 from sweeps.planning import warm_start
 from sweeps.record.events import EarlierPoint, EarlierTrials, TrialState
 from sweeps.tracking.lookup import Lookup, TrackedSweep, TrialRun, ask
-from sweeps.tracking.stores import Place
+from sweeps.tracking.stores import NamedSweep
 
 ANSWER_SECONDS = 60.0
 """How long MLflow may take to read a sweep with its trials: a thousand trials come with each of its answers."""
@@ -37,7 +37,7 @@ def look_up(config: SweepConfig, own_id: str | None = None) -> TrackedSweep | No
         return trial.repeats is None and trial.is_ranked(metric)
 
     def question(lookup: Lookup) -> TrackedSweep:
-        return lookup.sweep(Place(uri, name), _BY_KEY, other_than=own_id, with_trial=is_ranked)
+        return lookup.sweep(NamedSweep(uri, name), _BY_KEY, other_than=own_id, with_trial=is_ranked)
 
     try:
         earlier = ask(uri, question, ANSWER_SECONDS, _BY_KEY)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from cluster.errors import ClusterError
 from sweeps.config.passwords import without_password, without_passwords
 from sweeps.errors import Failed, SweepError
-from sweeps.tracking.client_settings import patient
+from sweeps.tracking.client import patient
 
 _PASSING = (401, 403, 408, 409, 429)
 """HTTP answers below 500 after which another try may succeed: with other credentials, or a less busy server."""

@@ -30,10 +30,9 @@ from sweeps.record.events import TrialState
 from sweeps.record.folder import SweepFolder, noted_by
 from sweeps.record.run_names import label
 from sweeps.tracking import run_tags, stores
-from sweeps.tracking.client import paged
-from sweeps.tracking.client_settings import quiet
+from sweeps.tracking.client import paged, quiet
 from sweeps.tracking.failures import answering, is_away, of_artifacts
-from sweeps.tracking.stores import BY_OPTION, Place
+from sweeps.tracking.stores import BY_OPTION, NamedSweep
 from trainables.contract import Evaluation
 from trainables.inputs import json_text
 from trainables.objective import COSTS
@@ -138,18 +137,18 @@ def holds(uri: str, sweep_id: str, seconds: float = 30.0) -> bool:
         return False
 
 
-def experiment_of(place: Place) -> tuple[str, str]:
+def experiment_of(named: NamedSweep) -> tuple[str, str]:
     """The id of a sweep's experiment in the store, and the sweep's id: as its folder notes them, else as MLflow tells.
 
     Raises:
         SweepError: the store does not hold the sweep, or cannot be asked.
     """
-    noted = {} if place.folder is None else noted_by(SweepFolder(place.folder))
+    noted = {} if named.folder is None else noted_by(SweepFolder(named.folder))
     experiment = noted.get("experiment_id")
-    if experiment is not None and without_password(str(noted.get("uri", ""))) == place.shown:
-        return str(experiment), place.sweep
-    with answering(place.uri):
-        return Lookup(place.uri).experiment(place)
+    if experiment is not None and without_password(str(noted.get("uri", ""))) == named.shown:
+        return str(experiment), named.sweep
+    with answering(named.uri):
+        return Lookup(named.uri).experiment(named)
 
 
 class Lookup:
@@ -164,7 +163,7 @@ class Lookup:
 
     def sweep(
         self,
-        place: Place,
+        named: NamedSweep,
         way_out: str | None = None,
         other_than: str | None = None,
         with_trial: Callable[[TrialRun], bool] | None = None,
@@ -172,22 +171,22 @@ class Lookup:
         """The sweep of an id, or the newest of a name.
 
         Args:
-            way_out: what to do when there is no such sweep, for the message; None: what `place` says.
+            way_out: what to do when there is no such sweep, for the message; None: what `named` says.
             other_than: the id of a sweep that is not meant.
             with_trial: only a sweep with such a trial is meant.
 
         Raises:
             SweepError: there is none, or it cannot be read.
         """
-        way_out = way_out or place.way_out
-        parents = self._parents(place, way_out, other_than)
+        way_out = way_out or named.way_out
+        parents = self._parents(named, way_out, other_than)
         for parent in parents:
             children = self._search(run_tags.equals(run_tags.PARENT_RUN, parent.info.run_id))
             trials = sorted(map(_trial, children), key=lambda trial: trial.number)
             if with_trial is None or any(map(with_trial, trials)):
                 return self._tracked(parent, trials)
         ids = ", ".join(parent.data.tags[run_tags.SWEEP_ID] for parent in parents)
-        raise SweepError(f"{place.sweep}: no trial of it has a result in {place.shown} (looked at {ids}); {way_out}")
+        raise SweepError(f"{named.sweep}: no trial of it has a result in {named.shown} (looked at {ids}); {way_out}")
 
     def _tracked(self, parent: Any, trials: Iterable[TrialRun]) -> TrackedSweep:
         tags = parent.data.tags
@@ -205,9 +204,9 @@ class Lookup:
             trials=tuple(trials),
         )
 
-    def experiment(self, place: Place) -> tuple[str, str]:
+    def experiment(self, named: NamedSweep) -> tuple[str, str]:
         """The id of the experiment that the sweep is in, and the sweep's id. Raises `SweepError` when there is none."""
-        parent = self._parents(place, place.way_out)[0]
+        parent = self._parents(named, named.way_out)[0]
         return parent.info.experiment_id, parent.data.tags[run_tags.SWEEP_ID]
 
     def holds(self, sweep_id: str) -> bool:
@@ -249,12 +248,14 @@ class Lookup:
         """Fetches a file or folder of the run's artifacts into `folder`.
 
         Looks for it first. A server may answer with the same error when a file is missing and when its store of
-        artifacts does not answer, and MLflow's client then asks again for minutes.
+        artifacts does not answer, and MLflow's client then asks again for minutes. Fetches from the store itself: the
+        client's own way drops the reason when that fails (store/artifact/runs_artifact_repo.py, 3.17.2).
 
         Raises:
             NotStored: it is not there.
             Failed: it is there, and the disk or the store fails; see also `of_artifacts`.
         """
+        from mlflow.artifacts import download_artifacts
         from mlflow.exceptions import MlflowException
 
         try:
@@ -267,27 +268,13 @@ class Lookup:
             stored = set()
         if path not in stored:
             raise NotStored(f"run {run_id}: has no {path} in MLflow")
-        try:
-            with of_artifacts():
-                return Path(self._client.download_artifacts(run_id, path, folder))
-        except MlflowException as error:
-            if is_away(error):
-                raise
-            return self._from_store(run_id, path, folder)
-
-    def _from_store(self, run_id: str, path: str, folder: str) -> Path:
-        """Fetches from the store itself, which says why it cannot: the client drops the reason.
-
-        See store/artifact/runs_artifact_repo.py, 3.17.2. Raises `Failed`.
-        """
-        from mlflow.artifacts import download_artifacts
-        from mlflow.exceptions import MlflowException
-
         uri = f"{self._client.get_run(run_id).info.artifact_uri}/{path}"
         try:
             with of_artifacts():
                 return Path(download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=self._uri))
         except (MlflowException, OSError) as error:
+            if is_away(error):
+                raise
             said = str(error).splitlines()[-1]
             free = f"{tempfile.gettempdir()} ({size(shutil.disk_usage(folder).free)} free)"
             way_out = f": there is no room for it in {free}: make room there, or name another disk with TMPDIR"
@@ -296,19 +283,17 @@ class Lookup:
                 f"run {run_id}: its {path} is in MLflow, and cannot be fetched from there: {said}{way_out}"
             ) from error
 
-    def _parents(self, place: Place, way_out: str, other_than: str | None = None) -> list[Any]:
+    def _parents(self, named: NamedSweep, way_out: str, other_than: str | None = None) -> list[Any]:
         """The runs of the sweep of an id, or of all sweeps of a name, the newest first; at least one."""
-        sweep = place.sweep
+        sweep = named.sweep
         if "'" not in sweep:
             of_sweeps = run_tags.OF_A_SWEEP
-            parents = self._search(f"{run_tags.equals(run_tags.SWEEP_ID, sweep)} and {of_sweeps}") or [
-                *self._search(f"{run_tags.equals(run_tags.NAME, sweep)} and {of_sweeps}"),
-                *self._search(f"attributes.run_name = '{sweep}' and {of_sweeps}"),
-            ]
-            once = {run.info.run_id: run for run in parents if run.data.tags[run_tags.SWEEP_ID] != other_than}
-            if once:
-                return sorted(once.values(), key=lambda run: -run.info.start_time)
-        raise SweepError(f"{sweep}: no sweep of this id or name in {place.shown}; {way_out}")
+            of_id = self._search(f"{run_tags.equals(run_tags.SWEEP_ID, sweep)} and {of_sweeps}")
+            parents = of_id or self._search(f"{run_tags.equals(run_tags.NAME, sweep)} and {of_sweeps}")
+            others = [run for run in parents if run.data.tags[run_tags.SWEEP_ID] != other_than]
+            if others:
+                return others
+        raise SweepError(f"{sweep}: no sweep of this id or name in {named.shown}; {way_out}")
 
     def _search(self, condition: str, with_deleted: bool = False) -> list[Any]:
         """The runs of all experiments that meet a condition, the newest first."""

@@ -21,8 +21,7 @@ from filelock import FileLock, Timeout
 from cluster.errors import first_line
 from sweeps.config.uris import sqlite_file
 from sweeps.errors import SweepError
-from sweeps.tracking.client import paged
-from sweeps.tracking.client_settings import quiet
+from sweeps.tracking.client import paged, quiet
 from sweeps.tracking.failures import is_away, of_artifacts
 
 OURS = "qsweep.model"

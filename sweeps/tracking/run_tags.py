@@ -19,10 +19,10 @@ from sweeps.report.trial_tables import ending, markdown
 SWEEP_ID = "sweep.id"
 """Stands on the sweep's run and on each trial's, and on no other run."""
 NAME = "sweep.name"
-"""The sweep's name, on its own run; runs of earlier versions have it as their name in MLflow alone."""
+"""The sweep's name, on its own run: the run's name in MLflow is its id."""
 TRIAL_KEY = "sweep.trial_key"
 STATE = "sweep.state"
-"""Of a trial its `TrialState`; of a sweep RUNNING, or the reason of its end."""
+"""A trial's `TrialState`; on the sweep's run RUNNING, or the reason of the sweep's end."""
 NUMBER = "sweep.number"
 REPEATS = "sweep.repeats"
 """Key of the trial whose point this one trains again."""
@@ -55,69 +55,67 @@ def equals(name: str, value: str) -> str:
     return f"tags.`{name}` = '{value}'"
 
 
-def identity(sweep_id: str, trial_key: str | None = None) -> dict[str, str]:
-    """What a run is found by: the sweep's run, or a trial's."""
-    return {SWEEP_ID: sweep_id} | ({} if trial_key is None else {TRIAL_KEY: trial_key})
-
-
-def sweep_made(name: str) -> dict[str, str]:
-    """Beside its identity, of the run of a sweep of this name when it is made."""
-    return {**_SOURCE, NAME: name, "mlflow.runColor": "#5f6b7a"}
+def sweep_made(sweep_id: str, name: str) -> dict[str, str]:
+    """The sweep's run is made with these tags."""
+    return {**_SOURCE, SWEEP_ID: sweep_id, NAME: name, "mlflow.runColor": "#5f6b7a"}
 
 
 def sweep_started(event: SweepStarted) -> dict[str, str]:
-    """Of the sweep's run when the sweep begins, or goes on: its note is no longer that of an earlier end."""
+    """The sweep's run gets these tags when the sweep begins or goes on; the note of an earlier end is replaced."""
     prints = {FINGERPRINT + name: digest for name, digest in event.fingerprints.items()}
     return {STATE: "RUNNING", NOTE: _RUNNING, **prints, **_versions()}
 
 
 def data_prepared(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Of the sweep's run when the data is ready."""
+    """The sweep's run gets these tags when the data is ready."""
     return {DATA_FINGERPRINT: str(summary["fingerprint"])}
 
 
 def sweep_ended(
     event: SweepEnded, record: SweepRecord, selection: Selection, separation: Separation | None, best_run: str | None
 ) -> dict[str, str]:
-    """Of the sweep's run when the sweep ends; `best_run` is the run of the best trial."""
+    """The sweep's run gets these tags when the sweep ends; `best_run` is the run of the best trial."""
     tags = {STATE: str(event.reason), NOTE: markdown(record, selection, separation)}
     if selection.winner is not None:
         tags |= {BEST_TRIAL_KEY: selection.winner.trial_key, BEST_RUN: str(best_run)}
     return tags
 
 
-def trial_made(parent_run: str) -> dict[str, str]:
-    """Beside its identity, of a trial's run when it is made."""
-    return {**_SOURCE, PARENT_RUN: parent_run}
+def trial_made(sweep_id: str, trial_key: str, parent_run: str) -> dict[str, str]:
+    """A trial's run is made with these tags."""
+    return {**_SOURCE, SWEEP_ID: sweep_id, TRIAL_KEY: trial_key, PARENT_RUN: parent_run}
 
 
 def trial_started(event: TrialStarted, parent_run: str) -> dict[str, str]:
-    """Of a trial's run when the trial begins, or goes on: the sweep may have another run since the trial's was made."""
+    """A trial's run gets these tags when the trial begins or goes on.
+
+    The run below which the trial's stands is among them: the sweep may have got another since the trial's was made.
+    """
     state = TrialState.RUNNING
     tags = {PARENT_RUN: parent_run, STATE: state, NUMBER: str(event.number), NOTE: state}
     return tags | ({} if event.repeats is None else {REPEATS: event.repeats})
 
 
 def trial_waits_or_ended(trial: TrialRecord, metric: str) -> dict[str, str]:
-    """Of a trial's run when the trial is parked or ends; `metric` is the objective's."""
+    """A trial's run gets these tags when the trial is parked or ends; `metric` is the objective's."""
     return {STATE: trial.state, NOTE: ending(trial, metric)}
 
 
 def trial_lost() -> dict[str, str]:
-    """Of a trial's run that the event log does not know: nobody ranks or promotes it."""
+    """The run of a trial that the event log does not know gets these tags: nobody ranks or promotes the trial."""
     note = "lost with its machine: the sweep that went on elsewhere has no such trial"
     return {STATE: TrialState.FAILED, NOTE: note}
 
 
 def adapter_uploaded(adapter_sha256: str, eval_rows_sha256: str) -> dict[str, str]:
-    """Of a trial's run when its adapter is among its artifacts."""
+    """A trial's run gets these tags when the adapter is among the run's artifacts."""
     return {ADAPTER_SHA256: adapter_sha256, EVAL_ROWS_SHA256: eval_rows_sha256}
 
 
 def adapter_refused(why: str) -> dict[str, str]:
-    """Of a trial's run when its adapter is not uploaded.
+    """A trial's run gets these tags when the adapter is not uploaded.
 
-    There is no digest then: an adapter of an earlier step may be there, and is not the trial's best.
+    The digest is empty: an adapter of an earlier step may be there, and is not the trial's best.
     """
     return {ADAPTER_REFUSED: why, ADAPTER_SHA256: ""}
 

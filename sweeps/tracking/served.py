@@ -1,8 +1,8 @@
 """A promoted LoRA adapter as an MLflow model: this file is the model's code, and stands alone.
 
 It loads the base that the adapter was trained on, quantised as in training, from where `base.json` says, checks that it
-is the same base, and puts the adapter on it. Of what is not in the standard library it needs what requirements.txt
-lists and no more.
+is the same base, and puts the adapter on it. Beside the standard library it needs what requirements.txt lists and no
+more.
 """
 
 import datetime
@@ -119,7 +119,7 @@ def _load(base: dict[str, Any]) -> Any:
     quantization, trusted = base["quantization"], base["trust_remote_code"]
     dtype = getattr(torch, quantization["compute_dtype"])
     device: Any = {"": "cuda:0" if torch.cuda.is_available() else "cpu"}
-    # Of several GPUs the first, and further ones only for what it does not hold.
+    # The first of several GPUs, and further ones only for what it does not hold.
     device = "sequential" if torch.cuda.device_count() > 1 else device
     options: dict[str, Any] = {"dtype": dtype, "device_map": device, "trust_remote_code": trusted}
     if quantization["scheme"] != "none":

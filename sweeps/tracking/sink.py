@@ -138,7 +138,7 @@ class MlflowSink:
         if self.parent_run is None:
             name = self._config.name
             shown = sweep_run_name(name, self._sweep_id)
-            self.parent_run = runs.create(run_tags.identity(self._sweep_id), shown, run_tags.sweep_made(name), time)
+            self.parent_run = runs.create(shown, run_tags.sweep_made(self._sweep_id, name), time)
         return self.parent_run
 
     def _start_sweep(self, runs: Runs, parent: str, event: SweepStarted) -> None:
@@ -181,9 +181,9 @@ class MlflowSink:
     def _open_child(self, runs: Runs, trial_key: str, record: SweepRecord, time: float) -> str:
         """The trial's run, made when there is none."""
         if trial_key not in self.run_ids:
-            trial, identity = record.trials[trial_key], run_tags.identity(self._sweep_id, trial_key)
-            tags = run_tags.trial_made(str(self.parent_run))
-            self.run_ids[trial_key] = runs.create(identity, run_name(trial.number, trial.params), tags, time)
+            trial = record.trials[trial_key]
+            tags = run_tags.trial_made(self._sweep_id, trial_key, str(self.parent_run))
+            self.run_ids[trial_key] = runs.create(run_name(trial.number, trial.params), tags, time)
             self._going_on.add(trial_key)
         return self.run_ids[trial_key]
 

@@ -35,8 +35,8 @@ CONNECT_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where to look for a sweep."""
+class NamedSweep:
+    """A sweep as a command names it, and the store in which it is looked for."""
 
     uri: str
     sweep: str
@@ -57,8 +57,8 @@ class Place:
         return f"send it with qsweep resume {self.folder} --resend"
 
 
-def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, str] = os.environ) -> Place:
-    """Where `sweep` (an id, a name or a folder) is to be looked for.
+def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, str] = os.environ) -> NamedSweep:
+    """The sweep of an id, a name or a folder, and its store, which answers.
 
     Raises:
         SweepError: the store is not there, or the folder holds no sweep.
@@ -72,7 +72,7 @@ def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, 
         if paths.is_folder(folder.path) and "/" in sweep:
             raise SweepError(f"{folder.path}: no sweep here: a sweep's folder has a config.json")
         try:
-            return Place(store(tracking_uri, environment), sweep)
+            return NamedSweep(store(tracking_uri, environment), sweep)
         except SweepError as error:
             raise SweepError(f"{sweep}: no folder of a sweep, nor can its id or name be looked up: {error}") from None
     try:
@@ -82,9 +82,9 @@ def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, 
         raise SweepError(f"{folder.config}: not the configuration of a sweep: {error}") from None
     # A sweep may have been sent to another MLflow since.
     kept = tracking_uri or with_password(str(noted_by(folder).get("uri") or launched), environment)
-    place = Place(absolute(kept), sweep_id, folder.path)
-    check(place.uri, BY_OPTION if tracking_uri else NOT_YET)
-    return place
+    uri = absolute(kept)
+    check(uri, BY_OPTION if tracking_uri else NOT_YET)
+    return NamedSweep(uri, sweep_id, folder.path)
 
 
 def _is_of_sweep(folder: SweepFolder, sweep: str) -> bool:

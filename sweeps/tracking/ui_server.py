@@ -13,8 +13,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-import psutil
-
 from sweeps.config.passwords import without_password, without_passwords
 from sweeps.config.uris import artifact_root
 from sweeps.errors import ConfigError, SweepError
@@ -65,10 +63,6 @@ class ServerFailed(SweepError):  # noqa: N818 - reads as what happened
         self.last_lines = tuple(last_lines)
 
 
-class _PortTaken(ServerFailed):
-    """Another process was faster."""
-
-
 @contextmanager
 def serving(uri: str, port: int | None) -> Iterator[UiServer]:
     """A server on a store, which answers; it ends with the block, and when this process is killed.
@@ -81,19 +75,12 @@ def serving(uri: str, port: int | None) -> Iterator[UiServer]:
         ConfigError: the port is taken.
         ServerFailed: there is no server, with the last lines that it has printed.
     """
-    server = None
+    server = UiServer(uri, free_port() if port is None else checked(port))
     try:
-        while server is None:
-            server = UiServer(uri, free_port() if port is None else checked(port))
-            try:
-                server.wait_until_it_answers()
-            except _PortTaken:
-                server.end()
-                server = None
+        server.wait_until_it_answers()
         yield server
     finally:
-        if server is not None:
-            server.end()
+        server.end()
 
 
 def checked(port: int) -> int:
@@ -156,10 +143,6 @@ class UiServer:
         deadline = time.monotonic() + START_SECONDS
         while not self._listens():
             if self._process.poll() is not None:
-                try:
-                    _bind(self.port)
-                except OSError:
-                    raise _PortTaken(f"port {self.port} was taken by another process meanwhile") from None
                 raise self._failed(f"has ended (exit code {self._process.returncode})")
             if time.monotonic() > deadline:
                 raise self._failed(f"does not answer after {START_SECONDS:.0f} s")
@@ -180,13 +163,9 @@ class UiServer:
                 self._process.wait(_END_SECONDS)
 
     def _listens(self) -> bool:
-        """Whether a process of this server, and no other program, has the port."""
-        with suppress(psutil.Error):
-            started = psutil.Process(self._process.pid)
-            for each in (started, *started.children(recursive=True)):
-                for connection in each.net_connections("tcp4"):
-                    if connection.status == psutil.CONN_LISTEN and connection.laddr.port == self.port:
-                        return True
+        with suppress(OSError):
+            socket.create_connection((LOOPBACK, self.port), 1.0).close()
+            return True
         return False
 
     def _failed(self, how: str) -> ServerFailed:

@@ -25,7 +25,7 @@ from sweeps.record.folder import SweepFolder, acknowledged_bytes, noted_by, read
 from sweeps.record.journal import Journal
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.record.whole_files import write_whole
-from sweeps.tracking.client_settings import without_retries
+from sweeps.tracking.client import without_retries
 from sweeps.tracking.sink import MlflowSink, RunsGone
 
 FIRST_PAUSE_SECONDS = 0.5

@@ -153,7 +153,7 @@ def record(trials: int) -> dict[str, Any]:
 
 def writer(trials: int) -> dict[str, Any]:
     """CPU, requests and time of the tracking writer, which gets all events at once."""
-    from sweeps.tracking.client_settings import quiet
+    from sweeps.tracking.client import quiet
     from sweeps.tracking.sink import MlflowSink
     from sweeps.tracking.writer import Writer
 

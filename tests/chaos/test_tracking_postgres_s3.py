@@ -35,7 +35,7 @@ def peak_kilobytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 runs = Runs(sys.argv[1], "large")
-run = runs.create({"sweep.id": "large"}, "large", {}, 0.0)
+run = runs.create("large", {"sweep.id": "large"}, 0.0)
 runs.folder(run, Path(sys.argv[2]))
 before = peak_kilobytes()
 runs.folder(run, Path(sys.argv[3]))

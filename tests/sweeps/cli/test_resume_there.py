@@ -128,8 +128,8 @@ def test_a_sweep_goes_on_where_its_job_has_put_it(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("sweep", ["toy", "s3://bucket/p/toy", "~/results/toy", "/mnt/shared/toy"])
 def test_a_sweep_that_ray_knows_nothing_of_is_looked_for_by_the_head_node(cluster: Cluster, sweep: str) -> None:
-    job = submitted(cluster, sweep, "--tracking-uri", "http://mlflow:5000", "--submission-id", "mine")
-    tracking = ("--tracking-uri", "http://mlflow:5000")
+    job = submitted(cluster, sweep, "--tracking-uri", "http://mlflow:5000", "--resend", "--submission-id", "mine")
+    tracking = ("--tracking-uri", "http://mlflow:5000", "--resend")
     assert job.words == ("resume", sweep, "--storage", "results", *tracking, "--json")
     assert job.job_id == "mine"
 

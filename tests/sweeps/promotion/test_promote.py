@@ -46,7 +46,7 @@ def test_candidates_are_the_ranked_trials_only(world):
 def test_the_version_tells_its_lineage(world):
     run(world.sweep("second"))
     tags = world.tags()
-    place = stores.Place(world.uri, SECOND)
+    place = stores.NamedSweep(world.uri, SECOND)
     trial = Lookup(world.uri).sweep(place).trials[1]
     assert (tags["sweep.id"], tags["sweep.trial_key"], tags["sweep.run"]) == (SECOND, "k1", trial.run_id)
     assert tags["adapter_sha256"] == trial.adapter_sha256

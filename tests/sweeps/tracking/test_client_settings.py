@@ -99,7 +99,7 @@ def test_a_server_has_longer_for_a_file_than_for_all_else(tmp_path: Any, monkeyp
     file.write_bytes(b"{}")
     with server(tmp_path) as mlflow:
         runs = Runs(mlflow.uri, "family", "x-1")
-        run_id = runs.create({"sweep.id": "x-1"}, "x-1", {}, 1.0)
+        run_id = runs.create("x-1", {"sweep.id": "x-1"}, 1.0)
         monkeypatch.setattr(requests.Session, "request", noted)
         runs.folder(run_id, tmp_path / "best")
         Registry(mlflow.uri).upload(run_id, file.parent, "promoted/m")

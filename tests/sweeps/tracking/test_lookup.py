@@ -58,20 +58,16 @@ def test_a_store_that_answers_late_is_not_waited_for(uri: str, monkeypatch: pyte
 def test_a_repeat_is_known_by_the_trial_whose_point_it_has(sink: MlflowSink, uri: str) -> None:
     again = started("bbbb", 1, **PARAMS).model_copy(update={"repeats": "aaaa"})
     deliver(sink, [begun(), started("aaaa", **PARAMS), again])
-    trials = Lookup(uri).sweep(stores.Place(uri, SWEEP)).trials
+    trials = Lookup(uri).sweep(stores.NamedSweep(uri, SWEEP)).trials
     assert [(trial.trial_key, trial.repeats) for trial in trials] == [("aaaa", None), ("bbbb", "aaaa")]
 
 
-def test_of_sweeps_with_one_name_the_newest_is_meant_also_one_of_an_earlier_version(
-    sink: MlflowSink, folder: Any, config: SweepConfig, uri: str, client: Any
+def test_of_sweeps_with_one_name_the_newest_is_meant(
+    sink: MlflowSink, folder: Any, config: SweepConfig, uri: str
 ) -> None:
     deliver(sink, [begun(1.0)])
     deliver(MlflowSink(config, "demo-20260102-000000-abcd", folder), [begun(2.0)])
-    assert Lookup(uri).sweep(stores.Place(uri, "demo")).sweep_id == "demo-20260102-000000-abcd"
-    # Its run's name was the sweep's, and there was no tag.
-    client.update_run(sink.parent_run, name="older")
-    client.delete_tag(sink.parent_run, "sweep.name")
-    assert Lookup(uri).sweep(stores.Place(uri, "older")).sweep_id == SWEEP
+    assert Lookup(uri).sweep(stores.NamedSweep(uri, "demo")).sweep_id == "demo-20260102-000000-abcd"
 
 
 def test_the_page_of_a_sweep_is_found_by_its_folder_where_that_is_named_else_by_mlflow(
@@ -79,11 +75,11 @@ def test_the_page_of_a_sweep_is_found_by_its_folder_where_that_is_named_else_by_
 ) -> None:
     deliver(sink, [begun()])
     told = (sink.experiment_id, SWEEP)
-    assert experiment_of(stores.Place(uri, "demo")) == told
-    server = stores.Place("http://nobody:5000", SWEEP, folder.path)
+    assert experiment_of(stores.NamedSweep(uri, "demo")) == told
+    server = stores.NamedSweep("http://nobody:5000", SWEEP, folder.path)
     folder.tracking.write_text(json.dumps({"uri": server.uri, "experiment_id": "7"}))
     assert experiment_of(server) == ("7", SWEEP)
-    assert experiment_of(stores.Place(uri, SWEEP, folder.path)) == told, "the folder notes another store"
+    assert experiment_of(stores.NamedSweep(uri, SWEEP, folder.path)) == told, "the folder notes another store"
 
 
 def test_a_run_that_is_gone_has_no_files(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

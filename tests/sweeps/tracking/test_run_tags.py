@@ -39,6 +39,6 @@ def test_no_other_file_spells_the_name_of_a_tag():
 
 
 def test_a_run_is_found_by_the_tags_of_its_identity():
-    assert run_tags.identity("s1") == {"sweep.id": "s1"}
-    assert run_tags.identity("s1", "k1") == {"sweep.id": "s1", "sweep.trial_key": "k1"}
+    assert run_tags.sweep_made("s1", "demo").items() >= {"sweep.id": "s1", "sweep.name": "demo"}.items()
+    assert run_tags.trial_made("s1", "k1", "r").items() >= {"sweep.id": "s1", "sweep.trial_key": "k1"}.items()
     assert run_tags.equals("sweep.id", "s1") == "tags.`sweep.id` = 's1'"
