@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from tracked_sweeps import SWEEP
+from tracked_sweeps import SWEEP, deliver, sweep_events, with_digest
 
 from sweeps.config.model import SweepConfig, Tracking
 from sweeps.record.folder import SweepFolder
@@ -16,37 +18,67 @@ from sweeps.tracking.sink import MlflowSink
 from trainables.specs import DataSpec, ModelSpec
 
 
-@pytest.fixture
-def uri(empty_database, tmp_path, monkeypatch) -> str:
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    return f"sqlite:///{tmp_path}/mlflow.db"
+@dataclass(frozen=True)
+class Tracked:
+    """A sweep's folder, and the store that it is sent to."""
+
+    uri: str
+    config: SweepConfig
+    folder: SweepFolder
+    sink: MlflowSink
+    client: MlflowClient
 
 
-@pytest.fixture
-def config(uri) -> SweepConfig:
-    return SweepConfig(
+def _tracked(path: Path, empty_database: Path) -> Tracked:
+    shutil.copy(empty_database, path / "mlflow.db")
+    uri = f"sqlite:///{path}/mlflow.db"
+    config = SweepConfig(
         name="demo",
         trainable="toy",
         model=ModelSpec(source="tiny/model"),
         data=DataSpec(train="train.jsonl", text="{text}"),
         tracking=Tracking(uri=uri, experiment="family"),
     )
+    folder = SweepFolder(path / "results" / "demo")
+    folder.path.mkdir(parents=True)
+    folder.config.write_text(json.dumps(document(config, SWEEP)))
+    return Tracked(uri, config, folder, MlflowSink(config, SWEEP, folder), MlflowClient(tracking_uri=uri))
 
 
-@pytest.fixture
-def folder(config, tmp_path) -> SweepFolder:
-    made = SweepFolder(tmp_path / "results" / "demo")
-    made.path.mkdir(parents=True)
-    made.config.write_text(json.dumps(document(config, SWEEP)))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, empty_database) -> Tracked:
+    """A sweep that was sent from its begin to its end, to be read."""
+    made = _tracked(tmp_path_factory.mktemp("whole"), empty_database)
+    deliver(made.sink, with_digest(sweep_events(made.folder), made.folder))
     return made
 
 
 @pytest.fixture
-def sink(config, folder) -> MlflowSink:
-    return MlflowSink(config, SWEEP, folder)
+def stored(empty_database, tmp_path, monkeypatch) -> Tracked:
+    monkeypatch.chdir(tmp_path)
+    return _tracked(tmp_path, empty_database)
 
 
 @pytest.fixture
-def client(uri) -> MlflowClient:
-    return MlflowClient(tracking_uri=uri)
+def uri(stored) -> str:
+    return stored.uri
+
+
+@pytest.fixture
+def config(stored) -> SweepConfig:
+    return stored.config
+
+
+@pytest.fixture
+def folder(stored) -> SweepFolder:
+    return stored.folder
+
+
+@pytest.fixture
+def sink(stored) -> MlflowSink:
+    return stored.sink
+
+
+@pytest.fixture
+def client(stored) -> MlflowClient:
+    return stored.client

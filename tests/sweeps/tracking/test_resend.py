@@ -87,10 +87,11 @@ def sweep(tmp_path, empty_database, monkeypatch) -> Sweep:
     return Sweep(tmp_path, tmp_path / "mlflow.db", empty_database)
 
 
-@pytest.fixture
-def whole(tmp_path, empty_database) -> dict:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, empty_database) -> dict:
     """What MLflow holds of the sweep when nothing went wrong."""
-    undisturbed = Sweep(tmp_path / "undisturbed", tmp_path / "undisturbed.db", empty_database)
+    path = tmp_path_factory.mktemp("undisturbed")
+    undisturbed = Sweep(path, path / "mlflow.db", empty_database)
     undisturbed.drive()
     return by_trial(undisturbed.client)
 
@@ -172,16 +173,17 @@ def test_a_driver_whose_runs_go_while_it_sends_says_so_and_sends_no_more(sweep, 
     assert by_trial(sweep.client) == whole
 
 
+def people_change(sweep: Sweep, run: str) -> None:
+    sweep.client.set_tag(run, "sweep.state", "RUNNING")
+    shutil.rmtree(Path(sweep.client.get_run(run).info.artifact_uri.removeprefix("file://")) / "adapter")
+
+
 def damages() -> dict[str, Callable[[Sweep, str], object]]:
     """What becomes of the run of a trial that has ended."""
     return {
         "nothing": lambda sweep, run: None,
         "backup": lambda sweep, run: shutil.copy(sweep.database.with_name("backup.db"), sweep.database),
-        "metric": lambda sweep, run: sweep.client.log_metric(run, "eval_loss", 0.1, step=99),
-        "state": lambda sweep, run: sweep.client.set_tag(run, "sweep.state", "RUNNING"),
-        "adapter": lambda sweep, run: shutil.rmtree(
-            Path(sweep.client.get_run(run).info.artifact_uri.removeprefix("file://")) / "adapter"
-        ),
+        "people": people_change,
     }
 
 
@@ -193,10 +195,7 @@ def test_what_is_sent_again_is_as_it_was_and_stands_once(sweep, damage):
     before, run = everything(sweep.client), run_of(sweep.client, "aaaa").info.run_id
     damages()[damage](sweep, run)
     assert sweep.drive(resend=True) == []
-    if damage == "metric":
-        assert run_of(sweep.client, "aaaa").data.metrics["eval_loss"] == 0.8
-    else:
-        assert everything(sweep.client) == before
+    assert everything(sweep.client) == before
 
 
 def test_a_sweep_of_several_drivers_is_sent_again_as_it_was(sweep):

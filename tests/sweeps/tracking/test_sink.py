@@ -35,8 +35,8 @@ from sweeps.tracking.client import Runs
 from sweeps.tracking.sink import MlflowSink
 
 
-def test_a_sweep_is_one_parent_and_one_child_per_trial(sink, folder, client):
-    deliver(sink, sweep_events(folder))
+def test_a_sweep_is_one_parent_and_one_child_per_trial(whole):
+    sink, client = whole.sink, whole.client
     assert len(runs(client)) == 3
     parent = run_of(client, None)
     assert (parent.info.run_name, parent.data.tags["sweep.name"]) == (SWEEP, "demo")
@@ -52,14 +52,13 @@ def test_a_sweep_is_one_parent_and_one_child_per_trial(sink, folder, client):
     assert sink.run_ids == {key: run_of(client, key).info.run_id for key in ("aaaa", "bbbb")}
 
 
-def test_a_child_has_its_params_number_name_and_spec(sink, folder, client):
-    deliver(sink, sweep_events(folder))
-    child = run_of(client, "bbbb")
+def test_a_child_has_its_params_number_name_and_spec(whole):
+    child = run_of(whole.client, "bbbb")
     expected = {**PARAMS, **settings(SPEC), **PARAMS}
     assert child.data.params == {name: str(value) for name, value in expected.items()}
     assert child.data.tags["sweep.number"] == "1"
     assert child.info.run_name == "t01 r8 a16 lr3.0e-4 attention-qv"
-    spec = json.loads(text(client, child.info.run_id, "trial.json"))
+    spec = json.loads(text(whole.client, child.info.run_id, "trial.json"))
     assert spec == SPEC.model_dump(mode="json")
 
 
@@ -78,8 +77,8 @@ def text(client: MlflowClient, run_id: str, path: str) -> str:
     return Path(client.download_artifacts(run_id, path)).read_text()
 
 
-def test_metrics_are_there_by_optimizer_step(sink, folder, client):
-    deliver(sink, sweep_events(folder))
+def test_metrics_are_there_by_optimizer_step(whole):
+    client = whole.client
     run_id = run_of(client, "aaaa").info.run_id
     steps = range(1, 10)
     expected = {
@@ -124,16 +123,21 @@ def test_a_report_with_more_points_than_one_request_takes_arrives_whole(sink, cl
     assert [step for step, _ in history(client, run_id, "grad_norm")] == list(range(1, 401))
 
 
-def test_the_adapter_of_the_best_step_is_an_artifact(sink, folder, client):
-    deliver(sink, sweep_events(folder))
-    run_id = run_of(client, "aaaa").info.run_id
-    assert files(client, run_id) == [
+def test_the_adapter_of_the_best_step_is_an_artifact_with_its_digest(whole):
+    run = run_of(whole.client, "aaaa")
+    run_id = run.info.run_id
+    written = digests.of_files({"adapter_config.json": b"{}", "adapter_model.safetensors": b"aaaa"})
+    assert run.data.tags["sweep.adapter_sha256"] == written
+    assert files(whole.client, run_id) == [
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
         "eval_rows.json",
         "trial.json",
     ]
-    assert text(client, run_id, "adapter/adapter_model.safetensors") == "aaaa"
+    assert text(whole.client, run_id, "adapter/adapter_model.safetensors") == "aaaa"
+    beside = Path(whole.uri.removeprefix("sqlite:///")).parent
+    assert (beside / "mlartifacts" / run_id / "artifacts" / "adapter").is_dir()
+    assert {path.name for path in beside.iterdir()} == {"mlflow.db", "mlartifacts", "results"}
 
 
 def test_an_adapter_that_a_better_one_has_replaced_is_not_waited_for(sink, folder, client):
@@ -172,14 +176,6 @@ def test_an_adapter_that_is_lost_leaves_no_run_running(sink, client):
     assert run_of(client, "aaaa").info.status == "FINISHED"
 
 
-def test_an_adapter_that_was_not_touched_is_uploaded_with_its_digest(sink, folder, client):
-    deliver(sink, with_digest(sweep_events(folder), folder))
-    run = run_of(client, "aaaa")
-    written = digests.of_files({"adapter_config.json": b"{}", "adapter_model.safetensors": b"aaaa"})
-    assert run.data.tags["sweep.adapter_sha256"] == written
-    assert "adapter/adapter_model.safetensors" in files(client, run.info.run_id)
-
-
 @pytest.mark.parametrize("change", ["changed", "added"])
 def test_an_adapter_that_was_changed_on_disk_is_not_uploaded(config, folder, client, change):
     said: list[str] = []
@@ -203,15 +199,8 @@ def test_the_parent_says_what_identifies_base_and_data(sink, client):
     assert (tags["fingerprint.model"], tags["fingerprint.data.train"]) == ("folder:12", "34")
 
 
-def test_artifacts_lie_beside_the_database(sink, folder, client, tmp_path):
-    deliver(sink, sweep_events(folder))
-    assert (tmp_path / "mlartifacts" / sink.run_ids["aaaa"] / "artifacts" / "adapter").is_dir()
-    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlartifacts", "results"}
-
-
-def test_the_parent_says_what_the_sweep_is(sink, folder, client):
-    deliver(sink, sweep_events(folder))
-    parent = run_of(client, None)
+def test_the_parent_says_what_the_sweep_is(whole):
+    parent = run_of(whole.client, None)
     assert parent.data.params == {
         "trainable": "toy",
         "trials": "16",
@@ -222,7 +211,7 @@ def test_the_parent_says_what_the_sweep_is(sink, folder, client):
         "base_model": "tiny/model",
         "quantization": "nf4",
     }
-    assert text(client, parent.info.run_id, "sweep/config.json") == folder.config.read_text()
+    assert text(whole.client, parent.info.run_id, "sweep/config.json") == whole.folder.config.read_text()
     assert {"version.python", "version.ray", "version.torch", "version.mlflow"} <= parent.data.tags.keys()
     assert parent.data.tags["data.fingerprint"] == SUMMARY["fingerprint"]
     (entry,) = parent.inputs.dataset_inputs
@@ -239,8 +228,8 @@ def test_a_sweep_without_data_has_a_fingerprint_and_no_data_set(config, folder, 
     assert parent.inputs.dataset_inputs == []
 
 
-def test_the_parent_names_the_best_trial(sink, folder, client):
-    deliver(sink, sweep_events(folder))
+def test_the_parent_names_the_best_trial(whole):
+    client = whole.client
     parent = run_of(client, None)
     assert parent.data.tags["sweep.best_trial_key"] == "aaaa"
     assert parent.data.tags["sweep.best_run"] == run_of(client, "aaaa").info.run_id
@@ -327,20 +316,12 @@ def test_runs_begin_when_their_sweep_and_their_trial_began(sink, client):
     assert run_of(client, "aaaa").info.start_time == 7_000
 
 
-def test_every_event_twice_changes_nothing(sink, folder, client):
-    events = sweep_events(folder)
-    deliver(sink, events)
-    once = everything(client)
-    deliver(sink, events, times=2)
-    assert everything(client) == once
-
-
-def test_another_sink_of_the_same_sweep_finds_the_same_runs(sink, config, folder, client):
+def test_every_event_once_more_from_any_sink_changes_nothing(sink, config, folder, client):
     events = sweep_events(folder)
     deliver(sink, events)
     once = everything(client)
     again = MlflowSink(config, SWEEP, folder)
-    deliver(again, events)
+    deliver(again, events, times=2)
     assert everything(client) == once
     assert (again.parent_run, again.run_ids) == (sink.parent_run, sink.run_ids)
 

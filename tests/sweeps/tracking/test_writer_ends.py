@@ -29,6 +29,14 @@ FAILING: dict[str, Any] = {
 """Of a sink that no event reaches."""
 
 
+def wait_for_threads() -> None:
+    """Back once the threads of all writers have ended."""
+    for thread in threading.enumerate():
+        if thread.name == "tracking-writer":
+            thread.join(DEADLINE)
+            assert not thread.is_alive()
+
+
 def test_as_long_as_events_are_taken_however_long_all_of_them_take(folder: Any, monkeypatch: Any) -> None:
     now, is_sent, may_go_on = [0.0], threading.Semaphore(0), threading.Semaphore(0)
     turns = iter(EVENTS)
@@ -112,8 +120,7 @@ def test_what_becomes_of_an_event_once_the_driver_has_left_is_not_said(
     writer.start()
     assert writer.drain(0.0) == 1
     may_go_on.set()
-    writer._thread.join(DEADLINE)
-    assert not writer._thread.is_alive()
+    wait_for_threads()
     assert next(fails, None) is None
     assert said == []
 
@@ -146,6 +153,5 @@ def test_a_thread_that_goes_on_trying_says_nothing_once_the_driver_has_left(fold
     for _ in range(2):
         look()
     is_empty.set()
-    writer._thread.join(DEADLINE)
-    assert not writer._thread.is_alive()
+    wait_for_threads()
     assert said == before == ["tracking: ConnectionError: no server; events are kept and sent again"]
