@@ -18,7 +18,6 @@ from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
 from sweeps.errors import RayGone, StorageError, SweepError
 from sweeps.planning import capacity, epochs, this_machine
-from sweeps.planning.amendments import Amendments
 from sweeps.planning.number_words import counted
 from sweeps.record import eval_rows, limits
 from sweeps.record import folder as folders
@@ -33,6 +32,7 @@ from sweeps.steering import local_sweeps, remote
 from sweeps.steering.answering import Answerer, deciding
 from sweeps.steering.mailbox import Mailbox
 from sweeps.steering.stop import StopState, on_signals
+from sweeps.supply.amendments import Amendments
 from sweeps.tracking.lookup import TrackedSweep, holds
 from sweeps.tune.supervision import supervise
 from trainables.errors import TrainableError

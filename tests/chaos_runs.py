@@ -18,11 +18,11 @@ from typing import Any
 import psutil
 
 from sweeps import saved_sweep
-from sweeps.planning.trial_source import TrialSource
 from sweeps.record.events import BaseEvaluated, Event, TrialEnded, TrialReported, TrialStarted, TrialState
 from sweeps.record.folder import SweepFolder, read_events
 from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
+from sweeps.supply.trial_source import TrialSource
 from trainables import toy
 from trainables.specs import TrialSpec
 

@@ -12,11 +12,11 @@ from sweep_events import reported
 from sweep_files import toy
 
 from sweeps.config.model import SweepConfig
-from sweeps.planning.trial_source import TrialSource
 from sweeps.record.events import Event, TrialReported
 from sweeps.record.folder import SweepFolder, read_events
 from sweeps.record.journal import Journal
 from sweeps.steering.stop import StopState
+from sweeps.supply.trial_source import TrialSource
 from sweeps.tune.callback import JournalCallback, LastReport
 from sweeps.tune.journaled_rule import Ruling
 from sweeps.tune.scheduler import RuleScheduler

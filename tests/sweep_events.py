@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sweeps.planning.trial_source import PlannedTrial
 from sweeps.record.events import (
     BaseEvaluated,
     Event,
@@ -19,6 +18,7 @@ from sweeps.record.events import (
     TrialState,
 )
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
+from sweeps.supply.trial_source import PlannedTrial
 from trainables.contract import Report, StepRecord
 
 

@@ -44,10 +44,10 @@ def ask_for_more(folder: SweepFolder, request: AddPoint | ExtendSweep) -> Reques
     import time
 
     from sweeps import saved_sweep
-    from sweeps.planning.amendments import Amendments
     from sweeps.record.folder import is_driven
     from sweeps.steering import asking
     from sweeps.steering.answering import deciding
+    from sweeps.supply.amendments import Amendments
 
     if is_driven(folder):
         return ask(folder, request)

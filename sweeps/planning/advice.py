@@ -10,6 +10,7 @@ import math
 from search_spaces.space import SearchSpace
 from sweeps.config import points
 from sweeps.config.model import SweepConfig
+from sweeps.config.passwords import without_password
 from sweeps.planning.number_words import counted
 from sweeps.planning.outlook import Outlook
 from trainables.contract import Need, RowShape
@@ -91,6 +92,15 @@ def of_rslora(config: SweepConfig, space: SearchSpace) -> list[str]:
         "adapter.use_rslora scales by alpha / sqrt(r): with alpha_over_r, the default, this is alpha_over_r x sqrt(r), "
         "so that updates grow with r; give adapter.lora_alpha, or search it in place of alpha_over_r"
     ]
+
+
+def of_warm_start(config: SweepConfig) -> list[str]:
+    """A line of the commands that start nothing, where a sweep names an earlier one: they do not look for it."""
+    name = config.searcher.warm_start
+    if name is None:
+        return []
+    store = without_password(config.tracking.uri)
+    return [f"searcher.warm_start: {name} is not looked up here: launch looks for it in {store}"]
 
 
 def of_spread(gpus: int, alone: Need | None, free_bytes: int | None) -> list[str]:

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
 
 from cluster.devices import cache
 from cluster.loop import Outcome, PackLoop
+from sweeps.config import points, resource
 from sweeps.config.load import Sweep
 from sweeps.errors import ConfigError
 from sweeps.planning import capacity, measured_speed, rate_store
 from sweeps.planning.capacity import Machine
 from sweeps.planning.rates import Rate
-from sweeps.planning.trial_source import TrialSource
 from trainables import catalogue
 from trainables.contract import Failure, Prepared
 from trainables.errors import TrainableError
+from trainables.specs import TrialSpec
 
 WARM_STEPS = 1
 """Steps of each trial before the clock starts: the first one of a process is slow."""
@@ -81,21 +84,27 @@ def calibrate(sweep: Sweep, prepared: Prepared, slots: int, machine: Machine) ->
 
 def _open(loop: PackLoop, sweep: Sweep, slots: int) -> list[str]:
     """Puts the sweep's first trials that can be trained into the slots; their leases."""
-    source = TrialSource(sweep.config, sweep.space, {})
     leases: list[str] = []
     reason = "it has no point"
-    for _ in range(4 * slots):
-        trial = source.next() if len(leases) < slots else None
-        if trial is None:
+    for number, spec in enumerate(islice(_first_specs(sweep), 4 * slots)):
+        if len(leases) == slots:
             break
-        opened = loop.open(trial.trial_key, trial.spec, None).result(WAIT_SECONDS)
+        opened = loop.open(str(number), spec, None).result(WAIT_SECONDS)
         if isinstance(opened, Failure):
             reason = opened.message
         else:
-            leases.append(trial.trial_key)
+            leases.append(str(number))
     if not leases:
         raise ConfigError([f"search_space: nothing of it can be trained: {reason}"])
     return leases
+
+
+def _first_specs(sweep: Sweep) -> Iterator[TrialSpec]:
+    """Trials as a launch of the sweep would begin them; equal ones may come twice, and are as fast as others."""
+    config, space = sweep.config, sweep.space
+    searcher = config.searcher.build(space, config.seed)
+    for point in chain(points.beginning(config, space), iter(searcher.suggest, None)):
+        yield resource.of(config).with_steps(points.apply(config.base, point, config.seed))
 
 
 def _reach(loop: PackLoop, lease: str, target: int) -> tuple[Outcome, float]:

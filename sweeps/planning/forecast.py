@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, quantiles
 
 from sweeps.planning.time_cost import Range, Work, steps_of
-from sweeps.planning.trial_source import REPEATED
 from sweeps.planning.virtual_sweep import Play
 
 LEAST_FOR_QUANTILES = 20
@@ -31,16 +30,18 @@ class Forecast:
         """Expected trials at each point."""
         return [fmean(column) for column in zip(*(play.counts for play in self.plays), strict=True)]
 
-    def work(self, trials: int, worst: int, steps_per_unit: float = 1.0, repeats: int = 0) -> Work:
+    def work(
+        self, trials: int, worst: int, steps_per_unit: float = 1.0, repeats: Callable[[int], int] = lambda _: 0
+    ) -> Work:
         """Steps and evaluations of so many trials; the base is evaluated once.
 
         Args:
             worst: optimizer steps that the whole sweep takes at most.
             steps_per_unit: optimizer steps for each unit in which `points` count.
-            repeats: `searcher.repeats`: only trials that reach the last point are repeated. `worst` counts them.
+            repeats: trials that are added when so many reach the last point. `worst` counts them.
         """
         reports, longest = len(self.points), steps_per_unit * self.points[-1]
-        played = [(play, repeats * min(REPEATED, play.counts[-1])) for play in self.plays]
+        played = [(play, repeats(play.counts[-1])) for play in self.plays]
         # Plays of a part of very many trials are scaled up, and what is rounded may go beyond what is possible.
         totals = [
             min(float(worst), steps_per_unit * steps_of(self.points, play.counts) + again * longest)
@@ -51,7 +52,7 @@ class Forecast:
             self._turns(play.counts[0] + 1) + sum(map(self._turns, play.counts[1:])) + self._turns(again) * reports
             for play, again in played
         ]
-        expected_again, most = fmean(again for _, again in played), trials + repeats * min(REPEATED, trials)
+        expected_again, most = fmean(again for _, again in played), trials + repeats(trials)
         return Work(
             steps=_range(totals),
             evaluations=sum(self.reaching) + expected_again * reports + 1,

@@ -13,7 +13,6 @@ from sweeps.planning import epochs, virtual_sweep
 from sweeps.planning.forecast import Forecast
 from sweeps.planning.rates import UNKNOWN, Load, Rate, RateKey, speed
 from sweeps.planning.time_cost import Cost, Range, cost, evaluation_share
-from sweeps.planning.trial_source import REPEATED
 from trainables.contract import RowShape
 
 UNNAMED = (
@@ -88,7 +87,7 @@ def outlook(config: SweepConfig, space: SearchSpace, trials: int, hosts: tuple[i
     count, slots, gpus = hosts
     seen = _expected(config, trials, count, slots)
     worst, per_unit = most_steps(config, space, trials, count * slots), resource.steps_per_unit(config, space)
-    work = seen.work(trials, worst, per_unit, config.searcher.repeats)
+    work = seen.work(trials, worst, per_unit, config.searcher.most_repeats)
     evaluated = evaluation_rows(config, known)
     load = _load(config, space, slots, known.rows, evaluated or 0)
     rate_here = speed(known.rates, known.key, load) if known.key is not None and evaluated is not None else None
@@ -151,7 +150,7 @@ def _most(config: SweepConfig, trials: int, slots: int) -> int:
 
 def repeats(config: SweepConfig, trials: int) -> int:
     """Trials that repeat others at the end, at most."""
-    return config.searcher.repeats * min(REPEATED, trials)
+    return config.searcher.most_repeats(trials)
 
 
 def _expected(config: SweepConfig, trials: int, hosts: int, slots: int) -> Forecast:

@@ -14,7 +14,7 @@ from sweeps.config.model import ClusterConfig, SweepConfig, size_bytes
 from sweeps.config.points import Scalar
 from sweeps.config.uris import work_folder
 from sweeps.errors import ConfigError
-from sweeps.planning import advice, auto_trials, capacity, measured_speed, plan, rate_store, rates, warm_start
+from sweeps.planning import advice, auto_trials, capacity, measured_speed, plan, rate_store, rates
 from sweeps.planning.lora_or_qlora import GpuAdvice, choices
 from sweeps.planning.number_words import counted
 from sweeps.planning.outlook import Known
@@ -75,7 +75,7 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
     if to_launch:
         # Of the data a launch speaks once all rows are ready.
         return replace(planned, rows_per_trial=None)
-    warnings = (*planned.warnings, *sweep.preview.warnings, *warm_start.notice(sweep.config))
+    warnings = (*planned.warnings, *sweep.preview.warnings, *advice.of_warm_start(sweep.config))
     choices = _choices(sweep, known.rows)
     return replace(planned, train_rows=sweep.preview.train_rows, warnings=warnings, choices=choices)
 

@@ -24,6 +24,9 @@ from search_spaces.space import Point, SearchSpace
 from trainables.contract import FailureKind
 from trainables.specs import Spec
 
+REPEATED = 3
+"""How many of the best trials `SearcherSettings.repeats` trains again."""
+
 
 class Searcher(Protocol):
     """Suggests points one after the other."""
@@ -73,6 +76,10 @@ class SearcherSettings(Spec):
     warm_start: Annotated[str, Field(min_length=1)] | None = None
     """An earlier sweep in the same MLflow, by its name or id. Its best points are tried first. Where base, rows and
     steps are the same, its results are known to the searcher too."""
+
+    def most_repeats(self, trials: int) -> int:
+        """How many trials `repeats` adds at the end when so many are trained to theirs."""
+        return self.repeats * min(REPEATED, trials)
 
     def check(self, space: SearchSpace) -> list[str]:
         """Why this space can't be searched this way, "field: reason" each."""

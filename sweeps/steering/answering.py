@@ -26,7 +26,7 @@ ENDING = "ask again once it has ended: qsweep resume then goes on with it"
 
 
 class Decides(Protocol):
-    """See `sweeps.planning.amendments.Amendments`."""
+    """See `sweeps.supply.amendments.Amendments`."""
 
     def point(self, values: Mapping[str, object], record: SweepRecord) -> Answer:
         """Whether a point is tried next."""

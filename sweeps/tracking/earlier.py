@@ -8,8 +8,8 @@ from search_spaces.space import SearchSpace
 from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_password
 from sweeps.errors import ConfigError, SweepError
-from sweeps.planning import warm_start
 from sweeps.record.events import EarlierPoint, EarlierTrials, TrialState
+from sweeps.supply import warm_start
 from sweeps.tracking.lookup import Lookup, TrackedSweep, TrialRun, ask
 from sweeps.tracking.stores import NamedSweep
 

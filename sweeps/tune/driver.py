@@ -21,9 +21,6 @@ from search_spaces.space import SearchSpace
 from sweeps.config import resource
 from sweeps.config.model import SweepConfig, size_bytes
 from sweeps.errors import ConfigError, StorageError
-from sweeps.planning import target_modules
-from sweeps.planning.target_modules import Targets
-from sweeps.planning.trial_source import TrialSource, refused_default
 from sweeps.record import limits
 from sweeps.record.events import (
     BaseEvaluated,
@@ -39,6 +36,9 @@ from sweeps.record.run_names import label
 from sweeps.record.whole_files import write_whole
 from sweeps.report.progress import Display
 from sweeps.steering.stop import Reason, StopState
+from sweeps.supply import target_modules
+from sweeps.supply.target_modules import Targets
+from sweeps.supply.trial_source import TrialSource, refused_default
 from sweeps.tune.base_evaluation import BaseEvaluation
 from sweeps.tune.broker_calls import ANEW_SECONDS, RETRY_SECONDS
 from sweeps.tune.callback import JournalCallback, LastReport

@@ -12,9 +12,9 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from sweeps.halving.rule import Idle, Resume
-from sweeps.planning.trial_source import PlannedTrial, TrialSource
 from sweeps.record.events import TrialState
 from sweeps.steering.stop import StopState
+from sweeps.supply.trial_source import PlannedTrial, TrialSource
 from sweeps.tune.callback import LastReport
 from sweeps.tune.journaled_rule import Ruling
 from sweeps.tune.trial_places import Places

@@ -38,12 +38,12 @@ from mlflow_servers import server
 
 from sweeps.config import load
 from sweeps.config.model import SweepConfig
-from sweeps.planning.trial_source import TrialSource
 from sweeps.record import digests
 from sweeps.record.events import Event, SweepEnded, SweepStarted, TrialEnded, TrialReported, TrialStarted, TrialState
 from sweeps.record.folder import SweepFolder, acknowledged_bytes, noted_by, read_events
 from sweeps.record.journal import Journal
 from sweeps.saved_sweep import as_kept, document
+from sweeps.supply.trial_source import TrialSource
 from trainables import toy
 from trainables.contract import Failure, Report, StepRecord
 

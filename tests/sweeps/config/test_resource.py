@@ -13,7 +13,7 @@ import search_spaces
 from search_spaces.space import SearchSpace
 from sweeps.config import resource
 from sweeps.config.model import SweepConfig
-from sweeps.planning.trial_source import TrialSource
+from sweeps.supply.trial_source import TrialSource
 
 RATE = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
 

@@ -90,7 +90,7 @@ def test_a_small_space_bounds_the_trials(default: int, start: bool, trials: int)
 
 
 def test_the_plan_says_as_many_trials_as_a_sweep_has() -> None:
-    from sweeps.planning.trial_source import TrialSource
+    from sweeps.supply.trial_source import TrialSource
 
     space = {
         "adapter.use_rslora": {"choice": [False, True]},

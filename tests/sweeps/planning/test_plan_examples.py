@@ -10,8 +10,8 @@ from sweep_files import toy
 from sweeps.config import resource
 from sweeps.planning.capacity import Machine
 from sweeps.planning.plan import Plan, plan
-from sweeps.planning.trial_source import REPEATED
 from sweeps.report.plan_lines import plan_lines
+from sweeps.searchers import REPEATED
 from trainables.contract import Need
 
 NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=8)

@@ -149,7 +149,7 @@ def test_several_hosts_take_turns_at_each_report_and_at_the_repeats() -> None:
     assert (work.steps.expected, work.makespan.expected, work.evaluation_turns) == (93, 45, 6)
     # At worst a host trains three trials to their ends.
     assert (work.worst_makespan, work.worst_evaluation_turns) == (3 * 27, 9)
-    again = seen.work(9, 9 * 27 + 9 * 27, repeats=3)
+    again = seen.work(9, 9 * 27 + 9 * 27, repeats=lambda last: 3 * last)
     # Six trials more: two turns.
     assert (again.makespan.expected, again.evaluation_turns) == (45 + 2 * 27, 6 + 2 * 3)
 

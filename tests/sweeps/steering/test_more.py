@@ -11,8 +11,6 @@ from played_sweeps import SPACE, Driver, Killed, driver, story, sweep
 from sweep_files import toy
 
 from sweeps.config.model import SweepConfig
-from sweeps.planning.amendments import Amendments
-from sweeps.planning.trial_source import TrialSource
 from sweeps.record.answer import Answer
 from sweeps.record.events import RequestAnswered, SweepEnded, SweepStarted, TrialStarted, TrialState
 from sweeps.record.folder import SweepFolder, locked, read_events
@@ -20,6 +18,8 @@ from sweeps.steering import mailbox
 from sweeps.steering.answering import Answerer, Decide, deciding
 from sweeps.steering.asking import answer_in_its_place
 from sweeps.steering.mailbox import AddPoint, ExtendSweep, Mailbox
+from sweeps.supply.amendments import Amendments
+from sweeps.supply.trial_source import TrialSource
 
 POINT = AddPoint(sender="a test", values={"learning_rate": 3e-3})
 LARGER = ExtendSweep(sender="a test", changes={"budget.trials": 11})

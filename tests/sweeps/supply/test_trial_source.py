@@ -12,12 +12,12 @@ from sweep_events import recorded
 from sweep_files import toy
 
 from sweeps.config import resource
-from sweeps.planning import trial_source
-from sweeps.planning.target_modules import Targets
-from sweeps.planning.trial_source import LEAST_REPLACED, USED_UP, PlannedTrial, TrialSource
 from sweeps.record.events import TrialState
 from sweeps.record.sweep_record import TrialRecord
 from sweeps.searchers._learner import Learner
+from sweeps.supply import trial_source
+from sweeps.supply.target_modules import Targets
+from sweeps.supply.trial_source import LEAST_REPLACED, USED_UP, PlannedTrial, TrialSource
 
 RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
 GRID = {"adapter.r": {"choice": [4, 8]}, "training.batch_size": {"choice": [1, 2, 4]}}

@@ -14,13 +14,13 @@ from search_spaces.space import Point, SearchSpace
 from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig
 from sweeps.config.points import Scalar
-from sweeps.planning import warm_start
-from sweeps.planning.target_modules import Targets
 from sweeps.record import limits
 from sweeps.record.events import EarlierPoint, EarlierTrials, PointInfeasible, TrialState
 from sweeps.record.selection import rank
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
-from sweeps.searchers import Searcher
+from sweeps.searchers import REPEATED, Searcher
+from sweeps.supply import warm_start
+from sweeps.supply.target_modules import Targets
 from trainables.contract import FailureKind
 from trainables.specs import TrialSpec
 
@@ -36,8 +36,6 @@ USED_UP = 1000
 """Points in a row that the searcher has all suggested before, after which the space counts as used up."""
 MOST_SUGGESTED = 100 * USED_UP
 """Points that a searcher is asked for until there is one to begin at: those of 10,000 earlier trials come first."""
-REPEATED = 3
-"""How many of the best trials `searcher.repeats` trains again."""
 
 
 @dataclass(frozen=True)

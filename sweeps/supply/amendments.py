@@ -17,15 +17,16 @@ from sweeps.config import checks, messages, points, resource
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
 from sweeps.config.points import Scalar
-from sweeps.planning import capacity, target_modules
+from sweeps.planning import capacity
 from sweeps.planning.number_words import counted, limit
-from sweeps.planning.trial_source import PlannedTrial, planned
 from sweeps.record import limits
 from sweeps.record.answer import Answer
 from sweeps.record.limits import CHANGEABLE
 from sweeps.record.run_names import HEADINGS, label
 from sweeps.record.spent import HOUR
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
+from sweeps.supply import target_modules
+from sweeps.supply.trial_source import PlannedTrial, planned
 from trainables import catalogue
 from trainables.contract import Trainable
 from trainables.errors import TrainableError

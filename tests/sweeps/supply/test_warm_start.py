@@ -14,10 +14,10 @@ import search_spaces
 from search_spaces.space import SearchSpace
 from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig
-from sweeps.planning import warm_start
-from sweeps.planning.trial_source import TrialSource
 from sweeps.record.events import EarlierPoint, EarlierTrials
 from sweeps.searchers._learner import Learner
+from sweeps.supply import warm_start
+from sweeps.supply.trial_source import TrialSource
 
 SPACE: dict[str, Any] = {
     "adapter.r": {"choice": [8, 16, 32], "prior": 16},

@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 
 import search_spaces
 from sweeps.cli import app
-from sweeps.planning import target_modules
 from sweeps.record.events import SweepEnded, TargetSettled, TrialStarted, TrialState
 from sweeps.record.folder import read_events
+from sweeps.supply import target_modules
 from trainables import qlora
 from trainables.base import base_model
 from trainables.contract import Evaluation, Opened, StepRecord

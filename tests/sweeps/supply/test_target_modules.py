@@ -9,13 +9,13 @@ import pytest
 from sweep_events import begun, record, recorded
 from sweep_files import toy
 
-from sweeps.planning.target_modules import Targets, asked, check, settle
-from sweeps.planning.trial_source import PlannedTrial, TrialSource, refused_default
 from sweeps.record.events import TrialState
 from sweeps.record.first_wins import first_wins
 from sweeps.record.selection import choose
 from sweeps.record.sweep_record import TrialRecord
 from sweeps.report import trial_tables
+from sweeps.supply.target_modules import Targets, asked, check, settle
+from sweeps.supply.trial_source import PlannedTrial, TrialSource, refused_default
 from trainables.contract import Target
 from trainables.objective import MIN_EVAL_LOSS
 

@@ -10,7 +10,6 @@ import pytest
 from sweep_events import reported
 from sweep_files import toy
 
-from sweeps.planning.trial_source import PlannedTrial, TrialSource
 from sweeps.record.events import (
     Event,
     PointInfeasible,
@@ -22,6 +21,7 @@ from sweeps.record.events import (
 )
 from sweeps.record.first_wins import first_wins
 from sweeps.record.sweep_record import SweepRecord
+from sweeps.supply.trial_source import PlannedTrial, TrialSource
 
 RUNGS = (1, 3, 9)
 SPACE: dict[str, Any] = {

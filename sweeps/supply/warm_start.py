@@ -13,7 +13,6 @@ from search_spaces.domains import Domain, Value
 from search_spaces.space import Point, SearchSpace
 from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig
-from sweeps.config.passwords import without_password
 from sweeps.record.events import EarlierTrials
 
 FIRST = 3
@@ -35,15 +34,6 @@ def refusal(new: SweepConfig, earlier: SweepConfig) -> str | None:
         if before != now:
             return f"its {what} is {before}, and this sweep's is {now}: leave it out, or name another sweep"
     return None
-
-
-def notice(config: SweepConfig) -> tuple[str, ...]:
-    """A line of the commands that start nothing, where a sweep names an earlier one: they do not look for it."""
-    name = config.searcher.warm_start
-    if name is None:
-        return ()
-    store = without_password(config.tracking.uri)
-    return (f"searcher.warm_start: {name} is not looked up here: launch looks for it in {store}",)
 
 
 def is_same_task(
