@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -309,8 +310,9 @@ def undisturbed_best(sweep: Path) -> str | None:
     resolved, _ = saved_sweep.load(SweepFolder(sweep))
     if not resolved.config.trainable.endswith("toy"):
         return None
-    source = TrialSource(resolved.config, resolved.space, toy.fingerprint(resolved.config.base))
-    return min(iter(source.next, None), key=lambda trial: toy.floor(trial.spec)).trial_key
+    record = SweepRecord(fingerprints=toy.fingerprint(resolved.config.base))
+    source = TrialSource(resolved.config, resolved.space, record)
+    return min(iter(partial(source.next, record), None), key=lambda trial: toy.floor(trial.spec)).trial_key
 
 
 def assert_best_is_undisturbed(sweep: Path, found: SweepRecord) -> None:

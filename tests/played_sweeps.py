@@ -104,9 +104,10 @@ class Driver:
         """What hands out the trials from here on."""
         self.ruling.settle(lambda: 1.0)
         _, space = toy(SPACE)
-        source = TrialSource(self.config, space, {}, lambda: self.journal.record.trials)
-        source.follow(lambda: self.journal.record)
-        return TrialQueue(source, lambda _spec: {}, lambda: self.slots, self.stop, self.reported_before, self.ruling)
+        source = TrialSource(self.config, space, self.journal.record)
+        return TrialQueue(
+            source, lambda _spec: {}, lambda: self.slots, self.stop, lambda: self.journal.record, self.ruling
+        )
 
     def first_there(self, live: list[Any]) -> Any:
         """The trial that reports next: its process is there later than its slot was given."""

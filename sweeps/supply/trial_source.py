@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from search_spaces.space import Point, SearchSpace
@@ -15,7 +15,7 @@ from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig
 from sweeps.config.points import Scalar
 from sweeps.record import limits
-from sweeps.record.events import EarlierPoint, EarlierTrials, PointInfeasible, TrialState
+from sweeps.record.events import EarlierPoint, PointInfeasible, TrialState
 from sweeps.record.selection import rank
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.searchers import REPEATED, Searcher
@@ -83,74 +83,57 @@ def refused_default(
 class TrialSource:
     """Hands out trials until budget.trials of them count, or the space has no new point.
 
-    The points that somebody asks for while the sweep runs are trials beyond budget.trials.
+    What is known of the sweep comes with each question, as its record. The points that somebody asks for while the
+    sweep runs are trials beyond budget.trials.
     """
 
     def __init__(
-        self,
-        config: SweepConfig,
-        space: SearchSpace,
-        fingerprints: Mapping[str, str],
-        trials: Callable[[], Mapping[str, TrialRecord]] = dict,
-        targets: Targets | None = None,
-        earlier: EarlierTrials | None = None,
+        self, config: SweepConfig, space: SearchSpace, record: SweepRecord, targets: Targets | None = None
     ) -> None:
-        """The trials from the first one on, or, of a sweep that goes on, from where it was.
+        """The trials from the first one on, or, of a sweep that goes on, from where the record leaves it.
 
         Args:
-            trials: answers what is known of the sweep's trials now, by key. The searcher learns from it. Those that are
-                there from the beginning, neither over nor parked, are handed out again first.
-            targets: what target modules mean on the base; each value for itself when it is not known.
-            earlier: the trials of another sweep, whose best points come after those of `searcher.points`.
+            config: as the sweep was launched.
+            record: trials that are neither over nor parked are handed out again first. The best points of
+                `searcher.warm_start` come after those of `searcher.points`.
+            targets: what target modules mean on the base; each value for itself when that is not known.
         """
         self._config = config
         self._space = space
-        self._fingerprints = fingerprints
-        self._trials = trials
+        self._fingerprints = record.fingerprints
         self._targets = targets or Targets()
         self._searcher: Searcher = config.searcher.build(space, config.seed)
         self._objective = config.objectives[0]
         self._compared = resource.of(config)
         self._told: dict[str, TrialRecord] = {}
-        known = sorted(trials().values(), key=lambda trial: trial.number)
+        """Trial key -> what the searcher has been told of the trial."""
+        known = sorted(record.trials.values(), key=lambda trial: trial.number)
         self._begun = [t for t in known if not t.state.is_final and t.state is not TrialState.PARKED]
+        self._handed_out: set[str] = set()
+        """Keys of the trials that this source has handed out, repeats left out."""
         self._seen = {trial.trial_key for trial in known}
         self._numbers = {trial.number for trial in known}
         self._free_number = 0
         """No number below it is free."""
-        self._record: Callable[[], SweepRecord] = SweepRecord
-        self._added: dict[str, Point] = {}
-        """Trial key -> the point that somebody has asked for."""
-        self._handed_out = {t.trial_key for t in known if t.state.counts_as_trial and t.repeats is None}
-        """Keys of the trials that count, and of those that were replaced since."""
-        self._infeasible = {t.trial_key for t in known if not t.state.counts_as_trial}
-        self._replaced = 0
-        """Trials that turned out infeasible since, and that others take the place of."""
-        self._last_reason = ""
         self._is_used_up = False
         """No new point was found, and the searcher has learned nothing since."""
         self._suggested: set[str] = set()
         """Keys of the trials at the points that the searcher has suggested, here and not under earlier drivers."""
+        earlier = record.earlier
         self._first = iter([*points.beginning(config, space), *warm_start.first(earlier, space)])
         for known_point in earlier.own if earlier is not None else ():
             reached = self._earlier_reached(known_point)
-            # As of this sweep's own trials: what it came to there, not its best.
-            there = known_point.loss if known_point.last is None else known_point.last
-            self._searcher.tell(known_point.point, reached, there, known_point.step is None)
+            # The searcher learns what a trial came to at its last step, not the best of its values.
+            loss = known_point.loss if known_point.last is None else known_point.last
+            self._searcher.tell(known_point.point, reached, loss, known_point.step is None)
 
-    def follow(self, record: Callable[[], SweepRecord]) -> None:
-        """From now on hands out what is asked for while the sweep runs, too: `record` answers how the sweep stands."""
-        self._record = record
-        self._take_in()
-
-    def next(self) -> PlannedTrial | None:
-        """The next trial; None when there is none for now (`replace` may make room for one)."""
+    def next(self, record: SweepRecord) -> PlannedTrial | None:
+        """The next trial; None when there is none for now: one that turns out infeasible makes room for another."""
         if self._begun:
             return again(self._begun.pop(0))
-        self._take_in()
-        if self._left <= 0 or self.gave_up is not None:
+        if self._left(record) <= 0 or self.gave_up(record) is not None:
             return None
-        self._learn()
+        self._learn(record)
         if self._is_used_up:
             return None
         for candidate in self._candidates():
@@ -160,22 +143,66 @@ class TrialSource:
         self._is_used_up = True
         return None
 
-    def added(self) -> PlannedTrial | None:
+    def added(self, record: SweepRecord) -> PlannedTrial | None:
         """The next trial that somebody has asked for and that was not handed out yet; None when there is none."""
         if self._config.searcher.start_with_default and 0 not in self._numbers:
             return None  # Number 0 is the default's own.
-        self._take_in()
-        for trial_key, point in self._added.items():
-            if trial_key not in self._seen:
-                self._learn()
+        for trial in self._asked_for(record):
+            if trial.trial_key not in self._seen:
+                self._learn(record)
                 # Also one whose modules cannot be trained: its host says so, and whoever asked for it can read that.
-                return self._hand_out(self._at(self._targets.represent(point)))
+                return self._hand_out(trial)
         return None
 
-    def _take_in(self) -> None:
-        """Takes in what was asked for since the last time."""
-        for point in self._record().added[len(self._added) :]:
-            self._added[self._at(self._targets.represent(point)).trial_key] = point
+    def repeat(self, record: SweepRecord) -> PlannedTrial | None:
+        """The next repeat of one of the best trials, to be asked for once all others are over; None after the last."""
+        ranked = rank(record.trials.values(), self._objective)
+        whole = [trial for trial in ranked if trial.state is TrialState.COMPLETED]
+        for repeat in range(1, self._config.searcher.repeats + 1):
+            for trial in whole[:REPEATED]:
+                repeated = self._at(trial.point, repeat) if trial.point is not None else None
+                if repeated is not None and repeated.trial_key not in self._seen:
+                    self._seen.add(repeated.trial_key)
+                    self._numbers.add(repeated.number)
+                    return dataclasses.replace(repeated, repeats=trial.trial_key)
+        return None
+
+    def gave_up(self, record: SweepRecord) -> str | None:
+        """Why no infeasible point is replaced any more, where there were too many of them and trials are lacking."""
+        infeasible = [trial for trial in self._own(record) if not trial.state.counts_as_trial]
+        if len(infeasible) < max(LEAST_REPLACED, self._count(record)) or self._left(record) <= 0:
+            return None
+        last = max(infeasible, key=lambda trial: trial.number)
+        return (
+            f"{len(infeasible)} points cannot be trained (the last: {last.reason}), and no sweep replaces more than "
+            f"budget.trials, or {LEAST_REPLACED}: take such values out of the search space"
+        )
+
+    def lacking(self, record: SweepRecord) -> str | None:
+        """How many trials of budget.trials there are no points for, in words; None where none is lacking."""
+        left = self._left(record)
+        if not self._is_used_up or left <= 0:
+            return None
+        return f"{left} of budget.trials {self._count(record)} were not tried: the space has no new point"
+
+    def _asked_for(self, record: SweepRecord) -> list[PlannedTrial]:
+        """The trials at the points that somebody has asked for."""
+        return [self._at(self._targets.represent(point)) for point in record.added]
+
+    def _own(self, record: SweepRecord) -> list[TrialRecord]:
+        """The trials of the record that budget.trials is for."""
+        added = {trial.trial_key for trial in self._asked_for(record)}
+        return [trial for key, trial in record.trials.items() if trial.repeats is None and key not in added]
+
+    def _count(self, record: SweepRecord) -> int:
+        """budget.trials as it is now."""
+        return limits.changed(self._config, record.changes).budget.count
+
+    def _left(self, record: SweepRecord) -> int:
+        """How many more trials count towards budget.trials: an infeasible one does not."""
+        begun = sum(trial.state.counts_as_trial for trial in self._own(record))
+        added = {trial.trial_key for trial in self._asked_for(record)}
+        return self._count(record) - begun - len(self._handed_out - record.trials.keys() - added)
 
     def _hand_out(self, trial: PlannedTrial) -> PlannedTrial:
         self._seen.add(trial.trial_key)
@@ -184,53 +211,9 @@ class TrialSource:
         self._searcher.tell(trial.point or {}, 0, None, False)
         return trial
 
-    @property
-    def _count(self) -> int:
-        """budget.trials as it is now."""
-        return limits.changed(self._config, self._record().changes).budget.count
-
-    @property
-    def _left(self) -> int:
-        """How many more trials count towards budget.trials."""
-        return self._count + self._replaced - len(self._handed_out - self._added.keys())
-
-    def repeat(self) -> PlannedTrial | None:
-        """The next repeat of one of the best trials, to be asked for once all others are over; None after the last."""
-        trials = self._trials().values()
-        whole = [trial for trial in rank(trials, self._objective) if trial.state is TrialState.COMPLETED]
-        for repeat in range(1, self._config.searcher.repeats + 1):
-            for trial in whole[:REPEATED]:
-                again = self._at(trial.point, repeat) if trial.point is not None else None
-                if again is not None and again.trial_key not in self._seen:
-                    self._seen.add(again.trial_key)
-                    self._numbers.add(again.number)
-                    return dataclasses.replace(again, repeats=trial.trial_key)
-        return None
-
-    def replace(self, reason: str, trial_key: str | None = None) -> None:
-        """A trial that was handed out turned out infeasible: there may be one more, unless there were too many.
-
-        One that somebody has asked for makes no room: it took none.
-        """
-        if trial_key in self._added:
-            return
-        self._replaced += 1
-        self._last_reason = f" (the last: {reason})"
-
-    @property
-    def gave_up(self) -> str | None:
-        """Why no infeasible point is replaced any more, where there were too many of them and trials are lacking."""
-        infeasible = len(self._infeasible - self._added.keys()) + self._replaced
-        if infeasible < max(LEAST_REPLACED, self._count) or self._left <= 0:
-            return None
-        return (
-            f"{infeasible} points cannot be trained{self._last_reason}, and no sweep replaces more than "
-            f"budget.trials, or {LEAST_REPLACED}: take such values out of the search space"
-        )
-
-    def _learn(self) -> None:
+    def _learn(self, record: SweepRecord) -> None:
         """Tells the searcher what is new. Trials without a point are from logs of earlier versions."""
-        for key, trial in sorted(self._trials().items(), key=lambda item: item[1].number):
+        for key, trial in sorted(record.trials.items(), key=lambda item: item[1].number):
             told, self._told[key] = self._told.get(key), trial
             if trial.point is None or trial.repeats is not None or trial is told:
                 continue
@@ -262,13 +245,6 @@ class TrialSource:
         training = points.apply(self._config.base, earlier.point, 0).training
         at = dict(zip(self._compared.steps(training), self._compared.points, strict=True))
         return at.get(earlier.step, earlier.step * resource.rows_per_step(training))
-
-    @property
-    def lacking(self) -> str | None:
-        """How many trials of budget.trials there are no points for, in words; None where none is lacking."""
-        if not self._is_used_up or self._left <= 0:
-            return None
-        return f"{self._left} of budget.trials {self._count} were not tried: the space has no new point"
 
     def _candidates(self) -> Iterator[PlannedTrial]:
         """Trials to begin, among others that are there already, until the searcher repeats itself.

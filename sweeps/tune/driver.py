@@ -41,7 +41,7 @@ from sweeps.supply.target_modules import Targets
 from sweeps.supply.trial_source import TrialSource, refused_default
 from sweeps.tune.base_evaluation import BaseEvaluation
 from sweeps.tune.broker_calls import ANEW_SECONDS, RETRY_SECONDS
-from sweeps.tune.callback import JournalCallback, LastReport
+from sweeps.tune.callback import JournalCallback
 from sweeps.tune.experiment import Experiment, Spread
 from sweeps.tune.host_news import StartNews, hosts_started, tell_changes
 from sweeps.tune.journaled_rule import Ruling
@@ -198,11 +198,7 @@ class Driver:
         refused = refused_default(self.config, space, self.journal.record.fingerprints, self._targets, self.clock())
         if refused is not None:
             self.journal.add(refused)
-        record = self.journal.record
-        source = self._source = TrialSource(
-            self.config, space, record.fingerprints, lambda: self.journal.record.trials, self._targets, record.earlier
-        )
-        source.follow(lambda: self.journal.record)
+        source = self._source = TrialSource(self.config, space, self.journal.record, self._targets)
         disk = self.config.budget.disk
         shared = {
             "dir": str(self.folder.path),
@@ -211,7 +207,12 @@ class Driver:
             "parks": self.config.scheduler.parks,
         }
         queue = TrialQueue(
-            source, lambda spec: shared | compared.told(spec), self._slots, self.stop, self._reported, ruling
+            source,
+            lambda spec: shared | compared.told(spec),
+            self._slots,
+            self.stop,
+            lambda: self.journal.record,
+            ruling,
         )
         base = BaseEvaluation(self._broker, self._base_evaluated) if self.journal.record.base is None else None
         watch = Watch(self.stop, self._broker, queue, self.display, base, self)
@@ -222,8 +223,9 @@ class Driver:
             base.look(BASE_SECONDS)
         if self._callback.failure is not None:
             raise self._callback.failure
-        if source.lacking is not None:
-            self.display.say(source.lacking)
+        lacking = source.lacking(self.journal.record)
+        if lacking is not None:
+            self.display.say(lacking)
         self.has_run = True
 
     def _spread(self, shared: dict[str, Any]) -> Spread | None:
@@ -254,7 +256,7 @@ class Driver:
 
     def end(self, failed: str | None = None) -> None:
         """Says of every trial and of the sweep how it ended."""
-        gave_up = self._source.gave_up if self._source is not None else None
+        gave_up = self._source.gave_up(self.journal.record) if self._source is not None else None
         if failed is None and self.stop.reason is None and gave_up is not None:
             self.stop.ask("budget", gave_up)
         reason = "failed" if failed is not None else self.stop.reason or "finished"
@@ -288,10 +290,6 @@ class Driver:
             if state.is_final and not may_go_on:
                 self.folder.drop_snapshots(trial.trial_key)
         self.journal.add(SweepEnded(time=self.clock(), reason=reason, message=why))
-
-    def _reported(self, trial_key: str) -> LastReport:
-        """What the journal has of a trial."""
-        return LastReport.of(self.journal.record.trials.get(trial_key))
 
     def _slots(self) -> int:
         try:

@@ -12,7 +12,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from sweeps.halving.rule import Idle, Resume
-from sweeps.record.events import TrialState
+from sweeps.record.sweep_record import SweepRecord
 from sweeps.steering.stop import StopState
 from sweeps.supply.trial_source import PlannedTrial, TrialSource
 from sweeps.tune.callback import LastReport
@@ -35,7 +35,7 @@ class TrialQueue(Searcher):
         settings: Callable[[TrialSpec], dict[str, Any]],
         slots: Callable[[], int],
         stop: StopState,
-        reported: Callable[[str], LastReport],
+        record: Callable[[], SweepRecord],
         ruling: Ruling,
     ) -> None:
         """A queue.
@@ -45,7 +45,7 @@ class TrialQueue(Searcher):
             settings: what a trial is told beside what it is: where to report, what is shared.
             slots: how many there are now.
             stop: whether the sweep is asked to end: no trial begins then. Once no trial will come, it is told so.
-            reported: what the journal has of the trial of a key.
+            record: what the journal has of the sweep now.
             ruling: says what a free slot is for.
         """
         super().__init__()
@@ -55,7 +55,7 @@ class TrialQueue(Searcher):
         self._begun = ruling.parked()
         """Trial key -> the trial, of those that the rule may resume."""
         self._interrupted = ruling.interrupted()
-        self._reported = reported
+        self._record = record
         self._source = source
         self._settings = settings
         self._slots = slots
@@ -96,7 +96,7 @@ class TrialQueue(Searcher):
         return {
             **self._settings(trial.spec),
             "trial_key": trial.trial_key,
-            "reported": self._reported(trial.trial_key)._asdict(),
+            "reported": LastReport.of(self._record().trials.get(trial.trial_key))._asdict(),
             "number": trial.number,
             "params": dict(trial.params),
             "repeats": trial.repeats,
@@ -109,29 +109,26 @@ class TrialQueue(Searcher):
     def _next(self) -> PlannedTrial | None:
         """The trial that a free slot is for; None when it is for nobody now."""
         if self._interrupted:
-            trial = self._source.next()
+            trial = self._source.next(self._record())
             self._interrupted = self._interrupted - {trial.trial_key} if trial is not None else set()
             if trial is not None:
                 return trial
-        added = self._source.added()
+        added = self._source.added(self._record())
         if added is not None:
             return added
         work = self._ruling.rule.next(is_exhausted=False)
         if work is Idle.NEW:
-            trial = self._source.next()
+            trial = self._source.next(self._record())
             if trial is not None:
                 return trial
             work = self._ruling.rule.next(is_exhausted=True)
         if isinstance(work, Resume):
             return self._begun[work.trial]
         # What is best is known once nothing else trains.
-        return self._source.repeat() if self._live.keys() <= self._repeating else None
+        return self._source.repeat(self._record()) if self._live.keys() <= self._repeating else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Frees the trial's place; an infeasible one is replaced, unless it repeats another."""
-        is_infeasible = (result or {}).get("state") == TrialState.INFEASIBLE
-        if is_infeasible and trial_id in self._live and trial_id not in self._repeating:
-            self._source.replace(str((result or {}).get("reason")), self._live[trial_id])
+        """Frees the trial's place."""
         self._live.pop(trial_id, None)
         self.places.free(trial_id)
 

@@ -33,6 +33,8 @@ from typing import Any
 
 import psutil
 
+from sweeps.record.sweep_record import SweepRecord
+
 sys.path.insert(0, str(Path(__file__).parents[1]))  # helpers of the tests, by their bare names
 from mlflow_servers import server
 
@@ -82,8 +84,9 @@ def events(sweep: load.Sweep, folder: SweepFolder | None = None) -> Iterator[Eve
     """All that a sweep writes of trials that are trained to their ends; their adapters are written into the folder."""
     config = sweep.config
     yield SweepStarted(time=time.time(), config=as_kept(config), sweep_id="scale-1")
-    source = TrialSource(config, sweep.space, toy.fingerprint(config.base))
-    for trial in iter(source.next, None):
+    record = SweepRecord(fingerprints=toy.fingerprint(config.base))
+    source = TrialSource(config, sweep.space, record)
+    for trial in iter(partial(source.next, record), None):
         key, spec = trial.trial_key, trial.spec.model_copy(update={"steps": POINTS[-1]})
         yield TrialStarted(
             time=time.time(), trial_key=key, number=trial.number, params=dict(trial.params),

@@ -17,7 +17,6 @@ from mlflow import MlflowClient
 
 from sweeps.record.events import TrialReported, TrialStarted, TrialState
 from sweeps.record.folder import read_events
-from sweeps.supply.trial_source import LEAST_REPLACED
 from trainables import toy
 from trainables.specs import TrialSpec
 

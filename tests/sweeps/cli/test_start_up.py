@@ -87,7 +87,7 @@ def test_looking_imports_nothing_heavy(code: int, words: list[str], tmp_path: Pa
 
 
 def test_importing_the_command_line_imports_nothing_heavy() -> None:
-    modules = "config.load", "planning.plan", "planning.trial_source", "report.page_file", "report.charts"
+    modules = "config.load", "planning.plan", "supply.trial_source", "report.page_file", "report.charts"
     program = "import sys, sweeps.cli, " + ", ".join(f"sweeps.{module}" for module in modules)
     assert python_imports.heavy(program) == set()
 

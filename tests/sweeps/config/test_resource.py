@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import search_spaces
 from search_spaces.space import SearchSpace
 from sweeps.config import resource
 from sweeps.config.model import SweepConfig
+from sweeps.record.sweep_record import SweepRecord
 from sweeps.supply.trial_source import TrialSource
 
 RATE = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
@@ -131,8 +133,8 @@ def test_a_listed_point_whose_step_passes_two_report_points_is_refused() -> None
 def test_trials_of_a_sweep_have_the_steps_of_their_batch() -> None:
     space = {**RATE, **batches(1, 2, 4, 8, 16)}
     config = settled(batches(1, 2, 4, 8, 16), budget={"trials": 12, "steps_per_trial": 84})
-    source = TrialSource(config, SearchSpace.parse(space), {})
-    trials = list(iter(source.next, None))
+    source = TrialSource(config, SearchSpace.parse(space), SweepRecord())
+    trials = list(iter(partial(source.next, SweepRecord()), None))
     assert len({trial.spec.training.batch_size for trial in trials}) > 2
     assert {trial.spec.steps * trial.spec.training.batch_size for trial in trials} == {336}
 

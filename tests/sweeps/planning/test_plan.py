@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,7 +18,9 @@ from sweeps.errors import ConfigError
 from sweeps.planning import this_machine
 from sweeps.planning.capacity import Machine, largest
 from sweeps.planning.plan import Plan, plan
+from sweeps.record.sweep_record import SweepRecord
 from sweeps.report.plan_lines import plan_lines
+from sweeps.supply.trial_source import TrialSource
 from trainables.contract import Memory, Need
 
 RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
@@ -90,15 +93,14 @@ def test_a_small_space_bounds_the_trials(default: int, start: bool, trials: int)
 
 
 def test_the_plan_says_as_many_trials_as_a_sweep_has() -> None:
-    from sweeps.supply.trial_source import TrialSource
-
     space = {
         "adapter.use_rslora": {"choice": [False, True]},
         "adapter.lora_alpha": {"choice": [5, 7], "when": {"adapter.use_rslora": True}},
     }
     config, parsed = toy(space, budget={"trials": 50})
-    source = TrialSource(config, parsed, {})
-    assert sum(1 for _ in iter(source.next, None)) == plan(config, parsed, NEED, SERVER).trials == 3
+    source = TrialSource(config, parsed, SweepRecord())
+    handed_out = list(iter(partial(source.next, SweepRecord()), None))
+    assert len(handed_out) == plan(config, parsed, NEED, SERVER).trials == 3
 
 
 # Slots and memory

@@ -166,7 +166,7 @@ def test_what_is_granted_between_the_last_look_for_a_trial_and_the_end_is_tried(
     with driver(tmp_path, sweep(3, variant="stop")) as played:
         answerer = answering(played)
 
-        def nothing_left(_source: object) -> None:
+        def nothing_left(_source: object, _record: object) -> None:
             mailbox.send(played.folder, LARGER, 1)
             answerer.answer_all()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from sweep_files import toy
 from sweeps.record.events import TrialState
 from sweeps.record.first_wins import first_wins
 from sweeps.record.selection import choose
-from sweeps.record.sweep_record import TrialRecord
+from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import trial_tables
 from sweeps.supply.target_modules import Targets, asked, check, settle
 from sweeps.supply.trial_source import PlannedTrial, TrialSource, refused_default
@@ -39,7 +40,8 @@ def drawn(
 ) -> list[PlannedTrial]:
     sections = {"searcher": {"kind": "grid"}, "budget": {"trials": 50}} | sections
     config, parsed = toy(space, **sections)
-    return list(iter(TrialSource(config, parsed, {"toy": "1"}, lambda: known or {}, targets).next, None))
+    found = SweepRecord(trials=known or {}, fingerprints={"toy": "1"})
+    return list(iter(partial(TrialSource(config, parsed, found, targets).next, found), None))
 
 
 def modules(trials: list[PlannedTrial]) -> list[tuple[Any, int]]:

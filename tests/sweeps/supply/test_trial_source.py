@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 from sweep_events import recorded
 from sweep_files import toy
 
+from search_spaces.space import Point
 from sweeps.config import resource
 from sweeps.record.events import TrialState
-from sweeps.record.sweep_record import TrialRecord
+from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.searchers._learner import Learner
+from sweeps.searchers.random import RandomSearcher
 from sweeps.supply import trial_source
 from sweeps.supply.target_modules import Targets
 from sweeps.supply.trial_source import LEAST_REPLACED, USED_UP, PlannedTrial, TrialSource
@@ -23,18 +25,32 @@ RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
 GRID = {"adapter.r": {"choice": [4, 8]}, "training.batch_size": {"choice": [1, 2, 4]}}
 
 
-def source(
-    space: dict[str, Any], trials: int = 16, known: Mapping[str, TrialRecord] | None = None, **sections: Any
-) -> TrialSource:
-    config, parsed = toy(space, budget={"trials": trials}, **sections)
-    return TrialSource(config, parsed, {"toy": "1"}, lambda: known or {})
+class Sweep:
+    """A source, and what is known of its sweep."""
+
+    def __init__(
+        self,
+        space: dict[str, Any],
+        trials: int = 16,
+        known: Mapping[str, TrialRecord] | None = None,
+        targets: Targets | None = None,
+        **sections: Any,
+    ) -> None:
+        config, parsed = toy(space, budget={"trials": trials}, **sections)
+        self.record = SweepRecord(trials=known or {}, fingerprints={"toy": "1"})
+        self.source = TrialSource(config, parsed, self.record, targets)
+
+    def learns(self, trial: PlannedTrial, state: TrialState, reason: str = "") -> None:
+        (known,) = recorded((trial, state)).values()
+        known = replace(known, reason=reason)
+        self.record = replace(self.record, trials={**self.record.trials, trial.trial_key: known})
+
+    def next(self) -> PlannedTrial | None:
+        return self.source.next(self.record)
 
 
-def drawn(trials: TrialSource, at_most: int = 100) -> list[PlannedTrial]:
-    found: list[PlannedTrial] = []
-    while len(found) < at_most and (trial := trials.next()) is not None:
-        found.append(trial)
-    return found
+def drawn(trials: Sweep, at_most: int = 100) -> list[PlannedTrial]:
+    return list(islice(iter(trials.next, None), at_most))
 
 
 def keys(trials: list[PlannedTrial]) -> list[str]:
@@ -42,61 +58,61 @@ def keys(trials: list[PlannedTrial]) -> list[str]:
 
 
 def test_the_first_trial_is_the_file_itself() -> None:
-    first = drawn(source(RATES, training={"learning_rate": 5e-4}))[0]
+    first = drawn(Sweep(RATES, training={"learning_rate": 5e-4}))[0]
     assert first.number == 0
     assert first.spec.training.learning_rate == 5e-4
     assert first.params["learning_rate"] == 5e-4
 
 
 def test_the_default_can_be_left_out() -> None:
-    trials = drawn(source(RATES, 4, searcher={"kind": "random", "start_with_default": False}))
+    trials = drawn(Sweep(RATES, 4, searcher={"kind": "random", "start_with_default": False}))
     assert len(trials) == 4
     assert 2e-4 not in [trial.spec.training.learning_rate for trial in trials]
 
 
 def test_the_budget_counts_the_default() -> None:
-    trials = drawn(source(RATES, 4))
+    trials = drawn(Sweep(RATES, 4))
     assert [trial.number for trial in trials] == [0, 1, 2, 3]
     assert len(set(keys(trials))) == 4
 
 
 def test_an_exhausted_budget_stays_exhausted() -> None:
-    trials = source(RATES, 2)
+    trials = Sweep(RATES, 2)
     drawn(trials)
     assert trials.next() is None
 
 
 def test_equal_points_are_tried_once() -> None:
-    trials = drawn(source({"adapter.r": {"choice": [4, 8, 16]}}))
+    trials = drawn(Sweep({"adapter.r": {"choice": [4, 8, 16]}}))
     assert sorted(trial.spec.adapter.r for trial in trials) == [4, 8, 16]
     assert [trial.number for trial in trials] == [0, 1, 2]
 
 
 def test_trials_that_there_are_no_points_for_are_told() -> None:
-    trials = source({"adapter.r": {"choice": [4, 8, 16]}}, 5)
-    assert trials.lacking is None
+    trials = Sweep({"adapter.r": {"choice": [4, 8, 16]}}, 5)
+    assert trials.source.lacking(trials.record) is None
     drawn(trials)
-    assert trials.lacking == "2 of budget.trials 5 were not tried: the space has no new point"
-    enough = source({"adapter.r": {"choice": [4, 8, 16]}}, 3)
+    assert trials.source.lacking(trials.record) == "2 of budget.trials 5 were not tried: the space has no new point"
+    enough = Sweep({"adapter.r": {"choice": [4, 8, 16]}}, 3)
     drawn(enough)
-    assert enough.lacking is None
+    assert enough.source.lacking(enough.record) is None
 
 
 def test_a_default_outside_the_space_is_one_more() -> None:
-    trials = drawn(source({"adapter.r": {"choice": [4, 8]}}))
+    trials = drawn(Sweep({"adapter.r": {"choice": [4, 8]}}))
     assert trials[0].spec.adapter.r == 16
     assert sorted(trial.spec.adapter.r for trial in trials) == [4, 8, 16]
 
 
 def test_modules_in_another_order_are_no_other_trial() -> None:
     space = {"adapter.target_modules": {"choice": [["q", "v"], ["k"]]}}
-    assert len(drawn(source(space, adapter={"target_modules": ["v", "q"]}))) == 2
+    assert len(drawn(Sweep(space, adapter={"target_modules": ["v", "q"]}))) == 2
 
 
 def test_an_infeasible_trial_makes_room_for_another() -> None:
-    trials = source(RATES, 2)
+    trials = Sweep(RATES, 2)
     before = drawn(trials)
-    trials.replace("no such layer")
+    trials.learns(before[1], TrialState.INFEASIBLE)
     after = drawn(trials)
     assert [trial.number for trial in after] == [2]
     assert not set(keys(before)) & set(keys(after))
@@ -105,91 +121,96 @@ def test_an_infeasible_trial_makes_room_for_another() -> None:
 def test_points_that_cannot_be_trained_do_not_use_up_a_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial_source, "USED_UP", 20)
     space = {"adapter.target_modules": {"choice": ["mlp", "all-linear"]}, "adapter.r": {"choice": [*range(1, 41)]}}
-    config, parsed = toy(space, budget={"trials": 30}, searcher={"kind": "grid"})
-    trials = TrialSource(config, parsed, {"toy": "1"}, dict, Targets(problems={"mlp": "no such layer"}))
+    trials = Sweep(space, 30, targets=Targets(problems={"mlp": "no such layer"}), searcher={"kind": "grid"})
     assert len(drawn(trials)) == 30
 
 
 def test_an_infeasible_trial_is_not_replaced_where_the_space_has_no_more() -> None:
-    trials = source({"adapter.r": {"choice": [16]}})
-    assert len(drawn(trials)) == 1
-    trials.replace("no such layer")
+    trials = Sweep({"adapter.r": {"choice": [16]}})
+    (only,) = drawn(trials)
+    trials.learns(only, TrialState.INFEASIBLE)
     assert trials.next() is None
 
 
 def test_a_used_up_space_is_searched_again_only_after_the_searcher_has_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    known: dict[str, TrialRecord] = {}
-    config, parsed = toy({"adapter.r": {"choice": [4, 8]}}, budget={"trials": 16})
-    trials = TrialSource(config, parsed, {"toy": "1"}, lambda: known)
+    suggested: list[Point | None] = []
+    suggest = RandomSearcher.suggest
+
+    def noted(self: RandomSearcher) -> Point | None:
+        suggested.append(suggest(self))
+        return suggested[-1]
+
+    monkeypatch.setattr(RandomSearcher, "suggest", noted)
+    trials = Sweep({"adapter.r": {"choice": [4, 8]}})
     begun = drawn(trials)
-    suggest = Mock(wraps=trials._searcher.suggest)
-    monkeypatch.setattr(trials._searcher, "suggest", suggest)
+    suggested.clear()
     assert trials.next() is trials.next() is None
-    assert suggest.call_count == 0
-    known.update(recorded((begun[0], TrialState.COMPLETED)))
+    assert not suggested
+    trials.learns(begun[0], TrialState.COMPLETED)
     assert trials.next() is trials.next() is None
-    assert suggest.call_count == USED_UP
+    assert len(suggested) == USED_UP
 
 
 @pytest.mark.parametrize(("budget", "replaced"), [(3, LEAST_REPLACED), (14, 14)])
 def test_infeasible_trials_are_replaced_so_often_and_no_more(budget: int, replaced: int) -> None:
-    trials = source(RATES, budget)
-    handed_out = len(drawn(trials))
-    for number in range(100):
-        assert (trials.gave_up is None) is (number < replaced)
-        trials.replace(f"point {number}")
-        handed_out += len(drawn(trials))
-    assert handed_out == budget + replaced - 1
-    assert trials.gave_up is not None
-    assert "(the last: point 99)" in trials.gave_up
+    trials = Sweep(RATES, budget)
+    begun = drawn(trials)
+    for number in range(replaced):
+        assert trials.source.gave_up(trials.record) is None
+        trials.learns(begun[number], TrialState.INFEASIBLE, f"point {number}")
+        begun += drawn(trials)
+    assert len(begun) == budget + replaced - 1
+    gave_up = trials.source.gave_up(trials.record)
+    assert gave_up is not None
+    assert f"(the last: point {replaced - 1})" in gave_up
 
 
 def test_as_many_infeasible_trials_as_may_be_are_no_reason_to_give_up_where_none_is_lacking() -> None:
-    trials = source(RATES, 10)
-    drawn(trials)
-    for _ in range(LEAST_REPLACED - 1):
-        trials.replace("no such layer")
+    trials = Sweep(RATES, 10)
+    begun = drawn(trials)
+    for trial in begun[: LEAST_REPLACED - 1]:
+        trials.learns(trial, TrialState.INFEASIBLE)
         drawn(trials)
-    assert trials.gave_up is None
+    assert trials.source.gave_up(trials.record) is None
 
 
 @pytest.mark.parametrize("kind", ["random", "grid"])
 def test_the_same_seed_gives_the_same_trials(kind: str) -> None:
     space = GRID if kind == "grid" else RATES
-    one, other = (drawn(source(space, searcher={"kind": kind}, seed=3)) for _ in range(2))
+    one, other = (drawn(Sweep(space, searcher={"kind": kind}, seed=3)) for _ in range(2))
     assert one == other
 
 
 def test_another_seed_gives_other_points() -> None:
-    one, other = (drawn(source(RATES, 5, seed=seed)) for seed in (0, 1))
+    one, other = (drawn(Sweep(RATES, 5, seed=seed)) for seed in (0, 1))
     rates = [{trial.spec.training.learning_rate for trial in trials} for trials in (one, other)]
     assert rates[0] & rates[1] == {2e-4}
     assert one[0].trial_key != other[0].trial_key  # the same point, but another seed for its numbers
 
 
 def test_a_longer_budget_begins_with_the_same_trials() -> None:
-    assert keys(drawn(source(RATES, 12)))[:5] == keys(drawn(source(RATES, 5)))
+    assert keys(drawn(Sweep(RATES, 12)))[:5] == keys(drawn(Sweep(RATES, 5)))
 
 
 def test_a_grid_gives_each_combination_once() -> None:
-    trials = drawn(source(GRID, 50, searcher={"kind": "grid", "start_with_default": False}))
+    trials = drawn(Sweep(GRID, 50, searcher={"kind": "grid", "start_with_default": False}))
     assert [(trial.spec.adapter.r, trial.spec.training.batch_size) for trial in trials] == [
         (r, size) for r in (4, 8) for size in (1, 2, 4)
     ]
 
 
 def test_a_grid_does_not_repeat_a_default_that_is_in_it() -> None:
-    trials = drawn(source(GRID, 50, searcher={"kind": "grid"}, adapter={"r": 8}, training={"batch_size": 4}))
+    trials = drawn(Sweep(GRID, 50, searcher={"kind": "grid"}, adapter={"r": 8}, training={"batch_size": 4}))
     assert len(trials) == 6
     assert (trials[0].spec.adapter.r, trials[0].spec.training.batch_size) == (8, 4)
 
 
 def test_a_grid_ends_with_the_budget() -> None:
-    assert len(drawn(source(GRID, 3, searcher={"kind": "grid"}))) == 3
+    assert len(drawn(Sweep(GRID, 3, searcher={"kind": "grid"}))) == 3
 
 
 def test_each_trial_has_a_seed_and_a_key_of_its_own() -> None:
-    trials = drawn(source(RATES, 8))
+    trials = drawn(Sweep(RATES, 8))
     assert len({trial.spec.seed for trial in trials}) == 8
     assert len(set(keys(trials))) == 8
 
@@ -199,7 +220,7 @@ def test_a_field_is_searched_where_its_condition_holds() -> None:
         "adapter.use_rslora": {"choice": [False, True]},
         "adapter.lora_alpha": {"choice": [5, 7], "when": {"adapter.use_rslora": True}},
     }
-    trials = drawn(source(space, 50))
+    trials = drawn(Sweep(space, 50))
     found = {(trial.spec.adapter.use_rslora, trial.spec.adapter.alpha) for trial in trials}
     assert found == {(False, 32), (True, 5), (True, 7)}
     assert len(trials) == 3
@@ -209,40 +230,40 @@ def test_a_field_is_searched_where_its_condition_holds() -> None:
 
 
 def test_finished_trials_are_not_handed_out_again() -> None:
-    first = drawn(source(RATES, 5))
+    first = drawn(Sweep(RATES, 5))
     known = recorded((first[0], TrialState.COMPLETED), (first[2], TrialState.FAILED))
-    again = drawn(source(RATES, 5, known))
+    again = drawn(Sweep(RATES, 5, known))
     assert again == [first[1], first[3], first[4]]
 
 
 @pytest.mark.parametrize("state", [TrialState.PENDING, TrialState.RUNNING, TrialState.PAUSED])
 def test_unfinished_trials_are_handed_out_again_under_their_numbers(state: TrialState) -> None:
-    first = drawn(source(RATES, 3))
-    assert drawn(source(RATES, 3, recorded(*((trial, state) for trial in first)))) == first
+    first = drawn(Sweep(RATES, 3))
+    assert drawn(Sweep(RATES, 3, recorded(*((trial, state) for trial in first)))) == first
 
 
 def test_a_replaced_trial_stays_replaced() -> None:
-    lived = source(RATES, 2)
+    lived = Sweep(RATES, 2)
     first = drawn(lived)
-    lived.replace("no such layer")
+    lived.learns(first[1], TrialState.INFEASIBLE)
     (third,) = drawn(lived)
     states = [TrialState.COMPLETED, TrialState.INFEASIBLE, TrialState.PAUSED]
     known = recorded(*zip([*first, third], states, strict=True))
-    assert drawn(source(RATES, 2, known)) == [third]
+    assert drawn(Sweep(RATES, 2, known)) == [third]
 
 
 def test_a_sweep_that_gave_up_hands_out_what_it_had_begun_and_nothing_else() -> None:
-    begun = drawn(source(RATES, 13))
+    begun = drawn(Sweep(RATES, 13))
     infeasible = [(trial, TrialState.INFEASIBLE) for trial in begun[:LEAST_REPLACED]]
     for last in (begun[10], begun[11]):
-        trials = source(RATES, 3, recorded(*infeasible, (last, TrialState.PAUSED)))
+        trials = Sweep(RATES, 3, recorded(*infeasible, (last, TrialState.PAUSED)))
         assert drawn(trials) == [last]
-        assert trials.gave_up is not None
+        assert trials.source.gave_up(trials.record) is not None
 
 
 def test_a_sweep_whose_trials_are_all_over_has_none_left() -> None:
-    first = drawn(source(RATES, 3))
-    assert drawn(source(RATES, 3, recorded(*((trial, TrialState.STOPPED) for trial in first)))) == []
+    first = drawn(Sweep(RATES, 3))
+    assert drawn(Sweep(RATES, 3, recorded(*((trial, TrialState.STOPPED) for trial in first)))) == []
 
 
 @pytest.mark.parametrize(("kind", "space"), [("random", RATES), ("grid", {"adapter.r": {"choice": [*range(1, 61)]}})])
@@ -250,9 +271,9 @@ def test_points_that_were_tried_under_an_earlier_driver_do_not_use_up_the_space(
     kind: str, space: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trial_source, "USED_UP", 20)
-    whole = drawn(source(space, 50, searcher={"kind": kind}))
+    whole = drawn(Sweep(space, 50, searcher={"kind": kind}))
     known = recorded(*((trial, TrialState.STOPPED) for trial in whole[:40]))
-    assert drawn(source(space, 50, known, searcher={"kind": kind})) == whole[40:]
+    assert drawn(Sweep(space, 50, known, searcher={"kind": kind})) == whole[40:]
 
 
 # What the searcher is told
@@ -267,18 +288,18 @@ def test_a_searcher_is_told_of_report_points_in_the_unit_in_which_trials_are_com
     space = {"training.batch_size": {"choice": [1, 4]}}
     config, parsed = toy(space, searcher={"kind": "tpe", "points": [{"training.batch_size": size} for size in (1, 4)]})
     config, _ = resource.settled(config, parsed, None)
-    known: dict[str, TrialRecord] = {}
-    source = TrialSource(config, parsed, {"toy": "1"}, lambda: known)
-    begun = [trial for _ in range(3) if (trial := source.next()) is not None]
+    record = SweepRecord()
+    source = TrialSource(config, parsed, record)
+    begun = [trial for _ in range(3) if (trial := source.next(record)) is not None]
     points = resource.of(config).points
+    known: dict[str, TrialRecord] = {}
     for trial in begun:
         steps = resource.of(config).steps(trial.spec.training)
         evals = tuple((step, {"eval_loss": 1.0}) for step in steps)
-        (record,) = recorded((trial, TrialState.COMPLETED)).values()
-        known[trial.trial_key] = replace(record, evals=evals, step=steps[-1])
+        (found,) = recorded((trial, TrialState.COMPLETED)).values()
+        known[trial.trial_key] = replace(found, evals=evals, step=steps[-1])
     told.clear()
-    source.replace("one more")
-    source.next()
+    source.next(SweepRecord(trials=known))
     results = [(resource_, is_final) for _, resource_, outcome, is_final in told if outcome is not None]
     assert results == [(point, point == points[-1]) for _ in begun for point in points]
     assert len({trial.spec.steps for trial in begun}) > 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -82,11 +83,9 @@ def played(kind: str, past: Iterable[Event], trials: int = 16) -> list[Event]:
             record = after
 
     add(past)
-    source = TrialSource(config, parsed, {"toy": "1"}, lambda: record.trials)
-    while (trial := source.next()) is not None:
+    source = TrialSource(config, parsed, replace(record, fingerprints={"toy": "1"}))
+    while (trial := source.next(record)) is not None:
         add(happens(trial, record))
-        if record.trials[trial.trial_key].state is TrialState.INFEASIBLE:
-            source.replace("no such layer")
     return story
 
 

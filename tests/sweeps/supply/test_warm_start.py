@@ -15,6 +15,7 @@ from search_spaces.space import SearchSpace
 from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig
 from sweeps.record.events import EarlierPoint, EarlierTrials
+from sweeps.record.sweep_record import SweepRecord
 from sweeps.searchers._learner import Learner
 from sweeps.supply import warm_start
 from sweeps.supply.trial_source import TrialSource
@@ -103,8 +104,9 @@ def test_the_best_points_of_the_earlier_sweep_come_after_the_default_and_the_fil
     given_first, space = toy(SPACE, searcher={"kind": "random", "points": [point(5e-4, 32)]})
     outside = point(0.5)
     told = earlier((point(1e-3), 3.0), (point(2e-3), 1.0), (outside, 0.5), (point(3e-3), 2.0), (point(4e-3), 4.0))
-    source = TrialSource(given_first, space, {"toy": "1"}, earlier=told)
-    rates = [trial.spec.training.learning_rate for _ in range(5) if (trial := source.next()) is not None]
+    record = SweepRecord(earlier=told)
+    source = TrialSource(given_first, space, record)
+    rates = [trial.spec.training.learning_rate for _ in range(5) if (trial := source.next(record)) is not None]
     assert rates == [given_first.training.learning_rate, 5e-4, 2e-3, 3e-3, 1e-3]
 
 
@@ -136,7 +138,7 @@ def test_results_that_compare_are_told_to_the_searcher_and_others_are_not(
     known = earlier((point(1e-3), 3.0), (point(2e-3), 1.0), is_same_task=is_same)
     of_others = EarlierPoint(point=point(3e-3), loss=0.5, is_own=False)
     known = known.model_copy(update={"trials": (*known.trials, of_others)})
-    TrialSource(learning, space, {"toy": "1"}, earlier=known)
+    TrialSource(learning, space, SweepRecord(earlier=known))
     assert told == ([(point(1e-3), 9, 3.0, True), (point(2e-3), 9, 1.0, True)] if is_same else [])
 
 
@@ -149,7 +151,7 @@ def test_a_trial_that_was_stopped_is_told_with_what_it_was_trained_on(
     learning, space = toy(SPACE, searcher={"kind": "tpe"}, **{"budget": {"steps_per_trial": 9}, **sections})
     stopped = EarlierPoint(point=point(1e-3), loss=2.0, last=3.0, step=3)
     known = EarlierTrials(time=1.0, sweep_id="before", trials=(stopped,), is_same_task=True)
-    TrialSource(learning, space, {"toy": "1"}, earlier=known)
+    TrialSource(learning, space, SweepRecord(earlier=known))
     assert told == [(point(1e-3), reached, 3.0, False)]
 
 
