@@ -17,8 +17,9 @@ from sweeps.config import environment, resource
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
 from sweeps.errors import RayGone, StorageError, SweepError
-from sweeps.planning import capacity, epochs, this_machine
-from sweeps.planning.number_words import counted
+from sweeps.planning import capacity, this_machine
+from sweeps.planning.forecast import rows_per_trial
+from sweeps.planning.number_words import counted, epochs
 from sweeps.record import eval_rows, limits
 from sweeps.record import folder as folders
 from sweeps.record.events import SweepPlanned, SweepStarted
@@ -327,10 +328,10 @@ def _train(sweep: Sweep, driver: Driver, say: Callable[[str], None], joined: str
     if ready.hosts[0].engine:
         say(f"engine: {ready.hosts[0].engine}")
     if ready.data.train_rows:
-        rows = epochs.rows_per_trial(config, sweep.space)
+        rows = rows_per_trial(config, sweep.space)
         compared = resource.of(config)
         steps = compared.total if compared.unit == "step" else None
-        say(epochs.line(steps, rows, ready.data.train_rows))
+        say(epochs(steps, rows, ready.data.train_rows))
     driver.run(sweep.space)
 
 
@@ -355,5 +356,4 @@ def _result(running: _Running, trained: _Trained, sink: MlflowSink, writer: Writ
         parent_run=sink.parent_run,
         experiment_id=sink.experiment_id,
         run_ids=sink.run_ids,
-        estimated_bytes=trained.hosts[0].estimated_bytes if trained.hosts else None,
     )

@@ -186,6 +186,8 @@ class Preview(Spec):
     train_rows: int | None = None
     eval_rows: int | None = None
     """Rows to train on, and rows of one evaluation; None where that is not known yet."""
+    row_tokens: float | None = None
+    """Mean tokens of a row to train on, by the characters of the rows that were looked at; None where none was."""
     test_rows_in_train: int = 0
     """Of the rows that were looked at."""
     is_doubtful: bool = False

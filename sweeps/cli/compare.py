@@ -56,7 +56,7 @@ def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
     tell(out, [f"{status.sweep_id}: {WORDS[status.state]}"])
     show_trials(out, record, separation)
     best, *compared = closing_lines.so_far(status, selection, separation)
-    peak = closing_lines.peak_memory(record, None)
+    peak = closing_lines.peak_memory(record)
     lines = [best, *(f"      {line}" for line in compared), *closing_lines.outcome(status)]
     tell(out, lines if peak is None else [*lines, peak])
     return {

@@ -37,9 +37,14 @@ def launch(
         show_plan(planned)
     with mistakes("no trial was started"):
         displays = summary.displays(started, planned.expected_steps, planned.trials)
-        cost = planned.outlook.cost
-        seconds = None if cost is None else cost.seconds.expected
-        expected = SweepPlanned(time=time.time(), steps=planned.expected_steps, seconds=seconds)
+        taken = planned.forecast.seconds
+        seconds = None if taken is None else taken.expected
+        expected = SweepPlanned(
+            time=time.time(),
+            steps=planned.expected_steps,
+            seconds=seconds,
+            memory_bytes=planned.memory_bytes,
+        )
         result = launching.launch(sweep, displays, planned=expected)
     finish(sweep, result, promote, as_json)
 

@@ -1,4 +1,4 @@
-"""What the plan warns of: evaluations that cost much or tell little, points never tried, rsLoRA by a ratio, idle GPUs.
+"""What a plan warns of: searches that save or tell little, budgets that are too short, rsLoRA by a ratio, idle GPUs.
 
 Pure.
 """
@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import math
 
+from search_spaces.domains import Value
 from search_spaces.space import SearchSpace
-from sweeps.config import points
+from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_password
-from sweeps.planning.number_words import counted
-from sweeps.planning.outlook import Outlook
+from sweeps.planning.capacity import highest
+from sweeps.planning.forecast import Forecast, different, shortest_budget
+from sweeps.planning.number_words import counted, duration
 from trainables.contract import Need, RowShape
 from trainables.data.findings import FEW_ROWS
+from trainables.learning_rates import warmup_steps
 
+LEAST_UNEVEN = 0.01
+"""Share of examples that one trial may have seen more than another at a rung, from which that is told."""
 MOST_EVALUATION = 0.5
 """Part of the work from which evaluations are more than the training."""
 PAIRED_SPREAD = 0.13
@@ -29,7 +34,130 @@ COARSE = 2 * USUAL_GAP
 """Differences that a sweep should tell at least, in nats per token."""
 
 
-def of_evaluation(config: SweepConfig, seen: Outlook, rows: RowShape | None) -> list[str]:
+def of_search(config: SweepConfig, space: SearchSpace, trials: int, slots: int) -> list[str]:
+    """Lines where the search, as the file has it, cannot save steps, compares unlike trials, or leaves points untried.
+
+    Args:
+        trials: different ones, as many as there will be.
+        slots: of all hosts.
+    """
+    compared, warnings = resource.of(config), []
+    if config.scheduler.compares and len(compared.points) < 2:
+        total, longer = f"budget.steps_per_trial {compared.points[0]}", "steps_per_trial"
+        if compared.unit == "example":
+            total = f"the {counted(compared.points[0], compared.unit)} of a trial"
+            longer = "budget.examples_per_trial, or what is given in its place"
+        warnings.append(
+            f"scheduler.grace_steps reaches {total}: no trial can be stopped early; lower grace_steps or raise {longer}"
+        )
+    if config.scheduler.compares and len(compared.points) > 1:
+        warnings += _warmup_warnings(config, space, compared.steps(config.training)[0])
+    if config.scheduler.kind == "asha" and not config.scheduler.parks and slots >= trials > 1:
+        warnings.append(
+            f"{slots} slots for {trials} trials: all of them run at once, so early stopping has nothing to "
+            "save; raise budget.trials, lower cluster.slots_per_host or set scheduler.variant=promote"
+        )
+    if "training.learning_rate" not in space.domains:
+        warnings.append(
+            "the space leaves training.learning_rate alone: it matters most, and the best value moves with the other "
+            "fields; add training.learning_rate: {loguniform: [2.0e-5, 2.0e-3]}"
+        )
+    outside = points.outside(config.base, space) if config.searcher.start_with_default else {}
+    if outside:
+        values = ", ".join(f"{field} {_shown(value)}" for field, value in outside.items())
+        warnings.append(
+            f"t00 is the default configuration, which lies outside the space ({values}): it is trained and ranked with "
+            "the others; search its values too, change them, or set searcher.start_with_default=false"
+        )
+    more_seen = resource.more_seen(config, space)
+    if more_seen >= LEAST_UNEVEN:
+        warnings.append(
+            f"{' x '.join(resource.BATCH)}: batches of {', '.join(map(str, resource.batches(config, space)))} have no "
+            f"small common multiple: trials ranked together have seen up to {more_seen:.0%} more examples than others; "
+            "choose batches with a small common multiple, such as powers of two"
+        )
+    warnings += of_points(config, space)
+    count = config.budget.count
+    if trials < count:
+        warnings.append(f"the space has {trials} different trials, fewer than budget.trials {count}")
+    elif config.searcher.kind == "grid" and (distinct := different(config, space) or 0) > count:
+        warnings.append(
+            f"searcher.kind grid: {distinct} different trials, more than budget.trials {count}: "
+            f"{counted(distinct - count, 'trial')} would never be tried; set budget.trials={distinct}"
+        )
+    return warnings
+
+
+def _warmup_warnings(config: SweepConfig, space: SearchSpace, first: int) -> list[str]:
+    """Until the rate is full, trials differ by how fast it rises: at least half of the steps should come after that.
+
+    Args:
+        first: the step at which trials are first compared.
+    """
+    field, steps = "training.warmup_ratio", config.budget.steps_per_trial
+    ratio = highest(space.domains[field]) if field in space.domains else config.training.warmup_ratio
+    rising = warmup_steps(ratio, steps) - 1
+    if 2 * rising <= first:
+        return []
+    most = math.floor(1000 * (first // 2 + 1) / steps) / 1000
+    later = f"raise grace_steps to {2 * rising} or more, or " if 2 * rising < steps else ""
+    return [
+        f"scheduler.grace_steps {first}: the learning rate rises for {counted(rising, 'step')} ({field} {ratio:g} of "
+        f"{steps}), so the first ranking compares how fast rates start; {later}lower warmup_ratio to {most:g}"
+    ]
+
+
+def of_time(config: SweepConfig, seen: Forecast, hosts: int, gpus: int) -> list[str]:
+    """Lines where a budget of time is short, and where hosts hold GPUs for nothing.
+
+    Args:
+        gpus: of each host; 0 on a CPU.
+    """
+    return _too_short(config, seen, hosts * gpus) + (_idle(config, seen, hosts) if gpus else [])
+
+
+def _idle(config: SweepConfig, seen: Forecast, hosts: int) -> list[str]:
+    """A line where more hosts are there to the end than trials are expected to come so far."""
+    last = max(1, math.ceil(seen.reaching[-1]))
+    again = config.searcher.most_repeats(last)
+    most, where = (again, "at the end, as repeats of the best") if again > last else (last, "at the last report")
+    if not config.scheduler.parks or most >= hosts:
+        return []
+    return [
+        f"cluster.hosts: {hosts} hosts for {counted(most, 'trial')} that can be expected {where}: those "
+        "without a trial stay until the sweep ends, and their GPU-hours count: lower cluster.hosts, or run `qsweep "
+        f"extend SWEEP cluster.hosts={most}` once fewer trials train than there are hosts"
+    ]
+
+
+def _too_short(config: SweepConfig, seen: Forecast, gpus: int) -> list[str]:
+    """A line where the budget is shorter than what is expected, or where that is unknown and the answer comes late."""
+    budgeted = shortest_budget(config, gpus)
+    if budgeted is None:
+        return []
+    budget, words = budgeted
+    is_late = (
+        config.scheduler.parks
+        and getattr(config.scheduler, "order", None) == "breadth"
+        and len(resource.of(config).points) > 1
+    )
+    early = "set scheduler.order=paper, which trains a trial to its last step early"
+    if seen.seconds is None and is_late:
+        return [
+            f"{words}: whether it is long enough is unknown, and scheduler.order breadth brings the first trial to its "
+            f"last step late: {early}, or run `qsweep plan FILE --calibrate` and set budget.trials=auto"
+        ]
+    if seen.seconds is None or seen.seconds.expected <= budget:
+        return []
+    hours = seen.gpu_hours.expected if seen.gpu_hours is not None else 0.0
+    taken = f"{float(f'{hours:.3g}'):g} GPU-hours" if "gpu_hours" in words else duration(seen.seconds.expected)
+    return [
+        f"{words} is shorter than the {taken} that are expected: lower budget.trials or set it to auto"
+        + (f", or {early}" if is_late else "")
+    ]
+
+
+def of_evaluation(config: SweepConfig, seen: Forecast, rows: RowShape | None) -> list[str]:
     """Lines where evaluations take most of the work, and where their rows cannot tell good trials from chance."""
     warnings = []
     share = seen.evaluation_share
@@ -118,3 +246,7 @@ def of_spread(gpus: int, alone: Need | None, free_bytes: int | None) -> list[str
         f"holds; a host computes on one of its GPUs at a time, so {gpus} hosts of one GPU train up to {gpus} times as "
         "much: set cluster.gpus_per_host=1"
     ]
+
+
+def _shown(value: Value) -> str:
+    return ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)

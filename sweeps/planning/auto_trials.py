@@ -11,9 +11,9 @@ from sweeps.config import resource
 from sweeps.config.load import Sweep
 from sweeps.config.model import Budget, SweepConfig
 from sweeps.errors import ConfigError
-from sweeps.planning import capacity, plan, time_budget
+from sweeps.planning import capacity
+from sweeps.planning.forecast import Known, different, forecast, shortest_budget
 from sweeps.planning.number_words import counted, duration
-from sweeps.planning.outlook import Known, outlook
 from trainables.contract import Need
 
 MOST_TRIALS = 1_000
@@ -33,7 +33,7 @@ def settled(sweep: Sweep, need: Need | None, machine: capacity.Machine, known: K
         ConfigError: no rate is known, or not one trial fits.
     """
     config = sweep.config
-    bounded = time_budget.shortest(config, machine.hosts * machine.gpus)
+    bounded = shortest_budget(config, machine.hosts * machine.gpus)
     if bounded is None:
         raise ConfigError(["budget.trials: auto: no GPU is used here, so gpu_hours bounds nothing: give wall_clock"])
     budget, words = bounded
@@ -42,10 +42,10 @@ def settled(sweep: Sweep, need: Need | None, machine: capacity.Machine, known: K
         """Expected seconds of a sweep with this first rung and so many trials."""
         tried = _with(config, trials, first)
         slots = capacity.slots_per_host(tried, need, machine) or 1
-        seen = outlook(tried, sweep.space, trials, (machine.hosts, slots, machine.gpus), known)
-        if seen.cost is None:
+        seen = forecast(tried, sweep.space, machine, slots, known)
+        if seen.seconds is None:
             raise ConfigError([f"budget.trials: auto: the time of a trial is {seen.rate}, or give a number of trials"])
-        return seen.cost.seconds.expected
+        return seen.seconds.expected
 
     filled = _filled(sweep, budget * FILLED, takes)
     if filled is None:
@@ -75,7 +75,7 @@ def _filled(sweep: Sweep, seconds: float, takes: Callable[[int, int], float]) ->
     points = config.scheduler.points(config.budget.steps_per_trial)
     # One of so many trials goes on at each rung; under a scheduler that compares none, any number will do.
     factor = config.scheduler.reduction_factor if config.scheduler.compares else 1
-    distinct = plan.different(config, sweep.space)
+    distinct = different(config, sweep.space)
     most = MOST_TRIALS if distinct is None else min(distinct, MOST_TRIALS)
     found: tuple[int, int] | None = None
     for place, first in enumerate(points[:-1] or points):

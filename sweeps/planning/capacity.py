@@ -13,7 +13,6 @@ from sweeps.config import points
 from sweeps.config.model import SweepConfig, size_bytes
 from sweeps.config.uris import local_storage
 from sweeps.planning.number_words import counted
-from sweeps.planning.outlook import repeats
 from sweeps.record.snapshots import KEPT
 from trainables.contract import Device, Need
 from trainables.specs import TrialSpec
@@ -98,7 +97,11 @@ def disk_bytes(config: SweepConfig, need: Need, trials: int, slots: int) -> int:
     """Most bytes that the checkpoints of so many trials take; `slots` of them train at once."""
     # A trial's next adapter, and its next snapshot, are there before the one that they replace goes.
     live = slots * (need.adapter_bytes + (KEPT + 1) * need.snapshot_bytes)
-    return (trials + repeats(config, trials)) * need.adapter_bytes + trials * _parked_bytes(config, need) + live
+    return (
+        (trials + config.searcher.most_repeats(trials)) * need.adapter_bytes
+        + trials * _parked_bytes(config, need)
+        + live
+    )
 
 
 def _parked_bytes(config: SweepConfig, need: Need) -> int:
@@ -149,7 +152,7 @@ def disk_warnings(config: SweepConfig, machine: Machine, need: Need | None, tria
     if need is None:
         return []
     warnings = []
-    again, most = repeats(config, trials), disk_bytes(config, need, trials, slots)
+    again, most = config.searcher.most_repeats(trials), disk_bytes(config, need, trials, slots)
     # Of each parked trial one snapshot stays until repeats need its room. What replaces another comes before that goes.
     parked = (trials + 1) * _parked_bytes(config, need) // KEPT
     lasting = (trials + 1) * need.adapter_bytes + max(parked, again * need.adapter_bytes)

@@ -1,4 +1,4 @@
-"""Numbers in words. Pure."""
+"""Numbers in words: counts, limits, sizes, durations, epochs. Pure."""
 
 from __future__ import annotations
 
@@ -30,3 +30,30 @@ def duration(seconds: float) -> str:
     if whole < 86400:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def epochs(steps: int | None, rows: tuple[int, int], train_rows: int | None) -> str:
+    """What a trial sees of the data: rows, and how many times all of them that is.
+
+    Args:
+        steps: of a trial that is not stopped early; None where that depends on its batch.
+        rows: fewest and most that it trains on.
+        train_rows: all there are; None when that is not known yet.
+    """
+    long = "" if steps is None else f" of {counted(steps, 'step')}"
+    seen = f"a trial{long} sees {_range(*(f'{count:,}' for count in rows))} rows"
+    if train_rows is None:
+        return f"{seen}; how many epochs that is, launch says when the data is ready"
+    seen_epochs = _range(*(_epochs(count / train_rows) for count in rows))
+    return f"{seen}: {seen_epochs} {'epoch' if seen_epochs == '1' else 'epochs'} of {train_rows:,}"
+
+
+def _range(low: str, high: str) -> str:
+    return low if low == high else f"{low} to {high}"
+
+
+def _epochs(value: float) -> str:
+    """A number of epochs: two significant digits of a small one, none behind the point from 10 on."""
+    if value >= 10:
+        return f"{value:,.0f}"
+    return f"{float(f'{value:.2g}'):g}" if value < 0.1 else f"{round(value, 2):g}"

@@ -1,22 +1,36 @@
-"""How fast a kind of machine has trained a model, as earlier sweeps and calibrations found, and which of it applies.
+"""How fast a kind of machine has trained a model, as earlier sweeps and calibrations found, and which rate applies.
 
-Pure: what was measured comes in, seconds come out. A host's step takes time in proportion to its tokens on a device
-that is busy; on a GPU with few tokens in flight it takes less, so a rate that was measured far from what is planned
-has a wider range.
+A host's step takes time in proportion to its tokens on a device that is busy; on a GPU with few tokens in flight the
+step takes less, so a rate that was measured far from what is planned has a wider range.
+
+Rates and the shapes of rows are remembered in one small JSON file. The file is a convenience: one that cannot be read
+counts as empty, and one that cannot be written is told, no more.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Annotated
 
+from filelock import FileLock
 from pydantic import Field
 
-from trainables.specs import Spec
+from cluster.devices import cache
+from sweeps.config import points
+from sweeps.config.model import SweepConfig
+from sweeps.config.passwords import without_passwords
+from sweeps.record.whole_files import write_whole
+from trainables import catalogue
+from trainables.contract import RowShape
+from trainables.specs import Spec, TrialSpec
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -33,11 +47,12 @@ RAY_SECONDS = 10.0
 TRIAL_SECONDS = 1.0
 """What a trial takes beside its steps and evaluations, where no sweep has been seen here."""
 RECENT = 5
-"""Sweeps whose overheads count, the latest ones: their median, and how far they are from it."""
+"""Sweeps whose overheads count, the latest ones."""
 _SEVERAL = re.compile(r"\b\d+x ")
 """In the name of a device: the GPUs over which a host spreads its base, "2x H100"."""
 _WORD = re.compile(r"[\w.]+")
-UNKNOWN = "unknown: run `qsweep plan FILE --calibrate`"
+MOST_SHAPES = 200
+"""Shapes of rows that are remembered, the latest ones."""
 
 
 class RateKey(Spec):
@@ -98,20 +113,37 @@ class Load:
 
 
 @dataclass(frozen=True)
+class Range:
+    """An expected value and the range that the value is believed to be in."""
+
+    expected: float
+    low: float
+    high: float
+
+    def times(self, factor: float) -> Range:
+        """All three, multiplied."""
+        return Range(self.expected * factor, self.low * factor, self.high * factor)
+
+    def plus(self, other: Range) -> Range:
+        """Both together, each of them at the same end of its range."""
+        return Range(self.expected + other.expected, self.low + other.low, self.high + other.high)
+
+    def wider(self, share: float) -> Range:
+        """The range, so much lower and higher."""
+        return Range(self.expected, self.low * (1 - share), self.high * (1 + share))
+
+
+@dataclass(frozen=True)
 class Speed:
     """Seconds of a host for the planned load."""
 
     step_seconds: float
     """For one optimizer step of one trial, when its neighbours' steps share the pass."""
     evaluation_seconds: float
-    start_seconds: float
-    trial_seconds: float
+    start_seconds: Range
+    trial_seconds: Range
     uncertainty: float
     """Share by which steps and evaluations may be faster or slower."""
-    start_uncertainty: float
-    """Share by which the start may be shorter or longer."""
-    trial_uncertainty: float
-    """Share by which `trial_seconds` may be less or more."""
     measured: int
     """Steps behind it."""
 
@@ -132,8 +164,6 @@ def speed(rates: Sequence[Rate], key: RateKey, load: Load) -> Speed | None:
     nearest = max((rate for rate in known if _distance(rate, load) <= least + ALIKE), key=lambda rate: rate.time)
     sweeps = [rate for rate in known if not rate.is_calibration]
     recent = sorted(sweeps, key=lambda rate: rate.time)[-RECENT:]
-    start, start_uncertainty = _overhead([rate.start_seconds for rate in recent], nearest.start_seconds + RAY_SECONDS)
-    trial, trial_uncertainty = _overhead([rate.trial_seconds for rate in recent], TRIAL_SECONDS)
     per_token = load.tokens_per_step / nearest.tokens_per_step if nearest.tokens_per_step else 1.0
     rows = load.evaluation_rows / nearest.evaluation_rows if nearest.evaluation_rows else 1.0
     longer = load.row_tokens / nearest.row_tokens if nearest.row_tokens and load.row_tokens else 1.0
@@ -141,22 +171,20 @@ def speed(rates: Sequence[Rate], key: RateKey, load: Load) -> Speed | None:
     return Speed(
         step_seconds=nearest.step_seconds / nearest.slots * per_token,
         evaluation_seconds=nearest.evaluation_seconds * rows * longer,
-        start_seconds=start,
-        trial_seconds=trial,
+        start_seconds=_overhead([rate.start_seconds for rate in recent], nearest.start_seconds + RAY_SECONDS),
+        trial_seconds=_overhead([rate.trial_seconds for rate in recent], TRIAL_SECONDS),
         uncertainty=min(MOST_RANGE, max(LEAST_RANGE, nearest.spread / math.sqrt(max(1, nearest.steps))) + far),
-        start_uncertainty=start_uncertainty,
-        trial_uncertainty=trial_uncertainty,
         measured=nearest.steps,
     )
 
 
-def _overhead(seen: Sequence[float], unseen: float) -> tuple[float, float]:
-    """The median of what was seen, and the share by which it may be off; `unseen` where nothing was."""
+def _overhead(seen: Sequence[float], unseen: float) -> Range:
+    """The median of what sweeps have shown, from the least to the most of them; about `unseen` where none has."""
     if not seen:
-        return unseen, LEAST_RANGE + FAR_RANGE
+        return Range(unseen, unseen, unseen).wider(LEAST_RANGE + FAR_RANGE)
     middle = median(seen)
-    farthest = max(abs(value - middle) for value in seen)
-    return middle, min(MOST_RANGE, max(LEAST_RANGE, farthest / middle if middle else 0.0))
+    about = Range(middle, middle, middle).wider(LEAST_RANGE)
+    return Range(middle, min(about.low, *seen), max(about.high, *seen))
 
 
 def kept(rates: Sequence[Rate], new: Rate, most: int = 200) -> tuple[Rate, ...]:
@@ -192,3 +220,75 @@ def _distance(rate: Rate, load: Load) -> float:
 def _place(rate: Rate) -> tuple[RateKey, int, int, bool]:
     tokens = round(math.log2(rate.tokens_per_step) * 2) if rate.tokens_per_step else 0
     return rate.key, tokens, round(rate.host_slots or rate.slots), rate.is_calibration
+
+
+class Remembered(Spec):
+    """The file's content."""
+
+    rates: tuple[Rate, ...] = ()
+    shapes: dict[str, RowShape] = Field(default_factory=dict)
+
+    def shape(self, config: SweepConfig) -> RowShape | None:
+        """The shape of a sweep's rows as an earlier sweep or calibration found them; None when it is not known."""
+        return self.shapes.get(data_key(config)) if config.data is not None else None
+
+
+def place() -> Path:
+    """The file: $QSWEEP_RATES, else in the cache folder."""
+    return Path(os.environ.get("QSWEEP_RATES") or cache() / "rates.json")
+
+
+def read(path: Path) -> Remembered:
+    """What is remembered in a file; nothing when there is none that can be read."""
+    try:
+        return Remembered.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return Remembered()
+
+
+def remember(path: Path, rate: Rate | None, shapes: Mapping[str, RowShape]) -> None:
+    """Adds to what is remembered; two that do so at once both come in.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        known = read(path)
+        rates = kept(known.rates, rate) if rate is not None else known.rates
+        older = {key: shape for key, shape in known.shapes.items() if key not in shapes}
+        newest = dict([*older.items(), *shapes.items()][-MOST_SHAPES:])
+        write_whole(path, Remembered(rates=rates, shapes=newest).model_dump_json(indent=1).encode())
+
+
+def rate_key(config: SweepConfig, device_name: str) -> RateKey:
+    """What a rate of this sweep is of; `device_name` is as `cluster.devices.name` tells it, or a part of that."""
+    model = config.model
+    source = config.trainable if model is None else without_passwords(model.source)
+    revision = f"@{model.revision}" if model is not None and model.revision is not None else ""
+    scheme = f"{config.quantization.scheme} {config.quantization.compute_dtype}"
+    return RateKey(
+        trainable=config.trainable,
+        model=source + revision,
+        quantization=scheme if model is not None else "none",
+        device=device_name,
+        engine=catalogue.engine(catalogue.find(config.trainable), config.base) or "peft",
+        pacing=_pacing(config.base),
+    )
+
+
+def _pacing(base: TrialSpec) -> str:
+    """Fields of `base` that only pace and are not the default, "FIELD=VALUE" each."""
+    usual = TrialSpec(trainable=base.trainable, steps=base.steps, seed=base.seed)
+    values = {field: points.base_value(base, field) for field in points.PACING}
+    return ", ".join(f"{field}={value}" for field, value in values.items() if value != points.base_value(usual, field))
+
+
+def data_key(config: SweepConfig) -> str:
+    """12 hex digits for a sweep's rows under its model's tokenizer: where they are, how they read, and their size."""
+    assert config.data is not None, "a sweep without data has no rows"
+    sources = [config.data.train, config.data.eval or ""]
+    sizes = [path.stat().st_size if (path := Path(source)).is_file() else 0 for source in sources]
+    model = config.model
+    identity = [config.data.model_dump(), sizes, model and [model.source, model.revision]]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]

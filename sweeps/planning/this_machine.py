@@ -14,10 +14,10 @@ from sweeps.config.model import ClusterConfig, SweepConfig, size_bytes
 from sweeps.config.points import Scalar
 from sweeps.config.uris import work_folder
 from sweeps.errors import ConfigError
-from sweeps.planning import advice, auto_trials, capacity, measured_speed, plan, rate_store, rates
+from sweeps.planning import advice, auto_trials, capacity, plan, rates
+from sweeps.planning.forecast import Known
 from sweeps.planning.lora_or_qlora import GpuAdvice, choices
 from sweeps.planning.number_words import counted
-from sweeps.planning.outlook import Known
 from sweeps.record.folder import SweepFolder, read_events
 from trainables import catalogue
 from trainables.contract import Device, LookedUp, Need, RowShape, Summary
@@ -98,14 +98,14 @@ def with_trials(sweep: Sweep, to_launch: bool = False) -> tuple[Sweep, str | Non
 
 def _known(sweep: Sweep, machine: capacity.Machine) -> tuple[Need | None, Known]:
     """The memory of the sweep's largest trials, and what is remembered of its base, device and rows."""
-    store = rate_store.read(rate_store.place())
+    store = rates.read(rates.place())
     shape = store.shape(sweep.config)
     try:
         need = _need(sweep, machine.device, shape, machine.spread)
     except NotTrainable as error:
         raise NotTrainable(f"trainable: {sweep.config.trainable}: {error}") from error
-    key = None if machine.device_name is None else rate_store.rate_key(sweep.config, machine.device_name)
-    return need, Known(store.rates, key, shape, sweep.preview.eval_rows)
+    key = None if machine.device_name is None else rates.rate_key(sweep.config, machine.device_name)
+    return need, Known(store.rates, key, shape, sweep.preview.eval_rows, sweep.preview.row_tokens)
 
 
 def _need(sweep: Sweep, device: Device, rows: RowShape | None, gpus: int = 1) -> Need | None:
@@ -122,7 +122,7 @@ def with_one_slot(sweep: Sweep, gpus: int) -> dict[Device, int]:
     Raises:
         NotTrainable: the trainable's estimate breaks.
     """
-    shape = rate_store.read(rate_store.place()).shape(sweep.config)
+    shape = rates.read(rates.place()).shape(sweep.config)
     kinds: tuple[Device, ...] = ("cpu", "cuda")
     needs = {device: _need(sweep, device, shape, gpus) for device in kinds}
     return {device: need.total(1) for device, need in needs.items() if need is not None}
@@ -134,7 +134,7 @@ def calibrate(sweep: Sweep) -> None:
     Raises:
         ConfigError: the sweep is planned for a device that this machine does not have, or nothing can be trained.
     """
-    from sweeps.planning import calibration
+    from sweeps.planning import measuring
 
     silence()
     machine = machine_of(sweep.config, to_launch=True)
@@ -150,14 +150,14 @@ def calibrate(sweep: Sweep) -> None:
         sweep = auto_trials.with_some(sweep)
     devices.use_threads(machine.hosts)
     with devices.seeing_gpus(machine.gpus):
-        prepared = calibration.prepare(sweep)
+        prepared = measuring.prepare(sweep)
     if prepared.summary.shape is not None:
         # How many slots a host has follows from how long the rows are.
-        rate_store.remember(rate_store.place(), None, {rate_store.data_key(sweep.config): prepared.summary.shape})
+        rates.remember(rates.place(), None, {rates.data_key(sweep.config): prepared.summary.shape})
     slots = plan_here(sweep, to_launch=True).slots_per_host or 1
     with devices.seeing_gpus(machine.gpus):
-        rate = calibration.calibrate(sweep, prepared, slots, machine)
-    rate_store.remember(rate_store.place(), rate, {})
+        rate = measuring.calibrate(sweep, prepared, slots, machine)
+    rates.remember(rates.place(), rate, {})
 
 
 def _check_is_here(cluster: ClusterConfig, machine: capacity.Machine) -> None:
@@ -188,12 +188,12 @@ def remember(config: SweepConfig, folder: SweepFolder, data: Mapping[str, Scalar
     Raises:
         OSError: the cache cannot be written.
     """
-    rate = measured_speed.of_sweep(
-        (event for event, _ in read_events(folder.events)), rate_store.rate_key(config, device_name)
-    )
+    from sweeps.planning import measuring
+
+    rate = measuring.of_sweep((event for event, _ in read_events(folder.events)), rates.rate_key(config, device_name))
     shape = Summary.model_validate(data).shape if config.data is not None and data else None
-    shapes = {} if shape is None else {rate_store.data_key(config): shape}
-    rate_store.remember(rate_store.place(), rate, shapes)
+    shapes = {} if shape is None else {rates.data_key(config): shape}
+    rates.remember(rates.place(), rate, shapes)
 
 
 def _choices(sweep: Sweep, rows: RowShape | None) -> tuple[GpuAdvice, ...]:

@@ -92,6 +92,8 @@ class SweepPlanned(Spec):
     steps: int
     seconds: float | None
     """None when no rate was known."""
+    memory_bytes: int | None = None
+    """Of one host with its slots; None where that is not known before its base is loaded."""
 
 
 class HostsStarted(Spec):

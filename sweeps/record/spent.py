@@ -93,12 +93,8 @@ class Planned:
         return asdict(self)
 
 
-def planned(record: SweepRecord, taken: Spent, estimated_bytes: int | None) -> Planned | None:
-    """The plan of a sweep against what it took; None when nobody planned it, or what was planned has grown since.
-
-    Args:
-        estimated_bytes: memory of a host that its slots were planned with; None when that is not known.
-    """
+def planned(record: SweepRecord, taken: Spent) -> Planned | None:
+    """The plan of a sweep against what it took; None when nobody planned it, or what was planned has grown since."""
     plan = record.planned
     if plan is None or record.changes or record.added:
         return None
@@ -108,8 +104,8 @@ def planned(record: SweepRecord, taken: Spent, estimated_bytes: int | None) -> P
         steps_off=_off(taken.steps, plan.steps),
         seconds=plan.seconds,
         seconds_off=_off(taken.seconds, plan.seconds) if plan.seconds else None,
-        memory_bytes=estimated_bytes,
-        memory_off=_off(peak, estimated_bytes) if estimated_bytes and peak else None,
+        memory_bytes=plan.memory_bytes,
+        memory_off=_off(peak, plan.memory_bytes) if plan.memory_bytes and peak else None,
     )
 
 

@@ -109,17 +109,15 @@ def plan_and_outcome(plan: Planned) -> str:
     return words
 
 
-def peak_memory(record: SweepRecord, estimated_bytes: int | None) -> str | None:
-    """The most memory that a host has taken; None where no trial has told it.
-
-    Args:
-        estimated_bytes: memory of a host that its slots were planned with; None when that is not known.
-    """
+def peak_memory(record: SweepRecord) -> str | None:
+    """The most memory that a host has taken, and what the plan has said; None where no trial has told it."""
     peak = record.peak_memory_bytes
     if not peak:
         return None
-    planned = f" (estimated for training: {estimated_bytes / 1e9:.1f} GB)" if estimated_bytes is not None else ""
-    return f"peak memory of a host, loading included: {peak / 1e9:.1f} GB{planned}"
+    words = f"peak memory of a host, loading included: {peak / 1e9:.1f} GB"
+    if record.planned is None or record.planned.memory_bytes is None:
+        return words
+    return f"{words} (planned for training: {record.planned.memory_bytes / 1e9:.1f} GB)"
 
 
 def _off(share: float) -> str:

@@ -87,7 +87,7 @@ def spent_of(record: SweepRecord) -> Spent:
 
 def planned_of(record: SweepRecord) -> Planned | None:
     """The plan against what came; None where there was none, or while more is to come."""
-    return planned(record, spent_of(record), None) if record.is_finished else None
+    return planned(record, spent_of(record)) if record.is_finished else None
 
 
 def cost(record: SweepRecord, seconds: float) -> tuple[Fact, ...]:

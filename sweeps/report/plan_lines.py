@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
-from sweeps.planning import epochs
 from sweeps.planning.capacity import DEVICES
+from sweeps.planning.forecast import Forecast, LengthsFrom
 from sweeps.planning.lora_or_qlora import GpuAdvice
-from sweeps.planning.number_words import counted, duration, size
-from sweeps.planning.outlook import Outlook
+from sweeps.planning.number_words import counted, duration, epochs, size
 from sweeps.planning.plan import Plan
 from trainables.contract import Memory
 
 CONTINUED = "      "
-FEW = 3
-"""So many totals of steps are all told."""
 _PARTS = {"kept": "last reports"}
 """Parts of a host's memory under another name than that of the field."""
+_LENGTHS: Mapping[LengthsFrom, str] = {
+    "tokens": "",
+    "characters": " (by the characters of the rows)",
+    "max_length": " (a guess: the rows are not read yet)",
+}
 
 
 def plan_lines(plan: Plan) -> list[str]:
     """The plan, and its warnings."""
     lines = [f"plan: {counted(plan.trials, 'trial')}, {_reports(plan)}; {_steps(plan)}"]
-    rest = [*_hosts(plan), *_data(plan), *_few(plan), *_outlook(plan), *_choices(plan.choices)]
+    rest = [*_hosts(plan), *_data(plan), *_few(plan), *_forecast(plan), *_choices(plan.choices)]
     return lines + [CONTINUED + line for line in rest] + [f"warning: {warning}" for warning in plan.warnings]
 
 
 def _steps(plan: Plan) -> str:
-    """What all trials take: the totals that can happen where they are few, else about how many; and the most."""
-    *others, last = plan.outlook.totals
-    if 0 < len(others) < FEW:
-        words = f"{', '.join(map(str, others))} or {counted(last, 'step')} in all"
-    else:
-        words, last = f"about {counted(plan.expected_steps, 'step')} in all", round(plan.outlook.steps.high)
-        words += f" ({plan.outlook.steps.low:.0f} to {last})" if others else ""
+    """What all trials take, with the range, and the most that they can take."""
+    low, high = round(plan.forecast.steps.low), round(plan.forecast.steps.high)
+    words = f"about {counted(plan.expected_steps, 'step')} in all{f' ({low} to {high})' if low < high else ''}"
     most = f"at most {plan.worst_steps}, where each trial is better than those before it and none fails"
-    return words if plan.worst_steps <= last else f"{words}; {most}"
+    return words if plan.worst_steps <= high else f"{words}; {most}"
 
 
 def _reports(plan: Plan) -> str:
@@ -73,7 +71,9 @@ def _memory(memory: Memory | None) -> Iterator[str]:
 def _data(plan: Plan) -> Iterator[str]:
     if plan.rows_per_trial is not None:
         steps = plan.points[-1] if plan.unit == "step" else None
-        yield epochs.line(steps, plan.rows_per_trial, plan.train_rows)
+        yield epochs(steps, plan.rows_per_trial, plan.train_rows)
+    if plan.group_by is not None:
+        yield f"rows with an equal {plan.group_by} count as one group (data.group_by)"
 
 
 def _few(plan: Plan) -> Iterator[str]:
@@ -83,14 +83,13 @@ def _few(plan: Plan) -> Iterator[str]:
         yield f"few trials: the best one goes on to {end} alone"
 
 
-def _outlook(plan: Plan) -> Iterator[str]:
-    seen = plan.outlook
+def _forecast(plan: Plan) -> Iterator[str]:
+    seen = plan.forecast
     if len(seen.reaching) > 1:
         yield f"trials expected at each report: {', '.join(f'{reached:g}' for reached in seen.reaching)}"
     work = []
     if seen.tokens is not None:
-        unread = "" if seen.are_tokens_known else " (a guess: the rows are not read yet)"
-        work.append(f"about {_tokens(seen.tokens)} tokens{unread}")
+        work.append(f"about {_tokens(seen.tokens)} tokens{_LENGTHS[seen.lengths_from]}")
     if seen.evaluation_share is not None:
         work.append(f"{seen.evaluation_share:.0%} of the work is evaluation")
     if work:
@@ -98,16 +97,13 @@ def _outlook(plan: Plan) -> Iterator[str]:
     yield f"time: {_time(seen, plan)}"
 
 
-def _time(seen: Outlook, plan: Plan) -> str:
-    if seen.cost is None:
+def _time(seen: Forecast, plan: Plan) -> str:
+    taken, hours = seen.seconds, seen.gpu_hours
+    if taken is None or hours is None:
         return seen.rate
-    taken = seen.cost.seconds
     words = f"about {duration(taken.expected)} ({duration(taken.low)} to {duration(taken.high)})"
     if plan.device == "cuda":
-        hours = seen.cost.gpu_hours
         words += f", {hours.expected:.2g} ({hours.low:.2g} to {hours.high:.2g}) GPU-hours"
-    if seen.cost.worst_seconds > taken.high and plan.may_train_all:
-        words += f"; {duration(seen.cost.worst_seconds)} if none is stopped early"
     return f"{words}; {seen.rate}"
 
 

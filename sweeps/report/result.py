@@ -45,8 +45,6 @@ class Result:
     parent_run: str | None
     experiment_id: str | None
     run_ids: dict[str, str]
-    estimated_bytes: int | None
-    """Memory that a host's slots were planned with."""
     mirror: MirrorEnd | None = None
     """How the mirror on an object store stands; None for a sweep without one."""
 
@@ -71,7 +69,7 @@ class Result:
     @property
     def planned(self) -> Planned | None:
         """The plan against what came of it; None when nobody planned the sweep."""
-        return planned(self.record, self.spent, self.estimated_bytes)
+        return planned(self.record, self.spent)
 
     def _pareto(self) -> dict[str, Any]:
         """The trials of the Pareto set, where there are several objectives."""

@@ -52,6 +52,8 @@ class Tally:
     """The counts for one part."""
 
     rows: int = 0
+    characters: int = 0
+    """Of all rows, what a chat template puts around them left out."""
     empty: Count = field(default_factory=Count)
     """Rows with an empty answer."""
     missing: Count = field(default_factory=Count)
@@ -112,6 +114,7 @@ class Findings:
             raise DataError(f"data.{split}: {getattr(self._data, split)}, {placed.place}: {error}") from error
         tally, place = self.parts[part], placed.place
         tally.rows += 1
+        tally.characters += content.characters
         self._may_be_marked = self._may_be_marked or content.may_be_marked
         self._shortest_prompt = min(self._shortest_prompt or content.prompt, content.prompt)
         if content.empty:
@@ -150,6 +153,14 @@ class Findings:
             tally.unlearnt.add(placed.place)
         if content.is_unanswered:
             tally.unanswered.add(placed.place)
+
+    @property
+    def row_tokens(self) -> float | None:
+        """Mean tokens of a row to train on, by its characters; None where no row was added."""
+        train = self.parts["train"]
+        if not train.rows:
+            return None
+        return train.characters / train.rows / _CHARACTERS + (0 if self._data.text is not None else _TEMPLATE)
 
     @property
     def are_doubtful(self) -> bool:
@@ -330,6 +341,8 @@ class _Content(NamedTuple):
     group: str
     prompt: int
     """Characters before the answer that is learnt first."""
+    characters: int
+    """Of the whole row."""
     compared: dict[str, str]
     """Property -> its value; see `Tally.compared`."""
     may_be_marked: bool
@@ -373,8 +386,9 @@ def _of_chat(data: DataSpec, row: Row, column: str) -> _Content:
     )
 
 
-def _compared(data: DataSpec, row: Row, texts: list[str], prompt: int) -> tuple[str, int, dict[str, str], bool]:
+def _compared(data: DataSpec, row: Row, texts: list[str], prompt: int) -> tuple[str, int, int, dict[str, str], bool]:
     """Returns the fields of `_Content` from `group` to `may_be_marked`."""
+    characters = sum(map(len, texts)) + len(data.system or "")
     longest = 2 ** sum(map(len, texts)).bit_length()
     values = {"lengths": f"{longest // 2} to {longest - 1} characters"}
     if data.text is None:
@@ -382,7 +396,7 @@ def _compared(data: DataSpec, row: Row, texts: list[str], prompt: int) -> tuple[
     if isinstance(source := row.get(templates.SOURCE_COLUMN), str):
         values["sources"] = source
     is_marked = data.text is None and any(map(_MARKUP.search, texts))
-    return templates.group(data, row), prompt, values, is_marked
+    return templates.group(data, row), prompt, characters, values, is_marked
 
 
 def _key(texts: list[str]) -> int:

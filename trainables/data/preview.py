@@ -68,6 +68,7 @@ def preview(data: DataSpec, whole: str = "launch", tokenizer: PreTrainedTokenize
         warnings=tuple(findings.warnings() + partly),
         train_rows=train_rows,
         eval_rows=eval_rows,
+        row_tokens=findings.row_tokens,
         test_rows_in_train=findings.parts["test"].trained_on.rows,
         is_doubtful=not problems and not partly and findings.are_doubtful,
     )

@@ -11,9 +11,9 @@ from search_spaces.space import SearchSpace
 from sweeps.config.model import SweepConfig
 from sweeps.planning import advice
 from sweeps.planning.capacity import Machine
-from sweeps.planning.outlook import Outlook
+from sweeps.planning.forecast import Forecast
 from sweeps.planning.plan import plan
-from sweeps.planning.time_cost import Range
+from sweeps.planning.rates import Range
 from sweeps.record.paired_rows import LEAST_ROWS
 from trainables.contract import Need, RowShape
 from trainables.data.findings import FEW_ROWS
@@ -25,10 +25,10 @@ def config(rows: int | None = 200) -> SweepConfig:
     return SweepConfig.model_validate({"name": "x", "data": data})
 
 
-def seen(share: float | None) -> Outlook:
-    return Outlook(
-        reaching=(1.0,), steps=Range(1, 1, 1), evaluations=2.0, tokens=None, are_tokens_known=False,
-        evaluation_share=share, cost=None, rate="",
+def seen(share: float | None) -> Forecast:
+    return Forecast(
+        reaching=(1.0,), steps=Range(1, 1, 1), evaluations=2.0, tokens=None, lengths_from="tokens",
+        evaluation_share=share, seconds=None, gpu_hours=None, rate="",
     )  # fmt: skip
 
 

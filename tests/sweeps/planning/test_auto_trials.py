@@ -13,9 +13,9 @@ from sweeps.config.load import Sweep
 from sweeps.errors import ConfigError
 from sweeps.planning import auto_trials
 from sweeps.planning.capacity import Machine
-from sweeps.planning.outlook import Known
+from sweeps.planning.forecast import RowsAndRates
 from sweeps.planning.plan import plan
-from sweeps.planning.rate_store import rate_key
+from sweeps.planning.rates import rate_key
 from trainables.contract import Need
 
 NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=1)
@@ -27,9 +27,9 @@ def sweep(space: dict[str, Any] | None = None, **sections: Any) -> Sweep:
     return Sweep(*toy(space or RATES, **sections))
 
 
-def known(asked: Sweep) -> Known:
+def known(asked: Sweep) -> RowsAndRates:
     key = rate_key(asked.config, "here")
-    return Known([rate(key)], key)
+    return RowsAndRates([rate(key)], key)
 
 
 def settled(asked: Sweep, device: Any = "cpu", hosts: int = 1) -> tuple[Sweep, str]:
@@ -45,8 +45,8 @@ def test_as_many_trials_are_chosen_as_the_wall_clock_holds(clock: str) -> None:
     for count in (trials, trials + 1):
         config = found.config.model_copy(update={"budget": found.config.budget.model_copy(update={"trials": count})})
         planned = plan(config, asked.space, NEED, Machine("cpu", 1, 10**6), known(asked))
-        assert planned.outlook.cost is not None
-        taken[count] = planned.outlook.cost.seconds.expected
+        assert planned.forecast.seconds is not None
+        taken[count] = planned.forecast.seconds.expected
     whole = {"10m": 600, "1h": 3600, "3h": 10800}[clock]
     assert taken[trials] <= 0.95 * whole < taken[trials + 1]
     assert f"budget.trials: auto is {trials}: with the first ranking after 3 steps" in how
@@ -115,7 +115,7 @@ def test_a_budget_that_cannot_be_filled_is_refused(budget: dict[str, Any], devic
 def test_without_a_rate_the_way_out_is_told() -> None:
     asked = sweep(budget={"wall_clock": "1h"})
     with pytest.raises(ConfigError, match="run `qsweep plan FILE --calibrate`, or give a number of trials"):
-        auto_trials.settled(asked, NEED, Machine("cpu", 1, 10**6), Known())
+        auto_trials.settled(asked, NEED, Machine("cpu", 1, 10**6), RowsAndRates())
 
 
 def test_where_rungs_count_examples_the_first_ranking_is_told_in_them() -> None:

@@ -12,7 +12,8 @@ from sweeps.config import load
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
 from sweeps.planning import this_machine
-from sweeps.planning.epochs import line, rows_per_trial
+from sweeps.planning.forecast import rows_per_trial
+from sweeps.planning.number_words import epochs
 from sweeps.report.plan_lines import plan_lines
 
 RATES = "search_space: {training.learning_rate: {loguniform: [1.0e-5, 1.0e-3]}"
@@ -37,7 +38,7 @@ def sweep(folder: Path, text: str = "", *changes: str) -> Sweep:
     ],
 )
 def test_epochs_in_words(steps: int, rows: tuple[int, int], train_rows: int | None, says: str) -> None:
-    found = line(steps, rows, train_rows)
+    found = epochs(steps, rows, train_rows)
     assert found.startswith(says) if train_rows is None else found == says
 
 

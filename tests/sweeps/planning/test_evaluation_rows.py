@@ -13,9 +13,9 @@ from sweeps.config.load import Sweep
 from sweeps.errors import ConfigError
 from sweeps.planning import auto_trials
 from sweeps.planning.capacity import Machine
-from sweeps.planning.outlook import Known, evaluation_rows
+from sweeps.planning.forecast import RowsAndRates, evaluation_rows
 from sweeps.planning.plan import Plan, plan
-from sweeps.planning.rate_store import rate_key
+from sweeps.planning.rates import rate_key
 from sweeps.report.plan_lines import plan_lines
 from trainables.contract import Need, RowShape
 from trainables.data.preview import preview
@@ -32,10 +32,10 @@ def sweep(**sections: Any) -> Sweep:
     return Sweep(*toy(RATES, **{"data": data, **sections}))
 
 
-def known(asked: Sweep, **rows: Any) -> Known:
+def known(asked: Sweep, **rows: Any) -> RowsAndRates:
     key = rate_key(asked.config, "here")
     measured = rate(key, tokens_per_step=20.0, evaluation_rows=100, row_tokens=5.0)
-    return Known([measured], key, **rows)
+    return RowsAndRates([measured], key, **rows)
 
 
 def planned(**rows: Any) -> Plan:
@@ -45,7 +45,7 @@ def planned(**rows: Any) -> Plan:
 
 def test_rows_that_nobody_has_counted_leave_the_time_and_the_share_unknown() -> None:
     found = planned()
-    assert (found.outlook.cost, found.outlook.evaluation_share) == (None, None)
+    assert (found.forecast.seconds, found.forecast.evaluation_share) == (None, None)
     (line,) = [line.strip() for line in plan_lines(found) if "time: " in line]
     assert line == (
         "time: unknown, as is the share of evaluation: data.eval_examples null takes all rows of data.eval, which are "
@@ -62,10 +62,10 @@ def test_rows_that_nobody_has_counted_leave_the_time_and_the_share_unknown() -> 
     ],
 )
 def test_rows_that_were_counted_or_prepared_are_evaluated(fewer: dict[str, Any], more: dict[str, Any]) -> None:
-    few, seen = planned(**fewer).outlook, planned(**more).outlook
-    assert seen.cost is not None
-    assert few.cost is not None
-    assert seen.cost.seconds.expected > few.cost.seconds.expected
+    few, seen = planned(**fewer).forecast, planned(**more).forecast
+    assert seen.seconds is not None
+    assert few.seconds is not None
+    assert seen.seconds.expected > few.seconds.expected
     assert seen.evaluation_share is not None
     assert few.evaluation_share is not None
     assert seen.evaluation_share > few.evaluation_share > 0
@@ -74,8 +74,8 @@ def test_rows_that_were_counted_or_prepared_are_evaluated(fewer: dict[str, Any],
 def test_without_a_rate_an_evaluated_token_is_half_of_a_trained_one() -> None:
     """3 steps of 4 rows, and 12 rows for the trial and for the base."""
     asked = sweep(scheduler={"kind": "fifo"}, budget={"trials": 1, "steps_per_trial": 3})
-    found = plan(asked.config, asked.space, NEED, HERE, Known(eval_rows=12))
-    assert found.outlook.evaluation_share == pytest.approx(0.5)
+    found = plan(asked.config, asked.space, NEED, HERE, RowsAndRates(eval_rows=12))
+    assert found.forecast.evaluation_share == pytest.approx(0.5)
 
 
 def test_auto_chooses_no_number_while_the_rows_are_not_counted() -> None:
@@ -86,7 +86,7 @@ def test_auto_chooses_no_number_while_the_rows_are_not_counted() -> None:
 
 
 def test_a_sweep_without_data_evaluates_no_rows() -> None:
-    assert evaluation_rows(toy()[0], Known()) == 0
+    assert evaluation_rows(toy()[0], RowsAndRates()) == 0
 
 
 @pytest.mark.parametrize(("asked", "counted"), [(None, 12), (5, 5), (200, 12)])

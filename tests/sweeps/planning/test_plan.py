@@ -55,7 +55,7 @@ def test_repeats_are_planned_on_top() -> None:
     more = 3 * 2 * 81
     assert repeated.expected_steps == without.expected_steps + more
     assert repeated.worst_steps == without.worst_steps + more
-    assert repeated.outlook.evaluations == without.outlook.evaluations + 3 * 2 * len(without.points)
+    assert repeated.forecast.evaluations == without.forecast.evaluations + 3 * 2 * len(without.points)
     assert repeated.trials == without.trials
 
 
@@ -63,11 +63,11 @@ def test_only_trials_that_reach_their_last_step_are_expected_to_be_repeated() ->
     without, repeated = (
         planned(need=None, scheduler=PROMOTE, searcher={"kind": "random", "repeats": repeats}) for repeats in (0, 2)
     )
-    reached = without.outlook.reaching[-1]  # rounded to a tenth
+    reached = without.forecast.reaching[-1]  # rounded to a tenth
     assert 0 < reached < 3
     assert repeated.expected_steps == pytest.approx(without.expected_steps + 2 * reached * 81, abs=2 * 0.05 * 81 + 1)
     more = 2 * reached * len(without.points)
-    assert repeated.outlook.evaluations == pytest.approx(without.outlook.evaluations + more, abs=0.5)
+    assert repeated.forecast.evaluations == pytest.approx(without.forecast.evaluations + more, abs=0.5)
     assert repeated.worst_steps == without.worst_steps + 2 * 3 * 81
 
 

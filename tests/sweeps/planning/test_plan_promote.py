@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import random
-from statistics import fmean
 from typing import Any
 
 import pytest
-from simulator import Curve, Listed, Setting, simulate
 from sweep_files import toy
 
-from sweeps.halving.asha_promote import Promote
-from sweeps.planning import virtual_sweep
 from sweeps.planning.capacity import Machine
 from sweeps.planning.plan import Plan, plan
-from sweeps.planning.time_cost import steps_of
 from sweeps.record.snapshots import KEPT
 from sweeps.report.plan_lines import plan_lines
 from trainables.contract import Need
@@ -43,7 +37,7 @@ def test_slots_and_the_default_configuration_may_add_to_it() -> None:
     assert 552 < found.expected_steps < found.worst_steps < 64 * 81 / 2
     told = plan_lines(found)[0]
     assert f"; at most {found.worst_steps}, where each trial is better than those before it and none fails" in told
-    steps = found.outlook.steps
+    steps = found.forecast.steps
     assert f"about {found.expected_steps} steps in all ({steps.low:.0f} to {steps.high:.0f});" in told
     assert 552 <= steps.low < found.expected_steps < steps.high < found.worst_steps
 
@@ -81,36 +75,7 @@ def test_a_disk_budget_without_room_for_the_adapters_of_repeats_is_said() -> Non
     assert planned(repeats=9, budget={"trials": 8, "disk": "36GB"}).warnings == ()
 
 
-def test_the_totals_that_can_happen_are_told_where_they_are_few() -> None:
-    """The other trial is better than the default configuration, and goes on too, or is not."""
+def test_the_range_of_the_steps_is_told() -> None:
+    """The other trial is better than the default configuration, and goes on too, or is not: either is as likely."""
     found = planned(2, start_with_default=True, budget={"trials": 2, "steps_per_trial": 6}, scheduler=TWO_RUNGS)
-    assert plan_lines(found)[0] == "plan: 2 trials, reports at steps 2, 6; 8 or 12 steps in all"
-    assert found.expected_steps == 10, "either is as likely as the other"
-
-
-@pytest.mark.parametrize(("trials", "slots"), [(24, 16), (24, 4), (48, 16)])
-def test_what_is_expected_is_the_mean_of_many_sweeps(trials: int, slots: int) -> None:
-    """Simulated with curves that do not cross; the default configuration ranks anywhere.
-
-    The plan's mean and the one here have standard errors of 1.2 % at most each, so 4 % are more than two of both.
-    """
-    found = planned(slots, start_with_default=True, budget={"trials": trials, "steps_per_trial": 27})
-    rng, setting, totals = random.Random(1), Setting(slots=slots, protects_first=True), []
-    for _ in range(100):
-        flat = [Curve(rng.random(), 0.0, 1.0) for _ in range(trials)]
-        totals.append(simulate(Promote((3, 9, 27), 3), Listed(flat), setting, rng).steps)
-    assert found.expected_steps == pytest.approx(fmean(totals), rel=0.04)
-    seen = found.outlook.steps
-    assert fmean(seen.low <= total <= seen.high for total in totals) > 0.7, "it holds the middle 80 %"
-
-
-def test_a_default_configuration_among_the_best_takes_fewer_steps() -> None:
-    """Which explains most of the range where slots are many: it goes on beside those that rank high, or is one."""
-    expected, rng = [], random.Random(1)
-    for rank in (0, 20):
-        others = [[each for each in range(24) if each != rank] for _ in range(40)]
-        plays = [
-            virtual_sweep.play(Promote((3, 9, 27), 3), [rank, *rng.sample(rest, 23)], 1, 16, True) for rest in others
-        ]
-        expected.append(fmean(steps_of((3, 9, 27), play.counts) for play in plays))
-    assert expected[0] < 0.85 * expected[1]
+    assert plan_lines(found)[0] == "plan: 2 trials, reports at steps 2, 6; about 10 steps in all (8 to 12)"

@@ -10,9 +10,9 @@ from measured_rates import rate
 from sweep_files import toy
 
 from sweeps.planning.capacity import Machine
-from sweeps.planning.outlook import Known
+from sweeps.planning.forecast import RowsAndRates
 from sweeps.planning.plan import plan
-from sweeps.planning.rate_store import rate_key
+from sweeps.planning.rates import rate_key
 from trainables.contract import Need
 
 NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=8)
@@ -23,7 +23,9 @@ def warnings(device: Any = "cpu", hosts: int = 1, is_known: bool = True, **secti
     config, space = toy(RATES, **sections)
     key = rate_key(config, "here")
     measured = rate(key, step_seconds=10.0, start_seconds=0.0, trial_seconds=0.0)
-    planned = plan(config, space, NEED, Machine(device, hosts, 10**6), Known([measured] if is_known else [], key))
+    planned = plan(
+        config, space, NEED, Machine(device, hosts, 10**6), RowsAndRates([measured] if is_known else [], key)
+    )
     return [line for line in planned.warnings if line.startswith(("budget.", "cluster.hosts"))]
 
 

@@ -9,18 +9,25 @@ import pytest
 from sweep_files import toy
 
 from sweeps.config.model import SweepConfig
-from sweeps.planning import measured_speed, rate_store
+from sweeps.planning import measuring
 from sweeps.planning.rates import (
     LEAST_RANGE,
     MOST_RANGE,
     RAY_SECONDS,
     TRIAL_SECONDS,
     Load,
+    Range,
     Rate,
     RateKey,
+    Remembered,
     Speed,
+    data_key,
     is_named,
     kept,
+    place,
+    rate_key,
+    read,
+    remember,
     speed,
 )
 from sweeps.record.events import DataPrepared, Event, HostsStarted, SweepEnded, SweepStarted, TrialReported
@@ -80,7 +87,7 @@ def test_a_device_is_known_by_whole_words_of_its_name(device: str, asked: str, i
 def test_a_step_that_is_shared_costs_each_trial_its_part() -> None:
     found = speed_of([rate()])
     assert (found.step_seconds, found.evaluation_seconds) == (2.0, 10.0)
-    assert (found.start_seconds, found.trial_seconds) == (20.0, 3.0)
+    assert (found.start_seconds.expected, found.trial_seconds.expected) == (20.0, 3.0)
     assert found.uncertainty == LEAST_RANGE
 
 
@@ -130,21 +137,19 @@ def test_another_base_precision_or_device_is_another_rate(field: str, value: str
 def test_overheads_of_a_calibration_are_those_of_loading_and_of_ray() -> None:
     calibrated = rate(is_calibration=True, start_seconds=5.0, trial_seconds=0.0, time=9.0)
     alone, beside = speed_of([calibrated]), speed_of([calibrated, rate(time=1.0)])
-    assert (alone.start_seconds, alone.trial_seconds) == (5.0 + RAY_SECONDS, TRIAL_SECONDS)
-    assert (beside.start_seconds, beside.trial_seconds) == (20.0, 3.0)
+    assert (alone.start_seconds.expected, alone.trial_seconds.expected) == (5.0 + RAY_SECONDS, TRIAL_SECONDS)
+    assert (beside.start_seconds.expected, beside.trial_seconds.expected) == (20.0, 3.0)
+    # What no sweep has shown has a wider range.
+    assert alone.start_seconds.high / alone.start_seconds.expected > beside.start_seconds.high / 20.0
 
 
-def test_overheads_are_the_median_of_the_latest_sweeps_with_their_spread() -> None:
+def test_overheads_are_the_median_of_the_latest_sweeps_and_reach_from_the_least_to_the_most() -> None:
     starts = (999.0, 20.0, 30.0, 20.0, 10.0, 20.0)
-    rates = [rate(start_seconds=start, slots=place + 1.0, time=float(place)) for place, start in enumerate(starts)]
-    found = speed_of(rates)
-    assert (found.start_seconds, found.start_uncertainty) == (20.0, 0.5)
-    assert (found.trial_seconds, found.trial_uncertainty) == (3.0, LEAST_RANGE)
-
-
-def test_overheads_that_no_sweep_has_shown_have_a_wider_range() -> None:
-    found = speed_of([rate(is_calibration=True)])
-    assert found.start_uncertainty == found.trial_uncertainty > LEAST_RANGE
+    found = speed_of(
+        [rate(start_seconds=start, slots=number + 1.0, time=float(number)) for number, start in enumerate(starts)]
+    )
+    assert found.start_seconds == Range(20.0, 10.0, 30.0)
+    assert found.trial_seconds == Range(3.0, 3.0 * (1 - LEAST_RANGE), 3.0 * (1 + LEAST_RANGE))
 
 
 def test_a_new_rate_replaces_that_of_its_kind_and_the_oldest_go() -> None:
@@ -192,7 +197,7 @@ def log(*events: Event, end: float) -> list[Event]:
 def test_a_pass_that_two_trials_share_counts_once() -> None:
     """Two trials take five steps of 2 s side by side, from 110 to 120, and are evaluated together until 123."""
     side_by_side = [reported(key, steps(1, 5, 120.0, 2.0), 123.0) for key in "ab"]
-    found = measured_speed.of_sweep(log(*side_by_side, end=127.0), KEY)
+    found = measuring.of_sweep(log(*side_by_side, end=127.0), KEY)
     assert found is not None
     assert (found.slots, found.step_seconds, found.tokens_per_step) == (2.0, 2.0, 10.0)
     assert found.evaluation_seconds == 1.5
@@ -204,7 +209,7 @@ def test_a_pass_that_two_trials_share_counts_once() -> None:
 def test_one_trial_after_the_other_has_one_slot() -> None:
     first = reported("a", steps(1, 3, 116.0, 2.0), 117.0)
     second = reported("b", steps(1, 3, 123.0, 2.0), 124.0)
-    found = measured_speed.of_sweep(log(first, second, end=124.0), KEY)
+    found = measuring.of_sweep(log(first, second, end=124.0), KEY)
     assert found is not None
     assert (found.slots, found.step_seconds, found.evaluation_seconds, found.trial_seconds) == (1.0, 2.0, 1.0, 0.0)
     assert found.host_slots == 2.0
@@ -215,7 +220,7 @@ def test_a_host_that_idles_while_another_trains_makes_no_step_longer() -> None:
     both = [reported(key, steps(1, 3, 116.0, 2.0), 117.0) for key in "ab"]
     alone = reported("a", tuple(step for step in steps(1, 6, 123.0, 2.0) if step.step > 3), 124.0)
     hosts = HostsStarted(time=110.0, since=101.0, hosts=2, slots=2, device="cpu")
-    found = measured_speed.of_sweep(log(hosts, *both, alone, end=124.0), KEY)
+    found = measuring.of_sweep(log(hosts, *both, alone, end=124.0), KEY)
     assert found is not None
     assert (found.slots, found.step_seconds, found.evaluation_seconds, found.trial_seconds) == (1.0, 2.0, 1.0, 0.0)
 
@@ -223,33 +228,33 @@ def test_a_host_that_idles_while_another_trains_makes_no_step_longer() -> None:
 def test_a_trial_that_waited_between_two_reports_is_not_charged_for_it() -> None:
     early = reported("a", steps(1, 3, 116.0, 2.0), 117.0)
     late = reported("a", tuple(step for step in steps(1, 6, 1006.0, 2.0) if step.step > 3), 1007.0)
-    found = measured_speed.of_sweep(log(early, late, end=1007.0), KEY)
+    found = measuring.of_sweep(log(early, late, end=1007.0), KEY)
     assert found is not None
     assert (found.step_seconds, found.evaluation_seconds) == (2.0, 1.0)
 
 
 def test_an_evaluation_that_clocks_of_two_machines_say_ended_before_it_began_is_no_measurement() -> None:
     early, late = (reported("a", steps(1, 6, 122.0, 2.0), ended) for ended in (121.0, 123.0))
-    assert measured_speed.of_sweep(log(early, end=124.0), KEY) is None
+    assert measuring.of_sweep(log(early, end=124.0), KEY) is None
     other = reported("b", steps(1, 3, 130.0, 2.0), 129.0)
-    found = measured_speed.of_sweep(log(late, other, end=130.0), KEY)
+    found = measuring.of_sweep(log(late, other, end=130.0), KEY)
     assert found is not None
     assert (found.step_seconds, found.evaluation_seconds) == (2.0, 1.0)
 
 
 def test_a_few_steps_are_no_measurement() -> None:
-    assert measured_speed.of_sweep(log(reported("a", steps(1, 5, 120.0, 2.0), 121.0), end=122.0), KEY) is None
+    assert measuring.of_sweep(log(reported("a", steps(1, 5, 120.0, 2.0), 121.0), end=122.0), KEY) is None
 
 
 def test_only_the_latest_driver_counts() -> None:
     before = log(reported("a", steps(1, 6, 122.0, 2.0), 123.0), end=123.0)
-    assert measured_speed.of_sweep([*before, *log(end=999.0)], KEY) is None
+    assert measuring.of_sweep([*before, *log(end=999.0)], KEY) is None
 
 
 def test_covered_time_is_that_of_the_union() -> None:
-    assert measured_speed.covered([(5.0, 6.0), (0.0, 2.0), (1.0, 3.0), (1.5, 1.6)]) == 4.0
-    assert measured_speed.covered([]) == 0.0
-    assert measured_speed.covered([(5.0, 6.0), (0.0, 2.0), (1.0, 3.0), (1.5, 1.6)], 2) == pytest.approx(5.0)
+    assert measuring.covered([(5.0, 6.0), (0.0, 2.0), (1.0, 3.0), (1.5, 1.6)]) == 4.0
+    assert measuring.covered([]) == 0.0
+    assert measuring.covered([(5.0, 6.0), (0.0, 2.0), (1.0, 3.0), (1.5, 1.6)], 2) == pytest.approx(5.0)
 
 
 # What is remembered
@@ -263,34 +268,34 @@ def config_with_rows(folder: Path, **data: Any) -> SweepConfig:
 
 
 def test_what_sweeps_of_tests_show_goes_with_the_folders_of_pytest(tmp_path_factory: pytest.TempPathFactory) -> None:
-    assert rate_store.place().is_relative_to(tmp_path_factory.getbasetemp())
+    assert place().is_relative_to(tmp_path_factory.getbasetemp())
 
 
 def test_rates_and_shapes_are_remembered(tmp_path: Path) -> None:
     path, config = tmp_path / "deep" / "rates.json", config_with_rows(tmp_path)
     shape = RowShape(longest=9, mean=5.0, labelled=0.5, train_rows=3, eval_rows=2)
-    assert rate_store.read(path) == rate_store.Remembered()
-    rate_store.remember(path, rate(), {rate_store.data_key(config): shape})
-    rate_store.remember(path, rate(slots=8.0), {})
-    found = rate_store.read(path)
+    assert read(path) == Remembered()
+    remember(path, rate(), {data_key(config): shape})
+    remember(path, rate(slots=8.0), {})
+    found = read(path)
     assert [known.slots for known in found.rates] == [2.0, 8.0]
     assert found.shape(config) == shape
 
 
 def test_rows_that_changed_are_other_rows(tmp_path: Path) -> None:
     config = config_with_rows(tmp_path)
-    keys = [rate_store.data_key(config), rate_store.data_key(config_with_rows(tmp_path, max_length=99))]
+    keys = [data_key(config), data_key(config_with_rows(tmp_path, max_length=99))]
     (tmp_path / "rows.jsonl").write_text('{"text": "another"}\n')
-    assert len({*keys, rate_store.data_key(config)}) == 3
+    assert len({*keys, data_key(config)}) == 3
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"rates": [{"slots": 1}]}', '{"new": 1}'])
 def test_a_file_that_cannot_be_read_counts_as_empty(tmp_path: Path, content: str) -> None:
     path = tmp_path / "rates.json"
     path.write_text(content)
-    assert rate_store.read(path) == rate_store.Remembered()
-    rate_store.remember(path, rate(), {})
-    assert rate_store.read(path).rates == (rate(),)
+    assert read(path) == Remembered()
+    remember(path, rate(), {})
+    assert read(path).rates == (rate(),)
 
 
 def test_a_rate_is_of_base_precision_and_device() -> None:
@@ -301,11 +306,11 @@ def test_a_rate_is_of_base_precision_and_device() -> None:
             "quantization": {"scheme": "fp4"},
         }
     )
-    found = rate_store.rate_key(config, "GPU")
+    found = rate_key(config, "GPU")
     assert (found.trainable, found.quantization, found.device) == ("qlora", "fp4 auto", "GPU")
     assert found.model.endswith("host/model@abc")
     assert "secret" not in found.model
-    assert rate_store.rate_key(toy()[0], "GPU").model == "toy"
+    assert rate_key(toy()[0], "GPU").model == "toy"
 
 
 @pytest.mark.parametrize(
@@ -318,10 +323,10 @@ def test_a_rate_is_of_base_precision_and_device() -> None:
 )
 def test_what_changes_how_long_a_step_takes_makes_another_rate(section: str, field: str, value: object) -> None:
     usual, other = toy()[0], toy(**{section: {field: value}})[0]
-    assert rate_store.rate_key(usual, "GPU").pacing == ""
-    assert rate_store.rate_key(other, "GPU").pacing == f"{section}.{field}={value}"
-    seen = rate(key=rate_store.rate_key(usual, "GPU"))
-    assert speed([seen], rate_store.rate_key(other, "GPU"), load()) is None
+    assert rate_key(usual, "GPU").pacing == ""
+    assert rate_key(other, "GPU").pacing == f"{section}.{field}={value}"
+    seen = rate(key=rate_key(usual, "GPU"))
+    assert speed([seen], rate_key(other, "GPU"), load()) is None
 
 
 def test_what_one_engine_took_says_nothing_of_another() -> None:

@@ -202,7 +202,7 @@ def test_another_device_than_the_planned_one_is_not_calibrated(
     monkeypatch.setattr(devices, "gpus", lambda: gpus)
     names = {"cpu": "A CPU, 2 threads", "cuda": "NVIDIA L4"}
     monkeypatch.setattr(devices, "name", lambda device, own, hosts: names[device])
-    monkeypatch.setattr("sweeps.planning.calibration.calibrate", lambda *_: pytest.fail("this machine is calibrated"))
+    monkeypatch.setattr("sweeps.planning.measuring.calibrate", lambda *_: pytest.fail("this machine is calibrated"))
     with pytest.raises(ConfigError) as raised:
         this_machine.calibrate(load.Sweep(*toy(RATES, cluster=cluster)))
     assert str(raised.value).startswith(f"{field}: --calibrate measures the device of this machine, ")
@@ -229,7 +229,7 @@ def test_the_planned_device_is_calibrated_where_it_is(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(devices, "gpus", lambda: 1)
     monkeypatch.setattr(devices, "name", lambda device, own, hosts: "NVIDIA L4")
-    monkeypatch.setattr("sweeps.planning.calibration.calibrate", measure)
+    monkeypatch.setattr("sweeps.planning.measuring.calibrate", measure)
     with pytest.raises(MeasuredError):
         this_machine.calibrate(load.Sweep(*toy(RATES, cluster=cluster)))
 
@@ -241,7 +241,7 @@ def test_hosts_that_share_a_processor_are_planned_and_calibrated_with_their_own_
     seen: list[int] = []
     monkeypatch.setattr(devices, "threads", lambda: 8)
     monkeypatch.setattr(devices, "use_threads", seen.append)
-    monkeypatch.setattr("sweeps.planning.calibration.prepare", lambda _: pytest.fail("it has the threads by now"))
+    monkeypatch.setattr("sweeps.planning.measuring.prepare", lambda _: pytest.fail("it has the threads by now"))
     for hosts, own in ((1, "8 threads"), (4, "2 threads"), (8, "1 thread")):
         sweep = load.Sweep(*toy(RATES, cluster={"hosts": hosts}))
         name = this_machine.machine_of(sweep.config).device_name
@@ -267,8 +267,8 @@ def test_a_calibration_has_as_many_slots_as_a_sweep_on_these_rows(
         return rate(key, slots=slots)
 
     summary = Summary(fingerprint="0" * 16, train_rows=100, eval_rows=8, train_tokens=16_000, longest_row=190)
-    monkeypatch.setattr("sweeps.planning.calibration.prepare", lambda _: Prepared(summary=summary, payload=b""))
-    monkeypatch.setattr("sweeps.planning.calibration.calibrate", measure)
+    monkeypatch.setattr("sweeps.planning.measuring.prepare", lambda _: Prepared(summary=summary, payload=b""))
+    monkeypatch.setattr("sweeps.planning.measuring.calibrate", measure)
     sweep = load.load("quickstart", ["budget.trials=16"], load.RECIPES)
     before = this_machine.plan_here(sweep).slots_per_host
     this_machine.calibrate(sweep)

@@ -207,9 +207,9 @@ def test_a_trial_that_was_stopped_would_have_taken_its_own_steps() -> None:
 
 
 def test_the_plan_is_held_against_what_was_spent() -> None:
-    told = SweepPlanned(time=0.0, steps=10, seconds=50.0)
+    told = SweepPlanned(time=0.0, steps=10, seconds=50.0, memory_bytes=4)
     found = sweep(told, started("a"), reported("a", 9, 1.0), over(45.0))
-    against = planned(found, spent(found, FULL), estimated_bytes=4)
+    against = planned(found, spent(found, FULL))
     assert against is not None
     assert (against.steps_off, against.seconds_off) == (-0.1, -0.1)
     assert (against.memory_bytes, against.memory_off) == (4, found.trials["a"].peak_memory_bytes / 4 - 1)
@@ -217,7 +217,7 @@ def test_the_plan_is_held_against_what_was_spent() -> None:
 
 def test_a_plan_without_a_rate_said_nothing_of_time() -> None:
     found = sweep(SweepPlanned(time=0.0, steps=9, seconds=None), started("a"), reported("a", 9, 1.0))
-    against = planned(found, spent(found, FULL), None)
+    against = planned(found, spent(found, FULL))
     assert against is not None
     assert (against.steps_off, against.seconds_off, against.memory_off) == (0.0, None, None)
 
@@ -225,7 +225,7 @@ def test_a_plan_without_a_rate_said_nothing_of_time() -> None:
 def test_the_first_plan_stays_and_a_sweep_of_an_earlier_version_has_none() -> None:
     first, second = (SweepPlanned(time=0.0, steps=steps, seconds=None) for steps in (9, 99))
     assert sweep(first, second).planned == first
-    assert planned(sweep(), spent(sweep(), FULL), None) is None
+    assert planned(sweep(), spent(sweep(), FULL)) is None
 
 
 def test_a_sweep_that_was_extended_is_not_held_against_its_plan() -> None:
@@ -233,5 +233,5 @@ def test_a_sweep_that_was_extended_is_not_held_against_its_plan() -> None:
     more: list[dict[str, Any]] = [{"changes": {"budget.trials": 10}}, {"point": {"adapter.r": 4}}]
     for asked in more:
         answer = RequestAnswered(time=5.0, request="r", sender="s", asked="a", is_accepted=True, message="m", **asked)
-        assert planned(sweep(plan), spent(sweep(plan), FULL), None) is not None
-        assert planned(sweep(plan, answer), spent(sweep(plan, answer), FULL), None) is None
+        assert planned(sweep(plan), spent(sweep(plan), FULL)) is not None
+        assert planned(sweep(plan, answer), spent(sweep(plan, answer), FULL)) is None

@@ -10,13 +10,13 @@ from measured_rates import rate
 from sweep_files import toy
 
 from sweeps.planning.capacity import Machine
+from sweeps.planning.forecast import RowsAndRates
 from sweeps.planning.lora_or_qlora import Fit, GpuAdvice
 from sweeps.planning.number_words import counted, duration, size
-from sweeps.planning.outlook import Known
 from sweeps.planning.plan import Plan, plan
-from sweeps.planning.rate_store import rate_key
+from sweeps.planning.rates import rate_key
 from sweeps.report.plan_lines import plan_lines
-from trainables.contract import Need
+from trainables.contract import Need, RowShape
 
 NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=8)
 RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
@@ -30,7 +30,7 @@ def planned(device: Any = "cpu", is_known: bool = True, kind: str = "fifo", tria
         budget={"trials": trials, **(budget or {"steps_per_trial": 27})},
     )
     rates = [rate(rate_key(config, "CPU of ours, 2 threads"))] if is_known else []
-    known = Known(rates, rate_key(config, "CPU of ours"))
+    known = RowsAndRates(rates, rate_key(config, "CPU of ours"))
     return plan(config, space, NEED, Machine(device, 1, 10**6), known)
 
 
@@ -41,13 +41,6 @@ def lines(found: Plan) -> str:
 def test_time_is_told_with_its_range_and_where_it_comes_from() -> None:
     # 20 s to start, 4 trials of 1 s, 108 steps of 2 s, 12 evaluations and that of the base of 1 s; 15 % either way.
     assert "time: about 4 min 13 s (3 min 35 s to 4 min 51 s); by 126 steps that were measured" in lines(planned())
-
-
-@pytest.mark.parametrize("budget", [{"steps_per_trial": 27}, {"examples_per_trial": 108}])
-def test_the_time_without_early_stopping_is_told_whatever_rungs_count(budget: dict[str, Any]) -> None:
-    # 20 s to start, 27 trials of 1 s, 729 steps of 2 s, 81 evaluations and that of the base of 1 s.
-    assert "; 26 min 27 s if none is stopped early; by" in lines(planned(kind="stop", trials=27, **budget))
-    assert "if none is stopped early" not in lines(planned(kind="promote", trials=27, **budget))
 
 
 def test_gpus_are_paid_by_the_hour() -> None:
@@ -72,7 +65,7 @@ def test_json_has_the_same_numbers_under_plain_names() -> None:
     assert told["gpu_hours"]["expected"] == pytest.approx(253 / 3600)
     assert told["reaching"] == (4, 4, 4)
     assert told["steps"] == {"expected": 108.0, "low": 108, "high": 108}
-    assert (untold["seconds"], untold["gpu_hours"], untold["worst_seconds"]) == (None, None, None)
+    assert (untold["seconds"], untold["gpu_hours"]) == (None, None)
     assert planned("cpu").as_json()["gpu_hours"]["expected"] == 0
 
 
@@ -112,3 +105,21 @@ def test_counts_and_sizes_have_their_units() -> None:
 def test_the_engine_is_told_where_it_is_known() -> None:
     assert "\nengine: flat" in lines(replace(planned(), engine="flat"))
     assert "engine" not in lines(planned())
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ({}, "about 828 tokens (a guess: the rows are not read yet)"),
+        ({"row_tokens": 50.0}, "about 450 tokens (by the characters of the rows)"),
+        ({"row_tokens": 1e9}, "about 2,070 tokens (by the characters of the rows)"),
+        ({"rows": RowShape(longest=9, mean=5.0, labelled=0.5, train_rows=3, eval_rows=9)}, "about 45 tokens; "),
+    ],
+)
+def test_tokens_are_told_with_what_the_length_of_rows_follows_from(rows: dict[str, Any], words: str) -> None:
+    data = {"train": "hub/rows", "eval": "hub/more", "text": "{text}", "max_length": 230, "group_by": "author"}
+    budget = {"trials": 1, "steps_per_trial": 9}
+    config, space = toy(RATES, data=data, training={"batch_size": 1}, budget=budget, scheduler={"kind": "fifo"})
+    told = lines(plan(config, space, NEED, Machine("cpu", 1, 10**6), RowsAndRates(eval_rows=9, **rows)))
+    assert f"\n{words}" in told
+    assert "\nrows with an equal author count as one group (data.group_by)" in told

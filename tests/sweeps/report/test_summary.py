@@ -52,7 +52,6 @@ def told(
         parent_run=None,
         experiment_id=None,
         run_ids={},
-        estimated_bytes=None,
     )
     summary.show(Sweep(*toy()), result)
     return capsys.readouterr().err

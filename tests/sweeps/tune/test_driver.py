@@ -59,7 +59,7 @@ def test_a_sweep_whose_rows_give_other_tokens_now_is_refused(
     summary = Summary(fingerprint="1" * 16, train_rows=4, eval_rows=2)
     ready = Ready(data=summary, hosts=(HostFacts(pid=1, node="", device="cpu", slots=1, estimated_bytes=None),))
     broker = MagicMock()
-    broker.outlook.remote.return_value, broker.resolve.remote.return_value = None, ()
+    broker.forecast.remote.return_value, broker.resolve.remote.return_value = None, ()
     broker.start.remote.return_value = ready
     monkeypatch.setattr(driver.broker, "create", lambda *_: broker)
     monkeypatch.setattr(Driver, "_answer", lambda _, answer: answer)

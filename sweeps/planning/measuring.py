@@ -1,0 +1,265 @@
+"""Measures the speed of hosts: from a sweep's event log, or by a calibration, `qsweep plan FILE --calibrate`.
+
+A pass of a host trains several trials, and each of their steps says how long it took, so the time of a host is the
+time in which at least one step runs, not the sum over the trials. A trial goes to the host with the fewest: of several
+hosts, as many train as there are steps at that time, or all of them.
+
+A calibration takes about a dozen real steps on this machine, through the loop that hosts run. Neither Ray nor tracking
+is there: the base is loaded into this process, the sweep's first trials train side by side in the slots that the plan
+gives a host, and are evaluated once.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
+from statistics import fmean, pstdev
+from typing import NamedTuple, TypeVar
+
+from cluster.devices import cache
+from cluster.loop import Outcome, PackLoop
+from sweeps.config import points, resource
+from sweeps.config.load import Sweep
+from sweeps.errors import ConfigError
+from sweeps.planning.capacity import Machine, largest
+from sweeps.planning.rates import Rate, RateKey, rate_key
+from sweeps.record.events import (
+    BaseEvaluated,
+    DataPrepared,
+    Event,
+    HostsChanged,
+    HostsStarted,
+    SweepStarted,
+    TrialEnded,
+    TrialReported,
+)
+from trainables import catalogue
+from trainables.contract import Failure, Prepared, StepRecord
+from trainables.errors import TrainableError
+from trainables.specs import TrialSpec
+
+LEAST_STEPS = 6
+"""Steps below which a sweep is no measurement: the first ones of a process are slow."""
+WARM_STEPS = 1
+"""Steps of each trial of a calibration before the clock starts: the first one of a process is slow."""
+STEPS = 12
+"""Steps of all trials of a calibration that are measured, at least 2 of each."""
+WAIT_SECONDS = 600.0
+"""How long a calibration waits for a trial to open, and for one to train and be evaluated."""
+
+Interval = tuple[float, float]
+_Found = TypeVar("_Found", bound=Event)
+
+
+class Trained(NamedTuple):
+    """Steps of one trial in a row."""
+
+    before: StepRecord | None
+    """The step before them; None where they are the trial's first."""
+    steps: Sequence[StepRecord]
+    evaluated: float | None
+    """When the evaluation after the last of them was done; None where there was none."""
+
+
+class _Step(NamedTuple):
+    """A step that was measured."""
+
+    begin: float
+    end: float
+    tokens: int
+
+
+def of_sweep(events: Iterable[Event], key: RateKey) -> Rate | None:
+    """The rate that the latest driver of a sweep has shown; None when it took too few steps to tell."""
+    story = list(events)
+    begun = max((number for number, event in enumerate(story) if isinstance(event, SweepStarted)), default=0)
+    own, trained = story[begun:], [part for part in _parts(story) if part[0] >= begun]
+    changed, hosts = _last(own, HostsChanged), _last(own, HostsStarted)
+    # Where the number of hosts has changed, or one may hang, what one host usually does cannot be told.
+    if hosts is None or (changed is not None and own.index(changed) > own.index(hosts)):
+        return None
+    data, base = _last(story, DataPrepared), _last(story, BaseEvaluated)
+    summary = data.summary if data is not None else {}
+    rows, tokens = int(summary.get("train_rows", 0)), int(summary.get("train_tokens", 0))
+    evaluated = base.rows if base is not None else int(summary.get("eval_rows", 0))
+    parts = [part for _, _, part in trained]
+    rate = of_steps(parts, key, evaluated, tokens / rows if rows else 0.0, hosts.hosts)
+    evaluations = list(_evaluations(parts))
+    if rate.steps < LEAST_STEPS or not evaluations:
+        return None
+    working = covered([*((step.begin, step.end) for step in _steps(parts)), *evaluations])
+    idle = max(0.0, story[-1].time - hosts.time - working)
+    return rate.model_copy(
+        update={
+            "start_seconds": max(0.0, hosts.time - own[0].time),
+            "trial_seconds": idle / len({trial for _, trial, _ in trained}),
+            "host_slots": hosts.slots / hosts.hosts,
+            "time": story[-1].time,
+        }
+    )
+
+
+def _last(events: Sequence[Event], kind: type[_Found]) -> _Found | None:
+    """The last event of a kind."""
+    return next((event for event in reversed(events) if isinstance(event, kind)), None)
+
+
+def _parts(events: Iterable[Event]) -> Iterator[tuple[int, str, Trained]]:
+    """The number of each event that tells of steps, its trial, and what was trained; events of one trial follow on."""
+    latest: dict[str, StepRecord] = {}
+    for number, event in enumerate(events):
+        if isinstance(event, TrialReported):
+            history, evaluated = event.report.history, event.report.time if event.report.history else None
+        elif isinstance(event, TrialEnded):
+            history, evaluated = event.history, None
+        else:
+            continue
+        yield number, event.trial_key, Trained(latest.get(event.trial_key), history, evaluated)
+        latest.update({event.trial_key: history[-1]} if history else {})
+
+
+def _steps(parts: Iterable[Trained]) -> Iterator[_Step]:
+    """The steps whose time is known: those that follow on the one before."""
+    for part in parts:
+        step, seconds, tokens = (
+            (part.before.step, part.before.seconds, part.before.tokens) if part.before else (0, 0.0, 0)
+        )
+        for each in part.steps:
+            taken = each.seconds - seconds
+            if taken >= 0 and each.step == step + 1:
+                yield _Step(each.time - taken, each.time, each.tokens - tokens)
+            step, seconds, tokens = each.step, each.seconds, each.tokens
+
+
+def _evaluations(parts: Iterable[Trained]) -> Iterator[Interval]:
+    """When each evaluation began and ended; an end that comes before is of the clock of another machine."""
+    for part in parts:
+        last = part.steps[-1] if part.steps else part.before
+        if part.evaluated is not None and last is not None and part.evaluated >= last.time:
+            yield last.time, part.evaluated
+
+
+def of_steps(parts: Sequence[Trained], key: RateKey, evaluation_rows: int, row_tokens: float, hosts: int = 1) -> Rate:
+    """The rate of trials that hosts trained side by side, some steps each; `row_tokens` are those of a mean row."""
+    steps, evaluations = list(_steps(parts)), list(_evaluations(parts))
+    times = [(step.begin, step.end) for step in steps]
+    stepping, working = covered(times, hosts), covered([*times, *evaluations], hosts)
+    slots = max(1.0, sum(end - begin for begin, end in times) / stepping) if stepping else 1.0
+    per_token = [(step.end - step.begin) / step.tokens for step in steps if step.tokens > 0]
+    count, mean = max(1, len(steps)), fmean(per_token) if per_token else 0.0
+    return Rate(
+        key=key,
+        tokens_per_step=sum(step.tokens for step in steps) / count,
+        slots=slots,
+        step_seconds=stepping * slots / count,
+        evaluation_seconds=(working - stepping) / max(1, len(evaluations)),
+        evaluation_rows=evaluation_rows,
+        row_tokens=row_tokens,
+        start_seconds=0.0,
+        trial_seconds=0.0,
+        spread=pstdev(per_token) / mean if mean else 0.0,
+        steps=len(steps),
+        time=max((end for _, end in [*times, *evaluations]), default=0.0),
+    )
+
+
+def covered(intervals: Iterable[Interval], most: int = 1) -> float:
+    """Seconds in which at least one of the intervals runs; those in which several do count so often, up to `most`."""
+    ends = sorted(each for begin, end in intervals for each in ((begin, 1), (end, -1)))
+    total, running, since = 0.0, 0, 0.0
+    for now, more in ends:
+        total += min(running, most) * (now - since)
+        running, since = running + more, now
+    return total
+
+
+def prepare(sweep: Sweep) -> Prepared:
+    """Prepares the rows of a sweep on this machine, as its hosts would. Raises ConfigError where they cannot be."""
+    config = sweep.config
+    try:
+        return catalogue.find(config.trainable).prepare(config.base, cache())
+    except TrainableError as error:
+        raise ConfigError([str(error)]) from None
+
+
+def calibrate(sweep: Sweep, prepared: Prepared, slots: int, machine: Machine) -> Rate:
+    """Measures the rate of this machine for a sweep.
+
+    Takes as long as it takes to load the base, to train about 12 + `slots` steps and to evaluate as many trials.
+
+    Args:
+        slots: trials that train side by side, as many as a host of the sweep will have.
+
+    Raises:
+        ConfigError: nothing can be trained; says why.
+    """
+    config, summary = sweep.config, prepared.summary
+    trainable = catalogue.find(config.trainable)
+    started = time.time()
+    try:
+        if machine.device == "cuda" and (why := catalogue.blindness(trainable)) is not None:
+            raise ConfigError([f"this machine's GPU: {why}"])
+        pack = trainable.open_pack(config.base, prepared.payload, cache())
+        if machine.free_bytes is not None:
+            room = catalogue.Room(machine.device, machine.spread, machine.free_bytes)
+            catalogue.settle_auto(trainable, pack, config.base, largest(config, sweep.space), summary.shape, room)
+    except TrainableError as error:
+        raise ConfigError([str(error)]) from None
+    loop = PackLoop(pack, slots)
+    ready = time.time()
+    try:
+        leases = _open(loop, sweep, slots)
+        target = WARM_STEPS + max(2, math.ceil(STEPS / len(leases)))
+        with ThreadPoolExecutor(len(leases)) as calls:
+            reached = list(calls.map(lambda lease: _reach(loop, lease, target), leases))
+    finally:
+        loop.stop()
+    rate = of_steps(
+        [_warm(outcome, ended) for outcome, ended in reached],
+        rate_key(config, machine.device_name or ""),
+        evaluation_rows=summary.eval_rows,
+        row_tokens=summary.shape.mean if summary.shape is not None else 0.0,
+    )
+    return rate.model_copy(update={"start_seconds": ready - started, "host_slots": slots, "is_calibration": True})
+
+
+def _open(loop: PackLoop, sweep: Sweep, slots: int) -> list[str]:
+    """Puts the sweep's first trials that can be trained into the slots; their leases."""
+    leases: list[str] = []
+    reason = "it has no point"
+    for number, spec in enumerate(islice(_first_specs(sweep), 4 * slots)):
+        if len(leases) == slots:
+            break
+        opened = loop.open(str(number), spec, None).result(WAIT_SECONDS)
+        if isinstance(opened, Failure):
+            reason = opened.message
+        else:
+            leases.append(str(number))
+    if not leases:
+        raise ConfigError([f"search_space: nothing of it can be trained: {reason}"])
+    return leases
+
+
+def _first_specs(sweep: Sweep) -> Iterator[TrialSpec]:
+    """Trials as a launch of the sweep would begin them; equal ones may come twice, and are as fast as others."""
+    config, space = sweep.config, sweep.space
+    searcher = config.searcher.build(space, config.seed)
+    for point in chain(points.beginning(config, space), iter(searcher.suggest, None)):
+        yield resource.of(config).with_steps(points.apply(config.base, point, config.seed))
+
+
+def _reach(loop: PackLoop, lease: str, target: int) -> tuple[Outcome, float]:
+    """The lease at `target`, evaluated there, and when that was; a failure ends it before."""
+    while True:
+        outcome = loop.advance(lease, target, math.inf, 0, WAIT_SECONDS)
+        if outcome is not None and (outcome.evaluation is not None or outcome.failure is not None):
+            return outcome, time.time()
+
+
+def _warm(outcome: Outcome, ended: float) -> Trained:
+    """What counts of an outcome: all but the first steps, and the evaluation."""
+    first, *rest = outcome.history or (None,)
+    return Trained(first, tuple(rest), ended if outcome.evaluation is not None else None)

@@ -1,0 +1,55 @@
+"""LoRA against QLoRA: which fits a GPU of some size, and which the plan advises."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+
+from sweeps.planning import lora_or_qlora
+from trainables.contract import Need
+
+
+def estimate(scheme: str, recomputes: bool) -> Need:
+    """A base of 14 GB in 16 bits, 4 GB in 4; slots of 4 GB, of 1 GB where activations are recomputed."""
+    base = 14 * 10**9 if scheme == "none" else 4 * 10**9
+    return Need(
+        base_bytes=base, slot_bytes=5 * 10**8, step_bytes=5 * 10**8 if recomputes else 35 * 10**8, saturating_slots=9
+    )
+
+
+def test_each_size_of_gpu_has_the_slots_that_fit_and_an_advice() -> None:
+    found = lora_or_qlora.choices(estimate, 1.0, 4, (4, 5, 12, 15, 24, 80))
+    assert [(choice.gpu_gb, choice.lora.words, choice.qlora.words, choice.advice) for choice in found] == [
+        (4, "does not fit", "does not fit", "a larger GPU, or shorter rows"),
+        (5, "does not fit", "1 slot, recomputing", "QLoRA"),
+        (12, "does not fit", "2 slots", "QLoRA"),
+        (15, "1 slot, recomputing", "2 slots", "QLoRA"),
+        (24, "2 slots", "4 slots", "LoRA"),
+        (80, "4 slots", "4 slots", "LoRA"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("recomputing", "words"),
+    [
+        ("auto", ["1 slot, recomputing", "2 slots"]),
+        (True, ["1 slot, recomputing", "4 slots, recomputing"]),
+        (False, ["does not fit", "2 slots"]),
+    ],
+)
+def test_the_table_recomputes_where_the_sweep_does(recomputing: Literal["auto"] | bool, words: list[str]) -> None:
+    (found,) = lora_or_qlora.choices(estimate, 1.0, 4, (15,), recomputing)
+    assert [found.lora.words, found.qlora.words] == words
+
+
+def test_only_a_part_of_the_memory_is_planned_with() -> None:
+    (whole, *_), (part, *_) = (
+        lora_or_qlora.choices(estimate, 1.0, 4, (18,)),
+        lora_or_qlora.choices(estimate, 0.85, 4, (18,)),
+    )
+    assert (whole.lora.words, part.lora.words) == ("1 slot", "1 slot, recomputing")
+
+
+def test_a_model_of_unknown_size_has_no_table() -> None:
+    assert lora_or_qlora.choices(lambda *_: None, 1.0, 4) == ()
