@@ -12,7 +12,7 @@ from sweeps.config.load import Sweep
 from sweeps.config.model import Budget, SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.planning import capacity
-from sweeps.planning.forecast import Known, different, forecast, shortest_budget
+from sweeps.planning.forecast import RowsAndRates, different, forecast, shortest_budget
 from sweeps.planning.number_words import counted, duration
 from trainables.contract import Need
 
@@ -22,7 +22,7 @@ FILLED = 0.95
 """Part of the budget that is planned with: a sweep that ends by itself gives a whole answer."""
 
 
-def settled(sweep: Sweep, need: Need | None, machine: capacity.Machine, known: Known) -> tuple[Sweep, str]:
+def settled(sweep: Sweep, need: Need | None, machine: capacity.Machine, known: RowsAndRates) -> tuple[Sweep, str]:
     """The sweep with as many trials as fill its budget of time, and how that came, in words.
 
     Args:

@@ -205,7 +205,7 @@ def _orders(trials: int, reports: int) -> Iterable[Sequence[int]]:
 
 
 @dataclass(frozen=True)
-class Known:
+class RowsAndRates:
     """What is known of rows and rates before a sweep."""
 
     rates: Sequence[Rate] = ()
@@ -246,7 +246,7 @@ class Forecast:
         return {**asdict(self), "are_tokens_known": self.lengths_from == "tokens"}
 
 
-def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: int, known: Known) -> Forecast:
+def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: int, known: RowsAndRates) -> Forecast:
     """Forecasts a checked sweep on hosts of so many slots each."""
     trials, hosts = trials_of(config, space), machine.hosts
     at, per_unit = resource.of(config).points, resource.steps_per_unit(config, space)
@@ -307,7 +307,7 @@ def _range(values: Sequence[float]) -> Range:
     return Range(fmean(values), low, high)
 
 
-def _unknown(config: SweepConfig, known: Known, machine: Machine) -> str:
+def _unknown(config: SweepConfig, known: RowsAndRates, machine: Machine) -> str:
     """Why no time can be told, and what to do about it."""
     if evaluation_rows(config, known) is None:
         return UNCOUNTED
@@ -316,7 +316,7 @@ def _unknown(config: SweepConfig, known: Known, machine: Machine) -> str:
     return UNNAMED if known.key is None and machine.gpus else UNKNOWN
 
 
-def evaluation_rows(config: SweepConfig, known: Known) -> int | None:
+def evaluation_rows(config: SweepConfig, known: RowsAndRates) -> int | None:
     """Rows of one evaluation, 0 where there is no data; None where all rows are taken and nobody has counted them."""
     if config.data is None:
         return 0
@@ -325,7 +325,7 @@ def evaluation_rows(config: SweepConfig, known: Known) -> int | None:
     return known.eval_rows if known.eval_rows is not None else config.data.eval_examples
 
 
-def _row_tokens(config: SweepConfig, known: Known) -> tuple[float, LengthsFrom]:
+def _row_tokens(config: SweepConfig, known: RowsAndRates) -> tuple[float, LengthsFrom]:
     """Mean tokens of a row, 0 where there are none, and what they follow from."""
     if config.data is None:
         return 0.0, "max_length"

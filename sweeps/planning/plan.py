@@ -10,7 +10,7 @@ from sweeps.config import resource
 from sweeps.config.model import SweepConfig
 from sweeps.planning import advice, capacity
 from sweeps.planning.capacity import Machine
-from sweeps.planning.forecast import Forecast, Known, forecast, most_steps, rows_per_trial, trials_of
+from sweeps.planning.forecast import Forecast, RowsAndRates, forecast, most_steps, rows_per_trial, trials_of
 from sweeps.planning.lora_or_qlora import GpuAdvice
 from trainables.contract import Device, Memory, Need
 
@@ -73,14 +73,14 @@ class Plan:
 
 
 def plan(
-    config: SweepConfig, space: SearchSpace, need: Need | None, machine: Machine, known: Known | None = None
+    config: SweepConfig, space: SearchSpace, need: Need | None, machine: Machine, known: RowsAndRates | None = None
 ) -> Plan:
     """The plan of a checked sweep.
 
     Args:
         need: the trainable's estimate for the largest specs of the space; None when the model's sizes are unknown.
     """
-    known, trials = known or Known(), trials_of(config, space)
+    known, trials = known or RowsAndRates(), trials_of(config, space)
     compared = resource.of(config)
     slots = capacity.slots_per_host(config, need, machine)
     total = capacity.slots_in_all(config, slots or 1, machine.hosts)

@@ -15,7 +15,7 @@ from sweeps.config.points import Scalar
 from sweeps.config.uris import work_folder
 from sweeps.errors import ConfigError
 from sweeps.planning import advice, auto_trials, capacity, plan, rates
-from sweeps.planning.forecast import Known
+from sweeps.planning.forecast import RowsAndRates
 from sweeps.planning.lora_or_qlora import GpuAdvice, choices
 from sweeps.planning.number_words import counted
 from sweeps.record.folder import SweepFolder, read_events
@@ -96,7 +96,7 @@ def with_trials(sweep: Sweep, to_launch: bool = False) -> tuple[Sweep, str | Non
     return auto_trials.settled(sweep, need, machine, known)
 
 
-def _known(sweep: Sweep, machine: capacity.Machine) -> tuple[Need | None, Known]:
+def _known(sweep: Sweep, machine: capacity.Machine) -> tuple[Need | None, RowsAndRates]:
     """The memory of the sweep's largest trials, and what is remembered of its base, device and rows."""
     store = rates.read(rates.place())
     shape = store.shape(sweep.config)
@@ -105,7 +105,7 @@ def _known(sweep: Sweep, machine: capacity.Machine) -> tuple[Need | None, Known]
     except NotTrainable as error:
         raise NotTrainable(f"trainable: {sweep.config.trainable}: {error}") from error
     key = None if machine.device_name is None else rates.rate_key(sweep.config, machine.device_name)
-    return need, Known(store.rates, key, shape, sweep.preview.eval_rows, sweep.preview.row_tokens)
+    return need, RowsAndRates(store.rates, key, shape, sweep.preview.eval_rows, sweep.preview.row_tokens)
 
 
 def _need(sweep: Sweep, device: Device, rows: RowShape | None, gpus: int = 1) -> Need | None:

@@ -83,7 +83,7 @@ class Amendments:
         known = record.trials.get(trial.trial_key)
         if known is not None:
             later = ", and goes on when the sweep has more time" if known.may_go_on else ""
-            return Answer(True, f"this point is {_told(known, record)}: it is not tried again{later}")
+            return Answer(True, f"this point is {_standing(known, record)}: it is not tried again{later}")
         over = self._over(record, {}, None)
         if over:
             return Answer(False, over)
@@ -138,7 +138,7 @@ class Amendments:
         return planned(0, self.config, self._targets(record).represent(point), record.fingerprints)
 
     def _targets(self, record: SweepRecord) -> target_modules.Targets:
-        return target_modules.known(record.targets, target_modules.asked(self.config, self.space))
+        return target_modules.from_log(record.targets, target_modules.asked(self.config, self.space))
 
     def _added(self, record: SweepRecord) -> set[str]:
         """Keys of the trials that somebody has asked for."""
@@ -322,7 +322,7 @@ def _value(config: SweepConfig, key: str) -> Scalar | None:
     return value
 
 
-def _told(trial: TrialRecord, record: SweepRecord) -> str:
+def _standing(trial: TrialRecord, record: SweepRecord) -> str:
     """Such as: t03 already, STOPPED at step 9, eval_loss 0.3121."""
     metric = record.objective.metric
     value = f", {metric} {trial.value(metric):.4f}" if trial.best_metrics else ""

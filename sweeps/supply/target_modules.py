@@ -68,7 +68,7 @@ def settle(answers: Sequence[Target]) -> Targets:
     )
 
 
-def known(settled: Mapping[str, TargetSettled], values: Sequence[TargetModules]) -> Targets:
+def from_log(settled: Mapping[str, TargetSettled], values: Sequence[TargetModules]) -> Targets:
     """What the event log says of the values; each stands for itself where it says nothing, as before it is known.
 
     Args:

@@ -105,8 +105,8 @@ class TrialSource:
         self._searcher: Searcher = config.searcher.build(space, config.seed)
         self._objective = config.objectives[0]
         self._compared = resource.of(config)
-        self._told: dict[str, TrialRecord] = {}
-        """Trial key -> what the searcher has been told of the trial."""
+        self._learned: dict[str, TrialRecord] = {}
+        """Trial key -> the record that the searcher has learned from last."""
         known = sorted(record.trials.values(), key=lambda trial: trial.number)
         self._begun = [t for t in known if not t.state.is_final and t.state is not TrialState.PARKED]
         self._handed_out: set[str] = set()
@@ -214,13 +214,13 @@ class TrialSource:
     def _learn(self, record: SweepRecord) -> None:
         """Tells the searcher what is new. Trials without a point are from logs of earlier versions."""
         for key, trial in sorted(record.trials.items(), key=lambda item: item[1].number):
-            told, self._told[key] = self._told.get(key), trial
-            if trial.point is None or trial.repeats is not None or trial is told:
+            earlier, self._learned[key] = self._learned.get(key), trial
+            if trial.point is None or trial.repeats is not None or trial is earlier:
                 continue
             self._is_used_up = False
-            if told is None:
+            if earlier is None:
                 self._searcher.tell(trial.point, 0, None, False)
-            for step, metrics in trial.evals[len(told.evals) if told is not None else 0 :]:
+            for step, metrics in trial.evals[len(earlier.evals) if earlier is not None else 0 :]:
                 value = self._objective.loss(self._objective.of(metrics))
                 outcome: float | FailureKind = value if math.isfinite(value) else "diverged"
                 reached = self._reached(trial, step)

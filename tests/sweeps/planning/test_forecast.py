@@ -21,7 +21,7 @@ from sweeps.halving.asha_stop import Stop
 from sweeps.halving.fifo import Fifo
 from sweeps.halving.rule import Rule
 from sweeps.planning.capacity import Machine
-from sweeps.planning.forecast import Forecast, Hosts, Lengths, Play, RowsAndRates, forecast, play, plays
+from sweeps.planning.forecast import Forecast, Hosts, Lengths, RowsAndRates, forecast, play, plays
 from sweeps.planning.rates import Range, rate_key
 
 POINTS = (3, 9, 27)
@@ -197,7 +197,3 @@ def test_the_share_of_evaluation_is_of_all_work_whoever_does_it() -> None:
 def test_steps_that_take_no_time_are_forecast_as_others() -> None:
     without, timeless = timed(sweep("stop", 12)), timed(sweep("stop", 12), step_seconds=0.0, evaluation_seconds=0.0)
     assert timeless.reaching == without.reaching
-
-
-def test_a_play_is_a_value() -> None:
-    assert Play((9, 3, 1), 63.0).units(POINTS) == 9 * 3 + 3 * 6 + 1 * 18

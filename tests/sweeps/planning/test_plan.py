@@ -59,23 +59,6 @@ def test_repeats_are_planned_on_top() -> None:
     assert repeated.trials == without.trials
 
 
-def test_only_trials_that_reach_their_last_step_are_expected_to_be_repeated() -> None:
-    without, repeated = (
-        planned(need=None, scheduler=PROMOTE, searcher={"kind": "random", "repeats": repeats}) for repeats in (0, 2)
-    )
-    reached = without.forecast.reaching[-1]  # rounded to a tenth
-    assert 0 < reached < 3
-    assert repeated.expected_steps == pytest.approx(without.expected_steps + 2 * reached * 81, abs=2 * 0.05 * 81 + 1)
-    more = 2 * reached * len(without.points)
-    assert repeated.forecast.evaluations == pytest.approx(without.forecast.evaluations + more, abs=0.5)
-    assert repeated.worst_steps == without.worst_steps + 2 * 3 * 81
-
-
-def test_early_stopping_is_expected_to_save_steps() -> None:
-    found = planned(budget={"trials": 8, "steps_per_trial": 27}, scheduler=STOP)
-    assert 8 * 3 <= found.expected_steps < found.worst_steps == 8 * 27
-
-
 @pytest.mark.parametrize(
     ("default", "start", "trials"),
     [(4, True, 2), (16, True, 3), (16, False, 2)],
@@ -137,51 +120,50 @@ def test_memory_is_shown_by_part_where_the_trainable_tells_the_parts() -> None:
     assert sum(found.as_json()["memory"].values()) == found.memory_bytes
 
 
-def test_slots_that_are_asked_for_are_taken() -> None:
-    assert planned(cluster={"slots_per_host": 30}).slots_per_host == 30
-
-
 @pytest.mark.parametrize(("need", "free_bytes"), [(None, 10**6), (NEED, None)])
 def test_unknown_memory_leaves_slots_to_the_hosts(need: Need | None, free_bytes: int | None) -> None:
     found = planned(need=need, machine=Machine("cuda", 2, free_bytes), model=MODEL)
     assert (found.slots_per_host, found.memory_bytes, found.hosts) == (None, None, 2)
 
 
-def test_memory_is_estimated_for_the_largest_rank_and_batch_with_each_choice_of_modules() -> None:
-    config, space = toy(
-        {
-            "adapter.r": {"choice": [64, 8]},
-            "training.batch_size": {"randint": [1, 12]},
-            "adapter.target_modules": {"choice": ["mlp", ["q_proj"]]},
-            **RATES,
-        }
-    )
-    *specs, default = largest(config, space)
+@pytest.mark.parametrize(
+    ("space", "sections", "specs"),
+    [
+        (
+            {"adapter.r": {"choice": [64, 8]}, "training.batch_size": {"randint": [1, 12]}},
+            {"adapter": {"target_modules": "mlp"}},
+            [(64, 12, "mlp", 0.0)],
+        ),
+        (
+            {
+                "adapter.target_modules": {"choice": ["mlp", ["q_proj"]]},
+                "adapter.lora_dropout": {"choice": [0.05, 0.1, 0]},
+            },
+            {"adapter": {"r": 5}},
+            [(5, 4, "mlp", 0.1), (5, 4, ("q_proj",), 0.1)],
+        ),
+        (
+            {"adapter.r": {"choice": [4, 8]}, "training.batch_size": {"choice": [1, 4, 16]}},
+            {
+                "searcher": {
+                    "kind": "random",
+                    "points": [{"adapter.r": 512}, {"adapter.r": 4, "training.batch_size": 16}],
+                }
+            },
+            [(8, 16, "attention-qv", 0.0), (512, 4, "attention-qv", 0.0)],
+        ),
+        (RATES, {}, [(16, 4, "attention-qv", 0.0)]),
+    ],
+    ids=["highest rank and batch", "each choice of modules", "points outside the space", "nothing large is searched"],
+)
+def test_memory_is_estimated_for_the_largest_trials(
+    space: dict[str, Any], sections: dict[str, Any], specs: list[tuple[Any, ...]]
+) -> None:
+    config, parsed = toy(space, **sections)
+    *found, default = largest(config, parsed)
     assert default == config.base
-    assert [(spec.adapter.r, spec.training.batch_size, spec.adapter.target_modules) for spec in specs] == [
-        (64, 12, "mlp"),
-        (64, 12, ("q_proj",)),
-    ]
-
-
-def test_memory_is_estimated_for_points_outside_the_space_too() -> None:
-    searched = {"adapter.r": {"choice": [4, 8]}, "training.batch_size": {"choice": [1, 4, 16]}}
-    own = [{"adapter.r": 512}, {"adapter.r": 4, "training.batch_size": 16}, {"training.batch_size": 32}]
-    config, space = toy(searched, searcher={"kind": "random", "points": own})
-    *found, _default = [(spec.adapter.r, spec.training.batch_size) for spec in largest(config, space)]
-    assert found == [(8, 16), (512, 4), (16, 32)]
-
-
-@pytest.mark.parametrize("dropouts", [[0.0, 0.1], [0.1, 0.0], [0.05, 0.1, 0.0]])
-def test_memory_is_estimated_for_the_highest_dropout_wherever_it_stands(dropouts: list[float]) -> None:
-    config, space = toy({"adapter.lora_dropout": {"choice": dropouts}, **RATES})
-    assert largest(config, space)[0].adapter.lora_dropout == 0.1
-
-
-def test_memory_is_estimated_for_the_base_where_nothing_large_is_searched() -> None:
-    config, space = toy(RATES, adapter={"r": 5})
-    spec, _default = largest(config, space)
-    assert (spec.adapter, spec.training) == (config.base.adapter, config.base.training)
+    fields = [(each.adapter.r, each.training.batch_size, each.adapter.target_modules) for each in found]
+    assert [(*of, each.adapter.lora_dropout) for of, each in zip(fields, found, strict=True)] == specs
 
 
 def test_a_plan_is_plain_json() -> None:
@@ -234,6 +216,13 @@ WARNINGS: list[tuple[str, dict[str, Any]]] = [
         {"machine": Machine("cpu", 64, 10**6, threads=2)},
     ),
     ("", {"machine": Machine("cpu", 2, 10**6, threads=2)}),
+    (
+        "16 slots for 16 trials",
+        {"machine": Machine("cuda", 8, 10**6), "cluster": {"slots_per_host": 2}, "scheduler": STOP},
+    ),
+    ("", {"scheduler": {"kind": "fifo"}, "budget": {"steps_per_trial": 3}, "cluster": {"slots_per_host": 16}}),
+    ("", {"budget": {"trials": 1}, "scheduler": STOP}),
+    ("", {"need": None}),  # the toy has no model
 ]
 
 
@@ -333,27 +322,6 @@ def test_a_default_outside_the_space_is_told(
     found = [line for line in planned(RATES | space, **sections).warnings if "outside the space" in line]
     said = f"t00 is the default configuration, which lies outside the space ({fields})"
     assert [line.startswith(said) for line in found] == ([] if fields is None else [True])
-
-
-def test_several_hosts_count_all_their_slots() -> None:
-    found = planned(machine=Machine("cuda", 8, 10**6), cluster={"slots_per_host": 2}, scheduler=STOP)
-    assert "16 slots for 16 trials" in found.warnings[0]
-
-
-def test_fifo_is_not_told_about_early_stopping() -> None:
-    assert (
-        planned(scheduler={"kind": "fifo"}, budget={"steps_per_trial": 3}, cluster={"slots_per_host": 16}).warnings
-        == ()
-    )
-
-
-def test_a_single_trial_is_not_told_to_be_more() -> None:
-    found = planned(RATES, budget={"trials": 1})
-    assert not [line for line in found.warnings if "at once" in line]
-
-
-def test_unknown_memory_is_no_warning_for_a_trainable_without_a_model() -> None:
-    assert planned(need=None).warnings == ()
 
 
 # Disk

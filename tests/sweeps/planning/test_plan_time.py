@@ -29,10 +29,6 @@ def warnings(device: Any = "cpu", hosts: int = 1, is_known: bool = True, **secti
     return [line for line in planned.warnings if line.startswith(("budget.", "cluster.hosts"))]
 
 
-def test_a_wall_clock_that_is_long_enough_is_not_spoken_of() -> None:
-    assert warnings(budget={"trials": 9, "steps_per_trial": 9, "wall_clock": "10h"}) == []
-
-
 @pytest.mark.parametrize(
     ("scheduler", "has_other_order"),
     [({}, True), ({"order": "paper"}, False), ({"variant": "stop"}, False), ({"kind": "fifo"}, False)],
@@ -84,10 +80,6 @@ def test_a_budget_of_unknown_reach_is_told_with_the_ways_to_an_answer(field: str
 def test_where_trials_come_to_their_last_step_early_an_unknown_reach_is_no_warning(scheduler: dict[str, Any]) -> None:
     budget = {"trials": 9, "steps_per_trial": 9, "wall_clock": "1m"}
     assert warnings(is_known=False, budget=budget, scheduler=scheduler) == []
-
-
-def test_a_sweep_without_a_budget_of_time_is_not_warned() -> None:
-    assert warnings(is_known=False, budget={"trials": 9, "steps_per_trial": 9}) == []
 
 
 @pytest.mark.parametrize(

@@ -251,12 +251,6 @@ def test_only_the_latest_driver_counts() -> None:
     assert measuring.of_sweep([*before, *log(end=999.0)], KEY) is None
 
 
-def test_covered_time_is_that_of_the_union() -> None:
-    assert measuring.covered([(5.0, 6.0), (0.0, 2.0), (1.0, 3.0), (1.5, 1.6)]) == 4.0
-    assert measuring.covered([]) == 0.0
-    assert measuring.covered([(5.0, 6.0), (0.0, 2.0), (1.0, 3.0), (1.5, 1.6)], 2) == pytest.approx(5.0)
-
-
 # What is remembered
 
 

@@ -11,7 +11,6 @@ from sweep_files import toy
 
 from cluster import devices
 from sweeps.config import load
-from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.planning import this_machine
 from sweeps.planning.capacity import Machine
@@ -91,16 +90,6 @@ def test_a_launch_is_planned_for_the_device_that_is_there() -> None:
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_a_launch_on_this_machines_gpu_has_the_memory_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "gpus", lambda: 1)
-    found = here(to_launch=True, gpu_memory="999GB", slots_per_host=1)
-    assert (found.device, found.place) == ("cuda", "on this machine")
-    assert found.warnings[0].startswith(
-        "cluster.gpu and cluster.gpu_memory (999GB) are not used: the sweep runs on this machine's GPU"
-    )
-
-
-@pytest.mark.usefixtures("no_gpu")
 def test_a_machine_with_gpus_has_a_host_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "gpus", lambda: 4)
     assert (here(address="local").device, here(address="local").hosts) == ("cuda", 4)
@@ -146,19 +135,6 @@ def test_hosts_that_share_a_few_threads_are_told(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(devices, "gpus", lambda: 64)
     assert told(hosts=64, address="local") == []
     assert len(told(hosts=64, gpus_per_host=0, address="local")) == 1
-
-
-def test_every_recipe_that_needs_no_file_of_ours_can_be_planned() -> None:
-    """Large models are planned from model.facts, without the model."""
-    names = LARGE
-    assert names
-    for name in names:
-        config = load.load(name, [], load.RECIPES).config
-        assert isinstance(config, SweepConfig)
-        found = this_machine.plan_here(load.load(name, [], load.RECIPES))
-        assert found.slots_per_host is not None, name
-        assert found.memory_bytes is not None
-        assert not [line for line in found.warnings if "GB needed" in line], (name, found.warnings)
 
 
 @pytest.mark.usefixtures("no_gpu")

@@ -70,18 +70,6 @@ def test_the_default_can_be_left_out() -> None:
     assert 2e-4 not in [trial.spec.training.learning_rate for trial in trials]
 
 
-def test_the_budget_counts_the_default() -> None:
-    trials = drawn(Sweep(RATES, 4))
-    assert [trial.number for trial in trials] == [0, 1, 2, 3]
-    assert len(set(keys(trials))) == 4
-
-
-def test_an_exhausted_budget_stays_exhausted() -> None:
-    trials = Sweep(RATES, 2)
-    drawn(trials)
-    assert trials.next() is None
-
-
 def test_equal_points_are_tried_once() -> None:
     trials = drawn(Sweep({"adapter.r": {"choice": [4, 8, 16]}}))
     assert sorted(trial.spec.adapter.r for trial in trials) == [4, 8, 16]
@@ -96,12 +84,6 @@ def test_trials_that_there_are_no_points_for_are_told() -> None:
     enough = Sweep({"adapter.r": {"choice": [4, 8, 16]}}, 3)
     drawn(enough)
     assert enough.source.lacking(enough.record) is None
-
-
-def test_a_default_outside_the_space_is_one_more() -> None:
-    trials = drawn(Sweep({"adapter.r": {"choice": [4, 8]}}))
-    assert trials[0].spec.adapter.r == 16
-    assert sorted(trial.spec.adapter.r for trial in trials) == [4, 8, 16]
 
 
 def test_modules_in_another_order_are_no_other_trial() -> None:
@@ -205,16 +187,6 @@ def test_a_grid_does_not_repeat_a_default_that_is_in_it() -> None:
     assert (trials[0].spec.adapter.r, trials[0].spec.training.batch_size) == (8, 4)
 
 
-def test_a_grid_ends_with_the_budget() -> None:
-    assert len(drawn(Sweep(GRID, 3, searcher={"kind": "grid"}))) == 3
-
-
-def test_each_trial_has_a_seed_and_a_key_of_its_own() -> None:
-    trials = drawn(Sweep(RATES, 8))
-    assert len({trial.spec.seed for trial in trials}) == 8
-    assert len(set(keys(trials))) == 8
-
-
 def test_a_field_is_searched_where_its_condition_holds() -> None:
     space = {
         "adapter.use_rslora": {"choice": [False, True]},
@@ -227,13 +199,6 @@ def test_a_field_is_searched_where_its_condition_holds() -> None:
 
 
 # A sweep that goes on
-
-
-def test_finished_trials_are_not_handed_out_again() -> None:
-    first = drawn(Sweep(RATES, 5))
-    known = recorded((first[0], TrialState.COMPLETED), (first[2], TrialState.FAILED))
-    again = drawn(Sweep(RATES, 5, known))
-    assert again == [first[1], first[3], first[4]]
 
 
 @pytest.mark.parametrize("state", [TrialState.PENDING, TrialState.RUNNING, TrialState.PAUSED])
@@ -259,11 +224,6 @@ def test_a_sweep_that_gave_up_hands_out_what_it_had_begun_and_nothing_else() -> 
         trials = Sweep(RATES, 3, recorded(*infeasible, (last, TrialState.PAUSED)))
         assert drawn(trials) == [last]
         assert trials.source.gave_up(trials.record) is not None
-
-
-def test_a_sweep_whose_trials_are_all_over_has_none_left() -> None:
-    first = drawn(Sweep(RATES, 3))
-    assert drawn(Sweep(RATES, 3, recorded(*((trial, TrialState.STOPPED) for trial in first)))) == []
 
 
 @pytest.mark.parametrize(("kind", "space"), [("random", RATES), ("grid", {"adapter.r": {"choice": [*range(1, 61)]}})])
