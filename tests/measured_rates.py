@@ -13,4 +13,5 @@ def rate(key: RateKey, **fields: Any) -> Rate:
         "tokens_per_step": 0.0, "slots": 1.0, "step_seconds": 2.0, "evaluation_seconds": 1.0, "evaluation_rows": 0,
         "row_tokens": 0.0, "start_seconds": 20.0, "trial_seconds": 1.0, "spread": 0.0, "steps": 126, "time": 1.0,
     }  # fmt: skip
+    given["host_slots"] = fields.get("slots", given["slots"])
     return Rate(key=key, **given | fields)

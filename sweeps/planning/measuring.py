@@ -154,6 +154,7 @@ def of_steps(parts: Sequence[Trained], key: RateKey, evaluation_rows: int, row_t
         key=key,
         tokens_per_step=sum(step.tokens for step in steps) / count,
         slots=slots,
+        host_slots=slots,
         step_seconds=stepping * slots / count,
         evaluation_seconds=(working - stepping) / max(1, len(evaluations)),
         evaluation_rows=evaluation_rows,

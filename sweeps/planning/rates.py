@@ -66,7 +66,7 @@ class RateKey(Spec):
     device: str
     """Name of the GPU, or of the processor with its threads."""
     engine: str = "peft"
-    """What computes the losses. Rates of versions that knew no other are PEFT's."""
+    """What computes the losses."""
     pacing: str = ""
     """The fields that only change how long a step takes, where they are not the default: "training.eval_seconds=2"."""
 
@@ -79,8 +79,8 @@ class Rate(Spec):
     """Mean tokens of one trial's optimizer step, padding not counted."""
     slots: Positive
     """Trials that shared a host's step, on average: fewer than it has slots where trials wait or are evaluated."""
-    host_slots: Positive | None = None
-    """Slots of the host; None in rates of versions that did not say it."""
+    host_slots: Positive
+    """Slots of the host."""
     step_seconds: NotNegative
     """Mean time of a host's step, for all of these slots."""
     evaluation_seconds: NotNegative
@@ -210,16 +210,15 @@ def is_named(device: str, asked: str) -> bool:
 
 def _distance(rate: Rate, load: Load) -> float:
     """Doublings between the tokens that a host has in flight with all its slots, measured and planned."""
-    slots = rate.host_slots or rate.slots
-    measured, planned = rate.tokens_per_step * slots, load.tokens_per_step * load.slots
+    measured, planned = rate.tokens_per_step * rate.host_slots, load.tokens_per_step * load.slots
     if not measured or not planned:
-        return abs(math.log2(load.slots / slots))
+        return abs(math.log2(load.slots / rate.host_slots))
     return abs(math.log2(planned / measured))
 
 
 def _place(rate: Rate) -> tuple[RateKey, int, int, bool]:
     tokens = round(math.log2(rate.tokens_per_step) * 2) if rate.tokens_per_step else 0
-    return rate.key, tokens, round(rate.host_slots or rate.slots), rate.is_calibration
+    return rate.key, tokens, round(rate.host_slots), rate.is_calibration
 
 
 class Remembered(Spec):
