@@ -27,7 +27,7 @@ PAIRED_SPREAD = 0.13
 """Standard deviation of the difference of two trials' losses on one row, in nats per token, where it has not been
 measured: seven LoRA adapters of SmolLM2-135M on 96 rows of GSM8K. Unpaired it is 0.34."""
 QUANTILE = 2.33
-"""Of the normal distribution at 99 %: several trials are compared with the best at once."""
+"""The 99 % quantile of the normal distribution: several trials are compared with the best at once."""
 USUAL_GAP = 0.02
 """Nats between the best trials of a sweep that is worth its name; a tuned learning rate gains more."""
 COARSE = 2 * USUAL_GAP

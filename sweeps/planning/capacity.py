@@ -27,7 +27,7 @@ class Machine:
     device: Device
     hosts: int
     free_bytes: int | None
-    """Free memory of each host's device, of several GPUs on the fullest; None when it cannot be known here."""
+    """Free memory of each host's device, or of the fullest of its GPUs; None when that cannot be known here."""
     disk_bytes: int | None = None
     """Free room where the sweep's folder goes; None when it cannot be known."""
     place: str = "on this machine"
@@ -153,7 +153,7 @@ def disk_warnings(config: SweepConfig, machine: Machine, need: Need | None, tria
         return []
     warnings = []
     again, most = config.searcher.most_repeats(trials), disk_bytes(config, need, trials, slots)
-    # Of each parked trial one snapshot stays until repeats need its room. What replaces another comes before that goes.
+    # Each parked trial keeps one snapshot until repeats need the room; a new adapter is there before the old one goes.
     parked = (trials + 1) * _parked_bytes(config, need) // KEPT
     lasting = (trials + 1) * need.adapter_bytes + max(parked, again * need.adapter_bytes)
     if config.budget.disk is not None and lasting > size_bytes(config.budget.disk):

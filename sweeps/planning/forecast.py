@@ -36,7 +36,7 @@ MOST_REPORTS = 6_000
 MOST_PLAYS = 120
 """With so many the mean of 24 trials on 16 slots is within 2 % of that of 2,000 plays. 5 trials have as many orders."""
 LEAST_SECONDS = 1e-9
-"""Of a step: the toy's take no time that a clock tells."""
+"""The least time of a step: a step of the toy takes no time that a clock tells."""
 LEAST_FOR_QUANTILES = 20
 """Plays from which a range is the middle 80 % of them; of fewer, the range is all."""
 FORWARD_SHARE = 0.5
@@ -96,7 +96,7 @@ class Play(NamedTuple):
 
     @property
     def evaluations(self) -> int:
-        """Of all trials."""
+        """Evaluations of all trials."""
         return sum(self.counts) + self.repeats * len(self.counts)
 
 
@@ -177,7 +177,7 @@ def plays(config: SweepConfig, trials: int, hosts: Hosts, lengths: Lengths) -> l
     """Plays a checked sweep in random orders of arrival: few trials in all orders, FIFO in one.
 
     Args:
-        trials: of the sweep; of more than MOST_PLAYED, a part is played.
+        trials: how many the sweep has; where they are more than MOST_PLAYED, a part is played.
     """
     compared, protects_first = resource.of(config), config.searcher.start_with_default
     at, played = compared.points, min(trials, MOST_PLAYED)
@@ -210,7 +210,7 @@ class RowsAndRates:
 
     rates: Sequence[Rate] = ()
     key: RateKey | None = None
-    """Of the base on the device; None when the device is unknown."""
+    """What a rate of the base on the device is known by; None when the device is unknown."""
     rows: RowShape | None = None
     """None when the rows were never prepared on this machine."""
     eval_rows: int | None = None
@@ -228,16 +228,16 @@ class Forecast:
     steps: Range
     """Optimizer steps of all trials, their repeats included."""
     evaluations: float
-    """Of all trials, and one of the base."""
+    """Evaluations of all trials, and one of the base."""
     tokens: float | None
-    """Of these steps; None without rows."""
+    """Tokens of these steps; None without rows."""
     lengths_from: LengthsFrom
     evaluation_share: float | None
     """Part of the work that goes into evaluations, 0 to 1; None when nothing is known of it."""
     seconds: Range | None
     """From the command to the answer; None when no rate is known."""
     gpu_hours: Range | None
-    """Of all hosts to the end; 0 on CPUs."""
+    """GPU-hours of all hosts to the end; 0 on CPUs."""
     rate: str
     """Where the time comes from, in words, or how to know it."""
 

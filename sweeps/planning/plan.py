@@ -30,12 +30,12 @@ class Plan:
     slots_per_host: int | None
     """At most. None when the memory of the hosts, or the size of the model, is unknown here: each host decides."""
     slots: int | None
-    """Of all hosts together; None as there."""
+    """Slots of all hosts together; None where `slots_per_host` is None."""
     device: Device
     place: str
     """Where the hosts are, in words: a plan may be for another machine than this one."""
     memory_bytes: int | None
-    """Estimated memory of one host with these slots, of several GPUs on the fullest."""
+    """Estimated memory of one host with these slots, or of the fullest of its GPUs."""
     memory: Memory | None
     """`memory_bytes` by part."""
     disk_bytes: int | None
@@ -48,7 +48,7 @@ class Plan:
     forecast: Forecast
     """Trials at each point, tokens, evaluations, time."""
     gpus_per_host: int
-    """0 on a CPU. Of several, each host spreads its base over all of them."""
+    """0 on a CPU. A host with several GPUs spreads its base over all of them."""
     train_rows: int | None = None
     """Rows to train on; None when that is not known yet."""
     group_by: str | None = None

@@ -89,7 +89,7 @@ class Rate(Spec):
     row_tokens: NotNegative
     """Mean tokens of a row to train on; 0 where there are no rows."""
     start_seconds: NotNegative
-    """From the sweep's start to its hosts' being ready; of a calibration, what the base took to load."""
+    """From the sweep's start until its hosts are ready; for a calibration, what the base took to load."""
     trial_seconds: NotNegative
     """Time of the sweep that is neither step nor evaluation, for each trial; 0 of a calibration."""
     spread: NotNegative

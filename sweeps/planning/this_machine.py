@@ -73,7 +73,7 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
     unseen = _unseen(sweep.config.cluster, machine)
     planned = replace(planned, engine=engine, warnings=(*planned.warnings, *spread, *unseen, *sweep.notices))
     if to_launch:
-        # Of the data a launch speaks once all rows are ready.
+        # A launch speaks of the data once all rows are ready.
         return replace(planned, rows_per_trial=None)
     warnings = (*planned.warnings, *sweep.preview.warnings, *advice.of_warm_start(sweep.config))
     choices = _choices(sweep, known.rows)

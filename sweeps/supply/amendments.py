@@ -228,7 +228,7 @@ class Amendments:
         return self._drawn(record) < current.budget.count or has_added or has_begun or self.config.searcher.repeats > 0
 
     def _is_exhausted(self, there: int, current: SweepConfig, record: SweepRecord) -> bool:
-        """Whether a sweep that left nothing to train has tried its whole space, of `there` points.
+        """Whether a sweep that left nothing to train has tried all `there` points of its space.
 
         It has fewer trials than asked for also where some of these points mean the same, or cannot be trained.
         """

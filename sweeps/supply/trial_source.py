@@ -90,7 +90,7 @@ class TrialSource:
     def __init__(
         self, config: SweepConfig, space: SearchSpace, record: SweepRecord, targets: Targets | None = None
     ) -> None:
-        """The trials from the first one on, or, of a sweep that goes on, from where the record leaves it.
+        """Begins with the first trial, or where the record leaves a sweep that goes on.
 
         Args:
             config: as the sweep was launched.
