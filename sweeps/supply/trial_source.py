@@ -15,14 +15,14 @@ from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig
 from sweeps.config.points import Scalar
 from sweeps.record import limits
-from sweeps.record.events import EarlierPoint, PointInfeasible, TrialState
+from sweeps.record.events import PointInfeasible, TrialState
 from sweeps.record.selection import rank
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.searchers import REPEATED, Searcher
 from sweeps.supply import warm_start
 from sweeps.supply.target_modules import Targets
 from trainables.contract import FailureKind
-from trainables.specs import TrialSpec
+from trainables.specs import TrainingSpec, TrialSpec
 
 LEAST_REPLACED = 10
 """Infeasible points that a sweep of a small budget replaces; one of a larger budget as many as budget.trials."""
@@ -122,7 +122,8 @@ class TrialSource:
         earlier = record.earlier
         self._first = iter([*points.beginning(config, space), *warm_start.first(earlier, space)])
         for known_point in earlier.own if earlier is not None else ():
-            reached = self._earlier_reached(known_point)
+            training = points.apply(config.base, known_point.point, 0).training
+            reached = self._compared.total if known_point.step is None else self._reached(known_point.step, training)
             # The searcher learns what a trial came to at its last step, not the best of its values.
             loss = known_point.loss if known_point.last is None else known_point.last
             self._searcher.tell(known_point.point, reached, loss, known_point.step is None)
@@ -223,28 +224,18 @@ class TrialSource:
             for step, metrics in trial.evals[len(earlier.evals) if earlier is not None else 0 :]:
                 value = self._objective.loss(self._objective.of(metrics))
                 outcome: float | FailureKind = value if math.isfinite(value) else "diverged"
-                reached = self._reached(trial, step)
+                reached = self._reached(step, TrialSpec.model_validate_json(trial.spec).training)
                 self._searcher.tell(trial.point, reached, outcome, reached == self._compared.total)
             failure = _FAILURES.get(trial.state)
             if failure is not None:
                 self._searcher.tell(trial.point, trial.step, failure, False)
 
-    def _reached(self, trial: TrialRecord, step: int) -> int:
-        """The report point of a step, in the unit in which trials are compared."""
+    def _reached(self, step: int, training: TrainingSpec) -> int:
+        """How far so many steps bring a trial, in the unit in which trials are compared."""
         if self._compared.unit == "step":
             return step
-        training = TrialSpec.model_validate_json(trial.spec).training
-        return dict(zip(self._compared.steps(training), self._compared.points, strict=True)).get(step, step)
-
-    def _earlier_reached(self, earlier: EarlierPoint) -> int:
-        """How far a trial of the earlier sweep was trained, in the unit in which trials are compared."""
-        if earlier.step is None:
-            return self._compared.total
-        if self._compared.unit == "step":
-            return earlier.step
-        training = points.apply(self._config.base, earlier.point, 0).training
         at = dict(zip(self._compared.steps(training), self._compared.points, strict=True))
-        return at.get(earlier.step, earlier.step * resource.rows_per_step(training))
+        return at.get(step, step * resource.rows_per_step(training))
 
     def _candidates(self) -> Iterator[PlannedTrial]:
         """Trials to begin, among others that are there already, until the searcher repeats itself.
